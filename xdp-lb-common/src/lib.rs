@@ -1,0 +1,11 @@
+//! What the kernel side and the user side agree on, and everything that can be thought about
+//! without a kernel: header parsing and rewriting, checksums, the flow hash, ring slots, the
+//! tables' keys and values, and the datapath itself.
+#![cfg_attr(not(test), no_std)]
+
+pub mod hash;
+pub mod layout;
+pub mod net;
+pub mod reason;
+pub mod slot;
+pub mod tables;

@@ -1,0 +1,117 @@
+//! Why a packet was passed on or dropped: each reason has its own counter and its own words.
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $variant:ident = $number:literal, $kind:ident, $name:literal, $words:literal;)*) => {
+        /// Why a packet was passed on to the host, or dropped.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        #[repr(u32)]
+        pub enum Reason {
+            $(#[doc = $words] $variant = $number,)*
+        }
+
+        impl Reason {
+            /// Every reason, in the order of their counters.
+            pub const ALL: &[Reason] = &[$(Reason::$variant),*];
+
+            /// A name for metrics and JSON, in snake case; stable.
+            pub const fn name(self) -> &'static str {
+                match self { $(Reason::$variant => $name,)* }
+            }
+
+            /// What it means, and what an operator can do about it.
+            pub const fn words(self) -> &'static str {
+                match self { $(Reason::$variant => $words,)* }
+            }
+
+            /// Whether such a packet is passed on or dropped.
+            pub const fn kind(self) -> Kind {
+                match self { $(Reason::$variant => Kind::$kind,)* }
+            }
+        }
+    };
+}
+
+/// What happens to a packet that is not forwarded.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Kind {
+    /// The host's own network stack gets it, unchanged.
+    Pass,
+    /// It ends here.
+    Drop,
+}
+
+impl Kind {
+    /// A name for metrics and JSON; stable.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Drop => "drop",
+        }
+    }
+}
+
+reasons! {
+    NotIp = 0, Pass, "not_ip",
+        "not IPv4 or IPv6 (ARP, LLDP and the like): the host handles it";
+    NotTcpOrUdp = 1, Pass, "not_tcp_or_udp",
+        "IP, but neither TCP nor UDP (ICMP, OSPF and the like): the host handles it";
+    NoService = 2, Pass, "no_service",
+        "no service has this address, port and protocol, and no backend sent it: the host's own traffic";
+    TooManyTags = 3, Pass, "too_many_vlan_tags",
+        "more than two VLAN tags: not understood, left to the host";
+    Malformed = 4, Pass, "malformed",
+        "a header is cut short or contradicts itself: left to the host, which drops it";
+    LengthMismatch = 5, Pass, "length_mismatch",
+        "the IP header claims more bytes than arrived: left to the host, which drops it";
+    Fragment = 6, Pass, "fragment",
+        "an IP fragment: left to the host; lower the MTU at the sender, or allow path MTU discovery";
+    ExtensionHeaders = 7, Pass, "ipv6_extension_headers",
+        "an IPv6 extension header that is unknown, or more of them than are walked: left to the host";
+    NotAReply = 8, Pass, "not_a_reply",
+        "sent by a backend, but no part of a balanced flow (a health check's answer): the host's own traffic";
+    NoBackend = 9, Drop, "no_backend",
+        "the service has no backend that is up: see `xdp-lb backend list` for why";
+    BackendUnusable = 10, Drop, "backend_unusable",
+        "the chosen backend went away as the packet came: rare, and over with the next ring; if it grows, report it";
+    SnatPortsExhausted = 11, Drop, "snat_ports_exhausted",
+        "no free source port towards the backend: add snat_addresses to the service, or widen snat_ports";
+    FlowTableFull = 12, Drop, "flow_table_full",
+        "the flow could not be recorded: raise limits.flows";
+    ResetWithoutFlow = 13, Drop, "reset_without_flow",
+        "a TCP reset for a flow that is not known: there is nobody to send it to";
+    TupleInUse = 14, Drop, "tuple_in_use",
+        "the client already uses this port for another VIP on the same backend: a `full-nat` service avoids it";
+    ReplyUnroutable = 15, Drop, "reply_unroutable",
+        "no route from this host to the client, or IP forwarding is off (sysctl net.ipv4.ip_forward, net.ipv6.conf.all.forwarding): `nat` needs both";
+    ReplyNeighbourMissing = 16, Drop, "reply_neighbour_missing",
+        "the next hop towards the client is being resolved (ARP or NDP); the retransmission goes through";
+    TtlExpired = 17, Drop, "ttl_expired",
+        "the packet's TTL or hop limit ran out here: look for a routing loop";
+    HeaderRoom = 18, Drop, "header_room",
+        "the frame has no room for the VLAN tag that it needs: the driver gives too little headroom";
+    Internal = 19, Drop, "internal",
+        "a table that must always be there could not be read: reload with `xdp-lb unload` and a new start, and report it";
+}
+
+/// How many reasons there are: the size of the table of their counters.
+pub const REASONS: u32 = Reason::ALL.len() as u32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_stands_at_its_number() {
+        for (place, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, place);
+        }
+    }
+
+    #[test]
+    fn every_name_is_its_own() {
+        let mut names: Vec<_> = Reason::ALL.iter().map(|reason| reason.name()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), Reason::ALL.len());
+    }
+}

@@ -1,0 +1,265 @@
+//! The keys and values of the tables that both sides share, and the trait through which the
+//! datapath reads them.
+//!
+//! Every type here is laid out by `repr(C)` without implicit padding: its bytes are a BPF map's.
+//! A change to any of them is a new [`LAYOUT_VERSION`](crate::layout::LAYOUT_VERSION).
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::net::{Address, Endpoint, MacAddress, Port, Protocol};
+
+macro_rules! index {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug,
+                 FromBytes, IntoBytes, Immutable, KnownLayout)]
+        #[repr(transparent)]
+        pub struct $name(pub u32);
+    };
+}
+
+index!(
+    /// A service's place in the per-service counters; stable for as long as the service exists.
+    ServiceIndex
+);
+index!(
+    /// A backend's place in `BACKENDS`; stable for as long as the backend exists. At most 2^24 - 1.
+    BackendIndex
+);
+index!(
+    /// A place in `SLOTS`, the flat array of all rings.
+    SlotIndex
+);
+
+/// How a packet reaches its backend, and how the reply returns.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum Mode {
+    /// Source and destination are rewritten; replies come back to the load balancer's own address.
+    FullNat = 0,
+    /// The destination is rewritten; the backend routes its replies through the load balancer.
+    Nat = 1,
+}
+
+/// The value of `SERVICES`: what the datapath needs to know of a service.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Service {
+    /// Its place in the per-service counters.
+    pub index: ServiceIndex,
+    /// Where its ring begins in `SLOTS`.
+    pub ring_offset: SlotIndex,
+    /// How many slots its ring has; 0 where no backend can take a flow.
+    pub ring_len: u32,
+    /// Where its SNAT addresses begin in `SNAT_ADDRESSES`.
+    pub snat_offset: u32,
+    /// How many SNAT addresses it has; 0: each backend's own [`Backend::source`] serves.
+    pub snat_len: u16,
+    /// The forwarding [`Mode`], as its number.
+    pub mode: u8,
+    /// Unused, 0.
+    pub padding: u8,
+}
+
+/// Whether a backend may be given packets.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum BackendState {
+    /// There is no backend in this place.
+    Vacant = 0,
+    /// It takes new flows and keeps its flows.
+    Up = 1,
+    /// It keeps its flows and gets no new ones.
+    Draining = 2,
+    /// It gets no packet at all: its flows are sent to other backends.
+    Down = 3,
+}
+
+/// The value of `BACKENDS`: one backend of one service, in one cache line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, align(64))]
+pub struct Backend {
+    /// Where it listens.
+    pub address: Address,
+    /// This host's address towards it: the SNAT address where the service names none.
+    pub source: Address,
+    /// The interface through which it is reached (its VLAN's parent, where it is on a VLAN).
+    pub ifindex: u32,
+    /// The service that it belongs to.
+    pub service: ServiceIndex,
+    /// The port on which it listens.
+    pub port: Port,
+    /// The VLAN id (IEEE 802.1Q, 1 to 4094) of frames to it; 0 where they carry no tag.
+    pub vlan: u16,
+    /// The next hop's Ethernet address.
+    pub destination_mac: MacAddress,
+    /// The Ethernet address of the interface towards it.
+    pub source_mac: MacAddress,
+    /// A [`BackendState`], as its number.
+    pub state: u8,
+    /// Unused, 0.
+    pub padding: [u8; 7],
+}
+
+const _: () = assert!(size_of::<Backend>() == 64);
+
+/// The value of `REPLIES`, by a backend's endpoint: what to do with a packet that comes from it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Reply {
+    /// The VIP that replies without a record come from (`nat`).
+    pub vip: Address,
+    /// The VIP's port.
+    pub port: Port,
+    /// 1: replies may have a flow record, look there first (`full-nat`, or a backend that several
+    /// VIPs share).
+    pub by_record: u8,
+    /// 1: a reply without a record is answered statelessly, in the name of `vip`.
+    pub stateless: u8,
+    /// The backend whose counters a stateless reply goes to.
+    pub backend: BackendIndex,
+}
+
+/// The key of `FLOWS`: a packet's 5-tuple, as the packet has it.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct FlowKey {
+    /// The packet's source address.
+    pub source: Address,
+    /// The packet's destination address.
+    pub destination: Address,
+    /// The packet's source port.
+    pub source_port: Port,
+    /// The packet's destination port.
+    pub destination_port: Port,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    padding: [u8; 3],
+}
+
+impl FlowKey {
+    /// The key of a packet from `source` to `destination`; the protocol is the source's.
+    #[inline(always)]
+    pub const fn new(source: Endpoint, destination: Endpoint) -> Self {
+        Self {
+            source: source.address,
+            destination: destination.address,
+            source_port: source.port,
+            destination_port: destination.port,
+            protocol: source.protocol,
+            padding: [0; 3],
+        }
+    }
+
+    /// The packet's sender.
+    #[inline(always)]
+    pub const fn source_endpoint(&self) -> Endpoint {
+        Endpoint::new(self.source, self.source_port, self.protocol)
+    }
+
+    /// The packet's receiver.
+    #[inline(always)]
+    pub const fn destination_endpoint(&self) -> Endpoint {
+        Endpoint::new(self.destination, self.destination_port, self.protocol)
+    }
+}
+
+/// The value of `FLOWS`: what becomes of one direction of a flow.
+///
+/// A flow of a `full-nat` service, or of a backend that several VIPs share, has a pair of records:
+/// one under the client's packets and one under the backend's. Each can be made from the other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct FlowRecord {
+    /// The source address that the packet leaves with.
+    pub source: Address,
+    /// The destination address that the packet leaves with.
+    pub destination: Address,
+    /// The source port that the packet leaves with.
+    pub source_port: Port,
+    /// The destination port that the packet leaves with.
+    pub destination_port: Port,
+    /// The flow's backend.
+    pub backend: BackendIndex,
+    /// When a packet of this direction was last seen: seconds of the kernel's monotonic clock.
+    pub last_seen: u32,
+    /// Replies: the interface that the client's packets come from.
+    pub ifindex: u32,
+    /// Replies: the VLAN id of the client's packets; 0 where they carry no tag.
+    pub vlan: u16,
+    /// Replies: the Ethernet address that the client's packets come from.
+    pub destination_mac: MacAddress,
+    /// Replies: the Ethernet address that the client's packets are sent to.
+    pub source_mac: MacAddress,
+    /// A [`Direction`], as its number.
+    pub direction: u8,
+    /// How far the flow has come: the `FLOW_` bits.
+    pub progress: u8,
+}
+
+const _: () = assert!(size_of::<FlowRecord>() == 64);
+
+/// Which way the packets of a flow record go.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum Direction {
+    /// From a client to a backend.
+    Forward = 0,
+    /// From a backend to a client.
+    Reply = 1,
+}
+
+/// The flow has had a packet after its first: a TCP flow without it is half-open.
+pub const FLOW_ESTABLISHED: u8 = 1;
+/// The client has sent a FIN.
+pub const FLOW_CLIENT_FIN: u8 = 2;
+/// The backend has sent a FIN.
+pub const FLOW_BACKEND_FIN: u8 = 4;
+/// Either side has sent a RST.
+pub const FLOW_RESET: u8 = 8;
+
+/// The one value of `SETTINGS`: what holds for every service.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Settings {
+    /// The secret of the flow hash; see [`crate::hash`].
+    pub hash_keys: [u64; crate::hash::KEYS],
+    /// The first port that `full-nat` may give to a flow.
+    pub snat_port_first: u16,
+    /// How many ports `full-nat` may give out, from the first on; never 0.
+    pub snat_port_count: u16,
+    /// Seconds without a packet after which a UDP flow is over.
+    pub udp_idle: u32,
+    /// Seconds without a packet after which an established TCP flow is over.
+    pub tcp_idle: u32,
+    /// Unused, 0.
+    pub padding: u32,
+}
+
+/// The value of `SERVICE_COUNTERS` and `BACKEND_COUNTERS`, each CPU its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Traffic {
+    /// Packets from clients, forwarded.
+    pub packets_in: u64,
+    /// Bytes of those packets, with their Ethernet header as received.
+    pub bytes_in: u64,
+    /// Packets to clients, forwarded.
+    pub packets_out: u64,
+    /// Bytes of those packets, with their Ethernet header as received.
+    pub bytes_out: u64,
+    /// Flows that began here.
+    pub new_flows: u64,
+}
+
+/// What the datapath asks of user space, through `EVENTS`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct NeighbourWanted {
+    /// The neighbour whose Ethernet address is not known.
+    pub address: Address,
+    /// The interface that it is behind.
+    pub ifindex: u32,
+}

@@ -1,0 +1,261 @@
+//! The JSON documents of the API, which are also what `--output json` prints. Stable: fields are
+//! added, never renamed or removed within `/v1`.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{HealthCheck, Mode, Protocol, XdpMode};
+
+/// The daemon on one screen.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StatusView {
+    /// The daemon's version.
+    pub version: String,
+    /// The daemon's process id.
+    pub pid: u32,
+    /// Seconds since the daemon started.
+    pub uptime_seconds: u64,
+    /// Whether the daemon took over tables that were pinned already.
+    pub adopted: bool,
+    /// The config file.
+    pub config_file: String,
+    /// The bpffs directory of the pins.
+    pub pin_path: String,
+    /// The interfaces.
+    pub interfaces: Vec<InterfaceView>,
+    /// The services, by name.
+    pub services: Vec<ServiceView>,
+    /// The backends, by service and address.
+    pub backends: Vec<BackendView>,
+    /// How full the tables are.
+    pub tables: Vec<TableView>,
+    /// Packets that were dropped, all reasons together.
+    pub dropped_packets: u64,
+    /// Packets that were passed to the host, all reasons together.
+    pub passed_packets: u64,
+}
+
+/// An interface that the program is attached to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct InterfaceView {
+    /// Its name.
+    pub name: String,
+    /// Its index.
+    pub index: u32,
+    /// How the program is attached: native or generic.
+    pub mode: XdpMode,
+    /// Why it is not native, where `xdp_mode = "auto"` had to fall back.
+    pub note: Option<String>,
+}
+
+/// How full a table is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TableView {
+    /// `services`, `backends`, `slots` or `flows`.
+    pub name: String,
+    /// Entries in use.
+    pub used: u64,
+    /// Entries that fit (`limits`).
+    pub size: u64,
+}
+
+/// Packets, bytes and flows since the tables were made, and their rate of late.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TrafficView {
+    /// Packets from clients.
+    pub packets_in: u64,
+    /// Bytes from clients.
+    pub bytes_in: u64,
+    /// Packets to clients.
+    pub packets_out: u64,
+    /// Bytes to clients.
+    pub bytes_out: u64,
+    /// Flows that began.
+    pub new_flows: u64,
+    /// Packets a second, both ways, over the last few seconds.
+    pub packets_per_second: f64,
+    /// Bytes a second, both ways, over the last few seconds.
+    pub bytes_per_second: f64,
+    /// New flows a second over the last few seconds.
+    pub new_flows_per_second: f64,
+}
+
+/// A service as it stands.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ServiceView {
+    /// Its name.
+    pub name: String,
+    /// What clients connect to.
+    pub vip: SocketAddr,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The forwarding mode.
+    pub mode: Mode,
+    /// The addresses that backends see, where they are named.
+    pub snat_addresses: Vec<IpAddr>,
+    /// How its backends are checked.
+    pub health_check: HealthCheck,
+    /// Whether it stands in the config file (`file`) or was added by the CLI (`runtime`).
+    pub origin: Origin,
+    /// How many backends it has.
+    pub backends: u32,
+    /// How many of them take new flows.
+    pub backends_serving: u32,
+    /// How many slots its ring has.
+    pub ring_slots: u32,
+    /// Its traffic.
+    pub traffic: TrafficView,
+}
+
+/// Where a service or a backend comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Origin {
+    /// The config file.
+    File,
+    /// A change through the CLI or the API.
+    Runtime,
+}
+
+/// A backend as it stands.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BackendView {
+    /// Its service.
+    pub service: String,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Its weight.
+    pub weight: u16,
+    /// Its part of the ring, 0 to 1: the share of new flows that it gets.
+    pub share: f64,
+    /// What it does now.
+    pub state: BackendState,
+    /// Why it is in this state, in words.
+    pub reason: String,
+    /// Seconds since it came into this state.
+    pub since_seconds: u64,
+    /// What the operator wants of it.
+    pub admin: AdminState,
+    /// What its health check says.
+    pub health: HealthState,
+    /// How long the last check took, in seconds.
+    pub check_latency_seconds: Option<f64>,
+    /// Where packets to it are sent.
+    pub next_hop: Option<NextHopView>,
+    /// Whether it stands in the config file or was added by the CLI.
+    pub origin: Origin,
+    /// Flows that live now.
+    pub flows: u64,
+    /// Its traffic.
+    pub traffic: TrafficView,
+}
+
+/// What a backend does now.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BackendState {
+    /// It takes new flows.
+    Up,
+    /// It keeps its flows and gets no new ones.
+    Draining,
+    /// Its health check failed: it gets nothing.
+    Down,
+    /// It was disabled by the operator: it gets nothing.
+    Disabled,
+    /// No next hop is known for it: it gets nothing.
+    Unresolved,
+    /// Its first health check is still out: it gets nothing yet.
+    Checking,
+}
+
+/// What the operator wants of a backend.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AdminState {
+    /// To serve when it is healthy.
+    #[default]
+    Enabled,
+    /// To keep its flows and get no new ones.
+    Draining,
+}
+
+/// What a health check says of a backend.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HealthState {
+    /// No check has ended yet.
+    Unknown,
+    /// Healthy.
+    Up,
+    /// Not healthy.
+    Down,
+}
+
+/// Where packets to a backend are sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NextHopView {
+    /// The interface's name.
+    pub interface: String,
+    /// The next hop's Ethernet address.
+    pub mac: String,
+    /// The VLAN id of frames to it.
+    pub vlan: Option<u16>,
+}
+
+/// A change to a backend: what is `None` stays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackendPatch {
+    /// The new weight, 0 to 65,535.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u16>,
+    /// The new administrative state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admin: Option<AdminState>,
+}
+
+/// What a change did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// One line for the operator.
+    pub message: String,
+    /// Whether anything changed.
+    pub changed: bool,
+}
+
+/// What a reload did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadView {
+    /// One line for each change, in words; empty where nothing changed.
+    pub changes: Vec<String>,
+    /// Keys whose change needs a restart of the daemon, which were left as they were.
+    pub needs_restart: Vec<String>,
+}
+
+/// Every counter of passes and drops.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CountersView {
+    /// One for each reason, in a stable order.
+    pub counters: Vec<CounterView>,
+}
+
+/// One reason's counter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CounterView {
+    /// The reason's name.
+    pub name: String,
+    /// `pass` or `drop`.
+    pub verdict: String,
+    /// Packets.
+    pub packets: u64,
+    /// What it means, and what to do.
+    pub meaning: String,
+}
+
+/// An error's document.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorView {
+    /// What was wrong and what to do.
+    pub error: String,
+}

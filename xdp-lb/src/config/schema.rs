@@ -1,0 +1,200 @@
+//! The config file's schema: every key, its unit and its default.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// A whole config file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// The interfaces that the program is attached to. At least one.
+    pub interfaces: Vec<String>,
+    /// How the program is attached.
+    pub xdp_mode: XdpMode,
+    /// Where changes made through the CLI are kept. Default `/var/lib/xdp-lb/state.json`.
+    pub state_file: PathBuf,
+    /// The bpffs directory of the pins. Default `/sys/fs/bpf/xdp-lb`.
+    pub pin_path: PathBuf,
+    /// The secret of the flow hash, 64 hex digits (32 bytes); the same on every node of a fleet.
+    /// Default: made at random once and kept with the pins.
+    pub flow_hash_secret: Option<[u8; 32]>,
+    /// The ports that `full-nat` gives to flows; outside the host's own ephemeral range. Default 1024-32767.
+    pub snat_ports: PortRange,
+    /// The control socket.
+    pub api: Api,
+    /// The metrics endpoint.
+    pub metrics: Metrics,
+    /// The sizes of the tables.
+    pub limits: Limits,
+    /// When flows are over.
+    pub timeouts: Timeouts,
+    /// The services, in the file's order.
+    pub services: Vec<Service>,
+}
+
+/// How the program is attached to an interface.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum XdpMode {
+    /// Native where the driver has it, else generic.
+    #[default]
+    Auto,
+    /// In the driver; refused where the driver has no XDP.
+    Native,
+    /// After the kernel has made a socket buffer: works everywhere, slower.
+    Generic,
+}
+
+/// The control socket.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Api {
+    /// Default `/run/xdp-lb/api.sock`.
+    pub socket: PathBuf,
+}
+
+/// The metrics endpoint.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Metrics {
+    /// Where Prometheus scrapes. Default `127.0.0.1:9799`; `None` (written "off"): nowhere.
+    pub listen: Option<SocketAddr>,
+}
+
+/// The sizes of the tables, which bound the memory that the kernel side uses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Services. Default 4,096.
+    pub services: u32,
+    /// Backends of all services together. Default 16,384.
+    pub backends: u32,
+    /// Slots of all rings together, 8 bytes each. Default 4,194,304.
+    pub slots: u32,
+    /// Flow records, about 170 bytes each; a `full-nat` flow takes two. Default 1,048,576.
+    pub flows: u32,
+}
+
+/// When flows are over, in whole seconds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Timeouts {
+    /// An established TCP flow without a packet. Default 15 min.
+    pub tcp_idle: Duration,
+    /// A UDP flow without a packet. Default 60 s.
+    pub udp_idle: Duration,
+}
+
+/// A range of ports, both ends included. Written `"1024-32767"`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PortRange {
+    /// The first port, at least 1.
+    pub first: u16,
+    /// The last port, not below the first.
+    pub last: u16,
+}
+
+/// A service: what clients connect to, and its policy.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Service {
+    /// Its name: 1 to 63 letters, digits, `-`, `_` or `.`; no two services share one.
+    pub name: String,
+    /// The address and port that clients connect to. No two services share VIP and protocol.
+    pub vip: SocketAddr,
+    /// TCP or UDP.
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// How packets reach the backends.
+    #[serde(default)]
+    pub mode: Mode,
+    /// `full-nat`: the addresses that backends see, of the VIP's family, at most 16.
+    /// Default: this host's address towards the backend.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub snat_addresses: Vec<IpAddr>,
+    /// How its backends are checked. Default: a TCP connect every second for TCP, none for UDP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheck>,
+    /// Its backends.
+    #[serde(default, rename = "backend", skip_serializing_if = "Vec::is_empty")]
+    pub backends: Vec<Backend>,
+}
+
+/// A transport protocol.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protocol {
+    /// TCP.
+    #[default]
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// A forwarding mode.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Source and destination rewritten; needs nothing of the network.
+    #[default]
+    FullNat,
+    /// Destination rewritten; the backends route to clients through this host.
+    Nat,
+}
+
+/// A backend of a service.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Backend {
+    /// Where it listens; of the VIP's family.
+    pub address: SocketAddr,
+    /// Its share of new flows relative to the others, 0 to 65,535; 0: none. Default 100.
+    #[serde(default = "default_weight")]
+    pub weight: u16,
+}
+
+/// The weight of a backend that names none.
+pub const fn default_weight() -> u16 {
+    100
+}
+
+/// How backends are checked.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HealthCheck {
+    /// What is tried.
+    #[serde(flatten)]
+    pub probe: Probe,
+    /// The time between the starts of two checks, jittered by a tenth. 100 ms to 1 h, default 1 s.
+    pub interval: Duration,
+    /// How long one check may take. 10 ms up to the interval... default 500 ms.
+    pub timeout: Duration,
+    /// How many successes in a row make a backend that is down come up. Default 2.
+    pub rise: u16,
+    /// How many failures in a row make a backend that is up go down. Default 3.
+    pub fall: u16,
+}
+
+/// What a health check tries.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum Probe {
+    /// Nothing: the backend counts as up.
+    None,
+    /// A TCP connection is accepted.
+    Tcp,
+    /// `GET path` is answered with a status in the range.
+    Http {
+        /// The request's path, beginning with `/`. Default `/`.
+        path: String,
+        /// The `Host` header. Default: the backend's address.
+        host: Option<String>,
+        /// The lowest and highest status that count as healthy. Default 200 to 399.
+        status: (u16, u16),
+    },
+    /// A DNS query over UDP is answered with NOERROR (or NXDOMAIN, which a live server may say).
+    Dns {
+        /// The name that is asked for. Default `.` with type NS... as the check's module says.
+        name: String,
+        /// The record type that is asked for, `A`, `AAAA`, `NS`, ...
+        record: String,
+    },
+}

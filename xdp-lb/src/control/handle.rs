@@ -1,0 +1,127 @@
+//! How everything else talks to the owner task.
+
+use std::net::SocketAddr;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::api::types::{
+    BackendPatch, BackendView, CountersView, Outcome, ReloadView, ServiceView, StatusView,
+};
+use crate::config;
+
+/// Why a request was refused, in words for the operator.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Refusal {
+    /// What the request names does not exist; the message lists what does.
+    #[error("{0}")]
+    NotFound(String),
+    /// It exists already, or stands against something that does.
+    #[error("{0}")]
+    Conflict(String),
+    /// The request is wrong in itself.
+    #[error("{0}")]
+    Invalid(String),
+    /// The daemon could not do it: a file, the kernel.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// An answer of the owner task.
+pub type Answer<T> = Result<T, Refusal>;
+
+/// A request to the owner task, with the way back for its answer.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "each is described at the method of Handle that sends it")]
+pub enum Request {
+    Status(oneshot::Sender<Answer<StatusView>>),
+    Services(oneshot::Sender<Answer<Vec<ServiceView>>>),
+    AddService(config::Service, oneshot::Sender<Answer<Outcome>>),
+    RemoveService(String, oneshot::Sender<Answer<Outcome>>),
+    Backends(Option<String>, oneshot::Sender<Answer<Vec<BackendView>>>),
+    AddBackend(String, config::Backend, oneshot::Sender<Answer<Outcome>>),
+    PatchBackend(String, SocketAddr, BackendPatch, oneshot::Sender<Answer<Outcome>>),
+    RemoveBackend(String, SocketAddr, oneshot::Sender<Answer<Outcome>>),
+    Counters(oneshot::Sender<Answer<CountersView>>),
+    Reload(oneshot::Sender<Answer<ReloadView>>),
+    Unload(oneshot::Sender<Answer<Outcome>>),
+}
+
+/// The face of the owner task: cheap to clone, one for each that asks.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    requests: mpsc::Sender<Request>,
+}
+
+impl Handle {
+    /// A handle whose requests arrive at the receiver of `requests`.
+    pub fn new(requests: mpsc::Sender<Request>) -> Self {
+        Self { requests }
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<Answer<T>>) -> Request) -> Answer<T> {
+        let stopping = || Refusal::Failed("the daemon is stopping".into());
+        let (answer, answered) = oneshot::channel();
+        self.requests.send(request(answer)).await.map_err(|_| stopping())?;
+        answered.await.map_err(|_| stopping())?
+    }
+
+    /// The daemon on one screen.
+    pub async fn status(&self) -> Answer<StatusView> {
+        self.ask(Request::Status).await
+    }
+
+    /// Every service, by name.
+    pub async fn services(&self) -> Answer<Vec<ServiceView>> {
+        self.ask(Request::Services).await
+    }
+
+    /// Adds a service; kept across restarts.
+    pub async fn add_service(&self, service: config::Service) -> Answer<Outcome> {
+        self.ask(|answer| Request::AddService(service, answer)).await
+    }
+
+    /// Removes a service with its backends; kept across restarts.
+    pub async fn remove_service(&self, name: String) -> Answer<Outcome> {
+        self.ask(|answer| Request::RemoveService(name, answer)).await
+    }
+
+    /// The backends of one service, or of all.
+    pub async fn backends(&self, service: Option<String>) -> Answer<Vec<BackendView>> {
+        self.ask(|answer| Request::Backends(service, answer)).await
+    }
+
+    /// Adds a backend to a service; kept across restarts.
+    pub async fn add_backend(&self, service: String, backend: config::Backend) -> Answer<Outcome> {
+        self.ask(|answer| Request::AddBackend(service, backend, answer)).await
+    }
+
+    /// Changes a backend's weight or its administrative state; kept across restarts.
+    pub async fn patch_backend(
+        &self,
+        service: String,
+        address: SocketAddr,
+        patch: BackendPatch,
+    ) -> Answer<Outcome> {
+        self.ask(|answer| Request::PatchBackend(service, address, patch, answer)).await
+    }
+
+    /// Removes a backend at once, with its flows; kept across restarts.
+    pub async fn remove_backend(&self, service: String, address: SocketAddr) -> Answer<Outcome> {
+        self.ask(|answer| Request::RemoveBackend(service, address, answer)).await
+    }
+
+    /// Every counter of passes and drops, with its reason in words.
+    pub async fn counters(&self) -> Answer<CountersView> {
+        self.ask(Request::Counters).await
+    }
+
+    /// Reads the config file again: all of it is applied, or nothing.
+    pub async fn reload(&self) -> Answer<ReloadView> {
+        self.ask(Request::Reload).await
+    }
+
+    /// Detaches the program, removes the pins and ends the daemon.
+    pub async fn unload(&self) -> Answer<Outcome> {
+        self.ask(Request::Unload).await
+    }
+}

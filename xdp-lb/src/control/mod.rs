@@ -1,0 +1,4 @@
+//! The one owner of the daemon's state, and the pure functions that turn state into tables.
+
+pub mod handle;
+pub mod tables;

@@ -1,0 +1,48 @@
+//! The health checks, and the state machine that they feed.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::config::HealthCheck;
+
+/// Which backend of which service.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct TargetId {
+    /// The service's name.
+    pub service: String,
+    /// The backend's address.
+    pub backend: SocketAddr,
+}
+
+/// What is to be checked, and how.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Target {
+    /// Which backend.
+    pub id: TargetId,
+    /// How.
+    pub check: HealthCheck,
+}
+
+/// What a backend's health is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Health {
+    /// No check has ended yet. The first one decides at once, without rise or fall.
+    Unknown,
+    /// Healthy.
+    Up,
+    /// Not healthy.
+    Down,
+}
+
+/// The end of one check.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Report {
+    /// Which backend.
+    pub id: TargetId,
+    /// Its health after this check.
+    pub health: Health,
+    /// Where this check changed the health: why, in words.
+    pub transition: Option<String>,
+    /// How long the check took, where it succeeded.
+    pub latency: Option<Duration>,
+}
