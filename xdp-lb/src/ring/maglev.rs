@@ -76,7 +76,7 @@ struct Turn {
 impl Turn {
     fn take(&mut self, weight: u16) {
         self.taken += 1;
-        // A ring has at most 2^25 slots, so this stays below 2^59.
+        // A ring has fewer than 2^24 slots, so this stays below 2^57.
         self.due = (u64::from(self.taken) * 2 + 1 << 32) / u64::from(weight);
     }
 }

@@ -4,6 +4,6 @@ mod length;
 mod maglev;
 mod transition;
 
-pub use length::length;
+pub use length::{length, shorter};
 pub use maglev::{Member, build};
 pub use transition::transition;

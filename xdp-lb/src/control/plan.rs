@@ -1,0 +1,389 @@
+//! From what is wanted and what stands in the tables to the writes in between. Pure.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use xdp_lb_common::net::{Address, Endpoint, Port};
+use xdp_lb_common::tables::{
+    Backend, BackendIndex, BackendState, Mode, Reply, Service, ServiceIndex, SlotIndex,
+};
+
+use super::room::{Indices, Room};
+use super::tables::{Tables, Write};
+use super::wanted::{WantedBackend, WantedService};
+use super::writes::{Desired, gone, writes};
+use crate::config::Limits;
+use crate::ring::{self, Member};
+
+/// There is no room for what is wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("limits.{table} = {size} is too small for this: raise it in the config file and restart the daemon")]
+pub struct Full {
+    /// The key of `[limits]` that names the size of the table.
+    pub table: &'static str,
+    /// Its size.
+    pub size: u32,
+}
+
+/// The writes that lead from the present tables to the wanted ones, and what to remember of them.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// To be applied in this order. After each of them, every packet finds a whole service.
+    pub writes: Vec<Write>,
+    /// Services that are new, whose counters may still hold those of another.
+    pub new_services: Vec<ServiceIndex>,
+    /// Backends that are new, whose counters may still hold those of another.
+    pub new_backends: Vec<BackendIndex>,
+    /// Services whose ring is shorter than it should be, since there is no room for a longer one.
+    pub cramped: Vec<Endpoint>,
+    places: Places,
+}
+
+/// What stands in the tables, and which of their places are free.
+#[derive(Clone, Debug)]
+pub struct Planner {
+    tables: Tables,
+    limits: Limits,
+    places: Places,
+}
+
+/// What the tables themselves do not tell.
+#[derive(Clone, Debug)]
+struct Places {
+    services: Indices,
+    backends: Indices,
+    rings: BTreeMap<Endpoint, RingInput>,
+}
+
+/// What a ring was made of: where it is unchanged, so is the ring.
+type RingInput = Vec<(Member, BackendState)>;
+
+/// How many SNAT addresses a service may have.
+const SNAT_ADDRESSES_PER_SERVICE: u32 = 16;
+
+/// How many places `SNAT_ADDRESSES` has.
+pub const fn snat_places(limits: &Limits) -> u32 {
+    limits.services.saturating_mul(SNAT_ADDRESSES_PER_SERVICE)
+}
+
+impl Planner {
+    /// A planner for tables of these sizes that hold this: nothing, or what another daemon left.
+    /// The tables are the memory of all indices and rings.
+    pub fn new(tables: Tables, limits: Limits) -> Self {
+        let used: Vec<_> = tables.services.values().map(|service| service.index).collect();
+        let places = Places {
+            services: Indices::new(0..limits.services, |index| used.contains(&ServiceIndex(index))),
+            // A slot of zeroes means nobody: place 0 is never given out.
+            backends: Indices::new(1..limits.backends.saturating_add(1), |index| {
+                tables.backends.contains_key(&BackendIndex(index))
+            }),
+            rings: BTreeMap::new(),
+        };
+        Self { tables, limits, places }
+    }
+
+    /// What stands in the tables.
+    pub fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    /// The writes that make the tables what is wanted. Nothing changes until [`Planner::commit`].
+    pub fn plan(&self, wanted: &[WantedService]) -> Result<Plan, Full> {
+        Draft::plan(self, wanted).or_else(|_| {
+            // Old and new do not fit side by side: what is not wanted any more makes room first.
+            let removal = Draft::plan(self, &self.kept(wanted))?;
+            let mut smaller = self.clone();
+            smaller.commit(&removal);
+            let mut plan = Draft::plan(&smaller, wanted)?;
+            plan.writes.splice(0..0, removal.writes);
+            Ok(plan)
+        })
+    }
+
+    /// Remembers that the plan's writes were applied.
+    pub fn commit(&mut self, plan: &Plan) {
+        self.record(&plan.writes);
+        self.places = plan.places.clone();
+    }
+
+    /// Remembers that these writes, which give and take no place, were applied.
+    pub fn record(&mut self, writes: &[Write]) {
+        writes.iter().for_each(|write| self.tables.apply(write));
+    }
+
+    /// The part of what is wanted that stands in the tables already.
+    fn kept(&self, wanted: &[WantedService]) -> Vec<WantedService> {
+        let identities = identities(&self.tables);
+        wanted
+            .iter()
+            .filter_map(|service| {
+                let present = self.tables.services.get(&service.vip)?;
+                let is_known =
+                    |backend: &&WantedBackend| identities.contains_key(&identity(present.index, backend));
+                let backends = service.backends.iter().filter(is_known).copied().collect();
+                Some(WantedService { backends, ..service.clone() })
+            })
+            .collect()
+    }
+}
+
+/// A backend keeps its index for as long as its service has a backend of this address and port.
+type Identity = (ServiceIndex, Address, Port);
+
+fn identity(service: ServiceIndex, backend: &WantedBackend) -> Identity {
+    (service, backend.address.ip().into(), Port::new(backend.address.port()))
+}
+
+fn identities(tables: &Tables) -> HashMap<Identity, BackendIndex> {
+    tables
+        .backends
+        .iter()
+        .map(|(index, backend)| ((backend.service, backend.address, backend.port), *index))
+        .collect()
+}
+
+/// A plan in the making.
+struct Draft<'a> {
+    tables: &'a Tables,
+    limits: &'a Limits,
+    before: &'a Places,
+    after: Places,
+    slots: Room,
+    snat: Room,
+    desired: Desired,
+    new_services: Vec<ServiceIndex>,
+    new_backends: Vec<BackendIndex>,
+    cramped: Vec<Endpoint>,
+}
+
+impl<'a> Draft<'a> {
+    fn plan(planner: &'a Planner, wanted: &[WantedService]) -> Result<Plan, Full> {
+        let Planner { tables, limits, places } = planner;
+        let services = || tables.services.values();
+        let mut draft = Self {
+            tables,
+            limits,
+            before: places,
+            after: Places { rings: BTreeMap::new(), ..places.clone() },
+            slots: Room::new(
+                limits.slots,
+                services().map(|service| service.ring_offset.0..service.ring_offset.0 + service.ring_len),
+            ),
+            snat: Room::new(
+                snat_places(limits),
+                services()
+                    .map(|service| service.snat_offset..service.snat_offset + u32::from(service.snat_len)),
+            ),
+            desired: Desired::default(),
+            new_services: Vec::new(),
+            new_backends: Vec::new(),
+            cramped: Vec::new(),
+        };
+        let identities = identities(tables);
+        let mut users = Users::new();
+        for service in wanted {
+            draft.service(service, &identities, &mut users)?;
+        }
+        draft.replies(&users);
+        draft.finish()
+    }
+
+    fn service(
+        &mut self,
+        wanted: &WantedService,
+        identities: &HashMap<Identity, BackendIndex>,
+        users: &mut Users,
+    ) -> Result<(), Full> {
+        let present = self.tables.services.get(&wanted.vip);
+        let index = match present {
+            Some(present) => present.index,
+            None => {
+                let index = self.after.services.take().ok_or(self.full_of_services())?;
+                let index = ServiceIndex(index);
+                self.new_services.push(index);
+                index
+            }
+        };
+        let mut input = Vec::with_capacity(wanted.backends.len());
+        for backend in &wanted.backends {
+            let place = match identities.get(&identity(index, backend)) {
+                Some(place) => *place,
+                None => {
+                    let place = self.after.backends.take().ok_or(self.full_of_backends())?;
+                    let place = BackendIndex(place);
+                    self.new_backends.push(place);
+                    place
+                }
+            };
+            self.desired.backends.insert(place, record(index, backend));
+            let endpoint = Endpoint::from_socket(backend.address, wanted.vip.protocol);
+            users.entry(endpoint).or_default().push(User { vip: wanted.vip, mode: wanted.mode, place });
+            let member = Member { index: place, address: backend.address, weight: backend.weight };
+            input.push((member, backend.state));
+        }
+
+        let (ring_offset, ring_len) = self.ring(wanted, present, &input)?;
+        let (snat_offset, snat_len) = self.snat_addresses(present, &wanted.snat_addresses)?;
+        self.after.rings.insert(wanted.vip, input);
+        let mode = wanted.mode as u8;
+        let service = Service { index, ring_offset, ring_len, snat_offset, snat_len, mode, padding: 0 };
+        self.desired.services.insert(wanted.vip, service);
+        Ok(())
+    }
+
+    /// Where the service's ring is to be; and what is to stand in it, where that changes.
+    fn ring(
+        &mut self,
+        wanted: &WantedService,
+        present: Option<&Service>,
+        input: &RingInput,
+    ) -> Result<(SlotIndex, u32), Full> {
+        let takes_flows = |(member, state): &&(Member, BackendState)| {
+            *state == BackendState::Up && member.weight > 0
+        };
+        let members: Vec<Member> = input.iter().filter(takes_flows).map(|(member, _)| *member).collect();
+        if members.is_empty() {
+            return Ok((SlotIndex(0), 0));
+        }
+        let place = self.ring_place(wanted, present, members.len())?;
+        let is_in_place = present.is_some_and(|present| place == (present.ring_offset, present.ring_len));
+        if is_in_place && self.before.rings.get(&wanted.vip) == Some(input) {
+            return Ok(place);
+        }
+        let keeps_flows = |(_, state): &&(Member, BackendState)| *state != BackendState::Down;
+        let living: HashSet<_> = input.iter().filter(keeps_flows).map(|(member, _)| member.index).collect();
+        let old = present.map_or(&[][..], |present| self.tables.ring(present));
+        let owners = ring::build(&members, place.1);
+        let slots = ring::transition(old, &owners, |backend| !living.contains(&backend));
+        if !is_in_place || slots != old {
+            self.desired.rings.insert(place.0, slots);
+        }
+        Ok(place)
+    }
+
+    /// The ring's place: the present one where its length stays, else one in free room.
+    fn ring_place(
+        &mut self,
+        wanted: &WantedService,
+        present: Option<&Service>,
+        members: usize,
+    ) -> Result<(SlotIndex, u32), Full> {
+        let best = ring::length(wanted.backends.len(), present.map_or(0, |present| present.ring_len));
+        let lengths = std::iter::successors(Some(best), |length| ring::shorter(*length))
+            .take_while(|length| *length as usize >= members);
+        for length in lengths {
+            let in_place =
+                present.filter(|present| present.ring_len == length).map(|present| present.ring_offset);
+            // A ring that is written in place is seen slot by slot, and before the new mode.
+            let mode_stays = present.is_none_or(|present| present.mode == wanted.mode as u8);
+            let offset = match in_place.filter(|_| mode_stays) {
+                None => self.slots.take(length).map(SlotIndex).or(in_place),
+                stays => stays,
+            };
+            if let Some(offset) = offset {
+                if length < best {
+                    self.cramped.push(wanted.vip);
+                }
+                return Ok((offset, length));
+            }
+        }
+        Err(Full { table: "slots", size: self.limits.slots })
+    }
+
+    fn snat_addresses(&mut self, present: Option<&Service>, wanted: &[Address]) -> Result<(u32, u16), Full> {
+        let length = wanted.len() as u32;
+        let held = |service: &&Service| {
+            u32::from(service.snat_len) == length
+                && (service.snat_offset..).zip(wanted).all(|(place, address)| {
+                    self.tables.snat_addresses.get(&place) == Some(address)
+                })
+        };
+        let offset = match present.filter(held) {
+            _ if wanted.is_empty() => 0,
+            Some(service) => service.snat_offset,
+            None => self.snat.take(length).ok_or(self.full_of_services())?,
+        };
+        self.desired.snat_addresses.extend((offset..).zip(wanted.iter().copied()));
+        Ok((offset, length as u16))
+    }
+
+    /// What becomes of the packets that the backends send, and which of them several VIPs share.
+    fn replies(&mut self, users: &Users) {
+        for (endpoint, users) in users {
+            let mut nat = users.iter().filter(|user| user.mode == Mode::Nat);
+            let (first, is_shared) = (nat.next(), nat.next().is_some());
+            let full_nat = users.iter().any(|user| user.mode == Mode::FullNat);
+            let sole = first.filter(|_| !is_shared);
+            let reply = Reply {
+                vip: sole.map_or(Address::default(), |user| user.vip.address),
+                port: sole.map_or(Port::default(), |user| user.vip.port),
+                by_record: u8::from(is_shared || full_nat),
+                stateless: u8::from(sole.is_some()),
+                backend: sole.map_or(BackendIndex::default(), |user| user.place),
+            };
+            self.desired.replies.insert(*endpoint, reply);
+            for user in users.iter().filter(|user| is_shared && user.mode == Mode::Nat) {
+                if let Some(backend) = self.desired.backends.get_mut(&user.place) {
+                    backend.shared = 1;
+                }
+            }
+        }
+    }
+
+    fn finish(self) -> Result<Plan, Full> {
+        // Until the last write the tables hold old and new at once.
+        if union(&self.tables.services, &self.desired.services) > self.limits.services as usize {
+            return Err(self.full_of_services());
+        }
+        if union(&self.tables.replies, &self.desired.replies) > self.limits.backends as usize {
+            return Err(self.full_of_backends());
+        }
+        let Self { tables, desired, after: mut places, new_services, new_backends, cramped, .. } = self;
+        for (_, service) in gone(&tables.services, &desired.services) {
+            places.services.put_back(service.index.0);
+        }
+        for (index, _) in gone(&tables.backends, &desired.backends) {
+            places.backends.put_back(index.0);
+        }
+        Ok(Plan { writes: writes(tables, &desired), new_services, new_backends, cramped, places })
+    }
+
+    fn full_of_backends(&self) -> Full {
+        Full { table: "backends", size: self.limits.backends }
+    }
+
+    fn full_of_services(&self) -> Full {
+        Full { table: "services", size: self.limits.services }
+    }
+}
+
+/// Who uses a backend's endpoint.
+type Users = BTreeMap<Endpoint, Vec<User>>;
+
+struct User {
+    vip: Endpoint,
+    mode: Mode,
+    place: BackendIndex,
+}
+
+fn record(service: ServiceIndex, wanted: &WantedBackend) -> Backend {
+    let path = wanted.path.unwrap_or_default();
+    Backend {
+        address: wanted.address.ip().into(),
+        source: path.source,
+        ifindex: path.ifindex,
+        service,
+        port: Port::new(wanted.address.port()),
+        vlan: path.vlan,
+        destination_mac: path.destination_mac,
+        source_mac: path.source_mac,
+        state: wanted.state as u8,
+        ..Backend::default()
+    }
+}
+
+fn union<K: Ord, V>(one: &BTreeMap<K, V>, other: &BTreeMap<K, V>) -> usize {
+    gone(one, other).count() + other.len()
+}
+
+#[cfg(test)]
+mod tests;
