@@ -233,6 +233,36 @@ impl Service {
     }
 }
 
+impl Default for Api {
+    fn default() -> Self {
+        Self { socket: "/run/xdp-lb/api.sock".into() }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { listen: Some(SocketAddr::from(([127, 0, 0, 1], 9799))) }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { services: 4096, backends: 16_384, slots: 4_194_304, flows: 1_048_576 }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { tcp_idle: Duration::from_secs(15 * 60), udp_idle: Duration::from_secs(60) }
+    }
+}
+
+impl Default for PortRange {
+    fn default() -> Self {
+        Self { first: 1024, last: 32767 }
+    }
+}
+
 impl PortRange {
     /// Whether this port is one of the range.
     pub const fn contains(self, port: u16) -> bool {
@@ -254,7 +284,10 @@ impl FromStr for PortRange {
             .filter(|&(first, last)| first >= 1 && first <= last)
             .map(|(first, last)| Self { first, last })
             .ok_or_else(|| {
-                format!("{} is not a range of ports from 1 to 65535; write \"1024-32767\"", text::quoted(text))
+                format!(
+                    "{} is not a range of ports from 1 to 65535; write \"1024-32767\"",
+                    text::quoted(text)
+                )
             })
     }
 }

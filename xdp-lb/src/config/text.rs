@@ -52,8 +52,9 @@ pub(super) fn address(text: &str) -> Result<IpAddr, String> {
 
 /// Reads a duration: `500ms`, `1m 30s`.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text)
-        .map_err(|error| format!("{} is not a duration ({error}); write \"500ms\" or \"1m 30s\"", quoted(text)))
+    humantime::parse_duration(text).map_err(|error| {
+        format!("{} is not a duration ({error}); write \"500ms\" or \"1m 30s\"", quoted(text))
+    })
 }
 
 /// Prints a duration as [`duration`] reads it.
