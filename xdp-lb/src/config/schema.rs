@@ -221,6 +221,26 @@ pub enum Probe {
     },
 }
 
+/// In words: `http GET /healthz, status 200-399, every 1s, timeout 500ms, rise 2, fall 3`.
+impl fmt::Display for HealthCheck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.probe {
+            Probe::None => return f.write_str("none"),
+            Probe::Tcp => f.write_str("tcp")?,
+            Probe::Http { path, host, status: (low, high) } => {
+                write!(f, "http GET {path}")?;
+                if let Some(host) = host {
+                    write!(f, " of {host}")?;
+                }
+                write!(f, ", status {low}-{high}")?;
+            }
+            Probe::Dns { name, record } => write!(f, "dns {name} {record}")?,
+        }
+        let (interval, timeout) = (text::print_duration(self.interval), text::print_duration(self.timeout));
+        write!(f, ", every {interval}, timeout {timeout}, rise {}, fall {}", self.rise, self.fall)
+    }
+}
+
 impl Service {
     /// Its health check, or the default one: a TCP connect for TCP, none for UDP.
     pub fn check(&self) -> HealthCheck {

@@ -130,3 +130,12 @@ pub(super) fn grouped(number: u64) -> String {
     }
     text
 }
+
+/// A number of things: `no backends`, `1 backend`, `3 backends`.
+pub(super) fn counted(number: usize, thing: &str) -> String {
+    match number {
+        0 => format!("no {thing}s"),
+        1 => format!("1 {thing}"),
+        _ => format!("{number} {thing}s"),
+    }
+}
