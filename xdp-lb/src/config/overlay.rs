@@ -1,0 +1,378 @@
+//! What the CLI changed on top of the file.
+//!
+//! Every change is checked against the file with all earlier changes applied, and leaves the overlay
+//! as it was where it is refused. What a change undoes is taken out of the overlay again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::effective::{EffectiveBackend, Merge, definition, effective};
+use super::rules::{validate_backend, validate_service};
+use super::schema::{Backend, Config, Service};
+use super::text::{counted, quoted};
+use crate::api::types::{AdminState, BackendPatch, Outcome};
+use crate::control::handle::{Answer, Refusal};
+
+/// The changes that were made at runtime, which survive a restart.
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Overlay {
+    /// Services of the file that were removed.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(super) removed_services: BTreeSet<String>,
+    /// Services that were added, by name. One of the file that was removed may be here with another
+    /// definition. Their backends are in `backends`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) added_services: BTreeMap<String, Service>,
+    /// Changes to backends, by the name of their service.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) backends: BTreeMap<String, BTreeMap<SocketAddr, BackendChange>>,
+}
+
+/// A change to one backend.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(super) enum BackendChange {
+    /// It is there beside those that the service is defined with.
+    Added {
+        weight: u16,
+        #[serde(default)]
+        admin: AdminState,
+    },
+    /// The service is defined with it, and it is not to be used.
+    Removed,
+    /// The service is defined with it; its weight, where one is given here, and its administrative
+    /// state are these.
+    Changed {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        weight: Option<u16>,
+        #[serde(default)]
+        admin: AdminState,
+    },
+}
+
+impl Overlay {
+    /// Whether nothing was changed at runtime.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Adds a service. One that the file defines just so, and that was removed, is the file's again.
+    ///
+    /// # Errors
+    /// `Invalid` where the service is wrong in itself; `Conflict` where its name, its VIP or a
+    /// backend stands against what there is, or there is no room for it.
+    pub fn add_service(&mut self, config: &Config, service: Service) -> Answer<Outcome> {
+        validate_service(&service).map_err(invalid)?;
+        let name = service.name.as_str();
+        let merge = Merge::new(config, self);
+        if let Some((present, _)) = merge.base(name) {
+            let wanted: BTreeMap<SocketAddr, (u16, AdminState)> = service
+                .backends
+                .iter()
+                .map(|backend| (backend.address, (backend.weight, AdminState::Enabled)))
+                .collect();
+            let there: BTreeMap<SocketAddr, (u16, AdminState)> = merge
+                .backends(name)
+                .into_iter()
+                .map(|(address, there)| (address, (there.backend.weight, there.admin)))
+                .collect();
+            if definition(present) == definition(&service) && there == wanted {
+                return unchanged(format!("service {name} is there already, just so"));
+            }
+            return Err(Refusal::Conflict(format!(
+                "service {name} is there already, at {} {}; remove it first (xdp-lb service remove {name}), \
+                 or choose another name",
+                present.vip, present.protocol
+            )));
+        }
+
+        let file = merge.in_file(name).filter(|file| definition(file) == definition(&service));
+        let known = file.map_or(&[][..], |file| &file.backends);
+        let removed = known.iter().map(|backend| (backend.address, BackendChange::Removed));
+        let mut changes: BTreeMap<SocketAddr, BackendChange> = removed.collect();
+        for backend in &service.backends {
+            changes.remove(&backend.address);
+            let change = change_to(known, *backend, AdminState::Enabled);
+            changes.extend(change.map(|change| (backend.address, change)));
+        }
+        let mut next = self.clone();
+        next.set_changes(name, changes);
+        if file.is_some() {
+            next.removed_services.remove(name);
+        } else {
+            next.added_services.insert(name.into(), definition(&service));
+        }
+        self.replace(config, next)?;
+        done(format!(
+            "service {name} added at {} {}, with {}",
+            service.vip,
+            service.protocol,
+            counted(service.backends.len(), "backend")
+        ))
+    }
+
+    /// Removes a service with its backends.
+    ///
+    /// # Errors
+    /// `NotFound`, with the services that there are.
+    pub fn remove_service(&mut self, config: &Config, name: &str) -> Answer<Outcome> {
+        let merge = Merge::new(config, self);
+        service(&merge, name)?;
+        let backends = counted(merge.backends(name).len(), "backend");
+        let in_file = merge.in_file(name).is_some();
+        self.added_services.remove(name);
+        self.backends.remove(name);
+        if in_file {
+            self.removed_services.insert(name.into());
+        }
+        done(format!("service {name} removed, with {backends}{}", removal_note(in_file)))
+    }
+
+    /// Adds a backend to a service. One of the file's that was removed is the file's again.
+    ///
+    /// # Errors
+    /// `NotFound` where there is no such service, `Invalid` where the backend is wrong in itself,
+    /// `Conflict` where it is there already with another weight or state, stands against a VIP, or
+    /// there is no room for it.
+    pub fn add_backend(&mut self, config: &Config, name: &str, backend: Backend) -> Answer<Outcome> {
+        let Backend { address, weight } = backend;
+        let merge = Merge::new(config, self);
+        let base = service(&merge, name)?;
+        validate_backend(base, &backend).map_err(invalid)?;
+        if let Some(there) = merge.backends(name).get(&address) {
+            let hint = match (there.backend.weight == weight, there.admin) {
+                (true, AdminState::Enabled) => {
+                    return unchanged(format!(
+                        "service {name}: backend {address} is there already, with weight {weight}"
+                    ));
+                }
+                (true, AdminState::Draining) => {
+                    format!("draining; enable it with: xdp-lb backend enable {name} {address}")
+                }
+                (false, _) => format!(
+                    "with weight {}; change it with: xdp-lb backend set-weight {name} {address} {weight}",
+                    there.backend.weight
+                ),
+            };
+            return Err(Refusal::Conflict(format!(
+                "service {name}: backend {address} is there already, {hint}"
+            )));
+        }
+        let change = change_to(&base.backends, backend, AdminState::Enabled);
+        let mut next = self.clone();
+        next.set_change(name, address, change);
+        self.replace(config, next)?;
+        done(format!("service {name}: backend {address} added, weight {weight}"))
+    }
+
+    /// Changes a backend's weight or its administrative state. What is so already is left, and said.
+    ///
+    /// # Errors
+    /// `NotFound` where there is no such service or backend, with those that there are; `Invalid`
+    /// where the patch names nothing.
+    pub fn patch_backend(
+        &mut self,
+        config: &Config,
+        name: &str,
+        address: SocketAddr,
+        patch: BackendPatch,
+    ) -> Answer<Outcome> {
+        let merge = Merge::new(config, self);
+        let base = service(&merge, name)?;
+        let old = backend(&merge, name, address)?;
+        let weight = patch.weight.unwrap_or(old.backend.weight);
+        let admin = patch.admin.unwrap_or(old.admin);
+        let mut words = Vec::new();
+        if patch.weight.is_some() {
+            words.push(match old.backend.weight {
+                same if same == weight => format!("has weight {weight} already"),
+                other => format!("weight {other} -> {weight}"),
+            });
+        }
+        if patch.admin.is_some() {
+            words.push(String::from(match (admin, admin == old.admin) {
+                (AdminState::Enabled, true) => "is enabled already",
+                (AdminState::Enabled, false) => "enabled",
+                (AdminState::Draining, true) => "is draining already",
+                (AdminState::Draining, false) => "drains: it keeps its flows and gets no new ones",
+            }));
+        }
+        if words.is_empty() {
+            return Err(Refusal::Invalid(format!(
+                "service {name}: backend {address}: nothing to change; name a weight or a state"
+            )));
+        }
+        let message = format!("service {name}: backend {address} {}", words.join(", "));
+        if (weight, admin) == (old.backend.weight, old.admin) {
+            return unchanged(message);
+        }
+        let change = change_to(&base.backends, Backend { address, weight }, admin);
+        self.set_change(name, address, change);
+        done(message)
+    }
+
+    /// Removes a backend.
+    ///
+    /// # Errors
+    /// `NotFound` where there is no such service or backend, with those that there are.
+    pub fn remove_backend(&mut self, config: &Config, name: &str, address: SocketAddr) -> Answer<Outcome> {
+        let merge = Merge::new(config, self);
+        let base = service(&merge, name)?;
+        backend(&merge, name, address)?;
+        let defined = find(&base.backends, address).is_some();
+        self.set_change(name, address, defined.then_some(BackendChange::Removed));
+        done(format!("service {name}: backend {address} removed{}", removal_note(defined)))
+    }
+
+    /// Forgets the changes that mean nothing beside this file, and those that it has taken over.
+    /// What is effective stays the same. Returns a line for each that an operator should know of.
+    pub fn prune(&mut self, config: &Config) -> Vec<String> {
+        let mut lines = Vec::new();
+        let merge = Merge::new(config, self);
+        let mut next = Self::default();
+
+        for (name, added) in &self.added_services {
+            if merge.file_takes_over(name) {
+                lines.push(format!("service {name}: the config file has it now, and its definition holds"));
+            } else {
+                next.added_services.insert(name.clone(), added.clone());
+            }
+        }
+        for name in &self.removed_services {
+            if merge.in_file(name).is_none() {
+                lines.push(format!("service {name}: gone from the config file, so its removal is forgotten"));
+            } else if !merge.file_takes_over(name) {
+                next.removed_services.insert(name.clone());
+            }
+        }
+        for (name, changes) in &self.backends {
+            let Some((base, _)) = merge.base(name) else {
+                lines.push(format!(
+                    "service {name}: gone from the config file, so the changes to {} are forgotten",
+                    counted(changes.len(), "backend")
+                ));
+                continue;
+            };
+            let mut kept = BTreeMap::new();
+            for (&address, &change) in changes {
+                let (change, line) = prune_change(change, find(&base.backends, address));
+                kept.extend(change.map(|change| (address, change)));
+                lines.extend(line.map(|line| format!("service {name}: backend {address}: {line}")));
+            }
+            next.set_changes(name, kept);
+        }
+        *self = next;
+        lines
+    }
+
+    fn set_change(&mut self, service: &str, address: SocketAddr, change: Option<BackendChange>) {
+        let mut changes = self.backends.remove(service).unwrap_or_default();
+        changes.remove(&address);
+        changes.extend(change.map(|change| (address, change)));
+        self.set_changes(service, changes);
+    }
+
+    fn set_changes(&mut self, service: &str, changes: BTreeMap<SocketAddr, BackendChange>) {
+        if changes.is_empty() {
+            self.backends.remove(service);
+        } else {
+            self.backends.insert(service.into(), changes);
+        }
+    }
+
+    /// Becomes `next`, where that goes with the file.
+    fn replace(&mut self, config: &Config, next: Self) -> Answer<()> {
+        effective(config, &next).map_err(|lines| Refusal::Conflict(lines.join("\n")))?;
+        *self = next;
+        Ok(())
+    }
+}
+
+/// The least change that makes a backend so, given those that its service is defined with.
+fn change_to(defined: &[Backend], wanted: Backend, admin: AdminState) -> Option<BackendChange> {
+    let Some(defined) = find(defined, wanted.address) else {
+        return Some(BackendChange::Added { weight: wanted.weight, admin });
+    };
+    let weight = (wanted.weight != defined.weight).then_some(wanted.weight);
+    (weight.is_some() || admin != AdminState::default()).then_some(BackendChange::Changed { weight, admin })
+}
+
+/// What is left of a change beside a backend's present definition, and what to say of it.
+fn prune_change(change: BackendChange, defined: Option<Backend>) -> (Option<BackendChange>, Option<String>) {
+    match (change, defined) {
+        (BackendChange::Added { admin, .. }, Some(defined)) => (
+            change_to(&[defined], defined, admin),
+            Some(format!("the config file has it now, and its weight of {} holds", defined.weight)),
+        ),
+        (BackendChange::Changed { weight, admin }, Some(defined)) => {
+            let wanted = Backend { weight: weight.unwrap_or(defined.weight), ..defined };
+            (change_to(&[defined], wanted, admin), None)
+        }
+        (BackendChange::Added { .. }, None) | (BackendChange::Removed, Some(_)) => (Some(change), None),
+        (BackendChange::Changed { .. }, None) => {
+            (None, Some("gone from the config file, so its changes are forgotten".into()))
+        }
+        (BackendChange::Removed, None) => {
+            (None, Some("gone from the config file, so its removal is forgotten".into()))
+        }
+    }
+}
+
+fn find(backends: &[Backend], address: SocketAddr) -> Option<Backend> {
+    backends.iter().copied().find(|backend| backend.address == address)
+}
+
+/// The definition of a service that there is.
+fn service<'a>(merge: &Merge<'a>, name: &str) -> Answer<&'a Service> {
+    merge.base(name).map(|(base, _)| base).ok_or_else(|| {
+        let known = merge.names().into_iter().map(str::to_owned).collect();
+        let hint = match nearest_first(name, known) {
+            Some(known) => format!("the services are: {known}"),
+            None => "there is none yet; add one with: xdp-lb service add".into(),
+        };
+        Refusal::NotFound(format!("there is no service {}; {hint}", quoted(name)))
+    })
+}
+
+/// A backend that there is.
+fn backend(merge: &Merge, service: &str, address: SocketAddr) -> Answer<EffectiveBackend> {
+    let backends = merge.backends(service);
+    backends.get(&address).copied().ok_or_else(|| {
+        let known = backends.keys().map(ToString::to_string).collect();
+        let hint = match nearest_first(&address.to_string(), known) {
+            Some(known) => format!("its backends are: {known}"),
+            None => format!("it has none; add it with: xdp-lb backend add {service} {address}"),
+        };
+        Refusal::NotFound(format!("service {service} has no backend {address}; {hint}"))
+    })
+}
+
+/// The known names, those most like the wanted one first; `None` where there are none.
+fn nearest_first(wanted: &str, mut known: Vec<String>) -> Option<String> {
+    const MOST: usize = 20;
+    let wanted = wanted.get(..64).unwrap_or(wanted);
+    known.sort_by_cached_key(|known| strsim::damerau_levenshtein(wanted, known));
+    let more = known.len().saturating_sub(MOST);
+    known.truncate(MOST);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    (!known.is_empty()).then(|| known.join(", ") + &more)
+}
+
+fn removal_note(in_file: bool) -> &'static str {
+    if in_file { "; the config file has it still, and it stays removed until it is added again" } else { "" }
+}
+
+fn done(message: String) -> Answer<Outcome> {
+    Ok(Outcome { message, changed: true })
+}
+
+fn unchanged(message: String) -> Answer<Outcome> {
+    Ok(Outcome { message, changed: false })
+}
+
+fn invalid(lines: Vec<String>) -> Refusal {
+    Refusal::Invalid(lines.join("\n"))
+}
