@@ -69,12 +69,23 @@ pub(super) struct HopId {
 /// What the kernel knows of a neighbour (RFC 4861 section 7.3.2, used for ARP too).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Neighbour {
-    /// Its Ethernet address is known. `stale`: and was not confirmed of late.
-    Resolved { mac: MacAddress, stale: bool },
+    /// Its Ethernet address is known.
+    Resolved { mac: MacAddress, standing: Standing },
     /// It was asked for and has not answered yet.
     Incomplete,
     /// It did not answer.
     Failed,
+}
+
+/// How sure the kernel is of an Ethernet address that it knows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Standing {
+    /// It was confirmed, or the operator set it.
+    Confirmed,
+    /// It was not confirmed of late.
+    Stale,
+    /// The kernel asks for it and has had no answer yet.
+    Probed,
 }
 
 /// Where the kernel would send a packet.
@@ -308,13 +319,13 @@ fn neighbour(message: &NeighbourMessage) -> Option<(HopId, Option<Neighbour>)> {
         NeighbourAttribute::LinkLayerAddress(bytes) => mac(bytes),
         _ => None,
     });
-    let known = match (header.state, mac) {
-        (Nud::Stale, Some(mac)) => Some(Neighbour::Resolved { mac, stale: true }),
-        (Nud::Reachable | Nud::Delay | Nud::Probe | Nud::Permanent | Nud::Noarp, Some(mac)) => {
-            Some(Neighbour::Resolved { mac, stale: false })
-        }
-        (Nud::Failed, _) => Some(Neighbour::Failed),
-        (Nud::Incomplete, _) => Some(Neighbour::Incomplete),
+    let resolved = |standing| mac.map(|mac| Neighbour::Resolved { mac, standing });
+    let known = match header.state {
+        Nud::Reachable | Nud::Delay | Nud::Permanent | Nud::Noarp => resolved(Standing::Confirmed),
+        Nud::Stale => resolved(Standing::Stale),
+        Nud::Probe => resolved(Standing::Probed),
+        Nud::Failed => Some(Neighbour::Failed),
+        Nud::Incomplete => Some(Neighbour::Incomplete),
         _ => None,
     };
     ours.then_some((HopId { ifindex: header.ifindex, address }, known))
@@ -389,4 +400,67 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
 
 fn mac(bytes: &[u8]) -> Option<MacAddress> {
     bytes.try_into().ok().map(MacAddress)
+}
+
+#[cfg(test)]
+mod tests {
+    use rtnetlink::packet_route::link::LinkHeader;
+
+    use super::*;
+
+    fn vlan_device(extra: Vec<LinkAttribute>, protocol: VlanProtocol) -> LinkMessage {
+        let mut message = LinkMessage::default();
+        message.header.index = 7;
+        message.header.link_layer_type = LinkLayerType::Ether;
+        message.header.flags = LinkFlags::Up | LinkFlags::LowerUp;
+        message.attributes = vec![
+            LinkAttribute::IfName("eth1.100".into()),
+            LinkAttribute::Address(vec![2, 0, 0, 0, 0, 7]),
+            LinkAttribute::Mtu(1496),
+            LinkAttribute::Link(3),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Vlan),
+                LinkInfo::Data(InfoData::Vlan(vec![InfoVlan::Id(100), InfoVlan::Protocol(protocol)])),
+            ]),
+        ];
+        message.attributes.extend(extra);
+        message
+    }
+
+    #[test]
+    fn a_vlan_device_is_read_with_its_parent_and_id() {
+        let expected = Link {
+            index: 7,
+            name: "eth1.100".into(),
+            mac: Some(MacAddress([2, 0, 0, 0, 0, 7])),
+            up: true,
+            carrier: true,
+            mtu: 1496,
+            vlan: Some(Vlan { parent: Some(3), id: 100, customer_tag: true }),
+        };
+        assert_eq!(link(vlan_device(vec![], VlanProtocol::Ieee8021Q)), Some(expected));
+    }
+
+    #[test]
+    fn a_vlan_device_whose_parent_is_in_another_namespace_has_no_parent() {
+        let read = link(vlan_device(vec![LinkAttribute::LinkNetNsId(0)], VlanProtocol::Ieee8021Q));
+        assert_eq!(read.and_then(|link| link.vlan).map(|vlan| vlan.parent), Some(None));
+    }
+
+    #[test]
+    fn a_provider_tag_is_told_from_a_customer_tag() {
+        let read = link(vlan_device(vec![], VlanProtocol::Ieee8021Ad));
+        assert_eq!(read.and_then(|link| link.vlan).map(|vlan| vlan.customer_tag), Some(false));
+    }
+
+    #[test]
+    fn a_port_that_leaves_its_bridge_is_not_a_link_that_is_gone() {
+        let gone = |family| {
+            let mut message = LinkMessage::default();
+            message.header = LinkHeader { interface_family: family, index: 7, ..LinkHeader::default() };
+            change(NetlinkMessage::from(RouteNetlinkMessage::DelLink(message)))
+        };
+        assert_eq!(gone(AddressFamily::Bridge), None);
+        assert_eq!(gone(AddressFamily::Unspec), Some(Change::LinkGone(7)));
+    }
 }

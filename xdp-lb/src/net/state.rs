@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use xdp_lb_common::net::MacAddress;
 
-use super::kernel::{Change, HopId, Link, Neighbour, Route};
+use super::kernel::{Change, HopId, Link, Neighbour, Route, Standing};
 use super::{Event, NextHop};
 
 /// The kernel gives a neighbour three requests, one second apart (`mcast_solicit`, `retrans_time_ms`);
@@ -128,7 +128,14 @@ impl State {
                 self.link_changed(index, was);
             }
             Change::Neighbour(id, known) => {
-                match known {
+                // The kernel announces a neighbour that was deleted by hand as failed first. One that
+                // does not answer was probed before.
+                let deleted = known == Some(Neighbour::Failed)
+                    && matches!(
+                        self.neighbours.get(&id),
+                        Some(Neighbour::Resolved { standing: Standing::Confirmed | Standing::Stale, .. })
+                    );
+                match known.filter(|_| !deleted) {
                     Some(known) => self.neighbours.insert(id, known),
                     None => self.neighbours.remove(&id),
                 };
@@ -396,8 +403,8 @@ impl State {
     fn schedule(&mut self, id: HopId, now: Instant) {
         let attempts = self.hops.get(&id).map_or(0, |hop| hop.attempts);
         let after = match self.neighbours.get(&id) {
-            Some(Neighbour::Resolved { stale: false, .. }) => None,
-            Some(Neighbour::Resolved { stale: true, .. }) => Some(between(STALE_FOR)),
+            Some(Neighbour::Resolved { standing: Standing::Stale, .. }) => Some(between(STALE_FOR)),
+            Some(Neighbour::Resolved { .. }) => None,
             Some(Neighbour::Incomplete) => Some(PATIENCE),
             Some(Neighbour::Failed) | None if attempts == 0 => Some(between(LOST_FOR)),
             Some(Neighbour::Failed) | None => Some(retry_after(attempts)),
@@ -446,7 +453,7 @@ impl State {
     }
 
     fn is_stale(&self, id: HopId) -> bool {
-        matches!(self.neighbours.get(&id), Some(Neighbour::Resolved { stale: true, .. }))
+        matches!(self.neighbours.get(&id), Some(Neighbour::Resolved { standing: Standing::Stale, .. }))
     }
 
     fn silence(&self, id: HopId) -> String {
@@ -484,6 +491,219 @@ fn range(prefix: IpAddr, length: u8) -> (IpAddr, IpAddr) {
             let host = u128::MAX.checked_shr(length.into()).unwrap_or(0);
             let bits = v6.to_bits();
             (Ipv6Addr::from_bits(bits & !host).into(), Ipv6Addr::from_bits(bits | host).into())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use xdp_lb_common::net::MacAddress;
+
+    use super::super::kernel::Vlan;
+    use super::*;
+
+    const GATEWAY: HopId = HopId { ifindex: 1, address: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2)) };
+    const BACKEND: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 11));
+
+    fn link(index: u32) -> Link {
+        Link {
+            index,
+            name: format!("eth{index}"),
+            mac: Some(MacAddress([2, 0, 0, 0, 0, index as u8])),
+            up: true,
+            carrier: true,
+            mtu: 1500,
+            vlan: None,
+        }
+    }
+
+    fn vlan(index: u32, parent: Option<u32>) -> Link {
+        Link { vlan: Some(Vlan { parent, id: 7, customer_tag: true }), mtu: 1400, ..link(index) }
+    }
+
+    fn route(hop: HopId) -> Route {
+        let source = Some(IpAddr::from([192, 0, 2, 1]));
+        Route { ifindex: hop.ifindex, hop: hop.address, source, mtu: None }
+    }
+
+    fn resolved(last: u8, standing: Standing) -> Neighbour {
+        Neighbour::Resolved { mac: MacAddress([2, 0, 0, 0, 1, last]), standing }
+    }
+
+    /// One backend behind the gateway, whose route is known.
+    fn state(links: Vec<Link>, hop: HopId, known: Option<Neighbour>, now: Instant) -> State {
+        let mut state = State::default();
+        state.resync(links, known.map(|known| (hop, known)).into_iter().collect(), now);
+        state.watch(&BTreeSet::from([BACKEND]));
+        assert_eq!(state.take_lookups(), BTreeSet::from([BACKEND]));
+        state.routed(BACKEND, Ok(route(hop)), now);
+        state
+    }
+
+    /// What is told of the backend.
+    fn told(state: &mut State) -> Vec<Result<NextHop, String>> {
+        std::iter::from_fn(|| state.next_event())
+            .filter_map(|event| match event {
+                Event::NextHop { next_hop, .. } => Some(next_hop),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn change(state: &mut State, known: Option<Neighbour>, now: Instant) {
+        assert!(state.apply(Change::Neighbour(GATEWAY, known), now));
+    }
+
+    #[test]
+    fn a_neighbour_that_is_not_known_is_solicited_at_once_and_told_when_the_kernel_gave_up() {
+        let now = Instant::now();
+        let mut state = state(vec![link(1)], GATEWAY, None, now);
+        assert_eq!(told(&mut state), []);
+        assert_eq!(state.take_due(now), Some(GATEWAY));
+        assert_eq!(state.take_due(now), None);
+        change(&mut state, Some(Neighbour::Incomplete), now);
+        assert_eq!(told(&mut state), []);
+        change(&mut state, Some(Neighbour::Failed), now);
+        assert_eq!(told(&mut state), [Err("192.0.2.2 on eth1 does not answer ARP".into())]);
+        assert_eq!(state.take_due(now + Duration::from_secs(1)), Some(GATEWAY), "it is asked again");
+    }
+
+    #[test]
+    fn a_neighbour_of_which_the_kernel_says_nothing_is_told_as_silent() {
+        let now = Instant::now();
+        let mut state = state(vec![link(1)], GATEWAY, None, now);
+        assert_eq!(state.take_due(now), Some(GATEWAY));
+        assert_eq!(state.take_due(now + PATIENCE), Some(GATEWAY));
+        assert_eq!(told(&mut state), [Err("192.0.2.2 on eth1 does not answer ARP".into())]);
+    }
+
+    #[test]
+    fn a_refusal_of_the_kernel_is_told_in_its_words() {
+        let now = Instant::now();
+        let mut state = state(vec![link(1)], GATEWAY, None, now);
+        state.refused(GATEWAY, "the table is full");
+        assert_eq!(told(&mut state), [Err("192.0.2.2 on eth1 cannot be resolved: the table is full".into())]);
+    }
+
+    #[test]
+    fn a_stale_neighbour_is_in_use_and_has_itself_confirmed_soon() {
+        let now = Instant::now();
+        let mut state = state(vec![link(1)], GATEWAY, Some(resolved(1, Standing::Stale)), now);
+        assert!(matches!(told(&mut state)[..], [Ok(_)]));
+        assert_eq!(state.take_due(now), None);
+        assert_eq!(state.take_due(now + STALE_FOR.1), Some(GATEWAY));
+        assert_eq!(state.next_due(), None, "the kernel tells how it ended");
+    }
+
+    #[test]
+    fn a_probed_neighbour_that_fails_is_told_at_once_and_a_deleted_one_is_asked_for_first() {
+        let now = Instant::now();
+        let mut state = state(vec![link(1)], GATEWAY, Some(resolved(1, Standing::Confirmed)), now);
+        assert!(matches!(told(&mut state)[..], [Ok(_)]));
+        change(&mut state, Some(Neighbour::Failed), now);
+        change(&mut state, None, now);
+        assert_eq!(told(&mut state), []);
+        assert_eq!(state.take_due(now + LOST_FOR.1), Some(GATEWAY));
+        change(&mut state, Some(resolved(1, Standing::Confirmed)), now);
+        change(&mut state, Some(resolved(1, Standing::Probed)), now);
+        assert_eq!(told(&mut state), []);
+        change(&mut state, Some(Neighbour::Failed), now);
+        assert!(matches!(told(&mut state)[..], [Err(_)]));
+        change(&mut state, None, now);
+        assert_eq!(told(&mut state), [], "forgetting a silent neighbour is no news");
+    }
+
+    #[test]
+    fn a_new_gateway_takes_over_once_it_is_resolved() {
+        let now = Instant::now();
+        let mut state = state(vec![link(1)], GATEWAY, Some(resolved(1, Standing::Confirmed)), now);
+        assert!(matches!(told(&mut state)[..], [Ok(_)]));
+        let other = HopId { address: IpAddr::from([192, 0, 2, 3]), ..GATEWAY };
+        state.routed(BACKEND, Ok(route(other)), now);
+        assert_eq!(told(&mut state), []);
+        assert!(state.apply(Change::Neighbour(other, Some(resolved(2, Standing::Confirmed))), now));
+        let told = told(&mut state);
+        let macs: Vec<_> = told.iter().flatten().map(|hop| hop.destination_mac).collect();
+        assert_eq!(macs, [MacAddress([2, 0, 0, 0, 1, 2])]);
+        assert_eq!(state.hops.len(), 1, "the old gateway is forgotten");
+    }
+
+    #[test]
+    fn a_vlan_device_transmits_through_its_parent_and_goes_down_with_it() {
+        let now = Instant::now();
+        let hop = HopId { ifindex: 5, ..GATEWAY };
+        let mut state =
+            state(vec![link(1), vlan(5, Some(1))], hop, Some(resolved(1, Standing::Confirmed)), now);
+        let expected = NextHop {
+            interface: "eth5".into(),
+            ifindex: 1,
+            vlan: Some(7),
+            source_mac: MacAddress([2, 0, 0, 0, 0, 5]),
+            destination_mac: MacAddress([2, 0, 0, 0, 1, 1]),
+            source: IpAddr::from([192, 0, 2, 1]),
+            mtu: 1400,
+        };
+        let events: Vec<_> = std::iter::from_fn(|| state.next_event()).collect();
+        assert!(events.contains(&Event::Vlans(BTreeMap::from([(5, (1, 7))]))), "{events:?}");
+        assert!(events.contains(&Event::NextHop { address: BACKEND, next_hop: Ok(expected) }), "{events:?}");
+        assert!(state.apply(Change::Link(Link { up: false, ..link(1) }), now));
+        assert_eq!(told(&mut state), [Err("eth1 is down".into())]);
+        assert!(state.has_lookups());
+    }
+
+    #[test]
+    fn a_vlan_that_cannot_be_used_is_refused_in_words_and_not_told_to_the_datapath() {
+        for (links, reason) in [
+            (
+                vec![link(1), vlan(5, Some(1)), vlan(6, Some(5))],
+                "eth6 is a VLAN within a VLAN, which is not supported",
+            ),
+            (vec![link(1), vlan(6, None)], "the parent of eth6 is not in this network namespace"),
+        ] {
+            let now = Instant::now();
+            let hop = HopId { ifindex: 6, ..GATEWAY };
+            let mut state = state(links, hop, Some(resolved(1, Standing::Confirmed)), now);
+            assert_eq!(told(&mut state), [Err(reason.to_owned())]);
+            assert!(!state.vlans().contains_key(&6));
+        }
+    }
+
+    #[test]
+    fn a_route_change_asks_only_for_the_addresses_within_its_prefix() {
+        let now = Instant::now();
+        let addresses = ["198.51.100.11", "198.51.101.11", "2001:db8::11"];
+        let addresses: Vec<IpAddr> = addresses.iter().map(|text| text.parse().expect("an address")).collect();
+        let mut state = State::default();
+        state.watch(&addresses.iter().copied().collect());
+        state.take_lookups();
+        let mut asked = |prefix: &str, length| {
+            let prefix = prefix.parse().expect("an address");
+            assert!(state.apply(Change::Route(prefix, length), now));
+            state.take_lookups().into_iter().collect::<Vec<_>>()
+        };
+        assert_eq!(asked("198.51.100.0", 24), addresses[..1]);
+        assert_eq!(asked("0.0.0.0", 0), addresses[..2]);
+        assert_eq!(asked("::", 0), addresses[2..]);
+        assert!(asked("198.51.100.12", 32).is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn a_prefix_ranges_over_exactly_the_addresses_that_share_its_bits(
+            prefix: u32, length in 0..=32u8, other: u32,
+        ) {
+            let (first, last) = range(Ipv4Addr::from_bits(prefix).into(), length);
+            let shares = u64::from(prefix ^ other) >> (32 - length) == 0;
+            let other = IpAddr::from(Ipv4Addr::from_bits(other));
+            prop_assert_eq!((first..=last).contains(&other), shares);
+        }
+
+        #[test]
+        fn retries_become_rarer_up_to_a_bound(attempts in 0..100u32) {
+            let after = retry_after(attempts);
+            prop_assert!(after >= FIRST_RETRY.mul_f64(0.75));
+            prop_assert!(after <= LAST_RETRY.mul_f64(1.25));
         }
     }
 }
