@@ -97,7 +97,7 @@ pub struct Backend {
     pub source_mac: MacAddress,
     /// A [`BackendState`], as its number.
     pub state: u8,
-    /// 1: several `nat` VIPs use this backend, its flows need a record of their replies.
+    /// 1: several `nat` VIPs use this backend, so its flows need a record of their replies.
     pub shared: u8,
     /// Unused, 0.
     pub padding: [u8; 6],
