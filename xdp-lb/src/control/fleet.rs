@@ -15,7 +15,7 @@ use crate::health::{Health, Report, Target, TargetId};
 use crate::net::NextHop;
 
 /// Everything that is known of the services and backends.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Fleet {
     effective: Effective,
     known: BTreeMap<TargetId, Known>,

@@ -1,6 +1,7 @@
 //! From what is wanted and what stands in the tables to the writes in between. Pure.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::SocketAddr;
 
 use xdp_lb_common::net::{Address, Endpoint, Port};
 use xdp_lb_common::tables::{
@@ -118,7 +119,7 @@ impl Planner {
             .filter_map(|service| {
                 let present = self.tables.services.get(&service.vip)?;
                 let is_known =
-                    |backend: &&WantedBackend| identities.contains_key(&identity(present.index, backend));
+                    |backend: &&WantedBackend| identities.contains_key(&identity(present.index, backend.address));
                 let backends = service.backends.iter().filter(is_known).copied().collect();
                 Some(WantedService { backends, ..service.clone() })
             })
@@ -127,13 +128,15 @@ impl Planner {
 }
 
 /// A backend keeps its index for as long as its service has a backend of this address and port.
-type Identity = (ServiceIndex, Address, Port);
+pub type Identity = (ServiceIndex, Address, Port);
 
-fn identity(service: ServiceIndex, backend: &WantedBackend) -> Identity {
-    (service, backend.address.ip().into(), Port::new(backend.address.port()))
+/// A backend's identity in a service.
+pub fn identity(service: ServiceIndex, address: SocketAddr) -> Identity {
+    (service, address.ip().into(), Port::new(address.port()))
 }
 
-fn identities(tables: &Tables) -> HashMap<Identity, BackendIndex> {
+/// The indices of all backends in the tables.
+pub fn identities(tables: &Tables) -> HashMap<Identity, BackendIndex> {
     tables
         .backends
         .iter()
@@ -205,7 +208,7 @@ impl<'a> Draft<'a> {
         };
         let mut input = Vec::with_capacity(wanted.backends.len());
         for backend in &wanted.backends {
-            let place = match identities.get(&identity(index, backend)) {
+            let place = match identities.get(&identity(index, backend.address)) {
                 Some(place) => *place,
                 None => {
                     let place = self.after.backends.take().ok_or(self.full_of_backends())?;
