@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::serve::Listener;
 use hyper::server::conn::http1;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::task::JoinSet;
 use tracing::debug;
@@ -17,6 +17,8 @@ use tracing::debug;
 const MAX_CONNECTIONS: usize = 64;
 /// How long a connection may take from its acceptance to the last byte of its answer.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a client may take to send its request's head.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long connections that are open at the shutdown may take to end.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -44,6 +46,8 @@ pub async fn serve<L: Listener>(mut listener: L, router: Router, shutdown: impl 
 async fn connection(stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin, router: Router) {
     let connection = http1::Builder::new()
         .keep_alive(false)
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     match tokio::time::timeout(CONNECTION_TIMEOUT, connection).await {
         Ok(Ok(())) => {}
