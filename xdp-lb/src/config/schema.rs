@@ -1,10 +1,15 @@
 //! The config file's schema: every key, its unit and its default.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use super::text;
+use super::written_check::WrittenCheck;
 
 /// A whole config file.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -36,7 +41,7 @@ pub struct Config {
 
 /// How the program is attached to an interface.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", try_from = "String")]
 pub enum XdpMode {
     /// Native where the driver has it, else generic.
     #[default]
@@ -99,6 +104,7 @@ pub struct Service {
     /// Its name: 1 to 63 letters, digits, `-`, `_` or `.`; no two services share one.
     pub name: String,
     /// The address and port that clients connect to. No two services share VIP and protocol.
+    #[serde(deserialize_with = "text::deserialize_endpoint")]
     pub vip: SocketAddr,
     /// TCP or UDP.
     #[serde(default)]
@@ -120,7 +126,7 @@ pub struct Service {
 
 /// A transport protocol.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", try_from = "String")]
 pub enum Protocol {
     /// TCP.
     #[default]
@@ -131,7 +137,7 @@ pub enum Protocol {
 
 /// A forwarding mode.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", try_from = "String")]
 pub enum Mode {
     /// Source and destination rewritten; needs nothing of the network.
     #[default]
@@ -145,6 +151,7 @@ pub enum Mode {
 #[serde(deny_unknown_fields)]
 pub struct Backend {
     /// Where it listens; of the VIP's family.
+    #[serde(deserialize_with = "text::deserialize_endpoint")]
     pub address: SocketAddr,
     /// Its share of new flows relative to the others, 0 to 65,535; 0: none. Default 100.
     #[serde(default = "default_weight")]
@@ -156,26 +163,39 @@ pub const fn default_weight() -> u16 {
     100
 }
 
-/// How backends are checked.
+/// How backends are checked. Written flat, in TOML as in JSON:
+/// `{type = "http", path = "/healthz", interval = "1s"}`; all but `type` has a default.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "WrittenCheck", into = "WrittenCheck")]
 pub struct HealthCheck {
     /// What is tried.
-    #[serde(flatten)]
     pub probe: Probe,
     /// The time between the starts of two checks, jittered by a tenth. 100 ms to 1 h, default 1 s.
     pub interval: Duration,
-    /// How long one check may take. 10 ms up to the interval... default 500 ms.
+    /// How long one check may take. 10 ms up to the interval; default 500 ms, or the interval where
+    /// that is shorter.
     pub timeout: Duration,
-    /// How many successes in a row make a backend that is down come up. Default 2.
+    /// How many successes in a row make a backend that is down come up. 1 to 100, default 2.
     pub rise: u16,
-    /// How many failures in a row make a backend that is up go down. Default 3.
+    /// How many failures in a row make a backend that is up go down. 1 to 100, default 3.
     pub fall: u16,
 }
 
+impl HealthCheck {
+    /// This probe, with the default interval, timeout, rise and fall.
+    pub const fn new(probe: Probe) -> Self {
+        Self {
+            probe,
+            interval: Duration::from_secs(1),
+            timeout: Duration::from_millis(500),
+            rise: 2,
+            fall: 3,
+        }
+    }
+}
+
 /// What a health check tries.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "kebab-case")]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Probe {
     /// Nothing: the backend counts as up.
     None,
@@ -190,11 +210,122 @@ pub enum Probe {
         /// The lowest and highest status that count as healthy. Default 200 to 399.
         status: (u16, u16),
     },
-    /// A DNS query over UDP is answered with NOERROR (or NXDOMAIN, which a live server may say).
+    /// A DNS query over UDP is answered with NOERROR, or with NXDOMAIN, which a live server may say.
     Dns {
-        /// The name that is asked for. Default `.` with type NS... as the check's module says.
+        /// The name that is asked for. Default `.`, whose NS every resolver knows; a server that
+        /// only answers for its own zones needs one of their names here.
         name: String,
-        /// The record type that is asked for, `A`, `AAAA`, `NS`, ...
+        /// The record type that is asked for: `A`, `AAAA`, `NS`, ... Default `NS` for the name `.`,
+        /// else `A`.
         record: String,
     },
 }
+
+impl Service {
+    /// Its health check, or the default one: a TCP connect for TCP, none for UDP.
+    pub fn check(&self) -> HealthCheck {
+        self.health_check.clone().unwrap_or_else(|| {
+            HealthCheck::new(match self.protocol {
+                Protocol::Tcp => Probe::Tcp,
+                Protocol::Udp => Probe::None,
+            })
+        })
+    }
+}
+
+impl Default for Api {
+    fn default() -> Self {
+        Self { socket: "/run/xdp-lb/api.sock".into() }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { listen: Some(SocketAddr::from(([127, 0, 0, 1], 9799))) }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { services: 4096, backends: 16_384, slots: 4_194_304, flows: 1_048_576 }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { tcp_idle: Duration::from_secs(15 * 60), udp_idle: Duration::from_secs(60) }
+    }
+}
+
+impl Default for PortRange {
+    fn default() -> Self {
+        Self { first: 1024, last: 32767 }
+    }
+}
+
+impl PortRange {
+    /// Whether this port is one of the range.
+    pub const fn contains(self, port: u16) -> bool {
+        self.first <= port && port <= self.last
+    }
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
+impl FromStr for PortRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text::range(text)
+            .filter(|&(first, last)| first >= 1 && first <= last)
+            .map(|(first, last)| Self { first, last })
+            .ok_or_else(|| {
+                format!(
+                    "{} is not a range of ports from 1 to 65535; write \"1024-32767\"",
+                    text::quoted(text)
+                )
+            })
+    }
+}
+
+/// The words of an enum: one table for reading and printing. `later` are words that the design
+/// knows and this version does not.
+macro_rules! words {
+    ($type:ident: $($word:literal => $variant:ident),+; later: [$($later:literal),*]) => {
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(match self { $(Self::$variant => $word),+ })
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<Self, String> {
+                const KNOWN: &[&str] = &[$($word),+];
+                const LATER: &[&str] = &[$($later),*];
+                match text {
+                    $($word => Ok(Self::$variant),)+
+                    _ if LATER.contains(&text) => Err(text::not_yet(text, KNOWN)),
+                    _ => Err(text::unknown_word(text, KNOWN)),
+                }
+            }
+        }
+
+        impl TryFrom<String> for $type {
+            type Error = String;
+
+            fn try_from(text: String) -> Result<Self, String> {
+                text.parse()
+            }
+        }
+    };
+}
+
+words!(XdpMode: "auto" => Auto, "native" => Native, "generic" => Generic; later: []);
+words!(Protocol: "tcp" => Tcp, "udp" => Udp; later: []);
+words!(Mode: "full-nat" => FullNat, "nat" => Nat; later: ["dsr", "ipip", "gue"]);
