@@ -237,10 +237,11 @@ impl<K: Kernel> Owner<K> {
             .map_err(|lines| Refusal::Conflict(lines.join("\n")))?;
         self.adopt(self.config.clone(), overlay, effective, Refusal::Conflict)?;
         tracing::info!("{}", outcome.message);
-        Ok(outcome)
+        self.acknowledge(outcome)
     }
 
-    /// Puts a config and runtime changes into effect: all of it, or nothing.
+    /// Puts a config and runtime changes into effect: all of it, or nothing. Where only the datapath
+    /// refuses, they are in effect and the datapath follows as soon as it can.
     pub(super) fn adopt(
         &mut self,
         config: Config,
@@ -261,9 +262,19 @@ impl<K: Kernel> Owner<K> {
         (self.config, self.overlay, self.fleet) = (config, overlay, fleet);
         log(transitions);
         self.tell_the_others();
-        self.carry_out(plan).map_err(|error| {
-            Refusal::Failed(format!("saved, but the datapath could not be changed: {error:#}; it is tried again"))
-        })
+        let done = self.carry_out(plan);
+        self.note_trouble(done.err());
+        Ok(())
+    }
+
+    /// What to answer to a change that was saved.
+    pub(super) fn acknowledge<T>(&self, outcome: T) -> Answer<T> {
+        match &self.trouble {
+            None => Ok(outcome),
+            Some(trouble) => Err(Refusal::Failed(format!(
+                "saved, but the datapath could not be changed, which is tried again every second: {trouble}"
+            ))),
+        }
     }
 
     /// Brings the tables to what follows from all that is known.
@@ -274,9 +285,13 @@ impl<K: Kernel> Owner<K> {
             Ok(plan) => self.carry_out(plan),
             Err(full) => Err(full.into()),
         };
-        let trouble = done.err().map(|error| format!("{error:#}"));
+        self.note_trouble(done.err());
+    }
+
+    fn note_trouble(&mut self, error: Option<anyhow::Error>) {
+        let trouble = error.map(|error| format!("{error:#}"));
         if let Some(trouble) = trouble.as_ref().filter(|_| trouble != self.trouble) {
-            tracing::error!("the datapath is not what it should be, and is tried again every second: {trouble}");
+            tracing::error!("the datapath is not what it should be; it is tried again every second: {trouble}");
         }
         self.trouble = trouble;
     }
@@ -325,7 +340,6 @@ impl<K: Kernel> Owner<K> {
             }
             Err(error) => tracing::error!("cannot read the datapath's tables: {error:#}"),
         }
-        self.trouble.get_or_insert_default();
     }
 
     fn tell_the_others(&mut self) {
@@ -385,8 +399,8 @@ impl<K: Kernel> Owner<K> {
                 self.settling.note(&settled, now);
             }
             Err(error) => {
-                tracing::error!("slots cannot be settled: {error:#}");
                 self.read_again();
+                self.note_trouble(Some(error.context("slots cannot be settled")));
             }
         }
         self.is_stale |= self.trouble.is_some();

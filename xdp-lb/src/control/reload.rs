@@ -56,7 +56,7 @@ impl<K: Kernel> Owner<K> {
         for key in &needs_restart {
             tracing::warn!("reload: {key} is another in the config file; that takes a restart of the daemon");
         }
-        Ok(ReloadView { changes, needs_restart })
+        self.acknowledge(ReloadView { changes, needs_restart })
     }
 
     /// Attaches the program to each of these, or to none of them.
