@@ -150,7 +150,9 @@ impl Task {
                 }
                 permit = events.reserve(), if event.is_some() => {
                     let Ok(permit) = permit else { return };
-                    event.take().map(|event| permit.send(event));
+                    if let Some(event) = event.take() {
+                        permit.send(event);
+                    }
                 }
                 () = tokio::time::sleep_until(wake_at) => {}
             }
