@@ -68,9 +68,10 @@ enum Hop {
 impl Fleet {
     /// A fleet without services that knows the next hops in these tables.
     pub fn new(adopted: &Tables) -> Self {
-        let next_hops = adopted.backends.values().filter_map(|backend| {
-            Path::of(backend).map(|path| (backend.address.into(), Hop::Adopted(path)))
-        });
+        let next_hops = adopted
+            .backends
+            .values()
+            .filter_map(|backend| Path::of(backend).map(|path| (backend.address.into(), Hop::Adopted(path))));
         Self { next_hops: next_hops.collect(), ..Self::default() }
     }
 
@@ -101,7 +102,11 @@ impl Fleet {
         for (service, backend) in pairs(&effective) {
             let id = target_id(service, backend);
             let seen = self.known.remove(&id).unwrap_or_else(|| {
-                let is_serving = serving.contains(&(vip(service), backend.backend.address.ip().into(), backend.backend.address.port()));
+                let is_serving = serving.contains(&(
+                    vip(service),
+                    backend.backend.address.ip().into(),
+                    backend.backend.address.port(),
+                ));
                 let is_up = is_serving || service.service.check().probe == Probe::None;
                 Known {
                     health: if is_up { Health::Up } else { Health::Unknown },
@@ -224,7 +229,10 @@ pub fn target_id(service: &EffectiveService, backend: &EffectiveBackend) -> Targ
 }
 
 fn pairs(effective: &Effective) -> impl Iterator<Item = (&EffectiveService, &EffectiveBackend)> {
-    effective.services.iter().flat_map(|service| service.backends.iter().map(move |backend| (service, backend)))
+    effective
+        .services
+        .iter()
+        .flat_map(|service| service.backends.iter().map(move |backend| (service, backend)))
 }
 
 /// The backends that keep their flows in these tables, by VIP, address and port.

@@ -233,8 +233,8 @@ impl<K: Kernel> Owner<K> {
         if overlay == self.overlay {
             return Ok(outcome);
         }
-        let effective = config::effective(&self.config, &overlay)
-            .map_err(|lines| Refusal::Conflict(lines.join("\n")))?;
+        let effective =
+            config::effective(&self.config, &overlay).map_err(|lines| Refusal::Conflict(lines.join("\n")))?;
         self.adopt(self.config.clone(), overlay, effective, Refusal::Conflict)?;
         tracing::info!("{}", outcome.message);
         self.acknowledge(outcome)
@@ -291,7 +291,9 @@ impl<K: Kernel> Owner<K> {
     fn note_trouble(&mut self, error: Option<anyhow::Error>) {
         let trouble = error.map(|error| format!("{error:#}"));
         if let Some(trouble) = trouble.as_ref().filter(|_| trouble != self.trouble) {
-            tracing::error!("the datapath is not what it should be; it is tried again every second: {trouble}");
+            tracing::error!(
+                "the datapath is not what it should be; it is tried again every second: {trouble}"
+            );
         }
         self.trouble = trouble;
     }
@@ -431,9 +433,13 @@ impl<K: Kernel> Owner<K> {
     fn refresh_census(&mut self) {
         let now = Instant::now();
         let is_old = self.census_at.is_none_or(|at| now.duration_since(at) >= CENSUS_FRESH);
-        let is_awaited = self.fleet.effective().services.iter().flat_map(|service| &service.backends).any(
-            |backend| backend.admin == AdminState::Draining || backend.backend.weight == 0,
-        );
+        let is_awaited = self
+            .fleet
+            .effective()
+            .services
+            .iter()
+            .flat_map(|service| &service.backends)
+            .any(|backend| backend.admin == AdminState::Draining || backend.backend.weight == 0);
         if is_old && is_awaited {
             self.count_flows(now);
         }
@@ -476,3 +482,6 @@ fn log(transitions: Vec<Transition>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -118,8 +118,9 @@ impl Planner {
             .iter()
             .filter_map(|service| {
                 let present = self.tables.services.get(&service.vip)?;
-                let is_known =
-                    |backend: &&WantedBackend| identities.contains_key(&identity(present.index, backend.address));
+                let is_known = |backend: &&WantedBackend| {
+                    identities.contains_key(&identity(present.index, backend.address))
+                };
                 let backends = service.backends.iter().filter(is_known).copied().collect();
                 Some(WantedService { backends, ..service.clone() })
             })
@@ -240,9 +241,8 @@ impl<'a> Draft<'a> {
         present: Option<&Service>,
         input: &RingInput,
     ) -> Result<(SlotIndex, u32), Full> {
-        let takes_flows = |(member, state): &&(Member, BackendState)| {
-            *state == BackendState::Up && member.weight > 0
-        };
+        let takes_flows =
+            |(member, state): &&(Member, BackendState)| *state == BackendState::Up && member.weight > 0;
         let members: Vec<Member> = input.iter().filter(takes_flows).map(|(member, _)| *member).collect();
         if members.is_empty() {
             return Ok((SlotIndex(0), 0));
@@ -296,9 +296,9 @@ impl<'a> Draft<'a> {
         let length = wanted.len() as u32;
         let held = |service: &&Service| {
             u32::from(service.snat_len) == length
-                && (service.snat_offset..).zip(wanted).all(|(place, address)| {
-                    self.tables.snat_addresses.get(&place) == Some(address)
-                })
+                && (service.snat_offset..)
+                    .zip(wanted)
+                    .all(|(place, address)| self.tables.snat_addresses.get(&place) == Some(address))
         };
         let offset = match present.filter(held) {
             _ if wanted.is_empty() => 0,

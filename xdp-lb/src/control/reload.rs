@@ -16,15 +16,17 @@ impl<K: Kernel> Owner<K> {
         let needs_restart = keep_what_needs_a_restart(&mut config, &self.config);
         let mut overlay = self.overlay.clone();
         let mut changes = overlay.prune(&config);
-        let effective = config::effective(&config, &overlay)
-            .map_err(|lines| Refusal::Invalid(format!("{file}: nothing was changed\n{}", lines.join("\n"))))?;
+        let effective = config::effective(&config, &overlay).map_err(|lines| {
+            Refusal::Invalid(format!("{file}: nothing was changed\n{}", lines.join("\n")))
+        })?;
         changes.extend(config::diff(self.fleet.effective(), &effective));
 
         let before: BTreeSet<String> = self.interfaces.keys().cloned().collect();
         let after: BTreeSet<String> = config.interfaces.iter().cloned().collect();
         let attached = self.attach_all(after.difference(&before), &config)?;
         let adopted = self.configure(&config).and_then(|()| {
-            let changed = (self.config.snat_ports, self.config.timeouts) != (config.snat_ports, config.timeouts);
+            let changed =
+                (self.config.snat_ports, self.config.timeouts) != (config.snat_ports, config.timeouts);
             self.adopt(config, overlay, effective, Refusal::Invalid)?;
             Ok(changed)
         });

@@ -91,6 +91,9 @@ mod tests {
         assert_eq!([indices.take(), indices.take()], [Some(1), Some(3)]);
         indices.put_back(3);
         indices.put_back(1);
-        assert_eq!([indices.take(), indices.take(), indices.take(), indices.take()], [Some(4), Some(3), Some(1), None]);
+        assert_eq!(
+            [indices.take(), indices.take(), indices.take(), indices.take()],
+            [Some(4), Some(3), Some(1), None]
+        );
     }
 }

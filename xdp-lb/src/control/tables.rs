@@ -58,7 +58,9 @@ impl Tables {
             }
             Write::Service(vip, service) => {
                 let before = self.services.insert(*vip, *service);
-                self.forget_ring(before.filter(|before| (before.ring_offset, before.ring_len) != (service.ring_offset, service.ring_len)));
+                self.forget_ring(before.filter(|before| {
+                    (before.ring_offset, before.ring_len) != (service.ring_offset, service.ring_len)
+                }));
             }
             Write::RemoveService(vip) => {
                 let before = self.services.remove(vip);

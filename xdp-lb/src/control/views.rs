@@ -114,7 +114,8 @@ impl<K: Kernel> Owner<K> {
             ("slots", slots, limits.slots),
             ("flows", self.census.records, limits.flows),
         ];
-        let view = |(name, used, size): (&str, _, u32)| TableView { name: name.into(), used, size: size.into() };
+        let view =
+            |(name, used, size): (&str, _, u32)| TableView { name: name.into(), used, size: size.into() };
         rows.into_iter().map(view).collect()
     }
 

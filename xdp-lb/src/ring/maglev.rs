@@ -95,10 +95,7 @@ impl Preferences {
         // XXH3 is specified byte for byte: every version on every machine builds the same ring.
         let hash = xxh3_128(&identity);
         let (offset, skip) = ((hash >> 64) as u64, hash as u64);
-        Self {
-            next: (offset % u64::from(length)) as u32,
-            skip: (skip % u64::from(length - 1)) as u32 + 1,
-        }
+        Self { next: (offset % u64::from(length)) as u32, skip: (skip % u64::from(length - 1)) as u32 + 1 }
     }
 
     fn first_free(&mut self, taken: &mut Taken, length: u32) -> u32 {
@@ -188,7 +185,10 @@ mod tests {
                     .count();
                 worst = worst.max(moved as f64 / f64::from(length));
             }
-            println!("{count} backends, {length} slots: one removed moves {:.2} % of the others'", worst * 100.0);
+            println!(
+                "{count} backends, {length} slots: one removed moves {:.2} % of the others'",
+                worst * 100.0
+            );
             assert!(worst < 0.05, "{count} backends: {worst}");
         }
     }

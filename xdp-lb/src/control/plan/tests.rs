@@ -40,8 +40,7 @@ impl Kernel {
 
     fn read(&self) -> Tables {
         let services = self.tables.services.values().filter(|service| service.ring_len > 0);
-        let rings =
-            services.map(|service| (service.ring_offset, self.ring(service).to_vec())).collect();
+        let rings = services.map(|service| (service.ring_offset, self.ring(service).to_vec())).collect();
         Tables { rings, ..self.tables.clone() }
     }
 
@@ -60,7 +59,9 @@ impl Kernel {
                 return Err(format!("the ring of {vip:?} overlaps another"));
             }
             end = service.ring_offset.0 + service.ring_len;
-            for (_, slot) in (service.ring_offset.0..).zip(self.ring(service)).filter(|(at, _)| written.contains(at)) {
+            for (_, slot) in
+                (service.ring_offset.0..).zip(self.ring(service)).filter(|(at, _)| written.contains(at))
+            {
                 let owner = self.backend(slot.owner()).ok_or(format!("{slot:?} is owned by nobody"))?;
                 let prior = self.backend(slot.prior()).ok_or(format!("{slot:?} was owned by nobody"))?;
                 if owner.state != BackendState::Up as u8 {
@@ -77,7 +78,10 @@ impl Kernel {
                 if service.mode == Mode::FullNat as u8 && reply.by_record == 0 {
                     return Err(format!("replies of {endpoint:?} have no record"));
                 }
-                if service.mode == Mode::Nat as u8 && reply.stateless == 0 && reply.by_record & owner.shared == 0 {
+                if service.mode == Mode::Nat as u8
+                    && reply.stateless == 0
+                    && reply.by_record & owner.shared == 0
+                {
                     return Err(format!("replies of {endpoint:?} find no way back"));
                 }
             }
@@ -106,7 +110,8 @@ fn expect(tables: &Tables, wanted: &[WantedService]) -> Result<(), String> {
     for want in wanted {
         let service = tables.services.get(&want.vip).ok_or("the service is missing")?;
         ensure(service.mode == want.mode as u8, "its mode")?;
-        let snat = (service.snat_offset..).take(service.snat_len.into()).map(|place| tables.snat_addresses[&place]);
+        let snat =
+            (service.snat_offset..).take(service.snat_len.into()).map(|place| tables.snat_addresses[&place]);
         ensure(snat.eq(want.snat_addresses.iter().copied()), "its SNAT addresses")?;
         let ring = tables.ring(service);
         ensure(ring.len() == service.ring_len as usize, "a whole ring")?;
@@ -187,9 +192,9 @@ fn step(planner: &mut Planner, kernel: &mut Kernel, wanted: &[WantedService]) ->
     let plan = planner.plan(wanted).map_err(|full| full.to_string())?;
     for (number, write) in plan.writes.iter().enumerate() {
         kernel.apply(write);
-        kernel.check(write).map_err(|wrong| {
-            format!("after write {number}, {:.200}: {wrong}", format!("{write:?}"))
-        })?;
+        kernel
+            .check(write)
+            .map_err(|wrong| format!("after write {number}, {:.200}: {wrong}", format!("{write:?}")))?;
     }
     planner.commit(&plan);
     expect(planner.tables(), wanted)?;
@@ -327,7 +332,8 @@ fn any_backend() -> impl Strategy<Value = WantedBackend> {
 
 fn any_service(number: u8) -> impl Strategy<Value = WantedService> {
     let mode = prop_oneof![Just(Mode::FullNat), Just(Mode::Nat)];
-    let addresses = prop::collection::vec((201_u8..210).prop_map(|last| Address::v4([198, 51, 100, last])), 0..4);
+    let addresses =
+        prop::collection::vec((201_u8..210).prop_map(|last| Address::v4([198, 51, 100, last])), 0..4);
     let backends = prop::collection::vec(any_backend(), 0..14);
     (mode, addresses, backends).prop_map(move |(mode, snat_addresses, mut backends)| {
         backends.sort_by_key(|backend| backend.address);
