@@ -34,6 +34,12 @@ const CENSUS_FRESH: Duration = Duration::from_millis(500);
 /// How many messages are taken in before the tables are written.
 const BURST: usize = 4096;
 
+/// Replaces what is checked: [`Checker::set_targets`](crate::health::Checker::set_targets).
+pub type SetTargets = Box<dyn FnMut(Vec<(Target, Health)>) + Send>;
+
+/// Replaces the addresses whose next hop is wanted: [`Resolver::watch`](crate::net::Resolver::watch).
+pub type Watch = Box<dyn FnMut(BTreeSet<IpAddr>) + Send>;
+
 /// What the owner task works with.
 pub struct Parts<K> {
     /// The config file, for `reload`.
@@ -44,10 +50,10 @@ pub struct Parts<K> {
     pub kernel: K,
     /// Whether the tables were there already.
     pub adopted: bool,
-    /// Replaces what is checked: [`Checker::set_targets`](crate::health::Checker::set_targets).
-    pub set_targets: Box<dyn FnMut(Vec<(Target, Health)>) + Send>,
-    /// Replaces the addresses whose next hop is wanted: [`Resolver::watch`](crate::net::Resolver::watch).
-    pub watch: Box<dyn FnMut(BTreeSet<IpAddr>) + Send>,
+    /// The checks' ear.
+    pub set_targets: SetTargets,
+    /// The resolver's ear.
+    pub watch: Watch,
 }
 
 /// Why the owner task ended.
@@ -67,8 +73,8 @@ pub struct Owner<K> {
     pub(super) fleet: Fleet,
     pub(super) planner: Planner,
     pub(super) kernel: K,
-    set_targets: Box<dyn FnMut(Vec<(Target, Health)>) + Send>,
-    watch: Box<dyn FnMut(BTreeSet<IpAddr>) + Send>,
+    set_targets: SetTargets,
+    watch: Watch,
     /// The interfaces that the program is to be attached to, and how it is, or why not.
     pub(super) interfaces: BTreeMap<String, Result<Attached, String>>,
     settling: Settling,
@@ -165,17 +171,10 @@ impl<K: Kernel> Owner<K> {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                request = requests.recv() => match request {
+                request = requests.recv() => match request.map(|request| self.serve(request)) {
                     None => return Ended::Closed,
-                    Some(Request::Unload(answer)) => {
-                        let unloaded = self.unload();
-                        let ends = unloaded.is_ok();
-                        reply(answer, unloaded);
-                        if ends {
-                            return Ended::Unloaded;
-                        }
-                    }
-                    Some(request) => self.serve(request),
+                    Some(Some(ended)) => return ended,
+                    Some(None) => {}
                 },
                 Some(report) = reports.recv() => self.is_stale |= self.fleet.report(report),
                 Some(event) = events.recv() => self.take_in(event),
@@ -195,7 +194,8 @@ impl<K: Kernel> Owner<K> {
         }
     }
 
-    fn serve(&mut self, request: Request) {
+    /// Answers a request; tells where it ends the daemon.
+    fn serve(&mut self, request: Request) -> Option<Ended> {
         match request {
             Request::Status(answer) => reply(answer, self.status()),
             Request::Services(answer) => reply(answer, self.services()),
@@ -222,8 +222,14 @@ impl<K: Kernel> Owner<K> {
                 self.change(|overlay, config| overlay.remove_backend(config, &service, address)),
             ),
             Request::Reload(answer) => reply(answer, self.reload()),
-            Request::Unload(answer) => reply(answer, self.unload()),
+            Request::Unload(answer) => {
+                let unloaded = self.unload();
+                let ended = unloaded.is_ok().then_some(Ended::Unloaded);
+                reply(answer, unloaded);
+                return ended;
+            }
         }
+        None
     }
 
     /// Makes a change that survives a restart: checked, planned, saved, and only then in effect.

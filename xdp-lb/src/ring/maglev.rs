@@ -77,7 +77,7 @@ impl Turn {
     fn take(&mut self, weight: u16) {
         self.taken += 1;
         // A ring has fewer than 2^24 slots, so this stays below 2^57.
-        self.due = (u64::from(self.taken) * 2 + 1 << 32) / u64::from(weight);
+        self.due = ((u64::from(self.taken) * 2 + 1) << 32) / u64::from(weight);
     }
 }
 

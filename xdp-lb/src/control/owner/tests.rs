@@ -448,6 +448,28 @@ async fn a_write_that_fails_half_way_is_made_good_from_what_the_tables_hold() {
 }
 
 #[tokio::test]
+async fn a_change_undone_after_a_write_that_failed_half_way_leaves_nothing_of_it() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    daemon.all_up().await;
+    let first = address("198.51.100.11:8080");
+    let patch = |admin| BackendPatch { admin: Some(admin), ..BackendPatch::default() };
+    daemon.kernel.lock().fails = true;
+    daemon.handle.patch_backend("web".into(), first, patch(AdminState::Draining)).await.unwrap_err();
+    daemon.kernel.lock().fails = false;
+    daemon.handle.patch_backend("web".into(), first, patch(AdminState::Enabled)).await.unwrap();
+    let memory = daemon.kernel.lock();
+    let vip = memory.tables.services.keys().find(|vip| vip.port.get() == 80).unwrap();
+    let ring = memory.tables.ring(&memory.tables.services[vip]);
+    let owners: BTreeSet<BackendIndex> = ring.iter().map(|slot| slot.owner()).collect();
+    let counts = owners.iter().map(|owner| ring.iter().filter(|slot| slot.owner() == *owner).count());
+    assert!(
+        counts.clone().all(|count| count.abs_diff(ring.len() / 2) <= 1),
+        "{:?}",
+        counts.collect::<Vec<_>>()
+    );
+}
+
+#[tokio::test]
 async fn an_interface_that_comes_back_gets_the_program_again() {
     let daemon = Daemon::start(TWO_SERVICES);
     let tell = |name: &str, index| Event::Interface { name: name.into(), index, up: true };
