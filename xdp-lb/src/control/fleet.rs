@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use xdp_lb_common::net::{Endpoint, Protocol};
+use xdp_lb_common::net::{Address, Endpoint, Protocol};
 use xdp_lb_common::tables as datapath;
 
 use super::tables::Tables;
@@ -236,7 +236,7 @@ fn pairs(effective: &Effective) -> impl Iterator<Item = (&EffectiveService, &Eff
 }
 
 /// The backends that keep their flows in these tables, by VIP, address and port.
-fn serving(tables: &Tables) -> BTreeSet<(Endpoint, xdp_lb_common::net::Address, u16)> {
+fn serving(tables: &Tables) -> BTreeSet<(Endpoint, Address, u16)> {
     let vips: HashMap<_, _> = tables.services.iter().map(|(vip, service)| (service.index, *vip)).collect();
     let keeps_flows = |backend: &&datapath::Backend| {
         backend.state == datapath::BackendState::Up as u8
@@ -279,4 +279,105 @@ fn condition(
         ),
     };
     Condition { state, reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use xdp_lb_common::net::MacAddress;
+
+    use super::*;
+    use crate::api::types::Origin;
+    use crate::config::{Backend, HealthCheck, Service};
+
+    fn service(probe: Probe) -> EffectiveService {
+        let service = Service {
+            name: "web".into(),
+            vip: "192.0.2.10:80".parse().unwrap(),
+            protocol: config::Protocol::Tcp,
+            mode: Mode::FullNat,
+            snat_addresses: vec![],
+            health_check: Some(HealthCheck::new(probe)),
+            backends: vec![],
+        };
+        EffectiveService { service, origin: Origin::File, backends: vec![] }
+    }
+
+    fn backend(weight: u16, admin: AdminState) -> EffectiveBackend {
+        let backend = Backend { address: "198.51.100.11:8080".parse().unwrap(), weight };
+        EffectiveBackend { backend, admin, origin: Origin::File }
+    }
+
+    fn known() -> Hop {
+        Hop::Known(NextHop {
+            interface: "eth0".into(),
+            ifindex: 2,
+            vlan: None,
+            source_mac: MacAddress([2, 0, 0, 0, 0, 1]),
+            destination_mac: MacAddress([2, 0, 0, 0, 0, 2]),
+            source: "198.51.100.1".parse().unwrap(),
+            mtu: 1500,
+        })
+    }
+
+    #[test]
+    fn what_keeps_packets_from_a_backend_comes_first() {
+        use AdminState::{Draining, Enabled};
+        use BackendState as State;
+        let missing = || Some(Hop::Missing("no route".into()));
+        for (hop, health, weight, admin, probe, state, reason) in [
+            (None, Health::Up, 1, Enabled, Probe::Tcp, State::Unresolved, "the next hop is being looked up"),
+            (missing(), Health::Down, 1, Draining, Probe::Tcp, State::Unresolved, "no next hop: no route"),
+            (Some(known()), Health::Down, 1, Draining, Probe::Tcp, State::Down, "health check: why"),
+            (Some(known()), Health::Up, 1, Draining, Probe::Tcp, State::Draining, "drained by the operator"),
+            (
+                Some(known()),
+                Health::Unknown,
+                0,
+                Draining,
+                Probe::Tcp,
+                State::Draining,
+                "drained by the operator",
+            ),
+            (Some(known()), Health::Up, 0, Enabled, Probe::Tcp, State::Draining, "weight 0"),
+            (
+                Some(known()),
+                Health::Unknown,
+                1,
+                Enabled,
+                Probe::Tcp,
+                State::Checking,
+                "the first health check is still out",
+            ),
+            (Some(known()), Health::Down, 1, Enabled, Probe::None, State::Up, "not checked"),
+            (Some(known()), Health::Up, 1, Enabled, Probe::Tcp, State::Up, "health check: why"),
+        ] {
+            let known = Known {
+                health,
+                why: Some("why".into()),
+                latency: None,
+                condition: Condition { state: State::Checking, reason: String::new() },
+                since: Instant::now(),
+            };
+            let decided = condition(&service(probe), &backend(weight, admin), &known, hop.as_ref());
+            assert_eq!(decided, Condition { state, reason: reason.into() });
+        }
+    }
+
+    #[test]
+    fn a_transition_is_told_once() {
+        let now = Instant::now();
+        let mut fleet = Fleet::new(&Tables::default());
+        let mut web = service(Probe::Tcp);
+        web.backends.push(backend(100, AdminState::Enabled));
+        fleet.set_effective(Effective { services: vec![web] }, &Tables::default(), now);
+        let states = |transitions: Vec<Transition>| {
+            transitions.into_iter().map(|it| (it.before, it.now.state)).collect::<Vec<_>>()
+        };
+        assert_eq!(states(fleet.decide(now)), [(None, BackendState::Unresolved)]);
+        assert_eq!(states(fleet.decide(now)), []);
+        let Hop::Known(next_hop) = known() else { unreachable!() };
+        fleet.heard("198.51.100.11".parse().unwrap(), Ok(next_hop));
+        assert_eq!(states(fleet.decide(now)), [(Some(BackendState::Unresolved), BackendState::Checking)]);
+        assert_eq!(states(fleet.decide(now)), []);
+    }
 }

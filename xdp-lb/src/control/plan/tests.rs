@@ -3,7 +3,7 @@ use std::net::SocketAddr;
 use proptest::prelude::*;
 use xdp_lb_common::net::{MacAddress, Protocol};
 use xdp_lb_common::slot::Slot;
-use xdp_lb_common::tables::SlotIndex;
+use xdp_lb_common::tables::{Backend, Mode, Service, SlotIndex};
 
 use super::*;
 use crate::control::wanted::Path;
