@@ -4,13 +4,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
 
 use anyhow::{Context, Result, bail};
 
 use crate::host::Host;
 use crate::paths;
 
-/// Set by `cargo xtask` inside its sandbox.
+/// Set by `cargo xtask` inside its sandbox, to a word that no other sandbox has now.
 pub const SANDBOX_VARIABLE: &str = "XDP_LB_SANDBOX";
 
 /// A network of its own, of hosts that reach each other and nothing else.
@@ -24,21 +25,27 @@ struct Shared {
     dir: PathBuf,
 }
 
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // What a failed test left is looked at.
+        if !thread::panicking() {
+            let _ = fs::remove_dir_all(&self.dir);
+        }
+    }
+}
+
 impl Lab {
-    /// A new lab. Its folder is `target/lab/NAME`, emptied of what an earlier one of this name left.
+    /// A new lab. Its folder is under `target/lab`, and removed with the lab's last host unless the test panics.
     ///
     /// Refused outside the sandbox of `cargo xtask test` and `cargo xtask demo`.
     pub fn new(name: &str) -> Result<Self> {
         static LABS: AtomicU32 = AtomicU32::new(0);
-        if std::env::var_os(SANDBOX_VARIABLE).is_none() {
+        let Ok(sandbox) = std::env::var(SANDBOX_VARIABLE) else {
             bail!("this needs a sandbox of its own: run `cargo xtask test` (as root)");
-        }
-        // Two labs of one name in one process, or in two test binaries at once, do not share a folder.
+        };
+        // Process ids are the sandbox's own, and two labs of one process may have one name.
         let unique = format!("{name}-{}-{}", std::process::id(), LABS.fetch_add(1, Ordering::Relaxed));
-        let dir = paths::target_dir().join("lab").join(&unique);
-        if dir.exists() {
-            fs::remove_dir_all(&dir).with_context(|| format!("cannot empty {}", dir.display()))?;
-        }
+        let dir = paths::target_dir().join("lab").join(sandbox).join(&unique);
         fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         Ok(Self { shared: Arc::new(Shared { name: unique, dir }) })
     }

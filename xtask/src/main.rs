@@ -1,6 +1,7 @@
 //! `cargo xtask`: builds xdp-lb, and runs what needs more than cargo.
 
 mod build;
+mod demo;
 mod interrupt;
 mod packages;
 mod preflight;
@@ -38,6 +39,8 @@ enum Task {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Watch a load balancer at work: real clients, servers and failures, in a network of its own.
+    Demo,
     /// Run every test: host, kernel and end to end.
     Test(test::Options),
     /// What runs inside the sandbox.
@@ -51,6 +54,7 @@ enum Task {
 #[derive(Subcommand)]
 enum InsideTask {
     Probe,
+    Demo,
     Test {
         #[arg(last = true)]
         arguments: Vec<String>,
@@ -72,11 +76,13 @@ fn run(task: Task) -> Result<ExitCode> {
         }
         Task::Build => build::everything()?,
         Task::Load { config } => load(&config)?,
+        Task::Demo => return demo::run(),
         Task::Test(options) => return test::run_all(&options),
         Task::Inside { task } => {
             sandbox::enter()?;
             match task {
                 InsideTask::Probe => preflight::probe()?,
+                InsideTask::Demo => return demo::run_inside(),
                 InsideTask::Test { arguments } => return test::run_inside(&arguments),
             }
         }

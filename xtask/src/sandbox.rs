@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
@@ -13,7 +14,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::sys::wait::waitpid;
-use xdp_lb_tests::{SANDBOX_VARIABLE, output};
+use xdp_lb_tests::{SANDBOX_VARIABLE, output, paths};
 
 use crate::{interrupt, say};
 
@@ -25,6 +26,8 @@ pub fn run(arguments: &[String]) -> Result<ExitCode> {
     let _outlive = interrupt::outlive()?;
     // What the sandbox's processes leave when their parent is killed is waited for here, below.
     prctl::set_child_subreaper(true).context("cannot wait for what the sandbox leaves")?;
+
+    remove_old_labs();
 
     let itself = std::env::current_exe().context("cannot find this program's own file")?;
     let mut command = Command::new("unshare");
@@ -42,7 +45,7 @@ pub fn run(arguments: &[String]) -> Result<ExitCode> {
         .arg(itself)
         .arg("inside")
         .args(arguments)
-        .env(SANDBOX_VARIABLE, "1")
+        .env(SANDBOX_VARIABLE, std::process::id().to_string())
         .env("TMPDIR", TEMPORARY);
     // SAFETY: between fork and exec the closure makes one system call, prctl.
     unsafe {
@@ -60,6 +63,18 @@ pub fn run(arguments: &[String]) -> Result<ExitCode> {
         return Ok(ExitCode::from(interrupt::EXIT_CODE));
     }
     Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
+}
+
+/// Removes the lab folders of sandboxes that are gone: each is named by the process that made the sandbox.
+fn remove_old_labs() {
+    let Ok(labs) = fs::read_dir(paths::target_dir().join("lab")) else { return };
+    for lab in labs.flatten() {
+        let gone = lab.file_name().to_str().is_some_and(|process| !Path::new("/proc").join(process).exists());
+        if gone && lab.path().is_dir() {
+            // Another task may be removing it, too.
+            let _ = fs::remove_dir_all(lab.path());
+        }
+    }
 }
 
 /// Furnishes the sandbox, from inside: what `xtask inside` does first.

@@ -14,6 +14,8 @@ use crate::{paths, wait};
 
 /// nginx on all of a host's addresses, v4 and v6. Stopped when dropped.
 ///
+/// Every answer names the host in the header `X-Backend`.
+///
 /// | path | answer |
 /// |---|---|
 /// | `/` | the host's name and a line feed |
@@ -100,6 +102,7 @@ http {{
     server {{
         listen 0.0.0.0:{port} backlog=4096;
         listen [::]:{port} ipv6only=on backlog=4096;
+        add_header X-Backend {name};
         location / {{ return 200 "{name}\n"; }}
         location = /healthz {{ access_log off; root "{dir}"; try_files /healthz =503; }}
         location = /big {{ alias "{big}"; }}
