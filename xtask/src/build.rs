@@ -4,10 +4,11 @@ use std::fs;
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use xdp_lb_tests::paths::{self, target_dir};
 
 use crate::say;
 use crate::toolchain::{self, Toolchain};
-use crate::workspace::{self, run, target_dir};
+use crate::workspace::{self, run};
 
 /// Builds the eBPF object and the daemon.
 pub fn everything() -> Result<()> {
@@ -34,14 +35,13 @@ pub fn ebpf(toolchain: &Toolchain) -> Result<()> {
     }
 
     let mut cargo = Command::new(&toolchain.compiler.cargo);
-    workspace::clear_cargo_variables(&mut cargo);
+    workspace::prepare_cargo(&mut cargo);
     for variable in
         ["RUSTUP_TOOLCHAIN", "RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "CARGO_BUILD_TARGET"]
     {
         cargo.env_remove(variable);
     }
     run(cargo
-        .current_dir(workspace::root())
         .env("RUSTC", &toolchain.compiler.rustc)
         // `-Z build-std` on a compiler that is not a nightly one.
         .env("RUSTC_BOOTSTRAP", "1")
@@ -69,6 +69,6 @@ pub fn ebpf(toolchain: &Toolchain) -> Result<()> {
 pub fn daemon() -> Result<()> {
     say::step("Building the daemon");
     run(workspace::cargo().args(["build", "--release", "-p", "xdp-lb"]))?;
-    say::note(workspace::daemon().display());
+    say::note(paths::daemon().display());
     Ok(())
 }

@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, anyhow, bail};
+use xdp_lb_tests::output;
+use xdp_lb_tests::paths::{self, is_executable, target_dir};
 
-use crate::workspace::{is_executable, on_path, output, run, target_dir};
+use crate::workspace::run;
 use crate::{packages, say, workspace};
 
 /// The bpf-linker that is built where none fits, and the LLVM majors that it can be built with, best first.
@@ -183,7 +185,7 @@ fn find_or_build_linker(compiler: &Compiler) -> Result<PathBuf> {
     }
     let mut reasons = Vec::new();
     for linker in
-        on_path("bpf-linker").into_iter().chain(Some(built.clone()).filter(|file| is_executable(file)))
+        paths::program("bpf-linker").into_iter().chain(Some(built.clone()).filter(|file| is_executable(file)))
     {
         match linker_llvm(&linker) {
             Ok(llvm) if llvm >= compiler.llvm => return Ok(linker),
