@@ -201,7 +201,7 @@ impl FlowKey {
 ///
 /// A flow of a `full-nat` service, or of a backend that several VIPs share, has a pair of records:
 /// one under the client's packets and one under the backend's. Each can be made from the other.
-#[derive(Debug, FromBytes, IntoBytes, KnownLayout)]
+#[derive(Clone, Debug, FromBytes, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct FlowRecord {
     /// The source address that the packet leaves with.
