@@ -191,7 +191,7 @@ fn address(text: &str) -> IpAddr {
 
 fn mac(text: &str) -> MacAddress {
     let bytes: Vec<u8> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).expect("hex")).collect();
-    MacAddress(bytes.try_into().expect("six bytes"))
+    MacAddress::new(bytes.try_into().expect("six bytes"))
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow, ensure};
+use aya::maps::MapError;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::XdpLink;
 use aya::programs::{Xdp, XdpMode as AttachMode};
@@ -13,7 +14,7 @@ use nix::time::{ClockId, clock_gettime};
 use tracing::{info, warn};
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::tables::{
-    BackendIndex, BackendState, ServiceIndex, Settings, SlotIndex, Traffic, VlanDevice,
+    BackendIndex, BackendState, FlowKey, ServiceIndex, Settings, SlotIndex, Traffic, VlanDevice,
 };
 
 use super::census::{self, Census};
@@ -328,15 +329,23 @@ impl Datapath {
         Ok(())
     }
 
+    /// The VLAN devices that the datapath knows.
+    pub fn vlans(&self) -> Result<BTreeMap<u32, (u32, u16)>> {
+        let entries = self.maps.vlans.iter().map(|entry| {
+            let (device, Plain(VlanDevice { parent, vlan })) = entry?;
+            Ok((device, (parent, vlan as u16)))
+        });
+        entries.collect::<Result<_, MapError>>().context("cannot read the VLANs")
+    }
+
     /// Tells the datapath which devices are VLANs: device index to parent's index and VLAN id.
     pub fn set_vlans(&mut self, vlans: &BTreeMap<u32, (u32, u16)>) -> Result<()> {
-        let present: Vec<u32> =
-            self.maps.vlans.keys().collect::<Result<_, _>>().context("cannot read the VLANs")?;
+        let present = self.vlans()?;
         for (device, (parent, vlan)) in vlans {
             let device_of = VlanDevice { parent: *parent, vlan: u32::from(*vlan) };
             self.maps.vlans.insert(device, Plain(device_of), 0).context("cannot write a VLAN")?;
         }
-        for device in present.iter().filter(|device| !vlans.contains_key(device)) {
+        for device in present.keys().filter(|device| !vlans.contains_key(device)) {
             self.maps.vlans.remove(device).context("cannot remove a VLAN")?;
         }
         Ok(())
@@ -370,6 +379,21 @@ impl Datapath {
     /// Counts the flows that live, and removes the records of those that are over.
     pub fn census(&mut self) -> Result<Census> {
         census::take(&mut self.maps.flows, &self.settings, monotonic_seconds()?)
+    }
+
+    /// Removes the flow records whose keys match.
+    pub fn forget_flows(&mut self, which: impl Fn(&FlowKey) -> bool) -> Result<()> {
+        self.maps.flows.sweep(|key, _| which(key))
+    }
+
+    /// How many flow records there are, over or not.
+    pub fn flow_records(&mut self) -> Result<u64> {
+        let mut records = 0;
+        self.maps.flows.sweep(|_, _| {
+            records += 1;
+            false
+        })?;
+        Ok(records)
     }
 
     /// What the datapath asks of user space; there is one listener.
