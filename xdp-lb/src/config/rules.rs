@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use hickory_proto::rr::Name;
-use hyper::http::uri::{Authority, PathAndQuery};
+use http::uri::{Authority, PathAndQuery};
 
 use super::place::{Place, Problems};
 use super::schema::{Backend, HealthCheck, Limits, Mode, PortRange, Probe, Protocol, Service};
