@@ -69,17 +69,18 @@ pub struct Metrics {
 /// The sizes of the tables, which bound the memory that the kernel side uses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
-    /// Services. Default 4,096.
+    /// Services. 1 to 65,536, default 4,096.
     pub services: u32,
-    /// Backends of all services together. Default 16,384.
+    /// Backends of all services together. 1 to 1,000,000, default 16,384.
     pub backends: u32,
-    /// Slots of all rings together, 8 bytes each. Default 4,194,304.
+    /// Slots of all rings together, 8 bytes each. 1,024 to 2^28, default 4,194,304.
     pub slots: u32,
-    /// Flow records, about 170 bytes each; a `full-nat` flow takes two. Default 1,048,576.
+    /// Flow records, about 170 bytes each; a `full-nat` flow takes two. 1,024 to 2^26, default
+    /// 1,048,576.
     pub flows: u32,
 }
 
-/// When flows are over, in whole seconds.
+/// When flows are over, in whole seconds, 1 s to 7 days.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Timeouts {
     /// An established TCP flow without a packet. Default 15 min.

@@ -21,8 +21,8 @@ pub enum StateError {
     /// The file is there and makes no sense. It was renamed, so that the next change does not
     /// overwrite it.
     #[error(
-        "the state file {} {why}; it was set aside as {}: the changes made at runtime are not in effect until \
-         they are made again, or that file is mended and put back", path.display(), set_aside.display()
+        "the state file {} {why}; it was set aside as {}: the changes made at runtime are not \
+         in effect until they are made again, or that file is mended and put back", path.display(), set_aside.display()
     )]
     SetAside {
         /// The state file.
