@@ -1,8 +1,6 @@
 //! Incremental checksums (RFC 1624): what changed is folded in, the payload is never read.
 
-use zerocopy::byteorder::network_endian::U16;
-
-use crate::net::{Address, Port};
+use crate::net::{Address, Be16, Be32, Port};
 
 /// The change of a checksum, gathered over all the words that change under it.
 ///
@@ -13,70 +11,66 @@ use crate::net::{Address, Port};
 pub struct Change(u64);
 
 impl Change {
-    /// The 16-bit word `old` becomes `new`.
+    /// The 16-bit word `old`, as the machine reads it from the packet, becomes `new`.
     #[inline(always)]
-    pub fn word(&mut self, old: [u8; 2], new: [u8; 2]) {
-        self.0 += u64::from(!u16::from_ne_bytes(old)) + u64::from(u16::from_ne_bytes(new));
+    pub fn word(&mut self, old: u16, new: u16) {
+        self.0 += u64::from(!old) + u64::from(new);
     }
 
     /// The port `old` becomes `new`.
     #[inline(always)]
     pub fn port(&mut self, old: Port, new: Port) {
-        self.word(old.to_bytes(), new.to_bytes());
+        self.word(old.word(), new.word());
     }
 
     /// The IPv4 address `old` becomes `new`.
     #[inline(always)]
-    pub fn v4(&mut self, old: Address, new: Address) {
-        self.double_word(&old, &new, 12);
+    pub fn v4(&mut self, old: &Address, new: &Address) {
+        self.double_word(old.last(), new.last());
     }
 
     /// The IPv6 address `old` becomes `new`.
     #[inline(always)]
-    pub fn v6(&mut self, old: Address, new: Address) {
-        for at in [0, 4, 8, 12] {
-            self.double_word(&old, &new, at);
+    pub fn v6(&mut self, old: &Address, new: &Address) {
+        for at in 0..4 {
+            self.double_word(old.0[at], new.0[at]);
         }
     }
 
     #[inline(always)]
-    fn double_word(&mut self, old: &Address, new: &Address, at: usize) {
-        self.0 += u64::from(!word(old, at)) + u64::from(word(new, at));
+    fn double_word(&mut self, old: Be32, new: Be32) {
+        self.0 += u64::from(!old.word()) + u64::from(new.word());
     }
 
     /// The checksum `old` after the change (RFC 1624 section 3, equation 3).
     #[inline(always)]
-    pub fn apply(self, old: U16) -> U16 {
-        let mut sum = self.0 + u64::from(!u16::from_ne_bytes(old.to_bytes()));
+    pub fn apply(self, old: Be16) -> Be16 {
+        let mut sum = self.0 + u64::from(!old.word());
         sum = (sum & 0xffff_ffff) + (sum >> 32);
         sum = (sum & 0xffff) + (sum >> 16);
         sum = (sum & 0xffff) + (sum >> 16);
         sum = (sum & 0xffff) + (sum >> 16);
-        U16::from_bytes((!(sum as u16)).to_ne_bytes())
+        Be16::from_word(!(sum as u16))
     }
 
     /// A UDP checksum after the change: none (0) stays none, and one that computes to 0 is sent as
     /// 0xffff (RFC 768).
     #[inline(always)]
-    pub fn apply_udp(self, old: U16) -> U16 {
-        if old == U16::ZERO {
+    pub fn apply_udp(self, old: Be16) -> Be16 {
+        if old.word() == 0 {
             return old;
         }
         match self.apply(old) {
-            U16::ZERO => U16::MAX_VALUE,
-            new => new,
+            zero if zero.word() == 0 => Be16::new(0xffff),
+            checksum => checksum,
         }
     }
 }
 
-#[inline(always)]
-fn word(address: &Address, at: usize) -> u32 {
-    let a = &address.0;
-    u32::from_ne_bytes([a[at], a[at + 1], a[at + 2], a[at + 3]])
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
     use proptest::prelude::*;
 
@@ -99,9 +93,11 @@ mod tests {
         ) {
             let whole = |part: &[u8]| [part, &rest[..]].concat();
             let mut change = Change::default();
-            change.v6(Address(old[..16].try_into().unwrap()), Address(new[..16].try_into().unwrap()));
-            change.word(old[16..].try_into().unwrap(), new[16..].try_into().unwrap());
-            let changed = change.apply(U16::new(checksum(&whole(&old)))).get();
+            let address = |part: &[u8]| Address::from(IpAddr::from(<[u8; 16]>::try_from(&part[..16]).unwrap()));
+            change.v6(&address(&old), &address(&new));
+            let last = |part: &[u8]| u16::from_ne_bytes([part[16], part[17]]);
+            change.word(last(&old), last(&new));
+            let changed = change.apply(Be16::new(checksum(&whole(&old)))).get();
             // 0 and 0xffff are the same number in one's complement: a receiver sums either to the same.
             prop_assert_eq!(changed % 0xffff, checksum(&whole(&new)) % 0xffff);
         }
@@ -110,16 +106,15 @@ mod tests {
     #[test]
     fn a_udp_packet_without_a_checksum_stays_without() {
         let mut change = Change::default();
-        change.word([1, 2], [3, 4]);
-        assert_eq!(change.apply_udp(U16::ZERO), U16::ZERO);
+        change.word(1, 2);
+        assert_eq!(change.apply_udp(Be16::new(0)), Be16::new(0));
     }
 
     #[test]
     fn a_udp_checksum_that_computes_to_zero_is_sent_as_all_ones() {
-        // From 0xfffe to 0: the sum grows by one word of 0xfffe's complement.
         let mut change = Change::default();
-        change.word([0, 0], 0xfffeu16.to_be_bytes());
-        assert_eq!(change.apply(U16::new(0xfffe)), U16::ZERO);
-        assert_eq!(change.apply_udp(U16::new(0xfffe)), U16::new(0xffff));
+        change.word(0, 0xfffeu16.to_be());
+        assert_eq!(change.apply(Be16::new(0xfffe)), Be16::new(0));
+        assert_eq!(change.apply_udp(Be16::new(0xfffe)), Be16::new(0xffff));
     }
 }

@@ -74,6 +74,12 @@ pub struct Life(UnsafeCell<u64>);
 #[cfg(target_arch = "bpf")]
 unsafe impl Sync for Life {}
 
+impl Clone for Life {
+    fn clone(&self) -> Self {
+        Self(UnsafeCell::new(self.read()))
+    }
+}
+
 impl Life {
     /// The life of a record that begins, or goes on, with a packet seen at `now`.
     #[inline(always)]

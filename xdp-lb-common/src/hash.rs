@@ -27,8 +27,8 @@ impl FlowHash {
         let ports = u32::from(source_port.get()) << 16 | u32::from(destination_port.get());
         let mut sum = keys[0];
         for word in 0..4 {
-            sum = sum.wrapping_add(keys[1 + word].wrapping_mul(words(source, word)));
-            sum = sum.wrapping_add(keys[5 + word].wrapping_mul(words(destination, word)));
+            sum = sum.wrapping_add(keys[1 + word].wrapping_mul(u64::from(source.0[word].get())));
+            sum = sum.wrapping_add(keys[5 + word].wrapping_mul(u64::from(destination.0[word].get())));
         }
         sum = sum.wrapping_add(keys[9].wrapping_mul(u64::from(ports)));
         Self(mix((sum >> 32) as u32 ^ keys[10] as u32))
@@ -48,13 +48,6 @@ impl FlowHash {
     }
 }
 
-#[inline(always)]
-fn words(address: &Address, word: usize) -> u64 {
-    let a = &address.0;
-    let at = word * 4;
-    u64::from(u32::from_ne_bytes([a[at], a[at + 1], a[at + 2], a[at + 3]]))
-}
-
 /// A bijection of 32 bits that spreads each bit over all: the finaliser of MurmurHash3.
 #[inline(always)]
 fn mix(mut h: u32) -> u32 {
@@ -68,6 +61,7 @@ fn mix(mut h: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::Be32;
 
     const KEY: [u64; KEYS] = {
         let mut keys = [0; KEYS];
@@ -88,8 +82,8 @@ mod tests {
     fn hash(keys: &[u64; KEYS], client: u32, port: u16) -> FlowHash {
         FlowHash::new(
             keys,
-            (&Address::v4(client.to_be_bytes()), Port::new(port)),
-            (&Address::v4([192, 0, 2, 10]), Port::new(80)),
+            (&Address::v4(Be32::new(client)), Port::new(port)),
+            (&Address::v4(Be32::new(0xc000_020a)), Port::new(80)),
         )
     }
 

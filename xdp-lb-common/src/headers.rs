@@ -1,9 +1,9 @@
-//! The headers of Ethernet, IP, TCP and UDP as they lie in a frame, without any alignment.
+//! The headers of Ethernet, IP, TCP and UDP. Each field lies at a multiple of its own width from the
+//! header's start.
 
-use zerocopy::byteorder::network_endian::{U16, U32};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::net::{MacAddress, Port, Protocol};
+use crate::net::{Be16, Be32, MacAddress, Port, Protocol};
 
 /// EtherType of IPv4 (IEEE 802 Numbers, IANA).
 pub const ETHERTYPE_IPV4: u16 = 0x0800;
@@ -26,7 +26,7 @@ pub const TCP_ACK: u8 = 0x10;
 macro_rules! header {
     ($(#[$doc:meta])* $name:ident, $bytes:literal { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* }) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
         #[repr(C)]
         pub struct $name { $($(#[$field_doc])* pub $field: $type,)* }
         const _: () = assert!(size_of::<$name>() == $bytes);
@@ -41,7 +41,7 @@ header! {
         /// The sender.
         source: MacAddress,
         /// What follows.
-        ethertype: U16,
+        ethertype: Be16,
     }
 }
 
@@ -49,9 +49,9 @@ header! {
     /// A VLAN tag, behind the EtherType that announces it (IEEE 802.1Q).
     VlanTag, 4 {
         /// Priority (3 bits), drop eligible (1), VLAN id (12).
-        control: U16,
+        control: Be16,
         /// What follows.
-        ethertype: U16,
+        ethertype: Be16,
     }
 }
 
@@ -63,21 +63,21 @@ header! {
         /// Differentiated services and ECN.
         traffic_class: u8,
         /// Header and payload, bytes.
-        total_length: U16,
+        total_length: Be16,
         /// The fragments' common id.
-        identification: U16,
+        identification: Be16,
         /// Flags (3 bits) and the fragment's offset in 8 bytes (13).
-        fragment: U16,
+        fragment: Be16,
         /// Hops left.
         ttl: u8,
         /// The payload's protocol.
         protocol: Protocol,
         /// The header's checksum.
-        checksum: U16,
+        checksum: Be16,
         /// The sender.
-        source: [u8; 4],
+        source: Be32,
         /// The receiver.
-        destination: [u8; 4],
+        destination: Be32,
     }
 }
 
@@ -85,17 +85,17 @@ header! {
     /// IPv6 (RFC 8200 section 3).
     Ipv6, 40 {
         /// 6, traffic class and flow label.
-        version_and_flow: U32,
+        version_and_flow: Be32,
         /// The bytes behind this header.
-        payload_length: U16,
+        payload_length: Be16,
         /// What follows.
         next_header: Protocol,
         /// Hops left.
         hop_limit: u8,
         /// The sender.
-        source: [u8; 16],
+        source: [Be32; 4],
         /// The receiver.
-        destination: [u8; 16],
+        destination: [Be32; 4],
     }
 }
 
@@ -121,19 +121,19 @@ header! {
         /// The receiver's port.
         destination: Port,
         /// Sequence number.
-        sequence: U32,
+        sequence: Be32,
         /// Acknowledgment number.
-        acknowledgment: U32,
+        acknowledgment: Be32,
         /// The header's length in 32-bit words, in the upper four bits.
         data_offset: u8,
         /// The control bits.
         flags: u8,
         /// Window.
-        window: U16,
+        window: Be16,
         /// Checksum over pseudo-header, header and payload.
-        checksum: U16,
+        checksum: Be16,
         /// Urgent pointer.
-        urgent: U16,
+        urgent: Be16,
     }
 }
 
@@ -145,8 +145,8 @@ header! {
         /// The receiver's port.
         destination: Port,
         /// Header and payload, bytes.
-        length: U16,
+        length: Be16,
         /// Checksum over pseudo-header, header and payload; 0 over IPv4: none.
-        checksum: U16,
+        checksum: Be16,
     }
 }

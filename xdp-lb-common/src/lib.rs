@@ -7,6 +7,8 @@ pub mod checksum;
 pub mod flow;
 pub mod hash;
 pub mod headers;
+#[cfg(feature = "host")]
+pub mod host;
 pub mod layout;
 pub mod net;
 pub mod packet;

@@ -138,7 +138,19 @@ pub struct Reply {
 
 /// The key of `FLOWS`: a packet's 5-tuple, as the packet has it.
 #[derive(
-    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, FromBytes, IntoBytes, Immutable, KnownLayout,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Debug,
+    Default,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
 )]
 #[repr(C)]
 pub struct FlowKey {
@@ -152,7 +164,9 @@ pub struct FlowKey {
     pub destination_port: Port,
     /// TCP or UDP.
     pub protocol: Protocol,
-    padding: [u8; 3],
+    // Not one array: zeroing three bytes at once is a call of memset.
+    padding: u8,
+    more_padding: u16,
 }
 
 impl FlowKey {
@@ -165,7 +179,8 @@ impl FlowKey {
             source_port: source.port,
             destination_port: destination.port,
             protocol: source.protocol,
-            padding: [0; 3],
+            padding: 0,
+            more_padding: 0,
         }
     }
 
@@ -186,7 +201,7 @@ impl FlowKey {
 ///
 /// A flow of a `full-nat` service, or of a backend that several VIPs share, has a pair of records:
 /// one under the client's packets and one under the backend's. Each can be made from the other.
-#[derive(Debug, FromBytes, IntoBytes, KnownLayout)]
+#[derive(Clone, Debug, FromBytes, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct FlowRecord {
     /// The source address that the packet leaves with.

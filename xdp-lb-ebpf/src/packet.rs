@@ -4,7 +4,12 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::bpf_xdp_adjust_head;
 use aya_ebpf::programs::XdpContext;
 use xdp_lb_common::packet::Packet;
-use zerocopy::{FromBytes, Immutable, IntoBytes, Unaligned};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+/// How far into a frame the program looks: farther than any header begins (an Ethernet header with two
+/// tags, IPv6, four extension headers of 2,048 bytes at the most). A mask, since the verifier wants to
+/// see a bound on every offset.
+const REACH: usize = 1 << 14;
 
 /// The frame that the program was called for.
 pub struct Frame<'a> {
@@ -18,11 +23,11 @@ impl<'a> Frame<'a> {
         Self { context }
     }
 
-    /// The address of a `T` at this offset. The context's pointers are read anew each time, since
+    /// The address of a `T` at this offset, which is below [`REACH`]. The context's pointers are read anew each time, since
     /// moving the head makes older ones stale.
     #[inline(always)]
     fn at<T>(&self, offset: usize) -> Option<*mut T> {
-        let start = self.context.data() + offset;
+        let start = self.context.data() + (offset & (REACH - 1));
         if start + size_of::<T>() > self.context.data_end() {
             return None;
         }
@@ -42,15 +47,17 @@ impl Packet for Frame<'_> {
     }
 
     #[inline(always)]
-    fn read<T: FromBytes + Unaligned + Copy>(&self, offset: usize) -> Option<T> {
-        // SAFETY: the whole T lies inside the frame, any bytes are a T, and T needs no alignment.
+    fn read<T: FromBytes + Copy>(&self, offset: usize) -> Option<T> {
+        // SAFETY: the whole T lies inside the frame, and any bytes are a T. It may lie at an address
+        // that is not aligned for T: each load becomes one BPF instruction, which takes any address
+        // in a packet where the machine does, and elsewhere the verifier refuses the program.
         self.at::<T>(offset).map(|value| unsafe { value.read() })
     }
 
     #[inline(always)]
-    fn write<T: IntoBytes + Immutable + Unaligned>(&mut self, offset: usize, value: T) -> Option<()> {
+    fn write<T: IntoBytes + Immutable>(&mut self, offset: usize, value: T) -> Option<()> {
         // SAFETY: the whole T lies inside the frame, which is this program's alone to write while it
-        // runs, and T needs no alignment.
+        // runs; for the alignment see `read`.
         self.at::<T>(offset).map(|place| unsafe { place.write(value) })
     }
 

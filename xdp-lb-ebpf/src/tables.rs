@@ -7,7 +7,7 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_ktime_get_coarse_ns};
 use aya_ebpf::programs::XdpContext;
-use xdp_lb_common::net::{Address, Endpoint, MacAddress};
+use xdp_lb_common::net::{Address, Be32, Endpoint, MacAddress};
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::slot::Slot;
 use xdp_lb_common::tables::{
@@ -109,18 +109,18 @@ impl Tables for Maps<'_> {
         // SAFETY: the struct is made of numbers; all zero is a valid one.
         let mut lookup: FibLookup = unsafe { core::mem::zeroed() };
         lookup.l4_protocol = source.protocol.0;
-        lookup.sport = u16::from_ne_bytes(source.port.to_bytes());
-        lookup.dport = u16::from_ne_bytes(destination.port.to_bytes());
+        lookup.sport = source.port.word();
+        lookup.dport = destination.port.word();
         lookup.__bindgen_anon_1.tot_len = *length;
         lookup.ifindex = *ingress;
         if destination.address.is_v4() {
             lookup.family = FAMILY_V4;
-            lookup.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(source.address.v4_octets());
-            lookup.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(destination.address.v4_octets());
+            lookup.__bindgen_anon_3.ipv4_src = source.address.last().word();
+            lookup.__bindgen_anon_4.ipv4_dst = destination.address.last().word();
         } else {
             lookup.family = FAMILY_V6;
-            lookup.__bindgen_anon_3.ipv6_src = words(&source.address);
-            lookup.__bindgen_anon_4.ipv6_dst = words(&destination.address);
+            lookup.__bindgen_anon_3.ipv6_src = source.address.0.map(Be32::word);
+            lookup.__bindgen_anon_4.ipv6_dst = destination.address.0.map(Be32::word);
         }
         // SAFETY: the context is this program's own, and the length is the struct's.
         let answer = unsafe {
@@ -135,8 +135,8 @@ impl Tables for Maps<'_> {
                 Route::Via {
                     ifindex,
                     tags,
-                    source_mac: MacAddress(lookup.smac),
-                    destination_mac: MacAddress(lookup.dmac),
+                    source_mac: MacAddress::new(lookup.smac),
+                    destination_mac: MacAddress::new(lookup.dmac),
                 }
             }
             BPF_FIB_LKUP_RET_NOT_FWDED => Route::Local,
@@ -187,25 +187,13 @@ impl Tables for Maps<'_> {
 }
 
 #[inline(always)]
-fn words(address: &Address) -> [u32; 4] {
-    let a = &address.0;
-    core::array::from_fn(|at| u32::from_ne_bytes([a[at * 4], a[at * 4 + 1], a[at * 4 + 2], a[at * 4 + 3]]))
-}
-
-#[inline(always)]
 fn next_hop(lookup: &FibLookup) -> Address {
     // SAFETY: every variant of the union is made of numbers, and the family says which one it is.
     unsafe {
         if lookup.family == FAMILY_V4 {
-            Address::v4(lookup.__bindgen_anon_4.ipv4_dst.to_ne_bytes())
+            Address::v4(Be32::from_word(lookup.__bindgen_anon_4.ipv4_dst))
         } else {
-            let mut bytes = [0; 16];
-            for (at, word) in lookup.__bindgen_anon_4.ipv6_dst.iter().enumerate() {
-                let word = word.to_ne_bytes();
-                (bytes[at * 4], bytes[at * 4 + 1], bytes[at * 4 + 2], bytes[at * 4 + 3]) =
-                    (word[0], word[1], word[2], word[3]);
-            }
-            Address::v6(bytes)
+            Address::v6(lookup.__bindgen_anon_4.ipv6_dst.map(Be32::from_word))
         }
     }
 }

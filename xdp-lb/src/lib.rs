@@ -6,6 +6,16 @@ pub mod config;
 pub mod control;
 pub mod datapath;
 pub mod health;
+mod http;
 pub mod metrics;
 pub mod net;
 pub mod ring;
+
+/// This build's version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The commit that this build was made from, where the build names it in `XDP_LB_COMMIT`.
+pub const COMMIT: &str = match option_env!("XDP_LB_COMMIT") {
+    Some(commit) => commit,
+    None => "unknown",
+};

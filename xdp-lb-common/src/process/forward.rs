@@ -1,8 +1,8 @@
 //! From a client to a backend.
 
+use super::Context;
 use super::pair::{self, Note};
 use super::rewrite::{Departure, rewrite};
-use super::{Context, Verdict, leave};
 use crate::flow::{Direction, ESTABLISHED, advance};
 use crate::hash::FlowHash;
 use crate::headers::{TCP_ACK, TCP_RST, TCP_SYN};
@@ -32,13 +32,14 @@ pub fn forward<P: Packet, T: Tables>(
     packet: &mut P,
     context: &Context<'_, T>,
     service: &Service,
-) -> Result<Verdict, Reason> {
+    departure: &mut Departure,
+) -> Result<(), Reason> {
     let course = match follow(context, service) {
         Some(course) => course,
         None => begin(context, service)?,
     };
     let Course { index, backend, source, is_new } = course;
-    let departure = Departure {
+    *departure = Departure {
         key: FlowKey::new(source, backend.endpoint(source.protocol)),
         ifindex: backend.ifindex,
         tags: Tags::vlan(backend.vlan),
@@ -46,9 +47,9 @@ pub fn forward<P: Packet, T: Tables>(
         destination_mac: backend.destination_mac,
     };
     let bytes = packet.length() as u64;
-    rewrite(packet, context.parsed, &departure)?;
+    rewrite(packet, context.parsed, departure)?;
     context.tables.count_forward(service.index, index, bytes, is_new);
-    Ok(leave(context.parsed, departure.ifindex))
+    Ok(())
 }
 
 /// Whether this is a TCP connection's first packet.

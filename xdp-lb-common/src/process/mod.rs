@@ -5,6 +5,7 @@ mod pair;
 mod reply;
 mod rewrite;
 
+use self::rewrite::Departure;
 use crate::packet::Packet;
 use crate::parse::{Parsed, parse};
 use crate::reason::{Kind, Reason};
@@ -23,10 +24,18 @@ pub enum Verdict {
     Redirect(u32),
 }
 
+/// Room for what is known of the packet in hand; what it held before does not matter. In the kernel
+/// it lies in a map: a program's stack is 512 bytes.
+#[derive(Default)]
+pub struct Scratch {
+    parsed: Parsed,
+    departure: Departure,
+}
+
 /// Takes one packet from its arrival to its verdict, and counts it.
 #[inline(always)]
-pub fn process<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
-    match balance(packet, tables) {
+pub fn process<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Scratch) -> Verdict {
+    match balance(packet, tables, scratch) {
         Ok(verdict) => verdict,
         Err(reason) => {
             tables.count(reason);
@@ -46,22 +55,27 @@ struct Context<'t, T> {
     now: u32,
 }
 
-/// Leaves through this interface.
 #[inline(always)]
-fn leave(parsed: &Parsed, ifindex: u32) -> Verdict {
-    if ifindex == parsed.ingress { Verdict::Transmit } else { Verdict::Redirect(ifindex) }
-}
-
-#[inline(always)]
-fn balance<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Verdict, Reason> {
-    let parsed = parse(packet)?;
+fn balance<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    scratch: &mut Scratch,
+) -> Result<Verdict, Reason> {
+    let Scratch { parsed, departure } = scratch;
+    parse(packet, parsed)?;
+    let parsed = &*parsed;
     if let Some(service) = tables.service(&parsed.key.destination_endpoint()) {
         let settings = tables.settings().ok_or(Reason::Internal)?;
-        let context = Context { tables, settings, parsed: &parsed, now: tables.now() };
-        forward::forward(packet, &context, service)
+        let context = Context { tables, settings, parsed, now: tables.now() };
+        forward::forward(packet, &context, service, departure)?
     } else if let Some(rule) = tables.reply(&parsed.key.source_endpoint()) {
-        reply::reply(packet, tables, &parsed, rule)
+        reply::reply(packet, tables, parsed, rule, departure)?
     } else {
-        Err(Reason::NoService)
+        return Err(Reason::NoService);
     }
+    Ok(if departure.ifindex == parsed.ingress {
+        Verdict::Transmit
+    } else {
+        Verdict::Redirect(departure.ifindex)
+    })
 }

@@ -2,7 +2,6 @@
 
 use super::pair::{self, Note};
 use super::rewrite::{Departure, rewrite};
-use super::{Verdict, leave};
 use crate::flow::{Direction, advance};
 use crate::net::{Endpoint, Protocol};
 use crate::packet::Packet;
@@ -17,16 +16,17 @@ pub fn reply<P: Packet, T: Tables>(
     tables: &T,
     parsed: &Parsed,
     rule: &Reply,
-) -> Result<Verdict, Reason> {
+    departure: &mut Departure,
+) -> Result<(), Reason> {
     if rule.by_record != 0
         && let Some(record) = tables.flow(&parsed.key)
     {
-        return by_record(packet, tables, parsed, &record);
+        return by_record(packet, tables, parsed, &record, departure);
     }
     if rule.stateless == 0 {
         return Err(Reason::NotAReply);
     }
-    stateless(packet, tables, parsed, rule)
+    stateless(packet, tables, parsed, rule, departure)
 }
 
 /// By the flow's record: back the way the client's packets come.
@@ -36,7 +36,8 @@ fn by_record<P: Packet, T: Tables>(
     tables: &T,
     parsed: &Parsed,
     record: &FlowRecord,
-) -> Result<Verdict, Reason> {
+    departure: &mut Departure,
+) -> Result<(), Reason> {
     if !record.life.is_reply() {
         return Err(Reason::NotAReply);
     }
@@ -51,14 +52,14 @@ fn by_record<P: Packet, T: Tables>(
         pair::refresh_forward(tables, &parsed.key, record, &Note { now, progress });
     }
     let client = Endpoint::new(record.destination, record.destination_port, parsed.key.protocol);
-    let departure = Departure {
+    *departure = Departure {
         key: FlowKey::new(Endpoint::new(record.source, record.source_port, client.protocol), client),
         ifindex: record.ifindex,
         tags: record.tags,
         source_mac: record.source_mac,
         destination_mac: record.destination_mac,
     };
-    send(packet, tables, parsed, record.backend, &departure)
+    send(packet, tables, parsed, record.backend, departure)
 }
 
 /// Without a record: in the name of the one VIP that this backend serves, as the host's routes say.
@@ -68,18 +69,22 @@ fn stateless<P: Packet, T: Tables>(
     tables: &T,
     parsed: &Parsed,
     rule: &Reply,
-) -> Result<Verdict, Reason> {
+    departure: &mut Departure,
+) -> Result<(), Reason> {
     let key = &parsed.key;
     let vip = Endpoint::new(rule.vip, rule.port, key.protocol);
     let client = key.destination_endpoint();
-    let length = packet.length() - parsed.l3;
-    let query =
-        RouteQuery { source: vip, destination: client, length: length as u16, ingress: parsed.ingress };
+    let query = RouteQuery {
+        source: vip,
+        destination: client,
+        length: parsed.ip_length as u16,
+        ingress: parsed.ingress,
+    };
     match tables.route(&query) {
         Route::Via { ifindex, tags, source_mac, destination_mac } => {
             let key = FlowKey::new(vip, client);
-            let departure = Departure { key, ifindex, tags, source_mac, destination_mac };
-            send(packet, tables, parsed, rule.backend, &departure)
+            *departure = Departure { key, ifindex, tags, source_mac, destination_mac };
+            send(packet, tables, parsed, rule.backend, departure)
         }
         Route::Local => Err(Reason::NotAReply),
         Route::NeighbourMissing => Err(Reason::ReplyNeighbourMissing),
@@ -95,10 +100,10 @@ fn send<P: Packet, T: Tables>(
     parsed: &Parsed,
     index: BackendIndex,
     departure: &Departure,
-) -> Result<Verdict, Reason> {
+) -> Result<(), Reason> {
     let bytes = packet.length() as u64;
     rewrite(packet, parsed, departure)?;
     let service = tables.backend(index).ok_or(Reason::Internal)?.service;
     tables.count_reply(service, index, bytes);
-    Ok(leave(parsed, departure.ifindex))
+    Ok(())
 }

@@ -1,17 +1,15 @@
 //! Rewriting a packet: addresses, ports, checksums, hop count, and the Ethernet header.
 
-use zerocopy::byteorder::network_endian::U16;
-
 use crate::checksum::Change;
 use crate::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ipv4, Ipv6, VlanTag};
-use crate::net::{MacAddress, Protocol};
+use crate::net::{Be16, MacAddress, Protocol};
 use crate::packet::Packet;
 use crate::parse::Parsed;
 use crate::reason::Reason;
 use crate::tables::{FlowKey, Tags};
 
 /// How a packet leaves.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct Departure {
     /// The addresses and ports that it leaves with.
     pub key: FlowKey,
@@ -47,13 +45,14 @@ fn rewrite_ip<P: Packet>(
         if ip.ttl <= 1 {
             return Err(Reason::TtlExpired);
         }
-        addresses.v4(key.source, new.source);
-        addresses.v4(key.destination, new.destination);
+        addresses.v4(&key.source, &new.source);
+        addresses.v4(&key.destination, &new.destination);
         let mut header = *addresses;
-        header.word([ip.ttl, ip.protocol.0], [ip.ttl - 1, ip.protocol.0]);
+        let word = |ttl| u16::from_ne_bytes([ttl, ip.protocol.0]);
+        header.word(word(ip.ttl), word(ip.ttl - 1));
         ip.ttl -= 1;
-        ip.source = new.source.v4_octets();
-        ip.destination = new.destination.v4_octets();
+        ip.source = new.source.last();
+        ip.destination = new.destination.last();
         ip.checksum = header.apply(ip.checksum);
         packet.write(parsed.l3, ip).ok_or(Reason::Internal)
     } else {
@@ -61,8 +60,8 @@ fn rewrite_ip<P: Packet>(
         if ip.hop_limit <= 1 {
             return Err(Reason::TtlExpired);
         }
-        addresses.v6(key.source, new.source);
-        addresses.v6(key.destination, new.destination);
+        addresses.v6(&key.source, &new.source);
+        addresses.v6(&key.destination, &new.destination);
         ip.hop_limit -= 1;
         ip.source = new.source.0;
         ip.destination = new.destination.0;
@@ -84,7 +83,7 @@ fn rewrite_ports<P: Packet>(
     packet.write(parsed.l4, [new.source_port, new.destination_port]).ok_or(Reason::Internal)?;
     let is_tcp = parsed.key.protocol == Protocol::TCP;
     let at = parsed.l4 + if is_tcp { 16 } else { 6 };
-    let old: U16 = packet.read(at).ok_or(Reason::Internal)?;
+    let old: Be16 = packet.read(at).ok_or(Reason::Internal)?;
     let checksum = if is_tcp { change.apply(old) } else { change.apply_udp(old) };
     packet.write(at, checksum).ok_or(Reason::Internal)
 }
@@ -97,7 +96,7 @@ fn rewrite_ethernet<P: Packet>(packet: &mut P, parsed: &Parsed, departure: &Depa
         packet.move_head(parsed.l3 as i32 - tags.header_length() as i32).ok_or(Reason::HeaderRoom)?;
     }
     let ip = if parsed.is_v4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
-    let behind = |tag: u32| U16::new(if tag == 0 { ip } else { (tag >> 16) as u16 });
+    let behind = |tag: u32| Be16::new(if tag == 0 { ip } else { (tag >> 16) as u16 });
     let ethernet = Ethernet {
         destination: departure.destination_mac,
         source: departure.source_mac,
@@ -105,10 +104,10 @@ fn rewrite_ethernet<P: Packet>(packet: &mut P, parsed: &Parsed, departure: &Depa
     };
     packet.write(0, ethernet).ok_or(Reason::Internal)?;
     if tags.outer != 0 {
-        let tag = VlanTag { control: U16::new(tags.outer as u16), ethertype: behind(tags.inner) };
+        let tag = VlanTag { control: Be16::new(tags.outer as u16), ethertype: behind(tags.inner) };
         packet.write(14, tag).ok_or(Reason::Internal)?;
         if tags.inner != 0 {
-            let tag = VlanTag { control: U16::new(tags.inner as u16), ethertype: U16::new(ip) };
+            let tag = VlanTag { control: Be16::new(tags.inner as u16), ethertype: Be16::new(ip) };
             packet.write(18, tag).ok_or(Reason::Internal)?;
         }
     }

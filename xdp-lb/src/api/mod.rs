@@ -1,3 +1,12 @@
-//! HTTP/JSON over a Unix socket: the server, and the client that the CLI uses.
+//! HTTP/JSON over a Unix socket: the server, and the client that the CLI uses. The routes and
+//! documents are described in `docs/api.md`.
 
+pub mod client;
+pub mod server;
+mod socket;
 pub mod types;
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;

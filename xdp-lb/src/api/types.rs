@@ -108,6 +108,15 @@ pub struct ServiceView {
     pub traffic: TrafficView,
 }
 
+/// A service with its backends.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ServiceDetailView {
+    /// The service.
+    pub service: ServiceView,
+    /// Its backends, by address.
+    pub backends: Vec<BackendView>,
+}
+
 /// Where a service or a backend comes from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -167,6 +176,20 @@ pub enum BackendState {
     Unresolved,
     /// Its first health check is still out: it gets nothing yet.
     Checking,
+}
+
+impl BackendState {
+    /// The state's name, as in JSON; stable.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Draining => "draining",
+            Self::Down => "down",
+            Self::Disabled => "disabled",
+            Self::Unresolved => "unresolved",
+            Self::Checking => "checking",
+        }
+    }
 }
 
 /// What the operator wants of a backend.

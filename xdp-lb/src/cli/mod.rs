@@ -1,8 +1,153 @@
-//! What the operator types and sees.
+//! What the operator types and sees: one file a command. The commands are described in `docs/cli.md`.
 
+mod backend;
+mod check;
+mod counters;
+mod drain;
+mod output;
+mod reload;
+mod run;
+mod service;
+mod status;
+mod units;
+mod unload;
+
+use std::future::Future;
+use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+
+use crate::api::client::Client;
+use crate::config;
+use output::{Format, Screen};
+
+const DEFAULT_SOCKET: &str = "/run/xdp-lb/api.sock";
+
+/// A Layer 4 load balancer for TCP and UDP: XDP forwards, this daemon controls it.
+#[derive(Debug, Parser)]
+#[command(name = "xdp-lb", version = version(), max_term_width = 100, after_help = EXAMPLES)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  xdp-lb status                                       what is going on, on one screen
+  xdp-lb backend list                                 every backend, its state and why
+  xdp-lb backend drain web 198.51.100.11:8080 --wait  no new flows; returns after the last one
+  xdp-lb backend enable web 198.51.100.11:8080        back into service
+  xdp-lb counters                                     why packets were dropped or left to the host
+  xdp-lb check /etc/xdp-lb/config.toml && xdp-lb reload
+
+Exit codes: 0 done, 1 it failed (the reason is on stderr), 2 the command line is wrong.";
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+struct Global {
+    /// The daemon's control socket, `api.socket` in its config [default: /run/xdp-lb/api.sock]
+    #[arg(long, global = true, value_name = "PATH", env = "XDP_LB_SOCKET")]
+    socket: Option<PathBuf>,
+    /// How results are printed: for people, or for programs (stable, see docs/api.md)
+    #[arg(long, global = true, value_name = "FORMAT", value_enum, default_value_t)]
+    output: Format,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Run),
+    Check(check::Check),
+    /// List, show, add and remove services
+    #[command(subcommand, visible_alias = "services")]
+    Service(service::Command),
+    /// List, add, remove, drain, enable and weigh backends
+    #[command(subcommand, visible_alias = "backends")]
+    Backend(backend::Command),
+    /// Everything on one screen: interfaces, services, backends, health, rates
+    Status,
+    /// Every counter of packets that were dropped or left to the host, with its reason in words
+    Counters,
+    /// Make the daemon read its config file again: all of it is applied, or nothing
+    Reload,
+    Unload(unload::Unload),
+}
+
+/// What a command has to say on stdout, and how it ends.
+#[derive(Debug)]
+struct Done {
+    text: String,
+    code: ExitCode,
+}
+
+impl From<String> for Done {
+    fn from(text: String) -> Self {
+        Self { text, code: ExitCode::SUCCESS }
+    }
+}
 
 /// Runs the command line.
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    let done = Cli::parse().execute();
+    let done = done.and_then(|done| {
+        print(&done.text)?;
+        Ok(done.code)
+    });
+    done.unwrap_or_else(|error| match error.downcast::<clap::Error>() {
+        Ok(usage) => usage.exit(),
+        Err(error) => {
+            // A config file's errors begin with the file and line, as editors like them.
+            let prefix = if error.is::<config::Errors>() { "" } else { "error: " };
+            // Where stderr is closed there is nobody left to tell.
+            let _ = writeln!(io::stderr(), "{prefix}{error:#}");
+            ExitCode::FAILURE
+        }
+    })
 }
+
+/// Prints to stdout; a reader that has seen enough (`| head`) is no error.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to stdout")
+        }
+        _ => Ok(()),
+    }
+}
+
+impl Cli {
+    fn execute(self) -> anyhow::Result<Done> {
+        let screen = Screen::of_stdout(self.global.output);
+        let client = Client::new(self.global.socket.clone().unwrap_or_else(|| DEFAULT_SOCKET.into()));
+        match self.command {
+            Command::Run(run) => run.execute().map(|()| String::new().into()),
+            Command::Check(check) => check.execute(&screen).map(Done::from),
+            Command::Service(command) => block_on(command.execute(&client, &screen)).map(Done::from),
+            Command::Backend(command) => block_on(command.execute(&client, &screen)),
+            Command::Status => block_on(status::execute(&client, &screen)).map(Done::from),
+            Command::Counters => block_on(counters::execute(&client, &screen)).map(Done::from),
+            Command::Reload => block_on(reload::execute(&client, &screen)).map(Done::from),
+            Command::Unload(unload) => block_on(unload.execute(self.global.socket, &screen)).map(Done::from),
+        }
+    }
+}
+
+fn block_on<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the asynchronous runtime")?
+        .block_on(command)
+}
+
+fn version() -> String {
+    format!("{} (commit {})", crate::VERSION, crate::COMMIT)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,18 @@
 //! What the operator wants: the config file's schema, its validation, and what the CLI changed since.
 
+mod effective;
+mod load;
+mod overlay;
+mod place;
+mod rules;
 mod schema;
+pub mod state;
+mod text;
+mod written_check;
 
+pub use effective::{Effective, EffectiveBackend, EffectiveService, diff, effective};
+pub use load::{ConfigError, Errors, load, parse};
+pub use overlay::Overlay;
+pub use rules::{validate_backend, validate_service};
 pub use schema::*;
+pub use text::parse_endpoint;

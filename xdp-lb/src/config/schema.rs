@@ -1,10 +1,15 @@
 //! The config file's schema: every key, its unit and its default.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use super::text;
+use super::written_check::WrittenCheck;
 
 /// A whole config file.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -36,7 +41,7 @@ pub struct Config {
 
 /// How the program is attached to an interface.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", try_from = "String")]
 pub enum XdpMode {
     /// Native where the driver has it, else generic.
     #[default]
@@ -99,6 +104,7 @@ pub struct Service {
     /// Its name: 1 to 63 letters, digits, `-`, `_` or `.`; no two services share one.
     pub name: String,
     /// The address and port that clients connect to. No two services share VIP and protocol.
+    #[serde(deserialize_with = "text::deserialize_endpoint")]
     pub vip: SocketAddr,
     /// TCP or UDP.
     #[serde(default)]
@@ -120,7 +126,7 @@ pub struct Service {
 
 /// A transport protocol.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", try_from = "String")]
 pub enum Protocol {
     /// TCP.
     #[default]
@@ -131,7 +137,7 @@ pub enum Protocol {
 
 /// A forwarding mode.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", try_from = "String")]
 pub enum Mode {
     /// Source and destination rewritten; needs nothing of the network.
     #[default]
@@ -145,6 +151,7 @@ pub enum Mode {
 #[serde(deny_unknown_fields)]
 pub struct Backend {
     /// Where it listens; of the VIP's family.
+    #[serde(deserialize_with = "text::deserialize_endpoint")]
     pub address: SocketAddr,
     /// Its share of new flows relative to the others, 0 to 65,535; 0: none. Default 100.
     #[serde(default = "default_weight")]
@@ -156,26 +163,39 @@ pub const fn default_weight() -> u16 {
     100
 }
 
-/// How backends are checked.
+/// How backends are checked. Written flat, in TOML as in JSON:
+/// `{type = "http", path = "/healthz", interval = "1s"}`; all but `type` has a default.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "WrittenCheck", into = "WrittenCheck")]
 pub struct HealthCheck {
     /// What is tried.
-    #[serde(flatten)]
     pub probe: Probe,
     /// The time between the starts of two checks, jittered by a tenth. 100 ms to 1 h, default 1 s.
     pub interval: Duration,
-    /// How long one check may take. 10 ms up to the interval... default 500 ms.
+    /// How long one check may take. 10 ms up to the interval; default 500 ms, or the interval where
+    /// that is shorter.
     pub timeout: Duration,
-    /// How many successes in a row make a backend that is down come up. Default 2.
+    /// How many successes in a row make a backend that is down come up. 1 to 100, default 2.
     pub rise: u16,
-    /// How many failures in a row make a backend that is up go down. Default 3.
+    /// How many failures in a row make a backend that is up go down. 1 to 100, default 3.
     pub fall: u16,
 }
 
+impl HealthCheck {
+    /// This probe, with the default interval, timeout, rise and fall.
+    pub const fn new(probe: Probe) -> Self {
+        Self {
+            probe,
+            interval: Duration::from_secs(1),
+            timeout: Duration::from_millis(500),
+            rise: 2,
+            fall: 3,
+        }
+    }
+}
+
 /// What a health check tries.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "kebab-case")]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Probe {
     /// Nothing: the backend counts as up.
     None,
@@ -190,11 +210,312 @@ pub enum Probe {
         /// The lowest and highest status that count as healthy. Default 200 to 399.
         status: (u16, u16),
     },
-    /// A DNS query over UDP is answered with NOERROR (or NXDOMAIN, which a live server may say).
+    /// A DNS query over UDP is answered with NOERROR, or with NXDOMAIN, which a live server may say.
     Dns {
-        /// The name that is asked for. Default `.` with type NS... as the check's module says.
+        /// The name that is asked for. Default `.`, whose NS every resolver knows; a server that
+        /// only answers for its own zones needs one of their names here.
         name: String,
-        /// The record type that is asked for, `A`, `AAAA`, `NS`, ...
+        /// The record type that is asked for: `A`, `AAAA`, `NS`, ... Default `NS` for the name `.`,
+        /// else `A`.
         record: String,
     },
+}
+
+/// In words: `http GET /healthz, status 200-399, every 1s, timeout 500ms, rise 2, fall 3`.
+impl fmt::Display for HealthCheck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.probe {
+            Probe::None => return f.write_str("none"),
+            Probe::Tcp => f.write_str("tcp")?,
+            Probe::Http { path, host, status: (low, high) } => {
+                write!(f, "http GET {path}")?;
+                if let Some(host) = host {
+                    write!(f, " of {host}")?;
+                }
+                write!(f, ", status {low}-{high}")?;
+            }
+            Probe::Dns { name, record } => write!(f, "dns {name} {record}")?,
+        }
+        let (interval, timeout) = (text::print_duration(self.interval), text::print_duration(self.timeout));
+        write!(f, ", every {interval}, timeout {timeout}, rise {}, fall {}", self.rise, self.fall)
+    }
+}
+
+impl Service {
+    /// Its health check, or the default one: a TCP connect for TCP, none for UDP.
+    pub fn check(&self) -> HealthCheck {
+        self.health_check.clone().unwrap_or_else(|| {
+            HealthCheck::new(match self.protocol {
+                Protocol::Tcp => Probe::Tcp,
+                Protocol::Udp => Probe::None,
+            })
+        })
+    }
+}
+
+impl Default for Api {
+    fn default() -> Self {
+        Self { socket: "/run/xdp-lb/api.sock".into() }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { listen: Some(SocketAddr::from(([127, 0, 0, 1], 9799))) }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { services: 4096, backends: 16_384, slots: 4_194_304, flows: 1_048_576 }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { tcp_idle: Duration::from_secs(15 * 60), udp_idle: Duration::from_secs(60) }
+    }
+}
+
+impl Default for PortRange {
+    fn default() -> Self {
+        Self { first: 1024, last: 32767 }
+    }
+}
+
+impl PortRange {
+    /// Whether this port is one of the range.
+    pub const fn contains(self, port: u16) -> bool {
+        self.first <= port && port <= self.last
+    }
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
+impl FromStr for PortRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text::range(text)
+            .filter(|&(first, last)| first >= 1 && first <= last)
+            .map(|(first, last)| Self { first, last })
+            .ok_or_else(|| {
+                format!(
+                    "{} is not a range of ports from 1 to 65535; write \"1024-32767\"",
+                    text::quoted(text)
+                )
+            })
+    }
+}
+
+/// The words of an enum: one table for reading and printing. `later` are words that the design
+/// knows and this version does not.
+macro_rules! words {
+    ($type:ident: $($word:literal => $variant:ident),+; later: [$($later:literal),*]) => {
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(match self { $(Self::$variant => $word),+ })
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<Self, String> {
+                const KNOWN: &[&str] = &[$($word),+];
+                const LATER: &[&str] = &[$($later),*];
+                match text {
+                    $($word => Ok(Self::$variant),)+
+                    _ if LATER.contains(&text) => Err(text::not_yet(text, KNOWN)),
+                    _ => Err(text::unknown_word(text, KNOWN)),
+                }
+            }
+        }
+
+        impl TryFrom<String> for $type {
+            type Error = String;
+
+            fn try_from(text: String) -> Result<Self, String> {
+                text.parse()
+            }
+        }
+    };
+}
+
+words!(XdpMode: "auto" => Auto, "native" => Native, "generic" => Generic; later: []);
+words!(Protocol: "tcp" => Tcp, "udp" => Udp; later: []);
+words!(Mode: "full-nat" => FullNat, "nat" => Nat; later: ["dsr", "ipip", "gue"]);
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::{parse, validate_backend, validate_service};
+    use super::*;
+
+    fn probe() -> impl Strategy<Value = Probe> {
+        let http = (
+            "/[a-z0-9/?=&%.]{0,20}",
+            prop::option::of("[a-z]{1,9}(:[1-9][0-9]{0,3})?"),
+            100u16..600,
+            0u16..600,
+        );
+        prop_oneof![
+            Just(Probe::None),
+            Just(Probe::Tcp),
+            http.prop_map(|(path, host, low, more)| {
+                Probe::Http { path, host, status: (low, (low + more).min(599)) }
+            }),
+            ("[a-z]{1,9}(\\.[a-z]{1,9}){0,3}\\.?", prop::sample::select(vec!["A", "AAAA", "TXT", "SOA"]))
+                .prop_map(|(name, record)| Probe::Dns { name, record: record.into() }),
+        ]
+    }
+
+    fn check() -> impl Strategy<Value = HealthCheck> {
+        (probe(), 100u64..=3_600_000, 0f64..=1.0, 1u16..=100, 1u16..=100).prop_map(
+            |(probe, interval, part, rise, fall)| HealthCheck {
+                probe,
+                interval: Duration::from_millis(interval),
+                timeout: Duration::from_millis(((interval as f64 * part) as u64).clamp(10, interval)),
+                rise,
+                fall,
+            },
+        )
+    }
+
+    fn service() -> impl Strategy<Value = Service> {
+        let address = |v6: bool, net: u8, host: u16| -> IpAddr {
+            if v6 {
+                std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, net.into(), host).into()
+            } else {
+                [198, 51, 100, net | (host as u8 & 0x3f)].into()
+            }
+        };
+        let protocol = prop::sample::select(vec![Protocol::Tcp, Protocol::Udp]);
+        let backends = prop::collection::btree_map((0u16..64, 1u16..), any::<u16>(), 0..5);
+        let policy = (protocol, any::<bool>(), prop::collection::btree_set(0u16..64, 0..4));
+        (
+            "[A-Za-z0-9][A-Za-z0-9._-]{0,62}",
+            any::<bool>(),
+            1u16..,
+            policy,
+            prop::option::of(check()),
+            backends,
+        )
+            .prop_map(move |(name, v6, port, (protocol, nat, snat), health_check, backends)| {
+                Service {
+                    name,
+                    vip: SocketAddr::new(address(v6, 0, 1), port),
+                    protocol,
+                    mode: if nat { Mode::Nat } else { Mode::FullNat },
+                    snat_addresses: snat
+                        .into_iter()
+                        .filter(|_| !nat)
+                        .map(|host| address(v6, 0x40, host))
+                        .collect(),
+                    health_check,
+                    backends: backends
+                        .into_iter()
+                        .map(|((host, port), weight)| Backend {
+                            address: SocketAddr::new(address(v6, 0x80, host), port),
+                            weight,
+                        })
+                        .collect(),
+                }
+            })
+    }
+
+    #[derive(Serialize)]
+    struct File {
+        interfaces: Vec<String>,
+        service: Vec<Service>,
+    }
+
+    proptest! {
+        #[test]
+        fn a_service_is_the_same_after_json(service in service()) {
+            let json = serde_json::to_string(&service).expect("printed");
+            let read: Service = serde_json::from_str(&json).expect("read");
+            prop_assert_eq!(&read, &service);
+            prop_assert_eq!(validate_service(&read), Ok(()));
+        }
+
+        #[test]
+        fn a_service_is_the_same_after_a_config_file(service in service()) {
+            let file = File { interfaces: vec!["eth0".into()], service: vec![service.clone()] };
+            let config = match parse(&toml::to_string(&file).expect("printed")) {
+                Ok(config) => config,
+                Err(errors) => return Err(TestCaseError::fail(errors.to_string())),
+            };
+            prop_assert_eq!(config.services, vec![service]);
+        }
+    }
+
+    fn web(json: &str) -> Result<Service, String> {
+        serde_json::from_str(json).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_service_in_json_is_read_with_the_words_of_the_config_file() {
+        let minimal = web(r#"{"name":"web","vip":"192.0.2.10:80"}"#).expect("valid");
+        assert_eq!((minimal.protocol, minimal.mode), (Protocol::Tcp, Mode::FullNat));
+        let cases = [
+            (r#"{"name":"web","vip":"192.0.2.10"}"#, "\"192.0.2.10\" has no port; write \"192.0.2.10:80\""),
+            (
+                r#"{"name":"web","vip":"192.0.2.10:80","mode":"gue"}"#,
+                "\"gue\" is not in this version; write \"full-nat\" or \"nat\"",
+            ),
+            (r#"{"name":"web","vip":"192.0.2.10:80","weight":1}"#, "unknown field `weight`"),
+            (
+                r#"{"name":"web","vip":"192.0.2.10:80","backend":[{"address":"b:1"}]}"#,
+                "\"b\" is not an IP address",
+            ),
+        ];
+        for (json, words) in cases {
+            let message = web(json).expect_err("refused");
+            assert!(message.contains(words), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_service_from_the_api_is_held_to_the_rules_of_the_file() {
+        let bad = web(r#"{"name":"we b","vip":"192.0.2.10:0","health_check":{"type":"tcp","rise":0},
+                "backend":[{"address":"[2001:db8::1]:80"}]}"#)
+        .expect("well-formed");
+        assert_eq!(
+            validate_service(&bad).expect_err("refused"),
+            [
+                "service \"we b\": name: \"we b\" has ' ' in it; write letters, digits, \"-\", \"_\" and \".\" only",
+                "service \"we b\": vip: \"192.0.2.10:0\" has port 0; write 1 to 65535",
+                "service \"we b\": health_check.rise: 0 is out of range; write 1 to 100",
+                "service \"we b\": backend [2001:db8::1]:80: address: \"[2001:db8::1]:80\" is IPv6 and the VIP \
+                 192.0.2.10:0 is IPv4; a service and its backends are of one family, so give the other family a \
+                 service of its own",
+            ]
+        );
+        let backend = Backend { address: "192.0.2.10:80".parse().expect("an address"), weight: 1 };
+        let good = web(r#"{"name":"web","vip":"192.0.2.10:80"}"#).expect("valid");
+        assert_eq!(
+            validate_backend(&good, &backend).expect_err("refused"),
+            [
+                "service \"web\": backend 192.0.2.10:80: address: \"192.0.2.10:80\" is the VIP of this service, so \
+                 its packets would come back here; write the real server's own address"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_health_check_in_words_says_what_is_tried_and_how_often() {
+        let probe =
+            Probe::Http { path: "/healthz".into(), host: Some("example.com".into()), status: (200, 299) };
+        assert_eq!(
+            HealthCheck::new(probe).to_string(),
+            "http GET /healthz of example.com, status 200-299, every 1s, timeout 500ms, rise 2, fall 3"
+        );
+        assert_eq!(HealthCheck::new(Probe::None).to_string(), "none");
+    }
 }

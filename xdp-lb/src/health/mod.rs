@@ -1,9 +1,18 @@
 //! The health checks, and the state machine that they feed.
 
+mod checker;
+mod probe;
+mod probe_dns;
+mod probe_http;
+mod probe_tcp;
+mod state;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::config::HealthCheck;
+
+pub use checker::Checker;
 
 /// Which backend of which service.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

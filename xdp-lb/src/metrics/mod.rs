@@ -1,1 +1,74 @@
-//! ...
+//! Prometheus: every scrape asks the owner task and encodes what it says. The metrics are
+//! described in `docs/metrics.md`.
+
+mod exposition;
+mod families;
+
+use std::future::Future;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::header::{ACCEPT, CONTENT_TYPE};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use tokio::net::TcpListener;
+
+use crate::control::handle::{Handle, Refusal};
+use crate::http;
+use exposition::Exposition;
+use families::Snapshot;
+
+/// How long the owner task may take to answer: Prometheus' own patience is 10 s.
+const SCRAPE_TIMEOUT: Duration = Duration::from_secs(9);
+
+/// Serves `GET /metrics` on `listener` until `shutdown`.
+pub async fn serve(listener: TcpListener, handle: Handle, shutdown: impl Future<Output = ()>) {
+    let scraped = Scraped { handle, started: Arc::default() };
+    let router = Router::new()
+        .route("/metrics", get(metrics))
+        .fallback(|| async { (StatusCode::NOT_FOUND, "xdp-lb: the metrics are at /metrics\n") })
+        .with_state(scraped);
+    http::serve(listener, router, shutdown).await;
+}
+
+#[derive(Clone)]
+struct Scraped {
+    handle: Handle,
+    /// Found at the first scrape, and the same at each that follows.
+    started: Arc<OnceLock<u64>>,
+}
+
+impl Scraped {
+    async fn snapshot(&self) -> Result<Snapshot, Refusal> {
+        let (status, counters) = tokio::try_join!(self.handle.status(), self.handle.counters())?;
+        let start_time = *self.started.get_or_init(|| {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            now.as_secs().saturating_sub(status.uptime_seconds)
+        });
+        Ok(Snapshot { status, counters: counters.counters, start_time })
+    }
+}
+
+async fn metrics(State(scraped): State<Scraped>, headers: HeaderMap) -> Response {
+    let snapshot = match tokio::time::timeout(SCRAPE_TIMEOUT, scraped.snapshot()).await {
+        Ok(Ok(snapshot)) => snapshot,
+        Ok(Err(refusal)) => return (StatusCode::SERVICE_UNAVAILABLE, format!("{refusal}\n")).into_response(),
+        Err(_) => {
+            let words = format!("the daemon did not answer within {} s\n", SCRAPE_TIMEOUT.as_secs());
+            return (StatusCode::SERVICE_UNAVAILABLE, words).into_response();
+        }
+    };
+    let exposition = Exposition::accepted_by(headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()));
+    match exposition.encode(snapshot) {
+        Ok(text) => ([(CONTENT_TYPE, exposition.content_type())], text).into_response(),
+        Err(error) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("cannot encode: {error}\n")).into_response()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

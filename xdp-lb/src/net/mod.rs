@@ -1,8 +1,15 @@
 //! Routes, neighbours and links, over netlink: where a packet to a backend has to be sent.
 
+mod kernel;
+mod resolver;
+mod state;
+
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use xdp_lb_common::net::MacAddress;
+
+pub use resolver::Resolver;
 
 /// How a backend is reached.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -21,4 +28,30 @@ pub struct NextHop {
     pub source: IpAddr,
     /// The route's or interface's MTU, bytes of IP.
     pub mtu: u32,
+}
+
+/// What the [`Resolver`] tells. Each event replaces what an earlier one said of the same thing, and
+/// one that says nothing new is not sent.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// The next hop of a watched address: sent once it is decided, and at every change.
+    NextHop {
+        /// The watched address.
+        address: IpAddr,
+        /// Its next hop, or in words why there is none.
+        next_hop: Result<NextHop, String>,
+    },
+    /// The VLAN devices (IEEE 802.1Q) whose parent is a plain interface of this namespace, by their
+    /// index: the parent's index and the VLAN id. Sent once at first, even if there are none.
+    Vlans(BTreeMap<u32, (u32, u16)>),
+    /// An interface: sent for each at first, and when one comes, goes, gets another index, or goes
+    /// up or down.
+    Interface {
+        /// Its name.
+        name: String,
+        /// Its index; `None` where it is gone.
+        index: Option<u32>,
+        /// Whether it is up and has a carrier.
+        up: bool,
+    },
 }

@@ -1,0 +1,251 @@
+//! The client, as the CLI uses it: one connection a request.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use crate::api::server::REQUEST_TIMEOUT;
+use crate::api::types::{
+    BackendPatch, BackendView, CountersView, ErrorView, Outcome, ReloadView, ServiceDetailView, ServiceView,
+    StatusView,
+};
+use crate::config;
+
+/// The largest answer that is read, in bytes: views of a hundred thousand backends fit.
+const MAX_ANSWER: usize = 256 << 20;
+/// How long a request may take: longer than the server's own patience, whose error says more.
+const TIMEOUT: Duration = REQUEST_TIMEOUT.saturating_add(Duration::from_secs(10));
+/// What stands for itself in a path's segment (RFC 3986 section 2.3).
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Why a request had no answer, in words for the operator.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nobody listens on the socket.
+    #[error(
+        "no daemon answers on {}: start it with \"xdp-lb run --config FILE\" (or name its socket with --socket)",
+        .0.display()
+    )]
+    NoDaemon(PathBuf),
+    /// The socket is root's.
+    #[error("no permission to use {}: run this as root (sudo xdp-lb ...)", .0.display())]
+    PermissionDenied(PathBuf),
+    /// The daemon refused the request.
+    #[error("{message}")]
+    Refused {
+        /// The answer's status.
+        status: StatusCode,
+        /// The answer's [`ErrorView`].
+        message: String,
+    },
+    /// The connection broke, or what answered is no xdp-lb daemon of this version.
+    #[error("the daemon on {}: {problem}", .socket.display())]
+    Broken {
+        /// The socket.
+        socket: PathBuf,
+        /// What happened.
+        problem: String,
+    },
+}
+
+impl Error {
+    /// Whether the daemon answered that what the request names does not exist.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Refused { status: StatusCode::NOT_FOUND, .. })
+    }
+}
+
+/// An answer of the daemon.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// A client of the daemon whose control socket is at a path.
+#[derive(Clone, Debug)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    /// A client of the daemon on this socket; nothing is sent yet.
+    pub fn new(socket: impl Into<PathBuf>) -> Self {
+        Self { socket: socket.into() }
+    }
+
+    /// The daemon's socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// The daemon on one screen.
+    pub async fn status(&self) -> Result<StatusView> {
+        self.ask(Method::GET, "/v1/status", None::<&()>).await
+    }
+
+    /// Every service, by name.
+    pub async fn services(&self) -> Result<Vec<ServiceView>> {
+        self.ask(Method::GET, "/v1/services", None::<&()>).await
+    }
+
+    /// One service with its backends.
+    pub async fn service(&self, name: &str) -> Result<ServiceDetailView> {
+        self.ask(Method::GET, &service_path(name), None::<&()>).await
+    }
+
+    /// Adds a service.
+    pub async fn add_service(&self, service: &config::Service) -> Result<Outcome> {
+        self.ask(Method::POST, "/v1/services", Some(service)).await
+    }
+
+    /// Removes a service with its backends.
+    pub async fn remove_service(&self, name: &str) -> Result<Outcome> {
+        self.ask(Method::DELETE, &service_path(name), None::<&()>).await
+    }
+
+    /// The backends of one service, or of all.
+    pub async fn backends(&self, service: Option<&str>) -> Result<Vec<BackendView>> {
+        let path = service.map_or_else(|| "/v1/backends".into(), backends_path);
+        self.ask(Method::GET, &path, None::<&()>).await
+    }
+
+    /// One backend.
+    pub async fn backend(&self, service: &str, address: SocketAddr) -> Result<BackendView> {
+        self.ask(Method::GET, &backend_path(service, address), None::<&()>).await
+    }
+
+    /// Adds a backend to a service.
+    pub async fn add_backend(&self, service: &str, backend: &config::Backend) -> Result<Outcome> {
+        self.ask(Method::POST, &backends_path(service), Some(backend)).await
+    }
+
+    /// Changes a backend's weight or its administrative state.
+    pub async fn patch_backend(
+        &self,
+        service: &str,
+        address: SocketAddr,
+        patch: &BackendPatch,
+    ) -> Result<Outcome> {
+        self.ask(Method::PATCH, &backend_path(service, address), Some(patch)).await
+    }
+
+    /// Removes a backend at once, with its flows.
+    pub async fn remove_backend(&self, service: &str, address: SocketAddr) -> Result<Outcome> {
+        self.ask(Method::DELETE, &backend_path(service, address), None::<&()>).await
+    }
+
+    /// Every counter of passes and drops.
+    pub async fn counters(&self) -> Result<CountersView> {
+        self.ask(Method::GET, "/v1/counters", None::<&()>).await
+    }
+
+    /// Makes the daemon read its config file again.
+    pub async fn reload(&self) -> Result<ReloadView> {
+        self.ask(Method::POST, "/v1/reload", None::<&()>).await
+    }
+
+    /// Makes the daemon detach its program, remove its pins and end.
+    pub async fn unload(&self) -> Result<Outcome> {
+        self.ask(Method::POST, "/v1/unload", None::<&()>).await
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        document: Option<&impl Serialize>,
+    ) -> Result<T> {
+        let exchange = self.exchange(method, path, document);
+        let (status, body) = tokio::time::timeout(TIMEOUT, exchange)
+            .await
+            .map_err(|_| self.broken(format!("no answer within {} s", TIMEOUT.as_secs())))??;
+        if status.is_success() {
+            return serde_json::from_slice(&body)
+                .map_err(|error| self.broken(format!("an answer that is not understood: {error}")));
+        }
+        let message = match serde_json::from_slice::<ErrorView>(&body) {
+            Ok(view) => view.error,
+            Err(_) => format!("{status} without a reason"),
+        };
+        Err(Error::Refused { status, message })
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        document: Option<&impl Serialize>,
+    ) -> Result<(StatusCode, Bytes)> {
+        let broken = |error: &dyn fmt::Display| self.broken(error.to_string());
+        let stream = self.connect().await?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| broken(&error))?;
+        let connection = tokio::spawn(connection);
+        let body = match document {
+            Some(document) => serde_json::to_vec(document).map_err(|error| broken(&error))?,
+            None => Vec::new(),
+        };
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, "localhost")
+            .header(CONTENT_TYPE, "application/json")
+            .body(Full::new(Bytes::from(body)))
+            .map_err(|error| broken(&error))?;
+        let answer = sender.send_request(request).await.map_err(|error| broken(&error))?;
+        let status = answer.status();
+        let body =
+            Limited::new(answer.into_body(), MAX_ANSWER).collect().await.map_err(|error| broken(&error))?;
+        connection.abort();
+        Ok((status, body.to_bytes()))
+    }
+
+    async fn connect(&self) -> Result<UnixStream> {
+        loop {
+            match UnixStream::connect(&self.socket).await {
+                // The daemon's backlog is full (unix(7)): wait for a place.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                connected => return connected.map_err(|error| self.unreachable(&error)),
+            }
+        }
+    }
+
+    fn unreachable(&self, error: &io::Error) -> Error {
+        match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                Error::NoDaemon(self.socket.clone())
+            }
+            io::ErrorKind::PermissionDenied => Error::PermissionDenied(self.socket.clone()),
+            _ => self.broken(error.to_string()),
+        }
+    }
+
+    fn broken(&self, problem: String) -> Error {
+        Error::Broken { socket: self.socket.clone(), problem }
+    }
+}
+
+fn service_path(name: &str) -> String {
+    format!("/v1/services/{}", utf8_percent_encode(name, SEGMENT))
+}
+
+fn backends_path(service: &str) -> String {
+    format!("{}/backends", service_path(service))
+}
+
+fn backend_path(service: &str, address: SocketAddr) -> String {
+    let address = address.to_string();
+    format!("{}/{}", backends_path(service), utf8_percent_encode(&address, SEGMENT))
+}

@@ -1,0 +1,317 @@
+//! The server: each route asks the owner task through its handle.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use axum::body::HttpBody;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Request, State};
+use axum::http::request::Parts;
+use axum::http::{Method, StatusCode, Uri};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixListener;
+
+use crate::api::socket;
+use crate::api::types::{
+    BackendPatch, BackendView, CountersView, ErrorView, Outcome, ReloadView, ServiceDetailView, ServiceView,
+    StatusView,
+};
+use crate::config;
+use crate::control::handle::{Handle, Refusal};
+use crate::http;
+
+/// Every route: method and path.
+pub const ROUTES: &[(&str, &str)] = &[
+    ("GET", "/v1/status"),
+    ("GET", "/v1/services"),
+    ("POST", "/v1/services"),
+    ("GET", "/v1/services/{name}"),
+    ("DELETE", "/v1/services/{name}"),
+    ("GET", "/v1/services/{name}/backends"),
+    ("POST", "/v1/services/{name}/backends"),
+    ("GET", "/v1/services/{name}/backends/{address}"),
+    ("PATCH", "/v1/services/{name}/backends/{address}"),
+    ("DELETE", "/v1/services/{name}/backends/{address}"),
+    ("GET", "/v1/backends"),
+    ("GET", "/v1/counters"),
+    ("POST", "/v1/reload"),
+    ("POST", "/v1/unload"),
+];
+
+/// The largest request body, in bytes: a service with ten thousand backends fits many times.
+const MAX_BODY: usize = 4 << 20;
+/// How long the owner task may take to answer.
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The API's server, which has its socket and serves nobody yet.
+#[derive(Debug)]
+pub struct Server {
+    listener: UnixListener,
+    guard: socket::Guard,
+}
+
+impl Server {
+    /// Listens on the Unix socket `path` (mode 0600), in place of a dead daemon's socket.
+    ///
+    /// # Errors
+    ///
+    /// Another daemon answers there, or the file system refuses.
+    pub fn bind(path: &Path) -> anyhow::Result<Self> {
+        let (listener, guard) = socket::listen(path)?;
+        Ok(Self { listener, guard })
+    }
+
+    /// Serves until `shutdown`, lets running requests end, and removes the socket.
+    pub async fn serve(self, handle: Handle, shutdown: impl Future<Output = ()>) {
+        let Self { listener, guard } = self;
+        http::serve(listener, router(handle), shutdown).await;
+        drop(guard);
+    }
+}
+
+fn router(handle: Handle) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/services", get(services).post(add_service))
+        .route("/v1/services/{name}", get(service).delete(remove_service))
+        .route("/v1/services/{name}/backends", get(service_backends).post(add_backend))
+        .route(
+            "/v1/services/{name}/backends/{address}",
+            get(backend).patch(patch_backend).delete(remove_backend),
+        )
+        .route("/v1/backends", get(backends))
+        .route("/v1/counters", get(counters))
+        .route("/v1/reload", post(reload))
+        .route("/v1/unload", post(unload))
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_method)
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(axum::middleware::from_fn(in_time))
+        .with_state(handle)
+}
+
+type Reply<T> = Result<Json<T>, Error>;
+type Created<T> = Result<(StatusCode, Json<T>), Error>;
+
+async fn status(State(handle): State<Handle>) -> Reply<StatusView> {
+    reply(handle.status().await)
+}
+
+async fn services(State(handle): State<Handle>) -> Reply<Vec<ServiceView>> {
+    reply(handle.services().await)
+}
+
+async fn add_service(
+    State(handle): State<Handle>,
+    Document(service): Document<config::Service>,
+) -> Created<Outcome> {
+    created(handle.add_service(service).await)
+}
+
+async fn service(State(handle): State<Handle>, ServiceName(name): ServiceName) -> Reply<ServiceDetailView> {
+    // Asked first, since its refusal lists the services that there are.
+    let backends = handle.backends(Some(name.clone())).await?;
+    let service = handle.services().await?.into_iter().find(|service| service.name == name);
+    let service =
+        service.ok_or_else(|| Refusal::NotFound(format!("service {name} has just been removed")))?;
+    Ok(Json(ServiceDetailView { service, backends }))
+}
+
+async fn remove_service(State(handle): State<Handle>, ServiceName(name): ServiceName) -> Reply<Outcome> {
+    reply(handle.remove_service(name).await)
+}
+
+async fn backends(State(handle): State<Handle>) -> Reply<Vec<BackendView>> {
+    reply(handle.backends(None).await)
+}
+
+async fn service_backends(
+    State(handle): State<Handle>,
+    ServiceName(name): ServiceName,
+) -> Reply<Vec<BackendView>> {
+    reply(handle.backends(Some(name)).await)
+}
+
+async fn add_backend(
+    State(handle): State<Handle>,
+    ServiceName(name): ServiceName,
+    Document(backend): Document<config::Backend>,
+) -> Created<Outcome> {
+    created(handle.add_backend(name, backend).await)
+}
+
+async fn backend(
+    State(handle): State<Handle>,
+    BackendPath(name, address): BackendPath,
+) -> Reply<BackendView> {
+    let backends = handle.backends(Some(name.clone())).await?;
+    let known: Vec<_> = backends.iter().map(|backend| backend.address.to_string()).collect();
+    let backend = backends.into_iter().find(|backend| backend.address == address);
+    let unknown = || match known.as_slice() {
+        [] => format!("service {name} has no backend {address}: it has none"),
+        known => format!("service {name} has no backend {address}; it has {}", known.join(", ")),
+    };
+    Ok(Json(backend.ok_or_else(|| Refusal::NotFound(unknown()))?))
+}
+
+async fn patch_backend(
+    State(handle): State<Handle>,
+    BackendPath(name, address): BackendPath,
+    Document(patch): Document<BackendPatch>,
+) -> Reply<Outcome> {
+    if patch == BackendPatch::default() {
+        return Err(Refusal::Invalid("nothing to change: give `weight`, `admin` or both".into()).into());
+    }
+    reply(handle.patch_backend(name, address, patch).await)
+}
+
+async fn remove_backend(
+    State(handle): State<Handle>,
+    BackendPath(name, address): BackendPath,
+) -> Reply<Outcome> {
+    reply(handle.remove_backend(name, address).await)
+}
+
+async fn counters(State(handle): State<Handle>) -> Reply<CountersView> {
+    reply(handle.counters().await)
+}
+
+async fn reload(State(handle): State<Handle>) -> Reply<ReloadView> {
+    reply(handle.reload().await)
+}
+
+async fn unload(State(handle): State<Handle>) -> Reply<Outcome> {
+    reply(handle.unload().await)
+}
+
+async fn no_route(uri: Uri) -> Error {
+    let routes: Vec<_> = ROUTES.iter().map(|(method, path)| format!("{method} {path}")).collect();
+    Error::new(StatusCode::NOT_FOUND, format!("no route {}; there are {}", uri.path(), routes.join(", ")))
+}
+
+async fn no_method(method: Method, uri: Uri) -> Error {
+    Error::new(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not possible on {}", uri.path()))
+}
+
+/// Answers in the owner task's stead where it takes too long.
+async fn in_time(request: Request, next: Next) -> Response {
+    tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await.unwrap_or_else(|_| {
+        let seconds = REQUEST_TIMEOUT.as_secs();
+        let words = format!(
+            "the daemon did not answer within {seconds} s; a change that was asked for may still happen: see its log"
+        );
+        Error::new(StatusCode::GATEWAY_TIMEOUT, words).into_response()
+    })
+}
+
+fn reply<T>(answer: Result<T, Refusal>) -> Reply<T> {
+    Ok(Json(answer?))
+}
+
+fn created<T>(answer: Result<T, Refusal>) -> Created<T> {
+    Ok((StatusCode::CREATED, Json(answer?)))
+}
+
+/// A request that was refused, as status and document.
+struct Error {
+    status: StatusCode,
+    view: ErrorView,
+}
+
+impl Error {
+    fn new(status: StatusCode, error: String) -> Self {
+        Self { status, view: ErrorView { error } }
+    }
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        let status = match refusal {
+            Refusal::NotFound(_) => StatusCode::NOT_FOUND,
+            Refusal::Conflict(_) => StatusCode::CONFLICT,
+            Refusal::Invalid(_) => StatusCode::BAD_REQUEST,
+            Refusal::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self::new(status, refusal.to_string())
+    }
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        (self.status, Json(self.view)).into_response()
+    }
+}
+
+/// A request's body, as the document that the route takes.
+struct Document<T>(T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Document<T> {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Error> {
+        // A length that is only claimed is not waited for.
+        if request.body().size_hint().lower() > MAX_BODY as u64 {
+            return Err(too_large());
+        }
+        let body = Bytes::from_request(request, state).await.map_err(unreadable)?;
+        let document = serde_json::from_slice(&body).map_err(|error| {
+            Error::new(
+                StatusCode::BAD_REQUEST,
+                format!("the body is not the JSON document of this route: {error}"),
+            )
+        })?;
+        Ok(Self(document))
+    }
+}
+
+fn unreadable(rejection: BytesRejection) -> Error {
+    match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => too_large(),
+        status => Error::new(status, format!("the body could not be read: {}", rejection.body_text())),
+    }
+}
+
+fn too_large() -> Error {
+    Error::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {MAX_BODY} bytes"))
+}
+
+/// A service's name in the path.
+struct ServiceName(String);
+
+impl<S: Send + Sync> FromRequestParts<S> for ServiceName {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        Ok(Self(segments(parts, state).await?))
+    }
+}
+
+/// A service's name and a backend's address in the path.
+struct BackendPath(String, SocketAddr);
+
+impl<S: Send + Sync> FromRequestParts<S> for BackendPath {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        let (name, address): (String, String) = segments(parts, state).await?;
+        let address = config::parse_endpoint(&address).map_err(Refusal::Invalid)?;
+        Ok(Self(name, address))
+    }
+}
+
+async fn segments<T: DeserializeOwned + Send, S: Send + Sync>(
+    parts: &mut Parts,
+    state: &S,
+) -> Result<T, Error> {
+    let segments = axum::extract::Path::from_request_parts(parts, state).await;
+    segments.map(|axum::extract::Path(segments)| segments).map_err(|rejection| {
+        Error::new(rejection.status(), format!("the path cannot be read: {}", rejection.body_text()))
+    })
+}

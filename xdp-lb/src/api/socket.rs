@@ -1,0 +1,218 @@
+//! The control socket: open to root alone from its first moment on, and one daemon's only.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use nix::sys::socket::{getsockopt, sockopt};
+use nix::sys::stat::{Mode, fchmod};
+use tokio::net::{UnixListener, UnixSocket};
+
+/// The longest path that a Unix socket's address can hold, in bytes: `sun_path` less its final 0 (unix(7)).
+const MAX_PATH: usize = 107;
+/// How many connections may wait to be accepted.
+const BACKLOG: u32 = 128;
+
+/// Listens on `path` with mode 0600 and returns with it the guard that removes the socket again.
+///
+/// A socket that a dead daemon left behind is replaced.
+///
+/// # Errors
+///
+/// Another daemon or program answers on `path`, something else than a socket is there, or the
+/// file system refuses.
+pub fn listen(path: &Path) -> anyhow::Result<(UnixListener, Guard)> {
+    if path.as_os_str().len() > MAX_PATH {
+        bail!("the path {} is too long for a socket: at most {MAX_PATH} bytes fit", path.display());
+    }
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(parent)
+            .with_context(|| format!("cannot make the directory {}", parent.display()))?;
+    }
+    let lock = Lock::take(path)?;
+    remove_stale(path)?;
+    let listener =
+        bind_private(path).with_context(|| format!("cannot listen on the socket {}", path.display()))?;
+    Ok((listener, Guard { socket: path.to_owned(), _lock: lock }))
+}
+
+/// Removes the socket when it is dropped.
+#[derive(Debug)]
+pub struct Guard {
+    socket: PathBuf,
+    _lock: Lock,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // The lock is still held: no other daemon can have put its own socket here.
+        let _ = std::fs::remove_file(&self.socket);
+    }
+}
+
+/// Binds and listens. Linux takes a new socket file's mode from the socket itself (`unix_bind_bsd`),
+/// so that it is never open to anyone else, whatever the umask.
+fn bind_private(path: &Path) -> io::Result<UnixListener> {
+    let socket = UnixSocket::new_stream()?;
+    fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    socket.bind(path)?;
+    socket.listen(BACKLOG)
+}
+
+fn remove_stale(path: &Path) -> anyhow::Result<()> {
+    let metadata = match path.symlink_metadata() {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).with_context(|| format!("cannot look at {}", path.display())),
+    };
+    if !metadata.file_type().is_socket() {
+        bail!("{} is there and is no socket: move it away, or name another api.socket", path.display());
+    }
+    match UnixStream::connect(path) {
+        Ok(stream) => {
+            let pid = getsockopt(&stream, sockopt::PeerCredentials).map(|peer| peer.pid()).unwrap_or(0);
+            bail!("another program (pid {pid}) listens on {}: name another api.socket", path.display());
+        }
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)
+            .with_context(|| format!("cannot remove the socket of a dead daemon, {}", path.display())),
+        Err(error) => {
+            Err(error).with_context(|| format!("cannot tell whether anyone listens on {}", path.display()))
+        }
+    }
+}
+
+/// A lock file beside the socket, held for as long as the daemon lives and let go by the kernel
+/// however it ends: of two daemons that start at once, one finds the other.
+#[derive(Debug)]
+struct Lock {
+    path: PathBuf,
+    _file: File,
+}
+
+impl Lock {
+    fn take(socket: &Path) -> anyhow::Result<Self> {
+        let mut path = socket.as_os_str().to_owned();
+        path.push(".lock");
+        let path = PathBuf::from(path);
+        loop {
+            let mut file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .custom_flags(libc::O_NOFOLLOW)
+                .open(&path)
+                .with_context(|| format!("cannot open the lock file {}", path.display()))?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => {
+                    let mut pid = String::new();
+                    let _ = file.take(16).read_to_string(&mut pid);
+                    bail!(
+                        "another daemon (pid {}) answers on {}: stop it first, or name another api.socket",
+                        pid.trim(),
+                        socket.display()
+                    );
+                }
+                Err(TryLockError::Error(error)) => {
+                    return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+                }
+            }
+            if !is_still_at(&file, &path) {
+                // Its holder removed it between the open and the lock: it guards nothing any more.
+                continue;
+            }
+            file.set_len(0)
+                .and_then(|()| writeln!(file, "{}", std::process::id()))
+                .with_context(|| format!("cannot write the lock file {}", path.display()))?;
+            return Ok(Self { path, _file: file });
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn is_still_at(file: &File, path: &Path) -> bool {
+    let (Ok(held), Ok(there)) = (file.metadata(), path.symlink_metadata()) else { return false };
+    (held.dev(), held.ino()) == (there.dev(), there.ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_socket_is_for_root_alone_whatever_the_umask() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("made/for/it/api.sock");
+        let (_listener, _guard) = listen(&path).unwrap();
+        assert_eq!(path.metadata().unwrap().mode() & 0o7777, 0o600);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_left_behind_at_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let (listener, guard) = listen(&folder.path().join("api.sock")).unwrap();
+        drop((listener, guard));
+        assert_eq!(folder.path().read_dir().unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_live_daemons_socket_is_refused_and_stays_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("api.sock");
+        let (listener, _guard) = listen(&path).unwrap();
+        let error = listen(&path).unwrap_err().to_string();
+        let pid = std::process::id();
+        assert!(error.starts_with(&format!("another daemon (pid {pid}) answers on ")), "{error}");
+        UnixStream::connect(&path).unwrap();
+        listener.accept().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_dead_daemons_socket_and_lock_are_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("api.sock");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        std::fs::write(folder.path().join("api.sock.lock"), "99999\n").unwrap();
+        let (_listener, _guard) = listen(&path).unwrap();
+        UnixStream::connect(&path).unwrap();
+    }
+
+    #[tokio::test]
+    async fn another_programs_socket_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("api.sock");
+        let _theirs = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let error = listen(&path).unwrap_err().to_string();
+        assert!(error.contains(&format!("another program (pid {})", std::process::id())), "{error}");
+        UnixStream::connect(&path).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_no_socket_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("api.sock");
+        std::fs::write(&path, "precious").unwrap();
+        let error = listen(&path).unwrap_err().to_string();
+        assert!(error.contains("is no socket"), "{error}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    }
+
+    #[tokio::test]
+    async fn a_path_that_is_too_long_is_refused_in_words() {
+        let path = PathBuf::from(format!("/run/{}", "x".repeat(200)));
+        assert!(listen(&path).unwrap_err().to_string().contains("at most 107 bytes"));
+    }
+}

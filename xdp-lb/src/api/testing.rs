@@ -1,0 +1,231 @@
+//! An owner task with a small state in memory, for tests of everything that talks to one.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use crate::api::types::{
+    AdminState, BackendState, BackendView, CounterView, CountersView, HealthState, InterfaceView,
+    NextHopView, Origin, Outcome, ReloadView, ServiceView, StatusView, TableView, TrafficView,
+};
+use crate::config::{self, HealthCheck, Mode, Probe, Protocol, XdpMode};
+use crate::control::handle::{Answer, Handle, Refusal, Request};
+
+/// What the owner task knows.
+#[derive(Clone, Debug)]
+pub(crate) struct Owner {
+    pub(crate) services: Vec<ServiceView>,
+    pub(crate) backends: Vec<BackendView>,
+    /// A backend that drains loses this many flows each time it is looked at.
+    pub(crate) flows_ending: u64,
+    /// How a reload ends.
+    pub(crate) reload: Answer<ReloadView>,
+}
+
+impl Default for Owner {
+    fn default() -> Self {
+        Self {
+            services: vec![service("web", "192.0.2.10:80"), service("web6", "[2001:db8::10]:80")],
+            backends: vec![
+                backend("web", "198.51.100.11:8080"),
+                backend("web", "198.51.100.12:8080"),
+                backend("web6", "[2001:db8:1::11]:8080"),
+            ],
+            flows_ending: 0,
+            reload: Ok(ReloadView { changes: vec![], needs_restart: vec![] }),
+        }
+    }
+}
+
+impl Owner {
+    /// Starts the task, which ends when every handle is gone.
+    pub(crate) fn start(mut self) -> Handle {
+        let (sender, mut requests) = mpsc::channel(8);
+        tokio::spawn(async move {
+            while let Some(request) = requests.recv().await {
+                self.answer(request);
+            }
+        });
+        Handle::new(sender)
+    }
+
+    fn answer(&mut self, request: Request) {
+        match request {
+            Request::Status(answer) => drop(answer.send(Ok(self.status()))),
+            Request::Services(answer) => drop(answer.send(Ok(self.services.clone()))),
+            Request::AddService(service, answer) => drop(answer.send(self.add_service(service))),
+            Request::RemoveService(name, answer) => drop(answer.send(self.remove_service(&name))),
+            Request::Backends(service, answer) => drop(answer.send(self.backends(service.as_deref()))),
+            Request::AddBackend(service, backend, answer) => {
+                drop(answer.send(self.add_backend(&service, backend)));
+            }
+            Request::PatchBackend(service, address, patch, answer) => {
+                drop(answer.send(self.find(&service, address).map(|backend| {
+                    backend.weight = patch.weight.unwrap_or(backend.weight);
+                    backend.admin = patch.admin.unwrap_or(backend.admin);
+                    done(format!("changed {address} of {service}"))
+                })));
+            }
+            Request::RemoveBackend(service, address, answer) => {
+                let removed = self.find(&service, address).map(|_| done(format!("removed {address}")));
+                self.backends.retain(|backend| (&backend.service, backend.address) != (&service, address));
+                drop(answer.send(removed));
+            }
+            Request::Counters(answer) => drop(answer.send(Ok(counters()))),
+            Request::Reload(answer) => drop(answer.send(self.reload.clone())),
+            Request::Unload(answer) => drop(answer.send(Ok(done("unloaded".into())))),
+        }
+    }
+
+    pub(crate) fn status(&self) -> StatusView {
+        StatusView {
+            version: "0.1.0".into(),
+            pid: 4242,
+            uptime_seconds: 312,
+            adopted: true,
+            config_file: "/etc/xdp-lb/config.toml".into(),
+            pin_path: "/sys/fs/bpf/xdp-lb".into(),
+            interfaces: vec![
+                InterfaceView { name: "eth0".into(), index: 2, mode: XdpMode::Native, note: None },
+                InterfaceView {
+                    name: "eth1".into(),
+                    index: 3,
+                    mode: XdpMode::Generic,
+                    note: Some("the driver of eth1 has no XDP".into()),
+                },
+            ],
+            services: self.services.clone(),
+            backends: self.backends.clone(),
+            tables: vec![TableView { name: "flows".into(), used: 524_288, size: 1_048_576 }],
+            dropped_packets: 7,
+            passed_packets: 1_234_567,
+        }
+    }
+
+    fn known(&self, name: &str) -> Answer<()> {
+        if self.services.iter().any(|service| service.name == name) {
+            return Ok(());
+        }
+        let known: Vec<_> = self.services.iter().map(|service| service.name.as_str()).collect();
+        Err(Refusal::NotFound(format!("no service {name}; there are {}", known.join(", "))))
+    }
+
+    fn backends(&mut self, service: Option<&str>) -> Answer<Vec<BackendView>> {
+        if let Some(name) = service {
+            self.known(name)?;
+        }
+        for backend in self.backends.iter_mut().filter(|backend| backend.admin == AdminState::Draining) {
+            backend.flows = backend.flows.saturating_sub(self.flows_ending);
+        }
+        let wanted = |backend: &&BackendView| service.is_none_or(|name| backend.service == name);
+        Ok(self.backends.iter().filter(wanted).cloned().collect())
+    }
+
+    fn find(&mut self, service: &str, address: SocketAddr) -> Answer<&mut BackendView> {
+        self.known(service)?;
+        self.backends
+            .iter_mut()
+            .find(|backend| backend.service == service && backend.address == address)
+            .ok_or_else(|| Refusal::NotFound(format!("service {service} has no backend {address}")))
+    }
+
+    fn add_service(&mut self, added: config::Service) -> Answer<Outcome> {
+        if added.name.len() > 63 {
+            return Err(Refusal::Invalid("the name is longer than 63 characters".into()));
+        }
+        if self.services.iter().any(|service| service.name == added.name) {
+            return Err(Refusal::Conflict(format!("service {} exists already", added.name)));
+        }
+        let mut view = service(&added.name, &added.vip.to_string());
+        view.protocol = added.protocol;
+        view.mode = added.mode;
+        view.snat_addresses = added.snat_addresses;
+        view.health_check = added.health_check.unwrap_or(view.health_check);
+        self.services.push(view);
+        for backend in added.backends {
+            self.add_backend(&added.name, backend)?;
+        }
+        Ok(done(format!("added service {}", added.name)))
+    }
+
+    fn remove_service(&mut self, name: &str) -> Answer<Outcome> {
+        self.known(name)?;
+        self.services.retain(|service| service.name != name);
+        self.backends.retain(|backend| backend.service != name);
+        Ok(done(format!("removed service {name}")))
+    }
+
+    fn add_backend(&mut self, service: &str, added: config::Backend) -> Answer<Outcome> {
+        self.known(service)?;
+        if self.find(service, added.address).is_ok() {
+            return Err(Refusal::Conflict(format!("{service} has {} already", added.address)));
+        }
+        self.backends
+            .push(BackendView { weight: added.weight, ..backend(service, &added.address.to_string()) });
+        Ok(done(format!("added {} to {service}", added.address)))
+    }
+}
+
+pub(crate) fn service(name: &str, vip: &str) -> ServiceView {
+    ServiceView {
+        name: name.into(),
+        vip: vip.parse().unwrap(),
+        protocol: Protocol::Tcp,
+        mode: Mode::FullNat,
+        snat_addresses: vec![],
+        health_check: HealthCheck {
+            probe: Probe::Http { path: "/healthz".into(), host: None, status: (200, 399) },
+            interval: Duration::from_secs(1),
+            timeout: Duration::from_millis(500),
+            rise: 2,
+            fall: 3,
+        },
+        origin: Origin::File,
+        backends: 2,
+        backends_serving: 2,
+        ring_slots: 251,
+        traffic: TrafficView { packets_in: 1000, bytes_in: 64_000, new_flows: 10, ..Default::default() },
+    }
+}
+
+pub(crate) fn backend(service: &str, address: &str) -> BackendView {
+    BackendView {
+        service: service.into(),
+        address: address.parse().unwrap(),
+        weight: 100,
+        share: 0.5,
+        state: BackendState::Up,
+        reason: "HTTP 200 in 1.2 ms".into(),
+        since_seconds: 312,
+        admin: AdminState::Enabled,
+        health: HealthState::Up,
+        check_latency_seconds: Some(0.0012),
+        next_hop: Some(NextHopView { interface: "eth1".into(), mac: "02:00:00:00:00:11".into(), vlan: None }),
+        origin: Origin::File,
+        flows: 42,
+        traffic: TrafficView {
+            packets_in: 500,
+            bytes_in: 32_000,
+            new_flows: 5,
+            packets_per_second: 1234.0,
+            bytes_per_second: 3_400_000.0,
+            new_flows_per_second: 12.0,
+            ..Default::default()
+        },
+    }
+}
+
+fn counters() -> CountersView {
+    let counters = xdp_lb_common::reason::Reason::ALL.iter().map(|reason| CounterView {
+        name: reason.name().into(),
+        verdict: reason.kind().name().into(),
+        packets: *reason as u64 * 10,
+        meaning: reason.words().into(),
+    });
+    CountersView { counters: counters.collect() }
+}
+
+fn done(message: String) -> Outcome {
+    Outcome { message, changed: true }
+}

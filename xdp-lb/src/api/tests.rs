@@ -1,0 +1,364 @@
+//! The server and the client together, over a real Unix socket.
+
+use std::path::PathBuf;
+
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::api::client::{Client, Error};
+use crate::api::server::{ROUTES, Server};
+use crate::api::testing::{Owner, service};
+use crate::api::types::{AdminState, BackendPatch, ErrorView, ReloadView};
+use crate::config::{self, Mode, Protocol};
+use crate::control::handle::{Handle, Refusal};
+
+struct Daemon {
+    socket: PathBuf,
+    client: Client,
+    stop: Option<oneshot::Sender<()>>,
+    server: JoinHandle<()>,
+    _folder: TempDir,
+}
+
+fn daemon(handle: Handle) -> Daemon {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("api.sock");
+    let server = Server::bind(&socket).unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let server = tokio::spawn(server.serve(handle, async move { drop(stopped.await) }));
+    let client = Client::new(&socket);
+    Daemon { socket, client, stop: Some(stop), server, _folder: folder }
+}
+
+impl Daemon {
+    /// Sends these bytes as they are; returns the answer's status and body.
+    async fn raw(&self, request: &[u8]) -> (u16, String) {
+        let mut stream = UnixStream::connect(&self.socket).await.unwrap();
+        // The server may answer and close before it has read everything.
+        let _ = stream.write_all(request).await;
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        let answer = String::from_utf8(answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").expect("an answer with a head");
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, body.to_owned())
+    }
+
+    async fn send(&self, method: &str, path: &str, body: &str) -> (u16, String) {
+        let length = body.len();
+        let request =
+            format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}");
+        self.raw(request.as_bytes()).await
+    }
+
+    async fn refused(&self, method: &str, path: &str, body: &str) -> (u16, String) {
+        let (status, body) = self.send(method, path, body).await;
+        let view: ErrorView =
+            serde_json::from_str(&body).unwrap_or_else(|_| panic!("no error document: {body}"));
+        (status, view.error)
+    }
+}
+
+fn dns() -> config::Service {
+    config::Service {
+        name: "dns".into(),
+        vip: "192.0.2.53:53".parse().unwrap(),
+        protocol: Protocol::Udp,
+        mode: Mode::Nat,
+        snat_addresses: vec![],
+        health_check: None,
+        backends: vec![config::Backend { address: "198.51.100.53:53".parse().unwrap(), weight: 7 }],
+    }
+}
+
+#[tokio::test]
+async fn every_view_arrives_as_the_owner_gave_it() {
+    let owner = Owner::default();
+    let daemon = daemon(owner.clone().start());
+    let status = daemon.client.status().await.unwrap();
+    assert_eq!(
+        serde_json::to_value(&status).unwrap(),
+        serde_json::to_value(owner.status()).unwrap(),
+        "status"
+    );
+    assert_eq!(daemon.client.services().await.unwrap().len(), 2);
+    let web = daemon.client.service("web").await.unwrap();
+    assert_eq!((web.service.name.as_str(), web.backends.len()), ("web", 2));
+    assert_eq!(daemon.client.backends(None).await.unwrap().len(), 3);
+    assert_eq!(daemon.client.backends(Some("web6")).await.unwrap().len(), 1);
+    let counters = daemon.client.counters().await.unwrap().counters;
+    assert_eq!((counters[1].name.as_str(), counters[1].packets), ("not_tcp_or_udp", 10));
+}
+
+#[tokio::test]
+async fn a_service_and_its_backends_are_added_changed_and_removed() {
+    let daemon = daemon(Owner::default().start());
+    let client = &daemon.client;
+    assert!(client.add_service(&dns()).await.unwrap().changed);
+    let shown = client.service("dns").await.unwrap();
+    assert_eq!((shown.service.protocol, shown.service.mode), (Protocol::Udp, Mode::Nat));
+    assert_eq!(shown.backends[0].weight, 7);
+
+    let address = "198.51.100.54:53".parse().unwrap();
+    client.add_backend("dns", &config::Backend { address, weight: 9 }).await.unwrap();
+    assert_eq!(client.backend("dns", address).await.unwrap().weight, 9);
+    let patch = BackendPatch { weight: Some(3), admin: Some(AdminState::Draining) };
+    client.patch_backend("dns", address, &patch).await.unwrap();
+    let changed = client.backend("dns", address).await.unwrap();
+    assert_eq!((changed.weight, changed.admin), (3, AdminState::Draining));
+    client.remove_backend("dns", address).await.unwrap();
+    assert!(client.backend("dns", address).await.unwrap_err().is_not_found());
+
+    client.remove_service("dns").await.unwrap();
+    assert!(client.service("dns").await.unwrap_err().is_not_found());
+}
+
+#[tokio::test]
+async fn an_ipv6_backend_is_named_in_the_path() {
+    let daemon = daemon(Owner::default().start());
+    let address = "[2001:db8:1::11]:8080".parse().unwrap();
+    let patch = BackendPatch { weight: Some(1), admin: None };
+    daemon.client.patch_backend("web6", address, &patch).await.unwrap();
+    assert_eq!(daemon.client.backend("web6", address).await.unwrap().weight, 1);
+    for path in ["%5B2001%3Adb8%3A1%3A%3A11%5D%3A8080", "[2001:db8:1::11]:8080"] {
+        let (status, body) = daemon.send("GET", &format!("/v1/services/web6/backends/{path}"), "").await;
+        assert_eq!(status, 200, "{path}: {body}");
+    }
+}
+
+#[tokio::test]
+async fn each_refusal_has_its_status_and_keeps_its_words() {
+    let reload = Err(Refusal::Failed("cannot read /etc/xdp-lb/config.toml".into()));
+    let daemon = daemon(Owner { reload, ..Owner::default() }.start());
+    let service = serde_json::to_string(&config::Service { name: "web".into(), ..dns() }).unwrap();
+    let long = serde_json::to_string(&config::Service { name: "x".repeat(64), ..dns() }).unwrap();
+    for (method, path, body, status, words) in [
+        ("GET", "/v1/services/wbe", "", 404, "no service wbe; there are web, web6"),
+        ("POST", "/v1/services", &service, 409, "service web exists already"),
+        ("POST", "/v1/services", &long, 400, "the name is longer than 63 characters"),
+        ("POST", "/v1/reload", "", 500, "cannot read /etc/xdp-lb/config.toml"),
+        (
+            "GET",
+            "/v1/services/web/backends/198.51.100.99:80",
+            "",
+            404,
+            "service web has no backend 198.51.100.99:80; it has 198.51.100.11:8080, 198.51.100.12:8080",
+        ),
+        (
+            "PATCH",
+            "/v1/services/web/backends/198.51.100.11:8080",
+            "{}",
+            400,
+            "nothing to change: give `weight`, `admin` or both",
+        ),
+    ] {
+        assert_eq!(daemon.refused(method, path, body).await, (status, words.to_owned()), "{method} {path}");
+    }
+    let error = daemon.client.reload().await.unwrap_err();
+    assert_eq!(error.to_string(), "cannot read /etc/xdp-lb/config.toml");
+}
+
+#[tokio::test]
+async fn hostile_bodies_are_refused_in_words_and_change_nothing() {
+    let daemon = daemon(Owner::default().start());
+    let deep = "[".repeat(100_000);
+    for (path, body, words) in [
+        ("/v1/services", "", "EOF"),
+        ("/v1/services", "name=x", "expected"),
+        ("/v1/services", "[1,2,3]", "JSON document of this route"),
+        ("/v1/services", deep.as_str(), "JSON document of this route"),
+        ("/v1/services", "\u{0}\u{1}", "expected"),
+        ("/v1/services", r#"{"name":"a","vip":"192.0.2.1:80","colour":"red"}"#, "colour"),
+        ("/v1/services", r#"{"name":"a","vip":"192.0.2.1"}"#, "has no port"),
+        ("/v1/services", r#"{"name":"a","vip":"192.0.2.1:80","protocol":"sctp"}"#, "sctp"),
+        ("/v1/services/web/backends", r#"{"address":"198.51.100.1:80","weight":65536}"#, "65536"),
+        ("/v1/services/web/backends", r#"{"address":"198.51.100.1:80","weight":-1}"#, "-1"),
+        ("/v1/services/web/backends", r#"{"address":"localhost:80"}"#, "not an IP address"),
+        ("/v1/services/web/backends", r#"{"address":"198.51.100.1:80"} and more"#, "trailing"),
+    ] {
+        let (status, error) = daemon.refused("POST", path, body).await;
+        assert_eq!(status, 400, "{body:.60}: {error}");
+        assert!(error.contains(words), "{body:.60}: {error}");
+    }
+    let path = "/v1/services/web/backends/198.51.100.11:8080";
+    for body in [r#"{"wieght":1}"#, r#"{"admin":"gone"}"#, r#"{"weight":"1"}"#] {
+        assert_eq!(daemon.refused("PATCH", path, body).await.0, 400, "{body}");
+    }
+    assert_eq!(daemon.client.services().await.unwrap().len(), 2);
+    assert_eq!(daemon.client.backends(None).await.unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn a_huge_body_is_refused_before_it_is_read() {
+    let daemon = daemon(Owner::default().start());
+    let (status, error) = daemon.refused("POST", "/v1/services", &" ".repeat(5 << 20)).await;
+    assert_eq!((status, error.as_str()), (413, "the body is larger than 4194304 bytes"));
+    // Only claimed, never sent: the answer does not wait for it.
+    let claim = b"POST /v1/services HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1099511627776\r\n\r\n";
+    assert_eq!(daemon.raw(claim).await.0, 413);
+}
+
+#[tokio::test]
+async fn what_is_no_http_gets_an_end_and_the_next_client_an_answer() {
+    let daemon = daemon(Owner::default().start());
+    let (status, _) = daemon.raw(b"\x16\x03\x01 hello?\r\n\r\n").await;
+    assert_eq!(status, 400);
+    daemon.client.status().await.unwrap();
+}
+
+#[tokio::test]
+async fn hostile_paths_name_nothing() {
+    let daemon = daemon(Owner::default().start());
+    for name in ["..%2F..%2Fetc%2Fpasswd", "%00", "%F0%9F%92%A9", "web%20", "web%2Fbackends", ".."] {
+        let (status, error) = daemon.refused("DELETE", &format!("/v1/services/{name}"), "").await;
+        assert_eq!(status, 404, "{name}: {error}");
+    }
+    let (status, error) = daemon.refused("GET", "/v1/services/%FF", "").await;
+    assert_eq!(status, 400, "{error}");
+    for address in ["198.51.100.11", "198.51.100.11:99999", "2001:db8::1:80", "web:80", "%2e%2e"] {
+        let (status, error) =
+            daemon.refused("DELETE", &format!("/v1/services/web/backends/{address}"), "").await;
+        assert_eq!(status, 400, "{address}: {error}");
+        assert!(error.contains("write"), "{error}");
+    }
+    assert_eq!(daemon.client.backends(None).await.unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn an_unknown_route_or_method_is_told_what_there_is() {
+    let daemon = daemon(Owner::default().start());
+    let (status, error) = daemon.refused("GET", "/v2/status", "").await;
+    assert_eq!(status, 404);
+    assert!(error.contains("no route /v2/status; there are GET /v1/status, "), "{error}");
+    let (status, error) = daemon.refused("DELETE", "/v1/status", "").await;
+    assert_eq!((status, error.as_str()), (405, "DELETE is not possible on /v1/status"));
+}
+
+#[tokio::test]
+async fn every_route_of_the_list_is_there() {
+    for (method, path) in ROUTES {
+        let daemon = daemon(Owner::default().start());
+        let path = path.replace("{name}", "web").replace("{address}", "198.51.100.11:8080");
+        // No route takes such a body: those that want one refuse it, all others answer.
+        let (status, body) = daemon.send(method, &path, "[]").await;
+        let expected =
+            if ["POST", "PATCH"].contains(method) && path.contains("services") { 400 } else { 200 };
+        assert_eq!(status, expected, "{method} {path}: {body}");
+    }
+}
+
+#[tokio::test]
+async fn many_clients_are_answered_at_once() {
+    let daemon = daemon(Owner::default().start());
+    let requests = (0..200u16).map(|number| {
+        let client = daemon.client.clone();
+        tokio::spawn(async move {
+            let address = format!("198.51.100.200:{}", 1000 + number).parse().unwrap();
+            client.add_backend("web", &config::Backend { address, weight: number }).await.unwrap();
+            client.backend("web", address).await.unwrap().weight == number
+        })
+    });
+    for request in requests.collect::<Vec<_>>() {
+        assert!(request.await.unwrap());
+    }
+    assert_eq!(daemon.client.backends(Some("web")).await.unwrap().len(), 202);
+}
+
+#[tokio::test]
+async fn silent_clients_do_not_keep_others_out_of_the_backlog() {
+    let daemon = daemon(Owner::default().start());
+    let mut silent = Vec::new();
+    for _ in 0..60 {
+        silent.push(UnixStream::connect(&daemon.socket).await.unwrap());
+    }
+    daemon.client.status().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_without_a_daemon_says_how_to_start_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("api.sock");
+    let words = format!(
+        "no daemon answers on {}: start it with \"xdp-lb run --config FILE\" (or name its socket with --socket)",
+        socket.display()
+    );
+    let error = Client::new(&socket).status().await.unwrap_err();
+    assert!(matches!(error, Error::NoDaemon(_)));
+    assert_eq!(error.to_string(), words);
+    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    assert_eq!(Client::new(&socket).status().await.unwrap_err().to_string(), words, "a stale socket");
+}
+
+#[tokio::test]
+async fn a_client_of_something_else_says_that_it_does_not_understand() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("api.sock");
+    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = [0; 1024];
+        let _ = stream.read(&mut request).await.unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello").await.unwrap();
+    });
+    let error = Client::new(&socket).status().await.unwrap_err().to_string();
+    assert!(error.contains("an answer that is not understood"), "{error}");
+}
+
+#[tokio::test]
+async fn an_owner_that_has_ended_is_an_error_in_words() {
+    let (sender, requests) = tokio::sync::mpsc::channel(1);
+    drop(requests);
+    let daemon = daemon(Handle::new(sender));
+    let error = daemon.client.status().await.unwrap_err();
+    assert_eq!(error.to_string(), "the daemon is stopping");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_owner_that_hangs_is_not_waited_for_without_end() {
+    let (sender, _requests) = tokio::sync::mpsc::channel(1);
+    let daemon = daemon(Handle::new(sender));
+    let error = daemon.client.status().await.unwrap_err().to_string();
+    assert!(error.starts_with("the daemon did not answer within 30 s"), "{error}");
+}
+
+#[tokio::test]
+async fn the_end_of_the_daemon_takes_its_socket_away() {
+    let mut daemon = daemon(Owner::default().start());
+    daemon.client.status().await.unwrap();
+    daemon.stop.take().unwrap().send(()).unwrap();
+    (&mut daemon.server).await.unwrap();
+    assert!(!daemon.socket.exists());
+    assert!(matches!(daemon.client.status().await, Err(Error::NoDaemon(_))));
+}
+
+#[tokio::test]
+async fn a_running_request_is_answered_though_the_daemon_ends() {
+    let (sender, mut requests) = tokio::sync::mpsc::channel(1);
+    let mut daemon = daemon(Handle::new(sender));
+    let client = daemon.client.clone();
+    let asked = tokio::spawn(async move { client.reload().await });
+    let request = requests.recv().await.unwrap();
+    daemon.stop.take().unwrap().send(()).unwrap();
+    let crate::control::handle::Request::Reload(answer) = request else { panic!("{request:?}") };
+    let view = ReloadView { changes: vec!["added service dns".into()], needs_restart: vec![] };
+    answer.send(Ok(view.clone())).unwrap();
+    assert_eq!(asked.await.unwrap().unwrap(), view);
+}
+
+#[tokio::test]
+async fn documents_with_fields_of_a_later_version_are_understood() {
+    let mut document = serde_json::to_value(service("web", "192.0.2.10:80")).unwrap();
+    document["added_later"] = serde_json::json!({"x": 1});
+    serde_json::from_value::<crate::api::types::ServiceView>(document).unwrap();
+}
+
+#[test]
+fn every_route_is_documented() {
+    let documentation = include_str!("../../../docs/api.md");
+    for (method, path) in ROUTES {
+        assert!(documentation.contains(&format!("| `{method} {path}` |")), "{method} {path}");
+    }
+}

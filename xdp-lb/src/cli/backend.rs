@@ -1,0 +1,145 @@
+//! `xdp-lb backend`.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::builder::NonEmptyStringValueParser;
+use clap::{Args, Subcommand};
+use comfy_table::Cell;
+
+use super::output::{self, Screen, number, text, words};
+use super::units::{self, byte_rate, grouped, latency, percent, rate, span};
+use super::{Done, drain};
+use crate::api::client::Client;
+use crate::api::types::{AdminState, BackendPatch, BackendView, Outcome};
+use crate::config::{self, default_weight, parse_endpoint};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// List the backends of one service, or of all: state, share, flows, rates, and why
+    List {
+        /// Only this service's
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        service: Option<String>,
+    },
+    /// Add a backend to a service; it gets flows once its health check succeeds
+    Add {
+        #[command(flatten)]
+        target: Target,
+        /// Its share of new flows relative to the other backends, 0 to 65535
+        #[arg(long, value_name = "N", default_value_t = default_weight())]
+        weight: u16,
+    },
+    /// Remove a backend at once, with its flows; drain it first to let them end
+    Remove(Target),
+    /// Give a backend no new flows; those that it has go on
+    ///
+    /// With --wait, returns when the last flow has ended (exit code 0) or the timeout has passed (exit
+    /// code 1), and says which. Either way the backend stays drained, across restarts too, until
+    /// `xdp-lb backend enable`.
+    #[command(after_help = "\
+Examples:
+  xdp-lb backend drain web 198.51.100.11:8080
+  xdp-lb backend drain web '[2001:db8::11]:8080' --wait --timeout 10m && ssh backend-11 reboot")]
+    Drain {
+        #[command(flatten)]
+        target: Target,
+        /// Return when the last flow has ended
+        #[arg(long)]
+        wait: bool,
+        /// How long to wait at most: 30s, 5m, 1h
+        #[arg(long, value_name = "TIME", default_value = "5m", requires = "wait", value_parser = units::parse_span)]
+        timeout: Duration,
+    },
+    /// Let a backend that was drained take new flows again
+    Enable(Target),
+    /// Change a backend's share of new flows; those that it has go on
+    SetWeight {
+        #[command(flatten)]
+        target: Target,
+        /// The share relative to the other backends, 0 to 65535; 0: no new flows
+        #[arg(value_name = "N")]
+        weight: u16,
+    },
+}
+
+/// Which backend of which service.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Target {
+    /// The service's name
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub(super) service: String,
+    /// The backend: 198.51.100.11:8080, '[2001:db8::11]:8080'
+    #[arg(value_name = "ADDR:PORT", value_parser = parse_endpoint)]
+    pub(super) address: SocketAddr,
+}
+
+impl Command {
+    pub(super) async fn execute(self, client: &Client, screen: &Screen) -> anyhow::Result<Done> {
+        let outcome = match self {
+            Self::List { service } => {
+                let backends = client.backends(service.as_deref()).await?;
+                return Ok(screen.show(&backends, || table(screen, &backends))?.into());
+            }
+            Self::Drain { target, wait: true, timeout } => {
+                return drain::execute(client, screen, &target, timeout).await;
+            }
+            Self::Add { target, weight } => {
+                let backend = config::Backend { address: target.address, weight };
+                client.add_backend(&target.service, &backend).await?
+            }
+            Self::Remove(target) => client.remove_backend(&target.service, target.address).await?,
+            Self::Drain { target, wait: false, .. } => drain::start(client, &target).await?,
+            Self::Enable(target) => {
+                patch(client, &target, BackendPatch { admin: Some(AdminState::Enabled), weight: None })
+                    .await?
+            }
+            Self::SetWeight { target, weight } => {
+                patch(client, &target, BackendPatch { admin: None, weight: Some(weight) }).await?
+            }
+        };
+        Ok(screen.show(&outcome, || outcome.message.clone())?.into())
+    }
+}
+
+pub(super) async fn patch(client: &Client, target: &Target, patch: BackendPatch) -> anyhow::Result<Outcome> {
+    Ok(client.patch_backend(&target.service, target.address, &patch).await?)
+}
+
+/// The table of backends.
+pub(super) fn table(screen: &Screen, backends: &[BackendView]) -> String {
+    if backends.is_empty() {
+        return "no backends: add one with \"xdp-lb backend add SERVICE ADDR:PORT\"".into();
+    }
+    let columns = [
+        text("SERVICE"),
+        text("ADDRESS"),
+        text("STATE"),
+        number("FOR"),
+        number("WEIGHT"),
+        number("SHARE"),
+        number("FLOWS"),
+        number("NEW"),
+        number("PPS"),
+        number("BYTES"),
+        number("CHECK"),
+        words("REASON"),
+    ];
+    let rows = backends.iter().map(|backend| {
+        vec![
+            Cell::new(&backend.service),
+            Cell::new(backend.address),
+            output::state(backend.state),
+            Cell::new(span(backend.since_seconds)),
+            Cell::new(backend.weight),
+            Cell::new(percent(backend.share)),
+            Cell::new(grouped(backend.flows)),
+            Cell::new(rate(backend.traffic.new_flows_per_second)),
+            Cell::new(rate(backend.traffic.packets_per_second)),
+            Cell::new(byte_rate(backend.traffic.bytes_per_second)),
+            Cell::new(backend.check_latency_seconds.map_or_else(|| "-".into(), latency)),
+            Cell::new(&backend.reason),
+        ]
+    });
+    screen.table(&columns, rows)
+}

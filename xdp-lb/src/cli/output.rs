@@ -1,0 +1,128 @@
+//! Tables for people, JSON for programs.
+
+use std::io::{self, IsTerminal};
+
+use clap::ValueEnum;
+use comfy_table::{Cell, CellAlignment, Color, ColumnConstraint, ContentArrangement, Table, presets};
+use serde::Serialize;
+
+use crate::api::types::BackendState;
+
+/// How results are printed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
+pub(super) enum Format {
+    /// Tables and sentences.
+    #[default]
+    Table,
+    /// One JSON document.
+    Json,
+}
+
+/// Where results are printed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Screen {
+    pub(super) format: Format,
+    /// Whether states are coloured.
+    pub(super) colour: bool,
+    /// How wide the terminal is, where it is one.
+    pub(super) width: Option<u16>,
+}
+
+impl Screen {
+    /// Standard output, coloured where it is a terminal and `NO_COLOR` (no-color.org) is not set.
+    pub(super) fn of_stdout(format: Format) -> Self {
+        Self { format, colour: coloured(&io::stdout()), width: Table::new().width() }
+    }
+
+    /// What is to be printed: the document as JSON, or the table.
+    pub(super) fn show<T: Serialize>(
+        &self,
+        document: &T,
+        table: impl FnOnce() -> String,
+    ) -> anyhow::Result<String> {
+        let mut text = match self.format {
+            Format::Table => table(),
+            Format::Json => serde_json::to_string_pretty(document)?,
+        };
+        if !text.ends_with('\n') {
+            text.push('\n');
+        }
+        Ok(text)
+    }
+
+    /// The rows under their headings, as wide as their contents; on a terminal the columns of
+    /// words wrap.
+    pub(super) fn table(&self, columns: &[Column], rows: impl IntoIterator<Item = Vec<Cell>>) -> String {
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING).force_no_tty();
+        if self.colour {
+            table.enforce_styling();
+        }
+        if let Some(width) = self.width {
+            table.set_width(width).set_content_arrangement(ContentArrangement::Dynamic);
+        }
+        table.set_header(columns.iter().map(|column| column.heading));
+        table.add_rows(rows);
+        for (drawn, column) in table.column_iter_mut().zip(columns) {
+            drawn.set_padding((0, 2));
+            if !matches!(column.kind, Kind::Words) {
+                drawn.set_constraint(ColumnConstraint::ContentWidth);
+            }
+            if matches!(column.kind, Kind::Number) {
+                drawn.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        let mut text = String::new();
+        for line in table.lines() {
+            text.push_str(line.trim_end());
+            text.push('\n');
+        }
+        text
+    }
+}
+
+/// Whether a stream shows colours: a terminal, and nobody objects.
+pub(super) fn coloured(stream: &impl IsTerminal) -> bool {
+    let unset = |name| std::env::var_os(name).is_none_or(|value| value.is_empty());
+    stream.is_terminal() && unset("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// A column of a table.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Column {
+    heading: &'static str,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Text,
+    Number,
+    Words,
+}
+
+/// A column that is aligned to the left.
+pub(super) const fn text(heading: &'static str) -> Column {
+    Column { heading, kind: Kind::Text }
+}
+
+/// A column that is aligned to the right.
+pub(super) const fn number(heading: &'static str) -> Column {
+    Column { heading, kind: Kind::Number }
+}
+
+/// A column of sentences, which wrap.
+pub(super) const fn words(heading: &'static str) -> Column {
+    Column { heading, kind: Kind::Words }
+}
+
+/// A backend's state: green where it serves, yellow where it will or did, red where it cannot.
+pub(super) fn state(state: BackendState) -> Cell {
+    let colour = match state {
+        BackendState::Up => Color::Green,
+        BackendState::Draining | BackendState::Checking => Color::Yellow,
+        BackendState::Down | BackendState::Unresolved => Color::Red,
+        BackendState::Disabled => Color::DarkGrey,
+    };
+    Cell::new(state.name()).fg(colour)
+}

@@ -1,0 +1,68 @@
+//! `xdp-lb run`.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::Args;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::EnvFilter;
+
+use super::output::coloured;
+
+/// Run the daemon in the foreground
+///
+/// Loads and attaches the XDP program (or takes over what a daemon before it left running), checks
+/// the backends, and serves the control socket and the metrics, until SIGTERM or SIGINT. Forwarding
+/// goes on when the daemon ends: `xdp-lb unload` is what stops it. Logs go to stderr, their detail is
+/// set by XDP_LB_LOG (error, warn, info, debug, trace; or xdp_lb::health=debug,info).
+#[derive(Debug, Args)]
+pub(super) struct Run {
+    /// The config file
+    #[arg(long, short, value_name = "FILE")]
+    config: PathBuf,
+}
+
+impl Run {
+    pub(super) fn execute(self) -> anyhow::Result<()> {
+        start_logging()?;
+        daemon(&self.config)
+    }
+}
+
+/// The one place where the command line starts the daemon.
+fn daemon(config: &Path) -> anyhow::Result<()> {
+    anyhow::bail!("the daemon for {} is not part of this build", config.display())
+}
+
+fn start_logging() -> anyhow::Result<()> {
+    let filter = EnvFilter::builder()
+        .with_env_var("XDP_LB_LOG")
+        .with_default_directive(LevelFilter::INFO.into())
+        .from_env()
+        .context("XDP_LB_LOG is not understood: write info, debug, or xdp_lb::health=debug,info")?;
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(coloured(&io::stderr()))
+        .with_target(false);
+    if journal_reads_stderr() {
+        log.without_time().init()
+    } else {
+        log.init()
+    }
+    Ok(())
+}
+
+/// Whether stderr goes to systemd's journal, which stamps each line itself: `JOURNAL_STREAM` names
+/// the device and inode of that stream (systemd.exec(5)).
+fn journal_reads_stderr() -> bool {
+    let stream = || {
+        let metadata = File::from(io::stderr().as_fd().try_clone_to_owned().ok()?).metadata().ok()?;
+        Some(format!("{}:{}", metadata.dev(), metadata.ino()))
+    };
+    std::env::var("JOURNAL_STREAM").is_ok_and(|journal| Some(journal) == stream())
+}

@@ -1,0 +1,274 @@
+//! `xdp-lb service`.
+
+use std::net::{IpAddr, SocketAddr};
+
+use clap::builder::NonEmptyStringValueParser;
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Subcommand};
+use comfy_table::Cell;
+use serde_json::{Map, Value};
+
+use super::output::{Screen, number, text};
+use super::units::{byte_rate, grouped, rate};
+use super::{Cli, backend};
+use crate::api::client::Client;
+use crate::api::types::{Origin, ServiceDetailView, ServiceView};
+use crate::config::{self, HealthCheck, Mode, Probe, Protocol, default_weight, parse_endpoint};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// List the services: VIP, mode, backends that serve, rates
+    List,
+    /// Show one service with its backends
+    Show {
+        /// The service's name
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        name: String,
+    },
+    /// Add a service; it is there after a restart, without being in the config file
+    Add(Box<Add>),
+    /// Remove a service with its backends and their flows
+    Remove {
+        /// The service's name
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        name: String,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  xdp-lb service add web 192.0.2.10:80 --check http --check-path /healthz \\
+      --backend 198.51.100.11:8080 --backend 198.51.100.12:8080=50
+  xdp-lb service add dns '[2001:db8::53]:53' --protocol udp --mode nat \\
+      --backend '[2001:db8:1::53]:53' --check dns --check-name www.example.com")]
+pub(super) struct Add {
+    /// Its name: 1 to 63 letters, digits, hyphens, underscores or dots
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    name: String,
+    /// The address and port that clients connect to: 192.0.2.10:80, '[2001:db8::10]:80'
+    #[arg(value_parser = parse_endpoint)]
+    vip: SocketAddr,
+    /// tcp or udp
+    #[arg(long, default_value_t, value_parser = str::parse::<Protocol>)]
+    protocol: Protocol,
+    /// full-nat (works in any network) or nat (the backends route to clients through this host)
+    #[arg(long, default_value_t, value_parser = str::parse::<Mode>)]
+    mode: Mode,
+    /// full-nat: an address of this host that backends see; may be given several times
+    /// [default: this host's address towards the backend]
+    #[arg(long = "snat-address", value_name = "ADDR")]
+    snat_addresses: Vec<IpAddr>,
+    /// A backend, with a weight where it is not 100; may be given several times
+    #[arg(long = "backend", value_name = "ADDR:PORT[=WEIGHT]", value_parser = parse_backend)]
+    backends: Vec<config::Backend>,
+    #[command(flatten)]
+    check: Check,
+}
+
+/// The keys of a health check: the daemon's config has the same.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Health check")]
+struct Check {
+    /// tcp, http, dns or none [default: tcp for a TCP service, none for a UDP one]
+    #[arg(long, value_name = "TYPE")]
+    check: Option<String>,
+    /// http: the path that is asked for [default: /]
+    #[arg(long, value_name = "PATH", requires = "check")]
+    check_path: Option<String>,
+    /// http: the Host header [default: the backend's address]
+    #[arg(long, value_name = "HOST", requires = "check")]
+    check_host: Option<String>,
+    /// http: the status or range of them that is healthy [default: 200-399]
+    #[arg(long, value_name = "RANGE", requires = "check")]
+    check_status: Option<String>,
+    /// dns: the name that is asked for [default: .]
+    #[arg(long, value_name = "NAME", requires = "check")]
+    check_name: Option<String>,
+    /// dns: the record type that is asked for [default: NS for ".", else A]
+    #[arg(long, value_name = "TYPE", requires = "check")]
+    check_record: Option<String>,
+    /// The time between two checks [default: 1s]
+    #[arg(long, value_name = "TIME", requires = "check")]
+    check_interval: Option<String>,
+    /// How long one check may take [default: 500ms]
+    #[arg(long, value_name = "TIME", requires = "check")]
+    check_timeout: Option<String>,
+    /// How many successes in a row bring a backend up [default: 2]
+    #[arg(long, value_name = "N", requires = "check")]
+    check_rise: Option<u16>,
+    /// How many failures in a row take a backend down [default: 3]
+    #[arg(long, value_name = "N", requires = "check")]
+    check_fall: Option<u16>,
+}
+
+impl Command {
+    pub(super) async fn execute(self, client: &Client, screen: &Screen) -> anyhow::Result<String> {
+        let outcome = match self {
+            Self::List => {
+                let services = client.services().await?;
+                return screen.show(&services, || table(screen, &services));
+            }
+            Self::Show { name } => {
+                let detail = client.service(&name).await?;
+                return screen.show(&detail, || detail_table(screen, &detail));
+            }
+            Self::Add(add) => client.add_service(&add.service()?).await?,
+            Self::Remove { name } => client.remove_service(&name).await?,
+        };
+        screen.show(&outcome, || outcome.message.clone())
+    }
+}
+
+impl Add {
+    fn service(self) -> Result<config::Service, clap::Error> {
+        Ok(config::Service {
+            name: self.name,
+            vip: self.vip,
+            protocol: self.protocol,
+            mode: self.mode,
+            snat_addresses: self.snat_addresses,
+            health_check: self.check.health_check()?,
+            backends: self.backends,
+        })
+    }
+}
+
+impl Check {
+    /// Read as the config file's health checks are, with the same defaults and the same errors.
+    fn health_check(self) -> Result<Option<HealthCheck>, clap::Error> {
+        let Some(kind) = self.check else { return Ok(None) };
+        let texts = [
+            ("path", self.check_path),
+            ("host", self.check_host),
+            ("status", self.check_status),
+            ("name", self.check_name),
+            ("record", self.check_record),
+            ("interval", self.check_interval),
+            ("timeout", self.check_timeout),
+        ];
+        let numbers = [("rise", self.check_rise), ("fall", self.check_fall)];
+        let mut written = Map::from_iter([("type".to_owned(), Value::from(kind))]);
+        written.extend(texts.into_iter().filter_map(|(key, value)| Some((key.into(), value?.into()))));
+        written.extend(numbers.into_iter().filter_map(|(key, value)| Some((key.into(), value?.into()))));
+        serde_json::from_value(written.into())
+            .map(Some)
+            .map_err(|error| Cli::command().error(ErrorKind::ValueValidation, error))
+    }
+}
+
+/// Reads `ADDR:PORT` or `ADDR:PORT=WEIGHT`.
+fn parse_backend(text: &str) -> Result<config::Backend, String> {
+    let (address, weight) = match text.split_once('=') {
+        Some((address, weight)) => {
+            let weight =
+                weight.parse().map_err(|_| format!("{weight:?} is not a weight; write 0 to 65535"))?;
+            (address, weight)
+        }
+        None => (text, default_weight()),
+    };
+    Ok(config::Backend { address: parse_endpoint(address)?, weight })
+}
+
+/// The table of services.
+pub(super) fn table(screen: &Screen, services: &[ServiceView]) -> String {
+    if services.is_empty() {
+        return "no services: add one with \"xdp-lb service add\", or in the config file".into();
+    }
+    let columns = [
+        text("SERVICE"),
+        text("VIP"),
+        text("PROTOCOL"),
+        text("MODE"),
+        number("SERVING"),
+        number("NEW"),
+        number("PPS"),
+        number("BYTES"),
+        text("CHECK"),
+        text("ORIGIN"),
+    ];
+    let rows = services.iter().map(|service| {
+        vec![
+            Cell::new(&service.name),
+            Cell::new(service.vip),
+            Cell::new(service.protocol),
+            Cell::new(service.mode),
+            Cell::new(format!("{}/{}", service.backends_serving, service.backends)),
+            Cell::new(rate(service.traffic.new_flows_per_second)),
+            Cell::new(rate(service.traffic.packets_per_second)),
+            Cell::new(byte_rate(service.traffic.bytes_per_second)),
+            Cell::new(kind(&service.health_check.probe)),
+            Cell::new(origin(service.origin)),
+        ]
+    });
+    screen.table(&columns, rows)
+}
+
+fn detail_table(screen: &Screen, detail: &ServiceDetailView) -> String {
+    let ServiceDetailView { service, backends } = detail;
+    let traffic = &service.traffic;
+    let addresses: Vec<_> = service.snat_addresses.iter().map(IpAddr::to_string).collect();
+    let snat = match (service.mode, addresses.as_slice()) {
+        (Mode::Nat, _) => "the client's own address".into(),
+        (Mode::FullNat, []) => "this host's address towards each backend".into(),
+        (Mode::FullNat, _) => addresses.join(", "),
+    };
+    let facts = [
+        ("service", service.name.clone()),
+        ("VIP", format!("{} {}", service.vip, service.protocol)),
+        ("mode", service.mode.to_string()),
+        ("backends see", snat),
+        ("health check", check(&service.health_check)),
+        ("serving", format!("{} of {} backends", service.backends_serving, service.backends)),
+        ("ring", format!("{} slots", grouped(service.ring_slots.into()))),
+        ("origin", origin(service.origin).to_owned()),
+        ("in", format!("{} packets, {} bytes", grouped(traffic.packets_in), grouped(traffic.bytes_in))),
+        ("out", format!("{} packets, {} bytes", grouped(traffic.packets_out), grouped(traffic.bytes_out))),
+        ("flows begun", grouped(traffic.new_flows)),
+        (
+            "now",
+            format!(
+                "{} packets, {}, {} new flows",
+                rate(traffic.packets_per_second),
+                byte_rate(traffic.bytes_per_second),
+                rate(traffic.new_flows_per_second)
+            ),
+        ),
+    ];
+    let mut text: String = facts.iter().map(|(name, value)| format!("{name:<13} {value}\n")).collect();
+    text.push('\n');
+    text.push_str(&backend::table(screen, backends));
+    text
+}
+
+const fn origin(origin: Origin) -> &'static str {
+    match origin {
+        Origin::File => "file",
+        Origin::Runtime => "runtime",
+    }
+}
+
+const fn kind(probe: &Probe) -> &'static str {
+    match probe {
+        Probe::None => "none",
+        Probe::Tcp => "tcp",
+        Probe::Http { .. } => "http",
+        Probe::Dns { .. } => "dns",
+    }
+}
+
+fn check(check: &HealthCheck) -> String {
+    let what = match &check.probe {
+        Probe::None => return "none: every backend counts as up".into(),
+        Probe::Tcp => "tcp connect".into(),
+        Probe::Http { path, host, status: (low, high) } => {
+            let host = host.as_ref().map(|host| format!(" with host {host}")).unwrap_or_default();
+            format!("http GET {path}{host}, status {low}-{high}")
+        }
+        Probe::Dns { name, record } => format!("dns {name} {record}"),
+    };
+    let span = |span| humantime::format_duration(span);
+    let HealthCheck { rise, fall, .. } = check;
+    let (interval, timeout) = (span(check.interval), span(check.timeout));
+    format!("{what}; every {interval}, timeout {timeout}, rise {rise}, fall {fall}")
+}

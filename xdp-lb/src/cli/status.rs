@@ -1,0 +1,89 @@
+//! `xdp-lb status`.
+
+use comfy_table::Cell;
+
+use super::output::{Screen, number, text, words};
+use super::units::{counted, grouped, percent, span};
+use super::{backend, service};
+use crate::api::client::Client;
+use crate::api::types::{BackendState, BackendView, StatusView};
+
+/// How many backends one screen shows.
+const MAX_BACKENDS: usize = 30;
+
+pub(super) async fn execute(client: &Client, screen: &Screen) -> anyhow::Result<String> {
+    let status = client.status().await?;
+    screen.show(&status, || one_screen(screen, &status))
+}
+
+fn one_screen(screen: &Screen, status: &StatusView) -> String {
+    let adopted = if status.adopted { ", took over what was running" } else { "" };
+    let head = format!(
+        "xdp-lb {}, up {}, pid {}{adopted}\nconfig {}, pins {}\n",
+        status.version,
+        span(status.uptime_seconds),
+        status.pid,
+        status.config_file,
+        status.pin_path
+    );
+    let packets = format!(
+        "{} dropped, {} left to the host; why: xdp-lb counters\n",
+        counted(status.dropped_packets, "packet"),
+        grouped(status.passed_packets)
+    );
+    let parts = [
+        head,
+        interfaces(screen, status),
+        line(service::table(screen, &status.services)),
+        backends(screen, &status.backends),
+        tables(screen, status),
+        packets,
+    ];
+    parts.join("\n")
+}
+
+fn interfaces(screen: &Screen, status: &StatusView) -> String {
+    let columns = [text("INTERFACE"), text("XDP"), words("NOTE")];
+    let rows = status.interfaces.iter().map(|interface| {
+        vec![
+            Cell::new(&interface.name),
+            Cell::new(interface.mode),
+            Cell::new(interface.note.as_deref().unwrap_or_default()),
+        ]
+    });
+    screen.table(&columns, rows)
+}
+
+/// All backends where they fit; else those that are not up, which an operator looks for.
+fn backends(screen: &Screen, backends: &[BackendView]) -> String {
+    if backends.len() <= MAX_BACKENDS {
+        return line(backend::table(screen, backends));
+    }
+    let troubled: Vec<_> =
+        backends.iter().filter(|backend| backend.state != BackendState::Up).cloned().collect();
+    let up = counted((backends.len() - troubled.len()) as u64, "backend");
+    let shown = &troubled[..troubled.len().min(MAX_BACKENDS)];
+    let table = if shown.is_empty() { String::new() } else { backend::table(screen, shown) };
+    match troubled.len() - shown.len() {
+        0 => format!("{table}{up} up: xdp-lb backend list\n"),
+        hidden => format!("{table}{} more not up, {up} up: xdp-lb backend list\n", grouped(hidden as u64)),
+    }
+}
+
+fn tables(screen: &Screen, status: &StatusView) -> String {
+    let columns = [text("TABLE"), number("USED"), number("SIZE"), number("FULL")];
+    let rows = status.tables.iter().map(|table| {
+        let full = if table.size == 0 { 0.0 } else { table.used as f64 / table.size as f64 };
+        vec![
+            Cell::new(&table.name),
+            Cell::new(grouped(table.used)),
+            Cell::new(grouped(table.size)),
+            Cell::new(percent(full)),
+        ]
+    });
+    screen.table(&columns, rows)
+}
+
+fn line(text: String) -> String {
+    if text.ends_with('\n') { text } else { text + "\n" }
+}

@@ -1,0 +1,425 @@
+//! The command line as it is typed, against a real server on a real socket.
+
+use std::path::Path;
+use std::time::Duration;
+
+use clap::{CommandFactory, Parser};
+use serde_json::Value;
+
+use super::output::{Format, Screen};
+use super::{Cli, Command, Done, counters, reload, status};
+use crate::api::client::Client;
+use crate::api::server::Server;
+use crate::api::testing::{self, Owner};
+use crate::api::types::{AdminState, BackendState, BackendView, ReloadView};
+use crate::config::{Mode, Probe, Protocol};
+
+const TABLE: Screen = Screen { format: Format::Table, colour: false, width: None };
+
+struct Daemon {
+    client: Client,
+    _folder: tempfile::TempDir,
+}
+
+fn daemon(owner: Owner) -> Daemon {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("api.sock");
+    let server = Server::bind(&socket).unwrap();
+    tokio::spawn(server.serve(owner.start(), std::future::pending()));
+    Daemon { client: Client::new(socket), _folder: folder }
+}
+
+impl Daemon {
+    /// Runs a command line; what it prints, or its error.
+    async fn run(&self, line: &[&str]) -> anyhow::Result<Done> {
+        let cli = parse(line);
+        let screen = Screen { format: cli.global.output, ..TABLE };
+        let client = &self.client;
+        match cli.command {
+            Command::Service(command) => command.execute(client, &screen).await.map(Done::from),
+            Command::Backend(command) => command.execute(client, &screen).await,
+            Command::Status => status::execute(client, &screen).await.map(Done::from),
+            Command::Counters => counters::execute(client, &screen).await.map(Done::from),
+            Command::Reload => reload::execute(client, &screen).await.map(Done::from),
+            Command::Unload(unload) => {
+                unload.execute(Some(client.socket().to_owned()), &screen).await.map(Done::from)
+            }
+            other => panic!("{other:?} asks no daemon"),
+        }
+    }
+
+    async fn text(&self, line: &[&str]) -> String {
+        self.run(line).await.unwrap().text
+    }
+
+    async fn error(&self, line: &[&str]) -> String {
+        format!("{:#}", self.run(line).await.unwrap_err())
+    }
+
+    async fn json(&self, line: &[&str]) -> Value {
+        let mut line = line.to_vec();
+        line.extend(["--output", "json"]);
+        serde_json::from_str(&self.text(&line).await).unwrap()
+    }
+}
+
+fn parse(line: &[&str]) -> Cli {
+    Cli::try_parse_from([&["xdp-lb"], line].concat()).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// What clap says to a wrong command line.
+fn usage_error(line: &[&str]) -> String {
+    let error = Cli::try_parse_from([&["xdp-lb"], line].concat()).expect_err("a usage error");
+    assert_eq!(error.exit_code(), 2);
+    error.to_string()
+}
+
+fn failed(done: &Done) -> bool {
+    format!("{:?}", done.code) == format!("{:?}", std::process::ExitCode::FAILURE)
+}
+
+#[test]
+fn the_command_line_is_consistent() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn wrong_arguments_say_how_to_write_them() {
+    for (line, words) in [
+        (&["backend", "add", "web", "198.51.100.11"][..], "write \"198.51.100.11:80\""),
+        (&["backend", "add", "web", "2001:db8::1"], "write \"[2001:db8::1]:80\""),
+        (&["backend", "add", "web", "backend-1:80"], "not an IP address"),
+        (&["backend", "set-weight", "web", "198.51.100.11:80", "70000"], "65535"),
+        (
+            &["backend", "drain", "web", "198.51.100.11:80", "--wait", "--timeout", "soon"],
+            "write 30s, 5m or 1h",
+        ),
+        (&["backend", "drain", "web", "198.51.100.11:80", "--timeout", "5s"], "--wait"),
+        (&["backend", "list", ""], "SERVICE"),
+        (&["service", "add", "web", "192.0.2.10:80", "--protocol", "sctp"], "\"tcp\" or \"udp\""),
+        (&["service", "add", "web", "192.0.2.10:80", "--mode", "dsr"], "not in this version"),
+        (&["service", "add", "web", "192.0.2.10:80", "--check-path", "/"], "--check <TYPE>"),
+        (&["service", "add", "web", "192.0.2.10:80", "--backend", "198.51.100.11:80=x"], "write 0 to 65535"),
+        (&["status", "--output", "xml"], "table, json"),
+        (&["unload", "--pin-path", "/a", "--config", "b"], "cannot be used with"),
+        (&["statsu"], "status"),
+    ] {
+        let error = usage_error(line);
+        assert!(error.contains(words), "{line:?}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_service_is_added_with_all_that_was_typed() {
+    let daemon = daemon(Owner::default());
+    let line = "service add edge.v6 [2001:db8::20]:443 --protocol tcp --mode full-nat \
+                --snat-address 2001:db8::2 --snat-address 2001:db8::3 \
+                --backend [2001:db8:1::1]:8443=10 --backend [2001:db8:1::2]:8443 \
+                --check http --check-path /healthz --check-host example.com --check-status 200-299 \
+                --check-interval 2s --check-timeout 250ms --check-rise 4 --check-fall 5";
+    let text = daemon.text(&line.split_whitespace().collect::<Vec<_>>()).await;
+    assert_eq!(text, "added service edge.v6\n");
+    let shown = daemon.client.service("edge.v6").await.unwrap();
+    assert_eq!(shown.service.vip, "[2001:db8::20]:443".parse().unwrap());
+    assert_eq!((shown.service.protocol, shown.service.mode), (Protocol::Tcp, Mode::FullNat));
+    assert_eq!(shown.service.snat_addresses.len(), 2);
+    let check = shown.service.health_check;
+    let probe = Probe::Http { path: "/healthz".into(), host: Some("example.com".into()), status: (200, 299) };
+    assert_eq!(check.probe, probe);
+    assert_eq!((check.interval, check.timeout), (Duration::from_secs(2), Duration::from_millis(250)));
+    assert_eq!((check.rise, check.fall), (4, 5));
+    let weights: Vec<_> = shown.backends.iter().map(|backend| backend.weight).collect();
+    assert_eq!(weights, [10, 100]);
+}
+
+#[tokio::test]
+async fn a_wrong_health_check_is_a_usage_error_in_the_configs_words() {
+    let daemon = daemon(Owner::default());
+    for (arguments, words) in [
+        (&["--check", "htpp"][..], "http"),
+        (&["--check", "tcp", "--check-path", "/"], "path"),
+        (&["--check", "tcp", "--check-interval", "5x"], "interval"),
+    ] {
+        let line = [&["service", "add", "new", "192.0.2.20:80"], arguments].concat();
+        let error = daemon.run(&line).await.unwrap_err().downcast::<clap::Error>().unwrap();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains(words), "{error}");
+    }
+    assert_eq!(daemon.client.services().await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn backends_are_added_weighed_drained_enabled_and_removed() {
+    let daemon = daemon(Owner::default());
+    let address = "198.51.100.13:8080";
+    daemon.text(&["backend", "add", "web", address, "--weight", "7"]).await;
+    let view = async || daemon.client.backend("web", address.parse().unwrap()).await.unwrap();
+    assert_eq!(view().await.weight, 7);
+    daemon.text(&["backend", "set-weight", "web", address, "0"]).await;
+    assert_eq!(view().await.weight, 0);
+    daemon.text(&["backend", "drain", "web", address]).await;
+    assert_eq!((view().await.admin, view().await.weight), (AdminState::Draining, 0));
+    daemon.text(&["backend", "enable", "web", address]).await;
+    assert_eq!(view().await.admin, AdminState::Enabled);
+    assert_eq!(daemon.text(&["backend", "remove", "web", address]).await, "removed 198.51.100.13:8080\n");
+    assert_eq!(
+        daemon.error(&["backend", "list", "wbe"]).await,
+        "no service wbe; there are web, web6",
+        "an unknown service lists the known ones"
+    );
+}
+
+#[tokio::test]
+async fn backends_are_listed_with_their_state_and_why() {
+    let mut owner = Owner::default();
+    owner.backends[1].state = BackendState::Down;
+    owner.backends[1].reason = "connection refused".into();
+    owner.backends[1].check_latency_seconds = None;
+    let text = daemon(owner).text(&["backend", "list", "web"]).await;
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(
+        lines,
+        [
+            "SERVICE  ADDRESS             STATE    FOR  WEIGHT   SHARE  FLOWS   NEW      PPS     BYTES   CHECK  REASON",
+            "web      198.51.100.11:8080  up     5m12s     100  50.0 %     42  12/s  1.2 k/s  3.4 MB/s  1.2 ms  HTTP 200 in 1.2 ms",
+            "web      198.51.100.12:8080  down   5m12s     100  50.0 %     42  12/s  1.2 k/s  3.4 MB/s       -  connection refused",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn the_status_stands_on_one_screen() {
+    let text = daemon(Owner::default()).text(&["status"]).await;
+    let expected = "\
+xdp-lb 0.1.0, up 5m12s, pid 4242, took over what was running
+config /etc/xdp-lb/config.toml, pins /sys/fs/bpf/xdp-lb
+
+INTERFACE  XDP      NOTE
+eth0       native
+eth1       generic  the driver of eth1 has no XDP
+
+SERVICE  VIP                PROTOCOL  MODE      SERVING  NEW  PPS  BYTES  CHECK  ORIGIN
+web      192.0.2.10:80      tcp       full-nat      2/2  0/s  0/s  0 B/s  http   file
+web6     [2001:db8::10]:80  tcp       full-nat      2/2  0/s  0/s  0 B/s  http   file
+
+";
+    assert!(text.starts_with(expected), "{text}");
+    assert!(text.contains("\nflows  524,288  1,048,576  50.0 %\n"), "{text}");
+    let last = "7 packets dropped, 1,234,567 left to the host; why: xdp-lb counters\n";
+    assert!(text.ends_with(last), "{text}");
+}
+
+#[tokio::test]
+async fn ten_thousand_backends_still_fit_on_the_screen() {
+    let backends = (0..10_000u16).map(|number| {
+        let state = if number < 50 { BackendState::Down } else { BackendState::Up };
+        BackendView { state, ..testing::backend("web", &format!("198.51.100.7:{}", number + 1)) }
+    });
+    let owner = Owner { backends: backends.collect(), ..Owner::default() };
+    let text = daemon(owner).text(&["status"]).await;
+    assert!(text.lines().count() < 60, "{text}");
+    assert!(text.contains("\n20 more not up, 9,950 backends up: xdp-lb backend list\n"), "{text}");
+}
+
+#[tokio::test]
+async fn a_service_is_shown_with_its_backends() {
+    let text = daemon(Owner::default()).text(&["service", "show", "web"]).await;
+    for line in [
+        "VIP           192.0.2.10:80 tcp\n",
+        "backends see  this host's address towards each backend\n",
+        "health check  http GET /healthz, status 200-399; every 1s, timeout 500ms, rise 2, fall 3\n",
+        "in            1,000 packets, 64,000 bytes\n",
+        "\nweb      198.51.100.12:8080  up ",
+    ] {
+        assert!(text.contains(line), "{line:?} in {text}");
+    }
+}
+
+#[tokio::test]
+async fn counters_are_explained_and_wrap_on_a_narrow_terminal() {
+    let daemon = daemon(Owner::default());
+    let text = daemon.text(&["counters"]).await;
+    let line = "drop     no_backend                    90  the service has no backend that is up: see `xdp-lb backend list` for why";
+    assert!(text.lines().any(|found| found == line), "{text}");
+    let narrow = Screen { width: Some(80), ..TABLE };
+    let wrapped = counters::execute(&daemon.client, &narrow).await.unwrap();
+    assert!(wrapped.lines().all(|line| line.chars().count() <= 80), "{wrapped}");
+    assert!(wrapped.lines().count() > text.lines().count());
+    assert!(wrapped.contains("drop     no_backend "), "names stay whole: {wrapped}");
+}
+
+#[tokio::test]
+async fn json_is_the_apis_own_document() {
+    let daemon = daemon(Owner::default());
+    let client = &daemon.client;
+    let document = |view: Result<Value, _>| -> Value { view.unwrap() };
+    let status = document(serde_json::to_value(client.status().await.unwrap()));
+    assert_eq!(daemon.json(&["status"]).await, status);
+    let backends = document(serde_json::to_value(client.backends(None).await.unwrap()));
+    assert_eq!(daemon.json(&["backend", "list"]).await, backends);
+    let services = document(serde_json::to_value(client.services().await.unwrap()));
+    assert_eq!(daemon.json(&["service", "list"]).await, services);
+    let detail = document(serde_json::to_value(client.service("web").await.unwrap()));
+    assert_eq!(daemon.json(&["service", "show", "web"]).await, detail);
+    let counters = document(serde_json::to_value(client.counters().await.unwrap()));
+    assert_eq!(daemon.json(&["counters"]).await, counters);
+    assert_eq!(daemon.json(&["reload"]).await["changes"], serde_json::json!([]));
+    let outcome = daemon.json(&["service", "remove", "web6"]).await;
+    assert_eq!(outcome, serde_json::json!({"message": "removed service web6", "changed": true}));
+}
+
+#[tokio::test]
+async fn colour_is_for_states_on_a_terminal_only() {
+    let daemon = daemon(Owner::default());
+    let coloured = Screen { colour: true, ..TABLE };
+    let cli = parse(&["backend", "list"]);
+    let Command::Backend(list) = cli.command else { panic!() };
+    let text = list.execute(&daemon.client, &coloured).await.unwrap().text;
+    assert!(text.contains("\x1b[38;5;10m"), "{text:?}");
+    assert!(!daemon.text(&["backend", "list"]).await.contains('\x1b'));
+}
+
+#[tokio::test]
+async fn empty_lists_say_what_to_do() {
+    let daemon = daemon(Owner { services: vec![], backends: vec![], ..Owner::default() });
+    assert!(daemon.text(&["service", "list"]).await.starts_with("no services: add one with"));
+    assert!(daemon.text(&["backend", "list"]).await.starts_with("no backends: add one with"));
+    assert!(daemon.text(&["status"]).await.contains("no services"));
+    assert_eq!(daemon.json(&["backend", "list"]).await, serde_json::json!([]));
+}
+
+#[tokio::test]
+async fn a_reload_says_what_changed_and_what_needs_a_restart() {
+    let view = ReloadView {
+        changes: vec!["added service dns".into(), "web: weight of 198.51.100.11:8080 is 50".into()],
+        needs_restart: vec!["metrics.listen".into()],
+    };
+    let text = daemon(Owner { reload: Ok(view), ..Owner::default() }).text(&["reload"]).await;
+    assert_eq!(
+        text,
+        "added service dns\nweb: weight of 198.51.100.11:8080 is 50\n\
+         left as before until the daemon is restarted: metrics.listen\n"
+    );
+    assert_eq!(daemon(Owner::default()).text(&["reload"]).await, "nothing changed\n");
+}
+
+const DRAIN: &[&str] = &["backend", "drain", "web", "198.51.100.11:8080", "--wait"];
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_returns_when_the_last_flow_has_gone() {
+    let daemon = daemon(Owner { flows_ending: 10, ..Owner::default() });
+    let done = daemon.run(DRAIN).await.unwrap();
+    assert!(!failed(&done));
+    assert_eq!(done.text, "drained 198.51.100.11:8080 of web: the last flow has ended, after 2s\n");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_that_takes_too_long_fails_and_says_what_is_left() {
+    let daemon = daemon(Owner { flows_ending: 1, ..Owner::default() });
+    let done = daemon.run(&[DRAIN, &["--timeout", "5s"]].concat()).await.unwrap();
+    assert!(failed(&done));
+    assert!(
+        done.text.starts_with("not drained: the timeout of 5s has passed and 31 flows of "),
+        "{}",
+        done.text
+    );
+    let backend = daemon.client.backend("web", "198.51.100.11:8080".parse().unwrap()).await.unwrap();
+    assert_eq!(backend.admin, AdminState::Draining, "it stays drained");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_is_told_as_json_too() {
+    let daemon = daemon(Owner { flows_ending: 1, ..Owner::default() });
+    let line = [DRAIN, &["--timeout", "1s", "--output", "json"]].concat();
+    let done = daemon.run(&line).await.unwrap();
+    assert!(failed(&done));
+    let document: Value = serde_json::from_str(&done.text).unwrap();
+    assert_eq!((&document["drained"], &document["flows"]), (&false.into(), &39.into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_ends_when_someone_enables_or_removes_the_backend() {
+    let address = "198.51.100.11:8080";
+    for (other, fails, words) in [("enable", true, "was enabled again"), ("remove", false, "was removed")] {
+        let daemon = daemon(Owner::default());
+        let later = async {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            daemon.text(&["backend", other, "web", address]).await
+        };
+        let (done, _) = tokio::join!(daemon.run(DRAIN), later);
+        let done = done.unwrap();
+        assert_eq!(failed(&done), fails, "{}", done.text);
+        assert!(done.text.contains(words), "{}", done.text);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_goes_on_while_the_daemon_restarts() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("api.sock");
+    let first =
+        tokio::spawn(Server::bind(&socket).unwrap().serve(Owner::default().start(), std::future::pending()));
+    let client = Client::new(&socket);
+    let restart = async {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        first.abort();
+        assert!(first.await.unwrap_err().is_cancelled());
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let mut owner = Owner { flows_ending: 42, ..Owner::default() };
+        owner.backends[0].admin = AdminState::Draining;
+        tokio::spawn(Server::bind(&socket).unwrap().serve(owner.start(), std::future::pending()));
+    };
+    let Command::Backend(drain) = parse(DRAIN).command else { panic!() };
+    let (done, ()) = tokio::join!(drain.execute(&client, &TABLE), restart);
+    let done = done.unwrap();
+    assert!(!failed(&done), "{}", done.text);
+    assert!(done.text.contains("the last flow has ended, after 6s"), "{}", done.text);
+}
+
+#[tokio::test]
+async fn unload_asks_the_daemon_whose_pins_are_meant() {
+    let daemon = daemon(Owner::default());
+    assert_eq!(daemon.text(&["unload"]).await, "unloaded\n");
+    assert_eq!(daemon.text(&["unload", "--pin-path", "/sys/fs/bpf/xdp-lb"]).await, "unloaded\n");
+}
+
+#[test]
+fn a_valid_config_is_counted_and_an_invalid_one_names_its_lines() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config.toml");
+    let check = |text: &str, format: &str| {
+        std::fs::write(&file, text).unwrap();
+        let line = ["check", file.to_str().unwrap(), "--output", format];
+        let cli = parse(&line);
+        let Command::Check(check) = cli.command else { panic!() };
+        check.execute(&Screen { format: cli.global.output, ..TABLE })
+    };
+    let valid = r#"
+        interfaces = ["eth0"]
+        [[service]]
+        name = "web"
+        vip = "192.0.2.10:80"
+        [[service.backend]]
+        address = "198.51.100.11:8080"
+        [[service.backend]]
+        address = "198.51.100.12:8080"
+    "#;
+    let text = check(valid, "table").unwrap();
+    assert_eq!(text, format!("{} is valid: 1 service, 2 backends\n", file.display()));
+    let document: Value = serde_json::from_str(&check(valid, "json").unwrap()).unwrap();
+    assert_eq!((&document["services"], &document["backends"]), (&1.into(), &2.into()));
+    let error = check(&valid.replace("192.0.2.10:80", "192.0.2.10"), "table").unwrap_err();
+    assert!(error.is::<crate::config::Errors>());
+    assert!(error.to_string().starts_with(&format!("{}:5: ", file.display())), "{error}");
+}
+
+#[test]
+fn the_socket_and_the_output_stand_before_or_after_the_command() {
+    for line in
+        [&["--socket", "/a", "--output", "json", "status"], &["status", "--socket", "/a", "--output", "json"]]
+    {
+        let cli = parse(line);
+        assert_eq!(cli.global.socket.as_deref(), Some(Path::new("/a")));
+        assert_eq!(cli.global.output, Format::Json);
+    }
+}

@@ -1,0 +1,67 @@
+//! `xdp-lb unload`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::Args;
+
+use super::DEFAULT_SOCKET;
+use super::output::Screen;
+use crate::api::client::{self, Client};
+use crate::api::types::Outcome;
+use crate::config;
+
+const DEFAULT_PIN_PATH: &str = "/sys/fs/bpf/xdp-lb";
+
+/// Stop forwarding: end the daemon, detach the program and remove its pins
+///
+/// A running daemon is asked to do it and ends. Where none runs, the pins that one left behind are
+/// removed. Every flow through this host ends.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  xdp-lb unload                                   the daemon on the default socket, or its pins
+  xdp-lb unload --config /etc/xdp-lb/edge.toml    with the socket and the pins that this config names")]
+pub(super) struct Unload {
+    /// The bpffs directory of the pins [default: /sys/fs/bpf/xdp-lb]
+    #[arg(long, value_name = "DIRECTORY", conflicts_with = "config")]
+    pin_path: Option<PathBuf>,
+    /// The daemon's config file, which names its socket and pins
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl Unload {
+    pub(super) async fn execute(self, socket: Option<PathBuf>, screen: &Screen) -> anyhow::Result<String> {
+        let config = self.config.as_deref().map(config::load).transpose()?;
+        let named = self.pin_path.or(config.as_ref().map(|config| config.pin_path.clone()));
+        let socket = config.map(|config| config.api.socket).or(socket);
+        let client = Client::new(socket.unwrap_or_else(|| DEFAULT_SOCKET.into()));
+        let outcome = match client.status().await {
+            Ok(daemon) if named.as_deref().is_none_or(|named| named == Path::new(&daemon.pin_path)) => {
+                client.unload().await?
+            }
+            // The daemon that answers has other pins than those that are meant.
+            Ok(_) | Err(client::Error::NoDaemon(_)) => {
+                remove_pins(&named.unwrap_or_else(|| DEFAULT_PIN_PATH.into()))?
+            }
+            Err(error) => return Err(error.into()),
+        };
+        screen.show(&outcome, || outcome.message.clone())
+    }
+}
+
+fn remove_pins(pin_path: &Path) -> anyhow::Result<Outcome> {
+    let removed =
+        unpin(pin_path).with_context(|| format!("cannot remove the pins in {}", pin_path.display()))?;
+    let message = match removed.as_slice() {
+        [] => format!("no daemon runs, and nothing is pinned in {}", pin_path.display()),
+        removed => format!("no daemon runs; removed from {}: {}", pin_path.display(), removed.join(", ")),
+    };
+    Ok(Outcome { changed: !removed.is_empty(), message })
+}
+
+/// The one place where the command line touches the pins itself.
+fn unpin(_pin_path: &Path) -> anyhow::Result<Vec<String>> {
+    anyhow::bail!("the datapath is not part of this build")
+}

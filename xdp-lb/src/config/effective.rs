@@ -1,0 +1,259 @@
+//! The file and the runtime changes, merged: the services that there are.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
+
+use super::overlay::{BackendChange, Overlay};
+use super::place::{Place, Problems};
+use super::rules::{self, BackendDraft, ServiceDraft};
+use super::schema::{Backend, Config, Service};
+use super::text::counted;
+use crate::api::types::{AdminState, Origin};
+
+/// The services that there are, by name.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Effective {
+    /// Sorted by name.
+    pub services: Vec<EffectiveService>,
+}
+
+/// A service that there is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EffectiveService {
+    /// Its definition. Its list of backends is empty: `backends`, beside it, holds them.
+    pub service: Service,
+    /// Whether the file defines it or the CLI added it.
+    pub origin: Origin,
+    /// Its backends, sorted by address.
+    pub backends: Vec<EffectiveBackend>,
+}
+
+/// A backend that there is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EffectiveBackend {
+    /// Its address, and the weight that holds now.
+    pub backend: Backend,
+    /// What the operator wants of it.
+    pub admin: AdminState,
+    /// Whether the file lists it or the CLI added it.
+    pub origin: Origin,
+}
+
+/// Merges the file and the runtime changes.
+///
+/// A change for what the file no longer has is passed over. Where a service or a backend that was
+/// added at runtime stands in the file by now, under the same VIP and protocol, the file's
+/// definition holds.
+///
+/// # Errors
+/// Where the two contradict each other, or exceed the limits together: every reason, a line each.
+pub fn effective(config: &Config, overlay: &Overlay) -> Result<Effective, Vec<String>> {
+    let merge = Merge::new(config, overlay);
+    let mut problems = Problems::default();
+    let mut services = Vec::new();
+    for name in merge.names() {
+        if let Some(what) = merge.contradiction(name) {
+            problems.add(&Place::Root.item("service", 0, &rules::service_label(Some(name), 0)), what);
+        }
+        services.extend(merge.base(name).map(|(base, origin)| EffectiveService {
+            // The name that the rest goes by, also where a hand-edited state file says two.
+            service: Service { name: name.into(), ..definition(base) },
+            origin,
+            backends: merge.backends(name).into_values().collect(),
+        }));
+    }
+    let drafts: Vec<ServiceDraft> = services.iter().map(EffectiveService::draft).collect();
+    rules::check_all(&drafts, Some(config.snat_ports), Some(config.limits), &mut problems);
+    problems.into_result().map(|()| Effective { services })
+}
+
+/// Each difference in words, a line each: `service web: backend 198.51.100.11:8080 added, weight 100`.
+pub fn diff(old: &Effective, new: &Effective) -> Vec<String> {
+    let by_name = |effective: &Effective| -> BTreeMap<String, EffectiveService> {
+        effective.services.iter().map(|service| (service.service.name.clone(), service.clone())).collect()
+    };
+    let (old, new) = (by_name(old), by_name(new));
+    let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    let mut lines = Vec::new();
+    for name in names {
+        let mut line = |what: String| lines.push(format!("service {name}: {what}"));
+        match (old.get(name), new.get(name)) {
+            (None, Some(new)) => {
+                let Service { vip, protocol, mode, .. } = &new.service;
+                line(format!(
+                    "added at {vip} {protocol}, mode {mode}, with {}",
+                    counted(new.backends.len(), "backend")
+                ));
+            }
+            (Some(old), None) => line(format!("removed, with {}", counted(old.backends.len(), "backend"))),
+            (Some(old), Some(new)) => {
+                diff_definition(&old.service, &new.service, &mut line);
+                diff_backends(&old.backends, &new.backends, &mut line);
+            }
+            (None, None) => {}
+        }
+    }
+    lines
+}
+
+fn diff_definition(old: &Service, new: &Service, line: &mut impl FnMut(String)) {
+    let mut changed = |key: &str, old: String, new: String| {
+        if old != new {
+            line(format!("{key} {old} -> {new}"));
+        }
+    };
+    changed("vip", old.vip.to_string(), new.vip.to_string());
+    changed("protocol", old.protocol.to_string(), new.protocol.to_string());
+    changed("mode", old.mode.to_string(), new.mode.to_string());
+    let addresses = |service: &Service| match service.snat_addresses.as_slice() {
+        [] => "this host's own".to_owned(),
+        some => some.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+    };
+    changed("snat_addresses", addresses(old), addresses(new));
+    changed("health_check", old.check().to_string(), new.check().to_string());
+}
+
+fn diff_backends(old: &[EffectiveBackend], new: &[EffectiveBackend], line: &mut impl FnMut(String)) {
+    let by_address = |backends: &[EffectiveBackend]| -> BTreeMap<SocketAddr, EffectiveBackend> {
+        backends.iter().map(|backend| (backend.backend.address, *backend)).collect()
+    };
+    let (old, new) = (by_address(old), by_address(new));
+    let addresses: BTreeSet<SocketAddr> = old.keys().chain(new.keys()).copied().collect();
+    for address in addresses {
+        let mut line = |what: String| line(format!("backend {address} {what}"));
+        match (old.get(&address), new.get(&address)) {
+            (None, Some(new)) => {
+                let state = match new.admin {
+                    AdminState::Enabled => "",
+                    AdminState::Draining => ", draining",
+                };
+                line(format!("added, weight {}{state}", new.backend.weight));
+            }
+            (Some(_), None) => line("removed".into()),
+            (Some(old), Some(new)) => {
+                if old.backend.weight != new.backend.weight {
+                    line(format!("weight {} -> {}", old.backend.weight, new.backend.weight));
+                }
+                match (old.admin, new.admin) {
+                    (AdminState::Enabled, AdminState::Draining) => line("drains".into()),
+                    (AdminState::Draining, AdminState::Enabled) => line("enabled".into()),
+                    _ => {}
+                }
+            }
+            (None, None) => {}
+        }
+    }
+}
+
+impl EffectiveService {
+    fn draft(&self) -> ServiceDraft {
+        let backends =
+            self.backends.iter().map(|backend| BackendDraft::of(&backend.backend, backend.origin)).collect();
+        ServiceDraft { backends, ..ServiceDraft::of(&self.service, self.origin) }
+    }
+}
+
+/// The file's services by name, under the runtime changes.
+pub(super) struct Merge<'a> {
+    file: HashMap<&'a str, &'a Service>,
+    overlay: &'a Overlay,
+}
+
+impl<'a> Merge<'a> {
+    pub(super) fn new(config: &'a Config, overlay: &'a Overlay) -> Self {
+        let file = config.services.iter().map(|service| (service.name.as_str(), service)).collect();
+        Self { file, overlay }
+    }
+
+    /// The names of the services that there are.
+    pub(super) fn names(&self) -> BTreeSet<&'a str> {
+        let file = self.file.keys().copied().filter(|name| !self.overlay.removed_services.contains(*name));
+        file.chain(self.overlay.added_services.keys().map(String::as_str)).collect()
+    }
+
+    /// The service as the file defines it, removed or not.
+    pub(super) fn in_file(&self, name: &str) -> Option<&'a Service> {
+        self.file.get(name).copied()
+    }
+
+    /// The definition that a service's backend changes apply to: the file's, or the one added.
+    pub(super) fn base(&self, name: &str) -> Option<(&'a Service, Origin)> {
+        match (self.in_file(name), self.overlay.added_services.get(name)) {
+            (Some(file), Some(_)) if self.file_takes_over(name) => Some((file, Origin::File)),
+            (_, Some(added)) => Some((added, Origin::Runtime)),
+            (Some(file), None) if !self.overlay.removed_services.contains(name) => Some((file, Origin::File)),
+            _ => None,
+        }
+    }
+
+    /// Whether a service that was added at runtime stands in the file by now. Where it was added
+    /// after the file's was removed, the two have to be the same to the letter.
+    pub(super) fn file_takes_over(&self, name: &str) -> bool {
+        let (Some(file), Some(added)) = (self.in_file(name), self.overlay.added_services.get(name)) else {
+            return false;
+        };
+        if self.overlay.removed_services.contains(name) {
+            definition(file) == definition(added)
+        } else {
+            (file.vip, file.protocol) == (added.vip, added.protocol)
+        }
+    }
+
+    /// Where the file has a service of the name of one that was added at runtime, and is not the same.
+    fn contradiction(&self, name: &str) -> Option<String> {
+        let file = self.in_file(name)?;
+        let added = self.overlay.added_services.get(name)?;
+        if self.overlay.removed_services.contains(name) || self.file_takes_over(name) {
+            return None;
+        }
+        Some(format!(
+            "the config file defines it at {} {}, and it was added at runtime at {} {}; give the file's another \
+             name, or remove the one added (xdp-lb service remove {name}) and reload",
+            file.vip, file.protocol, added.vip, added.protocol
+        ))
+    }
+
+    /// The backends that a service has.
+    pub(super) fn backends(&self, name: &str) -> BTreeMap<SocketAddr, EffectiveBackend> {
+        let mut backends = BTreeMap::new();
+        if let Some((base, origin)) = self.base(name) {
+            for &backend in &base.backends {
+                let enabled = EffectiveBackend { backend, admin: AdminState::Enabled, origin };
+                backends.insert(backend.address, enabled);
+            }
+        }
+        for (&address, &change) in self.overlay.backends.get(name).into_iter().flatten() {
+            match change {
+                BackendChange::Added { weight, admin } => {
+                    let added = EffectiveBackend {
+                        backend: Backend { address, weight },
+                        admin,
+                        origin: Origin::Runtime,
+                    };
+                    backends.entry(address).and_modify(|file| file.admin = admin).or_insert(added);
+                }
+                BackendChange::Removed => {
+                    backends.remove(&address);
+                }
+                BackendChange::Changed { weight, admin } => {
+                    if let Some(backend) = backends.get_mut(&address) {
+                        backend.backend.weight = weight.unwrap_or(backend.backend.weight);
+                        backend.admin = admin;
+                    }
+                }
+            }
+        }
+        backends
+    }
+}
+
+/// A service without its backends.
+pub(super) fn definition(service: &Service) -> Service {
+    Service {
+        backends: Vec::new(),
+        name: service.name.clone(),
+        snat_addresses: service.snat_addresses.clone(),
+        health_check: service.health_check.clone(),
+        ..*service
+    }
+}

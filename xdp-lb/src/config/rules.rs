@@ -1,0 +1,557 @@
+//! What must hold of a config beyond its form: the same rules for a file, for what the API is
+//! given, and for what the state file holds.
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::time::Duration;
+
+use hickory_proto::rr::Name;
+use hyper::http::uri::{Authority, PathAndQuery};
+
+use super::place::{Place, Problems};
+use super::schema::{Backend, HealthCheck, Limits, Mode, PortRange, Probe, Protocol, Service};
+use super::text::{grouped, print_duration, quoted};
+use crate::api::types::Origin;
+
+/// Checks a service by itself, with its backends.
+///
+/// # Errors
+/// Everything that is wrong with it, a line each.
+pub fn validate_service(service: &Service) -> Result<(), Vec<String>> {
+    let draft = ServiceDraft::of(service, Origin::File);
+    let mut problems = Problems::default();
+    draft.check(&Place::Root.item("service", 0, &draft.label(0)), &mut problems);
+    problems.into_result()
+}
+
+/// Checks a backend by itself, and that it fits its service.
+///
+/// # Errors
+/// Everything that is wrong with it, a line each.
+pub fn validate_backend(service: &Service, backend: &Backend) -> Result<(), Vec<String>> {
+    let draft = ServiceDraft::of(service, Origin::File);
+    let backend = BackendDraft::of(backend, Origin::File);
+    let mut problems = Problems::default();
+    let label = draft.label(0);
+    let place = Place::Root.item("service", 0, &label);
+    draft.check_backend(&backend, &place.item("backend", 0, &backend.label(0)), &mut problems);
+    problems.into_result()
+}
+
+/// A service of which some values may have been unreadable, so that the rest is checked still.
+#[derive(Clone, Debug)]
+pub(super) struct ServiceDraft {
+    pub name: Option<String>,
+    pub vip: Option<SocketAddr>,
+    pub protocol: Option<Protocol>,
+    pub mode: Option<Mode>,
+    pub snat_addresses: Vec<Option<IpAddr>>,
+    pub health_check: Option<HealthCheck>,
+    pub backends: Vec<BackendDraft>,
+    pub origin: Origin,
+}
+
+/// A backend of which some values may have been unreadable.
+#[derive(Clone, Debug)]
+pub(super) struct BackendDraft {
+    pub address: Option<SocketAddr>,
+    pub weight: Option<u16>,
+    pub origin: Origin,
+}
+
+pub(super) const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
+const SHORTEST_TIMEOUT: Duration = Duration::from_millis(10);
+pub(super) const RISE_FALL: RangeInclusive<u16> = 1..=100;
+const MOST_SNAT_ADDRESSES: usize = 16;
+const LONGEST_NAME: usize = 63;
+const LONGEST_HTTP_PATH: usize = 2048;
+const LONGEST_HTTP_HOST: usize = 255;
+const DNS_RECORDS: [&str; 12] =
+    ["A", "AAAA", "CAA", "CNAME", "HTTPS", "MX", "NS", "PTR", "SOA", "SRV", "SVCB", "TXT"];
+
+impl ServiceDraft {
+    pub(super) fn of(service: &Service, origin: Origin) -> Self {
+        Self {
+            name: Some(service.name.clone()),
+            vip: Some(service.vip),
+            protocol: Some(service.protocol),
+            mode: Some(service.mode),
+            snat_addresses: service.snat_addresses.iter().copied().map(Some).collect(),
+            health_check: service.health_check.clone(),
+            backends: service.backends.iter().map(|backend| BackendDraft::of(backend, origin)).collect(),
+            origin,
+        }
+    }
+
+    /// The service, where all of it could be read.
+    pub(super) fn finish(self) -> Option<Service> {
+        Some(Service {
+            name: self.name?,
+            vip: self.vip?,
+            protocol: self.protocol?,
+            mode: self.mode?,
+            snat_addresses: self.snat_addresses.into_iter().collect::<Option<_>>()?,
+            health_check: self.health_check,
+            backends: self
+                .backends
+                .into_iter()
+                .map(|backend| Some(Backend { address: backend.address?, weight: backend.weight? }))
+                .collect::<Option<_>>()?,
+        })
+    }
+
+    /// What errors call it.
+    pub(super) fn label(&self, index: usize) -> String {
+        service_label(self.name.as_deref(), index) + origin_words(self.origin)
+    }
+
+    /// The rules that look at this service alone.
+    pub(super) fn check(&self, place: &Place, problems: &mut Problems) {
+        if let Some(name) = &self.name {
+            problems.take(&place.key("name"), service_name(name));
+        }
+        if let Some(vip) = self.vip {
+            problems.take(&place.key("vip"), endpoint(vip));
+        }
+        self.check_snat_addresses(place, problems);
+        if let Some(check) = &self.health_check {
+            check_health_check(check, &place.key("health_check"), problems);
+        }
+        let mut seen = HashSet::new();
+        for (index, backend) in self.backends.iter().enumerate() {
+            let label = backend.label(index);
+            let place = place.item("backend", index, &label);
+            self.check_backend(backend, &place, problems);
+            if let Some(address) = backend.address
+                && !seen.insert(address)
+            {
+                problems.add(
+                    &place.key("address"),
+                    format!(
+                        "\"{address}\" is listed twice; remove one of them, and give the other the weight"
+                    ),
+                );
+            }
+        }
+    }
+
+    fn check_backend(&self, backend: &BackendDraft, place: &Place, problems: &mut Problems) {
+        let Some(address) = backend.address else { return };
+        let place = place.key("address");
+        if let Err(what) = endpoint(address) {
+            problems.add(&place, what);
+            return;
+        }
+        let Some(vip) = self.vip else { return };
+        if vip.is_ipv4() != address.is_ipv4() {
+            let family = |ipv4| if ipv4 { "IPv4" } else { "IPv6" };
+            problems.add(
+                &place,
+                format!(
+                    "\"{address}\" is {} and the VIP {vip} is {}; a service and its backends are of one family, \
+                     so give the other family a service of its own",
+                    family(address.is_ipv4()),
+                    family(vip.is_ipv4())
+                ),
+            );
+        } else if vip == address {
+            problems.add(
+                &place,
+                format!("\"{address}\" is the VIP of this service, so its packets would come back here; write the real server's own address"),
+            );
+        } else if self.snat_addresses.contains(&Some(address.ip())) {
+            problems.add(
+                &place,
+                format!("{} is one of snat_addresses, which are this host's own; write the real server's own address", address.ip()),
+            );
+        }
+    }
+
+    fn check_snat_addresses(&self, place: &Place, problems: &mut Problems) {
+        let whole = place.key("snat_addresses");
+        if !self.snat_addresses.is_empty()
+            && let Some(mode) = self.mode
+            && mode != Mode::FullNat
+        {
+            problems.add(&whole, format!("mode \"{mode}\" keeps the client's address; remove snat_addresses, or write mode = \"full-nat\""));
+            return;
+        }
+        if self.snat_addresses.len() > MOST_SNAT_ADDRESSES {
+            problems.add(
+                &whole,
+                format!(
+                    "{} addresses are too many; write at most {MOST_SNAT_ADDRESSES}",
+                    self.snat_addresses.len()
+                ),
+            );
+        }
+        let mut seen = HashSet::new();
+        for (index, address) in self.snat_addresses.iter().enumerate() {
+            let Some(address) = *address else { continue };
+            let place = place.item("snat_addresses", index, "snat_addresses");
+            if let Err(what) = unicast(address, None) {
+                problems.add(&place, what);
+            } else if let Some(vip) = self.vip
+                && vip.is_ipv4() != address.is_ipv4()
+            {
+                problems.add(&place, format!("\"{address}\" is not of the VIP's family ({vip}); write an address of this host of that family"));
+            } else if !seen.insert(address) {
+                problems.add(&place, format!("\"{address}\" is listed twice; remove one of them"));
+            }
+        }
+    }
+}
+
+impl BackendDraft {
+    pub(super) fn of(backend: &Backend, origin: Origin) -> Self {
+        Self { address: Some(backend.address), weight: Some(backend.weight), origin }
+    }
+
+    fn label(&self, index: usize) -> String {
+        backend_label(self.address, index) + origin_words(self.origin)
+    }
+}
+
+/// What errors call the service of this name, or of this place where the name is not known.
+pub(super) fn service_label(name: Option<&str>, index: usize) -> String {
+    match name {
+        Some(name) => format!("service {}", quoted(name)),
+        None => format!("service #{}", index + 1),
+    }
+}
+
+/// What errors call the backend of this address, or of this place where the address is not known.
+pub(super) fn backend_label(address: Option<SocketAddr>, index: usize) -> String {
+    match address {
+        Some(address) => format!("backend {address}"),
+        None => format!("backend #{}", index + 1),
+    }
+}
+
+/// What errors say of where a service or a backend comes from; the file goes without saying.
+fn origin_words(origin: Origin) -> &'static str {
+    match origin {
+        Origin::File => "",
+        Origin::Runtime => " (added at runtime)",
+    }
+}
+
+/// The rules that look at every service of a config together.
+pub(super) fn check_together(
+    services: &[ServiceDraft],
+    snat_ports: Option<PortRange>,
+    limits: Option<Limits>,
+    problems: &mut Problems,
+) {
+    let labels: Vec<String> =
+        services.iter().enumerate().map(|(index, service)| service.label(index)).collect();
+    let mut names = HashMap::new();
+    let mut vips: HashMap<(SocketAddr, Protocol), usize> = HashMap::new();
+    let mut snat: HashMap<IpAddr, usize> = HashMap::new();
+    let place_of = |index: usize| Place::Root.item("service", index, &labels[index]);
+
+    for (index, service) in services.iter().enumerate() {
+        if let Some(name) = &service.name
+            && let Some(first) = names.insert(name, index)
+        {
+            names.insert(name, first);
+            problems.add(
+                &place_of(index).key("name"),
+                format!("{} is the name of another service; give each a name of its own", quoted(name)),
+            );
+        }
+        if let (Some(vip), Some(protocol)) = (service.vip, service.protocol) {
+            let first = *vips.entry((vip, protocol)).or_insert(index);
+            if first != index {
+                problems.add(
+                    &place_of(index).key("vip"),
+                    format!("{vip} {protocol} is the VIP of {} already; change the address, the port or the protocol of one", labels[first]),
+                );
+            }
+        }
+        for address in service.snat_addresses.iter().flatten() {
+            snat.entry(*address).or_insert(index);
+        }
+    }
+
+    for (index, service) in services.iter().enumerate() {
+        let place = place_of(index);
+        if let (Some(vip), Some(ports)) = (service.vip, snat_ports)
+            && ports.contains(vip.port())
+            && let Some(&other) = snat.get(&vip.ip())
+        {
+            problems.add(
+                &place.key("vip"),
+                format!(
+                    "{} is in snat_addresses of {} and port {} in snat_ports ({ports}), so replies to that service \
+                     would be taken for this one's packets; change the VIP, that snat address, or snat_ports",
+                    vip.ip(), labels[other], vip.port(),
+                ),
+            );
+        }
+        for (number, backend) in service.backends.iter().enumerate() {
+            let (Some(address), Some(protocol)) = (backend.address, service.protocol) else { continue };
+            if let Some(&other) = vips.get(&(address, protocol))
+                && other != index
+                && service.vip != Some(address)
+            {
+                let label = backend.label(number);
+                problems.add(
+                    &place.item("backend", number, &label).key("address"),
+                    format!(
+                        "\"{address}\" is the VIP of {}, so its packets would loop through this host; \
+                         write the real server's own address",
+                        labels[other]
+                    ),
+                );
+            }
+        }
+    }
+
+    let Some(limits) = limits else { return };
+    let backends = services.iter().map(|service| service.backends.len()).sum();
+    for (key, what, count, limit) in [
+        ("services", "services", services.len(), limits.services),
+        ("backends", "backends", backends, limits.backends),
+    ] {
+        if count as u64 > u64::from(limit) {
+            problems.add(
+                &Place::Root.key("limits").key(key),
+                format!(
+                    "there are {} {what} and room for {}; raise it to {} or more",
+                    grouped(count as u64),
+                    grouped(limit.into()),
+                    count
+                ),
+            );
+        }
+    }
+}
+
+/// The rules of all the services of a config, each by itself and together.
+pub(super) fn check_all(
+    services: &[ServiceDraft],
+    snat_ports: Option<PortRange>,
+    limits: Option<Limits>,
+    problems: &mut Problems,
+) {
+    for (index, service) in services.iter().enumerate() {
+        service.check(&Place::Root.item("service", index, &service.label(index)), problems);
+    }
+    check_together(services, snat_ports, limits, problems);
+}
+
+/// A service's name: it stands in metrics, in the CLI's arguments and in URLs.
+fn service_name(name: &str) -> Result<(), String> {
+    if name.is_empty() {
+        return Err("is empty; write a name".into());
+    }
+    if name.len() > LONGEST_NAME {
+        return Err(format!(
+            "{} has {} characters; write at most {LONGEST_NAME}",
+            quoted(name),
+            name.chars().count()
+        ));
+    }
+    if name == "." || name == ".." {
+        return Err(format!("{} is no name; write one with a letter or a digit", quoted(name)));
+    }
+    match name.chars().find(|&c| !c.is_ascii_alphanumeric() && !"-_.".contains(c)) {
+        Some(stray) => Err(format!(
+            "{} has {:?} in it; write letters, digits, \"-\", \"_\" and \".\" only",
+            quoted(name),
+            stray
+        )),
+        None => Ok(()),
+    }
+}
+
+/// An address and port that packets can be sent to.
+fn endpoint(endpoint: SocketAddr) -> Result<(), String> {
+    unicast(endpoint.ip(), Some(endpoint.port()))?;
+    if let SocketAddr::V6(v6) = endpoint
+        && v6.scope_id() != 0
+    {
+        return Err(format!("\"{endpoint}\" has a scope; write an address that needs none"));
+    }
+    if endpoint.port() == 0 {
+        return Err(format!("\"{endpoint}\" has port 0; write 1 to 65535"));
+    }
+    Ok(())
+}
+
+/// An address of one host on a network.
+fn unicast(address: IpAddr, port: Option<u16>) -> Result<(), String> {
+    let written = |address: IpAddr| match port {
+        Some(port) => SocketAddr::new(address, port).to_string(),
+        None => address.to_string(),
+    };
+    let said = written(address);
+    let kind = match address {
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
+            let v4 = v6.to_ipv4_mapped().unwrap_or(std::net::Ipv4Addr::UNSPECIFIED);
+            return Err(format!(
+                "\"{said}\" is an IPv4 address in IPv6 form; write \"{}\"",
+                written(v4.into())
+            ));
+        }
+        IpAddr::V4(v4) if v4.is_unspecified() => "stands for every address",
+        IpAddr::V6(v6) if v6.is_unspecified() => "stands for every address",
+        IpAddr::V4(v4) if v4.octets()[0] == 0 => "is of 0.0.0.0/8, which no host may have (RFC 1122)",
+        _ if address.is_loopback() => "is a loopback address, whose packets never reach a network interface",
+        _ if address.is_multicast() => "is a multicast address",
+        IpAddr::V4(v4) if v4.is_broadcast() => "is the broadcast address",
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => {
+            "is link-local, so it means nothing without an interface"
+        }
+        _ => return Ok(()),
+    };
+    Err(format!("\"{said}\" {kind}; write the address of one host on the network"))
+}
+
+fn check_health_check(check: &HealthCheck, place: &Place, problems: &mut Problems) {
+    problems.take(&place.key("interval"), within(check.interval, &INTERVAL, print_duration));
+    let timeout = check.timeout;
+    if timeout < SHORTEST_TIMEOUT || timeout > check.interval {
+        problems.add(
+            &place.key("timeout"),
+            format!(
+                "{} is not from {} to the interval ({}), since one check ends before the next begins; \
+                 write less, or a longer interval",
+                print_duration(timeout),
+                print_duration(SHORTEST_TIMEOUT),
+                print_duration(check.interval)
+            ),
+        );
+    }
+    for (key, value) in [("rise", check.rise), ("fall", check.fall)] {
+        problems.take(&place.key(key), within(value, &RISE_FALL, |number| number.to_string()));
+    }
+    match &check.probe {
+        Probe::None | Probe::Tcp => {}
+        Probe::Http { path, host, status } => {
+            problems.take(&place.key("path"), http_path(path));
+            if let Some(host) = host {
+                problems.take(&place.key("host"), http_host(host));
+            }
+            problems.take(&place.key("status"), http_status(*status));
+        }
+        Probe::Dns { name, record } => {
+            problems.take(&place.key("name"), dns_name(name));
+            if !DNS_RECORDS.contains(&record.as_str()) {
+                problems.add(
+                    &place.key("record"),
+                    format!(
+                        "{} is not a record type to ask for; write one of {}",
+                        quoted(record),
+                        DNS_RECORDS.join(", ")
+                    ),
+                );
+            }
+        }
+    }
+}
+
+fn http_path(path: &str) -> Result<(), String> {
+    let good = path.starts_with('/')
+        && path.len() <= LONGEST_HTTP_PATH
+        && PathAndQuery::try_from(path).is_ok_and(|parsed| parsed.as_str() == path)
+        && path.bytes().all(|byte| byte.is_ascii_graphic());
+    if good {
+        return Ok(());
+    }
+    Err(format!(
+        "{} is not the path of a request; write it from its \"/\" on, with spaces and the like as %20, \
+         at most {LONGEST_HTTP_PATH} characters",
+        quoted(path)
+    ))
+}
+
+fn http_host(host: &str) -> Result<(), String> {
+    let good = host.len() <= LONGEST_HTTP_HOST
+        && !host.contains('@')
+        && Authority::try_from(host).is_ok_and(|parsed| !parsed.host().is_empty());
+    if good {
+        return Ok(());
+    }
+    Err(format!(
+        "{} is not the value of a Host header; write \"example.com\" or \"example.com:8080\"",
+        quoted(host)
+    ))
+}
+
+fn http_status((low, high): (u16, u16)) -> Result<(), String> {
+    if 100 <= low && low <= high && high <= 599 {
+        return Ok(());
+    }
+    Err(format!("{low}-{high} is not a range of statuses from 100 to 599; write \"200-399\""))
+}
+
+fn dns_name(name: &str) -> Result<(), String> {
+    if !name.is_empty() && Name::from_ascii(name).is_ok() {
+        return Ok(());
+    }
+    Err(format!("{} is not a DNS name; write \"example.com\", or \".\" for the root", quoted(name)))
+}
+
+/// A value in its range.
+pub(super) fn within<T: PartialOrd + Copy>(
+    value: T,
+    range: &RangeInclusive<T>,
+    print: impl Fn(T) -> String,
+) -> Result<T, String> {
+    if range.contains(&value) {
+        return Ok(value);
+    }
+    Err(format!(
+        "{} is out of range; write {} to {}",
+        print(value),
+        print(*range.start()),
+        print(*range.end())
+    ))
+}
+
+/// An interface's name, as the kernel takes it (`dev_valid_name` in net/core/dev.c).
+pub(super) fn interface_name(name: &str) -> Result<(), String> {
+    let good = (1..16).contains(&name.len())
+        && name != "."
+        && name != ".."
+        && !name.chars().any(|c| c == '/' || c == ':' || c.is_whitespace() || c.is_control());
+    if good {
+        return Ok(());
+    }
+    Err(format!(
+        "{} is not an interface's name; write 1 to 15 bytes without \"/\", \":\" or spaces, as \"ip link\" shows it",
+        quoted(name)
+    ))
+}
+
+/// The path of a file or directory that does not depend on where the daemon was started.
+pub(super) fn absolute_path(path: &str) -> Result<(), String> {
+    if path.contains('\0') {
+        return Err(format!("{} has a zero byte in it; remove it", quoted(path)));
+    }
+    if !Path::new(path).is_absolute() {
+        return Err(format!("{} is not absolute; write it from the \"/\" on", quoted(path)));
+    }
+    if Path::new(path).file_name().is_none() || path.ends_with('/') {
+        return Err(format!("{} has no last part; write the whole path", quoted(path)));
+    }
+    Ok(())
+}
+
+/// The path of a Unix socket: what `sockaddr_un` can hold (unix(7)).
+pub(super) fn socket_path(path: &str) -> Result<(), String> {
+    const LONGEST: usize = 107;
+    absolute_path(path)?;
+    if path.len() > LONGEST {
+        return Err(format!(
+            "{} has {} bytes; a socket's path has at most {LONGEST}, so write a shorter one",
+            quoted(path),
+            path.len()
+        ));
+    }
+    Ok(())
+}

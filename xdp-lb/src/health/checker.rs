@@ -1,0 +1,395 @@
+//! The scheduler: one task for each backend that is checked.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use nix::sys::resource::{Resource, getrlimit};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+
+use super::probe::{Failure, probe};
+use super::state::State;
+use super::{Health, Report, Target, TargetId};
+use crate::config::{HealthCheck, Probe};
+
+/// File descriptors that are left to the rest of the process.
+const RESERVED_DESCRIPTORS: u64 = 256;
+
+/// Sockets that checks use at one time, where the process may have that many.
+const MAX_SOCKETS: u64 = 16_384;
+
+/// The first checks of many new targets are spread out by this much for each.
+const SPREAD: Duration = Duration::from_micros(100);
+
+/// What this host's own trouble with checking is told at most this often.
+const WARN_EVERY: Duration = Duration::from_secs(60);
+
+/// Checks backends and reports the end of each check. All checks end when this is dropped.
+#[derive(Debug)]
+pub struct Checker {
+    /// Each target's present check, and how its task is told of another.
+    targets: Mutex<HashMap<TargetId, (HealthCheck, watch::Sender<Order>)>>,
+    context: Arc<Context>,
+}
+
+/// What a target's task has to do.
+#[derive(Clone, Debug)]
+struct Order {
+    check: HealthCheck,
+    /// The first check begins at random within this time.
+    spread: Duration,
+}
+
+impl Order {
+    fn first_check(&self) -> Instant {
+        Instant::now() + self.spread.mul_f64(rand::random())
+    }
+}
+
+#[derive(Debug)]
+struct Context {
+    reports: mpsc::Sender<Report>,
+    sockets: Semaphore,
+    warned: Mutex<Option<Instant>>,
+}
+
+impl Checker {
+    /// A checker without targets. It uses as many sockets at one time as the process's limit of open
+    /// files (`RLIMIT_NOFILE`, soft) allows less 256, at most 16,384; checks beyond that wait. Where
+    /// `reports` is full, checks wait too: it has to be read.
+    ///
+    /// To be called, like `set_targets`, within a tokio runtime.
+    pub fn start(reports: mpsc::Sender<Report>) -> Self {
+        let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
+        let sockets = descriptors.saturating_sub(RESERVED_DESCRIPTORS).clamp(16, MAX_SOCKETS);
+        let context =
+            Context { reports, sockets: Semaphore::new(sockets as usize), warned: Mutex::default() };
+        Self { targets: Mutex::default(), context: Arc::new(context) }
+    }
+
+    /// Replaces the set of targets. A target that is the same as before goes on undisturbed with its
+    /// counts; one whose check changed restarts its schedule but keeps its health; the `Health` is
+    /// where a new target starts. A target that is not checked is reported up at once.
+    pub fn set_targets(&self, targets: Vec<(Target, Health)>) {
+        let mut running = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted: HashSet<&TargetId> = targets.iter().map(|(target, _)| &target.id).collect();
+        running.retain(|id, _| wanted.contains(id));
+        let is_new =
+            |target: &Target| running.get(&target.id).is_none_or(|(check, _)| *check != target.check);
+        let new: Vec<_> = targets.into_iter().filter(|(target, _)| is_new(target)).collect();
+        let spread = SPREAD.saturating_mul(new.len().try_into().unwrap_or(u32::MAX));
+        for (Target { id, check }, health) in new {
+            let order = Order { spread: spread.min(check.interval), check: check.clone() };
+            let task = match running.remove(&id) {
+                None => self.spawn(&id, order, health),
+                Some((_, task)) => match task.send(order) {
+                    Ok(()) => task,
+                    // Its task ended because it was not checked, and so was up.
+                    Err(watch::error::SendError(order)) => self.spawn(&id, order, Health::Up),
+                },
+            };
+            running.insert(id, (check, task));
+        }
+    }
+
+    fn spawn(&self, id: &TargetId, order: Order, health: Health) -> watch::Sender<Order> {
+        let (sender, orders) = watch::channel(order);
+        tokio::spawn(follow(id.clone(), orders, State::new(health), Arc::clone(&self.context)));
+        sender
+    }
+}
+
+/// Checks a target until the sender of its orders is dropped, or the order is not to check it.
+async fn follow(id: TargetId, mut orders: watch::Receiver<Order>, mut state: State, context: Arc<Context>) {
+    let mut order = orders.borrow_and_update().clone();
+    let mut next = order.first_check();
+    loop {
+        if order.check.probe == Probe::None {
+            let transition = state.record(true, 1, 1).then(|| "it is not checked".to_owned());
+            let _ = context.reports.send(Report { id, health: Health::Up, transition, latency: None }).await;
+            return;
+        }
+        let outcome = tokio::select! {
+            changed = orders.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                order = orders.borrow_and_update().clone();
+                next = order.first_check();
+                state.restart();
+                continue;
+            }
+            outcome = check_once(&id, &order.check, next, &context) => outcome,
+        };
+        let HealthCheck { interval, rise, fall, .. } = order.check;
+        // Never later than the interval, so that detection takes no longer than fall x interval + timeout.
+        next = outcome.began + interval.mul_f64(rand::random_range(0.9..1.0));
+        let (latency, reason) = match outcome.result {
+            Ok(()) => (Some(outcome.took), None),
+            Err(Failure::Backend(reason)) => (None, Some(reason)),
+            Err(Failure::Here(error)) => {
+                context.warn_of_local_trouble(&error);
+                continue;
+            }
+        };
+        let before = state.health();
+        let changed = state.record(latency.is_some(), rise, fall);
+        let transition = changed.then(|| match (before, reason) {
+            (Health::Unknown, None) => "the first check succeeded".to_owned(),
+            (Health::Unknown, Some(reason)) => reason,
+            (_, None) => in_a_row("the check succeeded", rise),
+            (_, Some(reason)) => in_a_row(&reason, fall),
+        });
+        let report = Report { id: id.clone(), health: state.health(), transition, latency };
+        // Outside of the select, so that a change of the order never swallows a report.
+        if context.reports.send(report).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn in_a_row(what: &str, times: u16) -> String {
+    if times > 1 { format!("{what}, {times} times in a row") } else { what.to_owned() }
+}
+
+struct Outcome {
+    began: Instant,
+    took: Duration,
+    result: Result<(), Failure>,
+}
+
+async fn check_once(id: &TargetId, check: &HealthCheck, at: Instant, context: &Context) -> Outcome {
+    sleep_until(at).await;
+    let permit = context.sockets.acquire().await;
+    let began = Instant::now();
+    if began.duration_since(at) > check.interval {
+        context.warn("checks begin later than their interval asks for: the host is overloaded, or the limit of open files (LimitNOFILE=) is too low for so many backends");
+    }
+    let result = probe(id.backend, check).await;
+    drop(permit);
+    Outcome { began, took: began.elapsed(), result }
+}
+
+impl Context {
+    fn warn_of_local_trouble(&self, error: &io::Error) {
+        self.warn(&format!("cannot check a backend, which keeps its health meanwhile: {error}"));
+    }
+
+    fn warn(&self, words: &str) {
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
+            *warned = Some(Instant::now());
+            tracing::warn!("health checks: {words}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use tokio::net::TcpListener;
+    use tokio::time::{sleep, timeout, timeout_at};
+
+    use super::*;
+
+    const INTERVAL: Duration = Duration::from_millis(100);
+
+    /// A scheduler that shares two cores with a build may be late by this much.
+    const LATE: Duration = Duration::from_millis(150);
+
+    fn check(probe: Probe) -> HealthCheck {
+        HealthCheck { probe, interval: INTERVAL, timeout: Duration::from_millis(50), rise: 2, fall: 3 }
+    }
+
+    fn target(backend: SocketAddr, check: HealthCheck) -> Target {
+        Target { id: TargetId { service: "web".into(), backend }, check }
+    }
+
+    async fn next(reports: &mut mpsc::Receiver<Report>) -> Report {
+        timeout(Duration::from_secs(10), reports.recv()).await.expect("a report").expect("the checker lives")
+    }
+
+    async fn transition(reports: &mut mpsc::Receiver<Report>) -> (Health, String) {
+        loop {
+            let report = next(reports).await;
+            if let Some(reason) = report.transition {
+                return (report.health, reason);
+            }
+        }
+    }
+
+    /// A port that is not listened on while the test runs.
+    async fn listener() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+        let address = listener.local_addr().expect("its address");
+        (listener, address)
+    }
+
+    async fn again(address: SocketAddr) -> TcpListener {
+        TcpListener::bind(address).await.expect("a listener")
+    }
+
+    #[tokio::test]
+    async fn a_backend_that_stops_goes_down_within_fall_intervals_and_comes_up_again_after_rise() {
+        let (listening, backend) = listener().await;
+        let (sender, mut reports) = mpsc::channel(16);
+        let checker = Checker::start(sender);
+        checker.set_targets(vec![(target(backend, check(Probe::Tcp)), Health::Unknown)]);
+        assert_eq!(transition(&mut reports).await, (Health::Up, "the first check succeeded".into()));
+        let second = next(&mut reports).await;
+        assert_eq!((second.health, second.transition), (Health::Up, None));
+        assert!(second.latency.is_some());
+
+        drop(listening);
+        let stopped = Instant::now();
+        let down = transition(&mut reports).await;
+        assert_eq!(down, (Health::Down, "connection refused, 3 times in a row".into()));
+        assert!(stopped.elapsed() >= INTERVAL, "it went down after fewer than three failures");
+        assert!(stopped.elapsed() <= 3 * INTERVAL + LATE, "detection took {:?}", stopped.elapsed());
+
+        let _listening = again(backend).await;
+        let up = transition(&mut reports).await;
+        assert_eq!(up, (Health::Up, "the check succeeded, 2 times in a row".into()));
+    }
+
+    #[tokio::test]
+    async fn a_backend_that_falls_silent_goes_down_within_fall_intervals_and_the_timeout() {
+        let (listening, backend) = listener().await;
+        let (sender, mut reports) = mpsc::channel(16);
+        let checker = Checker::start(sender);
+        let http = Probe::Http { path: "/".into(), host: None, status: (200, 399) };
+        checker.set_targets(vec![(target(backend, check(http)), Health::Up)]);
+        let began = Instant::now();
+        let down = transition(&mut reports).await;
+        assert_eq!(
+            down,
+            (Health::Down, "connected, but no HTTP answer within 50ms, 3 times in a row".into())
+        );
+        let bound = 3 * INTERVAL + Duration::from_millis(50) + LATE;
+        assert!(began.elapsed() <= bound, "detection took {:?}", began.elapsed());
+        drop(listening);
+    }
+
+    #[tokio::test]
+    async fn checks_begin_an_interval_apart_and_never_later() {
+        let (listening, backend) = listener().await;
+        let (sender, mut reports) = mpsc::channel(16);
+        let checker = Checker::start(sender);
+        checker.set_targets(vec![(target(backend, check(Probe::Tcp)), Health::Up)]);
+        next(&mut reports).await;
+        let began = Instant::now();
+        for _ in 0..10 {
+            next(&mut reports).await;
+        }
+        let took = began.elapsed();
+        assert!(took >= INTERVAL * 9 - LATE && took <= INTERVAL * 10 + LATE, "ten checks took {took:?}");
+        drop(listening);
+    }
+
+    #[tokio::test]
+    async fn a_target_that_stays_keeps_its_counts_and_one_whose_check_changed_its_health() {
+        let (listening, backend) = listener().await;
+        drop(listening);
+        let (sender, mut reports) = mpsc::channel(16);
+        let checker = Checker::start(sender);
+        let tcp = check(Probe::Tcp);
+        checker.set_targets(vec![(target(backend, tcp.clone()), Health::Up)]);
+        assert_eq!(next(&mut reports).await.transition, None);
+        assert_eq!(next(&mut reports).await.transition, None);
+        // The same again, and another: two failures are counted, the third takes it down.
+        let other = "127.0.0.2:1".parse().expect("an address");
+        checker.set_targets(vec![
+            (target(backend, tcp.clone()), Health::Up),
+            (target(other, check(Probe::None)), Health::Unknown),
+        ]);
+        let reports_of_both = [next(&mut reports).await, next(&mut reports).await];
+        let of = |address| reports_of_both.iter().find(|report| report.id.backend == address);
+        assert_eq!(of(backend).map(|report| report.health), Some(Health::Down), "{reports_of_both:?}");
+        let unchecked = of(other).expect("a report");
+        assert_eq!(
+            (unchecked.health, unchecked.transition.as_deref()),
+            (Health::Up, Some("it is not checked"))
+        );
+
+        // Another check: down it stays, until it has succeeded twice.
+        let _listening = again(backend).await;
+        checker.set_targets(vec![(target(backend, HealthCheck { fall: 9, ..tcp }), Health::Up)]);
+        assert_eq!(next(&mut reports).await.health, Health::Down);
+        assert_eq!(next(&mut reports).await.health, Health::Up);
+    }
+
+    #[tokio::test]
+    async fn a_target_that_is_no_longer_checked_is_up_and_one_that_is_again_starts_from_there() {
+        let (listening, backend) = listener().await;
+        drop(listening);
+        let (sender, mut reports) = mpsc::channel(16);
+        let checker = Checker::start(sender);
+        let tcp = check(Probe::Tcp);
+        checker.set_targets(vec![(target(backend, tcp.clone()), Health::Unknown)]);
+        assert_eq!(transition(&mut reports).await, (Health::Down, "connection refused".into()));
+        checker.set_targets(vec![(target(backend, check(Probe::None)), Health::Unknown)]);
+        assert_eq!(transition(&mut reports).await, (Health::Up, "it is not checked".into()));
+        sleep(2 * INTERVAL).await;
+        assert!(reports.try_recv().is_err(), "it is still checked");
+        checker.set_targets(vec![(target(backend, tcp), Health::Unknown)]);
+        assert_eq!(next(&mut reports).await.health, Health::Up);
+    }
+
+    #[tokio::test]
+    async fn a_target_that_is_removed_is_checked_no_more() {
+        let (listening, backend) = listener().await;
+        let (sender, mut reports) = mpsc::channel(16);
+        let checker = Checker::start(sender);
+        checker.set_targets(vec![(target(backend, check(Probe::Tcp)), Health::Unknown)]);
+        next(&mut reports).await;
+        checker.set_targets(vec![]);
+        sleep(INTERVAL / 4).await;
+        while reports.try_recv().is_ok() {}
+        sleep(2 * INTERVAL).await;
+        assert!(reports.try_recv().is_err());
+        drop(listening);
+    }
+
+    #[tokio::test]
+    async fn the_first_checks_of_many_targets_are_spread_out_and_none_waits_for_another() {
+        // A listener whose backlog is never emptied: the kernel accepts, HTTP never answers.
+        let (silent, silent_address) = listener().await;
+        let (sender, mut reports) = mpsc::channel(16);
+        let checker = Checker::start(sender);
+        let slow = HealthCheck {
+            interval: Duration::from_secs(60),
+            timeout: Duration::from_secs(30),
+            ..check(Probe::Http { path: "/".into(), host: None, status: (200, 399) })
+        };
+        let once = HealthCheck { interval: Duration::from_secs(60), ..check(Probe::Tcp) };
+        // Nothing listens on 127.0.1.0/24: each is refused at once.
+        let many = (0..2000u16).map(|port| SocketAddr::from(([127, 0, 1, 1], 1 + port)));
+        let mut targets: Vec<_> =
+            many.map(|backend| (target(backend, once.clone()), Health::Unknown)).collect();
+        targets.insert(0, (target(silent_address, slow), Health::Unknown));
+        checker.set_targets(targets);
+        let began = Instant::now();
+        let mut half = None;
+        for count in 0..2000 {
+            let report = timeout_at(began + Duration::from_secs(20), reports.recv()).await;
+            assert_eq!(report.expect("in time").expect("a report").health, Health::Down);
+            half = half.or((count == 1000).then(|| began.elapsed()));
+        }
+        let half = half.expect("half were reported");
+        assert!(half >= Duration::from_millis(70), "a thousand checks at once, within {half:?}");
+        drop(silent);
+    }
+
+    #[tokio::test]
+    async fn trouble_of_this_host_is_not_held_against_the_backend() {
+        let failure = |code| Failure::from(io::Error::from_raw_os_error(code));
+        assert!(matches!(failure(libc::EMFILE), Failure::Here(_)));
+        assert!(matches!(failure(libc::EADDRNOTAVAIL), Failure::Here(_)));
+        assert!(
+            matches!(failure(libc::EHOSTUNREACH), Failure::Backend(words) if words == "no route to host")
+        );
+    }
+}

@@ -1,0 +1,232 @@
+//! The DNS check: a query over UDP (RFC 1035) is answered with NOERROR, or with NXDOMAIN, which a
+//! live server may well say.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::rr::{Name, RecordType};
+use nix::errno::Errno;
+use tokio::net::UdpSocket;
+use tokio::time::timeout;
+
+use super::probe::{Failure, Time};
+
+/// How many datagrams that do not answer the query are put up with. An off-path forger may send
+/// some; a server that sends nothing else is broken.
+const MAX_STRAYS: usize = 16;
+
+/// The longest answer without EDNS (RFC 1035 section 4.2.1), and room for servers that do not care.
+const MAX_ANSWER: usize = 4096;
+
+pub(super) async fn probe(backend: SocketAddr, name: &str, record: &str, time: Time) -> Result<(), Failure> {
+    let query = query(name, record).map_err(Failure::Backend)?;
+    let bytes = query
+        .to_vec()
+        .map_err(|error| Failure::Backend(format!("the check's DNS name cannot be sent: {error}")))?;
+    let any = if backend.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind(SocketAddr::new(any, 0)).await?;
+    // The kernel then drops what comes from any other address or port.
+    socket.connect(backend).await?;
+    // One lost datagram does not make a server sick.
+    socket.send(&bytes).await?;
+    let first = timeout(time.all / 2, answer(&socket, &query)).await;
+    let code = match first {
+        Ok(code) => code?,
+        Err(_) => {
+            socket.send(&bytes).await?;
+            time.limit("no DNS answer", answer(&socket, &query)).await??
+        }
+    };
+    match code {
+        ResponseCode::NoError | ResponseCode::NXDomain => Ok(()),
+        code => Err(Failure::Backend(format!("DNS {}", format!("{code:?}").to_uppercase()))),
+    }
+}
+
+fn query(name: &str, record: &str) -> Result<Message, String> {
+    let mut name = Name::from_ascii(name).map_err(|error| format!("{name} is not a DNS name: {error}"))?;
+    name.set_fqdn(true);
+    let record: RecordType = record.parse().map_err(|_| format!("{record} is not a DNS record type"))?;
+    let mut message = Message::new(rand::random(), MessageType::Query, OpCode::Query);
+    message.metadata.recursion_desired = true;
+    message.add_query(Query::query(name, record));
+    Ok(message)
+}
+
+/// The response code of the answer to the query.
+async fn answer(socket: &UdpSocket, query: &Message) -> Result<ResponseCode, Failure> {
+    let mut buffer = [0; MAX_ANSWER];
+    for _ in 0..MAX_STRAYS {
+        let length = match socket.recv(&mut buffer).await {
+            Ok(length) => length,
+            Err(error) if error.raw_os_error() == Some(Errno::ECONNREFUSED as i32) => {
+                return Err(Failure::Backend("port unreachable".to_owned()));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let Ok(answer) = Message::from_vec(&buffer[..length]) else { continue };
+        let code = answer.metadata.response_code;
+        // A server that could not read the query need not repeat it (RFC 1035 section 4.1.1, FORMERR).
+        let same_question =
+            answer.queries == query.queries || (answer.queries.is_empty() && code != ResponseCode::NoError);
+        if answer.metadata.id == query.metadata.id
+            && answer.metadata.message_type == MessageType::Response
+            && same_question
+        {
+            return Ok(code);
+        }
+    }
+    Err(Failure::Backend("datagrams that do not answer the DNS query".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::probe::tests::check;
+    use super::*;
+    use crate::config::Probe;
+
+    /// A server that answers each query with what `answers` makes of it.
+    async fn server(answers: impl Fn(usize, Message) -> Vec<Vec<u8>> + Send + 'static) -> SocketAddr {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
+        let backend = socket.local_addr().expect("its address");
+        tokio::spawn(async move {
+            let mut buffer = [0; 512];
+            for count in 0.. {
+                let (length, client) = socket.recv_from(&mut buffer).await.expect("a query");
+                let query = Message::from_vec(&buffer[..length]).expect("a DNS query");
+                for answer in answers(count, query) {
+                    socket.send_to(&answer, client).await.expect("it is sent");
+                }
+            }
+        });
+        backend
+    }
+
+    fn answer(query: &Message, code: ResponseCode) -> Message {
+        let mut answer = query.clone().into_response();
+        answer.metadata.response_code = code;
+        answer
+    }
+
+    fn bytes(message: &Message) -> Vec<u8> {
+        message.to_vec().expect("it can be written")
+    }
+
+    async fn check_name(backend: SocketAddr) -> Result<(), String> {
+        check(backend, Probe::Dns { name: "www.example.com".into(), record: "A".into() }).await
+    }
+
+    #[tokio::test]
+    async fn the_query_is_for_the_name_and_record_and_an_answer_is_a_success() {
+        let backend = server(|_, query| {
+            let question = &query.queries[0];
+            let fits =
+                question.name().to_ascii() == "www.example.com." && question.query_type() == RecordType::A;
+            assert!(fits && query.metadata.recursion_desired, "{query}");
+            vec![bytes(&answer(&query, ResponseCode::NoError))]
+        })
+        .await;
+        assert_eq!(check_name(backend).await, Ok(()));
+        let root = server(|_, query| {
+            assert!(query.queries[0].name().is_root(), "{query}");
+            vec![bytes(&answer(&query, ResponseCode::NoError))]
+        })
+        .await;
+        assert_eq!(check(root, Probe::Dns { name: ".".into(), record: "NS".into() }).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn the_response_code_decides() {
+        for (code, expected) in [
+            (ResponseCode::NXDomain, Ok(())),
+            (ResponseCode::ServFail, Err("DNS SERVFAIL".into())),
+            (ResponseCode::Refused, Err("DNS REFUSED".into())),
+        ] {
+            let backend = server(move |_, query| vec![bytes(&answer(&query, code))]).await;
+            assert_eq!(check_name(backend).await, expected);
+        }
+        let backend = server(|_, query| {
+            let mut answer = answer(&query, ResponseCode::FormErr);
+            answer.queries.clear();
+            vec![bytes(&answer)]
+        })
+        .await;
+        assert_eq!(check_name(backend).await, Err("DNS FORMERR".into()));
+    }
+
+    #[tokio::test]
+    async fn a_query_that_was_lost_is_sent_again() {
+        let backend = server(|count, query| match count {
+            0 => vec![],
+            _ => vec![bytes(&answer(&query, ResponseCode::NoError))],
+        })
+        .await;
+        assert_eq!(check_name(backend).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn what_does_not_answer_the_query_is_not_taken_for_an_answer() {
+        type Forge = fn(&mut Message);
+        let forgeries: [Forge; 4] = [
+            |answer| answer.metadata.id = answer.metadata.id.wrapping_add(1),
+            |answer| answer.metadata.message_type = MessageType::Query,
+            |answer| answer.queries.clear(),
+            |answer| {
+                let other = Name::from_ascii("other.example.com.").expect("a name");
+                answer.queries[0].set_name(other);
+            },
+        ];
+        for forge in forgeries {
+            let forged = move |query: &Message| {
+                let mut answer = answer(query, ResponseCode::NoError);
+                forge(&mut answer);
+                bytes(&answer)
+            };
+            let backend = server(move |_, query| vec![forged(&query)]).await;
+            assert_eq!(check_name(backend).await, Err("no DNS answer within 300ms".into()));
+            // The real answer behind it counts.
+            let backend = server(move |_, query| {
+                vec![
+                    forged(&query),
+                    b"garbage".to_vec(),
+                    vec![],
+                    bytes(&answer(&query, ResponseCode::NoError)),
+                ]
+            })
+            .await;
+            assert_eq!(check_name(backend).await, Ok(()));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_garbage_is_given_up() {
+        let backend = server(|_, _| vec![vec![0xff; 100]; 100]).await;
+        let words = "datagrams that do not answer the DNS query";
+        assert_eq!(check_name(backend).await, Err(words.into()));
+    }
+
+    #[tokio::test]
+    async fn a_closed_port_is_told() {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
+        let backend = socket.local_addr().expect("its address");
+        drop(socket);
+        assert_eq!(check_name(backend).await, Err("port unreachable".into()));
+    }
+
+    #[tokio::test]
+    async fn an_answer_from_elsewhere_is_not_heard() {
+        let elsewhere = UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
+        let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
+        let backend = socket.local_addr().expect("its address");
+        tokio::spawn(async move {
+            let mut buffer = [0; 512];
+            loop {
+                let (length, client) = socket.recv_from(&mut buffer).await.expect("a query");
+                let query = Message::from_vec(&buffer[..length]).expect("a DNS query");
+                let answer = bytes(&answer(&query, ResponseCode::NoError));
+                elsewhere.send_to(&answer, client).await.expect("it is sent");
+            }
+        });
+        assert_eq!(check_name(backend).await, Err("no DNS answer within 300ms".into()));
+    }
+}

@@ -1,0 +1,271 @@
+//! Every metric: its name, its help, its labels and where its value comes from.
+
+use std::fmt;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeLabelSet, NoLabelSet,
+};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::exemplar::Exemplar;
+use xdp_lb_common::reason::Kind;
+
+use crate::api::types::{BackendState, BackendView, CounterView, ServiceView, StatusView, TrafficView};
+
+/// What every name begins with.
+pub(super) const PREFIX: &str = "xdp_lb";
+
+/// What one scrape shows.
+#[derive(Debug)]
+pub(super) struct Snapshot {
+    pub(super) status: StatusView,
+    pub(super) counters: Vec<CounterView>,
+    /// When the daemon started: seconds of Unix time.
+    pub(super) start_time: u64,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet)]
+struct ServiceLabels {
+    service: String,
+    vip: String,
+    protocol: String,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet)]
+struct ServiceTrafficLabels {
+    #[prometheus(flatten)]
+    service: ServiceLabels,
+    direction: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet)]
+struct BackendLabels {
+    service: String,
+    backend: String,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet)]
+struct BackendTrafficLabels {
+    #[prometheus(flatten)]
+    backend: BackendLabels,
+    direction: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet)]
+struct BackendStateLabels {
+    #[prometheus(flatten)]
+    backend: BackendLabels,
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet)]
+struct ReasonLabels {
+    reason: String,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet)]
+struct TableLabels {
+    table: String,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet)]
+struct InterfaceLabels {
+    interface: String,
+    mode: String,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet)]
+struct BuildLabels {
+    version: &'static str,
+    commit: &'static str,
+}
+
+impl Collector for Snapshot {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut families = Families(encoder);
+        self.daemon(&mut families)?;
+        self.services(&mut families)?;
+        self.backends(&mut families)?;
+        self.packets(&mut families)?;
+        self.tables(&mut families)
+    }
+}
+
+impl Snapshot {
+    fn daemon(&self, families: &mut Families<'_>) -> fmt::Result {
+        let build = BuildLabels { version: crate::VERSION, commit: crate::COMMIT };
+        families.gauge("build_info", "The version and commit of the daemon; always 1", [(build, 1u64)])?;
+        families.single_gauge(
+            "start_time_seconds",
+            "When the daemon started, in seconds of Unix time",
+            self.start_time,
+        )?;
+        let interfaces = self.status.interfaces.iter().map(|interface| {
+            let mode = interface.mode.to_string();
+            (InterfaceLabels { interface: interface.name.clone(), mode }, 1u64)
+        });
+        families.gauge(
+            "interface_info",
+            "An interface that the program is attached to, and how: native or generic; always 1",
+            interfaces,
+        )
+    }
+
+    fn services(&self, families: &mut Families<'_>) -> fmt::Result {
+        let labelled = || self.status.services.iter().map(|service| (service_labels(service), service));
+        let both_ways = |part: fn(&TrafficView) -> [(&'static str, u64); 2]| {
+            labelled().flat_map(move |(service, view)| {
+                part(&view.traffic).map(|(direction, value)| {
+                    (ServiceTrafficLabels { service: service.clone(), direction }, value)
+                })
+            })
+        };
+        families.counter("service_packets", "Packets forwarded, by direction", both_ways(packets))?;
+        families.counter("service_bytes", "Bytes forwarded, by direction", both_ways(bytes))?;
+        families.counter(
+            "service_new_flows",
+            "Flows that began",
+            labelled().map(|(labels, view)| (labels, view.traffic.new_flows)),
+        )?;
+        families.gauge(
+            "service_backends",
+            "Backends of the service",
+            labelled().map(|(labels, view)| (labels, u64::from(view.backends))),
+        )?;
+        families.gauge(
+            "service_backends_serving",
+            "Backends of the service that take new flows",
+            labelled().map(|(labels, view)| (labels, u64::from(view.backends_serving))),
+        )
+    }
+
+    fn backends(&self, families: &mut Families<'_>) -> fmt::Result {
+        let labelled = || self.status.backends.iter().map(|backend| (backend_labels(backend), backend));
+        let both_ways = |part: fn(&TrafficView) -> [(&'static str, u64); 2]| {
+            labelled().flat_map(move |(backend, view)| {
+                part(&view.traffic).map(|(direction, value)| {
+                    (BackendTrafficLabels { backend: backend.clone(), direction }, value)
+                })
+            })
+        };
+        families.counter("backend_packets", "Packets forwarded, by direction", both_ways(packets))?;
+        families.counter("backend_bytes", "Bytes forwarded, by direction", both_ways(bytes))?;
+        families.counter(
+            "backend_new_flows",
+            "Flows that began",
+            labelled().map(|(labels, view)| (labels, view.traffic.new_flows)),
+        )?;
+        families.gauge(
+            "backend_up",
+            "Whether the backend takes new flows: 1 or 0",
+            labelled().map(|(labels, view)| (labels, u64::from(view.state == BackendState::Up))),
+        )?;
+        families.gauge(
+            "backend_state",
+            "The state that the backend is in; always 1",
+            labelled()
+                .map(|(backend, view)| (BackendStateLabels { backend, state: view.state.name() }, 1u64)),
+        )?;
+        families.gauge(
+            "backend_weight",
+            "The backend's weight",
+            labelled().map(|(labels, view)| (labels, u64::from(view.weight))),
+        )?;
+        families.gauge(
+            "backend_share_ratio",
+            "The share of new flows that the backend gets, 0 to 1",
+            labelled().map(|(labels, view)| (labels, view.share)),
+        )?;
+        families.gauge(
+            "backend_flows",
+            "Flows of the backend that live now",
+            labelled().map(|(labels, view)| (labels, view.flows)),
+        )?;
+        families.gauge(
+            "backend_check_duration_seconds",
+            "How long the last health check took",
+            labelled().filter_map(|(labels, view)| Some((labels, view.check_latency_seconds?))),
+        )
+    }
+
+    fn packets(&self, families: &mut Families<'_>) -> fmt::Result {
+        let of = |kind: Kind| {
+            self.counters
+                .iter()
+                .filter(move |counter| counter.verdict == kind.name())
+                .map(|counter| (ReasonLabels { reason: counter.name.clone() }, counter.packets))
+        };
+        families.counter("packets_dropped", "Packets dropped, by reason", of(Kind::Drop))?;
+        families.counter("packets_passed", "Packets left to the host, by reason", of(Kind::Pass))
+    }
+
+    fn tables(&self, families: &mut Families<'_>) -> fmt::Result {
+        let labelled =
+            || self.status.tables.iter().map(|table| (TableLabels { table: table.name.clone() }, table));
+        families.gauge(
+            "table_entries",
+            "Entries of the table that are in use",
+            labelled().map(|(labels, table)| (labels, table.used)),
+        )?;
+        families.gauge(
+            "table_size",
+            "Entries that the table can hold",
+            labelled().map(|(labels, table)| (labels, table.size)),
+        )
+    }
+}
+
+fn service_labels(service: &ServiceView) -> ServiceLabels {
+    ServiceLabels {
+        service: service.name.clone(),
+        vip: service.vip.to_string(),
+        protocol: service.protocol.to_string(),
+    }
+}
+
+fn backend_labels(backend: &BackendView) -> BackendLabels {
+    BackendLabels { service: backend.service.clone(), backend: backend.address.to_string() }
+}
+
+fn packets(traffic: &TrafficView) -> [(&'static str, u64); 2] {
+    [("in", traffic.packets_in), ("out", traffic.packets_out)]
+}
+
+fn bytes(traffic: &TrafficView) -> [(&'static str, u64); 2] {
+    [("in", traffic.bytes_in), ("out", traffic.bytes_out)]
+}
+
+/// The encoder, by whole families.
+struct Families<'a>(DescriptorEncoder<'a>);
+
+impl Families<'_> {
+    fn counter<L: EncodeLabelSet, V: EncodeCounterValue>(
+        &mut self,
+        name: &str,
+        help: &str,
+        metrics: impl IntoIterator<Item = (L, V)>,
+    ) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (labels, value) in metrics {
+            family.encode_family(&labels)?.encode_counter(&value, None::<&Exemplar<NoLabelSet, u64>>)?;
+        }
+        Ok(())
+    }
+
+    fn gauge<L: EncodeLabelSet, V: EncodeGaugeValue>(
+        &mut self,
+        name: &str,
+        help: &str,
+        metrics: impl IntoIterator<Item = (L, V)>,
+    ) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (labels, value) in metrics {
+            family.encode_family(&labels)?.encode_gauge(&value)?;
+        }
+        Ok(())
+    }
+
+    fn single_gauge(&mut self, name: &str, help: &str, value: impl EncodeGaugeValue) -> fmt::Result {
+        self.0.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
+    }
+}

@@ -1,0 +1,194 @@
+//! Scrapes over real sockets, read by a strict parser of the text formats.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::serve;
+use crate::api::testing::{Owner, backend, service};
+use crate::api::types::BackendState;
+use crate::control::handle::Handle;
+
+const OPENMETRICS: &str = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5";
+
+async fn served(handle: Handle) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(serve(listener, handle, std::future::pending()));
+    address
+}
+
+async fn get(address: SocketAddr, path: &str, accept: &str) -> (u16, String, String) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: {accept}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, head.to_ascii_lowercase(), body.to_owned())
+}
+
+/// Families by name: type and samples, each sample its name with labels and its value.
+type Scrape = BTreeMap<String, (String, BTreeMap<String, f64>)>;
+
+/// Reads an exposition and panics at whatever `promtool check metrics` or the OpenMetrics
+/// specification (section "Text Format") would object to.
+fn parse(text: &str, openmetrics: bool) -> Scrape {
+    let mut families = Scrape::new();
+    let mut current = String::new();
+    let mut seen = BTreeSet::new();
+    assert!(text.ends_with('\n'), "the last line ends");
+    let text = if openmetrics { text.strip_suffix("# EOF\n").expect("EOF at the end") } else { text };
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            let (name, help) = rest.split_once(' ').expect("a help text");
+            assert!(!help.is_empty() && !help.contains('\\'), "{line}");
+            let kind = lines.next().and_then(|line| line.strip_prefix("# TYPE ")).expect("TYPE follows HELP");
+            let (typed, kind) = kind.split_once(' ').unwrap();
+            assert_eq!(typed, name);
+            assert!(name.starts_with("xdp_lb_"), "{name}");
+            assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{name}");
+            assert_eq!(name.ends_with("_total"), kind == "counter" && !openmetrics, "{name} is a {kind}");
+            let family = (kind.to_owned(), BTreeMap::new());
+            assert!(families.insert(name.into(), family).is_none(), "{name} stands once");
+            current = name.into();
+            continue;
+        }
+        assert!(!line.starts_with('#'), "{line}");
+        let (series, value) = line.rsplit_once(' ').expect("a value");
+        let value: f64 = value.parse().expect("a number");
+        let (name, labels) = series
+            .split_once('{')
+            .map_or((series, ""), |(name, labels)| (name, labels.strip_suffix('}').expect("labels end")));
+        let mut keys = BTreeSet::new();
+        for label in labels.split_terminator("\",") {
+            let (key, _) = label.split_once("=\"").unwrap_or_else(|| panic!("a label in {line}"));
+            assert!(keys.insert(key.to_owned()), "{key} twice in {line}");
+        }
+        let (kind, samples) = families.get_mut(&current).expect("HELP before samples");
+        let suffix = if kind == "counter" && openmetrics { "_total" } else { "" };
+        assert_eq!(name, format!("{current}{suffix}"), "a sample of another family");
+        assert!(value >= 0.0, "{line}");
+        assert!(seen.insert(series.to_owned()), "{series} stands once");
+        samples.insert(series.into(), value);
+    }
+    families
+}
+
+#[tokio::test]
+async fn both_formats_are_strictly_right_and_say_the_same() {
+    let address = served(Owner::default().start()).await;
+    let (status, head, plain) = get(address, "/metrics", "*/*").await;
+    assert_eq!(status, 200);
+    assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
+    let (status, head, openmetrics) = get(address, "/metrics", OPENMETRICS).await;
+    assert_eq!(status, 200);
+    assert!(head.contains("content-type: application/openmetrics-text; version=1.0.0"), "{head}");
+    let samples =
+        |scrape: Scrape| -> Vec<_> { scrape.into_values().flat_map(|(_, samples)| samples).collect() };
+    let (plain, openmetrics) = (samples(parse(&plain, false)), samples(parse(&openmetrics, true)));
+    assert_eq!(plain, openmetrics);
+    assert!(plain.len() > 60);
+}
+
+#[tokio::test]
+async fn every_value_comes_from_the_owner() {
+    let mut down = backend("web6", "[2001:db8:1::11]:8080");
+    down.state = BackendState::Down;
+    down.check_latency_seconds = None;
+    let owner = Owner {
+        services: vec![service("web", "192.0.2.10:80"), service("web6", "[2001:db8::10]:80")],
+        backends: vec![backend("web", "198.51.100.11:8080"), down],
+        ..Owner::default()
+    };
+    let (_, _, text) = get(served(owner.start()).await, "/metrics", "").await;
+    let scrape = parse(&text, false);
+    let value = |series: &str| {
+        let (_, samples) = &scrape[series.split('{').next().unwrap()];
+        samples.get(series).copied()
+    };
+    let web = r#"service="web",vip="192.0.2.10:80",protocol="tcp""#;
+    let up = r#"service="web",backend="198.51.100.11:8080""#;
+    let down = r#"service="web6",backend="[2001:db8:1::11]:8080""#;
+    for (series, expected) in [
+        (format!(r#"xdp_lb_service_packets_total{{{web},direction="in"}}"#), Some(1000.0)),
+        (format!(r#"xdp_lb_service_packets_total{{{web},direction="out"}}"#), Some(0.0)),
+        (format!(r#"xdp_lb_service_bytes_total{{{web},direction="in"}}"#), Some(64_000.0)),
+        (format!("xdp_lb_service_new_flows_total{{{web}}}"), Some(10.0)),
+        (format!("xdp_lb_service_backends{{{web}}}"), Some(2.0)),
+        (format!(r#"xdp_lb_backend_packets_total{{{up},direction="in"}}"#), Some(500.0)),
+        (format!(r#"xdp_lb_backend_bytes_total{{{up},direction="in"}}"#), Some(32_000.0)),
+        (format!("xdp_lb_backend_new_flows_total{{{up}}}"), Some(5.0)),
+        (format!("xdp_lb_backend_up{{{up}}}"), Some(1.0)),
+        (format!("xdp_lb_backend_up{{{down}}}"), Some(0.0)),
+        (format!(r#"xdp_lb_backend_state{{{up},state="up"}}"#), Some(1.0)),
+        (format!(r#"xdp_lb_backend_state{{{down},state="down"}}"#), Some(1.0)),
+        (format!(r#"xdp_lb_backend_state{{{down},state="up"}}"#), None),
+        (format!("xdp_lb_backend_weight{{{up}}}"), Some(100.0)),
+        (format!("xdp_lb_backend_share_ratio{{{up}}}"), Some(0.5)),
+        (format!("xdp_lb_backend_flows{{{up}}}"), Some(42.0)),
+        (format!("xdp_lb_backend_check_duration_seconds{{{up}}}"), Some(0.0012)),
+        (format!("xdp_lb_backend_check_duration_seconds{{{down}}}"), None),
+        (r#"xdp_lb_packets_dropped_total{reason="no_backend"}"#.into(), Some(90.0)),
+        (r#"xdp_lb_packets_dropped_total{reason="not_ip"}"#.into(), None),
+        (r#"xdp_lb_packets_passed_total{reason="not_tcp_or_udp"}"#.into(), Some(10.0)),
+        (r#"xdp_lb_table_entries{table="flows"}"#.into(), Some(524_288.0)),
+        (r#"xdp_lb_table_size{table="flows"}"#.into(), Some(1_048_576.0)),
+        (r#"xdp_lb_interface_info{interface="eth1",mode="generic"}"#.into(), Some(1.0)),
+    ] {
+        assert_eq!(value(&series), expected, "{series}");
+    }
+    let build = format!(r#"xdp_lb_build_info{{version="{}",commit="{}"}}"#, crate::VERSION, crate::COMMIT);
+    assert_eq!(value(&build), Some(1.0));
+    assert!(value("xdp_lb_start_time_seconds").unwrap() > 1e9);
+}
+
+#[tokio::test]
+async fn no_service_and_no_backend_are_right_too() {
+    let owner = Owner { services: vec![], backends: vec![], ..Owner::default() };
+    let address = served(owner.start()).await;
+    parse(&get(address, "/metrics", "").await.2, false);
+    parse(&get(address, "/metrics", OPENMETRICS).await.2, true);
+}
+
+#[tokio::test]
+async fn hostile_label_values_stay_inside_their_quotes() {
+    let mut hostile = service("web", "192.0.2.10:80");
+    hostile.name = "a\"} 1\nxdp_lb_forged 7\\".into();
+    let owner = Owner { services: vec![hostile], backends: vec![], ..Owner::default() };
+    let (_, _, text) = get(served(owner.start()).await, "/metrics", "").await;
+    assert!(text.contains(r#"service="a\"} 1\nxdp_lb_forged 7\\""#), "{text}");
+    assert!(!text.lines().any(|line| line.starts_with("xdp_lb_forged")), "{text}");
+}
+
+#[tokio::test]
+async fn another_path_says_where_the_metrics_are() {
+    let address = served(Owner::default().start()).await;
+    let (status, _, body) = get(address, "/", "").await;
+    assert_eq!((status, body.as_str()), (404, "xdp-lb: the metrics are at /metrics\n"));
+}
+
+#[tokio::test]
+async fn an_owner_that_has_ended_fails_the_scrape() {
+    let (sender, requests) = tokio::sync::mpsc::channel(1);
+    drop(requests);
+    let (status, _, body) = get(served(Handle::new(sender)).await, "/metrics", "").await;
+    assert_eq!((status, body.as_str()), (503, "the daemon is stopping\n"));
+}
+
+#[tokio::test]
+async fn every_metric_is_documented_with_its_type_and_nothing_else_is() {
+    let (_, _, text) = get(served(Owner::default().start()).await, "/metrics", "").await;
+    let served: BTreeMap<_, _> =
+        parse(&text, false).into_iter().map(|(name, (kind, _))| (name, kind)).collect();
+    let documented: BTreeMap<_, _> = include_str!("../../../docs/metrics.md")
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once("` | "))
+        .map(|(name, rest)| (name.to_owned(), rest.split(' ').next().unwrap().to_owned()))
+        .collect();
+    assert_eq!(served, documented);
+}

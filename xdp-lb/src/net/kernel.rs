@@ -1,0 +1,466 @@
+//! What the kernel is asked over netlink and what it says, in this module's own types.
+
+use std::future;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _, pin_mut};
+use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
+use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::link::{
+    InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+    VlanProtocol,
+};
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState as Nud,
+};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType, RouteVia,
+};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use xdp_lb_common::net::MacAddress;
+
+/// The kernel answers within microseconds; only a lost answer takes this long.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The kernel's queue of changes that wait to be read, bytes. The default (212,992) overflows when
+/// some hundred neighbours change at once.
+const CHANGES_BUFFER: usize = 4 << 20;
+
+/// A network interface, as far as it matters here.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Link {
+    pub(super) index: u32,
+    pub(super) name: String,
+    /// `None`: not an Ethernet device.
+    pub(super) mac: Option<MacAddress>,
+    /// Whether it is administratively up.
+    pub(super) up: bool,
+    pub(super) carrier: bool,
+    /// Bytes of IP.
+    pub(super) mtu: u32,
+    pub(super) vlan: Option<Vlan>,
+}
+
+/// What makes an interface a VLAN device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Vlan {
+    /// The parent's index; `None` where the parent is in another network namespace.
+    pub(super) parent: Option<u32>,
+    /// 1 to 4094.
+    pub(super) id: u16,
+    /// Whether its tag is IEEE 802.1Q's, not that of 802.1ad (a provider bridge's).
+    pub(super) customer_tag: bool,
+}
+
+/// A neighbour: an address on the link of an interface.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(super) struct HopId {
+    /// The interface's index.
+    pub(super) ifindex: u32,
+    pub(super) address: IpAddr,
+}
+
+/// What the kernel knows of a neighbour (RFC 4861 section 7.3.2, used for ARP too).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Neighbour {
+    /// Its Ethernet address is known.
+    Resolved { mac: MacAddress, standing: Standing },
+    /// It was asked for and has not answered yet.
+    Incomplete,
+    /// It did not answer.
+    Failed,
+}
+
+/// How sure the kernel is of an Ethernet address that it knows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Standing {
+    /// It was confirmed, or the operator set it.
+    Confirmed,
+    /// It was not confirmed of late.
+    Stale,
+    /// The kernel asks for it and has had no answer yet.
+    Probed,
+}
+
+/// Where the kernel would send a packet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Route {
+    pub(super) ifindex: u32,
+    /// The gateway, or the address itself where it is on the link.
+    pub(super) hop: IpAddr,
+    /// `None`: the interface has no address of the family.
+    pub(super) source: Option<IpAddr>,
+    /// Bytes of IP, where the route has an MTU of its own.
+    pub(super) mtu: Option<u32>,
+}
+
+/// A change that the kernel reported.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Change {
+    Link(Link),
+    /// The interface with this index is gone.
+    LinkGone(u32),
+    /// `None`: forgotten.
+    Neighbour(HopId, Option<Neighbour>),
+    /// A route to this prefix came, went or changed.
+    Route(IpAddr, u8),
+    /// The addresses of the interface with this index changed.
+    Addresses(u32),
+    /// The policy routing rules changed.
+    Rules,
+    /// Changes were lost.
+    Overrun,
+}
+
+/// A connection for requests. Answers come on a socket of their own, which no burst of changes can
+/// overrun.
+#[derive(Clone)]
+pub(super) struct Kernel {
+    handle: Handle,
+}
+
+/// Connects to the kernel of the calling thread's network namespace. Both connections end with the
+/// `JoinSet`; the stream of changes ends when its connection broke.
+pub(super) fn connect() -> anyhow::Result<(Kernel, impl Stream<Item = Change> + Unpin + use<>, JoinSet<()>)> {
+    let mut tasks = JoinSet::new();
+    let (connection, handle, _) = rtnetlink::new_connection().context("cannot open a netlink socket")?;
+    tasks.spawn(connection);
+    let (mut connection, _, messages) = rtnetlink::new_multicast_connection(&[
+        MulticastGroup::Link,
+        MulticastGroup::Neigh,
+        MulticastGroup::Ipv4Ifaddr,
+        MulticastGroup::Ipv4Route,
+        MulticastGroup::Ipv4Rule,
+        MulticastGroup::Ipv6Ifaddr,
+        MulticastGroup::Ipv6Route,
+        MulticastGroup::Ipv6Rule,
+    ])
+    .context("cannot open a netlink socket for changes of routes, neighbours and links")?;
+    let socket = connection.socket_mut();
+    if let Err(error) =
+        setsockopt(rtnetlink::sys::AsyncSocket::socket_ref(socket), RcvBufForce, &CHANGES_BUFFER)
+    {
+        tracing::debug!(%error, "the netlink socket keeps its small buffer");
+    }
+    tasks.spawn(connection);
+    let changes = messages.filter_map(|(message, _)| future::ready(change(message)));
+    Ok((Kernel { handle }, changes, tasks))
+}
+
+impl Kernel {
+    /// All interfaces.
+    pub(super) async fn links(&self) -> anyhow::Result<Vec<Link>> {
+        let all = self.handle.link().get().execute();
+        let all: Vec<LinkMessage> = answer(all.try_collect()).await.context("cannot list the interfaces")?;
+        Ok(all.into_iter().filter_map(link).collect())
+    }
+
+    /// All neighbours.
+    pub(super) async fn neighbours(&self) -> anyhow::Result<Vec<(HopId, Neighbour)>> {
+        let all = self.handle.neighbours().get().execute();
+        let all: Vec<NeighbourMessage> =
+            answer(all.try_collect()).await.context("cannot list the neighbours")?;
+        Ok(all.iter().filter_map(neighbour).filter_map(|(id, known)| Some((id, known?))).collect())
+    }
+
+    /// Where the kernel would send a packet to `address`, or in words why nowhere.
+    pub(super) async fn route(&self, address: IpAddr) -> Result<Route, String> {
+        let query = match address {
+            IpAddr::V4(v4) => RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(v4, 32).build(),
+            IpAddr::V6(v6) => RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(v6, 128).build(),
+        };
+        let answers = self.handle.route().get(query).execute();
+        pin_mut!(answers);
+        match timeout(ANSWER_TIMEOUT, answers.next()).await {
+            Ok(Some(Ok(message))) => route(address, &message),
+            Ok(Some(Err(rtnetlink::Error::NetlinkError(error)))) => {
+                Err(no_route(address, error.raw_code().saturating_abs()))
+            }
+            Ok(Some(Err(error))) => Err(format!("the route to {address} cannot be read: {error}")),
+            Ok(None) | Err(_) => Err(format!("the kernel did not answer for the route to {address}")),
+        }
+    }
+
+    /// Makes the kernel resolve a neighbour, or confirm it where it is stale. Succeeds as soon as
+    /// the kernel took the order.
+    pub(super) async fn solicit(&self, hop: HopId) -> Result<(), String> {
+        // NTF_USE: as though a packet had been sent to it (neigh_add in net/core/neighbour.c).
+        let order = self.handle.neighbours().add(hop.ifindex, hop.address);
+        let order = order.state(Nud::None).flags(NeighbourFlags::Use).replace().execute();
+        match timeout(ANSWER_TIMEOUT, order).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(rtnetlink::Error::NetlinkError(error))) => Err(match error.raw_code().saturating_abs() {
+                libc::ENOBUFS => format!(
+                    "the kernel's neighbour table is full (raise net.{}.neigh.default.gc_thresh3)",
+                    if hop.address.is_ipv4() { "ipv4" } else { "ipv6" },
+                ),
+                code => io::Error::from_raw_os_error(code).to_string(),
+            }),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("the kernel did not answer".into()),
+        }
+    }
+}
+
+async fn answer<T>(request: impl Future<Output = Result<T, rtnetlink::Error>>) -> anyhow::Result<T> {
+    match timeout(ANSWER_TIMEOUT, request).await {
+        Ok(Ok(all)) => Ok(all),
+        Ok(Err(error)) => Err(anyhow!("{error}")),
+        Err(_) => Err(anyhow!("the kernel did not answer within {ANSWER_TIMEOUT:?}")),
+    }
+}
+
+fn change(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<Change> {
+    let message = match message.payload {
+        NetlinkPayload::InnerMessage(message) => message,
+        NetlinkPayload::Overrun(_) => return Some(Change::Overrun),
+        _ => return None,
+    };
+    match message {
+        RouteNetlinkMessage::NewLink(message) => link(message).map(Change::Link),
+        // A port that leaves its bridge is announced as a link that is gone, too.
+        RouteNetlinkMessage::DelLink(message) if message.header.interface_family == AddressFamily::Unspec => {
+            Some(Change::LinkGone(message.header.index))
+        }
+        RouteNetlinkMessage::NewNeighbour(message) => {
+            neighbour(&message).map(|(id, known)| Change::Neighbour(id, known))
+        }
+        RouteNetlinkMessage::DelNeighbour(message) => {
+            neighbour(&message).map(|(id, _)| Change::Neighbour(id, None))
+        }
+        RouteNetlinkMessage::NewRoute(message) | RouteNetlinkMessage::DelRoute(message) => {
+            let destination = message.attributes.iter().find_map(|attribute| match attribute {
+                RouteAttribute::Destination(address) => ip(address),
+                _ => None,
+            });
+            let any = match message.header.address_family {
+                AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+                AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+                _ => return None,
+            };
+            Some(Change::Route(destination.unwrap_or(any), message.header.destination_prefix_length))
+        }
+        RouteNetlinkMessage::NewAddress(message) | RouteNetlinkMessage::DelAddress(message) => {
+            Some(Change::Addresses(message.header.index))
+        }
+        RouteNetlinkMessage::NewRule(_) | RouteNetlinkMessage::DelRule(_) => Some(Change::Rules),
+        _ => None,
+    }
+}
+
+fn link(message: LinkMessage) -> Option<Link> {
+    // Messages of other families are about the link's part in a bridge or in IPv6.
+    if message.header.interface_family != AddressFamily::Unspec {
+        return None;
+    }
+    let mut link = Link {
+        index: message.header.index,
+        name: String::new(),
+        mac: None,
+        up: message.header.flags.contains(LinkFlags::Up),
+        carrier: message.header.flags.contains(LinkFlags::LowerUp),
+        mtu: 0,
+        vlan: None,
+    };
+    let ethernet = message.header.link_layer_type == LinkLayerType::Ether;
+    let mut parent = None;
+    let mut parent_is_elsewhere = false;
+    for attribute in message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::Address(bytes) if ethernet => link.mac = mac(&bytes),
+            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::Link(index) => parent = Some(index),
+            LinkAttribute::LinkNetNsId(_) => parent_is_elsewhere = true,
+            LinkAttribute::LinkInfo(infos) => link.vlan = vlan(&infos),
+            _ => {}
+        }
+    }
+    if let Some(vlan) = &mut link.vlan {
+        vlan.parent = parent.filter(|_| !parent_is_elsewhere);
+    }
+    Some(link)
+}
+
+fn vlan(infos: &[LinkInfo]) -> Option<Vlan> {
+    if !infos.contains(&LinkInfo::Kind(InfoKind::Vlan)) {
+        return None;
+    }
+    let data = infos.iter().find_map(|info| match info {
+        LinkInfo::Data(InfoData::Vlan(data)) => Some(data),
+        _ => None,
+    })?;
+    let id = data.iter().find_map(|info| match info {
+        InfoVlan::Id(id) => Some(*id),
+        _ => None,
+    })?;
+    let customer_tag = !data
+        .iter()
+        .any(|info| matches!(info, InfoVlan::Protocol(protocol) if *protocol != VlanProtocol::Ieee8021Q));
+    Some(Vlan { parent: None, id, customer_tag })
+}
+
+fn neighbour(message: &NeighbourMessage) -> Option<(HopId, Option<Neighbour>)> {
+    let header = &message.header;
+    let ours = matches!(header.family, AddressFamily::Inet | AddressFamily::Inet6)
+        && !header.flags.contains(NeighbourFlags::Proxy);
+    let address = message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => Some(IpAddr::V4(*v4)),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => Some(IpAddr::V6(*v6)),
+        _ => None,
+    })?;
+    let mac = message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::LinkLayerAddress(bytes) => mac(bytes),
+        _ => None,
+    });
+    let resolved = |standing| mac.map(|mac| Neighbour::Resolved { mac, standing });
+    let known = match header.state {
+        Nud::Reachable | Nud::Delay | Nud::Permanent | Nud::Noarp => resolved(Standing::Confirmed),
+        Nud::Stale => resolved(Standing::Stale),
+        Nud::Probe => resolved(Standing::Probed),
+        Nud::Failed => Some(Neighbour::Failed),
+        Nud::Incomplete => Some(Neighbour::Incomplete),
+        _ => None,
+    };
+    ours.then_some((HopId { ifindex: header.ifindex, address }, known))
+}
+
+fn route(address: IpAddr, message: &RouteMessage) -> Result<Route, String> {
+    match message.header.kind {
+        RouteType::Unicast => {}
+        RouteType::Local => {
+            return Err(format!(
+                "{address} is an address of this host: a backend on the load balancer itself cannot be reached through XDP"
+            ));
+        }
+        RouteType::Broadcast | RouteType::Multicast | RouteType::Anycast => {
+            return Err(format!("{address} is not the address of one host"));
+        }
+        RouteType::BlackHole => return Err(no_route(address, libc::EINVAL)),
+        RouteType::Unreachable => return Err(no_route(address, libc::EHOSTUNREACH)),
+        RouteType::Prohibit => return Err(no_route(address, libc::EACCES)),
+        _ => return Err(no_route(address, libc::ENETUNREACH)),
+    }
+    let mut ifindex = None;
+    let mut hop = address;
+    let mut source = None;
+    let mut mtu = None;
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => ifindex = Some(*index),
+            RouteAttribute::Gateway(gateway) => hop = ip(gateway).unwrap_or(hop),
+            // An IPv4 route by an IPv6 gateway (RFC 8950).
+            RouteAttribute::Via(RouteVia::Inet(v4)) => hop = IpAddr::V4(*v4),
+            RouteAttribute::Via(RouteVia::Inet6(v6)) => hop = IpAddr::V6(*v6),
+            RouteAttribute::PrefSource(address) => source = ip(address),
+            RouteAttribute::Metrics(metrics) => {
+                mtu = metrics.iter().find_map(|metric| match metric {
+                    RouteMetric::Mtu(bytes) if *bytes > 0 => Some(*bytes),
+                    _ => None,
+                });
+            }
+            RouteAttribute::EncapType(_) => {
+                return Err(format!(
+                    "the route to {address} encapsulates, which XDP cannot do for the kernel"
+                ));
+            }
+            _ => {}
+        }
+    }
+    match ifindex {
+        Some(ifindex) => Ok(Route { ifindex, hop, source, mtu }),
+        None => Err(no_route(address, libc::ENETUNREACH)),
+    }
+}
+
+/// The error codes of fib_props (net/ipv4/fib_semantics.c) and of ip6_null_entry, in words.
+fn no_route(address: IpAddr, code: i32) -> String {
+    match code {
+        libc::ENETUNREACH => format!("no route to {address}"),
+        libc::EHOSTUNREACH => format!("the route to {address} is an unreachable route"),
+        libc::EACCES => format!("the route to {address} is a prohibit route"),
+        libc::EINVAL => format!("the route to {address} is a blackhole route"),
+        code => format!("no route to {address}: {}", io::Error::from_raw_os_error(code)),
+    }
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
+        RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
+        _ => None,
+    }
+}
+
+fn mac(bytes: &[u8]) -> Option<MacAddress> {
+    bytes.try_into().ok().map(MacAddress::new)
+}
+
+#[cfg(test)]
+mod tests {
+    use rtnetlink::packet_route::link::LinkHeader;
+
+    use super::*;
+
+    fn vlan_device(extra: Vec<LinkAttribute>, protocol: VlanProtocol) -> LinkMessage {
+        let mut message = LinkMessage::default();
+        message.header.index = 7;
+        message.header.link_layer_type = LinkLayerType::Ether;
+        message.header.flags = LinkFlags::Up | LinkFlags::LowerUp;
+        message.attributes = vec![
+            LinkAttribute::IfName("eth1.100".into()),
+            LinkAttribute::Address(vec![2, 0, 0, 0, 0, 7]),
+            LinkAttribute::Mtu(1496),
+            LinkAttribute::Link(3),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Vlan),
+                LinkInfo::Data(InfoData::Vlan(vec![InfoVlan::Id(100), InfoVlan::Protocol(protocol)])),
+            ]),
+        ];
+        message.attributes.extend(extra);
+        message
+    }
+
+    #[test]
+    fn a_vlan_device_is_read_with_its_parent_and_id() {
+        let expected = Link {
+            index: 7,
+            name: "eth1.100".into(),
+            mac: Some(MacAddress::new([2, 0, 0, 0, 0, 7])),
+            up: true,
+            carrier: true,
+            mtu: 1496,
+            vlan: Some(Vlan { parent: Some(3), id: 100, customer_tag: true }),
+        };
+        assert_eq!(link(vlan_device(vec![], VlanProtocol::Ieee8021Q)), Some(expected));
+    }
+
+    #[test]
+    fn a_vlan_device_whose_parent_is_in_another_namespace_has_no_parent() {
+        let read = link(vlan_device(vec![LinkAttribute::LinkNetNsId(0)], VlanProtocol::Ieee8021Q));
+        assert_eq!(read.and_then(|link| link.vlan).map(|vlan| vlan.parent), Some(None));
+    }
+
+    #[test]
+    fn a_provider_tag_is_told_from_a_customer_tag() {
+        let read = link(vlan_device(vec![], VlanProtocol::Ieee8021Ad));
+        assert_eq!(read.and_then(|link| link.vlan).map(|vlan| vlan.customer_tag), Some(false));
+    }
+
+    #[test]
+    fn a_port_that_leaves_its_bridge_is_not_a_link_that_is_gone() {
+        let gone = |family| {
+            let mut message = LinkMessage::default();
+            message.header = LinkHeader { interface_family: family, index: 7, ..LinkHeader::default() };
+            change(NetlinkMessage::from(RouteNetlinkMessage::DelLink(message)))
+        };
+        assert_eq!(gone(AddressFamily::Bridge), None);
+        assert_eq!(gone(AddressFamily::Unspec), Some(Change::LinkGone(7)));
+    }
+}

@@ -1,0 +1,256 @@
+//! The task that watches the kernel and keeps the state.
+
+use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, Stream, StreamExt as _};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::Event;
+use super::kernel::{Change, HopId, Kernel, Route, connect};
+use super::state::State;
+
+/// After a first change, more may follow (a link that goes takes routes and addresses with it):
+/// routes are asked for once they all are in.
+const DEBOUNCE: Duration = Duration::from_millis(20);
+
+/// Everything is asked for anew this often, jittered by a tenth: not every change of the kernel's
+/// mind is announced (a learned path MTU is not, nor is a nexthop object's).
+const REFRESH: Duration = Duration::from_secs(60);
+
+/// A resync that failed is tried again after this time.
+const RESYNC_RETRY: Duration = Duration::from_secs(1);
+
+/// Requests that wait for the kernel's answer at one time, of each kind.
+const IN_FLIGHT: usize = 32;
+
+/// Changes that are taken in before anything else gets its turn.
+const BURST: usize = 1024;
+
+/// Neighbours that the datapath can have solicited within one second; each of them once.
+const SOLICITED_PER_SECOND: usize = 256;
+
+/// The handle to the task that watches routes, neighbours, links and addresses. The task ends, and
+/// with it the events, when this is dropped.
+#[derive(Debug)]
+pub struct Resolver {
+    watch: mpsc::UnboundedSender<BTreeSet<IpAddr>>,
+    solicit: mpsc::Sender<HopId>,
+}
+
+impl Resolver {
+    /// Starts watching routes, neighbours, links and addresses of the calling thread's network
+    /// namespace. Nothing is lost where `events` is full: what changes meanwhile is told as it is
+    /// then. If `events` closes, the netlink connection broke and the reason was logged.
+    ///
+    /// # Errors
+    /// Where the netlink sockets cannot be opened, or interfaces and neighbours not be listed.
+    pub async fn start(events: mpsc::Sender<Event>) -> anyhow::Result<Self> {
+        let (kernel, changes, connections) = connect()?;
+        let (watch, watches) = mpsc::unbounded_channel();
+        let (solicit, solicitations) = mpsc::channel(SOLICITED_PER_SECOND);
+        let mut task = Task {
+            kernel,
+            state: State::default(),
+            routing: FuturesUnordered::new(),
+            route_queue: VecDeque::new(),
+            batch: (Instant::now(), Instant::now()),
+            route_at: None,
+            soliciting: FuturesUnordered::new(),
+            solicited: HashSet::new(),
+            solicited_since: Instant::now(),
+            resync_at: Instant::now(),
+            _connections: connections,
+        };
+        task.resync().await.context("cannot read the state of the network from the kernel")?;
+        tokio::spawn(task.run(changes, watches, solicitations, events));
+        Ok(Self { watch, solicit })
+    }
+
+    /// Replaces the set of addresses whose next hop is wanted.
+    pub fn watch(&self, addresses: BTreeSet<IpAddr>) {
+        // The task is gone only with the netlink connection, which the closed events tell.
+        let _ = self.watch.send(addresses);
+    }
+
+    /// The datapath met a neighbour on the interface with index `ifindex` (the VLAN device's, where
+    /// it is on a VLAN) that it does not know: has the kernel resolve it. At most once a second for
+    /// each neighbour, and 256 neighbours a second; what is beyond that is ignored, and asked for
+    /// again by the next packet.
+    pub fn solicit(&self, ifindex: u32, address: IpAddr) {
+        let _ = self.solicit.try_send(HopId { ifindex, address });
+    }
+}
+
+struct Task {
+    kernel: Kernel,
+    state: State,
+    /// Route lookups that wait for their answer.
+    routing: FuturesUnordered<BoxFuture<'static, (IpAddr, Result<Route, String>)>>,
+    /// Route lookups of the same batch that wait for their turn.
+    route_queue: VecDeque<IpAddr>,
+    /// When the present or last batch began and ended.
+    batch: (Instant, Instant),
+    /// When the next batch of route lookups may begin.
+    route_at: Option<Instant>,
+    soliciting: FuturesUnordered<BoxFuture<'static, (HopId, Result<(), String>)>>,
+    /// What the datapath had solicited in this second.
+    solicited: HashSet<HopId>,
+    solicited_since: Instant,
+    resync_at: Instant,
+    /// Ends the connections with the task.
+    _connections: JoinSet<()>,
+}
+
+impl Task {
+    async fn run(
+        mut self,
+        mut changes: impl Stream<Item = Change> + Unpin,
+        mut watches: mpsc::UnboundedReceiver<BTreeSet<IpAddr>>,
+        mut solicitations: mpsc::Receiver<HopId>,
+        events: mpsc::Sender<Event>,
+    ) {
+        let mut event = None;
+        loop {
+            self.send_requests();
+            event = event.or_else(|| self.state.next_event());
+            let wake_at = tokio::time::Instant::from_std(self.wake_at());
+            tokio::select! {
+                change = changes.next() => {
+                    let Some(change) = change else {
+                        tracing::error!("the netlink connection broke: next hops are no longer followed");
+                        return;
+                    };
+                    self.take_in(change);
+                    for _ in 0..BURST {
+                        let Some(Some(change)) = changes.next().now_or_never() else { break };
+                        self.take_in(change);
+                    }
+                }
+                watched = watches.recv() => {
+                    let Some(watched) = watched else { return };
+                    self.state.watch(&watched);
+                }
+                Some(hop) = solicitations.recv() => self.solicit_for_datapath(hop),
+                Some((address, route)) = self.routing.next() => {
+                    let now = Instant::now();
+                    self.batch.1 = now;
+                    self.state.routed(address, route, now);
+                }
+                Some((hop, answer)) = self.soliciting.next() => {
+                    if let Err(reason) = answer {
+                        tracing::debug!(address = %hop.address, ifindex = hop.ifindex, reason, "cannot solicit a neighbour");
+                        self.state.refused(hop, &reason);
+                    }
+                }
+                permit = events.reserve(), if event.is_some() => {
+                    let Ok(permit) = permit else { return };
+                    if let Some(event) = event.take() {
+                        permit.send(event);
+                    }
+                }
+                () = tokio::time::sleep_until(wake_at) => {}
+            }
+            if self.resync_at <= Instant::now()
+                && let Err(error) = self.resync().await
+            {
+                tracing::warn!("cannot read the state of the network from the kernel: {error:#}");
+            }
+        }
+    }
+
+    fn take_in(&mut self, change: Change) {
+        if !self.state.apply(change, Instant::now()) {
+            tracing::debug!(
+                "changes of the network came faster than they could be read: reading all of it anew"
+            );
+            self.resync_at = Instant::now();
+        }
+    }
+
+    /// Reads links and neighbours anew and has every route asked for. Changes that arrive meanwhile
+    /// wait in their order, so that the last word is the kernel's latest.
+    async fn resync(&mut self) -> anyhow::Result<()> {
+        self.resync_at = Instant::now() + RESYNC_RETRY;
+        let links = self.kernel.links().await?;
+        let neighbours = self.kernel.neighbours().await?;
+        let now = Instant::now();
+        self.state.resync(links, neighbours, now);
+        self.resync_at = now + REFRESH.mul_f64(rand::random_range(0.9..1.1));
+        Ok(())
+    }
+
+    fn wake_at(&self) -> Instant {
+        let mut wake_at = self.resync_at;
+        if self.soliciting.len() < IN_FLIGHT {
+            wake_at = self.state.next_due().map_or(wake_at, |due| due.min(wake_at));
+        }
+        self.route_at.map_or(wake_at, |at| at.min(wake_at))
+    }
+
+    /// Sends what is due, as far as there is room.
+    fn send_requests(&mut self) {
+        let now = Instant::now();
+        while self.soliciting.len() < IN_FLIGHT
+            && let Some(hop) = self.state.take_due(now)
+        {
+            self.solicit(hop);
+        }
+        if self.routing.is_empty() && self.route_queue.is_empty() {
+            self.begin_batch(now);
+        }
+        while self.routing.len() < IN_FLIGHT
+            && let Some(address) = self.route_queue.pop_front()
+        {
+            let kernel = self.kernel.clone();
+            self.routing.push(async move { (address, kernel.route(address).await) }.boxed());
+        }
+    }
+
+    /// Begins a batch of route lookups, or sets when. Batches take at most a quarter of the time,
+    /// even where the network never rests.
+    fn begin_batch(&mut self, now: Instant) {
+        if !self.state.has_lookups() {
+            self.route_at = None;
+            return;
+        }
+        let (began, ended) = self.batch;
+        let at = *self.route_at.get_or_insert((now + DEBOUNCE).max(ended + 3 * (ended - began)));
+        if at <= now {
+            self.route_at = None;
+            self.batch = (now, now);
+            self.route_queue.extend(self.state.take_lookups());
+        }
+    }
+
+    fn solicit(&mut self, hop: HopId) {
+        let kernel = self.kernel.clone();
+        self.soliciting.push(async move { (hop, kernel.solicit(hop).await) }.boxed());
+    }
+
+    fn solicit_for_datapath(&mut self, hop: HopId) {
+        let now = Instant::now();
+        if now.duration_since(self.solicited_since) >= Duration::from_secs(1) {
+            self.solicited_since = now;
+            self.solicited.clear();
+        }
+        if !may_be_neighbour(hop.address)
+            || self.solicited.len() >= SOLICITED_PER_SECOND
+            || !self.solicited.insert(hop)
+        {
+            return;
+        }
+        self.solicit(hop);
+    }
+}
+
+/// Whether an address can be that of one host on a link.
+fn may_be_neighbour(address: IpAddr) -> bool {
+    let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
+    !(address.is_unspecified() || address.is_loopback() || address.is_multicast() || broadcast)
+}
