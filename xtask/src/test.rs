@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, IsTerminal, stdout};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 
 use crate::workspace::{cargo, run, show};
 use crate::{build, preflight, sandbox, say, toolchain};
@@ -43,8 +43,9 @@ const NETWORK: Suite = Suite {
 /// Builds all, then runs the tests.
 pub fn run_all(options: &Options) -> Result<ExitCode> {
     if !options.host {
-        preflight::check("test")
-            .context("`cargo xtask test --host` runs the tests that need neither root nor a network")?;
+        preflight::check("test").map_err(|error| {
+            anyhow!("{error:#}. (`cargo xtask test --host` needs neither root nor a network.)")
+        })?;
     }
     let toolchain = toolchain::find_or_install()?;
     build::ebpf(&toolchain)?;
