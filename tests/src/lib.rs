@@ -1,1 +1,41 @@
-//! x
+//! The lab: hosts that are network namespaces, links between them, real servers and clients in them, and the
+//! real daemon. The end-to-end tests and `cargo xtask demo` are built on it.
+//!
+//! ```no_run
+//! use xdp_lb_tests::{Daemon, Network, servers::Nginx};
+//!
+//! # fn main() -> anyhow::Result<()> {
+//! let network = Network::new("example", 2)?;
+//! let web: Vec<_> = network.backends.iter().map(|host| Nginx::start(host, 8080)).collect::<Result<_, _>>()?;
+//! let daemon = Daemon::start(&network.lb, &["eth0", "eth1"], "[[service]]\nname = \"web\"\n...")?;
+//! println!("{}", network.client.run("curl --silent --fail http://192.0.2.10/")?);
+//! println!("{}", daemon.cli(&["backend", "list"])?);
+//! # drop(web);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A namespace has no name in /run/netns: it is held by a file descriptor, so that nothing of it is left when the
+//! process that made it ends, however it ends. Processes are killed when their handles are dropped; what a killed
+//! test leaves running ends with the sandbox that `cargo xtask` runs tests in, without which a lab is refused.
+
+mod daemon;
+mod files;
+mod host;
+mod lab;
+mod link;
+mod network;
+pub mod paths;
+mod process;
+pub mod servers;
+mod wait;
+pub mod xdp_pass;
+
+pub use daemon::Daemon;
+pub use files::{BIG_FILE_BYTES, big_file, sha256};
+pub use host::{Host, output};
+pub use lab::{Lab, SANDBOX_VARIABLE};
+pub use link::connect;
+pub use network::Network;
+pub use process::Process;
+pub use wait::{until, until_some};

@@ -3,9 +3,17 @@
 //! tables' keys and values, and the datapath itself.
 #![cfg_attr(not(test), no_std)]
 
+pub mod checksum;
+pub mod flow;
 pub mod hash;
+pub mod headers;
+#[cfg(feature = "host")]
+pub mod host;
 pub mod layout;
 pub mod net;
+pub mod packet;
+pub mod parse;
+pub mod process;
 pub mod reason;
 pub mod slot;
 pub mod tables;

@@ -1,64 +1,143 @@
 //! Addresses, ports and protocols as they stand on the wire: values in network order, as types.
+//!
+//! Each is as wide in memory as on the wire and aligned like the machine word that holds it, so that
+//! the datapath reads and compares it in one instruction.
 
 use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use zerocopy::byteorder::network_endian::U16;
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// A 16-bit number in network order.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(transparent)]
+pub struct Be16(u16);
+
+impl Be16 {
+    /// The number (given in host order) in network order.
+    #[inline(always)]
+    pub const fn new(number: u16) -> Self {
+        Self(number.to_be())
+    }
+
+    /// The number, in host order.
+    #[inline(always)]
+    pub const fn get(self) -> u16 {
+        u16::from_be(self.0)
+    }
+
+    /// The machine word that its bytes make, in whatever order this machine has.
+    #[inline(always)]
+    pub const fn word(self) -> u16 {
+        self.0
+    }
+
+    /// The number whose bytes make this machine word.
+    #[inline(always)]
+    pub const fn from_word(word: u16) -> Self {
+        Self(word)
+    }
+}
+
+impl fmt::Debug for Be16 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.get().fmt(f)
+    }
+}
+
+/// A 32-bit number in network order.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(transparent)]
+pub struct Be32(u32);
+
+impl Be32 {
+    /// The number (given in host order) in network order.
+    #[inline(always)]
+    pub const fn new(number: u32) -> Self {
+        Self(number.to_be())
+    }
+
+    /// The number, in host order.
+    #[inline(always)]
+    pub const fn get(self) -> u32 {
+        u32::from_be(self.0)
+    }
+
+    /// The machine word that its bytes make, in whatever order this machine has.
+    #[inline(always)]
+    pub const fn word(self) -> u32 {
+        self.0
+    }
+
+    /// The number whose bytes make this machine word.
+    #[inline(always)]
+    pub const fn from_word(word: u32) -> Self {
+        Self(word)
+    }
+}
+
+impl fmt::Debug for Be32 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.get().fmt(f)
+    }
+}
 
 /// An IPv4 or IPv6 address in 16 bytes, network order; IPv4 is held IPv4-mapped (`::ffff:a.b.c.d`,
 /// RFC 4291 section 2.5.5.2), so that one table serves both families.
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
-#[repr(C, align(4))]
-pub struct Address(pub [u8; 16]);
-
-const MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
+#[repr(transparent)]
+pub struct Address(pub [Be32; 4]);
 
 impl Address {
-    /// The address of an IPv4 header's four bytes.
+    /// An IPv4 header's address.
     #[inline(always)]
-    pub const fn v4(octets: [u8; 4]) -> Self {
-        let [a, b, c, d] = octets;
-        Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d])
+    pub const fn v4(address: Be32) -> Self {
+        Self([Be32::new(0), Be32::new(0), Be32::new(0xffff), address])
     }
 
-    /// The address of an IPv6 header's sixteen bytes.
+    /// An IPv6 header's address.
     #[inline(always)]
-    pub const fn v6(octets: [u8; 16]) -> Self {
-        Self(octets)
+    pub const fn v6(address: [Be32; 4]) -> Self {
+        Self(address)
     }
 
-    /// The last four bytes: the whole address where it is an IPv4 one.
+    /// The last 32 bits: the whole address where it is an IPv4 one.
     #[inline(always)]
-    pub const fn v4_octets(&self) -> [u8; 4] {
-        [self.0[12], self.0[13], self.0[14], self.0[15]]
+    pub const fn last(&self) -> Be32 {
+        self.0[3]
     }
 
     /// Whether this is an IPv4 address.
     #[inline(always)]
     pub fn is_v4(&self) -> bool {
-        self.0[..12] == MAPPED
+        self.0[0].0 == 0 && self.0[1].0 == 0 && self.0[2] == Be32::new(0xffff)
     }
 }
 
 impl From<IpAddr> for Address {
     fn from(address: IpAddr) -> Self {
-        match address {
-            IpAddr::V4(v4) => Self::v4(v4.octets()),
-            IpAddr::V6(v6) => Self::v6(v6.octets()),
-        }
+        let v6 = match address {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+            IpAddr::V6(v6) => v6,
+        };
+        let bits = v6.to_bits();
+        Self([96, 64, 32, 0].map(|shift| Be32::new((bits >> shift) as u32)))
     }
 }
 
 impl From<Address> for IpAddr {
     fn from(address: Address) -> Self {
         if address.is_v4() {
-            Self::V4(Ipv4Addr::from(address.v4_octets()))
-        } else {
-            Self::V6(Ipv6Addr::from(address.0))
+            return Self::V4(Ipv4Addr::from_bits(address.last().get()));
         }
+        let bits = address.0.iter().fold(0, |bits, word| bits << 32 | u128::from(word.get()));
+        Self::V6(Ipv6Addr::from_bits(bits))
     }
 }
 
@@ -70,28 +149,16 @@ impl fmt::Debug for Address {
 
 /// A TCP or UDP port in network order.
 #[derive(
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Default,
-    FromBytes,
-    IntoBytes,
-    Immutable,
-    KnownLayout,
-    Unaligned,
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 #[repr(transparent)]
-pub struct Port(U16);
+pub struct Port(Be16);
 
 impl Port {
     /// The port of this number (host order).
     #[inline(always)]
     pub const fn new(number: u16) -> Self {
-        Self(U16::new(number))
+        Self(Be16::new(number))
     }
 
     /// The number (host order).
@@ -100,10 +167,10 @@ impl Port {
         self.0.get()
     }
 
-    /// The two bytes as they stand in a header.
+    /// The machine word that its two bytes make.
     #[inline(always)]
-    pub fn to_bytes(self) -> [u8; 2] {
-        self.0.to_bytes()
+    pub const fn word(self) -> u16 {
+        self.0.word()
     }
 }
 
@@ -128,7 +195,6 @@ impl fmt::Debug for Port {
     IntoBytes,
     Immutable,
     KnownLayout,
-    Unaligned,
 )]
 #[repr(transparent)]
 pub struct Protocol(pub u8);
@@ -140,24 +206,37 @@ impl Protocol {
     pub const UDP: Self = Self(17);
 }
 
-/// An Ethernet address (IEEE 802).
+/// An Ethernet address (IEEE 802), in network order.
 #[derive(
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Default,
-    FromBytes,
-    IntoBytes,
-    Immutable,
-    KnownLayout,
-    Unaligned,
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 #[repr(transparent)]
-pub struct MacAddress(pub [u8; 6]);
+pub struct MacAddress([Be16; 3]);
+
+impl MacAddress {
+    /// The address of these bytes.
+    #[inline(always)]
+    pub const fn new([a, b, c, d, e, f]: [u8; 6]) -> Self {
+        Self([
+            Be16(u16::from_ne_bytes([a, b])),
+            Be16(u16::from_ne_bytes([c, d])),
+            Be16(u16::from_ne_bytes([e, f])),
+        ])
+    }
+
+    /// The bytes of the address.
+    pub const fn octets(self) -> [u8; 6] {
+        let [[a, b], [c, d], [e, f]] =
+            [self.0[0].0.to_ne_bytes(), self.0[1].0.to_ne_bytes(), self.0[2].0.to_ne_bytes()];
+        [a, b, c, d, e, f]
+    }
+
+    /// Whether it is a broadcast or multicast address (IEEE 802, the group bit).
+    #[inline(always)]
+    pub const fn is_group(self) -> bool {
+        self.0[0].get() & 0x0100 != 0
+    }
+}
 
 impl fmt::Debug for MacAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -167,7 +246,7 @@ impl fmt::Debug for MacAddress {
 
 impl fmt::Display for MacAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
+        let [a, b, c, d, e, g] = self.octets();
         write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
     }
 }

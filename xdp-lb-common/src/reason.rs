@@ -89,7 +89,11 @@ reasons! {
         "the packet's TTL or hop limit ran out here: look for a routing loop";
     HeaderRoom = 18, Drop, "header_room",
         "the frame has no room for the VLAN tag that it needs: the driver gives too little headroom";
-    Internal = 19, Drop, "internal",
+    TooBig = 19, Drop, "too_big",
+        "the reply is larger than the MTU of the route to the client: lower the backends' MTU or MSS";
+    NotUnicast = 20, Pass, "not_unicast",
+        "an Ethernet broadcast or multicast: the host handles it";
+    Internal = 21, Drop, "internal",
         "a table that must always be there could not be read: reload with `xdp-lb unload` and a new start, and report it";
 }
 

@@ -4,9 +4,15 @@
 //! Every type here is laid out by `repr(C)` without implicit padding: its bytes are a BPF map's.
 //! A change to any of them is a new [`LAYOUT_VERSION`](crate::layout::LAYOUT_VERSION).
 
+use core::ops::Deref;
+
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::flow::Life;
+use crate::headers::ETHERTYPE_VLAN;
 use crate::net::{Address, Endpoint, MacAddress, Port, Protocol};
+use crate::reason::Reason;
+use crate::slot::Slot;
 
 macro_rules! index {
     ($(#[$doc:meta])* $name:ident) => {
@@ -105,6 +111,14 @@ pub struct Backend {
 
 const _: () = assert!(size_of::<Backend>() == 64);
 
+impl Backend {
+    /// Where it listens, for this protocol.
+    #[inline(always)]
+    pub fn endpoint(&self, protocol: Protocol) -> Endpoint {
+        Endpoint::new(self.address, self.port, protocol)
+    }
+}
+
 /// The value of `REPLIES`, by a backend's endpoint: what to do with a packet that comes from it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -124,7 +138,19 @@ pub struct Reply {
 
 /// The key of `FLOWS`: a packet's 5-tuple, as the packet has it.
 #[derive(
-    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, FromBytes, IntoBytes, Immutable, KnownLayout,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Debug,
+    Default,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
 )]
 #[repr(C)]
 pub struct FlowKey {
@@ -138,7 +164,9 @@ pub struct FlowKey {
     pub destination_port: Port,
     /// TCP or UDP.
     pub protocol: Protocol,
-    padding: [u8; 3],
+    // Not one array: zeroing three bytes at once is a call of memset.
+    padding: u8,
+    more_padding: u16,
 }
 
 impl FlowKey {
@@ -151,7 +179,8 @@ impl FlowKey {
             source_port: source.port,
             destination_port: destination.port,
             protocol: source.protocol,
-            padding: [0; 3],
+            padding: 0,
+            more_padding: 0,
         }
     }
 
@@ -172,7 +201,7 @@ impl FlowKey {
 ///
 /// A flow of a `full-nat` service, or of a backend that several VIPs share, has a pair of records:
 /// one under the client's packets and one under the backend's. Each can be made from the other.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(Clone, Debug, FromBytes, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct FlowRecord {
     /// The source address that the packet leaves with.
@@ -185,42 +214,48 @@ pub struct FlowRecord {
     pub destination_port: Port,
     /// The flow's backend.
     pub backend: BackendIndex,
-    /// When a packet of this direction was last seen: seconds of the kernel's monotonic clock.
-    pub last_seen: u32,
+    /// How far the flow has come, and when it was last heard of.
+    pub life: Life,
+    /// Replies: the VLAN tags of the client's packets.
+    pub tags: Tags,
     /// Replies: the interface that the client's packets come from.
     pub ifindex: u32,
-    /// Replies: the VLAN id of the client's packets; 0 where they carry no tag.
-    pub vlan: u16,
     /// Replies: the Ethernet address that the client's packets come from.
     pub destination_mac: MacAddress,
     /// Replies: the Ethernet address that the client's packets are sent to.
     pub source_mac: MacAddress,
-    /// A [`Direction`], as its number.
-    pub direction: u8,
-    /// How far the flow has come: the `FLOW_` bits.
-    pub progress: u8,
 }
 
-const _: () = assert!(size_of::<FlowRecord>() == 64);
+const _: () = assert!(size_of::<FlowRecord>() == 72);
 
-/// Which way the packets of a flow record go.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[repr(u8)]
-pub enum Direction {
-    /// From a client to a backend.
-    Forward = 0,
-    /// From a backend to a client.
-    Reply = 1,
+/// A frame's VLAN tags, outermost first: each its EtherType (upper half) and its control field; 0: none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Tags {
+    /// The outer tag.
+    pub outer: u32,
+    /// The inner tag; 0 unless there is an outer one.
+    pub inner: u32,
 }
 
-/// The flow has had a packet after its first: a TCP flow without it is half-open.
-pub const FLOW_ESTABLISHED: u8 = 1;
-/// The client has sent a FIN.
-pub const FLOW_CLIENT_FIN: u8 = 2;
-/// The backend has sent a FIN.
-pub const FLOW_BACKEND_FIN: u8 = 4;
-/// Either side has sent a RST.
-pub const FLOW_RESET: u8 = 8;
+impl Tags {
+    /// The tags of a frame on this VLAN (IEEE 802.1Q); 0: none.
+    #[inline(always)]
+    pub const fn vlan(id: u16) -> Self {
+        let outer = if id == 0 { 0 } else { (ETHERTYPE_VLAN as u32) << 16 | id as u32 };
+        Self { outer, inner: 0 }
+    }
+
+    /// How many bytes an Ethernet header with these tags has.
+    #[inline(always)]
+    pub const fn header_length(self) -> usize {
+        match self {
+            Self { outer: 0, .. } => 14,
+            Self { inner: 0, .. } => 18,
+            _ => 22,
+        }
+    }
+}
 
 /// The one value of `SETTINGS`: what holds for every service.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -256,12 +291,110 @@ pub struct Traffic {
     pub new_flows: u64,
 }
 
-/// What the datapath asks of user space, through `EVENTS`.
+/// An entry of `EVENTS`: a neighbour whose Ethernet address the datapath needs and does not know.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct NeighbourWanted {
-    /// The neighbour whose Ethernet address is not known.
+    /// The neighbour.
     pub address: Address,
     /// The interface that it is behind.
     pub ifindex: u32,
+}
+
+/// The value of `VLANS`, by a VLAN device's index: how frames through it leave.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct VlanDevice {
+    /// The index of the device that it stands on, which transmits.
+    pub parent: u32,
+    /// The VLAN id, 1 to 4094.
+    pub vlan: u32,
+}
+
+/// A packet to a client, for the routing table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RouteQuery {
+    /// Who it comes from, in the client's eyes.
+    pub source: Endpoint,
+    /// The client.
+    pub destination: Endpoint,
+    /// Its length, bytes of IP.
+    pub length: u16,
+    /// The interface that it came in by.
+    pub ingress: u32,
+}
+
+/// Where a packet to a client has to be sent, as the kernel's routing table has it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Route {
+    /// Through this interface, to this neighbour.
+    Via {
+        /// The interface that transmits.
+        ifindex: u32,
+        /// The tags of frames to it.
+        tags: Tags,
+        /// The interface's Ethernet address.
+        source_mac: MacAddress,
+        /// The neighbour's Ethernet address.
+        destination_mac: MacAddress,
+    },
+    /// To this host itself, or to no single host.
+    Local,
+    /// Through an interface behind which the neighbour is not known; user space has been asked.
+    NeighbourMissing,
+    /// The packet is larger than the route's MTU.
+    TooBig,
+    /// Nowhere.
+    Unroutable,
+}
+
+/// What became of a record that was to be put where none was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Inserted {
+    /// It is there.
+    New,
+    /// There was one already, and it is untouched.
+    Occupied,
+    /// There is no room.
+    Full,
+}
+
+/// The tables, wherever they are.
+pub trait Tables {
+    /// A flow's record in its place.
+    type Flow<'a>: Deref<Target = FlowRecord>
+    where
+        Self: 'a;
+
+    /// Seconds of the monotonic clock.
+    fn now(&self) -> u32;
+    /// What holds for every service.
+    fn settings(&self) -> Option<&Settings>;
+    /// The service at this VIP.
+    fn service(&self, vip: &Endpoint) -> Option<&Service>;
+    /// A ring's slot.
+    fn slot(&self, index: SlotIndex) -> Option<Slot>;
+    /// A backend's record, vacant or not.
+    fn backend(&self, index: BackendIndex) -> Option<&Backend>;
+    /// A SNAT address.
+    fn snat_address(&self, place: u32) -> Option<&Address>;
+    /// What to do with a packet that comes from this endpoint.
+    fn reply(&self, backend: &Endpoint) -> Option<&Reply>;
+
+    /// A flow's record.
+    fn flow(&self, key: &FlowKey) -> Option<Self::Flow<'_>>;
+    /// Puts a flow's record where there is none.
+    fn put_new_flow(&self, key: &FlowKey, record: &FlowRecord) -> Inserted;
+    /// Puts a flow's record, whatever is there; nothing, where there is no room.
+    fn put_flow(&self, key: &FlowKey, record: &FlowRecord) -> Option<()>;
+
+    /// Where a packet has to be sent.
+    fn route(&self, query: &RouteQuery) -> Route;
+
+    /// Counts a packet from a client.
+    fn count_forward(&self, service: ServiceIndex, backend: BackendIndex, bytes: u64, is_new: bool);
+    /// Counts a packet to a client.
+    fn count_reply(&self, service: ServiceIndex, backend: BackendIndex, bytes: u64);
+    /// Counts a packet that is passed on or dropped.
+    fn count(&self, reason: Reason);
 }

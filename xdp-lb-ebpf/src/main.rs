@@ -1,1 +1,65 @@
-fn main() {}
+//! The kernel shell: the program's entry, the maps, and packet access through an XDP context.
+//! What happens to a packet is [`xdp_lb_common::process`]'s to say.
+#![no_std]
+#![no_main]
+
+mod maps;
+mod packet;
+mod tables;
+
+use aya_ebpf::bindings::xdp_action;
+use aya_ebpf::helpers::bpf_redirect;
+use aya_ebpf::macros::xdp;
+use aya_ebpf::programs::XdpContext;
+use xdp_lb_common::process::{Verdict, process};
+
+use crate::maps::SCRATCH;
+use crate::packet::Frame;
+use crate::tables::Maps;
+
+/// The load balancer.
+#[xdp]
+pub fn xdp_lb(context: XdpContext) -> u32 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return xdp_action::XDP_PASS };
+    // SAFETY: each CPU has its own, a program is not interrupted by another of its kind, and the map's
+    // memory holds zeros or what this program left there.
+    let scratch = unsafe { &mut *scratch };
+    let verdict = process(&mut Frame::new(&context), &Maps::new(&context), scratch);
+    #[cfg(feature = "log")]
+    log(&context, verdict);
+    match verdict {
+        Verdict::Pass(_) => xdp_action::XDP_PASS,
+        Verdict::Drop(_) => xdp_action::XDP_DROP,
+        Verdict::Transmit => xdp_action::XDP_TX,
+        // SAFETY: the helper takes two numbers; it refuses an index that does not exist.
+        Verdict::Redirect(ifindex) => unsafe { bpf_redirect(ifindex, 0) as u32 },
+    }
+}
+
+/// Passes every packet: what the other end of a veth pair needs before it takes a transmitted one.
+#[xdp]
+pub fn xdp_pass(_: XdpContext) -> u32 {
+    xdp_action::XDP_PASS
+}
+
+#[cfg(feature = "log")]
+fn log(context: &XdpContext, verdict: Verdict) {
+    use aya_log_ebpf::debug;
+    match verdict {
+        Verdict::Pass(reason) => debug!(context, "pass: {}", reason.name()),
+        Verdict::Drop(reason) => debug!(context, "drop: {}", reason.name()),
+        Verdict::Transmit => debug!(context, "transmit"),
+        Verdict::Redirect(ifindex) => debug!(context, "redirect to {}", ifindex),
+    }
+}
+
+/// No code path reaches this: the verifier would reject it.
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// The licence that the kernel is told, for the helpers that want a GPL-compatible one.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+pub static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -191,7 +191,7 @@ fn address(text: &str) -> IpAddr {
 
 fn mac(text: &str) -> MacAddress {
     let bytes: Vec<u8> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).expect("hex")).collect();
-    MacAddress(bytes.try_into().expect("six bytes"))
+    MacAddress::new(bytes.try_into().expect("six bytes"))
 }
 
 #[test]
@@ -268,14 +268,15 @@ fn a_neighbour_that_falls_silent_is_noticed_without_any_traffic_to_it() {
     test(async |peer| {
         pair(&peer);
         address_peer(&peer);
-        // Reachable for half a second, then probed within a second, ten times as fast as by default.
-        sysctl("ipv4/neigh/eth1/base_reachable_time_ms", "500");
+        // Reachable for 1 to 3 seconds, then stale: some ten times as fast as by default. Not faster
+        // than the time to the first probe, or the kernel probes without being asked.
+        sysctl("ipv4/neigh/eth1/base_reachable_time_ms", "2000");
         sysctl("ipv4/neigh/eth1/delay_first_probe_time", "1");
         sysctl("ipv4/neigh/eth1/retrans_time_ms", "100");
         let backend = address("192.0.2.2");
         let mut watch = Watch::start([backend]).await;
         watch.resolved(backend, PEER_MAC).await;
-        watch.silent_for(Duration::from_secs(4)).await;
+        watch.silent_for(Duration::from_secs(5)).await;
         peer.ip("addr flush dev eth0");
         watch.refused(backend, "192.0.2.2 on eth1 does not answer ARP").await;
     });

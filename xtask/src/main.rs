@@ -1,1 +1,99 @@
-fn main() {}
+//! `cargo xtask`: builds xdp-lb, and runs what needs more than cargo.
+
+mod build;
+mod demo;
+mod interrupt;
+mod packages;
+mod preflight;
+mod sandbox;
+mod say;
+mod test;
+mod toolchain;
+mod workspace;
+
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use xdp_lb_tests::paths;
+
+/// Builds xdp-lb, and runs what needs more than cargo.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Find or install what the other tasks need: an eBPF toolchain, and the servers and clients of the tests.
+    Setup,
+    /// Build the eBPF object, and the daemon with it: target/release/xdp-lb.
+    Build,
+    /// Build, then run the daemon on this host.
+    Load {
+        /// The daemon's config file.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Watch a load balancer at work: real clients, servers and failures, in a network of its own.
+    Demo,
+    /// Run every test: host, kernel and end to end.
+    Test(test::Options),
+    /// What runs inside the sandbox.
+    #[command(hide = true)]
+    Inside {
+        #[command(subcommand)]
+        task: InsideTask,
+    },
+}
+
+#[derive(Subcommand)]
+enum InsideTask {
+    Probe,
+    Demo,
+    Test {
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    run(Args::parse().task).unwrap_or_else(|error| {
+        say::error(&error);
+        ExitCode::FAILURE
+    })
+}
+
+fn run(task: Task) -> Result<ExitCode> {
+    match task {
+        Task::Setup => {
+            toolchain::find_or_install()?;
+            packages::ensure_programs()?;
+        }
+        Task::Build => build::everything()?,
+        Task::Load { config } => load(&config)?,
+        Task::Demo => return demo::run(),
+        Task::Test(options) => return test::run_all(&options),
+        Task::Inside { task } => {
+            sandbox::enter()?;
+            match task {
+                InsideTask::Probe => preflight::probe()?,
+                InsideTask::Demo => return demo::run_inside(),
+                InsideTask::Test { arguments } => return test::run_inside(&arguments),
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Builds the daemon and becomes it.
+fn load(config: &Path) -> Result<()> {
+    build::everything()?;
+    say::step(format_args!("Running the daemon with {}", config.display()));
+    let error = Command::new(paths::daemon()).arg("run").arg("--config").arg(config).exec();
+    Err(error).context("cannot start the daemon")
+}

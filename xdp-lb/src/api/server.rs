@@ -27,22 +27,22 @@ use crate::config;
 use crate::control::handle::{Handle, Refusal};
 use crate::http;
 
-/// Every route: method, path and what it does.
-pub const ROUTES: &[(&str, &str, &str)] = &[
-    ("GET", "/v1/status", "the daemon on one screen"),
-    ("GET", "/v1/services", "every service"),
-    ("POST", "/v1/services", "add a service"),
-    ("GET", "/v1/services/{name}", "one service with its backends"),
-    ("DELETE", "/v1/services/{name}", "remove a service"),
-    ("GET", "/v1/services/{name}/backends", "a service's backends"),
-    ("POST", "/v1/services/{name}/backends", "add a backend"),
-    ("GET", "/v1/services/{name}/backends/{address}", "one backend"),
-    ("PATCH", "/v1/services/{name}/backends/{address}", "change a backend's weight, drain it or enable it"),
-    ("DELETE", "/v1/services/{name}/backends/{address}", "remove a backend"),
-    ("GET", "/v1/backends", "the backends of every service"),
-    ("GET", "/v1/counters", "every counter of passes and drops"),
-    ("POST", "/v1/reload", "read the config file again"),
-    ("POST", "/v1/unload", "detach, remove the pins and end the daemon"),
+/// Every route: method and path.
+pub const ROUTES: &[(&str, &str)] = &[
+    ("GET", "/v1/status"),
+    ("GET", "/v1/services"),
+    ("POST", "/v1/services"),
+    ("GET", "/v1/services/{name}"),
+    ("DELETE", "/v1/services/{name}"),
+    ("GET", "/v1/services/{name}/backends"),
+    ("POST", "/v1/services/{name}/backends"),
+    ("GET", "/v1/services/{name}/backends/{address}"),
+    ("PATCH", "/v1/services/{name}/backends/{address}"),
+    ("DELETE", "/v1/services/{name}/backends/{address}"),
+    ("GET", "/v1/backends"),
+    ("GET", "/v1/counters"),
+    ("POST", "/v1/reload"),
+    ("POST", "/v1/unload"),
 ];
 
 /// The largest request body, in bytes: a service with ten thousand backends fits many times.
@@ -192,7 +192,7 @@ async fn unload(State(handle): State<Handle>) -> Reply<Outcome> {
 }
 
 async fn no_route(uri: Uri) -> Error {
-    let routes: Vec<_> = ROUTES.iter().map(|(method, path, _)| format!("{method} {path}")).collect();
+    let routes: Vec<_> = ROUTES.iter().map(|(method, path)| format!("{method} {path}")).collect();
     Error::new(StatusCode::NOT_FOUND, format!("no route {}; there are {}", uri.path(), routes.join(", ")))
 }
 

@@ -150,6 +150,9 @@ fn is_still_at(file: &File, path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::Duration;
+
     use super::*;
 
     #[tokio::test]
@@ -214,5 +217,28 @@ mod tests {
     async fn a_path_that_is_too_long_is_refused_in_words() {
         let path = PathBuf::from(format!("/run/{}", "x".repeat(200)));
         assert!(listen(&path).unwrap_err().to_string().contains("at most 107 bytes"));
+    }
+
+    #[test]
+    fn of_daemons_that_come_and_go_at_once_one_holds_the_lock() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("api.sock");
+        let (holders, takes) = (AtomicU32::new(0), AtomicU32::new(0));
+        std::thread::scope(|threads| {
+            for _ in 0..4 {
+                threads.spawn(|| {
+                    for _ in 0..1000 {
+                        if let Ok(lock) = Lock::take(&socket) {
+                            assert_eq!(holders.fetch_add(1, Ordering::SeqCst), 0, "two hold it");
+                            takes.fetch_add(1, Ordering::SeqCst);
+                            std::thread::sleep(Duration::from_micros(20));
+                            holders.fetch_sub(1, Ordering::SeqCst);
+                            drop(lock);
+                        }
+                    }
+                });
+            }
+        });
+        assert!(takes.into_inner() > 10);
     }
 }

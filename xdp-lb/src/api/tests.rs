@@ -239,7 +239,7 @@ async fn an_unknown_route_or_method_is_told_what_there_is() {
 
 #[tokio::test]
 async fn every_route_of_the_list_is_there() {
-    for (method, path, _) in ROUTES {
+    for (method, path) in ROUTES {
         let daemon = daemon(Owner::default().start());
         let path = path.replace("{name}", "web").replace("{address}", "198.51.100.11:8080");
         // No route takes such a body: those that want one refuse it, all others answer.
@@ -353,4 +353,12 @@ async fn documents_with_fields_of_a_later_version_are_understood() {
     let mut document = serde_json::to_value(service("web", "192.0.2.10:80")).unwrap();
     document["added_later"] = serde_json::json!({"x": 1});
     serde_json::from_value::<crate::api::types::ServiceView>(document).unwrap();
+}
+
+#[test]
+fn every_route_is_documented() {
+    let documentation = include_str!("../../../docs/api.md");
+    for (method, path) in ROUTES {
+        assert!(documentation.contains(&format!("| `{method} {path}` |")), "{method} {path}");
+    }
 }

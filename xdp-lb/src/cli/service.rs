@@ -38,12 +38,12 @@ pub(super) enum Command {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  xdp-lb service add web 192.0.2.10:80 --backend 198.51.100.11:8080 --backend 198.51.100.12:8080=50 \\
-      --check http --check-path /healthz
+  xdp-lb service add web 192.0.2.10:80 --check http --check-path /healthz \\
+      --backend 198.51.100.11:8080 --backend 198.51.100.12:8080=50
   xdp-lb service add dns '[2001:db8::53]:53' --protocol udp --mode nat \\
       --backend '[2001:db8:1::53]:53' --check dns --check-name www.example.com")]
 pub(super) struct Add {
-    /// Its name: letters, digits, -, _ and .
+    /// Its name: 1 to 63 letters, digits, hyphens, underscores or dots
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     name: String,
     /// The address and port that clients connect to: 192.0.2.10:80, '[2001:db8::10]:80'

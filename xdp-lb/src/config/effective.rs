@@ -207,8 +207,8 @@ impl<'a> Merge<'a> {
             return None;
         }
         Some(format!(
-            "the config file defines it at {} {}, and it was added at runtime at {} {}; give the file's another \
-             name, or remove the one added (xdp-lb service remove {name}) and reload",
+            "the config file defines it at {} {}, and it was added at runtime at {} {}; \
+             give the file's another name, or remove the one added (xdp-lb service remove {name}) and reload",
             file.vip, file.protocol, added.vip, added.protocol
         ))
     }

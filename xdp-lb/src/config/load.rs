@@ -1,19 +1,20 @@
 //! From a file's text to a [`Config`], or to every error in it with its line.
 
-use std::fmt;
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read;
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::DeTable;
 
-use super::place::{Place, Problem, Problems, Step};
+use super::errors::{ConfigError, Errors, Lines, syntax_errors};
+use super::place::{Place, Problems};
 use super::rules::{self, BackendDraft, RISE_FALL, ServiceDraft, within};
 use super::schema::{Api, Config, HealthCheck, Limits, Metrics, Timeouts, default_weight};
-use super::text::{self, grouped, listed, nearest, print_duration, quoted};
+use super::section::Section;
+use super::text::{self, print_duration, quoted};
 use super::written_check::WrittenCheck;
 use crate::api::types::Origin;
 
@@ -49,55 +50,6 @@ pub fn parse(text: &str) -> Result<Config, Errors> {
     }
 }
 
-/// Everything that is wrong with a config file. Prints a line for each error:
-/// `xdp-lb.toml:14: service "web": vip: "192.0.2.10" has no port; write "192.0.2.10:80"`.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Errors {
-    /// The file, where it is one.
-    pub file: Option<PathBuf>,
-    /// The errors, by line; at least one.
-    pub errors: Vec<ConfigError>,
-}
-
-/// One thing that is wrong with a config file.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ConfigError {
-    /// The line, from 1 on; `None` where it is about the whole file.
-    pub line: Option<usize>,
-    /// The column in characters, from 1 on, for an error of TOML's syntax.
-    pub column: Option<usize>,
-    /// The field in words, `service "web": vip`; empty where it is about none.
-    pub field: String,
-    /// What is wrong and what to do.
-    pub what: String,
-}
-
-impl std::error::Error for Errors {}
-
-impl fmt::Display for Errors {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (place, error) in self.errors.iter().enumerate() {
-            if place > 0 {
-                f.write_str("\n")?;
-            }
-            match (&self.file, error.line) {
-                (Some(file), Some(line)) => write!(f, "{}:{line}", file.display())?,
-                (Some(file), None) => write!(f, "{}", file.display())?,
-                (None, Some(line)) => write!(f, "line {line}")?,
-                (None, None) => f.write_str("config")?,
-            }
-            if let Some(column) = error.column {
-                write!(f, ":{column}")?;
-            }
-            if !error.field.is_empty() {
-                write!(f, ": {}", error.field)?;
-            }
-            write!(f, ": {}", error.what)?;
-        }
-        Ok(())
-    }
-}
-
 /// The text of a file.
 fn read(path: &Path) -> Result<String, Errors> {
     const LARGEST: u64 = 64 << 20;
@@ -123,7 +75,7 @@ fn read(path: &Path) -> Result<String, Errors> {
     })
 }
 
-const TOP_KEYS: &[&str] = &[
+pub(super) const TOP_KEYS: &[&str] = &[
     "interfaces",
     "xdp_mode",
     "state_file",
@@ -187,18 +139,16 @@ fn read_interfaces(top: &mut Section) -> Vec<String> {
     if names.is_empty() {
         top.problem(KEY, format!("is empty; {EXAMPLE}"));
     }
-    let mut unique: Vec<String> = Vec::new();
-    for (index, name) in names.into_iter().enumerate() {
-        match name {
-            Some(name) if unique.contains(&name) => {
-                let what = format!("{} is listed twice; remove one of them", quoted(&name));
-                top.problems.add(&top.place.item(KEY, index, KEY), what);
-            }
-            Some(name) => unique.push(name),
-            None => {}
+    let mut seen = HashSet::new();
+    for (index, name) in names.iter().enumerate() {
+        if let Some(name) = name
+            && !seen.insert(name)
+        {
+            let what = format!("{} is listed twice; remove one of them", quoted(name));
+            top.problem_of(KEY, index, what);
         }
     }
-    unique
+    names.into_iter().flatten().collect()
 }
 
 fn flow_hash_secret(text: &str) -> Result<[u8; 32], String> {
@@ -315,248 +265,5 @@ fn backend_label(table: &DeTable, index: usize) -> String {
     rules::backend_label(address, index)
 }
 
-/// A table of the file, its place, and where problems are put. What is absent is `None` and no
-/// problem; what is there and wrong is `None` and a problem.
-struct Section<'a> {
-    table: &'a DeTable<'a>,
-    place: Place<'a>,
-    problems: &'a mut Problems,
-}
-
-impl<'a> Section<'a> {
-    fn new(table: &'a DeTable<'a>, place: Place<'a>, keys: &[&str], problems: &'a mut Problems) -> Self {
-        for key in table.keys().map(|key| key.get_ref().as_ref()) {
-            if !keys.contains(&key) {
-                let hint = match nearest(key, keys) {
-                    Some(near) => format!("did you mean \"{near}\"?"),
-                    None if !matches!(place, Place::Root) && TOP_KEYS.contains(&key) => {
-                        "it belongs to the top of the file, before the first table".into()
-                    }
-                    None => format!("the keys here are {}", listed(keys)),
-                };
-                problems.add_key(&place, key, format!("unknown key {}; {hint}", quoted(key)));
-            }
-        }
-        Self { table, place, problems }
-    }
-
-    fn has(&self, key: &str) -> bool {
-        self.table.contains_key(key)
-    }
-
-    fn get(&self, key: &str) -> Option<&'a DeValue<'a>> {
-        self.table.get(key).map(Spanned::get_ref)
-    }
-
-    fn problem(&mut self, key: &str, what: impl Into<String>) {
-        self.problems.add(&self.place.key(key), what);
-    }
-
-    /// What `read` makes of the key, or the default where it is absent.
-    fn or_default<T: Default>(
-        &mut self,
-        key: &str,
-        read: impl FnOnce(&mut Self, &str) -> Option<T>,
-    ) -> Option<T> {
-        if self.has(key) { read(self, key) } else { Some(T::default()) }
-    }
-
-    /// A string, read.
-    fn parsed<T>(&mut self, key: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
-        let value = string(self.get(key)?).and_then(parse);
-        self.problems.take(&self.place.key(key), value)
-    }
-
-    /// A string that has to be there, read.
-    fn required<T>(
-        &mut self,
-        key: &str,
-        example: &str,
-        parse: impl FnOnce(&str) -> Result<T, String>,
-    ) -> Option<T> {
-        if !self.has(key) {
-            self.problem(key, format!("is missing; write {example}"));
-        }
-        self.parsed(key, parse)
-    }
-
-    /// A whole number in a range.
-    fn integer<T>(&mut self, key: &str, range: &RangeInclusive<T>) -> Option<T>
-    where
-        T: TryFrom<u64> + Into<u64> + Copy,
-    {
-        let range: RangeInclusive<u64> = (*range.start()).into()..=(*range.end()).into();
-        let value = match self.get(key)? {
-            DeValue::Integer(number) => match u64::from_str_radix(number.as_str(), number.radix()) {
-                Ok(number) => within(number, &range, grouped),
-                Err(_) => Err(format!(
-                    "{number} is out of range; write {} to {}",
-                    grouped(*range.start()),
-                    grouped(*range.end())
-                )),
-            },
-            DeValue::String(text) if text.parse::<u64>().is_ok() => {
-                Err(format!("{} is in quotes; write the number without them", quoted(text)))
-            }
-            other => Err(wrong_type(other, "a whole number")),
-        };
-        self.problems.take(&self.place.key(key), value).and_then(|number| T::try_from(number).ok())
-    }
-
-    /// The path of a file or a directory.
-    fn path(&mut self, key: &str, default: &str, rule: fn(&str) -> Result<(), String>) -> PathBuf {
-        self.parsed(key, |path| rule(path).map(|()| path.into())).unwrap_or_else(|| default.into())
-    }
-
-    /// A list of strings, each read.
-    fn list<T>(&mut self, key: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<Vec<Option<T>>> {
-        let Some(list) = self.get(key)?.as_array() else {
-            let what = wrong_type(self.get(key)?, "a list of strings");
-            self.problem(key, what);
-            return None;
-        };
-        let read = list.iter().enumerate().map(|(index, value)| {
-            let value = string(value.get_ref()).and_then(&parse);
-            self.problems.take(&self.place.item(key, index, key), value)
-        });
-        Some(read.collect())
-    }
-
-    /// A table under a key.
-    fn section<T>(&mut self, key: &str, keys: &[&str], read: impl FnOnce(&mut Section) -> T) -> Option<T> {
-        let Some(table) = self.get(key)?.as_table() else {
-            let what = format!("{}, as [{key}]", wrong_type(self.get(key)?, "a table"));
-            self.problem(key, what);
-            return None;
-        };
-        Some(read(&mut Section::new(table, self.place.key(key), keys, self.problems)))
-    }
-
-    /// A list of tables under a key.
-    fn sections<T>(
-        &mut self,
-        key: &str,
-        keys: &[&str],
-        label: fn(&DeTable, usize) -> String,
-        read: fn(&mut Section) -> T,
-    ) -> Vec<T> {
-        let Some(value) = self.get(key) else { return Vec::new() };
-        let wanted = |value| {
-            wrong_type(
-                value,
-                &format!(
-                    "a list of tables, each headed [[{}]]",
-                    match self.place {
-                        Place::Root => key.to_owned(),
-                        _ => format!("service.{key}"),
-                    }
-                ),
-            )
-        };
-        let Some(list) = value.as_array() else {
-            let what = wanted(value);
-            self.problem(key, what);
-            return Vec::new();
-        };
-        let mut all = Vec::new();
-        for (index, value) in list.iter().enumerate() {
-            match value.get_ref().as_table() {
-                Some(table) => {
-                    let label = label(table, index);
-                    let place = self.place.item(key, index, &label);
-                    all.push(read(&mut Section::new(table, place, keys, self.problems)));
-                }
-                None => self.problems.add(&self.place.item(key, index, key), wanted(value.get_ref())),
-            }
-        }
-        all
-    }
-}
-
-fn string<'a>(value: &'a DeValue) -> Result<&'a str, String> {
-    value.as_str().ok_or_else(|| wrong_type(value, "a string, in quotes"))
-}
-
-fn wrong_type(value: &DeValue, wanted: &str) -> String {
-    let found = match value {
-        DeValue::String(_) => "a string",
-        DeValue::Integer(_) => "a whole number",
-        DeValue::Float(_) => "a fraction",
-        DeValue::Boolean(_) => "true or false",
-        DeValue::Datetime(_) => "a date or time",
-        DeValue::Array(_) => "a list",
-        DeValue::Table(_) => "a table",
-    };
-    format!("is {found}; write {wanted}")
-}
-
-/// Where each line of a text begins.
-struct Lines<'a> {
-    text: &'a str,
-    starts: Vec<usize>,
-}
-
-impl<'a> Lines<'a> {
-    fn of(text: &'a str) -> Self {
-        let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
-        Self { text, starts }
-    }
-
-    /// The line and the column of a byte, both from 1 on.
-    fn position(&self, offset: usize) -> (usize, usize) {
-        let line = self.starts.partition_point(|start| *start <= offset).max(1);
-        let before = self.text.get(self.starts[line - 1]..offset).unwrap_or_default();
-        (line, before.chars().count() + 1)
-    }
-
-    fn error(&self, root: &DeTable, problem: Problem) -> ConfigError {
-        let line = offset(root, &problem.path).map(|offset| self.position(offset).0);
-        ConfigError { line, column: None, field: problem.place, what: problem.what }
-    }
-}
-
-/// Where the last step of a path that exists begins in the text; `None` where not even the first does.
-fn offset(root: &DeTable, path: &[Step]) -> Option<usize> {
-    let mut found = None;
-    let mut table = Some(root);
-    let mut list = None;
-    for step in path {
-        let (start, value) = match step {
-            Step::Key(key) => {
-                let Some((key, value)) = table.and_then(|table| table.get_key_value(key.as_str())) else {
-                    break;
-                };
-                (key.span().start, value)
-            }
-            Step::Index(index) => {
-                let Some(value) = list.and_then(|list: &toml::de::DeArray| list.get(*index)) else { break };
-                (value.span().start, value)
-            }
-        };
-        found = Some(start);
-        table = value.get_ref().as_table();
-        list = value.get_ref().as_array();
-    }
-    found
-}
-
-/// TOML's own errors: the first of each line, since the others mostly follow from it.
-fn syntax_errors(lines: &Lines, errors: Vec<toml::de::Error>) -> Vec<ConfigError> {
-    let mut errors: Vec<(usize, toml::de::Error)> =
-        errors.into_iter().map(|error| (error.span().map_or(0, |span| span.start), error)).collect();
-    errors.sort_by_key(|(offset, _)| *offset);
-    let mut told: Vec<ConfigError> = errors
-        .into_iter()
-        .map(|(offset, error)| {
-            let (line, column) = lines.position(offset);
-            let subject = error.span().and_then(|span| lines.text.get(span)).unwrap_or_default();
-            let what = match error.message() {
-                "duplicate key" => format!("{} is written twice; keep one of them", quoted(subject)),
-                message => format!("{message}; mend TOML's syntax here"),
-            };
-            ConfigError { line: Some(line), column: Some(column), field: String::new(), what }
-        })
-        .collect();
-    told.dedup_by_key(|error| error.line);
-    told
-}
+#[cfg(test)]
+mod tests;

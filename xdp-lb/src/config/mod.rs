@@ -1,17 +1,20 @@
 //! What the operator wants: the config file's schema, its validation, and what the CLI changed since.
 
 mod effective;
+mod errors;
 mod load;
 mod overlay;
 mod place;
 mod rules;
 mod schema;
+mod section;
 pub mod state;
 mod text;
 mod written_check;
 
 pub use effective::{Effective, EffectiveBackend, EffectiveService, diff, effective};
-pub use load::{ConfigError, Errors, load, parse};
+pub use errors::{ConfigError, Errors};
+pub use load::{load, parse};
 pub use overlay::Overlay;
 pub use rules::{validate_backend, validate_service};
 pub use schema::*;

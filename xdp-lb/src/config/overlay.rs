@@ -376,3 +376,6 @@ fn unchanged(message: String) -> Answer<Outcome> {
 fn invalid(lines: Vec<String>) -> Refusal {
     Refusal::Invalid(lines.join("\n"))
 }
+
+#[cfg(test)]
+mod tests;

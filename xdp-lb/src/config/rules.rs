@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use hickory_proto::rr::Name;
-use hyper::http::uri::{Authority, PathAndQuery};
+use http::uri::{Authority, PathAndQuery};
 
 use super::place::{Place, Problems};
 use super::schema::{Backend, HealthCheck, Limits, Mode, PortRange, Probe, Protocol, Service};
@@ -150,7 +150,8 @@ impl ServiceDraft {
             problems.add(
                 &place,
                 format!(
-                    "\"{address}\" is {} and the VIP {vip} is {}; a service and its backends are of one family, \
+                    "\"{address}\" is {} and the VIP {vip} is {}; a service and its backends are of one \
+                     family, \
                      so give the other family a service of its own",
                     family(address.is_ipv4()),
                     family(vip.is_ipv4())
@@ -159,12 +160,19 @@ impl ServiceDraft {
         } else if vip == address {
             problems.add(
                 &place,
-                format!("\"{address}\" is the VIP of this service, so its packets would come back here; write the real server's own address"),
+                format!(
+                    "\"{address}\" is the VIP of this service, so its packets would come back here; \
+                     write the real server's own address"
+                ),
             );
         } else if self.snat_addresses.contains(&Some(address.ip())) {
             problems.add(
                 &place,
-                format!("{} is one of snat_addresses, which are this host's own; write the real server's own address", address.ip()),
+                format!(
+                    "{} is one of snat_addresses, which are this host's own; \
+                     write the real server's own address",
+                    address.ip()
+                ),
             );
         }
     }
@@ -175,7 +183,13 @@ impl ServiceDraft {
             && let Some(mode) = self.mode
             && mode != Mode::FullNat
         {
-            problems.add(&whole, format!("mode \"{mode}\" keeps the client's address; remove snat_addresses, or write mode = \"full-nat\""));
+            problems.add(
+                &whole,
+                format!(
+                    "mode \"{mode}\" keeps the client's address; remove snat_addresses, \
+                 or write mode = \"full-nat\""
+                ),
+            );
             return;
         }
         if self.snat_addresses.len() > MOST_SNAT_ADDRESSES {
@@ -196,7 +210,13 @@ impl ServiceDraft {
             } else if let Some(vip) = self.vip
                 && vip.is_ipv4() != address.is_ipv4()
             {
-                problems.add(&place, format!("\"{address}\" is not of the VIP's family ({vip}); write an address of this host of that family"));
+                problems.add(
+                    &place,
+                    format!(
+                        "\"{address}\" is not of the VIP's family ({vip}); \
+                         write an address of this host of that family"
+                    ),
+                );
             } else if !seen.insert(address) {
                 problems.add(&place, format!("\"{address}\" is listed twice; remove one of them"));
             }
@@ -267,7 +287,11 @@ pub(super) fn check_together(
             if first != index {
                 problems.add(
                     &place_of(index).key("vip"),
-                    format!("{vip} {protocol} is the VIP of {} already; change the address, the port or the protocol of one", labels[first]),
+                    format!(
+                        "{vip} {protocol} is the VIP of {} already; \
+                         change the address, the port or the protocol of one",
+                        labels[first]
+                    ),
                 );
             }
         }
@@ -285,9 +309,12 @@ pub(super) fn check_together(
             problems.add(
                 &place.key("vip"),
                 format!(
-                    "{} is in snat_addresses of {} and port {} in snat_ports ({ports}), so replies to that service \
+                    "{} is in snat_addresses of {} and port {} in snat_ports ({ports}), so replies to that \
+                     service \
                      would be taken for this one's packets; change the VIP, that snat address, or snat_ports",
-                    vip.ip(), labels[other], vip.port(),
+                    vip.ip(),
+                    labels[other],
+                    vip.port(),
                 ),
             );
         }
@@ -523,7 +550,8 @@ pub(super) fn interface_name(name: &str) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "{} is not an interface's name; write 1 to 15 bytes without \"/\", \":\" or spaces, as \"ip link\" shows it",
+        "{} is not an interface's name; write 1 to 15 bytes without \"/\", \":\" or spaces, \
+         as \"ip link\" shows it",
         quoted(name)
     ))
 }

@@ -69,17 +69,18 @@ pub struct Metrics {
 /// The sizes of the tables, which bound the memory that the kernel side uses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
-    /// Services. Default 4,096.
+    /// Services. 1 to 65,536, default 4,096.
     pub services: u32,
-    /// Backends of all services together. Default 16,384.
+    /// Backends of all services together. 1 to 1,000,000, default 16,384.
     pub backends: u32,
-    /// Slots of all rings together, 8 bytes each. Default 4,194,304.
+    /// Slots of all rings together, 8 bytes each. 1,024 to 2^28, default 4,194,304.
     pub slots: u32,
-    /// Flow records, about 170 bytes each; a `full-nat` flow takes two. Default 1,048,576.
+    /// Flow records, about 170 bytes each; a `full-nat` flow takes two. 1,024 to 2^26, default
+    /// 1,048,576.
     pub flows: u32,
 }
 
-/// When flows are over, in whole seconds.
+/// When flows are over, in whole seconds, 1 s to 7 days.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Timeouts {
     /// An established TCP flow without a packet. Default 15 min.
@@ -349,3 +350,173 @@ macro_rules! words {
 words!(XdpMode: "auto" => Auto, "native" => Native, "generic" => Generic; later: []);
 words!(Protocol: "tcp" => Tcp, "udp" => Udp; later: []);
 words!(Mode: "full-nat" => FullNat, "nat" => Nat; later: ["dsr", "ipip", "gue"]);
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::{parse, validate_backend, validate_service};
+    use super::*;
+
+    fn probe() -> impl Strategy<Value = Probe> {
+        let http = (
+            "/[a-z0-9/?=&%.]{0,20}",
+            prop::option::of("[a-z]{1,9}(:[1-9][0-9]{0,3})?"),
+            100u16..600,
+            0u16..600,
+        );
+        prop_oneof![
+            Just(Probe::None),
+            Just(Probe::Tcp),
+            http.prop_map(|(path, host, low, more)| {
+                Probe::Http { path, host, status: (low, (low + more).min(599)) }
+            }),
+            ("[a-z]{1,9}(\\.[a-z]{1,9}){0,3}\\.?", prop::sample::select(vec!["A", "AAAA", "TXT", "SOA"]))
+                .prop_map(|(name, record)| Probe::Dns { name, record: record.into() }),
+        ]
+    }
+
+    fn check() -> impl Strategy<Value = HealthCheck> {
+        (probe(), 100u64..=3_600_000, 0f64..=1.0, 1u16..=100, 1u16..=100).prop_map(
+            |(probe, interval, part, rise, fall)| HealthCheck {
+                probe,
+                interval: Duration::from_millis(interval),
+                timeout: Duration::from_millis(((interval as f64 * part) as u64).clamp(10, interval)),
+                rise,
+                fall,
+            },
+        )
+    }
+
+    fn service() -> impl Strategy<Value = Service> {
+        let address = |v6: bool, net: u8, host: u16| -> IpAddr {
+            if v6 {
+                std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, net.into(), host).into()
+            } else {
+                [198, 51, 100, net | (host as u8 & 0x3f)].into()
+            }
+        };
+        let protocol = prop::sample::select(vec![Protocol::Tcp, Protocol::Udp]);
+        let backends = prop::collection::btree_map((0u16..64, 1u16..), any::<u16>(), 0..5);
+        let policy = (protocol, any::<bool>(), prop::collection::btree_set(0u16..64, 0..4));
+        (
+            "[A-Za-z0-9][A-Za-z0-9._-]{0,62}",
+            any::<bool>(),
+            1u16..,
+            policy,
+            prop::option::of(check()),
+            backends,
+        )
+            .prop_map(move |(name, v6, port, (protocol, nat, snat), health_check, backends)| {
+                Service {
+                    name,
+                    vip: SocketAddr::new(address(v6, 0, 1), port),
+                    protocol,
+                    mode: if nat { Mode::Nat } else { Mode::FullNat },
+                    snat_addresses: snat
+                        .into_iter()
+                        .filter(|_| !nat)
+                        .map(|host| address(v6, 0x40, host))
+                        .collect(),
+                    health_check,
+                    backends: backends
+                        .into_iter()
+                        .map(|((host, port), weight)| Backend {
+                            address: SocketAddr::new(address(v6, 0x80, host), port),
+                            weight,
+                        })
+                        .collect(),
+                }
+            })
+    }
+
+    #[derive(Serialize)]
+    struct File {
+        interfaces: Vec<String>,
+        service: Vec<Service>,
+    }
+
+    proptest! {
+        #[test]
+        fn a_service_is_the_same_after_json(service in service()) {
+            let json = serde_json::to_string(&service).expect("printed");
+            let read: Service = serde_json::from_str(&json).expect("read");
+            prop_assert_eq!(&read, &service);
+            prop_assert_eq!(validate_service(&read), Ok(()));
+        }
+
+        #[test]
+        fn a_service_is_the_same_after_a_config_file(service in service()) {
+            let file = File { interfaces: vec!["eth0".into()], service: vec![service.clone()] };
+            let config = match parse(&toml::to_string(&file).expect("printed")) {
+                Ok(config) => config,
+                Err(errors) => return Err(TestCaseError::fail(errors.to_string())),
+            };
+            prop_assert_eq!(config.services, vec![service]);
+        }
+    }
+
+    fn web(json: &str) -> Result<Service, String> {
+        serde_json::from_str(json).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_service_in_json_is_read_with_the_words_of_the_config_file() {
+        let minimal = web(r#"{"name":"web","vip":"192.0.2.10:80"}"#).expect("valid");
+        assert_eq!((minimal.protocol, minimal.mode), (Protocol::Tcp, Mode::FullNat));
+        let cases = [
+            (r#"{"name":"web","vip":"192.0.2.10"}"#, "\"192.0.2.10\" has no port; write \"192.0.2.10:80\""),
+            (
+                r#"{"name":"web","vip":"192.0.2.10:80","mode":"gue"}"#,
+                "\"gue\" is not in this version; write \"full-nat\" or \"nat\"",
+            ),
+            (r#"{"name":"web","vip":"192.0.2.10:80","weight":1}"#, "unknown field `weight`"),
+            (
+                r#"{"name":"web","vip":"192.0.2.10:80","backend":[{"address":"b:1"}]}"#,
+                "\"b\" is not an IP address",
+            ),
+        ];
+        for (json, words) in cases {
+            let message = web(json).expect_err("refused");
+            assert!(message.contains(words), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_service_from_the_api_is_held_to_the_rules_of_the_file() {
+        let bad = web(r#"{"name":"we b","vip":"192.0.2.10:0","health_check":{"type":"tcp","rise":0},
+                "backend":[{"address":"[2001:db8::1]:80"}]}"#)
+        .expect("well-formed");
+        assert_eq!(
+            validate_service(&bad).expect_err("refused"),
+            [
+                "service \"we b\": name: \"we b\" has ' ' in it; write letters, digits, \"-\", \"_\" and \".\" only",
+                "service \"we b\": vip: \"192.0.2.10:0\" has port 0; write 1 to 65535",
+                "service \"we b\": health_check.rise: 0 is out of range; write 1 to 100",
+                "service \"we b\": backend [2001:db8::1]:80: address: \"[2001:db8::1]:80\" is IPv6 and the VIP \
+                 192.0.2.10:0 is IPv4; a service and its backends are of one family, so give the other family a \
+                 service of its own",
+            ]
+        );
+        let backend = Backend { address: "192.0.2.10:80".parse().expect("an address"), weight: 1 };
+        let good = web(r#"{"name":"web","vip":"192.0.2.10:80"}"#).expect("valid");
+        assert_eq!(
+            validate_backend(&good, &backend).expect_err("refused"),
+            [
+                "service \"web\": backend 192.0.2.10:80: address: \"192.0.2.10:80\" is the VIP of this service, so \
+                 its packets would come back here; write the real server's own address"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_health_check_in_words_says_what_is_tried_and_how_often() {
+        let probe =
+            Probe::Http { path: "/healthz".into(), host: Some("example.com".into()), status: (200, 299) };
+        assert_eq!(
+            HealthCheck::new(probe).to_string(),
+            "http GET /healthz of example.com, status 200-299, every 1s, timeout 500ms, rise 2, fall 3"
+        );
+        assert_eq!(HealthCheck::new(Probe::None).to_string(), "none");
+    }
+}

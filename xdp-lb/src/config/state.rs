@@ -21,8 +21,8 @@ pub enum StateError {
     /// The file is there and makes no sense. It was renamed, so that the next change does not
     /// overwrite it.
     #[error(
-        "the state file {} {why}; it was set aside as {}: the changes made at runtime are not in effect until \
-         they are made again, or that file is mended and put back", path.display(), set_aside.display()
+        "the state file {} {why}; it was set aside as {}: the changes made at runtime are not \
+         in effect until they are made again, or that file is mended and put back", path.display(), set_aside.display()
     )]
     SetAside {
         /// The state file.
@@ -144,4 +144,185 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(suffix);
     name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::config::{Backend, parse};
+
+    fn directory() -> TempDir {
+        tempfile::tempdir().expect("a directory")
+    }
+
+    fn overlay() -> Overlay {
+        let config = parse(
+            "interfaces = [\"eth0\"]\n[[service]]\nname = \"web\"\nvip = \"192.0.2.10:80\"\n\
+             backend = [{ address = \"198.51.100.1:80\" }, { address = \"198.51.100.2:80\" }]\n",
+        )
+        .expect("valid");
+        let mut overlay = Overlay::default();
+        let address = |text: &str| text.parse().expect("an address");
+        let added = Backend { address: address("198.51.100.3:80"), weight: 7 };
+        overlay.add_backend(&config, "web", added).expect("added");
+        overlay.remove_backend(&config, "web", address("198.51.100.1:80")).expect("removed");
+        let service = serde_json::from_str(
+            r#"{"name":"dns","vip":"[2001:db8::53]:53","protocol":"udp","health_check":{"type":"dns"},
+                "backend":[{"address":"[2001:db8::1]:53"}]}"#,
+        )
+        .expect("valid");
+        overlay.add_service(&config, service).expect("added");
+        overlay
+    }
+
+    fn names(directory: &TempDir) -> Vec<String> {
+        let entries = fs::read_dir(directory.path()).expect("listed");
+        let mut names: Vec<String> = entries
+            .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn no_file_is_no_changes() {
+        let directory = directory();
+        assert_eq!(read(&directory.path().join("none")).expect("read"), Overlay::default());
+    }
+
+    #[test]
+    fn what_was_written_is_read_from_a_file_of_root_alone() {
+        let directory = directory();
+        let path = directory.path().join("new/deep/state.json");
+        write(&path, &Overlay::default()).expect("written");
+        write(&path, &overlay()).expect("written");
+        assert_eq!(read(&path).expect("read"), overlay());
+        assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(path.parent().expect("a parent")).expect("listed").count(), 1);
+    }
+
+    #[test]
+    fn the_file_is_for_people_to_read() {
+        let directory = directory();
+        let path = directory.path().join("state.json");
+        write(&path, &overlay()).expect("written");
+        assert_eq!(
+            fs::read_to_string(&path).expect("read"),
+            r#"{
+  "version": 1,
+  "overlay": {
+    "added_services": {
+      "dns": {
+        "name": "dns",
+        "vip": "[2001:db8::53]:53",
+        "protocol": "udp",
+        "mode": "full-nat",
+        "health_check": {
+          "type": "dns",
+          "name": ".",
+          "record": "NS",
+          "interval": "1s",
+          "timeout": "500ms",
+          "rise": 2,
+          "fall": 3
+        }
+      }
+    },
+    "backends": {
+      "dns": {
+        "[2001:db8::1]:53": {
+          "added": {
+            "weight": 100,
+            "admin": "enabled"
+          }
+        }
+      },
+      "web": {
+        "198.51.100.1:80": "removed",
+        "198.51.100.3:80": {
+          "added": {
+            "weight": 7,
+            "admin": "enabled"
+          }
+        }
+      }
+    }
+  }
+}
+"#
+        );
+    }
+
+    #[test]
+    fn what_a_killed_daemon_left_half_written_is_replaced_and_never_read() {
+        let directory = directory();
+        let path = directory.path().join("state.json");
+        write(&path, &overlay()).expect("written");
+        fs::write(directory.path().join("state.json.new"), "{\"vers").expect("written");
+        assert_eq!(read(&path).expect("read"), overlay());
+        write(&path, &Overlay::default()).expect("written");
+        assert_eq!(read(&path).expect("read"), Overlay::default());
+        assert_eq!(names(&directory), ["state.json"]);
+    }
+
+    #[test]
+    fn a_link_in_the_way_of_the_new_file_is_not_followed() {
+        let directory = directory();
+        let path = directory.path().join("state.json");
+        let other = directory.path().join("other");
+        fs::write(&other, "mine").expect("written");
+        std::os::unix::fs::symlink(&other, directory.path().join("state.json.new")).expect("linked");
+        write(&path, &overlay()).expect("written");
+        assert_eq!(fs::read_to_string(&other).expect("read"), "mine");
+    }
+
+    #[test]
+    fn a_damaged_file_is_set_aside_and_told_and_never_overwrites_an_earlier_one() {
+        let whole = serde_json::to_string(&State { version: VERSION, overlay: overlay() }).expect("printed");
+        let directory = directory();
+        let path = directory.path().join("state.json");
+        let damaged = [
+            String::new(),
+            whole[..whole.len() / 2].to_owned(),
+            "{\"version\":2,\"overlay\":{},\"more\":1}".to_owned(),
+            whole.replace("\"added\"", "\"aded\""),
+            whole.replace("198.51.100.3:80", "198.51.100.3"),
+        ];
+        for (number, text) in damaged.iter().enumerate() {
+            fs::write(&path, text).expect("written");
+            let error = read(&path).expect_err("refused");
+            let StateError::SetAside { set_aside, .. } = &error else { panic!("{error}") };
+            assert_eq!(fs::read_to_string(set_aside).expect("read"), *text);
+            assert!(error.to_string().contains("was set aside as"), "{error}");
+            assert_eq!(names(&directory).len(), number + 1, "{:?}", names(&directory));
+            assert!(names(&directory).iter().all(|name| name.starts_with("state.json.corrupt-")));
+            assert_eq!(read(&path).expect("read"), Overlay::default());
+        }
+        fs::write(&path, &damaged[2]).expect("written");
+        let message = read(&path).expect_err("refused").to_string();
+        assert!(message.contains("is of version 2, and this daemon knows version 1"), "{message}");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_stays_where_it_is() {
+        let directory = directory();
+        let error = read(directory.path()).expect_err("refused");
+        assert!(matches!(error, StateError::Unreadable { .. }), "{error}");
+        assert!(directory.path().is_dir());
+    }
+
+    #[test]
+    fn a_write_that_fails_says_where_and_leaves_the_old_file() {
+        let directory = directory();
+        let path = directory.path().join("state.json");
+        write(&path, &overlay()).expect("written");
+        fs::create_dir(directory.path().join("state.json.new")).expect("made");
+        let message = format!("{:#}", write(&path, &Overlay::default()).expect_err("refused"));
+        assert!(message.contains("state.json.new"), "{message}");
+        assert_eq!(read(&path).expect("read"), overlay());
+    }
 }

@@ -14,13 +14,14 @@ use serde::{Deserialize, Deserializer};
 pub fn parse_endpoint(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
         let said = quoted(text);
-        if let Ok(address) = text.parse::<IpAddr>() {
+        let unbracketed = |host: &str| host.strip_prefix('[')?.strip_suffix(']').map(str::to_owned);
+        if let Ok(address) = unbracketed(text).as_deref().unwrap_or(text).parse::<IpAddr>() {
             return format!("{said} has no port; write \"{}\"", SocketAddr::new(address, 80));
         }
         let Some((host, port)) = text.rsplit_once(':') else {
             return format!("{said} is not an address and port; write \"192.0.2.10:80\"");
         };
-        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let bare = unbracketed(host).unwrap_or_else(|| host.into());
         match (bare.parse::<IpAddr>(), port.parse::<u16>()) {
             (Ok(address), Ok(port)) => {
                 format!("{said} is not an address and port; write \"{}\"", SocketAddr::new(address, port))
@@ -29,7 +30,7 @@ pub fn parse_endpoint(text: &str) -> Result<SocketAddr, String> {
             (Err(_), _) => format!(
                 "{said}: {} is not an IP address; write one, such as \"192.0.2.10:80\" or \
                  \"[2001:db8::10]:80\" (names are not looked up)",
-                quoted(bare)
+                quoted(&bare)
             ),
         }
     })

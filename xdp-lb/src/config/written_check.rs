@@ -154,3 +154,33 @@ impl From<HealthCheck> for WrittenCheck {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> Result<HealthCheck, String> {
+        serde_json::from_str(json).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn json_is_flat_with_durations_as_text() {
+        let json = r#"{"type":"http","path":"/healthz","host":"example.com","status":"200-299","interval":"1m 30s","timeout":"500ms","rise":2,"fall":3}"#;
+        let check = read(json).expect("valid");
+        assert_eq!(check.interval, Duration::from_secs(90));
+        assert_eq!(serde_json::to_string(&check).expect("printed"), json);
+    }
+
+    #[test]
+    fn json_with_a_key_that_is_unknown_or_of_another_type_is_refused() {
+        let message = read(r#"{"type":"tcp","pth":"/"}"#).expect_err("refused");
+        assert!(message.contains("unknown field `pth`"), "{message}");
+        assert_eq!(
+            read(r#"{"type":"tcp","path":"/","interval":"x"}"#).expect_err("refused"),
+            "health_check.path: belongs to a check of type \"http\", and this one is of type \"tcp\"; remove it or \
+             change the type\nhealth_check.interval: \"x\" is not a duration (expected number at 0); write \
+             \"500ms\" or \"1m 30s\""
+        );
+        assert!(read("{}").expect_err("refused").contains("missing field `type`"));
+    }
+}

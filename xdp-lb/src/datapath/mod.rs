@@ -1,2 +1,17 @@
 //! Loading, attaching, pinning and adopting the program, and its tables as types: the only place
 //! that touches a BPF map.
+
+mod batch;
+mod census;
+mod events;
+mod maps;
+mod pins;
+mod program;
+mod settings;
+
+pub use census::Census;
+pub use events::Events;
+pub use maps::Sizes;
+pub use pins::unload;
+pub use program::{Attached, Datapath, Options};
+pub use settings::{Policy, hash_keys};

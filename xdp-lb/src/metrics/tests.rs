@@ -179,3 +179,16 @@ async fn an_owner_that_has_ended_fails_the_scrape() {
     let (status, _, body) = get(served(Handle::new(sender)).await, "/metrics", "").await;
     assert_eq!((status, body.as_str()), (503, "the daemon is stopping\n"));
 }
+
+#[tokio::test]
+async fn every_metric_is_documented_with_its_type_and_nothing_else_is() {
+    let (_, _, text) = get(served(Owner::default().start()).await, "/metrics", "").await;
+    let served: BTreeMap<_, _> =
+        parse(&text, false).into_iter().map(|(name, (kind, _))| (name, kind)).collect();
+    let documented: BTreeMap<_, _> = include_str!("../../../docs/metrics.md")
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once("` | "))
+        .map(|(name, rest)| (name.to_owned(), rest.split(' ').next().unwrap().to_owned()))
+        .collect();
+    assert_eq!(served, documented);
+}

@@ -399,7 +399,7 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
 }
 
 fn mac(bytes: &[u8]) -> Option<MacAddress> {
-    bytes.try_into().ok().map(MacAddress)
+    bytes.try_into().ok().map(MacAddress::new)
 }
 
 #[cfg(test)]
@@ -432,7 +432,7 @@ mod tests {
         let expected = Link {
             index: 7,
             name: "eth1.100".into(),
-            mac: Some(MacAddress([2, 0, 0, 0, 0, 7])),
+            mac: Some(MacAddress::new([2, 0, 0, 0, 0, 7])),
             up: true,
             carrier: true,
             mtu: 1496,

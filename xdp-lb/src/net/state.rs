@@ -510,7 +510,7 @@ mod tests {
         Link {
             index,
             name: format!("eth{index}"),
-            mac: Some(MacAddress([2, 0, 0, 0, 0, index as u8])),
+            mac: Some(MacAddress::new([2, 0, 0, 0, 0, index as u8])),
             up: true,
             carrier: true,
             mtu: 1500,
@@ -528,7 +528,7 @@ mod tests {
     }
 
     fn resolved(last: u8, standing: Standing) -> Neighbour {
-        Neighbour::Resolved { mac: MacAddress([2, 0, 0, 0, 1, last]), standing }
+        Neighbour::Resolved { mac: MacAddress::new([2, 0, 0, 0, 1, last]), standing }
     }
 
     /// One backend behind the gateway, whose route is known.
@@ -625,7 +625,7 @@ mod tests {
         assert!(state.apply(Change::Neighbour(other, Some(resolved(2, Standing::Confirmed))), now));
         let told = told(&mut state);
         let macs: Vec<_> = told.iter().flatten().map(|hop| hop.destination_mac).collect();
-        assert_eq!(macs, [MacAddress([2, 0, 0, 0, 1, 2])]);
+        assert_eq!(macs, [MacAddress::new([2, 0, 0, 0, 1, 2])]);
         assert_eq!(state.hops.len(), 1, "the old gateway is forgotten");
     }
 
@@ -639,8 +639,8 @@ mod tests {
             interface: "eth5".into(),
             ifindex: 1,
             vlan: Some(7),
-            source_mac: MacAddress([2, 0, 0, 0, 0, 5]),
-            destination_mac: MacAddress([2, 0, 0, 0, 1, 1]),
+            source_mac: MacAddress::new([2, 0, 0, 0, 0, 5]),
+            destination_mac: MacAddress::new([2, 0, 0, 0, 1, 1]),
             source: IpAddr::from([192, 0, 2, 1]),
             mtu: 1400,
         };

@@ -1,0 +1,175 @@
+//! The real daemon on a host of the lab.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::host::Host;
+use crate::process::Process;
+use crate::{paths, wait};
+
+/// `xdp-lb run` on a host. When dropped it is killed, its program detached and its pins removed.
+pub struct Daemon {
+    host: Host,
+    dir: PathBuf,
+    pins: PathBuf,
+    process: Option<Process>,
+}
+
+impl Daemon {
+    /// Starts it on these interfaces and waits until it answers. `config` is the rest of the config file:
+    /// keys of no table first, then the services.
+    pub fn start(host: &Host, interfaces: &[&str], config: &str) -> Result<Self> {
+        let dir = host.dir();
+        // The bpffs of the sandbox, which goes with it.
+        let pins = PathBuf::from(format!("/sys/fs/bpf/{}-{}", host.lab().name(), host.name()));
+        let mut daemon = Self { host: host.clone(), dir, pins, process: None };
+        let text = format!("{}\n{config}", daemon.preamble(interfaces));
+        fs::write(daemon.config_file(), text).context("cannot write the config file")?;
+        daemon.run()?;
+        Ok(daemon)
+    }
+
+    /// The keys that a lab sets: dotted, so that keys of no table may follow.
+    fn preamble(&self, interfaces: &[&str]) -> String {
+        format!(
+            "interfaces = {interfaces:?}\nstate_file = {:?}\npin_path = {:?}\napi.socket = {:?}\n",
+            self.dir.join("state.json"),
+            self.pins,
+            self.socket(),
+        )
+    }
+
+    /// Starts it, also again after [`Daemon::kill`], and waits until it answers.
+    pub fn run(&mut self) -> Result<()> {
+        self.process = None;
+        let program = paths::daemon();
+        if !paths::is_executable(&program) {
+            bail!("there is no {}: run `cargo xtask build`", program.display());
+        }
+        let mut command = self.host.command(program);
+        command.arg("run").arg("--config").arg(self.config_file());
+        let mut process = self.host.spawn_command("xdp-lb", command)?;
+        wait::until("the daemon to answer `xdp-lb status`", Duration::from_secs(20), || {
+            if let Some(status) = process.exited()? {
+                bail!("the daemon ended ({status}): {}", process.log().trim());
+            }
+            Ok(self.cli_output(&["status"])?.status.success())
+        })
+        .with_context(|| format!("its log is {}", process.log_file().display()))?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Kills it with SIGKILL: it cannot clean up. The program stays attached.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process_mut()?.kill()?;
+        self.process = None;
+        Ok(())
+    }
+
+    /// Ends it as a service manager would, with SIGTERM.
+    pub fn stop(&mut self) -> Result<()> {
+        self.process_mut()?.stop()?;
+        self.process = None;
+        Ok(())
+    }
+
+    fn process_mut(&mut self) -> Result<&mut Process> {
+        self.process.as_mut().context("the daemon is not running")
+    }
+
+    /// Its process, where it runs.
+    pub fn process(&self) -> Option<&Process> {
+        self.process.as_ref()
+    }
+
+    /// The host that it runs on.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// Its config file.
+    pub fn config_file(&self) -> PathBuf {
+        self.dir.join("xdp-lb.toml")
+    }
+
+    /// The text of its config file.
+    pub fn config(&self) -> Result<String> {
+        fs::read_to_string(self.config_file()).context("cannot read the config file")
+    }
+
+    /// Its control socket.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("api.sock")
+    }
+
+    /// The folder of its pins.
+    pub fn pins(&self) -> &Path {
+        &self.pins
+    }
+
+    /// What it has logged, since the first start.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("xdp-lb.log")).unwrap_or_default()
+    }
+
+    /// Runs the CLI, and returns what it prints. An error carries what it says on stderr.
+    pub fn cli(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.cli_output(arguments)?;
+        if !output.status.success() {
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            bail!("`xdp-lb {}` failed ({}): {}", arguments.join(" "), output.status, stderr.trim());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Runs the CLI with `--output json`, and returns the document.
+    pub fn cli_json(&self, arguments: &[&str]) -> Result<Value> {
+        let text = self.cli(&[arguments, &["--output", "json"]].concat())?;
+        serde_json::from_str(&text)
+            .with_context(|| format!("`xdp-lb {}` printed no JSON", arguments.join(" ")))
+    }
+
+    /// Runs the CLI, however it ends.
+    pub fn cli_output(&self, arguments: &[&str]) -> Result<Output> {
+        let mut command = self.host.command(paths::daemon());
+        command.args(arguments).arg("--socket").arg(self.socket()).output().context("cannot start xdp-lb")
+    }
+
+    /// What a backend does now, such as "up", "down" or "draining".
+    pub fn backend_state(&self, service: &str, address: &str) -> Result<String> {
+        let document = self.cli_json(&["backend", "list"])?;
+        let backends = document.as_array().context("`xdp-lb backend list` printed no list")?;
+        let backend = backends
+            .iter()
+            .find(|backend| backend["service"] == service && backend["address"] == address)
+            .with_context(|| format!("{service} has no backend {address}"))?;
+        Ok(backend["state"].as_str().context("the backend has no state")?.to_owned())
+    }
+
+    /// Waits until a backend is in this state, and returns how long that took.
+    pub fn wait_for_state(
+        &self,
+        service: &str,
+        address: &str,
+        state: &str,
+        deadline: Duration,
+    ) -> Result<Duration> {
+        wait::until(&format!("{address} of {service} to be {state}"), deadline, || {
+            Ok(self.backend_state(service, address)? == state)
+        })
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.process = None;
+        // The links' pins hold the program on the devices. bpffs has folders and pins only.
+        let _ = fs::remove_dir_all(&self.pins);
+    }
+}

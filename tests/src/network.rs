@@ -1,0 +1,111 @@
+//! The network that most tests and the demo use: a client, a load balancer, and backends behind it.
+
+use anyhow::Result;
+
+use crate::host::Host;
+use crate::lab::Lab;
+use crate::link::connect;
+use crate::xdp_pass::XdpPass;
+
+/// ```text
+/// client eth0 ---- eth0 lb eth1 ---- switch ---- eth0 backend-1, backend-2, ...
+/// 192.0.2.100/24   192.0.2.1    198.51.100.2/24     198.51.100.11, .12, ...
+/// 2001:db8:1::100  2001:db8:1::1  2001:db8:2::2     2001:db8:2::11, ::12, ...
+/// ```
+///
+/// The VIPs 192.0.2.10 and 2001:db8:1::10 are addresses of the load balancer's eth0. Backends route to the client
+/// through the load balancer, which forwards.
+pub struct Network {
+    /// The lab that the hosts belong to.
+    pub lab: Lab,
+    /// The client.
+    pub client: Host,
+    /// The load balancer.
+    pub lb: Host,
+    /// The backends, `backend-1` first.
+    pub backends: Vec<Host>,
+    /// The bridge between the load balancer and the backends; port `lb` to the former, `backend-N` to the latter.
+    pub switch: Host,
+    _peers: [XdpPass; 2],
+}
+
+impl Network {
+    /// The IPv4 VIP.
+    pub const VIP: &str = "192.0.2.10";
+    /// The IPv6 VIP.
+    pub const VIP6: &str = "2001:db8:1::10";
+
+    /// Makes the hosts and connects them. At most 80 backends.
+    pub fn new(name: &str, backends: usize) -> Result<Self> {
+        assert!(backends <= 80, "198.51.100.11 to .90");
+        let lab = Lab::new(name)?;
+        let client = lab.host("client")?;
+        let lb = lab.host("lb")?;
+        let switch = lab.host("switch")?;
+
+        connect(&client, "eth0", &lb, "eth0")?;
+        address(&client, "eth0", "192.0.2.100/24", "2001:db8:1::100/64")?;
+        address(&lb, "eth0", "192.0.2.1/24", "2001:db8:1::1/64")?;
+        address(&lb, "eth0", "192.0.2.10/32", "2001:db8:1::10/128")?;
+        default_route(&client, "192.0.2.1", "2001:db8:1::1")?;
+
+        switch.run("ip link add bridge type bridge")?;
+        switch.run("ip link set bridge up")?;
+        plug(&switch, "lb", &lb, "eth1")?;
+        address(&lb, "eth1", "198.51.100.2/24", "2001:db8:2::2/64")?;
+        lb.sysctl("net.ipv4.ip_forward", "1")?;
+        lb.sysctl("net.ipv6.conf.all.forwarding", "1")?;
+
+        // What the load balancer's program sends arrives only at a device that has a program, too.
+        let _peers = [XdpPass::attach(&client, "eth0")?, XdpPass::attach(&switch, "lb")?];
+
+        let mut network = Self { lab, client, lb, switch, backends: Vec::new(), _peers };
+        for _ in 0..backends {
+            network.add_backend()?;
+        }
+        Ok(network)
+    }
+
+    /// Adds one more backend to the network and returns it.
+    pub fn add_backend(&mut self) -> Result<Host> {
+        let number = self.backends.len() + 1;
+        let name = format!("backend-{number}");
+        let host = self.lab.host(&name)?;
+        plug(&self.switch, &name, &host, "eth0")?;
+        address(
+            &host,
+            "eth0",
+            &format!("{}/24", Self::backend(number)),
+            &format!("{}/64", Self::backend6(number)),
+        )?;
+        default_route(&host, "198.51.100.2", "2001:db8:2::2")?;
+        self.backends.push(host.clone());
+        Ok(host)
+    }
+
+    /// The IPv4 address of backend `number`, counted from 1.
+    pub fn backend(number: usize) -> String {
+        format!("198.51.100.{}", number + 10)
+    }
+
+    /// The IPv6 address of backend `number`, counted from 1; its last group reads like the IPv4 address's last byte.
+    pub fn backend6(number: usize) -> String {
+        format!("2001:db8:2::{}", number + 10)
+    }
+}
+
+fn address(host: &Host, device: &str, v4: &str, v6: &str) -> Result<()> {
+    host.run(&format!("ip addr add {v4} dev {device}"))?;
+    // Without duplicate address detection it can be used at once.
+    host.run(&format!("ip addr add {v6} dev {device} nodad")).map(drop)
+}
+
+fn default_route(host: &Host, v4: &str, v6: &str) -> Result<()> {
+    host.run(&format!("ip route add default via {v4}"))?;
+    host.run(&format!("ip -6 route add default via {v6}")).map(drop)
+}
+
+fn plug(switch: &Host, port: &str, host: &Host, device: &str) -> Result<()> {
+    connect(switch, port, host, device)?;
+    switch.run(&format!("ip link set {port} master bridge")).map(drop)
+}

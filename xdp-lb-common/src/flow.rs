@@ -1,0 +1,173 @@
+//! A flow's life: when it is established, closing, over.
+
+use core::cell::UnsafeCell;
+
+use zerocopy::{FromBytes, IntoBytes, KnownLayout};
+
+use crate::headers::{TCP_FIN, TCP_RST, TCP_SYN};
+use crate::net::Protocol;
+use crate::tables::Settings;
+
+/// The client has sent a packet after its first: a TCP flow without it is half-open.
+pub const ESTABLISHED: u8 = 1;
+/// The client has sent a FIN.
+pub const CLIENT_FIN: u8 = 2;
+/// The backend has sent a FIN.
+pub const BACKEND_FIN: u8 = 4;
+/// The client has sent a RST, and nothing else since.
+pub const CLIENT_RESET: u8 = 8;
+/// The backend has sent a RST, and nothing else since.
+pub const BACKEND_RESET: u8 = 16;
+
+const FINS: u8 = CLIENT_FIN | BACKEND_FIN;
+const RESETS: u8 = CLIENT_RESET | BACKEND_RESET;
+
+/// Seconds for which a TCP flow may stay half-open: some retransmissions of a SYN (RFC 6298 section 2).
+const HALF_OPEN: u32 = 30;
+/// Seconds without a packet after which a TCP flow with one FIN is over. A side that still sends
+/// keeps it alive. `nat` never sees the backend's FIN, so this ends every one of its flows.
+const CLOSING: u32 = 10;
+/// Seconds for which the record of a closed flow is kept: for the last packets still on their way,
+/// and for a client in whose name somebody else sent a reset to go on.
+const CLOSED: u32 = 10;
+
+/// How far a flow has come after a TCP packet with these control bits. A side that goes on after
+/// its reset did not send that reset.
+#[inline(always)]
+pub fn advance(progress: u8, direction: Direction, tcp_flags: u8) -> u8 {
+    let (fin, reset) = match direction {
+        Direction::Forward => (CLIENT_FIN, CLIENT_RESET),
+        Direction::Reply => (BACKEND_FIN, BACKEND_RESET),
+    };
+    if tcp_flags & TCP_RST != 0 {
+        return progress | reset;
+    }
+    let mut progress = progress & !reset;
+    if tcp_flags & TCP_FIN != 0 {
+        progress |= fin;
+    }
+    if matches!(direction, Direction::Forward) && tcp_flags & TCP_SYN == 0 {
+        progress |= ESTABLISHED;
+    }
+    progress
+}
+
+/// Which way the packets of a flow record go.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum Direction {
+    /// From a client to a backend.
+    Forward = 0,
+    /// From a backend to a client.
+    Reply = 1,
+}
+
+/// What a packet notes in its flow's record, in one word that is read and written at once: when it
+/// was seen (seconds of the kernel's monotonic clock, bits 0 to 31), how far the flow has come (32 to
+/// 39), and the record's direction, which never changes (40).
+#[derive(Debug, FromBytes, IntoBytes, KnownLayout)]
+#[repr(transparent)]
+pub struct Life(UnsafeCell<u64>);
+
+// SAFETY: in the kernel every access is one load or store of the aligned word, so that CPUs that share
+// a record see one note or another, never a mixture.
+#[cfg(target_arch = "bpf")]
+unsafe impl Sync for Life {}
+
+impl Clone for Life {
+    fn clone(&self) -> Self {
+        Self(UnsafeCell::new(self.read()))
+    }
+}
+
+impl Life {
+    /// The life of a record that begins, or goes on, with a packet seen at `now`.
+    #[inline(always)]
+    pub fn new(direction: Direction, now: u32, progress: u8) -> Self {
+        Self(UnsafeCell::new(Self::word(direction as u64, now, progress)))
+    }
+
+    #[inline(always)]
+    fn word(direction: u64, now: u32, progress: u8) -> u64 {
+        direction << 40 | u64::from(progress) << 32 | u64::from(now)
+    }
+
+    /// Notes a packet. Of two CPUs that note one at the same time, one is forgotten.
+    #[inline(always)]
+    pub fn note(&self, now: u32, progress: u8) {
+        let word = Self::word(self.read() >> 40, now, progress);
+        // SAFETY: as for `read`.
+        unsafe { self.0.get().write_volatile(word) }
+    }
+
+    /// The word. LLVM 22 has no atomic loads for BPF; a volatile access of an aligned word is one
+    /// instruction there, as the kernel's own READ_ONCE relies on.
+    #[inline(always)]
+    fn read(&self) -> u64 {
+        // SAFETY: the cell is aligned and lives as long as self. On the host a Life is not Sync, so
+        // nobody writes it meanwhile; in the kernel the access is one instruction.
+        unsafe { self.0.get().read_volatile() }
+    }
+
+    /// When the last packet was seen, seconds of the kernel's monotonic clock.
+    #[inline(always)]
+    pub fn last_seen(&self) -> u32 {
+        self.read() as u32
+    }
+
+    /// How far the flow has come: [`ESTABLISHED`] and the other bits of this module.
+    #[inline(always)]
+    pub fn progress(&self) -> u8 {
+        (self.read() >> 32) as u8
+    }
+
+    /// Whether the record is that of a backend's packets.
+    #[inline(always)]
+    pub fn is_reply(&self) -> bool {
+        self.read() >> 40 == Direction::Reply as u64
+    }
+
+    /// Whether both sides have closed the flow, or one has reset it.
+    #[inline(always)]
+    pub fn is_closed(&self) -> bool {
+        self.progress() & RESETS != 0 || self.progress() & FINS == FINS
+    }
+
+    /// Whether any side has begun to close the flow.
+    #[inline(always)]
+    pub fn is_closing(&self) -> bool {
+        self.progress() & (RESETS | FINS) != 0
+    }
+
+    /// Whether the flow may still have packets; `now` in seconds of the clock of [`Life::last_seen`].
+    #[inline(always)]
+    pub fn is_live(&self, protocol: Protocol, now: u32, settings: &Settings) -> bool {
+        !self.is_closed() && self.idle(now) <= self.patience(protocol, settings)
+    }
+
+    /// Whether the record is of no more use: its place and its port may be given to another flow.
+    #[inline(always)]
+    pub fn is_over(&self, protocol: Protocol, now: u32, settings: &Settings) -> bool {
+        self.idle(now) > if self.is_closed() { CLOSED } else { self.patience(protocol, settings) }
+    }
+
+    /// Seconds since its last packet. The clock is read on several CPUs: a record may be a little
+    /// ahead of `now`.
+    #[inline(always)]
+    fn idle(&self, now: u32) -> u32 {
+        now.saturating_sub(self.last_seen())
+    }
+
+    #[inline(always)]
+    fn patience(&self, protocol: Protocol, settings: &Settings) -> u32 {
+        if protocol != Protocol::TCP {
+            settings.udp_idle
+        } else if self.is_closing() {
+            CLOSING
+        } else if self.progress() & ESTABLISHED == 0 {
+            HALF_OPEN
+        } else {
+            settings.tcp_idle
+        }
+    }
+}

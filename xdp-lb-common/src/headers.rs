@@ -1,0 +1,152 @@
+//! The headers of Ethernet, IP, TCP and UDP. Each field lies at a multiple of its own width from the
+//! header's start.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::net::{Be16, Be32, MacAddress, Port, Protocol};
+
+/// EtherType of IPv4 (IEEE 802 Numbers, IANA).
+pub const ETHERTYPE_IPV4: u16 = 0x0800;
+/// EtherType of IPv6.
+pub const ETHERTYPE_IPV6: u16 = 0x86dd;
+/// EtherType of a customer VLAN tag (IEEE 802.1Q).
+pub const ETHERTYPE_VLAN: u16 = 0x8100;
+/// EtherType of a service VLAN tag (IEEE 802.1ad).
+pub const ETHERTYPE_SERVICE_VLAN: u16 = 0x88a8;
+
+/// TCP FIN (RFC 9293 section 3.1).
+pub const TCP_FIN: u8 = 0x01;
+/// TCP SYN.
+pub const TCP_SYN: u8 = 0x02;
+/// TCP RST.
+pub const TCP_RST: u8 = 0x04;
+/// TCP ACK.
+pub const TCP_ACK: u8 = 0x10;
+
+macro_rules! header {
+    ($(#[$doc:meta])* $name:ident, $bytes:literal { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+        #[repr(C)]
+        pub struct $name { $($(#[$field_doc])* pub $field: $type,)* }
+        const _: () = assert!(size_of::<$name>() == $bytes);
+    };
+}
+
+header! {
+    /// Ethernet II (IEEE 802.3).
+    Ethernet, 14 {
+        /// The receiver.
+        destination: MacAddress,
+        /// The sender.
+        source: MacAddress,
+        /// What follows.
+        ethertype: Be16,
+    }
+}
+
+header! {
+    /// A VLAN tag, behind the EtherType that announces it (IEEE 802.1Q).
+    VlanTag, 4 {
+        /// Priority (3 bits), drop eligible (1), VLAN id (12).
+        control: Be16,
+        /// What follows.
+        ethertype: Be16,
+    }
+}
+
+header! {
+    /// IPv4 without its options (RFC 791 section 3.1).
+    Ipv4, 20 {
+        /// 4, and the header's length in 32-bit words.
+        version_and_length: u8,
+        /// Differentiated services and ECN.
+        traffic_class: u8,
+        /// Header and payload, bytes.
+        total_length: Be16,
+        /// The fragments' common id.
+        identification: Be16,
+        /// Flags (3 bits) and the fragment's offset in 8 bytes (13).
+        fragment: Be16,
+        /// Hops left.
+        ttl: u8,
+        /// The payload's protocol.
+        protocol: Protocol,
+        /// The header's checksum.
+        checksum: Be16,
+        /// The sender.
+        source: Be32,
+        /// The receiver.
+        destination: Be32,
+    }
+}
+
+header! {
+    /// IPv6 (RFC 8200 section 3).
+    Ipv6, 40 {
+        /// 6, traffic class and flow label.
+        version_and_flow: Be32,
+        /// The bytes behind this header.
+        payload_length: Be16,
+        /// What follows.
+        next_header: Protocol,
+        /// Hops left.
+        hop_limit: u8,
+        /// The sender.
+        source: [Be32; 4],
+        /// The receiver.
+        destination: [Be32; 4],
+    }
+}
+
+header! {
+    /// The start of an IPv6 extension header that gives its own length (RFC 6564 section 4).
+    ExtensionHeader, 4 {
+        /// What follows.
+        next_header: Protocol,
+        /// The length in 8 bytes, less the first 8.
+        length: u8,
+        /// A routing header's type; an option's type elsewhere.
+        kind: u8,
+        /// A routing header's segments left; an option's length elsewhere.
+        segments_left: u8,
+    }
+}
+
+header! {
+    /// TCP without its options (RFC 9293 section 3.1).
+    Tcp, 20 {
+        /// The sender's port.
+        source: Port,
+        /// The receiver's port.
+        destination: Port,
+        /// Sequence number.
+        sequence: Be32,
+        /// Acknowledgment number.
+        acknowledgment: Be32,
+        /// The header's length in 32-bit words, in the upper four bits.
+        data_offset: u8,
+        /// The control bits.
+        flags: u8,
+        /// Window.
+        window: Be16,
+        /// Checksum over pseudo-header, header and payload.
+        checksum: Be16,
+        /// Urgent pointer.
+        urgent: Be16,
+    }
+}
+
+header! {
+    /// UDP (RFC 768).
+    Udp, 8 {
+        /// The sender's port.
+        source: Port,
+        /// The receiver's port.
+        destination: Port,
+        /// Header and payload, bytes.
+        length: Be16,
+        /// Checksum over pseudo-header, header and payload; 0 over IPv4: none.
+        checksum: Be16,
+    }
+}

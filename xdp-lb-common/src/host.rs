@@ -1,0 +1,216 @@
+//! The datapath's second home: a frame in a byte buffer and tables in plain collections, for tests
+//! that need no kernel.
+
+extern crate std;
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+use std::vec::Vec;
+
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::net::{Address, Endpoint};
+use crate::packet::Packet;
+use crate::reason::{REASONS, Reason};
+use crate::slot::Slot;
+use crate::tables::{
+    Backend, BackendIndex, FlowKey, FlowRecord, Inserted, Reply, Route, RouteQuery, Service, ServiceIndex,
+    Settings, SlotIndex, Tables, Traffic,
+};
+
+/// A frame in a buffer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Buffer {
+    bytes: Vec<u8>,
+    ingress: u32,
+    headroom: i32,
+}
+
+impl Buffer {
+    /// A frame that came in by this interface, with the 256 bytes of headroom that the kernel promises
+    /// (`XDP_PACKET_HEADROOM`).
+    pub fn new(bytes: &[u8], ingress: u32) -> Self {
+        Self { bytes: bytes.to_vec(), ingress, headroom: 256 }
+    }
+
+    /// The frame as it stands.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Packet for Buffer {
+    fn length(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn ingress(&self) -> u32 {
+        self.ingress
+    }
+
+    fn read<T: FromBytes + Copy>(&self, offset: usize) -> Option<T> {
+        let bytes = self.bytes.get(offset..)?.get(..size_of::<T>())?;
+        T::read_from_bytes(bytes).ok()
+    }
+
+    fn write<T: IntoBytes + Immutable>(&mut self, offset: usize, value: T) -> Option<()> {
+        self.bytes.get_mut(offset..)?.get_mut(..size_of::<T>())?.copy_from_slice(value.as_bytes());
+        Some(())
+    }
+
+    fn move_head(&mut self, by: i32) -> Option<()> {
+        let headroom = self.headroom + by;
+        if headroom < 0 || by >= self.bytes.len() as i32 {
+            return None;
+        }
+        self.headroom = headroom;
+        if by >= 0 {
+            self.bytes.drain(..by as usize);
+        } else {
+            self.bytes.splice(..0, std::iter::repeat_n(0xaa, by.unsigned_abs() as usize));
+        }
+        Some(())
+    }
+}
+
+/// The tables in plain collections.
+pub struct HostTables {
+    /// Seconds of the monotonic clock.
+    pub now: u32,
+    /// `SETTINGS`.
+    pub settings: Settings,
+    /// `SERVICES`.
+    pub services: BTreeMap<Endpoint, Service>,
+    /// `SLOTS`.
+    pub slots: Vec<Slot>,
+    /// `BACKENDS`.
+    pub backends: Vec<Backend>,
+    /// `SNAT_ADDRESSES`.
+    pub snat_addresses: Vec<Address>,
+    /// `REPLIES`.
+    pub replies: BTreeMap<Endpoint, Reply>,
+    /// Where each client is; elsewhere is unroutable.
+    pub routes: BTreeMap<Address, Route>,
+    /// `FLOWS`; evicts nothing by itself.
+    pub flows: RefCell<HashMap<FlowKey, Rc<FlowRecord>>>,
+    /// How many records fit.
+    pub flow_limit: usize,
+    /// How often the flow table was looked at or written to.
+    pub flow_accesses: Cell<u64>,
+    /// `REASON_COUNTERS`.
+    pub reasons: RefCell<[u64; REASONS as usize]>,
+    /// `SERVICE_COUNTERS`.
+    pub service_traffic: RefCell<BTreeMap<ServiceIndex, Traffic>>,
+    /// `BACKEND_COUNTERS`.
+    pub backend_traffic: RefCell<BTreeMap<BackendIndex, Traffic>>,
+}
+
+impl HostTables {
+    /// Empty tables.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            now: 1000,
+            settings,
+            services: BTreeMap::new(),
+            slots: Vec::new(),
+            backends: Vec::new(),
+            snat_addresses: Vec::new(),
+            replies: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            flows: RefCell::default(),
+            flow_limit: usize::MAX,
+            flow_accesses: Cell::new(0),
+            reasons: RefCell::new([0; REASONS as usize]),
+            service_traffic: RefCell::default(),
+            backend_traffic: RefCell::default(),
+        }
+    }
+
+    fn put(&self, key: &FlowKey, record: &FlowRecord) -> Option<()> {
+        let mut flows = self.flows.borrow_mut();
+        if flows.len() >= self.flow_limit && !flows.contains_key(key) {
+            return None;
+        }
+        flows.insert(*key, Rc::new(record.clone()));
+        Some(())
+    }
+
+    fn count_traffic(&self, service: ServiceIndex, backend: BackendIndex, count: impl Fn(&mut Traffic)) {
+        count(self.service_traffic.borrow_mut().entry(service).or_default());
+        count(self.backend_traffic.borrow_mut().entry(backend).or_default());
+    }
+}
+
+impl Tables for HostTables {
+    type Flow<'a> = Rc<FlowRecord>;
+
+    fn now(&self) -> u32 {
+        self.now
+    }
+
+    fn settings(&self) -> Option<&Settings> {
+        Some(&self.settings)
+    }
+
+    fn service(&self, vip: &Endpoint) -> Option<&Service> {
+        self.services.get(vip)
+    }
+
+    fn slot(&self, index: SlotIndex) -> Option<Slot> {
+        self.slots.get(index.0 as usize).copied()
+    }
+
+    fn backend(&self, index: BackendIndex) -> Option<&Backend> {
+        self.backends.get(index.0 as usize)
+    }
+
+    fn snat_address(&self, place: u32) -> Option<&Address> {
+        self.snat_addresses.get(place as usize)
+    }
+
+    fn reply(&self, backend: &Endpoint) -> Option<&Reply> {
+        self.replies.get(backend)
+    }
+
+    fn flow(&self, key: &FlowKey) -> Option<Rc<FlowRecord>> {
+        self.flow_accesses.update(|count| count + 1);
+        self.flows.borrow().get(key).cloned()
+    }
+
+    fn put_new_flow(&self, key: &FlowKey, record: &FlowRecord) -> Inserted {
+        self.flow_accesses.update(|count| count + 1);
+        if self.flows.borrow().contains_key(key) {
+            return Inserted::Occupied;
+        }
+        self.put(key, record).map_or(Inserted::Full, |()| Inserted::New)
+    }
+
+    fn put_flow(&self, key: &FlowKey, record: &FlowRecord) -> Option<()> {
+        self.flow_accesses.update(|count| count + 1);
+        self.put(key, record)
+    }
+
+    fn route(&self, query: &RouteQuery) -> Route {
+        self.routes.get(&query.destination.address).copied().unwrap_or(Route::Unroutable)
+    }
+
+    fn count_forward(&self, service: ServiceIndex, backend: BackendIndex, bytes: u64, is_new: bool) {
+        self.count_traffic(service, backend, |traffic| {
+            traffic.packets_in += 1;
+            traffic.bytes_in += bytes;
+            traffic.new_flows += u64::from(is_new);
+        });
+    }
+
+    fn count_reply(&self, service: ServiceIndex, backend: BackendIndex, bytes: u64) {
+        self.count_traffic(service, backend, |traffic| {
+            traffic.packets_out += 1;
+            traffic.bytes_out += bytes;
+        });
+    }
+
+    fn count(&self, reason: Reason) {
+        self.reasons.borrow_mut()[reason as usize] += 1;
+    }
+}

@@ -1,0 +1,202 @@
+//! From a frame's bytes to what the datapath needs to know of it. Nothing in a frame is trusted:
+//! each length is compared with the bytes that are there.
+
+use crate::headers::{
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN, Ethernet, ExtensionHeader, Ipv4,
+    Ipv6, Tcp, Udp, VlanTag,
+};
+use crate::net::{Address, Endpoint, MacAddress, Protocol};
+use crate::packet::Packet;
+use crate::reason::Reason;
+use crate::tables::{FlowKey, Tags};
+
+/// What a TCP or UDP packet says of itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Parsed {
+    /// The 5-tuple.
+    pub key: FlowKey,
+    /// Whether it is IPv4.
+    pub is_v4: bool,
+    /// Where the IP header begins.
+    pub l3: usize,
+    /// Where the TCP or UDP header begins.
+    pub l4: usize,
+    /// The IP packet's length by its own word, bytes.
+    pub ip_length: u32,
+    /// The TCP control bits; 0 for UDP.
+    pub tcp_flags: u8,
+    /// The interface that it came in by.
+    pub ingress: u32,
+    /// The frame's receiver.
+    pub destination_mac: MacAddress,
+    /// The frame's sender.
+    pub source_mac: MacAddress,
+    /// The frame's VLAN tags.
+    pub tags: Tags,
+}
+
+/// Reads a frame's headers.
+///
+/// A call of its own in the kernel, that leaves its result in memory which the verifier does not
+/// follow: else it would look at all that comes after once for each combination of headers.
+///
+/// # Errors
+/// The reason why it is left to the host.
+#[inline(never)]
+pub fn parse<P: Packet>(packet: &P, parsed: &mut Parsed) -> Result<(), Reason> {
+    let ethernet: Ethernet = packet.read(0).ok_or(Reason::Malformed)?;
+    if ethernet.destination.is_group() {
+        return Err(Reason::NotUnicast);
+    }
+    let mut ethertype = ethernet.ethertype.get();
+    let mut tags = Tags::default();
+    let mut l3 = size_of::<Ethernet>();
+    if is_tag(ethertype) {
+        let tag: VlanTag = packet.read(14).ok_or(Reason::Malformed)?;
+        tags.outer = u32::from(ethertype) << 16 | u32::from(tag.control.get());
+        ethertype = tag.ethertype.get();
+        l3 = 18;
+        if is_tag(ethertype) {
+            let tag: VlanTag = packet.read(18).ok_or(Reason::Malformed)?;
+            tags.inner = u32::from(ethertype) << 16 | u32::from(tag.control.get());
+            ethertype = tag.ethertype.get();
+            l3 = 22;
+            if is_tag(ethertype) {
+                return Err(Reason::TooManyTags);
+            }
+        }
+    }
+    let network = match ethertype {
+        ETHERTYPE_IPV4 => parse_v4(packet, l3)?,
+        ETHERTYPE_IPV6 => parse_v6(packet, l3)?,
+        _ => return Err(Reason::NotIp),
+    };
+    let (source_port, destination_port, tcp_flags) = match network.protocol {
+        Protocol::TCP => {
+            let tcp: Tcp = packet.read(network.l4).ok_or(Reason::Malformed)?;
+            let header = usize::from(tcp.data_offset >> 4) * 4;
+            if header < size_of::<Tcp>() || header > network.payload {
+                return Err(Reason::Malformed);
+            }
+            (tcp.source, tcp.destination, tcp.flags)
+        }
+        Protocol::UDP => {
+            let udp: Udp = packet.read(network.l4).ok_or(Reason::Malformed)?;
+            let length = usize::from(udp.length.get());
+            if length < size_of::<Udp>() || length > network.payload {
+                return Err(Reason::Malformed);
+            }
+            (udp.source, udp.destination, 0)
+        }
+        _ => return Err(Reason::NotTcpOrUdp),
+    };
+    *parsed = Parsed {
+        key: FlowKey::new(
+            Endpoint::new(network.source, source_port, network.protocol),
+            Endpoint::new(network.destination, destination_port, network.protocol),
+        ),
+        is_v4: ethertype == ETHERTYPE_IPV4,
+        l3,
+        l4: network.l4,
+        ip_length: (network.l4 + network.payload - l3) as u32,
+        tcp_flags,
+        ingress: packet.ingress(),
+        destination_mac: ethernet.destination,
+        source_mac: ethernet.source,
+        tags,
+    };
+    Ok(())
+}
+
+#[inline(always)]
+fn is_tag(ethertype: u16) -> bool {
+    ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_SERVICE_VLAN
+}
+
+/// What the IP header says.
+struct Network {
+    source: Address,
+    destination: Address,
+    protocol: Protocol,
+    /// Where the payload begins.
+    l4: usize,
+    /// How many bytes it has, by the header's word, and no more than are there.
+    payload: usize,
+}
+
+/// IPv4, with or without options (RFC 791).
+#[inline(always)]
+fn parse_v4<P: Packet>(packet: &P, l3: usize) -> Result<Network, Reason> {
+    let ip: Ipv4 = packet.read(l3).ok_or(Reason::Malformed)?;
+    let header = usize::from(ip.version_and_length & 0xf) * 4;
+    let total = usize::from(ip.total_length.get());
+    if ip.version_and_length >> 4 != 4 || header < size_of::<Ipv4>() || total < header {
+        return Err(Reason::Malformed);
+    }
+    if total > packet.length() - l3 {
+        return Err(Reason::LengthMismatch);
+    }
+    // More fragments, or an offset: everything but "don't fragment" and the reserved bit.
+    if ip.fragment.get() & 0x3fff != 0 {
+        return Err(Reason::Fragment);
+    }
+    Ok(Network {
+        source: Address::v4(ip.source),
+        destination: Address::v4(ip.destination),
+        protocol: ip.protocol,
+        l4: l3 + header,
+        payload: total - header,
+    })
+}
+
+/// How many IPv6 extension headers are walked: each that a sender may use before TCP or UDP, once.
+const EXTENSION_HEADERS: usize = 4;
+
+/// Extension headers (IANA "IPv6 Extension Header Types").
+const HOP_BY_HOP: Protocol = Protocol(0);
+const ROUTING: Protocol = Protocol(43);
+const FRAGMENT: Protocol = Protocol(44);
+const DESTINATION_OPTIONS: Protocol = Protocol(60);
+/// Those that end the walk: authentication (it covers the addresses), mobility, HIP, Shim6, tests.
+const NOT_WALKED: [u8; 6] = [51, 135, 139, 140, 253, 254];
+
+/// IPv6, with a bounded walk of its extension headers (RFC 8200 section 4).
+#[inline(always)]
+fn parse_v6<P: Packet>(packet: &P, l3: usize) -> Result<Network, Reason> {
+    let ip: Ipv6 = packet.read(l3).ok_or(Reason::Malformed)?;
+    if ip.version_and_flow.get() >> 28 != 6 {
+        return Err(Reason::Malformed);
+    }
+    let start = l3 + size_of::<Ipv6>();
+    let end = start + usize::from(ip.payload_length.get());
+    if end > packet.length() {
+        return Err(Reason::LengthMismatch);
+    }
+    let mut protocol = ip.next_header;
+    let mut l4 = start;
+    for _ in 0..EXTENSION_HEADERS {
+        if !matches!(protocol, HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS) {
+            break;
+        }
+        let header: ExtensionHeader = packet.read(l4).ok_or(Reason::Malformed)?;
+        // With segments left, the address in the IP header is not the last one (RFC 8200 section 4.4).
+        if protocol == ROUTING && header.segments_left != 0 {
+            return Err(Reason::ExtensionHeaders);
+        }
+        protocol = header.next_header;
+        l4 += (usize::from(header.length) + 1) * 8;
+    }
+    match protocol {
+        FRAGMENT => return Err(Reason::Fragment),
+        HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => return Err(Reason::ExtensionHeaders),
+        Protocol(number) if NOT_WALKED.contains(&number) => return Err(Reason::ExtensionHeaders),
+        _ => {}
+    }
+    let (source, destination) = (Address::v6(ip.source), Address::v6(ip.destination));
+    // IPv4-mapped addresses have no business on a wire (RFC 4942 section 2.2), and would be taken for
+    // IPv4 in the tables.
+    if l4 > end || source.is_v4() || destination.is_v4() {
+        return Err(Reason::Malformed);
+    }
+    Ok(Network { source, destination, protocol, l4, payload: end - l4 })
+}

@@ -1,0 +1,81 @@
+//! The datapath: what happens to every packet. The same code runs in the kernel and on the host.
+
+mod forward;
+mod pair;
+mod reply;
+mod rewrite;
+
+use self::rewrite::Departure;
+use crate::packet::Packet;
+use crate::parse::{Parsed, parse};
+use crate::reason::{Kind, Reason};
+use crate::tables::{Settings, Tables};
+
+/// What is to be done with a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// The host's own network stack gets it; it is unchanged.
+    Pass(Reason),
+    /// It ends here.
+    Drop(Reason),
+    /// It leaves through the interface that it came in by.
+    Transmit,
+    /// It leaves through the interface of this index.
+    Redirect(u32),
+}
+
+/// Room for what is known of the packet in hand; what it held before does not matter. In the kernel
+/// it lies in a map: a program's stack is 512 bytes.
+#[derive(Default)]
+pub struct Scratch {
+    parsed: Parsed,
+    departure: Departure,
+}
+
+/// Takes one packet from its arrival to its verdict, and counts it.
+#[inline(always)]
+pub fn process<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Scratch) -> Verdict {
+    match balance(packet, tables, scratch) {
+        Ok(verdict) => verdict,
+        Err(reason) => {
+            tables.count(reason);
+            match reason.kind() {
+                Kind::Pass => Verdict::Pass(reason),
+                Kind::Drop => Verdict::Drop(reason),
+            }
+        }
+    }
+}
+
+/// What the steps of one packet's way have in common.
+struct Context<'t, T> {
+    tables: &'t T,
+    settings: &'t Settings,
+    parsed: &'t Parsed,
+    now: u32,
+}
+
+#[inline(always)]
+fn balance<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    scratch: &mut Scratch,
+) -> Result<Verdict, Reason> {
+    let Scratch { parsed, departure } = scratch;
+    parse(packet, parsed)?;
+    let parsed = &*parsed;
+    if let Some(service) = tables.service(&parsed.key.destination_endpoint()) {
+        let settings = tables.settings().ok_or(Reason::Internal)?;
+        let context = Context { tables, settings, parsed, now: tables.now() };
+        forward::forward(packet, &context, service, departure)?
+    } else if let Some(rule) = tables.reply(&parsed.key.source_endpoint()) {
+        reply::reply(packet, tables, parsed, rule, departure)?
+    } else {
+        return Err(Reason::NoService);
+    }
+    Ok(if departure.ifindex == parsed.ingress {
+        Verdict::Transmit
+    } else {
+        Verdict::Redirect(departure.ifindex)
+    })
+}

@@ -1,0 +1,187 @@
+//! Pairs of flow records: one under the client's packets, one under the backend's.
+//!
+//! Each can be made from the other's key and record, so a half that was evicted is put back by the
+//! half that is left.
+//!
+//! These functions are calls of their own in the kernel, not inlined: a program's stack is 512 bytes.
+
+use super::Context;
+use crate::flow::{Direction, Life};
+use crate::hash::FlowHash;
+use crate::net::{Address, Endpoint, Port};
+use crate::parse::Parsed;
+use crate::reason::Reason;
+use crate::tables::{BackendIndex, FlowKey, FlowRecord, Inserted, Tables, Tags};
+
+/// How many ports are tried before a flow is refused: with half of all ports in use towards one
+/// backend, one flow in 65,536 is.
+const PORT_TRIES: u32 = 16;
+
+/// Between two tries. A prime step spreads them, so that they do not run along a crowded stretch.
+const PORT_STEP: u32 = 7919;
+
+/// What a packet changes in its flow's records.
+#[derive(Clone, Copy)]
+pub struct Note {
+    pub now: u32,
+    pub progress: u8,
+}
+
+/// Records what becomes of a client's packets: they leave from `source` to their backend.
+#[inline(never)]
+pub fn put_forward<T: Tables>(
+    tables: &T,
+    key: &FlowKey,
+    source: &Endpoint,
+    index: BackendIndex,
+    note: &Note,
+) -> Option<()> {
+    let backend = tables.backend(index)?;
+    let record = FlowRecord {
+        source: source.address,
+        destination: backend.address,
+        source_port: source.port,
+        destination_port: backend.port,
+        backend: index,
+        life: Life::new(Direction::Forward, note.now, note.progress),
+        tags: Tags::default(),
+        ifindex: 0,
+        destination_mac: Default::default(),
+        source_mac: Default::default(),
+    };
+    tables.put_flow(key, &record)
+}
+
+/// What becomes of the replies to a client's packets: they go back the way those came.
+#[inline(always)]
+fn reply_record(parsed: &Parsed, backend: BackendIndex, note: &Note) -> FlowRecord {
+    let key = &parsed.key;
+    FlowRecord {
+        source: key.destination,
+        destination: key.source,
+        source_port: key.destination_port,
+        destination_port: key.source_port,
+        backend,
+        life: Life::new(Direction::Reply, note.now, note.progress),
+        tags: parsed.tags,
+        ifindex: parsed.ingress,
+        destination_mac: parsed.source_mac,
+        source_mac: parsed.destination_mac,
+    }
+}
+
+/// Records the replies of a new flow of `full-nat` under the first free port of `address`; says
+/// which port that is.
+#[inline(never)]
+pub fn allocate<T: Tables>(
+    context: &Context<'_, T>,
+    index: BackendIndex,
+    address: &Address,
+    hash: FlowHash,
+) -> Result<Port, Reason> {
+    let key = &context.parsed.key;
+    let backend = context.tables.backend(index).ok_or(Reason::Internal)?;
+    let count = u32::from(context.settings.snat_port_count).max(1);
+    let mut place = hash.reduce(count);
+    let mut reply =
+        FlowKey::new(backend.endpoint(key.protocol), Endpoint::new(*address, key.source_port, key.protocol));
+    let record = reply_record(context.parsed, index, &Note { now: context.now, progress: 0 });
+    for _ in 0..PORT_TRIES {
+        let port = Port::new(context.settings.snat_port_first.wrapping_add(place as u16));
+        reply.destination_port = port;
+        if take(context, &reply, &record)? {
+            return Ok(port);
+        }
+        place = (place + PORT_STEP) % count;
+    }
+    Err(Reason::SnatPortsExhausted)
+}
+
+/// Records the replies of a new flow of `nat`, whose backend sees the client's own address and port.
+#[inline(never)]
+pub fn claim<T: Tables>(context: &Context<'_, T>, index: BackendIndex) -> Result<(), Reason> {
+    let key = &context.parsed.key;
+    let backend = context.tables.backend(index).ok_or(Reason::Internal)?;
+    let reply = FlowKey::new(backend.endpoint(key.protocol), key.source_endpoint());
+    let record = reply_record(context.parsed, index, &Note { now: context.now, progress: 0 });
+    if take(context, &reply, &record)? { Ok(()) } else { Err(Reason::TupleInUse) }
+}
+
+/// Puts a reply's record where there is none, where the one there is this very flow's (its other half
+/// was evicted), or where it is nobody's any more.
+#[inline(always)]
+fn take<T: Tables>(context: &Context<'_, T>, reply: &FlowKey, record: &FlowRecord) -> Result<bool, Reason> {
+    match context.tables.put_new_flow(reply, record) {
+        Inserted::New => return Ok(true),
+        Inserted::Full => return Err(Reason::FlowTableFull),
+        Inserted::Occupied => {}
+    }
+    if let Some(other) = context.tables.flow(reply)
+        && !is_partner(&context.parsed.key, &other)
+        && !other.life.is_over(reply.protocol, context.now, context.settings)
+    {
+        return Ok(false);
+    }
+    context.tables.put_flow(reply, record).ok_or(Reason::FlowTableFull)?;
+    Ok(true)
+}
+
+/// Tells the reply half what the forward half has seen, and puts it back where it is missing.
+/// Nothing, where its place belongs to another flow by now: then this flow has no record any more.
+#[inline(never)]
+pub fn refresh_reply<T: Tables>(context: &Context<'_, T>, record: &FlowRecord, progress: u8) -> Option<()> {
+    let parsed = context.parsed;
+    let reply = partner_key(&parsed.key, record);
+    let mut note = Note { now: context.now, progress };
+    if let Some(found) = context.tables.flow(&reply) {
+        if !is_partner(&parsed.key, &found) {
+            return None;
+        }
+        note.progress |= found.life.progress();
+        if comes_the_same_way(&found, parsed) {
+            found.life.note(note.now, note.progress);
+            return Some(());
+        }
+    }
+    context.tables.put_flow(&reply, &reply_record(parsed, record.backend, &note))
+}
+
+/// Tells the forward half what the reply half has seen, and puts it back where it is missing.
+#[inline(never)]
+pub fn refresh_forward<T: Tables>(tables: &T, key: &FlowKey, record: &FlowRecord, note: &Note) {
+    let forward = partner_key(key, record);
+    if let Some(found) = tables.flow(&forward) {
+        if is_partner(key, &found) {
+            found.life.note(note.now, note.progress | found.life.progress());
+        }
+    } else {
+        // Where there is no room, the client's next packet tries again.
+        let _ = put_forward(tables, &forward, &key.destination_endpoint(), record.backend, note);
+    }
+}
+
+/// The key of the other half.
+#[inline(always)]
+fn partner_key(key: &FlowKey, record: &FlowRecord) -> FlowKey {
+    FlowKey::new(
+        Endpoint::new(record.destination, record.destination_port, key.protocol),
+        Endpoint::new(record.source, record.source_port, key.protocol),
+    )
+}
+
+/// Whether this record is the other half of the record under `key`.
+#[inline(always)]
+fn is_partner(key: &FlowKey, record: &FlowRecord) -> bool {
+    record.source == key.destination
+        && record.destination == key.source
+        && record.source_port == key.destination_port
+        && record.destination_port == key.source_port
+}
+
+#[inline(always)]
+fn comes_the_same_way(reply: &FlowRecord, parsed: &Parsed) -> bool {
+    reply.ifindex == parsed.ingress
+        && reply.tags == parsed.tags
+        && reply.destination_mac == parsed.source_mac
+        && reply.source_mac == parsed.destination_mac
+}

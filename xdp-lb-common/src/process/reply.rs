@@ -1,0 +1,109 @@
+//! From a backend to a client.
+
+use super::pair::{self, Note};
+use super::rewrite::{Departure, rewrite};
+use crate::flow::{Direction, advance};
+use crate::net::{Endpoint, Protocol};
+use crate::packet::Packet;
+use crate::parse::Parsed;
+use crate::reason::Reason;
+use crate::tables::{BackendIndex, FlowKey, FlowRecord, Reply, Route, RouteQuery, Tables};
+
+/// Sends a backend's packet to the client whose flow it answers, in the VIP's name.
+#[inline(always)]
+pub fn reply<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    parsed: &Parsed,
+    rule: &Reply,
+    departure: &mut Departure,
+) -> Result<(), Reason> {
+    if rule.by_record != 0
+        && let Some(record) = tables.flow(&parsed.key)
+    {
+        return by_record(packet, tables, parsed, &record, departure);
+    }
+    if rule.stateless == 0 {
+        return Err(Reason::NotAReply);
+    }
+    stateless(packet, tables, parsed, rule, departure)
+}
+
+/// By the flow's record: back the way the client's packets come.
+#[inline(always)]
+fn by_record<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    parsed: &Parsed,
+    record: &FlowRecord,
+    departure: &mut Departure,
+) -> Result<(), Reason> {
+    if !record.life.is_reply() {
+        return Err(Reason::NotAReply);
+    }
+    let now = tables.now();
+    let seen = record.life.progress();
+    let progress = match parsed.key.protocol {
+        Protocol::TCP => advance(seen, Direction::Reply, parsed.tcp_flags),
+        _ => seen,
+    };
+    if progress != seen || record.life.last_seen() != now {
+        record.life.note(now, progress);
+        pair::refresh_forward(tables, &parsed.key, record, &Note { now, progress });
+    }
+    let client = Endpoint::new(record.destination, record.destination_port, parsed.key.protocol);
+    *departure = Departure {
+        key: FlowKey::new(Endpoint::new(record.source, record.source_port, client.protocol), client),
+        ifindex: record.ifindex,
+        tags: record.tags,
+        source_mac: record.source_mac,
+        destination_mac: record.destination_mac,
+    };
+    send(packet, tables, parsed, record.backend, departure)
+}
+
+/// Without a record: in the name of the one VIP that this backend serves, as the host's routes say.
+#[inline(always)]
+fn stateless<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    parsed: &Parsed,
+    rule: &Reply,
+    departure: &mut Departure,
+) -> Result<(), Reason> {
+    let key = &parsed.key;
+    let vip = Endpoint::new(rule.vip, rule.port, key.protocol);
+    let client = key.destination_endpoint();
+    let query = RouteQuery {
+        source: vip,
+        destination: client,
+        length: parsed.ip_length as u16,
+        ingress: parsed.ingress,
+    };
+    match tables.route(&query) {
+        Route::Via { ifindex, tags, source_mac, destination_mac } => {
+            let key = FlowKey::new(vip, client);
+            *departure = Departure { key, ifindex, tags, source_mac, destination_mac };
+            send(packet, tables, parsed, rule.backend, departure)
+        }
+        Route::Local => Err(Reason::NotAReply),
+        Route::NeighbourMissing => Err(Reason::ReplyNeighbourMissing),
+        Route::TooBig => Err(Reason::TooBig),
+        Route::Unroutable => Err(Reason::ReplyUnroutable),
+    }
+}
+
+#[inline(always)]
+fn send<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    parsed: &Parsed,
+    index: BackendIndex,
+    departure: &Departure,
+) -> Result<(), Reason> {
+    let bytes = packet.length() as u64;
+    rewrite(packet, parsed, departure)?;
+    let service = tables.backend(index).ok_or(Reason::Internal)?.service;
+    tables.count_reply(service, index, bytes);
+    Ok(())
+}

@@ -1,0 +1,38 @@
+//! The maps. Their sizes are the loader's to set, from the configuration.
+
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
+use xdp_lb_common::net::{Address, Endpoint};
+use xdp_lb_common::process::Scratch;
+use xdp_lb_common::reason::REASONS;
+use xdp_lb_common::tables::{Backend, FlowKey, FlowRecord, Reply, Service, Settings, Traffic, VlanDevice};
+
+/// `BPF_F_MMAPABLE` (5.5): the daemon writes whole rings without a system call a slot.
+const MMAPABLE: u32 = 1 << 10;
+
+#[map]
+pub static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
+#[map]
+pub static SERVICES: HashMap<Endpoint, Service> = HashMap::with_max_entries(1, 0);
+#[map]
+pub static SLOTS: Array<u64> = Array::with_max_entries(1, MMAPABLE);
+#[map]
+pub static BACKENDS: Array<Backend> = Array::with_max_entries(1, 0);
+#[map]
+pub static SNAT_ADDRESSES: Array<Address> = Array::with_max_entries(1, 0);
+#[map]
+pub static REPLIES: HashMap<Endpoint, Reply> = HashMap::with_max_entries(1, 0);
+#[map]
+pub static VLANS: HashMap<u32, VlanDevice> = HashMap::with_max_entries(4096, 0);
+#[map]
+pub static FLOWS: LruHashMap<FlowKey, FlowRecord> = LruHashMap::with_max_entries(1, 0);
+#[map]
+pub static REASON_COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(REASONS, 0);
+#[map]
+pub static SERVICE_COUNTERS: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+pub static BACKEND_COUNTERS: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(64 * 1024, 0);

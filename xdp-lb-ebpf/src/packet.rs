@@ -1,0 +1,70 @@
+//! A frame in an XDP context.
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::helpers::bpf_xdp_adjust_head;
+use aya_ebpf::programs::XdpContext;
+use xdp_lb_common::packet::Packet;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+/// How far into a frame the program looks: farther than any header begins (an Ethernet header with two
+/// tags, IPv6, four extension headers of 2,048 bytes at the most). A mask, since the verifier wants to
+/// see a bound on every offset.
+const REACH: usize = 1 << 14;
+
+/// The frame that the program was called for.
+pub struct Frame<'a> {
+    context: &'a XdpContext,
+}
+
+impl<'a> Frame<'a> {
+    /// The context's frame.
+    #[inline(always)]
+    pub fn new(context: &'a XdpContext) -> Self {
+        Self { context }
+    }
+
+    /// The address of a `T` at this offset, which is below [`REACH`]. The context's pointers are read anew each time, since
+    /// moving the head makes older ones stale.
+    #[inline(always)]
+    fn at<T>(&self, offset: usize) -> Option<*mut T> {
+        let start = self.context.data() + (offset & (REACH - 1));
+        if start + size_of::<T>() > self.context.data_end() {
+            return None;
+        }
+        Some(start as *mut T)
+    }
+}
+
+impl Packet for Frame<'_> {
+    #[inline(always)]
+    fn length(&self) -> usize {
+        self.context.data_end() - self.context.data()
+    }
+
+    #[inline(always)]
+    fn ingress(&self) -> u32 {
+        self.context.ingress_ifindex() as u32
+    }
+
+    #[inline(always)]
+    fn read<T: FromBytes + Copy>(&self, offset: usize) -> Option<T> {
+        // SAFETY: the whole T lies inside the frame, and any bytes are a T. It may lie at an address
+        // that is not aligned for T: each load becomes one BPF instruction, which takes any address
+        // in a packet where the machine does, and elsewhere the verifier refuses the program.
+        self.at::<T>(offset).map(|value| unsafe { value.read() })
+    }
+
+    #[inline(always)]
+    fn write<T: IntoBytes + Immutable>(&mut self, offset: usize, value: T) -> Option<()> {
+        // SAFETY: the whole T lies inside the frame, which is this program's alone to write while it
+        // runs; for the alignment see `read`.
+        self.at::<T>(offset).map(|place| unsafe { place.write(value) })
+    }
+
+    #[inline(always)]
+    fn move_head(&mut self, by: i32) -> Option<()> {
+        // SAFETY: the context is the one that the kernel called this program with.
+        let moved = unsafe { bpf_xdp_adjust_head(self.context.as_ptr().cast(), by) };
+        (moved == 0).then_some(())
+    }
+}

@@ -1,0 +1,199 @@
+//! The datapath's tables as BPF maps.
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::bindings::{
+    BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED,
+    BPF_FIB_LKUP_RET_SUCCESS, BPF_NOEXIST, bpf_fib_lookup as FibLookup,
+};
+use aya_ebpf::helpers::{bpf_fib_lookup, bpf_ktime_get_coarse_ns};
+use aya_ebpf::programs::XdpContext;
+use xdp_lb_common::net::{Address, Be32, Endpoint, MacAddress};
+use xdp_lb_common::reason::Reason;
+use xdp_lb_common::slot::Slot;
+use xdp_lb_common::tables::{
+    Backend, BackendIndex, FlowKey, FlowRecord, Inserted, NeighbourWanted, Reply, Route, RouteQuery, Service,
+    ServiceIndex, Settings, SlotIndex, Tables, Tags, Traffic,
+};
+
+use crate::maps::*;
+
+/// EEXIST: what an insertion says where there is an entry already.
+const EEXIST: i32 = 17;
+/// Address families (`AF_INET`, `AF_INET6`).
+const FAMILY_V4: u8 = 2;
+const FAMILY_V6: u8 = 10;
+
+/// All maps.
+pub struct Maps<'a> {
+    context: &'a XdpContext,
+}
+
+impl<'a> Maps<'a> {
+    /// The maps, for the program that was called with this context.
+    #[inline(always)]
+    pub fn new(context: &'a XdpContext) -> Self {
+        Self { context }
+    }
+}
+
+impl Tables for Maps<'_> {
+    type Flow<'t>
+        = &'t FlowRecord
+    where
+        Self: 't;
+
+    #[inline(always)]
+    fn now(&self) -> u32 {
+        // SAFETY: the helper takes nothing and returns a number.
+        (unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000_000) as u32
+    }
+
+    #[inline(always)]
+    fn settings(&self) -> Option<&Settings> {
+        SETTINGS.get(0)
+    }
+
+    #[inline(always)]
+    fn service(&self, vip: &Endpoint) -> Option<&Service> {
+        // SAFETY: the daemon replaces a service's record as a whole; an old one stays readable until
+        // the program ends.
+        unsafe { SERVICES.get(vip) }
+    }
+
+    #[inline(always)]
+    fn slot(&self, index: SlotIndex) -> Option<Slot> {
+        SLOTS.get(index.0).map(|bits| Slot::from_bits(*bits))
+    }
+
+    #[inline(always)]
+    fn backend(&self, index: BackendIndex) -> Option<&Backend> {
+        BACKENDS.get(index.0)
+    }
+
+    #[inline(always)]
+    fn snat_address(&self, place: u32) -> Option<&Address> {
+        SNAT_ADDRESSES.get(place)
+    }
+
+    #[inline(always)]
+    fn reply(&self, backend: &Endpoint) -> Option<&Reply> {
+        // SAFETY: as for a service.
+        unsafe { REPLIES.get(backend) }
+    }
+
+    #[inline(always)]
+    fn flow(&self, key: &FlowKey) -> Option<&FlowRecord> {
+        // SAFETY: the value stays readable until the program ends. The map may give an evicted
+        // value's place to another flow meanwhile; every field is valid whatever its bytes are.
+        unsafe { FLOWS.get(key) }
+    }
+
+    #[inline(always)]
+    fn put_new_flow(&self, key: &FlowKey, record: &FlowRecord) -> Inserted {
+        match FLOWS.insert(key, record, BPF_NOEXIST.into()) {
+            Ok(()) => Inserted::New,
+            Err(error) if error == -EEXIST => Inserted::Occupied,
+            Err(_) => Inserted::Full,
+        }
+    }
+
+    #[inline(always)]
+    fn put_flow(&self, key: &FlowKey, record: &FlowRecord) -> Option<()> {
+        FLOWS.insert(key, record, 0).ok()
+    }
+
+    // A call of its own: the lookup's 64 bytes and the program's own would not fit on one stack.
+    #[inline(never)]
+    fn route(&self, query: &RouteQuery) -> Route {
+        let RouteQuery { source, destination, length, ingress } = query;
+        // SAFETY: the struct is made of numbers; all zero is a valid one.
+        let mut lookup: FibLookup = unsafe { core::mem::zeroed() };
+        lookup.l4_protocol = source.protocol.0;
+        lookup.sport = source.port.word();
+        lookup.dport = destination.port.word();
+        lookup.__bindgen_anon_1.tot_len = *length;
+        lookup.ifindex = *ingress;
+        if destination.address.is_v4() {
+            lookup.family = FAMILY_V4;
+            lookup.__bindgen_anon_3.ipv4_src = source.address.last().word();
+            lookup.__bindgen_anon_4.ipv4_dst = destination.address.last().word();
+        } else {
+            lookup.family = FAMILY_V6;
+            lookup.__bindgen_anon_3.ipv6_src = source.address.0.map(Be32::word);
+            lookup.__bindgen_anon_4.ipv6_dst = destination.address.0.map(Be32::word);
+        }
+        // SAFETY: the context is this program's own, and the length is the struct's.
+        let answer = unsafe {
+            bpf_fib_lookup(self.context.as_ptr(), &raw mut lookup, size_of::<FibLookup>() as i32, 0)
+        };
+        match answer as u32 {
+            BPF_FIB_LKUP_RET_SUCCESS => {
+                let (ifindex, tags) = match unsafe { VLANS.get(lookup.ifindex) } {
+                    Some(device) => (device.parent, Tags::vlan(device.vlan as u16)),
+                    None => (lookup.ifindex, Tags::default()),
+                };
+                Route::Via {
+                    ifindex,
+                    tags,
+                    source_mac: MacAddress::new(lookup.smac),
+                    destination_mac: MacAddress::new(lookup.dmac),
+                }
+            }
+            BPF_FIB_LKUP_RET_NOT_FWDED => Route::Local,
+            BPF_FIB_LKUP_RET_NO_NEIGH => {
+                // On success and here the kernel puts the next hop in place of the destination.
+                let address = next_hop(&lookup);
+                let _ = EVENTS
+                    .output::<NeighbourWanted>(&NeighbourWanted { address, ifindex: lookup.ifindex }, 0);
+                Route::NeighbourMissing
+            }
+            BPF_FIB_LKUP_RET_FRAG_NEEDED => Route::TooBig,
+            _ => Route::Unroutable,
+        }
+    }
+
+    #[inline(always)]
+    fn count_forward(&self, service: ServiceIndex, backend: BackendIndex, bytes: u64, is_new: bool) {
+        for counters in [SERVICE_COUNTERS.get_ptr_mut(service.0), BACKEND_COUNTERS.get_ptr_mut(backend.0)] {
+            if let Some(traffic) = counters {
+                // SAFETY: each CPU has its own, and a program is not interrupted by another of its kind.
+                let traffic: &mut Traffic = unsafe { &mut *traffic };
+                traffic.packets_in += 1;
+                traffic.bytes_in += bytes;
+                traffic.new_flows += u64::from(is_new);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn count_reply(&self, service: ServiceIndex, backend: BackendIndex, bytes: u64) {
+        for counters in [SERVICE_COUNTERS.get_ptr_mut(service.0), BACKEND_COUNTERS.get_ptr_mut(backend.0)] {
+            if let Some(traffic) = counters {
+                // SAFETY: as above.
+                let traffic: &mut Traffic = unsafe { &mut *traffic };
+                traffic.packets_out += 1;
+                traffic.bytes_out += bytes;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn count(&self, reason: Reason) {
+        if let Some(counter) = REASON_COUNTERS.get_ptr_mut(reason as u32) {
+            // SAFETY: each CPU has its own, and a program is not interrupted by another of its kind.
+            unsafe { *counter += 1 };
+        }
+    }
+}
+
+#[inline(always)]
+fn next_hop(lookup: &FibLookup) -> Address {
+    // SAFETY: every variant of the union is made of numbers, and the family says which one it is.
+    unsafe {
+        if lookup.family == FAMILY_V4 {
+            Address::v4(Be32::from_word(lookup.__bindgen_anon_4.ipv4_dst))
+        } else {
+            Address::v6(lookup.__bindgen_anon_4.ipv6_dst.map(Be32::from_word))
+        }
+    }
+}

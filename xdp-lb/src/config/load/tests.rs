@@ -1,0 +1,754 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::text::quoted;
+use crate::config::{Mode, PortRange, Probe, Protocol, XdpMode};
+
+/// The config file of the documentation's first page.
+const FIRST: &str = r#"
+interfaces = ["eth0", "eth1"]
+xdp_mode = "auto"                       # auto | native | generic
+state_file = "/var/lib/xdp-lb/state.json"
+pin_path = "/sys/fs/bpf/xdp-lb"         # several daemons on one host, or in several namespaces, each have their own
+
+[api]
+socket = "/run/xdp-lb/api.sock"         # root only, 0600
+
+[metrics]
+listen = "127.0.0.1:9799"
+
+[[service]]
+name = "web"
+vip = "192.0.2.10:80"                   # IPv6: "[2001:db8::10]:80"
+protocol = "tcp"                        # tcp | udp
+mode = "full-nat"                       # full-nat (default) | nat; later dsr, ipip, gue
+snat_addresses = ["198.51.100.2"]       # full-nat; default: this host's address towards the backend
+
+[service.health_check]
+type = "http"                           # tcp | http | dns | none
+path = "/healthz"
+interval = "1s"
+timeout = "500ms"
+rise = 2
+fall = 3
+
+[[service.backend]]
+address = "198.51.100.11:8080"
+weight = 100
+"#;
+
+const TOP: &str = "interfaces = [\"eth0\"]\n";
+const SERVICE: &str = "interfaces = [\"eth0\"]\n[[service]]\nname = \"web\"\nvip = \"192.0.2.10:80\"\n";
+
+#[track_caller]
+fn valid(text: &str) -> Config {
+    match parse(text) {
+        Ok(config) => config,
+        Err(errors) => panic!("refused:\n{errors}"),
+    }
+}
+
+#[track_caller]
+fn refused(text: &str) -> String {
+    match parse(text) {
+        Ok(config) => panic!("accepted: {config:?}"),
+        Err(errors) => errors.to_string(),
+    }
+}
+
+/// What is said of a service with these lines after its name and VIP, from line 5 on.
+#[track_caller]
+fn service(lines: &str) -> String {
+    refused(&format!("{SERVICE}{lines}"))
+}
+
+#[test]
+fn the_first_config_is_valid_as_it_stands() {
+    let config = valid(FIRST);
+    assert_eq!(config.interfaces, ["eth0", "eth1"]);
+    assert_eq!(config.snat_ports, PortRange { first: 1024, last: 32767 });
+    let [web] = config.services.as_slice() else { panic!("{config:?}") };
+    assert_eq!((web.name.as_str(), web.protocol, web.mode), ("web", Protocol::Tcp, Mode::FullNat));
+    let check = web.health_check.as_ref().expect("a check");
+    assert_eq!(check.probe, Probe::Http { path: "/healthz".into(), host: None, status: (200, 399) });
+    assert_eq!((check.interval, check.timeout), (Duration::from_secs(1), Duration::from_millis(500)));
+    assert_eq!((check.rise, check.fall), (2, 3));
+    assert_eq!(web.backends[0].weight, 100);
+}
+
+#[test]
+fn the_example_file_is_valid() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/xdp-lb.toml");
+    let config = load(&path).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(config.services.len(), 3);
+}
+
+#[test]
+fn everything_but_the_interfaces_has_a_default() {
+    let config = valid(TOP);
+    assert_eq!(
+        config,
+        Config {
+            interfaces: vec!["eth0".into()],
+            xdp_mode: XdpMode::Auto,
+            state_file: "/var/lib/xdp-lb/state.json".into(),
+            pin_path: "/sys/fs/bpf/xdp-lb".into(),
+            flow_hash_secret: None,
+            snat_ports: PortRange { first: 1024, last: 32767 },
+            api: Api { socket: "/run/xdp-lb/api.sock".into() },
+            metrics: Metrics { listen: Some(([127, 0, 0, 1], 9799).into()) },
+            limits: Limits { services: 4096, backends: 16384, slots: 4_194_304, flows: 1_048_576 },
+            timeouts: Timeouts { tcp_idle: Duration::from_secs(900), udp_idle: Duration::from_secs(60) },
+            services: vec![],
+        }
+    );
+}
+
+#[test]
+fn every_key_is_read() {
+    let config = valid(&format!(
+        "interfaces = [\"bond0\"]\nxdp_mode = \"generic\"\nstate_file = \"/s\"\npin_path = \"/p/q\"\n\
+         flow_hash_secret = \"{}\"\nsnat_ports = \"2000-3000\"\napi.socket = \"/a\"\nmetrics.listen = \"off\"\n\
+         limits = {{ services = 1, backends = 2, slots = 0x400, flows = 2048 }}\n\
+         timeouts = {{ tcp_idle = \"1h 30m\", udp_idle = \"7days\" }}\n\
+         [[service]]\nname = \"d\"\nvip = \"[2001:db8::1]:53\"\nprotocol = \"udp\"\nmode = \"nat\"\n\
+         backend = [{{ address = \"[2001:db8::2]:5353\", weight = 65535 }}]\n\
+         health_check = {{ type = \"dns\", name = \"example.com\", record = \"aaaa\", rise = 1, fall = 100 }}\n",
+        "0f".repeat(32)
+    ));
+    assert_eq!(config.xdp_mode, XdpMode::Generic);
+    assert_eq!((config.state_file, config.pin_path), ("/s".into(), "/p/q".into()));
+    assert_eq!(config.flow_hash_secret, Some([0x0f; 32]));
+    assert_eq!(config.snat_ports.to_string(), "2000-3000");
+    assert_eq!((config.api.socket, config.metrics.listen), ("/a".into(), None));
+    assert_eq!(config.limits, Limits { services: 1, backends: 2, slots: 1024, flows: 2048 });
+    assert_eq!(config.timeouts.tcp_idle, Duration::from_secs(5400));
+    assert_eq!(config.timeouts.udp_idle, Duration::from_secs(7 * 86400));
+    let [service] = config.services.as_slice() else { panic!("one service") };
+    assert_eq!((service.protocol, service.mode), (Protocol::Udp, Mode::Nat));
+    assert_eq!(service.backends[0].weight, 65535);
+    let check = service.check();
+    assert_eq!(check.probe, Probe::Dns { name: "example.com".into(), record: "AAAA".into() });
+    assert_eq!((check.rise, check.fall), (1, 100));
+}
+
+#[test]
+fn every_error_is_told_in_the_order_of_its_lines_with_the_file() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("lb.toml");
+    std::fs::write(
+        &path,
+        "interfaces = [\"eth0\"]\nxdp_mod = \"auto\"\n[[service]]\nname = \"web\"\nvip = \"192.0.2.10\"\n\
+         mode = \"dsr\"\n[[service.backend]]\naddress = \"198.51.100.11:8080\"\nwieght = 7\nweight = 70000\n\
+         [[service]]\nname = \"web\"\n[timeouts]\nudp_idle = \"8d\"\n",
+    )
+    .expect("written");
+    let file = path.display();
+    assert_eq!(
+        load(&path).expect_err("refused").to_string(),
+        format!(
+            "{file}:2: unknown key \"xdp_mod\"; did you mean \"xdp_mode\"?\n\
+             {file}:5: service \"web\": vip: \"192.0.2.10\" has no port; write \"192.0.2.10:80\"\n\
+             {file}:6: service \"web\": mode: \"dsr\" is not in this version; write \"full-nat\" or \"nat\"\n\
+             {file}:9: service \"web\": backend 198.51.100.11:8080: unknown key \"wieght\"; did you mean \"weight\"?\n\
+             {file}:10: service \"web\": backend 198.51.100.11:8080: weight: 70,000 is out of range; write 0 to 65,535\n\
+             {file}:11: service \"web\": vip: is missing; write vip = \"192.0.2.10:80\"\n\
+             {file}:12: service \"web\": name: \"web\" is the name of another service; give each a name of its own\n\
+             {file}:14: timeouts.udp_idle: 8days is out of range; write 1s to 7days"
+        )
+    );
+}
+
+#[test]
+fn a_file_that_cannot_be_read_says_why() {
+    let message = load(Path::new("/nonexistent/xdp-lb.toml")).expect_err("refused").to_string();
+    assert_eq!(
+        message,
+        "/nonexistent/xdp-lb.toml: cannot be read: No such file or directory (os error 2); \
+         check the path and its permissions"
+    );
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("lb.toml");
+    std::fs::write(&path, b"interfaces = [\"eth0\"]\n# \xff\n").expect("written");
+    let message = load(&path).expect_err("refused").to_string();
+    assert!(message.ends_with("lb.toml:2: is not UTF-8 here; save the file as UTF-8"), "{message}");
+}
+
+#[test]
+fn syntax_errors_have_line_and_column() {
+    assert_eq!(
+        refused("interfaces = [\"eth0\"]\nxdp_mode = auto\n[api\n"),
+        "line 2:12: string values must be quoted, expected literal string; mend TOML's syntax here\n\
+         line 3:5: unclosed table, expected `]`; mend TOML's syntax here"
+    );
+    assert_eq!(
+        refused("interfaces = [\"a\"]\ninterfaces = [\"b\"]\n"),
+        "line 2:1: \"interfaces\" is written twice; keep one of them"
+    );
+}
+
+#[test]
+fn unknown_keys_name_the_nearest_known_one_or_where_they_belong() {
+    assert_eq!(
+        refused("interfaces = [\"eth0\"]\nfrobnicate = 1\n"),
+        "line 2: unknown key \"frobnicate\"; the keys here are \"interfaces\", \"xdp_mode\", \"state_file\", \
+         \"pin_path\", \"flow_hash_secret\", \"snat_ports\", \"api\", \"metrics\", \"limits\", \"timeouts\", \
+         \"service\""
+    );
+    assert_eq!(
+        refused("interfaces = [\"eth0\"]\n[api]\nxdp_mode = \"auto\"\n"),
+        "line 3: api: unknown key \"xdp_mode\"; it belongs to the top of the file, before the first table"
+    );
+    assert_eq!(
+        service("[service.health-check]\ntype = \"tcp\"\n"),
+        "line 5: service \"web\": unknown key \"health-check\"; did you mean \"health_check\"?"
+    );
+    assert_eq!(
+        service("health_check = { type = \"tcp\", timout = \"1s\" }\n"),
+        "line 5: service \"web\": health_check: unknown key \"timout\"; did you mean \"timeout\"?"
+    );
+}
+
+#[test]
+fn values_of_the_wrong_type_are_named() {
+    let cases = [
+        ("interfaces = \"eth0\"", "line 1: interfaces: is a string; write a list of strings"),
+        ("interfaces = [1]", "line 1: interfaces: is a whole number; write a string, in quotes"),
+        (
+            "interfaces = [\"eth0\"]\nxdp_mode = true",
+            "line 2: xdp_mode: is true or false; write a string, in quotes",
+        ),
+        ("interfaces = [\"eth0\"]\napi = \"/run/x\"", "line 2: api: is a string; write a table, as [api]"),
+        (
+            "interfaces = [\"eth0\"]\n[service]\nname = \"web\"",
+            "line 2: service: is a table; write a list of tables, each headed [[service]]",
+        ),
+        (
+            "interfaces = [\"eth0\"]\nservice = [1]",
+            "line 2: service: is a whole number; write a list of tables, each headed [[service]]",
+        ),
+        (
+            "interfaces = [\"eth0\"]\nlimits.flows = \"4096\"",
+            "line 2: limits.flows: \"4096\" is in quotes; write the number without them",
+        ),
+        (
+            "interfaces = [\"eth0\"]\nlimits.flows = 1.5",
+            "line 2: limits.flows: is a fraction; write a whole number",
+        ),
+    ];
+    for (text, message) in cases {
+        assert_eq!(refused(text), message);
+    }
+    assert_eq!(
+        service("[service.backend]\naddress = \"198.51.100.1:80\"\n"),
+        "line 5: service \"web\": backend: is a table; write a list of tables, each headed [[service.backend]]"
+    );
+}
+
+#[test]
+fn interfaces_are_named_once_each_as_the_kernel_would() {
+    let cases = [
+        (
+            "",
+            "config: interfaces: is missing; write the interfaces that packets arrive on, interfaces = [\"eth0\"]",
+        ),
+        (
+            "interfaces = []",
+            "line 1: interfaces: is empty; write the interfaces that packets arrive on, interfaces = [\"eth0\"]",
+        ),
+        (
+            "interfaces = [\"eth0\",\n\"eth1\",\n\"eth0\"]",
+            "line 3: interfaces: \"eth0\" is listed twice; remove one of them",
+        ),
+    ];
+    for (text, message) in cases {
+        assert_eq!(refused(text), message);
+    }
+    for name in ["", "a/b", "a b", "sixteen-bytes-xx", "..", "eth0:1"] {
+        assert_eq!(
+            refused(&format!("interfaces = [{name:?}]")),
+            format!(
+                "line 1: interfaces: {name:?} is not an interface's name; write 1 to 15 bytes without \"/\", \
+                 \":\" or spaces, as \"ip link\" shows it"
+            )
+        );
+    }
+    valid("interfaces = [\"fifteen-bytes-x\"]");
+}
+
+#[test]
+fn top_level_values_have_their_form_and_range() {
+    let long = format!("/{}", "x".repeat(107));
+    let cases = [
+        (
+            "xdp_mode = \"natve\"".to_owned(),
+            "xdp_mode: \"natve\" is not known; did you mean \"native\"? One of: \"auto\", \"native\", \"generic\"".to_owned(),
+        ),
+        (
+            "state_file = \"state.json\"".into(),
+            "state_file: \"state.json\" is not absolute; write it from the \"/\" on".into(),
+        ),
+        ("pin_path = \"/\"".into(), "pin_path: \"/\" has no last part; write the whole path".into()),
+        ("pin_path = \"/a\\u0000\"".into(), "pin_path: \"/a\\0\" has a zero byte in it; remove it".into()),
+        (
+            format!("api.socket = \"{long}\""),
+            format!(
+                "api.socket: {} has 108 bytes; a socket's path has at most 107, so write a shorter one",
+                quoted(&long)
+            ),
+        ),
+        (
+            "flow_hash_secret = \"hunter2\"".into(),
+            "flow_hash_secret: is not 64 hex digits; write the output of \"openssl rand -hex 32\", \
+             the same on every node".into(),
+        ),
+        (
+            "snat_ports = \"5-4\"".into(),
+            "snat_ports: \"5-4\" is not a range of ports from 1 to 65535; write \"1024-32767\"".into(),
+        ),
+        (
+            "snat_ports = \"0-4\"".into(),
+            "snat_ports: \"0-4\" is not a range of ports from 1 to 65535; write \"1024-32767\"".into(),
+        ),
+        (
+            "metrics.listen = \"127.0.0.1:0\"".into(),
+            "metrics.listen: \"127.0.0.1:0\" has port 0, which Prometheus cannot know; write 1 to 65535".into(),
+        ),
+        (
+            "metrics.listen = \"localhost:9799\"".into(),
+            "metrics.listen: \"localhost:9799\": \"localhost\" is not an IP address; write one, such as \
+             \"192.0.2.10:80\" or \"[2001:db8::10]:80\" (names are not looked up)".into(),
+        ),
+        ("limits.services = 0".into(), "limits.services: 0 is out of range; write 1 to 65,536".into()),
+        ("limits.backends = -1".into(), "limits.backends: -1 is out of range; write 1 to 1,000,000".into()),
+        ("limits.slots = 1023".into(), "limits.slots: 1,023 is out of range; write 1,024 to 268,435,456".into()),
+        (
+            "limits.flows = 99999999999999999999999".into(),
+            "limits.flows: 99999999999999999999999 is out of range; write 1,024 to 67,108,864".into(),
+        ),
+        ("timeouts.tcp_idle = \"0s\"".into(), "timeouts.tcp_idle: 0s is out of range; write 1s to 7days".into()),
+        (
+            "timeouts.tcp_idle = \"1500ms\"".into(),
+            "timeouts.tcp_idle: \"1500ms\" is not in whole seconds; write \"15m\" or \"90s\"".into(),
+        ),
+        (
+            "timeouts.udp_idle = \"60\"".into(),
+            "timeouts.udp_idle: \"60\" is not a duration (time unit needed, for example 60sec or 60ms); \
+             write \"500ms\" or \"1m 30s\"".into(),
+        ),
+    ];
+    for (line, message) in cases {
+        assert_eq!(refused(&format!("{TOP}{line}\n")), format!("line 2: {message}"));
+    }
+}
+
+#[test]
+fn a_vip_is_the_address_and_port_of_one_host_on_a_network() {
+    let cases = [
+        ("192.0.2.10", "\"192.0.2.10\" has no port; write \"192.0.2.10:80\""),
+        ("2001:db8::10", "\"2001:db8::10\" has no port; write \"[2001:db8::10]:80\""),
+        ("[2001:db8::10]", "\"[2001:db8::10]\" has no port; write \"[2001:db8::10]:80\""),
+        ("192.0.2.10:65536", "\"65536\" is not a port; write 1 to 65535"),
+        ("web", "\"web\" is not an address and port; write \"192.0.2.10:80\""),
+        ("192.0.2.10:0", "\"192.0.2.10:0\" has port 0; write 1 to 65535"),
+        (
+            "0.0.0.0:80",
+            "\"0.0.0.0:80\" stands for every address; write the address of one host on the network",
+        ),
+        ("[::]:80", "\"[::]:80\" stands for every address; write the address of one host on the network"),
+        (
+            "0.1.2.3:80",
+            "\"0.1.2.3:80\" is of 0.0.0.0/8, which no host may have (RFC 1122); write the address of one host \
+             on the network",
+        ),
+        (
+            "127.0.0.1:80",
+            "\"127.0.0.1:80\" is a loopback address, whose packets never reach a network interface; write the \
+             address of one host on the network",
+        ),
+        (
+            "[::1]:80",
+            "\"[::1]:80\" is a loopback address, whose packets never reach a network interface; write the \
+             address of one host on the network",
+        ),
+        (
+            "224.0.0.1:80",
+            "\"224.0.0.1:80\" is a multicast address; write the address of one host on the network",
+        ),
+        (
+            "[ff02::1]:80",
+            "\"[ff02::1]:80\" is a multicast address; write the address of one host on the network",
+        ),
+        (
+            "255.255.255.255:80",
+            "\"255.255.255.255:80\" is the broadcast address; write the address of one host on the network",
+        ),
+        (
+            "[fe80::1]:80",
+            "\"[fe80::1]:80\" is link-local, so it means nothing without an interface; write the address of one \
+             host on the network",
+        ),
+        ("[2001:db8::1%2]:80", "\"[2001:db8::1%2]:80\" has a scope; write an address that needs none"),
+        (
+            "[::ffff:192.0.2.1]:80",
+            "\"[::ffff:192.0.2.1]:80\" is an IPv4 address in IPv6 form; write \"192.0.2.1:80\"",
+        ),
+    ];
+    for (vip, message) in cases {
+        assert_eq!(
+            refused(&format!("{TOP}[[service]]\nname = \"web\"\nvip = \"{vip}\"\n")),
+            format!("line 4: service \"web\": vip: {message}")
+        );
+    }
+}
+
+#[test]
+fn a_service_has_a_name_of_plain_characters() {
+    let long = "x".repeat(64);
+    let cases = [
+        ("", "service \"\": name: is empty; write a name".to_owned()),
+        (
+            "a b",
+            "service \"a b\": name: \"a b\" has ' ' in it; write letters, digits, \"-\", \"_\" and \".\" only".into(),
+        ),
+        (
+            "wéb",
+            "service \"wéb\": name: \"wéb\" has 'é' in it; write letters, digits, \"-\", \"_\" and \".\" only".into(),
+        ),
+        ("..", "service \"..\": name: \"..\" is no name; write one with a letter or a digit".into()),
+        (&long, format!("service \"{long}\": name: \"{long}\" has 64 characters; write at most 63")),
+    ];
+    for (name, message) in cases {
+        assert_eq!(
+            refused(&format!("{TOP}[[service]]\nname = \"{name}\"\nvip = \"192.0.2.10:80\"\n")),
+            format!("line 3: {message}")
+        );
+    }
+    assert_eq!(
+        refused(&format!("{TOP}[[service]]\nvip = \"192.0.2.10:80\"\n")),
+        "line 2: service #1: name: is missing; write name = \"web\""
+    );
+    valid(&format!("{TOP}[[service]]\nname = \"{}\"\nvip = \"192.0.2.10:80\"\n", "x".repeat(63)));
+}
+
+#[test]
+fn protocols_and_modes_are_of_those_that_this_version_knows() {
+    assert_eq!(
+        service("protocol = \"sctp\"\n"),
+        "line 5: service \"web\": protocol: \"sctp\" is not known; write \"tcp\" or \"udp\""
+    );
+    assert_eq!(
+        service("mode = \"full_nat\"\n"),
+        "line 5: service \"web\": mode: \"full_nat\" is not known; did you mean \"full-nat\"? One of: \
+         \"full-nat\", \"nat\""
+    );
+    for mode in ["dsr", "ipip", "gue"] {
+        assert_eq!(
+            service(&format!("mode = \"{mode}\"\n")),
+            format!(
+                "line 5: service \"web\": mode: \"{mode}\" is not in this version; write \"full-nat\" or \"nat\""
+            )
+        );
+    }
+}
+
+#[test]
+fn backends_fit_their_service() {
+    let cases = [
+        (
+            "[2001:db8::1]:80",
+            "backend [2001:db8::1]:80: address: \"[2001:db8::1]:80\" is IPv6 and the VIP 192.0.2.10:80 is IPv4; \
+             a service and its backends are of one family, so give the other family a service of its own",
+        ),
+        (
+            "192.0.2.10:80",
+            "backend 192.0.2.10:80: address: \"192.0.2.10:80\" is the VIP of this service, so its packets would \
+             come back here; write the real server's own address",
+        ),
+        (
+            "198.51.100.2:80",
+            "backend 198.51.100.2:80: address: 198.51.100.2 is one of snat_addresses, which are this host's own; \
+             write the real server's own address",
+        ),
+        (
+            "127.0.0.1:80",
+            "backend 127.0.0.1:80: address: \"127.0.0.1:80\" is a loopback address, whose packets never reach a \
+             network interface; write the address of one host on the network",
+        ),
+        ("198.51.100.9", "backend #1: address: \"198.51.100.9\" has no port; write \"198.51.100.9:80\""),
+    ];
+    for (address, message) in cases {
+        let lines =
+            format!("snat_addresses = [\"198.51.100.2\"]\n[[service.backend]]\naddress = \"{address}\"\n");
+        assert_eq!(service(&lines), format!("line 7: service \"web\": {message}"));
+    }
+    assert_eq!(
+        service("backend = [{ address = \"198.51.100.1:80\" },\n{ address = \"198.51.100.1:80\" },\n{}]\n"),
+        "line 6: service \"web\": backend 198.51.100.1:80: address: \"198.51.100.1:80\" is listed twice; \
+         remove one of them, and give the other the weight\n\
+         line 7: service \"web\": backend #3: address: is missing; write address = \"198.51.100.11:8080\""
+    );
+    assert_eq!(
+        service("backend = [{ address = \"198.51.100.1:80\", weight = -1 }]\n"),
+        "line 5: service \"web\": backend 198.51.100.1:80: weight: -1 is out of range; write 0 to 65,535"
+    );
+    valid(&format!("{SERVICE}backend = [{{ address = \"198.51.100.1:80\", weight = 0 }}]\n"));
+}
+
+#[test]
+fn snat_addresses_are_of_full_nat_and_of_the_vips_family() {
+    assert_eq!(
+        service("mode = \"nat\"\nsnat_addresses = [\"198.51.100.2\"]\n"),
+        "line 6: service \"web\": snat_addresses: mode \"nat\" keeps the client's address; remove \
+         snat_addresses, or write mode = \"full-nat\""
+    );
+    let cases = [
+        (
+            "\"2001:db8::1\"",
+            "\"2001:db8::1\" is not of the VIP's family (192.0.2.10:80); write an address of this host of that family",
+        ),
+        ("\"0.0.0.0\"", "\"0.0.0.0\" stands for every address; write the address of one host on the network"),
+        (
+            "\"::ffff:198.51.100.2\"",
+            "\"::ffff:198.51.100.2\" is an IPv4 address in IPv6 form; write \"198.51.100.2\"",
+        ),
+        (
+            "\"198.51.100.2:80\"",
+            "\"198.51.100.2:80\" has a port, which is not wanted here; write \"198.51.100.2\"",
+        ),
+        ("\"eth0\"", "\"eth0\" is not an IP address; write \"198.51.100.2\""),
+        ("\"198.51.100.2\", \"198.51.100.2\"", "\"198.51.100.2\" is listed twice; remove one of them"),
+    ];
+    for (list, message) in cases {
+        assert_eq!(
+            service(&format!("snat_addresses = [{list}]\n")),
+            format!("line 5: service \"web\": snat_addresses: {message}")
+        );
+    }
+    let many: Vec<String> = (1..=17).map(|host| format!("\"198.51.100.{host}\"")).collect();
+    assert_eq!(
+        service(&format!("snat_addresses = [{}]\n", many.join(", "))),
+        "line 5: service \"web\": snat_addresses: 17 addresses are too many; write at most 16"
+    );
+    valid(&format!("{SERVICE}snat_addresses = [{}]\n", many[..16].join(", ")));
+}
+
+#[test]
+fn services_do_not_stand_against_each_other() {
+    let other = |lines: &str| service(&format!("[[service]]\nname = \"b\"\n{lines}"));
+    assert_eq!(
+        other("vip = \"192.0.2.10:80\"\n"),
+        "line 7: service \"b\": vip: 192.0.2.10:80 tcp is the VIP of service \"web\" already; change the \
+         address, the port or the protocol of one"
+    );
+    assert_eq!(
+        other("vip = \"192.0.2.11:80\"\nbackend = [{ address = \"192.0.2.10:80\" }]\n"),
+        "line 8: service \"b\": backend 192.0.2.10:80: address: \"192.0.2.10:80\" is the VIP of service \
+         \"web\", so its packets would loop through this host; write the real server's own address"
+    );
+    valid(&format!("{SERVICE}[[service]]\nname = \"b\"\nvip = \"192.0.2.10:80\"\nprotocol = \"udp\"\n"));
+    assert_eq!(
+        service("snat_addresses = [\"192.0.2.11\"]\n[[service]]\nname = \"b\"\nvip = \"192.0.2.11:8080\"\n"),
+        "line 8: service \"b\": vip: 192.0.2.11 is in snat_addresses of service \"web\" and port 8080 in \
+         snat_ports (1024-32767), so replies to that service would be taken for this one's packets; change \
+         the VIP, that snat address, or snat_ports"
+    );
+    valid(&format!(
+        "{SERVICE}snat_addresses = [\"192.0.2.11\"]\n[[service]]\nname = \"b\"\nvip = \"192.0.2.11:443\"\n"
+    ));
+}
+
+#[test]
+fn services_and_backends_have_room_within_the_limits() {
+    assert_eq!(
+        service(
+            "backend = [{ address = \"198.51.100.1:80\" }, { address = \"198.51.100.2:80\" }]\n\
+             [[service]]\nname = \"b\"\nvip = \"192.0.2.11:80\"\n\
+             [limits]\nservices = 1\nbackends = 1\n"
+        ),
+        "line 10: limits.services: there are 2 services and room for 1; raise it to 2 or more\n\
+         line 11: limits.backends: there are 2 backends and room for 1; raise it to 2 or more"
+    );
+}
+
+#[test]
+fn health_checks_have_the_keys_of_their_type_within_their_ranges() {
+    let cases = [
+        ("", "health_check.type: is missing; write type = \"tcp\""),
+        (
+            "type = \"htp\"",
+            "health_check.type: \"htp\" is not known; did you mean \"http\"? One of: \"tcp\", \"http\", \"dns\", \"none\"",
+        ),
+        (
+            "type = \"tcp\", path = \"/\"",
+            "health_check.path: belongs to a check of type \"http\", and this one is of type \"tcp\"; remove it \
+             or change the type",
+        ),
+        (
+            "type = \"http\", record = \"A\"",
+            "health_check.record: belongs to a check of type \"dns\", and this one is of type \"http\"; remove it \
+             or change the type",
+        ),
+        (
+            "type = \"tcp\", interval = \"99ms\"",
+            "health_check.interval: 99ms is out of range; write 100ms to 1h",
+        ),
+        (
+            "type = \"tcp\", interval = 1",
+            "health_check.interval: is a whole number; write a string, in quotes",
+        ),
+        (
+            "type = \"tcp\", interval = \"soon\"",
+            "health_check.interval: \"soon\" is not a duration (expected number at 0); write \"500ms\" or \"1m 30s\"",
+        ),
+        (
+            "type = \"tcp\", timeout = \"2s\"",
+            "health_check.timeout: 2s is not from 10ms to the interval (1s), since one check ends before the next \
+             begins; write less, or a longer interval",
+        ),
+        (
+            "type = \"tcp\", timeout = \"9ms\"",
+            "health_check.timeout: 9ms is not from 10ms to the interval (1s), since one check ends before the next \
+             begins; write less, or a longer interval",
+        ),
+        ("type = \"tcp\", rise = 0", "health_check.rise: 0 is out of range; write 1 to 100"),
+        ("type = \"tcp\", fall = 101", "health_check.fall: 101 is out of range; write 1 to 100"),
+        (
+            "type = \"http\", path = \"healthz\"",
+            "health_check.path: \"healthz\" is not the path of a request; write it from its \"/\" on, with spaces \
+             and the like as %20, at most 2048 characters",
+        ),
+        (
+            "type = \"http\", path = \"/a b\"",
+            "health_check.path: \"/a b\" is not the path of a request; write it from its \"/\" on, with spaces and \
+             the like as %20, at most 2048 characters",
+        ),
+        (
+            "type = \"http\", path = \"/a\\r\\nX: y\"",
+            "health_check.path: \"/a\\r\\nX: y\" is not the path of a request; write it from its \"/\" on, with \
+             spaces and the like as %20, at most 2048 characters",
+        ),
+        (
+            "type = \"http\", host = \"a\\r\\nb\"",
+            "health_check.host: \"a\\r\\nb\" is not the value of a Host header; write \"example.com\" or \
+             \"example.com:8080\"",
+        ),
+        (
+            "type = \"http\", status = \"2xx\"",
+            "health_check.status: \"2xx\" is not a status or a range of them; write \"200\" or \"200-399\"",
+        ),
+        (
+            "type = \"http\", status = \"399-200\"",
+            "health_check.status: 399-200 is not a range of statuses from 100 to 599; write \"200-399\"",
+        ),
+        (
+            "type = \"dns\", name = \"a..b\"",
+            "health_check.name: \"a..b\" is not a DNS name; write \"example.com\", or \".\" for the root",
+        ),
+        (
+            "type = \"dns\", record = \"AXFR\"",
+            "health_check.record: \"AXFR\" is not a record type to ask for; write one of A, AAAA, CAA, CNAME, \
+             HTTPS, MX, NS, PTR, SOA, SRV, SVCB, TXT",
+        ),
+    ];
+    for (keys, message) in cases {
+        assert_eq!(
+            service(&format!("health_check = {{ {keys} }}\n")),
+            format!("line 5: service \"web\": {message}")
+        );
+    }
+}
+
+#[test]
+fn health_checks_have_defaults_that_fit_the_interval() {
+    let check = |keys: &str| {
+        let config = valid(&format!("{SERVICE}health_check = {{ {keys} }}\n"));
+        config.services[0].check()
+    };
+    assert_eq!(check("type = \"tcp\""), HealthCheck::new(Probe::Tcp));
+    assert_eq!(check("type = \"none\"").probe, Probe::None);
+    let quick = check("type = \"tcp\", interval = \"200ms\"");
+    assert_eq!(quick.timeout, Duration::from_millis(200));
+    assert_eq!(
+        check("type = \"http\", status = \"204\"").probe,
+        Probe::Http { path: "/".into(), host: None, status: (204, 204) }
+    );
+    assert_eq!(check("type = \"dns\"").probe, Probe::Dns { name: ".".into(), record: "NS".into() });
+    assert_eq!(
+        check("type = \"dns\", name = \"example.com\"").probe,
+        Probe::Dns { name: "example.com".into(), record: "A".into() }
+    );
+}
+
+#[test]
+fn a_service_without_a_check_gets_the_one_of_its_protocol() {
+    let config =
+        valid(&format!("{SERVICE}[[service]]\nname = \"b\"\nvip = \"192.0.2.1:53\"\nprotocol = \"udp\"\n"));
+    assert_eq!(config.services[0].check().probe, Probe::Tcp);
+    assert_eq!(config.services[1].check().probe, Probe::None);
+}
+
+#[test]
+fn an_error_in_one_value_does_not_hide_those_of_others() {
+    let message = service(
+        "snat_addresses = [\"x\"]\nhealth_check = { type = \"tcp\", rise = 0, fall = 0 }\n\
+         [[service.backend]]\naddress = \"y\"\n[[service.backend]]\naddress = \"192.0.2.10:80\"\n",
+    );
+    assert_eq!(message.lines().count(), 5, "{message}");
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_the_parser_panic(text in "\\PC*") {
+        let _ = parse(&text);
+    }
+
+    #[test]
+    fn no_change_to_a_valid_file_makes_the_parser_panic(
+        edits in prop::collection::vec((0..FIRST.len(), any::<char>(), any::<bool>()), 1..8),
+    ) {
+        let mut text: Vec<char> = FIRST.chars().collect();
+        for (at, new, replace) in edits {
+            let at = at.min(text.len() - 1);
+            if replace { text[at] = new } else { text.insert(at, new) }
+        }
+        if let Err(errors) = parse(&text.into_iter().collect::<String>()) {
+            prop_assert!(!errors.errors.is_empty());
+            prop_assert!(errors.to_string().lines().count() >= errors.errors.len());
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_the_loader_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), bytes).expect("written");
+        let _ = load(file.path());
+    }
+}
+
+/// Every TOML and JSON block of the documentation, and every key's row.
+#[test]
+fn the_documentation_is_right() {
+    let text = include_str!("../../../../docs/configuration.md");
+    let blocks = |language: &str| -> Vec<String> {
+        let opening = format!("```{language}\n");
+        text.split(&opening).skip(1).filter_map(|rest| Some(rest.split_once("```")?.0.to_owned())).collect()
+    };
+    let toml = blocks("toml");
+    assert!(!toml.is_empty());
+    for block in toml {
+        valid(&block);
+    }
+    let json = blocks("json");
+    assert!(!json.is_empty());
+    for block in json {
+        let state = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(state.path(), block).expect("written");
+        crate::config::state::read(state.path()).expect("a state file");
+    }
+    for key in TOP_KEYS.iter().chain(SERVICE_KEYS).chain(CHECK_KEYS) {
+        let row = format!("| `{key}` |");
+        let heading = format!("[{key}]");
+        assert!(text.contains(&row) || text.contains(&heading), "{key} is not documented");
+    }
+}

@@ -1,0 +1,201 @@
+//! The maps as typed tables.
+
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::{Context, Result, bail, ensure};
+use aya::Ebpf;
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues};
+use memmap2::{MmapOptions, MmapRaw};
+use xdp_lb_common::net::{Address, Endpoint};
+use xdp_lb_common::reason::Reason;
+use xdp_lb_common::slot::Slot;
+use xdp_lb_common::tables::{
+    Backend, FlowKey, FlowRecord, Reply, Service, Settings, SlotIndex, Traffic, VlanDevice,
+};
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::batch;
+use crate::config::Limits;
+
+/// A value whose bytes are all there is to it.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub struct Plain<T>(pub T);
+
+// SAFETY: any bytes are a T (FromBytes), and a T has no padding (IntoBytes).
+unsafe impl<T: FromBytes + IntoBytes + Copy + 'static> aya::Pod for Plain<T> {}
+
+/// All tables but the event buffer.
+pub struct Maps {
+    pub settings: Array<MapData, Plain<Settings>>,
+    pub services: HashMap<MapData, Plain<Endpoint>, Plain<Service>>,
+    pub backends: Array<MapData, Plain<Backend>>,
+    pub replies: HashMap<MapData, Plain<Endpoint>, Plain<Reply>>,
+    pub snat_addresses: Array<MapData, Plain<Address>>,
+    pub vlans: HashMap<MapData, u32, Plain<VlanDevice>>,
+    pub slots: Slots,
+    pub flows: Flows,
+    reasons: PerCpuArray<MapData, u64>,
+    service_counters: PerCpuArray<MapData, Plain<Traffic>>,
+    backend_counters: PerCpuArray<MapData, Plain<Traffic>>,
+}
+
+/// The sizes that the tables have: those of an adopted set need not be the configured ones.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sizes {
+    /// Services, backends, slots and flow records.
+    pub limits: Limits,
+    /// SNAT addresses.
+    pub snat_addresses: u32,
+}
+
+impl Maps {
+    /// Takes the maps out of a loaded object; says how large they are.
+    pub fn take(object: &mut Ebpf) -> Result<(Self, Sizes)> {
+        let mut map =
+            |name: &str| object.take_map(name).with_context(|| format!("the object has no map {name}"));
+        let (services, backends, snat_addresses) =
+            (map("SERVICES")?, map("BACKENDS")?, map("SNAT_ADDRESSES")?);
+        let (slots, flows) = (map("SLOTS")?, map("FLOWS")?);
+        let limits = Limits {
+            services: entries(&services)?,
+            // Place 0 stays vacant.
+            backends: entries(&backends)? - 1,
+            slots: entries(&slots)?,
+            flows: entries(&flows)?,
+        };
+        let sizes = Sizes { limits, snat_addresses: entries(&snat_addresses)? };
+        let maps = Self {
+            settings: map("SETTINGS")?.try_into()?,
+            services: services.try_into()?,
+            backends: backends.try_into()?,
+            replies: map("REPLIES")?.try_into()?,
+            snat_addresses: snat_addresses.try_into()?,
+            vlans: map("VLANS")?.try_into()?,
+            slots: Slots::new(slots, limits.slots)?,
+            flows: Flows::new(flows)?,
+            reasons: map("REASON_COUNTERS")?.try_into()?,
+            service_counters: map("SERVICE_COUNTERS")?.try_into()?,
+            backend_counters: map("BACKEND_COUNTERS")?.try_into()?,
+        };
+        Ok((maps, sizes))
+    }
+
+    /// How many packets had this reason.
+    pub fn reason(&self, reason: Reason) -> Result<u64> {
+        let values = self.reasons.get(&(reason as u32), 0).context("cannot read a reason's counter")?;
+        Ok(values.iter().sum())
+    }
+
+    /// The counters of a service, all CPUs together.
+    pub fn service_traffic(&self, index: u32) -> Result<Traffic> {
+        sum(&self.service_counters, index).context("cannot read a service's counters")
+    }
+
+    /// The counters of a backend, all CPUs together.
+    pub fn backend_traffic(&self, index: u32) -> Result<Traffic> {
+        sum(&self.backend_counters, index).context("cannot read a backend's counters")
+    }
+
+    /// Sets a service's counters to 0.
+    pub fn zero_service_traffic(&mut self, index: u32) -> Result<()> {
+        zero(&mut self.service_counters, index).context("cannot clear a service's counters")
+    }
+
+    /// Sets a backend's counters to 0.
+    pub fn zero_backend_traffic(&mut self, index: u32) -> Result<()> {
+        zero(&mut self.backend_counters, index).context("cannot clear a backend's counters")
+    }
+}
+
+/// How many entries a map has in the kernel, which for an adopted one need not be what was asked for.
+fn entries(map: &Map) -> Result<u32> {
+    let (Map::Array(data) | Map::HashMap(data) | Map::LruHashMap(data)) = map else {
+        bail!("a map of the object is of another kind than this daemon knows");
+    };
+    Ok(data.info().context("cannot ask the kernel about a map")?.max_entries())
+}
+
+fn sum(counters: &PerCpuArray<MapData, Plain<Traffic>>, index: u32) -> Result<Traffic> {
+    let values = counters.get(&index, 0)?;
+    Ok(values.iter().fold(Traffic::default(), |sum, Plain(one)| Traffic {
+        packets_in: sum.packets_in + one.packets_in,
+        bytes_in: sum.bytes_in + one.bytes_in,
+        packets_out: sum.packets_out + one.packets_out,
+        bytes_out: sum.bytes_out + one.bytes_out,
+        new_flows: sum.new_flows + one.new_flows,
+    }))
+}
+
+fn zero(counters: &mut PerCpuArray<MapData, Plain<Traffic>>, index: u32) -> Result<()> {
+    let cpus = aya::util::nr_cpus().map_err(|(what, error)| anyhow::anyhow!("{what}: {error}"))?;
+    counters.set(index, PerCpuValues::try_from(vec![Plain(Traffic::default()); cpus])?, 0)?;
+    Ok(())
+}
+
+/// The flat array of all rings, in this process's memory (`BPF_F_MMAPABLE`, kernel 5.5).
+pub struct Slots {
+    memory: MmapRaw,
+    length: u32,
+}
+
+impl Slots {
+    fn new(map: Map, length: u32) -> Result<Self> {
+        let Map::Array(data) = map else { bail!("the map SLOTS is no array") };
+        let memory = MmapOptions::new()
+            .len(length as usize * size_of::<Slot>())
+            .map_raw(data.fd().as_fd().as_raw_fd())
+            .context("cannot map the slots into memory")?;
+        Ok(Self { memory, length })
+    }
+
+    /// Writes slots from this place on.
+    ///
+    /// # Errors
+    /// Where they do not all fit; then none is written.
+    pub fn write(&mut self, first: SlotIndex, slots: &[Slot]) -> Result<()> {
+        for (word, slot) in self.words(first, slots.len())?.iter().zip(slots) {
+            word.store(slot.to_bits(), Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Reads slots from this place on.
+    ///
+    /// # Errors
+    /// Where there are not as many.
+    pub fn read(&self, first: SlotIndex, count: u32) -> Result<Vec<Slot>> {
+        let words = self.words(first, count as usize)?;
+        Ok(words.iter().map(|word| Slot::from_bits(word.load(Ordering::Relaxed))).collect())
+    }
+
+    fn words(&self, first: SlotIndex, count: usize) -> Result<&[AtomicU64]> {
+        let first = first.0 as usize;
+        ensure!(
+            first.checked_add(count).is_some_and(|end| end <= self.length as usize),
+            "{count} slots from {first} on do not fit into {}",
+            self.length
+        );
+        // SAFETY: the range lies in the mapping, which is page-aligned and lives as long as self; the
+        // kernel side reads and this side writes whole words.
+        Ok(unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast::<AtomicU64>().add(first), count) })
+    }
+}
+
+/// The flow table, as far as this side needs it: to walk it and to remove what is over.
+pub struct Flows {
+    map: MapData,
+}
+
+impl Flows {
+    fn new(map: Map) -> Result<Self> {
+        let Map::LruHashMap(map) = map else { bail!("the map FLOWS is no LRU hash") };
+        Ok(Self { map })
+    }
+
+    /// Shows every record to `visit`, and removes those for which it returns true.
+    pub fn sweep(&mut self, visit: impl FnMut(&FlowKey, &FlowRecord) -> bool) -> Result<()> {
+        batch::sweep(self.map.fd().as_fd(), visit).context("cannot walk the flow table")
+    }
+}

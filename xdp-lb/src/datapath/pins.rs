@@ -1,0 +1,153 @@
+//! The pins: what makes forwarding outlive the daemon.
+//!
+//! `PIN_PATH/layout-N/` holds the maps by their names, and a link for each interface and mode
+//! (`link-native-eth0`). A daemon of another layout finds no maps of its own there, and says so.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use xdp_lb_common::layout::LAYOUT_VERSION;
+
+use crate::config::XdpMode;
+
+/// The directory of one layout's pins.
+#[derive(Clone, Debug)]
+pub struct Pins {
+    directory: PathBuf,
+}
+
+impl Pins {
+    /// The pins under this bpffs path, made where there are none.
+    ///
+    /// # Errors
+    /// Where the path is not on a bpffs, or holds the pins of another layout.
+    pub fn open(pin_path: &Path) -> Result<Self> {
+        fs::create_dir_all(pin_path).with_context(|| {
+            format!("cannot make the pin directory {}: {}", pin_path.display(), mount_hint(pin_path))
+        })?;
+        let kind = statfs(pin_path).with_context(|| format!("cannot look at {}", pin_path.display()))?;
+        ensure!(
+            kind.filesystem_type() == BPF_FS_MAGIC,
+            "{} is not on a BPF file system: {}",
+            pin_path.display(),
+            mount_hint(pin_path)
+        );
+        let own = directory(pin_path);
+        for entry in list(pin_path)? {
+            if entry != own {
+                bail!(
+                    "{} holds {}, made by another version of xdp-lb (this one makes {}): unload it first with \
+                     `xdp-lb unload`, which interrupts forwarding, or choose another pin_path",
+                    pin_path.display(),
+                    name(&entry),
+                    name(&own)
+                );
+            }
+        }
+        match fs::create_dir(&own) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot make {}", own.display())),
+        }
+        Ok(Self { directory: own })
+    }
+
+    /// Where a map is pinned.
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    /// Where an interface's link is pinned.
+    pub fn link(&self, interface: &str, mode: XdpMode) -> PathBuf {
+        self.directory.join(format!("link-{}-{interface}", mode_name(mode)))
+    }
+
+    /// The interfaces whose links are pinned, with how they were attached.
+    pub fn links(&self) -> Result<Vec<(String, XdpMode)>> {
+        let mut links = Vec::new();
+        for entry in list(&self.directory)? {
+            for mode in [XdpMode::Native, XdpMode::Generic] {
+                if let Some(interface) = name(&entry).strip_prefix(&format!("link-{}-", mode_name(mode))) {
+                    links.push((interface.to_owned(), mode));
+                }
+            }
+        }
+        Ok(links)
+    }
+}
+
+fn mode_name(mode: XdpMode) -> &'static str {
+    match mode {
+        XdpMode::Generic => "generic",
+        XdpMode::Native | XdpMode::Auto => "native",
+    }
+}
+
+fn directory(pin_path: &Path) -> PathBuf {
+    pin_path.join(format!("layout-{LAYOUT_VERSION}"))
+}
+
+fn mount_hint(pin_path: &Path) -> String {
+    let mount = if pin_path.starts_with("/sys/fs/bpf") { Path::new("/sys/fs/bpf") } else { pin_path };
+    format!("mount one with `mount -t bpf bpf {}`", mount.display())
+}
+
+fn name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn list(directory: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(directory).with_context(|| format!("cannot list {}", directory.display()))?;
+    let mut paths = entries
+        .map(|entry| Ok(entry?.path()))
+        .collect::<std::io::Result<Vec<_>>>()
+        .with_context(|| format!("cannot list {}", directory.display()))?;
+    paths.sort();
+    Ok(paths)
+}
+
+/// Removes the pins of any layout under this path, and so detaches the program from every
+/// interface; says what was removed.
+///
+/// # Errors
+/// Where something cannot be removed; what comes before it is.
+pub fn unload(pin_path: &Path) -> Result<Vec<String>> {
+    let mut removed = Vec::new();
+    if !pin_path.exists() {
+        return Ok(removed);
+    }
+    for layout in list(pin_path)?.into_iter().filter(|path| name(path).starts_with("layout-")) {
+        // Links first: no packet meets half a set of tables.
+        let (links, maps): (Vec<_>, Vec<_>) =
+            list(&layout)?.into_iter().partition(|path| name(path).starts_with("link-"));
+        for link in &links {
+            remove(link)?;
+            removed.push(match name(link).splitn(3, '-').collect::<Vec<_>>()[..] {
+                [_, mode, interface] => format!("detached from {interface} ({mode})"),
+                _ => format!("removed {}", link.display()),
+            });
+        }
+        for map in &maps {
+            remove(map)?;
+        }
+        if !maps.is_empty() {
+            removed.push(format!("removed {} tables from {}", maps.len(), layout.display()));
+        }
+        fs::remove_dir(&layout).with_context(|| format!("cannot remove {}", layout.display()))?;
+    }
+    // The directory itself may be a mount point, or hold what is not ours.
+    let _ = fs::remove_dir(pin_path);
+    Ok(removed)
+}
+
+/// Removes a pin; one that is gone already is no error.
+pub fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("cannot remove {}", path.display())),
+    }
+}

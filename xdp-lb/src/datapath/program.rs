@@ -1,0 +1,442 @@
+//! The program and its tables, loaded into the kernel.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use aya::maps::MapError;
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::xdp::XdpLink;
+use aya::programs::{Xdp, XdpMode as AttachMode};
+use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
+use nix::net::if_::if_nametoindex;
+use nix::time::{ClockId, clock_gettime};
+use tracing::{info, warn};
+use xdp_lb_common::reason::Reason;
+use xdp_lb_common::tables::{
+    BackendIndex, BackendState, FlowKey, ServiceIndex, Settings, SlotIndex, Traffic, VlanDevice,
+};
+
+use super::census::{self, Census};
+use super::events::Events;
+use super::maps::{Maps, Plain, Sizes};
+use super::pins::{self, Pins};
+use super::settings::Policy;
+use crate::config::{Limits, XdpMode};
+use crate::control::tables::{Tables, Write};
+
+/// The kernel side, built by `cargo xtask build`.
+static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/xdp-lb-ebpf.o"));
+
+/// The maps that are pinned: what forwarding needs and what must outlive the daemon.
+const PINNED: [&str; 12] = [
+    "SETTINGS",
+    "SERVICES",
+    "SLOTS",
+    "BACKENDS",
+    "SNAT_ADDRESSES",
+    "REPLIES",
+    "VLANS",
+    "FLOWS",
+    "REASON_COUNTERS",
+    "SERVICE_COUNTERS",
+    "BACKEND_COUNTERS",
+    "EVENTS",
+];
+
+/// SNAT addresses of all services together: sixteen for each of a thousand services.
+const SNAT_ADDRESSES: u32 = 16_384;
+
+/// What to load, and how large.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The bpffs directory of the pins; nothing: nothing is pinned, and all ends with the process.
+    pub pin_path: Option<PathBuf>,
+    /// The sizes of the tables.
+    pub limits: Limits,
+    /// What holds for every service.
+    pub policy: Policy,
+}
+
+/// How the program was attached to an interface.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Attached {
+    /// The interface's index.
+    pub index: u32,
+    /// Native or generic.
+    pub mode: XdpMode,
+    /// Why it is not native, where `auto` had to fall back.
+    pub note: Option<String>,
+}
+
+/// The program and its tables, loaded into the kernel.
+pub struct Datapath {
+    object: Ebpf,
+    maps: Maps,
+    pins: Option<Pins>,
+    pin_path: Option<PathBuf>,
+    adopted: bool,
+    sizes: Sizes,
+    settings: Settings,
+    /// Without pins: the links, which end with the process.
+    links: BTreeMap<String, FdLink>,
+    has_events: bool,
+}
+
+impl Datapath {
+    /// Loads the program, with the tables that are pinned already or with new ones.
+    ///
+    /// # Errors
+    /// Without the privilege, on a kernel that lacks something, where the pins are another layout's.
+    pub fn load(options: &Options) -> Result<Self> {
+        let Limits { services, backends, slots, flows } = options.limits;
+        let mut loader = EbpfLoader::new();
+        let pins = options.pin_path.as_deref().map(Pins::open).transpose()?;
+        let pinned: Vec<(&str, PathBuf)> =
+            pins.iter().flat_map(|pins| PINNED.map(|name| (name, pins.map(name)))).collect();
+        let present = pinned.iter().filter(|(_, path)| path.exists()).count();
+        let adopted = present > 0;
+        ensure!(
+            present == 0 || present == PINNED.len(),
+            "{} of {} tables are pinned: an earlier start was cut short; remove them with `xdp-lb unload`",
+            present,
+            PINNED.len()
+        );
+        for (name, path) in &pinned {
+            loader.map_pin_path(name, path.clone());
+        }
+        for (name, entries) in [
+            ("SERVICES", services),
+            // Place 0 stays vacant.
+            ("BACKENDS", backends + 1),
+            ("SLOTS", slots),
+            ("FLOWS", flows),
+            ("REPLIES", backends),
+            ("SNAT_ADDRESSES", SNAT_ADDRESSES),
+            ("SERVICE_COUNTERS", services),
+            ("BACKEND_COUNTERS", backends + 1),
+        ] {
+            loader.map_max_entries(name, entries);
+        }
+        let mut object = loader.load(OBJECT).map_err(|error| {
+            anyhow!(error).context(
+                "cannot load the datapath into the kernel: this needs root (or CAP_BPF and CAP_NET_ADMIN) and \
+                 a kernel of 5.15 or later with BPF and BTF",
+            )
+        })?;
+        let program: &mut Xdp =
+            object.program_mut("xdp_lb").context("the object has no program")?.try_into()?;
+        program.load().context("the kernel's verifier refused the datapath")?;
+        let instructions = program.info().ok().and_then(|info| info.verified_instruction_count());
+        let (mut maps, sizes) = Maps::take(&mut object)?;
+        if adopted && sizes.limits != options.limits {
+            warn!(
+                "limits differ from the adopted tables' {:?}, which stay as they are: to resize them, unload \
+                 (`xdp-lb unload`) and start again",
+                sizes.limits
+            );
+        }
+        let present = if adopted { Some(maps.settings.get(&0, 0)?.0) } else { None };
+        let settings = options.policy.settings(present.as_ref());
+        maps.settings.set(0, Plain(settings), 0).context("cannot write the settings")?;
+        info!(
+            adopted,
+            verified_instructions = instructions,
+            "datapath loaded: {} services, {} backends, {} slots, {} flow records fit",
+            sizes.limits.services,
+            sizes.limits.backends,
+            sizes.limits.slots,
+            sizes.limits.flows
+        );
+        Ok(Self {
+            object,
+            maps,
+            pins,
+            pin_path: options.pin_path.clone(),
+            adopted,
+            sizes,
+            settings,
+            links: BTreeMap::new(),
+            has_events: true,
+        })
+    }
+
+    /// Whether the tables were there already.
+    pub fn is_adopted(&self) -> bool {
+        self.adopted
+    }
+
+    /// How large the tables are.
+    pub fn sizes(&self) -> Sizes {
+        self.sizes
+    }
+
+    /// The loaded balancer, or `xdp_pass`, for tests that run it on packets of their own.
+    pub fn program(&mut self, name: &str) -> Result<&mut Xdp> {
+        let program = self.object.program_mut(name).with_context(|| format!("there is no program {name}"))?;
+        Ok(program.try_into()?)
+    }
+
+    /// Changes what holds for every service. A flow hash secret that changes moves flows that have
+    /// no record.
+    pub fn set_policy(&mut self, policy: &Policy) -> Result<()> {
+        let settings = policy.settings(Some(&self.settings));
+        self.maps.settings.set(0, Plain(settings), 0).context("cannot write the settings")?;
+        self.settings = settings;
+        Ok(())
+    }
+
+    /// Attaches the program to an interface, or puts it in the place of an earlier one's at once,
+    /// without a packet lost.
+    ///
+    /// # Errors
+    /// Where there is no such interface, another program is attached, or the driver lacks the mode.
+    pub fn attach(&mut self, interface: &str, mode: XdpMode) -> Result<Attached> {
+        let index = if_nametoindex(interface).map_err(|_| anyhow!("there is no interface {interface}"))?;
+        if let Some(attached) = self.replace(interface, index, mode)? {
+            return Ok(attached);
+        }
+        let native = match mode {
+            XdpMode::Generic => None,
+            XdpMode::Native | XdpMode::Auto => Some(self.attach_anew(interface, index, XdpMode::Native)),
+        };
+        match (native, mode) {
+            (Some(Ok(())), _) => Ok(Attached { index, mode: XdpMode::Native, note: None }),
+            (Some(Err(error)), XdpMode::Native) => Err(error),
+            (native, _) => {
+                self.attach_anew(interface, index, XdpMode::Generic)?;
+                let note = native.and_then(Result::err).map(|error| format!("{error:#}"));
+                Ok(Attached { index, mode: XdpMode::Generic, note })
+            }
+        }
+    }
+
+    /// Puts the program into the interface's pinned link, where there is one that fits.
+    fn replace(&mut self, interface: &str, index: u32, wanted: XdpMode) -> Result<Option<Attached>> {
+        let Some(pins) = &self.pins else { return Ok(None) };
+        for (_, mode) in pins.links()?.into_iter().filter(|(pinned, _)| pinned == interface) {
+            let path = pins.link(interface, mode);
+            let fits = wanted == XdpMode::Auto || wanted == mode;
+            if fits && let Ok(link) = PinnedLink::from_pin(&path) {
+                let program: &mut Xdp =
+                    self.object.program_mut("xdp_lb").context("no program")?.try_into()?;
+                // The link of an interface that is gone refuses the program, also where another
+                // interface has its name by now.
+                if let Ok(link) = XdpLink::try_from(FdLink::from(link))
+                    && let Ok(id) = program.attach_to_link(link)
+                {
+                    // The pin keeps the link; this process need not.
+                    drop(program.take_link(id)?);
+                    let note = (wanted == XdpMode::Auto && mode == XdpMode::Generic)
+                        .then(|| "attached so by an earlier daemon".to_owned());
+                    return Ok(Some(Attached { index, mode, note }));
+                }
+            }
+            pins::remove(&path)?;
+        }
+        Ok(None)
+    }
+
+    fn attach_anew(&mut self, interface: &str, index: u32, mode: XdpMode) -> Result<()> {
+        let flags = if mode == XdpMode::Generic { AttachMode::Skb } else { AttachMode::Driver };
+        let program: &mut Xdp = self.object.program_mut("xdp_lb").context("no program")?.try_into()?;
+        let id = program.attach_to_if_index(index, flags).map_err(|error| explain(interface, mode, error))?;
+        let link = FdLink::try_from(program.take_link(id)?).map_err(|_| {
+            anyhow!("the kernel attached to {interface} without a link: it needs 5.9 or later")
+        })?;
+        match &self.pins {
+            Some(pins) => {
+                let path = pins.link(interface, mode);
+                link.pin(&path).with_context(|| format!("cannot pin {}", path.display()))?;
+            }
+            None => {
+                self.links.insert(interface.to_owned(), link);
+            }
+        }
+        Ok(())
+    }
+
+    /// Detaches the program from an interface.
+    pub fn detach(&mut self, interface: &str) -> Result<()> {
+        self.links.remove(interface);
+        if let Some(pins) = &self.pins {
+            for mode in [XdpMode::Native, XdpMode::Generic] {
+                pins::remove(&pins.link(interface, mode))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The interfaces that an earlier daemon attached to, or this one.
+    pub fn attached_interfaces(&self) -> Result<Vec<String>> {
+        match &self.pins {
+            Some(pins) => Ok(pins.links()?.into_iter().map(|(interface, _)| interface).collect()),
+            None => Ok(self.links.keys().cloned().collect()),
+        }
+    }
+
+    /// What stands in the tables: for adoption.
+    pub fn read(&self) -> Result<Tables> {
+        let mut tables = Tables::default();
+        for entry in self.maps.services.iter() {
+            let (Plain(vip), Plain(service)) = entry.context("cannot read the services")?;
+            tables.services.insert(vip, service);
+            if service.ring_len > 0 {
+                let ring = self.maps.slots.read(service.ring_offset, service.ring_len)?;
+                tables.rings.insert(service.ring_offset, ring);
+            }
+            for place in service.snat_offset..service.snat_offset + u32::from(service.snat_len) {
+                let Plain(address) =
+                    self.maps.snat_addresses.get(&place, 0).context("cannot read SNAT addresses")?;
+                tables.snat_addresses.insert(place, address);
+            }
+        }
+        for entry in self.maps.replies.iter() {
+            let (Plain(endpoint), Plain(reply)) = entry.context("cannot read the replies")?;
+            tables.replies.insert(endpoint, reply);
+        }
+        for index in 0..=self.sizes.limits.backends {
+            let Plain(backend) = self.maps.backends.get(&index, 0).context("cannot read the backends")?;
+            if backend.state != BackendState::Vacant as u8 {
+                tables.backends.insert(BackendIndex(index), backend);
+            }
+        }
+        Ok(tables)
+    }
+
+    /// Writes to the tables, in the given order.
+    ///
+    /// # Errors
+    /// At the first write that fails; those before it stand.
+    pub fn apply(&mut self, writes: &[Write]) -> Result<()> {
+        for write in writes {
+            self.write(write).with_context(|| format!("cannot write {}", describe(write)))?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, write: &Write) -> Result<()> {
+        let maps = &mut self.maps;
+        match write {
+            Write::Backend(index, backend) => maps.backends.set(index.0, Plain(*backend), 0)?,
+            Write::SnatAddress(place, address) => maps.snat_addresses.set(*place, Plain(*address), 0)?,
+            Write::Slots(first, slots) => maps.slots.write(*first, slots)?,
+            Write::Reply(endpoint, reply) => maps.replies.insert(Plain(*endpoint), Plain(*reply), 0)?,
+            Write::RemoveReply(endpoint) => maps.replies.remove(&Plain(*endpoint))?,
+            Write::Service(vip, service) => maps.services.insert(Plain(*vip), Plain(*service), 0)?,
+            Write::RemoveService(vip) => maps.services.remove(&Plain(*vip))?,
+        }
+        Ok(())
+    }
+
+    /// The VLAN devices that the datapath knows.
+    pub fn vlans(&self) -> Result<BTreeMap<u32, (u32, u16)>> {
+        let entries = self.maps.vlans.iter().map(|entry| {
+            let (device, Plain(VlanDevice { parent, vlan })) = entry?;
+            Ok((device, (parent, vlan as u16)))
+        });
+        entries.collect::<Result<_, MapError>>().context("cannot read the VLANs")
+    }
+
+    /// Tells the datapath which devices are VLANs: device index to parent's index and VLAN id.
+    pub fn set_vlans(&mut self, vlans: &BTreeMap<u32, (u32, u16)>) -> Result<()> {
+        let present = self.vlans()?;
+        for (device, (parent, vlan)) in vlans {
+            let device_of = VlanDevice { parent: *parent, vlan: u32::from(*vlan) };
+            self.maps.vlans.insert(device, Plain(device_of), 0).context("cannot write a VLAN")?;
+        }
+        for device in present.keys().filter(|device| !vlans.contains_key(device)) {
+            self.maps.vlans.remove(device).context("cannot remove a VLAN")?;
+        }
+        Ok(())
+    }
+
+    /// How many packets had each reason, by its number.
+    pub fn reasons(&self) -> Result<Vec<u64>> {
+        Reason::ALL.iter().map(|reason| self.maps.reason(*reason)).collect()
+    }
+
+    /// A service's counters.
+    pub fn service_traffic(&self, index: ServiceIndex) -> Result<Traffic> {
+        self.maps.service_traffic(index.0)
+    }
+
+    /// A backend's counters.
+    pub fn backend_traffic(&self, index: BackendIndex) -> Result<Traffic> {
+        self.maps.backend_traffic(index.0)
+    }
+
+    /// Sets a service's counters to 0, for a new service in an old one's place.
+    pub fn zero_service_traffic(&mut self, index: ServiceIndex) -> Result<()> {
+        self.maps.zero_service_traffic(index.0)
+    }
+
+    /// Sets a backend's counters to 0, for a new backend in an old one's place.
+    pub fn zero_backend_traffic(&mut self, index: BackendIndex) -> Result<()> {
+        self.maps.zero_backend_traffic(index.0)
+    }
+
+    /// Counts the flows that live, and removes the records of those that are over.
+    pub fn census(&mut self) -> Result<Census> {
+        census::take(&mut self.maps.flows, &self.settings, monotonic_seconds()?)
+    }
+
+    /// Removes the flow records whose keys match.
+    pub fn forget_flows(&mut self, which: impl Fn(&FlowKey) -> bool) -> Result<()> {
+        self.maps.flows.sweep(|key, _| which(key))
+    }
+
+    /// How many flow records there are, over or not.
+    pub fn flow_records(&mut self) -> Result<u64> {
+        let mut records = 0;
+        self.maps.flows.sweep(|_, _| {
+            records += 1;
+            false
+        })?;
+        Ok(records)
+    }
+
+    /// What the datapath asks of user space; there is one listener.
+    pub fn take_events(&mut self) -> Result<Events> {
+        ensure!(std::mem::take(&mut self.has_events), "the datapath's events have a listener already");
+        Events::new(self.object.take_map("EVENTS").context("the object has no map EVENTS")?)
+    }
+
+    /// Detaches from every interface and removes the pins; says what was removed.
+    pub fn unload(&mut self) -> Result<Vec<String>> {
+        self.links.clear();
+        self.pin_path.as_deref().map_or_else(|| Ok(Vec::new()), pins::unload)
+    }
+}
+
+/// Seconds of the clock that the datapath notes packets by.
+fn monotonic_seconds() -> Result<u32> {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).context("cannot read the monotonic clock")?;
+    Ok(now.tv_sec() as u32)
+}
+
+fn explain(interface: &str, mode: XdpMode, error: aya::programs::ProgramError) -> anyhow::Error {
+    let code = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source())
+        .find_map(|error| error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error));
+    let mode = if mode == XdpMode::Generic { "generic" } else { "native" };
+    match code {
+        Some(libc::EBUSY) | Some(libc::EEXIST) => anyhow!(
+            "another XDP program is attached to {interface}: see `ip link show dev {interface}`; detach it with \
+             `ip link set dev {interface} xdp off`, or `xdp-lb unload` where it is an earlier xdp-lb's"
+        ),
+        Some(libc::EOPNOTSUPP) => anyhow!("the driver of {interface} has no {mode} XDP"),
+        _ => anyhow!(error).context(format!("cannot attach to {interface} ({mode})")),
+    }
+}
+
+fn describe(write: &Write) -> String {
+    match write {
+        Write::Backend(index, backend) => format!("backend {} ({:?})", index.0, backend.address),
+        Write::SnatAddress(place, address) => format!("SNAT address {place} ({address:?})"),
+        Write::Slots(SlotIndex(first), slots) => format!("{} slots from {first} on", slots.len()),
+        Write::Reply(endpoint, _) | Write::RemoveReply(endpoint) => {
+            format!("the reply rule of {}", endpoint.socket())
+        }
+        Write::Service(vip, _) | Write::RemoveService(vip) => format!("the service at {}", vip.socket()),
+    }
+}

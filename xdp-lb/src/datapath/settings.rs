@@ -1,0 +1,60 @@
+//! What holds for every service, as the datapath's tables want it.
+
+use sha2::{Digest, Sha256};
+use xdp_lb_common::hash::KEYS;
+use xdp_lb_common::tables::Settings;
+
+use crate::config::{Config, PortRange, Timeouts};
+
+/// The part of the configuration that the datapath reads for every packet.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// The secret of the flow hash; nothing: the one in the adopted tables, or a new random one.
+    pub flow_hash_secret: Option<[u8; 32]>,
+    /// The ports that `full-nat` gives to flows.
+    pub snat_ports: PortRange,
+    /// When flows are over.
+    pub timeouts: Timeouts,
+}
+
+impl Policy {
+    /// The policy that a config file asks for.
+    pub fn of(config: &Config) -> Self {
+        Self {
+            flow_hash_secret: config.flow_hash_secret,
+            snat_ports: config.snat_ports,
+            timeouts: config.timeouts,
+        }
+    }
+
+    /// The settings' record. `present` is the one that stands in the table, where there is one.
+    pub(super) fn settings(&self, present: Option<&Settings>) -> Settings {
+        let keys = match (&self.flow_hash_secret, present) {
+            (Some(secret), _) => hash_keys(secret),
+            (None, Some(present)) => present.hash_keys,
+            (None, None) => hash_keys(&rand::random()),
+        };
+        let PortRange { first, last } = self.snat_ports;
+        Settings {
+            hash_keys: keys,
+            snat_port_first: first,
+            snat_port_count: (last - first).saturating_add(1),
+            udp_idle: seconds(self.timeouts.udp_idle),
+            tcp_idle: seconds(self.timeouts.tcp_idle),
+            padding: 0,
+        }
+    }
+}
+
+fn seconds(duration: std::time::Duration) -> u32 {
+    u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
+}
+
+/// The keys of the flow hash, from a secret: each the first 8 bytes (little-endian) of SHA-256 over
+/// the secret and the key's number, so that every node with the secret has the same keys.
+pub fn hash_keys(secret: &[u8; 32]) -> [u64; KEYS] {
+    std::array::from_fn(|number| {
+        let digest = Sha256::new().chain_update(secret).chain_update([number as u8]).finalize();
+        u64::from_le_bytes(digest[..8].try_into().expect("a digest has 32 bytes"))
+    })
+}

@@ -1,0 +1,365 @@
+//! The two homes of the datapath, side by side: what is put into the tables and sent through is the
+//! same for both, and so must be what comes out.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
+use std::time::Duration;
+
+use aya::programs::TestRunOptions;
+use xdp_lb::config::{Limits, PortRange, Timeouts};
+use xdp_lb::control::tables::Write;
+use xdp_lb::datapath::{Datapath, Options, Policy, hash_keys};
+use xdp_lb_common::host::{Buffer, HostTables};
+use xdp_lb_common::net::{Address, Endpoint, MacAddress, Port, Protocol};
+use xdp_lb_common::process::{Scratch, Verdict, process};
+use xdp_lb_common::reason::Reason;
+use xdp_lb_common::slot::Slot;
+use xdp_lb_common::tables::{
+    Backend, BackendIndex, BackendState, FlowKey, Mode, Reply, Route, Service, ServiceIndex, Settings,
+    SlotIndex, Tags,
+};
+
+use crate::packets::{BACKEND_MAC, Frame, LB_BACKEND_MAC, ends};
+
+/// The interface that packets come in by: `lo`, which every network namespace has.
+pub const INGRESS: u32 = 1;
+/// Another one, which backends are behind.
+pub const EGRESS: u32 = 77;
+/// A ring's length here: each service has its own stretch of so many slots.
+const RING: u32 = 64;
+
+const SECRET: [u8; 32] = [7; 32];
+const PORTS: PortRange = PortRange { first: 2000, last: 2999 };
+const TIMEOUTS: Timeouts = Timeouts { tcp_idle: Duration::from_secs(900), udp_idle: Duration::from_secs(60) };
+
+/// What a packet became.
+#[derive(Debug)]
+pub struct Outcome {
+    pub verdict: Verdict,
+    pub bytes: Vec<u8>,
+}
+
+/// Both homes.
+pub struct Homes {
+    pub host: HostTables,
+    pub kernel: Datapath,
+    services: u32,
+    backends: u32,
+}
+
+impl Homes {
+    /// Empty tables in both, in a network namespace of this thread's own.
+    pub fn new() -> Self {
+        Self::with_flows(4096)
+    }
+
+    /// Likewise, with room for so many flow records in the kernel.
+    pub fn with_flows(flows: u32) -> Self {
+        assert!(nix::unistd::geteuid().is_root(), "run as root: these tests load a program into the kernel");
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
+            .expect("a network namespace of the test's own");
+        run("ip link set lo up");
+        let options = Options {
+            pin_path: None,
+            limits: Limits { services: 16, backends: 64, slots: 16 * RING, flows },
+            policy: Policy { flow_hash_secret: Some(SECRET), snat_ports: PORTS, timeouts: TIMEOUTS },
+        };
+        let kernel = Datapath::load(&options).unwrap_or_else(|error| panic!("{error:#}"));
+        let mut host = HostTables::new(Settings {
+            hash_keys: hash_keys(&SECRET),
+            snat_port_first: PORTS.first,
+            snat_port_count: PORTS.last - PORTS.first + 1,
+            udp_idle: TIMEOUTS.udp_idle.as_secs() as u32,
+            tcp_idle: TIMEOUTS.tcp_idle.as_secs() as u32,
+            padding: 0,
+        });
+        host.slots = vec![Slot::default(); 16 * RING as usize];
+        host.backends = vec![Backend::default(); 65];
+        Self { host, kernel, services: 0, backends: 0 }
+    }
+
+    /// Writes to both.
+    pub fn apply(&mut self, writes: &[Write]) {
+        self.kernel.apply(writes).unwrap_or_else(|error| panic!("{error:#}"));
+        let host = &mut self.host;
+        for write in writes {
+            match write {
+                Write::Backend(index, backend) => host.backends[index.0 as usize] = *backend,
+                Write::SnatAddress(place, address) => {
+                    host.snat_addresses
+                        .resize(host.snat_addresses.len().max(*place as usize + 1), Address::default());
+                    host.snat_addresses[*place as usize] = *address;
+                }
+                Write::Slots(first, slots) => {
+                    host.slots[first.0 as usize..][..slots.len()].copy_from_slice(slots);
+                }
+                Write::Reply(endpoint, reply) => drop(host.replies.insert(*endpoint, *reply)),
+                Write::RemoveReply(endpoint) => drop(host.replies.remove(endpoint)),
+                Write::Service(vip, service) => drop(host.services.insert(*vip, *service)),
+                Write::RemoveService(vip) => drop(host.services.remove(vip)),
+            }
+        }
+    }
+
+    /// A backend, not yet in any ring.
+    pub fn backend(&mut self, service: ServiceIndex, address: &str, source: &str) -> (BackendIndex, Backend) {
+        self.backends += 1;
+        let address: SocketAddr = address.parse().unwrap();
+        let backend = Backend {
+            address: address.ip().into(),
+            source: source.parse::<IpAddr>().unwrap().into(),
+            ifindex: EGRESS,
+            service,
+            port: Port::new(address.port()),
+            vlan: 0,
+            destination_mac: MacAddress::new(BACKEND_MAC),
+            source_mac: MacAddress::new(LB_BACKEND_MAC),
+            state: BackendState::Up as u8,
+            shared: 0,
+            padding: [0; 6],
+        };
+        self.apply(&[Write::Backend(BackendIndex(self.backends), backend)]);
+        (BackendIndex(self.backends), backend)
+    }
+
+    /// A service over these backends, its slots dealt out in turn, with the rules for their replies.
+    pub fn service(&mut self, vip: &str, protocol: Protocol, mode: Mode, backends: &[&str]) -> ServiceIndex {
+        let index = ServiceIndex(self.services);
+        self.services += 1;
+        let vip = Endpoint::from_socket(vip.parse().unwrap(), protocol);
+        let source = if vip.address.is_v4() { "198.51.100.2" } else { "2001:db8:2::2" };
+        let owners: Vec<_> = backends.iter().map(|address| self.backend(index, address, source)).collect();
+        for (backend_index, backend) in &owners {
+            let reply = Reply {
+                vip: vip.address,
+                port: vip.port,
+                by_record: u8::from(mode == Mode::FullNat),
+                stateless: u8::from(mode == Mode::Nat),
+                backend: *backend_index,
+            };
+            self.apply(&[Write::Reply(backend.endpoint(protocol), reply)]);
+        }
+        let ring: Vec<_> =
+            owners.iter().cycle().take(RING as usize).map(|(index, _)| Slot::settled(*index)).collect();
+        let record = Service {
+            index,
+            ring_offset: SlotIndex(index.0 * RING),
+            ring_len: ring.len() as u32,
+            snat_offset: 0,
+            snat_len: 0,
+            mode: mode as u8,
+            padding: 0,
+        };
+        self.apply(&[Write::Slots(record.ring_offset, ring), Write::Service(vip, record)]);
+        index
+    }
+
+    /// Changes a service's record.
+    pub fn change_service(&mut self, vip: &str, protocol: Protocol, change: impl FnOnce(&mut Service)) {
+        let vip = Endpoint::from_socket(vip.parse().unwrap(), protocol);
+        let mut service = self.host.services[&vip];
+        change(&mut service);
+        self.apply(&[Write::Service(vip, service)]);
+    }
+
+    /// Gives every slot of a service to one backend, as a ring does that has just changed.
+    pub fn move_slots(&mut self, service: ServiceIndex, slot: Slot) {
+        self.apply(&[Write::Slots(SlotIndex(service.0 * RING), vec![slot; RING as usize])]);
+    }
+
+    /// Changes a backend's record.
+    pub fn change_backend(&mut self, address: &str, change: impl FnOnce(&mut Backend)) {
+        let address: SocketAddr = address.parse().unwrap();
+        let place = self
+            .host
+            .backends
+            .iter()
+            .position(|backend| {
+                IpAddr::from(backend.address) == address.ip() && backend.port.get() == address.port()
+            })
+            .expect("a backend at this address");
+        let mut backend = self.host.backends[place];
+        change(&mut backend);
+        self.apply(&[Write::Backend(BackendIndex(place as u32), backend)]);
+    }
+
+    /// Changes the rule for a backend's replies.
+    pub fn change_reply(&mut self, backend: &str, protocol: Protocol, change: impl FnOnce(&mut Reply)) {
+        let endpoint = Endpoint::from_socket(backend.parse().unwrap(), protocol);
+        let mut reply = self.host.replies[&endpoint];
+        change(&mut reply);
+        self.apply(&[Write::Reply(endpoint, reply)]);
+    }
+
+    /// Sends a frame through both homes, and makes sure that they agree.
+    pub fn send(&mut self, frame: &Frame) -> Outcome {
+        self.send_bytes(&frame.bytes())
+    }
+
+    /// Likewise, for a frame of any bytes.
+    pub fn send_bytes(&mut self, bytes: &[u8]) -> Outcome {
+        self.host.now = monotonic();
+        let mut buffer = Buffer::new(bytes, INGRESS);
+        let verdict = process(&mut buffer, &self.host, &mut Scratch::default());
+        let before = self.kernel.reasons().unwrap();
+        let (action, after_kernel) = self.run_in_kernel(bytes);
+        let counted: Vec<_> = Reason::ALL
+            .iter()
+            .zip(before.iter().zip(self.kernel.reasons().unwrap()))
+            .filter(|(_, (before, after))| *before != after)
+            .map(|(reason, (before, after))| (*reason, after - before))
+            .collect();
+        let (expected_action, expected_count) = match verdict {
+            Verdict::Drop(reason) => (XDP_DROP, vec![(reason, 1)]),
+            Verdict::Pass(reason) => (XDP_PASS, vec![(reason, 1)]),
+            Verdict::Transmit => (XDP_TX, vec![]),
+            Verdict::Redirect(_) => (XDP_REDIRECT, vec![]),
+        };
+        assert_eq!(counted, expected_count, "the kernel counts what the host does ({verdict:?})");
+        assert_eq!(action, expected_action, "the kernel's verdict is the host's ({verdict:?})");
+        if !matches!(verdict, Verdict::Drop(_)) {
+            assert_eq!(hex(&after_kernel), hex(buffer.bytes()), "both leave the same bytes ({verdict:?})");
+        }
+        if matches!(verdict, Verdict::Pass(_)) {
+            assert_eq!(hex(buffer.bytes()), hex(bytes), "a packet that is passed is unchanged");
+        }
+        Outcome { verdict, bytes: buffer.bytes().to_vec() }
+    }
+
+    fn run_in_kernel(&mut self, bytes: &[u8]) -> (u32, Vec<u8>) {
+        let program = self.kernel.program("xdp_lb").unwrap();
+        let mut out = vec![0; bytes.len() + 256];
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(bytes);
+        options.data_out = Some(&mut out);
+        let result = program.test_run(options).expect("BPF_PROG_TEST_RUN");
+        let length = result.data_size_out as usize;
+        out.truncate(length);
+        (result.return_value, out)
+    }
+
+    /// Sends a frame and expects it to leave from `from` to `to`, otherwise unchanged.
+    pub fn forwards(&mut self, frame: &Frame, from: &str, to: &str) {
+        let outcome = self.send(frame);
+        let (from, to) = (from.parse().unwrap(), to.parse().unwrap());
+        assert_eq!(outcome.verdict, Verdict::Redirect(EGRESS));
+        let expected = frame.clone().untagged().leaving(from, to, (LB_BACKEND_MAC, BACKEND_MAC));
+        assert_eq!(hex(&outcome.bytes), hex(&expected.bytes()));
+    }
+
+    /// Sends a frame of a `full-nat` service and expects it to leave from `from` to a backend of
+    /// `to`; returns the port that it left from and the backend.
+    pub fn translates(&mut self, frame: &Frame, from: &str, to: &[&str]) -> (SocketAddr, SocketAddr) {
+        let outcome = self.send(frame);
+        assert_eq!(outcome.verdict, Verdict::Redirect(EGRESS));
+        let (source, backend) = ends(&outcome.bytes);
+        assert_eq!(source.ip(), from.parse::<IpAddr>().unwrap());
+        assert!((PORTS.first..=PORTS.last).contains(&source.port()), "port {}", source.port());
+        assert!(to.iter().any(|address| address.parse() == Ok(backend)), "{backend} is one of {to:?}");
+        let expected = frame.clone().untagged().leaving(source, backend, (LB_BACKEND_MAC, BACKEND_MAC));
+        assert_eq!(hex(&outcome.bytes), hex(&expected.bytes()));
+        (source, backend)
+    }
+
+    /// Sends a frame and expects it to end for this reason.
+    pub fn ends_with(&mut self, frame: &Frame, reason: Reason) {
+        self.bytes_end_with(&frame.bytes(), reason);
+    }
+
+    /// Likewise, for a frame of any bytes.
+    pub fn bytes_end_with(&mut self, bytes: &[u8], reason: Reason) {
+        let outcome = self.send_bytes(bytes);
+        assert!(
+            matches!(outcome.verdict, Verdict::Drop(found) | Verdict::Pass(found) if found == reason),
+            "{:?} where {reason:?} was expected",
+            outcome.verdict
+        );
+    }
+
+    /// How many flows of a backend live; both homes must know it.
+    pub fn live(&mut self, backend: u32) -> u64 {
+        let census = self.kernel.census().unwrap();
+        let kernel = census.live.get(&BackendIndex(backend)).copied().unwrap_or(0);
+        let now = monotonic();
+        let host = self
+            .host
+            .flows
+            .borrow()
+            .iter()
+            .filter(|(key, record)| {
+                record.backend.0 == backend
+                    && !record.life.is_reply()
+                    && record.life.is_live(key.protocol, now, &self.host.settings)
+            })
+            .count();
+        assert_eq!(kernel, host as u64);
+        kernel
+    }
+
+    /// Loses the records whose keys match, as an LRU table does when it is full.
+    pub fn forget(&mut self, which: impl Fn(&FlowKey) -> bool) {
+        self.host.flows.borrow_mut().retain(|key, _| !which(key));
+        self.kernel.forget_flows(which).unwrap();
+    }
+
+    /// Waits until the clock that packets are noted by has moved on.
+    pub fn next_second(&self) {
+        let now = monotonic();
+        while monotonic() == now {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Makes a client reachable: in the kernel by a route over a veth, a neighbour and forwarding; on
+    /// the host by saying so. Returns the interface's index.
+    pub fn reach_clients(&mut self, clients: &BTreeMap<&str, Option<[u8; 6]>>) -> u32 {
+        run("ip link add client type veth peer name other");
+        run("ip link set client address 02:00:00:00:00:02 mtu 1500 up");
+        run("ip link set other up");
+        run("ip address add 192.0.2.1/24 dev client");
+        run("ip -6 address add 2001:db8:1::1/64 dev client nodad");
+        run("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
+        let index = nix::net::if_::if_nametoindex("client").unwrap();
+        for (client, mac) in clients {
+            let route = match mac {
+                Some(mac) => {
+                    run(&format!(
+                        "ip neighbour replace {client} lladdr {} dev client nud permanent",
+                        MacAddress::new(*mac)
+                    ));
+                    Route::Via {
+                        ifindex: index,
+                        tags: Tags::default(),
+                        source_mac: MacAddress::new([2, 0, 0, 0, 0, 2]),
+                        destination_mac: MacAddress::new(*mac),
+                    }
+                }
+                None => Route::NeighbourMissing,
+            };
+            self.host.routes.insert(client.parse::<IpAddr>().unwrap().into(), route);
+        }
+        index
+    }
+}
+
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
+const XDP_TX: u32 = 3;
+const XDP_REDIRECT: u32 = 4;
+
+/// Runs a command in this thread's network namespace.
+pub fn run(command_line: &str) {
+    let mut words = command_line.split_whitespace();
+    let status = Command::new(words.next().unwrap()).args(words).status().unwrap();
+    assert!(status.success(), "{command_line}: {status}");
+}
+
+/// Seconds of the clock that the kernel notes packets by.
+pub fn monotonic() -> u32 {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC_COARSE).unwrap().tv_sec() as u32
+}
+
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.chunks(16).map(hex::encode).collect::<Vec<_>>().join("\n")
+}

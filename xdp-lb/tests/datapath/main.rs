@@ -1,0 +1,13 @@
+//! The datapath, packet in and packet out: each fixture runs on the host and in the kernel
+//! (`BPF_PROG_TEST_RUN`), and both must do the same.
+//!
+//! Needs root. `cargo xtask test` runs it in a sandbox.
+
+mod full_nat;
+mod homes;
+mod load;
+mod nat;
+mod packets;
+mod passed;
+mod properties;
+mod tables;

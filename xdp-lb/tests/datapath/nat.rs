@@ -1,0 +1,259 @@
+//! `nat`: the destination is rewritten, replies come back statelessly.
+
+use std::collections::BTreeMap;
+
+use xdp_lb_common::net::Protocol;
+use xdp_lb_common::process::Verdict;
+use xdp_lb_common::reason::Reason;
+use xdp_lb_common::tables::{BackendState, Mode, Route};
+
+use crate::homes::{EGRESS, Homes, hex};
+use crate::packets::{ACK, BACKEND_MAC, CLIENT_MAC, Frame, LB_BACKEND_MAC, LB_MAC, RST, SYN};
+
+const CLIENT: &str = "203.0.113.5:40000";
+const CLIENT6: &str = "[2001:db8:1::5]:40000";
+
+#[test]
+fn a_client_s_packet_goes_to_the_backend() {
+    let rows: [(&str, Protocol, Frame, &str, &str, &str); 4] = [
+        (
+            "IPv4 TCP",
+            Protocol::TCP,
+            Frame::tcp(CLIENT, "192.0.2.10:80", SYN),
+            "192.0.2.10:80",
+            "198.51.100.11:8080",
+            CLIENT,
+        ),
+        (
+            "IPv4 UDP",
+            Protocol::UDP,
+            Frame::udp(CLIENT, "192.0.2.10:53"),
+            "192.0.2.10:53",
+            "198.51.100.11:5353",
+            CLIENT,
+        ),
+        (
+            "IPv6 TCP",
+            Protocol::TCP,
+            Frame::tcp(CLIENT6, "[2001:db8::10]:80", SYN),
+            "[2001:db8::10]:80",
+            "[2001:db8:2::11]:8080",
+            CLIENT6,
+        ),
+        (
+            "IPv6 UDP",
+            Protocol::UDP,
+            Frame::udp(CLIENT6, "[2001:db8::10]:53"),
+            "[2001:db8::10]:53",
+            "[2001:db8:2::11]:5353",
+            CLIENT6,
+        ),
+    ];
+    let mut homes = Homes::new();
+    for (what, protocol, frame, vip, backend, client) in rows {
+        println!("{what}");
+        homes.service(vip, protocol, Mode::Nat, &[backend]);
+        homes.forwards(&frame, client, backend);
+    }
+}
+
+#[test]
+fn a_backend_s_packet_goes_to_the_client_in_the_vip_s_name() {
+    let mut homes = Homes::new();
+    let index = homes.reach_clients(&BTreeMap::from([
+        ("192.0.2.100", Some(CLIENT_MAC)),
+        ("2001:db8:1::100", Some(CLIENT_MAC)),
+    ]));
+    let rows = [
+        (Protocol::TCP, "192.0.2.10:80", "198.51.100.11:8080", "192.0.2.100:40000"),
+        (Protocol::UDP, "192.0.2.10:53", "198.51.100.11:5353", "192.0.2.100:40000"),
+        (Protocol::TCP, "[2001:db8::10]:80", "[2001:db8:2::11]:8080", "[2001:db8:1::100]:40000"),
+        (Protocol::UDP, "[2001:db8::10]:53", "[2001:db8:2::11]:5353", "[2001:db8:1::100]:40000"),
+    ];
+    for (protocol, vip, backend, client) in rows {
+        homes.service(vip, protocol, Mode::Nat, &[backend]);
+        let frame = match protocol {
+            Protocol::TCP => Frame::tcp(backend, client, SYN | ACK),
+            _ => Frame::udp(backend, client),
+        };
+        let outcome = homes.send(&frame);
+        assert_eq!(outcome.verdict, Verdict::Redirect(index));
+        let expected = frame.leaving(vip.parse().unwrap(), client.parse().unwrap(), (LB_MAC, CLIENT_MAC));
+        assert_eq!(hex(&outcome.bytes), hex(&expected.bytes()));
+    }
+}
+
+#[test]
+fn a_flow_stays_with_its_backend_while_that_drains() {
+    let mut homes = Homes::new();
+    let service = homes.service(
+        "192.0.2.10:80",
+        Protocol::TCP,
+        Mode::Nat,
+        &["198.51.100.11:8080", "198.51.100.12:8080"],
+    );
+    let settled = |index: u32| xdp_lb_common::slot::Slot::settled(xdp_lb_common::tables::BackendIndex(index));
+    homes.move_slots(service, settled(1));
+    homes.forwards(&Frame::tcp(CLIENT, "192.0.2.10:80", SYN), CLIENT, "198.51.100.11:8080");
+    homes.change_backend("198.51.100.11:8080", |backend| backend.state = BackendState::Draining as u8);
+    homes.move_slots(service, settled(2));
+    homes.forwards(&Frame::tcp(CLIENT, "192.0.2.10:80", ACK), CLIENT, "198.51.100.11:8080");
+    // A new connection on the same port goes elsewhere, and so does another client.
+    homes.forwards(&Frame::tcp("203.0.113.6:1", "192.0.2.10:80", SYN), "203.0.113.6:1", "198.51.100.12:8080");
+    homes.forwards(&Frame::tcp(CLIENT, "192.0.2.10:80", SYN), CLIENT, "198.51.100.12:8080");
+}
+
+#[test]
+fn a_retransmitted_syn_stays_with_its_backend() {
+    let mut homes = Homes::new();
+    let service = homes.service(
+        "192.0.2.10:80",
+        Protocol::TCP,
+        Mode::Nat,
+        &["198.51.100.11:8080", "198.51.100.12:8080"],
+    );
+    let settled = |index: u32| xdp_lb_common::slot::Slot::settled(xdp_lb_common::tables::BackendIndex(index));
+    homes.move_slots(service, settled(1));
+    homes.forwards(&Frame::tcp(CLIENT, "192.0.2.10:80", SYN), CLIENT, "198.51.100.11:8080");
+    homes.move_slots(service, settled(2));
+    homes.forwards(&Frame::tcp(CLIENT, "192.0.2.10:80", SYN), CLIENT, "198.51.100.11:8080");
+}
+
+#[test]
+fn a_flow_leaves_a_backend_that_is_down() {
+    let mut homes = Homes::new();
+    let service = homes.service(
+        "192.0.2.10:80",
+        Protocol::TCP,
+        Mode::Nat,
+        &["198.51.100.11:8080", "198.51.100.12:8080"],
+    );
+    let first = xdp_lb_common::slot::Slot::settled(xdp_lb_common::tables::BackendIndex(1));
+    homes.move_slots(service, first);
+    homes.forwards(&Frame::tcp(CLIENT, "192.0.2.10:80", SYN), CLIENT, "198.51.100.11:8080");
+    homes.change_backend("198.51.100.11:8080", |backend| backend.state = BackendState::Down as u8);
+    // Its slots name it still, all of them: nobody is left.
+    homes.ends_with(&Frame::tcp(CLIENT, "192.0.2.10:80", ACK), Reason::BackendUnusable);
+    let second = xdp_lb_common::slot::Slot::settled(xdp_lb_common::tables::BackendIndex(2));
+    homes.move_slots(service, second);
+    homes.forwards(&Frame::tcp(CLIENT, "192.0.2.10:80", ACK), CLIENT, "198.51.100.12:8080");
+}
+
+#[test]
+fn a_place_that_went_to_another_backend_is_not_mistaken_for_the_first() {
+    let mut homes = Homes::new();
+    let service = homes.service(
+        "192.0.2.10:80",
+        Protocol::TCP,
+        Mode::Nat,
+        &["198.51.100.11:8080", "198.51.100.12:8080"],
+    );
+    let slot = |index: u32| xdp_lb_common::slot::Slot::settled(xdp_lb_common::tables::BackendIndex(index));
+    homes.move_slots(service, slot(1));
+    homes.forwards(&Frame::tcp(CLIENT, "192.0.2.10:80", SYN), CLIENT, "198.51.100.11:8080");
+    homes.change_backend("198.51.100.11:8080", |backend| {
+        backend.address = "198.51.100.13".parse::<std::net::IpAddr>().unwrap().into();
+    });
+    homes.move_slots(service, slot(2));
+    homes.forwards(&Frame::tcp(CLIENT, "192.0.2.10:80", ACK), CLIENT, "198.51.100.12:8080");
+}
+
+#[test]
+fn a_flow_in_its_middle_without_a_record_belongs_to_the_slot_s_prior_owner() {
+    let mut homes = Homes::new();
+    let service = homes.service(
+        "192.0.2.10:80",
+        Protocol::TCP,
+        Mode::Nat,
+        &["198.51.100.11:8080", "198.51.100.12:8080"],
+    );
+    let index = xdp_lb_common::tables::BackendIndex;
+    homes.move_slots(service, xdp_lb_common::slot::Slot::moving(index(2), index(1)));
+    homes.forwards(&Frame::tcp(CLIENT, "192.0.2.10:80", ACK), CLIENT, "198.51.100.11:8080");
+    homes.forwards(&Frame::tcp("203.0.113.6:1", "192.0.2.10:80", SYN), "203.0.113.6:1", "198.51.100.12:8080");
+    // Once the prior owner is down, it is the owner's.
+    homes.change_backend("198.51.100.11:8080", |backend| backend.state = BackendState::Down as u8);
+    homes.forwards(&Frame::tcp("203.0.113.7:1", "192.0.2.10:80", ACK), "203.0.113.7:1", "198.51.100.12:8080");
+}
+
+#[test]
+fn the_next_backend_takes_over_before_the_ring_is_new() {
+    let mut homes = Homes::new();
+    homes.service("192.0.2.10:80", Protocol::TCP, Mode::Nat, &["198.51.100.11:8080", "198.51.100.12:8080"]);
+    homes.change_backend("198.51.100.11:8080", |backend| backend.state = BackendState::Down as u8);
+    for port in 40_000..40_032 {
+        let client = format!("203.0.113.5:{port}");
+        homes.forwards(&Frame::tcp(&client, "192.0.2.10:80", SYN), &client, "198.51.100.12:8080");
+    }
+}
+
+#[test]
+fn a_reset_is_forwarded_and_never_recorded() {
+    let mut homes = Homes::new();
+    homes.service("192.0.2.10:80", Protocol::TCP, Mode::Nat, &["198.51.100.11:8080"]);
+    homes.forwards(&Frame::tcp(CLIENT, "192.0.2.10:80", RST), CLIENT, "198.51.100.11:8080");
+    assert_eq!(homes.kernel.census().unwrap().records, 0);
+    assert!(homes.host.flows.borrow().is_empty());
+}
+
+#[test]
+fn a_backend_s_packet_to_this_host_itself_is_the_host_s() {
+    let mut homes = Homes::new();
+    homes.reach_clients(&BTreeMap::new());
+    homes.host.routes.insert("192.0.2.1".parse::<std::net::IpAddr>().unwrap().into(), Route::Local);
+    homes.service("192.0.2.10:80", Protocol::TCP, Mode::Nat, &["198.51.100.11:8080"]);
+    homes.ends_with(&Frame::tcp("198.51.100.11:8080", "192.0.2.1:40000", SYN | ACK), Reason::NotAReply);
+}
+
+#[test]
+fn a_reply_needs_a_route_a_neighbour_and_room() {
+    let mut homes = Homes::new();
+    homes.reach_clients(&BTreeMap::from([("192.0.2.100", Some(CLIENT_MAC)), ("192.0.2.101", None)]));
+    homes.service("192.0.2.10:80", Protocol::TCP, Mode::Nat, &["198.51.100.11:8080"]);
+    let reply = |client: &str| Frame::tcp("198.51.100.11:8080", client, ACK);
+    homes.ends_with(&reply("203.0.113.9:40000"), Reason::ReplyUnroutable);
+    homes.ends_with(&reply("192.0.2.101:40000"), Reason::ReplyNeighbourMissing);
+    homes.host.routes.insert("192.0.2.100".parse::<std::net::IpAddr>().unwrap().into(), Route::TooBig);
+    let mut large = reply("192.0.2.100:40000");
+    large.payload = vec![0; 1461];
+    homes.ends_with(&large, Reason::TooBig);
+}
+
+#[test]
+fn a_backend_of_several_vips_answers_in_the_right_one_s_name() {
+    let mut homes = Homes::new();
+    for vip in ["192.0.2.10:80", "192.0.2.11:80"] {
+        homes.service(vip, Protocol::TCP, Mode::Nat, &["198.51.100.11:8080"]);
+    }
+    for place in 1..=2 {
+        homes.host.backends[place].shared = 1;
+        let (index, backend) =
+            (xdp_lb_common::tables::BackendIndex(place as u32), homes.host.backends[place]);
+        homes.apply(&[xdp_lb::control::tables::Write::Backend(index, backend)]);
+    }
+    homes.change_reply("198.51.100.11:8080", Protocol::TCP, |reply| {
+        (reply.by_record, reply.stateless) = (1, 0)
+    });
+    for (client, vip) in [("203.0.113.5:1001", "192.0.2.10:80"), ("203.0.113.5:1002", "192.0.2.11:80")] {
+        homes.forwards(&Frame::tcp(client, vip, SYN), client, "198.51.100.11:8080");
+        let mut reply = Frame::tcp("198.51.100.11:8080", client, SYN | ACK);
+        (reply.from_mac, reply.to_mac) = (BACKEND_MAC, LB_BACKEND_MAC);
+        let outcome = homes.send(&reply);
+        assert_eq!(outcome.verdict, Verdict::Transmit, "the client's packets came in by this interface");
+        let expected = reply.leaving(vip.parse().unwrap(), client.parse().unwrap(), (LB_MAC, CLIENT_MAC));
+        assert_eq!(hex(&outcome.bytes), hex(&expected.bytes()));
+    }
+    // The backend cannot tell apart one client port that speaks to both.
+    homes.ends_with(&Frame::tcp("203.0.113.5:1001", "192.0.2.11:80", SYN), Reason::TupleInUse);
+    homes.ends_with(&Frame::tcp("198.51.100.11:8080", "203.0.113.9:1", ACK), Reason::NotAReply);
+}
+
+#[test]
+fn a_backend_behind_the_same_interface_is_reached_through_it() {
+    let mut homes = Homes::new();
+    homes.service("192.0.2.10:80", Protocol::TCP, Mode::Nat, &["198.51.100.11:8080"]);
+    homes.change_backend("198.51.100.11:8080", |backend| backend.ifindex = crate::homes::INGRESS);
+    let outcome = homes.send(&Frame::tcp(CLIENT, "192.0.2.10:80", SYN));
+    assert_eq!(outcome.verdict, Verdict::Transmit);
+    assert_ne!(EGRESS, crate::homes::INGRESS);
+}

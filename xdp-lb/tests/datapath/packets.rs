@@ -1,0 +1,194 @@
+//! Frames, as they come and as they should leave.
+
+use std::net::SocketAddr;
+
+use etherparse::{
+    EtherType, IpNumber, Ipv4Extensions, Ipv4Header, Ipv6Extensions, Ipv6Header, SingleVlanHeader, TcpHeader,
+    TransportHeader, UdpHeader,
+};
+
+pub const FIN: u8 = 1;
+pub const SYN: u8 = 2;
+pub const RST: u8 = 4;
+pub const ACK: u8 = 16;
+
+pub const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+pub const LB_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+pub const BACKEND_MAC: [u8; 6] = [2, 0, 0, 0, 0, 3];
+pub const LB_BACKEND_MAC: [u8; 6] = [2, 0, 0, 0, 0, 4];
+
+/// A frame, described: what the checksums and lengths follow from.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    pub from_mac: [u8; 6],
+    pub to_mac: [u8; 6],
+    /// EtherType and id of each tag, outermost first.
+    pub tags: Vec<(u16, u16)>,
+    pub from: SocketAddr,
+    pub to: SocketAddr,
+    /// TCP control bits; `None`: UDP.
+    pub tcp: Option<u8>,
+    pub udp_checksum: bool,
+    pub ttl: u8,
+    pub ipv4_options: Vec<u8>,
+    /// IPv6 extension headers: number and body, of which the first two bytes are the header's own.
+    pub extensions: Vec<(u8, Vec<u8>)>,
+    pub payload: Vec<u8>,
+}
+
+impl Frame {
+    pub fn tcp(from: &str, to: &str, flags: u8) -> Self {
+        Self {
+            from_mac: CLIENT_MAC,
+            to_mac: LB_MAC,
+            tags: Vec::new(),
+            from: from.parse().unwrap(),
+            to: to.parse().unwrap(),
+            tcp: Some(flags),
+            udp_checksum: true,
+            ttl: 64,
+            ipv4_options: Vec::new(),
+            extensions: Vec::new(),
+            payload: b"some bytes of payload, an odd number".to_vec(),
+        }
+    }
+
+    pub fn udp(from: &str, to: &str) -> Self {
+        Self { tcp: None, ..Self::tcp(from, to, 0) }
+    }
+
+    pub fn tag(mut self, ethertype: u16, id: u16) -> Self {
+        self.tags.push((ethertype, id));
+        self
+    }
+
+    pub fn untagged(mut self) -> Self {
+        self.tags.clear();
+        self
+    }
+
+    pub fn ttl(mut self, ttl: u8) -> Self {
+        self.ttl = ttl;
+        self
+    }
+
+    /// The same packet as it leaves: other ends, other MACs, one hop less.
+    pub fn leaving(&self, from: SocketAddr, to: SocketAddr, macs: ([u8; 6], [u8; 6])) -> Self {
+        Self { from, to, from_mac: macs.0, to_mac: macs.1, ttl: self.ttl - 1, ..self.clone() }
+    }
+
+    /// The frame's bytes, with every length and checksum as it should be.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut bytes = [self.to_mac, self.from_mac].concat();
+        for (ethertype, id) in &self.tags {
+            bytes.extend(ethertype.to_be_bytes());
+            bytes.extend(id.to_be_bytes());
+        }
+        let (ethertype, protocol) = (
+            if self.from.is_ipv4() { EtherType::IPV4 } else { EtherType::IPV6 },
+            if self.tcp.is_some() { IpNumber::TCP } else { IpNumber::UDP },
+        );
+        bytes.extend(ethertype.0.to_be_bytes());
+        let transport = self.transport();
+        match (self.from, self.to) {
+            (SocketAddr::V4(from), SocketAddr::V4(to)) => {
+                let mut ip = Ipv4Header::new(
+                    (transport.header_len() + self.payload.len()) as u16,
+                    self.ttl,
+                    protocol,
+                    from.ip().octets(),
+                    to.ip().octets(),
+                )
+                .unwrap();
+                ip.identification = 0x1234;
+                ip.options = self.ipv4_options.as_slice().try_into().unwrap();
+                ip.set_payload_len(transport.header_len() + self.payload.len()).unwrap();
+                ip.header_checksum = ip.calc_header_checksum();
+                ip.write(&mut bytes).unwrap();
+                let mut transport = transport;
+                match &mut transport {
+                    TransportHeader::Tcp(tcp) => {
+                        tcp.checksum = tcp.calc_checksum_ipv4(&ip, &self.payload).unwrap();
+                    }
+                    TransportHeader::Udp(udp) if self.udp_checksum => {
+                        udp.checksum = udp.calc_checksum_ipv4(&ip, &self.payload).unwrap();
+                    }
+                    _ => {}
+                }
+                transport.write(&mut bytes).unwrap();
+            }
+            (SocketAddr::V6(from), SocketAddr::V6(to)) => {
+                let extension_bytes: usize = self.extensions.iter().map(|(_, body)| body.len()).sum();
+                let mut ip = Ipv6Header {
+                    payload_length: (extension_bytes + transport.header_len() + self.payload.len()) as u16,
+                    next_header: self.extensions.first().map_or(protocol, |(number, _)| IpNumber(*number)),
+                    hop_limit: self.ttl,
+                    source: from.ip().octets(),
+                    destination: to.ip().octets(),
+                    ..Default::default()
+                };
+                ip.traffic_class = 0;
+                ip.write(&mut bytes).unwrap();
+                for (place, (_, body)) in self.extensions.iter().enumerate() {
+                    let next = self.extensions.get(place + 1).map_or(protocol.0, |(number, _)| *number);
+                    bytes.push(next);
+                    bytes.extend(&body[1..]);
+                }
+                let mut transport = transport;
+                match &mut transport {
+                    TransportHeader::Tcp(tcp) => {
+                        tcp.checksum = tcp.calc_checksum_ipv6(&ip, &self.payload).unwrap();
+                    }
+                    TransportHeader::Udp(udp) => {
+                        udp.checksum = udp.calc_checksum_ipv6(&ip, &self.payload).unwrap();
+                    }
+                    _ => {}
+                }
+                transport.write(&mut bytes).unwrap();
+            }
+            _ => panic!("a packet has one family"),
+        }
+        bytes.extend(&self.payload);
+        bytes
+    }
+
+    fn transport(&self) -> TransportHeader {
+        match self.tcp {
+            Some(flags) => {
+                let mut tcp = TcpHeader::new(self.from.port(), self.to.port(), 0x01020304, 4096);
+                tcp.fin = flags & FIN != 0;
+                tcp.syn = flags & SYN != 0;
+                tcp.rst = flags & RST != 0;
+                tcp.ack = flags & ACK != 0;
+                TransportHeader::Tcp(tcp)
+            }
+            None => TransportHeader::Udp(UdpHeader {
+                source_port: self.from.port(),
+                destination_port: self.to.port(),
+                length: (8 + self.payload.len()) as u16,
+                checksum: 0,
+            }),
+        }
+    }
+}
+
+/// Where a frame claims to come from and go to.
+pub fn ends(bytes: &[u8]) -> (SocketAddr, SocketAddr) {
+    let sliced = etherparse::SlicedPacket::from_ethernet(bytes).expect("a frame that leaves is whole");
+    let (from, to) = match sliced.transport {
+        Some(etherparse::TransportSlice::Tcp(tcp)) => (tcp.source_port(), tcp.destination_port()),
+        Some(etherparse::TransportSlice::Udp(udp)) => (udp.source_port(), udp.destination_port()),
+        _ => panic!("a frame that leaves is TCP or UDP"),
+    };
+    match sliced.net {
+        Some(etherparse::NetSlice::Ipv4(ip)) => (
+            SocketAddr::new(ip.header().source_addr().into(), from),
+            SocketAddr::new(ip.header().destination_addr().into(), to),
+        ),
+        Some(etherparse::NetSlice::Ipv6(ip)) => (
+            SocketAddr::new(ip.header().source_addr().into(), from),
+            SocketAddr::new(ip.header().destination_addr().into(), to),
+        ),
+        _ => panic!("a frame that leaves is IP"),
+    }
+}

@@ -1,0 +1,107 @@
+//! Hostile and random packets: both homes agree, nothing is read out of bounds, checksums stay right.
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use xdp_lb_common::net::Protocol;
+use xdp_lb_common::process::Verdict;
+use xdp_lb_common::tables::Mode;
+
+use crate::homes::Homes;
+use crate::packets::{Frame, SYN, ends};
+
+fn homes() -> Homes {
+    let mut homes = Homes::with_flows(65_536);
+    homes.service("192.0.2.10:80", Protocol::TCP, Mode::Nat, &["198.51.100.11:8080", "198.51.100.12:8080"]);
+    homes.service("192.0.2.10:81", Protocol::TCP, Mode::FullNat, &["198.51.100.13:8080"]);
+    homes.service("192.0.2.10:53", Protocol::UDP, Mode::FullNat, &["198.51.100.13:53"]);
+    homes.service("[2001:db8::10]:80", Protocol::TCP, Mode::FullNat, &["[2001:db8:2::11]:8080"]);
+    homes
+}
+
+fn frame() -> impl Strategy<Value = Frame> {
+    let vip = prop_oneof![
+        Just(("203.0.113", "192.0.2.10:80", true)),
+        Just(("203.0.113", "192.0.2.10:81", true)),
+        Just(("203.0.113", "192.0.2.10:53", false)),
+        Just(("2001:db8:1:", "[2001:db8::10]:80", true)),
+    ];
+    let payload = prop::collection::vec(any::<u8>(), 0..200);
+    (vip, 1u8..254, 1u16.., any::<u8>(), payload, 0usize..3, 0u8..=9).prop_map(
+        |((network, vip, is_tcp), host, port, flags, payload, tags, options)| {
+            let client = if vip.starts_with('[') {
+                format!("[{network}:{host}]:{port}")
+            } else {
+                format!("{network}.{host}:{port}")
+            };
+            let mut frame =
+                if is_tcp { Frame::tcp(&client, vip, flags & 0x17) } else { Frame::udp(&client, vip) };
+            frame.payload = payload;
+            for id in 0..tags {
+                frame = frame.tag(0x8100, 10 + id as u16);
+            }
+            if !vip.starts_with('[') {
+                frame.ipv4_options = vec![1; usize::from(options) * 4];
+            }
+            frame
+        },
+    )
+}
+
+fn runner(cases: u32) -> TestRunner {
+    TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() })
+}
+
+#[test]
+fn a_packet_that_is_forwarded_is_whole_and_its_checksums_are_right() {
+    let mut homes = std::cell::RefCell::new(homes());
+    runner(2000)
+        .run(&frame(), |frame| {
+            let outcome = homes.borrow_mut().send(&frame);
+            if let Verdict::Redirect(_) | Verdict::Transmit = outcome.verdict {
+                let (from, to) = ends(&outcome.bytes);
+                let mut expected = frame.clone().untagged().leaving(
+                    from,
+                    to,
+                    (crate::packets::LB_BACKEND_MAC, crate::packets::BACKEND_MAC),
+                );
+                expected.tags.clear();
+                prop_assert_eq!(outcome.bytes, expected.bytes());
+            }
+            Ok(())
+        })
+        .unwrap();
+    assert!(homes.get_mut().kernel.census().unwrap().records > 500, "most of the packets were forwarded");
+}
+
+#[test]
+fn damaged_packets_are_treated_alike_in_both_homes() {
+    let homes = std::cell::RefCell::new(homes());
+    let damage = prop::collection::vec((0usize..120, any::<u8>()), 1..6);
+    runner(4000)
+        .run(&(frame(), damage, 0usize..200), |(frame, damage, cut)| {
+            let mut bytes = frame.bytes();
+            for (place, value) in damage {
+                let place = place % bytes.len();
+                bytes[place] = value;
+            }
+            bytes.truncate((bytes.len() - cut % bytes.len()).max(14));
+            homes.borrow_mut().send_bytes(&bytes);
+            Ok(())
+        })
+        .unwrap();
+}
+
+#[test]
+fn random_bytes_are_treated_alike_in_both_homes() {
+    let homes = std::cell::RefCell::new(homes());
+    let bytes = prop::collection::vec(any::<u8>(), 14..300);
+    runner(1000)
+        .run(&(bytes, any::<bool>()), |(mut bytes, is_v4)| {
+            bytes[0] &= 0xfe;
+            bytes[12..14].copy_from_slice(if is_v4 { &[0x08, 0x00] } else { &[0x86, 0xdd] });
+            homes.borrow_mut().send_bytes(&bytes);
+            Ok(())
+        })
+        .unwrap();
+    let _ = SYN;
+}

@@ -1,0 +1,74 @@
+//! The build: the eBPF object first, then the daemon, which carries it.
+
+use std::fs;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use xdp_lb_tests::paths::{self, target_dir};
+
+use crate::say;
+use crate::toolchain::{self, Toolchain};
+use crate::workspace::{self, run};
+
+/// Builds the eBPF object and the daemon.
+pub fn everything() -> Result<()> {
+    let toolchain = toolchain::find_or_install()?;
+    ebpf(&toolchain)?;
+    daemon()
+}
+
+/// Builds the eBPF object, to where the daemon's build script finds it.
+pub fn ebpf(toolchain: &Toolchain) -> Result<()> {
+    let target = if cfg!(target_endian = "big") { "bpfeb-unknown-none" } else { "bpfel-unknown-none" };
+    let dir = target_dir().join("ebpf");
+    say::step("Building the eBPF object (the first time `core` too, which takes a minute)");
+
+    // Names the kernel's structures that the host's architecture shapes, as aya-ebpf wants it.
+    let mut flags = vec![format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH)];
+    // BTF comes from the debug information.
+    flags.extend(["-Cdebuginfo=2".to_owned(), "-Clink-arg=--btf".to_owned()]);
+    flags.push(format!("-Clinker={}", toolchain.bpf_linker.display()));
+    // Without it LLVM loads a wide field byte by byte where it cannot see the alignment.
+    let unaligned = "allows-misaligned-mem-access";
+    if toolchain.compiler.has_target_feature(target, unaligned)? {
+        flags.push(format!("-Ctarget-feature=+{unaligned}"));
+    }
+
+    let mut cargo = Command::new(&toolchain.compiler.cargo);
+    workspace::prepare_cargo(&mut cargo);
+    for variable in
+        ["RUSTUP_TOOLCHAIN", "RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "CARGO_BUILD_TARGET"]
+    {
+        cargo.env_remove(variable);
+    }
+    run(cargo
+        .env("RUSTC", &toolchain.compiler.rustc)
+        // `-Z build-std` on a compiler that is not a nightly one.
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
+        .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1")
+        .args(["build", "--release", "-p", "xdp-lb-ebpf", "--bin", "xdp-lb-ebpf"])
+        .args(["-Z", "build-std=core", "--target", target, "--target-dir"])
+        .arg(&dir))
+    .with_context(|| format!("the eBPF object could not be built with {toolchain}"))?;
+
+    let built = dir.join(target).join("release/xdp-lb-ebpf");
+    let object = workspace::ebpf_object();
+    let bytes = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
+    // An unchanged object keeps its time stamp, so that cargo does not build the daemon anew.
+    if fs::read(&object).ok().as_ref() != Some(&bytes) {
+        fs::create_dir_all(object.parent().expect("it lies in a folder"))
+            .context("cannot make target/bpf")?;
+        fs::write(&object, &bytes).with_context(|| format!("cannot write {}", object.display()))?;
+    }
+    say::note(format_args!("{} ({} bytes)", object.display(), bytes.len()));
+    Ok(())
+}
+
+/// Builds the daemon, with the eBPF object in it.
+pub fn daemon() -> Result<()> {
+    say::step("Building the daemon");
+    run(workspace::cargo().args(["build", "--release", "-p", "xdp-lb"]))?;
+    say::note(paths::daemon().display());
+    Ok(())
+}

@@ -1,0 +1,166 @@
+//! `cargo xtask test`: every test, those that need the kernel and the network in a sandbox.
+
+use std::io::{BufRead, BufReader, IsTerminal, stdout};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, anyhow};
+
+use crate::workspace::{cargo, run, show};
+use crate::{build, preflight, sandbox, say, toolchain};
+
+/// What is run.
+#[derive(clap::Args)]
+pub struct Options {
+    /// Run only the tests that need neither root nor a network.
+    #[arg(long)]
+    host: bool,
+    /// Handed to the test programs: words that names must contain, and libtest's options.
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+/// One call of `cargo test`. All select the same packages, the workspace's default members: others would be built
+/// with other features, and their dependencies anew.
+struct Suite {
+    title: &'static str,
+    targets: &'static [&'static str],
+    /// Whether its tests run one at a time: they measure times, and a lab keeps all cores busy.
+    alone: bool,
+}
+
+const HOST: [Suite; 2] = [
+    Suite { title: "Host: unit and property tests", targets: &["--lib", "--bins"], alone: false },
+    Suite { title: "Host: examples in the documentation", targets: &["--doc"], alone: false },
+];
+
+const NETWORK: Suite = Suite {
+    title: "Kernel and end to end: packets through the program, real clients, servers and daemon",
+    targets: &["--test", "*"],
+    alone: true,
+};
+
+/// Builds all, then runs the tests.
+pub fn run_all(options: &Options) -> Result<ExitCode> {
+    if !options.host {
+        preflight::check("test").map_err(|error| {
+            anyhow!("{error:#}. (`cargo xtask test --host` needs neither root nor a network.)")
+        })?;
+    }
+    let toolchain = toolchain::find_or_install()?;
+    build::ebpf(&toolchain)?;
+    if options.host {
+        return run_suites(&HOST, &options.arguments);
+    }
+    build::daemon()?;
+    say::step("Building the tests");
+    // Those in the documentation are built when they are run.
+    for suite in [&HOST[0], &NETWORK] {
+        run(suite.command().arg("--no-run"))?;
+    }
+    let mut inside = vec!["test".to_owned(), "--".to_owned()];
+    inside.extend_from_slice(&options.arguments);
+    sandbox::run(&inside)
+}
+
+/// Runs the tests, all built already, inside the sandbox.
+pub fn run_inside(arguments: &[String]) -> Result<ExitCode> {
+    run_suites(HOST.iter().chain([&NETWORK]), arguments)
+}
+
+fn run_suites<'a>(suites: impl IntoIterator<Item = &'a Suite>, arguments: &[String]) -> Result<ExitCode> {
+    let start = Instant::now();
+    let mut totals = Totals::default();
+    let mut failed_suites = Vec::new();
+    for suite in suites {
+        say::step(suite.title);
+        let mut command = suite.command();
+        if suite.alone {
+            command.env("RUST_TEST_THREADS", "1");
+        }
+        command.args(["--no-fail-fast", "--offline", "--"]).args(arguments);
+        if stdout().is_terminal() {
+            command.arg("--color=always");
+        }
+        if !stream(&mut command, &mut totals)? {
+            failed_suites.push(suite.title);
+        }
+    }
+    let Totals { passed, failed, ignored } = totals;
+    println!(
+        "\nTotal: {passed} passed, {failed} failed, {ignored} ignored, in {:.0} s",
+        start.elapsed().as_secs_f64()
+    );
+    if failed_suites.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("Failed: {}", failed_suites.join("; "));
+    Ok(ExitCode::FAILURE)
+}
+
+impl Suite {
+    fn command(&self) -> Command {
+        let mut command = cargo();
+        command.arg("test").args(self.targets);
+        command
+    }
+}
+
+/// Runs a command, showing its output line by line and adding up the results. Whether it succeeded.
+fn stream(command: &mut Command, totals: &mut Totals) -> Result<bool> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start {}", show(command)))?;
+    let lines = BufReader::new(child.stdout.take().expect("it is piped"));
+    for line in lines.split(b'\n') {
+        let line = line.context("cannot read the tests' output")?;
+        let line = String::from_utf8_lossy(&line);
+        println!("{line}");
+        totals.add(&line);
+    }
+    Ok(child.wait().context("cannot wait for the tests")?.success())
+}
+
+/// Tests by result.
+#[derive(Default, Debug, PartialEq, Eq)]
+struct Totals {
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+}
+
+impl Totals {
+    /// Adds libtest's summary line: `test result: ok. 3 passed; 0 failed; 1 ignored; ...`.
+    fn add(&mut self, line: &str) {
+        if !line.starts_with("test result:") {
+            return;
+        }
+        let count = |what: &str| -> u64 {
+            let before = line.split_once(what).map_or("", |(before, _)| before);
+            before.rsplit(' ').next().and_then(|number| number.parse().ok()).unwrap_or(0)
+        };
+        self.passed += count(" passed");
+        self.failed += count(" failed");
+        self.ignored += count(" ignored");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn totals_add_up_over_summary_lines_coloured_or_not() {
+        let mut totals = Totals::default();
+        totals.add(
+            "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; finished in 0.00s",
+        );
+        totals.add(
+            "test result: \x1b[31mFAILED\x1b[m. 40 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out",
+        );
+        totals.add("5 passed; 5 failed; 5 ignored");
+        assert_eq!(totals, Totals { passed: 43, failed: 2, ignored: 1 });
+    }
+}
