@@ -7,18 +7,18 @@ use xdp_lb_common::tables::{
     Backend, BackendIndex, BackendState, Mode, Reply, Service, ServiceIndex, SlotIndex,
 };
 
-use super::plan::{Full, Identity, Places, Plan, Planner, RingInput, identities, identity, snat_places};
+use super::plan::{Full, Identity, Places, Plan, Planner, RingInput, identities, identity};
 use super::room::Room;
 use super::tables::Tables;
 use super::wanted::{WantedBackend, WantedService};
 use super::writes::{Desired, gone, writes};
-use crate::config::Limits;
+use crate::datapath::Sizes;
 use crate::ring::{self, Member};
 
 /// A plan in the making.
 pub struct Draft<'a> {
     tables: &'a Tables,
-    limits: &'a Limits,
+    sizes: &'a Sizes,
     before: &'a Places,
     after: Places,
     slots: Room,
@@ -33,19 +33,19 @@ impl<'a> Draft<'a> {
     /// The plan that makes the planner's tables what is wanted, with old and new side by side in them
     /// until the last write.
     pub fn plan(planner: &'a Planner, wanted: &[WantedService]) -> Result<Plan, Full> {
-        let Planner { tables, limits, places } = planner;
+        let Planner { tables, sizes, places } = planner;
         let services = || tables.services.values();
         let mut draft = Self {
             tables,
-            limits,
+            sizes,
             before: places,
             after: Places { rings: BTreeMap::new(), ..places.clone() },
             slots: Room::new(
-                limits.slots,
+                sizes.limits.slots,
                 services().map(|service| service.ring_offset.0..service.ring_offset.0 + service.ring_len),
             ),
             snat: Room::new(
-                snat_places(limits),
+                sizes.snat_addresses,
                 services()
                     .map(|service| service.snat_offset..service.snat_offset + u32::from(service.snat_len)),
             ),
@@ -161,7 +161,7 @@ impl<'a> Draft<'a> {
                 return Ok((offset, length));
             }
         }
-        Err(Full { table: "slots", size: self.limits.slots })
+        Err(Full::Limit { table: "slots", size: self.sizes.limits.slots })
     }
 
     fn snat_addresses(&mut self, present: Option<&Service>, wanted: &[Address]) -> Result<(u32, u16), Full> {
@@ -175,7 +175,7 @@ impl<'a> Draft<'a> {
         let offset = match present.filter(held) {
             _ if wanted.is_empty() => 0,
             Some(service) => service.snat_offset,
-            None => self.snat.take(length).ok_or(self.full_of_services())?,
+            None => self.snat.take(length).ok_or(Full::SnatAddresses(self.sizes.snat_addresses))?,
         };
         self.desired.snat_addresses.extend((offset..).zip(wanted.iter().copied()));
         Ok((offset, length as u16))
@@ -206,10 +206,10 @@ impl<'a> Draft<'a> {
 
     fn finish(self) -> Result<Plan, Full> {
         // Until the last write the tables hold old and new at once.
-        if union(&self.tables.services, &self.desired.services) > self.limits.services as usize {
+        if union(&self.tables.services, &self.desired.services) > self.sizes.limits.services as usize {
             return Err(self.full_of_services());
         }
-        if union(&self.tables.replies, &self.desired.replies) > self.limits.backends as usize {
+        if union(&self.tables.replies, &self.desired.replies) > self.sizes.limits.backends as usize {
             return Err(self.full_of_backends());
         }
         let Self { tables, desired, after: mut places, new_services, new_backends, cramped, .. } = self;
@@ -223,11 +223,11 @@ impl<'a> Draft<'a> {
     }
 
     fn full_of_backends(&self) -> Full {
-        Full { table: "backends", size: self.limits.backends }
+        Full::Limit { table: "backends", size: self.sizes.limits.backends }
     }
 
     fn full_of_services(&self) -> Full {
-        Full { table: "services", size: self.limits.services }
+        Full::Limit { table: "services", size: self.sizes.limits.services }
     }
 }
 

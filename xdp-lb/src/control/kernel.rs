@@ -1,60 +1,97 @@
 //! What the owner task needs of the datapath, as a trait: its logic is tested without a kernel.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
+use anyhow::Result;
 use xdp_lb_common::tables::{BackendIndex, ServiceIndex, Traffic};
 
 use super::tables::{Tables, Write};
-use crate::config::{PortRange, Timeouts, XdpMode};
+use crate::config::XdpMode;
+use crate::datapath::{Attached, Census, Datapath, Policy, Sizes};
 
-/// The program and its tables.
+/// The program and its tables. Each method is that of [`Datapath`].
+#[expect(missing_docs, reason = "each is described at the method of Datapath")]
 pub trait Kernel: Send {
-    /// What stands in the tables.
-    fn read(&mut self) -> anyhow::Result<Tables>;
-    /// Applies the writes in their order. Where one fails, those before it stay.
-    fn apply(&mut self, writes: &[Write]) -> anyhow::Result<()>;
-    /// Sets what holds for every service.
-    fn configure(&mut self, snat_ports: PortRange, timeouts: Timeouts) -> anyhow::Result<()>;
-    /// Tells of the VLAN devices: by their index, the parent's index and the VLAN id.
-    fn set_vlans(&mut self, vlans: &BTreeMap<u32, (u32, u16)>) -> anyhow::Result<()>;
-
-    /// Attaches the program to an interface, in the place of one that is attached already.
-    fn attach(&mut self, interface: &str, mode: XdpMode) -> anyhow::Result<Attached>;
-    /// Takes the program off an interface; that is no error where the interface is gone.
-    fn detach(&mut self, interface: &str) -> anyhow::Result<()>;
-    /// Detaches the program everywhere and removes the pins.
-    fn unload(&mut self) -> anyhow::Result<()>;
-
-    /// Packets by [`Reason`](xdp_lb_common::reason::Reason), in the order of their numbers.
-    fn reasons(&mut self) -> anyhow::Result<Vec<u64>>;
-    /// A service's traffic.
-    fn service_traffic(&mut self, service: ServiceIndex) -> anyhow::Result<Traffic>;
-    /// A backend's traffic.
-    fn backend_traffic(&mut self, backend: BackendIndex) -> anyhow::Result<Traffic>;
-    /// Sets a service's counters to zero.
-    fn zero_service_traffic(&mut self, service: ServiceIndex) -> anyhow::Result<()>;
-    /// Sets a backend's counters to zero.
-    fn zero_backend_traffic(&mut self, backend: BackendIndex) -> anyhow::Result<()>;
-    /// Counts the flows that live and removes those that are over.
-    fn census(&mut self) -> anyhow::Result<Census>;
+    fn is_adopted(&self) -> bool;
+    fn sizes(&self) -> Sizes;
+    fn read(&self) -> Result<Tables>;
+    fn apply(&mut self, writes: &[Write]) -> Result<()>;
+    fn set_policy(&mut self, policy: &Policy) -> Result<()>;
+    fn set_vlans(&mut self, vlans: &BTreeMap<u32, (u32, u16)>) -> Result<()>;
+    fn attach(&mut self, interface: &str, mode: XdpMode) -> Result<Attached>;
+    fn detach(&mut self, interface: &str) -> Result<()>;
+    fn attached_interfaces(&self) -> Result<Vec<String>>;
+    fn unload(&mut self) -> Result<Vec<String>>;
+    fn reasons(&self) -> Result<Vec<u64>>;
+    fn service_traffic(&self, index: ServiceIndex) -> Result<Traffic>;
+    fn backend_traffic(&self, index: BackendIndex) -> Result<Traffic>;
+    fn zero_service_traffic(&mut self, index: ServiceIndex) -> Result<()>;
+    fn zero_backend_traffic(&mut self, index: BackendIndex) -> Result<()>;
+    fn census(&mut self) -> Result<Census>;
 }
 
-/// How the program is attached to an interface.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Attached {
-    /// The interface's index.
-    pub index: u32,
-    /// Native or generic.
-    pub mode: XdpMode,
-    /// Why it is not native, where it was to be if possible.
-    pub note: Option<String>,
-}
+impl Kernel for Datapath {
+    fn is_adopted(&self) -> bool {
+        Datapath::is_adopted(self)
+    }
 
-/// The flows that live.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Census {
-    /// Flows by backend.
-    pub live: HashMap<BackendIndex, u64>,
-    /// Records of flows in the table, replies' too.
-    pub records: u64,
+    fn sizes(&self) -> Sizes {
+        Datapath::sizes(self)
+    }
+
+    fn read(&self) -> Result<Tables> {
+        Datapath::read(self)
+    }
+
+    fn apply(&mut self, writes: &[Write]) -> Result<()> {
+        Datapath::apply(self, writes)
+    }
+
+    fn set_policy(&mut self, policy: &Policy) -> Result<()> {
+        Datapath::set_policy(self, policy)
+    }
+
+    fn set_vlans(&mut self, vlans: &BTreeMap<u32, (u32, u16)>) -> Result<()> {
+        Datapath::set_vlans(self, vlans)
+    }
+
+    fn attach(&mut self, interface: &str, mode: XdpMode) -> Result<Attached> {
+        Datapath::attach(self, interface, mode)
+    }
+
+    fn detach(&mut self, interface: &str) -> Result<()> {
+        Datapath::detach(self, interface)
+    }
+
+    fn attached_interfaces(&self) -> Result<Vec<String>> {
+        Datapath::attached_interfaces(self)
+    }
+
+    fn unload(&mut self) -> Result<Vec<String>> {
+        Datapath::unload(self)
+    }
+
+    fn reasons(&self) -> Result<Vec<u64>> {
+        Datapath::reasons(self)
+    }
+
+    fn service_traffic(&self, index: ServiceIndex) -> Result<Traffic> {
+        Datapath::service_traffic(self, index)
+    }
+
+    fn backend_traffic(&self, index: BackendIndex) -> Result<Traffic> {
+        Datapath::backend_traffic(self, index)
+    }
+
+    fn zero_service_traffic(&mut self, index: ServiceIndex) -> Result<()> {
+        Datapath::zero_service_traffic(self, index)
+    }
+
+    fn zero_backend_traffic(&mut self, index: BackendIndex) -> Result<()> {
+        Datapath::zero_backend_traffic(self, index)
+    }
+
+    fn census(&mut self) -> Result<Census> {
+        Datapath::census(self)
+    }
 }

@@ -12,13 +12,14 @@ use xdp_lb_common::tables::{BackendIndex, ServiceIndex};
 
 use super::fleet::{Fleet, Transition};
 use super::handle::{Answer, Refusal, Request};
-use super::kernel::{Attached, Census, Kernel};
+use super::kernel::Kernel;
 use super::plan::{Plan, Planner};
 use super::rates::Rates;
 use super::settling::Settling;
 use super::tables::Write;
 use crate::api::types::{AdminState, Outcome};
 use crate::config::{self, Config, Effective, Overlay};
+use crate::datapath::{Attached, Census, Policy};
 use crate::health::{Health, Report, Target};
 use crate::net::Event;
 
@@ -48,8 +49,6 @@ pub struct Parts<K> {
     pub config: Config,
     /// The datapath, loaded.
     pub kernel: K,
-    /// Whether the tables were there already.
-    pub adopted: bool,
     /// The checks' ear.
     pub set_targets: SetTargets,
     /// The resolver's ear.
@@ -81,7 +80,6 @@ pub struct Owner<K> {
     pub(super) rates: TrafficRates,
     pub(super) census: Census,
     census_at: Option<Instant>,
-    pub(super) adopted: bool,
     pub(super) started: Instant,
     is_stale: bool,
     trouble: Option<String>,
@@ -103,7 +101,7 @@ impl<K: Kernel> Owner<K> {
     /// Where the state file or the tables cannot be read, the two contradict each other, what is
     /// wanted does not fit in the tables, or an interface refuses the program.
     pub fn start(parts: Parts<K>) -> anyhow::Result<Self> {
-        let Parts { config_file, config, mut kernel, adopted, set_targets, watch } = parts;
+        let Parts { config_file, config, mut kernel, set_targets, watch } = parts;
         let mut overlay = match config::state::read(&config.state_file) {
             Ok(overlay) => overlay,
             Err(error @ config::state::StateError::SetAside { .. }) => {
@@ -124,7 +122,7 @@ impl<K: Kernel> Owner<K> {
         })?;
 
         let now = Instant::now();
-        kernel.configure(config.snat_ports, config.timeouts)?;
+        kernel.set_policy(&Policy::of(&config))?;
         let tables = kernel.read().context("cannot read the datapath's tables")?;
         let mut fleet = Fleet::new(&tables);
         fleet.set_effective(effective, &tables, now);
@@ -133,7 +131,7 @@ impl<K: Kernel> Owner<K> {
             overlay,
             fleet,
             settling: Settling::new(&tables, now),
-            planner: Planner::new(tables, config.limits),
+            planner: Planner::new(tables, kernel.sizes()),
             config,
             kernel,
             set_targets,
@@ -142,7 +140,6 @@ impl<K: Kernel> Owner<K> {
             rates: TrafficRates::default(),
             census: Census::default(),
             census_at: None,
-            adopted,
             started: now,
             is_stale: false,
             trouble: None,
@@ -154,6 +151,11 @@ impl<K: Kernel> Owner<K> {
         for name in owner.config.interfaces.clone() {
             let attached = owner.kernel.attach(&name, owner.config.xdp_mode)?;
             owner.note_attached(name, Ok(attached));
+        }
+        for name in owner.kernel.attached_interfaces()? {
+            if !owner.interfaces.contains_key(&name) {
+                owner.detach(&name);
+            }
         }
         owner.tell_the_others();
         owner.sample();
@@ -344,7 +346,7 @@ impl<K: Kernel> Owner<K> {
         match self.kernel.read() {
             Ok(tables) => {
                 self.settling = Settling::new(&tables, Instant::now());
-                self.planner = Planner::new(tables, self.config.limits);
+                self.planner = Planner::new(tables, self.kernel.sizes());
             }
             Err(error) => tracing::error!("cannot read the datapath's tables: {error:#}"),
         }
@@ -460,10 +462,11 @@ impl<K: Kernel> Owner<K> {
     }
 
     fn unload(&mut self) -> Answer<Outcome> {
-        self.kernel.unload().map_err(|error| Refusal::Failed(format!("{error:#}")))?;
+        let removed = self.kernel.unload().map_err(|error| Refusal::Failed(format!("{error:#}")))?;
         let message = format!(
-            "detached from {}; the pins under {} are gone; the daemon ends",
+            "unloaded from {}, {} pins under {} removed; the daemon ends",
             self.interfaces.keys().map(String::as_str).collect::<Vec<_>>().join(", "),
+            removed.len(),
             self.config.pin_path.display()
         );
         tracing::info!("{message}");

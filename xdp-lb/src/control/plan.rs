@@ -11,16 +11,27 @@ use super::room::Indices;
 use super::tables::{Tables, Write};
 use super::wanted::{WantedBackend, WantedService};
 use crate::config::Limits;
+use crate::datapath::Sizes;
 use crate::ring::Member;
 
 /// There is no room for what is wanted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("limits.{table} = {size} is too small for this: raise it in the config file and restart the daemon")]
-pub struct Full {
-    /// The key of `[limits]` that names the size of the table.
-    pub table: &'static str,
-    /// Its size.
-    pub size: u32,
+pub enum Full {
+    /// A table whose size is a key of the config file's `[limits]`.
+    #[error(
+        "limits.{table} = {size} is too small for this: raise it in the config file, `xdp-lb unload`, and start again"
+    )]
+    Limit {
+        /// The key.
+        table: &'static str,
+        /// The table's size.
+        size: u32,
+    },
+    /// The table of SNAT addresses, of this size.
+    #[error(
+        "all services together have room for {0} SNAT addresses, which is too little for this: name fewer"
+    )]
+    SnatAddresses(u32),
 }
 
 /// The writes that lead from the present tables to the wanted ones, and what to remember of them.
@@ -41,7 +52,7 @@ pub struct Plan {
 #[derive(Clone, Debug)]
 pub struct Planner {
     pub(super) tables: Tables,
-    pub(super) limits: Limits,
+    pub(super) sizes: Sizes,
     pub(super) places: Places,
 }
 
@@ -56,28 +67,21 @@ pub(super) struct Places {
 /// What a ring was made of: where it is unchanged, so is the ring.
 pub(super) type RingInput = Vec<(Member, BackendState)>;
 
-/// How many SNAT addresses a service may have.
-const SNAT_ADDRESSES_PER_SERVICE: u32 = 16;
-
-/// How many places `SNAT_ADDRESSES` has.
-pub const fn snat_places(limits: &Limits) -> u32 {
-    limits.services.saturating_mul(SNAT_ADDRESSES_PER_SERVICE)
-}
-
 impl Planner {
     /// A planner for tables of these sizes that hold this: nothing, or what another daemon left.
     /// The tables are the memory of all indices and rings.
-    pub fn new(tables: Tables, limits: Limits) -> Self {
+    pub fn new(tables: Tables, sizes: Sizes) -> Self {
+        let Limits { services, backends, .. } = sizes.limits;
         let used: Vec<_> = tables.services.values().map(|service| service.index).collect();
         let places = Places {
-            services: Indices::new(0..limits.services, |index| used.contains(&ServiceIndex(index))),
+            services: Indices::new(0..services, |index| used.contains(&ServiceIndex(index))),
             // A slot of zeroes means nobody: place 0 is never given out.
-            backends: Indices::new(1..limits.backends.saturating_add(1), |index| {
+            backends: Indices::new(1..backends.saturating_add(1), |index| {
                 tables.backends.contains_key(&BackendIndex(index))
             }),
             rings: BTreeMap::new(),
         };
-        Self { tables, limits, places }
+        Self { tables, sizes, places }
     }
 
     /// What stands in the tables.

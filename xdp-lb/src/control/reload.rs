@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 
 use super::handle::{Answer, Refusal};
-use super::kernel::{Attached, Kernel};
+use super::kernel::Kernel;
 use super::owner::Owner;
 use crate::api::types::ReloadView;
 use crate::config::{self, Config};
+use crate::datapath::{Attached, Policy};
 
 impl<K: Kernel> Owner<K> {
     pub(super) fn reload(&mut self) -> Answer<ReloadView> {
@@ -24,7 +25,7 @@ impl<K: Kernel> Owner<K> {
         let before: BTreeSet<String> = self.interfaces.keys().cloned().collect();
         let after: BTreeSet<String> = config.interfaces.iter().cloned().collect();
         let attached = self.attach_all(after.difference(&before), &config)?;
-        let adopted = self.configure(&config).and_then(|()| {
+        let adopted = self.set_policy(&config).and_then(|()| {
             let changed =
                 (self.config.snat_ports, self.config.timeouts) != (config.snat_ports, config.timeouts);
             self.adopt(config, overlay, effective, Refusal::Invalid)?;
@@ -36,7 +37,7 @@ impl<K: Kernel> Owner<K> {
                 // What was attached and set for the new config is taken back.
                 attached.iter().for_each(|(name, _)| self.detach(name));
                 let present = self.config.clone();
-                self.configure(&present)?;
+                self.set_policy(&present)?;
                 return Err(refusal);
             }
         };
@@ -80,17 +81,15 @@ impl<K: Kernel> Owner<K> {
         Ok(done)
     }
 
-    fn detach(&mut self, name: &str) {
+    pub(super) fn detach(&mut self, name: &str) {
         match self.kernel.detach(name) {
             Ok(()) => tracing::info!("{name}: detached"),
             Err(error) => tracing::error!("{name}: cannot be detached: {error:#}"),
         }
     }
 
-    fn configure(&mut self, config: &Config) -> Answer<()> {
-        self.kernel
-            .configure(config.snat_ports, config.timeouts)
-            .map_err(|error| Refusal::Failed(format!("{error:#}")))
+    fn set_policy(&mut self, config: &Config) -> Answer<()> {
+        self.kernel.set_policy(&Policy::of(config)).map_err(|error| Refusal::Failed(format!("{error:#}")))
     }
 }
 

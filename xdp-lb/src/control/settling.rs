@@ -80,6 +80,8 @@ fn idle(protocol: Protocol, timeouts: &Timeouts) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use xdp_lb_common::net::{Address, Endpoint, Port};
     use xdp_lb_common::tables::{BackendIndex, Service, ServiceIndex};
 
@@ -101,7 +103,7 @@ mod tests {
         };
         let slots = vec![Slot::settled(A), Slot::moving(B, A), Slot::settled(B)];
         tables.apply(&Write::Slots(SlotIndex(10), slots));
-        let vip = Endpoint::new(Address::v4([192, 0, 2, 1]), Port::new(80), protocol);
+        let vip = Endpoint::new(Address::from(IpAddr::from([192, 0, 2, 1])), Port::new(80), protocol);
         tables.apply(&Write::Service(vip, service));
         tables
     }

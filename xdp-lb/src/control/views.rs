@@ -8,7 +8,7 @@ use xdp_lb_common::tables::{BackendIndex, Service, Traffic};
 
 use super::fleet::{target_id, vip};
 use super::handle::{Answer, Refusal};
-use super::kernel::{Attached, Kernel};
+use super::kernel::Kernel;
 use super::owner::Owner;
 use super::plan::{Identity, identities, identity};
 use super::rates::Rates;
@@ -17,6 +17,7 @@ use crate::api::types::{
     ServiceView, StatusView, TableView, TrafficView,
 };
 use crate::config::{EffectiveBackend, EffectiveService};
+use crate::datapath::Attached;
 use crate::health::Health;
 
 impl<K: Kernel> Owner<K> {
@@ -30,7 +31,7 @@ impl<K: Kernel> Owner<K> {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs(),
-            adopted: self.adopted,
+            adopted: self.kernel.is_adopted(),
             config_file: self.config_file.display().to_string(),
             pin_path: self.config.pin_path.display().to_string(),
             interfaces: self.interface_views(),
@@ -106,7 +107,7 @@ impl<K: Kernel> Owner<K> {
     }
 
     fn table_views(&self) -> Vec<TableView> {
-        let (tables, limits) = (self.planner.tables(), &self.config.limits);
+        let (tables, limits) = (self.planner.tables(), self.kernel.sizes().limits);
         let slots: u64 = tables.services.values().map(|service| u64::from(service.ring_len)).sum();
         let rows = [
             ("services", tables.services.len() as u64, limits.services),

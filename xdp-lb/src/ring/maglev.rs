@@ -3,9 +3,8 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use xdp_lb_common::net::Address;
 use xdp_lb_common::tables::BackendIndex;
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -90,7 +89,11 @@ struct Preferences {
 impl Preferences {
     fn new(address: SocketAddr, length: u32) -> Self {
         let mut identity = [0; 18];
-        identity[..16].copy_from_slice(&Address::from(address.ip()).0);
+        let ip = match address.ip() {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+            IpAddr::V6(v6) => v6,
+        };
+        identity[..16].copy_from_slice(&ip.octets());
         identity[16..].copy_from_slice(&address.port().to_be_bytes());
         // XXH3 is specified byte for byte: every version on every machine builds the same ring.
         let hash = xxh3_128(&identity);

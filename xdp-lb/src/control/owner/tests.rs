@@ -9,9 +9,10 @@ use xdp_lb_common::tables::Traffic;
 
 use super::*;
 use crate::api::types::{BackendPatch, BackendState, BackendView};
-use crate::config::{PortRange, Timeouts, XdpMode};
+use crate::config::{Limits, XdpMode};
 use crate::control::Handle;
 use crate::control::tables::Tables;
+use crate::datapath::Sizes;
 use crate::health::TargetId;
 use crate::net::NextHop;
 
@@ -23,15 +24,20 @@ struct Memory {
     fails: bool,
     attached: Vec<String>,
     zeroed: Vec<BackendIndex>,
-    settings: Option<(PortRange, Timeouts)>,
+    policy: Option<Policy>,
+    slots: u32,
     unloaded: bool,
     live: HashMap<BackendIndex, u64>,
 }
 
-#[derive(Clone, Default)]
+#[derive(Clone)]
 struct InMemory(Arc<Mutex<Memory>>);
 
 impl InMemory {
+    fn new(slots: u32) -> Self {
+        Self(Arc::new(Mutex::new(Memory { slots, ..Memory::default() })))
+    }
+
     fn lock(&self) -> MutexGuard<'_, Memory> {
         self.0.lock().unwrap()
     }
@@ -48,7 +54,16 @@ impl InMemory {
 }
 
 impl Kernel for InMemory {
-    fn read(&mut self) -> anyhow::Result<Tables> {
+    fn is_adopted(&self) -> bool {
+        false
+    }
+
+    fn sizes(&self) -> Sizes {
+        let limits = Limits { services: 16, backends: 64, slots: self.lock().slots, flows: 1024 };
+        Sizes { limits, snat_addresses: 64 }
+    }
+
+    fn read(&self) -> anyhow::Result<Tables> {
         Ok(self.lock().tables.clone())
     }
 
@@ -61,8 +76,8 @@ impl Kernel for InMemory {
         if memory.fails { anyhow::bail!("no memory") } else { Ok(()) }
     }
 
-    fn configure(&mut self, snat_ports: PortRange, timeouts: Timeouts) -> anyhow::Result<()> {
-        self.lock().settings = Some((snat_ports, timeouts));
+    fn set_policy(&mut self, policy: &Policy) -> anyhow::Result<()> {
+        self.lock().policy = Some(policy.clone());
         Ok(())
     }
 
@@ -83,20 +98,24 @@ impl Kernel for InMemory {
         Ok(())
     }
 
-    fn unload(&mut self) -> anyhow::Result<()> {
-        self.lock().unloaded = true;
-        Ok(())
+    fn attached_interfaces(&self) -> anyhow::Result<Vec<String>> {
+        Ok(self.lock().attached.clone())
     }
 
-    fn reasons(&mut self) -> anyhow::Result<Vec<u64>> {
+    fn unload(&mut self) -> anyhow::Result<Vec<String>> {
+        self.lock().unloaded = true;
+        Ok(vec![])
+    }
+
+    fn reasons(&self) -> anyhow::Result<Vec<u64>> {
         Ok(Reason::ALL.iter().map(|reason| *reason as u64).collect())
     }
 
-    fn service_traffic(&mut self, _: ServiceIndex) -> anyhow::Result<Traffic> {
+    fn service_traffic(&self, _: ServiceIndex) -> anyhow::Result<Traffic> {
         Ok(Traffic { packets_in: 7, ..Traffic::default() })
     }
 
-    fn backend_traffic(&mut self, backend: BackendIndex) -> anyhow::Result<Traffic> {
+    fn backend_traffic(&self, backend: BackendIndex) -> anyhow::Result<Traffic> {
         Ok(Traffic { packets_in: backend.0.into(), ..Traffic::default() })
     }
 
@@ -148,7 +167,7 @@ address = "198.51.100.13:8443"
 
 impl Daemon {
     fn start(config: &str) -> Self {
-        Self::start_with(tempfile::tempdir().unwrap(), InMemory::default(), config).unwrap()
+        Self::start_with(tempfile::tempdir().unwrap(), InMemory::new(100_000), config).unwrap()
     }
 
     fn start_with(directory: TempDir, kernel: InMemory, config: &str) -> anyhow::Result<Self> {
@@ -160,7 +179,6 @@ impl Daemon {
             config: config::load(&config_file).unwrap(),
             config_file,
             kernel: kernel.clone(),
-            adopted: false,
             set_targets: Box::new(move |targets| *set.lock().unwrap() = targets),
             watch: Box::new(move |watched| *watch.lock().unwrap() = watched),
         })?;
@@ -191,8 +209,8 @@ impl Daemon {
             interface: "eth0".into(),
             ifindex: 2,
             vlan: None,
-            source_mac: MacAddress([2, 0, 0, 0, 0, 1]),
-            destination_mac: MacAddress([2, 0, 0, 0, 1, number]),
+            source_mac: MacAddress::new([2, 0, 0, 0, 0, 1]),
+            destination_mac: MacAddress::new([2, 0, 0, 0, 1, number]),
             source: "198.51.100.1".parse().unwrap(),
             mtu: 1500,
         });
@@ -344,7 +362,8 @@ async fn a_change_that_cannot_be_saved_does_not_happen() {
 
 #[tokio::test]
 async fn a_change_that_does_not_fit_is_refused_and_not_saved() {
-    let daemon = Daemon::start(&TWO_SERVICES.replace("state_file", "limits.slots = 2100\nstate_file"));
+    let daemon =
+        Daemon::start_with(tempfile::tempdir().unwrap(), InMemory::new(2_100), TWO_SERVICES).unwrap();
     daemon.all_up().await;
     let mut service = config::load(&daemon.config_file()).unwrap().services.remove(0);
     service.name = "more".into();
@@ -403,7 +422,7 @@ async fn a_reload_changes_what_changed_and_no_slot_of_another_service() {
         assert!(changes.contains(change), "{changes}");
     }
     assert_eq!(daemon.kernel.lock().attached, ["eth1"]);
-    assert_eq!(daemon.kernel.lock().settings.unwrap().1.udp_idle, Duration::from_secs(5));
+    assert_eq!(daemon.kernel.lock().policy.as_ref().unwrap().timeouts.udp_idle, Duration::from_secs(5));
     let backends = daemon.until("web", |_| true).await;
     assert!((backends[1].share - 0.75).abs() < 0.01, "{}", backends[1].share);
     let slots = daemon.kernel.slots_written();
@@ -486,6 +505,13 @@ async fn an_interface_that_comes_back_gets_the_program_again() {
 }
 
 #[tokio::test]
+async fn an_interface_that_left_the_config_file_while_no_daemon_ran_is_detached() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    let daemon = daemon.restart(&TWO_SERVICES.replace("eth0", "eth1")).await;
+    assert_eq!(daemon.kernel.lock().attached, ["eth1"]);
+}
+
+#[tokio::test]
 async fn many_reports_at_once_are_one_change_of_the_tables() {
     let daemon = Daemon::start(TWO_SERVICES);
     daemon.all_up().await;
@@ -516,6 +542,6 @@ async fn an_unload_ends_the_task() {
 #[tokio::test]
 async fn an_interface_that_refuses_the_program_stops_the_start() {
     let config = TWO_SERVICES.replace("eth0", "missing");
-    let refused = Daemon::start_with(tempfile::tempdir().unwrap(), InMemory::default(), &config);
+    let refused = Daemon::start_with(tempfile::tempdir().unwrap(), InMemory::new(100_000), &config);
     assert!(refused.err().unwrap().to_string().contains("missing"));
 }

@@ -1,4 +1,4 @@
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use proptest::prelude::*;
 use xdp_lb_common::net::{MacAddress, Protocol};
@@ -9,6 +9,7 @@ use super::*;
 use crate::control::wanted::Path;
 
 const LIMITS: Limits = Limits { services: 8, backends: 60, slots: 20_000, flows: 1 };
+const SIZES: Sizes = Sizes { limits: LIMITS, snat_addresses: 32 };
 
 /// The tables as the kernel has them: flat slots, and nothing that says where a ring ends but its
 /// service's record.
@@ -159,11 +160,11 @@ fn expect(tables: &Tables, wanted: &[WantedService]) -> Result<(), String> {
 
 fn path(number: u8) -> Path {
     Path {
-        source: Address::v4([198, 51, 100, 1]),
+        source: Address::from(IpAddr::from([198, 51, 100, 1])),
         ifindex: 3,
         vlan: 0,
-        destination_mac: MacAddress([2, 0, 0, 0, 0, number]),
-        source_mac: MacAddress([2, 0, 0, 0, 1, 0]),
+        destination_mac: MacAddress::new([2, 0, 0, 0, 0, number]),
+        source_mac: MacAddress::new([2, 0, 0, 0, 1, 0]),
     }
 }
 
@@ -173,7 +174,7 @@ fn backend(number: u8, weight: u16, state: BackendState) -> WantedBackend {
 }
 
 fn service(number: u8, mode: Mode, backends: Vec<WantedBackend>) -> WantedService {
-    let vip = Endpoint::new(Address::v4([192, 0, 2, number]), Port::new(80), Protocol::TCP);
+    let vip = Endpoint::new(Address::from(IpAddr::from([192, 0, 2, number])), Port::new(80), Protocol::TCP);
     WantedService { vip, mode, snat_addresses: vec![], backends }
 }
 
@@ -183,7 +184,7 @@ fn up(numbers: impl IntoIterator<Item = u8>) -> Vec<WantedBackend> {
 
 /// A planner and a kernel that have come to what is wanted.
 fn settled(wanted: &[WantedService]) -> (Planner, Kernel) {
-    let (mut planner, mut kernel) = (Planner::new(Tables::default(), LIMITS), Kernel::new(&LIMITS));
+    let (mut planner, mut kernel) = (Planner::new(Tables::default(), SIZES), Kernel::new(&LIMITS));
     step(&mut planner, &mut kernel, wanted).unwrap();
     (planner, kernel)
 }
@@ -214,12 +215,12 @@ fn nothing_is_written_where_nothing_changes() {
 #[test]
 fn a_restart_writes_nothing_where_nothing_changed() {
     let mut wanted = [service(1, Mode::Nat, up(1..12)), service(2, Mode::FullNat, up(4..6))];
-    wanted[1].snat_addresses = vec![Address::v4([198, 51, 100, 200])];
+    wanted[1].snat_addresses = vec![Address::from(IpAddr::from([198, 51, 100, 200]))];
     let (mut planner, mut kernel) = settled(&wanted);
     wanted[0].backends[3].state = BackendState::Draining;
     step(&mut planner, &mut kernel, &wanted).unwrap();
 
-    let adopted = Planner::new(kernel.read(), LIMITS);
+    let adopted = Planner::new(kernel.read(), SIZES);
     let plan = adopted.plan(&wanted).unwrap();
     assert_eq!(plan.writes, []);
     assert_eq!((plan.new_services, plan.new_backends), (vec![], vec![]));
@@ -305,19 +306,20 @@ fn what_does_not_fit_side_by_side_makes_room_first() {
 fn what_does_not_fit_at_all_is_refused_by_its_limit() {
     let (planner, _) = settled(&[]);
     let full = planner.plan(&[service(1, Mode::FullNat, up(1..62))]).unwrap_err();
-    assert_eq!(full, Full { table: "backends", size: 60 });
+    assert_eq!(full, Full::Limit { table: "backends", size: 60 });
     let nine: Vec<_> = (1..10).map(|number| service(number, Mode::FullNat, up(1..2))).collect();
-    assert_eq!(planner.plan(&nine).unwrap_err(), Full { table: "services", size: 8 });
+    assert_eq!(planner.plan(&nine).unwrap_err(), Full::Limit { table: "services", size: 8 });
 }
 
 #[test]
 fn a_ring_is_shorter_than_it_should_be_where_there_is_no_room() {
     let limits = Limits { slots: 1_500, ..LIMITS };
-    let (mut planner, mut kernel) = (Planner::new(Tables::default(), limits), Kernel::new(&limits));
+    let (mut planner, mut kernel) =
+        (Planner::new(Tables::default(), Sizes { limits, ..SIZES }), Kernel::new(&limits));
     let plan = step(&mut planner, &mut kernel, &[service(1, Mode::FullNat, up(1..12))]).unwrap();
     assert_eq!(plan.cramped.len(), 1);
     let two = [service(1, Mode::FullNat, up(1..12)), service(2, Mode::FullNat, up(1..2))];
-    assert_eq!(planner.plan(&two).unwrap_err(), Full { table: "slots", size: 1_500 });
+    assert_eq!(planner.plan(&two).unwrap_err(), Full::Limit { table: "slots", size: 1_500 });
 }
 
 #[test]
@@ -333,7 +335,7 @@ fn one_of_ten_thousand_backends_that_fails_is_taken_out_quickly() {
     };
     let mut wanted: Vec<_> = (1..=100).map(|number| many(number, 95)).collect();
     wanted.push(many(101, 500));
-    let mut planner = Planner::new(Tables::default(), limits);
+    let mut planner = Planner::new(Tables::default(), Sizes { limits, ..SIZES });
     let begin = std::time::Instant::now();
     planner.commit(&planner.plan(&wanted).unwrap());
     let first = begin.elapsed();
@@ -358,8 +360,10 @@ fn any_backend() -> impl Strategy<Value = WantedBackend> {
 
 fn any_service(number: u8) -> impl Strategy<Value = WantedService> {
     let mode = prop_oneof![Just(Mode::FullNat), Just(Mode::Nat)];
-    let addresses =
-        prop::collection::vec((201_u8..210).prop_map(|last| Address::v4([198, 51, 100, last])), 0..4);
+    let addresses = prop::collection::vec(
+        (201_u8..210).prop_map(|last| Address::from(IpAddr::from([198, 51, 100, last]))),
+        0..4,
+    );
     let backends = prop::collection::vec(any_backend(), 0..14);
     (mode, addresses, backends).prop_map(move |(mode, snat_addresses, mut backends)| {
         backends.sort_by_key(|backend| backend.address);
@@ -427,7 +431,7 @@ proptest! {
         for next in changes {
             let is_restart = matches!(next, Change::Restart);
             if is_restart {
-                planner = Planner::new(kernel.read(), LIMITS);
+                planner = Planner::new(kernel.read(), SIZES);
             }
             let untouched: Vec<WantedService> = wanted.clone();
             let before = planner.tables().clone();
