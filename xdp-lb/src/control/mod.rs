@@ -1,4 +1,19 @@
 //! The one owner of the daemon's state, and the pure functions that turn state into tables.
 
+mod draft;
+mod fleet;
 pub mod handle;
+pub mod kernel;
+pub mod owner;
+pub mod plan;
+mod rates;
+mod reload;
+mod room;
+mod settling;
 pub mod tables;
+mod views;
+pub mod wanted;
+mod writes;
+
+pub use handle::Handle;
+pub use owner::{Ended, Owner, Parts};

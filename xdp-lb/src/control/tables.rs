@@ -26,7 +26,7 @@ pub struct Tables {
 pub enum Write {
     /// Puts a backend's record; `Backend::default()` makes the place vacant.
     Backend(BackendIndex, Backend),
-    /// Puts a SNAT address at a place.
+    /// Puts a SNAT address at a place; `Address::default()` makes the place vacant.
     SnatAddress(u32, Address),
     /// Writes slots from this place on, one word each. A ring that no service names yet is invisible
     /// until its service's record is put; slots of a ring in use may be written one by one in place.
@@ -39,4 +39,66 @@ pub enum Write {
     Service(Endpoint, Service),
     /// Forgets a service.
     RemoveService(Endpoint),
+}
+
+impl Tables {
+    /// Does to this picture of the tables what the write does to the tables.
+    pub fn apply(&mut self, write: &Write) {
+        match write {
+            Write::Backend(index, backend) => put(&mut self.backends, *index, *backend, Backend::default()),
+            Write::SnatAddress(place, address) => {
+                put(&mut self.snat_addresses, *place, *address, Address::default());
+            }
+            Write::Slots(at, slots) => self.write_slots(*at, slots),
+            Write::Reply(endpoint, reply) => {
+                self.replies.insert(*endpoint, *reply);
+            }
+            Write::RemoveReply(endpoint) => {
+                self.replies.remove(endpoint);
+            }
+            Write::Service(vip, service) => {
+                let before = self.services.insert(*vip, *service);
+                self.forget_ring(before.filter(|before| {
+                    (before.ring_offset, before.ring_len) != (service.ring_offset, service.ring_len)
+                }));
+            }
+            Write::RemoveService(vip) => {
+                let before = self.services.remove(vip);
+                self.forget_ring(before);
+            }
+        }
+    }
+
+    /// The slots of a service's ring; empty where it has none.
+    pub fn ring(&self, service: &Service) -> &[Slot] {
+        match self.rings.get(&service.ring_offset) {
+            Some(ring) if service.ring_len > 0 => ring,
+            _ => &[],
+        }
+    }
+
+    fn write_slots(&mut self, at: SlotIndex, slots: &[Slot]) {
+        if let Some((offset, ring)) = self.rings.range_mut(..=at).next_back() {
+            let begin = (at.0 - offset.0) as usize;
+            if let Some(place) = ring.get_mut(begin..begin + slots.len()) {
+                place.copy_from_slice(slots);
+                return;
+            }
+        }
+        self.rings.insert(at, slots.to_vec());
+    }
+
+    fn forget_ring(&mut self, service: Option<Service>) {
+        if let Some(service) = service.filter(|service| service.ring_len > 0) {
+            self.rings.remove(&service.ring_offset);
+        }
+    }
+}
+
+fn put<K: Ord, V: PartialEq>(table: &mut BTreeMap<K, V>, key: K, value: V, vacant: V) {
+    if value == vacant {
+        table.remove(&key);
+    } else {
+        table.insert(key, value);
+    }
 }

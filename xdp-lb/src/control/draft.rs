@@ -1,0 +1,261 @@
+//! A plan in the making: what each wanted service gets of the tables' places.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use xdp_lb_common::net::{Address, Endpoint, Port};
+use xdp_lb_common::tables::{
+    Backend, BackendIndex, BackendState, Mode, Reply, Service, ServiceIndex, SlotIndex,
+};
+
+use super::plan::{Full, Identity, Places, Plan, Planner, RingInput, identities, identity, snat_places};
+use super::room::Room;
+use super::tables::Tables;
+use super::wanted::{WantedBackend, WantedService};
+use super::writes::{Desired, gone, writes};
+use crate::config::Limits;
+use crate::ring::{self, Member};
+
+/// A plan in the making.
+pub struct Draft<'a> {
+    tables: &'a Tables,
+    limits: &'a Limits,
+    before: &'a Places,
+    after: Places,
+    slots: Room,
+    snat: Room,
+    desired: Desired,
+    new_services: Vec<ServiceIndex>,
+    new_backends: Vec<BackendIndex>,
+    cramped: Vec<Endpoint>,
+}
+
+impl<'a> Draft<'a> {
+    /// The plan that makes the planner's tables what is wanted, with old and new side by side in them
+    /// until the last write.
+    pub fn plan(planner: &'a Planner, wanted: &[WantedService]) -> Result<Plan, Full> {
+        let Planner { tables, limits, places } = planner;
+        let services = || tables.services.values();
+        let mut draft = Self {
+            tables,
+            limits,
+            before: places,
+            after: Places { rings: BTreeMap::new(), ..places.clone() },
+            slots: Room::new(
+                limits.slots,
+                services().map(|service| service.ring_offset.0..service.ring_offset.0 + service.ring_len),
+            ),
+            snat: Room::new(
+                snat_places(limits),
+                services()
+                    .map(|service| service.snat_offset..service.snat_offset + u32::from(service.snat_len)),
+            ),
+            desired: Desired::default(),
+            new_services: Vec::new(),
+            new_backends: Vec::new(),
+            cramped: Vec::new(),
+        };
+        let identities = identities(tables);
+        let mut users = Users::new();
+        for service in wanted {
+            draft.service(service, &identities, &mut users)?;
+        }
+        draft.replies(&users);
+        draft.finish()
+    }
+
+    fn service(
+        &mut self,
+        wanted: &WantedService,
+        identities: &HashMap<Identity, BackendIndex>,
+        users: &mut Users,
+    ) -> Result<(), Full> {
+        let present = self.tables.services.get(&wanted.vip);
+        let index = match present {
+            Some(present) => present.index,
+            None => {
+                let index = self.after.services.take().ok_or(self.full_of_services())?;
+                let index = ServiceIndex(index);
+                self.new_services.push(index);
+                index
+            }
+        };
+        let mut input = Vec::with_capacity(wanted.backends.len());
+        for backend in &wanted.backends {
+            let place = match identities.get(&identity(index, backend.address)) {
+                Some(place) => *place,
+                None => {
+                    let place = self.after.backends.take().ok_or(self.full_of_backends())?;
+                    let place = BackendIndex(place);
+                    self.new_backends.push(place);
+                    place
+                }
+            };
+            self.desired.backends.insert(place, record(index, backend));
+            let endpoint = Endpoint::from_socket(backend.address, wanted.vip.protocol);
+            users.entry(endpoint).or_default().push(User { vip: wanted.vip, mode: wanted.mode, place });
+            let member = Member { index: place, address: backend.address, weight: backend.weight };
+            input.push((member, backend.state));
+        }
+
+        let (ring_offset, ring_len) = self.ring(wanted, present, &input)?;
+        let (snat_offset, snat_len) = self.snat_addresses(present, &wanted.snat_addresses)?;
+        self.after.rings.insert(wanted.vip, input);
+        let mode = wanted.mode as u8;
+        let service = Service { index, ring_offset, ring_len, snat_offset, snat_len, mode, padding: 0 };
+        self.desired.services.insert(wanted.vip, service);
+        Ok(())
+    }
+
+    /// Where the service's ring is to be; and what is to stand in it, where that changes.
+    fn ring(
+        &mut self,
+        wanted: &WantedService,
+        present: Option<&Service>,
+        input: &RingInput,
+    ) -> Result<(SlotIndex, u32), Full> {
+        let takes_flows =
+            |(member, state): &&(Member, BackendState)| *state == BackendState::Up && member.weight > 0;
+        let members: Vec<Member> = input.iter().filter(takes_flows).map(|(member, _)| *member).collect();
+        if members.is_empty() {
+            return Ok((SlotIndex(0), 0));
+        }
+        let place = self.ring_place(wanted, present, members.len())?;
+        let is_in_place = present.is_some_and(|present| place == (present.ring_offset, present.ring_len));
+        if is_in_place && self.before.rings.get(&wanted.vip) == Some(input) {
+            return Ok(place);
+        }
+        let keeps_flows = |(_, state): &&(Member, BackendState)| *state != BackendState::Down;
+        let living: HashSet<_> = input.iter().filter(keeps_flows).map(|(member, _)| member.index).collect();
+        let old = present.map_or(&[][..], |present| self.tables.ring(present));
+        let owners = ring::build(&members, place.1);
+        let slots = ring::transition(old, &owners, |backend| !living.contains(&backend));
+        if !is_in_place || slots != old {
+            self.desired.rings.insert(place.0, slots);
+        }
+        Ok(place)
+    }
+
+    /// The ring's place: the present one where its length stays, else one in free room.
+    fn ring_place(
+        &mut self,
+        wanted: &WantedService,
+        present: Option<&Service>,
+        members: usize,
+    ) -> Result<(SlotIndex, u32), Full> {
+        let best = ring::length(wanted.backends.len(), present.map_or(0, |present| present.ring_len));
+        let lengths = std::iter::successors(Some(best), |length| ring::shorter(*length))
+            .take_while(|length| *length as usize >= members);
+        for length in lengths {
+            let in_place =
+                present.filter(|present| present.ring_len == length).map(|present| present.ring_offset);
+            // A ring that is written in place is seen slot by slot, and before the new mode.
+            let mode_stays = present.is_none_or(|present| present.mode == wanted.mode as u8);
+            let offset = match in_place.filter(|_| mode_stays) {
+                None => self.slots.take(length).map(SlotIndex).or(in_place),
+                stays => stays,
+            };
+            if let Some(offset) = offset {
+                if length < best {
+                    self.cramped.push(wanted.vip);
+                }
+                return Ok((offset, length));
+            }
+        }
+        Err(Full { table: "slots", size: self.limits.slots })
+    }
+
+    fn snat_addresses(&mut self, present: Option<&Service>, wanted: &[Address]) -> Result<(u32, u16), Full> {
+        let length = wanted.len() as u32;
+        let held = |service: &&Service| {
+            u32::from(service.snat_len) == length
+                && (service.snat_offset..)
+                    .zip(wanted)
+                    .all(|(place, address)| self.tables.snat_addresses.get(&place) == Some(address))
+        };
+        let offset = match present.filter(held) {
+            _ if wanted.is_empty() => 0,
+            Some(service) => service.snat_offset,
+            None => self.snat.take(length).ok_or(self.full_of_services())?,
+        };
+        self.desired.snat_addresses.extend((offset..).zip(wanted.iter().copied()));
+        Ok((offset, length as u16))
+    }
+
+    /// What becomes of the packets that the backends send, and which of them several VIPs share.
+    fn replies(&mut self, users: &Users) {
+        for (endpoint, users) in users {
+            let mut nat = users.iter().filter(|user| user.mode == Mode::Nat);
+            let (first, is_shared) = (nat.next(), nat.next().is_some());
+            let full_nat = users.iter().any(|user| user.mode == Mode::FullNat);
+            let sole = first.filter(|_| !is_shared);
+            let reply = Reply {
+                vip: sole.map_or(Address::default(), |user| user.vip.address),
+                port: sole.map_or(Port::default(), |user| user.vip.port),
+                by_record: u8::from(is_shared || full_nat),
+                stateless: u8::from(sole.is_some()),
+                backend: sole.map_or(BackendIndex::default(), |user| user.place),
+            };
+            self.desired.replies.insert(*endpoint, reply);
+            for user in users.iter().filter(|user| is_shared && user.mode == Mode::Nat) {
+                if let Some(backend) = self.desired.backends.get_mut(&user.place) {
+                    backend.shared = 1;
+                }
+            }
+        }
+    }
+
+    fn finish(self) -> Result<Plan, Full> {
+        // Until the last write the tables hold old and new at once.
+        if union(&self.tables.services, &self.desired.services) > self.limits.services as usize {
+            return Err(self.full_of_services());
+        }
+        if union(&self.tables.replies, &self.desired.replies) > self.limits.backends as usize {
+            return Err(self.full_of_backends());
+        }
+        let Self { tables, desired, after: mut places, new_services, new_backends, cramped, .. } = self;
+        for (_, service) in gone(&tables.services, &desired.services) {
+            places.services.put_back(service.index.0);
+        }
+        for (index, _) in gone(&tables.backends, &desired.backends) {
+            places.backends.put_back(index.0);
+        }
+        Ok(Plan { writes: writes(tables, &desired), new_services, new_backends, cramped, places })
+    }
+
+    fn full_of_backends(&self) -> Full {
+        Full { table: "backends", size: self.limits.backends }
+    }
+
+    fn full_of_services(&self) -> Full {
+        Full { table: "services", size: self.limits.services }
+    }
+}
+
+/// Who uses a backend's endpoint.
+type Users = BTreeMap<Endpoint, Vec<User>>;
+
+struct User {
+    vip: Endpoint,
+    mode: Mode,
+    place: BackendIndex,
+}
+
+fn record(service: ServiceIndex, wanted: &WantedBackend) -> Backend {
+    let path = wanted.path.unwrap_or_default();
+    Backend {
+        address: wanted.address.ip().into(),
+        source: path.source,
+        ifindex: path.ifindex,
+        service,
+        port: Port::new(wanted.address.port()),
+        vlan: path.vlan,
+        destination_mac: path.destination_mac,
+        source_mac: path.source_mac,
+        state: wanted.state as u8,
+        ..Backend::default()
+    }
+}
+
+fn union<K: Ord, V>(one: &BTreeMap<K, V>, other: &BTreeMap<K, V>) -> usize {
+    gone(one, other).count() + other.len()
+}

@@ -1,0 +1,383 @@
+//! The services and backends that there are, what is known of each, and what follows from that. Pure.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use xdp_lb_common::net::{Address, Endpoint, Protocol};
+use xdp_lb_common::tables as datapath;
+
+use super::tables::Tables;
+use super::wanted::{Path, WantedBackend, WantedService};
+use crate::api::types::{AdminState, BackendState};
+use crate::config::{self, Effective, EffectiveBackend, EffectiveService, Mode, Probe};
+use crate::health::{Health, Report, Target, TargetId};
+use crate::net::NextHop;
+
+/// Everything that is known of the services and backends.
+#[derive(Clone, Debug, Default)]
+pub struct Fleet {
+    effective: Effective,
+    known: BTreeMap<TargetId, Known>,
+    next_hops: HashMap<IpAddr, Hop>,
+}
+
+/// What is known of a backend.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// What its health check says.
+    pub health: Health,
+    /// Why, in words.
+    pub why: Option<String>,
+    /// How long the last check took, where it succeeded.
+    pub latency: Option<Duration>,
+    /// What follows from all that is known.
+    pub condition: Condition,
+    /// Since when it is in this state.
+    pub since: Instant,
+}
+
+/// What a backend does, and why.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Condition {
+    /// What it does.
+    pub state: BackendState,
+    /// Why, in words.
+    pub reason: String,
+}
+
+/// A backend that came into another state.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Transition {
+    /// Which backend.
+    pub id: TargetId,
+    /// Its state before; `None` where it is new.
+    pub before: Option<BackendState>,
+    /// Its state now, and why.
+    pub now: Condition,
+}
+
+#[derive(Clone, Debug)]
+enum Hop {
+    /// As the tables have it that an earlier daemon left: good until something else is heard.
+    Adopted(Path),
+    Known(NextHop),
+    Missing(String),
+}
+
+impl Fleet {
+    /// A fleet without services that knows the next hops in these tables.
+    pub fn new(adopted: &Tables) -> Self {
+        let next_hops = adopted
+            .backends
+            .values()
+            .filter_map(|backend| Path::of(backend).map(|path| (backend.address.into(), Hop::Adopted(path))));
+        Self { next_hops: next_hops.collect(), ..Self::default() }
+    }
+
+    /// The services and backends that there are.
+    pub fn effective(&self) -> &Effective {
+        &self.effective
+    }
+
+    /// What is known of a backend.
+    pub fn known(&self, id: &TargetId) -> Option<&Known> {
+        self.known.get(id)
+    }
+
+    /// The next hop towards an address, where it is known.
+    pub fn next_hop(&self, address: IpAddr) -> Option<&NextHop> {
+        match self.next_hops.get(&address) {
+            Some(Hop::Known(next_hop)) => Some(next_hop),
+            _ => None,
+        }
+    }
+
+    /// Replaces the services and backends. One that takes flows in these tables (of an earlier daemon,
+    /// or under another name of its service) counts as healthy until a check says otherwise; any other
+    /// new one is unknown until its first check ends.
+    pub fn set_effective(&mut self, effective: Effective, tables: &Tables, now: Instant) {
+        let serving = serving(tables);
+        let mut known = BTreeMap::new();
+        for (service, backend) in pairs(&effective) {
+            let id = target_id(service, backend);
+            let seen = self.known.remove(&id).unwrap_or_else(|| {
+                let is_serving = serving.contains(&(
+                    vip(service),
+                    backend.backend.address.ip().into(),
+                    backend.backend.address.port(),
+                ));
+                let is_up = is_serving || service.service.check().probe == Probe::None;
+                Known {
+                    health: if is_up { Health::Up } else { Health::Unknown },
+                    why: None,
+                    latency: None,
+                    condition: Condition { state: BackendState::Checking, reason: String::new() },
+                    since: now,
+                }
+            });
+            known.insert(id, seen);
+        }
+        self.known = known;
+        self.effective = effective;
+        let watched = self.addresses();
+        self.next_hops.retain(|address, _| watched.contains(address));
+    }
+
+    /// Takes in the end of a check. Returns whether anything follows from it.
+    pub fn report(&mut self, report: Report) -> bool {
+        // One that was removed may still have a check out.
+        let Some(known) = self.known.get_mut(&report.id) else { return false };
+        known.latency = report.latency;
+        let is_news = known.health != report.health || report.transition.is_some();
+        known.health = report.health;
+        if report.transition.is_some() {
+            known.why = report.transition;
+        }
+        is_news
+    }
+
+    /// Takes in what was heard of the way to an address.
+    pub fn heard(&mut self, address: IpAddr, next_hop: Result<NextHop, String>) {
+        let hop = match next_hop {
+            Ok(next_hop) => Hop::Known(next_hop),
+            Err(why) => Hop::Missing(why),
+        };
+        self.next_hops.insert(address, hop);
+    }
+
+    /// The addresses whose next hop is wanted.
+    pub fn addresses(&self) -> BTreeSet<IpAddr> {
+        pairs(&self.effective).map(|(_, backend)| backend.backend.address.ip()).collect()
+    }
+
+    /// What is to be checked, and where each check starts.
+    pub fn targets(&self) -> Vec<(Target, Health)> {
+        pairs(&self.effective)
+            .map(|(service, backend)| {
+                let id = target_id(service, backend);
+                let health = self.known.get(&id).map_or(Health::Unknown, |known| known.health);
+                (Target { id, check: service.service.check() }, health)
+            })
+            .collect()
+    }
+
+    /// Decides every backend's state anew; returns those that are in another one than before.
+    pub fn decide(&mut self, now: Instant) -> Vec<Transition> {
+        let mut transitions = Vec::new();
+        for (service, backend) in pairs(&self.effective) {
+            let id = target_id(service, backend);
+            let Some(known) = self.known.get_mut(&id) else { continue };
+            let hop = self.next_hops.get(&backend.backend.address.ip());
+            let decided = condition(service, backend, known, hop);
+            let is_new = known.condition.reason.is_empty();
+            if is_new || known.condition.state != decided.state {
+                let before = (!is_new).then_some(known.condition.state);
+                known.since = now;
+                transitions.push(Transition { id, before, now: decided.clone() });
+            }
+            known.condition = decided;
+        }
+        transitions
+    }
+
+    /// What the tables are to say, by the states decided last.
+    pub fn wanted(&self) -> Vec<WantedService> {
+        self.effective.services.iter().map(|service| self.wanted_service(service)).collect()
+    }
+
+    fn wanted_service(&self, service: &EffectiveService) -> WantedService {
+        let backends = service.backends.iter().map(|backend| WantedBackend {
+            address: backend.backend.address,
+            weight: backend.backend.weight,
+            state: match self.known.get(&target_id(service, backend)).map(|known| known.condition.state) {
+                Some(BackendState::Up) => datapath::BackendState::Up,
+                Some(BackendState::Draining) => datapath::BackendState::Draining,
+                _ => datapath::BackendState::Down,
+            },
+            path: match self.next_hops.get(&backend.backend.address.ip()) {
+                Some(Hop::Known(next_hop)) => Some(next_hop.into()),
+                Some(Hop::Adopted(path)) => Some(*path),
+                _ => None,
+            },
+        });
+        let (mode, snat_addresses) = match service.service.mode {
+            Mode::Nat => (datapath::Mode::Nat, &[][..]),
+            Mode::FullNat => (datapath::Mode::FullNat, service.service.snat_addresses.as_slice()),
+        };
+        WantedService {
+            vip: vip(service),
+            mode,
+            snat_addresses: snat_addresses.iter().map(|address| (*address).into()).collect(),
+            backends: backends.collect(),
+        }
+    }
+}
+
+/// What a service's packets are addressed to.
+pub fn vip(service: &EffectiveService) -> Endpoint {
+    let protocol = match service.service.protocol {
+        config::Protocol::Tcp => Protocol::TCP,
+        config::Protocol::Udp => Protocol::UDP,
+    };
+    Endpoint::from_socket(service.service.vip, protocol)
+}
+
+/// By what name a backend is known.
+pub fn target_id(service: &EffectiveService, backend: &EffectiveBackend) -> TargetId {
+    TargetId { service: service.service.name.clone(), backend: backend.backend.address }
+}
+
+fn pairs(effective: &Effective) -> impl Iterator<Item = (&EffectiveService, &EffectiveBackend)> {
+    effective
+        .services
+        .iter()
+        .flat_map(|service| service.backends.iter().map(move |backend| (service, backend)))
+}
+
+/// The backends that keep their flows in these tables, by VIP, address and port.
+fn serving(tables: &Tables) -> BTreeSet<(Endpoint, Address, u16)> {
+    let vips: HashMap<_, _> = tables.services.iter().map(|(vip, service)| (service.index, *vip)).collect();
+    let keeps_flows = |backend: &&datapath::Backend| {
+        backend.state == datapath::BackendState::Up as u8
+            || backend.state == datapath::BackendState::Draining as u8
+    };
+    tables
+        .backends
+        .values()
+        .filter(keeps_flows)
+        .filter_map(|backend| Some((*vips.get(&backend.service)?, backend.address, backend.port.get())))
+        .collect()
+}
+
+/// What a backend does, by what is known of it. What keeps packets from it comes first.
+fn condition(
+    service: &EffectiveService,
+    backend: &EffectiveBackend,
+    known: &Known,
+    hop: Option<&Hop>,
+) -> Condition {
+    let is_checked = service.service.check().probe != Probe::None;
+    let why = known.why.as_deref();
+    let (state, reason) = match (hop, known.health) {
+        (None, _) => (BackendState::Unresolved, "the next hop is being looked up".into()),
+        (Some(Hop::Missing(why)), _) => (BackendState::Unresolved, format!("no next hop: {why}")),
+        (_, Health::Down) if is_checked => {
+            (BackendState::Down, format!("health check: {}", why.unwrap_or("failed")))
+        }
+        _ if backend.admin == AdminState::Draining => {
+            (BackendState::Draining, "drained by the operator".into())
+        }
+        _ if backend.backend.weight == 0 => (BackendState::Draining, "weight 0".into()),
+        (_, Health::Unknown) if is_checked => {
+            (BackendState::Checking, "the first health check is still out".into())
+        }
+        _ if !is_checked => (BackendState::Up, "not checked".into()),
+        _ => (
+            BackendState::Up,
+            why.map_or("was up before the daemon started".into(), |why| format!("health check: {why}")),
+        ),
+    };
+    Condition { state, reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use xdp_lb_common::net::MacAddress;
+
+    use super::*;
+    use crate::api::types::Origin;
+    use crate::config::{Backend, HealthCheck, Service};
+
+    fn service(probe: Probe) -> EffectiveService {
+        let service = Service {
+            name: "web".into(),
+            vip: "192.0.2.10:80".parse().unwrap(),
+            protocol: config::Protocol::Tcp,
+            mode: Mode::FullNat,
+            snat_addresses: vec![],
+            health_check: Some(HealthCheck::new(probe)),
+            backends: vec![],
+        };
+        EffectiveService { service, origin: Origin::File, backends: vec![] }
+    }
+
+    fn backend(weight: u16, admin: AdminState) -> EffectiveBackend {
+        let backend = Backend { address: "198.51.100.11:8080".parse().unwrap(), weight };
+        EffectiveBackend { backend, admin, origin: Origin::File }
+    }
+
+    fn known() -> Hop {
+        Hop::Known(NextHop {
+            interface: "eth0".into(),
+            ifindex: 2,
+            vlan: None,
+            source_mac: MacAddress([2, 0, 0, 0, 0, 1]),
+            destination_mac: MacAddress([2, 0, 0, 0, 0, 2]),
+            source: "198.51.100.1".parse().unwrap(),
+            mtu: 1500,
+        })
+    }
+
+    #[test]
+    fn what_keeps_packets_from_a_backend_comes_first() {
+        use AdminState::{Draining, Enabled};
+        use BackendState as State;
+        let missing = || Some(Hop::Missing("no route".into()));
+        for (hop, health, weight, admin, probe, state, reason) in [
+            (None, Health::Up, 1, Enabled, Probe::Tcp, State::Unresolved, "the next hop is being looked up"),
+            (missing(), Health::Down, 1, Draining, Probe::Tcp, State::Unresolved, "no next hop: no route"),
+            (Some(known()), Health::Down, 1, Draining, Probe::Tcp, State::Down, "health check: why"),
+            (Some(known()), Health::Up, 1, Draining, Probe::Tcp, State::Draining, "drained by the operator"),
+            (
+                Some(known()),
+                Health::Unknown,
+                0,
+                Draining,
+                Probe::Tcp,
+                State::Draining,
+                "drained by the operator",
+            ),
+            (Some(known()), Health::Up, 0, Enabled, Probe::Tcp, State::Draining, "weight 0"),
+            (
+                Some(known()),
+                Health::Unknown,
+                1,
+                Enabled,
+                Probe::Tcp,
+                State::Checking,
+                "the first health check is still out",
+            ),
+            (Some(known()), Health::Down, 1, Enabled, Probe::None, State::Up, "not checked"),
+            (Some(known()), Health::Up, 1, Enabled, Probe::Tcp, State::Up, "health check: why"),
+        ] {
+            let known = Known {
+                health,
+                why: Some("why".into()),
+                latency: None,
+                condition: Condition { state: State::Checking, reason: String::new() },
+                since: Instant::now(),
+            };
+            let decided = condition(&service(probe), &backend(weight, admin), &known, hop.as_ref());
+            assert_eq!(decided, Condition { state, reason: reason.into() });
+        }
+    }
+
+    #[test]
+    fn a_transition_is_told_once() {
+        let now = Instant::now();
+        let mut fleet = Fleet::new(&Tables::default());
+        let mut web = service(Probe::Tcp);
+        web.backends.push(backend(100, AdminState::Enabled));
+        fleet.set_effective(Effective { services: vec![web] }, &Tables::default(), now);
+        let states = |transitions: Vec<Transition>| {
+            transitions.into_iter().map(|it| (it.before, it.now.state)).collect::<Vec<_>>()
+        };
+        assert_eq!(states(fleet.decide(now)), [(None, BackendState::Unresolved)]);
+        assert_eq!(states(fleet.decide(now)), []);
+        let Hop::Known(next_hop) = known() else { unreachable!() };
+        fleet.heard("198.51.100.11".parse().unwrap(), Ok(next_hop));
+        assert_eq!(states(fleet.decide(now)), [(Some(BackendState::Unresolved), BackendState::Checking)]);
+        assert_eq!(states(fleet.decide(now)), []);
+    }
+}

@@ -1,0 +1,521 @@
+use std::fs;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use xdp_lb_common::net::MacAddress;
+use xdp_lb_common::reason::Reason;
+use xdp_lb_common::tables::Traffic;
+
+use super::*;
+use crate::api::types::{BackendPatch, BackendState, BackendView};
+use crate::config::{PortRange, Timeouts, XdpMode};
+use crate::control::Handle;
+use crate::control::tables::Tables;
+use crate::health::TargetId;
+use crate::net::NextHop;
+
+/// The tables in memory, and what else was asked of the kernel.
+#[derive(Default)]
+struct Memory {
+    tables: Tables,
+    applied: Vec<Vec<Write>>,
+    fails: bool,
+    attached: Vec<String>,
+    zeroed: Vec<BackendIndex>,
+    settings: Option<(PortRange, Timeouts)>,
+    unloaded: bool,
+    live: HashMap<BackendIndex, u64>,
+}
+
+#[derive(Clone, Default)]
+struct InMemory(Arc<Mutex<Memory>>);
+
+impl InMemory {
+    fn lock(&self) -> MutexGuard<'_, Memory> {
+        self.0.lock().unwrap()
+    }
+
+    /// The slots written since this was asked last.
+    fn slots_written(&self) -> Vec<(u32, usize)> {
+        let writes = std::mem::take(&mut self.lock().applied);
+        let slots = |write: &Write| match write {
+            Write::Slots(at, slots) => Some((at.0, slots.len())),
+            _ => None,
+        };
+        writes.iter().flatten().filter_map(slots).collect()
+    }
+}
+
+impl Kernel for InMemory {
+    fn read(&mut self) -> anyhow::Result<Tables> {
+        Ok(self.lock().tables.clone())
+    }
+
+    fn apply(&mut self, writes: &[Write]) -> anyhow::Result<()> {
+        let mut memory = self.lock();
+        // A kernel that fails does so half-way.
+        let count = if memory.fails { writes.len() / 2 } else { writes.len() };
+        writes[..count].iter().for_each(|write| memory.tables.apply(write));
+        memory.applied.push(writes.to_vec());
+        if memory.fails { anyhow::bail!("no memory") } else { Ok(()) }
+    }
+
+    fn configure(&mut self, snat_ports: PortRange, timeouts: Timeouts) -> anyhow::Result<()> {
+        self.lock().settings = Some((snat_ports, timeouts));
+        Ok(())
+    }
+
+    fn set_vlans(&mut self, _: &BTreeMap<u32, (u32, u16)>) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    fn attach(&mut self, interface: &str, _: XdpMode) -> anyhow::Result<Attached> {
+        anyhow::ensure!(interface != "missing", "there is no interface {interface}");
+        let mut memory = self.lock();
+        memory.attached.push(interface.into());
+        let index = memory.attached.len() as u32;
+        Ok(Attached { index, mode: XdpMode::Native, note: None })
+    }
+
+    fn detach(&mut self, interface: &str) -> anyhow::Result<()> {
+        self.lock().attached.retain(|attached| attached != interface);
+        Ok(())
+    }
+
+    fn unload(&mut self) -> anyhow::Result<()> {
+        self.lock().unloaded = true;
+        Ok(())
+    }
+
+    fn reasons(&mut self) -> anyhow::Result<Vec<u64>> {
+        Ok(Reason::ALL.iter().map(|reason| *reason as u64).collect())
+    }
+
+    fn service_traffic(&mut self, _: ServiceIndex) -> anyhow::Result<Traffic> {
+        Ok(Traffic { packets_in: 7, ..Traffic::default() })
+    }
+
+    fn backend_traffic(&mut self, backend: BackendIndex) -> anyhow::Result<Traffic> {
+        Ok(Traffic { packets_in: backend.0.into(), ..Traffic::default() })
+    }
+
+    fn zero_service_traffic(&mut self, _: ServiceIndex) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    fn zero_backend_traffic(&mut self, backend: BackendIndex) -> anyhow::Result<()> {
+        self.lock().zeroed.push(backend);
+        Ok(())
+    }
+
+    fn census(&mut self) -> anyhow::Result<Census> {
+        let live = self.lock().live.clone();
+        Ok(Census { records: live.values().sum(), live })
+    }
+}
+
+/// A running owner task, and everything around it.
+struct Daemon {
+    directory: TempDir,
+    kernel: InMemory,
+    handle: Handle,
+    reports: mpsc::Sender<Report>,
+    events: mpsc::Sender<Event>,
+    targets: Arc<Mutex<Vec<(Target, Health)>>>,
+    watched: Arc<Mutex<BTreeSet<IpAddr>>>,
+    task: JoinHandle<Ended>,
+}
+
+const TWO_SERVICES: &str = r#"
+interfaces = ["eth0"]
+state_file = "STATE"
+
+[[service]]
+name = "web"
+vip = "192.0.2.10:80"
+[[service.backend]]
+address = "198.51.100.11:8080"
+[[service.backend]]
+address = "198.51.100.12:8080"
+
+[[service]]
+name = "api"
+vip = "192.0.2.10:443"
+[[service.backend]]
+address = "198.51.100.13:8443"
+"#;
+
+impl Daemon {
+    fn start(config: &str) -> Self {
+        Self::start_with(tempfile::tempdir().unwrap(), InMemory::default(), config).unwrap()
+    }
+
+    fn start_with(directory: TempDir, kernel: InMemory, config: &str) -> anyhow::Result<Self> {
+        let config_file = directory.path().join("config.toml");
+        write_config(&config_file, config);
+        let (targets, watched) = <(Arc<Mutex<_>>, Arc<Mutex<_>>)>::default();
+        let (set, watch) = (Arc::clone(&targets), Arc::clone(&watched));
+        let owner = Owner::start(Parts {
+            config: config::load(&config_file).unwrap(),
+            config_file,
+            kernel: kernel.clone(),
+            adopted: false,
+            set_targets: Box::new(move |targets| *set.lock().unwrap() = targets),
+            watch: Box::new(move |watched| *watch.lock().unwrap() = watched),
+        })?;
+        let (requests, receive_requests) = mpsc::channel(8);
+        let (reports, receive_reports) = mpsc::channel(64);
+        let (events, receive_events) = mpsc::channel(64);
+        let task = tokio::spawn(owner.run(receive_requests, receive_reports, receive_events));
+        let handle = Handle::new(requests);
+        Ok(Self { directory, kernel, handle, reports, events, targets, watched, task })
+    }
+
+    /// Kills the daemon and starts it again: the tables and the files are what is left.
+    async fn restart(self, config: &str) -> Self {
+        self.task.abort();
+        let _ = self.task.await;
+        self.kernel.lock().applied.clear();
+        Self::start_with(self.directory, self.kernel, config).unwrap()
+    }
+
+    async fn report(&self, service: &str, address: &str, health: Health, why: &str) {
+        let id = TargetId { service: service.into(), backend: address.parse().unwrap() };
+        let report = Report { id, health, transition: Some(why.into()), latency: None };
+        self.reports.send(report).await.unwrap();
+    }
+
+    async fn next_hop(&self, address: &str, next_hop: Result<u8, &str>) {
+        let next_hop = next_hop.map_err(String::from).map(|number| NextHop {
+            interface: "eth0".into(),
+            ifindex: 2,
+            vlan: None,
+            source_mac: MacAddress([2, 0, 0, 0, 0, 1]),
+            destination_mac: MacAddress([2, 0, 0, 0, 1, number]),
+            source: "198.51.100.1".parse().unwrap(),
+            mtu: 1500,
+        });
+        let address = address.parse().unwrap();
+        self.events.send(Event::NextHop { address, next_hop }).await.unwrap();
+    }
+
+    /// Every backend is resolved and healthy.
+    async fn all_up(&self) {
+        for number in 11..=13 {
+            self.next_hop(&format!("198.51.100.{number}"), Ok(number)).await;
+        }
+        self.report("web", "198.51.100.11:8080", Health::Up, "the first check succeeded").await;
+        self.report("web", "198.51.100.12:8080", Health::Up, "the first check succeeded").await;
+        self.report("api", "198.51.100.13:8443", Health::Up, "the first check succeeded").await;
+        self.until("web", |backends| backends.iter().all(|backend| backend.state == BackendState::Up)).await;
+        self.until("api", |backends| backends[0].state == BackendState::Up).await;
+        self.kernel.lock().applied.clear();
+    }
+
+    /// Waits until the service's backends are so.
+    async fn until(&self, service: &str, is_so: impl Fn(&[BackendView]) -> bool) -> Vec<BackendView> {
+        for _ in 0..500 {
+            let backends = self.handle.backends(Some(service.into())).await.unwrap();
+            if is_so(&backends) {
+                return backends;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("it never came: {:#?}", self.handle.backends(None).await);
+    }
+
+    fn config_file(&self) -> PathBuf {
+        self.directory.path().join("config.toml")
+    }
+}
+
+fn write_config(file: &std::path::Path, config: &str) {
+    let state = file.with_file_name("state.json");
+    fs::write(file, config.replace("STATE", state.to_str().unwrap())).unwrap();
+}
+
+fn address(text: &str) -> std::net::SocketAddr {
+    text.parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_backend_takes_flows_once_it_is_resolved_and_checked() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    let first = &daemon.until("web", |_| true).await[0];
+    assert_eq!(first.state, BackendState::Unresolved);
+    daemon.next_hop("198.51.100.11", Ok(11)).await;
+    daemon.until("web", |backends| backends[0].state == BackendState::Checking).await;
+    assert!(daemon.kernel.lock().tables.rings.is_empty());
+    daemon.report("web", "198.51.100.11:8080", Health::Up, "the first check succeeded").await;
+    let backends = daemon.until("web", |backends| backends[0].state == BackendState::Up).await;
+    assert_eq!((backends[0].share, backends[1].share), (1.0, 0.0));
+    assert_eq!(backends[0].reason, "health check: the first check succeeded");
+    assert_eq!(backends[0].next_hop.as_ref().unwrap().interface, "eth0");
+    assert_eq!(daemon.watched.lock().unwrap().len(), 3);
+    assert_eq!(daemon.targets.lock().unwrap().len(), 3);
+    assert_eq!(daemon.kernel.lock().zeroed.len(), 3, "counters of new places begin at zero");
+}
+
+#[tokio::test]
+async fn a_backend_goes_down_with_its_check_or_its_next_hop_and_says_why() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    daemon.all_up().await;
+    daemon.report("web", "198.51.100.11:8080", Health::Down, "connection refused, 3 in a row").await;
+    let backends = daemon.until("web", |backends| backends[0].state == BackendState::Down).await;
+    assert_eq!(backends[0].reason, "health check: connection refused, 3 in a row");
+    assert_eq!((backends[0].share, backends[1].share), (0.0, 1.0));
+    daemon.next_hop("198.51.100.12", Err("no route to 198.51.100.12")).await;
+    let backends = daemon.until("web", |backends| backends[1].state == BackendState::Unresolved).await;
+    assert_eq!(backends[1].reason, "no next hop: no route to 198.51.100.12");
+    let status = daemon.handle.status().await.unwrap();
+    let web = status.services.iter().find(|service| service.name == "web").unwrap();
+    assert_eq!((web.backends, web.backends_serving, web.ring_slots), (2, 0, 0));
+}
+
+#[tokio::test]
+async fn a_restart_writes_nothing_where_nothing_changed() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    daemon.all_up().await;
+    let before = daemon.kernel.lock().tables.clone();
+    let daemon = daemon.restart(TWO_SERVICES).await;
+    let backends = daemon.until("web", |_| true).await;
+    assert!(backends.iter().all(|backend| backend.state == BackendState::Up), "{backends:?}");
+    // The resolver and the checks find what the earlier daemon had found.
+    daemon.all_up().await;
+    tokio::time::sleep(TICK + Duration::from_millis(100)).await;
+    daemon.until("web", |_| true).await;
+    assert_eq!(daemon.kernel.lock().applied, Vec::<Vec<Write>>::new());
+    assert_eq!(daemon.kernel.lock().tables, before);
+    assert!(daemon.targets.lock().unwrap().iter().all(|(_, health)| *health == Health::Up));
+}
+
+#[tokio::test]
+async fn a_backend_that_was_down_before_a_restart_is_checked_first() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    daemon.all_up().await;
+    daemon.report("web", "198.51.100.11:8080", Health::Down, "connection refused").await;
+    daemon.until("web", |backends| backends[0].state == BackendState::Down).await;
+    let daemon = daemon.restart(TWO_SERVICES).await;
+    daemon.until("web", |backends| backends[0].state == BackendState::Checking).await;
+    assert_eq!(daemon.kernel.slots_written(), []);
+}
+
+#[tokio::test]
+async fn a_drain_keeps_flows_survives_a_restart_and_tells_how_many_are_left() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    daemon.all_up().await;
+    let patch = BackendPatch { admin: Some(AdminState::Draining), ..BackendPatch::default() };
+    let first = address("198.51.100.11:8080");
+    daemon.handle.patch_backend("web".into(), first, patch).await.unwrap();
+    let backends = daemon.until("web", |backends| backends[0].state == BackendState::Draining).await;
+    assert_eq!(backends[0].reason, "drained by the operator");
+    assert_eq!((backends[0].share, backends[1].share), (0.0, 1.0));
+    let index = {
+        let memory = daemon.kernel.lock();
+        let draining = |backend: &xdp_lb_common::tables::Backend| backend.state == 2;
+        *memory.tables.backends.iter().find(|(_, backend)| draining(backend)).unwrap().0
+    };
+    daemon.kernel.lock().live.insert(index, 5);
+    daemon.until("web", |backends| backends[0].flows == 5).await;
+    daemon.kernel.lock().live.clear();
+    let begin = Instant::now();
+    daemon.until("web", |backends| backends[0].flows == 0).await;
+    assert!(begin.elapsed() < 2 * CENSUS_FRESH, "whoever waits for a drain hears of it soon");
+
+    let daemon = daemon.restart(TWO_SERVICES).await;
+    daemon.until("web", |backends| backends[0].state == BackendState::Draining).await;
+    assert_eq!(daemon.kernel.slots_written(), []);
+}
+
+#[tokio::test]
+async fn a_change_that_cannot_be_saved_does_not_happen() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    daemon.all_up().await;
+    // A directory where the file is to be: renaming onto it fails, for root too.
+    fs::create_dir_all(daemon.directory.path().join("state.json/x")).unwrap();
+    let patch = BackendPatch { weight: Some(7), ..BackendPatch::default() };
+    let first = address("198.51.100.11:8080");
+    let refused = daemon.handle.patch_backend("web".into(), first, patch).await.unwrap_err();
+    assert!(matches!(&refused, Refusal::Failed(why) if why.contains("nothing was changed")), "{refused}");
+    assert_eq!(daemon.until("web", |_| true).await[0].weight, 100);
+    assert_eq!(daemon.kernel.lock().applied.len(), 0);
+}
+
+#[tokio::test]
+async fn a_change_that_does_not_fit_is_refused_and_not_saved() {
+    let daemon = Daemon::start(&TWO_SERVICES.replace("state_file", "limits.slots = 2100\nstate_file"));
+    daemon.all_up().await;
+    let mut service = config::load(&daemon.config_file()).unwrap().services.remove(0);
+    service.name = "more".into();
+    service.vip = address("192.0.2.11:80");
+    service.health_check = Some(config::HealthCheck::new(config::Probe::None));
+    let refused = daemon.handle.add_service(service).await.unwrap_err();
+    assert!(matches!(&refused, Refusal::Conflict(why) if why.contains("limits.slots = 2100")), "{refused}");
+    assert!(!daemon.directory.path().join("state.json").exists());
+    assert_eq!(daemon.handle.services().await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_bad_config_file_changes_nothing() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    daemon.all_up().await;
+    for bad in [
+        "interfaces = 3",
+        &TWO_SERVICES.replace("[[service.backend]]\naddress = \"198.51.100.13:8443\"", "port = 1"),
+    ] {
+        write_config(&daemon.config_file(), bad);
+        let refused = daemon.handle.reload().await.unwrap_err();
+        assert!(matches!(refused, Refusal::Invalid(_)), "{refused}");
+    }
+    write_config(
+        &daemon.config_file(),
+        &TWO_SERVICES.replace("[\"eth0\"]", "[\"eth0\", \"eth1\", \"missing\"]"),
+    );
+    let refused = daemon.handle.reload().await.unwrap_err();
+    assert!(matches!(&refused, Refusal::Failed(why) if why.contains("missing")), "{refused}");
+    assert_eq!(daemon.kernel.lock().attached, ["eth0"]);
+    assert_eq!(daemon.kernel.lock().applied.len(), 0);
+    assert_eq!(daemon.handle.backends(None).await.unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn a_reload_changes_what_changed_and_no_slot_of_another_service() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    daemon.all_up().await;
+    let api = daemon
+        .kernel
+        .lock()
+        .tables
+        .services
+        .iter()
+        .find(|(vip, _)| vip.port.get() == 443)
+        .map(|(_, api)| *api)
+        .unwrap();
+    let new = TWO_SERVICES
+        .replace("address = \"198.51.100.12:8080\"", "address = \"198.51.100.12:8080\"\nweight = 300")
+        .replace("[\"eth0\"]", "[\"eth1\"]\nxdp_mode = \"generic\"\ntimeouts.udp_idle = \"5s\"");
+    write_config(&daemon.config_file(), &new);
+    let reloaded = daemon.handle.reload().await.unwrap();
+    assert_eq!(reloaded.needs_restart, ["xdp_mode"]);
+    let changes = reloaded.changes.join("\n");
+    for change in ["weight 100 -> 300", "interface eth1 added", "interface eth0 removed", "timeouts"] {
+        assert!(changes.contains(change), "{changes}");
+    }
+    assert_eq!(daemon.kernel.lock().attached, ["eth1"]);
+    assert_eq!(daemon.kernel.lock().settings.unwrap().1.udp_idle, Duration::from_secs(5));
+    let backends = daemon.until("web", |_| true).await;
+    assert!((backends[1].share - 0.75).abs() < 0.01, "{}", backends[1].share);
+    let slots = daemon.kernel.slots_written();
+    let of_api = api.ring_offset.0..api.ring_offset.0 + api.ring_len;
+    assert!(!slots.is_empty() && slots.iter().all(|(at, _)| !of_api.contains(at)), "{slots:?}");
+    assert_eq!(daemon.handle.reload().await.unwrap().changes, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_service_under_another_name_keeps_serving() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    daemon.all_up().await;
+    write_config(&daemon.config_file(), &TWO_SERVICES.replace("name = \"web\"", "name = \"www\""));
+    daemon.handle.reload().await.unwrap();
+    let backends = daemon.until("www", |_| true).await;
+    assert!(backends.iter().all(|backend| backend.state == BackendState::Up), "{backends:?}");
+    assert_eq!(daemon.kernel.slots_written(), []);
+}
+
+#[tokio::test]
+async fn a_write_that_fails_half_way_is_made_good_from_what_the_tables_hold() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    daemon.all_up().await;
+    daemon.kernel.lock().fails = true;
+    let first = address("198.51.100.11:8080");
+    let refused = daemon.handle.remove_backend("web".into(), first).await.unwrap_err();
+    assert!(
+        matches!(&refused, Refusal::Failed(why) if why.contains("saved") && why.contains("no memory")),
+        "{refused}"
+    );
+    daemon.kernel.lock().fails = false;
+    for _ in 0..300 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let memory = daemon.kernel.lock();
+        if memory.tables.backends.len() == 2 {
+            let named = memory.tables.rings.values().flatten();
+            assert!(named.into_iter().all(|slot| memory.tables.backends.contains_key(&slot.owner())));
+            return;
+        }
+    }
+    panic!("the tables were never made good");
+}
+
+#[tokio::test]
+async fn a_change_undone_after_a_write_that_failed_half_way_leaves_nothing_of_it() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    daemon.all_up().await;
+    let first = address("198.51.100.11:8080");
+    let patch = |admin| BackendPatch { admin: Some(admin), ..BackendPatch::default() };
+    daemon.kernel.lock().fails = true;
+    daemon.handle.patch_backend("web".into(), first, patch(AdminState::Draining)).await.unwrap_err();
+    daemon.kernel.lock().fails = false;
+    daemon.handle.patch_backend("web".into(), first, patch(AdminState::Enabled)).await.unwrap();
+    let memory = daemon.kernel.lock();
+    let vip = memory.tables.services.keys().find(|vip| vip.port.get() == 80).unwrap();
+    let ring = memory.tables.ring(&memory.tables.services[vip]);
+    let owners: BTreeSet<BackendIndex> = ring.iter().map(|slot| slot.owner()).collect();
+    let counts = owners.iter().map(|owner| ring.iter().filter(|slot| slot.owner() == *owner).count());
+    assert!(
+        counts.clone().all(|count| count.abs_diff(ring.len() / 2) <= 1),
+        "{:?}",
+        counts.collect::<Vec<_>>()
+    );
+}
+
+#[tokio::test]
+async fn an_interface_that_comes_back_gets_the_program_again() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    let tell = |name: &str, index| Event::Interface { name: name.into(), index, up: true };
+    for event in [tell("eth0", Some(1)), tell("eth0", None), tell("other", Some(4)), tell("eth0", Some(9))] {
+        daemon.events.send(event).await.unwrap();
+    }
+    for _ in 0..300 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        if daemon.kernel.lock().attached == ["eth0", "eth0"] {
+            return;
+        }
+    }
+    panic!("attached to {:?}", daemon.kernel.lock().attached);
+}
+
+#[tokio::test]
+async fn many_reports_at_once_are_one_change_of_the_tables() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    daemon.all_up().await;
+    for (service, address) in
+        [("web", "198.51.100.11:8080"), ("web", "198.51.100.12:8080"), ("api", "198.51.100.13:8443")]
+    {
+        daemon.report(service, address, Health::Down, "timed out").await;
+    }
+    daemon.until("api", |backends| backends[0].state == BackendState::Down).await;
+    assert_eq!(daemon.kernel.lock().applied.len(), 1);
+}
+
+#[tokio::test]
+async fn unknown_services_are_told_with_the_known_ones() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    let refused = daemon.handle.backends(Some("wbe".into())).await.unwrap_err();
+    assert!(matches!(&refused, Refusal::NotFound(why) if why.contains("api, web")), "{refused}");
+}
+
+#[tokio::test]
+async fn an_unload_ends_the_task() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    daemon.handle.unload().await.unwrap();
+    assert_eq!(daemon.task.await.unwrap(), Ended::Unloaded);
+    assert!(daemon.kernel.lock().unloaded);
+}
+
+#[tokio::test]
+async fn an_interface_that_refuses_the_program_stops_the_start() {
+    let config = TWO_SERVICES.replace("eth0", "missing");
+    let refused = Daemon::start_with(tempfile::tempdir().unwrap(), InMemory::default(), &config);
+    assert!(refused.err().unwrap().to_string().contains("missing"));
+}

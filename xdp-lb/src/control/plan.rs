@@ -1,0 +1,147 @@
+//! From what is wanted and what stands in the tables to the writes in between. Pure.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+
+use xdp_lb_common::net::{Address, Endpoint, Port};
+use xdp_lb_common::tables::{BackendIndex, BackendState, ServiceIndex};
+
+use super::draft::Draft;
+use super::room::Indices;
+use super::tables::{Tables, Write};
+use super::wanted::{WantedBackend, WantedService};
+use crate::config::Limits;
+use crate::ring::Member;
+
+/// There is no room for what is wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("limits.{table} = {size} is too small for this: raise it in the config file and restart the daemon")]
+pub struct Full {
+    /// The key of `[limits]` that names the size of the table.
+    pub table: &'static str,
+    /// Its size.
+    pub size: u32,
+}
+
+/// The writes that lead from the present tables to the wanted ones, and what to remember of them.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// To be applied in this order. After each of them, every packet finds a whole service.
+    pub writes: Vec<Write>,
+    /// Services that are new, whose counters may still hold those of another.
+    pub new_services: Vec<ServiceIndex>,
+    /// Backends that are new, whose counters may still hold those of another.
+    pub new_backends: Vec<BackendIndex>,
+    /// Services whose ring is shorter than it should be, since there is no room for a longer one.
+    pub cramped: Vec<Endpoint>,
+    pub(super) places: Places,
+}
+
+/// What stands in the tables, and which of their places are free.
+#[derive(Clone, Debug)]
+pub struct Planner {
+    pub(super) tables: Tables,
+    pub(super) limits: Limits,
+    pub(super) places: Places,
+}
+
+/// What the tables themselves do not tell.
+#[derive(Clone, Debug)]
+pub(super) struct Places {
+    pub(super) services: Indices,
+    pub(super) backends: Indices,
+    pub(super) rings: BTreeMap<Endpoint, RingInput>,
+}
+
+/// What a ring was made of: where it is unchanged, so is the ring.
+pub(super) type RingInput = Vec<(Member, BackendState)>;
+
+/// How many SNAT addresses a service may have.
+const SNAT_ADDRESSES_PER_SERVICE: u32 = 16;
+
+/// How many places `SNAT_ADDRESSES` has.
+pub const fn snat_places(limits: &Limits) -> u32 {
+    limits.services.saturating_mul(SNAT_ADDRESSES_PER_SERVICE)
+}
+
+impl Planner {
+    /// A planner for tables of these sizes that hold this: nothing, or what another daemon left.
+    /// The tables are the memory of all indices and rings.
+    pub fn new(tables: Tables, limits: Limits) -> Self {
+        let used: Vec<_> = tables.services.values().map(|service| service.index).collect();
+        let places = Places {
+            services: Indices::new(0..limits.services, |index| used.contains(&ServiceIndex(index))),
+            // A slot of zeroes means nobody: place 0 is never given out.
+            backends: Indices::new(1..limits.backends.saturating_add(1), |index| {
+                tables.backends.contains_key(&BackendIndex(index))
+            }),
+            rings: BTreeMap::new(),
+        };
+        Self { tables, limits, places }
+    }
+
+    /// What stands in the tables.
+    pub fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    /// The writes that make the tables what is wanted. Nothing changes until [`Planner::commit`].
+    pub fn plan(&self, wanted: &[WantedService]) -> Result<Plan, Full> {
+        Draft::plan(self, wanted).or_else(|_| {
+            // Old and new do not fit side by side: what is not wanted any more makes room first.
+            let removal = Draft::plan(self, &self.kept(wanted))?;
+            let mut smaller = self.clone();
+            smaller.commit(&removal);
+            let mut plan = Draft::plan(&smaller, wanted)?;
+            plan.writes.splice(0..0, removal.writes);
+            Ok(plan)
+        })
+    }
+
+    /// Remembers that the plan's writes were applied.
+    pub fn commit(&mut self, plan: &Plan) {
+        self.record(&plan.writes);
+        self.places = plan.places.clone();
+    }
+
+    /// Remembers that these writes, which give and take no place, were applied.
+    pub fn record(&mut self, writes: &[Write]) {
+        writes.iter().for_each(|write| self.tables.apply(write));
+    }
+
+    /// The part of what is wanted that stands in the tables already.
+    fn kept(&self, wanted: &[WantedService]) -> Vec<WantedService> {
+        let identities = identities(&self.tables);
+        wanted
+            .iter()
+            .filter_map(|service| {
+                let present = self.tables.services.get(&service.vip)?;
+                let is_known = |backend: &&WantedBackend| {
+                    identities.contains_key(&identity(present.index, backend.address))
+                };
+                let backends = service.backends.iter().filter(is_known).copied().collect();
+                Some(WantedService { backends, ..service.clone() })
+            })
+            .collect()
+    }
+}
+
+/// A backend keeps its index for as long as its service has a backend of this address and port.
+pub type Identity = (ServiceIndex, Address, Port);
+
+/// A backend's identity in a service.
+pub fn identity(service: ServiceIndex, address: SocketAddr) -> Identity {
+    (service, address.ip().into(), Port::new(address.port()))
+}
+
+/// The indices of all backends in the tables.
+pub fn identities(tables: &Tables) -> HashMap<Identity, BackendIndex> {
+    tables
+        .backends
+        .iter()
+        .map(|(index, backend)| ((backend.service, backend.address, backend.port), *index))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,448 @@
+use std::net::SocketAddr;
+
+use proptest::prelude::*;
+use xdp_lb_common::net::{MacAddress, Protocol};
+use xdp_lb_common::slot::Slot;
+use xdp_lb_common::tables::{Backend, Mode, Service, SlotIndex};
+
+use super::*;
+use crate::control::wanted::Path;
+
+const LIMITS: Limits = Limits { services: 8, backends: 60, slots: 20_000, flows: 1 };
+
+/// The tables as the kernel has them: flat slots, and nothing that says where a ring ends but its
+/// service's record.
+#[derive(Clone)]
+struct Kernel {
+    tables: Tables,
+    slots: Vec<Slot>,
+}
+
+impl Kernel {
+    fn new(limits: &Limits) -> Self {
+        Self { tables: Tables::default(), slots: vec![Slot::default(); limits.slots as usize] }
+    }
+
+    fn apply(&mut self, write: &Write) {
+        match write {
+            Write::Slots(at, slots) => {
+                let begin = at.0 as usize;
+                self.slots[begin..begin + slots.len()].copy_from_slice(slots);
+            }
+            write => self.tables.apply(write),
+        }
+    }
+
+    fn ring(&self, service: &Service) -> &[Slot] {
+        let begin = service.ring_offset.0 as usize;
+        &self.slots[begin..begin + service.ring_len as usize]
+    }
+
+    fn read(&self) -> Tables {
+        let services = self.tables.services.values().filter(|service| service.ring_len > 0);
+        let rings = services.map(|service| (service.ring_offset, self.ring(service).to_vec())).collect();
+        Tables { rings, ..self.tables.clone() }
+    }
+
+    /// What any packet may rely on, whenever it arrives: after this write, where it held before it.
+    fn check(&self, write: &Write) -> Result<(), String> {
+        let written = match write {
+            Write::Slots(at, slots) => at.0..at.0 + slots.len() as u32,
+            _ => 0..u32::MAX,
+        };
+        let mut end = 0;
+        let mut services: Vec<_> = self.tables.services.iter().collect();
+        services.retain(|(_, service)| service.ring_len > 0);
+        services.sort_by_key(|(_, service)| service.ring_offset);
+        for (vip, service) in services {
+            if service.ring_offset.0 < end {
+                return Err(format!("the ring of {vip:?} overlaps another"));
+            }
+            end = service.ring_offset.0 + service.ring_len;
+            for (_, slot) in
+                (service.ring_offset.0..).zip(self.ring(service)).filter(|(at, _)| written.contains(at))
+            {
+                let owner = self.backend(slot.owner()).ok_or(format!("{slot:?} is owned by nobody"))?;
+                let prior = self.backend(slot.prior()).ok_or(format!("{slot:?} was owned by nobody"))?;
+                if owner.state != BackendState::Up as u8 {
+                    return Err(format!("{slot:?} of {vip:?} is owned by one that is not up"));
+                }
+                if owner.ifindex == 0 {
+                    return Err(format!("{slot:?} of {vip:?} is owned by one without a path"));
+                }
+                if [owner.service, prior.service] != [service.index; 2] {
+                    return Err(format!("{slot:?} of {vip:?} names another service's backend"));
+                }
+                let endpoint = Endpoint::new(owner.address, owner.port, vip.protocol);
+                let reply = self.tables.replies.get(&endpoint).ok_or(format!("{endpoint:?} has no reply"))?;
+                if service.mode == Mode::FullNat as u8 && reply.by_record == 0 {
+                    return Err(format!("replies of {endpoint:?} have no record"));
+                }
+                if service.mode == Mode::Nat as u8
+                    && reply.stateless == 0
+                    && reply.by_record & owner.shared == 0
+                {
+                    return Err(format!("replies of {endpoint:?} find no way back"));
+                }
+            }
+            for place in service.snat_offset..service.snat_offset + u32::from(service.snat_len) {
+                if !self.tables.snat_addresses.contains_key(&place) {
+                    return Err(format!("{vip:?} has no SNAT address at {place}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn backend(&self, index: BackendIndex) -> Option<&Backend> {
+        self.tables.backends.get(&index)
+    }
+}
+
+/// What the tables must say, found from what is wanted alone.
+fn expect(tables: &Tables, wanted: &[WantedService]) -> Result<(), String> {
+    let ensure = |holds: bool, what: &str| if holds { Ok(()) } else { Err(what.to_string()) };
+    ensure(tables.services.len() == wanted.len(), "as many services as wanted")?;
+    let backends: usize = wanted.iter().map(|service| service.backends.len()).sum();
+    ensure(tables.backends.len() == backends, "as many backends as wanted")?;
+    let addresses: usize = wanted.iter().map(|service| service.snat_addresses.len()).sum();
+    ensure(tables.snat_addresses.len() == addresses, "as many SNAT addresses as wanted")?;
+    for want in wanted {
+        let service = tables.services.get(&want.vip).ok_or("the service is missing")?;
+        ensure(service.mode == want.mode as u8, "its mode")?;
+        let snat =
+            (service.snat_offset..).take(service.snat_len.into()).map(|place| tables.snat_addresses[&place]);
+        ensure(snat.eq(want.snat_addresses.iter().copied()), "its SNAT addresses")?;
+        let ring = tables.ring(service);
+        ensure(ring.len() == service.ring_len as usize, "a whole ring")?;
+        let takes = |backend: &&WantedBackend| backend.state == BackendState::Up && backend.weight > 0;
+        let total: f64 = want.backends.iter().filter(takes).map(|backend| f64::from(backend.weight)).sum();
+        ensure((total > 0.0) != ring.is_empty(), "a ring where, and only where, somebody takes flows")?;
+        for backend in &want.backends {
+            let (index, record) = tables
+                .backends
+                .iter()
+                .find(|(_, record)| {
+                    record.service == service.index
+                        && Endpoint::new(record.address, record.port, want.vip.protocol)
+                            == Endpoint::from_socket(backend.address, want.vip.protocol)
+                })
+                .ok_or("the backend is missing")?;
+            ensure(index.0 != 0, "nobody is nobody")?;
+            ensure(record.state == backend.state as u8, "its state")?;
+            ensure(Path::of(record) == backend.path, "its path")?;
+            let slots = ring.iter().filter(|slot| slot.owner() == *index).count() as f64;
+            let share = if takes(&backend) { f64::from(backend.weight) / total } else { 0.0 };
+            let exact = share * ring.len() as f64;
+            ensure((slots - exact).abs() <= 1.5 + exact * 0.01, "its share")?;
+            let others = wanted.iter().filter(|other| {
+                other.vip.protocol == want.vip.protocol
+                    && other.backends.iter().any(|other| other.address == backend.address)
+            });
+            let nat = others.clone().filter(|other| other.mode == Mode::Nat).count();
+            let full_nat = others.filter(|other| other.mode == Mode::FullNat).count();
+            let reply = tables
+                .replies
+                .get(&Endpoint::from_socket(backend.address, want.vip.protocol))
+                .ok_or("its reply is missing")?;
+            ensure(reply.stateless == u8::from(nat == 1), "stateless with one `nat` VIP")?;
+            ensure(reply.by_record == u8::from(nat > 1 || full_nat > 0), "by record otherwise")?;
+            ensure(record.shared == u8::from(want.mode == Mode::Nat && nat > 1), "shared by `nat` VIPs")?;
+            if nat == 1 && want.mode == Mode::Nat {
+                ensure((reply.vip, reply.port) == (want.vip.address, want.vip.port), "in the VIP's name")?;
+                ensure(reply.backend == *index, "counted for it")?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn path(number: u8) -> Path {
+    Path {
+        source: Address::v4([198, 51, 100, 1]),
+        ifindex: 3,
+        vlan: 0,
+        destination_mac: MacAddress([2, 0, 0, 0, 0, number]),
+        source_mac: MacAddress([2, 0, 0, 0, 1, 0]),
+    }
+}
+
+fn backend(number: u8, weight: u16, state: BackendState) -> WantedBackend {
+    let path = (state != BackendState::Down).then(|| path(number));
+    WantedBackend { address: SocketAddr::from(([198, 51, 100, number], 8080)), weight, state, path }
+}
+
+fn service(number: u8, mode: Mode, backends: Vec<WantedBackend>) -> WantedService {
+    let vip = Endpoint::new(Address::v4([192, 0, 2, number]), Port::new(80), Protocol::TCP);
+    WantedService { vip, mode, snat_addresses: vec![], backends }
+}
+
+fn up(numbers: impl IntoIterator<Item = u8>) -> Vec<WantedBackend> {
+    numbers.into_iter().map(|number| backend(number, 100, BackendState::Up)).collect()
+}
+
+/// A planner and a kernel that have come to what is wanted.
+fn settled(wanted: &[WantedService]) -> (Planner, Kernel) {
+    let (mut planner, mut kernel) = (Planner::new(Tables::default(), LIMITS), Kernel::new(&LIMITS));
+    step(&mut planner, &mut kernel, wanted).unwrap();
+    (planner, kernel)
+}
+
+fn step(planner: &mut Planner, kernel: &mut Kernel, wanted: &[WantedService]) -> Result<Plan, String> {
+    let plan = planner.plan(wanted).map_err(|full| full.to_string())?;
+    for (number, write) in plan.writes.iter().enumerate() {
+        kernel.apply(write);
+        kernel
+            .check(write)
+            .map_err(|wrong| format!("after write {number}, {:.200}: {wrong}", format!("{write:?}")))?;
+    }
+    planner.commit(&plan);
+    expect(planner.tables(), wanted)?;
+    if *planner.tables() != kernel.read() {
+        return Err("the planner does not know what stands in the tables".into());
+    }
+    Ok(plan)
+}
+
+#[test]
+fn nothing_is_written_where_nothing_changes() {
+    let wanted = [service(1, Mode::FullNat, up(1..4))];
+    let (planner, _) = settled(&wanted);
+    assert_eq!(planner.plan(&wanted).unwrap().writes, []);
+}
+
+#[test]
+fn a_restart_writes_nothing_where_nothing_changed() {
+    let mut wanted = [service(1, Mode::Nat, up(1..12)), service(2, Mode::FullNat, up(4..6))];
+    wanted[1].snat_addresses = vec![Address::v4([198, 51, 100, 200])];
+    let (mut planner, mut kernel) = settled(&wanted);
+    wanted[0].backends[3].state = BackendState::Draining;
+    step(&mut planner, &mut kernel, &wanted).unwrap();
+
+    let adopted = Planner::new(kernel.read(), LIMITS);
+    let plan = adopted.plan(&wanted).unwrap();
+    assert_eq!(plan.writes, []);
+    assert_eq!((plan.new_services, plan.new_backends), (vec![], vec![]));
+}
+
+#[test]
+fn a_draining_backend_leaves_the_ring_before_its_record_says_so_and_stays_prior() {
+    let mut wanted = [service(1, Mode::FullNat, up(1..4))];
+    let (mut planner, mut kernel) = settled(&wanted);
+    let ring = planner.tables().rings.clone();
+    wanted[0].backends[1].state = BackendState::Draining;
+    let plan = step(&mut planner, &mut kernel, &wanted).unwrap();
+    assert!(matches!(plan.writes.last(), Some(Write::Backend(_, backend)) if backend.state == 2));
+    assert_eq!(plan.writes.iter().filter(|write| matches!(write, Write::Backend(..))).count(), 1);
+    assert!(!plan.writes.iter().any(|write| matches!(write, Write::Service(..))), "in place");
+    let after = planner.tables().rings.values().next().unwrap();
+    for (before, after) in ring.values().next().unwrap().iter().zip(after) {
+        assert_eq!(after.prior(), before.owner());
+        assert_eq!(after.is_tracked(), before.owner() != after.owner());
+    }
+}
+
+#[test]
+fn a_backend_that_fails_is_prior_nowhere() {
+    let mut wanted = [service(1, Mode::FullNat, up(1..4))];
+    let (mut planner, mut kernel) = settled(&wanted);
+    wanted[0].backends[1].state = BackendState::Draining;
+    step(&mut planner, &mut kernel, &wanted).unwrap();
+    let (gone, _) = planner
+        .tables()
+        .backends
+        .iter()
+        .find(|(_, backend)| backend.state == BackendState::Draining as u8)
+        .unwrap();
+    let gone = *gone;
+    let names_it = |tables: &Tables| tables.rings.values().flatten().any(|slot| slot.prior() == gone);
+    assert!(names_it(planner.tables()));
+    wanted[0].backends[1].state = BackendState::Down;
+    wanted[0].backends[1].path = None;
+    step(&mut planner, &mut kernel, &wanted).unwrap();
+    assert!(!names_it(planner.tables()));
+}
+
+#[test]
+fn a_ring_of_another_length_is_written_to_free_room_and_swapped_in() {
+    let (mut planner, mut kernel) = settled(&[service(1, Mode::FullNat, up(1..11))]);
+    let before = *planner.tables().services.values().next().unwrap();
+    let plan = step(&mut planner, &mut kernel, &[service(1, Mode::FullNat, up(1..12))]).unwrap();
+    let after = *planner.tables().services.values().next().unwrap();
+    assert_eq!((before.ring_len, after.ring_len), (1_009, 2_053));
+    assert_eq!(after.ring_offset, SlotIndex(1_009));
+    assert_eq!(before.index, after.index);
+    let slots: Vec<_> = plan.writes.iter().filter(|write| matches!(write, Write::Slots(..))).collect();
+    assert!(matches!(slots[..], [Write::Slots(SlotIndex(1_009), ring)] if ring.len() == 2_053));
+}
+
+#[test]
+fn a_service_that_is_not_touched_sees_no_write() {
+    let first = service(1, Mode::FullNat, up(1..5));
+    let (mut planner, mut kernel) = settled(std::slice::from_ref(&first));
+    let before = planner.tables().clone();
+    step(&mut planner, &mut kernel, &[first.clone(), service(2, Mode::FullNat, up(6..9))]).unwrap();
+    let plan = step(&mut planner, &mut kernel, &[first]).unwrap();
+    assert!(!plan.writes.iter().any(|write| matches!(write, Write::Slots(..))));
+    assert_eq!(*planner.tables(), before);
+}
+
+#[test]
+fn a_freed_index_is_used_last() {
+    let (mut planner, mut kernel) = settled(&[service(1, Mode::FullNat, up(1..5))]);
+    step(&mut planner, &mut kernel, &[service(1, Mode::FullNat, up(2..5))]).unwrap();
+    let plan = step(&mut planner, &mut kernel, &[service(1, Mode::FullNat, up(2..6))]).unwrap();
+    assert_eq!(plan.new_backends, [BackendIndex(5)]);
+}
+
+#[test]
+fn what_does_not_fit_side_by_side_makes_room_first() {
+    let (mut planner, mut kernel) = settled(&[service(1, Mode::FullNat, up(1..41))]);
+    step(&mut planner, &mut kernel, &[service(2, Mode::FullNat, up(101..151))]).unwrap();
+}
+
+#[test]
+fn what_does_not_fit_at_all_is_refused_by_its_limit() {
+    let (planner, _) = settled(&[]);
+    let full = planner.plan(&[service(1, Mode::FullNat, up(1..62))]).unwrap_err();
+    assert_eq!(full, Full { table: "backends", size: 60 });
+    let nine: Vec<_> = (1..10).map(|number| service(number, Mode::FullNat, up(1..2))).collect();
+    assert_eq!(planner.plan(&nine).unwrap_err(), Full { table: "services", size: 8 });
+}
+
+#[test]
+fn a_ring_is_shorter_than_it_should_be_where_there_is_no_room() {
+    let limits = Limits { slots: 1_500, ..LIMITS };
+    let (mut planner, mut kernel) = (Planner::new(Tables::default(), limits), Kernel::new(&limits));
+    let plan = step(&mut planner, &mut kernel, &[service(1, Mode::FullNat, up(1..12))]).unwrap();
+    assert_eq!(plan.cramped.len(), 1);
+    let two = [service(1, Mode::FullNat, up(1..12)), service(2, Mode::FullNat, up(1..2))];
+    assert_eq!(planner.plan(&two).unwrap_err(), Full { table: "slots", size: 1_500 });
+}
+
+#[test]
+fn one_of_ten_thousand_backends_that_fails_is_taken_out_quickly() {
+    let limits = Limits { services: 4_096, backends: 16_384, slots: 4_194_304, flows: 1 };
+    let many = |service: u8, count: u16| {
+        let backends = (0..count).map(|number| {
+            let [high, low] = number.to_be_bytes();
+            let address = SocketAddr::from(([198, 18 + service % 2, high, low], 80));
+            WantedBackend { address, ..backend(1, 100, BackendState::Up) }
+        });
+        self::service(service, Mode::FullNat, backends.collect())
+    };
+    let mut wanted: Vec<_> = (1..=100).map(|number| many(number, 95)).collect();
+    wanted.push(many(101, 500));
+    let mut planner = Planner::new(Tables::default(), limits);
+    let begin = std::time::Instant::now();
+    planner.commit(&planner.plan(&wanted).unwrap());
+    let first = begin.elapsed();
+    wanted[7].backends[3] = backend(1, 100, BackendState::Down);
+    let begin = std::time::Instant::now();
+    planner.commit(&planner.plan(&wanted).unwrap());
+    println!("10,000 backends: planned in {first:?}, one failure in {:?}", begin.elapsed());
+    if !cfg!(debug_assertions) {
+        assert!(begin.elapsed().as_millis() < 200, "{:?}", begin.elapsed());
+    }
+}
+
+fn any_backend() -> impl Strategy<Value = WantedBackend> {
+    let state = prop_oneof![
+        4 => Just(BackendState::Up),
+        1 => Just(BackendState::Draining),
+        1 => Just(BackendState::Down),
+    ];
+    (1_u8..25, prop_oneof![4 => Just(100_u16), 1 => Just(0), 1 => 1_u16..300], state)
+        .prop_map(|(number, weight, state)| backend(number, weight, state))
+}
+
+fn any_service(number: u8) -> impl Strategy<Value = WantedService> {
+    let mode = prop_oneof![Just(Mode::FullNat), Just(Mode::Nat)];
+    let addresses =
+        prop::collection::vec((201_u8..210).prop_map(|last| Address::v4([198, 51, 100, last])), 0..4);
+    let backends = prop::collection::vec(any_backend(), 0..14);
+    (mode, addresses, backends).prop_map(move |(mode, snat_addresses, mut backends)| {
+        backends.sort_by_key(|backend| backend.address);
+        backends.dedup_by_key(|backend| backend.address);
+        WantedService { snat_addresses, ..service(number, mode, backends) }
+    })
+}
+
+/// One change of what is wanted: a service anew, gone, or one of its backends changed.
+#[derive(Clone, Debug)]
+enum Change {
+    Service(WantedService),
+    Remove(prop::sample::Index),
+    Backend(prop::sample::Index, WantedBackend),
+    RemoveBackend(prop::sample::Index, prop::sample::Index),
+    Restart,
+}
+
+fn any_change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        2 => (1_u8..4).prop_flat_map(any_service).prop_map(Change::Service),
+        1 => any::<prop::sample::Index>().prop_map(Change::Remove),
+        6 => (any::<prop::sample::Index>(), any_backend()).prop_map(|(at, backend)| Change::Backend(at, backend)),
+        2 => any::<(prop::sample::Index, prop::sample::Index)>().prop_map(|(at, place)| Change::RemoveBackend(at, place)),
+        1 => Just(Change::Restart),
+    ]
+}
+
+fn change(wanted: &mut Vec<WantedService>, change: Change) {
+    match change {
+        Change::Service(service) => {
+            wanted.retain(|other| other.vip != service.vip);
+            wanted.push(service);
+        }
+        Change::Remove(at) if !wanted.is_empty() => {
+            wanted.remove(at.index(wanted.len()));
+        }
+        Change::Backend(at, backend) if !wanted.is_empty() => {
+            let at = at.index(wanted.len());
+            let backends = &mut wanted[at].backends;
+            match backends.iter_mut().find(|other| other.address == backend.address) {
+                Some(other) => *other = backend,
+                None => backends.push(backend),
+            }
+        }
+        Change::RemoveBackend(at, place) if !wanted.is_empty() => {
+            let at = at.index(wanted.len());
+            let backends = &mut wanted[at].backends;
+            if !backends.is_empty() {
+                backends.remove(place.index(backends.len()));
+            }
+        }
+        _ => {}
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn any_changes_lead_to_what_is_wanted_and_every_packet_on_the_way_finds_whole_services(
+        changes in prop::collection::vec(any_change(), 1..25),
+    ) {
+        let (mut planner, mut kernel) = settled(&[]);
+        let mut wanted = Vec::new();
+        for next in changes {
+            let is_restart = matches!(next, Change::Restart);
+            if is_restart {
+                planner = Planner::new(kernel.read(), LIMITS);
+            }
+            let untouched: Vec<WantedService> = wanted.clone();
+            let before = planner.tables().clone();
+            change(&mut wanted, next);
+            let plan = match step(&mut planner, &mut kernel, &wanted) {
+                Err(full) if full.starts_with("limits.") => break,
+                done => done.map_err(TestCaseError::fail)?,
+            };
+            prop_assert!(!is_restart || plan.writes.is_empty(), "a restart wrote {:?}", plan.writes);
+            for service in untouched.iter().filter(|service| wanted.contains(service)) {
+                let (old, new) = (&before.services[&service.vip], &planner.tables().services[&service.vip]);
+                prop_assert_eq!(old, new);
+                prop_assert_eq!(before.ring(old), planner.tables().ring(new));
+            }
+            prop_assert!(planner.plan(&wanted).is_ok_and(|plan| plan.writes.is_empty()), "not at rest");
+        }
+    }
+}

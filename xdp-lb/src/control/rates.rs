@@ -1,0 +1,84 @@
+//! Traffic a second, smoothed over a few seconds.
+
+use std::time::{Duration, Instant};
+
+use xdp_lb_common::tables::Traffic;
+
+/// After this time without traffic, a rate has fallen to 1/e.
+const MEMORY: Duration = Duration::from_secs(3);
+
+/// Less than this a second is nothing: a smoothed rate would never end.
+const NOTHING: f64 = 0.01;
+
+/// The rates of one service or backend, from samples of its counters.
+#[derive(Clone, Copy, Debug)]
+pub struct Rates {
+    last: Traffic,
+    at: Instant,
+    /// Packets a second, both ways.
+    pub packets: f64,
+    /// Bytes a second, both ways.
+    pub bytes: f64,
+    /// New flows a second.
+    pub new_flows: f64,
+}
+
+impl Rates {
+    /// The first sample: no rate yet.
+    pub fn new(traffic: Traffic, now: Instant) -> Self {
+        Self { last: traffic, at: now, packets: 0.0, bytes: 0.0, new_flows: 0.0 }
+    }
+
+    /// Takes in the next sample.
+    pub fn sample(&mut self, traffic: Traffic, now: Instant) {
+        let seconds = now.duration_since(self.at).as_secs_f64();
+        if seconds <= 0.0 {
+            return;
+        }
+        let weight = 1.0 - (-seconds / MEMORY.as_secs_f64()).exp();
+        let smooth = |rate: &mut f64, count: fn(&Traffic) -> u64| {
+            // Counters that were set to zero in between count from there.
+            let counted = count(&traffic).checked_sub(count(&self.last)).unwrap_or(count(&traffic));
+            *rate += weight * (counted as f64 / seconds - *rate);
+            if *rate < NOTHING {
+                *rate = 0.0;
+            }
+        };
+        smooth(&mut self.packets, |traffic| traffic.packets_in + traffic.packets_out);
+        smooth(&mut self.bytes, |traffic| traffic.bytes_in + traffic.bytes_out);
+        smooth(&mut self.new_flows, |traffic| traffic.new_flows);
+        (self.last, self.at) = (traffic, now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn traffic(packets: u64) -> Traffic {
+        Traffic { packets_in: packets, packets_out: packets, new_flows: packets / 10, ..Traffic::default() }
+    }
+
+    #[test]
+    fn a_steady_rate_is_found_and_falls_to_nothing_afterwards() {
+        let begin = Instant::now();
+        let mut rates = Rates::new(traffic(0), begin);
+        for second in 1..=30 {
+            rates.sample(traffic(second * 500), begin + Duration::from_secs(second));
+        }
+        assert!((rates.packets - 1000.0).abs() < 1.0, "{}", rates.packets);
+        assert!((rates.new_flows - 50.0).abs() < 0.1, "{}", rates.new_flows);
+        for second in 31..=80 {
+            rates.sample(traffic(30 * 500), begin + Duration::from_secs(second));
+        }
+        assert_eq!((rates.packets, rates.bytes, rates.new_flows), (0.0, 0.0, 0.0));
+    }
+
+    #[test]
+    fn counters_that_begin_anew_are_no_burst() {
+        let begin = Instant::now();
+        let mut rates = Rates::new(traffic(1_000_000), begin);
+        rates.sample(traffic(10), begin + Duration::from_secs(1));
+        assert!(rates.packets < 20.0, "{}", rates.packets);
+    }
+}

@@ -1,0 +1,222 @@
+//! The state as the API tells it.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use xdp_lb_common::reason::{Kind, Reason};
+use xdp_lb_common::tables::{BackendIndex, Service, Traffic};
+
+use super::fleet::{target_id, vip};
+use super::handle::{Answer, Refusal};
+use super::kernel::{Attached, Kernel};
+use super::owner::Owner;
+use super::plan::{Identity, identities, identity};
+use super::rates::Rates;
+use crate::api::types::{
+    BackendState, BackendView, CounterView, CountersView, HealthState, InterfaceView, NextHopView,
+    ServiceView, StatusView, TableView, TrafficView,
+};
+use crate::config::{EffectiveBackend, EffectiveService};
+use crate::health::Health;
+
+impl<K: Kernel> Owner<K> {
+    pub(super) fn status(&mut self) -> Answer<StatusView> {
+        let reasons = self.kernel.reasons().map_err(unreadable)?;
+        let packets = |kind| {
+            let counted = Reason::ALL.iter().zip(&reasons).filter(|(reason, _)| reason.kind() == kind);
+            counted.map(|(_, packets)| packets).sum()
+        };
+        Ok(StatusView {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            adopted: self.adopted,
+            config_file: self.config_file.display().to_string(),
+            pin_path: self.config.pin_path.display().to_string(),
+            interfaces: self.interface_views(),
+            services: self.services()?,
+            backends: self.backends(None)?,
+            tables: self.table_views(),
+            dropped_packets: packets(Kind::Drop),
+            passed_packets: packets(Kind::Pass),
+        })
+    }
+
+    pub(super) fn services(&mut self) -> Answer<Vec<ServiceView>> {
+        let services = self.fleet.effective().services.clone();
+        services.iter().map(|service| self.service_view(service)).collect()
+    }
+
+    pub(super) fn backends(&mut self, service: Option<&str>) -> Answer<Vec<BackendView>> {
+        let mut services = self.fleet.effective().services.clone();
+        if let Some(name) = service {
+            let known: Vec<_> = services.iter().map(|service| service.service.name.clone()).collect();
+            services.retain(|service| service.service.name == name);
+            if services.is_empty() {
+                let hint = if known.is_empty() {
+                    "there is none yet; add one with: xdp-lb service add".into()
+                } else {
+                    format!("the services are: {}", known.join(", "))
+                };
+                return Err(Refusal::NotFound(format!("there is no service {name:?}; {hint}")));
+            }
+        }
+        let indices = identities(self.planner.tables());
+        let mut views = Vec::new();
+        for service in &services {
+            let present = self.planner.tables().services.get(&vip(service)).copied();
+            let mut owned: HashMap<BackendIndex, u32> = HashMap::new();
+            for slot in present.iter().flat_map(|present| self.planner.tables().ring(present)) {
+                *owned.entry(slot.owner()).or_default() += 1;
+            }
+            for backend in &service.backends {
+                views.push(self.backend_view(service, backend, present, &indices, &owned)?);
+            }
+        }
+        Ok(views)
+    }
+
+    pub(super) fn counters(&mut self) -> Answer<CountersView> {
+        let packets = self.kernel.reasons().map_err(unreadable)?;
+        let counters = Reason::ALL.iter().zip(packets).map(|(reason, packets)| CounterView {
+            name: reason.name().into(),
+            verdict: reason.kind().name().into(),
+            packets,
+            meaning: reason.words().into(),
+        });
+        Ok(CountersView { counters: counters.collect() })
+    }
+
+    fn interface_views(&self) -> Vec<InterfaceView> {
+        let view = |(name, attached): (&String, &Result<Attached, String>)| match attached {
+            Ok(attached) => InterfaceView {
+                name: name.clone(),
+                index: attached.index,
+                mode: attached.mode,
+                note: attached.note.clone(),
+            },
+            Err(why) => InterfaceView {
+                name: name.clone(),
+                index: 0,
+                mode: self.config.xdp_mode,
+                note: Some(format!("not attached: {why}")),
+            },
+        };
+        self.interfaces.iter().map(view).collect()
+    }
+
+    fn table_views(&self) -> Vec<TableView> {
+        let (tables, limits) = (self.planner.tables(), &self.config.limits);
+        let slots: u64 = tables.services.values().map(|service| u64::from(service.ring_len)).sum();
+        let rows = [
+            ("services", tables.services.len() as u64, limits.services),
+            ("backends", tables.backends.len() as u64, limits.backends),
+            ("slots", slots, limits.slots),
+            ("flows", self.census.records, limits.flows),
+        ];
+        let view =
+            |(name, used, size): (&str, _, u32)| TableView { name: name.into(), used, size: size.into() };
+        rows.into_iter().map(view).collect()
+    }
+
+    fn service_view(&mut self, service: &EffectiveService) -> Answer<ServiceView> {
+        let present = self.planner.tables().services.get(&vip(service)).copied();
+        let traffic = match present {
+            Some(present) => {
+                let traffic = self.kernel.service_traffic(present.index).map_err(unreadable)?;
+                traffic_view(traffic, self.rates.services.get(&present.index))
+            }
+            None => TrafficView::default(),
+        };
+        let serving = service.backends.iter().filter(|backend| {
+            self.fleet
+                .known(&target_id(service, backend))
+                .is_some_and(|known| known.condition.state == BackendState::Up)
+        });
+        Ok(ServiceView {
+            name: service.service.name.clone(),
+            vip: service.service.vip,
+            protocol: service.service.protocol,
+            mode: service.service.mode,
+            snat_addresses: service.service.snat_addresses.clone(),
+            health_check: service.service.check(),
+            origin: service.origin,
+            backends: service.backends.len() as u32,
+            backends_serving: serving.count() as u32,
+            ring_slots: present.map_or(0, |present| present.ring_len),
+            traffic,
+        })
+    }
+
+    fn backend_view(
+        &mut self,
+        service: &EffectiveService,
+        backend: &EffectiveBackend,
+        present: Option<Service>,
+        indices: &HashMap<Identity, BackendIndex>,
+        owned: &HashMap<BackendIndex, u32>,
+    ) -> Answer<BackendView> {
+        let id = target_id(service, backend);
+        let address = backend.backend.address;
+        let known = self
+            .fleet
+            .known(&id)
+            .ok_or_else(|| Refusal::Failed(format!("nothing is known of backend {address}; report it")))?;
+        let index = present.and_then(|present| indices.get(&identity(present.index, address)).copied());
+        let share = match (index, present) {
+            (Some(index), Some(present)) if present.ring_len > 0 => {
+                let owned = owned.get(&index).copied().unwrap_or(0);
+                f64::from(owned) / f64::from(present.ring_len)
+            }
+            _ => 0.0,
+        };
+        let traffic = match index {
+            Some(index) => {
+                let traffic = self.kernel.backend_traffic(index).map_err(unreadable)?;
+                traffic_view(traffic, self.rates.backends.get(&index))
+            }
+            None => TrafficView::default(),
+        };
+        Ok(BackendView {
+            service: id.service,
+            address,
+            weight: backend.backend.weight,
+            share,
+            state: known.condition.state,
+            reason: known.condition.reason.clone(),
+            since_seconds: Instant::now().duration_since(known.since).as_secs(),
+            admin: backend.admin,
+            health: match known.health {
+                Health::Unknown => HealthState::Unknown,
+                Health::Up => HealthState::Up,
+                Health::Down => HealthState::Down,
+            },
+            check_latency_seconds: known.latency.map(|latency| latency.as_secs_f64()),
+            next_hop: self.fleet.next_hop(address.ip()).map(|hop| NextHopView {
+                interface: hop.interface.clone(),
+                mac: hop.destination_mac.to_string(),
+                vlan: hop.vlan,
+            }),
+            origin: backend.origin,
+            flows: index.and_then(|index| self.census.live.get(&index).copied()).unwrap_or(0),
+            traffic,
+        })
+    }
+}
+
+fn traffic_view(traffic: Traffic, rates: Option<&Rates>) -> TrafficView {
+    TrafficView {
+        packets_in: traffic.packets_in,
+        bytes_in: traffic.bytes_in,
+        packets_out: traffic.packets_out,
+        bytes_out: traffic.bytes_out,
+        new_flows: traffic.new_flows,
+        packets_per_second: rates.map_or(0.0, |rates| rates.packets),
+        bytes_per_second: rates.map_or(0.0, |rates| rates.bytes),
+        new_flows_per_second: rates.map_or(0.0, |rates| rates.new_flows),
+    }
+}
+
+fn unreadable(error: anyhow::Error) -> Refusal {
+    Refusal::Failed(format!("the datapath's counters cannot be read: {error:#}"))
+}

@@ -1,0 +1,74 @@
+//! What the tables are to say, before it has a place in them.
+
+use std::net::SocketAddr;
+
+use xdp_lb_common::net::{Address, Endpoint, MacAddress};
+use xdp_lb_common::tables::{Backend, BackendState, Mode};
+
+use crate::net::NextHop;
+
+/// A service as it is wanted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WantedService {
+    /// What clients connect to.
+    pub vip: Endpoint,
+    /// How packets reach the backends.
+    pub mode: Mode,
+    /// The addresses that backends see; empty: this host's address towards each.
+    pub snat_addresses: Vec<Address>,
+    /// All of its backends, whatever their state. No two share an address.
+    pub backends: Vec<WantedBackend>,
+}
+
+/// A backend as it is wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct WantedBackend {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Its share of new flows relative to the others.
+    pub weight: u16,
+    /// What the datapath is to do with it: never `Vacant`, and `Up` only where there is a path.
+    pub state: BackendState,
+    /// How it is reached, where that is known.
+    pub path: Option<Path>,
+}
+
+/// How a backend is reached, as the datapath needs to know it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Path {
+    /// This host's address towards it.
+    pub source: Address,
+    /// The interface that transmits.
+    pub ifindex: u32,
+    /// The VLAN id of frames to it; 0 where they carry no tag.
+    pub vlan: u16,
+    /// The Ethernet address of the next hop.
+    pub destination_mac: MacAddress,
+    /// The Ethernet address of the interface.
+    pub source_mac: MacAddress,
+}
+
+impl Path {
+    /// The path that a backend's record in the tables has.
+    pub fn of(backend: &Backend) -> Option<Self> {
+        (backend.ifindex != 0).then_some(Self {
+            source: backend.source,
+            ifindex: backend.ifindex,
+            vlan: backend.vlan,
+            destination_mac: backend.destination_mac,
+            source_mac: backend.source_mac,
+        })
+    }
+}
+
+impl From<&NextHop> for Path {
+    fn from(hop: &NextHop) -> Self {
+        Self {
+            source: hop.source.into(),
+            ifindex: hop.ifindex,
+            vlan: hop.vlan.unwrap_or(0),
+            destination_mac: hop.destination_mac,
+            source_mac: hop.source_mac,
+        }
+    }
+}
