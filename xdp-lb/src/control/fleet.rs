@@ -312,8 +312,8 @@ mod tests {
             interface: "eth0".into(),
             ifindex: 2,
             vlan: None,
-            source_mac: MacAddress([2, 0, 0, 0, 0, 1]),
-            destination_mac: MacAddress([2, 0, 0, 0, 0, 2]),
+            source_mac: MacAddress::new([2, 0, 0, 0, 0, 1]),
+            destination_mac: MacAddress::new([2, 0, 0, 0, 0, 2]),
             source: "198.51.100.1".parse().unwrap(),
             mtu: 1500,
         })

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use xdp_lb_common::net::Address;
 use xdp_lb_common::tables::BackendIndex;
 use xxhash_rust::xxh3::xxh3_128;
+use zerocopy::IntoBytes as _;
 
 /// A backend that takes new flows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -90,7 +91,7 @@ struct Preferences {
 impl Preferences {
     fn new(address: SocketAddr, length: u32) -> Self {
         let mut identity = [0; 18];
-        identity[..16].copy_from_slice(&Address::from(address.ip()).0);
+        identity[..16].copy_from_slice(Address::from(address.ip()).as_bytes());
         identity[16..].copy_from_slice(&address.port().to_be_bytes());
         // XXH3 is specified byte for byte: every version on every machine builds the same ring.
         let hash = xxh3_128(&identity);

@@ -191,8 +191,8 @@ impl Daemon {
             interface: "eth0".into(),
             ifindex: 2,
             vlan: None,
-            source_mac: MacAddress([2, 0, 0, 0, 0, 1]),
-            destination_mac: MacAddress([2, 0, 0, 0, 1, number]),
+            source_mac: MacAddress::new([2, 0, 0, 0, 0, 1]),
+            destination_mac: MacAddress::new([2, 0, 0, 0, 1, number]),
             source: "198.51.100.1".parse().unwrap(),
             mtu: 1500,
         });

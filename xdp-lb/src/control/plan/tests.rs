@@ -1,4 +1,4 @@
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use proptest::prelude::*;
 use xdp_lb_common::net::{MacAddress, Protocol};
@@ -162,8 +162,8 @@ fn path(number: u8) -> Path {
         source: Address::v4([198, 51, 100, 1]),
         ifindex: 3,
         vlan: 0,
-        destination_mac: MacAddress([2, 0, 0, 0, 0, number]),
-        source_mac: MacAddress([2, 0, 0, 0, 1, 0]),
+        destination_mac: MacAddress::new([2, 0, 0, 0, 0, number]),
+        source_mac: MacAddress::new([2, 0, 0, 0, 1, 0]),
     }
 }
 
@@ -358,8 +358,10 @@ fn any_backend() -> impl Strategy<Value = WantedBackend> {
 
 fn any_service(number: u8) -> impl Strategy<Value = WantedService> {
     let mode = prop_oneof![Just(Mode::FullNat), Just(Mode::Nat)];
-    let addresses =
-        prop::collection::vec((201_u8..210).prop_map(|last| Address::v4([198, 51, 100, last])), 0..4);
+    let addresses = prop::collection::vec(
+        (201_u8..210).prop_map(|last| Address::from(IpAddr::from([198, 51, 100, last]))),
+        0..4,
+    );
     let backends = prop::collection::vec(any_backend(), 0..14);
     (mode, addresses, backends).prop_map(move |(mode, snat_addresses, mut backends)| {
         backends.sort_by_key(|backend| backend.address);
