@@ -22,6 +22,25 @@ pub const BACKEND_RESET: u8 = 16;
 const FINS: u8 = CLIENT_FIN | BACKEND_FIN;
 const RESETS: u8 = CLIENT_RESET | BACKEND_RESET;
 
+impl Direction {
+    /// The bits of progress that a packet of this direction may set or clear; the others are the other
+    /// direction's.
+    #[inline(always)]
+    const fn own(self) -> u8 {
+        match self {
+            Self::Forward => ESTABLISHED | CLIENT_FIN | CLIENT_RESET,
+            Self::Reply => BACKEND_FIN | BACKEND_RESET,
+        }
+    }
+
+    /// How far a flow has come, by what a packet of this direction says of its own side and what the
+    /// other half's record says of the other.
+    #[inline(always)]
+    pub fn merge(self, own: u8, others: u8) -> u8 {
+        own & self.own() | others & !self.own()
+    }
+}
+
 /// Seconds for which a TCP flow may stay half-open: some retransmissions of a SYN (RFC 6298 section 2).
 const HALF_OPEN: u32 = 30;
 /// Seconds without a packet after which a TCP flow with one FIN is over. A side that still sends

@@ -68,7 +68,7 @@ reasons! {
     ExtensionHeaders = 7, Pass, "ipv6_extension_headers",
         "an IPv6 extension header that is unknown, or more of them than are walked: left to the host";
     NotAReply = 8, Pass, "not_a_reply",
-        "sent by a backend, but no part of a balanced flow (a health check's answer): the host's own traffic";
+        "sent by a backend, but no part of a balanced flow (a health check's answer), or there is no route to the client: the host's own traffic";
     NoBackend = 9, Drop, "no_backend",
         "the service has no backend that is up: see `xdp-lb backend list` for why";
     BackendUnusable = 10, Drop, "backend_unusable",
@@ -82,7 +82,7 @@ reasons! {
     TupleInUse = 14, Drop, "tuple_in_use",
         "the client already uses this port for another VIP on the same backend: a `full-nat` service avoids it";
     ReplyUnroutable = 15, Drop, "reply_unroutable",
-        "no route from this host to the client, or IP forwarding is off (sysctl net.ipv4.ip_forward, net.ipv6.conf.all.forwarding): `nat` needs both";
+        "IP forwarding is off, which `nat` needs (sysctl net.ipv4.ip_forward, net.ipv6.conf.all.forwarding), or this host's routes prohibit the client";
     ReplyNeighbourMissing = 16, Drop, "reply_neighbour_missing",
         "the next hop towards the client is being resolved (ARP or NDP); the retransmission goes through";
     TtlExpired = 17, Drop, "ttl_expired",

@@ -322,6 +322,21 @@ fn a_link_that_goes_down_takes_its_backends_and_brings_them_back() {
 }
 
 #[test]
+fn a_neighbour_that_the_operator_set_is_not_used_without_a_carrier() {
+    test(async |peer| {
+        pair(&peer);
+        ip("neigh add 192.0.2.2 lladdr 02:00:00:00:00:02 dev eth1 nud permanent");
+        let backend = address("192.0.2.2");
+        let mut watch = Watch::start([backend]).await;
+        watch.resolved(backend, PEER_MAC).await;
+        peer.ip("link set eth0 down");
+        watch.refused(backend, "eth1 has no carrier").await;
+        peer.ip("link set eth0 up");
+        watch.resolved(backend, PEER_MAC).await;
+    });
+}
+
+#[test]
 fn an_interface_that_is_deleted_and_made_again_is_followed() {
     test(async |peer| {
         pair(&peer);

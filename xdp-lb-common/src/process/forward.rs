@@ -73,14 +73,14 @@ fn follow<'t, T: Tables>(context: &Context<'t, T>, service: &Service) -> Option<
         return None;
     }
     let seen = record.life.progress();
-    let progress = match context.parsed.key.protocol {
+    let mut progress = match context.parsed.key.protocol {
         Protocol::TCP => advance(seen, Direction::Forward, context.parsed.tcp_flags),
         _ => seen,
     };
     // Once a second is enough to keep both halves alive and to notice that one is missing.
     if progress != seen || record.life.last_seen() != context.now {
         if has_pairs(service, backend) {
-            pair::refresh_reply(context, &record, progress)?;
+            progress = pair::refresh_reply(context, &record, progress)?;
         }
         record.life.note(context.now, progress);
     }

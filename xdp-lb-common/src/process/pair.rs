@@ -126,10 +126,11 @@ fn take<T: Tables>(context: &Context<'_, T>, reply: &FlowKey, record: &FlowRecor
     Ok(true)
 }
 
-/// Tells the reply half what the forward half has seen, and puts it back where it is missing.
-/// Nothing, where its place belongs to another flow by now: then this flow has no record any more.
+/// Tells the reply half what the forward half has seen, and puts it back where it is missing; says how
+/// far the flow has come by what both know. Nothing, where the reply half's place belongs to another
+/// flow by now: then this flow has no record any more.
 #[inline(never)]
-pub fn refresh_reply<T: Tables>(context: &Context<'_, T>, record: &FlowRecord, progress: u8) -> Option<()> {
+pub fn refresh_reply<T: Tables>(context: &Context<'_, T>, record: &FlowRecord, progress: u8) -> Option<u8> {
     let parsed = context.parsed;
     let reply = partner_key(&parsed.key, record);
     let mut note = Note { now: context.now, progress };
@@ -137,27 +138,32 @@ pub fn refresh_reply<T: Tables>(context: &Context<'_, T>, record: &FlowRecord, p
         if !is_partner(&parsed.key, &found) {
             return None;
         }
-        note.progress |= found.life.progress();
+        note.progress = Direction::Forward.merge(progress, found.life.progress());
         if comes_the_same_way(&found, parsed) {
             found.life.note(note.now, note.progress);
-            return Some(());
+            return Some(note.progress);
         }
     }
-    context.tables.put_flow(&reply, &reply_record(parsed, record.backend, &note))
+    context.tables.put_flow(&reply, &reply_record(parsed, record.backend, &note))?;
+    Some(note.progress)
 }
 
-/// Tells the forward half what the reply half has seen, and puts it back where it is missing.
+/// Tells the forward half what the reply half has seen, and puts it back where it is missing; says how
+/// far the flow has come by what both know.
 #[inline(never)]
-pub fn refresh_forward<T: Tables>(tables: &T, key: &FlowKey, record: &FlowRecord, note: &Note) {
+pub fn refresh_forward<T: Tables>(tables: &T, key: &FlowKey, record: &FlowRecord, note: &Note) -> u8 {
     let forward = partner_key(key, record);
     if let Some(found) = tables.flow(&forward) {
-        if is_partner(key, &found) {
-            found.life.note(note.now, note.progress | found.life.progress());
+        if !is_partner(key, &found) {
+            return note.progress;
         }
-    } else {
-        // Where there is no room, the client's next packet tries again.
-        let _ = put_forward(tables, &forward, &key.destination_endpoint(), record.backend, note);
+        let progress = Direction::Reply.merge(note.progress, found.life.progress());
+        found.life.note(note.now, progress);
+        return progress;
     }
+    // Where there is no room, the client's next packet tries again.
+    let _ = put_forward(tables, &forward, &key.destination_endpoint(), record.backend, note);
+    note.progress
 }
 
 /// The key of the other half.

@@ -48,8 +48,8 @@ fn by_record<P: Packet, T: Tables>(
         _ => seen,
     };
     if progress != seen || record.life.last_seen() != now {
+        let progress = pair::refresh_forward(tables, &parsed.key, record, &Note { now, progress });
         record.life.note(now, progress);
-        pair::refresh_forward(tables, &parsed.key, record, &Note { now, progress });
     }
     let client = Endpoint::new(record.destination, record.destination_port, parsed.key.protocol);
     *departure = Departure {

@@ -3,10 +3,12 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
+use xdp_lb_common::net::Address;
 use xdp_lb_common::tables::BackendIndex;
 use xxhash_rust::xxh3::xxh3_128;
+use zerocopy::IntoBytes as _;
 
 /// A backend that takes new flows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -89,11 +91,7 @@ struct Preferences {
 impl Preferences {
     fn new(address: SocketAddr, length: u32) -> Self {
         let mut identity = [0; 18];
-        let ip = match address.ip() {
-            IpAddr::V4(v4) => v4.to_ipv6_mapped(),
-            IpAddr::V6(v6) => v6,
-        };
-        identity[..16].copy_from_slice(&ip.octets());
+        identity[..16].copy_from_slice(Address::from(address.ip()).as_bytes());
         identity[16..].copy_from_slice(&address.port().to_be_bytes());
         // XXH3 is specified byte for byte: every version on every machine builds the same ring.
         let hash = xxh3_128(&identity);

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 use std::time::Duration;
 
+use aya::TestRun as _;
 use aya::programs::TestRunOptions;
 use xdp_lb::config::{Limits, PortRange, Timeouts};
 use xdp_lb::control::tables::Write;

@@ -211,7 +211,11 @@ fn a_reply_needs_a_route_a_neighbour_and_room() {
     homes.reach_clients(&BTreeMap::from([("192.0.2.100", Some(CLIENT_MAC)), ("192.0.2.101", None)]));
     homes.service("192.0.2.10:80", Protocol::TCP, Mode::Nat, &["198.51.100.11:8080"]);
     let reply = |client: &str| Frame::tcp("198.51.100.11:8080", client, ACK);
+    crate::homes::run("ip route add unreachable 203.0.113.0/25");
     homes.ends_with(&reply("203.0.113.9:40000"), Reason::ReplyUnroutable);
+    // The kernel does not tell "no route" from "to this host".
+    homes.host.routes.insert("203.0.113.200".parse::<std::net::IpAddr>().unwrap().into(), Route::Local);
+    homes.ends_with(&reply("203.0.113.200:40000"), Reason::NotAReply);
     homes.ends_with(&reply("192.0.2.101:40000"), Reason::ReplyNeighbourMissing);
     homes.host.routes.insert("192.0.2.100".parse::<std::net::IpAddr>().unwrap().into(), Route::TooBig);
     let mut large = reply("192.0.2.100:40000");
@@ -256,4 +260,14 @@ fn a_backend_behind_the_same_interface_is_reached_through_it() {
     let outcome = homes.send(&Frame::tcp(CLIENT, "192.0.2.10:80", SYN));
     assert_eq!(outcome.verdict, Verdict::Transmit);
     assert_ne!(EGRESS, crate::homes::INGRESS);
+}
+
+#[test]
+fn without_ip_forwarding_a_reply_goes_nowhere() {
+    let mut homes = Homes::new();
+    homes.reach_clients(&BTreeMap::from([("192.0.2.100", Some(CLIENT_MAC))]));
+    crate::homes::run("sysctl -qw net.ipv4.ip_forward=0");
+    homes.host.routes.clear();
+    homes.service("192.0.2.10:80", Protocol::TCP, Mode::Nat, &["198.51.100.11:8080"]);
+    homes.ends_with(&Frame::tcp("198.51.100.11:8080", "192.0.2.100:40000", ACK), Reason::ReplyUnroutable);
 }

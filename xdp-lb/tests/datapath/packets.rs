@@ -2,10 +2,7 @@
 
 use std::net::SocketAddr;
 
-use etherparse::{
-    EtherType, IpNumber, Ipv4Extensions, Ipv4Header, Ipv6Extensions, Ipv6Header, SingleVlanHeader, TcpHeader,
-    TransportHeader, UdpHeader,
-};
+use etherparse::{EtherType, IpNumber, Ipv4Header, Ipv6Header, TcpHeader, TransportHeader, UdpHeader};
 
 pub const FIN: u8 = 1;
 pub const SYN: u8 = 2;
