@@ -38,7 +38,7 @@ impl FlowHash {
     /// generation in an interval", 2019).
     #[inline(always)]
     pub fn reduce(self, length: u32) -> u32 {
-        (u64::from(self.0) * u64::from(length) >> 32) as u32
+        ((u64::from(self.0) * u64::from(length)) >> 32) as u32
     }
 
     /// Another hash of the same flow, as good as independent of this one.

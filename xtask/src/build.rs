@@ -28,12 +28,6 @@ pub fn ebpf(toolchain: &Toolchain) -> Result<()> {
     // BTF comes from the debug information.
     flags.extend(["-Cdebuginfo=2".to_owned(), "-Clink-arg=--btf".to_owned()]);
     flags.push(format!("-Clinker={}", toolchain.bpf_linker.display()));
-    // Without it LLVM loads a wide field byte by byte where it cannot see the alignment.
-    let unaligned = "allows-misaligned-mem-access";
-    if toolchain.compiler.has_target_feature(target, unaligned)? {
-        flags.push(format!("-Ctarget-feature=+{unaligned}"));
-    }
-
     let mut cargo = Command::new(&toolchain.compiler.cargo);
     workspace::prepare_cargo(&mut cargo);
     for variable in

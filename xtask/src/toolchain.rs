@@ -164,13 +164,6 @@ impl Compiler {
         }
         Ok(Self { name, cargo, rustc, release, llvm })
     }
-
-    /// Whether rustc knows a target feature, for the eBPF target.
-    pub fn has_target_feature(&self, target: &str, feature: &str) -> Result<bool> {
-        let features =
-            output(Command::new(&self.rustc).args(["--print", "target-features", "--target", target]))?;
-        Ok(features.lines().any(|line| line.split_whitespace().next() == Some(feature)))
-    }
 }
 
 /// A bpf-linker that can read what the compiler emits: LLVM reads the bitcode of its own and of older majors.

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
@@ -12,6 +12,7 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
 use super::output::coloured;
+use crate::control;
 
 /// Run the daemon in the foreground
 ///
@@ -29,13 +30,8 @@ pub(super) struct Run {
 impl Run {
     pub(super) fn execute(self) -> anyhow::Result<()> {
         start_logging()?;
-        daemon(&self.config)
+        control::run::run(&self.config)
     }
-}
-
-/// The one place where the command line starts the daemon.
-fn daemon(config: &Path) -> anyhow::Result<()> {
-    anyhow::bail!("the daemon for {} is not part of this build", config.display())
 }
 
 fn start_logging() -> anyhow::Result<()> {

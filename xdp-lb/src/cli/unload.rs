@@ -10,6 +10,7 @@ use super::output::Screen;
 use crate::api::client::{self, Client};
 use crate::api::types::Outcome;
 use crate::config;
+use crate::datapath;
 
 const DEFAULT_PIN_PATH: &str = "/sys/fs/bpf/xdp-lb";
 
@@ -52,16 +53,11 @@ impl Unload {
 }
 
 fn remove_pins(pin_path: &Path) -> anyhow::Result<Outcome> {
-    let removed =
-        unpin(pin_path).with_context(|| format!("cannot remove the pins in {}", pin_path.display()))?;
+    let removed = datapath::unload(pin_path)
+        .with_context(|| format!("cannot remove the pins in {}", pin_path.display()))?;
     let message = match removed.as_slice() {
         [] => format!("no daemon runs, and nothing is pinned in {}", pin_path.display()),
         removed => format!("no daemon runs; removed from {}: {}", pin_path.display(), removed.join(", ")),
     };
     Ok(Outcome { changed: !removed.is_empty(), message })
-}
-
-/// The one place where the command line touches the pins itself.
-fn unpin(_pin_path: &Path) -> anyhow::Result<Vec<String>> {
-    anyhow::bail!("the datapath is not part of this build")
 }

@@ -9,6 +9,7 @@ pub mod plan;
 mod rates;
 mod reload;
 mod room;
+pub mod run;
 mod settling;
 pub mod tables;
 mod views;

@@ -62,6 +62,8 @@ pub enum Ended {
     Closed,
     /// The datapath was unloaded, as somebody asked.
     Unloaded,
+    /// Nothing is heard of the network any more. The datapath goes on.
+    NetworkLost,
 }
 
 /// The owner of the daemon's state.
@@ -179,7 +181,10 @@ impl<K: Kernel> Owner<K> {
                     Some(None) => {}
                 },
                 Some(report) = reports.recv() => self.is_stale |= self.fleet.report(report),
-                Some(event) = events.recv() => self.take_in(event),
+                event = events.recv() => match event {
+                    None => return Ended::NetworkLost,
+                    Some(event) => self.take_in(event),
+                },
                 _ = tick.tick() => self.tick(),
             }
             for _ in 0..BURST {

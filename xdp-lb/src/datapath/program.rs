@@ -9,8 +9,10 @@ use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::XdpLink;
 use aya::programs::{Xdp, XdpMode as AttachMode};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
+use aya_log::EbpfLogger;
 use nix::net::if_::if_nametoindex;
 use nix::time::{ClockId, clock_gettime};
+use tokio::io::unix::AsyncFd;
 use tracing::{info, warn};
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::tables::{
@@ -394,6 +396,28 @@ impl Datapath {
             false
         })?;
         Ok(records)
+    }
+
+    /// Passes what the datapath says of each packet on to this process's log, where it was built to say
+    /// anything (`cargo xtask build --log`).
+    ///
+    /// # Errors
+    /// Outside of a tokio runtime.
+    pub fn start_log(&mut self) -> Result<()> {
+        if self.object.map("AYA_LOGS").is_none() {
+            return Ok(());
+        }
+        let logger = EbpfLogger::init(&mut self.object).context("cannot read the datapath's log")?;
+        // SAFETY: the logger owns its descriptor, which stays the same until the logger is dropped.
+        let mut logger =
+            unsafe { AsyncFd::register(logger) }.context("cannot wait for the datapath's log")?;
+        tokio::spawn(async move {
+            while let Ok(mut ready) = logger.readable_mut().await {
+                ready.get_inner_mut().flush();
+                ready.clear_ready();
+            }
+        });
+        Ok(())
     }
 
     /// What the datapath asks of user space; there is one listener.

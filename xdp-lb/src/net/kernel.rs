@@ -7,19 +7,19 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, pin_mut};
-use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
-use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
-use rtnetlink::packet_route::link::{
+use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
     VlanProtocol,
 };
-use rtnetlink::packet_route::neighbour::{
+use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState as Nud,
 };
-use rtnetlink::packet_route::route::{
+use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType, RouteVia,
 };
-use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
+use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -404,7 +404,7 @@ fn mac(bytes: &[u8]) -> Option<MacAddress> {
 
 #[cfg(test)]
 mod tests {
-    use rtnetlink::packet_route::link::LinkHeader;
+    use netlink_packet_route::link::LinkHeader;
 
     use super::*;
 

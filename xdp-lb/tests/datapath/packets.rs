@@ -14,6 +14,9 @@ pub const LB_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 pub const BACKEND_MAC: [u8; 6] = [2, 0, 0, 0, 0, 3];
 pub const LB_BACKEND_MAC: [u8; 6] = [2, 0, 0, 0, 0, 4];
 
+/// IPv6 extension headers: number and body, whose first byte is replaced by the next header's number.
+pub type Extensions = Vec<(u8, Vec<u8>)>;
+
 /// A frame, described: what the checksums and lengths follow from.
 #[derive(Clone, Debug)]
 pub struct Frame {
@@ -28,8 +31,7 @@ pub struct Frame {
     pub udp_checksum: bool,
     pub ttl: u8,
     pub ipv4_options: Vec<u8>,
-    /// IPv6 extension headers: number and body, of which the first two bytes are the header's own.
-    pub extensions: Vec<(u8, Vec<u8>)>,
+    pub extensions: Extensions,
     pub payload: Vec<u8>,
 }
 

@@ -5,7 +5,7 @@ use xdp_lb_common::reason::Reason;
 use xdp_lb_common::tables::Mode;
 
 use crate::homes::Homes;
-use crate::packets::{ACK, Frame, SYN};
+use crate::packets::{ACK, Extensions, Frame, SYN};
 
 const VIP: &str = "192.0.2.10:80";
 const VIP6: &str = "[2001:db8::10]:80";
@@ -149,7 +149,7 @@ fn options_and_extension_headers_are_walked_over() {
 fn extension_headers_that_are_not_walked_are_the_host_s() {
     let mut homes = homes();
     let options = (60, vec![0, 0, 1, 4, 0, 0, 0, 0]);
-    let rows: [(&str, Vec<(u8, Vec<u8>)>, Reason); 5] = [
+    let rows: [(&str, Extensions, Reason); 5] = [
         ("authentication", vec![(51, vec![0; 8])], Reason::ExtensionHeaders),
         ("segments left", vec![(43, vec![0, 0, 4, 1, 0, 0, 0, 0])], Reason::ExtensionHeaders),
         ("too many", vec![options.clone(); 5], Reason::ExtensionHeaders),
