@@ -3,38 +3,43 @@
 //! `PIN_PATH/layout-N/` holds the maps by their names, and a link for each interface and mode
 //! (`link-native-eth0`). A daemon of another layout finds no maps of its own there, and says so.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use xdp_lb_common::layout::LAYOUT_VERSION;
 
+use super::link;
 use crate::config::XdpMode;
 
 /// The directory of one layout's pins.
 #[derive(Clone, Debug)]
 pub struct Pins {
     directory: PathBuf,
+    /// Held open for its lock, which ends with this process, however that ends.
+    _lock: Arc<File>,
 }
 
 impl Pins {
     /// The pins under this bpffs path, made where there are none.
     ///
     /// # Errors
-    /// Where the path is not on a bpffs, or holds the pins of another layout.
+    /// Where the path is not on a bpffs, holds the pins of another layout, or another daemon uses it.
     pub fn open(pin_path: &Path) -> Result<Self> {
-        fs::create_dir_all(pin_path).with_context(|| {
-            format!("cannot make the pin directory {}: {}", pin_path.display(), mount_hint(pin_path))
-        })?;
-        let kind = statfs(pin_path).with_context(|| format!("cannot look at {}", pin_path.display()))?;
+        // Looked at before anything is made there.
+        let present = pin_path.ancestors().find(|path| path.exists()).unwrap_or(pin_path);
+        let kind = statfs(present).with_context(|| format!("cannot look at {}", present.display()))?;
         ensure!(
             kind.filesystem_type() == BPF_FS_MAGIC,
             "{} is not on a BPF file system: {}",
             pin_path.display(),
             mount_hint(pin_path)
         );
+        fs::create_dir_all(pin_path)
+            .with_context(|| format!("cannot make the pin directory {}", pin_path.display()))?;
         let own = directory(pin_path);
         for entry in list(pin_path)? {
             if entry != own {
@@ -52,7 +57,8 @@ impl Pins {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error).with_context(|| format!("cannot make {}", own.display())),
         }
-        Ok(Self { directory: own })
+        let _lock = Arc::new(lock(&own)?);
+        Ok(Self { directory: own, _lock })
     }
 
     /// Where a map is pinned.
@@ -76,6 +82,21 @@ impl Pins {
             }
         }
         Ok(links)
+    }
+}
+
+/// Two daemons with the same tables would undo each other's writes.
+fn lock(directory: &Path) -> Result<File> {
+    let file = File::open(directory).with_context(|| format!("cannot open {}", directory.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => bail!(
+            "another daemon uses the pins in {}: stop it first, or choose another pin_path",
+            directory.display()
+        ),
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("cannot lock {}", directory.display()))
+        }
     }
 }
 
@@ -124,7 +145,7 @@ pub fn unload(pin_path: &Path) -> Result<Vec<String>> {
         let (links, maps): (Vec<_>, Vec<_>) =
             list(&layout)?.into_iter().partition(|path| name(path).starts_with("link-"));
         for link in &links {
-            remove(link)?;
+            remove_link(link)?;
             removed.push(match name(link).splitn(3, '-').collect::<Vec<_>>()[..] {
                 [_, mode, interface] => format!("detached from {interface} ({mode})"),
                 _ => format!("removed {}", link.display()),
@@ -143,8 +164,15 @@ pub fn unload(pin_path: &Path) -> Result<Vec<String>> {
     Ok(removed)
 }
 
+/// Detaches a pinned link and removes its pin; one that is gone already is no error.
+pub fn remove_link(path: &Path) -> Result<()> {
+    // A link that cannot be detached now is once its pin is gone.
+    let _ = link::detach(path);
+    remove(path)
+}
+
 /// Removes a pin; one that is gone already is no error.
-pub fn remove(path: &Path) -> Result<()> {
+fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),

@@ -89,10 +89,9 @@ impl Datapath {
     /// Loads the program, with the tables that are pinned already or with new ones.
     ///
     /// # Errors
-    /// Without the privilege, on a kernel that lacks something, where the pins are another layout's.
+    /// Without the privilege, on a kernel that lacks something, where the pins are another layout's or
+    /// in use. New pins are removed again.
     pub fn load(options: &Options) -> Result<Self> {
-        let Limits { services, backends, slots, flows } = options.limits;
-        let mut loader = EbpfLoader::new();
         let pins = options.pin_path.as_deref().map(Pins::open).transpose()?;
         let pinned: Vec<(&str, PathBuf)> =
             pins.iter().flat_map(|pins| PINNED.map(|name| (name, pins.map(name)))).collect();
@@ -104,7 +103,24 @@ impl Datapath {
             present,
             PINNED.len()
         );
-        for (name, path) in &pinned {
+        let loaded = Self::load_with(options, pins, &pinned, adopted);
+        if let (Err(_), false, Some(pin_path)) = (&loaded, adopted, &options.pin_path)
+            && let Err(error) = pins::unload(pin_path)
+        {
+            warn!("{error:#}");
+        }
+        loaded
+    }
+
+    fn load_with(
+        options: &Options,
+        pins: Option<Pins>,
+        pinned: &[(&str, PathBuf)],
+        adopted: bool,
+    ) -> Result<Self> {
+        let Limits { services, backends, slots, flows } = options.limits;
+        let mut loader = EbpfLoader::new();
+        for (name, path) in pinned {
             loader.map_pin_path(name, path.clone());
         }
         for (name, entries) in [
@@ -234,7 +250,7 @@ impl Datapath {
                     return Ok(Some(Attached { index, mode, note }));
                 }
             }
-            pins::remove(&path)?;
+            pins::remove_link(&path)?;
         }
         Ok(None)
     }
@@ -263,7 +279,7 @@ impl Datapath {
         self.links.remove(interface);
         if let Some(pins) = &self.pins {
             for mode in [XdpMode::Native, XdpMode::Generic] {
-                pins::remove(&pins.link(interface, mode))?;
+                pins::remove_link(&pins.link(interface, mode))?;
             }
         }
         Ok(())
