@@ -202,7 +202,7 @@ fn a_bad_file_changes_nothing_and_every_error_is_told_with_its_line_and_mend() {
     let before = standing(daemon);
     let line = |text: &str, part: &str| {
         let before = text.split_once(part).unwrap().0;
-        format!("{}:{}: ", daemon.config_file().display(), before.lines().count().max(1))
+        format!("{}:{}:", daemon.config_file().display(), before.matches('\n').count() + 1)
     };
     let third = web("nat", &[3]).replace("\"web\"", "\"third\"");
     // Each of them asks for a change that would be seen, too, and comes before what is wrong.
@@ -213,7 +213,7 @@ fn a_bad_file_changes_nothing_and_every_error_is_told_with_its_line_and_mend() {
         (format!("{changed}wieght = 5\n"), vec![("wieght", "did you mean \"weight\"")]),
         (format!("{changed}{third}"), vec![("vip = \"192.0.2.10:80\"\nmode = \"nat\"", "web")]),
         (
-            format!("{changed}weight = 70000\n{}", third.replace("192.0.2.10:80", "192.0.2.10")),
+            format!("{good}weight = 70000\n{}", third.replace("192.0.2.10:80", "192.0.2.10")),
             vec![("weight = 70000", "65,535"), ("vip = \"192.0.2.10\"\n", "192.0.2.10:80")],
         ),
     ];

@@ -347,11 +347,11 @@ fn every_reason_has_a_counter_with_words_and_counts() {
         assert!(table.lines().any(|line| line.contains(&format!(" {name} "))), "{name} is not in:\n{table}");
     }
 
-    let (not_ip, no_service) = (counter(daemon, "not_ip"), counter(daemon, "no_service"));
-    // ARP, and a TCP port of the host's own.
+    let (not_unicast, no_service) = (counter(daemon, "not_unicast"), counter(daemon, "no_service"));
+    // An ARP request, and a TCP port of the host's own.
     site.network.client.run("ip neigh flush all").unwrap();
     assert!(request(&site.network.client, "192.0.2.1:9".parse().unwrap()).is_err());
-    assert!(counter(daemon, "not_ip") > not_ip);
+    assert!(counter(daemon, "not_unicast") > not_unicast);
     assert!(counter(daemon, "no_service") > no_service);
     for number in [1, 2] {
         daemon.cli(&["backend", "drain", "web", &web_backend(number)]).unwrap();

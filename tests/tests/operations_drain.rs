@@ -29,6 +29,12 @@ fn drain(mode: &str) {
     download.wait_for_progress().unwrap();
     assert_eq!(daemon.backend_state("web", &backend).unwrap(), "draining");
 
+    // The requests are forgotten soon (in `nat`, where the backend's FIN is not seen, 10 s after their last packet).
+    until("the download to be the last flow", Duration::from_secs(25), || {
+        let backends = daemon.cli_json(&["backend", "list", "web"])?;
+        Ok(backends[1]["flows"] == 1)
+    })
+    .unwrap();
     // Impatience changes nothing, and says what is left.
     let wait = ["backend", "drain", "web", &backend, "--wait"];
     let impatient = daemon.cli_output(&[&wait[..], &["--timeout", "1s"]].concat()).unwrap();
@@ -44,7 +50,7 @@ fn drain(mode: &str) {
     download.wait_for_progress().unwrap();
     assert_eq!(waiting.exited().unwrap(), None, "the drain ended before the download: {}", waiting.log());
     download.finish().unwrap();
-    let status = waiting.wait(Duration::from_secs(15)).unwrap();
+    let status = waiting.wait(Duration::from_secs(25)).unwrap();
     let said: Value = serde_json::from_str(&waiting.log()).unwrap();
     assert_eq!(status.code(), Some(0), "{said}");
     assert_eq!((&said["drained"], &said["flows"]), (&true.into(), &0.into()), "{said}");

@@ -127,7 +127,7 @@ fn a_second_daemon_with_the_same_socket_or_the_same_pins_is_refused_and_the_firs
     assert_refused(&run(&site.network.lb, &site.daemon.config_file()), &["api.sock", "another"]);
 
     let other = site.network.lb.dir().join("other.toml");
-    let text = config.replace("api.sock", "other.sock").replace("state.json", "other.json");
+    let text = config.replace("/api.sock", "/other.sock").replace("state.json", "other.json");
     fs::write(&other, format!("metrics.listen = \"off\"\n{text}")).unwrap();
     let pins = site.daemon.pins().display().to_string();
     assert_refused(&run(&site.network.lb, &other), &[&pins, "another"]);
@@ -226,19 +226,19 @@ fn a_config_file_that_is_missing_or_wrong_is_refused_before_anything_is_touched(
 #[test]
 fn a_driver_without_native_xdp_is_refused_where_native_is_asked_for_and_else_told() {
     let fresh = Fresh::new();
-    // A dummy device has generic XDP only.
-    fresh.network.lb.run("ip link add dummy0 type dummy").unwrap();
-    fresh.network.lb.run("ip link set dummy0 up").unwrap();
-    let native = [("\"eth1\"", "\"dummy0\""), ("state_file", "xdp_mode = \"native\"\nstate_file")];
-    fresh.assert_refused(&fresh.config(&native), &["dummy0", "native"]);
+    // A bridge has generic XDP only.
+    fresh.network.lb.run("ip link add bridge0 type bridge").unwrap();
+    fresh.network.lb.run("ip link set bridge0 up").unwrap();
+    let native = [("\"eth1\"", "\"bridge0\""), ("state_file", "xdp_mode = \"native\"\nstate_file")];
+    fresh.assert_refused(&fresh.config(&native), &["bridge0", "native"]);
 
-    let daemon = Daemon::start(&fresh.network.lb, &["eth0", "dummy0"], &web("full-nat", &[1])).unwrap();
+    let daemon = Daemon::start(&fresh.network.lb, &["eth0", "bridge0"], &web("full-nat", &[1])).unwrap();
     let status = daemon.cli_json(&["status"]).unwrap();
     let interfaces = status["interfaces"].as_array().unwrap();
     let mode = |name| &interfaces.iter().find(|it| it["name"] == name).unwrap()["mode"];
-    assert_eq!((mode("eth0"), mode("dummy0")), (&"native".into(), &"generic".into()));
-    let dummy = interfaces.iter().find(|it| it["name"] == "dummy0").unwrap();
-    assert!(dummy["note"].as_str().unwrap().contains("native"), "{dummy}");
+    assert_eq!((mode("eth0"), mode("bridge0")), (&"native".into(), &"generic".into()));
+    let bridge = interfaces.iter().find(|it| it["name"] == "bridge0").unwrap();
+    assert!(bridge["note"].as_str().unwrap().contains("native"), "{bridge}");
 }
 
 #[test]

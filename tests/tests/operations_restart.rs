@@ -186,6 +186,22 @@ fn a_daemon_started_with_a_changed_file_applies_the_difference_and_no_more() {
 }
 
 #[test]
+fn a_daemon_started_with_another_xdp_mode_attaches_anew() {
+    let mut site = Site::start("restart", 1, &web("full-nat", &[1])).unwrap();
+    let mode = |daemon: &Daemon| daemon.cli_json(&["status"]).unwrap()["interfaces"][0]["mode"].clone();
+    assert_eq!(mode(&site.daemon), "native");
+    let auto = site.daemon.config().unwrap();
+    for wanted in ["generic", "native"] {
+        site.daemon.kill().unwrap();
+        fs::write(site.daemon.config_file(), format!("xdp_mode = \"{wanted}\"\n{auto}")).unwrap();
+        site.daemon.run().unwrap();
+        assert_eq!(mode(&site.daemon), wanted);
+        assert!(is_adopted(&site.daemon));
+        request(&site.network.client, Site::vip()).unwrap();
+    }
+}
+
+#[test]
 fn readiness_is_told_once_traffic_is_served() {
     let site_without_daemon = Network::new("ready", 2).unwrap();
     let network = &site_without_daemon;
