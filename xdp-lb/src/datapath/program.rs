@@ -189,10 +189,9 @@ impl Datapath {
         self.sizes
     }
 
-    /// The loaded balancer, or `xdp_pass`, for tests that run it on packets of their own.
-    pub fn program(&mut self, name: &str) -> Result<&mut Xdp> {
-        let program = self.object.program_mut(name).with_context(|| format!("there is no program {name}"))?;
-        Ok(program.try_into()?)
+    /// The loaded object, for tests and benchmarks that run its programs on packets of their own.
+    pub fn object(&mut self) -> &mut Ebpf {
+        &mut self.object
     }
 
     /// Changes what holds for every service. A flow hash secret that changes moves flows that have
