@@ -20,6 +20,7 @@
 //! test leaves running ends with the sandbox that `cargo xtask` runs tests in, without which a lab is refused.
 
 mod daemon;
+mod download;
 mod files;
 mod host;
 mod lab;
@@ -27,15 +28,22 @@ mod link;
 mod network;
 pub mod paths;
 mod process;
+mod requests;
 pub mod servers;
+mod site;
+mod udp_flows;
 mod wait;
 pub mod xdp_pass;
 
 pub use daemon::Daemon;
+pub use download::Download;
 pub use files::{BIG_FILE_BYTES, big_file, sha256};
 pub use host::{Host, output};
 pub use lab::{Lab, SANDBOX_VARIABLE};
 pub use link::connect;
 pub use network::Network;
 pub use process::Process;
+pub use requests::{Request, Requests, by_backend, request};
+pub use site::{Site, web, web_backend};
+pub use udp_flows::UdpFlows;
 pub use wait::{until, until_some};
