@@ -19,6 +19,9 @@ pub const CLIENT_RESET: u8 = 8;
 /// The backend has sent a RST, and nothing else since.
 pub const BACKEND_RESET: u8 = 16;
 
+/// The flow has a record of each direction, so that both sides' FINs are seen.
+pub const PAIRED: u8 = 32;
+
 const FINS: u8 = CLIENT_FIN | BACKEND_FIN;
 const RESETS: u8 = CLIENT_RESET | BACKEND_RESET;
 
@@ -43,12 +46,20 @@ impl Direction {
 
 /// Seconds for which a TCP flow may stay half-open: some retransmissions of a SYN (RFC 6298 section 2).
 const HALF_OPEN: u32 = 30;
-/// Seconds without a packet after which a TCP flow with one FIN is over. A side that still sends
-/// keeps it alive. `nat` never sees the backend's FIN, so this ends every one of its flows.
+/// Seconds without a packet after which a TCP flow with one FIN is over, where the other side's would
+/// have been seen: a client that has said all may wait for a long answer (as long as Linux' own
+/// connection tracking gives it, `nf_conntrack_tcp_timeout_fin_wait`).
+const HALF_CLOSED: u32 = 120;
+/// Likewise where the backend's FIN is never seen, so that this ends every flow.
 const CLOSING: u32 = 10;
-/// Seconds for which the record of a closed flow is kept: for the last packets still on their way,
-/// and for a client in whose name somebody else sent a reset to go on.
-const CLOSED: u32 = 10;
+/// Seconds for which the record of a flow that was reset is kept: for the last packets on their way, and
+/// for a side in whose name somebody else sent the reset to go on.
+const RESET: u32 = 10;
+/// Seconds for which the record of a flow that both sides have closed is kept, and its port with it: as
+/// long as Linux keeps a connection in TIME-WAIT (`TCP_TIMEWAIT_LEN`).
+const CLOSED: u32 = 60;
+/// Seconds after which the port of a closed flow is given to another if no other is free.
+const SCARCE: u32 = 10;
 
 /// How far a flow has come after a TCP packet with these control bits. A side that goes on after
 /// its reset did not send that reset.
@@ -167,7 +178,20 @@ impl Life {
     /// Whether the record is of no more use: its place and its port may be given to another flow.
     #[inline(always)]
     pub fn is_over(&self, protocol: Protocol, now: u32, settings: &Settings) -> bool {
-        self.idle(now) > if self.is_closed() { CLOSED } else { self.patience(protocol, settings) }
+        let patience = if self.progress() & RESETS != 0 {
+            RESET
+        } else if self.is_closed() {
+            CLOSED
+        } else {
+            self.patience(protocol, settings)
+        };
+        self.idle(now) > patience
+    }
+
+    /// Whether the flow's port may be given to another where ports are scarce.
+    #[inline(always)]
+    pub fn may_yield(&self, now: u32) -> bool {
+        self.is_closed() && self.idle(now) > SCARCE
     }
 
     /// Seconds since its last packet. The clock is read on several CPUs: a record may be a little
@@ -181,8 +205,10 @@ impl Life {
     fn patience(&self, protocol: Protocol, settings: &Settings) -> u32 {
         if protocol != Protocol::TCP {
             settings.udp_idle
-        } else if self.is_closing() {
+        } else if self.is_closing() && self.progress() & PAIRED == 0 {
             CLOSING
+        } else if self.is_closing() {
+            HALF_CLOSED
         } else if self.progress() & ESTABLISHED == 0 {
             HALF_OPEN
         } else {

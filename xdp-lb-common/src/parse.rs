@@ -25,6 +25,8 @@ pub struct Parsed {
     pub ip_length: u32,
     /// The TCP control bits; 0 for UDP.
     pub tcp_flags: u8,
+    /// Hops left.
+    pub ttl: u8,
     /// The interface that it came in by.
     pub ingress: u32,
     /// The frame's receiver.
@@ -100,6 +102,7 @@ pub fn parse<P: Packet>(packet: &P, parsed: &mut Parsed) -> Result<(), Reason> {
         l4: network.l4,
         ip_length: (network.l4 + network.payload - l3) as u32,
         tcp_flags,
+        ttl: network.ttl,
         ingress: packet.ingress(),
         destination_mac: ethernet.destination,
         source_mac: ethernet.source,
@@ -118,6 +121,7 @@ struct Network {
     source: Address,
     destination: Address,
     protocol: Protocol,
+    ttl: u8,
     /// Where the payload begins.
     l4: usize,
     /// How many bytes it has, by the header's word, and no more than are there.
@@ -144,6 +148,7 @@ fn parse_v4<P: Packet>(packet: &P, l3: usize) -> Result<Network, Reason> {
         source: Address::v4(ip.source),
         destination: Address::v4(ip.destination),
         protocol: ip.protocol,
+        ttl: ip.ttl,
         l4: l3 + header,
         payload: total - header,
     })
@@ -198,5 +203,5 @@ fn parse_v6<P: Packet>(packet: &P, l3: usize) -> Result<Network, Reason> {
     if l4 > end || source.is_v4() || destination.is_v4() {
         return Err(Reason::Malformed);
     }
-    Ok(Network { source, destination, protocol, l4, payload: end - l4 })
+    Ok(Network { source, destination, protocol, ttl: ip.hop_limit, l4, payload: end - l4 })
 }

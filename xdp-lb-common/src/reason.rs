@@ -93,7 +93,11 @@ reasons! {
         "the reply is larger than the MTU of the route to the client: lower the backends' MTU or MSS";
     NotUnicast = 20, Pass, "not_unicast",
         "an Ethernet broadcast or multicast: the host handles it";
-    Internal = 21, Drop, "internal",
+    ReplyWithoutFlow = 21, Drop, "reply_without_flow",
+        "a backend answers a `full-nat` flow whose record is gone; the client's next packet puts it back: if it grows, raise limits.flows";
+    SourceIsOurs = 22, Drop, "source_is_ours",
+        "a UDP packet to a service, in the name of a service or of a backend: forged, or two services would answer each other for ever";
+    Internal = 23, Drop, "internal",
         "a table that must always be there could not be read: reload with `xdp-lb unload` and a new start, and report it";
 }
 

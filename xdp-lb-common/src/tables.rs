@@ -123,7 +123,8 @@ impl Backend {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Reply {
-    /// The VIP that replies without a record come from (`nat`).
+    /// The VIP that replies without a record come from (`nat`; where several share the backend, the one
+    /// that had it first).
     pub vip: Address,
     /// The VIP's port.
     pub port: Port,
@@ -273,6 +274,14 @@ pub struct Settings {
     pub tcp_idle: u32,
     /// Unused, 0.
     pub padding: u32,
+}
+
+impl Settings {
+    /// Whether `full-nat` may have given this port to a flow.
+    #[inline(always)]
+    pub fn is_snat_port(&self, port: Port) -> bool {
+        port.get().wrapping_sub(self.snat_port_first) < self.snat_port_count
+    }
 }
 
 /// The value of `SERVICE_COUNTERS` and `BACKEND_COUNTERS`, each CPU its own.

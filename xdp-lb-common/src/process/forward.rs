@@ -2,8 +2,8 @@
 
 use super::Context;
 use super::pair::{self, Note};
-use super::rewrite::{Departure, rewrite};
-use crate::flow::{Direction, ESTABLISHED, advance};
+use super::rewrite::{Departure, check_hops, rewrite};
+use crate::flow::{Direction, ESTABLISHED, PAIRED, advance};
 use crate::hash::FlowHash;
 use crate::headers::{TCP_ACK, TCP_RST, TCP_SYN};
 use crate::net::{Endpoint, Protocol};
@@ -34,6 +34,7 @@ pub fn forward<P: Packet, T: Tables>(
     service: &Service,
     departure: &mut Departure,
 ) -> Result<(), Reason> {
+    check_hops(context.parsed)?;
     let course = match follow(context, service) {
         Some(course) => course,
         None => begin(context, service)?,
@@ -119,8 +120,14 @@ fn holds<T: Tables>(
 /// Chooses a backend for a flow without a record, and records it.
 #[inline(always)]
 fn begin<'t, T: Tables>(context: &Context<'t, T>, service: &Service) -> Result<Course<'t>, Reason> {
-    let Context { tables, parsed, settings, now } = *context;
+    let Context { tables, parsed, settings, now, progress } = *context;
     let key = &parsed.key;
+    // With ends that both answer whatever comes, the two would never stop.
+    let sender = key.source_endpoint();
+    if key.protocol == Protocol::UDP && (tables.service(&sender).is_some() || tables.reply(&sender).is_some())
+    {
+        return Err(Reason::SourceIsOurs);
+    }
     let hash = FlowHash::new(
         &settings.hash_keys,
         (&key.source, key.source_port),
@@ -149,11 +156,14 @@ fn begin<'t, T: Tables>(context: &Context<'t, T>, service: &Service) -> Result<C
     } else if pairs {
         pair::claim(context, index)?;
     }
-    let progress = match key.protocol {
-        Protocol::TCP => advance(0, Direction::Forward, parsed.tcp_flags),
-        _ => 0,
-    };
-    pair::put_forward(tables, key, &source, index, &Note { now, progress }).ok_or(Reason::FlowTableFull)?;
+    pair::put_forward(
+        tables,
+        key,
+        &source,
+        index,
+        &Note { now, progress: if pairs { *progress | PAIRED } else { *progress } },
+    )
+    .ok_or(Reason::FlowTableFull)?;
     Ok(Course { index, backend, source, is_new: true })
 }
 

@@ -6,6 +6,8 @@ mod reply;
 mod rewrite;
 
 use self::rewrite::Departure;
+use crate::flow::{Direction, advance};
+use crate::net::Protocol;
 use crate::packet::Packet;
 use crate::parse::{Parsed, parse};
 use crate::reason::{Kind, Reason};
@@ -30,6 +32,8 @@ pub enum Verdict {
 pub struct Scratch {
     parsed: Parsed,
     departure: Departure,
+    /// How far a flow has come that begins with this packet.
+    progress: u8,
 }
 
 /// Takes one packet from its arrival to its verdict, and counts it.
@@ -53,6 +57,8 @@ struct Context<'t, T> {
     settings: &'t Settings,
     parsed: &'t Parsed,
     now: u32,
+    /// Lies in the scratch: each value that the verifier knew would be another way through all that follows.
+    progress: &'t u8,
 }
 
 #[inline(always)]
@@ -61,12 +67,16 @@ fn balance<P: Packet, T: Tables>(
     tables: &T,
     scratch: &mut Scratch,
 ) -> Result<Verdict, Reason> {
-    let Scratch { parsed, departure } = scratch;
+    let Scratch { parsed, departure, progress } = scratch;
     parse(packet, parsed)?;
     let parsed = &*parsed;
     if let Some(service) = tables.service(&parsed.key.destination_endpoint()) {
         let settings = tables.settings().ok_or(Reason::Internal)?;
-        let context = Context { tables, settings, parsed, now: tables.now() };
+        *progress = match parsed.key.protocol {
+            Protocol::TCP => advance(0, Direction::Forward, parsed.tcp_flags),
+            _ => 0,
+        };
+        let context = Context { tables, settings, parsed, now: tables.now(), progress };
         forward::forward(packet, &context, service, departure)?
     } else if let Some(rule) = tables.reply(&parsed.key.source_endpoint()) {
         reply::reply(packet, tables, parsed, rule, departure)?

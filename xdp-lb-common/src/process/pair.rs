@@ -6,7 +6,7 @@
 //! These functions are calls of their own in the kernel, not inlined: a program's stack is 512 bytes.
 
 use super::Context;
-use crate::flow::{Direction, Life};
+use crate::flow::{Direction, Life, PAIRED};
 use crate::hash::FlowHash;
 use crate::net::{Address, Endpoint, Port};
 use crate::parse::Parsed;
@@ -82,19 +82,41 @@ pub fn allocate<T: Tables>(
     let key = &context.parsed.key;
     let backend = context.tables.backend(index).ok_or(Reason::Internal)?;
     let count = u32::from(context.settings.snat_port_count).max(1);
+    let port_at = |place: u32| Port::new(context.settings.snat_port_first.wrapping_add(place as u16));
     let mut place = hash.reduce(count);
     let mut reply =
         FlowKey::new(backend.endpoint(key.protocol), Endpoint::new(*address, key.source_port, key.protocol));
-    let record = reply_record(context.parsed, index, &Note { now: context.now, progress: 0 });
+    let record =
+        reply_record(context.parsed, index, &Note { now: context.now, progress: *context.progress | PAIRED });
+    // A range that is a multiple of the step would be tried at few places only.
+    let step = if count.is_multiple_of(PORT_STEP) { 1 } else { PORT_STEP };
+    // A place that is none, rather than an Option: the verifier would look at each try twice over.
+    let mut closed = count;
     for _ in 0..PORT_TRIES {
-        let port = Port::new(context.settings.snat_port_first.wrapping_add(place as u16));
-        reply.destination_port = port;
-        if take(context, &reply, &record)? {
-            return Ok(port);
+        reply.destination_port = port_at(place);
+        match take(context, &reply, &record)? {
+            Taken::Ours => return Ok(reply.destination_port),
+            Taken::Closed => closed = place,
+            Taken::Busy => {}
         }
-        place = (place + PORT_STEP) % count;
+        place = (place + step) % count;
     }
-    Err(Reason::SnatPortsExhausted)
+    if closed == count {
+        return Err(Reason::SnatPortsExhausted);
+    }
+    reply.destination_port = port_at(closed);
+    context.tables.put_flow(&reply, &record).ok_or(Reason::FlowTableFull)?;
+    Ok(reply.destination_port)
+}
+
+/// What became of a reply's place in the table.
+enum Taken {
+    /// It is this flow's.
+    Ours,
+    /// It is that of a flow that is closed, though not for long.
+    Closed,
+    /// It is another flow's.
+    Busy,
 }
 
 /// Records the replies of a new flow of `nat`, whose backend sees the client's own address and port.
@@ -103,16 +125,22 @@ pub fn claim<T: Tables>(context: &Context<'_, T>, index: BackendIndex) -> Result
     let key = &context.parsed.key;
     let backend = context.tables.backend(index).ok_or(Reason::Internal)?;
     let reply = FlowKey::new(backend.endpoint(key.protocol), key.source_endpoint());
-    let record = reply_record(context.parsed, index, &Note { now: context.now, progress: 0 });
-    if take(context, &reply, &record)? { Ok(()) } else { Err(Reason::TupleInUse) }
+    let record =
+        reply_record(context.parsed, index, &Note { now: context.now, progress: *context.progress | PAIRED });
+    match take(context, &reply, &record)? {
+        Taken::Ours => Ok(()),
+        // The same client, which knows best when it may use its port again.
+        Taken::Closed => context.tables.put_flow(&reply, &record).ok_or(Reason::FlowTableFull),
+        Taken::Busy => Err(Reason::TupleInUse),
+    }
 }
 
 /// Puts a reply's record where there is none, where the one there is this very flow's (its other half
 /// was evicted), or where it is nobody's any more.
 #[inline(always)]
-fn take<T: Tables>(context: &Context<'_, T>, reply: &FlowKey, record: &FlowRecord) -> Result<bool, Reason> {
+fn take<T: Tables>(context: &Context<'_, T>, reply: &FlowKey, record: &FlowRecord) -> Result<Taken, Reason> {
     match context.tables.put_new_flow(reply, record) {
-        Inserted::New => return Ok(true),
+        Inserted::New => return Ok(Taken::Ours),
         Inserted::Full => return Err(Reason::FlowTableFull),
         Inserted::Occupied => {}
     }
@@ -120,10 +148,10 @@ fn take<T: Tables>(context: &Context<'_, T>, reply: &FlowKey, record: &FlowRecor
         && !is_partner(&context.parsed.key, &other)
         && !other.life.is_over(reply.protocol, context.now, context.settings)
     {
-        return Ok(false);
+        return Ok(if other.life.may_yield(context.now) { Taken::Closed } else { Taken::Busy });
     }
     context.tables.put_flow(reply, record).ok_or(Reason::FlowTableFull)?;
-    Ok(true)
+    Ok(Taken::Ours)
 }
 
 /// Tells the reply half what the forward half has seen, and puts it back where it is missing; says how

@@ -1,7 +1,7 @@
 //! From a backend to a client.
 
 use super::pair::{self, Note};
-use super::rewrite::{Departure, rewrite};
+use super::rewrite::{Departure, check_hops, rewrite};
 use crate::flow::{Direction, advance};
 use crate::net::{Endpoint, Protocol};
 use crate::packet::Packet;
@@ -24,7 +24,14 @@ pub fn reply<P: Packet, T: Tables>(
         return by_record(packet, tables, parsed, &record, departure);
     }
     if rule.stateless == 0 {
-        return Err(Reason::NotAReply);
+        // Passed on, the host would answer with a reset in the client's name. A health check's answer
+        // goes to a port of the host's own.
+        let settings = tables.settings().ok_or(Reason::Internal)?;
+        return Err(if settings.is_snat_port(parsed.key.destination_port) {
+            Reason::ReplyWithoutFlow
+        } else {
+            Reason::NotAReply
+        });
     }
     stateless(packet, tables, parsed, rule, departure)
 }
@@ -101,6 +108,7 @@ fn send<P: Packet, T: Tables>(
     index: BackendIndex,
     departure: &Departure,
 ) -> Result<(), Reason> {
+    check_hops(parsed)?;
     let bytes = packet.length() as u64;
     rewrite(packet, parsed, departure)?;
     let service = tables.backend(index).ok_or(Reason::Internal)?.service;

@@ -30,8 +30,14 @@ pub fn rewrite<P: Packet>(packet: &mut P, parsed: &Parsed, departure: &Departure
     rewrite_ethernet(packet, parsed, departure)
 }
 
-/// The IP header: addresses and hop count. A router decrements the hop count (RFC 1812 section
-/// 5.3.1), and without that a packet between two balancers that point at each other would never end.
+/// Whether a packet may go one hop further. A router decrements the hop count (RFC 1812 section 5.3.1),
+/// and without that a packet between two balancers that point at each other would never end.
+#[inline(always)]
+pub fn check_hops(parsed: &Parsed) -> Result<(), Reason> {
+    if parsed.ttl <= 1 { Err(Reason::TtlExpired) } else { Ok(()) }
+}
+
+/// The IP header: addresses, and a hop count that [`check_hops`] has looked at.
 #[inline(always)]
 fn rewrite_ip<P: Packet>(
     packet: &mut P,
@@ -42,27 +48,21 @@ fn rewrite_ip<P: Packet>(
     let key = &parsed.key;
     if parsed.is_v4 {
         let mut ip: Ipv4 = packet.read(parsed.l3).ok_or(Reason::Internal)?;
-        if ip.ttl <= 1 {
-            return Err(Reason::TtlExpired);
-        }
         addresses.v4(&key.source, &new.source);
         addresses.v4(&key.destination, &new.destination);
         let mut header = *addresses;
         let word = |ttl| u16::from_ne_bytes([ttl, ip.protocol.0]);
-        header.word(word(ip.ttl), word(ip.ttl - 1));
-        ip.ttl -= 1;
+        header.word(word(ip.ttl), word(ip.ttl.wrapping_sub(1)));
+        ip.ttl = ip.ttl.wrapping_sub(1);
         ip.source = new.source.last();
         ip.destination = new.destination.last();
         ip.checksum = header.apply(ip.checksum);
         packet.write(parsed.l3, ip).ok_or(Reason::Internal)
     } else {
         let mut ip: Ipv6 = packet.read(parsed.l3).ok_or(Reason::Internal)?;
-        if ip.hop_limit <= 1 {
-            return Err(Reason::TtlExpired);
-        }
         addresses.v6(&key.source, &new.source);
         addresses.v6(&key.destination, &new.destination);
-        ip.hop_limit -= 1;
+        ip.hop_limit = ip.hop_limit.wrapping_sub(1);
         ip.source = new.source.0;
         ip.destination = new.destination.0;
         packet.write(parsed.l3, ip).ok_or(Reason::Internal)

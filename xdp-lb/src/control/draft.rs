@@ -184,16 +184,21 @@ impl<'a> Draft<'a> {
     /// What becomes of the packets that the backends send, and which of them several VIPs share.
     fn replies(&mut self, users: &Users) {
         for (endpoint, users) in users {
-            let mut nat = users.iter().filter(|user| user.mode == Mode::Nat);
-            let (first, is_shared) = (nat.next(), nat.next().is_some());
+            let nat = || users.iter().filter(|user| user.mode == Mode::Nat);
+            let is_shared = nat().count() > 1;
             let full_nat = users.iter().any(|user| user.mode == Mode::FullNat);
-            let sole = first.filter(|_| !is_shared);
+            // Flows from before it was shared have no record: their VIP goes on answering without one.
+            let present = self.tables.replies.get(endpoint).filter(|reply| reply.stateless != 0);
+            let before = present.and_then(|reply| {
+                nat().find(|user| (user.vip.address, user.vip.port) == (reply.vip, reply.port))
+            });
+            let named = before.or_else(|| nat().next());
             let reply = Reply {
-                vip: sole.map_or(Address::default(), |user| user.vip.address),
-                port: sole.map_or(Port::default(), |user| user.vip.port),
+                vip: named.map_or(Address::default(), |user| user.vip.address),
+                port: named.map_or(Port::default(), |user| user.vip.port),
                 by_record: u8::from(is_shared || full_nat),
-                stateless: u8::from(sole.is_some()),
-                backend: sole.map_or(BackendIndex::default(), |user| user.place),
+                stateless: u8::from(named.is_some()),
+                backend: named.map_or(BackendIndex::default(), |user| user.place),
             };
             self.desired.replies.insert(*endpoint, reply);
             for user in users.iter().filter(|user| is_shared && user.mode == Mode::Nat) {

@@ -1,5 +1,6 @@
-//! Detaching a pinned link at once (`BPF_LINK_DETACH`, kernel 5.9), which aya does not offer. Where only
-//! its pin is removed, the kernel detaches some time later, and until then refuses another program.
+//! What aya does not offer of a pinned link: which interface it is on, and detaching it at once
+//! (`BPF_LINK_DETACH`, kernel 5.9). Where only its pin is removed, the kernel detaches some time later,
+//! and until then refuses another program.
 
 use std::ffi::CString;
 use std::io;
@@ -11,6 +12,7 @@ use zerocopy::{Immutable, IntoBytes};
 
 /// `enum bpf_cmd` (include/uapi/linux/bpf.h).
 const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_LINK_DETACH: libc::c_long = 34;
 
 /// The part of `union bpf_attr` for `BPF_OBJ_GET`.
@@ -29,22 +31,63 @@ struct DetachAttr {
     link_fd: u32,
 }
 
+/// The part of `union bpf_attr` for `BPF_OBJ_GET_INFO_BY_FD`.
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+struct InfoAttr {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// The start of `struct bpf_link_info`, for an XDP link (kernel 5.9).
+#[derive(Default)]
+#[repr(C)]
+struct LinkInfo {
+    kind: u32,
+    id: u32,
+    program: u32,
+    padding: u32,
+    ifindex: u32,
+    more_padding: u32,
+}
+
 /// Detaches the link that is pinned here. The pin stays.
 ///
 /// # Errors
 /// `ENOLINK` where its interface is gone.
 pub fn detach(pin: &Path) -> io::Result<()> {
+    let link = open(pin)?;
+    call(BPF_LINK_DETACH, &DetachAttr { link_fd: link.as_raw_fd() as u32 }).map(drop)
+}
+
+/// The index of the interface that the XDP link pinned here is attached to; 0 where that is gone.
+///
+/// # Errors
+/// Where there is no link.
+pub fn interface(pin: &Path) -> io::Result<u32> {
+    let link = open(pin)?;
+    let mut info = LinkInfo::default();
+    let attr = InfoAttr {
+        bpf_fd: link.as_raw_fd() as u32,
+        info_len: size_of::<LinkInfo>() as u32,
+        info: &raw mut info as u64,
+    };
+    call(BPF_OBJ_GET_INFO_BY_FD, &attr)?;
+    Ok(info.ifindex)
+}
+
+fn open(pin: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(pin.as_os_str().as_bytes())?;
     let descriptor =
         call(BPF_OBJ_GET, &ObjectAttr { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 })?;
     // SAFETY: the kernel has just given this descriptor to nobody else.
-    let link = unsafe { OwnedFd::from_raw_fd(descriptor as RawFd) };
-    call(BPF_LINK_DETACH, &DetachAttr { link_fd: link.as_raw_fd() as u32 }).map(drop)
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor as RawFd) })
 }
 
 fn call<T: IntoBytes + Immutable>(command: libc::c_long, attr: &T) -> io::Result<libc::c_long> {
-    // SAFETY: the attributes are the command's own, which only reads them, and what they point to
-    // outlives the call.
+    // SAFETY: the attributes are the command's own, and what they point to outlives the call and is as
+    // long as they say.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw const *attr, size_of::<T>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }

@@ -41,7 +41,7 @@ impl Pins {
             .with_context(|| format!("cannot make the pin directory {}", pin_path.display()))?;
         let own = directory(pin_path);
         for entry in list(pin_path)? {
-            if entry != own {
+            if entry != own && name(&entry).starts_with("layout-") {
                 bail!(
                     "{} holds {}, made by another version of xdp-lb (this one makes {}): unload it first with \
                      `xdp-lb unload`, which interrupts forwarding, or choose another pin_path",
@@ -67,7 +67,7 @@ impl Pins {
 
     /// Where an interface's link is pinned.
     pub fn link(&self, interface: &str, mode: XdpMode) -> PathBuf {
-        self.directory.join(format!("link-{}-{interface}", mode_name(mode)))
+        self.directory.join(format!("link-{}-{}", mode_name(mode), escape(interface)))
     }
 
     /// Removes all of them, and so detaches the program from every interface; says what was removed.
@@ -87,12 +87,21 @@ impl Pins {
         for entry in list(&self.directory)? {
             for mode in [XdpMode::Native, XdpMode::Generic] {
                 if let Some(interface) = name(&entry).strip_prefix(&format!("link-{}-", mode_name(mode))) {
-                    links.push((interface.to_owned(), mode));
+                    links.push((unescape(interface), mode));
                 }
             }
         }
         Ok(links)
     }
+}
+
+/// bpffs refuses names with a dot, which an interface's may have, and an interface's has no colon.
+fn escape(interface: &str) -> String {
+    interface.replace('.', ":")
+}
+
+fn unescape(name: &str) -> String {
+    name.replace(':', ".")
 }
 
 /// Two daemons with the same tables would undo each other's writes.
@@ -166,7 +175,7 @@ fn remove_layout(layout: &Path) -> Result<Vec<String>> {
     for link in &links {
         remove_link(link)?;
         removed.push(match name(link).splitn(3, '-').collect::<Vec<_>>()[..] {
-            [_, mode, interface] => format!("detached from {interface} ({mode})"),
+            [_, mode, interface] => format!("detached from {} ({mode})", unescape(interface)),
             _ => format!("removed {}", link.display()),
         });
     }

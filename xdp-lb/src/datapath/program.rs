@@ -19,6 +19,7 @@ use xdp_lb_common::tables::{BackendIndex, FlowKey, ServiceIndex, Settings, SlotI
 
 use super::census::{self, Census, Places};
 use super::events::Events;
+use super::link;
 use super::maps::{Maps, Plain, Sizes};
 use super::pins::{self, Pins};
 use super::settings::Policy;
@@ -243,23 +244,23 @@ impl Datapath {
         let Some(pins) = &self.pins else { return Ok(None) };
         for (_, mode) in pins.links()?.into_iter().filter(|(pinned, _)| pinned == interface) {
             let path = pins.link(interface, mode);
-            let fits = wanted == XdpMode::Auto || wanted == mode;
-            if fits && let Ok(link) = PinnedLink::from_pin(&path) {
+            // A renamed interface keeps its link, and another may have its name by now.
+            let is_its = link::interface(&path).is_ok_and(|attached| attached == index);
+            if is_its && (wanted == XdpMode::Auto || wanted == mode) {
+                let link = FdLink::from(PinnedLink::from_pin(&path)?);
+                let link =
+                    XdpLink::try_from(link).with_context(|| format!("{} is no XDP link", path.display()))?;
                 let program: &mut Xdp =
                     self.object.program_mut("xdp_lb").context("no program")?.try_into()?;
-                // The link of an interface that is gone refuses the program, also where another
-                // interface has its name by now.
-                if let Ok(link) = XdpLink::try_from(FdLink::from(link))
-                    && let Ok(id) = program.attach_to_link(link)
-                {
-                    // The pin keeps the link; this process need not.
-                    drop(program.take_link(id)?);
-                    let note = (wanted == XdpMode::Auto && mode == XdpMode::Generic).then(|| {
-                        "kept from an earlier daemon; `xdp-lb unload` and a new start try native again"
-                            .to_owned()
-                    });
-                    return Ok(Some(Attached { index, mode, note }));
-                }
+                let id = program
+                    .attach_to_link(link)
+                    .with_context(|| format!("cannot replace the program on {interface}"))?;
+                // The pin keeps the link; this process need not.
+                drop(program.take_link(id)?);
+                let note = (wanted == XdpMode::Auto && mode == XdpMode::Generic).then(|| {
+                    "kept from an earlier daemon; `xdp-lb unload` and a new start try native again".to_owned()
+                });
+                return Ok(Some(Attached { index, mode, note }));
             }
             pins::remove_link(&path)?;
         }

@@ -29,6 +29,8 @@ impl Policy {
 
     /// The settings' record. `present` is the one that stands in the table, where there is one.
     pub(super) fn settings(&self, present: Option<&Settings>) -> Settings {
+        // A start that was cut short leaves a table of zeros, which would be no hash at all.
+        let present = present.filter(|present| present.snat_port_count != 0);
         let keys = match (&self.flow_hash_secret, present) {
             (Some(secret), _) => hash_keys(secret),
             (None, Some(present)) => present.hash_keys,

@@ -119,7 +119,7 @@ fn a_half_that_was_lost_is_put_back_by_the_other() {
 
     // The reply half is lost: the client's next packet puts it back, once a second at the latest.
     homes.forget(|key| key.source == Address::from(backend.ip()));
-    homes.ends_with(&reply_to(source, backend, ACK), Reason::NotAReply);
+    homes.ends_with(&reply_to(source, backend, ACK), Reason::ReplyWithoutFlow);
     homes.next_second();
     let (again, _) = homes.translates(&Frame::tcp(CLIENT, VIP, ACK), SNAT, &[BACKEND]);
     assert_eq!(again, source);

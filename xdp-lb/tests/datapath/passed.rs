@@ -36,7 +36,8 @@ fn the_host_s_own_traffic_is_the_host_s() {
     homes.ends_with(&Frame::tcp(CLIENT, "192.0.2.1:80", SYN), Reason::NoService);
     homes.ends_with(&Frame::udp(CLIENT, VIP), Reason::NoService);
     homes.ends_with(&Frame::tcp("198.51.100.11:22", "198.51.100.2:40000", ACK), Reason::NoService);
-    homes.ends_with(&Frame::tcp("198.51.100.11:8080", "198.51.100.2:2000", ACK), Reason::NotAReply);
+    homes.ends_with(&Frame::tcp("198.51.100.11:8080", "198.51.100.2:40000", ACK), Reason::NotAReply);
+    homes.ends_with(&Frame::tcp("198.51.100.11:8080", "198.51.100.2:2000", ACK), Reason::ReplyWithoutFlow);
 }
 
 #[test]

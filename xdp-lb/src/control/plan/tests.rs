@@ -146,7 +146,7 @@ fn expect(tables: &Tables, wanted: &[WantedService]) -> Result<(), String> {
                 .replies
                 .get(&Endpoint::from_socket(backend.address, want.vip.protocol))
                 .ok_or("its reply is missing")?;
-            ensure(reply.stateless == u8::from(nat == 1), "stateless with one `nat` VIP")?;
+            ensure(reply.stateless == u8::from(nat > 0), "stateless in a `nat` VIP's name")?;
             ensure(reply.by_record == u8::from(nat > 1 || full_nat > 0), "by record otherwise")?;
             ensure(record.shared == u8::from(want.mode == Mode::Nat && nat > 1), "shared by `nat` VIPs")?;
             if nat == 1 && want.mode == Mode::Nat {
