@@ -19,6 +19,7 @@
 //! process that made it ends, however it ends. Processes are killed when their handles are dropped; what a killed
 //! test leaves running ends with the sandbox that `cargo xtask` runs tests in, without which a lab is refused.
 
+pub mod client;
 mod daemon;
 mod files;
 mod host;
@@ -28,7 +29,9 @@ mod network;
 pub mod paths;
 mod process;
 pub mod servers;
+mod service;
 mod wait;
+mod way;
 pub mod xdp_pass;
 
 pub use daemon::Daemon;
@@ -38,4 +41,6 @@ pub use lab::{Lab, SANDBOX_VARIABLE};
 pub use link::connect;
 pub use network::Network;
 pub use process::Process;
+pub use service::{Service, services};
 pub use wait::{until, until_some};
+pub use way::{Family, Mode, Way};
