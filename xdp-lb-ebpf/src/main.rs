@@ -2,6 +2,10 @@
 //! What happens to a packet is [`xdp_lb_common::process`]'s to say.
 #![no_std]
 #![no_main]
+#![allow(
+    missing_docs,
+    reason = "the macros make items without one of those that have one; nothing here is public"
+)]
 
 mod maps;
 mod packet;

@@ -329,6 +329,8 @@ fn a_neighbour_that_the_operator_set_is_not_used_without_a_carrier() {
         let backend = address("192.0.2.2");
         let mut watch = Watch::start([backend]).await;
         watch.resolved(backend, PEER_MAC).await;
+        // Let the kernel have done with its link-local addresses, whose changes would wake us too.
+        watch.silent_for(Duration::from_secs(3)).await;
         peer.ip("link set eth0 down");
         watch.refused(backend, "eth1 has no carrier").await;
         peer.ip("link set eth0 up");

@@ -10,15 +10,15 @@ use crate::say;
 use crate::toolchain::{self, Toolchain};
 use crate::workspace::{self, run};
 
-/// Builds the eBPF object and the daemon.
-pub fn everything() -> Result<()> {
+/// Builds the eBPF object and the daemon; with `log`, the datapath's packets go to the daemon's log.
+pub fn everything(log: bool) -> Result<()> {
     let toolchain = toolchain::find_or_install()?;
-    ebpf(&toolchain)?;
+    ebpf(&toolchain, log)?;
     daemon()
 }
 
 /// Builds the eBPF object, to where the daemon's build script finds it.
-pub fn ebpf(toolchain: &Toolchain) -> Result<()> {
+pub fn ebpf(toolchain: &Toolchain, log: bool) -> Result<()> {
     let target = if cfg!(target_endian = "big") { "bpfeb-unknown-none" } else { "bpfel-unknown-none" };
     let dir = target_dir().join("ebpf");
     say::step("Building the eBPF object (the first time `core` too, which takes a minute)");
@@ -43,7 +43,8 @@ pub fn ebpf(toolchain: &Toolchain) -> Result<()> {
         .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1")
         .args(["build", "--release", "-p", "xdp-lb-ebpf", "--bin", "xdp-lb-ebpf"])
         .args(["-Z", "build-std=core", "--target", target, "--target-dir"])
-        .arg(&dir))
+        .arg(&dir)
+        .args(log.then_some("--features=log")))
     .with_context(|| format!("the eBPF object could not be built with {toolchain}"))?;
 
     let built = dir.join(target).join("release/xdp-lb-ebpf");

@@ -32,7 +32,12 @@ enum Task {
     /// Find or install what the other tasks need: an eBPF toolchain, and the servers and clients of the tests.
     Setup,
     /// Build the eBPF object, and the daemon with it: target/release/xdp-lb.
-    Build,
+    Build {
+        /// A datapath that says of each packet what became of it, to the daemon's log (XDP_LB_LOG=debug).
+        /// For debugging only: it is many times slower.
+        #[arg(long)]
+        log: bool,
+    },
     /// Build, then run the daemon on this host.
     Load {
         /// The daemon's config file.
@@ -74,7 +79,7 @@ fn run(task: Task) -> Result<ExitCode> {
             toolchain::find_or_install()?;
             packages::ensure_programs()?;
         }
-        Task::Build => build::everything()?,
+        Task::Build { log } => build::everything(log)?,
         Task::Load { config } => load(&config)?,
         Task::Demo => return demo::run(),
         Task::Test(options) => return test::run_all(&options),
@@ -92,7 +97,7 @@ fn run(task: Task) -> Result<ExitCode> {
 
 /// Builds the daemon and becomes it.
 fn load(config: &Path) -> Result<()> {
-    build::everything()?;
+    build::everything(false)?;
     say::step(format_args!("Running the daemon with {}", config.display()));
     let error = Command::new(paths::daemon()).arg("run").arg("--config").arg(config).exec();
     Err(error).context("cannot start the daemon")

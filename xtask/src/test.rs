@@ -48,7 +48,7 @@ pub fn run_all(options: &Options) -> Result<ExitCode> {
         })?;
     }
     let toolchain = toolchain::find_or_install()?;
-    build::ebpf(&toolchain)?;
+    build::ebpf(&toolchain, false)?;
     if options.host {
         return run_suites(&HOST, &options.arguments);
     }

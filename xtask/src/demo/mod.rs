@@ -17,7 +17,7 @@ use traffic::{Answers, Download, Visitor, query, repeat, request};
 /// Sets up, builds, and plays the demo in a sandbox.
 pub fn run() -> Result<ExitCode> {
     preflight::check("demo")?;
-    build::everything()?;
+    build::everything(false)?;
     sandbox::run(&["demo".to_owned()])
 }
 
