@@ -1,17 +1,37 @@
 //! `nat`: the destination is rewritten, replies come back statelessly.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
-use xdp_lb_common::net::Protocol;
+use xdp_lb::control::tables::Write;
+use xdp_lb_common::net::{Address, Protocol};
 use xdp_lb_common::process::Verdict;
 use xdp_lb_common::reason::Reason;
-use xdp_lb_common::tables::{BackendState, Mode, Route};
+use xdp_lb_common::slot::Slot;
+use xdp_lb_common::tables::{BackendIndex, BackendState, Mode, Route, ServiceIndex};
 
-use crate::homes::{EGRESS, Homes, hex};
+use crate::homes::{EGRESS, Homes, INGRESS, hex, run};
 use crate::packets::{ACK, BACKEND_MAC, CLIENT_MAC, Frame, LB_BACKEND_MAC, LB_MAC, RST, SYN};
 
 const CLIENT: &str = "203.0.113.5:40000";
 const CLIENT6: &str = "[2001:db8:1::5]:40000";
+
+/// A service at 192.0.2.10:80 over 198.51.100.11:8080 (place 1) and .12 (place 2).
+fn over_two_backends() -> (Homes, ServiceIndex) {
+    let mut homes = Homes::new();
+    let backends = ["198.51.100.11:8080", "198.51.100.12:8080"];
+    let service = homes.service("192.0.2.10:80", Protocol::TCP, Mode::Nat, &backends);
+    (homes, service)
+}
+
+/// A slot of the backend in this place.
+fn settled(place: u32) -> Slot {
+    Slot::settled(BackendIndex(place))
+}
+
+fn ip(address: &str) -> Address {
+    address.parse::<IpAddr>().unwrap().into()
+}
 
 #[test]
 fn a_client_s_packet_goes_to_the_backend() {
@@ -85,14 +105,7 @@ fn a_backend_s_packet_goes_to_the_client_in_the_vip_s_name() {
 
 #[test]
 fn a_flow_stays_with_its_backend_while_that_drains() {
-    let mut homes = Homes::new();
-    let service = homes.service(
-        "192.0.2.10:80",
-        Protocol::TCP,
-        Mode::Nat,
-        &["198.51.100.11:8080", "198.51.100.12:8080"],
-    );
-    let settled = |index: u32| xdp_lb_common::slot::Slot::settled(xdp_lb_common::tables::BackendIndex(index));
+    let (mut homes, service) = over_two_backends();
     homes.move_slots(service, settled(1));
     homes.forwards(&Frame::tcp(CLIENT, "192.0.2.10:80", SYN), CLIENT, "198.51.100.11:8080");
     homes.change_backend("198.51.100.11:8080", |backend| backend.state = BackendState::Draining as u8);
@@ -105,14 +118,7 @@ fn a_flow_stays_with_its_backend_while_that_drains() {
 
 #[test]
 fn a_retransmitted_syn_stays_with_its_backend() {
-    let mut homes = Homes::new();
-    let service = homes.service(
-        "192.0.2.10:80",
-        Protocol::TCP,
-        Mode::Nat,
-        &["198.51.100.11:8080", "198.51.100.12:8080"],
-    );
-    let settled = |index: u32| xdp_lb_common::slot::Slot::settled(xdp_lb_common::tables::BackendIndex(index));
+    let (mut homes, service) = over_two_backends();
     homes.move_slots(service, settled(1));
     homes.forwards(&Frame::tcp(CLIENT, "192.0.2.10:80", SYN), CLIENT, "198.51.100.11:8080");
     homes.move_slots(service, settled(2));
@@ -121,54 +127,32 @@ fn a_retransmitted_syn_stays_with_its_backend() {
 
 #[test]
 fn a_flow_leaves_a_backend_that_is_down() {
-    let mut homes = Homes::new();
-    let service = homes.service(
-        "192.0.2.10:80",
-        Protocol::TCP,
-        Mode::Nat,
-        &["198.51.100.11:8080", "198.51.100.12:8080"],
-    );
-    let first = xdp_lb_common::slot::Slot::settled(xdp_lb_common::tables::BackendIndex(1));
-    homes.move_slots(service, first);
+    let (mut homes, service) = over_two_backends();
+    homes.move_slots(service, settled(1));
     homes.forwards(&Frame::tcp(CLIENT, "192.0.2.10:80", SYN), CLIENT, "198.51.100.11:8080");
     homes.change_backend("198.51.100.11:8080", |backend| backend.state = BackendState::Down as u8);
     // Its slots name it still, all of them: nobody is left.
     homes.ends_with(&Frame::tcp(CLIENT, "192.0.2.10:80", ACK), Reason::BackendUnusable);
-    let second = xdp_lb_common::slot::Slot::settled(xdp_lb_common::tables::BackendIndex(2));
-    homes.move_slots(service, second);
+    homes.move_slots(service, settled(2));
     homes.forwards(&Frame::tcp(CLIENT, "192.0.2.10:80", ACK), CLIENT, "198.51.100.12:8080");
 }
 
 #[test]
 fn a_place_that_went_to_another_backend_is_not_mistaken_for_the_first() {
-    let mut homes = Homes::new();
-    let service = homes.service(
-        "192.0.2.10:80",
-        Protocol::TCP,
-        Mode::Nat,
-        &["198.51.100.11:8080", "198.51.100.12:8080"],
-    );
-    let slot = |index: u32| xdp_lb_common::slot::Slot::settled(xdp_lb_common::tables::BackendIndex(index));
-    homes.move_slots(service, slot(1));
+    let (mut homes, service) = over_two_backends();
+    homes.move_slots(service, settled(1));
     homes.forwards(&Frame::tcp(CLIENT, "192.0.2.10:80", SYN), CLIENT, "198.51.100.11:8080");
     homes.change_backend("198.51.100.11:8080", |backend| {
-        backend.address = "198.51.100.13".parse::<std::net::IpAddr>().unwrap().into();
+        backend.address = ip("198.51.100.13");
     });
-    homes.move_slots(service, slot(2));
+    homes.move_slots(service, settled(2));
     homes.forwards(&Frame::tcp(CLIENT, "192.0.2.10:80", ACK), CLIENT, "198.51.100.12:8080");
 }
 
 #[test]
 fn a_flow_in_its_middle_without_a_record_belongs_to_the_slot_s_prior_owner() {
-    let mut homes = Homes::new();
-    let service = homes.service(
-        "192.0.2.10:80",
-        Protocol::TCP,
-        Mode::Nat,
-        &["198.51.100.11:8080", "198.51.100.12:8080"],
-    );
-    let index = xdp_lb_common::tables::BackendIndex;
-    homes.move_slots(service, xdp_lb_common::slot::Slot::moving(index(2), index(1)));
+    let (mut homes, service) = over_two_backends();
+    homes.move_slots(service, Slot::moving(BackendIndex(2), BackendIndex(1)));
     homes.forwards(&Frame::tcp(CLIENT, "192.0.2.10:80", ACK), CLIENT, "198.51.100.11:8080");
     homes.forwards(&Frame::tcp("203.0.113.6:1", "192.0.2.10:80", SYN), "203.0.113.6:1", "198.51.100.12:8080");
     // Once the prior owner is down, it is the owner's.
@@ -200,7 +184,7 @@ fn a_reset_is_forwarded_and_never_recorded() {
 fn a_backend_s_packet_to_this_host_itself_is_the_host_s() {
     let mut homes = Homes::new();
     homes.reach_clients(&BTreeMap::new());
-    homes.host.routes.insert("192.0.2.1".parse::<std::net::IpAddr>().unwrap().into(), Route::Local);
+    homes.host.routes.insert(ip("192.0.2.1"), Route::Local);
     homes.service("192.0.2.10:80", Protocol::TCP, Mode::Nat, &["198.51.100.11:8080"]);
     homes.ends_with(&Frame::tcp("198.51.100.11:8080", "192.0.2.1:40000", SYN | ACK), Reason::NotAReply);
 }
@@ -211,13 +195,13 @@ fn a_reply_needs_a_route_a_neighbour_and_room() {
     homes.reach_clients(&BTreeMap::from([("192.0.2.100", Some(CLIENT_MAC)), ("192.0.2.101", None)]));
     homes.service("192.0.2.10:80", Protocol::TCP, Mode::Nat, &["198.51.100.11:8080"]);
     let reply = |client: &str| Frame::tcp("198.51.100.11:8080", client, ACK);
-    crate::homes::run("ip route add unreachable 203.0.113.0/25");
+    run("ip route add unreachable 203.0.113.0/25");
     homes.ends_with(&reply("203.0.113.9:40000"), Reason::ReplyUnroutable);
     // The kernel does not tell "no route" from "to this host".
-    homes.host.routes.insert("203.0.113.200".parse::<std::net::IpAddr>().unwrap().into(), Route::Local);
+    homes.host.routes.insert(ip("203.0.113.200"), Route::Local);
     homes.ends_with(&reply("203.0.113.200:40000"), Reason::NotAReply);
     homes.ends_with(&reply("192.0.2.101:40000"), Reason::ReplyNeighbourMissing);
-    homes.host.routes.insert("192.0.2.100".parse::<std::net::IpAddr>().unwrap().into(), Route::TooBig);
+    homes.host.routes.insert(ip("192.0.2.100"), Route::TooBig);
     let mut large = reply("192.0.2.100:40000");
     large.payload = vec![0; 1461];
     homes.ends_with(&large, Reason::TooBig);
@@ -231,9 +215,8 @@ fn a_backend_of_several_vips_answers_in_the_right_one_s_name() {
     }
     for place in 1..=2 {
         homes.host.backends[place].shared = 1;
-        let (index, backend) =
-            (xdp_lb_common::tables::BackendIndex(place as u32), homes.host.backends[place]);
-        homes.apply(&[xdp_lb::control::tables::Write::Backend(index, backend)]);
+        let (index, backend) = (BackendIndex(place as u32), homes.host.backends[place]);
+        homes.apply(&[Write::Backend(index, backend)]);
     }
     homes.change_reply("198.51.100.11:8080", Protocol::TCP, |reply| {
         (reply.by_record, reply.stateless) = (1, 0)
@@ -256,17 +239,17 @@ fn a_backend_of_several_vips_answers_in_the_right_one_s_name() {
 fn a_backend_behind_the_same_interface_is_reached_through_it() {
     let mut homes = Homes::new();
     homes.service("192.0.2.10:80", Protocol::TCP, Mode::Nat, &["198.51.100.11:8080"]);
-    homes.change_backend("198.51.100.11:8080", |backend| backend.ifindex = crate::homes::INGRESS);
+    homes.change_backend("198.51.100.11:8080", |backend| backend.ifindex = INGRESS);
     let outcome = homes.send(&Frame::tcp(CLIENT, "192.0.2.10:80", SYN));
     assert_eq!(outcome.verdict, Verdict::Transmit);
-    assert_ne!(EGRESS, crate::homes::INGRESS);
+    assert_ne!(EGRESS, INGRESS);
 }
 
 #[test]
 fn without_ip_forwarding_a_reply_goes_nowhere() {
     let mut homes = Homes::new();
     homes.reach_clients(&BTreeMap::from([("192.0.2.100", Some(CLIENT_MAC))]));
-    crate::homes::run("sysctl -qw net.ipv4.ip_forward=0");
+    run("sysctl -qw net.ipv4.ip_forward=0");
     homes.host.routes.clear();
     homes.service("192.0.2.10:80", Protocol::TCP, Mode::Nat, &["198.51.100.11:8080"]);
     homes.ends_with(&Frame::tcp("198.51.100.11:8080", "192.0.2.100:40000", ACK), Reason::ReplyUnroutable);
