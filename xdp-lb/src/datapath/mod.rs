@@ -4,6 +4,7 @@
 mod batch;
 mod census;
 mod events;
+mod link;
 mod maps;
 mod pins;
 mod program;

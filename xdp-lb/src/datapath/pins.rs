@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use xdp_lb_common::layout::LAYOUT_VERSION;
 
+use super::link;
 use crate::config::XdpMode;
 
 /// The directory of one layout's pins.
@@ -124,7 +125,7 @@ pub fn unload(pin_path: &Path) -> Result<Vec<String>> {
         let (links, maps): (Vec<_>, Vec<_>) =
             list(&layout)?.into_iter().partition(|path| name(path).starts_with("link-"));
         for link in &links {
-            remove(link)?;
+            remove_link(link)?;
             removed.push(match name(link).splitn(3, '-').collect::<Vec<_>>()[..] {
                 [_, mode, interface] => format!("detached from {interface} ({mode})"),
                 _ => format!("removed {}", link.display()),
@@ -141,6 +142,13 @@ pub fn unload(pin_path: &Path) -> Result<Vec<String>> {
     // The directory itself may be a mount point, or hold what is not ours.
     let _ = fs::remove_dir(pin_path);
     Ok(removed)
+}
+
+/// Detaches a pinned link at once and removes its pin; one that is gone already is no error.
+pub fn remove_link(path: &Path) -> Result<()> {
+    // Where it cannot be done, as on an interface that is gone, the pin's removal does it, if later.
+    let _ = link::detach(path);
+    remove(path)
 }
 
 /// Removes a pin; one that is gone already is no error.

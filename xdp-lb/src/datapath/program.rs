@@ -234,7 +234,7 @@ impl Datapath {
                     return Ok(Some(Attached { index, mode, note }));
                 }
             }
-            pins::remove(&path)?;
+            pins::remove_link(&path)?;
         }
         Ok(None)
     }
@@ -263,7 +263,7 @@ impl Datapath {
         self.links.remove(interface);
         if let Some(pins) = &self.pins {
             for mode in [XdpMode::Native, XdpMode::Generic] {
-                pins::remove(&pins.link(interface, mode))?;
+                pins::remove_link(&pins.link(interface, mode))?;
             }
         }
         Ok(())
