@@ -43,7 +43,7 @@ pub struct Config {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", try_from = "String")]
 pub enum XdpMode {
-    /// Native where the driver has it, else generic.
+    /// Native where the drivers of all interfaces have it, else generic.
     #[default]
     Auto,
     /// In the driver; refused where the driver has no XDP.

@@ -18,7 +18,7 @@ use super::rates::Rates;
 use super::settling::Settling;
 use super::tables::Write;
 use crate::api::types::{AdminState, Outcome};
-use crate::config::{self, Config, Effective, Overlay};
+use crate::config::{self, Config, Effective, Overlay, XdpMode};
 use crate::datapath::{Attached, Census, Policy};
 use crate::health::{Health, Report, Target};
 use crate::net::Event;
@@ -154,6 +154,7 @@ impl<K: Kernel> Owner<K> {
             let attached = owner.kernel.attach(&name, owner.config.xdp_mode)?;
             owner.note_attached(name, Ok(attached));
         }
+        owner.attach_alike();
         for name in owner.kernel.attached_interfaces()? {
             if !owner.interfaces.contains_key(&name) {
                 owner.detach(&name);
@@ -387,7 +388,32 @@ impl<K: Kernel> Owner<K> {
             (_, Some(_)) => {
                 let attached = self.kernel.attach(&name, self.config.xdp_mode);
                 self.note_attached(name, attached.map_err(|error| format!("{error:#}")));
+                self.attach_alike();
             }
+        }
+    }
+
+    /// Where one interface of `auto` had to be generic, has the others be so, too: a native program cannot send
+    /// through a driver without XDP, and the kernel would drop what it sends there without a word.
+    pub(super) fn attach_alike(&mut self) {
+        let attached = |mode| {
+            let of_mode = move |(name, attached): (&String, &Result<Attached, String>)| {
+                attached.as_ref().is_ok_and(|attached| attached.mode == mode).then(|| name.clone())
+            };
+            self.interfaces.iter().filter_map(of_mode)
+        };
+        if self.config.xdp_mode != XdpMode::Auto {
+            return;
+        }
+        let Some(generic) = attached(XdpMode::Generic).next() else { return };
+        let native: Vec<_> = attached(XdpMode::Native).collect();
+        for name in native {
+            let again = self.kernel.detach(&name).and_then(|()| self.kernel.attach(&name, XdpMode::Generic));
+            let again = again.map(|attached| Attached {
+                note: Some(format!("{generic} is generic, and native XDP cannot send to it")),
+                ..attached
+            });
+            self.note_attached(name, again.map_err(|error| format!("{error:#}")));
         }
     }
 

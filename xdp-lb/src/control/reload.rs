@@ -53,6 +53,7 @@ impl<K: Kernel> Owner<K> {
             self.detach(name);
             self.interfaces.remove(name);
         }
+        self.attach_alike();
         for change in &changes {
             tracing::info!("reload: {change}");
         }

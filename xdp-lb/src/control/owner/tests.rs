@@ -85,12 +85,15 @@ impl Kernel for InMemory {
         Ok(())
     }
 
-    fn attach(&mut self, interface: &str, _: XdpMode) -> anyhow::Result<Attached> {
+    /// Bridges have no native XDP.
+    fn attach(&mut self, interface: &str, mode: XdpMode) -> anyhow::Result<Attached> {
         anyhow::ensure!(interface != "missing", "there is no interface {interface}");
         let mut memory = self.lock();
         memory.attached.push(interface.into());
         let index = memory.attached.len() as u32;
-        Ok(Attached { index, mode: XdpMode::Native, note: None })
+        let is_generic = mode == XdpMode::Generic || interface.starts_with("br");
+        let mode = if is_generic { XdpMode::Generic } else { XdpMode::Native };
+        Ok(Attached { index, mode, note: None })
     }
 
     fn detach(&mut self, interface: &str) -> anyhow::Result<()> {
@@ -502,6 +505,22 @@ async fn an_interface_that_comes_back_gets_the_program_again() {
         }
     }
     panic!("attached to {:?}", daemon.kernel.lock().attached);
+}
+
+#[tokio::test]
+async fn where_one_interface_has_no_native_xdp_all_are_generic_from_the_start_and_after_a_reload() {
+    let three = TWO_SERVICES.replace("[\"eth0\"]", "[\"eth0\", \"br0\", \"eth1\"]");
+    for reloaded in [false, true] {
+        let daemon = Daemon::start(if reloaded { TWO_SERVICES } else { &three });
+        if reloaded {
+            write_config(&daemon.config_file(), &three);
+            daemon.handle.reload().await.unwrap();
+        }
+        let interfaces = daemon.handle.status().await.unwrap().interfaces;
+        assert!(interfaces.iter().all(|interface| interface.mode == XdpMode::Generic), "{interfaces:?}");
+        let note = interfaces.iter().find(|interface| interface.name == "eth1").unwrap().note.clone();
+        assert!(note.is_some_and(|note| note.contains("br0 is generic")), "{interfaces:?}");
+    }
 }
 
 #[tokio::test]
