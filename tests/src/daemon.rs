@@ -141,14 +141,14 @@ impl Daemon {
         command.args(arguments).arg("--socket").arg(self.socket()).output().context("cannot start xdp-lb")
     }
 
-    /// Waits until every backend of every service is up.
+    /// Waits until every backend of every service is up, but those of weight 0.
     pub fn wait_until_up(&self) -> Result<()> {
         let mut last = String::new();
         wait::until("every backend to be up", Duration::from_secs(20), || {
             let backends = self.backends(None)?;
             last = backends
                 .iter()
-                .filter(|backend| backend["state"] != "up")
+                .filter(|backend| backend["state"] != "up" && backend["weight"] != 0)
                 .map(|backend| {
                     format!("\n{} of {}: {}", backend["address"], backend["service"], backend["reason"])
                 })

@@ -1,5 +1,6 @@
 //! How the program is attached: generic XDP does what native XDP does.
 
+use std::fs;
 use std::net::SocketAddr;
 
 use xdp_lb_tests::servers::{Dnsmasq, Nginx};
@@ -119,10 +120,29 @@ fn auto_falls_back_to_generic_where_the_driver_has_no_xdp_says_so_and_serves_all
     let attached = interfaces(&daemon);
     let (_, mode, note) = attached.iter().find(|(name, ..)| name == "br0").unwrap();
     assert_eq!(mode, "generic");
+    // A native program could not send to the bridge.
+    assert!(attached.iter().all(|(_, mode, _)| mode == "generic"), "{attached:?}");
     assert!(note.as_ref().is_some_and(|note| note.contains("XDP")), "{note:?}");
     let screen = daemon.cli(&["status"]).unwrap();
     assert!(screen.contains("generic") && screen.contains(note.as_ref().unwrap()), "{screen}");
     site.assert_serves();
+}
+
+#[test]
+fn a_daemon_that_is_started_again_with_another_xdp_mode_attaches_so_and_serves() {
+    let site = Site::new("another");
+    let mut daemon = Daemon::start(&site.network.lb, &["eth0", "eth1"], &site.config("native")).unwrap();
+    for (before, after) in [("native", "generic"), ("generic", "native")] {
+        daemon.stop().unwrap();
+        let config = daemon.config().unwrap();
+        let config = config.replace(&format!("xdp_mode = \"{before}\""), &format!("xdp_mode = \"{after}\""));
+        fs::write(daemon.config_file(), config).unwrap();
+        daemon.run().unwrap();
+        daemon.wait_until_up().unwrap();
+        let attached = ["eth0", "eth1"].map(|name| (name.to_owned(), after.to_owned(), None));
+        assert_eq!(interfaces(&daemon), attached);
+        site.assert_serves();
+    }
 }
 
 #[test]
