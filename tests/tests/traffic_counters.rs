@@ -7,7 +7,7 @@ use xdp_lb_tests::client::{Connection, ping, udp_socket};
 use xdp_lb_tests::servers::{TcpEcho, UdpEcho};
 use xdp_lb_tests::{Daemon, Family, Mode, Network, Service, Way, services, until};
 
-/// The load balancer's address in front and a UDP service on it.
+/// A socket of the client's, connected to a UDP service.
 fn client_of(network: &Network, vip: SocketAddr) -> UdpSocket {
     let family = if vip.is_ipv4() { Family::V4 } else { Family::V6 };
     let source = SocketAddr::new(Network::client_address(family), 0);

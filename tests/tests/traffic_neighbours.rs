@@ -1,6 +1,7 @@
 //! Traffic follows the network: neighbours and routes that change.
 
 use std::collections::BTreeSet;
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -62,7 +63,6 @@ fn traffic_and_open_connections_follow_a_backend_whose_mac_address_changes() {
         assert_eq!(open(way).unwrap().name, "backend-1", "{way}");
     }
     for (way, connection) in &mut before {
-        use std::io::{Read, Write};
         connection.stream.get_mut().write_all(b"still there").unwrap();
         let mut back = [0; 11];
         connection.stream.read_exact(&mut back).unwrap_or_else(|error| panic!("{way}: {error}"));

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr};
 
-use xdp_lb_tests::client::Connection;
+use xdp_lb_tests::client::{Connection, udp_socket};
 use xdp_lb_tests::servers::{TcpEcho, UdpEcho};
 use xdp_lb_tests::{Daemon, Family, Mode, Network, Service, services};
 
@@ -123,7 +123,7 @@ fn a_backend_that_a_nat_and_a_full_nat_service_share_serves_both_over_tcp_and_ud
     for (vip, _) in expected {
         let family = if vip.is_ipv4() { Family::V4 } else { Family::V6 };
         let source = SocketAddr::new(Network::client_address(family), 0);
-        let socket = xdp_lb_tests::client::udp_socket(&network.client, source).unwrap();
+        let socket = udp_socket(&network.client, source).unwrap();
         // Answers that come from elsewhere than the VIP are not received.
         socket.connect(vip).unwrap();
         for round in 0..3 {
