@@ -21,6 +21,7 @@
 
 pub mod client;
 mod daemon;
+mod download;
 mod files;
 mod host;
 mod lab;
@@ -28,19 +29,26 @@ mod link;
 mod network;
 pub mod paths;
 mod process;
+mod requests;
 pub mod servers;
 mod service;
+mod site;
+mod udp_flows;
 mod wait;
 mod way;
 pub mod xdp_pass;
 
 pub use daemon::Daemon;
+pub use download::Download;
 pub use files::{BIG_FILE_BYTES, big_file, sha256};
 pub use host::{Host, output};
 pub use lab::{Lab, SANDBOX_VARIABLE};
 pub use link::connect;
 pub use network::Network;
 pub use process::Process;
+pub use requests::{Request, Requests, by_backend, request};
 pub use service::{Service, services};
+pub use site::{Site, web, web_backend};
+pub use udp_flows::UdpFlows;
 pub use wait::{until, until_some};
 pub use way::{Family, Mode, Way};

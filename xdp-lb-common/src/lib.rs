@@ -3,6 +3,7 @@
 //! tables' keys and values, and the datapath itself.
 #![cfg_attr(not(test), no_std)]
 
+pub mod bench;
 pub mod checksum;
 pub mod flow;
 pub mod hash;

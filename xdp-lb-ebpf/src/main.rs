@@ -7,6 +7,7 @@
     reason = "the macros make items without one of those that have one; nothing here is public"
 )]
 
+mod bench;
 mod maps;
 mod packet;
 mod tables;

@@ -1,5 +1,6 @@
 //! `cargo xtask`: builds xdp-lb, and runs what needs more than cargo.
 
+mod bench;
 mod build;
 mod demo;
 mod interrupt;
@@ -48,6 +49,8 @@ enum Task {
     Demo,
     /// Run every test: host, kernel and end to end.
     Test(test::Options),
+    /// Measure what a packet costs in the datapath, against the least that an XDP program can do.
+    Bench,
     /// What runs inside the sandbox.
     #[command(hide = true)]
     Inside {
@@ -60,6 +63,7 @@ enum Task {
 enum InsideTask {
     Probe,
     Demo,
+    Bench,
     Test {
         #[arg(last = true)]
         arguments: Vec<String>,
@@ -83,10 +87,12 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Load { config } => load(&config)?,
         Task::Demo => return demo::run(),
         Task::Test(options) => return test::run_all(&options),
+        Task::Bench => return bench::run_all(),
         Task::Inside { task } => {
             sandbox::enter()?;
             match task {
                 InsideTask::Probe => preflight::probe()?,
+                InsideTask::Bench => bench::run_inside()?,
                 InsideTask::Demo => return demo::run_inside(),
                 InsideTask::Test { arguments } => return test::run_inside(&arguments),
             }

@@ -58,6 +58,8 @@ async fn serve(config_file: &Path, config: Config) -> Result<()> {
         })?),
         None => None,
     };
+    let (network, heard) = mpsc::channel(QUEUE);
+    let resolver = Arc::new(Resolver::start(network).await?);
     let (pins, sockets) = (config.pin_path.clone(), config.api.socket.clone());
     let mut datapath = Datapath::load(&Options {
         pin_path: Some(pins.clone()),
@@ -71,9 +73,7 @@ async fn serve(config_file: &Path, config: Config) -> Result<()> {
     let (handle, requests) = mpsc::channel(QUEUE);
     let handle = Handle::new(handle);
     let (reports, reported) = mpsc::channel(QUEUE);
-    let (network, heard) = mpsc::channel(QUEUE);
     let checker = Checker::start(reports);
-    let resolver = Arc::new(Resolver::start(network).await?);
     let watched = Arc::clone(&resolver);
     let parts = Parts {
         config_file: config_file.to_owned(),
@@ -151,10 +151,12 @@ async fn solicit(mut events: Events, resolver: Arc<Resolver>) {
 /// Tells the service manager (sd_notify(3)) once the first checks have ended, so that what is ordered
 /// behind the daemon finds its services served.
 async fn say_ready(handle: Handle, socket: std::path::PathBuf) {
+    // One whose next hop is still being looked up is unresolved.
+    let is_pending = |state| matches!(state, BackendState::Checking | BackendState::Unresolved);
     let deadline = tokio::time::Instant::now() + FIRST_CHECKS;
     while tokio::time::Instant::now() < deadline {
         match handle.backends(None).await {
-            Ok(backends) if backends.iter().any(|backend| backend.state == BackendState::Checking) => {
+            Ok(backends) if backends.iter().any(|backend| is_pending(backend.state)) => {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
             _ => break,

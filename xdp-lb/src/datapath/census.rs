@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use anyhow::Result;
+use xdp_lb_common::net::{Address, Port};
 use xdp_lb_common::tables::{BackendIndex, FlowKey, FlowRecord, Settings};
 
 use super::maps::Flows;
@@ -16,11 +17,21 @@ pub struct Census {
     pub records: u64,
 }
 
+/// Where the backend in each place listens.
+pub type Places = HashMap<BackendIndex, (Address, Port)>;
+
 /// Walks the table once: about 100 ns a record.
-pub fn take(flows: &mut Flows, settings: &Settings, now: u32) -> Result<Census> {
+///
+/// A record of a backend that is gone is removed, too; its place may have gone to another.
+pub fn take(flows: &mut Flows, settings: &Settings, now: u32, places: &Places) -> Result<Census> {
     let mut census = Census::default();
     flows.sweep(|key: &FlowKey, record: &FlowRecord| {
-        if record.life.is_over(key.protocol, now, settings) {
+        let own = if record.life.is_reply() {
+            (key.source, key.source_port)
+        } else {
+            (record.destination, record.destination_port)
+        };
+        if places.get(&record.backend) != Some(&own) || record.life.is_over(key.protocol, now, settings) {
             return true;
         }
         census.records += 1;

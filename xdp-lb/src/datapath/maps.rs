@@ -1,5 +1,6 @@
 //! The maps as typed tables.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,7 +12,8 @@ use xdp_lb_common::net::{Address, Endpoint};
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::slot::Slot;
 use xdp_lb_common::tables::{
-    Backend, FlowKey, FlowRecord, Reply, Service, Settings, SlotIndex, Traffic, VlanDevice,
+    Backend, BackendIndex, BackendState, FlowKey, FlowRecord, Reply, Service, Settings, SlotIndex, Traffic,
+    VlanDevice,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -80,6 +82,18 @@ impl Maps {
             backend_counters: map("BACKEND_COUNTERS")?.try_into()?,
         };
         Ok((maps, sizes))
+    }
+
+    /// The backends' records, without the vacant places; `last` is the last place.
+    pub fn read_backends(&self, last: u32) -> Result<BTreeMap<BackendIndex, Backend>> {
+        let mut backends = BTreeMap::new();
+        for index in 0..=last {
+            let Plain(backend) = self.backends.get(&index, 0).context("cannot read the backends")?;
+            if backend.state != BackendState::Vacant as u8 {
+                backends.insert(BackendIndex(index), backend);
+            }
+        }
+        Ok(backends)
     }
 
     /// How many packets had this reason.

@@ -3,7 +3,7 @@
 //! `PIN_PATH/layout-N/` holds the maps by their names, and a link for each interface and mode
 //! (`link-native-eth0`). A daemon of another layout finds no maps of its own there, and says so.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -15,27 +15,30 @@ use super::link;
 use crate::config::XdpMode;
 
 /// The directory of one layout's pins.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Pins {
     directory: PathBuf,
+    /// Held open for its lock, which ends with this process, however that ends.
+    _lock: File,
 }
 
 impl Pins {
     /// The pins under this bpffs path, made where there are none.
     ///
     /// # Errors
-    /// Where the path is not on a bpffs, or holds the pins of another layout.
+    /// Where the path is not on a bpffs, holds the pins of another layout, or another daemon uses it.
     pub fn open(pin_path: &Path) -> Result<Self> {
-        fs::create_dir_all(pin_path).with_context(|| {
-            format!("cannot make the pin directory {}: {}", pin_path.display(), mount_hint(pin_path))
-        })?;
-        let kind = statfs(pin_path).with_context(|| format!("cannot look at {}", pin_path.display()))?;
+        // Looked at before anything is made there.
+        let present = pin_path.ancestors().find(|path| path.exists()).unwrap_or(pin_path);
+        let kind = statfs(present).with_context(|| format!("cannot look at {}", present.display()))?;
         ensure!(
             kind.filesystem_type() == BPF_FS_MAGIC,
             "{} is not on a BPF file system: {}",
             pin_path.display(),
             mount_hint(pin_path)
         );
+        fs::create_dir_all(pin_path)
+            .with_context(|| format!("cannot make the pin directory {}", pin_path.display()))?;
         let own = directory(pin_path);
         for entry in list(pin_path)? {
             if entry != own {
@@ -53,7 +56,8 @@ impl Pins {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error).with_context(|| format!("cannot make {}", own.display())),
         }
-        Ok(Self { directory: own })
+        let _lock = lock(&own)?;
+        Ok(Self { directory: own, _lock })
     }
 
     /// Where a map is pinned.
@@ -64,6 +68,17 @@ impl Pins {
     /// Where an interface's link is pinned.
     pub fn link(&self, interface: &str, mode: XdpMode) -> PathBuf {
         self.directory.join(format!("link-{}-{interface}", mode_name(mode)))
+    }
+
+    /// Removes all of them, and so detaches the program from every interface; says what was removed.
+    ///
+    /// # Errors
+    /// Where something cannot be removed; what comes before it is.
+    pub fn remove(&self) -> Result<Vec<String>> {
+        let removed = remove_layout(&self.directory)?;
+        // The path itself may be a mount point, or hold what is not ours.
+        let _ = self.directory.parent().map(fs::remove_dir);
+        Ok(removed)
     }
 
     /// The interfaces whose links are pinned, with how they were attached.
@@ -77,6 +92,21 @@ impl Pins {
             }
         }
         Ok(links)
+    }
+}
+
+/// Two daemons with the same tables would undo each other's writes.
+fn lock(directory: &Path) -> Result<File> {
+    let file = File::open(directory).with_context(|| format!("cannot open {}", directory.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => bail!(
+            "another daemon uses the pins in {}: stop it first, or choose another pin_path",
+            directory.display()
+        ),
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("cannot lock {}", directory.display()))
+        }
     }
 }
 
@@ -110,43 +140,49 @@ fn list(directory: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Removes the pins of any layout under this path, and so detaches the program from every
-/// interface; says what was removed.
+/// Removes the pins of any layout under this path that no daemon uses, and so detaches the program from
+/// every interface; says what was removed.
 ///
 /// # Errors
-/// Where something cannot be removed; what comes before it is.
+/// Where a daemon uses them, or something cannot be removed; what comes before it is.
 pub fn unload(pin_path: &Path) -> Result<Vec<String>> {
     let mut removed = Vec::new();
     if !pin_path.exists() {
         return Ok(removed);
     }
     for layout in list(pin_path)?.into_iter().filter(|path| name(path).starts_with("layout-")) {
-        // Links first: no packet meets half a set of tables.
-        let (links, maps): (Vec<_>, Vec<_>) =
-            list(&layout)?.into_iter().partition(|path| name(path).starts_with("link-"));
-        for link in &links {
-            remove_link(link)?;
-            removed.push(match name(link).splitn(3, '-').collect::<Vec<_>>()[..] {
-                [_, mode, interface] => format!("detached from {interface} ({mode})"),
-                _ => format!("removed {}", link.display()),
-            });
-        }
-        for map in &maps {
-            remove(map)?;
-        }
-        if !maps.is_empty() {
-            removed.push(format!("removed {} tables from {}", maps.len(), layout.display()));
-        }
-        fs::remove_dir(&layout).with_context(|| format!("cannot remove {}", layout.display()))?;
+        let _lock = lock(&layout)?;
+        removed.extend(remove_layout(&layout)?);
     }
-    // The directory itself may be a mount point, or hold what is not ours.
     let _ = fs::remove_dir(pin_path);
     Ok(removed)
 }
 
-/// Detaches a pinned link at once and removes its pin; one that is gone already is no error.
+fn remove_layout(layout: &Path) -> Result<Vec<String>> {
+    let mut removed = Vec::new();
+    // Links first: no packet meets half a set of tables.
+    let (links, maps): (Vec<_>, Vec<_>) =
+        list(layout)?.into_iter().partition(|path| name(path).starts_with("link-"));
+    for link in &links {
+        remove_link(link)?;
+        removed.push(match name(link).splitn(3, '-').collect::<Vec<_>>()[..] {
+            [_, mode, interface] => format!("detached from {interface} ({mode})"),
+            _ => format!("removed {}", link.display()),
+        });
+    }
+    for map in &maps {
+        remove(map)?;
+    }
+    if !maps.is_empty() {
+        removed.push(format!("removed {} tables from {}", maps.len(), layout.display()));
+    }
+    fs::remove_dir(layout).with_context(|| format!("cannot remove {}", layout.display()))?;
+    Ok(removed)
+}
+
+/// Detaches a pinned link and removes its pin; one that is gone already is no error.
 pub fn remove_link(path: &Path) -> Result<()> {
-    // Where it cannot be done, as on an interface that is gone, the pin's removal does it, if later.
+    // A link that cannot be detached now is once its pin is gone.
     let _ = link::detach(path);
     remove(path)
 }

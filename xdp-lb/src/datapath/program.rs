@@ -15,11 +15,9 @@ use nix::time::{ClockId, clock_gettime};
 use tokio::io::unix::AsyncFd;
 use tracing::{info, warn};
 use xdp_lb_common::reason::Reason;
-use xdp_lb_common::tables::{
-    BackendIndex, BackendState, FlowKey, ServiceIndex, Settings, SlotIndex, Traffic, VlanDevice,
-};
+use xdp_lb_common::tables::{BackendIndex, FlowKey, ServiceIndex, Settings, SlotIndex, Traffic, VlanDevice};
 
-use super::census::{self, Census};
+use super::census::{self, Census, Places};
 use super::events::Events;
 use super::maps::{Maps, Plain, Sizes};
 use super::pins::{self, Pins};
@@ -76,10 +74,11 @@ pub struct Datapath {
     object: Ebpf,
     maps: Maps,
     pins: Option<Pins>,
-    pin_path: Option<PathBuf>,
     adopted: bool,
     sizes: Sizes,
     settings: Settings,
+    /// Who is in each place of `BACKENDS`.
+    places: Places,
     /// Without pins: the links, which end with the process.
     links: BTreeMap<String, FdLink>,
     has_events: bool,
@@ -89,22 +88,44 @@ impl Datapath {
     /// Loads the program, with the tables that are pinned already or with new ones.
     ///
     /// # Errors
-    /// Without the privilege, on a kernel that lacks something, where the pins are another layout's.
+    /// Without the privilege, on a kernel that lacks something, where the pins are another layout's or
+    /// in use. New pins are removed again.
     pub fn load(options: &Options) -> Result<Self> {
-        let Limits { services, backends, slots, flows } = options.limits;
-        let mut loader = EbpfLoader::new();
         let pins = options.pin_path.as_deref().map(Pins::open).transpose()?;
         let pinned: Vec<(&str, PathBuf)> =
             pins.iter().flat_map(|pins| PINNED.map(|name| (name, pins.map(name)))).collect();
-        let present = pinned.iter().filter(|(_, path)| path.exists()).count();
-        let adopted = present > 0;
-        ensure!(
-            present == 0 || present == PINNED.len(),
-            "{} of {} tables are pinned: an earlier start was cut short; remove them with `xdp-lb unload`",
-            present,
-            PINNED.len()
-        );
-        for (name, path) in &pinned {
+        let present: Vec<_> = pinned.iter().filter(|(_, path)| path.exists()).collect();
+        let adopted = present.len() == PINNED.len();
+        if !adopted && let Some(pins) = &pins {
+            // A start that was cut short leaves some tables; without a link, no packet has met them.
+            ensure!(
+                pins.links()?.is_empty(),
+                "{} of {} tables are pinned, and the program is attached: remove both with `xdp-lb unload`",
+                present.len(),
+                PINNED.len()
+            );
+            for (_, path) in present {
+                pins::remove(path)?;
+            }
+        }
+        let loaded = Self::load_with(options, pins, &pinned, adopted);
+        if let (Err(_), false, Some(pin_path)) = (&loaded, adopted, &options.pin_path)
+            && let Err(error) = pins::unload(pin_path)
+        {
+            warn!("{error:#}");
+        }
+        loaded
+    }
+
+    fn load_with(
+        options: &Options,
+        pins: Option<Pins>,
+        pinned: &[(&str, PathBuf)],
+        adopted: bool,
+    ) -> Result<Self> {
+        let Limits { services, backends, slots, flows } = options.limits;
+        let mut loader = EbpfLoader::new();
+        for (name, path) in pinned {
             loader.map_pin_path(name, path.clone());
         }
         for (name, entries) in [
@@ -150,11 +171,16 @@ impl Datapath {
             sizes.limits.slots,
             sizes.limits.flows
         );
+        let mut places = Places::new();
+        if adopted {
+            let backends = maps.read_backends(sizes.limits.backends)?;
+            places.extend(backends.iter().map(|(index, backend)| (*index, (backend.address, backend.port))));
+        }
         Ok(Self {
+            places,
             object,
             maps,
             pins,
-            pin_path: options.pin_path.clone(),
             adopted,
             sizes,
             settings,
@@ -173,10 +199,9 @@ impl Datapath {
         self.sizes
     }
 
-    /// The loaded balancer, or `xdp_pass`, for tests that run it on packets of their own.
-    pub fn program(&mut self, name: &str) -> Result<&mut Xdp> {
-        let program = self.object.program_mut(name).with_context(|| format!("there is no program {name}"))?;
-        Ok(program.try_into()?)
+    /// The loaded object, for tests and benchmarks that run its programs on packets of their own.
+    pub fn object(&mut self) -> &mut Ebpf {
+        &mut self.object
     }
 
     /// Changes what holds for every service. A flow hash secret that changes moves flows that have
@@ -229,8 +254,10 @@ impl Datapath {
                 {
                     // The pin keeps the link; this process need not.
                     drop(program.take_link(id)?);
-                    let note = (wanted == XdpMode::Auto && mode == XdpMode::Generic)
-                        .then(|| "attached so by an earlier daemon".to_owned());
+                    let note = (wanted == XdpMode::Auto && mode == XdpMode::Generic).then(|| {
+                        "kept from an earlier daemon; `xdp-lb unload` and a new start try native again"
+                            .to_owned()
+                    });
                     return Ok(Some(Attached { index, mode, note }));
                 }
             }
@@ -297,12 +324,7 @@ impl Datapath {
             let (Plain(endpoint), Plain(reply)) = entry.context("cannot read the replies")?;
             tables.replies.insert(endpoint, reply);
         }
-        for index in 0..=self.sizes.limits.backends {
-            let Plain(backend) = self.maps.backends.get(&index, 0).context("cannot read the backends")?;
-            if backend.state != BackendState::Vacant as u8 {
-                tables.backends.insert(BackendIndex(index), backend);
-            }
-        }
+        tables.backends = self.maps.read_backends(self.sizes.limits.backends)?;
         Ok(tables)
     }
 
@@ -320,7 +342,10 @@ impl Datapath {
     fn write(&mut self, write: &Write) -> Result<()> {
         let maps = &mut self.maps;
         match write {
-            Write::Backend(index, backend) => maps.backends.set(index.0, Plain(*backend), 0)?,
+            Write::Backend(index, backend) => {
+                maps.backends.set(index.0, Plain(*backend), 0)?;
+                self.places.insert(*index, (backend.address, backend.port));
+            }
             Write::SnatAddress(place, address) => maps.snat_addresses.set(*place, Plain(*address), 0)?,
             Write::Slots(first, slots) => maps.slots.write(*first, slots)?,
             Write::Reply(endpoint, reply) => maps.replies.insert(Plain(*endpoint), Plain(*reply), 0)?,
@@ -380,7 +405,7 @@ impl Datapath {
 
     /// Counts the flows that live, and removes the records of those that are over.
     pub fn census(&mut self) -> Result<Census> {
-        census::take(&mut self.maps.flows, &self.settings, monotonic_seconds()?)
+        census::take(&mut self.maps.flows, &self.settings, monotonic_seconds()?, &self.places)
     }
 
     /// Removes the flow records whose keys match.
@@ -429,7 +454,7 @@ impl Datapath {
     /// Detaches from every interface and removes the pins; says what was removed.
     pub fn unload(&mut self) -> Result<Vec<String>> {
         self.links.clear();
-        self.pin_path.as_deref().map_or_else(|| Ok(Vec::new()), pins::unload)
+        self.pins.as_ref().map_or_else(|| Ok(Vec::new()), Pins::remove)
     }
 }
 

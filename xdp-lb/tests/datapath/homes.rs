@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use aya::TestRun as _;
-use aya::programs::TestRunOptions;
+use aya::programs::{TestRunOptions, Xdp};
 use xdp_lb::config::{Limits, PortRange, Timeouts};
 use xdp_lb::control::tables::Write;
 use xdp_lb::datapath::{Datapath, Options, Policy, hash_keys};
@@ -228,13 +228,17 @@ impl Homes {
         Outcome { verdict, bytes: buffer.bytes().to_vec() }
     }
 
+    /// The program in the kernel.
+    pub fn program(&mut self) -> &mut Xdp {
+        self.kernel.object().program_mut("xdp_lb").unwrap().try_into().unwrap()
+    }
+
     fn run_in_kernel(&mut self, bytes: &[u8]) -> (u32, Vec<u8>) {
-        let program = self.kernel.program("xdp_lb").unwrap();
         let mut out = vec![0; bytes.len() + 256];
         let mut options = TestRunOptions::new();
         options.data_in = Some(bytes);
         options.data_out = Some(&mut out);
-        let result = program.test_run(options).expect("BPF_PROG_TEST_RUN");
+        let result = self.program().test_run(options).expect("BPF_PROG_TEST_RUN");
         let length = result.data_size_out as usize;
         out.truncate(length);
         (result.return_value, out)

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use xdp_lb_common::net::Protocol;
+use xdp_lb::datapath::Census;
+use xdp_lb_common::net::{Port, Protocol};
 use xdp_lb_common::tables::{BackendIndex, Mode, ServiceIndex, Traffic};
 
 use crate::homes::Homes;
@@ -84,6 +85,17 @@ fn the_census_removes_what_is_over() {
     assert_eq!((census.records, census.live.len()), (0, 0), "{census:?}");
     assert_eq!(homes.kernel.census().unwrap().records, 0);
     assert_eq!(homes.kernel.flow_records().unwrap(), 0, "they are gone from the table too");
+}
+
+#[test]
+fn the_census_forgets_the_flows_of_a_backend_whose_place_another_has() {
+    let mut homes = Homes::new();
+    homes.service(VIP, Protocol::TCP, Mode::FullNat, &["198.51.100.11:8080"]);
+    homes.translates(&Frame::tcp("203.0.113.5:1", VIP, SYN), "198.51.100.2", &["198.51.100.11:8080"]);
+    assert_eq!(homes.kernel.census().unwrap().records, 2);
+    homes.change_backend("198.51.100.11:8080", |backend| backend.port = Port::new(8081));
+    assert_eq!(homes.kernel.census().unwrap(), Census::default());
+    assert_eq!(homes.kernel.flow_records().unwrap(), 0);
 }
 
 #[test]

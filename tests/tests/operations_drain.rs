@@ -1,0 +1,95 @@
+//! A backend is drained for maintenance while it serves.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use xdp_lb_tests::{Download, Site, by_backend, paths, until, web, web_backend};
+
+#[test]
+fn draining_lets_a_download_end_and_sends_new_connections_elsewhere_in_full_nat() {
+    drain("full-nat");
+}
+
+#[test]
+fn draining_lets_a_download_end_and_sends_new_connections_elsewhere_in_nat() {
+    drain("nat");
+}
+
+fn drain(mode: &str) {
+    let site = Site::start("drain", 3, &web(mode, &[1, 2, 3])).unwrap();
+    let (daemon, client, backend) = (&site.daemon, &site.network.client, web_backend(2));
+    let download = Download::start_at(client, Site::vip(), "backend-2").unwrap();
+    let requests = site.requests(2);
+    requests.wait_for("backend-2", Duration::from_secs(10)).unwrap();
+
+    let said = daemon.cli(&["backend", "drain", "web", &backend]).unwrap();
+    assert!(said.contains(&backend) && said.contains("drain"), "{said}");
+    let answers = requests.next_by_backend(200).unwrap();
+    assert!(answers.len() == 2 && !answers.contains_key("backend-2"), "{answers:?}");
+    download.wait_for_progress().unwrap();
+    assert_eq!(daemon.backend_state("web", &backend).unwrap(), "draining");
+
+    // The requests are forgotten soon (in `nat`, where the backend's FIN is not seen, 10 s after their last packet).
+    until("the download to be the last flow", Duration::from_secs(25), || {
+        let backends = daemon.cli_json(&["backend", "list", "web"])?;
+        Ok(backends[1]["flows"] == 1)
+    })
+    .unwrap();
+    // Impatience changes nothing, and says what is left.
+    let wait = ["backend", "drain", "web", &backend, "--wait"];
+    let impatient = daemon.cli_output(&[&wait[..], &["--timeout", "1s"]].concat()).unwrap();
+    assert_eq!(impatient.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&impatient.stdout);
+    assert!(said.contains("not drained") && said.contains("1s has passed"), "{said}");
+    assert!(said.contains(" 1 flow of 198.51.100.12:8080 "), "{said}");
+
+    // Patience ends when the download does.
+    let mut command = site.network.lb.command(paths::daemon());
+    command.args(wait).args(["--timeout", "90s", "--output", "json", "--socket"]).arg(daemon.socket());
+    let mut waiting = site.network.lb.spawn_command("drain", command).unwrap();
+    download.wait_for_progress().unwrap();
+    assert_eq!(waiting.exited().unwrap(), None, "the drain ended before the download: {}", waiting.log());
+    download.finish().unwrap();
+    let status = waiting.wait(Duration::from_secs(25)).unwrap();
+    let said: Value = serde_json::from_str(&waiting.log()).unwrap();
+    assert_eq!(status.code(), Some(0), "{said}");
+    assert_eq!((&said["drained"], &said["flows"]), (&true.into(), &0.into()), "{said}");
+    assert!(said["message"].as_str().unwrap().contains("the last flow has ended"), "{said}");
+
+    daemon.cli(&["backend", "enable", "web", &backend]).unwrap();
+    requests.wait_for("backend-2", Duration::from_secs(10)).unwrap();
+    by_backend(&requests.stop()).unwrap();
+}
+
+#[test]
+fn a_drained_backend_whose_server_dies_is_down_and_comes_back_drained() {
+    let mut site = Site::start("drain", 2, &web("full-nat", &[1, 2])).unwrap();
+    site.daemon.cli(&["backend", "drain", "web", &web_backend(2)]).unwrap();
+    site.nginx[1].stop();
+    site.wait_for(2, "down").unwrap();
+    site.nginx[1].restart().unwrap();
+    site.wait_for(2, "draining").unwrap();
+    let requests = site.requests(1);
+    let answers = requests.next_by_backend(50).unwrap();
+    assert_eq!(answers.into_keys().collect::<Vec<_>>(), ["backend-1"]);
+}
+
+#[test]
+fn draining_the_last_backend_refuses_new_connections_and_keeps_the_old_ones() {
+    let site = Site::start("drain", 1, &web("full-nat", &[1])).unwrap();
+    let client = &site.network.client;
+    let download = Download::start(client, Site::vip()).unwrap();
+    site.daemon.cli(&["backend", "drain", "web", &web_backend(1)]).unwrap();
+    assert!(xdp_lb_tests::request(client, Site::vip()).is_err(), "a drained backend took a new connection");
+    let counters = site.daemon.cli_json(&["counters"]).unwrap();
+    let counters = counters["counters"].as_array().unwrap();
+    let dropped = counters.iter().find(|counter| counter["name"] == "no_backend").unwrap();
+    assert!(dropped["packets"].as_u64().unwrap() > 0, "{dropped}");
+    download.wait_for_progress().unwrap();
+    download.finish().unwrap();
+    site.daemon.cli(&["backend", "enable", "web", &web_backend(1)]).unwrap();
+    until("the backend to answer", Duration::from_secs(10), || {
+        Ok(xdp_lb_tests::request(client, Site::vip()).is_ok())
+    })
+    .unwrap();
+}

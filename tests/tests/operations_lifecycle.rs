@@ -1,0 +1,309 @@
+//! Starts that fail, the end of forwarding, and daemons beside each other.
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use xdp_lb_tests::servers::Nginx;
+use xdp_lb_tests::xdp_pass::XdpPass;
+use xdp_lb_tests::{Daemon, Host, Network, Site, paths, request, until, web, web_backend};
+
+/// Whether an XDP program is attached to a device.
+fn has_program(host: &Host, device: &str) -> bool {
+    let links: Value =
+        serde_json::from_str(&host.run(&format!("ip -j link show dev {device}")).unwrap()).unwrap();
+    links[0].get("xdp").is_some()
+}
+
+fn assert_unloaded(host: &Host, pins: &Path) {
+    for device in ["eth0", "eth1"] {
+        assert!(!has_program(host, device), "{device} still has an XDP program");
+    }
+    assert!(!pins.exists(), "{} is still there", pins.display());
+}
+
+#[test]
+fn unload_ends_the_daemon_detaches_the_program_and_removes_the_pins() {
+    let mut site = Site::start("unload", 1, &web("full-nat", &[1])).unwrap();
+    let (host, pins) = (site.network.lb.clone(), site.daemon.pins().to_owned());
+    assert!(has_program(&host, "eth0") && has_program(&host, "eth1") && pins.exists());
+    request(&site.network.client, Site::vip()).unwrap();
+    let said = site.daemon.cli(&["unload"]).unwrap();
+    assert!(said.contains("eth0") && said.contains("eth1"), "{said}");
+    assert_unloaded(&host, &pins);
+    assert!(request(&site.network.client, Site::vip()).is_err());
+    until("the daemon to end", Duration::from_secs(10), || Ok(!site.daemon.socket().exists())).unwrap();
+
+    // From nothing again.
+    site.daemon.run().unwrap();
+    assert_eq!(site.daemon.cli_json(&["status"]).unwrap()["adopted"], false);
+    site.wait_for(1, "up").unwrap();
+    request(&site.network.client, Site::vip()).unwrap();
+}
+
+#[test]
+fn unload_without_a_daemon_does_the_same() {
+    let mut site = Site::start("unload", 1, &web("full-nat", &[1])).unwrap();
+    let (host, pins) = (site.network.lb.clone(), site.daemon.pins().to_owned());
+    site.daemon.kill().unwrap();
+    request(&site.network.client, Site::vip()).unwrap();
+    let by_config = |arguments: &[&str]| {
+        let config = site.daemon.config_file();
+        let mut command = host.command(paths::daemon());
+        command.args(arguments).arg("--config").arg(config).output().unwrap()
+    };
+    let output = by_config(&["unload"]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{output:?}");
+    assert!(said.contains("no daemon runs") && said.contains("eth0") && said.contains("eth1"), "{said}");
+    assert_unloaded(&host, &pins);
+    let output = by_config(&["unload"]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("nothing is pinned"), "twice is no error: {output:?}");
+}
+
+#[test]
+fn two_daemons_in_two_namespaces_do_not_disturb_each_other() {
+    let mut one = Site::start("one", 2, &web("full-nat", &[1, 2])).unwrap();
+    let two = Site::start("two", 1, &web("nat", &[1])).unwrap();
+    let (ones, twos) = (one.requests(1), two.requests(1));
+    assert_eq!(ones.next_by_backend(40).unwrap().len(), 2);
+    assert_eq!(twos.next_by_backend(20).unwrap().len(), 1);
+    one.daemon.cli(&["backend", "drain", "web", &web_backend(1)]).unwrap();
+    assert_eq!(ones.next_by_backend(20).unwrap().into_keys().collect::<Vec<_>>(), ["backend-2"]);
+    one.daemon.kill().unwrap();
+    one.daemon.run().unwrap();
+    ones.next_by_backend(20).unwrap();
+    one.daemon.cli(&["unload"]).unwrap();
+    drop(ones);
+    twos.next_by_backend(20).unwrap();
+    assert_eq!(two.daemon.backend_state("web", &web_backend(1)).unwrap(), "up");
+    xdp_lb_tests::by_backend(&twos.stop()).unwrap();
+}
+
+/// Runs the daemon with this config file until it ends by itself.
+fn run(host: &Host, config: &Path) -> Output {
+    let mut command = host.command(paths::daemon());
+    command.arg("run").arg("--config").arg(config);
+    output(command)
+}
+
+/// Runs a command that is expected to end soon.
+fn output(mut command: Command) -> Output {
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let id = nix::unistd::Pid::from_raw(child.id() as i32);
+    let waiting = std::thread::spawn(move || child.wait_with_output().unwrap());
+    let began = Instant::now();
+    while !waiting.is_finished() {
+        if began.elapsed() > Duration::from_secs(15) {
+            nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGKILL).unwrap();
+            panic!("it runs, and should have refused to: {:?}", waiting.join().unwrap());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    waiting.join().unwrap()
+}
+
+/// Asserts that a start was refused with exit code 1 and says all of this on stderr.
+fn assert_refused(output: &Output, parts: &[&str]) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for part in parts {
+        assert!(said.contains(part), "{part:?} is not in: {said}");
+    }
+    assert!(!said.contains("panicked"), "{said}");
+}
+
+#[test]
+fn a_second_daemon_with_the_same_socket_or_the_same_pins_is_refused_and_the_first_goes_on() {
+    let site = Site::start("twice", 1, &web("full-nat", &[1])).unwrap();
+    let requests = site.requests(1);
+    let config = site.daemon.config().unwrap();
+    let pid = site.daemon.cli_json(&["status"]).unwrap()["pid"].clone();
+
+    assert_refused(&run(&site.network.lb, &site.daemon.config_file()), &["api.sock", "another"]);
+
+    let other = site.network.lb.dir().join("other.toml");
+    let text = config.replace("/api.sock", "/other.sock").replace("state.json", "other.json");
+    fs::write(&other, format!("metrics.listen = \"off\"\n{text}")).unwrap();
+    let pins = site.daemon.pins().display().to_string();
+    assert_refused(&run(&site.network.lb, &other), &[&pins, "another"]);
+
+    assert_eq!(site.daemon.cli_json(&["status"]).unwrap()["pid"], pid);
+    requests.next_by_backend(20).unwrap();
+    xdp_lb_tests::by_backend(&requests.stop()).unwrap();
+}
+
+/// A load balancer that was never started.
+struct Fresh {
+    network: Network,
+    pins: PathBuf,
+}
+
+impl Fresh {
+    fn new() -> Self {
+        let network = Network::new("start", 1).unwrap();
+        let pins = PathBuf::from(format!("/sys/fs/bpf/{}", network.lab.name()));
+        Self { network, pins }
+    }
+
+    /// Writes a config file with these replacements made in one that is good.
+    fn config(&self, replacements: &[(&str, &str)]) -> PathBuf {
+        let dir = self.network.lb.dir();
+        let mut text = format!(
+            "interfaces = [\"eth0\", \"eth1\"]\nstate_file = {:?}\npin_path = {:?}\napi.socket = {:?}\n{}",
+            dir.join("state.json"),
+            self.pins,
+            dir.join("api.sock"),
+            web("full-nat", &[1])
+        );
+        for (from, to) in replacements {
+            assert!(text.contains(from), "{from:?} is not in {text}");
+            text = text.replacen(from, to, 1);
+        }
+        let file = dir.join("xdp-lb.toml");
+        fs::write(&file, text).unwrap();
+        file
+    }
+
+    fn assert_refused(&self, config: &Path, parts: &[&str]) {
+        assert_refused(&run(&self.network.lb, config), parts);
+        self.assert_untouched();
+    }
+
+    fn assert_untouched(&self) {
+        assert!(!has_program(&self.network.lb, "eth0"), "eth0 has an XDP program");
+        assert!(!self.pins.exists(), "pins are left: {:?}", fs::read_dir(&self.pins).map(Iterator::count));
+    }
+}
+
+#[test]
+fn an_interface_that_does_not_exist_is_named_and_nothing_is_left_attached() {
+    let fresh = Fresh::new();
+    fresh.assert_refused(&fresh.config(&[("\"eth1\"", "\"nope0\"")]), &["nope0"]);
+}
+
+#[test]
+fn another_xdp_program_is_left_alone_and_the_mend_is_told() {
+    let fresh = Fresh::new();
+    let other = XdpPass::attach(&fresh.network.lb, "eth1").unwrap();
+    fresh.assert_refused(&fresh.config(&[]), &["another XDP program is attached to eth1", "ip link"]);
+    assert!(has_program(&fresh.network.lb, "eth1"), "the other program was detached");
+    drop(other);
+}
+
+#[test]
+fn a_pin_path_outside_of_a_bpffs_is_refused() {
+    let fresh = Fresh::new();
+    let wrong = fresh.network.lb.dir().join("pins");
+    let config = fresh.config(&[(fresh.pins.to_str().unwrap(), wrong.to_str().unwrap())]);
+    fresh.assert_refused(&config, &["is not on a BPF file system", "mount -t bpf"]);
+    assert!(!wrong.exists(), "{} was made and left", wrong.display());
+}
+
+#[test]
+fn a_metrics_port_that_is_in_use_is_named() {
+    let fresh = Fresh::new();
+    let address: SocketAddr = "127.0.0.1:9799".parse().unwrap();
+    let _taken = fresh.network.lb.enter(|| TcpListener::bind(address)).unwrap().unwrap();
+    fresh.assert_refused(&fresh.config(&[]), &["127.0.0.1:9799", "metrics.listen", "in use"]);
+}
+
+#[test]
+fn a_config_file_that_is_missing_or_wrong_is_refused_before_anything_is_touched() {
+    let fresh = Fresh::new();
+    let missing = fresh.network.lb.dir().join("missing.toml");
+    fresh.assert_refused(&missing, &["missing.toml", "No such file"]);
+    fresh.assert_refused(
+        &fresh.config(&[("vip", "vpi")]),
+        &["xdp-lb.toml:8: ", "vpi", "did you mean \"vip\""],
+    );
+}
+
+#[test]
+fn a_driver_without_native_xdp_is_refused_where_native_is_asked_for_and_else_told() {
+    let fresh = Fresh::new();
+    // A bridge has generic XDP only.
+    fresh.network.lb.run("ip link add bridge0 type bridge").unwrap();
+    fresh.network.lb.run("ip link set bridge0 up").unwrap();
+    let native = [("\"eth1\"", "\"bridge0\""), ("state_file", "xdp_mode = \"native\"\nstate_file")];
+    fresh.assert_refused(&fresh.config(&native), &["bridge0", "native"]);
+
+    let daemon = Daemon::start(&fresh.network.lb, &["eth0", "bridge0"], &web("full-nat", &[1])).unwrap();
+    let status = daemon.cli_json(&["status"]).unwrap();
+    let interfaces = status["interfaces"].as_array().unwrap();
+    let mode = |name| &interfaces.iter().find(|it| it["name"] == name).unwrap()["mode"];
+    assert_eq!((mode("eth0"), mode("bridge0")), (&"native".into(), &"generic".into()));
+    let bridge = interfaces.iter().find(|it| it["name"] == "bridge0").unwrap();
+    assert!(bridge["note"].as_str().unwrap().contains("native"), "{bridge}");
+}
+
+#[test]
+fn a_state_file_that_is_damaged_is_set_aside_and_the_daemon_goes_on_and_says_so() {
+    let mut site = Site::start("state", 2, &web("full-nat", &[1, 2])).unwrap();
+    site.daemon.cli(&["backend", "set-weight", "web", &web_backend(2), "7"]).unwrap();
+    site.daemon.kill().unwrap();
+    let dir = site.network.lb.dir();
+    let text = fs::read_to_string(dir.join("state.json")).unwrap();
+    let damaged = &text[..text.len() / 2];
+    fs::write(dir.join("state.json"), damaged).unwrap();
+    site.daemon.run().unwrap();
+    let aside = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with("state.json.corrupt-");
+    let aside: Vec<_> = fs::read_dir(&dir).unwrap().flatten().filter(aside).collect();
+    assert_eq!(aside.len(), 1);
+    assert_eq!(fs::read_to_string(aside[0].path()).unwrap(), damaged);
+    let log = site.daemon.log();
+    assert!(log.contains(aside[0].file_name().to_str().unwrap()), "{log}");
+    assert_eq!(site.daemon.cli_json(&["backend", "list"]).unwrap()[1]["weight"], 100, "as the file has it");
+    request(&site.network.client, Site::vip()).unwrap();
+}
+
+#[test]
+fn a_change_that_cannot_be_saved_is_refused_and_not_made() {
+    let site = Site::start("state", 2, &web("full-nat", &[1, 2])).unwrap();
+    // A folder in its place cannot be replaced by a file.
+    let state = site.network.lb.dir().join("state.json");
+    fs::create_dir(&state).unwrap();
+    let output = site.daemon.cli_output(&["backend", "set-weight", "web", &web_backend(2), "7"]).unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("state.json") && said.contains("nothing was changed"), "{said}");
+    assert_eq!(site.daemon.cli_json(&["backend", "list"]).unwrap()[1]["weight"], 100);
+}
+
+#[test]
+fn without_root_the_daemon_and_the_cli_say_that_they_need_it() {
+    let fresh = Fresh::new();
+    // A place that everybody may read, wherever the workspace lies.
+    let dir = std::env::temp_dir().join(fresh.network.lab.name());
+    fs::create_dir_all(&dir).unwrap();
+    let program = dir.join("xdp-lb");
+    fs::copy(paths::daemon(), &program).unwrap();
+    let config = dir.join("xdp-lb.toml");
+    let text = fs::read_to_string(fresh.config(&[])).unwrap();
+    // It may write its own folder.
+    let own = dir.join("nobody");
+    fs::create_dir(&own).unwrap();
+    std::os::unix::fs::chown(&own, Some(65_534), Some(65_534)).unwrap();
+    let lab = fresh.network.lb.dir();
+    fs::write(&config, text.replace(lab.to_str().unwrap(), own.to_str().unwrap())).unwrap();
+    let as_nobody = |arguments: &[&str]| {
+        let mut command = fresh.network.lb.command("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program).args(arguments);
+        output(command)
+    };
+    assert_refused(&as_nobody(&["run", "--config", config.to_str().unwrap()]), &["root"]);
+    fresh.assert_untouched();
+
+    let _nginx = Nginx::start(&fresh.network.backends[0], 8080).unwrap();
+    let daemon = Daemon::start(&fresh.network.lb, &["eth0", "eth1"], &web("full-nat", &[1])).unwrap();
+    // The socket refuses by its own mode, not by that of a folder above it.
+    let mode = std::os::unix::fs::PermissionsExt::mode(&daemon.socket().metadata().unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    let status = as_nobody(&["status", "--socket", daemon.socket().to_str().unwrap()]);
+    assert_refused(&status, &["permission", "root"]);
+    fs::remove_dir_all(&dir).unwrap();
+}

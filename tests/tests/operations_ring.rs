@@ -1,0 +1,75 @@
+//! A backend is taken out of ten: flows that are there stay, and few new ones go elsewhere than before.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use xdp_lb_tests::servers::UdpEcho;
+use xdp_lb_tests::{Daemon, Network, UdpFlows};
+
+const BACKENDS: usize = 10;
+const FLOWS: usize = 300;
+
+#[test]
+fn taking_one_backend_of_ten_out_moves_its_own_new_flows_and_few_others() {
+    let network = Network::new("ring", BACKENDS).unwrap();
+    let _echo: Vec<_> = network.backends.iter().map(|host| UdpEcho::start(host, 7).unwrap()).collect();
+    let mut config = "[timeouts]\nudp_idle = \"3s\"\n[[service]]\nname = \"echo\"\nvip = \"192.0.2.10:7\"\n\
+                      protocol = \"udp\"\n"
+        .to_owned();
+    let address = |number| format!("{}:7", Network::backend(number));
+    for number in 1..=BACKENDS {
+        config += &format!("[[service.backend]]\naddress = \"{}\"\n", address(number));
+    }
+    let daemon = Daemon::start(&network.lb, &["eth0", "eth1"], &config).unwrap();
+    for number in 1..=BACKENDS {
+        daemon.wait_for_state("echo", &address(number), "up", Duration::from_secs(15)).unwrap();
+    }
+    let vip = "192.0.2.10:7".parse().unwrap();
+    // Some go on all the time; the others end, and the same are begun again later.
+    let mut lasting = UdpFlows::open(&network.client, vip, 20_000..20_000 + FLOWS as u16).unwrap();
+    let mut again = UdpFlows::open(&network.client, vip, 30_000..30_000 + FLOWS as u16).unwrap();
+    // The first question of all lets every backend find its way back to the load balancer.
+    lasting.ask();
+    let before = again.ask();
+    let lasting_before = lasting.ask();
+    assert!(before.iter().chain(&lasting_before).all(Option::is_some), "{before:?}");
+    let on_fourth = |flows: &[Option<String>]| flows.iter().flatten().filter(|it| *it == "backend-4").count();
+    assert!(on_fourth(&before) > 0 && on_fourth(&lasting_before) > 0, "{before:?}");
+    let mut idle = |rounds| {
+        for _ in 0..rounds {
+            sleep(Duration::from_secs(1));
+            assert_eq!(lasting.ask(), lasting_before, "a flow that is there stays where it is");
+        }
+    };
+
+    // Drained: flows that are there stay, also those of the drained one.
+    daemon.cli(&["backend", "drain", "echo", &address(4)]).unwrap();
+    idle(6);
+    let after = again.ask();
+    assert!(after.iter().all(Option::is_some), "{after:?}");
+    assert_eq!(on_fourth(&after), 0, "a drained backend got a new flow");
+    let moved = before
+        .iter()
+        .zip(&after)
+        .filter(|(before, after)| before.as_deref() != Some("backend-4") && before != after);
+    let moved = moved.count();
+    println!("{moved} of {FLOWS} new flows go elsewhere, besides the {} of backend 4", on_fourth(&before));
+    assert!(moved * 100 <= FLOWS * 5, "{moved} of {FLOWS} new flows moved without need");
+
+    // Back again: what it had comes back to it.
+    daemon.cli(&["backend", "enable", "echo", &address(4)]).unwrap();
+    idle(6);
+    assert_eq!(again.ask(), before, "the ring of the same backends is the same ring");
+
+    // Removed: its flows go elsewhere, and no other's.
+    daemon.cli(&["backend", "remove", "echo", &address(4)]).unwrap();
+    let after = lasting.ask();
+    for (before, after) in lasting_before.iter().zip(&after) {
+        match before.as_deref() {
+            Some("backend-4") => {
+                assert!(after.is_some() && after.as_deref() != Some("backend-4"), "{after:?}")
+            }
+            _ => assert_eq!(before, after, "a flow of another backend moved"),
+        }
+    }
+}
