@@ -46,7 +46,7 @@ impl Web {
     /// Runs curl on the client and returns its stdout, byte for byte.
     fn curl(&self, arguments: &[&str]) -> Vec<u8> {
         let mut command = self.network.client.command("curl");
-        command.args(["-sSf", "--max-time", "60"]).args(arguments);
+        command.args(["-sSf", "--connect-timeout", "5", "--max-time", "60"]).args(arguments);
         let output = command.output().unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "curl {arguments:?}: {stderr}");
@@ -56,7 +56,11 @@ impl Web {
     /// The SHA-256 sum of what a URL gives the client, once it has all come.
     fn download(&self, url: &str) -> Child {
         let mut command = self.network.client.command("bash");
-        command.args(["-c", "set -o pipefail; curl -sSf --max-time 120 \"$0\" | sha256sum", url]);
+        command.args([
+            "-c",
+            "set -o pipefail; curl -sSf --connect-timeout 5 --max-time 120 \"$0\" | sha256sum",
+            url,
+        ]);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap()
     }
 
