@@ -141,10 +141,62 @@ impl Daemon {
         command.args(arguments).arg("--socket").arg(self.socket()).output().context("cannot start xdp-lb")
     }
 
+    /// Waits until every backend of every service is up, but those of weight 0.
+    pub fn wait_until_up(&self) -> Result<()> {
+        let mut last = String::new();
+        wait::until("every backend to be up", Duration::from_secs(20), || {
+            let backends = self.backends(None)?;
+            last = backends
+                .iter()
+                .filter(|backend| backend["state"] != "up" && backend["weight"] != 0)
+                .map(|backend| {
+                    format!("\n{} of {}: {}", backend["address"], backend["service"], backend["reason"])
+                })
+                .collect();
+            Ok(last.is_empty())
+        })
+        .map(drop)
+        .with_context(|| format!("not up:{last}"))
+    }
+
+    /// The backends of one service, or of all, as `backend list` shows them.
+    pub fn backends(&self, service: Option<&str>) -> Result<Vec<Value>> {
+        let words: Vec<_> = ["backend", "list"].into_iter().chain(service).collect();
+        match self.cli_json(&words)? {
+            Value::Array(backends) => Ok(backends),
+            _ => bail!("`xdp-lb backend list` printed no list"),
+        }
+    }
+
+    /// How many packets were dropped or passed for this reason.
+    pub fn counter(&self, reason: &str) -> Result<u64> {
+        let document = self.cli_json(&["counters"])?;
+        document["counters"]
+            .as_array()
+            .and_then(|counters| counters.iter().find(|counter| counter["name"] == reason))
+            .and_then(|counter| counter["packets"].as_u64())
+            .with_context(|| format!("`xdp-lb counters` has no {reason}"))
+    }
+
+    /// The value of the one sample in the Prometheus metrics with this name and these labels among its own, as they
+    /// are scraped on the daemon's host.
+    pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Result<f64> {
+        let text = self.host.run("curl -sSf http://127.0.0.1:9799/metrics")?;
+        let fits = |series: &str| {
+            let (found, rest) = series.split_once('{').unwrap_or((series, ""));
+            found == name && labels.iter().all(|(key, value)| rest.contains(&format!("{key}=\"{value}\"")))
+        };
+        let mut values = text.lines().filter_map(|line| line.rsplit_once(' ')).filter(|line| fits(line.0));
+        match (values.next(), values.next()) {
+            (Some((_, value)), None) => value.parse().with_context(|| format!("{name} is {value}")),
+            (None, _) => bail!("no metric {name} with {labels:?}"),
+            _ => bail!("more than one metric {name} with {labels:?}"),
+        }
+    }
+
     /// What a backend does now, such as "up", "down" or "draining".
     pub fn backend_state(&self, service: &str, address: &str) -> Result<String> {
-        let document = self.cli_json(&["backend", "list"])?;
-        let backends = document.as_array().context("`xdp-lb backend list` printed no list")?;
+        let backends = self.backends(None)?;
         let backend = backends
             .iter()
             .find(|backend| backend["service"] == service && backend["address"] == address)

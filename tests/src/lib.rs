@@ -19,6 +19,7 @@
 //! process that made it ends, however it ends. Processes are killed when their handles are dropped; what a killed
 //! test leaves running ends with the sandbox that `cargo xtask` runs tests in, without which a lab is refused.
 
+pub mod client;
 mod daemon;
 mod download;
 mod files;
@@ -30,9 +31,11 @@ pub mod paths;
 mod process;
 mod requests;
 pub mod servers;
+mod service;
 mod site;
 mod udp_flows;
 mod wait;
+mod way;
 pub mod xdp_pass;
 
 pub use daemon::Daemon;
@@ -44,6 +47,8 @@ pub use link::connect;
 pub use network::Network;
 pub use process::Process;
 pub use requests::{Request, Requests, by_backend, request};
+pub use service::{Service, services};
 pub use site::{Site, web, web_backend};
 pub use udp_flows::UdpFlows;
 pub use wait::{until, until_some};
+pub use way::{Family, Mode, Way};

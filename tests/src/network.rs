@@ -1,10 +1,13 @@
 //! The network that most tests and the demo use: a client, a load balancer, and backends behind it.
 
+use std::net::{IpAddr, SocketAddr};
+
 use anyhow::Result;
 
 use crate::host::Host;
 use crate::lab::Lab;
 use crate::link::connect;
+use crate::way::Family;
 use crate::xdp_pass::XdpPass;
 
 /// ```text
@@ -92,6 +95,56 @@ impl Network {
     pub fn backend6(number: usize) -> String {
         format!("2001:db8:2::{}", number + 10)
     }
+
+    /// The VIP.
+    pub fn vip(family: Family) -> IpAddr {
+        parse(match family {
+            Family::V4 => Self::VIP,
+            Family::V6 => Self::VIP6,
+        })
+    }
+
+    /// The client's address.
+    pub fn client_address(family: Family) -> IpAddr {
+        parse(match family {
+            Family::V4 => "192.0.2.100",
+            Family::V6 => "2001:db8:1::100",
+        })
+    }
+
+    /// The load balancer's own address towards the client.
+    pub fn front(family: Family) -> IpAddr {
+        parse(match family {
+            Family::V4 => "192.0.2.1",
+            Family::V6 => "2001:db8:1::1",
+        })
+    }
+
+    /// The load balancer's own address towards the backends.
+    pub fn back(family: Family) -> IpAddr {
+        parse(match family {
+            Family::V4 => "198.51.100.2",
+            Family::V6 => "2001:db8:2::2",
+        })
+    }
+
+    /// A port of backend `number`, counted from 1.
+    pub fn endpoint(family: Family, number: usize, port: u16) -> SocketAddr {
+        let address = match family {
+            Family::V4 => Self::backend(number),
+            Family::V6 => Self::backend6(number),
+        };
+        SocketAddr::new(parse(&address), port)
+    }
+
+    /// A port of each of the backends there are.
+    pub fn endpoints(&self, family: Family, port: u16) -> impl Iterator<Item = SocketAddr> {
+        (1..=self.backends.len()).map(move |number| Self::endpoint(family, number, port))
+    }
+}
+
+fn parse(address: &str) -> IpAddr {
+    address.parse().expect("it is written as an address")
 }
 
 fn address(host: &Host, device: &str, v4: &str, v6: &str) -> Result<()> {

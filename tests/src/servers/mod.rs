@@ -2,8 +2,10 @@
 
 mod dnsmasq;
 mod nginx;
+mod tcp_echo;
 mod udp_echo;
 
 pub use dnsmasq::Dnsmasq;
 pub use nginx::Nginx;
+pub use tcp_echo::TcpEcho;
 pub use udp_echo::UdpEcho;

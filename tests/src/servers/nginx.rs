@@ -21,6 +21,8 @@ use crate::{paths, wait};
 /// | `/` | the host's name and a line feed |
 /// | `/healthz` | 200 while [`Nginx::set_healthy`] says so, as it does at first, else 503 |
 /// | `/big` | [`big_file`], 100 MB |
+/// | `/peer` | the client's address, as the host sees it, and a line feed |
+/// | `/upload/NAME` | takes a PUT; see [`Nginx::uploaded`] |
 pub struct Nginx {
     host: Host,
     port: u16,
@@ -77,6 +79,11 @@ impl Nginx {
         fs::read_to_string(self.dir().join("access.log")).unwrap_or_default()
     }
 
+    /// The file that a PUT to `/upload/NAME` made.
+    pub fn uploaded(&self, name: &str) -> PathBuf {
+        self.dir().join("upload").join(name)
+    }
+
     fn dir(&self) -> PathBuf {
         self.host.dir().join(format!("nginx-{}", self.port))
     }
@@ -106,6 +113,8 @@ http {{
         location / {{ return 200 "{name}\n"; }}
         location = /healthz {{ access_log off; root "{dir}"; try_files /healthz =503; }}
         location = /big {{ alias "{big}"; }}
+        location = /peer {{ return 200 "$remote_addr\n"; }}
+        location /upload/ {{ root "{dir}"; dav_methods PUT; create_full_put_path on; client_max_body_size 1g; }}
     }}
 }}
 "#,

@@ -1,6 +1,5 @@
 //! A UDP server.
 
-use std::io::ErrorKind;
 use std::net::{Ipv6Addr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,24 +10,32 @@ use anyhow::{Context, Result};
 
 use crate::host::Host;
 
-/// Answers each datagram with `NAME ` (the host's) and what it carried, on all of a host's addresses. Stopped when
-/// dropped.
+/// Answers each datagram, on all of a host's addresses. Stopped when dropped.
 pub struct UdpEcho {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl UdpEcho {
-    /// Starts it.
+    /// Starts one that answers with `NAME ` (the host's) and what the datagram carried.
     pub fn start(host: &Host, port: u16) -> Result<Self> {
+        Self::greet(host, port, &format!("{} ", host.name()))
+    }
+
+    /// Starts one that answers with what the datagram carried and nothing more.
+    pub fn start_nameless(host: &Host, port: u16) -> Result<Self> {
+        Self::greet(host, port, "")
+    }
+
+    fn greet(host: &Host, port: u16, greeting: &str) -> Result<Self> {
         // A socket for all IPv6 addresses takes IPv4, too (net.ipv6.bindv6only is 0 in a new namespace).
         let socket = host
             .enter(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)))?
             .with_context(|| format!("cannot bind UDP port {port} on {}", host.name()))?;
         socket.set_read_timeout(Some(Duration::from_millis(100))).context("cannot set a timeout")?;
         let stop = Arc::new(AtomicBool::new(false));
-        let (stopped, greeting) = (Arc::clone(&stop), format!("{} ", host.name()));
-        let thread = thread::spawn(move || answer(&socket, greeting.as_bytes(), &stopped));
+        let (stopped, greeting) = (Arc::clone(&stop), greeting.as_bytes().to_vec());
+        let thread = thread::spawn(move || answer(&socket, &greeting, &stopped));
         Ok(Self { stop, thread: Some(thread) })
     }
 }
@@ -36,14 +43,10 @@ impl UdpEcho {
 fn answer(socket: &UdpSocket, greeting: &[u8], stop: &AtomicBool) {
     let mut datagram = vec![0; 65_536];
     while !stop.load(Ordering::Relaxed) {
-        match socket.recv_from(&mut datagram) {
-            Ok((length, sender)) => {
-                // What cannot be sent (a client that has gone, an answer that is too long) is lost, as UDP is.
-                let _ = socket.send_to(&[greeting, &datagram[..length]].concat(), sender);
-            }
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
-            // An ICMP error about an earlier answer.
-            Err(_) => {}
+        // An error is a timeout, or an ICMP error about an earlier answer.
+        if let Ok((length, sender)) = socket.recv_from(&mut datagram) {
+            // What cannot be sent (a client that has gone, an answer that is too long) is lost, as UDP is.
+            let _ = socket.send_to(&[greeting, &datagram[..length]].concat(), sender);
         }
     }
 }

@@ -1,0 +1,166 @@
+//! The load balancer's host stays a normal host.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use xdp_lb_tests::client::{Connection, crowd, ping};
+use xdp_lb_tests::servers::TcpEcho;
+use xdp_lb_tests::{Daemon, Family, Host, Mode, Network, Service, Way, services, until};
+
+/// A connection that is in use all the time, as an ssh session is.
+struct Session {
+    server: SocketAddr,
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<std::io::Result<u32>>,
+}
+
+impl Session {
+    fn open(host: &Host, server: SocketAddr) -> Self {
+        let any: IpAddr = if server.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
+        let mut connection = Connection::open(host, SocketAddr::new(any, 0), server).unwrap();
+        assert_eq!(connection.name, "lb", "{server} is not the load balancer itself");
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            let mut rounds: u32 = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                connection.stream.get_mut().write_all(&rounds.to_be_bytes())?;
+                let mut back = [0; 4];
+                connection.stream.read_exact(&mut back)?;
+                assert_eq!(u32::from_be_bytes(back), rounds);
+                rounds += 1;
+                thread::sleep(Duration::from_millis(10));
+            }
+            Ok(rounds)
+        });
+        Self { server, stop, thread }
+    }
+
+    /// Ends it; it must have gone on all the time.
+    fn close(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let rounds = self.thread.join().unwrap();
+        let rounds = rounds.unwrap_or_else(|error| panic!("the session with {}: {error}", self.server));
+        assert!(rounds > 20, "the session with {} came {rounds} rounds far", self.server);
+    }
+}
+
+#[test]
+fn sessions_with_the_host_itself_go_on_and_it_answers_pings_while_services_come_and_go() {
+    let network = Network::new("host", 2).unwrap();
+    let _servers: Vec<_> = network.backends.iter().map(|host| TcpEcho::start(host, 7000).unwrap()).collect();
+    let _ssh = TcpEcho::start(&network.lb, 2222).unwrap();
+    let config = services(Way::ALL.map(|way| {
+        let vip = SocketAddr::new(Network::vip(way.family), if way.mode == Mode::Nat { 80 } else { 81 });
+        Service::tcp(way, vip).mode(way.mode).backends(network.endpoints(way.family, 7000))
+    }));
+    let daemon = Daemon::start(&network.lb, &["eth0", "eth1"], &config).unwrap();
+    daemon.wait_until_up().unwrap();
+
+    let mut sessions = Vec::new();
+    for family in Family::ALL {
+        for address in [Network::front(family), Network::vip(family)] {
+            sessions.push(Session::open(&network.client, (address, 2222).into()));
+        }
+        sessions.push(Session::open(&network.backends[0], (Network::back(family), 2222).into()));
+    }
+    for round in 0..3 {
+        for way in Way::ALL {
+            let name = format!("extra-{way}");
+            let vip = SocketAddr::new(Network::vip(way.family), if way.mode == Mode::Nat { 82 } else { 83 });
+            let backend = Network::endpoint(way.family, 2, 7000).to_string();
+            let (vip_text, mode) = (vip.to_string(), way.mode.to_string());
+            daemon
+                .cli(&[
+                    "service",
+                    "add",
+                    &name,
+                    &vip_text,
+                    "--mode",
+                    &mode,
+                    "--backend",
+                    &backend,
+                    "--check",
+                    "none",
+                ])
+                .unwrap();
+            daemon.wait_for_state(&name, &backend, "up", Duration::from_secs(5)).unwrap();
+            let source = SocketAddr::new(Network::client_address(way.family), 0);
+            let connection = Connection::open(&network.client, source, vip).unwrap();
+            assert_eq!(connection.name, "backend-2", "{way}, round {round}");
+            daemon.cli(&["service", "remove", &name]).unwrap();
+        }
+        // ARP and neighbour discovery, from both ends: nobody knows anybody's address any more.
+        for host in [&network.client, &network.lb, &network.backends[0]] {
+            host.run("ip neigh flush all").unwrap();
+        }
+        for family in Family::ALL {
+            for address in [Network::front(family), Network::vip(family), Network::back(family)] {
+                ping(&network.client, address).unwrap();
+                ping(&network.backends[0], address).unwrap();
+            }
+            ping(&network.lb, Network::client_address(family)).unwrap();
+            ping(&network.lb, Network::endpoint(family, 1, 0).ip()).unwrap();
+            // What the host routes, as before.
+            ping(&network.client, Network::endpoint(family, 1, 0).ip()).unwrap();
+            // New connections to the host.
+            let source = SocketAddr::new(Network::client_address(family), 0);
+            let connection = Connection::open(&network.client, source, (Network::vip(family), 2222).into());
+            assert_eq!(connection.unwrap().name, "lb");
+        }
+    }
+    sessions.into_iter().for_each(Session::close);
+}
+
+#[test]
+fn the_host_itself_can_use_the_backends_of_its_services() {
+    let network = Network::new("host", 2).unwrap();
+    let mut servers = Vec::new();
+    for host in &network.backends {
+        servers.extend([7000, 7001].map(|port| TcpEcho::start(host, port).unwrap()));
+    }
+    let port = |mode| if mode == Mode::Nat { 7000 } else { 7001 };
+    let config = services(Way::ALL.map(|way| {
+        let vip = SocketAddr::new(Network::vip(way.family), port(way.mode));
+        Service::tcp(way, vip).mode(way.mode).backends(network.endpoints(way.family, port(way.mode)))
+    }));
+    let daemon = Daemon::start(&network.lb, &["eth0", "eth1"], &config).unwrap();
+    daemon.wait_until_up().unwrap();
+    for way in Way::ALL {
+        let own = Network::back(way.family);
+        for number in [1, 2] {
+            let backend = Network::endpoint(way.family, number, port(way.mode));
+            let connection = Connection::open(&network.lb, SocketAddr::new(own, 0), backend).unwrap();
+            assert_eq!(connection.name, format!("backend-{number}"), "{way}");
+            assert_eq!(connection.seen.ip(), own, "{way}");
+        }
+    }
+}
+
+#[test]
+fn health_checks_go_on_from_the_address_that_full_nat_uses_for_thousands_of_flows() {
+    let network = Network::new("host", 2).unwrap();
+    let _servers: Vec<_> = network.backends.iter().map(|host| TcpEcho::start(host, 7000).unwrap()).collect();
+    let check = r#"{ type = "tcp", interval = "100ms", timeout = "100ms", rise = 1, fall = 5 }"#;
+    let vip = SocketAddr::new(Network::vip(Family::V4), 80);
+    let service = Service::tcp("echo", vip).check(check).backends(network.endpoints(Family::V4, 7000));
+    let daemon = Daemon::start(&network.lb, &["eth0", "eth1"], &service.to_string()).unwrap();
+    daemon.wait_until_up().unwrap();
+    let answered_before = daemon.counter("not_a_reply").unwrap();
+
+    let source = Network::client_address(Family::V4);
+    let answers = crowd(&network.client, source, 20_000, 3000, vip).unwrap();
+    assert_eq!(answers.values().sum::<u64>(), 3000);
+
+    // Some rounds of checks later: answers to them were left to the host, and none was missed five times.
+    until("answers to health checks", Duration::from_secs(10), || {
+        Ok(daemon.counter("not_a_reply")? >= answered_before + 50)
+    })
+    .unwrap();
+    let log = daemon.log();
+    assert!(!log.contains("-> down"), "{log}");
+}

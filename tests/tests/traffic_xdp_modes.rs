@@ -1,0 +1,160 @@
+//! How the program is attached: generic XDP does what native XDP does.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::net::SocketAddr;
+
+use xdp_lb_tests::servers::{Dnsmasq, Nginx};
+use xdp_lb_tests::{Daemon, Mode, Network, Service, Way, big_file, services};
+
+/// HTTP and DNS by every way, on ports of their own for each mode.
+struct Site {
+    network: Network,
+    _nginx: Vec<Nginx>,
+    _dns: Vec<Dnsmasq>,
+}
+
+impl Site {
+    fn new(name: &str) -> Self {
+        let network = Network::new(name, 2).unwrap();
+        let servers = || network.backends.iter().flat_map(|host| [0, 1].map(|more| (host, more)));
+        let nginx = servers().map(|(host, more)| Nginx::start(host, 8080 + more).unwrap()).collect();
+        let dns = servers().map(|(host, more)| Dnsmasq::start(host, 5300 + more).unwrap()).collect();
+        Self { network, _nginx: nginx, _dns: dns }
+    }
+
+    fn config(&self, xdp_mode: &str) -> String {
+        let config = services(Way::ALL.into_iter().flat_map(|way| {
+            let more = u16::from(way.mode == Mode::FullNat);
+            let vip = |port| SocketAddr::new(Network::vip(way.family), port + more);
+            [
+                Service::tcp(format!("web-{way}"), vip(80))
+                    .mode(way.mode)
+                    .backends(self.network.endpoints(way.family, 8080 + more)),
+                Service::udp(format!("dns-{way}"), vip(53))
+                    .mode(way.mode)
+                    .backends(self.network.endpoints(way.family, 5300 + more)),
+            ]
+        }));
+        format!("xdp_mode = \"{xdp_mode}\"\n{config}")
+    }
+
+    fn assert_serves(&self) {
+        let mut expected = vec![0; 10_000_000];
+        File::open(big_file().unwrap()).unwrap().read_exact(&mut expected).unwrap();
+        let client = &self.network.client;
+        for way in Way::ALL {
+            let more = u16::from(way.mode == Mode::FullNat);
+            let vip = Network::vip(way.family);
+            let url = format!("http://{}/", SocketAddr::new(vip, 80 + more));
+            for _ in 0..5 {
+                let name = client.run(&format!("curl -sSf --max-time 5 {url}")).unwrap();
+                assert!(name.starts_with("backend-"), "{way}: {name}");
+                let dig = format!("dig +short +tries=1 +time=5 -p {} @{vip} www.example.test A", 53 + more);
+                assert_eq!(client.run(&dig).unwrap().trim(), "203.0.113.80", "{way}");
+            }
+            let mut curl = client.command("curl");
+            let range = format!("0-{}", expected.len() - 1);
+            let output = curl.args(["-sSf", "--max-time", "60", "-r", &range, &format!("{url}big")]).output();
+            assert!(output.unwrap().stdout == expected, "{way}: a download came otherwise");
+        }
+    }
+}
+
+/// The mode and the note of each interface, by name.
+fn interfaces(daemon: &Daemon) -> Vec<(String, String, Option<String>)> {
+    let status = daemon.cli_json(&["status"]).unwrap();
+    let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
+    status["interfaces"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|interface| {
+            let (name, mode) = (text(&interface["name"]).unwrap(), text(&interface["mode"]).unwrap());
+            (name, mode, text(&interface["note"]))
+        })
+        .collect()
+}
+
+#[test]
+fn generic_xdp_serves_http_and_dns_by_every_way() {
+    let site = Site::new("generic");
+    let daemon = Daemon::start(&site.network.lb, &["eth0", "eth1"], &site.config("generic")).unwrap();
+    daemon.wait_until_up().unwrap();
+    let attached = ["eth0", "eth1"].map(|name| (name.to_owned(), "generic".to_owned(), None));
+    assert_eq!(interfaces(&daemon), attached);
+    site.assert_serves();
+    assert_eq!(
+        daemon.metric("xdp_lb_interface_info", &[("interface", "eth0"), ("mode", "generic")]).unwrap(),
+        1.0
+    );
+}
+
+#[test]
+fn auto_is_native_where_the_driver_has_it() {
+    let site = Site::new("native");
+    let daemon = Daemon::start(&site.network.lb, &["eth0", "eth1"], &site.config("auto")).unwrap();
+    daemon.wait_until_up().unwrap();
+    let attached = ["eth0", "eth1"].map(|name| (name.to_owned(), "native".to_owned(), None));
+    assert_eq!(interfaces(&daemon), attached);
+    site.assert_serves();
+}
+
+/// Puts a bridge, whose driver has no native XDP, between the load balancer and its eth1, whose addresses it takes.
+fn bridge_eth1(network: &Network) {
+    for command in [
+        "ip link add br0 type bridge",
+        "ip addr flush dev eth1",
+        "ip link set eth1 master br0",
+        "ip link set br0 up",
+        "ip addr add 198.51.100.2/24 dev br0",
+        "ip addr add 2001:db8:2::2/64 dev br0 nodad",
+    ] {
+        network.lb.run(command).unwrap();
+    }
+}
+
+#[test]
+fn auto_falls_back_to_generic_where_the_driver_has_no_xdp_says_so_and_serves_all_the_same() {
+    let site = Site::new("fallback");
+    bridge_eth1(&site.network);
+    let daemon = Daemon::start(&site.network.lb, &["eth0", "br0"], &site.config("auto")).unwrap();
+    daemon.wait_until_up().unwrap();
+    let attached = interfaces(&daemon);
+    let (_, mode, note) = attached.iter().find(|(name, ..)| name == "br0").unwrap();
+    assert_eq!(mode, "generic");
+    // A native program could not send to the bridge.
+    assert!(attached.iter().all(|(_, mode, _)| mode == "generic"), "{attached:?}");
+    assert!(note.as_ref().is_some_and(|note| note.contains("XDP")), "{note:?}");
+    let screen = daemon.cli(&["status"]).unwrap();
+    assert!(screen.contains("generic") && screen.contains(note.as_ref().unwrap()), "{screen}");
+    site.assert_serves();
+}
+
+#[test]
+fn a_daemon_that_is_started_again_with_another_xdp_mode_attaches_so_and_serves() {
+    let site = Site::new("another");
+    let mut daemon = Daemon::start(&site.network.lb, &["eth0", "eth1"], &site.config("native")).unwrap();
+    for (before, after) in [("native", "generic"), ("generic", "native")] {
+        daemon.stop().unwrap();
+        let config = daemon.config().unwrap();
+        let config = config.replace(&format!("xdp_mode = \"{before}\""), &format!("xdp_mode = \"{after}\""));
+        fs::write(daemon.config_file(), config).unwrap();
+        daemon.run().unwrap();
+        daemon.wait_until_up().unwrap();
+        let attached = ["eth0", "eth1"].map(|name| (name.to_owned(), after.to_owned(), None));
+        assert_eq!(interfaces(&daemon), attached);
+        site.assert_serves();
+    }
+}
+
+#[test]
+fn native_is_refused_where_the_driver_has_no_xdp() {
+    let site = Site::new("refused");
+    bridge_eth1(&site.network);
+    let Err(error) = Daemon::start(&site.network.lb, &["eth0", "br0"], &site.config("native")) else {
+        panic!("the daemon started");
+    };
+    let error = format!("{error:#}");
+    assert!(error.contains("br0") && error.contains("native XDP"), "{error}");
+}
