@@ -216,3 +216,68 @@ impl Life {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::headers::TCP_ACK;
+
+    const SETTINGS: Settings = Settings {
+        hash_keys: [0; crate::hash::KEYS],
+        snat_port_first: 1024,
+        snat_port_count: 1,
+        udp_idle: 60,
+        tcp_idle: 900,
+        padding: 0,
+    };
+
+    /// How long after its last packet a flow of this progress is live, and how long its record is kept.
+    fn ages(protocol: Protocol, progress: u8) -> (u32, u32) {
+        let life = Life::new(Direction::Forward, 1000, progress);
+        let last = |holds: &dyn Fn(u32) -> bool| (0..2000).take_while(|age| holds(1000 + age)).count() as u32;
+        (
+            last(&|now| life.is_live(protocol, now, &SETTINGS)).saturating_sub(1),
+            last(&|now| !life.is_over(protocol, now, &SETTINGS)) - 1,
+        )
+    }
+
+    #[test]
+    fn a_flow_lives_as_long_as_its_progress_says() {
+        assert_eq!(ages(Protocol::UDP, 0), (60, 60));
+        assert_eq!(ages(Protocol::TCP, 0), (30, 30), "half-open");
+        assert_eq!(ages(Protocol::TCP, ESTABLISHED), (900, 900));
+        assert_eq!(
+            ages(Protocol::TCP, ESTABLISHED | CLIENT_FIN),
+            (10, 10),
+            "the backend's FIN is never seen"
+        );
+        assert_eq!(ages(Protocol::TCP, PAIRED | ESTABLISHED | CLIENT_FIN), (120, 120), "half closed");
+        assert_eq!(ages(Protocol::TCP, PAIRED | ESTABLISHED | FINS), (0, 60), "closed");
+        assert_eq!(ages(Protocol::TCP, PAIRED | ESTABLISHED | CLIENT_RESET), (0, 10), "reset");
+    }
+
+    #[test]
+    fn a_closed_flow_s_port_is_given_away_early_only_where_ports_are_scarce() {
+        let closed = Life::new(Direction::Reply, 1000, PAIRED | ESTABLISHED | FINS);
+        assert!(!closed.may_yield(1010) && closed.may_yield(1011));
+        assert!(!Life::new(Direction::Reply, 1000, PAIRED | ESTABLISHED).may_yield(2000));
+    }
+
+    #[test]
+    fn a_reset_counts_until_its_sender_goes_on() {
+        let reset = advance(ESTABLISHED, Direction::Forward, TCP_RST);
+        assert_eq!(reset, ESTABLISHED | CLIENT_RESET);
+        assert_eq!(
+            advance(reset, Direction::Reply, TCP_ACK),
+            reset,
+            "the other side's packet was on its way"
+        );
+        assert_eq!(advance(reset, Direction::Forward, TCP_ACK), ESTABLISHED);
+    }
+
+    #[test]
+    fn each_direction_has_the_last_word_on_its_own_side() {
+        let merged = Direction::Forward.merge(ESTABLISHED | CLIENT_FIN, PAIRED | CLIENT_RESET | BACKEND_FIN);
+        assert_eq!(merged, PAIRED | ESTABLISHED | CLIENT_FIN | BACKEND_FIN);
+    }
+}

@@ -3,7 +3,7 @@
 
 extern crate std;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::vec::Vec;
@@ -32,6 +32,11 @@ impl Buffer {
     /// (`XDP_PACKET_HEADROOM`).
     pub fn new(bytes: &[u8], ingress: u32) -> Self {
         Self { bytes: bytes.to_vec(), ingress, headroom: 256 }
+    }
+
+    /// Likewise, by a driver that leaves no headroom.
+    pub fn without_headroom(bytes: &[u8], ingress: u32) -> Self {
+        Self { headroom: 0, ..Self::new(bytes, ingress) }
     }
 
     /// The frame as it stands.
@@ -96,8 +101,6 @@ pub struct HostTables {
     pub flows: RefCell<HashMap<FlowKey, Rc<FlowRecord>>>,
     /// How many records fit.
     pub flow_limit: usize,
-    /// How often the flow table was looked at or written to.
-    pub flow_accesses: Cell<u64>,
     /// `REASON_COUNTERS`.
     pub reasons: RefCell<[u64; REASONS as usize]>,
     /// `SERVICE_COUNTERS`.
@@ -120,7 +123,6 @@ impl HostTables {
             routes: BTreeMap::new(),
             flows: RefCell::default(),
             flow_limit: usize::MAX,
-            flow_accesses: Cell::new(0),
             reasons: RefCell::new([0; REASONS as usize]),
             service_traffic: RefCell::default(),
             backend_traffic: RefCell::default(),
@@ -174,12 +176,10 @@ impl Tables for HostTables {
     }
 
     fn flow(&self, key: &FlowKey) -> Option<Rc<FlowRecord>> {
-        self.flow_accesses.update(|count| count + 1);
         self.flows.borrow().get(key).cloned()
     }
 
     fn put_new_flow(&self, key: &FlowKey, record: &FlowRecord) -> Inserted {
-        self.flow_accesses.update(|count| count + 1);
         if self.flows.borrow().contains_key(key) {
             return Inserted::Occupied;
         }
@@ -187,7 +187,6 @@ impl Tables for HostTables {
     }
 
     fn put_flow(&self, key: &FlowKey, record: &FlowRecord) -> Option<()> {
-        self.flow_accesses.update(|count| count + 1);
         self.put(key, record)
     }
 

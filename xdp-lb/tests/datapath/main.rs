@@ -10,4 +10,5 @@ mod nat;
 mod packets;
 mod passed;
 mod properties;
+mod scarce;
 mod tables;

@@ -218,9 +218,7 @@ fn a_backend_of_several_vips_answers_in_the_right_one_s_name() {
         let (index, backend) = (BackendIndex(place as u32), homes.host.backends[place]);
         homes.apply(&[Write::Backend(index, backend)]);
     }
-    homes.change_reply("198.51.100.11:8080", Protocol::TCP, |reply| {
-        (reply.by_record, reply.stateless) = (1, 0)
-    });
+    homes.change_reply("198.51.100.11:8080", Protocol::TCP, |reply| reply.by_record = 1);
     for (client, vip) in [("203.0.113.5:1001", "192.0.2.10:80"), ("203.0.113.5:1002", "192.0.2.11:80")] {
         homes.forwards(&Frame::tcp(client, vip, SYN), client, "198.51.100.11:8080");
         let mut reply = Frame::tcp("198.51.100.11:8080", client, SYN | ACK);
@@ -232,7 +230,7 @@ fn a_backend_of_several_vips_answers_in_the_right_one_s_name() {
     }
     // The backend cannot tell apart one client port that speaks to both.
     homes.ends_with(&Frame::tcp("203.0.113.5:1001", "192.0.2.11:80", SYN), Reason::TupleInUse);
-    homes.ends_with(&Frame::tcp("198.51.100.11:8080", "203.0.113.9:1", ACK), Reason::NotAReply);
+    homes.ends_with(&Frame::tcp("198.51.100.11:8080", "203.0.113.9:1", ACK), Reason::ReplyUnroutable);
 }
 
 #[test]
@@ -252,4 +250,18 @@ fn without_ip_forwarding_a_reply_goes_nowhere() {
     homes.host.routes.clear();
     homes.service("192.0.2.10:80", Protocol::TCP, Mode::Nat, &["198.51.100.11:8080"]);
     homes.ends_with(&Frame::tcp("198.51.100.11:8080", "192.0.2.100:40000", ACK), Reason::ReplyUnroutable);
+}
+
+#[test]
+fn a_flow_from_before_its_backend_was_shared_is_still_answered() {
+    let mut homes = Homes::new();
+    let index = homes.reach_clients(&BTreeMap::from([("192.0.2.100", Some(CLIENT_MAC))]));
+    homes.service("192.0.2.10:80", Protocol::TCP, Mode::Nat, &["198.51.100.11:8080"]);
+    // As the control plane writes it when a second VIP takes the backend: records first, then the old name.
+    homes.change_reply("198.51.100.11:8080", Protocol::TCP, |reply| reply.by_record = 1);
+    let reply = Frame::tcp("198.51.100.11:8080", "192.0.2.100:40000", ACK);
+    let outcome = homes.send(&reply);
+    assert_eq!(outcome.verdict, Verdict::Redirect(index));
+    let (vip, client) = ("192.0.2.10:80".parse().unwrap(), "192.0.2.100:40000".parse().unwrap());
+    assert_eq!(hex(&outcome.bytes), hex(&reply.leaving(vip, client, (LB_MAC, CLIENT_MAC)).bytes()));
 }

@@ -189,3 +189,17 @@ fn a_service_without_a_backend_says_so() {
     homes.change_service(VIP, Protocol::TCP, |service| service.ring_len = 0);
     homes.ends_with(&Frame::tcp(CLIENT, VIP, SYN), Reason::NoBackend);
 }
+
+#[test]
+fn a_udp_packet_in_the_name_of_a_service_or_a_backend_starts_no_flow() {
+    let mut homes = homes();
+    homes.service("192.0.2.10:7", Protocol::UDP, Mode::Nat, &["198.51.100.11:7"]);
+    for forged in ["192.0.2.10:7", "198.51.100.11:7", "198.51.100.11:5353"] {
+        homes.ends_with(&Frame::udp(forged, "192.0.2.10:53"), Reason::SourceIsOurs);
+    }
+    homes.translates(
+        &Frame::udp("198.51.100.11:40000", "192.0.2.10:53"),
+        "198.51.100.2",
+        &["198.51.100.11:5353"],
+    );
+}

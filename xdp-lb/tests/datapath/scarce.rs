@@ -1,0 +1,34 @@
+//! What the kernel cannot be brought to in a test: no room for a record, none for a tag. On the host alone.
+
+use xdp_lb_common::host::Buffer;
+use xdp_lb_common::net::Protocol;
+use xdp_lb_common::process::{Scratch, Verdict, process};
+use xdp_lb_common::reason::Reason;
+use xdp_lb_common::tables::Mode;
+
+use crate::homes::{Homes, INGRESS};
+use crate::packets::{Frame, SYN};
+
+const VIP: &str = "192.0.2.10:80";
+
+#[test]
+fn a_flow_that_cannot_be_recorded_is_dropped() {
+    for (mode, room) in [(Mode::Nat, 0), (Mode::FullNat, 0), (Mode::FullNat, 1)] {
+        let mut homes = Homes::new();
+        homes.service(VIP, Protocol::TCP, mode, &["198.51.100.11:8080"]);
+        homes.host.flow_limit = room;
+        let mut packet = Buffer::new(&Frame::tcp("203.0.113.5:1", VIP, SYN).bytes(), INGRESS);
+        let verdict = process(&mut packet, &homes.host, &mut Scratch::default());
+        assert_eq!(verdict, Verdict::Drop(Reason::FlowTableFull));
+    }
+}
+
+#[test]
+fn a_frame_without_room_for_its_tag_is_dropped() {
+    let mut homes = Homes::new();
+    homes.service(VIP, Protocol::TCP, Mode::Nat, &["198.51.100.11:8080"]);
+    homes.change_backend("198.51.100.11:8080", |backend| backend.vlan = 7);
+    let mut packet = Buffer::without_headroom(&Frame::tcp("203.0.113.5:1", VIP, SYN).bytes(), INGRESS);
+    let verdict = process(&mut packet, &homes.host, &mut Scratch::default());
+    assert_eq!(verdict, Verdict::Drop(Reason::HeaderRoom));
+}
