@@ -44,20 +44,68 @@ impl Direction {
     }
 }
 
-/// Seconds for which a TCP flow may stay half-open: some retransmissions of a SYN (RFC 6298 section 2).
-const HALF_OPEN: u32 = 30;
-/// Seconds without a packet after which a TCP flow with one FIN is over, where the other side's would
-/// have been seen: a client that has said all may wait for a long answer (as long as Linux' own
-/// connection tracking gives it, `nf_conntrack_tcp_timeout_fin_wait`).
-const HALF_CLOSED: u32 = 120;
-/// Likewise where the backend's FIN is never seen, so that this ends every flow.
-const CLOSING: u32 = 10;
-/// Seconds for which the record of a flow that was reset is kept: for the last packets on their way, and
-/// for a side in whose name somebody else sent the reset to go on.
-const RESET: u32 = 10;
-/// Seconds for which the record of a flow that both sides have closed is kept, and its port with it: as
-/// long as Linux keeps a connection in TIME-WAIT (`TCP_TIMEWAIT_LEN`).
-const CLOSED: u32 = 60;
+/// What a flow's patience depends on: how long after its last packet its record is of no more use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+enum Age {
+    /// UDP has no handshake to go by.
+    Udp = 0,
+    /// A SYN, and nothing else from the client.
+    HalfOpen = 1,
+    /// Data may flow.
+    Established = 2,
+    /// The client has sent a FIN, and the backend's would not be seen.
+    Closing = 3,
+    /// One side has sent a FIN.
+    HalfClosed = 4,
+    /// Both sides have.
+    Closed = 5,
+    /// One side has sent a RST.
+    Reset = 6,
+}
+
+/// A place for each [`Age`], and one to spare: an index of three bits is always inside.
+pub const AGES: usize = 8;
+
+/// Seconds of patience by [`Age`], with the two that are the operator's to choose.
+pub const fn patience(tcp_idle: u32, udp_idle: u32) -> [u32; AGES] {
+    [
+        udp_idle, // Some retransmissions of a SYN (RFC 6298 section 2).
+        30, tcp_idle, // A side that still sends keeps the flow alive.
+        10,
+        // A client that has said all may wait for a long answer: as long as Linux' own connection
+        // tracking gives it (nf_conntrack_tcp_timeout_fin_wait).
+        120, // The port is kept as long as Linux keeps a connection in TIME-WAIT (TCP_TIMEWAIT_LEN).
+        60,
+        // For packets on their way, and for a side in whose name somebody else sent the reset to go on.
+        10, 0,
+    ]
+}
+
+/// The age of each progress of a TCP flow. A table, since the verifier would follow each branch.
+static AGE: [u8; 64] = {
+    let mut ages = [0; 64];
+    let mut progress = 0;
+    while progress < 64 {
+        let bits = progress as u8;
+        ages[progress] = if bits & RESETS != 0 {
+            Age::Reset
+        } else if bits & FINS == FINS {
+            Age::Closed
+        } else if bits & FINS != 0 && bits & PAIRED != 0 {
+            Age::HalfClosed
+        } else if bits & FINS != 0 {
+            Age::Closing
+        } else if bits & ESTABLISHED != 0 {
+            Age::Established
+        } else {
+            Age::HalfOpen
+        } as u8;
+        progress += 1;
+    }
+    ages
+};
+
 /// Seconds after which the port of a closed flow is given to another if no other is free.
 const SCARCE: u32 = 10;
 
@@ -160,7 +208,8 @@ impl Life {
     /// Whether both sides have closed the flow, or one has reset it.
     #[inline(always)]
     pub fn is_closed(&self) -> bool {
-        self.progress() & RESETS != 0 || self.progress() & FINS == FINS
+        let progress = self.progress();
+        progress & RESETS != 0 || progress & FINS == FINS
     }
 
     /// Whether any side has begun to close the flow.
@@ -178,14 +227,7 @@ impl Life {
     /// Whether the record is of no more use: its place and its port may be given to another flow.
     #[inline(always)]
     pub fn is_over(&self, protocol: Protocol, now: u32, settings: &Settings) -> bool {
-        let patience = if self.progress() & RESETS != 0 {
-            RESET
-        } else if self.is_closed() {
-            CLOSED
-        } else {
-            self.patience(protocol, settings)
-        };
-        self.idle(now) > patience
+        self.idle(now) > self.patience(protocol, settings)
     }
 
     /// Whether the flow's port may be given to another where ports are scarce.
@@ -203,17 +245,11 @@ impl Life {
 
     #[inline(always)]
     fn patience(&self, protocol: Protocol, settings: &Settings) -> u32 {
-        if protocol != Protocol::TCP {
-            settings.udp_idle
-        } else if self.is_closing() && self.progress() & PAIRED == 0 {
-            CLOSING
-        } else if self.is_closing() {
-            HALF_CLOSED
-        } else if self.progress() & ESTABLISHED == 0 {
-            HALF_OPEN
-        } else {
-            settings.tcp_idle
-        }
+        let age = match protocol {
+            Protocol::TCP => AGE[usize::from(self.progress()) % AGE.len()],
+            _ => Age::Udp as u8,
+        };
+        settings.patience[usize::from(age) % AGES]
     }
 }
 
@@ -226,8 +262,7 @@ mod tests {
         hash_keys: [0; crate::hash::KEYS],
         snat_port_first: 1024,
         snat_port_count: 1,
-        udp_idle: 60,
-        tcp_idle: 900,
+        patience: patience(900, 60),
         padding: 0,
     };
 

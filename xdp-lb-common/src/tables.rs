@@ -268,12 +268,11 @@ pub struct Settings {
     pub snat_port_first: u16,
     /// How many ports `full-nat` may give out, from the first on; never 0.
     pub snat_port_count: u16,
-    /// Seconds without a packet after which a UDP flow is over.
-    pub udp_idle: u32,
-    /// Seconds without a packet after which an established TCP flow is over.
-    pub tcp_idle: u32,
     /// Unused, 0.
     pub padding: u32,
+    /// Seconds without a packet after which a flow is over, by what it has come to: see
+    /// [`crate::flow::patience`].
+    pub patience: [u32; crate::flow::AGES],
 }
 
 impl Settings {

@@ -203,13 +203,14 @@ fn partner_key(key: &FlowKey, record: &FlowRecord) -> FlowKey {
     )
 }
 
-/// Whether this record is the other half of the record under `key`.
+/// Whether this record is the other half of the record under `key`. With `&`, not `&&`: the verifier
+/// would follow each branch.
 #[inline(always)]
 fn is_partner(key: &FlowKey, record: &FlowRecord) -> bool {
-    record.source == key.destination
-        && record.destination == key.source
-        && record.source_port == key.destination_port
-        && record.destination_port == key.source_port
+    (record.source == key.destination)
+        & (record.destination == key.source)
+        & (record.source_port == key.destination_port)
+        & (record.destination_port == key.source_port)
 }
 
 #[inline(always)]

@@ -1,6 +1,7 @@
 //! What holds for every service, as the datapath's tables want it.
 
 use sha2::{Digest, Sha256};
+use xdp_lb_common::flow::patience;
 use xdp_lb_common::hash::KEYS;
 use xdp_lb_common::tables::Settings;
 
@@ -41,9 +42,8 @@ impl Policy {
             hash_keys: keys,
             snat_port_first: first,
             snat_port_count: (last - first).saturating_add(1),
-            udp_idle: seconds(self.timeouts.udp_idle),
-            tcp_idle: seconds(self.timeouts.tcp_idle),
             padding: 0,
+            patience: patience(seconds(self.timeouts.tcp_idle), seconds(self.timeouts.udp_idle)),
         }
     }
 }

@@ -11,6 +11,7 @@ use aya::programs::{TestRunOptions, Xdp};
 use xdp_lb::config::{Limits, PortRange, Timeouts};
 use xdp_lb::control::tables::Write;
 use xdp_lb::datapath::{Datapath, Options, Policy, hash_keys};
+use xdp_lb_common::flow::patience;
 use xdp_lb_common::host::{Buffer, HostTables};
 use xdp_lb_common::net::{Address, Endpoint, MacAddress, Port, Protocol};
 use xdp_lb_common::process::{Scratch, Verdict, process};
@@ -71,9 +72,8 @@ impl Homes {
             hash_keys: hash_keys(&SECRET),
             snat_port_first: PORTS.first,
             snat_port_count: PORTS.last - PORTS.first + 1,
-            udp_idle: TIMEOUTS.udp_idle.as_secs() as u32,
-            tcp_idle: TIMEOUTS.tcp_idle.as_secs() as u32,
             padding: 0,
+            patience: patience(TIMEOUTS.tcp_idle.as_secs() as u32, TIMEOUTS.udp_idle.as_secs() as u32),
         });
         host.slots = vec![Slot::default(); 16 * RING as usize];
         host.backends = vec![Backend::default(); 65];
