@@ -31,8 +31,9 @@ fn one_screen(screen: &Screen, status: &StatusView) -> String {
         counted(status.dropped_packets, "packet"),
         grouped(status.passed_packets)
     );
+    let trouble = status.trouble.as_ref().map(|trouble| format!("TROUBLE: {trouble}\n"));
     let parts = [
-        head,
+        trouble.unwrap_or_default() + &head,
         interfaces(screen, status),
         line(service::table(screen, &status.services)),
         backends(screen, &status.backends),
@@ -47,8 +48,12 @@ fn interfaces(screen: &Screen, status: &StatusView) -> String {
     let rows = status.interfaces.iter().map(|interface| {
         vec![
             Cell::new(&interface.name),
-            Cell::new(interface.mode),
-            Cell::new(interface.note.as_deref().unwrap_or_default()),
+            Cell::new(interface.mode.map_or("none".into(), |mode| mode.to_string())),
+            Cell::new(match (interface.up, interface.note.as_deref()) {
+                (true, note) => note.unwrap_or_default().to_owned(),
+                (false, None) => "the link is down".to_owned(),
+                (false, Some(note)) => format!("the link is down; {note}"),
+            }),
         ]
     });
     screen.table(&columns, rows)

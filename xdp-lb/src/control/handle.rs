@@ -43,6 +43,7 @@ pub enum Request {
     RemoveBackend(String, SocketAddr, oneshot::Sender<Answer<Outcome>>),
     Counters(oneshot::Sender<Answer<CountersView>>),
     Reload(oneshot::Sender<Answer<ReloadView>>),
+    IsChecking(oneshot::Sender<Answer<bool>>),
     Unload(oneshot::Sender<Answer<Outcome>>),
 }
 
@@ -118,6 +119,11 @@ impl Handle {
     /// Reads the config file again: all of it is applied, or nothing.
     pub async fn reload(&self) -> Answer<ReloadView> {
         self.ask(Request::Reload).await
+    }
+
+    /// Whether a backend's first check is still out.
+    pub async fn is_checking(&self) -> Answer<bool> {
+        self.ask(Request::IsChecking).await
     }
 
     /// Detaches the program, removes the pins and ends the daemon.
