@@ -33,3 +33,17 @@ fn nearest_first(wanted: &str, mut known: Vec<String>) -> Option<String> {
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     (!known.is_empty()).then(|| known.join(", ") + &more)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_known_names_the_nearest_twenty_are_told() {
+        let known = (0..10_000).map(|number| format!("web{number}")).collect();
+        let words = unknown_service("wbe77", known).to_string();
+        assert!(words.starts_with("there is no service \"wbe77\"; the services are: web77, "), "{words}");
+        assert!(words.ends_with(" and 9980 more"), "{words}");
+        assert!(words.len() < 400, "{words}");
+    }
+}

@@ -29,6 +29,7 @@ struct Memory {
     unloaded: bool,
     live: HashMap<BackendIndex, u64>,
     counts: bool,
+    censuses: u32,
     adopted: bool,
     missing: BTreeSet<String>,
 }
@@ -111,7 +112,7 @@ impl Kernel for InMemory {
 
     fn unload(&mut self) -> anyhow::Result<Vec<String>> {
         self.lock().unloaded = true;
-        Ok(vec![])
+        Ok(vec!["detached from eth0 (native)".into(), "removed 12 tables".into()])
     }
 
     fn reasons(&self) -> anyhow::Result<Vec<u64>> {
@@ -136,7 +137,8 @@ impl Kernel for InMemory {
     }
 
     fn census(&mut self) -> anyhow::Result<Census> {
-        let memory = self.lock();
+        let mut memory = self.lock();
+        memory.censuses += 1;
         anyhow::ensure!(memory.counts, "the kernel is busy");
         let live = memory.live.clone();
         Ok(Census { records: live.values().sum(), live })
@@ -377,6 +379,36 @@ async fn the_flows_of_a_drain_are_those_after_it_and_no_count_is_not_none() {
     assert!(matches!(&refused, Refusal::Failed(why) if why.contains("the kernel is busy")), "{refused}");
     daemon.kernel.lock().counts = true;
     assert_eq!(daemon.handle.backends(Some("web".into())).await.unwrap()[0].flows, 3);
+}
+
+#[tokio::test]
+async fn only_a_drain_has_the_flows_counted_more_often() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    let asked = async || {
+        let before = daemon.kernel.lock().censuses;
+        tokio::time::sleep(CENSUS_FRESH).await;
+        daemon.handle.backends(None).await.unwrap();
+        daemon.handle.is_checking().await.unwrap();
+        daemon.kernel.lock().censuses - before
+    };
+    daemon.handle.backends(None).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let patch = |weight, admin| BackendPatch { weight, admin };
+    let first = address("198.51.100.11:8080");
+    daemon.handle.patch_backend("web".into(), first, patch(Some(0), None)).await.unwrap();
+    assert_eq!(asked().await, 0, "weight 0 is no drain");
+    daemon.handle.patch_backend("web".into(), first, patch(None, Some(AdminState::Draining))).await.unwrap();
+    assert_eq!(asked().await, 1);
+}
+
+#[tokio::test]
+async fn the_first_checks_are_out_until_each_has_ended() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    daemon.next_hop("198.51.100.11", Ok(11)).await;
+    daemon.until("web", |backends| backends[0].state == BackendState::Checking).await;
+    assert_eq!(daemon.handle.is_checking().await, Ok(true));
+    daemon.all_up().await;
+    assert_eq!(daemon.handle.is_checking().await, Ok(false));
 }
 
 #[tokio::test]
@@ -716,7 +748,8 @@ async fn unknown_services_are_told_with_the_known_ones() {
 #[tokio::test]
 async fn an_unload_ends_the_task() {
     let daemon = Daemon::start(TWO_SERVICES);
-    daemon.handle.unload().await.unwrap();
+    let outcome = daemon.handle.unload().await.unwrap();
+    assert_eq!(outcome.message, "detached from eth0 (native), removed 12 tables; the daemon ends");
     assert_eq!(daemon.task.await.unwrap(), Ended::Unloaded);
     assert!(daemon.kernel.lock().unloaded);
 }
