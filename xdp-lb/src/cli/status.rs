@@ -6,7 +6,7 @@ use super::output::{Screen, number, text, words};
 use super::units::{counted, grouped, percent, span};
 use super::{backend, service};
 use crate::api::client::Client;
-use crate::api::types::{BackendState, BackendView, StatusView};
+use crate::api::types::{BackendState, BackendView, InterfaceView, StatusView};
 
 /// How many backends one screen shows.
 const MAX_BACKENDS: usize = 30;
@@ -49,14 +49,19 @@ fn interfaces(screen: &Screen, status: &StatusView) -> String {
         vec![
             Cell::new(&interface.name),
             Cell::new(interface.mode.map_or("none".into(), |mode| mode.to_string())),
-            Cell::new(match (interface.up, interface.note.as_deref()) {
-                (true, note) => note.unwrap_or_default().to_owned(),
-                (false, None) => "the link is down".to_owned(),
-                (false, Some(note)) => format!("the link is down; {note}"),
-            }),
+            Cell::new(note(interface)),
         ]
     });
     screen.table(&columns, rows)
+}
+
+fn note(interface: &InterfaceView) -> String {
+    let note = interface.note.clone().unwrap_or_default();
+    match interface.up || interface.mode.is_none() {
+        true => note,
+        false if note.is_empty() => "the link is down".into(),
+        false => format!("the link is down; {note}"),
+    }
 }
 
 /// All backends where they fit; else those that are not up, which an operator looks for.

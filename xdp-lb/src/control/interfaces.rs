@@ -40,9 +40,9 @@ impl<K: Kernel> Owner<K> {
     /// program.
     pub(super) fn interface(&mut self, name: String, index: Option<u32>, up: bool) {
         if up {
-            self.links_down.remove(&name);
+            self.links_up.insert(name.clone());
         } else {
-            self.links_down.insert(name.clone());
+            self.links_up.remove(&name);
         }
         let Some(present) = self.interfaces.get(&name) else { return };
         match (present, index) {

@@ -80,8 +80,8 @@ pub struct Owner<K> {
     watch: Watch,
     /// The interfaces that the program is to be attached to, and how it is, or why not.
     pub(super) interfaces: BTreeMap<String, Result<Attached, String>>,
-    /// The interfaces whose link is down.
-    pub(super) links_down: BTreeSet<String>,
+    /// The interfaces that are up and have a carrier.
+    pub(super) links_up: BTreeSet<String>,
     /// When it was last tried to attach where that had failed.
     pub(super) attach_tried: Instant,
     settling: Settling,
@@ -192,7 +192,7 @@ impl<K: Kernel> Owner<K> {
             set_targets,
             watch,
             interfaces: BTreeMap::new(),
-            links_down: BTreeSet::new(),
+            links_up: BTreeSet::new(),
             attach_tried: now,
             rates: TrafficRates::default(),
             census: Census::default(),

@@ -7,6 +7,8 @@ use anyhow::{Result, bail};
 /// The numbers of linux/capability.h.
 const CAP_NET_ADMIN: u32 = 12;
 const CAP_SYS_ADMIN: u32 = 21;
+/// Without it the verifier lets no pointer to the stack or a map be stored, and refuses the program.
+const CAP_PERFMON: u32 = 38;
 const CAP_BPF: u32 = 39;
 
 /// Looks for the privilege that loading and attaching the program takes.
@@ -15,7 +17,7 @@ const CAP_BPF: u32 = 39;
 /// Where it is missing, in one line.
 pub fn check() -> Result<()> {
     match fs::read_to_string("/proc/self/status") {
-        Ok(status) if !suffices(&status) => bail!("needs root, or CAP_BPF and CAP_NET_ADMIN"),
+        Ok(status) if !suffices(&status) => bail!("needs root, or CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN"),
         // Where it cannot be known the kernel decides.
         _ => Ok(()),
     }
@@ -26,7 +28,7 @@ fn suffices(status: &str) -> bool {
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let Some(Ok(effective)) = effective.map(|text| u64::from_str_radix(text.trim(), 16)) else { return true };
     let has = |capability: u32| effective & (1 << capability) != 0;
-    has(CAP_NET_ADMIN) && (has(CAP_BPF) || has(CAP_SYS_ADMIN))
+    has(CAP_NET_ADMIN) && (has(CAP_BPF) && has(CAP_PERFMON) || has(CAP_SYS_ADMIN))
 }
 
 #[cfg(test)]
@@ -37,9 +39,10 @@ mod tests {
     fn root_and_the_capabilities_suffice_and_nothing_less() {
         for (effective, is_enough) in [
             ("000001ffffffffff", true),
-            ("0000008000001000", true),
+            ("000000c000001000", true),
+            ("0000008000001000", false),
             ("0000000000201000", true),
-            ("0000008000000000", false),
+            ("000000c000000000", false),
             ("0000000000001000", false),
             ("0000000000000000", false),
         ] {

@@ -90,14 +90,14 @@ impl<K: Kernel> Owner<K> {
                 name: name.clone(),
                 index: attached.index,
                 mode: Some(attached.mode),
-                up: !self.links_down.contains(name),
+                up: self.links_up.contains(name),
                 note: attached.note.clone(),
             },
             Err(why) => InterfaceView {
                 name: name.clone(),
                 index: 0,
                 mode: None,
-                up: !self.links_down.contains(name),
+                up: self.links_up.contains(name),
                 note: Some(format!("not attached: {why}")),
             },
         };
