@@ -98,3 +98,27 @@ fn a_wrong_log_filter_is_refused_in_words() {
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(stderr.starts_with("error: XDP_LB_LOG is not understood"), "{stderr}");
 }
+
+#[test]
+fn a_config_is_checked_against_the_changes_made_at_runtime() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, state) = (folder.path().join("config.toml"), folder.path().join("state.json"));
+    std::fs::write(&file, format!("state_file = {state:?}\n{CONFIG}")).unwrap();
+    let check = || run(&["check", file.to_str().unwrap()]);
+    let added = |vip: &str| {
+        let document =
+            format!(r#"{{"version":1,"overlay":{{"added_services":{{"x":{{"name":"x","vip":"{vip}"}}}}}}}}"#);
+        std::fs::write(&state, document).unwrap();
+    };
+    added("192.0.2.11:80");
+    assert_eq!(check().0, 0);
+    added("192.0.2.10:80");
+    let (code, stdout, stderr) = check();
+    assert_eq!((code, stdout.as_str()), (1, ""));
+    assert!(stderr.contains(state.to_str().unwrap()) && stderr.contains("is the VIP of"), "{stderr}");
+    std::fs::write(&state, "{").unwrap();
+    let (code, stdout, _) = check();
+    assert_eq!(code, 0);
+    assert!(stdout.contains("warning: the state file"), "{stdout}");
+    assert!(state.exists(), "a check changes nothing");
+}

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -80,11 +80,6 @@ impl Client {
     /// A client of the daemon on this socket; nothing is sent yet.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
         Self { socket: socket.into() }
-    }
-
-    /// The daemon's socket.
-    pub fn socket(&self) -> &Path {
-        &self.socket
     }
 
     /// The daemon on one screen.

@@ -152,13 +152,9 @@ async fn backend(
     BackendPath(name, address): BackendPath,
 ) -> Reply<BackendView> {
     let backends = handle.backends(Some(name.clone())).await?;
-    let known: Vec<_> = backends.iter().map(|backend| backend.address.to_string()).collect();
+    let known = backends.iter().map(|backend| backend.address.to_string()).collect();
     let backend = backends.into_iter().find(|backend| backend.address == address);
-    let unknown = || match known.as_slice() {
-        [] => format!("service {name} has no backend {address}: it has none"),
-        known => format!("service {name} has no backend {address}; it has {}", known.join(", ")),
-    };
-    Ok(Json(backend.ok_or_else(|| Refusal::NotFound(unknown()))?))
+    Ok(Json(backend.ok_or_else(|| config::unknown_backend(&name, address, known))?))
 }
 
 async fn patch_backend(

@@ -19,6 +19,10 @@ pub(crate) struct Owner {
     pub(crate) backends: Vec<BackendView>,
     /// A backend that drains loses this many flows each time it is looked at.
     pub(crate) flows_ending: u64,
+    /// Whether a backend that drains goes on to get new flows.
+    pub(crate) drains_late: bool,
+    /// What is wrong with the datapath.
+    pub(crate) trouble: Option<String>,
     /// How a reload ends.
     pub(crate) reload: Answer<ReloadView>,
 }
@@ -33,7 +37,9 @@ impl Default for Owner {
                 backend("web6", "[2001:db8:1::11]:8080"),
             ],
             flows_ending: 0,
-            reload: Ok(ReloadView { changes: vec![], needs_restart: vec![] }),
+            drains_late: false,
+            trouble: None,
+            reload: Ok(ReloadView::default()),
         }
     }
 }
@@ -61,9 +67,13 @@ impl Owner {
                 drop(answer.send(self.add_backend(&service, backend)));
             }
             Request::PatchBackend(service, address, patch, answer) => {
+                let drains_late = self.drains_late;
                 drop(answer.send(self.find(&service, address).map(|backend| {
                     backend.weight = patch.weight.unwrap_or(backend.weight);
                     backend.admin = patch.admin.unwrap_or(backend.admin);
+                    if backend.admin == AdminState::Draining && !drains_late {
+                        backend.share = 0.0;
+                    }
                     done(format!("changed {address} of {service}"))
                 })));
             }
@@ -74,6 +84,7 @@ impl Owner {
             }
             Request::Counters(answer) => drop(answer.send(Ok(counters()))),
             Request::Reload(answer) => drop(answer.send(self.reload.clone())),
+            Request::IsPending(answer) => drop(answer.send(Ok(false))),
             Request::Unload(answer) => drop(answer.send(Ok(done("unloaded".into())))),
         }
     }
@@ -86,14 +97,11 @@ impl Owner {
             adopted: true,
             config_file: "/etc/xdp-lb/config.toml".into(),
             pin_path: "/sys/fs/bpf/xdp-lb".into(),
+            trouble: self.trouble.clone(),
             interfaces: vec![
-                InterfaceView { name: "eth0".into(), index: 2, mode: XdpMode::Native, note: None },
-                InterfaceView {
-                    name: "eth1".into(),
-                    index: 3,
-                    mode: XdpMode::Generic,
-                    note: Some("the driver of eth1 has no XDP".into()),
-                },
+                interface("eth0", 2, Some(XdpMode::Native), None),
+                interface("eth1", 3, Some(XdpMode::Generic), Some("the driver of eth1 has no XDP")),
+                interface("eth2", 0, None, Some("not attached: the interface is gone")),
             ],
             services: self.services.clone(),
             backends: self.backends.clone(),
@@ -167,6 +175,10 @@ impl Owner {
     }
 }
 
+fn interface(name: &str, index: u32, mode: Option<XdpMode>, note: Option<&str>) -> InterfaceView {
+    InterfaceView { name: name.into(), index, mode, up: true, note: note.map(str::to_owned) }
+}
+
 pub(crate) fn service(name: &str, vip: &str) -> ServiceView {
     ServiceView {
         name: name.into(),
@@ -201,7 +213,12 @@ pub(crate) fn backend(service: &str, address: &str) -> BackendView {
         admin: AdminState::Enabled,
         health: HealthState::Up,
         check_latency_seconds: Some(0.0012),
-        next_hop: Some(NextHopView { interface: "eth1".into(), mac: "02:00:00:00:00:11".into(), vlan: None }),
+        next_hop: Some(NextHopView {
+            interface: "eth1".into(),
+            mac: "02:00:00:00:00:11".into(),
+            vlan: None,
+            mtu: 1500,
+        }),
         origin: Origin::File,
         flows: 42,
         traffic: TrafficView {

@@ -145,7 +145,7 @@ async fn each_refusal_has_its_status_and_keeps_its_words() {
             "/v1/services/web/backends/198.51.100.99:80",
             "",
             404,
-            "service web has no backend 198.51.100.99:80; it has 198.51.100.11:8080, 198.51.100.12:8080",
+            "service web has no backend 198.51.100.99:80; its backends are: 198.51.100.11:8080, 198.51.100.12:8080",
         ),
         (
             "PATCH",
@@ -343,7 +343,7 @@ async fn a_running_request_is_answered_though_the_daemon_ends() {
     let request = requests.recv().await.unwrap();
     daemon.stop.take().unwrap().send(()).unwrap();
     let crate::control::handle::Request::Reload(answer) = request else { panic!("{request:?}") };
-    let view = ReloadView { changes: vec!["added service dns".into()], needs_restart: vec![] };
+    let view = ReloadView { changes: vec!["added service dns".into()], ..ReloadView::default() };
     answer.send(Ok(view.clone())).unwrap();
     assert_eq!(asked.await.unwrap().unwrap(), view);
 }

@@ -22,6 +22,8 @@ pub struct StatusView {
     pub config_file: String,
     /// The bpffs directory of the pins.
     pub pin_path: String,
+    /// What is wrong with the datapath: its tables are not what they should be, or cannot be read.
+    pub trouble: Option<String>,
     /// The interfaces.
     pub interfaces: Vec<InterfaceView>,
     /// The services, by name.
@@ -36,16 +38,18 @@ pub struct StatusView {
     pub passed_packets: u64,
 }
 
-/// An interface that the program is attached to.
+/// An interface that the program is to be attached to.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct InterfaceView {
     /// Its name.
     pub name: String,
-    /// Its index.
+    /// Its index; 0 where the program is not attached.
     pub index: u32,
-    /// How the program is attached: native or generic.
-    pub mode: XdpMode,
-    /// Why it is not native, where `xdp_mode = "auto"` had to fall back.
+    /// How the program is attached, native or generic; `None` where it is not attached.
+    pub mode: Option<XdpMode>,
+    /// Whether the link is up and has a carrier.
+    pub up: bool,
+    /// Why the program is not attached, or why it is not native, where `xdp_mode = "auto"` had to fall back.
     pub note: Option<String>,
 }
 
@@ -170,8 +174,6 @@ pub enum BackendState {
     Draining,
     /// Its health check failed: it gets nothing.
     Down,
-    /// It was disabled by the operator: it gets nothing.
-    Disabled,
     /// No next hop is known for it: it gets nothing.
     Unresolved,
     /// Its first health check is still out: it gets nothing yet.
@@ -185,7 +187,6 @@ impl BackendState {
             Self::Up => "up",
             Self::Draining => "draining",
             Self::Down => "down",
-            Self::Disabled => "disabled",
             Self::Unresolved => "unresolved",
             Self::Checking => "checking",
         }
@@ -224,6 +225,8 @@ pub struct NextHopView {
     pub mac: String,
     /// The VLAN id of frames to it.
     pub vlan: Option<u16>,
+    /// The MTU towards it, bytes of IP.
+    pub mtu: u32,
 }
 
 /// A change to a backend: what is `None` stays.
@@ -248,12 +251,15 @@ pub struct Outcome {
 }
 
 /// What a reload did.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReloadView {
     /// One line for each change, in words; empty where nothing changed.
     pub changes: Vec<String>,
-    /// Keys whose change needs a restart of the daemon, which were left as they were.
+    /// Keys whose change cannot be made while the daemon runs, which were left as they were.
     pub needs_restart: Vec<String>,
+    /// One line for each thing to see to, in words: what a key above takes, or what could not be done yet.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// Every counter of passes and drops.

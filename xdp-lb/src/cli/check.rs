@@ -1,18 +1,21 @@
 //! `xdp-lb check`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use anyhow::bail;
 use clap::Args;
 use serde::Serialize;
 
 use super::output::Screen;
 use super::units::counted;
-use crate::config;
+use crate::config::state::{self, StateError};
+use crate::config::{self, Config};
 
 /// Validate a config file
 ///
 /// Prints what the file describes, or every error in it: its line, the field, and what to write
-/// instead. Nothing is changed and no daemon is asked.
+/// instead; and where the changes made at runtime, in its state file, contradict it. Nothing is changed
+/// and no daemon is asked.
 #[derive(Debug, Args)]
 pub(super) struct Check {
     /// The config file
@@ -25,23 +28,58 @@ struct Valid {
     file: PathBuf,
     services: usize,
     backends: usize,
+    /// What is wrong with the state file and does not keep a daemon from starting.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warning: Option<String>,
 }
 
 impl Check {
     pub(super) fn execute(self, screen: &Screen) -> anyhow::Result<String> {
         let config = config::load(&self.file)?;
+        let warning = check_state(&config, &self.file)?;
         let valid = Valid {
             file: self.file,
             services: config.services.len(),
             backends: config.services.iter().map(|service| service.backends.len()).sum(),
+            warning,
         };
         screen.show(&valid, || {
-            format!(
+            let mut text = format!(
                 "{} is valid: {}, {}",
                 valid.file.display(),
                 counted(valid.services as u64, "service"),
                 counted(valid.backends as u64, "backend")
-            )
+            );
+            if let Some(warning) = &valid.warning {
+                text += &format!("\nwarning: {warning}");
+            }
+            text
         })
+    }
+}
+
+/// Holds the config against the changes made at runtime, where they can be read; returns what to warn of.
+fn check_state(config: &Config, file: &Path) -> anyhow::Result<Option<String>> {
+    let state_file = config.state_file.display();
+    let overlay = match state::look(&config.state_file) {
+        Ok(Ok(overlay)) => overlay,
+        Ok(Err(why)) => {
+            return Ok(Some(format!(
+                "the state file {state_file} {why}: a start sets it aside, and the changes made at runtime are lost"
+            )));
+        }
+        Err(StateError::Unreadable { source, .. }) => {
+            let what = "the changes made at runtime were not looked at";
+            return Ok(Some(format!("{what}: the state file {state_file} cannot be read: {source}")));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    match config::effective(config, &overlay) {
+        Ok(_) => Ok(None),
+        Err(lines) => bail!(
+            "{} does not go with the changes made at runtime, in {state_file}:\n{}",
+            file.display(),
+            lines.join("\n")
+        ),
     }
 }

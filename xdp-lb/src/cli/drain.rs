@@ -85,11 +85,15 @@ async fn watch(
                 if backend.admin == AdminState::Enabled {
                     return Ok(End::EnabledAgain { flows });
                 }
-                if flows == 0 {
+                if backend.share > 0.0 {
+                    // The datapath could not be changed yet: new flows may come still.
+                    progress.show("the datapath still gives it new flows, see xdp-lb status");
+                } else if flows == 0 {
                     return Ok(End::LastFlowEnded);
+                } else {
+                    let left = span(deadline.saturating_duration_since(now).as_secs());
+                    progress.show(&format!("{} left, waiting for {left} more", counted(flows, "flow")));
                 }
-                let left = span(deadline.saturating_duration_since(now).as_secs());
-                progress.show(&format!("{} left, waiting for {left} more", counted(flows, "flow")));
             }
             Err(error) if error.is_not_found() => return Ok(End::Removed),
             // Flows go on while the daemon restarts, and so does the drain.

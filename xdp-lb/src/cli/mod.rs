@@ -18,7 +18,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::api::client::Client;
 use crate::config;
@@ -50,8 +51,9 @@ Exit codes: 0 done, 1 it failed (the reason is on stderr), 2 the command line is
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
 struct Global {
-    /// The daemon's control socket, `api.socket` in its config [default: /run/xdp-lb/api.sock]
-    #[arg(long, global = true, value_name = "PATH", env = "XDP_LB_SOCKET")]
+    /// The daemon's control socket, `api.socket` in its config [default: XDP_LB_SOCKET, or
+    /// /run/xdp-lb/api.sock]
+    #[arg(long, global = true, value_name = "PATH")]
     socket: Option<PathBuf>,
     /// How results are printed: for people, or for programs (stable, see docs/api.md)
     #[arg(long, global = true, value_name = "FORMAT", value_enum, default_value_t)]
@@ -123,7 +125,12 @@ fn print(text: &str) -> anyhow::Result<()> {
 impl Cli {
     fn execute(self) -> anyhow::Result<Done> {
         let screen = Screen::of_stdout(self.global.output);
-        let client = Client::new(self.global.socket.clone().unwrap_or_else(|| DEFAULT_SOCKET.into()));
+        if self.global.socket.is_some() && matches!(self.command, Command::Run(_) | Command::Check(_)) {
+            let words = "--socket names the socket of a running daemon, and `run` and `check` ask none: \
+                         the daemon's own socket is `api.socket` in its config file";
+            return Err(Self::command().error(ErrorKind::ArgumentConflict, words).into());
+        }
+        let client = Client::new(self.global.socket.clone().unwrap_or_else(usual_socket));
         match self.command {
             Command::Run(run) => run.execute().map(|()| String::new().into()),
             Command::Check(check) => check.execute(&screen).map(Done::from),
@@ -135,6 +142,12 @@ impl Cli {
             Command::Unload(unload) => block_on(unload.execute(self.global.socket, &screen)).map(Done::from),
         }
     }
+}
+
+/// The socket where none is named.
+fn usual_socket() -> PathBuf {
+    let named = std::env::var_os("XDP_LB_SOCKET").filter(|named| !named.is_empty());
+    named.map_or_else(|| DEFAULT_SOCKET.into(), PathBuf::from)
 }
 
 fn block_on<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {

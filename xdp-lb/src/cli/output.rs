@@ -122,7 +122,6 @@ pub(super) fn state(state: BackendState) -> Cell {
         BackendState::Up => Color::Green,
         BackendState::Draining | BackendState::Checking => Color::Yellow,
         BackendState::Down | BackendState::Unresolved => Color::Red,
-        BackendState::Disabled => Color::DarkGrey,
     };
     Cell::new(state.name()).fg(colour)
 }

@@ -14,9 +14,6 @@ fn sentences(view: &ReloadView) -> String {
         [] => vec!["nothing changed".to_owned()],
         changes => changes.to_vec(),
     };
-    if !view.needs_restart.is_empty() {
-        let keys = view.needs_restart.join(", ");
-        lines.push(format!("left as before until the daemon is restarted: {keys}"));
-    }
+    lines.extend(view.warnings.iter().map(|warning| format!("warning: {warning}")));
     lines.join("\n")
 }

@@ -6,7 +6,7 @@ use super::output::{Screen, number, text, words};
 use super::units::{counted, grouped, percent, span};
 use super::{backend, service};
 use crate::api::client::Client;
-use crate::api::types::{BackendState, BackendView, StatusView};
+use crate::api::types::{BackendState, BackendView, InterfaceView, StatusView};
 
 /// How many backends one screen shows.
 const MAX_BACKENDS: usize = 30;
@@ -31,8 +31,9 @@ fn one_screen(screen: &Screen, status: &StatusView) -> String {
         counted(status.dropped_packets, "packet"),
         grouped(status.passed_packets)
     );
+    let trouble = status.trouble.as_ref().map(|trouble| format!("TROUBLE: {trouble}\n"));
     let parts = [
-        head,
+        trouble.unwrap_or_default() + &head,
         interfaces(screen, status),
         line(service::table(screen, &status.services)),
         backends(screen, &status.backends),
@@ -47,11 +48,20 @@ fn interfaces(screen: &Screen, status: &StatusView) -> String {
     let rows = status.interfaces.iter().map(|interface| {
         vec![
             Cell::new(&interface.name),
-            Cell::new(interface.mode),
-            Cell::new(interface.note.as_deref().unwrap_or_default()),
+            Cell::new(interface.mode.map_or("none".into(), |mode| mode.to_string())),
+            Cell::new(note(interface)),
         ]
     });
     screen.table(&columns, rows)
+}
+
+fn note(interface: &InterfaceView) -> String {
+    let note = interface.note.clone().unwrap_or_default();
+    match interface.up || interface.mode.is_none() {
+        true => note,
+        false if note.is_empty() => "the link is down".into(),
+        false => format!("the link is down; {note}"),
+    }
 }
 
 /// All backends where they fit; else those that are not up, which an operator looks for.

@@ -18,7 +18,7 @@ const TABLE: Screen = Screen { format: Format::Table, colour: false, width: None
 
 struct Daemon {
     client: Client,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 fn daemon(owner: Owner) -> Daemon {
@@ -26,7 +26,7 @@ fn daemon(owner: Owner) -> Daemon {
     let socket = folder.path().join("api.sock");
     let server = Server::bind(&socket).unwrap();
     tokio::spawn(server.serve(owner.start(), std::future::pending()));
-    Daemon { client: Client::new(socket), _folder: folder }
+    Daemon { client: Client::new(socket), folder }
 }
 
 impl Daemon {
@@ -42,7 +42,8 @@ impl Daemon {
             Command::Counters => counters::execute(client, &screen).await.map(Done::from),
             Command::Reload => reload::execute(client, &screen).await.map(Done::from),
             Command::Unload(unload) => {
-                unload.execute(Some(client.socket().to_owned()), &screen).await.map(Done::from)
+                let socket = self.folder.path().join("api.sock");
+                unload.execute(Some(socket), &screen).await.map(Done::from)
             }
             other => panic!("{other:?} asks no daemon"),
         }
@@ -76,6 +77,27 @@ fn usage_error(line: &[&str]) -> String {
 
 fn failed(done: &Done) -> bool {
     format!("{:?}", done.code) == format!("{:?}", std::process::ExitCode::FAILURE)
+}
+
+#[test]
+fn a_socket_is_refused_where_no_daemon_is_asked() {
+    for line in
+        [&["run", "--config", "/nowhere", "--socket", "/a"][..], &["check", "/nowhere", "--socket", "/a"]]
+    {
+        let error = parse(line).execute().unwrap_err().downcast::<clap::Error>().unwrap();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("`api.socket` in its config"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn an_unload_asks_the_daemon_on_the_socket_that_was_named() {
+    let daemon = daemon(Owner::default());
+    let config = daemon.folder.path().join("config.toml");
+    let file =
+        "interfaces = [\"eth0\"]\npin_path = \"/sys/fs/bpf/xdp-lb\"\napi.socket = \"/nowhere/api.sock\"\n";
+    std::fs::write(&config, file).unwrap();
+    assert_eq!(daemon.text(&["unload", "--config", config.to_str().unwrap()]).await, "unloaded\n");
 }
 
 #[test]
@@ -197,6 +219,7 @@ config /etc/xdp-lb/config.toml, pins /sys/fs/bpf/xdp-lb
 INTERFACE  XDP      NOTE
 eth0       native
 eth1       generic  the driver of eth1 has no XDP
+eth2       none     not attached: the interface is gone
 
 SERVICE  VIP                PROTOCOL  MODE      SERVING  NEW  PPS  BYTES  CHECK  ORIGIN
 web      192.0.2.10:80      tcp       full-nat      2/2  0/s  0/s  0 B/s  http   file
@@ -207,6 +230,13 @@ web6     [2001:db8::10]:80  tcp       full-nat      2/2  0/s  0/s  0 B/s  http  
     assert!(text.contains("\nflows  524,288  1,048,576  50.0 %\n"), "{text}");
     let last = "7 packets dropped, 1,234,567 left to the host; why: xdp-lb counters\n";
     assert!(text.ends_with(last), "{text}");
+}
+
+#[tokio::test]
+async fn trouble_stands_on_top_of_the_status() {
+    let owner = Owner { trouble: Some("the tables: no memory".into()), ..Owner::default() };
+    let text = daemon(owner).text(&["status"]).await;
+    assert!(text.starts_with("TROUBLE: the tables: no memory\nxdp-lb 0.1.0"), "{text}");
 }
 
 #[tokio::test]
@@ -293,12 +323,15 @@ async fn a_reload_says_what_changed_and_what_needs_a_restart() {
     let view = ReloadView {
         changes: vec!["added service dns".into(), "web: weight of 198.51.100.11:8080 is 50".into()],
         needs_restart: vec!["metrics.listen".into()],
+        warnings: vec![
+            "metrics.listen was left as it was: to change it takes a restart of the daemon".into(),
+        ],
     };
     let text = daemon(Owner { reload: Ok(view), ..Owner::default() }).text(&["reload"]).await;
     assert_eq!(
         text,
         "added service dns\nweb: weight of 198.51.100.11:8080 is 50\n\
-         left as before until the daemon is restarted: metrics.listen\n"
+         warning: metrics.listen was left as it was: to change it takes a restart of the daemon\n"
     );
     assert_eq!(daemon(Owner::default()).text(&["reload"]).await, "nothing changed\n");
 }
@@ -367,6 +400,7 @@ async fn a_drain_goes_on_while_the_daemon_restarts() {
         tokio::time::sleep(Duration::from_secs(3)).await;
         let mut owner = Owner { flows_ending: 42, ..Owner::default() };
         owner.backends[0].admin = AdminState::Draining;
+        owner.backends[0].share = 0.0;
         tokio::spawn(Server::bind(&socket).unwrap().serve(owner.start(), std::future::pending()));
     };
     let Command::Backend(drain) = parse(DRAIN).command else { panic!() };

@@ -2,12 +2,7 @@
 
 use std::time::Duration;
 
-/// A number with its digits in groups: `1,234,567`.
-pub(super) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let groups = digits.as_bytes().rchunks(3).rev().map(|group| group.escape_ascii().to_string());
-    groups.collect::<Vec<_>>().join(",")
-}
+pub(super) use crate::config::grouped;
 
 /// A rate: `0/s`, `1.2/s`, `1.2 k/s`, `3.4 M/s`.
 pub(super) fn rate(per_second: f64) -> String {

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Args;
 
-use super::DEFAULT_SOCKET;
 use super::output::Screen;
+use super::usual_socket;
 use crate::api::client::{self, Client};
 use crate::api::types::Outcome;
 use crate::config;
@@ -36,8 +36,8 @@ impl Unload {
     pub(super) async fn execute(self, socket: Option<PathBuf>, screen: &Screen) -> anyhow::Result<String> {
         let config = self.config.as_deref().map(config::load).transpose()?;
         let named = self.pin_path.or(config.as_ref().map(|config| config.pin_path.clone()));
-        let socket = config.map(|config| config.api.socket).or(socket);
-        let client = Client::new(socket.unwrap_or_else(|| DEFAULT_SOCKET.into()));
+        let socket = socket.or(config.map(|config| config.api.socket));
+        let client = Client::new(socket.unwrap_or_else(usual_socket));
         let outcome = match client.status().await {
             Ok(daemon) if named.as_deref().is_none_or(|named| named == Path::new(&daemon.pin_path)) => {
                 client.unload().await?

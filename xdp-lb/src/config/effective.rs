@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
+use std::path::Path;
 
 use super::overlay::{BackendChange, Overlay};
 use super::place::{Place, Problems};
@@ -156,13 +157,14 @@ impl EffectiveService {
 /// The file's services by name, under the runtime changes.
 pub(super) struct Merge<'a> {
     file: HashMap<&'a str, &'a Service>,
+    state_file: &'a Path,
     overlay: &'a Overlay,
 }
 
 impl<'a> Merge<'a> {
     pub(super) fn new(config: &'a Config, overlay: &'a Overlay) -> Self {
         let file = config.services.iter().map(|service| (service.name.as_str(), service)).collect();
-        Self { file, overlay }
+        Self { file, state_file: &config.state_file, overlay }
     }
 
     /// The names of the services that there are.
@@ -208,8 +210,13 @@ impl<'a> Merge<'a> {
         }
         Some(format!(
             "the config file defines it at {} {}, and it was added at runtime at {} {}; \
-             give the file's another name, or remove the one added (xdp-lb service remove {name}) and reload",
-            file.vip, file.protocol, added.vip, added.protocol
+             give the file's another name, or remove the one added: with a daemon running by \
+             \"xdp-lb service remove {name}\", without one by taking \"{name}\" out of the state file {}",
+            file.vip,
+            file.protocol,
+            added.vip,
+            added.protocol,
+            self.state_file.display()
         ))
     }
 

@@ -10,6 +10,7 @@ mod schema;
 mod section;
 pub mod state;
 mod text;
+mod unknown;
 mod written_check;
 
 pub use effective::{Effective, EffectiveBackend, EffectiveService, diff, effective};
@@ -18,4 +19,6 @@ pub use load::{load, parse};
 pub use overlay::Overlay;
 pub use rules::{validate_backend, validate_service};
 pub use schema::*;
+pub(crate) use text::grouped;
 pub use text::parse_endpoint;
+pub use unknown::{unknown_backend, unknown_service};

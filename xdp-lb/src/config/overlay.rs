@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::effective::{EffectiveBackend, Merge, definition, effective};
 use super::rules::{validate_backend, validate_service};
 use super::schema::{Backend, Config, Service};
-use super::text::{counted, quoted};
+use super::text::counted;
+use super::unknown::{unknown_backend, unknown_service};
 use crate::api::types::{AdminState, BackendPatch, Outcome};
 use crate::control::handle::{Answer, Refusal};
 
@@ -54,11 +55,6 @@ pub(super) enum BackendChange {
 }
 
 impl Overlay {
-    /// Whether nothing was changed at runtime.
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
-
     /// Adds a service. One that the file defines just so, and that was removed, is the file's again.
     ///
     /// # Errors
@@ -327,38 +323,19 @@ fn find(backends: &[Backend], address: SocketAddr) -> Option<Backend> {
 
 /// The definition of a service that there is.
 fn service<'a>(merge: &Merge<'a>, name: &str) -> Answer<&'a Service> {
-    merge.base(name).map(|(base, _)| base).ok_or_else(|| {
-        let known = merge.names().into_iter().map(str::to_owned).collect();
-        let hint = match nearest_first(name, known) {
-            Some(known) => format!("the services are: {known}"),
-            None => "there is none yet; add one with: xdp-lb service add".into(),
-        };
-        Refusal::NotFound(format!("there is no service {}; {hint}", quoted(name)))
-    })
+    merge
+        .base(name)
+        .map(|(base, _)| base)
+        .ok_or_else(|| unknown_service(name, merge.names().into_iter().map(str::to_owned).collect()))
 }
 
 /// A backend that there is.
 fn backend(merge: &Merge, service: &str, address: SocketAddr) -> Answer<EffectiveBackend> {
     let backends = merge.backends(service);
-    backends.get(&address).copied().ok_or_else(|| {
-        let known = backends.keys().map(ToString::to_string).collect();
-        let hint = match nearest_first(&address.to_string(), known) {
-            Some(known) => format!("its backends are: {known}"),
-            None => format!("it has none; add it with: xdp-lb backend add {service} {address}"),
-        };
-        Refusal::NotFound(format!("service {service} has no backend {address}; {hint}"))
-    })
-}
-
-/// The known names, those most like the wanted one first; `None` where there are none.
-fn nearest_first(wanted: &str, mut known: Vec<String>) -> Option<String> {
-    const MOST: usize = 20;
-    let wanted = wanted.get(..64).unwrap_or(wanted);
-    known.sort_by_cached_key(|known| strsim::damerau_levenshtein(wanted, known));
-    let more = known.len().saturating_sub(MOST);
-    known.truncate(MOST);
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    (!known.is_empty()).then(|| known.join(", ") + &more)
+    backends
+        .get(&address)
+        .copied()
+        .ok_or_else(|| unknown_backend(service, address, backends.keys().map(ToString::to_string).collect()))
 }
 
 fn removal_note(in_file: bool) -> &'static str {

@@ -347,7 +347,8 @@ pub(super) fn check_together(
             problems.add(
                 &Place::Root.key("limits").key(key),
                 format!(
-                    "there are {} {what} and room for {}; raise it to {} or more",
+                    "there are {} {what} and room for {}; raise it to {} or more (tables that are loaded keep their \
+                     size until `xdp-lb unload`)",
                     grouped(count as u64),
                     grouped(limit.into()),
                     count

@@ -1,5 +1,6 @@
 //! The state file: the runtime changes, so that they survive a restart.
 
+use std::cmp::Ordering;
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -32,6 +33,17 @@ pub enum StateError {
         /// What it is called now.
         set_aside: PathBuf,
     },
+    /// A later daemon wrote it. It is as it was.
+    #[error(
+        "the state file {} is of version {version}, and this daemon knows version {VERSION}: run the later daemon \
+         that wrote it, or move the file away to begin without the changes made at runtime", path.display()
+    )]
+    Newer {
+        /// The state file.
+        path: PathBuf,
+        /// Its version.
+        version: u32,
+    },
     /// The file could not be read or set aside. It is as it was.
     #[error("the state file {} {why}: {source}; check its permissions and the disk", path.display())]
     Unreadable {
@@ -42,6 +54,22 @@ pub enum StateError {
         /// Why.
         source: io::Error,
     },
+}
+
+/// How safe a change is that was written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Saved {
+    /// It is on the disk.
+    OnDisk,
+    /// The file is in place, and may be the old one again after a loss of power: why, in words.
+    Unsynced(String),
+}
+
+/// What is wrong with a file's contents.
+enum Unfit {
+    Damaged(String),
+    Newer(u32),
 }
 
 /// The file's document.
@@ -61,30 +89,56 @@ struct Version {
 /// Reads the runtime changes; none where there is no file.
 ///
 /// # Errors
-/// Where the file is no state file of this version (then it is set aside, as NAME.corrupt-TIME) or
+/// Where the file makes no sense (then it is set aside, as NAME.corrupt-TIME), is a later daemon's, or
 /// could not be read.
 pub fn read(path: &Path) -> Result<Overlay, StateError> {
-    let unreadable =
-        |why: &str, source| StateError::Unreadable { path: path.into(), why: why.into(), source };
-    let mut bytes = Vec::new();
-    let why = match File::open(path).and_then(|file| file.take(LARGEST + 1).read_to_end(&mut bytes)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Overlay::default()),
-        Err(error) => return Err(unreadable("cannot be read", error)),
-        Ok(_) => match decode(&bytes) {
-            Ok(overlay) => return Ok(overlay),
-            Err(why) => why,
-        },
+    let why = match look(path)? {
+        Ok(overlay) => return Ok(overlay),
+        Err(why) => why,
     };
-    let set_aside =
-        set_aside(path).map_err(|error| unreadable(&format!("{why}, and cannot be renamed"), error))?;
+    let set_aside = set_aside(path).map_err(|source| StateError::Unreadable {
+        path: path.into(),
+        why: format!("{why}, and cannot be renamed"),
+        source,
+    })?;
     Err(StateError::SetAside { path: path.into(), why, set_aside })
 }
 
-/// Writes the runtime changes: whole or not at all, and on the disk when this returns.
+/// Reads the runtime changes and leaves the file alone, whatever is in it: `Err` within says in words what is
+/// wrong with one that [`read`] would set aside.
+///
+/// # Errors
+/// Where the file is a later daemon's, or could not be read.
+pub fn look(path: &Path) -> Result<Result<Overlay, String>, StateError> {
+    let mut bytes = Vec::new();
+    match File::open(path).and_then(|file| file.take(LARGEST + 1).read_to_end(&mut bytes)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Ok(Overlay::default())),
+        Err(source) => {
+            let why = "cannot be read".into();
+            return Err(StateError::Unreadable { path: path.into(), why, source });
+        }
+        Ok(_) => {}
+    }
+    match decode(&bytes) {
+        Ok(overlay) => Ok(Ok(overlay)),
+        Err(Unfit::Damaged(why)) => Ok(Err(why)),
+        Err(Unfit::Newer(version)) => Err(StateError::Newer { path: path.into(), version }),
+    }
+}
+
+/// Writes the runtime changes: whole or not at all, and on the disk unless the answer says otherwise.
 ///
 /// # Errors
 /// Where the directory cannot be made or the file cannot be written; the old file stands then.
-pub fn write(path: &Path, overlay: &Overlay) -> anyhow::Result<()> {
+pub fn write(path: &Path, overlay: &Overlay) -> anyhow::Result<Saved> {
+    write_and_sync(path, overlay, |directory| File::open(directory)?.sync_all())
+}
+
+fn write_and_sync(
+    path: &Path,
+    overlay: &Overlay,
+    sync: impl FnOnce(&Path) -> io::Result<()>,
+) -> anyhow::Result<Saved> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut text = serde_json::to_vec_pretty(&State { version: VERSION, overlay })?;
     text.push(b'\n');
@@ -98,21 +152,29 @@ pub fn write(path: &Path, overlay: &Overlay) -> anyhow::Result<()> {
         .with_context(|| format!("cannot write the state file's successor {}", temporary.display()))?;
     fs::rename(&temporary, path)
         .with_context(|| format!("cannot put the state file {} in place", path.display()))?;
-    File::open(directory)
-        .and_then(|directory| directory.sync_all())
-        .with_context(|| format!("cannot write the directory {} to the disk", directory.display()))
+    // From here on the change is made, and a restart finds it.
+    Ok(match sync(directory) {
+        Ok(()) => Saved::OnDisk,
+        Err(error) => Saved::Unsynced(format!(
+            "it is saved, but a loss of power now may undo it: cannot write the directory {} to the disk: {error}",
+            directory.display()
+        )),
+    })
 }
 
-fn decode(bytes: &[u8]) -> Result<Overlay, String> {
+fn decode(bytes: &[u8]) -> Result<Overlay, Unfit> {
     if bytes.len() as u64 > LARGEST {
-        return Err(format!("is larger than {} MiB", LARGEST >> 20));
+        return Err(Unfit::Damaged(format!("is larger than {} MiB", LARGEST >> 20)));
     }
-    let broken = |error| format!("is damaged ({error})");
+    let broken = |error| Unfit::Damaged(format!("is damaged ({error})"));
     let Version { version } = serde_json::from_slice(bytes).map_err(broken)?;
-    if version != VERSION {
-        return Err(format!("is of version {version}, and this daemon knows version {VERSION}"));
+    match version.cmp(&VERSION) {
+        Ordering::Greater => Err(Unfit::Newer(version)),
+        Ordering::Less => Err(Unfit::Damaged(format!("is of version {version}, which never was"))),
+        Ordering::Equal => {
+            serde_json::from_slice::<State<Overlay>>(bytes).map(|state| state.overlay).map_err(broken)
+        }
     }
-    serde_json::from_slice::<State<Overlay>>(bytes).map(|state| state.overlay).map_err(broken)
 }
 
 fn write_whole(path: &Path, text: &[u8]) -> io::Result<()> {
@@ -198,8 +260,8 @@ mod tests {
     fn what_was_written_is_read_from_a_file_of_root_alone() {
         let directory = directory();
         let path = directory.path().join("new/deep/state.json");
-        write(&path, &Overlay::default()).expect("written");
-        write(&path, &overlay()).expect("written");
+        assert_eq!(write(&path, &Overlay::default()).expect("written"), Saved::OnDisk);
+        assert_eq!(write(&path, &overlay()).expect("written"), Saved::OnDisk);
         assert_eq!(read(&path).expect("read"), overlay());
         assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(path.parent().expect("a parent")).expect("listed").count(), 1);
@@ -209,7 +271,7 @@ mod tests {
     fn the_file_is_for_people_to_read() {
         let directory = directory();
         let path = directory.path().join("state.json");
-        write(&path, &overlay()).expect("written");
+        assert_eq!(write(&path, &overlay()).expect("written"), Saved::OnDisk);
         assert_eq!(
             fs::read_to_string(&path).expect("read"),
             r#"{
@@ -261,10 +323,10 @@ mod tests {
     fn what_a_killed_daemon_left_half_written_is_replaced_and_never_read() {
         let directory = directory();
         let path = directory.path().join("state.json");
-        write(&path, &overlay()).expect("written");
+        assert_eq!(write(&path, &overlay()).expect("written"), Saved::OnDisk);
         fs::write(directory.path().join("state.json.new"), "{\"vers").expect("written");
         assert_eq!(read(&path).expect("read"), overlay());
-        write(&path, &Overlay::default()).expect("written");
+        assert_eq!(write(&path, &Overlay::default()).expect("written"), Saved::OnDisk);
         assert_eq!(read(&path).expect("read"), Overlay::default());
         assert_eq!(names(&directory), ["state.json"]);
     }
@@ -276,7 +338,7 @@ mod tests {
         let other = directory.path().join("other");
         fs::write(&other, "mine").expect("written");
         std::os::unix::fs::symlink(&other, directory.path().join("state.json.new")).expect("linked");
-        write(&path, &overlay()).expect("written");
+        assert_eq!(write(&path, &overlay()).expect("written"), Saved::OnDisk);
         assert_eq!(fs::read_to_string(&other).expect("read"), "mine");
     }
 
@@ -288,7 +350,7 @@ mod tests {
         let damaged = [
             String::new(),
             whole[..whole.len() / 2].to_owned(),
-            "{\"version\":2,\"overlay\":{},\"more\":1}".to_owned(),
+            "{\"version\":0,\"overlay\":{},\"more\":1}".to_owned(),
             whole.replace("\"added\"", "\"aded\""),
             whole.replace("198.51.100.3:80", "198.51.100.3"),
         ];
@@ -302,9 +364,34 @@ mod tests {
             assert!(names(&directory).iter().all(|name| name.starts_with("state.json.corrupt-")));
             assert_eq!(read(&path).expect("read"), Overlay::default());
         }
-        fs::write(&path, &damaged[2]).expect("written");
+    }
+
+    #[test]
+    fn a_later_daemons_file_is_refused_and_stays_where_it_is() {
+        let directory = directory();
+        let path = directory.path().join("state.json");
+        fs::write(&path, "{\"version\":2,\"overlay\":{},\"more\":1}").expect("written");
         let message = read(&path).expect_err("refused").to_string();
         assert!(message.contains("is of version 2, and this daemon knows version 1"), "{message}");
+        assert_eq!(names(&directory), ["state.json"]);
+    }
+
+    #[test]
+    fn to_look_at_a_damaged_file_leaves_it_alone() {
+        let directory = directory();
+        let path = directory.path().join("state.json");
+        fs::write(&path, "{").expect("written");
+        assert!(look(&path).expect("read").expect_err("damaged").contains("is damaged"));
+        assert_eq!(names(&directory), ["state.json"]);
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_synced_leaves_the_new_file_and_says_so() {
+        let directory = directory();
+        let path = directory.path().join("state.json");
+        let saved = write_and_sync(&path, &overlay(), |_| Err(io::Error::other("no disk"))).expect("written");
+        assert!(matches!(&saved, Saved::Unsynced(why) if why.contains("no disk")), "{saved:?}");
+        assert_eq!(read(&path).expect("read"), overlay());
     }
 
     #[test]
@@ -319,7 +406,7 @@ mod tests {
     fn a_write_that_fails_says_where_and_leaves_the_old_file() {
         let directory = directory();
         let path = directory.path().join("state.json");
-        write(&path, &overlay()).expect("written");
+        assert_eq!(write(&path, &overlay()).expect("written"), Saved::OnDisk);
         fs::create_dir(directory.path().join("state.json.new")).expect("made");
         let message = format!("{:#}", write(&path, &Overlay::default()).expect_err("refused"));
         assert!(message.contains("state.json.new"), "{message}");

@@ -120,7 +120,7 @@ fn alternatives(words: &[&str]) -> String {
 }
 
 /// A number with its digits in groups: 1,234,567.
-pub(super) fn grouped(number: u64) -> String {
+pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (place, digit) in digits.chars().enumerate() {

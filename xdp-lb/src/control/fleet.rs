@@ -20,6 +20,30 @@ pub struct Fleet {
     effective: Effective,
     known: BTreeMap<TargetId, Known>,
     next_hops: HashMap<IpAddr, Hop>,
+    covered: Covered,
+}
+
+/// The interfaces whose packets the program sees.
+#[derive(Clone, Debug, Default)]
+pub struct Covered {
+    /// Those of the config file, by name.
+    pub names: BTreeSet<String>,
+    /// Those that it is attached to, by index.
+    pub indices: BTreeSet<u32>,
+}
+
+impl Covered {
+    /// What to say where replies that come this way do not meet the program.
+    fn warning(&self, hop: &NextHop) -> Option<String> {
+        if self.names.contains(&hop.interface) || self.indices.contains(&hop.ifindex) {
+            return None;
+        }
+        let (which, what) = if hop.vlan.is_some() { ("whose parent", "the parent") } else { ("which", "it") };
+        Some(format!(
+            "reached through {}, {which} is not in `interfaces`: its replies may never reach the program; add {what}",
+            hop.interface
+        ))
+    }
 }
 
 /// What is known of a backend.
@@ -85,6 +109,12 @@ impl Fleet {
         self.known.get(id)
     }
 
+    /// Whether a backend's first check or its next hop is still out.
+    pub fn is_pending(&self) -> bool {
+        let pending = [BackendState::Checking, BackendState::Unresolved];
+        self.known.values().any(|known| pending.contains(&known.condition.state))
+    }
+
     /// The next hop towards an address, where it is known.
     pub fn next_hop(&self, address: IpAddr) -> Option<&NextHop> {
         match self.next_hops.get(&address) {
@@ -146,6 +176,22 @@ impl Fleet {
         self.next_hops.insert(address, hop);
     }
 
+    /// Takes in which interfaces the program covers.
+    pub fn set_covered(&mut self, covered: Covered) {
+        self.covered = covered;
+    }
+
+    /// The interfaces that backends are reached through and the program does not cover: one such backend each,
+    /// and what to say.
+    pub fn strays(&self) -> BTreeMap<String, (TargetId, String)> {
+        let stray = |(service, backend): (&EffectiveService, &EffectiveBackend)| {
+            let hop = self.next_hop(backend.backend.address.ip())?;
+            let warning = self.covered.warning(hop)?;
+            Some((hop.interface.clone(), (target_id(service, backend), warning)))
+        };
+        pairs(&self.effective).filter_map(stray).collect()
+    }
+
     /// The addresses whose next hop is wanted.
     pub fn addresses(&self) -> BTreeSet<IpAddr> {
         pairs(&self.effective).map(|(_, backend)| backend.backend.address.ip()).collect()
@@ -169,7 +215,12 @@ impl Fleet {
             let id = target_id(service, backend);
             let Some(known) = self.known.get_mut(&id) else { continue };
             let hop = self.next_hops.get(&backend.backend.address.ip());
-            let decided = condition(service, backend, known, hop);
+            let mut decided = condition(service, backend, known, hop);
+            if let Some(Hop::Known(hop)) = hop
+                && let Some(warning) = self.covered.warning(hop)
+            {
+                decided.reason = format!("{}; {warning}", decided.reason);
+            }
             let is_new = known.condition.reason.is_empty();
             if is_new || known.condition.state != decided.state {
                 let before = (!is_new).then_some(known.condition.state);
@@ -360,6 +411,49 @@ mod tests {
             };
             let decided = condition(&service(probe), &backend(weight, admin), &known, hop.as_ref());
             assert_eq!(decided, Condition { state, reason: reason.into() });
+        }
+    }
+
+    #[test]
+    fn a_backend_behind_an_interface_without_the_program_says_so() {
+        let now = Instant::now();
+        let mut fleet = Fleet::new(&Tables::default());
+        let mut web = service(Probe::None);
+        web.backends.push(backend(100, AdminState::Enabled));
+        fleet.set_effective(Effective { services: vec![web] }, &Tables::default(), now);
+        let Hop::Known(hop) = known() else { unreachable!() };
+        let address = "198.51.100.11".parse().unwrap();
+        let names = |name: &str| Covered { names: [name.into()].into(), indices: [9].into() };
+        for (covered, hop, words) in [
+            (names("eth0"), hop.clone(), None),
+            (names("eth1"), NextHop { ifindex: 9, ..hop.clone() }, None),
+            (
+                names("eth1"),
+                hop.clone(),
+                Some(
+                    "reached through eth0, which is not in `interfaces`: its replies may never reach the program; \
+                     add it",
+                ),
+            ),
+            (
+                names("eth1"),
+                NextHop { interface: "eth0.7".into(), vlan: Some(7), ..hop.clone() },
+                Some(
+                    "reached through eth0.7, whose parent is not in `interfaces`: its replies may never reach the \
+                     program; add the parent",
+                ),
+            ),
+        ] {
+            fleet.set_covered(covered);
+            fleet.heard(address, Ok(hop));
+            fleet.decide(now);
+            let id = fleet.targets()[0].0.id.clone();
+            let condition = fleet.known(&id).unwrap().condition.clone();
+            assert_eq!(condition.state, BackendState::Up);
+            let said = condition.reason.strip_prefix("not checked").unwrap().strip_prefix("; ");
+            assert_eq!(said, words);
+            let strays = fleet.strays();
+            assert_eq!(strays.values().next().map(|(_, words)| words.as_str()), words);
         }
     }
 

@@ -43,6 +43,7 @@ pub enum Request {
     RemoveBackend(String, SocketAddr, oneshot::Sender<Answer<Outcome>>),
     Counters(oneshot::Sender<Answer<CountersView>>),
     Reload(oneshot::Sender<Answer<ReloadView>>),
+    IsPending(oneshot::Sender<Answer<bool>>),
     Unload(oneshot::Sender<Answer<Outcome>>),
 }
 
@@ -118,6 +119,11 @@ impl Handle {
     /// Reads the config file again: all of it is applied, or nothing.
     pub async fn reload(&self) -> Answer<ReloadView> {
         self.ask(Request::Reload).await
+    }
+
+    /// Whether a backend's first check or its next hop is still out.
+    pub async fn is_pending(&self) -> Answer<bool> {
+        self.ask(Request::IsPending).await
     }
 
     /// Detaches the program, removes the pins and ends the daemon.

@@ -3,9 +3,12 @@
 mod draft;
 mod fleet;
 pub mod handle;
+mod host;
+mod interfaces;
 pub mod kernel;
 pub mod owner;
 pub mod plan;
+mod privilege;
 mod rates;
 mod reload;
 mod room;

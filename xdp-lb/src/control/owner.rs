@@ -12,13 +12,15 @@ use xdp_lb_common::tables::{BackendIndex, ServiceIndex};
 
 use super::fleet::{Fleet, Transition};
 use super::handle::{Answer, Refusal, Request};
+use super::host::{self, ThisHost};
 use super::kernel::Kernel;
 use super::plan::{Plan, Planner};
 use super::rates::Rates;
 use super::settling::Settling;
 use super::tables::Write;
 use crate::api::types::{AdminState, Outcome};
-use crate::config::{self, Config, Effective, Overlay, XdpMode};
+use crate::config::state::{Saved, StateError};
+use crate::config::{self, Config, Effective, Overlay};
 use crate::datapath::{Attached, Census, Policy};
 use crate::health::{Health, Report, Target};
 use crate::net::Event;
@@ -78,14 +80,52 @@ pub struct Owner<K> {
     watch: Watch,
     /// The interfaces that the program is to be attached to, and how it is, or why not.
     pub(super) interfaces: BTreeMap<String, Result<Attached, String>>,
+    /// The interfaces that are up and have a carrier.
+    pub(super) links_up: BTreeSet<String>,
+    /// When it was last tried to attach where that had failed.
+    pub(super) attach_tried: Instant,
     settling: Settling,
     pub(super) rates: TrafficRates,
     pub(super) census: Census,
+    /// When the flows were counted; `None` where they could not be.
     census_at: Option<Instant>,
+    /// Whether the flows were counted before the last change.
+    is_census_outdated: bool,
     pub(super) started: Instant,
-    is_stale: bool,
-    trouble: Option<String>,
+    pub(super) is_stale: bool,
+    troubles: BTreeMap<Trouble, String>,
     cramped: Vec<Endpoint>,
+    /// The interfaces outside the config that lead to backends, as they were logged.
+    strays: BTreeSet<String>,
+}
+
+/// What is wrong with the datapath.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Trouble {
+    /// The tables are not what they should be.
+    Tables,
+    /// Slots that have moved cannot be settled.
+    Settling,
+    /// The flow table cannot be read.
+    Flows,
+}
+
+impl Trouble {
+    const fn words(self) -> &'static str {
+        match self {
+            Self::Tables => "the datapath's tables are not what they should be",
+            Self::Settling => "the ring's slots cannot be settled",
+            Self::Flows => "the flows cannot be counted",
+        }
+    }
+
+    const fn well(self) -> &'static str {
+        match self {
+            Self::Tables => "the datapath's tables are what they should be",
+            Self::Settling => "the ring's slots are settled",
+            Self::Flows => "the flows are counted",
+        }
+    }
 }
 
 /// The rates of what has counters.
@@ -103,25 +143,38 @@ impl<K: Kernel> Owner<K> {
     /// Where the state file or the tables cannot be read, the two contradict each other, what is
     /// wanted does not fit in the tables, or an interface refuses the program.
     pub fn start(parts: Parts<K>) -> anyhow::Result<Self> {
-        let Parts { config_file, config, mut kernel, set_targets, watch } = parts;
+        let Parts { config_file, mut config, mut kernel, set_targets, watch } = parts;
         let mut overlay = match config::state::read(&config.state_file) {
             Ok(overlay) => overlay,
-            Err(error @ config::state::StateError::SetAside { .. }) => {
+            Err(error @ StateError::SetAside { .. }) => {
                 tracing::error!("{error}");
                 Overlay::default()
             }
             Err(error) => return Err(error.into()),
         };
+        let before = overlay.clone();
         for line in overlay.prune(&config) {
             tracing::warn!("{line}");
         }
+        let state_file = config.state_file.display();
         let effective = config::effective(&config, &overlay).map_err(|lines| {
             anyhow::anyhow!(
-                "the config file and the changes made at runtime (in {}) do not go together:\n{}",
-                config.state_file.display(),
+                "the config file and the changes made at runtime do not go together:\n{}\nmend the config file, or \
+                 take what is named above out of {state_file}, where those changes are kept (or remove that file \
+                 to drop them all), and start again",
                 lines.join("\n")
             )
         })?;
+        if overlay != before {
+            match config::state::write(&config.state_file, &overlay) {
+                Ok(Saved::OnDisk) => {}
+                Ok(Saved::Unsynced(why)) => tracing::warn!("{why}"),
+                Err(error) => tracing::warn!("what was forgotten is so until a restart only: {error:#}"),
+            }
+        }
+
+        // From here on what counts is what the tables have room for.
+        config.limits = kernel.sizes().limits;
 
         let now = Instant::now();
         kernel.set_policy(&Policy::of(&config))?;
@@ -139,27 +192,23 @@ impl<K: Kernel> Owner<K> {
             set_targets,
             watch,
             interfaces: BTreeMap::new(),
+            links_up: BTreeSet::new(),
+            attach_tried: now,
             rates: TrafficRates::default(),
             census: Census::default(),
             census_at: None,
+            is_census_outdated: false,
             started: now,
             is_stale: false,
-            trouble: None,
+            troubles: BTreeMap::new(),
+            strays: BTreeSet::new(),
             cramped: Vec::new(),
         };
         log(owner.fleet.decide(now));
         let plan = owner.planner.plan(&owner.fleet.wanted())?;
         owner.carry_out(plan)?;
-        for name in owner.config.interfaces.clone() {
-            let attached = owner.kernel.attach(&name, owner.config.xdp_mode)?;
-            owner.note_attached(name, Ok(attached));
-        }
-        owner.attach_alike();
-        for name in owner.kernel.attached_interfaces()? {
-            if !owner.interfaces.contains_key(&name) {
-                owner.detach(&name);
-            }
-        }
+        owner.attach_configured()?;
+        owner.say_what_the_host_lacks();
         owner.tell_the_others();
         owner.sample();
         Ok(owner)
@@ -208,8 +257,8 @@ impl<K: Kernel> Owner<K> {
             Request::Status(answer) => reply(answer, self.status()),
             Request::Services(answer) => reply(answer, self.services()),
             Request::Backends(service, answer) => {
-                self.refresh_census();
-                reply(answer, self.backends(service.as_deref()));
+                let counted = self.refresh_census();
+                reply(answer, counted.and_then(|()| self.backends(service.as_deref())));
             }
             Request::Counters(answer) => reply(answer, self.counters()),
             Request::AddService(service, answer) => {
@@ -230,6 +279,7 @@ impl<K: Kernel> Owner<K> {
                 self.change(|overlay, config| overlay.remove_backend(config, &service, address)),
             ),
             Request::Reload(answer) => reply(answer, self.reload()),
+            Request::IsPending(answer) => reply(answer, Ok(self.fleet.is_pending())),
             Request::Unload(answer) => {
                 let unloaded = self.unload();
                 let ended = unloaded.is_ok().then_some(Ended::Unloaded);
@@ -249,67 +299,98 @@ impl<K: Kernel> Owner<K> {
         }
         let effective =
             config::effective(&self.config, &overlay).map_err(|lines| Refusal::Conflict(lines.join("\n")))?;
-        self.adopt(self.config.clone(), overlay, effective, Refusal::Conflict)?;
+        let warnings = self.adopt(self.config.clone(), overlay, effective, Refusal::Conflict)?;
         tracing::info!("{}", outcome.message);
-        self.acknowledge(outcome)
+        let message = std::iter::once(outcome.message).chain(warnings).collect::<Vec<_>>().join("; ");
+        Ok(Outcome { message, ..outcome })
     }
 
     /// Puts a config and runtime changes into effect: all of it, or nothing. Where only the datapath
-    /// refuses, they are in effect and the datapath follows as soon as it can.
+    /// refuses, they are in effect and the datapath follows as soon as it can. Returns what to warn of.
     pub(super) fn adopt(
         &mut self,
         config: Config,
         overlay: Overlay,
         effective: Effective,
         refuse: fn(String) -> Refusal,
-    ) -> Answer<()> {
+    ) -> Answer<Vec<String>> {
         let now = Instant::now();
         let mut fleet = self.fleet.clone();
         fleet.set_effective(effective, self.planner.tables(), now);
         let transitions = fleet.decide(now);
         let plan = self.planner.plan(&fleet.wanted()).map_err(|full| refuse(full.to_string()))?;
+        let mut warnings = Vec::new();
         if overlay != self.overlay {
-            config::state::write(&config.state_file, &overlay).map_err(|error| {
+            let saved = config::state::write(&config.state_file, &overlay).map_err(|error| {
                 Refusal::Failed(format!("{error:#}; nothing was changed, since a restart would undo it"))
             })?;
+            if let Saved::Unsynced(why) = saved {
+                tracing::error!("{why}");
+                warnings.push(why);
+            }
         }
         (self.config, self.overlay, self.fleet) = (config, overlay, fleet);
+        self.is_census_outdated = true;
         log(transitions);
+        self.warn_of_strays();
         self.tell_the_others();
         let done = self.carry_out(plan);
-        self.note_trouble(done.err());
-        Ok(())
-    }
-
-    /// What to answer to a change that was saved.
-    pub(super) fn acknowledge<T>(&self, outcome: T) -> Answer<T> {
-        match &self.trouble {
-            None => Ok(outcome),
-            Some(trouble) => Err(Refusal::Failed(format!(
-                "saved, but the datapath could not be changed, which is tried again every second: {trouble}"
-            ))),
-        }
+        self.note_trouble(Trouble::Tables, done.err());
+        warnings.extend(self.troubles.get(&Trouble::Tables).map(|why| {
+            format!("it is saved, but the datapath could not be changed yet, which is tried again every second: {why}")
+        }));
+        Ok(warnings)
     }
 
     /// Brings the tables to what follows from all that is known.
     fn reconcile(&mut self) {
         self.is_stale = false;
         log(self.fleet.decide(Instant::now()));
+        self.warn_of_strays();
         let done = match self.planner.plan(&self.fleet.wanted()) {
             Ok(plan) => self.carry_out(plan),
             Err(full) => Err(full.into()),
         };
-        self.note_trouble(done.err());
+        self.note_trouble(Trouble::Tables, done.err());
     }
 
-    fn note_trouble(&mut self, error: Option<anyhow::Error>) {
-        let trouble = error.map(|error| format!("{error:#}"));
-        if let Some(trouble) = trouble.as_ref().filter(|_| trouble != self.trouble) {
-            tracing::error!(
-                "the datapath is not what it should be; it is tried again every second: {trouble}"
-            );
+    /// Says once of an interface outside the config that backends are reached through it.
+    fn warn_of_strays(&mut self) {
+        let strays = self.fleet.strays();
+        for (interface, (backend, warning)) in &strays {
+            if !self.strays.contains(interface) {
+                tracing::warn!("service {}: backend {}: {warning}", backend.service, backend.backend);
+            }
         }
-        self.trouble = trouble;
+        self.strays = strays.into_keys().collect();
+    }
+
+    pub(super) fn say_what_the_host_lacks(&self) {
+        for line in host::lacks(&ThisHost, &self.config, self.fleet.effective()) {
+            tracing::warn!("{line}");
+        }
+    }
+
+    /// What is wrong with the datapath, in words.
+    pub(super) fn trouble(&self) -> Option<String> {
+        let troubles: Vec<&str> = self.troubles.values().map(String::as_str).collect();
+        (!troubles.is_empty()).then(|| troubles.join("; "))
+    }
+
+    /// Says once what is wrong, and once that it is well again.
+    fn note_trouble(&mut self, kind: Trouble, error: Option<anyhow::Error>) {
+        let before = self.troubles.remove(&kind);
+        let Some(error) = error else {
+            if before.is_some() {
+                tracing::info!("well again: {}", kind.well());
+            }
+            return;
+        };
+        let trouble = format!("{}: {error:#}", kind.words());
+        if before.as_ref() != Some(&trouble) {
+            tracing::error!("{trouble}; it is tried again");
+        }
+        self.troubles.insert(kind, trouble);
     }
 
     fn carry_out(&mut self, plan: Plan) -> anyhow::Result<()> {
@@ -374,77 +455,28 @@ impl<K: Kernel> Owner<K> {
                     tracing::error!("the datapath cannot be told of the VLAN devices: {error:#}");
                 }
             }
-            Event::Interface { name, index, .. } => self.interface(name, index),
+            Event::Interface { name, index, up } => self.interface(name, index, up),
         }
-    }
-
-    /// An interface that came back, with another index, has lost the program.
-    fn interface(&mut self, name: String, index: Option<u32>) {
-        let Some(present) = self.interfaces.get(&name) else { return };
-        match (present, index) {
-            (Ok(attached), Some(index)) if attached.index == index => {}
-            (Err(_), None) => {}
-            (Ok(_), None) => self.note_attached(name, Err("the interface is gone".into())),
-            (_, Some(_)) => {
-                let attached = self.kernel.attach(&name, self.config.xdp_mode);
-                self.note_attached(name, attached.map_err(|error| format!("{error:#}")));
-                self.attach_alike();
-            }
-        }
-    }
-
-    /// Where one interface of `auto` had to be generic, has the others be so, too: a native program cannot send
-    /// through a driver without XDP, and the kernel would drop what it sends there without a word.
-    pub(super) fn attach_alike(&mut self) {
-        let attached = |mode| {
-            let of_mode = move |(name, attached): (&String, &Result<Attached, String>)| {
-                attached.as_ref().is_ok_and(|attached| attached.mode == mode).then(|| name.clone())
-            };
-            self.interfaces.iter().filter_map(of_mode)
-        };
-        if self.config.xdp_mode != XdpMode::Auto {
-            return;
-        }
-        let Some(generic) = attached(XdpMode::Generic).next() else { return };
-        let native: Vec<_> = attached(XdpMode::Native).collect();
-        for name in native {
-            let again = self.kernel.detach(&name).and_then(|()| self.kernel.attach(&name, XdpMode::Generic));
-            let again = again.map(|attached| Attached {
-                note: Some(format!("{generic} is generic, and native XDP cannot send to it")),
-                ..attached
-            });
-            self.note_attached(name, again.map_err(|error| format!("{error:#}")));
-        }
-    }
-
-    pub(super) fn note_attached(&mut self, name: String, attached: Result<Attached, String>) {
-        match &attached {
-            Ok(Attached { mode, note: None, .. }) => tracing::info!("{name}: attached, {mode}"),
-            Ok(Attached { mode, note: Some(note), .. }) => tracing::warn!("{name}: attached, {mode}: {note}"),
-            Err(why) if self.interfaces.get(&name) == Some(&attached) => tracing::debug!("{name}: {why}"),
-            Err(why) => tracing::error!("{name}: not attached: {why}"),
-        }
-        self.interfaces.insert(name, attached);
     }
 
     fn tick(&mut self) {
         let now = Instant::now();
         self.sample();
+        self.attach_missing(now);
         if self.census_at.is_none_or(|at| now.duration_since(at) >= CENSUS_EVERY) {
             self.count_flows(now);
         }
         let settled = self.settling.due(self.planner.tables(), &self.config.timeouts, now);
-        match self.apply(&settled) {
+        let done = self.apply(&settled);
+        match &done {
             Ok(()) => {
                 self.planner.record(&settled);
                 self.settling.note(&settled, now);
             }
-            Err(error) => {
-                self.read_again();
-                self.note_trouble(Some(error.context("slots cannot be settled")));
-            }
+            Err(_) => self.read_again(),
         }
-        self.is_stale |= self.trouble.is_some();
+        self.note_trouble(Trouble::Settling, done.err());
+        self.is_stale |= self.troubles.contains_key(&Trouble::Tables);
     }
 
     /// Samples every counter, for the rates.
@@ -469,37 +501,40 @@ impl<K: Kernel> Owner<K> {
     }
 
     /// Counts the flows anew where somebody waits for a backend to lose its last.
-    fn refresh_census(&mut self) {
+    fn refresh_census(&mut self) -> Answer<()> {
         let now = Instant::now();
-        let is_old = self.census_at.is_none_or(|at| now.duration_since(at) >= CENSUS_FRESH);
-        let is_awaited = self
-            .fleet
-            .effective()
-            .services
+        let is_old =
+            self.is_census_outdated || self.census_at.is_none_or(|at| now.duration_since(at) >= CENSUS_FRESH);
+        let services = &self.fleet.effective().services;
+        let is_awaited = services
             .iter()
             .flat_map(|service| &service.backends)
-            .any(|backend| backend.admin == AdminState::Draining || backend.backend.weight == 0);
+            .any(|backend| backend.admin == AdminState::Draining);
         if is_old && is_awaited {
             self.count_flows(now);
         }
+        // No count is better than a wrong one: whoever waits for the last flow would not wait.
+        self.troubles.get(&Trouble::Flows).map_or(Ok(()), |why| Err(Refusal::Failed(why.clone())))
     }
 
     fn count_flows(&mut self, now: Instant) {
-        self.census_at = Some(now);
-        match self.kernel.census() {
-            Ok(census) => self.census = census,
-            Err(error) => tracing::error!("the flows cannot be counted: {error:#}"),
-        }
+        let census = self.kernel.census();
+        self.census_at = census.is_ok().then_some(now);
+        self.is_census_outdated &= census.is_err();
+        let (census, error) = match census {
+            Ok(census) => (census, None),
+            Err(error) => (Census::default(), Some(error)),
+        };
+        self.census = census;
+        self.note_trouble(Trouble::Flows, error);
     }
 
     fn unload(&mut self) -> Answer<Outcome> {
         let removed = self.kernel.unload().map_err(|error| Refusal::Failed(format!("{error:#}")))?;
-        let message = format!(
-            "unloaded from {}, {} pins under {} removed; the daemon ends",
-            self.interfaces.keys().map(String::as_str).collect::<Vec<_>>().join(", "),
-            removed.len(),
-            self.config.pin_path.display()
-        );
+        let message = match removed.as_slice() {
+            [] => format!("nothing was pinned in {}; the daemon ends", self.config.pin_path.display()),
+            removed => format!("{}; the daemon ends", removed.join(", ")),
+        };
         tracing::info!("{message}");
         Ok(Outcome { message, changed: true })
     }

@@ -19,7 +19,8 @@ use crate::ring::Member;
 pub enum Full {
     /// A table whose size is a key of the config file's `[limits]`.
     #[error(
-        "limits.{table} = {size} is too small for this: raise it in the config file, `xdp-lb unload`, and start again"
+        "the tables were made with limits.{table} = {size}, which is too small for this: raise it in the config file, \
+         `xdp-lb unload`, and start again"
     )]
     Limit {
         /// The key.

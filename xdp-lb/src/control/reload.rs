@@ -1,25 +1,27 @@
 //! Reading the config file again: all of it is applied, or nothing.
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use super::handle::{Answer, Refusal};
 use super::kernel::Kernel;
 use super::owner::Owner;
 use crate::api::types::ReloadView;
 use crate::config::{self, Config};
-use crate::datapath::{Attached, Policy};
+use crate::datapath::Policy;
 
 impl<K: Kernel> Owner<K> {
     pub(super) fn reload(&mut self) -> Answer<ReloadView> {
         let file = self.config_file.display();
         let mut config = config::load(&self.config_file)
             .map_err(|errors| Refusal::Invalid(format!("{file}: nothing was changed\n{errors}")))?;
-        let needs_restart = keep_what_needs_a_restart(&mut config, &self.config);
         let mut overlay = self.overlay.clone();
         let mut changes = overlay.prune(&config);
+        // By the file's own limits: what the tables have room for, the plan says.
         let effective = config::effective(&config, &overlay).map_err(|lines| {
             Refusal::Invalid(format!("{file}: nothing was changed\n{}", lines.join("\n")))
         })?;
+        let kept = keep_what_needs_a_restart(&mut config, &self.config);
         changes.extend(config::diff(self.fleet.effective(), &effective));
 
         let before: BTreeSet<String> = self.interfaces.keys().cloned().collect();
@@ -28,11 +30,11 @@ impl<K: Kernel> Owner<K> {
         let adopted = self.set_policy(&config).and_then(|()| {
             let changed =
                 (self.config.snat_ports, self.config.timeouts) != (config.snat_ports, config.timeouts);
-            self.adopt(config, overlay, effective, Refusal::Invalid)?;
-            Ok(changed)
+            let refuse = |why| Refusal::Invalid(format!("nothing was changed: {why}"));
+            Ok((changed, self.adopt(config, overlay, effective, refuse)?))
         });
-        let settings_changed = match adopted {
-            Ok(changed) => changed,
+        let (settings_changed, mut warnings) = match adopted {
+            Ok(adopted) => adopted,
             Err(refusal) => {
                 // What was attached and set for the new config is taken back.
                 attached.iter().for_each(|(name, _)| self.detach(name));
@@ -50,43 +52,22 @@ impl<K: Kernel> Owner<K> {
         }
         for name in before.difference(&after) {
             changes.push(format!("interface {name} removed"));
-            self.detach(name);
-            self.interfaces.remove(name);
+            self.forget_interface(name);
         }
+        let found = self.attach_missing_now(Instant::now());
+        changes.extend(found.iter().map(|name| format!("interface {name} attached again")));
         self.attach_alike();
         for change in &changes {
             tracing::info!("reload: {change}");
         }
-        for key in &needs_restart {
-            tracing::warn!("reload: {key} is another in the config file; that takes a restart of the daemon");
+        self.say_what_the_host_lacks();
+        let needs_restart: Vec<String> = kept.iter().map(|(key, _)| (*key).to_owned()).collect();
+        for (key, takes) in kept {
+            let warning = format!("{key} was left as it was: to change it takes {takes}");
+            tracing::warn!("reload: {warning}");
+            warnings.push(warning);
         }
-        self.acknowledge(ReloadView { changes, needs_restart })
-    }
-
-    /// Attaches the program to each of these, or to none of them.
-    fn attach_all<'a>(
-        &mut self,
-        names: impl Iterator<Item = &'a String>,
-        config: &Config,
-    ) -> Answer<Vec<(String, Attached)>> {
-        let mut done: Vec<(String, Attached)> = Vec::new();
-        for name in names {
-            match self.kernel.attach(name, config.xdp_mode) {
-                Ok(attached) => done.push((name.clone(), attached)),
-                Err(error) => {
-                    done.iter().for_each(|(name, _)| self.detach(name));
-                    return Err(Refusal::Failed(format!("{error:#}; nothing was changed")));
-                }
-            }
-        }
-        Ok(done)
-    }
-
-    pub(super) fn detach(&mut self, name: &str) {
-        match self.kernel.detach(name) {
-            Ok(()) => tracing::info!("{name}: detached"),
-            Err(error) => tracing::error!("{name}: cannot be detached: {error:#}"),
-        }
+        Ok(ReloadView { changes, needs_restart, warnings })
     }
 
     fn set_policy(&mut self, config: &Config) -> Answer<()> {
@@ -95,21 +76,25 @@ impl<K: Kernel> Owner<K> {
 }
 
 /// Puts the present values of what cannot change while the daemon runs into the new config; returns
-/// the keys whose values were others.
-fn keep_what_needs_a_restart(new: &mut Config, present: &Config) -> Vec<String> {
+/// the keys whose values were others, and what it takes to change each.
+fn keep_what_needs_a_restart(new: &mut Config, present: &Config) -> Vec<(&'static str, &'static str)> {
+    const RESTART: &str = "a restart of the daemon";
+    const UNLOAD: &str = "`xdp-lb unload` and a new start, since a restart takes over what is pinned";
+    const MOVE: &str = "the daemon stopped, the file moved there, and a start; else the changes made at runtime are \
+                        not found";
     let mut keys = Vec::new();
-    let mut keep = |is_same: bool, key: &str| {
+    let mut keep = |is_same: bool, key, takes| {
         if !is_same {
-            keys.push(key.to_owned());
+            keys.push((key, takes));
         }
     };
-    keep(new.xdp_mode == present.xdp_mode, "xdp_mode");
-    keep(new.state_file == present.state_file, "state_file");
-    keep(new.pin_path == present.pin_path, "pin_path");
-    keep(new.flow_hash_secret == present.flow_hash_secret, "flow_hash_secret");
-    keep(new.api == present.api, "api.socket");
-    keep(new.metrics == present.metrics, "metrics.listen");
-    keep(new.limits == present.limits, "limits");
+    keep(new.xdp_mode == present.xdp_mode, "xdp_mode", RESTART);
+    keep(new.state_file == present.state_file, "state_file", MOVE);
+    keep(new.pin_path == present.pin_path, "pin_path", UNLOAD);
+    keep(new.flow_hash_secret == present.flow_hash_secret, "flow_hash_secret", RESTART);
+    keep(new.api == present.api, "api.socket", RESTART);
+    keep(new.metrics == present.metrics, "metrics.listen", RESTART);
+    keep(new.limits == present.limits, "limits", UNLOAD);
     new.xdp_mode = present.xdp_mode;
     new.state_file.clone_from(&present.state_file);
     new.pin_path.clone_from(&present.pin_path);

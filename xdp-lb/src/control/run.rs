@@ -14,8 +14,8 @@ use tracing::{error, info, warn};
 
 use super::handle::Handle;
 use super::owner::{Ended, Owner, Parts};
+use super::privilege;
 use crate::api::server::Server;
-use crate::api::types::BackendState;
 use crate::config::{self, Config};
 use crate::datapath::{self, Datapath, Events, Options, Policy};
 use crate::health::Checker;
@@ -34,9 +34,10 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Runs the daemon until SIGTERM, SIGINT or `xdp-lb unload`.
 ///
 /// # Errors
-/// Where it cannot start; a first start that fails leaves no pins behind. And where it has to end
+/// Where it may not or cannot start; a first start that fails leaves no pins behind. And where it has to end
 /// because a part that it cannot do without has failed.
 pub fn run(config_file: &Path) -> Result<()> {
+    privilege::check()?;
     let config = config::load(config_file)?;
     raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -151,16 +152,9 @@ async fn solicit(mut events: Events, resolver: Arc<Resolver>) {
 /// Tells the service manager (sd_notify(3)) once the first checks have ended, so that what is ordered
 /// behind the daemon finds its services served.
 async fn say_ready(handle: Handle, socket: std::path::PathBuf) {
-    // One whose next hop is still being looked up is unresolved.
-    let is_pending = |state| matches!(state, BackendState::Checking | BackendState::Unresolved);
     let deadline = tokio::time::Instant::now() + FIRST_CHECKS;
-    while tokio::time::Instant::now() < deadline {
-        match handle.backends(None).await {
-            Ok(backends) if backends.iter().any(|backend| is_pending(backend.state)) => {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-            _ => break,
-        }
+    while tokio::time::Instant::now() < deadline && handle.is_pending().await == Ok(true) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     info!("ready; the control socket is {}", socket.display());
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {

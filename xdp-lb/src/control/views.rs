@@ -16,7 +16,7 @@ use crate::api::types::{
     BackendState, BackendView, CounterView, CountersView, HealthState, InterfaceView, NextHopView,
     ServiceView, StatusView, TableView, TrafficView,
 };
-use crate::config::{EffectiveBackend, EffectiveService};
+use crate::config::{self, EffectiveBackend, EffectiveService};
 use crate::datapath::Attached;
 use crate::health::Health;
 
@@ -34,6 +34,7 @@ impl<K: Kernel> Owner<K> {
             adopted: self.kernel.is_adopted(),
             config_file: self.config_file.display().to_string(),
             pin_path: self.config.pin_path.display().to_string(),
+            trouble: self.trouble(),
             interfaces: self.interface_views(),
             services: self.services()?,
             backends: self.backends(None)?,
@@ -54,12 +55,7 @@ impl<K: Kernel> Owner<K> {
             let known: Vec<_> = services.iter().map(|service| service.service.name.clone()).collect();
             services.retain(|service| service.service.name == name);
             if services.is_empty() {
-                let hint = if known.is_empty() {
-                    "there is none yet; add one with: xdp-lb service add".into()
-                } else {
-                    format!("the services are: {}", known.join(", "))
-                };
-                return Err(Refusal::NotFound(format!("there is no service {name:?}; {hint}")));
+                return Err(config::unknown_service(name, known));
             }
         }
         let indices = identities(self.planner.tables());
@@ -93,13 +89,15 @@ impl<K: Kernel> Owner<K> {
             Ok(attached) => InterfaceView {
                 name: name.clone(),
                 index: attached.index,
-                mode: attached.mode,
+                mode: Some(attached.mode),
+                up: self.links_up.contains(name),
                 note: attached.note.clone(),
             },
             Err(why) => InterfaceView {
                 name: name.clone(),
                 index: 0,
-                mode: self.config.xdp_mode,
+                mode: None,
+                up: self.links_up.contains(name),
                 note: Some(format!("not attached: {why}")),
             },
         };
@@ -197,6 +195,7 @@ impl<K: Kernel> Owner<K> {
                 interface: hop.interface.clone(),
                 mac: hop.destination_mac.to_string(),
                 vlan: hop.vlan,
+                mtu: hop.mtu,
             }),
             origin: backend.origin,
             flows: index.and_then(|index| self.census.live.get(&index).copied()).unwrap_or(0),

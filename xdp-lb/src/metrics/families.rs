@@ -75,6 +75,11 @@ struct InterfaceLabels {
 }
 
 #[derive(Clone, Debug, EncodeLabelSet)]
+struct LinkLabels {
+    interface: String,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet)]
 struct BuildLabels {
     version: &'static str,
     commit: &'static str,
@@ -101,13 +106,24 @@ impl Snapshot {
             self.start_time,
         )?;
         let interfaces = self.status.interfaces.iter().map(|interface| {
-            let mode = interface.mode.to_string();
+            let mode = interface.mode.map_or("none".into(), |mode| mode.to_string());
             (InterfaceLabels { interface: interface.name.clone(), mode }, 1u64)
         });
         families.gauge(
             "interface_info",
-            "An interface that the program is attached to, and how: native or generic; always 1",
+            "An interface of the config, and how the program is attached: native, generic or none; always 1",
             interfaces,
+        )?;
+        let links = self
+            .status
+            .interfaces
+            .iter()
+            .map(|interface| (LinkLabels { interface: interface.name.clone() }, u64::from(interface.up)));
+        families.gauge("interface_up", "Whether the interface is up and has a carrier: 1 or 0", links)?;
+        families.single_gauge(
+            "tables_in_sync",
+            "Whether the datapath's tables are what they should be, and can be read: 1 or 0",
+            u64::from(self.status.trouble.is_none()),
         )
     }
 

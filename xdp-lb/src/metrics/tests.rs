@@ -103,6 +103,7 @@ async fn every_value_comes_from_the_owner() {
     let owner = Owner {
         services: vec![service("web", "192.0.2.10:80"), service("web6", "[2001:db8::10]:80")],
         backends: vec![backend("web", "198.51.100.11:8080"), down],
+        trouble: Some("no memory".into()),
         ..Owner::default()
     };
     let (_, _, text) = get(served(owner.start()).await, "/metrics", "").await;
@@ -139,6 +140,9 @@ async fn every_value_comes_from_the_owner() {
         (r#"xdp_lb_table_entries{table="flows"}"#.into(), Some(524_288.0)),
         (r#"xdp_lb_table_size{table="flows"}"#.into(), Some(1_048_576.0)),
         (r#"xdp_lb_interface_info{interface="eth1",mode="generic"}"#.into(), Some(1.0)),
+        (r#"xdp_lb_interface_info{interface="eth2",mode="none"}"#.into(), Some(1.0)),
+        (r#"xdp_lb_interface_up{interface="eth1"}"#.into(), Some(1.0)),
+        ("xdp_lb_tables_in_sync".into(), Some(0.0)),
     ] {
         assert_eq!(value(&series), expected, "{series}");
     }

@@ -566,8 +566,8 @@ fn services_and_backends_have_room_within_the_limits() {
              [[service]]\nname = \"b\"\nvip = \"192.0.2.11:80\"\n\
              [limits]\nservices = 1\nbackends = 1\n"
         ),
-        "line 10: limits.services: there are 2 services and room for 1; raise it to 2 or more\n\
-         line 11: limits.backends: there are 2 backends and room for 1; raise it to 2 or more"
+        "line 10: limits.services: there are 2 services and room for 1; raise it to 2 or more (tables that are loaded keep their size until `xdp-lb unload`)\n\
+         line 11: limits.backends: there are 2 backends and room for 1; raise it to 2 or more (tables that are loaded keep their size until `xdp-lb unload`)"
     );
 }
 

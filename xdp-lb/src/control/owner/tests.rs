@@ -28,6 +28,10 @@ struct Memory {
     slots: u32,
     unloaded: bool,
     live: HashMap<BackendIndex, u64>,
+    counts: bool,
+    censuses: u32,
+    adopted: bool,
+    missing: BTreeSet<String>,
 }
 
 #[derive(Clone)]
@@ -35,7 +39,7 @@ struct InMemory(Arc<Mutex<Memory>>);
 
 impl InMemory {
     fn new(slots: u32) -> Self {
-        Self(Arc::new(Mutex::new(Memory { slots, ..Memory::default() })))
+        Self(Arc::new(Mutex::new(Memory { slots, counts: true, ..Memory::default() })))
     }
 
     fn lock(&self) -> MutexGuard<'_, Memory> {
@@ -55,7 +59,7 @@ impl InMemory {
 
 impl Kernel for InMemory {
     fn is_adopted(&self) -> bool {
-        false
+        self.lock().adopted
     }
 
     fn sizes(&self) -> Sizes {
@@ -87,8 +91,9 @@ impl Kernel for InMemory {
 
     /// Bridges have no native XDP.
     fn attach(&mut self, interface: &str, mode: XdpMode) -> anyhow::Result<Attached> {
-        anyhow::ensure!(interface != "missing", "there is no interface {interface}");
         let mut memory = self.lock();
+        let is_missing = interface == "missing" || memory.missing.contains(interface);
+        anyhow::ensure!(!is_missing, "there is no interface {interface}");
         memory.attached.push(interface.into());
         let index = memory.attached.len() as u32;
         let is_generic = mode == XdpMode::Generic || interface.starts_with("br");
@@ -107,7 +112,7 @@ impl Kernel for InMemory {
 
     fn unload(&mut self) -> anyhow::Result<Vec<String>> {
         self.lock().unloaded = true;
-        Ok(vec![])
+        Ok(vec!["detached from eth0 (native)".into(), "removed 12 tables".into()])
     }
 
     fn reasons(&self) -> anyhow::Result<Vec<u64>> {
@@ -132,7 +137,10 @@ impl Kernel for InMemory {
     }
 
     fn census(&mut self) -> anyhow::Result<Census> {
-        let live = self.lock().live.clone();
+        let mut memory = self.lock();
+        memory.censuses += 1;
+        anyhow::ensure!(memory.counts, "the kernel is busy");
+        let live = memory.live.clone();
         Ok(Census { records: live.values().sum(), live })
     }
 }
@@ -152,6 +160,7 @@ struct Daemon {
 const TWO_SERVICES: &str = r#"
 interfaces = ["eth0"]
 state_file = "STATE"
+limits = { services = 16, backends = 64, slots = 100_000, flows = 1024 }
 
 [[service]]
 name = "web"
@@ -350,6 +359,59 @@ async fn a_drain_keeps_flows_survives_a_restart_and_tells_how_many_are_left() {
 }
 
 #[tokio::test]
+async fn the_flows_of_a_drain_are_those_after_it_and_no_count_is_not_none() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    daemon.all_up().await;
+    let drain = BackendPatch { admin: Some(AdminState::Draining), ..BackendPatch::default() };
+    let (first, second) = (address("198.51.100.11:8080"), address("198.51.100.12:8080"));
+    // A drain of another backend has the flows counted, a moment before.
+    daemon.handle.patch_backend("web".into(), second, drain).await.unwrap();
+    daemon.until("web", |backends| backends[1].flows == 0).await;
+    let indices: Vec<_> = daemon.kernel.lock().tables.backends.keys().copied().collect();
+    daemon.kernel.lock().live.extend(indices.iter().map(|index| (*index, 3)));
+    daemon.handle.patch_backend("web".into(), first, drain).await.unwrap();
+    let backends = daemon.handle.backends(Some("web".into())).await.unwrap();
+    assert_eq!(backends[0].flows, 3, "the count is not that of before the drain");
+
+    daemon.kernel.lock().counts = false;
+    tokio::time::sleep(CENSUS_FRESH).await;
+    let refused = daemon.handle.backends(Some("web".into())).await.unwrap_err();
+    assert!(matches!(&refused, Refusal::Failed(why) if why.contains("the kernel is busy")), "{refused}");
+    daemon.kernel.lock().counts = true;
+    assert_eq!(daemon.handle.backends(Some("web".into())).await.unwrap()[0].flows, 3);
+}
+
+#[tokio::test]
+async fn only_a_drain_has_the_flows_counted_more_often() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    let asked = async || {
+        let before = daemon.kernel.lock().censuses;
+        tokio::time::sleep(CENSUS_FRESH).await;
+        daemon.handle.backends(None).await.unwrap();
+        daemon.handle.is_pending().await.unwrap();
+        daemon.kernel.lock().censuses - before
+    };
+    daemon.handle.backends(None).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let patch = |weight, admin| BackendPatch { weight, admin };
+    let first = address("198.51.100.11:8080");
+    daemon.handle.patch_backend("web".into(), first, patch(Some(0), None)).await.unwrap();
+    assert_eq!(asked().await, 0, "weight 0 is no drain");
+    daemon.handle.patch_backend("web".into(), first, patch(None, Some(AdminState::Draining))).await.unwrap();
+    assert_eq!(asked().await, 1);
+}
+
+#[tokio::test]
+async fn the_first_checks_are_out_until_each_has_ended() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    daemon.next_hop("198.51.100.11", Ok(11)).await;
+    daemon.until("web", |backends| backends[0].state == BackendState::Checking).await;
+    assert_eq!(daemon.handle.is_pending().await, Ok(true));
+    daemon.all_up().await;
+    assert_eq!(daemon.handle.is_pending().await, Ok(false));
+}
+
+#[tokio::test]
 async fn a_change_that_cannot_be_saved_does_not_happen() {
     let daemon = Daemon::start(TWO_SERVICES);
     daemon.all_up().await;
@@ -451,16 +513,21 @@ async fn a_write_that_fails_half_way_is_made_good_from_what_the_tables_hold() {
     daemon.all_up().await;
     daemon.kernel.lock().fails = true;
     let first = address("198.51.100.11:8080");
-    let refused = daemon.handle.remove_backend("web".into(), first).await.unwrap_err();
+    let outcome = daemon.handle.remove_backend("web".into(), first).await.unwrap();
+    assert!(outcome.changed);
     assert!(
-        matches!(&refused, Refusal::Failed(why) if why.contains("saved") && why.contains("no memory")),
-        "{refused}"
+        outcome.message.contains("saved") && outcome.message.contains("no memory"),
+        "{}",
+        outcome.message
     );
+    let trouble = daemon.handle.status().await.unwrap().trouble;
+    assert!(trouble.as_ref().is_some_and(|trouble| trouble.contains("no memory")), "{trouble:?}");
     daemon.kernel.lock().fails = false;
     for _ in 0..300 {
         tokio::time::sleep(Duration::from_millis(10)).await;
-        let memory = daemon.kernel.lock();
-        if memory.tables.backends.len() == 2 {
+        if daemon.handle.status().await.unwrap().trouble.is_none() {
+            let memory = daemon.kernel.lock();
+            assert_eq!(memory.tables.backends.len(), 2);
             let named = memory.tables.rings.values().flatten();
             assert!(named.into_iter().all(|slot| memory.tables.backends.contains_key(&slot.owner())));
             return;
@@ -476,7 +543,7 @@ async fn a_change_undone_after_a_write_that_failed_half_way_leaves_nothing_of_it
     let first = address("198.51.100.11:8080");
     let patch = |admin| BackendPatch { admin: Some(admin), ..BackendPatch::default() };
     daemon.kernel.lock().fails = true;
-    daemon.handle.patch_backend("web".into(), first, patch(AdminState::Draining)).await.unwrap_err();
+    daemon.handle.patch_backend("web".into(), first, patch(AdminState::Draining)).await.unwrap();
     daemon.kernel.lock().fails = false;
     daemon.handle.patch_backend("web".into(), first, patch(AdminState::Enabled)).await.unwrap();
     let memory = daemon.kernel.lock();
@@ -517,10 +584,138 @@ async fn where_one_interface_has_no_native_xdp_all_are_generic_from_the_start_an
             daemon.handle.reload().await.unwrap();
         }
         let interfaces = daemon.handle.status().await.unwrap().interfaces;
-        assert!(interfaces.iter().all(|interface| interface.mode == XdpMode::Generic), "{interfaces:?}");
+        assert!(
+            interfaces.iter().all(|interface| interface.mode == Some(XdpMode::Generic)),
+            "{interfaces:?}"
+        );
         let note = interfaces.iter().find(|interface| interface.name == "eth1").unwrap().note.clone();
         assert!(note.is_some_and(|note| note.contains("br0 is generic")), "{interfaces:?}");
     }
+}
+
+#[tokio::test]
+async fn a_lost_interface_is_not_attached_and_is_tried_again() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    daemon.kernel.lock().missing.insert("eth0".into());
+    for index in [None, Some(9)] {
+        let event = Event::Interface { name: "eth0".into(), index, up: index.is_some() };
+        daemon.events.send(event).await.unwrap();
+    }
+    let view = async || daemon.handle.status().await.unwrap().interfaces.remove(0);
+    let until = async |mode| {
+        for _ in 0..500 {
+            let view = view().await;
+            if view.mode == mode {
+                return view;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("it never came: {:?}", view().await);
+    };
+    let lost = until(None).await;
+    assert_eq!((lost.index, lost.up), (0, true));
+    assert!(lost.note.unwrap().contains("there is no interface eth0"));
+    daemon.kernel.lock().missing.clear();
+    assert!(until(Some(XdpMode::Native)).await.note.is_none());
+}
+
+#[tokio::test]
+async fn a_reload_attaches_where_that_had_failed() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    daemon.kernel.lock().missing.insert("eth0".into());
+    daemon.events.send(Event::Interface { name: "eth0".into(), index: Some(9), up: true }).await.unwrap();
+    while daemon.handle.status().await.unwrap().interfaces[0].mode.is_some() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    daemon.kernel.lock().missing.clear();
+    assert_eq!(daemon.handle.reload().await.unwrap().changes, ["interface eth0 attached again"]);
+    assert_eq!(daemon.handle.status().await.unwrap().interfaces[0].mode, Some(XdpMode::Native));
+}
+
+#[tokio::test]
+async fn a_start_on_adopted_tables_goes_on_without_an_interface_and_finds_it_later() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    daemon.kernel.lock().adopted = true;
+    daemon.kernel.lock().missing.insert("eth1".into());
+    let daemon = daemon.restart(&TWO_SERVICES.replace("[\"eth0\"]", "[\"eth0\", \"eth1\"]")).await;
+    let modes = async || {
+        let interfaces = daemon.handle.status().await.unwrap().interfaces;
+        interfaces.iter().map(|interface| interface.mode).collect::<Vec<_>>()
+    };
+    assert_eq!(modes().await, [Some(XdpMode::Native), None]);
+    daemon.kernel.lock().missing.clear();
+    for _ in 0..500 {
+        if modes().await == [Some(XdpMode::Native); 2] {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("eth1 was never attached");
+}
+
+#[tokio::test]
+async fn a_backend_behind_an_interface_without_the_program_says_so_while_it_is_up() {
+    let daemon = Daemon::start(&TWO_SERVICES.replace("eth0", "eth1"));
+    daemon.all_up().await;
+    let reason = daemon.until("web", |_| true).await[0].reason.clone();
+    let words =
+        "reached through eth0, which is not in `interfaces`: its replies may never reach the program; add it";
+    assert!(reason.ends_with(words), "{reason}");
+    write_config(&daemon.config_file(), &TWO_SERVICES.replace("[\"eth0\"]", "[\"eth0\", \"eth1\"]"));
+    daemon.handle.reload().await.unwrap();
+    daemon.until("web", |backends| !backends[0].reason.contains("reached through")).await;
+}
+
+#[tokio::test]
+async fn limits_that_a_reload_raises_hold_after_an_unload_and_refuse_nothing_that_fits() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    daemon.all_up().await;
+    let more = |count: u8| {
+        (1..=count)
+            .map(|n| format!("[[service]]\nname = \"more{n}\"\nvip = \"192.0.2.{n}:81\"\n"))
+            .collect::<String>()
+    };
+    let raised = TWO_SERVICES.replace("services = 16", "services = 99");
+    write_config(&daemon.config_file(), &format!("{raised}{}", more(14)));
+    let reloaded = daemon.handle.reload().await.unwrap();
+    assert_eq!(reloaded.needs_restart, ["limits"]);
+    assert!(reloaded.warnings[0].contains("`xdp-lb unload` and a new start"), "{reloaded:?}");
+    assert_eq!(daemon.handle.services().await.unwrap().len(), 16);
+
+    write_config(&daemon.config_file(), &format!("{raised}{}", more(15)));
+    let refused = daemon.handle.reload().await.unwrap_err();
+    let words = "the tables were made with limits.services = 16";
+    assert!(matches!(&refused, Refusal::Invalid(why) if why.contains(words)), "{refused}");
+    assert_eq!(daemon.handle.services().await.unwrap().len(), 16);
+}
+
+#[tokio::test]
+async fn what_a_start_forgets_is_gone_from_the_state_file() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    let patch = BackendPatch { weight: Some(7), ..BackendPatch::default() };
+    daemon.handle.patch_backend("web".into(), address("198.51.100.12:8080"), patch).await.unwrap();
+    let state = daemon.directory.path().join("state.json");
+    assert!(fs::read_to_string(&state).unwrap().contains("198.51.100.12"));
+    let without = TWO_SERVICES.replace("[[service.backend]]\naddress = \"198.51.100.12:8080\"\n", "");
+    let daemon = daemon.restart(&without).await;
+    assert!(!fs::read_to_string(&state).unwrap().contains("198.51.100.12"));
+    // Back in the file, it has the file's weight again.
+    let daemon = daemon.restart(TWO_SERVICES).await;
+    assert_eq!(daemon.until("web", |_| true).await[1].weight, 100);
+}
+
+#[tokio::test]
+async fn a_start_that_the_state_file_contradicts_says_what_to_do_without_a_daemon() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    let mut service = config::load(&daemon.config_file()).unwrap().services.remove(0);
+    (service.name, service.vip) = ("more".into(), address("192.0.2.11:80"));
+    daemon.handle.add_service(service).await.unwrap();
+    daemon.task.abort();
+    let file = format!("{TWO_SERVICES}[[service]]\nname = \"more\"\nvip = \"192.0.2.12:80\"\n");
+    let state = daemon.directory.path().join("state.json");
+    let refused = Daemon::start_with(daemon.directory, daemon.kernel, &file).err().unwrap().to_string();
+    let words = format!("taking \"more\" out of the state file {}", state.display());
+    assert!(refused.contains(&words) && refused.contains("and start again"), "{refused}");
 }
 
 #[tokio::test]
@@ -547,13 +742,14 @@ async fn many_reports_at_once_are_one_change_of_the_tables() {
 async fn unknown_services_are_told_with_the_known_ones() {
     let daemon = Daemon::start(TWO_SERVICES);
     let refused = daemon.handle.backends(Some("wbe".into())).await.unwrap_err();
-    assert!(matches!(&refused, Refusal::NotFound(why) if why.contains("api, web")), "{refused}");
+    assert!(matches!(&refused, Refusal::NotFound(why) if why.contains("web, api")), "{refused}");
 }
 
 #[tokio::test]
 async fn an_unload_ends_the_task() {
     let daemon = Daemon::start(TWO_SERVICES);
-    daemon.handle.unload().await.unwrap();
+    let outcome = daemon.handle.unload().await.unwrap();
+    assert_eq!(outcome.message, "detached from eth0 (native), removed 12 tables; the daemon ends");
     assert_eq!(daemon.task.await.unwrap(), Ended::Unloaded);
     assert!(daemon.kernel.lock().unloaded);
 }
@@ -562,5 +758,6 @@ async fn an_unload_ends_the_task() {
 async fn an_interface_that_refuses_the_program_stops_the_start() {
     let config = TWO_SERVICES.replace("eth0", "missing");
     let refused = Daemon::start_with(tempfile::tempdir().unwrap(), InMemory::new(100_000), &config);
-    assert!(refused.err().unwrap().to_string().contains("missing"));
+    let refused = refused.err().unwrap().to_string();
+    assert!(refused.contains("create or mend missing, or take it out of `interfaces`"), "{refused}");
 }

@@ -1,0 +1,49 @@
+//! What is said of a name that is none of the known ones.
+
+use std::net::SocketAddr;
+
+use super::text::quoted;
+use crate::control::handle::Refusal;
+
+/// There is no such service: the refusal names those that there are.
+pub fn unknown_service(name: &str, known: Vec<String>) -> Refusal {
+    let hint = match nearest_first(name, known) {
+        Some(known) => format!("the services are: {known}"),
+        None => "there is none yet; add one with: xdp-lb service add".into(),
+    };
+    Refusal::NotFound(format!("there is no service {}; {hint}", quoted(name)))
+}
+
+/// The service has no such backend: the refusal names those that it has.
+pub fn unknown_backend(service: &str, address: SocketAddr, known: Vec<String>) -> Refusal {
+    let hint = match nearest_first(&address.to_string(), known) {
+        Some(known) => format!("its backends are: {known}"),
+        None => format!("it has none; add it with: xdp-lb backend add {service} {address}"),
+    };
+    Refusal::NotFound(format!("service {service} has no backend {address}; {hint}"))
+}
+
+/// The known names, those most like the wanted one first; `None` where there are none.
+fn nearest_first(wanted: &str, mut known: Vec<String>) -> Option<String> {
+    const MOST: usize = 20;
+    let wanted = wanted.get(..64).unwrap_or(wanted);
+    known.sort_by_cached_key(|known| strsim::damerau_levenshtein(wanted, known));
+    let more = known.len().saturating_sub(MOST);
+    known.truncate(MOST);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    (!known.is_empty()).then(|| known.join(", ") + &more)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_known_names_the_nearest_twenty_are_told() {
+        let known = (0..10_000).map(|number| format!("web{number}")).collect();
+        let words = unknown_service("wbe77", known).to_string();
+        assert!(words.starts_with("there is no service \"wbe77\"; the services are: web77, "), "{words}");
+        assert!(words.ends_with(" and 9980 more"), "{words}");
+        assert!(words.len() < 400, "{words}");
+    }
+}

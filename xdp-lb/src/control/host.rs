@@ -1,0 +1,238 @@
+//! What the host has to provide beside the program, which only the operator can: looked for, and said.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::{IpAddr, UdpSocket};
+
+use nix::ifaddrs::getifaddrs;
+
+use crate::config::{Config, Effective, EffectiveService, Mode, PortRange};
+
+/// How many lines are said of one kind.
+const MOST: usize = 10;
+
+/// A host that can be asked about itself.
+pub trait Host {
+    /// A sysctl's value, by its path under `/proc/sys`; `None` where there is none.
+    fn sysctl(&self, path: &str) -> Option<String>;
+    /// Whether the kernel takes packets to this address for its own.
+    fn is_local(&self, address: IpAddr) -> bool;
+}
+
+/// The host that this runs on, in the network namespace that this runs in.
+#[derive(Clone, Copy, Debug)]
+pub struct ThisHost;
+
+impl Host for ThisHost {
+    fn sysctl(&self, path: &str) -> Option<String> {
+        fs::read_to_string(format!("/proc/sys/{path}")).ok().map(|value| value.trim().to_owned())
+    }
+
+    fn is_local(&self, address: IpAddr) -> bool {
+        let is_assigned = getifaddrs().is_ok_and(|mut assigned| {
+            assigned.any(|assigned| {
+                let address_of = assigned.address.as_ref();
+                address_of.and_then(|it| it.as_sockaddr_in()).is_some_and(|v4| v4.ip() == address)
+                    || address_of.and_then(|it| it.as_sockaddr_in6()).is_some_and(|v6| v6.ip() == address)
+            })
+        });
+        // A route of type local makes an address this host's, too, and then it can be bound to; with
+        // ip_nonlocal_bind every address can.
+        let family = if address.is_ipv4() { "ipv4" } else { "ipv6" };
+        let binds_any =
+            self.sysctl(&format!("net/{family}/ip_nonlocal_bind")).is_some_and(|value| value != "0");
+        is_assigned || !binds_any && UdpSocket::bind((address, 0)).is_ok()
+    }
+}
+
+/// What the host lacks for these services, a line each with what to do.
+pub fn lacks(host: &impl Host, config: &Config, effective: &Effective) -> Vec<String> {
+    let mut lines = forwarding(host, config, effective);
+    lines.extend(ports(host, config.snat_ports, effective));
+    lines.extend(addresses(host, config, effective));
+    lines
+}
+
+fn forwarding(host: &impl Host, config: &Config, effective: &Effective) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (is_v4, family, all) in
+        [(true, "ipv4", "net.ipv4.ip_forward"), (false, "ipv6", "net.ipv6.conf.all.forwarding")]
+    {
+        let needs_it = |service: &&EffectiveService| {
+            service.service.mode == Mode::Nat && service.service.vip.is_ipv4() == is_v4
+        };
+        let Some(service) = effective.services.iter().find(needs_it) else { continue };
+        let is_off = |interface: &&String| {
+            host.sysctl(&format!("net/{family}/conf/{interface}/forwarding")).as_deref() == Some("0")
+        };
+        let off: Vec<&str> = config.interfaces.iter().filter(is_off).map(String::as_str).collect();
+        if !off.is_empty() {
+            lines.push(format!(
+                "service {} has mode nat, and {family} forwarding is off on {}: replies to its clients are dropped; \
+                 turn it on: sysctl -w {all}=1",
+                service.service.name,
+                off.join(", ")
+            ));
+        }
+    }
+    lines
+}
+
+/// The same sysctls hold for IPv6.
+fn ports(host: &impl Host, snat: PortRange, effective: &Effective) -> Option<String> {
+    let service = effective.services.iter().find(|service| service.service.mode == Mode::FullNat)?;
+    let local = host.sysctl("net/ipv4/ip_local_port_range")?;
+    let mut ends = local.split_whitespace().map(str::parse::<u16>);
+    let (Some(Ok(low)), Some(Ok(high))) = (ends.next(), ends.next()) else { return None };
+    let (first, last) = (snat.first.max(low), snat.last.min(high));
+    let reserved = host.sysctl("net/ipv4/ip_local_reserved_ports").unwrap_or_default();
+    let is_reserved = reserved.split(',').any(|range| {
+        let (low, high) = range.split_once('-').unwrap_or((range, range));
+        let inside = |low: u16, high: u16| low <= first && last <= high;
+        matches!((low.trim().parse(), high.trim().parse()), (Ok(low), Ok(high)) if inside(low, high))
+    });
+    (first <= last && !is_reserved).then(|| {
+        format!(
+            "snat_ports = \"{snat}\" and this host's own ports ({low}-{high}) overlap, so that service {} may take \
+             a connection of this host for its own: choose others, or keep the host from them: \
+             sysctl -w net.ipv4.ip_local_reserved_ports={first}-{last}",
+            service.service.name
+        )
+    })
+}
+
+fn addresses(host: &impl Host, config: &Config, effective: &Effective) -> Vec<String> {
+    let device = config.interfaces.first().map_or("lo", String::as_str);
+    let prefix = |address: IpAddr| if address.is_ipv4() { 32 } else { 128 };
+    let (mut vips, mut snat) = (Vec::new(), Vec::new());
+    let mut seen = BTreeSet::new();
+    for service in effective.services.iter().map(|service| &service.service) {
+        let vip = service.vip.ip();
+        if seen.insert(vip) && !host.is_local(vip) {
+            let asks = if vip.is_ipv4() { "ARP" } else { "neighbour discovery" };
+            vips.push(format!(
+                "service {}: the VIP {vip} is no address of this host, which will not answer {asks} for it unless it \
+                 is routed here: ip address add {vip}/{} dev {device}",
+                service.name,
+                prefix(vip)
+            ));
+        }
+        for address in &service.snat_addresses {
+            if seen.insert(*address) && !host.is_local(*address) {
+                snat.push(format!(
+                    "service {}: {address} of snat_addresses is no address of this host, so that replies to it may \
+                     not come here: ip address add {address}/{} dev {device}",
+                    service.name,
+                    prefix(*address)
+                ));
+            }
+        }
+    }
+    [(vips, "VIPs"), (snat, "snat_addresses")]
+        .into_iter()
+        .flat_map(|(lines, what)| bounded(lines, what))
+        .collect()
+}
+
+fn bounded(mut lines: Vec<String>, what: &str) -> Vec<String> {
+    let more = lines.len().saturating_sub(MOST);
+    lines.truncate(MOST);
+    lines.extend((more > 0).then(|| format!("and {more} more {what} are no addresses of this host")));
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::config::{self, Overlay};
+
+    #[derive(Default)]
+    struct Described {
+        sysctls: HashMap<&'static str, &'static str>,
+        addresses: Vec<IpAddr>,
+    }
+
+    impl Host for Described {
+        fn sysctl(&self, path: &str) -> Option<String> {
+            self.sysctls.get(path).map(|value| (*value).to_owned())
+        }
+
+        fn is_local(&self, address: IpAddr) -> bool {
+            self.addresses.contains(&address)
+        }
+    }
+
+    fn said(host: &Described, config: &str) -> Vec<String> {
+        let config = config::parse(&format!("interfaces = [\"eth0\", \"eth1\"]\n{config}")).unwrap();
+        let effective = config::effective(&config, &Overlay::default()).unwrap();
+        lacks(host, &config, &effective)
+    }
+
+    const NAT6: &str = "[[service]]\nname = \"web\"\nvip = \"[2001:db8::10]:80\"\nmode = \"nat\"\n";
+    const FULL_NAT: &str =
+        "[[service]]\nname = \"web\"\nvip = \"192.0.2.10:80\"\nsnat_addresses = [\"198.51.100.2\"]\n";
+
+    #[test]
+    fn nat_needs_forwarding_on_for_its_family() {
+        let host = |v4, v6| Described {
+            sysctls: [
+                ("net/ipv4/conf/eth0/forwarding", v4),
+                ("net/ipv4/conf/eth1/forwarding", v4),
+                ("net/ipv6/conf/eth0/forwarding", "1"),
+                ("net/ipv6/conf/eth1/forwarding", v6),
+            ]
+            .into(),
+            addresses: vec!["2001:db8::10".parse().unwrap()],
+        };
+        assert_eq!(said(&host("0", "1"), NAT6), Vec::<String>::new());
+        let lines = said(&host("1", "0"), NAT6);
+        assert_eq!(lines.len(), 1);
+        assert!(lines[0].contains("ipv6 forwarding is off on eth1"), "{lines:?}");
+        assert!(lines[0].ends_with("sysctl -w net.ipv6.conf.all.forwarding=1"), "{lines:?}");
+    }
+
+    #[test]
+    fn full_nat_needs_ports_that_the_host_does_not_use() {
+        let addresses = ["192.0.2.10".parse().unwrap(), "198.51.100.2".parse().unwrap()];
+        let host = |range, reserved| Described {
+            sysctls: [
+                ("net/ipv4/ip_local_port_range", range),
+                ("net/ipv4/ip_local_reserved_ports", reserved),
+            ]
+            .into(),
+            addresses: addresses.into(),
+        };
+        assert_eq!(said(&host("32768\t60999", ""), FULL_NAT), Vec::<String>::new());
+        assert_eq!(said(&host("30000\t60999", "80,29000-33000"), FULL_NAT), Vec::<String>::new());
+        let lines = said(&host("30000\t60999", "80"), FULL_NAT);
+        assert_eq!(lines.len(), 1);
+        assert!(lines[0].ends_with("ip_local_reserved_ports=30000-32767"), "{lines:?}");
+        assert_eq!(said(&host("1024\t60999", ""), ""), Vec::<String>::new());
+    }
+
+    #[test]
+    fn an_address_that_is_not_this_hosts_is_said_with_the_command_that_mends_it() {
+        let lines = said(&Described::default(), FULL_NAT);
+        assert_eq!(lines.len(), 2);
+        assert!(lines[0].ends_with("ip address add 192.0.2.10/32 dev eth0"), "{lines:?}");
+        assert!(lines[1].ends_with("ip address add 198.51.100.2/32 dev eth0"), "{lines:?}");
+    }
+
+    #[test]
+    fn many_addresses_are_said_in_few_lines() {
+        let services =
+            (1..=40).map(|n| format!("[[service]]\nname = \"web{n}\"\nvip = \"192.0.2.{n}:80\"\n"));
+        let lines = said(&Described::default(), &services.collect::<String>());
+        assert_eq!(lines.len(), MOST + 1);
+        assert_eq!(lines[MOST], "and 30 more VIPs are no addresses of this host");
+    }
+
+    #[test]
+    fn loopback_is_this_hosts_and_a_documentation_address_is_not() {
+        assert!(ThisHost.is_local("127.0.0.1".parse().unwrap()));
+        assert!(ThisHost.is_local("127.7.7.7".parse().unwrap()), "by a local route");
+        assert!(!ThisHost.is_local("192.0.2.254".parse().unwrap()));
+    }
+}
