@@ -624,8 +624,11 @@ async fn a_reload_attaches_where_that_had_failed() {
     let daemon = Daemon::start(TWO_SERVICES);
     daemon.kernel.lock().missing.insert("eth0".into());
     daemon.events.send(Event::Interface { name: "eth0".into(), index: Some(9), up: true }).await.unwrap();
-    while daemon.handle.status().await.unwrap().interfaces[0].mode.is_some() {
+    for _ in 0..100 {
         tokio::time::sleep(Duration::from_millis(10)).await;
+        if daemon.handle.status().await.unwrap().interfaces[0].mode.is_none() {
+            break;
+        }
     }
     daemon.kernel.lock().missing.clear();
     assert_eq!(daemon.handle.reload().await.unwrap().changes, ["interface eth0 attached again"]);
