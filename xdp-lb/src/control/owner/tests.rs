@@ -693,6 +693,13 @@ async fn limits_that_a_reload_raises_hold_after_an_unload_and_refuse_nothing_tha
 }
 
 #[tokio::test]
+async fn limits_are_those_of_the_tables_that_were_taken_over() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    let daemon = daemon.restart(&TWO_SERVICES.replace("services = 16", "services = 99")).await;
+    assert_eq!(daemon.handle.reload().await.unwrap().needs_restart, ["limits"]);
+}
+
+#[tokio::test]
 async fn what_a_start_forgets_is_gone_from_the_state_file() {
     let daemon = Daemon::start(TWO_SERVICES);
     let patch = BackendPatch { weight: Some(7), ..BackendPatch::default() };
