@@ -361,6 +361,13 @@ async fn a_drain_that_takes_too_long_fails_and_says_what_is_left() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_drain_that_the_datapath_does_not_follow_yet_has_not_ended() {
+    let owner = Owner { flows_ending: 50, drains_late: true, ..Owner::default() };
+    let done = daemon(owner).run(&[DRAIN, &["--timeout", "5s"]].concat()).await.unwrap();
+    assert!(failed(&done), "{}", done.text);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_drain_is_told_as_json_too() {
     let daemon = daemon(Owner { flows_ending: 1, ..Owner::default() });
     let line = [DRAIN, &["--timeout", "1s", "--output", "json"]].concat();

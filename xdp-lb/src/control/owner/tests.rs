@@ -624,8 +624,11 @@ async fn a_reload_attaches_where_that_had_failed() {
     let daemon = Daemon::start(TWO_SERVICES);
     daemon.kernel.lock().missing.insert("eth0".into());
     daemon.events.send(Event::Interface { name: "eth0".into(), index: Some(9), up: true }).await.unwrap();
-    while daemon.handle.status().await.unwrap().interfaces[0].mode.is_some() {
+    for _ in 0..100 {
         tokio::time::sleep(Duration::from_millis(10)).await;
+        if daemon.handle.status().await.unwrap().interfaces[0].mode.is_none() {
+            break;
+        }
     }
     daemon.kernel.lock().missing.clear();
     assert_eq!(daemon.handle.reload().await.unwrap().changes, ["interface eth0 attached again"]);
@@ -687,6 +690,13 @@ async fn limits_that_a_reload_raises_hold_after_an_unload_and_refuse_nothing_tha
     let words = "the tables were made with limits.services = 16";
     assert!(matches!(&refused, Refusal::Invalid(why) if why.contains(words)), "{refused}");
     assert_eq!(daemon.handle.services().await.unwrap().len(), 16);
+}
+
+#[tokio::test]
+async fn limits_are_those_of_the_tables_that_were_taken_over() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    let daemon = daemon.restart(&TWO_SERVICES.replace("services = 16", "services = 99")).await;
+    assert_eq!(daemon.handle.reload().await.unwrap().needs_restart, ["limits"]);
 }
 
 #[tokio::test]
