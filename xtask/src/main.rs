@@ -4,6 +4,7 @@ mod bench;
 mod build;
 mod demo;
 mod interrupt;
+mod kernels;
 mod packages;
 mod preflight;
 mod sandbox;

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow};
 
 use crate::workspace::{cargo, run, show};
-use crate::{build, preflight, sandbox, say, toolchain};
+use crate::{build, kernels, preflight, sandbox, say, toolchain};
 
 /// What is run.
 #[derive(clap::Args)]
@@ -15,6 +15,9 @@ pub struct Options {
     /// Run only the tests that need neither root nor a network.
     #[arg(long)]
     host: bool,
+    /// Run the packet fixtures on other kernels (Debian's 6.1 and 6.12), booted by qemu under emulation.
+    #[arg(long, conflicts_with_all = ["host", "arguments"])]
+    kernels: bool,
     /// Handed to the test programs: words that names must contain, and libtest's options.
     #[arg(last = true)]
     arguments: Vec<String>,
@@ -42,6 +45,9 @@ const NETWORK: Suite = Suite {
 
 /// Builds all, then runs the tests.
 pub fn run_all(options: &Options) -> Result<ExitCode> {
+    if options.kernels {
+        return kernels::run_all();
+    }
     if !options.host {
         preflight::check("test").map_err(|error| {
             anyhow!("{error:#}. (`cargo xtask test --host` needs neither root nor a network.)")

@@ -1,0 +1,235 @@
+//! `cargo xtask test --kernels`: the packet fixtures on other kernels than this machine's.
+//!
+//! Debian's cloud kernels are fetched and booted by qemu under emulation, with a root file system in memory that
+//! holds the test program and what it calls, and nothing else.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use xdp_lb_tests::output;
+use xdp_lb_tests::paths::{program, target_dir};
+
+use crate::workspace::{cargo, run};
+use crate::{build, packages, say, toolchain};
+
+/// The kernels of Debian 12 and its updates.
+const SERIES: [&str; 2] = ["6.1", "6.12"];
+
+/// What the fixtures need that these kernels have as modules, in the order of loading.
+const MODULES: [&str; 1] = ["veth"];
+
+/// Seconds for which one kernel may run: two minutes are what it takes.
+const PATIENCE: &str = "900";
+
+/// What the file system's last words are, with the tests' exit code behind.
+const LAST_WORDS: &str = "The tests ended with ";
+
+/// Builds the fixtures, and runs them on each kernel.
+pub fn run_all() -> Result<ExitCode> {
+    ensure!(cfg!(target_arch = "x86_64"), "the other kernels are those of x86-64");
+    let wanted = [
+        ("qemu-system-x86_64", "qemu-system-x86"),
+        ("busybox", "busybox-static"),
+        ("cpio", "cpio"),
+        ("xz", "xz-utils"),
+        ("strip", "binutils"),
+    ];
+    let missing: Vec<_> =
+        wanted.iter().filter(|(name, _)| program(name).is_none()).map(|(_, package)| *package).collect();
+    if !missing.is_empty() {
+        packages::install(&missing, "other kernels are booted by qemu")?;
+    }
+    build::ebpf(&toolchain::find_or_install()?, false)?;
+    say::step("Building the packet fixtures");
+    let fixtures = fixtures()?;
+    let mut failed = Vec::new();
+    for series in SERIES {
+        let Some(package) = newest(series)? else {
+            println!(
+                "SKIPPED {series}: Debian has no kernel of this series in its package lists (apt-get update)"
+            );
+            continue;
+        };
+        say::step(format_args!("Running the packet fixtures on {package}, emulated (some two minutes)"));
+        let kernel = fetch(&package)?;
+        if !boot(&kernel, &fixtures)? {
+            failed.push(package);
+        }
+    }
+    if failed.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("Failed on: {}", failed.join(", "));
+    Ok(ExitCode::FAILURE)
+}
+
+/// The test program of the fixtures, built like all other tests.
+fn fixtures() -> Result<PathBuf> {
+    let messages = output(cargo().args([
+        "test",
+        "--test",
+        "datapath",
+        "--no-run",
+        "--message-format=json-render-diagnostics",
+    ]))?;
+    let executable = |line: &str| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        let is_it = message["target"]["name"] == "datapath" && message["profile"]["test"] == true;
+        is_it.then(|| message["executable"].as_str().map(PathBuf::from)).flatten()
+    };
+    messages.lines().find_map(executable).context("cargo names no test program of the fixtures")
+}
+
+/// The newest of Debian's cloud kernels of a series: small, and with all that the fixtures need.
+fn newest(series: &str) -> Result<Option<String>> {
+    let pattern = format!("^linux-image-{}\\.[0-9].*-cloud-amd64$", series.replace('.', "\\."));
+    let found = output(Command::new("apt-cache").args(["search", "--names-only", &pattern]))?;
+    let mut names: Vec<_> = found.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    names.sort_by_key(|name| {
+        name.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect::<Vec<u32>>()
+    });
+    Ok(names.last().map(|name| (*name).to_owned()))
+}
+
+/// A kernel's image and its modules.
+struct Kernel {
+    image: PathBuf,
+    root: PathBuf,
+}
+
+/// Fetches a kernel's package and unpacks it under the target directory, where it is not there yet.
+fn fetch(package: &str) -> Result<Kernel> {
+    let directory = target_dir().join("kernels");
+    let root = directory.join(package);
+    if !root.join("boot").is_dir() {
+        fs::create_dir_all(&directory).context("cannot make the kernels' directory")?;
+        run(Command::new("apt-get").args(["-q", "download", package]).current_dir(&directory))?;
+        let archive = entries(&directory)?
+            .into_iter()
+            .find(|path| name(path).starts_with(&format!("{package}_")) && name(path).ends_with(".deb"))
+            .with_context(|| format!("apt-get downloaded no {package}"))?;
+        run(Command::new("dpkg-deb").arg("-x").args([&archive, &root]))?;
+        fs::remove_file(&archive).context("cannot remove the package")?;
+    }
+    let image = entries(&root.join("boot"))?.into_iter().find(|path| name(path).starts_with("vmlinuz"));
+    Ok(Kernel { image: image.with_context(|| format!("{package} has no image"))?, root })
+}
+
+/// Boots a kernel with the fixtures in its file system; whether they passed.
+fn boot(kernel: &Kernel, fixtures: &Path) -> Result<bool> {
+    let archive = kernel.root.with_extension("initramfs");
+    pack(kernel, fixtures, &archive)?;
+    let mut machine = Command::new("timeout")
+        .args([PATIENCE, "qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", "2048", "-nic", "none"])
+        .args(["-nographic", "-no-reboot", "-append", "console=ttyS0 quiet panic=-1", "-kernel"])
+        .arg(&kernel.image)
+        .arg("-initrd")
+        .arg(&archive)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start qemu")?;
+    let mut passed = false;
+    for line in BufReader::new(machine.stdout.take().expect("it is piped")).split(b'\n') {
+        let line = line.context("cannot read the kernel's console")?;
+        let line = String::from_utf8_lossy(&line);
+        let line = line.trim_end();
+        println!("{line}");
+        passed |= line.ends_with(&format!("{LAST_WORDS}0"));
+    }
+    machine.wait().context("cannot wait for qemu")?;
+    fs::remove_file(&archive).context("cannot remove the file system")?;
+    Ok(passed)
+}
+
+/// Packs a root file system: the fixtures, the programs that they call, the libraries of both, the modules.
+fn pack(kernel: &Kernel, fixtures: &Path, archive: &Path) -> Result<()> {
+    let root = kernel.root.with_extension("root");
+    let _ = fs::remove_dir_all(&root);
+    for directory in ["bin", "proc", "sys", "dev", "tmp", "modules"] {
+        fs::create_dir_all(root.join(directory)).context("cannot make the file system")?;
+    }
+    run(Command::new("strip").arg("-o").arg(root.join("bin/fixtures")).arg(fixtures))?;
+    for wanted in ["busybox", "ip", "sysctl"] {
+        let program = program(wanted).with_context(|| format!("there is no {wanted} on this machine"))?;
+        fs::copy(program, root.join("bin").join(wanted)).with_context(|| format!("cannot copy {wanted}"))?;
+    }
+    for wanted in ["fixtures", "ip", "sysctl"] {
+        for library in libraries(&root.join("bin").join(wanted))? {
+            let place = root.join(library.strip_prefix("/").expect("it is absolute"));
+            fs::create_dir_all(place.parent().expect("it lies in a folder"))
+                .context("cannot make a folder")?;
+            fs::copy(&library, &place).with_context(|| format!("cannot copy {}", library.display()))?;
+        }
+    }
+    for module in MODULES {
+        let found = find(&kernel.root.join("lib/modules"), &format!("{module}.ko"))?
+            .with_context(|| format!("{} has no module {module}", kernel.root.display()))?;
+        let place = root.join("modules").join(name(&found));
+        fs::copy(&found, &place).with_context(|| format!("cannot copy {}", found.display()))?;
+        if place.extension().is_some_and(|extension| extension == "xz") {
+            run(Command::new("xz").arg("-d").arg(&place))?;
+        }
+    }
+    let init = root.join("init");
+    fs::write(&init, init_script()).context("cannot write the file system's first program")?;
+    run(Command::new("chmod").arg("+x").arg(&init))?;
+    run(Command::new("sh")
+        .args(["-ec", "find . | cpio --quiet -o -H newc | gzip -1 > \"$1\"", "sh"])
+        .arg(archive)
+        .current_dir(&root))?;
+    fs::remove_dir_all(&root).context("cannot remove the file system's folder")
+}
+
+fn init_script() -> String {
+    let load: String = MODULES.iter().map(|module| format!("insmod /modules/{module}.ko\n")).collect();
+    format!(
+        "#!/bin/busybox sh
+export PATH=/bin
+busybox --install /bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+mount -t tmpfs tmp /tmp
+{load}echo 1 > /proc/sys/net/core/bpf_jit_enable
+RUST_TEST_THREADS=1 fixtures
+echo \"{LAST_WORDS}$?\"
+poweroff -f
+"
+    )
+}
+
+/// The shared libraries of a program, as the dynamic linker finds them.
+fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
+    let said = output(Command::new("ldd").arg(program))?;
+    Ok(said.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from).collect())
+}
+
+/// A file below a directory whose name begins so.
+fn find(directory: &Path, start: &str) -> Result<Option<PathBuf>> {
+    for path in entries(directory)? {
+        if path.is_dir() {
+            if let Some(found) = find(&path, start)? {
+                return Ok(Some(found));
+            }
+        } else if name(&path).starts_with(start) {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
+}
+
+fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
+    let list = || fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>();
+    match list() {
+        Ok(paths) => Ok(paths),
+        Err(error) => bail!("cannot list {}: {error}", directory.display()),
+    }
+}
+
+fn name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
