@@ -189,7 +189,7 @@ fn init_script() -> String {
     format!(
         "#!/bin/busybox sh
 export PATH=/bin
-busybox --install /bin
+/bin/busybox --install -s /bin
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
