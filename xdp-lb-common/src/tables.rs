@@ -45,17 +45,26 @@ pub enum Mode {
     FullNat = 0,
     /// The destination is rewritten; the backend routes its replies through the load balancer.
     Nat = 1,
+    /// Only the frame's Ethernet addresses are rewritten; the backend has the VIP and answers the client itself.
+    Dsr = 2,
+    /// The packet is put into another IP packet (RFC 2003, RFC 2473, RFC 4213); the backend answers the client itself.
+    Ipip = 3,
+    /// The packet is put into UDP (Generic UDP Encapsulation); the backend answers the client itself.
+    Gue = 4,
 }
 
+/// [`Service::options`]: every flow is recorded, not only those of slots that move.
+pub const RECORDS_FLOWS: u8 = 1;
+
 /// The value of `SERVICES`: what the datapath needs to know of a service.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, align(64))]
 pub struct Service {
     /// Its place in the per-service counters.
     pub index: ServiceIndex,
     /// Where its ring begins in `SLOTS`.
     pub ring_offset: SlotIndex,
-    /// How many slots its ring has; 0 where no backend can take a flow.
+    /// How many slots its ring has; 0 where it has never had a backend that could take a flow.
     pub ring_len: u32,
     /// Where its SNAT addresses begin in `SNAT_ADDRESSES`.
     pub snat_offset: u32,
@@ -63,9 +72,25 @@ pub struct Service {
     pub snat_len: u16,
     /// The forwarding [`Mode`], as its number.
     pub mode: u8,
+    /// What else is done for it: [`RECORDS_FLOWS`] and its like, a bit each.
+    pub options: u8,
+    /// How many flows one source may begin in a second; 0: any number.
+    pub new_flow_rate: u32,
+    /// How many of them it may begin at once.
+    pub new_flow_burst: u32,
+    /// How many flows it may have at a time; 0: any number.
+    pub max_flows: u32,
+    /// Which list of source ranges holds for it; 0: none.
+    pub source_list: u32,
+    /// How many bits of the source address the flow hash takes, where the port does not count.
+    pub affinity_bits: u8,
+    /// QUIC: how many bytes of a connection id name the server.
+    pub server_id_length: u8,
     /// Unused, 0.
-    pub padding: u8,
+    pub padding: [u8; 26],
 }
+
+const _: () = assert!(size_of::<Service>() == 64);
 
 /// Whether a backend may be given packets.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -105,8 +130,10 @@ pub struct Backend {
     pub state: u8,
     /// 1: several `nat` VIPs use this backend, so its flows need a record of their replies.
     pub shared: u8,
-    /// Unused, 0.
-    pub padding: [u8; 6],
+    /// The largest IP packet that the path to it takes, bytes.
+    pub mtu: u16,
+    /// How many flows it may have at a time; 0: any number.
+    pub max_flows: u32,
 }
 
 const _: () = assert!(size_of::<Backend>() == 64);

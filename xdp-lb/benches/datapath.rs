@@ -229,7 +229,7 @@ impl Bench {
                 snat_offset: 0,
                 snat_len: 0,
                 mode: mode as u8,
-                padding: 0,
+                ..Service::default()
             };
             writes.push(Write::Service(vip, service));
             self.datapath.apply(&writes)?;

@@ -101,7 +101,8 @@ impl<'a> Draft<'a> {
         let (snat_offset, snat_len) = self.snat_addresses(present, &wanted.snat_addresses)?;
         self.after.rings.insert(wanted.vip, input);
         let mode = wanted.mode as u8;
-        let service = Service { index, ring_offset, ring_len, snat_offset, snat_len, mode, padding: 0 };
+        let service =
+            Service { index, ring_offset, ring_len, snat_offset, snat_len, mode, ..Service::default() };
         self.desired.services.insert(wanted.vip, service);
         Ok(())
     }

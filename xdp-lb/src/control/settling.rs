@@ -98,8 +98,7 @@ mod tests {
             ring_len: 3,
             snat_offset: 0,
             snat_len: 0,
-            mode: 0,
-            padding: 0,
+            ..Service::default()
         };
         let slots = vec![Slot::settled(A), Slot::moving(B, A), Slot::settled(B)];
         tables.apply(&Write::Slots(SlotIndex(10), slots));

@@ -117,8 +117,8 @@ impl Homes {
             destination_mac: MacAddress::new(BACKEND_MAC),
             source_mac: MacAddress::new(LB_BACKEND_MAC),
             state: BackendState::Up as u8,
-            shared: 0,
-            padding: [0; 6],
+            mtu: 1500,
+            ..Backend::default()
         };
         self.apply(&[Write::Backend(BackendIndex(self.backends), backend)]);
         (BackendIndex(self.backends), backend)
@@ -150,7 +150,7 @@ impl Homes {
             snat_offset: 0,
             snat_len: 0,
             mode: mode as u8,
-            padding: 0,
+            ..Service::default()
         };
         self.apply(&[Write::Slots(record.ring_offset, ring), Write::Service(vip, record)]);
         index
