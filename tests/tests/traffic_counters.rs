@@ -150,7 +150,7 @@ fn every_drop_is_counted_with_its_reason_and_so_is_what_is_left_to_the_host() {
     let passed = daemon.metric("xdp_lb_packets_passed_total", &[("reason", "no_service")]).unwrap();
     assert!(passed >= 6.0, "{passed}");
 
-    let pings = || (0..4).for_each(|_| ping(&network.client, Network::vip(Family::V4)).unwrap());
+    let pings = || (0..4).for_each(|_| ping(&network.client, Network::front(Family::V4)).unwrap());
     assert_eq!(more("not_tcp_or_udp", &pings), 4);
 
     // A datagram of 3000 bytes comes as three fragments.

@@ -1,4 +1,4 @@
-//! The headers of Ethernet, IP, TCP and UDP. Each field lies at a multiple of its own width from the
+//! The headers of Ethernet, IP, TCP, UDP and ICMP. Each field lies at a multiple of its own width from the
 //! header's start.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -22,6 +22,15 @@ pub const TCP_SYN: u8 = 0x02;
 pub const TCP_RST: u8 = 0x04;
 /// TCP ACK.
 pub const TCP_ACK: u8 = 0x10;
+
+/// ICMP echo request (RFC 792).
+pub const ICMP_ECHO: u8 = 8;
+/// ICMP echo reply.
+pub const ICMP_ECHO_REPLY: u8 = 0;
+/// ICMPv6 echo request (RFC 4443 section 4.1).
+pub const ICMPV6_ECHO: u8 = 128;
+/// ICMPv6 echo reply.
+pub const ICMPV6_ECHO_REPLY: u8 = 129;
 
 macro_rules! header {
     ($(#[$doc:meta])* $name:ident, $bytes:literal { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* }) => {
@@ -148,5 +157,19 @@ header! {
         length: Be16,
         /// Checksum over pseudo-header, header and payload; 0 over IPv4: none.
         checksum: Be16,
+    }
+}
+
+header! {
+    /// ICMP (RFC 792) and ICMPv6 (RFC 4443 section 2.1), the part that all messages have.
+    Icmp, 8 {
+        /// What the message is about: [`ICMP_ECHO`] and its like.
+        kind: u8,
+        /// More of the same.
+        code: u8,
+        /// Checksum over header and payload; ICMPv6: over a pseudo-header, too.
+        checksum: Be16,
+        /// What it means depends on the kind: an echo's identifier and sequence number, an MTU, nothing.
+        rest: Be32,
     }
 }

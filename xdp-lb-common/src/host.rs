@@ -10,7 +10,7 @@ use std::vec::Vec;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::net::{Address, Endpoint};
+use crate::net::{Address, Endpoint, Port, Protocol};
 use crate::packet::Packet;
 use crate::reason::{REASONS, Reason};
 use crate::slot::Slot;
@@ -169,6 +169,11 @@ impl Tables for HostTables {
 
     fn snat_address(&self, place: u32) -> Option<&Address> {
         self.snat_addresses.get(place as usize)
+    }
+
+    fn is_vip(&self, address: &Address) -> bool {
+        let first = Endpoint::new(*address, Port::new(0), Protocol(0));
+        self.services.range(first..).next().is_some_and(|(vip, _)| vip.address == *address)
     }
 
     fn reply(&self, backend: &Endpoint) -> Option<&Reply> {

@@ -128,6 +128,18 @@ impl Address {
         self.0[3]
     }
 
+    /// Whether a packet from here may be answered: neither multicast, broadcast nor unspecified
+    /// (RFC 1122 section 3.2.2, RFC 4443 section 2.4 (e)).
+    #[inline(always)]
+    pub fn is_one_host(&self) -> bool {
+        if self.is_v4() {
+            // 0.0.0.0/8 is "this network"; multicast, reserved and broadcast begin at 224.0.0.0.
+            matches!(self.last().get() >> 24, 1..=223)
+        } else {
+            self.0[0].get() >> 24 != 0xff && *self != Self::default()
+        }
+    }
+
     /// Whether this is an IPv4 address.
     #[inline(always)]
     pub fn is_v4(&self) -> bool {
@@ -195,7 +207,7 @@ impl fmt::Debug for Port {
     }
 }
 
-/// A transport protocol's IP protocol number (IANA "Protocol Numbers").
+/// A protocol's number in the IP header (IANA "Protocol Numbers").
 #[derive(
     Clone,
     Copy,
@@ -219,6 +231,10 @@ impl Protocol {
     pub const TCP: Self = Self(6);
     /// UDP (RFC 768).
     pub const UDP: Self = Self(17);
+    /// ICMP (RFC 792).
+    pub const ICMP: Self = Self(1);
+    /// ICMPv6 (RFC 4443).
+    pub const ICMPV6: Self = Self(58);
 }
 
 /// An Ethernet address (IEEE 802), in network order.

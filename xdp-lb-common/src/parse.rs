@@ -2,28 +2,41 @@
 //! each length is compared with the bytes that are there.
 
 use crate::headers::{
-    ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN, Ethernet, ExtensionHeader, Ipv4,
-    Ipv6, Tcp, Udp, VlanTag,
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN, Ethernet, ExtensionHeader, Icmp,
+    Ipv4, Ipv6, Tcp, Udp, VlanTag,
 };
-use crate::net::{Address, Endpoint, MacAddress, Protocol};
+use crate::net::{Address, Endpoint, MacAddress, Port, Protocol};
 use crate::packet::Packet;
 use crate::reason::Reason;
 use crate::tables::{FlowKey, Tags};
 
-/// What a TCP or UDP packet says of itself.
+/// What a packet is to the datapath.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(u8)]
+pub enum Kind {
+    /// A TCP or UDP packet, which is part of a flow.
+    #[default]
+    Flow,
+    /// An ICMP or ICMPv6 message. Its key's ports are 0.
+    Icmp,
+}
+
+/// What a packet says of itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Parsed {
     /// The 5-tuple.
     pub key: FlowKey,
+    /// What it is.
+    pub kind: Kind,
     /// Whether it is IPv4.
     pub is_v4: bool,
     /// Where the IP header begins.
     pub l3: usize,
-    /// Where the TCP or UDP header begins.
+    /// Where the TCP, UDP or ICMP header begins.
     pub l4: usize,
     /// The IP packet's length by its own word, bytes.
     pub ip_length: u32,
-    /// The TCP control bits; 0 for UDP.
+    /// The TCP control bits; 0 for others.
     pub tcp_flags: u8,
     /// Hops left.
     pub ttl: u8,
@@ -68,19 +81,20 @@ pub fn parse<P: Packet>(packet: &P, parsed: &mut Parsed) -> Result<(), Reason> {
             }
         }
     }
+    let is_v4 = ethertype == ETHERTYPE_IPV4;
     let network = match ethertype {
         ETHERTYPE_IPV4 => parse_v4(packet, l3)?,
         ETHERTYPE_IPV6 => parse_v6(packet, l3)?,
         _ => return Err(Reason::NotIp),
     };
-    let (source_port, destination_port, tcp_flags) = match network.protocol {
+    let (source_port, destination_port, tcp_flags, kind) = match network.protocol {
         Protocol::TCP => {
             let tcp: Tcp = packet.read(network.l4).ok_or(Reason::Malformed)?;
             let header = usize::from(tcp.data_offset >> 4) * 4;
             if header < size_of::<Tcp>() || header > network.payload {
                 return Err(Reason::Malformed);
             }
-            (tcp.source, tcp.destination, tcp.flags)
+            (tcp.source, tcp.destination, tcp.flags, Kind::Flow)
         }
         Protocol::UDP => {
             let udp: Udp = packet.read(network.l4).ok_or(Reason::Malformed)?;
@@ -88,7 +102,13 @@ pub fn parse<P: Packet>(packet: &P, parsed: &mut Parsed) -> Result<(), Reason> {
             if length < size_of::<Udp>() || length > network.payload {
                 return Err(Reason::Malformed);
             }
-            (udp.source, udp.destination, 0)
+            (udp.source, udp.destination, 0, Kind::Flow)
+        }
+        protocol if protocol == if is_v4 { Protocol::ICMP } else { Protocol::ICMPV6 } => {
+            if network.payload < size_of::<Icmp>() {
+                return Err(Reason::Malformed);
+            }
+            (Port::default(), Port::default(), 0, Kind::Icmp)
         }
         _ => return Err(Reason::NotTcpOrUdp),
     };
@@ -97,7 +117,8 @@ pub fn parse<P: Packet>(packet: &P, parsed: &mut Parsed) -> Result<(), Reason> {
             Endpoint::new(network.source, source_port, network.protocol),
             Endpoint::new(network.destination, destination_port, network.protocol),
         ),
-        is_v4: ethertype == ETHERTYPE_IPV4,
+        kind,
+        is_v4,
         l3,
         l4: network.l4,
         ip_length: (network.l4 + network.payload - l3) as u32,

@@ -54,7 +54,7 @@ reasons! {
     NotIp = 0, Pass, "not_ip",
         "not IPv4 or IPv6 (ARP, LLDP and the like): the host handles it";
     NotTcpOrUdp = 1, Pass, "not_tcp_or_udp",
-        "IP, but neither TCP nor UDP (ICMP, OSPF and the like): the host handles it";
+        "IP, but neither TCP nor UDP nor an echo request to a VIP (other ICMP, OSPF and the like): the host handles it";
     NoService = 2, Pass, "no_service",
         "no service has this address, port and protocol, and no backend sent it: the host's own traffic";
     TooManyTags = 3, Pass, "too_many_vlan_tags",

@@ -413,6 +413,8 @@ pub trait Tables {
     fn backend(&self, index: BackendIndex) -> Option<&Backend>;
     /// A SNAT address.
     fn snat_address(&self, place: u32) -> Option<&Address>;
+    /// Whether this is the address of some service.
+    fn is_vip(&self, address: &Address) -> bool;
     /// What to do with a packet that comes from this endpoint.
     fn reply(&self, backend: &Endpoint) -> Option<&Reply>;
 

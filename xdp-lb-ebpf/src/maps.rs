@@ -15,6 +15,8 @@ pub static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 #[map]
 pub static SERVICES: HashMap<Endpoint, Service> = HashMap::with_max_entries(1, 0);
 #[map]
+pub static VIPS: HashMap<Address, u32> = HashMap::with_max_entries(1, 0);
+#[map]
 pub static SLOTS: Array<u64> = Array::with_max_entries(1, MMAPABLE);
 #[map]
 pub static BACKENDS: Array<Backend> = Array::with_max_entries(1, 0);

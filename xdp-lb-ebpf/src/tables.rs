@@ -76,6 +76,12 @@ impl Tables for Maps<'_> {
     }
 
     #[inline(always)]
+    fn is_vip(&self, address: &Address) -> bool {
+        // SAFETY: the value is not read.
+        unsafe { VIPS.get(address) }.is_some()
+    }
+
+    #[inline(always)]
     fn reply(&self, backend: &Endpoint) -> Option<&Reply> {
         // SAFETY: as for a service.
         unsafe { REPLIES.get(backend) }

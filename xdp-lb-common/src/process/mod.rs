@@ -1,6 +1,7 @@
 //! The datapath: what happens to every packet. The same code runs in the kernel and on the host.
 
 mod forward;
+mod icmp;
 mod pair;
 mod reply;
 mod rewrite;
@@ -9,7 +10,7 @@ use self::rewrite::Departure;
 use crate::flow::{Direction, advance};
 use crate::net::Protocol;
 use crate::packet::Packet;
-use crate::parse::{Parsed, parse};
+use crate::parse::{self, Parsed, parse};
 use crate::reason::{Kind, Reason};
 use crate::tables::{Settings, Tables};
 
@@ -70,7 +71,9 @@ fn balance<P: Packet, T: Tables>(
     let Scratch { parsed, departure, progress } = scratch;
     parse(packet, parsed)?;
     let parsed = &*parsed;
-    if let Some(service) = tables.service(&parsed.key.destination_endpoint()) {
+    if parsed.kind == parse::Kind::Icmp {
+        icmp::icmp(packet, tables, parsed, departure)?;
+    } else if let Some(service) = tables.service(&parsed.key.destination_endpoint()) {
         let settings = tables.settings().ok_or(Reason::Internal)?;
         *progress = match parsed.key.protocol {
             Protocol::TCP => advance(0, Direction::Forward, parsed.tcp_flags),

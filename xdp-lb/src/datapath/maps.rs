@@ -18,6 +18,7 @@ use xdp_lb_common::tables::{
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::batch;
+use super::vips::Vips;
 use crate::config::Limits;
 
 /// A value whose bytes are all there is to it.
@@ -32,6 +33,7 @@ unsafe impl<T: FromBytes + IntoBytes + Copy + 'static> aya::Pod for Plain<T> {}
 pub struct Maps {
     pub settings: Array<MapData, Plain<Settings>>,
     pub services: HashMap<MapData, Plain<Endpoint>, Plain<Service>>,
+    pub vips: Vips,
     pub backends: Array<MapData, Plain<Backend>>,
     pub replies: HashMap<MapData, Plain<Endpoint>, Plain<Reply>>,
     pub snat_addresses: Array<MapData, Plain<Address>>,
@@ -71,6 +73,7 @@ impl Maps {
         let maps = Self {
             settings: map("SETTINGS")?.try_into()?,
             services: services.try_into()?,
+            vips: Vips::new(map("VIPS")?)?,
             backends: backends.try_into()?,
             replies: map("REPLIES")?.try_into()?,
             snat_addresses: snat_addresses.try_into()?,
@@ -82,6 +85,12 @@ impl Maps {
             backend_counters: map("BACKEND_COUNTERS")?.try_into()?,
         };
         Ok((maps, sizes))
+    }
+
+    /// Makes the VIPs' addresses those of the services, whatever an earlier daemon left.
+    pub fn adopt_vips(&mut self) -> Result<()> {
+        let services: Result<_, _> = self.services.keys().map(|key| key.map(|Plain(vip)| vip)).collect();
+        self.vips.adopt(services.context("cannot read the services")?)
     }
 
     /// The backends' records, without the vacant places; `last` is the last place.

@@ -9,6 +9,7 @@ mod maps;
 mod pins;
 mod program;
 mod settings;
+mod vips;
 
 pub use census::Census;
 pub use events::Events;

@@ -30,9 +30,10 @@ use crate::control::tables::{Tables, Write};
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/xdp-lb-ebpf.o"));
 
 /// The maps that are pinned: what forwarding needs and what must outlive the daemon.
-const PINNED: [&str; 12] = [
+const PINNED: [&str; 13] = [
     "SETTINGS",
     "SERVICES",
+    "VIPS",
     "SLOTS",
     "BACKENDS",
     "SNAT_ADDRESSES",
@@ -131,6 +132,7 @@ impl Datapath {
         }
         for (name, entries) in [
             ("SERVICES", services),
+            ("VIPS", services),
             // Place 0 stays vacant.
             ("BACKENDS", backends + 1),
             ("SLOTS", slots),
@@ -174,6 +176,7 @@ impl Datapath {
         );
         let mut places = Places::new();
         if adopted {
+            maps.adopt_vips()?;
             let backends = maps.read_backends(sizes.limits.backends)?;
             places.extend(backends.iter().map(|(index, backend)| (*index, (backend.address, backend.port))));
         }
@@ -351,8 +354,14 @@ impl Datapath {
             Write::Slots(first, slots) => maps.slots.write(*first, slots)?,
             Write::Reply(endpoint, reply) => maps.replies.insert(Plain(*endpoint), Plain(*reply), 0)?,
             Write::RemoveReply(endpoint) => maps.replies.remove(&Plain(*endpoint))?,
-            Write::Service(vip, service) => maps.services.insert(Plain(*vip), Plain(*service), 0)?,
-            Write::RemoveService(vip) => maps.services.remove(&Plain(*vip))?,
+            Write::Service(vip, service) => {
+                maps.vips.add(*vip)?;
+                maps.services.insert(Plain(*vip), Plain(*service), 0)?;
+            }
+            Write::RemoveService(vip) => {
+                maps.services.remove(&Plain(*vip))?;
+                maps.vips.remove(vip)?;
+            }
         }
         Ok(())
     }

@@ -5,6 +5,7 @@
 
 mod full_nat;
 mod homes;
+mod icmp;
 mod load;
 mod nat;
 mod packets;

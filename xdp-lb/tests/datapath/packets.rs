@@ -1,7 +1,8 @@
 //! Frames, as they come and as they should leave.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
+use etherparse::checksum::Sum16BitWords;
 use etherparse::{EtherType, IpNumber, Ipv4Header, Ipv6Header, TcpHeader, TransportHeader, UdpHeader};
 
 pub const FIN: u8 = 1;
@@ -168,6 +169,94 @@ impl Frame {
                 checksum: 0,
             }),
         }
+    }
+}
+
+/// A frame with an ICMP message, described.
+#[derive(Clone, Debug)]
+pub struct Icmp {
+    pub from_mac: [u8; 6],
+    pub to_mac: [u8; 6],
+    pub tags: Vec<(u16, u16)>,
+    pub from: IpAddr,
+    pub to: IpAddr,
+    pub ttl: u8,
+    pub kind: u8,
+    pub code: u8,
+    /// The second four bytes of the ICMP header.
+    pub rest: [u8; 4],
+    pub payload: Vec<u8>,
+}
+
+impl Icmp {
+    pub fn new(from: &str, to: &str, kind: u8, code: u8) -> Self {
+        Self {
+            from_mac: CLIENT_MAC,
+            to_mac: LB_MAC,
+            tags: Vec::new(),
+            from: from.parse().unwrap(),
+            to: to.parse().unwrap(),
+            ttl: 57,
+            kind,
+            code,
+            rest: [0; 4],
+            payload: Vec::new(),
+        }
+    }
+
+    /// An echo request with an identifier, a sequence number and an odd number of bytes.
+    pub fn echo(from: &str, to: &str) -> Self {
+        Self {
+            rest: [0xab, 0xcd, 0, 7],
+            payload: (0..57).collect(),
+            ..Self::new(from, to, if to.contains(':') { 128 } else { 8 }, 0)
+        }
+    }
+
+    /// The frame's bytes, with every length and checksum as it should be.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut bytes = [self.to_mac, self.from_mac].concat();
+        for (ethertype, id) in &self.tags {
+            bytes.extend(ethertype.to_be_bytes());
+            bytes.extend(id.to_be_bytes());
+        }
+        let mut message = vec![self.kind, self.code, 0, 0];
+        message.extend(self.rest);
+        message.extend(&self.payload);
+        let length = message.len();
+        let checksum = match (self.from, self.to) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                let (from, to) = (from.octets(), to.octets());
+                let mut ip = Ipv4Header::new(length as u16, self.ttl, IpNumber::ICMP, from, to).unwrap();
+                ip.identification = 0x1234;
+                ip.header_checksum = ip.calc_header_checksum();
+                bytes.extend(EtherType::IPV4.0.to_be_bytes());
+                ip.write(&mut bytes).unwrap();
+                Sum16BitWords::new()
+            }
+            (IpAddr::V6(from), IpAddr::V6(to)) => {
+                let ip = Ipv6Header {
+                    payload_length: length as u16,
+                    next_header: IpNumber::IPV6_ICMP,
+                    hop_limit: self.ttl,
+                    source: from.octets(),
+                    destination: to.octets(),
+                    ..Default::default()
+                };
+                bytes.extend(EtherType::IPV6.0.to_be_bytes());
+                ip.write(&mut bytes).unwrap();
+                Sum16BitWords::new()
+                    .add_16bytes(from.octets())
+                    .add_16bytes(to.octets())
+                    .add_4bytes((length as u32).to_be_bytes())
+                    .add_2bytes([0, IpNumber::IPV6_ICMP.0])
+            }
+            _ => panic!("a packet has one family"),
+        };
+        let checksum = checksum.add_slice(&message).ones_complement();
+        message[2..4].copy_from_slice(&checksum.to_ne_bytes());
+        bytes.extend(message);
+        bytes
     }
 }
 

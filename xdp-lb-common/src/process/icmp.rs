@@ -1,0 +1,77 @@
+//! ICMP and ICMPv6 (RFC 792, RFC 4443): echo requests to a VIP are answered here, so that a VIP answers a
+//! ping whether or not it is an address of this host.
+//!
+//! An answer goes to where its question came from and is as long as that, so there is nothing to amplify.
+
+use super::rewrite::Departure;
+use crate::checksum::Change;
+use crate::headers::{
+    Ethernet, ICMP_ECHO, ICMP_ECHO_REPLY, ICMPV6_ECHO, ICMPV6_ECHO_REPLY, Icmp, Ipv4, Ipv6,
+};
+use crate::packet::Packet;
+use crate::parse::Parsed;
+use crate::reason::Reason;
+use crate::tables::Tables;
+
+/// The hops that an answer has: IANA's recommendation ("IP Parameters", default TTL).
+const TTL: u8 = 64;
+
+/// Takes an ICMP message to its departure.
+///
+/// A call of its own in the kernel, not inlined: it is rare.
+#[inline(never)]
+pub fn icmp<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    parsed: &Parsed,
+    departure: &mut Departure,
+) -> Result<(), Reason> {
+    let message: Icmp = packet.read(parsed.l4).ok_or(Reason::Internal)?;
+    let echo = if parsed.is_v4 { ICMP_ECHO } else { ICMPV6_ECHO };
+    if message.kind == echo && is_plain(parsed) && tables.is_vip(&parsed.key.destination) {
+        departure.ifindex = parsed.ingress;
+        return answer(packet, parsed, message);
+    }
+    Err(Reason::NotTcpOrUdp)
+}
+
+/// Whether this is a packet to answer: from one host, and without IP options or extension headers,
+/// which an answer would have to treat each in its own way (RFC 1122 section 3.2.2.6).
+#[inline(always)]
+fn is_plain(parsed: &Parsed) -> bool {
+    let header = if parsed.is_v4 { size_of::<Ipv4>() } else { size_of::<Ipv6>() };
+    parsed.l4 - parsed.l3 == header && parsed.key.source.is_one_host()
+}
+
+/// Turns an echo request into its answer: both addresses change places, and the sum under the checksums
+/// stays the same but for the hop count and the message's kind.
+#[inline(always)]
+fn answer<P: Packet>(packet: &mut P, parsed: &Parsed, mut message: Icmp) -> Result<(), Reason> {
+    let reply = if parsed.is_v4 {
+        let mut ip: Ipv4 = packet.read(parsed.l3).ok_or(Reason::Internal)?;
+        let word = |ttl| u16::from_ne_bytes([ttl, ip.protocol.0]);
+        let mut change = Change::default();
+        change.word(word(ip.ttl), word(TTL));
+        (ip.source, ip.destination) = (ip.destination, ip.source);
+        ip.ttl = TTL;
+        ip.checksum = change.apply(ip.checksum);
+        packet.write(parsed.l3, ip).ok_or(Reason::Internal)?;
+        ICMP_ECHO_REPLY
+    } else {
+        let mut ip: Ipv6 = packet.read(parsed.l3).ok_or(Reason::Internal)?;
+        (ip.source, ip.destination) = (ip.destination, ip.source);
+        ip.hop_limit = TTL;
+        packet.write(parsed.l3, ip).ok_or(Reason::Internal)?;
+        ICMPV6_ECHO_REPLY
+    };
+    let word = |kind| u16::from_ne_bytes([kind, message.code]);
+    let mut change = Change::default();
+    change.word(word(message.kind), word(reply));
+    message.kind = reply;
+    message.checksum = change.apply(message.checksum);
+    packet.write(parsed.l4, message).ok_or(Reason::Internal)?;
+
+    let mut ethernet: Ethernet = packet.read(0).ok_or(Reason::Internal)?;
+    (ethernet.source, ethernet.destination) = (ethernet.destination, ethernet.source);
+    packet.write(0, ethernet).ok_or(Reason::Internal)
+}
