@@ -15,7 +15,8 @@ pub struct Service {
     mode: Mode,
     snat_addresses: Vec<IpAddr>,
     check: &'static str,
-    backends: Vec<(SocketAddr, u16)>,
+    keys: Vec<String>,
+    backends: Vec<(SocketAddr, u16, String)>,
 }
 
 /// Up after the first answer, down after some seconds without one.
@@ -41,6 +42,7 @@ impl Service {
             mode: Mode::FullNat,
             snat_addresses: Vec::new(),
             check,
+            keys: Vec::new(),
             backends: Vec::new(),
         }
     }
@@ -66,6 +68,13 @@ impl Service {
         self
     }
 
+    /// With one more key, as TOML.
+    #[must_use]
+    pub fn key(mut self, line: impl Into<String>) -> Self {
+        self.keys.push(line.into());
+        self
+    }
+
     /// Without health checks.
     #[must_use]
     pub fn unchecked(self) -> Self {
@@ -75,29 +84,40 @@ impl Service {
     /// With one more backend.
     #[must_use]
     pub fn backend(mut self, address: SocketAddr, weight: u16) -> Self {
-        self.backends.push((address, weight));
+        self.backends.push((address, weight, String::new()));
+        self
+    }
+
+    /// With one more key for the backend that was named last, as TOML.
+    #[must_use]
+    pub fn backend_key(mut self, line: &str) -> Self {
+        let (_, _, keys) = self.backends.last_mut().expect("a backend was named");
+        *keys += &format!("{line}\n");
         self
     }
 
     /// With more backends, of equal weight.
     #[must_use]
     pub fn backends(mut self, addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
-        self.backends.extend(addresses.into_iter().map(|address| (address, 100)));
+        self.backends.extend(addresses.into_iter().map(|address| (address, 100, String::new())));
         self
     }
 }
 
 impl fmt::Display for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, vip, protocol, mode, snat_addresses, check, backends } = self;
+        let Self { name, vip, protocol, mode, snat_addresses, check, keys, backends } = self;
         writeln!(f, "[[service]]\nname = \"{name}\"\nvip = \"{vip}\"\nprotocol = \"{protocol}\"")?;
         writeln!(f, "mode = \"{mode}\"\nhealth_check = {check}")?;
         if !snat_addresses.is_empty() {
             let quoted: Vec<_> = snat_addresses.iter().map(|address| format!("\"{address}\"")).collect();
             writeln!(f, "snat_addresses = [{}]", quoted.join(", "))?;
         }
-        for (address, weight) in backends {
-            writeln!(f, "[[service.backend]]\naddress = \"{address}\"\nweight = {weight}")?;
+        for key in keys {
+            writeln!(f, "{key}")?;
+        }
+        for (address, weight, keys) in backends {
+            writeln!(f, "[[service.backend]]\naddress = \"{address}\"\nweight = {weight}\n{keys}")?;
         }
         writeln!(f)
     }

@@ -140,6 +140,17 @@ impl Address {
         }
     }
 
+    /// The address with all but its first `bits` bits 0.
+    #[inline(always)]
+    pub fn first_bits(&self, bits: u8) -> Self {
+        let [a, b, c, d] = self.0;
+        let mask = |word: u32, place: u32| {
+            let kept = u32::from(bits).saturating_sub(place * 32).min(32);
+            Be32::new(word & (0xffff_ffff_0000_0000u64 >> kept) as u32)
+        };
+        Self([mask(a.get(), 0), mask(b.get(), 1), mask(c.get(), 2), mask(d.get(), 3)])
+    }
+
     /// Whether this is an IPv4 address.
     #[inline(always)]
     pub fn is_v4(&self) -> bool {
@@ -313,5 +324,29 @@ impl Endpoint {
     /// Address and port, as the standard library knows them.
     pub fn socket(&self) -> SocketAddr {
         SocketAddr::new(self.address.into(), self.port.get())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_bits_of_an_address_are_those_of_its_network() {
+        let address = |text: &str| Address::from(text.parse::<IpAddr>().unwrap());
+        for (whole, bits, first) in [
+            ("203.0.113.77", 128, "203.0.113.77"),
+            ("203.0.113.77", 96 + 24, "203.0.113.0"),
+            ("203.0.113.77", 96 + 26, "203.0.113.64"),
+            ("203.0.113.77", 96 + 1, "128.0.0.0"),
+            ("2001:db8:1:2:3:4:5:6", 128, "2001:db8:1:2:3:4:5:6"),
+            ("2001:db8:1:2:3:4:5:6", 64, "2001:db8:1:2::"),
+            ("2001:db8:1:2:3:4:5:6", 65, "2001:db8:1:2::"),
+            ("2001:db8:1:2:8003:4:5:6", 65, "2001:db8:1:2:8000::"),
+            ("2001:db8:1:2:3:4:5:6", 0, "::"),
+            ("2001:db8:1:2:3:4:5:6", 255, "2001:db8:1:2:3:4:5:6"),
+        ] {
+            assert_eq!(address(whole).first_bits(bits), address(first), "{whole}/{bits}");
+        }
     }
 }

@@ -82,7 +82,8 @@ pub struct Service {
     pub max_flows: u32,
     /// Which list of source ranges holds for it; 0: none.
     pub source_list: u32,
-    /// How many bits of the source address the flow hash takes, where the port does not count.
+    /// How many first bits of the source address choose the slot (an IPv4 address is the last 32 of 128); 0:
+    /// the whole 5-tuple does.
     pub affinity_bits: u8,
     /// QUIC: how many bytes of a connection id name the server.
     pub server_id_length: u8,

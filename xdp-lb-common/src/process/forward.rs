@@ -1,6 +1,7 @@
 //! From a client to a backend.
 
 use super::Context;
+use super::affinity::{flow_hash, slot_hash};
 use super::pair::{self, Note};
 use super::rewrite::{Departure, check_hops, rewrite};
 use crate::flow::{Direction, ESTABLISHED, PAIRED, advance};
@@ -128,12 +129,7 @@ fn begin<'t, T: Tables>(context: &Context<'t, T>, service: &Service) -> Result<C
     {
         return Err(Reason::SourceIsOurs);
     }
-    let hash = FlowHash::new(
-        &settings.hash_keys,
-        (&key.source, key.source_port),
-        (&key.destination, key.destination_port),
-    );
-    let (index, backend) = choose(context, service, hash)?;
+    let (index, backend) = choose(context, service, slot_hash(settings, service, key))?;
     let mut source = key.source_endpoint();
     let pairs = has_pairs(service, backend);
     if parsed.tcp_flags & TCP_RST != 0 {
@@ -145,7 +141,8 @@ fn begin<'t, T: Tables>(context: &Context<'t, T>, service: &Service) -> Result<C
         };
     }
     if service.mode == Mode::FullNat as u8 {
-        let hash = hash.next();
+        // The flow's own, else all flows of a client with affinity would look for a port in the same few places.
+        let hash = flow_hash(settings, key).next();
         source.address = if service.snat_len == 0 {
             backend.source
         } else {

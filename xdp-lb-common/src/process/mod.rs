@@ -1,5 +1,6 @@
 //! The datapath: what happens to every packet. The same code runs in the kernel and on the host.
 
+mod affinity;
 mod forward;
 mod icmp;
 mod pair;

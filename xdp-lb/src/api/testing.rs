@@ -9,7 +9,7 @@ use crate::api::types::{
     AdminState, BackendState, BackendView, CounterView, CountersView, HealthState, InterfaceView,
     NextHopView, Origin, Outcome, ReloadView, ServiceView, StatusView, TableView, TrafficView,
 };
-use crate::config::{self, HealthCheck, Mode, Probe, Protocol, XdpMode};
+use crate::config::{self, Affinity, HealthCheck, Mode, Probe, Protocol, XdpMode};
 use crate::control::handle::{Answer, Handle, Refusal, Request};
 
 /// What the owner task knows.
@@ -149,6 +149,7 @@ impl Owner {
         view.protocol = added.protocol;
         view.mode = added.mode;
         view.snat_addresses = added.snat_addresses;
+        view.affinity = added.affinity;
         view.health_check = added.health_check.unwrap_or(view.health_check);
         self.services.push(view);
         for backend in added.backends {
@@ -186,6 +187,7 @@ pub(crate) fn service(name: &str, vip: &str) -> ServiceView {
         protocol: Protocol::Tcp,
         mode: Mode::FullNat,
         snat_addresses: vec![],
+        affinity: Affinity::None,
         health_check: HealthCheck {
             probe: Probe::Http { path: "/healthz".into(), host: None, status: (200, 399) },
             interval: Duration::from_secs(1),

@@ -64,13 +64,10 @@ impl Daemon {
 
 fn dns() -> config::Service {
     config::Service {
-        name: "dns".into(),
-        vip: "192.0.2.53:53".parse().unwrap(),
         protocol: Protocol::Udp,
         mode: Mode::Nat,
-        snat_addresses: vec![],
-        health_check: None,
-        backends: vec![config::Backend { address: "198.51.100.53:53".parse().unwrap(), weight: 7 }],
+        backends: vec![config::Backend::new("198.51.100.53:53".parse().unwrap(), 7)],
+        ..config::Service::new("dns", "192.0.2.53:53".parse().unwrap())
     }
 }
 
@@ -103,7 +100,7 @@ async fn a_service_and_its_backends_are_added_changed_and_removed() {
     assert_eq!(shown.backends[0].weight, 7);
 
     let address = "198.51.100.54:53".parse().unwrap();
-    client.add_backend("dns", &config::Backend { address, weight: 9 }).await.unwrap();
+    client.add_backend("dns", &config::Backend::new(address, 9)).await.unwrap();
     assert_eq!(client.backend("dns", address).await.unwrap().weight, 9);
     let patch = BackendPatch { weight: Some(3), admin: Some(AdminState::Draining) };
     client.patch_backend("dns", address, &patch).await.unwrap();
@@ -257,7 +254,7 @@ async fn many_clients_are_answered_at_once() {
         let client = daemon.client.clone();
         tokio::spawn(async move {
             let address = format!("198.51.100.200:{}", 1000 + number).parse().unwrap();
-            client.add_backend("web", &config::Backend { address, weight: number }).await.unwrap();
+            client.add_backend("web", &config::Backend::new(address, number)).await.unwrap();
             client.backend("web", address).await.unwrap().weight == number
         })
     });

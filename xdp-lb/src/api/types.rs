@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{HealthCheck, Mode, Protocol, XdpMode};
+use crate::config::{Affinity, HealthCheck, Mode, Protocol, XdpMode};
 
 /// The daemon on one screen.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -98,6 +98,9 @@ pub struct ServiceView {
     pub mode: Mode,
     /// The addresses that backends see, where they are named.
     pub snat_addresses: Vec<IpAddr>,
+    /// Which of its flows stay together on one backend.
+    #[serde(default)]
+    pub affinity: Affinity,
     /// How its backends are checked.
     pub health_check: HealthCheck,
     /// Whether it stands in the config file (`file`) or was added by the CLI (`runtime`).

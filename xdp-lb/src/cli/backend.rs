@@ -85,7 +85,7 @@ impl Command {
                 return drain::execute(client, screen, &target, timeout).await;
             }
             Self::Add { target, weight } => {
-                let backend = config::Backend { address: target.address, weight };
+                let backend = config::Backend::new(target.address, weight);
                 client.add_backend(&target.service, &backend).await?
             }
             Self::Remove(target) => client.remove_backend(&target.service, target.address).await?,

@@ -13,7 +13,7 @@ use super::units::{byte_rate, grouped, rate};
 use super::{Cli, backend};
 use crate::api::client::Client;
 use crate::api::types::{Origin, ServiceDetailView, ServiceView};
-use crate::config::{self, HealthCheck, Mode, Probe, Protocol, default_weight, parse_endpoint};
+use crate::config::{self, Affinity, HealthCheck, Mode, Probe, Protocol, default_weight, parse_endpoint};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -59,6 +59,9 @@ pub(super) struct Add {
     /// [default: this host's address towards the backend]
     #[arg(long = "snat-address", value_name = "ADDR")]
     snat_addresses: Vec<IpAddr>,
+    /// Which flows stay together: none, source (one client's: an IPv4 address, an IPv6 /64) or source/PREFIX
+    #[arg(long, default_value_t, value_parser = str::parse::<Affinity>)]
+    affinity: Affinity,
     /// A backend, with a weight where it is not 100; may be given several times
     #[arg(long = "backend", value_name = "ADDR:PORT[=WEIGHT]", value_parser = parse_backend)]
     backends: Vec<config::Backend>,
@@ -128,6 +131,7 @@ impl Add {
             protocol: self.protocol,
             mode: self.mode,
             snat_addresses: self.snat_addresses,
+            affinity: self.affinity,
             health_check: self.check.health_check()?,
             backends: self.backends,
         })
@@ -167,7 +171,7 @@ fn parse_backend(text: &str) -> Result<config::Backend, String> {
         }
         None => (text, default_weight()),
     };
-    Ok(config::Backend { address: parse_endpoint(address)?, weight })
+    Ok(config::Backend::new(parse_endpoint(address)?, weight))
 }
 
 /// The table of services.
@@ -218,6 +222,7 @@ fn detail_table(screen: &Screen, detail: &ServiceDetailView) -> String {
         ("VIP", format!("{} {}", service.vip, service.protocol)),
         ("mode", service.mode.to_string()),
         ("backends see", snat),
+        ("affinity", service.affinity.to_string()),
         ("health check", check(&service.health_check)),
         ("serving", format!("{} of {} backends", service.backends_serving, service.backends)),
         ("ring", format!("{} slots", grouped(service.ring_slots.into()))),

@@ -12,7 +12,7 @@ use crate::api::client::Client;
 use crate::api::server::Server;
 use crate::api::testing::{self, Owner};
 use crate::api::types::{AdminState, BackendState, BackendView, ReloadView};
-use crate::config::{Mode, Probe, Protocol};
+use crate::config::{Affinity, Mode, Probe, Protocol};
 
 const TABLE: Screen = Screen { format: Format::Table, colour: false, width: None };
 
@@ -135,7 +135,7 @@ fn wrong_arguments_say_how_to_write_them() {
 async fn a_service_is_added_with_all_that_was_typed() {
     let daemon = daemon(Owner::default());
     let line = "service add edge.v6 [2001:db8::20]:443 --protocol tcp --mode full-nat \
-                --snat-address 2001:db8::2 --snat-address 2001:db8::3 \
+                --snat-address 2001:db8::2 --snat-address 2001:db8::3 --affinity source/56 \
                 --backend [2001:db8:1::1]:8443=10 --backend [2001:db8:1::2]:8443 \
                 --check http --check-path /healthz --check-host example.com --check-status 200-299 \
                 --check-interval 2s --check-timeout 250ms --check-rise 4 --check-fall 5";
@@ -145,6 +145,7 @@ async fn a_service_is_added_with_all_that_was_typed() {
     assert_eq!(shown.service.vip, "[2001:db8::20]:443".parse().unwrap());
     assert_eq!((shown.service.protocol, shown.service.mode), (Protocol::Tcp, Mode::FullNat));
     assert_eq!(shown.service.snat_addresses.len(), 2);
+    assert_eq!(shown.service.affinity, Affinity::SourcePrefix(56));
     let check = shown.service.health_check;
     let probe = Probe::Http { path: "/healthz".into(), host: Some("example.com".into()), status: (200, 299) };
     assert_eq!(check.probe, probe);
@@ -257,6 +258,7 @@ async fn a_service_is_shown_with_its_backends() {
     for line in [
         "VIP           192.0.2.10:80 tcp\n",
         "backends see  this host's address towards each backend\n",
+        "affinity      none\n",
         "health check  http GET /healthz, status 200-399; every 1s, timeout 500ms, rise 2, fall 3\n",
         "in            1,000 packets, 64,000 bytes\n",
         "\nweb      198.51.100.12:8080  up ",

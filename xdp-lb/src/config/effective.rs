@@ -111,6 +111,7 @@ fn diff_definition(old: &Service, new: &Service, line: &mut impl FnMut(String)) 
         some => some.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
     };
     changed("snat_addresses", addresses(old), addresses(new));
+    changed("affinity", old.affinity.to_string(), new.affinity.to_string());
     changed("health_check", old.check().to_string(), new.check().to_string());
 }
 
@@ -233,7 +234,7 @@ impl<'a> Merge<'a> {
             match change {
                 BackendChange::Added { weight, admin } => {
                     let added = EffectiveBackend {
-                        backend: Backend { address, weight },
+                        backend: Backend::new(address, weight),
                         admin,
                         origin: Origin::Runtime,
                     };

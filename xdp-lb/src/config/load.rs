@@ -89,7 +89,7 @@ pub(super) const TOP_KEYS: &[&str] = &[
     "service",
 ];
 const SERVICE_KEYS: &[&str] =
-    &["name", "vip", "protocol", "mode", "snat_addresses", "health_check", "backend"];
+    &["name", "vip", "protocol", "mode", "snat_addresses", "affinity", "health_check", "backend"];
 const CHECK_KEYS: &[&str] =
     &["type", "path", "host", "status", "name", "record", "interval", "timeout", "rise", "fall"];
 
@@ -218,6 +218,7 @@ fn read_service(service: &mut Section) -> ServiceDraft {
         protocol: service.or_default("protocol", |service, key| service.parsed(key, str::parse)),
         mode: service.or_default("mode", |service, key| service.parsed(key, str::parse)),
         snat_addresses: service.list("snat_addresses", text::address).unwrap_or_default(),
+        affinity: service.parsed("affinity", str::parse).unwrap_or_default(),
         health_check: service.section("health_check", CHECK_KEYS, read_check).flatten(),
         backends: service.sections("backend", &["address", "weight"], backend_label, read_backend),
         origin: Origin::File,

@@ -5,6 +5,7 @@ mod errors;
 mod load;
 mod overlay;
 mod place;
+mod policy;
 mod rules;
 mod schema;
 mod section;
@@ -17,6 +18,7 @@ pub use effective::{Effective, EffectiveBackend, EffectiveService, diff, effecti
 pub use errors::{ConfigError, Errors};
 pub use load::{load, parse};
 pub use overlay::Overlay;
+pub use policy::Affinity;
 pub use rules::{validate_backend, validate_service};
 pub use schema::*;
 pub(crate) use text::grouped;

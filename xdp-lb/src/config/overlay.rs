@@ -205,7 +205,7 @@ impl Overlay {
         if (weight, admin) == (old.backend.weight, old.admin) {
             return unchanged(message);
         }
-        let change = change_to(&base.backends, Backend { address, weight }, admin);
+        let change = change_to(&base.backends, Backend::new(address, weight), admin);
         self.set_change(name, address, change);
         done(message)
     }

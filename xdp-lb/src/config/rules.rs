@@ -11,6 +11,7 @@ use hickory_proto::rr::Name;
 use http::uri::{Authority, PathAndQuery};
 
 use super::place::{Place, Problems};
+use super::policy::Affinity;
 use super::schema::{Backend, HealthCheck, Limits, Mode, PortRange, Probe, Protocol, Service};
 use super::text::{grouped, print_duration, quoted};
 use crate::api::types::Origin;
@@ -48,6 +49,7 @@ pub(super) struct ServiceDraft {
     pub protocol: Option<Protocol>,
     pub mode: Option<Mode>,
     pub snat_addresses: Vec<Option<IpAddr>>,
+    pub affinity: Affinity,
     pub health_check: Option<HealthCheck>,
     pub backends: Vec<BackendDraft>,
     pub origin: Origin,
@@ -79,6 +81,7 @@ impl ServiceDraft {
             protocol: Some(service.protocol),
             mode: Some(service.mode),
             snat_addresses: service.snat_addresses.iter().copied().map(Some).collect(),
+            affinity: service.affinity,
             health_check: service.health_check.clone(),
             backends: service.backends.iter().map(|backend| BackendDraft::of(backend, origin)).collect(),
             origin,
@@ -93,11 +96,12 @@ impl ServiceDraft {
             protocol: self.protocol?,
             mode: self.mode?,
             snat_addresses: self.snat_addresses.into_iter().collect::<Option<_>>()?,
+            affinity: self.affinity,
             health_check: self.health_check,
             backends: self
                 .backends
                 .into_iter()
-                .map(|backend| Some(Backend { address: backend.address?, weight: backend.weight? }))
+                .map(|backend| Some(Backend::new(backend.address?, backend.weight?)))
                 .collect::<Option<_>>()?,
         })
     }
@@ -114,6 +118,7 @@ impl ServiceDraft {
         }
         if let Some(vip) = self.vip {
             problems.take(&place.key("vip"), endpoint(vip));
+            problems.take(&place.key("affinity"), self.affinity.check(vip.is_ipv4()));
         }
         self.check_snat_addresses(place, problems);
         if let Some(check) = &self.health_check {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::policy::Affinity;
 use super::text;
 use super::written_check::WrittenCheck;
 
@@ -117,6 +118,9 @@ pub struct Service {
     /// Default: this host's address towards the backend.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub snat_addresses: Vec<IpAddr>,
+    /// Which of its flows stay together on one backend.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub affinity: Affinity,
     /// How its backends are checked. Default: a TCP connect every second for TCP, none for UDP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health_check: Option<HealthCheck>,
@@ -157,6 +161,11 @@ pub struct Backend {
     /// Its share of new flows relative to the others, 0 to 65,535; 0: none. Default 100.
     #[serde(default = "default_weight")]
     pub weight: u16,
+}
+
+/// Whether a value is what it is where nothing is written.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// The weight of a backend that names none.
@@ -242,7 +251,28 @@ impl fmt::Display for HealthCheck {
     }
 }
 
+impl Backend {
+    /// A backend of this weight, with the defaults of everything else.
+    pub const fn new(address: SocketAddr, weight: u16) -> Self {
+        Self { address, weight }
+    }
+}
+
 impl Service {
+    /// A service without backends, with the defaults of everything else.
+    pub fn new(name: impl Into<String>, vip: SocketAddr) -> Self {
+        Self {
+            name: name.into(),
+            vip,
+            protocol: Protocol::default(),
+            mode: Mode::default(),
+            snat_addresses: Vec::new(),
+            affinity: Affinity::default(),
+            health_check: None,
+            backends: Vec::new(),
+        }
+    }
+
     /// Its health check, or the default one: a TCP connect for TCP, none for UDP.
     pub fn check(&self) -> HealthCheck {
         self.health_check.clone().unwrap_or_else(|| {
@@ -398,7 +428,12 @@ mod tests {
         };
         let protocol = prop::sample::select(vec![Protocol::Tcp, Protocol::Udp]);
         let backends = prop::collection::btree_map((0u16..64, 1u16..), any::<u16>(), 0..5);
-        let policy = (protocol, any::<bool>(), prop::collection::btree_set(0u16..64, 0..4));
+        let affinity = prop_oneof![
+            Just(Affinity::None),
+            Just(Affinity::Source),
+            (1u8..=32).prop_map(Affinity::SourcePrefix)
+        ];
+        let policy = (protocol, affinity, any::<bool>(), prop::collection::btree_set(0u16..64, 0..4));
         (
             "[A-Za-z0-9][A-Za-z0-9._-]{0,62}",
             any::<bool>(),
@@ -407,10 +442,8 @@ mod tests {
             prop::option::of(check()),
             backends,
         )
-            .prop_map(move |(name, v6, port, (protocol, nat, snat), health_check, backends)| {
-                Service {
-                    name,
-                    vip: SocketAddr::new(address(v6, 0, 1), port),
+            .prop_map(
+                move |(name, v6, port, (protocol, affinity, nat, snat), health_check, backends)| Service {
                     protocol,
                     mode: if nat { Mode::Nat } else { Mode::FullNat },
                     snat_addresses: snat
@@ -421,13 +454,14 @@ mod tests {
                     health_check,
                     backends: backends
                         .into_iter()
-                        .map(|((host, port), weight)| Backend {
-                            address: SocketAddr::new(address(v6, 0x80, host), port),
-                            weight,
+                        .map(|((host, port), weight)| {
+                            Backend::new(SocketAddr::new(address(v6, 0x80, host), port), weight)
                         })
                         .collect(),
-                }
-            })
+                    affinity,
+                    ..Service::new(name, SocketAddr::new(address(v6, 0, 1), port))
+                },
+            )
     }
 
     #[derive(Serialize)]
@@ -498,7 +532,7 @@ mod tests {
                  service of its own",
             ]
         );
-        let backend = Backend { address: "192.0.2.10:80".parse().expect("an address"), weight: 1 };
+        let backend = Backend::new("192.0.2.10:80".parse().expect("an address"), 1);
         let good = web(r#"{"name":"web","vip":"192.0.2.10:80"}"#).expect("valid");
         assert_eq!(
             validate_backend(&good, &backend).expect_err("refused"),

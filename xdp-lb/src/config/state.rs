@@ -229,7 +229,7 @@ mod tests {
         .expect("valid");
         let mut overlay = Overlay::default();
         let address = |text: &str| text.parse().expect("an address");
-        let added = Backend { address: address("198.51.100.3:80"), weight: 7 };
+        let added = Backend::new(address("198.51.100.3:80"), 7);
         overlay.add_backend(&config, "web", added).expect("added");
         overlay.remove_backend(&config, "web", address("198.51.100.1:80")).expect("removed");
         let service = serde_json::from_str(

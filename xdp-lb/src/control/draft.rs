@@ -101,8 +101,16 @@ impl<'a> Draft<'a> {
         let (snat_offset, snat_len) = self.snat_addresses(present, &wanted.snat_addresses)?;
         self.after.rings.insert(wanted.vip, input);
         let mode = wanted.mode as u8;
-        let service =
-            Service { index, ring_offset, ring_len, snat_offset, snat_len, mode, ..Service::default() };
+        let service = Service {
+            index,
+            ring_offset,
+            ring_len,
+            snat_offset,
+            snat_len,
+            mode,
+            affinity_bits: wanted.affinity_bits,
+            ..Service::default()
+        };
         self.desired.services.insert(wanted.vip, service);
         Ok(())
     }

@@ -260,6 +260,7 @@ impl Fleet {
             vip: vip(service),
             mode,
             snat_addresses: snat_addresses.iter().map(|address| (*address).into()).collect(),
+            affinity_bits: affinity_bits(&service.service),
             backends: backends.collect(),
         }
     }
@@ -272,6 +273,16 @@ pub fn vip(service: &EffectiveService) -> Endpoint {
         config::Protocol::Udp => Protocol::UDP,
     };
     Endpoint::from_socket(service.service.vip, protocol)
+}
+
+/// The bits of its affinity, of an address as the tables hold it: IPv4 is the last 32 bits of 128.
+fn affinity_bits(service: &config::Service) -> u8 {
+    let is_v4 = service.vip.is_ipv4();
+    match service.affinity.bits(is_v4) {
+        0 => 0,
+        bits if is_v4 => 96 + bits,
+        bits => bits,
+    }
 }
 
 /// By what name a backend is known.
@@ -342,19 +353,14 @@ mod tests {
 
     fn service(probe: Probe) -> EffectiveService {
         let service = Service {
-            name: "web".into(),
-            vip: "192.0.2.10:80".parse().unwrap(),
-            protocol: config::Protocol::Tcp,
-            mode: Mode::FullNat,
-            snat_addresses: vec![],
             health_check: Some(HealthCheck::new(probe)),
-            backends: vec![],
+            ..Service::new("web", "192.0.2.10:80".parse().unwrap())
         };
         EffectiveService { service, origin: Origin::File, backends: vec![] }
     }
 
     fn backend(weight: u16, admin: AdminState) -> EffectiveBackend {
-        let backend = Backend { address: "198.51.100.11:8080".parse().unwrap(), weight };
+        let backend = Backend::new("198.51.100.11:8080".parse().unwrap(), weight);
         EffectiveBackend { backend, admin, origin: Origin::File }
     }
 

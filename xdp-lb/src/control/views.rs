@@ -138,6 +138,7 @@ impl<K: Kernel> Owner<K> {
             protocol: service.service.protocol,
             mode: service.service.mode,
             snat_addresses: service.service.snat_addresses.clone(),
+            affinity: service.service.affinity,
             health_check: service.service.check(),
             origin: service.origin,
             backends: service.backends.len() as u32,

@@ -16,6 +16,9 @@ pub struct WantedService {
     pub mode: Mode,
     /// The addresses that backends see; empty: this host's address towards each.
     pub snat_addresses: Vec<Address>,
+    /// How many first bits of the source address choose a client's slot, of the 128 that an address has in the
+    /// tables; 0: address and ports of both ends do.
+    pub affinity_bits: u8,
     /// All of its backends, whatever their state. No two share an address.
     pub backends: Vec<WantedBackend>,
 }

@@ -3,6 +3,7 @@
 //!
 //! Needs root. `cargo xtask test` runs it in a sandbox.
 
+mod affinity;
 mod full_nat;
 mod homes;
 mod icmp;

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::text::quoted;
-use crate::config::{Mode, PortRange, Probe, Protocol, XdpMode};
+use crate::config::{Affinity, Mode, PortRange, Probe, Protocol, XdpMode};
 
 /// The config file of the documentation's first page.
 const FIRST: &str = r#"
@@ -531,6 +531,30 @@ fn snat_addresses_are_of_full_nat_and_of_the_vips_family() {
         "line 5: service \"web\": snat_addresses: 17 addresses are too many; write at most 16"
     );
     valid(&format!("{SERVICE}snat_addresses = [{}]\n", many[..16].join(", ")));
+}
+
+#[test]
+fn affinity_is_by_a_prefix_of_the_vips_family() {
+    let text = format!("{SERVICE}affinity = \"source/24\"\n");
+    assert_eq!(valid(&text).services[0].affinity, Affinity::SourcePrefix(24));
+    for (value, message) in [
+        (
+            "source/33",
+            "\"source/33\" is out of range for an IPv4 VIP; write \"source/1\" to \"source/32\", or \"source\"",
+        ),
+        (
+            "source/0",
+            "\"source/0\" is out of range for an IPv4 VIP; write \"source/1\" to \"source/32\", or \"source\"",
+        ),
+        ("source/x", "\"source/x\" is no affinity; write \"none\", \"source\" or \"source/24\""),
+        ("client", "\"client\" is no affinity; write \"none\", \"source\" or \"source/24\""),
+    ] {
+        assert_eq!(
+            service(&format!("affinity = \"{value}\"\n")),
+            format!("line 5: service \"web\": affinity: {message}")
+        );
+    }
+    assert_eq!((Affinity::Source.bits(true), Affinity::Source.bits(false)), (32, 64));
 }
 
 #[test]

@@ -20,7 +20,7 @@ fn at(address: &str) -> SocketAddr {
 }
 
 fn backend(address: &str, weight: u16) -> Backend {
-    Backend { address: at(address), weight }
+    Backend::new(at(address), weight)
 }
 
 fn service(json: &str) -> Service {
@@ -90,7 +90,7 @@ fn backends_are_added_weighed_drained_and_removed_and_all_is_undone_without_a_tr
     let mut overlay = Overlay::default();
     let (old, new) = (at("198.51.100.1:80"), at("198.51.100.3:80"));
     assert_eq!(
-        changed(overlay.add_backend(&config, "web", Backend { address: new, weight: 7 })),
+        changed(overlay.add_backend(&config, "web", Backend::new(new, 7))),
         "service web: backend 198.51.100.3:80 added, weight 7"
     );
     assert_eq!(
@@ -151,7 +151,7 @@ fn what_is_so_already_is_said_and_changes_nothing() {
         "service web: backend 198.51.100.1:80 is enabled already"
     );
     assert_eq!(
-        unchanged(overlay.add_backend(&config, "web", Backend { address, weight: 100 })),
+        unchanged(overlay.add_backend(&config, "web", Backend::new(address, 100))),
         "service web: backend 198.51.100.1:80 is there already, with weight 100"
     );
     assert_eq!(
@@ -176,7 +176,7 @@ fn unknown_names_list_the_known_ones_nearest_first() {
     let address = at("198.51.100.1:80");
     let no_service = "there is no service \"wbe\"; the services are: web, dns";
     not_found(overlay.remove_service(&config, "wbe"), no_service);
-    not_found(overlay.add_backend(&config, "wbe", Backend { address, weight: 1 }), no_service);
+    not_found(overlay.add_backend(&config, "wbe", Backend::new(address, 1)), no_service);
     not_found(overlay.patch_backend(&config, "wbe", address, DRAIN), no_service);
     not_found(overlay.remove_backend(&config, "wbe", address), no_service);
     let no_backend = "service web has no backend 198.51.100.2:81; its backends are: 198.51.100.2:80, \
@@ -561,17 +561,13 @@ fn weight() -> impl Strategy<Value = u16> {
 fn any_service() -> impl Strategy<Value = Service> {
     (name(), vip(), any::<bool>(), prop::collection::btree_map(real(), weight(), 0..4)).prop_map(
         |(name, vip, nat, backends)| Service {
-            name,
-            vip,
-            protocol: crate::config::Protocol::Tcp,
             mode: if nat { crate::config::Mode::Nat } else { crate::config::Mode::FullNat },
-            snat_addresses: Vec::new(),
-            health_check: None,
             backends: backends
                 .into_iter()
                 .filter(|(address, _)| *address != vip)
-                .map(|(address, weight)| Backend { address, weight })
+                .map(|(address, weight)| Backend::new(address, weight))
                 .collect(),
+            ..Service::new(name, vip)
         },
     )
 }
@@ -588,7 +584,7 @@ fn op() -> impl Strategy<Value = Op> {
     let admin = prop::sample::select(vec![AdminState::Enabled, AdminState::Draining]);
     let patch = (prop::option::of(weight()), prop::option::of(admin))
         .prop_map(|(weight, admin)| BackendPatch { weight, admin });
-    let backend = (real(), weight()).prop_map(|(address, weight)| Backend { address, weight });
+    let backend = (real(), weight()).prop_map(|(address, weight)| Backend::new(address, weight));
     prop_oneof![
         3 => any_service().prop_map(Op::AddService),
         2 => name().prop_map(Op::RemoveService),

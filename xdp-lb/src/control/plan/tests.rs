@@ -175,7 +175,7 @@ fn backend(number: u8, weight: u16, state: BackendState) -> WantedBackend {
 
 fn service(number: u8, mode: Mode, backends: Vec<WantedBackend>) -> WantedService {
     let vip = Endpoint::new(Address::from(IpAddr::from([192, 0, 2, number])), Port::new(80), Protocol::TCP);
-    WantedService { vip, mode, snat_addresses: vec![], backends }
+    WantedService { vip, mode, snat_addresses: vec![], affinity_bits: 0, backends }
 }
 
 fn up(numbers: impl IntoIterator<Item = u8>) -> Vec<WantedBackend> {
