@@ -71,10 +71,10 @@ pub const AGES: usize = 8;
 pub const fn patience(tcp_idle: u32, udp_idle: u32) -> [u32; AGES] {
     [
         udp_idle, // Some retransmissions of a SYN (RFC 6298 section 2).
-        30, tcp_idle, // A side that still sends keeps the flow alive.
-        10,
+        30, tcp_idle,
         // A client that has said all may wait for a long answer: as long as Linux' own connection
-        // tracking gives it (nf_conntrack_tcp_timeout_fin_wait).
+        // tracking gives it (nf_conntrack_tcp_timeout_fin_wait). A side that still sends keeps the flow alive.
+        120,
         120, // The port is kept as long as Linux keeps a connection in TIME-WAIT (TCP_TIMEWAIT_LEN).
         60,
         // For packets on their way, and for a side in whose name somebody else sent the reset to go on.
@@ -106,11 +106,15 @@ static AGE: [u8; 64] = {
     ages
 };
 
+/// Seconds without a packet after which a flow whose client has sent a FIN no longer counts as live where the
+/// backend's is never seen: most such flows are closed, and whoever waits for the last flow waits for them.
+const CLOSING: u32 = 10;
+
 /// Seconds after which the port of a closed flow is given to another if no other is free.
 const SCARCE: u32 = 10;
 
-/// How far a flow has come after a TCP packet with these control bits. A side that goes on after
-/// its reset did not send that reset.
+/// How far a flow has come after a packet with these TCP control bits (none, for UDP). A side that goes on
+/// after its reset did not send that reset.
 #[inline(always)]
 pub fn advance(progress: u8, direction: Direction, tcp_flags: u8) -> u8 {
     let (fin, reset) = match direction {
@@ -221,7 +225,10 @@ impl Life {
     /// Whether the flow may still have packets; `now` in seconds of the clock of [`Life::last_seen`].
     #[inline(always)]
     pub fn is_live(&self, protocol: Protocol, now: u32, settings: &Settings) -> bool {
-        !self.is_closed() && self.idle(now) <= self.patience(protocol, settings)
+        let age = self.age(protocol);
+        let patience = settings.patience[usize::from(age) % AGES];
+        let patience = if age == Age::Closing as u8 && patience > CLOSING { CLOSING } else { patience };
+        !self.is_closed() && self.idle(now) <= patience
     }
 
     /// Whether the record is of no more use: its place and its port may be given to another flow.
@@ -245,11 +252,15 @@ impl Life {
 
     #[inline(always)]
     fn patience(&self, protocol: Protocol, settings: &Settings) -> u32 {
-        let age = match protocol {
+        settings.patience[usize::from(self.age(protocol)) % AGES]
+    }
+
+    #[inline(always)]
+    fn age(&self, protocol: Protocol) -> u8 {
+        match protocol {
             Protocol::TCP => AGE[usize::from(self.progress()) % AGE.len()],
             _ => Age::Udp as u8,
-        };
-        settings.patience[usize::from(age) % AGES]
+        }
     }
 }
 
@@ -283,7 +294,7 @@ mod tests {
         assert_eq!(ages(Protocol::TCP, ESTABLISHED), (900, 900));
         assert_eq!(
             ages(Protocol::TCP, ESTABLISHED | CLIENT_FIN),
-            (10, 10),
+            (10, 120),
             "the backend's FIN is never seen"
         );
         assert_eq!(ages(Protocol::TCP, PAIRED | ESTABLISHED | CLIENT_FIN), (120, 120), "half closed");

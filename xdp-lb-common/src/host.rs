@@ -15,8 +15,8 @@ use crate::packet::Packet;
 use crate::reason::{REASONS, Reason};
 use crate::slot::Slot;
 use crate::tables::{
-    Backend, BackendIndex, FlowKey, FlowRecord, Inserted, Reply, Route, RouteQuery, Service, ServiceIndex,
-    Settings, SlotIndex, Tables, Traffic,
+    Backend, BackendIndex, Book, FlowKey, FlowRecord, Inserted, Reply, Route, RouteQuery, Service,
+    ServiceIndex, Settings, SlotIndex, Tables, Traffic,
 };
 
 /// A frame in a buffer.
@@ -97,9 +97,9 @@ pub struct HostTables {
     pub replies: BTreeMap<Endpoint, Reply>,
     /// Where each client is; elsewhere is unroutable.
     pub routes: BTreeMap<Address, Route>,
-    /// `FLOWS`; evicts nothing by itself.
-    pub flows: RefCell<HashMap<FlowKey, Rc<FlowRecord>>>,
-    /// How many records fit.
+    /// `FLOWS` and `HALF_OPEN`; they evict nothing by themselves.
+    pub flows: RefCell<[HashMap<FlowKey, Rc<FlowRecord>>; Book::ALL.len()]>,
+    /// How many records fit in each.
     pub flow_limit: usize,
     /// `REASON_COUNTERS`.
     pub reasons: RefCell<[u64; REASONS as usize]>,
@@ -129,8 +129,8 @@ impl HostTables {
         }
     }
 
-    fn put(&self, key: &FlowKey, record: &FlowRecord) -> Option<()> {
-        let mut flows = self.flows.borrow_mut();
+    fn put(&self, book: Book, key: &FlowKey, record: &FlowRecord) -> Option<()> {
+        let flows = &mut self.flows.borrow_mut()[book as usize];
         if flows.len() >= self.flow_limit && !flows.contains_key(key) {
             return None;
         }
@@ -180,19 +180,23 @@ impl Tables for HostTables {
         self.replies.get(backend)
     }
 
-    fn flow(&self, key: &FlowKey) -> Option<Rc<FlowRecord>> {
-        self.flows.borrow().get(key).cloned()
+    fn flow(&self, book: Book, key: &FlowKey) -> Option<Rc<FlowRecord>> {
+        self.flows.borrow()[book as usize].get(key).cloned()
     }
 
-    fn put_new_flow(&self, key: &FlowKey, record: &FlowRecord) -> Inserted {
-        if self.flows.borrow().contains_key(key) {
+    fn put_new_flow(&self, book: Book, key: &FlowKey, record: &FlowRecord) -> Inserted {
+        if self.flows.borrow()[book as usize].contains_key(key) {
             return Inserted::Occupied;
         }
-        self.put(key, record).map_or(Inserted::Full, |()| Inserted::New)
+        self.put(book, key, record).map_or(Inserted::Full, |()| Inserted::New)
     }
 
-    fn put_flow(&self, key: &FlowKey, record: &FlowRecord) -> Option<()> {
-        self.put(key, record)
+    fn put_flow(&self, book: Book, key: &FlowKey, record: &FlowRecord) -> Option<()> {
+        self.put(book, key, record)
+    }
+
+    fn remove_flow(&self, book: Book, key: &FlowKey) {
+        self.flows.borrow_mut()[book as usize].remove(key);
     }
 
     fn route(&self, query: &RouteQuery) -> Route {

@@ -6,14 +6,20 @@ use crate::tables::BackendIndex;
 
 /// A ring's slot in 8 bytes, written and read as one 64-bit word, so that no packet sees half of one.
 ///
-/// Bits 0 to 23 the owner, 24 to 47 the prior owner, 63 whether it is tracked.
-/// A slot is settled when owner and prior are the same and it is not tracked.
+/// Bits 0 to 23 the owner, 24 to 47 the prior owner, 62 whether all of its flows are known to be recorded, 63
+/// whether it is tracked: whether its flows are recorded at all.
+///
+/// A slot is *settled* when it is not tracked: every packet goes to its owner, and no flow is recorded. When it gets
+/// another owner it *moves*: a flow without a record belongs to the prior owner. When it has moved for longer than a
+/// flow lives without a packet, it is *recorded*: every living flow has a record, and it settles when none of them
+/// names another backend than its owner.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(transparent)]
 pub struct Slot(u64);
 
 const INDEX_BITS: u32 = 24;
 const INDEX_MASK: u64 = (1 << INDEX_BITS) - 1;
+const RECORDED: u64 = 1 << 62;
 const TRACKED: u64 = 1 << 63;
 
 impl Slot {
@@ -30,7 +36,13 @@ impl Slot {
         Self((owner.0 as u64 & INDEX_MASK) | (prior.0 as u64 & INDEX_MASK) << INDEX_BITS | TRACKED)
     }
 
-    /// The backend that new flows go to.
+    /// A slot whose living flows all have a record: those without one go to `owner`, as new ones do.
+    #[inline(always)]
+    pub const fn recorded(owner: BackendIndex) -> Self {
+        Self(Self::moving(owner, owner).0 | RECORDED)
+    }
+
+    /// The backend that new flows go to; 0: none.
     #[inline(always)]
     pub const fn owner(self) -> BackendIndex {
         BackendIndex((self.0 & INDEX_MASK) as u32)
@@ -46,6 +58,12 @@ impl Slot {
     #[inline(always)]
     pub const fn is_tracked(self) -> bool {
         self.0 & TRACKED != 0
+    }
+
+    /// Whether all of its living flows are known to have a record.
+    #[inline(always)]
+    pub const fn is_recorded(self) -> bool {
+        self.0 & RECORDED != 0
     }
 
     /// The word as the table holds it.
@@ -70,9 +88,12 @@ mod tests {
         let slot = Slot::moving(BackendIndex(0xabcdef), BackendIndex(0x123456));
         assert_eq!(slot.owner(), BackendIndex(0xabcdef));
         assert_eq!(slot.prior(), BackendIndex(0x123456));
-        assert!(slot.is_tracked());
+        assert!(slot.is_tracked() && !slot.is_recorded());
         let slot = Slot::settled(BackendIndex(7));
         assert_eq!((slot.owner(), slot.prior()), (BackendIndex(7), BackendIndex(7)));
-        assert!(!slot.is_tracked());
+        assert!(!slot.is_tracked() && !slot.is_recorded());
+        let slot = Slot::recorded(BackendIndex(7));
+        assert_eq!((slot.owner(), slot.prior()), (BackendIndex(7), BackendIndex(7)));
+        assert!(slot.is_tracked() && slot.is_recorded());
     }
 }

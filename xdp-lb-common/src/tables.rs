@@ -395,6 +395,20 @@ pub enum Inserted {
     Full,
 }
 
+/// Where flows are recorded.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Book {
+    /// `FLOWS`: flows that have shown that there is somebody behind them, by a second packet.
+    Flows,
+    /// `HALF_OPEN`: flows of which one packet has been seen. A flood of packets from made-up senders fills this one only.
+    HalfOpen,
+}
+
+impl Book {
+    /// Both, in the order in which a flow's record is looked for.
+    pub const ALL: [Self; 2] = [Self::Flows, Self::HalfOpen];
+}
+
 /// The tables, wherever they are.
 pub trait Tables {
     /// A flow's record in its place.
@@ -419,12 +433,14 @@ pub trait Tables {
     /// What to do with a packet that comes from this endpoint.
     fn reply(&self, backend: &Endpoint) -> Option<&Reply>;
 
-    /// A flow's record.
-    fn flow(&self, key: &FlowKey) -> Option<Self::Flow<'_>>;
+    /// A flow's record in this book.
+    fn flow(&self, book: Book, key: &FlowKey) -> Option<Self::Flow<'_>>;
     /// Puts a flow's record where there is none.
-    fn put_new_flow(&self, key: &FlowKey, record: &FlowRecord) -> Inserted;
+    fn put_new_flow(&self, book: Book, key: &FlowKey, record: &FlowRecord) -> Inserted;
     /// Puts a flow's record, whatever is there; nothing, where there is no room.
-    fn put_flow(&self, key: &FlowKey, record: &FlowRecord) -> Option<()>;
+    fn put_flow(&self, book: Book, key: &FlowKey, record: &FlowRecord) -> Option<()>;
+    /// Forgets a flow's record, where there is one.
+    fn remove_flow(&self, book: Book, key: &FlowKey);
 
     /// Where a packet has to be sent.
     fn route(&self, query: &RouteQuery) -> Route;

@@ -29,6 +29,8 @@ pub static VLANS: HashMap<u32, VlanDevice> = HashMap::with_max_entries(4096, 0);
 #[map]
 pub static FLOWS: LruHashMap<FlowKey, FlowRecord> = LruHashMap::with_max_entries(1, 0);
 #[map]
+pub static HALF_OPEN: LruHashMap<FlowKey, FlowRecord> = LruHashMap::with_max_entries(1, 0);
+#[map]
 pub static REASON_COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(REASONS, 0);
 #[map]
 pub static SERVICE_COUNTERS: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(1, 0);

@@ -6,13 +6,14 @@ use aya_ebpf::bindings::{
     BPF_FIB_LKUP_RET_SUCCESS, BPF_NOEXIST, bpf_fib_lookup as FibLookup,
 };
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_ktime_get_coarse_ns};
+use aya_ebpf::maps::LruHashMap;
 use aya_ebpf::programs::XdpContext;
 use xdp_lb_common::net::{Address, Be32, Endpoint, MacAddress};
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::slot::Slot;
 use xdp_lb_common::tables::{
-    Backend, BackendIndex, FlowKey, FlowRecord, Inserted, NeighbourWanted, Reply, Route, RouteQuery, Service,
-    ServiceIndex, Settings, SlotIndex, Tables, Tags, Traffic,
+    Backend, BackendIndex, Book, FlowKey, FlowRecord, Inserted, NeighbourWanted, Reply, Route, RouteQuery,
+    Service, ServiceIndex, Settings, SlotIndex, Tables, Tags, Traffic,
 };
 
 use crate::maps::*;
@@ -88,15 +89,15 @@ impl Tables for Maps<'_> {
     }
 
     #[inline(always)]
-    fn flow(&self, key: &FlowKey) -> Option<&FlowRecord> {
+    fn flow(&self, book: Book, key: &FlowKey) -> Option<&FlowRecord> {
         // SAFETY: the value stays readable until the program ends. The map may give an evicted
         // value's place to another flow meanwhile; every field is valid whatever its bytes are.
-        unsafe { FLOWS.get(key) }
+        unsafe { map(book).get(key) }
     }
 
     #[inline(always)]
-    fn put_new_flow(&self, key: &FlowKey, record: &FlowRecord) -> Inserted {
-        match FLOWS.insert(key, record, BPF_NOEXIST.into()) {
+    fn put_new_flow(&self, book: Book, key: &FlowKey, record: &FlowRecord) -> Inserted {
+        match map(book).insert(key, record, BPF_NOEXIST.into()) {
             Ok(()) => Inserted::New,
             Err(error) if error == -EEXIST => Inserted::Occupied,
             Err(_) => Inserted::Full,
@@ -104,8 +105,14 @@ impl Tables for Maps<'_> {
     }
 
     #[inline(always)]
-    fn put_flow(&self, key: &FlowKey, record: &FlowRecord) -> Option<()> {
-        FLOWS.insert(key, record, 0).ok()
+    fn put_flow(&self, book: Book, key: &FlowKey, record: &FlowRecord) -> Option<()> {
+        map(book).insert(key, record, 0).ok()
+    }
+
+    #[inline(always)]
+    fn remove_flow(&self, book: Book, key: &FlowKey) {
+        // One that is not there is as good as removed.
+        let _ = map(book).remove(key);
     }
 
     // A call of its own: the lookup's 64 bytes and the program's own would not fit on one stack.
@@ -189,6 +196,14 @@ impl Tables for Maps<'_> {
             // SAFETY: each CPU has its own, and a program is not interrupted by another of its kind.
             unsafe { *counter += 1 };
         }
+    }
+}
+
+#[inline(always)]
+fn map(book: Book) -> &'static LruHashMap<FlowKey, FlowRecord> {
+    match book {
+        Book::Flows => &FLOWS,
+        Book::HalfOpen => &HALF_OPEN,
     }
 }
 

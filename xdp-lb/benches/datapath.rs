@@ -154,7 +154,13 @@ impl Bench {
     fn new() -> Result<Self> {
         let mut datapath = Datapath::load(&Options {
             pin_path: None,
-            limits: Limits { services: 64, backends: 512, slots: 16 * RING, flows: RECORDS },
+            limits: Limits {
+                services: 64,
+                backends: 512,
+                slots: 16 * RING,
+                flows: RECORDS,
+                half_open_flows: RECORDS,
+            },
             policy: Policy {
                 flow_hash_secret: Some([7; 32]),
                 snat_ports: PortRange { first: 1024, last: 65_535 },

@@ -11,8 +11,10 @@ use crate::net::{Endpoint, Protocol};
 use crate::packet::Packet;
 use crate::parse::Parsed;
 use crate::reason::Reason;
+use crate::slot::Slot;
 use crate::tables::{
-    Backend, BackendIndex, BackendState, FlowKey, FlowRecord, Mode, Service, SlotIndex, Tables, Tags,
+    Backend, BackendIndex, BackendState, Book, FlowKey, FlowRecord, Mode, RECORDS_FLOWS, Service, Settings,
+    SlotIndex, Tables, Tags,
 };
 
 /// How many slots are looked at for a backend that is up: between a backend's failure and its
@@ -20,11 +22,15 @@ use crate::tables::{
 const SLOT_TRIES: u32 = 4;
 
 /// Where a packet goes, and as whose.
-struct Course<'t> {
-    index: BackendIndex,
-    backend: &'t Backend,
-    source: Endpoint,
-    is_new: bool,
+pub struct Course<'t> {
+    /// The backend's place.
+    pub index: BackendIndex,
+    /// The backend.
+    pub backend: &'t Backend,
+    /// Whom it seems to come from.
+    pub source: Endpoint,
+    /// Whether the packet begins a flow, as far as that can be told.
+    pub is_new: bool,
 }
 
 /// Sends a client's packet to its flow's backend; a flow's first packet chooses one.
@@ -36,11 +42,7 @@ pub fn forward<P: Packet, T: Tables>(
     departure: &mut Departure,
 ) -> Result<(), Reason> {
     check_hops(context.parsed)?;
-    let course = match follow(context, service) {
-        Some(course) => course,
-        None => begin(context, service)?,
-    };
-    let Course { index, backend, source, is_new } = course;
+    let Course { index, backend, source, is_new } = course(context, service)?;
     *departure = Departure {
         key: FlowKey::new(source, backend.endpoint(source.protocol)),
         ifindex: backend.ifindex,
@@ -66,28 +68,103 @@ fn has_pairs(service: &Service, backend: &Backend) -> bool {
     service.mode == Mode::FullNat as u8 || backend.shared != 0
 }
 
+/// Whether every flow of this service is recorded, whatever its slot does.
+#[inline(always)]
+pub fn records_flows(service: &Service) -> bool {
+    service.mode == Mode::FullNat as u8 || service.options & RECORDS_FLOWS != 0
+}
+
+/// Where a client's packet goes. In a settled slot that is its owner, and no flow is looked up or
+/// recorded; elsewhere the flow's record tells, and one that has none gets one.
+#[inline(always)]
+fn course<'t, T: Tables>(context: &Context<'t, T>, service: &Service) -> Result<Course<'t>, Reason> {
+    let Context { tables, parsed, settings, .. } = *context;
+    let key = &parsed.key;
+    if !records_flows(service)
+        && let Some((slot, backend)) = owner(tables, settings, service, key)
+        && !slot.is_tracked()
+        && is_up(service, backend)
+        && backend.shared == 0
+    {
+        refuse_own_sender(context)?;
+        let is_new = is_first(parsed);
+        return Ok(Course { index: slot.owner(), backend, source: key.source_endpoint(), is_new });
+    }
+    match follow(context, service) {
+        Some(course) => Ok(course),
+        None => begin(context, service),
+    }
+}
+
+/// The slot of a flow, and its owner.
+#[inline(always)]
+fn owner<'t, T: Tables>(
+    tables: &'t T,
+    settings: &Settings,
+    service: &Service,
+    key: &FlowKey,
+) -> Option<(Slot, &'t Backend)> {
+    // A ring of no slots would lend the first slot of another.
+    if service.ring_len == 0 {
+        return None;
+    }
+    let place = slot_hash(settings, service, key).reduce(service.ring_len);
+    let slot = tables.slot(SlotIndex(service.ring_offset.0 + place))?;
+    Some((slot, tables.backend(slot.owner())?))
+}
+
+/// Refuses a UDP packet in the name of a service or a backend: with ends that both answer whatever comes, the
+/// two would never stop.
+#[inline(always)]
+fn refuse_own_sender<T: Tables>(context: &Context<'_, T>) -> Result<(), Reason> {
+    let Context { tables, parsed, .. } = *context;
+    let sender = parsed.key.source_endpoint();
+    let is_ours = sender.protocol == Protocol::UDP
+        && (tables.service(&sender).is_some() || tables.reply(&sender).is_some());
+    if is_ours { Err(Reason::SourceIsOurs) } else { Ok(()) }
+}
+
+/// Whether this backend takes new flows of the service. A backend's place may have gone to another since a slot or
+/// a record was written.
+#[inline(always)]
+fn is_up(service: &Service, backend: &Backend) -> bool {
+    (backend.state == BackendState::Up as u8) & (backend.service == service.index)
+}
+
+/// Whether this backend keeps its flows of the service.
+#[inline(always)]
+fn keeps_flows(service: &Service, backend: &Backend) -> bool {
+    let keeps = (backend.state == BackendState::Up as u8) | (backend.state == BackendState::Draining as u8);
+    keeps & (backend.service == service.index)
+}
+
 /// The course that the flow's record tells, if it still holds; the record notes this packet.
 #[inline(always)]
 fn follow<'t, T: Tables>(context: &Context<'t, T>, service: &Service) -> Option<Course<'t>> {
-    let record = context.tables.flow(&context.parsed.key)?;
-    let backend = context.tables.backend(record.backend)?;
+    let Context { tables, parsed, now, .. } = *context;
+    let (record, book) = pair::recall(tables, &parsed.key)?;
+    let index = record.backend;
+    let backend = tables.backend(index)?;
     if !holds(context, &record, service, backend) {
         return None;
     }
+    let source = Endpoint::new(record.source, record.source_port, parsed.key.protocol);
+    let pairs = has_pairs(service, backend);
     let seen = record.life.progress();
-    let mut progress = match context.parsed.key.protocol {
-        Protocol::TCP => advance(seen, Direction::Forward, context.parsed.tcp_flags),
-        _ => seen,
-    };
-    // Once a second is enough to keep both halves alive and to notice that one is missing.
-    if progress != seen || record.life.last_seen() != context.now {
-        if has_pairs(service, backend) {
-            progress = pair::refresh_reply(context, &record, progress)?;
-        }
-        record.life.note(context.now, progress);
+    let mut progress = advance(seen, Direction::Forward, parsed.tcp_flags);
+    if pairs {
+        progress |= PAIRED;
     }
-    let source = Endpoint::new(record.source, record.source_port, context.parsed.key.protocol);
-    Some(Course { index: record.backend, backend, source, is_new: false })
+    if book == Book::HalfOpen && !is_first(parsed) && parsed.tcp_flags & TCP_RST == 0 {
+        pair::promote(context, &record, progress, pairs)?;
+    } else if progress != seen || record.life.last_seen() != now {
+        // Once a second is enough to keep both halves alive and to notice that one is missing.
+        if pairs {
+            progress = pair::refresh_reply(context, &record, &Note { now, progress, book })?;
+        }
+        record.life.note(now, progress);
+    }
+    Some(Course { index, backend, source, is_new: false })
 }
 
 /// Whether a flow's record still says where its packets go.
@@ -98,10 +175,7 @@ fn holds<T: Tables>(
     service: &Service,
     backend: &Backend,
 ) -> bool {
-    let is_draining = backend.state == BackendState::Draining as u8;
-    // A backend's place may have gone to another since the record was made.
-    if !(is_draining || backend.state == BackendState::Up as u8)
-        || backend.service != service.index
+    if !keeps_flows(service, backend)
         || backend.address != record.destination
         || backend.port != record.destination_port
     {
@@ -113,6 +187,7 @@ fn holds<T: Tables>(
     }
     // A UDP flow after a long pause is a new one. A SYN again: a retransmission stays with its flow;
     // a client that uses its port for a new connection chooses anew.
+    let is_draining = backend.state == BackendState::Draining as u8;
     record.life.is_live(protocol, context.now, context.settings)
         && !(protocol == Protocol::TCP
             && (record.life.is_closing() || is_draining && record.life.progress() & ESTABLISHED != 0))
@@ -123,12 +198,7 @@ fn holds<T: Tables>(
 fn begin<'t, T: Tables>(context: &Context<'t, T>, service: &Service) -> Result<Course<'t>, Reason> {
     let Context { tables, parsed, settings, now, progress } = *context;
     let key = &parsed.key;
-    // With ends that both answer whatever comes, the two would never stop.
-    let sender = key.source_endpoint();
-    if key.protocol == Protocol::UDP && (tables.service(&sender).is_some() || tables.reply(&sender).is_some())
-    {
-        return Err(Reason::SourceIsOurs);
-    }
+    refuse_own_sender(context)?;
     let (index, backend) = choose(context, service, slot_hash(settings, service, key))?;
     let mut source = key.source_endpoint();
     let pairs = has_pairs(service, backend);
@@ -153,15 +223,16 @@ fn begin<'t, T: Tables>(context: &Context<'t, T>, service: &Service) -> Result<C
     } else if pairs {
         pair::claim(context, index)?;
     }
-    pair::put_forward(
-        tables,
-        key,
-        &source,
-        index,
-        &Note { now, progress: if pairs { *progress | PAIRED } else { *progress } },
-    )
-    .ok_or(Reason::FlowTableFull)?;
-    Ok(Course { index, backend, source, is_new: true })
+    if tables.flow(Book::Flows, key).is_some() {
+        // One that holds no more would be found before the new one.
+        tables.remove_flow(Book::Flows, key);
+    }
+    let progress = if pairs { *progress | PAIRED } else { *progress };
+    pair::put_forward(tables, key, &source, index, &Note { now, progress, book: Book::HalfOpen })
+        .ok_or(Reason::FlowTableFull)?;
+    // A flow may have been there before it was recorded: a TCP flow's first packet tells, and for UDP that all are.
+    let is_new = if key.protocol == Protocol::TCP { is_first(parsed) } else { records_flows(service) };
+    Ok(Course { index, backend, source, is_new })
 }
 
 /// The backend that the ring gives to a flow without a record.
@@ -174,21 +245,27 @@ fn choose<'t, T: Tables>(
     if service.ring_len == 0 {
         return Err(Reason::NoBackend);
     }
-    let in_the_middle = context.parsed.key.protocol == Protocol::TCP && !is_first(context.parsed);
+    // UDP has no first packet to tell by: where all flows are recorded, one without a record is new.
+    let may_be_older = if context.parsed.key.protocol == Protocol::TCP {
+        !is_first(context.parsed)
+    } else {
+        !records_flows(service)
+    };
     let mut place = hash.reduce(service.ring_len);
     for _ in 0..SLOT_TRIES {
         let slot = context.tables.slot(SlotIndex(service.ring_offset.0 + place)).ok_or(Reason::Internal)?;
-        // A TCP flow in its middle belongs to the one who had the slot before, while that one lives.
-        if in_the_middle && slot.is_tracked() {
+        // A flow from before the slot moved belongs to the one who had it then, while that one lives.
+        if may_be_older && slot.is_tracked() {
             let prior = context.tables.backend(slot.prior()).ok_or(Reason::Internal)?;
-            if prior.service == service.index
-                && (prior.state == BackendState::Up as u8 || prior.state == BackendState::Draining as u8)
-            {
+            if keeps_flows(service, prior) {
                 return Ok((slot.prior(), prior));
             }
         }
+        if slot.owner() == BackendIndex(0) {
+            return Err(Reason::NoBackend);
+        }
         let owner = context.tables.backend(slot.owner()).ok_or(Reason::Internal)?;
-        if owner.state == BackendState::Up as u8 && owner.service == service.index {
+        if is_up(service, owner) {
             return Ok((slot.owner(), owner));
         }
         place = if place + 1 == service.ring_len { 0 } else { place + 1 };

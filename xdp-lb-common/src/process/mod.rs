@@ -7,9 +7,10 @@ mod pair;
 mod reply;
 mod rewrite;
 
+pub use self::affinity::slot_hash;
+pub use self::forward::records_flows;
 use self::rewrite::Departure;
 use crate::flow::{Direction, advance};
-use crate::net::Protocol;
 use crate::packet::Packet;
 use crate::parse::{self, Parsed, parse};
 use crate::reason::{Kind, Reason};
@@ -76,10 +77,7 @@ fn balance<P: Packet, T: Tables>(
         icmp::icmp(packet, tables, parsed, departure)?;
     } else if let Some(service) = tables.service(&parsed.key.destination_endpoint()) {
         let settings = tables.settings().ok_or(Reason::Internal)?;
-        *progress = match parsed.key.protocol {
-            Protocol::TCP => advance(0, Direction::Forward, parsed.tcp_flags),
-            _ => 0,
-        };
+        *progress = advance(0, Direction::Forward, parsed.tcp_flags);
         let context = Context { tables, settings, parsed, now: tables.now(), progress };
         forward::forward(packet, &context, service, departure)?
     } else if let Some(rule) = tables.reply(&parsed.key.source_endpoint()) {

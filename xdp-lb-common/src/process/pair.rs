@@ -11,7 +11,7 @@ use crate::hash::FlowHash;
 use crate::net::{Address, Endpoint, Port};
 use crate::parse::Parsed;
 use crate::reason::Reason;
-use crate::tables::{BackendIndex, FlowKey, FlowRecord, Inserted, Tables, Tags};
+use crate::tables::{BackendIndex, Book, FlowKey, FlowRecord, Inserted, Tables, Tags};
 
 /// How many ports are tried before a flow is refused: with half of all ports in use towards one
 /// backend, one flow in 65,536 is.
@@ -20,11 +20,21 @@ const PORT_TRIES: u32 = 16;
 /// Between two tries. A prime step spreads them, so that they do not run along a crowded stretch.
 const PORT_STEP: u32 = 7919;
 
-/// What a packet changes in its flow's records.
+/// What a packet changes in its flow's records, and where one belongs that is missing.
 #[derive(Clone, Copy)]
 pub struct Note {
     pub now: u32,
     pub progress: u8,
+    pub book: Book,
+}
+
+/// A flow's record, and the book that it is in.
+#[inline(always)]
+pub fn recall<'t, T: Tables>(tables: &'t T, key: &FlowKey) -> Option<(T::Flow<'t>, Book)> {
+    if let Some(record) = tables.flow(Book::Flows, key) {
+        return Some((record, Book::Flows));
+    }
+    tables.flow(Book::HalfOpen, key).map(|record| (record, Book::HalfOpen))
 }
 
 /// Records what becomes of a client's packets: they leave from `source` to their backend.
@@ -49,7 +59,7 @@ pub fn put_forward<T: Tables>(
         destination_mac: Default::default(),
         source_mac: Default::default(),
     };
-    tables.put_flow(key, &record)
+    tables.put_flow(note.book, key, &record)
 }
 
 /// What becomes of the replies to a client's packets: they go back the way those came.
@@ -86,8 +96,7 @@ pub fn allocate<T: Tables>(
     let mut place = hash.reduce(count);
     let mut reply =
         FlowKey::new(backend.endpoint(key.protocol), Endpoint::new(*address, key.source_port, key.protocol));
-    let record =
-        reply_record(context.parsed, index, &Note { now: context.now, progress: *context.progress | PAIRED });
+    let record = reply_record(context.parsed, index, &first_note(context));
     // A range that is a multiple of the step would be tried at few places only.
     let step = if count.is_multiple_of(PORT_STEP) { 1 } else { PORT_STEP };
     // A place that is none, rather than an Option: the verifier would look at each try twice over.
@@ -105,8 +114,14 @@ pub fn allocate<T: Tables>(
         return Err(Reason::SnatPortsExhausted);
     }
     reply.destination_port = port_at(closed);
-    context.tables.put_flow(&reply, &record).ok_or(Reason::FlowTableFull)?;
+    replace(context, &reply, &record)?;
     Ok(reply.destination_port)
+}
+
+/// What the first packet of a flow with a pair of records says.
+#[inline(always)]
+fn first_note<T: Tables>(context: &Context<'_, T>) -> Note {
+    Note { now: context.now, progress: *context.progress | PAIRED, book: Book::HalfOpen }
 }
 
 /// What became of a reply's place in the table.
@@ -125,12 +140,11 @@ pub fn claim<T: Tables>(context: &Context<'_, T>, index: BackendIndex) -> Result
     let key = &context.parsed.key;
     let backend = context.tables.backend(index).ok_or(Reason::Internal)?;
     let reply = FlowKey::new(backend.endpoint(key.protocol), key.source_endpoint());
-    let record =
-        reply_record(context.parsed, index, &Note { now: context.now, progress: *context.progress | PAIRED });
+    let record = reply_record(context.parsed, index, &first_note(context));
     match take(context, &reply, &record)? {
         Taken::Ours => Ok(()),
         // The same client, which knows best when it may use its port again.
-        Taken::Closed => context.tables.put_flow(&reply, &record).ok_or(Reason::FlowTableFull),
+        Taken::Closed => replace(context, &reply, &record),
         Taken::Busy => Err(Reason::TupleInUse),
     }
 }
@@ -139,40 +153,92 @@ pub fn claim<T: Tables>(context: &Context<'_, T>, index: BackendIndex) -> Result
 /// was evicted), or where it is nobody's any more.
 #[inline(always)]
 fn take<T: Tables>(context: &Context<'_, T>, reply: &FlowKey, record: &FlowRecord) -> Result<Taken, Reason> {
-    match context.tables.put_new_flow(reply, record) {
+    let tables = context.tables;
+    if let Some(other) = tables.flow(Book::Flows, reply) {
+        if let Some(taken) = is_taken(context, &other) {
+            return Ok(taken);
+        }
+        tables.remove_flow(Book::Flows, reply);
+    }
+    match tables.put_new_flow(Book::HalfOpen, reply, record) {
         Inserted::New => return Ok(Taken::Ours),
         Inserted::Full => return Err(Reason::FlowTableFull),
         Inserted::Occupied => {}
     }
-    if let Some(other) = context.tables.flow(reply)
-        && !is_partner(&context.parsed.key, &other)
-        && !other.life.is_over(reply.protocol, context.now, context.settings)
+    if let Some(other) = tables.flow(Book::HalfOpen, reply)
+        && let Some(taken) = is_taken(context, &other)
     {
-        return Ok(if other.life.may_yield(context.now) { Taken::Closed } else { Taken::Busy });
+        return Ok(taken);
     }
-    context.tables.put_flow(reply, record).ok_or(Reason::FlowTableFull)?;
+    tables.put_flow(Book::HalfOpen, reply, record).ok_or(Reason::FlowTableFull)?;
     Ok(Taken::Ours)
+}
+
+/// Whose a reply's record is, where it is neither this flow's nor over.
+#[inline(always)]
+fn is_taken<T: Tables>(context: &Context<'_, T>, other: &FlowRecord) -> Option<Taken> {
+    let key = &context.parsed.key;
+    if is_partner(key, other) || other.life.is_over(key.protocol, context.now, context.settings) {
+        return None;
+    }
+    Some(if other.life.may_yield(context.now) { Taken::Closed } else { Taken::Busy })
+}
+
+/// Puts a reply's record in the place of a closed flow's.
+#[inline(always)]
+fn replace<T: Tables>(context: &Context<'_, T>, reply: &FlowKey, record: &FlowRecord) -> Result<(), Reason> {
+    context.tables.remove_flow(Book::Flows, reply);
+    context.tables.put_flow(Book::HalfOpen, reply, record).ok_or(Reason::FlowTableFull)
+}
+
+/// Writes a flow that has sent its second packet over from `HALF_OPEN` to `FLOWS`; with `pairs`, the reply half too.
+/// Nothing, where the reply half's place belongs to another flow by now: then this flow has no record any more.
+#[inline(never)]
+pub fn promote<T: Tables>(
+    context: &Context<'_, T>,
+    record: &FlowRecord,
+    progress: u8,
+    pairs: bool,
+) -> Option<()> {
+    let Context { tables, parsed, now, .. } = *context;
+    let mut note = Note { now, progress, book: Book::Flows };
+    if pairs {
+        let reply = partner_key(&parsed.key, record);
+        if let Some((found, _)) = recall(tables, &reply) {
+            if !is_partner(&parsed.key, &found) {
+                return None;
+            }
+            note.progress = Direction::Forward.merge(progress, found.life.progress());
+        }
+        tables.put_flow(Book::Flows, &reply, &reply_record(parsed, record.backend, &note))?;
+        tables.remove_flow(Book::HalfOpen, &reply);
+    }
+    let source = Endpoint::new(record.source, record.source_port, parsed.key.protocol);
+    put_forward(tables, &parsed.key, &source, record.backend, &note)?;
+    tables.remove_flow(Book::HalfOpen, &parsed.key);
+    Some(())
 }
 
 /// Tells the reply half what the forward half has seen, and puts it back where it is missing; says how
 /// far the flow has come by what both know. Nothing, where the reply half's place belongs to another
 /// flow by now: then this flow has no record any more.
 #[inline(never)]
-pub fn refresh_reply<T: Tables>(context: &Context<'_, T>, record: &FlowRecord, progress: u8) -> Option<u8> {
+pub fn refresh_reply<T: Tables>(context: &Context<'_, T>, record: &FlowRecord, note: &Note) -> Option<u8> {
     let parsed = context.parsed;
     let reply = partner_key(&parsed.key, record);
-    let mut note = Note { now: context.now, progress };
-    if let Some(found) = context.tables.flow(&reply) {
+    let mut note = *note;
+    if let Some((found, book)) = recall(context.tables, &reply) {
         if !is_partner(&parsed.key, &found) {
             return None;
         }
-        note.progress = Direction::Forward.merge(progress, found.life.progress());
+        note.progress = Direction::Forward.merge(note.progress, found.life.progress());
+        note.book = book;
         if comes_the_same_way(&found, parsed) {
             found.life.note(note.now, note.progress);
             return Some(note.progress);
         }
     }
-    context.tables.put_flow(&reply, &reply_record(parsed, record.backend, &note))?;
+    context.tables.put_flow(note.book, &reply, &reply_record(parsed, record.backend, &note))?;
     Some(note.progress)
 }
 
@@ -181,7 +247,7 @@ pub fn refresh_reply<T: Tables>(context: &Context<'_, T>, record: &FlowRecord, p
 #[inline(never)]
 pub fn refresh_forward<T: Tables>(tables: &T, key: &FlowKey, record: &FlowRecord, note: &Note) -> u8 {
     let forward = partner_key(key, record);
-    if let Some(found) = tables.flow(&forward) {
+    if let Some((found, _)) = recall(tables, &forward) {
         if !is_partner(key, &found) {
             return note.progress;
         }

@@ -3,11 +3,11 @@
 use super::pair::{self, Note};
 use super::rewrite::{Departure, check_hops, rewrite};
 use crate::flow::{Direction, advance};
-use crate::net::{Endpoint, Protocol};
+use crate::net::Endpoint;
 use crate::packet::Packet;
 use crate::parse::Parsed;
 use crate::reason::Reason;
-use crate::tables::{BackendIndex, FlowKey, FlowRecord, Reply, Route, RouteQuery, Tables};
+use crate::tables::{BackendIndex, Book, FlowKey, FlowRecord, Reply, Route, RouteQuery, Tables};
 
 /// Sends a backend's packet to the client whose flow it answers, in the VIP's name.
 #[inline(always)]
@@ -19,8 +19,9 @@ pub fn reply<P: Packet, T: Tables>(
     departure: &mut Departure,
 ) -> Result<(), Reason> {
     if rule.by_record != 0
-        && let Some(record) = tables.flow(&parsed.key)
+        && let Some((record, book)) = pair::recall(tables, &parsed.key)
     {
+        note(tables, parsed, &record, book)?;
         return by_record(packet, tables, parsed, &record, departure);
     }
     if rule.stateless == 0 {
@@ -36,6 +37,22 @@ pub fn reply<P: Packet, T: Tables>(
     stateless(packet, tables, parsed, rule, departure)
 }
 
+/// Notes a backend's packet in both of its flow's records.
+#[inline(always)]
+fn note<T: Tables>(tables: &T, parsed: &Parsed, record: &FlowRecord, book: Book) -> Result<(), Reason> {
+    if !record.life.is_reply() {
+        return Err(Reason::NotAReply);
+    }
+    let now = tables.now();
+    let seen = record.life.progress();
+    let progress = advance(seen, Direction::Reply, parsed.tcp_flags);
+    if progress != seen || record.life.last_seen() != now {
+        let progress = pair::refresh_forward(tables, &parsed.key, record, &Note { now, progress, book });
+        record.life.note(now, progress);
+    }
+    Ok(())
+}
+
 /// By the flow's record: back the way the client's packets come.
 #[inline(always)]
 fn by_record<P: Packet, T: Tables>(
@@ -45,19 +62,6 @@ fn by_record<P: Packet, T: Tables>(
     record: &FlowRecord,
     departure: &mut Departure,
 ) -> Result<(), Reason> {
-    if !record.life.is_reply() {
-        return Err(Reason::NotAReply);
-    }
-    let now = tables.now();
-    let seen = record.life.progress();
-    let progress = match parsed.key.protocol {
-        Protocol::TCP => advance(seen, Direction::Reply, parsed.tcp_flags),
-        _ => seen,
-    };
-    if progress != seen || record.life.last_seen() != now {
-        let progress = pair::refresh_forward(tables, &parsed.key, record, &Note { now, progress });
-        record.life.note(now, progress);
-    }
     let client = Endpoint::new(record.destination, record.destination_port, parsed.key.protocol);
     *departure = Departure {
         key: FlowKey::new(Endpoint::new(record.source, record.source_port, client.protocol), client),

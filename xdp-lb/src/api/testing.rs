@@ -9,7 +9,7 @@ use crate::api::types::{
     AdminState, BackendState, BackendView, CounterView, CountersView, HealthState, InterfaceView,
     NextHopView, Origin, Outcome, ReloadView, ServiceView, StatusView, TableView, TrafficView,
 };
-use crate::config::{self, Affinity, HealthCheck, Mode, Probe, Protocol, XdpMode};
+use crate::config::{self, Affinity, FlowTracking, HealthCheck, Mode, Probe, Protocol, XdpMode};
 use crate::control::handle::{Answer, Handle, Refusal, Request};
 
 /// What the owner task knows.
@@ -182,6 +182,8 @@ fn interface(name: &str, index: u32, mode: Option<XdpMode>, note: Option<&str>) 
 
 pub(crate) fn service(name: &str, vip: &str) -> ServiceView {
     ServiceView {
+        flow_tracking: FlowTracking::Auto,
+        moving: crate::api::types::MovingView::default(),
         name: name.into(),
         vip: vip.parse().unwrap(),
         protocol: Protocol::Tcp,
@@ -205,6 +207,7 @@ pub(crate) fn service(name: &str, vip: &str) -> ServiceView {
 
 pub(crate) fn backend(service: &str, address: &str) -> BackendView {
     BackendView {
+        flows_known_in_seconds: None,
         service: service.into(),
         address: address.parse().unwrap(),
         weight: 100,

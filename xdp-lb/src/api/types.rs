@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Affinity, HealthCheck, Mode, Protocol, XdpMode};
+use crate::config::{Affinity, FlowTracking, HealthCheck, Mode, Protocol, XdpMode};
 
 /// The daemon on one screen.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -111,8 +111,24 @@ pub struct ServiceView {
     pub backends_serving: u32,
     /// How many slots its ring has.
     pub ring_slots: u32,
+    /// Which of its flows are recorded.
+    pub flow_tracking: FlowTracking,
+    /// How far its slots are from rest.
+    pub moving: MovingView,
     /// Its traffic.
     pub traffic: TrafficView,
+}
+
+/// The slots of a ring that are not settled, since their owner has changed of late.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MovingView {
+    /// Slots of which a flow may have no record yet.
+    pub moving_slots: u32,
+    /// Slots that wait for the last flow that is not their owner's.
+    pub recorded_slots: u32,
+    /// Seconds until none is of the first kind; absent where none is now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub all_recorded_in_seconds: Option<u64>,
 }
 
 /// A service with its backends.
@@ -161,8 +177,12 @@ pub struct BackendView {
     pub next_hop: Option<NextHopView>,
     /// Whether it stands in the config file or was added by the CLI.
     pub origin: Origin,
-    /// Flows that live now.
+    /// Recorded flows that live now.
     pub flows: u64,
+    /// Seconds until every flow that it still has from before its slots moved has ended or is among those; absent
+    /// where that is so now. A backend that drains in a service of `flow_tracking = "auto"` is the common case.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flows_known_in_seconds: Option<u64>,
     /// Its traffic.
     pub traffic: TrafficView,
 }

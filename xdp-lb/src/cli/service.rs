@@ -13,7 +13,9 @@ use super::units::{byte_rate, grouped, rate};
 use super::{Cli, backend};
 use crate::api::client::Client;
 use crate::api::types::{Origin, ServiceDetailView, ServiceView};
-use crate::config::{self, Affinity, HealthCheck, Mode, Probe, Protocol, default_weight, parse_endpoint};
+use crate::config::{
+    self, Affinity, FlowTracking, HealthCheck, Mode, Probe, Protocol, default_weight, parse_endpoint,
+};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -62,6 +64,9 @@ pub(super) struct Add {
     /// Which flows stay together: none, source (one client's: an IPv4 address, an IPv6 /64) or source/PREFIX
     #[arg(long, default_value_t, value_parser = str::parse::<Affinity>)]
     affinity: Affinity,
+    /// Which flows are recorded: auto (those whose slot has moved of late) or always
+    #[arg(long, value_name = "WHICH", default_value_t)]
+    flow_tracking: FlowTracking,
     /// A backend, with a weight where it is not 100; may be given several times
     #[arg(long = "backend", value_name = "ADDR:PORT[=WEIGHT]", value_parser = parse_backend)]
     backends: Vec<config::Backend>,
@@ -132,6 +137,7 @@ impl Add {
             mode: self.mode,
             snat_addresses: self.snat_addresses,
             affinity: self.affinity,
+            flow_tracking: self.flow_tracking,
             health_check: self.check.health_check()?,
             backends: self.backends,
         })

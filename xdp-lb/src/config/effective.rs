@@ -112,6 +112,7 @@ fn diff_definition(old: &Service, new: &Service, line: &mut impl FnMut(String)) 
     };
     changed("snat_addresses", addresses(old), addresses(new));
     changed("affinity", old.affinity.to_string(), new.affinity.to_string());
+    changed("flow_tracking", old.flow_tracking.to_string(), new.flow_tracking.to_string());
     changed("health_check", old.check().to_string(), new.check().to_string());
 }
 

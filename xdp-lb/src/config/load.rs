@@ -88,8 +88,18 @@ pub(super) const TOP_KEYS: &[&str] = &[
     "timeouts",
     "service",
 ];
-const SERVICE_KEYS: &[&str] =
-    &["name", "vip", "protocol", "mode", "snat_addresses", "affinity", "health_check", "backend"];
+const SERVICE_KEYS: &[&str] = &[
+    "name",
+    "vip",
+    "protocol",
+    "mode",
+    "snat_addresses",
+    "affinity",
+    "flow_tracking",
+    "health_check",
+    "backend",
+];
+const LIMITS_KEYS: &[&str] = &["services", "backends", "slots", "flows", "half_open_flows"];
 const CHECK_KEYS: &[&str] =
     &["type", "path", "host", "status", "name", "record", "interval", "timeout", "rise", "fall"];
 
@@ -104,9 +114,7 @@ fn read_config(root: &DeTable, problems: &mut Problems) -> Option<Config> {
     let snat_ports = top.or_default("snat_ports", |top, key| top.parsed(key, str::parse));
     let api = top.section("api", &["socket"], read_api).unwrap_or_default();
     let metrics = top.section("metrics", &["listen"], read_metrics).unwrap_or_default();
-    let limits = top.or_default("limits", |top, key| {
-        top.section(key, &["services", "backends", "slots", "flows"], read_limits).flatten()
-    });
+    let limits = top.or_default("limits", |top, key| top.section(key, LIMITS_KEYS, read_limits).flatten());
     let timeouts = top.section("timeouts", &["tcp_idle", "udp_idle"], read_timeouts).unwrap_or_default();
     let services = top.sections("service", SERVICE_KEYS, service_label, read_service);
     rules::check_all(&services, snat_ports, limits, problems);
@@ -191,7 +199,14 @@ fn read_limits(limits: &mut Section) -> Option<Limits> {
     let backends = limit("backends", 1..=1_000_000, default.backends);
     let slots = limit("slots", 1024..=1 << 28, default.slots);
     let flows = limit("flows", 1024..=1 << 26, default.flows);
-    Some(Limits { services: services?, backends: backends?, slots: slots?, flows: flows? })
+    let half_open_flows = limit("half_open_flows", 1024..=1 << 26, default.half_open_flows);
+    Some(Limits {
+        services: services?,
+        backends: backends?,
+        slots: slots?,
+        flows: flows?,
+        half_open_flows: half_open_flows?,
+    })
 }
 
 fn read_timeouts(timeouts: &mut Section) -> Timeouts {
@@ -219,6 +234,7 @@ fn read_service(service: &mut Section) -> ServiceDraft {
         mode: service.or_default("mode", |service, key| service.parsed(key, str::parse)),
         snat_addresses: service.list("snat_addresses", text::address).unwrap_or_default(),
         affinity: service.parsed("affinity", str::parse).unwrap_or_default(),
+        flow_tracking: service.or_default("flow_tracking", |service, key| service.parsed(key, str::parse)),
         health_check: service.section("health_check", CHECK_KEYS, read_check).flatten(),
         backends: service.sections("backend", &["address", "weight"], backend_label, read_backend),
         origin: Origin::File,

@@ -12,7 +12,7 @@ use http::uri::{Authority, PathAndQuery};
 
 use super::place::{Place, Problems};
 use super::policy::Affinity;
-use super::schema::{Backend, HealthCheck, Limits, Mode, PortRange, Probe, Protocol, Service};
+use super::schema::{Backend, FlowTracking, HealthCheck, Limits, Mode, PortRange, Probe, Protocol, Service};
 use super::text::{grouped, print_duration, quoted};
 use crate::api::types::Origin;
 
@@ -50,6 +50,7 @@ pub(super) struct ServiceDraft {
     pub mode: Option<Mode>,
     pub snat_addresses: Vec<Option<IpAddr>>,
     pub affinity: Affinity,
+    pub flow_tracking: Option<FlowTracking>,
     pub health_check: Option<HealthCheck>,
     pub backends: Vec<BackendDraft>,
     pub origin: Origin,
@@ -82,6 +83,7 @@ impl ServiceDraft {
             mode: Some(service.mode),
             snat_addresses: service.snat_addresses.iter().copied().map(Some).collect(),
             affinity: service.affinity,
+            flow_tracking: Some(service.flow_tracking),
             health_check: service.health_check.clone(),
             backends: service.backends.iter().map(|backend| BackendDraft::of(backend, origin)).collect(),
             origin,
@@ -97,6 +99,7 @@ impl ServiceDraft {
             mode: self.mode?,
             snat_addresses: self.snat_addresses.into_iter().collect::<Option<_>>()?,
             affinity: self.affinity,
+            flow_tracking: self.flow_tracking?,
             health_check: self.health_check,
             backends: self
                 .backends

@@ -79,6 +79,8 @@ pub struct Limits {
     /// Flow records, about 170 bytes each; a `full-nat` flow takes two. 1,024 to 2^26, default
     /// 1,048,576.
     pub flows: u32,
+    /// Records of flows that have sent one packet yet, likewise. 1,024 to 2^26, default 262,144.
+    pub half_open_flows: u32,
 }
 
 /// When flows are over, in whole seconds, 1 s to 7 days.
@@ -121,6 +123,9 @@ pub struct Service {
     /// Which of its flows stay together on one backend.
     #[serde(default, skip_serializing_if = "is_default")]
     pub affinity: Affinity,
+    /// Which of its flows are recorded.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub flow_tracking: FlowTracking,
     /// How its backends are checked. Default: a TCP connect every second for TCP, none for UDP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health_check: Option<HealthCheck>,
@@ -149,6 +154,17 @@ pub enum Mode {
     FullNat,
     /// Destination rewritten; the backends route to clients through this host.
     Nat,
+}
+
+/// Which flows are recorded. `full-nat` records every flow, whatever this says: it has to know each one's port.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", try_from = "String")]
+pub enum FlowTracking {
+    /// Those whose slot of the ring has changed its owner of late: they alone could change their backend.
+    #[default]
+    Auto,
+    /// All of them: they are counted exactly.
+    Always,
 }
 
 /// A backend of a service.
@@ -268,6 +284,7 @@ impl Service {
             mode: Mode::default(),
             snat_addresses: Vec::new(),
             affinity: Affinity::default(),
+            flow_tracking: FlowTracking::default(),
             health_check: None,
             backends: Vec::new(),
         }
@@ -298,7 +315,13 @@ impl Default for Metrics {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { services: 4096, backends: 16_384, slots: 4_194_304, flows: 1_048_576 }
+        Self {
+            services: 4096,
+            backends: 16_384,
+            slots: 4_194_304,
+            flows: 1_048_576,
+            half_open_flows: 262_144,
+        }
     }
 }
 
@@ -379,6 +402,7 @@ macro_rules! words {
 
 words!(XdpMode: "auto" => Auto, "native" => Native, "generic" => Generic; later: []);
 words!(Protocol: "tcp" => Tcp, "udp" => Udp; later: []);
+words!(FlowTracking: "auto" => Auto, "always" => Always; later: []);
 words!(Mode: "full-nat" => FullNat, "nat" => Nat; later: ["dsr", "ipip", "gue"]);
 
 #[cfg(test)]
@@ -446,6 +470,7 @@ mod tests {
                 move |(name, v6, port, (protocol, affinity, nat, snat), health_check, backends)| Service {
                     protocol,
                     mode: if nat { Mode::Nat } else { Mode::FullNat },
+                    flow_tracking: if v6 { FlowTracking::Always } else { FlowTracking::Auto },
                     snat_addresses: snat
                         .into_iter()
                         .filter(|_| !nat)

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use xdp_lb_common::net::{Address, Endpoint, Port};
 use xdp_lb_common::tables::{
-    Backend, BackendIndex, BackendState, Mode, Reply, Service, ServiceIndex, SlotIndex,
+    Backend, BackendIndex, BackendState, Mode, RECORDS_FLOWS, Reply, Service, ServiceIndex, SlotIndex,
 };
 
 use super::plan::{Full, Identity, Places, Plan, Planner, RingInput, identities, identity};
@@ -101,6 +101,7 @@ impl<'a> Draft<'a> {
         let (snat_offset, snat_len) = self.snat_addresses(present, &wanted.snat_addresses)?;
         self.after.rings.insert(wanted.vip, input);
         let mode = wanted.mode as u8;
+        let options = if wanted.records_flows { RECORDS_FLOWS } else { 0 };
         let service = Service {
             index,
             ring_offset,
@@ -109,6 +110,7 @@ impl<'a> Draft<'a> {
             snat_len,
             mode,
             affinity_bits: wanted.affinity_bits,
+            options,
             ..Service::default()
         };
         self.desired.services.insert(wanted.vip, service);
@@ -125,7 +127,7 @@ impl<'a> Draft<'a> {
         let takes_flows =
             |(member, state): &&(Member, BackendState)| *state == BackendState::Up && member.weight > 0;
         let members: Vec<Member> = input.iter().filter(takes_flows).map(|(member, _)| *member).collect();
-        if members.is_empty() {
+        if members.is_empty() && present.is_none_or(|present| present.ring_len == 0) {
             return Ok((SlotIndex(0), 0));
         }
         let place = self.ring_place(wanted, present, members.len())?;
@@ -136,7 +138,11 @@ impl<'a> Draft<'a> {
         let keeps_flows = |(_, state): &&(Member, BackendState)| *state != BackendState::Down;
         let living: HashSet<_> = input.iter().filter(keeps_flows).map(|(member, _)| member.index).collect();
         let old = present.map_or(&[][..], |present| self.tables.ring(present));
-        let owners = ring::build(&members, place.1);
+        // Where nobody takes new flows, those that are there still have their slots.
+        let owners = match members.is_empty() {
+            true => vec![BackendIndex::default(); place.1 as usize],
+            false => ring::build(&members, place.1),
+        };
         let slots = ring::transition(old, &owners, |backend| !living.contains(&backend));
         if !is_in_place || slots != old {
             self.desired.rings.insert(place.0, slots);
@@ -151,9 +157,10 @@ impl<'a> Draft<'a> {
         present: Option<&Service>,
         members: usize,
     ) -> Result<(SlotIndex, u32), Full> {
-        let best = ring::length(wanted.backends.len(), present.map_or(0, |present| present.ring_len));
+        let shortest = present.map_or(0, |present| present.ring_len);
+        let best = ring::length(wanted.backends.len(), shortest);
         let lengths = std::iter::successors(Some(best), |length| ring::shorter(*length))
-            .take_while(|length| *length as usize >= members);
+            .take_while(|length| *length >= shortest && *length as usize >= members);
         for length in lengths {
             let in_place =
                 present.filter(|present| present.ring_len == length).map(|present| present.ring_offset);

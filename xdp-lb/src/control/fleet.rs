@@ -10,7 +10,7 @@ use xdp_lb_common::tables as datapath;
 use super::tables::Tables;
 use super::wanted::{Path, WantedBackend, WantedService};
 use crate::api::types::{AdminState, BackendState};
-use crate::config::{self, Effective, EffectiveBackend, EffectiveService, Mode, Probe};
+use crate::config::{self, Effective, EffectiveBackend, EffectiveService, FlowTracking, Mode, Probe};
 use crate::health::{Health, Report, Target, TargetId};
 use crate::net::NextHop;
 
@@ -259,6 +259,7 @@ impl Fleet {
         WantedService {
             vip: vip(service),
             mode,
+            records_flows: service.service.flow_tracking == FlowTracking::Always,
             snat_addresses: snat_addresses.iter().map(|address| (*address).into()).collect(),
             affinity_bits: affinity_bits(&service.service),
             backends: backends.collect(),

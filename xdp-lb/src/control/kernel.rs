@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use xdp_lb_common::tables::{BackendIndex, ServiceIndex, Traffic};
+use xdp_lb_common::tables::{BackendIndex, Book, FlowKey, FlowRecord, ServiceIndex, Traffic};
 
 use super::tables::{Tables, Write};
 use crate::config::XdpMode;
@@ -27,7 +27,8 @@ pub trait Kernel: Send {
     fn backend_traffic(&self, index: BackendIndex) -> Result<Traffic>;
     fn zero_service_traffic(&mut self, index: ServiceIndex) -> Result<()>;
     fn zero_backend_traffic(&mut self, index: BackendIndex) -> Result<()>;
-    fn census(&mut self) -> Result<Census>;
+    fn census(&mut self, tables: &Tables) -> Result<Census>;
+    fn sweep_flows(&mut self, visit: &mut dyn FnMut(Book, &FlowKey, &FlowRecord) -> bool) -> Result<()>;
 }
 
 impl Kernel for Datapath {
@@ -91,7 +92,11 @@ impl Kernel for Datapath {
         Datapath::zero_backend_traffic(self, index)
     }
 
-    fn census(&mut self) -> Result<Census> {
-        Datapath::census(self)
+    fn census(&mut self, tables: &Tables) -> Result<Census> {
+        Datapath::census(self, tables)
+    }
+
+    fn sweep_flows(&mut self, visit: &mut dyn FnMut(Book, &FlowKey, &FlowRecord) -> bool) -> Result<()> {
+        Datapath::sweep_flows(self, visit)
     }
 }

@@ -84,7 +84,7 @@ pub struct Owner<K> {
     pub(super) links_up: BTreeSet<String>,
     /// When it was last tried to attach where that had failed.
     pub(super) attach_tried: Instant,
-    settling: Settling,
+    pub(super) settling: Settling,
     pub(super) rates: TrafficRates,
     pub(super) census: Census,
     /// When the flows were counted; `None` where they could not be.
@@ -404,8 +404,8 @@ impl<K: Kernel> Owner<K> {
         let done = self.try_carry_out(&plan);
         match &done {
             Ok(()) => {
+                self.settling.note(&plan.writes, self.planner.tables(), Instant::now());
                 self.planner.commit(&plan);
-                self.settling.note(&plan.writes, Instant::now());
             }
             Err(_) => self.read_again(),
         }
@@ -466,17 +466,22 @@ impl<K: Kernel> Owner<K> {
         if self.census_at.is_none_or(|at| now.duration_since(at) >= CENSUS_EVERY) {
             self.count_flows(now);
         }
-        let settled = self.settling.due(self.planner.tables(), &self.config.timeouts, now);
-        let done = self.apply(&settled);
+        let due = self.settling.due(self.planner.tables(), &self.config.timeouts, now);
+        self.settle(&due);
+        self.is_stale |= self.troubles.contains_key(&Trouble::Tables);
+    }
+
+    /// Writes slots that come nearer to rest.
+    fn settle(&mut self, writes: &[Write]) {
+        let done = self.apply(writes);
         match &done {
             Ok(()) => {
-                self.planner.record(&settled);
-                self.settling.note(&settled, now);
+                self.settling.note(writes, self.planner.tables(), Instant::now());
+                self.planner.record(writes);
             }
             Err(_) => self.read_again(),
         }
         self.note_trouble(Trouble::Settling, done.err());
-        self.is_stale |= self.troubles.contains_key(&Trouble::Tables);
     }
 
     /// Samples every counter, for the rates.
@@ -518,7 +523,7 @@ impl<K: Kernel> Owner<K> {
     }
 
     fn count_flows(&mut self, now: Instant) {
-        let census = self.kernel.census();
+        let census = self.kernel.census(self.planner.tables());
         self.census_at = census.is_ok().then_some(now);
         self.is_census_outdated &= census.is_err();
         let (census, error) = match census {
@@ -526,6 +531,10 @@ impl<K: Kernel> Owner<K> {
             Err(error) => (Census::default(), Some(error)),
         };
         self.census = census;
+        if error.is_none() {
+            let settled = self.settling.settled(self.planner.tables(), &self.census.others);
+            self.settle(&settled);
+        }
         self.note_trouble(Trouble::Flows, error);
     }
 

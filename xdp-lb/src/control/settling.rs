@@ -1,19 +1,41 @@
 //! When slots that move come to rest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
 use xdp_lb_common::net::Protocol;
 use xdp_lb_common::slot::Slot;
-use xdp_lb_common::tables::SlotIndex;
+use xdp_lb_common::tables::{Service, SlotIndex};
 
 use super::tables::{Tables, Write};
 use crate::config::Timeouts;
 
-/// Since when each slot moves.
+/// How many counts of the flows in a row must find nothing in a slot before it settles. A walk over a table that
+/// changes meanwhile may miss a record once: one that goes from one book to the other between the two walks.
+const CLEAN_COUNTS: u8 = 2;
+
+/// The slots that are not settled.
+///
+/// They come to rest in two steps. When a slot has moved for longer than a flow lives without a packet, every living
+/// flow of it has a record: flows without one are new, and the prior owner is forgotten. When no record is left that
+/// says otherwise than the slot does, it is settled, and its records are dropped.
 #[derive(Debug, Default)]
 pub struct Settling {
-    since: BTreeMap<SlotIndex, Instant>,
+    /// Slots of which a living flow may have no record, and since when each flow that sends a packet gets one.
+    moving: BTreeMap<SlotIndex, Instant>,
+    /// Slots whose living flows all have a record, and how many counts in a row found nothing in them.
+    recorded: BTreeMap<SlotIndex, u8>,
+}
+
+/// How far a service's slots are from rest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Progress {
+    /// Slots of which a flow may have no record yet.
+    pub moving: u32,
+    /// Slots that wait for the last flow that is not their owner's.
+    pub recorded: u32,
+    /// When the last of the first kind becomes one of the second.
+    pub until: Option<Instant>,
 }
 
 impl Settling {
@@ -21,54 +43,115 @@ impl Settling {
     pub fn new(tables: &Tables, now: Instant) -> Self {
         let mut settling = Self::default();
         for (offset, ring) in &tables.rings {
-            settling.note_slots(*offset, ring, now);
+            settling.note_slots(*offset, ring, |_| false, now);
         }
         settling
     }
 
-    /// Notes the slots that begin to move, and those that come to rest.
-    pub fn note(&mut self, writes: &[Write], now: Instant) {
+    /// Notes the slots that begin to move, and those that come to rest. `before` is what stood in the tables.
+    pub fn note(&mut self, writes: &[Write], before: &Tables, now: Instant) {
         for write in writes {
             if let Write::Slots(at, slots) = write {
-                self.note_slots(*at, slots, now);
+                // A flow without a record is from before the slot moved first, however often it did since.
+                self.note_slots(*at, slots, |at| before.slot(at).is_some_and(is_moving), now);
             }
         }
     }
 
-    /// The writes that settle the slots which have been moving for longer than any flow of their
-    /// service lives without a packet: every flow has a record by then.
+    /// The writes that forget the prior owner of the slots which have been moving for longer than any flow of their
+    /// service lives without a packet.
     pub fn due(&mut self, tables: &Tables, timeouts: &Timeouts, now: Instant) -> Vec<Write> {
-        if self.since.is_empty() {
+        if self.moving.is_empty() {
             return Vec::new();
         }
         let mut present = BTreeMap::new();
         let mut writes = Vec::new();
         for (vip, service) in &tables.services {
             let idle = idle(vip.protocol, timeouts);
-            let ring = service.ring_offset..SlotIndex(service.ring_offset.0 + service.ring_len);
-            for (at, since) in self.since.range(ring.clone()) {
+            for (at, since) in self.moving.range(ring_of(service)) {
                 present.insert(*at, *since);
                 if now.duration_since(*since) > idle
-                    && let Some(slot) = tables.ring(service).get((at.0 - ring.start.0) as usize)
+                    && let Some(slot) = tables.slot(*at)
+                {
+                    writes.push(Write::Slots(*at, vec![Slot::recorded(slot.owner())]));
+                }
+            }
+        }
+        // Rings that are gone took their slots with them.
+        self.moving = present;
+        writes
+    }
+
+    /// The writes that settle the slots in which no record says otherwise: `others` are those in which a count of the
+    /// flows, begun after the last writes were noted, found one that does.
+    pub fn settled(&mut self, tables: &Tables, others: &HashSet<SlotIndex>) -> Vec<Write> {
+        let mut present = BTreeMap::new();
+        let mut writes = Vec::new();
+        for service in tables.services.values() {
+            for (at, clean) in self.recorded.range(ring_of(service)) {
+                let clean = if others.contains(at) { 0 } else { clean + 1 };
+                present.insert(*at, clean);
+                if clean >= CLEAN_COUNTS
+                    && let Some(slot) = tables.slot(*at)
                 {
                     writes.push(Write::Slots(*at, vec![Slot::settled(slot.owner())]));
                 }
             }
         }
-        // Rings that are gone took their slots with them.
-        self.since = present;
+        self.recorded = present;
         writes
     }
 
-    fn note_slots(&mut self, at: SlotIndex, slots: &[Slot], now: Instant) {
+    /// How far a service's slots are from rest; of those alone that `which` says.
+    pub fn progress(
+        &self,
+        service: &Service,
+        protocol: Protocol,
+        timeouts: &Timeouts,
+        which: impl Fn(SlotIndex) -> bool,
+    ) -> Progress {
+        let moving = self.moving.range(ring_of(service)).filter(|(at, _)| which(**at));
+        let mut progress = Progress::default();
+        for (_, since) in moving {
+            progress.moving += 1;
+            progress.until = progress.until.max(since.checked_add(idle(protocol, timeouts)));
+        }
+        progress.recorded =
+            self.recorded.range(ring_of(service)).filter(|(at, _)| which(**at)).count() as u32;
+        progress
+    }
+
+    fn note_slots(
+        &mut self,
+        at: SlotIndex,
+        slots: &[Slot],
+        was_moving: impl Fn(SlotIndex) -> bool,
+        now: Instant,
+    ) {
         for (at, slot) in (at.0..).map(SlotIndex).zip(slots) {
-            if slot.is_tracked() {
-                self.since.insert(at, now);
+            if is_moving(*slot) {
+                let since = self.moving.get(&at).copied().filter(|_| was_moving(at)).unwrap_or(now);
+                self.moving.insert(at, since);
+                self.recorded.remove(&at);
             } else {
-                self.since.remove(&at);
+                self.moving.remove(&at);
+                if slot.is_tracked() {
+                    self.recorded.insert(at, 0);
+                } else {
+                    self.recorded.remove(&at);
+                }
             }
         }
     }
+}
+
+/// Whether a living flow of the slot may have no record.
+fn is_moving(slot: Slot) -> bool {
+    slot.is_tracked() && !slot.is_recorded()
+}
+
+fn ring_of(service: &Service) -> std::ops::Range<SlotIndex> {
+    service.ring_offset..SlotIndex(service.ring_offset.0 + service.ring_len)
 }
 
 fn idle(protocol: Protocol, timeouts: &Timeouts) -> Duration {
@@ -107,32 +190,100 @@ mod tests {
         tables
     }
 
+    const TIMEOUTS: Timeouts =
+        Timeouts { tcp_idle: Duration::from_secs(900), udp_idle: Duration::from_secs(60) };
+    /// The one that moves.
+    const MOVING: SlotIndex = SlotIndex(11);
+
+    fn carry_out(settling: &mut Settling, tables: &mut Tables, writes: &[Write], now: Instant) {
+        settling.note(writes, tables, now);
+        writes.iter().for_each(|write| tables.apply(write));
+    }
+
     #[test]
-    fn a_slot_settles_on_its_owner_after_the_idle_time_of_its_service() {
-        let timeouts = Timeouts { tcp_idle: Duration::from_secs(900), udp_idle: Duration::from_secs(60) };
+    fn the_prior_owner_is_forgotten_after_the_idle_time_of_the_service() {
         let now = Instant::now();
         for (protocol, seconds) in [(Protocol::TCP, 900), (Protocol::UDP, 60)] {
             let mut tables = tables(protocol);
             let mut settling = Settling::new(&tables, now);
-            assert_eq!(settling.due(&tables, &timeouts, now + Duration::from_secs(seconds)), []);
+            assert_eq!(settling.due(&tables, &TIMEOUTS, now + Duration::from_secs(seconds)), []);
             let later = now + Duration::from_secs(seconds + 1);
-            let writes = settling.due(&tables, &timeouts, later);
-            assert_eq!(writes, [Write::Slots(SlotIndex(11), vec![Slot::settled(B)])]);
-            writes.iter().for_each(|write| tables.apply(write));
-            settling.note(&writes, later);
-            assert_eq!(settling.due(&tables, &timeouts, later + Duration::from_secs(9999)), []);
+            let writes = settling.due(&tables, &TIMEOUTS, later);
+            assert_eq!(writes, [Write::Slots(MOVING, vec![Slot::recorded(B)])]);
+            carry_out(&mut settling, &mut tables, &writes, later);
+            assert_eq!(settling.due(&tables, &TIMEOUTS, later + Duration::from_secs(9999)), []);
         }
     }
 
     #[test]
+    fn a_slot_that_moves_again_is_due_by_its_first_move() {
+        let now = Instant::now();
+        let mut tables = tables(Protocol::TCP);
+        let mut settling = Settling::new(&tables, now);
+        let again = [Write::Slots(MOVING, vec![Slot::moving(A, A)])];
+        carry_out(&mut settling, &mut tables, &again, now + Duration::from_secs(800));
+        let writes = settling.due(&tables, &TIMEOUTS, now + Duration::from_secs(901));
+        assert_eq!(writes, [Write::Slots(MOVING, vec![Slot::recorded(A)])]);
+    }
+
+    #[test]
+    fn a_slot_in_another_one_s_place_is_not_due_by_that_one_s_move() {
+        let now = Instant::now();
+        let mut tables = tables(Protocol::TCP);
+        let mut settling = Settling::new(&tables, now);
+        let (vip, service) = tables.services.iter().map(|(vip, service)| (*vip, *service)).next().unwrap();
+        let later = now + Duration::from_secs(800);
+        carry_out(&mut settling, &mut tables, &[Write::RemoveService(vip)], later);
+        let ring = vec![Slot::settled(A), Slot::moving(B, A), Slot::settled(B)];
+        let again = [Write::Slots(service.ring_offset, ring), Write::Service(vip, service)];
+        carry_out(&mut settling, &mut tables, &again, later);
+        assert_eq!(settling.due(&tables, &TIMEOUTS, now + Duration::from_secs(901)), []);
+    }
+
+    #[test]
+    fn a_slot_settles_when_two_counts_in_a_row_find_nothing_in_it() {
+        let now = Instant::now();
+        let mut tables = tables(Protocol::TCP);
+        let mut settling = Settling::new(&tables, now);
+        let writes = [Write::Slots(MOVING, vec![Slot::recorded(B)])];
+        carry_out(&mut settling, &mut tables, &writes, now);
+        let (nothing, something) = (HashSet::new(), HashSet::from([MOVING]));
+        assert_eq!(settling.settled(&tables, &nothing), []);
+        assert_eq!(settling.settled(&tables, &something), [], "the first one missed it");
+        assert_eq!(settling.settled(&tables, &nothing), []);
+        // Another owner: what was counted before says nothing.
+        let writes = [Write::Slots(MOVING, vec![Slot::recorded(A)])];
+        carry_out(&mut settling, &mut tables, &writes, now);
+        assert_eq!(settling.settled(&tables, &nothing), []);
+        let writes = settling.settled(&tables, &nothing);
+        assert_eq!(writes, [Write::Slots(MOVING, vec![Slot::settled(A)])]);
+        carry_out(&mut settling, &mut tables, &writes, now);
+        assert_eq!(settling.settled(&tables, &nothing), []);
+    }
+
+    #[test]
+    fn progress_tells_what_moves_and_until_when() {
+        let now = Instant::now();
+        let mut tables = tables(Protocol::UDP);
+        let service = *tables.services.values().next().unwrap();
+        let mut settling = Settling::new(&tables, now);
+        let progress = settling.progress(&service, Protocol::UDP, &TIMEOUTS, |_| true);
+        let until = Some(now + TIMEOUTS.udp_idle);
+        assert_eq!(progress, Progress { moving: 1, recorded: 0, until });
+        assert_eq!(settling.progress(&service, Protocol::UDP, &TIMEOUTS, |_| false), Progress::default());
+        carry_out(&mut settling, &mut tables, &[Write::Slots(MOVING, vec![Slot::recorded(B)])], now);
+        let progress = settling.progress(&service, Protocol::UDP, &TIMEOUTS, |_| true);
+        assert_eq!(progress, Progress { moving: 0, recorded: 1, until: None });
+    }
+
+    #[test]
     fn a_slot_of_a_ring_that_is_gone_is_forgotten() {
-        let timeouts = Timeouts { tcp_idle: Duration::from_secs(1), udp_idle: Duration::from_secs(1) };
         let now = Instant::now();
         let mut tables = tables(Protocol::TCP);
         let mut settling = Settling::new(&tables, now);
         let vip = *tables.services.keys().next().unwrap();
         tables.apply(&Write::RemoveService(vip));
-        assert_eq!(settling.due(&tables, &timeouts, now + Duration::from_secs(9)), []);
-        assert!(settling.since.is_empty());
+        assert_eq!(settling.due(&tables, &TIMEOUTS, now + Duration::from_secs(9999)), []);
+        assert!(settling.moving.is_empty());
     }
 }

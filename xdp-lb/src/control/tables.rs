@@ -77,6 +77,12 @@ impl Tables {
         }
     }
 
+    /// A slot of a ring that a service names.
+    pub fn slot(&self, at: SlotIndex) -> Option<Slot> {
+        let (offset, ring) = self.rings.range(..=at).next_back()?;
+        ring.get((at.0 - offset.0) as usize).copied()
+    }
+
     fn write_slots(&mut self, at: SlotIndex, slots: &[Slot]) {
         if let Some((offset, ring)) = self.rings.range_mut(..=at).next_back() {
             let begin = (at.0 - offset.0) as usize;

@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
+use xdp_lb_common::net::Protocol;
+use xdp_lb_common::process::records_flows;
 use xdp_lb_common::reason::{Kind, Reason};
-use xdp_lb_common::tables::{BackendIndex, Service, Traffic};
+use xdp_lb_common::tables::{BackendIndex, Book, Service, SlotIndex, Traffic};
 
 use super::fleet::{target_id, vip};
 use super::handle::{Answer, Refusal};
@@ -12,9 +14,10 @@ use super::kernel::Kernel;
 use super::owner::Owner;
 use super::plan::{Identity, identities, identity};
 use super::rates::Rates;
+use super::settling::Progress;
 use crate::api::types::{
-    BackendState, BackendView, CounterView, CountersView, HealthState, InterfaceView, NextHopView,
-    ServiceView, StatusView, TableView, TrafficView,
+    BackendState, BackendView, CounterView, CountersView, HealthState, InterfaceView, MovingView,
+    NextHopView, ServiceView, StatusView, TableView, TrafficView,
 };
 use crate::config::{self, EffectiveBackend, EffectiveService};
 use crate::datapath::Attached;
@@ -42,6 +45,10 @@ impl<K: Kernel> Owner<K> {
             dropped_packets: packets(Kind::Drop),
             passed_packets: packets(Kind::Pass),
         })
+    }
+
+    fn progress(&self, service: &Service, protocol: Protocol, which: impl Fn(SlotIndex) -> bool) -> Progress {
+        self.settling.progress(service, protocol, &self.config.timeouts, which)
     }
 
     pub(super) fn services(&mut self) -> Answer<Vec<ServiceView>> {
@@ -111,7 +118,8 @@ impl<K: Kernel> Owner<K> {
             ("services", tables.services.len() as u64, limits.services),
             ("backends", tables.backends.len() as u64, limits.backends),
             ("slots", slots, limits.slots),
-            ("flows", self.census.records, limits.flows),
+            ("flows", self.census.records[Book::Flows as usize], limits.flows),
+            ("half_open_flows", self.census.records[Book::HalfOpen as usize], limits.half_open_flows),
         ];
         let view =
             |(name, used, size): (&str, _, u32)| TableView { name: name.into(), used, size: size.into() };
@@ -144,6 +152,15 @@ impl<K: Kernel> Owner<K> {
             backends: service.backends.len() as u32,
             backends_serving: serving.count() as u32,
             ring_slots: present.map_or(0, |present| present.ring_len),
+            flow_tracking: service.service.flow_tracking,
+            moving: present.map_or_else(MovingView::default, |present| {
+                let progress = self.progress(&present, vip(service).protocol, |_| true);
+                MovingView {
+                    moving_slots: progress.moving,
+                    recorded_slots: progress.recorded,
+                    all_recorded_in_seconds: progress.until.map(seconds_until),
+                }
+            }),
             traffic,
         })
     }
@@ -200,9 +217,22 @@ impl<K: Kernel> Owner<K> {
             }),
             origin: backend.origin,
             flows: index.and_then(|index| self.census.live.get(&index).copied()).unwrap_or(0),
+            flows_known_in_seconds: match (index, present) {
+                (Some(index), Some(present)) if !records_flows(&present) => {
+                    let is_prior =
+                        |at| self.planner.tables().slot(at).is_some_and(|slot| slot.prior() == index);
+                    self.progress(&present, vip(service).protocol, is_prior).until.map(seconds_until)
+                }
+                _ => None,
+            },
             traffic,
         })
     }
+}
+
+/// Whole seconds until then, at least 1: until the owner task has seen that it is so.
+fn seconds_until(then: Instant) -> u64 {
+    then.saturating_duration_since(Instant::now()).as_secs() + 1
 }
 
 fn traffic_view(traffic: Traffic, rates: Option<&Rates>) -> TrafficView {

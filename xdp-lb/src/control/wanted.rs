@@ -14,6 +14,8 @@ pub struct WantedService {
     pub vip: Endpoint,
     /// How packets reach the backends.
     pub mode: Mode,
+    /// Whether every flow is recorded, not only those of slots that move.
+    pub records_flows: bool,
     /// The addresses that backends see; empty: this host's address towards each.
     pub snat_addresses: Vec<Address>,
     /// How many first bits of the source address choose a client's slot, of the 128 that an address has in the

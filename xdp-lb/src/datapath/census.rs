@@ -1,44 +1,88 @@
-//! Counting the flows that live, by backend, and removing the records of those that are over.
+//! Counting the flows that live, by backend, and finding the records that are of no more use.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use anyhow::Result;
-use xdp_lb_common::net::{Address, Port};
-use xdp_lb_common::tables::{BackendIndex, FlowKey, FlowRecord, Settings};
+use xdp_lb_common::flow::PAIRED;
+use xdp_lb_common::process::{records_flows, slot_hash};
+use xdp_lb_common::tables::{
+    Backend, BackendIndex, Book, FlowKey, FlowRecord, Service, ServiceIndex, Settings, SlotIndex,
+};
 
-use super::maps::Flows;
+use crate::control::tables::Tables;
 
-/// The flow table at one moment.
+/// The flow records at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Census {
-    /// How many flows live, by their backend.
+    /// How many recorded flows live, by their backend.
     pub live: HashMap<BackendIndex, u64>,
-    /// How many records are in use; a flow that is recorded in both directions has two.
-    pub records: u64,
+    /// How many records are in use in each book; a flow that is recorded in both directions has two.
+    pub records: [u64; Book::ALL.len()],
+    /// The slots that are tracked and have a record which says otherwise than they do.
+    pub others: HashSet<SlotIndex>,
 }
 
-/// Where the backend in each place listens.
-pub type Places = HashMap<BackendIndex, (Address, Port)>;
+/// A census in the making: about 100 ns a record.
+pub struct Count<'a> {
+    tables: &'a Tables,
+    services: HashMap<ServiceIndex, &'a Service>,
+    settings: &'a Settings,
+    now: u32,
+    census: Census,
+}
 
-/// Walks the table once: about 100 ns a record.
-///
-/// A record of a backend that is gone is removed, too; its place may have gone to another.
-pub fn take(flows: &mut Flows, settings: &Settings, now: u32, places: &Places) -> Result<Census> {
-    let mut census = Census::default();
-    flows.sweep(|key: &FlowKey, record: &FlowRecord| {
-        let own = if record.life.is_reply() {
+impl<'a> Count<'a> {
+    /// Nothing counted yet. `tables` is what stands in them, `now` seconds of the clock that packets are noted by.
+    pub fn new(tables: &'a Tables, settings: &'a Settings, now: u32) -> Self {
+        let services = tables.services.values().map(|service| (service.index, service)).collect();
+        Self { tables, services, settings, now, census: Census::default() }
+    }
+
+    /// Takes in a record; tells whether it is of no more use, and to be removed.
+    ///
+    /// That is one that is over, one whose backend is gone (its place may have gone to another), and one that says
+    /// nothing but what its slot does, which is settled.
+    pub fn take(&mut self, book: Book, key: &FlowKey, record: &FlowRecord) -> bool {
+        let Some(backend) = self.tables.backends.get(&record.backend) else { return true };
+        let is_reply = record.life.is_reply();
+        let own = if is_reply {
             (key.source, key.source_port)
         } else {
             (record.destination, record.destination_port)
         };
-        if places.get(&record.backend) != Some(&own) || record.life.is_over(key.protocol, now, settings) {
+        if own != (backend.address, backend.port)
+            || record.life.is_over(key.protocol, self.now, self.settings)
+        {
             return true;
         }
-        census.records += 1;
-        if !record.life.is_reply() && record.life.is_live(key.protocol, now, settings) {
-            *census.live.entry(record.backend).or_default() += 1;
+        if !is_reply && self.is_needless(key, record, backend) {
+            return true;
+        }
+        self.census.records[book as usize] += 1;
+        if !is_reply && record.life.is_live(key.protocol, self.now, self.settings) {
+            *self.census.live.entry(record.backend).or_default() += 1;
         }
         false
-    })?;
-    Ok(census)
+    }
+
+    /// What was counted.
+    pub fn finish(self) -> Census {
+        self.census
+    }
+
+    /// Whether the record says nothing but what its settled slot does; notes where a tracked slot has one that says
+    /// otherwise.
+    fn is_needless(&mut self, key: &FlowKey, record: &FlowRecord, backend: &Backend) -> bool {
+        let Some(service) = self.services.get(&backend.service).filter(|service| service.ring_len > 0) else {
+            return false;
+        };
+        let place = slot_hash(self.settings, service, key).reduce(service.ring_len);
+        let at = SlotIndex(service.ring_offset.0 + place);
+        let Some(slot) = self.tables.slot(at) else { return false };
+        let is_other = record.backend != slot.owner();
+        if slot.is_tracked() && is_other {
+            self.census.others.insert(at);
+        }
+        let is_paired = record.life.progress() & PAIRED != 0;
+        !slot.is_tracked() && !is_other && !records_flows(service) && !is_paired
+    }
 }

@@ -12,8 +12,8 @@ use xdp_lb_common::net::{Address, Endpoint};
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::slot::Slot;
 use xdp_lb_common::tables::{
-    Backend, BackendIndex, BackendState, FlowKey, FlowRecord, Reply, Service, Settings, SlotIndex, Traffic,
-    VlanDevice,
+    Backend, BackendIndex, BackendState, Book, FlowKey, FlowRecord, Reply, Service, Settings, SlotIndex,
+    Traffic, VlanDevice,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -40,6 +40,7 @@ pub struct Maps {
     pub vlans: HashMap<MapData, u32, Plain<VlanDevice>>,
     pub slots: Slots,
     pub flows: Flows,
+    pub half_open: Flows,
     reasons: PerCpuArray<MapData, u64>,
     service_counters: PerCpuArray<MapData, Plain<Traffic>>,
     backend_counters: PerCpuArray<MapData, Plain<Traffic>>,
@@ -61,13 +62,14 @@ impl Maps {
             |name: &str| object.take_map(name).with_context(|| format!("the object has no map {name}"));
         let (services, backends, snat_addresses) =
             (map("SERVICES")?, map("BACKENDS")?, map("SNAT_ADDRESSES")?);
-        let (slots, flows) = (map("SLOTS")?, map("FLOWS")?);
+        let (slots, flows, half_open) = (map("SLOTS")?, map("FLOWS")?, map("HALF_OPEN")?);
         let limits = Limits {
             services: entries(&services)?,
             // Place 0 stays vacant.
             backends: entries(&backends)? - 1,
             slots: entries(&slots)?,
             flows: entries(&flows)?,
+            half_open_flows: entries(&half_open)?,
         };
         let sizes = Sizes { limits, snat_addresses: entries(&snat_addresses)? };
         let maps = Self {
@@ -80,6 +82,7 @@ impl Maps {
             vlans: map("VLANS")?.try_into()?,
             slots: Slots::new(slots, limits.slots)?,
             flows: Flows::new(flows)?,
+            half_open: Flows::new(half_open)?,
             reasons: map("REASON_COUNTERS")?.try_into()?,
             service_counters: map("SERVICE_COUNTERS")?.try_into()?,
             backend_counters: map("BACKEND_COUNTERS")?.try_into()?,
@@ -103,6 +106,13 @@ impl Maps {
             }
         }
         Ok(backends)
+    }
+
+    /// Shows every flow record to `visit`, and removes those for which it returns true.
+    pub fn sweep_flows(&mut self, mut visit: impl FnMut(Book, &FlowKey, &FlowRecord) -> bool) -> Result<()> {
+        // A flow goes from the first to the second: in this order it may be seen twice, but is not missed.
+        self.half_open.sweep(|key, record| visit(Book::HalfOpen, key, record))?;
+        self.flows.sweep(|key, record| visit(Book::Flows, key, record))
     }
 
     /// How many packets had this reason.
@@ -206,14 +216,14 @@ impl Slots {
     }
 }
 
-/// The flow table, as far as this side needs it: to walk it and to remove what is over.
+/// A book of flows, as far as this side needs it: to walk it and to remove what is over.
 pub struct Flows {
     map: MapData,
 }
 
 impl Flows {
     fn new(map: Map) -> Result<Self> {
-        let Map::LruHashMap(map) = map else { bail!("the map FLOWS is no LRU hash") };
+        let Map::LruHashMap(map) = map else { bail!("a book of flows is no LRU hash") };
         Ok(Self { map })
     }
 

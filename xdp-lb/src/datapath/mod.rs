@@ -11,7 +11,7 @@ mod program;
 mod settings;
 mod vips;
 
-pub use census::Census;
+pub use census::{Census, Count};
 pub use events::Events;
 pub use maps::Sizes;
 pub use pins::unload;

@@ -15,9 +15,11 @@ use nix::time::{ClockId, clock_gettime};
 use tokio::io::unix::AsyncFd;
 use tracing::{info, warn};
 use xdp_lb_common::reason::Reason;
-use xdp_lb_common::tables::{BackendIndex, FlowKey, ServiceIndex, Settings, SlotIndex, Traffic, VlanDevice};
+use xdp_lb_common::tables::{
+    BackendIndex, Book, FlowKey, FlowRecord, ServiceIndex, Settings, SlotIndex, Traffic, VlanDevice,
+};
 
-use super::census::{self, Census, Places};
+use super::census::{Census, Count};
 use super::events::Events;
 use super::link;
 use super::maps::{Maps, Plain, Sizes};
@@ -30,7 +32,7 @@ use crate::control::tables::{Tables, Write};
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/xdp-lb-ebpf.o"));
 
 /// The maps that are pinned: what forwarding needs and what must outlive the daemon.
-const PINNED: [&str; 13] = [
+const PINNED: [&str; 14] = [
     "SETTINGS",
     "SERVICES",
     "VIPS",
@@ -40,6 +42,7 @@ const PINNED: [&str; 13] = [
     "REPLIES",
     "VLANS",
     "FLOWS",
+    "HALF_OPEN",
     "REASON_COUNTERS",
     "SERVICE_COUNTERS",
     "BACKEND_COUNTERS",
@@ -79,8 +82,6 @@ pub struct Datapath {
     adopted: bool,
     sizes: Sizes,
     settings: Settings,
-    /// Who is in each place of `BACKENDS`.
-    places: Places,
     /// Without pins: the links, which end with the process.
     links: BTreeMap<String, FdLink>,
     has_events: bool,
@@ -125,7 +126,7 @@ impl Datapath {
         pinned: &[(&str, PathBuf)],
         adopted: bool,
     ) -> Result<Self> {
-        let Limits { services, backends, slots, flows } = options.limits;
+        let Limits { services, backends, slots, flows, half_open_flows } = options.limits;
         let mut loader = EbpfLoader::new();
         for (name, path) in pinned {
             loader.map_pin_path(name, path.clone());
@@ -137,6 +138,7 @@ impl Datapath {
             ("BACKENDS", backends + 1),
             ("SLOTS", slots),
             ("FLOWS", flows),
+            ("HALF_OPEN", half_open_flows),
             ("REPLIES", backends),
             ("SNAT_ADDRESSES", SNAT_ADDRESSES),
             ("SERVICE_COUNTERS", services),
@@ -174,23 +176,10 @@ impl Datapath {
             sizes.limits.slots,
             sizes.limits.flows
         );
-        let mut places = Places::new();
         if adopted {
             maps.adopt_vips()?;
-            let backends = maps.read_backends(sizes.limits.backends)?;
-            places.extend(backends.iter().map(|(index, backend)| (*index, (backend.address, backend.port))));
         }
-        Ok(Self {
-            places,
-            object,
-            maps,
-            pins,
-            adopted,
-            sizes,
-            settings,
-            links: BTreeMap::new(),
-            has_events: true,
-        })
+        Ok(Self { object, maps, pins, adopted, sizes, settings, links: BTreeMap::new(), has_events: true })
     }
 
     /// Whether the tables were there already.
@@ -348,7 +337,6 @@ impl Datapath {
         match write {
             Write::Backend(index, backend) => {
                 maps.backends.set(index.0, Plain(*backend), 0)?;
-                self.places.insert(*index, (backend.address, backend.port));
             }
             Write::SnatAddress(place, address) => maps.snat_addresses.set(*place, Plain(*address), 0)?,
             Write::Slots(first, slots) => maps.slots.write(*first, slots)?,
@@ -413,24 +401,16 @@ impl Datapath {
         self.maps.zero_backend_traffic(index.0)
     }
 
-    /// Counts the flows that live, and removes the records of those that are over.
-    pub fn census(&mut self) -> Result<Census> {
-        census::take(&mut self.maps.flows, &self.settings, monotonic_seconds()?, &self.places)
+    /// Counts the flows that live, and removes the records that are of no more use. `tables` is what stands in them.
+    pub fn census(&mut self, tables: &Tables) -> Result<Census> {
+        let mut count = Count::new(tables, &self.settings, monotonic_seconds()?);
+        self.maps.sweep_flows(|book, key, record| count.take(book, key, record))?;
+        Ok(count.finish())
     }
 
-    /// Removes the flow records whose keys match.
-    pub fn forget_flows(&mut self, which: impl Fn(&FlowKey) -> bool) -> Result<()> {
-        self.maps.flows.sweep(|key, _| which(key))
-    }
-
-    /// How many flow records there are, over or not.
-    pub fn flow_records(&mut self) -> Result<u64> {
-        let mut records = 0;
-        self.maps.flows.sweep(|_, _| {
-            records += 1;
-            false
-        })?;
-        Ok(records)
+    /// Shows every flow record to `visit`, and removes those for which it returns true.
+    pub fn sweep_flows(&mut self, visit: impl FnMut(Book, &FlowKey, &FlowRecord) -> bool) -> Result<()> {
+        self.maps.sweep_flows(visit)
     }
 
     /// Passes what the datapath says of each packet on to this process's log, where it was built to say

@@ -1,33 +1,39 @@
 //! How many slots a ring has.
 
-/// Primes some two times apart: few lengths, so that a ring's length changes seldom.
-const LADDER: [u32; 14] = [
-    1_009, 2_053, 4_099, 8_209, 16_411, 32_771, 65_537, 131_101, 262_147, 524_309, 1_048_583, 2_097_169,
-    4_194_319, 8_388_617,
-];
+/// The shortest ring: a prime.
+const SHORTEST: u32 = 1_009;
+
+/// How often a ring may double: a slot's place has 24 bits and more, and 8,265,728 slots are enough for 80,000
+/// backends.
+const DOUBLINGS: u32 = 13;
 
 /// At this many slots a backend, rounding to whole slots moves a backend's share by 1 % at most.
 const SLOTS_PER_BACKEND: usize = 100;
 
-/// A ring shrinks only when it has more than this many times the slots that it needs.
-const SLACK: usize = 4;
-
-/// The length of the ring of a service with this many backends: a prime, at least 100 slots a
-/// backend. `present` is the length that the ring has now (0 where there is none), and stays unless
-/// it is too short or far too long: flows are hashed anew when it changes.
+/// The length of the ring of a service with this many backends: 1,009 doubled until each has 100 slots at least.
+/// `present` is the length that the ring has now (0 where there is none).
+///
+/// A ring only grows, and each length divides the longer ones: then a flow's slot in the longer ring lies where its
+/// slot in the shorter one was stretched to, so that each slot inherits from exactly one. A shorter ring would have
+/// to give two slots' flows to one prior owner. What that costs is slots: 8 bytes each.
 pub fn length(backends: usize, present: u32) -> u32 {
-    let needed = rung(backends.saturating_mul(SLOTS_PER_BACKEND));
-    let most = rung(backends.saturating_mul(SLOTS_PER_BACKEND * SLACK));
-    if LADDER.contains(&present) && (needed..=most).contains(&present) { present } else { needed }
+    let needed = backends.saturating_mul(SLOTS_PER_BACKEND);
+    let lengths = (0..=DOUBLINGS).map(|doublings| SHORTEST << doublings);
+    let enough = lengths.clone().find(|length| *length as usize >= needed).unwrap_or(SHORTEST << DOUBLINGS);
+    enough.max(present)
 }
 
 /// The next shorter length, for where there is no room for this one.
 pub fn shorter(length: u32) -> Option<u32> {
-    LADDER.into_iter().rev().find(|rung| *rung < length)
+    (length > SHORTEST).then_some(length / 2)
 }
 
-fn rung(slots: usize) -> u32 {
-    LADDER.into_iter().find(|rung| *rung as usize >= slots).unwrap_or(LADDER[LADDER.len() - 1])
+/// A step that leads through every slot of a ring of this length, by way of a number that may be any: it shares no
+/// factor with the length.
+pub fn step(length: u32, number: u64) -> u32 {
+    // Odd, and no multiple of the prime: lengths have no other factors.
+    let step = (number % u64::from(length)) as u32 | 1;
+    if step.is_multiple_of(SHORTEST) { step.wrapping_add(2) % length } else { step }
 }
 
 #[cfg(test)]
@@ -35,30 +41,42 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_length_is_a_prime() {
-        for rung in LADDER.map(u64::from) {
-            assert!((2..).take_while(|n| n * n <= rung).all(|n| rung % n != 0), "{rung}");
-        }
-    }
-
-    #[test]
     fn every_backend_has_a_hundred_slots() {
-        for backends in [1, 10, 11, 40, 41, 1_000, 10_000, 83_000] {
+        for backends in [1, 10, 11, 40, 41, 1_000, 10_000, 80_000] {
             assert!(length(backends, 0) as usize >= backends * 100);
         }
     }
 
     #[test]
-    fn a_ring_grows_when_it_must_and_does_not_shrink_on_a_small_change() {
+    fn a_ring_grows_when_it_must_and_never_shrinks() {
+        assert_eq!(length(10, 0), 1_009);
         assert_eq!(length(10, 1_009), 1_009);
-        assert_eq!(length(11, 1_009), 2_053);
-        assert_eq!(length(10, 2_053), 2_053);
-        assert_eq!(length(3, 2_053), 2_053);
-        assert_eq!(length(2, 2_053), 1_009);
+        assert_eq!(length(11, 1_009), 2_018);
+        assert_eq!(length(1, 2_018), 2_018);
+        assert_eq!(length(1_000, 2_018), 1_009 << 7);
     }
 
     #[test]
-    fn a_length_from_elsewhere_is_not_kept() {
-        assert_eq!(length(10, 1_500), 1_009);
+    fn each_length_is_half_the_next() {
+        let lengths: Vec<u32> =
+            std::iter::successors(Some(length(80_000, 0)), |length| shorter(*length)).collect();
+        assert_eq!((lengths.len(), lengths.last()), (14, Some(&1_009)));
+        assert!(lengths.windows(2).all(|pair| pair[0] == 2 * pair[1]));
+    }
+
+    #[test]
+    fn a_step_leads_through_every_slot() {
+        for length in [1_009, 2_018, 8_072] {
+            for number in [0, 1, 2, 1_008, 1_009, 2_017, 2_018, 3_027, u64::MAX, 0x1234_5678_9abc_def0] {
+                let step = step(length, number);
+                let mut seen = vec![false; length as usize];
+                let mut slot = 0;
+                for _ in 0..length {
+                    seen[slot as usize] = true;
+                    slot = (slot + step) % length;
+                }
+                assert!(seen.iter().all(|seen| *seen), "{length}, {number}: {step}");
+            }
+        }
     }
 }

@@ -10,6 +10,8 @@ use xdp_lb_common::tables::BackendIndex;
 use xxhash_rust::xxh3::xxh3_128;
 use zerocopy::IntoBytes as _;
 
+use super::length::step;
+
 /// A backend that takes new flows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Member {
@@ -21,7 +23,7 @@ pub struct Member {
     pub weight: u16,
 }
 
-/// The owners of a ring of `length` slots (a prime), which do not depend on the members' order or
+/// The owners of a ring of `length` slots (one of [`length`](super::length)'s), which do not depend on the members' order or
 /// indices. Empty where no member has a weight.
 ///
 /// A member's number of slots is its exact share, rounded, and one at least.
@@ -82,7 +84,7 @@ impl Turn {
     }
 }
 
-/// The order in which a member wants the slots: every slot once, since the length is a prime.
+/// The order in which a member wants the slots: every slot once, since step and length share no factor.
 struct Preferences {
     next: u32,
     skip: u32,
@@ -96,7 +98,7 @@ impl Preferences {
         // XXH3 is specified byte for byte: every version on every machine builds the same ring.
         let hash = xxh3_128(&identity);
         let (offset, skip) = ((hash >> 64) as u64, hash as u64);
-        Self { next: (offset % u64::from(length)) as u32, skip: (skip % u64::from(length - 1)) as u32 + 1 }
+        Self { next: (offset % u64::from(length)) as u32, skip: step(length, skip) }
     }
 
     fn first_free(&mut self, taken: &mut Taken, length: u32) -> u32 {
@@ -276,5 +278,5 @@ mod tests {
         }
     }
 
-    const FLEET_RING: u128 = 106432034953623189292769188155900213806;
+    const FLEET_RING: u128 = 95317222546365515633460572057661979696;
 }

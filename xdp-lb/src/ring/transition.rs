@@ -3,35 +3,39 @@
 use xdp_lb_common::slot::Slot;
 use xdp_lb_common::tables::BackendIndex;
 
-/// The slots of the ring that follows `old` when `owners` is what new flows are to see.
+/// The slots of the ring that follows `old` when `owners` is what new flows are to see; it is as long as `old`, or a
+/// multiple of that.
 ///
 /// A slot whose owner changes begins to move: flows without a record stay with the owner that it had
-/// before it moved first. Where that one is down (or gone), its flows are lost anyway and the owner
-/// takes over. A ring of another length starts settled, since its flows are hashed anew: they keep
-/// their backends by their records.
+/// before it moved first. Where that one is down (or gone), its flows are lost anyway: all that live have a record.
 pub fn transition(
     old: &[Slot],
     owners: &[BackendIndex],
     is_down: impl Fn(BackendIndex) -> bool,
 ) -> Vec<Slot> {
-    if old.len() != owners.len() {
-        return owners.iter().copied().map(Slot::settled).collect();
+    // How many slots each of the old ones becomes. Without an old ring there are no flows.
+    let stretch = owners.len().checked_div(old.len()).unwrap_or(0);
+    let inherited = |place: usize| old.get(place.checked_div(stretch)?);
+    let next = |(place, owner): (usize, &BackendIndex)| match inherited(place) {
+        Some(old) => step(*old, *owner, &is_down),
+        None => Slot::settled(*owner),
+    };
+    owners.iter().enumerate().map(next).collect()
+}
+
+fn step(old: Slot, owner: BackendIndex, is_down: impl Fn(BackendIndex) -> bool) -> Slot {
+    if !old.is_tracked() && old.owner() == owner {
+        return old;
     }
-    old.iter()
-        .zip(owners)
-        .map(|(old, owner)| {
-            if !old.is_tracked() && old.owner() == *owner {
-                return *old;
-            }
-            let prior = if old.is_tracked() { old.prior() } else { old.owner() };
-            Slot::moving(*owner, if is_down(prior) { *owner } else { prior })
-        })
-        .collect()
+    let prior = if old.is_tracked() { old.prior() } else { old.owner() };
+    if old.is_recorded() || is_down(prior) { Slot::recorded(owner) } else { Slot::moving(owner, prior) }
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use xdp_lb_common::hash::FlowHash;
+    use xdp_lb_common::net::{Address, Port};
 
     use super::*;
 
@@ -64,15 +68,33 @@ mod tests {
     }
 
     #[test]
-    fn a_prior_owner_that_goes_down_is_replaced_by_the_owner() {
-        assert_eq!(step(Slot::moving(B, A), B, &[A]), Slot::moving(B, B));
-        assert_eq!(step(Slot::settled(A), B, &[A]), Slot::moving(B, B));
+    fn where_the_prior_owner_is_down_every_living_flow_has_a_record() {
+        assert_eq!(step(Slot::moving(B, A), B, &[A]), Slot::recorded(B));
+        assert_eq!(step(Slot::settled(A), B, &[A]), Slot::recorded(B));
     }
 
     #[test]
-    fn another_length_starts_settled() {
-        assert_eq!(transition(&[Slot::settled(A)], &[A, B], |_| false), [Slot::settled(A), Slot::settled(B)]);
-        assert!(transition(&[Slot::settled(A)], &[], |_| false).is_empty());
+    fn a_slot_whose_flows_are_all_recorded_needs_no_prior_owner_any_more() {
+        assert_eq!(step(Slot::recorded(B), C, &[]), Slot::recorded(C));
+        assert_eq!(step(Slot::recorded(B), B, &[]), Slot::recorded(B));
+    }
+
+    #[test]
+    fn a_longer_ring_inherits_from_the_slots_that_its_flows_had() {
+        let old = [Slot::settled(A), Slot::moving(B, A)];
+        let new = transition(&old, &[A, B, B, C], |_| false);
+        assert_eq!(new, [Slot::settled(A), Slot::moving(B, A), Slot::moving(B, A), Slot::moving(C, A)]);
+        for number in 0..1_000_u32 {
+            let keys = std::array::from_fn(|at| 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(at as u64 + 1));
+            let client = (&Address::default(), Port::new(number as u16));
+            let hash = FlowHash::new(&keys, client, client);
+            assert_eq!(hash.reduce(8 * 1_009) / 8, hash.reduce(1_009));
+        }
+    }
+
+    #[test]
+    fn the_first_ring_is_settled() {
+        assert_eq!(transition(&[], &[A, B], |_| false), [Slot::settled(A), Slot::settled(B)]);
     }
 
     proptest! {
@@ -86,7 +108,8 @@ mod tests {
                 let owner = BackendIndex(owner);
                 let next = step(slot, owner, &down.iter().copied().map(BackendIndex).collect::<Vec<_>>());
                 prop_assert_eq!(next.owner(), owner);
-                prop_assert_eq!(next.prior(), if down.contains(&slot.prior().0) && next != slot { owner } else { slot.prior() });
+                let keeps = next == slot || !slot.is_recorded() && !down.contains(&slot.prior().0);
+                prop_assert_eq!(next.prior(), if keeps { slot.prior() } else { owner });
                 prop_assert_eq!(next.is_tracked(), slot.is_tracked() || slot.owner() != owner);
                 slot = next;
             }

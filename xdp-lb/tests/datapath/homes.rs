@@ -1,7 +1,7 @@
 //! The two homes of the datapath, side by side: what is put into the tables and sent through is the
 //! same for both, and so must be what comes out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 use std::time::Duration;
@@ -9,8 +9,8 @@ use std::time::Duration;
 use aya::TestRun as _;
 use aya::programs::{TestRunOptions, Xdp};
 use xdp_lb::config::{Limits, PortRange, Timeouts};
-use xdp_lb::control::tables::Write;
-use xdp_lb::datapath::{Datapath, Options, Policy, hash_keys};
+use xdp_lb::control::tables::{Tables, Write};
+use xdp_lb::datapath::{Census, Count, Datapath, Options, Policy, hash_keys};
 use xdp_lb_common::flow::patience;
 use xdp_lb_common::host::{Buffer, HostTables};
 use xdp_lb_common::net::{Address, Endpoint, MacAddress, Port, Protocol};
@@ -18,8 +18,8 @@ use xdp_lb_common::process::{Scratch, Verdict, process};
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::slot::Slot;
 use xdp_lb_common::tables::{
-    Backend, BackendIndex, BackendState, FlowKey, Mode, Reply, Route, Service, ServiceIndex, Settings,
-    SlotIndex, Tags,
+    Backend, BackendIndex, BackendState, Book, FlowKey, FlowRecord, Mode, Reply, Route, Service,
+    ServiceIndex, Settings, SlotIndex, Tags,
 };
 
 use crate::packets::{BACKEND_MAC, Frame, LB_BACKEND_MAC, ends};
@@ -46,6 +46,8 @@ pub struct Outcome {
 pub struct Homes {
     pub host: HostTables,
     pub kernel: Datapath,
+    /// What stands in the tables of both.
+    tables: Tables,
     services: u32,
     backends: u32,
 }
@@ -64,7 +66,7 @@ impl Homes {
         run("ip link set lo up");
         let options = Options {
             pin_path: None,
-            limits: Limits { services: 16, backends: 64, slots: 16 * RING, flows },
+            limits: Limits { services: 16, backends: 64, slots: 16 * RING, flows, half_open_flows: flows },
             policy: Policy { flow_hash_secret: Some(SECRET), snat_ports: PORTS, timeouts: TIMEOUTS },
         };
         let kernel = Datapath::load(&options).unwrap_or_else(|error| panic!("{error:#}"));
@@ -77,7 +79,7 @@ impl Homes {
         });
         host.slots = vec![Slot::default(); 16 * RING as usize];
         host.backends = vec![Backend::default(); 65];
-        Self { host, kernel, services: 0, backends: 0 }
+        Self { host, kernel, tables: Tables::default(), services: 0, backends: 0 }
     }
 
     /// Writes to both.
@@ -85,6 +87,7 @@ impl Homes {
         self.kernel.apply(writes).unwrap_or_else(|error| panic!("{error:#}"));
         let host = &mut self.host;
         for write in writes {
+            self.tables.apply(write);
             match write {
                 Write::Backend(index, backend) => host.backends[index.0 as usize] = *backend,
                 Write::SnatAddress(place, address) => {
@@ -164,9 +167,19 @@ impl Homes {
         self.apply(&[Write::Service(vip, service)]);
     }
 
-    /// Gives every slot of a service to one backend, as a ring does that has just changed.
+    /// Makes every slot of a service this one.
     pub fn move_slots(&mut self, service: ServiceIndex, slot: Slot) {
-        self.apply(&[Write::Slots(SlotIndex(service.0 * RING), vec![slot; RING as usize])]);
+        self.move_ring(service, &[slot; RING as usize]);
+    }
+
+    /// Gives a service this ring, of 64 slots.
+    pub fn move_ring(&mut self, service: ServiceIndex, ring: &[Slot]) {
+        self.apply(&[Write::Slots(SlotIndex(service.0 * RING), ring.to_vec())]);
+    }
+
+    /// Sends a frame through the kernel alone: for many.
+    pub fn send_to_kernel(&mut self, frame: &Frame) {
+        self.run_in_kernel(&frame.bytes());
     }
 
     /// Changes a backend's record.
@@ -282,30 +295,38 @@ impl Homes {
         );
     }
 
-    /// How many flows of a backend live; both homes must know it.
-    pub fn live(&mut self, backend: u32) -> u64 {
-        let census = self.kernel.census().unwrap();
-        let kernel = census.live.get(&BackendIndex(backend)).copied().unwrap_or(0);
-        let now = monotonic();
-        let host = self
-            .host
-            .flows
-            .borrow()
-            .iter()
-            .filter(|(key, record)| {
-                record.backend.0 == backend
-                    && !record.life.is_reply()
-                    && record.life.is_live(key.protocol, now, &self.host.settings)
-            })
-            .count();
-        assert_eq!(kernel, host as u64);
+    /// Counts the flows and removes what is of no more use; both homes must find the same.
+    pub fn census(&mut self) -> Census {
+        let kernel = self.kernel.census(&self.tables).unwrap();
+        let mut count = Count::new(&self.tables, &self.host.settings, monotonic());
+        for (book, flows) in Book::ALL.into_iter().zip(self.host.flows.get_mut()) {
+            flows.retain(|key, record| !count.take(book, key, record));
+        }
+        assert_eq!(kernel, count.finish());
         kernel
+    }
+
+    /// How many recorded flows of a backend live.
+    pub fn live(&mut self, backend: u32) -> u64 {
+        self.census().live.get(&BackendIndex(backend)).copied().unwrap_or(0)
+    }
+
+    /// How many records there are in both books, over or not; both homes must have as many.
+    pub fn records(&mut self) -> [usize; Book::ALL.len()] {
+        let mut records = [0; Book::ALL.len()];
+        let count = |book: Book, _: &FlowKey, _: &FlowRecord| {
+            records[book as usize] += 1;
+            false
+        };
+        self.kernel.sweep_flows(count).unwrap();
+        assert_eq!(records, self.host.flows.get_mut().each_ref().map(HashMap::len));
+        records
     }
 
     /// Loses the records whose keys match, as an LRU table does when it is full.
     pub fn forget(&mut self, which: impl Fn(&FlowKey) -> bool) {
-        self.host.flows.borrow_mut().retain(|key, _| !which(key));
-        self.kernel.forget_flows(which).unwrap();
+        self.host.flows.get_mut().iter_mut().for_each(|flows| flows.retain(|key, _| !which(key)));
+        self.kernel.sweep_flows(|_, key, _| which(key)).unwrap();
     }
 
     /// Waits until the clock that packets are noted by has moved on.

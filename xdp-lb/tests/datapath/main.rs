@@ -14,3 +14,4 @@ mod passed;
 mod properties;
 mod scarce;
 mod tables;
+mod tracking;

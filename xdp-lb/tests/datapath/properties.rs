@@ -70,7 +70,7 @@ fn a_packet_that_is_forwarded_is_whole_and_its_checksums_are_right() {
             Ok(())
         })
         .unwrap();
-    assert!(homes.get_mut().kernel.census().unwrap().records > 500, "most of the packets were forwarded");
+    assert!(homes.get_mut().records().iter().sum::<usize>() > 500, "most of the packets were forwarded");
 }
 
 #[test]

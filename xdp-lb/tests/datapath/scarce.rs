@@ -4,7 +4,7 @@ use xdp_lb_common::host::Buffer;
 use xdp_lb_common::net::Protocol;
 use xdp_lb_common::process::{Scratch, Verdict, process};
 use xdp_lb_common::reason::Reason;
-use xdp_lb_common::tables::Mode;
+use xdp_lb_common::tables::{Mode, RECORDS_FLOWS};
 
 use crate::homes::{Homes, INGRESS};
 use crate::packets::{Frame, SYN};
@@ -16,6 +16,7 @@ fn a_flow_that_cannot_be_recorded_is_dropped() {
     for (mode, room) in [(Mode::Nat, 0), (Mode::FullNat, 0), (Mode::FullNat, 1)] {
         let mut homes = Homes::new();
         homes.service(VIP, Protocol::TCP, mode, &["198.51.100.11:8080"]);
+        homes.change_service(VIP, Protocol::TCP, |service| service.options = RECORDS_FLOWS);
         homes.host.flow_limit = room;
         let mut packet = Buffer::new(&Frame::tcp("203.0.113.5:1", VIP, SYN).bytes(), INGRESS);
         let verdict = process(&mut packet, &homes.host, &mut Scratch::default());

@@ -97,7 +97,13 @@ fn everything_but_the_interfaces_has_a_default() {
             snat_ports: PortRange { first: 1024, last: 32767 },
             api: Api { socket: "/run/xdp-lb/api.sock".into() },
             metrics: Metrics { listen: Some(([127, 0, 0, 1], 9799).into()) },
-            limits: Limits { services: 4096, backends: 16384, slots: 4_194_304, flows: 1_048_576 },
+            limits: Limits {
+                services: 4096,
+                backends: 16384,
+                slots: 4_194_304,
+                flows: 1_048_576,
+                half_open_flows: 262_144,
+            },
             timeouts: Timeouts { tcp_idle: Duration::from_secs(900), udp_idle: Duration::from_secs(60) },
             services: vec![],
         }
@@ -109,7 +115,7 @@ fn every_key_is_read() {
     let config = valid(&format!(
         "interfaces = [\"bond0\"]\nxdp_mode = \"generic\"\nstate_file = \"/s\"\npin_path = \"/p/q\"\n\
          flow_hash_secret = \"{}\"\nsnat_ports = \"2000-3000\"\napi.socket = \"/a\"\nmetrics.listen = \"off\"\n\
-         limits = {{ services = 1, backends = 2, slots = 0x400, flows = 2048 }}\n\
+         limits = {{ services = 1, backends = 2, slots = 0x400, flows = 2048, half_open_flows = 4096 }}\n\
          timeouts = {{ tcp_idle = \"1h 30m\", udp_idle = \"7days\" }}\n\
          [[service]]\nname = \"d\"\nvip = \"[2001:db8::1]:53\"\nprotocol = \"udp\"\nmode = \"nat\"\n\
          backend = [{{ address = \"[2001:db8::2]:5353\", weight = 65535 }}]\n\
@@ -121,7 +127,8 @@ fn every_key_is_read() {
     assert_eq!(config.flow_hash_secret, Some([0x0f; 32]));
     assert_eq!(config.snat_ports.to_string(), "2000-3000");
     assert_eq!((config.api.socket, config.metrics.listen), ("/a".into(), None));
-    assert_eq!(config.limits, Limits { services: 1, backends: 2, slots: 1024, flows: 2048 });
+    let limits = Limits { services: 1, backends: 2, slots: 1024, flows: 2048, half_open_flows: 4096 };
+    assert_eq!(config.limits, limits);
     assert_eq!(config.timeouts.tcp_idle, Duration::from_secs(5400));
     assert_eq!(config.timeouts.udp_idle, Duration::from_secs(7 * 86400));
     let [service] = config.services.as_slice() else { panic!("one service") };

@@ -1,3 +1,4 @@
+use std::collections::HashSet;
 use std::fs;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -5,7 +6,7 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use xdp_lb_common::net::MacAddress;
 use xdp_lb_common::reason::Reason;
-use xdp_lb_common::tables::Traffic;
+use xdp_lb_common::tables::{Book, FlowKey, FlowRecord, Traffic};
 
 use super::*;
 use crate::api::types::{BackendPatch, BackendState, BackendView};
@@ -63,7 +64,13 @@ impl Kernel for InMemory {
     }
 
     fn sizes(&self) -> Sizes {
-        let limits = Limits { services: 16, backends: 64, slots: self.lock().slots, flows: 1024 };
+        let limits = Limits {
+            services: 16,
+            backends: 64,
+            slots: self.lock().slots,
+            flows: 1024,
+            half_open_flows: 1024,
+        };
         Sizes { limits, snat_addresses: 64 }
     }
 
@@ -136,12 +143,16 @@ impl Kernel for InMemory {
         Ok(())
     }
 
-    fn census(&mut self) -> anyhow::Result<Census> {
+    fn census(&mut self, _: &Tables) -> anyhow::Result<Census> {
         let mut memory = self.lock();
         memory.censuses += 1;
         anyhow::ensure!(memory.counts, "the kernel is busy");
         let live = memory.live.clone();
-        Ok(Census { records: live.values().sum(), live })
+        Ok(Census { records: [live.values().sum(), 0], live, others: HashSet::new() })
+    }
+
+    fn sweep_flows(&mut self, _: &mut dyn FnMut(Book, &FlowKey, &FlowRecord) -> bool) -> anyhow::Result<()> {
+        Ok(())
     }
 }
 
@@ -160,7 +171,7 @@ struct Daemon {
 const TWO_SERVICES: &str = r#"
 interfaces = ["eth0"]
 state_file = "STATE"
-limits = { services = 16, backends = 64, slots = 100_000, flows = 1024 }
+limits = { services = 16, backends = 64, slots = 100_000, flows = 1024, half_open_flows = 1024 }
 
 [[service]]
 name = "web"
@@ -300,7 +311,7 @@ async fn a_backend_goes_down_with_its_check_or_its_next_hop_and_says_why() {
     assert_eq!(backends[1].reason, "no next hop: no route to 198.51.100.12");
     let status = daemon.handle.status().await.unwrap();
     let web = status.services.iter().find(|service| service.name == "web").unwrap();
-    assert_eq!((web.backends, web.backends_serving, web.ring_slots), (2, 0, 0));
+    assert_eq!((web.backends, web.backends_serving, web.ring_slots), (2, 0, 1009));
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use xdp_lb_common::tables::{Backend, Mode, Service, SlotIndex};
 use super::*;
 use crate::control::wanted::Path;
 
-const LIMITS: Limits = Limits { services: 8, backends: 60, slots: 20_000, flows: 1 };
+const LIMITS: Limits = Limits { services: 8, backends: 60, slots: 20_000, flows: 1, half_open_flows: 1 };
 const SIZES: Sizes = Sizes { limits: LIMITS, snat_addresses: 32 };
 
 /// The tables as the kernel has them: flat slots, and nothing that says where a ring ends but its
@@ -63,15 +63,28 @@ impl Kernel {
             for (_, slot) in
                 (service.ring_offset.0..).zip(self.ring(service)).filter(|(at, _)| written.contains(at))
             {
-                let owner = self.backend(slot.owner()).ok_or(format!("{slot:?} is owned by nobody"))?;
-                let prior = self.backend(slot.prior()).ok_or(format!("{slot:?} was owned by nobody"))?;
+                // Flows that drain keep their slots when nobody is left to take new ones.
+                let nobody = BackendIndex::default();
+                let prior = match slot.prior() == nobody {
+                    true => None,
+                    false => {
+                        Some(self.backend(slot.prior()).ok_or(format!("{slot:?} was owned by one gone"))?)
+                    }
+                };
+                if prior.is_some_and(|prior| prior.service != service.index) {
+                    return Err(format!("{slot:?} of {vip:?} was another service's"));
+                }
+                if slot.owner() == nobody {
+                    continue;
+                }
+                let owner = self.backend(slot.owner()).ok_or(format!("{slot:?} is owned by one gone"))?;
                 if owner.state != BackendState::Up as u8 {
                     return Err(format!("{slot:?} of {vip:?} is owned by one that is not up"));
                 }
                 if owner.ifindex == 0 {
                     return Err(format!("{slot:?} of {vip:?} is owned by one without a path"));
                 }
-                if [owner.service, prior.service] != [service.index; 2] {
+                if owner.service != service.index {
                     return Err(format!("{slot:?} of {vip:?} names another service's backend"));
                 }
                 let endpoint = Endpoint::new(owner.address, owner.port, vip.protocol);
@@ -118,7 +131,12 @@ fn expect(tables: &Tables, wanted: &[WantedService]) -> Result<(), String> {
         ensure(ring.len() == service.ring_len as usize, "a whole ring")?;
         let takes = |backend: &&WantedBackend| backend.state == BackendState::Up && backend.weight > 0;
         let total: f64 = want.backends.iter().filter(takes).map(|backend| f64::from(backend.weight)).sum();
-        ensure((total > 0.0) != ring.is_empty(), "a ring where, and only where, somebody takes flows")?;
+        let owned = ring.iter().filter(|slot| slot.owner() != BackendIndex::default()).count();
+        ensure(
+            owned == if total > 0.0 { ring.len() } else { 0 },
+            "slots of somebody where, and only where, one is up",
+        )?;
+        ensure(total == 0.0 || !ring.is_empty(), "a ring where somebody takes flows")?;
         for backend in &want.backends {
             let (index, record) = tables
                 .backends
@@ -175,7 +193,7 @@ fn backend(number: u8, weight: u16, state: BackendState) -> WantedBackend {
 
 fn service(number: u8, mode: Mode, backends: Vec<WantedBackend>) -> WantedService {
     let vip = Endpoint::new(Address::from(IpAddr::from([192, 0, 2, number])), Port::new(80), Protocol::TCP);
-    WantedService { vip, mode, snat_addresses: vec![], affinity_bits: 0, backends }
+    WantedService { vip, mode, records_flows: false, snat_addresses: vec![], affinity_bits: 0, backends }
 }
 
 fn up(numbers: impl IntoIterator<Item = u8>) -> Vec<WantedBackend> {
@@ -270,11 +288,11 @@ fn a_ring_of_another_length_is_written_to_free_room_and_swapped_in() {
     let before = *planner.tables().services.values().next().unwrap();
     let plan = step(&mut planner, &mut kernel, &[service(1, Mode::FullNat, up(1..12))]).unwrap();
     let after = *planner.tables().services.values().next().unwrap();
-    assert_eq!((before.ring_len, after.ring_len), (1_009, 2_053));
+    assert_eq!((before.ring_len, after.ring_len), (1_009, 2_018));
     assert_eq!(after.ring_offset, SlotIndex(1_009));
     assert_eq!(before.index, after.index);
     let slots: Vec<_> = plan.writes.iter().filter(|write| matches!(write, Write::Slots(..))).collect();
-    assert!(matches!(slots[..], [Write::Slots(SlotIndex(1_009), ring)] if ring.len() == 2_053));
+    assert!(matches!(slots[..], [Write::Slots(SlotIndex(1_009), ring)] if ring.len() == 2_018));
 }
 
 #[test]
@@ -324,7 +342,7 @@ fn a_ring_is_shorter_than_it_should_be_where_there_is_no_room() {
 
 #[test]
 fn one_of_ten_thousand_backends_that_fails_is_taken_out_quickly() {
-    let limits = Limits { services: 4_096, backends: 16_384, slots: 4_194_304, flows: 1 };
+    let limits = Limits { services: 4_096, backends: 16_384, slots: 4_194_304, flows: 1, half_open_flows: 1 };
     let many = |service: u8, count: u16| {
         let backends = (0..count).map(|number| {
             let [high, low] = number.to_be_bytes();
