@@ -1,9 +1,13 @@
-//! ICMP to VIPs.
+//! ICMP: pings of VIPs, and errors about flows.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
+use std::thread;
+use std::time::Duration;
 
-use xdp_lb_tests::client::ping;
-use xdp_lb_tests::{Daemon, Family, Network, Service, services};
+use xdp_lb_tests::client::{ping, udp_socket};
+use xdp_lb_tests::servers::Nginx;
+use xdp_lb_tests::{Daemon, Family, Host, Mode, Network, Service, Way, connect, services};
 
 #[test]
 fn vips_answer_pings_whether_or_not_they_are_addresses_of_the_host() {
@@ -32,4 +36,99 @@ fn vips_answer_pings_whether_or_not_they_are_addresses_of_the_host() {
     daemon.cli(&["service", "remove", "service-2"]).unwrap();
     assert!(ping(&network.client, elsewhere[0]).is_err(), "no service has this address any more");
     ping(&network.client, elsewhere[1]).unwrap();
+}
+
+fn vip(way: Way) -> SocketAddr {
+    SocketAddr::new(Network::vip(way.family), if way.mode == Mode::Nat { 80 } else { 81 })
+}
+
+/// A client behind a link whose MTU neither it nor the backends know: the router before it, which is the network's
+/// client, has to tell.
+fn behind_a_narrow_link(network: &Network) -> Host {
+    let far = network.lab.host("far").unwrap();
+    let router = &network.client;
+    connect(&far, "eth0", router, "eth1").unwrap();
+    for (host, v4, v6) in
+        [(&far, "203.0.113.5/24", "2001:db8:9::5/64"), (router, "203.0.113.1/24", "2001:db8:9::1/64")]
+    {
+        let device = if host.name() == "far" { "eth0" } else { "eth1" };
+        host.run(&format!("ip address add {v4} dev {device}")).unwrap();
+        host.run(&format!("ip address add {v6} dev {device} nodad")).unwrap();
+    }
+    far.run("ip route add default via 203.0.113.1").unwrap();
+    far.run("ip -6 route add default via 2001:db8:9::1").unwrap();
+    router.sysctl("net.ipv4.ip_forward", "1").unwrap();
+    router.sysctl("net.ipv6.conf.all.forwarding", "1").unwrap();
+    network.lb.run("ip route add 203.0.113.0/24 via 192.0.2.100").unwrap();
+    network.lb.run("ip -6 route add 2001:db8:9::/64 via 2001:db8:1::100").unwrap();
+    // In this direction alone: the far end still offers segments for 1500 bytes.
+    router.run("ip link set eth1 mtu 1280").unwrap();
+    far
+}
+
+/// Downloads some megabytes; whether all came within some seconds.
+fn downloads(client: &Host, vip: SocketAddr) -> bool {
+    let range = "--range 0-2999999 --max-time 5";
+    let length =
+        client.run(&format!("curl -sgf -o /dev/null -w %{{size_download}} {range} http://{vip}/big"));
+    length.is_ok_and(|length| length == "3000000")
+}
+
+#[test]
+fn a_download_through_a_narrow_link_completes_because_the_backend_is_told_of_it() {
+    let network = Network::new("pmtu", 1).unwrap();
+    let backend = &network.backends[0];
+    let _nginx = Nginx::start(backend, 8080).unwrap();
+    let far = behind_a_narrow_link(&network);
+    let config = services(Way::ALL.map(|way| {
+        let backends = network.endpoints(way.family, 8080);
+        Service::tcp(way, vip(way)).mode(way.mode).unchecked().backends(backends)
+    }));
+    let daemon = Daemon::start(&network.lb, &["eth0", "eth1"], &config).unwrap();
+    daemon.wait_until_up().unwrap();
+    for way in Way::ALL {
+        // Who is asked for the first time is not waited for below.
+        far.run(&format!("curl -sgf --retry 3 --retry-connrefused http://{}/", vip(way))).unwrap();
+
+        // A backend that does not hear the router sends segments that never arrive.
+        backend.run("nft add table inet deaf").unwrap();
+        backend.run("nft add chain inet deaf input { type filter hook input priority 0 ; }").unwrap();
+        backend.run("nft add rule inet deaf input icmp type destination-unreachable drop").unwrap();
+        backend.run("nft add rule inet deaf input icmpv6 type packet-too-big drop").unwrap();
+        assert!(!downloads(&far, vip(way)), "{way}: the link was not too narrow for the download");
+
+        backend.run("nft delete table inet deaf").unwrap();
+        assert!(downloads(&far, vip(way)), "{way}: the backend was not told how narrow the link is");
+        // What it learnt for one service is nothing that it knows for the next.
+        backend.run("ip route flush cache").unwrap();
+        backend.run("ip -6 route flush cache").unwrap();
+    }
+    assert_eq!(daemon.counter("icmp_without_flow").unwrap(), 0);
+}
+
+#[test]
+fn a_udp_client_learns_that_nobody_listens() {
+    let network = Network::new("refused", 1).unwrap();
+    let config =
+        services(Way::ALL.map(|way| {
+            Service::udp(way, vip(way)).mode(way.mode).backends(network.endpoints(way.family, 7000))
+        }));
+    let daemon = Daemon::start(&network.lb, &["eth0", "eth1"], &config).unwrap();
+    daemon.wait_until_up().unwrap();
+    for way in Way::ALL {
+        let source = SocketAddr::new(Network::client_address(way.family), 0);
+        let socket = udp_socket(&network.client, source).unwrap();
+        socket.connect(vip(way)).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        // The first packets may be lost to address resolution; ICMP errors are limited to some a second.
+        let refused = (0..10).any(|_| {
+            let answer = socket.send(b"hello").and_then(|_| socket.recv(&mut [0; 16]));
+            let refused = answer.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused);
+            if !refused {
+                thread::sleep(Duration::from_millis(200));
+            }
+            refused
+        });
+        assert!(refused, "{way}: the client was not told");
+    }
 }

@@ -17,6 +17,18 @@ impl Change {
         self.0 += u64::from(!old) + u64::from(new);
     }
 
+    /// What `other` gathered changes under this checksum, too.
+    #[inline(always)]
+    pub fn also(&mut self, other: Self) {
+        self.0 += other.0;
+    }
+
+    /// The checksum `old` that lies under this one becomes `new`.
+    #[inline(always)]
+    pub fn checksum(&mut self, old: Be16, new: Be16) {
+        self.word(old.word(), new.word());
+    }
+
     /// The port `old` becomes `new`.
     #[inline(always)]
     pub fn port(&mut self, old: Port, new: Port) {

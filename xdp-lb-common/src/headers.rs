@@ -27,6 +27,20 @@ pub const TCP_ACK: u8 = 0x10;
 pub const ICMP_ECHO: u8 = 8;
 /// ICMP echo reply.
 pub const ICMP_ECHO_REPLY: u8 = 0;
+/// ICMP destination unreachable, of which "fragmentation needed" is one.
+pub const ICMP_UNREACHABLE: u8 = 3;
+/// ICMP time exceeded.
+pub const ICMP_TIME_EXCEEDED: u8 = 11;
+/// ICMP parameter problem.
+pub const ICMP_PARAMETER_PROBLEM: u8 = 12;
+/// ICMPv6 destination unreachable (RFC 4443 section 3).
+pub const ICMPV6_UNREACHABLE: u8 = 1;
+/// ICMPv6 packet too big.
+pub const ICMPV6_PACKET_TOO_BIG: u8 = 2;
+/// ICMPv6 time exceeded.
+pub const ICMPV6_TIME_EXCEEDED: u8 = 3;
+/// ICMPv6 parameter problem.
+pub const ICMPV6_PARAMETER_PROBLEM: u8 = 4;
 /// ICMPv6 echo request (RFC 4443 section 4.1).
 pub const ICMPV6_ECHO: u8 = 128;
 /// ICMPv6 echo reply.

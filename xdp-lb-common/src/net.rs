@@ -296,7 +296,19 @@ impl fmt::Display for MacAddress {
 /// One end of a service or of a backend: address, port and protocol; the key of the tables that
 /// know a service by its VIP, and a backend by its own address.
 #[derive(
-    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, FromBytes, IntoBytes, Immutable, KnownLayout,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Debug,
+    Default,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
 )]
 #[repr(C)]
 pub struct Endpoint {

@@ -3,7 +3,7 @@
 
 use crate::headers::{
     ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN, Ethernet, ExtensionHeader, Icmp,
-    Ipv4, Ipv6, Tcp, Udp, VlanTag,
+    Ipv4, Ipv6, TCP_ACK, Tcp, Udp, VlanTag,
 };
 use crate::net::{Address, Endpoint, MacAddress, Port, Protocol};
 use crate::packet::Packet;
@@ -198,8 +198,19 @@ fn parse_v6<P: Packet>(packet: &P, l3: usize) -> Result<Network, Reason> {
     if end > packet.length() {
         return Err(Reason::LengthMismatch);
     }
-    let mut protocol = ip.next_header;
-    let mut l4 = start;
+    let (protocol, l4) = walk(packet, ip.next_header, start)?;
+    let (source, destination) = (Address::v6(ip.source), Address::v6(ip.destination));
+    // IPv4-mapped addresses have no business on a wire (RFC 4942 section 2.2), and would be taken for
+    // IPv4 in the tables.
+    if l4 > end || source.is_v4() || destination.is_v4() {
+        return Err(Reason::Malformed);
+    }
+    Ok(Network { source, destination, protocol, ttl: ip.hop_limit, l4, payload: end - l4 })
+}
+
+/// Walks over the extension headers; returns what follows them, and where.
+#[inline(always)]
+fn walk<P: Packet>(packet: &P, mut protocol: Protocol, mut l4: usize) -> Result<(Protocol, usize), Reason> {
     for _ in 0..EXTENSION_HEADERS {
         if !matches!(protocol, HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS) {
             break;
@@ -218,10 +229,84 @@ fn parse_v6<P: Packet>(packet: &P, l3: usize) -> Result<Network, Reason> {
         Protocol(number) if NOT_WALKED.contains(&number) => return Err(Reason::ExtensionHeaders),
         _ => {}
     }
+    Ok((protocol, l4))
+}
+
+/// The largest ICMP error that is looked into, bytes of IP. A router makes them of 576 or 1,280 bytes at the
+/// most (RFC 1812 section 4.3.2.3, RFC 4443 section 2.4 (c)); any fits into a frame.
+const ERROR_LENGTH: u32 = 4096;
+
+/// Reads the headers of the packet that an ICMP error quotes, of which at least the ports are there. Its
+/// `l3` and `l4` are places in the frame, and its `ip_length` is what is quoted of it.
+///
+/// A call of its own in the kernel, as [`parse`] is.
+///
+/// # Errors
+/// The reason why the error is left to the host.
+#[inline(never)]
+pub fn parse_quoted<P: Packet>(packet: &P, error: &Parsed, quoted: &mut Parsed) -> Result<(), Reason> {
+    if error.ip_length > ERROR_LENGTH {
+        return Err(Reason::Malformed);
+    }
+    let l3 = error.l4 + size_of::<Icmp>();
+    let end = error.l3 + error.ip_length as usize;
+    let network =
+        if error.is_v4 { parse_quoted_v4(packet, l3, end)? } else { parse_quoted_v6(packet, l3, end)? };
+    if !matches!(network.protocol, Protocol::TCP | Protocol::UDP) {
+        return Err(Reason::NotTcpOrUdp);
+    }
+    if network.payload < QUOTED_TRANSPORT {
+        return Err(Reason::Malformed);
+    }
+    let [source_port, destination_port]: [Port; 2] = packet.read(network.l4).ok_or(Reason::Malformed)?;
+    *quoted = Parsed {
+        key: FlowKey::new(
+            Endpoint::new(network.source, source_port, network.protocol),
+            Endpoint::new(network.destination, destination_port, network.protocol),
+        ),
+        is_v4: error.is_v4,
+        l3,
+        l4: network.l4,
+        ip_length: (end - l3) as u32,
+        // As of a flow that is under way.
+        tcp_flags: TCP_ACK,
+        ..Parsed::default()
+    };
+    Ok(())
+}
+
+/// How much is quoted of a TCP or UDP packet at least, bytes: its ports and what identifies it (RFC 792).
+const QUOTED_TRANSPORT: usize = 8;
+
+/// The payload's length is what is there of it: the quote may be cut short, and says how long the packet was.
+#[inline(always)]
+fn parse_quoted_v4<P: Packet>(packet: &P, l3: usize, end: usize) -> Result<Network, Reason> {
+    let ip: Ipv4 = packet.read(l3).ok_or(Reason::Malformed)?;
+    let header = usize::from(ip.version_and_length & 0xf) * 4;
+    let l4 = l3 + header;
+    if ip.version_and_length >> 4 != 4 || header < size_of::<Ipv4>() || l4 > end {
+        return Err(Reason::Malformed);
+    }
+    // A later fragment has no ports; the first has.
+    if ip.fragment.get() & 0x1fff != 0 {
+        return Err(Reason::Fragment);
+    }
+    Ok(Network {
+        source: Address::v4(ip.source),
+        destination: Address::v4(ip.destination),
+        protocol: ip.protocol,
+        ttl: ip.ttl,
+        l4,
+        payload: end - l4,
+    })
+}
+
+#[inline(always)]
+fn parse_quoted_v6<P: Packet>(packet: &P, l3: usize, end: usize) -> Result<Network, Reason> {
+    let ip: Ipv6 = packet.read(l3).ok_or(Reason::Malformed)?;
+    let (protocol, l4) = walk(packet, ip.next_header, l3 + size_of::<Ipv6>())?;
     let (source, destination) = (Address::v6(ip.source), Address::v6(ip.destination));
-    // IPv4-mapped addresses have no business on a wire (RFC 4942 section 2.2), and would be taken for
-    // IPv4 in the tables.
-    if l4 > end || source.is_v4() || destination.is_v4() {
+    if ip.version_and_flow.get() >> 28 != 6 || l4 > end || source.is_v4() || destination.is_v4() {
         return Err(Reason::Malformed);
     }
     Ok(Network { source, destination, protocol, ttl: ip.hop_limit, l4, payload: end - l4 })

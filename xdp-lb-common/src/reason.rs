@@ -54,7 +54,7 @@ reasons! {
     NotIp = 0, Pass, "not_ip",
         "not IPv4 or IPv6 (ARP, LLDP and the like): the host handles it";
     NotTcpOrUdp = 1, Pass, "not_tcp_or_udp",
-        "IP, but neither TCP nor UDP nor an echo request to a VIP (other ICMP, OSPF and the like): the host handles it";
+        "IP, but neither TCP nor UDP, and no ICMP to a VIP or about a flow (other ICMP, OSPF and the like): the host handles it";
     NoService = 2, Pass, "no_service",
         "no service has this address, port and protocol, and no backend sent it: the host's own traffic";
     TooManyTags = 3, Pass, "too_many_vlan_tags",
@@ -97,7 +97,9 @@ reasons! {
         "a backend answers a `full-nat` flow whose record is gone; the client's next packet puts it back: if it grows, raise limits.flows";
     SourceIsOurs = 22, Drop, "source_is_ours",
         "a UDP packet to a service, in the name of a service or of a backend: forged, or two services would answer each other for ever";
-    Internal = 23, Drop, "internal",
+    IcmpWithoutFlow = 23, Drop, "icmp_without_flow",
+        "an ICMP error about a packet that a VIP sent to a client, whose flow is not known any more: there is no backend to tell";
+    Internal = 24, Drop, "internal",
         "a table that must always be there could not be read: reload with `xdp-lb unload` and a new start, and report it";
 }
 

@@ -213,6 +213,12 @@ impl FlowKey {
         }
     }
 
+    /// The key of a packet the other way.
+    #[inline(always)]
+    pub const fn reversed(&self) -> Self {
+        Self::new(self.destination_endpoint(), self.source_endpoint())
+    }
+
     /// The packet's sender.
     #[inline(always)]
     pub const fn source_endpoint(&self) -> Endpoint {
@@ -348,7 +354,7 @@ pub struct VlanDevice {
 }
 
 /// A packet to a client, for the routing table.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct RouteQuery {
     /// Who it comes from, in the client's eyes.
     pub source: Endpoint,

@@ -78,22 +78,28 @@ pub fn records_flows(service: &Service) -> bool {
 /// recorded; elsewhere the flow's record tells, and one that has none gets one.
 #[inline(always)]
 fn course<'t, T: Tables>(context: &Context<'t, T>, service: &Service) -> Result<Course<'t>, Reason> {
-    let Context { tables, parsed, settings, .. } = *context;
-    let key = &parsed.key;
-    if !records_flows(service)
-        && let Some((slot, backend)) = owner(tables, settings, service, key)
-        && !slot.is_tracked()
-        && is_up(service, backend)
-        && backend.shared == 0
-    {
+    if let Some((index, backend)) = settled(context, service) {
         refuse_own_sender(context)?;
-        let is_new = is_first(parsed);
-        return Ok(Course { index: slot.owner(), backend, source: key.source_endpoint(), is_new });
+        let is_new = is_first(context.parsed);
+        return Ok(Course { index, backend, source: context.parsed.key.source_endpoint(), is_new });
     }
     match follow(context, service) {
         Some(course) => Ok(course),
         None => begin(context, service),
     }
+}
+
+/// The backend of a flow that needs no record.
+#[inline(always)]
+fn settled<'t, T: Tables>(
+    context: &Context<'t, T>,
+    service: &Service,
+) -> Option<(BackendIndex, &'t Backend)> {
+    if records_flows(service) {
+        return None;
+    }
+    let (slot, backend) = owner(context.tables, context.settings, service, &context.parsed.key)?;
+    (!slot.is_tracked() && is_up(service, backend) && backend.shared == 0).then(|| (slot.owner(), backend))
 }
 
 /// The slot of a flow, and its owner.
@@ -165,6 +171,27 @@ fn follow<'t, T: Tables>(context: &Context<'t, T>, service: &Service) -> Option<
         record.life.note(now, progress);
     }
     Some(Course { index, backend, source, is_new: false })
+}
+
+/// The backend that a packet would go to, and whom it would seem to come from, if its flow is known or
+/// needs no record to be. Nothing is written.
+#[inline(always)]
+pub fn find<T: Tables>(context: &Context<'_, T>, service: &Service) -> Option<(BackendIndex, Endpoint)> {
+    let key = &context.parsed.key;
+    if let Some((index, _)) = settled(context, service) {
+        return Some((index, key.source_endpoint()));
+    }
+    if let Some((record, _)) = pair::recall(context.tables, key)
+        && let Some(backend) = context.tables.backend(record.backend)
+        && holds(context, &record, service, backend)
+    {
+        return Some((record.backend, Endpoint::new(record.source, record.source_port, key.protocol)));
+    }
+    if service.mode == Mode::FullNat as u8 {
+        return None;
+    }
+    let (index, _) = choose(context, service, slot_hash(context.settings, service, key)).ok()?;
+    Some((index, key.source_endpoint()))
 }
 
 /// Whether a flow's record still says where its packets go.

@@ -1,12 +1,15 @@
 //! ICMP and ICMPv6 (RFC 792, RFC 4443): echo requests to a VIP are answered here, so that a VIP answers a
-//! ping whether or not it is an address of this host.
+//! ping whether or not it is an address of this host. Errors about flows have a [module](super::icmp_error)
+//! of their own.
 //!
 //! An answer goes to where its question came from and is as long as that, so there is nothing to amplify.
 
-use super::rewrite::Departure;
+use super::Scratch;
 use crate::checksum::Change;
 use crate::headers::{
-    Ethernet, ICMP_ECHO, ICMP_ECHO_REPLY, ICMPV6_ECHO, ICMPV6_ECHO_REPLY, Icmp, Ipv4, Ipv6,
+    Ethernet, ICMP_ECHO, ICMP_ECHO_REPLY, ICMP_PARAMETER_PROBLEM, ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE,
+    ICMPV6_ECHO, ICMPV6_ECHO_REPLY, ICMPV6_PACKET_TOO_BIG, ICMPV6_PARAMETER_PROBLEM, ICMPV6_TIME_EXCEEDED,
+    ICMPV6_UNREACHABLE, Icmp, Ipv4, Ipv6,
 };
 use crate::packet::Packet;
 use crate::parse::Parsed;
@@ -16,23 +19,41 @@ use crate::tables::Tables;
 /// The hops that an answer has: IANA's recommendation ("IP Parameters", default TTL).
 const TTL: u8 = 64;
 
-/// Takes an ICMP message to its departure.
+/// What became of an ICMP message.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Message {
+    /// An echo request, which is its answer now.
+    Answered,
+    /// It is an error, and has not been looked into.
+    Error,
+}
+
+/// Answers an echo request to a VIP, and tells an error from what is the host's.
 ///
 /// A call of its own in the kernel, not inlined: it is rare.
 #[inline(never)]
 pub fn icmp<P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
-    parsed: &Parsed,
-    departure: &mut Departure,
-) -> Result<(), Reason> {
+    scratch: &mut Scratch,
+) -> Result<Message, Reason> {
+    let parsed = &scratch.parsed;
     let message: Icmp = packet.read(parsed.l4).ok_or(Reason::Internal)?;
-    let echo = if parsed.is_v4 { ICMP_ECHO } else { ICMPV6_ECHO };
-    if message.kind == echo && is_plain(parsed) && tables.is_vip(&parsed.key.destination) {
-        departure.ifindex = parsed.ingress;
-        return answer(packet, parsed, message);
+    match (parsed.is_v4, message.kind) {
+        (true, ICMP_ECHO) | (false, ICMPV6_ECHO)
+            if is_plain(parsed) && tables.is_vip(&parsed.key.destination) =>
+        {
+            scratch.departure.ifindex = parsed.ingress;
+            answer(packet, parsed, message)?;
+            Ok(Message::Answered)
+        }
+        (true, ICMP_UNREACHABLE | ICMP_TIME_EXCEEDED | ICMP_PARAMETER_PROBLEM)
+        | (
+            false,
+            ICMPV6_UNREACHABLE | ICMPV6_PACKET_TOO_BIG | ICMPV6_TIME_EXCEEDED | ICMPV6_PARAMETER_PROBLEM,
+        ) => Ok(Message::Error),
+        _ => Err(Reason::NotTcpOrUdp),
     }
-    Err(Reason::NotTcpOrUdp)
 }
 
 /// Whether this is a packet to answer: from one host, and without IP options or extension headers,

@@ -3,18 +3,20 @@
 mod affinity;
 mod forward;
 mod icmp;
+mod icmp_error;
 mod pair;
 mod reply;
 mod rewrite;
 
 pub use self::affinity::slot_hash;
 pub use self::forward::records_flows;
+use self::icmp_error::About;
 use self::rewrite::Departure;
 use crate::flow::{Direction, advance};
 use crate::packet::Packet;
 use crate::parse::{self, Parsed, parse};
 use crate::reason::{Kind, Reason};
-use crate::tables::{Settings, Tables};
+use crate::tables::{BackendIndex, FlowKey, RouteQuery, Settings, Tables};
 
 /// What is to be done with a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,7 +36,15 @@ pub enum Verdict {
 #[derive(Default)]
 pub struct Scratch {
     parsed: Parsed,
+    /// The packet that an ICMP error quotes.
+    quoted: Parsed,
+    /// The addresses and ports that the receiver of the error knows that packet by.
+    requoted: FlowKey,
+    /// The backend that the flow of that packet has.
+    backend: BackendIndex,
     departure: Departure,
+    /// What the routing table is asked.
+    query: RouteQuery,
     /// How far a flow has come that begins with this packet.
     progress: u8,
 }
@@ -70,24 +80,44 @@ fn balance<P: Packet, T: Tables>(
     tables: &T,
     scratch: &mut Scratch,
 ) -> Result<Verdict, Reason> {
-    let Scratch { parsed, departure, progress } = scratch;
-    parse(packet, parsed)?;
-    let parsed = &*parsed;
-    if parsed.kind == parse::Kind::Icmp {
-        icmp::icmp(packet, tables, parsed, departure)?;
-    } else if let Some(service) = tables.service(&parsed.key.destination_endpoint()) {
-        let settings = tables.settings().ok_or(Reason::Internal)?;
-        *progress = advance(0, Direction::Forward, parsed.tcp_flags);
-        let context = Context { tables, settings, parsed, now: tables.now(), progress };
-        forward::forward(packet, &context, service, departure)?
-    } else if let Some(rule) = tables.reply(&parsed.key.source_endpoint()) {
-        reply::reply(packet, tables, parsed, rule, departure)?
+    parse(packet, &mut scratch.parsed)?;
+    if scratch.parsed.kind == parse::Kind::Icmp {
+        if icmp::icmp(packet, tables, scratch)? == icmp::Message::Error {
+            let about = icmp_error::quoted(packet, tables, scratch)?;
+            match about {
+                About::Backend => icmp_error::to_backend(tables, scratch)?,
+                About::Client => {
+                    if !icmp_error::to_client(tables, scratch)? {
+                        icmp_error::to_client_by_route(tables, scratch)?;
+                    }
+                }
+            }
+            icmp_error::send(packet, tables, scratch, about)?;
+        }
     } else {
-        return Err(Reason::NoService);
+        steer(packet, tables, scratch)?;
     }
+    let Scratch { parsed, departure, .. } = scratch;
     Ok(if departure.ifindex == parsed.ingress {
         Verdict::Transmit
     } else {
         Verdict::Redirect(departure.ifindex)
     })
+}
+
+/// Takes a packet of a flow to its departure.
+#[inline(always)]
+fn steer<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Scratch) -> Result<(), Reason> {
+    let Scratch { parsed, departure, query, progress, .. } = scratch;
+    let parsed = &*parsed;
+    if let Some(service) = tables.service(&parsed.key.destination_endpoint()) {
+        let settings = tables.settings().ok_or(Reason::Internal)?;
+        *progress = advance(0, Direction::Forward, parsed.tcp_flags);
+        let context = Context { tables, settings, parsed, now: tables.now(), progress };
+        forward::forward(packet, &context, service, departure)
+    } else if let Some(rule) = tables.reply(&parsed.key.source_endpoint()) {
+        reply::reply(packet, tables, parsed, rule, query, departure)
+    } else {
+        Err(Reason::NoService)
+    }
 }

@@ -3,7 +3,7 @@
 use super::pair::{self, Note};
 use super::rewrite::{Departure, check_hops, rewrite};
 use crate::flow::{Direction, advance};
-use crate::net::Endpoint;
+use crate::net::{Endpoint, Protocol};
 use crate::packet::Packet;
 use crate::parse::Parsed;
 use crate::reason::Reason;
@@ -16,13 +16,15 @@ pub fn reply<P: Packet, T: Tables>(
     tables: &T,
     parsed: &Parsed,
     rule: &Reply,
+    query: &mut RouteQuery,
     departure: &mut Departure,
 ) -> Result<(), Reason> {
     if rule.by_record != 0
         && let Some((record, book)) = pair::recall(tables, &parsed.key)
     {
         note(tables, parsed, &record, book)?;
-        return by_record(packet, tables, parsed, &record, departure);
+        recorded(&record, parsed.key.protocol, departure);
+        return send(packet, tables, parsed, record.backend, departure);
     }
     if rule.stateless == 0 {
         // Passed on, the host would answer with a reset in the client's name. A health check's answer
@@ -34,7 +36,8 @@ pub fn reply<P: Packet, T: Tables>(
             Reason::NotAReply
         });
     }
-    stateless(packet, tables, parsed, rule, departure)
+    routed(tables, parsed, rule, parsed.key.destination_endpoint(), query, departure)?;
+    send(packet, tables, parsed, rule.backend, departure)
 }
 
 /// Notes a backend's packet in both of its flow's records.
@@ -53,49 +56,42 @@ fn note<T: Tables>(tables: &T, parsed: &Parsed, record: &FlowRecord, book: Book)
     Ok(())
 }
 
-/// By the flow's record: back the way the client's packets come.
+/// How the replies of this record leave: back the way the client's packets come.
 #[inline(always)]
-fn by_record<P: Packet, T: Tables>(
-    packet: &mut P,
-    tables: &T,
-    parsed: &Parsed,
-    record: &FlowRecord,
-    departure: &mut Departure,
-) -> Result<(), Reason> {
-    let client = Endpoint::new(record.destination, record.destination_port, parsed.key.protocol);
+pub fn recorded(record: &FlowRecord, protocol: Protocol, departure: &mut Departure) {
+    let client = Endpoint::new(record.destination, record.destination_port, protocol);
     *departure = Departure {
-        key: FlowKey::new(Endpoint::new(record.source, record.source_port, client.protocol), client),
+        key: FlowKey::new(Endpoint::new(record.source, record.source_port, protocol), client),
         ifindex: record.ifindex,
         tags: record.tags,
         source_mac: record.source_mac,
         destination_mac: record.destination_mac,
     };
-    send(packet, tables, parsed, record.backend, departure)
 }
 
-/// Without a record: in the name of the one VIP that this backend serves, as the host's routes say.
+/// How a packet of this backend's leaves for a client without a record: in the name of the one VIP that
+/// the backend serves, as the host's routes say.
 #[inline(always)]
-fn stateless<P: Packet, T: Tables>(
-    packet: &mut P,
+pub fn routed<T: Tables>(
     tables: &T,
     parsed: &Parsed,
     rule: &Reply,
+    client: Endpoint,
+    query: &mut RouteQuery,
     departure: &mut Departure,
 ) -> Result<(), Reason> {
-    let key = &parsed.key;
-    let vip = Endpoint::new(rule.vip, rule.port, key.protocol);
-    let client = key.destination_endpoint();
-    let query = RouteQuery {
+    let vip = Endpoint::new(rule.vip, rule.port, client.protocol);
+    *query = RouteQuery {
         source: vip,
         destination: client,
         length: parsed.ip_length as u16,
         ingress: parsed.ingress,
     };
-    match tables.route(&query) {
+    match tables.route(query) {
         Route::Via { ifindex, tags, source_mac, destination_mac } => {
             let key = FlowKey::new(vip, client);
             *departure = Departure { key, ifindex, tags, source_mac, destination_mac };
-            send(packet, tables, parsed, rule.backend, departure)
+            Ok(())
         }
         Route::Local => Err(Reason::NotAReply),
         Route::NeighbourMissing => Err(Reason::ReplyNeighbourMissing),

@@ -39,7 +39,7 @@ pub fn check_hops(parsed: &Parsed) -> Result<(), Reason> {
 
 /// The IP header: addresses, and a hop count that [`check_hops`] has looked at.
 #[inline(always)]
-fn rewrite_ip<P: Packet>(
+pub fn rewrite_ip<P: Packet>(
     packet: &mut P,
     parsed: &Parsed,
     new: &FlowKey,
@@ -90,7 +90,11 @@ fn rewrite_ports<P: Packet>(
 
 /// The Ethernet header, with as many tags as the way out wants.
 #[inline(always)]
-fn rewrite_ethernet<P: Packet>(packet: &mut P, parsed: &Parsed, departure: &Departure) -> Result<(), Reason> {
+pub fn rewrite_ethernet<P: Packet>(
+    packet: &mut P,
+    parsed: &Parsed,
+    departure: &Departure,
+) -> Result<(), Reason> {
     let tags = departure.tags;
     if tags.header_length() != parsed.l3 {
         packet.move_head(parsed.l3 as i32 - tags.header_length() as i32).ok_or(Reason::HeaderRoom)?;

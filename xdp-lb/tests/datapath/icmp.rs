@@ -1,4 +1,4 @@
-//! ICMP: echo requests.
+//! ICMP: echo requests to VIPs.
 
 use xdp_lb::control::tables::Write;
 use xdp_lb_common::net::{Endpoint, Protocol};

@@ -7,6 +7,7 @@ mod affinity;
 mod full_nat;
 mod homes;
 mod icmp;
+mod icmp_errors;
 mod load;
 mod nat;
 mod packets;

@@ -213,6 +213,19 @@ impl Icmp {
         }
     }
 
+    /// An error about a packet, of which it quotes so many bytes or all: "fragmentation needed" or "packet too big".
+    pub fn too_big(from: &str, to: &str, about: &Frame, quoted: usize) -> Self {
+        let (kind, code) = if to.contains(':') { (2, 0) } else { (3, 4) };
+        Self { rest: [0, 0, 5, 0], ..Self::error(from, to, kind, code, about, quoted) }
+    }
+
+    /// Any error.
+    pub fn error(from: &str, to: &str, kind: u8, code: u8, about: &Frame, quoted: usize) -> Self {
+        let mut payload = about.clone().untagged().bytes().split_off(14);
+        payload.truncate(quoted);
+        Self { payload, ..Self::new(from, to, kind, code) }
+    }
+
     /// The frame's bytes, with every length and checksum as it should be.
     pub fn bytes(&self) -> Vec<u8> {
         let mut bytes = [self.to_mac, self.from_mac].concat();

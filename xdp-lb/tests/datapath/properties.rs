@@ -7,7 +7,7 @@ use xdp_lb_common::process::Verdict;
 use xdp_lb_common::tables::Mode;
 
 use crate::homes::Homes;
-use crate::packets::{Frame, ends};
+use crate::packets::{Frame, Icmp, ends};
 
 fn homes() -> Homes {
     let mut homes = Homes::with_flows(65_536);
@@ -45,6 +45,103 @@ fn frame() -> impl Strategy<Value = Frame> {
             frame
         },
     )
+}
+
+/// An ICMP error to come, about a packet of a client's flow.
+#[derive(Clone, Debug)]
+struct Error {
+    /// The client's packet.
+    first: Frame,
+    /// Which of the flow's packets it is about.
+    about: usize,
+    kind: Option<u8>,
+    code: u8,
+    quoted: usize,
+}
+
+impl Error {
+    /// Sends the client's packet, and makes the error about its flow.
+    fn prepare(&self, homes: &mut Homes) -> Icmp {
+        let outcome = homes.send(&self.first);
+        let (vip, client) = (self.first.to, self.first.from);
+        let (source, backend) = match outcome.verdict {
+            Verdict::Redirect(_) => ends(&outcome.bytes),
+            _ => (client, vip),
+        };
+        let (from, to) = [(vip, client), (client, vip), (source, backend), (backend, source)][self.about];
+        let router = if vip.is_ipv4() { "198.51.100.1" } else { "2001:db8:9::1" };
+        let about = Frame { from, to, ..self.first.clone() };
+        let error = Icmp::too_big(router, &from.ip().to_string(), &about, self.quoted);
+        let kind = self.kind.unwrap_or(error.kind);
+        Icmp { kind, code: self.code, tags: self.first.tags.clone(), ..error }
+    }
+}
+
+fn error() -> impl Strategy<Value = Error> {
+    let kind = prop_oneof![Just(None), (0u8..=13).prop_map(Some), any::<u8>().prop_map(Some)];
+    let quoted = prop_oneof![Just(1000), 0usize..100];
+    (frame(), 0usize..4, kind, any::<u8>(), quoted).prop_map(|(first, about, kind, code, quoted)| Error {
+        first,
+        about,
+        kind,
+        code,
+        quoted,
+    })
+}
+
+/// Whether a frame's ICMP message and IPv4 header have the right checksums.
+fn is_whole(bytes: &[u8]) -> bool {
+    let sliced = etherparse::SlicedPacket::from_ethernet(bytes).expect("a frame that leaves is whole");
+    match (sliced.net, sliced.transport) {
+        (Some(etherparse::NetSlice::Ipv4(ip)), Some(etherparse::TransportSlice::Icmpv4(icmp))) => {
+            let sum = etherparse::checksum::Sum16BitWords::new().add_slice(icmp.slice());
+            let header = ip.header().to_header();
+            sum.ones_complement() == 0 && header.calc_header_checksum() == header.header_checksum
+        }
+        (Some(etherparse::NetSlice::Ipv6(ip)), Some(etherparse::TransportSlice::Icmpv6(icmp))) => {
+            let header = ip.header();
+            icmp.is_checksum_valid(header.source(), header.destination())
+        }
+        _ => false,
+    }
+}
+
+#[test]
+fn an_icmp_error_that_is_forwarded_is_whole() {
+    let homes = std::cell::RefCell::new(homes());
+    let forwarded = std::cell::Cell::new(0);
+    runner(2000)
+        .run(&error(), |error| {
+            let mut homes = homes.borrow_mut();
+            let error = error.prepare(&mut homes);
+            let outcome = homes.send_bytes(&error.bytes());
+            if let Verdict::Redirect(_) | Verdict::Transmit = outcome.verdict {
+                forwarded.set(forwarded.get() + 1);
+                prop_assert!(is_whole(&outcome.bytes), "{}", crate::homes::hex(&outcome.bytes));
+            }
+            Ok(())
+        })
+        .unwrap();
+    assert!(forwarded.get() > 200, "{} of 2,000 errors were forwarded", forwarded.get());
+}
+
+#[test]
+fn damaged_icmp_errors_are_treated_alike_in_both_homes() {
+    let homes = std::cell::RefCell::new(homes());
+    let damage = prop::collection::vec((0usize..140, any::<u8>()), 1..6);
+    runner(3000)
+        .run(&(error(), damage, 0usize..200), |(error, damage, cut)| {
+            let mut homes = homes.borrow_mut();
+            let mut bytes = error.prepare(&mut homes).bytes();
+            for (place, value) in damage {
+                let place = place % bytes.len();
+                bytes[place] = value;
+            }
+            bytes.truncate((bytes.len() - cut % bytes.len()).max(14));
+            homes.send_bytes(&bytes);
+            Ok(())
+        })
+        .unwrap();
 }
 
 fn runner(cases: u32) -> TestRunner {

@@ -1,0 +1,193 @@
+//! ICMP errors about a flow (RFC 5508 section 4 says what a NAT does with them): path MTU discovery and
+//! "port unreachable" work through the load balancer as if it were not there.
+//!
+//! An error quotes the packet that it is about, as that packet was where the error was made. Towards a
+//! backend, and towards a client, the quote becomes that packet as its sender knows it, and all checksums
+//! follow: those of the quote, where it is long enough to have them, and ICMP's own, which covers it.
+//! Nothing about the quote is trusted; no record is made or kept alive by an error.
+
+use super::forward::find;
+use super::rewrite::{Departure, check_hops, rewrite_ethernet, rewrite_ip};
+use super::{Context, Scratch, pair, reply};
+use crate::checksum::Change;
+use crate::headers::{Ipv4, Ipv6};
+use crate::net::{Be16, Port, Protocol};
+use crate::packet::Packet;
+use crate::parse::{Parsed, parse_quoted};
+use crate::reason::Reason;
+use crate::tables::{FlowKey, Mode, Tables, Tags};
+
+/// Whose packet an ICMP error quotes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum About {
+    /// One that a VIP sent to a client: a backend's.
+    Backend,
+    /// One that was sent to a backend: a client's.
+    Client,
+}
+
+/// Reads what the error quotes, and says whose packet that is.
+///
+/// Like the steps that follow, a call of its own in the kernel, not inlined, and one that leaves what it
+/// finds in the scratch: a program's stack is 512 bytes, and all calls under way share it.
+#[inline(never)]
+pub fn quoted<P: Packet, T: Tables>(packet: &P, tables: &T, scratch: &mut Scratch) -> Result<About, Reason> {
+    let Scratch { parsed, quoted, .. } = scratch;
+    parse_quoted(packet, parsed, quoted)?;
+    // An error goes to the sender of the packet that it quotes.
+    if parsed.key.destination != quoted.key.source {
+        return Err(Reason::NotTcpOrUdp);
+    }
+    if tables.service(&quoted.key.source_endpoint()).is_some() {
+        Ok(About::Backend)
+    } else if tables.reply(&quoted.key.destination_endpoint()).is_some() {
+        Ok(About::Client)
+    } else {
+        Err(Reason::NotTcpOrUdp)
+    }
+}
+
+/// Finds the backend whose packet is quoted, and how the error leaves for it.
+#[inline(never)]
+pub fn to_backend<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<(), Reason> {
+    let Scratch { parsed, quoted, requoted, departure, progress, backend: place, .. } = scratch;
+    check_hops(parsed)?;
+    let settings = tables.settings().ok_or(Reason::Internal)?;
+    let service = tables.service(&quoted.key.source_endpoint()).ok_or(Reason::Internal)?;
+    // The backend is the one that the client's own packets go to.
+    quoted.key = quoted.key.reversed();
+    let context = Context { tables, settings, parsed: quoted, now: tables.now(), progress };
+    let (index, client) = find(&context, service).ok_or(Reason::IcmpWithoutFlow)?;
+    quoted.key = quoted.key.reversed();
+    *place = index;
+    let backend = tables.backend(index).ok_or(Reason::Internal)?;
+    *requoted = FlowKey::new(backend.endpoint(client.protocol), client);
+    departure.key = requoted.reversed();
+    if service.mode != Mode::FullNat as u8 {
+        // A backend of `full-nat` need not know a way to anybody but this host; others see who made the error.
+        departure.key.source = parsed.key.source;
+    }
+    departure.ifindex = backend.ifindex;
+    departure.tags = Tags::vlan(backend.vlan);
+    departure.source_mac = backend.source_mac;
+    departure.destination_mac = backend.destination_mac;
+    Ok(())
+}
+
+/// Finds the client whose packet is quoted, and how the error leaves for it: in the VIP's name, from which
+/// the client's firewall expects it. Says whether the flow's record tells; else the routes do.
+#[inline(never)]
+pub fn to_client<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<bool, Reason> {
+    let Scratch { parsed, quoted, requoted, departure, backend, .. } = scratch;
+    check_hops(parsed)?;
+    *requoted = quoted.key.reversed();
+    let rule = tables.reply(&requoted.source_endpoint()).ok_or(Reason::Internal)?;
+    *backend = rule.backend;
+    if rule.by_record != 0
+        && let Some((record, _)) = pair::recall(tables, requoted)
+    {
+        if !record.life.is_reply() {
+            return Err(Reason::NotAReply);
+        }
+        *backend = record.backend;
+        reply::recorded(&record, quoted.key.protocol, departure);
+        *requoted = departure.key.reversed();
+        Ok(true)
+    } else if rule.stateless != 0 {
+        Ok(false)
+    } else {
+        Err(Reason::NotAReply)
+    }
+}
+
+/// Likewise, where the routes tell.
+#[inline(never)]
+pub fn to_client_by_route<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<(), Reason> {
+    let Scratch { parsed, quoted, requoted, query, departure, .. } = scratch;
+    let rule = tables.reply(&requoted.source_endpoint()).ok_or(Reason::Internal)?;
+    reply::routed(tables, parsed, rule, quoted.key.source_endpoint(), query, departure)?;
+    *requoted = departure.key.reversed();
+    Ok(())
+}
+
+/// Sends the error off as it is to leave, and counts it.
+#[inline(never)]
+pub fn send<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    scratch: &Scratch,
+    about: About,
+) -> Result<(), Reason> {
+    let Scratch { parsed, quoted, requoted, departure, backend, .. } = scratch;
+    let service = tables.backend(*backend).ok_or(Reason::Internal)?.service;
+    let bytes = packet.length() as u64;
+    rewrite_error(packet, parsed, quoted, requoted, departure)?;
+    match about {
+        About::Backend => tables.count_forward(service, *backend, bytes, false),
+        About::Client => tables.count_reply(service, *backend, bytes),
+    }
+    Ok(())
+}
+
+/// Gives the error its new addresses, its quote those that its receiver knows, and a new Ethernet header.
+#[inline(always)]
+fn rewrite_error<P: Packet>(
+    packet: &mut P,
+    parsed: &Parsed,
+    quoted: &Parsed,
+    requoted: &FlowKey,
+    departure: &Departure,
+) -> Result<(), Reason> {
+    let mut addresses = Change::default();
+    rewrite_ip(packet, parsed, &departure.key, &mut addresses)?;
+    // ICMPv6's checksum covers the addresses, ICMP's does not.
+    let mut message = if parsed.is_v4 { Change::default() } else { addresses };
+    rewrite_quote(packet, quoted, requoted, &mut message)?;
+    let at = parsed.l4 + 2;
+    let old: Be16 = packet.read(at).ok_or(Reason::Internal)?;
+    packet.write(at, message.apply(old)).ok_or(Reason::Internal)?;
+    rewrite_ethernet(packet, parsed, departure)
+}
+
+/// The quoted packet: its addresses, ports and checksums, and what that changes under the message's checksum.
+#[inline(always)]
+fn rewrite_quote<P: Packet>(
+    packet: &mut P,
+    quoted: &Parsed,
+    new: &FlowKey,
+    message: &mut Change,
+) -> Result<(), Reason> {
+    let key = &quoted.key;
+    let mut change = Change::default();
+    if quoted.is_v4 {
+        let mut ip: Ipv4 = packet.read(quoted.l3).ok_or(Reason::Internal)?;
+        change.v4(&key.source, &new.source);
+        change.v4(&key.destination, &new.destination);
+        let checksum = change.apply(ip.checksum);
+        message.checksum(ip.checksum, checksum);
+        ip.source = new.source.last();
+        ip.destination = new.destination.last();
+        ip.checksum = checksum;
+        packet.write(quoted.l3, ip).ok_or(Reason::Internal)?;
+    } else {
+        let mut ip: Ipv6 = packet.read(quoted.l3).ok_or(Reason::Internal)?;
+        change.v6(&key.source, &new.source);
+        change.v6(&key.destination, &new.destination);
+        ip.source = new.source.0;
+        ip.destination = new.destination.0;
+        packet.write(quoted.l3, ip).ok_or(Reason::Internal)?;
+    }
+    change.port(key.source_port, new.source_port);
+    change.port(key.destination_port, new.destination_port);
+    packet.write::<[Port; 2]>(quoted.l4, [new.source_port, new.destination_port]).ok_or(Reason::Internal)?;
+    message.also(change);
+    let is_tcp = key.protocol == Protocol::TCP;
+    let at = quoted.l4 + if is_tcp { 16 } else { 6 };
+    if at + size_of::<Be16>() > quoted.l3 + quoted.ip_length as usize {
+        return Ok(());
+    }
+    let old: Be16 = packet.read(at).ok_or(Reason::Internal)?;
+    let new = if is_tcp { change.apply(old) } else { change.apply_udp(old) };
+    message.checksum(old, new);
+    packet.write(at, new).ok_or(Reason::Internal)
+}
