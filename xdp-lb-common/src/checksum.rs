@@ -1,4 +1,5 @@
-//! Incremental checksums (RFC 1624): what changed is folded in, the payload is never read.
+//! Checksums. Those of forwarded packets are incremental (RFC 1624): what changed is folded in, the payload is
+//! never read. Those of headers made here are summed up (RFC 1071).
 
 use crate::net::{Address, Be16, Be32, Port};
 
@@ -57,12 +58,8 @@ impl Change {
     /// The checksum `old` after the change (RFC 1624 section 3, equation 3).
     #[inline(always)]
     pub fn apply(self, old: Be16) -> Be16 {
-        let mut sum = self.0 + u64::from(!old.word());
-        sum = (sum & 0xffff_ffff) + (sum >> 32);
-        sum = (sum & 0xffff) + (sum >> 16);
-        sum = (sum & 0xffff) + (sum >> 16);
-        sum = (sum & 0xffff) + (sum >> 16);
-        Be16::from_word(!(sum as u16))
+        let sum = self.0 + u64::from(!old.word());
+        Be16::from_word(!fold(sum))
     }
 
     /// A UDP checksum after the change: none (0) stays none, and one that computes to 0 is sent as
@@ -77,6 +74,54 @@ impl Change {
             checksum => checksum,
         }
     }
+}
+
+/// A checksum in the making, over words as the machine reads them. Room for 2^32 words.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Sum(u64);
+
+impl Sum {
+    /// Adds two 16-bit words.
+    #[inline(always)]
+    pub fn double_word(&mut self, word: u32) {
+        self.0 += u64::from(word);
+    }
+
+    /// Adds a 16-bit number.
+    #[inline(always)]
+    pub fn number(&mut self, number: u16) {
+        self.0 += u64::from(number.to_be());
+    }
+
+    /// Adds an IPv4 address.
+    #[inline(always)]
+    pub fn v4(&mut self, address: Be32) {
+        self.double_word(address.word());
+    }
+
+    /// Adds an IPv6 address.
+    #[inline(always)]
+    pub fn v6(&mut self, address: &[Be32; 4]) {
+        for word in address {
+            self.double_word(word.word());
+        }
+    }
+
+    /// The checksum.
+    #[inline(always)]
+    pub fn finish(self) -> Be16 {
+        Be16::from_word(!fold(self.0))
+    }
+}
+
+/// The one's complement sum of the four words in `sum`.
+#[inline(always)]
+fn fold(mut sum: u64) -> u16 {
+    sum = (sum & 0xffff_ffff) + (sum >> 32);
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum as u16
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::net::{Be16, Be32, MacAddress, Port, Protocol};
+use crate::checksum::Sum;
+use crate::net::{Address, Be16, Be32, MacAddress, Port, Protocol};
 
 /// EtherType of IPv4 (IEEE 802 Numbers, IANA).
 pub const ETHERTYPE_IPV4: u16 = 0x0800;
@@ -119,6 +120,75 @@ header! {
         source: [Be32; 4],
         /// The receiver.
         destination: [Be32; 4],
+    }
+}
+
+/// The hop count of packets that are made here (IANA "IP Parameters", the default TTL).
+const HOPS: u8 = 64;
+
+/// "Don't fragment", in the word of flags and fragment offset (RFC 791 section 3.1).
+const DONT_FRAGMENT: u16 = 0x4000;
+
+impl Ipv4 {
+    /// The header of a packet that is made here, with so many bytes behind it: without options, never fragmented, and
+    /// so without identification (RFC 6864 section 4.1).
+    #[inline(always)]
+    pub fn new(
+        source: &Address,
+        destination: &Address,
+        protocol: Protocol,
+        payload: u16,
+        traffic_class: u8,
+    ) -> Self {
+        let mut ip = Self {
+            version_and_length: 0x45,
+            traffic_class,
+            total_length: Be16::new(payload.wrapping_add(size_of::<Self>() as u16)),
+            identification: Be16::new(0),
+            fragment: Be16::new(DONT_FRAGMENT),
+            ttl: HOPS,
+            protocol,
+            checksum: Be16::new(0),
+            source: source.last(),
+            destination: destination.last(),
+        };
+        let mut sum = Sum::default();
+        sum.number(u16::from_be_bytes([ip.version_and_length, ip.traffic_class]));
+        sum.number(ip.total_length.get());
+        sum.number(DONT_FRAGMENT);
+        sum.number(u16::from_be_bytes([ip.ttl, ip.protocol.0]));
+        sum.v4(ip.source);
+        sum.v4(ip.destination);
+        ip.checksum = sum.finish();
+        ip
+    }
+}
+
+impl Ipv6 {
+    /// The header of a packet that is made here, with so many bytes behind it. `flow_label`: 20 bits.
+    #[inline(always)]
+    pub fn new(
+        source: &Address,
+        destination: &Address,
+        next_header: Protocol,
+        payload: u16,
+        traffic_class: u8,
+        flow_label: u32,
+    ) -> Self {
+        Self {
+            version_and_flow: Be32::new(6 << 28 | u32::from(traffic_class) << 20 | flow_label),
+            payload_length: Be16::new(payload),
+            next_header,
+            hop_limit: HOPS,
+            source: source.0,
+            destination: destination.0,
+        }
+    }
+
+    /// Differentiated services and ECN.
+    #[inline(always)]
+    pub const fn traffic_class(&self) -> u8 {
+        (self.version_and_flow.get() >> 20) as u8
     }
 }
 

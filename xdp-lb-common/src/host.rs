@@ -12,6 +12,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::net::{Address, Endpoint, Port, Protocol};
 use crate::packet::Packet;
+use crate::rate::Bucket;
 use crate::reason::{REASONS, Reason};
 use crate::slot::Slot;
 use crate::tables::{
@@ -77,6 +78,11 @@ impl Packet for Buffer {
         }
         Some(())
     }
+
+    fn cut_tail(&mut self, by: usize) -> Option<()> {
+        self.bytes.truncate(self.bytes.len().checked_sub(by)?);
+        Some(())
+    }
 }
 
 /// The tables in plain collections.
@@ -101,6 +107,8 @@ pub struct HostTables {
     pub flows: RefCell<[HashMap<FlowKey, Rc<FlowRecord>>; Book::ALL.len()]>,
     /// How many records fit in each.
     pub flow_limit: usize,
+    /// What limits answers; on the clock `now`.
+    pub answers: RefCell<Bucket>,
     /// `REASON_COUNTERS`.
     pub reasons: RefCell<[u64; REASONS as usize]>,
     /// `SERVICE_COUNTERS`.
@@ -123,6 +131,7 @@ impl HostTables {
             routes: BTreeMap::new(),
             flows: RefCell::default(),
             flow_limit: usize::MAX,
+            answers: RefCell::default(),
             reasons: RefCell::new([0; REASONS as usize]),
             service_traffic: RefCell::default(),
             backend_traffic: RefCell::default(),
@@ -197,6 +206,10 @@ impl Tables for HostTables {
 
     fn remove_flow(&self, book: Book, key: &FlowKey) {
         self.flows.borrow_mut()[book as usize].remove(key);
+    }
+
+    fn may_answer(&self) -> bool {
+        self.answers.borrow_mut().take(u64::from(self.now) * 1_000_000_000)
     }
 
     fn route(&self, query: &RouteQuery) -> Route {

@@ -15,6 +15,7 @@ pub mod net;
 pub mod packet;
 pub mod parse;
 pub mod process;
+pub mod rate;
 pub mod reason;
 pub mod slot;
 pub mod tables;

@@ -238,14 +238,18 @@ impl fmt::Debug for Port {
 pub struct Protocol(pub u8);
 
 impl Protocol {
+    /// ICMP (RFC 792).
+    pub const ICMP: Self = Self(1);
+    /// An IPv4 packet (RFC 2003).
+    pub const IPV4: Self = Self(4);
+    /// An IPv6 packet (RFC 2473).
+    pub const IPV6: Self = Self(41);
+    /// ICMPv6 (RFC 4443).
+    pub const ICMPV6: Self = Self(58);
     /// TCP (RFC 9293).
     pub const TCP: Self = Self(6);
     /// UDP (RFC 768).
     pub const UDP: Self = Self(17);
-    /// ICMP (RFC 792).
-    pub const ICMP: Self = Self(1);
-    /// ICMPv6 (RFC 4443).
-    pub const ICMPV6: Self = Self(58);
 }
 
 /// An Ethernet address (IEEE 802), in network order.

@@ -19,4 +19,7 @@ pub trait Packet {
     /// Moves the frame's start: back by this many bytes (which are then undefined) where it is
     /// negative, forward where it is positive; nothing, where there is no room.
     fn move_head(&mut self, by: i32) -> Option<()>;
+
+    /// Moves the frame's end forward by this many bytes, which are lost; nothing, where there are not as many.
+    fn cut_tail(&mut self, by: usize) -> Option<()>;
 }

@@ -23,7 +23,7 @@ macro_rules! reasons {
                 match self { $(Reason::$variant => $words,)* }
             }
 
-            /// Whether such a packet is passed on or dropped.
+            /// What happens to such a packet.
             pub const fn kind(self) -> Kind {
                 match self { $(Reason::$variant => Kind::$kind,)* }
             }
@@ -38,6 +38,8 @@ pub enum Kind {
     Pass,
     /// It ends here.
     Drop,
+    /// Its sender gets an answer in its place.
+    Answer,
 }
 
 impl Kind {
@@ -46,6 +48,7 @@ impl Kind {
         match self {
             Self::Pass => "pass",
             Self::Drop => "drop",
+            Self::Answer => "answer",
         }
     }
 }
@@ -88,9 +91,9 @@ reasons! {
     TtlExpired = 17, Drop, "ttl_expired",
         "the packet's TTL or hop limit ran out here: look for a routing loop";
     HeaderRoom = 18, Drop, "header_room",
-        "the frame has no room for the VLAN tag that it needs: the driver gives too little headroom";
+        "the frame has no room for the VLAN tag or outer header that it needs: the driver gives too little headroom; try xdp_mode = \"generic\"";
     TooBig = 19, Drop, "too_big",
-        "the reply is larger than the MTU of the route to the client: lower the backends' MTU or MSS";
+        "larger than the way to the backend or client takes, and not answered, since too many are already or it cannot help (IPv6 needs 1280 bytes): raise that MTU, or lower the sender's";
     NotUnicast = 20, Pass, "not_unicast",
         "an Ethernet broadcast or multicast: the host handles it";
     ReplyWithoutFlow = 21, Drop, "reply_without_flow",
@@ -99,7 +102,9 @@ reasons! {
         "a UDP packet to a service, in the name of a service or of a backend: forged, or two services would answer each other for ever";
     IcmpWithoutFlow = 23, Drop, "icmp_without_flow",
         "an ICMP error about a packet that a VIP sent to a client, whose flow is not known any more: there is no backend to tell";
-    Internal = 24, Drop, "internal",
+    TooBigAnswered = 24, Answer, "too_big_answered",
+        "larger than the way to the backend or client takes: the sender was told so by ICMP and sends smaller ones; to spare it that, raise the MTU towards the backends";
+    Internal = 25, Drop, "internal",
         "a table that must always be there could not be read: reload with `xdp-lb unload` and a new start, and report it";
 }
 

@@ -68,7 +68,8 @@ pub struct Service {
     pub ring_len: u32,
     /// Where its SNAT addresses begin in `SNAT_ADDRESSES`.
     pub snat_offset: u32,
-    /// How many SNAT addresses it has; 0: each backend's own [`Backend::source`] serves.
+    /// How many SNAT addresses it has (`ipip` and `gue`: outer source addresses); 0: each backend's own
+    /// [`Backend::source`] serves.
     pub snat_len: u16,
     /// The forwarding [`Mode`], as its number.
     pub mode: u8,
@@ -131,7 +132,7 @@ pub struct Backend {
     pub state: u8,
     /// 1: several `nat` VIPs use this backend, so its flows need a record of their replies.
     pub shared: u8,
-    /// The largest IP packet that the path to it takes, bytes.
+    /// The largest IP packet that the path to it takes, bytes; 0: any.
     pub mtu: u16,
     /// How many flows it may have at a time; 0: any number.
     pub max_flows: u32,
@@ -385,7 +386,10 @@ pub enum Route {
     /// Through an interface behind which the neighbour is not known; user space has been asked.
     NeighbourMissing,
     /// The packet is larger than the route's MTU.
-    TooBig,
+    TooBig {
+        /// The largest IP packet that the route takes, bytes.
+        mtu: u16,
+    },
     /// Nowhere.
     Unroutable,
 }
@@ -448,6 +452,9 @@ pub trait Tables {
     /// Forgets a flow's record, where there is one.
     fn remove_flow(&self, book: Book, key: &FlowKey);
 
+    /// Whether one more packet may be answered by the datapath itself now: takes a token of the
+    /// [`Bucket`](crate::rate::Bucket).
+    fn may_answer(&self) -> bool;
     /// Where a packet has to be sent.
     fn route(&self, query: &RouteQuery) -> Route;
 

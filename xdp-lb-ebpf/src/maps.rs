@@ -4,6 +4,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use xdp_lb_common::net::{Address, Endpoint};
 use xdp_lb_common::process::Scratch;
+use xdp_lb_common::rate::Bucket;
 use xdp_lb_common::reason::REASONS;
 use xdp_lb_common::tables::{Backend, FlowKey, FlowRecord, Reply, Service, Settings, Traffic, VlanDevice};
 
@@ -38,5 +39,7 @@ pub static SERVICE_COUNTERS: PerCpuArray<Traffic> = PerCpuArray::with_max_entrie
 pub static BACKEND_COUNTERS: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+pub static ANSWERS: PerCpuArray<Bucket> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(64 * 1024, 0);

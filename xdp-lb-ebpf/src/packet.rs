@@ -1,7 +1,7 @@
 //! A frame in an XDP context.
 
 use aya_ebpf::EbpfContext;
-use aya_ebpf::helpers::bpf_xdp_adjust_head;
+use aya_ebpf::helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
 use aya_ebpf::programs::XdpContext;
 use xdp_lb_common::packet::Packet;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -65,6 +65,13 @@ impl Packet for Frame<'_> {
     fn move_head(&mut self, by: i32) -> Option<()> {
         // SAFETY: the context is the one that the kernel called this program with.
         let moved = unsafe { bpf_xdp_adjust_head(self.context.as_ptr().cast(), by) };
+        (moved == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn cut_tail(&mut self, by: usize) -> Option<()> {
+        // SAFETY: as above.
+        let moved = unsafe { bpf_xdp_adjust_tail(self.context.as_ptr().cast(), -(by as i32)) };
         (moved == 0).then_some(())
     }
 }

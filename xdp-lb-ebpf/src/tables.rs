@@ -115,6 +115,15 @@ impl Tables for Maps<'_> {
         let _ = map(book).remove(key);
     }
 
+    #[inline(always)]
+    fn may_answer(&self) -> bool {
+        let Some(bucket) = ANSWERS.get_ptr_mut(0) else { return false };
+        // SAFETY: the helper takes nothing and returns a number.
+        let now = unsafe { bpf_ktime_get_coarse_ns() };
+        // SAFETY: each CPU has its own, and a program is not interrupted by another of its kind.
+        unsafe { (*bucket).take(now) }
+    }
+
     // A call of its own: the lookup's 64 bytes and the program's own would not fit on one stack.
     #[inline(never)]
     fn route(&self, query: &RouteQuery) -> Route {
@@ -160,7 +169,10 @@ impl Tables for Maps<'_> {
                     .output::<NeighbourWanted>(&NeighbourWanted { address, ifindex: lookup.ifindex }, 0);
                 Route::NeighbourMissing
             }
-            BPF_FIB_LKUP_RET_FRAG_NEEDED => Route::TooBig,
+            BPF_FIB_LKUP_RET_FRAG_NEEDED => {
+                // SAFETY: numbers, whichever variant of the union the kernel has filled (`mtu_result`: 5.12).
+                Route::TooBig { mtu: unsafe { lookup.__bindgen_anon_1.mtu_result } }
+            }
             _ => Route::Unroutable,
         }
     }

@@ -209,6 +209,7 @@ fn backends_on_the_link_resolve_to_their_own_mac_in_both_families() {
             vlan: None,
             source_mac: mac(BALANCER_MAC),
             destination_mac: mac(PEER_MAC),
+            router: None,
             source: address("192.0.2.1"),
             mtu: 1500,
         };
@@ -386,6 +387,7 @@ fn a_backend_on_a_vlan_is_reached_through_the_parent_with_the_tag() {
             vlan: Some(7),
             source_mac: mac("02:00:00:00:00:07"),
             destination_mac: mac("02:00:00:00:00:08"),
+            router: None,
             source: address("203.0.113.1"),
             mtu: 1450,
         };

@@ -2,8 +2,9 @@
 
 use super::Context;
 use super::affinity::{flow_hash, slot_hash};
+use super::depart::depart;
 use super::pair::{self, Note};
-use super::rewrite::{Departure, check_hops, rewrite};
+use super::rewrite::{Departure, check_hops};
 use crate::flow::{Direction, ESTABLISHED, PAIRED, advance};
 use crate::hash::FlowHash;
 use crate::headers::{TCP_ACK, TCP_RST, TCP_SYN};
@@ -14,7 +15,7 @@ use crate::reason::Reason;
 use crate::slot::Slot;
 use crate::tables::{
     Backend, BackendIndex, BackendState, Book, FlowKey, FlowRecord, Mode, RECORDS_FLOWS, Service, Settings,
-    SlotIndex, Tables, Tags,
+    SlotIndex, Tables,
 };
 
 /// How many slots are looked at for a backend that is up: between a backend's failure and its
@@ -43,15 +44,9 @@ pub fn forward<P: Packet, T: Tables>(
 ) -> Result<(), Reason> {
     check_hops(context.parsed)?;
     let Course { index, backend, source, is_new } = course(context, service)?;
-    *departure = Departure {
-        key: FlowKey::new(source, backend.endpoint(source.protocol)),
-        ifindex: backend.ifindex,
-        tags: Tags::vlan(backend.vlan),
-        source_mac: backend.source_mac,
-        destination_mac: backend.destination_mac,
-    };
     let bytes = packet.length() as u64;
-    rewrite(packet, context.parsed, departure)?;
+    departure.aim(backend, source);
+    depart(packet, context, service, backend, departure)?;
     context.tables.count_forward(service.index, index, bytes, is_new);
     Ok(())
 }

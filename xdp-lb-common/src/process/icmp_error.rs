@@ -7,7 +7,7 @@
 //! Nothing about the quote is trusted; no record is made or kept alive by an error.
 
 use super::forward::find;
-use super::rewrite::{Departure, check_hops, rewrite_ethernet, rewrite_ip};
+use super::rewrite::{Departure, check_hops, ethertype, rewrite_ip, write_ethernet};
 use super::{Context, Scratch, pair, reply};
 use crate::checksum::Change;
 use crate::headers::{Ipv4, Ipv6};
@@ -146,7 +146,7 @@ fn rewrite_error<P: Packet>(
     let at = parsed.l4 + 2;
     let old: Be16 = packet.read(at).ok_or(Reason::Internal)?;
     packet.write(at, message.apply(old)).ok_or(Reason::Internal)?;
-    rewrite_ethernet(packet, parsed, departure)
+    write_ethernet(packet, parsed.l3, 0, ethertype(parsed.is_v4), departure)
 }
 
 /// The quoted packet: its addresses, ports and checksums, and what that changes under the message's checksum.

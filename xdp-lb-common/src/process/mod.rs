@@ -1,17 +1,22 @@
 //! The datapath: what happens to every packet. The same code runs in the kernel and on the host.
 
 mod affinity;
+mod depart;
+mod encapsulate;
 mod forward;
 mod icmp;
 mod icmp_error;
 mod pair;
 mod reply;
 mod rewrite;
+mod too_big;
 
 pub use self::affinity::slot_hash;
+pub use self::encapsulate::GUE_PORT;
 pub use self::forward::records_flows;
 use self::icmp_error::About;
 use self::rewrite::Departure;
+use self::too_big::too_big;
 use crate::flow::{Direction, advance};
 use crate::packet::Packet;
 use crate::parse::{self, Parsed, parse};
@@ -25,7 +30,7 @@ pub enum Verdict {
     Pass(Reason),
     /// It ends here.
     Drop(Reason),
-    /// It leaves through the interface that it came in by.
+    /// It, or an answer in its place, leaves through the interface that it came in by.
     Transmit,
     /// It leaves through the interface of this index.
     Redirect(u32),
@@ -55,10 +60,15 @@ pub fn process<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut S
     match balance(packet, tables, scratch) {
         Ok(verdict) => verdict,
         Err(reason) => {
+            let reason = match reason {
+                Reason::TooBig => too_big(packet, tables, &scratch.parsed, &scratch.departure),
+                other => other,
+            };
             tables.count(reason);
             match reason.kind() {
                 Kind::Pass => Verdict::Pass(reason),
                 Kind::Drop => Verdict::Drop(reason),
+                Kind::Answer => Verdict::Transmit,
             }
         }
     }

@@ -1,7 +1,7 @@
 //! From a backend to a client.
 
 use super::pair::{self, Note};
-use super::rewrite::{Departure, check_hops, rewrite};
+use super::rewrite::{Departure, Limit, check_hops, rewrite};
 use crate::flow::{Direction, advance};
 use crate::net::{Endpoint, Protocol};
 use crate::packet::Packet;
@@ -66,6 +66,7 @@ pub fn recorded(record: &FlowRecord, protocol: Protocol, departure: &mut Departu
         tags: record.tags,
         source_mac: record.source_mac,
         destination_mac: record.destination_mac,
+        limit: departure.limit,
     };
 }
 
@@ -90,12 +91,18 @@ pub fn routed<T: Tables>(
     match tables.route(query) {
         Route::Via { ifindex, tags, source_mac, destination_mac } => {
             let key = FlowKey::new(vip, client);
-            *departure = Departure { key, ifindex, tags, source_mac, destination_mac };
+            let limit = departure.limit;
+            *departure = Departure { key, ifindex, tags, source_mac, destination_mac, limit };
             Ok(())
         }
         Route::Local => Err(Reason::NotAReply),
         Route::NeighbourMissing => Err(Reason::ReplyNeighbourMissing),
-        Route::TooBig => Err(Reason::TooBig),
+        Route::TooBig { mtu } => {
+            // In this host's own name: it is the router on the backend's way out.
+            let backend = tables.backend(rule.backend).ok_or(Reason::Internal)?;
+            departure.limit = Limit { fits: mtu, from: backend.source };
+            Err(Reason::TooBig)
+        }
         Route::Unroutable => Err(Reason::ReplyUnroutable),
     }
 }

@@ -2,21 +2,47 @@
 
 use crate::checksum::Change;
 use crate::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ipv4, Ipv6, VlanTag};
-use crate::net::{Be16, MacAddress, Protocol};
+use crate::net::{Address, Be16, Endpoint, MacAddress, Protocol};
 use crate::packet::Packet;
 use crate::parse::Parsed;
 use crate::reason::Reason;
-use crate::tables::{FlowKey, Tags};
+use crate::tables::{Backend, FlowKey, Tags};
 
 /// How a packet leaves.
 #[derive(Clone, Copy, Default)]
 pub struct Departure {
-    /// The addresses and ports that it leaves with.
+    /// The addresses and ports that it leaves with (`nat` and `full-nat`; the others leave them as they are).
     pub key: FlowKey,
     pub ifindex: u32,
     pub tags: Tags,
     pub source_mac: MacAddress,
     pub destination_mac: MacAddress,
+    /// Where it is larger than its way takes: what its sender should be told.
+    pub limit: Limit,
+}
+
+/// How large a packet may be.
+#[derive(Clone, Copy, Default)]
+pub struct Limit {
+    /// The largest IP packet that fits, as the sender makes it, bytes.
+    pub fits: u16,
+    /// Who says so.
+    pub from: Address,
+}
+
+impl Departure {
+    /// Is to this backend, from this source.
+    #[inline(always)]
+    pub fn aim(&mut self, backend: &Backend, source: Endpoint) {
+        *self = Self {
+            key: FlowKey::new(source, backend.endpoint(source.protocol)),
+            ifindex: backend.ifindex,
+            tags: Tags::vlan(backend.vlan),
+            source_mac: backend.source_mac,
+            destination_mac: backend.destination_mac,
+            limit: self.limit,
+        };
+    }
 }
 
 /// Gives the packet its new addresses, ports and Ethernet header, and sends it off.
@@ -27,7 +53,42 @@ pub fn rewrite<P: Packet>(packet: &mut P, parsed: &Parsed, departure: &Departure
     let mut addresses = Change::default();
     rewrite_ip(packet, parsed, &departure.key, &mut addresses)?;
     rewrite_ports(packet, parsed, &departure.key, addresses)?;
-    rewrite_ethernet(packet, parsed, departure)
+    write_ethernet(packet, parsed.l3, 0, ethertype(parsed.is_v4), departure)
+}
+
+/// Sends the packet off as it is, one hop on, with a new Ethernet header.
+///
+/// A call of its own in the kernel, as above.
+#[inline(never)]
+pub fn relay<P: Packet>(packet: &mut P, parsed: &Parsed, departure: &Departure) -> Result<(), Reason> {
+    take_hop(packet, parsed)?;
+    write_ethernet(packet, parsed.l3, 0, ethertype(parsed.is_v4), departure)
+}
+
+/// The hop count alone, that [`check_hops`] has looked at; returns the traffic class (DSCP and ECN).
+#[inline(always)]
+pub fn take_hop<P: Packet>(packet: &mut P, parsed: &Parsed) -> Result<u8, Reason> {
+    if parsed.is_v4 {
+        let mut ip: Ipv4 = packet.read(parsed.l3).ok_or(Reason::Internal)?;
+        let mut header = Change::default();
+        let word = |ttl| u16::from_ne_bytes([ttl, ip.protocol.0]);
+        header.word(word(ip.ttl), word(ip.ttl.wrapping_sub(1)));
+        ip.ttl = ip.ttl.wrapping_sub(1);
+        ip.checksum = header.apply(ip.checksum);
+        packet.write(parsed.l3, ip).ok_or(Reason::Internal)?;
+        Ok(ip.traffic_class)
+    } else {
+        let mut ip: Ipv6 = packet.read(parsed.l3).ok_or(Reason::Internal)?;
+        ip.hop_limit = ip.hop_limit.wrapping_sub(1);
+        packet.write(parsed.l3, ip).ok_or(Reason::Internal)?;
+        Ok(ip.traffic_class())
+    }
+}
+
+/// The EtherType of IPv4 or IPv6.
+#[inline(always)]
+pub const fn ethertype(is_v4: bool) -> u16 {
+    if is_v4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 }
 }
 
 /// Whether a packet may go one hop further. A router decrements the hop count (RFC 1812 section 5.3.1),
@@ -88,19 +149,22 @@ fn rewrite_ports<P: Packet>(
     packet.write(at, checksum).ok_or(Reason::Internal)
 }
 
-/// The Ethernet header, with as many tags as the way out wants.
+/// Writes the Ethernet header of a frame whose IP packet begins at `l3`, with as many tags as the way out wants and
+/// room for `outer` bytes between itself and that packet.
 #[inline(always)]
-pub fn rewrite_ethernet<P: Packet>(
+pub fn write_ethernet<P: Packet>(
     packet: &mut P,
-    parsed: &Parsed,
+    l3: usize,
+    outer: usize,
+    ethertype: u16,
     departure: &Departure,
 ) -> Result<(), Reason> {
     let tags = departure.tags;
-    if tags.header_length() != parsed.l3 {
-        packet.move_head(parsed.l3 as i32 - tags.header_length() as i32).ok_or(Reason::HeaderRoom)?;
+    let length = tags.header_length() + outer;
+    if length != l3 {
+        packet.move_head(l3 as i32 - length as i32).ok_or(Reason::HeaderRoom)?;
     }
-    let ip = if parsed.is_v4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
-    let behind = |tag: u32| Be16::new(if tag == 0 { ip } else { (tag >> 16) as u16 });
+    let behind = |tag: u32| Be16::new(if tag == 0 { ethertype } else { (tag >> 16) as u16 });
     let ethernet = Ethernet {
         destination: departure.destination_mac,
         source: departure.source_mac,
@@ -111,7 +175,7 @@ pub fn rewrite_ethernet<P: Packet>(
         let tag = VlanTag { control: Be16::new(tags.outer as u16), ethertype: behind(tags.inner) };
         packet.write(14, tag).ok_or(Reason::Internal)?;
         if tags.inner != 0 {
-            let tag = VlanTag { control: Be16::new(tags.inner as u16), ethertype: Be16::new(ip) };
+            let tag = VlanTag { control: Be16::new(tags.inner as u16), ethertype: Be16::new(ethertype) };
             packet.write(18, tag).ok_or(Reason::Internal)?;
         }
     }

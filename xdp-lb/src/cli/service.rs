@@ -54,10 +54,12 @@ pub(super) struct Add {
     /// tcp or udp
     #[arg(long, default_value_t, value_parser = str::parse::<Protocol>)]
     protocol: Protocol,
-    /// full-nat (works in any network) or nat (the backends route to clients through this host)
+    /// full-nat (works in any network), nat (the backends route to clients through this host), or dsr, ipip
+    /// or gue (the backends have the VIP and answer clients themselves)
     #[arg(long, default_value_t, value_parser = str::parse::<Mode>)]
     mode: Mode,
-    /// full-nat: an address of this host that backends see; may be given several times
+    /// full-nat: an address of this host that backends see; ipip and gue: one that tunnelled packets come
+    /// from; may be given several times
     /// [default: this host's address towards the backend]
     #[arg(long = "snat-address", value_name = "ADDR")]
     snat_addresses: Vec<IpAddr>,
@@ -219,9 +221,12 @@ fn detail_table(screen: &Screen, detail: &ServiceDetailView) -> String {
     let traffic = &service.traffic;
     let addresses: Vec<_> = service.snat_addresses.iter().map(IpAddr::to_string).collect();
     let snat = match (service.mode, addresses.as_slice()) {
-        (Mode::Nat, _) => "the client's own address".into(),
         (Mode::FullNat, []) => "this host's address towards each backend".into(),
         (Mode::FullNat, _) => addresses.join(", "),
+        (Mode::Nat | Mode::Dsr, _) | (Mode::Ipip | Mode::Gue, []) => "the client's own address".into(),
+        (Mode::Ipip | Mode::Gue, _) => {
+            format!("the client's own address, in packets from {}", addresses.join(", "))
+        }
     };
     let facts = [
         ("service", service.name.clone()),

@@ -119,7 +119,7 @@ fn wrong_arguments_say_how_to_write_them() {
         (&["backend", "drain", "web", "198.51.100.11:80", "--timeout", "5s"], "--wait"),
         (&["backend", "list", ""], "SERVICE"),
         (&["service", "add", "web", "192.0.2.10:80", "--protocol", "sctp"], "\"tcp\" or \"udp\""),
-        (&["service", "add", "web", "192.0.2.10:80", "--mode", "dsr"], "not in this version"),
+        (&["service", "add", "web", "192.0.2.10:80", "--mode", "tunnel"], "\"dsr\", \"ipip\" or \"gue\""),
         (&["service", "add", "web", "192.0.2.10:80", "--check-path", "/"], "--check <TYPE>"),
         (&["service", "add", "web", "192.0.2.10:80", "--backend", "198.51.100.11:80=x"], "write 0 to 65535"),
         (&["status", "--output", "xml"], "table, json"),

@@ -153,16 +153,23 @@ impl ServiceDraft {
             return;
         }
         let Some(vip) = self.vip else { return };
-        if vip.is_ipv4() != address.is_ipv4() {
+        if vip.is_ipv4() != address.is_ipv4() && !self.mode.is_some_and(Mode::encapsulates) {
             let family = |ipv4| if ipv4 { "IPv4" } else { "IPv6" };
             problems.add(
                 &place,
                 format!(
                     "\"{address}\" is {} and the VIP {vip} is {}; a service and its backends are of one \
-                     family, \
-                     so give the other family a service of its own",
+                     family (but for modes \"ipip\" and \"gue\"), so give the other family a service of its own",
                     family(address.is_ipv4()),
                     family(vip.is_ipv4())
+                ),
+            );
+        } else if vip.ip() == address.ip() && self.mode.is_some_and(Mode::keeps_destination) {
+            problems.add(
+                &place,
+                format!(
+                    "{} is the VIP, by which no one backend can be reached; write the real server's own address",
+                    address.ip()
                 ),
             );
         } else if vip == address {
@@ -182,6 +189,31 @@ impl ServiceDraft {
                     address.ip()
                 ),
             );
+        } else if let Some(mode) = self.mode
+            && mode.keeps_destination()
+            && vip.port() != address.port()
+        {
+            problems.add(
+                &place,
+                format!(
+                    "\"{address}\" has port {} and the VIP {vip} has {}; mode \"{mode}\" leaves the port as it is, so \
+                     write \"{}\", and let the real server listen there",
+                    address.port(),
+                    vip.port(),
+                    SocketAddr::new(address.ip(), vip.port()),
+                ),
+            );
+        } else if self.mode.is_some_and(Mode::encapsulates)
+            && let Some(outer) = self.snat_addresses.iter().flatten().next()
+            && outer.is_ipv4() != address.is_ipv4()
+        {
+            problems.add(
+                &place,
+                format!(
+                    "\"{address}\" is not of the family of snat_addresses ({outer}), which packets to it leave from; \
+                     write snat_addresses of that family, or none"
+                ),
+            );
         }
     }
 
@@ -189,7 +221,7 @@ impl ServiceDraft {
         let whole = place.key("snat_addresses");
         if !self.snat_addresses.is_empty()
             && let Some(mode) = self.mode
-            && mode != Mode::FullNat
+            && matches!(mode, Mode::Nat | Mode::Dsr)
         {
             problems.add(
                 &whole,
@@ -209,13 +241,22 @@ impl ServiceDraft {
                 ),
             );
         }
+        // Those of tunnels are of the backends' family, which each backend is checked for.
+        let is_outer = self.mode.is_some_and(Mode::encapsulates);
+        let first = self.snat_addresses.iter().flatten().next().copied();
         let mut seen = HashSet::new();
         for (index, address) in self.snat_addresses.iter().enumerate() {
             let Some(address) = *address else { continue };
             let place = place.item("snat_addresses", index, "snat_addresses");
             if let Err(what) = unicast(address, None) {
                 problems.add(&place, what);
+            } else if is_outer && first.is_some_and(|first| first.is_ipv4() != address.is_ipv4()) {
+                problems.add(
+                    &place,
+                    format!("\"{address}\" is not of the first one's family; write addresses of one family"),
+                );
             } else if let Some(vip) = self.vip
+                && !is_outer
                 && vip.is_ipv4() != address.is_ipv4()
             {
                 problems.add(
@@ -303,7 +344,8 @@ pub(super) fn check_together(
                 );
             }
         }
-        for address in service.snat_addresses.iter().flatten() {
+        let sees = if service.mode == Some(Mode::FullNat) { &service.snat_addresses[..] } else { &[] };
+        for address in sees.iter().flatten() {
             snat.entry(*address).or_insert(index);
         }
     }

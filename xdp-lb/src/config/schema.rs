@@ -116,8 +116,8 @@ pub struct Service {
     /// How packets reach the backends.
     #[serde(default)]
     pub mode: Mode,
-    /// `full-nat`: the addresses that backends see, of the VIP's family, at most 16.
-    /// Default: this host's address towards the backend.
+    /// `full-nat`: the addresses that backends see, of the VIP's family, at most 16. `ipip` and `gue`: the outer
+    /// source addresses, of the backends' family. Default: this host's address towards the backend.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub snat_addresses: Vec<IpAddr>,
     /// Which of its flows stay together on one backend.
@@ -154,6 +154,24 @@ pub enum Mode {
     FullNat,
     /// Destination rewritten; the backends route to clients through this host.
     Nat,
+    /// Ethernet addresses rewritten; the backends, on the same link, have the VIP and answer clients themselves.
+    Dsr,
+    /// Put into another IP packet; the backends have the VIP and answer clients themselves.
+    Ipip,
+    /// Put into a UDP packet (Generic UDP Encapsulation); the backends have the VIP and answer clients themselves.
+    Gue,
+}
+
+impl Mode {
+    /// Whether packets are put into others on their way to the backends.
+    pub const fn encapsulates(self) -> bool {
+        matches!(self, Self::Ipip | Self::Gue)
+    }
+
+    /// Whether packets reach the backends with the VIP and its port as their destination.
+    pub const fn keeps_destination(self) -> bool {
+        matches!(self, Self::Dsr | Self::Ipip | Self::Gue)
+    }
 }
 
 /// Which flows are recorded. `full-nat` records every flow, whatever this says: it has to know each one's port.
@@ -171,7 +189,7 @@ pub enum FlowTracking {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Backend {
-    /// Where it listens; of the VIP's family.
+    /// Where it listens; of the VIP's family, unless the mode is `ipip` or `gue`.
     #[serde(deserialize_with = "text::deserialize_endpoint")]
     pub address: SocketAddr,
     /// Its share of new flows relative to the others, 0 to 65,535; 0: none. Default 100.
@@ -366,10 +384,9 @@ impl FromStr for PortRange {
     }
 }
 
-/// The words of an enum: one table for reading and printing. `later` are words that the design
-/// knows and this version does not.
+/// The words of an enum: one table for reading and printing.
 macro_rules! words {
-    ($type:ident: $($word:literal => $variant:ident),+; later: [$($later:literal),*]) => {
+    ($type:ident: $($word:literal => $variant:ident),+) => {
         impl fmt::Display for $type {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.pad(match self { $(Self::$variant => $word),+ })
@@ -381,10 +398,8 @@ macro_rules! words {
 
             fn from_str(text: &str) -> Result<Self, String> {
                 const KNOWN: &[&str] = &[$($word),+];
-                const LATER: &[&str] = &[$($later),*];
                 match text {
                     $($word => Ok(Self::$variant),)+
-                    _ if LATER.contains(&text) => Err(text::not_yet(text, KNOWN)),
                     _ => Err(text::unknown_word(text, KNOWN)),
                 }
             }
@@ -400,10 +415,10 @@ macro_rules! words {
     };
 }
 
-words!(XdpMode: "auto" => Auto, "native" => Native, "generic" => Generic; later: []);
-words!(Protocol: "tcp" => Tcp, "udp" => Udp; later: []);
-words!(FlowTracking: "auto" => Auto, "always" => Always; later: []);
-words!(Mode: "full-nat" => FullNat, "nat" => Nat; later: ["dsr", "ipip", "gue"]);
+words!(XdpMode: "auto" => Auto, "native" => Native, "generic" => Generic);
+words!(Protocol: "tcp" => Tcp, "udp" => Udp);
+words!(Mode: "full-nat" => FullNat, "nat" => Nat, "dsr" => Dsr, "ipip" => Ipip, "gue" => Gue);
+words!(FlowTracking: "auto" => Auto, "always" => Always);
 
 #[cfg(test)]
 mod tests {
@@ -526,8 +541,8 @@ mod tests {
         let cases = [
             (r#"{"name":"web","vip":"192.0.2.10"}"#, "\"192.0.2.10\" has no port; write \"192.0.2.10:80\""),
             (
-                r#"{"name":"web","vip":"192.0.2.10:80","mode":"gue"}"#,
-                "\"gue\" is not in this version; write \"full-nat\" or \"nat\"",
+                r#"{"name":"web","vip":"192.0.2.10:80","mode":"gre"}"#,
+                "\"gre\" is not known; did you mean \"gue\"?",
             ),
             (r#"{"name":"web","vip":"192.0.2.10:80","weight":1}"#, "unknown field `weight`"),
             (
@@ -553,7 +568,7 @@ mod tests {
                 "service \"we b\": vip: \"192.0.2.10:0\" has port 0; write 1 to 65535",
                 "service \"we b\": health_check.rise: 0 is out of range; write 1 to 100",
                 "service \"we b\": backend [2001:db8::1]:80: address: \"[2001:db8::1]:80\" is IPv6 and the VIP \
-                 192.0.2.10:0 is IPv4; a service and its backends are of one family, so give the other family a \
+                 192.0.2.10:0 is IPv4; a service and its backends are of one family (but for modes \"ipip\" and \"gue\"), so give the other family a \
                  service of its own",
             ]
         );

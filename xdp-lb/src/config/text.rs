@@ -78,11 +78,6 @@ pub(super) fn unknown_word(text: &str, known: &[&str]) -> String {
     format!("{} is not known; {hint}", quoted(text))
 }
 
-/// A word that a later version will know.
-pub(super) fn not_yet(text: &str, known: &[&str]) -> String {
-    format!("\"{text}\" is not in this version; write {}", alternatives(known))
-}
-
 /// The known word that this one was most likely meant to be.
 pub(super) fn nearest<'a>(text: &str, known: &[&'a str]) -> Option<&'a str> {
     // A hostile file may hold a key of megabytes; no known word is this long.

@@ -203,6 +203,10 @@ impl<'a> Draft<'a> {
             let nat = || users.iter().filter(|user| user.mode == Mode::Nat);
             let is_shared = nat().count() > 1;
             let full_nat = users.iter().any(|user| user.mode == Mode::FullNat);
+            // The others' backends answer clients themselves.
+            if !full_nat && nat().next().is_none() {
+                continue;
+            }
             // Flows from before it was shared have no record: their VIP goes on answering without one.
             let present = self.tables.replies.get(endpoint).filter(|reply| reply.stateless != 0);
             let before = present.and_then(|reply| {
@@ -273,6 +277,7 @@ fn record(service: ServiceIndex, wanted: &WantedBackend) -> Backend {
         destination_mac: path.destination_mac,
         source_mac: path.source_mac,
         state: wanted.state as u8,
+        mtu: path.mtu,
         ..Backend::default()
     }
 }

@@ -252,10 +252,14 @@ impl Fleet {
                 _ => None,
             },
         });
-        let (mode, snat_addresses) = match service.service.mode {
-            Mode::Nat => (datapath::Mode::Nat, &[][..]),
-            Mode::FullNat => (datapath::Mode::FullNat, service.service.snat_addresses.as_slice()),
+        let mode = match service.service.mode {
+            Mode::Nat => datapath::Mode::Nat,
+            Mode::FullNat => datapath::Mode::FullNat,
+            Mode::Dsr => datapath::Mode::Dsr,
+            Mode::Ipip => datapath::Mode::Ipip,
+            Mode::Gue => datapath::Mode::Gue,
         };
+        let snat_addresses = &service.service.snat_addresses;
         WantedService {
             vip: vip(service),
             mode,
@@ -325,6 +329,13 @@ fn condition(
     let (state, reason) = match (hop, known.health) {
         (None, _) => (BackendState::Unresolved, "the next hop is being looked up".into()),
         (Some(Hop::Missing(why)), _) => (BackendState::Unresolved, format!("no next hop: {why}")),
+        (Some(Hop::Known(NextHop { router: Some(router), .. })), _) if service.service.mode == Mode::Dsr => (
+            BackendState::Unresolved,
+            format!(
+                "reached through the router {router}, which would send packets to the VIP back: mode dsr wants it on \
+                 a link of this host, mode ipip or gue do not"
+            ),
+        ),
         (_, Health::Down) if is_checked => {
             (BackendState::Down, format!("health check: {}", why.unwrap_or("failed")))
         }
@@ -372,6 +383,7 @@ mod tests {
             vlan: None,
             source_mac: MacAddress::new([2, 0, 0, 0, 0, 1]),
             destination_mac: MacAddress::new([2, 0, 0, 0, 0, 2]),
+            router: None,
             source: "198.51.100.1".parse().unwrap(),
             mtu: 1500,
         })
@@ -418,6 +430,30 @@ mod tests {
             };
             let decided = condition(&service(probe), &backend(weight, admin), &known, hop.as_ref());
             assert_eq!(decided, Condition { state, reason: reason.into() });
+        }
+    }
+
+    #[test]
+    fn a_backend_of_dsr_is_not_behind_a_router() {
+        let Hop::Known(hop) = known() else { unreachable!() };
+        let behind = Hop::Known(NextHop { router: Some("198.51.100.254".parse().unwrap()), ..hop });
+        for (mode, hop, state) in [
+            (Mode::Dsr, known(), BackendState::Up),
+            (Mode::Dsr, behind.clone(), BackendState::Unresolved),
+            (Mode::Ipip, behind, BackendState::Up),
+        ] {
+            let mut service = service(Probe::None);
+            service.service.mode = mode;
+            let known = Known {
+                health: Health::Up,
+                why: None,
+                latency: None,
+                condition: Condition { state: BackendState::Checking, reason: String::new() },
+                since: Instant::now(),
+            };
+            let decided = condition(&service, &backend(100, AdminState::Enabled), &known, Some(&hop));
+            assert_eq!(decided.state, state, "{mode}: {}", decided.reason);
+            assert_eq!(decided.reason.contains("198.51.100.254"), state == BackendState::Unresolved);
         }
     }
 

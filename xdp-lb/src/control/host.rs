@@ -117,7 +117,8 @@ fn addresses(host: &impl Host, config: &Config, effective: &Effective) -> Vec<St
                 prefix(vip)
             ));
         }
-        for address in &service.snat_addresses {
+        let sees = if service.mode == Mode::FullNat { &service.snat_addresses[..] } else { &[] };
+        for address in sees {
             if seen.insert(*address) && !host.is_local(*address) {
                 snat.push(format!(
                     "service {}: {address} of snat_addresses is no address of this host, so that replies to it may \

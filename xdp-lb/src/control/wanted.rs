@@ -16,7 +16,8 @@ pub struct WantedService {
     pub mode: Mode,
     /// Whether every flow is recorded, not only those of slots that move.
     pub records_flows: bool,
-    /// The addresses that backends see; empty: this host's address towards each.
+    /// The addresses that backends see, or that packets to them are encapsulated from; empty: this host's address
+    /// towards each.
     pub snat_addresses: Vec<Address>,
     /// How many first bits of the source address choose a client's slot, of the 128 that an address has in the
     /// tables; 0: address and ports of both ends do.
@@ -51,6 +52,8 @@ pub struct Path {
     pub destination_mac: MacAddress,
     /// The Ethernet address of the interface.
     pub source_mac: MacAddress,
+    /// The largest IP packet that it takes, bytes; 0: any.
+    pub mtu: u16,
 }
 
 impl Path {
@@ -62,6 +65,7 @@ impl Path {
             vlan: backend.vlan,
             destination_mac: backend.destination_mac,
             source_mac: backend.source_mac,
+            mtu: backend.mtu,
         })
     }
 }
@@ -74,6 +78,7 @@ impl From<&NextHop> for Path {
             vlan: hop.vlan.unwrap_or(0),
             destination_mac: hop.destination_mac,
             source_mac: hop.source_mac,
+            mtu: u16::try_from(hop.mtu).unwrap_or(u16::MAX),
         }
     }
 }

@@ -212,7 +212,8 @@ impl Snapshot {
                 .map(|counter| (ReasonLabels { reason: counter.name.clone() }, counter.packets))
         };
         families.counter("packets_dropped", "Packets dropped, by reason", of(Kind::Drop))?;
-        families.counter("packets_passed", "Packets left to the host, by reason", of(Kind::Pass))
+        families.counter("packets_passed", "Packets left to the host, by reason", of(Kind::Pass))?;
+        families.counter("packets_answered", "Packets answered by the program, by reason", of(Kind::Answer))
     }
 
     fn tables(&self, families: &mut Families<'_>) -> fmt::Result {

@@ -24,6 +24,8 @@ pub struct NextHop {
     pub source_mac: MacAddress,
     /// The Ethernet address of the next hop.
     pub destination_mac: MacAddress,
+    /// The router that packets to it go to; `None` where it is on the link itself.
+    pub router: Option<IpAddr>,
     /// This host's address towards it.
     pub source: IpAddr,
     /// The route's or interface's MTU, bytes of IP.

@@ -289,6 +289,7 @@ impl State {
                 vlan: link.vlan.map(|vlan| vlan.id),
                 source_mac,
                 destination_mac: *mac,
+                router: (route.hop != address).then_some(route.hop),
                 source,
                 mtu: route.mtu.map_or(link.mtu, |mtu| mtu.min(link.mtu)),
             })),
@@ -641,6 +642,7 @@ mod tests {
             vlan: Some(7),
             source_mac: MacAddress::new([2, 0, 0, 0, 0, 5]),
             destination_mac: MacAddress::new([2, 0, 0, 0, 1, 1]),
+            router: Some(GATEWAY.address),
             source: IpAddr::from([192, 0, 2, 1]),
             mtu: 1400,
         };

@@ -40,6 +40,8 @@ const TIMEOUTS: Timeouts = Timeouts { tcp_idle: Duration::from_secs(900), udp_id
 pub struct Outcome {
     pub verdict: Verdict,
     pub bytes: Vec<u8>,
+    /// The reasons that were counted.
+    pub counted: Vec<(Reason, u64)>,
 }
 
 /// Both homes.
@@ -132,9 +134,12 @@ impl Homes {
         let index = ServiceIndex(self.services);
         self.services += 1;
         let vip = Endpoint::from_socket(vip.parse().unwrap(), protocol);
-        let source = if vip.address.is_v4() { "198.51.100.2" } else { "2001:db8:2::2" };
-        let owners: Vec<_> = backends.iter().map(|address| self.backend(index, address, source)).collect();
-        for (backend_index, backend) in &owners {
+        let source = |address: &str| if address.starts_with('[') { "2001:db8:2::2" } else { "198.51.100.2" };
+        let owners: Vec<_> =
+            backends.iter().map(|address| self.backend(index, address, source(address))).collect();
+        // The other modes' backends answer clients themselves.
+        let comes_back = matches!(mode, Mode::FullNat | Mode::Nat);
+        for (backend_index, backend) in owners.iter().filter(|_| comes_back) {
             let reply = Reply {
                 vip: vip.address,
                 port: vip.port,
@@ -215,22 +220,25 @@ impl Homes {
     pub fn send_bytes(&mut self, bytes: &[u8]) -> Outcome {
         self.host.now = monotonic();
         let mut buffer = Buffer::new(bytes, INGRESS);
+        let host_before = *self.host.reasons.borrow();
         let verdict = process(&mut buffer, &self.host, &mut Scratch::default());
+        let host_counted = counted(&host_before, &*self.host.reasons.borrow());
         let before = self.kernel.reasons().unwrap();
         let (action, after_kernel) = self.run_in_kernel(bytes);
-        let counted: Vec<_> = Reason::ALL
-            .iter()
-            .zip(before.iter().zip(self.kernel.reasons().unwrap()))
-            .filter(|(_, (before, after))| *before != after)
-            .map(|(reason, (before, after))| (*reason, after - before))
-            .collect();
-        let (expected_action, expected_count) = match verdict {
-            Verdict::Drop(reason) => (XDP_DROP, vec![(reason, 1)]),
-            Verdict::Pass(reason) => (XDP_PASS, vec![(reason, 1)]),
-            Verdict::Transmit => (XDP_TX, vec![]),
-            Verdict::Redirect(_) => (XDP_REDIRECT, vec![]),
+        let counted = counted(&before, &self.kernel.reasons().unwrap());
+        let expected_action = match verdict {
+            Verdict::Drop(reason) => {
+                assert_eq!(host_counted, [(reason, 1)]);
+                XDP_DROP
+            }
+            Verdict::Pass(reason) => {
+                assert_eq!(host_counted, [(reason, 1)]);
+                XDP_PASS
+            }
+            Verdict::Transmit => XDP_TX,
+            Verdict::Redirect(_) => XDP_REDIRECT,
         };
-        assert_eq!(counted, expected_count, "the kernel counts what the host does ({verdict:?})");
+        assert_eq!(counted, host_counted, "the kernel counts what the host does ({verdict:?})");
         assert_eq!(action, expected_action, "the kernel's verdict is the host's ({verdict:?})");
         if !matches!(verdict, Verdict::Drop(_)) {
             assert_eq!(hex(&after_kernel), hex(buffer.bytes()), "both leave the same bytes ({verdict:?})");
@@ -238,7 +246,7 @@ impl Homes {
         if matches!(verdict, Verdict::Pass(_)) {
             assert_eq!(hex(buffer.bytes()), hex(bytes), "a packet that is passed is unchanged");
         }
-        Outcome { verdict, bytes: buffer.bytes().to_vec() }
+        Outcome { verdict, bytes: buffer.bytes().to_vec(), counted }
     }
 
     /// The program in the kernel.
@@ -367,6 +375,12 @@ impl Homes {
         }
         index
     }
+}
+
+/// The reasons that were counted between two looks at all counters.
+fn counted(before: &[u64], after: &[u64]) -> Vec<(Reason, u64)> {
+    let counts = before.iter().zip(after).map(|(before, after)| after - before);
+    Reason::ALL.iter().copied().zip(counts).filter(|(_, count)| *count > 0).collect()
 }
 
 const XDP_DROP: u32 = 1;

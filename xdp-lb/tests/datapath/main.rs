@@ -15,4 +15,6 @@ mod passed;
 mod properties;
 mod scarce;
 mod tables;
+mod too_big;
 mod tracking;
+mod tunnels;

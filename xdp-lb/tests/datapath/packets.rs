@@ -31,6 +31,9 @@ pub struct Frame {
     pub tcp: Option<u8>,
     pub udp_checksum: bool,
     pub ttl: u8,
+    /// DSCP and ECN.
+    pub traffic_class: u8,
+    pub dont_fragment: bool,
     pub ipv4_options: Vec<u8>,
     pub extensions: Extensions,
     pub payload: Vec<u8>,
@@ -47,6 +50,8 @@ impl Frame {
             tcp: Some(flags),
             udp_checksum: true,
             ttl: 64,
+            traffic_class: 0,
+            dont_fragment: true,
             ipv4_options: Vec::new(),
             extensions: Vec::new(),
             payload: b"some bytes of payload, an odd number".to_vec(),
@@ -101,6 +106,9 @@ impl Frame {
                 )
                 .unwrap();
                 ip.identification = 0x1234;
+                ip.dont_fragment = self.dont_fragment;
+                ip.dscp = (self.traffic_class >> 2).try_into().unwrap();
+                ip.ecn = (self.traffic_class & 3).try_into().unwrap();
                 ip.options = self.ipv4_options.as_slice().try_into().unwrap();
                 ip.set_payload_len(transport.header_len() + self.payload.len()).unwrap();
                 ip.header_checksum = ip.calc_header_checksum();
@@ -127,7 +135,7 @@ impl Frame {
                     destination: to.ip().octets(),
                     ..Default::default()
                 };
-                ip.traffic_class = 0;
+                ip.traffic_class = self.traffic_class;
                 ip.write(&mut bytes).unwrap();
                 for (place, (_, body)) in self.extensions.iter().enumerate() {
                     let next = self.extensions.get(place + 1).map_or(protocol.0, |(number, _)| *number);

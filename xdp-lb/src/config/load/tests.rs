@@ -21,7 +21,7 @@ listen = "127.0.0.1:9799"
 name = "web"
 vip = "192.0.2.10:80"                   # IPv6: "[2001:db8::10]:80"
 protocol = "tcp"                        # tcp | udp
-mode = "full-nat"                       # full-nat (default) | nat; later dsr, ipip, gue
+mode = "full-nat"                       # full-nat (default) | nat | dsr | ipip | gue
 snat_addresses = ["198.51.100.2"]       # full-nat; default: this host's address towards the backend
 
 [service.health_check]
@@ -146,7 +146,7 @@ fn every_error_is_told_in_the_order_of_its_lines_with_the_file() {
     std::fs::write(
         &path,
         "interfaces = [\"eth0\"]\nxdp_mod = \"auto\"\n[[service]]\nname = \"web\"\nvip = \"192.0.2.10\"\n\
-         mode = \"dsr\"\n[[service.backend]]\naddress = \"198.51.100.11:8080\"\nwieght = 7\nweight = 70000\n\
+         mode = \"tunnel\"\n[[service.backend]]\naddress = \"198.51.100.11:8080\"\nwieght = 7\nweight = 70000\n\
          [[service]]\nname = \"web\"\n[timeouts]\nudp_idle = \"8d\"\n",
     )
     .expect("written");
@@ -156,7 +156,8 @@ fn every_error_is_told_in_the_order_of_its_lines_with_the_file() {
         format!(
             "{file}:2: unknown key \"xdp_mod\"; did you mean \"xdp_mode\"?\n\
              {file}:5: service \"web\": vip: \"192.0.2.10\" has no port; write \"192.0.2.10:80\"\n\
-             {file}:6: service \"web\": mode: \"dsr\" is not in this version; write \"full-nat\" or \"nat\"\n\
+             {file}:6: service \"web\": mode: \"tunnel\" is not known; write \"full-nat\", \"nat\", \"dsr\", \"ipip\" \
+             or \"gue\"\n\
              {file}:9: service \"web\": backend 198.51.100.11:8080: unknown key \"wieght\"; did you mean \"weight\"?\n\
              {file}:10: service \"web\": backend 198.51.100.11:8080: weight: 70,000 is out of range; write 0 to 65,535\n\
              {file}:11: service \"web\": vip: is missing; write vip = \"192.0.2.10:80\"\n\
@@ -447,14 +448,55 @@ fn protocols_and_modes_are_of_those_that_this_version_knows() {
     assert_eq!(
         service("mode = \"full_nat\"\n"),
         "line 5: service \"web\": mode: \"full_nat\" is not known; did you mean \"full-nat\"? One of: \
-         \"full-nat\", \"nat\""
+         \"full-nat\", \"nat\", \"dsr\", \"ipip\", \"gue\""
     );
+    for (word, mode) in [("dsr", Mode::Dsr), ("ipip", Mode::Ipip), ("gue", Mode::Gue)] {
+        let config = valid(&format!("{SERVICE}mode = \"{word}\"\n"));
+        assert_eq!(config.services[0].mode, mode);
+    }
+}
+
+#[test]
+fn packets_that_keep_their_destination_want_a_backend_on_the_vip_s_port() {
+    let with = |mode: &str, address: &str| {
+        service(&format!("mode = \"{mode}\"\n[[service.backend]]\naddress = \"{address}\"\n"))
+    };
     for mode in ["dsr", "ipip", "gue"] {
         assert_eq!(
-            service(&format!("mode = \"{mode}\"\n")),
+            with(mode, "198.51.100.11:8080"),
             format!(
-                "line 5: service \"web\": mode: \"{mode}\" is not in this version; write \"full-nat\" or \"nat\""
+                "line 7: service \"web\": backend 198.51.100.11:8080: address: \"198.51.100.11:8080\" has port 8080 \
+                 and the VIP 192.0.2.10:80 has 80; mode \"{mode}\" leaves the port as it is, so write \
+                 \"198.51.100.11:80\", and let the real server listen there"
             )
+        );
+        assert_eq!(
+            with(mode, "192.0.2.10:81"),
+            "line 7: service \"web\": backend 192.0.2.10:81: address: 192.0.2.10 is the VIP, by which no one backend \
+             can be reached; write the real server's own address"
+        );
+        valid(&format!("{SERVICE}mode = \"{mode}\"\nbackend = [{{ address = \"198.51.100.11:80\" }}]\n"));
+    }
+}
+
+#[test]
+fn the_backends_of_tunnels_may_be_of_another_family_than_the_vip() {
+    assert!(
+        service("mode = \"dsr\"\nbackend = [{ address = \"[2001:db8::11]:80\" }]\n")
+            .contains("a service and its backends are of one family (but for modes \"ipip\" and \"gue\")")
+    );
+    for mode in ["ipip", "gue"] {
+        let both = "backend = [{ address = \"[2001:db8::11]:80\" }, { address = \"198.51.100.11:80\" }]\n";
+        valid(&format!("{SERVICE}mode = \"{mode}\"\n{both}"));
+        assert_eq!(
+            service(&format!("mode = \"{mode}\"\nsnat_addresses = [\"2001:db8::2\"]\n{both}")),
+            "line 7: service \"web\": backend 198.51.100.11:80: address: \"198.51.100.11:80\" is not of the family of \
+             snat_addresses (2001:db8::2), which packets to it leave from; write snat_addresses of that family, or none"
+        );
+        assert_eq!(
+            service(&format!("mode = \"{mode}\"\nsnat_addresses = [\"2001:db8::2\", \"198.51.100.2\"]\n")),
+            "line 6: service \"web\": snat_addresses: \"198.51.100.2\" is not of the first one's family; write \
+             addresses of one family"
         );
     }
 }
@@ -465,7 +507,7 @@ fn backends_fit_their_service() {
         (
             "[2001:db8::1]:80",
             "backend [2001:db8::1]:80: address: \"[2001:db8::1]:80\" is IPv6 and the VIP 192.0.2.10:80 is IPv4; \
-             a service and its backends are of one family, so give the other family a service of its own",
+             a service and its backends are of one family (but for modes \"ipip\" and \"gue\"), so give the other family a service of its own",
         ),
         (
             "192.0.2.10:80",

@@ -234,6 +234,7 @@ impl Daemon {
             vlan: None,
             source_mac: MacAddress::new([2, 0, 0, 0, 0, 1]),
             destination_mac: MacAddress::new([2, 0, 0, 0, 1, number]),
+            router: None,
             source: "198.51.100.1".parse().unwrap(),
             mtu: 1500,
         });

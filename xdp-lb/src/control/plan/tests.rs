@@ -88,6 +88,9 @@ impl Kernel {
                     return Err(format!("{slot:?} of {vip:?} names another service's backend"));
                 }
                 let endpoint = Endpoint::new(owner.address, owner.port, vip.protocol);
+                if service.mode != Mode::FullNat as u8 && service.mode != Mode::Nat as u8 {
+                    continue;
+                }
                 let reply = self.tables.replies.get(&endpoint).ok_or(format!("{endpoint:?} has no reply"))?;
                 if service.mode == Mode::FullNat as u8 && reply.by_record == 0 {
                     return Err(format!("replies of {endpoint:?} have no record"));
@@ -160,13 +163,12 @@ fn expect(tables: &Tables, wanted: &[WantedService]) -> Result<(), String> {
             });
             let nat = others.clone().filter(|other| other.mode == Mode::Nat).count();
             let full_nat = others.filter(|other| other.mode == Mode::FullNat).count();
-            let reply = tables
-                .replies
-                .get(&Endpoint::from_socket(backend.address, want.vip.protocol))
-                .ok_or("its reply is missing")?;
+            ensure(record.shared == u8::from(want.mode == Mode::Nat && nat > 1), "shared by `nat` VIPs")?;
+            let reply = tables.replies.get(&Endpoint::from_socket(backend.address, want.vip.protocol));
+            ensure(reply.is_some() == (nat + full_nat > 0), "a reply where replies come here")?;
+            let Some(reply) = reply else { continue };
             ensure(reply.stateless == u8::from(nat > 0), "stateless in a `nat` VIP's name")?;
             ensure(reply.by_record == u8::from(nat > 1 || full_nat > 0), "by record otherwise")?;
-            ensure(record.shared == u8::from(want.mode == Mode::Nat && nat > 1), "shared by `nat` VIPs")?;
             if nat == 1 && want.mode == Mode::Nat {
                 ensure((reply.vip, reply.port) == (want.vip.address, want.vip.port), "in the VIP's name")?;
                 ensure(reply.backend == *index, "counted for it")?;
@@ -183,6 +185,7 @@ fn path(number: u8) -> Path {
         vlan: 0,
         destination_mac: MacAddress::new([2, 0, 0, 0, 0, number]),
         source_mac: MacAddress::new([2, 0, 0, 0, 1, 0]),
+        mtu: 1400 + u16::from(number),
     }
 }
 
@@ -377,7 +380,7 @@ fn any_backend() -> impl Strategy<Value = WantedBackend> {
 }
 
 fn any_service(number: u8) -> impl Strategy<Value = WantedService> {
-    let mode = prop_oneof![Just(Mode::FullNat), Just(Mode::Nat)];
+    let mode = prop::sample::select(vec![Mode::FullNat, Mode::Nat, Mode::Dsr, Mode::Ipip, Mode::Gue]);
     let addresses = prop::collection::vec(
         (201_u8..210).prop_map(|last| Address::from(IpAddr::from([198, 51, 100, last]))),
         0..4,

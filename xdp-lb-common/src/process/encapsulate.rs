@@ -1,0 +1,88 @@
+//! Packets in packets: IP in IP (RFC 2003, RFC 2473, RFC 4213) and Generic UDP Encapsulation
+//! (draft-ietf-intarea-gue), variant 1: the IP packet follows the UDP header at once, and its version says which IP
+//! it is. That is what `ip fou add port 6080 gue` of Linux receives, too (`gue_udp_recv` in net/ipv4/fou_core.c).
+//!
+//! The outer header:
+//! - The source address (where a service names several), the GUE source port and the IPv6 flow label (RFC 6438)
+//!   follow from the flow's hash, so that routers and the backends' receive queues spread flows.
+//! - DSCP and ECN are those of the packet inside (RFC 2983 section 3.1; RFC 6040 section 4.1, normal mode).
+//! - IPv4 has "don't fragment" and no identification (RFC 6864 section 4.1): a backend need not put fragments together.
+//! - GUE has no UDP checksum, over IPv6 neither (RFC 6935; RFC 6936 section 4): what is inside has its own, over its
+//!   addresses too, and a backend takes tunnelled packets to its own addresses alone. Linux's fou takes such packets.
+
+use super::Context;
+use super::affinity::flow_hash;
+use super::rewrite::{Departure, Limit, ethertype, take_hop, write_ethernet};
+use crate::headers::{Ipv4, Ipv6, Udp};
+use crate::net::{Be16, Port, Protocol};
+use crate::packet::Packet;
+use crate::reason::Reason;
+use crate::tables::{Backend, Mode, Service, Tables};
+
+/// The UDP port of GUE (IANA "Service Name and Transport Protocol Port Number Registry").
+pub const GUE_PORT: u16 = 6080;
+
+/// The first of the dynamic ports (RFC 6335 section 6), from which GUE's source ports are (draft-ietf-intarea-gue section 5.3).
+const FIRST_PORT: u16 = 49_152;
+
+/// Puts a client's packet into another one for its backend, and sends that off.
+///
+/// A call of its own in the kernel, not inlined: a program's stack is 512 bytes.
+#[inline(never)]
+pub fn encapsulate<P: Packet, T: Tables>(
+    packet: &mut P,
+    context: &Context<'_, T>,
+    service: &Service,
+    backend: &Backend,
+    departure: &mut Departure,
+) -> Result<(), Reason> {
+    let Context { tables, settings, parsed, .. } = *context;
+    let key = &parsed.key;
+    let is_v4 = backend.address.is_v4();
+    let is_gue = service.mode == Mode::Gue as u8;
+    let udp = if is_gue { size_of::<Udp>() } else { 0 };
+    let outer = udp + if is_v4 { size_of::<Ipv4>() } else { size_of::<Ipv6>() };
+    if backend.mtu != 0 && parsed.ip_length + outer as u32 > u32::from(backend.mtu) {
+        departure.limit = Limit { fits: backend.mtu.saturating_sub(outer as u16), from: key.destination };
+        return Err(Reason::TooBig);
+    }
+    // Not the hash that chose the slot: the flows of one backend are those that have that one in common.
+    let hash = flow_hash(settings, key).next();
+    let source = if service.snat_len == 0 {
+        &backend.source
+    } else {
+        let place = service.snat_offset + hash.next().reduce(u32::from(service.snat_len));
+        tables.snat_address(place).ok_or(Reason::Internal)?
+    };
+    let traffic_class = take_hop(packet, parsed)?;
+    write_ethernet(packet, parsed.l3, outer, ethertype(is_v4), departure)?;
+    let mut at = departure.tags.header_length();
+    let payload = parsed.ip_length as u16 + udp as u16;
+    let protocol = if is_gue {
+        Protocol::UDP
+    } else if parsed.is_v4 {
+        Protocol::IPV4
+    } else {
+        Protocol::IPV6
+    };
+    if is_v4 {
+        let ip = Ipv4::new(source, &backend.address, protocol, payload, traffic_class);
+        packet.write(at, ip).ok_or(Reason::Internal)?;
+        at += size_of::<Ipv4>();
+    } else {
+        let label = hash.reduce(1 << 20);
+        let ip = Ipv6::new(source, &backend.address, protocol, payload, traffic_class, label);
+        packet.write(at, ip).ok_or(Reason::Internal)?;
+        at += size_of::<Ipv6>();
+    }
+    if is_gue {
+        let udp = Udp {
+            source: Port::new(FIRST_PORT + hash.reduce(u32::from(u16::MAX - FIRST_PORT) + 1) as u16),
+            destination: Port::new(GUE_PORT),
+            length: Be16::new(payload),
+            checksum: Be16::new(0),
+        };
+        packet.write(at, udp).ok_or(Reason::Internal)?;
+    }
+    Ok(())
+}
