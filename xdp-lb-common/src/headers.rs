@@ -15,6 +15,12 @@ pub const ETHERTYPE_VLAN: u16 = 0x8100;
 /// EtherType of a service VLAN tag (IEEE 802.1ad).
 pub const ETHERTYPE_SERVICE_VLAN: u16 = 0x88a8;
 
+/// Whether a VLAN tag follows an EtherType.
+#[inline(always)]
+pub const fn is_tag(ethertype: u16) -> bool {
+    ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_SERVICE_VLAN
+}
+
 /// TCP FIN (RFC 9293 section 3.1).
 pub const TCP_FIN: u8 = 0x01;
 /// TCP SYN.

@@ -10,6 +10,7 @@ use std::vec::Vec;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use crate::filter::{BACKEND, Place, VIP};
 use crate::net::{Address, Endpoint, Port, Protocol};
 use crate::packet::Packet;
 use crate::rate::Bucket;
@@ -162,6 +163,15 @@ impl Tables for HostTables {
 
     fn settings(&self) -> Option<&Settings> {
         Some(&self.settings)
+    }
+
+    fn roles(&self, address: &Address) -> u8 {
+        // An address that has another's place in the kernel's table has it here, too.
+        let place = Place::of(address);
+        let holds = |endpoint: &Endpoint| Place::of(&endpoint.address) == place;
+        let vip = if self.services.keys().any(holds) { VIP } else { 0 };
+        let backend = if self.replies.keys().any(holds) { BACKEND } else { 0 };
+        vip | backend
     }
 
     fn service(&self, vip: &Endpoint) -> Option<&Service> {

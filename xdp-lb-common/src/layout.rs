@@ -1,21 +1,22 @@
 //! What both sides must agree on to share pinned tables.
 
+use crate::directory::Keyed;
 use crate::net::Endpoint;
 use crate::reason::REASONS;
 use crate::tables::{Backend, FlowKey, FlowRecord, Reply, Service, Settings, Traffic, VlanDevice};
 
 /// The version of the shared tables' layout; a daemon adopts only pins of its own version. Raise it when
 /// the meaning of a key or value changes.
-const MEANING: u32 = 1;
+const MEANING: u32 = 2;
 
 /// The version of the shared tables' layout: what its bytes mean, and a number that changes with every
 /// size and with the list of reasons, so that nobody has to think of it.
 pub const LAYOUT_VERSION: u32 = {
     let sizes = [
         size_of::<Endpoint>(),
-        size_of::<Service>(),
+        size_of::<Keyed<Service>>(),
         size_of::<Backend>(),
-        size_of::<Reply>(),
+        size_of::<Keyed<Reply>>(),
         size_of::<FlowKey>(),
         size_of::<FlowRecord>(),
         size_of::<Settings>(),

@@ -5,6 +5,8 @@
 
 pub mod bench;
 pub mod checksum;
+pub mod directory;
+pub mod filter;
 pub mod flow;
 pub mod hash;
 pub mod headers;

@@ -2,8 +2,8 @@
 //! each length is compared with the bytes that are there.
 
 use crate::headers::{
-    ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN, Ethernet, ExtensionHeader, Icmp,
-    Ipv4, Ipv6, TCP_ACK, Tcp, Udp, VlanTag,
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, ExtensionHeader, Icmp, Ipv4, Ipv6, TCP_ACK, Tcp, Udp, VlanTag,
+    is_tag,
 };
 use crate::net::{Address, Endpoint, MacAddress, Port, Protocol};
 use crate::packet::Packet;
@@ -130,11 +130,6 @@ pub fn parse<P: Packet>(packet: &P, parsed: &mut Parsed) -> Result<(), Reason> {
         tags,
     };
     Ok(())
-}
-
-#[inline(always)]
-fn is_tag(ethertype: u16) -> bool {
-    ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_SERVICE_VLAN
 }
 
 /// What the IP header says.

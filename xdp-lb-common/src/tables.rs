@@ -8,6 +8,7 @@ use core::ops::Deref;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::directory::Keyed;
 use crate::flow::Life;
 use crate::headers::ETHERTYPE_VLAN;
 use crate::net::{Address, Endpoint, MacAddress, Port, Protocol};
@@ -58,7 +59,7 @@ pub const RECORDS_FLOWS: u8 = 1;
 
 /// The value of `SERVICES`: what the datapath needs to know of a service.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C, align(64))]
+#[repr(C)]
 pub struct Service {
     /// Its place in the per-service counters.
     pub index: ServiceIndex,
@@ -89,10 +90,11 @@ pub struct Service {
     /// QUIC: how many bytes of a connection id name the server.
     pub server_id_length: u8,
     /// Unused, 0.
-    pub padding: [u8; 26],
+    pub padding: [u8; 6],
 }
 
-const _: () = assert!(size_of::<Service>() == 64);
+// With its VIP, a cache line.
+const _: () = assert!(size_of::<Keyed<Service>>() == 64);
 
 /// Whether a backend may be given packets.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -430,6 +432,9 @@ pub trait Tables {
     fn now(&self) -> u32;
     /// What holds for every service.
     fn settings(&self) -> Option<&Settings>;
+    /// Whose an address is, as [`crate::filter`] says: [`crate::filter::VIP`], [`crate::filter::BACKEND`]
+    /// or both; where it is nobody's, mostly neither.
+    fn roles(&self, address: &Address) -> u8;
     /// The service at this VIP.
     fn service(&self, vip: &Endpoint) -> Option<&Service>;
     /// A ring's slot.

@@ -2,29 +2,38 @@
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
-use xdp_lb_common::net::{Address, Endpoint};
+use xdp_lb_common::directory::Keyed;
+use xdp_lb_common::filter::WORDS;
+use xdp_lb_common::net::Address;
 use xdp_lb_common::process::Scratch;
 use xdp_lb_common::rate::Bucket;
 use xdp_lb_common::reason::REASONS;
 use xdp_lb_common::tables::{Backend, FlowKey, FlowRecord, Reply, Service, Settings, Traffic, VlanDevice};
 
-/// `BPF_F_MMAPABLE` (5.5): the daemon writes whole rings without a system call a slot.
+/// `BPF_F_MMAPABLE` (5.5): the daemon writes without a system call for each word, and the first entry
+/// begins at a page, so that one of 64 bytes is one cache line.
 const MMAPABLE: u32 = 1 << 10;
 
 #[map]
 pub static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 #[map]
-pub static SERVICES: HashMap<Endpoint, Service> = HashMap::with_max_entries(1, 0);
+pub static ADDRESSES: Array<u64> = Array::with_max_entries(WORDS, MMAPABLE);
+#[map]
+pub static SERVICE_PLACES: Array<u64> = Array::with_max_entries(1, MMAPABLE);
+#[map]
+pub static SERVICES: Array<Keyed<Service>> = Array::with_max_entries(1, MMAPABLE);
 #[map]
 pub static VIPS: HashMap<Address, u32> = HashMap::with_max_entries(1, 0);
 #[map]
 pub static SLOTS: Array<u64> = Array::with_max_entries(1, MMAPABLE);
 #[map]
-pub static BACKENDS: Array<Backend> = Array::with_max_entries(1, 0);
+pub static BACKENDS: Array<Backend> = Array::with_max_entries(1, MMAPABLE);
 #[map]
 pub static SNAT_ADDRESSES: Array<Address> = Array::with_max_entries(1, 0);
 #[map]
-pub static REPLIES: HashMap<Endpoint, Reply> = HashMap::with_max_entries(1, 0);
+pub static REPLY_PLACES: Array<u64> = Array::with_max_entries(1, MMAPABLE);
+#[map]
+pub static REPLIES: Array<Keyed<Reply>> = Array::with_max_entries(1, MMAPABLE);
 #[map]
 pub static VLANS: HashMap<u32, VlanDevice> = HashMap::with_max_entries(4096, 0);
 #[map]

@@ -6,8 +6,10 @@ use aya_ebpf::bindings::{
     BPF_FIB_LKUP_RET_SUCCESS, BPF_NOEXIST, bpf_fib_lookup as FibLookup,
 };
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_ktime_get_coarse_ns};
-use aya_ebpf::maps::LruHashMap;
+use aya_ebpf::maps::{Array, LruHashMap};
 use aya_ebpf::programs::XdpContext;
+use xdp_lb_common::directory::{Keyed, Source};
+use xdp_lb_common::filter::Place;
 use xdp_lb_common::net::{Address, Be32, Endpoint, MacAddress};
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::slot::Slot;
@@ -37,6 +39,36 @@ impl<'a> Maps<'a> {
     }
 }
 
+/// One directory's maps.
+#[derive(Clone, Copy)]
+struct Directory<R: Copy + 'static> {
+    words: &'static Array<u64>,
+    records: &'static Array<Keyed<R>>,
+}
+
+impl<R: Copy> Source<'static> for Directory<R> {
+    type Record = R;
+
+    #[inline(always)]
+    fn word(self, place: u32) -> Option<u64> {
+        self.words.get(place).map(read)
+    }
+
+    // The daemon writes a record's place only after every program that may know it has ended.
+    #[inline(always)]
+    fn record(self, place: u32) -> Option<&'static Keyed<R>> {
+        self.records.get(place)
+    }
+}
+
+/// A word that the daemon may be replacing.
+#[inline(always)]
+fn read(word: &u64) -> u64 {
+    // SAFETY: a reference is valid. Volatile, since the compiler has no atomic loads for this target, and
+    // reads a word at once.
+    unsafe { core::ptr::from_ref(word).read_volatile() }
+}
+
 impl Tables for Maps<'_> {
     type Flow<'t>
         = &'t FlowRecord
@@ -55,10 +87,14 @@ impl Tables for Maps<'_> {
     }
 
     #[inline(always)]
+    fn roles(&self, address: &Address) -> u8 {
+        let place = Place::of(address);
+        ADDRESSES.get(place.word()).map_or(0, |word| place.roles(read(word)))
+    }
+
+    #[inline(always)]
     fn service(&self, vip: &Endpoint) -> Option<&Service> {
-        // SAFETY: the daemon replaces a service's record as a whole; an old one stays readable until
-        // the program ends.
-        unsafe { SERVICES.get(vip) }
+        Directory { words: &SERVICE_PLACES, records: &SERVICES }.find(vip)
     }
 
     #[inline(always)]
@@ -84,8 +120,7 @@ impl Tables for Maps<'_> {
 
     #[inline(always)]
     fn reply(&self, backend: &Endpoint) -> Option<&Reply> {
-        // SAFETY: as for a service.
-        unsafe { REPLIES.get(backend) }
+        Directory { words: &REPLY_PLACES, records: &REPLIES }.find(backend)
     }
 
     #[inline(always)]

@@ -9,6 +9,7 @@ mod icmp_error;
 mod pair;
 mod reply;
 mod rewrite;
+mod roles;
 mod too_big;
 
 pub use self::affinity::slot_hash;
@@ -17,6 +18,7 @@ pub use self::forward::records_flows;
 use self::icmp_error::About;
 use self::rewrite::Departure;
 use self::too_big::too_big;
+use crate::filter::{BACKEND, VIP};
 use crate::flow::{Direction, advance};
 use crate::packet::Packet;
 use crate::parse::{self, Parsed, parse};
@@ -52,6 +54,8 @@ pub struct Scratch {
     query: RouteQuery,
     /// How far a flow has come that begins with this packet.
     progress: u8,
+    /// Whose the packet's addresses may be.
+    roles: u8,
 }
 
 /// Takes one packet from its arrival to its verdict, and counts it.
@@ -90,6 +94,10 @@ fn balance<P: Packet, T: Tables>(
     tables: &T,
     scratch: &mut Scratch,
 ) -> Result<Verdict, Reason> {
+    scratch.roles = roles::roles(packet, tables);
+    if scratch.roles == 0 {
+        return Err(Reason::NoService);
+    }
     parse(packet, &mut scratch.parsed)?;
     if scratch.parsed.kind == parse::Kind::Icmp {
         if icmp::icmp(packet, tables, scratch)? == icmp::Message::Error {
@@ -118,14 +126,18 @@ fn balance<P: Packet, T: Tables>(
 /// Takes a packet of a flow to its departure.
 #[inline(always)]
 fn steer<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Scratch) -> Result<(), Reason> {
-    let Scratch { parsed, departure, query, progress, .. } = scratch;
+    let Scratch { parsed, departure, query, progress, roles, .. } = scratch;
     let parsed = &*parsed;
-    if let Some(service) = tables.service(&parsed.key.destination_endpoint()) {
+    if *roles & VIP != 0
+        && let Some(service) = tables.service(&parsed.key.destination_endpoint())
+    {
         let settings = tables.settings().ok_or(Reason::Internal)?;
         *progress = advance(0, Direction::Forward, parsed.tcp_flags);
         let context = Context { tables, settings, parsed, now: tables.now(), progress };
         forward::forward(packet, &context, service, departure)
-    } else if let Some(rule) = tables.reply(&parsed.key.source_endpoint()) {
+    } else if *roles & BACKEND != 0
+        && let Some(rule) = tables.reply(&parsed.key.source_endpoint())
+    {
         reply::reply(packet, tables, parsed, rule, query, departure)
     } else {
         Err(Reason::NoService)

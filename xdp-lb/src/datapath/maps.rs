@@ -1,13 +1,13 @@
 //! The maps as typed tables.
 
-use std::collections::BTreeMap;
-use std::os::fd::{AsFd, AsRawFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues};
-use memmap2::{MmapOptions, MmapRaw};
+use xdp_lb_common::filter::{BACKEND, VIP};
 use xdp_lb_common::net::{Address, Endpoint};
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::slot::Slot;
@@ -17,7 +17,10 @@ use xdp_lb_common::tables::{
 };
 use zerocopy::{FromBytes, IntoBytes};
 
+use super::addresses::Addresses;
 use super::batch;
+use super::directory::Directory;
+use super::memory::{Records, Words};
 use super::vips::Vips;
 use crate::config::Limits;
 
@@ -32,10 +35,11 @@ unsafe impl<T: FromBytes + IntoBytes + Copy + 'static> aya::Pod for Plain<T> {}
 /// All tables but the event buffer.
 pub struct Maps {
     pub settings: Array<MapData, Plain<Settings>>,
-    pub services: HashMap<MapData, Plain<Endpoint>, Plain<Service>>,
-    pub vips: Vips,
+    pub services: Directory<Service>,
+    vips: Vips,
     pub backends: Array<MapData, Plain<Backend>>,
-    pub replies: HashMap<MapData, Plain<Endpoint>, Plain<Reply>>,
+    pub replies: Directory<Reply>,
+    addresses: Addresses,
     pub snat_addresses: Array<MapData, Plain<Address>>,
     pub vlans: HashMap<MapData, u32, Plain<VlanDevice>>,
     pub slots: Slots,
@@ -60,11 +64,11 @@ impl Maps {
     pub fn take(object: &mut Ebpf) -> Result<(Self, Sizes)> {
         let mut map =
             |name: &str| object.take_map(name).with_context(|| format!("the object has no map {name}"));
-        let (services, backends, snat_addresses) =
-            (map("SERVICES")?, map("BACKENDS")?, map("SNAT_ADDRESSES")?);
+        let (backends, snat_addresses) = (map("BACKENDS")?, map("SNAT_ADDRESSES")?);
+        let service_counters = map("SERVICE_COUNTERS")?;
         let (slots, flows, half_open) = (map("SLOTS")?, map("FLOWS")?, map("HALF_OPEN")?);
         let limits = Limits {
-            services: entries(&services)?,
+            services: entries(&service_counters)?,
             // Place 0 stays vacant.
             backends: entries(&backends)? - 1,
             slots: entries(&slots)?,
@@ -72,19 +76,26 @@ impl Maps {
             half_open_flows: entries(&half_open)?,
         };
         let sizes = Sizes { limits, snat_addresses: entries(&snat_addresses)? };
+        let services =
+            Directory::new(Words::new(&map("SERVICE_PLACES")?)?, Records::new(&map("SERVICES")?)?)?;
+        let replies = Directory::new(Words::new(&map("REPLY_PLACES")?)?, Records::new(&map("REPLIES")?)?)?;
+        let present = services.keys().map(|vip| (vip.address, VIP));
+        let present = present.chain(replies.keys().map(|backend| (backend.address, BACKEND)));
+        let addresses = Addresses::new(Words::new(&map("ADDRESSES")?)?, present);
         let maps = Self {
             settings: map("SETTINGS")?.try_into()?,
-            services: services.try_into()?,
+            services,
             vips: Vips::new(map("VIPS")?)?,
             backends: backends.try_into()?,
-            replies: map("REPLIES")?.try_into()?,
+            replies,
+            addresses,
             snat_addresses: snat_addresses.try_into()?,
             vlans: map("VLANS")?.try_into()?,
-            slots: Slots::new(slots, limits.slots)?,
+            slots: Slots::new(&slots)?,
             flows: Flows::new(flows)?,
             half_open: Flows::new(half_open)?,
             reasons: map("REASON_COUNTERS")?.try_into()?,
-            service_counters: map("SERVICE_COUNTERS")?.try_into()?,
+            service_counters: service_counters.try_into()?,
             backend_counters: map("BACKEND_COUNTERS")?.try_into()?,
         };
         Ok((maps, sizes))
@@ -92,8 +103,29 @@ impl Maps {
 
     /// Makes the VIPs' addresses those of the services, whatever an earlier daemon left.
     pub fn adopt_vips(&mut self) -> Result<()> {
-        let services: Result<_, _> = self.services.keys().map(|key| key.map(|Plain(vip)| vip)).collect();
-        self.vips.adopt(services.context("cannot read the services")?)
+        self.vips.adopt(self.services.keys().copied().collect())
+    }
+
+    /// Puts services.
+    pub fn put_services(&mut self, services: &[(Endpoint, Service)]) -> Result<()> {
+        services.iter().try_for_each(|(vip, _)| self.vips.add(*vip))?;
+        put(&mut self.services, &mut self.addresses, VIP, services)
+    }
+
+    /// Forgets services.
+    pub fn remove_services(&mut self, vips: &[Endpoint]) -> Result<()> {
+        remove(&mut self.services, &mut self.addresses, VIP, vips);
+        vips.iter().try_for_each(|vip| self.vips.remove(vip))
+    }
+
+    /// Puts what to do with backends' packets.
+    pub fn put_replies(&mut self, replies: &[(Endpoint, Reply)]) -> Result<()> {
+        put(&mut self.replies, &mut self.addresses, BACKEND, replies)
+    }
+
+    /// Forgets backends' endpoints.
+    pub fn remove_replies(&mut self, backends: &[Endpoint]) {
+        remove(&mut self.replies, &mut self.addresses, BACKEND, backends);
     }
 
     /// The backends' records, without the vacant places; `last` is the last place.
@@ -142,9 +174,31 @@ impl Maps {
     }
 }
 
+fn put<R: Copy>(
+    directory: &mut Directory<R>,
+    addresses: &mut Addresses,
+    role: u8,
+    entries: &[(Endpoint, R)],
+) -> Result<()> {
+    let new: BTreeSet<_> =
+        entries.iter().map(|(key, _)| key).filter(|key| !directory.contains(key)).collect();
+    new.iter().for_each(|key| addresses.add(&key.address, role));
+    let result = directory.put(entries);
+    // Where there was no room for all of them.
+    let absent = new.into_iter().filter(|key| !directory.contains(key));
+    absent.for_each(|key| addresses.remove(&key.address, role));
+    result
+}
+
+fn remove<R: Copy>(directory: &mut Directory<R>, addresses: &mut Addresses, role: u8, keys: &[Endpoint]) {
+    let present: BTreeSet<_> = keys.iter().filter(|key| directory.contains(key)).collect();
+    directory.remove(keys);
+    present.into_iter().for_each(|key| addresses.remove(&key.address, role));
+}
+
 /// How many entries a map has in the kernel, which for an adopted one need not be what was asked for.
 fn entries(map: &Map) -> Result<u32> {
-    let (Map::Array(data) | Map::HashMap(data) | Map::LruHashMap(data)) = map else {
+    let (Map::Array(data) | Map::PerCpuArray(data) | Map::LruHashMap(data)) = map else {
         bail!("a map of the object is of another kind than this daemon knows");
     };
     Ok(data.info().context("cannot ask the kernel about a map")?.max_entries())
@@ -169,18 +223,12 @@ fn zero(counters: &mut PerCpuArray<MapData, Plain<Traffic>>, index: u32) -> Resu
 
 /// The flat array of all rings, in this process's memory (`BPF_F_MMAPABLE`, kernel 5.5).
 pub struct Slots {
-    memory: MmapRaw,
-    length: u32,
+    words: Words,
 }
 
 impl Slots {
-    fn new(map: Map, length: u32) -> Result<Self> {
-        let Map::Array(data) = map else { bail!("the map SLOTS is no array") };
-        let memory = MmapOptions::new()
-            .len(length as usize * size_of::<Slot>())
-            .map_raw(data.fd().as_fd().as_raw_fd())
-            .context("cannot map the slots into memory")?;
-        Ok(Self { memory, length })
+    fn new(map: &Map) -> Result<Self> {
+        Ok(Self { words: Words::new(map)? })
     }
 
     /// Writes slots from this place on.
@@ -188,7 +236,7 @@ impl Slots {
     /// # Errors
     /// Where they do not all fit; then none is written.
     pub fn write(&mut self, first: SlotIndex, slots: &[Slot]) -> Result<()> {
-        for (word, slot) in self.words(first, slots.len())?.iter().zip(slots) {
+        for (word, slot) in self.words.range(first.0, slots.len())?.iter().zip(slots) {
             word.store(slot.to_bits(), Ordering::Relaxed);
         }
         Ok(())
@@ -199,20 +247,8 @@ impl Slots {
     /// # Errors
     /// Where there are not as many.
     pub fn read(&self, first: SlotIndex, count: u32) -> Result<Vec<Slot>> {
-        let words = self.words(first, count as usize)?;
+        let words = self.words.range(first.0, count as usize)?;
         Ok(words.iter().map(|word| Slot::from_bits(word.load(Ordering::Relaxed))).collect())
-    }
-
-    fn words(&self, first: SlotIndex, count: usize) -> Result<&[AtomicU64]> {
-        let first = first.0 as usize;
-        ensure!(
-            first.checked_add(count).is_some_and(|end| end <= self.length as usize),
-            "{count} slots from {first} on do not fit into {}",
-            self.length
-        );
-        // SAFETY: the range lies in the mapping, which is page-aligned and lives as long as self; the
-        // kernel side reads and this side writes whole words.
-        Ok(unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast::<AtomicU64>().add(first), count) })
     }
 }
 

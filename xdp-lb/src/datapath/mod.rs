@@ -1,11 +1,15 @@
 //! Loading, attaching, pinning and adopting the program, and its tables as types: the only place
 //! that touches a BPF map.
 
+mod addresses;
 mod batch;
 mod census;
+mod directory;
 mod events;
+mod grace;
 mod link;
 mod maps;
+mod memory;
 mod pins;
 mod program;
 mod settings;

@@ -1,6 +1,7 @@
 //! The program and its tables, loaded into the kernel.
 
 use std::collections::BTreeMap;
+use std::mem::discriminant;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -20,6 +21,7 @@ use xdp_lb_common::tables::{
 };
 
 use super::census::{Census, Count};
+use super::directory;
 use super::events::Events;
 use super::link;
 use super::maps::{Maps, Plain, Sizes};
@@ -32,13 +34,16 @@ use crate::control::tables::{Tables, Write};
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/xdp-lb-ebpf.o"));
 
 /// The maps that are pinned: what forwarding needs and what must outlive the daemon.
-const PINNED: [&str; 14] = [
+const PINNED: [&str; 17] = [
     "SETTINGS",
+    "ADDRESSES",
+    "SERVICE_PLACES",
     "SERVICES",
     "VIPS",
     "SLOTS",
     "BACKENDS",
     "SNAT_ADDRESSES",
+    "REPLY_PLACES",
     "REPLIES",
     "VLANS",
     "FLOWS",
@@ -132,14 +137,16 @@ impl Datapath {
             loader.map_pin_path(name, path.clone());
         }
         for (name, entries) in [
-            ("SERVICES", services),
+            ("SERVICE_PLACES", directory::words(services)),
+            ("SERVICES", directory::records(services)),
             ("VIPS", services),
             // Place 0 stays vacant.
             ("BACKENDS", backends + 1),
             ("SLOTS", slots),
             ("FLOWS", flows),
             ("HALF_OPEN", half_open_flows),
-            ("REPLIES", backends),
+            ("REPLY_PLACES", directory::words(backends)),
+            ("REPLIES", directory::records(backends)),
             ("SNAT_ADDRESSES", SNAT_ADDRESSES),
             ("SERVICE_COUNTERS", services),
             ("BACKEND_COUNTERS", backends + 1),
@@ -301,7 +308,7 @@ impl Datapath {
     pub fn read(&self) -> Result<Tables> {
         let mut tables = Tables::default();
         for entry in self.maps.services.iter() {
-            let (Plain(vip), Plain(service)) = entry.context("cannot read the services")?;
+            let (vip, service) = entry.context("cannot read the services")?;
             tables.services.insert(vip, service);
             if service.ring_len > 0 {
                 let ring = self.maps.slots.read(service.ring_offset, service.ring_len)?;
@@ -314,7 +321,7 @@ impl Datapath {
             }
         }
         for entry in self.maps.replies.iter() {
-            let (Plain(endpoint), Plain(reply)) = entry.context("cannot read the replies")?;
+            let (endpoint, reply) = entry.context("cannot read the replies")?;
             tables.replies.insert(endpoint, reply);
         }
         tables.backends = self.maps.read_backends(self.sizes.limits.backends)?;
@@ -326,31 +333,35 @@ impl Datapath {
     /// # Errors
     /// At the first write that fails; those before it stand.
     pub fn apply(&mut self, writes: &[Write]) -> Result<()> {
-        for write in writes {
-            self.write(write).with_context(|| format!("cannot write {}", describe(write)))?;
+        // Many services at once are one change of their table.
+        for alike in writes.chunk_by(|one, next| discriminant(one) == discriminant(next)) {
+            self.write(alike).with_context(|| format!("cannot write {}", describe(alike)))?;
         }
         Ok(())
     }
 
-    fn write(&mut self, write: &Write) -> Result<()> {
+    /// Writes of one kind.
+    fn write(&mut self, writes: &[Write]) -> Result<()> {
+        let (mut services, mut no_services) = (Vec::new(), Vec::new());
+        let (mut replies, mut no_replies) = (Vec::new(), Vec::new());
         let maps = &mut self.maps;
-        match write {
-            Write::Backend(index, backend) => {
-                maps.backends.set(index.0, Plain(*backend), 0)?;
-            }
-            Write::SnatAddress(place, address) => maps.snat_addresses.set(*place, Plain(*address), 0)?,
-            Write::Slots(first, slots) => maps.slots.write(*first, slots)?,
-            Write::Reply(endpoint, reply) => maps.replies.insert(Plain(*endpoint), Plain(*reply), 0)?,
-            Write::RemoveReply(endpoint) => maps.replies.remove(&Plain(*endpoint))?,
-            Write::Service(vip, service) => {
-                maps.vips.add(*vip)?;
-                maps.services.insert(Plain(*vip), Plain(*service), 0)?;
-            }
-            Write::RemoveService(vip) => {
-                maps.services.remove(&Plain(*vip))?;
-                maps.vips.remove(vip)?;
+        for write in writes {
+            match write {
+                Write::Backend(index, backend) => {
+                    maps.backends.set(index.0, Plain(*backend), 0)?;
+                }
+                Write::SnatAddress(place, address) => maps.snat_addresses.set(*place, Plain(*address), 0)?,
+                Write::Slots(first, slots) => maps.slots.write(*first, slots)?,
+                Write::Reply(endpoint, reply) => replies.push((*endpoint, *reply)),
+                Write::RemoveReply(endpoint) => no_replies.push(*endpoint),
+                Write::Service(vip, service) => services.push((*vip, *service)),
+                Write::RemoveService(vip) => no_services.push(*vip),
             }
         }
+        maps.put_services(&services)?;
+        maps.remove_services(&no_services)?;
+        maps.put_replies(&replies)?;
+        maps.remove_replies(&no_replies);
         Ok(())
     }
 
@@ -468,8 +479,9 @@ fn explain(interface: &str, mode: XdpMode, error: aya::programs::ProgramError) -
     }
 }
 
-fn describe(write: &Write) -> String {
-    match write {
+fn describe(writes: &[Write]) -> String {
+    let Some(first) = writes.first() else { return "nothing".to_owned() };
+    let first = match first {
         Write::Backend(index, backend) => format!("backend {} ({:?})", index.0, backend.address),
         Write::SnatAddress(place, address) => format!("SNAT address {place} ({address:?})"),
         Write::Slots(SlotIndex(first), slots) => format!("{} slots from {first} on", slots.len()),
@@ -477,5 +489,9 @@ fn describe(write: &Write) -> String {
             format!("the reply rule of {}", endpoint.socket())
         }
         Write::Service(vip, _) | Write::RemoveService(vip) => format!("the service at {}", vip.socket()),
+    };
+    match writes.len() {
+        1 => first,
+        count => format!("{first} or one of the {} behind it", count - 1),
     }
 }

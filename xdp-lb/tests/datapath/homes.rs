@@ -62,13 +62,19 @@ impl Homes {
 
     /// Likewise, with room for so many flow records in the kernel.
     pub fn with_flows(flows: u32) -> Self {
+        let half_open_flows = flows;
+        Self::with_limits(Limits { services: 16, backends: 64, slots: 16 * RING, flows, half_open_flows })
+    }
+
+    /// Likewise, with tables of these sizes.
+    pub fn with_limits(limits: Limits) -> Self {
         assert!(nix::unistd::geteuid().is_root(), "run as root: these tests load a program into the kernel");
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
             .expect("a network namespace of the test's own");
         run("ip link set lo up");
         let options = Options {
             pin_path: None,
-            limits: Limits { services: 16, backends: 64, slots: 16 * RING, flows, half_open_flows: flows },
+            limits,
             policy: Policy { flow_hash_secret: Some(SECRET), snat_ports: PORTS, timeouts: TIMEOUTS },
         };
         let kernel = Datapath::load(&options).unwrap_or_else(|error| panic!("{error:#}"));
@@ -79,8 +85,8 @@ impl Homes {
             padding: 0,
             patience: patience(TIMEOUTS.tcp_idle.as_secs() as u32, TIMEOUTS.udp_idle.as_secs() as u32),
         });
-        host.slots = vec![Slot::default(); 16 * RING as usize];
-        host.backends = vec![Backend::default(); 65];
+        host.slots = vec![Slot::default(); limits.slots as usize];
+        host.backends = vec![Backend::default(); limits.backends as usize + 1];
         Self { host, kernel, tables: Tables::default(), services: 0, backends: 0 }
     }
 

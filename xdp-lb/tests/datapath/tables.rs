@@ -1,11 +1,16 @@
 //! The tables from user space: what is written is there, counters add up, the census removes.
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
 
+use xdp_lb::config::Limits;
+use xdp_lb::control::tables::Write;
 use xdp_lb::datapath::Census;
 use xdp_lb_common::flow::patience;
-use xdp_lb_common::net::{Port, Protocol};
-use xdp_lb_common::tables::{BackendIndex, Mode, RECORDS_FLOWS, ServiceIndex, Traffic};
+use xdp_lb_common::net::{Endpoint, Port, Protocol};
+use xdp_lb_common::reason::Reason;
+use xdp_lb_common::tables::{BackendIndex, Mode, RECORDS_FLOWS, Service, ServiceIndex, Traffic};
 
 use crate::homes::Homes;
 use crate::packets::{ACK, Frame, SYN};
@@ -78,12 +83,12 @@ fn the_census_removes_what_is_over() {
         flow_hash_secret: None,
         snat_ports: xdp_lb::config::PortRange { first: 2000, last: 2999 },
         timeouts: xdp_lb::config::Timeouts {
-            tcp_idle: std::time::Duration::from_secs(900),
-            udp_idle: std::time::Duration::from_secs(0),
+            tcp_idle: Duration::from_secs(900),
+            udp_idle: Duration::from_secs(0),
         },
     };
     homes.kernel.set_policy(&policy).unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(2100));
+    std::thread::sleep(Duration::from_millis(2100));
     homes.host.settings.patience = patience(900, 0);
     assert_eq!(homes.census(), Census::default());
     assert_eq!(homes.records(), [0, 0], "they are gone from the tables too");
@@ -106,4 +111,63 @@ fn vlan_devices_are_replaced_as_a_whole() {
     homes.kernel.set_vlans(&BTreeMap::from([(10, (2, 100)), (11, (2, 101))])).unwrap();
     homes.kernel.set_vlans(&BTreeMap::from([(11, (3, 101))])).unwrap();
     assert_eq!(homes.kernel.vlans().unwrap(), BTreeMap::from([(11, (3, 101))]));
+}
+
+#[test]
+fn each_of_ten_thousand_services_is_found_until_it_is_removed() {
+    const SERVICES: u32 = 10_000;
+    let (flows, half_open_flows) = (1024, 1024);
+    let mut homes =
+        Homes::with_limits(Limits { services: SERVICES, backends: 64, slots: 1024, flows, half_open_flows });
+    let socket = |number: u32| {
+        let address = Ipv4Addr::from_bits(0xc612_0000 + number / 2);
+        SocketAddr::from((address, if number.is_multiple_of(2) { 80 } else { 443 }))
+    };
+    let vip = |number| Endpoint::from_socket(socket(number), Protocol::TCP);
+    let put = |number| {
+        // Without a backend: its packets end here, and say so.
+        Write::Service(vip(number), Service { index: ServiceIndex(number), ..Service::default() })
+    };
+    let expect = |homes: &mut Homes, number: u32, reason| {
+        homes.ends_with(&Frame::tcp("203.0.113.5:40000", &socket(number).to_string(), SYN), reason);
+    };
+    let sample = || (0..SERVICES).step_by(97);
+
+    let start = Instant::now();
+    homes.apply(&(0..SERVICES).map(put).collect::<Vec<_>>());
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert_eq!(homes.kernel.read().unwrap().services, homes.host.services);
+    for number in sample() {
+        expect(&mut homes, number, Reason::NoBackend);
+    }
+    // An odd one shares its address with the even one before it.
+    let odd = (1..SERVICES).step_by(2);
+    homes.apply(&odd.map(|number| Write::RemoveService(vip(number))).collect::<Vec<_>>());
+    for number in sample() {
+        let is_gone = !number.is_multiple_of(2);
+        expect(&mut homes, number, if is_gone { Reason::NoService } else { Reason::NoBackend });
+    }
+    for number in sample().filter(|number| !number.is_multiple_of(2)) {
+        homes.apply(&[put(number)]);
+        expect(&mut homes, number, Reason::NoBackend);
+    }
+    assert_eq!(homes.kernel.read().unwrap().services, homes.host.services);
+}
+
+#[test]
+fn a_packet_of_addresses_that_are_nobody_s_is_passed_unread() {
+    let mut homes = Homes::new();
+    homes.service(VIP, Protocol::TCP, Mode::Nat, &["198.51.100.11:8080"]);
+    let mut truncated = Frame::tcp("203.0.113.5:40000", "192.0.2.77:80", SYN);
+    truncated.payload.clear();
+    for frame in
+        [truncated.clone(), truncated.clone().tag(0x8100, 7), truncated.tag(0x88a8, 7).tag(0x8100, 8)]
+    {
+        // Its TCP header is cut short, which is not looked at.
+        let bytes = frame.bytes();
+        homes.bytes_end_with(&bytes[..bytes.len() - 10], Reason::NoService);
+    }
+    // A VIP as the sender, and a backend as the receiver, are nobody's either.
+    homes.ends_with(&Frame::tcp(VIP, "203.0.113.5:40000", SYN), Reason::NoService);
+    homes.ends_with(&Frame::tcp("203.0.113.5:40000", "198.51.100.11:8080", SYN), Reason::NoService);
 }

@@ -1,0 +1,50 @@
+//! Whether a packet can concern the load balancer at all, by its addresses: most of a host's do not,
+//! and are passed before anything else of them is looked at.
+
+use crate::filter::{BACKEND, VIP};
+use crate::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ipv4, Ipv6, VlanTag, is_tag};
+use crate::net::{Address, Be16, Protocol};
+use crate::packet::Packet;
+use crate::tables::Tables;
+
+/// What a packet may be: [`VIP`] where its destination may be one, [`BACKEND`] where its source may be
+/// one. Both where the addresses do not tell, and the whole packet has to be looked at.
+#[inline(always)]
+pub fn roles<P: Packet, T: Tables>(packet: &P, tables: &T) -> u8 {
+    by_addresses(packet, tables).unwrap_or(VIP | BACKEND)
+}
+
+#[inline(always)]
+fn by_addresses<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<u8> {
+    let ethertype = packet.read::<Be16>(12)?.get();
+    if !is_tag(ethertype) {
+        return behind(packet, tables, ethertype, 14);
+    }
+    let outer: VlanTag = packet.read(14)?;
+    if !is_tag(outer.ethertype.get()) {
+        return behind(packet, tables, outer.ethertype.get(), 18);
+    }
+    let inner: VlanTag = packet.read(18)?;
+    behind(packet, tables, inner.ethertype.get(), 22)
+}
+
+/// By the IP header that begins here.
+#[inline(always)]
+fn behind<P: Packet, T: Tables>(packet: &P, tables: &T, ethertype: u16, l3: usize) -> Option<u8> {
+    let (source, destination, protocol) = match ethertype {
+        ETHERTYPE_IPV4 => {
+            let ip: Ipv4 = packet.read(l3)?;
+            (Address::v4(ip.source), Address::v4(ip.destination), ip.protocol)
+        }
+        ETHERTYPE_IPV6 => {
+            let ip: Ipv6 = packet.read(l3)?;
+            (Address::v6(ip.source), Address::v6(ip.destination), ip.next_header)
+        }
+        _ => return None,
+    };
+    // An error about a flow comes from anybody and goes to anybody who had a part in it.
+    if matches!(protocol, Protocol::ICMP | Protocol::ICMPV6) {
+        return None;
+    }
+    Some(tables.roles(&destination) & VIP | tables.roles(&source) & BACKEND)
+}

@@ -1,0 +1,104 @@
+//! The writing side of [`xdp_lb_common::filter`].
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+
+use xdp_lb_common::filter::Place;
+use xdp_lb_common::net::Address;
+
+use super::memory::Words;
+
+/// Whose each address is.
+pub struct Addresses {
+    words: Words,
+    /// How many endpoints have each bit.
+    uses: HashMap<(Place, u8), u32>,
+}
+
+impl Addresses {
+    /// The table in this map, in which the bits of these addresses are set and no others.
+    pub fn new(words: Words, present: impl IntoIterator<Item = (Address, u8)>) -> Self {
+        let mut addresses = Self { words, uses: HashMap::new() };
+        let mut bits = vec![0; addresses.words.length() as usize];
+        for (address, role) in present {
+            let place = Place::of(&address);
+            *addresses.uses.entry((place, role)).or_default() += 1;
+            bits[place.word() as usize] |= place.bits(role);
+        }
+        for (word, bits) in addresses.words.all().iter().zip(bits) {
+            word.store(bits, Ordering::Release);
+        }
+        addresses
+    }
+
+    /// Notes an endpoint of this address, before packets can find it.
+    pub fn add(&mut self, address: &Address, role: u8) {
+        let place = Place::of(address);
+        let uses = self.uses.entry((place, role)).or_default();
+        *uses += 1;
+        if *uses == 1 {
+            self.words.all()[place.word() as usize].fetch_or(place.bits(role), Ordering::Release);
+        }
+    }
+
+    /// Forgets an endpoint of this address, after packets find it no more.
+    pub fn remove(&mut self, address: &Address, role: u8) {
+        let place = Place::of(address);
+        let Some(uses) = self.uses.get_mut(&(place, role)) else { return };
+        *uses -= 1;
+        if *uses == 0 {
+            self.uses.remove(&(place, role));
+            self.words.all()[place.word() as usize].fetch_and(!place.bits(role), Ordering::Release);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use xdp_lb_common::filter::{BACKEND, VIP, WORDS};
+
+    use super::*;
+
+    fn address(number: u32) -> Address {
+        IpAddr::from((0xc612_0000 + number).to_be_bytes()).into()
+    }
+
+    fn roles(addresses: &Addresses, address: &Address) -> u8 {
+        let place = Place::of(address);
+        place.roles(addresses.words.all()[place.word() as usize].load(Ordering::Acquire))
+    }
+
+    #[test]
+    fn an_address_keeps_its_bits_until_its_last_endpoint_is_gone() {
+        let words = Words::anonymous(WORDS);
+        words.all()[7].store(u64::MAX, Ordering::Relaxed);
+        let mut addresses =
+            Addresses::new(words, [(address(1), VIP), (address(1), VIP), (address(1), BACKEND)]);
+        assert_eq!(addresses.words.all()[7].load(Ordering::Relaxed), 0, "what was left is gone");
+        assert_eq!(roles(&addresses, &address(1)), VIP | BACKEND);
+        addresses.remove(&address(1), VIP);
+        assert_eq!(roles(&addresses, &address(1)), VIP | BACKEND);
+        addresses.remove(&address(1), VIP);
+        assert_eq!(roles(&addresses, &address(1)), BACKEND);
+        addresses.add(&address(1), VIP);
+        assert_eq!(roles(&addresses, &address(1)), VIP | BACKEND);
+    }
+
+    #[test]
+    fn addresses_that_share_a_place_do_not_take_it_from_each_other() {
+        let mut addresses = Addresses::new(Words::anonymous(WORDS), []);
+        for number in 0..40_000 {
+            addresses.add(&address(number), VIP);
+        }
+        for number in 0..20_000 {
+            addresses.remove(&address(number), VIP);
+        }
+        assert!((20_000..40_000).all(|number| roles(&addresses, &address(number)) == VIP));
+        for number in 20_000..40_000 {
+            addresses.remove(&address(number), VIP);
+        }
+        assert!(addresses.words.all().iter().all(|word| word.load(Ordering::Relaxed) == 0));
+    }
+}

@@ -1,0 +1,253 @@
+//! The writing side of a directory: [`xdp_lb_common::directory`] is the other one.
+//!
+//! Whatever packets and a daemon that takes over may read is whole after every single store:
+//! - A record is written at a place that nobody reads, and then named by one word.
+//! - Where both words of a new key are taken, a whole table is built beside the current one, and becomes
+//!   current by one store of the header.
+//! - A place or a table that was given up is used again only when no packet can be reading it.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::atomic::Ordering;
+
+use anyhow::{Context, Result, ensure};
+use xdp_lb_common::directory::{HEADER_WORDS, Header, Keyed, place_of};
+use xdp_lb_common::net::Endpoint;
+
+use super::grace;
+use super::memory::{Records, Words};
+
+/// The least size of a table: a page's worth of lookups costs no more than one.
+const LEAST_LOG2: u32 = 6;
+/// How many seeds are tried for a table of one size. Few fail.
+const SEEDS: u32 = 64;
+/// How many keys are moved before another seed is tried.
+const MOVES: usize = 500;
+
+/// How many words the table of a directory of so many keys needs: room for two, each at most two fifths full.
+pub const fn words(keys: u32) -> u32 {
+    HEADER_WORDS + 2 * capacity(keys)
+}
+
+/// How many records: replacing every one at once needs each place twice, and place 0 stays vacant.
+pub const fn records(keys: u32) -> u32 {
+    2 * keys + 64
+}
+
+const fn capacity(keys: u32) -> u32 {
+    // With two places for each key, a table can be made while less than half of it is used.
+    let wanted = (keys + keys / 4) * 2;
+    if wanted < 1 << LEAST_LOG2 { 1 << LEAST_LOG2 } else { wanted.next_power_of_two() }
+}
+
+/// Endpoints and their records.
+pub struct Directory<R> {
+    words: Words,
+    records: Records<R>,
+    /// Where each key's record is.
+    places: HashMap<Endpoint, u32>,
+    /// Places that no packet reads.
+    free: VecDeque<u32>,
+    /// Places that a packet may still be reading.
+    resting: Vec<u32>,
+    /// Whether a packet may still be reading the table that is not current.
+    other_rests: bool,
+    wait: fn(),
+}
+
+impl<R: Copy> Directory<R> {
+    /// The directory in these maps: what an earlier daemon left there, or an empty one.
+    ///
+    /// # Errors
+    /// Where it holds what this daemon would not have written.
+    pub fn new(words: Words, records: Records<R>) -> Result<Self> {
+        Self::with_wait(words, records, grace::wait)
+    }
+
+    fn with_wait(words: Words, records: Records<R>, wait: fn()) -> Result<Self> {
+        let mut directory = Self {
+            words,
+            records,
+            places: HashMap::new(),
+            free: VecDeque::new(),
+            resting: Vec::new(),
+            other_rests: true,
+            wait,
+        };
+        directory.adopt().context("a directory of the pinned tables is damaged")?;
+        Ok(directory)
+    }
+
+    fn adopt(&mut self) -> Result<()> {
+        let header = self.header();
+        if header.to_bits() == 0 {
+            self.free = (1..self.records.length()).collect();
+            self.other_rests = false;
+            let header = Header::new(HEADER_WORDS, LEAST_LOG2, rand::random());
+            self.words.all()[0].store(header.to_bits(), Ordering::Release);
+            return Ok(());
+        }
+        let mut used = HashSet::new();
+        for word in self.words.range(header.base(), header.size() as usize)? {
+            let word = word.load(Ordering::Acquire);
+            if word != 0 {
+                let key = self.records.read(place_of(word))?.key;
+                ensure!(header.hash(&key).fits(word), "{} is not where it belongs", key.socket());
+                ensure!(self.places.insert(key, place_of(word)).is_none(), "{} twice", key.socket());
+                used.insert(place_of(word));
+            }
+        }
+        // What the daemon before gave up last, nobody knows.
+        self.resting = (1..self.records.length()).filter(|place| !used.contains(place)).collect();
+        Ok(())
+    }
+
+    /// Every key.
+    pub fn keys(&self) -> impl Iterator<Item = &Endpoint> {
+        self.places.keys()
+    }
+
+    /// Every key with its record.
+    pub fn iter(&self) -> impl Iterator<Item = Result<(Endpoint, R)>> {
+        self.places.iter().map(|(key, place)| Ok((*key, self.records.read(*place)?.record)))
+    }
+
+    /// Whether a key is there.
+    pub fn contains(&self, key: &Endpoint) -> bool {
+        self.places.contains_key(key)
+    }
+
+    /// Puts a record for each of these keys: packets find either the one that was there or the new one,
+    /// whole.
+    ///
+    /// # Errors
+    /// Where there is no room; those that were put stand.
+    pub fn put(&mut self, entries: &[(Endpoint, R)]) -> Result<()> {
+        // Those that need another table.
+        let mut late = HashMap::new();
+        for &(key, record) in entries {
+            let place = self.take().context("no place is free for a record")?;
+            self.records.write(place, Keyed { key, record })?;
+            match self.word_of(&key) {
+                Some(at) => {
+                    self.store(at, self.header().hash(&key).word(place));
+                    let before = self.places.insert(key, place);
+                    self.resting.extend(before);
+                }
+                None => self.resting.extend(late.insert(key, place)),
+            }
+        }
+        if !late.is_empty() {
+            let all: Vec<_> = self.places.iter().chain(&late).map(|(key, place)| (*key, *place)).collect();
+            self.rebuild(&all)?;
+            self.places.extend(late);
+        }
+        Ok(())
+    }
+
+    /// Forgets these keys; one that is not there is no error.
+    pub fn remove(&mut self, keys: &[Endpoint]) {
+        for key in keys {
+            if let Some(place) = self.places.remove(key) {
+                if let Some(at) = self.word_with(key, |word| place_of(word) == place) {
+                    self.store(at, 0);
+                }
+                self.resting.push(place);
+            }
+        }
+    }
+
+    fn header(&self) -> Header {
+        Header::from_bits(self.words.all()[0].load(Ordering::Acquire))
+    }
+
+    /// The word of a key that is there, or a free one for a key that is not; nothing, where there is none.
+    fn word_of(&self, key: &Endpoint) -> Option<u32> {
+        match self.places.get(key) {
+            Some(place) => self.word_with(key, |word| place_of(word) == *place),
+            None => self.word_with(key, |word| word == 0),
+        }
+    }
+
+    fn word_with(&self, key: &Endpoint, wanted: impl Fn(u64) -> bool) -> Option<u32> {
+        let header = self.header();
+        let words = self.words.all();
+        let places = header.hash(key).places(header);
+        places.into_iter().find(|place| wanted(words[*place as usize].load(Ordering::Relaxed)))
+    }
+
+    /// What the word names is there before the word is.
+    fn store(&self, at: u32, word: u64) {
+        self.words.all()[at as usize].store(word, Ordering::Release);
+    }
+
+    /// A place for a record.
+    fn take(&mut self) -> Option<u32> {
+        if self.free.is_empty() && !self.resting.is_empty() {
+            self.rest();
+        }
+        self.free.pop_front()
+    }
+
+    fn rest(&mut self) {
+        (self.wait)();
+        self.free.extend(self.resting.drain(..));
+        self.other_rests = false;
+    }
+
+    /// Puts these keys into the table that is not current, and makes it the current one.
+    fn rebuild(&mut self, keys: &[(Endpoint, u32)]) -> Result<()> {
+        if self.other_rests {
+            self.rest();
+        }
+        let capacity = (self.words.length() - HEADER_WORDS) / 2;
+        let first = HEADER_WORDS;
+        let base = if self.header().base() == first { first + capacity } else { first };
+        // A quarter full at the most where there is room, so that most keys that come find a place.
+        let best = (4 * keys.len() as u32).next_power_of_two().clamp(1 << LEAST_LOG2, capacity);
+        let mut log2 = best.ilog2();
+        let (header, table) = loop {
+            let seeds = std::iter::repeat_with(|| Header::new(base, log2, rand::random()));
+            let built = seeds.take(SEEDS as usize).find_map(|header| Some((header, build(header, keys)?)));
+            match built {
+                Some(built) => break built,
+                None => log2 += 1,
+            }
+            ensure!(1 << log2 <= capacity, "{} endpoints do not fit into {capacity} words", keys.len());
+        };
+        for (place, word) in self.words.range(base, table.len())?.iter().zip(&table) {
+            place.store(*word, Ordering::Relaxed);
+        }
+        self.store(0, header.to_bits());
+        self.other_rests = true;
+        Ok(())
+    }
+}
+
+/// A table under this header with a word for each of these keys, where one can be made.
+fn build(header: Header, keys: &[(Endpoint, u32)]) -> Option<Vec<u64>> {
+    let mut table: Vec<Option<usize>> = vec![None; header.size() as usize];
+    let places: Vec<_> = keys
+        .iter()
+        .map(|(key, _)| header.hash(key).places(header).map(|place| place - header.base()))
+        .collect();
+    for new in 0..keys.len() {
+        let mut homeless = new;
+        let mut at = places[new][0];
+        let mut moves = 0;
+        // Each takes one of its places, and whoever was there goes to its other one.
+        while let Some(evicted) = table[at as usize].replace(homeless) {
+            moves += 1;
+            if moves > MOVES {
+                return None;
+            }
+            homeless = evicted;
+            let [one, other] = places[homeless];
+            at = if at == one { other } else { one };
+        }
+    }
+    let word = |index: usize| header.hash(&keys[index].0).word(keys[index].1);
+    Some(table.into_iter().map(|index| index.map_or(0, word)).collect())
+}
+
+#[cfg(test)]
+mod tests;

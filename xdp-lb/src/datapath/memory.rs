@@ -1,0 +1,186 @@
+//! A BPF array in this process's memory (`BPF_F_MMAPABLE`, kernel 5.5).
+
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::atomic::AtomicU64;
+
+use anyhow::{Context, Result, bail, ensure};
+use aya::maps::Map;
+use memmap2::{MmapOptions, MmapRaw};
+use xdp_lb_common::directory::Keyed;
+
+#[cfg(test)]
+pub use self::anonymous::Reader;
+
+/// An array of 64-bit words, each read and written at once.
+pub struct Words {
+    memory: Memory,
+    length: u32,
+}
+
+impl Words {
+    /// # Errors
+    /// Where the map is no array of words that can be mapped.
+    pub fn new(map: &Map) -> Result<Self> {
+        let (memory, length) = map_array::<u64>(map)?;
+        Ok(Self { memory, length })
+    }
+
+    /// How many there are.
+    pub fn length(&self) -> u32 {
+        self.length
+    }
+
+    /// All of them.
+    pub fn all(&self) -> &[AtomicU64] {
+        // SAFETY: the mapping is page-aligned, has as many words and lives as long as self; the kernel
+        // side reads and this side writes whole words.
+        unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast::<AtomicU64>(), self.length as usize) }
+    }
+
+    /// `count` of them, from `first` on.
+    ///
+    /// # Errors
+    /// Where there are not as many.
+    pub fn range(&self, first: u32, count: usize) -> Result<&[AtomicU64]> {
+        let range = self.all().get(first as usize..).and_then(|rest| rest.get(..count));
+        range.with_context(|| format!("{count} words from {first} on do not fit into {}", self.length))
+    }
+}
+
+/// An array of a directory's records.
+pub struct Records<R> {
+    memory: Memory,
+    length: u32,
+    of: PhantomData<R>,
+}
+
+impl<R: Copy> Records<R> {
+    /// # Errors
+    /// Where the map is no array of such records that can be mapped.
+    pub fn new(map: &Map) -> Result<Self> {
+        let (memory, length) = map_array::<Keyed<R>>(map)?;
+        Ok(Self { memory, length, of: PhantomData })
+    }
+
+    /// How many places there are.
+    pub fn length(&self) -> u32 {
+        self.length
+    }
+
+    /// The record at this place.
+    ///
+    /// # Errors
+    /// Where there is no such place.
+    pub fn read(&self, place: u32) -> Result<Keyed<R>> {
+        // SAFETY: the place lies in the mapping, and this side alone writes records, through `write`.
+        Ok(unsafe { self.at(place)?.read() })
+    }
+
+    /// Puts a record at a place that no packet reads.
+    ///
+    /// # Errors
+    /// Where there is no such place.
+    pub fn write(&mut self, place: u32, record: Keyed<R>) -> Result<()> {
+        // SAFETY: the place lies in the mapping, and this side alone writes records.
+        unsafe { self.at(place)?.write(record) };
+        Ok(())
+    }
+
+    fn at(&self, place: u32) -> Result<*mut Keyed<R>> {
+        ensure!(place < self.length, "there is no place {place} among {} records", self.length);
+        // SAFETY: the place lies in the mapping, whose pages are aligned for any record.
+        Ok(unsafe { self.memory.as_mut_ptr().cast::<Keyed<R>>().add(place as usize) })
+    }
+}
+
+/// Tests read with one hand what they write with the other.
+type Memory = std::sync::Arc<MmapRaw>;
+
+fn map_array<T>(map: &Map) -> Result<(Memory, u32)> {
+    let Map::Array(data) = map else { bail!("a table of the object is no array") };
+    let info = data.info().context("cannot ask the kernel about a map")?;
+    ensure!(info.value_size() as usize == size_of::<T>(), "a table of the object has values of another size");
+    let length = info.max_entries();
+    let memory = MmapOptions::new()
+        .len(length as usize * size_of::<T>())
+        .map_raw(data.fd().as_fd().as_raw_fd())
+        .context("cannot map a table into memory")?;
+    Ok((memory.into(), length))
+}
+
+/// Memory of this process alone, for tests of what is written into it.
+#[cfg(test)]
+mod anonymous {
+    use std::sync::atomic::Ordering;
+
+    use memmap2::MmapMut;
+    use xdp_lb_common::directory::Source;
+
+    use super::*;
+
+    fn zeros<T>(length: u32) -> Memory {
+        let memory = MmapMut::map_anon(length as usize * size_of::<T>()).expect("memory");
+        Memory::new(memory.into())
+    }
+
+    impl Words {
+        pub fn anonymous(length: u32) -> Self {
+            Self { memory: zeros::<u64>(length), length }
+        }
+
+        pub fn share(&self) -> Self {
+            Self { memory: self.memory.clone(), length: self.length }
+        }
+
+        pub fn copy(&self) -> Self {
+            let copy = Self::anonymous(self.length);
+            for (to, from) in copy.all().iter().zip(self.all()) {
+                to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
+            copy
+        }
+    }
+
+    impl<R: Copy> Records<R> {
+        pub fn anonymous(length: u32) -> Self {
+            Self { memory: zeros::<Keyed<R>>(length), length, of: PhantomData }
+        }
+
+        pub fn share(&self) -> Self {
+            Self { memory: self.memory.clone(), length: self.length, of: PhantomData }
+        }
+
+        pub fn copy(&self) -> Self {
+            let mut copy = Self::anonymous(self.length);
+            for place in 0..self.length {
+                copy.write(place, self.read(place).expect("a place")).expect("a place");
+            }
+            copy
+        }
+    }
+
+    /// What a packet sees of a directory.
+    pub struct Reader<'a, R>(pub &'a Words, pub &'a Records<R>);
+
+    impl<R> Clone for Reader<'_, R> {
+        fn clone(&self) -> Self {
+            *self
+        }
+    }
+
+    impl<R> Copy for Reader<'_, R> {}
+
+    impl<'a, R: Copy> Source<'a> for Reader<'a, R> {
+        type Record = R;
+
+        fn word(self, place: u32) -> Option<u64> {
+            Some(self.0.all().get(place as usize)?.load(Ordering::Acquire))
+        }
+
+        fn record(self, place: u32) -> Option<&'a Keyed<R>> {
+            // SAFETY: the place lies in the mapping, and its writer leaves it alone while it may be read.
+            self.1.at(place).ok().map(|record| unsafe { &*record })
+        }
+    }
+}
