@@ -251,6 +251,18 @@ header! {
 }
 
 header! {
+    /// Generic UDP Encapsulation, variant 0 (draft-ietf-intarea-gue section 3.1); variant 1 has no header.
+    Gue, 4 {
+        /// Variant (2 bits), control (1), and the length of what follows this, in 32-bit words (5).
+        variant_and_length: u8,
+        /// What follows; of a control message, its kind.
+        protocol: Protocol,
+        /// What else stands in the header, a bit each.
+        flags: Be16,
+    }
+}
+
+header! {
     /// ICMP (RFC 792) and ICMPv6 (RFC 4443 section 2.1), the part that all messages have.
     Icmp, 8 {
         /// What the message is about: [`ICMP_ECHO`] and its like.

@@ -4,7 +4,7 @@
 extern crate std;
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 use std::vec::Vec;
 
@@ -13,6 +13,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use crate::filter::{BACKEND, Place, VIP};
 use crate::net::{Address, Endpoint, Port, Protocol};
 use crate::packet::Packet;
+use crate::process::decap;
 use crate::rate::Bucket;
 use crate::reason::{REASONS, Reason};
 use crate::slot::Slot;
@@ -44,6 +45,44 @@ impl Buffer {
     /// The frame as it stands.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+}
+
+/// The tables of a backend's decapsulator in plain collections.
+pub struct HostBackend {
+    /// What is taken off.
+    pub settings: decap::Settings,
+    /// The addresses that tunnelled packets are for.
+    pub local: BTreeSet<Address>,
+    /// From where they may come: addresses, and how many of their 128 bits count.
+    pub allowed: Vec<(Address, u8)>,
+    /// How many packets had each outcome.
+    pub outcomes: RefCell<[u64; decap::OUTCOMES as usize]>,
+}
+
+impl HostBackend {
+    /// One without addresses.
+    pub fn new(settings: decap::Settings) -> Self {
+        let outcomes = RefCell::new([0; decap::OUTCOMES as usize]);
+        Self { settings, local: BTreeSet::new(), allowed: Vec::new(), outcomes }
+    }
+}
+
+impl decap::Tables for HostBackend {
+    fn settings(&self) -> Option<&decap::Settings> {
+        Some(&self.settings)
+    }
+
+    fn is_local(&self, address: &Address) -> bool {
+        self.local.contains(address)
+    }
+
+    fn is_allowed(&self, source: &Address) -> bool {
+        self.allowed.iter().any(|(prefix, bits)| source.first_bits(*bits) == prefix.first_bits(*bits))
+    }
+
+    fn count(&self, outcome: decap::Outcome) {
+        self.outcomes.borrow_mut()[outcome as usize] += 1;
     }
 }
 

@@ -251,6 +251,8 @@ impl Protocol {
     pub const IPV4: Self = Self(4);
     /// An IPv6 packet (RFC 2473).
     pub const IPV6: Self = Self(41);
+    /// IPv6 destination options (RFC 8200 section 4.6).
+    pub const DESTINATION_OPTIONS: Self = Self(60);
     /// ICMPv6 (RFC 4443).
     pub const ICMPV6: Self = Self(58);
     /// TCP (RFC 9293).

@@ -50,15 +50,24 @@ pub struct Parsed {
     pub tags: Tags,
 }
 
-/// Reads a frame's headers.
-///
-/// A call of its own in the kernel, that leaves its result in memory which the verifier does not
-/// follow: else it would look at all that comes after once for each combination of headers.
+/// What a frame's Ethernet header says.
+pub struct Link {
+    /// The header, without tags.
+    pub ethernet: Ethernet,
+    /// The VLAN tags.
+    pub tags: Tags,
+    /// What follows the tags.
+    pub ethertype: u16,
+    /// Where that begins.
+    pub l3: usize,
+}
+
+/// Reads a frame's Ethernet header.
 ///
 /// # Errors
 /// The reason why it is left to the host.
-#[inline(never)]
-pub fn parse<P: Packet>(packet: &P, parsed: &mut Parsed) -> Result<(), Reason> {
+#[inline(always)]
+pub fn parse_link<P: Packet>(packet: &P) -> Result<Link, Reason> {
     let ethernet: Ethernet = packet.read(0).ok_or(Reason::Malformed)?;
     if ethernet.destination.is_group() {
         return Err(Reason::NotUnicast);
@@ -81,6 +90,19 @@ pub fn parse<P: Packet>(packet: &P, parsed: &mut Parsed) -> Result<(), Reason> {
             }
         }
     }
+    Ok(Link { ethernet, tags, ethertype, l3 })
+}
+
+/// Reads a frame's headers.
+///
+/// A call of its own in the kernel, that leaves its result in memory which the verifier does not
+/// follow: else it would look at all that comes after once for each combination of headers.
+///
+/// # Errors
+/// The reason why it is left to the host.
+#[inline(never)]
+pub fn parse<P: Packet>(packet: &P, parsed: &mut Parsed) -> Result<(), Reason> {
+    let Link { ethernet, tags, ethertype, l3 } = parse_link(packet)?;
     let is_v4 = ethertype == ETHERTYPE_IPV4;
     let network = match ethertype {
         ETHERTYPE_IPV4 => parse_v4(packet, l3)?,
@@ -177,7 +199,7 @@ const EXTENSION_HEADERS: usize = 4;
 const HOP_BY_HOP: Protocol = Protocol(0);
 const ROUTING: Protocol = Protocol(43);
 const FRAGMENT: Protocol = Protocol(44);
-const DESTINATION_OPTIONS: Protocol = Protocol(60);
+const DESTINATION_OPTIONS: Protocol = Protocol::DESTINATION_OPTIONS;
 /// Those that end the walk: authentication (it covers the addresses), mobility, HIP, Shim6, tests.
 const NOT_WALKED: [u8; 6] = [51, 135, 139, 140, 253, 254];
 

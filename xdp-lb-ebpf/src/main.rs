@@ -8,6 +8,7 @@
 )]
 
 mod bench;
+mod decap;
 mod maps;
 mod packet;
 mod tables;

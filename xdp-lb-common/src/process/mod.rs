@@ -1,6 +1,7 @@
 //! The datapath: what happens to every packet. The same code runs in the kernel and on the host.
 
 mod affinity;
+pub mod decap;
 mod depart;
 mod encapsulate;
 mod forward;

@@ -3,6 +3,7 @@
 mod backend;
 mod check;
 mod counters;
+mod decap;
 mod drain;
 mod output;
 mod reload;
@@ -77,6 +78,7 @@ enum Command {
     /// Make the daemon read its config file again: all of it is applied, or nothing
     Reload,
     Unload(unload::Unload),
+    Decap(decap::Decap),
 }
 
 /// What a command has to say on stdout, and how it ends.
@@ -125,8 +127,9 @@ fn print(text: &str) -> anyhow::Result<()> {
 impl Cli {
     fn execute(self) -> anyhow::Result<Done> {
         let screen = Screen::of_stdout(self.global.output);
-        if self.global.socket.is_some() && matches!(self.command, Command::Run(_) | Command::Check(_)) {
-            let words = "--socket names the socket of a running daemon, and `run` and `check` ask none: \
+        let asks_none = matches!(self.command, Command::Run(_) | Command::Check(_) | Command::Decap(_));
+        if self.global.socket.is_some() && asks_none {
+            let words = "--socket names the socket of a running daemon, and `run`, `check` and `decap` ask none: \
                          the daemon's own socket is `api.socket` in its config file";
             return Err(Self::command().error(ErrorKind::ArgumentConflict, words).into());
         }
@@ -139,6 +142,7 @@ impl Cli {
             Command::Status => block_on(status::execute(&client, &screen)).map(Done::from),
             Command::Counters => block_on(counters::execute(&client, &screen)).map(Done::from),
             Command::Reload => block_on(reload::execute(&client, &screen)).map(Done::from),
+            Command::Decap(decap) => block_on(decap.execute()).map(|()| String::new().into()),
             Command::Unload(unload) => block_on(unload.execute(self.global.socket, &screen)).map(Done::from),
         }
     }

@@ -34,7 +34,7 @@ impl Run {
     }
 }
 
-fn start_logging() -> anyhow::Result<()> {
+pub(super) fn start_logging() -> anyhow::Result<()> {
     let filter = EnvFilter::builder()
         .with_env_var("XDP_LB_LOG")
         .with_default_directive(LevelFilter::INFO.into())

@@ -4,6 +4,7 @@
 mod addresses;
 mod batch;
 mod census;
+mod decapsulator;
 mod directory;
 mod events;
 mod grace;
@@ -16,6 +17,7 @@ mod settings;
 mod vips;
 
 pub use census::{Census, Count};
+pub use decapsulator::Decapsulator;
 pub use events::Events;
 pub use maps::Sizes;
 pub use pins::unload;

@@ -31,7 +31,7 @@ use crate::config::{Limits, XdpMode};
 use crate::control::tables::{Tables, Write};
 
 /// The kernel side, built by `cargo xtask build`.
-static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/xdp-lb-ebpf.o"));
+pub(super) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/xdp-lb-ebpf.o"));
 
 /// The maps that are pinned: what forwarding needs and what must outlive the daemon.
 const PINNED: [&str; 17] = [
@@ -465,7 +465,7 @@ fn monotonic_seconds() -> Result<u32> {
     Ok(now.tv_sec() as u32)
 }
 
-fn explain(interface: &str, mode: XdpMode, error: aya::programs::ProgramError) -> anyhow::Error {
+pub(super) fn explain(interface: &str, mode: XdpMode, error: aya::programs::ProgramError) -> anyhow::Error {
     let code = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source())
         .find_map(|error| error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error));
     let mode = if mode == XdpMode::Generic { "generic" } else { "native" };

@@ -4,6 +4,7 @@
 //! Needs root. `cargo xtask test` runs it in a sandbox.
 
 mod affinity;
+mod decap;
 mod full_nat;
 mod homes;
 mod icmp;

@@ -1,0 +1,126 @@
+//! The decapsulating program of a backend, loaded into the kernel.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use anyhow::{Context, Result, anyhow};
+use aya::maps::lpm_trie::Key;
+use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray};
+use aya::programs::{Xdp, XdpMode as AttachMode};
+use aya::{Ebpf, EbpfLoader};
+use nix::net::if_::if_nametoindex;
+use xdp_lb_common::net::Address;
+use xdp_lb_common::process::decap::{Outcome, Settings};
+
+use super::maps::Plain;
+use super::program::{OBJECT, explain};
+use crate::config::XdpMode;
+
+/// The program and its tables, which end with this.
+pub struct Decapsulator {
+    object: Ebpf,
+    local: HashMap<MapData, Plain<Address>, u8>,
+    counters: PerCpuArray<MapData, u64>,
+    addresses: BTreeSet<IpAddr>,
+}
+
+impl Decapsulator {
+    /// Loads the program, which takes nothing off yet: [`Decapsulator::set_local`] says for which addresses.
+    /// `from`: prefixes, each an address and its length, from which alone it takes; empty: from anywhere.
+    ///
+    /// # Errors
+    /// Without the privilege, or on a kernel that lacks something.
+    pub fn load(gue_port: u16, accepts: u8, from: &[(IpAddr, u8)]) -> Result<Self> {
+        let mut object = EbpfLoader::new().load(OBJECT).map_err(|error| {
+            anyhow!(error).context(
+                "cannot load the decapsulator into the kernel: this needs root (or CAP_BPF and CAP_NET_ADMIN) and a \
+                 kernel of 5.15 or later with BPF and BTF",
+            )
+        })?;
+        let program: &mut Xdp =
+            object.program_mut("xdp_decap").context("the object has no decapsulator")?.try_into()?;
+        program.load().context("the kernel's verifier refused the decapsulator")?;
+        let mut map =
+            |name: &str| object.take_map(name).with_context(|| format!("the object has no map {name}"));
+        let mut settings: Array<_, Plain<Settings>> = map("DECAP_SETTINGS")?.try_into()?;
+        let checks_source = u8::from(!from.is_empty());
+        settings.set(
+            0,
+            Plain(Settings { gue_port: xdp_lb_common::net::Port::new(gue_port), accepts, checks_source }),
+            0,
+        )?;
+        let mut allowed: LpmTrie<_, Plain<Address>, u8> = map("DECAP_FROM")?.try_into()?;
+        for (address, length) in from {
+            // IPv4 stands IPv4-mapped in the tables.
+            let length = u32::from(*length) + if address.is_ipv4() { 96 } else { 0 };
+            allowed
+                .insert(&Key::new(length, Plain((*address).into())), 1, 0)
+                .with_context(|| format!("cannot allow {address}"))?;
+        }
+        Ok(Self {
+            local: map("DECAP_LOCAL")?.try_into()?,
+            counters: map("DECAP_COUNTERS")?.try_into()?,
+            object,
+            addresses: BTreeSet::new(),
+        })
+    }
+
+    /// The loaded object, for tests that run its program on packets of their own.
+    pub fn object(&mut self) -> &mut Ebpf {
+        &mut self.object
+    }
+
+    /// Attaches it to an interface, until this ends. Says how, and why it is not native where `auto` fell back.
+    ///
+    /// # Errors
+    /// Where there is no such interface, another program is attached, or the driver lacks the mode.
+    pub fn attach(&mut self, interface: &str, mode: XdpMode) -> Result<(XdpMode, Option<String>)> {
+        let index = if_nametoindex(interface).map_err(|_| anyhow!("there is no interface {interface}"))?;
+        let program: &mut Xdp = self.object.program_mut("xdp_decap").context("no program")?.try_into()?;
+        let native = match mode {
+            XdpMode::Generic => None,
+            XdpMode::Native | XdpMode::Auto => match program.attach_to_if_index(index, AttachMode::Driver) {
+                Ok(_) => return Ok((XdpMode::Native, None)),
+                Err(error) => Some(explain(interface, XdpMode::Native, error)),
+            },
+        };
+        match native {
+            Some(error) if mode == XdpMode::Native => Err(error),
+            note => {
+                program
+                    .attach_to_if_index(index, AttachMode::Skb)
+                    .map_err(|error| explain(interface, XdpMode::Generic, error))?;
+                Ok((XdpMode::Generic, note.map(|error| format!("{error:#}"))))
+            }
+        }
+    }
+
+    /// Takes packets off that are to these addresses, and no others. Returns whether they are others than before.
+    ///
+    /// # Errors
+    /// Where there are more than fit.
+    pub fn set_local(&mut self, addresses: BTreeSet<IpAddr>) -> Result<bool> {
+        for address in addresses.difference(&self.addresses) {
+            self.local
+                .insert(Plain(Address::from(*address)), 1, 0)
+                .with_context(|| format!("cannot add {address}"))?;
+        }
+        for address in self.addresses.difference(&addresses) {
+            self.local
+                .remove(&Plain(Address::from(*address)))
+                .with_context(|| format!("cannot remove {address}"))?;
+        }
+        let has_changed = self.addresses != addresses;
+        self.addresses = addresses;
+        Ok(has_changed)
+    }
+
+    /// How many packets had each outcome, by its number.
+    pub fn counters(&self) -> Result<Vec<u64>> {
+        let count = |outcome: &Outcome| {
+            let values = self.counters.get(&(*outcome as u32), 0).context("cannot read the counters")?;
+            Ok(values.iter().sum())
+        };
+        Outcome::ALL.iter().map(count).collect()
+    }
+}
