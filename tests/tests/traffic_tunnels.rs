@@ -1,0 +1,189 @@
+//! Modes `dsr`, `ipip` and `gue`: the backends have the VIP and answer clients themselves, by another way than the
+//! clients' packets come.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::Read;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use xdp_lb_tests::servers::Nginx;
+use xdp_lb_tests::{Daemon, Family, Network, Process, big_file, connect, paths, until};
+
+/// The modes, each on a port of its own.
+const MODES: [(&str, u16); 3] = [("dsr", 8080), ("ipip", 8081), ("gue", 8083)];
+
+/// Two backends with the VIPs and nginx on all ports, decapsulators, and the daemon. In the tunnels' services, the
+/// first backend is reached by the VIP's family, the second by the other one.
+struct Site {
+    network: Network,
+    nginx: Vec<Vec<Nginx>>,
+    decapsulators: Vec<Process>,
+    daemon: Daemon,
+}
+
+impl Site {
+    fn start(name: &str) -> Self {
+        let network = Network::new(name, 2).unwrap();
+        let Network { client, switch, backends, .. } = &network;
+        // From the backends straight to the client, past the load balancer.
+        connect(client, "eth1", switch, "client").unwrap();
+        switch.run("ip link set client master bridge").unwrap();
+        client.run("ip addr add 198.51.100.100/24 dev eth1").unwrap();
+        client.run("ip addr add 2001:db8:2::100/64 dev eth1 nodad").unwrap();
+        for interface in ["all", "eth0", "eth1"] {
+            client.sysctl(&format!("net.ipv4.conf.{interface}.rp_filter"), "0").unwrap();
+        }
+        for backend in backends {
+            backend.run("ip route add 192.0.2.100 via 198.51.100.100").unwrap();
+            backend.run("ip -6 route add 2001:db8:1::100 via 2001:db8:2::100").unwrap();
+            // As docs/configuration.md says.
+            backend.sysctl("net.ipv4.conf.all.arp_ignore", "1").unwrap();
+            backend.sysctl("net.ipv4.conf.all.arp_announce", "2").unwrap();
+            for interface in ["all", "eth0"] {
+                backend.sysctl(&format!("net.ipv4.conf.{interface}.rp_filter"), "0").unwrap();
+            }
+            backend.run(&format!("ip addr add {}/32 dev lo", Network::VIP)).unwrap();
+            backend.run(&format!("ip addr add {}/128 dev lo nodad", Network::VIP6)).unwrap();
+        }
+        let nginx = backends
+            .iter()
+            .map(|host| MODES.iter().map(|(_, port)| Nginx::start(host, *port).unwrap()).collect())
+            .collect();
+        let daemon_program = paths::daemon();
+        let decapsulators = backends.iter().map(|host| {
+            let arguments =
+                ["decap", "--interface", "eth0", "--from", "198.51.100.2", "--from", "2001:db8:2::/64"];
+            let process = host.spawn("decap", daemon_program.to_str().unwrap(), &arguments).unwrap();
+            until("the decapsulator", Duration::from_secs(20), || {
+                Ok(process.log().contains("attached to eth0"))
+            })
+            .unwrap_or_else(|error| panic!("{error:#}: {}", process.log()));
+            process
+        });
+        let decapsulators = decapsulators.collect();
+        let daemon = Daemon::start(&network.lb, &["eth0", "eth1"], &config()).unwrap();
+        daemon.wait_until_up().unwrap();
+        Self { network, nginx, decapsulators, daemon }
+    }
+
+    /// Runs curl on the client and returns its stdout, byte for byte.
+    fn curl(&self, arguments: &[&str]) -> Vec<u8> {
+        let mut command = self.network.client.command("curl");
+        command.args(["-sSf", "--connect-timeout", "5", "--max-time", "60"]).args(arguments);
+        let output = command.output().unwrap();
+        let counters = self.daemon.cli(&["counters"]).unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "curl {arguments:?}: {stderr}\n{counters}");
+        output.stdout
+    }
+}
+
+fn vip(family: Family, port: u16) -> SocketAddr {
+    SocketAddr::new(Network::vip(family), port)
+}
+
+fn name(mode: &str, family: Family) -> String {
+    format!("{mode}-{}", if family == Family::V4 { "v4" } else { "v6" })
+}
+
+fn config() -> String {
+    let mut text = String::new();
+    for (mode, port) in MODES {
+        for family in Family::ALL {
+            let other = match family {
+                _ if mode == "dsr" => family,
+                Family::V4 => Family::V6,
+                Family::V6 => Family::V4,
+            };
+            text += &format!(
+                "[[service]]\nname = \"{}\"\nvip = \"{}\"\nmode = \"{mode}\"\n\
+                 health_check = {{ type = \"tcp\", interval = \"500ms\", rise = 1, fall = 6 }}\n\
+                 [[service.backend]]\naddress = \"{}\"\n[[service.backend]]\naddress = \"{}\"\n\n",
+                name(mode, family),
+                vip(family, port),
+                Network::endpoint(family, 1, port),
+                Network::endpoint(other, 2, port),
+            );
+        }
+    }
+    text
+}
+
+#[test]
+fn pages_and_downloads_come_straight_from_the_backends_over_v4_and_v6_and_one_in_the_other() {
+    let mut site = Site::start("tunnels");
+    let mut content = vec![0; 10_000_000];
+    File::open(big_file().unwrap()).unwrap().read_exact(&mut content).unwrap();
+    let range = format!("0-{}", content.len() - 1);
+    for (mode, port) in MODES {
+        for family in Family::ALL {
+            let way = name(mode, family);
+            let url = format!("http://{}", vip(family, port));
+            let mut served = BTreeSet::new();
+            for _ in 0..40 {
+                let page = String::from_utf8(site.curl(&[&format!("{url}/")])).unwrap();
+                served.insert(page.trim().to_owned());
+            }
+            assert_eq!(served.into_iter().collect::<Vec<_>>(), ["backend-1", "backend-2"], "{way}");
+            let peer = String::from_utf8(site.curl(&[&format!("{url}/peer")])).unwrap();
+            assert_eq!(peer.trim(), Network::client_address(family).to_string(), "{way}");
+            for _ in 0..2 {
+                let big = site.curl(&["-r", &range, &format!("{url}/big")]);
+                assert!(big == content, "{way}: a download came otherwise");
+            }
+            let shown = site.daemon.cli_json(&["service", "show", &way]).unwrap();
+            let traffic = &shown["service"]["traffic"];
+            assert!(traffic["packets_in"].as_u64() > Some(100), "{way}: {traffic}");
+            assert_eq!(traffic["packets_out"], 0, "{way}: replies came through the load balancer");
+        }
+    }
+    for decapsulator in &mut site.decapsulators {
+        assert!(decapsulator.stop().unwrap().success());
+        let log = decapsulator.log();
+        for words in ["taken out of an IP packet", "taken out of a GUE packet", "detached from eth0"] {
+            assert!(log.contains(words), "{words}: {log}");
+        }
+    }
+    // Without them, dsr alone goes on.
+    site.curl(&[&format!("http://{}/", vip(Family::V4, 8080))]);
+    let mut tunnelled = site.network.client.command("curl");
+    tunnelled.args(["-s", "--max-time", "2", &format!("http://{}/", vip(Family::V4, 8081))]);
+    assert!(!tunnelled.status().unwrap().success());
+}
+
+#[test]
+fn an_upload_through_a_tunnel_arrives_whole_because_the_client_hears_of_the_smaller_mtu() {
+    let site = Site::start("tunnel-mtu");
+    let mut content = vec![0; 5_000_000];
+    File::open(big_file().unwrap()).unwrap().read_exact(&mut content).unwrap();
+    let file = site.network.client.dir().join("upload");
+    fs::write(&file, &content).unwrap();
+    let mut answered = 0;
+    for (place, (mode, port)) in MODES.into_iter().enumerate() {
+        for family in Family::ALL {
+            for number in 0..8 {
+                let upload = format!("{}-{number}", name(mode, family));
+                let url = format!("http://{}/upload/{upload}", vip(family, port));
+                let response = site.curl(&["-i", "-T", file.to_str().unwrap(), &url]);
+                let response = String::from_utf8(response).unwrap();
+                let by = (0..2).find(|by| response.contains(&format!("X-Backend: backend-{}\r\n", by + 1)));
+                let by = by.unwrap_or_else(|| panic!("{upload}: nobody took it: {response}"));
+                let uploaded = fs::read(site.nginx[by][place].uploaded(&upload)).unwrap();
+                assert!(uploaded == content, "{upload}: it came otherwise");
+            }
+            let now = site.daemon.counter("too_big_answered").unwrap();
+            // The way to a backend takes 1500 bytes: as much as the client's packets have.
+            assert_eq!(now > answered, mode != "dsr", "{mode} {family:?}: {now} answers, {answered} before");
+            answered = now;
+            if mode != "dsr" {
+                let route =
+                    site.network.client.run(&format!("ip route get {}", Network::vip(family))).unwrap();
+                assert!(route.contains(" mtu 14"), "{mode} {family:?}: {route}");
+            }
+            site.network.client.run("ip route flush cache").unwrap();
+            site.network.client.run("ip -6 route flush cache").unwrap();
+        }
+    }
+    assert!(answered < 200, "{answered} answers to 32 uploads");
+}
