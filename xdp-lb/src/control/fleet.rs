@@ -34,7 +34,11 @@ pub struct Covered {
 
 impl Covered {
     /// What to say where replies that come this way do not meet the program.
-    fn warning(&self, hop: &NextHop) -> Option<String> {
+    fn warning(&self, mode: Mode, hop: &NextHop) -> Option<String> {
+        if mode.keeps_destination() {
+            // No reply comes this way.
+            return None;
+        }
         if self.names.contains(&hop.interface) || self.indices.contains(&hop.ifindex) {
             return None;
         }
@@ -186,7 +190,7 @@ impl Fleet {
     pub fn strays(&self) -> BTreeMap<String, (TargetId, String)> {
         let stray = |(service, backend): (&EffectiveService, &EffectiveBackend)| {
             let hop = self.next_hop(backend.backend.address.ip())?;
-            let warning = self.covered.warning(hop)?;
+            let warning = self.covered.warning(service.service.mode, hop)?;
             Some((hop.interface.clone(), (target_id(service, backend), warning)))
         };
         pairs(&self.effective).filter_map(stray).collect()
@@ -217,7 +221,7 @@ impl Fleet {
             let hop = self.next_hops.get(&backend.backend.address.ip());
             let mut decided = condition(service, backend, known, hop);
             if let Some(Hop::Known(hop)) = hop
-                && let Some(warning) = self.covered.warning(hop)
+                && let Some(warning) = self.covered.warning(service.service.mode, hop)
             {
                 decided.reason = format!("{}; {warning}", decided.reason);
             }
@@ -495,6 +499,9 @@ mod tests {
             assert_eq!(condition.state, BackendState::Up);
             let said = condition.reason.strip_prefix("not checked").unwrap().strip_prefix("; ");
             assert_eq!(said, words);
+            fleet.effective.services[0].service.mode = Mode::Ipip;
+            assert!(fleet.strays().is_empty(), "replies do not come this way");
+            fleet.effective.services[0].service.mode = Mode::FullNat;
             let strays = fleet.strays();
             assert_eq!(strays.values().next().map(|(_, words)| words.as_str()), words);
         }
