@@ -16,7 +16,9 @@ fn draining_lets_a_download_end_and_sends_new_connections_elsewhere_in_nat() {
 }
 
 fn drain(mode: &str) {
-    let site = Site::start("drain", 3, &web(mode, &[1, 2, 3])).unwrap();
+    // In `nat` only where all flows are recorded are they counted at once.
+    let config = web(mode, &[1, 2, 3]).replacen("mode =", "flow_tracking = \"always\"\nmode =", 1);
+    let site = Site::start("drain", 3, &config).unwrap();
     let (daemon, client, backend) = (&site.daemon, &site.network.client, web_backend(2));
     let download = Download::start_at(client, Site::vip(), "backend-2").unwrap();
     let requests = site.requests(2);
@@ -59,6 +61,34 @@ fn drain(mode: &str) {
     daemon.cli(&["backend", "enable", "web", &backend]).unwrap();
     requests.wait_for("backend-2", Duration::from_secs(10)).unwrap();
     by_backend(&requests.stop()).unwrap();
+}
+
+#[test]
+fn a_drain_where_flows_have_no_records_ends_when_all_that_live_are_known_to_have_ended() {
+    let config = format!("timeouts.tcp_idle = \"8s\"\n{}", web("nat", &[1, 2]));
+    let site = Site::start("drain", 2, &config).unwrap();
+    let (daemon, client, backend) = (&site.daemon, &site.network.client, web_backend(2));
+    let download = Download::start_at(client, Site::vip(), "backend-2").unwrap();
+    let listed = || daemon.cli_json(&["flows", "web", "--backend", &backend]);
+    assert_eq!(listed().unwrap()["matching"], 0, "a settled ring remembers no flow");
+
+    daemon.cli(&["backend", "drain", "web", &backend]).unwrap();
+    download.wait_for_progress().unwrap();
+    until("the download to be recorded", Duration::from_secs(10), || Ok(listed()?["matching"] == 1)).unwrap();
+    let service = &daemon.cli_json(&["service", "show", "web"]).unwrap()["service"];
+    assert!(service["moving"]["moving_slots"].as_u64().unwrap() > 400, "{service}");
+    assert!(service["moving"]["all_recorded_in_seconds"].as_u64().unwrap() <= 9, "{service}");
+    let status = daemon.cli(&["status"]).unwrap();
+    assert!(status.contains("slots moved of late, all their flows are recorded in "), "{status}");
+    until("only the download's slot to wait", Duration::from_secs(60), || {
+        let service = &daemon.cli_json(&["service", "show", "web"])?["service"]["moving"];
+        Ok(service["moving_slots"] == 0 && service["recorded_slots"] == 1)
+    })
+    .unwrap();
+    download.wait_for_progress().unwrap();
+    download.finish().unwrap();
+    let said = daemon.cli(&["backend", "drain", "web", &backend, "--wait", "--timeout", "60s"]).unwrap();
+    assert!(said.contains("the last flow has ended"), "{said}");
 }
 
 #[test]

@@ -44,6 +44,17 @@ impl Direction {
     }
 }
 
+/// How far a flow has come, in short.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stage {
+    /// The client has sent a SYN, and no more.
+    HalfOpen,
+    /// Data may flow.
+    Established,
+    /// A side has sent a FIN or a RST.
+    Closing,
+}
+
 /// What a flow's patience depends on: how long after its last packet its record is of no more use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
@@ -201,6 +212,15 @@ impl Life {
     #[inline(always)]
     pub fn progress(&self) -> u8 {
         (self.read() >> 32) as u8
+    }
+
+    /// How far the flow has come, in short.
+    pub fn stage(&self, protocol: Protocol) -> Stage {
+        match protocol {
+            Protocol::TCP if self.is_closing() => Stage::Closing,
+            Protocol::TCP if self.progress() & ESTABLISHED == 0 => Stage::HalfOpen,
+            _ => Stage::Established,
+        }
     }
 
     /// Whether the record is that of a backend's packets.

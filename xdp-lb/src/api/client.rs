@@ -18,8 +18,8 @@ use tokio::net::UnixStream;
 
 use crate::api::server::REQUEST_TIMEOUT;
 use crate::api::types::{
-    BackendPatch, BackendView, CountersView, ErrorView, Outcome, ReloadView, ServiceDetailView, ServiceView,
-    StatusView,
+    BackendPatch, BackendView, CountersView, ErrorView, FlowQuery, FlowsView, Outcome, ReloadView,
+    ServiceDetailView, ServiceView, StatusView,
 };
 use crate::config;
 
@@ -141,6 +141,22 @@ impl Client {
     /// Every counter of passes and drops.
     pub async fn counters(&self) -> Result<CountersView> {
         self.ask(Method::GET, "/v1/counters", None::<&()>).await
+    }
+
+    /// The recorded flows that match.
+    pub async fn flows(&self, query: &FlowQuery) -> Result<FlowsView> {
+        let mut path = format!("/v1/flows?limit={}", query.limit);
+        let keys = [
+            ("service", query.service.clone()),
+            ("backend", query.backend.map(|backend| backend.to_string())),
+            ("client", query.client.map(|client| client.to_string())),
+        ];
+        for (key, value) in keys {
+            if let Some(value) = value {
+                path += &format!("&{key}={}", utf8_percent_encode(&value, SEGMENT));
+            }
+        }
+        self.ask(Method::GET, &path, None::<&()>).await
     }
 
     /// Makes the daemon read its config file again.

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use axum::body::HttpBody;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Request, State};
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Query, Request, State};
 use axum::http::request::Parts;
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::Next;
@@ -20,8 +20,8 @@ use tokio::net::UnixListener;
 
 use crate::api::socket;
 use crate::api::types::{
-    BackendPatch, BackendView, CountersView, ErrorView, Outcome, ReloadView, ServiceDetailView, ServiceView,
-    StatusView,
+    BackendPatch, BackendView, CountersView, ErrorView, FlowQuery, FlowsView, Outcome, ReloadView,
+    ServiceDetailView, ServiceView, StatusView,
 };
 use crate::config;
 use crate::control::handle::{Handle, Refusal};
@@ -41,6 +41,7 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("DELETE", "/v1/services/{name}/backends/{address}"),
     ("GET", "/v1/backends"),
     ("GET", "/v1/counters"),
+    ("GET", "/v1/flows"),
     ("POST", "/v1/reload"),
     ("POST", "/v1/unload"),
 ];
@@ -88,6 +89,7 @@ fn router(handle: Handle) -> Router {
         )
         .route("/v1/backends", get(backends))
         .route("/v1/counters", get(counters))
+        .route("/v1/flows", get(flows))
         .route("/v1/reload", post(reload))
         .route("/v1/unload", post(unload))
         .fallback(no_route)
@@ -177,6 +179,16 @@ async fn remove_backend(
 
 async fn counters(State(handle): State<Handle>) -> Reply<CountersView> {
     reply(handle.counters().await)
+}
+
+async fn flows(
+    State(handle): State<Handle>,
+    query: Result<Query<FlowQuery>, QueryRejection>,
+) -> Reply<FlowsView> {
+    let Query(query) = query.map_err(|rejection| {
+        Refusal::Invalid(format!("the query cannot be read: {}", rejection.body_text()))
+    })?;
+    reply(handle.flows(query).await)
 }
 
 async fn reload(State(handle): State<Handle>) -> Reply<ReloadView> {

@@ -6,8 +6,9 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::api::types::{
-    AdminState, BackendState, BackendView, CounterView, CountersView, HealthState, InterfaceView,
-    NextHopView, Origin, Outcome, ReloadView, ServiceView, StatusView, TableView, TrafficView,
+    AdminState, BackendState, BackendView, CounterView, CountersView, FlowQuery, FlowStage, FlowView,
+    FlowsView, HealthState, InterfaceView, NextHopView, Origin, Outcome, ReloadView, ServiceView, StatusView,
+    TableView, TrafficView,
 };
 use crate::config::{self, Affinity, FlowTracking, HealthCheck, Mode, Probe, Protocol, XdpMode};
 use crate::control::handle::{Answer, Handle, Refusal, Request};
@@ -19,6 +20,8 @@ pub(crate) struct Owner {
     pub(crate) backends: Vec<BackendView>,
     /// A backend that drains loses this many flows each time it is looked at.
     pub(crate) flows_ending: u64,
+    /// For how many looks a backend that drains may have flows that are not known.
+    pub(crate) unknown_for: u64,
     /// Whether a backend that drains goes on to get new flows.
     pub(crate) drains_late: bool,
     /// What is wrong with the datapath.
@@ -37,6 +40,7 @@ impl Default for Owner {
                 backend("web6", "[2001:db8:1::11]:8080"),
             ],
             flows_ending: 0,
+            unknown_for: 0,
             drains_late: false,
             trouble: None,
             reload: Ok(ReloadView::default()),
@@ -54,6 +58,27 @@ impl Owner {
             }
         });
         Handle::new(sender)
+    }
+
+    /// One flow of each backend.
+    fn flows(&self, query: &FlowQuery) -> FlowsView {
+        let flow = |backend: &BackendView| FlowView {
+            service: backend.service.clone(),
+            protocol: Protocol::Tcp,
+            client: "203.0.113.5:40000".parse().unwrap(),
+            vip: "192.0.2.10:80".parse().unwrap(),
+            backend: backend.address,
+            seen_from: "198.51.100.2:1024".parse().unwrap(),
+            stage: FlowStage::Established,
+            idle_seconds: 75,
+        };
+        let of = |backend: &&BackendView| {
+            query.service.as_ref().is_none_or(|service| *service == backend.service)
+                && query.backend.is_none_or(|address| address == backend.address)
+        };
+        let flows: Vec<_> = self.backends.iter().filter(of).map(flow).collect();
+        let matching = flows.len() as u64;
+        FlowsView { matching, flows: flows.into_iter().take(query.limit as usize).collect() }
     }
 
     fn answer(&mut self, request: Request) {
@@ -82,6 +107,7 @@ impl Owner {
                 self.backends.retain(|backend| (&backend.service, backend.address) != (&service, address));
                 drop(answer.send(removed));
             }
+            Request::Flows(query, answer) => drop(answer.send(Ok(self.flows(&query)))),
             Request::Counters(answer) => drop(answer.send(Ok(counters()))),
             Request::Reload(answer) => drop(answer.send(self.reload.clone())),
             Request::IsPending(answer) => drop(answer.send(Ok(false))),
@@ -125,6 +151,8 @@ impl Owner {
         }
         for backend in self.backends.iter_mut().filter(|backend| backend.admin == AdminState::Draining) {
             backend.flows = backend.flows.saturating_sub(self.flows_ending);
+            backend.flows_known_in_seconds = (self.unknown_for > 0).then_some(self.unknown_for);
+            self.unknown_for = self.unknown_for.saturating_sub(1);
         }
         let wanted = |backend: &&BackendView| service.is_none_or(|name| backend.service == name);
         Ok(self.backends.iter().filter(wanted).cloned().collect())

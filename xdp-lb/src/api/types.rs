@@ -285,6 +285,86 @@ pub struct ReloadView {
     pub warnings: Vec<String>,
 }
 
+/// Which recorded flows are asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FlowQuery {
+    /// Those of this service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// Those of this backend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<SocketAddr>,
+    /// Those of this client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<IpAddr>,
+    /// How many at most. Default 1,000.
+    #[serde(default = "default_flows")]
+    pub limit: u32,
+}
+
+impl FlowQuery {
+    /// How many flows are listed where nobody says how many.
+    pub const DEFAULT_LIMIT: u32 = 1_000;
+}
+
+const fn default_flows() -> u32 {
+    FlowQuery::DEFAULT_LIMIT
+}
+
+/// The recorded flows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowsView {
+    /// How many match.
+    pub matching: u64,
+    /// As many of them as were asked for, by service, backend and client.
+    pub flows: Vec<FlowView>,
+}
+
+/// A recorded flow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowView {
+    /// Its service.
+    pub service: String,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The client's address and port.
+    pub client: SocketAddr,
+    /// What the client sends to.
+    pub vip: SocketAddr,
+    /// The backend that its packets go to.
+    pub backend: SocketAddr,
+    /// Whom the backend sees: the client, or in `full-nat` an address of this host.
+    pub seen_from: SocketAddr,
+    /// How far it has come.
+    pub stage: FlowStage,
+    /// Seconds since its last packet was noted.
+    pub idle_seconds: u32,
+}
+
+/// How far a flow has come.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FlowStage {
+    /// One packet of it has been seen.
+    HalfOpen,
+    /// It has sent more.
+    Established,
+    /// A side has begun to close it, or has reset it.
+    Closing,
+}
+
+impl FlowStage {
+    /// The stage's name, as in JSON; stable.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::HalfOpen => "half-open",
+            Self::Established => "established",
+            Self::Closing => "closing",
+        }
+    }
+}
+
 /// Every counter of passes and drops.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CountersView {

@@ -50,6 +50,9 @@ Examples:
         /// How long to wait at most: 30s, 5m, 1h
         #[arg(long, value_name = "TIME", default_value = "5m", requires = "wait", value_parser = units::parse_span)]
         timeout: Duration,
+        /// Return also when no packet has gone to it for so long: a flow that is silent for longer is not waited for
+        #[arg(long, value_name = "TIME", requires = "wait", value_parser = units::parse_span)]
+        quiet: Option<Duration>,
     },
     /// Let a backend that was drained take new flows again
     Enable(Target),
@@ -81,8 +84,9 @@ impl Command {
                 let backends = client.backends(service.as_deref()).await?;
                 return Ok(screen.show(&backends, || table(screen, &backends))?.into());
             }
-            Self::Drain { target, wait: true, timeout } => {
-                return drain::execute(client, screen, &target, timeout).await;
+            Self::Drain { target, wait: true, timeout, quiet } => {
+                let patience = drain::Patience { timeout, quiet };
+                return drain::execute(client, screen, &target, &patience).await;
             }
             Self::Add { target, weight } => {
                 let backend = config::Backend::new(target.address, weight);

@@ -25,8 +25,11 @@ struct Drained {
     address: SocketAddr,
     /// Whether no flow is left.
     drained: bool,
-    /// How many flows are left.
+    /// How many flows are left, as far as they are known.
     flows: u64,
+    /// Seconds until all are known, where some may not be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flows_known_in_seconds: Option<u64>,
     waited_seconds: u64,
     message: String,
 }
@@ -36,24 +39,34 @@ pub(super) async fn start(client: &Client, target: &Target) -> anyhow::Result<Ou
     patch(client, target, BackendPatch { admin: Some(AdminState::Draining), weight: None }).await
 }
 
-/// Drains a backend, and returns when its last flow has ended or `timeout` has passed.
+/// How long a drain waits.
+pub(super) struct Patience {
+    /// For the last flow.
+    pub timeout: Duration,
+    /// For a packet to it: without one for so long, silent flows are given up.
+    pub quiet: Option<Duration>,
+}
+
+/// Drains a backend, and returns when its last flow has ended or patience has.
 pub(super) async fn execute(
     client: &Client,
     screen: &Screen,
     target: &Target,
-    timeout: Duration,
+    patience: &Patience,
 ) -> anyhow::Result<Done> {
     start(client, target).await?;
     let began = Instant::now();
     let mut progress = Progress::on_stderr();
-    let end = watch(client, target, began + timeout, &mut progress).await;
+    let end = watch(client, target, patience, began, &mut progress).await;
     progress.clear();
-    let (drained, flows, message) = words(end?, target, began.elapsed(), timeout);
+    let end = end?;
+    let (drained, left, message) = words(&end, target, began.elapsed(), patience);
     let drained = Drained {
         service: target.service.clone(),
         address: target.address,
         drained,
-        flows,
+        flows: left.flows,
+        flows_known_in_seconds: left.known_in,
         waited_seconds: began.elapsed().as_secs(),
         message,
     };
@@ -61,38 +74,68 @@ pub(super) async fn execute(
     Ok(Done { text: screen.show(&drained, || drained.message.clone())?, code })
 }
 
+/// What a backend still has.
+#[derive(Clone, Copy, Debug, Default)]
+struct Left {
+    /// The flows that are known.
+    flows: u64,
+    /// Seconds until all are, where one that has been silent may not be.
+    known_in: Option<u64>,
+}
+
+impl Left {
+    fn words(self) -> String {
+        let flows = counted(self.flows, "flow");
+        match self.known_in {
+            None => flows,
+            Some(seconds) => format!("{flows} (and any that stays silent until {} from now)", span(seconds)),
+        }
+    }
+}
+
 #[derive(Debug)]
 enum End {
     LastFlowEnded,
+    Quiet,
     Removed,
-    EnabledAgain { flows: u64 },
-    TimedOut { flows: u64 },
+    EnabledAgain(Left),
+    TimedOut(Left),
 }
 
 async fn watch(
     client: &Client,
     target: &Target,
-    deadline: Instant,
+    patience: &Patience,
+    began: Instant,
     progress: &mut Progress,
 ) -> Result<End, Error> {
-    let mut flows = 0;
+    let deadline = began + patience.timeout;
+    let mut left = Left::default();
+    // How many packets it had had, and since when it has had no more.
+    let mut heard = (None, began);
     loop {
         let now = Instant::now();
         let late = now >= deadline;
         match client.backend(&target.service, target.address).await {
             Ok(backend) => {
-                flows = backend.flows;
+                left = Left { flows: backend.flows, known_in: backend.flows_known_in_seconds };
                 if backend.admin == AdminState::Enabled {
-                    return Ok(End::EnabledAgain { flows });
+                    return Ok(End::EnabledAgain(left));
+                }
+                let packets = Some(backend.traffic.packets_in);
+                if heard.0 != packets {
+                    heard = (packets, now);
                 }
                 if backend.share > 0.0 {
                     // The datapath could not be changed yet: new flows may come still.
                     progress.show("the datapath still gives it new flows, see xdp-lb status");
-                } else if flows == 0 {
+                } else if left.flows == 0 && left.known_in.is_none() {
                     return Ok(End::LastFlowEnded);
+                } else if patience.quiet.is_some_and(|quiet| now.duration_since(heard.1) >= quiet) {
+                    return Ok(End::Quiet);
                 } else {
-                    let left = span(deadline.saturating_duration_since(now).as_secs());
-                    progress.show(&format!("{} left, waiting for {left} more", counted(flows, "flow")));
+                    let more = span(deadline.saturating_duration_since(now).as_secs());
+                    progress.show(&format!("{} left, waiting for {more} more", left.words()));
                 }
             }
             Err(error) if error.is_not_found() => return Ok(End::Removed),
@@ -103,37 +146,51 @@ async fn watch(
             Err(error) => return Err(error),
         }
         if late {
-            return Ok(End::TimedOut { flows });
+            return Ok(End::TimedOut(left));
         }
         tokio::time::sleep_until(deadline.min(now + LOOK)).await;
     }
 }
 
-fn words(end: End, target: &Target, waited: Duration, timeout: Duration) -> (bool, u64, String) {
+fn words(end: &End, target: &Target, waited: Duration, patience: &Patience) -> (bool, Left, String) {
     let Target { service, address } = target;
     let waited = span(waited.as_secs());
-    match end {
+    match *end {
         End::LastFlowEnded => {
-            (true, 0, format!("drained {address} of {service}: the last flow has ended, after {waited}"))
+            let words = format!("drained {address} of {service}: the last flow has ended, after {waited}");
+            (true, Left::default(), words)
+        }
+        End::Quiet => {
+            let quiet = span(patience.quiet.unwrap_or_default().as_secs());
+            let words = format!(
+                "drained {address} of {service}: no packet has gone to it for {quiet}, after {waited}; a flow that was \
+                 silent for longer is not waited for"
+            );
+            (true, Left::default(), words)
         }
         End::Removed => {
-            (true, 0, format!("{address} of {service} was removed while it drained, after {waited}"))
+            let words = format!("{address} of {service} was removed while it drained, after {waited}");
+            (true, Left::default(), words)
         }
-        End::EnabledAgain { flows } => {
-            let left = counted(flows, "flow");
+        End::EnabledAgain(left) => {
+            let flows = left.words();
             let words =
-                format!("not drained: {address} of {service} was enabled again after {waited}, with {left}");
-            (false, flows, words)
+                format!("not drained: {address} of {service} was enabled again after {waited}, with {flows}");
+            (false, left, words)
         }
-        End::TimedOut { flows } => {
-            let left = counted(flows, "flow");
-            let timeout = span(timeout.as_secs());
-            let words = format!(
-                "not drained: the timeout of {timeout} has passed and {left} of {address} are left.\n\
+        End::TimedOut(left) => {
+            let flows = left.words();
+            let timeout = span(patience.timeout.as_secs());
+            let mut words = format!(
+                "not drained: the timeout of {timeout} has passed and {flows} of {address} are left.\n\
                  It stays draining: \"xdp-lb backend remove {service} {address}\" ends them, \
                  \"xdp-lb backend enable {service} {address}\" takes it back into service"
             );
-            (false, flows, words)
+            if left.known_in.is_some() {
+                words += "\nTo wait for those alone that send anything, add --quiet 30s; to have all flows counted, \
+                          give the service flow_tracking = \"always\"";
+            }
+            (false, left, words)
         }
     }
 }

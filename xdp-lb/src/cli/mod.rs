@@ -5,6 +5,7 @@ mod check;
 mod counters;
 mod decap;
 mod drain;
+mod flows;
 mod output;
 mod reload;
 mod run;
@@ -75,6 +76,7 @@ enum Command {
     Status,
     /// Every counter of packets that were dropped or left to the host, with its reason in words
     Counters,
+    Flows(flows::Flows),
     /// Make the daemon read its config file again: all of it is applied, or nothing
     Reload,
     Unload(unload::Unload),
@@ -141,6 +143,7 @@ impl Cli {
             Command::Backend(command) => block_on(command.execute(&client, &screen)),
             Command::Status => block_on(status::execute(&client, &screen)).map(Done::from),
             Command::Counters => block_on(counters::execute(&client, &screen)).map(Done::from),
+            Command::Flows(flows) => block_on(flows.execute(&client, &screen)).map(Done::from),
             Command::Reload => block_on(reload::execute(&client, &screen)).map(Done::from),
             Command::Decap(decap) => block_on(decap.execute()).map(|()| String::new().into()),
             Command::Unload(unload) => block_on(unload.execute(self.global.socket, &screen)).map(Done::from),

@@ -9,10 +9,10 @@ use comfy_table::Cell;
 use serde_json::{Map, Value};
 
 use super::output::{Screen, number, text};
-use super::units::{byte_rate, grouped, rate};
+use super::units::{byte_rate, counted, grouped, rate, span};
 use super::{Cli, backend};
 use crate::api::client::Client;
-use crate::api::types::{Origin, ServiceDetailView, ServiceView};
+use crate::api::types::{MovingView, Origin, ServiceDetailView, ServiceView};
 use crate::config::{
     self, Affinity, FlowTracking, HealthCheck, Mode, Probe, Protocol, default_weight, parse_endpoint,
 };
@@ -236,7 +236,8 @@ fn detail_table(screen: &Screen, detail: &ServiceDetailView) -> String {
         ("affinity", service.affinity.to_string()),
         ("health check", check(&service.health_check)),
         ("serving", format!("{} of {} backends", service.backends_serving, service.backends)),
-        ("ring", format!("{} slots", grouped(service.ring_slots.into()))),
+        ("tracking", service.flow_tracking.to_string()),
+        ("ring", format!("{} slots{}", grouped(service.ring_slots.into()), rest(service))),
         ("origin", origin(service.origin).to_owned()),
         ("in", format!("{} packets, {} bytes", grouped(traffic.packets_in), grouped(traffic.bytes_in))),
         ("out", format!("{} packets, {} bytes", grouped(traffic.packets_out), grouped(traffic.bytes_out))),
@@ -255,6 +256,26 @@ fn detail_table(screen: &Screen, detail: &ServiceDetailView) -> String {
     text.push('\n');
     text.push_str(&backend::table(screen, backends));
     text
+}
+
+/// What a ring's slots wait for, in a service's detail.
+fn rest(service: &ServiceView) -> String {
+    moving(service).map_or_else(|| ", settled".into(), |moving| format!("; {moving}"))
+}
+
+/// Which slots of a service are not at rest, and until when; nothing where all are.
+pub(super) fn moving(service: &ServiceView) -> Option<String> {
+    let MovingView { moving_slots, recorded_slots, all_recorded_in_seconds } = service.moving;
+    let slots = |slots: u32| counted(slots.into(), "slot");
+    let move_on = all_recorded_in_seconds.map(|seconds| {
+        let left = span(seconds);
+        format!("{} moved of late, all their flows are recorded in {left}", slots(moving_slots))
+    });
+    let wait = (recorded_slots > 0).then(|| {
+        format!("{} wait for the last flow of another backend than their owner", slots(recorded_slots))
+    });
+    let parts: Vec<String> = move_on.into_iter().chain(wait).collect();
+    (!parts.is_empty()).then(|| parts.join("; "))
 }
 
 const fn origin(origin: Origin) -> &'static str {

@@ -6,7 +6,7 @@ use super::output::{Screen, number, text, words};
 use super::units::{counted, grouped, percent, span};
 use super::{backend, service};
 use crate::api::client::Client;
-use crate::api::types::{BackendState, BackendView, InterfaceView, StatusView};
+use crate::api::types::{BackendState, BackendView, InterfaceView, ServiceView, StatusView};
 
 /// How many backends one screen shows.
 const MAX_BACKENDS: usize = 30;
@@ -35,12 +35,20 @@ fn one_screen(screen: &Screen, status: &StatusView) -> String {
     let parts = [
         trouble.unwrap_or_default() + &head,
         interfaces(screen, status),
-        line(service::table(screen, &status.services)),
+        line(service::table(screen, &status.services)) + &moving(&status.services),
         backends(screen, &status.backends),
         tables(screen, status),
         packets,
     ];
     parts.join("\n")
+}
+
+/// A line for each service whose slots are not at rest.
+fn moving(services: &[ServiceView]) -> String {
+    services
+        .iter()
+        .filter_map(|service| Some(format!("{}: {}\n", service.name, service::moving(service)?)))
+        .collect()
 }
 
 fn interfaces(screen: &Screen, status: &StatusView) -> String {

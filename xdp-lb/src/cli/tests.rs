@@ -40,6 +40,7 @@ impl Daemon {
             Command::Backend(command) => command.execute(client, &screen).await,
             Command::Status => status::execute(client, &screen).await.map(Done::from),
             Command::Counters => counters::execute(client, &screen).await.map(Done::from),
+            Command::Flows(flows) => flows.execute(client, &screen).await.map(Done::from),
             Command::Reload => reload::execute(client, &screen).await.map(Done::from),
             Command::Unload(unload) => {
                 let socket = self.folder.path().join("api.sock");
@@ -360,6 +361,35 @@ async fn a_drain_that_takes_too_long_fails_and_says_what_is_left() {
     );
     let backend = daemon.client.backend("web", "198.51.100.11:8080".parse().unwrap()).await.unwrap();
     assert_eq!(backend.admin, AdminState::Draining, "it stays drained");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_waits_until_every_flow_is_known_or_all_is_quiet() {
+    let owner = || Owner { flows_ending: 100, unknown_for: 20, ..Owner::default() };
+    let done = daemon(owner()).run(DRAIN).await.unwrap();
+    assert_eq!(done.text, "drained 198.51.100.11:8080 of web: the last flow has ended, after 10s\n");
+    let done = daemon(owner()).run(&[DRAIN, &["--quiet", "4s"]].concat()).await.unwrap();
+    assert!(!failed(&done));
+    assert!(done.text.contains("no packet has gone to it for 4s, after 4s"), "{}", done.text);
+    let done = daemon(owner()).run(&[DRAIN, &["--timeout", "5s"]].concat()).await.unwrap();
+    assert!(failed(&done));
+    let words = "the timeout of 5s has passed and 0 flows (and any that stays silent until ";
+    assert!(done.text.contains(words) && done.text.contains("--quiet"), "{}", done.text);
+}
+
+#[tokio::test]
+async fn flows_are_listed_up_to_a_limit() {
+    let daemon = daemon(Owner::default());
+    let text = daemon.text(&["flows", "web", "--limit", "1"]).await;
+    let row = text.lines().find(|line| line.contains("203.0.113.5:40000")).unwrap();
+    for cell in
+        ["web", "tcp", "192.0.2.10:80", "198.51.100.11:8080", "198.51.100.2:1024", "established", "1m15s"]
+    {
+        assert!(row.contains(cell), "{cell}: {row}");
+    }
+    assert!(text.ends_with("1 more: --limit\n"), "{text}");
+    let text = daemon.text(&["flows", "--backend", "198.51.100.13:1"]).await;
+    assert!(text.contains("no flow is recorded"), "{text}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::api::types::{
-    BackendPatch, BackendView, CountersView, Outcome, ReloadView, ServiceView, StatusView,
+    BackendPatch, BackendView, CountersView, FlowQuery, FlowsView, Outcome, ReloadView, ServiceView,
+    StatusView,
 };
 use crate::config;
 
@@ -42,6 +43,7 @@ pub enum Request {
     PatchBackend(String, SocketAddr, BackendPatch, oneshot::Sender<Answer<Outcome>>),
     RemoveBackend(String, SocketAddr, oneshot::Sender<Answer<Outcome>>),
     Counters(oneshot::Sender<Answer<CountersView>>),
+    Flows(FlowQuery, oneshot::Sender<Answer<FlowsView>>),
     Reload(oneshot::Sender<Answer<ReloadView>>),
     IsPending(oneshot::Sender<Answer<bool>>),
     Unload(oneshot::Sender<Answer<Outcome>>),
@@ -114,6 +116,11 @@ impl Handle {
     /// Every counter of passes and drops, with its reason in words.
     pub async fn counters(&self) -> Answer<CountersView> {
         self.ask(Request::Counters).await
+    }
+
+    /// The recorded flows that match.
+    pub async fn flows(&self, query: FlowQuery) -> Answer<FlowsView> {
+        self.ask(|answer| Request::Flows(query, answer)).await
     }
 
     /// Reads the config file again: all of it is applied, or nothing.

@@ -2,6 +2,9 @@
 
 mod draft;
 mod fleet;
+#[cfg(test)]
+mod flow_memory;
+mod flows;
 pub mod handle;
 mod host;
 mod interfaces;

@@ -21,5 +21,5 @@ pub use decapsulator::Decapsulator;
 pub use events::Events;
 pub use maps::Sizes;
 pub use pins::unload;
-pub use program::{Attached, Datapath, Options};
+pub use program::{Attached, Datapath, Options, monotonic_seconds};
 pub use settings::{Policy, hash_keys};

@@ -460,7 +460,7 @@ impl Datapath {
 }
 
 /// Seconds of the clock that the datapath notes packets by.
-fn monotonic_seconds() -> Result<u32> {
+pub fn monotonic_seconds() -> Result<u32> {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).context("cannot read the monotonic clock")?;
     Ok(now.tv_sec() as u32)
 }

@@ -1,0 +1,70 @@
+//! `xdp-lb flows`.
+
+use std::net::{IpAddr, SocketAddr};
+
+use clap::Args;
+use comfy_table::Cell;
+
+use super::output::{Screen, number, text};
+use super::units::{grouped, span};
+use crate::api::client::Client;
+use crate::api::types::{FlowQuery, FlowsView};
+use crate::config::parse_endpoint;
+
+/// List the flows that are recorded: every flow of a `full-nat` service or of one with `flow_tracking = "always"`, and
+/// those whose slot of the ring has changed its owner of late
+#[derive(Debug, Args)]
+pub(super) struct Flows {
+    /// Of this service only
+    service: Option<String>,
+    /// Of this backend only
+    #[arg(long, value_name = "ADDR:PORT", value_parser = parse_endpoint)]
+    backend: Option<SocketAddr>,
+    /// Of this client only
+    #[arg(long, value_name = "ADDR")]
+    client: Option<IpAddr>,
+    /// How many to list at most
+    #[arg(long, value_name = "N", default_value_t = FlowQuery::DEFAULT_LIMIT)]
+    limit: u32,
+}
+
+impl Flows {
+    pub(super) async fn execute(self, client: &Client, screen: &Screen) -> anyhow::Result<String> {
+        let Self { service, backend, client: of, limit } = self;
+        let view = client.flows(&FlowQuery { service, backend, client: of, limit }).await?;
+        screen.show(&view, || table(screen, &view))
+    }
+}
+
+fn table(screen: &Screen, view: &FlowsView) -> String {
+    if view.matching == 0 {
+        return "no flow is recorded: in a settled ring flows need no record".into();
+    }
+    let columns = [
+        text("SERVICE"),
+        text("PROTOCOL"),
+        text("CLIENT"),
+        text("VIP"),
+        text("BACKEND"),
+        text("SEEN FROM"),
+        text("STAGE"),
+        number("IDLE"),
+    ];
+    let rows = view.flows.iter().map(|flow| {
+        vec![
+            Cell::new(&flow.service),
+            Cell::new(flow.protocol),
+            Cell::new(flow.client),
+            Cell::new(flow.vip),
+            Cell::new(flow.backend),
+            Cell::new(flow.seen_from),
+            Cell::new(flow.stage.name()),
+            Cell::new(span(flow.idle_seconds.into())),
+        ]
+    });
+    let table = screen.table(&columns, rows);
+    match view.matching - view.flows.len() as u64 {
+        0 => table,
+        more => format!("{}\n{} more: --limit", table.trim_end(), grouped(more)),
+    }
+}
