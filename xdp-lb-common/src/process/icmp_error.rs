@@ -6,8 +6,9 @@
 //! follow: those of the quote, where it is long enough to have them, and ICMP's own, which covers it.
 //! Nothing about the quote is trusted; no record is made or kept alive by an error.
 
+use super::encapsulate::encapsulate;
 use super::forward::find;
-use super::rewrite::{Departure, check_hops, ethertype, rewrite_ip, write_ethernet};
+use super::rewrite::{Departure, check_hops, ethertype, relay, rewrite_ip, write_ethernet};
 use super::{Context, Scratch, pair, reply};
 use crate::checksum::Change;
 use crate::headers::{Ipv4, Ipv6};
@@ -47,9 +48,10 @@ pub fn quoted<P: Packet, T: Tables>(packet: &P, tables: &T, scratch: &mut Scratc
     }
 }
 
-/// Finds the backend whose packet is quoted, and how the error leaves for it.
+/// Finds the backend whose packet is quoted, and how the error leaves for it. Says whether the backend sent that packet
+/// in the VIP's name itself (`dsr`, `ipip`, `gue`), so that it gets the error as it is.
 #[inline(never)]
-pub fn to_backend<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<(), Reason> {
+pub fn to_backend<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<bool, Reason> {
     let Scratch { parsed, quoted, requoted, departure, progress, backend: place, .. } = scratch;
     check_hops(parsed)?;
     let settings = tables.settings().ok_or(Reason::Internal)?;
@@ -71,6 +73,28 @@ pub fn to_backend<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<(), Re
     departure.tags = Tags::vlan(backend.vlan);
     departure.source_mac = backend.source_mac;
     departure.destination_mac = backend.destination_mac;
+    Ok(service.mode >= Mode::Dsr as u8)
+}
+
+/// Sends the error off as it is, by its service's mode, and counts it.
+#[inline(never)]
+pub fn pass_on<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    scratch: &mut Scratch,
+) -> Result<(), Reason> {
+    let Scratch { parsed, quoted, departure, progress, backend: place, .. } = scratch;
+    let settings = tables.settings().ok_or(Reason::Internal)?;
+    let service = tables.service(&quoted.key.source_endpoint()).ok_or(Reason::Internal)?;
+    let backend = tables.backend(*place).ok_or(Reason::Internal)?;
+    let bytes = packet.length() as u64;
+    if service.mode == Mode::Dsr as u8 {
+        relay(packet, parsed, departure)?;
+    } else {
+        let context = Context { tables, settings, parsed, now: 0, progress };
+        encapsulate(packet, &context, service, backend, departure)?;
+    }
+    tables.count_forward(service.index, *place, bytes, false);
     Ok(())
 }
 

@@ -103,15 +103,20 @@ fn balance<P: Packet, T: Tables>(
     if scratch.parsed.kind == parse::Kind::Icmp {
         if icmp::icmp(packet, tables, scratch)? == icmp::Message::Error {
             let about = icmp_error::quoted(packet, tables, scratch)?;
-            match about {
+            let goes_as_it_is = match about {
                 About::Backend => icmp_error::to_backend(tables, scratch)?,
                 About::Client => {
                     if !icmp_error::to_client(tables, scratch)? {
                         icmp_error::to_client_by_route(tables, scratch)?;
                     }
+                    false
                 }
+            };
+            if goes_as_it_is {
+                icmp_error::pass_on(packet, tables, scratch)?;
+            } else {
+                icmp_error::send(packet, tables, scratch, about)?;
             }
-            icmp_error::send(packet, tables, scratch, about)?;
         }
     } else {
         steer(packet, tables, scratch)?;

@@ -106,6 +106,31 @@ fn nat_an_error_about_a_backend_s_packet_reaches_the_backend() {
 }
 
 #[test]
+fn an_error_about_a_packet_that_a_backend_sent_in_the_vip_s_name_reaches_it_as_it_is() {
+    for (mode, overhead) in [(Mode::Dsr, 0), (Mode::Ipip, 20), (Mode::Gue, 28)] {
+        let mut homes = Homes::new();
+        for case in ALL {
+            // The tunnels' backends are IPv4 ones.
+            let backend = if mode == Mode::Dsr { case.backend } else { V4.backend };
+            homes.service(case.vip, case.protocol, mode, &[backend]);
+            let seen = case.frame(case.vip, case.client).ttl(50);
+            for length in case.lengths() {
+                let error = Icmp::too_big(case.routers[0], &ip(case.vip), &seen, length);
+                let outcome = homes.send_bytes(&error.bytes());
+                assert_eq!(outcome.verdict, Verdict::Redirect(EGRESS));
+                let expected = Icmp { ttl: error.ttl - 1, ..to_backend(error) }.bytes();
+                if overhead > 0 {
+                    assert_eq!(outcome.bytes[30..34], [198, 51, 100, 11], "to the backend");
+                }
+                assert_eq!(hex(&outcome.bytes[..12]), hex(&expected[..12]));
+                assert_eq!(hex(&outcome.bytes[14 + overhead..]), hex(&expected[14..]));
+            }
+            assert_eq!(homes.records(), [0, 0], "an error begins no flow");
+        }
+    }
+}
+
+#[test]
 fn full_nat_an_error_about_a_backend_s_packet_reaches_the_backend_from_the_address_it_knows() {
     let mut homes = Homes::new();
     for case in ALL {
