@@ -35,3 +35,19 @@ pub fn program(name: &str) -> Option<PathBuf> {
 pub fn is_executable(file: &Path) -> bool {
     file.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
+
+/// nginx's stream module, where Debian's package libnginx-mod-stream puts it.
+pub const NGINX_STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
+
+/// Debian's packages of the load balancers that the benchmark compares with, as far as they are not installed.
+pub fn missing_peers() -> Vec<&'static str> {
+    [
+        ("nftables", program("nft").is_some()),
+        ("haproxy", program("haproxy").is_some()),
+        ("libnginx-mod-stream", Path::new(NGINX_STREAM_MODULE).exists()),
+    ]
+    .into_iter()
+    .filter(|(_, is_there)| !is_there)
+    .map(|(package, _)| package)
+    .collect()
+}

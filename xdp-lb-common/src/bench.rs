@@ -1,4 +1,4 @@
-//! What `cargo xtask bench` and its wrapper program agree on.
+//! What `cargo xtask bench` and its programs in the kernel agree on.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -6,17 +6,101 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// IPv6 and TCP.
 pub const WORDS: usize = 20;
 
+/// How many bits of a flow's number are its port's; the others are its address's.
+pub const PORT_BITS: u32 = 15;
+/// What the port of a flow begins with: 0x8000 to 0xffff are flows' ports.
+pub const PORT_BASE: u16 = 1 << PORT_BITS;
+
+/// How many services share a VIP where packets go to many: their ports are [`SERVICE_PORT`] and those above it.
+pub const SERVICES_PER_VIP: u32 = 1 << SERVICE_BITS;
+pub(crate) const SERVICE_BITS: u32 = 4;
+/// The first port of those.
+pub const SERVICE_PORT: u16 = 8_000;
+
 /// The packet to send, and as which flows. A flow is told apart by the lower half of one address
-/// (its upper bits) and by one port (the lower 14 bits).
+/// (its upper bits) and by one port (the lower [`PORT_BITS`]).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Plan {
     /// The frame's first bytes.
     pub words: [u32; WORDS],
+    /// How long the frame is, bytes.
+    pub length: u32,
     /// How many flows, a power of two up to 2^30, less one.
     pub flow_mask: u32,
     /// Where in the frame the two bytes of the address are.
     pub address_at: u32,
     /// Where in the frame the port is.
     pub port_at: u32,
+    /// How often each packet comes in a row: 2 to the power of this.
+    pub in_a_row: u32,
+    /// To how many services, up to 2^20; 0: to the one that the frame names.
+    pub services: u32,
+    /// Many services: where in the frame the lower half of the VIP is.
+    pub vip_at: u32,
+    /// Many services: where in the frame the VIP's port is.
+    pub vip_port_at: u32,
+    /// What redirects: through which interface.
+    pub ifindex: u32,
+}
+
+/// What of a frame is one packet's own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Variation {
+    /// The lower half of the flow's address.
+    pub address: u16,
+    /// The flow's port.
+    pub port: u16,
+    /// The lower half of the service's VIP.
+    pub vip: u16,
+    /// The service's port.
+    pub vip_port: u16,
+}
+
+impl Variation {
+    /// The packet of a round.
+    #[inline(always)]
+    pub fn of(plan: &Plan, round: u32) -> Self {
+        // An odd factor visits every flow once before any again, in no order that a cache could foresee; its
+        // upper bits, which choose the service, are as even (2^32 over the golden ratio: Knuth, TAOCP 6.4).
+        let number = (round >> (plan.in_a_row & 31)).wrapping_mul(0x9e37_79b1);
+        let flow = number & plan.flow_mask;
+        let service = ((u64::from(number) * u64::from(plan.services)) >> 32) as u32;
+        Self {
+            address: (flow >> PORT_BITS) as u16,
+            port: PORT_BASE | (flow & (PORT_BASE as u32 - 1)) as u16,
+            vip: (service >> SERVICE_BITS) as u16,
+            vip_port: SERVICE_PORT + (service & (SERVICES_PER_VIP - 1)) as u16,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_flow_comes_once_before_any_comes_again() {
+        let plan = Plan { flow_mask: (1 << 17) - 1, ..Plan::default() };
+        let mut flows = BTreeSet::new();
+        for round in 7..7 + (1 << 17) {
+            let Variation { address, port, .. } = Variation::of(&plan, round);
+            assert!(flows.insert((address, port)) && port >= PORT_BASE && address < 4);
+        }
+    }
+
+    #[test]
+    fn packets_go_evenly_to_all_services() {
+        let plan = Plan { services: 1_000, ..Plan::default() };
+        let mut packets = std::vec![0; 1_000];
+        for round in 0..100_000 {
+            let Variation { vip, vip_port, .. } = Variation::of(&plan, round);
+            let service = u32::from(vip) * SERVICES_PER_VIP + u32::from(vip_port - SERVICE_PORT);
+            packets[service as usize] += 1;
+        }
+        assert!(packets.iter().all(|packets| (95..=105).contains(packets)), "{packets:?}");
+    }
 }

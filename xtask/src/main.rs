@@ -50,8 +50,8 @@ enum Task {
     Demo,
     /// Run every test: host, kernel and end to end.
     Test(test::Options),
-    /// Measure what a packet costs in the datapath, against the least that an XDP program can do.
-    Bench,
+    /// Measure what a packet costs, what a change costs, and xdp-lb against what a user would pick instead.
+    Bench(bench::Options),
     /// What runs inside the sandbox.
     #[command(hide = true)]
     Inside {
@@ -64,7 +64,7 @@ enum Task {
 enum InsideTask {
     Probe,
     Demo,
-    Bench,
+    Bench(bench::Options),
     Test {
         #[arg(last = true)]
         arguments: Vec<String>,
@@ -88,12 +88,12 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Load { config } => load(&config)?,
         Task::Demo => return demo::run(),
         Task::Test(options) => return test::run_all(&options),
-        Task::Bench => return bench::run_all(),
+        Task::Bench(options) => return bench::run_all(&options),
         Task::Inside { task } => {
             sandbox::enter()?;
             match task {
                 InsideTask::Probe => preflight::probe()?,
-                InsideTask::Bench => bench::run_inside()?,
+                InsideTask::Bench(options) => bench::run_inside(&options)?,
                 InsideTask::Demo => return demo::run_inside(),
                 InsideTask::Test { arguments } => return test::run_inside(&arguments),
             }

@@ -109,3 +109,14 @@ pub fn ensure_programs() -> Result<()> {
     let packages: Vec<_> = missing.iter().map(|(_, package)| *package).collect();
     install(&packages, &format!("the tests and the demo use {}", programs.join(", ")))
 }
+
+/// Tries to install the load balancers that `cargo xtask bench` compares xdp-lb with; those that cannot be had are left
+/// out of the comparison.
+pub fn offer_peers() {
+    let missing = paths::missing_peers();
+    if !missing.is_empty()
+        && let Err(error) = install(&missing, "the benchmark compares with them")
+    {
+        say::note(format_args!("{error:#}; going on without"));
+    }
+}

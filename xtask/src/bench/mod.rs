@@ -1,0 +1,114 @@
+//! `cargo xtask bench`: what a packet costs, what a change costs, and what others cost, as ratios within one run.
+
+mod markdown;
+mod plot;
+
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use xdp_lb_tests::paths::target_dir;
+use xdp_lb_tests::report::{REPORT_VARIABLE, Report};
+
+use crate::workspace::{cargo, run};
+use crate::{build, packages, preflight, sandbox, say, toolchain};
+
+/// What is measured.
+#[derive(clap::Args)]
+pub struct Options {
+    /// Only these parts.
+    #[arg(value_enum)]
+    parts: Vec<Part>,
+    /// Fewer figures of fewer samples, in a minute: to see that all runs, not to quote.
+    #[arg(long)]
+    quick: bool,
+}
+
+/// A part of the benchmark, and the bench target of xdp-lb that measures it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+enum Part {
+    /// What a packet costs in the datapath, against the least that an XDP program can do.
+    Datapath,
+    /// What a change costs the control plane, what it moves, and the tables' memory.
+    Control,
+    /// HTTP, connections and packets a second against HAProxy, nginx, nftables and plain routing; time to fail over.
+    Peers,
+}
+
+impl Part {
+    const ALL: [Self; 3] = [Self::Datapath, Self::Control, Self::Peers];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Datapath => "datapath",
+            Self::Control => "control",
+            Self::Peers => "peers",
+        }
+    }
+}
+
+impl Options {
+    fn parts(&self) -> &[Part] {
+        if self.parts.is_empty() { &Part::ALL } else { &self.parts }
+    }
+
+    /// As they are written on a command line.
+    fn arguments(&self) -> impl Iterator<Item = String> {
+        let parts = self.parts().iter().map(|part| part.name().to_owned());
+        parts.chain(self.quick.then(|| "--quick".to_owned()))
+    }
+}
+
+/// Builds what is measured, then measures it in the sandbox.
+pub fn run_all(options: &Options) -> Result<ExitCode> {
+    preflight::check("bench")?;
+    if options.parts().contains(&Part::Peers) {
+        packages::offer_peers();
+    }
+    build::ebpf(&toolchain::find_or_install()?, false)?;
+    if options.parts().contains(&Part::Peers) {
+        build::daemon()?;
+    }
+    say::step("Building the benchmark");
+    for part in options.parts() {
+        run(cargo().args(target(*part)).arg("--no-run"))?;
+    }
+    let inside: Vec<_> = ["bench".to_owned()].into_iter().chain(options.arguments()).collect();
+    sandbox::run(&inside)
+}
+
+/// Measures, inside the sandbox. Tables go to stdout; all goes to target/bench.
+pub fn run_inside(options: &Options) -> Result<()> {
+    let directory = target_dir().join("bench");
+    fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    for part in options.parts() {
+        say::step(format_args!("Measuring: {} (leave the machine alone meanwhile)", part.name()));
+        let file = directory.join(part.name()).with_extension("json");
+        let quick = options.quick.then_some("--quick");
+        run(cargo().args(target(*part)).args(["--offline", "--"]).args(quick).env(REPORT_VARIABLE, &file))?;
+        show(&file, options.quick)?;
+    }
+    Ok(())
+}
+
+fn target(part: Part) -> [&'static str; 5] {
+    ["bench", "-p", "xdp-lb", "--bench", part.name()]
+}
+
+/// Shows a report, and writes it as Markdown and its plots as SVG beside it.
+fn show(file: &Path, quick: bool) -> Result<()> {
+    let report = Report::read(file)?;
+    let text = markdown::render(&report, quick);
+    println!("{text}");
+    let page = file.with_extension("md");
+    fs::write(&page, text).with_context(|| format!("cannot write {}", page.display()))?;
+    say::note(file.display());
+    say::note(page.display());
+    for shown in &report.plots {
+        let picture = file.with_file_name(&shown.file).with_extension("svg");
+        plot::draw(shown, &picture).with_context(|| format!("cannot draw {}", picture.display()))?;
+        say::note(picture.display());
+    }
+    Ok(())
+}
