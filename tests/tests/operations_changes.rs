@@ -255,3 +255,39 @@ fn sighup_reloads_too() {
     .unwrap();
     assert_eq!(request(&site.network.client, Site::vip()).unwrap(), "backend-2");
 }
+
+#[test]
+fn hundreds_of_services_come_and_go_and_the_others_lose_no_request() {
+    let site = Site::start("changes", 2, &web("nat", &[1, 2])).unwrap();
+    let requests = site.requests(4);
+    let download = Download::start(&site.network.client, Site::vip()).unwrap();
+    let good = site.daemon.config().unwrap();
+    let many: String = (0..400)
+        .map(|number| {
+            format!(
+                "\n[[service]]\nname = \"more-{number}\"\nvip = \"192.0.2.{}:{}\"\nmode = \"nat\"\n\
+                 health_check = {{ type = \"none\" }}\nbackend = [{{ address = \"198.51.100.11:{}\" }}]\n",
+                11 + number % 100,
+                20_000 + number,
+                30_000 + number
+            )
+        })
+        .collect();
+    for round in 0..4 {
+        // Many at once, which takes a new table; and by themselves, which does not.
+        reload(&site.daemon, |text| text + &many);
+        for number in 0..5 {
+            let (name, vip) = (format!("one-{round}-{number}"), format!("192.0.2.10:{}", 9000 + number));
+            let add = ["service", "add", &name, &vip, "--check", "none", "--backend", "198.51.100.12:9999"];
+            site.daemon.cli(&add).unwrap();
+            site.daemon.cli(&["service", "remove", &name]).unwrap();
+        }
+        let services = site.daemon.cli_json(&["service", "list"]).unwrap();
+        assert_eq!(services.as_array().unwrap().len(), 401);
+        reload(&site.daemon, |_| good.clone());
+    }
+    requests.next_by_backend(200).unwrap();
+    download.wait_for_progress().unwrap();
+    download.finish().unwrap();
+    by_backend(&requests.stop()).unwrap();
+}
