@@ -177,6 +177,18 @@ fn a_table_that_was_half_built_when_its_daemon_died_is_never_seen() {
 }
 
 #[test]
+fn another_key_s_record_is_not_taken_even_where_the_hashes_agree() {
+    let mut directory = directory(300);
+    let (mine, other) = (key(1), key(2));
+    directory.put(&[(mine, record(1))]).unwrap();
+    let header = directory.header();
+    for at in header.hash(&other).places(header) {
+        directory.store(at, header.hash(&other).word(directory.places[&mine]));
+    }
+    assert_eq!(find(&directory, &other), None);
+}
+
+#[test]
 fn a_damaged_table_is_not_adopted() {
     let mut directory = directory(300);
     directory.put(&[(key(1), record(1))]).unwrap();
