@@ -121,6 +121,7 @@ fn refuse_own_sender<T: Tables>(context: &Context<'_, T>) -> Result<(), Reason> 
     let Context { tables, parsed, .. } = *context;
     let sender = parsed.key.source_endpoint();
     let is_ours = sender.protocol == Protocol::UDP
+        && tables.roles(&sender.address) != 0
         && (tables.service(&sender).is_some() || tables.reply(&sender).is_some());
     if is_ours { Err(Reason::SourceIsOurs) } else { Ok(()) }
 }

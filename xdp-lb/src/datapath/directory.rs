@@ -202,9 +202,8 @@ impl<R: Copy> Directory<R> {
         let capacity = (self.words.length() - HEADER_WORDS) / 2;
         let first = HEADER_WORDS;
         let base = if self.header().base() == first { first + capacity } else { first };
-        // A quarter full at the most where there is room, so that most keys that come find a place.
-        let best = (4 * keys.len() as u32).next_power_of_two().clamp(1 << LEAST_LOG2, capacity);
-        let mut log2 = best.ilog2();
+        // A fifth to two fifths full: most keys that come find a place, and a lookup its words in a near cache.
+        let mut log2 = self::capacity(keys.len() as u32).min(capacity).ilog2();
         let (header, table) = loop {
             let seeds = std::iter::repeat_with(|| Header::new(base, log2, rand::random()));
             let built = seeds.take(SEEDS as usize).find_map(|header| Some((header, build(header, keys)?)));
