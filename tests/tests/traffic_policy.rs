@@ -1,11 +1,13 @@
 //! What a service's policy does to real clients.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use xdp_lb_tests::client::{Connection, crowd};
-use xdp_lb_tests::servers::TcpEcho;
-use xdp_lb_tests::{Daemon, Family, Network, Service, Way};
+use xdp_lb_tests::client::{Connection, crowd, tcp_socket, udp_socket};
+use xdp_lb_tests::servers::{TcpEcho, UdpEcho};
+use xdp_lb_tests::{Daemon, Family, Mode, Network, Service, Way};
 
 const PORT: u16 = 7000;
 
@@ -41,5 +43,83 @@ fn a_client_s_connections_go_to_one_backend_and_those_of_many_clients_to_all() {
             })
             .collect();
         assert_eq!(names.len(), 4, "{way}: {names:?}");
+    }
+}
+
+#[test]
+fn a_denied_client_gets_nothing_and_a_reload_of_the_lists_takes_effect_at_once() {
+    let network = Network::new("guards", 1).unwrap();
+    let _server = TcpEcho::start(&network.backends[0], PORT).unwrap();
+    network.client.run("ip address add 192.0.2.101/24 dev eth0").unwrap();
+    let vip = SocketAddr::new(Network::vip(Family::V4), PORT);
+    let service = |lists: &[&str]| {
+        let service = Service::tcp("echo", vip).backends(network.endpoints(Family::V4, PORT));
+        lists.iter().fold(service, |service, list| service.key(*list)).to_string()
+    };
+    let lists = ["allow = [\"192.0.2.64/26\"]", "deny = [\"192.0.2.101\"]"];
+    let daemon = Daemon::start(&network.lb, &["eth0", "eth1"], &service(&lists)).unwrap();
+    daemon.wait_until_up().unwrap();
+    let connects = |source: &str| {
+        let socket = tcp_socket(&network.client, source.parse().unwrap()).unwrap();
+        socket.connect_timeout(&vip.into(), Duration::from_secs(2)).is_ok()
+    };
+    assert!(connects("192.0.2.100:0") && !connects("192.0.2.101:0"));
+    let dropped = || {
+        let counters = daemon.cli_json(&["counters"]).unwrap();
+        let counters = counters["counters"].as_array().unwrap().clone();
+        let its = counters.iter().find(|counter| counter["name"] == "source_denied").unwrap();
+        its["packets"].as_u64().unwrap()
+    };
+    assert!(dropped() >= 1);
+
+    // The other way round.
+    let config = daemon.config().unwrap();
+    let turned = config.replace(&service(&lists), &service(&["deny = [\"192.0.2.100\"]"]));
+    std::fs::write(daemon.config_file(), turned).unwrap();
+    daemon.cli(&["reload"]).unwrap();
+    assert!(!connects("192.0.2.100:0") && connects("192.0.2.101:0"));
+}
+
+#[test]
+fn a_client_begins_as_many_flows_a_second_as_it_may() {
+    let network = Network::new("rate", 1).unwrap();
+    let _server = UdpEcho::start(&network.backends[0], PORT).unwrap();
+    for mode in Mode::ALL {
+        let vip = SocketAddr::new(Network::vip(Family::V4), PORT);
+        let service = Service::udp("echo", vip)
+            .mode(mode)
+            .key("new_flow_rate = 20\nnew_flow_burst = 10")
+            .backends(network.endpoints(Family::V4, PORT));
+        let daemon = Daemon::start(&network.lb, &["eth0", "eth1"], &service.to_string()).unwrap();
+        daemon.wait_until_up().unwrap();
+        // A datagram of each of 300 flows over some 3 seconds: 10 at once, and 20 a second.
+        let sockets: Vec<UdpSocket> = (0..300)
+            .map(|_| {
+                udp_socket(&network.client, SocketAddr::new(Network::client_address(Family::V4), 0)).unwrap()
+            })
+            .collect();
+        let begin = Instant::now();
+        for socket in &sockets {
+            socket.send_to(b"new", vip).unwrap();
+            thread::sleep(Duration::from_millis(10));
+        }
+        let took = begin.elapsed().as_secs_f64();
+        thread::sleep(Duration::from_millis(300));
+        let answered: Vec<&UdpSocket> = sockets
+            .iter()
+            .filter(|socket| {
+                socket.set_nonblocking(true).unwrap();
+                socket.recv_from(&mut [0; 64]).is_ok()
+            })
+            .collect();
+        let expected = 10.0 + 20.0 * took;
+        let off = (answered.len() as f64 - expected).abs();
+        assert!(off <= 0.1 * expected + 2.0, "{mode}: {} of {expected:.0} in {took:.1} s", answered.len());
+        // Those that have begun go on as fast as they like.
+        for socket in answered {
+            socket.set_nonblocking(false).unwrap();
+            socket.send_to(b"more", vip).unwrap();
+            socket.recv_from(&mut [0; 64]).expect("an answer");
+        }
     }
 }

@@ -19,7 +19,7 @@ use crate::reason::{REASONS, Reason};
 use crate::slot::Slot;
 use crate::tables::{
     Backend, BackendIndex, Book, FlowKey, FlowRecord, Inserted, Reply, Route, RouteQuery, Service,
-    ServiceIndex, Settings, SlotIndex, Tables, Traffic,
+    ServiceIndex, Settings, SlotIndex, SourceKey, SourceVerdict, Tables, Traffic,
 };
 
 /// A frame in a buffer.
@@ -141,6 +141,12 @@ pub struct HostTables {
     pub snat_addresses: Vec<Address>,
     /// `REPLIES`.
     pub replies: BTreeMap<Endpoint, Reply>,
+    /// `SOURCES`, by the prefix's first address and how many bits of that count.
+    pub sources: BTreeMap<(SourceKey, u8), SourceVerdict>,
+    /// Nanoseconds of the monotonic clock.
+    pub nanoseconds: u64,
+    /// `SOURCE_RATES`; evicts nothing.
+    pub source_rates: RefCell<BTreeMap<SourceKey, u64>>,
     /// Where each client is; elsewhere is unroutable.
     pub routes: BTreeMap<Address, Route>,
     /// `FLOWS` and `HALF_OPEN`; they evict nothing by themselves.
@@ -168,6 +174,9 @@ impl HostTables {
             backends: Vec::new(),
             snat_addresses: Vec::new(),
             replies: BTreeMap::new(),
+            sources: BTreeMap::new(),
+            nanoseconds: 0,
+            source_rates: RefCell::default(),
             routes: BTreeMap::new(),
             flows: RefCell::default(),
             flow_limit: usize::MAX,
@@ -259,6 +268,26 @@ impl Tables for HostTables {
 
     fn may_answer(&self) -> bool {
         self.answers.borrow_mut().take(u64::from(self.now) * 1_000_000_000)
+    }
+
+    fn source_verdict(&self, key: &SourceKey) -> u32 {
+        let verdict = (0..=128).rev().find_map(|bits| {
+            let range = SourceKey { address: key.address.first_bits(bits), ..*key };
+            self.sources.get(&(range, bits)).map(|verdict| *verdict as u32)
+        });
+        verdict.unwrap_or(0)
+    }
+
+    fn nanoseconds(&self) -> u64 {
+        self.nanoseconds
+    }
+
+    fn bucket_full_at(&self, source: &SourceKey) -> Option<u64> {
+        self.source_rates.borrow().get(source).copied()
+    }
+
+    fn set_bucket_full_at(&self, source: &SourceKey, at: u64) {
+        self.source_rates.borrow_mut().insert(*source, at);
     }
 
     fn route(&self, query: &RouteQuery) -> Route {

@@ -3,7 +3,7 @@
 use crate::directory::Keyed;
 use crate::net::Endpoint;
 use crate::reason::REASONS;
-use crate::tables::{Backend, FlowKey, FlowRecord, Reply, Service, Settings, Traffic, VlanDevice};
+use crate::tables::{Backend, FlowKey, FlowRecord, Reply, Service, Settings, SourceKey, Traffic, VlanDevice};
 
 /// The version of the shared tables' layout; a daemon adopts only pins of its own version. Raise it when
 /// the meaning of a key or value changes.
@@ -22,6 +22,7 @@ pub const LAYOUT_VERSION: u32 = {
         size_of::<Settings>(),
         size_of::<Traffic>(),
         size_of::<VlanDevice>(),
+        size_of::<SourceKey>(),
         REASONS as usize,
     ];
     let mut number = 0u32;

@@ -104,7 +104,11 @@ reasons! {
         "an ICMP error about a packet that a VIP sent to a client, whose flow is not known any more: there is no backend to tell";
     TooBigAnswered = 24, Answer, "too_big_answered",
         "larger than the way to the backend or client takes: the sender was told so by ICMP and sends smaller ones; to spare it that, raise the MTU towards the backends";
-    Internal = 25, Drop, "internal",
+    SourceDenied = 25, Drop, "source_denied",
+        "the client's address is in a range that the service denies, or in none that it allows: see `allow` and `deny` of the service";
+    NewFlowRate = 26, Drop, "new_flow_rate",
+        "a client began flows faster than the service's `new_flow_rate` lets one source: a flood, or a rate that is too low for clients behind one address";
+    Internal = 27, Drop, "internal",
         "a table that must always be there could not be read: reload with `xdp-lb unload` and a new start, and report it";
 }
 

@@ -82,7 +82,7 @@ pub struct Service {
     pub new_flow_burst: u32,
     /// How many flows it may have at a time; 0: any number.
     pub max_flows: u32,
-    /// Which list of source ranges holds for it; 0: none.
+    /// Which list of source ranges holds for it, the scope of its entries in `SOURCES`; 0: none.
     pub source_list: u32,
     /// How many first bits of the source address choose the slot (an IPv4 address is the last 32 of 128); 0:
     /// the whole 5-tuple does.
@@ -356,6 +356,45 @@ pub struct VlanDevice {
     pub vlan: u32,
 }
 
+/// A client of a service: the key of `SOURCE_RATES`, and, behind the length of a prefix, of `SOURCES`.
+#[derive(
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Debug,
+    Default,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+)]
+#[repr(C)]
+pub struct SourceKey {
+    /// `SOURCE_RATES`: the [`ServiceIndex`]. `SOURCES`: the list, [`Service::source_list`].
+    pub scope: u32,
+    /// The client's address, or its network's.
+    pub address: Address,
+}
+
+impl SourceKey {
+    /// How many bits of a key are its scope: a prefix in `SOURCES` is longer by so many than that of its addresses.
+    pub const SCOPE_BITS: u32 = 32;
+}
+
+/// The value of `SOURCES`, as its number: what becomes of packets from a range.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(u32)]
+pub enum SourceVerdict {
+    /// They are let in.
+    Allow = 1,
+    /// They are dropped.
+    Deny = 2,
+}
+
 /// A packet to a client, for the routing table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct RouteQuery {
@@ -460,6 +499,15 @@ pub trait Tables {
     /// Whether one more packet may be answered by the datapath itself now: takes a token of the
     /// [`Bucket`](crate::rate::Bucket).
     fn may_answer(&self) -> bool;
+    /// What the longest prefix says in which the key lies: a [`SourceVerdict`], as its number; 0 where it lies in none.
+    fn source_verdict(&self, key: &SourceKey) -> u32;
+    /// Nanoseconds of the monotonic clock.
+    fn nanoseconds(&self) -> u64;
+    /// When a source's bucket of new flows is full again, by that clock.
+    fn bucket_full_at(&self, source: &SourceKey) -> Option<u64>;
+    /// Notes when it is; where there is no room, another source's is forgotten.
+    fn set_bucket_full_at(&self, source: &SourceKey, at: u64);
+
     /// Where a packet has to be sent.
     fn route(&self, query: &RouteQuery) -> Route;
 

@@ -1,14 +1,16 @@
 //! The maps. Their sizes are the loader's to set, from the configuration.
 
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use xdp_lb_common::directory::Keyed;
 use xdp_lb_common::filter::WORDS;
 use xdp_lb_common::net::Address;
 use xdp_lb_common::process::Scratch;
 use xdp_lb_common::rate::Bucket;
 use xdp_lb_common::reason::REASONS;
-use xdp_lb_common::tables::{Backend, FlowKey, FlowRecord, Reply, Service, Settings, Traffic, VlanDevice};
+use xdp_lb_common::tables::{
+    Backend, FlowKey, FlowRecord, Reply, Service, Settings, SourceKey, Traffic, VlanDevice,
+};
 
 /// `BPF_F_MMAPABLE` (5.5): the daemon writes without a system call for each word, and the first entry
 /// begins at a page, so that one of 64 bytes is one cache line.
@@ -40,6 +42,10 @@ pub static VLANS: HashMap<u32, VlanDevice> = HashMap::with_max_entries(4096, 0);
 pub static FLOWS: LruHashMap<FlowKey, FlowRecord> = LruHashMap::with_max_entries(1, 0);
 #[map]
 pub static HALF_OPEN: LruHashMap<FlowKey, FlowRecord> = LruHashMap::with_max_entries(1, 0);
+#[map]
+pub static SOURCES: LpmTrie<SourceKey, u32> = LpmTrie::with_max_entries(1, 0);
+#[map]
+pub static SOURCE_RATES: LruHashMap<SourceKey, u64> = LruHashMap::with_max_entries(1, 0);
 #[map]
 pub static REASON_COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(REASONS, 0);
 #[map]

@@ -5,7 +5,8 @@ use aya_ebpf::bindings::{
     BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED,
     BPF_FIB_LKUP_RET_SUCCESS, BPF_NOEXIST, bpf_fib_lookup as FibLookup,
 };
-use aya_ebpf::helpers::{bpf_fib_lookup, bpf_ktime_get_coarse_ns};
+use aya_ebpf::helpers::{bpf_fib_lookup, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
+use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, LruHashMap};
 use aya_ebpf::programs::XdpContext;
 use xdp_lb_common::directory::{Keyed, Source};
@@ -15,7 +16,7 @@ use xdp_lb_common::reason::Reason;
 use xdp_lb_common::slot::Slot;
 use xdp_lb_common::tables::{
     Backend, BackendIndex, Book, FlowKey, FlowRecord, Inserted, NeighbourWanted, Reply, Route, RouteQuery,
-    Service, ServiceIndex, Settings, SlotIndex, Tables, Tags, Traffic,
+    Service, ServiceIndex, Settings, SlotIndex, SourceKey, Tables, Tags, Traffic,
 };
 
 use crate::maps::*;
@@ -157,6 +158,37 @@ impl Tables for Maps<'_> {
         let now = unsafe { bpf_ktime_get_coarse_ns() };
         // SAFETY: each CPU has its own, and a program is not interrupted by another of its kind.
         unsafe { (*bucket).take(now) }
+    }
+
+    #[inline(always)]
+    fn source_verdict(&self, key: &SourceKey) -> u32 {
+        match SOURCES.get(Key::new(SourceKey::SCOPE_BITS + 128, *key)) {
+            Some(verdict) => *verdict,
+            None => 0,
+        }
+    }
+
+    #[inline(always)]
+    fn nanoseconds(&self) -> u64 {
+        // SAFETY: the helper takes nothing and returns a number.
+        unsafe { bpf_ktime_get_ns() }
+    }
+
+    #[inline(always)]
+    fn bucket_full_at(&self, source: &SourceKey) -> Option<u64> {
+        // SAFETY: the value is an aligned word, which other CPUs write as a whole.
+        SOURCE_RATES.get_ptr(source).map(|at| unsafe { at.read_volatile() })
+    }
+
+    #[inline(always)]
+    fn set_bucket_full_at(&self, source: &SourceKey, at: u64) {
+        match SOURCE_RATES.get_ptr_mut(source) {
+            // SAFETY: as above; the place may have gone to another source meanwhile, which has its next token
+            // a little later then.
+            Some(place) => unsafe { place.write_volatile(at) },
+            // Without room it goes without a bucket.
+            None => drop(SOURCE_RATES.insert(source, at, 0)),
+        }
     }
 
     // A call of its own: the lookup's 64 bytes and the program's own would not fit on one stack.

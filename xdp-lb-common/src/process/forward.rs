@@ -3,6 +3,7 @@
 use super::Context;
 use super::affinity::{flow_hash, slot_hash};
 use super::depart::depart;
+use super::guard;
 use super::pair::{self, Note};
 use super::rewrite::{Departure, check_hops};
 use crate::flow::{Direction, ESTABLISHED, PAIRED, advance};
@@ -42,6 +43,7 @@ pub fn forward<P: Packet, T: Tables>(
     service: &Service,
     departure: &mut Departure,
 ) -> Result<(), Reason> {
+    guard::check_source(context.tables, service, &context.parsed.key.source)?;
     check_hops(context.parsed)?;
     let Course { index, backend, source, is_new } = course(context, service)?;
     let bytes = packet.length() as u64;
@@ -53,7 +55,7 @@ pub fn forward<P: Packet, T: Tables>(
 
 /// Whether this is a TCP connection's first packet.
 #[inline(always)]
-fn is_first(parsed: &Parsed) -> bool {
+pub fn is_first(parsed: &Parsed) -> bool {
     parsed.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN
 }
 
@@ -75,6 +77,7 @@ pub fn records_flows(service: &Service) -> bool {
 fn course<'t, T: Tables>(context: &Context<'t, T>, service: &Service) -> Result<Course<'t>, Reason> {
     if let Some((index, backend)) = settled(context, service) {
         refuse_own_sender(context)?;
+        guard::admit(context, service)?;
         let is_new = is_first(context.parsed);
         return Ok(Course { index, backend, source: context.parsed.key.source_endpoint(), is_new });
     }
@@ -222,6 +225,7 @@ fn begin<'t, T: Tables>(context: &Context<'t, T>, service: &Service) -> Result<C
     let Context { tables, parsed, settings, now, progress } = *context;
     let key = &parsed.key;
     refuse_own_sender(context)?;
+    guard::admit(context, service)?;
     let (index, backend) = choose(context, service, slot_hash(settings, service, key))?;
     let mut source = key.source_endpoint();
     let pairs = has_pairs(service, backend);

@@ -5,6 +5,7 @@ pub mod decap;
 mod depart;
 mod encapsulate;
 mod forward;
+mod guard;
 mod icmp;
 mod icmp_error;
 mod pair;

@@ -131,7 +131,14 @@ impl Bare {
 fn load() -> Result<Datapath> {
     Datapath::load(&Options {
         pin_path: None,
-        limits: Limits { services: 1, backends: 1, slots: 1_024, flows: 1_024, half_open_flows: 1_024 },
+        limits: Limits {
+            services: 1,
+            backends: 1,
+            slots: 1_024,
+            flows: 1_024,
+            half_open_flows: 1_024,
+            ..Limits::default()
+        },
         policy: Policy {
             flow_hash_secret: None,
             snat_ports: PortRange { first: 1024, last: 65_535 },

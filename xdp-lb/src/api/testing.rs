@@ -85,7 +85,7 @@ impl Owner {
         match request {
             Request::Status(answer) => drop(answer.send(Ok(self.status()))),
             Request::Services(answer) => drop(answer.send(Ok(self.services.clone()))),
-            Request::AddService(service, answer) => drop(answer.send(self.add_service(service))),
+            Request::AddService(service, answer) => drop(answer.send(self.add_service(*service))),
             Request::RemoveService(name, answer) => drop(answer.send(self.remove_service(&name))),
             Request::Backends(service, answer) => drop(answer.send(self.backends(service.as_deref()))),
             Request::AddBackend(service, backend, answer) => {
@@ -178,6 +178,8 @@ impl Owner {
         view.mode = added.mode;
         view.snat_addresses = added.snat_addresses;
         view.affinity = added.affinity;
+        (view.allow, view.deny) = (added.allow, added.deny);
+        (view.new_flow_rate, view.new_flow_burst) = (added.new_flow_rate, added.new_flow_burst);
         view.health_check = added.health_check.unwrap_or(view.health_check);
         self.services.push(view);
         for backend in added.backends {
@@ -218,6 +220,10 @@ pub(crate) fn service(name: &str, vip: &str) -> ServiceView {
         mode: Mode::FullNat,
         snat_addresses: vec![],
         affinity: Affinity::None,
+        allow: vec![],
+        deny: vec![],
+        new_flow_rate: 0,
+        new_flow_burst: 0,
         health_check: HealthCheck {
             probe: Probe::Http { path: "/healthz".into(), host: None, status: (200, 399) },
             interval: Duration::from_secs(1),

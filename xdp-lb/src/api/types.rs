@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Affinity, FlowTracking, HealthCheck, Mode, Protocol, XdpMode};
+use crate::config::{Affinity, FlowTracking, HealthCheck, Mode, Prefix, Protocol, XdpMode};
 
 /// The daemon on one screen.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -56,7 +56,7 @@ pub struct InterfaceView {
 /// How full a table is.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TableView {
-    /// `services`, `backends`, `slots` or `flows`.
+    /// `services`, `backends`, `slots`, `flows` or `source_ranges`.
     pub name: String,
     /// Entries in use.
     pub used: u64,
@@ -101,6 +101,18 @@ pub struct ServiceView {
     /// Which of its flows stay together on one backend.
     #[serde(default)]
     pub affinity: Affinity,
+    /// The clients that it lets in; empty: all but those that it denies.
+    #[serde(default)]
+    pub allow: Vec<Prefix>,
+    /// The clients that it does not let in.
+    #[serde(default)]
+    pub deny: Vec<Prefix>,
+    /// How many flows one client may begin in a second; 0: any number.
+    #[serde(default)]
+    pub new_flow_rate: u32,
+    /// How many of them at once; 0: as many as in a second.
+    #[serde(default)]
+    pub new_flow_burst: u32,
     /// How its backends are checked.
     pub health_check: HealthCheck,
     /// Whether it stands in the config file (`file`) or was added by the CLI (`runtime`).

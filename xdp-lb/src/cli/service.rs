@@ -14,7 +14,7 @@ use super::{Cli, backend};
 use crate::api::client::Client;
 use crate::api::types::{MovingView, Origin, ServiceDetailView, ServiceView};
 use crate::config::{
-    self, Affinity, FlowTracking, HealthCheck, Mode, Probe, Protocol, default_weight, parse_endpoint,
+    self, Affinity, FlowTracking, HealthCheck, Mode, Prefix, Probe, Protocol, default_weight, parse_endpoint,
 };
 
 #[derive(Debug, Subcommand)]
@@ -69,6 +69,18 @@ pub(super) struct Add {
     /// Which flows are recorded: auto (those whose slot has moved of late) or always
     #[arg(long, value_name = "WHICH", default_value_t)]
     flow_tracking: FlowTracking,
+    /// A range of clients that are let in, and nobody else; may be given several times
+    #[arg(long, value_name = "PREFIX")]
+    allow: Vec<Prefix>,
+    /// A range of clients that are not let in; may be given several times
+    #[arg(long, value_name = "PREFIX")]
+    deny: Vec<Prefix>,
+    /// How many flows one client may begin in a second; 0: any number
+    #[arg(long, value_name = "N", default_value_t)]
+    new_flow_rate: u32,
+    /// How many of them at once [default: as many as in a second]
+    #[arg(long, value_name = "N", requires = "new_flow_rate", default_value_t, hide_default_value = true)]
+    new_flow_burst: u32,
     /// A backend, with a weight where it is not 100; may be given several times
     #[arg(long = "backend", value_name = "ADDR:PORT[=WEIGHT]", value_parser = parse_backend)]
     backends: Vec<config::Backend>,
@@ -140,6 +152,10 @@ impl Add {
             snat_addresses: self.snat_addresses,
             affinity: self.affinity,
             flow_tracking: self.flow_tracking,
+            allow: self.allow,
+            deny: self.deny,
+            new_flow_rate: self.new_flow_rate,
+            new_flow_burst: self.new_flow_burst,
             health_check: self.check.health_check()?,
             backends: self.backends,
         })
@@ -234,6 +250,8 @@ fn detail_table(screen: &Screen, detail: &ServiceDetailView) -> String {
         ("mode", service.mode.to_string()),
         ("backends see", snat),
         ("affinity", service.affinity.to_string()),
+        ("clients", clients(service)),
+        ("new flows", new_flows(service)),
         ("health check", check(&service.health_check)),
         ("serving", format!("{} of {} backends", service.backends_serving, service.backends)),
         ("tracking", service.flow_tracking.to_string()),
@@ -276,6 +294,28 @@ pub(super) fn moving(service: &ServiceView) -> Option<String> {
     });
     let parts: Vec<String> = move_on.into_iter().chain(wait).collect();
     (!parts.is_empty()).then(|| parts.join("; "))
+}
+
+/// Whom the service lets in.
+fn clients(service: &ServiceView) -> String {
+    let list = |ranges: &[Prefix]| ranges.iter().map(Prefix::to_string).collect::<Vec<_>>().join(", ");
+    match (service.allow.as_slice(), service.deny.as_slice()) {
+        ([], []) => "all".into(),
+        ([], deny) => format!("all but {}", list(deny)),
+        (allow, []) => list(allow),
+        (allow, deny) => format!("{}; but not {}", list(allow), list(deny)),
+    }
+}
+
+/// How many flows it lets a client begin.
+fn new_flows(service: &ServiceView) -> String {
+    match (service.new_flow_rate, service.new_flow_burst) {
+        (0, _) => "any number".into(),
+        (rate, 0) => format!("{} a second from one client", grouped(rate.into())),
+        (rate, burst) => {
+            format!("{} a second from one client, {} at once", grouped(rate.into()), grouped(burst.into()))
+        }
+    }
 }
 
 const fn origin(origin: Origin) -> &'static str {

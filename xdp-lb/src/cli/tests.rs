@@ -137,6 +137,8 @@ async fn a_service_is_added_with_all_that_was_typed() {
     let daemon = daemon(Owner::default());
     let line = "service add edge.v6 [2001:db8::20]:443 --protocol tcp --mode full-nat \
                 --snat-address 2001:db8::2 --snat-address 2001:db8::3 --affinity source/56 \
+                --allow 2001:db8:9::/48 --deny 2001:db8:9:1::/64 --deny 2001:db8:9:2::1 \
+                --new-flow-rate 100 --new-flow-burst 300 \
                 --backend [2001:db8:1::1]:8443=10 --backend [2001:db8:1::2]:8443 \
                 --check http --check-path /healthz --check-host example.com --check-status 200-299 \
                 --check-interval 2s --check-timeout 250ms --check-rise 4 --check-fall 5";
@@ -147,6 +149,14 @@ async fn a_service_is_added_with_all_that_was_typed() {
     assert_eq!((shown.service.protocol, shown.service.mode), (Protocol::Tcp, Mode::FullNat));
     assert_eq!(shown.service.snat_addresses.len(), 2);
     assert_eq!(shown.service.affinity, Affinity::SourcePrefix(56));
+    assert_eq!((shown.service.new_flow_rate, shown.service.new_flow_burst), (100, 300));
+    let text = daemon.text(&["service", "show", "edge.v6"]).await;
+    for line in [
+        "clients       2001:db8:9::/48; but not 2001:db8:9:1::/64, 2001:db8:9:2::1/128\n",
+        "new flows     100 a second from one client, 300 at once\n",
+    ] {
+        assert!(text.contains(line), "{line:?} in {text}");
+    }
     let check = shown.service.health_check;
     let probe = Probe::Http { path: "/healthz".into(), host: Some("example.com".into()), status: (200, 299) };
     assert_eq!(check.probe, probe);
@@ -260,6 +270,8 @@ async fn a_service_is_shown_with_its_backends() {
         "VIP           192.0.2.10:80 tcp\n",
         "backends see  this host's address towards each backend\n",
         "affinity      none\n",
+        "clients       all\n",
+        "new flows     any number\n",
         "health check  http GET /healthz, status 200-399; every 1s, timeout 500ms, rise 2, fall 3\n",
         "in            1,000 packets, 64,000 bytes\n",
         "\nweb      198.51.100.12:8080  up ",

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::overlay::{BackendChange, Overlay};
 use super::place::{Place, Problems};
+use super::policy::ranges_in_words;
 use super::rules::{self, BackendDraft, ServiceDraft};
 use super::schema::{Backend, Config, Service};
 use super::text::counted;
@@ -89,6 +90,7 @@ pub fn diff(old: &Effective, new: &Effective) -> Vec<String> {
             (Some(old), None) => line(format!("removed, with {}", counted(old.backends.len(), "backend"))),
             (Some(old), Some(new)) => {
                 diff_definition(&old.service, &new.service, &mut line);
+                diff_ranges(&old.service, &new.service, &mut line);
                 diff_backends(&old.backends, &new.backends, &mut line);
             }
             (None, None) => {}
@@ -113,7 +115,18 @@ fn diff_definition(old: &Service, new: &Service, line: &mut impl FnMut(String)) 
     changed("snat_addresses", addresses(old), addresses(new));
     changed("affinity", old.affinity.to_string(), new.affinity.to_string());
     changed("flow_tracking", old.flow_tracking.to_string(), new.flow_tracking.to_string());
+    changed("new_flow_rate", old.new_flow_rate.to_string(), new.new_flow_rate.to_string());
+    changed("new_flow_burst", old.new_flow_burst.to_string(), new.new_flow_burst.to_string());
     changed("health_check", old.check().to_string(), new.check().to_string());
+}
+
+fn diff_ranges(old: &Service, new: &Service, line: &mut impl FnMut(String)) {
+    for (key, old, new) in [("allow", &old.allow, &new.allow), ("deny", &old.deny, &new.deny)] {
+        // Two long lists may read the same.
+        if old != new {
+            line(format!("{key} {} -> {}", ranges_in_words(old), ranges_in_words(new)));
+        }
+    }
 }
 
 fn diff_backends(old: &[EffectiveBackend], new: &[EffectiveBackend], line: &mut impl FnMut(String)) {
@@ -262,6 +275,8 @@ pub(super) fn definition(service: &Service) -> Service {
         backends: Vec::new(),
         name: service.name.clone(),
         snat_addresses: service.snat_addresses.clone(),
+        allow: service.allow.clone(),
+        deny: service.deny.clone(),
         health_check: service.health_check.clone(),
         ..*service
     }

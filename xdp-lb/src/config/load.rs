@@ -11,6 +11,7 @@ use toml::de::DeTable;
 
 use super::errors::{ConfigError, Errors, Lines, syntax_errors};
 use super::place::{Place, Problems};
+use super::policy::{EMPTY_RANGES, GuardsDraft, RATE};
 use super::rules::{self, BackendDraft, RISE_FALL, ServiceDraft, within};
 use super::schema::{Api, Config, HealthCheck, Limits, Metrics, Timeouts, default_weight};
 use super::section::Section;
@@ -96,10 +97,15 @@ const SERVICE_KEYS: &[&str] = &[
     "snat_addresses",
     "affinity",
     "flow_tracking",
+    "allow",
+    "deny",
+    "new_flow_rate",
+    "new_flow_burst",
     "health_check",
     "backend",
 ];
-const LIMITS_KEYS: &[&str] = &["services", "backends", "slots", "flows", "half_open_flows"];
+const LIMITS_KEYS: &[&str] =
+    &["services", "backends", "slots", "flows", "half_open_flows", "source_ranges", "source_rates"];
 const CHECK_KEYS: &[&str] =
     &["type", "path", "host", "status", "name", "record", "interval", "timeout", "rise", "fall"];
 
@@ -200,12 +206,16 @@ fn read_limits(limits: &mut Section) -> Option<Limits> {
     let slots = limit("slots", 1024..=1 << 28, default.slots);
     let flows = limit("flows", 1024..=1 << 26, default.flows);
     let half_open_flows = limit("half_open_flows", 1024..=1 << 26, default.half_open_flows);
+    let source_ranges = limit("source_ranges", 1..=1 << 24, default.source_ranges);
+    let source_rates = limit("source_rates", 1024..=1 << 24, default.source_rates);
     Some(Limits {
         services: services?,
         backends: backends?,
         slots: slots?,
         flows: flows?,
         half_open_flows: half_open_flows?,
+        source_ranges: source_ranges?,
+        source_rates: source_rates?,
     })
 }
 
@@ -235,9 +245,28 @@ fn read_service(service: &mut Section) -> ServiceDraft {
         snat_addresses: service.list("snat_addresses", text::address).unwrap_or_default(),
         affinity: service.parsed("affinity", str::parse).unwrap_or_default(),
         flow_tracking: service.or_default("flow_tracking", |service, key| service.parsed(key, str::parse)),
+        guards: read_guards(service),
         health_check: service.section("health_check", CHECK_KEYS, read_check).flatten(),
         backends: service.sections("backend", &["address", "weight"], backend_label, read_backend),
         origin: Origin::File,
+    }
+}
+
+fn read_guards(service: &mut Section) -> GuardsDraft {
+    let mut list = |key| {
+        let list = service.list(key, str::parse);
+        if list.as_ref().is_some_and(Vec::is_empty) {
+            service.problem(key, EMPTY_RANGES);
+        }
+        list.unwrap_or_default()
+    };
+    let (allow, deny) = (list("allow"), list("deny"));
+    let mut number = |key| service.integer(key, &RATE).unwrap_or_default();
+    GuardsDraft {
+        allow,
+        deny,
+        new_flow_rate: number("new_flow_rate"),
+        new_flow_burst: number("new_flow_burst"),
     }
 }
 

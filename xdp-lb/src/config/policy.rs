@@ -1,11 +1,16 @@
-//! A service's policy: which of a client's flows stay together.
+//! A service's policy: which of a client's flows stay together, and who may begin how many.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::text::quoted;
+use super::place::{Place, Problems};
+use super::rules::within;
+use super::text::{grouped, quoted};
 
 /// Which flows of a service stay together on one backend. Written `"none"`, `"source"` or `"source/24"`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
@@ -91,3 +96,142 @@ macro_rules! as_text {
 }
 
 as_text!(Affinity);
+as_text!(Prefix);
+
+/// A network of clients. Written `"192.0.2.0/24"`, `"2001:db8::/32"`, or as a single address.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Prefix {
+    /// Its first address.
+    pub address: IpAddr,
+    /// How many bits its addresses have in common.
+    pub bits: u8,
+}
+
+impl Prefix {
+    /// The bits of a single address of this family.
+    const fn whole(address: IpAddr) -> u8 {
+        if address.is_ipv4() { 32 } else { 128 }
+    }
+
+    /// The network of this size in which an address lies.
+    fn around(address: IpAddr, bits: u8) -> Self {
+        let zeroes = u32::from(Self::whole(address) - bits);
+        let address = match address {
+            IpAddr::V4(v4) => {
+                Ipv4Addr::from_bits(v4.to_bits() & u32::MAX.checked_shl(zeroes).unwrap_or(0)).into()
+            }
+            IpAddr::V6(v6) => {
+                Ipv6Addr::from_bits(v6.to_bits() & u128::MAX.checked_shl(zeroes).unwrap_or(0)).into()
+            }
+        };
+        Self { address, bits }
+    }
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.bits)
+    }
+}
+
+impl FromStr for Prefix {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || {
+            format!("{} is no range of addresses; write \"192.0.2.0/24\" or \"2001:db8::/32\"", quoted(text))
+        };
+        let (address, bits) = match text.split_once('/') {
+            Some((address, bits)) => (address, Some(bits)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().map_err(|_| wrong())?;
+        let whole = Self::whole(address);
+        let bits = match bits {
+            None => whole,
+            Some(bits) => bits.parse().ok().filter(|bits| *bits <= whole).ok_or_else(wrong)?,
+        };
+        let prefix = Self::around(address, bits);
+        if prefix.address == address {
+            Ok(prefix)
+        } else {
+            Err(format!(
+                "{} is an address inside of its range; write \"{prefix}\", or \"{address}\" for the one address",
+                quoted(text)
+            ))
+        }
+    }
+}
+
+/// The highest rate, flows a second, and the largest burst.
+pub(super) const RATE: RangeInclusive<u32> = 0..=1_000_000;
+
+/// Who may begin flows of a service, and how many, where some of it may have been unreadable.
+#[derive(Clone, Debug, Default)]
+pub(super) struct GuardsDraft {
+    pub allow: Vec<Option<Prefix>>,
+    pub deny: Vec<Option<Prefix>>,
+    pub new_flow_rate: u32,
+    pub new_flow_burst: u32,
+}
+
+impl GuardsDraft {
+    /// How many ranges there are in both lists.
+    pub(super) fn ranges(&self) -> usize {
+        self.allow.len() + self.deny.len()
+    }
+
+    pub(super) fn check(&self, vip: Option<SocketAddr>, place: &Place, problems: &mut Problems) {
+        let mut seen = HashMap::new();
+        for (key, list) in [("allow", &self.allow), ("deny", &self.deny)] {
+            for (index, prefix) in list.iter().enumerate() {
+                let Some(prefix) = *prefix else { continue };
+                let place = place.item(key, index, key);
+                if let Some(vip) = vip
+                    && vip.is_ipv4() != prefix.address.is_ipv4()
+                {
+                    problems.add(
+                        &place,
+                        format!("\"{prefix}\" is not of the VIP's family ({vip}), so nobody comes from there; remove it"),
+                    );
+                } else if let Some(other) = seen.insert(prefix, key) {
+                    let what = if other == key {
+                        format!("\"{prefix}\" is listed twice; remove one of them")
+                    } else {
+                        format!("\"{prefix}\" is in allow, too; remove one of them")
+                    };
+                    problems.add(&place, what);
+                }
+            }
+        }
+        for (key, value) in [("new_flow_rate", self.new_flow_rate), ("new_flow_burst", self.new_flow_burst)] {
+            problems.take(&place.key(key), within(value, &RATE, |number| grouped(number.into())));
+        }
+        if self.new_flow_rate == 0 && self.new_flow_burst != 0 {
+            problems.add(
+                &place.key("new_flow_burst"),
+                "means nothing without new_flow_rate; write new_flow_rate, or remove it",
+            );
+        }
+    }
+}
+
+/// Ranges in words, some of them where there are many.
+pub(super) fn ranges_in_words(ranges: &[Prefix]) -> String {
+    const SHOWN: usize = 4;
+    let words: Vec<String> = ranges.iter().take(SHOWN).map(ToString::to_string).collect();
+    match ranges.len().checked_sub(SHOWN) {
+        _ if ranges.is_empty() => "none".into(),
+        None | Some(0) => words.join(", "),
+        Some(more) => format!("{} and {} more", words.join(", "), grouped(more as u64)),
+    }
+}
+
+/// Reads a list that holds something: an empty one would mean something else than the key's absence.
+pub(super) fn deserialize_ranges<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<Prefix>, D::Error> {
+    let ranges = Vec::deserialize(from)?;
+    if ranges.is_empty() { Err(serde::de::Error::custom(EMPTY_RANGES)) } else { Ok(ranges) }
+}
+
+pub(super) const EMPTY_RANGES: &str = "is empty; write ranges, or leave the key out";

@@ -11,7 +11,7 @@ use hickory_proto::rr::Name;
 use http::uri::{Authority, PathAndQuery};
 
 use super::place::{Place, Problems};
-use super::policy::Affinity;
+use super::policy::{Affinity, GuardsDraft};
 use super::schema::{Backend, FlowTracking, HealthCheck, Limits, Mode, PortRange, Probe, Protocol, Service};
 use super::text::{grouped, print_duration, quoted};
 use crate::api::types::Origin;
@@ -51,6 +51,7 @@ pub(super) struct ServiceDraft {
     pub snat_addresses: Vec<Option<IpAddr>>,
     pub affinity: Affinity,
     pub flow_tracking: Option<FlowTracking>,
+    pub guards: GuardsDraft,
     pub health_check: Option<HealthCheck>,
     pub backends: Vec<BackendDraft>,
     pub origin: Origin,
@@ -84,6 +85,12 @@ impl ServiceDraft {
             snat_addresses: service.snat_addresses.iter().copied().map(Some).collect(),
             affinity: service.affinity,
             flow_tracking: Some(service.flow_tracking),
+            guards: GuardsDraft {
+                allow: service.allow.iter().copied().map(Some).collect(),
+                deny: service.deny.iter().copied().map(Some).collect(),
+                new_flow_rate: service.new_flow_rate,
+                new_flow_burst: service.new_flow_burst,
+            },
             health_check: service.health_check.clone(),
             backends: service.backends.iter().map(|backend| BackendDraft::of(backend, origin)).collect(),
             origin,
@@ -100,6 +107,10 @@ impl ServiceDraft {
             snat_addresses: self.snat_addresses.into_iter().collect::<Option<_>>()?,
             affinity: self.affinity,
             flow_tracking: self.flow_tracking?,
+            allow: self.guards.allow.into_iter().collect::<Option<_>>()?,
+            deny: self.guards.deny.into_iter().collect::<Option<_>>()?,
+            new_flow_rate: self.guards.new_flow_rate,
+            new_flow_burst: self.guards.new_flow_burst,
             health_check: self.health_check,
             backends: self
                 .backends
@@ -124,6 +135,7 @@ impl ServiceDraft {
             problems.take(&place.key("affinity"), self.affinity.check(vip.is_ipv4()));
         }
         self.check_snat_addresses(place, problems);
+        self.guards.check(self.vip, place, problems);
         if let Some(check) = &self.health_check {
             check_health_check(check, &place.key("health_check"), problems);
         }
@@ -389,9 +401,11 @@ pub(super) fn check_together(
 
     let Some(limits) = limits else { return };
     let backends = services.iter().map(|service| service.backends.len()).sum();
+    let ranges = services.iter().map(|service| service.guards.ranges()).sum();
     for (key, what, count, limit) in [
         ("services", "services", services.len(), limits.services),
         ("backends", "backends", backends, limits.backends),
+        ("source_ranges", "ranges in allow and deny", ranges, limits.source_ranges),
     ] {
         if count as u64 > u64::from(limit) {
             problems.add(

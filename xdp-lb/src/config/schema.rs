@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::policy::Affinity;
+use super::policy::{Affinity, Prefix, deserialize_ranges};
 use super::text;
 use super::written_check::WrittenCheck;
 
@@ -81,6 +81,11 @@ pub struct Limits {
     pub flows: u32,
     /// Records of flows that have sent one packet yet, likewise. 1,024 to 2^26, default 262,144.
     pub half_open_flows: u32,
+    /// Ranges of the `allow` and `deny` of all services together, up to 128 bytes each, used as they are needed.
+    /// 1 to 2^24, default 65,536.
+    pub source_ranges: u32,
+    /// Clients whose rate of new flows is remembered, about 90 bytes each. 1,024 to 2^24, default 65,536.
+    pub source_rates: u32,
 }
 
 /// When flows are over, in whole seconds, 1 s to 7 days.
@@ -126,6 +131,20 @@ pub struct Service {
     /// Which of its flows are recorded.
     #[serde(default, skip_serializing_if = "is_default")]
     pub flow_tracking: FlowTracking,
+    /// The clients that it lets in; empty: all but those that it denies. Of the VIP's family. Where a client is
+    /// in a range of both lists, the longer prefix counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "deserialize_ranges")]
+    pub allow: Vec<Prefix>,
+    /// The clients that it does not let in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "deserialize_ranges")]
+    pub deny: Vec<Prefix>,
+    /// How many flows one client (an IPv4 address, an IPv6 network of 64 bits) may begin in a second, up to
+    /// 1,000,000; 0: any number.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub new_flow_rate: u32,
+    /// How many of them it may begin at once, up to 1,000,000; 0: as many as in a second.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub new_flow_burst: u32,
     /// How its backends are checked. Default: a TCP connect every second for TCP, none for UDP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health_check: Option<HealthCheck>,
@@ -303,6 +322,10 @@ impl Service {
             snat_addresses: Vec::new(),
             affinity: Affinity::default(),
             flow_tracking: FlowTracking::default(),
+            allow: Vec::new(),
+            deny: Vec::new(),
+            new_flow_rate: 0,
+            new_flow_burst: 0,
             health_check: None,
             backends: Vec::new(),
         }
@@ -339,6 +362,8 @@ impl Default for Limits {
             slots: 4_194_304,
             flows: 1_048_576,
             half_open_flows: 262_144,
+            source_ranges: 65_536,
+            source_rates: 65_536,
         }
     }
 }
@@ -467,6 +492,13 @@ mod tests {
         };
         let protocol = prop::sample::select(vec![Protocol::Tcp, Protocol::Udp]);
         let backends = prop::collection::btree_map((0u16..64, 1u16..), any::<u16>(), 0..5);
+        let range = move |v6: bool, net: u8, host: u16| {
+            let address = address(v6, net, host);
+            Prefix { address, bits: if v6 { 128 } else { 32 } }
+        };
+        let ranges = || prop::collection::btree_set(0u16..64, 0..4);
+        let ranges = (ranges(), ranges());
+        let rate = (0u32..=1_000_000, 0u32..=1_000_000);
         let affinity = prop_oneof![
             Just(Affinity::None),
             Just(Affinity::Source),
@@ -478,11 +510,22 @@ mod tests {
             any::<bool>(),
             1u16..,
             policy,
+            ranges,
+            rate,
             prop::option::of(check()),
             backends,
         )
             .prop_map(
-                move |(name, v6, port, (protocol, affinity, nat, snat), health_check, backends)| Service {
+                move |(
+                    name,
+                    v6,
+                    port,
+                    (protocol, affinity, nat, snat),
+                    ranges,
+                    rate,
+                    health_check,
+                    backends,
+                )| Service {
                     protocol,
                     mode: if nat { Mode::Nat } else { Mode::FullNat },
                     flow_tracking: if v6 { FlowTracking::Always } else { FlowTracking::Auto },
@@ -499,6 +542,10 @@ mod tests {
                         })
                         .collect(),
                     affinity,
+                    allow: ranges.0.into_iter().map(|host| range(v6, 0, host)).collect(),
+                    deny: ranges.1.into_iter().map(|host| range(v6, 0xc0, host)).collect(),
+                    new_flow_rate: rate.0,
+                    new_flow_burst: if rate.0 == 0 { 0 } else { rate.1 },
                     ..Service::new(name, SocketAddr::new(address(v6, 0, 1), port))
                 },
             )

@@ -9,8 +9,8 @@ use xdp_lb_common::tables::{
 
 use super::plan::{Full, Identity, Places, Plan, Planner, RingInput, identities, identity};
 use super::room::Room;
-use super::tables::Tables;
-use super::wanted::{WantedBackend, WantedService};
+use super::tables::{SourceRange, Tables};
+use super::wanted::{Sources, WantedBackend, WantedService};
 use super::writes::{Desired, gone, writes};
 use crate::datapath::Sizes;
 use crate::ring::{self, Member};
@@ -23,6 +23,7 @@ pub struct Draft<'a> {
     after: Places,
     slots: Room,
     snat: Room,
+    lists: HashSet<u32>,
     desired: Desired,
     new_services: Vec<ServiceIndex>,
     new_backends: Vec<BackendIndex>,
@@ -49,6 +50,7 @@ impl<'a> Draft<'a> {
                 services()
                     .map(|service| service.snat_offset..service.snat_offset + u32::from(service.snat_len)),
             ),
+            lists: tables.sources.keys().map(|range| range.list).collect(),
             desired: Desired::default(),
             new_services: Vec::new(),
             new_backends: Vec::new(),
@@ -109,6 +111,9 @@ impl<'a> Draft<'a> {
             snat_offset,
             snat_len,
             mode,
+            new_flow_rate: wanted.new_flow_rate,
+            new_flow_burst: wanted.new_flow_burst,
+            source_list: self.source_list(present, &wanted.sources),
             affinity_bits: wanted.affinity_bits,
             options,
             ..Service::default()
@@ -197,6 +202,25 @@ impl<'a> Draft<'a> {
         Ok((offset, length as u16))
     }
 
+    /// The list with the service's source ranges: the present one where it is the same, else a new one, so that
+    /// every packet is held against the one or the other.
+    fn source_list(&mut self, present: Option<&Service>, wanted: &Sources) -> u32 {
+        if wanted.is_empty() {
+            return 0;
+        }
+        let is_same = |list: &u32| {
+            self.tables.source_list(*list).eq(wanted.iter().map(|(range, verdict)| (*range, *verdict)))
+        };
+        let list = present.map(|present| present.source_list).filter(is_same).unwrap_or_else(|| {
+            let free = (1..).find(|list| !self.lists.contains(list)).unwrap_or(u32::MAX);
+            self.lists.insert(free);
+            free
+        });
+        let range = |(&(address, bits), &verdict)| (SourceRange { list, address, bits }, verdict);
+        self.desired.sources.extend(wanted.iter().map(range));
+        list
+    }
+
     /// What becomes of the packets that the backends send, and which of them several VIPs share.
     fn replies(&mut self, users: &Users) {
         for (endpoint, users) in users {
@@ -236,6 +260,10 @@ impl<'a> Draft<'a> {
         }
         if union(&self.tables.replies, &self.desired.replies) > self.sizes.limits.backends as usize {
             return Err(self.full_of_backends());
+        }
+        let ranges = self.sizes.limits.source_ranges;
+        if union(&self.tables.sources, &self.desired.sources) > ranges as usize {
+            return Err(Full::Limit { table: "source_ranges", size: ranges });
         }
         let Self { tables, desired, after: mut places, new_services, new_backends, cramped, .. } = self;
         for (_, service) in gone(&tables.services, &desired.services) {

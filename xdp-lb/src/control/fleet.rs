@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use xdp_lb_common::net::{Address, Endpoint, Protocol};
-use xdp_lb_common::tables as datapath;
+use xdp_lb_common::tables::{self as datapath, SourceVerdict};
 
 use super::tables::Tables;
-use super::wanted::{Path, WantedBackend, WantedService};
+use super::wanted::{Path, Sources, WantedBackend, WantedService};
 use crate::api::types::{AdminState, BackendState};
 use crate::config::{self, Effective, EffectiveBackend, EffectiveService, FlowTracking, Mode, Probe};
 use crate::health::{Health, Report, Target, TargetId};
@@ -267,9 +267,15 @@ impl Fleet {
         WantedService {
             vip: vip(service),
             mode,
-            records_flows: service.service.flow_tracking == FlowTracking::Always,
+            records_flows: records_flows(&service.service),
             snat_addresses: snat_addresses.iter().map(|address| (*address).into()).collect(),
             affinity_bits: affinity_bits(&service.service),
+            sources: sources(&service.service),
+            new_flow_rate: service.service.new_flow_rate,
+            new_flow_burst: match service.service.new_flow_burst {
+                0 => service.service.new_flow_rate,
+                burst => burst,
+            },
             backends: backends.collect(),
         }
     }
@@ -292,6 +298,30 @@ fn affinity_bits(service: &config::Service) -> u8 {
         bits if is_v4 => 96 + bits,
         bits => bits,
     }
+}
+
+/// Whether every flow is recorded: where the operator wants it, and where a packet has to be told from a flow's first
+/// and UDP has nothing to tell it by.
+fn records_flows(service: &config::Service) -> bool {
+    let is_rated = service.protocol == config::Protocol::Udp && service.new_flow_rate != 0;
+    service.flow_tracking == FlowTracking::Always || is_rated
+}
+
+/// Whom it lets in. With a list of those that are allowed, nobody else is.
+fn sources(service: &config::Service) -> Sources {
+    let verdicts = [(&service.allow, SourceVerdict::Allow), (&service.deny, SourceVerdict::Deny)];
+    let mut sources: Sources = verdicts
+        .into_iter()
+        .flat_map(|(ranges, verdict)| ranges.iter().map(move |range| (range, verdict)))
+        .map(|(range, verdict)| {
+            let bits = if range.address.is_ipv4() { 96 + range.bits } else { range.bits };
+            ((range.address.into(), bits), verdict)
+        })
+        .collect();
+    if !service.allow.is_empty() {
+        sources.entry((Address::default(), 0)).or_insert(SourceVerdict::Deny);
+    }
+    sources
 }
 
 /// By what name a backend is known.

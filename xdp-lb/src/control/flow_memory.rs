@@ -24,7 +24,7 @@ use xdp_lb_common::tables::{Backend, BackendState, Book, Mode, Settings};
 use super::plan::Planner;
 use super::settling::Settling;
 use super::tables::{Tables, Write};
-use super::wanted::{Path, WantedBackend, WantedService};
+use super::wanted::{Path, Sources, WantedBackend, WantedService};
 use crate::config::{Limits, Timeouts};
 use crate::datapath::{Count, Sizes};
 
@@ -32,7 +32,15 @@ const TIMEOUTS: Timeouts = Timeouts { tcp_idle: Duration::from_secs(100), udp_id
 /// How long a client waits for an answer to its SYN before it gives up: as long as its record is kept.
 const HALF_OPEN: u32 = 30;
 const SIZES: Sizes = Sizes {
-    limits: Limits { services: 4, backends: 200, slots: 100_000, flows: 1, half_open_flows: 1 },
+    limits: Limits {
+        services: 4,
+        backends: 200,
+        slots: 100_000,
+        flows: 1,
+        half_open_flows: 1,
+        source_ranges: 1,
+        source_rates: 1,
+    },
     snat_addresses: 16,
 };
 /// How many clients each service has, on a port each.
@@ -144,6 +152,9 @@ impl World {
             records_flows: SERVICES[service].1,
             snat_addresses: vec![],
             affinity_bits: 0,
+            sources: Sources::new(),
+            new_flow_rate: 0,
+            new_flow_burst: 0,
             backends: (1..=3).map(|number| wanted_backend(service, number, BackendState::Up, 100)).collect(),
         });
         let begin = Instant::now();
@@ -170,7 +181,8 @@ impl World {
         let tables = &mut self.tables;
         match write {
             Write::Backend(index, backend) => tables.backends[index.0 as usize] = *backend,
-            Write::SnatAddress(..) => {}
+            // No service here asks for these.
+            Write::SnatAddress(..) | Write::Source(..) | Write::RemoveSource(..) => {}
             Write::Slots(first, slots) => {
                 tables.slots[first.0 as usize..][..slots.len()].copy_from_slice(slots);
             }

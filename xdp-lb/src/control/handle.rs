@@ -36,7 +36,7 @@ pub type Answer<T> = Result<T, Refusal>;
 pub enum Request {
     Status(oneshot::Sender<Answer<StatusView>>),
     Services(oneshot::Sender<Answer<Vec<ServiceView>>>),
-    AddService(config::Service, oneshot::Sender<Answer<Outcome>>),
+    AddService(Box<config::Service>, oneshot::Sender<Answer<Outcome>>),
     RemoveService(String, oneshot::Sender<Answer<Outcome>>),
     Backends(Option<String>, oneshot::Sender<Answer<Vec<BackendView>>>),
     AddBackend(String, config::Backend, oneshot::Sender<Answer<Outcome>>),
@@ -80,7 +80,7 @@ impl Handle {
 
     /// Adds a service; kept across restarts.
     pub async fn add_service(&self, service: config::Service) -> Answer<Outcome> {
-        self.ask(|answer| Request::AddService(service, answer)).await
+        self.ask(|answer| Request::AddService(Box::new(service), answer)).await
     }
 
     /// Removes a service with its backends; kept across restarts.

@@ -263,7 +263,7 @@ impl<K: Kernel> Owner<K> {
             Request::Counters(answer) => reply(answer, self.counters()),
             Request::Flows(query, answer) => reply(answer, self.flows(&query)),
             Request::AddService(service, answer) => {
-                reply(answer, self.change(|overlay, config| overlay.add_service(config, service)));
+                reply(answer, self.change(|overlay, config| overlay.add_service(config, *service)));
             }
             Request::RemoveService(name, answer) => {
                 reply(answer, self.change(|overlay, config| overlay.remove_service(config, &name)));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use xdp_lb_common::net::{Address, Endpoint};
 use xdp_lb_common::slot::Slot;
-use xdp_lb_common::tables::{Backend, BackendIndex, Reply, Service, SlotIndex};
+use xdp_lb_common::tables::{Backend, BackendIndex, Reply, Service, SlotIndex, SourceVerdict};
 
 /// What stands in the tables that the control plane writes.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -17,8 +17,21 @@ pub struct Tables {
     pub replies: BTreeMap<Endpoint, Reply>,
     /// `SNAT_ADDRESSES`, by place.
     pub snat_addresses: BTreeMap<u32, Address>,
+    /// `SOURCES`.
+    pub sources: BTreeMap<SourceRange, SourceVerdict>,
     /// The rings that services name, by where they begin in `SLOTS`.
     pub rings: BTreeMap<SlotIndex, Vec<Slot>>,
+}
+
+/// A range of clients in a list.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct SourceRange {
+    /// Which list.
+    pub list: u32,
+    /// The range's first address.
+    pub address: Address,
+    /// How many of the 128 bits of an address its addresses have in common.
+    pub bits: u8,
 }
 
 /// One change of a table. Writes are applied in their order, each atomic for every packet.
@@ -35,6 +48,10 @@ pub enum Write {
     Reply(Endpoint, Reply),
     /// Forgets a backend's endpoint.
     RemoveReply(Endpoint),
+    /// Puts what becomes of packets from a range. No packet is held against a list before a service names it.
+    Source(SourceRange, SourceVerdict),
+    /// Forgets a range, once no packet on its way may meet its list any more.
+    RemoveSource(SourceRange),
     /// Puts a service's record: from here on its packets see this record and its ring.
     Service(Endpoint, Service),
     /// Forgets a service.
@@ -55,6 +72,12 @@ impl Tables {
             }
             Write::RemoveReply(endpoint) => {
                 self.replies.remove(endpoint);
+            }
+            Write::Source(range, verdict) => {
+                self.sources.insert(*range, *verdict);
+            }
+            Write::RemoveSource(range) => {
+                self.sources.remove(range);
             }
             Write::Service(vip, service) => {
                 let before = self.services.insert(*vip, *service);
@@ -81,6 +104,14 @@ impl Tables {
     pub fn slot(&self, at: SlotIndex) -> Option<Slot> {
         let (offset, ring) = self.rings.range(..=at).next_back()?;
         ring.get((at.0 - offset.0) as usize).copied()
+    }
+
+    /// The ranges of a list.
+    pub fn source_list(&self, list: u32) -> impl Iterator<Item = ((Address, u8), SourceVerdict)> {
+        let first = |list| SourceRange { list, address: Address::default(), bits: 0 };
+        self.sources
+            .range(first(list)..first(list.saturating_add(1)))
+            .map(|(range, verdict)| ((range.address, range.bits), *verdict))
     }
 
     fn write_slots(&mut self, at: SlotIndex, slots: &[Slot]) {

@@ -120,6 +120,7 @@ impl<K: Kernel> Owner<K> {
             ("slots", slots, limits.slots),
             ("flows", self.census.records[Book::Flows as usize], limits.flows),
             ("half_open_flows", self.census.records[Book::HalfOpen as usize], limits.half_open_flows),
+            ("source_ranges", tables.sources.len() as u64, limits.source_ranges),
         ];
         let view =
             |(name, used, size): (&str, _, u32)| TableView { name: name.into(), used, size: size.into() };
@@ -147,6 +148,10 @@ impl<K: Kernel> Owner<K> {
             mode: service.service.mode,
             snat_addresses: service.service.snat_addresses.clone(),
             affinity: service.service.affinity,
+            allow: service.service.allow.clone(),
+            deny: service.service.deny.clone(),
+            new_flow_rate: service.service.new_flow_rate,
+            new_flow_burst: service.service.new_flow_burst,
             health_check: service.service.check(),
             origin: service.origin,
             backends: service.backends.len() as u32,

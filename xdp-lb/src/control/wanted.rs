@@ -1,9 +1,10 @@
 //! What the tables are to say, before it has a place in them.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use xdp_lb_common::net::{Address, Endpoint, MacAddress};
-use xdp_lb_common::tables::{Backend, BackendState, Mode};
+use xdp_lb_common::tables::{Backend, BackendState, Mode, SourceVerdict};
 
 use crate::net::NextHop;
 
@@ -22,9 +23,19 @@ pub struct WantedService {
     /// How many first bits of the source address choose a client's slot, of the 128 that an address has in the
     /// tables; 0: address and ports of both ends do.
     pub affinity_bits: u8,
+    /// Whose packets are let in, and whose not, by range; empty: everybody's.
+    pub sources: Sources,
+    /// How many flows a client may begin in a second; 0: any number.
+    pub new_flow_rate: u32,
+    /// How many of them at once.
+    pub new_flow_burst: u32,
     /// All of its backends, whatever their state. No two share an address.
     pub backends: Vec<WantedBackend>,
 }
+
+/// What becomes of packets from a range: its first address, how many of the 128 bits count that an address has in
+/// the tables, and the verdict.
+pub type Sources = BTreeMap<(Address, u8), SourceVerdict>;
 
 /// A backend as it is wanted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

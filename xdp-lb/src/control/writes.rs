@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use xdp_lb_common::net::{Address, Endpoint};
 use xdp_lb_common::slot::Slot;
-use xdp_lb_common::tables::{Backend, BackendIndex, BackendState, Reply, Service, SlotIndex};
+use xdp_lb_common::tables::{Backend, BackendIndex, BackendState, Reply, Service, SlotIndex, SourceVerdict};
 
-use super::tables::{Tables, Write};
+use super::tables::{SourceRange, Tables, Write};
 
 /// What is to stand in the tables.
 #[derive(Debug, Default)]
@@ -19,6 +19,8 @@ pub struct Desired {
     pub replies: BTreeMap<Endpoint, Reply>,
     /// Every SNAT address.
     pub snat_addresses: BTreeMap<u32, Address>,
+    /// Every list of source ranges.
+    pub sources: BTreeMap<SourceRange, SourceVerdict>,
     /// The rings whose slots change: new ones, in free room, and those of services that keep theirs.
     pub rings: BTreeMap<SlotIndex, Vec<Slot>>,
 }
@@ -59,12 +61,18 @@ pub fn writes(tables: &Tables, desired: &Desired) -> Vec<Write> {
             _ => writes.push(Write::Slots(*offset, ring.clone())),
         }
     }
+    for (range, verdict) in changed(&tables.sources, &desired.sources) {
+        writes.push(Write::Source(*range, *verdict));
+    }
     for (vip, service) in changed(&tables.services, &desired.services) {
         writes.push(Write::Service(*vip, *service));
     }
 
     for (vip, _) in gone(&tables.services, &desired.services) {
         writes.push(Write::RemoveService(*vip));
+    }
+    for (range, _) in gone(&tables.sources, &desired.sources) {
+        writes.push(Write::RemoveSource(*range));
     }
     writes.append(&mut late);
     for (endpoint, _) in gone(&tables.replies, &desired.replies) {

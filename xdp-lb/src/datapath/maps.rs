@@ -6,14 +6,14 @@ use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, bail};
 use aya::Ebpf;
-use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuValues};
 use xdp_lb_common::filter::{BACKEND, VIP};
 use xdp_lb_common::net::{Address, Endpoint};
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::slot::Slot;
 use xdp_lb_common::tables::{
     Backend, BackendIndex, BackendState, Book, FlowKey, FlowRecord, Reply, Service, Settings, SlotIndex,
-    Traffic, VlanDevice,
+    SourceKey, Traffic, VlanDevice,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -42,6 +42,7 @@ pub struct Maps {
     addresses: Addresses,
     pub snat_addresses: Array<MapData, Plain<Address>>,
     pub vlans: HashMap<MapData, u32, Plain<VlanDevice>>,
+    pub sources: LpmTrie<MapData, Plain<SourceKey>, u32>,
     pub slots: Slots,
     pub flows: Flows,
     pub half_open: Flows,
@@ -67,6 +68,7 @@ impl Maps {
         let (backends, snat_addresses) = (map("BACKENDS")?, map("SNAT_ADDRESSES")?);
         let service_counters = map("SERVICE_COUNTERS")?;
         let (slots, flows, half_open) = (map("SLOTS")?, map("FLOWS")?, map("HALF_OPEN")?);
+        let (sources, source_rates) = (map("SOURCES")?, map("SOURCE_RATES")?);
         let limits = Limits {
             services: entries(&service_counters)?,
             // Place 0 stays vacant.
@@ -74,6 +76,8 @@ impl Maps {
             slots: entries(&slots)?,
             flows: entries(&flows)?,
             half_open_flows: entries(&half_open)?,
+            source_ranges: entries(&sources)?,
+            source_rates: entries(&source_rates)?,
         };
         let sizes = Sizes { limits, snat_addresses: entries(&snat_addresses)? };
         let services =
@@ -91,6 +95,7 @@ impl Maps {
             addresses,
             snat_addresses: snat_addresses.try_into()?,
             vlans: map("VLANS")?.try_into()?,
+            sources: sources.try_into()?,
             slots: Slots::new(&slots)?,
             flows: Flows::new(flows)?,
             half_open: Flows::new(half_open)?,
@@ -198,7 +203,7 @@ fn remove<R: Copy>(directory: &mut Directory<R>, addresses: &mut Addresses, role
 
 /// How many entries a map has in the kernel, which for an adopted one need not be what was asked for.
 fn entries(map: &Map) -> Result<u32> {
-    let (Map::Array(data) | Map::PerCpuArray(data) | Map::LruHashMap(data)) = map else {
+    let (Map::Array(data) | Map::PerCpuArray(data) | Map::LruHashMap(data) | Map::LpmTrie(data)) = map else {
         bail!("a map of the object is of another kind than this daemon knows");
     };
     Ok(data.info().context("cannot ask the kernel about a map")?.max_entries())

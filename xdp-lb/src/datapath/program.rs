@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::mem::discriminant;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use aya::maps::MapError;
+use aya::maps::{MapError, lpm_trie};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::XdpLink;
 use aya::programs::{Xdp, XdpMode as AttachMode};
@@ -17,7 +18,8 @@ use tokio::io::unix::AsyncFd;
 use tracing::{info, warn};
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::tables::{
-    BackendIndex, Book, FlowKey, FlowRecord, ServiceIndex, Settings, SlotIndex, Traffic, VlanDevice,
+    BackendIndex, Book, FlowKey, FlowRecord, ServiceIndex, Settings, SlotIndex, SourceKey, SourceVerdict,
+    Traffic, VlanDevice,
 };
 
 use super::census::{Census, Count};
@@ -28,13 +30,13 @@ use super::maps::{Maps, Plain, Sizes};
 use super::pins::{self, Pins};
 use super::settings::Policy;
 use crate::config::{Limits, XdpMode};
-use crate::control::tables::{Tables, Write};
+use crate::control::tables::{SourceRange, Tables, Write};
 
 /// The kernel side, built by `cargo xtask build`.
 pub(super) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/xdp-lb-ebpf.o"));
 
 /// The maps that are pinned: what forwarding needs and what must outlive the daemon.
-const PINNED: [&str; 17] = [
+const PINNED: [&str; 19] = [
     "SETTINGS",
     "ADDRESSES",
     "SERVICE_PLACES",
@@ -48,6 +50,8 @@ const PINNED: [&str; 17] = [
     "VLANS",
     "FLOWS",
     "HALF_OPEN",
+    "SOURCES",
+    "SOURCE_RATES",
     "REASON_COUNTERS",
     "SERVICE_COUNTERS",
     "BACKEND_COUNTERS",
@@ -131,7 +135,8 @@ impl Datapath {
         pinned: &[(&str, PathBuf)],
         adopted: bool,
     ) -> Result<Self> {
-        let Limits { services, backends, slots, flows, half_open_flows } = options.limits;
+        let Limits { services, backends, slots, flows, half_open_flows, source_ranges, source_rates } =
+            options.limits;
         let mut loader = EbpfLoader::new();
         for (name, path) in pinned {
             loader.map_pin_path(name, path.clone());
@@ -147,6 +152,8 @@ impl Datapath {
             ("HALF_OPEN", half_open_flows),
             ("REPLY_PLACES", directory::words(backends)),
             ("REPLIES", directory::records(backends)),
+            ("SOURCES", source_ranges),
+            ("SOURCE_RATES", source_rates),
             ("SNAT_ADDRESSES", SNAT_ADDRESSES),
             ("SERVICE_COUNTERS", services),
             ("BACKEND_COUNTERS", backends + 1),
@@ -324,6 +331,11 @@ impl Datapath {
             let (endpoint, reply) = entry.context("cannot read the replies")?;
             tables.replies.insert(endpoint, reply);
         }
+        for entry in self.maps.sources.iter() {
+            let (key, verdict) = entry.context("cannot read the source ranges")?;
+            let (range, verdict) = source_entry(key.prefix_len(), key.data().0, verdict);
+            tables.sources.insert(range, verdict);
+        }
         tables.backends = self.maps.read_backends(self.sizes.limits.backends)?;
         Ok(tables)
     }
@@ -333,8 +345,13 @@ impl Datapath {
     /// # Errors
     /// At the first write that fails; those before it stand.
     pub fn apply(&mut self, writes: &[Write]) -> Result<()> {
+        let mut has_waited = false;
         // Many services at once are one change of their table.
         for alike in writes.chunk_by(|one, next| discriminant(one) == discriminant(next)) {
+            if matches!(alike, [Write::RemoveSource(_), ..]) && !has_waited {
+                wait_for_packets();
+                has_waited = true;
+            }
             self.write(alike).with_context(|| format!("cannot write {}", describe(alike)))?;
         }
         Ok(())
@@ -354,6 +371,10 @@ impl Datapath {
                 Write::Slots(first, slots) => maps.slots.write(*first, slots)?,
                 Write::Reply(endpoint, reply) => replies.push((*endpoint, *reply)),
                 Write::RemoveReply(endpoint) => no_replies.push(*endpoint),
+                Write::Source(range, verdict) => {
+                    maps.sources.insert(&source_key(range), *verdict as u32, 0)?;
+                }
+                Write::RemoveSource(range) => maps.sources.remove(&source_key(range))?,
                 Write::Service(vip, service) => services.push((*vip, *service)),
                 Write::RemoveService(vip) => no_services.push(*vip),
             }
@@ -459,6 +480,31 @@ impl Datapath {
     }
 }
 
+/// A range's key in the kernel.
+fn source_key(range: &SourceRange) -> lpm_trie::Key<Plain<SourceKey>> {
+    let key = SourceKey { scope: range.list, address: range.address };
+    lpm_trie::Key::new(SourceKey::SCOPE_BITS + u32::from(range.bits), Plain(key))
+}
+
+/// The range and the verdict of an entry in the kernel.
+fn source_entry(prefix: u32, key: SourceKey, verdict: u32) -> (SourceRange, SourceVerdict) {
+    let bits = prefix.saturating_sub(SourceKey::SCOPE_BITS).min(128) as u8;
+    let range = SourceRange { list: key.scope, address: key.address, bits };
+    let is_allowed = verdict == SourceVerdict::Allow as u32;
+    (range, if is_allowed { SourceVerdict::Allow } else { SourceVerdict::Deny })
+}
+
+/// Waits until every packet is through that was on its way in the program. The kernel's MEMBARRIER_CMD_GLOBAL
+/// (membarrier(2), 4.3) waits for an RCU grace period, and a program runs inside of one. Where it is refused
+/// (`nohz_full`), a packet takes far less than the time that is waited then.
+fn wait_for_packets() {
+    const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
+    // SAFETY: the call takes three numbers.
+    if unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) } != 0 {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// Seconds of the clock that the datapath notes packets by.
 pub fn monotonic_seconds() -> Result<u32> {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).context("cannot read the monotonic clock")?;
@@ -487,6 +533,9 @@ fn describe(writes: &[Write]) -> String {
         Write::Slots(SlotIndex(first), slots) => format!("{} slots from {first} on", slots.len()),
         Write::Reply(endpoint, _) | Write::RemoveReply(endpoint) => {
             format!("the reply rule of {}", endpoint.socket())
+        }
+        Write::Source(range, _) | Write::RemoveSource(range) => {
+            format!("the source range {:?}, {} bits, of list {}", range.address, range.bits, range.list)
         }
         Write::Service(vip, _) | Write::RemoveService(vip) => format!("the service at {}", vip.socket()),
     };

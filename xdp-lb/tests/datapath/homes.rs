@@ -9,7 +9,7 @@ use std::time::Duration;
 use aya::TestRun as _;
 use aya::programs::{TestRunOptions, Xdp};
 use xdp_lb::config::{Limits, PortRange, Timeouts};
-use xdp_lb::control::tables::{Tables, Write};
+use xdp_lb::control::tables::{SourceRange, Tables, Write};
 use xdp_lb::datapath::{Census, Count, Datapath, Options, Policy, hash_keys};
 use xdp_lb_common::flow::patience;
 use xdp_lb_common::host::{Buffer, HostTables};
@@ -19,7 +19,7 @@ use xdp_lb_common::reason::Reason;
 use xdp_lb_common::slot::Slot;
 use xdp_lb_common::tables::{
     Backend, BackendIndex, BackendState, Book, FlowKey, FlowRecord, Mode, Reply, Route, Service,
-    ServiceIndex, Settings, SlotIndex, Tags,
+    ServiceIndex, Settings, SlotIndex, SourceKey, Tags,
 };
 
 use crate::packets::{BACKEND_MAC, Frame, LB_BACKEND_MAC, ends};
@@ -63,7 +63,15 @@ impl Homes {
     /// Likewise, with room for so many flow records in the kernel.
     pub fn with_flows(flows: u32) -> Self {
         let half_open_flows = flows;
-        Self::with_limits(Limits { services: 16, backends: 64, slots: 16 * RING, flows, half_open_flows })
+        Self::with_limits(Limits {
+            services: 16,
+            backends: 64,
+            slots: 16 * RING,
+            flows,
+            half_open_flows,
+            source_ranges: 64,
+            source_rates: 1024,
+        })
     }
 
     /// Likewise, with tables of these sizes.
@@ -108,6 +116,12 @@ impl Homes {
                 }
                 Write::Reply(endpoint, reply) => drop(host.replies.insert(*endpoint, *reply)),
                 Write::RemoveReply(endpoint) => drop(host.replies.remove(endpoint)),
+                Write::Source(range, verdict) => {
+                    host.sources.insert(source(range), *verdict);
+                }
+                Write::RemoveSource(range) => {
+                    host.sources.remove(&source(range));
+                }
                 Write::Service(vip, service) => drop(host.services.insert(*vip, *service)),
                 Write::RemoveService(vip) => drop(host.services.remove(vip)),
             }
@@ -225,6 +239,7 @@ impl Homes {
     /// Likewise, for a frame of any bytes.
     pub fn send_bytes(&mut self, bytes: &[u8]) -> Outcome {
         self.host.now = monotonic();
+        self.host.nanoseconds = nanoseconds();
         let mut buffer = Buffer::new(bytes, INGRESS);
         let host_before = *self.host.reasons.borrow();
         let verdict = process(&mut buffer, &self.host, &mut Scratch::default());
@@ -404,6 +419,17 @@ pub fn run(command_line: &str) {
 /// Seconds of the clock that the kernel notes packets by.
 pub fn monotonic() -> u32 {
     nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC_COARSE).unwrap().tv_sec() as u32
+}
+
+/// A range as the host's tables have it.
+fn source(range: &SourceRange) -> (SourceKey, u8) {
+    (SourceKey { scope: range.list, address: range.address }, range.bits)
+}
+
+/// Nanoseconds of the clock that the kernel keeps rates by.
+fn nanoseconds() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).unwrap();
+    now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
 }
 
 pub fn hex(bytes: &[u8]) -> String {

@@ -6,6 +6,7 @@
 mod affinity;
 mod decap;
 mod full_nat;
+mod guards;
 mod homes;
 mod icmp;
 mod icmp_errors;

@@ -117,8 +117,15 @@ fn vlan_devices_are_replaced_as_a_whole() {
 fn each_of_ten_thousand_services_is_found_until_it_is_removed() {
     const SERVICES: u32 = 10_000;
     let (flows, half_open_flows) = (1024, 1024);
-    let mut homes =
-        Homes::with_limits(Limits { services: SERVICES, backends: 64, slots: 1024, flows, half_open_flows });
+    let mut homes = Homes::with_limits(Limits {
+        services: SERVICES,
+        backends: 64,
+        slots: 1024,
+        flows,
+        half_open_flows,
+        source_ranges: 64,
+        source_rates: 1024,
+    });
     let socket = |number: u32| {
         let address = Ipv4Addr::from_bits(0xc612_0000 + number / 2);
         SocketAddr::from((address, if number.is_multiple_of(2) { 80 } else { 443 }))

@@ -1,8 +1,9 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::Service;
 use crate::config::text::quoted;
-use crate::config::{Affinity, Mode, PortRange, Probe, Protocol, XdpMode};
+use crate::config::{Affinity, Mode, PortRange, Prefix, Probe, Protocol, XdpMode};
 
 /// The config file of the documentation's first page.
 const FIRST: &str = r#"
@@ -103,6 +104,8 @@ fn everything_but_the_interfaces_has_a_default() {
                 slots: 4_194_304,
                 flows: 1_048_576,
                 half_open_flows: 262_144,
+                source_ranges: 65_536,
+                source_rates: 65_536,
             },
             timeouts: Timeouts { tcp_idle: Duration::from_secs(900), udp_idle: Duration::from_secs(60) },
             services: vec![],
@@ -115,7 +118,8 @@ fn every_key_is_read() {
     let config = valid(&format!(
         "interfaces = [\"bond0\"]\nxdp_mode = \"generic\"\nstate_file = \"/s\"\npin_path = \"/p/q\"\n\
          flow_hash_secret = \"{}\"\nsnat_ports = \"2000-3000\"\napi.socket = \"/a\"\nmetrics.listen = \"off\"\n\
-         limits = {{ services = 1, backends = 2, slots = 0x400, flows = 2048, half_open_flows = 4096 }}\n\
+         limits = {{ services = 1, backends = 2, slots = 0x400, flows = 2048, half_open_flows = 4096, \
+         source_ranges = 3, source_rates = 4096 }}\n\
          timeouts = {{ tcp_idle = \"1h 30m\", udp_idle = \"7days\" }}\n\
          [[service]]\nname = \"d\"\nvip = \"[2001:db8::1]:53\"\nprotocol = \"udp\"\nmode = \"nat\"\n\
          backend = [{{ address = \"[2001:db8::2]:5353\", weight = 65535 }}]\n\
@@ -127,7 +131,15 @@ fn every_key_is_read() {
     assert_eq!(config.flow_hash_secret, Some([0x0f; 32]));
     assert_eq!(config.snat_ports.to_string(), "2000-3000");
     assert_eq!((config.api.socket, config.metrics.listen), ("/a".into(), None));
-    let limits = Limits { services: 1, backends: 2, slots: 1024, flows: 2048, half_open_flows: 4096 };
+    let limits = Limits {
+        services: 1,
+        backends: 2,
+        slots: 1024,
+        flows: 2048,
+        half_open_flows: 4096,
+        source_ranges: 3,
+        source_rates: 4096,
+    };
     assert_eq!(config.limits, limits);
     assert_eq!(config.timeouts.tcp_idle, Duration::from_secs(5400));
     assert_eq!(config.timeouts.udp_idle, Duration::from_secs(7 * 86400));
@@ -604,6 +616,69 @@ fn affinity_is_by_a_prefix_of_the_vips_family() {
         );
     }
     assert_eq!((Affinity::Source.bits(true), Affinity::Source.bits(false)), (32, 64));
+}
+
+#[test]
+fn clients_are_allowed_and_denied_by_ranges_of_the_vips_family() {
+    let text = format!(
+        "{SERVICE}allow = [\"203.0.113.0/24\", \"192.0.2.7\"]\ndeny = [\"203.0.113.64/26\", \"0.0.0.0/0\"]\n"
+    );
+    let config = valid(&text);
+    let shown = |ranges: &[Prefix]| ranges.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(shown(&config.services[0].allow), ["203.0.113.0/24", "192.0.2.7/32"]);
+    assert_eq!(shown(&config.services[0].deny), ["203.0.113.64/26", "0.0.0.0/0"]);
+    for (list, message) in [
+        (
+            "\"203.0.113.5/24\"",
+            "\"203.0.113.5/24\" is an address inside of its range; write \"203.0.113.0/24\", or \"203.0.113.5\" for \
+             the one address",
+        ),
+        (
+            "\"203.0.113.0/33\"",
+            "\"203.0.113.0/33\" is no range of addresses; write \"192.0.2.0/24\" or \"2001:db8::/32\"",
+        ),
+        ("\"office\"", "\"office\" is no range of addresses; write \"192.0.2.0/24\" or \"2001:db8::/32\""),
+        (
+            "\"2001:db8::/32\"",
+            "\"2001:db8::/32\" is not of the VIP's family (192.0.2.10:80), so nobody comes from there; remove it",
+        ),
+        ("\"192.0.2.0/24\", \"192.0.2.0/24\"", "\"192.0.2.0/24\" is listed twice; remove one of them"),
+        ("", "is empty; write ranges, or leave the key out"),
+    ] {
+        for key in ["allow", "deny"] {
+            assert_eq!(
+                service(&format!("{key} = [{list}]\n")),
+                format!("line 5: service \"web\": {key}: {message}")
+            );
+        }
+    }
+    assert_eq!(
+        service("allow = [\"192.0.2.0/24\"]\ndeny = [\"192.0.2.0/25\",\n\"192.0.2.0/24\"]\n"),
+        "line 7: service \"web\": deny: \"192.0.2.0/24\" is in allow, too; remove one of them"
+    );
+    assert_eq!(
+        service("allow = [\"192.0.2.0/24\"]\ndeny = [\"192.0.2.0/25\"]\n[limits]\nsource_ranges = 1\n"),
+        "line 8: limits.source_ranges: there are 2 ranges in allow and deny and room for 1; raise it to 2 or more \
+         (tables that are loaded keep their size until `xdp-lb unload`)"
+    );
+    let empty = serde_json::from_str::<Service>(r#"{"name":"web","vip":"192.0.2.10:80","allow":[]}"#);
+    assert!(empty.expect_err("refused").to_string().contains("is empty; write ranges"));
+}
+
+#[test]
+fn a_rate_of_new_flows_has_bounds_and_a_burst_needs_one() {
+    let config = valid(&format!("{SERVICE}new_flow_rate = 100\nnew_flow_burst = 1000000\n"));
+    let service_read = &config.services[0];
+    assert_eq!((service_read.new_flow_rate, service_read.new_flow_burst), (100, 1_000_000));
+    assert_eq!(
+        service("new_flow_rate = 1000001\n"),
+        "line 5: service \"web\": new_flow_rate: 1,000,001 is out of range; write 0 to 1,000,000"
+    );
+    assert_eq!(
+        service("new_flow_burst = 5\n"),
+        "line 5: service \"web\": new_flow_burst: means nothing without new_flow_rate; write new_flow_rate, or \
+         remove it"
+    );
 }
 
 #[test]

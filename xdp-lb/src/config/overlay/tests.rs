@@ -528,7 +528,7 @@ impl Model {
 
 #[derive(Clone, Debug)]
 enum Op {
-    AddService(Service),
+    AddService(Box<Service>),
     RemoveService(String),
     AddBackend(String, Backend),
     Patch(String, SocketAddr, BackendPatch),
@@ -586,7 +586,7 @@ fn op() -> impl Strategy<Value = Op> {
         .prop_map(|(weight, admin)| BackendPatch { weight, admin });
     let backend = (real(), weight()).prop_map(|(address, weight)| Backend::new(address, weight));
     prop_oneof![
-        3 => any_service().prop_map(Op::AddService),
+        3 => any_service().prop_map(|service| Op::AddService(Box::new(service))),
         2 => name().prop_map(Op::RemoveService),
         4 => (name(), backend).prop_map(|(name, backend)| Op::AddBackend(name, backend)),
         4 => (name(), real(), patch).prop_map(|(name, real, patch)| Op::Patch(name, real, patch)),
@@ -614,7 +614,7 @@ proptest! {
         for op in ops {
             let before = overlay.clone();
             let answer = match op.clone() {
-                Op::AddService(service) => overlay.add_service(&config, service),
+                Op::AddService(service) => overlay.add_service(&config, *service),
                 Op::RemoveService(name) => overlay.remove_service(&config, &name),
                 Op::AddBackend(name, backend) => overlay.add_backend(&config, &name, backend),
                 Op::Patch(name, address, patch) => overlay.patch_backend(&config, &name, address, patch),

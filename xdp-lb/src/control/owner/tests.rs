@@ -70,6 +70,7 @@ impl Kernel for InMemory {
             slots: self.lock().slots,
             flows: 1024,
             half_open_flows: 1024,
+            ..Limits::default()
         };
         Sizes { limits, snat_addresses: 64 }
     }

@@ -3,12 +3,22 @@ use std::net::{IpAddr, SocketAddr};
 use proptest::prelude::*;
 use xdp_lb_common::net::{MacAddress, Protocol};
 use xdp_lb_common::slot::Slot;
-use xdp_lb_common::tables::{Backend, Mode, Service, SlotIndex};
+use xdp_lb_common::tables::{Backend, Mode, Service, SlotIndex, SourceVerdict};
 
 use super::*;
-use crate::control::wanted::Path;
+use crate::control::wanted::{Path, Sources};
 
-const LIMITS: Limits = Limits { services: 8, backends: 60, slots: 20_000, flows: 1, half_open_flows: 1 };
+const LIMITS: Limits = Limits {
+    services: 8,
+    backends: 60,
+    slots: 20_000,
+    flows: 1,
+    half_open_flows: 1,
+    source_ranges: 20,
+    source_rates: 1,
+};
+/// How many ranges a list has, where there is one.
+const LIST: usize = 3;
 const SIZES: Sizes = Sizes { limits: LIMITS, snat_addresses: 32 };
 
 /// The tables as the kernel has them: flat slots, and nothing that says where a ring ends but its
@@ -51,6 +61,12 @@ impl Kernel {
             Write::Slots(at, slots) => at.0..at.0 + slots.len() as u32,
             _ => 0..u32::MAX,
         };
+        for (vip, service) in &self.tables.services {
+            let ranges = self.tables.source_list(service.source_list).count();
+            if service.source_list != 0 && ranges != LIST {
+                return Err(format!("the list of {vip:?} has {ranges} ranges of {LIST}"));
+            }
+        }
         let mut end = 0;
         let mut services: Vec<_> = self.tables.services.iter().collect();
         services.retain(|(_, service)| service.ring_len > 0);
@@ -124,11 +140,14 @@ fn expect(tables: &Tables, wanted: &[WantedService]) -> Result<(), String> {
     ensure(tables.backends.len() == backends, "as many backends as wanted")?;
     let addresses: usize = wanted.iter().map(|service| service.snat_addresses.len()).sum();
     ensure(tables.snat_addresses.len() == addresses, "as many SNAT addresses as wanted")?;
+    let ranges: usize = wanted.iter().map(|service| service.sources.len()).sum();
+    ensure(tables.sources.len() == ranges, "as many source ranges as wanted")?;
     for want in wanted {
         let service = tables.services.get(&want.vip).ok_or("the service is missing")?;
         ensure(service.mode == want.mode as u8, "its mode")?;
         let snat =
             (service.snat_offset..).take(service.snat_len.into()).map(|place| tables.snat_addresses[&place]);
+        ensure(tables.source_list(service.source_list).collect::<Sources>() == want.sources, "its clients")?;
         ensure(snat.eq(want.snat_addresses.iter().copied()), "its SNAT addresses")?;
         let ring = tables.ring(service);
         ensure(ring.len() == service.ring_len as usize, "a whole ring")?;
@@ -196,7 +215,17 @@ fn backend(number: u8, weight: u16, state: BackendState) -> WantedBackend {
 
 fn service(number: u8, mode: Mode, backends: Vec<WantedBackend>) -> WantedService {
     let vip = Endpoint::new(Address::from(IpAddr::from([192, 0, 2, number])), Port::new(80), Protocol::TCP);
-    WantedService { vip, mode, records_flows: false, snat_addresses: vec![], affinity_bits: 0, backends }
+    WantedService {
+        vip,
+        mode,
+        records_flows: false,
+        snat_addresses: vec![],
+        affinity_bits: 0,
+        sources: Sources::new(),
+        new_flow_rate: 0,
+        new_flow_burst: 0,
+        backends,
+    }
 }
 
 fn up(numbers: impl IntoIterator<Item = u8>) -> Vec<WantedBackend> {
@@ -333,6 +362,34 @@ fn what_does_not_fit_at_all_is_refused_by_its_limit() {
 }
 
 #[test]
+fn a_list_of_ranges_is_replaced_whole_and_needs_room_for_both() {
+    let list = |last: std::ops::Range<u8>| -> Sources {
+        last.map(|last| ((Address::from(IpAddr::from([203, 0, 113, last])), 128), SourceVerdict::Deny))
+            .collect()
+    };
+    let with = |sources| [WantedService { sources, ..service(1, Mode::FullNat, up(1..2)) }];
+    let (mut planner, mut kernel) = settled(&with(list(0..3)));
+    assert_eq!(planner.plan(&with(list(0..3))).unwrap().writes, []);
+    let plan = step(&mut planner, &mut kernel, &with(list(1..4))).unwrap();
+    let kinds: Vec<_> = plan
+        .writes
+        .iter()
+        .map(|write| match write {
+            Write::Source(range, _) => ("put", range.list),
+            Write::Service(_, service) => ("switch", service.source_list),
+            Write::RemoveSource(range) => ("remove", range.list),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let expected = [[("put", 2); 3].as_slice(), &[("switch", 2)], &[("remove", 1); 3]].concat();
+    assert_eq!(kinds, expected);
+    assert_eq!(
+        planner.plan(&with(list(0..18))).unwrap_err(),
+        Full::Limit { table: "source_ranges", size: 20 }
+    );
+}
+
+#[test]
 fn a_ring_is_shorter_than_it_should_be_where_there_is_no_room() {
     let limits = Limits { slots: 1_500, ..LIMITS };
     let (mut planner, mut kernel) =
@@ -345,7 +402,7 @@ fn a_ring_is_shorter_than_it_should_be_where_there_is_no_room() {
 
 #[test]
 fn one_of_ten_thousand_backends_that_fails_is_taken_out_quickly() {
-    let limits = Limits { services: 4_096, backends: 16_384, slots: 4_194_304, flows: 1, half_open_flows: 1 };
+    let limits = Limits { services: 4_096, backends: 16_384, slots: 4_194_304, flows: 1, ..LIMITS };
     let many = |service: u8, count: u16| {
         let backends = (0..count).map(|number| {
             let [high, low] = number.to_be_bytes();
@@ -386,10 +443,18 @@ fn any_service(number: u8) -> impl Strategy<Value = WantedService> {
         0..4,
     );
     let backends = prop::collection::vec(any_backend(), 0..14);
-    (mode, addresses, backends).prop_map(move |(mode, snat_addresses, mut backends)| {
+    let sources = prop_oneof![
+        2 => Just(Sources::new()),
+        3 => prop::collection::btree_map(
+            (0_u8..6).prop_map(|last| (Address::from(IpAddr::from([203, 0, 113, last])), 128)),
+            prop::sample::select(vec![SourceVerdict::Allow, SourceVerdict::Deny]),
+            LIST,
+        ),
+    ];
+    (mode, addresses, sources, backends).prop_map(move |(mode, snat_addresses, sources, mut backends)| {
         backends.sort_by_key(|backend| backend.address);
         backends.dedup_by_key(|backend| backend.address);
-        WantedService { snat_addresses, ..service(number, mode, backends) }
+        WantedService { snat_addresses, sources, ..service(number, mode, backends) }
     })
 }
 

@@ -1,0 +1,115 @@
+//! What a service lets in: the ranges that its clients may come from, and how many flows each may begin.
+
+use super::Context;
+use super::forward::is_first;
+use crate::net::{Address, Protocol};
+use crate::reason::Reason;
+use crate::tables::{Service, SourceKey, SourceVerdict, Tables};
+
+/// A second, in the clock that rates are kept by.
+const SECOND: u64 = 1_000_000_000;
+
+/// How many first bits of an IPv6 address count as one source: a host takes ever new addresses in its
+/// network of 64 bits (RFC 8981).
+const V6_SOURCE: u8 = 64;
+
+/// Refuses a packet whose sender the service's list of source ranges denies.
+#[inline(always)]
+pub fn check_source<T: Tables>(tables: &T, service: &Service, source: &Address) -> Result<(), Reason> {
+    if service.source_list == 0 { Ok(()) } else { look_up_source(tables, service.source_list, source) }
+}
+
+/// A call of its own in the kernel, not inlined: few services have a list.
+#[inline(never)]
+fn look_up_source<T: Tables>(tables: &T, list: u32, source: &Address) -> Result<(), Reason> {
+    let verdict = tables.source_verdict(&SourceKey { scope: list, address: *source });
+    if verdict == SourceVerdict::Deny as u32 { Err(Reason::SourceDenied) } else { Ok(()) }
+}
+
+/// Lets a packet without a record begin a flow, where its source has not begun too many of late. A packet
+/// that is certainly of an older flow goes through.
+#[inline(always)]
+pub fn admit<T: Tables>(context: &Context<'_, T>, service: &Service) -> Result<(), Reason> {
+    if service.new_flow_rate == 0 {
+        return Ok(());
+    }
+    if context.parsed.key.protocol == Protocol::TCP && !is_first(context.parsed) {
+        return Ok(());
+    }
+    spend(context.tables, service, &context.parsed.key.source)
+}
+
+/// A token bucket in one number, the time at which it is full again (the generic cell rate algorithm, ITU-T
+/// I.371 annex A). Of two CPUs that take a token at the same time, one may take it for nothing.
+#[inline(never)]
+fn spend<T: Tables>(tables: &T, service: &Service, source: &Address) -> Result<(), Reason> {
+    let bits = if source.is_v4() { 128 } else { V6_SOURCE };
+    let key = SourceKey { scope: service.index.0, address: source.first_bits(bits) };
+    let token = SECOND.checked_div(u64::from(service.new_flow_rate)).unwrap_or(0);
+    let now = tables.nanoseconds();
+    let full = tables.bucket_full_at(&key).unwrap_or(0).max(now);
+    if full - now > u64::from(service.new_flow_burst.saturating_sub(1)) * token {
+        return Err(Reason::NewFlowRate);
+    }
+    tables.set_bucket_full_at(&key, full + token);
+    Ok(())
+}
+
+#[cfg(all(test, feature = "host"))]
+mod tests {
+    use super::*;
+    use crate::host::HostTables;
+    use crate::net::Be32;
+    use crate::tables::{ServiceIndex, Settings};
+
+    fn tables() -> HostTables {
+        HostTables::new(Settings {
+            hash_keys: [1; crate::hash::KEYS],
+            snat_port_first: 1024,
+            snat_port_count: 1,
+            padding: 0,
+            patience: crate::flow::patience(900, 60),
+        })
+    }
+
+    #[test]
+    fn a_source_begins_a_burst_of_flows_at_once_and_so_many_a_second_from_then_on() {
+        let mut tables = tables();
+        let service = Service { new_flow_rate: 10, new_flow_burst: 5, ..Service::default() };
+        let client = Address::v4(Be32::new(0xcb00_7105));
+        let begun =
+            |tables: &HostTables| (0..100).filter(|_| spend(tables, &service, &client).is_ok()).count();
+        tables.nanoseconds = 77 * SECOND;
+        assert_eq!(begun(&tables), 5);
+        let mut later = 0;
+        for _ in 0..1000 {
+            tables.nanoseconds += SECOND / 100;
+            later += usize::from(spend(&tables, &service, &client).is_ok());
+        }
+        assert_eq!(later, 100, "ten seconds at ten a second");
+        tables.nanoseconds += 60 * SECOND;
+        assert_eq!(begun(&tables), 5, "a minute's rest fills the bucket and no more");
+    }
+
+    #[test]
+    fn each_source_and_each_service_has_a_bucket_of_its_own() {
+        let tables = tables();
+        let service = |index| Service {
+            index: ServiceIndex(index),
+            new_flow_rate: 1,
+            new_flow_burst: 1,
+            ..Service::default()
+        };
+        let v6 = |network, host| {
+            Address::v6([Be32::new(0x2001_0db8), Be32::new(network), Be32::new(host), Be32::new(host)])
+        };
+        let v4 = |last: u32| Address::v4(Be32::new(0xcb00_7100 + last));
+        assert_eq!(spend(&tables, &service(1), &v4(1)), Ok(()));
+        assert_eq!(spend(&tables, &service(1), &v4(1)), Err(Reason::NewFlowRate));
+        assert_eq!(spend(&tables, &service(1), &v4(2)), Ok(()));
+        assert_eq!(spend(&tables, &service(2), &v4(1)), Ok(()));
+        assert_eq!(spend(&tables, &service(1), &v6(1, 1)), Ok(()));
+        assert_eq!(spend(&tables, &service(1), &v6(1, 2)), Err(Reason::NewFlowRate), "the same /64");
+        assert_eq!(spend(&tables, &service(1), &v6(2, 1)), Ok(()));
+    }
+}
