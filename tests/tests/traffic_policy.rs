@@ -123,3 +123,43 @@ fn a_client_begins_as_many_flows_a_second_as_it_may() {
         }
     }
 }
+
+/// A packet of a QUIC connection to the server of this name in the test below.
+fn quic_packet(number: u8) -> Vec<u8> {
+    [&[0x40, 2 << 5, 0x5e, number][..], &[0x77; 40]].concat()
+}
+
+#[test]
+fn a_quic_connection_stays_with_its_backend_whatever_address_the_client_has() {
+    let network = Network::new("quic", 3).unwrap();
+    let _servers: Vec<_> = network.backends.iter().map(|host| UdpEcho::start(host, PORT).unwrap()).collect();
+    network.client.run("ip address add 192.0.2.101/24 dev eth0").unwrap();
+    network.client.run("ip address add 2001:db8:1::101/64 dev eth0 nodad").unwrap();
+    for Way { family, mode } in Way::ALL {
+        let vip = SocketAddr::new(Network::vip(family), PORT);
+        let mut service =
+            Service::udp("h3", vip).mode(mode).key("quic = { server_id_length = 2, config_id = 2 }");
+        for number in 1..=3 {
+            service = service
+                .backend(Network::endpoint(family, number, PORT), 100)
+                .backend_key(&format!("server_id = \"5e0{number}\""));
+        }
+        let daemon = Daemon::start(&network.lb, &["eth0", "eth1"], &service.to_string()).unwrap();
+        daemon.wait_until_up().unwrap();
+        let moved = if family == Family::V4 { "192.0.2.101" } else { "2001:db8:1::101" };
+        for source in [Network::client_address(family), moved.parse().unwrap()] {
+            for _ in 0..4 {
+                let socket = udp_socket(&network.client, SocketAddr::new(source, 0)).unwrap();
+                for number in [1, 2, 3, 2] {
+                    socket.send_to(&quic_packet(number), vip).unwrap();
+                    let mut answer = [0; 128];
+                    let (length, from) = socket.recv_from(&mut answer).expect("an answer");
+                    assert_eq!(from, vip);
+                    let name =
+                        String::from_utf8_lossy(&answer[..length]).split(' ').next().unwrap().to_owned();
+                    assert_eq!(name, format!("backend-{number}"), "{mode} from {source}");
+                }
+            }
+        }
+    }
+}

@@ -18,7 +18,7 @@ use crate::rate::Bucket;
 use crate::reason::{REASONS, Reason};
 use crate::slot::Slot;
 use crate::tables::{
-    Backend, BackendIndex, Book, FlowKey, FlowRecord, Inserted, Reply, Route, RouteQuery, Service,
+    Backend, BackendIndex, Book, FlowKey, FlowRecord, Inserted, Reply, Route, RouteQuery, ServerKey, Service,
     ServiceIndex, Settings, SlotIndex, SourceKey, SourceVerdict, Tables, Traffic,
 };
 
@@ -141,6 +141,8 @@ pub struct HostTables {
     pub snat_addresses: Vec<Address>,
     /// `REPLIES`.
     pub replies: BTreeMap<Endpoint, Reply>,
+    /// `QUIC_SERVERS`.
+    pub quic_servers: BTreeMap<ServerKey, BackendIndex>,
     /// `SOURCES`, by the prefix's first address and how many bits of that count.
     pub sources: BTreeMap<(SourceKey, u8), SourceVerdict>,
     /// Nanoseconds of the monotonic clock.
@@ -174,6 +176,7 @@ impl HostTables {
             backends: Vec::new(),
             snat_addresses: Vec::new(),
             replies: BTreeMap::new(),
+            quic_servers: BTreeMap::new(),
             sources: BTreeMap::new(),
             nanoseconds: 0,
             source_rates: RefCell::default(),
@@ -268,6 +271,10 @@ impl Tables for HostTables {
 
     fn may_answer(&self) -> bool {
         self.answers.borrow_mut().take(u64::from(self.now) * 1_000_000_000)
+    }
+
+    fn quic_server(&self, key: &ServerKey) -> BackendIndex {
+        self.quic_servers.get(key).copied().unwrap_or_default()
     }
 
     fn source_verdict(&self, key: &SourceKey) -> u32 {

@@ -3,7 +3,9 @@
 use crate::directory::Keyed;
 use crate::net::Endpoint;
 use crate::reason::REASONS;
-use crate::tables::{Backend, FlowKey, FlowRecord, Reply, Service, Settings, SourceKey, Traffic, VlanDevice};
+use crate::tables::{
+    Backend, FlowKey, FlowRecord, Reply, ServerKey, Service, Settings, SourceKey, Traffic, VlanDevice,
+};
 
 /// The version of the shared tables' layout; a daemon adopts only pins of its own version. Raise it when
 /// the meaning of a key or value changes.
@@ -23,6 +25,7 @@ pub const LAYOUT_VERSION: u32 = {
         size_of::<Traffic>(),
         size_of::<VlanDevice>(),
         size_of::<SourceKey>(),
+        size_of::<ServerKey>(),
         REASONS as usize,
     ];
     let mut number = 0u32;

@@ -11,7 +11,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::directory::Keyed;
 use crate::flow::Life;
 use crate::headers::ETHERTYPE_VLAN;
-use crate::net::{Address, Endpoint, MacAddress, Port, Protocol};
+use crate::net::{Address, Be32, Endpoint, MacAddress, Port, Protocol};
 use crate::reason::Reason;
 use crate::slot::Slot;
 
@@ -87,10 +87,12 @@ pub struct Service {
     /// How many first bits of the source address choose the slot (an IPv4 address is the last 32 of 128); 0:
     /// the whole 5-tuple does.
     pub affinity_bits: u8,
-    /// QUIC: how many bytes of a connection id name the server.
+    /// QUIC: how many bytes of a connection id name the server, 1 to 15; 0: connection ids are not looked at.
     pub server_id_length: u8,
+    /// QUIC: the configuration's number, in the upper three bits of a connection id's first byte.
+    pub quic_config: u8,
     /// Unused, 0.
-    pub padding: [u8; 6],
+    pub padding: [u8; 5],
 }
 
 // With its VIP, a cache line.
@@ -356,6 +358,68 @@ pub struct VlanDevice {
     pub vlan: u32,
 }
 
+/// What a backend is called in the connection ids that it gives to its clients: up to 15 bytes, and zeroes behind.
+#[derive(
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Debug,
+    Default,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+)]
+#[repr(transparent)]
+pub struct ServerId([Be32; 4]);
+
+impl ServerId {
+    /// The id of these bytes.
+    pub const fn new(bytes: [u8; 16]) -> Self {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = bytes;
+        Self([
+            Be32::from_word(u32::from_ne_bytes([a, b, c, d])),
+            Be32::from_word(u32::from_ne_bytes([e, f, g, h])),
+            Be32::from_word(u32::from_ne_bytes([i, j, k, l])),
+            Be32::from_word(u32::from_ne_bytes([m, n, o, p])),
+        ])
+    }
+
+    /// Its first `length` bytes, and zeroes behind.
+    #[inline(always)]
+    pub fn first_bytes(self, length: u8) -> Self {
+        Self(Address(self.0).first_bits(length.saturating_mul(8)).0)
+    }
+}
+
+/// The key of `QUIC_SERVERS`.
+#[derive(
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Debug,
+    Default,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+)]
+#[repr(C)]
+pub struct ServerKey {
+    /// The service.
+    pub service: ServiceIndex,
+    /// What its connection ids call the backend.
+    pub id: ServerId,
+}
+
 /// A client of a service: the key of `SOURCE_RATES`, and, behind the length of a prefix, of `SOURCES`.
 #[derive(
     Clone,
@@ -499,6 +563,8 @@ pub trait Tables {
     /// Whether one more packet may be answered by the datapath itself now: takes a token of the
     /// [`Bucket`](crate::rate::Bucket).
     fn may_answer(&self) -> bool;
+    /// The backend that a service's connection ids call so; 0: none.
+    fn quic_server(&self, key: &ServerKey) -> BackendIndex;
     /// What the longest prefix says in which the key lies: a [`SourceVerdict`], as its number; 0 where it lies in none.
     fn source_verdict(&self, key: &SourceKey) -> u32;
     /// Nanoseconds of the monotonic clock.

@@ -1,5 +1,6 @@
 //! The maps. Their sizes are the loader's to set, from the configuration.
 
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use xdp_lb_common::directory::Keyed;
@@ -9,7 +10,7 @@ use xdp_lb_common::process::Scratch;
 use xdp_lb_common::rate::Bucket;
 use xdp_lb_common::reason::REASONS;
 use xdp_lb_common::tables::{
-    Backend, FlowKey, FlowRecord, Reply, Service, Settings, SourceKey, Traffic, VlanDevice,
+    Backend, FlowKey, FlowRecord, Reply, ServerKey, Service, Settings, SourceKey, Traffic, VlanDevice,
 };
 
 /// `BPF_F_MMAPABLE` (5.5): the daemon writes without a system call for each word, and the first entry
@@ -42,6 +43,8 @@ pub static VLANS: HashMap<u32, VlanDevice> = HashMap::with_max_entries(4096, 0);
 pub static FLOWS: LruHashMap<FlowKey, FlowRecord> = LruHashMap::with_max_entries(1, 0);
 #[map]
 pub static HALF_OPEN: LruHashMap<FlowKey, FlowRecord> = LruHashMap::with_max_entries(1, 0);
+#[map]
+pub static QUIC_SERVERS: HashMap<ServerKey, u32> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
 #[map]
 pub static SOURCES: LpmTrie<SourceKey, u32> = LpmTrie::with_max_entries(1, 0);
 #[map]

@@ -16,7 +16,7 @@ use xdp_lb_common::reason::Reason;
 use xdp_lb_common::slot::Slot;
 use xdp_lb_common::tables::{
     Backend, BackendIndex, Book, FlowKey, FlowRecord, Inserted, NeighbourWanted, Reply, Route, RouteQuery,
-    Service, ServiceIndex, Settings, SlotIndex, SourceKey, Tables, Tags, Traffic,
+    ServerKey, Service, ServiceIndex, Settings, SlotIndex, SourceKey, Tables, Tags, Traffic,
 };
 
 use crate::maps::*;
@@ -158,6 +158,15 @@ impl Tables for Maps<'_> {
         let now = unsafe { bpf_ktime_get_coarse_ns() };
         // SAFETY: each CPU has its own, and a program is not interrupted by another of its kind.
         unsafe { (*bucket).take(now) }
+    }
+
+    #[inline(always)]
+    fn quic_server(&self, key: &ServerKey) -> BackendIndex {
+        // SAFETY: the value is one word, which the daemon writes as a whole.
+        match unsafe { QUIC_SERVERS.get(key) } {
+            Some(index) => BackendIndex(*index),
+            None => BackendIndex(0),
+        }
     }
 
     #[inline(always)]

@@ -96,6 +96,10 @@ fn settled<'t, T: Tables>(
     if records_flows(service) {
         return None;
     }
+    if context.named.0 != 0 {
+        let backend = context.tables.backend(*context.named)?;
+        return (backend.shared == 0).then_some((*context.named, backend));
+    }
     let (slot, backend) = owner(context.tables, context.settings, service, &context.parsed.key)?;
     (!slot.is_tracked() && is_up(service, backend) && backend.shared == 0).then(|| (slot.owner(), backend))
 }
@@ -138,7 +142,7 @@ fn is_up(service: &Service, backend: &Backend) -> bool {
 
 /// Whether this backend keeps its flows of the service.
 #[inline(always)]
-fn keeps_flows(service: &Service, backend: &Backend) -> bool {
+pub fn keeps_flows(service: &Service, backend: &Backend) -> bool {
     let keeps = (backend.state == BackendState::Up as u8) | (backend.state == BackendState::Draining as u8);
     keeps & (backend.service == service.index)
 }
@@ -150,7 +154,9 @@ fn follow<'t, T: Tables>(context: &Context<'t, T>, service: &Service) -> Option<
     let (record, book) = pair::recall(tables, &parsed.key)?;
     let index = record.backend;
     let backend = tables.backend(index)?;
-    if !holds(context, &record, service, backend) {
+    // A connection that came from elsewhere before, or another one of the same client.
+    let is_elsewhere = (context.named.0 != 0) & (index != *context.named);
+    if is_elsewhere || !holds(context, &record, service, backend) {
         return None;
     }
     let source = Endpoint::new(record.source, record.source_port, parsed.key.protocol);
@@ -222,7 +228,7 @@ fn holds<T: Tables>(
 /// Chooses a backend for a flow without a record, and records it.
 #[inline(always)]
 fn begin<'t, T: Tables>(context: &Context<'t, T>, service: &Service) -> Result<Course<'t>, Reason> {
-    let Context { tables, parsed, settings, now, progress } = *context;
+    let Context { tables, parsed, settings, now, progress, .. } = *context;
     let key = &parsed.key;
     refuse_own_sender(context)?;
     guard::admit(context, service)?;
@@ -269,6 +275,10 @@ fn choose<'t, T: Tables>(
     service: &Service,
     hash: FlowHash,
 ) -> Result<(BackendIndex, &'t Backend), Reason> {
+    if context.named.0 != 0 {
+        let backend = context.tables.backend(*context.named).ok_or(Reason::Internal)?;
+        return Ok((*context.named, backend));
+    }
     if service.ring_len == 0 {
         return Err(Reason::NoBackend);
     }

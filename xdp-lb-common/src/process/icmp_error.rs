@@ -16,7 +16,7 @@ use crate::net::{Be16, Port, Protocol};
 use crate::packet::Packet;
 use crate::parse::{Parsed, parse_quoted};
 use crate::reason::Reason;
-use crate::tables::{FlowKey, Mode, Tables, Tags};
+use crate::tables::{BackendIndex, FlowKey, Mode, Tables, Tags};
 
 /// Whose packet an ICMP error quotes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -52,13 +52,15 @@ pub fn quoted<P: Packet, T: Tables>(packet: &P, tables: &T, scratch: &mut Scratc
 /// in the VIP's name itself (`dsr`, `ipip`, `gue`), so that it gets the error as it is.
 #[inline(never)]
 pub fn to_backend<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<bool, Reason> {
-    let Scratch { parsed, quoted, requoted, departure, progress, backend: place, .. } = scratch;
+    let Scratch { parsed, quoted, requoted, departure, progress, named, backend: place, .. } = scratch;
     check_hops(parsed)?;
     let settings = tables.settings().ok_or(Reason::Internal)?;
     let service = tables.service(&quoted.key.source_endpoint()).ok_or(Reason::Internal)?;
     // The backend is the one that the client's own packets go to.
     quoted.key = quoted.key.reversed();
-    let context = Context { tables, settings, parsed: quoted, now: tables.now(), progress };
+    // What is quoted holds no more of a packet than its ports.
+    *named = BackendIndex(0);
+    let context = Context { tables, settings, parsed: quoted, now: tables.now(), progress, named };
     let (index, client) = find(&context, service).ok_or(Reason::IcmpWithoutFlow)?;
     quoted.key = quoted.key.reversed();
     *place = index;
@@ -83,7 +85,7 @@ pub fn pass_on<P: Packet, T: Tables>(
     tables: &T,
     scratch: &mut Scratch,
 ) -> Result<(), Reason> {
-    let Scratch { parsed, quoted, departure, progress, backend: place, .. } = scratch;
+    let Scratch { parsed, quoted, departure, progress, named, backend: place, .. } = scratch;
     let settings = tables.settings().ok_or(Reason::Internal)?;
     let service = tables.service(&quoted.key.source_endpoint()).ok_or(Reason::Internal)?;
     let backend = tables.backend(*place).ok_or(Reason::Internal)?;
@@ -91,7 +93,7 @@ pub fn pass_on<P: Packet, T: Tables>(
     if service.mode == Mode::Dsr as u8 {
         relay(packet, parsed, departure)?;
     } else {
-        let context = Context { tables, settings, parsed, now: 0, progress };
+        let context = Context { tables, settings, parsed, now: 0, progress, named };
         encapsulate(packet, &context, service, backend, departure)?;
     }
     tables.count_forward(service.index, *place, bytes, false);

@@ -9,6 +9,7 @@ mod guard;
 mod icmp;
 mod icmp_error;
 mod pair;
+mod quic;
 mod reply;
 mod rewrite;
 mod roles;
@@ -58,6 +59,8 @@ pub struct Scratch {
     progress: u8,
     /// Whose the packet's addresses may be.
     roles: u8,
+    /// The backend that the packet's QUIC connection id names; 0: none.
+    named: BackendIndex,
 }
 
 /// Takes one packet from its arrival to its verdict, and counts it.
@@ -86,8 +89,10 @@ struct Context<'t, T> {
     settings: &'t Settings,
     parsed: &'t Parsed,
     now: u32,
-    /// Lies in the scratch: each value that the verifier knew would be another way through all that follows.
+    /// Lies in the scratch, as `named` does: each value that the verifier knew would be another way through all that
+    /// follows.
     progress: &'t u8,
+    named: &'t BackendIndex,
 }
 
 #[inline(always)]
@@ -133,14 +138,15 @@ fn balance<P: Packet, T: Tables>(
 /// Takes a packet of a flow to its departure.
 #[inline(always)]
 fn steer<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Scratch) -> Result<(), Reason> {
-    let Scratch { parsed, departure, query, progress, roles, .. } = scratch;
+    let Scratch { parsed, departure, query, progress, roles, named, .. } = scratch;
     let parsed = &*parsed;
     if *roles & VIP != 0
         && let Some(service) = tables.service(&parsed.key.destination_endpoint())
     {
         let settings = tables.settings().ok_or(Reason::Internal)?;
         *progress = advance(0, Direction::Forward, parsed.tcp_flags);
-        let context = Context { tables, settings, parsed, now: tables.now(), progress };
+        *named = quic::named(packet, tables, service, parsed);
+        let context = Context { tables, settings, parsed, now: tables.now(), progress, named };
         forward::forward(packet, &context, service, departure)
     } else if *roles & BACKEND != 0
         && let Some(rule) = tables.reply(&parsed.key.source_endpoint())

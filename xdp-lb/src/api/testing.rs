@@ -178,6 +178,7 @@ impl Owner {
         view.mode = added.mode;
         view.snat_addresses = added.snat_addresses;
         view.affinity = added.affinity;
+        view.quic = added.quic;
         (view.allow, view.deny) = (added.allow, added.deny);
         (view.new_flow_rate, view.new_flow_burst) = (added.new_flow_rate, added.new_flow_burst);
         view.health_check = added.health_check.unwrap_or(view.health_check);
@@ -200,8 +201,11 @@ impl Owner {
         if self.find(service, added.address).is_ok() {
             return Err(Refusal::Conflict(format!("{service} has {} already", added.address)));
         }
-        self.backends
-            .push(BackendView { weight: added.weight, ..backend(service, &added.address.to_string()) });
+        self.backends.push(BackendView {
+            weight: added.weight,
+            server_id: added.server_id,
+            ..backend(service, &added.address.to_string())
+        });
         Ok(done(format!("added {} to {service}", added.address)))
     }
 }
@@ -220,6 +224,7 @@ pub(crate) fn service(name: &str, vip: &str) -> ServiceView {
         mode: Mode::FullNat,
         snat_addresses: vec![],
         affinity: Affinity::None,
+        quic: None,
         allow: vec![],
         deny: vec![],
         new_flow_rate: 0,
@@ -245,6 +250,7 @@ pub(crate) fn backend(service: &str, address: &str) -> BackendView {
         service: service.into(),
         address: address.parse().unwrap(),
         weight: 100,
+        server_id: None,
         share: 0.5,
         state: BackendState::Up,
         reason: "HTTP 200 in 1.2 ms".into(),

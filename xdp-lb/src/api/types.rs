@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Affinity, FlowTracking, HealthCheck, Mode, Prefix, Protocol, XdpMode};
+use crate::config::{Affinity, FlowTracking, HealthCheck, Mode, Prefix, Protocol, Quic, ServerId, XdpMode};
 
 /// The daemon on one screen.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -101,6 +101,9 @@ pub struct ServiceView {
     /// Which of its flows stay together on one backend.
     #[serde(default)]
     pub affinity: Affinity,
+    /// How QUIC's connection ids name its backends, where they are looked at.
+    #[serde(default)]
+    pub quic: Option<Quic>,
     /// The clients that it lets in; empty: all but those that it denies.
     #[serde(default)]
     pub allow: Vec<Prefix>,
@@ -171,6 +174,9 @@ pub struct BackendView {
     pub address: SocketAddr,
     /// Its weight.
     pub weight: u16,
+    /// What it is called in QUIC's connection ids.
+    #[serde(default)]
+    pub server_id: Option<ServerId>,
     /// Its part of the ring, 0 to 1: the share of new flows that it gets.
     pub share: f64,
     /// What it does now.

@@ -12,7 +12,7 @@ use super::units::{self, byte_rate, grouped, latency, percent, rate, span};
 use super::{Done, drain};
 use crate::api::client::Client;
 use crate::api::types::{AdminState, BackendPatch, BackendView, Outcome};
-use crate::config::{self, default_weight, parse_endpoint};
+use crate::config::{self, ServerId, default_weight, parse_endpoint};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -29,6 +29,9 @@ pub(super) enum Command {
         /// Its share of new flows relative to the other backends, 0 to 65535
         #[arg(long, value_name = "N", default_value_t = default_weight())]
         weight: u16,
+        /// QUIC: its server id, in hex
+        #[arg(long, value_name = "HEX")]
+        server_id: Option<ServerId>,
     },
     /// Remove a backend at once, with its flows; drain it first to let them end
     Remove(Target),
@@ -88,8 +91,8 @@ impl Command {
                 let patience = drain::Patience { timeout, quiet };
                 return drain::execute(client, screen, &target, &patience).await;
             }
-            Self::Add { target, weight } => {
-                let backend = config::Backend::new(target.address, weight);
+            Self::Add { target, weight, server_id } => {
+                let backend = config::Backend { server_id, ..config::Backend::new(target.address, weight) };
                 client.add_backend(&target.service, &backend).await?
             }
             Self::Remove(target) => client.remove_backend(&target.service, target.address).await?,

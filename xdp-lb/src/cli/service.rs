@@ -14,7 +14,8 @@ use super::{Cli, backend};
 use crate::api::client::Client;
 use crate::api::types::{MovingView, Origin, ServiceDetailView, ServiceView};
 use crate::config::{
-    self, Affinity, FlowTracking, HealthCheck, Mode, Prefix, Probe, Protocol, default_weight, parse_endpoint,
+    self, Affinity, FlowTracking, HealthCheck, Mode, Prefix, Probe, Protocol, Quic, default_weight,
+    parse_endpoint,
 };
 
 #[derive(Debug, Subcommand)]
@@ -69,6 +70,18 @@ pub(super) struct Add {
     /// Which flows are recorded: auto (those whose slot has moved of late) or always
     #[arg(long, value_name = "WHICH", default_value_t)]
     flow_tracking: FlowTracking,
+    /// QUIC: how many bytes of a connection id, behind its first, are the server id, 1 to 15
+    #[arg(long, value_name = "N")]
+    quic_server_id_length: Option<u8>,
+    /// QUIC: the number of the servers' configuration, 0 to 6 [default: 0]
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "quic_server_id_length",
+        default_value_t,
+        hide_default_value = true
+    )]
+    quic_config_id: u8,
     /// A range of clients that are let in, and nobody else; may be given several times
     #[arg(long, value_name = "PREFIX")]
     allow: Vec<Prefix>,
@@ -81,8 +94,8 @@ pub(super) struct Add {
     /// How many of them at once [default: as many as in a second]
     #[arg(long, value_name = "N", requires = "new_flow_rate", default_value_t, hide_default_value = true)]
     new_flow_burst: u32,
-    /// A backend, with a weight where it is not 100; may be given several times
-    #[arg(long = "backend", value_name = "ADDR:PORT[=WEIGHT]", value_parser = parse_backend)]
+    /// A backend, with a weight where it is not 100, and QUIC's server id in hex; may be given several times
+    #[arg(long = "backend", value_name = "ADDR:PORT[=WEIGHT][,server-id=HEX]", value_parser = parse_backend)]
     backends: Vec<config::Backend>,
     #[command(flatten)]
     check: Check,
@@ -152,6 +165,9 @@ impl Add {
             snat_addresses: self.snat_addresses,
             affinity: self.affinity,
             flow_tracking: self.flow_tracking,
+            quic: self
+                .quic_server_id_length
+                .map(|server_id_length| Quic { server_id_length, config_id: self.quic_config_id }),
             allow: self.allow,
             deny: self.deny,
             new_flow_rate: self.new_flow_rate,
@@ -185,8 +201,12 @@ impl Check {
     }
 }
 
-/// Reads `ADDR:PORT` or `ADDR:PORT=WEIGHT`.
+/// Reads `ADDR:PORT[=WEIGHT][,server-id=HEX]`.
 fn parse_backend(text: &str) -> Result<config::Backend, String> {
+    let (text, server_id) = match text.split_once(",server-id=") {
+        Some((text, id)) => (text, Some(id.parse()?)),
+        None => (text, None),
+    };
     let (address, weight) = match text.split_once('=') {
         Some((address, weight)) => {
             let weight =
@@ -195,7 +215,7 @@ fn parse_backend(text: &str) -> Result<config::Backend, String> {
         }
         None => (text, default_weight()),
     };
-    Ok(config::Backend::new(parse_endpoint(address)?, weight))
+    Ok(config::Backend { server_id, ..config::Backend::new(parse_endpoint(address)?, weight) })
 }
 
 /// The table of services.
@@ -250,6 +270,7 @@ fn detail_table(screen: &Screen, detail: &ServiceDetailView) -> String {
         ("mode", service.mode.to_string()),
         ("backends see", snat),
         ("affinity", service.affinity.to_string()),
+        ("QUIC", service.quic.map_or_else(|| "not looked at".into(), |quic| quic.to_string())),
         ("clients", clients(service)),
         ("new flows", new_flows(service)),
         ("health check", check(&service.health_check)),

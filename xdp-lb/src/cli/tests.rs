@@ -12,7 +12,7 @@ use crate::api::client::Client;
 use crate::api::server::Server;
 use crate::api::testing::{self, Owner};
 use crate::api::types::{AdminState, BackendState, BackendView, ReloadView};
-use crate::config::{Affinity, Mode, Probe, Protocol};
+use crate::config::{Affinity, Mode, Probe, Protocol, Quic};
 
 const TABLE: Screen = Screen { format: Format::Table, colour: false, width: None };
 
@@ -167,6 +167,26 @@ async fn a_service_is_added_with_all_that_was_typed() {
 }
 
 #[tokio::test]
+async fn a_quic_service_is_added_with_its_backends_ids() {
+    let daemon = daemon(Owner::default());
+    let line = "service add h3 192.0.2.10:443 --protocol udp --quic-server-id-length 2 --quic-config-id 3 \
+                --backend 198.51.100.11:443=10,server-id=0a01 --backend 198.51.100.12:443,server-id=0a02";
+    daemon.text(&line.split_whitespace().collect::<Vec<_>>()).await;
+    let line = "backend add h3 198.51.100.13:443 --server-id 0A03";
+    daemon.text(&line.split_whitespace().collect::<Vec<_>>()).await;
+    let shown = daemon.client.service("h3").await.unwrap();
+    assert_eq!(shown.service.quic, Some(Quic { server_id_length: 2, config_id: 3 }));
+    let ids: Vec<_> = shown
+        .backends
+        .iter()
+        .map(|backend| (backend.weight, backend.server_id.map(|id| id.to_string()).unwrap_or_default()))
+        .collect();
+    assert_eq!(ids, [(10, "0a01".into()), (100, "0a02".into()), (100, "0a03".into())]);
+    let text = daemon.text(&["service", "show", "h3"]).await;
+    assert!(text.contains("QUIC          server ids of 2 bytes, configuration 3\n"), "{text}");
+}
+
+#[tokio::test]
 async fn a_wrong_health_check_is_a_usage_error_in_the_configs_words() {
     let daemon = daemon(Owner::default());
     for (arguments, words) in [
@@ -270,6 +290,7 @@ async fn a_service_is_shown_with_its_backends() {
         "VIP           192.0.2.10:80 tcp\n",
         "backends see  this host's address towards each backend\n",
         "affinity      none\n",
+        "QUIC          not looked at\n",
         "clients       all\n",
         "new flows     any number\n",
         "health check  http GET /healthz, status 200-399; every 1s, timeout 500ms, rise 2, fall 3\n",

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::overlay::{BackendChange, Overlay};
 use super::place::{Place, Problems};
-use super::policy::ranges_in_words;
+use super::policy::{ServerId, ranges_in_words};
 use super::rules::{self, BackendDraft, ServiceDraft};
 use super::schema::{Backend, Config, Service};
 use super::text::counted;
@@ -115,6 +115,8 @@ fn diff_definition(old: &Service, new: &Service, line: &mut impl FnMut(String)) 
     changed("snat_addresses", addresses(old), addresses(new));
     changed("affinity", old.affinity.to_string(), new.affinity.to_string());
     changed("flow_tracking", old.flow_tracking.to_string(), new.flow_tracking.to_string());
+    let quic = |service: &Service| service.quic.map_or_else(|| "none".into(), |quic| quic.to_string());
+    changed("quic", quic(old), quic(new));
     changed("new_flow_rate", old.new_flow_rate.to_string(), new.new_flow_rate.to_string());
     changed("new_flow_burst", old.new_flow_burst.to_string(), new.new_flow_burst.to_string());
     changed("health_check", old.check().to_string(), new.check().to_string());
@@ -149,6 +151,11 @@ fn diff_backends(old: &[EffectiveBackend], new: &[EffectiveBackend], line: &mut 
             (Some(old), Some(new)) => {
                 if old.backend.weight != new.backend.weight {
                     line(format!("weight {} -> {}", old.backend.weight, new.backend.weight));
+                }
+                if old.backend.server_id != new.backend.server_id {
+                    let words = |id: Option<ServerId>| id.map_or_else(|| "none".into(), |id| id.to_string());
+                    let (old, new) = (words(old.backend.server_id), words(new.backend.server_id));
+                    line(format!("server_id {old} -> {new}"));
                 }
                 match (old.admin, new.admin) {
                     (AdminState::Enabled, AdminState::Draining) => line("drains".into()),
@@ -246,9 +253,9 @@ impl<'a> Merge<'a> {
         }
         for (&address, &change) in self.overlay.backends.get(name).into_iter().flatten() {
             match change {
-                BackendChange::Added { weight, admin } => {
+                BackendChange::Added { weight, server_id, admin } => {
                     let added = EffectiveBackend {
-                        backend: Backend::new(address, weight),
+                        backend: Backend { address, weight, server_id },
                         admin,
                         origin: Origin::Runtime,
                     };
@@ -257,8 +264,9 @@ impl<'a> Merge<'a> {
                 BackendChange::Removed => {
                     backends.remove(&address);
                 }
-                BackendChange::Changed { weight, admin } => {
+                BackendChange::Changed { weight, server_id, admin } => {
                     if let Some(backend) = backends.get_mut(&address) {
+                        backend.backend.server_id = server_id.or(backend.backend.server_id);
                         backend.backend.weight = weight.unwrap_or(backend.backend.weight);
                         backend.admin = admin;
                     }

@@ -11,7 +11,7 @@ use toml::de::DeTable;
 
 use super::errors::{ConfigError, Errors, Lines, syntax_errors};
 use super::place::{Place, Problems};
-use super::policy::{EMPTY_RANGES, GuardsDraft, RATE};
+use super::policy::{EMPTY_RANGES, GuardsDraft, Quic, RATE};
 use super::rules::{self, BackendDraft, RISE_FALL, ServiceDraft, within};
 use super::schema::{Api, Config, HealthCheck, Limits, Metrics, Timeouts, default_weight};
 use super::section::Section;
@@ -97,6 +97,7 @@ const SERVICE_KEYS: &[&str] = &[
     "snat_addresses",
     "affinity",
     "flow_tracking",
+    "quic",
     "allow",
     "deny",
     "new_flow_rate",
@@ -245,11 +246,34 @@ fn read_service(service: &mut Section) -> ServiceDraft {
         snat_addresses: service.list("snat_addresses", text::address).unwrap_or_default(),
         affinity: service.parsed("affinity", str::parse).unwrap_or_default(),
         flow_tracking: service.or_default("flow_tracking", |service, key| service.parsed(key, str::parse)),
+        quic: match service.has("quic") {
+            true => {
+                service.section("quic", &["server_id_length", "config_id"], read_quic).flatten().map(Some)
+            }
+            false => Some(None),
+        },
         guards: read_guards(service),
         health_check: service.section("health_check", CHECK_KEYS, read_check).flatten(),
-        backends: service.sections("backend", &["address", "weight"], backend_label, read_backend),
+        backends: service.sections(
+            "backend",
+            &["address", "weight", "server_id"],
+            backend_label,
+            read_backend,
+        ),
         origin: Origin::File,
     }
+}
+
+fn read_quic(quic: &mut Section) -> Option<Quic> {
+    const KEY: &str = "server_id_length";
+    if !quic.has(KEY) {
+        quic.problem(KEY, "is missing; write server_id_length = 4, as the servers are set up");
+    }
+    let config_id = match quic.has("config_id") {
+        true => quic.integer("config_id", &Quic::CONFIGS),
+        false => Some(0),
+    };
+    Some(Quic { server_id_length: quic.integer(KEY, &Quic::LENGTHS)?, config_id: config_id? })
 }
 
 fn read_guards(service: &mut Section) -> GuardsDraft {
@@ -298,6 +322,10 @@ fn read_backend(backend: &mut Section) -> BackendDraft {
     BackendDraft {
         address: backend.required("address", "address = \"198.51.100.11:8080\"", text::parse_endpoint),
         weight,
+        server_id: match backend.has("server_id") {
+            true => backend.parsed("server_id", str::parse).map(Some),
+            false => Some(None),
+        },
         origin: Origin::File,
     }
 }

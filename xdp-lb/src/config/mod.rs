@@ -18,7 +18,7 @@ pub use effective::{Effective, EffectiveBackend, EffectiveService, diff, effecti
 pub use errors::{ConfigError, Errors};
 pub use load::{load, parse};
 pub use overlay::Overlay;
-pub use policy::{Affinity, Prefix};
+pub use policy::{Affinity, Prefix, Quic, ServerId};
 pub use rules::{validate_backend, validate_service};
 pub use schema::*;
 pub(crate) use text::grouped;

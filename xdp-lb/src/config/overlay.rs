@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use super::effective::{EffectiveBackend, Merge, definition, effective};
+use super::policy::ServerId;
 use super::rules::{validate_backend, validate_service};
 use super::schema::{Backend, Config, Service};
 use super::text::counted;
@@ -39,16 +40,20 @@ pub(super) enum BackendChange {
     /// It is there beside those that the service is defined with.
     Added {
         weight: u16,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        server_id: Option<ServerId>,
         #[serde(default)]
         admin: AdminState,
     },
     /// The service is defined with it, and it is not to be used.
     Removed,
-    /// The service is defined with it; its weight, where one is given here, and its administrative
-    /// state are these.
+    /// The service is defined with it; its weight and its server id, where they are given here, and its
+    /// administrative state are these.
     Changed {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         weight: Option<u16>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        server_id: Option<ServerId>,
         #[serde(default)]
         admin: AdminState,
     },
@@ -65,15 +70,15 @@ impl Overlay {
         let name = service.name.as_str();
         let merge = Merge::new(config, self);
         if let Some((present, _)) = merge.base(name) {
-            let wanted: BTreeMap<SocketAddr, (u16, AdminState)> = service
+            let wanted: BTreeMap<SocketAddr, (Backend, AdminState)> = service
                 .backends
                 .iter()
-                .map(|backend| (backend.address, (backend.weight, AdminState::Enabled)))
+                .map(|backend| (backend.address, (*backend, AdminState::Enabled)))
                 .collect();
-            let there: BTreeMap<SocketAddr, (u16, AdminState)> = merge
+            let there: BTreeMap<SocketAddr, (Backend, AdminState)> = merge
                 .backends(name)
                 .into_iter()
-                .map(|(address, there)| (address, (there.backend.weight, there.admin)))
+                .map(|(address, there)| (address, (there.backend, there.admin)))
                 .collect();
             if definition(present) == definition(&service) && there == wanted {
                 return unchanged(format!("service {name} is there already, just so"));
@@ -134,12 +139,15 @@ impl Overlay {
     /// `Conflict` where it is there already with another weight or state, stands against a VIP, or
     /// there is no room for it.
     pub fn add_backend(&mut self, config: &Config, name: &str, backend: Backend) -> Answer<Outcome> {
-        let Backend { address, weight } = backend;
+        let Backend { address, weight, server_id } = backend;
         let merge = Merge::new(config, self);
         let base = service(&merge, name)?;
         validate_backend(base, &backend).map_err(invalid)?;
         if let Some(there) = merge.backends(name).get(&address) {
             let hint = match (there.backend.weight == weight, there.admin) {
+                _ if there.backend.server_id != server_id => {
+                    "with another server id; remove it first".to_owned()
+                }
                 (true, AdminState::Enabled) => {
                     return unchanged(format!(
                         "service {name}: backend {address} is there already, with weight {weight}"
@@ -205,7 +213,7 @@ impl Overlay {
         if (weight, admin) == (old.backend.weight, old.admin) {
             return unchanged(message);
         }
-        let change = change_to(&base.backends, Backend::new(address, weight), admin);
+        let change = change_to(&base.backends, Backend { weight, ..old.backend }, admin);
         self.set_change(name, address, change);
         done(message)
     }
@@ -290,10 +298,14 @@ impl Overlay {
 /// The least change that makes a backend so, given those that its service is defined with.
 fn change_to(defined: &[Backend], wanted: Backend, admin: AdminState) -> Option<BackendChange> {
     let Some(defined) = find(defined, wanted.address) else {
-        return Some(BackendChange::Added { weight: wanted.weight, admin });
+        let Backend { weight, server_id, .. } = wanted;
+        return Some(BackendChange::Added { weight, server_id, admin });
     };
     let weight = (wanted.weight != defined.weight).then_some(wanted.weight);
-    (weight.is_some() || admin != AdminState::default()).then_some(BackendChange::Changed { weight, admin })
+    // A service has ids for all of its backends or for none, so none is never put over one.
+    let server_id = wanted.server_id.filter(|_| wanted.server_id != defined.server_id);
+    let is_changed = weight.is_some() || server_id.is_some() || admin != AdminState::default();
+    is_changed.then_some(BackendChange::Changed { weight, server_id, admin })
 }
 
 /// What is left of a change beside a backend's present definition, and what to say of it.
@@ -303,8 +315,12 @@ fn prune_change(change: BackendChange, defined: Option<Backend>) -> (Option<Back
             change_to(&[defined], defined, admin),
             Some(format!("the config file has it now, and its weight of {} holds", defined.weight)),
         ),
-        (BackendChange::Changed { weight, admin }, Some(defined)) => {
-            let wanted = Backend { weight: weight.unwrap_or(defined.weight), ..defined };
+        (BackendChange::Changed { weight, server_id, admin }, Some(defined)) => {
+            let wanted = Backend {
+                weight: weight.unwrap_or(defined.weight),
+                server_id: server_id.or(defined.server_id),
+                ..defined
+            };
             (change_to(&[defined], wanted, admin), None)
         }
         (BackendChange::Added { .. }, None) | (BackendChange::Removed, Some(_)) => (Some(change), None),

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::place::{Place, Problems};
 use super::rules::within;
+use super::schema::Protocol;
 use super::text::{grouped, quoted};
 
 /// Which flows of a service stay together on one backend. Written `"none"`, `"source"` or `"source/24"`.
@@ -97,6 +98,95 @@ macro_rules! as_text {
 
 as_text!(Affinity);
 as_text!(Prefix);
+as_text!(ServerId);
+
+/// How a QUIC service's packets name their backend: draft-ietf-quic-load-balancers-21, without encryption.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Quic {
+    /// How many bytes of a connection id, behind its first, are the server id. 1 to 15.
+    pub server_id_length: u8,
+    /// The number in the upper three bits of a connection id's first byte. 0 to 6.
+    #[serde(default)]
+    pub config_id: u8,
+}
+
+impl Quic {
+    pub(super) const LENGTHS: RangeInclusive<u8> = 1..=15;
+    pub(super) const CONFIGS: RangeInclusive<u8> = 0..=6;
+
+    pub(super) fn check(self, protocol: Option<Protocol>, place: &Place, problems: &mut Problems) {
+        let within = |value, range| within(value, range, |number: u8| number.to_string());
+        problems.take(&place.key("server_id_length"), within(self.server_id_length, &Self::LENGTHS));
+        problems.take(&place.key("config_id"), within(self.config_id, &Self::CONFIGS));
+        if protocol == Some(Protocol::Tcp) {
+            problems.add(place, "QUIC runs over UDP; write protocol = \"udp\", or remove it");
+        }
+    }
+
+    /// Whether it goes with what a backend is called.
+    pub(super) fn check_server_id(quic: Option<Self>, id: Option<ServerId>) -> Result<(), String> {
+        match (quic, id) {
+            (Some(quic), None) => Err(format!(
+                "is missing, since the service has quic; write the server's id as {} hex digits",
+                2 * quic.server_id_length
+            )),
+            (Some(quic), Some(id)) if id.length != quic.server_id_length => Err(format!(
+                "\"{id}\" is of {} bytes, and the service's server_id_length is {}; write {} hex digits",
+                id.length,
+                quic.server_id_length,
+                2 * quic.server_id_length
+            )),
+            (None, Some(_)) => {
+                Err("means nothing in a service without quic; remove it, or write quic in the service".into())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Quic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "server ids of {} bytes, configuration {}", self.server_id_length, self.config_id)
+    }
+}
+
+/// What a backend is called in QUIC's connection ids, 1 to 15 bytes. Written in hex.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ServerId {
+    bytes: [u8; 16],
+    length: u8,
+}
+
+impl ServerId {
+    /// Its bytes, and zeroes behind.
+    pub const fn padded(self) -> [u8; 16] {
+        self.bytes
+    }
+}
+
+impl fmt::Display for ServerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&hex::encode(self.bytes.get(..self.length.into()).unwrap_or_default()))
+    }
+}
+
+impl FromStr for ServerId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut bytes = [0; 16];
+        let length = text.len() / 2;
+        let is_read = (1..=15).contains(&length)
+            && bytes.get_mut(..length).is_some_and(|bytes| hex::decode_to_slice(text, bytes).is_ok());
+        if is_read {
+            Ok(Self { bytes, length: length as u8 })
+        } else {
+            Err(format!("{} is no server id; write 1 to 15 bytes in hex, such as \"0a01\"", quoted(text)))
+        }
+    }
+}
 
 /// A network of clients. Written `"192.0.2.0/24"`, `"2001:db8::/32"`, or as a single address.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]

@@ -11,7 +11,7 @@ use hickory_proto::rr::Name;
 use http::uri::{Authority, PathAndQuery};
 
 use super::place::{Place, Problems};
-use super::policy::{Affinity, GuardsDraft};
+use super::policy::{Affinity, GuardsDraft, Quic, ServerId};
 use super::schema::{Backend, FlowTracking, HealthCheck, Limits, Mode, PortRange, Probe, Protocol, Service};
 use super::text::{grouped, print_duration, quoted};
 use crate::api::types::Origin;
@@ -51,6 +51,8 @@ pub(super) struct ServiceDraft {
     pub snat_addresses: Vec<Option<IpAddr>>,
     pub affinity: Affinity,
     pub flow_tracking: Option<FlowTracking>,
+    /// `None` where it could not be read.
+    pub quic: Option<Option<Quic>>,
     pub guards: GuardsDraft,
     pub health_check: Option<HealthCheck>,
     pub backends: Vec<BackendDraft>,
@@ -62,6 +64,8 @@ pub(super) struct ServiceDraft {
 pub(super) struct BackendDraft {
     pub address: Option<SocketAddr>,
     pub weight: Option<u16>,
+    /// `None` where it could not be read.
+    pub server_id: Option<Option<ServerId>>,
     pub origin: Origin,
 }
 
@@ -85,6 +89,7 @@ impl ServiceDraft {
             snat_addresses: service.snat_addresses.iter().copied().map(Some).collect(),
             affinity: service.affinity,
             flow_tracking: Some(service.flow_tracking),
+            quic: Some(service.quic),
             guards: GuardsDraft {
                 allow: service.allow.iter().copied().map(Some).collect(),
                 deny: service.deny.iter().copied().map(Some).collect(),
@@ -107,6 +112,7 @@ impl ServiceDraft {
             snat_addresses: self.snat_addresses.into_iter().collect::<Option<_>>()?,
             affinity: self.affinity,
             flow_tracking: self.flow_tracking?,
+            quic: self.quic?,
             allow: self.guards.allow.into_iter().collect::<Option<_>>()?,
             deny: self.guards.deny.into_iter().collect::<Option<_>>()?,
             new_flow_rate: self.guards.new_flow_rate,
@@ -115,7 +121,13 @@ impl ServiceDraft {
             backends: self
                 .backends
                 .into_iter()
-                .map(|backend| Some(Backend::new(backend.address?, backend.weight?)))
+                .map(|backend| {
+                    Some(Backend {
+                        address: backend.address?,
+                        weight: backend.weight?,
+                        server_id: backend.server_id?,
+                    })
+                })
                 .collect::<Option<_>>()?,
         })
     }
@@ -139,11 +151,23 @@ impl ServiceDraft {
         if let Some(check) = &self.health_check {
             check_health_check(check, &place.key("health_check"), problems);
         }
+        if let Some(Some(quic)) = self.quic {
+            quic.check(self.protocol, &place.key("quic"), problems);
+        }
+        let mut ids = HashMap::new();
         let mut seen = HashSet::new();
         for (index, backend) in self.backends.iter().enumerate() {
             let label = backend.label(index);
             let place = place.item("backend", index, &label);
             self.check_backend(backend, &place, problems);
+            if let Some(Some(id)) = backend.server_id
+                && let Some(first) = ids.insert(id, backend.label(index))
+            {
+                problems.add(
+                    &place.key("server_id"),
+                    format!("\"{id}\" is the id of {first}, too; give each backend of the service its own"),
+                );
+            }
             if let Some(address) = backend.address
                 && !seen.insert(address)
             {
@@ -158,6 +182,9 @@ impl ServiceDraft {
     }
 
     fn check_backend(&self, backend: &BackendDraft, place: &Place, problems: &mut Problems) {
+        if let (Some(quic), Some(id)) = (self.quic, backend.server_id) {
+            problems.take(&place.key("server_id"), Quic::check_server_id(quic, id));
+        }
         let Some(address) = backend.address else { return };
         let place = place.key("address");
         if let Err(what) = endpoint(address) {
@@ -287,7 +314,12 @@ impl ServiceDraft {
 
 impl BackendDraft {
     pub(super) fn of(backend: &Backend, origin: Origin) -> Self {
-        Self { address: Some(backend.address), weight: Some(backend.weight), origin }
+        Self {
+            address: Some(backend.address),
+            weight: Some(backend.weight),
+            server_id: Some(backend.server_id),
+            origin,
+        }
     }
 
     fn label(&self, index: usize) -> String {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::policy::{Affinity, Prefix, deserialize_ranges};
+use super::policy::{Affinity, Prefix, Quic, ServerId, deserialize_ranges};
 use super::text;
 use super::written_check::WrittenCheck;
 
@@ -131,6 +131,9 @@ pub struct Service {
     /// Which of its flows are recorded.
     #[serde(default, skip_serializing_if = "is_default")]
     pub flow_tracking: FlowTracking,
+    /// UDP: how QUIC's connection ids name the backend that a packet is meant for. Default: they are not looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quic: Option<Quic>,
     /// The clients that it lets in; empty: all but those that it denies. Of the VIP's family. Where a client is
     /// in a range of both lists, the longer prefix counts.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "deserialize_ranges")]
@@ -214,6 +217,9 @@ pub struct Backend {
     /// Its share of new flows relative to the others, 0 to 65,535; 0: none. Default 100.
     #[serde(default = "default_weight")]
     pub weight: u16,
+    /// What it is called in QUIC's connection ids: needed where its service has `quic`, and there only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_id: Option<ServerId>,
 }
 
 /// Whether a value is what it is where nothing is written.
@@ -307,7 +313,7 @@ impl fmt::Display for HealthCheck {
 impl Backend {
     /// A backend of this weight, with the defaults of everything else.
     pub const fn new(address: SocketAddr, weight: u16) -> Self {
-        Self { address, weight }
+        Self { address, weight, server_id: None }
     }
 }
 
@@ -322,6 +328,7 @@ impl Service {
             snat_addresses: Vec::new(),
             affinity: Affinity::default(),
             flow_tracking: FlowTracking::default(),
+            quic: None,
             allow: Vec::new(),
             deny: Vec::new(),
             new_flow_rate: 0,

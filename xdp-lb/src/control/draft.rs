@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use xdp_lb_common::net::{Address, Endpoint, Port};
 use xdp_lb_common::tables::{
-    Backend, BackendIndex, BackendState, Mode, RECORDS_FLOWS, Reply, Service, ServiceIndex, SlotIndex,
+    Backend, BackendIndex, BackendState, Mode, RECORDS_FLOWS, Reply, ServerKey, Service, ServiceIndex,
+    SlotIndex,
 };
 
 use super::plan::{Full, Identity, Places, Plan, Planner, RingInput, identities, identity};
@@ -95,6 +96,9 @@ impl<'a> Draft<'a> {
             self.desired.backends.insert(place, record(index, backend));
             let endpoint = Endpoint::from_socket(backend.address, wanted.vip.protocol);
             users.entry(endpoint).or_default().push(User { vip: wanted.vip, mode: wanted.mode, place });
+            if let (Some(_), Some(id)) = (wanted.quic, backend.server_id) {
+                self.desired.quic_servers.insert(ServerKey { service: index, id }, place);
+            }
             let member = Member { index: place, address: backend.address, weight: backend.weight };
             input.push((member, backend.state));
         }
@@ -104,6 +108,7 @@ impl<'a> Draft<'a> {
         self.after.rings.insert(wanted.vip, input);
         let mode = wanted.mode as u8;
         let options = if wanted.records_flows { RECORDS_FLOWS } else { 0 };
+        let (quic_config, server_id_length) = wanted.quic.unwrap_or_default();
         let service = Service {
             index,
             ring_offset,
@@ -115,6 +120,8 @@ impl<'a> Draft<'a> {
             new_flow_burst: wanted.new_flow_burst,
             source_list: self.source_list(present, &wanted.sources),
             affinity_bits: wanted.affinity_bits,
+            quic_config,
+            server_id_length,
             options,
             ..Service::default()
         };

@@ -245,6 +245,7 @@ impl Fleet {
         let backends = service.backends.iter().map(|backend| WantedBackend {
             address: backend.backend.address,
             weight: backend.backend.weight,
+            server_id: backend.backend.server_id.map(|id| datapath::ServerId::new(id.padded())),
             state: match self.known.get(&target_id(service, backend)).map(|known| known.condition.state) {
                 Some(BackendState::Up) => datapath::BackendState::Up,
                 Some(BackendState::Draining) => datapath::BackendState::Draining,
@@ -270,6 +271,7 @@ impl Fleet {
             records_flows: records_flows(&service.service),
             snat_addresses: snat_addresses.iter().map(|address| (*address).into()).collect(),
             affinity_bits: affinity_bits(&service.service),
+            quic: service.service.quic.map(|quic| (quic.config_id, quic.server_id_length)),
             sources: sources(&service.service),
             new_flow_rate: service.service.new_flow_rate,
             new_flow_burst: match service.service.new_flow_burst {

@@ -130,7 +130,13 @@ fn wanted_backend(service: usize, number: u8, state: BackendState, weight: u16) 
         destination_mac: MacAddress::new([2, 0, 0, 0, 0, number]),
         ..Path::default()
     };
-    WantedBackend { address: backend_address(service, number), weight, state, path: Some(path) }
+    WantedBackend {
+        address: backend_address(service, number),
+        weight,
+        state,
+        server_id: None,
+        path: Some(path),
+    }
 }
 
 impl World {
@@ -152,6 +158,7 @@ impl World {
             records_flows: SERVICES[service].1,
             snat_addresses: vec![],
             affinity_bits: 0,
+            quic: None,
             sources: Sources::new(),
             new_flow_rate: 0,
             new_flow_burst: 0,
@@ -183,6 +190,7 @@ impl World {
             Write::Backend(index, backend) => tables.backends[index.0 as usize] = *backend,
             // No service here asks for these.
             Write::SnatAddress(..) | Write::Source(..) | Write::RemoveSource(..) => {}
+            Write::QuicServer(..) | Write::RemoveQuicServer(..) => {}
             Write::Slots(first, slots) => {
                 tables.slots[first.0 as usize..][..slots.len()].copy_from_slice(slots);
             }

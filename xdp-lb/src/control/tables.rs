@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use xdp_lb_common::net::{Address, Endpoint};
 use xdp_lb_common::slot::Slot;
-use xdp_lb_common::tables::{Backend, BackendIndex, Reply, Service, SlotIndex, SourceVerdict};
+use xdp_lb_common::tables::{Backend, BackendIndex, Reply, ServerKey, Service, SlotIndex, SourceVerdict};
 
 /// What stands in the tables that the control plane writes.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -17,6 +17,8 @@ pub struct Tables {
     pub replies: BTreeMap<Endpoint, Reply>,
     /// `SNAT_ADDRESSES`, by place.
     pub snat_addresses: BTreeMap<u32, Address>,
+    /// `QUIC_SERVERS`.
+    pub quic_servers: BTreeMap<ServerKey, BackendIndex>,
     /// `SOURCES`.
     pub sources: BTreeMap<SourceRange, SourceVerdict>,
     /// The rings that services name, by where they begin in `SLOTS`.
@@ -48,6 +50,10 @@ pub enum Write {
     Reply(Endpoint, Reply),
     /// Forgets a backend's endpoint.
     RemoveReply(Endpoint),
+    /// Says which backend a service's connection ids call so.
+    QuicServer(ServerKey, BackendIndex),
+    /// Forgets what a backend was called.
+    RemoveQuicServer(ServerKey),
     /// Puts what becomes of packets from a range. No packet is held against a list before a service names it.
     Source(SourceRange, SourceVerdict),
     /// Forgets a range, once no packet on its way may meet its list any more.
@@ -72,6 +78,12 @@ impl Tables {
             }
             Write::RemoveReply(endpoint) => {
                 self.replies.remove(endpoint);
+            }
+            Write::QuicServer(key, backend) => {
+                self.quic_servers.insert(*key, *backend);
+            }
+            Write::RemoveQuicServer(key) => {
+                self.quic_servers.remove(key);
             }
             Write::Source(range, verdict) => {
                 self.sources.insert(*range, *verdict);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use xdp_lb_common::net::{Address, Endpoint, MacAddress};
-use xdp_lb_common::tables::{Backend, BackendState, Mode, SourceVerdict};
+use xdp_lb_common::tables::{Backend, BackendState, Mode, ServerId, SourceVerdict};
 
 use crate::net::NextHop;
 
@@ -23,6 +23,8 @@ pub struct WantedService {
     /// How many first bits of the source address choose a client's slot, of the 128 that an address has in the
     /// tables; 0: address and ports of both ends do.
     pub affinity_bits: u8,
+    /// QUIC: the configuration's number and the length of its server ids, where connection ids are looked at.
+    pub quic: Option<(u8, u8)>,
     /// Whose packets are let in, and whose not, by range; empty: everybody's.
     pub sources: Sources,
     /// How many flows a client may begin in a second; 0: any number.
@@ -46,6 +48,8 @@ pub struct WantedBackend {
     pub weight: u16,
     /// What the datapath is to do with it: never `Vacant`, and `Up` only where there is a path.
     pub state: BackendState,
+    /// QUIC: what connection ids call it.
+    pub server_id: Option<ServerId>,
     /// How it is reached, where that is known.
     pub path: Option<Path>,
 }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use xdp_lb_common::net::{Address, Endpoint};
 use xdp_lb_common::slot::Slot;
-use xdp_lb_common::tables::{Backend, BackendIndex, BackendState, Reply, Service, SlotIndex, SourceVerdict};
+use xdp_lb_common::tables::{
+    Backend, BackendIndex, BackendState, Reply, ServerKey, Service, SlotIndex, SourceVerdict,
+};
 
 use super::tables::{SourceRange, Tables, Write};
 
@@ -19,6 +21,8 @@ pub struct Desired {
     pub replies: BTreeMap<Endpoint, Reply>,
     /// Every SNAT address.
     pub snat_addresses: BTreeMap<u32, Address>,
+    /// What every backend of a QUIC service is called.
+    pub quic_servers: BTreeMap<ServerKey, BackendIndex>,
     /// Every list of source ranges.
     pub sources: BTreeMap<SourceRange, SourceVerdict>,
     /// The rings whose slots change: new ones, in free room, and those of services that keep theirs.
@@ -61,6 +65,9 @@ pub fn writes(tables: &Tables, desired: &Desired) -> Vec<Write> {
             _ => writes.push(Write::Slots(*offset, ring.clone())),
         }
     }
+    for (key, backend) in changed(&tables.quic_servers, &desired.quic_servers) {
+        writes.push(Write::QuicServer(*key, *backend));
+    }
     for (range, verdict) in changed(&tables.sources, &desired.sources) {
         writes.push(Write::Source(*range, *verdict));
     }
@@ -70,6 +77,9 @@ pub fn writes(tables: &Tables, desired: &Desired) -> Vec<Write> {
 
     for (vip, _) in gone(&tables.services, &desired.services) {
         writes.push(Write::RemoveService(*vip));
+    }
+    for (key, _) in gone(&tables.quic_servers, &desired.quic_servers) {
+        writes.push(Write::RemoveQuicServer(*key));
     }
     for (range, _) in gone(&tables.sources, &desired.sources) {
         writes.push(Write::RemoveSource(*range));

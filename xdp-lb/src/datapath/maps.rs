@@ -12,8 +12,8 @@ use xdp_lb_common::net::{Address, Endpoint};
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::slot::Slot;
 use xdp_lb_common::tables::{
-    Backend, BackendIndex, BackendState, Book, FlowKey, FlowRecord, Reply, Service, Settings, SlotIndex,
-    SourceKey, Traffic, VlanDevice,
+    Backend, BackendIndex, BackendState, Book, FlowKey, FlowRecord, Reply, ServerKey, Service, Settings,
+    SlotIndex, SourceKey, Traffic, VlanDevice,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -42,6 +42,7 @@ pub struct Maps {
     addresses: Addresses,
     pub snat_addresses: Array<MapData, Plain<Address>>,
     pub vlans: HashMap<MapData, u32, Plain<VlanDevice>>,
+    pub quic_servers: HashMap<MapData, Plain<ServerKey>, u32>,
     pub sources: LpmTrie<MapData, Plain<SourceKey>, u32>,
     pub slots: Slots,
     pub flows: Flows,
@@ -95,6 +96,7 @@ impl Maps {
             addresses,
             snat_addresses: snat_addresses.try_into()?,
             vlans: map("VLANS")?.try_into()?,
+            quic_servers: map("QUIC_SERVERS")?.try_into()?,
             sources: sources.try_into()?,
             slots: Slots::new(&slots)?,
             flows: Flows::new(flows)?,

@@ -36,7 +36,7 @@ use crate::control::tables::{SourceRange, Tables, Write};
 pub(super) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/xdp-lb-ebpf.o"));
 
 /// The maps that are pinned: what forwarding needs and what must outlive the daemon.
-const PINNED: [&str; 19] = [
+const PINNED: [&str; 20] = [
     "SETTINGS",
     "ADDRESSES",
     "SERVICE_PLACES",
@@ -50,6 +50,7 @@ const PINNED: [&str; 19] = [
     "VLANS",
     "FLOWS",
     "HALF_OPEN",
+    "QUIC_SERVERS",
     "SOURCES",
     "SOURCE_RATES",
     "REASON_COUNTERS",
@@ -152,6 +153,8 @@ impl Datapath {
             ("HALF_OPEN", half_open_flows),
             ("REPLY_PLACES", directory::words(backends)),
             ("REPLIES", directory::records(backends)),
+            // The old and the new ones, side by side.
+            ("QUIC_SERVERS", 2 * backends),
             ("SOURCES", source_ranges),
             ("SOURCE_RATES", source_rates),
             ("SNAT_ADDRESSES", SNAT_ADDRESSES),
@@ -331,6 +334,10 @@ impl Datapath {
             let (endpoint, reply) = entry.context("cannot read the replies")?;
             tables.replies.insert(endpoint, reply);
         }
+        for entry in self.maps.quic_servers.iter() {
+            let (Plain(key), index) = entry.context("cannot read the server ids")?;
+            tables.quic_servers.insert(key, BackendIndex(index));
+        }
         for entry in self.maps.sources.iter() {
             let (key, verdict) = entry.context("cannot read the source ranges")?;
             let (range, verdict) = source_entry(key.prefix_len(), key.data().0, verdict);
@@ -371,6 +378,8 @@ impl Datapath {
                 Write::Slots(first, slots) => maps.slots.write(*first, slots)?,
                 Write::Reply(endpoint, reply) => replies.push((*endpoint, *reply)),
                 Write::RemoveReply(endpoint) => no_replies.push(*endpoint),
+                Write::QuicServer(key, backend) => maps.quic_servers.insert(Plain(*key), backend.0, 0)?,
+                Write::RemoveQuicServer(key) => maps.quic_servers.remove(&Plain(*key))?,
                 Write::Source(range, verdict) => {
                     maps.sources.insert(&source_key(range), *verdict as u32, 0)?;
                 }
@@ -533,6 +542,9 @@ fn describe(writes: &[Write]) -> String {
         Write::Slots(SlotIndex(first), slots) => format!("{} slots from {first} on", slots.len()),
         Write::Reply(endpoint, _) | Write::RemoveReply(endpoint) => {
             format!("the reply rule of {}", endpoint.socket())
+        }
+        Write::QuicServer(key, _) | Write::RemoveQuicServer(key) => {
+            format!("a server id of service {}", key.service.0)
         }
         Write::Source(range, _) | Write::RemoveSource(range) => {
             format!("the source range {:?}, {} bits, of list {}", range.address, range.bits, range.list)

@@ -116,6 +116,12 @@ impl Homes {
                 }
                 Write::Reply(endpoint, reply) => drop(host.replies.insert(*endpoint, *reply)),
                 Write::RemoveReply(endpoint) => drop(host.replies.remove(endpoint)),
+                Write::QuicServer(key, backend) => {
+                    host.quic_servers.insert(*key, *backend);
+                }
+                Write::RemoveQuicServer(key) => {
+                    host.quic_servers.remove(key);
+                }
                 Write::Source(range, verdict) => {
                     host.sources.insert(source(range), *verdict);
                 }

@@ -15,6 +15,7 @@ mod nat;
 mod packets;
 mod passed;
 mod properties;
+mod quic;
 mod scarce;
 mod tables;
 mod too_big;

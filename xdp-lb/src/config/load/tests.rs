@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::Service;
 use crate::config::text::quoted;
-use crate::config::{Affinity, Mode, PortRange, Prefix, Probe, Protocol, XdpMode};
+use crate::config::{Affinity, Mode, PortRange, Prefix, Probe, Protocol, Quic, XdpMode};
 
 /// The config file of the documentation's first page.
 const FIRST: &str = r#"
@@ -678,6 +678,71 @@ fn a_rate_of_new_flows_has_bounds_and_a_burst_needs_one() {
         service("new_flow_burst = 5\n"),
         "line 5: service \"web\": new_flow_burst: means nothing without new_flow_rate; write new_flow_rate, or \
          remove it"
+    );
+}
+
+#[test]
+fn a_quic_service_names_each_of_its_backends() {
+    let quic = |lines: &str| {
+        let head =
+            TOP.to_owned() + "[[service]]\nname = \"h3\"\nvip = \"192.0.2.10:443\"\nprotocol = \"udp\"\n";
+        head + lines
+    };
+    let config = valid(&quic(
+        "quic = { server_id_length = 2, config_id = 6 }\n\
+         backend = [{ address = \"198.51.100.1:443\", server_id = \"0A01\" }]\n",
+    ));
+    assert_eq!(config.services[0].quic, Some(Quic { server_id_length: 2, config_id: 6 }));
+    assert_eq!(config.services[0].backends[0].server_id.map(|id| id.to_string()).as_deref(), Some("0a01"));
+    let words = |lines: &str| {
+        let told = refused(&quic(lines));
+        told.lines()
+            .map(|line| line.split_once(": ").map_or(line, |(_, rest)| rest).to_owned())
+            .collect::<Vec<_>>()
+    };
+    const QUIC: &str = "quic = { server_id_length = 2 }\n";
+    let backend = |id: &str| format!("{QUIC}backend = [{{ address = \"198.51.100.1:443\"{id} }}]\n");
+    for (lines, message) in [
+        (
+            backend(""),
+            "service \"h3\": backend 198.51.100.1:443: server_id: is missing, since the service has quic; write the \
+             server's id as 4 hex digits",
+        ),
+        (
+            backend(", server_id = \"0a0102\""),
+            "service \"h3\": backend 198.51.100.1:443: server_id: \"0a0102\" is of 3 bytes, and the service's \
+             server_id_length is 2; write 4 hex digits",
+        ),
+        (
+            backend(", server_id = \"0a0\""),
+            "service \"h3\": backend 198.51.100.1:443: server_id: \"0a0\" is no server id; write 1 to 15 bytes in \
+             hex, such as \"0a01\"",
+        ),
+        (
+            backend(", server_id = \"0a01\" }, { address = \"198.51.100.2:443\", server_id = \"0a01\""),
+            "service \"h3\": backend 198.51.100.2:443: server_id: \"0a01\" is the id of backend 198.51.100.1:443, \
+             too; give each backend of the service its own",
+        ),
+        (
+            backend(", server_id = \"0a01\"").replace(QUIC, ""),
+            "service \"h3\": backend 198.51.100.1:443: server_id: means nothing in a service without quic; remove \
+             it, or write quic in the service",
+        ),
+        (QUIC.replace('2', "16"), "service \"h3\": quic.server_id_length: 16 is out of range; write 1 to 15"),
+        (
+            "quic = { server_id_length = 2, config_id = 7 }\n".into(),
+            "service \"h3\": quic.config_id: 7 is out of range; write 0 to 6",
+        ),
+        (
+            "quic = {}\n".into(),
+            "service \"h3\": quic.server_id_length: is missing; write server_id_length = 4, as the servers are set up",
+        ),
+    ] {
+        assert_eq!(words(&lines), [message]);
+    }
+    assert_eq!(
+        service(QUIC),
+        "line 5: service \"web\": quic: QUIC runs over UDP; write protocol = \"udp\", or remove it"
     );
 }
 

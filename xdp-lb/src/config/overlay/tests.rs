@@ -273,6 +273,45 @@ fn what_is_wrong_in_itself_is_invalid() {
 }
 
 #[test]
+fn a_backend_s_server_id_is_kept_with_it() {
+    let config = config(
+        "interfaces = [\"eth0\"]\n[[service]]\nname = \"h3\"\nvip = \"192.0.2.10:443\"\nprotocol = \"udp\"\n\
+         quic = { server_id_length = 1 }\nbackend = [{ address = \"198.51.100.1:443\", server_id = \"01\" }]\n",
+    );
+    let mut overlay = Overlay::default();
+    let named = |address: &str, id: &str| Backend {
+        server_id: Some(id.parse().expect("an id")),
+        ..backend(address, 100)
+    };
+    let ids = |overlay: &Overlay| -> Vec<String> {
+        let services = merged(&config, overlay).services;
+        let ids = services[0].backends.iter().filter_map(|backend| backend.backend.server_id);
+        ids.map(|id| id.to_string()).collect()
+    };
+    let missing = overlay.add_backend(&config, "h3", backend("198.51.100.2:443", 1)).expect_err("refused");
+    assert!(
+        matches!(&missing, Refusal::Invalid(why) if why.contains("write the server's id as 2 hex digits"))
+    );
+    let taken = overlay.add_backend(&config, "h3", named("198.51.100.2:443", "01")).expect_err("refused");
+    assert!(
+        matches!(&taken, Refusal::Conflict(why) if why.contains("is the id of backend 198.51.100.1:443"))
+    );
+    changed(overlay.add_backend(&config, "h3", named("198.51.100.2:443", "02")));
+    changed(overlay.patch_backend(&config, "h3", at("198.51.100.2:443"), weigh(7)));
+    assert_eq!(ids(&overlay), ["01", "02"]);
+    // The file's own, with another id.
+    changed(overlay.remove_backend(&config, "h3", at("198.51.100.1:443")));
+    changed(overlay.add_backend(&config, "h3", named("198.51.100.1:443", "03")));
+    changed(overlay.patch_backend(&config, "h3", at("198.51.100.1:443"), DRAIN));
+    assert_eq!(ids(&overlay), ["03", "02"]);
+    let read: Overlay =
+        serde_json::from_str(&serde_json::to_string(&overlay).expect("printed")).expect("read");
+    assert_eq!(read, overlay);
+    overlay.prune(&config);
+    assert_eq!(ids(&overlay), ["03", "02"]);
+}
+
+#[test]
 fn there_is_no_more_room_than_the_limits_give() {
     let config = config(&format!("{FILE}[limits]\nservices = 2\nbackends = 3\n"));
     let mut overlay = Overlay::default();

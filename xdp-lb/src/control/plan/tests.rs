@@ -3,7 +3,7 @@ use std::net::{IpAddr, SocketAddr};
 use proptest::prelude::*;
 use xdp_lb_common::net::{MacAddress, Protocol};
 use xdp_lb_common::slot::Slot;
-use xdp_lb_common::tables::{Backend, Mode, Service, SlotIndex, SourceVerdict};
+use xdp_lb_common::tables::{Backend, Mode, ServerId, ServerKey, Service, SlotIndex, SourceVerdict};
 
 use super::*;
 use crate::control::wanted::{Path, Sources};
@@ -61,6 +61,11 @@ impl Kernel {
             Write::Slots(at, slots) => at.0..at.0 + slots.len() as u32,
             _ => 0..u32::MAX,
         };
+        for (key, index) in &self.tables.quic_servers {
+            if self.backend(*index).is_none_or(|backend| backend.service != key.service) {
+                return Err(format!("{key:?} names {index:?}, which is no backend of its service"));
+            }
+        }
         for (vip, service) in &self.tables.services {
             let ranges = self.tables.source_list(service.source_list).count();
             if service.source_list != 0 && ranges != LIST {
@@ -142,6 +147,11 @@ fn expect(tables: &Tables, wanted: &[WantedService]) -> Result<(), String> {
     ensure(tables.snat_addresses.len() == addresses, "as many SNAT addresses as wanted")?;
     let ranges: usize = wanted.iter().map(|service| service.sources.len()).sum();
     ensure(tables.sources.len() == ranges, "as many source ranges as wanted")?;
+    let ids = wanted.iter().filter(|service| service.quic.is_some()).flat_map(|service| &service.backends);
+    ensure(
+        tables.quic_servers.len() == ids.filter(|backend| backend.server_id.is_some()).count(),
+        "server ids",
+    )?;
     for want in wanted {
         let service = tables.services.get(&want.vip).ok_or("the service is missing")?;
         ensure(service.mode == want.mode as u8, "its mode")?;
@@ -171,6 +181,10 @@ fn expect(tables: &Tables, wanted: &[WantedService]) -> Result<(), String> {
                 .ok_or("the backend is missing")?;
             ensure(index.0 != 0, "nobody is nobody")?;
             ensure(record.state == backend.state as u8, "its state")?;
+            if let (Some(_), Some(id)) = (want.quic, backend.server_id) {
+                let key = ServerKey { service: service.index, id };
+                ensure(tables.quic_servers.get(&key) == Some(index), "its server id")?;
+            }
             ensure(Path::of(record) == backend.path, "its path")?;
             let slots = ring.iter().filter(|slot| slot.owner() == *index).count() as f64;
             let share = if takes(&backend) { f64::from(backend.weight) / total } else { 0.0 };
@@ -210,7 +224,13 @@ fn path(number: u8) -> Path {
 
 fn backend(number: u8, weight: u16, state: BackendState) -> WantedBackend {
     let path = (state != BackendState::Down).then(|| path(number));
-    WantedBackend { address: SocketAddr::from(([198, 51, 100, number], 8080)), weight, state, path }
+    WantedBackend {
+        address: SocketAddr::from(([198, 51, 100, number], 8080)),
+        weight,
+        state,
+        server_id: None,
+        path,
+    }
 }
 
 fn service(number: u8, mode: Mode, backends: Vec<WantedBackend>) -> WantedService {
@@ -221,6 +241,7 @@ fn service(number: u8, mode: Mode, backends: Vec<WantedBackend>) -> WantedServic
         records_flows: false,
         snat_addresses: vec![],
         affinity_bits: 0,
+        quic: None,
         sources: Sources::new(),
         new_flow_rate: 0,
         new_flow_burst: 0,
@@ -454,7 +475,15 @@ fn any_service(number: u8) -> impl Strategy<Value = WantedService> {
     (mode, addresses, sources, backends).prop_map(move |(mode, snat_addresses, sources, mut backends)| {
         backends.sort_by_key(|backend| backend.address);
         backends.dedup_by_key(|backend| backend.address);
-        WantedService { snat_addresses, sources, ..service(number, mode, backends) }
+        for backend in &mut backends {
+            let last = backend.address.ip().to_string().bytes().last().unwrap_or_default();
+            backend.server_id = Some(ServerId::new([last.wrapping_add(backend.weight as u8); 16]));
+        }
+        backends.sort_by_key(|backend| backend.server_id);
+        backends.dedup_by_key(|backend| backend.server_id);
+        backends.sort_by_key(|backend| backend.address);
+        let quic = (number % 2 == 1).then_some((1, 15));
+        WantedService { snat_addresses, quic, sources, ..service(number, mode, backends) }
     })
 }
 
