@@ -3,6 +3,7 @@
 mod bench;
 mod build;
 mod demo;
+mod fuzz;
 mod interrupt;
 mod kernels;
 mod packages;
@@ -52,6 +53,8 @@ enum Task {
     Test(test::Options),
     /// Measure what a packet costs, what a change costs, and xdp-lb against what a user would pick instead.
     Bench(bench::Options),
+    /// Search for packets and tables on which the datapath goes wrong, guided by coverage.
+    Fuzz(fuzz::Options),
     /// What runs inside the sandbox.
     #[command(hide = true)]
     Inside {
@@ -88,6 +91,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Load { config } => load(&config)?,
         Task::Demo => return demo::run(),
         Task::Test(options) => return test::run_all(&options),
+        Task::Fuzz(options) => return fuzz::run_all(&options),
         Task::Bench(options) => return bench::run_all(&options),
         Task::Inside { task } => {
             sandbox::enter()?;

@@ -1,0 +1,549 @@
+//! What must hold of every packet.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use xdp_lb_common::host::Buffer;
+use xdp_lb_common::net::{Endpoint, MacAddress, Port, Protocol};
+use xdp_lb_common::process::{Scratch, Verdict, process};
+use xdp_lb_common::reason::Reason;
+use xdp_lb_common::tables::{
+    Backend, BackendState, Book, FlowKey, FlowRecord, Mode, Route, RouteQuery, Service, Tables, Tags,
+};
+
+use crate::decap;
+use crate::dissect::{
+    Dissection, Header, TCP, Transport, UDP, address_sum, dissect, error, header, sum, word,
+};
+use crate::world::World;
+
+/// RST, of TCP's control bits.
+const RST: u8 = 4;
+
+/// What became of a packet.
+pub struct Outcome {
+    pub verdict: Verdict,
+    pub bytes: Vec<u8>,
+    /// Whether it is an answer to a packet that was too big.
+    is_answer: bool,
+}
+
+impl Outcome {
+    /// Whether something leaves: the packet, or an answer to it.
+    fn is_sent(&self) -> bool {
+        matches!(self.verdict, Verdict::Transmit | Verdict::Redirect(_))
+    }
+
+    /// Whether the packet was sent on.
+    pub fn is_forwarded(&self) -> bool {
+        self.is_sent() && !self.is_answer
+    }
+}
+
+/// Sends a frame through the datapath, and looks at what becomes of it and of the tables.
+pub fn send(world: &World, scratch: &mut Scratch, frame: &[u8], ingress: u32) -> Outcome {
+    let flows = snapshot(world);
+    let counted = counted(world);
+    let mut packet = Buffer::new(frame, ingress);
+    let answers = |world: &World| world.tables.reasons.borrow()[Reason::TooBigAnswered as usize];
+    let answered = answers(world);
+    let verdict = process(&mut packet, &world.tables, scratch);
+    let is_answer = answers(world) > answered;
+    let outcome = Outcome { verdict, bytes: packet.bytes().to_vec(), is_answer };
+    let arrived = dissect(frame);
+    let is_pong = outcome.is_sent() && arrived.as_ref().is_some_and(|packet| is_echo(frame, packet));
+    // An answered echo request is no service's.
+    let count = counted + u64::from(!is_pong);
+    assert_eq!(count, self::counted(world), "each packet is counted once: {verdict:?}");
+    let now = snapshot(world);
+    for (book, before) in now.iter().zip(&flows) {
+        assert!(
+            book.len() <= before.len().max(world.tables.flow_limit),
+            "no more flows are recorded than there is room for"
+        );
+    }
+    if let Verdict::Pass(_) = verdict {
+        assert_eq!(outcome.bytes, frame, "a packet that is passed is unchanged");
+        assert!(now == flows, "a packet that is passed leaves the flows alone");
+    }
+    if let Some(arrived) = &arrived
+        && arrived.protocol == TCP
+        && let Some(transport) = arrived.transport(frame)
+        && transport.flags & RST != 0
+        && recall(&flows, &key(arrived, &transport)).is_none()
+    {
+        let same = now.iter().zip(&flows).all(|(now, before)| now.keys().eq(before.keys()));
+        assert!(same, "a reset begins no flow");
+    }
+    if outcome.is_sent() {
+        check_sent(world, frame, ingress, &outcome, &flows);
+    }
+    outcome
+}
+
+/// What a record says, as values that can be compared.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Record {
+    ends: FlowKey,
+    backend: u32,
+    seen: u32,
+    progress: u8,
+    is_reply: bool,
+    way: (u32, Tags, MacAddress, MacAddress),
+}
+
+impl From<&FlowRecord> for Record {
+    fn from(record: &FlowRecord) -> Self {
+        let end = |address, port| Endpoint::new(address, port, Protocol::default());
+        Self {
+            ends: FlowKey::new(
+                end(record.source, record.source_port),
+                end(record.destination, record.destination_port),
+            ),
+            backend: record.backend.0,
+            seen: record.life.last_seen(),
+            progress: record.life.progress(),
+            is_reply: record.life.is_reply(),
+            way: (record.ifindex, record.tags, record.source_mac, record.destination_mac),
+        }
+    }
+}
+
+/// What each [`Book`] holds.
+type Flows = [BTreeMap<FlowKey, Record>; Book::ALL.len()];
+
+fn snapshot(world: &World) -> Flows {
+    let flows = world.tables.flows.borrow();
+    Book::ALL.map(|book| {
+        flows[book as usize].iter().map(|(key, record)| (*key, Record::from(&**record))).collect()
+    })
+}
+
+/// A flow's record, in whichever book it is.
+fn recall<'f>(flows: &'f Flows, key: &FlowKey) -> Option<&'f Record> {
+    flows.iter().find_map(|book| book.get(key))
+}
+
+/// How many packets all counters have seen.
+fn counted(world: &World) -> u64 {
+    let sent: u64 = world
+        .tables
+        .service_traffic
+        .borrow()
+        .values()
+        .map(|traffic| traffic.packets_in + traffic.packets_out)
+        .sum();
+    sent + world.tables.reasons.borrow().iter().sum::<u64>()
+}
+
+/// The 5-tuple of a packet.
+pub fn key(packet: &Dissection, transport: &Transport) -> FlowKey {
+    let end =
+        |address: IpAddr, port| Endpoint::new(address.into(), Port::new(port), Protocol(packet.protocol));
+    FlowKey::new(end(packet.source, transport.source), end(packet.destination, transport.destination))
+}
+
+/// How a packet leaves.
+#[derive(PartialEq, Eq, Debug)]
+struct Way {
+    ifindex: u32,
+    tags: Tags,
+    source_mac: MacAddress,
+    destination_mac: MacAddress,
+}
+
+fn check_sent(world: &World, frame: &[u8], ingress: u32, outcome: &Outcome, flows: &Flows) {
+    let before = dissect(frame).expect("what is sent on was whole");
+    let after = dissect(&outcome.bytes).expect("what is sent on is whole");
+    if outcome.is_answer {
+        check_too_big(frame, &before, outcome, &after);
+        return;
+    }
+    // A packet to a service, or an error about one from it.
+    let about = match before.transport(frame) {
+        Some(transport) => Some(key(&before, &transport).destination_endpoint()),
+        None => quoted_source(frame, &before),
+    };
+    if let Some(service) = about.and_then(|vip| world.tables.services.get(&vip))
+        && service.mode >= Mode::Dsr as u8
+        && !is_echo(frame, &before)
+    {
+        let way = way(ingress, outcome, &after);
+        let check = if service.mode == Mode::Dsr as u8 { check_direct } else { check_tunnelled };
+        check(world, service, frame, &before, outcome, &after, &way);
+        return;
+    }
+    if before.is_icmp() {
+        if is_echo(frame, &before) {
+            check_answer(world, frame, &before, outcome, &after);
+        } else {
+            check_error(frame, &before, &outcome.bytes, &after);
+        }
+        return;
+    }
+    let (old, new) = (
+        before.transport(frame).expect("what is sent on was TCP or UDP"),
+        after.transport(&outcome.bytes).expect("what is sent on is TCP or UDP"),
+    );
+    check_bytes(frame, &before, &old, &outcome.bytes, &after, &new);
+    if world.is_coherent {
+        let sent = key(&after, &new);
+        let way = way(ingress, outcome, &after);
+        check_course(world, &before, &key(&before, &old), &sent, &way, flows);
+    }
+}
+
+/// How a packet left.
+fn way(ingress: u32, outcome: &Outcome, after: &Dissection) -> Way {
+    let ifindex = match outcome.verdict {
+        Verdict::Redirect(ifindex) => {
+            assert_ne!(ifindex, ingress, "a packet that leaves as it came is not redirected");
+            ifindex
+        }
+        _ => ingress,
+    };
+    Way {
+        ifindex,
+        tags: leaving_tags(after),
+        source_mac: MacAddress::new(after.source_mac),
+        destination_mac: MacAddress::new(after.destination_mac),
+    }
+}
+
+/// Whether a packet goes this way to one of the service's backends that may have packets, of which this holds.
+fn goes_to(world: &World, service: &Service, way: &Way, holds: impl Fn(&Backend) -> bool) -> bool {
+    world.tables.backends.iter().any(|backend| {
+        backend.service == service.index
+            && (backend.state == BackendState::Up as u8 || backend.state == BackendState::Draining as u8)
+            && holds(backend)
+            && *way
+                == Way {
+                    ifindex: backend.ifindex,
+                    tags: Tags::vlan(backend.vlan),
+                    source_mac: backend.source_mac,
+                    destination_mac: backend.destination_mac,
+                }
+    })
+}
+
+/// That an IP packet is as it was, one hop on.
+fn check_relayed(frame: &[u8], before: &Dissection, sent: &[u8]) {
+    let ip = &frame[before.l3..before.end];
+    let (hop, checksum) = if before.source.is_ipv4() { (8, 10..12) } else { (7, 7..8) };
+    assert_eq!(sent.len(), ip.len());
+    assert_eq!(sent[hop] + 1, ip[hop], "one hop less");
+    let blank = |ip: &[u8]| {
+        let mut rest = ip.to_vec();
+        rest[hop] = 0;
+        rest[checksum.clone()].fill(0);
+        rest
+    };
+    assert_eq!(blank(sent), blank(ip), "all but the hop count is as it was");
+    if before.source.is_ipv4() {
+        let length = usize::from(ip[0] & 15) * 4;
+        assert_eq!(error(sum(&sent[..length])), error(sum(&ip[..length])), "with a checksum as right");
+    }
+}
+
+/// `dsr`: the packet itself, to a backend's Ethernet address.
+fn check_direct(
+    world: &World,
+    service: &Service,
+    frame: &[u8],
+    before: &Dissection,
+    outcome: &Outcome,
+    after: &Dissection,
+    way: &Way,
+) {
+    check_relayed(frame, before, &outcome.bytes[after.l3..after.end]);
+    assert_eq!(frame[before.end..], outcome.bytes[after.end..]);
+    if world.is_coherent {
+        assert!(goes_to(world, service, way, |_| true), "dsr goes to a backend that may have packets");
+    }
+}
+
+/// `ipip` and `gue`: the packet in another to a backend (RFC 2003, RFC 2473, RFC 4213; GUE variant 1).
+fn check_tunnelled(
+    world: &World,
+    service: &Service,
+    frame: &[u8],
+    before: &Dissection,
+    outcome: &Outcome,
+    after: &Dissection,
+    way: &Way,
+) {
+    let sent = &outcome.bytes;
+    let mut inside = after.l4;
+    if service.mode == Mode::Gue as u8 {
+        let udp = after.transport(sent).expect("GUE is in UDP");
+        assert_eq!((after.protocol, udp.destination, udp.length), (UDP, 6080, after.end - after.l4));
+        assert_eq!(sent[udp.checksum..udp.checksum + 2], [0, 0], "what is inside has a checksum of its own");
+        inside += 8;
+    } else {
+        assert_eq!(after.protocol, if before.source.is_ipv4() { 4 } else { 41 });
+    }
+    check_relayed(frame, before, &sent[inside..after.end]);
+    assert_eq!(frame[before.end..], sent[after.end..]);
+    assert_eq!(after.header_error(sent), 0, "the outer header's checksum is right");
+    assert!(after.ttl > 0 && !after.is_fragment);
+    let (opened, left) = decap::Backend::open(6080).receive(sent);
+    assert!(matches!(opened, decap::Outcome::Ipip | decap::Outcome::Gue), "{opened:?}");
+    let inside = dissect(&left).expect("what comes out at the backend is whole");
+    check_relayed(frame, before, &left[inside.l3..inside.end]);
+    if world.is_coherent {
+        assert!(
+            goes_to(world, service, way, |backend| {
+                IpAddr::from(backend.address) == after.destination
+                    && IpAddr::from(backend.source) == after.source
+                    && (backend.mtu == 0 || after.end - after.l3 <= usize::from(backend.mtu))
+            }),
+            "a tunnel leads to a backend that may have packets, from the address towards it, and fits"
+        );
+    }
+}
+
+/// That the sender of a packet that is too big is told so (RFC 792, RFC 1191; RFC 4443 section 3.2).
+fn check_too_big(frame: &[u8], before: &Dissection, outcome: &Outcome, after: &Dissection) {
+    let sent = &outcome.bytes;
+    assert_eq!(outcome.verdict, Verdict::Transmit);
+    assert!(after.is_icmp() && !before.is_icmp(), "an error is no answer to an error");
+    let (kind, longest): (&[u8], _) = if after.source.is_ipv4() { (&[3, 4], 576) } else { (&[2, 0], 1280) };
+    assert_eq!(&sent[after.l4..after.l4 + 2], kind);
+    assert!(after.end - after.l3 <= longest && after.end == sent.len());
+    assert_eq!((after.header_error(sent), after.icmp_error(sent)), (0, 0), "its checksums are right");
+    assert_eq!(after.destination, before.source, "it goes to who sent what was too big");
+    assert_eq!(
+        (after.source_mac, after.destination_mac, &after.tags),
+        (before.destination_mac, before.source_mac, &before.tags)
+    );
+    let quote = &sent[after.l4 + 8..after.end];
+    assert!(frame[before.l3..before.end].starts_with(quote), "it quotes the packet as it came");
+    let whole = before.end - before.l3;
+    assert!(
+        quote.len() + 8 > whole || after.end - after.l3 + 8 > longest,
+        "it quotes as much as there is, or as it may"
+    );
+}
+
+/// Whether this is an echo request.
+fn is_echo(frame: &[u8], packet: &Dissection) -> bool {
+    packet.is_icmp() && frame[packet.l4] == if packet.source.is_ipv4() { 8 } else { 128 }
+}
+
+/// Who sent the packet that an ICMP error quotes.
+fn quoted_source(frame: &[u8], packet: &Dissection) -> Option<Endpoint> {
+    let quote = packet.is_icmp().then(|| &frame[packet.l4 + 8..packet.end])?;
+    let header = header(quote, packet.source.is_ipv4())?;
+    let port = Port::new(word(quote, header.length)?);
+    Some(Endpoint::new(header.source.into(), port, Protocol(header.protocol)))
+}
+
+/// That an echo request to a VIP is answered as it should be (RFC 792, RFC 4443 section 4.2).
+fn check_answer(world: &World, frame: &[u8], before: &Dissection, outcome: &Outcome, after: &Dissection) {
+    let sent = &outcome.bytes;
+    let (request, reply) = if before.source.is_ipv4() { (8, 0) } else { (128, 129) };
+    assert_eq!(outcome.verdict, Verdict::Transmit, "an answer goes back the way the question came");
+    assert_eq!((frame[before.l4], sent[after.l4]), (request, reply), "an echo request is answered");
+    assert!(world.tables.is_vip(&before.destination.into()), "a VIP answers, and nobody else");
+    assert_eq!((after.source, after.destination), (before.destination, before.source));
+    assert_eq!(
+        (after.source_mac, after.destination_mac, &after.tags),
+        (before.destination_mac, before.source_mac, &before.tags)
+    );
+    assert_eq!((after.l3, after.l4, after.end, sent.len()), (before.l3, before.l4, before.end, frame.len()));
+    assert_eq!(frame[before.l4 + 1], sent[after.l4 + 1]);
+    assert_eq!(frame[before.l4 + 4..], sent[after.l4 + 4..], "with the bytes that the question had");
+    assert_eq!(after.header_error(sent), before.header_error(frame));
+    assert_eq!(after.icmp_error(sent), before.icmp_error(frame), "the checksum is as right as it was");
+}
+
+/// That an ICMP error about a flow is as it was but for who sent what to whom, and that the one that it goes to has
+/// sent what it quotes (RFC 5508 section 4).
+fn check_error(frame: &[u8], before: &Dissection, sent: &[u8], after: &Dissection) {
+    let kinds: &[u8] = if before.source.is_ipv4() { &[3, 11, 12] } else { &[1, 2, 3, 4] };
+    assert!(kinds.contains(&frame[before.l4]), "errors are translated, and no other messages");
+    assert_eq!(after.ttl + 1, before.ttl, "one hop less");
+    assert_eq!((after.l4 - after.l3, after.end - after.l3), (before.l4 - before.l3, before.end - before.l3));
+    assert_eq!(frame[before.end..], sent[after.end..], "what is behind the packet is as it was");
+    assert_eq!(after.header_error(sent), before.header_error(frame));
+    assert_eq!(after.icmp_error(sent), before.icmp_error(frame), "ICMP's checksum is as right as it was");
+    let (old, new) = (Quote::of(frame, before), Quote::of(sent, after));
+    assert_eq!(new.header.source, after.destination, "an error goes to the sender of what it quotes");
+    assert_eq!(old.rest, new.rest, "all but addresses, ports and checksums is quoted as it was");
+    assert_eq!(old.header_error, new.header_error, "the quoted IP header's checksum is as right as it was");
+    assert_eq!(old.error, new.error, "the quoted TCP or UDP checksum is as right as it was");
+    let message = |bytes: &[u8], packet: &Dissection| {
+        let l4 = &bytes[packet.l4..packet.l4 + 8];
+        [&l4[..2], &l4[4..]].concat()
+    };
+    assert_eq!(message(frame, before), message(sent, after), "kind, code and MTU are as they were");
+}
+
+/// What an ICMP error quotes.
+struct Quote {
+    header: Header,
+    /// The quote, without what a translation changes.
+    rest: Vec<u8>,
+    /// What its IP header's checksum is wrong by.
+    header_error: u16,
+    /// What its TCP or UDP checksum is wrong by, as far as is quoted of what it covers; nothing, where it has none.
+    error: Option<u16>,
+}
+
+impl Quote {
+    fn of(bytes: &[u8], packet: &Dissection) -> Self {
+        let quote = &bytes[packet.l4 + 8..packet.end];
+        let is_v4 = packet.source.is_ipv4();
+        let header = header(quote, is_v4).expect("what is translated quotes an IP header");
+        let l4 = header.length;
+        assert!(quote.len() >= l4 + 8, "what is translated quotes the ports");
+        let at = l4 + if header.protocol == TCP { 16 } else { 6 };
+        let checksum = quote.get(at..at + 2);
+        let error = match checksum {
+            None => None,
+            Some([0, 0]) if header.protocol == UDP => None,
+            Some(_) => Some(error(
+                address_sum(&header.source) + address_sum(&header.destination) + sum(&quote[l4..]),
+            )),
+        };
+        let mut rest = quote.to_vec();
+        let addresses = if is_v4 { 10..20 } else { 8..40 };
+        rest[addresses].fill(0);
+        rest[l4..l4 + 4].fill(0);
+        if checksum.is_some() {
+            rest[at..at + 2].fill(0);
+        }
+        let header_error = if is_v4 { self::error(sum(&quote[..l4])) } else { 0 };
+        Self { header, rest, header_error, error }
+    }
+}
+
+fn leaving_tags(packet: &Dissection) -> Tags {
+    let tag = |place: usize| {
+        packet.tags.get(place).map_or(0, |(ethertype, tag)| u32::from(*ethertype) << 16 | u32::from(*tag))
+    };
+    Tags { outer: tag(0), inner: tag(1) }
+}
+
+/// That nothing is changed but what has to be, and that each checksum is as right as it was.
+fn check_bytes(
+    frame: &[u8],
+    before: &Dissection,
+    old: &Transport,
+    sent: &[u8],
+    after: &Dissection,
+    new: &Transport,
+) {
+    assert!(!before.is_fragment, "a fragment has no ports");
+    assert_eq!(after.ttl.checked_add(1), Some(before.ttl), "one hop less");
+    assert!(after.ttl > 0, "a packet without hops left ends here");
+    assert_eq!(
+        frame[before.l3..].len(),
+        sent[after.l3..].len(),
+        "the frame is longer or shorter by its tags alone"
+    );
+    let blank = |bytes: &[u8], packet: &Dissection, transport: &Transport| {
+        let mut rest = bytes.to_vec();
+        let changing = match packet.source {
+            IpAddr::V4(_) => [packet.l3 + 8..packet.l3 + 9, packet.l3 + 10..packet.l3 + 20],
+            IpAddr::V6(_) => [packet.l3 + 7..packet.l3 + 8, packet.l3 + 8..packet.l3 + 40],
+        };
+        let ports = packet.l4..packet.l4 + 4;
+        let checksum = transport.checksum..transport.checksum + 2;
+        for range in changing.into_iter().chain([ports, checksum]) {
+            rest[range].fill(0);
+        }
+        rest.split_off(packet.l3)
+    };
+    assert_eq!(
+        blank(frame, before, old),
+        blank(sent, after, new),
+        "all but addresses, ports, hops and checksums is as it was"
+    );
+    assert_eq!(
+        after.header_error(sent),
+        before.header_error(frame),
+        "the IP header's checksum is as right as it was"
+    );
+    let checksum = |bytes: &[u8], transport: &Transport| {
+        u16::from_be_bytes([bytes[transport.checksum], bytes[transport.checksum + 1]])
+    };
+    if before.protocol == UDP && checksum(frame, old) == 0 {
+        assert_eq!(checksum(sent, new), 0, "UDP without a checksum stays without");
+        return;
+    }
+    assert!(before.protocol != UDP || checksum(sent, new) != 0, "a UDP checksum does not become none");
+    assert_eq!(
+        after.transport_error(sent, new),
+        before.transport_error(frame, old),
+        "the TCP or UDP checksum is as right as it was"
+    );
+}
+
+/// That it goes where the tables say.
+fn check_course(
+    world: &World,
+    before: &Dissection,
+    came: &FlowKey,
+    sent: &FlowKey,
+    way: &Way,
+    flows: &Flows,
+) {
+    let tables = &world.tables;
+    if let Some(service) = tables.services.get(&came.destination_endpoint()) {
+        let its = |backend: &Backend| backend.endpoint(came.protocol) == sent.destination_endpoint();
+        assert!(
+            goes_to(world, service, way, its),
+            "a client's packet goes to one of its service's backends that may have packets"
+        );
+        let source = sent.source_endpoint();
+        let of_record =
+            recall(flows, came).is_some_and(|record| same_end(&record.ends.source_endpoint(), &source));
+        if !of_record && service.mode == Mode::FullNat as u8 {
+            let first = service.snat_offset as usize;
+            let own = &tables.snat_addresses[first..first + usize::from(service.snat_len)];
+            assert!(
+                if own.is_empty() {
+                    goes_to(world, service, way, |backend| its(backend) && backend.source == source.address)
+                } else {
+                    own.contains(&source.address)
+                },
+                "full-nat leaves from one of its own addresses"
+            );
+            assert!(tables.settings.is_snat_port(source.port), "full-nat leaves from one of its ports");
+        } else if !of_record {
+            assert_eq!(source, came.source_endpoint(), "nat keeps the client's address and port");
+        }
+        return;
+    }
+    let rule = tables
+        .replies
+        .get(&came.source_endpoint())
+        .expect("what is sent on is to a service or from a backend");
+    let record = recall(flows, came).filter(|_| rule.by_record != 0);
+    if let Some(record) = record {
+        assert!(record.is_reply);
+        assert!(
+            same_end(&record.ends.source_endpoint(), &sent.source_endpoint())
+                && same_end(&record.ends.destination_endpoint(), &sent.destination_endpoint()),
+            "a reply goes where its record says"
+        );
+        let (ifindex, tags, source_mac, destination_mac) = record.way;
+        assert_eq!(*way, Way { ifindex, tags, source_mac, destination_mac });
+        return;
+    }
+    assert_eq!(sent.destination_endpoint(), came.destination_endpoint());
+    assert_eq!(sent.source_endpoint(), Endpoint::new(rule.vip, rule.port, came.protocol));
+    let route = tables.route(&RouteQuery {
+        source: sent.source_endpoint(),
+        destination: sent.destination_endpoint(),
+        length: (before.end - before.l3) as u16,
+        ingress: 0,
+    });
+    let Way { ifindex, tags, source_mac, destination_mac } = *way;
+    assert_eq!(route, Route::Via { ifindex, tags, source_mac, destination_mac });
+}
+
+fn same_end(a: &Endpoint, b: &Endpoint) -> bool {
+    (a.address, a.port) == (b.address, b.port)
+}

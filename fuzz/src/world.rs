@@ -1,0 +1,329 @@
+//! Tables, made of the fuzzer's bytes.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use arbitrary::{Result, Unstructured};
+use xdp_lb_common::flow::{Direction, Life, patience};
+use xdp_lb_common::host::HostTables;
+use xdp_lb_common::net::{Address, Endpoint, MacAddress, Port, Protocol};
+use xdp_lb_common::slot::Slot;
+use xdp_lb_common::tables::{
+    Backend, BackendIndex, Book, FlowKey, FlowRecord, Mode, RECORDS_FLOWS, Reply, Route, Service,
+    ServiceIndex, Settings, SlotIndex, Tags,
+};
+
+/// Few of each, so that what is made of them meets: VIPs, backends, clients, the load balancer's own.
+pub const VIPS: [[&str; 2]; 2] = [["192.0.2.10", "192.0.2.11"], ["2001:db8:1::10", "2001:db8:1::11"]];
+pub const BACKENDS: [[&str; 3]; 2] = [
+    ["198.51.100.11", "198.51.100.12", "198.51.100.13"],
+    ["2001:db8:2::11", "2001:db8:2::12", "2001:db8:2::13"],
+];
+pub const CLIENTS: [[&str; 3]; 2] = [
+    ["203.0.113.1", "203.0.113.2", "203.0.113.3"],
+    ["2001:db8:3::1", "2001:db8:3::2", "2001:db8:3:4:5:6:7:8"],
+];
+pub const OWN: [[&str; 2]; 2] = [["198.51.100.1", "198.51.100.2"], ["2001:db8:2::1", "2001:db8:2::2"]];
+pub const PORTS: [u16; 5] = [53, 80, 443, 8080, 40_000];
+
+/// The first of the ports that `full-nat` gives out.
+const SNAT_PORT_FIRST: u16 = 40_000;
+
+/// What the tables hold.
+pub struct World {
+    pub tables: HostTables,
+    /// Whether the tables are such as the control plane writes them: one family a service, indices that are there.
+    /// Others must do no harm, but what becomes of a packet is nobody's promise.
+    pub is_coherent: bool,
+    pub services: Vec<(Endpoint, Service)>,
+    is_v6: bool,
+}
+
+/// One of some addresses of a family.
+pub fn address<const N: usize>(
+    u: &mut Unstructured<'_>,
+    pool: &[[&str; N]; 2],
+    is_v6: bool,
+) -> Result<Address> {
+    Ok(parse(u.choose(&pool[usize::from(is_v6)])?))
+}
+
+fn parse(text: &str) -> Address {
+    text.parse::<IpAddr>().expect("it is written as an address").into()
+}
+
+pub fn port(u: &mut Unstructured<'_>) -> Result<Port> {
+    Ok(Port::new(if u.ratio(1, 8)? { u.arbitrary()? } else { *u.choose(&PORTS)? }))
+}
+
+pub fn protocol(u: &mut Unstructured<'_>) -> Result<Protocol> {
+    Ok(if u.arbitrary()? { Protocol::TCP } else { Protocol::UDP })
+}
+
+pub fn mac(number: u8) -> MacAddress {
+    MacAddress::new([2, 0, 0, 0, 0, number])
+}
+
+/// Some or no VLAN tags, such as a parsed frame may have.
+pub fn tags(u: &mut Unstructured<'_>) -> Result<Tags> {
+    let tag = |u: &mut Unstructured<'_>| -> Result<u32> {
+        let ethertype = if u.arbitrary()? { 0x8100 } else { 0x88a8 };
+        Ok(ethertype << 16 | u32::from(u.arbitrary::<u16>()?))
+    };
+    Ok(match u.int_in_range(0..=3)? {
+        0 | 1 => Tags::default(),
+        2 => Tags { outer: tag(u)?, inner: 0 },
+        _ => Tags { outer: tag(u)?, inner: tag(u)? },
+    })
+}
+
+impl World {
+    /// Tables with a few services, backends and routes, and no flows.
+    pub fn new(u: &mut Unstructured<'_>) -> Result<Self> {
+        let settings = Settings {
+            hash_keys: [0x9e37_79b9_7f4a_7c15; _],
+            snat_port_first: SNAT_PORT_FIRST,
+            snat_port_count: *u.choose(&[20_000, 2, 1, 7919, 25_536])?,
+            padding: 0,
+            patience: patience(900, 60),
+        };
+        let mut world = Self {
+            tables: HostTables::new(settings),
+            is_coherent: !u.ratio(1, 8)?,
+            services: Vec::new(),
+            is_v6: false,
+        };
+        world.tables.now = 1_000_000;
+        // The place that is nobody's.
+        world.tables.backends.push(Backend::default());
+        if u.ratio(1, 8)? {
+            world.tables.flow_limit = u.int_in_range(0..=4)?;
+        }
+        for is_v6 in [false, true] {
+            for own in OWN[usize::from(is_v6)] {
+                world.tables.snat_addresses.push(parse(own));
+            }
+            for client in CLIENTS[usize::from(is_v6)] {
+                let route = match u.int_in_range(0..=7)? {
+                    0 => Route::Local,
+                    1 => Route::NeighbourMissing,
+                    2 => Route::TooBig { mtu: u.arbitrary()? },
+                    3 => Route::Unroutable,
+                    number => Route::Via {
+                        ifindex: number,
+                        tags: tags(u)?,
+                        source_mac: mac(number as u8),
+                        destination_mac: mac(100),
+                    },
+                };
+                world.tables.routes.insert(parse(client), route);
+            }
+        }
+        for index in 0..u.int_in_range(1..=3)? {
+            world.add_service(u, ServiceIndex(index))?;
+        }
+        Ok(world)
+    }
+
+    fn add_service(&mut self, u: &mut Unstructured<'_>, index: ServiceIndex) -> Result<()> {
+        self.is_v6 = u.arbitrary()?;
+        let vip = Endpoint::new(self.any_address(u, &VIPS, self.is_v6)?, port(u)?, protocol(u)?);
+        let modes = [Mode::FullNat, Mode::FullNat, Mode::Nat, Mode::Nat, Mode::Dsr, Mode::Ipip, Mode::Gue];
+        let mode = *u.choose(&modes)?;
+        let first = self.tables.backends.len() as u32;
+        for _ in 0..u.int_in_range(1..=3)? {
+            self.add_backend(u, index, vip, mode)?;
+        }
+        let last = self.tables.backends.len() as u32 - 1;
+        let ring_offset = self.tables.slots.len() as u32;
+        let ring_len = u.int_in_range(0..=5)?;
+        for _ in 0..ring_len {
+            let any = |u: &mut Unstructured<'_>| self.any_index(u, first..=last).map(BackendIndex);
+            let (owner, prior) = (any(u)?, any(u)?);
+            let moves = u.arbitrary()?;
+            self.tables.slots.push(if moves { Slot::moving(owner, prior) } else { Slot::settled(owner) });
+        }
+        // Its addresses are of the VIP's family.
+        let snat_len = if matches!(mode, Mode::Ipip | Mode::Gue) { 0 } else { u.int_in_range(0..=2)? };
+        let mut service = Service {
+            index,
+            ring_offset: SlotIndex(ring_offset),
+            ring_len,
+            snat_offset: if self.is_v6 { 2 } else { 0 },
+            snat_len,
+            mode: mode as u8,
+            affinity_bits: if u.ratio(1, 4)? { u.int_in_range(1..=128)? } else { 0 },
+            options: if u.ratio(1, 4)? { RECORDS_FLOWS } else { 0 },
+            new_flow_rate: if u.ratio(1, 8)? { u.int_in_range(1..=3)? } else { 0 },
+            new_flow_burst: u.int_in_range(0..=2)?,
+            source_list: if u.ratio(1, 8)? { 1 } else { 0 },
+            server_id_length: if u.ratio(1, 8)? { u.int_in_range(1..=15)? } else { 0 },
+            ..Service::default()
+        };
+        if !self.is_coherent {
+            service.mode = u.arbitrary()?;
+            service.options = u.arbitrary()?;
+            service.ring_len = u.arbitrary()?;
+            service.snat_len = u.arbitrary()?;
+            service.affinity_bits = u.arbitrary()?;
+            service.server_id_length = u.arbitrary()?;
+            service.new_flow_rate = u.arbitrary()?;
+            service.new_flow_burst = u.arbitrary()?;
+            service.source_list = u.arbitrary()?;
+        }
+        self.tables.services.insert(vip, service);
+        self.services.retain(|(other, _)| *other != vip);
+        self.services.push((vip, service));
+        Ok(())
+    }
+
+    fn add_backend(
+        &mut self,
+        u: &mut Unstructured<'_>,
+        service: ServiceIndex,
+        vip: Endpoint,
+        mode: Mode,
+    ) -> Result<()> {
+        let index = self.tables.backends.len() as u32;
+        // A tunnel may be of the other family.
+        let is_v6 = if matches!(mode, Mode::Ipip | Mode::Gue) { u.arbitrary()? } else { self.is_v6 };
+        let backend = Backend {
+            address: self.any_address(u, &BACKENDS, is_v6)?,
+            source: self.any_address(u, &OWN, is_v6)?,
+            ifindex: u.int_in_range(1..=3)?,
+            service,
+            port: port(u)?,
+            vlan: if u.ratio(1, 4)? { u.int_in_range(1..=4094)? } else { 0 },
+            destination_mac: mac(10 + index as u8),
+            source_mac: mac(2),
+            state: if u.ratio(1, 3)? { u.int_in_range(0..=4)? } else { 1 },
+            shared: u8::from(mode == Mode::Nat && u.ratio(1, 4)?),
+            mtu: *u.choose(&[1500, 1500, 0, 1300, 100, 60])?,
+            ..Backend::default()
+        };
+        self.tables.backends.push(backend);
+        // The replies of the others do not come by here.
+        if !matches!(mode, Mode::FullNat | Mode::Nat) {
+            return Ok(());
+        }
+        // As the control plane does: the first `nat` VIP is the one that stateless replies come from, and a
+        // backend that several have is shared.
+        let endpoint = backend.endpoint(vip.protocol);
+        let reply = self.tables.replies.entry(endpoint).or_insert(Reply {
+            vip: vip.address,
+            port: vip.port,
+            by_record: 0,
+            stateless: 0,
+            backend: BackendIndex(index),
+        });
+        if mode == Mode::Nat {
+            if reply.stateless == 0 {
+                let backend = BackendIndex(index);
+                *reply = Reply { vip: vip.address, port: vip.port, stateless: 1, backend, ..*reply };
+            } else if (reply.vip, reply.port) != (vip.address, vip.port) {
+                for other in &mut self.tables.backends {
+                    let serves = self.services.iter().find(|(_, its)| its.index == other.service);
+                    let is_nat = other.service == service
+                        || serves.is_some_and(|(vip, its)| {
+                            its.mode == Mode::Nat as u8 && vip.protocol == endpoint.protocol
+                        });
+                    if is_nat && other.endpoint(endpoint.protocol) == endpoint {
+                        other.shared = 1;
+                    }
+                }
+            }
+        }
+        let shared = self.tables.backends[index as usize].shared;
+        if mode == Mode::FullNat || shared != 0 {
+            reply.by_record = 1;
+        }
+        Ok(())
+    }
+
+    /// One of some addresses of this family; of any, where the tables need make no sense.
+    fn any_address<const N: usize>(
+        &self,
+        u: &mut Unstructured<'_>,
+        pool: &[[&str; N]; 2],
+        is_v6: bool,
+    ) -> Result<Address> {
+        let is_v6 = if self.is_coherent { is_v6 } else { u.arbitrary()? };
+        address(u, pool, is_v6)
+    }
+
+    fn any_index(&self, u: &mut Unstructured<'_>, there: std::ops::RangeInclusive<u32>) -> Result<u32> {
+        if self.is_coherent { u.int_in_range(there) } else { u.int_in_range(0..=0x00ff_ffff) }
+    }
+
+    /// All records there are, in an order of their own.
+    pub fn flows(&self) -> Vec<(FlowKey, Rc<FlowRecord>)> {
+        let flows = self.tables.flows.borrow();
+        let mut all: Vec<_> = flows.iter().flatten().map(|(key, record)| (*key, Rc::clone(record))).collect();
+        all.sort_by_key(|(key, _)| *key);
+        all
+    }
+
+    /// Puts a flow's record that no packet has made: any key of the pools, with anything in it.
+    pub fn add_flow(&mut self, u: &mut Unstructured<'_>) -> Result<()> {
+        let is_v6 = u.arbitrary()?;
+        let protocol = protocol(u)?;
+        let client = Endpoint::new(address(u, &CLIENTS, is_v6)?, port(u)?, protocol);
+        let own = Endpoint::new(address(u, &OWN, is_v6)?, port(u)?, protocol);
+        let vip = match u.choose(&self.services) {
+            Ok((vip, _)) if vip.address.is_v4() != is_v6 && vip.protocol == protocol => *vip,
+            _ => Endpoint::new(address(u, &VIPS, is_v6)?, port(u)?, protocol),
+        };
+        let index = u.int_in_range(0..=self.tables.backends.len() as u32)?;
+        let backend = match self.tables.backends.get(index as usize) {
+            Some(backend) if backend.address.is_v4() != is_v6 => backend.endpoint(protocol),
+            _ => Endpoint::new(address(u, &BACKENDS, is_v6)?, port(u)?, protocol),
+        };
+        let direction = if u.arbitrary()? { Direction::Forward } else { Direction::Reply };
+        let (key, from, to) = match direction {
+            Direction::Forward => (FlowKey::new(client, vip), own, backend),
+            Direction::Reply => (FlowKey::new(backend, own), vip, client),
+        };
+        let seen = self.tables.now - u.int_in_range(0..=1000)?;
+        let book = if u.arbitrary()? { Book::Flows } else { Book::HalfOpen };
+        let record = FlowRecord {
+            source: from.address,
+            destination: to.address,
+            source_port: from.port,
+            destination_port: to.port,
+            backend: BackendIndex(index),
+            life: Life::new(direction, seen, u.arbitrary::<u8>()? & 0x3f),
+            tags: tags(u)?,
+            ifindex: u.int_in_range(1..=3)?,
+            destination_mac: mac(20),
+            source_mac: mac(21),
+        };
+        self.tables.flows.borrow_mut()[book as usize].insert(key, Rc::new(record));
+        Ok(())
+    }
+
+    /// Changes one thing, as the control plane or time would.
+    pub fn change(&mut self, u: &mut Unstructured<'_>) -> Result<()> {
+        let backends = self.tables.backends.len();
+        match u.int_in_range(0..=3)? {
+            0 => self.tables.now += u.int_in_range(0..=1000)?,
+            1 => self.tables.backends[u.int_in_range(1..=backends - 1)?].state = u.int_in_range(1..=3)?,
+            2 => {
+                let place = u.choose_index(self.services.len())?;
+                let service = self.services[place].1;
+                if let Some(of_ring) = service.ring_len.checked_sub(1)
+                    && let Some(slot) = self
+                        .tables
+                        .slots
+                        .get_mut((service.ring_offset.0 + u.int_in_range(0..=of_ring)?) as usize)
+                {
+                    let mine = self.tables.backends.iter().enumerate();
+                    let mine: Vec<_> = mine.filter(|(_, backend)| backend.service == service.index).collect();
+                    let owner = BackendIndex(u.choose(&mine)?.0 as u32);
+                    *slot = Slot::moving(owner, slot.owner());
+                }
+            }
+            _ => self.tables.flows.borrow_mut()[u.choose_index(Book::ALL.len())?].clear(),
+        }
+        Ok(())
+    }
+}
