@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, IsTerminal, stdout};
 use std::process::{Command, ExitCode, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 
@@ -92,11 +92,7 @@ fn run_suites<'a>(suites: impl IntoIterator<Item = &'a Suite>, arguments: &[Stri
             failed_suites.push(suite.title);
         }
     }
-    let Totals { passed, failed, ignored } = totals;
-    println!(
-        "\nTotal: {passed} passed, {failed} failed, {ignored} ignored, in {:.0} s",
-        start.elapsed().as_secs_f64()
-    );
+    println!("\nTotal: {}", totals.line(start.elapsed()));
     if failed_suites.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
@@ -131,15 +127,21 @@ fn stream(command: &mut Command, totals: &mut Totals) -> Result<bool> {
 
 /// Tests by result.
 #[derive(Default, Debug, PartialEq, Eq)]
-struct Totals {
+pub struct Totals {
     passed: u64,
     failed: u64,
     ignored: u64,
 }
 
 impl Totals {
+    /// The sum in words.
+    pub fn line(&self, time: Duration) -> String {
+        let Self { passed, failed, ignored } = self;
+        format!("{passed} passed, {failed} failed, {ignored} ignored, in {:.0} s", time.as_secs_f64())
+    }
+
     /// Adds libtest's summary line: `test result: ok. 3 passed; 0 failed; 1 ignored; ...`.
-    fn add(&mut self, line: &str) {
+    pub fn add(&mut self, line: &str) {
         if !line.starts_with("test result:") {
             return;
         }
