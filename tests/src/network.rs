@@ -29,7 +29,7 @@ pub struct Network {
     pub backends: Vec<Host>,
     /// The bridge between the load balancer and the backends; port `lb` to the former, `backend-N` to the latter.
     pub switch: Host,
-    _peers: [XdpPass; 2],
+    peers: Vec<XdpPass>,
 }
 
 impl Network {
@@ -60,9 +60,9 @@ impl Network {
         lb.sysctl("net.ipv6.conf.all.forwarding", "1")?;
 
         // What the load balancer's program sends arrives only at a device that has a program, too.
-        let _peers = [XdpPass::attach(&client, "eth0")?, XdpPass::attach(&switch, "lb")?];
+        let peers = vec![XdpPass::attach(&client, "eth0")?, XdpPass::attach(&switch, "lb")?];
 
-        let mut network = Self { lab, client, lb, switch, backends: Vec::new(), _peers };
+        let mut network = Self { lab, client, lb, switch, backends: Vec::new(), peers };
         for _ in 0..backends {
             network.add_backend()?;
         }
@@ -83,6 +83,36 @@ impl Network {
         )?;
         default_route(&host, "198.51.100.2", "2001:db8:2::2")?;
         self.backends.push(host.clone());
+        Ok(host)
+    }
+
+    /// Adds a host to the backends' network, which routes through the load balancer like they do. Addresses are those
+    /// of 198.51.100.0/24 and 2001:db8:2::/64 that end so; backends have 11 to 90.
+    pub fn add_neighbour(&self, name: &str, number: u8) -> Result<Host> {
+        let host = self.lab.host(name)?;
+        plug(&self.switch, name, &host, "eth0")?;
+        address(&host, "eth0", &format!("198.51.100.{number}/24"), &format!("2001:db8:2::{number}/64"))?;
+        default_route(&host, "198.51.100.2", "2001:db8:2::2")?;
+        Ok(host)
+    }
+
+    /// Adds a host on a network of its own behind another device of the load balancer, which has the addresses
+    /// `gateway` there: v4 and v6, with prefix lengths, like the host's own.
+    pub fn add_network(
+        &mut self,
+        device: &str,
+        gateway: [&str; 2],
+        name: &str,
+        addresses: [&str; 2],
+    ) -> Result<Host> {
+        let host = self.lab.host(name)?;
+        connect(&host, "eth0", &self.lb, device)?;
+        address(&self.lb, device, gateway[0], gateway[1])?;
+        address(&host, "eth0", addresses[0], addresses[1])?;
+        let [v4, v6] =
+            gateway.map(|address| address.split('/').next().expect("split gives one part at least"));
+        default_route(&host, v4, v6)?;
+        self.peers.push(XdpPass::attach(&host, "eth0")?);
         Ok(host)
     }
 
