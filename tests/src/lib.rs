@@ -20,6 +20,7 @@
 //! test leaves running ends with the sandbox that `cargo xtask` runs tests in, without which a lab is refused.
 
 pub mod client;
+mod conversations;
 mod daemon;
 mod download;
 mod files;
@@ -41,6 +42,7 @@ mod wait;
 mod way;
 pub mod xdp_pass;
 
+pub use conversations::{Conversation, Conversations};
 pub use daemon::Daemon;
 pub use download::Download;
 pub use files::{BIG_FILE_BYTES, big_file, sha256};
