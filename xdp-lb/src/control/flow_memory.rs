@@ -16,7 +16,7 @@ use xdp_lb_common::flow::patience;
 use xdp_lb_common::hash::KEYS;
 use xdp_lb_common::host::{Buffer, HostTables};
 use xdp_lb_common::net::{Address, Endpoint, MacAddress, Protocol};
-use xdp_lb_common::process::{Scratch, Verdict, process};
+use xdp_lb_common::process::{Scratch, Verdict, process, records_flows, slot_hash};
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::slot::Slot;
 use xdp_lb_common::tables::{Backend, BackendState, Book, Mode, Settings};
@@ -238,11 +238,24 @@ impl World {
             for (book, flows) in Book::ALL.into_iter().zip(self.tables.flows.get_mut()) {
                 flows.retain(|key, record| !count.take(book, key, record));
             }
-            let writes = self.settling.settled(self.planner.tables(), &count.finish().others);
+            let census = count.finish();
+            self.forgets_what_settled_slots_say();
+            let writes = self.settling.settled(self.planner.tables(), &census.others);
             self.settle(&writes);
         }
         let writes = self.settling.due(self.planner.tables(), &TIMEOUTS, self.now());
         self.settle(&writes);
+    }
+
+    /// A settled slot's flows need no record, however long they live.
+    fn forgets_what_settled_slots_say(&self) {
+        for (key, record) in self.tables.flows.borrow().iter().flatten() {
+            let Some(service) = self.tables.services.get(&key.destination_endpoint()) else { continue };
+            let place = slot_hash(&self.tables.settings, service, key).reduce(service.ring_len.max(1));
+            let slot = self.tables.slots[(service.ring_offset.0 + place) as usize];
+            let is_needed = slot.is_tracked() || slot.owner() != record.backend || records_flows(service);
+            assert!(is_needed, "{key:?} is remembered for nothing");
+        }
     }
 
     /// Where a packet of this client goes; `None`: it is dropped for want of a backend.
