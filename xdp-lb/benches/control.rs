@@ -18,7 +18,7 @@ use aya::maps::loaded_maps;
 use xdp_lb::config::{Limits, PortRange, Timeouts};
 use xdp_lb::control::plan::Planner;
 use xdp_lb::control::tables::Tables;
-use xdp_lb::control::wanted::{Path, WantedBackend, WantedService};
+use xdp_lb::control::wanted::{Path, Sources, WantedBackend, WantedService};
 use xdp_lb::datapath::{Datapath, Options, Policy};
 use xdp_lb::ring;
 use xdp_lb_common::net::{Endpoint, MacAddress, Protocol};
@@ -242,11 +242,23 @@ fn wanted(count: u32) -> WantedService {
             weight: 100,
             state: BackendState::Up,
             path: Some(path),
+            server_id: None,
         }
     };
     let backends = (0..count).map(backend).collect();
     let (records_flows, affinity_bits) = (false, 0);
-    WantedService { vip, mode: Mode::Nat, records_flows, snat_addresses: Vec::new(), affinity_bits, backends }
+    WantedService {
+        vip,
+        mode: Mode::Nat,
+        records_flows,
+        snat_addresses: Vec::new(),
+        affinity_bits,
+        quic: None,
+        sources: Sources::new(),
+        new_flow_rate: 0,
+        new_flow_burst: 0,
+        backends,
+    }
 }
 
 fn members(wanted: &WantedService) -> Vec<ring::Member> {

@@ -75,6 +75,7 @@ fn measure_group(extent: &Extent, group: &Group, rows: &mut Vec<Row>) -> Result<
         slots: 1 << 20,
         flows: records,
         half_open_flows: records.min(1 << 21),
+        ..Limits::default()
     };
     let mut rig = Rig::new(limits)?;
     for path in &group.paths {
