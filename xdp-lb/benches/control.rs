@@ -206,14 +206,24 @@ fn memory(report: &mut Report) -> Result<()> {
             format!("{:.1}", bytes as f64 / f64::from(1 << 20)),
         ]);
     }
-    // The daemon has it in its memory, and no descriptor of it.
-    let (slots, bytes) = (Limits::default().slots, size_of::<Slot>() as f64);
-    report.exact(&[("table", "SLOTS")], "bytes an entry", bytes);
-    let mib = f64::from(slots) * bytes / f64::from(1 << 20);
-    table.row(["SLOTS".to_owned(), slots.to_string(), format!("{bytes:.0}"), format!("{mib:.1}")]);
     table.rows.sort();
+    // The daemon maps these into its memory, and keeps no descriptor of them.
+    let maps = fs::read_to_string("/proc/self/maps").context("cannot read /proc/self/maps")?;
+    let mapped: u64 =
+        maps.lines().filter(|line| line.ends_with("anon_inode:bpf-map")).filter_map(length).sum();
+    let mib = mapped as f64 / f64::from(1 << 20);
+    report.exact(&[("table", "mapped by the daemon")], "MiB", mib);
+    let what = format!("memory-mapped: slots ({} bytes each), services, replies", size_of::<Slot>());
+    table.row([what, String::new(), String::new(), format!("{mib:.1}")]);
     report.tables.push(table);
     Ok(())
+}
+
+/// How long a line's mapping is: `FIRST-END PERMISSIONS ...`, both hexadecimal.
+fn length(line: &str) -> Option<u64> {
+    let (first, end) = line.split_whitespace().next()?.split_once('-')?;
+    let number = |text| u64::from_str_radix(text, 16).ok();
+    number(end)?.checked_sub(number(first)?)
 }
 
 fn options(limits: Limits) -> Options {
@@ -241,18 +251,17 @@ fn wanted(count: u32) -> WantedService {
             address: SocketAddr::from(([198, 18, high, low], 8080)),
             weight: 100,
             state: BackendState::Up,
-            path: Some(path),
             server_id: None,
+            path: Some(path),
         }
     };
     let backends = (0..count).map(backend).collect();
-    let (records_flows, affinity_bits) = (false, 0);
     WantedService {
         vip,
         mode: Mode::Nat,
-        records_flows,
+        records_flows: false,
         snat_addresses: Vec::new(),
-        affinity_bits,
+        affinity_bits: 0,
         quic: None,
         sources: Sources::new(),
         new_flow_rate: 0,

@@ -8,7 +8,7 @@ use xdp_lb_tests::report::Plot;
 
 const SIZE: (u32, u32) = (1_000, 600);
 /// Told apart by those who see few colours, too (Okabe and Ito, "Color Universal Design", 2008).
-const COLOURS: [RGBColor; 7] = [
+const COLOURS: [RGBColor; 8] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
     RGBColor(0, 158, 115),
@@ -16,6 +16,7 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(230, 159, 0),
     RGBColor(86, 180, 233),
     RGBColor(0, 0, 0),
+    RGBColor(140, 140, 140),
 ];
 
 /// Draws it to a file.
@@ -46,6 +47,7 @@ fn draw_on<B: DrawingBackend>(
         .x_desc(&plot.x)
         .y_desc(&plot.y)
         .x_label_formatter(&|x| short(*x))
+        .y_label_formatter(&|y| format!("{y:.0}"))
         .label_style(("sans-serif", 15))
         .draw()?;
     for ((name, points), colour) in plot.lines.iter().zip(COLOURS.iter().cycle()) {
