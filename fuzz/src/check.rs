@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use xdp_lb_common::host::Buffer;
-use xdp_lb_common::net::{Endpoint, MacAddress, Port, Protocol};
+use xdp_lb_common::net::{Be32, Endpoint, MacAddress, Port, Protocol};
 use xdp_lb_common::process::{Scratch, Verdict, process};
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::tables::{
-    Backend, BackendState, Book, FlowKey, FlowRecord, Mode, Route, RouteQuery, Service, Tables, Tags,
+    Backend, BackendState, Book, FlowKey, FlowRecord, Fragment, FragmentCourse, FragmentKey, Mode, Route,
+    RouteQuery, Service, Tables, Tags,
 };
 
 use crate::decap;
@@ -159,8 +160,10 @@ fn check_sent(world: &World, frame: &[u8], ingress: u32, outcome: &Outcome, flow
         check_too_big(frame, &before, outcome, &after);
         return;
     }
-    // A packet to a service, or an error about one from it.
+    let fragment = (before.piece.offset != 0).then(|| followed(world, &before));
+    // A packet to a service, a fragment of one, or an error about one from it.
     let about = match before.transport(frame) {
+        _ if fragment.is_some() => fragment.as_ref().and_then(|first| first.vip),
         Some(transport) => Some(key(&before, &transport).destination_endpoint()),
         None => quoted_source(frame, &before),
     };
@@ -181,6 +184,10 @@ fn check_sent(world: &World, frame: &[u8], ingress: u32, outcome: &Outcome, flow
         }
         return;
     }
+    if let Some(first) = fragment {
+        check_later(&first, frame, &before, &outcome.bytes, &after, &way(ingress, outcome, &after));
+        return;
+    }
     let (old, new) = (
         before.transport(frame).expect("what is sent on was TCP or UDP"),
         after.transport(&outcome.bytes).expect("what is sent on is TCP or UDP"),
@@ -191,6 +198,51 @@ fn check_sent(world: &World, frame: &[u8], ingress: u32, outcome: &Outcome, flow
         let way = way(ingress, outcome, &after);
         check_course(world, &before, &key(&before, &old), &sent, &way, flows);
     }
+}
+
+/// What became of a fragment's first.
+struct First {
+    fragment: Fragment,
+    /// The service that it was for; nothing, where a backend sent it.
+    vip: Option<Endpoint>,
+}
+
+/// The first fragment that a later one, which was sent on, has followed.
+fn followed(world: &World, later: &Dissection) -> First {
+    let protocol = if later.source.is_ipv4() { later.protocol } else { 0 };
+    let key = FragmentKey::new(
+        later.source.into(),
+        later.destination.into(),
+        Be32::new(later.piece.identification),
+        Protocol(protocol),
+    );
+    let fragment = *world.tables.fragments.borrow().get(&key).expect("a later fragment follows its first");
+    let patience = if later.source.is_ipv4() { 30 } else { 60 };
+    assert!(world.tables.now.saturating_sub(fragment.seen) <= patience, "for as long as Linux would wait");
+    assert_ne!(fragment.course, FragmentCourse::Host as u8, "the host's is the host's");
+    let vip = Endpoint::new(key.destination, fragment.destination_port, fragment.protocol);
+    First { fragment, vip: (fragment.course == FragmentCourse::Forward as u8).then_some(vip) }
+}
+
+/// That a later fragment goes where its first went, and is as it was but for its addresses.
+fn check_later(first: &First, frame: &[u8], before: &Dissection, sent: &[u8], after: &Dissection, way: &Way) {
+    let Fragment { source, destination, ifindex, tags, source_mac, destination_mac, .. } = first.fragment;
+    // A rule may name a VIP of the other family, where the tables contradict each other.
+    let is_one_family =
+        source.is_v4() == after.source.is_ipv4() && destination.is_v4() == after.source.is_ipv4();
+    if is_one_family {
+        assert_eq!((after.source, after.destination), (source.into(), destination.into()));
+    }
+    assert_eq!(*way, Way { ifindex, tags, source_mac, destination_mac });
+    assert_eq!(after.ttl.checked_add(1), Some(before.ttl), "one hop less");
+    let blank = |bytes: &[u8], packet: &Dissection| {
+        let mut rest = bytes[packet.l3..].to_vec();
+        let changing = if packet.source.is_ipv4() { [8..9, 10..20] } else { [7..8, 8..40] };
+        changing.into_iter().for_each(|range| rest[range].fill(0));
+        rest
+    };
+    assert_eq!(blank(frame, before), blank(sent, after), "all but addresses and hops is as it was");
+    assert_eq!(after.header_error(sent), before.header_error(frame));
 }
 
 /// How a packet left.
@@ -285,7 +337,7 @@ fn check_tunnelled(
     check_relayed(frame, before, &sent[inside..after.end]);
     assert_eq!(frame[before.end..], sent[after.end..]);
     assert_eq!(after.header_error(sent), 0, "the outer header's checksum is right");
-    assert!(after.ttl > 0 && !after.is_fragment);
+    assert!(after.ttl > 0 && !after.piece.is_fragment());
     let (opened, left) = decap::Backend::open(6080).receive(sent);
     assert!(matches!(opened, decap::Outcome::Ipip | decap::Outcome::Gue), "{opened:?}");
     let inside = dissect(&left).expect("what comes out at the backend is whole");
@@ -434,7 +486,7 @@ fn check_bytes(
     after: &Dissection,
     new: &Transport,
 ) {
-    assert!(!before.is_fragment, "a fragment has no ports");
+    assert_eq!(before.piece.offset, 0, "a later fragment has no ports");
     assert_eq!(after.ttl.checked_add(1), Some(before.ttl), "one hop less");
     assert!(after.ttl > 0, "a packet without hops left ends here");
     assert_eq!(

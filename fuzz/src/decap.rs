@@ -50,7 +50,7 @@ impl Backend {
         assert!(self.is_local && (self.is_allowed || self.settings.checks_source == 0));
         let outer = dissect(frame).expect("what is opened is whole");
         let accepted = if outcome == Outcome::Gue { ACCEPTS_GUE } else { ACCEPTS_IPIP };
-        assert!(self.settings.accepts & accepted != 0 && !outer.is_fragment);
+        assert!(self.settings.accepts & accepted != 0 && !outer.piece.is_fragment());
         let (at, is_v4) = self.inside(frame, &outer);
         let ethernet = 14 + 4 * outer.tags.len();
         assert_eq!(

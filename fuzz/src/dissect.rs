@@ -24,8 +24,8 @@ pub struct Dissection {
     pub destination: IpAddr,
     pub ttl: u8,
     pub protocol: u8,
-    /// Whether it is a part of a packet only.
-    pub is_fragment: bool,
+    /// Which part of a packet it is.
+    pub piece: Piece,
 }
 
 /// Takes a frame apart; nothing, where it is not IP, or contradicts itself.
@@ -63,7 +63,7 @@ pub fn dissect(frame: &[u8]) -> Option<Dissection> {
         destination: header.destination,
         ttl: header.ttl,
         protocol: header.protocol,
-        is_fragment: header.is_fragment,
+        piece: header.piece,
     })
 }
 
@@ -78,7 +78,25 @@ pub struct Header {
     pub destination: IpAddr,
     pub ttl: u8,
     pub protocol: u8,
-    pub is_fragment: bool,
+    pub piece: Piece,
+}
+
+/// Which part of a packet a fragment is; of a whole one, all is 0.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Piece {
+    /// Where it begins, in units of eight bytes.
+    pub offset: u16,
+    /// Whether others come behind it.
+    pub more: bool,
+    /// What the fragments of a packet have in common.
+    pub identification: u32,
+}
+
+impl Piece {
+    /// Whether it is a part of a packet only.
+    pub fn is_fragment(&self) -> bool {
+        self.offset != 0 || self.more
+    }
 }
 
 /// Reads the header that a packet begins with.
@@ -97,7 +115,11 @@ pub fn header(ip: &[u8], is_v4: bool) -> Option<Header> {
             destination: address(16).into(),
             ttl: header[8],
             protocol: header[9],
-            is_fragment: word(ip, 6)? & 0x3fff != 0,
+            piece: Piece {
+                offset: word(ip, 6)? & 0x1fff,
+                more: header[6] & 0x20 != 0,
+                identification: word(ip, 4)?.into(),
+            },
         });
     }
     let header = ip.get(..40)?;
@@ -113,26 +135,38 @@ pub fn header(ip: &[u8], is_v4: bool) -> Option<Header> {
         destination: address(24)?.into(),
         ttl: header[7],
         protocol: header[6],
-        is_fragment: false,
+        piece: Piece::default(),
     };
     while matches!(found.protocol, 0 | 43 | 44 | 60) {
         let extension = ip.get(found.length..found.length + 8)?;
         found.length += if found.protocol == 44 { 8 } else { (usize::from(extension[1]) + 1) * 8 };
-        found.is_fragment |= found.protocol == 44;
+        if found.protocol == 44 {
+            let [high, low] = [word(extension, 4)?, word(extension, 6)?].map(u32::from);
+            let offset = word(extension, 2)? >> 3;
+            found.piece = Piece { offset, more: extension[3] & 1 != 0, identification: high << 16 | low };
+        }
         found.protocol = extension[0];
+        if found.piece.offset != 0 {
+            break;
+        }
     }
     Some(found)
 }
 
 impl Dissection {
-    /// The ports of a TCP or UDP packet, and where its checksum is and how far it covers; nothing for others.
+    /// The ports of a TCP or UDP packet or of its first fragment, and where its checksum is and how far it covers;
+    /// nothing for others.
     pub fn transport(&self, frame: &[u8]) -> Option<Transport> {
+        if self.piece.offset != 0 {
+            return None;
+        }
         let payload = frame.get(self.l4..self.end)?;
         let (least, header, checksum, length) = match self.protocol {
             TCP => (20, usize::from(payload.get(12)? >> 4) * 4, 16, payload.len()),
             UDP => (8, 8, 6, usize::from(word(payload, 4)?)),
             _ => return None,
         };
+        let length = if self.piece.more { length.min(payload.len()) } else { length };
         let whole = least <= header && header <= length && length <= payload.len();
         whole.then_some(Transport {
             source: word(payload, 0)?,
@@ -159,7 +193,7 @@ impl Dissection {
     /// Whether this is a message of the ICMP of its IP version, with a whole header.
     pub fn is_icmp(&self) -> bool {
         let number = if self.source.is_ipv4() { ICMP } else { ICMPV6 };
-        self.protocol == number && self.end - self.l4 >= 8 && !self.is_fragment
+        self.protocol == number && self.end - self.l4 >= 8 && !self.piece.is_fragment()
     }
 
     /// What the checksum of an ICMP message is wrong by; 0 where it is right.
@@ -184,7 +218,7 @@ pub struct Transport {
     pub flags: u8,
     /// Where the checksum is.
     pub checksum: usize,
-    /// How many bytes it covers, from the header's first on.
+    /// How many bytes it covers, from the header's first on; of a first fragment, how many of them are there.
     pub length: usize,
 }
 

@@ -232,6 +232,42 @@ fn around(
     Ok(frame)
 }
 
+/// The fragments of a frame's packet, some of them perhaps; the frame itself, where it cannot be cut.
+pub fn fragments(u: &mut Unstructured<'_>, frame: &[u8]) -> Result<Vec<Vec<u8>>> {
+    let Some(found) = dissect(frame).filter(|found| !found.piece.is_fragment()) else {
+        return Ok(vec![frame.to_vec()]);
+    };
+    let is_v4 = found.source.is_ipv4();
+    let (start, payload) = frame[..found.end].split_at(if is_v4 { found.l4 } else { found.l3 + 40 });
+    let size = u.int_in_range(1..=6)? * 8;
+    let mut fragments = Vec::new();
+    for (place, part) in payload.chunks(size).enumerate() {
+        let more = (place + 1) * size < payload.len();
+        let mut fragment = start.to_vec();
+        let l3 = found.l3;
+        if is_v4 {
+            let word = (place * size / 8) as u16 | if more { 0x2000 } else { 0 };
+            let total = (start.len() - l3 + part.len()) as u16;
+            fragment[l3 + 2..l3 + 4].copy_from_slice(&total.to_be_bytes());
+            fragment[l3 + 6..l3 + 8].copy_from_slice(&word.to_be_bytes());
+            fragment[l3 + 10..l3 + 12].fill(0);
+            let checksum = checksum(sum(&fragment[l3..]));
+            fragment[l3 + 10..l3 + 12].copy_from_slice(&checksum.to_be_bytes());
+        } else {
+            fragment[l3 + 4..l3 + 6].copy_from_slice(&(8 + part.len() as u16).to_be_bytes());
+            let next = std::mem::replace(&mut fragment[l3 + 6], 44);
+            fragment.extend([next, 0]);
+            fragment.extend(((place * size) as u16 | u16::from(more)).to_be_bytes());
+            fragment.extend(7u32.to_be_bytes());
+        }
+        fragment.extend(part);
+        if !u.ratio(1, 8)? {
+            fragments.push(fragment);
+        }
+    }
+    Ok(fragments)
+}
+
 fn plain(address: &Address) -> IpAddr {
     IpAddr::from(*address)
 }

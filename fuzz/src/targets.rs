@@ -30,15 +30,18 @@ pub fn parse(bytes: &[u8]) {
         return;
     }
     let found = dissect(&frame).expect("what is understood is whole");
-    assert!(!found.is_fragment);
+    let piece = found.piece;
     match parsed.kind {
-        parse::Kind::Flow => {
+        parse::Kind::Flow | parse::Kind::FirstFragment => {
+            assert_eq!((piece.offset, piece.more), (0, parsed.kind == parse::Kind::FirstFragment));
             let transport = found.transport(&frame).expect("a flow's packet is TCP or UDP");
             assert_eq!(parsed.key, key(&found, &transport));
             assert_eq!(parsed.tcp_flags, transport.flags);
         }
+        parse::Kind::LaterFragment => assert_ne!(piece.offset, 0),
         parse::Kind::Icmp => assert!(found.is_icmp()),
     }
+    assert!(!piece.is_fragment() || parsed.identification.get() == piece.identification);
     let FlowKey { source, destination, .. } = parsed.key;
     assert_eq!((source, destination), (found.source.into(), found.destination.into()));
     assert_eq!(
@@ -77,6 +80,13 @@ pub fn sequence(bytes: &[u8]) {
                     // One that came before comes again, mostly in another state of things.
                     let frame = u.choose(&frames)?;
                     send(&world, &mut scratch, frame, u.int_in_range(1..=3)?);
+                }
+                2 => {
+                    let frame = frame::any(u, &world)?;
+                    let ingress = u.int_in_range(1..=3)?;
+                    for fragment in frame::fragments(u, &frame)? {
+                        send(&world, &mut scratch, &fragment, ingress);
+                    }
                 }
                 _ => {
                     let frame = frame::any(u, &world)?;

@@ -213,6 +213,20 @@ header! {
 }
 
 header! {
+    /// IPv6's fragment header (RFC 8200 section 4.5).
+    Ipv6Fragment, 8 {
+        /// What follows, of the first fragment.
+        next_header: Protocol,
+        /// Nothing.
+        reserved: u8,
+        /// The fragment's offset in 8 bytes (13 bits), 2 bits of nothing, and whether others follow.
+        fragment: Be16,
+        /// The fragments' common id.
+        identification: Be32,
+    }
+}
+
+header! {
     /// TCP without its options (RFC 9293 section 3.1).
     Tcp, 20 {
         /// The sender's port.

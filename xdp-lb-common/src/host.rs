@@ -18,8 +18,9 @@ use crate::rate::Bucket;
 use crate::reason::{REASONS, Reason};
 use crate::slot::Slot;
 use crate::tables::{
-    Backend, BackendIndex, Book, FlowKey, FlowRecord, Inserted, Reply, Route, RouteQuery, ServerKey, Service,
-    ServiceIndex, Settings, SlotIndex, SourceKey, SourceVerdict, Tables, Traffic,
+    Backend, BackendIndex, Book, FlowKey, FlowRecord, Fragment, FragmentKey, Inserted, Reply, Route,
+    RouteQuery, ServerKey, Service, ServiceIndex, Settings, SlotIndex, SourceKey, SourceVerdict, Tables,
+    Traffic,
 };
 
 /// A frame in a buffer.
@@ -153,6 +154,8 @@ pub struct HostTables {
     pub routes: BTreeMap<Address, Route>,
     /// `FLOWS` and `HALF_OPEN`; they evict nothing by themselves.
     pub flows: RefCell<[HashMap<FlowKey, Rc<FlowRecord>>; Book::ALL.len()]>,
+    /// `FRAGMENTS`; evicts nothing by itself.
+    pub fragments: RefCell<HashMap<FragmentKey, Fragment>>,
     /// How many records fit in each.
     pub flow_limit: usize,
     /// What limits answers; on the clock `now`.
@@ -182,6 +185,7 @@ impl HostTables {
             source_rates: RefCell::default(),
             routes: BTreeMap::new(),
             flows: RefCell::default(),
+            fragments: RefCell::default(),
             flow_limit: usize::MAX,
             answers: RefCell::default(),
             reasons: RefCell::new([0; REASONS as usize]),
@@ -295,6 +299,16 @@ impl Tables for HostTables {
 
     fn set_bucket_full_at(&self, source: &SourceKey, at: u64) {
         self.source_rates.borrow_mut().insert(*source, at);
+    }
+
+    fn fragment(&self, key: &FragmentKey, into: &mut Fragment) -> Option<()> {
+        *into = *self.fragments.borrow().get(key)?;
+        Some(())
+    }
+
+    fn put_fragment(&self, key: &FragmentKey, fragment: &Fragment) -> Option<()> {
+        self.fragments.borrow_mut().insert(*key, *fragment);
+        Some(())
     }
 
     fn route(&self, query: &RouteQuery) -> Route {

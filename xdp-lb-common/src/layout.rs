@@ -4,7 +4,8 @@ use crate::directory::Keyed;
 use crate::net::Endpoint;
 use crate::reason::REASONS;
 use crate::tables::{
-    Backend, FlowKey, FlowRecord, Reply, ServerKey, Service, Settings, SourceKey, Traffic, VlanDevice,
+    Backend, FlowKey, FlowRecord, Fragment, FragmentKey, Reply, ServerKey, Service, Settings, SourceKey,
+    Traffic, VlanDevice,
 };
 
 /// The version of the shared tables' layout; a daemon adopts only pins of its own version. Raise it when
@@ -26,6 +27,8 @@ pub const LAYOUT_VERSION: u32 = {
         size_of::<VlanDevice>(),
         size_of::<SourceKey>(),
         size_of::<ServerKey>(),
+        size_of::<FragmentKey>(),
+        size_of::<Fragment>(),
         REASONS as usize,
     ];
     let mut number = 0u32;

@@ -2,10 +2,10 @@
 //! each length is compared with the bytes that are there.
 
 use crate::headers::{
-    ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, ExtensionHeader, Icmp, Ipv4, Ipv6, TCP_ACK, Tcp, Udp, VlanTag,
-    is_tag,
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, ExtensionHeader, Icmp, Ipv4, Ipv6, Ipv6Fragment, TCP_ACK, Tcp,
+    Udp, VlanTag, is_tag,
 };
-use crate::net::{Address, Endpoint, MacAddress, Port, Protocol};
+use crate::net::{Address, Be32, Endpoint, MacAddress, Port, Protocol};
 use crate::packet::Packet;
 use crate::reason::Reason;
 use crate::tables::{FlowKey, Tags};
@@ -17,6 +17,10 @@ pub enum Kind {
     /// A TCP or UDP packet, which is part of a flow.
     #[default]
     Flow,
+    /// The first fragment of one, with its ports.
+    FirstFragment,
+    /// Another fragment of one. Its key's ports are 0.
+    LaterFragment,
     /// An ICMP or ICMPv6 message. Its key's ports are 0.
     Icmp,
 }
@@ -40,6 +44,8 @@ pub struct Parsed {
     pub tcp_flags: u8,
     /// Hops left.
     pub ttl: u8,
+    /// What the fragments of a packet have in common; of no meaning where it is whole.
+    pub identification: Be32,
     /// The interface that it came in by.
     pub ingress: u32,
     /// The frame's receiver.
@@ -109,23 +115,38 @@ pub fn parse<P: Packet>(packet: &P, parsed: &mut Parsed) -> Result<(), Reason> {
         ETHERTYPE_IPV6 => parse_v6(packet, l3)?,
         _ => return Err(Reason::NotIp),
     };
+    let piece = network.piece;
+    let whole_or_first = if piece.more { Kind::FirstFragment } else { Kind::Flow };
     let (source_port, destination_port, tcp_flags, kind) = match network.protocol {
+        protocol if piece.offset != 0 => {
+            // One that begins in the middle of a TCP header would overwrite the flags (RFC 3128).
+            if protocol == Protocol::TCP && piece.offset == 1 {
+                return Err(Reason::Malformed);
+            }
+            let may_be_ours = matches!(protocol, Protocol::TCP | Protocol::UDP)
+                | (!is_v4 & (protocol == DESTINATION_OPTIONS));
+            if !may_be_ours {
+                return Err(Reason::Fragment);
+            }
+            (Port::default(), Port::default(), 0, Kind::LaterFragment)
+        }
         Protocol::TCP => {
             let tcp: Tcp = packet.read(network.l4).ok_or(Reason::Malformed)?;
             let header = usize::from(tcp.data_offset >> 4) * 4;
             if header < size_of::<Tcp>() || header > network.payload {
                 return Err(Reason::Malformed);
             }
-            (tcp.source, tcp.destination, tcp.flags, Kind::Flow)
+            (tcp.source, tcp.destination, tcp.flags, whole_or_first)
         }
         Protocol::UDP => {
             let udp: Udp = packet.read(network.l4).ok_or(Reason::Malformed)?;
             let length = usize::from(udp.length.get());
-            if length < size_of::<Udp>() || length > network.payload {
+            if length < size_of::<Udp>() || length > network.payload && !piece.more {
                 return Err(Reason::Malformed);
             }
-            (udp.source, udp.destination, 0, Kind::Flow)
+            (udp.source, udp.destination, 0, whole_or_first)
         }
+        _ if piece.more => return Err(Reason::Fragment),
         protocol if protocol == if is_v4 { Protocol::ICMP } else { Protocol::ICMPV6 } => {
             if network.payload < size_of::<Icmp>() {
                 return Err(Reason::Malformed);
@@ -146,6 +167,7 @@ pub fn parse<P: Packet>(packet: &P, parsed: &mut Parsed) -> Result<(), Reason> {
         ip_length: (network.l4 + network.payload - l3) as u32,
         tcp_flags,
         ttl: network.ttl,
+        identification: piece.identification,
         ingress: packet.ingress(),
         destination_mac: ethernet.destination,
         source_mac: ethernet.source,
@@ -164,6 +186,30 @@ struct Network {
     l4: usize,
     /// How many bytes it has, by the header's word, and no more than are there.
     payload: usize,
+    piece: Piece,
+}
+
+/// Which part of a packet this is.
+#[derive(Clone, Copy, Default)]
+struct Piece {
+    /// Where in the packet's payload it begins, in units of eight bytes.
+    offset: u16,
+    /// Whether others come behind it.
+    more: bool,
+    identification: Be32,
+}
+
+impl Piece {
+    /// From an IPv4 header.
+    #[inline(always)]
+    fn v4(ip: &Ipv4) -> Self {
+        let fragment = ip.fragment.get();
+        Self {
+            offset: fragment & 0x1fff,
+            more: fragment & 0x2000 != 0,
+            identification: Be32::new(u32::from(ip.identification.get())),
+        }
+    }
 }
 
 /// IPv4, with or without options (RFC 791).
@@ -178,10 +224,6 @@ fn parse_v4<P: Packet>(packet: &P, l3: usize) -> Result<Network, Reason> {
     if total > packet.length() - l3 {
         return Err(Reason::LengthMismatch);
     }
-    // More fragments, or an offset: everything but "don't fragment" and the reserved bit.
-    if ip.fragment.get() & 0x3fff != 0 {
-        return Err(Reason::Fragment);
-    }
     Ok(Network {
         source: Address::v4(ip.source),
         destination: Address::v4(ip.destination),
@@ -189,6 +231,7 @@ fn parse_v4<P: Packet>(packet: &P, l3: usize) -> Result<Network, Reason> {
         ttl: ip.ttl,
         l4: l3 + header,
         payload: total - header,
+        piece: Piece::v4(&ip),
     })
 }
 
@@ -215,20 +258,44 @@ fn parse_v6<P: Packet>(packet: &P, l3: usize) -> Result<Network, Reason> {
     if end > packet.length() {
         return Err(Reason::LengthMismatch);
     }
-    let (protocol, l4) = walk(packet, ip.next_header, start)?;
+    let (protocol, l4, piece) = walk(packet, ip.next_header, start)?;
     let (source, destination) = (Address::v6(ip.source), Address::v6(ip.destination));
     // IPv4-mapped addresses have no business on a wire (RFC 4942 section 2.2), and would be taken for
     // IPv4 in the tables.
     if l4 > end || source.is_v4() || destination.is_v4() {
         return Err(Reason::Malformed);
     }
-    Ok(Network { source, destination, protocol, ttl: ip.hop_limit, l4, payload: end - l4 })
+    Ok(Network { source, destination, protocol, ttl: ip.hop_limit, l4, payload: end - l4, piece })
 }
 
-/// Walks over the extension headers; returns what follows them, and where.
+/// Walks over the extension headers; returns what follows them, where, and which part of a packet it is.
 #[inline(always)]
-fn walk<P: Packet>(packet: &P, mut protocol: Protocol, mut l4: usize) -> Result<(Protocol, usize), Reason> {
+fn walk<P: Packet>(
+    packet: &P,
+    mut protocol: Protocol,
+    mut l4: usize,
+) -> Result<(Protocol, usize, Piece), Reason> {
+    let mut piece = Piece::default();
     for _ in 0..EXTENSION_HEADERS {
+        if protocol == FRAGMENT {
+            let header: Ipv6Fragment = packet.read(l4).ok_or(Reason::Malformed)?;
+            let fragment = header.fragment.get();
+            // A packet is fragmented once.
+            if piece.more {
+                return Err(Reason::Malformed);
+            }
+            piece = Piece {
+                offset: fragment >> 3,
+                more: fragment & 1 != 0,
+                identification: header.identification,
+            };
+            protocol = header.next_header;
+            l4 += size_of::<Ipv6Fragment>();
+            if piece.offset != 0 {
+                return Ok((protocol, l4, piece));
+            }
+            continue;
+        }
         if !matches!(protocol, HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS) {
             break;
         }
@@ -241,12 +308,11 @@ fn walk<P: Packet>(packet: &P, mut protocol: Protocol, mut l4: usize) -> Result<
         l4 += (usize::from(header.length) + 1) * 8;
     }
     match protocol {
-        FRAGMENT => return Err(Reason::Fragment),
-        HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => return Err(Reason::ExtensionHeaders),
+        FRAGMENT | HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => return Err(Reason::ExtensionHeaders),
         Protocol(number) if NOT_WALKED.contains(&number) => return Err(Reason::ExtensionHeaders),
         _ => {}
     }
-    Ok((protocol, l4))
+    Ok((protocol, l4, piece))
 }
 
 /// The largest ICMP error that is looked into, bytes of IP. A router makes them of 576 or 1,280 bytes at the
@@ -269,6 +335,10 @@ pub fn parse_quoted<P: Packet>(packet: &P, error: &Parsed, quoted: &mut Parsed) 
     let end = error.l3 + error.ip_length as usize;
     let network =
         if error.is_v4 { parse_quoted_v4(packet, l3, end)? } else { parse_quoted_v6(packet, l3, end)? };
+    // A later fragment has no ports; the first has.
+    if network.piece.offset != 0 {
+        return Err(Reason::Fragment);
+    }
     if !matches!(network.protocol, Protocol::TCP | Protocol::UDP) {
         return Err(Reason::NotTcpOrUdp);
     }
@@ -304,10 +374,6 @@ fn parse_quoted_v4<P: Packet>(packet: &P, l3: usize, end: usize) -> Result<Netwo
     if ip.version_and_length >> 4 != 4 || header < size_of::<Ipv4>() || l4 > end {
         return Err(Reason::Malformed);
     }
-    // A later fragment has no ports; the first has.
-    if ip.fragment.get() & 0x1fff != 0 {
-        return Err(Reason::Fragment);
-    }
     Ok(Network {
         source: Address::v4(ip.source),
         destination: Address::v4(ip.destination),
@@ -315,16 +381,17 @@ fn parse_quoted_v4<P: Packet>(packet: &P, l3: usize, end: usize) -> Result<Netwo
         ttl: ip.ttl,
         l4,
         payload: end - l4,
+        piece: Piece::v4(&ip),
     })
 }
 
 #[inline(always)]
 fn parse_quoted_v6<P: Packet>(packet: &P, l3: usize, end: usize) -> Result<Network, Reason> {
     let ip: Ipv6 = packet.read(l3).ok_or(Reason::Malformed)?;
-    let (protocol, l4) = walk(packet, ip.next_header, l3 + size_of::<Ipv6>())?;
+    let (protocol, l4, piece) = walk(packet, ip.next_header, l3 + size_of::<Ipv6>())?;
     let (source, destination) = (Address::v6(ip.source), Address::v6(ip.destination));
     if ip.version_and_flow.get() >> 28 != 6 || l4 > end || source.is_v4() || destination.is_v4() {
         return Err(Reason::Malformed);
     }
-    Ok(Network { source, destination, protocol, ttl: ip.hop_limit, l4, payload: end - l4 })
+    Ok(Network { source, destination, protocol, ttl: ip.hop_limit, l4, payload: end - l4, piece })
 }

@@ -67,7 +67,7 @@ reasons! {
     LengthMismatch = 5, Pass, "length_mismatch",
         "the IP header claims more bytes than arrived: left to the host, which drops it";
     Fragment = 6, Pass, "fragment",
-        "an IP fragment: left to the host; lower the MTU at the sender, or allow path MTU discovery";
+        "an IP fragment that belongs to no flow (of ICMP, or of the host's own traffic): the host handles it";
     ExtensionHeaders = 7, Pass, "ipv6_extension_headers",
         "an IPv6 extension header that is unknown, or more of them than are walked: left to the host";
     NotAReply = 8, Pass, "not_a_reply",
@@ -108,7 +108,9 @@ reasons! {
         "the client's address is in a range that the service denies, or in none that it allows: see `allow` and `deny` of the service";
     NewFlowRate = 26, Drop, "new_flow_rate",
         "a client began flows faster than the service's `new_flow_rate` lets one source: a flood, or a rate that is too low for clients behind one address";
-    Internal = 27, Drop, "internal",
+    FragmentWithoutFirst = 27, Drop, "fragment_without_first",
+        "an IP fragment to a VIP whose first fragment was not forwarded, or came later or too long ago: if it grows, raise limits.fragments, or let path MTU discovery work";
+    Internal = 28, Drop, "internal",
         "a table that must always be there could not be read: reload with `xdp-lb unload` and a new start, and report it";
 }
 

@@ -10,7 +10,8 @@ use xdp_lb_common::process::Scratch;
 use xdp_lb_common::rate::Bucket;
 use xdp_lb_common::reason::REASONS;
 use xdp_lb_common::tables::{
-    Backend, FlowKey, FlowRecord, Reply, ServerKey, Service, Settings, SourceKey, Traffic, VlanDevice,
+    Backend, FlowKey, FlowRecord, Fragment, FragmentKey, Reply, ServerKey, Service, Settings, SourceKey,
+    Traffic, VlanDevice,
 };
 
 /// `BPF_F_MMAPABLE` (5.5): the daemon writes without a system call for each word, and the first entry
@@ -49,6 +50,8 @@ pub static QUIC_SERVERS: HashMap<ServerKey, u32> = HashMap::with_max_entries(1, 
 pub static SOURCES: LpmTrie<SourceKey, u32> = LpmTrie::with_max_entries(1, 0);
 #[map]
 pub static SOURCE_RATES: LruHashMap<SourceKey, u64> = LruHashMap::with_max_entries(1, 0);
+#[map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, Fragment> = LruHashMap::with_max_entries(1, 0);
 #[map]
 pub static REASON_COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(REASONS, 0);
 #[map]

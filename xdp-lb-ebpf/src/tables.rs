@@ -15,8 +15,9 @@ use xdp_lb_common::net::{Address, Be32, Endpoint, MacAddress};
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::slot::Slot;
 use xdp_lb_common::tables::{
-    Backend, BackendIndex, Book, FlowKey, FlowRecord, Inserted, NeighbourWanted, Reply, Route, RouteQuery,
-    ServerKey, Service, ServiceIndex, Settings, SlotIndex, SourceKey, Tables, Tags, Traffic,
+    Backend, BackendIndex, Book, FlowKey, FlowRecord, Fragment, FragmentKey, Inserted, NeighbourWanted,
+    Reply, Route, RouteQuery, ServerKey, Service, ServiceIndex, Settings, SlotIndex, SourceKey, Tables, Tags,
+    Traffic,
 };
 
 use crate::maps::*;
@@ -198,6 +199,19 @@ impl Tables for Maps<'_> {
             // Without room it goes without a bucket.
             None => drop(SOURCE_RATES.insert(source, at, 0)),
         }
+    }
+
+    #[inline(always)]
+    fn fragment(&self, key: &FragmentKey, into: &mut Fragment) -> Option<()> {
+        // SAFETY: the value stays readable until the program ends. The map may give an evicted value's
+        // place to another packet meanwhile; every field is valid whatever its bytes are.
+        *into = *unsafe { FRAGMENTS.get(key) }?;
+        Some(())
+    }
+
+    #[inline(always)]
+    fn put_fragment(&self, key: &FragmentKey, fragment: &Fragment) -> Option<()> {
+        FRAGMENTS.insert(key, fragment, 0).ok()
     }
 
     // A call of its own: the lookup's 64 bytes and the program's own would not fit on one stack.

@@ -1,8 +1,9 @@
 //! From the choice of a backend to the wire: what each forwarding mode does to a packet.
 
-use super::Context;
 use super::encapsulate::encapsulate;
 use super::rewrite::{Departure, Limit, relay, rewrite};
+use super::{Context, Scratch};
+use crate::net::Endpoint;
 use crate::packet::Packet;
 use crate::reason::Reason;
 use crate::tables::{Backend, Mode, Service, Tables};
@@ -31,4 +32,40 @@ pub fn depart<P: Packet, T: Tables>(
         return relay(packet, parsed, departure);
     }
     rewrite(packet, parsed, departure)
+}
+
+/// Whether packets to this service's backends keep the client's address and the VIP's.
+#[inline(always)]
+pub fn keeps_addresses(service: &Service) -> bool {
+    service.mode >= Mode::Dsr as u8
+}
+
+/// Sends what has no ports to its backend (`Scratch::backend` of the service at `Scratch::vip`) as it is, which is
+/// what [`keeps_addresses`] asks for.
+///
+/// Calls of their own in the kernel, not inlined: a program's stack is 512 bytes, and a tunnel takes much of it.
+#[inline(never)]
+pub fn deliver<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    scratch: &mut Scratch,
+) -> Result<(), Reason> {
+    let Scratch { parsed, departure, progress, named, backend: index, vip, .. } = scratch;
+    let bytes = packet.length() as u64;
+    let service = look_up(tables, vip).ok_or(Reason::Internal)?;
+    let backend = tables.backend(*index).ok_or(Reason::Internal)?;
+    if service.mode == Mode::Dsr as u8 {
+        relay(packet, parsed, departure)?;
+    } else {
+        let settings = tables.settings().ok_or(Reason::Internal)?;
+        let context = Context { tables, settings, parsed, now: 0, progress, named };
+        encapsulate(packet, &context, service, backend, departure)?;
+    }
+    tables.count_forward(backend.service, *index, bytes, false);
+    Ok(())
+}
+
+#[inline(never)]
+fn look_up<'t, T: Tables>(tables: &'t T, vip: &Endpoint) -> Option<&'t Service> {
+    tables.service(vip)
 }

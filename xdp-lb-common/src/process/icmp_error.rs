@@ -6,15 +6,15 @@
 //! follow: those of the quote, where it is long enough to have them, and ICMP's own, which covers it.
 //! Nothing about the quote is trusted; no record is made or kept alive by an error.
 
-use super::encapsulate::encapsulate;
+use super::depart::keeps_addresses;
 use super::forward::find;
-use super::rewrite::{Departure, check_hops, ethertype, relay, rewrite_ip, write_ethernet};
+use super::rewrite::{Departure, check_hops, ethertype, rewrite_ip, write_ethernet};
 use super::{Context, Scratch, pair, reply};
 use crate::checksum::Change;
 use crate::headers::{Ipv4, Ipv6};
 use crate::net::{Be16, Port, Protocol};
 use crate::packet::Packet;
-use crate::parse::{Parsed, parse_quoted};
+use crate::parse::Parsed;
 use crate::reason::Reason;
 use crate::tables::{BackendIndex, FlowKey, Mode, Tables, Tags};
 
@@ -27,14 +27,13 @@ pub enum About {
     Client,
 }
 
-/// Reads what the error quotes, and says whose packet that is.
+/// Says whose packet the error quotes, once that is read.
 ///
 /// Like the steps that follow, a call of its own in the kernel, not inlined, and one that leaves what it
 /// finds in the scratch: a program's stack is 512 bytes, and all calls under way share it.
 #[inline(never)]
-pub fn quoted<P: Packet, T: Tables>(packet: &P, tables: &T, scratch: &mut Scratch) -> Result<About, Reason> {
+pub fn about<T: Tables>(tables: &T, scratch: &Scratch) -> Result<About, Reason> {
     let Scratch { parsed, quoted, .. } = scratch;
-    parse_quoted(packet, parsed, quoted)?;
     // An error goes to the sender of the packet that it quotes.
     if parsed.key.destination != quoted.key.source {
         return Err(Reason::NotTcpOrUdp);
@@ -52,10 +51,11 @@ pub fn quoted<P: Packet, T: Tables>(packet: &P, tables: &T, scratch: &mut Scratc
 /// in the VIP's name itself (`dsr`, `ipip`, `gue`), so that it gets the error as it is.
 #[inline(never)]
 pub fn to_backend<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<bool, Reason> {
-    let Scratch { parsed, quoted, requoted, departure, progress, named, backend: place, .. } = scratch;
+    let Scratch { parsed, quoted, requoted, departure, progress, named, backend: place, vip, .. } = scratch;
     check_hops(parsed)?;
     let settings = tables.settings().ok_or(Reason::Internal)?;
-    let service = tables.service(&quoted.key.source_endpoint()).ok_or(Reason::Internal)?;
+    *vip = quoted.key.source_endpoint();
+    let service = tables.service(vip).ok_or(Reason::Internal)?;
     // The backend is the one that the client's own packets go to.
     quoted.key = quoted.key.reversed();
     // What is quoted holds no more of a packet than its ports.
@@ -75,29 +75,7 @@ pub fn to_backend<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<bool, 
     departure.tags = Tags::vlan(backend.vlan);
     departure.source_mac = backend.source_mac;
     departure.destination_mac = backend.destination_mac;
-    Ok(service.mode >= Mode::Dsr as u8)
-}
-
-/// Sends the error off as it is, by its service's mode, and counts it.
-#[inline(never)]
-pub fn pass_on<P: Packet, T: Tables>(
-    packet: &mut P,
-    tables: &T,
-    scratch: &mut Scratch,
-) -> Result<(), Reason> {
-    let Scratch { parsed, quoted, departure, progress, named, backend: place, .. } = scratch;
-    let settings = tables.settings().ok_or(Reason::Internal)?;
-    let service = tables.service(&quoted.key.source_endpoint()).ok_or(Reason::Internal)?;
-    let backend = tables.backend(*place).ok_or(Reason::Internal)?;
-    let bytes = packet.length() as u64;
-    if service.mode == Mode::Dsr as u8 {
-        relay(packet, parsed, departure)?;
-    } else {
-        let context = Context { tables, settings, parsed, now: 0, progress, named };
-        encapsulate(packet, &context, service, backend, departure)?;
-    }
-    tables.count_forward(service.index, *place, bytes, false);
-    Ok(())
+    Ok(keeps_addresses(service))
 }
 
 /// Finds the client whose packet is quoted, and how the error leaves for it: in the VIP's name, from which

@@ -5,6 +5,7 @@ pub mod decap;
 mod depart;
 mod encapsulate;
 mod forward;
+mod fragments;
 mod guard;
 mod icmp;
 mod icmp_error;
@@ -18,15 +19,17 @@ mod too_big;
 pub use self::affinity::slot_hash;
 pub use self::encapsulate::GUE_PORT;
 pub use self::forward::records_flows;
+use self::fragments::Course;
 use self::icmp_error::About;
 use self::rewrite::Departure;
 use self::too_big::too_big;
 use crate::filter::{BACKEND, VIP};
 use crate::flow::{Direction, advance};
+use crate::net::Endpoint;
 use crate::packet::Packet;
-use crate::parse::{self, Parsed, parse};
+use crate::parse::{self, Parsed, parse, parse_quoted};
 use crate::reason::{Kind, Reason};
-use crate::tables::{BackendIndex, FlowKey, RouteQuery, Settings, Tables};
+use crate::tables::{BackendIndex, FlowKey, Fragment, FragmentKey, RouteQuery, Settings, Tables};
 
 /// What is to be done with a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,8 +53,13 @@ pub struct Scratch {
     quoted: Parsed,
     /// The addresses and ports that the receiver of the error knows that packet by.
     requoted: FlowKey,
-    /// The backend that the flow of that packet has.
+    /// The service and the backend of the flow that an error is about, or a fragment of.
+    vip: Endpoint,
     backend: BackendIndex,
+    /// What a packet's fragments have in common.
+    fragment_key: FragmentKey,
+    /// What becomes of them.
+    fragment: Fragment,
     departure: Departure,
     /// What the routing table is asked.
     query: RouteQuery,
@@ -108,7 +116,8 @@ fn balance<P: Packet, T: Tables>(
     parse(packet, &mut scratch.parsed)?;
     if scratch.parsed.kind == parse::Kind::Icmp {
         if icmp::icmp(packet, tables, scratch)? == icmp::Message::Error {
-            let about = icmp_error::quoted(packet, tables, scratch)?;
+            parse_quoted(packet, &scratch.parsed, &mut scratch.quoted)?;
+            let about = icmp_error::about(tables, scratch)?;
             let goes_as_it_is = match about {
                 About::Backend => icmp_error::to_backend(tables, scratch)?,
                 About::Client => {
@@ -119,20 +128,32 @@ fn balance<P: Packet, T: Tables>(
                 }
             };
             if goes_as_it_is {
-                icmp_error::pass_on(packet, tables, scratch)?;
+                depart::deliver(packet, tables, scratch)?;
             } else {
                 icmp_error::send(packet, tables, scratch, about)?;
             }
         }
+    } else if scratch.parsed.kind == parse::Kind::LaterFragment {
+        if fragments::find(tables, scratch)? == Course::Deliver {
+            depart::deliver(packet, tables, scratch)?;
+        } else {
+            fragments::send(packet, tables, scratch)?;
+        }
     } else {
-        steer(packet, tables, scratch)?;
+        let steered = steer(packet, tables, scratch);
+        if scratch.parsed.kind == parse::Kind::FirstFragment {
+            fragments::note(tables, scratch, steered.err());
+        }
+        steered?;
     }
+    Ok(leave(scratch))
+}
+
+/// By which interface a packet leaves.
+#[inline(always)]
+fn leave(scratch: &Scratch) -> Verdict {
     let Scratch { parsed, departure, .. } = scratch;
-    Ok(if departure.ifindex == parsed.ingress {
-        Verdict::Transmit
-    } else {
-        Verdict::Redirect(departure.ifindex)
-    })
+    if departure.ifindex == parsed.ingress { Verdict::Transmit } else { Verdict::Redirect(departure.ifindex) }
 }
 
 /// Takes a packet of a flow to its departure.

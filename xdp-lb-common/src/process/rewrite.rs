@@ -91,6 +91,19 @@ pub const fn ethertype(is_v4: bool) -> u16 {
     if is_v4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 }
 }
 
+/// Likewise for what has no ports: addresses and Ethernet header.
+///
+/// A call of its own in the kernel, as above.
+#[inline(never)]
+pub fn rewrite_addresses<P: Packet>(
+    packet: &mut P,
+    parsed: &Parsed,
+    departure: &Departure,
+) -> Result<(), Reason> {
+    rewrite_ip(packet, parsed, &departure.key, &mut Change::default())?;
+    write_ethernet(packet, parsed.l3, 0, ethertype(parsed.is_v4), departure)
+}
+
 /// Whether a packet may go one hop further. A router decrements the hop count (RFC 1812 section 5.3.1),
 /// and without that a packet between two balancers that point at each other would never end.
 #[inline(always)]

@@ -41,9 +41,9 @@ pub fn too_big<P: Packet, T: Tables>(
     departure: &Departure,
 ) -> Reason {
     let is_small = !parsed.is_v4 && parsed.ip_length <= IPV6_LEAST as u32;
-    // No error is answered (RFC 1122 section 3.2.2, RFC 4443 section 2.4 (e)).
-    let is_icmp = parsed.kind == Kind::Icmp;
-    if is_icmp || is_small || !parsed.key.source.is_one_host() || !tables.may_answer() {
+    // No error is answered, and no fragment but the first (RFC 1122 section 3.2.2, RFC 4443 section 2.4 (e)).
+    let is_never_answered = matches!(parsed.kind, Kind::Icmp | Kind::LaterFragment);
+    if is_never_answered || is_small || !parsed.key.source.is_one_host() || !tables.may_answer() {
         return Reason::TooBig;
     }
     match answer(packet, parsed, &departure.limit) {

@@ -105,8 +105,16 @@ const SERVICE_KEYS: &[&str] = &[
     "health_check",
     "backend",
 ];
-const LIMITS_KEYS: &[&str] =
-    &["services", "backends", "slots", "flows", "half_open_flows", "source_ranges", "source_rates"];
+const LIMITS_KEYS: &[&str] = &[
+    "services",
+    "backends",
+    "slots",
+    "flows",
+    "half_open_flows",
+    "source_ranges",
+    "source_rates",
+    "fragments",
+];
 const CHECK_KEYS: &[&str] =
     &["type", "path", "host", "status", "name", "record", "interval", "timeout", "rise", "fall"];
 
@@ -209,6 +217,7 @@ fn read_limits(limits: &mut Section) -> Option<Limits> {
     let half_open_flows = limit("half_open_flows", 1024..=1 << 26, default.half_open_flows);
     let source_ranges = limit("source_ranges", 1..=1 << 24, default.source_ranges);
     let source_rates = limit("source_rates", 1024..=1 << 24, default.source_rates);
+    let fragments = limit("fragments", 1024..=1 << 20, default.fragments);
     Some(Limits {
         services: services?,
         backends: backends?,
@@ -217,6 +226,7 @@ fn read_limits(limits: &mut Section) -> Option<Limits> {
         half_open_flows: half_open_flows?,
         source_ranges: source_ranges?,
         source_rates: source_rates?,
+        fragments: fragments?,
     })
 }
 

@@ -86,6 +86,8 @@ pub struct Limits {
     pub source_ranges: u32,
     /// Clients whose rate of new flows is remembered, about 90 bytes each. 1,024 to 2^24, default 65,536.
     pub source_rates: u32,
+    /// Fragmented packets under way at a time, about 170 bytes each. 1,024 to 2^20, default 8,192.
+    pub fragments: u32,
 }
 
 /// When flows are over, in whole seconds, 1 s to 7 days.
@@ -371,6 +373,7 @@ impl Default for Limits {
             half_open_flows: 262_144,
             source_ranges: 65_536,
             source_rates: 65_536,
+            fragments: 8192,
         }
     }
 }

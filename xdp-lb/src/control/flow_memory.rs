@@ -40,6 +40,7 @@ const SIZES: Sizes = Sizes {
         half_open_flows: 1,
         source_ranges: 1,
         source_rates: 1,
+        fragments: 1,
     },
     snat_addresses: 16,
 };

@@ -76,6 +76,7 @@ impl Maps {
             backends: entries(&backends)? - 1,
             slots: entries(&slots)?,
             flows: entries(&flows)?,
+            fragments: entries(&map("FRAGMENTS")?)?,
             half_open_flows: entries(&half_open)?,
             source_ranges: entries(&sources)?,
             source_rates: entries(&source_rates)?,

@@ -36,7 +36,7 @@ use crate::control::tables::{SourceRange, Tables, Write};
 pub(super) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/xdp-lb-ebpf.o"));
 
 /// The maps that are pinned: what forwarding needs and what must outlive the daemon.
-const PINNED: [&str; 20] = [
+const PINNED: [&str; 21] = [
     "SETTINGS",
     "ADDRESSES",
     "SERVICE_PLACES",
@@ -53,6 +53,7 @@ const PINNED: [&str; 20] = [
     "QUIC_SERVERS",
     "SOURCES",
     "SOURCE_RATES",
+    "FRAGMENTS",
     "REASON_COUNTERS",
     "SERVICE_COUNTERS",
     "BACKEND_COUNTERS",
@@ -136,8 +137,16 @@ impl Datapath {
         pinned: &[(&str, PathBuf)],
         adopted: bool,
     ) -> Result<Self> {
-        let Limits { services, backends, slots, flows, half_open_flows, source_ranges, source_rates } =
-            options.limits;
+        let Limits {
+            services,
+            backends,
+            slots,
+            flows,
+            half_open_flows,
+            source_ranges,
+            source_rates,
+            fragments,
+        } = options.limits;
         let mut loader = EbpfLoader::new();
         for (name, path) in pinned {
             loader.map_pin_path(name, path.clone());
@@ -157,6 +166,7 @@ impl Datapath {
             ("QUIC_SERVERS", 2 * backends),
             ("SOURCES", source_ranges),
             ("SOURCE_RATES", source_rates),
+            ("FRAGMENTS", fragments),
             ("SNAT_ADDRESSES", SNAT_ADDRESSES),
             ("SERVICE_COUNTERS", services),
             ("BACKEND_COUNTERS", backends + 1),

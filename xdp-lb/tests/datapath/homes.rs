@@ -71,6 +71,7 @@ impl Homes {
             half_open_flows,
             source_ranges: 64,
             source_rates: 1024,
+            fragments: 16_384,
         })
     }
 

@@ -5,6 +5,7 @@
 
 mod affinity;
 mod decap;
+mod fragments;
 mod full_nat;
 mod guards;
 mod homes;

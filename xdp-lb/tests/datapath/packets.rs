@@ -180,6 +180,37 @@ impl Frame {
     }
 }
 
+/// The fragments of a frame's packet, each with as much of its payload (a multiple of 8), in their order.
+pub fn fragments(frame: &Frame, size: usize, identification: u16) -> Vec<Vec<u8>> {
+    let bytes = frame.bytes();
+    let l3 = 14 + frame.tags.len() * 4;
+    let header = if frame.from.is_ipv4() { 20 + frame.ipv4_options.len() } else { 40 };
+    let (start, payload) = bytes.split_at(l3 + header);
+    let cut = |(place, part): (usize, &[u8])| {
+        let more = (place + 1) * size < payload.len();
+        let offset = place * size;
+        let mut start = start.to_vec();
+        if frame.from.is_ipv4() {
+            let mut ip = Ipv4Header::from_slice(&start[l3..]).unwrap().0;
+            ip.set_payload_len(part.len()).unwrap();
+            ip.identification = identification;
+            ip.more_fragments = more;
+            ip.fragment_offset = ((offset / 8) as u16).try_into().unwrap();
+            ip.header_checksum = ip.calc_header_checksum();
+            start.truncate(l3);
+            ip.write(&mut start).unwrap();
+        } else {
+            start[l3 + 4..l3 + 6].copy_from_slice(&(part.len() as u16 + 8).to_be_bytes());
+            let next = std::mem::replace(&mut start[l3 + 6], 44);
+            start.extend([next, 0]);
+            start.extend((offset as u16 | u16::from(more)).to_be_bytes());
+            start.extend(u32::from(identification).to_be_bytes());
+        }
+        [&start, part].concat()
+    };
+    payload.chunks(size).enumerate().map(cut).collect()
+}
+
 /// A frame with an ICMP message, described.
 #[derive(Clone, Debug)]
 pub struct Icmp {

@@ -119,20 +119,6 @@ fn a_frame_padded_to_ethernet_s_minimum_is_forwarded_with_its_padding() {
 }
 
 #[test]
-fn fragments_are_the_host_s() {
-    let mut homes = homes();
-    let v4 = Frame::tcp(CLIENT, VIP, SYN);
-    homes.bytes_end_with(&patched(&v4, &[(20, &[0x20, 0])]), Reason::Fragment);
-    homes.bytes_end_with(&patched(&v4, &[(20, &[0, 0x10])]), Reason::Fragment);
-    let mut v6 = Frame::tcp(CLIENT6, VIP6, SYN);
-    v6.extensions = vec![(44, vec![0, 0, 0, 1, 0, 0, 0, 9])];
-    homes.ends_with(&v6, Reason::Fragment);
-    // "Don't fragment" is no fragment.
-    let outcome = homes.send_bytes(&patched(&v4, &[(20, &[0x40, 0])]));
-    assert!(matches!(outcome.verdict, xdp_lb_common::process::Verdict::Redirect(_)));
-}
-
-#[test]
 fn options_and_extension_headers_are_walked_over() {
     let mut homes = homes();
     let mut v4 = Frame::tcp(CLIENT, VIP, SYN);

@@ -1,5 +1,7 @@
 //! Hostile and random packets: both homes agree, nothing is read out of bounds, checksums stay right.
 
+use std::net::{IpAddr, SocketAddr};
+
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use xdp_lb_common::net::Protocol;
@@ -7,7 +9,7 @@ use xdp_lb_common::process::Verdict;
 use xdp_lb_common::tables::Mode;
 
 use crate::homes::Homes;
-use crate::packets::{Frame, Icmp, ends};
+use crate::packets::{Frame, Icmp, ends, fragments};
 
 fn homes() -> Homes {
     let mut homes = Homes::with_flows(65_536);
@@ -123,6 +125,73 @@ fn an_icmp_error_that_is_forwarded_is_whole() {
         })
         .unwrap();
     assert!(forwarded.get() > 100, "{} of 2,000 errors were forwarded", forwarded.get());
+}
+
+#[test]
+fn fragments_that_are_forwarded_are_those_of_the_packet_that_would_have_been() {
+    let homes = std::cell::RefCell::new(homes());
+    let forwarded = std::cell::Cell::new(0);
+    runner(500)
+        .run(&(frame(), 3usize..20, any::<u16>()), |(frame, eighths, identification)| {
+            let mut homes = homes.borrow_mut();
+            let mut expected = None;
+            for fragment in fragments(&frame, eighths * 8, identification) {
+                let outcome = homes.send_bytes(&fragment);
+                if !matches!(outcome.verdict, Verdict::Redirect(_)) {
+                    break;
+                }
+                // Only the first one tells its ports, to whoever reads the whole packet.
+                let expected = expected.get_or_insert_with(|| {
+                    let (from, to) = ends_of_first(&outcome.bytes);
+                    let macs = (crate::packets::LB_BACKEND_MAC, crate::packets::BACKEND_MAC);
+                    let whole = frame.clone().untagged().leaving(from, to, macs);
+                    fragments(&whole, eighths * 8, identification).into_iter()
+                });
+                prop_assert_eq!(Some(outcome.bytes), expected.next());
+                forwarded.set(forwarded.get() + 1);
+            }
+            Ok(())
+        })
+        .unwrap();
+    assert!(forwarded.get() > 500, "{} fragments of 500 packets were forwarded", forwarded.get());
+}
+
+/// The ends of a packet by its first fragment, untagged.
+fn ends_of_first(bytes: &[u8]) -> (SocketAddr, SocketAddr) {
+    let (addresses, ports): (_, &[u8]) = match etherparse::SlicedPacket::from_ethernet(bytes).unwrap().net {
+        Some(etherparse::NetSlice::Ipv4(ip)) => {
+            let header = ip.header();
+            let addresses: (IpAddr, IpAddr) = (header.source_addr().into(), header.destination_addr().into());
+            (addresses, &bytes[14 + header.slice().len()..])
+        }
+        Some(etherparse::NetSlice::Ipv6(ip)) => {
+            let header = ip.header();
+            let addresses: (IpAddr, IpAddr) = (header.source_addr().into(), header.destination_addr().into());
+            (addresses, &bytes[14 + 48..])
+        }
+        _ => panic!("a fragment that leaves is IP"),
+    };
+    let port = |at: usize| u16::from_be_bytes([ports[at], ports[at + 1]]);
+    (SocketAddr::new(addresses.0, port(0)), SocketAddr::new(addresses.1, port(2)))
+}
+
+#[test]
+fn damaged_fragments_are_treated_alike_in_both_homes() {
+    let homes = std::cell::RefCell::new(homes());
+    let damage = prop::collection::vec((0usize..120, any::<u8>()), 0..4);
+    runner(1000)
+        .run(&(frame(), 1usize..20, 0u16..4, damage), |(frame, eighths, identification, damage)| {
+            let mut homes = homes.borrow_mut();
+            for mut fragment in fragments(&frame, eighths * 8, identification).into_iter().take(4) {
+                for (place, value) in &damage {
+                    let place = place % fragment.len();
+                    fragment[place] = *value;
+                }
+                homes.send_bytes(&fragment);
+            }
+            Ok(())
+        })
+        .unwrap();
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! What the kernel cannot be brought to in a test: no room for a record, none for a tag. On the host alone.
+//! What the kernel cannot be brought to in a test: no room for a record, none for a tag, time that passes. On the
+//! host alone.
 
 use xdp_lb_common::host::Buffer;
 use xdp_lb_common::net::Protocol;
@@ -6,8 +7,8 @@ use xdp_lb_common::process::{Scratch, Verdict, process};
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::tables::{Mode, RECORDS_FLOWS};
 
-use crate::homes::{Homes, INGRESS};
-use crate::packets::{Frame, SYN};
+use crate::homes::{EGRESS, Homes, INGRESS};
+use crate::packets::{Frame, SYN, fragments};
 
 const VIP: &str = "192.0.2.10:80";
 
@@ -21,6 +22,28 @@ fn a_flow_that_cannot_be_recorded_is_dropped() {
         let mut packet = Buffer::new(&Frame::tcp("203.0.113.5:1", VIP, SYN).bytes(), INGRESS);
         let verdict = process(&mut packet, &homes.host, &mut Scratch::default());
         assert_eq!(verdict, Verdict::Drop(Reason::FlowTableFull));
+    }
+}
+
+#[test]
+fn fragments_follow_their_first_for_as_long_as_linux_puts_them_together() {
+    let v4 = (VIP, "198.51.100.11:8080", "203.0.113.5:1", 30);
+    let v6 = ("[2001:db8::10]:80", "[2001:db8:2::11]:8080", "[2001:db8:1::5]:1", 60);
+    for (vip, backend, client, patience) in [v4, v6] {
+        let mut homes = Homes::new();
+        homes.service(vip, Protocol::UDP, Mode::Nat, &[backend]);
+        let mut frame = Frame::udp(client, vip);
+        frame.payload = vec![0; 100];
+        let parts = fragments(&frame, 40, 1);
+        let send = |homes: &Homes, part: usize| {
+            let mut packet = Buffer::new(&parts[part], INGRESS);
+            process(&mut packet, &homes.host, &mut Scratch::default())
+        };
+        assert_eq!(send(&homes, 0), Verdict::Redirect(EGRESS));
+        homes.host.now += patience;
+        assert_eq!(send(&homes, 1), Verdict::Redirect(EGRESS));
+        homes.host.now += 1;
+        assert_eq!(send(&homes, 2), Verdict::Drop(Reason::FragmentWithoutFirst));
     }
 }
 

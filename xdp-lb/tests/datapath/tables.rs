@@ -125,6 +125,7 @@ fn each_of_ten_thousand_services_is_found_until_it_is_removed() {
         half_open_flows,
         source_ranges: 64,
         source_rates: 1024,
+        fragments: 1024,
     });
     let socket = |number: u32| {
         let address = Ipv4Addr::from_bits(0xc612_0000 + number / 2);

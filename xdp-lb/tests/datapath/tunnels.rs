@@ -12,7 +12,7 @@ use xdp_lb_common::slot::Slot;
 use xdp_lb_common::tables::{BackendIndex, BackendState, Mode};
 
 use crate::homes::{EGRESS, Homes, INGRESS, hex};
-use crate::packets::{ACK, BACKEND_MAC, Frame, LB_BACKEND_MAC, RST, SYN};
+use crate::packets::{ACK, BACKEND_MAC, Frame, Icmp, LB_BACKEND_MAC, RST, SYN, fragments};
 
 const VIP: &str = "192.0.2.10:80";
 const VIP6: &str = "[2001:db8::10]:80";
@@ -46,15 +46,20 @@ struct Varying {
     source_port: u16,
 }
 
-/// The frame that should leave, from `source` to `backend`, and what varies in it, taken from the one that left.
-fn tunnelled(mode: Mode, frame: &Frame, source: &str, backend: &str, left: &[u8]) -> (Vec<u8>, Varying) {
-    let inner = inside(frame);
+/// The frame that should leave with this packet inside, from `source` to `backend`, and what varies in it, taken from the one that left.
+fn tunnelled(
+    mode: Mode,
+    (inner, traffic_class): (&[u8], u8),
+    source: &str,
+    backend: &str,
+    left: &[u8],
+) -> (Vec<u8>, Varying) {
     let backend: SocketAddr = backend.parse().unwrap();
     let is_gue = mode == Mode::Gue;
     let payload = inner.len() + if is_gue { 8 } else { 0 };
     let protocol = match mode {
         Mode::Gue => IpNumber::UDP,
-        _ if frame.from.is_ipv4() => IpNumber(4),
+        _ if inner[0] >> 4 == 4 => IpNumber(4),
         _ => IpNumber(41),
     };
     let mut varying = Varying { flow_label: 0, source_port: 0 };
@@ -65,8 +70,8 @@ fn tunnelled(mode: Mode, frame: &Frame, source: &str, backend: &str, left: &[u8]
             let mut ip =
                 Ipv4Header::new(payload as u16, 64, protocol, source.octets(), backend.octets()).unwrap();
             ip.dont_fragment = true;
-            ip.dscp = (frame.traffic_class >> 2).try_into().unwrap();
-            ip.ecn = (frame.traffic_class & 3).try_into().unwrap();
+            ip.dscp = (traffic_class >> 2).try_into().unwrap();
+            ip.ecn = (traffic_class & 3).try_into().unwrap();
             ip.header_checksum = ip.calc_header_checksum();
             ip.write(&mut bytes).unwrap();
         }
@@ -74,7 +79,7 @@ fn tunnelled(mode: Mode, frame: &Frame, source: &str, backend: &str, left: &[u8]
             bytes.extend([0x86, 0xdd]);
             varying.flow_label = u32::from_be_bytes(left[14..18].try_into().unwrap()) & 0xf_ffff;
             let ip = Ipv6Header {
-                traffic_class: frame.traffic_class,
+                traffic_class,
                 flow_label: Ipv6FlowLabel::try_new(varying.flow_label).unwrap(),
                 payload_length: payload as u16,
                 next_header: protocol,
@@ -106,9 +111,73 @@ fn goes(homes: &mut Homes, mode: Mode, frame: &Frame, backend: &str) -> Varying 
     let source = if backend.starts_with('[') { LB6 } else { LB };
     let outcome = homes.send(frame);
     assert_eq!(outcome.verdict, Verdict::Redirect(EGRESS));
-    let (expected, varying) = tunnelled(mode, frame, source, backend, &outcome.bytes);
+    let (expected, varying) =
+        tunnelled(mode, (&inside(frame), frame.traffic_class), source, backend, &outcome.bytes);
     assert_eq!(hex(&outcome.bytes), hex(&expected));
     varying
+}
+
+/// Sends what is no whole packet of a flow, and expects it to leave as a flow's packets do: `inner` inside.
+fn goes_along(homes: &mut Homes, mode: Mode, sent: &[u8], inner: &[u8], backend: &str) -> Varying {
+    let source = if backend.starts_with('[') { LB6 } else { LB };
+    let outcome = homes.send_bytes(sent);
+    assert_eq!(outcome.verdict, Verdict::Redirect(EGRESS));
+    let (expected, varying) = if mode == Mode::Dsr {
+        let ethertype: [u8; 2] = if inner[0] >> 4 == 4 { [0x08, 0x00] } else { [0x86, 0xdd] };
+        let header = [&BACKEND_MAC[..], &LB_BACKEND_MAC, &ethertype].concat();
+        ([&header, inner].concat(), Varying { flow_label: 0, source_port: 0 })
+    } else {
+        tunnelled(mode, (inner, 0), source, backend, &outcome.bytes)
+    };
+    assert_eq!(hex(&outcome.bytes), hex(&expected));
+    varying
+}
+
+/// The modes, each with the ways that it has.
+fn modes_and_ways() -> impl Iterator<Item = (Mode, (&'static str, &'static str, &'static str))> {
+    let ways = |mode| if mode == Mode::Dsr { &WAYS[..2] } else { &WAYS[..] };
+    [Mode::Dsr, Mode::Ipip, Mode::Gue]
+        .into_iter()
+        .flat_map(move |mode| ways(mode).iter().map(move |way| (mode, *way)))
+}
+
+#[test]
+fn fragments_go_the_way_of_their_flow() {
+    for (mode, (vip, client, backend)) in modes_and_ways() {
+        println!("{mode:?} {vip} {backend}");
+        let mut homes = Homes::new();
+        homes.service(vip, Protocol::UDP, mode, &[backend]);
+        let mut frame = Frame::udp(client, vip);
+        frame.payload = vec![7; 1000];
+        let parts = fragments(&frame, 400, 9);
+        let inside = fragments(&frame.clone().ttl(frame.ttl - 1), 400, 9);
+        let ways: BTreeSet<_> = parts
+            .iter()
+            .zip(&inside)
+            .map(|(part, inside)| goes_along(&mut homes, mode, part, &inside[14..], backend))
+            .collect();
+        assert_eq!(ways.len(), 1, "all of them as the flow: {ways:?}");
+        // One that is larger than its way takes, of which the first has told the sender.
+        homes.change_backend(backend, |backend| backend.mtu = 400);
+        if mode != Mode::Dsr {
+            homes.bytes_end_with(&parts[1], Reason::TooBig);
+        }
+    }
+}
+
+#[test]
+fn an_icmp_error_about_a_backend_s_packet_goes_the_way_of_its_flow_as_it_is() {
+    for (mode, (vip, client, backend)) in modes_and_ways() {
+        println!("{mode:?} {vip} {backend}");
+        let mut homes = Homes::new();
+        homes.service(vip, Protocol::TCP, mode, &[backend]);
+        let router = if vip.starts_with('[') { "2001:db8:9::1" } else { "203.0.113.1" };
+        let to = vip.parse::<SocketAddr>().unwrap().ip().to_string();
+        let error = Icmp::too_big(router, &to, &Frame::tcp(vip, client, ACK), 1000);
+        let inside = Icmp { ttl: error.ttl - 1, ..error.clone() }.bytes();
+        goes_along(&mut homes, mode, &error.bytes(), &inside[14..], backend);
+        homes.bytes_end_with(&Icmp { ttl: 1, ..error }.bytes(), Reason::TtlExpired);
+    }
 }
 
 #[test]
@@ -150,7 +219,8 @@ fn ethernet_s_padding_is_not_counted_into_the_outer_packet() {
     let mut frame = Frame::tcp(CLIENT, VIP, SYN);
     frame.payload.clear();
     let outcome = homes.send_bytes(&[frame.bytes(), vec![0; 6]].concat());
-    let (expected, _) = tunnelled(Mode::Ipip, &frame, LB, BACKEND, &outcome.bytes);
+    let (expected, _) =
+        tunnelled(Mode::Ipip, (&inside(&frame), frame.traffic_class), LB, BACKEND, &outcome.bytes);
     assert_eq!(hex(&outcome.bytes), hex(&[expected, vec![0; 6]].concat()));
 }
 
@@ -190,7 +260,8 @@ fn a_backend_on_a_vlan_gets_its_tag_around_the_outer_packet() {
     for frame in [Frame::tcp(CLIENT, VIP, SYN), Frame::tcp(CLIENT, VIP, SYN).tag(0x88a8, 5).tag(0x8100, 6)] {
         let outcome = homes.send(&frame);
         assert_eq!(outcome.verdict, Verdict::Transmit);
-        let (expected, _) = tunnelled(Mode::Ipip, &frame, LB, BACKEND, &outcome.bytes);
+        let (expected, _) =
+            tunnelled(Mode::Ipip, (&inside(&frame), frame.traffic_class), LB, BACKEND, &outcome.bytes);
         let expected = [&expected[..12], &[0x81, 0, 0, 100], &expected[12..]].concat();
         assert_eq!(hex(&outcome.bytes), hex(&expected));
     }
@@ -228,7 +299,8 @@ fn named_addresses_are_all_used_as_the_outer_source_each_flow_its_own() {
             let frame = Frame::tcp(&format!("203.0.113.5:{port}"), VIP, flags);
             let left = homes.send(&frame).bytes;
             let source = IpAddr::from(<[u8; 4]>::try_from(&left[26..30]).unwrap()).to_string();
-            let (expected, _) = tunnelled(Mode::Ipip, &frame, &source, BACKEND, &left);
+            let (expected, _) =
+                tunnelled(Mode::Ipip, (&inside(&frame), frame.traffic_class), &source, BACKEND, &left);
             assert_eq!(hex(&left), hex(&expected));
             source
         });

@@ -106,6 +106,7 @@ fn everything_but_the_interfaces_has_a_default() {
                 half_open_flows: 262_144,
                 source_ranges: 65_536,
                 source_rates: 65_536,
+                fragments: 8192
             },
             timeouts: Timeouts { tcp_idle: Duration::from_secs(900), udp_idle: Duration::from_secs(60) },
             services: vec![],
@@ -119,7 +120,7 @@ fn every_key_is_read() {
         "interfaces = [\"bond0\"]\nxdp_mode = \"generic\"\nstate_file = \"/s\"\npin_path = \"/p/q\"\n\
          flow_hash_secret = \"{}\"\nsnat_ports = \"2000-3000\"\napi.socket = \"/a\"\nmetrics.listen = \"off\"\n\
          limits = {{ services = 1, backends = 2, slots = 0x400, flows = 2048, half_open_flows = 4096, \
-         source_ranges = 3, source_rates = 4096 }}\n\
+         source_ranges = 3, source_rates = 4096, fragments = 1024 }}\n\
          timeouts = {{ tcp_idle = \"1h 30m\", udp_idle = \"7days\" }}\n\
          [[service]]\nname = \"d\"\nvip = \"[2001:db8::1]:53\"\nprotocol = \"udp\"\nmode = \"nat\"\n\
          backend = [{{ address = \"[2001:db8::2]:5353\", weight = 65535 }}]\n\
@@ -139,6 +140,7 @@ fn every_key_is_read() {
         half_open_flows: 4096,
         source_ranges: 3,
         source_rates: 4096,
+        fragments: 1024,
     };
     assert_eq!(config.limits, limits);
     assert_eq!(config.timeouts.tcp_idle, Duration::from_secs(5400));
@@ -342,6 +344,7 @@ fn top_level_values_have_their_form_and_range() {
         ("limits.services = 0".into(), "limits.services: 0 is out of range; write 1 to 65,536".into()),
         ("limits.backends = -1".into(), "limits.backends: -1 is out of range; write 1 to 1,000,000".into()),
         ("limits.slots = 1023".into(), "limits.slots: 1,023 is out of range; write 1,024 to 268,435,456".into()),
+        ("limits.fragments = 0".into(), "limits.fragments: 0 is out of range; write 1,024 to 1,048,576".into()),
         (
             "limits.flows = 99999999999999999999999".into(),
             "limits.flows: 99999999999999999999999 is out of range; write 1,024 to 67,108,864".into(),

@@ -70,6 +70,7 @@ impl Kernel for InMemory {
             slots: self.lock().slots,
             flows: 1024,
             half_open_flows: 1024,
+            fragments: 1024,
             ..Limits::default()
         };
         Sizes { limits, snat_addresses: 64 }
@@ -172,7 +173,7 @@ struct Daemon {
 const TWO_SERVICES: &str = r#"
 interfaces = ["eth0"]
 state_file = "STATE"
-limits = { services = 16, backends = 64, slots = 100_000, flows = 1024, half_open_flows = 1024 }
+limits = { services = 16, backends = 64, slots = 100_000, flows = 1024, half_open_flows = 1024, fragments = 1024 }
 
 [[service]]
 name = "web"

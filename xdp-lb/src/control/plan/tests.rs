@@ -16,6 +16,7 @@ const LIMITS: Limits = Limits {
     half_open_flows: 1,
     source_ranges: 20,
     source_rates: 1,
+    fragments: 1,
 };
 /// How many ranges a list has, where there is one.
 const LIST: usize = 3;

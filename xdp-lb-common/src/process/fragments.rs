@@ -1,0 +1,152 @@
+//! IP fragments. The first one of a packet has its ports, and is treated as any packet is; what became of it
+//! is noted, and the others go the same way. Fragments that come before their first are not kept.
+
+use super::depart::keeps_addresses;
+use super::rewrite::{check_hops, rewrite_addresses};
+use super::{Context, Scratch, forward, pair};
+use crate::net::Protocol;
+use crate::packet::Packet;
+use crate::parse::Parsed;
+use crate::reason::{Kind, Reason};
+use crate::tables::{BackendState, Fragment, FragmentCourse, FragmentKey, Tables};
+
+/// Seconds for which fragments follow their first: as long as Linux puts them together
+/// (`net.ipv4.ipfrag_time`, and `net.ipv6.ip6frag_time`, which is RFC 8200's).
+const PATIENCE_V4: u32 = 30;
+const PATIENCE_V6: u32 = 60;
+
+/// What all fragments of a packet have in common. IPv6's may differ in what their fragment headers say
+/// to follow (RFC 8200 section 4.5).
+#[inline(always)]
+fn key(parsed: &Parsed) -> FragmentKey {
+    let protocol = if parsed.is_v4 { parsed.key.protocol } else { Protocol(0) };
+    FragmentKey::new(parsed.key.source, parsed.key.destination, parsed.identification, protocol)
+}
+
+/// Notes what became of a first fragment, for those that follow it.
+///
+/// A call of its own in the kernel, not inlined: it is rare, and a program's stack is 512 bytes.
+#[inline(never)]
+pub fn note<T: Tables>(tables: &T, scratch: &mut Scratch, refused: Option<Reason>) {
+    let Scratch { parsed, departure, progress, named, fragment, fragment_key, .. } = scratch;
+    let course = match refused {
+        None if tables.service(&parsed.key.destination_endpoint()).is_some() => FragmentCourse::Forward,
+        None => FragmentCourse::Reply,
+        // Later fragments to no VIP are the host's anyway.
+        Some(reason) if reason.kind() == Kind::Pass && tables.is_vip(&parsed.key.destination) => {
+            FragmentCourse::Host
+        }
+        Some(_) => return,
+    };
+    let now = tables.now();
+    let backend = match course {
+        FragmentCourse::Host => None,
+        FragmentCourse::Forward => {
+            let (Some(service), Some(settings)) =
+                (tables.service(&parsed.key.destination_endpoint()), tables.settings())
+            else {
+                return;
+            };
+            let context = Context { tables, settings, parsed, now, progress, named };
+            forward::find(&context, service).map(|(backend, _)| backend)
+        }
+        FragmentCourse::Reply => match pair::recall(tables, &parsed.key) {
+            Some((record, _)) => Some(record.backend),
+            None => tables.reply(&parsed.key.source_endpoint()).map(|rule| rule.backend),
+        },
+    };
+    *fragment_key = key(parsed);
+    *fragment = Fragment {
+        source: departure.key.source,
+        destination: departure.key.destination,
+        backend: backend.unwrap_or_default(),
+        seen: now,
+        source_port: parsed.key.source_port,
+        destination_port: parsed.key.destination_port,
+        course: course as u8,
+        protocol: parsed.key.protocol,
+        padding: 0,
+        ifindex: departure.ifindex,
+        tags: departure.tags,
+        destination_mac: departure.destination_mac,
+        source_mac: departure.source_mac,
+    };
+    // Where there is no room, the later ones are dropped, and say so.
+    let _ = tables.put_fragment(fragment_key, fragment);
+}
+
+/// How a later fragment goes after its first.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Course {
+    /// To a backend, as it is.
+    Deliver,
+    /// With other addresses.
+    Rewrite,
+}
+
+/// Finds where a later fragment's first went.
+///
+/// Like the step that follows, a call of its own in the kernel, as above.
+#[inline(never)]
+pub fn find<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<Course, Reason> {
+    let Scratch { parsed, departure, fragment, fragment_key, vip, backend: index, .. } = scratch;
+    *fragment_key = key(parsed);
+    let patience = if parsed.is_v4 { PATIENCE_V4 } else { PATIENCE_V6 };
+    if tables.fragment(fragment_key, fragment).is_none()
+        || tables.now().saturating_sub(fragment.seen) > patience
+    {
+        return Err(if tables.is_vip(&parsed.key.destination) {
+            Reason::FragmentWithoutFirst
+        } else {
+            Reason::Fragment
+        });
+    }
+    if fragment.course == FragmentCourse::Host as u8 {
+        return Err(Reason::Fragment);
+    }
+    check_hops(parsed)?;
+    *index = fragment.backend;
+    departure.key.source = fragment.source;
+    departure.key.destination = fragment.destination;
+    departure.ifindex = fragment.ifindex;
+    departure.tags = fragment.tags;
+    departure.source_mac = fragment.source_mac;
+    departure.destination_mac = fragment.destination_mac;
+    if fragment.course == FragmentCourse::Reply as u8 {
+        return Ok(Course::Rewrite);
+    }
+    // With the ports, it is the same flow, and its tunnel the same.
+    parsed.key.source_port = fragment.source_port;
+    parsed.key.destination_port = fragment.destination_port;
+    parsed.key.protocol = fragment.protocol;
+    *vip = parsed.key.destination_endpoint();
+    let service = tables.service(vip).ok_or(Reason::FragmentWithoutFirst)?;
+    let backend = tables.backend(*index).ok_or(Reason::Internal)?;
+    // The place may be another's by now.
+    let is_other = (backend.address != fragment.destination) | (backend.service != service.index);
+    if is_other | (backend.state == BackendState::Vacant as u8) {
+        return Err(Reason::BackendUnusable);
+    }
+    if keeps_addresses(service) {
+        return Ok(Course::Deliver);
+    }
+    if (backend.mtu != 0) & (parsed.ip_length > u32::from(backend.mtu)) {
+        return Err(Reason::TooBig);
+    }
+    Ok(Course::Rewrite)
+}
+
+/// Sends a later fragment off with the addresses that its first left with, and counts it.
+#[inline(never)]
+pub fn send<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &Scratch) -> Result<(), Reason> {
+    let Scratch { parsed, departure, fragment, backend, .. } = scratch;
+    let service = tables.backend(*backend).ok_or(Reason::Internal)?.service;
+    let bytes = packet.length() as u64;
+    rewrite_addresses(packet, parsed, departure)?;
+    if fragment.course == FragmentCourse::Forward as u8 {
+        tables.count_forward(service, *backend, bytes, false);
+    } else {
+        tables.count_reply(service, *backend, bytes);
+    }
+    Ok(())
+}
