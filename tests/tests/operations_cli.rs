@@ -274,7 +274,8 @@ fn every_list_is_a_json_document_with_just_the_fields_that_are_documented() {
     };
     assert_eq!(names(&status["interfaces"]), ["eth0", "eth1"]);
     assert_eq!(status["interfaces"][0]["mode"], "native");
-    assert_eq!(names(&status["tables"]), ["services", "backends", "slots", "flows"]);
+    let tables = ["services", "backends", "slots", "flows", "half_open_flows", "source_ranges"];
+    assert_eq!(names(&status["tables"]), tables);
     assert_eq!(status["tables"][0]["used"], 1);
 
     let services = daemon.cli_json(&["service", "list"]).unwrap();
@@ -343,7 +344,7 @@ fn every_reason_has_a_counter_with_words_and_counts() {
     for counter in counters {
         let (name, meaning) = (counter["name"].as_str().unwrap(), counter["meaning"].as_str().unwrap());
         assert!(meaning.split_whitespace().count() >= 4, "{name}: {meaning:?}");
-        assert!(["drop", "pass"].contains(&counter["verdict"].as_str().unwrap()), "{counter}");
+        assert!(["drop", "pass", "answer"].contains(&counter["verdict"].as_str().unwrap()), "{counter}");
         assert!(table.lines().any(|line| line.contains(&format!(" {name} "))), "{name} is not in:\n{table}");
     }
 
