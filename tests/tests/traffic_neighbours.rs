@@ -76,8 +76,11 @@ fn a_backend_without_a_neighbour_is_unresolved_gets_no_traffic_and_comes_in_when
     let _servers = Mode::ALL.map(|mode| UdpEcho::start(&network.backends[0], port(mode)).unwrap());
     let config = services(Way::ALL.map(|way| {
         let backend = |number| Network::endpoint(way.family, number, port(way.mode));
-        // The second one is not there yet.
-        Service::udp(way, vip(way)).mode(way.mode).backends([backend(1), backend(2)])
+        // The second one is not there yet. It gets new flows at once where all flows are recorded.
+        Service::udp(way, vip(way))
+            .mode(way.mode)
+            .key("flow_tracking = \"always\"")
+            .backends([backend(1), backend(2)])
     }));
     let daemon = Daemon::start(&network.lb, &["eth0", "eth1"], &config).unwrap();
     let second = |way: Way| Network::endpoint(way.family, 2, port(way.mode)).to_string();
