@@ -197,9 +197,9 @@ pub struct BackendView {
     pub origin: Origin,
     /// Recorded flows that live now.
     pub flows: u64,
-    /// Seconds until every flow that it still has from before its slots moved has ended or is among those; absent
+    /// Seconds until every flow that it still has from before its slots moved has ended or is among those; null
     /// where that is so now. A backend that drains in a service of `flow_tracking = "auto"` is the common case.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub flows_known_in_seconds: Option<u64>,
     /// Its traffic.
     pub traffic: TrafficView,
