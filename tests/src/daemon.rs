@@ -54,7 +54,8 @@ impl Daemon {
         let mut command = self.host.command(program);
         command.arg("run").arg("--config").arg(self.config_file());
         let mut process = self.host.spawn_command("xdp-lb", command)?;
-        wait::until("the daemon to answer `xdp-lb status`", Duration::from_secs(20), || {
+        // A kernel that still frees another daemon's tables may take long to make new ones.
+        wait::until("the daemon to answer `xdp-lb status`", Duration::from_secs(90), || {
             if let Some(status) = process.exited()? {
                 bail!("the daemon ended ({status}): {}", process.log().trim());
             }
