@@ -50,7 +50,7 @@ pub fn deliver<P: Packet, T: Tables>(
     tables: &T,
     scratch: &mut Scratch,
 ) -> Result<(), Reason> {
-    let Scratch { parsed, departure, progress, named, backend: index, vip, .. } = scratch;
+    let Scratch { parsed, departure, moment, backend: index, vip, .. } = scratch;
     let bytes = packet.length() as u64;
     let service = look_up(tables, vip).ok_or(Reason::Internal)?;
     let backend = tables.backend(*index).ok_or(Reason::Internal)?;
@@ -58,7 +58,7 @@ pub fn deliver<P: Packet, T: Tables>(
         relay(packet, parsed, departure)?;
     } else {
         let settings = tables.settings().ok_or(Reason::Internal)?;
-        let context = Context { tables, settings, parsed, now: 0, progress, named };
+        let context = Context { tables, settings, parsed, moment };
         encapsulate(packet, &context, service, backend, departure)?;
     }
     tables.count_forward(backend.service, *index, bytes, false);

@@ -1,11 +1,11 @@
 //! From a client to a backend.
 
-use super::Context;
 use super::affinity::{flow_hash, slot_hash};
 use super::depart::depart;
 use super::guard;
 use super::pair::{self, Note};
 use super::rewrite::{Departure, check_hops};
+use super::{Context, Moment};
 use crate::flow::{Direction, ESTABLISHED, PAIRED, advance};
 use crate::hash::FlowHash;
 use crate::headers::{TCP_ACK, TCP_RST, TCP_SYN};
@@ -96,9 +96,9 @@ fn settled<'t, T: Tables>(
     if records_flows(service) {
         return None;
     }
-    if context.named.0 != 0 {
-        let backend = context.tables.backend(*context.named)?;
-        return (backend.shared == 0).then_some((*context.named, backend));
+    if context.moment.named.0 != 0 {
+        let backend = context.tables.backend(context.moment.named)?;
+        return (backend.shared == 0).then_some((context.moment.named, backend));
     }
     let (slot, backend) = owner(context.tables, context.settings, service, &context.parsed.key)?;
     (!slot.is_tracked() && is_up(service, backend) && backend.shared == 0).then(|| (slot.owner(), backend))
@@ -150,12 +150,12 @@ pub fn keeps_flows(service: &Service, backend: &Backend) -> bool {
 /// The course that the flow's record tells, if it still holds; the record notes this packet.
 #[inline(always)]
 fn follow<'t, T: Tables>(context: &Context<'t, T>, service: &Service) -> Option<Course<'t>> {
-    let Context { tables, parsed, now, .. } = *context;
+    let Context { tables, parsed, moment: &Moment { now, .. }, .. } = *context;
     let (record, book) = pair::recall(tables, &parsed.key)?;
     let index = record.backend;
     let backend = tables.backend(index)?;
     // A connection that came from elsewhere before, or another one of the same client.
-    let is_elsewhere = (context.named.0 != 0) & (index != *context.named);
+    let is_elsewhere = (context.moment.named.0 != 0) & (index != context.moment.named);
     if is_elsewhere || !holds(context, &record, service, backend) {
         return None;
     }
@@ -220,7 +220,7 @@ fn holds<T: Tables>(
     // A UDP flow after a long pause is a new one. A SYN again: a retransmission stays with its flow;
     // a client that uses its port for a new connection chooses anew.
     let is_draining = backend.state == BackendState::Draining as u8;
-    record.life.is_live(protocol, context.now, context.settings)
+    record.life.is_live(protocol, context.moment.now, context.settings)
         && !(protocol == Protocol::TCP
             && (record.life.is_closing() || is_draining && record.life.progress() & ESTABLISHED != 0))
 }
@@ -228,7 +228,7 @@ fn holds<T: Tables>(
 /// Chooses a backend for a flow without a record, and records it.
 #[inline(always)]
 fn begin<'t, T: Tables>(context: &Context<'t, T>, service: &Service) -> Result<Course<'t>, Reason> {
-    let Context { tables, parsed, settings, now, progress, .. } = *context;
+    let Context { tables, parsed, settings, moment: &Moment { now, progress, .. } } = *context;
     let key = &parsed.key;
     refuse_own_sender(context)?;
     guard::admit(context, service)?;
@@ -260,7 +260,7 @@ fn begin<'t, T: Tables>(context: &Context<'t, T>, service: &Service) -> Result<C
         // One that holds no more would be found before the new one.
         tables.remove_flow(Book::Flows, key);
     }
-    let progress = if pairs { *progress | PAIRED } else { *progress };
+    let progress = if pairs { progress | PAIRED } else { progress };
     pair::put_forward(tables, key, &source, index, &Note { now, progress, book: Book::HalfOpen })
         .ok_or(Reason::FlowTableFull)?;
     // A flow may have been there before it was recorded: a TCP flow's first packet tells, and for UDP that all are.
@@ -275,9 +275,9 @@ fn choose<'t, T: Tables>(
     service: &Service,
     hash: FlowHash,
 ) -> Result<(BackendIndex, &'t Backend), Reason> {
-    if context.named.0 != 0 {
-        let backend = context.tables.backend(*context.named).ok_or(Reason::Internal)?;
-        return Ok((*context.named, backend));
+    if context.moment.named.0 != 0 {
+        let backend = context.tables.backend(context.moment.named).ok_or(Reason::Internal)?;
+        return Ok((context.moment.named, backend));
     }
     if service.ring_len == 0 {
         return Err(Reason::NoBackend);

@@ -28,7 +28,7 @@ fn key(parsed: &Parsed) -> FragmentKey {
 /// A call of its own in the kernel, not inlined: it is rare, and a program's stack is 512 bytes.
 #[inline(never)]
 pub fn note<T: Tables>(tables: &T, scratch: &mut Scratch, refused: Option<Reason>) {
-    let Scratch { parsed, departure, progress, named, fragment, fragment_key, .. } = scratch;
+    let Scratch { parsed, departure, moment, fragment, fragment_key, .. } = scratch;
     let course = match refused {
         None if tables.service(&parsed.key.destination_endpoint()).is_some() => FragmentCourse::Forward,
         None => FragmentCourse::Reply,
@@ -38,7 +38,7 @@ pub fn note<T: Tables>(tables: &T, scratch: &mut Scratch, refused: Option<Reason
         }
         Some(_) => return,
     };
-    let now = tables.now();
+    moment.now = tables.now();
     let backend = match course {
         FragmentCourse::Host => None,
         FragmentCourse::Forward => {
@@ -47,7 +47,7 @@ pub fn note<T: Tables>(tables: &T, scratch: &mut Scratch, refused: Option<Reason
             else {
                 return;
             };
-            let context = Context { tables, settings, parsed, now, progress, named };
+            let context = Context { tables, settings, parsed, moment };
             forward::find(&context, service).map(|(backend, _)| backend)
         }
         FragmentCourse::Reply => match pair::recall(tables, &parsed.key) {
@@ -60,7 +60,7 @@ pub fn note<T: Tables>(tables: &T, scratch: &mut Scratch, refused: Option<Reason
         source: departure.key.source,
         destination: departure.key.destination,
         backend: backend.unwrap_or_default(),
-        seen: now,
+        seen: moment.now,
         source_port: parsed.key.source_port,
         destination_port: parsed.key.destination_port,
         course: course as u8,

@@ -51,7 +51,7 @@ pub fn about<T: Tables>(tables: &T, scratch: &Scratch) -> Result<About, Reason> 
 /// in the VIP's name itself (`dsr`, `ipip`, `gue`), so that it gets the error as it is.
 #[inline(never)]
 pub fn to_backend<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<bool, Reason> {
-    let Scratch { parsed, quoted, requoted, departure, progress, named, backend: place, vip, .. } = scratch;
+    let Scratch { parsed, quoted, requoted, departure, moment, backend: place, vip, .. } = scratch;
     check_hops(parsed)?;
     let settings = tables.settings().ok_or(Reason::Internal)?;
     *vip = quoted.key.source_endpoint();
@@ -59,8 +59,9 @@ pub fn to_backend<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<bool, 
     // The backend is the one that the client's own packets go to.
     quoted.key = quoted.key.reversed();
     // What is quoted holds no more of a packet than its ports.
-    *named = BackendIndex(0);
-    let context = Context { tables, settings, parsed: quoted, now: tables.now(), progress, named };
+    moment.now = tables.now();
+    moment.named = BackendIndex(0);
+    let context = Context { tables, settings, parsed: quoted, moment };
     let (index, client) = find(&context, service).ok_or(Reason::IcmpWithoutFlow)?;
     quoted.key = quoted.key.reversed();
     *place = index;

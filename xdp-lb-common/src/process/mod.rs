@@ -63,11 +63,20 @@ pub struct Scratch {
     departure: Departure,
     /// What the routing table is asked.
     query: RouteQuery,
-    /// How far a flow has come that begins with this packet.
-    progress: u8,
+    moment: Moment,
     /// Whose the packet's addresses may be.
     roles: u8,
-    /// The backend that the packet's QUIC connection id names; 0: none.
+}
+
+/// What a client's packet brings besides its headers. In the scratch: each value that the verifier knew would be another
+/// way through all that follows.
+#[derive(Default)]
+struct Moment {
+    /// When it came, seconds of the monotonic clock.
+    now: u32,
+    /// How far a flow has come that begins with it.
+    progress: u8,
+    /// The backend that its QUIC connection id names; 0: none.
     named: BackendIndex,
 }
 
@@ -91,16 +100,13 @@ pub fn process<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut S
     }
 }
 
-/// What the steps of one packet's way have in common.
+/// What the steps of one packet's way have in common. It lies on the program's stack under all calls, which have what is
+/// left of 512 bytes, and on kernels before 6.8 in frames rounded up to 32.
 struct Context<'t, T> {
     tables: &'t T,
     settings: &'t Settings,
     parsed: &'t Parsed,
-    now: u32,
-    /// Lies in the scratch, as `named` does: each value that the verifier knew would be another way through all that
-    /// follows.
-    progress: &'t u8,
-    named: &'t BackendIndex,
+    moment: &'t Moment,
 }
 
 #[inline(always)]
@@ -159,15 +165,16 @@ fn leave(scratch: &Scratch) -> Verdict {
 /// Takes a packet of a flow to its departure.
 #[inline(always)]
 fn steer<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Scratch) -> Result<(), Reason> {
-    let Scratch { parsed, departure, query, progress, roles, named, .. } = scratch;
+    let Scratch { parsed, departure, query, moment, roles, .. } = scratch;
     let parsed = &*parsed;
     if *roles & VIP != 0
         && let Some(service) = tables.service(&parsed.key.destination_endpoint())
     {
         let settings = tables.settings().ok_or(Reason::Internal)?;
-        *progress = advance(0, Direction::Forward, parsed.tcp_flags);
-        *named = quic::named(packet, tables, service, parsed);
-        let context = Context { tables, settings, parsed, now: tables.now(), progress, named };
+        moment.now = tables.now();
+        moment.progress = advance(0, Direction::Forward, parsed.tcp_flags);
+        moment.named = quic::named(packet, tables, service, parsed);
+        let context = Context { tables, settings, parsed, moment };
         forward::forward(packet, &context, service, departure)
     } else if *roles & BACKEND != 0
         && let Some(rule) = tables.reply(&parsed.key.source_endpoint())

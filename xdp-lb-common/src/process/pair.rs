@@ -5,7 +5,7 @@
 //!
 //! These functions are calls of their own in the kernel, not inlined: a program's stack is 512 bytes.
 
-use super::Context;
+use super::{Context, Moment};
 use crate::flow::{Direction, Life, PAIRED};
 use crate::hash::FlowHash;
 use crate::net::{Address, Endpoint, Port};
@@ -54,10 +54,12 @@ pub fn put_forward<T: Tables>(
         destination_port: backend.port,
         backend: index,
         life: Life::new(Direction::Forward, note.now, note.progress),
+        // Nobody reads these of a client's packets: the backend's own record has them, and may change. But zeros would be
+        // a call of memset, for which kernels before 6.8 have no stack left.
         tags: Tags::default(),
-        ifindex: 0,
-        destination_mac: Default::default(),
-        source_mac: Default::default(),
+        ifindex: backend.ifindex,
+        destination_mac: backend.destination_mac,
+        source_mac: backend.source_mac,
     };
     tables.put_flow(note.book, key, &record)
 }
@@ -121,7 +123,7 @@ pub fn allocate<T: Tables>(
 /// What the first packet of a flow with a pair of records says.
 #[inline(always)]
 fn first_note<T: Tables>(context: &Context<'_, T>) -> Note {
-    Note { now: context.now, progress: *context.progress | PAIRED, book: Book::HalfOpen }
+    Note { now: context.moment.now, progress: context.moment.progress | PAIRED, book: Book::HalfOpen }
 }
 
 /// What became of a reply's place in the table.
@@ -178,10 +180,10 @@ fn take<T: Tables>(context: &Context<'_, T>, reply: &FlowKey, record: &FlowRecor
 #[inline(always)]
 fn is_taken<T: Tables>(context: &Context<'_, T>, other: &FlowRecord) -> Option<Taken> {
     let key = &context.parsed.key;
-    if is_partner(key, other) || other.life.is_over(key.protocol, context.now, context.settings) {
+    if is_partner(key, other) || other.life.is_over(key.protocol, context.moment.now, context.settings) {
         return None;
     }
-    Some(if other.life.may_yield(context.now) { Taken::Closed } else { Taken::Busy })
+    Some(if other.life.may_yield(context.moment.now) { Taken::Closed } else { Taken::Busy })
 }
 
 /// Puts a reply's record in the place of a closed flow's.
@@ -200,7 +202,7 @@ pub fn promote<T: Tables>(
     progress: u8,
     pairs: bool,
 ) -> Option<()> {
-    let Context { tables, parsed, now, .. } = *context;
+    let Context { tables, parsed, moment: &Moment { now, .. }, .. } = *context;
     let mut note = Note { now, progress, book: Book::Flows };
     if pairs {
         let reply = partner_key(&parsed.key, record);
