@@ -15,8 +15,9 @@ pub struct Options {
     /// Run only the tests that need neither root nor a network.
     #[arg(long)]
     host: bool,
-    /// Run the packet fixtures on other kernels (Debian's 6.1 and 6.12), booted by qemu under emulation.
-    #[arg(long, conflicts_with_all = ["host", "arguments"])]
+    /// Run the packet fixtures on other kernels (Debian's 6.1 and 6.12), booted by qemu under emulation; with words behind
+    /// `--`, those whose names contain one.
+    #[arg(long, conflicts_with = "host")]
     kernels: bool,
     /// Handed to the test programs: words that names must contain, and libtest's options.
     #[arg(last = true)]
@@ -46,7 +47,7 @@ const NETWORK: Suite = Suite {
 /// Builds all, then runs the tests.
 pub fn run_all(options: &Options) -> Result<ExitCode> {
     if options.kernels {
-        return kernels::run_all();
+        return kernels::run_all(&options.arguments);
     }
     if !options.host {
         preflight::check("test").map_err(|error| {

@@ -143,7 +143,8 @@ fn each_of_ten_thousand_services_is_found_until_it_is_removed() {
 
     let start = Instant::now();
     homes.apply(&(0..SERVICES).map(put).collect::<Vec<_>>());
-    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    // Far more than it takes, even on an emulated machine; far less than a search for each would.
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     assert_eq!(homes.kernel.read().unwrap().services, homes.host.services);
     for number in sample() {
         expect(&mut homes, number, Reason::NoBackend);
