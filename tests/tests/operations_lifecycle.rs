@@ -288,6 +288,29 @@ fn a_state_file_that_is_damaged_is_set_aside_and_the_daemon_goes_on_and_says_so(
 }
 
 #[test]
+fn a_state_file_that_was_changed_behind_the_daemons_back_is_set_aside_and_one_that_was_unsealed_is_read() {
+    let mut site = Site::start("state", 2, &web("full-nat", &[1, 2])).unwrap();
+    site.daemon.cli(&["backend", "set-weight", "web", &web_backend(2), "7"]).unwrap();
+    site.daemon.kill().unwrap();
+    let state = site.network.lb.dir().join("state.json");
+    let changed = fs::read_to_string(&state).unwrap().replace("\"weight\": 7", "\"weight\": 9");
+    let weight = |daemon: &Daemon| daemon.cli_json(&["backend", "list"]).unwrap()[1]["weight"].clone();
+    fs::write(&state, &changed).unwrap();
+    site.daemon.run().unwrap();
+    assert_eq!(weight(&site.daemon), 100, "as the file has it");
+    assert!(site.daemon.log().contains("take its line \"checksum\" out"), "{}", site.daemon.log());
+    site.daemon.kill().unwrap();
+    let unsealed: String = changed
+        .lines()
+        .filter(|line| !line.contains("\"checksum\""))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    fs::write(&state, unsealed).unwrap();
+    site.daemon.run().unwrap();
+    assert_eq!(weight(&site.daemon), 9);
+}
+
+#[test]
 fn a_change_that_cannot_be_saved_is_refused_and_not_made() {
     let site = Site::start("state", 2, &web("full-nat", &[1, 2])).unwrap();
     // A folder in its place cannot be replaced by a file.

@@ -12,6 +12,7 @@ use super::effective::{EffectiveBackend, Merge, definition, effective};
 use super::policy::ServerId;
 use super::rules::{validate_backend, validate_service};
 use super::schema::{Backend, Config, Service};
+use super::state::Kept;
 use super::text::counted;
 use super::unknown::{unknown_backend, unknown_service};
 use crate::api::types::{AdminState, BackendPatch, Outcome};
@@ -31,6 +32,12 @@ pub struct Overlay {
     /// Changes to backends, by the name of their service.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) backends: BTreeMap<String, BTreeMap<SocketAddr, BackendChange>>,
+}
+
+impl Kept for Overlay {
+    const NAME: &str = "state file";
+    const LOSS: &str = "the changes made at runtime are not in effect until they are made again, or that file is \
+                        mended and put back";
 }
 
 /// A change to one backend.

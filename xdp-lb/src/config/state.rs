@@ -1,4 +1,8 @@
-//! The state file: the runtime changes, so that they survive a restart.
+//! What the daemon keeps in files, so that it survives a restart: the runtime changes, in the state file, and the
+//! addresses that it added to the host, in another one beside it.
+//!
+//! Such a file carries its checksum: the SHA-256 of its own text, with the checksum's digits left out. A file without one (of
+//! version 1, or one that was edited by hand) is taken as it is.
 
 use std::cmp::Ordering;
 use std::ffi::OsString;
@@ -9,24 +13,33 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
-use super::overlay::Overlay;
-
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const LARGEST: u64 = 256 << 20;
 
-/// Why the runtime changes could not be read.
+/// What is kept in a file.
+pub trait Kept: Default + Serialize + DeserializeOwned {
+    /// What messages call the file.
+    const NAME: &str;
+    /// What is lost with it, in words.
+    const LOSS: &str;
+}
+
+/// Why a file could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// The file is there and makes no sense. It was renamed, so that the next change does not
     /// overwrite it.
-    #[error(
-        "the state file {} {why}; it was set aside as {}: the changes made at runtime are not \
-         in effect until they are made again, or that file is mended and put back", path.display(), set_aside.display()
-    )]
+    #[error("the {name} {} {why}; it was set aside as {}: {loss}", path.display(), set_aside.display())]
     SetAside {
-        /// The state file.
+        /// What it is called.
+        name: &'static str,
+        /// What is lost with it.
+        loss: &'static str,
+        /// The file.
         path: PathBuf,
         /// What is wrong with it.
         why: String,
@@ -35,19 +48,23 @@ pub enum StateError {
     },
     /// A later daemon wrote it. It is as it was.
     #[error(
-        "the state file {} is of version {version}, and this daemon knows version {VERSION}: run the later daemon \
+        "the {name} {} is of version {version}, and this daemon knows version {VERSION}: run the later daemon \
          that wrote it, or move the file away to begin without the changes made at runtime", path.display()
     )]
     Newer {
-        /// The state file.
+        /// What it is called.
+        name: &'static str,
+        /// The file.
         path: PathBuf,
         /// Its version.
         version: u32,
     },
     /// The file could not be read or set aside. It is as it was.
-    #[error("the state file {} {why}: {source}; check its permissions and the disk", path.display())]
+    #[error("the {name} {} {why}: {source}; check its permissions and the disk", path.display())]
     Unreadable {
-        /// The state file.
+        /// What it is called.
+        name: &'static str,
+        /// The file.
         path: PathBuf,
         /// What could not be done.
         why: String,
@@ -77,7 +94,10 @@ enum Unfit {
 #[serde(deny_unknown_fields)]
 struct State<T> {
     version: u32,
-    overlay: T,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    checksum: Option<String>,
+    #[serde(alias = "overlay")]
+    contents: T,
 }
 
 /// Only the version, whatever else a later daemon may have written.
@@ -86,72 +106,72 @@ struct Version {
     version: u32,
 }
 
-/// Reads the runtime changes; none where there is no file.
+/// Reads a file; what is in it by default where there is none.
 ///
 /// # Errors
 /// Where the file makes no sense (then it is set aside, as NAME.corrupt-TIME), is a later daemon's, or
 /// could not be read.
-pub fn read(path: &Path) -> Result<Overlay, StateError> {
+pub fn read<T: Kept>(path: &Path) -> Result<T, StateError> {
     let why = match look(path)? {
-        Ok(overlay) => return Ok(overlay),
+        Ok(contents) => return Ok(contents),
         Err(why) => why,
     };
     let set_aside = set_aside(path).map_err(|source| StateError::Unreadable {
+        name: T::NAME,
         path: path.into(),
         why: format!("{why}, and cannot be renamed"),
         source,
     })?;
-    Err(StateError::SetAside { path: path.into(), why, set_aside })
+    Err(StateError::SetAside { name: T::NAME, loss: T::LOSS, path: path.into(), why, set_aside })
 }
 
-/// Reads the runtime changes and leaves the file alone, whatever is in it: `Err` within says in words what is
+/// Reads a file and leaves it alone, whatever is in it: `Err` within says in words what is
 /// wrong with one that [`read`] would set aside.
 ///
 /// # Errors
 /// Where the file is a later daemon's, or could not be read.
-pub fn look(path: &Path) -> Result<Result<Overlay, String>, StateError> {
+pub fn look<T: Kept>(path: &Path) -> Result<Result<T, String>, StateError> {
     let mut bytes = Vec::new();
     match File::open(path).and_then(|file| file.take(LARGEST + 1).read_to_end(&mut bytes)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Ok(Overlay::default())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Ok(T::default())),
         Err(source) => {
             let why = "cannot be read".into();
-            return Err(StateError::Unreadable { path: path.into(), why, source });
+            return Err(StateError::Unreadable { name: T::NAME, path: path.into(), why, source });
         }
         Ok(_) => {}
     }
     match decode(&bytes) {
-        Ok(overlay) => Ok(Ok(overlay)),
+        Ok(contents) => Ok(Ok(contents)),
         Err(Unfit::Damaged(why)) => Ok(Err(why)),
-        Err(Unfit::Newer(version)) => Err(StateError::Newer { path: path.into(), version }),
+        Err(Unfit::Newer(version)) => Err(StateError::Newer { name: T::NAME, path: path.into(), version }),
     }
 }
 
-/// Writes the runtime changes: whole or not at all, and on the disk unless the answer says otherwise.
+/// Writes a file: whole or not at all, and on the disk unless the answer says otherwise.
 ///
 /// # Errors
 /// Where the directory cannot be made or the file cannot be written; the old file stands then.
-pub fn write(path: &Path, overlay: &Overlay) -> anyhow::Result<Saved> {
-    write_and_sync(path, overlay, |directory| File::open(directory)?.sync_all())
+pub fn write<T: Kept>(path: &Path, contents: &T) -> anyhow::Result<Saved> {
+    write_and_sync(path, contents, |directory| File::open(directory)?.sync_all())
 }
 
-fn write_and_sync(
+fn write_and_sync<T: Kept>(
     path: &Path,
-    overlay: &Overlay,
+    contents: &T,
     sync: impl FnOnce(&Path) -> io::Result<()>,
 ) -> anyhow::Result<Saved> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut text = serde_json::to_vec_pretty(&State { version: VERSION, overlay })?;
-    text.push(b'\n');
+    let text = encode(contents)?;
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(directory)
-        .with_context(|| format!("cannot make the state file's directory {}", directory.display()))?;
+        .with_context(|| format!("cannot make the {}'s directory {}", T::NAME, directory.display()))?;
     let temporary = beside(path, ".new");
-    write_whole(&temporary, &text)
-        .with_context(|| format!("cannot write the state file's successor {}", temporary.display()))?;
+    write_whole(&temporary, text.as_bytes())
+        .with_context(|| format!("cannot write the {}'s successor {}", T::NAME, temporary.display()))?;
     fs::rename(&temporary, path)
-        .with_context(|| format!("cannot put the state file {} in place", path.display()))?;
+        .with_context(|| format!("cannot put the {} {} in place", T::NAME, path.display()))?;
     // From here on the change is made, and a restart finds it.
     Ok(match sync(directory) {
         Ok(()) => Saved::OnDisk,
@@ -162,18 +182,47 @@ fn write_and_sync(
     })
 }
 
-fn decode(bytes: &[u8]) -> Result<Overlay, Unfit> {
+/// The file's text, sealed.
+fn encode<T: Kept>(contents: &T) -> serde_json::Result<String> {
+    let unsealed = State { version: VERSION, checksum: Some(String::new()), contents };
+    let text = serde_json::to_string_pretty(&unsealed)? + "\n";
+    // It stands before whatever an operator could have named so.
+    Ok(text.replacen(UNSEALED, &format!("{}{}\"", &UNSEALED[..UNSEALED.len() - 1], checksum(&text)), 1))
+}
+
+const UNSEALED: &str = "\"checksum\": \"\"";
+
+fn checksum(text: &str) -> String {
+    hex::encode(Sha256::digest(text))
+}
+
+/// Whether the text is what the checksum in it was made of.
+fn is_whole(text: &str, sealed_with: &str) -> bool {
+    checksum(&text.replacen(sealed_with, "", 1)) == sealed_with
+}
+
+fn decode<T: Kept>(bytes: &[u8]) -> Result<T, Unfit> {
     if bytes.len() as u64 > LARGEST {
         return Err(Unfit::Damaged(format!("is larger than {} MiB", LARGEST >> 20)));
     }
-    let broken = |error| Unfit::Damaged(format!("is damaged ({error})"));
-    let Version { version } = serde_json::from_slice(bytes).map_err(broken)?;
+    let broken = |error: &dyn std::fmt::Display| Unfit::Damaged(format!("is damaged ({error})"));
+    let text = std::str::from_utf8(bytes).map_err(|error| broken(&error))?;
+    let Version { version } = serde_json::from_str(text).map_err(|error| broken(&error))?;
     match version.cmp(&VERSION) {
-        Ordering::Greater => Err(Unfit::Newer(version)),
-        Ordering::Less => Err(Unfit::Damaged(format!("is of version {version}, which never was"))),
-        Ordering::Equal => {
-            serde_json::from_slice::<State<Overlay>>(bytes).map(|state| state.overlay).map_err(broken)
+        Ordering::Greater => return Err(Unfit::Newer(version)),
+        Ordering::Less if version == 0 => {
+            return Err(Unfit::Damaged(format!("is of version {version}, which never was")));
         }
+        _ => {}
+    }
+    let state: State<T> = serde_json::from_str(text).map_err(|error| broken(&error))?;
+    match state.checksum {
+        Some(sealed_with) if !is_whole(text, &sealed_with) => Err(Unfit::Damaged(
+            "does not have the contents that its checksum was made of (where it was edited by hand, take its line \
+             \"checksum\" out)"
+                .into(),
+        )),
+        _ => Ok(state.contents),
     }
 }
 
@@ -215,7 +264,11 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::config::{Backend, parse};
+    use crate::config::{Backend, Overlay, parse};
+
+    fn read(path: &Path) -> Result<Overlay, StateError> {
+        super::read(path)
+    }
 
     fn directory() -> TempDir {
         tempfile::tempdir().expect("a directory")
@@ -272,11 +325,16 @@ mod tests {
         let directory = directory();
         let path = directory.path().join("state.json");
         assert_eq!(write(&path, &overlay()).expect("written"), Saved::OnDisk);
+        let text = fs::read_to_string(&path).expect("read");
+        let sealed_with =
+            serde_json::from_str::<State<Overlay>>(&text).expect("read").checksum.expect("sealed");
+        assert_eq!(sealed_with.len(), 64);
         assert_eq!(
-            fs::read_to_string(&path).expect("read"),
+            text.replace(&sealed_with, "CHECKSUM"),
             r#"{
-  "version": 1,
-  "overlay": {
+  "version": 2,
+  "checksum": "CHECKSUM",
+  "contents": {
     "added_services": {
       "dns": {
         "name": "dns",
@@ -344,7 +402,8 @@ mod tests {
 
     #[test]
     fn a_damaged_file_is_set_aside_and_told_and_never_overwrites_an_earlier_one() {
-        let whole = serde_json::to_string(&State { version: VERSION, overlay: overlay() }).expect("printed");
+        let state = State { version: 1, checksum: None, contents: overlay() };
+        let whole = serde_json::to_string(&state).expect("printed");
         let directory = directory();
         let path = directory.path().join("state.json");
         let damaged = [
@@ -367,12 +426,54 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_was_torn_anywhere_or_has_a_bit_flipped_is_set_aside() {
+        let directory = directory();
+        let path = directory.path().join("state.json");
+        assert_eq!(write(&path, &overlay()).expect("written"), Saved::OnDisk);
+        let whole = fs::read(&path).expect("read");
+        let refused = |bytes: &[u8], how: &str| {
+            let refused = matches!(decode::<Overlay>(bytes), Err(Unfit::Damaged(_) | Unfit::Newer(_)));
+            assert!(refused, "{how}: {}", String::from_utf8_lossy(bytes));
+        };
+        for length in 0..whole.len() {
+            refused(&whole[..length], "torn");
+            // A disk that has the length and not the data.
+            let mut zeroed = whole.clone();
+            zeroed[length..].fill(0);
+            refused(&zeroed, "zeroed");
+        }
+        for bit in 0..whole.len() * 8 {
+            let mut flipped = whole.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            refused(&flipped, "flipped");
+        }
+        // Valid in every word, and not what was written.
+        let text = String::from_utf8(whole).expect("text").replace("\"weight\": 7", "\"weight\": 6");
+        fs::write(&path, text).expect("written");
+        let message = read(&path).expect_err("refused").to_string();
+        assert!(
+            message.contains("take its line \"checksum\" out") && message.contains("set aside"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn a_file_of_version_1_and_one_that_was_edited_by_hand_are_read() {
+        let first = State { version: 1, checksum: None, contents: overlay() };
+        let first = serde_json::to_string(&first).expect("printed");
+        assert!(matches!(decode(first.as_bytes()), Ok::<Overlay, _>(read) if read == overlay()));
+        let text = encode(&overlay()).expect("printed");
+        let by_hand: String = text.lines().filter(|line| !line.contains("checksum")).collect();
+        assert!(matches!(decode(by_hand.as_bytes()), Ok::<Overlay, _>(read) if read == overlay()));
+    }
+
+    #[test]
     fn a_later_daemons_file_is_refused_and_stays_where_it_is() {
         let directory = directory();
         let path = directory.path().join("state.json");
-        fs::write(&path, "{\"version\":2,\"overlay\":{},\"more\":1}").expect("written");
+        fs::write(&path, "{\"version\":3,\"overlay\":{},\"more\":1}").expect("written");
         let message = read(&path).expect_err("refused").to_string();
-        assert!(message.contains("is of version 2, and this daemon knows version 1"), "{message}");
+        assert!(message.contains("is of version 3, and this daemon knows version 2"), "{message}");
         assert_eq!(names(&directory), ["state.json"]);
     }
 
@@ -381,7 +482,7 @@ mod tests {
         let directory = directory();
         let path = directory.path().join("state.json");
         fs::write(&path, "{").expect("written");
-        assert!(look(&path).expect("read").expect_err("damaged").contains("is damaged"));
+        assert!(look::<Overlay>(&path).expect("read").expect_err("damaged").contains("is damaged"));
         assert_eq!(names(&directory), ["state.json"]);
     }
 

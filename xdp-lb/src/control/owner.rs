@@ -160,8 +160,8 @@ impl<K: Kernel> Owner<K> {
         let effective = config::effective(&config, &overlay).map_err(|lines| {
             anyhow::anyhow!(
                 "the config file and the changes made at runtime do not go together:\n{}\nmend the config file, or \
-                 take what is named above out of {state_file}, where those changes are kept (or remove that file \
-                 to drop them all), and start again",
+                 take what is named above, and the line \"checksum\", out of {state_file}, where those changes are \
+                 kept (or remove that file to drop them all), and start again",
                 lines.join("\n")
             )
         })?;

@@ -960,7 +960,7 @@ fn the_documentation_is_right() {
     for block in json {
         let state = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(state.path(), block).expect("written");
-        crate::config::state::read(state.path()).expect("a state file");
+        crate::config::state::read::<crate::config::Overlay>(state.path()).expect("a state file");
     }
     for key in TOP_KEYS.iter().chain(SERVICE_KEYS).chain(CHECK_KEYS) {
         let row = format!("| `{key}` |");
