@@ -215,6 +215,7 @@ impl World {
             by_record: 0,
             stateless: 0,
             backend: BackendIndex(index),
+            ..Reply::default()
         });
         if mode == Mode::Nat {
             if reply.stateless == 0 {

@@ -10,7 +10,7 @@ use crate::way::Mode;
 #[derive(Clone, Debug)]
 pub struct Service {
     name: String,
-    vip: SocketAddr,
+    vip: String,
     protocol: &'static str,
     mode: Mode,
     snat_addresses: Vec<IpAddr>,
@@ -25,19 +25,24 @@ const NO_CHECK: &str = r#"{ type = "none" }"#;
 
 impl Service {
     /// A TCP service.
-    pub fn tcp(name: impl fmt::Display, vip: SocketAddr) -> Self {
+    pub fn tcp(name: impl fmt::Display, vip: impl fmt::Display) -> Self {
         Self::new(name, vip, "tcp", TCP_CHECK)
     }
 
     /// A UDP service, without health checks.
-    pub fn udp(name: impl fmt::Display, vip: SocketAddr) -> Self {
+    pub fn udp(name: impl fmt::Display, vip: impl fmt::Display) -> Self {
         Self::new(name, vip, "udp", NO_CHECK)
     }
 
-    fn new(name: impl fmt::Display, vip: SocketAddr, protocol: &'static str, check: &'static str) -> Self {
+    fn new(
+        name: impl fmt::Display,
+        vip: impl fmt::Display,
+        protocol: &'static str,
+        check: &'static str,
+    ) -> Self {
         Self {
             name: name.to_string(),
-            vip,
+            vip: vip.to_string(),
             protocol,
             mode: Mode::FullNat,
             snat_addresses: Vec::new(),

@@ -135,3 +135,37 @@ fn a_backend_that_a_nat_and_a_full_nat_service_share_serves_both_over_tcp_and_ud
         }
     }
 }
+
+#[test]
+fn services_on_ranges_of_ports_and_on_all_keep_the_port_that_a_client_asks_for() {
+    let network = Network::new("ports", 3).unwrap();
+    let mut servers = Vec::new();
+    for host in &network.backends {
+        servers.extend([5000, 5001, 6000].map(|port| TcpEcho::start(host, port).unwrap()));
+    }
+    let name = |number: usize| network.backends[number - 1].name();
+    let mut config = Vec::new();
+    let mut expected = Vec::new();
+    for (family, mode) in [(Family::V4, Mode::FullNat), (Family::V6, Mode::Nat)] {
+        let vip = Network::vip(family);
+        let with = |ports: &str| match vip {
+            IpAddr::V4(vip) => format!("{vip}:{ports}"),
+            IpAddr::V6(vip) => format!("[{vip}]:{ports}"),
+        };
+        for (ports, backend, port) in [("5001", 1, 5000), ("5000-5999", 2, 0), ("*", 3, 0)] {
+            let service = Service::tcp(format!("service-{}", config.len()), with(ports)).mode(mode);
+            let service = if port == 0 {
+                service.check(r#"{ type = "tcp", port = 6000, interval = "500ms", rise = 1, fall = 6 }"#)
+            } else {
+                service
+            };
+            config.push(service.backends([Network::endpoint(family, backend, port)]));
+        }
+        for (port, backend) in [(5001, 1), (5000, 2), (6000, 3)] {
+            expected.push((SocketAddr::new(vip, port), name(backend)));
+        }
+    }
+    let daemon = Daemon::start(&network.lb, &["eth0", "eth1"], &services(config)).unwrap();
+    daemon.wait_until_up().unwrap();
+    assert_all_serve(&network, &expected);
+}

@@ -18,9 +18,9 @@ use crate::rate::Bucket;
 use crate::reason::{REASONS, Reason};
 use crate::slot::Slot;
 use crate::tables::{
-    Backend, BackendIndex, Book, FlowKey, FlowRecord, Fragment, FragmentKey, Inserted, Reply, Route,
-    RouteQuery, ServerKey, Service, ServiceIndex, Settings, SlotIndex, SourceKey, SourceVerdict, Tables,
-    Traffic,
+    Backend, BackendIndex, Book, FlowKey, FlowRecord, Fragment, FragmentKey, Inserted, PortRanges, Reply,
+    Route, RouteQuery, ServerKey, Service, ServiceIndex, Settings, SlotIndex, SourceKey, SourceVerdict,
+    Tables, Traffic,
 };
 
 /// A frame in a buffer.
@@ -134,6 +134,8 @@ pub struct HostTables {
     pub settings: Settings,
     /// `SERVICES`.
     pub services: BTreeMap<Endpoint, Service>,
+    /// `PORT_RANGES`.
+    pub port_ranges: BTreeMap<Endpoint, PortRanges>,
     /// `SLOTS`.
     pub slots: Vec<Slot>,
     /// `BACKENDS`.
@@ -175,6 +177,7 @@ impl HostTables {
             now: 1000,
             settings,
             services: BTreeMap::new(),
+            port_ranges: BTreeMap::new(),
             slots: Vec::new(),
             backends: Vec::new(),
             snat_addresses: Vec::new(),
@@ -231,6 +234,15 @@ impl Tables for HostTables {
 
     fn service(&self, vip: &Endpoint) -> Option<&Service> {
         self.services.get(vip)
+    }
+
+    fn may_have_ranges(&self, vip: &Address) -> bool {
+        let place = Place::of(vip);
+        self.port_ranges.keys().any(|ranged| Place::of(&ranged.address) == place)
+    }
+
+    fn port_ranges(&self, vip: &Endpoint) -> Option<&PortRanges> {
+        self.port_ranges.get(vip)
     }
 
     fn slot(&self, index: SlotIndex) -> Option<Slot> {

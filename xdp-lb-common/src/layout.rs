@@ -4,13 +4,13 @@ use crate::directory::Keyed;
 use crate::net::Endpoint;
 use crate::reason::REASONS;
 use crate::tables::{
-    Backend, FlowKey, FlowRecord, Fragment, FragmentKey, Reply, ServerKey, Service, Settings, SourceKey,
-    Traffic, VlanDevice,
+    Backend, FlowKey, FlowRecord, Fragment, FragmentKey, PortRanges, Reply, ServerKey, Service, Settings,
+    SourceKey, Traffic, VlanDevice,
 };
 
 /// The version of the shared tables' layout; a daemon adopts only pins of its own version. Raise it when
 /// the meaning of a key or value changes.
-const MEANING: u32 = 2;
+const MEANING: u32 = 3;
 
 /// The version of the shared tables' layout: what its bytes mean, and a number that changes with every
 /// size and with the list of reasons, so that nobody has to think of it.
@@ -29,6 +29,7 @@ pub const LAYOUT_VERSION: u32 = {
         size_of::<ServerKey>(),
         size_of::<FragmentKey>(),
         size_of::<Fragment>(),
+        size_of::<PortRanges>(),
         REASONS as usize,
     ];
     let mut number = 0u32;

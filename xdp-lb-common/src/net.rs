@@ -331,14 +331,32 @@ pub struct Endpoint {
     pub port: Port,
     /// The transport protocol.
     pub protocol: Protocol,
-    padding: u8,
+    /// 1: the key of a service on a range of ports, of which `port` is the first; else 0.
+    is_range: u8,
 }
 
 impl Endpoint {
     /// The endpoint of these three.
     #[inline(always)]
     pub const fn new(address: Address, port: Port, protocol: Protocol) -> Self {
-        Self { address, port, protocol, padding: 0 }
+        Self { address, port, protocol, is_range: 0 }
+    }
+
+    /// The key of the service on the range of ports that begins with this one's; never a packet's end.
+    #[inline(always)]
+    pub const fn range(self) -> Self {
+        Self { is_range: 1, ..self }
+    }
+
+    /// Likewise, with another port: 0 stands for all of an address's ports.
+    #[inline(always)]
+    pub const fn with_port(self, port: Port) -> Self {
+        Self { port, ..self }
+    }
+
+    /// Whether it is the key of a service on a range of ports.
+    pub const fn is_range(&self) -> bool {
+        self.is_range != 0
     }
 
     /// The endpoint of a socket address.
@@ -350,7 +368,7 @@ impl Endpoint {
     #[inline(always)]
     pub const fn words(&self) -> [u64; 3] {
         let [high, low] = self.address.words();
-        let rest = (self.port.word() as u64) << 16 | (self.protocol.0 as u64) << 8 | self.padding as u64;
+        let rest = (self.port.word() as u64) << 16 | (self.protocol.0 as u64) << 8 | self.is_range as u64;
         [high, low, rest]
     }
 

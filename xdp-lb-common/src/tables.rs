@@ -92,7 +92,11 @@ pub struct Service {
     /// QUIC: the configuration's number, in the upper three bits of a connection id's first byte.
     pub quic_config: u8,
     /// Unused, 0.
-    pub padding: [u8; 5],
+    pub padding: u8,
+    /// The last port, where its key is that of a range.
+    pub last_port: Port,
+    /// Unused, 0.
+    pub more_padding: [u8; 2],
 }
 
 // With its VIP, a cache line.
@@ -124,7 +128,7 @@ pub struct Backend {
     pub ifindex: u32,
     /// The service that it belongs to.
     pub service: ServiceIndex,
-    /// The port on which it listens.
+    /// The port on which it listens; 0: the one that the client's packets are for.
     pub port: Port,
     /// The VLAN id (IEEE 802.1Q, 1 to 4094) of frames to it; 0 where they carry no tag.
     pub vlan: u16,
@@ -150,16 +154,29 @@ impl Backend {
     pub fn endpoint(&self, protocol: Protocol) -> Endpoint {
         Endpoint::new(self.address, self.port, protocol)
     }
+
+    /// Where packets go that clients send to this endpoint.
+    #[inline(always)]
+    pub fn endpoint_for(&self, vip: &Endpoint) -> Endpoint {
+        Endpoint::new(self.address, self.port_for(vip.port), vip.protocol)
+    }
+
+    /// The port of packets that clients send to this one.
+    #[inline(always)]
+    pub fn port_for(&self, port: Port) -> Port {
+        if self.port.word() == 0 { port } else { self.port }
+    }
 }
 
-/// The value of `REPLIES`, by a backend's endpoint: what to do with a packet that comes from it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+/// The value of `REPLIES`, by a backend's endpoint (port 0: each of its ports that has no entry of its own): what to
+/// do with a packet that comes from it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Reply {
     /// The VIP that replies without a record come from (`nat`; where several share the backend, the one
     /// that had it first).
     pub vip: Address,
-    /// The VIP's port.
+    /// The VIP's port; where it is kept, the first one.
     pub port: Port,
     /// 1: replies may have a flow record, look there first (`full-nat`, or a backend that several
     /// VIPs share).
@@ -168,6 +185,57 @@ pub struct Reply {
     pub stateless: u8,
     /// The backend whose counters a stateless reply goes to.
     pub backend: BackendIndex,
+    /// Where the port is kept: the last one.
+    pub last_port: Port,
+    /// 1: a reply without a record keeps its port, and is one only if that is from `port` to `last_port`.
+    pub keeps_port: u8,
+    /// Unused, 0.
+    pub padding: u8,
+}
+
+impl Reply {
+    /// The port that a reply from this port of the backend leaves with, where it has no record.
+    #[inline(always)]
+    pub fn port_for(&self, port: Port) -> Port {
+        if self.keeps_port != 0 { port } else { self.port }
+    }
+
+    /// Whether what comes from this port of the backend is a reply.
+    #[inline(always)]
+    pub fn is_from(&self, port: Port) -> bool {
+        let number = port.get();
+        (self.keeps_port == 0) | ((self.port.get() <= number) & (number <= self.last_port.get()))
+    }
+}
+
+/// The value of `PORT_RANGES`, by VIP address and protocol (port 0): the ranges of ports on which it has services.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct PortRanges {
+    /// Each its first and its last port (host order), the one that begins highest first, zeroes behind. That of all
+    /// ports begins with 0, so it comes last.
+    pub ranges: [[u16; 2]; Self::MOST],
+}
+
+impl PortRanges {
+    /// How many ranges a VIP address may have for a protocol.
+    pub const LIMIT: usize = 8;
+    /// How many there is room for: the old and the new ones of a change, side by side.
+    pub const MOST: usize = 2 * Self::LIMIT;
+
+    /// The first port of the first range that has this one in it.
+    #[inline(always)]
+    pub fn find(&self, port: Port) -> Option<Port> {
+        let number = i32::from(port.get());
+        let mut found = -1;
+        // Without a branch for each range: the verifier would follow them all.
+        for [first, last] in self.ranges.into_iter().rev() {
+            let (first, last) = (i32::from(first), i32::from(last));
+            let outside = ((number - first) | (last - number)) >> 31;
+            found = found & outside | first & !outside;
+        }
+        u16::try_from(found).ok().map(Port::new)
+    }
 }
 
 /// The key of `FLOWS`: a packet's 5-tuple, as the packet has it.
@@ -612,8 +680,12 @@ pub trait Tables {
     /// Whose an address is, as [`crate::filter`] says: [`crate::filter::VIP`], [`crate::filter::BACKEND`]
     /// or both; where it is nobody's, mostly neither.
     fn roles(&self, address: &Address) -> u8;
-    /// The service at this VIP.
+    /// The service with this key.
     fn service(&self, vip: &Endpoint) -> Option<&Service>;
+    /// Whether an address has ranges of ports; where it has none, mostly not.
+    fn may_have_ranges(&self, vip: &Address) -> bool;
+    /// The ranges of ports of a VIP's address and protocol, its port 0.
+    fn port_ranges(&self, vip: &Endpoint) -> Option<&PortRanges>;
     /// A ring's slot.
     fn slot(&self, index: SlotIndex) -> Option<Slot>;
     /// A backend's record, vacant or not.
@@ -622,7 +694,7 @@ pub trait Tables {
     fn snat_address(&self, place: u32) -> Option<&Address>;
     /// Whether this is the address of some service.
     fn is_vip(&self, address: &Address) -> bool;
-    /// What to do with a packet that comes from this endpoint.
+    /// What to do with a packet that comes from the endpoint with this key.
     fn reply(&self, backend: &Endpoint) -> Option<&Reply>;
 
     /// A flow's record in this book.

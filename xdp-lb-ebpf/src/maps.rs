@@ -5,13 +5,13 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use xdp_lb_common::directory::Keyed;
 use xdp_lb_common::filter::WORDS;
-use xdp_lb_common::net::Address;
+use xdp_lb_common::net::{Address, Endpoint};
 use xdp_lb_common::process::Scratch;
 use xdp_lb_common::rate::Bucket;
 use xdp_lb_common::reason::REASONS;
 use xdp_lb_common::tables::{
-    Backend, FlowKey, FlowRecord, Fragment, FragmentKey, Reply, ServerKey, Service, Settings, SourceKey,
-    Traffic, VlanDevice,
+    Backend, FlowKey, FlowRecord, Fragment, FragmentKey, PortRanges, Reply, ServerKey, Service, Settings,
+    SourceKey, Traffic, VlanDevice,
 };
 
 /// `BPF_F_MMAPABLE` (5.5): the daemon writes without a system call for each word, and the first entry
@@ -28,6 +28,10 @@ pub static SERVICE_PLACES: Array<u64> = Array::with_max_entries(1, MMAPABLE);
 pub static SERVICES: Array<Keyed<Service>> = Array::with_max_entries(1, MMAPABLE);
 #[map]
 pub static VIPS: HashMap<Address, u32> = HashMap::with_max_entries(1, 0);
+#[map]
+pub static RANGED_ADDRESSES: Array<u64> = Array::with_max_entries(WORDS, MMAPABLE);
+#[map]
+pub static PORT_RANGES: HashMap<Endpoint, PortRanges> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
 #[map]
 pub static SLOTS: Array<u64> = Array::with_max_entries(1, MMAPABLE);
 #[map]

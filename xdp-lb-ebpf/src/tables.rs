@@ -16,8 +16,8 @@ use xdp_lb_common::reason::Reason;
 use xdp_lb_common::slot::Slot;
 use xdp_lb_common::tables::{
     Backend, BackendIndex, Book, FlowKey, FlowRecord, Fragment, FragmentKey, Inserted, NeighbourWanted,
-    Reply, Route, RouteQuery, ServerKey, Service, ServiceIndex, Settings, SlotIndex, SourceKey, Tables, Tags,
-    Traffic,
+    PortRanges, Reply, Route, RouteQuery, ServerKey, Service, ServiceIndex, Settings, SlotIndex, SourceKey,
+    Tables, Tags, Traffic,
 };
 
 use crate::maps::*;
@@ -97,6 +97,19 @@ impl Tables for Maps<'_> {
     #[inline(always)]
     fn service(&self, vip: &Endpoint) -> Option<&Service> {
         Directory { words: &SERVICE_PLACES, records: &SERVICES }.find(vip)
+    }
+
+    #[inline(always)]
+    fn may_have_ranges(&self, vip: &Address) -> bool {
+        let place = Place::of(vip);
+        RANGED_ADDRESSES.get(place.word()).is_some_and(|word| place.roles(read(word)) != 0)
+    }
+
+    #[inline(always)]
+    fn port_ranges(&self, vip: &Endpoint) -> Option<&PortRanges> {
+        // SAFETY: the value has no pointers. The daemon replaces it as a whole; should the kernel give the replaced one's
+        // room to another address while this reads it, a first port is found that no service of this address has.
+        unsafe { PORT_RANGES.get(vip) }
     }
 
     #[inline(always)]

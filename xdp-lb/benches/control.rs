@@ -258,6 +258,7 @@ fn wanted(count: u32) -> WantedService {
     let backends = (0..count).map(backend).collect();
     WantedService {
         vip,
+        last_port: vip.port,
         mode: Mode::Nat,
         records_flows: false,
         snat_addresses: Vec::new(),

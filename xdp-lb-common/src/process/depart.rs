@@ -2,8 +2,7 @@
 
 use super::encapsulate::encapsulate;
 use super::rewrite::{Departure, Limit, relay, rewrite};
-use super::{Context, Scratch};
-use crate::net::Endpoint;
+use super::{Context, Scratch, ports};
 use crate::packet::Packet;
 use crate::reason::Reason;
 use crate::tables::{Backend, Mode, Service, Tables};
@@ -52,7 +51,7 @@ pub fn deliver<P: Packet, T: Tables>(
 ) -> Result<(), Reason> {
     let Scratch { parsed, departure, moment, backend: index, vip, .. } = scratch;
     let bytes = packet.length() as u64;
-    let service = look_up(tables, vip).ok_or(Reason::Internal)?;
+    let service = ports::at(tables, vip).ok_or(Reason::Internal)?;
     let backend = tables.backend(*index).ok_or(Reason::Internal)?;
     if service.mode == Mode::Dsr as u8 {
         relay(packet, parsed, departure)?;
@@ -63,9 +62,4 @@ pub fn deliver<P: Packet, T: Tables>(
     }
     tables.count_forward(backend.service, *index, bytes, false);
     Ok(())
-}
-
-#[inline(never)]
-fn look_up<'t, T: Tables>(tables: &'t T, vip: &Endpoint) -> Option<&'t Service> {
-    tables.service(vip)
 }

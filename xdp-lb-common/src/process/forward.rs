@@ -4,6 +4,7 @@ use super::affinity::{flow_hash, slot_hash};
 use super::depart::depart;
 use super::guard;
 use super::pair::{self, Note};
+use super::ports;
 use super::rewrite::{Departure, check_hops};
 use super::{Context, Moment};
 use crate::flow::{Direction, ESTABLISHED, PAIRED, advance};
@@ -47,7 +48,7 @@ pub fn forward<P: Packet, T: Tables>(
     check_hops(context.parsed)?;
     let Course { index, backend, source, is_new } = course(context, service)?;
     let bytes = packet.length() as u64;
-    departure.aim(backend, source);
+    departure.aim(backend, source, &context.parsed.key.destination_endpoint());
     depart(packet, context, service, backend, departure)?;
     context.tables.count_forward(service.index, index, bytes, is_new);
     Ok(())
@@ -129,7 +130,7 @@ fn refuse_own_sender<T: Tables>(context: &Context<'_, T>) -> Result<(), Reason> 
     let sender = parsed.key.source_endpoint();
     let is_ours = sender.protocol == Protocol::UDP
         && tables.roles(&sender.address) != 0
-        && (tables.service(&sender).is_some() || tables.reply(&sender).is_some());
+        && ports::sender_is_ours(tables, &parsed.key);
     if is_ours { Err(Reason::SourceIsOurs) } else { Ok(()) }
 }
 
@@ -209,7 +210,7 @@ fn holds<T: Tables>(
 ) -> bool {
     if !keeps_flows(service, backend)
         || backend.address != record.destination
-        || backend.port != record.destination_port
+        || backend.port_for(context.parsed.key.destination_port) != record.destination_port
     {
         return false;
     }

@@ -3,7 +3,7 @@
 
 use super::depart::keeps_addresses;
 use super::rewrite::{check_hops, rewrite_addresses};
-use super::{Context, Scratch, forward, pair};
+use super::{Context, Scratch, forward, pair, ports};
 use crate::net::Protocol;
 use crate::packet::Packet;
 use crate::parse::Parsed;
@@ -28,9 +28,10 @@ fn key(parsed: &Parsed) -> FragmentKey {
 /// A call of its own in the kernel, not inlined: it is rare, and a program's stack is 512 bytes.
 #[inline(never)]
 pub fn note<T: Tables>(tables: &T, scratch: &mut Scratch, refused: Option<Reason>) {
-    let Scratch { parsed, departure, moment, fragment, fragment_key, .. } = scratch;
+    let Scratch { parsed, departure, moment, fragment, fragment_key, vip, .. } = scratch;
+    *vip = parsed.key.destination_endpoint();
     let course = match refused {
-        None if tables.service(&parsed.key.destination_endpoint()).is_some() => FragmentCourse::Forward,
+        None if ports::at(tables, vip).is_some() => FragmentCourse::Forward,
         None => FragmentCourse::Reply,
         // Later fragments to no VIP are the host's anyway.
         Some(reason) if reason.kind() == Kind::Pass && tables.is_vip(&parsed.key.destination) => {
@@ -42,17 +43,13 @@ pub fn note<T: Tables>(tables: &T, scratch: &mut Scratch, refused: Option<Reason
     let backend = match course {
         FragmentCourse::Host => None,
         FragmentCourse::Forward => {
-            let (Some(service), Some(settings)) =
-                (tables.service(&parsed.key.destination_endpoint()), tables.settings())
-            else {
-                return;
-            };
+            let (Some(service), Some(settings)) = (ports::at(tables, vip), tables.settings()) else { return };
             let context = Context { tables, settings, parsed, moment };
             forward::find(&context, service).map(|(backend, _)| backend)
         }
         FragmentCourse::Reply => match pair::recall(tables, &parsed.key) {
             Some((record, _)) => Some(record.backend),
-            None => tables.reply(&parsed.key.source_endpoint()).map(|rule| rule.backend),
+            None => ports::reply(tables, &parsed.key).map(|rule| rule.backend),
         },
     };
     *fragment_key = key(parsed);
@@ -120,7 +117,7 @@ pub fn find<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<Course, Reas
     parsed.key.destination_port = fragment.destination_port;
     parsed.key.protocol = fragment.protocol;
     *vip = parsed.key.destination_endpoint();
-    let service = tables.service(vip).ok_or(Reason::FragmentWithoutFirst)?;
+    let service = ports::at(tables, vip).ok_or(Reason::FragmentWithoutFirst)?;
     let backend = tables.backend(*index).ok_or(Reason::Internal)?;
     // The place may be another's by now.
     let is_other = (backend.address != fragment.destination) | (backend.service != service.index);

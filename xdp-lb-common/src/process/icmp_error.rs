@@ -9,7 +9,7 @@
 use super::depart::keeps_addresses;
 use super::forward::find;
 use super::rewrite::{Departure, check_hops, ethertype, rewrite_ip, write_ethernet};
-use super::{Context, Scratch, pair, reply};
+use super::{Context, Scratch, pair, ports, reply};
 use crate::checksum::Change;
 use crate::headers::{Ipv4, Ipv6};
 use crate::net::{Be16, Port, Protocol};
@@ -32,15 +32,16 @@ pub enum About {
 /// Like the steps that follow, a call of its own in the kernel, not inlined, and one that leaves what it
 /// finds in the scratch: a program's stack is 512 bytes, and all calls under way share it.
 #[inline(never)]
-pub fn about<T: Tables>(tables: &T, scratch: &Scratch) -> Result<About, Reason> {
-    let Scratch { parsed, quoted, .. } = scratch;
+pub fn about<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<About, Reason> {
+    let Scratch { parsed, quoted, vip, .. } = scratch;
     // An error goes to the sender of the packet that it quotes.
     if parsed.key.destination != quoted.key.source {
         return Err(Reason::NotTcpOrUdp);
     }
-    if tables.service(&quoted.key.source_endpoint()).is_some() {
+    *vip = quoted.key.source_endpoint();
+    if ports::at(tables, vip).is_some() {
         Ok(About::Backend)
-    } else if tables.reply(&quoted.key.destination_endpoint()).is_some() {
+    } else if ports::is_to_backend(tables, &quoted.key) {
         Ok(About::Client)
     } else {
         Err(Reason::NotTcpOrUdp)
@@ -54,8 +55,7 @@ pub fn to_backend<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<bool, 
     let Scratch { parsed, quoted, requoted, departure, moment, backend: place, vip, .. } = scratch;
     check_hops(parsed)?;
     let settings = tables.settings().ok_or(Reason::Internal)?;
-    *vip = quoted.key.source_endpoint();
-    let service = tables.service(vip).ok_or(Reason::Internal)?;
+    let service = ports::at(tables, vip).ok_or(Reason::Internal)?;
     // The backend is the one that the client's own packets go to.
     quoted.key = quoted.key.reversed();
     // What is quoted holds no more of a packet than its ports.
@@ -66,7 +66,7 @@ pub fn to_backend<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<bool, 
     quoted.key = quoted.key.reversed();
     *place = index;
     let backend = tables.backend(index).ok_or(Reason::Internal)?;
-    *requoted = FlowKey::new(backend.endpoint(client.protocol), client);
+    *requoted = FlowKey::new(backend.endpoint_for(&quoted.key.source_endpoint()), client);
     departure.key = requoted.reversed();
     if service.mode != Mode::FullNat as u8 {
         // A backend of `full-nat` need not know a way to anybody but this host; others see who made the error.
@@ -86,7 +86,7 @@ pub fn to_client<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<bool, R
     let Scratch { parsed, quoted, requoted, departure, backend, .. } = scratch;
     check_hops(parsed)?;
     *requoted = quoted.key.reversed();
-    let rule = tables.reply(&requoted.source_endpoint()).ok_or(Reason::Internal)?;
+    let rule = ports::reply(tables, requoted).ok_or(Reason::Internal)?;
     *backend = rule.backend;
     if rule.by_record != 0
         && let Some((record, _)) = pair::recall(tables, requoted)
@@ -98,7 +98,7 @@ pub fn to_client<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<bool, R
         reply::recorded(&record, quoted.key.protocol, departure);
         *requoted = departure.key.reversed();
         Ok(true)
-    } else if rule.stateless != 0 {
+    } else if rule.stateless != 0 && rule.is_from(requoted.source_port) {
         Ok(false)
     } else {
         Err(Reason::NotAReply)
@@ -108,9 +108,9 @@ pub fn to_client<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<bool, R
 /// Likewise, where the routes tell.
 #[inline(never)]
 pub fn to_client_by_route<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<(), Reason> {
-    let Scratch { parsed, quoted, requoted, query, departure, .. } = scratch;
-    let rule = tables.reply(&requoted.source_endpoint()).ok_or(Reason::Internal)?;
-    reply::routed(tables, parsed, rule, quoted.key.source_endpoint(), query, departure)?;
+    let Scratch { parsed, requoted, query, departure, .. } = scratch;
+    let rule = ports::reply(tables, requoted).ok_or(Reason::Internal)?;
+    reply::routed(tables, parsed, rule, requoted, query, departure)?;
     *requoted = departure.key.reversed();
     Ok(())
 }

@@ -10,6 +10,7 @@ mod guard;
 mod icmp;
 mod icmp_error;
 mod pair;
+mod ports;
 mod quic;
 mod reply;
 mod rewrite;
@@ -168,7 +169,7 @@ fn steer<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Scratch
     let Scratch { parsed, departure, query, moment, roles, .. } = scratch;
     let parsed = &*parsed;
     if *roles & VIP != 0
-        && let Some(service) = tables.service(&parsed.key.destination_endpoint())
+        && let Some(service) = ports::service(tables, &parsed.key)
     {
         let settings = tables.settings().ok_or(Reason::Internal)?;
         moment.now = tables.now();
@@ -177,7 +178,7 @@ fn steer<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Scratch
         let context = Context { tables, settings, parsed, moment };
         forward::forward(packet, &context, service, departure)
     } else if *roles & BACKEND != 0
-        && let Some(rule) = tables.reply(&parsed.key.source_endpoint())
+        && let Some(rule) = ports::reply(tables, &parsed.key)
     {
         reply::reply(packet, tables, parsed, rule, query, departure)
     } else {

@@ -51,7 +51,7 @@ pub fn put_forward<T: Tables>(
         source: source.address,
         destination: backend.address,
         source_port: source.port,
-        destination_port: backend.port,
+        destination_port: backend.port_for(key.destination_port),
         backend: index,
         life: Life::new(Direction::Forward, note.now, note.progress),
         // Nobody reads these of a client's packets: the backend's own record has them, and may change. But zeros would be
@@ -96,8 +96,8 @@ pub fn allocate<T: Tables>(
     let count = u32::from(context.settings.snat_port_count).max(1);
     let port_at = |place: u32| Port::new(context.settings.snat_port_first.wrapping_add(place as u16));
     let mut place = hash.reduce(count);
-    let mut reply =
-        FlowKey::new(backend.endpoint(key.protocol), Endpoint::new(*address, key.source_port, key.protocol));
+    let sender = backend.endpoint_for(&key.destination_endpoint());
+    let mut reply = FlowKey::new(sender, Endpoint::new(*address, key.source_port, key.protocol));
     let record = reply_record(context.parsed, index, &first_note(context));
     // A range that is a multiple of the step would be tried at few places only.
     let step = if count.is_multiple_of(PORT_STEP) { 1 } else { PORT_STEP };
@@ -141,7 +141,7 @@ enum Taken {
 pub fn claim<T: Tables>(context: &Context<'_, T>, index: BackendIndex) -> Result<(), Reason> {
     let key = &context.parsed.key;
     let backend = context.tables.backend(index).ok_or(Reason::Internal)?;
-    let reply = FlowKey::new(backend.endpoint(key.protocol), key.source_endpoint());
+    let reply = FlowKey::new(backend.endpoint_for(&key.destination_endpoint()), key.source_endpoint());
     let record = reply_record(context.parsed, index, &first_note(context));
     match take(context, &reply, &record)? {
         Taken::Ours => Ok(()),

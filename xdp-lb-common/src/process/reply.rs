@@ -26,7 +26,7 @@ pub fn reply<P: Packet, T: Tables>(
         recorded(&record, parsed.key.protocol, departure);
         return send(packet, tables, parsed, record.backend, departure);
     }
-    if rule.stateless == 0 {
+    if rule.stateless == 0 || !rule.is_from(parsed.key.source_port) {
         // Passed on, the host would answer with a reset in the client's name. A health check's answer
         // goes to a port of the host's own.
         let settings = tables.settings().ok_or(Reason::Internal)?;
@@ -36,7 +36,7 @@ pub fn reply<P: Packet, T: Tables>(
             Reason::NotAReply
         });
     }
-    routed(tables, parsed, rule, parsed.key.destination_endpoint(), query, departure)?;
+    routed(tables, parsed, rule, &parsed.key, query, departure)?;
     send(packet, tables, parsed, rule.backend, departure)
 }
 
@@ -71,17 +71,18 @@ pub fn recorded(record: &FlowRecord, protocol: Protocol, departure: &mut Departu
 }
 
 /// How a packet of this backend's leaves for a client without a record: in the name of the one VIP that
-/// the backend serves, as the host's routes say.
+/// the backend serves, as the host's routes say. `key`: from the backend to the client.
 #[inline(always)]
 pub fn routed<T: Tables>(
     tables: &T,
     parsed: &Parsed,
     rule: &Reply,
-    client: Endpoint,
+    key: &FlowKey,
     query: &mut RouteQuery,
     departure: &mut Departure,
 ) -> Result<(), Reason> {
-    let vip = Endpoint::new(rule.vip, rule.port, client.protocol);
+    let client = key.destination_endpoint();
+    let vip = Endpoint::new(rule.vip, rule.port_for(key.source_port), client.protocol);
     *query = RouteQuery {
         source: vip,
         destination: client,

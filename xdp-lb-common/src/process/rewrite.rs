@@ -31,11 +31,11 @@ pub struct Limit {
 }
 
 impl Departure {
-    /// Is to this backend, from this source.
+    /// Is to this backend, from this source, for packets to this VIP.
     #[inline(always)]
-    pub fn aim(&mut self, backend: &Backend, source: Endpoint) {
+    pub fn aim(&mut self, backend: &Backend, source: Endpoint, vip: &Endpoint) {
         *self = Self {
-            key: FlowKey::new(source, backend.endpoint(source.protocol)),
+            key: FlowKey::new(source, backend.endpoint_for(vip)),
             ifindex: backend.ifindex,
             tags: Tags::vlan(backend.vlan),
             source_mac: backend.source_mac,

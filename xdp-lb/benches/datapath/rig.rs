@@ -200,6 +200,7 @@ impl Rig {
                     by_record: u8::from(mode == Mode::FullNat),
                     stateless: u8::from(mode == Mode::Nat),
                     backend: index,
+                    ..Reply::default()
                 };
                 writes.push(Write::Reply(backend.endpoint(protocol), reply));
             }

@@ -231,6 +231,7 @@ pub(crate) fn service(name: &str, vip: &str) -> ServiceView {
         new_flow_burst: 0,
         health_check: HealthCheck {
             probe: Probe::Http { path: "/healthz".into(), host: None, status: (200, 399) },
+            port: None,
             interval: Duration::from_secs(1),
             timeout: Duration::from_millis(500),
             rise: 2,

@@ -5,7 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Affinity, FlowTracking, HealthCheck, Mode, Prefix, Protocol, Quic, ServerId, XdpMode};
+use crate::config::{
+    Affinity, FlowTracking, HealthCheck, Mode, Prefix, Protocol, Quic, ServerId, Vip, XdpMode,
+};
 
 /// The daemon on one screen.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -91,7 +93,7 @@ pub struct ServiceView {
     /// Its name.
     pub name: String,
     /// What clients connect to.
-    pub vip: SocketAddr,
+    pub vip: Vip,
     /// TCP or UDP.
     pub protocol: Protocol,
     /// The forwarding mode.

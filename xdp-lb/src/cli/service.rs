@@ -1,6 +1,6 @@
 //! `xdp-lb service`.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use clap::builder::NonEmptyStringValueParser;
 use clap::error::ErrorKind;
@@ -14,7 +14,7 @@ use super::{Cli, backend};
 use crate::api::client::Client;
 use crate::api::types::{MovingView, Origin, ServiceDetailView, ServiceView};
 use crate::config::{
-    self, Affinity, FlowTracking, HealthCheck, Mode, Prefix, Probe, Protocol, Quic, default_weight,
+    self, Affinity, FlowTracking, HealthCheck, Mode, Prefix, Probe, Protocol, Quic, Vip, default_weight,
     parse_endpoint,
 };
 
@@ -49,9 +49,10 @@ pub(super) struct Add {
     /// Its name: 1 to 63 letters, digits, hyphens, underscores or dots
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     name: String,
-    /// The address and port that clients connect to: 192.0.2.10:80, '[2001:db8::10]:80'
-    #[arg(value_parser = parse_endpoint)]
-    vip: SocketAddr,
+    /// The address and port that clients connect to: 192.0.2.10:80, '[2001:db8::10]:80'; or a range of ports,
+    /// 192.0.2.10:5000-5999, or all, '192.0.2.10:*': backends are given port 0 then
+    #[arg(value_parser = str::parse::<Vip>)]
+    vip: Vip,
     /// tcp or udp
     #[arg(long, default_value_t, value_parser = str::parse::<Protocol>)]
     protocol: Protocol,
@@ -105,7 +106,7 @@ pub(super) struct Add {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Health check")]
 struct Check {
-    /// tcp, http, dns or none [default: tcp for a TCP service, none for a UDP one]
+    /// tcp, http, dns or none [default: tcp for a TCP service on one port, else none]
     #[arg(long, value_name = "TYPE")]
     check: Option<String>,
     /// http: the path that is asked for [default: /]
@@ -123,6 +124,9 @@ struct Check {
     /// dns: the record type that is asked for [default: NS for ".", else A]
     #[arg(long, value_name = "TYPE", requires = "check")]
     check_record: Option<String>,
+    /// The port that is checked [default: the backend's]
+    #[arg(long, value_name = "PORT", requires = "check")]
+    check_port: Option<u16>,
     /// The time between two checks [default: 1s]
     #[arg(long, value_name = "TIME", requires = "check")]
     check_interval: Option<String>,
@@ -191,7 +195,7 @@ impl Check {
             ("interval", self.check_interval),
             ("timeout", self.check_timeout),
         ];
-        let numbers = [("rise", self.check_rise), ("fall", self.check_fall)];
+        let numbers = [("port", self.check_port), ("rise", self.check_rise), ("fall", self.check_fall)];
         let mut written = Map::from_iter([("type".to_owned(), Value::from(kind))]);
         written.extend(texts.into_iter().filter_map(|(key, value)| Some((key.into(), value?.into()))));
         written.extend(numbers.into_iter().filter_map(|(key, value)| Some((key.into(), value?.into()))));
@@ -365,8 +369,9 @@ fn check(check: &HealthCheck) -> String {
         }
         Probe::Dns { name, record } => format!("dns {name} {record}"),
     };
+    let port = check.port.map(|port| format!(" on port {port}")).unwrap_or_default();
     let span = |span| humantime::format_duration(span);
     let HealthCheck { rise, fall, .. } = check;
     let (interval, timeout) = (span(check.interval), span(check.timeout));
-    format!("{what}; every {interval}, timeout {timeout}, rise {rise}, fall {fall}")
+    format!("{what}{port}; every {interval}, timeout {timeout}, rise {rise}, fall {fall}")
 }

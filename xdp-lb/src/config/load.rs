@@ -116,7 +116,7 @@ const LIMITS_KEYS: &[&str] = &[
     "fragments",
 ];
 const CHECK_KEYS: &[&str] =
-    &["type", "path", "host", "status", "name", "record", "interval", "timeout", "rise", "fall"];
+    &["type", "path", "host", "status", "name", "record", "port", "interval", "timeout", "rise", "fall"];
 
 /// The config, where enough of it could be read to make one. It is valid if no problem was added.
 fn read_config(root: &DeTable, problems: &mut Problems) -> Option<Config> {
@@ -250,7 +250,7 @@ fn read_timeouts(timeouts: &mut Section) -> Timeouts {
 fn read_service(service: &mut Section) -> ServiceDraft {
     ServiceDraft {
         name: service.required("name", "name = \"web\"", |name| Ok(name.to_owned())),
-        vip: service.required("vip", "vip = \"192.0.2.10:80\"", text::parse_endpoint),
+        vip: service.required("vip", "vip = \"192.0.2.10:80\"", str::parse),
         protocol: service.or_default("protocol", |service, key| service.parsed(key, str::parse)),
         mode: service.or_default("mode", |service, key| service.parsed(key, str::parse)),
         snat_addresses: service.list("snat_addresses", text::address).unwrap_or_default(),
@@ -309,10 +309,12 @@ fn read_check(check: &mut Section) -> Option<HealthCheck> {
     let (path, host, status) = (text("path"), text("host"), text("status"));
     let (name, record) = (text("name"), text("record"));
     let (interval, timeout) = (text("interval"), text("timeout"));
+    let port = check.integer("port", &(1..=u16::MAX));
     let rise = check.integer("rise", &RISE_FALL);
     let fall = check.integer("fall", &RISE_FALL);
     let r#type = check.required("type", "type = \"tcp\"", |text| Ok(text.to_owned()))?;
-    let written = WrittenCheck { r#type, path, host, status, name, record, interval, timeout, rise, fall };
+    let written =
+        WrittenCheck { r#type, path, host, status, name, record, port, interval, timeout, rise, fall };
     match HealthCheck::try_from(written) {
         Ok(check) => Some(check),
         Err(errors) => {

@@ -12,6 +12,7 @@ mod section;
 pub mod state;
 mod text;
 mod unknown;
+mod vip;
 mod written_check;
 
 pub use effective::{Effective, EffectiveBackend, EffectiveService, diff, effective};
@@ -24,3 +25,4 @@ pub use schema::*;
 pub(crate) use text::grouped;
 pub use text::parse_endpoint;
 pub use unknown::{unknown_backend, unknown_service};
+pub use vip::Vip;

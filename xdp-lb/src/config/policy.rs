@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
@@ -12,6 +12,7 @@ use super::place::{Place, Problems};
 use super::rules::within;
 use super::schema::Protocol;
 use super::text::{grouped, quoted};
+use super::vip::Vip;
 
 /// Which flows of a service stay together on one backend. Written `"none"`, `"source"` or `"source/24"`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
@@ -272,7 +273,7 @@ impl GuardsDraft {
         self.allow.len() + self.deny.len()
     }
 
-    pub(super) fn check(&self, vip: Option<SocketAddr>, place: &Place, problems: &mut Problems) {
+    pub(super) fn check(&self, vip: Option<Vip>, place: &Place, problems: &mut Problems) {
         let mut seen = HashMap::new();
         for (key, list) in [("allow", &self.allow), ("deny", &self.deny)] {
             for (index, prefix) in list.iter().enumerate() {

@@ -9,11 +9,13 @@ use std::time::Duration;
 
 use hickory_proto::rr::Name;
 use http::uri::{Authority, PathAndQuery};
+use xdp_lb_common::tables::PortRanges;
 
 use super::place::{Place, Problems};
 use super::policy::{Affinity, GuardsDraft, Quic, ServerId};
 use super::schema::{Backend, FlowTracking, HealthCheck, Limits, Mode, PortRange, Probe, Protocol, Service};
 use super::text::{grouped, print_duration, quoted};
+use super::vip::Vip;
 use crate::api::types::Origin;
 
 /// Checks a service by itself, with its backends.
@@ -45,7 +47,7 @@ pub fn validate_backend(service: &Service, backend: &Backend) -> Result<(), Vec<
 #[derive(Clone, Debug)]
 pub(super) struct ServiceDraft {
     pub name: Option<String>,
-    pub vip: Option<SocketAddr>,
+    pub vip: Option<Vip>,
     pub protocol: Option<Protocol>,
     pub mode: Option<Mode>,
     pub snat_addresses: Vec<Option<IpAddr>>,
@@ -143,13 +145,23 @@ impl ServiceDraft {
             problems.take(&place.key("name"), service_name(name));
         }
         if let Some(vip) = self.vip {
-            problems.take(&place.key("vip"), endpoint(vip));
+            problems.take(&place.key("vip"), served(vip));
             problems.take(&place.key("affinity"), self.affinity.check(vip.is_ipv4()));
         }
         self.check_snat_addresses(place, problems);
         self.guards.check(self.vip, place, problems);
         if let Some(check) = &self.health_check {
-            check_health_check(check, &place.key("health_check"), problems);
+            let place = place.key("health_check");
+            check_health_check(check, &place, problems);
+            if let Some(vip) = self.vip.filter(Vip::is_range)
+                && check.probe != Probe::None
+                && check.port.is_none()
+            {
+                problems.add(
+                    &place.key("port"),
+                    format!("is missing, and the VIP {vip} has more than one port; write port = 8080, the one to check"),
+                );
+            }
         }
         if let Some(Some(quic)) = self.quic {
             quic.check(self.protocol, &place.key("quic"), problems);
@@ -187,11 +199,23 @@ impl ServiceDraft {
         }
         let Some(address) = backend.address else { return };
         let place = place.key("address");
-        if let Err(what) = endpoint(address) {
+        let is_kept = self.vip.is_some_and(|vip| vip.is_range());
+        if let Err(what) = if is_kept { host(address) } else { endpoint(address) } {
             problems.add(&place, what);
             return;
         }
         let Some(vip) = self.vip else { return };
+        if is_kept && address.port() != 0 {
+            problems.add(
+                &place,
+                format!(
+                    "\"{address}\" has port {} and the VIP {vip} more than one, so packets keep theirs; write \"{}\"",
+                    address.port(),
+                    SocketAddr::new(address.ip(), 0),
+                ),
+            );
+            return;
+        }
         if vip.is_ipv4() != address.is_ipv4() && !self.mode.is_some_and(Mode::encapsulates) {
             let family = |ipv4| if ipv4 { "IPv4" } else { "IPv6" };
             problems.add(
@@ -211,7 +235,7 @@ impl ServiceDraft {
                     address.ip()
                 ),
             );
-        } else if vip == address {
+        } else if vip == address.into() || is_kept && vip.ip() == address.ip() {
             problems.add(
                 &place,
                 format!(
@@ -231,6 +255,7 @@ impl ServiceDraft {
         } else if let Some(mode) = self.mode
             && mode.keeps_destination()
             && vip.port() != address.port()
+            && !is_kept
         {
             problems.add(
                 &place,
@@ -361,7 +386,9 @@ pub(super) fn check_together(
     let labels: Vec<String> =
         services.iter().enumerate().map(|(index, service)| service.label(index)).collect();
     let mut names = HashMap::new();
-    let mut vips: HashMap<(SocketAddr, Protocol), usize> = HashMap::new();
+    let mut vips: HashMap<(Vip, Protocol), usize> = HashMap::new();
+    let mut ranges: HashMap<(IpAddr, Protocol), Vec<(Vip, usize)>> = HashMap::new();
+    let mut addresses: HashMap<(IpAddr, Protocol), usize> = HashMap::new();
     let mut snat: HashMap<IpAddr, usize> = HashMap::new();
     let place_of = |index: usize| Place::Root.item("service", index, &labels[index]);
 
@@ -387,6 +414,12 @@ pub(super) fn check_together(
                     ),
                 );
             }
+            addresses.entry((vip.ip(), protocol)).or_insert(index);
+            if vip.is_range() && first == index {
+                let others = ranges.entry((vip.ip(), protocol)).or_default();
+                check_range(vip, others, &labels, &place_of(index).key("vip"), problems);
+                others.push((vip, index));
+            }
         }
         let sees = if service.mode == Some(Mode::FullNat) { &service.snat_addresses[..] } else { &[] };
         for address in sees.iter().flatten() {
@@ -397,7 +430,7 @@ pub(super) fn check_together(
     for (index, service) in services.iter().enumerate() {
         let place = place_of(index);
         if let (Some(vip), Some(ports)) = (service.vip, snat_ports)
-            && ports.contains(vip.port())
+            && vip.meets(ports.first, ports.last)
             && let Some(&other) = snat.get(&vip.ip())
         {
             problems.add(
@@ -414,9 +447,19 @@ pub(super) fn check_together(
         }
         for (number, backend) in service.backends.iter().enumerate() {
             let (Some(address), Some(protocol)) = (backend.address, service.protocol) else { continue };
-            if let Some(&other) = vips.get(&(address, protocol))
+            let in_range = || {
+                let others = ranges.get(&(address.ip(), protocol))?;
+                let other = others.iter().find(|(vip, _)| vip.meets(address.port(), address.port()))?;
+                Some(&other.1)
+            };
+            let other = match address.port() {
+                // Packets to every port that a service has.
+                0 => addresses.get(&(address.ip(), protocol)),
+                _ => vips.get(&(address.into(), protocol)).or_else(in_range),
+            };
+            if let Some(&other) = other
                 && other != index
-                && service.vip != Some(address)
+                && service.vip != Some(address.into())
             {
                 let label = backend.label(number);
                 problems.add(
@@ -492,16 +535,62 @@ fn service_name(name: &str) -> Result<(), String> {
     }
 }
 
+/// The rules for a range of ports beside the others of its address and protocol.
+fn check_range(vip: Vip, others: &[(Vip, usize)], labels: &[String], place: &Place, problems: &mut Problems) {
+    let meets =
+        |other: &&(Vip, usize)| !other.0.has_all_ports() && other.0.meets(vip.port(), vip.last_port());
+    if !vip.has_all_ports()
+        && let Some((other, index)) = others.iter().find(meets)
+    {
+        problems.add(
+            place,
+            format!(
+                "{vip} has ports that {} has, too ({other}), and neither goes before the other; write ranges that do not \
+                 meet",
+                labels[*index]
+            ),
+        );
+    }
+    if others.len() == PortRanges::LIMIT {
+        problems.add(
+            place,
+            format!(
+                "{} has {} ranges of ports already, the most that there may be for an address and protocol; join some, \
+                 or use another address",
+                vip.ip(),
+                PortRanges::LIMIT
+            ),
+        );
+    }
+}
+
+/// An address and ports that clients can send packets to.
+fn served(vip: Vip) -> Result<(), String> {
+    host(vip.first())?;
+    if vip.port() == 0 && !vip.is_range() {
+        let text = vip.to_string();
+        let host = text.strip_suffix('0').unwrap_or(&text);
+        return Err(format!("\"{vip}\" has port 0; write 1 to 65535, or \"{host}*\" for all ports"));
+    }
+    Ok(())
+}
+
 /// An address and port that packets can be sent to.
 fn endpoint(endpoint: SocketAddr) -> Result<(), String> {
+    host(endpoint)?;
+    if endpoint.port() == 0 {
+        return Err(format!("\"{endpoint}\" has port 0; write 1 to 65535"));
+    }
+    Ok(())
+}
+
+/// An address that packets can be sent to, whatever the port.
+fn host(endpoint: SocketAddr) -> Result<(), String> {
     unicast(endpoint.ip(), Some(endpoint.port()))?;
     if let SocketAddr::V6(v6) = endpoint
         && v6.scope_id() != 0
     {
         return Err(format!("\"{endpoint}\" has a scope; write an address that needs none"));
-    }
-    if endpoint.port() == 0 {
-        return Err(format!("\"{endpoint}\" has port 0; write 1 to 65535"));
     }
     Ok(())
 }
@@ -552,6 +641,9 @@ fn check_health_check(check: &HealthCheck, place: &Place, problems: &mut Problem
     }
     for (key, value) in [("rise", check.rise), ("fall", check.fall)] {
         problems.take(&place.key(key), within(value, &RISE_FALL, |number| number.to_string()));
+    }
+    if let Some(port) = check.port {
+        problems.take(&place.key("port"), within(port, &(1..=u16::MAX), |port| port.to_string()));
     }
     match &check.probe {
         Probe::None | Probe::Tcp => {}

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::policy::{Affinity, Prefix, Quic, ServerId, deserialize_ranges};
 use super::text;
+use super::vip::Vip;
 use super::written_check::WrittenCheck;
 
 /// A whole config file.
@@ -114,9 +115,8 @@ pub struct PortRange {
 pub struct Service {
     /// Its name: 1 to 63 letters, digits, `-`, `_` or `.`; no two services share one.
     pub name: String,
-    /// The address and port that clients connect to. No two services share VIP and protocol.
-    #[serde(deserialize_with = "text::deserialize_endpoint")]
-    pub vip: SocketAddr,
+    /// The address and port, or ports, that clients connect to. No two services share VIP and protocol.
+    pub vip: Vip,
     /// TCP or UDP.
     #[serde(default)]
     pub protocol: Protocol,
@@ -150,7 +150,8 @@ pub struct Service {
     /// How many of them it may begin at once, up to 1,000,000; 0: as many as in a second.
     #[serde(default, skip_serializing_if = "is_default")]
     pub new_flow_burst: u32,
-    /// How its backends are checked. Default: a TCP connect every second for TCP, none for UDP.
+    /// How its backends are checked. Default: a TCP connect every second for TCP, none for UDP or where the VIP has
+    /// more than one port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health_check: Option<HealthCheck>,
     /// Its backends.
@@ -213,7 +214,8 @@ pub enum FlowTracking {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Backend {
-    /// Where it listens; of the VIP's family, unless the mode is `ipip` or `gue`.
+    /// Where it listens; of the VIP's family, unless the mode is `ipip` or `gue`. Port 0 where the VIP has more than
+    /// one: packets keep theirs.
     #[serde(deserialize_with = "text::deserialize_endpoint")]
     pub address: SocketAddr,
     /// Its share of new flows relative to the others, 0 to 65,535; 0: none. Default 100.
@@ -241,6 +243,8 @@ pub const fn default_weight() -> u16 {
 pub struct HealthCheck {
     /// What is tried.
     pub probe: Probe,
+    /// The port that is checked, 1 to 65535. Default: the backend's.
+    pub port: Option<u16>,
     /// The time between the starts of two checks, jittered by a tenth. 100 ms to 1 h, default 1 s.
     pub interval: Duration,
     /// How long one check may take. 10 ms up to the interval; default 500 ms, or the interval where
@@ -257,6 +261,7 @@ impl HealthCheck {
     pub const fn new(probe: Probe) -> Self {
         Self {
             probe,
+            port: None,
             interval: Duration::from_secs(1),
             timeout: Duration::from_millis(500),
             rise: 2,
@@ -307,6 +312,9 @@ impl fmt::Display for HealthCheck {
             }
             Probe::Dns { name, record } => write!(f, "dns {name} {record}")?,
         }
+        if let Some(port) = self.port {
+            write!(f, ", port {port}")?;
+        }
         let (interval, timeout) = (text::print_duration(self.interval), text::print_duration(self.timeout));
         write!(f, ", every {interval}, timeout {timeout}, rise {}, fall {}", self.rise, self.fall)
     }
@@ -321,7 +329,7 @@ impl Backend {
 
 impl Service {
     /// A service without backends, with the defaults of everything else.
-    pub fn new(name: impl Into<String>, vip: SocketAddr) -> Self {
+    pub fn new(name: impl Into<String>, vip: Vip) -> Self {
         Self {
             name: name.into(),
             vip,
@@ -340,12 +348,13 @@ impl Service {
         }
     }
 
-    /// Its health check, or the default one: a TCP connect for TCP, none for UDP.
+    /// Its health check, or the default one: a TCP connect for TCP, none for UDP or where the VIP has more than one
+    /// port.
     pub fn check(&self) -> HealthCheck {
         self.health_check.clone().unwrap_or_else(|| {
             HealthCheck::new(match self.protocol {
-                Protocol::Tcp => Probe::Tcp,
-                Protocol::Udp => Probe::None,
+                Protocol::Tcp if !self.vip.is_range() => Probe::Tcp,
+                _ => Probe::None,
             })
         })
     }
@@ -481,8 +490,9 @@ mod tests {
     }
 
     fn check() -> impl Strategy<Value = HealthCheck> {
-        (probe(), 100u64..=3_600_000, 0f64..=1.0, 1u16..=100, 1u16..=100).prop_map(
-            |(probe, interval, part, rise, fall)| HealthCheck {
+        (probe(), prop::option::of(1u16..), 100u64..=3_600_000, 0f64..=1.0, 1u16..=100, 1u16..=100).prop_map(
+            |(probe, port, interval, part, rise, fall)| HealthCheck {
+                port: port.filter(|_| probe != Probe::None),
                 probe,
                 interval: Duration::from_millis(interval),
                 timeout: Duration::from_millis(((interval as f64 * part) as u64).clamp(10, interval)),
@@ -556,7 +566,7 @@ mod tests {
                     deny: ranges.1.into_iter().map(|host| range(v6, 0xc0, host)).collect(),
                     new_flow_rate: rate.0,
                     new_flow_burst: if rate.0 == 0 { 0 } else { rate.1 },
-                    ..Service::new(name, SocketAddr::new(address(v6, 0, 1), port))
+                    ..Service::new(name, SocketAddr::new(address(v6, 0, 1), port).into())
                 },
             )
     }
@@ -622,7 +632,8 @@ mod tests {
             validate_service(&bad).expect_err("refused"),
             [
                 "service \"we b\": name: \"we b\" has ' ' in it; write letters, digits, \"-\", \"_\" and \".\" only",
-                "service \"we b\": vip: \"192.0.2.10:0\" has port 0; write 1 to 65535",
+                "service \"we b\": vip: \"192.0.2.10:0\" has port 0; write 1 to 65535, or \"192.0.2.10:*\" for \
+                 all ports",
                 "service \"we b\": health_check.rise: 0 is out of range; write 1 to 100",
                 "service \"we b\": backend [2001:db8::1]:80: address: \"[2001:db8::1]:80\" is IPv6 and the VIP \
                  192.0.2.10:0 is IPv4; a service and its backends are of one family (but for modes \"ipip\" and \"gue\"), so give the other family a \

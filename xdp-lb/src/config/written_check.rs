@@ -24,6 +24,8 @@ pub(super) struct WrittenCheck {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub record: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<String>,
@@ -74,6 +76,12 @@ impl TryFrom<WrittenCheck> for HealthCheck {
             }
         }
 
+        if kind == "none" && written.port.is_some() {
+            errors.push((
+                "port",
+                "is of no use to a check of type \"none\"; remove it or change the type".into(),
+            ));
+        }
         let mut duration = |key, written: Option<String>, default: Duration| match written {
             Some(written) => text::duration(&written).unwrap_or_else(|what| {
                 errors.push((key, what));
@@ -113,7 +121,7 @@ impl TryFrom<WrittenCheck> for HealthCheck {
         let rise = written.rise.unwrap_or(default.rise);
         let fall = written.fall.unwrap_or(default.fall);
         if errors.is_empty() {
-            Ok(Self { probe, interval, timeout, rise, fall })
+            Ok(Self { probe, port: written.port, interval, timeout, rise, fall })
         } else {
             Err(CheckErrors(errors))
         }
@@ -132,6 +140,7 @@ fn status(text: &str) -> Result<(u16, u16), String> {
 impl From<HealthCheck> for WrittenCheck {
     fn from(check: HealthCheck) -> Self {
         let written = Self {
+            port: check.port,
             interval: Some(text::print_duration(check.interval)),
             timeout: Some(text::print_duration(check.timeout)),
             rise: Some(check.rise),

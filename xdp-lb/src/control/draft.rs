@@ -95,7 +95,12 @@ impl<'a> Draft<'a> {
             };
             self.desired.backends.insert(place, record(index, backend));
             let endpoint = Endpoint::from_socket(backend.address, wanted.vip.protocol);
-            users.entry(endpoint).or_default().push(User { vip: wanted.vip, mode: wanted.mode, place });
+            users.entry(endpoint).or_default().push(User {
+                vip: wanted.vip,
+                last_port: wanted.last_port,
+                mode: wanted.mode,
+                place,
+            });
             if let (Some(_), Some(id)) = (wanted.quic, backend.server_id) {
                 self.desired.quic_servers.insert(ServerKey { service: index, id }, place);
             }
@@ -123,6 +128,7 @@ impl<'a> Draft<'a> {
             quic_config,
             server_id_length,
             options,
+            last_port: if wanted.vip.is_range() { wanted.last_port } else { Port::default() },
             ..Service::default()
         };
         self.desired.services.insert(wanted.vip, service);
@@ -230,29 +236,46 @@ impl<'a> Draft<'a> {
 
     /// What becomes of the packets that the backends send, and which of them several VIPs share.
     fn replies(&mut self, users: &Users) {
-        for (endpoint, users) in users {
-            let nat = || users.iter().filter(|user| user.mode == Mode::Nat);
+        for (endpoint, own) in users {
+            let all: Vec<&User> = own.iter().chain(others(users, endpoint)).collect();
+            let nat = || all.iter().filter(|user| user.mode == Mode::Nat);
             let is_shared = nat().count() > 1;
-            let full_nat = users.iter().any(|user| user.mode == Mode::FullNat);
+            let full_nat = all.iter().any(|user| user.mode == Mode::FullNat);
             // The others' backends answer clients themselves.
             if !full_nat && nat().next().is_none() {
                 continue;
             }
             // Flows from before it was shared have no record: their VIP goes on answering without one.
             let present = self.tables.replies.get(endpoint).filter(|reply| reply.stateless != 0);
+            // A rule of all ports does not stand for the ports that have their own.
+            let speakers = if endpoint.port == ALL_PORTS { own.len() } else { all.len() };
+            let speakers = || all[..speakers].iter().filter(|user| user.mode == Mode::Nat);
             let before = present.and_then(|reply| {
-                nat().find(|user| (user.vip.address, user.vip.port) == (reply.vip, reply.port))
+                speakers().find(|user| (user.vip.address, user.vip.port) == (reply.vip, reply.port))
             });
-            let named = before.or_else(|| nat().next());
+            let named = before.or_else(|| speakers().next());
+            let kept = || all.iter().filter(|user| user.vip.is_range());
+            let (first, last) = match named {
+                Some(user) => (user.vip.port, user.last_port),
+                // No reply goes without a record: every port that may have one.
+                None => (
+                    kept().map(|user| user.vip.port).min_by_key(|port| port.get()).unwrap_or_default(),
+                    kept().map(|user| user.last_port).max_by_key(|port| port.get()).unwrap_or_default(),
+                ),
+            };
+            let keeps_port = named.unwrap_or(&all[0]).vip.is_range();
             let reply = Reply {
                 vip: named.map_or(Address::default(), |user| user.vip.address),
-                port: named.map_or(Port::default(), |user| user.vip.port),
+                port: first,
+                last_port: if keeps_port { last } else { Port::default() },
+                keeps_port: u8::from(keeps_port),
                 by_record: u8::from(is_shared || full_nat),
                 stateless: u8::from(named.is_some()),
                 backend: named.map_or(BackendIndex::default(), |user| user.place),
+                ..Reply::default()
             };
             self.desired.replies.insert(*endpoint, reply);
-            for user in users.iter().filter(|user| is_shared && user.mode == Mode::Nat) {
+            for user in own.iter().filter(|user| is_shared && user.mode == Mode::Nat) {
                 if let Some(backend) = self.desired.backends.get_mut(&user.place) {
                     backend.shared = 1;
                 }
@@ -291,11 +314,26 @@ impl<'a> Draft<'a> {
     }
 }
 
+/// Stands for every port of a backend that keeps its clients' ports.
+const ALL_PORTS: Port = Port::new(0);
+
 /// Who uses a backend's endpoint.
 type Users = BTreeMap<Endpoint, Vec<User>>;
 
+/// Who else may have sent a packet to one of its ports: an endpoint of all ports meets each one, and each one it.
+fn others<'a>(users: &'a Users, endpoint: &Endpoint) -> Vec<&'a User> {
+    let all = endpoint.with_port(ALL_PORTS);
+    if endpoint.port != ALL_PORTS {
+        return users.get(&all).into_iter().flatten().collect();
+    }
+    let of_address = users.range(all..).take_while(|(other, _)| other.address == all.address);
+    let meets = |other: &Endpoint| other.protocol == all.protocol && other.port != ALL_PORTS;
+    of_address.filter(|(other, _)| meets(other)).flat_map(|(_, users)| users).collect()
+}
+
 struct User {
     vip: Endpoint,
+    last_port: Port,
     mode: Mode,
     place: BackendIndex,
 }

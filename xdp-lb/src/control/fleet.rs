@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use xdp_lb_common::net::{Address, Endpoint, Protocol};
+use xdp_lb_common::net::{Address, Endpoint, Port, Protocol};
 use xdp_lb_common::tables::{self as datapath, SourceVerdict};
 
 use super::tables::Tables;
@@ -267,6 +267,7 @@ impl Fleet {
         let snat_addresses = &service.service.snat_addresses;
         WantedService {
             vip: vip(service),
+            last_port: Port::new(service.service.vip.last_port()),
             mode,
             records_flows: records_flows(&service.service),
             snat_addresses: snat_addresses.iter().map(|address| (*address).into()).collect(),
@@ -289,7 +290,9 @@ pub fn vip(service: &EffectiveService) -> Endpoint {
         config::Protocol::Tcp => Protocol::TCP,
         config::Protocol::Udp => Protocol::UDP,
     };
-    Endpoint::from_socket(service.service.vip, protocol)
+    let vip = service.service.vip;
+    let first = Endpoint::from_socket(vip.first(), protocol);
+    if vip.is_range() { first.range() } else { first }
 }
 
 /// The bits of its affinity, of an address as the tables hold it: IPv4 is the last 32 bits of 128.

@@ -155,6 +155,7 @@ impl World {
         tables.backends = vec![Backend::default(); SIZES.limits.backends as usize + 1];
         let wanted = (0..SERVICES.len()).map(|service| WantedService {
             vip: vip(service),
+            last_port: vip(service).port,
             mode: Mode::Nat,
             records_flows: SERVICES[service].1,
             snat_addresses: vec![],

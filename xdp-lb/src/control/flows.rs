@@ -40,8 +40,9 @@ impl<K: Kernel> Owner<K> {
             };
             let client = key.source_endpoint().socket();
             let address = SocketAddr::new(backend.address.into(), backend.port.get());
+            let sent_to = backend.endpoint_for(&key.destination_endpoint()).socket();
             let matches = query.service.as_ref().is_none_or(|wanted| wanted == *name)
-                && query.backend.is_none_or(|wanted| wanted == address)
+                && query.backend.is_none_or(|wanted| wanted == address || wanted == sent_to)
                 && query.client.is_none_or(|wanted| wanted == client.ip());
             if !matches {
                 return false;
@@ -56,7 +57,7 @@ impl<K: Kernel> Owner<K> {
                     },
                     client,
                     vip: key.destination_endpoint().socket(),
-                    backend: address,
+                    backend: sent_to,
                     seen_from: SocketAddr::new(record.source.into(), record.source_port.get()),
                     stage: match (record.life.stage(key.protocol), book) {
                         (Stage::Closing, _) => FlowStage::Closing,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use xdp_lb_common::net::{Address, Endpoint, MacAddress};
+use xdp_lb_common::net::{Address, Endpoint, MacAddress, Port};
 use xdp_lb_common::tables::{Backend, BackendState, Mode, ServerId, SourceVerdict};
 
 use crate::net::NextHop;
@@ -11,8 +11,10 @@ use crate::net::NextHop;
 /// A service as it is wanted.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct WantedService {
-    /// What clients connect to.
+    /// What clients connect to, and the key of its record.
     pub vip: Endpoint,
+    /// Where the key is that of a range: the last port; else the port.
+    pub last_port: Port,
     /// How packets reach the backends.
     pub mode: Mode,
     /// Whether every flow is recorded, not only those of slots that move.
@@ -42,7 +44,7 @@ pub type Sources = BTreeMap<(Address, u8), SourceVerdict>;
 /// A backend as it is wanted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct WantedBackend {
-    /// Where it listens.
+    /// Where it listens; port 0: where clients send to.
     pub address: SocketAddr,
     /// Its share of new flows relative to the others.
     pub weight: u16,

@@ -44,12 +44,12 @@ impl<'a> Count<'a> {
     pub fn take(&mut self, book: Book, key: &FlowKey, record: &FlowRecord) -> bool {
         let Some(backend) = self.tables.backends.get(&record.backend) else { return true };
         let is_reply = record.life.is_reply();
-        let own = if is_reply {
-            (key.source, key.source_port)
+        let (own, vip_port) = if is_reply {
+            ((key.source, key.source_port), record.source_port)
         } else {
-            (record.destination, record.destination_port)
+            ((record.destination, record.destination_port), key.destination_port)
         };
-        if own != (backend.address, backend.port)
+        if own != (backend.address, backend.port_for(vip_port))
             || record.life.is_over(key.protocol, self.now, self.settings)
         {
             return true;

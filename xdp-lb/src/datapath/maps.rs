@@ -21,6 +21,7 @@ use super::addresses::Addresses;
 use super::batch;
 use super::directory::Directory;
 use super::memory::{Records, Words};
+use super::ranges::Ranges;
 use super::vips::Vips;
 use crate::config::Limits;
 
@@ -37,6 +38,7 @@ pub struct Maps {
     pub settings: Array<MapData, Plain<Settings>>,
     pub services: Directory<Service>,
     vips: Vips,
+    ranges: Ranges,
     pub backends: Array<MapData, Plain<Backend>>,
     pub replies: Directory<Reply>,
     addresses: Addresses,
@@ -88,10 +90,13 @@ impl Maps {
         let present = services.keys().map(|vip| (vip.address, VIP));
         let present = present.chain(replies.keys().map(|backend| (backend.address, BACKEND)));
         let addresses = Addresses::new(Words::new(&map("ADDRESSES")?)?, present);
+        let ranged = Words::new(&map("RANGED_ADDRESSES")?)?;
+        let ranges = Ranges::new(map("PORT_RANGES")?, ranged, &services.iter().collect::<Result<Vec<_>>>()?)?;
         let maps = Self {
             settings: map("SETTINGS")?.try_into()?,
             services,
             vips: Vips::new(map("VIPS")?)?,
+            ranges,
             backends: backends.try_into()?,
             replies,
             addresses,
@@ -109,19 +114,22 @@ impl Maps {
         Ok((maps, sizes))
     }
 
-    /// Makes the VIPs' addresses those of the services, whatever an earlier daemon left.
+    /// Makes the VIPs' addresses and ranges those of the services, whatever an earlier daemon left.
     pub fn adopt_vips(&mut self) -> Result<()> {
-        self.vips.adopt(self.services.keys().copied().collect())
+        self.vips.adopt(self.services.keys().copied().collect())?;
+        self.ranges.adopt()
     }
 
     /// Puts services.
     pub fn put_services(&mut self, services: &[(Endpoint, Service)]) -> Result<()> {
         services.iter().try_for_each(|(vip, _)| self.vips.add(*vip))?;
-        put(&mut self.services, &mut self.addresses, VIP, services)
+        put(&mut self.services, &mut self.addresses, VIP, services)?;
+        self.ranges.put(services)
     }
 
     /// Forgets services.
     pub fn remove_services(&mut self, vips: &[Endpoint]) -> Result<()> {
+        self.ranges.remove(vips)?;
         remove(&mut self.services, &mut self.addresses, VIP, vips);
         vips.iter().try_for_each(|vip| self.vips.remove(vip))
     }

@@ -13,6 +13,7 @@ mod maps;
 mod memory;
 mod pins;
 mod program;
+mod ranges;
 mod settings;
 mod vips;
 
@@ -22,4 +23,5 @@ pub use events::Events;
 pub use maps::Sizes;
 pub use pins::unload;
 pub use program::{Attached, Datapath, Options, monotonic_seconds};
+pub use ranges::port_ranges;
 pub use settings::{Policy, hash_keys};

@@ -36,12 +36,14 @@ use crate::control::tables::{SourceRange, Tables, Write};
 pub(super) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/xdp-lb-ebpf.o"));
 
 /// The maps that are pinned: what forwarding needs and what must outlive the daemon.
-const PINNED: [&str; 21] = [
+const PINNED: [&str; 23] = [
     "SETTINGS",
     "ADDRESSES",
     "SERVICE_PLACES",
     "SERVICES",
     "VIPS",
+    "RANGED_ADDRESSES",
+    "PORT_RANGES",
     "SLOTS",
     "BACKENDS",
     "SNAT_ADDRESSES",
@@ -155,6 +157,7 @@ impl Datapath {
             ("SERVICE_PLACES", directory::words(services)),
             ("SERVICES", directory::records(services)),
             ("VIPS", services),
+            ("PORT_RANGES", services),
             // Place 0 stays vacant.
             ("BACKENDS", backends + 1),
             ("SLOTS", slots),

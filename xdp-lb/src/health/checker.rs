@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -167,7 +168,8 @@ async fn check_once(id: &TargetId, check: &HealthCheck, at: Instant, context: &C
     if began.duration_since(at) > check.interval {
         context.warn("checks begin later than their interval asks for: the host is overloaded, or the limit of open files (LimitNOFILE=) is too low for so many backends");
     }
-    let result = probe(id.backend, check).await;
+    let port = check.port.unwrap_or(id.backend.port());
+    let result = probe(SocketAddr::new(id.backend.ip(), port), check).await;
     drop(permit);
     Outcome { began, took: began.elapsed(), result }
 }
@@ -188,8 +190,6 @@ impl Context {
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
-
     use tokio::net::TcpListener;
     use tokio::time::{sleep, timeout, timeout_at};
 
@@ -201,7 +201,14 @@ mod tests {
     const LATE: Duration = Duration::from_millis(150);
 
     fn check(probe: Probe) -> HealthCheck {
-        HealthCheck { probe, interval: INTERVAL, timeout: Duration::from_millis(50), rise: 2, fall: 3 }
+        HealthCheck {
+            probe,
+            port: None,
+            interval: INTERVAL,
+            timeout: Duration::from_millis(50),
+            rise: 2,
+            fall: 3,
+        }
     }
 
     fn target(backend: SocketAddr, check: HealthCheck) -> Target {

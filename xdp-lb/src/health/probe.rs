@@ -81,7 +81,8 @@ pub(super) mod tests {
     /// The words of a check that has 300 ms, or `Ok`.
     pub(in crate::health) async fn check(backend: SocketAddr, probe: Probe) -> Result<(), String> {
         let timeout = Duration::from_millis(300);
-        let check = HealthCheck { probe, interval: Duration::from_secs(1), timeout, rise: 2, fall: 3 };
+        let check =
+            HealthCheck { probe, port: None, interval: Duration::from_secs(1), timeout, rise: 2, fall: 3 };
         let began = Instant::now();
         let result = super::probe(backend, &check).await;
         assert!(began.elapsed() < timeout + Duration::from_millis(200), "it took {:?}", began.elapsed());

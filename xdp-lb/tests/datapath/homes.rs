@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use aya::TestRun as _;
 use aya::programs::{TestRunOptions, Xdp};
-use xdp_lb::config::{Limits, PortRange, Timeouts};
+use xdp_lb::config::{Limits, PortRange, Timeouts, Vip};
 use xdp_lb::control::tables::{SourceRange, Tables, Write};
-use xdp_lb::datapath::{Census, Count, Datapath, Options, Policy, hash_keys};
+use xdp_lb::datapath::{Census, Count, Datapath, Options, Policy, hash_keys, port_ranges};
 use xdp_lb_common::flow::patience;
 use xdp_lb_common::host::{Buffer, HostTables};
 use xdp_lb_common::net::{Address, Endpoint, MacAddress, Port, Protocol};
@@ -42,6 +42,19 @@ pub struct Outcome {
     pub bytes: Vec<u8>,
     /// The reasons that were counted.
     pub counted: Vec<(Reason, u64)>,
+}
+
+/// The key of the service at this VIP, which may have a range of ports.
+pub fn service_key(vip: &str, protocol: Protocol) -> Endpoint {
+    let vip: Vip = vip.parse().unwrap();
+    let first = Endpoint::from_socket(vip.first(), protocol);
+    if vip.is_range() { first.range() } else { first }
+}
+
+fn write_ranges(host: &mut HostTables, vip: &Endpoint) {
+    let key = Endpoint::new(vip.address, Port::new(0), vip.protocol);
+    let ranges = port_ranges(&key, host.services.iter().map(|(vip, service)| (*vip, service.last_port)));
+    host.port_ranges.insert(key, ranges);
 }
 
 /// Both homes.
@@ -129,8 +142,14 @@ impl Homes {
                 Write::RemoveSource(range) => {
                     host.sources.remove(&source(range));
                 }
-                Write::Service(vip, service) => drop(host.services.insert(*vip, *service)),
-                Write::RemoveService(vip) => drop(host.services.remove(vip)),
+                Write::Service(vip, service) => {
+                    host.services.insert(*vip, *service);
+                    write_ranges(host, vip);
+                }
+                Write::RemoveService(vip) => {
+                    host.services.remove(vip);
+                    write_ranges(host, vip);
+                }
             }
         }
     }
@@ -160,7 +179,8 @@ impl Homes {
     pub fn service(&mut self, vip: &str, protocol: Protocol, mode: Mode, backends: &[&str]) -> ServiceIndex {
         let index = ServiceIndex(self.services);
         self.services += 1;
-        let vip = Endpoint::from_socket(vip.parse().unwrap(), protocol);
+        let last_port = Port::new(vip.parse::<Vip>().unwrap().last_port());
+        let vip = service_key(vip, protocol);
         let source = |address: &str| if address.starts_with('[') { "2001:db8:2::2" } else { "198.51.100.2" };
         let owners: Vec<_> =
             backends.iter().map(|address| self.backend(index, address, source(address))).collect();
@@ -173,6 +193,9 @@ impl Homes {
                 by_record: u8::from(mode == Mode::FullNat),
                 stateless: u8::from(mode == Mode::Nat),
                 backend: *backend_index,
+                last_port,
+                keeps_port: u8::from(vip.is_range()),
+                ..Reply::default()
             };
             self.apply(&[Write::Reply(backend.endpoint(protocol), reply)]);
         }
@@ -185,6 +208,7 @@ impl Homes {
             snat_offset: 0,
             snat_len: 0,
             mode: mode as u8,
+            last_port,
             ..Service::default()
         };
         self.apply(&[Write::Slots(record.ring_offset, ring), Write::Service(vip, record)]);
@@ -193,7 +217,7 @@ impl Homes {
 
     /// Changes a service's record.
     pub fn change_service(&mut self, vip: &str, protocol: Protocol, change: impl FnOnce(&mut Service)) {
-        let vip = Endpoint::from_socket(vip.parse().unwrap(), protocol);
+        let vip = service_key(vip, protocol);
         let mut service = self.host.services[&vip];
         change(&mut service);
         self.apply(&[Write::Service(vip, service)]);

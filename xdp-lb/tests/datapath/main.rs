@@ -15,6 +15,7 @@ mod load;
 mod nat;
 mod packets;
 mod passed;
+mod ports;
 mod properties;
 mod quic;
 mod scarce;

@@ -373,7 +373,7 @@ fn a_vip_is_the_address_and_port_of_one_host_on_a_network() {
         ("[2001:db8::10]", "\"[2001:db8::10]\" has no port; write \"[2001:db8::10]:80\""),
         ("192.0.2.10:65536", "\"65536\" is not a port; write 1 to 65535"),
         ("web", "\"web\" is not an address and port; write \"192.0.2.10:80\""),
-        ("192.0.2.10:0", "\"192.0.2.10:0\" has port 0; write 1 to 65535"),
+        ("192.0.2.10:0", "\"192.0.2.10:0\" has port 0; write 1 to 65535, or \"192.0.2.10:*\" for all ports"),
         (
             "0.0.0.0:80",
             "\"0.0.0.0:80\" stands for every address; write the address of one host on the network",
@@ -772,6 +772,78 @@ fn services_do_not_stand_against_each_other() {
     valid(&format!(
         "{SERVICE}snat_addresses = [\"192.0.2.11\"]\n[[service]]\nname = \"b\"\nvip = \"192.0.2.11:443\"\n"
     ));
+}
+
+/// A config of services on these VIPs, each with a backend of its own that keeps the port.
+fn on_ports(vips: &[&str]) -> String {
+    let services = vips.iter().enumerate().map(|(number, vip)| {
+        format!(
+            "[[service]]\nname = \"{number}\"\nvip = \"{vip}\"\n[[service.backend]]\naddress = \"198.51.100.{number}:0\"\n"
+        )
+    });
+    format!("interfaces = [\"eth0\"]\n{}", services.collect::<String>())
+}
+
+#[test]
+fn ranges_of_ports_do_not_meet_and_there_are_few() {
+    let good = ["192.0.2.10:5000-5999", "192.0.2.10:6000-6001", "192.0.2.10:*", "192.0.2.11:5000-5999"];
+    let config = valid(&on_ports(&good));
+    assert_eq!(config.services[2].vip.to_string(), "192.0.2.10:*");
+    assert_eq!(config.services[0].check().probe, Probe::None);
+    let refused_vip = |vips: &[&str], what: &str| {
+        let message = refused(&on_ports(vips));
+        assert!(message.contains(what), "{message}");
+    };
+    refused_vip(
+        &["192.0.2.10:5000-5999", "192.0.2.10:5999-6001"],
+        "service \"1\": vip: 192.0.2.10:5999-6001 has ports that service \"0\" has, too (192.0.2.10:5000-5999), and \
+         neither goes before the other; write ranges that do not meet",
+    );
+    refused_vip(&["192.0.2.10:*", "192.0.2.10:*"], "192.0.2.10:* tcp is the VIP of service \"0\" already");
+    refused_vip(&["192.0.2.10:7-6"], "\"7-6\" is not a range of ports; write the lowest and the highest");
+    refused_vip(&["0.0.0.0:*"], "stands for every address");
+    let vips: Vec<String> =
+        (1..=8).map(|range| format!("192.0.2.10:{range}0-{range}1")).chain(["192.0.2.10:*".into()]).collect();
+    let vips: Vec<&str> = vips.iter().map(String::as_str).collect();
+    valid(&on_ports(&vips[..8]));
+    refused_vip(&vips, "192.0.2.10 has 8 ranges of ports already, the most that there may be");
+}
+
+#[test]
+fn a_service_on_more_than_one_port_keeps_the_port() {
+    let backend =
+        |address: &str| refused(&on_ports(&["192.0.2.10:5000-5999"]).replace("198.51.100.0:0", address));
+    let message = backend("198.51.100.9:8080");
+    assert!(
+        message.contains(
+            "\"198.51.100.9:8080\" has port 8080 and the VIP 192.0.2.10:5000-5999 more than one, so packets keep \
+             theirs; write \"198.51.100.9:0\""
+        ),
+        "{message}"
+    );
+    assert!(backend("192.0.2.10:0").contains("is the VIP of this service"));
+    let alone = refused(&on_ports(&["192.0.2.10:80"]));
+    assert!(alone.contains("\"198.51.100.0:0\" has port 0; write 1 to 65535"), "{alone}");
+    let with = |check: &str| {
+        on_ports(&["192.0.2.10:*"])
+            .replace("[[service.backend]]", &format!("health_check = {check}\n[[service.backend]]"))
+    };
+    let message = refused(&with("{ type = \"tcp\" }"));
+    assert!(
+        message.contains("health_check.port: is missing, and the VIP 192.0.2.10:* has more than one port"),
+        "{message}"
+    );
+    let message = refused(&with("{ type = \"none\", port = 80 }"));
+    assert!(message.contains("health_check.port: is of no use to a check of type \"none\""), "{message}");
+    let config = valid(&with("{ type = \"tcp\", port = 8080 }"));
+    assert_eq!(config.services[0].check().port, Some(8080));
+    let snat = "snat_ports = \"6000-7000\"\n".to_owned()
+        + &on_ports(&["192.0.2.10:5000-6500"])
+            .replace("[[service.backend]]", "snat_addresses = [\"192.0.2.10\"]\n[[service.backend]]");
+    assert!(refused(&snat).contains("is in snat_addresses"));
+    let looping = on_ports(&["192.0.2.10:5000-5999"])
+        + "[[service]]\nname = \"b\"\nvip = \"192.0.2.11:80\"\n[[service.backend]]\naddress = \"192.0.2.10:5500\"\n";
+    assert!(refused(&looping).contains("is the VIP of service \"0\", so its packets would loop"));
 }
 
 #[test]

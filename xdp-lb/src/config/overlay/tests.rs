@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::api::types::Origin;
-use crate::config::{Effective, diff, parse};
+use crate::config::{Effective, Vip, diff, parse};
 
 const FILE: &str = "interfaces = [\"eth0\"]\n\
     [[service]]\nname = \"web\"\nvip = \"192.0.2.10:80\"\n\
@@ -512,10 +512,10 @@ impl Model {
 
     /// Unique VIPs, no backend that is a VIP, and room: what the universe below can break.
     fn holds(&self, config: &Config) -> bool {
-        let vips: BTreeSet<SocketAddr> = self.0.values().map(|(service, _)| service.vip).collect();
+        let vips: BTreeSet<Vip> = self.0.values().map(|(service, _)| service.vip).collect();
         let backends: Vec<&SocketAddr> = self.0.values().flat_map(|(_, backends)| backends.keys()).collect();
         vips.len() == self.0.len()
-            && backends.iter().all(|backend| !vips.contains(backend))
+            && backends.iter().all(|backend| !vips.contains(&Vip::from(**backend)))
             && self.0.len() <= config.limits.services as usize
             && backends.len() <= config.limits.backends as usize
     }
@@ -606,7 +606,7 @@ fn any_service() -> impl Strategy<Value = Service> {
                 .filter(|(address, _)| *address != vip)
                 .map(|(address, weight)| Backend::new(address, weight))
                 .collect(),
-            ..Service::new(name, vip)
+            ..Service::new(name, vip.into())
         },
     )
 }

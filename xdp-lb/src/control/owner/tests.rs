@@ -446,7 +446,7 @@ async fn a_change_that_does_not_fit_is_refused_and_not_saved() {
     daemon.all_up().await;
     let mut service = config::load(&daemon.config_file()).unwrap().services.remove(0);
     service.name = "more".into();
-    service.vip = address("192.0.2.11:80");
+    service.vip = address("192.0.2.11:80").into();
     service.health_check = Some(config::HealthCheck::new(config::Probe::None));
     let refused = daemon.handle.add_service(service).await.unwrap_err();
     assert!(matches!(&refused, Refusal::Conflict(why) if why.contains("limits.slots = 2100")), "{refused}");
@@ -732,7 +732,7 @@ async fn what_a_start_forgets_is_gone_from_the_state_file() {
 async fn a_start_that_the_state_file_contradicts_says_what_to_do_without_a_daemon() {
     let daemon = Daemon::start(TWO_SERVICES);
     let mut service = config::load(&daemon.config_file()).unwrap().services.remove(0);
-    (service.name, service.vip) = ("more".into(), address("192.0.2.11:80"));
+    (service.name, service.vip) = ("more".into(), address("192.0.2.11:80").into());
     daemon.handle.add_service(service).await.unwrap();
     daemon.task.abort();
     let file = format!("{TWO_SERVICES}[[service]]\nname = \"more\"\nvip = \"192.0.2.12:80\"\n");

@@ -238,6 +238,7 @@ fn service(number: u8, mode: Mode, backends: Vec<WantedBackend>) -> WantedServic
     let vip = Endpoint::new(Address::from(IpAddr::from([192, 0, 2, number])), Port::new(80), Protocol::TCP);
     WantedService {
         vip,
+        last_port: vip.port,
         mode,
         records_flows: false,
         snat_addresses: vec![],
@@ -564,5 +565,43 @@ proptest! {
             }
             prop_assert!(planner.plan(&wanted).is_ok_and(|plan| plan.writes.is_empty()), "not at rest");
         }
+    }
+}
+
+/// A service on a range of ports of 192.0.2.`number`, over one backend that keeps the port.
+fn on_range(number: u8, first: u16, last: u16, mode: Mode) -> WantedService {
+    let mut wanted = service(number, mode, up([1]));
+    wanted.backends[0].address.set_port(0);
+    let vip = wanted.vip.with_port(Port::new(first)).range();
+    WantedService { vip, last_port: Port::new(last), ..wanted }
+}
+
+#[test]
+fn a_reply_of_a_backend_that_keeps_the_port_has_the_service_s_range() {
+    let mut planner = Planner::new(Tables::default(), SIZES);
+    let plan = planner.plan(&[on_range(1, 5000, 5999, Mode::Nat)]).unwrap();
+    planner.commit(&plan);
+    let (endpoint, reply) = planner.tables().replies.iter().next().unwrap();
+    assert_eq!(endpoint.port.get(), 0);
+    assert_eq!((reply.port.get(), reply.last_port.get(), reply.keeps_port), (5000, 5999, 1));
+    assert_eq!((reply.stateless, reply.by_record), (1, 0));
+    let (vip, service) = planner.tables().services.iter().next().unwrap();
+    assert!(vip.is_range());
+    assert_eq!(service.last_port.get(), 5999);
+}
+
+#[test]
+fn a_backend_s_port_that_two_vips_may_mean_has_records() {
+    let mut planner = Planner::new(Tables::default(), SIZES);
+    let wanted = [service(1, Mode::Nat, up([1])), on_range(2, 8000, 8999, Mode::Nat)];
+    let plan = planner.plan(&wanted).unwrap();
+    planner.commit(&plan);
+    let tables = planner.tables();
+    assert!(tables.backends.values().all(|backend| backend.shared == 1));
+    let rules: Vec<_> = tables.replies.values().map(|rule| (rule.by_record, rule.stateless)).collect();
+    assert_eq!(rules, [(1, 1), (1, 1)]);
+    for (endpoint, rule) in &tables.replies {
+        let vip = if endpoint.port.get() == 0 { wanted[1].vip } else { wanted[0].vip };
+        assert_eq!((rule.vip, rule.port), (vip.address, vip.port), "{endpoint:?}");
     }
 }
