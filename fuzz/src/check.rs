@@ -9,14 +9,14 @@ use xdp_lb_common::process::{Scratch, Verdict, process};
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::tables::{
     Backend, BackendState, Book, FlowKey, FlowRecord, Fragment, FragmentCourse, FragmentKey, Mode, Route,
-    RouteQuery, Service, Tables, Tags,
+    RouteQuery, Service, SourceVerdict, Tables, Tags,
 };
 
 use crate::decap;
 use crate::dissect::{
     Dissection, Header, TCP, Transport, UDP, address_sum, dissect, error, header, sum, word,
 };
-use crate::world::World;
+use crate::world::{World, server_id_bytes};
 
 /// RST, of TCP's control bits.
 const RST: u8 = 4;
@@ -76,10 +76,60 @@ pub fn send(world: &World, scratch: &mut Scratch, frame: &[u8], ingress: u32) ->
         let same = now.iter().zip(&flows).all(|(now, before)| now.keys().eq(before.keys()));
         assert!(same, "a reset begins no flow");
     }
+    if let Some(arrived) = &arrived {
+        check_source(world, frame, arrived, &outcome);
+    }
     if outcome.is_sent() {
         check_sent(world, frame, ingress, &outcome, &flows);
     }
     outcome
+}
+
+/// That a client is refused where the longest range that it is in says so, and nowhere else.
+fn check_source(world: &World, frame: &[u8], arrived: &Dissection, outcome: &Outcome) {
+    let list = arrived.transport(frame).and_then(|transport| {
+        Some(world.service_at(&key(arrived, &transport).destination_endpoint())?.source_list)
+    });
+    let bits = |address: IpAddr| match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(v6) => v6.to_bits(),
+    };
+    let source = bits(arrived.source);
+    let its = world.tables.sources.iter().filter(|((range, length), _)| {
+        let differs = bits(range.address.into()) ^ source;
+        list == Some(range.scope) && differs.leading_zeros() >= u32::from(*length)
+    });
+    let longest = its.max_by_key(|((_, length), _)| *length);
+    let is_denied = longest.is_some_and(|(_, verdict)| *verdict == SourceVerdict::Deny);
+    if is_denied {
+        assert!(!outcome.is_forwarded(), "who is denied does not get in");
+    } else {
+        assert_ne!(outcome.verdict, Verdict::Drop(Reason::SourceDenied), "who is not denied gets in");
+    }
+}
+
+/// The backend that a packet's connection id names, where that may have packets (draft-ietf-quic-load-balancers-21).
+fn named(world: &World, service: &Service, frame: &[u8], packet: &Dissection) -> Option<usize> {
+    let transport = packet.transport(frame).filter(|_| packet.protocol == UDP)?;
+    let datagram = &frame[packet.l4 + 8..packet.l4 + transport.length];
+    let length = usize::from(service.server_id_length);
+    let id = match *datagram {
+        [first, _, _, _, _, id_length, ref id @ ..] if first & 0x80 != 0 => {
+            (usize::from(id_length) > length).then_some(id)?
+        }
+        [first, ref id @ ..] if first & 0x80 == 0 => id,
+        _ => return None,
+    };
+    let (config, id) = id.split_first()?;
+    // At least 20 bytes are behind a connection id, of which the datapath wants to see as many as it reads.
+    if length == 0 || config >> 5 != service.quic_config || id.len() < 16 {
+        return None;
+    }
+    let place = id[0];
+    let backend = world.tables.backends.get(usize::from(place))?;
+    let keeps = [BackendState::Up as u8, BackendState::Draining as u8].contains(&backend.state);
+    let is_named = backend.service == service.index && id[..length] == server_id_bytes(place)[..length];
+    (keeps && is_named).then_some(usize::from(place))
 }
 
 /// What a record says, as values that can be compared.
@@ -162,12 +212,28 @@ fn check_sent(world: &World, frame: &[u8], ingress: u32, outcome: &Outcome, flow
     }
     let fragment = (before.piece.offset != 0).then(|| followed(world, &before));
     // A packet to a service, a fragment of one, or an error about one from it.
+    let mut flow = None;
     let about = match before.transport(frame) {
         _ if fragment.is_some() => fragment.as_ref().and_then(|first| first.vip),
-        Some(transport) => Some(key(&before, &transport).destination_endpoint()),
+        Some(transport) => {
+            flow = Some(key(&before, &transport));
+            flow.map(|key| key.destination_endpoint())
+        }
         None => quoted_source(frame, &before),
     };
-    if let Some(service) = about.and_then(|vip| world.tables.services.get(&vip))
+    let service = about.and_then(|vip| world.service_at(&vip));
+    if let (Some(service), Some(flow)) = (service, flow)
+        && world.is_coherent
+        && recall(flows, &flow).is_none()
+        && let Some(place) = named(world, service, frame, &before)
+    {
+        let is_named = |backend: &Backend| std::ptr::eq(backend, &raw const world.tables.backends[place]);
+        assert!(
+            goes_to(world, service, &way(ingress, outcome, &after), is_named),
+            "a packet goes to the backend that its connection id names"
+        );
+    }
+    if let Some(service) = service
         && service.mode >= Mode::Dsr as u8
         && !is_echo(frame, &before)
     {
@@ -542,8 +608,12 @@ fn check_course(
     flows: &Flows,
 ) {
     let tables = &world.tables;
-    if let Some(service) = tables.services.get(&came.destination_endpoint()) {
-        let its = |backend: &Backend| backend.endpoint(came.protocol) == sent.destination_endpoint();
+    if let Some(service) = world.service_at(&came.destination_endpoint()) {
+        let its = |backend: &Backend| {
+            // Port 0 keeps the port.
+            let port = if backend.port == Port::default() { came.destination_port } else { backend.port };
+            (backend.address, port) == (sent.destination, sent.destination_port)
+        };
         assert!(
             goes_to(world, service, way, its),
             "a client's packet goes to one of its service's backends that may have packets"
@@ -568,10 +638,8 @@ fn check_course(
         }
         return;
     }
-    let rule = tables
-        .replies
-        .get(&came.source_endpoint())
-        .expect("what is sent on is to a service or from a backend");
+    let rule =
+        world.rule_at(&came.source_endpoint()).expect("what is sent on is to a service or from a backend");
     let record = recall(flows, came).filter(|_| rule.by_record != 0);
     if let Some(record) = record {
         assert!(record.is_reply);
@@ -585,7 +653,13 @@ fn check_course(
         return;
     }
     assert_eq!(sent.destination_endpoint(), came.destination_endpoint());
-    assert_eq!(sent.source_endpoint(), Endpoint::new(rule.vip, rule.port, came.protocol));
+    let own = came.source_port.get();
+    let port = if rule.keeps_port != 0 { own } else { rule.port.get() };
+    assert_eq!(sent.source_endpoint(), Endpoint::new(rule.vip, Port::new(port), came.protocol));
+    assert!(
+        rule.keeps_port == 0 || (rule.port.get()..=rule.last_port.get()).contains(&own),
+        "what comes from a port that is no service's is no reply"
+    );
     let route = tables.route(&RouteQuery {
         source: sent.source_endpoint(),
         destination: sent.destination_endpoint(),

@@ -6,7 +6,7 @@ use arbitrary::{Result, Unstructured};
 use xdp_lb_common::net::{Address, Endpoint, Port, Protocol};
 
 use crate::dissect::{ICMP, ICMPV6, dissect, sum};
-use crate::world::{BACKENDS, CLIENTS, OWN, VIPS, World, address, mac, port, protocol};
+use crate::world::{BACKENDS, CLIENTS, OWN, VIPS, World, address, mac, port, protocol, server_id_bytes};
 
 /// A frame towards the tables' services, from one of their backends, from or to anybody; whole or damaged.
 pub fn any(u: &mut Unstructured<'_>, world: &World) -> Result<Vec<u8>> {
@@ -18,6 +18,7 @@ pub fn any(u: &mut Unstructured<'_>, world: &World) -> Result<Vec<u8>> {
     let mut frame = match u.int_in_range(0..=7)? {
         0 => echo(u, source, destination)?,
         1 => icmp_error(u, world)?,
+        2 => quic(u, world, source, destination)?,
         _ => between(u, source, destination)?,
     };
     damage(u, &mut frame)?;
@@ -91,8 +92,8 @@ fn ends(u: &mut Unstructured<'_>, world: &World) -> Result<(Endpoint, Endpoint)>
     Ok(match u.int_in_range(0..=9)? {
         // To a service.
         0..=4 => {
-            let (vip, _) = u.choose(&world.services)?;
-            (client(u, vip)?, *vip)
+            let (vip, service) = u.choose(&world.services)?;
+            (client(u, vip)?, world.any_port(u, vip, service)?)
         }
         // As a flow that is recorded: either of its halves.
         5 | 6 if !world.flows().is_empty() => {
@@ -102,7 +103,9 @@ fn ends(u: &mut Unstructured<'_>, world: &World) -> Result<(Endpoint, Endpoint)>
         }
         // From a backend.
         7 | 8 => {
-            let backend = u.choose(&world.tables.backends[1..])?.endpoint(protocol(u)?);
+            let backend = u.choose(&world.tables.backends[1..])?;
+            let protocol = protocol(u)?;
+            let backend = world.any_end(u, backend, protocol)?;
             let own = Endpoint::new(address(u, &OWN, !backend.address.is_v4())?, port(u)?, backend.protocol);
             let client = client(u, &backend)?;
             (backend, if u.arbitrary()? { own } else { client })
@@ -125,7 +128,31 @@ fn ends(u: &mut Unstructured<'_>, world: &World) -> Result<(Endpoint, Endpoint)>
 
 /// A whole frame of TCP or UDP from one end to another.
 pub fn between(u: &mut Unstructured<'_>, source: Endpoint, destination: Endpoint) -> Result<Vec<u8>> {
-    let transport = transport(u, source, destination)?;
+    let length = u.int_in_range(0..=40)?;
+    let payload = u.bytes(length.min(u.len()))?;
+    let transport = transport(u, source, destination, payload)?;
+    around(u, source, destination, transport)
+}
+
+/// A packet whose connection id names a backend, or nearly does; where it is for no QUIC service, any other.
+fn quic(u: &mut Unstructured<'_>, world: &World, source: Endpoint, destination: Endpoint) -> Result<Vec<u8>> {
+    let Some(service) = world.service_at(&destination).filter(|service| service.server_id_length != 0) else {
+        return between(u, source, destination);
+    };
+    let place: u8 = u.int_in_range(1..=world.tables.backends.len() as u8)?;
+    let config = if u.ratio(1, 8)? { u.arbitrary()? } else { service.quic_config << 5 };
+    let mut id = vec![config];
+    id.extend(&server_id_bytes(place)[..usize::from(service.server_id_length).min(15)]);
+    let mut payload = if u.arbitrary()? {
+        // A long header: its first byte, the version, and how long the connection id is.
+        vec![0xc3, 0, 0, 0, 1, id.len() as u8]
+    } else {
+        vec![0x43]
+    };
+    payload.extend(id);
+    let rest = if u.ratio(1, 8)? { u.int_in_range(0..=20)? } else { 20 };
+    payload.resize(payload.len() + rest, 7);
+    let transport = transport(u, source, destination, &payload)?;
     around(u, source, destination, transport)
 }
 
@@ -276,10 +303,13 @@ fn hops(u: &mut Unstructured<'_>) -> Result<u8> {
     if u.ratio(1, 8)? { u.arbitrary() } else { Ok(64) }
 }
 
-/// A TCP or UDP header and some payload, the checksum still to be set.
-fn transport(u: &mut Unstructured<'_>, source: Endpoint, destination: Endpoint) -> Result<Vec<u8>> {
-    let length = u.int_in_range(0..=40)?;
-    let payload = u.bytes(length.min(u.len()))?;
+/// A TCP or UDP header and its payload, the checksum still to be set.
+fn transport(
+    u: &mut Unstructured<'_>,
+    source: Endpoint,
+    destination: Endpoint,
+    payload: &[u8],
+) -> Result<Vec<u8>> {
     let is_large = u.ratio(1, 16)?;
     let mut bytes = [source.port.get().to_be_bytes(), destination.port.get().to_be_bytes()].concat();
     if source.protocol == Protocol::TCP {

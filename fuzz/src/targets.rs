@@ -138,11 +138,11 @@ fn forth_and_back(
     };
     let is_new = world.flows().iter().all(|(key, _)| *key != came.key);
     let there = send(world, scratch, frame, ingress);
-    let Some(service) = world.tables.services.get(&came.key.destination_endpoint()) else { return Ok(()) };
+    let Some(service) = world.service_at(&came.key.destination_endpoint()) else { return Ok(()) };
     let is_two_way = service.mode == Mode::FullNat as u8 || service.mode == Mode::Nat as u8;
     // A TCP packet in the name of a VIP or a backend is forged: replies to it are not a client's.
     let sender = came.key.source_endpoint();
-    let is_forged = world.tables.services.contains_key(&sender) || world.tables.replies.contains_key(&sender);
+    let is_forged = world.service_at(&sender).is_some() || world.rule_at(&sender).is_some();
     if !there.is_forwarded() || is_forged || !is_two_way || !world.is_coherent {
         return Ok(());
     }

@@ -9,8 +9,8 @@ use xdp_lb_common::host::HostTables;
 use xdp_lb_common::net::{Address, Endpoint, MacAddress, Port, Protocol};
 use xdp_lb_common::slot::Slot;
 use xdp_lb_common::tables::{
-    Backend, BackendIndex, Book, FlowKey, FlowRecord, Mode, RECORDS_FLOWS, Reply, Route, Service,
-    ServiceIndex, Settings, SlotIndex, Tags,
+    Backend, BackendIndex, Book, FlowKey, FlowRecord, Mode, RECORDS_FLOWS, Reply, Route, ServerId, ServerKey,
+    Service, ServiceIndex, Settings, SlotIndex, SourceKey, SourceVerdict, Tags,
 };
 
 /// Few of each, so that what is made of them meets: VIPs, backends, clients, the load balancer's own.
@@ -25,6 +25,9 @@ pub const CLIENTS: [[&str; 3]; 2] = [
 ];
 pub const OWN: [[&str; 2]; 2] = [["198.51.100.1", "198.51.100.2"], ["2001:db8:2::1", "2001:db8:2::2"]];
 pub const PORTS: [u16; 5] = [53, 80, 443, 8080, 40_000];
+
+/// The one list of source ranges.
+const SOURCE_LIST: u32 = 1;
 
 /// The first of the ports that `full-nat` gives out.
 const SNAT_PORT_FIRST: u16 = 40_000;
@@ -62,6 +65,17 @@ pub fn protocol(u: &mut Unstructured<'_>) -> Result<Protocol> {
 
 pub fn mac(number: u8) -> MacAddress {
     MacAddress::new([2, 0, 0, 0, 0, number])
+}
+
+/// What a backend calls itself in QUIC's connection ids, as long as they can be.
+pub fn server_id_bytes(place: u8) -> [u8; 16] {
+    let mut bytes = [place; 16];
+    bytes[15] = 0;
+    bytes
+}
+
+fn server_id(place: u8) -> ServerId {
+    ServerId::new(server_id_bytes(place))
 }
 
 /// Some or no VLAN tags, such as a parsed frame may have.
@@ -122,12 +136,27 @@ impl World {
         for index in 0..u.int_in_range(1..=3)? {
             world.add_service(u, ServiceIndex(index))?;
         }
+        for _ in 0..u.int_in_range(0..=3)? {
+            let is_v6 = u.arbitrary()?;
+            let client = address(u, &CLIENTS, is_v6)?;
+            let bits = if is_v6 { u.int_in_range(0..=128)? } else { u.int_in_range(96..=128)? };
+            let verdict = if u.arbitrary()? { SourceVerdict::Allow } else { SourceVerdict::Deny };
+            let range = SourceKey { scope: SOURCE_LIST, address: client.first_bits(bits) };
+            world.tables.sources.insert((range, bits), verdict);
+        }
+        world.write_rules();
         Ok(world)
     }
 
     fn add_service(&mut self, u: &mut Unstructured<'_>, index: ServiceIndex) -> Result<()> {
         self.is_v6 = u.arbitrary()?;
-        let vip = Endpoint::new(self.any_address(u, &VIPS, self.is_v6)?, port(u)?, protocol(u)?);
+        let mut vip = Endpoint::new(self.any_address(u, &VIPS, self.is_v6)?, port(u)?, protocol(u)?);
+        let mut last_port = Port::default();
+        if u.ratio(1, 3)? {
+            let [first, last] = *u.choose(&[[0, u16::MAX], [40, 100], [443, 8080], [40_000, 40_001]])?;
+            vip = Endpoint::new(vip.address, Port::new(first), vip.protocol).range();
+            last_port = Port::new(last);
+        }
         let modes = [Mode::FullNat, Mode::FullNat, Mode::Nat, Mode::Nat, Mode::Dsr, Mode::Ipip, Mode::Gue];
         let mode = *u.choose(&modes)?;
         let first = self.tables.backends.len() as u32;
@@ -156,8 +185,14 @@ impl World {
             options: if u.ratio(1, 4)? { RECORDS_FLOWS } else { 0 },
             new_flow_rate: if u.ratio(1, 8)? { u.int_in_range(1..=3)? } else { 0 },
             new_flow_burst: u.int_in_range(0..=2)?,
-            source_list: if u.ratio(1, 8)? { 1 } else { 0 },
-            server_id_length: if u.ratio(1, 8)? { u.int_in_range(1..=15)? } else { 0 },
+            source_list: if u.ratio(1, 4)? { SOURCE_LIST } else { 0 },
+            server_id_length: if vip.protocol == Protocol::UDP && u.ratio(1, 3)? {
+                u.int_in_range(1..=15)?
+            } else {
+                0
+            },
+            quic_config: u.int_in_range(0..=6)?,
+            last_port,
             ..Service::default()
         };
         if !self.is_coherent {
@@ -170,6 +205,11 @@ impl World {
             service.new_flow_rate = u.arbitrary()?;
             service.new_flow_burst = u.arbitrary()?;
             service.source_list = u.arbitrary()?;
+            service.last_port = Port::new(u.arbitrary()?);
+        }
+        for place in first..=last {
+            let id = server_id(place as u8).first_bytes(service.server_id_length);
+            self.tables.quic_servers.insert(ServerKey { service: index, id }, BackendIndex(place));
         }
         self.tables.services.insert(vip, service);
         self.services.retain(|(other, _)| *other != vip);
@@ -192,7 +232,7 @@ impl World {
             source: self.any_address(u, &OWN, is_v6)?,
             ifindex: u.int_in_range(1..=3)?,
             service,
-            port: port(u)?,
+            port: if vip.is_range() && self.is_coherent { Port::default() } else { port(u)? },
             vlan: if u.ratio(1, 4)? { u.int_in_range(1..=4094)? } else { 0 },
             destination_mac: mac(10 + index as u8),
             source_mac: mac(2),
@@ -202,43 +242,106 @@ impl World {
             ..Backend::default()
         };
         self.tables.backends.push(backend);
-        // The replies of the others do not come by here.
-        if !matches!(mode, Mode::FullNat | Mode::Nat) {
-            return Ok(());
+        Ok(())
+    }
+
+    /// Writes what the services say of ranges of ports and of replies, as the control plane does: replies of `nat` without
+    /// a record come from the first VIP that has the backend, and a backend that several have is shared.
+    fn write_rules(&mut self) {
+        let services = std::mem::take(&mut self.services);
+        for (vip, service) in services.iter().filter(|(vip, _)| vip.is_range()) {
+            let ranges =
+                self.tables.port_ranges.entry(Endpoint::new(vip.address, Port::default(), vip.protocol));
+            let ranges = &mut ranges.or_default().ranges;
+            ranges[ranges.len() - 1] = [vip.port.get(), service.last_port.get()];
+            ranges.sort_unstable_by(|one, other| other.cmp(one));
         }
-        // As the control plane does: the first `nat` VIP is the one that stateless replies come from, and a
-        // backend that several have is shared.
-        let endpoint = backend.endpoint(vip.protocol);
-        let reply = self.tables.replies.entry(endpoint).or_insert(Reply {
-            vip: vip.address,
-            port: vip.port,
-            by_record: 0,
-            stateless: 0,
-            backend: BackendIndex(index),
-            ..Reply::default()
-        });
-        if mode == Mode::Nat {
-            if reply.stateless == 0 {
-                let backend = BackendIndex(index);
-                *reply = Reply { vip: vip.address, port: vip.port, stateless: 1, backend, ..*reply };
-            } else if (reply.vip, reply.port) != (vip.address, vip.port) {
-                for other in &mut self.tables.backends {
-                    let serves = self.services.iter().find(|(_, its)| its.index == other.service);
-                    let is_nat = other.service == service
-                        || serves.is_some_and(|(vip, its)| {
-                            its.mode == Mode::Nat as u8 && vip.protocol == endpoint.protocol
-                        });
-                    if is_nat && other.endpoint(endpoint.protocol) == endpoint {
-                        other.shared = 1;
-                    }
+        let mut users = Vec::new();
+        for (vip, service) in &services {
+            let its = self.tables.backends.iter().enumerate().skip(1);
+            for (place, backend) in its.filter(|(_, backend)| backend.service == service.index) {
+                let is_nat = service.mode == Mode::Nat as u8;
+                if is_nat || service.mode == Mode::FullNat as u8 {
+                    users.push((place, backend.endpoint(vip.protocol), is_nat, vip, service));
                 }
             }
         }
-        let shared = self.tables.backends[index as usize].shared;
-        if mode == Mode::FullNat || shared != 0 {
-            reply.by_record = 1;
+        let meets = |a: &Endpoint, b: &Endpoint| {
+            (a.address, a.protocol) == (b.address, b.protocol)
+                && (a.port == b.port || a.port == Port::default() || b.port == Port::default())
+        };
+        let mut shared = Vec::new();
+        for (_, endpoint, ..) in &users {
+            let own = users.iter().filter(|user| user.1 == *endpoint);
+            let others = users.iter().filter(|user| user.1 != *endpoint && meets(&user.1, endpoint));
+            let is_shared = own.clone().chain(others.clone()).filter(|user| user.2).count() > 1;
+            if is_shared {
+                shared.extend(own.clone().filter(|user| user.2).map(|user| user.0));
+            }
+            let has_record = own.clone().any(|user| self.tables.backends[user.0].shared != 0)
+                || own.clone().chain(others.clone()).any(|user| !user.2);
+            let other_speakers = others.clone().filter(|_| endpoint.port != Port::default());
+            let speaker = own.clone().chain(other_speakers).find(|user| user.2);
+            let mut rule = Reply { by_record: u8::from(is_shared || has_record), ..Reply::default() };
+            if let Some((place, _, _, vip, service)) = speaker {
+                rule.vip = vip.address;
+                rule.port = vip.port;
+                rule.stateless = 1;
+                rule.backend = BackendIndex(*place as u32);
+                rule.keeps_port = u8::from(vip.is_range());
+                rule.last_port = if vip.is_range() { service.last_port } else { Port::default() };
+            } else if own.clone().any(|user| user.3.is_range()) {
+                rule.keeps_port = 1;
+                rule.last_port = Port::new(u16::MAX);
+            }
+            self.tables.replies.insert(*endpoint, rule);
         }
-        Ok(())
+        shared.into_iter().for_each(|place| self.tables.backends[place].shared = 1);
+        self.services = services;
+    }
+
+    /// The service that has this port: the one on it alone, else the one on the range that begins last.
+    pub fn service_at(&self, end: &Endpoint) -> Option<&Service> {
+        let ranges = self.tables.services.iter().filter(|(vip, service)| {
+            let ports = vip.port.get()..=service.last_port.get();
+            vip.is_range()
+                && (vip.address, vip.protocol) == (end.address, end.protocol)
+                && ports.contains(&end.port.get())
+        });
+        let in_range = || ranges.max_by_key(|(vip, _)| vip.port.get()).map(|(_, service)| service);
+        self.tables.services.get(end).or_else(in_range)
+    }
+
+    /// What becomes of packets from here: the rule of this port, else that of all of the address's.
+    pub fn rule_at(&self, end: &Endpoint) -> Option<&Reply> {
+        let replies = &self.tables.replies;
+        replies.get(end).or_else(|| replies.get(&Endpoint::new(end.address, Port::default(), end.protocol)))
+    }
+
+    /// One of a service's ports; seldom one beside them.
+    pub fn any_port(&self, u: &mut Unstructured<'_>, vip: &Endpoint, service: &Service) -> Result<Endpoint> {
+        if !vip.is_range() {
+            return Ok(*vip);
+        }
+        let (first, last) = (vip.port.get(), service.last_port.get());
+        let port = match u.int_in_range(0..=4)? {
+            0 => last,
+            1 => last.wrapping_add(1),
+            2 => first.wrapping_sub(1),
+            _ => first.saturating_add(u.int_in_range(0..=2)?),
+        };
+        Ok(Endpoint::new(vip.address, Port::new(port), vip.protocol))
+    }
+
+    /// Where a backend listens; of all ports, one.
+    pub fn any_end(
+        &self,
+        u: &mut Unstructured<'_>,
+        backend: &Backend,
+        protocol: Protocol,
+    ) -> Result<Endpoint> {
+        let port = if backend.port == Port::default() { port(u)? } else { backend.port };
+        Ok(Endpoint::new(backend.address, port, protocol))
     }
 
     /// One of some addresses of this family; of any, where the tables need make no sense.
@@ -271,12 +374,14 @@ impl World {
         let client = Endpoint::new(address(u, &CLIENTS, is_v6)?, port(u)?, protocol);
         let own = Endpoint::new(address(u, &OWN, is_v6)?, port(u)?, protocol);
         let vip = match u.choose(&self.services) {
-            Ok((vip, _)) if vip.address.is_v4() != is_v6 && vip.protocol == protocol => *vip,
+            Ok((vip, its)) if vip.address.is_v4() != is_v6 && vip.protocol == protocol => {
+                self.any_port(u, vip, its)?
+            }
             _ => Endpoint::new(address(u, &VIPS, is_v6)?, port(u)?, protocol),
         };
         let index = u.int_in_range(0..=self.tables.backends.len() as u32)?;
         let backend = match self.tables.backends.get(index as usize) {
-            Some(backend) if backend.address.is_v4() != is_v6 => backend.endpoint(protocol),
+            Some(backend) if backend.address.is_v4() != is_v6 => self.any_end(u, backend, protocol)?,
             _ => Endpoint::new(address(u, &BACKENDS, is_v6)?, port(u)?, protocol),
         };
         let direction = if u.arbitrary()? { Direction::Forward } else { Direction::Reply };
