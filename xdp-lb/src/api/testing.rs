@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use crate::api::types::{
     AdminState, BackendState, BackendView, CounterView, CountersView, FlowQuery, FlowStage, FlowView,
     FlowsView, HealthState, InterfaceView, NextHopView, Origin, Outcome, ReloadView, ServiceView, StatusView,
-    TableView, TrafficView,
+    TableView, TrafficView, VipState, VipView,
 };
 use crate::config::{self, Affinity, FlowTracking, HealthCheck, Mode, Probe, Protocol, XdpMode};
 use crate::control::handle::{Answer, Handle, Refusal, Request};
@@ -129,6 +129,13 @@ impl Owner {
                 interface("eth1", 3, Some(XdpMode::Generic), Some("the driver of eth1 has no XDP")),
                 interface("eth2", 0, None, Some("not attached: the interface is gone")),
             ],
+            vips: vec![VipView {
+                address: "192.0.2.10".parse().unwrap(),
+                state: VipState::Present,
+                interface: Some("eth0".into()),
+                added_by_daemon: true,
+                note: None,
+            }],
             services: self.services.clone(),
             backends: self.backends.clone(),
             tables: vec![TableView { name: "flows".into(), used: 524_288, size: 1_048_576 }],

@@ -28,6 +28,9 @@ pub struct StatusView {
     pub trouble: Option<String>,
     /// The interfaces.
     pub interfaces: Vec<InterfaceView>,
+    /// The VIPs that the daemon puts on this host, by address; none where the config names no `vips.interface`.
+    #[serde(default)]
+    pub vips: Vec<VipView>,
     /// The services, by name.
     pub services: Vec<ServiceView>,
     /// The backends, by service and address.
@@ -53,6 +56,47 @@ pub struct InterfaceView {
     pub up: bool,
     /// Why the program is not attached, or why it is not native, where `xdp_mode = "auto"` had to fall back.
     pub note: Option<String>,
+}
+
+/// A VIP that the daemon sees to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VipView {
+    /// The address.
+    pub address: IpAddr,
+    /// Whether it is an address of this host.
+    pub state: VipState,
+    /// The interface that has it.
+    pub interface: Option<String>,
+    /// Whether the daemon added it, and so takes it away again. It leaves alone what somebody else added.
+    pub added_by_daemon: bool,
+    /// Why it is not as it should be.
+    pub note: Option<String>,
+}
+
+/// Whether a VIP is an address of this host.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VipState {
+    /// It is one.
+    Present,
+    /// It is none, as it is wanted: it has no backends, or was drained.
+    Withdrawn,
+    /// It is none, and should be one.
+    Missing,
+    /// It is one, and should not be: somebody else added it.
+    Stays,
+}
+
+impl VipState {
+    /// The state's name, as in JSON; stable.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Present => "present",
+            Self::Withdrawn => "withdrawn",
+            Self::Missing => "missing",
+            Self::Stays => "stays",
+        }
+    }
 }
 
 /// How full a table is.

@@ -34,7 +34,7 @@ fn one_screen(screen: &Screen, status: &StatusView) -> String {
     let trouble = status.trouble.as_ref().map(|trouble| format!("TROUBLE: {trouble}\n"));
     let parts = [
         trouble.unwrap_or_default() + &head,
-        interfaces(screen, status),
+        interfaces(screen, status) + &vips(screen, status),
         line(service::table(screen, &status.services)) + &moving(&status.services),
         backends(screen, &status.backends),
         tables(screen, status),
@@ -61,6 +61,25 @@ fn interfaces(screen: &Screen, status: &StatusView) -> String {
         ]
     });
     screen.table(&columns, rows)
+}
+
+/// The VIPs that the daemon sees to. Where it sees to none, nothing.
+fn vips(screen: &Screen, status: &StatusView) -> String {
+    if status.vips.is_empty() {
+        return String::new();
+    }
+    let columns = [text("VIP"), text("STATE"), text("INTERFACE"), words("NOTE")];
+    let rows = status.vips.iter().map(|vip| {
+        let is_foreign = vip.interface.is_some() && !vip.added_by_daemon;
+        let foreign = is_foreign.then(|| "added by somebody else, and left to them".to_owned());
+        vec![
+            Cell::new(vip.address),
+            Cell::new(vip.state.name()),
+            Cell::new(vip.interface.as_deref().unwrap_or("-")),
+            Cell::new(vip.note.clone().or(foreign).unwrap_or_default()),
+        ]
+    });
+    format!("\n{}", line(screen.table(&columns, rows)))
 }
 
 fn note(interface: &InterfaceView) -> String {

@@ -253,6 +253,9 @@ eth0       native
 eth1       generic  the driver of eth1 has no XDP
 eth2       none     not attached: the interface is gone
 
+VIP         STATE    INTERFACE  NOTE
+192.0.2.10  present  eth0
+
 SERVICE  VIP                PROTOCOL  MODE      SERVING  NEW  PPS  BYTES  CHECK  ORIGIN
 web      192.0.2.10:80      tcp       full-nat      2/2  0/s  0/s  0 B/s  http   file
 web6     [2001:db8::10]:80  tcp       full-nat      2/2  0/s  0/s  0 B/s  http   file

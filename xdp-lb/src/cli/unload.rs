@@ -11,13 +11,15 @@ use crate::api::client::{self, Client};
 use crate::api::types::Outcome;
 use crate::config;
 use crate::datapath;
+use crate::net::vips;
 
 const DEFAULT_PIN_PATH: &str = "/sys/fs/bpf/xdp-lb";
+const DEFAULT_STATE_FILE: &str = "/var/lib/xdp-lb/state.json";
 
 /// Stop forwarding: end the daemon, detach the program and remove its pins
 ///
 /// A running daemon is asked to do it and ends. Where none runs, the pins that one left behind are
-/// removed. Every flow through this host ends.
+/// removed, and the VIPs that it added. Every flow through this host ends.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -36,6 +38,11 @@ impl Unload {
     pub(super) async fn execute(self, socket: Option<PathBuf>, screen: &Screen) -> anyhow::Result<String> {
         let config = self.config.as_deref().map(config::load).transpose()?;
         let named = self.pin_path.or(config.as_ref().map(|config| config.pin_path.clone()));
+        // Pins that are named alone say nothing of the VIPs that belong to them.
+        let state_file = match &config {
+            Some(config) => Some(config.state_file.clone()),
+            None => named.is_none().then(|| DEFAULT_STATE_FILE.into()),
+        };
         let socket = socket.or(config.map(|config| config.api.socket));
         let client = Client::new(socket.unwrap_or_else(usual_socket));
         let outcome = match client.status().await {
@@ -44,7 +51,8 @@ impl Unload {
             }
             // The daemon that answers has other pins than those that are meant.
             Ok(_) | Err(client::Error::NoDaemon(_)) => {
-                remove_pins(&named.unwrap_or_else(|| DEFAULT_PIN_PATH.into()))?
+                let vips = release_vips(state_file.as_deref()).await?;
+                remove_pins(&named.unwrap_or_else(|| DEFAULT_PIN_PATH.into()), vips)?
             }
             Err(error) => return Err(error.into()),
         };
@@ -52,9 +60,15 @@ impl Unload {
     }
 }
 
-fn remove_pins(pin_path: &Path) -> anyhow::Result<Outcome> {
-    let removed = datapath::unload(pin_path)
+async fn release_vips(state_file: Option<&Path>) -> anyhow::Result<Vec<String>> {
+    let Some(state_file) = state_file else { return Ok(Vec::new()) };
+    vips::release(&vips::record_file(state_file)).await.context("cannot take the VIPs away")
+}
+
+fn remove_pins(pin_path: &Path, vips: Vec<String>) -> anyhow::Result<Outcome> {
+    let mut removed = datapath::unload(pin_path)
         .with_context(|| format!("cannot remove the pins in {}", pin_path.display()))?;
+    removed.extend(vips);
     let message = match removed.as_slice() {
         [] => format!("no daemon runs, and nothing is pinned in {}", pin_path.display()),
         removed => format!("no daemon runs; removed from {}: {}", pin_path.display(), removed.join(", ")),

@@ -13,7 +13,7 @@ use super::errors::{ConfigError, Errors, Lines, syntax_errors};
 use super::place::{Place, Problems};
 use super::policy::{EMPTY_RANGES, GuardsDraft, Quic, RATE};
 use super::rules::{self, BackendDraft, RISE_FALL, ServiceDraft, within};
-use super::schema::{Api, Config, HealthCheck, Limits, Metrics, Timeouts, default_weight};
+use super::schema::{Api, Config, HealthCheck, Limits, Metrics, Timeouts, Vips, default_weight};
 use super::section::Section;
 use super::text::{self, print_duration, quoted};
 use super::written_check::WrittenCheck;
@@ -83,6 +83,7 @@ pub(super) const TOP_KEYS: &[&str] = &[
     "pin_path",
     "flow_hash_secret",
     "snat_ports",
+    "vips",
     "api",
     "metrics",
     "limits",
@@ -127,6 +128,7 @@ fn read_config(root: &DeTable, problems: &mut Problems) -> Option<Config> {
     let pin_path = top.path("pin_path", "/sys/fs/bpf/xdp-lb", rules::absolute_path);
     let flow_hash_secret = top.parsed("flow_hash_secret", flow_hash_secret);
     let snat_ports = top.or_default("snat_ports", |top, key| top.parsed(key, str::parse));
+    let vips = top.section("vips", &["interface", "withdraw"], read_vips).unwrap_or_default();
     let api = top.section("api", &["socket"], read_api).unwrap_or_default();
     let metrics = top.section("metrics", &["listen"], read_metrics).unwrap_or_default();
     let limits = top.or_default("limits", |top, key| top.section(key, LIMITS_KEYS, read_limits).flatten());
@@ -141,6 +143,7 @@ fn read_config(root: &DeTable, problems: &mut Problems) -> Option<Config> {
         pin_path,
         flow_hash_secret,
         snat_ports: snat_ports?,
+        vips,
         api,
         metrics,
         limits: limits?,
@@ -182,6 +185,18 @@ fn flow_hash_secret(text: &str) -> Result<[u8; 32], String> {
             .to_owned()
     })?;
     Ok(secret)
+}
+
+fn read_vips(vips: &mut Section) -> Vips {
+    let interface = vips.parsed("interface", |name| rules::interface_name(name).map(|()| name.to_owned()));
+    let withdraw = vips.parsed("withdraw", str::parse);
+    if withdraw.is_some() && !vips.has("interface") {
+        vips.problem(
+            "withdraw",
+            "means nothing without an interface that the daemon puts VIPs on; write interface = \"eth0\", or remove it",
+        );
+    }
+    Vips { interface, withdraw: withdraw.unwrap_or_default() }
 }
 
 fn read_api(api: &mut Section) -> Api {

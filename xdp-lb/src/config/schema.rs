@@ -29,6 +29,8 @@ pub struct Config {
     pub flow_hash_secret: Option<[u8; 32]>,
     /// The ports that `full-nat` gives to flows; outside the host's own ephemeral range. Default 1024-32767.
     pub snat_ports: PortRange,
+    /// The VIPs as addresses of this host.
+    pub vips: Vips,
     /// The control socket.
     pub api: Api,
     /// The metrics endpoint.
@@ -52,6 +54,26 @@ pub enum XdpMode {
     Native,
     /// After the kernel has made a socket buffer: works everywhere, slower.
     Generic,
+}
+
+/// The VIPs as addresses of this host.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Vips {
+    /// The interface that the daemon puts them on. `None`: the operator or a router sees to them.
+    pub interface: Option<String>,
+    /// When it takes them away.
+    pub withdraw: Withdraw,
+}
+
+/// When a VIP is taken away from this host.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", try_from = "String")]
+pub enum Withdraw {
+    /// When no service has it any more, the node or its services are drained, or the datapath is unloaded.
+    #[default]
+    Never,
+    /// Also while none of its services has a backend that is up or draining.
+    NoBackends,
 }
 
 /// The control socket.
@@ -462,6 +484,7 @@ macro_rules! words {
 words!(XdpMode: "auto" => Auto, "native" => Native, "generic" => Generic);
 words!(Protocol: "tcp" => Tcp, "udp" => Udp);
 words!(Mode: "full-nat" => FullNat, "nat" => Nat, "dsr" => Dsr, "ipip" => Ipip, "gue" => Gue);
+words!(Withdraw: "never" => Never, "no-backends" => NoBackends);
 words!(FlowTracking: "auto" => Auto, "always" => Always);
 
 #[cfg(test)]

@@ -10,9 +10,12 @@ use xdp_lb_common::tables::{self as datapath, SourceVerdict};
 use super::tables::Tables;
 use super::wanted::{Path, Sources, WantedBackend, WantedService};
 use crate::api::types::{AdminState, BackendState};
-use crate::config::{self, Effective, EffectiveBackend, EffectiveService, FlowTracking, Mode, Probe};
+use crate::config::{
+    self, Effective, EffectiveBackend, EffectiveService, FlowTracking, Mode, Probe, Withdraw,
+};
 use crate::health::{Health, Report, Target, TargetId};
 use crate::net::NextHop;
+use crate::net::vips::Wish;
 
 /// Everything that is known of the services and backends.
 #[derive(Clone, Debug, Default)]
@@ -210,6 +213,27 @@ impl Fleet {
                 (Target { id, check: service.service.check() }, health)
             })
             .collect()
+    }
+
+    /// Whether a service wants its VIP to be an address of this host, by the states decided last.
+    pub fn wish(&self, service: &EffectiveService, withdraw: Withdraw) -> Wish {
+        if withdraw == Withdraw::Never {
+            return Wish::Present;
+        }
+        let state = |backend: &EffectiveBackend| {
+            let state = self.known.get(&target_id(service, backend))?.condition.state;
+            // One of which nothing was heard yet may be well.
+            let is_out = !self.next_hops.contains_key(&backend.backend.address.ip());
+            Some(if is_out { BackendState::Checking } else { state })
+        };
+        let states: Vec<_> = service.backends.iter().filter_map(state).collect();
+        if states.iter().any(|state| matches!(state, BackendState::Up | BackendState::Draining)) {
+            Wish::Present
+        } else if states.contains(&BackendState::Checking) {
+            Wish::Undecided
+        } else {
+            Wish::Absent
+        }
     }
 
     /// Decides every backend's state anew; returns those that are in another one than before.

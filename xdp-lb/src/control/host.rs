@@ -108,11 +108,12 @@ fn addresses(host: &impl Host, config: &Config, effective: &Effective) -> Vec<St
     let mut seen = BTreeSet::new();
     for service in effective.services.iter().map(|service| &service.service) {
         let vip = service.vip.ip();
-        if seen.insert(vip) && !host.is_local(vip) {
+        // Those that the daemon puts there may be away for good reason.
+        if seen.insert(vip) && config.vips.interface.is_none() && !host.is_local(vip) {
             let asks = if vip.is_ipv4() { "ARP" } else { "neighbour discovery" };
             vips.push(format!(
                 "service {}: the VIP {vip} is no address of this host, which will not answer {asks} for it unless it \
-                 is routed here: ip address add {vip}/{} dev {device}",
+                 is routed here: ip address add {vip}/{} dev {device}, or let the daemon do it: vips.interface",
                 service.name,
                 prefix(vip)
             ));
@@ -217,8 +218,15 @@ mod tests {
     fn an_address_that_is_not_this_hosts_is_said_with_the_command_that_mends_it() {
         let lines = said(&Described::default(), FULL_NAT);
         assert_eq!(lines.len(), 2);
-        assert!(lines[0].ends_with("ip address add 192.0.2.10/32 dev eth0"), "{lines:?}");
+        assert!(lines[0].contains("ip address add 192.0.2.10/32 dev eth0, or let the daemon"), "{lines:?}");
         assert!(lines[1].ends_with("ip address add 198.51.100.2/32 dev eth0"), "{lines:?}");
+    }
+
+    #[test]
+    fn of_vips_that_the_daemon_adds_itself_nothing_is_said() {
+        let lines = said(&Described::default(), &format!("vips.interface = \"lo\"\n{FULL_NAT}"));
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines[0].contains("snat_addresses"), "{lines:?}");
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub mod run;
 mod settling;
 pub mod tables;
 mod views;
+pub mod vips;
 pub mod wanted;
 mod writes;
 

@@ -18,6 +18,7 @@ use super::plan::{Plan, Planner};
 use super::rates::Rates;
 use super::settling::Settling;
 use super::tables::Write;
+use super::vips::Vips;
 use crate::api::types::{AdminState, Outcome};
 use crate::config::state::{Saved, StateError};
 use crate::config::{self, Config, Effective, Overlay};
@@ -55,6 +56,8 @@ pub struct Parts<K> {
     pub set_targets: SetTargets,
     /// The resolver's ear.
     pub watch: Watch,
+    /// Who keeps the VIPs.
+    pub vips: Box<dyn Vips>,
 }
 
 /// Why the owner task ended.
@@ -78,6 +81,7 @@ pub struct Owner<K> {
     pub(super) kernel: K,
     set_targets: SetTargets,
     watch: Watch,
+    pub(super) vips: Box<dyn Vips>,
     /// The interfaces that the program is to be attached to, and how it is, or why not.
     pub(super) interfaces: BTreeMap<String, Result<Attached, String>>,
     /// The interfaces that are up and have a carrier.
@@ -143,7 +147,7 @@ impl<K: Kernel> Owner<K> {
     /// Where the state file or the tables cannot be read, the two contradict each other, what is
     /// wanted does not fit in the tables, or an interface refuses the program.
     pub fn start(parts: Parts<K>) -> anyhow::Result<Self> {
-        let Parts { config_file, mut config, mut kernel, set_targets, watch } = parts;
+        let Parts { config_file, mut config, mut kernel, set_targets, watch, vips } = parts;
         let mut overlay = match config::state::read(&config.state_file) {
             Ok(overlay) => overlay,
             Err(error @ StateError::SetAside { .. }) => {
@@ -191,6 +195,7 @@ impl<K: Kernel> Owner<K> {
             kernel,
             set_targets,
             watch,
+            vips,
             interfaces: BTreeMap::new(),
             links_up: BTreeSet::new(),
             attach_tried: now,
@@ -210,6 +215,7 @@ impl<K: Kernel> Owner<K> {
         owner.attach_configured()?;
         owner.say_what_the_host_lacks();
         owner.tell_the_others();
+        owner.tell_vips();
         owner.sample();
         Ok(owner)
     }
@@ -225,10 +231,11 @@ impl<K: Kernel> Owner<K> {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                request = requests.recv() => match request.map(|request| self.serve(request)) {
+                request = requests.recv() => match request {
                     None => return Ended::Closed,
-                    Some(Some(ended)) => return ended,
-                    Some(None) => {}
+                    Some(request) => if let Some(ended) = self.serve(request).await {
+                        return ended;
+                    }
                 },
                 Some(report) = reports.recv() => self.is_stale |= self.fleet.report(report),
                 event = events.recv() => match event {
@@ -252,7 +259,7 @@ impl<K: Kernel> Owner<K> {
     }
 
     /// Answers a request; tells where it ends the daemon.
-    fn serve(&mut self, request: Request) -> Option<Ended> {
+    async fn serve(&mut self, request: Request) -> Option<Ended> {
         match request {
             Request::Status(answer) => reply(answer, self.status()),
             Request::Services(answer) => reply(answer, self.services()),
@@ -282,7 +289,7 @@ impl<K: Kernel> Owner<K> {
             Request::Reload(answer) => reply(answer, self.reload()),
             Request::IsPending(answer) => reply(answer, Ok(self.fleet.is_pending())),
             Request::Unload(answer) => {
-                let unloaded = self.unload();
+                let unloaded = self.unload().await;
                 let ended = unloaded.is_ok().then_some(Ended::Unloaded);
                 reply(answer, unloaded);
                 return ended;
@@ -337,6 +344,7 @@ impl<K: Kernel> Owner<K> {
         self.tell_the_others();
         let done = self.carry_out(plan);
         self.note_trouble(Trouble::Tables, done.err());
+        self.tell_vips();
         warnings.extend(self.troubles.get(&Trouble::Tables).map(|why| {
             format!("it is saved, but the datapath could not be changed yet, which is tried again every second: {why}")
         }));
@@ -353,6 +361,8 @@ impl<K: Kernel> Owner<K> {
             Err(full) => Err(full.into()),
         };
         self.note_trouble(Trouble::Tables, done.err());
+        // Behind the tables: a VIP that comes has somewhere to lead to.
+        self.tell_vips();
     }
 
     /// Says once of an interface outside the config that backends are reached through it.
@@ -539,8 +549,12 @@ impl<K: Kernel> Owner<K> {
         self.note_trouble(Trouble::Flows, error);
     }
 
-    fn unload(&mut self) -> Answer<Outcome> {
-        let removed = self.kernel.unload().map_err(|error| Refusal::Failed(format!("{error:#}")))?;
+    async fn unload(&mut self) -> Answer<Outcome> {
+        let mut removed = self.vips.release().await.unwrap_or_else(|error| {
+            tracing::error!("not every VIP could be taken away: {error:#}");
+            vec![format!("not every VIP could be taken away ({error:#})")]
+        });
+        removed.extend(self.kernel.unload().map_err(|error| Refusal::Failed(format!("{error:#}")))?);
         let message = match removed.as_slice() {
             [] => format!("nothing was pinned in {}; the daemon ends", self.config.pin_path.display()),
             removed => format!("{}; the daemon ends", removed.join(", ")),

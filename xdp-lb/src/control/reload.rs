@@ -7,7 +7,7 @@ use super::handle::{Answer, Refusal};
 use super::kernel::Kernel;
 use super::owner::Owner;
 use crate::api::types::ReloadView;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Vips};
 use crate::datapath::Policy;
 
 impl<K: Kernel> Owner<K> {
@@ -24,6 +24,7 @@ impl<K: Kernel> Owner<K> {
         let kept = keep_what_needs_a_restart(&mut config, &self.config);
         changes.extend(config::diff(self.fleet.effective(), &effective));
 
+        let vips_changed = diff_vips(&self.config.vips, &config.vips);
         let before: BTreeSet<String> = self.interfaces.keys().cloned().collect();
         let after: BTreeSet<String> = config.interfaces.iter().cloned().collect();
         let attached = self.attach_all(after.difference(&before), &config)?;
@@ -43,6 +44,7 @@ impl<K: Kernel> Owner<K> {
                 return Err(refusal);
             }
         };
+        changes.extend(vips_changed);
         if settings_changed {
             changes.push("snat_ports or timeouts changed".into());
         }
@@ -73,6 +75,18 @@ impl<K: Kernel> Owner<K> {
     fn set_policy(&mut self, config: &Config) -> Answer<()> {
         self.kernel.set_policy(&Policy::of(config)).map_err(|error| Refusal::Failed(format!("{error:#}")))
     }
+}
+
+fn diff_vips(old: &Vips, new: &Vips) -> Vec<String> {
+    let interface = |vips: &Vips| vips.interface.clone().unwrap_or_else(|| "none".into());
+    [
+        ("interface", interface(old), interface(new)),
+        ("withdraw", old.withdraw.to_string(), new.withdraw.to_string()),
+    ]
+    .into_iter()
+    .filter(|(_, old, new)| old != new)
+    .map(|(key, old, new)| format!("vips.{key} {old} -> {new}"))
+    .collect()
 }
 
 /// Puts the present values of what cannot change while the daemon runs into the new config; returns

@@ -21,6 +21,7 @@ use crate::datapath::{self, Datapath, Events, Options, Policy};
 use crate::health::Checker;
 use crate::metrics;
 use crate::net::Resolver;
+use crate::net::vips::{Vips, record_file};
 
 /// Messages that may wait for the owner task: its senders wait when there are more.
 const QUEUE: usize = 1024;
@@ -61,6 +62,7 @@ async fn serve(config_file: &Path, config: Config) -> Result<()> {
     };
     let (network, heard) = mpsc::channel(QUEUE);
     let resolver = Arc::new(Resolver::start(network).await?);
+    let vips = Vips::start(record_file(&config.state_file))?;
     let (pins, sockets) = (config.pin_path.clone(), config.api.socket.clone());
     let mut datapath = Datapath::load(&Options {
         pin_path: Some(pins.clone()),
@@ -82,6 +84,7 @@ async fn serve(config_file: &Path, config: Config) -> Result<()> {
         kernel: datapath,
         set_targets: Box::new(move |targets| checker.set_targets(targets)),
         watch: Box::new(move |addresses| watched.watch(addresses)),
+        vips: Box::new(vips),
     };
     let owner = Owner::start(parts).inspect_err(|_| {
         if is_first && let Err(error) = datapath::unload(&pins) {

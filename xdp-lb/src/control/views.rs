@@ -39,6 +39,7 @@ impl<K: Kernel> Owner<K> {
             pin_path: self.config.pin_path.display().to_string(),
             trouble: self.trouble(),
             interfaces: self.interface_views(),
+            vips: self.vip_views(),
             services: self.services()?,
             backends: self.backends(None)?,
             tables: self.table_views(),

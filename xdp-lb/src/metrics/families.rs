@@ -80,6 +80,11 @@ struct LinkLabels {
 }
 
 #[derive(Clone, Debug, EncodeLabelSet)]
+struct VipLabels {
+    vip: String,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet)]
 struct BuildLabels {
     version: &'static str,
     commit: &'static str,
@@ -113,6 +118,14 @@ impl Snapshot {
             "interface_info",
             "An interface of the config, and how the program is attached: native, generic or none; always 1",
             interfaces,
+        )?;
+        families.gauge(
+            "vip_present",
+            "Whether the VIP is an address of this host, where the daemon sees to it: 1 or 0",
+            self.status
+                .vips
+                .iter()
+                .map(|vip| (VipLabels { vip: vip.address.to_string() }, u64::from(vip.interface.is_some()))),
         )?;
         let links = self
             .status

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, pin_mut};
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, CacheInfo};
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
     VlanProtocol,
@@ -125,23 +126,16 @@ pub(super) struct Kernel {
     handle: Handle,
 }
 
-/// Connects to the kernel of the calling thread's network namespace. Both connections end with the
-/// `JoinSet`; the stream of changes ends when its connection broke.
-pub(super) fn connect() -> anyhow::Result<(Kernel, impl Stream<Item = Change> + Unpin + use<>, JoinSet<()>)> {
+/// Connects to the kernel of the calling thread's network namespace, and has it tell of the changes of these groups.
+/// Both connections end with the `JoinSet`; the stream of changes ends when its connection broke.
+pub(super) fn connect(
+    groups: &[MulticastGroup],
+) -> anyhow::Result<(Kernel, impl Stream<Item = Change> + Unpin + use<>, JoinSet<()>)> {
     let mut tasks = JoinSet::new();
     let (connection, handle, _) = rtnetlink::new_connection().context("cannot open a netlink socket")?;
     tasks.spawn(connection);
-    let (mut connection, _, messages) = rtnetlink::new_multicast_connection(&[
-        MulticastGroup::Link,
-        MulticastGroup::Neigh,
-        MulticastGroup::Ipv4Ifaddr,
-        MulticastGroup::Ipv4Route,
-        MulticastGroup::Ipv4Rule,
-        MulticastGroup::Ipv6Ifaddr,
-        MulticastGroup::Ipv6Route,
-        MulticastGroup::Ipv6Rule,
-    ])
-    .context("cannot open a netlink socket for changes of routes, neighbours and links")?;
+    let (mut connection, _, messages) = rtnetlink::new_multicast_connection(groups)
+        .context("cannot open a netlink socket for changes of the network")?;
     let socket = connection.socket_mut();
     if let Err(error) =
         setsockopt(rtnetlink::sys::AsyncSocket::socket_ref(socket), RcvBufForce, &CHANGES_BUFFER)
@@ -167,6 +161,41 @@ impl Kernel {
         let all: Vec<NeighbourMessage> =
             answer(all.try_collect()).await.context("cannot list the neighbours")?;
         Ok(all.iter().filter_map(neighbour).filter_map(|(id, known)| Some((id, known?))).collect())
+    }
+
+    /// The addresses of this host, each with the index of its interface.
+    pub(super) async fn addresses(&self) -> anyhow::Result<Vec<(u32, IpAddr)>> {
+        let all = self.handle.address().get().execute();
+        let all: Vec<AddressMessage> =
+            answer(all.try_collect()).await.context("cannot list the addresses")?;
+        Ok(all.iter().filter_map(address).collect())
+    }
+
+    /// Adds an address, of the one host, to an interface. One that is there already is no error.
+    pub(super) async fn add_address(&self, ifindex: u32, address: IpAddr) -> anyhow::Result<()> {
+        let bits = if address.is_ipv4() { 32 } else { 128 };
+        let mut order = self.handle.address().add(ifindex, address, bits);
+        if address.is_ipv6() {
+            let message = order.message_mut();
+            // It is announced, not asked for; and it is no address for connections of the host's own.
+            message.header.flags |= AddressHeaderFlags::Nodad;
+            let mut lifetime = CacheInfo::default();
+            (lifetime.ifa_preferred, lifetime.ifa_valid) = (0, u32::MAX);
+            message.attributes.push(AddressAttribute::CacheInfo(lifetime));
+        }
+        done(order.execute(), libc::EEXIST).await
+    }
+
+    /// Removes an address from an interface. One that is gone already is no error.
+    pub(super) async fn remove_address(&self, ifindex: u32, address: IpAddr) -> anyhow::Result<()> {
+        let mut message = AddressMessage::default();
+        message.header.index = ifindex;
+        (message.header.family, message.header.prefix_len) = match address {
+            IpAddr::V4(_) => (AddressFamily::Inet, 32),
+            IpAddr::V6(_) => (AddressFamily::Inet6, 128),
+        };
+        message.attributes.push(AddressAttribute::Local(address));
+        done(self.handle.address().del(message).execute(), libc::EADDRNOTAVAIL).await
     }
 
     /// Where the kernel would send a packet to `address`, or in words why nowhere.
@@ -214,6 +243,31 @@ async fn answer<T>(request: impl Future<Output = Result<T, rtnetlink::Error>>) -
         Ok(Err(error)) => Err(anyhow!("{error}")),
         Err(_) => Err(anyhow!("the kernel did not answer within {ANSWER_TIMEOUT:?}")),
     }
+}
+
+/// Waits for the end of an order; this error code says that it was carried out before.
+async fn done(order: impl Future<Output = Result<(), rtnetlink::Error>>, already: i32) -> anyhow::Result<()> {
+    match timeout(ANSWER_TIMEOUT, order).await {
+        Ok(Err(rtnetlink::Error::NetlinkError(error))) => match error.raw_code().saturating_abs() {
+            code if code == already => Ok(()),
+            code => Err(io::Error::from_raw_os_error(code).into()),
+        },
+        Ok(Err(error)) => Err(anyhow!("{error}")),
+        Ok(Ok(())) => Ok(()),
+        Err(_) => Err(anyhow!("the kernel did not answer within {ANSWER_TIMEOUT:?}")),
+    }
+}
+
+fn address(message: &AddressMessage) -> Option<(u32, IpAddr)> {
+    let find = |is_local| {
+        message.attributes.iter().find_map(move |attribute| match attribute {
+            AddressAttribute::Local(address) if is_local => Some(*address),
+            AddressAttribute::Address(address) if !is_local => Some(*address),
+            _ => None,
+        })
+    };
+    // On a link between two hosts, the other is the other one's.
+    Some((message.header.index, find(true).or_else(|| find(false))?))
 }
 
 fn change(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<Change> {

@@ -1,8 +1,11 @@
-//! Routes, neighbours and links, over netlink: where a packet to a backend has to be sent.
+//! Routes, neighbours, links and addresses, over netlink: where a packet to a backend has to be sent, and which VIPs
+//! are addresses of this host.
 
+mod announce;
 mod kernel;
 mod resolver;
 mod state;
+pub mod vips;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

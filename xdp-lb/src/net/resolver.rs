@@ -8,12 +8,25 @@ use anyhow::Context as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, Stream, StreamExt as _};
+use rtnetlink::MulticastGroup;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::Event;
 use super::kernel::{Change, HopId, Kernel, Route, connect};
 use super::state::State;
+
+/// What the kernel is to tell of.
+const GROUPS: [MulticastGroup; 8] = [
+    MulticastGroup::Link,
+    MulticastGroup::Neigh,
+    MulticastGroup::Ipv4Ifaddr,
+    MulticastGroup::Ipv4Route,
+    MulticastGroup::Ipv4Rule,
+    MulticastGroup::Ipv6Ifaddr,
+    MulticastGroup::Ipv6Route,
+    MulticastGroup::Ipv6Rule,
+];
 
 /// After a first change, more may follow (a link that goes takes routes and addresses with it):
 /// routes are asked for once they all are in.
@@ -51,7 +64,7 @@ impl Resolver {
     /// # Errors
     /// Where the netlink sockets cannot be opened, or interfaces and neighbours not be listed.
     pub async fn start(events: mpsc::Sender<Event>) -> anyhow::Result<Self> {
-        let (kernel, changes, connections) = connect()?;
+        let (kernel, changes, connections) = connect(&GROUPS)?;
         let (watch, watches) = mpsc::unbounded_channel();
         let (solicit, solicitations) = mpsc::channel(SOLICITED_PER_SECOND);
         let mut task = Task {

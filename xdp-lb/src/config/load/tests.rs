@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::Service;
 use crate::config::text::quoted;
-use crate::config::{Affinity, Mode, PortRange, Prefix, Probe, Protocol, Quic, XdpMode};
+use crate::config::{Affinity, Mode, PortRange, Prefix, Probe, Protocol, Quic, Withdraw, XdpMode};
 
 /// The config file of the documentation's first page.
 const FIRST: &str = r#"
@@ -96,6 +96,7 @@ fn everything_but_the_interfaces_has_a_default() {
             pin_path: "/sys/fs/bpf/xdp-lb".into(),
             flow_hash_secret: None,
             snat_ports: PortRange { first: 1024, last: 32767 },
+            vips: Vips::default(),
             api: Api { socket: "/run/xdp-lb/api.sock".into() },
             metrics: Metrics { listen: Some(([127, 0, 0, 1], 9799).into()) },
             limits: Limits {
@@ -118,7 +119,8 @@ fn everything_but_the_interfaces_has_a_default() {
 fn every_key_is_read() {
     let config = valid(&format!(
         "interfaces = [\"bond0\"]\nxdp_mode = \"generic\"\nstate_file = \"/s\"\npin_path = \"/p/q\"\n\
-         flow_hash_secret = \"{}\"\nsnat_ports = \"2000-3000\"\napi.socket = \"/a\"\nmetrics.listen = \"off\"\n\
+         flow_hash_secret = \"{}\"\nsnat_ports = \"2000-3000\"\nvips = {{ interface = \"lo\", withdraw = \"no-backends\" }}\n\
+         api.socket = \"/a\"\nmetrics.listen = \"off\"\n\
          limits = {{ services = 1, backends = 2, slots = 0x400, flows = 2048, half_open_flows = 4096, \
          source_ranges = 3, source_rates = 4096, fragments = 1024 }}\n\
          timeouts = {{ tcp_idle = \"1h 30m\", udp_idle = \"7days\" }}\n\
@@ -131,6 +133,7 @@ fn every_key_is_read() {
     assert_eq!((config.state_file, config.pin_path), ("/s".into(), "/p/q".into()));
     assert_eq!(config.flow_hash_secret, Some([0x0f; 32]));
     assert_eq!(config.snat_ports.to_string(), "2000-3000");
+    assert_eq!(config.vips, Vips { interface: Some("lo".into()), withdraw: Withdraw::NoBackends });
     assert_eq!((config.api.socket, config.metrics.listen), ("/a".into(), None));
     let limits = Limits {
         services: 1,
@@ -214,7 +217,7 @@ fn unknown_keys_name_the_nearest_known_one_or_where_they_belong() {
     assert_eq!(
         refused("interfaces = [\"eth0\"]\nfrobnicate = 1\n"),
         "line 2: unknown key \"frobnicate\"; the keys here are \"interfaces\", \"xdp_mode\", \"state_file\", \
-         \"pin_path\", \"flow_hash_secret\", \"snat_ports\", \"api\", \"metrics\", \"limits\", \"timeouts\", \
+         \"pin_path\", \"flow_hash_secret\", \"snat_ports\", \"vips\", \"api\", \"metrics\", \"limits\", \"timeouts\", \
          \"service\""
     );
     assert_eq!(
@@ -323,6 +326,16 @@ fn top_level_values_have_their_form_and_range() {
             "flow_hash_secret = \"hunter2\"".into(),
             "flow_hash_secret: is not 64 hex digits; write the output of \"openssl rand -hex 32\", \
              the same on every node".into(),
+        ),
+        (
+            "vips.withdraw = \"no-backends\"".into(),
+            "vips.withdraw: means nothing without an interface that the daemon puts VIPs on; write interface = \
+             \"eth0\", or remove it".into(),
+        ),
+        (
+            "vips = { interface = \"lo\", withdraw = \"no-backend\" }".into(),
+            "vips.withdraw: \"no-backend\" is not known; did you mean \"no-backends\"? One of: \"never\", \
+             \"no-backends\"".into(),
         ),
         (
             "snat_ports = \"5-4\"".into(),

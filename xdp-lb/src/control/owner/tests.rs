@@ -2,6 +2,8 @@ use std::collections::HashSet;
 use std::fs;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use xdp_lb_common::net::MacAddress;
@@ -16,6 +18,7 @@ use crate::control::tables::Tables;
 use crate::datapath::Sizes;
 use crate::health::TargetId;
 use crate::net::NextHop;
+use crate::net::vips::{Standings, Wanted, Wish};
 
 /// The tables in memory, and what else was asked of the kernel.
 #[derive(Default)]
@@ -158,6 +161,32 @@ impl Kernel for InMemory {
     }
 }
 
+/// What is wanted of the VIPs.
+#[derive(Clone, Default)]
+struct InMemoryVips(Arc<Mutex<Wanted>>);
+
+impl InMemoryVips {
+    fn wishes(&self) -> Vec<(String, Wish)> {
+        let wanted = self.0.lock().unwrap();
+        wanted.addresses.iter().map(|(address, wish)| (address.to_string(), *wish)).collect()
+    }
+}
+
+impl Vips for InMemoryVips {
+    fn set(&mut self, wanted: Wanted) {
+        *self.0.lock().unwrap() = wanted;
+    }
+
+    fn standings(&self) -> Standings {
+        Standings::new()
+    }
+
+    fn release(&mut self) -> BoxFuture<'_, anyhow::Result<Vec<String>>> {
+        self.set(Wanted::default());
+        async { Ok(vec!["took 192.0.2.10 off eth0".into()]) }.boxed()
+    }
+}
+
 /// A running owner task, and everything around it.
 struct Daemon {
     directory: TempDir,
@@ -167,6 +196,7 @@ struct Daemon {
     events: mpsc::Sender<Event>,
     targets: Arc<Mutex<Vec<(Target, Health)>>>,
     watched: Arc<Mutex<BTreeSet<IpAddr>>>,
+    vips: InMemoryVips,
     task: JoinHandle<Ended>,
 }
 
@@ -200,19 +230,21 @@ impl Daemon {
         write_config(&config_file, config);
         let (targets, watched) = <(Arc<Mutex<_>>, Arc<Mutex<_>>)>::default();
         let (set, watch) = (Arc::clone(&targets), Arc::clone(&watched));
+        let vips = InMemoryVips::default();
         let owner = Owner::start(Parts {
             config: config::load(&config_file).unwrap(),
             config_file,
             kernel: kernel.clone(),
             set_targets: Box::new(move |targets| *set.lock().unwrap() = targets),
             watch: Box::new(move |watched| *watch.lock().unwrap() = watched),
+            vips: Box::new(vips.clone()),
         })?;
         let (requests, receive_requests) = mpsc::channel(8);
         let (reports, receive_reports) = mpsc::channel(64);
         let (events, receive_events) = mpsc::channel(64);
         let task = tokio::spawn(owner.run(receive_requests, receive_reports, receive_events));
         let handle = Handle::new(requests);
-        Ok(Self { directory, kernel, handle, reports, events, targets, watched, task })
+        Ok(Self { directory, kernel, handle, reports, events, targets, watched, vips, task })
     }
 
     /// Kills the daemon and starts it again: the tables and the files are what is left.
@@ -773,7 +805,10 @@ async fn unknown_services_are_told_with_the_known_ones() {
 async fn an_unload_ends_the_task() {
     let daemon = Daemon::start(TWO_SERVICES);
     let outcome = daemon.handle.unload().await.unwrap();
-    assert_eq!(outcome.message, "detached from eth0 (native), removed 12 tables; the daemon ends");
+    assert_eq!(
+        outcome.message,
+        "took 192.0.2.10 off eth0, detached from eth0 (native), removed 12 tables; the daemon ends"
+    );
     assert_eq!(daemon.task.await.unwrap(), Ended::Unloaded);
     assert!(daemon.kernel.lock().unloaded);
 }
@@ -784,4 +819,40 @@ async fn an_interface_that_refuses_the_program_stops_the_start() {
     let refused = Daemon::start_with(tempfile::tempdir().unwrap(), InMemory::new(100_000), &config);
     let refused = refused.err().unwrap().to_string();
     assert!(refused.contains("create or mend missing, or take it out of `interfaces`"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_vip_stays_while_one_of_its_services_has_a_backend() {
+    let config = format!("vips = {{ interface = \"lo\", withdraw = \"no-backends\" }}\n{TWO_SERVICES}");
+    let daemon = Daemon::start(&config);
+    let wishes = || daemon.vips.wishes();
+    let is = |wish| vec![("192.0.2.10".to_owned(), wish)];
+    assert_eq!(wishes(), is(Wish::Undecided), "nothing is known yet");
+    daemon.all_up().await;
+    assert_eq!(wishes(), is(Wish::Present));
+    daemon.report("web", "198.51.100.11:8080", Health::Down, "timed out").await;
+    daemon.report("web", "198.51.100.12:8080", Health::Down, "timed out").await;
+    daemon.until("web", |backends| backends.iter().all(|backend| backend.state == BackendState::Down)).await;
+    assert_eq!(wishes(), is(Wish::Present), "the other service has one");
+    let drain = BackendPatch { admin: Some(AdminState::Draining), ..BackendPatch::default() };
+    daemon.handle.patch_backend("api".into(), address("198.51.100.13:8443"), drain).await.unwrap();
+    assert_eq!(wishes(), is(Wish::Present), "it has its flows still");
+    daemon.report("api", "198.51.100.13:8443", Health::Down, "timed out").await;
+    daemon.until("api", |backends| backends[0].state == BackendState::Down).await;
+    assert_eq!(wishes(), is(Wish::Absent));
+    daemon.report("web", "198.51.100.12:8080", Health::Up, "well again").await;
+    daemon.until("web", |backends| backends[1].state == BackendState::Up).await;
+    assert_eq!(wishes(), is(Wish::Present));
+}
+
+#[tokio::test]
+async fn vips_are_kept_only_where_the_config_names_an_interface_for_them_and_a_reload_changes_that() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    daemon.all_up().await;
+    assert_eq!(daemon.vips.wishes(), []);
+    write_config(&daemon.config_file(), &format!("vips.interface = \"lo\"\n{TWO_SERVICES}"));
+    let reloaded = daemon.handle.reload().await.unwrap();
+    assert_eq!(reloaded.changes, ["vips.interface none -> lo"]);
+    assert_eq!(daemon.vips.wishes(), [("192.0.2.10".to_owned(), Wish::Present)]);
+    assert_eq!(daemon.vips.0.lock().unwrap().interface.as_deref(), Some("lo"));
 }

@@ -1,0 +1,93 @@
+//! Which VIPs are to be addresses of this host.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use anyhow::Result;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+
+use super::fleet::Fleet;
+use super::kernel::Kernel;
+use super::owner::Owner;
+use crate::api::types::{VipState, VipView};
+use crate::net::vips::{self, Standings, Wanted, Wish};
+
+/// Who keeps the VIPs, as a trait: the owner's logic is tested without a kernel.
+pub trait Vips: Send {
+    /// Replaces what is wanted.
+    fn set(&mut self, wanted: Wanted);
+    /// How each VIP stands.
+    fn standings(&self) -> Standings;
+    /// Takes away all that was added; says what.
+    fn release(&mut self) -> BoxFuture<'_, Result<Vec<String>>>;
+}
+
+impl Vips for vips::Vips {
+    fn set(&mut self, wanted: Wanted) {
+        vips::Vips::set(self, wanted);
+    }
+
+    fn standings(&self) -> Standings {
+        vips::Vips::standings(self)
+    }
+
+    fn release(&mut self) -> BoxFuture<'_, Result<Vec<String>>> {
+        vips::Vips::release(self).boxed()
+    }
+}
+
+impl<K: Kernel> Owner<K> {
+    /// Tells the keeper of the VIPs what follows from the states decided last.
+    pub(super) fn tell_vips(&mut self) {
+        self.vips.set(Wanted {
+            interface: self.config.vips.interface.clone(),
+            addresses: self.wishes(),
+            announced_on: self.config.interfaces.iter().cloned().collect(),
+        });
+    }
+
+    /// Of each VIP that the daemon sees to, whether it is to be there.
+    fn wishes(&self) -> BTreeMap<IpAddr, Wish> {
+        match self.config.vips.interface {
+            Some(_) => wishes(&self.fleet, |service| self.fleet.wish(service, self.config.vips.withdraw)),
+            None => BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn vip_views(&self) -> Vec<VipView> {
+        let standings = self.vips.standings();
+        let view = |(address, wish): (IpAddr, Wish)| {
+            let standing = standings.get(&address).cloned().unwrap_or_default();
+            let state = match (standing.interface.is_some(), wish) {
+                (true, Wish::Present | Wish::Undecided) => VipState::Present,
+                (true, Wish::Absent) => VipState::Stays,
+                (false, Wish::Present) => VipState::Missing,
+                (false, Wish::Absent | Wish::Undecided) => VipState::Withdrawn,
+            };
+            VipView {
+                address,
+                state,
+                interface: standing.interface,
+                added_by_daemon: standing.is_own,
+                note: standing.trouble,
+            }
+        };
+        self.wishes().into_iter().map(view).collect()
+    }
+}
+
+/// A VIP is wanted where one of its services wants it.
+fn wishes(fleet: &Fleet, wish: impl Fn(&crate::config::EffectiveService) -> Wish) -> BTreeMap<IpAddr, Wish> {
+    let mut wishes: BTreeMap<IpAddr, Wish> = BTreeMap::new();
+    for service in &fleet.effective().services {
+        let wish = wish(service);
+        let present = wishes.entry(service.service.vip.ip()).or_insert(wish);
+        *present = match (*present, wish) {
+            (Wish::Present, _) | (_, Wish::Present) => Wish::Present,
+            (Wish::Undecided, _) | (_, Wish::Undecided) => Wish::Undecided,
+            (Wish::Absent, Wish::Absent) => Wish::Absent,
+        };
+    }
+    wishes
+}

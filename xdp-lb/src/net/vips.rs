@@ -1,0 +1,519 @@
+//! VIPs as addresses of this host: added, announced, and taken away.
+//!
+//! Only what was added here is ever taken away, and it is noted in a file before it is added, so that a daemon that
+//! was killed finds it again. Neither the end of the daemon nor its start changes an address that is as it should be.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::pending;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use futures_util::{Stream, StreamExt as _};
+use rtnetlink::MulticastGroup;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+use super::announce::Announcer;
+use super::kernel::{Change, Kernel, Link, connect};
+use crate::config::state::{self, Kept, StateError};
+
+/// After a first change more may follow: one look is for all of them.
+const DEBOUNCE: Duration = Duration::from_millis(20);
+
+/// What could not be done is tried again after this time.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// It is looked at least so often, since a change may go unheard.
+const REFRESH: Duration = Duration::from_secs(30);
+
+/// When an address is announced, after it came: frames are lost, and a neighbour that has just heard something of it
+/// keeps to that for a second (`locktime`, arp(7)).
+const ANNOUNCED_AFTER: [Duration; 5] = [
+    Duration::ZERO,
+    Duration::from_millis(300),
+    Duration::from_millis(1_200),
+    Duration::from_secs(3),
+    Duration::from_secs(8),
+];
+
+/// What is wanted of the VIPs.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Wanted {
+    /// The interface that they are put on. `None`: they are somebody else's affair, and what was added is taken away.
+    pub interface: Option<String>,
+    /// Each VIP.
+    pub addresses: BTreeMap<IpAddr, Wish>,
+    /// The interfaces that they are announced on, with the VLAN devices on them.
+    pub announced_on: BTreeSet<String>,
+}
+
+/// What is wanted of one VIP.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wish {
+    /// It is to be an address of this host.
+    Present,
+    /// It is not to be one.
+    Absent,
+    /// It is not known yet which: it stays as it is.
+    Undecided,
+}
+
+/// How a VIP stands.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Standing {
+    /// The interface that has it, if any.
+    pub interface: Option<String>,
+    /// Whether the daemon has added it, and so may take it away.
+    pub is_own: bool,
+    /// Why it is not as it should be, in words.
+    pub trouble: Option<String>,
+}
+
+/// How each VIP stands.
+pub type Standings = BTreeMap<IpAddr, Standing>;
+
+/// The addresses that the daemon has added to this host.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Record {
+    /// The kernel's id of the boot that they were added in: they are gone with it.
+    boot: String,
+    /// By interface.
+    addresses: BTreeMap<String, BTreeSet<IpAddr>>,
+}
+
+impl Kept for Record {
+    const NAME: &str = "record of added addresses";
+    const LOSS: &str =
+        "VIPs that the daemon added before stay where they are until you remove them: see `ip address`";
+}
+
+impl Record {
+    fn contains(&self, interface: &str, address: IpAddr) -> bool {
+        self.addresses.get(interface).is_some_and(|addresses| addresses.contains(&address))
+    }
+
+    fn insert(&mut self, interface: &str, address: IpAddr) {
+        self.addresses.entry(interface.into()).or_default().insert(address);
+    }
+
+    fn remove(&mut self, interface: &str, address: IpAddr) {
+        if let Some(addresses) = self.addresses.get_mut(interface) {
+            addresses.remove(&address);
+        }
+        self.addresses.retain(|_, addresses| !addresses.is_empty());
+    }
+
+    fn all(&self) -> Vec<(String, IpAddr)> {
+        let of = |(interface, addresses): (&String, &BTreeSet<IpAddr>)| {
+            addresses.iter().map(|address| (interface.clone(), *address)).collect::<Vec<_>>()
+        };
+        self.addresses.iter().flat_map(of).collect()
+    }
+}
+
+/// The file with the addresses that a daemon with this state file has added.
+pub fn record_file(state_file: &Path) -> PathBuf {
+    let mut name = state_file.as_os_str().to_owned();
+    name.push(".addresses");
+    name.into()
+}
+
+/// The handle to the task that keeps the VIPs. The task ends when this is dropped, and leaves them as they are.
+#[derive(Debug)]
+pub struct Vips {
+    orders: mpsc::UnboundedSender<Order>,
+    standings: watch::Receiver<Standings>,
+}
+
+#[derive(Debug)]
+enum Order {
+    Want(Wanted),
+    Release(oneshot::Sender<Result<Vec<String>>>),
+}
+
+impl Vips {
+    /// Starts to keep the VIPs in the calling thread's network namespace. `record_file` says what was added before.
+    ///
+    /// # Errors
+    /// Where the netlink sockets cannot be opened, or the record not be read.
+    pub fn start(record_file: PathBuf) -> Result<Self> {
+        let (orders, received) = mpsc::unbounded_channel();
+        let (told, standings) = watch::channel(Standings::new());
+        let keeper = Keeper::new(record_file, told)?;
+        tokio::spawn(keeper.run(received));
+        Ok(Self { orders, standings })
+    }
+
+    /// Replaces what is wanted.
+    pub fn set(&self, wanted: Wanted) {
+        // The task ends with this handle only.
+        let _ = self.orders.send(Order::Want(wanted));
+    }
+
+    /// How each VIP stands, as far as the daemon sees to it.
+    pub fn standings(&self) -> Standings {
+        self.standings.borrow().clone()
+    }
+
+    /// Takes away all that was added; says what.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub async fn release(&self) -> Result<Vec<String>> {
+        let (answer, answered) = oneshot::channel();
+        let _ = self.orders.send(Order::Release(answer));
+        answered.await.context("the VIPs' task has ended")?
+    }
+}
+
+/// Takes away what a daemon that runs no more has added; says what.
+///
+/// # Errors
+/// Where the record cannot be read, or the kernel refuses.
+pub async fn release(record_file: &Path) -> Result<Vec<String>> {
+    if !record_file.exists() {
+        return Ok(Vec::new());
+    }
+    let (told, _) = watch::channel(Standings::new());
+    Keeper::new(record_file.to_owned(), told)?.release().await
+}
+
+struct Keeper {
+    kernel: Kernel,
+    changes: Box<dyn Stream<Item = Change> + Unpin + Send>,
+    announcer: Option<Announcer>,
+    record_file: PathBuf,
+    record: Record,
+    wanted: Wanted,
+    told: watch::Sender<Standings>,
+    /// What is to be announced on which interfaces (all of them, or one by its index), and when.
+    announcements: BTreeMap<(Instant, u64), (IpAddr, Option<u32>)>,
+    announced: u64,
+    /// The links that were up at the last look, by index.
+    up: BTreeSet<u32>,
+    look_at: Instant,
+    /// Ends the connections with the task.
+    _connections: JoinSet<()>,
+}
+
+impl Keeper {
+    fn new(record_file: PathBuf, told: watch::Sender<Standings>) -> Result<Self> {
+        let (kernel, changes, connections) =
+            connect(&[MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr])?;
+        let boot =
+            std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+        let mut record = match state::read::<Record>(&record_file) {
+            Ok(record) => record,
+            Err(error @ StateError::SetAside { .. }) => {
+                tracing::error!("{error}");
+                Record::default()
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if record.boot != boot {
+            record = Record { boot, ..Record::default() };
+        }
+        let announcer = Announcer::open();
+        if let Err(error) = &announcer {
+            tracing::warn!(
+                "VIPs cannot be announced: no packet socket: {error}; give the daemon CAP_NET_RAW"
+            );
+        }
+        Ok(Self {
+            kernel,
+            changes: Box::new(changes),
+            announcer: announcer.ok(),
+            record_file,
+            record,
+            wanted: Wanted::default(),
+            told,
+            announcements: BTreeMap::new(),
+            announced: 0,
+            up: BTreeSet::new(),
+            look_at: Instant::now() + REFRESH,
+            _connections: connections,
+        })
+    }
+
+    async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
+        // Nothing is done before it is known what is wanted.
+        let mut is_told = false;
+        loop {
+            let next = self.announcements.keys().next().map(|(at, _)| *at);
+            let announce = async {
+                match next {
+                    Some(at) => sleep_until(at).await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                order = orders.recv() => match order {
+                    None => return,
+                    Some(Order::Want(wanted)) => {
+                        if !is_told || wanted != self.wanted {
+                            self.wanted = wanted;
+                            self.look_at = Instant::now();
+                        }
+                        is_told = true;
+                    }
+                    Some(Order::Release(answer)) => {
+                        let released = self.release().await;
+                        let _ = answer.send(released);
+                    }
+                },
+                change = self.changes.next() => match change {
+                    Some(Change::Addresses(_) | Change::Link(_) | Change::LinkGone(_) | Change::Overrun) => {
+                        self.look_at = self.look_at.min(Instant::now() + DEBOUNCE);
+                    }
+                    Some(_) => {}
+                    None => {
+                        tracing::error!("the netlink connection broke: VIPs are no longer kept");
+                        return;
+                    }
+                },
+                () = announce => self.announce_due().await,
+                () = sleep_until(self.look_at), if is_told => {
+                    self.look_at = Instant::now() + REFRESH;
+                    if let Err(error) = self.look().await {
+                        tracing::warn!("the VIPs cannot be looked at: {error:#}");
+                        self.look_at = Instant::now() + RETRY;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Makes the host's addresses what is wanted, as far as they are the daemon's.
+    async fn look(&mut self) -> Result<()> {
+        let links = self.kernel.links().await?;
+        let names: BTreeMap<u32, &str> = links.iter().map(|link| (link.index, link.name.as_str())).collect();
+        let mut holders: BTreeMap<IpAddr, Vec<String>> = BTreeMap::new();
+        for (index, address) in self.kernel.addresses().await? {
+            let name = names.get(&index).map_or_else(|| index.to_string(), |name| (*name).to_owned());
+            holders.entry(address).or_default().push(name);
+        }
+        let mut standings = Standings::new();
+        for (address, wish) in self.wanted.addresses.clone() {
+            let held_by = holders.get(&address).map_or(&[][..], Vec::as_slice);
+            let standing = self.keep(address, wish, held_by, &links).await;
+            standings.insert(address, standing);
+        }
+        self.take_away_strays(&holders, &links, &mut standings).await;
+        if standings.values().any(|standing| standing.trouble.is_some()) {
+            self.look_at = Instant::now() + RETRY;
+        }
+        self.say_troubles(&standings);
+        self.told.send_replace(standings);
+        self.announce_on_links_that_came(&links);
+        Ok(())
+    }
+
+    /// Sees to one VIP.
+    async fn keep(&mut self, address: IpAddr, wish: Wish, held_by: &[String], links: &[Link]) -> Standing {
+        let own = held_by.iter().find(|holder| self.record.contains(holder, address)).cloned();
+        let Some(wanted_on) = self.wanted.interface.clone() else {
+            return Standing { interface: held_by.first().cloned(), ..Standing::default() };
+        };
+        let stands = |interface: Option<&String>, is_own| Standing {
+            interface: interface.cloned(),
+            is_own,
+            trouble: None,
+        };
+        let is_foreign = held_by.iter().any(|holder| Some(holder) != own.as_ref());
+        match wish {
+            Wish::Undecided => stands(own.as_ref().or(held_by.first()), own.is_some()),
+            // What is its own goes with the strays.
+            Wish::Absent => match held_by.iter().find(|holder| Some(*holder) != own.as_ref()) {
+                Some(holder) => Standing {
+                    trouble: Some(format!(
+                        "it was not the daemon that put it on {holder}, so it stays there: remove it with \
+                         `ip address del {address}/{} dev {holder}`, and the daemon will see to it from then on",
+                        prefix(address)
+                    )),
+                    ..stands(Some(holder), false)
+                },
+                None => Standing::default(),
+            },
+            Wish::Present if is_foreign || own.as_ref() == Some(&wanted_on) => {
+                stands(held_by.first(), own.is_some())
+            }
+            Wish::Present => match self.add(address, &wanted_on, links).await {
+                Ok(()) => stands(Some(&wanted_on), true),
+                Err(why) => {
+                    Standing { trouble: Some(format!("{why:#}")), ..stands(own.as_ref(), own.is_some()) }
+                }
+            },
+        }
+    }
+
+    async fn add(&mut self, address: IpAddr, interface: &str, links: &[Link]) -> Result<()> {
+        let link = links
+            .iter()
+            .find(|link| link.name == interface)
+            .with_context(|| format!("there is no interface {interface}, which vips.interface names"))?;
+        let was_there = self.record.contains(interface, address);
+        if !was_there {
+            self.record.insert(interface, address);
+            if let Err(error) = self.save() {
+                self.record.remove(interface, address);
+                return Err(error.context("it was not added, since that could not be noted"));
+            }
+        }
+        match self.kernel.add_address(link.index, address).await {
+            Ok(()) => {
+                let again = if was_there { " again, since somebody had removed it" } else { "" };
+                tracing::info!("VIP {address}: added to {interface}{again}");
+                self.schedule(address, None);
+                Ok(())
+            }
+            Err(error) => {
+                self.record.remove(interface, address);
+                if let Err(error) = self.save() {
+                    tracing::warn!("{error:#}");
+                }
+                Err(error.context(format!("it cannot be added to {interface}")))
+            }
+        }
+    }
+
+    /// Takes away what the daemon has added and what is not wanted there.
+    async fn take_away_strays(
+        &mut self,
+        holders: &BTreeMap<IpAddr, Vec<String>>,
+        links: &[Link],
+        standings: &mut Standings,
+    ) {
+        for (interface, address) in self.record.all() {
+            let stays = match self.wanted.addresses.get(&address) {
+                Some(Wish::Undecided) => self.wanted.interface.is_some(),
+                Some(Wish::Present) if self.wanted.interface.as_ref() == Some(&interface) => true,
+                // Where its new place is not ready, the old one is better than none.
+                Some(Wish::Present) if self.wanted.interface.is_some() => {
+                    standings.get(&address).is_some_and(|standing| standing.trouble.is_some())
+                }
+                _ => false,
+            };
+            if stays {
+                continue;
+            }
+            let is_there = holders.get(&address).is_some_and(|holders| holders.contains(&interface));
+            let link = links.iter().find(|link| link.name == interface).filter(|_| is_there);
+            let removed = match link {
+                Some(link) => self.kernel.remove_address(link.index, address).await,
+                None => Ok(()),
+            };
+            match removed {
+                Ok(()) => {
+                    tracing::info!("VIP {address}: taken off {interface}");
+                    self.record.remove(&interface, address);
+                    self.announcements.retain(|_, (announced, _)| *announced != address);
+                    if let Err(error) = self.save() {
+                        tracing::warn!("{error:#}");
+                    }
+                }
+                Err(error) => {
+                    let standing = standings.entry(address).or_default();
+                    standing.interface = Some(interface.clone());
+                    standing.is_own = true;
+                    standing.trouble = Some(format!("it cannot be taken off {interface}: {error:#}"));
+                }
+            }
+        }
+    }
+
+    fn save(&self) -> Result<()> {
+        match state::write(&self.record_file, &self.record)? {
+            state::Saved::OnDisk => {}
+            state::Saved::Unsynced(why) => tracing::warn!("{why}"),
+        }
+        Ok(())
+    }
+
+    /// Says once of each VIP what is wrong with it.
+    fn say_troubles(&self, standings: &Standings) {
+        let before = self.told.borrow();
+        for (address, standing) in standings {
+            if let Some(trouble) = &standing.trouble
+                && before.get(address).and_then(|before| before.trouble.as_ref()) != Some(trouble)
+            {
+                tracing::warn!("VIP {address}: {trouble}");
+            }
+        }
+    }
+
+    async fn release(&mut self) -> Result<Vec<String>> {
+        self.wanted = Wanted::default();
+        let before = self.record.all();
+        self.look().await?;
+        let left = self.record.all();
+        if let Some((interface, address)) = left.first() {
+            let why = self.told.borrow().get(address).and_then(|standing| standing.trouble.clone());
+            anyhow::bail!("VIP {address}: {}", why.unwrap_or_else(|| format!("is still on {interface}")));
+        }
+        Ok(before.iter().map(|(interface, address)| format!("took {address} off {interface}")).collect())
+    }
+
+    /// Announces an address now and some times again: everywhere, or on one link.
+    fn schedule(&mut self, address: IpAddr, index: Option<u32>) {
+        let now = Instant::now();
+        for after in ANNOUNCED_AFTER {
+            self.announced += 1;
+            self.announcements.insert((now + after, self.announced), (address, index));
+        }
+    }
+
+    /// What is behind a link that comes up may have learnt the address elsewhere.
+    fn announce_on_links_that_came(&mut self, links: &[Link]) {
+        let up: BTreeSet<u32> =
+            links.iter().filter(|link| link.up && link.carrier).map(|link| link.index).collect();
+        let came: Vec<u32> = up.difference(&self.up).copied().collect();
+        self.up = up;
+        let own: Vec<IpAddr> = self.record.all().into_iter().map(|(_, address)| address).collect();
+        for link in links.iter().filter(|link| came.contains(&link.index)) {
+            if self.is_announced_on(link, links) {
+                own.iter().for_each(|address| self.schedule(*address, Some(link.index)));
+            }
+        }
+    }
+
+    fn is_announced_on(&self, link: &Link, links: &[Link]) -> bool {
+        let parent = link.vlan.and_then(|vlan| vlan.parent);
+        let parent = links.iter().find(|link| Some(link.index) == parent);
+        let is_named = |link: &Link| self.wanted.announced_on.contains(&link.name);
+        link.mac.is_some() && (is_named(link) || parent.is_some_and(is_named))
+    }
+
+    async fn announce_due(&mut self) {
+        let now = Instant::now();
+        let later = self.announcements.split_off(&(now, u64::MAX));
+        let due = std::mem::replace(&mut self.announcements, later);
+        let Some(announcer) = &self.announcer else { return };
+        let links = match self.kernel.links().await {
+            Ok(links) => links,
+            Err(error) => return tracing::warn!("VIPs cannot be announced: {error:#}"),
+        };
+        for (address, index) in due.into_values() {
+            for link in &links {
+                let is_meant = index.is_none_or(|index| index == link.index);
+                if is_meant && link.up && link.carrier && self.is_announced_on(link, &links) {
+                    match announcer.announce(address, link) {
+                        Ok(()) => tracing::debug!("VIP {address}: announced on {}", link.name),
+                        Err(error) => {
+                            tracing::warn!("VIP {address}: cannot be announced on {}: {error}", link.name)
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The bits of an address's prefix that holds it alone.
+fn prefix(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
