@@ -188,6 +188,7 @@ impl Owner {
         view.quic = added.quic;
         (view.allow, view.deny) = (added.allow, added.deny);
         (view.new_flow_rate, view.new_flow_burst) = (added.new_flow_rate, added.new_flow_burst);
+        view.panic_threshold = added.panic_threshold;
         view.health_check = added.health_check.unwrap_or(view.health_check);
         self.services.push(view);
         for backend in added.backends {
@@ -211,6 +212,7 @@ impl Owner {
         self.backends.push(BackendView {
             weight: added.weight,
             server_id: added.server_id,
+            backup: added.backup,
             ..backend(service, &added.address.to_string())
         });
         Ok(done(format!("added {} to {service}", added.address)))
@@ -236,6 +238,8 @@ pub(crate) fn service(name: &str, vip: &str) -> ServiceView {
         deny: vec![],
         new_flow_rate: 0,
         new_flow_burst: 0,
+        panic_threshold: 0,
+        panic: None,
         health_check: HealthCheck {
             probe: Probe::Http { path: "/healthz".into(), host: None, status: (200, 399) },
             port: None,
@@ -259,6 +263,7 @@ pub(crate) fn backend(service: &str, address: &str) -> BackendView {
         address: address.parse().unwrap(),
         weight: 100,
         server_id: None,
+        backup: false,
         share: 0.5,
         state: BackendState::Up,
         reason: "HTTP 200 in 1.2 ms".into(),

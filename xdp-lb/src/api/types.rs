@@ -162,6 +162,12 @@ pub struct ServiceView {
     /// How many of them at once; 0: as many as in a second.
     #[serde(default)]
     pub new_flow_burst: u32,
+    /// Where fewer of its backends are up than this, in percent, backups take flows, and then those that are down.
+    #[serde(default)]
+    pub panic_threshold: u8,
+    /// Why backends that are down take new flows, where they do.
+    #[serde(default)]
+    pub panic: Option<String>,
     /// How its backends are checked.
     pub health_check: HealthCheck,
     /// Whether it stands in the config file (`file`) or was added by the CLI (`runtime`).
@@ -223,6 +229,9 @@ pub struct BackendView {
     /// What it is called in QUIC's connection ids.
     #[serde(default)]
     pub server_id: Option<ServerId>,
+    /// Whether it takes new flows only where too few others are up.
+    #[serde(default)]
+    pub backup: bool,
     /// Its part of the ring, 0 to 1: the share of new flows that it gets.
     pub share: f64,
     /// What it does now.
@@ -265,6 +274,10 @@ pub enum BackendState {
     Unresolved,
     /// Its first health check is still out: it gets nothing yet.
     Checking,
+    /// A backup that is up while enough others are: it keeps its flows and gets no new ones.
+    Standby,
+    /// Its health check failed, and it takes new flows all the same, since too few others are up.
+    Panic,
 }
 
 impl BackendState {
@@ -276,7 +289,14 @@ impl BackendState {
             Self::Down => "down",
             Self::Unresolved => "unresolved",
             Self::Checking => "checking",
+            Self::Standby => "standby",
+            Self::Panic => "panic",
         }
+    }
+
+    /// Whether it takes new flows.
+    pub const fn takes_new_flows(self) -> bool {
+        matches!(self, Self::Up | Self::Panic)
     }
 }
 

@@ -32,6 +32,9 @@ pub(super) enum Command {
         /// QUIC: its server id, in hex
         #[arg(long, value_name = "HEX")]
         server_id: Option<ServerId>,
+        /// A backup: it takes new flows only where no other backend is up (or too few, by panic_threshold)
+        #[arg(long)]
+        backup: bool,
     },
     /// Remove a backend at once, with its flows; drain it first to let them end
     Remove(Target),
@@ -91,8 +94,9 @@ impl Command {
                 let patience = drain::Patience { timeout, quiet };
                 return drain::execute(client, screen, &target, &patience).await;
             }
-            Self::Add { target, weight, server_id } => {
-                let backend = config::Backend { server_id, ..config::Backend::new(target.address, weight) };
+            Self::Add { target, weight, server_id, backup } => {
+                let backend =
+                    config::Backend { server_id, backup, ..config::Backend::new(target.address, weight) };
                 client.add_backend(&target.service, &backend).await?
             }
             Self::Remove(target) => client.remove_backend(&target.service, target.address).await?,

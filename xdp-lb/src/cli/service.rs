@@ -95,8 +95,13 @@ pub(super) struct Add {
     /// How many of them at once [default: as many as in a second]
     #[arg(long, value_name = "N", requires = "new_flow_rate", default_value_t, hide_default_value = true)]
     new_flow_burst: u32,
-    /// A backend, with a weight where it is not 100, and QUIC's server id in hex; may be given several times
-    #[arg(long = "backend", value_name = "ADDR:PORT[=WEIGHT][,server-id=HEX]", value_parser = parse_backend)]
+    /// Where fewer backends are up than this, in percent, backups take flows, and then those that are down;
+    /// 0: backups where no other is up, and never those that are down
+    #[arg(long, value_name = "PERCENT", default_value_t)]
+    panic_threshold: u8,
+    /// A backend, with a weight where it is not 100, QUIC's server id in hex, and whether it is a backup; may be
+    /// given several times
+    #[arg(long = "backend", value_name = "ADDR:PORT[=WEIGHT][,server-id=HEX][,backup]", value_parser = parse_backend)]
     backends: Vec<config::Backend>,
     #[command(flatten)]
     check: Check,
@@ -176,6 +181,7 @@ impl Add {
             deny: self.deny,
             new_flow_rate: self.new_flow_rate,
             new_flow_burst: self.new_flow_burst,
+            panic_threshold: self.panic_threshold,
             health_check: self.check.health_check()?,
             backends: self.backends,
         })
@@ -205,8 +211,9 @@ impl Check {
     }
 }
 
-/// Reads `ADDR:PORT[=WEIGHT][,server-id=HEX]`.
+/// Reads `ADDR:PORT[=WEIGHT][,server-id=HEX][,backup]`.
 fn parse_backend(text: &str) -> Result<config::Backend, String> {
+    let (text, backup) = text.strip_suffix(",backup").map_or((text, false), |text| (text, true));
     let (text, server_id) = match text.split_once(",server-id=") {
         Some((text, id)) => (text, Some(id.parse()?)),
         None => (text, None),
@@ -219,7 +226,7 @@ fn parse_backend(text: &str) -> Result<config::Backend, String> {
         }
         None => (text, default_weight()),
     };
-    Ok(config::Backend { server_id, ..config::Backend::new(parse_endpoint(address)?, weight) })
+    Ok(config::Backend { server_id, backup, ..config::Backend::new(parse_endpoint(address)?, weight) })
 }
 
 /// The table of services.
@@ -278,7 +285,7 @@ fn detail_table(screen: &Screen, detail: &ServiceDetailView) -> String {
         ("clients", clients(service)),
         ("new flows", new_flows(service)),
         ("health check", check(&service.health_check)),
-        ("serving", format!("{} of {} backends", service.backends_serving, service.backends)),
+        ("serving", serving(service)),
         ("tracking", service.flow_tracking.to_string()),
         ("ring", format!("{} slots{}", grouped(service.ring_slots.into()), rest(service))),
         ("origin", origin(service.origin).to_owned()),
@@ -299,6 +306,16 @@ fn detail_table(screen: &Screen, detail: &ServiceDetailView) -> String {
     text.push('\n');
     text.push_str(&backend::table(screen, backends));
     text
+}
+
+/// How many backends take new flows, and why others than those that are up.
+fn serving(service: &ServiceView) -> String {
+    let serving = format!("{} of {} backends", service.backends_serving, service.backends);
+    match (&service.panic, service.panic_threshold) {
+        (Some(why), _) => format!("{serving}; PANIC, those that are down too: {why}"),
+        (None, 0) => serving,
+        (None, threshold) => format!("{serving}; panic threshold {threshold} %"),
+    }
 }
 
 /// What a ring's slots wait for, in a service's detail.

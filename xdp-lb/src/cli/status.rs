@@ -35,12 +35,26 @@ fn one_screen(screen: &Screen, status: &StatusView) -> String {
     let parts = [
         trouble.unwrap_or_default() + &head,
         interfaces(screen, status) + &vips(screen, status),
-        line(service::table(screen, &status.services)) + &moving(&status.services),
+        line(service::table(screen, &status.services))
+            + &panics(&status.services)
+            + &moving(&status.services),
         backends(screen, &status.backends),
         tables(screen, status),
         packets,
     ];
     parts.join("\n")
+}
+
+/// A line for each service that uses backends which are down.
+fn panics(services: &[ServiceView]) -> String {
+    let line = |service: &ServiceView| {
+        Some(format!(
+            "{}: PANIC: backends that are down take flows: {}\n",
+            service.name,
+            service.panic.as_ref()?
+        ))
+    };
+    services.iter().filter_map(line).collect()
 }
 
 /// A line for each service whose slots are not at rest.
@@ -91,13 +105,17 @@ fn note(interface: &InterfaceView) -> String {
     }
 }
 
+/// Whether a backend does what it is there for.
+fn is_well(backend: &BackendView) -> bool {
+    matches!(backend.state, BackendState::Up | BackendState::Standby)
+}
+
 /// All backends where they fit; else those that are not up, which an operator looks for.
 fn backends(screen: &Screen, backends: &[BackendView]) -> String {
     if backends.len() <= MAX_BACKENDS {
         return line(backend::table(screen, backends));
     }
-    let troubled: Vec<_> =
-        backends.iter().filter(|backend| backend.state != BackendState::Up).cloned().collect();
+    let troubled: Vec<_> = backends.iter().filter(|backend| !is_well(backend)).cloned().collect();
     let up = counted((backends.len() - troubled.len()) as u64, "backend");
     let shown = &troubled[..troubled.len().min(MAX_BACKENDS)];
     let table = if shown.is_empty() { String::new() } else { backend::table(screen, shown) };

@@ -187,6 +187,33 @@ async fn a_quic_service_is_added_with_its_backends_ids() {
 }
 
 #[tokio::test]
+async fn backups_and_a_panic_threshold_are_added_and_shown() {
+    let daemon = daemon(Owner::default());
+    let line = "service add shop 192.0.2.10:8000 --panic-threshold 40 --backend 198.51.100.11:80=10 \
+                --backend 198.51.100.12:80=20,backup";
+    daemon.text(&line.split_whitespace().collect::<Vec<_>>()).await;
+    daemon.text(&["backend", "add", "shop", "198.51.100.13:80", "--backup"]).await;
+    let shown = daemon.client.service("shop").await.unwrap();
+    assert_eq!(shown.service.panic_threshold, 40);
+    let kinds: Vec<_> = shown.backends.iter().map(|backend| (backend.weight, backend.backup)).collect();
+    assert_eq!(kinds, [(10, false), (20, true), (100, true)]);
+    let text = daemon.text(&["service", "show", "shop"]).await;
+    assert!(text.contains("panic threshold 40 %\n"), "{text}");
+}
+
+#[tokio::test]
+async fn a_service_in_panic_says_so_in_the_status() {
+    let mut owner = Owner::default();
+    owner.services[0].panic = Some("1 of 4 backends are up, and panic_threshold = 50 wants 2".into());
+    let name = owner.services[0].name.clone();
+    let daemon = daemon(owner);
+    for line in [&["status"][..], &["service", "show", &name]] {
+        let text = daemon.text(line).await;
+        assert!(text.contains("PANIC") && text.contains("1 of 4 backends are up"), "{text}");
+    }
+}
+
+#[tokio::test]
 async fn a_wrong_health_check_is_a_usage_error_in_the_configs_words() {
     let daemon = daemon(Owner::default());
     for (arguments, words) in [

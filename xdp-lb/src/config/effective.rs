@@ -119,6 +119,7 @@ fn diff_definition(old: &Service, new: &Service, line: &mut impl FnMut(String)) 
     changed("quic", quic(old), quic(new));
     changed("new_flow_rate", old.new_flow_rate.to_string(), new.new_flow_rate.to_string());
     changed("new_flow_burst", old.new_flow_burst.to_string(), new.new_flow_burst.to_string());
+    changed("panic_threshold", old.panic_threshold.to_string(), new.panic_threshold.to_string());
     changed("health_check", old.check().to_string(), new.check().to_string());
 }
 
@@ -145,7 +146,8 @@ fn diff_backends(old: &[EffectiveBackend], new: &[EffectiveBackend], line: &mut 
                     AdminState::Enabled => "",
                     AdminState::Draining => ", draining",
                 };
-                line(format!("added, weight {}{state}", new.backend.weight));
+                let kind = if new.backend.backup { ", backup" } else { "" };
+                line(format!("added, weight {}{kind}{state}", new.backend.weight));
             }
             (Some(_), None) => line("removed".into()),
             (Some(old), Some(new)) => {
@@ -156,6 +158,9 @@ fn diff_backends(old: &[EffectiveBackend], new: &[EffectiveBackend], line: &mut 
                     let words = |id: Option<ServerId>| id.map_or_else(|| "none".into(), |id| id.to_string());
                     let (old, new) = (words(old.backend.server_id), words(new.backend.server_id));
                     line(format!("server_id {old} -> {new}"));
+                }
+                if old.backend.backup != new.backend.backup {
+                    line(format!("backup {} -> {}", old.backend.backup, new.backend.backup));
                 }
                 match (old.admin, new.admin) {
                     (AdminState::Enabled, AdminState::Draining) => line("drains".into()),
@@ -253,9 +258,9 @@ impl<'a> Merge<'a> {
         }
         for (&address, &change) in self.overlay.backends.get(name).into_iter().flatten() {
             match change {
-                BackendChange::Added { weight, server_id, admin } => {
+                BackendChange::Added { weight, server_id, backup, admin } => {
                     let added = EffectiveBackend {
-                        backend: Backend { address, weight, server_id },
+                        backend: Backend { address, weight, server_id, backup },
                         admin,
                         origin: Origin::Runtime,
                     };
@@ -264,9 +269,10 @@ impl<'a> Merge<'a> {
                 BackendChange::Removed => {
                     backends.remove(&address);
                 }
-                BackendChange::Changed { weight, server_id, admin } => {
+                BackendChange::Changed { weight, server_id, backup, admin } => {
                     if let Some(backend) = backends.get_mut(&address) {
                         backend.backend.server_id = server_id.or(backend.backend.server_id);
+                        backend.backend.backup = backup.unwrap_or(backend.backend.backup);
                         backend.backend.weight = weight.unwrap_or(backend.backend.weight);
                         backend.admin = admin;
                     }

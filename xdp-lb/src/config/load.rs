@@ -12,6 +12,7 @@ use toml::de::DeTable;
 use super::errors::{ConfigError, Errors, Lines, syntax_errors};
 use super::place::{Place, Problems};
 use super::policy::{EMPTY_RANGES, GuardsDraft, Quic, RATE};
+use super::recovery::RecoveryDraft;
 use super::rules::{self, BackendDraft, RISE_FALL, ServiceDraft, within};
 use super::schema::{Api, Config, HealthCheck, Limits, Metrics, Timeouts, Vips, default_weight};
 use super::section::Section;
@@ -103,6 +104,7 @@ const SERVICE_KEYS: &[&str] = &[
     "deny",
     "new_flow_rate",
     "new_flow_burst",
+    "panic_threshold",
     "health_check",
     "backend",
 ];
@@ -278,10 +280,11 @@ fn read_service(service: &mut Section) -> ServiceDraft {
             false => Some(None),
         },
         guards: read_guards(service),
+        recovery: RecoveryDraft::read(service),
         health_check: service.section("health_check", CHECK_KEYS, read_check).flatten(),
         backends: service.sections(
             "backend",
-            &["address", "weight", "server_id"],
+            &["address", "weight", "server_id", "backup"],
             backend_label,
             read_backend,
         ),
@@ -353,6 +356,7 @@ fn read_backend(backend: &mut Section) -> BackendDraft {
             true => backend.parsed("server_id", str::parse).map(Some),
             false => Some(None),
         },
+        backup: backend.boolean("backup").unwrap_or_default(),
         origin: Origin::File,
     }
 }

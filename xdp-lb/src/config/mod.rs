@@ -6,6 +6,7 @@ mod load;
 mod overlay;
 mod place;
 mod policy;
+mod recovery;
 mod rules;
 mod schema;
 mod section;

@@ -49,18 +49,22 @@ pub(super) enum BackendChange {
         weight: u16,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         server_id: Option<ServerId>,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        backup: bool,
         #[serde(default)]
         admin: AdminState,
     },
     /// The service is defined with it, and it is not to be used.
     Removed,
-    /// The service is defined with it; its weight and its server id, where they are given here, and its
-    /// administrative state are these.
+    /// The service is defined with it; its weight, its server id and whether it is a backup, where they are given
+    /// here, and its administrative state are these.
     Changed {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         weight: Option<u16>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         server_id: Option<ServerId>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        backup: Option<bool>,
         #[serde(default)]
         admin: AdminState,
     },
@@ -146,7 +150,7 @@ impl Overlay {
     /// `Conflict` where it is there already with another weight or state, stands against a VIP, or
     /// there is no room for it.
     pub fn add_backend(&mut self, config: &Config, name: &str, backend: Backend) -> Answer<Outcome> {
-        let Backend { address, weight, server_id } = backend;
+        let Backend { address, weight, server_id, backup } = backend;
         let merge = Merge::new(config, self);
         let base = service(&merge, name)?;
         validate_backend(base, &backend).map_err(invalid)?;
@@ -154,6 +158,10 @@ impl Overlay {
             let hint = match (there.backend.weight == weight, there.admin) {
                 _ if there.backend.server_id != server_id => {
                     "with another server id; remove it first".to_owned()
+                }
+                _ if there.backend.backup != backup => {
+                    let kind = if backup { "no backup" } else { "a backup" };
+                    format!("and is {kind} there; remove it first")
                 }
                 (true, AdminState::Enabled) => {
                     return unchanged(format!(
@@ -176,7 +184,8 @@ impl Overlay {
         let mut next = self.clone();
         next.set_change(name, address, change);
         self.replace(config, next)?;
-        done(format!("service {name}: backend {address} added, weight {weight}"))
+        let kind = if backup { ", backup" } else { "" };
+        done(format!("service {name}: backend {address} added, weight {weight}{kind}"))
     }
 
     /// Changes a backend's weight or its administrative state. What is so already is left, and said.
@@ -305,14 +314,16 @@ impl Overlay {
 /// The least change that makes a backend so, given those that its service is defined with.
 fn change_to(defined: &[Backend], wanted: Backend, admin: AdminState) -> Option<BackendChange> {
     let Some(defined) = find(defined, wanted.address) else {
-        let Backend { weight, server_id, .. } = wanted;
-        return Some(BackendChange::Added { weight, server_id, admin });
+        let Backend { weight, server_id, backup, .. } = wanted;
+        return Some(BackendChange::Added { weight, server_id, backup, admin });
     };
     let weight = (wanted.weight != defined.weight).then_some(wanted.weight);
     // A service has ids for all of its backends or for none, so none is never put over one.
     let server_id = wanted.server_id.filter(|_| wanted.server_id != defined.server_id);
-    let is_changed = weight.is_some() || server_id.is_some() || admin != AdminState::default();
-    is_changed.then_some(BackendChange::Changed { weight, server_id, admin })
+    let backup = (wanted.backup != defined.backup).then_some(wanted.backup);
+    let is_changed =
+        weight.is_some() || server_id.is_some() || backup.is_some() || admin != AdminState::default();
+    is_changed.then_some(BackendChange::Changed { weight, server_id, backup, admin })
 }
 
 /// What is left of a change beside a backend's present definition, and what to say of it.
@@ -322,10 +333,11 @@ fn prune_change(change: BackendChange, defined: Option<Backend>) -> (Option<Back
             change_to(&[defined], defined, admin),
             Some(format!("the config file has it now, and its weight of {} holds", defined.weight)),
         ),
-        (BackendChange::Changed { weight, server_id, admin }, Some(defined)) => {
+        (BackendChange::Changed { weight, server_id, backup, admin }, Some(defined)) => {
             let wanted = Backend {
                 weight: weight.unwrap_or(defined.weight),
                 server_id: server_id.or(defined.server_id),
+                backup: backup.unwrap_or(defined.backup),
                 ..defined
             };
             (change_to(&[defined], wanted, admin), None)

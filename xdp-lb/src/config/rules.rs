@@ -13,6 +13,7 @@ use xdp_lb_common::tables::PortRanges;
 
 use super::place::{Place, Problems};
 use super::policy::{Affinity, GuardsDraft, Quic, ServerId};
+use super::recovery::RecoveryDraft;
 use super::schema::{Backend, FlowTracking, HealthCheck, Limits, Mode, PortRange, Probe, Protocol, Service};
 use super::text::{grouped, print_duration, quoted};
 use super::vip::Vip;
@@ -56,6 +57,7 @@ pub(super) struct ServiceDraft {
     /// `None` where it could not be read.
     pub quic: Option<Option<Quic>>,
     pub guards: GuardsDraft,
+    pub recovery: RecoveryDraft,
     pub health_check: Option<HealthCheck>,
     pub backends: Vec<BackendDraft>,
     pub origin: Origin,
@@ -68,6 +70,7 @@ pub(super) struct BackendDraft {
     pub weight: Option<u16>,
     /// `None` where it could not be read.
     pub server_id: Option<Option<ServerId>>,
+    pub backup: bool,
     pub origin: Origin,
 }
 
@@ -98,6 +101,7 @@ impl ServiceDraft {
                 new_flow_rate: service.new_flow_rate,
                 new_flow_burst: service.new_flow_burst,
             },
+            recovery: RecoveryDraft::of(service),
             health_check: service.health_check.clone(),
             backends: service.backends.iter().map(|backend| BackendDraft::of(backend, origin)).collect(),
             origin,
@@ -119,6 +123,7 @@ impl ServiceDraft {
             deny: self.guards.deny.into_iter().collect::<Option<_>>()?,
             new_flow_rate: self.guards.new_flow_rate,
             new_flow_burst: self.guards.new_flow_burst,
+            panic_threshold: self.recovery.panic_threshold,
             health_check: self.health_check,
             backends: self
                 .backends
@@ -128,6 +133,7 @@ impl ServiceDraft {
                         address: backend.address?,
                         weight: backend.weight?,
                         server_id: backend.server_id?,
+                        backup: backend.backup,
                     })
                 })
                 .collect::<Option<_>>()?,
@@ -150,6 +156,7 @@ impl ServiceDraft {
         }
         self.check_snat_addresses(place, problems);
         self.guards.check(self.vip, place, problems);
+        self.recovery.check(place, problems);
         if let Some(check) = &self.health_check {
             let place = place.key("health_check");
             check_health_check(check, &place, problems);
@@ -343,6 +350,7 @@ impl BackendDraft {
             address: Some(backend.address),
             weight: Some(backend.weight),
             server_id: Some(backend.server_id),
+            backup: backend.backup,
             origin,
         }
     }

@@ -172,6 +172,11 @@ pub struct Service {
     /// How many of them it may begin at once, up to 1,000,000; 0: as many as in a second.
     #[serde(default, skip_serializing_if = "is_default")]
     pub new_flow_burst: u32,
+    /// Where fewer of its backends are up than this, in percent of those that are no backups and not drained, its
+    /// backups take flows, too; and where that is not enough, all that can be reached do, whatever their checks
+    /// say. 0 to 100; 0: backups where no other is up, and never those that are down.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub panic_threshold: u8,
     /// How its backends are checked. Default: a TCP connect every second for TCP, none for UDP or where the VIP has
     /// more than one port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -246,6 +251,9 @@ pub struct Backend {
     /// What it is called in QUIC's connection ids: needed where its service has `quic`, and there only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_id: Option<ServerId>,
+    /// Whether it takes new flows only where too few others of its service are up.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub backup: bool,
 }
 
 /// Whether a value is what it is where nothing is written.
@@ -345,7 +353,7 @@ impl fmt::Display for HealthCheck {
 impl Backend {
     /// A backend of this weight, with the defaults of everything else.
     pub const fn new(address: SocketAddr, weight: u16) -> Self {
-        Self { address, weight, server_id: None }
+        Self { address, weight, server_id: None, backup: false }
     }
 }
 
@@ -365,6 +373,7 @@ impl Service {
             deny: Vec::new(),
             new_flow_rate: 0,
             new_flow_burst: 0,
+            panic_threshold: 0,
             health_check: None,
             backends: Vec::new(),
         }
@@ -542,12 +551,14 @@ mod tests {
         let ranges = || prop::collection::btree_set(0u16..64, 0..4);
         let ranges = (ranges(), ranges());
         let rate = (0u32..=1_000_000, 0u32..=1_000_000);
+        let panic_threshold = 0u8..=100;
         let affinity = prop_oneof![
             Just(Affinity::None),
             Just(Affinity::Source),
             (1u8..=32).prop_map(Affinity::SourcePrefix)
         ];
-        let policy = (protocol, affinity, any::<bool>(), prop::collection::btree_set(0u16..64, 0..4));
+        let policy =
+            (protocol, affinity, panic_threshold, any::<bool>(), prop::collection::btree_set(0u16..64, 0..4));
         (
             "[A-Za-z0-9][A-Za-z0-9._-]{0,62}",
             any::<bool>(),
@@ -563,7 +574,7 @@ mod tests {
                     name,
                     v6,
                     port,
-                    (protocol, affinity, nat, snat),
+                    (protocol, affinity, panic_threshold, nat, snat),
                     ranges,
                     rate,
                     health_check,
@@ -581,12 +592,14 @@ mod tests {
                     backends: backends
                         .into_iter()
                         .map(|((host, port), weight)| {
-                            Backend::new(SocketAddr::new(address(v6, 0x80, host), port), weight)
+                            let address = SocketAddr::new(address(v6, 0x80, host), port);
+                            Backend { backup: weight % 2 == 0, ..Backend::new(address, weight) }
                         })
                         .collect(),
                     affinity,
                     allow: ranges.0.into_iter().map(|host| range(v6, 0, host)).collect(),
                     deny: ranges.1.into_iter().map(|host| range(v6, 0xc0, host)).collect(),
+                    panic_threshold,
                     new_flow_rate: rate.0,
                     new_flow_burst: if rate.0 == 0 { 0 } else { rate.1 },
                     ..Service::new(name, SocketAddr::new(address(v6, 0, 1), port).into())

@@ -113,6 +113,13 @@ impl<'a> Section<'a> {
         self.problems.take(&self.place.key(key), value).and_then(|number| T::try_from(number).ok())
     }
 
+    /// True or false.
+    pub(super) fn boolean(&mut self, key: &str) -> Option<bool> {
+        let value = self.get(key)?;
+        let read = value.as_bool().ok_or_else(|| wrong_type(value, "true or false, without quotes"));
+        self.problems.take(&self.place.key(key), read)
+    }
+
     /// The path of a file or a directory.
     pub(super) fn path(&mut self, key: &str, default: &str, rule: fn(&str) -> Result<(), String>) -> PathBuf {
         self.parsed(key, |path| rule(path).map(|()| path.into())).unwrap_or_else(|| default.into())

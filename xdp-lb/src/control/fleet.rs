@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use xdp_lb_common::net::{Address, Endpoint, Port, Protocol};
 use xdp_lb_common::tables::{self as datapath, SourceVerdict};
 
+use super::selection::{Ability, Candidate, Chosen, Selection, select};
 use super::tables::Tables;
 use super::wanted::{Path, Sources, WantedBackend, WantedService};
 use crate::api::types::{AdminState, BackendState};
@@ -24,6 +25,8 @@ pub struct Fleet {
     known: BTreeMap<TargetId, Known>,
     next_hops: HashMap<IpAddr, Hop>,
     covered: Covered,
+    /// The services that use backends which are down, by name, and why.
+    panics: BTreeMap<String, String>,
 }
 
 /// The interfaces whose packets the program sees.
@@ -239,25 +242,58 @@ impl Fleet {
     /// Decides every backend's state anew; returns those that are in another one than before.
     pub fn decide(&mut self, now: Instant) -> Vec<Transition> {
         let mut transitions = Vec::new();
-        for (service, backend) in pairs(&self.effective) {
-            let id = target_id(service, backend);
-            let Some(known) = self.known.get_mut(&id) else { continue };
-            let hop = self.next_hops.get(&backend.backend.address.ip());
-            let mut decided = condition(service, backend, known, hop);
-            if let Some(Hop::Known(hop)) = hop
-                && let Some(warning) = self.covered.warning(service.service.mode, hop)
-            {
-                decided.reason = format!("{}; {warning}", decided.reason);
+        self.panics.clear();
+        for service in &self.effective.services {
+            let (selection, conditions) = self.conditions(service);
+            if selection.chosen == Chosen::All {
+                self.panics.insert(service.service.name.clone(), too_few(service, &selection));
             }
-            let is_new = known.condition.reason.is_empty();
-            if is_new || known.condition.state != decided.state {
-                let before = (!is_new).then_some(known.condition.state);
-                known.since = now;
-                transitions.push(Transition { id, before, now: decided.clone() });
+            for (backend, decided) in service.backends.iter().zip(conditions) {
+                let id = target_id(service, backend);
+                let Some(known) = self.known.get_mut(&id) else { continue };
+                let is_new = known.condition.reason.is_empty();
+                if is_new || known.condition.state != decided.state {
+                    let before = (!is_new).then_some(known.condition.state);
+                    known.since = now;
+                    transitions.push(Transition { id, before, now: decided.clone() });
+                }
+                known.condition = decided;
             }
-            known.condition = decided;
         }
         transitions
+    }
+
+    /// What each of a service's backends is to do.
+    fn conditions(&self, service: &EffectiveService) -> (Selection, Vec<Condition>) {
+        let alone = service.backends.iter().map(|backend| {
+            let hop = self.next_hops.get(&backend.backend.address.ip());
+            self.known.get(&target_id(service, backend)).map_or_else(
+                || Condition { state: BackendState::Checking, reason: String::new() },
+                |known| condition(service, backend, known, hop),
+            )
+        });
+        let mut conditions: Vec<Condition> = alone.collect();
+        let candidate = |(backend, alone): (&EffectiveBackend, &Condition)| Candidate {
+            is_backup: backend.backend.backup,
+            ability: ability(backend, alone.state),
+        };
+        let candidates: Vec<_> = service.backends.iter().zip(&conditions).map(candidate).collect();
+        let selection = select(&candidates, service.service.panic_threshold);
+        for ((backend, candidate), condition) in service.backends.iter().zip(&candidates).zip(&mut conditions)
+        {
+            choose(service, candidate, &selection, condition);
+            if let Some(hop) = self.next_hop(backend.backend.address.ip())
+                && let Some(warning) = self.covered.warning(service.service.mode, hop)
+            {
+                condition.reason = format!("{}; {warning}", condition.reason);
+            }
+        }
+        (selection, conditions)
+    }
+
+    /// Why a service uses backends that are down, where it does.
+    pub fn panic(&self, service: &str) -> Option<&str> {
+        self.panics.get(service).map(String::as_str)
     }
 
     /// What the tables are to say, by the states decided last.
@@ -271,8 +307,8 @@ impl Fleet {
             weight: backend.backend.weight,
             server_id: backend.backend.server_id.map(|id| datapath::ServerId::new(id.padded())),
             state: match self.known.get(&target_id(service, backend)).map(|known| known.condition.state) {
-                Some(BackendState::Up) => datapath::BackendState::Up,
-                Some(BackendState::Draining) => datapath::BackendState::Draining,
+                Some(state) if state.takes_new_flows() => datapath::BackendState::Up,
+                Some(BackendState::Draining | BackendState::Standby) => datapath::BackendState::Draining,
                 _ => datapath::BackendState::Down,
             },
             path: match self.next_hops.get(&backend.backend.address.ip()) {
@@ -416,6 +452,44 @@ fn condition(
         ),
     };
     Condition { state, reason }
+}
+
+/// What a backend could do, by the state that it has by itself.
+fn ability(backend: &EffectiveBackend, alone: BackendState) -> Ability {
+    if backend.admin == AdminState::Draining || backend.backend.weight == 0 {
+        return Ability::Unwanted;
+    }
+    match alone {
+        BackendState::Up | BackendState::Standby => Ability::Up,
+        BackendState::Checking => Ability::Unproven,
+        BackendState::Down | BackendState::Panic => Ability::Unwell,
+        BackendState::Unresolved => Ability::Unreachable,
+        BackendState::Draining => Ability::Unwanted,
+    }
+}
+
+/// What a backend does beside the others.
+fn choose(service: &EffectiveService, candidate: &Candidate, selection: &Selection, alone: &mut Condition) {
+    let Condition { state, reason } = alone;
+    match (candidate.ability, candidate.is_backup, selection.chosen) {
+        (Ability::Up, true, Chosen::Primaries) => {
+            *state = BackendState::Standby;
+            *reason = format!("{reason}; a backup, and others are up");
+        }
+        (Ability::Up, true, _) => *reason = format!("{reason}; a backup, and {}", selection.words()),
+        (Ability::Unwell, _, Chosen::All) => {
+            *state = BackendState::Panic;
+            *reason = format!("{reason}; takes flows all the same: {}", too_few(service, selection));
+        }
+        _ => {}
+    }
+}
+
+/// Why a service uses backends that are down.
+fn too_few(service: &EffectiveService, selection: &Selection) -> String {
+    let Selection { up, primaries, needed, .. } = selection;
+    let threshold = service.service.panic_threshold;
+    format!("{up} of {primaries} backends are up, and panic_threshold = {threshold} wants {needed}")
 }
 
 #[cfg(test)]
@@ -564,6 +638,82 @@ mod tests {
             let strays = fleet.strays();
             assert_eq!(strays.values().next().map(|(_, words)| words.as_str()), words);
         }
+    }
+
+    /// A service of this threshold whose backends, of which some are backups, have this health.
+    fn fleet_of(threshold: u8, backends: &[(bool, Health)]) -> Fleet {
+        let mut fleet = Fleet::new(&Tables::default());
+        let mut web = service(Probe::Tcp);
+        web.service.panic_threshold = threshold;
+        for (place, (backup, _)) in backends.iter().enumerate() {
+            let address = format!("198.51.100.{}:80", 11 + place).parse().unwrap();
+            let backend = Backend { backup: *backup, ..Backend::new(address, 100) };
+            web.backends.push(EffectiveBackend { backend, admin: AdminState::Enabled, origin: Origin::File });
+        }
+        fleet.set_effective(Effective { services: vec![web] }, &Tables::default(), Instant::now());
+        let Hop::Known(hop) = known() else { unreachable!() };
+        for address in fleet.addresses() {
+            fleet.heard(address, Ok(hop.clone()));
+        }
+        fleet.set_covered(Covered { names: [hop.interface].into(), ..Covered::default() });
+        set_health(&mut fleet, backends);
+        fleet
+    }
+
+    fn set_health(fleet: &mut Fleet, backends: &[(bool, Health)]) {
+        let targets = fleet.targets();
+        for ((target, _), (_, health)) in targets.into_iter().zip(backends) {
+            let transition = Some("it said so".to_owned());
+            fleet.report(Report { id: target.id, health: *health, transition, latency: None });
+        }
+        fleet.decide(Instant::now());
+    }
+
+    fn states(fleet: &Fleet) -> Vec<(BackendState, datapath::BackendState)> {
+        let wanted = &fleet.wanted()[0];
+        let state = |backend: &WantedBackend| {
+            let id = TargetId { service: "web".into(), backend: backend.address };
+            (fleet.known(&id).unwrap().condition.state, backend.state)
+        };
+        wanted.backends.iter().map(state).collect()
+    }
+
+    #[test]
+    fn a_backup_keeps_its_flows_and_takes_new_ones_only_while_no_other_is_up() {
+        use datapath::BackendState as Tables;
+        use {BackendState as State, Health::Down, Health::Up};
+        let mut fleet = fleet_of(0, &[(false, Up), (true, Up)]);
+        assert_eq!(states(&fleet), [(State::Up, Tables::Up), (State::Standby, Tables::Draining)]);
+        set_health(&mut fleet, &[(false, Down), (true, Up)]);
+        assert_eq!(states(&fleet), [(State::Down, Tables::Down), (State::Up, Tables::Up)]);
+        let backup = fleet.known(&fleet.targets()[1].0.id).unwrap();
+        assert_eq!(backup.condition.reason, "health check: it said so; a backup, and no other is up");
+        set_health(&mut fleet, &[(false, Up), (true, Up)]);
+        assert_eq!(states(&fleet), [(State::Up, Tables::Up), (State::Standby, Tables::Draining)]);
+    }
+
+    #[test]
+    fn too_few_that_are_up_are_joined_by_those_that_are_down_and_say_why() {
+        use datapath::BackendState as Tables;
+        use {BackendState as State, Health::Down, Health::Up};
+        let mut fleet = fleet_of(50, &[(false, Up), (false, Up), (false, Down), (false, Down)]);
+        assert_eq!(states(&fleet)[2], (State::Down, Tables::Down));
+        assert_eq!(fleet.panic("web"), None);
+        set_health(&mut fleet, &[(false, Up), (false, Down), (false, Down), (false, Down)]);
+        assert_eq!(states(&fleet)[0], (State::Up, Tables::Up));
+        assert_eq!(states(&fleet)[1..], [(State::Panic, Tables::Up); 3]);
+        let why = "1 of 4 backends are up, and panic_threshold = 50 wants 2";
+        assert_eq!(fleet.panic("web"), Some(why));
+        let kept = fleet.known(&fleet.targets()[1].0.id).unwrap();
+        let reason = format!("health check: it said so; takes flows all the same: {why}");
+        assert_eq!(kept.condition.reason, reason);
+        // One without a way to it cannot be kept.
+        fleet.heard("198.51.100.12".parse().unwrap(), Err("no route".into()));
+        fleet.decide(Instant::now());
+        assert_eq!(states(&fleet)[1], (State::Unresolved, Tables::Down));
+        set_health(&mut fleet, &[(false, Up), (false, Down), (false, Up), (false, Down)]);
+        assert_eq!(states(&fleet)[3], (State::Down, Tables::Down));
+        assert_eq!(fleet.panic("web"), None);
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod rates;
 mod reload;
 mod room;
 pub mod run;
+mod selection;
 mod settling;
 pub mod tables;
 mod views;

@@ -16,8 +16,8 @@ use super::plan::{Identity, identities, identity};
 use super::rates::Rates;
 use super::settling::Progress;
 use crate::api::types::{
-    BackendState, BackendView, CounterView, CountersView, HealthState, InterfaceView, MovingView,
-    NextHopView, ServiceView, StatusView, TableView, TrafficView,
+    BackendView, CounterView, CountersView, HealthState, InterfaceView, MovingView, NextHopView, ServiceView,
+    StatusView, TableView, TrafficView,
 };
 use crate::config::{self, EffectiveBackend, EffectiveService};
 use crate::datapath::Attached;
@@ -140,7 +140,7 @@ impl<K: Kernel> Owner<K> {
         let serving = service.backends.iter().filter(|backend| {
             self.fleet
                 .known(&target_id(service, backend))
-                .is_some_and(|known| known.condition.state == BackendState::Up)
+                .is_some_and(|known| known.condition.state.takes_new_flows())
         });
         Ok(ServiceView {
             name: service.service.name.clone(),
@@ -154,6 +154,8 @@ impl<K: Kernel> Owner<K> {
             deny: service.service.deny.clone(),
             new_flow_rate: service.service.new_flow_rate,
             new_flow_burst: service.service.new_flow_burst,
+            panic_threshold: service.service.panic_threshold,
+            panic: self.fleet.panic(&service.service.name).map(str::to_owned),
             health_check: service.service.check(),
             origin: service.origin,
             backends: service.backends.len() as u32,
@@ -206,6 +208,7 @@ impl<K: Kernel> Owner<K> {
             address,
             weight: backend.backend.weight,
             server_id: backend.backend.server_id,
+            backup: backend.backend.backup,
             share,
             state: known.condition.state,
             reason: known.condition.reason.clone(),

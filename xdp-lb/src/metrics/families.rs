@@ -10,7 +10,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use xdp_lb_common::reason::Kind;
 
-use crate::api::types::{BackendState, BackendView, CounterView, ServiceView, StatusView, TrafficView};
+use crate::api::types::{BackendView, CounterView, ServiceView, StatusView, TrafficView};
 
 /// What every name begins with.
 pub(super) const PREFIX: &str = "xdp_lb";
@@ -165,6 +165,11 @@ impl Snapshot {
             "service_backends_serving",
             "Backends of the service that take new flows",
             labelled().map(|(labels, view)| (labels, u64::from(view.backends_serving))),
+        )?;
+        families.gauge(
+            "service_panic",
+            "Whether backends that are down take new flows, since too few others are up: 1 or 0",
+            labelled().map(|(labels, view)| (labels, u64::from(view.panic.is_some()))),
         )
     }
 
@@ -187,7 +192,7 @@ impl Snapshot {
         families.gauge(
             "backend_up",
             "Whether the backend takes new flows: 1 or 0",
-            labelled().map(|(labels, view)| (labels, u64::from(view.state == BackendState::Up))),
+            labelled().map(|(labels, view)| (labels, u64::from(view.state.takes_new_flows()))),
         )?;
         families.gauge(
             "backend_state",

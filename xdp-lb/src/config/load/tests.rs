@@ -698,6 +698,25 @@ fn a_rate_of_new_flows_has_bounds_and_a_burst_needs_one() {
 }
 
 #[test]
+fn a_panic_threshold_is_a_percentage_and_a_backup_a_kind_of_backend() {
+    let config = valid(&format!(
+        "{SERVICE}panic_threshold = 50\n[[service.backend]]\naddress = \"198.51.100.1:80\"\n\
+         [[service.backend]]\naddress = \"198.51.100.2:80\"\nbackup = true\n"
+    ));
+    let service_read = &config.services[0];
+    assert_eq!(service_read.panic_threshold, 50);
+    assert_eq!(service_read.backends.iter().map(|backend| backend.backup).collect::<Vec<_>>(), [false, true]);
+    assert_eq!(
+        service("panic_threshold = 101\n"),
+        "line 5: service \"web\": panic_threshold: 101 is out of range; write 0 to 100"
+    );
+    assert_eq!(
+        service("[[service.backend]]\naddress = \"198.51.100.1:80\"\nbackup = \"yes\"\n"),
+        "line 7: service \"web\": backend 198.51.100.1:80: backup: is a string; write true or false, without quotes"
+    );
+}
+
+#[test]
 fn a_quic_service_names_each_of_its_backends() {
     let quic = |lines: &str| {
         let head =

@@ -273,6 +273,38 @@ fn what_is_wrong_in_itself_is_invalid() {
 }
 
 #[test]
+fn a_backup_is_kept_as_one() {
+    let config = config(
+        "interfaces = [\"eth0\"]\n[[service]]\nname = \"web\"\nvip = \"192.0.2.10:80\"\n\
+         backend = [{ address = \"198.51.100.1:80\", backup = true }]\n",
+    );
+    let mut overlay = Overlay::default();
+    let backup = |address: &str| Backend { backup: true, ..backend(address, 100) };
+    let backups = |overlay: &Overlay| -> Vec<bool> {
+        let services = merged(&config, overlay).services;
+        services[0].backends.iter().map(|backend| backend.backend.backup).collect()
+    };
+    changed(overlay.add_backend(&config, "web", backup("198.51.100.2:80")));
+    changed(overlay.patch_backend(&config, "web", at("198.51.100.2:80"), DRAIN));
+    changed(overlay.patch_backend(&config, "web", at("198.51.100.1:80"), weigh(7)));
+    assert_eq!(backups(&overlay), [true, true]);
+    let other = overlay.add_backend(&config, "web", backend("198.51.100.1:80", 7)).expect_err("refused");
+    assert!(
+        matches!(&other, Refusal::Conflict(why) if why.contains("and is a backup there; remove it first")),
+        "{other:?}"
+    );
+    // The file's own, as another kind.
+    changed(overlay.remove_backend(&config, "web", at("198.51.100.1:80")));
+    changed(overlay.add_backend(&config, "web", backend("198.51.100.1:80", 100)));
+    assert_eq!(backups(&overlay), [false, true]);
+    let read: Overlay =
+        serde_json::from_str(&serde_json::to_string(&overlay).expect("printed")).expect("read");
+    assert_eq!(read, overlay);
+    overlay.prune(&config);
+    assert_eq!(backups(&overlay), [false, true]);
+}
+
+#[test]
 fn a_backend_s_server_id_is_kept_with_it() {
     let config = config(
         "interfaces = [\"eth0\"]\n[[service]]\nname = \"h3\"\nvip = \"192.0.2.10:443\"\nprotocol = \"udp\"\n\
