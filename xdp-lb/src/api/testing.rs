@@ -1,7 +1,6 @@
 //! An owner task with a small state in memory, for tests of everything that talks to one.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use tokio::sync::mpsc;
 
@@ -240,14 +239,11 @@ pub(crate) fn service(name: &str, vip: &str) -> ServiceView {
         new_flow_burst: 0,
         panic_threshold: 0,
         panic: None,
-        health_check: HealthCheck {
-            probe: Probe::Http { path: "/healthz".into(), host: None, status: (200, 399) },
-            port: None,
-            interval: Duration::from_secs(1),
-            timeout: Duration::from_millis(500),
-            rise: 2,
-            fall: 3,
-        },
+        health_check: HealthCheck::new(Probe::Http {
+            path: "/healthz".into(),
+            host: None,
+            status: (200, 399),
+        }),
         origin: Origin::File,
         backends: 2,
         backends_serving: 2,

@@ -135,6 +135,12 @@ struct Check {
     /// The time between two checks [default: 1s]
     #[arg(long, value_name = "TIME", requires = "check")]
     check_interval: Option<String>,
+    /// The time between two checks while the backend's health is changing [default: as otherwise]
+    #[arg(long, value_name = "TIME", requires = "check")]
+    check_fast_interval: Option<String>,
+    /// How much sooner a check may come, at random, in percent of the interval [default: 10]
+    #[arg(long, value_name = "PERCENT", requires = "check")]
+    check_jitter: Option<u16>,
     /// How long one check may take [default: 500ms]
     #[arg(long, value_name = "TIME", requires = "check")]
     check_timeout: Option<String>,
@@ -144,6 +150,9 @@ struct Check {
     /// How many failures in a row take a backend down [default: 3]
     #[arg(long, value_name = "N", requires = "check")]
     check_fall: Option<u16>,
+    /// The address of this host that checks come from [default: as the routes say]
+    #[arg(long, value_name = "ADDR", requires = "check")]
+    check_source: Option<String>,
 }
 
 impl Command {
@@ -199,9 +208,16 @@ impl Check {
             ("name", self.check_name),
             ("record", self.check_record),
             ("interval", self.check_interval),
+            ("fast_interval", self.check_fast_interval),
             ("timeout", self.check_timeout),
+            ("source", self.check_source),
         ];
-        let numbers = [("port", self.check_port), ("rise", self.check_rise), ("fall", self.check_fall)];
+        let numbers = [
+            ("jitter", self.check_jitter),
+            ("rise", self.check_rise),
+            ("fall", self.check_fall),
+            ("port", self.check_port),
+        ];
         let mut written = Map::from_iter([("type".to_owned(), Value::from(kind))]);
         written.extend(texts.into_iter().filter_map(|(key, value)| Some((key.into(), value?.into()))));
         written.extend(numbers.into_iter().filter_map(|(key, value)| Some((key.into(), value?.into()))));
@@ -377,18 +393,8 @@ const fn kind(probe: &Probe) -> &'static str {
 }
 
 fn check(check: &HealthCheck) -> String {
-    let what = match &check.probe {
-        Probe::None => return "none: every backend counts as up".into(),
-        Probe::Tcp => "tcp connect".into(),
-        Probe::Http { path, host, status: (low, high) } => {
-            let host = host.as_ref().map(|host| format!(" with host {host}")).unwrap_or_default();
-            format!("http GET {path}{host}, status {low}-{high}")
-        }
-        Probe::Dns { name, record } => format!("dns {name} {record}"),
-    };
-    let port = check.port.map(|port| format!(" on port {port}")).unwrap_or_default();
-    let span = |span| humantime::format_duration(span);
-    let HealthCheck { rise, fall, .. } = check;
-    let (interval, timeout) = (span(check.interval), span(check.timeout));
-    format!("{what}{port}; every {interval}, timeout {timeout}, rise {rise}, fall {fall}")
+    match check.probe {
+        Probe::None => "none: every backend counts as up".into(),
+        _ => check.to_string(),
+    }
 }

@@ -141,7 +141,8 @@ async fn a_service_is_added_with_all_that_was_typed() {
                 --new-flow-rate 100 --new-flow-burst 300 \
                 --backend [2001:db8:1::1]:8443=10 --backend [2001:db8:1::2]:8443 \
                 --check http --check-path /healthz --check-host example.com --check-status 200-299 \
-                --check-interval 2s --check-timeout 250ms --check-rise 4 --check-fall 5";
+                --check-interval 2s --check-timeout 250ms --check-rise 4 --check-fall 5 --check-fast-interval 200ms \
+                --check-jitter 25 --check-source 2001:db8:1::9 --check-port 9000";
     let text = daemon.text(&line.split_whitespace().collect::<Vec<_>>()).await;
     assert_eq!(text, "added service edge.v6\n");
     let shown = daemon.client.service("edge.v6").await.unwrap();
@@ -154,6 +155,8 @@ async fn a_service_is_added_with_all_that_was_typed() {
     for line in [
         "clients       2001:db8:9::/48; but not 2001:db8:9:1::/64, 2001:db8:9:2::1/128\n",
         "new flows     100 a second from one client, 300 at once\n",
+        "health check  http GET /healthz of example.com, status 200-299, port 9000, from 2001:db8:1::9, \
+         every 2s (200ms while changing), jitter 25 %, timeout 250ms, rise 4, fall 5\n",
     ] {
         assert!(text.contains(line), "{line:?} in {text}");
     }
@@ -162,6 +165,8 @@ async fn a_service_is_added_with_all_that_was_typed() {
     assert_eq!(check.probe, probe);
     assert_eq!((check.interval, check.timeout), (Duration::from_secs(2), Duration::from_millis(250)));
     assert_eq!((check.rise, check.fall), (4, 5));
+    assert_eq!((check.fast_interval, check.jitter), (Some(Duration::from_millis(200)), 25));
+    assert_eq!((check.source, check.port), (Some("2001:db8:1::9".parse().unwrap()), Some(9000)));
     let weights: Vec<_> = shown.backends.iter().map(|backend| backend.weight).collect();
     assert_eq!(weights, [10, 100]);
 }
@@ -323,7 +328,7 @@ async fn a_service_is_shown_with_its_backends() {
         "QUIC          not looked at\n",
         "clients       all\n",
         "new flows     any number\n",
-        "health check  http GET /healthz, status 200-399; every 1s, timeout 500ms, rise 2, fall 3\n",
+        "health check  http GET /healthz, status 200-399, every 1s, timeout 500ms, rise 2, fall 3\n",
         "in            1,000 packets, 64,000 bytes\n",
         "\nweb      198.51.100.12:8080  up ",
     ] {

@@ -13,7 +13,7 @@ use super::errors::{ConfigError, Errors, Lines, syntax_errors};
 use super::place::{Place, Problems};
 use super::policy::{EMPTY_RANGES, GuardsDraft, Quic, RATE};
 use super::recovery::RecoveryDraft;
-use super::rules::{self, BackendDraft, RISE_FALL, ServiceDraft, within};
+use super::rules::{self, BackendDraft, JITTER, RISE_FALL, ServiceDraft, within};
 use super::schema::{Api, Config, HealthCheck, Limits, Metrics, Timeouts, Vips, default_weight};
 use super::section::Section;
 use super::text::{self, print_duration, quoted};
@@ -118,8 +118,22 @@ const LIMITS_KEYS: &[&str] = &[
     "source_rates",
     "fragments",
 ];
-const CHECK_KEYS: &[&str] =
-    &["type", "path", "host", "status", "name", "record", "port", "interval", "timeout", "rise", "fall"];
+const CHECK_KEYS: &[&str] = &[
+    "type",
+    "path",
+    "host",
+    "status",
+    "name",
+    "record",
+    "interval",
+    "fast_interval",
+    "jitter",
+    "timeout",
+    "rise",
+    "fall",
+    "source",
+    "port",
+];
 
 /// The config, where enough of it could be read to make one. It is valid if no problem was added.
 fn read_config(root: &DeTable, problems: &mut Problems) -> Option<Config> {
@@ -326,13 +340,29 @@ fn read_check(check: &mut Section) -> Option<HealthCheck> {
     let mut text = |key| check.parsed(key, |text| Ok(text.to_owned()));
     let (path, host, status) = (text("path"), text("host"), text("status"));
     let (name, record) = (text("name"), text("record"));
-    let (interval, timeout) = (text("interval"), text("timeout"));
-    let port = check.integer("port", &(1..=u16::MAX));
+    let (interval, fast_interval, timeout) = (text("interval"), text("fast_interval"), text("timeout"));
+    let source = text("source");
     let rise = check.integer("rise", &RISE_FALL);
     let fall = check.integer("fall", &RISE_FALL);
+    let jitter = check.integer("jitter", &JITTER);
+    let port = check.integer("port", &(1..=u16::MAX));
     let r#type = check.required("type", "type = \"tcp\"", |text| Ok(text.to_owned()))?;
-    let written =
-        WrittenCheck { r#type, path, host, status, name, record, port, interval, timeout, rise, fall };
+    let written = WrittenCheck {
+        r#type,
+        path,
+        host,
+        status,
+        name,
+        record,
+        interval,
+        fast_interval,
+        jitter,
+        timeout,
+        rise,
+        fall,
+        source,
+        port,
+    };
     match HealthCheck::try_from(written) {
         Ok(check) => Some(check),
         Err(errors) => {

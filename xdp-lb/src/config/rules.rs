@@ -77,6 +77,7 @@ pub(super) struct BackendDraft {
 pub(super) const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
 const SHORTEST_TIMEOUT: Duration = Duration::from_millis(10);
 pub(super) const RISE_FALL: RangeInclusive<u16> = 1..=100;
+pub(super) const JITTER: RangeInclusive<u8> = 0..=50;
 const MOST_SNAT_ADDRESSES: usize = 16;
 const LONGEST_NAME: usize = 63;
 const LONGEST_HTTP_PATH: usize = 2048;
@@ -210,6 +211,17 @@ impl ServiceDraft {
         if let Err(what) = if is_kept { host(address) } else { endpoint(address) } {
             problems.add(&place, what);
             return;
+        }
+        if let Some(source) = self.health_check.as_ref().and_then(|check| check.source)
+            && source.is_ipv4() != address.is_ipv4()
+        {
+            problems.add(
+                &place,
+                format!(
+                    "\"{address}\" is not of the family of health_check.source ({source}), which its checks come \
+                     from; write a source of that family, or none"
+                ),
+            );
         }
         let Some(vip) = self.vip else { return };
         if is_kept && address.port() != 0 {
@@ -647,8 +659,25 @@ fn check_health_check(check: &HealthCheck, place: &Place, problems: &mut Problem
             ),
         );
     }
+    if let Some(fast) = check.fast_interval
+        && (fast < *INTERVAL.start() || fast > check.interval)
+    {
+        problems.add(
+            &place.key("fast_interval"),
+            format!(
+                "{} is not from {} to the interval ({}); write less, or a longer interval",
+                print_duration(fast),
+                print_duration(*INTERVAL.start()),
+                print_duration(check.interval)
+            ),
+        );
+    }
+    problems.take(&place.key("jitter"), within(check.jitter, &JITTER, |percent| percent.to_string()));
     for (key, value) in [("rise", check.rise), ("fall", check.fall)] {
         problems.take(&place.key(key), within(value, &RISE_FALL, |number| number.to_string()));
+    }
+    if let Some(source) = check.source {
+        problems.take(&place.key("source"), unicast(source, None));
     }
     if let Some(port) = check.port {
         problems.take(&place.key("port"), within(port, &(1..=u16::MAX), |port| port.to_string()));

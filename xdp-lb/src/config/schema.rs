@@ -273,10 +273,13 @@ pub const fn default_weight() -> u16 {
 pub struct HealthCheck {
     /// What is tried.
     pub probe: Probe,
-    /// The port that is checked, 1 to 65535. Default: the backend's.
-    pub port: Option<u16>,
-    /// The time between the starts of two checks, jittered by a tenth. 100 ms to 1 h, default 1 s.
+    /// The time between the starts of two checks. 100 ms to 1 h, default 1 s.
     pub interval: Duration,
+    /// The same while the health is changing: fewer than `rise` or `fall` checks in a row have spoken against it. 100 ms
+    /// up to the interval; default: the interval.
+    pub fast_interval: Option<Duration>,
+    /// How much of an interval, at most, a check may come sooner, at random; in percent. 0 to 50, default 10.
+    pub jitter: u8,
     /// How long one check may take. 10 ms up to the interval; default 500 ms, or the interval where
     /// that is shorter.
     pub timeout: Duration,
@@ -284,6 +287,10 @@ pub struct HealthCheck {
     pub rise: u16,
     /// How many failures in a row make a backend that is up go down. 1 to 100, default 3.
     pub fall: u16,
+    /// The address of this host that checks come from, of the backends' family. Default: as the routes say.
+    pub source: Option<IpAddr>,
+    /// The port that is checked. Default: the backend's.
+    pub port: Option<u16>,
 }
 
 impl HealthCheck {
@@ -291,14 +298,20 @@ impl HealthCheck {
     pub const fn new(probe: Probe) -> Self {
         Self {
             probe,
-            port: None,
             interval: Duration::from_secs(1),
+            fast_interval: None,
+            jitter: DEFAULT_JITTER,
             timeout: Duration::from_millis(500),
             rise: 2,
             fall: 3,
+            source: None,
+            port: None,
         }
     }
 }
+
+/// The jitter of a health check that names none, percent.
+pub(super) const DEFAULT_JITTER: u8 = 10;
 
 /// What a health check tries.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -345,8 +358,18 @@ impl fmt::Display for HealthCheck {
         if let Some(port) = self.port {
             write!(f, ", port {port}")?;
         }
-        let (interval, timeout) = (text::print_duration(self.interval), text::print_duration(self.timeout));
-        write!(f, ", every {interval}, timeout {timeout}, rise {}, fall {}", self.rise, self.fall)
+        if let Some(source) = self.source {
+            write!(f, ", from {source}")?;
+        }
+        write!(f, ", every {}", text::print_duration(self.interval))?;
+        if let Some(fast) = self.fast_interval {
+            write!(f, " ({} while changing)", text::print_duration(fast))?;
+        }
+        if self.jitter != DEFAULT_JITTER {
+            write!(f, ", jitter {} %", self.jitter)?;
+        }
+        let timeout = text::print_duration(self.timeout);
+        write!(f, ", timeout {timeout}, rise {}, fall {}", self.rise, self.fall)
     }
 }
 
@@ -522,14 +545,19 @@ mod tests {
     }
 
     fn check() -> impl Strategy<Value = HealthCheck> {
-        (probe(), prop::option::of(1u16..), 100u64..=3_600_000, 0f64..=1.0, 1u16..=100, 1u16..=100).prop_map(
-            |(probe, port, interval, part, rise, fall)| HealthCheck {
-                port: port.filter(|_| probe != Probe::None),
-                probe,
+        let counts = (1u16..=100, 1u16..=100, 0u8..=50);
+        (probe(), 100u64..=3_600_000, 0f64..=1.0, counts, prop::option::of(1u16..)).prop_map(
+            |(probe, interval, part, (rise, fall, jitter), port)| HealthCheck {
                 interval: Duration::from_millis(interval),
+                fast_interval: port
+                    .map(|_| Duration::from_millis(((interval as f64 * part) as u64).clamp(100, interval))),
+                jitter,
                 timeout: Duration::from_millis(((interval as f64 * part) as u64).clamp(10, interval)),
                 rise,
                 fall,
+                source: None,
+                port: port.filter(|_| probe != Probe::None),
+                probe,
             },
         )
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::schema::{HealthCheck, Probe};
+use super::schema::{DEFAULT_JITTER, HealthCheck, Probe};
 use super::text;
 
 /// The keys of a health check, as text; the form that TOML and JSON share.
@@ -24,15 +24,21 @@ pub(super) struct WrittenCheck {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub record: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub port: Option<u16>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fast_interval: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jitter: Option<u8>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rise: Option<u16>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fall: Option<u16>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
 }
 
 /// What is wrong with a written check: the key, and the words.
@@ -92,6 +98,11 @@ impl TryFrom<WrittenCheck> for HealthCheck {
         let default = Self::new(Probe::None);
         let interval = duration("interval", written.interval, default.interval);
         let timeout = duration("timeout", written.timeout, default.timeout.min(interval));
+        let fast_interval =
+            written.fast_interval.map(|written| duration("fast_interval", Some(written), interval));
+        let source = written
+            .source
+            .and_then(|written| text::address(&written).map_err(|what| errors.push(("source", what))).ok());
 
         let probe = match kind {
             "none" => Probe::None,
@@ -121,7 +132,8 @@ impl TryFrom<WrittenCheck> for HealthCheck {
         let rise = written.rise.unwrap_or(default.rise);
         let fall = written.fall.unwrap_or(default.fall);
         if errors.is_empty() {
-            Ok(Self { probe, port: written.port, interval, timeout, rise, fall })
+            let (jitter, port) = (written.jitter.unwrap_or(default.jitter), written.port);
+            Ok(Self { probe, interval, fast_interval, jitter, timeout, rise, fall, source, port })
         } else {
             Err(CheckErrors(errors))
         }
@@ -140,11 +152,14 @@ fn status(text: &str) -> Result<(u16, u16), String> {
 impl From<HealthCheck> for WrittenCheck {
     fn from(check: HealthCheck) -> Self {
         let written = Self {
-            port: check.port,
             interval: Some(text::print_duration(check.interval)),
+            fast_interval: check.fast_interval.map(text::print_duration),
+            jitter: (check.jitter != DEFAULT_JITTER).then_some(check.jitter),
             timeout: Some(text::print_duration(check.timeout)),
             rise: Some(check.rise),
             fall: Some(check.fall),
+            source: check.source.map(|source| source.to_string()),
+            port: check.port,
             ..Self::default()
         };
         match check.probe {

@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -124,19 +123,19 @@ async fn follow(id: TargetId, mut orders: watch::Receiver<Order>, mut state: Sta
             }
             outcome = check_once(&id, &order.check, next, &context) => outcome,
         };
-        let HealthCheck { interval, rise, fall, .. } = order.check;
-        // Never later than the interval, so that detection takes no longer than fall x interval + timeout.
-        next = outcome.began + interval.mul_f64(rand::random_range(0.9..1.0));
+        let HealthCheck { rise, fall, .. } = order.check;
         let (latency, reason) = match outcome.result {
             Ok(()) => (Some(outcome.took), None),
             Err(Failure::Backend(reason)) => (None, Some(reason)),
             Err(Failure::Here(error)) => {
+                next = outcome.began + interval(&order.check, state);
                 context.warn_of_local_trouble(&error);
                 continue;
             }
         };
         let before = state.health();
         let changed = state.record(latency.is_some(), rise, fall);
+        next = outcome.began + interval(&order.check, state);
         let transition = changed.then(|| match (before, reason) {
             (Health::Unknown, None) => "the first check succeeded".to_owned(),
             (Health::Unknown, Some(reason)) => reason,
@@ -149,6 +148,13 @@ async fn follow(id: TargetId, mut orders: watch::Receiver<Order>, mut state: Sta
             return;
         }
     }
+}
+
+/// How long after the start of a check the next one is due. Never later than the interval, so that detection takes no
+/// longer than `fall` of them and the timeout.
+fn interval(check: &HealthCheck, state: State) -> Duration {
+    let interval = check.fast_interval.filter(|_| state.is_changing()).unwrap_or(check.interval);
+    interval.mul_f64(1.0 - f64::from(check.jitter) / 100.0 * rand::random::<f64>())
 }
 
 fn in_a_row(what: &str, times: u16) -> String {
@@ -168,8 +174,7 @@ async fn check_once(id: &TargetId, check: &HealthCheck, at: Instant, context: &C
     if began.duration_since(at) > check.interval {
         context.warn("checks begin later than their interval asks for: the host is overloaded, or the limit of open files (LimitNOFILE=) is too low for so many backends");
     }
-    let port = check.port.unwrap_or(id.backend.port());
-    let result = probe(SocketAddr::new(id.backend.ip(), port), check).await;
+    let result = probe(id.backend, check).await;
     drop(permit);
     Outcome { began, took: began.elapsed(), result }
 }
@@ -190,6 +195,8 @@ impl Context {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use tokio::net::TcpListener;
     use tokio::time::{sleep, timeout, timeout_at};
 
@@ -201,14 +208,8 @@ mod tests {
     const LATE: Duration = Duration::from_millis(150);
 
     fn check(probe: Probe) -> HealthCheck {
-        HealthCheck {
-            probe,
-            port: None,
-            interval: INTERVAL,
-            timeout: Duration::from_millis(50),
-            rise: 2,
-            fall: 3,
-        }
+        let timeout = Duration::from_millis(50);
+        HealthCheck { interval: INTERVAL, timeout, ..HealthCheck::new(probe) }
     }
 
     fn target(backend: SocketAddr, check: HealthCheck) -> Target {
@@ -294,6 +295,40 @@ mod tests {
         let took = began.elapsed();
         assert!(took >= INTERVAL * 9 - LATE && took <= INTERVAL * 10 + LATE, "ten checks took {took:?}");
         drop(listening);
+    }
+
+    #[tokio::test]
+    async fn a_health_that_is_changing_is_checked_at_the_fast_interval_until_it_has_changed() {
+        let (listening, backend) = listener().await;
+        drop(listening);
+        let (sender, mut reports) = mpsc::channel(16);
+        let checker = Checker::start(sender);
+        let interval = Duration::from_secs(2);
+        let check = HealthCheck { interval, fast_interval: Some(INTERVAL), jitter: 0, ..check(Probe::Tcp) };
+        checker.set_targets(vec![(target(backend, check), Health::Up)]);
+        assert_eq!(next(&mut reports).await.health, Health::Up);
+        let first = Instant::now();
+        let down = transition(&mut reports).await;
+        assert_eq!(down, (Health::Down, "connection refused, 3 times in a row".into()));
+        assert!(first.elapsed() >= 2 * INTERVAL - LATE / 3, "two checks took {:?}", first.elapsed());
+        assert!(first.elapsed() <= 2 * INTERVAL + LATE, "two checks took {:?}", first.elapsed());
+        let changed = Instant::now();
+        next(&mut reports).await;
+        assert!(changed.elapsed() >= interval - LATE, "the next came after {:?}", changed.elapsed());
+    }
+
+    #[test]
+    fn an_interval_is_shortened_by_the_jitter_at_most_and_spread_over_it() {
+        let check = HealthCheck { jitter: 50, ..check(Probe::Tcp) };
+        let drawn: Vec<_> = (0..1000).map(|_| interval(&check, State::new(Health::Up))).collect();
+        let (shortest, longest) = (drawn.iter().min(), drawn.iter().max());
+        assert!(
+            shortest >= Some(&(INTERVAL / 2)) && shortest < Some(&INTERVAL.mul_f64(0.55)),
+            "{shortest:?}"
+        );
+        assert!(longest <= Some(&INTERVAL) && longest > Some(&INTERVAL.mul_f64(0.95)), "{longest:?}");
+        let exact = HealthCheck { jitter: 0, ..check };
+        assert_eq!(interval(&exact, State::new(Health::Up)), INTERVAL);
     }
 
     #[tokio::test]

@@ -1,11 +1,11 @@
 //! One check of one backend.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::time::Instant;
 
 use super::{probe_dns, probe_http, probe_tcp};
@@ -40,15 +40,62 @@ impl From<io::Error> for Failure {
 
 /// Checks a backend once, in no longer than the check's timeout.
 pub(super) async fn probe(backend: SocketAddr, check: &HealthCheck) -> Result<(), Failure> {
-    let time = Time { all: check.timeout, end: Instant::now() + check.timeout };
+    let attempt = Attempt {
+        backend: SocketAddr::new(backend.ip(), check.port.unwrap_or(backend.port())),
+        source: check.source,
+        time: Time { all: check.timeout, end: Instant::now() + check.timeout },
+    };
     match &check.probe {
         Probe::None => Ok(()),
-        Probe::Tcp => probe_tcp::probe(backend, time).await,
+        Probe::Tcp => probe_tcp::probe(attempt).await,
         Probe::Http { path, host, status } => {
-            probe_http::probe(backend, path, host.as_deref(), *status, time).await
+            probe_http::probe(attempt, path, host.as_deref(), *status).await
         }
-        Probe::Dns { name, record } => probe_dns::probe(backend, name, record, time).await,
+        Probe::Dns { name, record } => probe_dns::probe(attempt, name, record).await,
     }
+}
+
+/// One check of one backend: what it is made at, where it comes from, and the time that it has.
+#[derive(Clone, Copy)]
+pub(super) struct Attempt {
+    /// The address and the port that are checked.
+    pub(super) backend: SocketAddr,
+    /// The address of this host that it comes from; `None`: as the routes say.
+    pub(super) source: Option<IpAddr>,
+    pub(super) time: Time,
+}
+
+impl Attempt {
+    /// Connects over TCP. When the connection is dropped it is reset, not closed: a balancer that checks
+    /// thousands of backends each second would otherwise keep a minute's worth of them in TIME_WAIT.
+    pub(super) async fn connect(self) -> Result<TcpStream, Failure> {
+        let socket = if self.backend.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_zero_linger()?;
+        if let Some(source) = self.source {
+            socket.bind(SocketAddr::new(source, 0)).map_err(|error| unbound(source, error))?;
+        }
+        Ok(self.time.limit("no answer", socket.connect(self.backend)).await??)
+    }
+
+    /// A UDP socket that hears the backend alone: the kernel drops what comes from any other address or port.
+    pub(super) async fn udp_socket(self) -> Result<UdpSocket, Failure> {
+        let source = self.source.unwrap_or(match self.backend {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        });
+        let socket =
+            UdpSocket::bind(SocketAddr::new(source, 0)).await.map_err(|error| unbound(source, error))?;
+        socket.connect(self.backend).await?;
+        Ok(socket)
+    }
+}
+
+/// A source that is not this host's fails the check: an operator looks at the backend's state, and sees why.
+pub(super) fn unbound(source: IpAddr, error: io::Error) -> Failure {
+    if error.kind() == io::ErrorKind::AddrNotAvailable && !source.is_unspecified() {
+        return Failure::Backend(format!("the check's source {source} is not an address of this host"));
+    }
+    error.into()
 }
 
 /// The time that a check has.
@@ -66,29 +113,53 @@ impl Time {
     }
 }
 
-/// Connects over TCP. When the connection is dropped it is reset, not closed: a balancer that checks
-/// thousands of backends each second would otherwise keep a minute's worth of them in TIME_WAIT.
-pub(super) async fn connect(backend: SocketAddr, time: Time) -> Result<TcpStream, Failure> {
-    let socket = if backend.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    socket.set_zero_linger()?;
-    Ok(time.limit("no answer", socket.connect(backend)).await??)
-}
-
 #[cfg(test)]
 pub(super) mod tests {
+    use tokio::net::TcpListener;
+
     use super::*;
 
     /// The words of a check that has 300 ms, or `Ok`.
     pub(in crate::health) async fn check(backend: SocketAddr, probe: Probe) -> Result<(), String> {
+        check_so(backend, HealthCheck::new(probe)).await
+    }
+
+    /// The same, of a check with more keys than its probe.
+    pub(in crate::health) async fn check_so(backend: SocketAddr, check: HealthCheck) -> Result<(), String> {
         let timeout = Duration::from_millis(300);
-        let check =
-            HealthCheck { probe, port: None, interval: Duration::from_secs(1), timeout, rise: 2, fall: 3 };
+        let check = HealthCheck { timeout, ..check };
         let began = Instant::now();
-        let result = super::probe(backend, &check).await;
+        let result = probe(backend, &check).await;
         assert!(began.elapsed() < timeout + Duration::from_millis(200), "it took {:?}", began.elapsed());
         result.map_err(|failure| match failure {
             Failure::Backend(words) => words,
             Failure::Here(error) => panic!("this host cannot check: {error}"),
         })
+    }
+
+    #[tokio::test]
+    async fn a_check_goes_to_its_port_from_its_source() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+        let listens = listener.local_addr().expect("its address");
+        // Nothing listens on the backend's own port.
+        let backend = SocketAddr::new(listens.ip(), 1);
+        let source = "127.0.0.9".parse().expect("an address");
+        let elsewhere =
+            HealthCheck { port: Some(listens.port()), source: Some(source), ..HealthCheck::new(Probe::Tcp) };
+        assert_eq!(check_so(backend, elsewhere).await, Ok(()));
+        let (_connection, peer) = listener.accept().await.expect("a connection");
+        assert_eq!(peer.ip(), source);
+    }
+
+    #[tokio::test]
+    async fn a_source_that_this_host_has_not_is_told() {
+        let source = Some("192.0.2.77".parse().expect("an address"));
+        for probe in [Probe::Tcp, Probe::Dns { name: ".".into(), record: "NS".into() }] {
+            let check = HealthCheck { source, ..HealthCheck::new(probe) };
+            assert_eq!(
+                check_so("127.0.0.1:1".parse().expect("an address"), check).await,
+                Err("the check's source 192.0.2.77 is not an address of this host".into())
+            );
+        }
     }
 }

@@ -1,15 +1,13 @@
 //! The DNS check: a query over UDP (RFC 1035) is answered with NOERROR, or with NXDOMAIN, which a
 //! live server may well say.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
 use nix::errno::Errno;
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
-use super::probe::{Failure, Time};
+use super::probe::{Attempt, Failure};
 
 /// How many datagrams that do not answer the query are put up with. An off-path forger may send
 /// some; a server that sends nothing else is broken.
@@ -18,15 +16,13 @@ const MAX_STRAYS: usize = 16;
 /// The longest answer without EDNS (RFC 1035 section 4.2.1), and room for servers that do not care.
 const MAX_ANSWER: usize = 4096;
 
-pub(super) async fn probe(backend: SocketAddr, name: &str, record: &str, time: Time) -> Result<(), Failure> {
+pub(super) async fn probe(attempt: Attempt, name: &str, record: &str) -> Result<(), Failure> {
+    let time = attempt.time;
     let query = query(name, record).map_err(Failure::Backend)?;
     let bytes = query
         .to_vec()
         .map_err(|error| Failure::Backend(format!("the check's DNS name cannot be sent: {error}")))?;
-    let any = if backend.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let socket = UdpSocket::bind(SocketAddr::new(any, 0)).await?;
-    // The kernel then drops what comes from any other address or port.
-    socket.connect(backend).await?;
+    let socket = attempt.udp_socket().await?;
     // One lost datagram does not make a server sick.
     socket.send(&bytes).await?;
     let first = timeout(time.all / 2, answer(&socket, &query)).await;
@@ -81,6 +77,8 @@ async fn answer(socket: &UdpSocket, query: &Message) -> Result<ResponseCode, Fai
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::super::probe::tests::check;
     use super::*;
     use crate::config::Probe;

@@ -11,7 +11,7 @@ use hyper::client::conn::http1;
 use hyper::{Request, header};
 use hyper_util::rt::TokioIo;
 
-use super::probe::{Failure, Time, connect};
+use super::probe::{Attempt, Failure};
 
 /// The longest header that is read, bytes.
 const MAX_HEADER: usize = 16 << 10;
@@ -19,21 +19,20 @@ const MAX_HEADER: usize = 16 << 10;
 const USER_AGENT: &str = concat!("xdp-lb/", env!("CARGO_PKG_VERSION"));
 
 pub(super) async fn probe(
-    backend: SocketAddr,
+    attempt: Attempt,
     path: &str,
     host: Option<&str>,
     (lowest, highest): (u16, u16),
-    time: Time,
 ) -> Result<(), Failure> {
     let request = Request::get(path)
-        .header(header::HOST, host.map_or_else(|| default_host(backend), str::to_owned))
+        .header(header::HOST, host.map_or_else(|| default_host(attempt.backend), str::to_owned))
         .header(header::USER_AGENT, USER_AGENT)
         .header(header::ACCEPT, "*/*")
         .header(header::CONNECTION, "close")
         .body(Empty::<Bytes>::new())
         .map_err(|error| Failure::Backend(format!("the check's path or host is not valid: {error}")))?;
-    let stream = connect(backend, time).await?;
-    let status = time.limit("connected, but no HTTP answer", async {
+    let stream = attempt.connect().await?;
+    let status = attempt.time.limit("connected, but no HTTP answer", async {
         let (mut sender, connection) =
             http1::Builder::new().max_buf_size(MAX_HEADER).handshake(TokioIo::new(stream)).await?;
         let mut answer = pin!(sender.send_request(request));

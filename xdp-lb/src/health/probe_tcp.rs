@@ -1,11 +1,9 @@
 //! The TCP check: a connection is accepted.
 
-use std::net::SocketAddr;
+use super::probe::{Attempt, Failure};
 
-use super::probe::{Failure, Time, connect};
-
-pub(super) async fn probe(backend: SocketAddr, time: Time) -> Result<(), Failure> {
-    connect(backend, time).await.map(drop)
+pub(super) async fn probe(attempt: Attempt) -> Result<(), Failure> {
+    attempt.connect().await.map(drop)
 }
 
 #[cfg(test)]

@@ -19,6 +19,11 @@ impl State {
         self.health
     }
 
+    /// Whether checks have spoken against the health since it changed last, and fewer in a row than change it.
+    pub(super) fn is_changing(self) -> bool {
+        self.against > 0
+    }
+
     /// Forgets the checks that spoke against the health so far.
     pub(super) fn restart(&mut self) {
         self.against = 0;

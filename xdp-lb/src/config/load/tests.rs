@@ -931,6 +931,25 @@ fn health_checks_have_the_keys_of_their_type_within_their_ranges() {
             "health_check.timeout: 9ms is not from 10ms to the interval (1s), since one check ends before the next \
              begins; write less, or a longer interval",
         ),
+        (
+            "type = \"tcp\", fast_interval = \"2s\"",
+            "health_check.fast_interval: 2s is not from 100ms to the interval (1s); write less, or a longer interval",
+        ),
+        (
+            "type = \"tcp\", fast_interval = \"99ms\"",
+            "health_check.fast_interval: 99ms is not from 100ms to the interval (1s); write less, or a longer interval",
+        ),
+        ("type = \"tcp\", jitter = 51", "health_check.jitter: 51 is out of range; write 0 to 50"),
+        ("type = \"tcp\", port = 0", "health_check.port: 0 is out of range; write 1 to 65,535"),
+        (
+            "type = \"tcp\", source = \"eth0\"",
+            "health_check.source: \"eth0\" is not an IP address; write \"198.51.100.2\"",
+        ),
+        (
+            "type = \"tcp\", source = \"127.0.0.1\"",
+            "health_check.source: \"127.0.0.1\" is a loopback address, whose packets never reach a network \
+             interface; write the address of one host on the network",
+        ),
         ("type = \"tcp\", rise = 0", "health_check.rise: 0 is out of range; write 1 to 100"),
         ("type = \"tcp\", fall = 101", "health_check.fall: 101 is out of range; write 1 to 100"),
         (
@@ -980,6 +999,18 @@ fn health_checks_have_the_keys_of_their_type_within_their_ranges() {
 }
 
 #[test]
+fn a_checks_source_is_of_the_family_of_every_backend() {
+    assert_eq!(
+        service(
+            "mode = \"gue\"\nhealth_check = { type = \"tcp\", source = \"198.51.100.2\" }\n\
+             backend = [{ address = \"198.51.100.11:80\" }, { address = \"[2001:db8::1]:80\" }]\n"
+        ),
+        "line 7: service \"web\": backend [2001:db8::1]:80: address: \"[2001:db8::1]:80\" is not of the family of \
+         health_check.source (198.51.100.2), which its checks come from; write a source of that family, or none"
+    );
+}
+
+#[test]
 fn health_checks_have_defaults_that_fit_the_interval() {
     let check = |keys: &str| {
         let config = valid(&format!("{SERVICE}health_check = {{ {keys} }}\n"));
@@ -989,6 +1020,11 @@ fn health_checks_have_defaults_that_fit_the_interval() {
     assert_eq!(check("type = \"none\"").probe, Probe::None);
     let quick = check("type = \"tcp\", interval = \"200ms\"");
     assert_eq!(quick.timeout, Duration::from_millis(200));
+    let elsewhere = check(
+        "type = \"tcp\", port = 9000, source = \"198.51.100.2\", fast_interval = \"250ms\", jitter = 0",
+    );
+    assert_eq!((elsewhere.port, elsewhere.source), (Some(9000), "198.51.100.2".parse().ok()));
+    assert_eq!((elsewhere.fast_interval, elsewhere.jitter), (Some(Duration::from_millis(250)), 0));
     assert_eq!(
         check("type = \"http\", status = \"204\"").probe,
         Probe::Http { path: "/".into(), host: None, status: (204, 204) }
