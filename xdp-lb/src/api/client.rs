@@ -159,6 +159,11 @@ impl Client {
         self.ask(Method::GET, &path, None::<&()>).await
     }
 
+    /// What a reload would do now, and how many slots of each service would move.
+    pub async fn plan_reload(&self) -> Result<ReloadView> {
+        self.ask(Method::GET, "/v1/reload", None::<&()>).await
+    }
+
     /// Makes the daemon read its config file again.
     pub async fn reload(&self) -> Result<ReloadView> {
         self.ask(Method::POST, "/v1/reload", None::<&()>).await

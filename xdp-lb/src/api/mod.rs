@@ -2,6 +2,7 @@
 //! documents are described in `docs/api.md`.
 
 pub mod client;
+pub mod plan;
 pub mod server;
 mod socket;
 pub mod types;

@@ -42,6 +42,7 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("GET", "/v1/backends"),
     ("GET", "/v1/counters"),
     ("GET", "/v1/flows"),
+    ("GET", "/v1/reload"),
     ("POST", "/v1/reload"),
     ("POST", "/v1/unload"),
 ];
@@ -90,7 +91,7 @@ fn router(handle: Handle) -> Router {
         .route("/v1/backends", get(backends))
         .route("/v1/counters", get(counters))
         .route("/v1/flows", get(flows))
-        .route("/v1/reload", post(reload))
+        .route("/v1/reload", get(plan_reload).post(reload))
         .route("/v1/unload", post(unload))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
@@ -189,6 +190,10 @@ async fn flows(
         Refusal::Invalid(format!("the query cannot be read: {}", rejection.body_text()))
     })?;
     reply(handle.flows(query).await)
+}
+
+async fn plan_reload(State(handle): State<Handle>) -> Reply<ReloadView> {
+    reply(handle.plan_reload().await)
 }
 
 async fn reload(State(handle): State<Handle>) -> Reply<ReloadView> {

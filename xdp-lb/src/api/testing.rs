@@ -108,7 +108,7 @@ impl Owner {
             }
             Request::Flows(query, answer) => drop(answer.send(Ok(self.flows(&query)))),
             Request::Counters(answer) => drop(answer.send(Ok(counters()))),
-            Request::Reload(answer) => drop(answer.send(self.reload.clone())),
+            Request::PlanReload(answer) | Request::Reload(answer) => drop(answer.send(self.reload.clone())),
             Request::IsPending(answer) => drop(answer.send(Ok(false))),
             Request::Unload(answer) => drop(answer.send(Ok(done("unloaded".into())))),
         }

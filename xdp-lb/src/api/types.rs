@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::api::plan::{ServiceChange, SettingChange};
 use crate::config::{
     Affinity, FlowTracking, HealthCheck, Mode, Prefix, Protocol, Quic, ServerId, Vip, XdpMode,
 };
@@ -357,16 +358,22 @@ pub struct Outcome {
     pub changed: bool,
 }
 
-/// What a reload did.
+/// What a reload did, or would do.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReloadView {
-    /// One line for each change, in words; empty where nothing changed.
+    /// One line for each change, in words; empty where nothing changes.
     pub changes: Vec<String>,
-    /// Keys whose change cannot be made while the daemon runs, which were left as they were.
+    /// Keys whose change cannot be made while the daemon runs, which stay as they are.
     pub needs_restart: Vec<String>,
     /// One line for each thing to see to, in words: what a key above takes, or what could not be done yet.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// The keys outside of the services whose values are others, those that stay as they are too.
+    #[serde(default)]
+    pub settings: Vec<SettingChange>,
+    /// The services that are others, by name.
+    #[serde(default)]
+    pub services: Vec<ServiceChange>,
 }
 
 /// Which recorded flows are asked for.

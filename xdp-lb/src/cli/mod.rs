@@ -46,6 +46,7 @@ Examples:
   xdp-lb backend drain web 198.51.100.11:8080 --wait  no new flows; returns after the last one
   xdp-lb backend enable web 198.51.100.11:8080        back into service
   xdp-lb counters                                     why packets were dropped or left to the host
+  xdp-lb diff                                         what a reload would change
   xdp-lb check /etc/xdp-lb/config.toml && xdp-lb reload
 
 Exit codes: 0 done, 1 it failed (the reason is on stderr), 2 the command line is wrong.";
@@ -77,10 +78,21 @@ enum Command {
     /// Every counter of packets that were dropped or left to the host, with its reason in words
     Counters,
     Flows(flows::Flows),
-    /// Make the daemon read its config file again: all of it is applied, or nothing
-    Reload,
+    Diff(reload::Diff),
+    Reload(reload::Reload),
     Unload(unload::Unload),
     Decap(decap::Decap),
+}
+
+impl Command {
+    /// The exit code where it fails.
+    fn trouble(&self) -> ExitCode {
+        match self {
+            // As of diff(1), where 1 means a difference.
+            Self::Diff(_) => ExitCode::from(2),
+            _ => ExitCode::FAILURE,
+        }
+    }
 }
 
 /// What a command has to say on stdout, and how it ends.
@@ -98,7 +110,9 @@ impl From<String> for Done {
 
 /// Runs the command line.
 pub fn main() -> ExitCode {
-    let done = Cli::parse().execute();
+    let cli = Cli::parse();
+    let trouble = cli.command.trouble();
+    let done = cli.execute();
     let done = done.and_then(|done| {
         print(&done.text)?;
         Ok(done.code)
@@ -110,7 +124,7 @@ pub fn main() -> ExitCode {
             let prefix = if error.is::<config::Errors>() { "" } else { "error: " };
             // Where stderr is closed there is nobody left to tell.
             let _ = writeln!(io::stderr(), "{prefix}{error:#}");
-            ExitCode::FAILURE
+            trouble
         }
     })
 }
@@ -144,7 +158,8 @@ impl Cli {
             Command::Status => block_on(status::execute(&client, &screen)).map(Done::from),
             Command::Counters => block_on(counters::execute(&client, &screen)).map(Done::from),
             Command::Flows(flows) => block_on(flows.execute(&client, &screen)).map(Done::from),
-            Command::Reload => block_on(reload::execute(&client, &screen)).map(Done::from),
+            Command::Diff(diff) => block_on(diff.execute(&client, &screen)),
+            Command::Reload(reload) => block_on(reload.execute(&client, &screen)).map(Done::from),
             Command::Decap(decap) => block_on(decap.execute()).map(|()| String::new().into()),
             Command::Unload(unload) => block_on(unload.execute(self.global.socket, &screen)).map(Done::from),
         }

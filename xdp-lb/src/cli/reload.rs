@@ -1,19 +1,71 @@
-//! `xdp-lb reload`.
+//! `xdp-lb reload` and `xdp-lb diff`.
 
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::Done;
 use super::output::Screen;
+use super::units::grouped;
 use crate::api::client::Client;
 use crate::api::types::ReloadView;
 
-pub(super) async fn execute(client: &Client, screen: &Screen) -> anyhow::Result<String> {
-    let view = client.reload().await?;
-    screen.show(&view, || sentences(&view))
+/// Make the daemon read its config file again: all of it is applied, or nothing
+///
+/// The file is validated first, and one that is refused changes nothing. Services that stay as they are see no slot of
+/// their ring move. SIGHUP does the same, and says in the daemon's log what it did.
+#[derive(Debug, Args)]
+pub(super) struct Reload {
+    /// Change nothing: print what would be done, and how many slots of each service's ring would move, if every
+    /// backend that is new passes its first check
+    #[arg(long)]
+    dry_run: bool,
 }
 
-fn sentences(view: &ReloadView) -> String {
-    let mut lines = match view.changes.as_slice() {
-        [] => vec!["nothing changed".to_owned()],
-        changes => changes.to_vec(),
-    };
-    lines.extend(view.warnings.iter().map(|warning| format!("warning: {warning}")));
+/// Print what a reload would change: the config file against what runs
+///
+/// Services, backends and keys, with the old and the new value of each. What was changed at runtime lies on top of the
+/// file, before and after, and is no difference. Exit codes as of diff(1): 0 nothing differs, 1 something does, 2 trouble.
+#[derive(Debug, Args)]
+pub(super) struct Diff {}
+
+impl Reload {
+    pub(super) async fn execute(self, client: &Client, screen: &Screen) -> anyhow::Result<String> {
+        let view = match self.dry_run {
+            true => client.plan_reload().await?,
+            false => client.reload().await?,
+        };
+        let nothing = if self.dry_run { "nothing would change" } else { "nothing changed" };
+        screen.show(&view, || sentences(&view, nothing, true))
+    }
+}
+
+impl Diff {
+    pub(super) async fn execute(self, client: &Client, screen: &Screen) -> anyhow::Result<Done> {
+        let view = client.plan_reload().await?;
+        let text = screen.show(&view, || sentences(&view, "nothing differs", false))?;
+        let is_same = view.changes.is_empty() && view.settings.is_empty();
+        Ok(Done { text, code: ExitCode::from(u8::from(!is_same)) })
+    }
+}
+
+fn sentences(view: &ReloadView, nothing: &str, with_slots: bool) -> String {
+    let mut lines = view.changes.clone();
+    // What a reload leaves as it is differs all the same.
+    lines.extend(view.settings.iter().filter_map(|setting| {
+        let takes = setting.takes.as_ref()?;
+        Some(format!("{setting} (takes {takes})")).filter(|_| !with_slots)
+    }));
+    if lines.is_empty() {
+        lines.push(nothing.to_owned());
+    }
+    if with_slots {
+        lines.extend(view.services.iter().filter_map(|service| {
+            let slots = service.slots?;
+            let (moving, of) = (grouped(slots.moving.into()), grouped(slots.of.into()));
+            Some(format!("service {}: {moving} of {of} slots would move", service.service))
+        }));
+        lines.extend(view.warnings.iter().map(|warning| format!("warning: {warning}")));
+    }
     lines.join("\n")
 }

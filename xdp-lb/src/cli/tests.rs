@@ -7,8 +7,9 @@ use clap::{CommandFactory, Parser};
 use serde_json::Value;
 
 use super::output::{Format, Screen};
-use super::{Cli, Command, Done, counters, reload, status};
+use super::{Cli, Command, Done, counters, status};
 use crate::api::client::Client;
+use crate::api::plan::{ChangeKind, KeyChange, ServiceChange, SettingChange, SlotsChange};
 use crate::api::server::Server;
 use crate::api::testing::{self, Owner};
 use crate::api::types::{AdminState, BackendState, BackendView, ReloadView};
@@ -41,7 +42,8 @@ impl Daemon {
             Command::Status => status::execute(client, &screen).await.map(Done::from),
             Command::Counters => counters::execute(client, &screen).await.map(Done::from),
             Command::Flows(flows) => flows.execute(client, &screen).await.map(Done::from),
-            Command::Reload => reload::execute(client, &screen).await.map(Done::from),
+            Command::Diff(diff) => diff.execute(client, &screen).await,
+            Command::Reload(reload) => reload.execute(client, &screen).await.map(Done::from),
             Command::Unload(unload) => {
                 let socket = self.folder.path().join("api.sock");
                 unload.execute(Some(socket), &screen).await.map(Done::from)
@@ -394,17 +396,65 @@ async fn a_reload_says_what_changed_and_what_needs_a_restart() {
     let view = ReloadView {
         changes: vec!["added service dns".into(), "web: weight of 198.51.100.11:8080 is 50".into()],
         needs_restart: vec!["metrics.listen".into()],
-        warnings: vec![
-            "metrics.listen was left as it was: to change it takes a restart of the daemon".into(),
-        ],
+        warnings: vec!["metrics.listen stays as it is: to change it takes a restart of the daemon".into()],
+        ..ReloadView::default()
     };
     let text = daemon(Owner { reload: Ok(view), ..Owner::default() }).text(&["reload"]).await;
     assert_eq!(
         text,
         "added service dns\nweb: weight of 198.51.100.11:8080 is 50\n\
-         warning: metrics.listen was left as it was: to change it takes a restart of the daemon\n"
+         warning: metrics.listen stays as it is: to change it takes a restart of the daemon\n"
     );
     assert_eq!(daemon(Owner::default()).text(&["reload"]).await, "nothing changed\n");
+}
+
+#[tokio::test]
+async fn a_plan_says_what_would_change_and_how_many_slots_would_move() {
+    let key =
+        |key: &str, old: &str, new: &str| KeyChange { key: key.into(), old: old.into(), new: new.into() };
+    let service = ServiceChange {
+        service: "web".into(),
+        kind: ChangeKind::Changed,
+        keys: vec![key("mode", "nat", "full-nat")],
+        backends: vec![],
+        slots: Some(SlotsChange { moving: 1000, of: 2018 }),
+    };
+    let setting = SettingChange {
+        key: "metrics.listen".into(),
+        old: "127.0.0.1:9799".into(),
+        new: "off".into(),
+        takes: Some("a restart of the daemon".into()),
+    };
+    let view = ReloadView {
+        changes: service.lines(),
+        warnings: vec!["metrics.listen stays as it is: to change it takes a restart of the daemon".into()],
+        settings: vec![setting],
+        services: vec![service],
+        ..ReloadView::default()
+    };
+    let daemon = daemon(Owner { reload: Ok(view), ..Owner::default() });
+    assert_eq!(
+        daemon.text(&["reload", "--dry-run"]).await,
+        "service web: mode nat -> full-nat\nservice web: 1,000 of 2,018 slots would move\n\
+         warning: metrics.listen stays as it is: to change it takes a restart of the daemon\n"
+    );
+    let diff = daemon.run(&["diff"]).await.unwrap();
+    assert_eq!(
+        diff.text,
+        "service web: mode nat -> full-nat\nmetrics.listen 127.0.0.1:9799 -> off (takes a restart of the daemon)\n"
+    );
+    assert!(failed(&diff), "1, as of diff(1)");
+    let slots = &daemon.json(&["diff"]).await["services"][0]["slots"];
+    assert_eq!(*slots, serde_json::json!({"moving": 1000, "of": 2018}));
+}
+
+#[tokio::test]
+async fn a_diff_of_nothing_ends_with_0() {
+    let daemon = daemon(Owner::default());
+    let diff = daemon.run(&["diff"]).await.unwrap();
+    assert_eq!(diff.text, "nothing differs\n");
+    assert!(!failed(&diff));
+    assert_eq!(daemon.text(&["reload", "--dry-run"]).await, "nothing would change\n");
 }
 
 const DRAIN: &[&str] = &["backend", "drain", "web", "198.51.100.11:8080", "--wait"];
@@ -562,5 +612,14 @@ fn the_socket_and_the_output_stand_before_or_after_the_command() {
         let cli = parse(line);
         assert_eq!(cli.global.socket.as_deref(), Some(Path::new("/a")));
         assert_eq!(cli.global.output, Format::Json);
+    }
+}
+
+#[test]
+fn the_unit_for_systemd_calls_commands_that_there_are() {
+    let unit = include_str!("../../../examples/xdp-lb.service");
+    for key in ["ExecStart=", "ExecReload="] {
+        let line = unit.lines().find_map(|line| line.strip_prefix(key)).expect(key);
+        parse(&line.split(' ').skip(1).collect::<Vec<_>>());
     }
 }

@@ -6,10 +6,8 @@ use std::path::Path;
 
 use super::overlay::{BackendChange, Overlay};
 use super::place::{Place, Problems};
-use super::policy::{ServerId, ranges_in_words};
 use super::rules::{self, BackendDraft, ServiceDraft};
 use super::schema::{Backend, Config, Service};
-use super::text::counted;
 use crate::api::types::{AdminState, Origin};
 
 /// The services that there are, by name.
@@ -67,110 +65,6 @@ pub fn effective(config: &Config, overlay: &Overlay) -> Result<Effective, Vec<St
     let drafts: Vec<ServiceDraft> = services.iter().map(EffectiveService::draft).collect();
     rules::check_all(&drafts, Some(config.snat_ports), Some(config.limits), &mut problems);
     problems.into_result().map(|()| Effective { services })
-}
-
-/// Each difference in words, a line each: `service web: backend 198.51.100.11:8080 added, weight 100`.
-pub fn diff(old: &Effective, new: &Effective) -> Vec<String> {
-    let by_name = |effective: &Effective| -> BTreeMap<String, EffectiveService> {
-        effective.services.iter().map(|service| (service.service.name.clone(), service.clone())).collect()
-    };
-    let (old, new) = (by_name(old), by_name(new));
-    let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
-    let mut lines = Vec::new();
-    for name in names {
-        let mut line = |what: String| lines.push(format!("service {name}: {what}"));
-        match (old.get(name), new.get(name)) {
-            (None, Some(new)) => {
-                let Service { vip, protocol, mode, .. } = &new.service;
-                line(format!(
-                    "added at {vip} {protocol}, mode {mode}, with {}",
-                    counted(new.backends.len(), "backend")
-                ));
-            }
-            (Some(old), None) => line(format!("removed, with {}", counted(old.backends.len(), "backend"))),
-            (Some(old), Some(new)) => {
-                diff_definition(&old.service, &new.service, &mut line);
-                diff_ranges(&old.service, &new.service, &mut line);
-                diff_backends(&old.backends, &new.backends, &mut line);
-            }
-            (None, None) => {}
-        }
-    }
-    lines
-}
-
-fn diff_definition(old: &Service, new: &Service, line: &mut impl FnMut(String)) {
-    let mut changed = |key: &str, old: String, new: String| {
-        if old != new {
-            line(format!("{key} {old} -> {new}"));
-        }
-    };
-    changed("vip", old.vip.to_string(), new.vip.to_string());
-    changed("protocol", old.protocol.to_string(), new.protocol.to_string());
-    changed("mode", old.mode.to_string(), new.mode.to_string());
-    let addresses = |service: &Service| match service.snat_addresses.as_slice() {
-        [] => "this host's own".to_owned(),
-        some => some.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
-    };
-    changed("snat_addresses", addresses(old), addresses(new));
-    changed("affinity", old.affinity.to_string(), new.affinity.to_string());
-    changed("flow_tracking", old.flow_tracking.to_string(), new.flow_tracking.to_string());
-    let quic = |service: &Service| service.quic.map_or_else(|| "none".into(), |quic| quic.to_string());
-    changed("quic", quic(old), quic(new));
-    changed("new_flow_rate", old.new_flow_rate.to_string(), new.new_flow_rate.to_string());
-    changed("new_flow_burst", old.new_flow_burst.to_string(), new.new_flow_burst.to_string());
-    changed("panic_threshold", old.panic_threshold.to_string(), new.panic_threshold.to_string());
-    changed("health_check", old.check().to_string(), new.check().to_string());
-}
-
-fn diff_ranges(old: &Service, new: &Service, line: &mut impl FnMut(String)) {
-    for (key, old, new) in [("allow", &old.allow, &new.allow), ("deny", &old.deny, &new.deny)] {
-        // Two long lists may read the same.
-        if old != new {
-            line(format!("{key} {} -> {}", ranges_in_words(old), ranges_in_words(new)));
-        }
-    }
-}
-
-fn diff_backends(old: &[EffectiveBackend], new: &[EffectiveBackend], line: &mut impl FnMut(String)) {
-    let by_address = |backends: &[EffectiveBackend]| -> BTreeMap<SocketAddr, EffectiveBackend> {
-        backends.iter().map(|backend| (backend.backend.address, *backend)).collect()
-    };
-    let (old, new) = (by_address(old), by_address(new));
-    let addresses: BTreeSet<SocketAddr> = old.keys().chain(new.keys()).copied().collect();
-    for address in addresses {
-        let mut line = |what: String| line(format!("backend {address} {what}"));
-        match (old.get(&address), new.get(&address)) {
-            (None, Some(new)) => {
-                let state = match new.admin {
-                    AdminState::Enabled => "",
-                    AdminState::Draining => ", draining",
-                };
-                let kind = if new.backend.backup { ", backup" } else { "" };
-                line(format!("added, weight {}{kind}{state}", new.backend.weight));
-            }
-            (Some(_), None) => line("removed".into()),
-            (Some(old), Some(new)) => {
-                if old.backend.weight != new.backend.weight {
-                    line(format!("weight {} -> {}", old.backend.weight, new.backend.weight));
-                }
-                if old.backend.server_id != new.backend.server_id {
-                    let words = |id: Option<ServerId>| id.map_or_else(|| "none".into(), |id| id.to_string());
-                    let (old, new) = (words(old.backend.server_id), words(new.backend.server_id));
-                    line(format!("server_id {old} -> {new}"));
-                }
-                if old.backend.backup != new.backend.backup {
-                    line(format!("backup {} -> {}", old.backend.backup, new.backend.backup));
-                }
-                match (old.admin, new.admin) {
-                    (AdminState::Enabled, AdminState::Draining) => line("drains".into()),
-                    (AdminState::Draining, AdminState::Enabled) => line("enabled".into()),
-                    _ => {}
-                }
-            }
-            (None, None) => {}
-        }
-    }
 }
 
 impl EffectiveService {

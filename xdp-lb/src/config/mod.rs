@@ -1,5 +1,6 @@
 //! What the operator wants: the config file's schema, its validation, and what the CLI changed since.
 
+mod diff;
 mod effective;
 mod errors;
 mod load;
@@ -10,19 +11,22 @@ mod recovery;
 mod rules;
 mod schema;
 mod section;
+mod settings;
 pub mod state;
 mod text;
 mod unknown;
 mod vip;
 mod written_check;
 
-pub use effective::{Effective, EffectiveBackend, EffectiveService, diff, effective};
+pub use diff::diff;
+pub use effective::{Effective, EffectiveBackend, EffectiveService, effective};
 pub use errors::{ConfigError, Errors};
 pub use load::{load, parse};
 pub use overlay::Overlay;
 pub use policy::{Affinity, Prefix, Quic, ServerId};
 pub use rules::{validate_backend, validate_service};
 pub use schema::*;
+pub use settings::{changed_settings, reloadable};
 pub(crate) use text::grouped;
 pub use text::parse_endpoint;
 pub use unknown::{unknown_backend, unknown_service};

@@ -308,17 +308,6 @@ impl GuardsDraft {
     }
 }
 
-/// Ranges in words, some of them where there are many.
-pub(super) fn ranges_in_words(ranges: &[Prefix]) -> String {
-    const SHOWN: usize = 4;
-    let words: Vec<String> = ranges.iter().take(SHOWN).map(ToString::to_string).collect();
-    match ranges.len().checked_sub(SHOWN) {
-        _ if ranges.is_empty() => "none".into(),
-        None | Some(0) => words.join(", "),
-        Some(more) => format!("{} and {} more", words.join(", "), grouped(more as u64)),
-    }
-}
-
 /// Reads a list that holds something: an empty one would mean something else than the key's absence.
 pub(super) fn deserialize_ranges<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<Prefix>, D::Error> {
     let ranges = Vec::deserialize(from)?;

@@ -186,6 +186,15 @@ impl Fleet {
         self.next_hops.insert(address, hop);
     }
 
+    /// Takes every backend that `before` did not have for one that is reached and healthy, as an operator who adds
+    /// it expects.
+    pub fn expect_of_new_backends(&mut self, before: &Self) {
+        for (id, known) in self.known.iter_mut().filter(|(id, _)| !before.known.contains_key(id)) {
+            known.health = Health::Up;
+            self.next_hops.entry(id.backend.ip()).or_insert(Hop::Adopted(Path::default()));
+        }
+    }
+
     /// Takes in which interfaces the program covers.
     pub fn set_covered(&mut self, covered: Covered) {
         self.covered = covered;

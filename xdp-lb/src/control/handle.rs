@@ -44,6 +44,7 @@ pub enum Request {
     RemoveBackend(String, SocketAddr, oneshot::Sender<Answer<Outcome>>),
     Counters(oneshot::Sender<Answer<CountersView>>),
     Flows(FlowQuery, oneshot::Sender<Answer<FlowsView>>),
+    PlanReload(oneshot::Sender<Answer<ReloadView>>),
     Reload(oneshot::Sender<Answer<ReloadView>>),
     IsPending(oneshot::Sender<Answer<bool>>),
     Unload(oneshot::Sender<Answer<Outcome>>),
@@ -121,6 +122,11 @@ impl Handle {
     /// The recorded flows that match.
     pub async fn flows(&self, query: FlowQuery) -> Answer<FlowsView> {
         self.ask(|answer| Request::Flows(query, answer)).await
+    }
+
+    /// What a reload would do now, and how many slots of each service would move.
+    pub async fn plan_reload(&self) -> Answer<ReloadView> {
+        self.ask(Request::PlanReload).await
     }
 
     /// Reads the config file again: all of it is applied, or nothing.

@@ -286,6 +286,7 @@ impl<K: Kernel> Owner<K> {
                 answer,
                 self.change(|overlay, config| overlay.remove_backend(config, &service, address)),
             ),
+            Request::PlanReload(answer) => reply(answer, self.plan_reload()),
             Request::Reload(answer) => reply(answer, self.reload()),
             Request::IsPending(answer) => reply(answer, Ok(self.fleet.is_pending())),
             Request::Unload(answer) => {

@@ -3,39 +3,59 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
+use super::fleet::vip;
 use super::handle::{Answer, Refusal};
 use super::kernel::Kernel;
 use super::owner::Owner;
+use super::plan::Plan;
+use super::tables::Tables;
+use crate::api::plan::{SettingChange, SlotsChange};
 use crate::api::types::ReloadView;
-use crate::config::{self, Config, Vips};
+use crate::config::{self, Config, Effective, Overlay};
 use crate::datapath::Policy;
+use crate::ring;
+
+/// What the config file says now, valid, and what differs from what runs.
+struct Reload {
+    config: Config,
+    overlay: Overlay,
+    effective: Effective,
+    view: ReloadView,
+}
 
 impl<K: Kernel> Owner<K> {
-    pub(super) fn reload(&mut self) -> Answer<ReloadView> {
-        let file = self.config_file.display();
-        let mut config = config::load(&self.config_file)
-            .map_err(|errors| Refusal::Invalid(format!("{file}: nothing was changed\n{errors}")))?;
-        let mut overlay = self.overlay.clone();
-        let mut changes = overlay.prune(&config);
-        // By the file's own limits: what the tables have room for, the plan says.
-        let effective = config::effective(&config, &overlay).map_err(|lines| {
-            Refusal::Invalid(format!("{file}: nothing was changed\n{}", lines.join("\n")))
-        })?;
-        let kept = keep_what_needs_a_restart(&mut config, &self.config);
-        changes.extend(config::diff(self.fleet.effective(), &effective));
+    /// What a reload would do now, with the slots that would move.
+    pub(super) fn plan_reload(&self) -> Answer<ReloadView> {
+        let Reload { effective, mut view, .. } = self.read_config()?;
+        let now = Instant::now();
+        let mut fleet = self.fleet.clone();
+        fleet.set_effective(effective, self.planner.tables(), now);
+        fleet.expect_of_new_backends(&self.fleet);
+        fleet.decide(now);
+        let plan = self.planner.plan(&fleet.wanted()).map_err(|full| refused(full.to_string()))?;
+        let after = tables_after(self.planner.tables(), &plan);
+        for change in &mut view.services {
+            let mut services = fleet.effective().services.iter();
+            let service = services.find(|service| service.service.name == change.service);
+            change.slots = service.map(|service| {
+                let rings = [self.planner.tables(), &after].map(|tables| {
+                    tables.services.get(&vip(service)).map_or(&[][..], |present| tables.ring(present))
+                });
+                let [before, after] = rings;
+                SlotsChange { moving: ring::moved(before, after), of: after.len() as u32 }
+            });
+        }
+        Ok(view)
+    }
 
-        let vips_changed = diff_vips(&self.config.vips, &config.vips);
+    pub(super) fn reload(&mut self) -> Answer<ReloadView> {
+        let Reload { config, overlay, effective, mut view } = self.read_config()?;
         let before: BTreeSet<String> = self.interfaces.keys().cloned().collect();
         let after: BTreeSet<String> = config.interfaces.iter().cloned().collect();
         let attached = self.attach_all(after.difference(&before), &config)?;
-        let adopted = self.set_policy(&config).and_then(|()| {
-            let changed =
-                (self.config.snat_ports, self.config.timeouts) != (config.snat_ports, config.timeouts);
-            let refuse = |why| Refusal::Invalid(format!("nothing was changed: {why}"));
-            Ok((changed, self.adopt(config, overlay, effective, refuse)?))
-        });
-        let (settings_changed, mut warnings) = match adopted {
-            Ok(adopted) => adopted,
+        let adopted = self.set_policy(&config).and_then(|()| self.adopt(config, overlay, effective, refused));
+        let warnings = match adopted {
+            Ok(warnings) => warnings,
             Err(refusal) => {
                 // What was attached and set for the new config is taken back.
                 attached.iter().for_each(|(name, _)| self.detach(name));
@@ -44,32 +64,51 @@ impl<K: Kernel> Owner<K> {
                 return Err(refusal);
             }
         };
-        changes.extend(vips_changed);
-        if settings_changed {
-            changes.push("snat_ports or timeouts changed".into());
-        }
         for (name, attached) in attached {
-            changes.push(format!("interface {name} added"));
             self.note_attached(name, Ok(attached));
         }
         for name in before.difference(&after) {
-            changes.push(format!("interface {name} removed"));
             self.forget_interface(name);
         }
         let found = self.attach_missing_now(Instant::now());
-        changes.extend(found.iter().map(|name| format!("interface {name} attached again")));
+        view.changes.extend(found.iter().map(|name| format!("interface {name} attached again")));
         self.attach_alike();
-        for change in &changes {
+        for change in &view.changes {
             tracing::info!("reload: {change}");
         }
         self.say_what_the_host_lacks();
-        let needs_restart: Vec<String> = kept.iter().map(|(key, _)| (*key).to_owned()).collect();
-        for (key, takes) in kept {
-            let warning = format!("{key} was left as it was: to change it takes {takes}");
+        for warning in &view.warnings {
             tracing::warn!("reload: {warning}");
-            warnings.push(warning);
         }
-        Ok(ReloadView { changes, needs_restart, warnings })
+        view.warnings.splice(0..0, warnings);
+        Ok(view)
+    }
+
+    /// Reads the config file and holds it against what runs.
+    fn read_config(&self) -> Answer<Reload> {
+        let file = self.config_file.display();
+        let read = config::load(&self.config_file)
+            .map_err(|errors| Refusal::Invalid(format!("{file}: nothing was changed\n{errors}")))?;
+        let mut overlay = self.overlay.clone();
+        let mut changes = overlay.prune(&read);
+        // By the file's own limits: what the tables have room for, the plan says.
+        let effective = config::effective(&read, &overlay).map_err(|lines| {
+            Refusal::Invalid(format!("{file}: nothing was changed\n{}", lines.join("\n")))
+        })?;
+        let settings = config::changed_settings(&self.config, &read);
+        let services = config::diff(self.fleet.effective(), &effective);
+        let stays = |setting: &&SettingChange| setting.takes.is_some();
+        changes.extend(settings.iter().filter(|setting| !stays(setting)).map(ToString::to_string));
+        changes.extend(services.iter().flat_map(|service| service.lines()));
+        let stay = settings.iter().filter(stays);
+        let needs_restart = stay.clone().map(|setting| setting.key.clone()).collect();
+        let warning = |SettingChange { key, takes, .. }: &SettingChange| {
+            let takes = takes.as_deref().unwrap_or_default();
+            format!("{key} stays as it is: to change it takes {takes}")
+        };
+        let warnings = stay.map(warning).collect();
+        let view = ReloadView { changes, needs_restart, warnings, settings, services };
+        Ok(Reload { config: config::reloadable(read, &self.config), overlay, effective, view })
     }
 
     fn set_policy(&mut self, config: &Config) -> Answer<()> {
@@ -77,44 +116,12 @@ impl<K: Kernel> Owner<K> {
     }
 }
 
-fn diff_vips(old: &Vips, new: &Vips) -> Vec<String> {
-    let interface = |vips: &Vips| vips.interface.clone().unwrap_or_else(|| "none".into());
-    [
-        ("interface", interface(old), interface(new)),
-        ("withdraw", old.withdraw.to_string(), new.withdraw.to_string()),
-    ]
-    .into_iter()
-    .filter(|(_, old, new)| old != new)
-    .map(|(key, old, new)| format!("vips.{key} {old} -> {new}"))
-    .collect()
+fn refused(why: String) -> Refusal {
+    Refusal::Invalid(format!("nothing was changed: {why}"))
 }
 
-/// Puts the present values of what cannot change while the daemon runs into the new config; returns
-/// the keys whose values were others, and what it takes to change each.
-fn keep_what_needs_a_restart(new: &mut Config, present: &Config) -> Vec<(&'static str, &'static str)> {
-    const RESTART: &str = "a restart of the daemon";
-    const UNLOAD: &str = "`xdp-lb unload` and a new start, since a restart takes over what is pinned";
-    const MOVE: &str = "the daemon stopped, the file moved there, and a start; else the changes made at runtime are \
-                        not found";
-    let mut keys = Vec::new();
-    let mut keep = |is_same: bool, key, takes| {
-        if !is_same {
-            keys.push((key, takes));
-        }
-    };
-    keep(new.xdp_mode == present.xdp_mode, "xdp_mode", RESTART);
-    keep(new.state_file == present.state_file, "state_file", MOVE);
-    keep(new.pin_path == present.pin_path, "pin_path", UNLOAD);
-    keep(new.flow_hash_secret == present.flow_hash_secret, "flow_hash_secret", RESTART);
-    keep(new.api == present.api, "api.socket", RESTART);
-    keep(new.metrics == present.metrics, "metrics.listen", RESTART);
-    keep(new.limits == present.limits, "limits", UNLOAD);
-    new.xdp_mode = present.xdp_mode;
-    new.state_file.clone_from(&present.state_file);
-    new.pin_path.clone_from(&present.pin_path);
-    new.flow_hash_secret = present.flow_hash_secret;
-    new.api = present.api.clone();
-    new.metrics = present.metrics.clone();
-    new.limits = present.limits;
-    keys
+fn tables_after(tables: &Tables, plan: &Plan) -> Tables {
+    let mut after = tables.clone();
+    plan.writes.iter().for_each(|write| after.apply(write));
+    after
 }

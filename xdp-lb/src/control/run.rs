@@ -178,7 +178,8 @@ async fn wait_for_signal(handle: &Handle) -> Result<&'static str> {
                 let handle = handle.clone();
                 tokio::spawn(async move {
                     match handle.reload().await {
-                        Ok(reload) => info!("SIGHUP: reloaded, {} changes", reload.changes.len()),
+                        Ok(reload) if reload.changes.is_empty() => info!("SIGHUP: reloaded, nothing changed"),
+                        Ok(reload) => info!("SIGHUP: reloaded, with the changes above: {}", reload.changes.len()),
                         Err(refusal) => error!("SIGHUP: {refusal}"),
                     }
                 });

@@ -6,4 +6,4 @@ mod transition;
 
 pub use length::{length, shorter};
 pub use maglev::{Member, build};
-pub use transition::transition;
+pub use transition::{moved, transition};

@@ -13,14 +13,27 @@ pub fn transition(
     owners: &[BackendIndex],
     is_down: impl Fn(BackendIndex) -> bool,
 ) -> Vec<Slot> {
-    // How many slots each of the old ones becomes. Without an old ring there are no flows.
-    let stretch = owners.len().checked_div(old.len()).unwrap_or(0);
-    let inherited = |place: usize| old.get(place.checked_div(stretch)?);
+    let inherited = inherited(old, owners.len());
     let next = |(place, owner): (usize, &BackendIndex)| match inherited(place) {
-        Some(old) => step(*old, *owner, &is_down),
+        Some(old) => step(old, *owner, &is_down),
         None => Slot::settled(*owner),
     };
     owners.iter().enumerate().map(next).collect()
+}
+
+/// How many slots of the ring `new` have another owner than in the ring `old` that it follows.
+pub fn moved(old: &[Slot], new: &[Slot]) -> u32 {
+    let inherited = inherited(old, new.len());
+    let is_moved =
+        |(place, new): &(usize, &Slot)| inherited(*place).is_some_and(|old| old.owner() != new.owner());
+    new.iter().enumerate().filter(is_moved).count() as u32
+}
+
+/// Which of the old slots each one of a ring of this length was. Without an old ring there are no flows, and none was any.
+fn inherited(old: &[Slot], length: usize) -> impl Fn(usize) -> Option<Slot> {
+    // How many slots each of the old ones becomes.
+    let stretch = length.checked_div(old.len()).unwrap_or(0);
+    move |place| old.get(place.checked_div(stretch)?).copied()
 }
 
 fn step(old: Slot, owner: BackendIndex, is_down: impl Fn(BackendIndex) -> bool) -> Slot {

@@ -503,22 +503,23 @@ fn a_reload_tells_each_difference_in_words() {
     );
     changed(overlay.patch_backend(&new, "web", at("198.51.100.1:80"), DRAIN));
     let new = merged(&new, &overlay);
+    let lines: Vec<String> = diff(&old, &new).iter().flat_map(|service| service.lines()).collect();
     assert_eq!(
-        diff(&old, &new),
+        lines,
         [
-            "service api: added at [2001:db8::1]:80 tcp, mode full-nat, with no backends",
+            "service api: added, mode full-nat, protocol tcp, snat_addresses 2001:db8::2, vip [2001:db8::1]:80, with no \
+             backends",
             "service dns: removed, with 1 backend",
-            "service web: vip 192.0.2.10:80 -> 192.0.2.10:81",
+            "service web: health_check.interval 1s -> 2s",
             "service web: mode full-nat -> nat",
-            "service web: health_check tcp, every 1s, timeout 500ms, rise 2, fall 3 -> tcp, every 2s, timeout \
-             500ms, rise 2, fall 3",
+            "service web: vip 192.0.2.10:80 -> 192.0.2.10:81",
+            "service web: backend 198.51.100.1:80 admin not set -> draining",
             "service web: backend 198.51.100.1:80 weight 100 -> 1",
-            "service web: backend 198.51.100.1:80 drains",
             "service web: backend 198.51.100.2:80 removed",
             "service web: backend 198.51.100.11:8080 added, weight 100",
         ]
     );
-    assert_eq!(diff(&new, &new), Vec::<String>::new());
+    assert_eq!(diff(&new, &new), []);
 }
 
 /// The overlay seen from outside: the services that there are, and nothing of where they came from.

@@ -529,7 +529,7 @@ async fn a_reload_changes_what_changed_and_no_slot_of_another_service() {
     let reloaded = daemon.handle.reload().await.unwrap();
     assert_eq!(reloaded.needs_restart, ["xdp_mode"]);
     let changes = reloaded.changes.join("\n");
-    for change in ["weight 100 -> 300", "interface eth1 added", "interface eth0 removed", "timeouts"] {
+    for change in ["weight 100 -> 300", "interfaces eth0 -> eth1", "timeouts.udp_idle 1m -> 5s"] {
         assert!(changes.contains(change), "{changes}");
     }
     assert_eq!(daemon.kernel.lock().attached, ["eth1"]);
@@ -540,6 +540,65 @@ async fn a_reload_changes_what_changed_and_no_slot_of_another_service() {
     let of_api = api.ring_offset.0..api.ring_offset.0 + api.ring_len;
     assert!(!slots.is_empty() && slots.iter().all(|(at, _)| !of_api.contains(at)), "{slots:?}");
     assert_eq!(daemon.handle.reload().await.unwrap().changes, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_plan_changes_nothing_and_tells_the_slots_that_the_reload_moves() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    daemon.all_up().await;
+    let owners = |daemon: &Daemon| -> Vec<BackendIndex> {
+        let memory = daemon.kernel.lock();
+        let (_, web) = memory.tables.services.iter().find(|(vip, _)| vip.port.get() == 80).unwrap();
+        memory.tables.ring(web).iter().map(|slot| slot.owner()).collect()
+    };
+    let before = owners(&daemon);
+    let new = TWO_SERVICES
+        .replace("address = \"198.51.100.12:8080\"", "address = \"198.51.100.12:8080\"\nweight = 300")
+        .replace("port = 1", "")
+        .replace(
+            "198.51.100.11:8080\"",
+            "198.51.100.11:8080\"\n[[service.backend]]\naddress = \"198.51.100.14:8080\"",
+        );
+    write_config(&daemon.config_file(), &new);
+    let planned = daemon.handle.plan_reload().await.unwrap();
+    assert_eq!(
+        planned.changes,
+        [
+            "service web: backend 198.51.100.12:8080 weight 100 -> 300",
+            "service web: backend 198.51.100.14:8080 added, weight 100",
+        ]
+    );
+    assert_eq!(planned.services.len(), 1, "{planned:?}");
+    assert_eq!(daemon.kernel.lock().applied.len(), 0, "a plan is no change");
+    assert_eq!(daemon.handle.backends(None).await.unwrap().len(), 3);
+
+    let reloaded = daemon.handle.reload().await.unwrap();
+    assert_eq!(reloaded.changes, planned.changes);
+    daemon.next_hop("198.51.100.14", Ok(14)).await;
+    daemon.report("web", "198.51.100.14:8080", Health::Up, "the first check succeeded").await;
+    daemon.until("web", |backends| backends.iter().all(|backend| backend.state == BackendState::Up)).await;
+    let after = owners(&daemon);
+    assert_eq!(before.len(), after.len());
+    let moved = before.iter().zip(&after).filter(|(before, after)| before != after).count() as u32;
+    let slots = planned.services[0].slots.unwrap();
+    assert_eq!((slots.moving, slots.of), (moved, after.len() as u32));
+    assert!(moved > 0);
+    assert_eq!(daemon.handle.plan_reload().await.unwrap(), crate::api::types::ReloadView::default());
+}
+
+#[tokio::test]
+async fn a_plan_that_a_reload_would_refuse_is_refused() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    let backends: String = (20..100)
+        .map(|host| format!("[[service.backend]]\naddress = \"198.51.100.{host}:8443\"\n"))
+        .collect();
+    let larger = TWO_SERVICES.replace("backends = 64", "backends = 640");
+    write_config(&daemon.config_file(), &format!("{larger}{backends}"));
+    let planned = daemon.handle.plan_reload().await.unwrap_err();
+    assert!(planned.to_string().contains("limits.backends = 64"), "{planned}");
+    assert_eq!(daemon.handle.reload().await.unwrap_err(), planned);
+    write_config(&daemon.config_file(), "interfaces = 3");
+    assert!(matches!(daemon.handle.plan_reload().await.unwrap_err(), Refusal::Invalid(_)));
 }
 
 #[tokio::test]
@@ -727,7 +786,7 @@ async fn limits_that_a_reload_raises_hold_after_an_unload_and_refuse_nothing_tha
     let raised = TWO_SERVICES.replace("services = 16", "services = 99");
     write_config(&daemon.config_file(), &format!("{raised}{}", more(14)));
     let reloaded = daemon.handle.reload().await.unwrap();
-    assert_eq!(reloaded.needs_restart, ["limits"]);
+    assert_eq!(reloaded.needs_restart, ["limits.services"]);
     assert!(reloaded.warnings[0].contains("`xdp-lb unload` and a new start"), "{reloaded:?}");
     assert_eq!(daemon.handle.services().await.unwrap().len(), 16);
 
@@ -742,7 +801,7 @@ async fn limits_that_a_reload_raises_hold_after_an_unload_and_refuse_nothing_tha
 async fn limits_are_those_of_the_tables_that_were_taken_over() {
     let daemon = Daemon::start(TWO_SERVICES);
     let daemon = daemon.restart(&TWO_SERVICES.replace("services = 16", "services = 99")).await;
-    assert_eq!(daemon.handle.reload().await.unwrap().needs_restart, ["limits"]);
+    assert_eq!(daemon.handle.reload().await.unwrap().needs_restart, ["limits.services"]);
 }
 
 #[tokio::test]
@@ -852,7 +911,7 @@ async fn vips_are_kept_only_where_the_config_names_an_interface_for_them_and_a_r
     assert_eq!(daemon.vips.wishes(), []);
     write_config(&daemon.config_file(), &format!("vips.interface = \"lo\"\n{TWO_SERVICES}"));
     let reloaded = daemon.handle.reload().await.unwrap();
-    assert_eq!(reloaded.changes, ["vips.interface none -> lo"]);
+    assert_eq!(reloaded.changes, ["vips.interface not set -> lo"]);
     assert_eq!(daemon.vips.wishes(), [("192.0.2.10".to_owned(), Wish::Present)]);
     assert_eq!(daemon.vips.0.lock().unwrap().interface.as_deref(), Some("lo"));
 }

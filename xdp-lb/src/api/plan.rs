@@ -1,0 +1,162 @@
+//! What a change makes of the services, key by key, as a document and in words.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::config::grouped;
+
+/// What becomes of a service or a backend.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ChangeKind {
+    /// It is new.
+    Added,
+    /// It is gone.
+    Removed,
+    /// Some of its keys or backends are others.
+    Changed,
+}
+
+/// A key's value before and after, as the config file has it; null where the key is not set.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct KeyChange {
+    /// The key, with a dot for each table that it is in: `health_check.interval`.
+    pub key: String,
+    /// The value before.
+    pub old: Value,
+    /// The value after.
+    pub new: Value,
+}
+
+/// A key outside of the services whose value is another.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SettingChange {
+    /// The key, with a dot for each table that it is in: `timeouts.udp_idle`.
+    pub key: String,
+    /// The value before. A secret is not shown.
+    pub old: Value,
+    /// The value after.
+    pub new: Value,
+    /// What a change takes, where a reload leaves the key as it is; else null.
+    pub takes: Option<String>,
+}
+
+/// What becomes of a backend.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct BackendChange {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// What becomes of it.
+    pub kind: ChangeKind,
+    /// Its keys that are others, by name.
+    pub keys: Vec<KeyChange>,
+}
+
+/// What becomes of a service.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ServiceChange {
+    /// Its name.
+    pub service: String,
+    /// What becomes of it.
+    pub kind: ChangeKind,
+    /// Its keys that are others, by name.
+    pub keys: Vec<KeyChange>,
+    /// What becomes of its backends, by address.
+    pub backends: Vec<BackendChange>,
+    /// How many slots of its ring move, in a plan; else absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slots: Option<SlotsChange>,
+}
+
+/// How many slots of a ring get another owner, if every backend that is new passes its first check.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SlotsChange {
+    /// Those that get another owner: new flows there go to another backend, established ones stay.
+    pub moving: u32,
+    /// All of the ring's.
+    pub of: u32,
+}
+
+impl ServiceChange {
+    /// A line for each difference: `service web: backend 198.51.100.11:8080 weight 100 -> 50`.
+    pub fn lines(&self) -> Vec<String> {
+        let named = |what: String| format!("service {}: {what}", self.service);
+        let backends = match self.backends.len() {
+            0 => "no backends".to_owned(),
+            1 => "1 backend".to_owned(),
+            some => format!("{} backends", grouped(some as u64)),
+        };
+        match self.kind {
+            ChangeKind::Added => {
+                let keys: Vec<String> = self
+                    .keys
+                    .iter()
+                    .filter(|key| !key.key.contains('.'))
+                    .map(|key| format!("{} {}", key.key, Words(&key.new)))
+                    .collect();
+                vec![named(format!("added, {}, with {backends}", keys.join(", ")))]
+            }
+            ChangeKind::Removed => vec![named(format!("removed, with {backends}"))],
+            ChangeKind::Changed => {
+                let keys = self.keys.iter().map(|key| named(key.to_string()));
+                keys.chain(self.backends.iter().flat_map(|backend| backend.lines().into_iter().map(named)))
+                    .collect()
+            }
+        }
+    }
+}
+
+impl BackendChange {
+    fn lines(&self) -> Vec<String> {
+        let named = |what: String| format!("backend {} {what}", self.address);
+        match self.kind {
+            ChangeKind::Added => {
+                let keys: Vec<String> =
+                    self.keys.iter().map(|key| format!("{} {}", key.key, Words(&key.new))).collect();
+                vec![named(format!("added, {}", keys.join(", ")))]
+            }
+            ChangeKind::Removed => vec![named("removed".into())],
+            ChangeKind::Changed => self.keys.iter().map(|key| named(key.to_string())).collect(),
+        }
+    }
+}
+
+impl fmt::Display for KeyChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} -> {}", self.key, Words(&self.old), Words(&self.new))
+    }
+}
+
+impl fmt::Display for SettingChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} -> {}", self.key, Words(&self.old), Words(&self.new))
+    }
+}
+
+/// A key's value in words: texts without quotes, and some of a list where that is long.
+struct Words<'a>(&'a Value);
+
+impl fmt::Display for Words<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 4;
+        match self.0 {
+            Value::Null => f.write_str("not set"),
+            Value::String(text) => f.write_str(text),
+            Value::Array(list) if list.is_empty() => f.write_str("none"),
+            Value::Array(list) => {
+                for (place, item) in list.iter().take(SHOWN).enumerate() {
+                    let comma = if place > 0 { ", " } else { "" };
+                    write!(f, "{comma}{}", Words(item))?;
+                }
+                match list.len().saturating_sub(SHOWN) {
+                    0 => Ok(()),
+                    more => write!(f, " and {} more", grouped(more as u64)),
+                }
+            }
+            other => other.fmt(f),
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! What differs between the services that there are and those that there will be, key by key.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::effective::{Effective, EffectiveBackend, EffectiveService};
+use super::schema::Service;
+use crate::api::plan::{BackendChange, ChangeKind, KeyChange, ServiceChange};
+use crate::api::types::AdminState;
+
+/// What becomes of each service that is not the same in both, by name.
+///
+/// A key is what serde makes of the definition, so that one that is new in the schema is new here, too.
+pub fn diff(old: &Effective, new: &Effective) -> Vec<ServiceChange> {
+    let (old, new) = (by_name(old), by_name(new));
+    let names: BTreeSet<&str> = old.keys().chain(new.keys()).copied().collect();
+    names
+        .into_iter()
+        .filter_map(|name| service_change(name, old.get(name).copied(), new.get(name).copied()))
+        .collect()
+}
+
+fn by_name(effective: &Effective) -> BTreeMap<&str, &EffectiveService> {
+    effective.services.iter().map(|service| (service.service.name.as_str(), service)).collect()
+}
+
+fn service_change(
+    name: &str,
+    old: Option<&EffectiveService>,
+    new: Option<&EffectiveService>,
+) -> Option<ServiceChange> {
+    if old == new {
+        return None;
+    }
+    let keys = keys(&definition_keys(old), &definition_keys(new));
+    let backends = backend_changes(old, new);
+    let kind = kind(old.is_some(), new.is_some());
+    let is_same = kind == ChangeKind::Changed && keys.is_empty() && backends.is_empty();
+    (!is_same).then(|| ServiceChange { service: name.into(), kind, keys, backends, slots: None })
+}
+
+fn backend_changes(old: Option<&EffectiveService>, new: Option<&EffectiveService>) -> Vec<BackendChange> {
+    let (old, new) = (by_address(old), by_address(new));
+    let addresses: BTreeSet<SocketAddr> = old.keys().chain(new.keys()).copied().collect();
+    let change = |address| {
+        let (old, new) = (old.get(&address).copied(), new.get(&address).copied());
+        let kind = kind(old.is_some(), new.is_some());
+        let keys = if old == new { Vec::new() } else { keys(&backend_keys(old), &backend_keys(new)) };
+        let is_same = kind == ChangeKind::Changed && keys.is_empty();
+        (!is_same).then_some(BackendChange { address, kind, keys })
+    };
+    addresses.into_iter().filter_map(change).collect()
+}
+
+fn by_address(service: Option<&EffectiveService>) -> BTreeMap<SocketAddr, &EffectiveBackend> {
+    let backends = service.into_iter().flat_map(|service| &service.backends);
+    backends.map(|backend| (backend.backend.address, backend)).collect()
+}
+
+fn kind(was: bool, is: bool) -> ChangeKind {
+    match (was, is) {
+        (false, true) => ChangeKind::Added,
+        (true, false) => ChangeKind::Removed,
+        _ => ChangeKind::Changed,
+    }
+}
+
+/// The keys of a service, with the health check that it has where it names none.
+fn definition_keys(service: Option<&EffectiveService>) -> BTreeMap<String, Value> {
+    let written = service.map(|EffectiveService { service, .. }| {
+        let mut keys = written(&Service { health_check: Some(service.check()), ..service.clone() });
+        keys.remove("name");
+        keys
+    });
+    written.unwrap_or_default()
+}
+
+/// The keys of a backend, and what the operator wants of it where that is not the usual.
+fn backend_keys(backend: Option<&EffectiveBackend>) -> BTreeMap<String, Value> {
+    let written = backend.map(|EffectiveBackend { backend, admin, .. }| {
+        let mut keys = written(backend);
+        keys.remove("address");
+        if *admin != AdminState::default() {
+            keys.insert("admin".into(), serde_json::to_value(admin).unwrap_or_default());
+        }
+        keys
+    });
+    written.unwrap_or_default()
+}
+
+/// The keys of a document, those of its tables with a dot between.
+fn written(document: &impl Serialize) -> BTreeMap<String, Value> {
+    let mut keys = BTreeMap::new();
+    // What the API sends as JSON every day can be written as JSON.
+    if let Ok(Value::Object(document)) = serde_json::to_value(document) {
+        flatten("", document, &mut keys);
+    }
+    keys
+}
+
+fn flatten(within: &str, document: Map<String, Value>, keys: &mut BTreeMap<String, Value>) {
+    for (key, value) in document {
+        let key = format!("{within}{key}");
+        match value {
+            Value::Object(table) => flatten(&format!("{key}."), table, keys),
+            value => drop(keys.insert(key, value)),
+        }
+    }
+}
+
+fn keys(old: &BTreeMap<String, Value>, new: &BTreeMap<String, Value>) -> Vec<KeyChange> {
+    let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    let change = |name: &String| {
+        let value = |keys: &BTreeMap<String, Value>| keys.get(name).cloned().unwrap_or_default();
+        let (old, new) = (value(old), value(new));
+        (old != new).then(|| KeyChange { key: name.clone(), old, new })
+    };
+    names.into_iter().filter_map(change).collect()
+}

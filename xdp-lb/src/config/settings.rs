@@ -1,0 +1,129 @@
+//! The keys outside of the services: which a reload may change, and what it takes to change the others.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::schema::{Api, Config, Limits, Metrics, Timeouts, Vips};
+use super::text::print_duration;
+use crate::api::plan::SettingChange;
+
+const RESTART: &str = "a restart of the daemon";
+const UNLOAD: &str = "`xdp-lb unload` and a new start, since a restart takes over what is pinned";
+const MOVE: &str =
+    "the daemon stopped, the file moved there, and a start; else the changes made at runtime are not found";
+
+/// A key, its value, and what a change of it takes where a reload does not do.
+type Setting = (&'static str, Value, Option<&'static str>);
+
+const SECRET: &str = "flow_hash_secret";
+
+/// The keys whose values are not the same in both, in the file's order.
+pub fn changed_settings(old: &Config, new: &Config) -> Vec<SettingChange> {
+    let shown = |key, value: Value| match value {
+        Value::String(_) if key == SECRET => "(secret)".into(),
+        value => value,
+    };
+    let changes = settings(old).into_iter().zip(settings(new)).filter(|(old, new)| old != new);
+    changes
+        .map(|((key, old, takes), (_, new, _))| SettingChange {
+            key: key.into(),
+            old: shown(key, old),
+            new: shown(key, new),
+            takes: takes.map(str::to_owned),
+        })
+        .collect()
+}
+
+/// The new config, with the present values of what cannot change while the daemon runs.
+pub fn reloadable(new: Config, present: &Config) -> Config {
+    let Config { interfaces, snat_ports, vips, timeouts, services, .. } = new;
+    Config { interfaces, snat_ports, vips, timeouts, services, ..present.clone() }
+}
+
+/// Every key. A new one of the schema does not compile before it is here.
+fn settings(config: &Config) -> Vec<Setting> {
+    let Config {
+        interfaces,
+        xdp_mode,
+        state_file,
+        pin_path,
+        flow_hash_secret,
+        snat_ports,
+        vips,
+        api,
+        metrics,
+        limits,
+        timeouts,
+        services: _,
+    } = config;
+    let Vips { interface, withdraw } = vips;
+    let Api { socket } = api;
+    let Metrics { listen } = metrics;
+    let Timeouts { tcp_idle, udp_idle } = timeouts;
+    let Limits { services, backends, slots, flows, half_open_flows, source_ranges, source_rates, fragments } =
+        limits;
+    let path = |path: &Path| json!(path.display().to_string());
+    let limit = |key, value: &u32| (key, json!(value), Some(UNLOAD));
+    vec![
+        ("interfaces", json!(interfaces), None),
+        ("xdp_mode", json!(xdp_mode), Some(RESTART)),
+        ("state_file", path(state_file), Some(MOVE)),
+        ("pin_path", path(pin_path), Some(UNLOAD)),
+        (SECRET, flow_hash_secret.map(hex::encode).into(), Some(RESTART)),
+        ("snat_ports", json!(snat_ports.to_string()), None),
+        ("vips.interface", json!(interface), None),
+        ("vips.withdraw", json!(withdraw), None),
+        ("api.socket", path(socket), Some(RESTART)),
+        ("metrics.listen", listen.map_or("off".into(), |listen| json!(listen)), Some(RESTART)),
+        limit("limits.services", services),
+        limit("limits.backends", backends),
+        limit("limits.slots", slots),
+        limit("limits.flows", flows),
+        limit("limits.half_open_flows", half_open_flows),
+        limit("limits.source_ranges", source_ranges),
+        limit("limits.source_rates", source_rates),
+        limit("limits.fragments", fragments),
+        ("timeouts.tcp_idle", json!(print_duration(*tcp_idle)), None),
+        ("timeouts.udp_idle", json!(print_duration(*udp_idle)), None),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::parse;
+    use super::*;
+
+    const EVERY_KEY: &str = r#"
+        interfaces = ["eth1"]
+        xdp_mode = "generic"
+        state_file = "/state"
+        pin_path = "/pins"
+        flow_hash_secret = "0000000000000000000000000000000000000000000000000000000000000001"
+        snat_ports = "2000-3000"
+        vips = { interface = "lo", withdraw = "no-backends" }
+        api.socket = "/socket"
+        metrics.listen = "off"
+        limits = { services = 5, backends = 6, slots = 1025, flows = 1026, half_open_flows = 1027, source_ranges = 8, source_rates = 1028, fragments = 1029 }
+        timeouts = { tcp_idle = "3s", udp_idle = "4s" }
+    "#;
+
+    #[test]
+    fn a_key_either_changes_with_a_reload_or_says_what_it_takes() {
+        let (old, new) = (parse("interfaces = [\"eth0\"]").unwrap(), parse(EVERY_KEY).unwrap());
+        let all = changed_settings(&old, &new);
+        assert_eq!(all.len(), settings(&old).len(), "the file above changes every key");
+        let kept = changed_settings(&old, &reloadable(new, &old));
+        let of_a_reload: Vec<_> = all.into_iter().filter(|change| change.takes.is_none()).collect();
+        assert_eq!(kept, of_a_reload);
+    }
+
+    #[test]
+    fn a_secret_is_not_shown() {
+        let (old, new) = (parse("interfaces = [\"eth0\"]").unwrap(), parse(EVERY_KEY).unwrap());
+        let other = Config { flow_hash_secret: Some([7; 32]), ..new.clone() };
+        let changes = changed_settings(&new, &other);
+        assert_eq!(changes[0].to_string(), "flow_hash_secret (secret) -> (secret)");
+        assert!(!format!("{:?}", changed_settings(&old, &new)).contains("0001"));
+    }
+}
