@@ -1,4 +1,4 @@
-//! What the datapath sends of itself is limited.
+//! Rates: token buckets, and how much the datapath sends of itself.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -11,8 +11,18 @@ pub const ANSWERS_AT_ONCE: u64 = 100;
 /// Nanoseconds from one answer to the next.
 const INTERVAL: u64 = 1_000_000_000 / ANSWERS_PER_SECOND;
 
-/// A token bucket of [`ANSWERS_AT_ONCE`] tokens, refilled with [`ANSWERS_PER_SECOND`]. Held as the time at which it
-/// will be full again (the "theoretical arrival time" of ITU-T I.371's generic cell rate algorithm): one word.
+/// Takes a token from a bucket, where there is one: when the bucket is full again after that.
+///
+/// A bucket is one number, the time at which it is full (the "theoretical arrival time" of the generic cell rate
+/// algorithm, ITU-T I.371 annex A). `now` is a clock that does not go back; a token comes back each `interval` of its
+/// units, and the bucket holds `at_once`.
+#[inline(always)]
+pub fn take(full_at: u64, now: u64, interval: u64, at_once: u64) -> Option<u64> {
+    let full_at = if full_at > now { full_at } else { now };
+    (full_at - now <= at_once.saturating_sub(1) * interval).then(|| full_at + interval)
+}
+
+/// A token bucket of [`ANSWERS_AT_ONCE`] tokens, refilled with [`ANSWERS_PER_SECOND`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(transparent)]
 pub struct Bucket {
@@ -23,12 +33,13 @@ impl Bucket {
     /// Takes a token, where there is one. `now`: nanoseconds of a clock that does not go back.
     #[inline(always)]
     pub fn take(&mut self, now: u64) -> bool {
-        let full_at = if self.full_at > now { self.full_at } else { now };
-        if full_at - now > (ANSWERS_AT_ONCE - 1) * INTERVAL {
-            return false;
+        match take(self.full_at, now, INTERVAL, ANSWERS_AT_ONCE) {
+            Some(full_at) => {
+                self.full_at = full_at;
+                true
+            }
+            None => false,
         }
-        self.full_at = full_at + INTERVAL;
-        true
     }
 }
 

@@ -3,6 +3,7 @@
 use super::Context;
 use super::forward::is_first;
 use crate::net::{Address, Protocol};
+use crate::rate;
 use crate::reason::Reason;
 use crate::tables::{Service, SourceKey, SourceVerdict, Tables};
 
@@ -40,19 +41,16 @@ pub fn admit<T: Tables>(context: &Context<'_, T>, service: &Service) -> Result<(
     spend(context.tables, service, &context.parsed.key.source)
 }
 
-/// A token bucket in one number, the time at which it is full again (the generic cell rate algorithm, ITU-T
-/// I.371 annex A). Of two CPUs that take a token at the same time, one may take it for nothing.
+/// Takes a token of the source's bucket. Of two CPUs that take one at the same time, one may take it for nothing.
 #[inline(never)]
 fn spend<T: Tables>(tables: &T, service: &Service, source: &Address) -> Result<(), Reason> {
     let bits = if source.is_v4() { 128 } else { V6_SOURCE };
     let key = SourceKey { scope: service.index.0, address: source.first_bits(bits) };
     let token = SECOND.checked_div(u64::from(service.new_flow_rate)).unwrap_or(0);
-    let now = tables.nanoseconds();
-    let full = tables.bucket_full_at(&key).unwrap_or(0).max(now);
-    if full - now > u64::from(service.new_flow_burst.saturating_sub(1)) * token {
-        return Err(Reason::NewFlowRate);
-    }
-    tables.set_bucket_full_at(&key, full + token);
+    let full_at = tables.bucket_full_at(&key).unwrap_or(0);
+    let full_at = rate::take(full_at, tables.nanoseconds(), token, u64::from(service.new_flow_burst))
+        .ok_or(Reason::NewFlowRate)?;
+    tables.set_bucket_full_at(&key, full_at);
     Ok(())
 }
 
