@@ -53,6 +53,12 @@ pub const ICMPV6_ECHO: u8 = 128;
 /// ICMPv6 echo reply.
 pub const ICMPV6_ECHO_REPLY: u8 = 129;
 
+/// Where the checksum is in a TCP header (RFC 9293 section 3.1) or in a UDP one (RFC 768), in bytes from its start.
+#[inline(always)]
+pub const fn checksum_offset(is_tcp: bool) -> usize {
+    if is_tcp { 16 } else { 6 }
+}
+
 macro_rules! header {
     ($(#[$doc:meta])* $name:ident, $bytes:literal { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* }) => {
         $(#[$doc])*

@@ -11,7 +11,7 @@ use super::forward::find;
 use super::rewrite::{Departure, check_hops, ethertype, rewrite_ip, write_ethernet};
 use super::{Context, Scratch, pair, ports, reply};
 use crate::checksum::Change;
-use crate::headers::{Ipv4, Ipv6};
+use crate::headers::{Ipv4, Ipv6, checksum_offset};
 use crate::net::{Be16, Port, Protocol};
 use crate::packet::Packet;
 use crate::parse::Parsed;
@@ -187,7 +187,7 @@ fn rewrite_quote<P: Packet>(
     packet.write::<[Port; 2]>(quoted.l4, [new.source_port, new.destination_port]).ok_or(Reason::Internal)?;
     message.also(change);
     let is_tcp = key.protocol == Protocol::TCP;
-    let at = quoted.l4 + if is_tcp { 16 } else { 6 };
+    let at = quoted.l4 + checksum_offset(is_tcp);
     if at + size_of::<Be16>() > quoted.l3 + quoted.ip_length as usize {
         return Ok(());
     }

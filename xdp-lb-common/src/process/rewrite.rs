@@ -1,7 +1,7 @@
 //! Rewriting a packet: addresses, ports, checksums, hop count, and the Ethernet header.
 
 use crate::checksum::Change;
-use crate::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ipv4, Ipv6, VlanTag};
+use crate::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ipv4, Ipv6, VlanTag, checksum_offset};
 use crate::net::{Address, Be16, Endpoint, MacAddress, Protocol};
 use crate::packet::Packet;
 use crate::parse::Parsed;
@@ -156,7 +156,7 @@ fn rewrite_ports<P: Packet>(
     change.port(parsed.key.destination_port, new.destination_port);
     packet.write(parsed.l4, [new.source_port, new.destination_port]).ok_or(Reason::Internal)?;
     let is_tcp = parsed.key.protocol == Protocol::TCP;
-    let at = parsed.l4 + if is_tcp { 16 } else { 6 };
+    let at = parsed.l4 + checksum_offset(is_tcp);
     let old: Be16 = packet.read(at).ok_or(Reason::Internal)?;
     let checksum = if is_tcp { change.apply(old) } else { change.apply_udp(old) };
     packet.write(at, checksum).ok_or(Reason::Internal)
