@@ -12,6 +12,7 @@
 
 use super::Context;
 use super::affinity::flow_hash;
+use super::own_address::own_address;
 use super::rewrite::{Departure, Limit, ethertype, take_hop, write_ethernet};
 use crate::headers::{Ipv4, Ipv6, Udp};
 use crate::net::{Be16, Port, Protocol};
@@ -48,12 +49,7 @@ pub fn encapsulate<P: Packet, T: Tables>(
     }
     // Not the hash that chose the slot: the flows of one backend are those that have that one in common.
     let hash = flow_hash(settings, key).next();
-    let source = if service.snat_len == 0 {
-        &backend.source
-    } else {
-        let place = service.snat_offset + hash.next().reduce(u32::from(service.snat_len));
-        tables.snat_address(place).ok_or(Reason::Internal)?
-    };
+    let source = own_address(tables, service, backend, hash)?;
     let traffic_class = take_hop(packet, parsed)?;
     write_ethernet(packet, parsed.l3, outer, ethertype(is_v4), departure)?;
     let mut at = departure.tags.header_length();

@@ -3,6 +3,7 @@
 use super::affinity::{flow_hash, slot_hash};
 use super::depart::depart;
 use super::guard;
+use super::own_address::own_address;
 use super::pair::{self, Note};
 use super::ports;
 use super::rewrite::{Departure, check_hops};
@@ -247,12 +248,7 @@ fn begin<'t, T: Tables>(context: &Context<'t, T>, service: &Service) -> Result<C
     if service.mode == Mode::FullNat as u8 {
         // The flow's own, else all flows of a client with affinity would look for a port in the same few places.
         let hash = flow_hash(settings, key).next();
-        source.address = if service.snat_len == 0 {
-            backend.source
-        } else {
-            let place = service.snat_offset + hash.next().reduce(u32::from(service.snat_len));
-            *tables.snat_address(place).ok_or(Reason::Internal)?
-        };
+        source.address = *own_address(tables, service, backend, hash)?;
         source.port = pair::allocate(context, index, &source.address, hash)?;
     } else if pairs {
         pair::claim(context, index)?;

@@ -9,6 +9,7 @@ mod fragments;
 mod guard;
 mod icmp;
 mod icmp_error;
+mod own_address;
 mod pair;
 mod ports;
 mod quic;
