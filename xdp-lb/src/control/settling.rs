@@ -1,11 +1,11 @@
 //! When slots that move come to rest.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use xdp_lb_common::net::Protocol;
 use xdp_lb_common::slot::Slot;
-use xdp_lb_common::tables::{Service, SlotIndex};
+use xdp_lb_common::tables::{BackendIndex, Service, SlotIndex};
 
 use super::tables::{Tables, Write};
 use crate::config::Timeouts;
@@ -102,23 +102,36 @@ impl Settling {
         writes
     }
 
-    /// How far a service's slots are from rest; of those alone that `which` says.
-    pub fn progress(
-        &self,
-        service: &Service,
-        protocol: Protocol,
-        timeouts: &Timeouts,
-        which: impl Fn(SlotIndex) -> bool,
-    ) -> Progress {
-        let moving = self.moving.range(ring_of(service)).filter(|(at, _)| which(**at));
+    /// How far a service's slots are from rest.
+    pub fn progress(&self, service: &Service, protocol: Protocol, timeouts: &Timeouts) -> Progress {
         let mut progress = Progress::default();
-        for (_, since) in moving {
+        for since in self.moving.range(ring_of(service)).map(|(_, since)| since) {
             progress.moving += 1;
             progress.until = progress.until.max(since.checked_add(idle(protocol, timeouts)));
         }
-        progress.recorded =
-            self.recorded.range(ring_of(service)).filter(|(at, _)| which(**at)).count() as u32;
+        progress.recorded = self.recorded.range(ring_of(service)).count() as u32;
         progress
+    }
+
+    /// When all flows have a record that a backend may have from before its slots moved, for each backend that may
+    /// have any.
+    pub fn known_at(
+        &self,
+        service: &Service,
+        protocol: Protocol,
+        tables: &Tables,
+        timeouts: &Timeouts,
+    ) -> HashMap<BackendIndex, Instant> {
+        let mut known: HashMap<BackendIndex, Instant> = HashMap::new();
+        for (at, since) in self.moving.range(ring_of(service)) {
+            let (Some(slot), Some(until)) = (tables.slot(*at), since.checked_add(idle(protocol, timeouts)))
+            else {
+                continue;
+            };
+            let latest = known.entry(slot.prior()).or_insert(until);
+            *latest = until.max(*latest);
+        }
+        known
     }
 
     fn note_slots(
@@ -267,12 +280,15 @@ mod tests {
         let mut tables = tables(Protocol::UDP);
         let service = *tables.services.values().next().unwrap();
         let mut settling = Settling::new(&tables, now);
-        let progress = settling.progress(&service, Protocol::UDP, &TIMEOUTS, |_| true);
-        let until = Some(now + TIMEOUTS.udp_idle);
-        assert_eq!(progress, Progress { moving: 1, recorded: 0, until });
-        assert_eq!(settling.progress(&service, Protocol::UDP, &TIMEOUTS, |_| false), Progress::default());
+        let progress = settling.progress(&service, Protocol::UDP, &TIMEOUTS);
+        let until = now + TIMEOUTS.udp_idle;
+        assert_eq!(progress, Progress { moving: 1, recorded: 0, until: Some(until) });
+        let prior = tables.slot(MOVING).unwrap().prior();
+        let known = settling.known_at(&service, Protocol::UDP, &tables, &TIMEOUTS);
+        assert_eq!(known, HashMap::from([(prior, until)]));
         carry_out(&mut settling, &mut tables, &[Write::Slots(MOVING, vec![Slot::recorded(B)])], now);
-        let progress = settling.progress(&service, Protocol::UDP, &TIMEOUTS, |_| true);
+        assert_eq!(settling.known_at(&service, Protocol::UDP, &tables, &TIMEOUTS), HashMap::new());
+        let progress = settling.progress(&service, Protocol::UDP, &TIMEOUTS);
         assert_eq!(progress, Progress { moving: 0, recorded: 1, until: None });
     }
 

@@ -6,15 +6,14 @@ use std::time::Instant;
 use xdp_lb_common::net::Protocol;
 use xdp_lb_common::process::records_flows;
 use xdp_lb_common::reason::{Kind, Reason};
-use xdp_lb_common::tables::{BackendIndex, Book, Service, SlotIndex, Traffic};
+use xdp_lb_common::tables::{BackendIndex, Book, Service, Traffic};
 
 use super::fleet::{target_id, vip};
 use super::handle::{Answer, Refusal};
 use super::kernel::Kernel;
 use super::owner::Owner;
-use super::plan::{Identity, identities, identity};
+use super::plan::{identities, identity};
 use super::rates::Rates;
-use super::settling::Progress;
 use crate::api::types::{
     BackendView, CounterView, CountersView, HealthState, InterfaceView, MovingView, NextHopView, ServiceView,
     StatusView, TableView, TrafficView,
@@ -22,6 +21,13 @@ use crate::api::types::{
 use crate::config::{self, EffectiveBackend, EffectiveService};
 use crate::datapath::Attached;
 use crate::health::Health;
+
+/// What a service's ring says of its backends.
+struct RingView {
+    slots: u32,
+    owned: HashMap<BackendIndex, u32>,
+    known_at: HashMap<BackendIndex, Instant>,
+}
 
 impl<K: Kernel> Owner<K> {
     pub(super) fn status(&mut self) -> Answer<StatusView> {
@@ -48,10 +54,6 @@ impl<K: Kernel> Owner<K> {
         })
     }
 
-    fn progress(&self, service: &Service, protocol: Protocol, which: impl Fn(SlotIndex) -> bool) -> Progress {
-        self.settling.progress(service, protocol, &self.config.timeouts, which)
-    }
-
     pub(super) fn services(&mut self) -> Answer<Vec<ServiceView>> {
         let services = self.fleet.effective().services.clone();
         services.iter().map(|service| self.service_view(service)).collect()
@@ -70,12 +72,12 @@ impl<K: Kernel> Owner<K> {
         let mut views = Vec::new();
         for service in &services {
             let present = self.planner.tables().services.get(&vip(service)).copied();
-            let mut owned: HashMap<BackendIndex, u32> = HashMap::new();
-            for slot in present.iter().flat_map(|present| self.planner.tables().ring(present)) {
-                *owned.entry(slot.owner()).or_default() += 1;
-            }
+            let ring = present.map(|present| self.ring_view(&present, vip(service).protocol));
             for backend in &service.backends {
-                views.push(self.backend_view(service, backend, present, &indices, &owned)?);
+                let index = present.and_then(|present| {
+                    indices.get(&identity(present.index, backend.backend.address)).copied()
+                });
+                views.push(self.backend_view(service, backend, index, ring.as_ref())?);
             }
         }
         Ok(views)
@@ -163,7 +165,7 @@ impl<K: Kernel> Owner<K> {
             ring_slots: present.map_or(0, |present| present.ring_len),
             flow_tracking: service.service.flow_tracking,
             moving: present.map_or_else(MovingView::default, |present| {
-                let progress = self.progress(&present, vip(service).protocol, |_| true);
+                let progress = self.settling.progress(&present, vip(service).protocol, &self.config.timeouts);
                 MovingView {
                     moving_slots: progress.moving,
                     recorded_slots: progress.recorded,
@@ -174,13 +176,26 @@ impl<K: Kernel> Owner<K> {
         })
     }
 
+    fn ring_view(&self, service: &Service, protocol: Protocol) -> RingView {
+        let mut owned: HashMap<BackendIndex, u32> = HashMap::new();
+        for slot in self.planner.tables().ring(service) {
+            *owned.entry(slot.owner()).or_default() += 1;
+        }
+        let known_at = if records_flows(service) {
+            HashMap::new()
+        } else {
+            let tables = self.planner.tables();
+            self.settling.known_at(service, protocol, tables, &self.config.timeouts)
+        };
+        RingView { slots: service.ring_len, owned, known_at }
+    }
+
     fn backend_view(
         &mut self,
         service: &EffectiveService,
         backend: &EffectiveBackend,
-        present: Option<Service>,
-        indices: &HashMap<Identity, BackendIndex>,
-        owned: &HashMap<BackendIndex, u32>,
+        index: Option<BackendIndex>,
+        ring: Option<&RingView>,
     ) -> Answer<BackendView> {
         let id = target_id(service, backend);
         let address = backend.backend.address;
@@ -188,11 +203,9 @@ impl<K: Kernel> Owner<K> {
             .fleet
             .known(&id)
             .ok_or_else(|| Refusal::Failed(format!("nothing is known of backend {address}; report it")))?;
-        let index = present.and_then(|present| indices.get(&identity(present.index, address)).copied());
-        let share = match (index, present) {
-            (Some(index), Some(present)) if present.ring_len > 0 => {
-                let owned = owned.get(&index).copied().unwrap_or(0);
-                f64::from(owned) / f64::from(present.ring_len)
+        let share = match (index, ring) {
+            (Some(index), Some(ring)) if ring.slots > 0 => {
+                f64::from(ring.owned.get(&index).copied().unwrap_or(0)) / f64::from(ring.slots)
             }
             _ => 0.0,
         };
@@ -228,14 +241,9 @@ impl<K: Kernel> Owner<K> {
             }),
             origin: backend.origin,
             flows: index.and_then(|index| self.census.live.get(&index).copied()).unwrap_or(0),
-            flows_known_in_seconds: match (index, present) {
-                (Some(index), Some(present)) if !records_flows(&present) => {
-                    let is_prior =
-                        |at| self.planner.tables().slot(at).is_some_and(|slot| slot.prior() == index);
-                    self.progress(&present, vip(service).protocol, is_prior).until.map(seconds_until)
-                }
-                _ => None,
-            },
+            flows_known_in_seconds: index
+                .and_then(|index| ring?.known_at.get(&index).copied())
+                .map(seconds_until),
             traffic,
         })
     }
