@@ -18,8 +18,8 @@ const TIMEOUT: u64 = 100;
 const FALL: u64 = 2;
 /// As docs/configuration.md promises.
 const PROMISE: u64 = FALL * INTERVAL + TIMEOUT;
-/// Clients, each of which sends a datagram a millisecond.
-const CLIENTS: u16 = 8;
+/// Clients, each of which sends a datagram a millisecond: so many that each of three servers has some.
+const CLIENTS: u16 = 32;
 
 /// How a server ceases to answer.
 #[derive(Clone, Copy)]
@@ -90,9 +90,11 @@ pub fn measure(report: &mut Report, rounds: usize) -> Result<()> {
     Ok(())
 }
 
+/// Every flow is recorded: else a server that came back would get no new UDP flow for `udp_idle`.
 fn config() -> String {
     let mut config = format!(
         "[[service]]\nname = \"service\"\nvip = \"192.0.2.10:{PORT}\"\nprotocol = \"udp\"\nmode = \"nat\"\n\
+         flow_tracking = \"always\"\n\
          health_check = {{ type = \"http\", path = \"/healthz\", interval = \"{INTERVAL}ms\", \
          timeout = \"{TIMEOUT}ms\", rise = 1, fall = {FALL} }}\n"
     );
