@@ -1,25 +1,32 @@
 //! How many slots a ring has.
 
-/// The shortest ring: a prime.
-const SHORTEST: u32 = 1_009;
+/// The shortest ring of several backends: a prime.
+const SHORTEST: u32 = 101;
 
-/// How often a ring may double: a slot's place has 24 bits and more, and 8,265,728 slots are enough for 80,000
+/// How often that may double: a slot's place has 24 bits and more, and 13,238,272 slots are enough for 130,000
 /// backends.
-const DOUBLINGS: u32 = 13;
+const DOUBLINGS: u32 = 17;
 
 /// At this many slots a backend, rounding to whole slots moves a backend's share by 1 % at most.
 const SLOTS_PER_BACKEND: usize = 100;
 
-/// The length of the ring of a service with this many backends: 1,009 doubled until each has 100 slots at least.
-/// `present` is the length that the ring has now (0 where there is none).
+/// The length of the ring of a service with this many backends: one slot for one backend, else 101 doubled until each
+/// has 100 slots at least. `present` is the length that the ring has now (0 where there is none).
 ///
 /// A ring only grows, and each length divides the longer ones: then a flow's slot in the longer ring lies where its
 /// slot in the shorter one was stretched to, so that each slot inherits from exactly one. A shorter ring would have
-/// to give two slots' flows to one prior owner. What that costs is slots: 8 bytes each.
+/// to give two slots' flows to one prior owner.
+///
+/// No longer than it must be: packets to many services find their slots in the processor's cache as far as those
+/// fit into it, and each slot takes 8 bytes.
 pub fn length(backends: usize, present: u32) -> u32 {
     let needed = backends.saturating_mul(SLOTS_PER_BACKEND);
-    let lengths = (0..=DOUBLINGS).map(|doublings| SHORTEST << doublings);
-    let enough = lengths.clone().find(|length| *length as usize >= needed).unwrap_or(SHORTEST << DOUBLINGS);
+    let longest = SHORTEST << DOUBLINGS;
+    let mut lengths = (0..=DOUBLINGS).map(|doublings| SHORTEST << doublings);
+    let enough = match backends {
+        0 | 1 => 1,
+        _ => lengths.find(|length| *length as usize >= needed).unwrap_or(longest),
+    };
     enough.max(present)
 }
 
@@ -41,33 +48,42 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_backend_has_a_hundred_slots() {
-        for backends in [1, 10, 11, 40, 41, 1_000, 10_000, 80_000] {
-            assert!(length(backends, 0) as usize >= backends * 100);
+    fn every_backend_of_several_has_a_hundred_slots() {
+        for backends in [2, 10, 11, 40, 41, 1_000, 10_000, 130_000] {
+            let length = length(backends, 0) as usize;
+            assert!((backends * 100..backends * 202).contains(&length), "{backends}: {length}");
         }
     }
 
     #[test]
+    fn one_backend_needs_no_more_than_one_slot() {
+        assert_eq!(length(1, 0), 1);
+        assert_eq!(length(1, 202), 202);
+        assert_eq!(shorter(1), None);
+        assert_eq!(step(1, 12_345), 1);
+    }
+
+    #[test]
     fn a_ring_grows_when_it_must_and_never_shrinks() {
-        assert_eq!(length(10, 0), 1_009);
-        assert_eq!(length(10, 1_009), 1_009);
-        assert_eq!(length(11, 1_009), 2_018);
-        assert_eq!(length(1, 2_018), 2_018);
-        assert_eq!(length(1_000, 2_018), 1_009 << 7);
+        assert_eq!(length(2, 1), 202);
+        assert_eq!(length(3, 202), 404);
+        assert_eq!(length(4, 404), 404);
+        assert_eq!(length(2, 404), 404);
+        assert_eq!(length(1_000, 404), 101 << 10);
     }
 
     #[test]
     fn each_length_is_half_the_next() {
         let lengths: Vec<u32> =
-            std::iter::successors(Some(length(80_000, 0)), |length| shorter(*length)).collect();
-        assert_eq!((lengths.len(), lengths.last()), (14, Some(&1_009)));
+            std::iter::successors(Some(length(130_000, 0)), |length| shorter(*length)).collect();
+        assert_eq!((lengths.len(), lengths.last()), (18, Some(&101)));
         assert!(lengths.windows(2).all(|pair| pair[0] == 2 * pair[1]));
     }
 
     #[test]
     fn a_step_leads_through_every_slot() {
-        for length in [1_009, 2_018, 8_072] {
-            for number in [0, 1, 2, 1_008, 1_009, 2_017, 2_018, 3_027, u64::MAX, 0x1234_5678_9abc_def0] {
+        for length in [1, 101, 202, 3_232] {
+            for number in [0, 1, 2, 100, 101, 201, 202, 303, u64::MAX, 0x1234_5678_9abc_def0] {
                 let step = step(length, number);
                 let mut seen = vec![false; length as usize];
                 let mut slot = 0;

@@ -346,7 +346,7 @@ async fn a_backend_goes_down_with_its_check_or_its_next_hop_and_says_why() {
     assert_eq!(backends[1].reason, "no next hop: no route to 198.51.100.12");
     let status = daemon.handle.status().await.unwrap();
     let web = status.services.iter().find(|service| service.name == "web").unwrap();
-    assert_eq!((web.backends, web.backends_serving, web.ring_slots), (2, 0, 1009));
+    assert_eq!((web.backends, web.backends_serving, web.ring_slots), (2, 0, 202));
 }
 
 #[tokio::test]
@@ -474,14 +474,14 @@ async fn a_change_that_cannot_be_saved_does_not_happen() {
 #[tokio::test]
 async fn a_change_that_does_not_fit_is_refused_and_not_saved() {
     let daemon =
-        Daemon::start_with(tempfile::tempdir().unwrap(), InMemory::new(2_100), TWO_SERVICES).unwrap();
+        Daemon::start_with(tempfile::tempdir().unwrap(), InMemory::new(300), TWO_SERVICES).unwrap();
     daemon.all_up().await;
     let mut service = config::load(&daemon.config_file()).unwrap().services.remove(0);
     service.name = "more".into();
     service.vip = address("192.0.2.11:80").into();
     service.health_check = Some(config::HealthCheck::new(config::Probe::None));
     let refused = daemon.handle.add_service(service).await.unwrap_err();
-    assert!(matches!(&refused, Refusal::Conflict(why) if why.contains("limits.slots = 2100")), "{refused}");
+    assert!(matches!(&refused, Refusal::Conflict(why) if why.contains("limits.slots = 300")), "{refused}");
     assert!(!daemon.directory.path().join("state.json").exists());
     assert_eq!(daemon.handle.services().await.unwrap().len(), 2);
 }
