@@ -179,7 +179,7 @@ fn recall<'f>(flows: &'f Flows, key: &FlowKey) -> Option<&'f Record> {
 fn counted(world: &World) -> u64 {
     let sent: u64 = world
         .tables
-        .service_traffic
+        .backend_traffic
         .borrow()
         .values()
         .map(|traffic| traffic.packets_in + traffic.packets_out)

@@ -19,8 +19,7 @@ use crate::reason::{REASONS, Reason};
 use crate::slot::Slot;
 use crate::tables::{
     Backend, BackendIndex, Book, FlowKey, FlowRecord, Fragment, FragmentKey, Inserted, PortRanges, Reply,
-    Route, RouteQuery, ServerKey, Service, ServiceIndex, Settings, SlotIndex, SourceKey, SourceVerdict,
-    Tables, Traffic,
+    Route, RouteQuery, ServerKey, Service, Settings, SlotIndex, SourceKey, SourceVerdict, Tables, Traffic,
 };
 
 /// A frame in a buffer.
@@ -164,8 +163,6 @@ pub struct HostTables {
     pub answers: RefCell<Bucket>,
     /// `REASON_COUNTERS`.
     pub reasons: RefCell<[u64; REASONS as usize]>,
-    /// `SERVICE_COUNTERS`.
-    pub service_traffic: RefCell<BTreeMap<ServiceIndex, Traffic>>,
     /// `BACKEND_COUNTERS`.
     pub backend_traffic: RefCell<BTreeMap<BackendIndex, Traffic>>,
 }
@@ -192,7 +189,6 @@ impl HostTables {
             flow_limit: usize::MAX,
             answers: RefCell::default(),
             reasons: RefCell::new([0; REASONS as usize]),
-            service_traffic: RefCell::default(),
             backend_traffic: RefCell::default(),
         }
     }
@@ -206,8 +202,7 @@ impl HostTables {
         Some(())
     }
 
-    fn count_traffic(&self, service: ServiceIndex, backend: BackendIndex, count: impl Fn(&mut Traffic)) {
-        count(self.service_traffic.borrow_mut().entry(service).or_default());
+    fn count_traffic(&self, backend: BackendIndex, count: impl Fn(&mut Traffic)) {
         count(self.backend_traffic.borrow_mut().entry(backend).or_default());
     }
 }
@@ -327,16 +322,18 @@ impl Tables for HostTables {
         self.routes.get(&query.destination.address).copied().unwrap_or(Route::Unroutable)
     }
 
-    fn count_forward(&self, service: ServiceIndex, backend: BackendIndex, bytes: u64, is_new: bool) {
-        self.count_traffic(service, backend, |traffic| {
+    fn prepare_count(&self, _: BackendIndex) {}
+
+    fn count_forward(&self, backend: BackendIndex, bytes: u64, is_new: bool) {
+        self.count_traffic(backend, |traffic| {
             traffic.packets_in += 1;
             traffic.bytes_in += bytes;
             traffic.new_flows += u64::from(is_new);
         });
     }
 
-    fn count_reply(&self, service: ServiceIndex, backend: BackendIndex, bytes: u64) {
-        self.count_traffic(service, backend, |traffic| {
+    fn count_reply(&self, backend: BackendIndex, bytes: u64) {
+        self.count_traffic(backend, |traffic| {
             traffic.packets_out += 1;
             traffic.bytes_out += bytes;
         });

@@ -26,7 +26,7 @@ macro_rules! index {
 }
 
 index!(
-    /// A service's place in the per-service counters; stable for as long as the service exists.
+    /// A service's number; stable for as long as the service exists.
     ServiceIndex
 );
 index!(
@@ -61,7 +61,7 @@ pub const RECORDS_FLOWS: u8 = 1;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Service {
-    /// Its place in the per-service counters.
+    /// Its number.
     pub index: ServiceIndex,
     /// Where its ring begins in `SLOTS`.
     pub ring_offset: SlotIndex,
@@ -390,7 +390,8 @@ impl Settings {
     }
 }
 
-/// The value of `SERVICE_COUNTERS` and `BACKEND_COUNTERS`, each CPU its own.
+/// What went to a backend and came from it: the value of `BACKEND_COUNTERS`, each CPU its own, and of
+/// `FORMER_TRAFFIC`, where the control plane keeps what a service's former backends counted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Traffic {
@@ -404,6 +405,16 @@ pub struct Traffic {
     pub bytes_out: u64,
     /// Flows that began here.
     pub new_flows: u64,
+}
+
+impl core::ops::AddAssign for Traffic {
+    fn add_assign(&mut self, other: Self) {
+        self.packets_in += other.packets_in;
+        self.bytes_in += other.bytes_in;
+        self.packets_out += other.packets_out;
+        self.bytes_out += other.bytes_out;
+        self.new_flows += other.new_flows;
+    }
 }
 
 /// An entry of `EVENTS`: a neighbour whose Ethernet address the datapath needs and does not know.
@@ -727,10 +738,13 @@ pub trait Tables {
     /// Where a packet has to be sent.
     fn route(&self, query: &RouteQuery) -> Route;
 
+    /// Says that a packet to this backend or from it will be counted: where its counters are in no cache, they come
+    /// while the packet is worked on.
+    fn prepare_count(&self, backend: BackendIndex);
     /// Counts a packet from a client.
-    fn count_forward(&self, service: ServiceIndex, backend: BackendIndex, bytes: u64, is_new: bool);
+    fn count_forward(&self, backend: BackendIndex, bytes: u64, is_new: bool);
     /// Counts a packet to a client.
-    fn count_reply(&self, service: ServiceIndex, backend: BackendIndex, bytes: u64);
+    fn count_reply(&self, backend: BackendIndex, bytes: u64);
     /// Counts a packet that is passed on or dropped.
     fn count(&self, reason: Reason);
 }

@@ -59,7 +59,7 @@ pub static FRAGMENTS: LruHashMap<FragmentKey, Fragment> = LruHashMap::with_max_e
 #[map]
 pub static REASON_COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(REASONS, 0);
 #[map]
-pub static SERVICE_COUNTERS: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(1, 0);
+pub static FORMER_TRAFFIC: Array<Traffic> = Array::with_max_entries(1, 0);
 #[map]
 pub static BACKEND_COUNTERS: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(1, 0);
 #[map]

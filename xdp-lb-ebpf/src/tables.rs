@@ -16,8 +16,8 @@ use xdp_lb_common::reason::Reason;
 use xdp_lb_common::slot::Slot;
 use xdp_lb_common::tables::{
     Backend, BackendIndex, Book, FlowKey, FlowRecord, Fragment, FragmentKey, Inserted, NeighbourWanted,
-    PortRanges, Reply, Route, RouteQuery, ServerKey, Service, ServiceIndex, Settings, SlotIndex, SourceKey,
-    Tables, Tags, Traffic,
+    PortRanges, Reply, Route, RouteQuery, ServerKey, Service, Settings, SlotIndex, SourceKey, Tables, Tags,
+    Traffic,
 };
 
 use crate::maps::*;
@@ -281,27 +281,31 @@ impl Tables for Maps<'_> {
     }
 
     #[inline(always)]
-    fn count_forward(&self, service: ServiceIndex, backend: BackendIndex, bytes: u64, is_new: bool) {
-        for counters in [SERVICE_COUNTERS.get_ptr_mut(service.0), BACKEND_COUNTERS.get_ptr_mut(backend.0)] {
-            if let Some(traffic) = counters {
-                // SAFETY: each CPU has its own, and a program is not interrupted by another of its kind.
-                let traffic: &mut Traffic = unsafe { &mut *traffic };
-                traffic.packets_in += 1;
-                traffic.bytes_in += bytes;
-                traffic.new_flows += u64::from(is_new);
-            }
+    fn prepare_count(&self, backend: BackendIndex) {
+        if let Some(traffic) = BACKEND_COUNTERS.get_ptr(backend.0) {
+            // SAFETY: the place is this CPU's own. Volatile: the value is not used.
+            let _ = unsafe { (&raw const (*traffic).packets_in).read_volatile() };
         }
     }
 
     #[inline(always)]
-    fn count_reply(&self, service: ServiceIndex, backend: BackendIndex, bytes: u64) {
-        for counters in [SERVICE_COUNTERS.get_ptr_mut(service.0), BACKEND_COUNTERS.get_ptr_mut(backend.0)] {
-            if let Some(traffic) = counters {
-                // SAFETY: as above.
-                let traffic: &mut Traffic = unsafe { &mut *traffic };
-                traffic.packets_out += 1;
-                traffic.bytes_out += bytes;
-            }
+    fn count_forward(&self, backend: BackendIndex, bytes: u64, is_new: bool) {
+        if let Some(traffic) = BACKEND_COUNTERS.get_ptr_mut(backend.0) {
+            // SAFETY: each CPU has its own, and a program is not interrupted by another of its kind.
+            let traffic: &mut Traffic = unsafe { &mut *traffic };
+            traffic.packets_in += 1;
+            traffic.bytes_in += bytes;
+            traffic.new_flows += u64::from(is_new);
+        }
+    }
+
+    #[inline(always)]
+    fn count_reply(&self, backend: BackendIndex, bytes: u64) {
+        if let Some(traffic) = BACKEND_COUNTERS.get_ptr_mut(backend.0) {
+            // SAFETY: as above.
+            let traffic: &mut Traffic = unsafe { &mut *traffic };
+            traffic.packets_out += 1;
+            traffic.bytes_out += bytes;
         }
     }
 

@@ -60,6 +60,6 @@ pub fn deliver<P: Packet, T: Tables>(
         let context = Context { tables, settings, parsed, moment };
         encapsulate(packet, &context, service, backend, departure)?;
     }
-    tables.count_forward(backend.service, *index, bytes, false);
+    tables.count_forward(*index, bytes, false);
     Ok(())
 }

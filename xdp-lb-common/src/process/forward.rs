@@ -48,10 +48,11 @@ pub fn forward<P: Packet, T: Tables>(
     guard::check_source(context.tables, service, &context.parsed.key.source)?;
     check_hops(context.parsed)?;
     let Course { index, backend, source, is_new } = course(context, service)?;
+    context.tables.prepare_count(index);
     let bytes = packet.length() as u64;
     departure.aim(backend, source, &context.parsed.key.destination_endpoint());
     depart(packet, context, service, backend, departure)?;
-    context.tables.count_forward(service.index, index, bytes, is_new);
+    context.tables.count_forward(index, bytes, is_new);
     Ok(())
 }
 

@@ -137,13 +137,12 @@ pub fn find<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<Course, Reas
 #[inline(never)]
 pub fn send<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &Scratch) -> Result<(), Reason> {
     let Scratch { parsed, departure, fragment, backend, .. } = scratch;
-    let service = tables.backend(*backend).ok_or(Reason::Internal)?.service;
     let bytes = packet.length() as u64;
     rewrite_addresses(packet, parsed, departure)?;
     if fragment.course == FragmentCourse::Forward as u8 {
-        tables.count_forward(service, *backend, bytes, false);
+        tables.count_forward(*backend, bytes, false);
     } else {
-        tables.count_reply(service, *backend, bytes);
+        tables.count_reply(*backend, bytes);
     }
     Ok(())
 }

@@ -124,12 +124,11 @@ pub fn send<P: Packet, T: Tables>(
     about: About,
 ) -> Result<(), Reason> {
     let Scratch { parsed, quoted, requoted, departure, backend, .. } = scratch;
-    let service = tables.backend(*backend).ok_or(Reason::Internal)?.service;
     let bytes = packet.length() as u64;
     rewrite_error(packet, parsed, quoted, requoted, departure)?;
     match about {
-        About::Backend => tables.count_forward(service, *backend, bytes, false),
-        About::Client => tables.count_reply(service, *backend, bytes),
+        About::Backend => tables.count_forward(*backend, bytes, false),
+        About::Client => tables.count_reply(*backend, bytes),
     }
     Ok(())
 }

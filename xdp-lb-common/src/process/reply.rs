@@ -119,7 +119,6 @@ fn send<P: Packet, T: Tables>(
     check_hops(parsed)?;
     let bytes = packet.length() as u64;
     rewrite(packet, parsed, departure)?;
-    let service = tables.backend(index).ok_or(Reason::Internal)?.service;
-    tables.count_reply(service, index, bytes);
+    tables.count_reply(index, bytes);
     Ok(())
 }

@@ -23,9 +23,9 @@ pub trait Kernel: Send {
     fn attached_interfaces(&self) -> Result<Vec<String>>;
     fn unload(&mut self) -> Result<Vec<String>>;
     fn reasons(&self) -> Result<Vec<u64>>;
-    fn service_traffic(&self, index: ServiceIndex) -> Result<Traffic>;
+    fn former_traffic(&self, service: ServiceIndex) -> Result<Traffic>;
+    fn set_former_traffic(&mut self, service: ServiceIndex, traffic: Traffic) -> Result<()>;
     fn backend_traffic(&self, index: BackendIndex) -> Result<Traffic>;
-    fn zero_service_traffic(&mut self, index: ServiceIndex) -> Result<()>;
     fn zero_backend_traffic(&mut self, index: BackendIndex) -> Result<()>;
     fn census(&mut self, tables: &Tables) -> Result<Census>;
     fn sweep_flows(&mut self, visit: &mut dyn FnMut(Book, &FlowKey, &FlowRecord) -> bool) -> Result<()>;
@@ -76,16 +76,16 @@ impl Kernel for Datapath {
         Datapath::reasons(self)
     }
 
-    fn service_traffic(&self, index: ServiceIndex) -> Result<Traffic> {
-        Datapath::service_traffic(self, index)
+    fn former_traffic(&self, service: ServiceIndex) -> Result<Traffic> {
+        Datapath::former_traffic(self, service)
+    }
+
+    fn set_former_traffic(&mut self, service: ServiceIndex, traffic: Traffic) -> Result<()> {
+        Datapath::set_former_traffic(self, service, traffic)
     }
 
     fn backend_traffic(&self, index: BackendIndex) -> Result<Traffic> {
         Datapath::backend_traffic(self, index)
-    }
-
-    fn zero_service_traffic(&mut self, index: ServiceIndex) -> Result<()> {
-        Datapath::zero_service_traffic(self, index)
     }
 
     fn zero_backend_traffic(&mut self, index: BackendIndex) -> Result<()> {

@@ -19,6 +19,7 @@ pub mod run;
 mod selection;
 mod settling;
 pub mod tables;
+mod traffic;
 mod views;
 pub mod vips;
 pub mod wanted;

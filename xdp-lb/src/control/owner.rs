@@ -1,6 +1,6 @@
 //! The one task that holds the daemon's state. Everything else sends it messages.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -8,16 +8,16 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use tokio::sync::{mpsc, oneshot};
 use xdp_lb_common::net::Endpoint;
-use xdp_lb_common::tables::{BackendIndex, ServiceIndex};
+use xdp_lb_common::tables::Traffic;
 
 use super::fleet::{Fleet, Transition};
 use super::handle::{Answer, Refusal, Request};
 use super::host::{self, ThisHost};
 use super::kernel::Kernel;
 use super::plan::{Plan, Planner};
-use super::rates::Rates;
 use super::settling::Settling;
 use super::tables::Write;
+use super::traffic::{self, Carried, TrafficRates};
 use super::vips::Vips;
 use crate::api::types::{AdminState, Outcome};
 use crate::config::state::{Saved, StateError};
@@ -130,13 +130,6 @@ impl Trouble {
             Self::Flows => "the flows are counted",
         }
     }
-}
-
-/// The rates of what has counters.
-#[derive(Debug, Default)]
-pub(super) struct TrafficRates {
-    pub(super) services: HashMap<ServiceIndex, Rates>,
-    pub(super) backends: HashMap<BackendIndex, Rates>,
 }
 
 impl<K: Kernel> Owner<K> {
@@ -427,13 +420,14 @@ impl<K: Kernel> Owner<K> {
     fn try_carry_out(&mut self, plan: &Plan) -> anyhow::Result<()> {
         for service in &plan.new_services {
             self.rates.services.remove(service);
-            self.kernel.zero_service_traffic(*service)?;
+            self.kernel.set_former_traffic(*service, Traffic::default())?;
         }
         for backend in &plan.new_backends {
             self.rates.backends.remove(backend);
             self.kernel.zero_backend_traffic(*backend)?;
         }
-        self.apply(&plan.writes)
+        self.apply(&plan.writes)?;
+        traffic::keep_former(&mut self.kernel, self.planner.tables(), &plan.writes)
     }
 
     fn apply(&mut self, writes: &[Write]) -> anyhow::Result<()> {
@@ -499,21 +493,9 @@ impl<K: Kernel> Owner<K> {
     /// Samples every counter, for the rates.
     fn sample(&mut self) {
         let now = Instant::now();
-        let tables = self.planner.tables();
-        let services: Vec<ServiceIndex> = tables.services.values().map(|service| service.index).collect();
-        self.rates.services.retain(|index, _| services.contains(index));
-        self.rates.backends.retain(|index, _| tables.backends.contains_key(index));
-        for index in services {
-            if let Ok(traffic) = self.kernel.service_traffic(index) {
-                let rates = self.rates.services.entry(index).or_insert_with(|| Rates::new(traffic, now));
-                rates.sample(traffic, now);
-            }
-        }
-        for index in tables.backends.keys() {
-            if let Ok(traffic) = self.kernel.backend_traffic(*index) {
-                let rates = self.rates.backends.entry(*index).or_insert_with(|| Rates::new(traffic, now));
-                rates.sample(traffic, now);
-            }
+        match Carried::read(&self.kernel, self.planner.tables(), |_| true) {
+            Ok(carried) => self.rates.sample(&carried, now),
+            Err(error) => tracing::error!("the counters cannot be read: {error:#}"),
         }
     }
 

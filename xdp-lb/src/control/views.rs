@@ -6,7 +6,7 @@ use std::time::Instant;
 use xdp_lb_common::net::Protocol;
 use xdp_lb_common::process::records_flows;
 use xdp_lb_common::reason::{Kind, Reason};
-use xdp_lb_common::tables::{BackendIndex, Book, Service, Traffic};
+use xdp_lb_common::tables::{BackendIndex, Book, Service, ServiceIndex, Traffic};
 
 use super::fleet::{target_id, vip};
 use super::handle::{Answer, Refusal};
@@ -14,6 +14,7 @@ use super::kernel::Kernel;
 use super::owner::Owner;
 use super::plan::{identities, identity};
 use super::rates::Rates;
+use super::traffic::Carried;
 use crate::api::types::{
     BackendView, CounterView, CountersView, HealthState, InterfaceView, MovingView, NextHopView, ServiceView,
     StatusView, TableView, TrafficView,
@@ -30,7 +31,8 @@ struct RingView {
 }
 
 impl<K: Kernel> Owner<K> {
-    pub(super) fn status(&mut self) -> Answer<StatusView> {
+    pub(super) fn status(&self) -> Answer<StatusView> {
+        let carried = self.carried(|_| true)?;
         let reasons = self.kernel.reasons().map_err(unreadable)?;
         let packets = |kind| {
             let counted = Reason::ALL.iter().zip(&reasons).filter(|(reason, _)| reason.kind() == kind);
@@ -46,38 +48,55 @@ impl<K: Kernel> Owner<K> {
             trouble: self.trouble(),
             interfaces: self.interface_views(),
             vips: self.vip_views(),
-            services: self.services()?,
-            backends: self.backends(None)?,
+            services: self.service_views(&carried),
+            backends: self.backend_views(&self.fleet.effective().services, &carried)?,
             tables: self.table_views(),
             dropped_packets: packets(Kind::Drop),
             passed_packets: packets(Kind::Pass),
         })
     }
 
-    pub(super) fn services(&mut self) -> Answer<Vec<ServiceView>> {
-        let services = self.fleet.effective().services.clone();
-        services.iter().map(|service| self.service_view(service)).collect()
+    pub(super) fn services(&self) -> Answer<Vec<ServiceView>> {
+        Ok(self.service_views(&self.carried(|_| true)?))
     }
 
-    pub(super) fn backends(&mut self, service: Option<&str>) -> Answer<Vec<BackendView>> {
-        let mut services = self.fleet.effective().services.clone();
-        if let Some(name) = service {
-            let known: Vec<_> = services.iter().map(|service| service.service.name.clone()).collect();
-            services.retain(|service| service.service.name == name);
-            if services.is_empty() {
-                return Err(config::unknown_service(name, known));
-            }
-        }
+    pub(super) fn backends(&self, service: Option<&str>) -> Answer<Vec<BackendView>> {
+        let services = &self.fleet.effective().services;
+        let Some(name) = service else {
+            return self.backend_views(services, &self.carried(|_| true)?);
+        };
+        let Some(service) = services.iter().find(|service| service.service.name == name) else {
+            let known = services.iter().map(|service| service.service.name.clone());
+            return Err(config::unknown_service(name, known.collect()));
+        };
+        let present = self.planner.tables().services.get(&vip(service)).map(|present| present.index);
+        self.backend_views([service], &self.carried(|index| Some(index) == present)?)
+    }
+
+    fn carried(&self, which: impl Fn(ServiceIndex) -> bool) -> Answer<Carried> {
+        Carried::read(&self.kernel, self.planner.tables(), which).map_err(unreadable)
+    }
+
+    fn service_views(&self, carried: &Carried) -> Vec<ServiceView> {
+        let services = &self.fleet.effective().services;
+        services.iter().map(|service| self.service_view(service, carried)).collect()
+    }
+
+    fn backend_views<'s>(
+        &self,
+        services: impl IntoIterator<Item = &'s EffectiveService>,
+        carried: &Carried,
+    ) -> Answer<Vec<BackendView>> {
         let indices = identities(self.planner.tables());
         let mut views = Vec::new();
-        for service in &services {
+        for service in services {
             let present = self.planner.tables().services.get(&vip(service)).copied();
             let ring = present.map(|present| self.ring_view(&present, vip(service).protocol));
             for backend in &service.backends {
                 let index = present.and_then(|present| {
                     indices.get(&identity(present.index, backend.backend.address)).copied()
                 });
-                views.push(self.backend_view(service, backend, index, ring.as_ref())?);
+                views.push(self.backend_view(service, backend, index, ring.as_ref(), carried)?);
             }
         }
         Ok(views)
@@ -130,21 +149,18 @@ impl<K: Kernel> Owner<K> {
         rows.into_iter().map(view).collect()
     }
 
-    fn service_view(&mut self, service: &EffectiveService) -> Answer<ServiceView> {
+    fn service_view(&self, service: &EffectiveService, carried: &Carried) -> ServiceView {
         let present = self.planner.tables().services.get(&vip(service)).copied();
-        let traffic = match present {
-            Some(present) => {
-                let traffic = self.kernel.service_traffic(present.index).map_err(unreadable)?;
-                traffic_view(traffic, self.rates.services.get(&present.index))
-            }
-            None => TrafficView::default(),
-        };
+        let traffic = present.and_then(|present| {
+            let rates = self.rates.services.get(&present.index);
+            carried.services.get(&present.index).map(|traffic| traffic_view(*traffic, rates))
+        });
         let serving = service.backends.iter().filter(|backend| {
             self.fleet
                 .known(&target_id(service, backend))
                 .is_some_and(|known| known.condition.state.takes_new_flows())
         });
-        Ok(ServiceView {
+        ServiceView {
             name: service.service.name.clone(),
             vip: service.service.vip,
             protocol: service.service.protocol,
@@ -172,8 +188,8 @@ impl<K: Kernel> Owner<K> {
                     all_recorded_in_seconds: progress.until.map(seconds_until),
                 }
             }),
-            traffic,
-        })
+            traffic: traffic.unwrap_or_default(),
+        }
     }
 
     fn ring_view(&self, service: &Service, protocol: Protocol) -> RingView {
@@ -191,11 +207,12 @@ impl<K: Kernel> Owner<K> {
     }
 
     fn backend_view(
-        &mut self,
+        &self,
         service: &EffectiveService,
         backend: &EffectiveBackend,
         index: Option<BackendIndex>,
         ring: Option<&RingView>,
+        carried: &Carried,
     ) -> Answer<BackendView> {
         let id = target_id(service, backend);
         let address = backend.backend.address;
@@ -209,13 +226,10 @@ impl<K: Kernel> Owner<K> {
             }
             _ => 0.0,
         };
-        let traffic = match index {
-            Some(index) => {
-                let traffic = self.kernel.backend_traffic(index).map_err(unreadable)?;
-                traffic_view(traffic, self.rates.backends.get(&index))
-            }
-            None => TrafficView::default(),
-        };
+        let traffic = index.and_then(|index| {
+            let rates = self.rates.backends.get(&index);
+            carried.backends.get(&index).map(|traffic| traffic_view(*traffic, rates))
+        });
         Ok(BackendView {
             service: id.service,
             address,
@@ -244,7 +258,7 @@ impl<K: Kernel> Owner<K> {
             flows_known_in_seconds: index
                 .and_then(|index| ring?.known_at.get(&index).copied())
                 .map(seconds_until),
-            traffic,
+            traffic: traffic.unwrap_or_default(),
         })
     }
 }

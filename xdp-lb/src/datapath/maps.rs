@@ -50,7 +50,7 @@ pub struct Maps {
     pub flows: Flows,
     pub half_open: Flows,
     reasons: PerCpuArray<MapData, u64>,
-    service_counters: PerCpuArray<MapData, Plain<Traffic>>,
+    former_traffic: Array<MapData, Plain<Traffic>>,
     backend_counters: PerCpuArray<MapData, Plain<Traffic>>,
 }
 
@@ -69,11 +69,11 @@ impl Maps {
         let mut map =
             |name: &str| object.take_map(name).with_context(|| format!("the object has no map {name}"));
         let (backends, snat_addresses) = (map("BACKENDS")?, map("SNAT_ADDRESSES")?);
-        let service_counters = map("SERVICE_COUNTERS")?;
+        let former_traffic = map("FORMER_TRAFFIC")?;
         let (slots, flows, half_open) = (map("SLOTS")?, map("FLOWS")?, map("HALF_OPEN")?);
         let (sources, source_rates) = (map("SOURCES")?, map("SOURCE_RATES")?);
         let limits = Limits {
-            services: entries(&service_counters)?,
+            services: entries(&former_traffic)?,
             // Place 0 stays vacant.
             backends: entries(&backends)? - 1,
             slots: entries(&slots)?,
@@ -108,7 +108,7 @@ impl Maps {
             flows: Flows::new(flows)?,
             half_open: Flows::new(half_open)?,
             reasons: map("REASON_COUNTERS")?.try_into()?,
-            service_counters: service_counters.try_into()?,
+            former_traffic: former_traffic.try_into()?,
             backend_counters: map("BACKEND_COUNTERS")?.try_into()?,
         };
         Ok((maps, sizes))
@@ -169,19 +169,21 @@ impl Maps {
         Ok(values.iter().sum())
     }
 
-    /// The counters of a service, all CPUs together.
-    pub fn service_traffic(&self, index: u32) -> Result<Traffic> {
-        sum(&self.service_counters, index).context("cannot read a service's counters")
+    /// What a service's former backends counted.
+    pub fn former_traffic(&self, service: u32) -> Result<Traffic> {
+        let Plain(traffic) =
+            self.former_traffic.get(&service, 0).context("cannot read a service's counters")?;
+        Ok(traffic)
+    }
+
+    /// Sets that.
+    pub fn set_former_traffic(&mut self, service: u32, traffic: Traffic) -> Result<()> {
+        self.former_traffic.set(service, Plain(traffic), 0).context("cannot write a service's counters")
     }
 
     /// The counters of a backend, all CPUs together.
     pub fn backend_traffic(&self, index: u32) -> Result<Traffic> {
         sum(&self.backend_counters, index).context("cannot read a backend's counters")
-    }
-
-    /// Sets a service's counters to 0.
-    pub fn zero_service_traffic(&mut self, index: u32) -> Result<()> {
-        zero(&mut self.service_counters, index).context("cannot clear a service's counters")
     }
 
     /// Sets a backend's counters to 0.
@@ -222,13 +224,9 @@ fn entries(map: &Map) -> Result<u32> {
 
 fn sum(counters: &PerCpuArray<MapData, Plain<Traffic>>, index: u32) -> Result<Traffic> {
     let values = counters.get(&index, 0)?;
-    Ok(values.iter().fold(Traffic::default(), |sum, Plain(one)| Traffic {
-        packets_in: sum.packets_in + one.packets_in,
-        bytes_in: sum.bytes_in + one.bytes_in,
-        packets_out: sum.packets_out + one.packets_out,
-        bytes_out: sum.bytes_out + one.bytes_out,
-        new_flows: sum.new_flows + one.new_flows,
-    }))
+    let mut sum = Traffic::default();
+    values.iter().for_each(|Plain(one)| sum += *one);
+    Ok(sum)
 }
 
 fn zero(counters: &mut PerCpuArray<MapData, Plain<Traffic>>, index: u32) -> Result<()> {

@@ -57,7 +57,7 @@ const PINNED: [&str; 23] = [
     "SOURCE_RATES",
     "FRAGMENTS",
     "REASON_COUNTERS",
-    "SERVICE_COUNTERS",
+    "FORMER_TRAFFIC",
     "BACKEND_COUNTERS",
     "EVENTS",
 ];
@@ -171,7 +171,7 @@ impl Datapath {
             ("SOURCE_RATES", source_rates),
             ("FRAGMENTS", fragments),
             ("SNAT_ADDRESSES", SNAT_ADDRESSES),
-            ("SERVICE_COUNTERS", services),
+            ("FORMER_TRAFFIC", services),
             ("BACKEND_COUNTERS", backends + 1),
         ] {
             loader.map_max_entries(name, entries);
@@ -435,19 +435,19 @@ impl Datapath {
         Reason::ALL.iter().map(|reason| self.maps.reason(*reason)).collect()
     }
 
-    /// A service's counters.
-    pub fn service_traffic(&self, index: ServiceIndex) -> Result<Traffic> {
-        self.maps.service_traffic(index.0)
+    /// What a service's former backends counted; 0 for a new service, once that is set.
+    pub fn former_traffic(&self, service: ServiceIndex) -> Result<Traffic> {
+        self.maps.former_traffic(service.0)
+    }
+
+    /// Sets what a service's former backends counted.
+    pub fn set_former_traffic(&mut self, service: ServiceIndex, traffic: Traffic) -> Result<()> {
+        self.maps.set_former_traffic(service.0, traffic)
     }
 
     /// A backend's counters.
     pub fn backend_traffic(&self, index: BackendIndex) -> Result<Traffic> {
         self.maps.backend_traffic(index.0)
-    }
-
-    /// Sets a service's counters to 0, for a new service in an old one's place.
-    pub fn zero_service_traffic(&mut self, index: ServiceIndex) -> Result<()> {
-        self.maps.zero_service_traffic(index.0)
     }
 
     /// Sets a backend's counters to 0, for a new backend in an old one's place.

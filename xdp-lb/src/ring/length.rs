@@ -1,16 +1,16 @@
 //! How many slots a ring has.
 
 /// The shortest ring of several backends: a prime.
-const SHORTEST: u32 = 101;
+const SHORTEST: u32 = 127;
 
-/// How often that may double: a slot's place has 24 bits and more, and 13,238,272 slots are enough for 130,000
+/// How often that may double: a slot's place has 24 bits and more, and 8,323,072 slots are enough for 80,000
 /// backends.
-const DOUBLINGS: u32 = 17;
+const DOUBLINGS: u32 = 16;
 
 /// At this many slots a backend, rounding to whole slots moves a backend's share by 1 % at most.
 const SLOTS_PER_BACKEND: usize = 100;
 
-/// The length of the ring of a service with this many backends: one slot for one backend, else 101 doubled until each
+/// The length of the ring of a service with this many backends: one slot for one backend, else 127 doubled until each
 /// has 100 slots at least. `present` is the length that the ring has now (0 where there is none).
 ///
 /// A ring only grows, and each length divides the longer ones: then a flow's slot in the longer ring lies where its
@@ -49,41 +49,41 @@ mod tests {
 
     #[test]
     fn every_backend_of_several_has_a_hundred_slots() {
-        for backends in [2, 10, 11, 40, 41, 1_000, 10_000, 130_000] {
+        for backends in [2, 10, 11, 40, 41, 1_000, 10_000, 80_000] {
             let length = length(backends, 0) as usize;
-            assert!((backends * 100..backends * 202).contains(&length), "{backends}: {length}");
+            assert!((backends * 100..backends * 204).contains(&length), "{backends}: {length}");
         }
     }
 
     #[test]
     fn one_backend_needs_no_more_than_one_slot() {
         assert_eq!(length(1, 0), 1);
-        assert_eq!(length(1, 202), 202);
+        assert_eq!(length(1, 254), 254);
         assert_eq!(shorter(1), None);
         assert_eq!(step(1, 12_345), 1);
     }
 
     #[test]
     fn a_ring_grows_when_it_must_and_never_shrinks() {
-        assert_eq!(length(2, 1), 202);
-        assert_eq!(length(3, 202), 404);
-        assert_eq!(length(4, 404), 404);
-        assert_eq!(length(2, 404), 404);
-        assert_eq!(length(1_000, 404), 101 << 10);
+        assert_eq!(length(2, 1), 254);
+        assert_eq!(length(3, 254), 508);
+        assert_eq!(length(4, 508), 508);
+        assert_eq!(length(2, 508), 508);
+        assert_eq!(length(1_000, 508), 127 << 10);
     }
 
     #[test]
     fn each_length_is_half_the_next() {
         let lengths: Vec<u32> =
-            std::iter::successors(Some(length(130_000, 0)), |length| shorter(*length)).collect();
-        assert_eq!((lengths.len(), lengths.last()), (18, Some(&101)));
+            std::iter::successors(Some(length(80_000, 0)), |length| shorter(*length)).collect();
+        assert_eq!((lengths.len(), lengths.last()), (17, Some(&127)));
         assert!(lengths.windows(2).all(|pair| pair[0] == 2 * pair[1]));
     }
 
     #[test]
     fn a_step_leads_through_every_slot() {
-        for length in [1, 101, 202, 3_232] {
-            for number in [0, 1, 2, 100, 101, 201, 202, 303, u64::MAX, 0x1234_5678_9abc_def0] {
+        for length in [1, 127, 254, 4_064] {
+            for number in [0, 1, 2, 126, 127, 253, 254, 381, u64::MAX, 0x1234_5678_9abc_def0] {
                 let step = step(length, number);
                 let mut seen = vec![false; length as usize];
                 let mut slot = 0;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use xdp_lb_common::net::Protocol;
 use xdp_lb_common::process::Verdict;
 use xdp_lb_common::reason::Reason;
-use xdp_lb_common::tables::{BackendState, Mode, ServiceIndex};
+use xdp_lb_common::tables::{BackendState, Mode};
 
 use crate::homes::{EGRESS, Homes, hex};
 use crate::packets::{ACK, BACKEND_MAC, CLIENT_MAC, Frame, LB_BACKEND_MAC, LB_MAC, SYN, fragments};
@@ -59,8 +59,8 @@ fn nat_fragments_follow_their_first_to_the_backend_and_to_the_client() {
             become_those_of(&mut homes, &sent, Verdict::Redirect(index), &expected);
         }
     }
-    let traffic = homes.kernel.service_traffic(ServiceIndex(0)).unwrap();
-    assert_eq!((traffic.packets_in, traffic.packets_out), (6, 3));
+    let traffic = homes.traffic();
+    assert_eq!((traffic.packets_in, traffic.packets_out), (24, 12));
 }
 
 #[test]

@@ -19,7 +19,7 @@ use xdp_lb_common::reason::Reason;
 use xdp_lb_common::slot::Slot;
 use xdp_lb_common::tables::{
     Backend, BackendIndex, BackendState, Book, FlowKey, FlowRecord, Mode, Reply, Route, Service,
-    ServiceIndex, Settings, SlotIndex, SourceKey, Tags,
+    ServiceIndex, Settings, SlotIndex, SourceKey, Tags, Traffic,
 };
 
 use crate::packets::{BACKEND_MAC, Frame, LB_BACKEND_MAC, ends};
@@ -173,6 +173,15 @@ impl Homes {
         };
         self.apply(&[Write::Backend(BackendIndex(self.backends), backend)]);
         (BackendIndex(self.backends), backend)
+    }
+
+    /// What all backends have counted in the kernel.
+    pub fn traffic(&self) -> Traffic {
+        let mut sum = Traffic::default();
+        for index in self.kernel.read().unwrap().backends.keys() {
+            sum += self.kernel.backend_traffic(*index).unwrap();
+        }
+        sum
     }
 
     /// A service over these backends, its slots dealt out in turn, with the rules for their replies.

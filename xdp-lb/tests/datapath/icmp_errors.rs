@@ -101,8 +101,8 @@ fn nat_an_error_about_a_backend_s_packet_reaches_the_backend() {
         becomes(&mut homes, &tagged, Verdict::Redirect(EGRESS), to_backend(expected));
     }
     assert_eq!(homes.records(), [0, 0], "an error begins no flow");
-    let traffic = homes.kernel.service_traffic(xdp_lb_common::tables::ServiceIndex(0)).unwrap();
-    assert_eq!((traffic.packets_in, traffic.new_flows), (5, 0));
+    let traffic = homes.traffic();
+    assert_eq!((traffic.packets_in, traffic.new_flows), (20, 0));
 }
 
 #[test]

@@ -36,9 +36,9 @@ fn what_was_written_is_read_back_for_adoption() {
 }
 
 #[test]
-fn packets_bytes_and_flows_are_counted_for_service_and_backend() {
+fn packets_bytes_and_flows_are_counted_for_their_backend() {
     let mut homes = Homes::new();
-    let service = homes.service(VIP, Protocol::TCP, Mode::FullNat, &["198.51.100.11:8080"]);
+    homes.service(VIP, Protocol::TCP, Mode::FullNat, &["198.51.100.11:8080"]);
     let frame = Frame::tcp("203.0.113.5:40000", VIP, SYN);
     let (source, backend) = homes.translates(&frame, "198.51.100.2", &["198.51.100.11:8080"]);
     homes.translates(&Frame::tcp("203.0.113.5:40000", VIP, ACK), "198.51.100.2", &["198.51.100.11:8080"]);
@@ -47,12 +47,20 @@ fn packets_bytes_and_flows_are_counted_for_service_and_backend() {
     let bytes = frame.bytes().len() as u64;
     let expected =
         Traffic { packets_in: 2, bytes_in: 2 * bytes, packets_out: 1, bytes_out: bytes, new_flows: 1 };
-    assert_eq!(homes.kernel.service_traffic(service).unwrap(), expected);
     assert_eq!(homes.kernel.backend_traffic(BackendIndex(1)).unwrap(), expected);
-    assert_eq!(homes.host.service_traffic.borrow()[&service], expected);
-    homes.kernel.zero_service_traffic(service).unwrap();
-    assert_eq!(homes.kernel.service_traffic(service).unwrap(), Traffic::default());
-    assert_eq!(homes.kernel.service_traffic(ServiceIndex(5)).unwrap(), Traffic::default());
+    assert_eq!(homes.host.backend_traffic.borrow()[&BackendIndex(1)], expected);
+    homes.kernel.zero_backend_traffic(BackendIndex(1)).unwrap();
+    assert_eq!(homes.kernel.backend_traffic(BackendIndex(1)).unwrap(), Traffic::default());
+    assert_eq!(homes.kernel.backend_traffic(BackendIndex(5)).unwrap(), Traffic::default());
+}
+
+#[test]
+fn what_a_service_s_former_backends_counted_is_kept_with_the_tables() {
+    let mut homes = Homes::new();
+    let counted = Traffic { packets_in: 1, bytes_in: 2, packets_out: 3, bytes_out: 4, new_flows: 5 };
+    homes.kernel.set_former_traffic(ServiceIndex(5), counted).unwrap();
+    assert_eq!(homes.kernel.former_traffic(ServiceIndex(5)).unwrap(), counted);
+    assert_eq!(homes.kernel.former_traffic(ServiceIndex(4)).unwrap(), Traffic::default());
 }
 
 #[test]

@@ -1,4 +1,4 @@
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use xdp_lb_common::net::MacAddress;
 use xdp_lb_common::reason::Reason;
-use xdp_lb_common::tables::{Book, FlowKey, FlowRecord, Traffic};
+use xdp_lb_common::tables::{BackendIndex, Book, FlowKey, FlowRecord, ServiceIndex};
 
 use super::*;
 use crate::api::types::{BackendPatch, BackendState, BackendView};
@@ -28,6 +28,7 @@ struct Memory {
     fails: bool,
     attached: Vec<String>,
     zeroed: Vec<BackendIndex>,
+    former: BTreeMap<ServiceIndex, Traffic>,
     policy: Option<Policy>,
     slots: u32,
     unloaded: bool,
@@ -131,16 +132,17 @@ impl Kernel for InMemory {
         Ok(Reason::ALL.iter().map(|reason| *reason as u64).collect())
     }
 
-    fn service_traffic(&self, _: ServiceIndex) -> anyhow::Result<Traffic> {
-        Ok(Traffic { packets_in: 7, ..Traffic::default() })
+    fn former_traffic(&self, service: ServiceIndex) -> anyhow::Result<Traffic> {
+        Ok(self.lock().former.get(&service).copied().unwrap_or_default())
+    }
+
+    fn set_former_traffic(&mut self, service: ServiceIndex, traffic: Traffic) -> anyhow::Result<()> {
+        self.lock().former.insert(service, traffic);
+        Ok(())
     }
 
     fn backend_traffic(&self, backend: BackendIndex) -> anyhow::Result<Traffic> {
         Ok(Traffic { packets_in: backend.0.into(), ..Traffic::default() })
-    }
-
-    fn zero_service_traffic(&mut self, _: ServiceIndex) -> anyhow::Result<()> {
-        Ok(())
     }
 
     fn zero_backend_traffic(&mut self, backend: BackendIndex) -> anyhow::Result<()> {
@@ -346,7 +348,29 @@ async fn a_backend_goes_down_with_its_check_or_its_next_hop_and_says_why() {
     assert_eq!(backends[1].reason, "no next hop: no route to 198.51.100.12");
     let status = daemon.handle.status().await.unwrap();
     let web = status.services.iter().find(|service| service.name == "web").unwrap();
-    assert_eq!((web.backends, web.backends_serving, web.ring_slots), (2, 0, 202));
+    assert_eq!((web.backends, web.backends_serving, web.ring_slots), (2, 0, 254));
+}
+
+#[tokio::test]
+async fn a_service_s_counters_are_its_backends_and_keep_those_of_backends_that_are_gone() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    daemon.all_up().await;
+    let carried = async || {
+        let services = daemon.handle.services().await.unwrap();
+        services.iter().find(|service| service.name == "web").unwrap().traffic.packets_in
+    };
+    // Each backend has counted as many packets as its number.
+    let indices: Vec<u64> = {
+        let memory = daemon.kernel.lock();
+        let web = memory.tables.services.values().find(|service| service.ring_len > 1).unwrap().index;
+        let of_web = memory.tables.backends.iter().filter(|(_, backend)| backend.service == web);
+        of_web.map(|(index, _)| index.0.into()).collect()
+    };
+    let sum = indices.iter().sum::<u64>();
+    assert_eq!((indices.len(), carried().await), (2, sum));
+    daemon.handle.remove_backend("web".into(), address("198.51.100.11:8080")).await.unwrap();
+    assert_eq!(daemon.until("web", |_| true).await.len(), 1);
+    assert_eq!(carried().await, sum);
 }
 
 #[tokio::test]
@@ -473,15 +497,14 @@ async fn a_change_that_cannot_be_saved_does_not_happen() {
 
 #[tokio::test]
 async fn a_change_that_does_not_fit_is_refused_and_not_saved() {
-    let daemon =
-        Daemon::start_with(tempfile::tempdir().unwrap(), InMemory::new(300), TWO_SERVICES).unwrap();
+    let daemon = Daemon::start_with(tempfile::tempdir().unwrap(), InMemory::new(370), TWO_SERVICES).unwrap();
     daemon.all_up().await;
     let mut service = config::load(&daemon.config_file()).unwrap().services.remove(0);
     service.name = "more".into();
     service.vip = address("192.0.2.11:80").into();
     service.health_check = Some(config::HealthCheck::new(config::Probe::None));
     let refused = daemon.handle.add_service(service).await.unwrap_err();
-    assert!(matches!(&refused, Refusal::Conflict(why) if why.contains("limits.slots = 300")), "{refused}");
+    assert!(matches!(&refused, Refusal::Conflict(why) if why.contains("limits.slots = 370")), "{refused}");
     assert!(!daemon.directory.path().join("state.json").exists());
     assert_eq!(daemon.handle.services().await.unwrap().len(), 2);
 }

@@ -339,15 +339,15 @@ fn a_backend_that_fails_is_prior_nowhere() {
 
 #[test]
 fn a_ring_of_another_length_is_written_to_free_room_and_swapped_in() {
-    let (mut planner, mut kernel) = settled(&[service(1, Mode::FullNat, up(1..17))]);
+    let (mut planner, mut kernel) = settled(&[service(1, Mode::FullNat, up(1..21))]);
     let before = *planner.tables().services.values().next().unwrap();
-    let plan = step(&mut planner, &mut kernel, &[service(1, Mode::FullNat, up(1..18))]).unwrap();
+    let plan = step(&mut planner, &mut kernel, &[service(1, Mode::FullNat, up(1..22))]).unwrap();
     let after = *planner.tables().services.values().next().unwrap();
-    assert_eq!((before.ring_len, after.ring_len), (1_616, 3_232));
-    assert_eq!(after.ring_offset, SlotIndex(1_616));
+    assert_eq!((before.ring_len, after.ring_len), (2_032, 4_064));
+    assert_eq!(after.ring_offset, SlotIndex(2_032));
     assert_eq!(before.index, after.index);
     let slots: Vec<_> = plan.writes.iter().filter(|write| matches!(write, Write::Slots(..))).collect();
-    assert!(matches!(slots[..], [Write::Slots(SlotIndex(1_616), ring)] if ring.len() == 3_232));
+    assert!(matches!(slots[..], [Write::Slots(SlotIndex(2_032), ring)] if ring.len() == 4_064));
 }
 
 #[test]
@@ -414,13 +414,13 @@ fn a_list_of_ranges_is_replaced_whole_and_needs_room_for_both() {
 
 #[test]
 fn a_ring_is_shorter_than_it_should_be_where_there_is_no_room() {
-    let limits = Limits { slots: 900, ..LIMITS };
+    let limits = Limits { slots: 1_200, ..LIMITS };
     let (mut planner, mut kernel) =
         (Planner::new(Tables::default(), Sizes { limits, ..SIZES }), Kernel::new(&limits));
     let plan = step(&mut planner, &mut kernel, &[service(1, Mode::FullNat, up(1..12))]).unwrap();
     assert_eq!(plan.cramped.len(), 1);
     let two = [service(1, Mode::FullNat, up(1..12)), service(2, Mode::FullNat, up(1..4))];
-    assert_eq!(planner.plan(&two).unwrap_err(), Full::Limit { table: "slots", size: 900 });
+    assert_eq!(planner.plan(&two).unwrap_err(), Full::Limit { table: "slots", size: 1_200 });
 }
 
 #[test]
