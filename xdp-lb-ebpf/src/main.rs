@@ -19,7 +19,7 @@ use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use xdp_lb_common::process::{Verdict, process};
 
-use crate::maps::SCRATCH;
+use crate::maps::{OneCpu, SCRATCH};
 use crate::packet::Frame;
 use crate::tables::Maps;
 
@@ -29,7 +29,7 @@ pub fn xdp_lb(context: XdpContext) -> u32 {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return xdp_action::XDP_PASS };
     // SAFETY: each CPU has its own, a program is not interrupted by another of its kind, and the map's
     // memory holds zeros or what this program left there.
-    let scratch = unsafe { &mut *scratch };
+    let OneCpu(scratch) = unsafe { &mut *scratch };
     let verdict = process(&mut Frame::new(&context), &Maps::new(&context), scratch);
     #[cfg(feature = "log")]
     log(&context, verdict);

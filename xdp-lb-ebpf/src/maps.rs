@@ -18,6 +18,13 @@ use xdp_lb_common::tables::{
 /// begins at a page, so that one of 64 bytes is one cache line.
 const MMAPABLE: u32 = 1 << 10;
 
+/// What no other CPU reaches.
+#[repr(transparent)]
+pub struct OneCpu<T>(pub T);
+
+// SAFETY: it lies in per-CPU arrays alone.
+unsafe impl<T> Sync for OneCpu<T> {}
+
 #[map]
 pub static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 #[map]
@@ -63,7 +70,7 @@ pub static FORMER_TRAFFIC: Array<Traffic> = Array::with_max_entries(1, 0);
 #[map]
 pub static BACKEND_COUNTERS: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(1, 0);
 #[map]
-pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+pub static SCRATCH: PerCpuArray<OneCpu<Scratch>> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 pub static ANSWERS: PerCpuArray<Bucket> = PerCpuArray::with_max_entries(1, 0);
 #[map]

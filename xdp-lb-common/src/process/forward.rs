@@ -1,5 +1,6 @@
 //! From a client to a backend.
 
+use super::Context;
 use super::affinity::{flow_hash, slot_hash};
 use super::depart::depart;
 use super::guard;
@@ -7,7 +8,6 @@ use super::own_address::own_address;
 use super::pair::{self, Note};
 use super::ports;
 use super::rewrite::{Departure, check_hops};
-use super::{Context, Moment};
 use crate::flow::{Direction, ESTABLISHED, PAIRED, advance};
 use crate::hash::FlowHash;
 use crate::headers::{TCP_ACK, TCP_RST, TCP_SYN};
@@ -84,6 +84,7 @@ fn course<'t, T: Tables>(context: &Context<'t, T>, service: &Service) -> Result<
         let is_new = is_first(context.parsed);
         return Ok(Course { index, backend, source: context.parsed.key.source_endpoint(), is_new });
     }
+    context.moment.now.set(context.tables.now());
     match follow(context, service) {
         Some(course) => Ok(course),
         None => begin(context, service),
@@ -153,7 +154,8 @@ pub fn keeps_flows(service: &Service, backend: &Backend) -> bool {
 /// The course that the flow's record tells, if it still holds; the record notes this packet.
 #[inline(always)]
 fn follow<'t, T: Tables>(context: &Context<'t, T>, service: &Service) -> Option<Course<'t>> {
-    let Context { tables, parsed, moment: &Moment { now, .. }, .. } = *context;
+    let Context { tables, parsed, moment, .. } = *context;
+    let now = moment.now.get();
     let (record, book) = pair::recall(tables, &parsed.key)?;
     let index = record.backend;
     let backend = tables.backend(index)?;
@@ -189,6 +191,7 @@ pub fn find<T: Tables>(context: &Context<'_, T>, service: &Service) -> Option<(B
     if let Some((index, _)) = settled(context, service) {
         return Some((index, key.source_endpoint()));
     }
+    context.moment.now.set(context.tables.now());
     if let Some((record, _)) = pair::recall(context.tables, key)
         && let Some(backend) = context.tables.backend(record.backend)
         && holds(context, &record, service, backend)
@@ -223,7 +226,7 @@ fn holds<T: Tables>(
     // A UDP flow after a long pause is a new one. A SYN again: a retransmission stays with its flow;
     // a client that uses its port for a new connection chooses anew.
     let is_draining = backend.state == BackendState::Draining as u8;
-    record.life.is_live(protocol, context.moment.now, context.settings)
+    record.life.is_live(protocol, context.moment.now.get(), context.settings)
         && !(protocol == Protocol::TCP
             && (record.life.is_closing() || is_draining && record.life.progress() & ESTABLISHED != 0))
 }
@@ -231,7 +234,8 @@ fn holds<T: Tables>(
 /// Chooses a backend for a flow without a record, and records it.
 #[inline(always)]
 fn begin<'t, T: Tables>(context: &Context<'t, T>, service: &Service) -> Result<Course<'t>, Reason> {
-    let Context { tables, parsed, settings, moment: &Moment { now, progress, .. } } = *context;
+    let Context { tables, parsed, settings, moment } = *context;
+    let (now, progress) = (moment.now.get(), moment.progress);
     let key = &parsed.key;
     refuse_own_sender(context)?;
     guard::admit(context, service)?;

@@ -39,7 +39,6 @@ pub fn note<T: Tables>(tables: &T, scratch: &mut Scratch, refused: Option<Reason
         }
         Some(_) => return,
     };
-    moment.now = tables.now();
     let backend = match course {
         FragmentCourse::Host => None,
         FragmentCourse::Forward => {
@@ -57,7 +56,7 @@ pub fn note<T: Tables>(tables: &T, scratch: &mut Scratch, refused: Option<Reason
         source: departure.key.source,
         destination: departure.key.destination,
         backend: backend.unwrap_or_default(),
-        seen: moment.now,
+        seen: tables.now(),
         source_port: parsed.key.source_port,
         destination_port: parsed.key.destination_port,
         course: course as u8,

@@ -59,7 +59,6 @@ pub fn to_backend<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<bool, 
     // The backend is the one that the client's own packets go to.
     quoted.key = quoted.key.reversed();
     // What is quoted holds no more of a packet than its ports.
-    moment.now = tables.now();
     moment.named = BackendIndex(0);
     let context = Context { tables, settings, parsed: quoted, moment };
     let (index, client) = find(&context, service).ok_or(Reason::IcmpWithoutFlow)?;

@@ -25,6 +25,8 @@ use self::fragments::Course;
 use self::icmp_error::About;
 use self::rewrite::Departure;
 use self::too_big::too_big;
+use core::cell::Cell;
+
 use crate::filter::{BACKEND, VIP};
 use crate::flow::{Direction, advance};
 use crate::net::Endpoint;
@@ -74,8 +76,8 @@ pub struct Scratch {
 /// way through all that follows.
 #[derive(Default)]
 struct Moment {
-    /// When it came, seconds of the monotonic clock.
-    now: u32,
+    /// When it came, seconds of the monotonic clock; read where a flow's record is looked for.
+    now: Cell<u32>,
     /// How far a flow has come that begins with it.
     progress: u8,
     /// The backend that its QUIC connection id names; 0: none.
@@ -173,7 +175,6 @@ fn steer<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Scratch
         && let Some(service) = ports::service(tables, &parsed.key)
     {
         let settings = tables.settings().ok_or(Reason::Internal)?;
-        moment.now = tables.now();
         moment.progress = advance(0, Direction::Forward, parsed.tcp_flags);
         moment.named = quic::named(packet, tables, service, parsed);
         let context = Context { tables, settings, parsed, moment };

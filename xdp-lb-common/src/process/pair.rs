@@ -5,7 +5,7 @@
 //!
 //! These functions are calls of their own in the kernel, not inlined: a program's stack is 512 bytes.
 
-use super::{Context, Moment};
+use super::Context;
 use crate::flow::{Direction, Life, PAIRED};
 use crate::hash::FlowHash;
 use crate::net::{Address, Endpoint, Port};
@@ -123,7 +123,7 @@ pub fn allocate<T: Tables>(
 /// What the first packet of a flow with a pair of records says.
 #[inline(always)]
 fn first_note<T: Tables>(context: &Context<'_, T>) -> Note {
-    Note { now: context.moment.now, progress: context.moment.progress | PAIRED, book: Book::HalfOpen }
+    Note { now: context.moment.now.get(), progress: context.moment.progress | PAIRED, book: Book::HalfOpen }
 }
 
 /// What became of a reply's place in the table.
@@ -180,10 +180,11 @@ fn take<T: Tables>(context: &Context<'_, T>, reply: &FlowKey, record: &FlowRecor
 #[inline(always)]
 fn is_taken<T: Tables>(context: &Context<'_, T>, other: &FlowRecord) -> Option<Taken> {
     let key = &context.parsed.key;
-    if is_partner(key, other) || other.life.is_over(key.protocol, context.moment.now, context.settings) {
+    if is_partner(key, other) || other.life.is_over(key.protocol, context.moment.now.get(), context.settings)
+    {
         return None;
     }
-    Some(if other.life.may_yield(context.moment.now) { Taken::Closed } else { Taken::Busy })
+    Some(if other.life.may_yield(context.moment.now.get()) { Taken::Closed } else { Taken::Busy })
 }
 
 /// Puts a reply's record in the place of a closed flow's.
@@ -202,7 +203,8 @@ pub fn promote<T: Tables>(
     progress: u8,
     pairs: bool,
 ) -> Option<()> {
-    let Context { tables, parsed, moment: &Moment { now, .. }, .. } = *context;
+    let Context { tables, parsed, moment, .. } = *context;
+    let now = moment.now.get();
     let mut note = Note { now, progress, book: Book::Flows };
     if pairs {
         let reply = partner_key(&parsed.key, record);

@@ -93,6 +93,20 @@ pub struct Samples {
     wrapped_floor: Vec<f64>,
     /// The datapath behind the wrapper.
     wrapped_path: Vec<f64>,
+    /// The floor behind the wrapper, as the kernel counts.
+    kernel_floor: Vec<f64>,
+    /// The datapath behind the wrapper, as the kernel counts.
+    kernel_path: Vec<f64>,
+}
+
+/// Nanoseconds a packet.
+struct Run {
+    /// What the program returned last.
+    action: u32,
+    /// This thread's processor time, less what a run takes without its packets.
+    net: f64,
+    /// What the kernel says: whole nanoseconds, with what it does itself for each packet of a run.
+    by_kernel: f64,
 }
 
 impl Samples {
@@ -101,7 +115,17 @@ impl Samples {
         spread(self.wrapped_path.iter().copied())
     }
 
-    /// That against the wrapper and the floor together.
+    /// What the kernel says of the wrapper and the datapath together, nanoseconds.
+    pub fn by_kernel(&self) -> Spread {
+        spread(self.kernel_path.iter().copied())
+    }
+
+    /// That against what it says of the wrapper and the floor together.
+    pub fn kernel_ratio(&self) -> Spread {
+        paired_ratio(&self.kernel_path, &self.kernel_floor)
+    }
+
+    /// The wrapper and the datapath against the wrapper and the floor.
     pub fn gross_ratio(&self) -> Spread {
         paired_ratio(&self.wrapped_path, &self.wrapped_floor)
     }
@@ -159,7 +183,7 @@ impl Rig {
         let program = object.take_map("BENCH_PROGRAM").context("no program array")?.try_into()?;
         let (services, backends, slots) = (0, 0, 0);
         let mut rig = Self { datapath, plan, program, overhead: 0.0, services, backends, slots };
-        let runs: Vec<_> = (0..15).map(|_| Ok(rig.run("xdp_floor", 2)?.1 * 2.0)).collect::<Result<_>>()?;
+        let runs: Vec<_> = (0..15).map(|_| Ok(rig.run("xdp_floor", 2)?.net * 2.0)).collect::<Result<_>>()?;
         rig.overhead = median(runs);
         Ok(rig)
     }
@@ -249,30 +273,36 @@ impl Rig {
         // Every flow twice, and at once: it is a flow's second packet that has its record kept.
         self.plan.set(0, Plain(Plan { in_a_row: 1, ..plan }), 0)?;
         self.aim("xdp_lb")?;
-        let (action, _) = self.run("xdp_bench", 2 * traffic.flows.max(SLICE))?;
+        let Run { action, .. } = self.run("xdp_bench", 2 * traffic.flows.max(SLICE))?;
         self.plan.set(0, Plain(plan), 0)?;
         ensure!(action == traffic.action, "the program returned {action}, not {}", traffic.action);
         let mut samples = Samples::default();
         for _ in 0..slices {
-            samples.floor.push(self.run("xdp_floor", FLOOR_SLICE)?.1);
+            samples.floor.push(self.run("xdp_floor", FLOOR_SLICE)?.net);
             self.aim("xdp_floor")?;
-            samples.wrapped_floor.push(self.run("xdp_bench", FLOOR_SLICE)?.1);
+            let floor = self.run("xdp_bench", FLOOR_SLICE)?;
+            samples.wrapped_floor.push(floor.net);
+            samples.kernel_floor.push(floor.by_kernel);
             self.aim("xdp_lb")?;
-            samples.wrapped_path.push(self.run("xdp_bench", SLICE)?.1);
+            let path = self.run("xdp_bench", SLICE)?;
+            samples.wrapped_path.push(path.net);
+            samples.kernel_path.push(path.by_kernel);
         }
         Ok(samples)
     }
 
-    /// What the program returned last, and nanoseconds a packet. In this thread's processor time: the kernel's own
-    /// figure is in whole nanoseconds, and the floor takes some six.
-    fn run(&mut self, program: &str, packets: u32) -> Result<(u32, f64)> {
+    fn run(&mut self, program: &str, packets: u32) -> Result<Run> {
         let program: &Xdp = self.datapath.object().program(program).context("no program")?.try_into()?;
         let frame = [0; FRAME];
         let options = TestRunOptions { data_in: Some(&frame), repeat: packets, ..TestRunOptions::new() };
         let begin = clock::processor_time()?;
         let result = program.test_run(options).context("BPF_PROG_TEST_RUN")?;
         let took = clock::processor_time()? - begin;
-        Ok((result.return_value, (took.as_nanos() as f64 - self.overhead) / f64::from(packets)))
+        Ok(Run {
+            action: result.return_value,
+            net: (took.as_nanos() as f64 - self.overhead) / f64::from(packets),
+            by_kernel: result.duration.as_nanos() as f64,
+        })
     }
 
     fn aim(&mut self, program: &str) -> Result<()> {
