@@ -123,8 +123,9 @@ pub fn send<P: Packet, T: Tables>(
     about: About,
 ) -> Result<(), Reason> {
     let Scratch { parsed, quoted, requoted, departure, backend, .. } = scratch;
-    let bytes = packet.length() as u64;
     rewrite_error(packet, parsed, quoted, requoted, departure)?;
+    // As received: kept over the rewriting, the number would take room on the stack.
+    let bytes = (packet.length() + parsed.l3 - departure.tags.header_length()) as u64;
     match about {
         About::Backend => tables.count_forward(*backend, bytes, false),
         About::Client => tables.count_reply(*backend, bytes),
