@@ -414,13 +414,13 @@ fn a_list_of_ranges_is_replaced_whole_and_needs_room_for_both() {
 
 #[test]
 fn a_ring_is_shorter_than_it_should_be_where_there_is_no_room() {
-    let limits = Limits { slots: 1_200, ..LIMITS };
+    let limits = Limits { slots: 1_100, ..LIMITS };
     let (mut planner, mut kernel) =
         (Planner::new(Tables::default(), Sizes { limits, ..SIZES }), Kernel::new(&limits));
     let plan = step(&mut planner, &mut kernel, &[service(1, Mode::FullNat, up(1..12))]).unwrap();
     assert_eq!(plan.cramped.len(), 1);
     let two = [service(1, Mode::FullNat, up(1..12)), service(2, Mode::FullNat, up(1..4))];
-    assert_eq!(planner.plan(&two).unwrap_err(), Full::Limit { table: "slots", size: 1_200 });
+    assert_eq!(planner.plan(&two).unwrap_err(), Full::Limit { table: "slots", size: 1_100 });
 }
 
 #[test]
