@@ -239,11 +239,7 @@ pub(crate) fn service(name: &str, vip: &str) -> ServiceView {
         new_flow_burst: 0,
         panic_threshold: 0,
         panic: None,
-        health_check: HealthCheck::new(Probe::Http {
-            path: "/healthz".into(),
-            host: None,
-            status: (200, 399),
-        }),
+        health_check: HealthCheck::new(Probe::Http(config::Http::get("/healthz"))),
         origin: Origin::File,
         backends: 2,
         backends_serving: 2,

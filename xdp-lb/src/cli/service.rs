@@ -111,24 +111,70 @@ pub(super) struct Add {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Health check")]
 struct Check {
-    /// tcp, http, dns or none [default: tcp for a TCP service on one port, else none]
+    /// tcp, http, https, dns, udp, icmp, grpc, exec (a program of the daemon's host, where its config file allows
+    /// that) or none [default: tcp for a TCP service on one port, else none]
     #[arg(long, value_name = "TYPE")]
     check: Option<String>,
-    /// http: the path that is asked for [default: /]
+    /// http, https: the path that is asked for [default: /]
     #[arg(long, value_name = "PATH", requires = "check")]
     check_path: Option<String>,
-    /// http: the Host header [default: the backend's address]
+    /// http, https: the Host header; grpc: the authority [default: the backend's address]
     #[arg(long, value_name = "HOST", requires = "check")]
     check_host: Option<String>,
-    /// http: the status or range of them that is healthy [default: 200-399]
-    #[arg(long, value_name = "RANGE", requires = "check")]
+    /// http, https: GET, HEAD or OPTIONS [default: GET]
+    #[arg(long, value_name = "METHOD", requires = "check")]
+    check_method: Option<String>,
+    /// http, https: one more header; may be given several times
+    #[arg(long = "check-header", value_name = "NAME: VALUE", requires = "check")]
+    check_headers: Vec<String>,
+    /// http, https: the statuses that are healthy, as 200-299,401 [default: 200-399]
+    #[arg(long, value_name = "RANGES", requires = "check")]
     check_status: Option<String>,
+    /// http, https: what the answer's body has in it
+    #[arg(long, value_name = "TEXT", requires = "check")]
+    check_body: Option<String>,
+    /// http, https: a regular expression that the body matches
+    #[arg(long, value_name = "REGEX", requires = "check")]
+    check_body_regex: Option<String>,
+    /// grpc: speak TLS
+    #[arg(long, requires = "check")]
+    check_tls: bool,
+    /// https, grpc: the name that the certificate has to be for, and the server is asked for (SNI)
+    #[arg(long, value_name = "NAME", requires = "check")]
+    check_server_name: Option<String>,
+    /// https, grpc: take any certificate
+    #[arg(long, requires = "check")]
+    check_no_verify: bool,
+    /// https, grpc: a file, on the daemon's host, of the CAs that may sign it [default: those that host trusts]
+    #[arg(long, value_name = "FILE", requires = "check")]
+    check_ca_file: Option<String>,
+    /// https, grpc: the oldest version of TLS, 1.2 or 1.3 [default: 1.2]
+    #[arg(long, value_name = "VERSION", requires = "check")]
+    check_min_tls: Option<String>,
+    /// grpc: the service whose health is asked for [default: the server's]
+    #[arg(long, value_name = "NAME", requires = "check")]
+    check_service: Option<String>,
     /// dns: the name that is asked for [default: .]
     #[arg(long, value_name = "NAME", requires = "check")]
     check_name: Option<String>,
     /// dns: the record type that is asked for [default: NS for ".", else A]
     #[arg(long, value_name = "TYPE", requires = "check")]
     check_record: Option<String>,
+    /// udp: what is sent
+    #[arg(long, value_name = "TEXT", requires = "check")]
+    check_send: Option<String>,
+    /// udp: the same in hex
+    #[arg(long, value_name = "HEX", requires = "check")]
+    check_send_hex: Option<String>,
+    /// udp: what the answer has in it [default: any answer will do]
+    #[arg(long, value_name = "TEXT", requires = "check")]
+    check_expect: Option<String>,
+    /// udp: the same in hex
+    #[arg(long, value_name = "HEX", requires = "check")]
+    check_expect_hex: Option<String>,
+    /// exec: the program, and with each further one an argument of it
+    #[arg(long, value_name = "WORD", requires = "check", allow_hyphen_values = true)]
+    check_command: Vec<String>,
     /// The port that is checked [default: the backend's]
     #[arg(long, value_name = "PORT", requires = "check")]
     check_port: Option<u16>,
@@ -204,9 +250,20 @@ impl Check {
         let texts = [
             ("path", self.check_path),
             ("host", self.check_host),
+            ("method", self.check_method),
             ("status", self.check_status),
+            ("body", self.check_body),
+            ("body_regex", self.check_body_regex),
+            ("server_name", self.check_server_name),
+            ("ca_file", self.check_ca_file),
+            ("min_tls", self.check_min_tls),
+            ("service", self.check_service),
             ("name", self.check_name),
             ("record", self.check_record),
+            ("send", self.check_send),
+            ("send_hex", self.check_send_hex),
+            ("expect", self.check_expect),
+            ("expect_hex", self.check_expect_hex),
             ("interval", self.check_interval),
             ("fast_interval", self.check_fast_interval),
             ("timeout", self.check_timeout),
@@ -218,7 +275,16 @@ impl Check {
             ("fall", self.check_fall),
             ("port", self.check_port),
         ];
+        let lists = [("headers", self.check_headers), ("command", self.check_command)];
+        let flags = [("tls", true, self.check_tls), ("verify", false, self.check_no_verify)];
         let mut written = Map::from_iter([("type".to_owned(), Value::from(kind))]);
+        let is_given = |list: &Vec<String>| !list.is_empty();
+        written.extend(
+            lists.into_iter().filter(|(_, list)| is_given(list)).map(|(key, list)| (key.into(), list.into())),
+        );
+        written.extend(
+            flags.into_iter().filter(|flag| flag.2).map(|(key, value, _)| (key.into(), value.into())),
+        );
         written.extend(texts.into_iter().filter_map(|(key, value)| Some((key.into(), value?.into()))));
         written.extend(numbers.into_iter().filter_map(|(key, value)| Some((key.into(), value?.into()))));
         serde_json::from_value(written.into())
@@ -272,7 +338,7 @@ pub(super) fn table(screen: &Screen, services: &[ServiceView]) -> String {
             Cell::new(rate(service.traffic.new_flows_per_second)),
             Cell::new(rate(service.traffic.packets_per_second)),
             Cell::new(byte_rate(service.traffic.bytes_per_second)),
-            Cell::new(kind(&service.health_check.probe)),
+            Cell::new(service.health_check.probe.kind()),
             Cell::new(origin(service.origin)),
         ]
     });
@@ -380,15 +446,6 @@ const fn origin(origin: Origin) -> &'static str {
     match origin {
         Origin::File => "file",
         Origin::Runtime => "runtime",
-    }
-}
-
-const fn kind(probe: &Probe) -> &'static str {
-    match probe {
-        Probe::None => "none",
-        Probe::Tcp => "tcp",
-        Probe::Http { .. } => "http",
-        Probe::Dns { .. } => "dns",
     }
 }
 

@@ -13,7 +13,7 @@ use crate::api::plan::{ChangeKind, KeyChange, ServiceChange, SettingChange, Slot
 use crate::api::server::Server;
 use crate::api::testing::{self, Owner};
 use crate::api::types::{AdminState, BackendState, BackendView, ReloadView};
-use crate::config::{Affinity, Mode, Probe, Protocol, Quic};
+use crate::config::{Affinity, Http, Mode, Probe, Protocol, Quic, StatusRange};
 
 const TABLE: Screen = Screen { format: Format::Table, colour: false, width: None };
 
@@ -163,7 +163,11 @@ async fn a_service_is_added_with_all_that_was_typed() {
         assert!(text.contains(line), "{line:?} in {text}");
     }
     let check = shown.service.health_check;
-    let probe = Probe::Http { path: "/healthz".into(), host: Some("example.com".into()), status: (200, 299) };
+    let probe = Probe::Http(Http {
+        host: Some("example.com".into()),
+        status: vec![StatusRange { low: 200, high: 299 }],
+        ..Http::get("/healthz")
+    });
     assert_eq!(check.probe, probe);
     assert_eq!((check.interval, check.timeout), (Duration::from_secs(2), Duration::from_millis(250)));
     assert_eq!((check.rise, check.fall), (4, 5));
@@ -217,6 +221,42 @@ async fn a_service_in_panic_says_so_in_the_status() {
     for line in [&["status"][..], &["service", "show", &name]] {
         let text = daemon.text(line).await;
         assert!(text.contains("PANIC") && text.contains("1 of 4 backends are up"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn each_kind_of_health_check_is_added_and_shown_in_short() {
+    let daemon = daemon(Owner::default());
+    for (index, (arguments, shown)) in [
+        ("icmp", "icmp"),
+        (
+            "https --check-host a.example --check-method OPTIONS --check-header X-Probe:1 --check-header X-B:2 \
+             --check-status 200-299,401 --check-body-regex ^ok --check-ca-file /ca.pem --check-min-tls 1.3",
+            "https OPTIONS / of a.example, X-Probe: 1, X-B: 2, status 200-299, 401, body like /^ok/, TLS 1.3, signed by \
+             /ca.pem",
+        ),
+        (
+            "https --check-server-name b.example --check-no-verify --check-body fine",
+            "https GET /, status 200-399, body with \"fine\", TLS 1.2 or later with b.example, certificate not verified",
+        ),
+        ("udp --check-send ping --check-expect-hex 00ff", "udp \"ping\", expects 0x00ff"),
+        ("udp --check-send-hex 00 --check-expect pong", "udp 0x00, expects \"pong\""),
+        ("grpc --check-tls --check-service shop.Cart", "grpc shop.Cart, TLS 1.2 or later"),
+        ("exec --check-command /bin/check --check-command -v", "exec /bin/check -v as nobody"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let name = format!("s{index}");
+        let line = format!("service add {name} 192.0.2.10:{} --check {arguments}", 1000 + index);
+        daemon.text(&line.split_whitespace().collect::<Vec<_>>()).await;
+        let text = daemon.text(&["service", "show", &name]).await;
+        let line = format!("health check  {shown}, every 1s, timeout 500ms, rise 2, fall 3\n");
+        assert!(text.contains(&line), "{line:?} in {text}");
+    }
+    let text = daemon.text(&["service", "list"]).await;
+    for kind in ["icmp", "https", "udp", "grpc", "exec"] {
+        assert!(text.contains(kind), "{kind} in {text}");
     }
 }
 

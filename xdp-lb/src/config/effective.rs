@@ -63,7 +63,13 @@ pub fn effective(config: &Config, overlay: &Overlay) -> Result<Effective, Vec<St
         }));
     }
     let drafts: Vec<ServiceDraft> = services.iter().map(EffectiveService::draft).collect();
-    rules::check_all(&drafts, Some(config.snat_ports), Some(config.limits), &mut problems);
+    rules::check_all(
+        &drafts,
+        Some(config.snat_ports),
+        Some(config.limits),
+        config.allow_exec_checks,
+        &mut problems,
+    );
     problems.into_result().map(|()| Effective { services })
 }
 

@@ -9,15 +9,16 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
+use super::check::HealthCheck;
 use super::errors::{ConfigError, Errors, Lines, syntax_errors};
 use super::place::{Place, Problems};
 use super::policy::{EMPTY_RANGES, GuardsDraft, Quic, RATE};
 use super::recovery::RecoveryDraft;
-use super::rules::{self, BackendDraft, JITTER, RISE_FALL, ServiceDraft, within};
-use super::schema::{Api, Config, HealthCheck, Limits, Metrics, Timeouts, Vips, default_weight};
+use super::rules::{self, BackendDraft, ServiceDraft, within};
+use super::schema::{Api, Config, Limits, Metrics, Timeouts, Vips, default_weight};
 use super::section::Section;
 use super::text::{self, print_duration, quoted};
-use super::written_check::WrittenCheck;
+use super::written_check::{self, WrittenCheck};
 use crate::api::types::Origin;
 
 /// Reads and validates a config file.
@@ -89,6 +90,7 @@ pub(super) const TOP_KEYS: &[&str] = &[
     "metrics",
     "limits",
     "timeouts",
+    "allow_exec_checks",
     "service",
 ];
 const SERVICE_KEYS: &[&str] = &[
@@ -118,22 +120,6 @@ const LIMITS_KEYS: &[&str] = &[
     "source_rates",
     "fragments",
 ];
-const CHECK_KEYS: &[&str] = &[
-    "type",
-    "path",
-    "host",
-    "status",
-    "name",
-    "record",
-    "interval",
-    "fast_interval",
-    "jitter",
-    "timeout",
-    "rise",
-    "fall",
-    "source",
-    "port",
-];
 
 /// The config, where enough of it could be read to make one. It is valid if no problem was added.
 fn read_config(root: &DeTable, problems: &mut Problems) -> Option<Config> {
@@ -149,8 +135,9 @@ fn read_config(root: &DeTable, problems: &mut Problems) -> Option<Config> {
     let metrics = top.section("metrics", &["listen"], read_metrics).unwrap_or_default();
     let limits = top.or_default("limits", |top, key| top.section(key, LIMITS_KEYS, read_limits).flatten());
     let timeouts = top.section("timeouts", &["tcp_idle", "udp_idle"], read_timeouts).unwrap_or_default();
+    let allow_exec_checks = top.boolean("allow_exec_checks").unwrap_or_default();
     let services = top.sections("service", SERVICE_KEYS, service_label, read_service);
-    rules::check_all(&services, snat_ports, limits, problems);
+    rules::check_all(&services, snat_ports, limits, allow_exec_checks, problems);
 
     Some(Config {
         interfaces,
@@ -164,6 +151,7 @@ fn read_config(root: &DeTable, problems: &mut Problems) -> Option<Config> {
         metrics,
         limits: limits?,
         timeouts,
+        allow_exec_checks,
         services: services.into_iter().map(ServiceDraft::finish).collect::<Option<_>>()?,
     })
 }
@@ -295,7 +283,7 @@ fn read_service(service: &mut Section) -> ServiceDraft {
         },
         guards: read_guards(service),
         recovery: RecoveryDraft::read(service),
-        health_check: service.section("health_check", CHECK_KEYS, read_check).flatten(),
+        health_check: service.section("health_check", written_check::KEYS, read_check).flatten(),
         backends: service.sections(
             "backend",
             &["address", "weight", "server_id", "backup"],
@@ -337,32 +325,7 @@ fn read_guards(service: &mut Section) -> GuardsDraft {
 }
 
 fn read_check(check: &mut Section) -> Option<HealthCheck> {
-    let mut text = |key| check.parsed(key, |text| Ok(text.to_owned()));
-    let (path, host, status) = (text("path"), text("host"), text("status"));
-    let (name, record) = (text("name"), text("record"));
-    let (interval, fast_interval, timeout) = (text("interval"), text("fast_interval"), text("timeout"));
-    let source = text("source");
-    let rise = check.integer("rise", &RISE_FALL);
-    let fall = check.integer("fall", &RISE_FALL);
-    let jitter = check.integer("jitter", &JITTER);
-    let port = check.integer("port", &(1..=u16::MAX));
-    let r#type = check.required("type", "type = \"tcp\"", |text| Ok(text.to_owned()))?;
-    let written = WrittenCheck {
-        r#type,
-        path,
-        host,
-        status,
-        name,
-        record,
-        interval,
-        fast_interval,
-        jitter,
-        timeout,
-        rise,
-        fall,
-        source,
-        port,
-    };
+    let written = WrittenCheck::read(check)?;
     match HealthCheck::try_from(written) {
         Ok(check) => Some(check),
         Err(errors) => {

@@ -1,5 +1,7 @@
 //! What the operator wants: the config file's schema, its validation, and what the CLI changed since.
 
+mod check;
+mod check_rules;
 mod diff;
 mod effective;
 mod errors;
@@ -18,6 +20,7 @@ mod unknown;
 mod vip;
 mod written_check;
 
+pub use check::*;
 pub use diff::diff;
 pub use effective::{Effective, EffectiveBackend, EffectiveService, effective};
 pub use errors::{ConfigError, Errors};

@@ -5,17 +5,15 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::Path;
-use std::time::Duration;
 
-use hickory_proto::rr::Name;
-use http::uri::{Authority, PathAndQuery};
 use xdp_lb_common::tables::PortRanges;
 
+use super::check::{HealthCheck, Probe};
 use super::place::{Place, Problems};
 use super::policy::{Affinity, GuardsDraft, Quic, ServerId};
 use super::recovery::RecoveryDraft;
-use super::schema::{Backend, FlowTracking, HealthCheck, Limits, Mode, PortRange, Probe, Protocol, Service};
-use super::text::{grouped, print_duration, quoted};
+use super::schema::{Backend, FlowTracking, Limits, Mode, PortRange, Protocol, Service};
+use super::text::{grouped, quoted};
 use super::vip::Vip;
 use crate::api::types::Origin;
 
@@ -74,16 +72,8 @@ pub(super) struct BackendDraft {
     pub origin: Origin,
 }
 
-pub(super) const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
-const SHORTEST_TIMEOUT: Duration = Duration::from_millis(10);
-pub(super) const RISE_FALL: RangeInclusive<u16> = 1..=100;
-pub(super) const JITTER: RangeInclusive<u8> = 0..=50;
 const MOST_SNAT_ADDRESSES: usize = 16;
 const LONGEST_NAME: usize = 63;
-const LONGEST_HTTP_PATH: usize = 2048;
-const LONGEST_HTTP_HOST: usize = 255;
-const DNS_RECORDS: [&str; 12] =
-    ["A", "AAAA", "CAA", "CNAME", "HTTPS", "MX", "NS", "PTR", "SOA", "SRV", "SVCB", "TXT"];
 
 impl ServiceDraft {
     pub(super) fn of(service: &Service, origin: Origin) -> Self {
@@ -160,9 +150,9 @@ impl ServiceDraft {
         self.recovery.check(place, problems);
         if let Some(check) = &self.health_check {
             let place = place.key("health_check");
-            check_health_check(check, &place, problems);
+            check.validate(&place, problems);
             if let Some(vip) = self.vip.filter(Vip::is_range)
-                && check.probe != Probe::None
+                && !matches!(check.probe, Probe::None | Probe::Icmp)
                 && check.port.is_none()
             {
                 problems.add(
@@ -522,10 +512,16 @@ pub(super) fn check_all(
     services: &[ServiceDraft],
     snat_ports: Option<PortRange>,
     limits: Option<Limits>,
+    allow_exec_checks: bool,
     problems: &mut Problems,
 ) {
     for (index, service) in services.iter().enumerate() {
-        service.check(&Place::Root.item("service", index, &service.label(index)), problems);
+        let label = service.label(index);
+        let place = Place::Root.item("service", index, &label);
+        service.check(&place, problems);
+        if let Some(check) = &service.health_check {
+            check.validate_leave(allow_exec_checks, service.origin, &place.key("health_check"), problems);
+        }
     }
     check_together(services, snat_ports, limits, problems);
 }
@@ -616,7 +612,7 @@ fn host(endpoint: SocketAddr) -> Result<(), String> {
 }
 
 /// An address of one host on a network.
-fn unicast(address: IpAddr, port: Option<u16>) -> Result<(), String> {
+pub(super) fn unicast(address: IpAddr, port: Option<u16>) -> Result<(), String> {
     let written = |address: IpAddr| match port {
         Some(port) => SocketAddr::new(address, port).to_string(),
         None => address.to_string(),
@@ -642,111 +638,6 @@ fn unicast(address: IpAddr, port: Option<u16>) -> Result<(), String> {
         _ => return Ok(()),
     };
     Err(format!("\"{said}\" {kind}; write the address of one host on the network"))
-}
-
-fn check_health_check(check: &HealthCheck, place: &Place, problems: &mut Problems) {
-    problems.take(&place.key("interval"), within(check.interval, &INTERVAL, print_duration));
-    let timeout = check.timeout;
-    if timeout < SHORTEST_TIMEOUT || timeout > check.interval {
-        problems.add(
-            &place.key("timeout"),
-            format!(
-                "{} is not from {} to the interval ({}), since one check ends before the next begins; \
-                 write less, or a longer interval",
-                print_duration(timeout),
-                print_duration(SHORTEST_TIMEOUT),
-                print_duration(check.interval)
-            ),
-        );
-    }
-    if let Some(fast) = check.fast_interval
-        && (fast < *INTERVAL.start() || fast > check.interval)
-    {
-        problems.add(
-            &place.key("fast_interval"),
-            format!(
-                "{} is not from {} to the interval ({}); write less, or a longer interval",
-                print_duration(fast),
-                print_duration(*INTERVAL.start()),
-                print_duration(check.interval)
-            ),
-        );
-    }
-    problems.take(&place.key("jitter"), within(check.jitter, &JITTER, |percent| percent.to_string()));
-    for (key, value) in [("rise", check.rise), ("fall", check.fall)] {
-        problems.take(&place.key(key), within(value, &RISE_FALL, |number| number.to_string()));
-    }
-    if let Some(source) = check.source {
-        problems.take(&place.key("source"), unicast(source, None));
-    }
-    if let Some(port) = check.port {
-        problems.take(&place.key("port"), within(port, &(1..=u16::MAX), |port| port.to_string()));
-    }
-    match &check.probe {
-        Probe::None | Probe::Tcp => {}
-        Probe::Http { path, host, status } => {
-            problems.take(&place.key("path"), http_path(path));
-            if let Some(host) = host {
-                problems.take(&place.key("host"), http_host(host));
-            }
-            problems.take(&place.key("status"), http_status(*status));
-        }
-        Probe::Dns { name, record } => {
-            problems.take(&place.key("name"), dns_name(name));
-            if !DNS_RECORDS.contains(&record.as_str()) {
-                problems.add(
-                    &place.key("record"),
-                    format!(
-                        "{} is not a record type to ask for; write one of {}",
-                        quoted(record),
-                        DNS_RECORDS.join(", ")
-                    ),
-                );
-            }
-        }
-    }
-}
-
-fn http_path(path: &str) -> Result<(), String> {
-    let good = path.starts_with('/')
-        && path.len() <= LONGEST_HTTP_PATH
-        && PathAndQuery::try_from(path).is_ok_and(|parsed| parsed.as_str() == path)
-        && path.bytes().all(|byte| byte.is_ascii_graphic());
-    if good {
-        return Ok(());
-    }
-    Err(format!(
-        "{} is not the path of a request; write it from its \"/\" on, with spaces and the like as %20, \
-         at most {LONGEST_HTTP_PATH} characters",
-        quoted(path)
-    ))
-}
-
-fn http_host(host: &str) -> Result<(), String> {
-    let good = host.len() <= LONGEST_HTTP_HOST
-        && !host.contains('@')
-        && Authority::try_from(host).is_ok_and(|parsed| !parsed.host().is_empty());
-    if good {
-        return Ok(());
-    }
-    Err(format!(
-        "{} is not the value of a Host header; write \"example.com\" or \"example.com:8080\"",
-        quoted(host)
-    ))
-}
-
-fn http_status((low, high): (u16, u16)) -> Result<(), String> {
-    if 100 <= low && low <= high && high <= 599 {
-        return Ok(());
-    }
-    Err(format!("{low}-{high} is not a range of statuses from 100 to 599; write \"200-399\""))
-}
-
-fn dns_name(name: &str) -> Result<(), String> {
-    if !name.is_empty() && Name::from_ascii(name).is_ok() {
-        return Ok(());
-    }
-    Err(format!("{} is not a DNS name; write \"example.com\", or \".\" for the root", quoted(name)))
 }
 
 /// A value in its range.

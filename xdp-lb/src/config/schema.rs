@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::check::{HealthCheck, Probe};
 use super::policy::{Affinity, Prefix, Quic, ServerId, deserialize_ranges};
 use super::text;
 use super::vip::Vip;
-use super::written_check::WrittenCheck;
 
 /// A whole config file.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -39,6 +39,8 @@ pub struct Config {
     pub limits: Limits,
     /// When flows are over.
     pub timeouts: Timeouts,
+    /// Whether health checks may run programs of this host.
+    pub allow_exec_checks: bool,
     /// The services, in the file's order.
     pub services: Vec<Service>,
 }
@@ -266,113 +268,6 @@ pub const fn default_weight() -> u16 {
     100
 }
 
-/// How backends are checked. Written flat, in TOML as in JSON:
-/// `{type = "http", path = "/healthz", interval = "1s"}`; all but `type` has a default.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(try_from = "WrittenCheck", into = "WrittenCheck")]
-pub struct HealthCheck {
-    /// What is tried.
-    pub probe: Probe,
-    /// The time between the starts of two checks. 100 ms to 1 h, default 1 s.
-    pub interval: Duration,
-    /// The same while the health is changing: fewer than `rise` or `fall` checks in a row have spoken against it. 100 ms
-    /// up to the interval; default: the interval.
-    pub fast_interval: Option<Duration>,
-    /// How much of an interval, at most, a check may come sooner, at random; in percent. 0 to 50, default 10.
-    pub jitter: u8,
-    /// How long one check may take. 10 ms up to the interval; default 500 ms, or the interval where
-    /// that is shorter.
-    pub timeout: Duration,
-    /// How many successes in a row make a backend that is down come up. 1 to 100, default 2.
-    pub rise: u16,
-    /// How many failures in a row make a backend that is up go down. 1 to 100, default 3.
-    pub fall: u16,
-    /// The address of this host that checks come from, of the backends' family. Default: as the routes say.
-    pub source: Option<IpAddr>,
-    /// The port that is checked. Default: the backend's.
-    pub port: Option<u16>,
-}
-
-impl HealthCheck {
-    /// This probe, with the default interval, timeout, rise and fall.
-    pub const fn new(probe: Probe) -> Self {
-        Self {
-            probe,
-            interval: Duration::from_secs(1),
-            fast_interval: None,
-            jitter: DEFAULT_JITTER,
-            timeout: Duration::from_millis(500),
-            rise: 2,
-            fall: 3,
-            source: None,
-            port: None,
-        }
-    }
-}
-
-/// The jitter of a health check that names none, percent.
-pub(super) const DEFAULT_JITTER: u8 = 10;
-
-/// What a health check tries.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Probe {
-    /// Nothing: the backend counts as up.
-    None,
-    /// A TCP connection is accepted.
-    Tcp,
-    /// `GET path` is answered with a status in the range.
-    Http {
-        /// The request's path, beginning with `/`. Default `/`.
-        path: String,
-        /// The `Host` header. Default: the backend's address.
-        host: Option<String>,
-        /// The lowest and highest status that count as healthy. Default 200 to 399.
-        status: (u16, u16),
-    },
-    /// A DNS query over UDP is answered with NOERROR, or with NXDOMAIN, which a live server may say.
-    Dns {
-        /// The name that is asked for. Default `.`, whose NS every resolver knows; a server that
-        /// only answers for its own zones needs one of their names here.
-        name: String,
-        /// The record type that is asked for: `A`, `AAAA`, `NS`, ... Default `NS` for the name `.`,
-        /// else `A`.
-        record: String,
-    },
-}
-
-/// In words: `http GET /healthz, status 200-399, every 1s, timeout 500ms, rise 2, fall 3`.
-impl fmt::Display for HealthCheck {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.probe {
-            Probe::None => return f.write_str("none"),
-            Probe::Tcp => f.write_str("tcp")?,
-            Probe::Http { path, host, status: (low, high) } => {
-                write!(f, "http GET {path}")?;
-                if let Some(host) = host {
-                    write!(f, " of {host}")?;
-                }
-                write!(f, ", status {low}-{high}")?;
-            }
-            Probe::Dns { name, record } => write!(f, "dns {name} {record}")?,
-        }
-        if let Some(port) = self.port {
-            write!(f, ", port {port}")?;
-        }
-        if let Some(source) = self.source {
-            write!(f, ", from {source}")?;
-        }
-        write!(f, ", every {}", text::print_duration(self.interval))?;
-        if let Some(fast) = self.fast_interval {
-            write!(f, " ({} while changing)", text::print_duration(fast))?;
-        }
-        if self.jitter != DEFAULT_JITTER {
-            write!(f, ", jitter {} %", self.jitter)?;
-        }
-        let timeout = text::print_duration(self.timeout);
-        write!(f, ", timeout {timeout}, rise {}, fall {}", self.rise, self.fall)
-    }
-}
-
 impl Backend {
     /// A backend of this weight, with the defaults of everything else.
     pub const fn new(address: SocketAddr, weight: u16) -> Self {
@@ -513,6 +408,8 @@ macro_rules! words {
     };
 }
 
+pub(super) use words;
+
 words!(XdpMode: "auto" => Auto, "native" => Native, "generic" => Generic);
 words!(Protocol: "tcp" => Tcp, "udp" => Udp);
 words!(Mode: "full-nat" => FullNat, "nat" => Nat, "dsr" => Dsr, "ipip" => Ipip, "gue" => Gue);
@@ -523,24 +420,69 @@ words!(FlowTracking: "auto" => Auto, "always" => Always);
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::check::{Body, Http, Method, StatusRange, Tls, TlsVersion};
     use super::super::{parse, validate_backend, validate_service};
     use super::*;
 
+    fn tls() -> impl Strategy<Value = Tls> {
+        let name = prop::option::of("[a-z]{1,9}(\\.[a-z]{1,9}){0,3}");
+        (name, any::<bool>(), prop::option::of("(/[a-z.]{0,8}[a-z]){1,3}"), any::<bool>()).prop_map(
+            |(server_name, verify, ca_file, newest)| Tls {
+                server_name,
+                verify,
+                ca_file: ca_file.filter(|_| verify).map(Into::into),
+                min_version: if newest { TlsVersion::V1_3 } else { TlsVersion::V1_2 },
+            },
+        )
+    }
+
+    fn http() -> impl Strategy<Value = Http> {
+        let host = prop::option::of("[a-z]{1,9}(:[1-9][0-9]{0,3})?");
+        let method = prop::sample::select(vec![Method::Get, Method::Options, Method::Head]);
+        let headers = prop::collection::btree_map("x-[a-z]{1,9}", "[a-zA-Z0-9=:/]([ -~]{0,9}[!-~])?", 0..4);
+        let status = prop::collection::vec((100u16..600, 0u16..600), 1..4);
+        let body = prop_oneof![
+            Just(None),
+            "[^\\p{Cc}]{1,20}".prop_map(|text| Some(Body::Contains(text))),
+            "[a-z.+]{0,5}[a-z]"
+                .prop_filter_map("a pattern", |text| { Some(Some(Body::Matches(text.parse().ok()?))) }),
+        ];
+        (prop::option::of(tls()), method, "/[a-z0-9/?=&%.]{0,20}", host, headers, status, body).prop_map(
+            |(tls, method, path, host, headers, status, body)| Http {
+                tls,
+                method,
+                path,
+                host,
+                headers: headers.into_iter().collect(),
+                status: status
+                    .into_iter()
+                    .map(|(low, more)| StatusRange { low, high: (low + more).min(599) })
+                    .collect(),
+                body: body.filter(|_| method != Method::Head),
+            },
+        )
+    }
+
     fn probe() -> impl Strategy<Value = Probe> {
-        let http = (
-            "/[a-z0-9/?=&%.]{0,20}",
-            prop::option::of("[a-z]{1,9}(:[1-9][0-9]{0,3})?"),
-            100u16..600,
-            0u16..600,
-        );
+        let bytes = || prop::collection::vec(any::<u8>(), 1..20);
+        let text = || "[^\\p{Cc}]{1,20}".prop_map(String::into_bytes);
         prop_oneof![
             Just(Probe::None),
             Just(Probe::Tcp),
-            http.prop_map(|(path, host, low, more)| {
-                Probe::Http { path, host, status: (low, (low + more).min(599)) }
-            }),
+            Just(Probe::Icmp),
+            http().prop_map(Probe::Http),
             ("[a-z]{1,9}(\\.[a-z]{1,9}){0,3}\\.?", prop::sample::select(vec!["A", "AAAA", "TXT", "SOA"]))
                 .prop_map(|(name, record)| Probe::Dns { name, record: record.into() }),
+            (prop_oneof![bytes(), text()], prop::option::of(prop_oneof![bytes(), text()]))
+                .prop_map(|(send, expect)| Probe::Udp { send, expect }),
+            ("[a-z.]{0,20}", prop::option::of("[a-z]{1,9}"), prop::option::of(tls()))
+                .prop_map(|(service, host, tls)| Probe::Grpc { service, host, tls }),
+            ("(/[a-z]{1,9}){1,3}", prop::collection::vec("[ -~]{0,9}", 0..3)).prop_map(
+                |(program, arguments)| Probe::Exec {
+                    command: [vec![program], arguments].concat(),
+                    user: "nobody".into(),
+                }
+            ),
         ]
     }
 
@@ -556,7 +498,7 @@ mod tests {
                 rise,
                 fall,
                 source: None,
-                port: port.filter(|_| probe != Probe::None),
+                port: port.filter(|_| !matches!(probe, Probe::None | Probe::Icmp)),
                 probe,
             },
         )
@@ -638,6 +580,7 @@ mod tests {
     #[derive(Serialize)]
     struct File {
         interfaces: Vec<String>,
+        allow_exec_checks: bool,
         service: Vec<Service>,
     }
 
@@ -652,7 +595,8 @@ mod tests {
 
         #[test]
         fn a_service_is_the_same_after_a_config_file(service in service()) {
-            let file = File { interfaces: vec!["eth0".into()], service: vec![service.clone()] };
+            let interfaces = vec!["eth0".into()];
+            let file = File { interfaces, allow_exec_checks: true, service: vec![service.clone()] };
             let config = match parse(&toml::to_string(&file).expect("printed")) {
                 Ok(config) => config,
                 Err(errors) => return Err(TestCaseError::fail(errors.to_string())),
@@ -717,12 +661,48 @@ mod tests {
 
     #[test]
     fn a_health_check_in_words_says_what_is_tried_and_how_often() {
-        let probe =
-            Probe::Http { path: "/healthz".into(), host: Some("example.com".into()), status: (200, 299) };
+        let words = |probe| HealthCheck::new(probe).to_string();
+        let http = Http {
+            host: Some("example.com".into()),
+            status: vec![StatusRange { low: 200, high: 299 }, StatusRange { low: 401, high: 401 }],
+            ..Http::get("/healthz")
+        };
         assert_eq!(
-            HealthCheck::new(probe).to_string(),
-            "http GET /healthz of example.com, status 200-299, every 1s, timeout 500ms, rise 2, fall 3"
+            words(Probe::Http(http.clone())),
+            "http GET /healthz of example.com, status 200-299, 401, every 1s, timeout 500ms, rise 2, fall 3"
         );
+        let tls = Tls {
+            server_name: Some("a.example".into()),
+            verify: false,
+            min_version: TlsVersion::V1_3,
+            ..Tls::default()
+        };
+        let https = Http {
+            tls: Some(tls),
+            method: Method::Options,
+            headers: vec![("X-Probe".into(), "1".into())],
+            body: Some(Body::Contains("ok".into())),
+            ..http
+        };
+        assert_eq!(
+            words(Probe::Http(https)),
+            "https OPTIONS /healthz of example.com, X-Probe: 1, status 200-299, 401, body with \"ok\", TLS 1.3 with \
+             a.example, certificate not verified, every 1s, timeout 500ms, rise 2, fall 3"
+        );
+        for (probe, expected) in [
+            (Probe::Icmp, "icmp"),
+            (Probe::Udp { send: b"ping".into(), expect: Some(vec![0, 255]) }, "udp \"ping\", expects 0x00ff"),
+            (
+                Probe::Grpc { service: "shop.Cart".into(), host: None, tls: Some(Tls::default()) },
+                "grpc shop.Cart, TLS 1.2 or later",
+            ),
+            (
+                Probe::Exec { command: vec!["/bin/check".into(), "-v".into()], user: "nobody".into() },
+                "exec /bin/check -v as nobody",
+            ),
+        ] {
+            assert_eq!(words(probe), format!("{expected}, every 1s, timeout 500ms, rise 2, fall 3"));
+        }
         assert_eq!(HealthCheck::new(Probe::None).to_string(), "none");
     }
 }

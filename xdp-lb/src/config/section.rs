@@ -199,6 +199,42 @@ impl<'a> Section<'a> {
     }
 }
 
+/// A value that a key may have.
+pub(super) trait Value: Sized {
+    /// What the key of this table has, where it is there and can be read.
+    fn read(section: &mut Section, key: &str) -> Option<Self>;
+}
+
+impl Value for String {
+    fn read(section: &mut Section, key: &str) -> Option<Self> {
+        section.parsed(key, |text| Ok(text.to_owned()))
+    }
+}
+
+impl Value for Vec<String> {
+    fn read(section: &mut Section, key: &str) -> Option<Self> {
+        section.list(key, |text| Ok(text.to_owned())).map(|list| list.into_iter().flatten().collect())
+    }
+}
+
+impl Value for bool {
+    fn read(section: &mut Section, key: &str) -> Option<Self> {
+        section.boolean(key)
+    }
+}
+
+impl Value for u8 {
+    fn read(section: &mut Section, key: &str) -> Option<Self> {
+        section.integer(key, &(0..=Self::MAX))
+    }
+}
+
+impl Value for u16 {
+    fn read(section: &mut Section, key: &str) -> Option<Self> {
+        section.integer(key, &(0..=Self::MAX))
+    }
+}
+
 fn string<'a>(value: &'a DeValue) -> Result<&'a str, String> {
     value.as_str().ok_or_else(|| wrong_type(value, "a string, in quotes"))
 }

@@ -37,8 +37,8 @@ pub fn changed_settings(old: &Config, new: &Config) -> Vec<SettingChange> {
 
 /// The new config, with the present values of what cannot change while the daemon runs.
 pub fn reloadable(new: Config, present: &Config) -> Config {
-    let Config { interfaces, snat_ports, vips, timeouts, services, .. } = new;
-    Config { interfaces, snat_ports, vips, timeouts, services, ..present.clone() }
+    let Config { interfaces, snat_ports, vips, timeouts, allow_exec_checks, services, .. } = new;
+    Config { interfaces, snat_ports, vips, timeouts, allow_exec_checks, services, ..present.clone() }
 }
 
 /// Every key. A new one of the schema does not compile before it is here.
@@ -55,6 +55,7 @@ fn settings(config: &Config) -> Vec<Setting> {
         metrics,
         limits,
         timeouts,
+        allow_exec_checks,
         services: _,
     } = config;
     let Vips { interface, withdraw } = vips;
@@ -86,6 +87,7 @@ fn settings(config: &Config) -> Vec<Setting> {
         limit("limits.fragments", fragments),
         ("timeouts.tcp_idle", json!(print_duration(*tcp_idle)), None),
         ("timeouts.udp_idle", json!(print_duration(*udp_idle)), None),
+        ("allow_exec_checks", json!(allow_exec_checks), None),
     ]
 }
 
@@ -106,6 +108,7 @@ mod tests {
         metrics.listen = "off"
         limits = { services = 5, backends = 6, slots = 1025, flows = 1026, half_open_flows = 1027, source_ranges = 8, source_rates = 1028, fragments = 1029 }
         timeouts = { tcp_idle = "3s", udp_idle = "4s" }
+        allow_exec_checks = true
     "#;
 
     #[test]

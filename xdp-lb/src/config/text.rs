@@ -94,8 +94,12 @@ pub(super) fn nearest<'a>(text: &str, known: &[&'a str]) -> Option<&'a str> {
 
 /// Text as it was written, in quotes, escaped and clipped.
 pub(super) fn quoted(text: &str) -> String {
-    const LONGEST: usize = 80;
-    match text.char_indices().nth(LONGEST) {
+    clipped(text, 80)
+}
+
+/// The same, of no more than this many characters.
+pub(super) fn clipped(text: &str, longest: usize) -> String {
+    match text.char_indices().nth(longest) {
         Some((end, _)) => format!("{:?}...", &text[..end]),
         None => format!("{text:?}"),
     }
@@ -107,7 +111,7 @@ pub(super) fn listed(words: &[&str]) -> String {
 }
 
 /// `"a", "b" or "c"`.
-fn alternatives(words: &[&str]) -> String {
+pub(super) fn alternatives(words: &[&str]) -> String {
     match words {
         [first @ .., last] if !first.is_empty() => format!("{} or \"{last}\"", listed(first)),
         _ => listed(words),

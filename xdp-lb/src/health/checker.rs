@@ -9,7 +9,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::probe::{Failure, probe};
+use super::probe::{Failure, Shared, probe};
 use super::state::State;
 use super::{Health, Report, Target, TargetId};
 use crate::config::{HealthCheck, Probe};
@@ -52,6 +52,7 @@ impl Order {
 struct Context {
     reports: mpsc::Sender<Report>,
     sockets: Semaphore,
+    shared: Shared,
     warned: Mutex<Option<Instant>>,
 }
 
@@ -64,8 +65,12 @@ impl Checker {
     pub fn start(reports: mpsc::Sender<Report>) -> Self {
         let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
         let sockets = descriptors.saturating_sub(RESERVED_DESCRIPTORS).clamp(16, MAX_SOCKETS);
-        let context =
-            Context { reports, sockets: Semaphore::new(sockets as usize), warned: Mutex::default() };
+        let context = Context {
+            reports,
+            sockets: Semaphore::new(sockets as usize),
+            shared: Shared::default(),
+            warned: Mutex::default(),
+        };
         Self { targets: Mutex::default(), context: Arc::new(context) }
     }
 
@@ -174,7 +179,7 @@ async fn check_once(id: &TargetId, check: &HealthCheck, at: Instant, context: &C
     if began.duration_since(at) > check.interval {
         context.warn("checks begin later than their interval asks for: the host is overloaded, or the limit of open files (LimitNOFILE=) is too low for so many backends");
     }
-    let result = probe(id.backend, check).await;
+    let result = probe(id, check, &context.shared).await;
     drop(permit);
     Outcome { began, took: began.elapsed(), result }
 }
@@ -201,6 +206,7 @@ mod tests {
     use tokio::time::{sleep, timeout, timeout_at};
 
     use super::*;
+    use crate::config::Http;
 
     const INTERVAL: Duration = Duration::from_millis(100);
 
@@ -268,7 +274,7 @@ mod tests {
         let (listening, backend) = listener().await;
         let (sender, mut reports) = mpsc::channel(16);
         let checker = Checker::start(sender);
-        let http = Probe::Http { path: "/".into(), host: None, status: (200, 399) };
+        let http = Probe::Http(Http::get("/"));
         checker.set_targets(vec![(target(backend, check(http)), Health::Up)]);
         let began = Instant::now();
         let down = transition(&mut reports).await;
@@ -404,7 +410,7 @@ mod tests {
         let slow = HealthCheck {
             interval: Duration::from_secs(60),
             timeout: Duration::from_secs(30),
-            ..check(Probe::Http { path: "/".into(), host: None, status: (200, 399) })
+            ..check(Probe::Http(Http::get("/")))
         };
         let once = HealthCheck { interval: Duration::from_secs(60), ..check(Probe::Tcp) };
         // Nothing listens on 127.0.1.0/24: each is refused at once.

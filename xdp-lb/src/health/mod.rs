@@ -1,11 +1,17 @@
 //! The health checks, and the state machine that they feed.
 
 mod checker;
+mod datagram;
 mod probe;
 mod probe_dns;
+mod probe_exec;
+mod probe_grpc;
 mod probe_http;
+mod probe_icmp;
 mod probe_tcp;
+mod probe_udp;
 mod state;
+mod tls;
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::{probe_dns, probe_http, probe_tcp};
+use super::probe_exec::MAX_PROGRAMS;
+use super::{TargetId, probe_dns, probe_exec, probe_grpc, probe_http, probe_icmp, probe_tcp, probe_udp, tls};
 use crate::config::{HealthCheck, Probe};
 
 /// Why a check did not succeed.
@@ -39,8 +41,11 @@ impl From<io::Error> for Failure {
 }
 
 /// Checks a backend once, in no longer than the check's timeout.
-pub(super) async fn probe(backend: SocketAddr, check: &HealthCheck) -> Result<(), Failure> {
+pub(super) async fn probe(id: &TargetId, check: &HealthCheck, shared: &Shared) -> Result<(), Failure> {
+    let TargetId { service, backend } = id;
     let attempt = Attempt {
+        service,
+        shared,
         backend: SocketAddr::new(backend.ip(), check.port.unwrap_or(backend.port())),
         source: check.source,
         time: Time { all: check.timeout, end: Instant::now() + check.timeout },
@@ -48,24 +53,45 @@ pub(super) async fn probe(backend: SocketAddr, check: &HealthCheck) -> Result<()
     match &check.probe {
         Probe::None => Ok(()),
         Probe::Tcp => probe_tcp::probe(attempt).await,
-        Probe::Http { path, host, status } => {
-            probe_http::probe(attempt, path, host.as_deref(), *status).await
-        }
+        Probe::Http(http) => probe_http::probe(attempt, http).await,
         Probe::Dns { name, record } => probe_dns::probe(attempt, name, record).await,
+        Probe::Udp { send, expect } => probe_udp::probe(attempt, send, expect.as_deref()).await,
+        Probe::Icmp => probe_icmp::probe(attempt).await,
+        Probe::Grpc { service, host, tls } => {
+            probe_grpc::probe(attempt, service, host.as_deref(), tls.as_ref()).await
+        }
+        Probe::Exec { command, user } => probe_exec::probe(attempt, command, user).await,
+    }
+}
+
+/// What checks have in common.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) tls: tls::Configs,
+    /// Turns of the programs that checks run.
+    pub(super) programs: Semaphore,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self { tls: tls::Configs::default(), programs: Semaphore::new(MAX_PROGRAMS) }
     }
 }
 
 /// One check of one backend: what it is made at, where it comes from, and the time that it has.
 #[derive(Clone, Copy)]
-pub(super) struct Attempt {
+pub(super) struct Attempt<'a> {
+    /// The name of the service that is checked.
+    pub(super) service: &'a str,
     /// The address and the port that are checked.
     pub(super) backend: SocketAddr,
     /// The address of this host that it comes from; `None`: as the routes say.
     pub(super) source: Option<IpAddr>,
     pub(super) time: Time,
+    pub(super) shared: &'a Shared,
 }
 
-impl Attempt {
+impl Attempt<'_> {
     /// Connects over TCP. When the connection is dropped it is reset, not closed: a balancer that checks
     /// thousands of backends each second would otherwise keep a minute's worth of them in TIME_WAIT.
     pub(super) async fn connect(self) -> Result<TcpStream, Failure> {
@@ -129,7 +155,8 @@ pub(super) mod tests {
         let timeout = Duration::from_millis(300);
         let check = HealthCheck { timeout, ..check };
         let began = Instant::now();
-        let result = probe(backend, &check).await;
+        let id = TargetId { service: "web".into(), backend };
+        let result = probe(&id, &check, &Shared::default()).await;
         assert!(began.elapsed() < timeout + Duration::from_millis(200), "it took {:?}", began.elapsed());
         result.map_err(|failure| match failure {
             Failure::Backend(words) => words,

@@ -3,37 +3,19 @@
 
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
-use nix::errno::Errno;
-use tokio::net::UdpSocket;
-use tokio::time::timeout;
 
+use super::datagram::{Words, ask};
 use super::probe::{Attempt, Failure};
 
-/// How many datagrams that do not answer the query are put up with. An off-path forger may send
-/// some; a server that sends nothing else is broken.
-const MAX_STRAYS: usize = 16;
-
-/// The longest answer without EDNS (RFC 1035 section 4.2.1), and room for servers that do not care.
-const MAX_ANSWER: usize = 4096;
-
-pub(super) async fn probe(attempt: Attempt, name: &str, record: &str) -> Result<(), Failure> {
-    let time = attempt.time;
+pub(super) async fn probe(attempt: Attempt<'_>, name: &str, record: &str) -> Result<(), Failure> {
     let query = query(name, record).map_err(Failure::Backend)?;
     let bytes = query
         .to_vec()
         .map_err(|error| Failure::Backend(format!("the check's DNS name cannot be sent: {error}")))?;
     let socket = attempt.udp_socket().await?;
-    // One lost datagram does not make a server sick.
-    socket.send(&bytes).await?;
-    let first = timeout(time.all / 2, answer(&socket, &query)).await;
-    let code = match first {
-        Ok(code) => code?,
-        Err(_) => {
-            socket.send(&bytes).await?;
-            time.limit("no DNS answer", answer(&socket, &query)).await??
-        }
-    };
-    match code {
+    let words =
+        Words { missing: "no DNS answer", strays: Some("datagrams that do not answer the DNS query") };
+    match ask(&socket, &bytes, attempt.time, words, |answer| code(answer, &query)).await? {
         ResponseCode::NoError | ResponseCode::NXDomain => Ok(()),
         code => Err(Failure::Backend(format!("DNS {}", format!("{code:?}").to_uppercase()))),
     }
@@ -49,35 +31,24 @@ fn query(name: &str, record: &str) -> Result<Message, String> {
     Ok(message)
 }
 
-/// The response code of the answer to the query.
-async fn answer(socket: &UdpSocket, query: &Message) -> Result<ResponseCode, Failure> {
-    let mut buffer = [0; MAX_ANSWER];
-    for _ in 0..MAX_STRAYS {
-        let length = match socket.recv(&mut buffer).await {
-            Ok(length) => length,
-            Err(error) if error.raw_os_error() == Some(Errno::ECONNREFUSED as i32) => {
-                return Err(Failure::Backend("port unreachable".to_owned()));
-            }
-            Err(error) => return Err(error.into()),
-        };
-        let Ok(answer) = Message::from_vec(&buffer[..length]) else { continue };
-        let code = answer.metadata.response_code;
-        // A server that could not read the query need not repeat it (RFC 1035 section 4.1.1, FORMERR).
-        let same_question =
-            answer.queries == query.queries || (answer.queries.is_empty() && code != ResponseCode::NoError);
-        if answer.metadata.id == query.metadata.id
-            && answer.metadata.message_type == MessageType::Response
-            && same_question
-        {
-            return Ok(code);
-        }
-    }
-    Err(Failure::Backend("datagrams that do not answer the DNS query".to_owned()))
+/// The response code of an answer to the query; `None`: it is none.
+fn code(bytes: &[u8], query: &Message) -> Option<ResponseCode> {
+    let answer = Message::from_vec(bytes).ok()?;
+    let code = answer.metadata.response_code;
+    // A server that could not read the query need not repeat it (RFC 1035 section 4.1.1, FORMERR).
+    let same_question =
+        answer.queries == query.queries || (answer.queries.is_empty() && code != ResponseCode::NoError);
+    let answers = answer.metadata.id == query.metadata.id
+        && answer.metadata.message_type == MessageType::Response
+        && same_question;
+    answers.then_some(code)
 }
 
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
+
+    use tokio::net::UdpSocket;
 
     use super::super::probe::tests::check;
     use super::*;

@@ -1,69 +1,126 @@
-//! The HTTP check: `GET` is answered with a status in the range. Only the header is read, and no more
-//! than 16 KiB of it.
+//! The HTTP check: a request is answered with a status in the ranges, and a body that is as it should be. No more than
+//! 16 KiB of the header are read, and of the body nothing, or 64 KiB where it counts.
 
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 
 use bytes::Bytes;
-use http_body_util::Empty;
+use http_body_util::{BodyExt as _, Empty};
+use hyper::body::Incoming;
 use hyper::client::conn::http1;
-use hyper::{Request, header};
+use hyper::{Request, Response, header};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::probe::{Attempt, Failure};
+use super::tls::{self, Alpn};
+use crate::config::{Body, Http, TlsVersion, bytes_in_words, print_statuses};
 
 /// The longest header that is read, bytes.
 const MAX_HEADER: usize = 16 << 10;
 
-const USER_AGENT: &str = concat!("xdp-lb/", env!("CARGO_PKG_VERSION"));
+/// As much of a body as is looked at, bytes.
+const MAX_BODY: usize = 64 << 10;
 
-pub(super) async fn probe(
-    attempt: Attempt,
-    path: &str,
-    host: Option<&str>,
-    (lowest, highest): (u16, u16),
-) -> Result<(), Failure> {
-    let request = Request::get(path)
-        .header(header::HOST, host.map_or_else(|| default_host(attempt.backend), str::to_owned))
-        .header(header::USER_AGENT, USER_AGENT)
-        .header(header::ACCEPT, "*/*")
-        .header(header::CONNECTION, "close")
-        .body(Empty::<Bytes>::new())
-        .map_err(|error| Failure::Backend(format!("the check's path or host is not valid: {error}")))?;
+pub(super) const USER_AGENT: &str = concat!("xdp-lb/", env!("CARGO_PKG_VERSION"));
+
+pub(super) async fn probe(attempt: Attempt<'_>, http: &Http) -> Result<(), Failure> {
+    let request = request(attempt, http)
+        .map_err(|error| Failure::Backend(format!("the check's request is not valid: {error}")))?;
     let stream = attempt.connect().await?;
-    let status = attempt.time.limit("connected, but no HTTP answer", async {
-        let (mut sender, connection) =
-            http1::Builder::new().max_buf_size(MAX_HEADER).handshake(TokioIo::new(stream)).await?;
-        let mut answer = pin!(sender.send_request(request));
-        let answer = tokio::select! {
-            answer = &mut answer => answer,
-            ended = connection => answer.await.map_err(|error| ended.err().unwrap_or(error)),
-        };
-        Ok(answer?.status().as_u16())
-    });
-    match status.await?.map_err(failure)? {
-        status if (lowest..=highest).contains(&status) => Ok(()),
-        status if lowest == highest => Err(Failure::Backend(format!("HTTP {status}, expected {lowest}"))),
-        status => Err(Failure::Backend(format!("HTTP {status}, expected {lowest}-{highest}"))),
+    match &http.tls {
+        None => ask(attempt, stream, request, http).await,
+        Some(tls) => {
+            let stream = tls::handshake(attempt, stream, tls, http.host.as_deref(), Alpn::Http1).await?;
+            ask(attempt, stream, request, http).await
+        }
     }
 }
 
+fn request(attempt: Attempt<'_>, http: &Http) -> http::Result<Request<Empty<Bytes>>> {
+    let mut request = Request::builder().method(http.method.to_string().as_str()).uri(&http.path);
+    let host = http.host.clone().unwrap_or_else(|| default_host(attempt.backend, http.tls.is_some()));
+    request = request.header(header::HOST, host);
+    let own = [(header::USER_AGENT, USER_AGENT), (header::ACCEPT, "*/*"), (header::CONNECTION, "close")];
+    for (name, value) in own {
+        let is_given = http.headers.iter().any(|(given, _)| given.eq_ignore_ascii_case(name.as_str()));
+        if !is_given {
+            request = request.header(name, value);
+        }
+    }
+    for (name, value) in &http.headers {
+        request = request.header(name, value);
+    }
+    request.body(Empty::new())
+}
+
 /// RFC 9110 section 7.2: the port is left out where it is the scheme's own.
-fn default_host(backend: SocketAddr) -> String {
+fn default_host(backend: SocketAddr, with_tls: bool) -> String {
+    let own = if with_tls { 443 } else { 80 };
     match backend {
-        SocketAddr::V4(v4) if v4.port() == 80 => v4.ip().to_string(),
-        SocketAddr::V6(v6) if v6.port() == 80 => format!("[{}]", v6.ip()),
+        SocketAddr::V4(v4) if v4.port() == own => v4.ip().to_string(),
+        SocketAddr::V6(v6) if v6.port() == own => format!("[{}]", v6.ip()),
         _ => backend.to_string(),
     }
 }
 
+async fn ask(
+    attempt: Attempt<'_>,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send,
+    request: Request<Empty<Bytes>>,
+    http: &Http,
+) -> Result<(), Failure> {
+    let answer = attempt.time.limit("connected, but no HTTP answer", async {
+        let (mut sender, connection) =
+            http1::Builder::new().max_buf_size(MAX_HEADER).handshake(TokioIo::new(stream)).await?;
+        let mut answer = pin!(async {
+            let answer = sender.send_request(request).await?;
+            read(answer, http.body.is_some()).await
+        });
+        tokio::select! {
+            answer = &mut answer => answer,
+            ended = connection => answer.await.map_err(|error| ended.err().unwrap_or(error)),
+        }
+    });
+    let (status, body) = answer.await?.map_err(failure)?;
+    if !http.status.iter().any(|range| range.contains(status)) {
+        let expected = print_statuses(&http.status);
+        return Err(Failure::Backend(format!("HTTP {status}, expected {expected}")));
+    }
+    judge(&body, http.body.as_ref()).map_err(|why| Failure::Backend(format!("HTTP {status}, but {why}")))
+}
+
+/// The status, and the beginning of the body where it counts.
+async fn read(answer: Response<Incoming>, with_body: bool) -> hyper::Result<(u16, Vec<u8>)> {
+    let status = answer.status().as_u16();
+    let mut read = Vec::new();
+    let mut body = answer.into_body();
+    while with_body && read.len() < MAX_BODY {
+        let Some(frame) = body.frame().await else { break };
+        if let Some(data) = frame?.data_ref() {
+            read.extend_from_slice(&data[..data.len().min(MAX_BODY - read.len())]);
+        }
+    }
+    Ok((status, read))
+}
+
+fn judge(body: &[u8], wanted: Option<&Body>) -> Result<(), String> {
+    let (is_good, what) = match wanted {
+        None => return Ok(()),
+        Some(Body::Contains(text)) => {
+            let text = text.as_bytes();
+            let is_there = body.windows(text.len()).any(|window| window == text);
+            (is_there, format!("has not {} in it", bytes_in_words(text)))
+        }
+        Some(Body::Matches(pattern)) => (pattern.is_match(body), format!("is not like /{pattern}/")),
+    };
+    if is_good { Ok(()) } else { Err(format!("the body {} {what}", bytes_in_words(body))) }
+}
+
 fn failure(error: hyper::Error) -> Failure {
-    let io = std::error::Error::source(&error)
-        .and_then(|source| source.downcast_ref::<io::Error>())
-        .and_then(io::Error::raw_os_error);
-    if let Some(code) = io {
-        return io::Error::from_raw_os_error(code).into();
+    if let Some(failure) = io_failure(&error) {
+        return failure;
     }
     Failure::Backend(if error.is_parse_too_large() {
         format!("an HTTP header of more than {MAX_HEADER} bytes, or of too many lines")
@@ -76,6 +133,18 @@ fn failure(error: hyper::Error) -> Failure {
     })
 }
 
+/// What the connection under HTTP has to say, where it is that which failed.
+pub(super) fn io_failure(error: &hyper::Error) -> Option<Failure> {
+    let error = std::error::Error::source(error)?.downcast_ref::<io::Error>()?;
+    match error.raw_os_error() {
+        Some(code) => Some(io::Error::from_raw_os_error(code).into()),
+        None if error.kind() == io::ErrorKind::UnexpectedEof => {
+            Some(Failure::Backend("the answer broke off".to_owned()))
+        }
+        None => tls::told(error, TlsVersion::default()).map(Failure::Backend),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -84,7 +153,7 @@ mod tests {
 
     use super::super::probe::tests::check;
     use super::*;
-    use crate::config::Probe;
+    use crate::config::{Method, Probe, StatusRange};
 
     /// A server that reads one request, answers with `serve`, and returns the request.
     async fn server<F: Future<Output = ()> + Send>(
@@ -105,7 +174,11 @@ mod tests {
     }
 
     fn get(path: &str) -> Probe {
-        Probe::Http { path: path.into(), host: None, status: (200, 399) }
+        Probe::Http(Http::get(path))
+    }
+
+    const fn only(status: u16) -> StatusRange {
+        StatusRange { low: status, high: status }
     }
 
     async fn answered(answer: &'static str) -> Result<(), String> {
@@ -124,11 +197,11 @@ mod tests {
             connection.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.expect("it is read");
         })
         .await;
-        let probe = Probe::Http {
-            path: "/healthz?deep=1".into(),
+        let probe = Probe::Http(Http {
             host: Some("www.example.com".into()),
-            status: (204, 204),
-        };
+            status: vec![only(204)],
+            ..Http::get("/healthz?deep=1")
+        });
         assert_eq!(check(backend, probe).await, Ok(()));
         let request = request.await.expect("a request").to_lowercase();
         assert!(request.starts_with("get /healthz?deep=1 http/1.1\r\n"), "{request}");
@@ -143,7 +216,84 @@ mod tests {
         let _ = check(backend, get("/")).await;
         let request = request.await.expect("a request").to_lowercase();
         assert!(request.contains(&format!("\r\nhost: {backend}\r\n")), "{request}");
-        assert_eq!(default_host("[2001:db8::1]:80".parse().expect("an address")), "[2001:db8::1]");
+        assert_eq!(default_host("[2001:db8::1]:80".parse().expect("an address"), false), "[2001:db8::1]");
+    }
+
+    #[tokio::test]
+    async fn the_method_and_the_headers_are_sent_as_they_are_written() {
+        for method in [Method::Get, Method::Head, Method::Options] {
+            let (backend, request) = server(async |mut connection| {
+                connection
+                    .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n")
+                    .await
+                    .expect("it is read");
+            })
+            .await;
+            let headers = [("X-Probe", "a: b"), ("User-Agent", "probe/1")];
+            let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+            let probe = Probe::Http(Http { method, headers, ..Http::get("/") });
+            assert_eq!(check(backend, probe).await, Ok(()));
+            let request = request.await.expect("a request");
+            assert!(request.starts_with(&format!("{method} / HTTP/1.1\r\n")), "{request}");
+            let lines: Vec<_> = request.lines().map(str::to_lowercase).collect();
+            assert!(lines.contains(&"x-probe: a: b".into()), "{request}");
+            let agents: Vec<_> = lines.iter().filter(|line| line.starts_with("user-agent:")).collect();
+            assert_eq!(agents, ["user-agent: probe/1"]);
+        }
+    }
+
+    async fn body(answer: &'static str, wanted: Body) -> Result<(), String> {
+        let (backend, request) = server(async |mut connection| {
+            let _ = connection.write_all(answer.as_bytes()).await;
+        })
+        .await;
+        let result = check(backend, Probe::Http(Http { body: Some(wanted), ..Http::get("/") })).await;
+        request.await.expect("the server ends");
+        result
+    }
+
+    #[tokio::test]
+    async fn the_body_decides_where_it_counts() {
+        let text = |text: &str| Body::Contains(text.into());
+        let like = |pattern: &str| Body::Matches(pattern.parse().expect("a pattern"));
+        let fixed = "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nstate: up";
+        let chunked =
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n6\r\nstate:\r\n3\r\n up\r\n0\r\n\r\n";
+        let until_closed = "HTTP/1.0 200 OK\r\n\r\nstate: up";
+        for answer in [fixed, chunked, until_closed] {
+            for wanted in [text("state: up"), text("e: u"), like("^state: (up|ok)$")] {
+                assert_eq!(body(answer, wanted).await, Ok(()), "{answer}");
+            }
+        }
+        assert_eq!(
+            body(fixed, text("down")).await,
+            Err("HTTP 200, but the body \"state: up\" has not \"down\" in it".into())
+        );
+        assert_eq!(
+            body(fixed, like("^up")).await,
+            Err("HTTP 200, but the body \"state: up\" is not like /^up/".into())
+        );
+        let unwell = "HTTP/1.1 503 No\r\ncontent-length: 9\r\n\r\nstate: up";
+        assert_eq!(body(unwell, text("up")).await, Err("HTTP 503, expected 200-399".into()));
+        let broken_off = "HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\nstate: up";
+        let words = "the answer broke off";
+        assert_eq!(body(broken_off, text("up")).await, Err(words.into()));
+    }
+
+    #[tokio::test]
+    async fn a_body_is_read_as_far_as_it_counts() {
+        for (place, expected) in [(MAX_BODY - 4, Ok(())), (MAX_BODY - 3, Err(()))] {
+            let (backend, written) = server(async move |mut connection| {
+                let head = b"HTTP/1.1 200 OK\r\n\r\n".to_vec();
+                let _ = connection.write_all(&[head, vec![b'.'; place], b"here".to_vec()].concat()).await;
+                // It never ends.
+                while connection.write_all(&[b'.'; 4096]).await.is_ok() {}
+            })
+            .await;
+            let probe = Probe::Http(Http { body: Some(Body::Contains("here".into())), ..Http::get("/") });
+            assert_eq!(check(backend, probe).await.map_err(drop), expected);
+            written.await.expect("the server is cut off");
+        }
     }
 
     #[tokio::test]
@@ -156,8 +306,20 @@ mod tests {
             let _ = connection.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await;
         })
         .await;
-        let probe = Probe::Http { path: "/".into(), host: None, status: (200, 200) };
+        let probe = Probe::Http(Http { status: vec![only(200)], ..Http::get("/") });
         assert_eq!(check(backend, probe).await, Err("HTTP 204, expected 200".into()));
+        for (answer, expected) in [
+            ("HTTP/1.1 401 No\r\n\r\n", Ok(())),
+            ("HTTP/1.1 299 Yes\r\n\r\n", Ok(())),
+            ("HTTP/1.1 302 Found\r\n\r\n", Err("HTTP 302, expected 200-299, 401".into())),
+        ] {
+            let (backend, _request) = server(async move |mut connection| {
+                let _ = connection.write_all(answer.as_bytes()).await;
+            })
+            .await;
+            let status = vec![StatusRange { low: 200, high: 299 }, only(401)];
+            assert_eq!(check(backend, Probe::Http(Http { status, ..Http::get("/") })).await, expected);
+        }
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@
 
 use super::probe::{Attempt, Failure};
 
-pub(super) async fn probe(attempt: Attempt) -> Result<(), Failure> {
+pub(super) async fn probe(attempt: Attempt<'_>) -> Result<(), Failure> {
     attempt.connect().await.map(drop)
 }
 

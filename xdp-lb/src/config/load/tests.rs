@@ -1,9 +1,9 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::Service;
 use crate::config::text::quoted;
 use crate::config::{Affinity, Mode, PortRange, Prefix, Probe, Protocol, Quic, Withdraw, XdpMode};
+use crate::config::{Service, check, written_check};
 
 /// The config file of the documentation's first page.
 const FIRST: &str = r#"
@@ -71,7 +71,7 @@ fn the_first_config_is_valid_as_it_stands() {
     let [web] = config.services.as_slice() else { panic!("{config:?}") };
     assert_eq!((web.name.as_str(), web.protocol, web.mode), ("web", Protocol::Tcp, Mode::FullNat));
     let check = web.health_check.as_ref().expect("a check");
-    assert_eq!(check.probe, Probe::Http { path: "/healthz".into(), host: None, status: (200, 399) });
+    assert_eq!(check.probe, Probe::Http(check::Http::get("/healthz")));
     assert_eq!((check.interval, check.timeout), (Duration::from_secs(1), Duration::from_millis(500)));
     assert_eq!((check.rise, check.fall), (2, 3));
     assert_eq!(web.backends[0].weight, 100);
@@ -110,6 +110,7 @@ fn everything_but_the_interfaces_has_a_default() {
                 fragments: 8192
             },
             timeouts: Timeouts { tcp_idle: Duration::from_secs(900), udp_idle: Duration::from_secs(60) },
+            allow_exec_checks: false,
             services: vec![],
         }
     );
@@ -218,7 +219,7 @@ fn unknown_keys_name_the_nearest_known_one_or_where_they_belong() {
         refused("interfaces = [\"eth0\"]\nfrobnicate = 1\n"),
         "line 2: unknown key \"frobnicate\"; the keys here are \"interfaces\", \"xdp_mode\", \"state_file\", \
          \"pin_path\", \"flow_hash_secret\", \"snat_ports\", \"vips\", \"api\", \"metrics\", \"limits\", \"timeouts\", \
-         \"service\""
+         \"allow_exec_checks\", \"service\""
     );
     assert_eq!(
         refused("interfaces = [\"eth0\"]\n[api]\nxdp_mode = \"auto\"\n"),
@@ -866,7 +867,7 @@ fn a_service_on_more_than_one_port_keeps_the_port() {
         "{message}"
     );
     let message = refused(&with("{ type = \"none\", port = 80 }"));
-    assert!(message.contains("health_check.port: is of no use to a check of type \"none\""), "{message}");
+    assert!(message.contains("health_check.port: does not belong to a check of type \"none\""), "{message}");
     let config = valid(&with("{ type = \"tcp\", port = 8080 }"));
     assert_eq!(config.services[0].check().port, Some(8080));
     let snat = "snat_ports = \"6000-7000\"\n".to_owned()
@@ -897,11 +898,12 @@ fn health_checks_have_the_keys_of_their_type_within_their_ranges() {
         ("", "health_check.type: is missing; write type = \"tcp\""),
         (
             "type = \"htp\"",
-            "health_check.type: \"htp\" is not known; did you mean \"http\"? One of: \"tcp\", \"http\", \"dns\", \"none\"",
+            "health_check.type: \"htp\" is not known; did you mean \"http\"? One of: \"tcp\", \"http\", \"https\", \
+             \"dns\", \"udp\", \"icmp\", \"grpc\", \"exec\", \"none\"",
         ),
         (
             "type = \"tcp\", path = \"/\"",
-            "health_check.path: belongs to a check of type \"http\", and this one is of type \"tcp\"; remove it \
+            "health_check.path: belongs to a check of type \"http\" or \"https\", and this one is of type \"tcp\"; remove it \
              or change the type",
         ),
         (
@@ -940,7 +942,7 @@ fn health_checks_have_the_keys_of_their_type_within_their_ranges() {
             "health_check.fast_interval: 99ms is not from 100ms to the interval (1s); write less, or a longer interval",
         ),
         ("type = \"tcp\", jitter = 51", "health_check.jitter: 51 is out of range; write 0 to 50"),
-        ("type = \"tcp\", port = 0", "health_check.port: 0 is out of range; write 1 to 65,535"),
+        ("type = \"tcp\", port = 0", "health_check.port: 0 is out of range; write 1 to 65535"),
         (
             "type = \"tcp\", source = \"eth0\"",
             "health_check.source: \"eth0\" is not an IP address; write \"198.51.100.2\"",
@@ -974,7 +976,7 @@ fn health_checks_have_the_keys_of_their_type_within_their_ranges() {
         ),
         (
             "type = \"http\", status = \"2xx\"",
-            "health_check.status: \"2xx\" is not a status or a range of them; write \"200\" or \"200-399\"",
+            "health_check.status: \"2xx\" is not a status or a range of them; write \"200\", \"200-399\" or \"200-299, 401\"",
         ),
         (
             "type = \"http\", status = \"399-200\"",
@@ -995,6 +997,148 @@ fn health_checks_have_the_keys_of_their_type_within_their_ranges() {
             service(&format!("health_check = {{ {keys} }}\n")),
             format!("line 5: service \"web\": {message}")
         );
+    }
+}
+
+#[test]
+fn the_keys_of_each_kind_of_check_have_their_forms_and_ranges() {
+    let long = "x".repeat(1401);
+    let cases = [
+        (
+            r#"type = "http", method = "GTE""#,
+            r#"health_check.method: "GTE" is not known; did you mean "GET"? One of: "GET", "HEAD", "OPTIONS""#,
+        ),
+        (
+            r#"type = "http", status = "200, 2xx""#,
+            r#"health_check.status: "2xx" is not a status or a range of them; write "200", "200-399" or "200-299, 401""#,
+        ),
+        (
+            r#"type = "http", headers = ["X-Probe"]"#,
+            r#"health_check.headers: "X-Probe" is not a header; write it as it is sent, "X-Probe: 1""#,
+        ),
+        (
+            r#"type = "http", headers = ["X Probe: 1"]"#,
+            r#"health_check.headers: "X Probe" is not the name of a header; write "X-Probe: 1""#,
+        ),
+        (
+            r#"type = "http", headers = ["X: a\u0007b"]"#,
+            r#"health_check.headers: "a\u{7}b" is not the value of a header; write printable characters, at most 1024"#,
+        ),
+        (
+            r#"type = "http", headers = ["host: a"]"#,
+            r#"health_check.headers: "Host" has a key of its own; write host = "www.example.com""#,
+        ),
+        (
+            r#"type = "http", headers = ["Content-Length: 1"]"#,
+            r#"health_check.headers: "Content-Length" is the connection's own and not to be chosen; remove it"#,
+        ),
+        (
+            r#"type = "http", headers = ["X: 1", "x: 2"]"#,
+            r#"health_check.headers: "x" is there twice; remove one of them"#,
+        ),
+        (
+            r#"type = "http", body = "a", body_regex = "b""#,
+            r#"health_check.body_regex: stands beside "body"; write one of them"#,
+        ),
+        (
+            r#"type = "http", body_regex = "a(b""#,
+            r#"health_check.body_regex: "a(b" is not a regular expression that can be used (unclosed group)"#,
+        ),
+        (
+            r#"type = "http", body_regex = "(.{1000}){1000}""#,
+            r#"health_check.body_regex: "(.{1000}){1000}" is not a regular expression that can be used (Compiled regex exceeds size limit of 262144 bytes.)"#,
+        ),
+        (
+            r#"type = "http", body = """#,
+            "health_check.body: is empty, which every body has in it; write some of it, or remove it",
+        ),
+        (
+            r#"type = "http", body = "ok", method = "HEAD""#,
+            r#"health_check.body: an answer to HEAD has no body; write method = "GET", or remove it"#,
+        ),
+        (
+            r#"type = "http", verify = false"#,
+            r#"health_check.verify: belongs to a check of type "https" or "grpc", and this one is of type "http"; remove it or change the type"#,
+        ),
+        (
+            r#"type = "https", verify = "no""#,
+            "health_check.verify: is a string; write true or false, without quotes",
+        ),
+        (
+            r#"type = "https", min_tls = "1.1""#,
+            r#"health_check.min_tls: "1.1" is not known; did you mean "1.2"? One of: "1.2", "1.3""#,
+        ),
+        (
+            r#"type = "https", server_name = "a b""#,
+            r#"health_check.server_name: "a b" is not the name in a certificate; write "www.example.com""#,
+        ),
+        (
+            r#"type = "https", ca_file = "ca.pem""#,
+            r#"health_check.ca_file: "ca.pem" is not absolute; write it from the "/" on"#,
+        ),
+        (
+            r#"type = "https", ca_file = "/ca.pem", verify = false"#,
+            "health_check.ca_file: says who may sign the certificate, and verify = false that anybody may; remove one of them",
+        ),
+        (
+            r#"type = "grpc", min_tls = "1.3""#,
+            "health_check.min_tls: says how TLS is spoken, and it is not; write tls = true, or remove it",
+        ),
+        (
+            r#"type = "grpc", service = "a\n""#,
+            r#"health_check.service: "a\n" is not the name of a service; write it as its .proto file has it, "shop.v1.Cart", in at most 255 bytes"#,
+        ),
+        (
+            r#"type = "udp""#,
+            r#"health_check.send: is missing; write send = "ping", or send_hex = "70696e67""#,
+        ),
+        (
+            r#"type = "udp", send_hex = "0a0""#,
+            r#"health_check.send_hex: "0a0" is not bytes in hex; write two digits for each, "0a0b""#,
+        ),
+        (
+            r#"type = "udp", send = "a", send_hex = "0a""#,
+            r#"health_check.send_hex: stands beside "send"; write one of them"#,
+        ),
+        (
+            r#"type = "udp", send = "a", expect = """#,
+            "health_check.expect: is empty; write what the answer has in it, or leave it out to take any answer",
+        ),
+        (
+            r#"type = "icmp", port = 80"#,
+            r#"health_check.port: does not belong to a check of type "icmp"; remove it or change the type"#,
+        ),
+        (
+            r#"type = "exec""#,
+            r#"health_check.command: is missing; write command = ["/usr/local/bin/check-web", "--fast"]"#,
+        ),
+    ];
+    for (keys, message) in cases {
+        let told = service(&format!("health_check = {{ {keys} }}\n"));
+        assert_eq!(told, format!("line 5: service \"web\": {message}"), "{keys}");
+    }
+    let told = service(&format!("health_check = {{ type = \"udp\", send = \"{long}\" }}\n"));
+    assert_eq!(told, "line 5: service \"web\": health_check.send: has 1401 bytes; write at most 1400");
+}
+
+#[test]
+fn a_program_is_checked_with_only_where_the_file_allows_it() {
+    let check = "health_check = { type = \"exec\", command = [\"/bin/check\"], user = \"probe\" }\n";
+    assert_eq!(
+        service(check),
+        "line 5: service \"web\": health_check.type: \"exec\" runs a program on this host, which needs leave; write \
+         allow_exec_checks = true at the top of the config file, or another type"
+    );
+    let config = valid(&format!("allow_exec_checks = true\n{SERVICE}{check}"));
+    let probe = Probe::Exec { command: vec!["/bin/check".into()], user: "probe".into() };
+    assert_eq!(config.services[0].check().probe, probe);
+    for (command, what) in [
+        ("[\"check\"]", "its program \"check\" is not absolute; write it from the \"/\" on"),
+        ("[\"/bin/check\", \"a\\u0000\"]", "has a zero byte in it; remove it"),
+    ] {
+        let text = check.replace("[\"/bin/check\"]", command);
+        let told = refused(&format!("allow_exec_checks = true\n{SERVICE}{text}"));
+        assert_eq!(told, format!("line 6: service \"web\": health_check.command: {what}"));
     }
 }
 
@@ -1027,7 +1171,10 @@ fn health_checks_have_defaults_that_fit_the_interval() {
     assert_eq!((elsewhere.fast_interval, elsewhere.jitter), (Some(Duration::from_millis(250)), 0));
     assert_eq!(
         check("type = \"http\", status = \"204\"").probe,
-        Probe::Http { path: "/".into(), host: None, status: (204, 204) }
+        Probe::Http(check::Http {
+            status: vec![check::StatusRange { low: 204, high: 204 }],
+            ..check::Http::get("/")
+        })
     );
     assert_eq!(check("type = \"dns\"").probe, Probe::Dns { name: ".".into(), record: "NS".into() });
     assert_eq!(
@@ -1102,7 +1249,7 @@ fn the_documentation_is_right() {
         std::fs::write(state.path(), block).expect("written");
         crate::config::state::read::<crate::config::Overlay>(state.path()).expect("a state file");
     }
-    for key in TOP_KEYS.iter().chain(SERVICE_KEYS).chain(CHECK_KEYS) {
+    for key in TOP_KEYS.iter().chain(SERVICE_KEYS).chain(written_check::KEYS) {
         let row = format!("| `{key}` |");
         let heading = format!("[{key}]");
         assert!(text.contains(&row) || text.contains(&heading), "{key} is not documented");

@@ -1,0 +1,503 @@
+//! TLS for the checks that speak it: with rustls, over a connection that is there already.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use rustls::client::Resumption;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    version,
+};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::probe::{Attempt, Failure};
+use crate::config::{Tls, TlsVersion};
+
+/// The files of CAs are read anew this often, so that one that was replaced counts.
+const FRESH: Duration = Duration::from_secs(60);
+
+/// What no check has used for so long is forgotten; the longest interval is an hour.
+const FORGOTTEN: Duration = Duration::from_secs(2 * 3600);
+
+/// The protocol that is asked for within TLS (RFC 7301).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) enum Alpn {
+    Http1,
+    Http2,
+}
+
+/// How TLS is spoken, for all checks together: the CAs of a host take a megabyte or so, and milliseconds to read.
+#[derive(Debug, Default)]
+pub(super) struct Configs(Mutex<Known>);
+
+/// When each was made, and what it is.
+type Known = HashMap<(Tls, Alpn), (Instant, Arc<ClientConfig>)>;
+
+impl Configs {
+    /// The config for these keys.
+    async fn get(&self, tls: &Tls, alpn: Alpn) -> Result<Arc<ClientConfig>, Failure> {
+        // The name is no part of what is made here.
+        let key = (Tls { server_name: None, ..tls.clone() }, alpn);
+        let known = self.lock().get(&key).cloned();
+        if let Some((made, config)) = &known
+            && made.elapsed() < FRESH
+        {
+            return Ok(Arc::clone(config));
+        }
+        let wanted = key.clone();
+        let made = tokio::task::spawn_blocking(move || make(&wanted.0, wanted.1)).await;
+        let config = match (made.unwrap_or_else(|error| Err(error.to_string())), known) {
+            (Ok(config), _) => Arc::new(config),
+            // A file that is gone or half written leaves what it held before.
+            (Err(error), Some((_, config))) => {
+                tracing::warn!("health checks: {error}; what it held before goes on to count");
+                config
+            }
+            (Err(error), None) => return Err(Failure::Backend(error)),
+        };
+        let mut configs = self.lock();
+        // Those that no check has any more.
+        configs.retain(|_, (made, _)| made.elapsed() < FORGOTTEN);
+        configs.insert(key, (Instant::now(), Arc::clone(&config)));
+        Ok(config)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Makes the connection one of TLS. `host` is the name that is meant where the check has no `server_name`.
+pub(super) async fn handshake(
+    attempt: Attempt<'_>,
+    stream: TcpStream,
+    tls: &Tls,
+    host: Option<&str>,
+    alpn: Alpn,
+) -> Result<TlsStream<TcpStream>, Failure> {
+    let config = attempt.shared.tls.get(tls, alpn).await?;
+    let name = server_name(tls, host, attempt.backend);
+    let connecting = TlsConnector::from(config).connect(name, stream);
+    let connected = attempt.time.limit("connected, but no TLS handshake", connecting).await?;
+    connected.map_err(|error| failure(error, tls))
+}
+
+/// The name that the certificate has to be for, and, unless it is an address, that the server is asked for.
+fn server_name(tls: &Tls, host: Option<&str>, backend: SocketAddr) -> ServerName<'static> {
+    let host = host.and_then(|host| http::uri::Authority::try_from(host).ok());
+    let host = host.as_ref().map(http::uri::Authority::host);
+    let name = tls.server_name.as_deref().or(host).and_then(|name| {
+        ServerName::try_from(name.trim_start_matches('[').trim_end_matches(']').to_owned()).ok()
+    });
+    name.unwrap_or_else(|| ServerName::from(backend.ip()))
+}
+
+fn make(tls: &Tls, alpn: Alpn) -> Result<ClientConfig, String> {
+    let provider = Arc::new(ring::default_provider());
+    let versions: &[_] = match tls.min_version {
+        TlsVersion::V1_2 => &[&version::TLS12, &version::TLS13],
+        TlsVersion::V1_3 => &[&version::TLS13],
+    };
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(versions)
+        .map_err(|error| format!("TLS cannot be spoken: {error}"))?;
+    let mut config = if tls.verify {
+        builder.with_root_certificates(roots(tls.ca_file.as_deref())?).with_no_client_auth()
+    } else {
+        let anything = Arc::new(AnyCertificate(provider));
+        builder.dangerous().with_custom_certificate_verifier(anything).with_no_client_auth()
+    };
+    config.alpn_protocols = vec![match alpn {
+        Alpn::Http1 => b"http/1.1".to_vec(),
+        Alpn::Http2 => b"h2".to_vec(),
+    }];
+    // A session that is resumed shows no certificate, and one that has expired since would go unseen.
+    config.resumption = Resumption::disabled();
+    Ok(config)
+}
+
+fn roots(file: Option<&Path>) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    match file {
+        Some(file) => {
+            let whole =
+                |error: &dyn Error| format!("the check's ca_file {} cannot be read: {error}", file.display());
+            let read: Result<Vec<_>, _> =
+                CertificateDer::pem_file_iter(file).map_err(|error| whole(&error))?.collect();
+            for certificate in read.map_err(|error| whole(&error))? {
+                roots.add(certificate).map_err(|error| whole(&error))?;
+            }
+            if roots.is_empty() {
+                return Err(format!("the check's ca_file {} has no certificate in it", file.display()));
+            }
+        }
+        None => {
+            let loaded = rustls_native_certs::load_native_certs();
+            roots.add_parsable_certificates(loaded.certs);
+            if roots.is_empty() {
+                let why = loaded.errors.first().map(|error| format!(": {error}")).unwrap_or_default();
+                return Err(format!(
+                    "this host trusts no CA{why}; install the package ca-certificates, or name a ca_file"
+                ));
+            }
+        }
+    }
+    Ok(roots)
+}
+
+fn failure(error: io::Error, tls: &Tls) -> Failure {
+    match told(&error, tls.min_version) {
+        Some(words) => Failure::Backend(words),
+        None if error.kind() == io::ErrorKind::UnexpectedEof => {
+            Failure::Backend("TLS: the connection was closed during the handshake".to_owned())
+        }
+        None => error.into(),
+    }
+}
+
+/// What TLS has against a server, in words, where it is TLS that an error is of.
+pub(super) fn told(error: &io::Error, oldest: TlsVersion) -> Option<String> {
+    use rustls::Error as E;
+    let words = match error.get_ref()?.downcast_ref::<E>()? {
+        E::InvalidCertificate(error) => certificate(error),
+        E::AlertReceived(AlertDescription::ProtocolVersion) | E::PeerIncompatible(_) => {
+            let spoken = if oldest == TlsVersion::V1_3 { "1.3" } else { "1.2 or 1.3" };
+            format!("the server does not speak TLS {spoken}")
+        }
+        E::AlertReceived(alert) => format!("the server refuses: {}", spaced(&format!("{alert:?}"))),
+        E::InvalidMessage(_) => "an answer that is not TLS".to_owned(),
+        E::NoApplicationProtocol => "the server does not speak the protocol in it".to_owned(),
+        error => error.to_string(),
+    };
+    Some(format!("TLS: {words}"))
+}
+
+/// `HandshakeFailure` as `handshake failure`.
+fn spaced(name: &str) -> String {
+    let mut text = String::new();
+    for (place, c) in name.chars().enumerate() {
+        if c.is_ascii_uppercase() && place > 0 {
+            text.push(' ');
+        }
+        text.push(c.to_ascii_lowercase());
+    }
+    text
+}
+
+fn certificate(error: &CertificateError) -> String {
+    use CertificateError as C;
+    match error {
+        C::ExpiredContext { not_after, .. } => format!("the certificate expired on {}", date(*not_after)),
+        C::Expired => "the certificate has expired".to_owned(),
+        C::NotValidYetContext { not_before, .. } => {
+            format!("the certificate is not valid before {}", date(*not_before))
+        }
+        C::NotValidYet => "the certificate is not valid yet".to_owned(),
+        C::NotValidForNameContext { expected, presented } => {
+            let expected = match expected {
+                ServerName::DnsName(name) => name.as_ref().to_owned(),
+                ServerName::IpAddress(address) => std::net::IpAddr::from(*address).to_string(),
+                other => format!("{other:?}"),
+            };
+            match presented.as_slice() {
+                [] => format!("the certificate is not for {expected}, and names nobody"),
+                some => {
+                    let names: Vec<_> = some.iter().map(|name| bare(name)).collect();
+                    format!("the certificate is not for {expected}, but for {}", names.join(", "))
+                }
+            }
+        }
+        C::NotValidForName => "the certificate is for another name".to_owned(),
+        // A CA of the same name that has another key.
+        C::UnknownIssuer | C::BadSignature => {
+            "nobody who is trusted signed the certificate; if it is a CA of your own, name it in ca_file"
+                .to_owned()
+        }
+        C::Revoked => "the certificate was revoked".to_owned(),
+        error => format!("the certificate is not valid: {error}"),
+    }
+}
+
+/// `a.example` of `DnsName("a.example")`, as the library has names.
+fn bare(name: &str) -> &str {
+    name.split_once('(').map_or(name, |(_, name)| name.trim_matches(['(', ')', '"']))
+}
+
+fn date(time: UnixTime) -> String {
+    let at = SystemTime::UNIX_EPOCH + Duration::from_secs(time.as_secs());
+    humantime::format_rfc3339_seconds(at).to_string()
+}
+
+/// Takes any certificate; the server has to have its key all the same.
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::net::IpAddr;
+
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
+    use rustls::ServerConfig;
+    use rustls::pki_types::PrivateKeyDer;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+
+    use super::super::probe::Shared;
+    use super::super::probe::tests::check;
+    use super::*;
+    use crate::config::{Http, Probe};
+
+    /// A CA, the file of its certificate, and what it signs.
+    pub(in crate::health) struct Authority {
+        issuer: CertifiedIssuer<'static, KeyPair>,
+        pub(in crate::health) file: tempfile::NamedTempFile,
+    }
+
+    impl Authority {
+        pub(in crate::health) fn new() -> Self {
+            let mut params = CertificateParams::new(Vec::new()).expect("no names");
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            let issuer =
+                CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a CA");
+            let file = tempfile::NamedTempFile::new().expect("a file");
+            std::fs::write(file.path(), issuer.pem()).expect("written");
+            Self { issuer, file }
+        }
+
+        /// How a server of these names speaks TLS.
+        pub(in crate::health) fn server(
+            &self,
+            names: &[&str],
+            change: impl FnOnce(&mut CertificateParams),
+            versions: &[&'static rustls::SupportedProtocolVersion],
+        ) -> ServerConfig {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            let mut params = CertificateParams::new(names).expect("names");
+            change(&mut params);
+            let key = KeyPair::generate().expect("a key");
+            let certificate = params.signed_by(&key, &self.issuer).expect("signed");
+            let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
+            ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+                .with_protocol_versions(versions)
+                .expect("versions")
+                .with_no_client_auth()
+                .with_single_cert(vec![certificate.der().clone()], key)
+                .expect("a config")
+        }
+
+        fn tls(&self) -> Tls {
+            Tls { ca_file: Some(self.file.path().into()), ..Tls::default() }
+        }
+    }
+
+    const BOTH: &[&rustls::SupportedProtocolVersion] = &[&version::TLS12, &version::TLS13];
+
+    /// A server that answers every request with 200 and the name that it was asked for.
+    async fn serve(config: ServerConfig) -> SocketAddr {
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+        let backend = listener.local_addr().expect("its address");
+        tokio::spawn(async move {
+            while let Ok((connection, _)) = listener.accept().await {
+                let Ok(mut stream) = acceptor.accept(connection).await else { continue };
+                let session = stream.get_ref().1;
+                let protocol = session.alpn_protocol().map(String::from_utf8_lossy).unwrap_or_default();
+                let asked = format!("name {} alpn {protocol}", session.server_name().unwrap_or("none"));
+                let _ = stream.read(&mut [0; 4096]).await;
+                let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{asked}", asked.len());
+                let _ = stream.write_all(answer.as_bytes()).await;
+            }
+        });
+        backend
+    }
+
+    fn https(tls: Tls) -> Http {
+        Http { tls: Some(tls), ..Http::get("/") }
+    }
+
+    async fn told_of(config: ServerConfig, http: Http) -> Result<(), String> {
+        check(serve(config).await, Probe::Http(http)).await
+    }
+
+    #[tokio::test]
+    async fn a_certificate_is_good_where_a_ca_that_is_trusted_signed_it_for_the_name() {
+        let ca = Authority::new();
+        let server = || ca.server(&["a.example", "127.0.0.1"], |_| {}, BOTH);
+        let body = |asked: &str| Some(crate::config::Body::Contains(format!("name {asked} alpn http/1.1")));
+        // By the check's server_name, by its Host header, by the backend's address.
+        let named = Tls { server_name: Some("a.example".into()), ..ca.tls() };
+        let mut config = server();
+        config.alpn_protocols = vec![b"h2".into(), b"http/1.1".into()];
+        assert_eq!(told_of(config, Http { body: body("a.example"), ..https(named) }).await, Ok(()));
+        let mut config = server();
+        config.alpn_protocols = vec![b"http/1.1".into()];
+        let host = Some("a.example:8443".into());
+        assert_eq!(told_of(config, Http { host, body: body("a.example"), ..https(ca.tls()) }).await, Ok(()));
+        assert_eq!(told_of(server(), https(ca.tls())).await, Ok(()));
+
+        let other = Tls { server_name: Some("b.example".into()), ..ca.tls() };
+        assert_eq!(
+            told_of(server(), https(other)).await,
+            Err("TLS: the certificate is not for b.example, but for a.example, 127.0.0.1".into())
+        );
+        let elsewhere = Authority::new().server(&["127.0.0.1"], |_| {}, BOTH);
+        assert_eq!(
+            told_of(elsewhere, https(ca.tls())).await,
+            Err("TLS: nobody who is trusted signed the certificate; if it is a CA of your own, name it in ca_file".into())
+        );
+    }
+
+    #[tokio::test]
+    async fn a_certificate_out_of_its_time_is_told_with_the_date() {
+        let ca = Authority::new();
+        let expired = ca.server(&["127.0.0.1"], |params| params.not_after = date_time_ymd(2020, 2, 29), BOTH);
+        assert_eq!(
+            told_of(expired, https(ca.tls())).await,
+            Err("TLS: the certificate expired on 2020-02-29T00:00:00Z".into())
+        );
+        let early = ca.server(&["127.0.0.1"], |params| params.not_before = date_time_ymd(3020, 1, 1), BOTH);
+        assert_eq!(
+            told_of(early, https(ca.tls())).await,
+            Err("TLS: the certificate is not valid before 3020-01-01T00:00:00Z".into())
+        );
+    }
+
+    #[tokio::test]
+    async fn without_verification_any_certificate_will_do() {
+        let expired = |params: &mut CertificateParams| params.not_after = date_time_ymd(2020, 2, 29);
+        for versions in [BOTH, &[&version::TLS12]] {
+            let server = Authority::new().server(&["b.example"], expired, versions);
+            assert_eq!(told_of(server, https(Tls { verify: false, ..Tls::default() })).await, Ok(()));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_version_that_is_too_old_is_told() {
+        let ca = Authority::new();
+        let newest = Tls { min_version: TlsVersion::V1_3, ..ca.tls() };
+        let old = || ca.server(&["127.0.0.1"], |_| {}, &[&version::TLS12]);
+        assert_eq!(told_of(old(), https(ca.tls())).await, Ok(()));
+        assert_eq!(
+            told_of(old(), https(newest.clone())).await,
+            Err("TLS: the server does not speak TLS 1.3".into())
+        );
+        let new = ca.server(&["127.0.0.1"], |_| {}, &[&version::TLS13]);
+        assert_eq!(told_of(new, https(newest)).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn what_is_not_tls_or_says_nothing_is_told() {
+        let probe = || Probe::Http(https(Tls { verify: false, ..Tls::default() }));
+        let answers: [(&[u8], _); 3] = [
+            (b"HTTP/1.1 400 Bad Request\r\n\r\n", "TLS: an answer that is not TLS"),
+            (b"", "TLS: the connection was closed during the handshake"),
+            (b"-", "connected, but no TLS handshake within 300ms"),
+        ];
+        for (answer, words) in answers {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+            let backend = listener.local_addr().expect("its address");
+            let server = tokio::spawn(async move {
+                let (mut connection, _) = listener.accept().await.expect("a connection");
+                let _ = connection.read(&mut [0; 4096]).await;
+                match answer {
+                    b"-" => std::future::pending().await,
+                    answer => connection.write_all(answer).await,
+                }
+            });
+            assert_eq!(check(backend, probe()).await, Err(words.into()));
+            server.abort();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_of_cas_is_read_again_and_one_that_is_gone_goes_on_to_count() {
+        tokio::time::pause();
+        let (ca, other) = (Authority::new(), Authority::new());
+        let shared = Shared::default();
+        let tls = ca.tls();
+        let first = shared.tls.get(&tls, Alpn::Http1).await.expect("read");
+        let again = shared.tls.get(&tls, Alpn::Http1).await.expect("kept");
+        assert!(Arc::ptr_eq(&first, &again));
+        std::fs::copy(other.file.path(), ca.file.path()).expect("replaced");
+        tokio::time::advance(FRESH).await;
+        let replaced = shared.tls.get(&tls, Alpn::Http1).await.expect("read");
+        assert!(!Arc::ptr_eq(&first, &replaced));
+        std::fs::remove_file(ca.file.path()).expect("removed");
+        tokio::time::advance(FRESH).await;
+        let gone = shared.tls.get(&tls, Alpn::Http1).await.expect("kept");
+        assert!(Arc::ptr_eq(&replaced, &gone));
+
+        let absent = Tls { ca_file: Some("/nonexistent/ca.pem".into()), ..tls };
+        let Err(Failure::Backend(words)) = shared.tls.get(&absent, Alpn::Http1).await else { panic!("read") };
+        assert!(words.starts_with("the check's ca_file /nonexistent/ca.pem cannot be read: "), "{words}");
+        let empty = tempfile::NamedTempFile::new().expect("a file");
+        let empty = Tls { ca_file: Some(empty.path().into()), ..absent };
+        let Err(Failure::Backend(words)) = shared.tls.get(&empty, Alpn::Http1).await else { panic!("read") };
+        assert!(words.ends_with(" has no certificate in it"), "{words}");
+    }
+
+    #[test]
+    fn the_name_is_the_checks_own_else_that_of_its_host_else_the_address() {
+        let backend = "[2001:db8::1]:443".parse().expect("an address");
+        let name = |server_name: Option<&str>, host| {
+            let tls = Tls { server_name: server_name.map(Into::into), ..Tls::default() };
+            match super::server_name(&tls, host, backend) {
+                ServerName::IpAddress(address) => IpAddr::from(address).to_string(),
+                name => name.to_str().into_owned(),
+            }
+        };
+        assert_eq!(name(Some("a.example"), Some("b.example")), "a.example");
+        assert_eq!(name(None, Some("b.example:8443")), "b.example");
+        assert_eq!(name(None, Some("[2001:db8::2]:8443")), "2001:db8::2");
+        assert_eq!(name(None, Some("192.0.2.1")), "192.0.2.1");
+        assert_eq!(name(None, None), "2001:db8::1");
+    }
+}
