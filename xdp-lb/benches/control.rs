@@ -251,6 +251,7 @@ fn wanted(count: u32) -> WantedService {
             address: SocketAddr::from(([198, 18, high, low], 8080)),
             weight: 100,
             state: BackendState::Up,
+            portion: 100,
             server_id: None,
             path: Some(path),
         }
@@ -276,6 +277,7 @@ fn members(wanted: &WantedService) -> Vec<ring::Member> {
         index: BackendIndex(number),
         address: backend.address,
         weight: backend.weight,
+        portion: backend.portion,
     };
     (1..).zip(&wanted.backends).map(member).collect()
 }

@@ -228,7 +228,7 @@ impl Rig {
                 };
                 writes.push(Write::Reply(backend.endpoint(protocol), reply));
             }
-            members.push(ring::Member { index, address, weight: 100 });
+            members.push(ring::Member { index, address, weight: 100, portion: 100 });
         }
         let length = if backends == 0 { 0 } else { ring::length(backends as usize, 0) };
         let slot = |owner: BackendIndex| match memory {

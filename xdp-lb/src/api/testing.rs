@@ -187,6 +187,7 @@ impl Owner {
         view.quic = added.quic;
         (view.allow, view.deny) = (added.allow, added.deny);
         (view.new_flow_rate, view.new_flow_burst) = (added.new_flow_rate, added.new_flow_burst);
+        view.slow_start = added.slow_start;
         view.panic_threshold = added.panic_threshold;
         view.health_check = added.health_check.unwrap_or(view.health_check);
         self.services.push(view);
@@ -238,6 +239,7 @@ pub(crate) fn service(name: &str, vip: &str) -> ServiceView {
         new_flow_rate: 0,
         new_flow_burst: 0,
         panic_threshold: 0,
+        slow_start: None,
         panic: None,
         health_check: HealthCheck::new(Probe::Http(config::Http::get("/healthz"))),
         origin: Origin::File,
@@ -257,6 +259,7 @@ pub(crate) fn backend(service: &str, address: &str) -> BackendView {
         server_id: None,
         backup: false,
         share: 0.5,
+        portion: 1.0,
         state: BackendState::Up,
         reason: "HTTP 200 in 1.2 ms".into(),
         since_seconds: 312,

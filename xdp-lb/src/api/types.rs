@@ -2,6 +2,7 @@
 //! added, never renamed or removed within `/v1`.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -166,6 +167,9 @@ pub struct ServiceView {
     /// Where fewer of its backends are up than this, in percent, backups take flows, and then those that are down.
     #[serde(default)]
     pub panic_threshold: u8,
+    /// Over which time a backend that comes back gets its share of new flows; absent: at once.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "crate::config::duration_option")]
+    pub slow_start: Option<Duration>,
     /// Why backends that are down take new flows, where they do.
     #[serde(default)]
     pub panic: Option<String>,
@@ -235,6 +239,9 @@ pub struct BackendView {
     pub backup: bool,
     /// Its part of the ring, 0 to 1: the share of new flows that it gets.
     pub share: f64,
+    /// What it gets of the share that its weight gives it, 0 to 1: less than 1 while it warms up.
+    #[serde(default = "whole")]
+    pub portion: f64,
     /// What it does now.
     pub state: BackendState,
     /// Why it is in this state, in words.
@@ -259,6 +266,10 @@ pub struct BackendView {
     pub flows_known_in_seconds: Option<u64>,
     /// Its traffic.
     pub traffic: TrafficView,
+}
+
+const fn whole() -> f64 {
+    1.0
 }
 
 /// What a backend does now.

@@ -1,6 +1,7 @@
 //! `xdp-lb service`.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use clap::builder::NonEmptyStringValueParser;
 use clap::error::ErrorKind;
@@ -9,7 +10,7 @@ use comfy_table::Cell;
 use serde_json::{Map, Value};
 
 use super::output::{Screen, number, text};
-use super::units::{byte_rate, counted, grouped, rate, span};
+use super::units::{self, byte_rate, counted, grouped, rate, span};
 use super::{Cli, backend};
 use crate::api::client::Client;
 use crate::api::types::{MovingView, Origin, ServiceDetailView, ServiceView};
@@ -99,6 +100,9 @@ pub(super) struct Add {
     /// 0: backups where no other is up, and never those that are down
     #[arg(long, value_name = "PERCENT", default_value_t)]
     panic_threshold: u8,
+    /// Over which time a backend that comes back gets its share of new flows: 30s, 5m [default: at once]
+    #[arg(long, value_name = "TIME", value_parser = units::parse_span)]
+    slow_start: Option<Duration>,
     /// A backend, with a weight where it is not 100, QUIC's server id in hex, and whether it is a backup; may be
     /// given several times
     #[arg(long = "backend", value_name = "ADDR:PORT[=WEIGHT][,server-id=HEX][,backup]", value_parser = parse_backend)]
@@ -237,6 +241,7 @@ impl Add {
             new_flow_rate: self.new_flow_rate,
             new_flow_burst: self.new_flow_burst,
             panic_threshold: self.panic_threshold,
+            slow_start: self.slow_start,
             health_check: self.check.health_check()?,
             backends: self.backends,
         })
@@ -368,6 +373,12 @@ fn detail_table(screen: &Screen, detail: &ServiceDetailView) -> String {
         ("new flows", new_flows(service)),
         ("health check", check(&service.health_check)),
         ("serving", serving(service)),
+        (
+            "slow start",
+            service
+                .slow_start
+                .map_or_else(|| "none".into(), |time| humantime::format_duration(time).to_string()),
+        ),
         ("tracking", service.flow_tracking.to_string()),
         ("ring", format!("{} slots{}", grouped(service.ring_slots.into()), rest(service))),
         ("origin", origin(service.origin).to_owned()),

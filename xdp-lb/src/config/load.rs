@@ -107,6 +107,7 @@ const SERVICE_KEYS: &[&str] = &[
     "new_flow_rate",
     "new_flow_burst",
     "panic_threshold",
+    "slow_start",
     "health_check",
     "backend",
 ];

@@ -31,6 +31,6 @@ pub use rules::{validate_backend, validate_service};
 pub use schema::*;
 pub use settings::{changed_settings, reloadable};
 pub(crate) use text::grouped;
-pub use text::parse_endpoint;
+pub use text::{duration_option, parse_endpoint};
 pub use unknown::{unknown_backend, unknown_service};
 pub use vip::Vip;

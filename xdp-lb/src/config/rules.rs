@@ -115,6 +115,7 @@ impl ServiceDraft {
             new_flow_rate: self.guards.new_flow_rate,
             new_flow_burst: self.guards.new_flow_burst,
             panic_threshold: self.recovery.panic_threshold,
+            slow_start: self.recovery.slow_start,
             health_check: self.health_check,
             backends: self
                 .backends

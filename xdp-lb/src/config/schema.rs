@@ -179,6 +179,9 @@ pub struct Service {
     /// say. 0 to 100; 0: backups where no other is up, and never those that are down.
     #[serde(default, skip_serializing_if = "is_default")]
     pub panic_threshold: u8,
+    /// Over which time a backend that comes back gets its share of new flows, 1 s to 1 h. Default: at once.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "text::duration_option")]
+    pub slow_start: Option<Duration>,
     /// How its backends are checked. Default: a TCP connect every second for TCP, none for UDP or where the VIP has
     /// more than one port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -292,6 +295,7 @@ impl Service {
             new_flow_rate: 0,
             new_flow_burst: 0,
             panic_threshold: 0,
+            slow_start: None,
             health_check: None,
             backends: Vec::new(),
         }
@@ -521,14 +525,15 @@ mod tests {
         let ranges = || prop::collection::btree_set(0u16..64, 0..4);
         let ranges = (ranges(), ranges());
         let rate = (0u32..=1_000_000, 0u32..=1_000_000);
-        let panic_threshold = 0u8..=100;
+        let slow_start = prop::option::of((1u64..=3600).prop_map(Duration::from_secs));
+        let recovery = (0u8..=100, slow_start);
         let affinity = prop_oneof![
             Just(Affinity::None),
             Just(Affinity::Source),
             (1u8..=32).prop_map(Affinity::SourcePrefix)
         ];
         let policy =
-            (protocol, affinity, panic_threshold, any::<bool>(), prop::collection::btree_set(0u16..64, 0..4));
+            (protocol, affinity, recovery, any::<bool>(), prop::collection::btree_set(0u16..64, 0..4));
         (
             "[A-Za-z0-9][A-Za-z0-9._-]{0,62}",
             any::<bool>(),
@@ -544,7 +549,7 @@ mod tests {
                     name,
                     v6,
                     port,
-                    (protocol, affinity, panic_threshold, nat, snat),
+                    (protocol, affinity, recovery, nat, snat),
                     ranges,
                     rate,
                     health_check,
@@ -569,7 +574,8 @@ mod tests {
                     affinity,
                     allow: ranges.0.into_iter().map(|host| range(v6, 0, host)).collect(),
                     deny: ranges.1.into_iter().map(|host| range(v6, 0xc0, host)).collect(),
-                    panic_threshold,
+                    panic_threshold: recovery.0,
+                    slow_start: recovery.1,
                     new_flow_rate: rate.0,
                     new_flow_burst: if rate.0 == 0 { 0 } else { rate.1 },
                     ..Service::new(name, SocketAddr::new(address(v6, 0, 1), port).into())

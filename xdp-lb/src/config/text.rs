@@ -58,6 +58,31 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     })
 }
 
+/// A duration that may be absent, through serde, as text.
+pub mod duration_option {
+    use super::{Deserialize, Deserializer, Duration, duration, print_duration};
+
+    /// Prints it as `1m 30s`.
+    ///
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<S: serde::Serializer>(value: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
+        match value {
+            Some(value) => to.serialize_some(&print_duration(*value)),
+            None => to.serialize_none(),
+        }
+    }
+
+    /// Reads `1m 30s`.
+    ///
+    /// # Errors
+    /// What is wrong and what to write instead.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+        let text = Option::<String>::deserialize(from)?;
+        text.map(|text| duration(&text)).transpose().map_err(serde::de::Error::custom)
+    }
+}
+
 /// Prints a duration as [`duration`] reads it.
 pub(super) fn print_duration(duration: Duration) -> String {
     humantime::format_duration(duration).to_string()

@@ -104,7 +104,8 @@ impl<'a> Draft<'a> {
             if let (Some(_), Some(id)) = (wanted.quic, backend.server_id) {
                 self.desired.quic_servers.insert(ServerKey { service: index, id }, place);
             }
-            let member = Member { index: place, address: backend.address, weight: backend.weight };
+            let WantedBackend { address, weight, portion, .. } = *backend;
+            let member = Member { index: place, address, weight, portion };
             input.push((member, backend.state));
         }
 
@@ -159,7 +160,7 @@ impl<'a> Draft<'a> {
         // Where nobody takes new flows, those that are there still have their slots.
         let owners = match members.is_empty() {
             true => vec![BackendIndex::default(); place.1 as usize],
-            false => ring::build(&members, place.1),
+            false => ring::owners(&members, place.1),
         };
         let slots = ring::transition(old, &owners, |backend| !living.contains(&backend));
         if !is_in_place || slots != old {

@@ -8,6 +8,7 @@ use xdp_lb_common::net::{Address, Endpoint, Port, Protocol};
 use xdp_lb_common::tables::{self as datapath, SourceVerdict};
 
 use super::selection::{Ability, Candidate, Chosen, Selection, select};
+use super::slow_start;
 use super::tables::Tables;
 use super::wanted::{Path, Sources, WantedBackend, WantedService};
 use crate::api::types::{AdminState, BackendState};
@@ -27,6 +28,8 @@ pub struct Fleet {
     covered: Covered,
     /// The services that use backends which are down, by name, and why.
     panics: BTreeMap<String, String>,
+    /// When something changes by itself.
+    due: Option<Instant>,
 }
 
 /// The interfaces whose packets the program sees.
@@ -69,6 +72,60 @@ pub struct Known {
     pub condition: Condition,
     /// Since when it is in this state.
     pub since: Instant,
+    /// What it gets of its share of new flows, in percent: less than 100 while it warms up.
+    pub portion: u8,
+    /// Whether nothing has been heard of it since it came with a whole new service.
+    is_fresh: bool,
+    /// Since when it warms up.
+    warming: Option<Instant>,
+}
+
+impl Known {
+    /// What is known of a backend that is new.
+    fn new(health: Health, is_fresh: bool, now: Instant) -> Self {
+        Self {
+            health,
+            why: None,
+            latency: None,
+            condition: Condition { state: BackendState::Checking, reason: String::new() },
+            since: now,
+            portion: 100,
+            is_fresh,
+            warming: None,
+        }
+    }
+
+    /// Begins and ends its slow start, by the state that it comes into; returns when its portion changes next.
+    fn warm_up(&mut self, state: BackendState, over: Option<Duration>, now: Instant) -> Option<Instant> {
+        let before = self.condition.state;
+        // One that stood by is needed now; one that was used while it was down has its share.
+        let comes_back = state == BackendState::Up
+            && matches!(
+                before,
+                BackendState::Down
+                    | BackendState::Checking
+                    | BackendState::Unresolved
+                    | BackendState::Draining
+            );
+        match over {
+            None => self.warming = None,
+            Some(_) if state != BackendState::Up => self.warming = None,
+            Some(_) if comes_back && !self.is_fresh => self.warming = Some(now),
+            Some(_) => {}
+        }
+        self.is_fresh &= matches!(state, BackendState::Checking | BackendState::Unresolved);
+        let (Some(began), Some(over)) = (self.warming, over) else {
+            self.portion = 100;
+            return None;
+        };
+        let since = now.duration_since(began);
+        self.portion = slow_start::portion(since, over);
+        let next = slow_start::next(since, over);
+        if next.is_none() {
+            self.warming = None;
+        }
+        next.map(|next| began + next)
+    }
 }
 
 /// What a backend does, and why.
@@ -139,6 +196,8 @@ impl Fleet {
     pub fn set_effective(&mut self, effective: Effective, tables: &Tables, now: Instant) {
         let serving = serving(tables);
         let mut known = BTreeMap::new();
+        // A service of which no backend was there before begins with all of them at once.
+        let old: BTreeSet<String> = self.known.keys().map(|id| id.service.clone()).collect();
         for (service, backend) in pairs(&effective) {
             let id = target_id(service, backend);
             let seen = self.known.remove(&id).unwrap_or_else(|| {
@@ -148,13 +207,8 @@ impl Fleet {
                     backend.backend.address.port(),
                 ));
                 let is_up = is_serving || service.service.check().probe == Probe::None;
-                Known {
-                    health: if is_up { Health::Up } else { Health::Unknown },
-                    why: None,
-                    latency: None,
-                    condition: Condition { state: BackendState::Checking, reason: String::new() },
-                    since: now,
-                }
+                let health = if is_up { Health::Up } else { Health::Unknown };
+                Known::new(health, !old.contains(&service.service.name), now)
             });
             known.insert(id, seen);
         }
@@ -239,7 +293,10 @@ impl Fleet {
             Some(if is_out { BackendState::Checking } else { state })
         };
         let states: Vec<_> = service.backends.iter().filter_map(state).collect();
-        if states.iter().any(|state| matches!(state, BackendState::Up | BackendState::Draining)) {
+        let keeps_flows = |state: &BackendState| {
+            state.takes_new_flows() || matches!(state, BackendState::Draining | BackendState::Standby)
+        };
+        if states.iter().any(keeps_flows) {
             Wish::Present
         } else if states.contains(&BackendState::Checking) {
             Wish::Undecided
@@ -252,15 +309,21 @@ impl Fleet {
     pub fn decide(&mut self, now: Instant) -> Vec<Transition> {
         let mut transitions = Vec::new();
         self.panics.clear();
+        self.due = None;
         for service in &self.effective.services {
             let (selection, conditions) = self.conditions(service);
             if selection.chosen == Chosen::All {
                 self.panics.insert(service.service.name.clone(), too_few(service, &selection));
             }
-            for (backend, decided) in service.backends.iter().zip(conditions) {
+            for (backend, mut decided) in service.backends.iter().zip(conditions) {
                 let id = target_id(service, backend);
                 let Some(known) = self.known.get_mut(&id) else { continue };
                 let is_new = known.condition.reason.is_empty();
+                let step = known.warm_up(decided.state, service.service.slow_start, now);
+                self.due = self.due.into_iter().chain(step).min();
+                if known.portion < 100 {
+                    decided.reason = format!("{}; warming up, {} %", decided.reason, known.portion);
+                }
                 if is_new || known.condition.state != decided.state {
                     let before = (!is_new).then_some(known.condition.state);
                     known.since = now;
@@ -300,6 +363,11 @@ impl Fleet {
         (selection, conditions)
     }
 
+    /// Whether time alone has changed what follows from the states decided last.
+    pub fn is_due(&self, now: Instant) -> bool {
+        self.due.is_some_and(|due| due <= now)
+    }
+
     /// Why a service uses backends that are down, where it does.
     pub fn panic(&self, service: &str) -> Option<&str> {
         self.panics.get(service).map(String::as_str)
@@ -311,11 +379,13 @@ impl Fleet {
     }
 
     fn wanted_service(&self, service: &EffectiveService) -> WantedService {
+        let known = |backend| self.known.get(&target_id(service, backend));
         let backends = service.backends.iter().map(|backend| WantedBackend {
             address: backend.backend.address,
             weight: backend.backend.weight,
+            portion: known(backend).map_or(100, |known| known.portion),
             server_id: backend.backend.server_id.map(|id| datapath::ServerId::new(id.padded())),
-            state: match self.known.get(&target_id(service, backend)).map(|known| known.condition.state) {
+            state: match known(backend).map(|known| known.condition.state) {
                 Some(state) if state.takes_new_flows() => datapath::BackendState::Up,
                 Some(BackendState::Draining | BackendState::Standby) => datapath::BackendState::Draining,
                 _ => datapath::BackendState::Down,
@@ -567,13 +637,7 @@ mod tests {
             (Some(known()), Health::Down, 1, Enabled, Probe::None, State::Up, "not checked"),
             (Some(known()), Health::Up, 1, Enabled, Probe::Tcp, State::Up, "health check: why"),
         ] {
-            let known = Known {
-                health,
-                why: Some("why".into()),
-                latency: None,
-                condition: Condition { state: State::Checking, reason: String::new() },
-                since: Instant::now(),
-            };
+            let known = Known { why: Some("why".into()), ..Known::new(health, true, Instant::now()) };
             let decided = condition(&service(probe), &backend(weight, admin), &known, hop.as_ref());
             assert_eq!(decided, Condition { state, reason: reason.into() });
         }
@@ -590,13 +654,7 @@ mod tests {
         ] {
             let mut service = service(Probe::None);
             service.service.mode = mode;
-            let known = Known {
-                health: Health::Up,
-                why: None,
-                latency: None,
-                condition: Condition { state: BackendState::Checking, reason: String::new() },
-                since: Instant::now(),
-            };
+            let known = Known::new(Health::Up, true, Instant::now());
             let decided = condition(&service, &backend(100, AdminState::Enabled), &known, Some(&hop));
             assert_eq!(decided.state, state, "{mode}: {}", decided.reason);
             assert_eq!(decided.reason.contains("198.51.100.254"), state == BackendState::Unresolved);
@@ -651,9 +709,13 @@ mod tests {
 
     /// A service of this threshold whose backends, of which some are backups, have this health.
     fn fleet_of(threshold: u8, backends: &[(bool, Health)]) -> Fleet {
+        fleet_with(|service| service.panic_threshold = threshold, backends)
+    }
+
+    fn fleet_with(policy: impl Fn(&mut Service), backends: &[(bool, Health)]) -> Fleet {
         let mut fleet = Fleet::new(&Tables::default());
         let mut web = service(Probe::Tcp);
-        web.service.panic_threshold = threshold;
+        policy(&mut web.service);
         for (place, (backup, _)) in backends.iter().enumerate() {
             let address = format!("198.51.100.{}:80", 11 + place).parse().unwrap();
             let backend = Backend { backup: *backup, ..Backend::new(address, 100) };
@@ -723,6 +785,78 @@ mod tests {
         set_health(&mut fleet, &[(false, Up), (false, Down), (false, Up), (false, Down)]);
         assert_eq!(states(&fleet)[3], (State::Down, Tables::Down));
         assert_eq!(fleet.panic("web"), None);
+    }
+
+    #[test]
+    fn what_comes_back_warms_up_and_what_begins_with_its_service_does_not() {
+        use {BackendState as State, Health::Down, Health::Up};
+        let now = Instant::now();
+        let at = |seconds: u64| now + Duration::from_secs(seconds);
+        let slow = |service: &mut Service| service.slow_start = Some(Duration::from_secs(90));
+        let mut fleet = fleet_with(slow, &[(false, Up), (false, Up), (false, Down)]);
+        let portions = |fleet: &Fleet| -> Vec<u8> {
+            fleet.wanted()[0].backends.iter().map(|backend| backend.portion).collect()
+        };
+        fleet.decide(now);
+        assert_eq!(portions(&fleet), [100, 100, 100], "the service is new");
+        assert!(!fleet.is_due(at(1000)), "nothing is on its way");
+
+        let ids: Vec<TargetId> = fleet.targets().into_iter().map(|(target, _)| target.id).collect();
+        let report = |id: &TargetId, health| {
+            let transition = Some("it said so".to_owned());
+            Report { id: id.clone(), health, transition, latency: None }
+        };
+        fleet.report(report(&ids[2], Up));
+        fleet.decide(now);
+        assert_eq!(portions(&fleet), [100, 100, 10], "it had been down");
+        let reason = &fleet.known(&ids[2]).unwrap().condition.reason;
+        assert_eq!(reason, "health check: it said so; warming up, 10 %");
+        assert!(!fleet.is_due(at(9)));
+        assert!(fleet.is_due(at(10)));
+        assert_eq!(fleet.decide(at(45)), [], "a step is no other state");
+        assert_eq!(portions(&fleet), [100, 100, 50]);
+        assert!(!fleet.is_due(at(49)) && fleet.is_due(at(50)));
+
+        // One that fails on the way begins anew; one that the operator drained is cold, too.
+        fleet.report(report(&ids[2], Down));
+        fleet.effective.services[0].backends[1].admin = AdminState::Draining;
+        fleet.decide(at(50));
+        assert_eq!(states(&fleet)[1].0, State::Draining);
+        fleet.report(report(&ids[2], Up));
+        fleet.effective.services[0].backends[1].admin = AdminState::Enabled;
+        fleet.decide(at(60));
+        assert_eq!(portions(&fleet), [100, 10, 10]);
+        fleet.decide(at(150));
+        assert_eq!(portions(&fleet), [100, 100, 100]);
+        assert!(!fleet.is_due(at(1000)));
+
+        // A backend that comes to a service which is there; without a slow start, it has its share at once.
+        for (slow_start, portion) in [(Some(Duration::from_secs(90)), 10), (None, 100)] {
+            let mut fleet = fleet.clone();
+            let mut effective = fleet.effective().clone();
+            effective.services[0].service.slow_start = slow_start;
+            let address = "198.51.100.19:80".parse().unwrap();
+            let backend = Backend::new(address, 100);
+            let added = EffectiveBackend { backend, admin: AdminState::Enabled, origin: Origin::Runtime };
+            effective.services[0].backends.push(added);
+            fleet.set_effective(effective, &Tables::default(), at(200));
+            let Hop::Known(hop) = known() else { unreachable!() };
+            fleet.heard(address.ip(), Ok(hop));
+            fleet.decide(at(200));
+            fleet.report(report(&TargetId { service: "web".into(), backend: address }, Up));
+            fleet.decide(at(201));
+            assert_eq!(portions(&fleet), [100, 100, 100, portion]);
+        }
+    }
+
+    #[test]
+    fn a_backup_that_is_needed_takes_its_whole_share_at_once() {
+        use {Health::Down, Health::Up};
+        let slow = |service: &mut Service| service.slow_start = Some(Duration::from_secs(90));
+        let mut fleet = fleet_with(slow, &[(false, Up), (true, Up)]);
+        set_health(&mut fleet, &[(false, Down), (true, Up)]);
+        let portions: Vec<u8> = fleet.wanted()[0].backends.iter().map(|backend| backend.portion).collect();
+        assert_eq!(portions, [100, 100]);
     }
 
     #[test]

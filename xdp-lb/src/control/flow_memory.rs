@@ -134,6 +134,8 @@ fn wanted_backend(service: usize, number: u8, state: BackendState, weight: u16) 
     WantedBackend {
         address: backend_address(service, number),
         weight,
+        // Odd ones are on their way into the ring.
+        portion: if weight % 2 == 1 { (weight % 10) as u8 * 10 } else { 100 },
         state,
         server_id: None,
         path: Some(path),

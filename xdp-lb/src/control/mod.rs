@@ -18,6 +18,7 @@ mod room;
 pub mod run;
 mod selection;
 mod settling;
+mod slow_start;
 pub mod tables;
 mod traffic;
 mod views;

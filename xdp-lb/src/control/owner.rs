@@ -474,7 +474,7 @@ impl<K: Kernel> Owner<K> {
         }
         let due = self.settling.due(self.planner.tables(), &self.config.timeouts, now);
         self.settle(&due);
-        self.is_stale |= self.troubles.contains_key(&Trouble::Tables);
+        self.is_stale |= self.troubles.contains_key(&Trouble::Tables) || self.fleet.is_due(now);
     }
 
     /// Writes slots that come nearer to rest.

@@ -48,6 +48,8 @@ pub struct WantedBackend {
     pub address: SocketAddr,
     /// Its share of new flows relative to the others.
     pub weight: u16,
+    /// What it gets of that share, in percent, 1 to 100: less than 100 while it comes into the ring.
+    pub portion: u8,
     /// What the datapath is to do with it: never `Vacant`, and `Up` only where there is a path.
     pub state: BackendState,
     /// QUIC: what connection ids call it.

@@ -211,6 +211,11 @@ impl Snapshot {
             labelled().map(|(labels, view)| (labels, view.share)),
         )?;
         families.gauge(
+            "backend_portion_ratio",
+            "What the backend gets of the share that its weight gives it, 0 to 1: less than 1 while it warms up",
+            labelled().map(|(labels, view)| (labels, view.portion)),
+        )?;
+        families.gauge(
             "backend_flows",
             "Flows of the backend that live now",
             labelled().map(|(labels, view)| (labels, view.flows)),

@@ -21,6 +21,9 @@ pub struct Member {
     pub address: SocketAddr,
     /// Its share relative to the others; 0: no slot.
     pub weight: u16,
+    /// What it gets of its share, in percent of what those with the most get, at least 1: less than 100 while it comes
+    /// into the ring. [`build`] gives everyone its whole share.
+    pub portion: u8,
 }
 
 /// The owners of a ring of `length` slots (one of [`length`](super::length)'s), which do not depend on the members' order or
@@ -130,6 +133,7 @@ mod tests {
             index: BackendIndex(number + 1),
             address: SocketAddr::from(([198, 18, high, low], 80)),
             weight,
+            portion: 100,
         }
     }
 

@@ -1,9 +1,12 @@
-//! A service's ring: weighted Maglev, how long a ring is, and how one ring becomes the next.
+//! A service's ring: weighted Maglev, how a backend comes into it bit by bit, how long a ring is, and how one ring becomes
+//! the next.
 
 mod length;
 mod maglev;
+mod phase;
 mod transition;
 
 pub use length::{length, shorter};
 pub use maglev::{Member, build};
+pub use phase::owners;
 pub use transition::{moved, transition};

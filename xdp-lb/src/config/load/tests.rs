@@ -707,6 +707,12 @@ fn a_panic_threshold_is_a_percentage_and_a_backup_a_kind_of_backend() {
     let service_read = &config.services[0];
     assert_eq!(service_read.panic_threshold, 50);
     assert_eq!(service_read.backends.iter().map(|backend| backend.backup).collect::<Vec<_>>(), [false, true]);
+    let slow = valid(&format!("{SERVICE}slow_start = \"1m 30s\"\n"));
+    assert_eq!(slow.services[0].slow_start, Some(Duration::from_secs(90)));
+    assert_eq!(
+        service("slow_start = \"500ms\"\n"),
+        "line 5: service \"web\": slow_start: 500ms is out of range; write 1s to 1h"
+    );
     assert_eq!(
         service("panic_threshold = 101\n"),
         "line 5: service \"web\": panic_threshold: 101 is out of range; write 0 to 100"

@@ -228,6 +228,7 @@ fn backend(number: u8, weight: u16, state: BackendState) -> WantedBackend {
     WantedBackend {
         address: SocketAddr::from(([198, 51, 100, number], 8080)),
         weight,
+        portion: 100,
         state,
         server_id: None,
         path,
