@@ -1,9 +1,11 @@
-//! A backend is drained for maintenance while it serves.
+//! A backend, a service and the node are drained for maintenance while they serve.
 
 use std::time::Duration;
 
 use serde_json::Value;
-use xdp_lb_tests::{Download, Site, by_backend, paths, until, web, web_backend};
+use xdp_lb_tests::{Download, Host, Site, by_backend, paths, until, web, web_backend};
+
+const SOON: Duration = Duration::from_secs(15);
 
 #[test]
 fn draining_lets_a_download_end_and_sends_new_connections_elsewhere_in_full_nat() {
@@ -122,4 +124,75 @@ fn draining_the_last_backend_refuses_new_connections_and_keeps_the_old_ones() {
         Ok(xdp_lb_tests::request(client, Site::vip()).is_ok())
     })
     .unwrap();
+}
+
+/// Two services at a VIP that is routed to the load balancer, and the VIP on its loopback.
+fn routed() -> String {
+    let mut config = "vips.interface = \"lo\"\n".to_owned();
+    for (name, port) in [("web", 80), ("more", 81)] {
+        config += &format!(
+            "[[service]]\nname = \"{name}\"\nvip = \"203.0.113.10:{port}\"\nhealth_check = {{ type = \"tcp\", interval = \
+             \"200ms\", timeout = \"150ms\", rise = 1 }}\nbackend = [{{ address = \"{}\" }}]\n",
+            web_backend(1)
+        );
+    }
+    config
+}
+
+fn has_vip(host: &Host) -> bool {
+    host.run("ip address show dev lo").unwrap().contains("203.0.113.10/32")
+}
+
+#[test]
+fn a_drained_node_gives_its_vips_up_keeps_its_flows_and_stays_drained_over_a_restart() {
+    let mut site = Site::start("drain", 1, &routed()).unwrap();
+    let (client, host) = (site.network.client.clone(), site.network.lb.clone());
+    let vip = "203.0.113.10:80".parse().unwrap();
+    until("the VIP", SOON, || Ok(has_vip(&host))).unwrap();
+    let download = Download::start(&client, vip).unwrap();
+    let said = site.daemon.cli(&["node", "drain"]).unwrap();
+    assert!(said.contains("VIPs are withdrawn"), "{said}");
+    until("the VIP to go", SOON, || Ok(!has_vip(&host))).unwrap();
+    assert_eq!(site.daemon.metric("xdp_lb_node_drained", &[]).unwrap(), 1.0);
+
+    site.daemon.kill().unwrap();
+    site.daemon.run().unwrap();
+    download.wait_for_progress().unwrap();
+    assert!(!has_vip(&host) && site.daemon.cli(&["status"]).unwrap().starts_with("DRAINED"));
+
+    let waiting = ["node", "drain", "--wait", "--timeout", "1s"];
+    let output = site.daemon.cli_output(&waiting).unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.code() == Some(1) && said.contains("1 flow of this node are left"), "{said}");
+    download.finish().unwrap();
+    let said = site.daemon.cli(&["node", "drain", "--wait", "--timeout", "60s"]).unwrap();
+    assert!(said.starts_with("drained this node: the last flow has ended"), "{said}");
+
+    site.daemon.cli(&["node", "undrain"]).unwrap();
+    until("the VIP to come back", SOON, || Ok(has_vip(&host))).unwrap();
+    xdp_lb_tests::request(&client, vip).unwrap();
+}
+
+#[test]
+fn a_drained_service_gets_no_new_flows_and_its_vip_stays_for_the_others() {
+    let mut site = Site::start("drain", 1, &routed()).unwrap();
+    let (client, host) = (site.network.client.clone(), site.network.lb.clone());
+    let [web, more] = ["203.0.113.10:80", "203.0.113.10:81"].map(|vip| vip.parse().unwrap());
+    until("the VIP", SOON, || Ok(has_vip(&host))).unwrap();
+    let download = Download::start(&client, web).unwrap();
+    site.daemon.cli(&["service", "drain", "web"]).unwrap();
+    site.daemon.kill().unwrap();
+    site.daemon.run().unwrap();
+    assert!(xdp_lb_tests::request(&client, web).is_err(), "a drained service took a new connection");
+    xdp_lb_tests::request(&client, more).unwrap();
+    assert!(has_vip(&host), "the other service has it");
+    download.wait_for_progress().unwrap();
+    site.daemon.cli(&["service", "drain", "more"]).unwrap();
+    until("the VIP to go with the last service", SOON, || Ok(!has_vip(&host))).unwrap();
+    download.finish().unwrap();
+    let said = site.daemon.cli(&["service", "drain", "web", "--wait", "--timeout", "30s"]).unwrap();
+    assert!(said.starts_with("drained service web: the last flow has ended"), "{said}");
+    site.daemon.cli(&["service", "enable", "web"]).unwrap();
+    until("the service to answer", SOON, || Ok(xdp_lb_tests::request(&client, web).is_ok())).unwrap();
+    assert!(has_vip(&host));
 }

@@ -18,8 +18,8 @@ use tokio::net::UnixStream;
 
 use crate::api::server::REQUEST_TIMEOUT;
 use crate::api::types::{
-    BackendPatch, BackendView, CountersView, ErrorView, FlowQuery, FlowsView, Outcome, ReloadView,
-    ServiceDetailView, ServiceView, StatusView,
+    AdminPatch, BackendPatch, BackendView, CountersView, ErrorView, FlowQuery, FlowsView, Outcome,
+    ReloadView, ServiceDetailView, ServiceView, StatusView,
 };
 use crate::config;
 
@@ -100,6 +100,16 @@ impl Client {
     /// Adds a service.
     pub async fn add_service(&self, service: &config::Service) -> Result<Outcome> {
         self.ask(Method::POST, "/v1/services", Some(service)).await
+    }
+
+    /// Drains a service, or lets it take new flows again.
+    pub async fn patch_service(&self, name: &str, patch: &AdminPatch) -> Result<Outcome> {
+        self.ask(Method::PATCH, &service_path(name), Some(patch)).await
+    }
+
+    /// Drains the node, or takes it back into service.
+    pub async fn patch_node(&self, patch: &AdminPatch) -> Result<Outcome> {
+        self.ask(Method::PATCH, "/v1/node", Some(patch)).await
     }
 
     /// Removes a service with its backends.

@@ -12,7 +12,7 @@ use axum::http::request::Parts;
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, patch, post};
 use axum::{Json, Router};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
@@ -20,8 +20,8 @@ use tokio::net::UnixListener;
 
 use crate::api::socket;
 use crate::api::types::{
-    BackendPatch, BackendView, CountersView, ErrorView, FlowQuery, FlowsView, Outcome, ReloadView,
-    ServiceDetailView, ServiceView, StatusView,
+    AdminPatch, BackendPatch, BackendView, CountersView, ErrorView, FlowQuery, FlowsView, Outcome,
+    ReloadView, ServiceDetailView, ServiceView, StatusView,
 };
 use crate::config;
 use crate::control::handle::{Handle, Refusal};
@@ -33,6 +33,7 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("GET", "/v1/services"),
     ("POST", "/v1/services"),
     ("GET", "/v1/services/{name}"),
+    ("PATCH", "/v1/services/{name}"),
     ("DELETE", "/v1/services/{name}"),
     ("GET", "/v1/services/{name}/backends"),
     ("POST", "/v1/services/{name}/backends"),
@@ -40,6 +41,7 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("PATCH", "/v1/services/{name}/backends/{address}"),
     ("DELETE", "/v1/services/{name}/backends/{address}"),
     ("GET", "/v1/backends"),
+    ("PATCH", "/v1/node"),
     ("GET", "/v1/counters"),
     ("GET", "/v1/flows"),
     ("GET", "/v1/reload"),
@@ -82,13 +84,14 @@ fn router(handle: Handle) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/services", get(services).post(add_service))
-        .route("/v1/services/{name}", get(service).delete(remove_service))
+        .route("/v1/services/{name}", get(service).patch(patch_service).delete(remove_service))
         .route("/v1/services/{name}/backends", get(service_backends).post(add_backend))
         .route(
             "/v1/services/{name}/backends/{address}",
             get(backend).patch(patch_backend).delete(remove_backend),
         )
         .route("/v1/backends", get(backends))
+        .route("/v1/node", patch(patch_node))
         .route("/v1/counters", get(counters))
         .route("/v1/flows", get(flows))
         .route("/v1/reload", get(plan_reload).post(reload))
@@ -125,6 +128,18 @@ async fn service(State(handle): State<Handle>, ServiceName(name): ServiceName) -
     let service =
         service.ok_or_else(|| Refusal::NotFound(format!("service {name} has just been removed")))?;
     Ok(Json(ServiceDetailView { service, backends }))
+}
+
+async fn patch_service(
+    State(handle): State<Handle>,
+    ServiceName(name): ServiceName,
+    Document(patch): Document<AdminPatch>,
+) -> Reply<Outcome> {
+    reply(handle.patch_service(name, patch.admin).await)
+}
+
+async fn patch_node(State(handle): State<Handle>, Document(patch): Document<AdminPatch>) -> Reply<Outcome> {
+    reply(handle.patch_node(patch.admin).await)
 }
 
 async fn remove_service(State(handle): State<Handle>, ServiceName(name): ServiceName) -> Reply<Outcome> {

@@ -15,6 +15,8 @@ use crate::control::handle::{Answer, Handle, Refusal, Request};
 /// What the owner task knows.
 #[derive(Clone, Debug)]
 pub(crate) struct Owner {
+    /// What the operator wants of the node.
+    pub(crate) node: AdminState,
     pub(crate) services: Vec<ServiceView>,
     pub(crate) backends: Vec<BackendView>,
     /// A backend that drains loses this many flows each time it is looked at.
@@ -32,6 +34,7 @@ pub(crate) struct Owner {
 impl Default for Owner {
     fn default() -> Self {
         Self {
+            node: AdminState::Enabled,
             services: vec![service("web", "192.0.2.10:80"), service("web6", "[2001:db8::10]:80")],
             backends: vec![
                 backend("web", "198.51.100.11:8080"),
@@ -101,6 +104,23 @@ impl Owner {
                     done(format!("changed {address} of {service}"))
                 })));
             }
+            Request::PatchService(name, admin, answer) => {
+                let patched = self.known(&name).map(|()| {
+                    for service in self.services.iter_mut().filter(|service| service.name == name) {
+                        service.admin = admin;
+                    }
+                    for backend in self.backends.iter_mut().filter(|backend| backend.service == name) {
+                        backend.admin = admin;
+                        backend.share = if admin == AdminState::Draining { 0.0 } else { 0.5 };
+                    }
+                    done(format!("service {name} {}", admin.name()))
+                });
+                drop(answer.send(patched));
+            }
+            Request::PatchNode(admin, answer) => {
+                self.node = admin;
+                drop(answer.send(Ok(done(format!("node {}", admin.name())))));
+            }
             Request::RemoveBackend(service, address, answer) => {
                 let removed = self.find(&service, address).map(|_| done(format!("removed {address}")));
                 self.backends.retain(|backend| (&backend.service, backend.address) != (&service, address));
@@ -123,6 +143,7 @@ impl Owner {
             config_file: "/etc/xdp-lb/config.toml".into(),
             pin_path: "/sys/fs/bpf/xdp-lb".into(),
             trouble: self.trouble.clone(),
+            admin: self.node,
             interfaces: vec![
                 interface("eth0", 2, Some(XdpMode::Native), None),
                 interface("eth1", 3, Some(XdpMode::Generic), Some("the driver of eth1 has no XDP")),
@@ -242,6 +263,7 @@ pub(crate) fn service(name: &str, vip: &str) -> ServiceView {
         slow_start: None,
         panic: None,
         health_check: HealthCheck::new(Probe::Http(config::Http::get("/healthz"))),
+        admin: AdminState::Enabled,
         origin: Origin::File,
         backends: 2,
         backends_serving: 2,

@@ -28,6 +28,9 @@ pub struct StatusView {
     pub pin_path: String,
     /// What is wrong with the datapath: its tables are not what they should be, or cannot be read.
     pub trouble: Option<String>,
+    /// What the operator wants of the node: while it is drained, its VIPs are withdrawn.
+    #[serde(default)]
+    pub admin: AdminState,
     /// The interfaces.
     pub interfaces: Vec<InterfaceView>,
     /// The VIPs that the daemon puts on this host, by address; none where the config names no `vips.interface`.
@@ -175,6 +178,9 @@ pub struct ServiceView {
     pub panic: Option<String>,
     /// How its backends are checked.
     pub health_check: HealthCheck,
+    /// What the operator wants of it.
+    #[serde(default)]
+    pub admin: AdminState,
     /// Whether it stands in the config file (`file`) or was added by the CLI (`runtime`).
     pub origin: Origin,
     /// How many backends it has.
@@ -312,7 +318,7 @@ impl BackendState {
     }
 }
 
-/// What the operator wants of a backend.
+/// What the operator wants of a backend, of a service with all of its backends, or of the node with its VIPs.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AdminState {
@@ -321,6 +327,16 @@ pub enum AdminState {
     Enabled,
     /// To keep its flows and get no new ones.
     Draining,
+}
+
+impl AdminState {
+    /// The state's name, as in JSON; stable.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Enabled => "enabled",
+            Self::Draining => "draining",
+        }
+    }
 }
 
 /// What a health check says of a backend.
@@ -358,6 +374,14 @@ pub struct BackendPatch {
     /// The new administrative state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub admin: Option<AdminState>,
+}
+
+/// A change to a service or to the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdminPatch {
+    /// The new administrative state.
+    pub admin: AdminState,
 }
 
 /// What a change did.

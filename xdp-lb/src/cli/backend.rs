@@ -1,15 +1,15 @@
 //! `xdp-lb backend`.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 use comfy_table::Cell;
 
+use super::Done;
+use super::drain::{self, Patience, Subject};
 use super::output::{self, Screen, number, text, words};
-use super::units::{self, byte_rate, grouped, latency, percent, rate, span};
-use super::{Done, drain};
+use super::units::{byte_rate, grouped, latency, percent, rate, span};
 use crate::api::client::Client;
 use crate::api::types::{AdminState, BackendPatch, BackendView, Outcome};
 use crate::config::{self, ServerId, default_weight, parse_endpoint};
@@ -50,15 +50,8 @@ Examples:
     Drain {
         #[command(flatten)]
         target: Target,
-        /// Return when the last flow has ended
-        #[arg(long)]
-        wait: bool,
-        /// How long to wait at most: 30s, 5m, 1h
-        #[arg(long, value_name = "TIME", default_value = "5m", requires = "wait", value_parser = units::parse_span)]
-        timeout: Duration,
-        /// Return also when no packet has gone to it for so long: a flow that is silent for longer is not waited for
-        #[arg(long, value_name = "TIME", requires = "wait", value_parser = units::parse_span)]
-        quiet: Option<Duration>,
+        #[command(flatten)]
+        patience: Patience,
     },
     /// Let a backend that was drained take new flows again
     Enable(Target),
@@ -90,9 +83,8 @@ impl Command {
                 let backends = client.backends(service.as_deref()).await?;
                 return Ok(screen.show(&backends, || table(screen, &backends))?.into());
             }
-            Self::Drain { target, wait: true, timeout, quiet } => {
-                let patience = drain::Patience { timeout, quiet };
-                return drain::execute(client, screen, &target, &patience).await;
+            Self::Drain { target, patience } => {
+                return drain::execute(client, screen, &Subject::Backend(target), &patience).await;
             }
             Self::Add { target, weight, server_id, backup } => {
                 let backend =
@@ -100,7 +92,6 @@ impl Command {
                 client.add_backend(&target.service, &backend).await?
             }
             Self::Remove(target) => client.remove_backend(&target.service, target.address).await?,
-            Self::Drain { target, wait: false, .. } => drain::start(client, &target).await?,
             Self::Enable(target) => {
                 patch(client, &target, BackendPatch { admin: Some(AdminState::Enabled), weight: None })
                     .await?

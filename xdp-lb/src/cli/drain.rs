@@ -1,28 +1,58 @@
-//! `xdp-lb backend drain`: until the last flow has ended, or patience has.
+//! Draining a backend, a service or the node: until the last flow has ended, or patience has.
 
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::Args;
 use serde::Serialize;
 use tokio::time::Instant;
 
 use super::Done;
 use super::backend::{Target, patch};
 use super::output::Screen;
-use super::units::{counted, span};
+use super::units::{counted, parse_span, span};
 use crate::api::client::{Client, Error};
-use crate::api::types::{AdminState, BackendPatch, Outcome};
+use crate::api::types::{AdminPatch, AdminState, BackendPatch, BackendView, Outcome};
 
 /// The time between two looks at the flows.
 const LOOK: Duration = Duration::from_millis(500);
 
+/// How long no client may have sent anything before the node counts as drained: flows of settled slots have no
+/// record, and routers and clients take their time to go elsewhere.
+const NODE_QUIET: Duration = Duration::from_secs(5);
+
+/// What is drained.
+#[derive(Clone, Debug)]
+pub(super) enum Subject {
+    Backend(Target),
+    Service(String),
+    Node,
+}
+
+/// Whether and how long a drain waits.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Patience {
+    /// Return when the last flow has ended
+    #[arg(long)]
+    pub(super) wait: bool,
+    /// How long to wait at most: 30s, 5m, 1h
+    #[arg(long, value_name = "TIME", requires = "wait", default_value = "5m", value_parser = parse_span)]
+    pub(super) timeout: Duration,
+    /// Return also when no packet has come for so long: a flow that is silent for longer is not waited for
+    #[arg(long, value_name = "TIME", requires = "wait", value_parser = parse_span)]
+    pub(super) quiet: Option<Duration>,
+}
+
 /// How a drain ended, as `--output json` prints it.
 #[derive(Debug, Serialize)]
 struct Drained {
-    service: String,
-    address: SocketAddr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<SocketAddr>,
     /// Whether no flow is left.
     drained: bool,
     /// How many flows are left, as far as they are known.
@@ -34,36 +64,30 @@ struct Drained {
     message: String,
 }
 
-/// Begins to drain a backend.
-pub(super) async fn start(client: &Client, target: &Target) -> anyhow::Result<Outcome> {
-    patch(client, target, BackendPatch { admin: Some(AdminState::Draining), weight: None }).await
-}
-
-/// How long a drain waits.
-pub(super) struct Patience {
-    /// For the last flow.
-    pub timeout: Duration,
-    /// For a packet to it: without one for so long, silent flows are given up.
-    pub quiet: Option<Duration>,
-}
-
-/// Drains a backend, and returns when its last flow has ended or patience has.
+/// Begins to drain, and waits where that is asked for.
 pub(super) async fn execute(
     client: &Client,
     screen: &Screen,
-    target: &Target,
+    subject: &Subject,
     patience: &Patience,
 ) -> anyhow::Result<Done> {
-    start(client, target).await?;
+    let outcome = subject.begin(client).await?;
+    if !patience.wait {
+        return Ok(screen.show(&outcome, || outcome.message.clone())?.into());
+    }
     let began = Instant::now();
     let mut progress = Progress::on_stderr();
-    let end = watch(client, target, patience, began, &mut progress).await;
+    let end = watch(client, subject, patience, began, &mut progress).await;
     progress.clear();
-    let end = end?;
-    let (drained, left, message) = words(&end, target, began.elapsed(), patience);
+    let (drained, left, message) = words(&end?, subject, began.elapsed(), patience);
+    let (service, address) = match subject {
+        Subject::Backend(target) => (Some(target.service.clone()), Some(target.address)),
+        Subject::Service(name) => (Some(name.clone()), None),
+        Subject::Node => (None, None),
+    };
     let drained = Drained {
-        service: target.service.clone(),
-        address: target.address,
+        service,
+        address,
         drained,
         flows: left.flows,
         flows_known_in_seconds: left.known_in,
@@ -74,7 +98,17 @@ pub(super) async fn execute(
     Ok(Done { text: screen.show(&drained, || drained.message.clone())?, code })
 }
 
-/// What a backend still has.
+/// What is seen of a subject at one time.
+struct Look {
+    admin: AdminState,
+    /// Whether it is given new flows, though it should not be.
+    gets_flows: bool,
+    left: Left,
+    /// Packets from clients so far.
+    packets: u64,
+}
+
+/// What there still is.
 #[derive(Clone, Copy, Debug, Default)]
 struct Left {
     /// The flows that are known.
@@ -84,11 +118,106 @@ struct Left {
 }
 
 impl Left {
+    fn of<'a>(backends: impl IntoIterator<Item = &'a BackendView>) -> Self {
+        backends.into_iter().fold(Self::default(), |left, backend| Self {
+            flows: left.flows + backend.flows,
+            known_in: left.known_in.max(backend.flows_known_in_seconds),
+        })
+    }
+
     fn words(self) -> String {
         let flows = counted(self.flows, "flow");
         match self.known_in {
             None => flows,
             Some(seconds) => format!("{flows} (and any that stays silent until {} from now)", span(seconds)),
+        }
+    }
+}
+
+impl Subject {
+    async fn begin(&self, client: &Client) -> anyhow::Result<Outcome> {
+        let drain = AdminPatch { admin: AdminState::Draining };
+        Ok(match self {
+            Self::Backend(target) => {
+                patch(client, target, BackendPatch { admin: Some(AdminState::Draining), weight: None })
+                    .await?
+            }
+            Self::Service(name) => client.patch_service(name, &drain).await?,
+            Self::Node => client.patch_node(&drain).await?,
+        })
+    }
+
+    async fn look(&self, client: &Client) -> Result<Look, Error> {
+        Ok(match self {
+            Self::Backend(target) => {
+                let backend = client.backend(&target.service, target.address).await?;
+                Look {
+                    admin: backend.admin,
+                    gets_flows: backend.share > 0.0,
+                    left: Left::of([&backend]),
+                    packets: backend.traffic.packets_in,
+                }
+            }
+            Self::Service(name) => {
+                let service = client.service(name).await?;
+                Look {
+                    admin: service.service.admin,
+                    gets_flows: service.backends.iter().any(|backend| backend.share > 0.0),
+                    left: Left::of(&service.backends),
+                    packets: service.service.traffic.packets_in,
+                }
+            }
+            Self::Node => {
+                let status = client.status().await?;
+                let backends = client.backends(None).await?;
+                Look {
+                    admin: status.admin,
+                    // What still comes, since somebody has not heard yet, is served.
+                    gets_flows: false,
+                    left: Left { known_in: None, ..Left::of(&backends) },
+                    packets: status.services.iter().map(|service| service.traffic.packets_in).sum(),
+                }
+            }
+        })
+    }
+
+    /// For how long no packet may have come before it counts as drained.
+    const fn settles_for(&self) -> Option<Duration> {
+        match self {
+            Self::Backend(_) | Self::Service(_) => None,
+            Self::Node => Some(NODE_QUIET),
+        }
+    }
+
+    /// What takes it back into service.
+    fn undo(&self) -> String {
+        match self {
+            Self::Backend(Target { service, address }) => {
+                format!("xdp-lb backend enable {service} {address}")
+            }
+            Self::Service(name) => format!("xdp-lb service enable {name}"),
+            Self::Node => "xdp-lb node undrain".into(),
+        }
+    }
+
+    /// What ends the flows that are left.
+    fn end(&self) -> String {
+        match self {
+            Self::Backend(Target { service, address }) => {
+                format!("xdp-lb backend remove {service} {address}")
+            }
+            Self::Service(name) => format!("xdp-lb service remove {name}"),
+            Self::Node => "xdp-lb unload".into(),
+        }
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Backend(Target { service, address }) => write!(f, "{address} of {service}"),
+            Self::Service(name) => write!(f, "service {name}"),
+            Self::Node => f.write_str("this node"),
         }
     }
 }
@@ -104,35 +233,41 @@ enum End {
 
 async fn watch(
     client: &Client,
-    target: &Target,
+    subject: &Subject,
     patience: &Patience,
     began: Instant,
     progress: &mut Progress,
 ) -> Result<End, Error> {
     let deadline = began + patience.timeout;
     let mut left = Left::default();
-    // How many packets it had had, and since when it has had no more.
+    // How many packets had come, and since when no more have.
     let mut heard = (None, began);
     loop {
         let now = Instant::now();
         let late = now >= deadline;
-        match client.backend(&target.service, target.address).await {
-            Ok(backend) => {
-                left = Left { flows: backend.flows, known_in: backend.flows_known_in_seconds };
-                if backend.admin == AdminState::Enabled {
+        match subject.look(client).await {
+            Ok(look) => {
+                left = look.left;
+                if look.admin == AdminState::Enabled {
                     return Ok(End::EnabledAgain(left));
                 }
-                let packets = Some(backend.traffic.packets_in);
+                let packets = Some(look.packets);
                 if heard.0 != packets {
                     heard = (packets, now);
                 }
-                if backend.share > 0.0 {
+                let silent = now.duration_since(heard.1);
+                if look.gets_flows {
                     // The datapath could not be changed yet: new flows may come still.
                     progress.show("the datapath still gives it new flows, see xdp-lb status");
-                } else if left.flows == 0 && left.known_in.is_none() {
-                    return Ok(End::LastFlowEnded);
-                } else if patience.quiet.is_some_and(|quiet| now.duration_since(heard.1) >= quiet) {
+                } else if patience.quiet.is_some_and(|quiet| silent >= quiet) {
                     return Ok(End::Quiet);
+                } else if left.flows == 0 && left.known_in.is_none() {
+                    match subject.settles_for() {
+                        Some(time) if silent < time => {
+                            progress.show("no flow left, waiting for the last packets")
+                        }
+                        _ => return Ok(End::LastFlowEnded),
+                    }
                 } else {
                     let more = span(deadline.saturating_duration_since(now).as_secs());
                     progress.show(&format!("{} left, waiting for {more} more", left.words()));
@@ -152,39 +287,40 @@ async fn watch(
     }
 }
 
-fn words(end: &End, target: &Target, waited: Duration, patience: &Patience) -> (bool, Left, String) {
-    let Target { service, address } = target;
+fn words(end: &End, subject: &Subject, waited: Duration, patience: &Patience) -> (bool, Left, String) {
     let waited = span(waited.as_secs());
     match *end {
         End::LastFlowEnded => {
-            let words = format!("drained {address} of {service}: the last flow has ended, after {waited}");
+            let words = format!("drained {subject}: the last flow has ended, after {waited}");
             (true, Left::default(), words)
         }
         End::Quiet => {
             let quiet = span(patience.quiet.unwrap_or_default().as_secs());
             let words = format!(
-                "drained {address} of {service}: no packet has gone to it for {quiet}, after {waited}; a flow that was \
+                "drained {subject}: no packet has gone to it for {quiet}, after {waited}; a flow that was \
                  silent for longer is not waited for"
             );
             (true, Left::default(), words)
         }
         End::Removed => {
-            let words = format!("{address} of {service} was removed while it drained, after {waited}");
-            (true, Left::default(), words)
+            (true, Left::default(), format!("{subject} was removed while it drained, after {waited}"))
         }
         End::EnabledAgain(left) => {
-            let flows = left.words();
             let words =
-                format!("not drained: {address} of {service} was enabled again after {waited}, with {flows}");
+                format!("not drained: {subject} was enabled again after {waited}, with {}", left.words());
             (false, left, words)
         }
         End::TimedOut(left) => {
-            let flows = left.words();
+            let flows = match (left.flows, subject) {
+                (0, Subject::Node) => "packets of clients still come".to_owned(),
+                _ => format!("{} of {subject} are left", left.words()),
+            };
             let timeout = span(patience.timeout.as_secs());
             let mut words = format!(
-                "not drained: the timeout of {timeout} has passed and {flows} of {address} are left.\n\
-                 It stays draining: \"xdp-lb backend remove {service} {address}\" ends them, \
-                 \"xdp-lb backend enable {service} {address}\" takes it back into service"
+                "not drained: the timeout of {timeout} has passed and {flows}.\n\
+                 It stays draining: \"{}\" ends them, \"{}\" takes it back into service",
+                subject.end(),
+                subject.undo()
             );
             if left.known_in.is_some() {
                 words += "\nTo wait for those alone that send anything, add --quiet 30s; to have all flows counted, \

@@ -6,6 +6,7 @@ mod counters;
 mod decap;
 mod drain;
 mod flows;
+mod node;
 mod output;
 mod reload;
 mod run;
@@ -45,6 +46,7 @@ Examples:
   xdp-lb backend list                                 every backend, its state and why
   xdp-lb backend drain web 198.51.100.11:8080 --wait  no new flows; returns after the last one
   xdp-lb backend enable web 198.51.100.11:8080        back into service
+  xdp-lb node drain --wait                            clients go elsewhere; returns after the last flow
   xdp-lb counters                                     why packets were dropped or left to the host
   xdp-lb diff                                         what a reload would change
   xdp-lb check /etc/xdp-lb/config.toml && xdp-lb reload
@@ -73,6 +75,9 @@ enum Command {
     /// List, add, remove, drain, enable and weigh backends
     #[command(subcommand, visible_alias = "backends")]
     Backend(backend::Command),
+    /// Drain the whole node, and take it back into service
+    #[command(subcommand)]
+    Node(node::Command),
     /// Everything on one screen: interfaces, services, backends, health, rates
     Status,
     /// Every counter of packets that were dropped or left to the host, with its reason in words
@@ -153,8 +158,9 @@ impl Cli {
         match self.command {
             Command::Run(run) => run.execute().map(|()| String::new().into()),
             Command::Check(check) => check.execute(&screen).map(Done::from),
-            Command::Service(command) => block_on(command.execute(&client, &screen)).map(Done::from),
+            Command::Service(command) => block_on(command.execute(&client, &screen)),
             Command::Backend(command) => block_on(command.execute(&client, &screen)),
+            Command::Node(command) => block_on(command.execute(&client, &screen)),
             Command::Status => block_on(status::execute(&client, &screen)).map(Done::from),
             Command::Counters => block_on(counters::execute(&client, &screen)).map(Done::from),
             Command::Flows(flows) => block_on(flows.execute(&client, &screen)).map(Done::from),

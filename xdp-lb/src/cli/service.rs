@@ -9,11 +9,12 @@ use clap::{Args, CommandFactory, Subcommand};
 use comfy_table::Cell;
 use serde_json::{Map, Value};
 
+use super::drain::{self, Patience, Subject};
 use super::output::{Screen, number, text};
 use super::units::{self, byte_rate, counted, grouped, rate, span};
-use super::{Cli, backend};
+use super::{Cli, Done, backend};
 use crate::api::client::Client;
-use crate::api::types::{MovingView, Origin, ServiceDetailView, ServiceView};
+use crate::api::types::{AdminPatch, AdminState, MovingView, Origin, ServiceDetailView, ServiceView};
 use crate::config::{
     self, Affinity, FlowTracking, HealthCheck, Mode, Prefix, Probe, Protocol, Quic, Vip, default_weight,
     parse_endpoint,
@@ -31,6 +32,23 @@ pub(super) enum Command {
     },
     /// Add a service; it is there after a restart, without being in the config file
     Add(Box<Add>),
+    /// Give a service no new flows, and take its VIP away where no other service has it; flows that run go on
+    ///
+    /// All of its backends drain. With --wait, returns when the last flow has ended (exit code 0) or the timeout has
+    /// passed (exit code 1), and says which. It stays drained, across restarts too, until `xdp-lb service enable`.
+    Drain {
+        /// The service's name
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        name: String,
+        #[command(flatten)]
+        patience: Patience,
+    },
+    /// Let a service that was drained take new flows again
+    Enable {
+        /// The service's name
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        name: String,
+    },
     /// Remove a service with its backends and their flows
     Remove {
         /// The service's name
@@ -206,20 +224,26 @@ struct Check {
 }
 
 impl Command {
-    pub(super) async fn execute(self, client: &Client, screen: &Screen) -> anyhow::Result<String> {
+    pub(super) async fn execute(self, client: &Client, screen: &Screen) -> anyhow::Result<Done> {
         let outcome = match self {
             Self::List => {
                 let services = client.services().await?;
-                return screen.show(&services, || table(screen, &services));
+                return Ok(screen.show(&services, || table(screen, &services))?.into());
             }
             Self::Show { name } => {
                 let detail = client.service(&name).await?;
-                return screen.show(&detail, || detail_table(screen, &detail));
+                return Ok(screen.show(&detail, || detail_table(screen, &detail))?.into());
+            }
+            Self::Drain { name, patience } => {
+                return drain::execute(client, screen, &Subject::Service(name), &patience).await;
+            }
+            Self::Enable { name } => {
+                client.patch_service(&name, &AdminPatch { admin: AdminState::Enabled }).await?
             }
             Self::Add(add) => client.add_service(&add.service()?).await?,
             Self::Remove { name } => client.remove_service(&name).await?,
         };
-        screen.show(&outcome, || outcome.message.clone())
+        Ok(screen.show(&outcome, || outcome.message.clone())?.into())
     }
 }
 
@@ -381,6 +405,7 @@ fn detail_table(screen: &Screen, detail: &ServiceDetailView) -> String {
         ),
         ("tracking", service.flow_tracking.to_string()),
         ("ring", format!("{} slots{}", grouped(service.ring_slots.into()), rest(service))),
+        ("admin", service.admin.name().to_owned()),
         ("origin", origin(service.origin).to_owned()),
         ("in", format!("{} packets, {} bytes", grouped(traffic.packets_in), grouped(traffic.bytes_in))),
         ("out", format!("{} packets, {} bytes", grouped(traffic.packets_out), grouped(traffic.bytes_out))),

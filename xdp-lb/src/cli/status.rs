@@ -6,7 +6,7 @@ use super::output::{Screen, number, text, words};
 use super::units::{counted, grouped, percent, span};
 use super::{backend, service};
 use crate::api::client::Client;
-use crate::api::types::{BackendState, BackendView, InterfaceView, ServiceView, StatusView};
+use crate::api::types::{AdminState, BackendState, BackendView, InterfaceView, ServiceView, StatusView};
 
 /// How many backends one screen shows.
 const MAX_BACKENDS: usize = 30;
@@ -31,9 +31,13 @@ fn one_screen(screen: &Screen, status: &StatusView) -> String {
         counted(status.dropped_packets, "packet"),
         grouped(status.passed_packets)
     );
+    let drained = match status.admin {
+        AdminState::Enabled => "",
+        AdminState::Draining => "DRAINED: the VIPs are withdrawn until xdp-lb node undrain\n",
+    };
     let trouble = status.trouble.as_ref().map(|trouble| format!("TROUBLE: {trouble}\n"));
     let parts = [
-        trouble.unwrap_or_default() + &head,
+        trouble.unwrap_or_default() + drained + &head,
         interfaces(screen, status) + &vips(screen, status),
         line(service::table(screen, &status.services))
             + &panics(&status.services)

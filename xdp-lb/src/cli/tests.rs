@@ -37,7 +37,8 @@ impl Daemon {
         let screen = Screen { format: cli.global.output, ..TABLE };
         let client = &self.client;
         match cli.command {
-            Command::Service(command) => command.execute(client, &screen).await.map(Done::from),
+            Command::Service(command) => command.execute(client, &screen).await,
+            Command::Node(command) => command.execute(client, &screen).await,
             Command::Backend(command) => command.execute(client, &screen).await,
             Command::Status => status::execute(client, &screen).await.map(Done::from),
             Command::Counters => counters::execute(client, &screen).await.map(Done::from),
@@ -535,6 +536,39 @@ async fn a_drain_waits_until_every_flow_is_known_or_all_is_quiet() {
     assert!(failed(&done));
     let words = "the timeout of 5s has passed and 0 flows (and any that stays silent until ";
     assert!(done.text.contains(words) && done.text.contains("--quiet"), "{}", done.text);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_is_drained_with_all_of_its_backends() {
+    let daemon = daemon(Owner { flows_ending: 10, ..Owner::default() });
+    let done = daemon.run(&["service", "drain", "web", "--wait"]).await.unwrap();
+    assert!(!failed(&done));
+    assert_eq!(done.text, "drained service web: the last flow has ended, after 2s\n");
+    assert!(daemon.text(&["service", "show", "web"]).await.contains("admin         draining\n"));
+    assert_eq!(daemon.text(&["service", "enable", "web"]).await, "service web enabled\n");
+    let json = daemon.json(&["service", "drain", "web6", "--wait", "--timeout", "1s"]).await;
+    assert_eq!(
+        (&json["service"], &json["drained"], &json["flows"]),
+        (&"web6".into(), &false.into(), &12.into())
+    );
+    assert!(daemon.error(&["service", "drain", "wbe"]).await.contains("web, web6"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_is_drained_once_no_flow_is_left_and_no_packet_comes() {
+    let daemon = daemon(Owner::default());
+    assert_eq!(daemon.text(&["node", "drain"]).await, "node draining\n");
+    assert!(daemon.text(&["status"]).await.starts_with("DRAINED: the VIPs are withdrawn"));
+    let done = daemon.run(&["node", "drain", "--wait", "--timeout", "9s"]).await.unwrap();
+    assert!(failed(&done));
+    assert!(done.text.contains("126 flows of this node are left"), "{}", done.text);
+    assert!(done.text.contains("\"xdp-lb node undrain\" takes it back"), "{}", done.text);
+    let done = daemon.run(&["node", "drain", "--wait", "--quiet", "3s"]).await.unwrap();
+    assert!(!failed(&done) && done.text.contains("no packet has gone to it for 3s"), "{}", done.text);
+    assert_eq!(daemon.text(&["node", "undrain"]).await, "node enabled\n");
+    let idle = self::daemon(Owner { backends: Vec::new(), ..Owner::default() });
+    let text = idle.text(&["node", "drain", "--wait"]).await;
+    assert_eq!(text, "drained this node: the last flow has ended, after 5s\n");
 }
 
 #[tokio::test]

@@ -22,6 +22,8 @@ pub struct Effective {
 pub struct EffectiveService {
     /// Its definition. Its list of backends is empty: `backends`, beside it, holds them.
     pub service: Service,
+    /// What the operator wants of it.
+    pub admin: AdminState,
     /// Whether the file defines it or the CLI added it.
     pub origin: Origin,
     /// Its backends, sorted by address.
@@ -58,6 +60,7 @@ pub fn effective(config: &Config, overlay: &Overlay) -> Result<Effective, Vec<St
         services.extend(merge.base(name).map(|(base, origin)| EffectiveService {
             // The name that the rest goes by, also where a hand-edited state file says two.
             service: Service { name: name.into(), ..definition(base) },
+            admin: overlay.service_admin(name),
             origin,
             backends: merge.backends(name).into_values().collect(),
         }));

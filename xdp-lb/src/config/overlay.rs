@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::effective::{EffectiveBackend, Merge, definition, effective};
 use super::policy::ServerId;
 use super::rules::{validate_backend, validate_service};
-use super::schema::{Backend, Config, Service};
+use super::schema::{Backend, Config, Service, is_default};
 use super::state::Kept;
 use super::text::counted;
 use super::unknown::{unknown_backend, unknown_service};
@@ -22,6 +22,12 @@ use crate::control::handle::{Answer, Refusal};
 #[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Overlay {
+    /// What the operator wants of the node.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(super) node: AdminState,
+    /// Services that were drained.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(super) drained_services: BTreeSet<String>,
     /// Services of the file that were removed.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub(super) removed_services: BTreeSet<String>,
@@ -71,6 +77,62 @@ pub(super) enum BackendChange {
 }
 
 impl Overlay {
+    /// What the operator wants of the node.
+    pub fn node_admin(&self) -> AdminState {
+        self.node
+    }
+
+    /// What the operator wants of a service.
+    pub(super) fn service_admin(&self, name: &str) -> AdminState {
+        if self.drained_services.contains(name) { AdminState::Draining } else { AdminState::Enabled }
+    }
+
+    /// Drains the node, or takes it back into service. What is so already is left, and said.
+    ///
+    /// # Errors
+    /// None.
+    pub fn patch_node(&mut self, config: &Config, admin: AdminState) -> Answer<Outcome> {
+        let is_changed = std::mem::replace(&mut self.node, admin) != admin;
+        let what = match (admin, is_changed) {
+            (AdminState::Enabled, false) => return unchanged("this node is in service already".into()),
+            (AdminState::Draining, false) => return unchanged("this node is drained already".into()),
+            (AdminState::Enabled, true) => "this node is back in service",
+            (AdminState::Draining, true) => "this node drains",
+        };
+        done(match (&config.vips.interface, admin) {
+            (Some(_), AdminState::Draining) => {
+                format!("{what}: its VIPs are withdrawn, and flows whose packets still come go on")
+            }
+            (Some(_), AdminState::Enabled) => format!("{what}, with its VIPs"),
+            (None, AdminState::Draining) => format!(
+                "{what}, but the daemon does not put VIPs on this host (vips.interface): take the addresses or the \
+                 routes away yourself"
+            ),
+            (None, AdminState::Enabled) => format!("{what}: put the VIPs' addresses or routes back yourself"),
+        })
+    }
+
+    /// Drains a service with all of its backends, or lets it take new flows again. What is so already is left, and
+    /// said.
+    ///
+    /// # Errors
+    /// `NotFound`, with the services that there are.
+    pub fn patch_service(&mut self, config: &Config, name: &str, admin: AdminState) -> Answer<Outcome> {
+        service(&Merge::new(config, self), name)?;
+        let is_changed = match admin {
+            AdminState::Draining => self.drained_services.insert(name.into()),
+            AdminState::Enabled => self.drained_services.remove(name),
+        };
+        match (admin, is_changed) {
+            (AdminState::Enabled, false) => unchanged(format!("service {name} is enabled already")),
+            (AdminState::Draining, false) => unchanged(format!("service {name} is draining already")),
+            (AdminState::Enabled, true) => done(format!("service {name} enabled")),
+            (AdminState::Draining, true) => {
+                done(format!("service {name} drains: it keeps its flows and gets no new ones"))
+            }
+        }
+    }
+
     /// Adds a service. One that the file defines just so, and that was removed, is the file's again.
     ///
     /// # Errors
@@ -137,6 +199,7 @@ impl Overlay {
         let in_file = merge.in_file(name).is_some();
         self.added_services.remove(name);
         self.backends.remove(name);
+        self.drained_services.remove(name);
         if in_file {
             self.removed_services.insert(name.into());
         }
@@ -252,8 +315,15 @@ impl Overlay {
     pub fn prune(&mut self, config: &Config) -> Vec<String> {
         let mut lines = Vec::new();
         let merge = Merge::new(config, self);
-        let mut next = Self::default();
+        let mut next = Self { node: self.node, ..Self::default() };
 
+        for name in &self.drained_services {
+            if merge.base(name).is_some() {
+                next.drained_services.insert(name.clone());
+            } else {
+                lines.push(format!("service {name}: gone from the config file, so its drain is forgotten"));
+            }
+        }
         for (name, added) in &self.added_services {
             if merge.file_takes_over(name) {
                 lines.push(format!("service {name}: the config file has it now, and its definition holds"));

@@ -71,7 +71,7 @@ pub struct Vips {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", try_from = "String")]
 pub enum Withdraw {
-    /// When no service has it any more, the node or its services are drained, or the datapath is unloaded.
+    /// When no service has it any more, the node or all of its services are drained, or the datapath is unloaded.
     #[default]
     Never,
     /// Also while none of its services has a backend that is up or draining.
@@ -262,7 +262,7 @@ pub struct Backend {
 }
 
 /// Whether a value is what it is where nothing is written.
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 

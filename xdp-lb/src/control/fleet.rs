@@ -283,6 +283,9 @@ impl Fleet {
 
     /// Whether a service wants its VIP to be an address of this host, by the states decided last.
     pub fn wish(&self, service: &EffectiveService, withdraw: Withdraw) -> Wish {
+        if service.admin == AdminState::Draining {
+            return Wish::Absent;
+        }
         if withdraw == Withdraw::Never {
             return Wish::Present;
         }
@@ -517,6 +520,9 @@ fn condition(
         (_, Health::Down) if is_checked => {
             (BackendState::Down, format!("health check: {}", why.unwrap_or("failed")))
         }
+        _ if service.admin == AdminState::Draining => {
+            (BackendState::Draining, "its service was drained by the operator".into())
+        }
         _ if backend.admin == AdminState::Draining => {
             (BackendState::Draining, "drained by the operator".into())
         }
@@ -584,7 +590,7 @@ mod tests {
             health_check: Some(HealthCheck::new(probe)),
             ..Service::new("web", "192.0.2.10:80".parse().unwrap())
         };
-        EffectiveService { service, origin: Origin::File, backends: vec![] }
+        EffectiveService { service, admin: AdminState::Enabled, origin: Origin::File, backends: vec![] }
     }
 
     fn backend(weight: u16, admin: AdminState) -> EffectiveBackend {

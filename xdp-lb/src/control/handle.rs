@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::api::types::{
-    BackendPatch, BackendView, CountersView, FlowQuery, FlowsView, Outcome, ReloadView, ServiceView,
-    StatusView,
+    AdminState, BackendPatch, BackendView, CountersView, FlowQuery, FlowsView, Outcome, ReloadView,
+    ServiceView, StatusView,
 };
 use crate::config;
 
@@ -37,6 +37,8 @@ pub enum Request {
     Status(oneshot::Sender<Answer<StatusView>>),
     Services(oneshot::Sender<Answer<Vec<ServiceView>>>),
     AddService(Box<config::Service>, oneshot::Sender<Answer<Outcome>>),
+    PatchService(String, AdminState, oneshot::Sender<Answer<Outcome>>),
+    PatchNode(AdminState, oneshot::Sender<Answer<Outcome>>),
     RemoveService(String, oneshot::Sender<Answer<Outcome>>),
     Backends(Option<String>, oneshot::Sender<Answer<Vec<BackendView>>>),
     AddBackend(String, config::Backend, oneshot::Sender<Answer<Outcome>>),
@@ -82,6 +84,16 @@ impl Handle {
     /// Adds a service; kept across restarts.
     pub async fn add_service(&self, service: config::Service) -> Answer<Outcome> {
         self.ask(|answer| Request::AddService(Box::new(service), answer)).await
+    }
+
+    /// Drains a service, or lets it take new flows again; kept across restarts.
+    pub async fn patch_service(&self, name: String, admin: AdminState) -> Answer<Outcome> {
+        self.ask(|answer| Request::PatchService(name, admin, answer)).await
+    }
+
+    /// Drains the node, or takes it back into service; kept across restarts.
+    pub async fn patch_node(&self, admin: AdminState) -> Answer<Outcome> {
+        self.ask(|answer| Request::PatchNode(admin, answer)).await
     }
 
     /// Removes a service with its backends; kept across restarts.

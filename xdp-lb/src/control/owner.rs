@@ -21,7 +21,7 @@ use super::traffic::{self, Carried, TrafficRates};
 use super::vips::Vips;
 use crate::api::types::{AdminState, Outcome};
 use crate::config::state::{Saved, StateError};
-use crate::config::{self, Config, Effective, Overlay};
+use crate::config::{self, Config, Effective, EffectiveService, Overlay};
 use crate::datapath::{Attached, Census, Policy};
 use crate::health::{Health, Report, Target};
 use crate::net::Event;
@@ -265,6 +265,12 @@ impl<K: Kernel> Owner<K> {
             Request::AddService(service, answer) => {
                 reply(answer, self.change(|overlay, config| overlay.add_service(config, *service)));
             }
+            Request::PatchService(name, admin, answer) => {
+                reply(answer, self.change(|overlay, config| overlay.patch_service(config, &name, admin)));
+            }
+            Request::PatchNode(admin, answer) => {
+                reply(answer, self.change(|overlay, config| overlay.patch_node(config, admin)));
+            }
             Request::RemoveService(name, answer) => {
                 reply(answer, self.change(|overlay, config| overlay.remove_service(config, &name)));
             }
@@ -504,11 +510,12 @@ impl<K: Kernel> Owner<K> {
         let now = Instant::now();
         let is_old =
             self.is_census_outdated || self.census_at.is_none_or(|at| now.duration_since(at) >= CENSUS_FRESH);
-        let services = &self.fleet.effective().services;
-        let is_awaited = services
-            .iter()
-            .flat_map(|service| &service.backends)
-            .any(|backend| backend.admin == AdminState::Draining);
+        let drains = |service: &EffectiveService| {
+            let backends = || service.backends.iter().any(|backend| backend.admin == AdminState::Draining);
+            service.admin == AdminState::Draining || backends()
+        };
+        let is_awaited = self.overlay.node_admin() == AdminState::Draining
+            || self.fleet.effective().services.iter().any(drains);
         if is_old && is_awaited {
             self.count_flows(now);
         }

@@ -10,7 +10,8 @@ use futures_util::future::BoxFuture;
 use super::fleet::Fleet;
 use super::kernel::Kernel;
 use super::owner::Owner;
-use crate::api::types::{VipState, VipView};
+use crate::api::types::{AdminState, VipState, VipView};
+use crate::config::EffectiveService;
 use crate::net::vips::{self, Standings, Wanted, Wish};
 
 /// Who keeps the VIPs, as a trait: the owner's logic is tested without a kernel.
@@ -50,6 +51,9 @@ impl<K: Kernel> Owner<K> {
     /// Of each VIP that the daemon sees to, whether it is to be there.
     fn wishes(&self) -> BTreeMap<IpAddr, Wish> {
         match self.config.vips.interface {
+            Some(_) if self.overlay.node_admin() == AdminState::Draining => {
+                wishes(&self.fleet, |_| Wish::Absent)
+            }
             Some(_) => wishes(&self.fleet, |service| self.fleet.wish(service, self.config.vips.withdraw)),
             None => BTreeMap::new(),
         }
@@ -78,7 +82,7 @@ impl<K: Kernel> Owner<K> {
 }
 
 /// A VIP is wanted where one of its services wants it.
-fn wishes(fleet: &Fleet, wish: impl Fn(&crate::config::EffectiveService) -> Wish) -> BTreeMap<IpAddr, Wish> {
+fn wishes(fleet: &Fleet, wish: impl Fn(&EffectiveService) -> Wish) -> BTreeMap<IpAddr, Wish> {
     let mut wishes: BTreeMap<IpAddr, Wish> = BTreeMap::new();
     for service in &fleet.effective().services {
         let wish = wish(service);

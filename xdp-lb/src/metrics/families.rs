@@ -10,7 +10,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use xdp_lb_common::reason::Kind;
 
-use crate::api::types::{BackendView, CounterView, ServiceView, StatusView, TrafficView};
+use crate::api::types::{AdminState, BackendView, CounterView, ServiceView, StatusView, TrafficView};
 
 /// What every name begins with.
 pub(super) const PREFIX: &str = "xdp_lb";
@@ -118,6 +118,11 @@ impl Snapshot {
             "interface_info",
             "An interface of the config, and how the program is attached: native, generic or none; always 1",
             interfaces,
+        )?;
+        families.single_gauge(
+            "node_drained",
+            "Whether the node is drained: 1 or 0",
+            u64::from(self.status.admin == AdminState::Draining),
         )?;
         families.gauge(
             "vip_present",

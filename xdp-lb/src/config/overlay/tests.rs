@@ -721,3 +721,57 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_service_is_drained_and_enabled_and_both_are_said_once() {
+    let config = config(FILE);
+    let mut overlay = Overlay::default();
+    let admin = |overlay: &Overlay| {
+        let services = merged(&config, overlay).services;
+        services.into_iter().map(|service| (service.service.name, service.admin)).collect::<Vec<_>>()
+    };
+    let both = |dns, web| vec![("dns".to_owned(), dns), ("web".to_owned(), web)];
+    let (enabled, draining) = (AdminState::Enabled, AdminState::Draining);
+    assert_eq!(
+        changed(overlay.patch_service(&config, "web", draining)),
+        "service web drains: it keeps its flows and gets no new ones"
+    );
+    assert_eq!(admin(&overlay), both(enabled, draining));
+    assert_eq!(unchanged(overlay.patch_service(&config, "web", draining)), "service web is draining already");
+    assert_eq!(changed(overlay.patch_service(&config, "web", enabled)), "service web enabled");
+    assert_eq!(overlay, Overlay::default());
+    assert_eq!(unchanged(overlay.patch_service(&config, "web", enabled)), "service web is enabled already");
+    let unknown = overlay.patch_service(&config, "wbe", draining).expect_err("refused");
+    assert!(matches!(&unknown, Refusal::NotFound(why) if why.contains("web")), "{unknown}");
+}
+
+#[test]
+fn a_drain_ends_with_its_service_and_stays_over_a_reload() {
+    let config_now = config(FILE);
+    let mut overlay = Overlay::default();
+    changed(overlay.patch_service(&config_now, "web", AdminState::Draining));
+    changed(overlay.patch_service(&config_now, "dns", AdminState::Draining));
+    changed(overlay.patch_node(&config_now, AdminState::Draining));
+    changed(overlay.remove_service(&config_now, "dns"));
+    changed(overlay.add_service(&config_now, config_now.services[1].clone()));
+    assert_eq!(overlay.service_admin("dns"), AdminState::Enabled, "it was removed");
+    let before = overlay.clone();
+    assert_eq!(overlay.prune(&config_now), Vec::<String>::new());
+    assert_eq!(overlay, before);
+    let lines = overlay.prune(&config("interfaces = [\"eth0\"]\n"));
+    assert_eq!(lines, ["service web: gone from the config file, so its drain is forgotten"]);
+    assert_eq!(overlay, Overlay { node: AdminState::Draining, ..Overlay::default() });
+}
+
+#[test]
+fn a_node_is_drained_and_who_sees_to_the_vips_is_said() {
+    let ours = config(&format!("vips.interface = \"lo\"\n{FILE}"));
+    let mut overlay = Overlay::default();
+    let said = changed(overlay.patch_node(&ours, AdminState::Draining));
+    assert!(said.contains("its VIPs are withdrawn"), "{said}");
+    assert_eq!(unchanged(overlay.patch_node(&ours, AdminState::Draining)), "this node is drained already");
+    changed(overlay.patch_node(&ours, AdminState::Enabled));
+    assert_eq!(overlay, Overlay::default());
+    let said = changed(overlay.patch_node(&config(FILE), AdminState::Draining));
+    assert!(said.contains("take the addresses or the routes away yourself"), "{said}");
+}

@@ -940,3 +940,27 @@ async fn vips_are_kept_only_where_the_config_names_an_interface_for_them_and_a_r
     assert_eq!(daemon.vips.wishes(), [("192.0.2.10".to_owned(), Wish::Present)]);
     assert_eq!(daemon.vips.0.lock().unwrap().interface.as_deref(), Some("lo"));
 }
+
+#[tokio::test]
+async fn a_drained_service_keeps_its_flows_and_gives_its_vip_up_and_a_drained_node_all_of_them() {
+    let config = format!("vips.interface = \"lo\"\n{}", TWO_SERVICES.replace("10:443", "20:443"));
+    let daemon = Daemon::start(&config);
+    daemon.all_up().await;
+    let is = |first, second| vec![("192.0.2.10".to_owned(), first), ("192.0.2.20".to_owned(), second)];
+    assert_eq!(daemon.vips.wishes(), is(Wish::Present, Wish::Present));
+    daemon.handle.patch_service("web".into(), AdminState::Draining).await.unwrap();
+    let backends = daemon.until("web", |_| true).await;
+    assert!(backends.iter().all(|backend| backend.state == BackendState::Draining && backend.share == 0.0));
+    assert_eq!(backends[0].reason, "its service was drained by the operator");
+    assert_eq!(daemon.vips.wishes(), is(Wish::Absent, Wish::Present));
+    daemon.handle.patch_node(AdminState::Draining).await.unwrap();
+    assert_eq!(daemon.vips.wishes(), is(Wish::Absent, Wish::Absent));
+    assert_eq!(daemon.until("api", |_| true).await[0].state, BackendState::Up, "what still comes is served");
+
+    let daemon = daemon.restart(&config).await;
+    assert_eq!(daemon.handle.status().await.unwrap().admin, AdminState::Draining);
+    assert_eq!(daemon.vips.wishes(), is(Wish::Absent, Wish::Absent));
+    daemon.handle.patch_node(AdminState::Enabled).await.unwrap();
+    daemon.handle.patch_service("web".into(), AdminState::Enabled).await.unwrap();
+    assert_eq!(daemon.vips.wishes(), is(Wish::Present, Wish::Present));
+}
