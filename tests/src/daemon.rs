@@ -17,6 +17,7 @@ pub struct Daemon {
     host: Host,
     dir: PathBuf,
     pins: PathBuf,
+    program: PathBuf,
     process: Option<Process>,
 }
 
@@ -24,10 +25,15 @@ impl Daemon {
     /// Starts it on these interfaces and waits until it answers. `config` is the rest of the config file:
     /// keys of no table first, then the services.
     pub fn start(host: &Host, interfaces: &[&str], config: &str) -> Result<Self> {
+        Self::start_program(paths::daemon(), host, interfaces, config)
+    }
+
+    /// Like [`Daemon::start`], of the binary at this path.
+    pub fn start_program(program: PathBuf, host: &Host, interfaces: &[&str], config: &str) -> Result<Self> {
         let dir = host.dir();
         // The bpffs of the sandbox, which goes with it.
         let pins = PathBuf::from(format!("/sys/fs/bpf/{}-{}", host.lab().name(), host.name()));
-        let mut daemon = Self { host: host.clone(), dir, pins, process: None };
+        let mut daemon = Self { host: host.clone(), dir, pins, program, process: None };
         let text = format!("{}\n{config}", daemon.preamble(interfaces));
         fs::write(daemon.config_file(), text).context("cannot write the config file")?;
         daemon.run()?;
@@ -47,8 +53,8 @@ impl Daemon {
     /// Starts it, also again after [`Daemon::kill`], and waits until it answers.
     pub fn run(&mut self) -> Result<()> {
         self.process = None;
-        let program = paths::daemon();
-        if !paths::is_executable(&program) {
+        let program = &self.program;
+        if !paths::is_executable(program) {
             bail!("there is no {}: run `cargo xtask build`", program.display());
         }
         let mut command = self.host.command(program);

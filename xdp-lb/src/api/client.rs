@@ -179,6 +179,11 @@ impl Client {
         self.ask(Method::POST, "/v1/reload", None::<&()>).await
     }
 
+    /// Makes the daemon start the binary at its path, which takes over.
+    pub async fn upgrade(&self) -> Result<Outcome> {
+        self.ask(Method::POST, "/v1/upgrade", None::<&()>).await
+    }
+
     /// Makes the daemon detach its program, remove its pins and end.
     pub async fn unload(&self) -> Result<Outcome> {
         self.ask(Method::POST, "/v1/unload", None::<&()>).await

@@ -46,6 +46,7 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("GET", "/v1/flows"),
     ("GET", "/v1/reload"),
     ("POST", "/v1/reload"),
+    ("POST", "/v1/upgrade"),
     ("POST", "/v1/unload"),
 ];
 
@@ -95,6 +96,7 @@ fn router(handle: Handle) -> Router {
         .route("/v1/counters", get(counters))
         .route("/v1/flows", get(flows))
         .route("/v1/reload", get(plan_reload).post(reload))
+        .route("/v1/upgrade", post(upgrade))
         .route("/v1/unload", post(unload))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
@@ -213,6 +215,10 @@ async fn plan_reload(State(handle): State<Handle>) -> Reply<ReloadView> {
 
 async fn reload(State(handle): State<Handle>) -> Reply<ReloadView> {
     reply(handle.reload().await)
+}
+
+async fn upgrade(State(handle): State<Handle>) -> Reply<Outcome> {
+    reply(handle.upgrade().await)
 }
 
 async fn unload(State(handle): State<Handle>) -> Reply<Outcome> {

@@ -130,6 +130,7 @@ impl Owner {
             Request::Counters(answer) => drop(answer.send(Ok(counters()))),
             Request::PlanReload(answer) | Request::Reload(answer) => drop(answer.send(self.reload.clone())),
             Request::IsPending(answer) => drop(answer.send(Ok(false))),
+            Request::Upgrade(answer) => drop(answer.send(Ok(done("upgraded".into())))),
             Request::Unload(answer) => drop(answer.send(Ok(done("unloaded".into())))),
         }
     }
@@ -144,6 +145,7 @@ impl Owner {
             pin_path: "/sys/fs/bpf/xdp-lb".into(),
             trouble: self.trouble.clone(),
             admin: self.node,
+            upgrade: None,
             interfaces: vec![
                 interface("eth0", 2, Some(XdpMode::Native), None),
                 interface("eth1", 3, Some(XdpMode::Generic), Some("the driver of eth1 has no XDP")),

@@ -31,6 +31,9 @@ pub struct StatusView {
     /// What the operator wants of the node: while it is drained, its VIPs are withdrawn.
     #[serde(default)]
     pub admin: AdminState,
+    /// What became of the last upgrade that this daemon was part of.
+    #[serde(default)]
+    pub upgrade: Option<UpgradeView>,
     /// The interfaces.
     pub interfaces: Vec<InterfaceView>,
     /// The VIPs that the daemon puts on this host, by address; none where the config names no `vips.interface`.
@@ -61,6 +64,27 @@ pub struct InterfaceView {
     pub up: bool,
     /// Why the program is not attached, or why it is not native, where `xdp_mode = "auto"` had to fall back.
     pub note: Option<String>,
+}
+
+/// An upgrade.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpgradeView {
+    /// How far it is.
+    pub state: UpgradeState,
+    /// What happened, in words.
+    pub message: String,
+}
+
+/// How far an upgrade is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UpgradeState {
+    /// The new daemon checks, or takes over.
+    UnderWay,
+    /// This daemon has taken over.
+    Done,
+    /// This daemon goes on: the other one did not become ready.
+    Failed,
 }
 
 /// A VIP that the daemon sees to.

@@ -14,6 +14,7 @@ mod service;
 mod status;
 mod units;
 mod unload;
+mod upgrade;
 
 use std::future::Future;
 use std::io::{self, Write};
@@ -85,6 +86,7 @@ enum Command {
     Flows(flows::Flows),
     Diff(reload::Diff),
     Reload(reload::Reload),
+    Upgrade(upgrade::Upgrade),
     Unload(unload::Unload),
     Decap(decap::Decap),
 }
@@ -167,6 +169,7 @@ impl Cli {
             Command::Diff(diff) => block_on(diff.execute(&client, &screen)),
             Command::Reload(reload) => block_on(reload.execute(&client, &screen)).map(Done::from),
             Command::Decap(decap) => block_on(decap.execute()).map(|()| String::new().into()),
+            Command::Upgrade(upgrade) => block_on(upgrade.execute(&client, &screen)).map(Done::from),
             Command::Unload(unload) => block_on(unload.execute(self.global.socket, &screen)).map(Done::from),
         }
     }

@@ -12,7 +12,7 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
 use super::output::coloured;
-use crate::control;
+use crate::control::run::{self, Options};
 
 /// Run the daemon in the foreground
 ///
@@ -25,12 +25,15 @@ pub(super) struct Run {
     /// The config file
     #[arg(long, short, value_name = "FILE")]
     config: PathBuf,
+    /// Take over from the daemon that started this process: see `xdp-lb upgrade`
+    #[arg(long, hide = true)]
+    take_over: bool,
 }
 
 impl Run {
     pub(super) fn execute(self) -> anyhow::Result<()> {
         start_logging()?;
-        control::run::run(&self.config)
+        run::run(&Options { config_file: self.config, takes_over: self.take_over })
     }
 }
 

@@ -286,7 +286,8 @@ impl Fleet {
         if service.admin == AdminState::Draining {
             return Wish::Absent;
         }
-        if withdraw == Withdraw::Never {
+        // In panic, those that are down take flows, too.
+        if withdraw == Withdraw::Never || self.panic(&service.service.name).is_some() {
             return Wish::Present;
         }
         let state = |backend: &EffectiveBackend| {

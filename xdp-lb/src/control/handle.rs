@@ -50,6 +50,7 @@ pub enum Request {
     Reload(oneshot::Sender<Answer<ReloadView>>),
     IsPending(oneshot::Sender<Answer<bool>>),
     Unload(oneshot::Sender<Answer<Outcome>>),
+    Upgrade(oneshot::Sender<Answer<Outcome>>),
 }
 
 /// The face of the owner task: cheap to clone, one for each that asks.
@@ -149,6 +150,11 @@ impl Handle {
     /// Whether a backend's first check or its next hop is still out.
     pub async fn is_pending(&self) -> Answer<bool> {
         self.ask(Request::IsPending).await
+    }
+
+    /// Has the binary at the daemon's path take over.
+    pub async fn upgrade(&self) -> Answer<Outcome> {
+        self.ask(Request::Upgrade).await
     }
 
     /// Detaches the program, removes the pins and ends the daemon.

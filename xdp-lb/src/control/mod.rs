@@ -21,6 +21,7 @@ mod settling;
 mod slow_start;
 pub mod tables;
 mod traffic;
+pub mod upgrade;
 mod views;
 pub mod vips;
 pub mod wanted;

@@ -18,6 +18,7 @@ use super::plan::{Plan, Planner};
 use super::settling::Settling;
 use super::tables::Write;
 use super::traffic::{self, Carried, TrafficRates};
+use super::upgrade::Upgrades;
 use super::vips::Vips;
 use crate::api::types::{AdminState, Outcome};
 use crate::config::state::{Saved, StateError};
@@ -58,6 +59,8 @@ pub struct Parts<K> {
     pub watch: Watch,
     /// Who keeps the VIPs.
     pub vips: Box<dyn Vips>,
+    /// Whom to ask for an upgrade.
+    pub upgrades: Upgrades,
 }
 
 /// Why the owner task ended.
@@ -82,6 +85,7 @@ pub struct Owner<K> {
     set_targets: SetTargets,
     watch: Watch,
     pub(super) vips: Box<dyn Vips>,
+    pub(super) upgrades: Upgrades,
     /// The interfaces that the program is to be attached to, and how it is, or why not.
     pub(super) interfaces: BTreeMap<String, Result<Attached, String>>,
     /// The interfaces that are up and have a carrier.
@@ -140,7 +144,7 @@ impl<K: Kernel> Owner<K> {
     /// Where the state file or the tables cannot be read, the two contradict each other, what is
     /// wanted does not fit in the tables, or an interface refuses the program.
     pub fn start(parts: Parts<K>) -> anyhow::Result<Self> {
-        let Parts { config_file, mut config, mut kernel, set_targets, watch, vips } = parts;
+        let Parts { config_file, mut config, mut kernel, set_targets, watch, vips, upgrades } = parts;
         let mut overlay = match config::state::read(&config.state_file) {
             Ok(overlay) => overlay,
             Err(error @ StateError::SetAside { .. }) => {
@@ -189,6 +193,7 @@ impl<K: Kernel> Owner<K> {
             set_targets,
             watch,
             vips,
+            upgrades,
             interfaces: BTreeMap::new(),
             links_up: BTreeSet::new(),
             attach_tried: now,
@@ -286,6 +291,7 @@ impl<K: Kernel> Owner<K> {
                 self.change(|overlay, config| overlay.remove_backend(config, &service, address)),
             ),
             Request::PlanReload(answer) => reply(answer, self.plan_reload()),
+            Request::Upgrade(answer) => reply(answer, self.upgrades.begin()),
             Request::Reload(answer) => reply(answer, self.reload()),
             Request::IsPending(answer) => reply(answer, Ok(self.fleet.is_pending())),
             Request::Unload(answer) => {

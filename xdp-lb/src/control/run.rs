@@ -1,7 +1,7 @@
 //! The daemon: puts the parts together, says when it is ready, and ends as it is told.
 
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,9 +15,11 @@ use tracing::{error, info, warn};
 use super::handle::Handle;
 use super::owner::{Ended, Owner, Parts};
 use super::privilege;
+use super::upgrade::{self, Predecessor, Successor, Upgrades};
 use crate::api::server::Server;
+use crate::api::types::UpgradeState;
 use crate::config::{self, Config};
-use crate::datapath::{self, Datapath, Events, Options, Policy};
+use crate::datapath::{self, Datapath, Events, Policy};
 use crate::health::Checker;
 use crate::metrics;
 use crate::net::Resolver;
@@ -32,101 +34,231 @@ const FIRST_CHECKS: Duration = Duration::from_secs(5);
 /// How long the last answers may take once the daemon ends.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Runs the daemon until SIGTERM, SIGINT or `xdp-lb unload`.
+/// How the daemon is run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The config file.
+    pub config_file: PathBuf,
+    /// Whether a daemon is taken over from, which waits at the other end of stdin.
+    pub takes_over: bool,
+}
+
+/// What one life of the daemon ended with.
+enum End {
+    /// It was told to end, or was unloaded.
+    Over,
+    /// It has let go of everything, for a successor.
+    HandedOver(Successor),
+}
+
+/// Runs the daemon until SIGTERM, SIGINT, `xdp-lb unload`, or until another has taken over.
 ///
 /// # Errors
 /// Where it may not or cannot start; a first start that fails leaves no pins behind. And where it has to end
 /// because a part that it cannot do without has failed.
-pub fn run(config_file: &Path) -> Result<()> {
-    privilege::check()?;
-    let config = config::load(config_file)?;
-    raise_descriptor_limit();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("cannot start the daemon's threads")?;
-    let result = runtime.block_on(serve(config_file, config));
-    runtime.shutdown_timeout(Duration::from_secs(1));
+pub fn run(options: &Options) -> Result<()> {
+    let mut predecessor = if options.takes_over { Some(Predecessor::on_stdin()?) } else { None };
+    let result = lives(options, &mut predecessor);
+    if let (Err(error), Some(predecessor)) = (&result, &mut predecessor) {
+        predecessor.failed(error);
+    }
     result
 }
 
-async fn serve(config_file: &Path, config: Config) -> Result<()> {
-    // What can fail without touching the kernel comes first.
-    let server = Server::bind(&config.api.socket)?;
-    let metrics = match config.metrics.listen {
-        Some(address) => Some(TcpListener::bind(address).await.with_context(|| {
-            format!("cannot listen on {address} for metrics: choose another metrics.listen, or \"off\"")
-        })?),
-        None => None,
-    };
-    let (network, heard) = mpsc::channel(QUEUE);
-    let resolver = Arc::new(Resolver::start(network).await?);
-    let vips = Vips::start(record_file(&config.state_file))?;
-    let (pins, sockets) = (config.pin_path.clone(), config.api.socket.clone());
-    let mut datapath = Datapath::load(&Options {
-        pin_path: Some(pins.clone()),
-        limits: config.limits,
-        policy: Policy::of(&config),
-    })?;
-    let is_first = !datapath.is_adopted();
-    let events = datapath.take_events()?;
-    datapath.start_log()?;
-
-    let (handle, requests) = mpsc::channel(QUEUE);
-    let handle = Handle::new(handle);
-    let (reports, reported) = mpsc::channel(QUEUE);
-    let checker = Checker::start(reports);
-    let watched = Arc::clone(&resolver);
-    let parts = Parts {
-        config_file: config_file.to_owned(),
-        config,
-        kernel: datapath,
-        set_targets: Box::new(move |targets| checker.set_targets(targets)),
-        watch: Box::new(move |addresses| watched.watch(addresses)),
-        vips: Box::new(vips),
-    };
-    let owner = Owner::start(parts).inspect_err(|_| {
-        if is_first && let Err(error) = datapath::unload(&pins) {
-            warn!("{error:#}");
-        }
-    })?;
-    tokio::spawn(solicit(events, resolver));
-
-    let (stop, stopped) = watch::channel(());
-    let stopping = |mut stopped: watch::Receiver<()>| async move {
-        // The sender's end says the same as a message.
-        let _ = stopped.changed().await;
-    };
-    let api = tokio::spawn(server.serve(handle.clone(), stopping(stopped.clone())));
-    let metrics = metrics
-        .map(|listener| tokio::spawn(metrics::serve(listener, handle.clone(), stopping(stopped.clone()))));
-    let ready = tokio::spawn(say_ready(handle.clone(), sockets));
-
-    let ended = tokio::select! {
-        ended = owner.run(requests, reported, heard) => Some(ended),
-        signal = wait_for_signal(&handle) => {
-            info!("{}: the daemon ends, forwarding goes on", signal?);
-            None
-        }
-    };
-    ready.abort();
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-    drop(stop);
-    let last_answers = async {
-        let _ = api.await;
-        if let Some(metrics) = metrics {
-            let _ = metrics.await;
-        }
-    };
-    if tokio::time::timeout(GRACE, last_answers).await.is_err() {
-        warn!("the last answers took longer than {GRACE:?} and were cut short");
+fn lives(options: &Options, predecessor: &mut Option<Predecessor>) -> Result<()> {
+    let binary = upgrade::own_binary()?;
+    privilege::check()?;
+    let mut config = config::load(&options.config_file)?;
+    if let Some(predecessor) = predecessor {
+        datapath::check_layout(&config.pin_path)?;
+        predecessor.hand_over()?;
     }
-    match ended {
-        Some(Ended::NetworkLost) => {
-            bail!("the kernel's news of routes and neighbours ended (see above): start the daemon again")
+    raise_descriptor_limit();
+    let (upgrades, mut asked) = Upgrades::new();
+    if predecessor.is_some() {
+        upgrades.note(UpgradeState::UnderWay, "this daemon takes over".into());
+    }
+    loop {
+        // All that one life has started ends with its runtime.
+        let runtime = runtime()?;
+        let life = Life { options, binary: &binary, upgrades: &upgrades };
+        let end = runtime.block_on(life.serve(config, &mut asked, predecessor));
+        runtime.shutdown_timeout(Duration::from_secs(1));
+        let End::HandedOver(successor) = end? else { return Ok(()) };
+        if self::runtime()?.block_on(see_it_take_over(successor, &upgrades))? {
+            return Ok(());
         }
-        _ => Ok(()),
+        // As a restart does.
+        config = config::load(&options.config_file)?;
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the daemon's threads")
+}
+
+/// Waits until the successor is ready; where it does not become so, ends it and says so. Returns whether this daemon
+/// is not needed any more.
+async fn see_it_take_over(mut successor: Successor, upgrades: &Upgrades) -> Result<bool> {
+    let pid = successor.id();
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen to signals")?;
+    let taken = tokio::select! {
+        taken = successor.take_over() => taken,
+        _ = terminate.recv() => {
+            info!("SIGTERM: the daemon and the one that was to take over end, forwarding goes on");
+            successor.end();
+            return Ok(true);
+        }
+    };
+    match taken {
+        Ok(()) => {
+            // What systemd watches from now on.
+            if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::MainPid(pid)]) {
+                warn!("cannot tell the service manager of the new daemon: {error}");
+            }
+            info!("the process {pid} has taken over: this one ends");
+            Ok(true)
+        }
+        Err(why) => {
+            successor.end();
+            let message =
+                format!("the new daemon did not become ready, so this one took everything back: {why:#}");
+            error!("upgrade: {message}");
+            upgrades.note(UpgradeState::Failed, message);
+            Ok(false)
+        }
+    }
+}
+
+/// What one life of the daemon works with.
+struct Life<'a> {
+    options: &'a Options,
+    binary: &'a Path,
+    upgrades: &'a Upgrades,
+}
+
+impl Life<'_> {
+    async fn serve(
+        &self,
+        config: Config,
+        asked: &mut mpsc::Receiver<()>,
+        predecessor: &mut Option<Predecessor>,
+    ) -> Result<End> {
+        // What can fail without touching the kernel comes first.
+        let server = Server::bind(&config.api.socket)?;
+        let metrics = match config.metrics.listen {
+            Some(address) => Some(TcpListener::bind(address).await.with_context(|| {
+                format!("cannot listen on {address} for metrics: choose another metrics.listen, or \"off\"")
+            })?),
+            None => None,
+        };
+        let (network, heard) = mpsc::channel(QUEUE);
+        let resolver = Arc::new(Resolver::start(network).await?);
+        let vips = Vips::start(record_file(&config.state_file))?;
+        let (pins, sockets) = (config.pin_path.clone(), config.api.socket.clone());
+        let mut datapath = Datapath::load(&datapath::Options {
+            pin_path: Some(pins.clone()),
+            limits: config.limits,
+            policy: Policy::of(&config),
+        })?;
+        let is_first = !datapath.is_adopted();
+        let events = datapath.take_events()?;
+        datapath.start_log()?;
+
+        let (handle, requests) = mpsc::channel(QUEUE);
+        let handle = Handle::new(handle);
+        let (reports, reported) = mpsc::channel(QUEUE);
+        let checker = Checker::start(reports);
+        let watched = Arc::clone(&resolver);
+        let parts = Parts {
+            config_file: self.options.config_file.clone(),
+            config,
+            kernel: datapath,
+            set_targets: Box::new(move |targets| checker.set_targets(targets)),
+            watch: Box::new(move |addresses| watched.watch(addresses)),
+            vips: Box::new(vips),
+            upgrades: self.upgrades.clone(),
+        };
+        let owner = Owner::start(parts).inspect_err(|_| {
+            if is_first && let Err(error) = datapath::unload(&pins) {
+                warn!("{error:#}");
+            }
+        })?;
+        tokio::spawn(solicit(events, resolver));
+
+        let (stop, stopped) = watch::channel(());
+        let stopping = |mut stopped: watch::Receiver<()>| async move {
+            // The sender's end says the same as a message.
+            let _ = stopped.changed().await;
+        };
+        let api = tokio::spawn(server.serve(handle.clone(), stopping(stopped.clone())));
+        let metrics = metrics.map(|listener| {
+            tokio::spawn(metrics::serve(listener, handle.clone(), stopping(stopped.clone())))
+        });
+        let ready =
+            tokio::spawn(say_ready(handle.clone(), sockets, predecessor.take(), self.upgrades.clone()));
+
+        let mut successor = None;
+        let ended = tokio::select! {
+            ended = owner.run(requests, reported, heard) => Some(ended),
+            signal = wait_for_signal(&handle) => {
+                info!("{}: the daemon ends, forwarding goes on", signal?);
+                None
+            }
+            checked = self.next_successor(asked) => {
+                info!("the process {} is to take over", checked.id());
+                successor = Some(checked);
+                None
+            }
+        };
+        ready.abort();
+        if successor.is_none() {
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        }
+        drop(stop);
+        let last_answers = async {
+            let _ = api.await;
+            if let Some(metrics) = metrics {
+                let _ = metrics.await;
+            }
+        };
+        if tokio::time::timeout(GRACE, last_answers).await.is_err() {
+            warn!("the last answers took longer than {GRACE:?} and were cut short");
+        }
+        match (ended, successor) {
+            (Some(Ended::NetworkLost), _) => {
+                bail!("the kernel's news of routes and neighbours ended (see above): start the daemon again")
+            }
+            (_, Some(successor)) => Ok(End::HandedOver(successor)),
+            _ => Ok(End::Over),
+        }
+    }
+
+    /// Waits until an upgrade is asked for, and the other binary has checked what it can. One that finds something is
+    /// refused, and nothing has changed.
+    async fn next_successor(&self, asked: &mut mpsc::Receiver<()>) -> Successor {
+        loop {
+            if asked.recv().await.is_none() {
+                return std::future::pending().await;
+            }
+            let why = match Successor::start(self.binary, &self.options.config_file) {
+                Ok(mut successor) => match successor.checked().await {
+                    Ok(()) => return successor,
+                    Err(why) => {
+                        successor.end();
+                        why
+                    }
+                },
+                Err(why) => why,
+            };
+            let message = format!("refused, and nothing was changed: {}: {why:#}", self.binary.display());
+            error!("upgrade: {message}");
+            self.upgrades.note(UpgradeState::Failed, message);
+        }
     }
 }
 
@@ -154,12 +286,17 @@ async fn solicit(mut events: Events, resolver: Arc<Resolver>) {
 
 /// Tells the service manager (sd_notify(3)) once the first checks have ended, so that what is ordered
 /// behind the daemon finds its services served.
-async fn say_ready(handle: Handle, socket: std::path::PathBuf) {
+async fn say_ready(handle: Handle, socket: PathBuf, predecessor: Option<Predecessor>, upgrades: Upgrades) {
     let deadline = tokio::time::Instant::now() + FIRST_CHECKS;
     while tokio::time::Instant::now() < deadline && handle.is_pending().await == Ok(true) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     info!("ready; the control socket is {}", socket.display());
+    if let Some(predecessor) = predecessor {
+        predecessor.ready();
+        let version = format!("{} (commit {})", crate::VERSION, crate::COMMIT);
+        upgrades.note(UpgradeState::Done, format!("xdp-lb {version} has taken over from the daemon before"));
+    }
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         warn!("cannot tell the service manager that the daemon is ready: {error}");
     }

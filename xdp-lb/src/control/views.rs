@@ -47,6 +47,7 @@ impl<K: Kernel> Owner<K> {
             pin_path: self.config.pin_path.display().to_string(),
             trouble: self.trouble(),
             admin: self.overlay.node_admin(),
+            upgrade: self.upgrades.view(),
             interfaces: self.interface_views(),
             vips: self.vip_views(),
             services: self.service_views(&carried),

@@ -39,18 +39,8 @@ impl Pins {
         );
         fs::create_dir_all(pin_path)
             .with_context(|| format!("cannot make the pin directory {}", pin_path.display()))?;
+        check_layout(pin_path)?;
         let own = directory(pin_path);
-        for entry in list(pin_path)? {
-            if entry != own && name(&entry).starts_with("layout-") {
-                bail!(
-                    "{} holds {}, made by another version of xdp-lb (this one makes {}): unload it first with \
-                     `xdp-lb unload`, which interrupts forwarding, or choose another pin_path",
-                    pin_path.display(),
-                    name(&entry),
-                    name(&own)
-                );
-            }
-        }
         match fs::create_dir(&own) {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
@@ -93,6 +83,29 @@ impl Pins {
         }
         Ok(links)
     }
+}
+
+/// Looks whether the pins under this path, if any, are of this daemon's layout, so that it can take them over.
+///
+/// # Errors
+/// Where they are of another.
+pub fn check_layout(pin_path: &Path) -> Result<()> {
+    let own = directory(pin_path);
+    if !pin_path.exists() {
+        return Ok(());
+    }
+    for entry in list(pin_path)? {
+        if entry != own && name(&entry).starts_with("layout-") {
+            bail!(
+                "{} holds {}, made by another version of xdp-lb (this one makes {}): unload it first with \
+                 `xdp-lb unload`, which interrupts forwarding, or choose another pin_path",
+                pin_path.display(),
+                name(&entry),
+                name(&own)
+            );
+        }
+    }
+    Ok(())
 }
 
 /// bpffs refuses names with a dot, which an interface's may have, and an interface's has no colon.

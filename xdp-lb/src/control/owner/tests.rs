@@ -240,6 +240,7 @@ impl Daemon {
             set_targets: Box::new(move |targets| *set.lock().unwrap() = targets),
             watch: Box::new(move |watched| *watch.lock().unwrap() = watched),
             vips: Box::new(vips.clone()),
+            upgrades: Upgrades::new().0,
         })?;
         let (requests, receive_requests) = mpsc::channel(8);
         let (reports, receive_reports) = mpsc::channel(64);

@@ -1,0 +1,203 @@
+//! Another binary takes over from a running daemon, or the daemon goes on: without a packet lost.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use xdp_lb_tests::servers::{Nginx, UdpEcho};
+use xdp_lb_tests::{
+    Daemon, Download, Network, Requests, Site, UdpStream, by_backend, other_build, paths, request, web,
+    web_backend,
+};
+
+struct Bed {
+    network: Network,
+    daemon: Daemon,
+    program: PathBuf,
+    _nginx: Vec<Nginx>,
+    _echo: UdpEcho,
+}
+
+impl Bed {
+    /// A daemon whose binary lies where another can be put.
+    fn new(more: &str) -> Self {
+        let network = Network::new("upgrade", 2).unwrap();
+        let nginx = network.backends.iter().map(|host| Nginx::start(host, 8080).unwrap()).collect();
+        let echo = UdpEcho::start(&network.backends[0], 7).unwrap();
+        let program = network.lb.dir().join("xdp-lb");
+        fs::copy(paths::daemon(), &program).unwrap();
+        let config = format!(
+            "{}[[service]]\nname = \"echo\"\nvip = \"192.0.2.10:7\"\nprotocol = \"udp\"\nbackend = [{{ address = \
+             \"198.51.100.11:7\" }}]\n{more}",
+            web("full-nat", &[1, 2])
+        );
+        let daemon = Daemon::start_program(program.clone(), &network.lb, &["eth0", "eth1"], &config).unwrap();
+        for backend in [1, 2] {
+            daemon.wait_for_state("web", &web_backend(backend), "up", Duration::from_secs(15)).unwrap();
+        }
+        Self { network, daemon, program, _nginx: nginx, _echo: echo }
+    }
+
+    fn status(&self) -> Value {
+        self.daemon.cli_json(&["status"]).unwrap()
+    }
+
+    fn pid(&self) -> i32 {
+        self.status()["pid"].as_i64().unwrap() as i32
+    }
+
+    /// The ids and the tags of the programs on both interfaces.
+    fn programs(&self) -> [(u64, String); 2] {
+        ["eth0", "eth1"].map(|device| {
+            let links = self.network.lb.run(&format!("ip -j link show dev {device}")).unwrap();
+            let links: Value = serde_json::from_str(&links).unwrap();
+            let program = &links[0]["xdp"]["prog"];
+            (program["id"].as_u64().unwrap(), program["tag"].as_str().unwrap().to_owned())
+        })
+    }
+
+    fn tags(&self) -> [String; 2] {
+        self.programs().map(|(_, tag)| tag)
+    }
+
+    /// Puts a script in the place of the daemon's binary.
+    fn put_script(&self, text: &str) {
+        let new = self.program.with_extension("new");
+        fs::write(&new, text).unwrap();
+        fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::rename(&new, &self.program).unwrap();
+    }
+}
+
+/// Traffic of all kinds, which must not notice anything.
+struct Traffic {
+    stream: UdpStream,
+    requests: Requests,
+    downloads: Vec<Download>,
+}
+
+impl Traffic {
+    fn start(network: &Network) -> Self {
+        let client = &network.client;
+        let downloads = ["backend-1", "backend-2"]
+            .map(|backend| Download::start_at(client, Site::vip(), backend).unwrap());
+        Self {
+            stream: UdpStream::start(client, "192.0.2.10:7".parse().unwrap()).unwrap(),
+            requests: Requests::start(client, Site::vip(), 2),
+            downloads: downloads.into(),
+        }
+    }
+
+    fn end(self) {
+        let streamed = self.stream.stop().unwrap();
+        assert!(streamed.sent > 500 && streamed.lost.is_empty(), "{streamed:?}");
+        for download in self.downloads {
+            download.wait_for_progress().unwrap();
+            download.finish().unwrap();
+        }
+        by_backend(&self.requests.stop()).unwrap();
+    }
+}
+
+#[test]
+fn another_build_takes_over_under_traffic_and_not_one_packet_is_lost() {
+    let bed = Bed::new("");
+    bed.daemon.cli(&["backend", "set-weight", "web", &web_backend(2), "50"]).unwrap();
+    let (pid, tags) = (bed.pid(), bed.tags());
+    let traffic = Traffic::start(&bed.network);
+    other_build::write(&bed.program).unwrap();
+    let said = bed.daemon.cli(&["upgrade"]).unwrap();
+    let new = bed.pid();
+    assert!(said.contains(&format!("process {pid} -> {new}")) && new != pid, "{said}");
+    let status = bed.status();
+    assert_eq!((&status["adopted"], &status["upgrade"]["state"]), (&true.into(), &"done".into()));
+    assert!(bed.tags().iter().zip(&tags).all(|(now, before)| now != before), "the program is the old one");
+    assert!(!Path::new("/proc").join(pid.to_string()).join("fd/0").exists(), "the old daemon runs on");
+    assert_eq!(bed.daemon.backends(Some("web")).unwrap()[1]["weight"], 50);
+    traffic.end();
+
+    // And on, from the daemon that was started by one.
+    fs::copy(paths::daemon(), bed.program.with_extension("new")).unwrap();
+    fs::rename(bed.program.with_extension("new"), &bed.program).unwrap();
+    bed.daemon.cli(&["upgrade"]).unwrap();
+    assert_eq!(bed.tags(), tags);
+    request(&bed.network.client, Site::vip()).unwrap();
+    kill(Pid::from_raw(bed.pid()), Signal::SIGKILL).unwrap();
+}
+
+#[test]
+fn a_build_that_does_not_become_ready_is_undone_and_not_one_packet_is_lost() {
+    // A backend that nobody answers for: it takes five seconds until a daemon is ready without it.
+    let bed = Bed::new(
+        "[[service]]\nname = \"none\"\nvip = \"192.0.2.10:9\"\nbackend = [{ address = \"198.51.100.200:9\" }]\n",
+    );
+    let (pid, before) = (bed.pid(), bed.programs());
+    let traffic = Traffic::start(&bed.network);
+    let other = bed.network.lb.dir().join("other");
+    other_build::write(&other).unwrap();
+    // It dies once its program is on both interfaces.
+    bed.put_script(&format!(
+        "#!/bin/sh\ntags() {{ ip link show; }}\nexec 3<&0\n{} \"$@\" <&3 3<&- &\nwhile ip link show | grep -q 'id {} ' || \
+         ip link show | grep -q 'id {} '; do sleep 0.05; done\nsleep 0.3\nip link show > {}\nkill -9 $!\n",
+        other.display(),
+        before[0].0,
+        before[1].0,
+        bed.network.lb.dir().join("seen").display(),
+    ));
+    let output = bed.daemon.cli_output(&["upgrade"]).unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("did not become ready") && said.contains("took everything back"), "{said}");
+    let seen = fs::read_to_string(bed.network.lb.dir().join("seen")).unwrap();
+    assert!(!seen.contains(&before[0].1) && seen.contains("xdp"), "the other program never ran: {seen}");
+    assert_eq!((bed.pid(), bed.tags()), (pid, before.map(|(_, tag)| tag)));
+    assert_eq!(bed.status()["upgrade"]["state"], "failed");
+    traffic.end();
+
+    // It goes on as if nothing had happened: changes, checks, and the next upgrade.
+    bed.daemon.cli(&["backend", "drain", "web", &web_backend(2)]).unwrap();
+    assert_eq!(bed.daemon.backend_state("web", &web_backend(2)).unwrap(), "draining");
+    fs::rename(&other, &bed.program).unwrap();
+    bed.daemon.cli(&["upgrade"]).unwrap();
+    assert_ne!(bed.pid(), pid);
+    assert_eq!(bed.daemon.backend_state("web", &web_backend(2)).unwrap(), "draining");
+    kill(Pid::from_raw(bed.pid()), Signal::SIGKILL).unwrap();
+}
+
+#[test]
+fn what_cannot_take_over_is_refused_before_anything_is_touched() {
+    let bed = Bed::new("");
+    let (pid, programs) = (bed.pid(), bed.programs());
+    let traffic = Traffic::start(&bed.network);
+    let refused = |words: &[&str]| {
+        let output = bed.daemon.cli_output(&["upgrade"]).unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(words.iter().all(|word| said.contains(word)), "{words:?}: {said}");
+        assert_eq!((bed.pid(), bed.programs()), (pid, programs.clone()));
+        assert!(said.contains("nothing was changed"), "{said}");
+    };
+    bed.put_script("#!/bin/sh\nexit 0\n");
+    refused(&["it has ended before it said"]);
+    bed.put_script("#!/bin/sh\necho hello >&0\nsleep 5\n");
+    refused(&["is it xdp-lb?"]);
+    fs::write(&bed.program, "no binary").unwrap();
+    refused(&["cannot start"]);
+    // A binary that has no fault, and a config that has one; and tables that another layout made.
+    other_build::write(&bed.program).unwrap();
+    let config = bed.daemon.config().unwrap();
+    fs::write(bed.daemon.config_file(), config.replace("vip", "vpi")).unwrap();
+    refused(&["did you mean \"vip\""]);
+    fs::write(bed.daemon.config_file(), config).unwrap();
+    fs::create_dir(bed.daemon.pins().join("layout-9999")).unwrap();
+    refused(&["layout-9999", "made by another version"]);
+    fs::remove_dir(bed.daemon.pins().join("layout-9999")).unwrap();
+    traffic.end();
+    bed.daemon.cli(&["upgrade"]).unwrap();
+    assert_ne!(bed.pid(), pid);
+    kill(Pid::from_raw(bed.pid()), Signal::SIGKILL).unwrap();
+}

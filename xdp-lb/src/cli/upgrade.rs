@@ -1,0 +1,54 @@
+//! `xdp-lb upgrade`.
+
+use std::time::Duration;
+
+use anyhow::bail;
+use clap::Args;
+use tokio::time::Instant;
+
+use super::output::Screen;
+use super::units::parse_span;
+use crate::api::client::{Client, Error};
+use crate::api::types::{Outcome, UpgradeState, UpgradeView};
+
+/// Between two looks at how far it is.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Have the binary that lies at the daemon's path now take over from it
+///
+/// Install the new binary in the place of the old one first (write it beside, and rename it). The daemon starts it; it
+/// checks the config and the pinned tables' layout, takes over the tables, and replaces the program through its link:
+/// no packet is lost, and no flow breaks. Where it does not become ready, the daemon takes everything back, and this
+/// says why, with exit code 1.
+#[derive(Debug, Args)]
+pub(super) struct Upgrade {
+    /// How long to wait at most: 30s, 5m, 1h
+    #[arg(long, value_name = "TIME", default_value = "3m", value_parser = parse_span)]
+    timeout: Duration,
+}
+
+impl Upgrade {
+    pub(super) async fn execute(self, client: &Client, screen: &Screen) -> anyhow::Result<String> {
+        let before = client.status().await?.pid;
+        client.upgrade().await?;
+        let deadline = Instant::now() + self.timeout;
+        while Instant::now() < deadline {
+            match client.status().await {
+                Ok(status) => match status.upgrade {
+                    Some(UpgradeView { state: UpgradeState::Failed, message }) => bail!("{message}"),
+                    Some(UpgradeView { state: UpgradeState::Done, message }) if status.pid != before => {
+                        let message = format!("{message}: process {before} -> {}", status.pid);
+                        let outcome = Outcome { message, changed: true };
+                        return screen.show(&outcome, || outcome.message.clone());
+                    }
+                    _ => {}
+                },
+                // One has let go of the socket, and the other has not taken it yet.
+                Err(Error::NoDaemon(_) | Error::Broken { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        bail!("it has not ended within the timeout; see xdp-lb status and the daemon's log")
+    }
+}

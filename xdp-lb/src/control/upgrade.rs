@@ -1,0 +1,182 @@
+//! An upgrade: another binary takes over from this daemon, or this daemon goes on.
+//!
+//! The daemon starts the binary that lies at its own path now. The two talk over a socket, a line each:
+//!
+//! | successor | daemon | |
+//! |---|---|---|
+//! | `checked` | | the config is valid, and the pins are of its layout; nothing was touched yet |
+//! | | `go` | the daemon has let go of pins, sockets and netlink; forwarding goes on |
+//! | `ready` | | it has taken over, and its first health checks have ended: the daemon exits |
+//! | `failed: WHY` | | at any time: the daemon goes on, or takes everything back |
+//!
+//! A successor that dies, or takes too long, has failed, too. What is taken back is what a restart takes over: the
+//! tables, and the links, into which the daemon puts its own program again.
+
+use std::io::{self, BufRead as _, Write as _};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+
+use super::handle::{Answer, Refusal};
+use crate::api::types::{Outcome, UpgradeState, UpgradeView};
+
+/// How long a successor may take until it has checked what it can.
+const TO_CHECK: Duration = Duration::from_secs(30);
+
+/// How long it may take from there until it is ready.
+const TO_BE_READY: Duration = Duration::from_secs(90);
+
+const CHECKED: &str = "checked";
+const GO: &str = "go";
+const READY: &str = "ready";
+const FAILED: &str = "failed: ";
+
+/// How the owner task asks for an upgrade, and what became of it.
+#[derive(Clone, Debug)]
+pub struct Upgrades {
+    wanted: mpsc::Sender<()>,
+    state: Arc<watch::Sender<Option<UpgradeView>>>,
+}
+
+impl Upgrades {
+    /// With the receiver of what is asked for.
+    pub fn new() -> (Self, mpsc::Receiver<()>) {
+        let (wanted, asked) = mpsc::channel(1);
+        (Self { wanted, state: Arc::new(watch::channel(None).0) }, asked)
+    }
+
+    /// Asks for an upgrade.
+    pub(super) fn begin(&self) -> Answer<Outcome> {
+        if self.wanted.try_send(()).is_err() {
+            return Err(Refusal::Conflict("an upgrade is under way already".into()));
+        }
+        self.note(UpgradeState::UnderWay, "the new binary is started".into());
+        let message = "the binary at the daemon's path is started: it takes over once it has checked everything, and \
+                       the daemon goes on where it does not become ready (xdp-lb status)";
+        Ok(Outcome { message: message.into(), changed: true })
+    }
+
+    /// What became of the last upgrade.
+    pub(super) fn view(&self) -> Option<UpgradeView> {
+        self.state.borrow().clone()
+    }
+
+    pub(super) fn note(&self, state: UpgradeState, message: String) {
+        self.state.send_replace(Some(UpgradeView { state, message }));
+    }
+}
+
+/// The binary that is to take over: a child process. It outlives the runtime that it was started in.
+#[derive(Debug)]
+pub(super) struct Successor {
+    child: Child,
+    socket: UnixStream,
+}
+
+impl Successor {
+    /// Starts the binary at this path with this config file.
+    pub(super) fn start(binary: &Path, config_file: &Path) -> Result<Self> {
+        let (socket, theirs) = UnixStream::pair().context("cannot make a pair of sockets")?;
+        socket.set_nonblocking(true).context("cannot set up a socket")?;
+        let mut command = Command::new(binary);
+        command.arg("run").arg("--config").arg(config_file).arg("--take-over");
+        command.stdin(Stdio::from(OwnedFd::from(theirs)));
+        let child = command.spawn().with_context(|| format!("cannot start {}", binary.display()))?;
+        Ok(Self { child, socket })
+    }
+
+    /// Its process id.
+    pub(super) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until it has checked what it can without touching anything.
+    ///
+    /// # Errors
+    /// Where it found something, in its words.
+    pub(super) async fn checked(&self) -> Result<()> {
+        self.expect(CHECKED, TO_CHECK).await
+    }
+
+    /// Hands over, and waits until it is ready.
+    ///
+    /// # Errors
+    /// Where it does not become so, with why.
+    pub(super) async fn take_over(&mut self) -> Result<()> {
+        // A line fits into the socket's buffer.
+        self.socket.write_all(format!("{GO}\n").as_bytes()).context("it has ended")?;
+        self.expect(READY, TO_BE_READY).await
+    }
+
+    /// Ends it, and waits until it is gone.
+    pub(super) fn end(&mut self) {
+        if let Err(error) = self.child.kill().and_then(|()| self.child.wait().map(drop)) {
+            tracing::warn!("cannot end the process {}: {error}", self.id());
+        }
+    }
+
+    async fn expect(&self, wanted: &str, within: Duration) -> Result<()> {
+        let socket = tokio::net::UnixStream::from_std(self.socket.try_clone()?)?;
+        let mut lines = BufReader::new(socket).lines();
+        match timeout(within, lines.next_line()).await {
+            Err(_) => bail!("it has not said {wanted:?} within {within:?}"),
+            Ok(Ok(Some(line))) if line == wanted => Ok(()),
+            Ok(Ok(Some(line))) => Err(match line.strip_prefix(FAILED) {
+                Some(why) => anyhow!("{why}"),
+                None => anyhow!("it says {line:?}, and should say {wanted:?}: is it xdp-lb?"),
+            }),
+            Ok(Ok(None)) => bail!("it has ended before it said {wanted:?}: see the log"),
+            Ok(Err(error)) => Err(error).context("it cannot be heard"),
+        }
+    }
+}
+
+/// The daemon that is taken over from, on this process's stdin.
+#[derive(Debug)]
+pub(super) struct Predecessor(UnixStream);
+
+impl Predecessor {
+    pub(super) fn on_stdin() -> Result<Self> {
+        let socket = io::stdin().as_fd().try_clone_to_owned().context("cannot use stdin")?;
+        Ok(Self(socket.into()))
+    }
+
+    /// Says that all is well so far, and waits until the pins and sockets are free.
+    ///
+    /// # Errors
+    /// Where the daemon goes on instead.
+    pub(super) fn hand_over(&mut self) -> Result<()> {
+        let gone = "the daemon that was to hand over has not done so";
+        writeln!(self.0, "{CHECKED}").context(gone)?;
+        let mut line = String::new();
+        io::BufReader::new(&self.0).read_line(&mut line).context(gone)?;
+        if line.trim_end() == GO { Ok(()) } else { bail!(gone) }
+    }
+
+    /// Says that it may go. Where it has gone already there is nobody to tell.
+    pub(super) fn ready(mut self) {
+        let _ = writeln!(self.0, "{READY}");
+    }
+
+    /// Says that this daemon cannot take over.
+    pub(super) fn failed(&mut self, why: &anyhow::Error) {
+        let why = format!("{why:#}").replace('\n', "; ");
+        let _ = writeln!(self.0, "{FAILED}{why}");
+    }
+}
+
+/// Where this process's binary lies: where another may lie later.
+///
+/// # Errors
+/// Where the kernel does not tell.
+pub(super) fn own_binary() -> Result<PathBuf> {
+    std::env::current_exe().context("cannot find this program's own file")
+}
