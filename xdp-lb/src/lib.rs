@@ -5,6 +5,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod datapath;
+pub mod discovery;
 pub mod health;
 mod http;
 pub mod metrics;

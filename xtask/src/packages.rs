@@ -27,7 +27,8 @@ pub fn install(packages: &[&str], why: &str) -> Result<()> {
     }
     say::note(format_args!("{why}: installing Debian's packages {}", packages.join(", ")));
     let _no_services = NoServices::begin()?;
-    let had_nginx = paths::program("nginx").is_some();
+    let absent: Vec<_> =
+        SERVERS.into_iter().filter(|(program, _)| paths::program(program).is_none()).collect();
     let apt_get = || {
         let mut command = Command::new("apt-get");
         command.env("DEBIAN_FRONTEND", "noninteractive").arg("-q");
@@ -41,12 +42,17 @@ pub fn install(packages: &[&str], why: &str) -> Result<()> {
         .with_context(|| {
             format!("{why}: Debian's packages {} could not be installed", packages.join(", "))
         })?;
-    // The program is wanted, and not a web server on this host from the next boot on.
-    if !had_nginx && paths::program("nginx").is_some() && paths::program("systemctl").is_some() {
-        run(Command::new("systemctl").args(["--quiet", "disable", "nginx"]))?;
+    // The programs are wanted, and not servers on this host from the next boot on.
+    for (program, service) in absent {
+        if paths::program(program).is_some() && paths::program("systemctl").is_some() {
+            run(Command::new("systemctl").args(["--quiet", "disable", service]))?;
+        }
     }
     Ok(())
 }
+
+/// Programs whose packages have a service, and that service.
+const SERVERS: [(&str, &str); 2] = [("nginx", "nginx"), ("nsd", "nsd")];
 
 /// While it lives, Debian's packages start no service when they are installed (`invoke-rc.d` asks
 /// /usr/sbin/policy-rc.d, and 101 means no).
@@ -86,9 +92,10 @@ impl Drop for NoServices {
 }
 
 /// The programs that the tests and the demo use, and Debian's package of each.
-const PROGRAMS: [(&str, &str); 10] = [
+const PROGRAMS: [(&str, &str); 11] = [
     ("nginx", "nginx-light"),
     ("dnsmasq", "dnsmasq-base"),
+    ("nsd", "nsd"),
     ("dig", "bind9-dnsutils"),
     ("curl", "curl"),
     ("ip", "iproute2"),

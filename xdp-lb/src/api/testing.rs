@@ -266,6 +266,7 @@ pub(crate) fn service(name: &str, vip: &str) -> ServiceView {
         panic: None,
         health_check: HealthCheck::new(Probe::Http(config::Http::get("/healthz"))),
         admin: AdminState::Enabled,
+        discovery: None,
         origin: Origin::File,
         backends: 2,
         backends_serving: 2,

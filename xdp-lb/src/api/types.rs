@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::plan::{ServiceChange, SettingChange};
 use crate::config::{
-    Affinity, FlowTracking, HealthCheck, Mode, Prefix, Protocol, Quic, ServerId, Vip, XdpMode,
+    Affinity, Discovery, FlowTracking, HealthCheck, Mode, Prefix, Protocol, Quic, ServerId, Vip, XdpMode,
 };
 
 /// The daemon on one screen.
@@ -205,6 +205,9 @@ pub struct ServiceView {
     /// What the operator wants of it.
     #[serde(default)]
     pub admin: AdminState,
+    /// How its backends are found beside those that are listed, and how that goes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub discovery: Option<DiscoveryView>,
     /// Whether it stands in the config file (`file`) or was added by the CLI (`runtime`).
     pub origin: Origin,
     /// How many backends it has.
@@ -219,6 +222,37 @@ pub struct ServiceView {
     pub moving: MovingView,
     /// Its traffic.
     pub traffic: TrafficView,
+}
+
+/// A service's discovery as it stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiscoveryView {
+    /// How backends are found, as the config has it.
+    pub config: Discovery,
+    /// What is looked at, in words: `dns SRV _http._tcp.example.com`.
+    pub source: String,
+    /// How many backends are found and used, whatever their state.
+    pub found: u32,
+    /// How many were found once, are not any more, and keep their flows until those end.
+    pub leaving: u32,
+    /// What was found and is not used: why, a line each.
+    pub refused: Vec<String>,
+    /// Seconds since the last good answer; absent where there was none since the daemon started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_answer_seconds: Option<u64>,
+    /// Seconds until it is looked up again; absent where there is no such time, as for a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_lookup_seconds: Option<u64>,
+    /// Seconds since which it fails; absent where the last answer was good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failing_since_seconds: Option<u64>,
+    /// Why it fails, in words. What was found before stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+    /// Good answers since the daemon started.
+    pub answers: u64,
+    /// Failures since the daemon started.
+    pub failures: u64,
 }
 
 /// The slots of a ring that are not settled, since their owner has changed of late.
@@ -250,6 +284,22 @@ pub enum Origin {
     File,
     /// A change through the CLI or the API.
     Runtime,
+    /// A backend that a DNS lookup found.
+    Dns,
+    /// A backend that stands in the file that its service's discovery watches.
+    WatchedFile,
+}
+
+impl Origin {
+    /// The origin's name, as in JSON; stable.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Runtime => "runtime",
+            Self::Dns => "dns",
+            Self::WatchedFile => "watched-file",
+        }
+    }
 }
 
 /// A backend as it stands.

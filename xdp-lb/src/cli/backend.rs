@@ -125,6 +125,7 @@ pub(super) fn table(screen: &Screen, backends: &[BackendView]) -> String {
         number("PPS"),
         number("BYTES"),
         number("CHECK"),
+        text("ORIGIN"),
         words("REASON"),
     ];
     let rows = backends.iter().map(|backend| {
@@ -140,6 +141,7 @@ pub(super) fn table(screen: &Screen, backends: &[BackendView]) -> String {
             Cell::new(rate(backend.traffic.packets_per_second)),
             Cell::new(byte_rate(backend.traffic.bytes_per_second)),
             Cell::new(backend.check_latency_seconds.map_or_else(|| "-".into(), latency)),
+            Cell::new(backend.origin.name()),
             Cell::new(&backend.reason),
         ]
     });

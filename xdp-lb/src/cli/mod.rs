@@ -4,6 +4,7 @@ mod backend;
 mod check;
 mod counters;
 mod decap;
+mod discovery;
 mod drain;
 mod flows;
 mod node;

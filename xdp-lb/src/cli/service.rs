@@ -12,9 +12,9 @@ use serde_json::{Map, Value};
 use super::drain::{self, Patience, Subject};
 use super::output::{Screen, number, text};
 use super::units::{self, byte_rate, counted, grouped, rate, span};
-use super::{Cli, Done, backend};
+use super::{Cli, Done, backend, discovery};
 use crate::api::client::Client;
-use crate::api::types::{AdminPatch, AdminState, MovingView, Origin, ServiceDetailView, ServiceView};
+use crate::api::types::{AdminPatch, AdminState, MovingView, ServiceDetailView, ServiceView};
 use crate::config::{
     self, Affinity, FlowTracking, HealthCheck, Mode, Prefix, Probe, Protocol, Quic, Vip, default_weight,
     parse_endpoint,
@@ -127,6 +127,8 @@ pub(super) struct Add {
     backends: Vec<config::Backend>,
     #[command(flatten)]
     check: Check,
+    #[command(flatten)]
+    discovery: discovery::Flags,
 }
 
 /// The keys of a health check: the daemon's config has the same.
@@ -267,6 +269,7 @@ impl Add {
             panic_threshold: self.panic_threshold,
             slow_start: self.slow_start,
             health_check: self.check.health_check()?,
+            discovery: self.discovery.discovery()?,
             backends: self.backends,
         })
     }
@@ -368,7 +371,7 @@ pub(super) fn table(screen: &Screen, services: &[ServiceView]) -> String {
             Cell::new(rate(service.traffic.packets_per_second)),
             Cell::new(byte_rate(service.traffic.bytes_per_second)),
             Cell::new(service.health_check.probe.kind()),
-            Cell::new(origin(service.origin)),
+            Cell::new(service.origin.name()),
         ]
     });
     screen.table(&columns, rows)
@@ -396,6 +399,10 @@ fn detail_table(screen: &Screen, detail: &ServiceDetailView) -> String {
         ("clients", clients(service)),
         ("new flows", new_flows(service)),
         ("health check", check(&service.health_check)),
+        (
+            "discovery",
+            service.discovery.as_ref().map_or_else(|| "none: backends are listed".into(), discovery::words),
+        ),
         ("serving", serving(service)),
         (
             "slow start",
@@ -406,7 +413,7 @@ fn detail_table(screen: &Screen, detail: &ServiceDetailView) -> String {
         ("tracking", service.flow_tracking.to_string()),
         ("ring", format!("{} slots{}", grouped(service.ring_slots.into()), rest(service))),
         ("admin", service.admin.name().to_owned()),
-        ("origin", origin(service.origin).to_owned()),
+        ("origin", service.origin.name().to_owned()),
         ("in", format!("{} packets, {} bytes", grouped(traffic.packets_in), grouped(traffic.bytes_in))),
         ("out", format!("{} packets, {} bytes", grouped(traffic.packets_out), grouped(traffic.bytes_out))),
         ("flows begun", grouped(traffic.new_flows)),
@@ -421,6 +428,9 @@ fn detail_table(screen: &Screen, detail: &ServiceDetailView) -> String {
         ),
     ];
     let mut text: String = facts.iter().map(|(name, value)| format!("{name:<13} {value}\n")).collect();
+    for line in service.discovery.iter().flat_map(|it| discovery::troubles(&service.name, it)) {
+        text += &format!("{line}\n");
+    }
     text.push('\n');
     text.push_str(&backend::table(screen, backends));
     text
@@ -475,13 +485,6 @@ fn new_flows(service: &ServiceView) -> String {
         (rate, burst) => {
             format!("{} a second from one client, {} at once", grouped(rate.into()), grouped(burst.into()))
         }
-    }
-}
-
-const fn origin(origin: Origin) -> &'static str {
-    match origin {
-        Origin::File => "file",
-        Origin::Runtime => "runtime",
     }
 }
 

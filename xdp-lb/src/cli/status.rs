@@ -4,7 +4,7 @@ use comfy_table::Cell;
 
 use super::output::{Screen, number, text, words};
 use super::units::{counted, grouped, percent, span};
-use super::{backend, service};
+use super::{backend, discovery, service};
 use crate::api::client::Client;
 use crate::api::types::{AdminState, BackendState, BackendView, InterfaceView, ServiceView, StatusView};
 
@@ -41,7 +41,8 @@ fn one_screen(screen: &Screen, status: &StatusView) -> String {
         interfaces(screen, status) + &vips(screen, status),
         line(service::table(screen, &status.services))
             + &panics(&status.services)
-            + &moving(&status.services),
+            + &moving(&status.services)
+            + &discovery_troubles(&status.services),
         backends(screen, &status.backends),
         tables(screen, status),
         packets,
@@ -67,6 +68,14 @@ fn moving(services: &[ServiceView]) -> String {
         .iter()
         .filter_map(|service| Some(format!("{}: {}\n", service.name, service::moving(service)?)))
         .collect()
+}
+
+/// A line for each thing that is wrong with a service's discovery.
+fn discovery_troubles(services: &[ServiceView]) -> String {
+    let lines = services
+        .iter()
+        .flat_map(|service| service.discovery.iter().flat_map(|it| discovery::troubles(&service.name, it)));
+    lines.map(|line| line + "\n").collect()
 }
 
 fn interfaces(screen: &Screen, status: &StatusView) -> String {

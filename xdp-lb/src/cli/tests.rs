@@ -311,9 +311,9 @@ async fn backends_are_listed_with_their_state_and_why() {
     assert_eq!(
         lines,
         [
-            "SERVICE  ADDRESS             STATE    FOR  WEIGHT   SHARE  FLOWS   NEW      PPS     BYTES   CHECK  REASON",
-            "web      198.51.100.11:8080  up     5m12s     100  50.0 %     42  12/s  1.2 k/s  3.4 MB/s  1.2 ms  HTTP 200 in 1.2 ms",
-            "web      198.51.100.12:8080  down   5m12s     100  50.0 %     42  12/s  1.2 k/s  3.4 MB/s       -  connection refused",
+            "SERVICE  ADDRESS             STATE    FOR  WEIGHT   SHARE  FLOWS   NEW      PPS     BYTES   CHECK  ORIGIN  REASON",
+            "web      198.51.100.11:8080  up     5m12s     100  50.0 %     42  12/s  1.2 k/s  3.4 MB/s  1.2 ms  file    HTTP 200 in 1.2 ms",
+            "web      198.51.100.12:8080  down   5m12s     100  50.0 %     42  12/s  1.2 k/s  3.4 MB/s       -  file    connection refused",
         ]
     );
 }

@@ -298,7 +298,7 @@ fn http_status(StatusRange { low, high }: StatusRange) -> Result<(), String> {
     Err(format!("{low}-{high} is not a range of statuses from 100 to 599; write \"200-399\""))
 }
 
-fn dns_name(name: &str) -> Result<(), String> {
+pub(super) fn dns_name(name: &str) -> Result<(), String> {
     if !name.is_empty() && Name::from_ascii(name).is_ok() {
         return Ok(());
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::path::Path;
 
+use super::discovered;
 use super::overlay::{BackendChange, Overlay};
 use super::place::{Place, Problems};
 use super::rules::{self, BackendDraft, ServiceDraft};
@@ -28,6 +29,17 @@ pub struct EffectiveService {
     pub origin: Origin,
     /// Its backends, sorted by address.
     pub backends: Vec<EffectiveBackend>,
+    /// What discovery found and no rule allows, sorted by address.
+    pub refused: Vec<Refused>,
+}
+
+/// A backend that discovery found and that is not used.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Refused {
+    /// Where it is said to listen.
+    pub address: SocketAddr,
+    /// Why not, in words.
+    pub why: String,
 }
 
 /// A backend that there is.
@@ -37,8 +49,10 @@ pub struct EffectiveBackend {
     pub backend: Backend,
     /// What the operator wants of it.
     pub admin: AdminState,
-    /// Whether the file lists it or the CLI added it.
+    /// Whether the file lists it, the CLI added it, or discovery found it.
     pub origin: Origin,
+    /// Discovery found it once and does not any more: it keeps its flows until they end, and gets no new ones.
+    pub is_leaving: bool,
 }
 
 /// Merges the file and the runtime changes.
@@ -62,7 +76,8 @@ pub fn effective(config: &Config, overlay: &Overlay) -> Result<Effective, Vec<St
             service: Service { name: name.into(), ..definition(base) },
             admin: overlay.service_admin(name),
             origin,
-            backends: merge.backends(name).into_values().collect(),
+            backends: merge.listed(name).into_values().collect(),
+            refused: Vec::new(),
         }));
     }
     let drafts: Vec<ServiceDraft> = services.iter().map(EffectiveService::draft).collect();
@@ -73,7 +88,9 @@ pub fn effective(config: &Config, overlay: &Overlay) -> Result<Effective, Vec<St
         config.allow_exec_checks,
         &mut problems,
     );
-    problems.into_result().map(|()| Effective { services })
+    problems.into_result()?;
+    discovered::add(&mut services, &merge, config.limits);
+    Ok(Effective { services })
 }
 
 impl EffectiveService {
@@ -150,12 +167,38 @@ impl<'a> Merge<'a> {
         ))
     }
 
-    /// The backends that a service has.
+    /// The runtime changes.
+    pub(super) fn overlay(&self) -> &'a Overlay {
+        self.overlay
+    }
+
+    /// The backends that a service has, the discovered ones as well.
     pub(super) fn backends(&self, name: &str) -> BTreeMap<SocketAddr, EffectiveBackend> {
+        let mut backends = self.listed(name);
+        let origin = self
+            .base(name)
+            .and_then(|(base, _)| base.discovery.as_ref())
+            .map_or(Origin::Dns, |discovery| discovery.origin());
+        for discovered in self.discovered(name) {
+            let backend = self.with_changes(name, discovered, origin);
+            backends.entry(discovered.backend.address).or_insert(backend);
+        }
+        backends
+    }
+
+    /// The backends that a service is defined with, and those that were found for it.
+    pub(super) fn defined(&self, name: &str) -> Vec<Backend> {
+        let base = self.base(name).map_or(&[][..], |(base, _)| &base.backends);
+        base.iter().copied().chain(self.discovered(name).map(|it| it.backend)).collect()
+    }
+
+    /// The backends that the file lists or the CLI added.
+    pub(super) fn listed(&self, name: &str) -> BTreeMap<SocketAddr, EffectiveBackend> {
         let mut backends = BTreeMap::new();
         if let Some((base, origin)) = self.base(name) {
             for &backend in &base.backends {
-                let enabled = EffectiveBackend { backend, admin: AdminState::Enabled, origin };
+                let enabled =
+                    EffectiveBackend { backend, admin: AdminState::Enabled, origin, is_leaving: false };
                 backends.insert(backend.address, enabled);
             }
         }
@@ -166,6 +209,7 @@ impl<'a> Merge<'a> {
                         backend: Backend { address, weight, server_id, backup },
                         admin,
                         origin: Origin::Runtime,
+                        is_leaving: false,
                     };
                     backends.entry(address).and_modify(|file| file.admin = admin).or_insert(added);
                 }
@@ -195,6 +239,7 @@ pub(super) fn definition(service: &Service) -> Service {
         allow: service.allow.clone(),
         deny: service.deny.clone(),
         health_check: service.health_check.clone(),
+        discovery: service.discovery.clone(),
         ..*service
     }
 }

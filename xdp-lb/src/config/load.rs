@@ -10,6 +10,7 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 use super::check::HealthCheck;
+use super::discovery::{Discovery, MAX_BACKENDS};
 use super::errors::{ConfigError, Errors, Lines, syntax_errors};
 use super::place::{Place, Problems};
 use super::policy::{EMPTY_RANGES, GuardsDraft, Quic, RATE};
@@ -19,6 +20,7 @@ use super::schema::{Api, Config, Limits, Metrics, Timeouts, Vips, default_weight
 use super::section::Section;
 use super::text::{self, print_duration, quoted};
 use super::written_check::{self, WrittenCheck};
+use super::written_discovery::WrittenDiscovery;
 use crate::api::types::Origin;
 
 /// Reads and validates a config file.
@@ -109,6 +111,7 @@ const SERVICE_KEYS: &[&str] = &[
     "panic_threshold",
     "slow_start",
     "health_check",
+    "discovery",
     "backend",
 ];
 const LIMITS_KEYS: &[&str] = &[
@@ -120,6 +123,23 @@ const LIMITS_KEYS: &[&str] = &[
     "source_ranges",
     "source_rates",
     "fragments",
+];
+
+const DISCOVERY_KEYS: &[&str] = &[
+    "type",
+    "name",
+    "record",
+    "port",
+    "weight",
+    "resolvers",
+    "timeout",
+    "min_ttl",
+    "max_ttl",
+    "on_empty",
+    "priorities",
+    "path",
+    "max_backends",
+    "drain_timeout",
 ];
 
 /// The config, where enough of it could be read to make one. It is valid if no problem was added.
@@ -285,6 +305,7 @@ fn read_service(service: &mut Section) -> ServiceDraft {
         guards: read_guards(service),
         recovery: RecoveryDraft::read(service),
         health_check: service.section("health_check", written_check::KEYS, read_check).flatten(),
+        discovery: service.section("discovery", DISCOVERY_KEYS, read_discovery).flatten(),
         backends: service.sections(
             "backend",
             &["address", "weight", "server_id", "backup"],
@@ -332,6 +353,43 @@ fn read_check(check: &mut Section) -> Option<HealthCheck> {
         Err(errors) => {
             for (key, what) in errors.0 {
                 check.problem(key, what);
+            }
+            None
+        }
+    }
+}
+
+fn read_discovery(discovery: &mut Section) -> Option<Discovery> {
+    let mut text = |key| discovery.parsed(key, |text| Ok(text.to_owned()));
+    let (name, record, path) = (text("name"), text("record"), text("path"));
+    let (timeout, min_ttl, max_ttl) = (text("timeout"), text("min_ttl"), text("max_ttl"));
+    let (on_empty, priorities, drain_timeout) = (text("on_empty"), text("priorities"), text("drain_timeout"));
+    let resolvers = discovery.list("resolvers", |text| Ok(text.to_owned()));
+    let port = discovery.integer("port", &(1..=u16::MAX));
+    let weight = discovery.integer("weight", &(0..=u16::MAX));
+    let max_backends = discovery.integer("max_backends", &MAX_BACKENDS);
+    let r#type = discovery.required("type", "type = \"dns\"", |text| Ok(text.to_owned()))?;
+    let written = WrittenDiscovery {
+        r#type,
+        name,
+        record,
+        port,
+        weight,
+        resolvers: resolvers.map(|resolvers| resolvers.into_iter().flatten().collect()),
+        timeout,
+        min_ttl,
+        max_ttl,
+        on_empty,
+        priorities,
+        path,
+        max_backends,
+        drain_timeout,
+    };
+    match Discovery::try_from(written) {
+        Ok(it) => Some(it),
+        Err(errors) => {
+            for (key, what) in errors.0 {
+                discovery.problem(key, what);
             }
             None
         }

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::discovered::AllDiscovered;
 use super::effective::{EffectiveBackend, Merge, definition, effective};
 use super::policy::ServerId;
 use super::rules::{validate_backend, validate_service};
@@ -15,7 +16,7 @@ use super::schema::{Backend, Config, Service, is_default};
 use super::state::Kept;
 use super::text::counted;
 use super::unknown::{unknown_backend, unknown_service};
-use crate::api::types::{AdminState, BackendPatch, Outcome};
+use crate::api::types::{AdminState, BackendPatch, Origin, Outcome};
 use crate::control::handle::{Answer, Refusal};
 
 /// The changes that were made at runtime, which survive a restart.
@@ -38,6 +39,9 @@ pub struct Overlay {
     /// Changes to backends, by the name of their service.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) backends: BTreeMap<String, BTreeMap<SocketAddr, BackendChange>>,
+    /// What discovery found last, so that it is known while there is no answer.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) discovered: AllDiscovered,
 }
 
 impl Kept for Overlay {
@@ -200,6 +204,7 @@ impl Overlay {
         self.added_services.remove(name);
         self.backends.remove(name);
         self.drained_services.remove(name);
+        self.discovered.remove(name);
         if in_file {
             self.removed_services.insert(name.into());
         }
@@ -217,7 +222,7 @@ impl Overlay {
         let merge = Merge::new(config, self);
         let base = service(&merge, name)?;
         validate_backend(base, &backend).map_err(invalid)?;
-        if let Some(there) = merge.backends(name).get(&address) {
+        if let Some(there) = merge.backends(name).get(&address).filter(|there| !there.is_leaving) {
             let hint = match (there.backend.weight == weight, there.admin) {
                 _ if there.backend.server_id != server_id => {
                     "with another server id; remove it first".to_owned()
@@ -264,7 +269,7 @@ impl Overlay {
         patch: BackendPatch,
     ) -> Answer<Outcome> {
         let merge = Merge::new(config, self);
-        let base = service(&merge, name)?;
+        service(&merge, name)?;
         let old = backend(&merge, name, address)?;
         let weight = patch.weight.unwrap_or(old.backend.weight);
         let admin = patch.admin.unwrap_or(old.admin);
@@ -292,7 +297,7 @@ impl Overlay {
         if (weight, admin) == (old.backend.weight, old.admin) {
             return unchanged(message);
         }
-        let change = change_to(&base.backends, Backend { weight, ..old.backend }, admin);
+        let change = change_to(&merge.defined(name), Backend { weight, ..old.backend }, admin);
         self.set_change(name, address, change);
         done(message)
     }
@@ -304,8 +309,23 @@ impl Overlay {
     pub fn remove_backend(&mut self, config: &Config, name: &str, address: SocketAddr) -> Answer<Outcome> {
         let merge = Merge::new(config, self);
         let base = service(&merge, name)?;
-        backend(&merge, name, address)?;
+        let there = backend(&merge, name, address)?;
+        let is_found = self.discovered.get(name).is_some_and(|found| found.contains_key(&address));
+        if there.is_leaving {
+            self.release(name, address);
+            return done(format!("service {name}: backend {address} removed, which was not found any more"));
+        }
+        if let (Origin::Dns | Origin::WatchedFile, Some(discovery)) = (there.origin, &base.discovery) {
+            return Err(Refusal::Conflict(format!(
+                "service {name}: backend {address} is found by its discovery ({discovery}), which would find it again: \
+                 take it out there, or give it no new flows: xdp-lb backend drain {name} {address}"
+            )));
+        }
         let defined = find(&base.backends, address).is_some();
+        if is_found && !defined {
+            self.set_change(name, address, None);
+            return done(format!("service {name}: backend {address} is left to the service's discovery"));
+        }
         self.set_change(name, address, defined.then_some(BackendChange::Removed));
         done(format!("service {name}: backend {address} removed{}", removal_note(defined)))
     }
@@ -347,18 +367,34 @@ impl Overlay {
                 continue;
             };
             let mut kept = BTreeMap::new();
+            let defined = merge.defined(name);
             for (&address, &change) in changes {
-                let (change, line) = prune_change(change, find(&base.backends, address));
+                // One that discovery finds may be added all the same.
+                let defined = match change {
+                    BackendChange::Added { .. } => find(&base.backends, address),
+                    _ => find(&defined, address),
+                };
+                let (change, line) = prune_change(change, defined);
                 kept.extend(change.map(|change| (address, change)));
                 lines.extend(line.map(|line| format!("service {name}: backend {address}: {line}")));
             }
             next.set_changes(name, kept);
         }
+        for (name, found) in &self.discovered {
+            if merge.base(name).is_some_and(|(base, _)| base.discovery.is_some()) {
+                next.discovered.insert(name.clone(), found.clone());
+            } else {
+                lines.push(format!(
+                    "service {name}: has no discovery any more, so what it found is forgotten: {}",
+                    counted(found.len(), "backend")
+                ));
+            }
+        }
         *self = next;
         lines
     }
 
-    fn set_change(&mut self, service: &str, address: SocketAddr, change: Option<BackendChange>) {
+    pub(super) fn set_change(&mut self, service: &str, address: SocketAddr, change: Option<BackendChange>) {
         let mut changes = self.backends.remove(service).unwrap_or_default();
         changes.remove(&address);
         changes.extend(change.map(|change| (address, change)));

@@ -9,6 +9,7 @@ use std::path::Path;
 use xdp_lb_common::tables::PortRanges;
 
 use super::check::{HealthCheck, Probe};
+use super::discovery::Discovery;
 use super::place::{Place, Problems};
 use super::policy::{Affinity, GuardsDraft, Quic, ServerId};
 use super::recovery::RecoveryDraft;
@@ -42,6 +43,11 @@ pub fn validate_backend(service: &Service, backend: &Backend) -> Result<(), Vec<
     problems.into_result()
 }
 
+/// Why a service may not have a backend, in words; `None` where it may, as far as the service alone can tell.
+pub fn refusal(service: &Service, backend: &Backend) -> Option<String> {
+    ServiceDraft::of(service, Origin::File).refusal(backend)
+}
+
 /// A service of which some values may have been unreadable, so that the rest is checked still.
 #[derive(Clone, Debug)]
 pub(super) struct ServiceDraft {
@@ -57,6 +63,7 @@ pub(super) struct ServiceDraft {
     pub guards: GuardsDraft,
     pub recovery: RecoveryDraft,
     pub health_check: Option<HealthCheck>,
+    pub discovery: Option<Discovery>,
     pub backends: Vec<BackendDraft>,
     pub origin: Origin,
 }
@@ -94,6 +101,7 @@ impl ServiceDraft {
             },
             recovery: RecoveryDraft::of(service),
             health_check: service.health_check.clone(),
+            discovery: service.discovery.clone(),
             backends: service.backends.iter().map(|backend| BackendDraft::of(backend, origin)).collect(),
             origin,
         }
@@ -117,6 +125,7 @@ impl ServiceDraft {
             panic_threshold: self.recovery.panic_threshold,
             slow_start: self.recovery.slow_start,
             health_check: self.health_check,
+            discovery: self.discovery,
             backends: self
                 .backends
                 .into_iter()
@@ -162,6 +171,9 @@ impl ServiceDraft {
                 );
             }
         }
+        if let Some(discovery) = &self.discovery {
+            discovery.check(self, &place.key("discovery"), problems);
+        }
         if let Some(Some(quic)) = self.quic {
             quic.check(self.protocol, &place.key("quic"), problems);
         }
@@ -190,6 +202,13 @@ impl ServiceDraft {
                 );
             }
         }
+    }
+
+    /// The first rule that a backend breaks, in words.
+    pub(super) fn refusal(&self, backend: &Backend) -> Option<String> {
+        let mut problems = Problems::default();
+        self.check_backend(&BackendDraft::of(backend, Origin::File), &Place::Root, &mut problems);
+        problems.0.into_iter().next().map(|problem| problem.what)
     }
 
     fn check_backend(&self, backend: &BackendDraft, place: &Place, problems: &mut Problems) {
@@ -384,6 +403,8 @@ fn origin_words(origin: Origin) -> &'static str {
     match origin {
         Origin::File => "",
         Origin::Runtime => " (added at runtime)",
+        Origin::Dns => " (found by DNS)",
+        Origin::WatchedFile => " (of the watched file)",
     }
 }
 

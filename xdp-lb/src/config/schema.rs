@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::check::{HealthCheck, Probe};
+use super::discovery::Discovery;
 use super::policy::{Affinity, Prefix, Quic, ServerId, deserialize_ranges};
 use super::text;
 use super::vip::Vip;
@@ -186,6 +187,9 @@ pub struct Service {
     /// more than one port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health_check: Option<HealthCheck>,
+    /// How more backends are found. Default: there are those that are listed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub discovery: Option<Discovery>,
     /// Its backends.
     #[serde(default, rename = "backend", skip_serializing_if = "Vec::is_empty")]
     pub backends: Vec<Backend>,
@@ -297,6 +301,7 @@ impl Service {
             panic_threshold: 0,
             slow_start: None,
             health_check: None,
+            discovery: None,
             backends: Vec::new(),
         }
     }

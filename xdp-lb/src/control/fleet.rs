@@ -527,6 +527,10 @@ fn condition(
         _ if backend.admin == AdminState::Draining => {
             (BackendState::Draining, "drained by the operator".into())
         }
+        _ if backend.is_leaving => (
+            BackendState::Draining,
+            "not found by discovery any more: it is removed when its flows have ended".into(),
+        ),
         _ if backend.backend.weight == 0 => (BackendState::Draining, "weight 0".into()),
         (_, Health::Unknown) if is_checked => {
             (BackendState::Checking, "the first health check is still out".into())
@@ -591,12 +595,18 @@ mod tests {
             health_check: Some(HealthCheck::new(probe)),
             ..Service::new("web", "192.0.2.10:80".parse().unwrap())
         };
-        EffectiveService { service, admin: AdminState::Enabled, origin: Origin::File, backends: vec![] }
+        EffectiveService {
+            service,
+            admin: AdminState::Enabled,
+            origin: Origin::File,
+            backends: vec![],
+            refused: vec![],
+        }
     }
 
     fn backend(weight: u16, admin: AdminState) -> EffectiveBackend {
         let backend = Backend::new("198.51.100.11:8080".parse().unwrap(), weight);
-        EffectiveBackend { backend, admin, origin: Origin::File }
+        EffectiveBackend { backend, admin, origin: Origin::File, is_leaving: false }
     }
 
     fn known() -> Hop {
@@ -726,7 +736,12 @@ mod tests {
         for (place, (backup, _)) in backends.iter().enumerate() {
             let address = format!("198.51.100.{}:80", 11 + place).parse().unwrap();
             let backend = Backend { backup: *backup, ..Backend::new(address, 100) };
-            web.backends.push(EffectiveBackend { backend, admin: AdminState::Enabled, origin: Origin::File });
+            web.backends.push(EffectiveBackend {
+                backend,
+                admin: AdminState::Enabled,
+                origin: Origin::File,
+                is_leaving: false,
+            });
         }
         fleet.set_effective(Effective { services: vec![web] }, &Tables::default(), Instant::now());
         let Hop::Known(hop) = known() else { unreachable!() };
@@ -844,7 +859,12 @@ mod tests {
             effective.services[0].service.slow_start = slow_start;
             let address = "198.51.100.19:80".parse().unwrap();
             let backend = Backend::new(address, 100);
-            let added = EffectiveBackend { backend, admin: AdminState::Enabled, origin: Origin::Runtime };
+            let added = EffectiveBackend {
+                backend,
+                admin: AdminState::Enabled,
+                origin: Origin::Runtime,
+                is_leaving: false,
+            };
             effective.services[0].backends.push(added);
             fleet.set_effective(effective, &Tables::default(), at(200));
             let Hop::Known(hop) = known() else { unreachable!() };

@@ -1,5 +1,6 @@
 //! The one owner of the daemon's state, and the pure functions that turn state into tables.
 
+mod discovery;
 mod draft;
 mod fleet;
 #[cfg(test)]

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use xdp_lb_common::net::Endpoint;
 use xdp_lb_common::tables::Traffic;
 
+use super::discovery::Discoveries;
 use super::fleet::{Fleet, Transition};
 use super::handle::{Answer, Refusal, Request};
 use super::host::{self, ThisHost};
@@ -24,6 +25,7 @@ use crate::api::types::{AdminState, Outcome};
 use crate::config::state::{Saved, StateError};
 use crate::config::{self, Config, Effective, EffectiveService, Overlay};
 use crate::datapath::{Attached, Census, Policy};
+use crate::discovery::Update;
 use crate::health::{Health, Report, Target};
 use crate::net::Event;
 
@@ -41,6 +43,10 @@ const BURST: usize = 4096;
 
 /// Replaces what is checked: [`Checker::set_targets`](crate::health::Checker::set_targets).
 pub type SetTargets = Box<dyn FnMut(Vec<(Target, Health)>) + Send>;
+
+/// Replaces the services whose backends are looked for:
+/// [`Discoverer::set_services`](crate::discovery::Discoverer::set_services).
+pub type SetDiscoveries = Box<dyn FnMut(Vec<config::Service>) + Send>;
 
 /// Replaces the addresses whose next hop is wanted: [`Resolver::watch`](crate::net::Resolver::watch).
 pub type Watch = Box<dyn FnMut(BTreeSet<IpAddr>) + Send>;
@@ -61,6 +67,29 @@ pub struct Parts<K> {
     pub vips: Box<dyn Vips>,
     /// Whom to ask for an upgrade.
     pub upgrades: Upgrades,
+    /// Discovery's ear.
+    pub set_discoveries: SetDiscoveries,
+}
+
+/// What the owner task hears.
+pub struct Ears {
+    /// Requests of the API and of signals.
+    pub requests: mpsc::Receiver<Request>,
+    /// Ends of health checks.
+    pub reports: mpsc::Receiver<Report>,
+    /// The network.
+    pub events: mpsc::Receiver<Event>,
+    /// What discovery finds.
+    pub found: mpsc::Receiver<Update>,
+}
+
+/// Whether a change may be in effect that a restart would undo.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Persist {
+    /// No: without being saved it is refused.
+    First,
+    /// Yes: it would be found out anew.
+    IfItCan,
 }
 
 /// Why the owner task ended.
@@ -86,6 +115,8 @@ pub struct Owner<K> {
     watch: Watch,
     pub(super) vips: Box<dyn Vips>,
     pub(super) upgrades: Upgrades,
+    set_discoveries: SetDiscoveries,
+    pub(super) discoveries: Discoveries,
     /// The interfaces that the program is to be attached to, and how it is, or why not.
     pub(super) interfaces: BTreeMap<String, Result<Attached, String>>,
     /// The interfaces that are up and have a carrier.
@@ -144,7 +175,16 @@ impl<K: Kernel> Owner<K> {
     /// Where the state file or the tables cannot be read, the two contradict each other, what is
     /// wanted does not fit in the tables, or an interface refuses the program.
     pub fn start(parts: Parts<K>) -> anyhow::Result<Self> {
-        let Parts { config_file, mut config, mut kernel, set_targets, watch, vips, upgrades } = parts;
+        let Parts {
+            config_file,
+            mut config,
+            mut kernel,
+            set_targets,
+            watch,
+            vips,
+            upgrades,
+            set_discoveries,
+        } = parts;
         let mut overlay = match config::state::read(&config.state_file) {
             Ok(overlay) => overlay,
             Err(error @ StateError::SetAside { .. }) => {
@@ -194,6 +234,8 @@ impl<K: Kernel> Owner<K> {
             watch,
             vips,
             upgrades,
+            set_discoveries,
+            discoveries: Discoveries::default(),
             interfaces: BTreeMap::new(),
             links_up: BTreeSet::new(),
             attach_tried: now,
@@ -219,12 +261,8 @@ impl<K: Kernel> Owner<K> {
     }
 
     /// Serves until the last handle is dropped, or the datapath is unloaded.
-    pub async fn run(
-        mut self,
-        mut requests: mpsc::Receiver<Request>,
-        mut reports: mpsc::Receiver<Report>,
-        mut events: mpsc::Receiver<Event>,
-    ) -> Ended {
+    pub async fn run(mut self, ears: Ears) -> Ended {
+        let Ears { mut requests, mut reports, mut events, mut found } = ears;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -240,6 +278,11 @@ impl<K: Kernel> Owner<K> {
                     None => return Ended::NetworkLost,
                     Some(event) => self.take_in(event),
                 },
+                Some(update) = found.recv() => {
+                    let mut updates = vec![update];
+                    updates.extend((0..BURST).map_while(|_| found.try_recv().ok()));
+                    self.take_in_found(updates);
+                }
                 _ = tick.tick() => self.tick(),
             }
             for _ in 0..BURST {
@@ -293,7 +336,9 @@ impl<K: Kernel> Owner<K> {
             Request::PlanReload(answer) => reply(answer, self.plan_reload()),
             Request::Upgrade(answer) => reply(answer, self.upgrades.begin()),
             Request::Reload(answer) => reply(answer, self.reload()),
-            Request::IsPending(answer) => reply(answer, Ok(self.fleet.is_pending())),
+            Request::IsPending(answer) => {
+                reply(answer, Ok(self.fleet.is_pending() || self.is_discovery_pending()));
+            }
             Request::Unload(answer) => {
                 let unloaded = self.unload().await;
                 let ended = unloaded.is_ok().then_some(Ended::Unloaded);
@@ -313,7 +358,8 @@ impl<K: Kernel> Owner<K> {
         }
         let effective =
             config::effective(&self.config, &overlay).map_err(|lines| Refusal::Conflict(lines.join("\n")))?;
-        let warnings = self.adopt(self.config.clone(), overlay, effective, Refusal::Conflict)?;
+        let warnings =
+            self.adopt(self.config.clone(), overlay, effective, Refusal::Conflict, Persist::First)?;
         tracing::info!("{}", outcome.message);
         let message = std::iter::once(outcome.message).chain(warnings).collect::<Vec<_>>().join("; ");
         Ok(Outcome { message, ..outcome })
@@ -327,6 +373,7 @@ impl<K: Kernel> Owner<K> {
         overlay: Overlay,
         effective: Effective,
         refuse: fn(String) -> Refusal,
+        persist: Persist,
     ) -> Answer<Vec<String>> {
         let now = Instant::now();
         let mut fleet = self.fleet.clone();
@@ -335,12 +382,19 @@ impl<K: Kernel> Owner<K> {
         let plan = self.planner.plan(&fleet.wanted()).map_err(|full| refuse(full.to_string()))?;
         let mut warnings = Vec::new();
         if overlay != self.overlay {
-            let saved = config::state::write(&config.state_file, &overlay).map_err(|error| {
-                Refusal::Failed(format!("{error:#}; nothing was changed, since a restart would undo it"))
-            })?;
-            if let Saved::Unsynced(why) = saved {
-                tracing::error!("{why}");
-                warnings.push(why);
+            match (config::state::write(&config.state_file, &overlay), persist) {
+                (Ok(Saved::OnDisk), _) => {}
+                (Ok(Saved::Unsynced(why)), _) => {
+                    tracing::error!("{why}");
+                    warnings.push(why);
+                }
+                (Err(error), Persist::First) => {
+                    let why = format!("{error:#}; nothing was changed, since a restart would undo it");
+                    return Err(Refusal::Failed(why));
+                }
+                (Err(error), Persist::IfItCan) => {
+                    tracing::error!("what discovery found is not known after a restart: {error:#}");
+                }
             }
         }
         (self.config, self.overlay, self.fleet) = (config, overlay, fleet);
@@ -460,6 +514,9 @@ impl<K: Kernel> Owner<K> {
     fn tell_the_others(&mut self) {
         (self.watch)(self.fleet.addresses());
         (self.set_targets)(self.fleet.targets());
+        let services = &self.fleet.effective().services;
+        self.discoveries.retain(services);
+        (self.set_discoveries)(services.iter().map(|service| service.service.clone()).collect());
     }
 
     fn take_in(&mut self, event: Event) {
@@ -484,6 +541,7 @@ impl<K: Kernel> Owner<K> {
         if self.census_at.is_none_or(|at| now.duration_since(at) >= CENSUS_EVERY) {
             self.count_flows(now);
         }
+        self.release_left();
         let due = self.settling.due(self.planner.tables(), &self.config.timeouts, now);
         self.settle(&due);
         self.is_stale |= self.troubles.contains_key(&Trouble::Tables) || self.fleet.is_due(now);
@@ -517,7 +575,8 @@ impl<K: Kernel> Owner<K> {
         let is_old =
             self.is_census_outdated || self.census_at.is_none_or(|at| now.duration_since(at) >= CENSUS_FRESH);
         let drains = |service: &EffectiveService| {
-            let backends = || service.backends.iter().any(|backend| backend.admin == AdminState::Draining);
+            let backends =
+                || service.backends.iter().any(|it| it.admin == AdminState::Draining || it.is_leaving);
             service.admin == AdminState::Draining || backends()
         };
         let is_awaited = self.overlay.node_admin() == AdminState::Draining
@@ -527,6 +586,11 @@ impl<K: Kernel> Owner<K> {
         }
         // No count is better than a wrong one: whoever waits for the last flow would not wait.
         self.troubles.get(&Trouble::Flows).map_or(Ok(()), |why| Err(Refusal::Failed(why.clone())))
+    }
+
+    /// Whether the flows were counted since the last change.
+    pub(super) fn is_census_fresh(&self) -> bool {
+        self.census_at.is_some() && !self.is_census_outdated
     }
 
     fn count_flows(&mut self, now: Instant) {

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::fleet::vip;
 use super::handle::{Answer, Refusal};
 use super::kernel::Kernel;
-use super::owner::Owner;
+use super::owner::{Owner, Persist};
 use super::plan::Plan;
 use super::tables::Tables;
 use crate::api::plan::{SettingChange, SlotsChange};
@@ -53,7 +53,9 @@ impl<K: Kernel> Owner<K> {
         let before: BTreeSet<String> = self.interfaces.keys().cloned().collect();
         let after: BTreeSet<String> = config.interfaces.iter().cloned().collect();
         let attached = self.attach_all(after.difference(&before), &config)?;
-        let adopted = self.set_policy(&config).and_then(|()| self.adopt(config, overlay, effective, refused));
+        let adopted = self
+            .set_policy(&config)
+            .and_then(|()| self.adopt(config, overlay, effective, refused, Persist::First));
         let warnings = match adopted {
             Ok(warnings) => warnings,
             Err(refusal) => {

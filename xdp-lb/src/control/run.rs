@@ -13,13 +13,14 @@ use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
 use super::handle::Handle;
-use super::owner::{Ended, Owner, Parts};
+use super::owner::{Ears, Ended, Owner, Parts};
 use super::privilege;
 use super::upgrade::{self, Predecessor, Successor, Upgrades};
 use crate::api::server::Server;
 use crate::api::types::UpgradeState;
 use crate::config::{self, Config};
 use crate::datapath::{self, Datapath, Events, Policy};
+use crate::discovery::Discoverer;
 use crate::health::Checker;
 use crate::metrics;
 use crate::net::Resolver;
@@ -174,6 +175,8 @@ impl Life<'_> {
         let (reports, reported) = mpsc::channel(QUEUE);
         let checker = Checker::start(reports);
         let watched = Arc::clone(&resolver);
+        let (updates, found) = mpsc::channel(QUEUE);
+        let discoverer = Discoverer::start(updates);
         let parts = Parts {
             config_file: self.options.config_file.clone(),
             config,
@@ -182,6 +185,7 @@ impl Life<'_> {
             watch: Box::new(move |addresses| watched.watch(addresses)),
             vips: Box::new(vips),
             upgrades: self.upgrades.clone(),
+            set_discoveries: Box::new(move |services| discoverer.set_services(services)),
         };
         let owner = Owner::start(parts).inspect_err(|_| {
             if is_first && let Err(error) = datapath::unload(&pins) {
@@ -204,7 +208,7 @@ impl Life<'_> {
 
         let mut successor = None;
         let ended = tokio::select! {
-            ended = owner.run(requests, reported, heard) => Some(ended),
+            ended = owner.run(Ears { requests, reports: reported, events: heard, found }) => Some(ended),
             signal = wait_for_signal(&handle) => {
                 info!("{}: the daemon ends, forwarding goes on", signal?);
                 None

@@ -179,6 +179,7 @@ impl<K: Kernel> Owner<K> {
             panic: self.fleet.panic(&service.service.name).map(str::to_owned),
             health_check: service.service.check(),
             admin: service.admin,
+            discovery: self.discovery_view(service),
             origin: service.origin,
             backends: service.backends.len() as u32,
             backends_serving: serving.count() as u32,

@@ -39,6 +39,11 @@ struct ServiceTrafficLabels {
 }
 
 #[derive(Clone, Debug, EncodeLabelSet)]
+struct DiscoveryLabels {
+    service: String,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet)]
 struct BackendLabels {
     service: String,
     backend: String,
@@ -95,6 +100,7 @@ impl Collector for Snapshot {
         let mut families = Families(encoder);
         self.daemon(&mut families)?;
         self.services(&mut families)?;
+        self.discovery(&mut families)?;
         self.backends(&mut families)?;
         self.packets(&mut families)?;
         self.tables(&mut families)
@@ -175,6 +181,48 @@ impl Snapshot {
             "service_panic",
             "Whether backends that are down take new flows, since too few others are up: 1 or 0",
             labelled().map(|(labels, view)| (labels, u64::from(view.panic.is_some()))),
+        )
+    }
+
+    fn discovery(&self, families: &mut Families<'_>) -> fmt::Result {
+        let labelled = || {
+            let labels = |service: &ServiceView| DiscoveryLabels { service: service.name.clone() };
+            self.status.services.iter().filter_map(move |it| Some((labels(it), it.discovery.as_ref()?)))
+        };
+        families.gauge(
+            "discovery_up",
+            "Whether the last lookup of the service's backends succeeded: 1 or 0",
+            labelled().map(|(labels, view)| {
+                (
+                    labels,
+                    u64::from(view.failing_since_seconds.is_none() && view.last_answer_seconds.is_some()),
+                )
+            }),
+        )?;
+        families.gauge(
+            "discovery_age_seconds",
+            "Time since the last good answer",
+            labelled().filter_map(|(labels, view)| Some((labels, view.last_answer_seconds?))),
+        )?;
+        families.counter(
+            "discovery_answers",
+            "Good answers",
+            labelled().map(|(labels, view)| (labels, view.answers)),
+        )?;
+        families.counter(
+            "discovery_failures",
+            "Lookups that failed",
+            labelled().map(|(labels, view)| (labels, view.failures)),
+        )?;
+        families.gauge(
+            "discovery_backends",
+            "Backends that are found and used",
+            labelled().map(|(labels, view)| (labels, u64::from(view.found))),
+        )?;
+        families.gauge(
+            "discovery_leaving_backends",
+            "Backends that are not found any more and keep their flows until those end",
+            labelled().map(|(labels, view)| (labels, u64::from(view.leaving))),
         )
     }
 

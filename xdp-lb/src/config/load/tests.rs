@@ -1255,9 +1255,56 @@ fn the_documentation_is_right() {
         std::fs::write(state.path(), block).expect("written");
         crate::config::state::read::<crate::config::Overlay>(state.path()).expect("a state file");
     }
-    for key in TOP_KEYS.iter().chain(SERVICE_KEYS).chain(written_check::KEYS) {
+    for key in TOP_KEYS.iter().chain(SERVICE_KEYS).chain(written_check::KEYS).chain(DISCOVERY_KEYS) {
         let row = format!("| `{key}` |");
         let heading = format!("[{key}]");
         assert!(text.contains(&row) || text.contains(&heading), "{key} is not documented");
+    }
+}
+
+#[test]
+fn discovery_is_read_and_every_error_in_it_told_with_its_line() {
+    let head = "interfaces = [\"eth0\"]\n[[service]]\nname = \"web\"\nvip = \"192.0.2.10:80\"\n";
+    let read = |rest: &str| parse(&format!("{head}{rest}"));
+    let config = read(
+        "[service.discovery]\ntype = \"dns\"\nname = \"web.example.com\"\nresolvers = [\"192.0.2.53\"]\n",
+    )
+    .unwrap_or_else(|errors| panic!("{errors}"));
+    let discovery = config.services[0].discovery.clone().expect("it is there");
+    assert_eq!(discovery.to_string(), "dns web.example.com");
+    for (rest, errors) in [
+        (
+            "[service.discovery]\ntype = \"dns\"\nname = \"a..b\"\nrecord = \"AAAA\"\nmin_ttl = \"10ms\"\n\
+             max_ttl = \"2days\"\ntimeout = \"1m\"\nresolvers = [\"0.0.0.0\"]\ndrain_timeout = \"9days\"\n",
+            &["7: ", "8: ", "9: ", "10: ", "11: ", "12: ", "13: "][..],
+        ),
+        (
+            "mode = \"dsr\"\n[service.discovery]\ntype = \"dns\"\nname = \"web\"\nport = 81\nmax_backends = 0\n",
+            &["10: service \"web\": discovery.max_backends: 0 is out of range"],
+        ),
+        (
+            "mode = \"dsr\"\n[service.discovery]\ntype = \"dns\"\nname = \"web\"\nport = 81\nmin_ttl = \"1h\"\n",
+            &[
+                "9: service \"web\": discovery.port: 81 is not the VIP's port",
+                "6: service \"web\": discovery.max_ttl: 5m is shorter than min_ttl (1h)",
+            ],
+        ),
+        (
+            "protocol = \"udp\"\nquic = { server_id_length = 4 }\ndiscovery = { type = \"dns\", name = \"web\" }\n",
+            &["7: service \"web\": discovery.type: the DNS does not tell the server ids"],
+        ),
+        (
+            "discovery = { type = \"file\", path = \"web.json\" }\n",
+            &["5: service \"web\": discovery.path: \"web.json\" is not absolute"],
+        ),
+        (
+            "discovery = { type = \"dns\", nme = \"web\" }\n",
+            &["did you mean \"name\"?", "discovery.name: is missing"],
+        ),
+    ] {
+        let said = read(rest).expect_err("refused").to_string();
+        for error in errors {
+            assert!(said.contains(error), "{error:?} is not in:\n{said}");
+        }
     }
 }

@@ -66,7 +66,7 @@ fn shown(effective: &Effective) -> Vec<String> {
     for service in &effective.services {
         let plus = |origin| if origin == Origin::Runtime { "+" } else { "" };
         shown.push(format!("{}{}", service.service.name, plus(service.origin)));
-        for EffectiveBackend { backend, admin, origin } in &service.backends {
+        for EffectiveBackend { backend, admin, origin, .. } in &service.backends {
             let d = if *admin == AdminState::Draining { "d" } else { "" };
             shown.push(format!("  {} {}{d}{}", backend.address, backend.weight, plus(*origin)));
         }

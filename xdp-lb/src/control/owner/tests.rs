@@ -199,6 +199,8 @@ struct Daemon {
     targets: Arc<Mutex<Vec<(Target, Health)>>>,
     watched: Arc<Mutex<BTreeSet<IpAddr>>>,
     vips: InMemoryVips,
+    found: mpsc::Sender<Update>,
+    discoveries: Arc<Mutex<Vec<config::Service>>>,
     task: JoinHandle<Ended>,
 }
 
@@ -233,6 +235,8 @@ impl Daemon {
         let (targets, watched) = <(Arc<Mutex<_>>, Arc<Mutex<_>>)>::default();
         let (set, watch) = (Arc::clone(&targets), Arc::clone(&watched));
         let vips = InMemoryVips::default();
+        let discoveries = Arc::<Mutex<Vec<config::Service>>>::default();
+        let discover = Arc::clone(&discoveries);
         let owner = Owner::start(Parts {
             config: config::load(&config_file).unwrap(),
             config_file,
@@ -241,13 +245,32 @@ impl Daemon {
             watch: Box::new(move |watched| *watch.lock().unwrap() = watched),
             vips: Box::new(vips.clone()),
             upgrades: Upgrades::new().0,
+            set_discoveries: Box::new(move |services| *discover.lock().unwrap() = services),
         })?;
         let (requests, receive_requests) = mpsc::channel(8);
         let (reports, receive_reports) = mpsc::channel(64);
         let (events, receive_events) = mpsc::channel(64);
-        let task = tokio::spawn(owner.run(receive_requests, receive_reports, receive_events));
+        let (found, receive_found) = mpsc::channel(64);
+        let task = tokio::spawn(owner.run(Ears {
+            requests: receive_requests,
+            reports: receive_reports,
+            events: receive_events,
+            found: receive_found,
+        }));
         let handle = Handle::new(requests);
-        Ok(Self { directory, kernel, handle, reports, events, targets, watched, vips, task })
+        Ok(Self {
+            directory,
+            kernel,
+            handle,
+            reports,
+            events,
+            found,
+            targets,
+            watched,
+            vips,
+            discoveries,
+            task,
+        })
     }
 
     /// Kills the daemon and starts it again: the tables and the files are what is left.
@@ -964,4 +987,156 @@ async fn a_drained_service_keeps_its_flows_and_gives_its_vip_up_and_a_drained_no
     daemon.handle.patch_node(AdminState::Enabled).await.unwrap();
     daemon.handle.patch_service("web".into(), AdminState::Enabled).await.unwrap();
     assert_eq!(daemon.vips.wishes(), is(Wish::Present, Wish::Present));
+}
+
+const DISCOVERED: &str = r#"
+interfaces = ["eth0"]
+state_file = "STATE"
+limits = { services = 16, backends = 64, slots = 100_000, flows = 1024, half_open_flows = 1024, fragments = 1024 }
+
+[[service]]
+name = "web"
+vip = "192.0.2.10:80"
+health_check = { type = "none" }
+discovery = { type = "dns", name = "web.example.com", drain_timeout = "1h" }
+"#;
+
+impl Daemon {
+    async fn find(&self, result: Result<&[u8], &str>) {
+        let service = self.discoveries.lock().unwrap()[0].clone();
+        let backend = |host: &u8| config::Backend::new(([198, 51, 100, *host], 8080).into(), 100);
+        let found = |hosts: &[u8]| crate::discovery::Found {
+            backends: hosts.iter().map(backend).collect(),
+            refused: vec![],
+        };
+        let update = Update {
+            service: service.name,
+            discovery: service.discovery.unwrap(),
+            result: result.map(found).map_err(String::from),
+            next: Some(Duration::from_secs(60)),
+        };
+        self.found.send(update).await.unwrap();
+    }
+
+    /// Two backends, found and up.
+    async fn two_found(config: &str) -> Self {
+        let daemon = Self::start(config);
+        assert_eq!(daemon.handle.is_pending().await, Ok(true), "the first answer is out");
+        daemon.find(Ok(&[11, 12])).await;
+        for number in [11, 12] {
+            daemon.next_hop(&format!("198.51.100.{number}"), Ok(number)).await;
+        }
+        daemon.until("web", |it| it.len() == 2 && it.iter().all(|it| it.state == BackendState::Up)).await;
+        assert_eq!(daemon.handle.is_pending().await, Ok(false));
+        daemon
+    }
+
+    async fn discovery(&self) -> crate::api::types::DiscoveryView {
+        self.handle.services().await.unwrap()[0].discovery.clone().unwrap()
+    }
+
+    fn index_of(&self, address: &str) -> BackendIndex {
+        let address: std::net::SocketAddr = address.parse().unwrap();
+        let tables = &self.kernel.lock().tables;
+        let is_it = |backend: &xdp_lb_common::tables::Backend| backend.address == address.ip().into();
+        *tables.backends.iter().find(|(_, backend)| is_it(backend)).unwrap().0
+    }
+}
+
+#[tokio::test]
+async fn a_backend_that_is_not_found_any_more_keeps_its_flows_and_goes_with_the_last() {
+    let daemon = Daemon::two_found(DISCOVERED).await;
+    let leaver = daemon.index_of("198.51.100.12:8080");
+    daemon.kernel.lock().live.insert(leaver, 3);
+    daemon.find(Ok(&[11])).await;
+    let backends = daemon.until("web", |it| it[1].state == BackendState::Draining).await;
+    assert!(backends[1].reason.contains("not found"), "{}", backends[1].reason);
+    assert_eq!((backends[0].share, backends[1].share), (1.0, 0.0));
+    tokio::time::sleep(2 * TICK + Duration::from_millis(100)).await;
+    let view = daemon.discovery().await;
+    assert_eq!((view.found, view.leaving), (1, 1), "it has flows");
+
+    daemon.find(Ok(&[11, 12])).await;
+    daemon.until("web", |it| it[1].state == BackendState::Up && it[1].share > 0.0).await;
+    daemon.find(Ok(&[11])).await;
+    daemon.until("web", |it| it[1].state == BackendState::Draining).await;
+    daemon.kernel.lock().live.clear();
+    daemon.until("web", |it| it.len() == 1).await;
+    assert!(!daemon.kernel.lock().tables.backends.contains_key(&leaver));
+}
+
+#[tokio::test]
+async fn a_backend_that_is_not_found_any_more_goes_at_its_time_whatever_flows_it_has() {
+    let daemon = Daemon::two_found(&DISCOVERED.replace("1h", "1s")).await;
+    let leaver = daemon.index_of("198.51.100.12:8080");
+    daemon.kernel.lock().live.insert(leaver, 3);
+    daemon.find(Ok(&[11])).await;
+    daemon.until("web", |it| it.len() == 1).await;
+}
+
+#[tokio::test]
+async fn what_was_found_stays_through_failures_and_restarts_and_the_status_says_since_when() {
+    let daemon = Daemon::two_found(DISCOVERED).await;
+    daemon.find(Err("web.example.com.: 192.0.2.53:53 does not answer within 2s")).await;
+    daemon.find(Err("web.example.com.: 192.0.2.53:53 answers SERVFAIL")).await;
+    let view = loop {
+        let view = daemon.discovery().await;
+        if view.failures == 2 {
+            break view;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    assert!(view.trouble.unwrap().contains("SERVFAIL") && view.failing_since_seconds.is_some());
+    assert_eq!((view.found, view.answers), (2, 1));
+    let before = daemon.kernel.lock().tables.clone();
+
+    let daemon = daemon.restart(DISCOVERED).await;
+    let backends = daemon.until("web", |it| it.len() == 2).await;
+    assert!(
+        backends.iter().all(|it| it.state == BackendState::Up && it.origin.name() == "dns"),
+        "{backends:?}"
+    );
+    assert_eq!(daemon.kernel.lock().tables, before);
+    assert_eq!(daemon.discovery().await.last_answer_seconds, None);
+    daemon.find(Err("no answer")).await;
+    daemon.find(Ok(&[11, 12])).await;
+    while daemon.discovery().await.answers == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let view = daemon.discovery().await;
+    assert_eq!((view.trouble, view.failing_since_seconds), (None, None));
+    assert_eq!(daemon.kernel.lock().tables, before);
+}
+
+#[tokio::test]
+async fn what_is_found_is_used_where_it_cannot_be_saved() {
+    let daemon = Daemon::start(DISCOVERED);
+    // A directory stands where the state file would be put.
+    fs::create_dir_all(daemon.directory.path().join("state.json/in/the/way")).unwrap();
+    daemon.find(Ok(&[11])).await;
+    daemon.until("web", |it| it.len() == 1).await;
+    let refused =
+        daemon.handle.add_backend("web".into(), config::Backend::new(address("198.51.100.9:80"), 1));
+    assert!(matches!(refused.await, Err(Refusal::Failed(_))), "an operator's change has to be saved");
+}
+
+#[tokio::test]
+async fn an_answer_to_what_was_looked_for_before_a_reload_is_not_taken() {
+    let daemon = Daemon::two_found(DISCOVERED).await;
+    let before = daemon.discoveries.lock().unwrap()[0].clone();
+    write_config(&daemon.config_file(), &DISCOVERED.replace("web.example.com", "new.example.com"));
+    let reload = daemon.handle.reload().await.unwrap();
+    let said = reload.changes.join("\n");
+    assert!(said.contains("discovery") && said.contains("new.example.com"), "{said}");
+    let late = Update {
+        service: "web".into(),
+        discovery: before.discovery.unwrap(),
+        result: Ok(crate::discovery::Found::default()),
+        next: None,
+    };
+    daemon.found.send(late).await.unwrap();
+    daemon.find(Ok(&[12, 13])).await;
+    let backends = daemon.until("web", |it| it.len() == 3).await;
+    let leaving: Vec<_> = backends.iter().map(|it| it.reason.contains("not found")).collect();
+    assert_eq!(leaving, [true, false, false]);
 }

@@ -1,0 +1,95 @@
+//! A DNS server whose zone changes.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
+
+use crate::host::Host;
+use crate::process::Process;
+use crate::{paths, wait};
+
+/// nsd, authoritative for `example.test` on all of a host's addresses, UDP and TCP. Stopped when dropped.
+pub struct Nsd {
+    host: Host,
+    process: Option<Process>,
+    serial: u32,
+}
+
+impl Nsd {
+    /// Starts it with a zone of these records, in the form of a zone file, and waits until it serves them. Names are
+    /// relative to `example.test`. TTLs are 1 s where none is written, and so is that of negative answers.
+    pub fn start(host: &Host, records: &str) -> Result<Self> {
+        let mut nsd = Self { host: host.clone(), process: None, serial: 0 };
+        fs::create_dir_all(nsd.dir())?;
+        nsd.write_zone(records)?;
+        nsd.restart()?;
+        Ok(nsd)
+    }
+
+    /// Replaces the zone, and waits until the new one is served.
+    pub fn set_zone(&mut self, records: &str) -> Result<()> {
+        self.write_zone(records)?;
+        self.process.as_ref().context("nsd is stopped")?.signal(Signal::SIGHUP)?;
+        self.wait_for_serial()
+    }
+
+    /// Kills it: nobody answers on its port.
+    pub fn stop(&mut self) {
+        self.process = None;
+    }
+
+    /// Starts it again after [`Nsd::stop`], with the zone that it had.
+    pub fn restart(&mut self) -> Result<()> {
+        self.stop();
+        let program = paths::program("nsd").context("nsd is not installed: run `cargo xtask setup`")?;
+        let dir = self.dir();
+        let config = dir.join("nsd.conf");
+        let shown = dir.display();
+        // Without a limit of answers a second, which tests exceed.
+        let text = format!(
+            "server:\n port: 53\n server-count: 1\n username: \"\"\n chroot: \"\"\n zonesdir: \"{shown}\"\n \
+             database: \"\"\n pidfile: \"{shown}/nsd.pid\"\n zonelistfile: \"{shown}/zone.list\"\n \
+             xfrdfile: \"{shown}/xfrd.state\"\n xfrdir: \"{shown}\"\n rrl-ratelimit: 0\n\
+             remote-control:\n control-enable: no\n\
+             zone:\n name: \"example.test\"\n zonefile: \"zone\"\n"
+        );
+        fs::write(&config, text).context("cannot write nsd's config")?;
+        let mut command = self.host.command(program);
+        command.arg("-d").arg("-c").arg(&config);
+        self.process = Some(self.host.spawn_command("nsd", command)?);
+        self.wait_for_serial()
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.host.dir().join("nsd")
+    }
+
+    fn write_zone(&mut self, records: &str) -> Result<()> {
+        self.serial += 1;
+        let zone = format!(
+            "$ORIGIN example.test.\n$TTL 1\n@ SOA ns root {} 3600 600 86400 1\n@ NS ns\nns A 192.0.2.53\n{records}\n",
+            self.serial
+        );
+        fs::write(self.dir().join("zone"), zone).context("cannot write the zone")
+    }
+
+    fn wait_for_serial(&mut self) -> Result<()> {
+        let serial = self.serial.to_string();
+        let mut process = self.process.take().context("nsd is stopped")?;
+        wait::until(&format!("nsd to serve zone {serial}"), Duration::from_secs(10), || {
+            if process.exited()?.is_some() {
+                bail!("nsd ended: {}", process.log().trim());
+            }
+            let soa = self
+                .host
+                .run("dig @127.0.0.1 +short +tries=1 +timeout=1 example.test SOA")
+                .unwrap_or_default();
+            Ok(soa.split_whitespace().nth(2) == Some(&serial))
+        })?;
+        self.process = Some(process);
+        Ok(())
+    }
+}

@@ -1,0 +1,237 @@
+//! What discovery found: part of the runtime changes, held against the rules of the config each time.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::discovery::{Discovery, Source};
+use super::effective::{EffectiveBackend, EffectiveService, Merge, Refused};
+use super::overlay::{BackendChange, Overlay};
+use super::rules::ServiceDraft;
+use super::schema::{Backend, Config, Limits, Service};
+use super::text::grouped;
+use super::vip::Vip;
+use crate::api::types::{AdminState, Origin};
+
+/// A backend that discovery found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Discovered {
+    /// As it was found last.
+    pub backend: Backend,
+    /// Since when it is not found any more, seconds of Unix time; it drains.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaving_since: Option<u64>,
+}
+
+/// What discovery found, by service and address.
+pub(super) type AllDiscovered = BTreeMap<String, BTreeMap<SocketAddr, Discovered>>;
+
+/// What became of an answer of discovery.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub struct Taken {
+    /// A line for each backend that came, went or changed.
+    pub changes: Vec<String>,
+    /// How many were found beyond `max_backends`, and left out.
+    pub left_out: usize,
+}
+
+impl Discovery {
+    /// What its backends' origin is.
+    pub const fn origin(&self) -> Origin {
+        match self.source {
+            Source::Dns(_) => Origin::Dns,
+            Source::File(_) => Origin::WatchedFile,
+        }
+    }
+}
+
+impl Overlay {
+    /// Takes in all that discovery finds for a service now, at a time in seconds of Unix time. What was found before
+    /// and is not in it drains from now on; what drains and is in it serves again. Where there are more than
+    /// `max_backends`, those that serve already come first, then those of the lowest addresses.
+    pub fn discover(&mut self, config: &Config, name: &str, found: &[Backend], now: u64) -> Taken {
+        let mut taken = Taken::default();
+        let Some(discovery) =
+            Merge::new(config, self).base(name).and_then(|(base, _)| base.discovery.clone())
+        else {
+            return taken;
+        };
+        let before = self.discovered.remove(name).unwrap_or_default();
+        let serves = |address: &SocketAddr| before.get(address).is_some_and(|it| it.leaving_since.is_none());
+        let by_address: BTreeMap<SocketAddr, &Backend> =
+            found.iter().map(|backend| (backend.address, backend)).collect();
+        let (mut kept, new): (Vec<&Backend>, Vec<&Backend>) =
+            by_address.into_values().partition(|backend| serves(&backend.address));
+        kept.extend(new);
+        taken.left_out = kept.len().saturating_sub(discovery.max_backends as usize);
+        kept.truncate(discovery.max_backends as usize);
+
+        let mut after: BTreeMap<SocketAddr, Discovered> = kept
+            .into_iter()
+            .map(|backend| (backend.address, Discovered { backend: *backend, leaving_since: None }))
+            .collect();
+        for (address, discovered) in &before {
+            let leaving_since = discovered.leaving_since.or(Some(now));
+            after.entry(*address).or_insert(Discovered { leaving_since, ..*discovered });
+        }
+        forget_oldest(&mut after, discovery.max_backends as usize);
+        taken.changes = changes(&before, &after);
+        self.set_discovered(name, after);
+        taken
+    }
+
+    /// Forgets a backend that discovery does not find any more, with what was changed of it at runtime.
+    pub fn release(&mut self, name: &str, address: SocketAddr) {
+        let mut discovered = self.discovered.remove(name).unwrap_or_default();
+        discovered.remove(&address);
+        self.set_discovered(name, discovered);
+        if let Some(BackendChange::Changed { .. }) =
+            self.backends.get(name).and_then(|changes| changes.get(&address))
+        {
+            self.set_change(name, address, None);
+        }
+    }
+
+    /// Since when each backend of a service is not found any more, seconds of Unix time.
+    pub fn leaving(&self, name: &str) -> impl Iterator<Item = (SocketAddr, u64)> {
+        let all = self.discovered.get(name).into_iter().flatten();
+        all.filter_map(|(address, it)| Some((*address, it.leaving_since?)))
+    }
+
+    /// Whether any backend of any service is not found any more.
+    pub fn is_any_leaving(&self) -> bool {
+        self.discovered.values().flatten().any(|(_, it)| it.leaving_since.is_some())
+    }
+
+    fn set_discovered(&mut self, name: &str, discovered: BTreeMap<SocketAddr, Discovered>) {
+        if discovered.is_empty() {
+            self.discovered.remove(name);
+        } else {
+            self.discovered.insert(name.into(), discovered);
+        }
+    }
+}
+
+/// An answer that is another each time must not fill the tables with what drains: as many are kept as may serve.
+fn forget_oldest(discovered: &mut BTreeMap<SocketAddr, Discovered>, most: usize) {
+    let mut leaving: Vec<(u64, SocketAddr)> =
+        discovered.iter().filter_map(|(address, it)| Some((it.leaving_since?, *address))).collect();
+    leaving.sort_unstable();
+    for (_, address) in &leaving[..leaving.len().saturating_sub(most)] {
+        discovered.remove(address);
+    }
+}
+
+fn changes(
+    before: &BTreeMap<SocketAddr, Discovered>,
+    after: &BTreeMap<SocketAddr, Discovered>,
+) -> Vec<String> {
+    let addresses: BTreeSet<_> = before.keys().chain(after.keys()).collect();
+    let words = |address: &SocketAddr| match (before.get(address), after.get(address)) {
+        (None, Some(_)) => Some("found".to_owned()),
+        (Some(_), None) => Some("removed: too many that are not found any more".to_owned()),
+        (Some(before), Some(after)) => match (before.leaving_since, after.leaving_since) {
+            (None, Some(_)) => Some("not found any more: it drains".to_owned()),
+            (Some(_), None) => Some("found again".to_owned()),
+            _ if before.backend.weight != after.backend.weight => {
+                Some(format!("weight {} -> {}", before.backend.weight, after.backend.weight))
+            }
+            _ if before.backend != after.backend => Some("found changed".to_owned()),
+            _ => None,
+        },
+        (None, None) => None,
+    };
+    addresses.into_iter().filter_map(|it| Some(format!("backend {it} {}", words(it)?))).collect()
+}
+
+impl Merge<'_> {
+    /// The backends that discovery found for a service and nobody lists, as they were found.
+    pub(super) fn discovered(&self, name: &str) -> impl Iterator<Item = Discovered> {
+        let listed = self.base(name).map_or(&[][..], |(base, _)| &base.backends);
+        let listed: BTreeSet<SocketAddr> = listed.iter().map(|backend| backend.address).collect();
+        let changes = self.overlay().backends.get(name);
+        let is_listed = move |address: &SocketAddr| {
+            let change = changes.and_then(|changes| changes.get(address));
+            listed.contains(address) || matches!(change, Some(BackendChange::Added { .. }))
+        };
+        let discovers = self.base(name).is_some_and(|(base, _)| base.discovery.is_some());
+        let all = self.overlay().discovered.get(name).filter(|_| discovers);
+        all.into_iter().flatten().filter(move |(address, _)| !is_listed(address)).map(|(_, it)| *it)
+    }
+}
+
+/// Adds what discovery found to the services that are there, but for what breaks a rule, which is told instead: an
+/// answer from outside never stands against the config.
+pub(super) fn add(services: &mut [EffectiveService], merge: &Merge, limits: Limits) {
+    let mut vips: HashMap<_, Vec<_>> = HashMap::new();
+    for Service { name, vip, protocol, .. } in services.iter().map(|it| &it.service) {
+        vips.entry((vip.ip(), *protocol)).or_default().push((*vip, name.clone()));
+    }
+    // A backend of port 0 gets packets to every port that its service has.
+    let loops = |address: SocketAddr, protocol| {
+        let at = vips.get(&(address.ip(), protocol))?;
+        let is_met = |vip: &Vip| address.port() == 0 || vip.meets(address.port(), address.port());
+        at.iter().find(|(vip, _)| is_met(vip)).map(|(_, name)| name)
+    };
+    let listed: usize = services.iter().map(|service| service.backends.len()).sum();
+    let mut room = (limits.backends as usize).saturating_sub(listed);
+    for service in services {
+        let Some(discovery) = &service.service.discovery else { continue };
+        let origin = discovery.origin();
+        let draft = ServiceDraft::of(&service.service, service.origin);
+        let mut ids: BTreeSet<_> =
+            service.backends.iter().filter_map(|it| Some(it.backend.server_id?.to_string())).collect();
+        for discovered in merge.discovered(&service.service.name) {
+            let backend = merge.with_changes(&service.service.name, discovered, origin);
+            let Backend { address, server_id, .. } = backend.backend;
+            let id = server_id.map(|id| id.to_string());
+            let why = if let Some(why) = draft.refusal(&backend.backend) {
+                Some(why)
+            } else if let Some(other) = loops(address, service.service.protocol) {
+                Some(format!("is the VIP of service {other}, so its packets would loop through this host"))
+            } else if room == 0 {
+                Some(format!("there is no room: limits.backends = {}", grouped(limits.backends.into())))
+            } else if id.as_ref().is_some_and(|id| ids.contains(id)) {
+                Some("has the server_id of another backend".into())
+            } else {
+                None
+            };
+            match why {
+                Some(why) => service.refused.push(Refused { address, why }),
+                None => {
+                    room -= 1;
+                    ids.extend(id);
+                    service.backends.push(backend);
+                }
+            }
+        }
+        service.backends.sort_by_key(|backend| backend.backend.address);
+    }
+}
+
+impl Merge<'_> {
+    /// A discovered backend with what was changed of it at runtime.
+    pub(super) fn with_changes(&self, name: &str, found: Discovered, origin: Origin) -> EffectiveBackend {
+        let mut backend = EffectiveBackend {
+            backend: found.backend,
+            admin: AdminState::Enabled,
+            origin,
+            is_leaving: found.leaving_since.is_some(),
+        };
+        let changes = self.overlay().backends.get(name);
+        if let Some(BackendChange::Changed { weight, server_id, backup, admin }) =
+            changes.and_then(|changes| changes.get(&found.backend.address))
+        {
+            backend.backend.weight = weight.unwrap_or(found.backend.weight);
+            backend.backend.server_id = server_id.or(found.backend.server_id);
+            backend.backend.backup = backup.unwrap_or(found.backend.backup);
+            backend.admin = *admin;
+        }
+        backend
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,138 @@
+//! Backends by a file: read at first, and whenever it is replaced, written or gone.
+
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use std::{fs, io};
+
+use nix::errno::Errno;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+
+use super::document::parse;
+use super::{Found, Update};
+use crate::config::{Discovery, Service};
+
+/// How often it is read where nothing is heard of it: a network's file system tells nothing, nor does a directory
+/// that a link on the way to the file led to.
+const POLL: Duration = Duration::from_secs(10);
+
+/// Changes that come together are taken together.
+const SETTLE: Duration = Duration::from_millis(20);
+
+/// Ten thousand backends take a tenth of this.
+const LARGEST: u64 = 16 << 20;
+
+/// Reads a service's backends whenever the file changes, until nobody listens any more.
+pub(super) async fn follow(
+    service: Service,
+    discovery: Discovery,
+    path: PathBuf,
+    updates: mpsc::Sender<Update>,
+) {
+    let mut told = None;
+    loop {
+        // Watched before it is read, so that no change falls in between.
+        let watch = Watch::of(&path);
+        let of = path.clone();
+        let Ok(content) = tokio::task::spawn_blocking(move || read(&of)).await else { return };
+        if told.as_ref() != Some(&content) {
+            let result = match &content {
+                Ok(text) => parse(text, &service, discovery.max_backends as usize)
+                    .map(|backends| Found { backends, refused: Vec::new() })
+                    .map_err(|errors| told_of(&path, &errors)),
+                Err(why) => Err(told_of(&path, std::slice::from_ref(why))),
+            };
+            let update =
+                Update { service: service.name.clone(), discovery: discovery.clone(), result, next: None };
+            if updates.send(update).await.is_err() {
+                return;
+            }
+            told = Some(content);
+        }
+        match watch {
+            Ok(watch) => {
+                // Where it takes longer, the file is read all the same.
+                let _ = timeout(POLL, watch.change()).await;
+            }
+            Err(error) => {
+                tracing::debug!("{} cannot be watched, and is read every {POLL:?}: {error}", path.display());
+                sleep(POLL).await;
+            }
+        }
+        sleep(SETTLE).await;
+    }
+}
+
+fn told_of(path: &Path, errors: &[String]) -> String {
+    format!("{}: {}", path.display(), errors.join("; "))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    let mut text = Vec::new();
+    fs::metadata(path)
+        .and_then(|it| {
+            // A pipe would be waited for.
+            if it.is_file() { fs::File::open(path) } else { Err(io::Error::other("it is no regular file")) }
+        })
+        .and_then(|file| file.take(LARGEST + 1).read_to_end(&mut text))
+        .map_err(|error| format!("cannot be read: {error}; put it there, readable by the daemon"))?;
+    if text.len() as u64 > LARGEST {
+        return Err(format!("is larger than {} MiB; is it a list of backends?", LARGEST >> 20));
+    }
+    Ok(text)
+}
+
+/// Whatever happens in the file's directory, and in that which a link leads to. A file that is replaced is another one,
+/// so that it is no use to watch itself.
+struct Watch(AsyncFd<Descriptor>);
+
+struct Descriptor(Inotify);
+
+impl AsRawFd for Descriptor {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+}
+
+impl Watch {
+    fn of(path: &Path) -> io::Result<Self> {
+        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+        let events = AddWatchFlags::IN_CLOSE_WRITE
+            | AddWatchFlags::IN_MOVED_TO
+            | AddWatchFlags::IN_MOVED_FROM
+            | AddWatchFlags::IN_CREATE
+            | AddWatchFlags::IN_DELETE
+            | AddWatchFlags::IN_ATTRIB
+            | AddWatchFlags::IN_DELETE_SELF
+            | AddWatchFlags::IN_MOVE_SELF
+            | AddWatchFlags::IN_ONLYDIR;
+        let directory = |path: &Path| path.parent().map_or_else(|| PathBuf::from("/"), PathBuf::from);
+        inotify.add_watch(&directory(path), events)?;
+        if let Ok(real) = path.canonicalize() {
+            inotify.add_watch(&directory(&real), events)?;
+        }
+        // SAFETY: the descriptor is the inotify's own and open for as long as it lives, within the AsyncFd.
+        let watch = unsafe { AsyncFd::register_with_interest(Descriptor(inotify), Interest::READABLE) };
+        Ok(Self(watch.map_err(|error| io::Error::other(error.to_string()))?))
+    }
+
+    /// Returns when something has happened.
+    async fn change(&self) -> io::Result<()> {
+        loop {
+            let mut ready = self.0.readable().await?;
+            match self.0.get_ref().0.read_events() {
+                Err(Errno::EAGAIN) => ready.clear_ready(),
+                Err(error) => return Err(error.into()),
+                Ok(_) => return Ok(()),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

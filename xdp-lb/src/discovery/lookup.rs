@@ -1,0 +1,164 @@
+//! One DNS question, put to several resolvers in turn.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::{Name, Record, RecordType};
+use hickory_resolver::config::{
+    ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
+};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::{DnsError, NetError, NoRecords};
+use hickory_resolver::{TokioResolver, system_conf};
+
+/// What a resolver says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Answer {
+    /// There are such records, and so long they hold.
+    Records(Vec<Record>, Duration),
+    /// There are none: why, and how long that holds, by the zone's SOA record (RFC 2308); `None` where none came.
+    Nothing(String, Option<Duration>),
+}
+
+/// Resolvers, asked in their order.
+pub(super) struct Resolvers {
+    /// `None`: those of the system, looked up when one is needed.
+    configured: Option<Vec<SocketAddr>>,
+    timeout: Duration,
+    resolvers: Vec<(SocketAddr, TokioResolver)>,
+    /// The one that answered last, which is asked first.
+    first: usize,
+}
+
+impl Resolvers {
+    /// Resolvers of these addresses; those of `/etc/resolv.conf` where there are none.
+    pub(super) fn new(addresses: &[SocketAddr], timeout: Duration) -> Self {
+        let configured = (!addresses.is_empty()).then(|| addresses.to_vec());
+        Self { configured, timeout, resolvers: Vec::new(), first: 0 }
+    }
+
+    /// Asks one after the other until one answers; that one is asked first the next time.
+    ///
+    /// # Errors
+    /// Where none does: what became of each, in words.
+    pub(super) async fn ask(&mut self, name: &Name, record: RecordType) -> Result<Answer, String> {
+        if self.resolvers.is_empty() {
+            self.resolvers = self.connect()?;
+            self.first = 0;
+        }
+        let mut failures = Vec::new();
+        for place in 0..self.resolvers.len() {
+            let place = (self.first + place) % self.resolvers.len();
+            let (address, resolver) = &self.resolvers[place];
+            match ask_one(resolver, name, record, self.timeout).await {
+                Ok(answer) => {
+                    self.first = place;
+                    return Ok(answer);
+                }
+                Err(why) => failures.push(format!("{address} {why}")),
+            }
+        }
+        if self.configured.is_none() {
+            // The file may name others by now.
+            self.resolvers.clear();
+        }
+        Err(failures.join("; "))
+    }
+
+    fn connect(&self) -> Result<Vec<(SocketAddr, TokioResolver)>, String> {
+        let addresses = match &self.configured {
+            Some(addresses) => addresses.clone(),
+            None => of_the_system()?,
+        };
+        let resolver = |address| Ok((address, resolver(address, self.timeout).map_err(|it| it.to_string())?));
+        addresses.into_iter().map(resolver).collect()
+    }
+}
+
+fn of_the_system() -> Result<Vec<SocketAddr>, String> {
+    const MEND: &str = "write resolvers = [\"192.0.2.53\"] in the service's discovery";
+    let (config, _) = system_conf::read_system_conf()
+        .map_err(|error| format!("/etc/resolv.conf cannot be used ({error}): {MEND}"))?;
+    let mut addresses: Vec<_> =
+        config.name_servers.iter().map(|server| SocketAddr::new(server.ip, 53)).collect();
+    addresses.dedup();
+    if addresses.is_empty() {
+        return Err(format!("/etc/resolv.conf names no resolver: {MEND}"));
+    }
+    Ok(addresses)
+}
+
+/// A resolver that asks this server alone: by UDP, by TCP where the answer was cut off.
+fn resolver(address: SocketAddr, timeout: Duration) -> Result<TokioResolver, NetError> {
+    let with_port = |mut connection: ConnectionConfig| {
+        connection.port = address.port();
+        connection
+    };
+    let connections = vec![with_port(ConnectionConfig::udp()), with_port(ConnectionConfig::tcp())];
+    let server = NameServerConfig::new(address.ip(), true, connections);
+    let mut builder = TokioResolver::builder_with_config(
+        ResolverConfig::from_name_servers(vec![server]),
+        TokioRuntimeProvider::default(),
+    );
+    let options: &mut ResolverOpts = builder.options_mut();
+    options.timeout = timeout;
+    options.attempts = 1;
+    // Each answer is looked up again when it ends, and by nobody else.
+    options.cache_size = 0;
+    options.use_hosts_file = ResolveHosts::Never;
+    builder.build()
+}
+
+async fn ask_one(
+    resolver: &TokioResolver,
+    name: &Name,
+    record: RecordType,
+    timeout: Duration,
+) -> Result<Answer, String> {
+    let Ok(answer) = tokio::time::timeout(timeout, resolver.lookup(name.clone(), record)).await else {
+        return Err(silent(timeout));
+    };
+    match answer {
+        Ok(lookup) => {
+            let ttl = lookup.valid_until().saturating_duration_since(Instant::now());
+            let records: Vec<Record> =
+                lookup.answers().iter().filter(|it| it.record_type() == record).cloned().collect();
+            if records.is_empty() {
+                return Ok(Answer::Nothing(format!("there is no {record} record"), None));
+            }
+            Ok(Answer::Records(records, ttl))
+        }
+        Err(NetError::Dns(DnsError::NoRecordsFound(nothing))) => nothing_of(&nothing, record),
+        Err(NetError::Dns(DnsError::ResponseCode(code))) => Err(format!("answers {}", words(code))),
+        Err(NetError::Timeout) => Err(silent(timeout)),
+        Err(error) => Err(format!("cannot be asked: {error}")),
+    }
+}
+
+fn nothing_of(nothing: &NoRecords, record: RecordType) -> Result<Answer, String> {
+    if nothing.soa.is_none() && nothing.ns.is_some() {
+        return Err("refers to other servers instead of answering: name a resolver that recurses".into());
+    }
+    let why = match nothing.response_code {
+        ResponseCode::NXDomain => "there is no such name (NXDOMAIN)".to_owned(),
+        _ => format!("there is no {record} record"),
+    };
+    let ttl = nothing.negative_ttl.map(|seconds| Duration::from_secs(seconds.into()));
+    Ok(Answer::Nothing(why, ttl))
+}
+
+fn silent(timeout: Duration) -> String {
+    format!("does not answer within {}", humantime::format_duration(timeout))
+}
+
+/// A response code as operators know it.
+fn words(code: ResponseCode) -> String {
+    match code {
+        ResponseCode::ServFail => "SERVFAIL".into(),
+        ResponseCode::Refused => "REFUSED".into(),
+        ResponseCode::FormErr => "FORMERR".into(),
+        ResponseCode::NotImp => "NOTIMP".into(),
+        other => other.to_str().into(),
+    }
+}
