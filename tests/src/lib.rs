@@ -19,6 +19,7 @@
 //! process that made it ends, however it ends. Processes are killed when their handles are dropped; what a killed
 //! test leaves running ends with the sandbox that `cargo xtask` runs tests in, without which a lab is refused.
 
+mod certificates;
 pub mod client;
 mod conversations;
 mod daemon;
@@ -44,6 +45,7 @@ mod wait;
 mod way;
 pub mod xdp_pass;
 
+pub use certificates::{Authority, Identity, Validity};
 pub use conversations::{Conversation, Conversations};
 pub use daemon::Daemon;
 pub use download::Download;

@@ -1,13 +1,17 @@
 //! Real servers, each of which says who it is.
 
 mod dnsmasq;
+mod grpc_health;
 mod nginx;
 mod nsd;
 mod tcp_echo;
+mod tls_sites;
 mod udp_echo;
 
 pub use dnsmasq::Dnsmasq;
+pub use grpc_health::GrpcHealth;
 pub use nginx::Nginx;
 pub use nsd::Nsd;
 pub use tcp_echo::TcpEcho;
+pub use tls_sites::{TlsSite, TlsSites};
 pub use udp_echo::UdpEcho;

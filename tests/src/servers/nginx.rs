@@ -22,6 +22,7 @@ use crate::{paths, wait};
 /// | `/healthz` | 200 while [`Nginx::set_healthy`] says so, as it does at first, else 503 |
 /// | `/big` | [`big_file`], 100 MB |
 /// | `/peer` | the client's address, as the host sees it, and a line feed |
+/// | `/probe` | 403, but 200 to a request with the header `X-Probe: let me in` |
 /// | `/upload/NAME` | takes a PUT; see [`Nginx::uploaded`] |
 pub struct Nginx {
     host: Host,
@@ -114,6 +115,7 @@ http {{
         location = /healthz {{ access_log off; root "{dir}"; try_files /healthz =503; }}
         location = /big {{ alias "{big}"; }}
         location = /peer {{ return 200 "$remote_addr\n"; }}
+        location = /probe {{ if ($http_x_probe != "let me in") {{ return 403; }} return 200 "in\n"; }}
         location /upload/ {{ root "{dir}"; dav_methods PUT; create_full_put_path on; client_max_body_size 1g; }}
     }}
 }}

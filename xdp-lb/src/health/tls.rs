@@ -280,56 +280,49 @@ impl ServerCertVerifier for AnyCertificate {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use std::net::IpAddr;
 
-    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
     use rustls::ServerConfig;
     use rustls::pki_types::PrivateKeyDer;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
     use tokio_rustls::TlsAcceptor;
+    use xdp_lb_tests::{Authority, Validity};
 
     use super::super::probe::Shared;
     use super::super::probe::tests::check;
     use super::*;
     use crate::config::{Http, Probe};
 
-    /// A CA, the file of its certificate, and what it signs.
-    pub(in crate::health) struct Authority {
-        issuer: CertifiedIssuer<'static, KeyPair>,
-        pub(in crate::health) file: tempfile::NamedTempFile,
+    /// A CA, and the file of its certificate.
+    struct Ca {
+        authority: Authority,
+        file: tempfile::NamedTempFile,
     }
 
-    impl Authority {
-        pub(in crate::health) fn new() -> Self {
-            let mut params = CertificateParams::new(Vec::new()).expect("no names");
-            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            let issuer =
-                CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a CA");
+    impl Ca {
+        fn new(name: &str) -> Self {
+            let authority = Authority::new(name).expect("a CA");
             let file = tempfile::NamedTempFile::new().expect("a file");
-            std::fs::write(file.path(), issuer.pem()).expect("written");
-            Self { issuer, file }
+            std::fs::write(file.path(), authority.certificate()).expect("written");
+            Self { authority, file }
         }
 
         /// How a server of these names speaks TLS.
-        pub(in crate::health) fn server(
+        fn server(
             &self,
             names: &[&str],
-            change: impl FnOnce(&mut CertificateParams),
+            validity: Validity,
             versions: &[&'static rustls::SupportedProtocolVersion],
         ) -> ServerConfig {
-            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-            let mut params = CertificateParams::new(names).expect("names");
-            change(&mut params);
-            let key = KeyPair::generate().expect("a key");
-            let certificate = params.signed_by(&key, &self.issuer).expect("signed");
-            let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
+            let identity = self.authority.issue(names, validity).expect("signed");
+            let key = PrivateKeyDer::try_from(identity.key_der).expect("a key");
             ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
                 .with_protocol_versions(versions)
                 .expect("versions")
                 .with_no_client_auth()
-                .with_single_cert(vec![certificate.der().clone()], key)
+                .with_single_cert(vec![identity.certificate_der.into()], key)
                 .expect("a config")
         }
 
@@ -369,8 +362,8 @@ pub(super) mod tests {
 
     #[tokio::test]
     async fn a_certificate_is_good_where_a_ca_that_is_trusted_signed_it_for_the_name() {
-        let ca = Authority::new();
-        let server = || ca.server(&["a.example", "127.0.0.1"], |_| {}, BOTH);
+        let ca = Ca::new("One");
+        let server = || ca.server(&["a.example", "127.0.0.1"], Validity::Now, BOTH);
         let body = |asked: &str| Some(crate::config::Body::Contains(format!("name {asked} alpn http/1.1")));
         // By the check's server_name, by its Host header, by the backend's address.
         let named = Tls { server_name: Some("a.example".into()), ..ca.tls() };
@@ -388,22 +381,24 @@ pub(super) mod tests {
             told_of(server(), https(other)).await,
             Err("TLS: the certificate is not for b.example, but for a.example, 127.0.0.1".into())
         );
-        let elsewhere = Authority::new().server(&["127.0.0.1"], |_| {}, BOTH);
-        assert_eq!(
+        for name in ["One", "Another"] {
+            let elsewhere = Ca::new(name).server(&["127.0.0.1"], Validity::Now, BOTH);
+            assert_eq!(
             told_of(elsewhere, https(ca.tls())).await,
             Err("TLS: nobody who is trusted signed the certificate; if it is a CA of your own, name it in ca_file".into())
         );
+        }
     }
 
     #[tokio::test]
     async fn a_certificate_out_of_its_time_is_told_with_the_date() {
-        let ca = Authority::new();
-        let expired = ca.server(&["127.0.0.1"], |params| params.not_after = date_time_ymd(2020, 2, 29), BOTH);
+        let ca = Ca::new("One");
+        let expired = ca.server(&["127.0.0.1"], Validity::Expired, BOTH);
         assert_eq!(
             told_of(expired, https(ca.tls())).await,
             Err("TLS: the certificate expired on 2020-02-29T00:00:00Z".into())
         );
-        let early = ca.server(&["127.0.0.1"], |params| params.not_before = date_time_ymd(3020, 1, 1), BOTH);
+        let early = ca.server(&["127.0.0.1"], Validity::NotYet, BOTH);
         assert_eq!(
             told_of(early, https(ca.tls())).await,
             Err("TLS: the certificate is not valid before 3020-01-01T00:00:00Z".into())
@@ -412,24 +407,23 @@ pub(super) mod tests {
 
     #[tokio::test]
     async fn without_verification_any_certificate_will_do() {
-        let expired = |params: &mut CertificateParams| params.not_after = date_time_ymd(2020, 2, 29);
         for versions in [BOTH, &[&version::TLS12]] {
-            let server = Authority::new().server(&["b.example"], expired, versions);
+            let server = Ca::new("One").server(&["b.example"], Validity::Expired, versions);
             assert_eq!(told_of(server, https(Tls { verify: false, ..Tls::default() })).await, Ok(()));
         }
     }
 
     #[tokio::test]
     async fn a_version_that_is_too_old_is_told() {
-        let ca = Authority::new();
+        let ca = Ca::new("One");
         let newest = Tls { min_version: TlsVersion::V1_3, ..ca.tls() };
-        let old = || ca.server(&["127.0.0.1"], |_| {}, &[&version::TLS12]);
+        let old = || ca.server(&["127.0.0.1"], Validity::Now, &[&version::TLS12]);
         assert_eq!(told_of(old(), https(ca.tls())).await, Ok(()));
         assert_eq!(
             told_of(old(), https(newest.clone())).await,
             Err("TLS: the server does not speak TLS 1.3".into())
         );
-        let new = ca.server(&["127.0.0.1"], |_| {}, &[&version::TLS13]);
+        let new = ca.server(&["127.0.0.1"], Validity::Now, &[&version::TLS13]);
         assert_eq!(told_of(new, https(newest)).await, Ok(()));
     }
 
@@ -460,7 +454,7 @@ pub(super) mod tests {
     #[tokio::test]
     async fn a_file_of_cas_is_read_again_and_one_that_is_gone_goes_on_to_count() {
         tokio::time::pause();
-        let (ca, other) = (Authority::new(), Authority::new());
+        let (ca, other) = (Ca::new("One"), Ca::new("Another"));
         let shared = Shared::default();
         let tls = ca.tls();
         let first = shared.tls.get(&tls, Alpn::Http1).await.expect("read");
