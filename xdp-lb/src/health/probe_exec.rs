@@ -16,6 +16,7 @@ use nix::unistd::{Pid, User, geteuid};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
+use tokio::time::timeout_at;
 
 use super::probe::{Attempt, Failure};
 
@@ -31,10 +32,10 @@ const MAX_TOLD: usize = 200;
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 pub(super) async fn probe(attempt: Attempt<'_>, command: &[String], user: &str) -> Result<(), Failure> {
-    let slot = attempt
-        .time
-        .limit("no turn among the programs that run at a time", attempt.shared.programs.acquire());
-    let _slot = slot.await?;
+    let Ok(_slot) = timeout_at(attempt.time.end, attempt.shared.programs.acquire()).await else {
+        let words = format!("{MAX_PROGRAMS} programs of other checks run, and none ended in time");
+        return Err(Failure::Here(io::Error::other(words)));
+    };
     let user = attempt.time.limit("no such user was found", identify(user.to_owned())).await??;
     let mut program = Program::start(attempt, command, user)?;
     let status = attempt.time.limit("the program did not end", program.end()).await??;
@@ -110,7 +111,6 @@ impl Program {
         let mut buffer = [0; 1024];
         loop {
             tokio::select! {
-                biased;
                 read = self.output.read(&mut buffer) => match read {
                     Ok(length @ 1..) => keep(&mut self.printed, &buffer[..length]),
                     // It has closed its output, and may go on for a while.
@@ -118,7 +118,10 @@ impl Program {
                 },
                 ended = self.child.wait() => {
                     // What is in the pipe yet; what its own children may print later is not waited for.
-                    while self.printed.len() < MAX_OUTPUT && let Ok(length @ 1..) = self.output.try_read(&mut buffer) {
+                    // Past tokio, which may not have heard of it.
+                    while self.printed.len() < MAX_OUTPUT
+                        && let Ok(length @ 1..) = nix::unistd::read(&self.output, &mut buffer)
+                    {
                         keep(&mut self.printed, &buffer[..length]);
                     }
                     return Ok(ended?);
@@ -281,6 +284,10 @@ mod tests {
     #[tokio::test]
     async fn what_it_prints_after_closing_its_output_or_without_end_keeps_nobody_waiting() {
         assert_eq!(shell("exec >&- 2>&-; sleep 0.05; exit 4").await, Err("exit code 4".into()));
+        assert_eq!(
+            shell("yes & sleep 0.05; exit 5").await.map_err(|words| words[..11].into()),
+            Err("exit code 5".to_owned())
+        );
         let endless = shell("yes").await;
         assert_eq!(endless, Err("the program did not end within 300ms".into()));
     }

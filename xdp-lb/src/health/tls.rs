@@ -87,7 +87,7 @@ pub(super) async fn handshake(
     host: Option<&str>,
     alpn: Alpn,
 ) -> Result<TlsStream<TcpStream>, Failure> {
-    let config = attempt.shared.tls.get(tls, alpn).await?;
+    let config = attempt.time.limit("the CAs were not read", attempt.shared.tls.get(tls, alpn)).await??;
     let name = server_name(tls, host, attempt.backend);
     let connecting = TlsConnector::from(config).connect(name, stream);
     let connected = attempt.time.limit("connected, but no TLS handshake", connecting).await?;
