@@ -306,6 +306,14 @@ impl Service {
         }
     }
 
+    /// Whether its backends are checked.
+    pub fn is_checked(&self) -> bool {
+        match &self.health_check {
+            Some(check) => check.probe != Probe::None,
+            None => self.protocol == Protocol::Tcp && !self.vip.is_range(),
+        }
+    }
+
     /// Its health check, or the default one: a TCP connect for TCP, none for UDP or where the VIP has more than one
     /// port.
     pub fn check(&self) -> HealthCheck {

@@ -12,9 +12,7 @@ use super::slow_start;
 use super::tables::Tables;
 use super::wanted::{Path, Sources, WantedBackend, WantedService};
 use crate::api::types::{AdminState, BackendState};
-use crate::config::{
-    self, Effective, EffectiveBackend, EffectiveService, FlowTracking, Mode, Probe, Withdraw,
-};
+use crate::config::{self, Effective, EffectiveBackend, EffectiveService, FlowTracking, Mode, Withdraw};
 use crate::health::{Health, Report, Target, TargetId};
 use crate::net::NextHop;
 use crate::net::vips::Wish;
@@ -206,7 +204,7 @@ impl Fleet {
                     backend.backend.address.ip().into(),
                     backend.backend.address.port(),
                 ));
-                let is_up = is_serving || service.service.check().probe == Probe::None;
+                let is_up = is_serving || !service.service.is_checked();
                 let health = if is_up { Health::Up } else { Health::Unknown };
                 Known::new(health, !old.contains(&service.service.name), now)
             });
@@ -506,7 +504,7 @@ fn condition(
     known: &Known,
     hop: Option<&Hop>,
 ) -> Condition {
-    let is_checked = service.service.check().probe != Probe::None;
+    let is_checked = service.service.is_checked();
     let why = known.why.as_deref();
     let (state, reason) = match (hop, known.health) {
         (None, _) => (BackendState::Unresolved, "the next hop is being looked up".into()),
@@ -588,7 +586,7 @@ mod tests {
 
     use super::*;
     use crate::api::types::Origin;
-    use crate::config::{Backend, HealthCheck, Service};
+    use crate::config::{Backend, HealthCheck, Probe, Service};
 
     fn service(probe: Probe) -> EffectiveService {
         let service = Service {

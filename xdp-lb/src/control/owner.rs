@@ -38,6 +38,13 @@ const CENSUS_EVERY: Duration = Duration::from_secs(5);
 /// How old a count of flows may be that somebody waits for.
 const CENSUS_FRESH: Duration = Duration::from_millis(500);
 
+/// After the tables were brought up to date, which looks at every service, the owner task rests for so many times as
+/// long as that took: where thousands of backends change their health, those that come meanwhile are taken together.
+const REST: u32 = 3;
+
+/// The longest rest.
+const LONGEST_REST: Duration = Duration::from_millis(500);
+
 /// How many messages are taken in before the tables are written.
 const BURST: usize = 4096;
 
@@ -132,6 +139,8 @@ pub struct Owner<K> {
     is_census_outdated: bool,
     pub(super) started: Instant,
     pub(super) is_stale: bool,
+    /// Until when the tables are left as they are.
+    rests_until: Instant,
     troubles: BTreeMap<Trouble, String>,
     cramped: Vec<Endpoint>,
     /// The interfaces outside the config that lead to backends, as they were logged.
@@ -245,6 +254,7 @@ impl<K: Kernel> Owner<K> {
             is_census_outdated: false,
             started: now,
             is_stale: false,
+            rests_until: now,
             troubles: BTreeMap::new(),
             strays: BTreeSet::new(),
             cramped: Vec::new(),
@@ -284,6 +294,7 @@ impl<K: Kernel> Owner<K> {
                     self.take_in_found(updates);
                 }
                 _ = tick.tick() => self.tick(),
+                () = tokio::time::sleep_until(self.rests_until.into()), if self.is_stale => {}
             }
             for _ in 0..BURST {
                 let Ok(report) = reports.try_recv() else { break };
@@ -293,8 +304,11 @@ impl<K: Kernel> Owner<K> {
                 let Ok(event) = events.try_recv() else { break };
                 self.take_in(event);
             }
-            if self.is_stale {
+            if self.is_stale && Instant::now() >= self.rests_until {
+                let began = Instant::now();
                 self.reconcile();
+                let took = began.elapsed();
+                self.rests_until = Instant::now() + (REST * took).min(LONGEST_REST);
             }
         }
     }

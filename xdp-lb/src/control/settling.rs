@@ -25,6 +25,12 @@ pub struct Settling {
     moving: BTreeMap<SlotIndex, Instant>,
     /// Slots whose living flows all have a record, and how many counts in a row found nothing in them.
     recorded: BTreeMap<SlotIndex, u8>,
+    /// No slot is due before: there may be a million of them, and nobody looks at each every second.
+    due_from: Option<Instant>,
+    /// Since when the slots move that were added after that was found out; the longest.
+    added_since: Option<Instant>,
+    /// The timeouts that it was found out for.
+    timeouts: Option<Timeouts>,
 }
 
 /// How far a service's slots are from rest.
@@ -61,15 +67,22 @@ impl Settling {
     /// The writes that forget the prior owner of the slots which have been moving for longer than any flow of their
     /// service lives without a packet.
     pub fn due(&mut self, tables: &Tables, timeouts: &Timeouts, now: Instant) -> Vec<Write> {
-        if self.moving.is_empty() {
+        let shortest = timeouts.tcp_idle.min(timeouts.udp_idle);
+        let is_over = |since: Instant| now.duration_since(since) > shortest;
+        let may_be_due = self.timeouts != Some(*timeouts)
+            || self.due_from.is_some_and(|from| from <= now)
+            || self.added_since.is_some_and(is_over);
+        if self.moving.is_empty() || !may_be_due {
             return Vec::new();
         }
+        let mut due_from: Option<Instant> = None;
         let mut present = BTreeMap::new();
         let mut writes = Vec::new();
         for (vip, service) in &tables.services {
             let idle = idle(vip.protocol, timeouts);
             for (at, since) in self.moving.range(ring_of(service)) {
                 present.insert(*at, *since);
+                due_from = due_from.into_iter().chain(since.checked_add(idle)).min();
                 if now.duration_since(*since) > idle
                     && let Some(slot) = tables.slot(*at)
                 {
@@ -79,6 +92,7 @@ impl Settling {
         }
         // Rings that are gone took their slots with them.
         self.moving = present;
+        (self.due_from, self.added_since, self.timeouts) = (due_from, None, Some(*timeouts));
         writes
     }
 
@@ -145,6 +159,7 @@ impl Settling {
             if is_moving(*slot) {
                 let since = self.moving.get(&at).copied().filter(|_| was_moving(at)).unwrap_or(now);
                 self.moving.insert(at, since);
+                self.added_since = self.added_since.into_iter().chain([since]).min();
                 self.recorded.remove(&at);
             } else {
                 self.moving.remove(&at);

@@ -32,17 +32,20 @@ enum Part {
     Datapath,
     /// What a change costs the control plane, what it moves, and the tables' memory.
     Control,
+    /// What the daemon costs while it checks ten thousand backends, and is asked about them.
+    Checks,
     /// HTTP, connections and packets a second against HAProxy, nginx, nftables and plain routing; time to fail over.
     Peers,
 }
 
 impl Part {
-    const ALL: [Self; 3] = [Self::Datapath, Self::Control, Self::Peers];
+    const ALL: [Self; 4] = [Self::Datapath, Self::Control, Self::Checks, Self::Peers];
 
     fn name(self) -> &'static str {
         match self {
             Self::Datapath => "datapath",
             Self::Control => "control",
+            Self::Checks => "checks",
             Self::Peers => "peers",
         }
     }
@@ -67,7 +70,7 @@ pub fn run_all(options: &Options) -> Result<ExitCode> {
         packages::offer_peers();
     }
     build::ebpf(&toolchain::find_or_install()?, false)?;
-    if options.parts().contains(&Part::Peers) {
+    if options.parts().iter().any(|part| matches!(part, Part::Checks | Part::Peers)) {
         build::daemon()?;
     }
     say::step("Building the benchmark");
