@@ -11,6 +11,12 @@ use crate::api::types::{AdminState, BackendState, BackendView, InterfaceView, Se
 /// How many backends one screen shows.
 const MAX_BACKENDS: usize = 30;
 
+/// How many services, and how many VIPs.
+const MAX_SERVICES: usize = 30;
+
+/// How many lines of a kind.
+const MAX_LINES: usize = 10;
+
 pub(super) async fn execute(client: &Client, screen: &Screen) -> anyhow::Result<String> {
     let status = client.status().await?;
     screen.show(&status, || one_screen(screen, &status))
@@ -39,7 +45,7 @@ fn one_screen(screen: &Screen, status: &StatusView) -> String {
     let parts = [
         trouble.unwrap_or_default() + drained + &head,
         interfaces(screen, status) + &vips(screen, status),
-        line(service::table(screen, &status.services))
+        services(screen, &status.services)
             + &panics(&status.services)
             + &moving(&status.services)
             + &discovery_troubles(&status.services),
@@ -48,6 +54,34 @@ fn one_screen(screen: &Screen, status: &StatusView) -> String {
         packets,
     ];
     parts.join("\n")
+}
+
+/// All services where they fit; else those that nobody can use, or that use backends which are down.
+fn services(screen: &Screen, services: &[ServiceView]) -> String {
+    if services.len() <= MAX_SERVICES {
+        return line(service::table(screen, services));
+    }
+    let is_troubled = |service: &&ServiceView| service.backends_serving == 0 || service.panic.is_some();
+    let troubled: Vec<_> = services.iter().filter(is_troubled).cloned().collect();
+    let well = counted((services.len() - troubled.len()) as u64, "service");
+    let shown = &troubled[..troubled.len().min(MAX_SERVICES)];
+    let table = if shown.is_empty() { String::new() } else { line(service::table(screen, shown)) };
+    match troubled.len() - shown.len() {
+        0 => format!("{table}{well} with backends that serve: xdp-lb service list\n"),
+        hidden => format!(
+            "{table}{} more without, {well} with backends that serve: xdp-lb service list\n",
+            grouped(hidden as u64)
+        ),
+    }
+}
+
+/// The first lines, and how many more there are.
+fn few(lines: impl IntoIterator<Item = String>, more: &str) -> String {
+    let mut lines: Vec<String> = lines.into_iter().collect();
+    let hidden = lines.len().saturating_sub(MAX_LINES);
+    lines.truncate(MAX_LINES);
+    lines.extend((hidden > 0).then(|| format!("{} {more}\n", counted(hidden as u64, "more service"))));
+    lines.concat()
 }
 
 /// A line for each service that uses backends which are down.
@@ -59,15 +93,13 @@ fn panics(services: &[ServiceView]) -> String {
             service.panic.as_ref()?
         ))
     };
-    services.iter().filter_map(line).collect()
+    few(services.iter().filter_map(line), "with backends that are down in use: xdp-lb service show NAME")
 }
 
 /// A line for each service whose slots are not at rest.
 fn moving(services: &[ServiceView]) -> String {
-    services
-        .iter()
-        .filter_map(|service| Some(format!("{}: {}\n", service.name, service::moving(service)?)))
-        .collect()
+    let line = |service: &ServiceView| Some(format!("{}: {}\n", service.name, service::moving(service)?));
+    few(services.iter().filter_map(line), "with slots that are not at rest: xdp-lb service show NAME")
 }
 
 /// A line for each thing that is wrong with a service's discovery.
@@ -75,7 +107,7 @@ fn discovery_troubles(services: &[ServiceView]) -> String {
     let lines = services
         .iter()
         .flat_map(|service| service.discovery.iter().flat_map(|it| discovery::troubles(&service.name, it)));
-    lines.map(|line| line + "\n").collect()
+    few(lines.map(|line| line + "\n"), "with such trouble: xdp-lb service show NAME")
 }
 
 fn interfaces(screen: &Screen, status: &StatusView) -> String {
@@ -96,7 +128,7 @@ fn vips(screen: &Screen, status: &StatusView) -> String {
         return String::new();
     }
     let columns = [text("VIP"), text("STATE"), text("INTERFACE"), words("NOTE")];
-    let rows = status.vips.iter().map(|vip| {
+    let rows = status.vips.iter().take(MAX_SERVICES).map(|vip| {
         let is_foreign = vip.interface.is_some() && !vip.added_by_daemon;
         let foreign = is_foreign.then(|| "added by somebody else, and left to them".to_owned());
         vec![
@@ -106,7 +138,11 @@ fn vips(screen: &Screen, status: &StatusView) -> String {
             Cell::new(vip.note.clone().or(foreign).unwrap_or_default()),
         ]
     });
-    format!("\n{}", line(screen.table(&columns, rows)))
+    let more = match status.vips.len().saturating_sub(MAX_SERVICES) {
+        0 => String::new(),
+        hidden => format!("{}: xdp-lb status --output json\n", counted(hidden as u64, "more VIP")),
+    };
+    format!("\n{}{more}", line(screen.table(&columns, rows)))
 }
 
 fn note(interface: &InterfaceView) -> String {

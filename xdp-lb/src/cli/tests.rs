@@ -12,7 +12,7 @@ use crate::api::client::Client;
 use crate::api::plan::{ChangeKind, KeyChange, ServiceChange, SettingChange, SlotsChange};
 use crate::api::server::Server;
 use crate::api::testing::{self, Owner};
-use crate::api::types::{AdminState, BackendState, BackendView, ReloadView};
+use crate::api::types::{AdminState, BackendState, BackendView, MovingView, ReloadView, ServiceView};
 use crate::config::{Affinity, Http, Mode, Probe, Protocol, Quic, StatusRange};
 
 const TABLE: Screen = Screen { format: Format::Table, colour: false, width: None };
@@ -357,9 +357,17 @@ async fn ten_thousand_backends_still_fit_on_the_screen() {
         let state = if number < 50 { BackendState::Down } else { BackendState::Up };
         BackendView { state, ..testing::backend("web", &format!("198.51.100.7:{}", number + 1)) }
     });
-    let owner = Owner { backends: backends.collect(), ..Owner::default() };
+    let services = (0..1_000u16).map(|number| ServiceView {
+        backends_serving: u32::from(number >= 3),
+        moving: MovingView { recorded_slots: 7, ..MovingView::default() },
+        ..testing::service(&format!("web{number}"), &format!("192.0.2.10:{}", number + 1))
+    });
+    let owner = Owner { backends: backends.collect(), services: services.collect(), ..Owner::default() };
     let text = daemon(owner).text(&["status"]).await;
-    assert!(text.lines().count() < 60, "{text}");
+    assert!(text.lines().count() < 75, "{text}");
+    assert!(text.contains("\nweb2 ") && !text.contains("\nweb3 "), "{text}");
+    assert!(text.contains("\n997 services with backends that serve: xdp-lb service list\n"), "{text}");
+    assert!(text.contains("\n990 more services with slots that are not at rest"), "{text}");
     assert!(text.contains("\n20 more not up, 9,950 backends up: xdp-lb backend list\n"), "{text}");
 }
 
