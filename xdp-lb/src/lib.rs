@@ -6,6 +6,7 @@ pub mod config;
 pub mod control;
 pub mod datapath;
 pub mod discovery;
+pub mod doctor;
 pub mod health;
 mod http;
 pub mod metrics;

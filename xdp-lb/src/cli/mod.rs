@@ -5,6 +5,7 @@ mod check;
 mod counters;
 mod decap;
 mod discovery;
+mod doctor;
 mod drain;
 mod flows;
 mod node;
@@ -87,6 +88,7 @@ enum Command {
     Flows(flows::Flows),
     Diff(reload::Diff),
     Reload(reload::Reload),
+    Doctor(doctor::Doctor),
     Upgrade(upgrade::Upgrade),
     Unload(unload::Unload),
     Decap(decap::Decap),
@@ -170,6 +172,7 @@ impl Cli {
             Command::Diff(diff) => block_on(diff.execute(&client, &screen)),
             Command::Reload(reload) => block_on(reload.execute(&client, &screen)).map(Done::from),
             Command::Decap(decap) => block_on(decap.execute()).map(|()| String::new().into()),
+            Command::Doctor(doctor) => block_on(doctor.execute(&client, &screen)),
             Command::Upgrade(upgrade) => block_on(upgrade.execute(&client, &screen)).map(Done::from),
             Command::Unload(unload) => block_on(unload.execute(self.global.socket, &screen)).map(Done::from),
         }

@@ -1,6 +1,7 @@
 //! What the host has to provide beside the program, which only the operator can: looked for, and said.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::fs;
 use std::net::{IpAddr, UdpSocket};
 
@@ -45,15 +46,30 @@ impl Host for ThisHost {
     }
 }
 
-/// What the host lacks for these services, a line each with what to do.
-pub fn lacks(host: &impl Host, config: &Config, effective: &Effective) -> Vec<String> {
+/// Something that the host lacks.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Lack {
+    /// What is missing, and what follows from it.
+    pub what: String,
+    /// What to do.
+    pub mend: String,
+}
+
+impl fmt::Display for Lack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.what, self.mend)
+    }
+}
+
+/// What the host lacks for these services.
+pub fn lacks(host: &impl Host, config: &Config, effective: &Effective) -> Vec<Lack> {
     let mut lines = forwarding(host, config, effective);
     lines.extend(ports(host, config.snat_ports, effective));
     lines.extend(addresses(host, config, effective));
     lines
 }
 
-fn forwarding(host: &impl Host, config: &Config, effective: &Effective) -> Vec<String> {
+fn forwarding(host: &impl Host, config: &Config, effective: &Effective) -> Vec<Lack> {
     let mut lines = Vec::new();
     for (is_v4, family, all) in
         [(true, "ipv4", "net.ipv4.ip_forward"), (false, "ipv6", "net.ipv6.conf.all.forwarding")]
@@ -67,19 +83,22 @@ fn forwarding(host: &impl Host, config: &Config, effective: &Effective) -> Vec<S
         };
         let off: Vec<&str> = config.interfaces.iter().filter(is_off).map(String::as_str).collect();
         if !off.is_empty() {
-            lines.push(format!(
-                "service {} has mode nat, and {family} forwarding is off on {}: replies to its clients are dropped; \
-                 turn it on: sysctl -w {all}=1",
-                service.service.name,
-                off.join(", ")
-            ));
+            lines.push(Lack {
+                what: format!(
+                    "service {} has mode nat, and {family} forwarding is off on {}, so that replies to its clients are \
+                     dropped",
+                    service.service.name,
+                    off.join(", ")
+                ),
+                mend: format!("sysctl -w {all}=1"),
+            });
         }
     }
     lines
 }
 
 /// The same sysctls hold for IPv6.
-fn ports(host: &impl Host, snat: PortRange, effective: &Effective) -> Option<String> {
+fn ports(host: &impl Host, snat: PortRange, effective: &Effective) -> Option<Lack> {
     let service = effective.services.iter().find(|service| service.service.mode == Mode::FullNat)?;
     let local = host.sysctl("net/ipv4/ip_local_port_range")?;
     let mut ends = local.split_whitespace().map(str::parse::<u16>);
@@ -91,17 +110,20 @@ fn ports(host: &impl Host, snat: PortRange, effective: &Effective) -> Option<Str
         let inside = |low: u16, high: u16| low <= first && last <= high;
         matches!((low.trim().parse(), high.trim().parse()), (Ok(low), Ok(high)) if inside(low, high))
     });
-    (first <= last && !is_reserved).then(|| {
-        format!(
+    (first <= last && !is_reserved).then(|| Lack {
+        what: format!(
             "snat_ports = \"{snat}\" and this host's own ports ({low}-{high}) overlap, so that service {} may take \
-             a connection of this host for its own: choose others, or keep the host from them: \
-             sysctl -w net.ipv4.ip_local_reserved_ports={first}-{last}",
+             a connection of this host for its own",
             service.service.name
-        )
+        ),
+        mend: format!(
+            "choose others, or keep the host from them: sysctl -w \
+             net.ipv4.ip_local_reserved_ports={first}-{last}"
+        ),
     })
 }
 
-fn addresses(host: &impl Host, config: &Config, effective: &Effective) -> Vec<String> {
+fn addresses(host: &impl Host, config: &Config, effective: &Effective) -> Vec<Lack> {
     let device = config.interfaces.first().map_or("lo", String::as_str);
     let prefix = |address: IpAddr| if address.is_ipv4() { 32 } else { 128 };
     let (mut vips, mut snat) = (Vec::new(), Vec::new());
@@ -111,22 +133,29 @@ fn addresses(host: &impl Host, config: &Config, effective: &Effective) -> Vec<St
         // Those that the daemon puts there may be away for good reason.
         if seen.insert(vip) && config.vips.interface.is_none() && !host.is_local(vip) {
             let asks = if vip.is_ipv4() { "ARP" } else { "neighbour discovery" };
-            vips.push(format!(
-                "service {}: the VIP {vip} is no address of this host, which will not answer {asks} for it unless it \
-                 is routed here: ip address add {vip}/{} dev {device}, or let the daemon do it: vips.interface",
-                service.name,
-                prefix(vip)
-            ));
+            vips.push(Lack {
+                what: format!(
+                    "service {}: the VIP {vip} is no address of this host, which will not answer {asks} for it unless \
+                     it is routed here",
+                    service.name
+                ),
+                mend: format!(
+                    "ip address add {vip}/{} dev {device}, or let the daemon do it: vips.interface",
+                    prefix(vip)
+                ),
+            });
         }
         let sees = if service.mode == Mode::FullNat { &service.snat_addresses[..] } else { &[] };
         for address in sees {
             if seen.insert(*address) && !host.is_local(*address) {
-                snat.push(format!(
-                    "service {}: {address} of snat_addresses is no address of this host, so that replies to it may \
-                     not come here: ip address add {address}/{} dev {device}",
-                    service.name,
-                    prefix(*address)
-                ));
+                snat.push(Lack {
+                    what: format!(
+                        "service {}: {address} of snat_addresses is no address of this host, so that replies to it \
+                         may not come here",
+                        service.name
+                    ),
+                    mend: format!("ip address add {address}/{} dev {device}", prefix(*address)),
+                });
             }
         }
     }
@@ -136,10 +165,13 @@ fn addresses(host: &impl Host, config: &Config, effective: &Effective) -> Vec<St
         .collect()
 }
 
-fn bounded(mut lines: Vec<String>, what: &str) -> Vec<String> {
+fn bounded(mut lines: Vec<Lack>, what: &str) -> Vec<Lack> {
     let more = lines.len().saturating_sub(MOST);
     lines.truncate(MOST);
-    lines.extend((more > 0).then(|| format!("and {more} more {what} are no addresses of this host")));
+    lines.extend((more > 0).then(|| Lack {
+        what: format!("and {more} more {what} are no addresses of this host"),
+        mend: "likewise".into(),
+    }));
     lines
 }
 
@@ -169,7 +201,7 @@ mod tests {
     fn said(host: &Described, config: &str) -> Vec<String> {
         let config = config::parse(&format!("interfaces = [\"eth0\", \"eth1\"]\n{config}")).unwrap();
         let effective = config::effective(&config, &Overlay::default()).unwrap();
-        lacks(host, &config, &effective)
+        lacks(host, &config, &effective).iter().map(ToString::to_string).collect()
     }
 
     const NAT6: &str = "[[service]]\nname = \"web\"\nvip = \"[2001:db8::10]:80\"\nmode = \"nat\"\n";
@@ -235,7 +267,7 @@ mod tests {
             (1..=40).map(|n| format!("[[service]]\nname = \"web{n}\"\nvip = \"192.0.2.{n}:80\"\n"));
         let lines = said(&Described::default(), &services.collect::<String>());
         assert_eq!(lines.len(), MOST + 1);
-        assert_eq!(lines[MOST], "and 30 more VIPs are no addresses of this host");
+        assert_eq!(lines[MOST], "and 30 more VIPs are no addresses of this host: likewise");
     }
 
     #[test]

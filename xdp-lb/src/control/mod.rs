@@ -7,7 +7,7 @@ mod fleet;
 mod flow_memory;
 mod flows;
 pub mod handle;
-mod host;
+pub mod host;
 mod interfaces;
 pub mod kernel;
 pub mod owner;

@@ -57,7 +57,7 @@ impl Pins {
 
     /// Where an interface's link is pinned.
     pub fn link(&self, interface: &str, mode: XdpMode) -> PathBuf {
-        self.directory.join(format!("link-{}-{}", mode_name(mode), escape(interface)))
+        link_path(&self.directory, interface, mode)
     }
 
     /// Removes all of them, and so detaches the program from every interface; says what was removed.
@@ -106,6 +106,17 @@ pub fn check_layout(pin_path: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether a daemon has pinned a link for an interface under this path.
+pub fn is_pinned(pin_path: &Path, interface: &str) -> bool {
+    [XdpMode::Native, XdpMode::Generic]
+        .into_iter()
+        .any(|mode| link_path(&directory(pin_path), interface, mode).exists())
+}
+
+fn link_path(directory: &Path, interface: &str, mode: XdpMode) -> PathBuf {
+    directory.join(format!("link-{}-{}", mode_name(mode), escape(interface)))
 }
 
 /// bpffs refuses names with a dot, which an interface's may have, and an interface's has no colon.

@@ -1,5 +1,6 @@
 //! What the kernel is asked over netlink and what it says, in this module's own types.
 
+use std::collections::BTreeSet;
 use std::future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -9,8 +10,8 @@ use anyhow::{Context as _, anyhow};
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, pin_mut};
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, CacheInfo};
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
-    VlanProtocol,
+    InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
+    VlanProtocol, XdpAttached,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState as Nud,
@@ -153,6 +154,19 @@ impl Kernel {
         let all = self.handle.link().get().execute();
         let all: Vec<LinkMessage> = answer(all.try_collect()).await.context("cannot list the interfaces")?;
         Ok(all.into_iter().filter_map(link).collect())
+    }
+
+    /// The indices of the interfaces that have an XDP program.
+    pub(super) async fn links_with_xdp(&self) -> anyhow::Result<BTreeSet<u32>> {
+        let all = self.handle.link().get().execute();
+        let all: Vec<LinkMessage> = answer(all.try_collect()).await.context("cannot list the interfaces")?;
+        let is_attached = |xdp: &LinkXdp| matches!(xdp, LinkXdp::Attached(how) if *how != XdpAttached::None);
+        let has_xdp = |attribute: &LinkAttribute| match attribute {
+            LinkAttribute::Xdp(xdp) => xdp.iter().any(is_attached),
+            _ => false,
+        };
+        let with_xdp = all.into_iter().filter(|message| message.attributes.iter().any(has_xdp));
+        Ok(with_xdp.map(|message| message.header.index).collect())
     }
 
     /// All neighbours.

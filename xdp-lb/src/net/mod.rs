@@ -3,6 +3,7 @@
 
 mod announce;
 mod kernel;
+pub mod look;
 mod resolver;
 mod state;
 pub mod vips;

@@ -1,0 +1,72 @@
+//! `xdp-lb doctor`.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Args;
+
+use super::Done;
+use super::output::Screen;
+use super::units::counted;
+use crate::api::client::Client;
+use crate::config::{self, Overlay, state};
+use crate::doctor::{self, Report, Subject};
+
+const USUAL_CONFIG: &str = "/etc/xdp-lb/config.toml";
+
+/// Look for what keeps this host from balancing load, and say how to mend it
+///
+/// Looks at the kernel, interfaces, XDP programs and offloads, reverse path filters and forwarding, next hops and MTU,
+/// VIPs, limits and the firewall; with a daemon or, for a config file alone, without. Nothing is changed.
+#[derive(Debug, Args)]
+#[command(after_help = "Exit codes: 0 all is well, 1 something was found, 2 it could not be looked at.")]
+pub(super) struct Doctor {
+    /// The config file [default: that of the running daemon, or /etc/xdp-lb/config.toml]
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl Doctor {
+    pub(super) async fn execute(self, client: &Client, screen: &Screen) -> anyhow::Result<Done> {
+        match self.examine(client).await {
+            Ok(report) => {
+                let code = if report.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+                Ok(Done { text: screen.show(&report, || text(&report))?, code })
+            }
+            Err(error) => {
+                // Where stderr is closed there is nobody left to tell.
+                let _ = writeln!(io::stderr(), "error: this host cannot be examined: {error:#}");
+                Ok(Done { text: String::new(), code: ExitCode::from(2) })
+            }
+        }
+    }
+
+    async fn examine(&self, client: &Client) -> anyhow::Result<Report> {
+        let daemon = client.status().await.ok();
+        let running = daemon.as_ref().map(|daemon| PathBuf::from(&daemon.config_file));
+        let file = self.config.clone().or_else(|| running.clone()).unwrap_or_else(|| USUAL_CONFIG.into());
+        let config = config::load(&file)?;
+        // Another's state says nothing of this file.
+        let daemon = daemon.filter(|daemon| Path::new(&daemon.pin_path) == config.pin_path);
+        let overlay: Overlay = state::look(&config.state_file).ok().and_then(Result::ok).unwrap_or_default();
+        let effective = config::effective(&config, &overlay)
+            .map_err(|lines| anyhow::anyhow!(lines.join("\n")))
+            .context("the config file and the changes made at runtime do not go together")?;
+        let subject = Subject { config: &config, effective: &effective, daemon: daemon.as_ref() };
+        doctor::examine(&subject).await
+    }
+}
+
+fn text(report: &Report) -> String {
+    let mut text = String::new();
+    for finding in &report.findings {
+        text += &format!("{}: {}\n    mend: {}\n", finding.check, finding.what, finding.mend);
+    }
+    for (check, why) in &report.skipped {
+        text += &format!("{check}: not looked at: {why}\n");
+    }
+    let (checks, findings) = (report.checked.len() as u64, report.findings.len() as u64);
+    text + &format!("{}, {}", counted(checks, "check"), counted(findings, "finding"))
+}

@@ -1,0 +1,136 @@
+//! The interfaces: there, up, and without anything before the program.
+
+use std::fs;
+
+use super::ethtool::{self, Offloads};
+use super::{Finding, Subject};
+use crate::config::XdpMode;
+use crate::net::look::{Interface, Network};
+
+pub(super) fn examine(subject: &Subject<'_>, network: &Network) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for name in &subject.config.interfaces {
+        let Some(interface) = network.interface(name) else {
+            findings.push(Finding::new(
+                "interfaces",
+                format!("there is no interface {name}, which the config names"),
+                format!("create it, or take it out of `interfaces`: there are {}", network.names()),
+            ));
+            continue;
+        };
+        findings.extend(state(interface));
+        findings.extend(programs(subject, interface));
+        if let Ok(offloads) = ethtool::offloads(name) {
+            let has_vlans = network.interfaces.iter().any(|other| other.vlan_parent == Some(interface.index));
+            findings.extend(offloading(name, offloads, has_vlans));
+        }
+    }
+    findings
+}
+
+fn state(interface: &Interface) -> Option<Finding> {
+    let name = &interface.name;
+    if !interface.up {
+        return Some(Finding::new("interfaces", format!("{name} is down"), format!("ip link set {name} up")));
+    }
+    (!interface.carrier).then(|| {
+        Finding::new(
+            "interfaces",
+            format!("{name} has no carrier"),
+            "look at the cable and the switch's port",
+        )
+    })
+}
+
+/// How the program is attached, or what is attached in its place.
+fn programs(subject: &Subject<'_>, interface: &Interface) -> Option<Finding> {
+    let name = &interface.name;
+    let attached =
+        subject.daemon.and_then(|daemon| daemon.interfaces.iter().find(|attached| &attached.name == name));
+    let is_ours = match attached {
+        Some(attached) => attached.mode.is_some(),
+        None => crate::datapath::is_pinned(&subject.config.pin_path, name),
+    };
+    if interface.has_xdp && !is_ours {
+        return Some(Finding::new(
+            "xdp",
+            format!("another XDP program is attached to {name}, and an interface has room for one"),
+            format!("see `ip link show dev {name}`; ip link set dev {name} xdp off"),
+        ));
+    }
+    let attached = attached?;
+    match (attached.mode, subject.config.xdp_mode) {
+        (None, _) => Some(Finding::new(
+            "xdp",
+            format!("{name}: {}", attached.note.as_deref().unwrap_or("the program is not attached")),
+            "mend what keeps it off; the daemon tries again by itself",
+        )),
+        (Some(XdpMode::Generic), XdpMode::Auto) => Some(Finding::new(
+            "xdp",
+            format!(
+                "{name} has the program in generic mode, which takes several times as long for a packet: {}",
+                attached.note.as_deref().unwrap_or("its driver has no native XDP")
+            ),
+            "use drivers with native XDP on all interfaces; or write xdp_mode = \"generic\", where that is well",
+        )),
+        _ => None,
+    }
+}
+
+fn offloading(name: &str, offloads: Offloads, has_vlans: bool) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if offloads.takes_tags && has_vlans {
+        findings.push(Finding::new(
+            "offloads",
+            format!(
+                "{name} takes VLAN tags out of frames before the program sees them, and has VLAN devices"
+            ),
+            format!("ethtool -K {name} rxvlan off"),
+        ));
+    }
+    if offloads.joins_segments {
+        findings.push(Finding::new(
+            "offloads",
+            format!("{name} joins segments in hardware (LRO): they are too large to forward, and XDP may be refused"),
+            format!("ethtool -K {name} lro off"),
+        ));
+    }
+    findings
+}
+
+/// What the program leaves to the host (fragments before their first, ICMP) is held against the reverse path.
+pub(super) fn rp_filter(subject: &Subject<'_>) -> Vec<Finding> {
+    let value = |name: &str| {
+        let path = format!("/proc/sys/net/ipv4/conf/{name}/rp_filter");
+        fs::read_to_string(path).ok().and_then(|value| value.trim().parse::<u8>().ok()).unwrap_or(0)
+    };
+    let all = value("all");
+    // The kernel takes the larger of the two (ip-sysctl.rst).
+    let is_strict = |name: &&String| value(name).max(all) == 1;
+    let strict = subject.config.interfaces.iter().filter(is_strict);
+    strict
+        .map(|name| {
+            Finding::new(
+                "rp-filter",
+                format!(
+                    "{name} filters by strict reverse path: what the program leaves to the host, of senders that are \
+                     routed another way, is dropped"
+                ),
+                format!("sysctl -w net.ipv4.conf.{name}.rp_filter=2"),
+            )
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offloads_are_found_where_they_harm() {
+        let offloads = |takes_tags, joins_segments| Offloads { takes_tags, joins_segments };
+        assert_eq!(offloading("eth0", offloads(true, false), false), [], "no VLAN device is on it");
+        assert_eq!(offloading("eth0", offloads(true, false), true)[0].mend, "ethtool -K eth0 rxvlan off");
+        assert_eq!(offloading("eth0", offloads(false, true), true)[0].mend, "ethtool -K eth0 lro off");
+    }
+}

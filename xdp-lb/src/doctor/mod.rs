@@ -1,0 +1,114 @@
+//! What keeps a host from balancing load, looked for from outside of the datapath: one file a part of the host.
+
+mod ethtool;
+mod firewall;
+mod interfaces;
+mod kernel;
+mod limits;
+mod reach;
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::api::types::StatusView;
+use crate::config::{Config, Effective};
+use crate::control::host;
+use crate::net::look::Network;
+
+/// What is examined.
+#[derive(Debug)]
+pub struct Subject<'a> {
+    /// The config file.
+    pub config: &'a Config,
+    /// The services that there are, with the changes made at runtime.
+    pub effective: &'a Effective,
+    /// What the daemon says of itself, where one runs.
+    pub daemon: Option<&'a StatusView>,
+}
+
+/// Something that is wrong, or will be.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+pub struct Finding {
+    /// Which check found it; stable.
+    pub check: &'static str,
+    /// What is wrong, and what follows from it.
+    pub what: String,
+    /// What to do: a command, or words.
+    pub mend: String,
+}
+
+impl Finding {
+    fn new(check: &'static str, what: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self { check, what: what.into(), mend: mend.into() }
+    }
+}
+
+/// What was looked at, and found.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Report {
+    /// Everything that is wrong, by check.
+    pub findings: Vec<Finding>,
+    /// The checks that could be made.
+    pub checked: Vec<&'static str>,
+    /// Those that could not, and why.
+    pub skipped: BTreeMap<&'static str, String>,
+}
+
+/// Every check's name.
+pub const CHECKS: [&str; 13] = [
+    "kernel",
+    "pins",
+    "interfaces",
+    "xdp",
+    "offloads",
+    "rp-filter",
+    "host",
+    "next-hops",
+    "mtu",
+    "vips",
+    "limits",
+    "firewall",
+    "daemon",
+];
+
+/// Examines this host, in the network namespace that this runs in. Nothing is changed, but that next hops that are
+/// not known yet are asked for.
+///
+/// # Errors
+/// Where the kernel does not tell what there is.
+pub async fn examine(subject: &Subject<'_>) -> Result<Report> {
+    let network = Network::look().await?;
+    let mut findings = kernel::examine();
+    findings.extend(kernel::pins(&subject.config.pin_path));
+    findings.extend(interfaces::examine(subject, &network));
+    findings.extend(interfaces::rp_filter(subject));
+    findings.extend(
+        host::lacks(&host::ThisHost, subject.config, subject.effective)
+            .into_iter()
+            .map(|lack| Finding::new("host", lack.what, lack.mend)),
+    );
+    findings.extend(reach::examine(subject, &network).await?);
+    findings.extend(reach::vips(subject, &network));
+    findings.extend(limits::examine(subject));
+    let mut skipped = BTreeMap::new();
+    match firewall::examine() {
+        Ok(found) => findings.extend(found),
+        Err(why) => drop(skipped.insert("firewall", why)),
+    }
+    match subject.daemon {
+        Some(daemon) => findings.extend(trouble(daemon)),
+        None => drop(skipped.insert("daemon", "no daemon answers".to_owned())),
+    }
+    findings.sort_by_key(|finding| CHECKS.iter().position(|check| *check == finding.check));
+    findings.dedup();
+    let checked = CHECKS.into_iter().filter(|check| !skipped.contains_key(check)).collect();
+    Ok(Report { findings, checked, skipped })
+}
+
+/// What the daemon itself complains of.
+fn trouble(daemon: &StatusView) -> Option<Finding> {
+    let trouble = daemon.trouble.as_ref()?;
+    Some(Finding::new("daemon", format!("the daemon is in trouble: {trouble}"), "see its log"))
+}
