@@ -1,8 +1,10 @@
-//! Whether this process may do what the daemon does.
+//! What this process may do: as much as the daemon needs, and no more.
 
 use std::fs;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
+use caps::{CapSet, Capability, CapsHashSet};
+use nix::sys::prctl;
 
 /// The numbers of linux/capability.h.
 const CAP_NET_ADMIN: u32 = 12;
@@ -21,6 +23,50 @@ pub fn check() -> Result<()> {
         // Where it cannot be known the kernel decides.
         _ => Ok(()),
     }
+}
+
+/// What the daemon needs all its life: an interface that comes back is attached to anew, routes, neighbours and VIPs
+/// change, checks may ping.
+const NEEDED: [Capability; 4] =
+    [Capability::CAP_BPF, Capability::CAP_PERFMON, Capability::CAP_NET_ADMIN, Capability::CAP_NET_RAW];
+
+/// What checks of type `exec` need besides: their programs run as another user, and are killed when they take too long.
+const NEEDED_TO_EXECUTE: [Capability; 3] =
+    [Capability::CAP_SETUID, Capability::CAP_SETGID, Capability::CAP_KILL];
+
+/// Gives up every other capability for good, and the means to gain any (`no_new_privs`): of this thread, those that it
+/// starts, and what they execute. To be called before there is another thread.
+///
+/// # Errors
+/// Where the kernel refuses.
+pub fn drop_rest(executes: bool) -> Result<()> {
+    let permitted = caps::read(None, CapSet::Permitted).context("cannot read the capabilities")?;
+    let mut keep: CapsHashSet = NEEDED.into_iter().filter(|one| permitted.contains(one)).collect();
+    if executes {
+        keep.extend(NEEDED_TO_EXECUTE.into_iter().filter(|one| permitted.contains(one)));
+    }
+    // What stands for two of them where a service manager does not know them.
+    if !keep.contains(&Capability::CAP_BPF) || !keep.contains(&Capability::CAP_PERFMON) {
+        keep.extend(permitted.contains(&Capability::CAP_SYS_ADMIN).then_some(Capability::CAP_SYS_ADMIN));
+    }
+    give_up(&permitted, &keep).context("cannot give up the capabilities that are not needed")?;
+    prctl::set_no_new_privs().context("cannot set no_new_privs")
+}
+
+fn give_up(permitted: &CapsHashSet, keep: &CapsHashSet) -> Result<(), caps::errors::CapsError> {
+    // What a process that this one executes could have; to shorten that takes a capability itself.
+    if permitted.contains(&Capability::CAP_SETPCAP) {
+        for one in caps::all().difference(keep) {
+            if caps::has_cap(None, CapSet::Bounding, *one)? {
+                caps::drop(None, CapSet::Bounding, *one)?;
+            }
+        }
+    }
+    // A successor that is no root's keeps them, too.
+    caps::set(None, CapSet::Inheritable, keep)?;
+    caps::set(None, CapSet::Ambient, keep)?;
+    caps::set(None, CapSet::Effective, keep)?;
+    caps::set(None, CapSet::Permitted, keep)
 }
 
 /// Whether the effective capabilities in a process's status (proc_pid_status(5)) suffice.

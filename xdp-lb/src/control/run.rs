@@ -75,6 +75,7 @@ fn lives(options: &Options, predecessor: &mut Option<Predecessor>) -> Result<()>
         predecessor.hand_over()?;
     }
     raise_descriptor_limit();
+    privilege::drop_rest(config.allow_exec_checks)?;
     let (upgrades, mut asked) = Upgrades::new();
     if predecessor.is_some() {
         upgrades.note(UpgradeState::UnderWay, "this daemon takes over".into());
