@@ -127,25 +127,43 @@ pub(super) struct Kernel {
     handle: Handle,
 }
 
-/// Connects to the kernel of the calling thread's network namespace, and has it tell of the changes of these groups.
-/// Both connections end with the `JoinSet`; the stream of changes ends when its connection broke.
-pub(super) fn connect(
-    groups: &[MulticastGroup],
-) -> anyhow::Result<(Kernel, impl Stream<Item = Change> + Unpin + use<>, JoinSet<()>)> {
+/// A connection for changes, and what has come by it. It ends when its connection broke.
+pub(super) struct Changes {
+    stream: Box<dyn Stream<Item = Change> + Unpin + Send>,
+    /// Ends the connection with this.
+    _connection: JoinSet<()>,
+}
+
+impl Changes {
+    /// Has the kernel of the calling thread's network namespace tell of the changes of these groups from now on.
+    pub(super) fn of(groups: &[MulticastGroup]) -> anyhow::Result<Self> {
+        let (mut connection, _, messages) = rtnetlink::new_multicast_connection(groups)
+            .context("cannot open a netlink socket for changes of the network")?;
+        let socket = connection.socket_mut();
+        if let Err(error) =
+            setsockopt(rtnetlink::sys::AsyncSocket::socket_ref(socket), RcvBufForce, &CHANGES_BUFFER)
+        {
+            tracing::debug!(%error, "the netlink socket keeps its small buffer");
+        }
+        let mut tasks = JoinSet::new();
+        tasks.spawn(connection);
+        let stream = messages.filter_map(|(message, _)| future::ready(change(message)));
+        Ok(Self { stream: Box::new(stream), _connection: tasks })
+    }
+
+    /// The next change.
+    pub(super) async fn next(&mut self) -> Option<Change> {
+        self.stream.next().await
+    }
+}
+
+/// Connects to the kernel of the calling thread's network namespace, for requests. The connection ends with the
+/// `JoinSet`.
+pub(super) fn connect() -> anyhow::Result<(Kernel, JoinSet<()>)> {
     let mut tasks = JoinSet::new();
     let (connection, handle, _) = rtnetlink::new_connection().context("cannot open a netlink socket")?;
     tasks.spawn(connection);
-    let (mut connection, _, messages) = rtnetlink::new_multicast_connection(groups)
-        .context("cannot open a netlink socket for changes of the network")?;
-    let socket = connection.socket_mut();
-    if let Err(error) =
-        setsockopt(rtnetlink::sys::AsyncSocket::socket_ref(socket), RcvBufForce, &CHANGES_BUFFER)
-    {
-        tracing::debug!(%error, "the netlink socket keeps its small buffer");
-    }
-    tasks.spawn(connection);
-    let changes = messages.filter_map(|(message, _)| future::ready(change(message)));
-    Ok((Kernel { handle }, changes, tasks))
+    Ok((Kernel { handle }, tasks))
 }
 
 impl Kernel {

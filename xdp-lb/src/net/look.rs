@@ -36,7 +36,7 @@ impl Network {
     /// # Errors
     /// Where the kernel does not answer.
     pub async fn look() -> Result<Self> {
-        let (kernel, _, _connections) = connect(&[])?;
+        let (kernel, _connection) = connect()?;
         let with_xdp = kernel.links_with_xdp().await?;
         let links = kernel.links().await?.into_iter();
         let interface = |link: super::kernel::Link| Interface {

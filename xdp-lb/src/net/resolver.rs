@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use futures_util::{FutureExt as _, Stream, StreamExt as _};
+use futures_util::{FutureExt as _, StreamExt as _};
 use rtnetlink::MulticastGroup;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::Event;
-use super::kernel::{Change, HopId, Kernel, Route, connect};
+use super::kernel::{Change, Changes, HopId, Kernel, Route, connect};
 use super::state::State;
 
 /// What the kernel is to tell of.
@@ -64,7 +64,9 @@ impl Resolver {
     /// # Errors
     /// Where the netlink sockets cannot be opened, or interfaces and neighbours not be listed.
     pub async fn start(events: mpsc::Sender<Event>) -> anyhow::Result<Self> {
-        let (kernel, changes, connections) = connect(&GROUPS)?;
+        // Before anything is read, so that no change is missed in between.
+        let changes = Changes::of(&GROUPS)?;
+        let (kernel, connection) = connect()?;
         let (watch, watches) = mpsc::unbounded_channel();
         let (solicit, solicitations) = mpsc::channel(SOLICITED_PER_SECOND);
         let mut task = Task {
@@ -78,7 +80,8 @@ impl Resolver {
             solicited: HashSet::new(),
             solicited_since: Instant::now(),
             resync_at: Instant::now(),
-            _connections: connections,
+            is_overrun: false,
+            _connection: connection,
         };
         task.resync().await.context("cannot read the state of the network from the kernel")?;
         tokio::spawn(task.run(changes, watches, solicitations, events));
@@ -116,14 +119,16 @@ struct Task {
     solicited: HashSet<HopId>,
     solicited_since: Instant,
     resync_at: Instant,
-    /// Ends the connections with the task.
-    _connections: JoinSet<()>,
+    /// Whether changes were lost, so that their connection is to be made anew.
+    is_overrun: bool,
+    /// Ends the connection for requests with the task.
+    _connection: JoinSet<()>,
 }
 
 impl Task {
     async fn run(
         mut self,
-        mut changes: impl Stream<Item = Change> + Unpin,
+        mut changes: Changes,
         mut watches: mpsc::UnboundedReceiver<BTreeSet<IpAddr>>,
         mut solicitations: mpsc::Receiver<HopId>,
         events: mpsc::Sender<Event>,
@@ -169,6 +174,14 @@ impl Task {
                 }
                 () = tokio::time::sleep_until(wake_at) => {}
             }
+            if std::mem::take(&mut self.is_overrun) {
+                // What still waits in the old queue is older than what is read now; and a queue that has overrun tells
+                // of nothing new until it has been emptied.
+                match Changes::of(&GROUPS) {
+                    Ok(anew) => changes = anew,
+                    Err(error) => tracing::warn!("{error:#}"),
+                }
+            }
             if self.resync_at <= Instant::now()
                 && let Err(error) = self.resync().await
             {
@@ -179,10 +192,11 @@ impl Task {
 
     fn take_in(&mut self, change: Change) {
         if !self.state.apply(change, Instant::now()) {
-            tracing::debug!(
+            tracing::info!(
                 "changes of the network came faster than they could be read: reading all of it anew"
             );
             self.resync_at = Instant::now();
+            self.is_overrun = true;
         }
     }
 

@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use futures_util::{Stream, StreamExt as _};
 use rtnetlink::MulticastGroup;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -18,8 +17,12 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use super::announce::Announcer;
-use super::kernel::{Change, Kernel, Link, connect};
+use super::kernel::{Change, Changes, Kernel, Link, connect};
 use crate::config::state::{self, Kept, StateError};
+
+/// What the kernel is to tell of.
+const GROUPS: [MulticastGroup; 3] =
+    [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
 
 /// After a first change more may follow: one look is for all of them.
 const DEBOUNCE: Duration = Duration::from_millis(20);
@@ -185,7 +188,7 @@ pub async fn release(record_file: &Path) -> Result<Vec<String>> {
 
 struct Keeper {
     kernel: Kernel,
-    changes: Box<dyn Stream<Item = Change> + Unpin + Send>,
+    changes: Changes,
     announcer: Option<Announcer>,
     record_file: PathBuf,
     record: Record,
@@ -197,14 +200,14 @@ struct Keeper {
     /// The links that were up at the last look, by index.
     up: BTreeSet<u32>,
     look_at: Instant,
-    /// Ends the connections with the task.
-    _connections: JoinSet<()>,
+    /// Ends the connection for requests with the task.
+    _connection: JoinSet<()>,
 }
 
 impl Keeper {
     fn new(record_file: PathBuf, told: watch::Sender<Standings>) -> Result<Self> {
-        let (kernel, changes, connections) =
-            connect(&[MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr])?;
+        let changes = Changes::of(&GROUPS)?;
+        let (kernel, connection) = connect()?;
         let boot =
             std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
         let mut record = match state::read::<Record>(&record_file) {
@@ -226,7 +229,7 @@ impl Keeper {
         }
         Ok(Self {
             kernel,
-            changes: Box::new(changes),
+            changes,
             announcer: announcer.ok(),
             record_file,
             record,
@@ -236,7 +239,7 @@ impl Keeper {
             announced: 0,
             up: BTreeSet::new(),
             look_at: Instant::now() + REFRESH,
-            _connections: connections,
+            _connection: connection,
         })
     }
 
@@ -267,7 +270,14 @@ impl Keeper {
                     }
                 },
                 change = self.changes.next() => match change {
-                    Some(Change::Addresses(_) | Change::Link(_) | Change::LinkGone(_) | Change::Overrun) => {
+                    Some(Change::Overrun) => {
+                        match Changes::of(&GROUPS) {
+                            Ok(anew) => self.changes = anew,
+                            Err(error) => tracing::warn!("{error:#}"),
+                        }
+                        self.look_at = Instant::now();
+                    }
+                    Some(Change::Addresses(_) | Change::Link(_) | Change::LinkGone(_)) => {
                         self.look_at = self.look_at.min(Instant::now() + DEBOUNCE);
                     }
                     Some(_) => {}
