@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 use std::error::Error;
-use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
+use std::{fmt, io};
 
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Shared};
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
@@ -18,7 +20,7 @@ use rustls::{
     version,
 };
 use tokio::net::TcpStream;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -27,6 +29,9 @@ use crate::config::{Tls, TlsVersion};
 
 /// The files of CAs are read anew this often, so that one that was replaced counts.
 const FRESH: Duration = Duration::from_secs(60);
+
+/// And this often while there are none that could be read.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// What no check has used for so long is forgotten; the longest interval is an hour.
 const FORGOTTEN: Duration = Duration::from_secs(2 * 3600);
@@ -38,47 +43,71 @@ pub(super) enum Alpn {
     Http2,
 }
 
-/// How TLS is spoken, for all checks together: the CAs of a host take a megabyte or so, and milliseconds to read.
-#[derive(Debug, Default)]
-pub(super) struct Configs(Mutex<Known>);
+/// How TLS is spoken, for all checks together: the CAs of a host take a megabyte or so, and milliseconds to read. So
+/// they are read once for all checks that want the same, and those of before count until the new ones are there.
+#[derive(Default)]
+pub(super) struct Configs(Mutex<HashMap<(Tls, Alpn), Entry>>);
 
-/// When each was made, and what it is.
-type Known = HashMap<(Tls, Alpn), (Instant, Arc<ClientConfig>)>;
+/// A config on its way or made. It is made to the end, whether or not the check that wanted it still waits.
+type Making = Shared<BoxFuture<'static, Result<Arc<ClientConfig>, String>>>;
+
+struct Entry {
+    begun: Instant,
+    making: Making,
+    /// What counts until it is made, and where it cannot be.
+    before: Option<Arc<ClientConfig>>,
+}
 
 impl Configs {
     /// The config for these keys.
-    async fn get(&self, tls: &Tls, alpn: Alpn) -> Result<Arc<ClientConfig>, Failure> {
+    async fn get(&self, tls: &Tls, alpn: Alpn) -> Result<Arc<ClientConfig>, String> {
         // The name is no part of what is made here.
         let key = (Tls { server_name: None, ..tls.clone() }, alpn);
-        let known = self.lock().get(&key).cloned();
-        if let Some((made, config)) = &known
-            && made.elapsed() < FRESH
-        {
-            return Ok(Arc::clone(config));
-        }
-        let wanted = key.clone();
-        let made = tokio::task::spawn_blocking(move || make(&wanted.0, wanted.1)).await;
-        let config = match (made.unwrap_or_else(|error| Err(error.to_string())), known) {
-            (Ok(config), _) => Arc::new(config),
-            // A file that is gone or half written leaves what it held before.
-            (Err(error), Some((_, config))) => {
-                tracing::warn!("health checks: {error}; what it held before goes on to count");
-                config
+        let making = {
+            let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if !entries.contains_key(&key) {
+                // Those that no check has any more.
+                entries.retain(|_, entry| entry.begun.elapsed() < FORGOTTEN);
             }
-            (Err(error), None) => return Err(Failure::Backend(error)),
+            let entry = entries.entry(key.clone()).or_insert_with(|| Entry::begin(&key, None));
+            let made = entry.making.clone().now_or_never();
+            let lasts = if matches!(made, Some(Err(_))) && entry.before.is_none() { RETRY } else { FRESH };
+            let made = made.and_then(Result::ok);
+            if entry.begun.elapsed() >= lasts {
+                let before = made.clone().or_else(|| entry.before.clone());
+                *entry = Entry::begin(&key, before);
+            }
+            match made.or_else(|| entry.before.clone()) {
+                Some(config) => return Ok(config),
+                None => entry.making.clone(),
+            }
         };
-        let mut configs = self.lock();
-        // Those that no check has any more.
-        configs.retain(|_, (made, _)| made.elapsed() < FORGOTTEN);
-        configs.insert(key, (Instant::now(), Arc::clone(&config)));
-        Ok(config)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Known> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        making.await
     }
 }
 
+impl fmt::Debug for Configs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Configs").finish_non_exhaustive()
+    }
+}
+
+impl Entry {
+    fn begin((tls, alpn): &(Tls, Alpn), before: Option<Arc<ClientConfig>>) -> Self {
+        let (tls, alpn, is_there_one) = (tls.clone(), *alpn, before.is_some());
+        let made = tokio::task::spawn_blocking(move || {
+            let made = make(&tls, alpn).map(Arc::new);
+            if let Err(error) = &made
+                && is_there_one
+            {
+                tracing::warn!("health checks: {error}; what it held before goes on to count");
+            }
+            made
+        });
+        let making = async { made.await.unwrap_or_else(|error| Err(error.to_string())) };
+        Self { begun: Instant::now(), making: making.boxed().shared(), before }
+    }
+}
 /// Makes the connection one of TLS. `host` is the name that is meant where the check has no `server_name`.
 pub(super) async fn handshake(
     attempt: Attempt<'_>,
@@ -87,7 +116,12 @@ pub(super) async fn handshake(
     host: Option<&str>,
     alpn: Alpn,
 ) -> Result<TlsStream<TcpStream>, Failure> {
-    let config = attempt.time.limit("the CAs were not read", attempt.shared.tls.get(tls, alpn)).await??;
+    let Ok(config) = timeout_at(attempt.time.end, attempt.shared.tls.get(tls, alpn)).await else {
+        return Err(Failure::Here(io::Error::other(
+            "the CAs that may sign its certificate were not read in time",
+        )));
+    };
+    let config = config.map_err(Failure::Backend)?;
     let name = server_name(tls, host, attempt.backend);
     let connecting = TlsConnector::from(config).connect(name, stream);
     let connected = attempt.time.limit("connected, but no TLS handshake", connecting).await?;
@@ -290,7 +324,7 @@ mod tests {
     use tokio_rustls::TlsAcceptor;
     use xdp_lb_tests::{Authority, Validity};
 
-    use super::super::probe::Shared;
+    use super::super::probe;
     use super::super::probe::tests::check;
     use super::*;
     use crate::config::{Http, Probe};
@@ -455,26 +489,37 @@ mod tests {
     async fn a_file_of_cas_is_read_again_and_one_that_is_gone_goes_on_to_count() {
         tokio::time::pause();
         let (ca, other) = (Ca::new("One"), Ca::new("Another"));
-        let shared = Shared::default();
+        let shared = probe::Shared::default();
         let tls = ca.tls();
         let first = shared.tls.get(&tls, Alpn::Http1).await.expect("read");
         let again = shared.tls.get(&tls, Alpn::Http1).await.expect("kept");
         assert!(Arc::ptr_eq(&first, &again));
         std::fs::copy(other.file.path(), ca.file.path()).expect("replaced");
         tokio::time::advance(FRESH).await;
-        let replaced = shared.tls.get(&tls, Alpn::Http1).await.expect("read");
+        // While it is read, what was read before counts.
+        let mut replaced = Arc::clone(&first);
+        for _ in 0..500 {
+            if !Arc::ptr_eq(&first, &replaced) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+            replaced = shared.tls.get(&tls, Alpn::Http1).await.expect("read");
+        }
         assert!(!Arc::ptr_eq(&first, &replaced));
         std::fs::remove_file(ca.file.path()).expect("removed");
-        tokio::time::advance(FRESH).await;
-        let gone = shared.tls.get(&tls, Alpn::Http1).await.expect("kept");
-        assert!(Arc::ptr_eq(&replaced, &gone));
+        for _ in 0..3 {
+            tokio::time::advance(FRESH).await;
+            std::thread::sleep(Duration::from_millis(100));
+            let gone = shared.tls.get(&tls, Alpn::Http1).await.expect("kept");
+            assert!(Arc::ptr_eq(&replaced, &gone));
+        }
 
         let absent = Tls { ca_file: Some("/nonexistent/ca.pem".into()), ..tls };
-        let Err(Failure::Backend(words)) = shared.tls.get(&absent, Alpn::Http1).await else { panic!("read") };
+        let Err(words) = shared.tls.get(&absent, Alpn::Http1).await else { panic!("read") };
         assert!(words.starts_with("the check's ca_file /nonexistent/ca.pem cannot be read: "), "{words}");
         let empty = tempfile::NamedTempFile::new().expect("a file");
         let empty = Tls { ca_file: Some(empty.path().into()), ..absent };
-        let Err(Failure::Backend(words)) = shared.tls.get(&empty, Alpn::Http1).await else { panic!("read") };
+        let Err(words) = shared.tls.get(&empty, Alpn::Http1).await else { panic!("read") };
         assert!(words.ends_with(" has no certificate in it"), "{words}");
     }
 
