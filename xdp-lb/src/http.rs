@@ -10,6 +10,7 @@ use axum::serve::Listener;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 use tracing::debug;
 
@@ -22,8 +23,14 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long connections that are open at the shutdown may take to end.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Serves `router` on `listener` until `shutdown`, and lets running requests end.
-pub async fn serve<L: Listener>(mut listener: L, router: Router, shutdown: impl Future<Output = ()>) {
+/// Serves the connections of `listener` until `shutdown`, and lets running requests end. `prepare` makes of what was
+/// accepted the stream that HTTP is spoken on and its router, or nothing where the connection ends there.
+pub async fn serve<L, S, P>(mut listener: L, prepare: impl Fn(L::Io) -> P, shutdown: impl Future<Output = ()>)
+where
+    L: Listener,
+    P: Future<Output = Option<(S, Router)>> + Send + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let mut shutdown = pin!(shutdown);
     let mut connections = JoinSet::new();
     loop {
@@ -32,7 +39,7 @@ pub async fn serve<L: Listener>(mut listener: L, router: Router, shutdown: impl 
             () = &mut shutdown => break,
             Some(_) = connections.join_next() => {}
             (stream, _) = listener.accept(), if connections.len() < MAX_CONNECTIONS => {
-                connections.spawn(connection(stream, router.clone()));
+                connections.spawn(connection(prepare(stream)));
             }
         }
     }
@@ -43,12 +50,17 @@ pub async fn serve<L: Listener>(mut listener: L, router: Router, shutdown: impl 
     }
 }
 
-async fn connection(stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin, router: Router) {
-    let connection = http1::Builder::new()
-        .keep_alive(false)
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+async fn connection<S: AsyncRead + AsyncWrite + Unpin>(prepare: impl Future<Output = Option<(S, Router)>>) {
+    let connection = async {
+        let prepared = tokio::time::timeout(HEADER_TIMEOUT, prepare).await;
+        let Ok(Some((stream, router))) = prepared else { return Ok(()) };
+        http1::Builder::new()
+            .keep_alive(false)
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIMEOUT)
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+            .await
+    };
     match tokio::time::timeout(CONNECTION_TIMEOUT, connection).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => debug!(%error, "HTTP connection ended early"),

@@ -39,8 +39,12 @@ pub enum Error {
         .0.display()
     )]
     NoDaemon(PathBuf),
-    /// The socket is root's.
-    #[error("no permission to use {}: run this as root (sudo xdp-lb ...)", .0.display())]
+    /// The socket is root's and its groups'.
+    #[error(
+        "no permission to use {}: run this as root (sudo xdp-lb ...), or as a member of a group that the [api] of the \
+         daemon's config names",
+        .0.display()
+    )]
     PermissionDenied(PathBuf),
     /// The daemon refused the request.
     #[error("{message}")]

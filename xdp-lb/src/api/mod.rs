@@ -1,6 +1,8 @@
 //! HTTP/JSON over a Unix socket: the server, and the client that the CLI uses. The routes and
 //! documents are described in `docs/api.md`.
 
+mod audit;
+pub mod caller;
 pub mod client;
 pub mod plan;
 pub mod server;

@@ -1,8 +1,7 @@
 //! The server: each route asks the owner task through its handle.
 
-use std::future::Future;
+use std::future::{Future, ready};
 use std::net::SocketAddr;
-use std::path::Path;
 use std::time::Duration;
 
 use axum::body::HttpBody;
@@ -13,16 +12,17 @@ use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, patch, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
 
-use crate::api::socket;
+use crate::api::caller::Groups;
 use crate::api::types::{
     AdminPatch, BackendPatch, BackendView, CountersView, ErrorView, FlowQuery, FlowsView, Outcome,
     ReloadView, ServiceDetailView, ServiceView, StatusView,
 };
+use crate::api::{audit, socket};
 use crate::config;
 use crate::control::handle::{Handle, Refusal};
 use crate::http;
@@ -60,23 +60,31 @@ pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct Server {
     listener: UnixListener,
     guard: socket::Guard,
+    groups: Groups,
 }
 
 impl Server {
-    /// Listens on the Unix socket `path` (mode 0600), in place of a dead daemon's socket.
+    /// Listens on the Unix socket of the config, in place of a dead daemon's socket. It is root's alone, or its groups'
+    /// too.
     ///
     /// # Errors
     ///
-    /// Another daemon answers there, or the file system refuses.
-    pub fn bind(path: &Path) -> anyhow::Result<Self> {
-        let (listener, guard) = socket::listen(path)?;
-        Ok(Self { listener, guard })
+    /// Another daemon answers there, this host has no such group, or the file system refuses.
+    pub fn bind(config: &config::Api) -> anyhow::Result<Self> {
+        let groups = Groups::resolve(config)?;
+        let (listener, guard) = socket::listen(&config.socket, &groups)?;
+        Ok(Self { listener, guard, groups })
     }
 
     /// Serves until `shutdown`, lets running requests end, and removes the socket.
     pub async fn serve(self, handle: Handle, shutdown: impl Future<Output = ()>) {
-        let Self { listener, guard } = self;
-        http::serve(listener, router(handle), shutdown).await;
+        let Self { listener, guard, groups } = self;
+        let router = router(handle);
+        let prepare = |stream: UnixStream| {
+            let router = router.clone().layer(Extension(groups.caller(&stream)));
+            ready(Some((stream, router)))
+        };
+        http::serve(listener, prepare, shutdown).await;
         drop(guard);
     }
 }
@@ -101,6 +109,7 @@ fn router(handle: Handle) -> Router {
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(axum::middleware::from_fn(audit::guard))
         .layer(axum::middleware::from_fn(in_time))
         .with_state(handle)
 }
@@ -254,13 +263,13 @@ fn created<T>(answer: Result<T, Refusal>) -> Created<T> {
 }
 
 /// A request that was refused, as status and document.
-struct Error {
+pub(super) struct Error {
     status: StatusCode,
     view: ErrorView,
 }
 
 impl Error {
-    fn new(status: StatusCode, error: String) -> Self {
+    pub(super) fn new(status: StatusCode, error: String) -> Self {
         Self { status, view: ErrorView { error } }
     }
 }

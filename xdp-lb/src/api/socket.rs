@@ -1,22 +1,30 @@
-//! The control socket: open to root alone from its first moment on, and one daemon's only.
+//! The control socket: open to root and to the groups of the config alone, from its first moment on, and one daemon's
+//! only.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::collections::BTreeSet;
+use std::ffi::CString;
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::sys::stat::{Mode, fchmod};
+use nix::unistd::{Gid, chown};
 use tokio::net::{UnixListener, UnixSocket};
+
+use crate::api::caller::Groups;
 
 /// The longest path that a Unix socket's address can hold, in bytes: `sun_path` less its final 0 (unix(7)).
 const MAX_PATH: usize = 107;
 /// How many connections may wait to be accepted.
 const BACKLOG: u32 = 128;
 
-/// Listens on `path` with mode 0600 and returns with it the guard that removes the socket again.
+/// Listens on `path` with mode 0600, or 0660 for these groups, and returns with it the guard that removes the socket
+/// again.
 ///
 /// A socket that a dead daemon left behind is replaced.
 ///
@@ -24,7 +32,7 @@ const BACKLOG: u32 = 128;
 ///
 /// Another daemon or program answers on `path`, something else than a socket is there, or the
 /// file system refuses.
-pub fn listen(path: &Path) -> anyhow::Result<(UnixListener, Guard)> {
+pub fn listen(path: &Path, groups: &Groups) -> anyhow::Result<(UnixListener, Guard)> {
     if path.as_os_str().len() > MAX_PATH {
         bail!("the path {} is too long for a socket: at most {MAX_PATH} bytes fit", path.display());
     }
@@ -39,7 +47,9 @@ pub fn listen(path: &Path) -> anyhow::Result<(UnixListener, Guard)> {
     remove_stale(path)?;
     let listener =
         bind_private(path).with_context(|| format!("cannot listen on the socket {}", path.display()))?;
-    Ok((listener, Guard { socket: path.to_owned(), _lock: lock }))
+    let guard = Guard { socket: path.to_owned(), _lock: lock };
+    admit(path, groups)?;
+    Ok((listener, guard))
 }
 
 /// Removes the socket when it is dropped.
@@ -52,7 +62,7 @@ pub struct Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         // The lock is still held: no other daemon can have put its own socket here.
-        let _ = std::fs::remove_file(&self.socket);
+        let _ = fs::remove_file(&self.socket);
     }
 }
 
@@ -63,6 +73,55 @@ fn bind_private(path: &Path) -> io::Result<UnixListener> {
     fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
     socket.bind(path)?;
     socket.listen(BACKLOG)
+}
+
+/// Lets the members of the groups connect: the socket's own group is the first of them, and an access control list
+/// (acl(5)) has the others.
+fn admit(path: &Path, groups: &Groups) -> anyhow::Result<()> {
+    let groups: BTreeSet<u32> = groups.all().map(Gid::as_raw).collect();
+    let mut rest = groups.into_iter();
+    let Some(first) = rest.next() else { return Ok(()) };
+    chown(path, None, Some(Gid::from_raw(first))).with_context(|| {
+        format!("cannot give the socket {} to group {first} (it takes CAP_CHOWN)", path.display())
+    })?;
+    let rest: Vec<u32> = rest.collect();
+    if rest.is_empty() {
+        fs::set_permissions(path, Permissions::from_mode(0o660))
+    } else {
+        set_access_list(path, &rest)
+    }
+    .with_context(|| format!("cannot open the socket {} to the groups of [api]", path.display()))
+}
+
+/// The owner, the file's own group and these groups may read and write: what connecting takes.
+fn set_access_list(path: &Path, groups: &[u32]) -> io::Result<()> {
+    // linux/posix_acl_xattr.h: the version, then entries of tag, permissions and id, in this order.
+    const VERSION: u32 = 2;
+    const READ_WRITE: u16 = 6;
+    const NOBODY: u32 = u32::MAX;
+    let entries = [(0x01, READ_WRITE, NOBODY), (0x04, READ_WRITE, NOBODY)]
+        .into_iter()
+        .chain(groups.iter().map(|group| (0x08, READ_WRITE, *group)))
+        .chain([(0x10, READ_WRITE, NOBODY), (0x20, 0, NOBODY)]);
+    let mut list = VERSION.to_le_bytes().to_vec();
+    for (tag, permissions, id) in entries {
+        let tag: u16 = tag;
+        list.extend(tag.to_le_bytes());
+        list.extend(permissions.to_le_bytes());
+        list.extend(id.to_le_bytes());
+    }
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: both strings end with 0, and the list is as long as is said.
+    let done = unsafe {
+        libc::setxattr(
+            path.as_ptr(),
+            c"system.posix_acl_access".as_ptr(),
+            list.as_ptr().cast(),
+            list.len(),
+            0,
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn remove_stale(path: &Path) -> anyhow::Result<()> {
@@ -79,7 +138,7 @@ fn remove_stale(path: &Path) -> anyhow::Result<()> {
             let pid = getsockopt(&stream, sockopt::PeerCredentials).map(|peer| peer.pid()).unwrap_or(0);
             bail!("another program (pid {pid}) listens on {}: name another api.socket", path.display());
         }
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)
             .with_context(|| format!("cannot remove the socket of a dead daemon, {}", path.display())),
         Err(error) => {
             Err(error).with_context(|| format!("cannot tell whether anyone listens on {}", path.display()))
@@ -139,7 +198,7 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        let _ = fs::remove_file(&self.path);
     }
 }
 
@@ -159,14 +218,14 @@ mod tests {
     async fn the_socket_is_for_root_alone_whatever_the_umask() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("made/for/it/api.sock");
-        let (_listener, _guard) = listen(&path).unwrap();
+        let (_listener, _guard) = listen(&path, &Groups::default()).unwrap();
         assert_eq!(path.metadata().unwrap().mode() & 0o7777, 0o600);
     }
 
     #[tokio::test]
     async fn nothing_is_left_behind_at_the_end() {
         let folder = tempfile::tempdir().unwrap();
-        let (listener, guard) = listen(&folder.path().join("api.sock")).unwrap();
+        let (listener, guard) = listen(&folder.path().join("api.sock"), &Groups::default()).unwrap();
         drop((listener, guard));
         assert_eq!(folder.path().read_dir().unwrap().count(), 0);
     }
@@ -175,8 +234,8 @@ mod tests {
     async fn a_live_daemons_socket_is_refused_and_stays_its_own() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("api.sock");
-        let (listener, _guard) = listen(&path).unwrap();
-        let error = listen(&path).unwrap_err().to_string();
+        let (listener, _guard) = listen(&path, &Groups::default()).unwrap();
+        let error = listen(&path, &Groups::default()).unwrap_err().to_string();
         let pid = std::process::id();
         assert!(error.starts_with(&format!("another daemon (pid {pid}) answers on ")), "{error}");
         UnixStream::connect(&path).unwrap();
@@ -188,8 +247,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("api.sock");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        std::fs::write(folder.path().join("api.sock.lock"), "99999\n").unwrap();
-        let (_listener, _guard) = listen(&path).unwrap();
+        fs::write(folder.path().join("api.sock.lock"), "99999\n").unwrap();
+        let (_listener, _guard) = listen(&path, &Groups::default()).unwrap();
         UnixStream::connect(&path).unwrap();
     }
 
@@ -198,7 +257,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("api.sock");
         let _theirs = std::os::unix::net::UnixListener::bind(&path).unwrap();
-        let error = listen(&path).unwrap_err().to_string();
+        let error = listen(&path, &Groups::default()).unwrap_err().to_string();
         assert!(error.contains(&format!("another program (pid {})", std::process::id())), "{error}");
         UnixStream::connect(&path).unwrap();
     }
@@ -207,16 +266,16 @@ mod tests {
     async fn a_file_that_is_no_socket_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("api.sock");
-        std::fs::write(&path, "precious").unwrap();
-        let error = listen(&path).unwrap_err().to_string();
+        fs::write(&path, "precious").unwrap();
+        let error = listen(&path, &Groups::default()).unwrap_err().to_string();
         assert!(error.contains("is no socket"), "{error}");
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
     }
 
     #[tokio::test]
     async fn a_path_that_is_too_long_is_refused_in_words() {
         let path = PathBuf::from(format!("/run/{}", "x".repeat(200)));
-        assert!(listen(&path).unwrap_err().to_string().contains("at most 107 bytes"));
+        assert!(listen(&path, &Groups::default()).unwrap_err().to_string().contains("at most 107 bytes"));
     }
 
     #[test]

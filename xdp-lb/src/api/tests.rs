@@ -26,7 +26,7 @@ struct Daemon {
 fn daemon(handle: Handle) -> Daemon {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("api.sock");
-    let server = Server::bind(&socket).unwrap();
+    let server = Server::bind(&config::Api { socket: socket.clone(), ..config::Api::default() }).unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let server = tokio::spawn(server.serve(handle, async move { drop(stopped.await) }));
     let client = Client::new(&socket);

@@ -13,7 +13,7 @@ use crate::api::plan::{ChangeKind, KeyChange, ServiceChange, SettingChange, Slot
 use crate::api::server::Server;
 use crate::api::testing::{self, Owner};
 use crate::api::types::{AdminState, BackendState, BackendView, MovingView, ReloadView, ServiceView};
-use crate::config::{Affinity, Http, Mode, Probe, Protocol, Quic, StatusRange};
+use crate::config::{self, Affinity, Http, Mode, Probe, Protocol, Quic, StatusRange};
 
 const TABLE: Screen = Screen { format: Format::Table, colour: false, width: None };
 
@@ -25,7 +25,7 @@ struct Daemon {
 fn daemon(owner: Owner) -> Daemon {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("api.sock");
-    let server = Server::bind(&socket).unwrap();
+    let server = Server::bind(&config::Api { socket: socket.clone(), ..config::Api::default() }).unwrap();
     tokio::spawn(server.serve(owner.start(), std::future::pending()));
     Daemon { client: Client::new(socket), folder }
 }
@@ -631,8 +631,11 @@ async fn a_drain_ends_when_someone_enables_or_removes_the_backend() {
 async fn a_drain_goes_on_while_the_daemon_restarts() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("api.sock");
-    let first =
-        tokio::spawn(Server::bind(&socket).unwrap().serve(Owner::default().start(), std::future::pending()));
+    let first = tokio::spawn(
+        Server::bind(&config::Api { socket: socket.clone(), ..config::Api::default() })
+            .unwrap()
+            .serve(Owner::default().start(), std::future::pending()),
+    );
     let client = Client::new(&socket);
     let restart = async {
         tokio::time::sleep(Duration::from_secs(3)).await;
@@ -642,7 +645,11 @@ async fn a_drain_goes_on_while_the_daemon_restarts() {
         let mut owner = Owner { flows_ending: 42, ..Owner::default() };
         owner.backends[0].admin = AdminState::Draining;
         owner.backends[0].share = 0.0;
-        tokio::spawn(Server::bind(&socket).unwrap().serve(owner.start(), std::future::pending()));
+        tokio::spawn(
+            Server::bind(&config::Api { socket: socket.clone(), ..config::Api::default() })
+                .unwrap()
+                .serve(owner.start(), std::future::pending()),
+        );
     };
     let Command::Backend(drain) = parse(DRAIN).command else { panic!() };
     let (done, ()) = tokio::join!(drain.execute(&client, &TABLE), restart);
@@ -684,7 +691,7 @@ fn a_valid_config_is_counted_and_an_invalid_one_names_its_lines() {
     let document: Value = serde_json::from_str(&check(valid, "json").unwrap()).unwrap();
     assert_eq!((&document["services"], &document["backends"]), (&1.into(), &2.into()));
     let error = check(&valid.replace("192.0.2.10:80", "192.0.2.10"), "table").unwrap_err();
-    assert!(error.is::<crate::config::Errors>());
+    assert!(error.is::<config::Errors>());
     assert!(error.to_string().starts_with(&format!("{}:5: ", file.display())), "{error}");
 }
 

@@ -152,7 +152,7 @@ fn read_config(root: &DeTable, problems: &mut Problems) -> Option<Config> {
     let flow_hash_secret = top.parsed("flow_hash_secret", flow_hash_secret);
     let snat_ports = top.or_default("snat_ports", |top, key| top.parsed(key, str::parse));
     let vips = top.section("vips", &["interface", "withdraw"], read_vips).unwrap_or_default();
-    let api = top.section("api", &["socket"], read_api).unwrap_or_default();
+    let api = top.section("api", &["socket", "admin_groups", "read_groups"], read_api).unwrap_or_default();
     let metrics = top.section("metrics", &["listen"], read_metrics).unwrap_or_default();
     let limits = top.or_default("limits", |top, key| top.section(key, LIMITS_KEYS, read_limits).flatten());
     let timeouts = top.section("timeouts", &["tcp_idle", "udp_idle"], read_timeouts).unwrap_or_default();
@@ -226,7 +226,23 @@ fn read_vips(vips: &mut Section) -> Vips {
 
 fn read_api(api: &mut Section) -> Api {
     let socket = Api::default().socket;
-    Api { socket: api.path("socket", &socket.to_string_lossy(), rules::socket_path) }
+    let socket = api.path("socket", &socket.to_string_lossy(), rules::socket_path);
+    let mut groups = |key| {
+        let names = api.list(key, |name| rules::group_name(name).map(|()| name.to_owned()));
+        names.unwrap_or_default()
+    };
+    let (admin_groups, read_groups) = (groups("admin_groups"), groups("read_groups"));
+    for (index, name) in read_groups.iter().enumerate() {
+        if let Some(name) = name
+            && admin_groups.iter().flatten().any(|admin| admin == name)
+        {
+            let what =
+                format!("{} is in admin_groups, too, which may read; remove one of them", quoted(name));
+            api.problem_of("read_groups", index, what);
+        }
+    }
+    let named = |groups: Vec<Option<String>>| groups.into_iter().flatten().collect();
+    Api { socket, admin_groups: named(admin_groups), read_groups: named(read_groups) }
 }
 
 fn read_metrics(metrics: &mut Section) -> Metrics {

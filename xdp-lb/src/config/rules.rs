@@ -710,6 +710,16 @@ pub(super) fn absolute_path(path: &str) -> Result<(), String> {
 }
 
 /// The path of a Unix socket: what `sockaddr_un` can hold (unix(7)).
+/// The name of a group of this host, which only a host can tell whether it has.
+pub(super) fn group_name(name: &str) -> Result<(), String> {
+    let is_plain = |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, ':' | ',');
+    match name {
+        "" => Err("is empty; write the name of a group, such as \"netops\"".into()),
+        name if name.chars().all(is_plain) => Ok(()),
+        name => Err(format!("{} is no group's name; write one, such as \"netops\"", quoted(name))),
+    }
+}
+
 pub(super) fn socket_path(path: &str) -> Result<(), String> {
     const LONGEST: usize = 107;
     absolute_path(path)?;

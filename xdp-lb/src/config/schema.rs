@@ -84,6 +84,10 @@ pub enum Withdraw {
 pub struct Api {
     /// Default `/run/xdp-lb/api.sock`.
     pub socket: PathBuf,
+    /// The groups of this host whose members may do everything, as root may. Default: none.
+    pub admin_groups: Vec<String>,
+    /// The groups whose members may look, and not change anything. Default: none.
+    pub read_groups: Vec<String>,
 }
 
 /// The metrics endpoint.
@@ -326,9 +330,16 @@ impl Service {
     }
 }
 
+impl Api {
+    /// Whether others than root may use the socket.
+    pub fn has_groups(&self) -> bool {
+        !self.admin_groups.is_empty() || !self.read_groups.is_empty()
+    }
+}
+
 impl Default for Api {
     fn default() -> Self {
-        Self { socket: "/run/xdp-lb/api.sock".into() }
+        Self { socket: "/run/xdp-lb/api.sock".into(), admin_groups: Vec::new(), read_groups: Vec::new() }
     }
 }
 

@@ -59,7 +59,7 @@ fn settings(config: &Config) -> Vec<Setting> {
         services: _,
     } = config;
     let Vips { interface, withdraw } = vips;
-    let Api { socket } = api;
+    let Api { socket, admin_groups, read_groups } = api;
     let Metrics { listen } = metrics;
     let Timeouts { tcp_idle, udp_idle } = timeouts;
     let Limits { services, backends, slots, flows, half_open_flows, source_ranges, source_rates, fragments } =
@@ -76,6 +76,8 @@ fn settings(config: &Config) -> Vec<Setting> {
         ("vips.interface", json!(interface), None),
         ("vips.withdraw", json!(withdraw), None),
         ("api.socket", path(socket), Some(RESTART)),
+        ("api.admin_groups", json!(admin_groups), Some(RESTART)),
+        ("api.read_groups", json!(read_groups), Some(RESTART)),
         ("metrics.listen", listen.map_or("off".into(), |listen| json!(listen)), Some(RESTART)),
         limit("limits.services", services),
         limit("limits.backends", backends),
@@ -104,7 +106,7 @@ mod tests {
         flow_hash_secret = "0000000000000000000000000000000000000000000000000000000000000001"
         snat_ports = "2000-3000"
         vips = { interface = "lo", withdraw = "no-backends" }
-        api.socket = "/socket"
+        api = { socket = "/socket", admin_groups = ["netops"], read_groups = ["users"] }
         metrics.listen = "off"
         limits = { services = 5, backends = 6, slots = 1025, flows = 1026, half_open_flows = 1027, source_ranges = 8, source_rates = 1028, fragments = 1029 }
         timeouts = { tcp_idle = "3s", udp_idle = "4s" }

@@ -34,17 +34,21 @@ const NEEDED: [Capability; 4] =
 const NEEDED_TO_EXECUTE: [Capability; 3] =
     [Capability::CAP_SETUID, Capability::CAP_SETGID, Capability::CAP_KILL];
 
+/// What it takes to open the control socket to groups of the host, at each start and upgrade.
+const NEEDED_FOR_GROUPS: Capability = Capability::CAP_CHOWN;
+
 /// Gives up every other capability for good, and the means to gain any (`no_new_privs`): of this thread, those that it
 /// starts, and what they execute. To be called before there is another thread.
 ///
 /// # Errors
 /// Where the kernel refuses.
-pub fn drop_rest(executes: bool) -> Result<()> {
+pub fn drop_rest(executes: bool, has_groups: bool) -> Result<()> {
     let permitted = caps::read(None, CapSet::Permitted).context("cannot read the capabilities")?;
     let mut keep: CapsHashSet = NEEDED.into_iter().filter(|one| permitted.contains(one)).collect();
     if executes {
         keep.extend(NEEDED_TO_EXECUTE.into_iter().filter(|one| permitted.contains(one)));
     }
+    keep.extend((has_groups && permitted.contains(&NEEDED_FOR_GROUPS)).then_some(NEEDED_FOR_GROUPS));
     // What stands for two of them where a service manager does not know them.
     if !keep.contains(&Capability::CAP_BPF) || !keep.contains(&Capability::CAP_PERFMON) {
         keep.extend(permitted.contains(&Capability::CAP_SYS_ADMIN).then_some(Capability::CAP_SYS_ADMIN));

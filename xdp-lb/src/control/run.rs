@@ -75,7 +75,7 @@ fn lives(options: &Options, predecessor: &mut Option<Predecessor>) -> Result<()>
         predecessor.hand_over()?;
     }
     raise_descriptor_limit();
-    privilege::drop_rest(config.allow_exec_checks)?;
+    privilege::drop_rest(config.allow_exec_checks, config.api.has_groups())?;
     let (upgrades, mut asked) = Upgrades::new();
     if predecessor.is_some() {
         upgrades.note(UpgradeState::UnderWay, "this daemon takes over".into());
@@ -151,7 +151,7 @@ impl Life<'_> {
         predecessor: &mut Option<Predecessor>,
     ) -> Result<End> {
         // What can fail without touching the kernel comes first.
-        let server = Server::bind(&config.api.socket)?;
+        let server = Server::bind(&config.api)?;
         let metrics = match config.metrics.listen {
             Some(address) => Some(TcpListener::bind(address).await.with_context(|| {
                 format!("cannot listen on {address} for metrics: choose another metrics.listen, or \"off\"")

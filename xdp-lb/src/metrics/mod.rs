@@ -4,7 +4,7 @@
 mod exposition;
 mod families;
 
-use std::future::Future;
+use std::future::{Future, ready};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -31,7 +31,7 @@ pub async fn serve(listener: TcpListener, handle: Handle, shutdown: impl Future<
         .route("/metrics", get(metrics))
         .fallback(|| async { (StatusCode::NOT_FOUND, "xdp-lb: the metrics are at /metrics\n") })
         .with_state(scraped);
-    http::serve(listener, router, shutdown).await;
+    http::serve(listener, |stream| ready(Some((stream, router.clone()))), shutdown).await;
 }
 
 #[derive(Clone)]

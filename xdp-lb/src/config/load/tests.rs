@@ -97,7 +97,11 @@ fn everything_but_the_interfaces_has_a_default() {
             flow_hash_secret: None,
             snat_ports: PortRange { first: 1024, last: 32767 },
             vips: Vips::default(),
-            api: Api { socket: "/run/xdp-lb/api.sock".into() },
+            api: Api {
+                socket: "/run/xdp-lb/api.sock".into(),
+                admin_groups: Vec::new(),
+                read_groups: Vec::new(),
+            },
             metrics: Metrics { listen: Some(([127, 0, 0, 1], 9799).into()) },
             limits: Limits {
                 services: 4096,
@@ -322,6 +326,14 @@ fn top_level_values_have_their_form_and_range() {
                 "api.socket: {} has 108 bytes; a socket's path has at most 107, so write a shorter one",
                 quoted(&long)
             ),
+        ),
+        (
+            "api = { admin_groups = [\"ops\", \"net ops\"] }".into(),
+            "api: admin_groups: \"net ops\" is no group's name; write one, such as \"netops\"".into(),
+        ),
+        (
+            "api = { admin_groups = [\"ops\"], read_groups = [\"users\", \"ops\"] }".into(),
+            "api: read_groups: \"ops\" is in admin_groups, too, which may read; remove one of them".into(),
         ),
         (
             "flow_hash_secret = \"hunter2\"".into(),

@@ -1,0 +1,83 @@
+//! Who may change what; and each change goes to the log, with who made it, and how it ended.
+
+use axum::Extension;
+use axum::body::{Body, to_bytes};
+use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use serde_json::Value;
+use tracing::{info, warn};
+
+use crate::api::caller::{Caller, Role};
+use crate::api::server::Error;
+
+/// The longest answer whose words go to the log, in bytes.
+const MAX_ANSWER: usize = 64 << 20;
+
+/// Lets a request pass whose caller may make it; logs it where it is a change.
+pub(super) async fn guard(Extension(caller): Extension<Caller>, request: Request, next: Next) -> Response {
+    let is_change = !request.method().is_safe();
+    let needed = if is_change { Role::Admin } else { Role::Read };
+    if !is_change && caller.role >= needed {
+        return next.run(request).await;
+    }
+    let what = format!("{} {}", request.method(), request.uri());
+    // In a task of its own: a caller that hangs up does not keep what it asked for out of the log.
+    let answered = tokio::spawn(async move {
+        let who = caller.who.words().await;
+        let response = if caller.role >= needed {
+            next.run(request).await
+        } else {
+            Error::new(StatusCode::FORBIDDEN, refusal(&who, caller.role)).into_response()
+        };
+        let (status, said, response) = read(response).await;
+        if status.is_success() {
+            info!("audit: {who}: {what}: {}: {said}", status.as_u16());
+        } else {
+            warn!("audit: {who}: {what}: {}: {said}", status.as_u16());
+        }
+        response
+    });
+    answered.await.unwrap_or_else(|error| {
+        Error::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("the request failed: {error}; see the daemon's log"),
+        )
+        .into_response()
+    })
+}
+
+fn refusal(who: &str, role: Role) -> String {
+    match role {
+        Role::Read => format!(
+            "{who} may look and not change anything: that is for root, and for the members of `admin_groups` in \
+             the [api] of the daemon's config"
+        ),
+        _ => format!(
+            "{who} may not use this daemon: that is for root, and for the members of `admin_groups` and \
+             `read_groups` in the [api] of the daemon's config"
+        ),
+    }
+}
+
+/// What an answer says, in one line.
+async fn read(response: Response) -> (StatusCode, String, Response) {
+    let (parts, body) = response.into_parts();
+    let Ok(body) = to_bytes(body, MAX_ANSWER).await else {
+        let failed = Error::new(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be made".into());
+        return (StatusCode::INTERNAL_SERVER_ERROR, "no answer".into(), failed.into_response());
+    };
+    let document: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let said = match (&document["message"], &document["error"], &document["changes"]) {
+        (Value::String(said), _, _) | (_, Value::String(said), _) => said.clone(),
+        (_, _, Value::Array(changes)) if changes.is_empty() => "nothing changed".into(),
+        (_, _, Value::Array(changes)) => {
+            changes.iter().filter_map(Value::as_str).collect::<Vec<_>>().join("; ")
+        }
+        _ => String::new(),
+    };
+    // What somebody wrote into a request cannot begin a line of the log.
+    let said = said.replace('\n', "; ").replace(char::is_control, " ");
+    (parts.status, said, Response::from_parts(parts, Body::from(body)))
+}

@@ -1,0 +1,199 @@
+//! Who asks, and what it may do.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use nix::sys::socket::{getsockopt, sockopt};
+use nix::unistd::{Gid, Group, Uid, User, geteuid};
+use tokio::net::UnixStream;
+
+use crate::config::Api;
+
+/// What a caller may do.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Role {
+    /// Nothing.
+    None,
+    /// Look.
+    Read,
+    /// Everything.
+    Admin,
+}
+
+/// Who asks.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Caller {
+    /// Who it is.
+    pub who: Who,
+    /// What it may do.
+    pub role: Role,
+}
+
+/// Who a caller is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Who {
+    /// A process of this host, as the kernel saw it when it connected (`SO_PEERCRED`, socket(7)).
+    Process {
+        /// Its user.
+        uid: Uid,
+        /// Its id.
+        pid: i32,
+    },
+    /// A process whose credentials could not be read.
+    Unknown,
+}
+
+impl Who {
+    /// In words: `alice (uid 1000, pid 4242)`. Looks the user's name up, which may take long.
+    pub async fn words(self) -> String {
+        let Self::Process { uid, pid } = self else { return self.to_string() };
+        let name = tokio::task::spawn_blocking(move || User::from_uid(uid));
+        match tokio::time::timeout(Duration::from_secs(1), name).await {
+            Ok(Ok(Ok(Some(user)))) => format!("{} (uid {uid}, pid {pid})", user.name),
+            _ => self.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Process { uid, pid } => write!(f, "uid {uid}, pid {pid}"),
+            Self::Unknown => f.write_str("an unknown process"),
+        }
+    }
+}
+
+/// The groups of this host that may use the control socket.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub struct Groups {
+    /// Whose members may do everything, as root may.
+    pub admin: Vec<Gid>,
+    /// Whose members may look.
+    pub read: Vec<Gid>,
+}
+
+impl Groups {
+    /// The groups that the config names.
+    ///
+    /// # Errors
+    /// Where this host has no such group.
+    pub fn resolve(config: &Api) -> anyhow::Result<Self> {
+        let resolve = |key: &str, names: &[String]| {
+            names
+                .iter()
+                .map(|name| {
+                    let group = Group::from_name(name).with_context(|| format!("cannot look up the group {name}"))?;
+                    let missing = || {
+                        anyhow!("api.{key}: this host has no group \"{name}\": groupadd --system {name}, or name another")
+                    };
+                    group.map(|group| group.gid).ok_or_else(missing)
+                })
+                .collect::<anyhow::Result<Vec<_>>>()
+        };
+        Ok(Self {
+            admin: resolve("admin_groups", &config.admin_groups)?,
+            read: resolve("read_groups", &config.read_groups)?,
+        })
+    }
+
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = Gid> {
+        self.admin.iter().chain(&self.read).copied()
+    }
+
+    /// Who is at the other end of a connection.
+    pub fn caller(&self, stream: &UnixStream) -> Caller {
+        let Ok(peer) = getsockopt(stream, sockopt::PeerCredentials) else {
+            return Caller { who: Who::Unknown, role: Role::None };
+        };
+        let uid = Uid::from_raw(peer.uid());
+        // Without its groups it is known by its own one.
+        let mut groups = peer_groups(stream.as_raw_fd()).unwrap_or_default();
+        groups.push(Gid::from_raw(peer.gid()));
+        Caller { who: Who::Process { uid, pid: peer.pid() }, role: self.role(uid, &groups) }
+    }
+
+    fn role(&self, uid: Uid, groups: &[Gid]) -> Role {
+        let is_in = |those: &[Gid]| groups.iter().any(|group| those.contains(group));
+        if uid.is_root() || uid == geteuid() || is_in(&self.admin) {
+            Role::Admin
+        } else if is_in(&self.read) {
+            Role::Read
+        } else {
+            Role::None
+        }
+    }
+}
+
+/// The supplementary groups of the process that connected (`SO_PEERGROUPS`, Linux 4.13).
+fn peer_groups(socket: RawFd) -> io::Result<Vec<Gid>> {
+    let mut groups: Vec<libc::gid_t> = vec![0; 32];
+    loop {
+        let mut length = (groups.len() * size_of::<libc::gid_t>()) as libc::socklen_t;
+        // SAFETY: the kernel writes at most `length` bytes to the vector, which has as many, and `length` itself.
+        let done = unsafe {
+            libc::getsockopt(
+                socket,
+                libc::SOL_SOCKET,
+                libc::SO_PEERGROUPS,
+                groups.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        let count = length as usize / size_of::<libc::gid_t>();
+        match (done, io::Error::last_os_error()) {
+            (0, _) => {
+                groups.truncate(count);
+                return Ok(groups.into_iter().map(Gid::from_raw).collect());
+            }
+            // There are more, and `length` says how many.
+            (_, error) if error.raw_os_error() == Some(libc::ERANGE) && count > groups.len() => {
+                groups.resize(count, 0)
+            }
+            (_, error) => return Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_role_is_the_highest_of_any_group() {
+        let gid = Gid::from_raw;
+        let groups = Groups { admin: vec![gid(10), gid(11)], read: vec![gid(20)] };
+        let alice = Uid::from_raw(4242);
+        for (of, role) in [
+            (&[][..], Role::None),
+            (&[gid(30)], Role::None),
+            (&[gid(30), gid(20)], Role::Read),
+            (&[gid(20), gid(11)], Role::Admin),
+            (&[gid(10)], Role::Admin),
+        ] {
+            assert_eq!(groups.role(alice, of), role, "{of:?}");
+        }
+        assert_eq!(groups.role(Uid::from_raw(0), &[]), Role::Admin);
+        assert_eq!(Groups::default().role(alice, &[gid(0)]), Role::None, "root's group is not root");
+    }
+
+    #[tokio::test]
+    async fn the_peer_of_a_connection_is_this_process_with_all_its_groups() {
+        let (one, _other) = UnixStream::pair().unwrap();
+        let groups = nix::unistd::getgroups().unwrap();
+        assert_eq!(peer_groups(one.as_raw_fd()).unwrap(), groups);
+        let pid = std::process::id() as i32;
+        assert_eq!(Groups::default().caller(&one).who, Who::Process { uid: geteuid(), pid });
+    }
+
+    #[test]
+    fn a_group_that_there_is_not_is_refused_in_words() {
+        let config = Api { read_groups: vec!["no-such-group".into()], ..Api::default() };
+        let error = Groups::resolve(&config).unwrap_err().to_string();
+        assert!(error.contains("api.read_groups: this host has no group \"no-such-group\""), "{error}");
+    }
+}
