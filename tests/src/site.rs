@@ -39,8 +39,9 @@ impl Site {
     pub fn wait_until_settled(&self) -> Result<()> {
         crate::until("every backend's first health check", PATIENCE, || {
             let backends = self.daemon.cli_json(&["backend", "list"])?;
-            let is_settled =
-                |state: Option<&str>| matches!(state, Some("up" | "down" | "draining" | "standby" | "panic"));
+            let is_settled = |state: Option<&str>| {
+                matches!(state, Some("up" | "down" | "draining" | "standby" | "panic" | "ejected"))
+            };
             Ok(backends.as_array().into_iter().flatten().all(|it| is_settled(it["state"].as_str())))
         })
         .map(drop)

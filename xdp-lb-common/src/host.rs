@@ -339,6 +339,16 @@ impl Tables for HostTables {
         });
     }
 
+    fn count_answer(&self, backend: BackendIndex, is_reset: bool) {
+        self.count_traffic(backend, |traffic| {
+            if is_reset {
+                traffic.resets += 1;
+            } else {
+                traffic.accepted += 1;
+            }
+        });
+    }
+
     fn count(&self, reason: Reason) {
         self.reasons.borrow_mut()[reason as usize] += 1;
     }

@@ -405,6 +405,11 @@ pub struct Traffic {
     pub bytes_out: u64,
     /// Flows that began here.
     pub new_flows: u64,
+    /// SYNs that the backend has accepted (SYN-ACKs), where its replies pass here.
+    pub accepted: u64,
+    /// Connections that it has refused or reset: resets with an ACK, where its replies pass here. One without answers a
+    /// packet of no connection, which anybody can send.
+    pub resets: u64,
 }
 
 impl core::ops::AddAssign for Traffic {
@@ -414,6 +419,8 @@ impl core::ops::AddAssign for Traffic {
         self.packets_out += other.packets_out;
         self.bytes_out += other.bytes_out;
         self.new_flows += other.new_flows;
+        self.accepted += other.accepted;
+        self.resets += other.resets;
     }
 }
 
@@ -745,6 +752,8 @@ pub trait Tables {
     fn count_forward(&self, backend: BackendIndex, bytes: u64, is_new: bool);
     /// Counts a packet to a client.
     fn count_reply(&self, backend: BackendIndex, bytes: u64);
+    /// Counts that a backend has accepted a connection, or reset it.
+    fn count_answer(&self, backend: BackendIndex, is_reset: bool);
     /// Counts a packet that is passed on or dropped.
     fn count(&self, reason: Reason);
 }

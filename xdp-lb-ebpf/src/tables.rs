@@ -310,6 +310,16 @@ impl Tables for Maps<'_> {
     }
 
     #[inline(always)]
+    fn count_answer(&self, backend: BackendIndex, is_reset: bool) {
+        if let Some(traffic) = BACKEND_COUNTERS.get_ptr_mut(backend.0) {
+            // SAFETY: as above.
+            let traffic: &mut Traffic = unsafe { &mut *traffic };
+            traffic.resets += u64::from(is_reset);
+            traffic.accepted += u64::from(!is_reset);
+        }
+    }
+
+    #[inline(always)]
     fn count(&self, reason: Reason) {
         if let Some(counter) = REASON_COUNTERS.get_ptr_mut(reason as u32) {
             // SAFETY: each CPU has its own, and a program is not interrupted by another of its kind.

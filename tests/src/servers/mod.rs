@@ -7,6 +7,7 @@ mod nsd;
 mod tcp_echo;
 mod tls_sites;
 mod udp_echo;
+mod unruly;
 
 pub use dnsmasq::Dnsmasq;
 pub use grpc_health::GrpcHealth;
@@ -15,3 +16,4 @@ pub use nsd::Nsd;
 pub use tcp_echo::TcpEcho;
 pub use tls_sites::{TlsSite, TlsSites};
 pub use udp_echo::UdpEcho;
+pub use unruly::Unruly;

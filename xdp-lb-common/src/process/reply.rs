@@ -3,6 +3,7 @@
 use super::pair::{self, Note};
 use super::rewrite::{Departure, Limit, check_hops, rewrite};
 use crate::flow::{Direction, advance};
+use crate::headers::{TCP_ACK, TCP_RST, TCP_SYN};
 use crate::net::{Endpoint, Protocol};
 use crate::packet::Packet;
 use crate::parse::Parsed;
@@ -120,5 +121,9 @@ fn send<P: Packet, T: Tables>(
     let bytes = packet.length() as u64;
     rewrite(packet, parsed, departure)?;
     tables.count_reply(index, bytes);
+    // Most packets are neither, and cost no more than this look.
+    if parsed.tcp_flags & (TCP_SYN | TCP_RST) != 0 && parsed.tcp_flags & TCP_ACK != 0 {
+        tables.count_answer(index, parsed.tcp_flags & TCP_RST != 0);
+    }
     Ok(())
 }

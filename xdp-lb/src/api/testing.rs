@@ -211,6 +211,7 @@ impl Owner {
         (view.allow, view.deny) = (added.allow, added.deny);
         (view.new_flow_rate, view.new_flow_burst) = (added.new_flow_rate, added.new_flow_burst);
         view.slow_start = added.slow_start;
+        view.circuit_breaker = added.circuit_breaker;
         view.panic_threshold = added.panic_threshold;
         view.health_check = added.health_check.unwrap_or(view.health_check);
         self.services.push(view);
@@ -262,6 +263,7 @@ pub(crate) fn service(name: &str, vip: &str) -> ServiceView {
         new_flow_rate: 0,
         new_flow_burst: 0,
         panic_threshold: 0,
+        circuit_breaker: None,
         slow_start: None,
         panic: None,
         health_check: HealthCheck::new(Probe::Http(config::Http::get("/healthz"))),
@@ -285,6 +287,7 @@ pub(crate) fn backend(service: &str, address: &str) -> BackendView {
         backup: false,
         share: 0.5,
         portion: 1.0,
+        tried_in_seconds: None,
         state: BackendState::Up,
         reason: "HTTP 200 in 1.2 ms".into(),
         since_seconds: 312,

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::plan::{ServiceChange, SettingChange};
 use crate::config::{
-    Affinity, Discovery, FlowTracking, HealthCheck, Mode, Prefix, Protocol, Quic, ServerId, Vip, XdpMode,
+    Affinity, CircuitBreaker, Discovery, FlowTracking, HealthCheck, Mode, Prefix, Protocol, Quic, ServerId,
+    Vip, XdpMode,
 };
 
 /// The daemon on one screen.
@@ -152,6 +153,12 @@ pub struct TrafficView {
     pub bytes_out: u64,
     /// Flows that began.
     pub new_flows: u64,
+    /// SYNs that backends accepted, where their replies pass this host.
+    #[serde(default)]
+    pub accepted: u64,
+    /// Connections that backends refused or reset, likewise.
+    #[serde(default)]
+    pub resets: u64,
     /// Packets a second, both ways, over the last few seconds.
     pub packets_per_second: f64,
     /// Bytes a second, both ways, over the last few seconds.
@@ -194,6 +201,9 @@ pub struct ServiceView {
     /// Where fewer of its backends are up than this, in percent, backups take flows, and then those that are down.
     #[serde(default)]
     pub panic_threshold: u8,
+    /// When a backend gets no new flows for a while, beyond what its health check says.
+    #[serde(default)]
+    pub circuit_breaker: Option<CircuitBreaker>,
     /// Over which time a backend that comes back gets its share of new flows; absent: at once.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "crate::config::duration_option")]
     pub slow_start: Option<Duration>,
@@ -324,6 +334,9 @@ pub struct BackendView {
     pub portion: f64,
     /// What it does now.
     pub state: BackendState,
+    /// Seconds until it is tried again, where its circuit breaker is open; 0: as soon as its check succeeds.
+    #[serde(default)]
+    pub tried_in_seconds: Option<u64>,
     /// Why it is in this state, in words.
     pub reason: String,
     /// Seconds since it came into this state.
@@ -370,6 +383,10 @@ pub enum BackendState {
     Standby,
     /// Its health check failed, and it takes new flows all the same, since too few others are up.
     Panic,
+    /// Its circuit breaker is open: it keeps its flows and gets no new ones for a while.
+    Ejected,
+    /// Its circuit breaker is half-open: it is tried with a part of its share of new flows.
+    HalfOpen,
 }
 
 impl BackendState {
@@ -383,12 +400,14 @@ impl BackendState {
             Self::Checking => "checking",
             Self::Standby => "standby",
             Self::Panic => "panic",
+            Self::Ejected => "ejected",
+            Self::HalfOpen => "half-open",
         }
     }
 
     /// Whether it takes new flows.
     pub const fn takes_new_flows(self) -> bool {
-        matches!(self, Self::Up | Self::Panic)
+        matches!(self, Self::Up | Self::Panic | Self::HalfOpen)
     }
 }
 

@@ -120,8 +120,12 @@ pub(super) const fn words(heading: &'static str) -> Column {
 pub(super) fn state(state: BackendState) -> Cell {
     let colour = match state {
         BackendState::Up => Color::Green,
-        BackendState::Draining | BackendState::Checking | BackendState::Standby => Color::Yellow,
-        BackendState::Panic | BackendState::Down | BackendState::Unresolved => Color::Red,
+        BackendState::Draining | BackendState::Checking | BackendState::Standby | BackendState::HalfOpen => {
+            Color::Yellow
+        }
+        BackendState::Panic | BackendState::Ejected | BackendState::Down | BackendState::Unresolved => {
+            Color::Red
+        }
     };
     Cell::new(state.name()).fg(colour)
 }

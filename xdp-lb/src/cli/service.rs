@@ -16,8 +16,8 @@ use super::{Cli, Done, backend, discovery};
 use crate::api::client::Client;
 use crate::api::types::{AdminPatch, AdminState, MovingView, ServiceDetailView, ServiceView};
 use crate::config::{
-    self, Affinity, FlowTracking, HealthCheck, Mode, Prefix, Probe, Protocol, Quic, Vip, default_weight,
-    parse_endpoint,
+    self, Affinity, CircuitBreaker, FlowTracking, HealthCheck, Mode, Prefix, Probe, Protocol, Quic, Vip,
+    default_weight, parse_endpoint,
 };
 
 #[derive(Debug, Subcommand)]
@@ -121,6 +121,10 @@ pub(super) struct Add {
     /// Over which time a backend that comes back gets its share of new flows: 30s, 5m [default: at once]
     #[arg(long, value_name = "TIME", value_parser = units::parse_span)]
     slow_start: Option<Duration>,
+    /// Leave a backend that fails alone for a while: open=30s,max_open=5m,window=10s,half_open_portion=10, and, to look at
+    /// its flows (nat, full-nat), failure_percent=50,min_flows=20,max_ejected=50; what is left out has these values
+    #[arg(long, value_name = "KEY=VALUE,...", value_parser = parse_circuit_breaker)]
+    circuit_breaker: Option<CircuitBreaker>,
     /// A backend, with a weight where it is not 100, QUIC's server id in hex, and whether it is a backup; may be
     /// given several times
     #[arg(long = "backend", value_name = "ADDR:PORT[=WEIGHT][,server-id=HEX][,backup]", value_parser = parse_backend)]
@@ -268,6 +272,7 @@ impl Add {
             new_flow_burst: self.new_flow_burst,
             panic_threshold: self.panic_threshold,
             slow_start: self.slow_start,
+            circuit_breaker: self.circuit_breaker,
             health_check: self.check.health_check()?,
             discovery: self.discovery.discovery()?,
             backends: self.backends,
@@ -323,6 +328,18 @@ impl Check {
             .map(Some)
             .map_err(|error| Cli::command().error(ErrorKind::ValueValidation, error))
     }
+}
+
+/// Reads the keys of a circuit breaker, `KEY=VALUE,...`.
+fn parse_circuit_breaker(text: &str) -> Result<CircuitBreaker, String> {
+    let pair = |pair: &str| {
+        let (key, value) =
+            pair.split_once('=').ok_or_else(|| format!("{pair:?} is no KEY=VALUE; write open=30s"))?;
+        let value = value.parse::<u32>().map_or_else(|_| Value::from(value), Value::from);
+        Ok((key.trim().to_owned(), value))
+    };
+    let keys: Map<String, Value> = text.split(',').map(pair).collect::<Result<_, String>>()?;
+    serde_json::from_value(keys.into()).map_err(|error| error.to_string())
 }
 
 /// Reads `ADDR:PORT[=WEIGHT][,server-id=HEX][,backup]`.
@@ -404,6 +421,7 @@ fn detail_table(screen: &Screen, detail: &ServiceDetailView) -> String {
             service.discovery.as_ref().map_or_else(|| "none: backends are listed".into(), discovery::words),
         ),
         ("serving", serving(service)),
+        ("breaker", service.circuit_breaker.map_or_else(|| "none".into(), |breaker| breaker.to_string())),
         (
             "slow start",
             service

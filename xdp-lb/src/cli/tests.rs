@@ -201,18 +201,31 @@ async fn a_quic_service_is_added_with_its_backends_ids() {
 #[tokio::test]
 async fn backups_and_a_panic_threshold_are_added_and_shown() {
     let daemon = daemon(Owner::default());
-    let line = "service add shop 192.0.2.10:8000 --panic-threshold 40 --slow-start 90s --backend 198.51.100.11:80=10 \
+    let line = "service add shop 192.0.2.10:8000 --panic-threshold 40 --slow-start 90s --circuit-breaker open=10s,failure_percent=30 --backend 198.51.100.11:80=10 \
                 --backend 198.51.100.12:80=20,backup";
     daemon.text(&line.split_whitespace().collect::<Vec<_>>()).await;
     daemon.text(&["backend", "add", "shop", "198.51.100.13:80", "--backup"]).await;
     let shown = daemon.client.service("shop").await.unwrap();
     assert_eq!(shown.service.panic_threshold, 40);
+    let breaker = shown.service.circuit_breaker.unwrap();
+    assert_eq!((breaker.open, breaker.failure_percent), (Duration::from_secs(10), Some(30)));
     assert_eq!(shown.service.slow_start, Some(Duration::from_secs(90)));
     let kinds: Vec<_> = shown.backends.iter().map(|backend| (backend.weight, backend.backup)).collect();
     assert_eq!(kinds, [(10, false), (20, true), (100, true)]);
     let text = daemon.text(&["service", "show", "shop"]).await;
     assert!(text.contains("panic threshold 40 %\n"), "{text}");
     assert!(text.contains("slow start    1m 30s\n"), "{text}");
+    assert!(
+        text.contains("breaker       open for 10s to 5m, then 10 % for 10s; on failed checks, and on 30 %"),
+        "{text}"
+    );
+    for (wrong, words) in
+        [("open", "no KEY=VALUE"), ("opne=1s", "unknown field `opne`"), ("open=x", "not a duration")]
+    {
+        let line = ["service", "add", "s", "192.0.2.10:8001", "--circuit-breaker", wrong];
+        let error = usage_error(&line);
+        assert!(error.contains(words), "{error}");
+    }
 }
 
 #[tokio::test]

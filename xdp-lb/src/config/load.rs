@@ -110,6 +110,7 @@ const SERVICE_KEYS: &[&str] = &[
     "new_flow_burst",
     "panic_threshold",
     "slow_start",
+    "circuit_breaker",
     "health_check",
     "discovery",
     "backend",

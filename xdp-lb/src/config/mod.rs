@@ -32,6 +32,7 @@ pub use errors::{ConfigError, Errors};
 pub use load::{load, parse};
 pub use overlay::Overlay;
 pub use policy::{Affinity, Prefix, Quic, ServerId};
+pub use recovery::CircuitBreaker;
 pub use rules::{refusal, validate_backend, validate_service};
 pub use schema::*;
 pub use settings::{changed_settings, reloadable};

@@ -124,6 +124,7 @@ impl ServiceDraft {
             new_flow_burst: self.guards.new_flow_burst,
             panic_threshold: self.recovery.panic_threshold,
             slow_start: self.recovery.slow_start,
+            circuit_breaker: self.recovery.circuit_breaker,
             health_check: self.health_check,
             discovery: self.discovery,
             backends: self
@@ -157,7 +158,7 @@ impl ServiceDraft {
         }
         self.check_snat_addresses(place, problems);
         self.guards.check(self.vip, place, problems);
-        self.recovery.check(place, problems);
+        self.recovery.check(self.protocol, self.mode, place, problems);
         if let Some(check) = &self.health_check {
             let place = place.key("health_check");
             check.validate(&place, problems);

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::check::{HealthCheck, Probe};
 use super::discovery::Discovery;
 use super::policy::{Affinity, Prefix, Quic, ServerId, deserialize_ranges};
+use super::recovery::CircuitBreaker;
 use super::text;
 use super::vip::Vip;
 
@@ -179,6 +180,9 @@ pub struct Service {
     /// How many of them it may begin at once, up to 1,000,000; 0: as many as in a second.
     #[serde(default, skip_serializing_if = "is_default")]
     pub new_flow_burst: u32,
+    /// When a backend gets no new flows for a while, beyond what its health check says. Default: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub circuit_breaker: Option<CircuitBreaker>,
     /// Where fewer of its backends are up than this, in percent of those that are no backups and not drained, its
     /// backups take flows, too; and where that is not enough, all that can be reached do, whatever their checks
     /// say. 0 to 100; 0: backups where no other is up, and never those that are down.
@@ -302,6 +306,7 @@ impl Service {
             deny: Vec::new(),
             new_flow_rate: 0,
             new_flow_burst: 0,
+            circuit_breaker: None,
             panic_threshold: 0,
             slow_start: None,
             health_check: None,
@@ -532,6 +537,22 @@ mod tests {
         )
     }
 
+    fn circuit_breaker() -> impl Strategy<Value = CircuitBreaker> {
+        (1u64..=60, 1u64..=60, 2u64..=600, 1u8..=50, (1u8..=100, 1u32..=1_000_000, 1u8..=100)).prop_map(
+            |(open, more, window, half_open_portion, (failure_percent, min_flows, max_ejected))| {
+                CircuitBreaker {
+                    open: Duration::from_secs(open),
+                    max_open: Duration::from_secs(open + more),
+                    window: Duration::from_secs(window),
+                    half_open_portion,
+                    failure_percent: Some(failure_percent),
+                    min_flows: Some(min_flows),
+                    max_ejected: Some(max_ejected),
+                }
+            },
+        )
+    }
+
     fn service() -> impl Strategy<Value = Service> {
         let address = |v6: bool, net: u8, host: u16| -> IpAddr {
             if v6 {
@@ -550,7 +571,7 @@ mod tests {
         let ranges = (ranges(), ranges());
         let rate = (0u32..=1_000_000, 0u32..=1_000_000);
         let slow_start = prop::option::of((1u64..=3600).prop_map(Duration::from_secs));
-        let recovery = (0u8..=100, slow_start);
+        let recovery = (0u8..=100, slow_start, prop::option::of(circuit_breaker()));
         let affinity = prop_oneof![
             Just(Affinity::None),
             Just(Affinity::Source),
@@ -599,6 +620,12 @@ mod tests {
                     allow: ranges.0.into_iter().map(|host| range(v6, 0, host)).collect(),
                     deny: ranges.1.into_iter().map(|host| range(v6, 0xc0, host)).collect(),
                     panic_threshold: recovery.0,
+                    circuit_breaker: recovery.2.map(|breaker| match protocol {
+                        Protocol::Tcp => breaker,
+                        Protocol::Udp => {
+                            CircuitBreaker { failure_percent: None, ..CircuitBreaker::default() }
+                        }
+                    }),
                     slow_start: recovery.1,
                     new_flow_rate: rate.0,
                     new_flow_burst: if rate.0 == 0 { 0 } else { rate.1 },

@@ -58,6 +58,27 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     })
 }
 
+/// A duration through serde, as text.
+pub mod duration_text {
+    use super::{Deserialize, Deserializer, Duration, duration, print_duration};
+
+    /// Prints it as `1m 30s`.
+    ///
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<S: serde::Serializer>(value: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&print_duration(*value))
+    }
+
+    /// Reads `1m 30s`.
+    ///
+    /// # Errors
+    /// What is wrong and what to write instead.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        duration(&String::deserialize(from)?).map_err(serde::de::Error::custom)
+    }
+}
+
 /// A duration that may be absent, through serde, as text.
 pub mod duration_option {
     use super::{Deserialize, Deserializer, Duration, duration, print_duration};

@@ -5,8 +5,10 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use xdp_lb_common::net::{Address, Endpoint, Port, Protocol};
-use xdp_lb_common::tables::{self as datapath, SourceVerdict};
+use xdp_lb_common::tables::{self as datapath, SourceVerdict, Traffic};
 
+use super::breaker::{Breaker, Circuit, Moment};
+use super::ejection::{Suspect, eject};
 use super::selection::{Ability, Candidate, Chosen, Selection, select};
 use super::slow_start;
 use super::tables::Tables;
@@ -76,6 +78,10 @@ pub struct Known {
     is_fresh: bool,
     /// Since when it warms up.
     warming: Option<Instant>,
+    /// Whether its circuit is closed, where its service has breakers.
+    pub breaker: Breaker,
+    /// Why it is not ejected, though its flows fail.
+    spared: Option<String>,
 }
 
 impl Known {
@@ -90,7 +96,30 @@ impl Known {
             portion: 100,
             is_fresh,
             warming: None,
+            breaker: Breaker::default(),
+            spared: None,
         }
+    }
+
+    /// Whether its health check says that it is down.
+    fn is_down(&self, service: &EffectiveService) -> bool {
+        self.health == Health::Down && service.service.is_checked()
+    }
+
+    /// What it does where its circuit is not closed.
+    fn ejected(&self) -> Option<(BackendState, String)> {
+        let (state, reason) = match self.breaker.circuit() {
+            Circuit::Closed => return None,
+            Circuit::Open { span, why, .. } => {
+                let span = humantime::format_duration(Duration::from_secs(span.as_secs()));
+                (BackendState::Ejected, format!("circuit breaker: {why}; open for {span}"))
+            }
+            Circuit::HalfOpen { .. } => (
+                BackendState::HalfOpen,
+                "circuit breaker: half-open, on trial with a part of its flows".into(),
+            ),
+        };
+        Some((state, reason))
     }
 
     /// Begins and ends its slow start, by the state that it comes into; returns when its portion changes next.
@@ -296,7 +325,8 @@ impl Fleet {
         };
         let states: Vec<_> = service.backends.iter().filter_map(state).collect();
         let keeps_flows = |state: &BackendState| {
-            state.takes_new_flows() || matches!(state, BackendState::Draining | BackendState::Standby)
+            state.takes_new_flows()
+                || matches!(state, BackendState::Draining | BackendState::Standby | BackendState::Ejected)
         };
         if states.iter().any(keeps_flows) {
             Wish::Present
@@ -312,8 +342,13 @@ impl Fleet {
         let mut transitions = Vec::new();
         self.panics.clear();
         self.due = None;
-        for service in &self.effective.services {
-            let (selection, conditions) = self.conditions(service);
+        let effective = std::mem::take(&mut self.effective);
+        for service in &effective.services {
+            self.move_breakers(service, now);
+            let (mut selection, mut conditions) = self.conditions(service);
+            if self.eject(service, &selection, &conditions, now) {
+                (selection, conditions) = self.conditions(service);
+            }
             if selection.chosen == Chosen::All {
                 self.panics.insert(service.service.name.clone(), too_few(service, &selection));
             }
@@ -322,8 +357,13 @@ impl Fleet {
                 let Some(known) = self.known.get_mut(&id) else { continue };
                 let is_new = known.condition.reason.is_empty();
                 let step = known.warm_up(decided.state, service.service.slow_start, now);
-                self.due = self.due.into_iter().chain(step).min();
-                if known.portion < 100 {
+                let is_down = known.is_down(service);
+                let moves = service.service.circuit_breaker.and_then(|_| known.breaker.due(is_down));
+                self.due = self.due.into_iter().chain(step).chain(moves).min();
+                if decided.state == BackendState::HalfOpen {
+                    known.portion =
+                        service.service.circuit_breaker.map_or(100, |breaker| breaker.half_open_portion);
+                } else if known.portion < 100 {
                     decided.reason = format!("{}; warming up, {} %", decided.reason, known.portion);
                 }
                 if is_new || known.condition.state != decided.state {
@@ -331,10 +371,105 @@ impl Fleet {
                     known.since = now;
                     transitions.push(Transition { id, before, now: decided.clone() });
                 }
+                if let Some(spared) = &known.spared {
+                    decided.reason = format!("{}; {spared}", decided.reason);
+                }
                 known.condition = decided;
             }
         }
+        self.effective = effective;
         transitions
+    }
+
+    /// Takes in what the datapath has counted for the backends of services whose flows are looked at. Returns whether
+    /// anything may follow from it.
+    pub fn see(
+        &mut self,
+        counted: impl Fn(&EffectiveService, &EffectiveBackend) -> Option<Traffic>,
+        now: Instant,
+    ) -> bool {
+        let mut is_news = false;
+        for (service, backend) in pairs(&self.effective) {
+            let policy = service.service.circuit_breaker.filter(|policy| policy.failure_percent.is_some());
+            let known = self.known.get_mut(&target_id(service, backend));
+            let (Some(policy), Some(known)) = (policy, known) else { continue };
+            if let Some(traffic) = counted(service, backend) {
+                known.breaker.see(&policy, traffic.new_flows, traffic.accepted, traffic.resets, now);
+                is_news |= known.breaker.failures(&policy, now).is_some() || known.spared.is_some();
+            }
+        }
+        is_news
+    }
+
+    /// Whether the flows of any service's backends are looked at.
+    pub fn looks_at_flows(&self) -> bool {
+        let looks = |service: &EffectiveService| {
+            service.service.circuit_breaker.is_some_and(|policy| policy.failure_percent.is_some())
+        };
+        self.effective.services.iter().any(looks)
+    }
+
+    /// Moves a service's breakers on by the time, the checks, and the flows of those on trial.
+    fn move_breakers(&mut self, service: &EffectiveService, now: Instant) {
+        for backend in &service.backends {
+            let Some(known) = self.known.get_mut(&target_id(service, backend)) else { continue };
+            known.spared = None;
+            let Some(policy) = &service.service.circuit_breaker else {
+                known.breaker = Breaker::default();
+                continue;
+            };
+            let moment = Moment { is_down: known.is_down(service), now, chance: rand::random() };
+            if matches!(known.breaker.circuit(), Circuit::HalfOpen { .. })
+                && let Some(failures) = known.breaker.failures(policy, now)
+            {
+                known.breaker.open(policy, failures.to_string(), moment);
+            }
+            known.breaker.advance(policy, moment);
+        }
+    }
+
+    /// Opens the breakers of backends whose flows fail, as far as enough others are left; returns whether there is any.
+    fn eject(
+        &mut self,
+        service: &EffectiveService,
+        selection: &Selection,
+        conditions: &[Condition],
+        now: Instant,
+    ) -> bool {
+        let Some(policy) = &service.service.circuit_breaker else { return false };
+        let with_conditions = || service.backends.iter().zip(conditions);
+        let failures = |(place, (backend, condition)): (usize, (&EffectiveBackend, &Condition))| {
+            let known = self.known.get(&target_id(service, backend))?;
+            let failures = known.breaker.failures(policy, now)?;
+            (condition.state == BackendState::Up).then_some(Suspect { place, failures })
+        };
+        let suspects: Vec<Suspect> = with_conditions().enumerate().filter_map(failures).collect();
+        if suspects.is_empty() {
+            return false;
+        }
+        let candidates: Vec<Candidate> = with_conditions().map(candidate).collect();
+        let is_ejected: Vec<bool> = conditions
+            .iter()
+            .map(|condition| matches!(condition.state, BackendState::Ejected | BackendState::HalfOpen))
+            .collect();
+        let chosen =
+            eject(&candidates, &is_ejected, selection.needed, policy.max_ejected(), suspects.clone());
+        for suspect in suspects {
+            let Some(known) = self.known.get_mut(&target_id(service, &service.backends[suspect.place]))
+            else {
+                continue;
+            };
+            if chosen.contains(&suspect) {
+                let moment = Moment { is_down: false, now, chance: rand::random() };
+                known.breaker.open(policy, suspect.failures.to_string(), moment);
+            } else {
+                known.spared = Some(format!(
+                    "{}, and it is not ejected, since too few would be left (max_ejected, panic_threshold)",
+                    suspect.failures
+                ));
+            }
+        }
+        !chosen.is_empty()
     }
 
     /// What each of a service's backends is to do.
@@ -347,10 +482,6 @@ impl Fleet {
             )
         });
         let mut conditions: Vec<Condition> = alone.collect();
-        let candidate = |(backend, alone): (&EffectiveBackend, &Condition)| Candidate {
-            is_backup: backend.backend.backup,
-            ability: ability(backend, alone.state),
-        };
         let candidates: Vec<_> = service.backends.iter().zip(&conditions).map(candidate).collect();
         let selection = select(&candidates, service.service.panic_threshold);
         for ((backend, candidate), condition) in service.backends.iter().zip(&candidates).zip(&mut conditions)
@@ -389,7 +520,9 @@ impl Fleet {
             server_id: backend.backend.server_id.map(|id| datapath::ServerId::new(id.padded())),
             state: match known(backend).map(|known| known.condition.state) {
                 Some(state) if state.takes_new_flows() => datapath::BackendState::Up,
-                Some(BackendState::Draining | BackendState::Standby) => datapath::BackendState::Draining,
+                Some(BackendState::Draining | BackendState::Standby | BackendState::Ejected) => {
+                    datapath::BackendState::Draining
+                }
                 _ => datapath::BackendState::Down,
             },
             path: match self.next_hops.get(&backend.backend.address.ip()) {
@@ -533,13 +666,20 @@ fn condition(
         (_, Health::Unknown) if is_checked => {
             (BackendState::Checking, "the first health check is still out".into())
         }
-        _ if !is_checked => (BackendState::Up, "not checked".into()),
-        _ => (
-            BackendState::Up,
-            why.map_or("was up before the daemon started".into(), |why| format!("health check: {why}")),
-        ),
+        _ => known.ejected().unwrap_or_else(|| {
+            let up = match why {
+                _ if !is_checked => "not checked".into(),
+                Some(why) => format!("health check: {why}"),
+                None => "was up before the daemon started".into(),
+            };
+            (BackendState::Up, up)
+        }),
     };
     Condition { state, reason }
+}
+
+fn candidate((backend, alone): (&EffectiveBackend, &Condition)) -> Candidate {
+    Candidate { is_backup: backend.backend.backup, ability: ability(backend, alone.state) }
 }
 
 /// What a backend could do, by the state that it has by itself.
@@ -549,8 +689,8 @@ fn ability(backend: &EffectiveBackend, alone: BackendState) -> Ability {
     }
     match alone {
         BackendState::Up | BackendState::Standby => Ability::Up,
-        BackendState::Checking => Ability::Unproven,
-        BackendState::Down | BackendState::Panic => Ability::Unwell,
+        BackendState::Checking | BackendState::HalfOpen => Ability::Unproven,
+        BackendState::Down | BackendState::Panic | BackendState::Ejected => Ability::Unwell,
         BackendState::Unresolved => Ability::Unreachable,
         BackendState::Draining => Ability::Unwanted,
     }
@@ -563,6 +703,9 @@ fn choose(service: &EffectiveService, candidate: &Candidate, selection: &Selecti
         (Ability::Up, true, Chosen::Primaries) => {
             *state = BackendState::Standby;
             *reason = format!("{reason}; a backup, and others are up");
+        }
+        (Ability::Unproven, true, Chosen::Primaries) if *state == BackendState::HalfOpen => {
+            *state = BackendState::Standby;
         }
         (Ability::Up, true, _) => *reason = format!("{reason}; a backup, and {}", selection.words()),
         (Ability::Unwell, _, Chosen::All) => {
@@ -872,6 +1015,95 @@ mod tests {
             fleet.decide(at(201));
             assert_eq!(portions(&fleet), [100, 100, 100, portion]);
         }
+    }
+
+    /// Shows the breakers these counters: flows begun, accepted, reset, of each backend.
+    fn see(fleet: &mut Fleet, counted: &[[u64; 3]], now: Instant) -> bool {
+        let counted = |_: &EffectiveService, backend: &EffectiveBackend| {
+            let IpAddr::V4(address) = backend.backend.address.ip() else { unreachable!() };
+            let [new_flows, accepted, resets] = counted[usize::from(address.octets()[3]) - 11];
+            Some(Traffic { new_flows, accepted, resets, ..Traffic::default() })
+        };
+        fleet.see(counted, now)
+    }
+
+    #[test]
+    fn a_backend_whose_flows_fail_is_ejected_tried_and_used_again() {
+        use datapath::BackendState as Tables;
+        use {BackendState as State, Health::Up};
+        let now = Instant::now();
+        let at = |seconds: u64| now + Duration::from_secs(seconds);
+        let breaker = config::CircuitBreaker {
+            open: Duration::from_secs(10),
+            window: Duration::from_secs(5),
+            failure_percent: Some(50),
+            ..config::CircuitBreaker::default()
+        };
+        let mut fleet = fleet_with(|service| service.circuit_breaker = Some(breaker), &[(false, Up); 3]);
+        assert!(fleet.looks_at_flows());
+        assert!(!see(&mut fleet, &[[0; 3]; 3], at(0)));
+        assert!(see(&mut fleet, &[[100, 100, 0], [100, 100, 90], [100, 0, 100]], at(1)));
+        let told: Vec<_> =
+            fleet.decide(at(1)).into_iter().map(|it| (it.id.backend.ip(), it.now.state)).collect();
+        assert_eq!(
+            told,
+            [("198.51.100.13".parse::<IpAddr>().unwrap(), State::Ejected)],
+            "half of three is one"
+        );
+        assert_eq!(states(&fleet)[2], (State::Ejected, Tables::Draining));
+        let ids: Vec<TargetId> = fleet.targets().into_iter().map(|(target, _)| target.id).collect();
+        let reason = |fleet: &Fleet, place: usize| fleet.known(&ids[place]).unwrap().condition.reason.clone();
+        assert!(
+            reason(&fleet, 2)
+                .starts_with("circuit breaker: 100 % of 100 new flows were reset or not answered; open for ")
+        );
+        assert!(
+            reason(&fleet, 1)
+                .contains("90 % of 100 new flows were reset or not answered, and it is not ejected")
+        );
+
+        // The second is well again by now; the third gets its trial, by itself.
+        assert!(!fleet.is_due(at(8)));
+        assert!(fleet.is_due(at(11)));
+        see(&mut fleet, &[[200, 200, 90], [200, 200, 90], [100, 0, 100]], at(11));
+        fleet.decide(at(11));
+        assert!(!reason(&fleet, 1).contains("ejected"));
+        assert_eq!(states(&fleet)[2], (State::HalfOpen, Tables::Up));
+        assert_eq!(fleet.wanted()[0].backends[2].portion, 10);
+        see(&mut fleet, &[[200, 200, 90], [200, 200, 90], [100, 0, 100]], at(11));
+        see(&mut fleet, &[[300, 300, 90], [300, 300, 90], [106, 0, 106]], at(12));
+        fleet.decide(at(12));
+        assert_eq!(states(&fleet)[2].0, State::Ejected, "it failed its trial");
+
+        fleet.decide(at(40));
+        assert_eq!(states(&fleet)[2].0, State::HalfOpen);
+        assert!(fleet.is_due(at(45)));
+        fleet.decide(at(45));
+        assert_eq!(states(&fleet)[2], (State::Up, Tables::Up));
+        assert_eq!(fleet.wanted()[0].backends[2].portion, 100);
+    }
+
+    #[test]
+    fn a_backend_that_is_ejected_does_not_count_as_up_and_joins_in_a_panic() {
+        use datapath::BackendState as Tables;
+        use {BackendState as State, Health::Down, Health::Up};
+        let now = Instant::now();
+        let policy = |service: &mut Service| {
+            service.panic_threshold = 50;
+            let failure_percent = Some(50);
+            let default = config::CircuitBreaker::default();
+            service.circuit_breaker = Some(config::CircuitBreaker { failure_percent, ..default });
+        };
+        let mut fleet = fleet_with(policy, &[(false, Up); 4]);
+        see(&mut fleet, &[[0; 3]; 4], now);
+        see(&mut fleet, &[[100, 0, 0]; 4], now + Duration::from_secs(1));
+        see(&mut fleet, &[[100, 0, 0]; 4], now + Duration::from_secs(2));
+        fleet.decide(now + Duration::from_secs(2));
+        let ejected = states(&fleet).iter().filter(|state| state.0 == State::Ejected).count();
+        assert_eq!(ejected, 2, "as many as the threshold lets go");
+        set_health(&mut fleet, &[(false, Up), (false, Up), (false, Down), (false, Up)]);
+        assert!(states(&fleet).iter().all(|state| state.1 == Tables::Up), "{:?}", states(&fleet));
+        assert!(fleet.panic("web").is_some());
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! The one owner of the daemon's state, and the pure functions that turn state into tables.
 
+mod breaker;
 mod discovery;
 mod draft;
+mod ejection;
+mod evidence;
 mod fleet;
 #[cfg(test)]
 mod flow_memory;

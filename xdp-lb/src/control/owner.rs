@@ -11,11 +11,11 @@ use xdp_lb_common::net::Endpoint;
 use xdp_lb_common::tables::Traffic;
 
 use super::discovery::Discoveries;
-use super::fleet::{Fleet, Transition};
+use super::fleet::{Fleet, Transition, vip};
 use super::handle::{Answer, Refusal, Request};
 use super::host::{self, ThisHost};
 use super::kernel::Kernel;
-use super::plan::{Plan, Planner};
+use super::plan::{Plan, Planner, identities, identity};
 use super::settling::Settling;
 use super::tables::Write;
 use super::traffic::{self, Carried, TrafficRates};
@@ -23,7 +23,7 @@ use super::upgrade::Upgrades;
 use super::vips::Vips;
 use crate::api::types::{AdminState, Outcome};
 use crate::config::state::{Saved, StateError};
-use crate::config::{self, Config, Effective, EffectiveService, Overlay};
+use crate::config::{self, Config, Effective, EffectiveBackend, EffectiveService, Overlay};
 use crate::datapath::{Attached, Census, Policy};
 use crate::discovery::Update;
 use crate::health::{Health, Report, Target};
@@ -578,9 +578,27 @@ impl<K: Kernel> Owner<K> {
     fn sample(&mut self) {
         let now = Instant::now();
         match Carried::read(&self.kernel, self.planner.tables(), |_| true) {
-            Ok(carried) => self.rates.sample(&carried, now),
+            Ok(carried) => {
+                self.rates.sample(&carried, now);
+                self.look_at_flows(&carried, now);
+            }
             Err(error) => tracing::error!("the counters cannot be read: {error:#}"),
         }
+    }
+
+    /// Shows the breakers what became of their backends' flows.
+    fn look_at_flows(&mut self, carried: &Carried, now: Instant) {
+        if !self.fleet.looks_at_flows() {
+            return;
+        }
+        let tables = self.planner.tables();
+        let indices = identities(tables);
+        let counted = |service: &EffectiveService, backend: &EffectiveBackend| {
+            let present = tables.services.get(&vip(service))?;
+            let index = indices.get(&identity(present.index, backend.backend.address))?;
+            carried.backends.get(index).copied()
+        };
+        self.is_stale |= self.fleet.see(counted, now);
     }
 
     /// Counts the flows anew where somebody waits for a backend to lose its last.

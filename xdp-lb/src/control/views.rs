@@ -8,6 +8,7 @@ use xdp_lb_common::process::records_flows;
 use xdp_lb_common::reason::{Kind, Reason};
 use xdp_lb_common::tables::{BackendIndex, Book, Service, ServiceIndex, Traffic};
 
+use super::breaker::Circuit;
 use super::fleet::{target_id, vip};
 use super::handle::{Answer, Refusal};
 use super::kernel::Kernel;
@@ -175,6 +176,7 @@ impl<K: Kernel> Owner<K> {
             new_flow_rate: service.service.new_flow_rate,
             new_flow_burst: service.service.new_flow_burst,
             panic_threshold: service.service.panic_threshold,
+            circuit_breaker: service.service.circuit_breaker,
             slow_start: service.service.slow_start,
             panic: self.fleet.panic(&service.service.name).map(str::to_owned),
             health_check: service.service.check(),
@@ -243,6 +245,12 @@ impl<K: Kernel> Owner<K> {
             backup: backend.backend.backup,
             share,
             portion: f64::from(known.portion) / 100.0,
+            tried_in_seconds: match known.breaker.circuit() {
+                Circuit::Open { until, .. } => {
+                    Some(until.saturating_duration_since(Instant::now()).as_secs())
+                }
+                _ => None,
+            },
             state: known.condition.state,
             reason: known.condition.reason.clone(),
             since_seconds: Instant::now().duration_since(known.since).as_secs(),
@@ -281,6 +289,8 @@ fn traffic_view(traffic: Traffic, rates: Option<&Rates>) -> TrafficView {
         packets_out: traffic.packets_out,
         bytes_out: traffic.bytes_out,
         new_flows: traffic.new_flows,
+        accepted: traffic.accepted,
+        resets: traffic.resets,
         packets_per_second: rates.map_or(0.0, |rates| rates.packets),
         bytes_per_second: rates.map_or(0.0, |rates| rates.bytes),
         new_flows_per_second: rates.map_or(0.0, |rates| rates.new_flows),

@@ -242,6 +242,16 @@ impl Snapshot {
             "Flows that began",
             labelled().map(|(labels, view)| (labels, view.traffic.new_flows)),
         )?;
+        families.counter(
+            "backend_accepted",
+            "SYNs that the backend accepted, where its replies pass this host",
+            labelled().map(|(labels, view)| (labels, view.traffic.accepted)),
+        )?;
+        families.counter(
+            "backend_resets",
+            "Connections that the backend refused or reset, where its replies pass this host",
+            labelled().map(|(labels, view)| (labels, view.traffic.resets)),
+        )?;
         families.gauge(
             "backend_up",
             "Whether the backend takes new flows: 1 or 0",

@@ -13,7 +13,7 @@ use xdp_lb_common::reason::Reason;
 use xdp_lb_common::tables::{BackendIndex, Mode, RECORDS_FLOWS, Service, ServiceIndex, Traffic};
 
 use crate::homes::Homes;
-use crate::packets::{ACK, Frame, SYN};
+use crate::packets::{ACK, Frame, RST, SYN, ends};
 
 const VIP: &str = "192.0.2.10:80";
 
@@ -45,8 +45,15 @@ fn packets_bytes_and_flows_are_counted_for_their_backend() {
     let reply = Frame::tcp(&backend.to_string(), &source.to_string(), SYN | ACK);
     homes.send(&reply);
     let bytes = frame.bytes().len() as u64;
-    let expected =
-        Traffic { packets_in: 2, bytes_in: 2 * bytes, packets_out: 1, bytes_out: bytes, new_flows: 1 };
+    let expected = Traffic {
+        packets_in: 2,
+        bytes_in: 2 * bytes,
+        packets_out: 1,
+        bytes_out: bytes,
+        new_flows: 1,
+        accepted: 1,
+        resets: 0,
+    };
     assert_eq!(homes.kernel.backend_traffic(BackendIndex(1)).unwrap(), expected);
     assert_eq!(homes.host.backend_traffic.borrow()[&BackendIndex(1)], expected);
     homes.kernel.zero_backend_traffic(BackendIndex(1)).unwrap();
@@ -55,9 +62,38 @@ fn packets_bytes_and_flows_are_counted_for_their_backend() {
 }
 
 #[test]
+fn what_a_backend_accepts_and_what_it_resets_is_counted() {
+    for mode in [Mode::FullNat, Mode::Nat] {
+        let mut homes = Homes::new();
+        homes.service(VIP, Protocol::TCP, mode, &["198.51.100.11:8080"]);
+        if mode == Mode::Nat {
+            homes.reach_clients(&BTreeMap::from([("192.0.2.5", Some([2, 0, 0, 0, 0, 5]))]));
+        }
+        let sent = homes.send(&Frame::tcp("192.0.2.5:40000", VIP, SYN));
+        let (source, backend) = ends(&sent.bytes);
+        // A reset without an ACK answers a packet of no connection.
+        for flags in [SYN | ACK, ACK, RST, RST | ACK, SYN | ACK] {
+            homes.send(&Frame::tcp(&backend.to_string(), &source.to_string(), flags));
+        }
+        let traffic = homes.kernel.backend_traffic(BackendIndex(1)).unwrap();
+        assert_eq!(homes.host.backend_traffic.borrow()[&BackendIndex(1)], traffic);
+        let Traffic { packets_out, accepted, resets, .. } = traffic;
+        assert_eq!((packets_out, accepted, resets), (5, 2, 1), "{mode:?}");
+    }
+}
+
+#[test]
 fn what_a_service_s_former_backends_counted_is_kept_with_the_tables() {
     let mut homes = Homes::new();
-    let counted = Traffic { packets_in: 1, bytes_in: 2, packets_out: 3, bytes_out: 4, new_flows: 5 };
+    let counted = Traffic {
+        packets_in: 1,
+        bytes_in: 2,
+        packets_out: 3,
+        bytes_out: 4,
+        new_flows: 5,
+        accepted: 6,
+        resets: 7,
+    };
     homes.kernel.set_former_traffic(ServiceIndex(5), counted).unwrap();
     assert_eq!(homes.kernel.former_traffic(ServiceIndex(5)).unwrap(), counted);
     assert_eq!(homes.kernel.former_traffic(ServiceIndex(4)).unwrap(), Traffic::default());

@@ -2,7 +2,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::text::quoted;
-use crate::config::{Affinity, Mode, PortRange, Prefix, Probe, Protocol, Quic, Withdraw, XdpMode};
+use crate::config::{
+    Affinity, CircuitBreaker, Mode, PortRange, Prefix, Probe, Protocol, Quic, Withdraw, XdpMode,
+};
 use crate::config::{Service, check, written_check};
 
 /// The config file of the documentation's first page.
@@ -733,6 +735,52 @@ fn a_panic_threshold_is_a_percentage_and_a_backup_a_kind_of_backend() {
         service("[[service.backend]]\naddress = \"198.51.100.1:80\"\nbackup = \"yes\"\n"),
         "line 7: service \"web\": backend 198.51.100.1:80: backup: is a string; write true or false, without quotes"
     );
+}
+
+#[test]
+fn a_circuit_breaker_has_its_ranges_and_looks_at_flows_where_it_can() {
+    let config = valid(&format!(
+        "{SERVICE}circuit_breaker = {{ open = \"10s\", failure_percent = 30, min_flows = 5 }}\n"
+    ));
+    let breaker = CircuitBreaker {
+        open: Duration::from_secs(10),
+        failure_percent: Some(30),
+        min_flows: Some(5),
+        ..CircuitBreaker::default()
+    };
+    assert_eq!(config.services[0].circuit_breaker, Some(breaker));
+    let empty = valid(&format!("{SERVICE}circuit_breaker = {{}}\n"));
+    assert_eq!(empty.services[0].circuit_breaker, Some(CircuitBreaker::default()));
+    let long = valid(&format!("{SERVICE}circuit_breaker = {{ open = \"10m\" }}\n"));
+    assert_eq!(long.services[0].circuit_breaker.unwrap().max_open, Duration::from_secs(600));
+    for (keys, what) in [
+        ("open = \"0s\"", "open: 0s is out of range; write 1s to 1h"),
+        ("open = \"20s\", max_open = \"10s\"", "max_open: 10s is out of range; write 20s to 1day"),
+        ("window = \"1s\"", "window: 1s is out of range; write 2s to 10m"),
+        ("half_open_portion = 51", "half_open_portion: 51 is out of range; write 1 to 50"),
+        ("failure_percent = 0", "failure_percent: 0 is out of range; write 1 to 100"),
+        (
+            "min_flows = 5",
+            "min_flows: means nothing without failure_percent; write failure_percent, or remove it",
+        ),
+        (
+            "max_ejected = 5",
+            "max_ejected: means nothing without failure_percent; write failure_percent, or remove it",
+        ),
+    ] {
+        let line = format!("circuit_breaker = {{ {keys} }}\n");
+        assert_eq!(service(&line), format!("line 5: service \"web\": circuit_breaker.{what}"));
+    }
+    assert_eq!(
+        service("mode = \"dsr\"\ncircuit_breaker = { failure_percent = 50 }\n"),
+        "line 6: service \"web\": circuit_breaker.failure_percent: in mode \"dsr\" the backends' replies do not pass this \
+         host, so it cannot see them fail; remove it, or write mode = \"nat\" or \"full-nat\""
+    );
+    assert_eq!(
+        service("protocol = \"udp\"\ncircuit_breaker = { failure_percent = 50 }\n"),
+        "line 6: service \"web\": circuit_breaker.failure_percent: UDP has no SYNs and resets to tell by; remove it"
+    );
+    valid(&format!("{SERVICE}mode = \"dsr\"\ncircuit_breaker = {{ open = \"5s\" }}\n"));
 }
 
 #[test]
