@@ -7,8 +7,9 @@ use std::io::Read;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use xdp_lb_tests::servers::Nginx;
-use xdp_lb_tests::{Daemon, Family, Network, Process, big_file, connect, paths, until};
+use xdp_lb_tests::client::udp_socket;
+use xdp_lb_tests::servers::{Nginx, UdpEcho};
+use xdp_lb_tests::{Daemon, Family, Host, Network, Process, big_file, connect, paths, until};
 
 /// The modes, each on a port of its own.
 const MODES: [(&str, u16); 3] = [("dsr", 8080), ("ipip", 8081), ("gue", 8083)];
@@ -62,7 +63,8 @@ impl Site {
             process
         });
         let decapsulators = decapsulators.collect();
-        let daemon = Daemon::start(&network.lb, &["eth0", "eth1"], &config()).unwrap();
+        let config = ["tcp", "udp"].map(config).concat();
+        let daemon = Daemon::start(&network.lb, &["eth0", "eth1"], &config).unwrap();
         daemon.wait_until_up().unwrap();
         Self { network, nginx, decapsulators, daemon }
     }
@@ -87,7 +89,12 @@ fn name(mode: &str, family: Family) -> String {
     format!("{mode}-{}", if family == Family::V4 { "v4" } else { "v6" })
 }
 
-fn config() -> String {
+/// The services of a protocol: those of TCP are checked.
+fn config(protocol: &str) -> String {
+    let (mark, check) = match protocol {
+        "tcp" => ("", r#"{ type = "tcp", interval = "500ms", rise = 1, fall = 6 }"#),
+        _ => ("-udp", r#"{ type = "none" }"#),
+    };
     let mut text = String::new();
     for (mode, port) in MODES {
         for family in Family::ALL {
@@ -97,8 +104,8 @@ fn config() -> String {
                 Family::V6 => Family::V4,
             };
             text += &format!(
-                "[[service]]\nname = \"{}\"\nvip = \"{}\"\nmode = \"{mode}\"\n\
-                 health_check = {{ type = \"tcp\", interval = \"500ms\", rise = 1, fall = 6 }}\n\
+                "[[service]]\nname = \"{}{mark}\"\nvip = \"{}\"\nprotocol = \"{protocol}\"\nmode = \"{mode}\"\n\
+                 health_check = {check}\n\
                  [[service.backend]]\naddress = \"{}\"\n[[service.backend]]\naddress = \"{}\"\n\n",
                 name(mode, family),
                 vip(family, port),
@@ -186,4 +193,117 @@ fn an_upload_through_a_tunnel_arrives_whole_because_the_client_hears_of_the_smal
         }
     }
     assert!(answered < 200, "{answered} answers to 32 uploads");
+}
+
+#[test]
+fn large_datagrams_reach_the_backends_in_fragments_and_come_back() {
+    let site = Site::start("tunnel-frags");
+    let _echoes: Vec<_> = site
+        .network
+        .backends
+        .iter()
+        .flat_map(|host| {
+            MODES
+                .iter()
+                .flat_map(|(_, port)| Family::ALL.map(|family| vip(family, *port)))
+                .map(move |at| (host, at))
+        })
+        .map(|(host, at)| UdpEcho::start_at(host, at).unwrap())
+        .collect();
+    for (mode, port) in MODES {
+        for family in Family::ALL {
+            let way = name(mode, family);
+            // Each port is a flow of its own: some go to one backend, some to the other.
+            for _ in 0..6 {
+                let socket =
+                    udp_socket(&site.network.client, SocketAddr::new(Network::client_address(family), 0))
+                        .unwrap();
+                socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+                socket.connect(vip(family, port)).unwrap();
+                for length in [1473, 4000, 9001, 60_000] {
+                    let sent: Vec<u8> = (0..length).map(|place| (place * 31 % 251) as u8).collect();
+                    let mut back = vec![0; 65_536];
+                    // The first may be lost: to address resolution, or since the client has yet to hear what fits into
+                    // the tunnel.
+                    let comes_back = (0..4).any(|_| {
+                        let _ = socket.send(&sent);
+                        socket.recv(&mut back).is_ok_and(|received| back[..received] == sent)
+                    });
+                    assert!(comes_back, "{way}: {length} bytes did not come back");
+                }
+            }
+            let shown = site.daemon.cli_json(&["service", "show", &format!("{way}-udp")]).unwrap();
+            let backends = shown["backends"].as_array().unwrap();
+            let packets = |backend: &serde_json::Value| backend["traffic"]["packets_in"].as_u64().unwrap();
+            assert!(backends.iter().all(|backend| packets(backend) > 40), "{way}: {shown}");
+        }
+    }
+}
+
+/// A client behind a link whose MTU neither it nor the backends know: the router before it, which is the network's
+/// client, has to tell.
+fn behind_a_narrow_link(network: &Network) -> Host {
+    let far = network.lab.host("far").unwrap();
+    let router = &network.client;
+    connect(&far, "eth0", router, "eth2").unwrap();
+    for (host, device, v4, v6) in [
+        (&far, "eth0", "203.0.113.5/24", "2001:db8:9::5/64"),
+        (router, "eth2", "203.0.113.1/24", "2001:db8:9::1/64"),
+    ] {
+        host.run(&format!("ip address add {v4} dev {device}")).unwrap();
+        host.run(&format!("ip address add {v6} dev {device} nodad")).unwrap();
+    }
+    far.run("ip route add default via 203.0.113.1").unwrap();
+    far.run("ip -6 route add default via 2001:db8:9::1").unwrap();
+    router.sysctl("net.ipv4.ip_forward", "1").unwrap();
+    router.sysctl("net.ipv6.conf.all.forwarding", "1").unwrap();
+    for host in &network.backends {
+        host.run("ip route add 203.0.113.0/24 via 198.51.100.100").unwrap();
+        host.run("ip -6 route add 2001:db8:9::/64 via 2001:db8:2::100").unwrap();
+    }
+    network.lb.run("ip route add 203.0.113.0/24 via 192.0.2.100").unwrap();
+    network.lb.run("ip -6 route add 2001:db8:9::/64 via 2001:db8:1::100").unwrap();
+    // In this direction alone: the far end still offers segments for 1500 bytes.
+    router.run("ip link set eth2 mtu 1280").unwrap();
+    far
+}
+
+/// Downloads some megabytes; whether all came within some seconds.
+fn downloads(client: &Host, vip: SocketAddr) -> bool {
+    let range = "--range 0-2999999 --max-time 3";
+    let length =
+        client.run(&format!("curl -sgf -o /dev/null -w %{{size_download}} {range} http://{vip}/big"));
+    length.is_ok_and(|length| length == "3000000")
+}
+
+#[test]
+fn a_backend_that_answers_clients_itself_is_told_of_a_narrow_link_through_the_tunnel() {
+    let site = Site::start("tunnel-pmtu");
+    let Network { backends, .. } = &site.network;
+    let far = behind_a_narrow_link(&site.network);
+    let on_all = |line: &str| backends.iter().for_each(|host| _ = host.run(line).unwrap());
+    for (mode, port) in MODES {
+        for family in Family::ALL {
+            let way = name(mode, family);
+            let vip = vip(family, port);
+            // Who is asked for the first time is not waited for below.
+            far.run(&format!("curl -sgf --retry 3 --retry-connrefused http://{vip}/")).unwrap();
+
+            // A backend that does not hear the router sends segments that never arrive.
+            on_all("nft add table inet deaf");
+            on_all("nft add chain inet deaf input { type filter hook input priority 0 ; }");
+            on_all("nft add rule inet deaf input icmp type destination-unreachable drop");
+            on_all("nft add rule inet deaf input icmpv6 type packet-too-big drop");
+            assert!(!downloads(&far, vip), "{way}: the link was not too narrow for the download");
+
+            on_all("nft delete table inet deaf");
+            for _ in 0..4 {
+                assert!(downloads(&far, vip), "{way}: a backend was not told how narrow the link is");
+                // What it learnt for one connection is nothing that it knows for the next.
+                on_all("ip route flush cache");
+                on_all("ip -6 route flush cache");
+            }
+        }
+    }
+    assert_eq!(site.daemon.counter("icmp_without_flow").unwrap(), 0);
 }

@@ -1,6 +1,6 @@
 //! A UDP server.
 
-use std::net::{Ipv6Addr, UdpSocket};
+use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -27,11 +27,20 @@ impl UdpEcho {
         Self::greet(host, port, "")
     }
 
+    /// Likewise, on one address alone, from which it answers.
+    pub fn start_at(host: &Host, address: SocketAddr) -> Result<Self> {
+        Self::bind(host, address, "")
+    }
+
     fn greet(host: &Host, port: u16, greeting: &str) -> Result<Self> {
         // A socket for all IPv6 addresses takes IPv4, too (net.ipv6.bindv6only is 0 in a new namespace).
+        Self::bind(host, (Ipv6Addr::UNSPECIFIED, port).into(), greeting)
+    }
+
+    fn bind(host: &Host, address: SocketAddr, greeting: &str) -> Result<Self> {
         let socket = host
-            .enter(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)))?
-            .with_context(|| format!("cannot bind UDP port {port} on {}", host.name()))?;
+            .enter(|| UdpSocket::bind(address))?
+            .with_context(|| format!("cannot bind UDP {address} on {}", host.name()))?;
         socket.set_read_timeout(Some(Duration::from_millis(100))).context("cannot set a timeout")?;
         let stop = Arc::new(AtomicBool::new(false));
         let (stopped, greeting) = (Arc::clone(&stop), greeting.as_bytes().to_vec());
