@@ -3,15 +3,17 @@
 
 use std::future::Future;
 use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use axum::Router;
 use axum::serve::Listener;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tracing::debug;
 
 /// How many connections are served at once; more wait in the listener's backlog.
@@ -51,9 +53,11 @@ where
 }
 
 async fn connection<S: AsyncRead + AsyncWrite + Unpin>(prepare: impl Future<Output = Option<(S, Router)>>) {
+    let deadline = Deadline::new();
     let connection = async {
         let prepared = tokio::time::timeout(HEADER_TIMEOUT, prepare).await;
         let Ok(Some((stream, router))) = prepared else { return Ok(()) };
+        let router = router.layer(Extension(deadline.clone()));
         http1::Builder::new()
             .keep_alive(false)
             .timer(TokioTimer::new())
@@ -61,9 +65,41 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin>(prepare: impl Future<Outp
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
             .await
     };
-    match tokio::time::timeout(CONNECTION_TIMEOUT, connection).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => debug!(%error, "HTTP connection ended early"),
-        Err(_) => debug!("cut an HTTP connection that took too long"),
+    tokio::select! {
+        ended = connection => {
+            if let Err(error) = ended {
+                debug!(%error, "HTTP connection ended early");
+            }
+        }
+        () = deadline.passed() => debug!("cut an HTTP connection that took too long"),
+    }
+}
+
+/// When a connection is cut. An answer that has no end moves it on for as long as it is read.
+#[derive(Clone, Debug)]
+pub struct Deadline(Arc<Mutex<Instant>>);
+
+impl Deadline {
+    fn new() -> Self {
+        Self(Arc::new(Mutex::new(Instant::now() + CONNECTION_TIMEOUT)))
+    }
+
+    /// Gives the connection its whole time again.
+    pub fn extend(&self) {
+        *self.at() = Instant::now() + CONNECTION_TIMEOUT;
+    }
+
+    fn at(&self) -> MutexGuard<'_, Instant> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn passed(&self) {
+        loop {
+            let at = *self.at();
+            if at <= Instant::now() {
+                return;
+            }
+            tokio::time::sleep_until(at).await;
+        }
     }
 }

@@ -1,21 +1,25 @@
 //! The client, as the CLI uses it: one connection a request.
 
 use std::fmt;
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Collected, Full, Limited};
+use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HOST};
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+use tokio::task::AbortHandle;
 
+use crate::api::events::EventView;
 use crate::api::server::REQUEST_TIMEOUT;
 use crate::api::types::{
     AdminPatch, BackendPatch, BackendView, CountersView, ErrorView, FlowQuery, FlowsView, Outcome,
@@ -27,6 +31,8 @@ use crate::config;
 const MAX_ANSWER: usize = 256 << 20;
 /// How long a request may take: longer than the server's own patience, whose error says more.
 const TIMEOUT: Duration = REQUEST_TIMEOUT.saturating_add(Duration::from_secs(10));
+/// How long a daemon that is watched may be silent: several of its heartbeats.
+const SILENCE: Duration = Duration::from_secs(60);
 /// What stands for itself in a path's segment (RFC 3986 section 2.3).
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
@@ -193,39 +199,67 @@ impl Client {
         self.ask(Method::POST, "/v1/unload", None::<&()>).await
     }
 
+    /// What happens after the event of this id; without one, from now on.
+    pub async fn watch(&self, after: Option<&str>) -> Result<Watch> {
+        let opened = self.in_time(self.open(Method::GET, "/v1/watch", after, None::<&()>)).await?;
+        let (answer, connection) = opened;
+        match answer.status() {
+            StatusCode::OK => Ok(Watch {
+                client: self.clone(),
+                body: answer.into_body(),
+                read: Vec::new(),
+                _connection: connection,
+            }),
+            status => {
+                let body = self.in_time(self.body(answer)).await?;
+                Err(refused(status, &body))
+            }
+        }
+    }
+
     async fn ask<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
         document: Option<&impl Serialize>,
     ) -> Result<T> {
-        let exchange = self.exchange(method, path, document);
-        let (status, body) = tokio::time::timeout(TIMEOUT, exchange)
-            .await
-            .map_err(|_| self.broken(format!("no answer within {} s", TIMEOUT.as_secs())))??;
+        let exchange = async {
+            let (answer, _connection) = self.open(method, path, None, document).await?;
+            let status = answer.status();
+            Ok((status, self.body(answer).await?))
+        };
+        let (status, body) = self.in_time(exchange).await?;
         if status.is_success() {
             return serde_json::from_slice(&body)
                 .map_err(|error| self.broken(format!("an answer that is not understood: {error}")));
         }
-        let message = match serde_json::from_slice::<ErrorView>(&body) {
-            Ok(view) => view.error,
-            Err(_) => format!("{status} without a reason"),
-        };
-        Err(Error::Refused { status, message })
+        Err(refused(status, &body))
     }
 
-    async fn exchange(
+    async fn in_time<T>(&self, exchange: impl Future<Output = Result<T>>) -> Result<T> {
+        let late = |_| self.broken(format!("no answer within {} s", TIMEOUT.as_secs()));
+        tokio::time::timeout(TIMEOUT, exchange).await.map_err(late)?
+    }
+
+    async fn body(&self, answer: Response<Incoming>) -> Result<Bytes> {
+        let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
+        body.map(Collected::to_bytes).map_err(|error| self.broken(error.to_string()))
+    }
+
+    /// Sends a request; the answer's body comes for as long as the connection is held.
+    async fn open(
         &self,
         method: Method,
         path: &str,
+        last_event_id: Option<&str>,
         document: Option<&impl Serialize>,
-    ) -> Result<(StatusCode, Bytes)> {
+    ) -> Result<(Response<Incoming>, AbortOnDrop)> {
         let broken = |error: &dyn fmt::Display| self.broken(error.to_string());
         let stream = self.connect().await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| broken(&error))?;
-        let connection = tokio::spawn(connection);
+        let connection = AbortOnDrop(tokio::spawn(connection).abort_handle());
         let body = match document {
             Some(document) => serde_json::to_vec(document).map_err(|error| broken(&error))?,
             None => Vec::new(),
@@ -234,15 +268,14 @@ impl Client {
             .method(method)
             .uri(path)
             .header(HOST, "localhost")
-            .header(CONTENT_TYPE, "application/json")
-            .body(Full::new(Bytes::from(body)))
-            .map_err(|error| broken(&error))?;
+            .header(CONTENT_TYPE, "application/json");
+        let request = match last_event_id {
+            Some(id) => request.header("last-event-id", id),
+            None => request,
+        };
+        let request = request.body(Full::new(Bytes::from(body))).map_err(|error| broken(&error))?;
         let answer = sender.send_request(request).await.map_err(|error| broken(&error))?;
-        let status = answer.status();
-        let body =
-            Limited::new(answer.into_body(), MAX_ANSWER).collect().await.map_err(|error| broken(&error))?;
-        connection.abort();
-        Ok((status, body.to_bytes()))
+        Ok((answer, connection))
     }
 
     async fn connect(&self) -> Result<UnixStream> {
@@ -269,6 +302,68 @@ impl Client {
 
     fn broken(&self, problem: String) -> Error {
         Error::Broken { socket: self.socket.clone(), problem }
+    }
+}
+
+fn refused(status: StatusCode, body: &[u8]) -> Error {
+    let message = match serde_json::from_slice::<ErrorView>(body) {
+        Ok(view) => view.error,
+        Err(_) => format!("{status} without a reason"),
+    };
+    Error::Refused { status, message }
+}
+
+/// Ends a task that nobody waits for.
+#[derive(Debug)]
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// What happens, as the daemon tells it.
+#[derive(Debug)]
+pub struct Watch {
+    client: Client,
+    body: Incoming,
+    read: Vec<u8>,
+    _connection: AbortOnDrop,
+}
+
+impl Watch {
+    /// The next event; `None` when the daemon has ended.
+    ///
+    /// # Errors
+    /// Where the connection breaks, or nothing is heard of the daemon any more.
+    pub async fn next(&mut self) -> Result<Option<EventView>> {
+        loop {
+            while let Some(frame) = self.frame() {
+                // Comments and bare positions have no data.
+                if let Some(data) = frame.lines().find_map(|line| line.strip_prefix("data: ")) {
+                    let event = serde_json::from_str(data);
+                    let unknown =
+                        |error| self.client.broken(format!("an event that is not understood: {error}"));
+                    return event.map(Some).map_err(unknown);
+                }
+            }
+            let silent = |_| self.client.broken(format!("silent for {} s", SILENCE.as_secs()));
+            match tokio::time::timeout(SILENCE, self.body.frame()).await.map_err(silent)? {
+                None => return Ok(None),
+                Some(Err(error)) => return Err(self.client.broken(error.to_string())),
+                Some(Ok(frame)) => self.read.extend(frame.into_data().unwrap_or_default()),
+            }
+            if self.read.len() > MAX_ANSWER {
+                return Err(self.client.broken("an event without an end".into()));
+            }
+        }
+    }
+
+    fn frame(&mut self) -> Option<String> {
+        let end = self.read.windows(2).position(|end| end == b"\n\n")? + 2;
+        let frame: Vec<u8> = self.read.drain(..end).collect();
+        Some(String::from_utf8_lossy(&frame).into_owned())
     }
 }
 

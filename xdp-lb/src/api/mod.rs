@@ -4,10 +4,13 @@
 mod audit;
 pub mod caller;
 pub mod client;
+pub mod events;
+mod openapi;
 pub mod plan;
 pub mod server;
 mod socket;
 pub mod types;
+mod watch;
 
 #[cfg(test)]
 pub(crate) mod testing;

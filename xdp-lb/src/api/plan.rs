@@ -3,13 +3,14 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::config::grouped;
 
 /// What becomes of a service or a backend.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ChangeKind {
     /// It is new.
@@ -21,7 +22,7 @@ pub enum ChangeKind {
 }
 
 /// A key's value before and after, as the config file has it; null where the key is not set.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct KeyChange {
     /// The key, with a dot for each table that it is in: `health_check.interval`.
     pub key: String,
@@ -32,7 +33,7 @@ pub struct KeyChange {
 }
 
 /// A key outside of the services whose value is another.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SettingChange {
     /// The key, with a dot for each table that it is in: `timeouts.udp_idle`.
     pub key: String,
@@ -45,7 +46,7 @@ pub struct SettingChange {
 }
 
 /// What becomes of a backend.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct BackendChange {
     /// Where it listens.
     pub address: SocketAddr,
@@ -56,7 +57,7 @@ pub struct BackendChange {
 }
 
 /// What becomes of a service.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ServiceChange {
     /// Its name.
     pub service: String,
@@ -72,7 +73,7 @@ pub struct ServiceChange {
 }
 
 /// How many slots of a ring get another owner, if every backend that is new passes its first check.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SlotsChange {
     /// Those that get another owner: new flows there go to another backend, established ones stay.
     pub moving: u32,

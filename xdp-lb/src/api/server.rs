@@ -2,8 +2,12 @@
 
 use std::future::{Future, ready};
 use std::net::SocketAddr;
+use std::sync::LazyLock;
 use std::time::Duration;
 
+use aide::axum::ApiRouter;
+use aide::axum::routing::{get_with, patch_with, post_with};
+use aide::openapi::OpenApi;
 use axum::body::HttpBody;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Query, Request, State};
@@ -11,44 +15,22 @@ use axum::http::request::Parts;
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, patch, post};
 use axum::{Extension, Json, Router};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::api::caller::Groups;
+use crate::api::openapi::{self, change, look};
 use crate::api::types::{
     AdminPatch, BackendPatch, BackendView, CountersView, ErrorView, FlowQuery, FlowsView, Outcome,
     ReloadView, ServiceDetailView, ServiceView, StatusView,
 };
-use crate::api::{audit, socket};
+use crate::api::{audit, socket, watch};
 use crate::config;
 use crate::control::handle::{Handle, Refusal};
 use crate::http;
-
-/// Every route: method and path.
-pub const ROUTES: &[(&str, &str)] = &[
-    ("GET", "/v1/status"),
-    ("GET", "/v1/services"),
-    ("POST", "/v1/services"),
-    ("GET", "/v1/services/{name}"),
-    ("PATCH", "/v1/services/{name}"),
-    ("DELETE", "/v1/services/{name}"),
-    ("GET", "/v1/services/{name}/backends"),
-    ("POST", "/v1/services/{name}/backends"),
-    ("GET", "/v1/services/{name}/backends/{address}"),
-    ("PATCH", "/v1/services/{name}/backends/{address}"),
-    ("DELETE", "/v1/services/{name}/backends/{address}"),
-    ("GET", "/v1/backends"),
-    ("PATCH", "/v1/node"),
-    ("GET", "/v1/counters"),
-    ("GET", "/v1/flows"),
-    ("GET", "/v1/reload"),
-    ("POST", "/v1/reload"),
-    ("POST", "/v1/upgrade"),
-    ("POST", "/v1/unload"),
-];
 
 /// The largest request body, in bytes: a service with ten thousand backends fits many times.
 const MAX_BODY: usize = 4 << 20;
@@ -90,32 +72,102 @@ impl Server {
 }
 
 fn router(handle: Handle) -> Router {
-    Router::new()
-        .route("/v1/status", get(status))
-        .route("/v1/services", get(services).post(add_service))
-        .route("/v1/services/{name}", get(service).patch(patch_service).delete(remove_service))
-        .route("/v1/services/{name}/backends", get(service_backends).post(add_backend))
-        .route(
-            "/v1/services/{name}/backends/{address}",
-            get(backend).patch(patch_backend).delete(remove_backend),
-        )
-        .route("/v1/backends", get(backends))
-        .route("/v1/node", patch(patch_node))
-        .route("/v1/counters", get(counters))
-        .route("/v1/flows", get(flows))
-        .route("/v1/reload", get(plan_reload).post(reload))
-        .route("/v1/upgrade", post(upgrade))
-        .route("/v1/unload", post(unload))
-        .fallback(no_route)
+    let (router, document) = routes();
+    let known = describe(&document);
+    router
+        .fallback(move |uri: Uri| ready(no_route(&uri, &known)))
         .method_not_allowed_fallback(no_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(axum::middleware::from_fn(audit::guard))
+        .layer(Extension(watch::Places::default()))
         .layer(axum::middleware::from_fn(in_time))
         .with_state(handle)
 }
 
+/// Every route, and the OpenAPI document that describes them, which is made of the handlers' types.
+fn routes() -> (Router<Handle>, OpenApi) {
+    let mut document = openapi::blank();
+    let router = ApiRouter::new()
+        .api_route("/v1/status", get_with(status, look("status", "The daemon on one screen")))
+        .api_route(
+            "/v1/services",
+            get_with(services, look("listServices", "Every service, by name"))
+                .post_with(add_service, change("addService", "Adds a service")),
+        )
+        .api_route(
+            "/v1/services/{name}",
+            get_with(service, look("showService", "A service with its backends"))
+                .patch_with(
+                    patch_service,
+                    change("changeService", "Drains or enables all backends of a service"),
+                )
+                .delete_with(remove_service, change("removeService", "Removes a service with its backends")),
+        )
+        .api_route(
+            "/v1/services/{name}/backends",
+            get_with(service_backends, look("listServiceBackends", "The backends of a service, by address"))
+                .post_with(add_backend, change("addBackend", "Adds a backend")),
+        )
+        .api_route(
+            "/v1/services/{name}/backends/{address}",
+            get_with(backend, look("showBackend", "A backend"))
+                .patch_with(
+                    patch_backend,
+                    change("changeBackend", "Changes a backend's weight or administrative state"),
+                )
+                .delete_with(
+                    remove_backend,
+                    change("removeBackend", "Removes a backend at once, with its flows"),
+                ),
+        )
+        .api_route(
+            "/v1/backends",
+            get_with(backends, look("listBackends", "Every backend, by service and address")),
+        )
+        .api_route(
+            "/v1/node",
+            patch_with(patch_node, change("changeNode", "Drains or enables the whole node")),
+        )
+        .api_route(
+            "/v1/counters",
+            get_with(counters, look("counters", "Packets by what became of them and why")),
+        )
+        .api_route("/v1/flows", get_with(flows, look("flows", "The recorded flows that match")))
+        .api_route(
+            "/v1/reload",
+            get_with(plan_reload, look("planReload", "What a reload would do now"))
+                .post_with(reload, change("reload", "Reads the config file again: all of it, or nothing")),
+        )
+        .api_route(
+            "/v1/upgrade",
+            post_with(upgrade, change("upgrade", "Has the binary at the daemon's path take over")),
+        )
+        .api_route(
+            "/v1/unload",
+            post_with(
+                unload,
+                change("unload", "Detaches the program, removes its pins, and ends the daemon"),
+            ),
+        )
+        .api_route("/v1/watch", get_with(watch::watch, look("watch", "What happens, as server-sent events")))
+        .api_route("/v1/openapi.json", get_with(openapi_document, look("openapi", "This document")))
+        .finish_api(&mut document);
+    (router, document)
+}
+
+/// The OpenAPI document.
+pub fn document() -> &'static Value {
+    static DOCUMENT: LazyLock<Value> =
+        LazyLock::new(|| serde_json::to_value(routes().1).expect("a document of JSON schemas is JSON"));
+    &DOCUMENT
+}
+
+async fn openapi_document() -> Reply<Value> {
+    Ok(Json(document().clone()))
+}
+
 type Reply<T> = Result<Json<T>, Error>;
-type Created<T> = Result<(StatusCode, Json<T>), Error>;
+type Created<T> = Result<openapi::Created<T>, Error>;
 
 async fn status(State(handle): State<Handle>) -> Reply<StatusView> {
     reply(handle.status().await)
@@ -208,13 +260,7 @@ async fn counters(State(handle): State<Handle>) -> Reply<CountersView> {
     reply(handle.counters().await)
 }
 
-async fn flows(
-    State(handle): State<Handle>,
-    query: Result<Query<FlowQuery>, QueryRejection>,
-) -> Reply<FlowsView> {
-    let Query(query) = query.map_err(|rejection| {
-        Refusal::Invalid(format!("the query cannot be read: {}", rejection.body_text()))
-    })?;
+async fn flows(State(handle): State<Handle>, Chosen(query): Chosen<FlowQuery>) -> Reply<FlowsView> {
     reply(handle.flows(query).await)
 }
 
@@ -234,9 +280,18 @@ async fn unload(State(handle): State<Handle>) -> Reply<Outcome> {
     reply(handle.unload().await)
 }
 
-async fn no_route(uri: Uri) -> Error {
-    let routes: Vec<_> = ROUTES.iter().map(|(method, path)| format!("{method} {path}")).collect();
-    Error::new(StatusCode::NOT_FOUND, format!("no route {}; there are {}", uri.path(), routes.join(", ")))
+/// The routes in words, as an error lists them.
+fn describe(document: &OpenApi) -> String {
+    let mut known = Vec::new();
+    for (path, item) in document.paths.iter().flat_map(|paths| &paths.paths) {
+        let Some(item) = item.as_item() else { continue };
+        known.extend(item.iter().map(|(method, _)| format!("{} {path}", method.to_uppercase())));
+    }
+    known.join(", ")
+}
+
+fn no_route(uri: &Uri, known: &str) -> Error {
+    Error::new(StatusCode::NOT_FOUND, format!("no route {}; there are {known}", uri.path()))
 }
 
 async fn no_method(method: Method, uri: Uri) -> Error {
@@ -259,7 +314,7 @@ fn reply<T>(answer: Result<T, Refusal>) -> Reply<T> {
 }
 
 fn created<T>(answer: Result<T, Refusal>) -> Created<T> {
-    Ok((StatusCode::CREATED, Json(answer?)))
+    Ok(openapi::Created(answer?))
 }
 
 /// A request that was refused, as status and document.
@@ -293,7 +348,7 @@ impl IntoResponse for Error {
 }
 
 /// A request's body, as the document that the route takes.
-struct Document<T>(T);
+pub(super) struct Document<T>(T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Document<T> {
     type Rejection = Error;
@@ -325,8 +380,23 @@ fn too_large() -> Error {
     Error::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {MAX_BODY} bytes"))
 }
 
+/// What a request's query chooses.
+pub(super) struct Chosen<T>(T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Chosen<T> {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        let query = Query::from_request_parts(parts, state).await;
+        let Query(query) = query.map_err(|rejection: QueryRejection| {
+            Refusal::Invalid(format!("the query cannot be read: {}", rejection.body_text()))
+        })?;
+        Ok(Self(query))
+    }
+}
+
 /// A service's name in the path.
-struct ServiceName(String);
+pub(super) struct ServiceName(String);
 
 impl<S: Send + Sync> FromRequestParts<S> for ServiceName {
     type Rejection = Error;
@@ -337,7 +407,7 @@ impl<S: Send + Sync> FromRequestParts<S> for ServiceName {
 }
 
 /// A service's name and a backend's address in the path.
-struct BackendPath(String, SocketAddr);
+pub(super) struct BackendPath(String, SocketAddr);
 
 impl<S: Send + Sync> FromRequestParts<S> for BackendPath {
     type Rejection = Error;

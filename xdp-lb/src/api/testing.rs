@@ -1,6 +1,7 @@
 //! An owner task with a small state in memory, for tests of everything that talks to one.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
@@ -10,6 +11,7 @@ use crate::api::types::{
     TableView, TrafficView, VipState, VipView,
 };
 use crate::config::{self, Affinity, FlowTracking, HealthCheck, Mode, Probe, Protocol, XdpMode};
+use crate::control::events::EventLog;
 use crate::control::handle::{Answer, Handle, Refusal, Request};
 
 /// What the owner task knows.
@@ -29,6 +31,8 @@ pub(crate) struct Owner {
     pub(crate) trouble: Option<String>,
     /// How a reload ends.
     pub(crate) reload: Answer<ReloadView>,
+    /// What those who watch see.
+    pub(crate) events: Arc<EventLog>,
 }
 
 impl Default for Owner {
@@ -46,6 +50,7 @@ impl Default for Owner {
             drains_late: false,
             trouble: None,
             reload: Ok(ReloadView::default()),
+            events: Arc::default(),
         }
     }
 }
@@ -129,6 +134,7 @@ impl Owner {
             Request::Flows(query, answer) => drop(answer.send(Ok(self.flows(&query)))),
             Request::Counters(answer) => drop(answer.send(Ok(counters()))),
             Request::PlanReload(answer) | Request::Reload(answer) => drop(answer.send(self.reload.clone())),
+            Request::Watch(after, answer) => drop(answer.send(Ok(self.events.reader(after.as_deref())))),
             Request::IsPending(answer) => drop(answer.send(Ok(false))),
             Request::Upgrade(answer) => drop(answer.send(Ok(done("upgraded".into())))),
             Request::Unload(answer) => drop(answer.send(Ok(done("unloaded".into())))),

@@ -1,6 +1,7 @@
 //! The server and the client together, over a real Unix socket.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -9,7 +10,8 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::api::client::{Client, Error};
-use crate::api::server::{ROUTES, Server};
+use crate::api::events::WatchEvent;
+use crate::api::server::{Server, document};
 use crate::api::testing::{Owner, service};
 use crate::api::types::{AdminState, BackendPatch, ErrorView, ReloadView};
 use crate::config::{self, Mode, Protocol};
@@ -234,17 +236,135 @@ async fn an_unknown_route_or_method_is_told_what_there_is() {
     assert_eq!((status, error.as_str()), (405, "DELETE is not possible on /v1/status"));
 }
 
+/// Every operation of the OpenAPI document: method, path and name.
+fn operations() -> Vec<(String, String, String)> {
+    let paths = document()["paths"].as_object().unwrap();
+    let of_path = |(path, item): (&String, &serde_json::Value)| -> Vec<_> {
+        let operations = item.as_object().unwrap().iter();
+        let operations = operations.map(|(method, operation)| {
+            let id = operation["operationId"].as_str().expect("each operation has a name");
+            (method.to_uppercase(), path.clone(), id.to_owned())
+        });
+        operations.collect()
+    };
+    paths.iter().flat_map(of_path).collect()
+}
+
 #[tokio::test]
-async fn every_route_of_the_list_is_there() {
-    for (method, path) in ROUTES {
+async fn every_operation_of_the_openapi_document_is_there_and_no_other_method() {
+    for (method, path, _) in operations() {
+        if path == "/v1/watch" {
+            // Its answer has no end.
+            continue;
+        }
         let daemon = daemon(Owner::default().start());
         let path = path.replace("{name}", "web").replace("{address}", "198.51.100.11:8080");
         // No route takes such a body: those that want one refuse it, all others answer.
-        let (status, body) = daemon.send(method, &path, "[]").await;
-        let takes_one = *method == "PATCH" || *method == "POST" && path.contains("services");
+        let (status, body) = daemon.send(&method, &path, "[]").await;
+        let takes_one = method == "PATCH" || method == "POST" && path.contains("services");
         let expected = if takes_one { 400 } else { 200 };
         assert_eq!(status, expected, "{method} {path}: {body}");
     }
+    let daemon = daemon(Owner::default().start());
+    for (path, item) in document()["paths"].as_object().unwrap() {
+        let filled = path.replace("{name}", "web").replace("{address}", "198.51.100.11:8080");
+        for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
+            let is_documented = item.get(method.to_lowercase()).is_some();
+            if !is_documented {
+                assert_eq!(
+                    daemon.send(method, &filled, "[]").await.0,
+                    405,
+                    "{method} {path} is not documented"
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn those_who_watch_are_told_what_happens_from_where_they_were_and_the_end() {
+    let owner = Owner::default();
+    let events = Arc::clone(&owner.events);
+    let mut daemon = daemon(owner.start());
+    let reload = |changes| WatchEvent::Reload { changes };
+    let mut watch = daemon.client.watch(None).await.unwrap();
+    (1..=3).for_each(|number| events.add(reload(number)));
+    let first = watch.next().await.unwrap().unwrap();
+    assert_eq!(first.event, reload(1));
+    drop(watch);
+    let mut back = daemon.client.watch(Some(&first.id)).await.unwrap();
+    assert_eq!(back.next().await.unwrap().unwrap().event, reload(2));
+    let mut stranger = daemon.client.watch(Some("1-1")).await.unwrap();
+    assert_eq!(stranger.next().await.unwrap().unwrap().event, WatchEvent::Lost { events: None });
+    let head = "GET /v1/watch HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let mut raw = UnixStream::connect(&daemon.socket).await.unwrap();
+    raw.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = vec![0; 4096];
+    let length = raw.read(&mut answer).await.unwrap();
+    let answer = String::from_utf8_lossy(&answer[..length]).to_lowercase();
+    assert!(
+        answer.starts_with("http/1.1 200") && answer.contains("content-type: text/event-stream"),
+        "{answer}"
+    );
+    drop(daemon.stop.take());
+}
+
+#[tokio::test]
+async fn only_so_many_may_watch_and_a_place_is_free_again_when_one_has_gone() {
+    let daemon = daemon(Owner::default().start());
+    let mut watching = Vec::new();
+    let refused = loop {
+        match daemon.client.watch(None).await {
+            Ok(watch) => watching.push(watch),
+            Err(error) => break error.to_string(),
+        }
+    };
+    assert_eq!(watching.len(), 16);
+    assert!(refused.contains("16 watch already"), "{refused}");
+    daemon.client.status().await.unwrap();
+    watching.pop();
+    for _ in 0..500 {
+        if daemon.client.watch(None).await.is_ok() {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("the place is never free again");
+}
+
+#[test]
+fn no_route_is_added_beside_the_openapi_document() {
+    let server = include_str!("server.rs");
+    for way in [".route(", ".route_service(", ".nest", ".merge("] {
+        assert!(!server.contains(way), "{way} leaves a route out of the document: use api_route");
+    }
+}
+
+#[test]
+fn every_document_of_the_openapi_document_is_described() {
+    let schemas = document()["components"]["schemas"].as_object().unwrap();
+    for name in
+        ["StatusView", "ServiceView", "BackendView", "Service", "Backend", "BackendPatch", "ReloadView"]
+    {
+        let schema = &schemas[name];
+        assert!(schema["description"].is_string(), "{name}: {schema}");
+        for (field, schema) in schema["properties"].as_object().unwrap() {
+            let is_described = schema["description"].is_string() || schema.get("$ref").is_some();
+            assert!(is_described, "{name}.{field}: {schema}");
+        }
+    }
+    assert_eq!(schemas["Mode"]["enum"][0], "full-nat");
+    assert_eq!(schemas["BackendPatch"]["additionalProperties"], false, "a typing mistake is refused");
+    let text = document().to_string();
+    let mut references = text.split("\"$ref\":\"#/components/schemas/").skip(1);
+    assert!(references.all(|rest| schemas.contains_key(rest.split('"').next().unwrap())));
+}
+
+#[tokio::test]
+async fn the_openapi_document_is_served() {
+    let (status, body) = daemon(Owner::default().start()).send("GET", "/v1/openapi.json", "").await;
+    assert_eq!(status, 200);
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&body).unwrap(), *document());
 }
 
 #[tokio::test]
@@ -355,7 +475,7 @@ async fn documents_with_fields_of_a_later_version_are_understood() {
 #[test]
 fn every_route_is_documented() {
     let documentation = include_str!("../../../docs/api.md");
-    for (method, path) in ROUTES {
+    for (method, path, _) in operations() {
         assert!(documentation.contains(&format!("| `{method} {path}` |")), "{method} {path}");
     }
 }

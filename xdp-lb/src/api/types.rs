@@ -4,6 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::api::plan::{ServiceChange, SettingChange};
@@ -13,7 +14,7 @@ use crate::config::{
 };
 
 /// The daemon on one screen.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct StatusView {
     /// The daemon's version.
     pub version: String,
@@ -53,7 +54,7 @@ pub struct StatusView {
 }
 
 /// An interface that the program is to be attached to.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct InterfaceView {
     /// Its name.
     pub name: String,
@@ -68,7 +69,7 @@ pub struct InterfaceView {
 }
 
 /// An upgrade.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct UpgradeView {
     /// How far it is.
     pub state: UpgradeState,
@@ -77,7 +78,7 @@ pub struct UpgradeView {
 }
 
 /// How far an upgrade is.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum UpgradeState {
     /// The new daemon checks, or takes over.
@@ -89,7 +90,7 @@ pub enum UpgradeState {
 }
 
 /// A VIP that the daemon sees to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct VipView {
     /// The address.
     pub address: IpAddr,
@@ -104,7 +105,7 @@ pub struct VipView {
 }
 
 /// Whether a VIP is an address of this host.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum VipState {
     /// It is one.
@@ -130,7 +131,7 @@ impl VipState {
 }
 
 /// How full a table is.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct TableView {
     /// `services`, `backends`, `slots`, `flows` or `source_ranges`.
     pub name: String,
@@ -141,7 +142,7 @@ pub struct TableView {
 }
 
 /// Packets, bytes and flows since the tables were made, and their rate of late.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TrafficView {
     /// Packets from clients.
     pub packets_in: u64,
@@ -168,7 +169,7 @@ pub struct TrafficView {
 }
 
 /// A service as it stands.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ServiceView {
     /// Its name.
     pub name: String,
@@ -205,6 +206,7 @@ pub struct ServiceView {
     #[serde(default)]
     pub circuit_breaker: Option<CircuitBreaker>,
     /// Over which time a backend that comes back gets its share of new flows; absent: at once.
+    #[schemars(with = "Option<String>")]
     #[serde(default, skip_serializing_if = "Option::is_none", with = "crate::config::duration_option")]
     pub slow_start: Option<Duration>,
     /// Why backends that are down take new flows, where they do.
@@ -235,7 +237,7 @@ pub struct ServiceView {
 }
 
 /// A service's discovery as it stands.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DiscoveryView {
     /// How backends are found, as the config has it.
     pub config: Discovery,
@@ -266,7 +268,7 @@ pub struct DiscoveryView {
 }
 
 /// The slots of a ring that are not settled, since their owner has changed of late.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MovingView {
     /// Slots of which a flow may have no record yet.
     pub moving_slots: u32,
@@ -278,7 +280,7 @@ pub struct MovingView {
 }
 
 /// A service with its backends.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ServiceDetailView {
     /// The service.
     pub service: ServiceView,
@@ -287,7 +289,7 @@ pub struct ServiceDetailView {
 }
 
 /// Where a service or a backend comes from.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Origin {
     /// The config file.
@@ -313,7 +315,7 @@ impl Origin {
 }
 
 /// A backend as it stands.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct BackendView {
     /// Its service.
     pub service: String,
@@ -366,7 +368,7 @@ const fn whole() -> f64 {
 }
 
 /// What a backend does now.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum BackendState {
     /// It takes new flows.
@@ -412,7 +414,7 @@ impl BackendState {
 }
 
 /// What the operator wants of a backend, of a service with all of its backends, or of the node with its VIPs.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum AdminState {
     /// To serve when it is healthy.
@@ -433,7 +435,7 @@ impl AdminState {
 }
 
 /// What a health check says of a backend.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum HealthState {
     /// No check has ended yet.
@@ -445,7 +447,7 @@ pub enum HealthState {
 }
 
 /// Where packets to a backend are sent.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NextHopView {
     /// The interface's name.
     pub interface: String,
@@ -458,7 +460,7 @@ pub struct NextHopView {
 }
 
 /// A change to a backend: what is `None` stays.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BackendPatch {
     /// The new weight, 0 to 65,535.
@@ -470,7 +472,7 @@ pub struct BackendPatch {
 }
 
 /// A change to a service or to the node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AdminPatch {
     /// The new administrative state.
@@ -478,7 +480,7 @@ pub struct AdminPatch {
 }
 
 /// What a change did.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Outcome {
     /// One line for the operator.
     pub message: String,
@@ -487,7 +489,7 @@ pub struct Outcome {
 }
 
 /// What a reload did, or would do.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ReloadView {
     /// One line for each change, in words; empty where nothing changes.
     pub changes: Vec<String>,
@@ -505,7 +507,7 @@ pub struct ReloadView {
 }
 
 /// Which recorded flows are asked for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FlowQuery {
     /// Those of this service.
@@ -532,7 +534,7 @@ const fn default_flows() -> u32 {
 }
 
 /// The recorded flows.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FlowsView {
     /// How many match.
     pub matching: u64,
@@ -541,7 +543,7 @@ pub struct FlowsView {
 }
 
 /// A recorded flow.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FlowView {
     /// Its service.
     pub service: String,
@@ -562,7 +564,7 @@ pub struct FlowView {
 }
 
 /// How far a flow has come.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum FlowStage {
     /// One packet of it has been seen.
@@ -585,14 +587,14 @@ impl FlowStage {
 }
 
 /// Every counter of passes and drops.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CountersView {
     /// One for each reason, in a stable order.
     pub counters: Vec<CounterView>,
 }
 
 /// One reason's counter.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CounterView {
     /// The reason's name.
     pub name: String,
@@ -605,7 +607,7 @@ pub struct CounterView {
 }
 
 /// An error's document.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ErrorView {
     /// What was wrong and what to do.
     pub error: String,

@@ -17,6 +17,7 @@ mod status;
 mod units;
 mod unload;
 mod upgrade;
+mod watch;
 
 use std::future::Future;
 use std::io::{self, Write};
@@ -90,6 +91,7 @@ enum Command {
     Reload(reload::Reload),
     Doctor(doctor::Doctor),
     Upgrade(upgrade::Upgrade),
+    Watch(watch::Watch),
     Unload(unload::Unload),
     Decap(decap::Decap),
 }
@@ -139,14 +141,14 @@ pub fn main() -> ExitCode {
     })
 }
 
-/// Prints to stdout; a reader that has seen enough (`| head`) is no error.
-fn print(text: &str) -> anyhow::Result<()> {
+/// Prints to stdout; a reader that has seen enough (`| head`) is no error. Returns whether there is one still.
+fn print(text: &str) -> anyhow::Result<bool> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(error).context("cannot write to stdout")
         }
-        _ => Ok(()),
+        printed => Ok(printed.is_ok()),
     }
 }
 
@@ -171,6 +173,9 @@ impl Cli {
             Command::Flows(flows) => block_on(flows.execute(&client, &screen)).map(Done::from),
             Command::Diff(diff) => block_on(diff.execute(&client, &screen)),
             Command::Reload(reload) => block_on(reload.execute(&client, &screen)).map(Done::from),
+            Command::Watch(watch) => {
+                block_on(watch.execute(&client, &screen, print)).map(|()| String::new().into())
+            }
             Command::Decap(decap) => block_on(decap.execute()).map(|()| String::new().into()),
             Command::Doctor(doctor) => block_on(doctor.execute(&client, &screen)),
             Command::Upgrade(upgrade) => block_on(upgrade.execute(&client, &screen)).map(Done::from),

@@ -50,6 +50,19 @@ impl Screen {
         Ok(text)
     }
 
+    /// One of many results: the document as JSON on a line of its own, or the line.
+    pub(super) fn line<T: Serialize>(
+        &self,
+        document: &T,
+        line: impl FnOnce() -> String,
+    ) -> anyhow::Result<String> {
+        let text = match self.format {
+            Format::Table => line(),
+            Format::Json => serde_json::to_string(document)?,
+        };
+        Ok(text + "\n")
+    }
+
     /// The rows under their headings, as wide as their contents; on a terminal the columns of
     /// words wrap.
     pub(super) fn table(&self, columns: &[Column], rows: impl IntoIterator<Item = Vec<Cell>>) -> String {

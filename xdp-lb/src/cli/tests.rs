@@ -1,6 +1,8 @@
 //! The command line as it is typed, against a real server on a real socket.
 
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
@@ -9,6 +11,7 @@ use serde_json::Value;
 use super::output::{Format, Screen};
 use super::{Cli, Command, Done, counters, status};
 use crate::api::client::Client;
+use crate::api::events::WatchEvent;
 use crate::api::plan::{ChangeKind, KeyChange, ServiceChange, SettingChange, SlotsChange};
 use crate::api::server::Server;
 use crate::api::testing::{self, Owner};
@@ -45,6 +48,14 @@ impl Daemon {
             Command::Flows(flows) => flows.execute(client, &screen).await.map(Done::from),
             Command::Diff(diff) => diff.execute(client, &screen).await,
             Command::Reload(reload) => reload.execute(client, &screen).await.map(Done::from),
+            Command::Watch(watch) => {
+                let mut text = String::new();
+                let print = |line: &str| {
+                    text += line;
+                    Ok(true)
+                };
+                watch.execute(client, &screen, print).await.map(|()| Done::from(text))
+            }
             Command::Unload(unload) => {
                 let socket = self.folder.path().join("api.sock");
                 unload.execute(Some(socket), &screen).await.map(Done::from)
@@ -513,6 +524,28 @@ async fn a_plan_says_what_would_change_and_how_many_slots_would_move() {
 }
 
 #[tokio::test]
+async fn a_watch_prints_what_happens_a_line_each() {
+    let owner = Owner::default();
+    let events = Arc::clone(&owner.events);
+    let daemon = daemon(owner);
+    let adding = tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            events.add(WatchEvent::Interface { interface: "eth0".into(), up: false });
+        }
+    });
+    let text = daemon.text(&["watch", "--count", "2"]).await;
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    assert!(lines[0].ends_with("Z interface eth0: down"), "{text}");
+    let line = daemon.text(&["watch", "--count", "1", "--output", "json"]).await;
+    let event: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!((&event["event"], &event["up"]), (&"interface".into(), &false.into()));
+    assert!(event["id"].is_string() && event["time"].is_string(), "{event}");
+    adding.abort();
+}
+
+#[tokio::test]
 async fn a_diff_of_nothing_ends_with_0() {
     let daemon = daemon(Owner::default());
     let diff = daemon.run(&["diff"]).await.unwrap();
@@ -726,4 +759,57 @@ fn the_unit_for_systemd_calls_commands_that_there_are() {
         let line = unit.lines().find_map(|line| line.strip_prefix(key)).expect(key);
         parse(&line.split(' ').skip(1).collect::<Vec<_>>());
     }
+}
+
+#[test]
+fn every_command_that_asks_the_daemon_has_its_operation_in_the_openapi_document_and_the_other_way_round() {
+    const NONE: &[&str] = &[];
+    let operations: &[(&str, &[&str])] = &[
+        ("run", NONE),
+        ("check", NONE),
+        ("decap", NONE),
+        ("doctor", &["status"]),
+        ("service list", &["listServices"]),
+        ("service show", &["showService"]),
+        ("service add", &["addService"]),
+        ("service remove", &["removeService"]),
+        ("backend list", &["listBackends", "listServiceBackends"]),
+        ("backend add", &["addBackend"]),
+        ("backend remove", &["removeBackend"]),
+        ("backend drain", &["changeBackend", "showBackend"]),
+        ("backend enable", &["changeBackend"]),
+        ("backend set-weight", &["changeBackend"]),
+        ("status", &["status"]),
+        ("counters", &["counters"]),
+        ("flows", &["flows"]),
+        ("diff", &["planReload"]),
+        ("reload", &["planReload", "reload"]),
+        ("watch", &["watch"]),
+        ("node drain", &["changeNode"]),
+        ("node undrain", &["changeNode"]),
+        ("service drain", &["changeService", "showService"]),
+        ("service enable", &["changeService"]),
+        ("upgrade", &["upgrade", "status"]),
+        ("unload", &["status", "unload"]),
+    ];
+    let mut commands = BTreeSet::new();
+    for command in Cli::command().get_subcommands() {
+        let name = command.get_name();
+        let inner: Vec<_> =
+            command.get_subcommands().map(|inner| format!("{name} {}", inner.get_name())).collect();
+        if inner.is_empty() {
+            commands.insert(name.to_owned());
+        }
+        commands.extend(inner);
+    }
+    let listed: BTreeSet<String> = operations.iter().map(|(command, _)| (*command).to_owned()).collect();
+    assert_eq!(commands, listed, "a command that is new belongs into the list above");
+    let used: BTreeSet<&str> = operations.iter().flat_map(|(_, used)| used.iter().copied()).collect();
+    let paths = crate::api::server::document()["paths"].as_object().unwrap();
+    let documented = paths.values().flat_map(|item| item.as_object().unwrap().values());
+    let documented: BTreeSet<&str> = documented
+        .map(|operation| operation["operationId"].as_str().unwrap())
+        .filter(|id| *id != "openapi")
+        .collect();
+    assert_eq!(used, documented);
 }

@@ -43,6 +43,17 @@ pub struct HealthCheck {
 /// The jitter of a health check that names none, percent.
 pub(super) const DEFAULT_JITTER: u8 = 10;
 
+/// As it is written.
+impl schemars::JsonSchema for HealthCheck {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "HealthCheck".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        WrittenCheck::json_schema(generator)
+    }
+}
+
 impl HealthCheck {
     /// This probe, with the defaults of everything else.
     pub const fn new(probe: Probe) -> Self {

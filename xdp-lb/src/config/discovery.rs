@@ -105,6 +105,17 @@ const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration:
 const TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
 const MOST_RESOLVERS: usize = 8;
 
+/// As it is written.
+impl schemars::JsonSchema for Discovery {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Discovery".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        WrittenDiscovery::json_schema(generator)
+    }
+}
+
 impl Discovery {
     /// From this source, with the defaults of everything else.
     pub const fn new(source: Source) -> Self {

@@ -94,6 +94,16 @@ macro_rules! as_text {
                 value.to_string()
             }
         }
+
+        impl schemars::JsonSchema for $type {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($type).into()
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({ "type": "string" })
+            }
+        }
     };
 }
 
@@ -102,7 +112,7 @@ as_text!(Prefix);
 as_text!(ServerId);
 
 /// How a QUIC service's packets name their backend: draft-ietf-quic-load-balancers-21, without encryption.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Quic {
     /// How many bytes of a connection id, behind its first, are the server id. 1 to 15.

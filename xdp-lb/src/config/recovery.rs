@@ -15,16 +15,19 @@ use super::text::{self, print_duration};
 
 /// When a backend gets no new flows for a while: where its health check fails, and, with `failure_percent`, where its
 /// flows fail.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CircuitBreaker {
     /// For how long the first time; each time in a row for twice as long as before. 1 s to 1 h, default 30 s.
+    #[schemars(with = "String")]
     #[serde(with = "text::duration_text")]
     pub open: Duration,
     /// For how long at most. `open` to 1 day, default 5 min.
+    #[schemars(with = "String")]
     #[serde(with = "text::duration_text")]
     pub max_open: Duration,
     /// Over which time flows are counted, and how long the trial lasts before it closes. 2 s to 10 min, default 10 s.
+    #[schemars(with = "String")]
     #[serde(with = "text::duration_text")]
     pub window: Duration,
     /// What a backend on trial gets of its share, in percent. 1 to 50, default 10.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::check::{HealthCheck, Probe};
@@ -140,7 +141,7 @@ pub struct PortRange {
 }
 
 /// A service: what clients connect to, and its policy.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Service {
     /// Its name: 1 to 63 letters, digits, `-`, `_` or `.`; no two services share one.
@@ -189,6 +190,7 @@ pub struct Service {
     #[serde(default, skip_serializing_if = "is_default")]
     pub panic_threshold: u8,
     /// Over which time a backend that comes back gets its share of new flows, 1 s to 1 h. Default: at once.
+    #[schemars(with = "Option<String>")]
     #[serde(default, skip_serializing_if = "Option::is_none", with = "text::duration_option")]
     pub slow_start: Option<Duration>,
     /// How its backends are checked. Default: a TCP connect every second for TCP, none for UDP or where the VIP has
@@ -255,7 +257,7 @@ pub enum FlowTracking {
 }
 
 /// A backend of a service.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Backend {
     /// Where it listens; of the VIP's family, unless the mode is `ipip` or `gue`. Port 0 where the VIP has more than
@@ -436,6 +438,16 @@ macro_rules! words {
 
             fn try_from(text: String) -> Result<Self, String> {
                 text.parse()
+            }
+        }
+
+        impl schemars::JsonSchema for $type {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($type).into()
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({ "type": "string", "enum": [$($word),+] })
             }
         }
     };

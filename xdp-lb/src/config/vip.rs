@@ -1,9 +1,11 @@
 //! What clients connect to: an address, and one port, a range of them, or all.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::schema::PortRange;
@@ -57,6 +59,16 @@ impl Vip {
     /// Whether one of its ports is one of these.
     pub fn meets(&self, first: u16, last: u16) -> bool {
         self.port() <= last && first <= self.last_port()
+    }
+}
+
+impl JsonSchema for Vip {
+    fn schema_name() -> Cow<'static, str> {
+        "Vip".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "description": "an address with its port, a range of ports, or all: 192.0.2.10:80" })
     }
 }
 

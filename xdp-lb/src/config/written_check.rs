@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::check::{
@@ -18,7 +19,7 @@ use super::text;
 macro_rules! keys {
     ($($key:ident: $type:ty $(, of $($owner:literal)|+)?;)+) => {
         /// The keys of a health check.
-        #[derive(Clone, Default, Debug, Serialize, Deserialize)]
+        #[derive(Clone, Default, Debug, Serialize, Deserialize, JsonSchema)]
         #[serde(deny_unknown_fields)]
         pub(super) struct WrittenCheck {
             pub r#type: String,

@@ -8,7 +8,7 @@ use super::discovery::{Discovery, Dns, Source, resolver};
 use super::text;
 
 /// The keys of a discovery, as text and numbers; the form that TOML and JSON share.
-#[derive(Clone, Default, Debug, Serialize, Deserialize)]
+#[derive(Clone, Default, Debug, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WrittenDiscovery {
     pub r#type: String,

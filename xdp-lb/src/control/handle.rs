@@ -9,6 +9,7 @@ use crate::api::types::{
     ServiceView, StatusView,
 };
 use crate::config;
+use crate::control::events::EventReader;
 
 /// Why a request was refused, in words for the operator.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -48,6 +49,7 @@ pub enum Request {
     Flows(FlowQuery, oneshot::Sender<Answer<FlowsView>>),
     PlanReload(oneshot::Sender<Answer<ReloadView>>),
     Reload(oneshot::Sender<Answer<ReloadView>>),
+    Watch(Option<String>, oneshot::Sender<Answer<EventReader>>),
     IsPending(oneshot::Sender<Answer<bool>>),
     Unload(oneshot::Sender<Answer<Outcome>>),
     Upgrade(oneshot::Sender<Answer<Outcome>>),
@@ -145,6 +147,11 @@ impl Handle {
     /// Reads the config file again: all of it is applied, or nothing.
     pub async fn reload(&self) -> Answer<ReloadView> {
         self.ask(Request::Reload).await
+    }
+
+    /// What happens after the event of this id; without one, from now on.
+    pub async fn watch(&self, after: Option<String>) -> Answer<EventReader> {
+        self.ask(|answer| Request::Watch(after, answer)).await
     }
 
     /// Whether a backend's first check or its next hop is still out.

@@ -6,6 +6,7 @@ use super::fleet::Covered;
 use super::handle::{Answer, Refusal};
 use super::kernel::Kernel;
 use super::owner::Owner;
+use crate::api::events::WatchEvent;
 use crate::config::{Config, XdpMode};
 use crate::datapath::Attached;
 
@@ -39,12 +40,12 @@ impl<K: Kernel> Owner<K> {
     /// Takes in that an interface came, went or changed. One that came back, with another index, has lost the
     /// program.
     pub(super) fn interface(&mut self, name: String, index: Option<u32>, up: bool) {
-        if up {
-            self.links_up.insert(name.clone());
-        } else {
-            self.links_up.remove(&name);
-        }
+        let is_news = if up { self.links_up.insert(name.clone()) } else { self.links_up.remove(&name) };
         let Some(present) = self.interfaces.get(&name) else { return };
+        if is_news {
+            tracing::info!("interface {name}: {}", if up { "up" } else { "down" });
+            self.events.add(WatchEvent::Interface { interface: name.clone(), up });
+        }
         match (present, index) {
             (Ok(attached), Some(index)) if attached.index == index => {}
             (Err(_), None) => {}

@@ -4,6 +4,7 @@ mod breaker;
 mod discovery;
 mod draft;
 mod ejection;
+pub mod events;
 mod evidence;
 mod fleet;
 #[cfg(test)]

@@ -11,6 +11,7 @@ use xdp_lb_common::net::Endpoint;
 use xdp_lb_common::tables::Traffic;
 
 use super::discovery::Discoveries;
+use super::events::EventLog;
 use super::fleet::{Fleet, Transition, vip};
 use super::handle::{Answer, Refusal, Request};
 use super::host::{self, ThisHost};
@@ -21,6 +22,7 @@ use super::tables::Write;
 use super::traffic::{self, Carried, TrafficRates};
 use super::upgrade::Upgrades;
 use super::vips::Vips;
+use crate::api::events::WatchEvent;
 use crate::api::types::{AdminState, Outcome};
 use crate::config::state::{Saved, StateError};
 use crate::config::{self, Config, Effective, EffectiveBackend, EffectiveService, Overlay};
@@ -138,6 +140,7 @@ pub struct Owner<K> {
     /// Whether the flows were counted before the last change.
     is_census_outdated: bool,
     pub(super) started: Instant,
+    pub(super) events: EventLog,
     pub(super) is_stale: bool,
     /// Until when the tables are left as they are.
     rests_until: Instant,
@@ -253,13 +256,15 @@ impl<K: Kernel> Owner<K> {
             census_at: None,
             is_census_outdated: false,
             started: now,
+            events: EventLog::default(),
             is_stale: false,
             rests_until: now,
             troubles: BTreeMap::new(),
             strays: BTreeSet::new(),
             cramped: Vec::new(),
         };
-        log(owner.fleet.decide(now));
+        let transitions = owner.fleet.decide(now);
+        owner.tell(transitions);
         let plan = owner.planner.plan(&owner.fleet.wanted())?;
         owner.carry_out(plan)?;
         owner.attach_configured()?;
@@ -353,6 +358,7 @@ impl<K: Kernel> Owner<K> {
             Request::IsPending(answer) => {
                 reply(answer, Ok(self.fleet.is_pending() || self.is_discovery_pending()));
             }
+            Request::Watch(after, answer) => reply(answer, Ok(self.events.reader(after.as_deref()))),
             Request::Unload(answer) => {
                 let unloaded = self.unload().await;
                 let ended = unloaded.is_ok().then_some(Ended::Unloaded);
@@ -411,9 +417,11 @@ impl<K: Kernel> Owner<K> {
                 }
             }
         }
+        let changes = config::diff(self.fleet.effective(), fleet.effective());
         (self.config, self.overlay, self.fleet) = (config, overlay, fleet);
         self.is_census_outdated = true;
-        log(transitions);
+        self.tell(transitions);
+        changes.iter().for_each(|change| self.events.add(WatchEvent::of_service(change)));
         self.warn_of_strays();
         self.tell_the_others();
         let done = self.carry_out(plan);
@@ -428,7 +436,8 @@ impl<K: Kernel> Owner<K> {
     /// Brings the tables to what follows from all that is known.
     fn reconcile(&mut self) {
         self.is_stale = false;
-        log(self.fleet.decide(Instant::now()));
+        let transitions = self.fleet.decide(Instant::now());
+        self.tell(transitions);
         self.warn_of_strays();
         let done = match self.planner.plan(&self.fleet.wanted()) {
             Ok(plan) => self.carry_out(plan),
@@ -437,6 +446,21 @@ impl<K: Kernel> Owner<K> {
         self.note_trouble(Trouble::Tables, done.err());
         // Behind the tables: a VIP that comes has somewhere to lead to.
         self.tell_vips();
+    }
+
+    /// Tells the log and those who watch which backends are in another state.
+    fn tell(&self, transitions: Vec<Transition>) {
+        for Transition { id, before, now } in transitions {
+            let event = WatchEvent::Backend {
+                service: id.service,
+                address: id.backend,
+                before,
+                state: now.state,
+                reason: now.reason,
+            };
+            tracing::info!("{event}");
+            self.events.add(event);
+        }
     }
 
     /// Says once of an interface outside the config that backends are reached through it.
@@ -468,12 +492,14 @@ impl<K: Kernel> Owner<K> {
         let Some(error) = error else {
             if before.is_some() {
                 tracing::info!("well again: {}", kind.well());
+                self.events.add(WatchEvent::Trouble { trouble: self.trouble() });
             }
             return;
         };
         let trouble = format!("{}: {error:#}", kind.words());
         if before.as_ref() != Some(&trouble) {
             tracing::error!("{trouble}; it is tried again");
+            self.events.add(WatchEvent::Trouble { trouble: Some(trouble.clone()) });
         }
         self.troubles.insert(kind, trouble);
     }
@@ -659,19 +685,6 @@ impl<K: Kernel> Owner<K> {
 fn reply<T>(answer: oneshot::Sender<T>, value: T) {
     // Whoever asked may have gone, which is their affair.
     let _ = answer.send(value);
-}
-
-fn log(transitions: Vec<Transition>) {
-    for Transition { id, before, now } in transitions {
-        let (service, backend, state, reason) = (&id.service, id.backend, now.state.name(), &now.reason);
-        match before {
-            None => tracing::info!("service {service}: backend {backend}: {state}: {reason}"),
-            Some(before) => {
-                let before = before.name();
-                tracing::info!("service {service}: backend {backend}: {before} -> {state}: {reason}");
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use super::kernel::Kernel;
 use super::owner::{Owner, Persist};
 use super::plan::Plan;
 use super::tables::Tables;
+use crate::api::events::WatchEvent;
 use crate::api::plan::{SettingChange, SlotsChange};
 use crate::api::types::ReloadView;
 use crate::config::{self, Config, Effective, Overlay};
@@ -83,6 +84,7 @@ impl<K: Kernel> Owner<K> {
             tracing::warn!("reload: {warning}");
         }
         view.warnings.splice(0..0, warnings);
+        self.events.add(WatchEvent::Reload { changes: view.changes.len() as u64 });
         Ok(view)
     }
 

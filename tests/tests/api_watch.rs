@@ -1,0 +1,74 @@
+//! `xdp-lb watch`: what happens, as it happens.
+
+use std::fs;
+use std::time::Duration;
+
+use serde_json::Value;
+use xdp_lb_tests::{Process, Site, paths, web, web_backend};
+
+/// The first event that fits, once it has been printed.
+fn event(watching: &Process, fits: impl Fn(&Value) -> bool) -> Value {
+    let events = || -> Vec<Value> {
+        watching.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    };
+    xdp_lb_tests::until_some("an event", Duration::from_secs(15), || {
+        Ok(events().into_iter().find(|event| fits(event)))
+    })
+    .unwrap_or_else(|error| panic!("{error:#}:\n{}", watching.log()))
+}
+
+#[test]
+fn a_watch_tells_of_backends_services_interfaces_and_reloads_and_goes_on_after_a_restart() {
+    let mut site = Site::start("watch", 2, &web("full-nat", &[1, 2])).unwrap();
+    let mut command = site.network.lb.command(paths::daemon());
+    command.args(["watch", "--output", "json", "--socket"]).arg(site.daemon.socket());
+    let watching = site.network.lb.spawn_command("watch", command).unwrap();
+    let is_backend = |number: usize, state: &'static str| {
+        move |event: &Value| {
+            event["event"] == "backend" && event["address"] == web_backend(number) && event["state"] == state
+        }
+    };
+    // Drained and enabled until the watch has begun.
+    xdp_lb_tests::until("the watch to begin", Duration::from_secs(10), || {
+        site.daemon.cli(&["backend", "drain", "web", &web_backend(2)])?;
+        site.daemon.cli(&["backend", "enable", "web", &web_backend(2)])?;
+        Ok(watching.log().contains("\"draining\""))
+    })
+    .unwrap();
+    let drained = event(&watching, is_backend(2, "draining"));
+    assert_eq!(drained["before"], "up");
+
+    site.nginx.remove(0);
+    let down = event(&watching, is_backend(1, "down"));
+    assert!(down["reason"].as_str().unwrap().contains("health check"), "{down}");
+
+    let config = site.daemon.config().unwrap();
+    fs::write(site.daemon.config_file(), config.replace("300ms", "400ms")).unwrap();
+    site.daemon.cli(&["reload"]).unwrap();
+    let service = event(&watching, |event| {
+        event["event"] == "service"
+            && event["kind"] == "changed"
+            && event["changes"].to_string().contains("health_check.interval")
+    });
+    assert_eq!(service["service"], "web");
+    event(&watching, |event| event["event"] == "reload" && event["changes"] == 1);
+    site.daemon.cli(&["service", "add", "more", "192.0.2.11:80", "--check", "none"]).unwrap();
+    event(&watching, |event| {
+        event["event"] == "service" && event["kind"] == "added" && event["service"] == "more"
+    });
+
+    site.network.lb.run("ip link set eth0 down").unwrap();
+    event(&watching, |event| {
+        event["event"] == "interface" && event["interface"] == "eth0" && event["up"] == false
+    });
+    site.network.lb.run("ip link set eth0 up").unwrap();
+    event(&watching, |event| {
+        event["event"] == "interface" && event["interface"] == "eth0" && event["up"] == true
+    });
+
+    site.daemon.stop().unwrap();
+    site.daemon.run().unwrap();
+    event(&watching, |event| event["event"] == "lost" && event["events"].is_null());
+    site.daemon.cli(&["service", "remove", "more"]).unwrap();
+    event(&watching, |event| event["event"] == "service" && event["kind"] == "removed");
+}

@@ -1,0 +1,117 @@
+//! What those who watch are told, as documents and in words.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::api::plan::{ChangeKind, ServiceChange};
+use crate::api::types::BackendState;
+
+/// Something that has happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct EventView {
+    /// What `Last-Event-ID` calls it.
+    pub id: String,
+    /// When it happened, in UTC (RFC 3339).
+    pub time: String,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: WatchEvent,
+}
+
+/// What has happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum WatchEvent {
+    /// A backend came into another state.
+    Backend {
+        /// Its service.
+        service: String,
+        /// Where it listens.
+        address: SocketAddr,
+        /// What it did before; null where it is new.
+        before: Option<BackendState>,
+        /// What it does now.
+        state: BackendState,
+        /// Why.
+        reason: String,
+    },
+    /// A service was added, removed or changed, or one of its backends was.
+    Service {
+        /// Its name.
+        service: String,
+        /// What became of it.
+        kind: ChangeKind,
+        /// A line for each difference, at most 32.
+        changes: Vec<String>,
+    },
+    /// An interface of the config came up or went down.
+    Interface {
+        /// Its name.
+        interface: String,
+        /// Whether its link is up and has a carrier.
+        up: bool,
+    },
+    /// The config file was read again.
+    Reload {
+        /// How many changes it made.
+        changes: u64,
+    },
+    /// Something became wrong with the datapath, or is well again.
+    Trouble {
+        /// What is wrong; null where all is well.
+        trouble: Option<String>,
+    },
+    /// The reader was too slow, or comes back after a restart: events are missing here.
+    Lost {
+        /// How many; null where that is not known.
+        events: Option<u64>,
+    },
+}
+
+impl WatchEvent {
+    /// How many changes an event of a service lists.
+    const MOST_CHANGES: usize = 32;
+
+    /// What became of a service.
+    pub fn of_service(change: &ServiceChange) -> Self {
+        let changes = change.lines().into_iter().take(Self::MOST_CHANGES).collect();
+        Self::Service { service: change.service.clone(), kind: change.kind, changes }
+    }
+
+    /// Its name, as in JSON; stable.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Backend { .. } => "backend",
+            Self::Service { .. } => "service",
+            Self::Interface { .. } => "interface",
+            Self::Reload { .. } => "reload",
+            Self::Trouble { .. } => "trouble",
+            Self::Lost { .. } => "lost",
+        }
+    }
+}
+
+impl fmt::Display for WatchEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Backend { service, address, before, state, reason } => {
+                write!(f, "service {service}: backend {address}: ")?;
+                if let Some(before) = before {
+                    write!(f, "{} -> ", before.name())?;
+                }
+                write!(f, "{}: {reason}", state.name())
+            }
+            Self::Service { changes, .. } => f.write_str(&changes.join("; ")),
+            Self::Interface { interface, up: true } => write!(f, "interface {interface}: up"),
+            Self::Interface { interface, up: false } => write!(f, "interface {interface}: down"),
+            Self::Reload { changes } => write!(f, "reloaded, changes: {changes}"),
+            Self::Trouble { trouble: Some(trouble) } => write!(f, "TROUBLE: {trouble}"),
+            Self::Trouble { trouble: None } => f.write_str("well again"),
+            Self::Lost { events: Some(events) } => write!(f, "{events} events were lost here"),
+            Self::Lost { events: None } => f.write_str("events may have been lost here"),
+        }
+    }
+}

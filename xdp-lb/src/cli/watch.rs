@@ -1,0 +1,64 @@
+//! `xdp-lb watch`.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use clap::Args;
+
+use super::output::Screen;
+use crate::api::client::{Client, Error};
+
+/// How often a daemon that has gone is looked for.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Print what happens, as it happens: backends up, down and draining, services, interfaces, reloads
+///
+/// A line for each event, until Ctrl-C; with --output json, a document a line. It waits for a daemon that restarts, and
+/// says where events may have been missed.
+#[derive(Debug, Args)]
+pub(super) struct Watch {
+    /// End after so many events
+    #[arg(long, value_name = "N")]
+    count: Option<u64>,
+}
+
+impl Watch {
+    pub(super) async fn execute(
+        self,
+        client: &Client,
+        screen: &Screen,
+        mut print: impl FnMut(&str) -> anyhow::Result<bool>,
+    ) -> anyhow::Result<()> {
+        let mut watch = client.watch(None).await?;
+        let (mut last, mut printed) = (None, 0);
+        while self.count.is_none_or(|count| printed < count) {
+            match watch.next().await {
+                Ok(Some(event)) => {
+                    if !print(&screen.line(&event, || format!("{} {}", event.time, event.event))?)? {
+                        return Ok(());
+                    }
+                    printed += 1;
+                    last = Some(event.id);
+                }
+                Ok(None) | Err(Error::Broken { .. }) => {
+                    let _ = writeln!(io::stderr(), "the daemon has gone; waiting for it");
+                    watch = again(client, last.as_deref()).await?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Watches a daemon that comes back.
+async fn again(client: &Client, last: Option<&str>) -> anyhow::Result<crate::api::client::Watch> {
+    loop {
+        tokio::time::sleep(AGAIN).await;
+        // One that has seen nothing yet may have missed something, too.
+        match client.watch(Some(last.unwrap_or("0-0"))).await {
+            Err(Error::NoDaemon(_) | Error::Broken { .. }) => {}
+            watch => return Ok(watch?),
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! What has happened, for those who watch. The last events are kept, for readers that are slow or come back; who falls
+//! behind further is told that it lost some.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::sync::watch;
+
+use crate::api::events::{EventView, WatchEvent};
+
+/// How many events are kept.
+const KEPT: usize = 4096;
+
+/// The log of events, to which its owner adds.
+#[derive(Debug)]
+pub struct EventLog {
+    log: Arc<Mutex<Log>>,
+    news: watch::Sender<()>,
+}
+
+/// A reader of the log, at its own place in it.
+#[derive(Debug)]
+pub struct EventReader {
+    log: Arc<Mutex<Log>>,
+    news: watch::Receiver<()>,
+    next: u64,
+    /// Whether it asked to go on from where nobody knows what followed.
+    is_lost: bool,
+}
+
+#[derive(Debug)]
+struct Log {
+    /// Tells the events of this daemon from those of the one before: when it started, Unix time in milliseconds.
+    daemon: u128,
+    /// The number of the first event that is kept.
+    first: u64,
+    kept: VecDeque<Arc<EventView>>,
+}
+
+impl Log {
+    fn id(&self, number: u64) -> String {
+        format!("{}-{number}", self.daemon)
+    }
+
+    fn end(&self) -> u64 {
+        self.first + self.kept.len() as u64
+    }
+}
+
+impl Default for EventLog {
+    fn default() -> Self {
+        let daemon = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+        let log = Log { daemon, first: 1, kept: VecDeque::new() };
+        Self { log: Arc::new(Mutex::new(log)), news: watch::Sender::new(()) }
+    }
+}
+
+impl EventLog {
+    /// Adds an event.
+    pub fn add(&self, event: WatchEvent) {
+        let mut log = lock(&self.log);
+        let id = log.id(log.end());
+        let time = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
+        log.kept.push_back(Arc::new(EventView { id, time, event }));
+        if log.kept.len() > KEPT {
+            log.kept.pop_front();
+            log.first += 1;
+        }
+        drop(log);
+        self.news.send_replace(());
+    }
+
+    /// A reader of what follows the event of this id; without one, of what happens from now on.
+    pub fn reader(&self, after: Option<&str>) -> EventReader {
+        let log = lock(&self.log);
+        let number = |after: &str| {
+            let (daemon, number) = after.split_once('-')?;
+            let number: u64 = number.parse().ok().filter(|number| *number < log.end())?;
+            (daemon == log.daemon.to_string()).then_some(number)
+        };
+        let known = after.and_then(number);
+        EventReader {
+            next: known.map_or(log.end(), |number| number + 1),
+            is_lost: after.is_some() && known.is_none(),
+            log: Arc::clone(&self.log),
+            news: self.news.subscribe(),
+        }
+    }
+}
+
+impl EventReader {
+    /// The id of the event before the next one: what a reader that comes back has read.
+    pub fn position(&self) -> String {
+        lock(&self.log).id(self.next - 1)
+    }
+
+    /// The next event; `None` when the log has ended and all of it is read.
+    pub async fn next(&mut self) -> Option<Arc<EventView>> {
+        loop {
+            // Before the log is looked at: what comes after that is news.
+            self.news.mark_unchanged();
+            if let Some(event) = self.take() {
+                return Some(event);
+            }
+            if self.news.changed().await.is_err() {
+                return self.take();
+            }
+        }
+    }
+
+    fn take(&mut self) -> Option<Arc<EventView>> {
+        let log = lock(&self.log);
+        let behind = log.first.saturating_sub(self.next);
+        if self.is_lost || behind > 0 {
+            let events = (!self.is_lost).then_some(behind);
+            self.is_lost = false;
+            self.next = self.next.max(log.first);
+            let id = log.id(self.next - 1);
+            let time = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
+            return Some(Arc::new(EventView { id, time, event: WatchEvent::Lost { events } }));
+        }
+        let event = log.kept.get((self.next - log.first) as usize).cloned()?;
+        self.next += 1;
+        Some(event)
+    }
+}
+
+fn lock(log: &Mutex<Log>) -> MutexGuard<'_, Log> {
+    // Nothing that holds it can leave it half-changed.
+    log.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reload(changes: u64) -> WatchEvent {
+        WatchEvent::Reload { changes }
+    }
+
+    async fn numbers(reader: &mut EventReader, count: usize) -> Vec<WatchEvent> {
+        let mut events = Vec::new();
+        for _ in 0..count {
+            events.push(reader.next().await.unwrap().event.clone());
+        }
+        events
+    }
+
+    #[tokio::test]
+    async fn a_reader_sees_what_happens_after_it_came_and_the_end() {
+        let log = EventLog::default();
+        log.add(reload(1));
+        let mut reader = log.reader(None);
+        log.add(reload(2));
+        assert_eq!(numbers(&mut reader, 1).await, [reload(2)]);
+        let waiting = tokio::spawn(async move {
+            let event = reader.next().await.unwrap().event.clone();
+            (event, reader.next().await)
+        });
+        tokio::task::yield_now().await;
+        log.add(reload(3));
+        drop(log);
+        assert_eq!(waiting.await.unwrap(), (reload(3), None));
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_comes_back_goes_on_where_it_was() {
+        let log = EventLog::default();
+        let mut reader = log.reader(None);
+        let start = reader.position();
+        (1..=3).for_each(|number| log.add(reload(number)));
+        let seen = reader.next().await.unwrap().id.clone();
+        assert_eq!(reader.position(), seen);
+        assert_eq!(numbers(&mut log.reader(Some(&seen)), 2).await, [reload(2), reload(3)]);
+        assert_eq!(numbers(&mut log.reader(Some(&start)), 3).await.len(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_slow_reader_is_told_how_many_it_lost() {
+        let log = EventLog::default();
+        let mut reader = log.reader(None);
+        let last = KEPT as u64 + 10;
+        (1..=last).for_each(|number| log.add(reload(number)));
+        assert_eq!(numbers(&mut reader, 2).await, [WatchEvent::Lost { events: Some(10) }, reload(11)]);
+        let rest = numbers(&mut reader, KEPT - 1).await;
+        assert_eq!(rest.last(), Some(&reload(last)));
+        assert_eq!(lock(&log.log).kept.len(), KEPT, "no more are kept");
+    }
+
+    #[tokio::test]
+    async fn a_reader_from_before_a_restart_is_told_that_it_may_have_lost_some() {
+        let log = EventLog::default();
+        let later = lock(&log.log).id(77);
+        for id in ["1-1", "nonsense", &later] {
+            let mut reader = log.reader(Some(id));
+            log.add(reload(1));
+            assert_eq!(numbers(&mut reader, 2).await, [WatchEvent::Lost { events: None }, reload(1)], "{id}");
+        }
+    }
+}
