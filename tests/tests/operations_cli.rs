@@ -400,7 +400,9 @@ fn metrics_can_be_scraped_move_with_traffic_and_follow_health() {
     let documented: BTreeSet<&str> =
         docs.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`').map(|it| it.0)).collect();
     let found: BTreeSet<&str> = before.keys().map(|name| name.split('{').next().unwrap()).collect();
-    assert_eq!(found, documented);
+    // Here the daemon finds no backends by itself, and puts no VIP on the host.
+    let is_elsewhere = |name: &&str| name.starts_with("xdp_lb_discovery_") || *name == "xdp_lb_vip_present";
+    assert_eq!(found, documented.into_iter().filter(|name| !is_elsewhere(name)).collect());
 
     for _ in 0..20 {
         request(&site.network.client, Site::vip()).unwrap();

@@ -78,7 +78,7 @@ fn a_drain_where_flows_have_no_records_ends_when_all_that_live_are_known_to_have
     download.wait_for_progress().unwrap();
     until("the download to be recorded", Duration::from_secs(10), || Ok(listed()?["matching"] == 1)).unwrap();
     let service = &daemon.cli_json(&["service", "show", "web"]).unwrap()["service"];
-    assert!(service["moving"]["moving_slots"].as_u64().unwrap() > 400, "{service}");
+    assert!(service["moving"]["moving_slots"].as_u64().unwrap() > 100, "{service}");
     assert!(service["moving"]["all_recorded_in_seconds"].as_u64().unwrap() <= 9, "{service}");
     let status = daemon.cli(&["status"]).unwrap();
     assert!(status.contains("slots moved of late, all their flows are recorded in "), "{status}");
@@ -194,5 +194,5 @@ fn a_drained_service_gets_no_new_flows_and_its_vip_stays_for_the_others() {
     assert!(said.starts_with("drained service web: the last flow has ended"), "{said}");
     site.daemon.cli(&["service", "enable", "web"]).unwrap();
     until("the service to answer", SOON, || Ok(xdp_lb_tests::request(&client, web).is_ok())).unwrap();
-    assert!(has_vip(&host));
+    until("the VIP to come back", SOON, || Ok(has_vip(&host))).unwrap();
 }

@@ -205,9 +205,9 @@ pub struct ServiceView {
     /// When a backend gets no new flows for a while, beyond what its health check says.
     #[serde(default)]
     pub circuit_breaker: Option<CircuitBreaker>,
-    /// Over which time a backend that comes back gets its share of new flows; absent: at once.
+    /// Over which time a backend that comes back gets its share of new flows; null: at once.
     #[schemars(with = "Option<String>")]
-    #[serde(default, skip_serializing_if = "Option::is_none", with = "crate::config::duration_option")]
+    #[serde(default, with = "crate::config::duration_option")]
     pub slow_start: Option<Duration>,
     /// Why backends that are down take new flows, where they do.
     #[serde(default)]
@@ -218,7 +218,7 @@ pub struct ServiceView {
     #[serde(default)]
     pub admin: AdminState,
     /// How its backends are found beside those that are listed, and how that goes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub discovery: Option<DiscoveryView>,
     /// Whether it stands in the config file (`file`) or was added by the CLI (`runtime`).
     pub origin: Origin,
