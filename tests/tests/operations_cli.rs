@@ -295,6 +295,7 @@ fn every_list_is_a_json_document_with_just_the_fields_that_are_documented() {
     assert_documented("service", &detail["service"]);
     assert_documented("backend", &detail["backends"][0]);
     let traffic = [
+        "accepted",
         "bytes_in",
         "bytes_out",
         "bytes_per_second",
@@ -303,6 +304,7 @@ fn every_list_is_a_json_document_with_just_the_fields_that_are_documented() {
         "packets_in",
         "packets_out",
         "packets_per_second",
+        "resets",
     ];
     let shown = detail["service"]["traffic"].as_object().unwrap();
     assert_eq!(shown.keys().map(String::as_str).collect::<BTreeSet<_>>(), traffic.into());
