@@ -216,6 +216,14 @@ impl Daemon {
         Ok(backend["state"].as_str().context("the backend has no state")?.to_owned())
     }
 
+    /// How many slots of a service's ring are not at rest: flows that get there are recorded.
+    pub fn unsettled_slots(&self, service: &str) -> Result<u64> {
+        let shown = self.cli_json(&["service", "show", service])?;
+        let count =
+            |kind: &str| shown["service"]["moving"][kind].as_u64().context("the ring has no such slots");
+        Ok(count("moving_slots")? + count("recorded_slots")?)
+    }
+
     /// Waits until a backend is in this state, and returns how long that took.
     pub fn wait_for_state(
         &self,

@@ -18,13 +18,6 @@ fn code(daemon: &Daemon, words: &[&str]) -> (i32, String) {
     (output.status.code().unwrap(), said)
 }
 
-/// How many slots of a service are not at rest.
-fn unsettled(daemon: &Daemon, service: &str) -> u64 {
-    let shown = daemon.cli_json(&["service", "show", service]).unwrap();
-    let moving = &shown["service"]["moving"];
-    moving["moving_slots"].as_u64().unwrap() + moving["recorded_slots"].as_u64().unwrap()
-}
-
 /// Waits until the log, from here on, has a line with all of these.
 fn wait_for_log(daemon: &Daemon, from: usize, parts: &[&str]) {
     xdp_lb_tests::until(&format!("{parts:?} in the log"), Duration::from_secs(10), || {
@@ -41,7 +34,7 @@ fn a_plan_is_what_the_reload_then_does_and_services_untouched_by_it_see_no_slot_
     assert_eq!(code(daemon, &["diff"]), (0, "nothing differs\n".into()));
 
     // Those that moved as the backends came up, one after the other.
-    let before = ["web", "second"].map(|service| unsettled(daemon, service));
+    let before = ["web", "second"].map(|service| daemon.unsettled_slots(service).unwrap());
     let old = daemon.config().unwrap();
     let first = format!("\"{}\"", web_backend(1));
     write(daemon, &old.replacen(&first, &format!("{first}\nweight = 300"), 1).replacen("300ms", "400ms", 1));
@@ -61,11 +54,11 @@ fn a_plan_is_what_the_reload_then_does_and_services_untouched_by_it_see_no_slot_
     // From half of the slots to three quarters of them.
     assert!(moving.abs_diff(of / 4) <= of / 50, "{moving} of {of}");
     assert!(planned.starts_with(&lines) && planned.ends_with("slots would move\n"), "{planned}");
-    assert_eq!(unsettled(daemon, "web"), before[0], "a plan moves none");
+    assert_eq!(daemon.unsettled_slots("web").unwrap(), before[0], "a plan moves none");
 
     assert_eq!(code(daemon, &["reload"]), (0, lines));
-    assert!((moving..=before[0] + moving).contains(&unsettled(daemon, "web")));
-    assert_eq!(unsettled(daemon, "second"), before[1]);
+    assert!((moving..=before[0] + moving).contains(&daemon.unsettled_slots("web").unwrap()));
+    assert_eq!(daemon.unsettled_slots("second").unwrap(), before[1]);
     assert_eq!(code(daemon, &["diff"]), (0, "nothing differs\n".into()));
 
     write(daemon, &format!("{old}wieght = 1\n"));

@@ -70,6 +70,8 @@ fn a_drain_where_flows_have_no_records_ends_when_all_that_live_are_known_to_have
     let config = format!("timeouts.tcp_idle = \"8s\"\n{}", web("nat", &[1, 2]));
     let site = Site::start("drain", 2, &config).unwrap();
     let (daemon, client, backend) = (&site.daemon, &site.network.client, web_backend(2));
+    // Where the backends came up one after the other, the slots that the second got move from the first.
+    until("the ring to settle", Duration::from_secs(60), || Ok(daemon.unsettled_slots("web")? == 0)).unwrap();
     let download = Download::start_at(client, Site::vip(), "backend-2").unwrap();
     let listed = || daemon.cli_json(&["flows", "web", "--backend", &backend]);
     assert_eq!(listed().unwrap()["matching"], 0, "a settled ring remembers no flow");
