@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Result;
+use serde_json::Value;
 
 use crate::daemon::Daemon;
 use crate::network::Network;
@@ -35,14 +36,12 @@ impl Site {
         Ok(site)
     }
 
-    /// Waits until every backend of every service is up, down or draining.
+    /// Waits until no backend of any service is being checked or looked up any more.
     pub fn wait_until_settled(&self) -> Result<()> {
         crate::until("every backend's first health check", PATIENCE, || {
-            let backends = self.daemon.cli_json(&["backend", "list"])?;
-            let is_settled = |state: Option<&str>| {
-                matches!(state, Some("up" | "down" | "draining" | "standby" | "panic" | "ejected"))
-            };
-            Ok(backends.as_array().into_iter().flatten().all(|it| is_settled(it["state"].as_str())))
+            let is_pending =
+                |backend: &Value| ["checking", "unresolved"].iter().any(|it| backend["state"] == *it);
+            Ok(!self.daemon.backends(None)?.iter().any(is_pending))
         })
         .map(drop)
     }
