@@ -177,13 +177,13 @@ fn parse(address: &str) -> IpAddr {
     address.parse().expect("it is written as an address")
 }
 
-fn address(host: &Host, device: &str, v4: &str, v6: &str) -> Result<()> {
+pub(crate) fn address(host: &Host, device: &str, v4: &str, v6: &str) -> Result<()> {
     host.run(&format!("ip addr add {v4} dev {device}"))?;
     // Without duplicate address detection it can be used at once.
     host.run(&format!("ip addr add {v6} dev {device} nodad")).map(drop)
 }
 
-fn default_route(host: &Host, v4: &str, v6: &str) -> Result<()> {
+pub(crate) fn default_route(host: &Host, v4: &str, v6: &str) -> Result<()> {
     host.run(&format!("ip route add default via {v4}"))?;
     host.run(&format!("ip -6 route add default via {v6}")).map(drop)
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use xdp_lb_tests::client::{ping, udp_socket};
 use xdp_lb_tests::servers::Nginx;
-use xdp_lb_tests::{Daemon, Family, Host, Mode, Network, Service, Way, connect, services};
+use xdp_lb_tests::{Daemon, Family, Mode, Network, Service, Way, behind_a_narrow_link, downloads, services};
 
 #[test]
 fn vips_answer_pings_whether_or_not_they_are_addresses_of_the_host() {
@@ -42,44 +42,12 @@ fn vip(way: Way) -> SocketAddr {
     SocketAddr::new(Network::vip(way.family), if way.mode == Mode::Nat { 80 } else { 81 })
 }
 
-/// A client behind a link whose MTU neither it nor the backends know: the router before it, which is the network's
-/// client, has to tell.
-fn behind_a_narrow_link(network: &Network) -> Host {
-    let far = network.lab.host("far").unwrap();
-    let router = &network.client;
-    connect(&far, "eth0", router, "eth1").unwrap();
-    for (host, v4, v6) in
-        [(&far, "203.0.113.5/24", "2001:db8:9::5/64"), (router, "203.0.113.1/24", "2001:db8:9::1/64")]
-    {
-        let device = if host.name() == "far" { "eth0" } else { "eth1" };
-        host.run(&format!("ip address add {v4} dev {device}")).unwrap();
-        host.run(&format!("ip address add {v6} dev {device} nodad")).unwrap();
-    }
-    far.run("ip route add default via 203.0.113.1").unwrap();
-    far.run("ip -6 route add default via 2001:db8:9::1").unwrap();
-    router.sysctl("net.ipv4.ip_forward", "1").unwrap();
-    router.sysctl("net.ipv6.conf.all.forwarding", "1").unwrap();
-    network.lb.run("ip route add 203.0.113.0/24 via 192.0.2.100").unwrap();
-    network.lb.run("ip -6 route add 2001:db8:9::/64 via 2001:db8:1::100").unwrap();
-    // In this direction alone: the far end still offers segments for 1500 bytes.
-    router.run("ip link set eth1 mtu 1280").unwrap();
-    far
-}
-
-/// Downloads some megabytes; whether all came within some seconds.
-fn downloads(client: &Host, vip: SocketAddr) -> bool {
-    let range = "--range 0-2999999 --max-time 5";
-    let length =
-        client.run(&format!("curl -sgf -o /dev/null -w %{{size_download}} {range} http://{vip}/big"));
-    length.is_ok_and(|length| length == "3000000")
-}
-
 #[test]
 fn a_download_through_a_narrow_link_completes_because_the_backend_is_told_of_it() {
     let network = Network::new("pmtu", 1).unwrap();
     let backend = &network.backends[0];
     let _nginx = Nginx::start(backend, 8080).unwrap();
-    let far = behind_a_narrow_link(&network);
+    let far = behind_a_narrow_link(&network, "eth1", &[]).unwrap();
     let config = services(Way::ALL.map(|way| {
         let backends = network.endpoints(way.family, 8080);
         Service::tcp(way, vip(way)).mode(way.mode).unchecked().backends(backends)

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use xdp_lb_tests::client::udp_socket;
 use xdp_lb_tests::servers::{Nginx, UdpEcho};
-use xdp_lb_tests::{Daemon, Family, Host, Network, Process, big_file, connect, paths, until};
+use xdp_lb_tests::{
+    Daemon, Family, Network, Process, behind_a_narrow_link, big_file, connect, downloads, paths, until,
+};
 
 /// The modes, each on a port of its own.
 const MODES: [(&str, u16); 3] = [("dsr", 8080), ("ipip", 8081), ("gue", 8083)];
@@ -240,47 +242,12 @@ fn large_datagrams_reach_the_backends_in_fragments_and_come_back() {
     }
 }
 
-/// A client behind a link whose MTU neither it nor the backends know: the router before it, which is the network's
-/// client, has to tell.
-fn behind_a_narrow_link(network: &Network) -> Host {
-    let far = network.lab.host("far").unwrap();
-    let router = &network.client;
-    connect(&far, "eth0", router, "eth2").unwrap();
-    for (host, device, v4, v6) in [
-        (&far, "eth0", "203.0.113.5/24", "2001:db8:9::5/64"),
-        (router, "eth2", "203.0.113.1/24", "2001:db8:9::1/64"),
-    ] {
-        host.run(&format!("ip address add {v4} dev {device}")).unwrap();
-        host.run(&format!("ip address add {v6} dev {device} nodad")).unwrap();
-    }
-    far.run("ip route add default via 203.0.113.1").unwrap();
-    far.run("ip -6 route add default via 2001:db8:9::1").unwrap();
-    router.sysctl("net.ipv4.ip_forward", "1").unwrap();
-    router.sysctl("net.ipv6.conf.all.forwarding", "1").unwrap();
-    for host in &network.backends {
-        host.run("ip route add 203.0.113.0/24 via 198.51.100.100").unwrap();
-        host.run("ip -6 route add 2001:db8:9::/64 via 2001:db8:2::100").unwrap();
-    }
-    network.lb.run("ip route add 203.0.113.0/24 via 192.0.2.100").unwrap();
-    network.lb.run("ip -6 route add 2001:db8:9::/64 via 2001:db8:1::100").unwrap();
-    // In this direction alone: the far end still offers segments for 1500 bytes.
-    router.run("ip link set eth2 mtu 1280").unwrap();
-    far
-}
-
-/// Downloads some megabytes; whether all came within some seconds.
-fn downloads(client: &Host, vip: SocketAddr) -> bool {
-    let range = "--range 0-2999999 --max-time 3";
-    let length =
-        client.run(&format!("curl -sgf -o /dev/null -w %{{size_download}} {range} http://{vip}/big"));
-    length.is_ok_and(|length| length == "3000000")
-}
-
 #[test]
 fn a_backend_that_answers_clients_itself_is_told_of_a_narrow_link_through_the_tunnel() {
     let site = Site::start("tunnel-pmtu");
     let Network { backends, .. } = &site.network;
-    let far = behind_a_narrow_link(&site.network);
+    let direct: Vec<_> = backends.iter().map(|host| (host, ["198.51.100.100", "2001:db8:2::100"])).collect();
+    let far = behind_a_narrow_link(&site.network, "eth2", &direct).unwrap();
     let on_all = |line: &str| backends.iter().for_each(|host| _ = host.run(line).unwrap());
     for (mode, port) in MODES {
         for family in Family::ALL {
