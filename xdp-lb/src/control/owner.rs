@@ -26,7 +26,7 @@ use crate::api::events::WatchEvent;
 use crate::api::types::{AdminState, Outcome};
 use crate::config::state::{Saved, StateError};
 use crate::config::{self, Config, Effective, EffectiveBackend, EffectiveService, Overlay};
-use crate::datapath::{Attached, Census, Policy};
+use crate::datapath::{Attached, Census};
 use crate::discovery::Update;
 use crate::health::{Health, Report, Target};
 use crate::net::Event;
@@ -187,16 +187,8 @@ impl<K: Kernel> Owner<K> {
     /// Where the state file or the tables cannot be read, the two contradict each other, what is
     /// wanted does not fit in the tables, or an interface refuses the program.
     pub fn start(parts: Parts<K>) -> anyhow::Result<Self> {
-        let Parts {
-            config_file,
-            mut config,
-            mut kernel,
-            set_targets,
-            watch,
-            vips,
-            upgrades,
-            set_discoveries,
-        } = parts;
+        let Parts { config_file, mut config, kernel, set_targets, watch, vips, upgrades, set_discoveries } =
+            parts;
         let mut overlay = match config::state::read(&config.state_file) {
             Ok(overlay) => overlay,
             Err(error @ StateError::SetAside { .. }) => {
@@ -230,7 +222,6 @@ impl<K: Kernel> Owner<K> {
         config.limits = kernel.sizes().limits;
 
         let now = Instant::now();
-        kernel.set_policy(&Policy::of(&config))?;
         let tables = kernel.read().context("cannot read the datapath's tables")?;
         let mut fleet = Fleet::new(&tables);
         fleet.set_effective(effective, &tables, now);
