@@ -13,7 +13,7 @@ const UNLOAD: &str = "`xdp-lb unload` and a new start, since a restart takes ove
 const MOVE: &str =
     "the daemon stopped, the file moved there, and a start; else the changes made at runtime are not found";
 
-/// A key, its value, and what a change of it takes where a reload does not do.
+/// A key, its value, and what a change to that value takes where a reload does not do.
 type Setting = (&'static str, Value, Option<&'static str>);
 
 const SECRET: &str = "flow_hash_secret";
@@ -24,9 +24,10 @@ pub fn changed_settings(old: &Config, new: &Config) -> Vec<SettingChange> {
         Value::String(_) if key == SECRET => "(secret)".into(),
         value => value,
     };
-    let changes = settings(old).into_iter().zip(settings(new)).filter(|(old, new)| old != new);
+    let changes =
+        settings(old).into_iter().zip(settings(new)).filter(|((_, old, _), (_, new, _))| old != new);
     changes
-        .map(|((key, old, takes), (_, new, _))| SettingChange {
+        .map(|((key, old, _), (_, new, takes))| SettingChange {
             key: key.into(),
             old: shown(key, old),
             new: shown(key, new),
@@ -38,6 +39,7 @@ pub fn changed_settings(old: &Config, new: &Config) -> Vec<SettingChange> {
 /// The new config, with the present values of what cannot change while the daemon runs.
 pub fn reloadable(new: Config, present: &Config) -> Config {
     let Config { interfaces, snat_ports, vips, timeouts, allow_exec_checks, services, .. } = new;
+    let allow_exec_checks = allow_exec_checks && present.allow_exec_checks;
     Config { interfaces, snat_ports, vips, timeouts, allow_exec_checks, services, ..present.clone() }
 }
 
@@ -89,7 +91,8 @@ fn settings(config: &Config) -> Vec<Setting> {
         limit("limits.fragments", fragments),
         ("timeouts.tcp_idle", json!(print_duration(*tcp_idle)), None),
         ("timeouts.udp_idle", json!(print_duration(*udp_idle)), None),
-        ("allow_exec_checks", json!(allow_exec_checks), None),
+        // A daemon that starts without leave gives up the capabilities that it takes to run programs as another user.
+        ("allow_exec_checks", json!(allow_exec_checks), allow_exec_checks.then_some(RESTART)),
     ]
 }
 
@@ -121,6 +124,19 @@ mod tests {
         let kept = changed_settings(&old, &reloadable(new, &old));
         let of_a_reload: Vec<_> = all.into_iter().filter(|change| change.takes.is_none()).collect();
         assert_eq!(kept, of_a_reload);
+    }
+
+    #[test]
+    fn leave_for_programs_is_withdrawn_by_a_reload_and_given_by_a_restart_alone() {
+        let (without, with) = (parse("interfaces = [\"eth0\"]").unwrap(), parse(EVERY_KEY).unwrap());
+        let of_programs = |old: &Config, new: &Config| {
+            let mut changes = changed_settings(old, new).into_iter();
+            changes.find(|change| change.key == "allow_exec_checks").unwrap()
+        };
+        assert_eq!(of_programs(&without, &with).takes.as_deref(), Some(RESTART));
+        assert_eq!(of_programs(&with, &without).takes, None);
+        assert!(!reloadable(with.clone(), &without).allow_exec_checks);
+        assert!(!reloadable(without, &with).allow_exec_checks);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::tables::Tables;
 use crate::api::events::WatchEvent;
 use crate::api::plan::{SettingChange, SlotsChange};
 use crate::api::types::ReloadView;
-use crate::config::{self, Config, Effective, Overlay};
+use crate::config::{self, Config, Effective, Overlay, Probe};
 use crate::datapath::Policy;
 use crate::ring;
 
@@ -99,6 +99,14 @@ impl<K: Kernel> Owner<K> {
         let effective = config::effective(&read, &overlay).map_err(|lines| {
             Refusal::Invalid(format!("{file}: nothing was changed\n{}", lines.join("\n")))
         })?;
+        if !self.config.allow_exec_checks
+            && let Some(name) = runs_a_program(&effective)
+        {
+            return Err(refused(format!(
+                "service {name} has a check of type \"exec\", and this daemon runs without allow_exec_checks: restart it, \
+                 since it has given up what it takes to run programs"
+            )));
+        }
         let settings = config::changed_settings(&self.config, &read);
         let services = config::diff(self.fleet.effective(), &effective);
         let stays = |setting: &&SettingChange| setting.takes.is_some();
@@ -118,6 +126,13 @@ impl<K: Kernel> Owner<K> {
     fn set_policy(&mut self, config: &Config) -> Answer<()> {
         self.kernel.set_policy(&Policy::of(config)).map_err(|error| Refusal::Failed(format!("{error:#}")))
     }
+}
+
+/// The first service whose checks run programs.
+fn runs_a_program(effective: &Effective) -> Option<&str> {
+    let mut services = effective.services.iter().map(|service| &service.service);
+    let found = services.find(|service| matches!(service.check().probe, Probe::Exec { .. }));
+    found.map(|service| service.name.as_str())
 }
 
 fn refused(why: String) -> Refusal {

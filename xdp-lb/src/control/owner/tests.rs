@@ -15,7 +15,7 @@ use crate::api::types::{BackendPatch, BackendState, BackendView};
 use crate::config::{Limits, XdpMode};
 use crate::control::Handle;
 use crate::control::tables::Tables;
-use crate::datapath::Sizes;
+use crate::datapath::{Policy, Sizes};
 use crate::health::TargetId;
 use crate::net::NextHop;
 use crate::net::vips::{Standings, Wanted, Wish};
@@ -633,6 +633,24 @@ async fn a_plan_changes_nothing_and_tells_the_slots_that_the_reload_moves() {
     assert_eq!((slots.moving, slots.of), (moved, after.len() as u32));
     assert!(moved > 0);
     assert_eq!(daemon.handle.plan_reload().await.unwrap(), crate::api::types::ReloadView::default());
+}
+
+#[tokio::test]
+async fn programs_are_let_run_by_a_restart_alone() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    let allowed = format!("allow_exec_checks = true\n{TWO_SERVICES}");
+    write_config(&daemon.config_file(), &allowed);
+    let reloaded = daemon.handle.reload().await.unwrap();
+    assert_eq!(reloaded.needs_restart, ["allow_exec_checks"]);
+    write_config(
+        &daemon.config_file(),
+        &format!("{allowed}[service.health_check]\ntype = \"exec\"\ncommand = [\"/bin/check\"]\n"),
+    );
+    for refused in [daemon.handle.reload().await.unwrap_err(), daemon.handle.plan_reload().await.unwrap_err()]
+    {
+        let refused = refused.to_string();
+        assert!(refused.contains("nothing was changed") && refused.contains("restart it"), "{refused}");
+    }
 }
 
 #[tokio::test]
