@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, bail};
 use aya::Ebpf;
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuValues};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use xdp_lb_common::filter::{BACKEND, VIP};
 use xdp_lb_common::net::{Address, Endpoint};
 use xdp_lb_common::reason::Reason;
@@ -20,10 +20,13 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::addresses::Addresses;
 use super::batch;
 use super::directory::Directory;
-use super::memory::{Records, Words};
+use super::memory::{Misfit, Records, Words, check_size};
 use super::ranges::Ranges;
 use super::vips::Vips;
 use crate::config::Limits;
+
+/// What is said of an object whose tables are not the ones that are asked for here.
+pub(super) const STALE: &str = "the eBPF object was built from another version of xdp-lb than the daemon: build both with `cargo xtask build`";
 
 /// A value whose bytes are all there is to it.
 #[derive(Clone, Copy)]
@@ -66,8 +69,24 @@ pub struct Sizes {
 impl Maps {
     /// Takes the maps out of a loaded object; says how large they are.
     pub fn take(object: &mut Ebpf) -> Result<(Self, Sizes)> {
+        Self::take_all(object).map_err(|error| {
+            let is_misfit = error.chain().any(|cause| {
+                matches!(
+                    cause.downcast_ref(),
+                    Some(
+                        MapError::InvalidKeySize { .. }
+                            | MapError::InvalidValueSize { .. }
+                            | MapError::InvalidMapType { .. }
+                    )
+                ) || cause.is::<Misfit>()
+            });
+            if is_misfit { error.context(STALE) } else { error }
+        })
+    }
+
+    fn take_all(object: &mut Ebpf) -> Result<(Self, Sizes)> {
         let mut map =
-            |name: &str| object.take_map(name).with_context(|| format!("the object has no map {name}"));
+            |name: &str| object.take_map(name).ok_or_else(|| Misfit(format!("it has no table {name}")));
         let (backends, snat_addresses) = (map("BACKENDS")?, map("SNAT_ADDRESSES")?);
         let former_traffic = map("FORMER_TRAFFIC")?;
         let (slots, flows, half_open) = (map("SLOTS")?, map("FLOWS")?, map("HALF_OPEN")?);
@@ -217,7 +236,7 @@ fn remove<R: Copy>(directory: &mut Directory<R>, addresses: &mut Addresses, role
 /// How many entries a map has in the kernel, which for an adopted one need not be what was asked for.
 fn entries(map: &Map) -> Result<u32> {
     let (Map::Array(data) | Map::PerCpuArray(data) | Map::LruHashMap(data) | Map::LpmTrie(data)) = map else {
-        bail!("a map of the object is of another kind than this daemon knows");
+        bail!(Misfit("a table is of another kind".to_owned()));
     };
     Ok(data.info().context("cannot ask the kernel about a map")?.max_entries())
 }
@@ -273,7 +292,10 @@ pub struct Flows {
 
 impl Flows {
     fn new(map: Map) -> Result<Self> {
-        let Map::LruHashMap(map) = map else { bail!("a book of flows is no LRU hash") };
+        let Map::LruHashMap(map) = map else { bail!(Misfit("a book of flows is no LRU hash".to_owned())) };
+        let info = map.info().context("cannot ask the kernel about a map")?;
+        check_size("keys", info.key_size(), size_of::<FlowKey>())?;
+        check_size("values", info.value_size(), size_of::<FlowRecord>())?;
         Ok(Self { map })
     }
 

@@ -12,6 +12,11 @@ use xdp_lb_common::directory::Keyed;
 #[cfg(test)]
 pub use self::anonymous::Reader;
 
+/// An object's table is not what it should be.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Misfit(pub String);
+
 /// An array of 64-bit words, each read and written at once.
 pub struct Words {
     memory: Memory,
@@ -98,15 +103,27 @@ impl<R: Copy> Records<R> {
 type Memory = std::sync::Arc<MmapRaw>;
 
 fn map_array<T>(map: &Map) -> Result<(Memory, u32)> {
-    let Map::Array(data) = map else { bail!("a table of the object is no array") };
+    let Map::Array(data) = map else { bail!(Misfit("a table is no array".to_owned())) };
     let info = data.info().context("cannot ask the kernel about a map")?;
-    ensure!(info.value_size() as usize == size_of::<T>(), "a table of the object has values of another size");
+    check_size("values", info.value_size(), size_of::<T>())?;
     let length = info.max_entries();
     let memory = MmapOptions::new()
         .len(length as usize * size_of::<T>())
         .map_raw(data.fd().as_fd().as_raw_fd())
         .context("cannot map a table into memory")?;
     Ok((memory.into(), length))
+}
+
+/// Looks whether the keys or the values of a table have as many bytes as they should.
+///
+/// # Errors
+/// [`Misfit`], where they have not.
+pub fn check_size(what: &str, found: u32, expected: usize) -> Result<()> {
+    ensure!(
+        found as usize == expected,
+        Misfit(format!("the {what} of a table have {found} bytes, and not {expected}"))
+    );
+    Ok(())
 }
 
 /// Memory of this process alone, for tests of what is written into it.

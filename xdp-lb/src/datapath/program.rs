@@ -26,7 +26,7 @@ use super::census::{Census, Count};
 use super::directory;
 use super::events::Events;
 use super::link;
-use super::maps::{Maps, Plain, Sizes};
+use super::maps::{Maps, Plain, STALE, Sizes};
 use super::pins::{self, Pins};
 use super::settings::Policy;
 use crate::config::{Limits, XdpMode};
@@ -107,6 +107,14 @@ impl Datapath {
     /// Without the privilege, on a kernel that lacks something, where the pins are another layout's or
     /// in use. New pins are removed again.
     pub fn load(options: &Options) -> Result<Self> {
+        Self::load_object(options, OBJECT)
+    }
+
+    /// Like [`Datapath::load`], with the program and the tables of this object.
+    ///
+    /// # Errors
+    /// Also where its tables are not those that this library knows.
+    pub fn load_object(options: &Options, object: &[u8]) -> Result<Self> {
         let pins = options.pin_path.as_deref().map(Pins::open).transpose()?;
         let pinned: Vec<(&str, PathBuf)> =
             pins.iter().flat_map(|pins| PINNED.map(|name| (name, pins.map(name)))).collect();
@@ -124,7 +132,7 @@ impl Datapath {
                 pins::remove(path)?;
             }
         }
-        let loaded = Self::load_with(options, pins, &pinned, adopted);
+        let loaded = Self::load_with(options, object, pins, &pinned, adopted);
         if let (Err(_), false, Some(pin_path)) = (&loaded, adopted, &options.pin_path)
             && let Err(error) = pins::unload(pin_path)
         {
@@ -135,6 +143,7 @@ impl Datapath {
 
     fn load_with(
         options: &Options,
+        object: &[u8],
         pins: Option<Pins>,
         pinned: &[(&str, PathBuf)],
         adopted: bool,
@@ -176,17 +185,16 @@ impl Datapath {
         ] {
             loader.map_max_entries(name, entries);
         }
-        let mut object = loader.load(OBJECT).map_err(|error| {
+        let mut object = loader.load(object).map_err(|error| {
             anyhow!(error).context(
                 "cannot load the datapath into the kernel: this needs root (or CAP_BPF and CAP_NET_ADMIN) and \
                  a kernel of 5.15 or later with BPF and BTF",
             )
         })?;
-        let program: &mut Xdp =
-            object.program_mut("xdp_lb").context("the object has no program")?.try_into()?;
+        let (mut maps, sizes) = Maps::take(&mut object)?;
+        let program: &mut Xdp = object.program_mut("xdp_lb").context(STALE)?.try_into()?;
         program.load().context("the kernel's verifier refused the datapath")?;
         let instructions = program.info().ok().and_then(|info| info.verified_instruction_count());
-        let (mut maps, sizes) = Maps::take(&mut object)?;
         if adopted && sizes.limits != options.limits {
             warn!(
                 "limits differ from the adopted tables' {:?}, which stay as they are: to resize them, unload \

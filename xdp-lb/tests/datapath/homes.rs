@@ -67,25 +67,33 @@ pub struct Homes {
     backends: u32,
 }
 
+/// How large the tables are where a test does not say.
+pub const LIMITS: Limits = Limits {
+    services: 16,
+    backends: 64,
+    slots: 16 * RING,
+    flows: 4096,
+    half_open_flows: 4096,
+    source_ranges: 64,
+    source_rates: 1024,
+    fragments: 16_384,
+};
+
+/// What to load, with tables of these sizes; nothing is pinned.
+pub fn options(limits: Limits) -> Options {
+    let policy = Policy { flow_hash_secret: Some(SECRET), snat_ports: PORTS, timeouts: TIMEOUTS };
+    Options { pin_path: None, limits, policy }
+}
+
 impl Homes {
     /// Empty tables in both, in a network namespace of this thread's own.
     pub fn new() -> Self {
-        Self::with_flows(4096)
+        Self::with_limits(LIMITS)
     }
 
     /// Likewise, with room for so many flow records in the kernel.
     pub fn with_flows(flows: u32) -> Self {
-        let half_open_flows = flows;
-        Self::with_limits(Limits {
-            services: 16,
-            backends: 64,
-            slots: 16 * RING,
-            flows,
-            half_open_flows,
-            source_ranges: 64,
-            source_rates: 1024,
-            fragments: 16_384,
-        })
+        Self::with_limits(Limits { flows, half_open_flows: flows, ..LIMITS })
     }
 
     /// Likewise, with tables of these sizes.
@@ -94,12 +102,7 @@ impl Homes {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
             .expect("a network namespace of the test's own");
         run("ip link set lo up");
-        let options = Options {
-            pin_path: None,
-            limits,
-            policy: Policy { flow_hash_secret: Some(SECRET), snat_ports: PORTS, timeouts: TIMEOUTS },
-        };
-        let kernel = Datapath::load(&options).unwrap_or_else(|error| panic!("{error:#}"));
+        let kernel = Datapath::load(&options(limits)).unwrap_or_else(|error| panic!("{error:#}"));
         let mut host = HostTables::new(Settings {
             hash_keys: hash_keys(&SECRET),
             snat_port_first: PORTS.first,

@@ -1,8 +1,10 @@
 //! Loading: what the verifier says.
 
 use aya::programs::Xdp;
+use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
+use xdp_lb::datapath::Datapath;
 
-use crate::homes::Homes;
+use crate::homes::{Homes, LIMITS, options};
 
 /// What an operator's kernel has to look at before it lets the program in: 1,000,000 at the most
 /// (`BPF_COMPLEXITY_LIMIT_INSNS`). A bound far below that makes growth seen.
@@ -32,4 +34,26 @@ fn the_program_passes_the_verifier_with_room_to_grow() {
     let bound = bound();
     println!("verified instructions: {verified} (bound {bound})");
     assert!(verified < bound, "{verified} instructions were verified");
+}
+
+/// Where in the object the definition of this table says how many bytes a value has: behind its type and the size
+/// of its keys, each 32 bits.
+fn size_of_values(object: &[u8], table: &str) -> usize {
+    let file = object::File::parse(object).unwrap();
+    let symbol = file.symbols().find(|symbol| symbol.name() == Ok(table)).unwrap();
+    let section = file.section_by_index(symbol.section_index().unwrap()).unwrap();
+    (section.file_range().unwrap().0 + symbol.address()) as usize + 8
+}
+
+#[test]
+fn an_object_of_another_version_is_refused_with_what_to_do() {
+    let object = include_bytes!(concat!(env!("OUT_DIR"), "/xdp-lb-ebpf.o"));
+    for table in ["SETTINGS", "SERVICES", "FLOWS"] {
+        let mut other = object.to_vec();
+        other[size_of_values(object, table)] += 8;
+        let error = Datapath::load_object(&options(LIMITS), &other).err().unwrap();
+        let said = format!("{error:#}");
+        assert!(said.contains("another version of xdp-lb"), "{table}: {said}");
+        assert!(said.contains("cargo xtask build"), "{table}: {said}");
+    }
 }
