@@ -1,12 +1,13 @@
 //! Certificates, good and bad.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, PKCS_ECDSA_P256_SHA256,
-    date_time_ymd,
+    SanType, date_time_ymd,
 };
 
 /// A CA that signs what it is asked to.
@@ -15,7 +16,7 @@ pub struct Authority {
     name: String,
 }
 
-/// A server's certificate and its key, PEM and DER.
+/// A certificate and its key, PEM and DER.
 pub struct Identity {
     /// The certificate, PEM.
     pub certificate: String,
@@ -61,10 +62,23 @@ impl Authority {
         Ok(file)
     }
 
-    /// Signs a certificate for these names and addresses.
+    /// Signs a server's certificate for these names and addresses.
     pub fn issue(&self, names: &[&str], validity: Validity) -> Result<Identity> {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let mut params = CertificateParams::new(names).context("bad names")?;
+        self.sign(CertificateParams::new(names).context("bad names")?, validity)
+    }
+
+    /// Signs a client's certificate with this common name and these alternative names, which are URIs.
+    pub fn issue_client(&self, name: &str, uris: &[&str], validity: Validity) -> Result<Identity> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        for uri in uris {
+            params.subject_alt_names.push(SanType::URI((*uri).try_into().context("bad URI")?));
+        }
+        self.sign(params, validity)
+    }
+
+    fn sign(&self, mut params: CertificateParams, validity: Validity) -> Result<Identity> {
         match validity {
             Validity::Now => {}
             Validity::Expired => params.not_after = date_time_ymd(2020, 2, 29),
@@ -78,5 +92,18 @@ impl Authority {
             certificate_der: certificate.der().to_vec(),
             key_der: key.serialize_der(),
         })
+    }
+}
+
+impl Identity {
+    /// Writes `NAME.pem` and `NAME.key` into a folder, the key for its owner alone, and returns the two files.
+    pub fn write(&self, dir: &Path, name: &str) -> Result<(PathBuf, PathBuf)> {
+        let (certificate, key) = (dir.join(format!("{name}.pem")), dir.join(format!("{name}.key")));
+        for (file, text, mode) in [(&certificate, &self.certificate, 0o644), (&key, &self.key, 0o600)] {
+            fs::write(file, text)
+                .and_then(|()| fs::set_permissions(file, Permissions::from_mode(mode)))
+                .with_context(|| format!("cannot write {}", file.display()))?;
+        }
+        Ok((certificate, key))
     }
 }

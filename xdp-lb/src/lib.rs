@@ -12,6 +12,7 @@ mod http;
 pub mod metrics;
 pub mod net;
 pub mod ring;
+mod tls;
 
 /// This build's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

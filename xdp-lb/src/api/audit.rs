@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 use tracing::{info, warn};
 
-use crate::api::caller::{Caller, Role};
+use crate::api::caller::{Caller, Role, Who};
 use crate::api::server::Error;
 
 /// The longest answer whose words go to the log, in bytes.
@@ -25,11 +25,12 @@ pub(super) async fn guard(Extension(caller): Extension<Caller>, request: Request
     let what = format!("{} {}", request.method(), request.uri());
     // In a task of its own: a caller that hangs up does not keep what it asked for out of the log.
     let answered = tokio::spawn(async move {
+        let those = Those::like(&caller.who);
         let who = caller.who.words().await;
         let response = if caller.role >= needed {
             next.run(request).await
         } else {
-            Error::new(StatusCode::FORBIDDEN, refusal(&who, caller.role)).into_response()
+            Error::new(StatusCode::FORBIDDEN, refusal(&who, caller.role, &those)).into_response()
         };
         let (status, said, response) = read(response).await;
         if status.is_success() {
@@ -48,16 +49,33 @@ pub(super) async fn guard(Extension(caller): Extension<Caller>, request: Request
     })
 }
 
-fn refusal(who: &str, role: Role) -> String {
+/// Whom the config gives the roles.
+struct Those {
+    admins: &'static str,
+    readers: &'static str,
+}
+
+impl Those {
+    /// Those who come the way that this one has come.
+    fn like(who: &Who) -> Self {
+        match who {
+            Who::Certificate { .. } => Self {
+                admins: "for the certificates in `admin_certificates`",
+                readers: "for the certificates in `admin_certificates` and `read_certificates`",
+            },
+            Who::Process { .. } | Who::Unknown => Self {
+                admins: "for root, and for the members of `admin_groups`",
+                readers: "for root, and for the members of `admin_groups` and `read_groups`",
+            },
+        }
+    }
+}
+
+fn refusal(who: &str, role: Role, Those { admins, readers }: &Those) -> String {
+    const CONFIG: &str = "in the [api] of the daemon's config";
     match role {
-        Role::Read => format!(
-            "{who} may look and not change anything: that is for root, and for the members of `admin_groups` in \
-             the [api] of the daemon's config"
-        ),
-        _ => format!(
-            "{who} may not use this daemon: that is for root, and for the members of `admin_groups` and \
-             `read_groups` in the [api] of the daemon's config"
-        ),
+        Role::Read => format!("{who} may look and not change anything: that is {admins} {CONFIG}"),
+        _ => format!("{who} may not use this daemon: that is {readers} {CONFIG}"),
     }
 }
 

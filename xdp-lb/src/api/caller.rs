@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
@@ -42,12 +43,21 @@ pub enum Who {
         /// Its id.
         pid: i32,
     },
-    /// A process whose credentials could not be read.
+    /// The holder of a certificate that a CA of `client_ca` signed.
+    Certificate {
+        /// Its name that the config has a role for, else its first; empty where it has none.
+        name: String,
+        /// Its serial number, bytes in hex.
+        serial: String,
+        /// The other end of the connection.
+        from: SocketAddr,
+    },
+    /// A process whose credentials could not be read, or a certificate.
     Unknown,
 }
 
 impl Who {
-    /// In words: `alice (uid 1000, pid 4242)`. Looks the user's name up, which may take long.
+    /// In words: `alice (uid 1000, pid 4242)`, `certificate "alice" (serial 4f, from 192.0.2.7:40000)`. Looks the user's name up, which may take long.
     pub async fn words(self) -> String {
         let Self::Process { uid, pid } = self else { return self.to_string() };
         let name = tokio::task::spawn_blocking(move || User::from_uid(uid));
@@ -62,6 +72,10 @@ impl fmt::Display for Who {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Process { uid, pid } => write!(f, "uid {uid}, pid {pid}"),
+            // As a literal of Rust: what a certificate says cannot begin a line of the log, nor look like another name.
+            Self::Certificate { name, serial, from } => {
+                write!(f, "certificate {name:?} (serial {serial}, from {from})")
+            }
             Self::Unknown => f.write_str("an unknown process"),
         }
     }

@@ -1,6 +1,5 @@
 //! The client, as the CLI uses it: one connection a request.
 
-use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -16,9 +15,9 @@ use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::net::UnixStream;
 use tokio::task::AbortHandle;
 
+use crate::api::endpoint::{self, Endpoint};
 use crate::api::events::EventView;
 use crate::api::server::REQUEST_TIMEOUT;
 use crate::api::types::{
@@ -39,19 +38,15 @@ const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'
 /// Why a request had no answer, in words for the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Nobody listens on the socket.
-    #[error(
-        "no daemon answers on {}: start it with \"xdp-lb run --config FILE\" (or name its socket with --socket)",
-        .0.display()
-    )]
-    NoDaemon(PathBuf),
+    /// Nobody listens there.
+    #[error("{}", no_daemon(.0))]
+    NoDaemon(Endpoint),
     /// The socket is root's and its groups'.
     #[error(
-        "no permission to use {}: run this as root (sudo xdp-lb ...), or as a member of a group that the [api] of the \
-         daemon's config names",
-        .0.display()
+        "no permission to use {0}: run this as root (sudo xdp-lb ...), or as a member of a group that the [api] of the \
+         daemon's config names"
     )]
-    PermissionDenied(PathBuf),
+    PermissionDenied(Endpoint),
     /// The daemon refused the request.
     #[error("{message}")]
     Refused {
@@ -61,13 +56,24 @@ pub enum Error {
         message: String,
     },
     /// The connection broke, or what answered is no xdp-lb daemon of this version.
-    #[error("the daemon on {}: {problem}", .socket.display())]
+    #[error("the daemon on {endpoint}: {problem}")]
     Broken {
-        /// The socket.
-        socket: PathBuf,
+        /// Where it should answer.
+        endpoint: Endpoint,
         /// What happened.
         problem: String,
     },
+}
+
+fn no_daemon(endpoint: &Endpoint) -> String {
+    match endpoint {
+        Endpoint::Socket(_) => format!(
+            "no daemon answers on {endpoint}: start it with \"xdp-lb run --config FILE\" (or name its socket with --socket)"
+        ),
+        Endpoint::Remote(_) => {
+            format!("no daemon answers on {endpoint}: is it running there, with this address as api.listen?")
+        }
+    }
 }
 
 impl Error {
@@ -80,16 +86,21 @@ impl Error {
 /// An answer of the daemon.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// A client of the daemon whose control socket is at a path.
+/// A client of the daemon that answers at an endpoint.
 #[derive(Clone, Debug)]
 pub struct Client {
-    socket: PathBuf,
+    endpoint: Endpoint,
 }
 
 impl Client {
     /// A client of the daemon on this socket; nothing is sent yet.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Self { socket: socket.into() }
+        Self::of(Endpoint::Socket(socket.into()))
+    }
+
+    /// A client of the daemon at this endpoint; nothing is sent yet.
+    pub fn of(endpoint: Endpoint) -> Self {
+        Self { endpoint }
     }
 
     /// The daemon on one screen.
@@ -243,7 +254,8 @@ impl Client {
 
     async fn body(&self, answer: Response<Incoming>) -> Result<Bytes> {
         let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
-        body.map(Collected::to_bytes).map_err(|error| self.broken(error.to_string()))
+        body.map(Collected::to_bytes)
+            .map_err(|error| self.broken(endpoint::told(&*error).unwrap_or_else(|| error.to_string())))
     }
 
     /// Sends a request; the answer's body comes for as long as the connection is held.
@@ -254,54 +266,45 @@ impl Client {
         last_event_id: Option<&str>,
         document: Option<&impl Serialize>,
     ) -> Result<(Response<Incoming>, AbortOnDrop)> {
-        let broken = |error: &dyn fmt::Display| self.broken(error.to_string());
-        let stream = self.connect().await?;
+        let stream = self.endpoint.connect().await.map_err(|error| self.unreachable(&error))?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
-            .map_err(|error| broken(&error))?;
+            .map_err(|error| self.failed(&error))?;
         let connection = AbortOnDrop(tokio::spawn(connection).abort_handle());
         let body = match document {
-            Some(document) => serde_json::to_vec(document).map_err(|error| broken(&error))?,
+            Some(document) => serde_json::to_vec(document).map_err(|error| self.failed(&error))?,
             None => Vec::new(),
         };
         let request = Request::builder()
             .method(method)
             .uri(path)
-            .header(HOST, "localhost")
+            .header(HOST, self.endpoint.host())
             .header(CONTENT_TYPE, "application/json");
         let request = match last_event_id {
             Some(id) => request.header("last-event-id", id),
             None => request,
         };
-        let request = request.body(Full::new(Bytes::from(body))).map_err(|error| broken(&error))?;
-        let answer = sender.send_request(request).await.map_err(|error| broken(&error))?;
+        let request = request.body(Full::new(Bytes::from(body))).map_err(|error| self.failed(&error))?;
+        let answer = sender.send_request(request).await.map_err(|error| self.failed(&error))?;
         Ok((answer, connection))
-    }
-
-    async fn connect(&self) -> Result<UnixStream> {
-        loop {
-            match UnixStream::connect(&self.socket).await {
-                // The daemon's backlog is full (unix(7)): wait for a place.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-                connected => return connected.map_err(|error| self.unreachable(&error)),
-            }
-        }
     }
 
     fn unreachable(&self, error: &io::Error) -> Error {
         match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                Error::NoDaemon(self.socket.clone())
+                Error::NoDaemon(self.endpoint.clone())
             }
-            io::ErrorKind::PermissionDenied => Error::PermissionDenied(self.socket.clone()),
-            _ => self.broken(error.to_string()),
+            io::ErrorKind::PermissionDenied => Error::PermissionDenied(self.endpoint.clone()),
+            _ => self.failed(error),
         }
     }
 
+    fn failed(&self, error: &(impl std::error::Error + 'static)) -> Error {
+        self.broken(endpoint::told(error).unwrap_or_else(|| error.to_string()))
+    }
+
     fn broken(&self, problem: String) -> Error {
-        Error::Broken { socket: self.socket.clone(), problem }
+        Error::Broken { endpoint: self.endpoint.clone(), problem }
     }
 }
 
@@ -351,7 +354,7 @@ impl Watch {
             let silent = |_| self.client.broken(format!("silent for {} s", SILENCE.as_secs()));
             match tokio::time::timeout(SILENCE, self.body.frame()).await.map_err(silent)? {
                 None => return Ok(None),
-                Some(Err(error)) => return Err(self.client.broken(error.to_string())),
+                Some(Err(error)) => return Err(self.client.failed(&error)),
                 Some(Ok(frame)) => self.read.extend(frame.into_data().unwrap_or_default()),
             }
             if self.read.len() > MAX_ANSWER {

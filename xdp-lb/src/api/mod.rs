@@ -1,12 +1,15 @@
-//! HTTP/JSON over a Unix socket: the server, and the client that the CLI uses. The routes and
+//! HTTP/JSON over a Unix socket, and over TLS: the server, and the client that the CLI uses. The routes and
 //! documents are described in `docs/api.md`.
 
 mod audit;
 pub mod caller;
+mod certificate;
 pub mod client;
+pub mod endpoint;
 pub mod events;
 mod openapi;
 pub mod plan;
+mod remote;
 pub mod server;
 mod socket;
 pub mod types;

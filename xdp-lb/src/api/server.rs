@@ -2,7 +2,7 @@
 
 use std::future::{Future, ready};
 use std::net::SocketAddr;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use aide::axum::ApiRouter;
@@ -17,12 +17,14 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json, Router};
 use bytes::Bytes;
+use futures_util::FutureExt;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use crate::api::caller::Groups;
 use crate::api::openapi::{self, change, look};
+use crate::api::remote::{self, Door};
 use crate::api::types::{
     AdminPatch, BackendPatch, BackendView, CountersView, ErrorView, FlowQuery, FlowsView, Outcome,
     ReloadView, ServiceDetailView, ServiceView, StatusView,
@@ -43,30 +45,50 @@ pub struct Server {
     listener: UnixListener,
     guard: socket::Guard,
     groups: Groups,
+    remote: Option<(TcpListener, Arc<Door>)>,
 }
 
 impl Server {
-    /// Listens on the Unix socket of the config, in place of a dead daemon's socket. It is root's alone, or its groups'
-    /// too.
+    /// Listens on the Unix socket of the config, in place of a dead daemon's socket, which is root's alone, or its groups'
+    /// too; and for other hosts where the config says so.
     ///
     /// # Errors
     ///
-    /// Another daemon answers there, this host has no such group, or the file system refuses.
+    /// Another daemon answers there, this host has no such group or address, a file of certificates is not good, or the
+    /// file system refuses.
     pub fn bind(config: &config::Api) -> anyhow::Result<Self> {
         let groups = Groups::resolve(config)?;
         let (listener, guard) = socket::listen(&config.socket, &groups)?;
-        Ok(Self { listener, guard, groups })
+        let remote = config.remote.as_ref().map(remote::listen).transpose()?;
+        Ok(Self { listener, guard, groups, remote })
     }
 
-    /// Serves until `shutdown`, lets running requests end, and removes the socket.
+    /// Serves until `shutdown`, lets running requests end, and removes the socket. Neither listener's clients can take the
+    /// other's connections.
     pub async fn serve(self, handle: Handle, shutdown: impl Future<Output = ()>) {
-        let Self { listener, guard, groups } = self;
-        let router = router(handle);
-        let prepare = |stream: UnixStream| {
-            let router = router.clone().layer(Extension(groups.caller(&stream)));
-            ready(Some((stream, router)))
+        let Self { listener, guard, groups, remote } = self;
+        let shutdown = shutdown.shared();
+        let local = {
+            let router = router(handle.clone());
+            let prepare = move |stream: UnixStream| {
+                let router = router.clone().layer(Extension(groups.caller(&stream)));
+                ready(Some((stream, router)))
+            };
+            http::serve(listener, prepare, shutdown.clone())
         };
-        http::serve(listener, prepare, shutdown).await;
+        let remote = async {
+            let Some((listener, door)) = remote else { return };
+            let router = router(handle);
+            let prepare = |stream: TcpStream| {
+                let (door, router) = (Arc::clone(&door), router.clone());
+                async move {
+                    let (stream, caller) = door.admit(stream).await?;
+                    Some((stream, router.layer(Extension(caller))))
+                }
+            };
+            http::serve(listener, prepare, shutdown.clone()).await;
+        };
+        tokio::join!(local, remote);
         drop(guard);
     }
 }

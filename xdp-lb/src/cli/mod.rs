@@ -19,6 +19,7 @@ mod unload;
 mod upgrade;
 mod watch;
 
+use std::ffi::OsString;
 use std::future::Future;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -29,6 +30,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::api::client::Client;
+use crate::api::endpoint::Endpoint;
 use crate::config;
 use output::{Format, Screen};
 
@@ -64,6 +66,18 @@ struct Global {
     /// /run/xdp-lb/api.sock]
     #[arg(long, global = true, value_name = "PATH")]
     socket: Option<PathBuf>,
+    /// A daemon on another host, `api.listen` in its config: https://HOST:PORT [default: XDP_LB_API]
+    #[arg(long, global = true, value_name = "URL", conflicts_with = "socket")]
+    api: Option<String>,
+    /// Your certificate for it, a PEM file [default: XDP_LB_CERTIFICATE]
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "socket")]
+    certificate: Option<PathBuf>,
+    /// The certificate's key, a PEM file [default: XDP_LB_KEY]
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "socket")]
+    key: Option<PathBuf>,
+    /// The CA that signed the daemon's certificate, a PEM file [default: XDP_LB_CA, or those that this host trusts]
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "socket")]
+    ca: Option<PathBuf>,
     /// How results are printed: for people, or for programs (stable, see docs/api.md)
     #[arg(long, global = true, value_name = "FORMAT", value_enum, default_value_t)]
     output: Format,
@@ -161,7 +175,14 @@ impl Cli {
                          the daemon's own socket is `api.socket` in its config file";
             return Err(Self::command().error(ErrorKind::ArgumentConflict, words).into());
         }
-        let client = Client::new(self.global.socket.clone().unwrap_or_else(usual_socket));
+        let is_of_this_host = asks_none || matches!(self.command, Command::Doctor(_));
+        if self.global.api.is_some() && is_of_this_host {
+            let words = "--api names a daemon on another host, and `run`, `check`, `decap` and `doctor` are of this one";
+            return Err(Self::command().error(ErrorKind::ArgumentConflict, words).into());
+        }
+        let remote = if is_of_this_host { None } else { self.global.remote()? };
+        let local = || Endpoint::Socket(self.global.socket.clone().unwrap_or_else(usual_socket));
+        let client = Client::of(remote.clone().unwrap_or_else(local));
         match self.command {
             Command::Run(run) => run.execute().map(|()| String::new().into()),
             Command::Check(check) => check.execute(&screen).map(Done::from),
@@ -179,15 +200,49 @@ impl Cli {
             Command::Decap(decap) => block_on(decap.execute()).map(|()| String::new().into()),
             Command::Doctor(doctor) => block_on(doctor.execute(&client, &screen)),
             Command::Upgrade(upgrade) => block_on(upgrade.execute(&client, &screen)).map(Done::from),
-            Command::Unload(unload) => block_on(unload.execute(self.global.socket, &screen)).map(Done::from),
+            Command::Unload(unload) => {
+                let remote = remote.map(|_| &client);
+                block_on(unload.execute(remote, self.global.socket, &screen)).map(Done::from)
+            }
         }
+    }
+}
+
+impl Global {
+    /// The daemon on another host, where one is named and no socket.
+    fn remote(&self) -> anyhow::Result<Option<Endpoint>> {
+        let named = || variable("XDP_LB_API").map(|url| url.to_string_lossy().into_owned());
+        let url = match (&self.socket, &self.api) {
+            (Some(_), _) => None,
+            (None, url) => url.clone().or_else(named),
+        };
+        let Some(url) = url else {
+            if self.certificate.is_some() || self.key.is_some() || self.ca.is_some() {
+                let words = "--certificate, --key and --ca are for a daemon on another host: name it with --api https://HOST:PORT";
+                return Err(Cli::command().error(ErrorKind::MissingRequiredArgument, words).into());
+            }
+            return Ok(None);
+        };
+        let file =
+            |given: &Option<PathBuf>, name| given.clone().or_else(|| variable(name).map(PathBuf::from));
+        let (certificate, key) =
+            (file(&self.certificate, "XDP_LB_CERTIFICATE"), file(&self.key, "XDP_LB_KEY"));
+        let (Some(certificate), Some(key)) = (certificate, key) else {
+            let words = format!("{url} wants to know who you are: give --certificate FILE and --key FILE");
+            return Err(Cli::command().error(ErrorKind::MissingRequiredArgument, words).into());
+        };
+        Endpoint::remote(&url, &certificate, &key, file(&self.ca, "XDP_LB_CA").as_deref()).map(Some)
     }
 }
 
 /// The socket where none is named.
 fn usual_socket() -> PathBuf {
-    let named = std::env::var_os("XDP_LB_SOCKET").filter(|named| !named.is_empty());
-    named.map_or_else(|| DEFAULT_SOCKET.into(), PathBuf::from)
+    variable("XDP_LB_SOCKET").map_or_else(|| DEFAULT_SOCKET.into(), PathBuf::from)
+}
+
+/// A variable of the environment that is set, and not to nothing.
+fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
 fn block_on<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {

@@ -58,7 +58,7 @@ impl Daemon {
             }
             Command::Unload(unload) => {
                 let socket = self.folder.path().join("api.sock");
-                unload.execute(Some(socket), &screen).await.map(Done::from)
+                unload.execute(None, Some(socket), &screen).await.map(Done::from)
             }
             other => panic!("{other:?} asks no daemon"),
         }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Args;
 
 use super::output::Screen;
@@ -35,7 +35,20 @@ pub(super) struct Unload {
 }
 
 impl Unload {
-    pub(super) async fn execute(self, socket: Option<PathBuf>, screen: &Screen) -> anyhow::Result<String> {
+    /// Unloads the daemon of another host, or of this one.
+    pub(super) async fn execute(
+        self,
+        remote: Option<&Client>,
+        socket: Option<PathBuf>,
+        screen: &Screen,
+    ) -> anyhow::Result<String> {
+        if let Some(client) = remote {
+            if self.config.is_some() || self.pin_path.is_some() {
+                bail!("--config and --pin-path are of this host, and --api names another: leave them out");
+            }
+            let outcome = client.unload().await?;
+            return screen.show(&outcome, || outcome.message.clone());
+        }
         let config = self.config.as_deref().map(config::load).transpose()?;
         let named = self.pin_path.or(config.as_ref().map(|config| config.pin_path.clone()));
         // Pins that are named alone say nothing of the VIPs that belong to them.

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read;
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use super::place::{Place, Problems};
 use super::policy::{EMPTY_RANGES, GuardsDraft, Quic, RATE};
 use super::recovery::RecoveryDraft;
 use super::rules::{self, BackendDraft, ServiceDraft, within};
-use super::schema::{Api, Config, Limits, Metrics, Timeouts, Vips, default_weight};
+use super::schema::{Api, Config, Limits, Metrics, Remote, Timeouts, Vips, default_weight};
 use super::section::Section;
 use super::text::{self, print_duration, quoted};
 use super::written_check::{self, WrittenCheck};
@@ -115,6 +116,17 @@ const SERVICE_KEYS: &[&str] = &[
     "discovery",
     "backend",
 ];
+const API_KEYS: &[&str] = &[
+    "socket",
+    "admin_groups",
+    "read_groups",
+    "listen",
+    "certificate",
+    "key",
+    "client_ca",
+    "admin_certificates",
+    "read_certificates",
+];
 const LIMITS_KEYS: &[&str] = &[
     "services",
     "backends",
@@ -153,7 +165,7 @@ fn read_config(root: &DeTable, problems: &mut Problems) -> Option<Config> {
     let flow_hash_secret = top.parsed("flow_hash_secret", flow_hash_secret);
     let snat_ports = top.or_default("snat_ports", |top, key| top.parsed(key, str::parse));
     let vips = top.section("vips", &["interface", "withdraw"], read_vips).unwrap_or_default();
-    let api = top.section("api", &["socket", "admin_groups", "read_groups"], read_api).unwrap_or_default();
+    let api = top.section("api", API_KEYS, read_api).unwrap_or_default();
     let metrics = top.section("metrics", &["listen"], read_metrics).unwrap_or_default();
     let limits = top.or_default("limits", |top, key| top.section(key, LIMITS_KEYS, read_limits).flatten());
     let timeouts = top.section("timeouts", &["tcp_idle", "udp_idle"], read_timeouts).unwrap_or_default();
@@ -233,30 +245,83 @@ fn read_api(api: &mut Section) -> Api {
         names.unwrap_or_default()
     };
     let (admin_groups, read_groups) = (groups("admin_groups"), groups("read_groups"));
-    for (index, name) in read_groups.iter().enumerate() {
+    refuse_twice(api, ["admin_groups", "read_groups"], [&admin_groups, &read_groups]);
+    let remote = read_remote(api);
+    let named = |groups: Vec<Option<String>>| groups.into_iter().flatten().collect();
+    Api { socket, admin_groups: named(admin_groups), read_groups: named(read_groups), remote }
+}
+
+/// Refuses what is in both lists, of those who may change anything and of those who may look.
+fn refuse_twice(api: &mut Section, [admins, readers]: [&str; 2], [admin, read]: [&[Option<String>]; 2]) {
+    for (index, name) in read.iter().enumerate() {
         if let Some(name) = name
-            && admin_groups.iter().flatten().any(|admin| admin == name)
+            && admin.iter().flatten().any(|admin| admin == name)
         {
-            let what =
-                format!("{} is in admin_groups, too, which may read; remove one of them", quoted(name));
-            api.problem_of("read_groups", index, what);
+            let what = format!("{} is in {admins}, too, which may read; remove one of them", quoted(name));
+            api.problem_of(readers, index, what);
         }
     }
-    let named = |groups: Vec<Option<String>>| groups.into_iter().flatten().collect();
-    Api { socket, admin_groups: named(admin_groups), read_groups: named(read_groups) }
+}
+
+fn read_remote(api: &mut Section) -> Option<Remote> {
+    const FILES: [(&str, &str); 3] = [
+        ("certificate", "certificate = \"/etc/xdp-lb/api.pem\""),
+        ("key", "key = \"/etc/xdp-lb/api.key\""),
+        ("client_ca", "client_ca = \"/etc/xdp-lb/clients.pem\""),
+    ];
+    let listen = api.parsed("listen", |text| listener(text, "clients"));
+    let is_wanted = api.has("listen");
+    let files = FILES.map(|(key, example)| {
+        let rule = |path: &str| rules::absolute_path(path).map(|()| path.into());
+        if is_wanted { api.required(key, example, rule) } else { api.parsed(key, rule) }
+    });
+    let mut names = |key, rule: fn(&str) -> Result<(), String>| {
+        api.list(key, |name| rule(name).map(|()| name.to_owned())).unwrap_or_default()
+    };
+    let admins = names("admin_certificates", rules::admin_certificate);
+    let readers = names("read_certificates", rules::certificate_name);
+    refuse_twice(api, ["admin_certificates", "read_certificates"], [&admins, &readers]);
+    if !is_wanted {
+        let lists = ["admin_certificates", "read_certificates"];
+        for key in FILES.iter().map(|(key, _)| *key).chain(lists) {
+            if api.has(key) {
+                let words = "means nothing without an address that the API listens on; write listen = \"192.0.2.1:7443\", \
+                             or remove it";
+                api.problem(key, words);
+            }
+        }
+        return None;
+    }
+    if admins.is_empty() && readers.is_empty() {
+        let words = "nobody could use it; name the certificates of those who may, as in admin_certificates = [\"alice\"], \
+                     read_certificates = [\"*\"]";
+        api.problem("listen", words);
+    }
+    let [certificate, key, client_ca] = files;
+    Some(Remote {
+        listen: listen?,
+        certificate: certificate?,
+        key: key?,
+        client_ca: client_ca?,
+        admin_certificates: admins.into_iter().flatten().collect(),
+        read_certificates: readers.into_iter().flatten().collect(),
+    })
+}
+
+/// An address to listen on, with a port that those who connect can know.
+fn listener(text: &str, who: &str) -> Result<SocketAddr, String> {
+    match text::parse_endpoint(text)? {
+        address if address.port() == 0 => {
+            Err(format!("\"{address}\" has port 0, which {who} cannot know; write 1 to 65535"))
+        }
+        address => Ok(address),
+    }
 }
 
 fn read_metrics(metrics: &mut Section) -> Metrics {
     let listen = |text: &str| {
-        if text == "off" {
-            return Ok(Metrics { listen: None });
-        }
-        match text::parse_endpoint(text)? {
-            address if address.port() == 0 => {
-                Err(format!("\"{address}\" has port 0, which Prometheus cannot know; write 1 to 65535"))
-            }
-            address => Ok(Metrics { listen: Some(address) }),
-        }
+        let listen = if text == "off" { None } else { Some(listener(text, "Prometheus")?) };
+        Ok(Metrics { listen })
     };
     metrics.parsed("listen", listen).unwrap_or_default()
 }

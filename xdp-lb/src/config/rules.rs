@@ -13,7 +13,7 @@ use super::discovery::Discovery;
 use super::place::{Place, Problems};
 use super::policy::{Affinity, GuardsDraft, Quic, ServerId};
 use super::recovery::RecoveryDraft;
-use super::schema::{Backend, FlowTracking, Limits, Mode, PortRange, Protocol, Service};
+use super::schema::{Backend, FlowTracking, Limits, Mode, PortRange, Protocol, Remote, Service};
 use super::text::{grouped, quoted};
 use super::vip::Vip;
 use crate::api::types::Origin;
@@ -710,7 +710,6 @@ pub(super) fn absolute_path(path: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The path of a Unix socket: what `sockaddr_un` can hold (unix(7)).
 /// The name of a group of this host, which only a host can tell whether it has.
 pub(super) fn group_name(name: &str) -> Result<(), String> {
     let is_plain = |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, ':' | ',');
@@ -721,6 +720,29 @@ pub(super) fn group_name(name: &str) -> Result<(), String> {
     }
 }
 
+/// A name of the certificates whose holders may do everything.
+pub(super) fn admin_certificate(name: &str) -> Result<(), String> {
+    if name == Remote::ANY {
+        let words =
+            "\"*\" would let everybody do everything whose certificate client_ca signed; name those who may";
+        return Err(words.into());
+    }
+    certificate_name(name)
+}
+
+/// A name that stands in a certificate, or what stands for all of them.
+pub(super) fn certificate_name(name: &str) -> Result<(), String> {
+    match name {
+        "" => Err("is empty; write a name that stands in the certificate, such as \"alice\"".into()),
+        name if name.trim() != name || name.contains(char::is_control) => Err(format!(
+            "{} begins or ends with a blank, or has a control character; write a name as it stands in the certificate",
+            quoted(name)
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The path of a Unix socket: what `sockaddr_un` can hold (unix(7)).
 pub(super) fn socket_path(path: &str) -> Result<(), String> {
     const LONGEST: usize = 107;
     absolute_path(path)?;

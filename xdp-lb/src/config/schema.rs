@@ -81,7 +81,7 @@ pub enum Withdraw {
     NoBackends,
 }
 
-/// The control socket.
+/// The control socket, and the listener for other hosts.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Api {
     /// Default `/run/xdp-lb/api.sock`.
@@ -90,6 +90,31 @@ pub struct Api {
     pub admin_groups: Vec<String>,
     /// The groups whose members may look, and not change anything. Default: none.
     pub read_groups: Vec<String>,
+    /// Where other hosts may use the API. Default: nowhere.
+    pub remote: Option<Remote>,
+}
+
+/// The listener for other hosts: TLS, with certificates on both sides. The files are PEM.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Remote {
+    /// The address and port.
+    pub listen: SocketAddr,
+    /// The listener's certificate, and those between it and its CA.
+    pub certificate: PathBuf,
+    /// The certificate's key.
+    pub key: PathBuf,
+    /// The certificates of the CAs that sign clients' certificates.
+    pub client_ca: PathBuf,
+    /// The names of the certificates whose holders may do everything.
+    pub admin_certificates: Vec<String>,
+    /// The names of those whose holders may look, and not change anything; [`Remote::ANY`]: any that a CA of
+    /// `client_ca` signed.
+    pub read_certificates: Vec<String>,
+}
+
+impl Remote {
+    /// What stands for every name.
+    pub const ANY: &str = "*";
 }
 
 /// The metrics endpoint.
@@ -346,7 +371,12 @@ impl Api {
 
 impl Default for Api {
     fn default() -> Self {
-        Self { socket: "/run/xdp-lb/api.sock".into(), admin_groups: Vec::new(), read_groups: Vec::new() }
+        Self {
+            socket: "/run/xdp-lb/api.sock".into(),
+            admin_groups: Vec::new(),
+            read_groups: Vec::new(),
+            remote: None,
+        }
     }
 }
 

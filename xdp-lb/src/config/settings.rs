@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::schema::{Api, Config, Limits, Metrics, Timeouts, Vips};
+use super::schema::{Api, Config, Limits, Metrics, Remote, Timeouts, Vips};
 use super::text::print_duration;
 use crate::api::plan::SettingChange;
 
@@ -61,12 +61,17 @@ fn settings(config: &Config) -> Vec<Setting> {
         services: _,
     } = config;
     let Vips { interface, withdraw } = vips;
-    let Api { socket, admin_groups, read_groups } = api;
+    let Api { socket, admin_groups, read_groups, remote } = api;
     let Metrics { listen } = metrics;
     let Timeouts { tcp_idle, udp_idle } = timeouts;
     let Limits { services, backends, slots, flows, half_open_flows, source_ranges, source_rates, fragments } =
         limits;
     let path = |path: &Path| json!(path.display().to_string());
+    let of_remote =
+        |key, value: fn(&Remote) -> Value| (key, json!(remote.as_ref().map(value)), Some(RESTART));
+    let remote_file = |key, file: fn(&Remote) -> &Path| {
+        (key, json!(remote.as_ref().map(|remote| path(file(remote)))), Some(RESTART))
+    };
     let limit = |key, value: &u32| (key, json!(value), Some(UNLOAD));
     vec![
         ("interfaces", json!(interfaces), None),
@@ -80,6 +85,12 @@ fn settings(config: &Config) -> Vec<Setting> {
         ("api.socket", path(socket), Some(RESTART)),
         ("api.admin_groups", json!(admin_groups), Some(RESTART)),
         ("api.read_groups", json!(read_groups), Some(RESTART)),
+        of_remote("api.listen", |it| json!(it.listen)),
+        remote_file("api.certificate", |it| &it.certificate),
+        remote_file("api.key", |it| &it.key),
+        remote_file("api.client_ca", |it| &it.client_ca),
+        of_remote("api.admin_certificates", |it| json!(it.admin_certificates)),
+        of_remote("api.read_certificates", |it| json!(it.read_certificates)),
         ("metrics.listen", listen.map_or("off".into(), |listen| json!(listen)), Some(RESTART)),
         limit("limits.services", services),
         limit("limits.backends", backends),
@@ -109,7 +120,7 @@ mod tests {
         flow_hash_secret = "0000000000000000000000000000000000000000000000000000000000000001"
         snat_ports = "2000-3000"
         vips = { interface = "lo", withdraw = "no-backends" }
-        api = { socket = "/socket", admin_groups = ["netops"], read_groups = ["users"] }
+        api = { socket = "/socket", admin_groups = ["netops"], read_groups = ["users"], listen = "192.0.2.1:7443", certificate = "/c", key = "/k", client_ca = "/ca", admin_certificates = ["alice"], read_certificates = ["*"] }
         metrics.listen = "off"
         limits = { services = 5, backends = 6, slots = 1025, flows = 1026, half_open_flows = 1027, source_ranges = 8, source_rates = 1028, fragments = 1029 }
         timeouts = { tcp_idle = "3s", udp_idle = "4s" }

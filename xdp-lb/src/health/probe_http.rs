@@ -141,7 +141,7 @@ pub(super) fn io_failure(error: &hyper::Error) -> Option<Failure> {
         None if error.kind() == io::ErrorKind::UnexpectedEof => {
             Some(Failure::Backend("the answer broke off".to_owned()))
         }
-        None => tls::told(error, TlsVersion::default()).map(Failure::Backend),
+        None => crate::tls::told(error, TlsVersion::default(), tls::CA).map(Failure::Backend),
     }
 }
 

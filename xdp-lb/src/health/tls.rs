@@ -1,11 +1,10 @@
 //! TLS for the checks that speak it: with rustls, over a connection that is there already.
 
 use std::collections::HashMap;
-use std::error::Error;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use std::{fmt, io};
 
 use futures_util::FutureExt as _;
@@ -13,12 +12,8 @@ use futures_util::future::{BoxFuture, Shared};
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{
-    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
-    version,
-};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme, version};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
@@ -26,6 +21,10 @@ use tokio_rustls::client::TlsStream;
 
 use super::probe::{Attempt, Failure};
 use crate::config::{Tls, TlsVersion};
+use crate::tls;
+
+/// The key of a check that names a CA.
+pub(super) const CA: &str = "ca_file";
 
 /// The files of CAs are read anew this often, so that one that was replaced counts.
 const FRESH: Duration = Duration::from_secs(60);
@@ -125,7 +124,7 @@ pub(super) async fn handshake(
     let name = server_name(tls, host, attempt.backend);
     let connecting = TlsConnector::from(config).connect(name, stream);
     let connected = attempt.time.limit("connected, but no TLS handshake", connecting).await?;
-    connected.map_err(|error| failure(error, tls))
+    connected.map_err(|error| failure(error, tls.min_version))
 }
 
 /// The name that the certificate has to be for, and, unless it is an address, that the server is asked for.
@@ -163,115 +162,20 @@ fn make(tls: &Tls, alpn: Alpn) -> Result<ClientConfig, String> {
 }
 
 fn roots(file: Option<&Path>) -> Result<RootCertStore, String> {
-    let mut roots = RootCertStore::empty();
     match file {
-        Some(file) => {
-            let whole =
-                |error: &dyn Error| format!("the check's ca_file {} cannot be read: {error}", file.display());
-            let read: Result<Vec<_>, _> =
-                CertificateDer::pem_file_iter(file).map_err(|error| whole(&error))?.collect();
-            for certificate in read.map_err(|error| whole(&error))? {
-                roots.add(certificate).map_err(|error| whole(&error))?;
-            }
-            if roots.is_empty() {
-                return Err(format!("the check's ca_file {} has no certificate in it", file.display()));
-            }
-        }
-        None => {
-            let loaded = rustls_native_certs::load_native_certs();
-            roots.add_parsable_certificates(loaded.certs);
-            if roots.is_empty() {
-                let why = loaded.errors.first().map(|error| format!(": {error}")).unwrap_or_default();
-                return Err(format!(
-                    "this host trusts no CA{why}; install the package ca-certificates, or name a ca_file"
-                ));
-            }
-        }
+        Some(file) => tls::roots(file).map_err(|error| format!("the check's ca_file {error}")),
+        None => tls::host_roots().map_err(|error| format!("{error}, or name a ca_file")),
     }
-    Ok(roots)
 }
 
-fn failure(error: io::Error, tls: &Tls) -> Failure {
-    match told(&error, tls.min_version) {
+fn failure(error: io::Error, oldest: TlsVersion) -> Failure {
+    match tls::told(&error, oldest, CA) {
         Some(words) => Failure::Backend(words),
         None if error.kind() == io::ErrorKind::UnexpectedEof => {
             Failure::Backend("TLS: the connection was closed during the handshake".to_owned())
         }
         None => error.into(),
     }
-}
-
-/// What TLS has against a server, in words, where it is TLS that an error is of.
-pub(super) fn told(error: &io::Error, oldest: TlsVersion) -> Option<String> {
-    use rustls::Error as E;
-    let words = match error.get_ref()?.downcast_ref::<E>()? {
-        E::InvalidCertificate(error) => certificate(error),
-        E::AlertReceived(AlertDescription::ProtocolVersion) | E::PeerIncompatible(_) => {
-            let spoken = if oldest == TlsVersion::V1_3 { "1.3" } else { "1.2 or 1.3" };
-            format!("the server does not speak TLS {spoken}")
-        }
-        E::AlertReceived(alert) => format!("the server refuses: {}", spaced(&format!("{alert:?}"))),
-        E::InvalidMessage(_) => "an answer that is not TLS".to_owned(),
-        E::NoApplicationProtocol => "the server does not speak the protocol in it".to_owned(),
-        error => error.to_string(),
-    };
-    Some(format!("TLS: {words}"))
-}
-
-/// `HandshakeFailure` as `handshake failure`.
-fn spaced(name: &str) -> String {
-    let mut text = String::new();
-    for (place, c) in name.chars().enumerate() {
-        if c.is_ascii_uppercase() && place > 0 {
-            text.push(' ');
-        }
-        text.push(c.to_ascii_lowercase());
-    }
-    text
-}
-
-fn certificate(error: &CertificateError) -> String {
-    use CertificateError as C;
-    match error {
-        C::ExpiredContext { not_after, .. } => format!("the certificate expired on {}", date(*not_after)),
-        C::Expired => "the certificate has expired".to_owned(),
-        C::NotValidYetContext { not_before, .. } => {
-            format!("the certificate is not valid before {}", date(*not_before))
-        }
-        C::NotValidYet => "the certificate is not valid yet".to_owned(),
-        C::NotValidForNameContext { expected, presented } => {
-            let expected = match expected {
-                ServerName::DnsName(name) => name.as_ref().to_owned(),
-                ServerName::IpAddress(address) => std::net::IpAddr::from(*address).to_string(),
-                other => format!("{other:?}"),
-            };
-            match presented.as_slice() {
-                [] => format!("the certificate is not for {expected}, and names nobody"),
-                some => {
-                    let names: Vec<_> = some.iter().map(|name| bare(name)).collect();
-                    format!("the certificate is not for {expected}, but for {}", names.join(", "))
-                }
-            }
-        }
-        C::NotValidForName => "the certificate is for another name".to_owned(),
-        // A CA of the same name that has another key.
-        C::UnknownIssuer | C::BadSignature => {
-            "nobody who is trusted signed the certificate; if it is a CA of your own, name it in ca_file"
-                .to_owned()
-        }
-        C::Revoked => "the certificate was revoked".to_owned(),
-        error => format!("the certificate is not valid: {error}"),
-    }
-}
-
-/// `a.example` of `DnsName("a.example")`, as the library has names.
-fn bare(name: &str) -> &str {
-    name.split_once('(').map_or(name, |(_, name)| name.trim_matches(['(', ')', '"']))
-}
-
-fn date(time: UnixTime) -> String {
-    let at = SystemTime::UNIX_EPOCH + Duration::from_secs(time.as_secs());
-    humantime::format_rfc3339_seconds(at).to_string()
 }
 
 /// Takes any certificate; the server has to have its key all the same.

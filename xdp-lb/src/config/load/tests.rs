@@ -103,6 +103,7 @@ fn everything_but_the_interfaces_has_a_default() {
                 socket: "/run/xdp-lb/api.sock".into(),
                 admin_groups: Vec::new(),
                 read_groups: Vec::new(),
+                remote: None,
             },
             metrics: Metrics { listen: Some(([127, 0, 0, 1], 9799).into()) },
             limits: Limits {
@@ -1315,7 +1316,9 @@ fn the_documentation_is_right() {
         std::fs::write(state.path(), block).expect("written");
         crate::config::state::read::<crate::config::Overlay>(state.path()).expect("a state file");
     }
-    for key in TOP_KEYS.iter().chain(SERVICE_KEYS).chain(written_check::KEYS).chain(DISCOVERY_KEYS) {
+    for key in
+        TOP_KEYS.iter().chain(API_KEYS).chain(SERVICE_KEYS).chain(written_check::KEYS).chain(DISCOVERY_KEYS)
+    {
         let row = format!("| `{key}` |");
         let heading = format!("[{key}]");
         assert!(text.contains(&row) || text.contains(&heading), "{key} is not documented");
@@ -1367,4 +1370,52 @@ fn discovery_is_read_and_every_error_in_it_told_with_its_line() {
             assert!(said.contains(error), "{error:?} is not in:\n{said}");
         }
     }
+}
+
+#[test]
+fn a_listener_for_other_hosts_needs_its_files_and_somebody_who_may_use_it() {
+    let api = |lines: &str| parse(&format!("{TOP}[api]\n{lines}"));
+    let refused = |lines: &str| api(lines).expect_err("refused").to_string();
+    let files = "certificate = \"/c.pem\"\nkey = \"/c.key\"\nclient_ca = \"/ca.pem\"\n";
+    let whole = format!("listen = \"[2001:db8::1]:7443\"\n{files}admin_certificates = [\"alice\"]\n");
+    assert_eq!(
+        api(&format!("{whole}read_certificates = [\"spiffe://example.com/x\", \"*\"]"))
+            .expect("valid")
+            .api
+            .remote,
+        Some(Remote {
+            listen: "[2001:db8::1]:7443".parse().expect("an address"),
+            certificate: "/c.pem".into(),
+            key: "/c.key".into(),
+            client_ca: "/ca.pem".into(),
+            admin_certificates: vec!["alice".into()],
+            read_certificates: vec!["spiffe://example.com/x".into(), "*".into()],
+        })
+    );
+    assert_eq!(
+        refused(
+            "listen = \"192.0.2.1:0\"\nkey = \"x.key\"\nadmin_certificates = [\"*\", \"\", \"a\"]\n\
+             read_certificates = [\"a\", \" b\"]"
+        ),
+        "line 2: api.certificate: is missing; write certificate = \"/etc/xdp-lb/api.pem\"\n\
+         line 2: api.client_ca: is missing; write client_ca = \"/etc/xdp-lb/clients.pem\"\n\
+         line 3: api.listen: \"192.0.2.1:0\" has port 0, which clients cannot know; write 1 to 65535\n\
+         line 4: api.key: \"x.key\" is not absolute; write it from the \"/\" on\n\
+         line 5: api: admin_certificates: \"*\" would let everybody do everything whose certificate client_ca signed; name \
+         those who may\n\
+         line 5: api: admin_certificates: is empty; write a name that stands in the certificate, such as \"alice\"\n\
+         line 6: api: read_certificates: \" b\" begins or ends with a blank, or has a control character; write a name as it \
+         stands in the certificate\n\
+         line 6: api: read_certificates: \"a\" is in admin_certificates, too, which may read; remove one of them"
+    );
+    assert_eq!(
+        refused(&format!("listen = \"192.0.2.1:7443\"\n{files}")),
+        "line 3: api.listen: nobody could use it; name the certificates of those who may, as in admin_certificates = \
+         [\"alice\"], read_certificates = [\"*\"]"
+    );
+    let nowhere = "means nothing without an address that the API listens on; write listen = \"192.0.2.1:7443\", or remove it";
+    let keys = ["certificate", "key", "client_ca", "read_certificates"];
+    let lines: Vec<_> =
+        (3..).zip(keys).map(|(line, key)| format!("line {line}: api.{key}: {nowhere}")).collect();
+    assert_eq!(refused(&format!("{files}read_certificates = [\"*\"]")), lines.join("\n"));
 }

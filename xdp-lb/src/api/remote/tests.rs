@@ -1,0 +1,306 @@
+//! The listener for other hosts and the client, over TLS.
+
+use std::fs::{self, Permissions};
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
+use xdp_lb_tests::{Authority, Identity, Validity};
+
+use super::*;
+use crate::api::caller::{Role, Who};
+use crate::api::client::{Client, Error, Result};
+use crate::api::endpoint::Endpoint;
+use crate::api::server::Server;
+use crate::api::testing::Owner;
+use crate::api::types::{AdminPatch, AdminState};
+use crate::config;
+
+const URI: &str = "spiffe://example.com/deploy";
+
+/// A daemon with a listener, and the CAs of both sides.
+struct Daemon {
+    folder: TempDir,
+    servers: Authority,
+    clients: Authority,
+    address: SocketAddr,
+    _server: JoinHandle<()>,
+}
+
+/// The config of a listener whose files lie in a folder.
+fn remote(folder: &Path, listen: SocketAddr) -> Remote {
+    Remote {
+        listen,
+        certificate: folder.join("server.pem"),
+        key: folder.join("server.key"),
+        client_ca: folder.join("Clients.pem"),
+        admin_certificates: vec!["alice".into(), URI.into()],
+        read_certificates: vec!["bob".into()],
+    }
+}
+
+/// The certificates of a listener at 127.0.0.1, in a folder.
+fn files() -> (TempDir, Authority, Authority) {
+    let folder = tempfile::tempdir().unwrap();
+    let (servers, clients) = (Authority::new("Servers").unwrap(), Authority::new("Clients").unwrap());
+    servers.issue(&["127.0.0.1"], Validity::Now).unwrap().write(folder.path(), "server").unwrap();
+    servers.write(folder.path()).unwrap();
+    clients.write(folder.path()).unwrap();
+    (folder, servers, clients)
+}
+
+fn daemon(read_certificates: &[&str]) -> Daemon {
+    let (folder, servers, clients) = files();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let read_certificates = read_certificates.iter().map(|name| (*name).to_owned()).collect();
+    let remote = Remote { read_certificates, ..remote(folder.path(), address) };
+    let socket = folder.path().join("api.sock");
+    let config = config::Api { socket, remote: Some(remote), ..config::Api::default() };
+    let server = Server::bind(&config).unwrap();
+    let server = tokio::spawn(server.serve(Owner::default().start(), std::future::pending()));
+    Daemon { folder, servers, clients, address, _server: server }
+}
+
+impl Daemon {
+    fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// A client that shows this certificate.
+    fn client(&self, identity: &Identity) -> Client {
+        let (certificate, key) = identity.write(self.folder.path(), "client").unwrap();
+        let url = format!("https://{}", self.address);
+        let ca = self.file("Servers.pem");
+        Client::of(Endpoint::remote(&url, &certificate, &key, Some(&ca)).unwrap())
+    }
+
+    fn named(&self, name: &str, uris: &[&str]) -> Client {
+        self.client(&self.clients.issue_client(name, uris, Validity::Now).unwrap())
+    }
+
+    /// A connection of TLS without a certificate.
+    async fn nobody(&self) -> tokio_rustls::client::TlsStream<TcpStream> {
+        let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_protocol_versions(&[&version::TLS13])
+            .unwrap()
+            .with_root_certificates(tls::roots(&self.file("Servers.pem")).unwrap())
+            .with_no_client_auth();
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        let name = ServerName::from(self.address.ip());
+        TlsConnector::from(Arc::new(tls)).connect(name, stream).await.unwrap()
+    }
+}
+
+const DRAIN: AdminPatch = AdminPatch { admin: AdminState::Draining };
+
+fn words<T: std::fmt::Debug>(result: Result<T>) -> String {
+    result.unwrap_err().to_string()
+}
+
+#[tokio::test]
+async fn a_certificate_may_do_what_the_config_says_of_any_of_its_names() {
+    let daemon = daemon(&["bob"]);
+    for admin in
+        [daemon.named("alice", &[]), daemon.named("anybody", &["urn:x", URI]), daemon.named("bob", &[URI])]
+    {
+        assert!(admin.patch_service("web", &DRAIN).await.unwrap().changed);
+    }
+    let reader = daemon.named("bob", &[]);
+    assert_eq!(reader.status().await.unwrap().services.len(), 2);
+    let refused = words(reader.patch_service("web", &DRAIN).await);
+    assert!(refused.starts_with("certificate \"bob\" (serial "), "{refused}");
+    assert!(
+        refused.ends_with(
+            ") may look and not change anything: that is for the certificates in `admin_certificates` in the [api] of the \
+             daemon's config"
+        ),
+        "{refused}"
+    );
+    for (name, uris) in [("carol", &[][..]), ("Alice", &[]), ("alice ", &["spiffe://example.com/deploy/x"])] {
+        let refused = daemon.named(name, uris).status().await.unwrap_err();
+        assert!(matches!(refused, Error::Refused { .. }), "{refused}");
+        assert!(
+            refused.to_string().contains(") may not use this daemon: that is for the certificates in "),
+            "{refused}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn any_certificate_may_read_where_the_config_says_so_and_change_nothing() {
+    let daemon = daemon(&["*"]);
+    let carol = daemon.named("carol", &[]);
+    carol.status().await.unwrap();
+    assert!(words(carol.patch_service("web", &DRAIN).await).contains("may look and not change anything"));
+    assert!(daemon.named("alice", &[]).patch_service("web", &DRAIN).await.unwrap().changed);
+}
+
+#[tokio::test]
+async fn certificates_of_nobody_of_others_and_out_of_their_time_are_refused() {
+    let daemon = daemon(&["*"]);
+    let other = Authority::new("Clients").unwrap().issue_client("alice", &[], Validity::Now).unwrap();
+    let refused = words(daemon.client(&other).status().await);
+    assert!(refused.starts_with("the daemon on https://127.0.0.1:"), "{refused}");
+    assert!(refused.contains(": TLS: the server refuses: "), "{refused}");
+    for validity in [Validity::Expired, Validity::NotYet] {
+        let alice = daemon.clients.issue_client("alice", &[], validity).unwrap();
+        let refused = words(daemon.client(&alice).status().await);
+        assert!(
+            refused.contains(": TLS: the server refuses: certificate expired"),
+            "{validity:?}: {refused}"
+        );
+    }
+    let mut nobody = daemon.nobody().await;
+    let _ = nobody.write_all(b"GET /v1/status HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    let refused = nobody.read_to_end(&mut Vec::new()).await.unwrap_err().to_string();
+    assert!(refused.contains("CertificateRequired"), "{refused}");
+}
+
+#[tokio::test]
+async fn the_client_refuses_a_daemon_that_its_ca_did_not_sign() {
+    let daemon = daemon(&[]);
+    let (certificate, key) = daemon
+        .clients
+        .issue_client("alice", &[], Validity::Now)
+        .unwrap()
+        .write(daemon.folder.path(), "client")
+        .unwrap();
+    let url = format!("https://{}", daemon.address);
+    let client =
+        Client::of(Endpoint::remote(&url, &certificate, &key, Some(&daemon.file("Clients.pem"))).unwrap());
+    assert_eq!(
+        words(client.status().await),
+        format!(
+            "the daemon on {url}: TLS: nobody who is trusted signed the certificate; if it is a CA of your own, name it in \
+             --ca"
+        )
+    );
+    let stranger = daemon.servers.issue(&["192.0.2.7"], Validity::Now).unwrap();
+    stranger.write(daemon.folder.path(), "server").unwrap();
+    tokio::time::sleep(FRESH).await;
+    let refused = words(daemon.named("alice", &[]).status().await);
+    assert!(refused.contains("the certificate is not for 127.0.0.1, but for 192.0.2.7"), "{refused}");
+}
+
+#[tokio::test]
+async fn what_speaks_no_tls_is_refused_and_the_next_one_served() {
+    let daemon = daemon(&[]);
+    let mut plain = TcpStream::connect(daemon.address).await.unwrap();
+    plain.write_all(b"GET /v1/status HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    let _ = plain.read_to_end(&mut answer).await;
+    assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
+    daemon.named("alice", &[]).status().await.unwrap();
+}
+
+#[tokio::test]
+async fn clients_that_connect_and_say_nothing_make_room_again() {
+    let daemon = daemon(&[]);
+    let mut silent = Vec::new();
+    for _ in 0..80 {
+        silent.push(TcpStream::connect(daemon.address).await.unwrap());
+    }
+    let local = Client::new(daemon.file("api.sock"));
+    let begun = Instant::now();
+    local.status().await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(2), "the socket's clients wait: {:?}", begun.elapsed());
+    daemon.named("alice", &[]).status().await.unwrap();
+    drop(silent);
+}
+
+#[tokio::test]
+async fn events_are_told_to_other_hosts() {
+    let daemon = daemon(&["*"]);
+    let watch = daemon.named("carol", &[]).watch(None).await.unwrap();
+    drop(watch);
+}
+
+#[tokio::test]
+async fn files_that_are_replaced_count_and_those_that_are_not_good_do_not() {
+    let daemon = daemon(&[]);
+    let alice = daemon.clients.issue_client("alice", &[], Validity::Now).unwrap();
+    daemon.client(&alice).status().await.unwrap();
+    let others = Authority::new("Others").unwrap();
+    fs::write(daemon.file("Clients.pem"), "no certificate").unwrap();
+    tokio::time::sleep(FRESH).await;
+    daemon.client(&alice).status().await.unwrap();
+    fs::write(daemon.file("Clients.pem"), others.certificate()).unwrap();
+    tokio::time::sleep(FRESH).await;
+    assert!(words(daemon.client(&alice).status().await).contains("the server refuses"));
+    let alice = others.issue_client("alice", &[], Validity::Now).unwrap();
+    daemon.client(&alice).status().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_the_files_is_told_all_at_once() {
+    let (folder, _, clients) = files();
+    let config = remote(folder.path(), SocketAddr::from(([127, 0, 0, 1], 7443)));
+    let refused = || read(&config).map(drop).unwrap_err().join("\n");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+
+    fs::set_permissions(path("server.key"), Permissions::from_mode(0o644)).unwrap();
+    fs::remove_file(path("server.pem")).unwrap();
+    fs::write(path("Clients.pem"), "").unwrap();
+    let (certificate, key, ca) = (path("server.pem"), path("server.key"), path("Clients.pem"));
+    let said = refused();
+    let lines: Vec<_> = said.lines().collect();
+    assert!(lines[0].starts_with(&format!("api.certificate: {certificate} cannot be read: ")), "{said}");
+    assert_eq!(
+        lines[1..],
+        [
+            format!(
+                "api.key: {key} is there for every user of this host (mode 0644), and a key is a secret: chmod 600 {key}"
+            ),
+            format!("api.client_ca: {ca} has no certificate in it"),
+        ]
+    );
+    let alice = clients.issue_client("alice", &[], Validity::Now).unwrap();
+    alice.write(folder.path(), "server").unwrap();
+    clients.write(folder.path()).unwrap();
+    assert!(read(&config).is_ok());
+    fs::write(&key, clients.issue_client("bob", &[], Validity::Now).unwrap().key).unwrap();
+    assert!(
+        refused().starts_with(&format!("api.certificate: {certificate} does not go with the key {key}: ")),
+        "{}",
+        refused()
+    );
+    fs::write(&key, alice.certificate).unwrap();
+    assert!(
+        refused().starts_with(&format!("api.key: {key} has no key in it that is understood")),
+        "{}",
+        refused()
+    );
+}
+
+#[tokio::test]
+async fn an_address_that_cannot_be_had_is_told_with_the_key() {
+    let (folder, ..) = files();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let error = format!("{:#}", listen(&remote(folder.path(), address)).map(drop).unwrap_err());
+    assert!(
+        error.starts_with(&format!("cannot listen on {address} for the API: choose another api.listen: ")),
+        "{error}"
+    );
+}
+
+#[test]
+fn names_cannot_begin_a_line_of_the_log() {
+    let name = "a\"\nINFO audit: root".to_owned();
+    let from = "[2001:db8::7]:40000".parse().unwrap();
+    let who = Who::Certificate { name, serial: "4f".into(), from };
+    assert_eq!(
+        who.to_string(),
+        r#"certificate "a\"\nINFO audit: root" (serial 4f, from [2001:db8::7]:40000)"#
+    );
+    let der = rustls::pki_types::CertificateDer::from(vec![0x30, 0x82]);
+    let broken = certificate::caller(Some(&der), from, &remote(Path::new("/"), from));
+    assert_eq!(broken.role, Role::None);
+}

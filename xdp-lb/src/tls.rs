@@ -1,0 +1,156 @@
+//! What all that speaks TLS shares: files of certificates and keys, and what goes wrong in words.
+
+use std::fmt::Display;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{AlertDescription, CertificateError, RootCertStore};
+
+use crate::config::TlsVersion;
+
+/// The certificates of a PEM file, in its order.
+///
+/// # Errors
+/// The file cannot be read, or has none; in words that begin with its path.
+pub fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let unreadable = |error: &dyn Display| format!("{} cannot be read: {error}", file.display());
+    let read = CertificateDer::pem_file_iter(file).map_err(|error| unreadable(&error))?;
+    let read: Vec<_> = read.collect::<Result<_, _>>().map_err(|error| unreadable(&error))?;
+    if read.is_empty() {
+        return Err(format!("{} has no certificate in it", file.display()));
+    }
+    Ok(read)
+}
+
+/// The CAs of a PEM file.
+///
+/// # Errors
+/// As of [`certificates`].
+pub fn roots(file: &Path) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(file)? {
+        roots.add(certificate).map_err(|error| format!("{} cannot be read: {error}", file.display()))?;
+    }
+    Ok(roots)
+}
+
+/// The CAs that this host trusts.
+///
+/// # Errors
+/// It trusts none.
+pub fn host_roots() -> Result<RootCertStore, String> {
+    let loaded = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(loaded.certs);
+    if roots.is_empty() {
+        let why = loaded.errors.first().map(|error| format!(": {error}")).unwrap_or_default();
+        return Err(format!("this host trusts no CA{why}; install the package ca-certificates"));
+    }
+    Ok(roots)
+}
+
+/// The key of a PEM file.
+///
+/// # Errors
+/// The file cannot be read, has none, or is there for every user of this host; in words that begin with its path.
+pub fn key(file: &Path) -> Result<PrivateKeyDer<'static>, String> {
+    const LARGEST: u64 = 1 << 20;
+    const OTHERS: u32 = 0o007;
+    let name = file.display();
+    let unreadable = |error: &dyn Display| format!("{name} cannot be read: {error}");
+    let mut opened = File::open(file).map_err(|error| unreadable(&error))?;
+    let mode = opened.metadata().map_err(|error| unreadable(&error))?.mode() & 0o7777;
+    if mode & OTHERS != 0 {
+        return Err(format!(
+            "{name} is there for every user of this host (mode {mode:04o}), and a key is a secret: chmod 600 {name}"
+        ));
+    }
+    let mut text = Vec::new();
+    opened.by_ref().take(LARGEST).read_to_end(&mut text).map_err(|error| unreadable(&error))?;
+    PrivateKeyDer::from_pem_slice(&text).map_err(|_| {
+        format!("{name} has no key in it that is understood; write it as PEM, not encrypted: openssl pkey -in OLD -out NEW")
+    })
+}
+
+/// What TLS has against a server, in words, where it is TLS that an error is of; `ca` is where its CA may be named.
+pub fn told(error: &io::Error, oldest: TlsVersion, ca: &str) -> Option<String> {
+    use rustls::Error as E;
+    let words = match error.get_ref()?.downcast_ref::<E>()? {
+        E::InvalidCertificate(error) => {
+            refusal(error, &format!("; if it is a CA of your own, name it in {ca}"))
+        }
+        E::AlertReceived(AlertDescription::ProtocolVersion) | E::PeerIncompatible(_) => {
+            let spoken = if oldest == TlsVersion::V1_3 { "1.3" } else { "1.2 or 1.3" };
+            format!("the server does not speak TLS {spoken}")
+        }
+        E::AlertReceived(alert) => format!("the server refuses: {}", spaced(&format!("{alert:?}"))),
+        E::InvalidMessage(_) => "an answer that is not TLS".to_owned(),
+        E::NoApplicationProtocol => "the server does not speak the protocol in it".to_owned(),
+        error => error.to_string(),
+    };
+    Some(format!("TLS: {words}"))
+}
+
+/// `HandshakeFailure` as `handshake failure`, `UnknownCA` as `unknown ca`.
+fn spaced(name: &str) -> String {
+    let mut text = String::new();
+    let mut was_lower = false;
+    for c in name.chars() {
+        if c.is_ascii_uppercase() && was_lower {
+            text.push(' ');
+        }
+        was_lower = c.is_ascii_lowercase();
+        text.push(c.to_ascii_lowercase());
+    }
+    text
+}
+
+/// Why a certificate is refused, in words; `unknown` is what to say besides where nobody known signed it.
+pub fn refusal(error: &CertificateError, unknown: &str) -> String {
+    use CertificateError as C;
+    match error {
+        C::ExpiredContext { not_after, .. } => format!("the certificate expired on {}", date(*not_after)),
+        C::Expired => "the certificate has expired".to_owned(),
+        C::NotValidYetContext { not_before, .. } => {
+            format!("the certificate is not valid before {}", date(*not_before))
+        }
+        C::NotValidYet => "the certificate is not valid yet".to_owned(),
+        C::NotValidForNameContext { expected, presented } => {
+            let expected = match expected {
+                ServerName::DnsName(name) => name.as_ref().to_owned(),
+                ServerName::IpAddress(address) => std::net::IpAddr::from(*address).to_string(),
+                other => format!("{other:?}"),
+            };
+            match presented.as_slice() {
+                [] => format!("the certificate is not for {expected}, and names nobody"),
+                some => {
+                    let names: Vec<_> = some.iter().map(|name| bare(name)).collect();
+                    format!("the certificate is not for {expected}, but for {}", names.join(", "))
+                }
+            }
+        }
+        C::NotValidForName => "the certificate is for another name".to_owned(),
+        // A CA of the same name that has another key.
+        C::UnknownIssuer | C::BadSignature => {
+            format!("nobody who is trusted signed the certificate{unknown}")
+        }
+        C::Revoked => "the certificate was revoked".to_owned(),
+        error => format!("the certificate is not valid: {error}"),
+    }
+}
+
+/// `a.example` of `DnsName("a.example")`, as the library has names.
+fn bare(name: &str) -> &str {
+    name.split_once('(').map_or(name, |(_, name)| name.trim_matches(['(', ')', '"']))
+}
+
+/// A moment, as RFC 3339 has it.
+pub fn date(time: UnixTime) -> String {
+    let at = SystemTime::UNIX_EPOCH + Duration::from_secs(time.as_secs());
+    humantime::format_rfc3339_seconds(at).to_string()
+}
