@@ -1,5 +1,6 @@
 //! Real servers, each of which says who it is.
 
+mod agent;
 mod dnsmasq;
 mod grpc_health;
 mod nginx;
@@ -9,6 +10,7 @@ mod tls_sites;
 mod udp_echo;
 mod unruly;
 
+pub use agent::Agent;
 pub use dnsmasq::Dnsmasq;
 pub use grpc_health::GrpcHealth;
 pub use nginx::Nginx;

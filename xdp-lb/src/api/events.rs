@@ -10,7 +10,7 @@ use crate::api::plan::{ChangeKind, ServiceChange};
 use crate::api::types::BackendState;
 
 /// Something that has happened.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct EventView {
     /// What `Last-Event-ID` calls it.
     pub id: String,
@@ -22,7 +22,7 @@ pub struct EventView {
 }
 
 /// What has happened.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum WatchEvent {
     /// A backend came into another state.
@@ -35,6 +35,19 @@ pub enum WatchEvent {
         before: Option<BackendState>,
         /// What it does now.
         state: BackendState,
+        /// Why.
+        reason: String,
+    },
+    /// A backend that takes new flows has another part of its weight than before.
+    Weight {
+        /// Its service.
+        service: String,
+        /// Where it listens.
+        address: SocketAddr,
+        /// The weight that the operator gave it.
+        weight: u16,
+        /// How much of that counts, 1: all of it.
+        ratio: f64,
         /// Why.
         reason: String,
     },
@@ -85,6 +98,7 @@ impl WatchEvent {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Backend { .. } => "backend",
+            Self::Weight { .. } => "weight",
             Self::Service { .. } => "service",
             Self::Interface { .. } => "interface",
             Self::Reload { .. } => "reload",
@@ -103,6 +117,13 @@ impl fmt::Display for WatchEvent {
                     write!(f, "{} -> ", before.name())?;
                 }
                 write!(f, "{}: {reason}", state.name())
+            }
+            Self::Weight { service, address, weight, ratio, reason } => {
+                let percent = (ratio * 100.0).round();
+                write!(
+                    f,
+                    "service {service}: backend {address}: {percent} % of its weight {weight}: {reason}"
+                )
             }
             Self::Service { changes, .. } => f.write_str(&changes.join("; ")),
             Self::Interface { interface, up: true } => write!(f, "interface {interface}: up"),

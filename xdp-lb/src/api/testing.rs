@@ -217,6 +217,7 @@ impl Owner {
         (view.allow, view.deny) = (added.allow, added.deny);
         (view.new_flow_rate, view.new_flow_burst) = (added.new_flow_rate, added.new_flow_burst);
         view.slow_start = added.slow_start;
+        (view.agent, view.feedback) = (added.agent, added.feedback);
         view.circuit_breaker = added.circuit_breaker;
         view.panic_threshold = added.panic_threshold;
         view.health_check = added.health_check.unwrap_or(view.health_check);
@@ -271,6 +272,8 @@ pub(crate) fn service(name: &str, vip: &str) -> ServiceView {
         panic_threshold: 0,
         circuit_breaker: None,
         slow_start: None,
+        agent: None,
+        feedback: None,
         panic: None,
         health_check: HealthCheck::new(Probe::Http(config::Http::get("/healthz"))),
         admin: AdminState::Enabled,
@@ -289,11 +292,14 @@ pub(crate) fn backend(service: &str, address: &str) -> BackendView {
         service: service.into(),
         address: address.parse().unwrap(),
         weight: 100,
+        weight_ratio: 1.0,
         server_id: None,
         backup: false,
         share: 0.5,
         portion: 1.0,
         tried_in_seconds: None,
+        ejections: 0,
+        agent: None,
         state: BackendState::Up,
         reason: "HTTP 200 in 1.2 ms".into(),
         since_seconds: 312,

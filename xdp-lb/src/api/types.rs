@@ -9,9 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::plan::{ServiceChange, SettingChange};
 use crate::config::{
-    Affinity, CircuitBreaker, Discovery, FlowTracking, HealthCheck, Mode, Prefix, Protocol, Quic, ServerId,
-    Vip, XdpMode,
+    Affinity, Agent, CircuitBreaker, Discovery, Feedback, FlowTracking, HealthCheck, Mode, Prefix, Protocol,
+    Quic, ServerId, Vip, XdpMode,
 };
+use crate::health::{AgentAdmin, AgentOperation};
 
 /// The daemon on one screen.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -209,6 +210,12 @@ pub struct ServiceView {
     #[schemars(with = "Option<String>")]
     #[serde(default, with = "crate::config::duration_option")]
     pub slow_start: Option<Duration>,
+    /// How its backends are asked how they are, where they are.
+    #[serde(default)]
+    pub agent: Option<Agent>,
+    /// How weights that follow something are damped; null: as without a word of it.
+    #[serde(default)]
+    pub feedback: Option<Feedback>,
     /// Why backends that are down take new flows, where they do.
     #[serde(default)]
     pub panic: Option<String>,
@@ -323,6 +330,9 @@ pub struct BackendView {
     pub address: SocketAddr,
     /// Its weight.
     pub weight: u16,
+    /// How much of its weight counts, 0 to 2: 1 where that follows nothing.
+    #[serde(default = "whole")]
+    pub weight_ratio: f64,
     /// What it is called in QUIC's connection ids.
     #[serde(default)]
     pub server_id: Option<ServerId>,
@@ -339,6 +349,12 @@ pub struct BackendView {
     /// Seconds until it is tried again, where its circuit breaker is open; 0: as soon as its check succeeds.
     #[serde(default)]
     pub tried_in_seconds: Option<u64>,
+    /// How often its circuit breaker has opened since the daemon started.
+    #[serde(default)]
+    pub ejections: u64,
+    /// What its agent says, where it has one.
+    #[serde(default)]
+    pub agent: Option<AgentView>,
     /// Why it is in this state, in words.
     pub reason: String,
     /// Seconds since it came into this state.
@@ -361,6 +377,23 @@ pub struct BackendView {
     pub flows_known_in_seconds: Option<u64>,
     /// Its traffic.
     pub traffic: TrafficView,
+}
+
+/// What a backend's agent has said so far.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AgentView {
+    /// Whether it wants flows.
+    pub admin: AgentAdmin,
+    /// Whether the backend works.
+    pub operation: AgentOperation,
+    /// How much of its weight it wants, in percent, 0 to 200.
+    pub percent: u16,
+    /// The description of its last line.
+    pub note: Option<String>,
+    /// Why its last answer is not known; what it said before holds.
+    pub trouble: Option<String>,
+    /// Seconds since it said something else than before; null where nothing was heard of it yet.
+    pub since_seconds: Option<u64>,
 }
 
 const fn whole() -> f64 {

@@ -108,6 +108,12 @@ pub(super) async fn patch(client: &Client, target: &Target, patch: BackendPatch)
     Ok(client.patch_backend(&target.service, target.address, &patch).await?)
 }
 
+/// A backend's weight, and how much of it counts where that is not all.
+fn weight(backend: &BackendView) -> String {
+    let percent = (backend.weight_ratio * 100.0).round();
+    if percent == 100.0 { backend.weight.to_string() } else { format!("{percent} % of {}", backend.weight) }
+}
+
 /// The table of backends.
 pub(super) fn table(screen: &Screen, backends: &[BackendView]) -> String {
     if backends.is_empty() {
@@ -134,7 +140,7 @@ pub(super) fn table(screen: &Screen, backends: &[BackendView]) -> String {
             Cell::new(backend.address),
             output::state(backend.state),
             Cell::new(span(backend.since_seconds)),
-            Cell::new(backend.weight),
+            Cell::new(weight(backend)),
             Cell::new(percent(backend.share)),
             Cell::new(grouped(backend.flows)),
             Cell::new(rate(backend.traffic.new_flows_per_second)),

@@ -7,6 +7,7 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Subcommand};
 use comfy_table::Cell;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::drain::{self, Patience, Subject};
@@ -16,8 +17,8 @@ use super::{Cli, Done, backend, discovery};
 use crate::api::client::Client;
 use crate::api::types::{AdminPatch, AdminState, MovingView, ServiceDetailView, ServiceView};
 use crate::config::{
-    self, Affinity, CircuitBreaker, FlowTracking, HealthCheck, Mode, Prefix, Probe, Protocol, Quic, Vip,
-    default_weight, parse_endpoint,
+    self, Affinity, Agent, CircuitBreaker, Feedback, FlowTracking, HealthCheck, Mode, Prefix, Probe,
+    Protocol, Quic, Vip, default_weight, parse_endpoint,
 };
 
 #[derive(Debug, Subcommand)]
@@ -123,8 +124,15 @@ pub(super) struct Add {
     slow_start: Option<Duration>,
     /// Leave a backend that fails alone for a while: open=30s,max_open=5m,window=10s,half_open_portion=10, and, to look at
     /// its flows (nat, full-nat), failure_percent=50,min_flows=20,max_ejected=50; what is left out has these values
-    #[arg(long, value_name = "KEY=VALUE,...", value_parser = parse_circuit_breaker)]
+    #[arg(long, value_name = "KEY=VALUE,...", value_parser = parse_keys::<CircuitBreaker>)]
     circuit_breaker: Option<CircuitBreaker>,
+    /// Ask an agent on each backend how it is (HAProxy's agent checks): port=8081,interval=2s,timeout=1s,send=TEXT,
+    /// source=ADDR; all but the port may be left out
+    #[arg(long, value_name = "KEY=VALUE,...", value_parser = parse_keys::<Agent>)]
+    agent: Option<Agent>,
+    /// How weights that follow something are damped: min_change=10,hold=10s; what is left out has these values
+    #[arg(long, value_name = "KEY=VALUE,...", value_parser = parse_keys::<Feedback>)]
+    feedback: Option<Feedback>,
     /// A backend, with a weight where it is not 100, QUIC's server id in hex, and whether it is a backup; may be
     /// given several times
     #[arg(long = "backend", value_name = "ADDR:PORT[=WEIGHT][,server-id=HEX][,backup]", value_parser = parse_backend)]
@@ -273,6 +281,8 @@ impl Add {
             panic_threshold: self.panic_threshold,
             slow_start: self.slow_start,
             circuit_breaker: self.circuit_breaker,
+            agent: self.agent,
+            feedback: self.feedback,
             health_check: self.check.health_check()?,
             discovery: self.discovery.discovery()?,
             backends: self.backends,
@@ -330,13 +340,18 @@ impl Check {
     }
 }
 
-/// Reads the keys of a circuit breaker, `KEY=VALUE,...`.
-fn parse_circuit_breaker(text: &str) -> Result<CircuitBreaker, String> {
+/// Reads the keys of a table, `KEY=VALUE,...`.
+fn parse_keys<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     let pair = |pair: &str| {
         let (key, value) =
-            pair.split_once('=').ok_or_else(|| format!("{pair:?} is no KEY=VALUE; write open=30s"))?;
-        let value = value.parse::<u32>().map_or_else(|_| Value::from(value), Value::from);
-        Ok((key.trim().to_owned(), value))
+            pair.split_once('=').ok_or_else(|| format!("{pair:?} is no KEY=VALUE; write KEY=VALUE,..."))?;
+        let key = key.trim();
+        let value = match value.parse::<u32>() {
+            // What an agent is sent is text, whatever it looks like.
+            Ok(number) if key != "send" => Value::from(number),
+            _ => Value::from(value),
+        };
+        Ok((key.to_owned(), value))
     };
     let keys: Map<String, Value> = text.split(',').map(pair).collect::<Result<_, String>>()?;
     serde_json::from_value(keys.into()).map_err(|error| error.to_string())
@@ -428,6 +443,8 @@ fn detail_table(screen: &Screen, detail: &ServiceDetailView) -> String {
                 .slow_start
                 .map_or_else(|| "none".into(), |time| humantime::format_duration(time).to_string()),
         ),
+        ("agent", service.agent.as_ref().map_or_else(|| "none".into(), Agent::to_string)),
+        ("feedback", feedback(service)),
         ("tracking", service.flow_tracking.to_string()),
         ("ring", format!("{} slots{}", grouped(service.ring_slots.into()), rest(service))),
         ("admin", service.admin.name().to_owned()),
@@ -452,6 +469,14 @@ fn detail_table(screen: &Screen, detail: &ServiceDetailView) -> String {
     text.push('\n');
     text.push_str(&backend::table(screen, backends));
     text
+}
+
+/// What weights follow, and how.
+fn feedback(service: &ServiceView) -> String {
+    if service.agent.is_none() {
+        return "none: weights are as given".into();
+    }
+    service.feedback.unwrap_or_default().to_string()
 }
 
 /// How many backends take new flows, and why others than those that are up.

@@ -16,7 +16,7 @@ use crate::api::plan::{ChangeKind, KeyChange, ServiceChange, SettingChange, Slot
 use crate::api::server::Server;
 use crate::api::testing::{self, Owner};
 use crate::api::types::{AdminState, BackendState, BackendView, MovingView, ReloadView, ServiceView};
-use crate::config::{self, Affinity, Http, Mode, Probe, Protocol, Quic, StatusRange};
+use crate::config::{self, Affinity, Agent, Feedback, Http, Mode, Probe, Protocol, Quic, StatusRange};
 
 const TABLE: Screen = Screen { format: Format::Table, colour: false, width: None };
 
@@ -207,6 +207,27 @@ async fn a_quic_service_is_added_with_its_backends_ids() {
     assert_eq!(ids, [(10, "0a01".into()), (100, "0a02".into()), (100, "0a03".into())]);
     let text = daemon.text(&["service", "show", "h3"]).await;
     assert!(text.contains("QUIC          server ids of 2 bytes, configuration 3\n"), "{text}");
+}
+
+#[tokio::test]
+async fn an_agent_is_added_and_shown_with_what_it_says() {
+    let owner = Owner::default();
+    let mut half = testing::backend("web", "198.51.100.19:8080");
+    half.weight_ratio = 0.5;
+    let daemon = daemon(Owner { backends: vec![half], ..owner });
+    let line = "service add shop 192.0.2.10:8000 --agent port=8081,interval=5s,send=77 --feedback hold=30s";
+    daemon.text(&line.split_whitespace().collect::<Vec<_>>()).await;
+    let shown = daemon.client.service("shop").await.unwrap().service;
+    let agent = Agent { interval: Duration::from_secs(5), send: "77".into(), ..Agent::at(8081) };
+    assert_eq!(shown.agent, Some(agent));
+    assert_eq!(shown.feedback, Some(Feedback { hold: Duration::from_secs(30), ..Feedback::default() }));
+    let text = daemon.text(&["service", "show", "shop"]).await;
+    assert!(text.contains("agent         port 8081, sends \"77\", every 5s, timeout 1s\n"), "{text}");
+    assert!(text.contains("feedback      weights change by 10 % or more, once in 30s\n"), "{text}");
+    let text = daemon.text(&["service", "show", "web"]).await;
+    assert!(text.contains("agent         none\nfeedback      none: weights are as given\n"), "{text}");
+    let list = daemon.text(&["backend", "list", "web"]).await;
+    assert!(list.contains("50 % of 100"), "{list}");
 }
 
 #[tokio::test]

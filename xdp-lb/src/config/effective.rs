@@ -236,6 +236,7 @@ pub(super) fn definition(service: &Service) -> Service {
         backends: Vec::new(),
         name: service.name.clone(),
         snat_addresses: service.snat_addresses.clone(),
+        agent: service.agent.clone(),
         allow: service.allow.clone(),
         deny: service.deny.clone(),
         health_check: service.health_check.clone(),

@@ -13,6 +13,7 @@ use toml::de::DeTable;
 use super::check::HealthCheck;
 use super::discovery::{Discovery, MAX_BACKENDS};
 use super::errors::{ConfigError, Errors, Lines, syntax_errors};
+use super::feedback::FeedbackDraft;
 use super::place::{Place, Problems};
 use super::policy::{EMPTY_RANGES, GuardsDraft, Quic, RATE};
 use super::recovery::RecoveryDraft;
@@ -111,6 +112,8 @@ const SERVICE_KEYS: &[&str] = &[
     "new_flow_burst",
     "panic_threshold",
     "slow_start",
+    "agent",
+    "feedback",
     "circuit_breaker",
     "health_check",
     "discovery",
@@ -386,6 +389,7 @@ fn read_service(service: &mut Section) -> ServiceDraft {
         },
         guards: read_guards(service),
         recovery: RecoveryDraft::read(service),
+        feedback: FeedbackDraft::read(service),
         health_check: service.section("health_check", written_check::KEYS, read_check).flatten(),
         discovery: service.section("discovery", DISCOVERY_KEYS, read_discovery).flatten(),
         backends: service.sections(

@@ -1,5 +1,6 @@
 //! What the operator wants: the config file's schema, its validation, and what the CLI changed since.
 
+mod agent;
 mod check;
 mod check_rules;
 mod diff;
@@ -7,6 +8,7 @@ mod discovered;
 mod discovery;
 mod effective;
 mod errors;
+mod feedback;
 mod load;
 mod overlay;
 mod place;
@@ -23,12 +25,14 @@ mod vip;
 mod written_check;
 mod written_discovery;
 
+pub use agent::Agent;
 pub use check::*;
 pub use diff::diff;
 pub use discovered::Taken;
 pub use discovery::{Discovery, Dns, OnEmpty, Priorities, Record, Source};
 pub use effective::{Effective, EffectiveBackend, EffectiveService, Refused, effective};
 pub use errors::{ConfigError, Errors};
+pub use feedback::Feedback;
 pub use load::{load, parse};
 pub use overlay::Overlay;
 pub use policy::{Affinity, Prefix, Quic, ServerId};
@@ -36,7 +40,7 @@ pub use recovery::CircuitBreaker;
 pub use rules::{refusal, validate_backend, validate_service};
 pub use schema::*;
 pub use settings::{changed_settings, reloadable};
-pub(crate) use text::grouped;
+pub(crate) use text::{clipped, grouped};
 pub use text::{duration_option, parse_endpoint};
 pub use unknown::{unknown_backend, unknown_service};
 pub use vip::Vip;

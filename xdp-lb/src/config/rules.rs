@@ -10,6 +10,7 @@ use xdp_lb_common::tables::PortRanges;
 
 use super::check::{HealthCheck, Probe};
 use super::discovery::Discovery;
+use super::feedback::FeedbackDraft;
 use super::place::{Place, Problems};
 use super::policy::{Affinity, GuardsDraft, Quic, ServerId};
 use super::recovery::RecoveryDraft;
@@ -62,6 +63,7 @@ pub(super) struct ServiceDraft {
     pub quic: Option<Option<Quic>>,
     pub guards: GuardsDraft,
     pub recovery: RecoveryDraft,
+    pub feedback: FeedbackDraft,
     pub health_check: Option<HealthCheck>,
     pub discovery: Option<Discovery>,
     pub backends: Vec<BackendDraft>,
@@ -100,6 +102,7 @@ impl ServiceDraft {
                 new_flow_burst: service.new_flow_burst,
             },
             recovery: RecoveryDraft::of(service),
+            feedback: FeedbackDraft::of(service),
             health_check: service.health_check.clone(),
             discovery: service.discovery.clone(),
             backends: service.backends.iter().map(|backend| BackendDraft::of(backend, origin)).collect(),
@@ -125,6 +128,8 @@ impl ServiceDraft {
             panic_threshold: self.recovery.panic_threshold,
             slow_start: self.recovery.slow_start,
             circuit_breaker: self.recovery.circuit_breaker,
+            agent: self.feedback.agent,
+            feedback: self.feedback.feedback,
             health_check: self.health_check,
             discovery: self.discovery,
             backends: self
@@ -159,6 +164,7 @@ impl ServiceDraft {
         self.check_snat_addresses(place, problems);
         self.guards.check(self.vip, place, problems);
         self.recovery.check(self.protocol, self.mode, place, problems);
+        self.feedback.check(place, problems);
         if let Some(check) = &self.health_check {
             let place = place.key("health_check");
             check.validate(&place, problems);
@@ -223,16 +229,22 @@ impl ServiceDraft {
             problems.add(&place, what);
             return;
         }
-        if let Some(source) = self.health_check.as_ref().and_then(|check| check.source)
-            && source.is_ipv4() != address.is_ipv4()
-        {
-            problems.add(
-                &place,
-                format!(
-                    "\"{address}\" is not of the family of health_check.source ({source}), which its checks come \
-                     from; write a source of that family, or none"
-                ),
-            );
+        let sources = [
+            ("health_check", "checks come", self.health_check.as_ref().and_then(|check| check.source)),
+            ("agent", "agent is asked", self.feedback.agent.as_ref().and_then(|agent| agent.source)),
+        ];
+        for (key, what, source) in sources {
+            if let Some(source) = source
+                && source.is_ipv4() != address.is_ipv4()
+            {
+                problems.add(
+                    &place,
+                    format!(
+                        "\"{address}\" is not of the family of {key}.source ({source}), which its {what} from; write a \
+                         source of that family, or none"
+                    ),
+                );
+            }
         }
         let Some(vip) = self.vip else { return };
         if is_kept && address.port() != 0 {

@@ -9,8 +9,10 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::agent::Agent;
 use super::check::{HealthCheck, Probe};
 use super::discovery::Discovery;
+use super::feedback::Feedback;
 use super::policy::{Affinity, Prefix, Quic, ServerId, deserialize_ranges};
 use super::recovery::CircuitBreaker;
 use super::text;
@@ -218,6 +220,12 @@ pub struct Service {
     #[schemars(with = "Option<String>")]
     #[serde(default, skip_serializing_if = "Option::is_none", with = "text::duration_option")]
     pub slow_start: Option<Duration>,
+    /// How its backends are asked how they are, beside the health check. Default: they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<Agent>,
+    /// How weights that follow something are damped. Default: as [`Feedback::default`] has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub feedback: Option<Feedback>,
     /// How its backends are checked. Default: a TCP connect every second for TCP, none for UDP or where the VIP has
     /// more than one port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -336,6 +344,8 @@ impl Service {
             circuit_breaker: None,
             panic_threshold: 0,
             slow_start: None,
+            agent: None,
+            feedback: None,
             health_check: None,
             discovery: None,
             backends: Vec::new(),
@@ -595,6 +605,24 @@ mod tests {
         )
     }
 
+    fn agent() -> impl Strategy<Value = Agent> {
+        (1u16.., 100u64..=3_600_000, prop::option::of(0f64..=1.0), "[ -~]{0,20}\n?").prop_map(
+            |(port, interval, part, send)| Agent {
+                port,
+                interval: Duration::from_millis(interval),
+                timeout: part
+                    .map(|part| Duration::from_millis(((interval as f64 * part) as u64).clamp(10, interval))),
+                send,
+                source: None,
+            },
+        )
+    }
+
+    fn feedback() -> impl Strategy<Value = Feedback> {
+        (1u8..=50, 1u64..=600)
+            .prop_map(|(min_change, hold)| Feedback { min_change, hold: Duration::from_secs(hold) })
+    }
+
     fn service() -> impl Strategy<Value = Service> {
         let address = |v6: bool, net: u8, host: u16| -> IpAddr {
             if v6 {
@@ -613,7 +641,8 @@ mod tests {
         let ranges = (ranges(), ranges());
         let rate = (0u32..=1_000_000, 0u32..=1_000_000);
         let slow_start = prop::option::of((1u64..=3600).prop_map(Duration::from_secs));
-        let recovery = (0u8..=100, slow_start, prop::option::of(circuit_breaker()));
+        let follows = prop::option::of((agent(), prop::option::of(feedback())));
+        let recovery = (0u8..=100, slow_start, prop::option::of(circuit_breaker()), follows);
         let affinity = prop_oneof![
             Just(Affinity::None),
             Just(Affinity::Source),
@@ -669,6 +698,8 @@ mod tests {
                         }
                     }),
                     slow_start: recovery.1,
+                    agent: recovery.3.clone().map(|follows| follows.0),
+                    feedback: recovery.3.and_then(|follows| follows.1),
                     new_flow_rate: rate.0,
                     new_flow_burst: if rate.0 == 0 { 0 } else { rate.1 },
                     ..Service::new(name, SocketAddr::new(address(v6, 0, 1), port).into())

@@ -144,7 +144,7 @@ pub(super) fn quoted(text: &str) -> String {
 }
 
 /// The same, of no more than this many characters.
-pub(super) fn clipped(text: &str, longest: usize) -> String {
+pub(crate) fn clipped(text: &str, longest: usize) -> String {
     match text.char_indices().nth(longest) {
         Some((end, _)) => format!("{:?}...", &text[..end]),
         None => format!("{text:?}"),

@@ -14,6 +14,8 @@ pub struct Breaker {
     state: Circuit,
     /// How often in a row it has opened, without a long time of being closed in between.
     times: u32,
+    /// How often it has opened.
+    opened: u64,
     /// Since when it is closed, where it was ever open.
     closed: Option<Instant>,
     evidence: Evidence,
@@ -56,6 +58,11 @@ impl Breaker {
     /// What it does now.
     pub fn circuit(&self) -> &Circuit {
         &self.state
+    }
+
+    /// How often it has opened.
+    pub fn opened(&self) -> u64 {
+        self.opened
     }
 
     /// Takes in a backend's counters of now, where its flows are looked at.
@@ -104,6 +111,7 @@ impl Breaker {
         let doubled = policy.open.saturating_mul(2_u32.saturating_pow(self.times));
         let span = doubled.min(policy.max_open).mul_f64(1.0 - 0.2 * chance.clamp(0.0, 1.0));
         self.times = self.times.saturating_add(1);
+        self.opened += 1;
         self.evidence = Evidence::default();
         self.state = Circuit::Open { until: now + span, span, why };
     }
@@ -208,6 +216,7 @@ mod tests {
         assert_eq!([0, 1, 1, 1, 1].map(|pause| open_for(&mut bench, pause)), [10, 20, 40, 60, 60]);
         assert_eq!(open_for(&mut bench, 59), 60);
         assert_eq!(open_for(&mut bench, 60), 10);
+        assert_eq!(bench.breaker.opened(), 7, "each time counts");
     }
 
     #[test]

@@ -7,15 +7,17 @@ use std::time::{Duration, Instant};
 use xdp_lb_common::net::{Address, Endpoint, Port, Protocol};
 use xdp_lb_common::tables::{self as datapath, SourceVerdict, Traffic};
 
+use super::agent::AgentState;
 use super::breaker::{Breaker, Circuit, Moment};
 use super::ejection::{Suspect, eject};
+use super::feedback::{Part, damped, scaled};
 use super::selection::{Ability, Candidate, Chosen, Selection, select};
 use super::slow_start;
 use super::tables::Tables;
 use super::wanted::{Path, Sources, WantedBackend, WantedService};
 use crate::api::types::{AdminState, BackendState};
 use crate::config::{self, Effective, EffectiveBackend, EffectiveService, FlowTracking, Mode, Withdraw};
-use crate::health::{Health, Report, Target, TargetId};
+use crate::health::{AgentReport, Health, Report, Target, TargetId};
 use crate::net::NextHop;
 use crate::net::vips::Wish;
 
@@ -30,6 +32,8 @@ pub struct Fleet {
     panics: BTreeMap<String, String>,
     /// When something changes by itself.
     due: Option<Instant>,
+    /// When what a service's weights follow has moved slots of its ring last, by the service's name.
+    reweighed: BTreeMap<String, Instant>,
 }
 
 /// The interfaces whose packets the program sees.
@@ -82,6 +86,12 @@ pub struct Known {
     pub breaker: Breaker,
     /// Why it is not ejected, though its flows fail.
     spared: Option<String>,
+    /// What its agent says, where its service has agents.
+    pub agent: AgentState,
+    /// What it has of the weight that the operator gave it, in percent.
+    pub percent: u16,
+    /// Whether it took new flows when weights were looked at last.
+    was_in_ring: bool,
 }
 
 impl Known {
@@ -98,6 +108,9 @@ impl Known {
             warming: None,
             breaker: Breaker::default(),
             spared: None,
+            agent: AgentState::new(None),
+            percent: 100,
+            was_in_ring: false,
         }
     }
 
@@ -175,6 +188,19 @@ pub struct Transition {
     pub now: Condition,
 }
 
+/// A backend that takes new flows and whose weight counts for more or less than before.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Reweighed {
+    /// Which backend.
+    pub id: TargetId,
+    /// The weight that the operator gave it.
+    pub weight: u16,
+    /// How much of that counts now, in percent.
+    pub percent: u16,
+    /// Why, in words.
+    pub reason: String,
+}
+
 #[derive(Clone, Debug)]
 enum Hop {
     /// As the tables have it that an earlier daemon left: good until something else is heard.
@@ -227,18 +253,25 @@ impl Fleet {
         let old: BTreeSet<String> = self.known.keys().map(|id| id.service.clone()).collect();
         for (service, backend) in pairs(&effective) {
             let id = target_id(service, backend);
-            let seen = self.known.remove(&id).unwrap_or_else(|| {
-                let is_serving = serving.contains(&(
-                    vip(service),
-                    backend.backend.address.ip().into(),
-                    backend.backend.address.port(),
-                ));
-                let is_up = is_serving || !service.service.is_checked();
+            let address = backend.backend.address;
+            let mut seen = self.known.remove(&id).unwrap_or_else(|| {
+                let serves = serving.get(&(vip(service), address.ip().into(), address.port()));
+                let is_up = serves.is_some() || !service.service.is_checked();
                 let health = if is_up { Health::Up } else { Health::Unknown };
-                Known::new(health, !old.contains(&service.service.name), now)
+                let meanwhile = match serves {
+                    None => Some(BackendState::Checking),
+                    Some(datapath::BackendState::Draining) => Some(BackendState::Draining),
+                    Some(_) => None,
+                };
+                let is_fresh = !old.contains(&service.service.name);
+                Known { agent: AgentState::new(meanwhile), ..Known::new(health, is_fresh, now) }
             });
+            if service.service.agent.is_none() {
+                (seen.agent, seen.percent) = (AgentState::new(None), 100);
+            }
             known.insert(id, seen);
         }
+        self.reweighed.retain(|name, _| effective.services.iter().any(|it| it.service.name == *name));
         self.known = known;
         self.effective = effective;
         let watched = self.addresses();
@@ -258,6 +291,19 @@ impl Fleet {
         is_news
     }
 
+    /// Takes in news of an agent. Returns whether anything follows from it at once; weights follow with
+    /// [`weigh`](Self::weigh).
+    pub fn hear_agent(&mut self, report: AgentReport, now: Instant) -> bool {
+        let has_agent =
+            |it: &&EffectiveService| it.service.name == report.id.service && it.service.agent.is_some();
+        // One that was removed may still have an answer out.
+        let Some(known) = self.known.get_mut(&report.id) else { return false };
+        if !self.effective.services.iter().any(|service| has_agent(&service)) {
+            return false;
+        }
+        known.agent.hear(report.result, now)
+    }
+
     /// Takes in what was heard of the way to an address.
     pub fn heard(&mut self, address: IpAddr, next_hop: Result<NextHop, String>) {
         let hop = match next_hop {
@@ -272,6 +318,7 @@ impl Fleet {
     pub fn expect_of_new_backends(&mut self, before: &Self) {
         for (id, known) in self.known.iter_mut().filter(|(id, _)| !before.known.contains_key(id)) {
             known.health = Health::Up;
+            known.agent = AgentState::new(None);
             self.next_hops.entry(id.backend.ip()).or_insert(Hop::Adopted(Path::default()));
         }
     }
@@ -303,7 +350,8 @@ impl Fleet {
             .map(|(service, backend)| {
                 let id = target_id(service, backend);
                 let health = self.known.get(&id).map_or(Health::Unknown, |known| known.health);
-                (Target { id, check: service.service.check() }, health)
+                let (check, agent) = (service.service.check(), service.service.agent.clone());
+                (Target { id, check, agent }, health)
             })
             .collect()
     }
@@ -344,6 +392,7 @@ impl Fleet {
         self.due = None;
         let effective = std::mem::take(&mut self.effective);
         for service in &effective.services {
+            self.move_agents(service, now);
             self.move_breakers(service, now);
             let (mut selection, mut conditions) = self.conditions(service);
             if self.eject(service, &selection, &conditions, now) {
@@ -374,6 +423,9 @@ impl Fleet {
                 if let Some(spared) = &known.spared {
                     decided.reason = format!("{}; {spared}", decided.reason);
                 }
+                if let Some(trouble) = &known.agent.trouble {
+                    decided.reason = format!("{}; its agent cannot be asked: {trouble}", decided.reason);
+                }
                 known.condition = decided;
             }
         }
@@ -401,12 +453,63 @@ impl Fleet {
         is_news
     }
 
+    /// Lets weights follow what they are to follow, as far as that is not too often; to be called after
+    /// [`decide`](Self::decide). Returns which backends' shares change by that.
+    pub fn weigh(&mut self, now: Instant) -> Vec<Reweighed> {
+        let mut all = Vec::new();
+        for service in self.effective.services.iter().filter(|service| service.service.agent.is_some()) {
+            let ids: Vec<TargetId> =
+                service.backends.iter().map(|backend| target_id(service, backend)).collect();
+            let known: Vec<&Known> = ids.iter().filter_map(|id| self.known.get(id)).collect();
+            // All that is said at a start is taken together.
+            if known.len() < ids.len() || known.iter().any(|known| known.agent.since.is_none()) {
+                continue;
+            }
+            let part = |known: &&Known| Part {
+                present: known.percent,
+                wanted: known.agent.percent,
+                is_in_ring: known.was_in_ring && known.condition.state.takes_new_flows(),
+            };
+            let parts: Vec<Part> = known.iter().map(part).collect();
+            let name = &service.service.name;
+            let policy = service.service.feedback.unwrap_or_default();
+            let (percents, moves) = damped(&parts, policy, self.reweighed.get(name).copied(), now);
+            if moves {
+                self.reweighed.insert(name.clone(), now);
+            }
+            for ((id, percent), backend) in ids.into_iter().zip(percents).zip(&service.backends) {
+                let Some(known) = self.known.get_mut(&id) else { continue };
+                known.was_in_ring = known.condition.state.takes_new_flows();
+                let is_news = known.percent != percent && known.was_in_ring;
+                known.percent = percent;
+                if is_news {
+                    let reason = format!("agent: {}", known.agent.words());
+                    all.push(Reweighed { id, weight: backend.backend.weight, percent, reason });
+                }
+            }
+        }
+        all
+    }
+
     /// Whether the flows of any service's backends are looked at.
     pub fn looks_at_flows(&self) -> bool {
         let looks = |service: &EffectiveService| {
             service.service.circuit_breaker.is_some_and(|policy| policy.failure_percent.is_some())
         };
         self.effective.services.iter().any(looks)
+    }
+
+    /// Moves on what agents say by the time.
+    fn move_agents(&mut self, service: &EffectiveService, now: Instant) {
+        if service.service.agent.is_none() {
+            return;
+        }
+        let hold = service.service.feedback.unwrap_or_default().hold;
+        for backend in &service.backends {
+            let Some(known) = self.known.get_mut(&target_id(service, backend)) else { continue };
+            let back = known.agent.advance(hold, now);
+            self.due = self.due.into_iter().chain(back).min();
+        }
     }
 
     /// Moves a service's breakers on by the time, the checks, and the flows of those on trial.
@@ -447,7 +550,7 @@ impl Fleet {
         if suspects.is_empty() {
             return false;
         }
-        let candidates: Vec<Candidate> = with_conditions().map(candidate).collect();
+        let candidates = self.candidates(service, conditions);
         let is_ejected: Vec<bool> = conditions
             .iter()
             .map(|condition| matches!(condition.state, BackendState::Ejected | BackendState::HalfOpen))
@@ -482,7 +585,7 @@ impl Fleet {
             )
         });
         let mut conditions: Vec<Condition> = alone.collect();
-        let candidates: Vec<_> = service.backends.iter().zip(&conditions).map(candidate).collect();
+        let candidates = self.candidates(service, &conditions);
         let selection = select(&candidates, service.service.panic_threshold);
         for ((backend, candidate), condition) in service.backends.iter().zip(&candidates).zip(&mut conditions)
         {
@@ -494,6 +597,19 @@ impl Fleet {
             }
         }
         (selection, conditions)
+    }
+
+    /// What is known of each of a service's backends by itself, where these are their conditions.
+    fn candidates(&self, service: &EffectiveService, conditions: &[Condition]) -> Vec<Candidate> {
+        let candidate = |(backend, alone): (&EffectiveBackend, &Condition)| {
+            let known = self.known.get(&target_id(service, backend));
+            let is_wanted = backend.admin != AdminState::Draining
+                && backend.backend.weight > 0
+                && !known.is_some_and(|known| known.agent.drains());
+            let ability = if is_wanted { ability(alone.state) } else { Ability::Unwanted };
+            Candidate { is_backup: backend.backend.backup, ability }
+        };
+        service.backends.iter().zip(conditions).map(candidate).collect()
     }
 
     /// Whether time alone has changed what follows from the states decided last.
@@ -513,9 +629,15 @@ impl Fleet {
 
     fn wanted_service(&self, service: &EffectiveService) -> WantedService {
         let known = |backend| self.known.get(&target_id(service, backend));
-        let backends = service.backends.iter().map(|backend| WantedBackend {
+        let parts: Vec<(u16, u16)> = service
+            .backends
+            .iter()
+            .map(|backend| (backend.backend.weight, known(backend).map_or(100, |known| known.percent)))
+            .collect();
+        let weights = scaled(&parts);
+        let backends = service.backends.iter().zip(weights).map(|(backend, weight)| WantedBackend {
             address: backend.backend.address,
-            weight: backend.backend.weight,
+            weight,
             portion: known(backend).map_or(100, |known| known.portion),
             server_id: backend.backend.server_id.map(|id| datapath::ServerId::new(id.padded())),
             state: match known(backend).map(|known| known.condition.state) {
@@ -615,19 +737,16 @@ fn pairs(effective: &Effective) -> impl Iterator<Item = (&EffectiveService, &Eff
         .flat_map(|service| service.backends.iter().map(move |backend| (service, backend)))
 }
 
-/// The backends that keep their flows in these tables, by VIP, address and port.
-fn serving(tables: &Tables) -> BTreeSet<(Endpoint, Address, u16)> {
+/// The backends that keep their flows in these tables, up or draining, by VIP, address and port.
+fn serving(tables: &Tables) -> BTreeMap<(Endpoint, Address, u16), datapath::BackendState> {
     let vips: HashMap<_, _> = tables.services.iter().map(|(vip, service)| (service.index, *vip)).collect();
-    let keeps_flows = |backend: &&datapath::Backend| {
-        backend.state == datapath::BackendState::Up as u8
-            || backend.state == datapath::BackendState::Draining as u8
+    let serves = |backend: &datapath::Backend| {
+        let state = [datapath::BackendState::Up, datapath::BackendState::Draining]
+            .into_iter()
+            .find(|state| backend.state == *state as u8)?;
+        Some(((*vips.get(&backend.service)?, backend.address, backend.port.get()), state))
     };
-    tables
-        .backends
-        .values()
-        .filter(keeps_flows)
-        .filter_map(|backend| Some((*vips.get(&backend.service)?, backend.address, backend.port.get())))
-        .collect()
+    tables.backends.values().filter_map(serves).collect()
 }
 
 /// What a backend does, by what is known of it. What keeps packets from it comes first.
@@ -639,6 +758,7 @@ fn condition(
 ) -> Condition {
     let is_checked = service.service.is_checked();
     let why = known.why.as_deref();
+    let refusal = known.agent.refusal().map(|refusal| (refusal.state, refusal.reason.clone()));
     let (state, reason) = match (hop, known.health) {
         (None, _) => (BackendState::Unresolved, "the next hop is being looked up".into()),
         (Some(Hop::Missing(why)), _) => (BackendState::Unresolved, format!("no next hop: {why}")),
@@ -666,7 +786,7 @@ fn condition(
         (_, Health::Unknown) if is_checked => {
             (BackendState::Checking, "the first health check is still out".into())
         }
-        _ => known.ejected().unwrap_or_else(|| {
+        _ => refusal.or_else(|| known.ejected()).unwrap_or_else(|| {
             let up = match why {
                 _ if !is_checked => "not checked".into(),
                 Some(why) => format!("health check: {why}"),
@@ -678,15 +798,8 @@ fn condition(
     Condition { state, reason }
 }
 
-fn candidate((backend, alone): (&EffectiveBackend, &Condition)) -> Candidate {
-    Candidate { is_backup: backend.backend.backup, ability: ability(backend, alone.state) }
-}
-
-/// What a backend could do, by the state that it has by itself.
-fn ability(backend: &EffectiveBackend, alone: BackendState) -> Ability {
-    if backend.admin == AdminState::Draining || backend.backend.weight == 0 {
-        return Ability::Unwanted;
-    }
+/// What a backend that is wanted could do, by the state that it has by itself.
+fn ability(alone: BackendState) -> Ability {
     match alone {
         BackendState::Up | BackendState::Standby => Ability::Up,
         BackendState::Checking | BackendState::HalfOpen => Ability::Unproven,
@@ -730,6 +843,7 @@ mod tests {
     use super::*;
     use crate::api::types::Origin;
     use crate::config::{Backend, HealthCheck, Probe, Service};
+    use crate::health::{AgentAdmin, AgentOperation, Said};
 
     fn service(probe: Probe) -> EffectiveService {
         let service = Service {
@@ -1114,6 +1228,148 @@ mod tests {
         set_health(&mut fleet, &[(false, Down), (true, Up)]);
         let portions: Vec<u8> = fleet.wanted()[0].backends.iter().map(|backend| backend.portion).collect();
         assert_eq!(portions, [100, 100]);
+    }
+
+    fn ids(fleet: &Fleet) -> Vec<TargetId> {
+        fleet.targets().into_iter().map(|(target, _)| target.id).collect()
+    }
+
+    /// Each agent says this; `None`: it cannot be asked.
+    fn agents_say(fleet: &mut Fleet, lines: &[Option<Said>], now: Instant) {
+        for (id, line) in ids(fleet).into_iter().zip(lines) {
+            let result = line.clone().ok_or_else(|| "connection refused".to_owned());
+            fleet.hear_agent(AgentReport { id, result }, now);
+        }
+        fleet.decide(now);
+    }
+
+    fn part(percent: u16) -> Option<Said> {
+        Some(Said { percent: Some(percent), ..Said::default() })
+    }
+
+    fn says(admin: AgentAdmin) -> Option<Said> {
+        Some(Said { admin: Some(admin), ..Said::default() })
+    }
+
+    fn weights(fleet: &Fleet) -> Vec<u16> {
+        fleet.wanted()[0].backends.iter().map(|backend| backend.weight).collect()
+    }
+
+    fn with_agent(service: &mut Service) {
+        service.agent = Some(config::Agent::at(8081));
+    }
+
+    #[test]
+    fn a_new_backend_waits_for_its_agent_and_one_that_cannot_be_asked_changes_nothing() {
+        use {BackendState as State, Health::Up};
+        let now = Instant::now();
+        let mut fleet = fleet_with(with_agent, &[(false, Up); 2]);
+        assert_eq!(states(&fleet)[0].0, State::Checking);
+        assert!(fleet.is_pending());
+        agents_say(&mut fleet, &[None, part(50)], now);
+        assert_eq!(states(&fleet), [(State::Up, datapath::BackendState::Up); 2]);
+        let reason =
+            |fleet: &Fleet, place: usize| fleet.known(&ids(fleet)[place]).unwrap().condition.reason.clone();
+        let words = "health check: it said so; its agent cannot be asked: connection refused";
+        assert_eq!(reason(&fleet, 0), words);
+        fleet.weigh(now);
+        assert_eq!(weights(&fleet), [10_000, 5_000]);
+
+        // Nor does one that is not there any more.
+        agents_say(&mut fleet, &[None, None], now + Duration::from_secs(60));
+        assert_eq!(fleet.weigh(now + Duration::from_secs(60)), []);
+        assert_eq!(weights(&fleet), [10_000, 5_000]);
+        assert_eq!(states(&fleet)[1].0, State::Up);
+    }
+
+    #[test]
+    fn an_agent_takes_its_backend_out_and_back_beside_the_operator_and_the_check() {
+        use {BackendState as State, Health::Down, Health::Up};
+        let now = Instant::now();
+        let at = |seconds: u64| now + Duration::from_secs(seconds);
+        let mut fleet = fleet_with(with_agent, &[(false, Up); 2]);
+        let second = |fleet: &Fleet| states(fleet)[1];
+        agents_say(&mut fleet, &[part(100), says(AgentAdmin::Drain)], now);
+        assert_eq!(second(&fleet), (State::Draining, datapath::BackendState::Draining));
+        // A check that fails comes first, and the panic threshold leaves alone what is drained.
+        set_health(&mut fleet, &[(false, Up), (false, Down)]);
+        assert_eq!(second(&fleet).0, State::Down);
+        set_health(&mut fleet, &[(false, Up), (false, Up)]);
+        assert_eq!(second(&fleet).0, State::Draining);
+
+        let down = Said { operation: Some(AgentOperation::Down), ..Said::default() };
+        agents_say(&mut fleet, &[part(100), Some(down)], at(20));
+        assert_eq!(second(&fleet), (State::Down, datapath::BackendState::Down));
+        // What the operator drains keeps its flows, whatever the agent says.
+        fleet.effective.services[0].backends[1].admin = AdminState::Draining;
+        fleet.decide(at(20));
+        assert_eq!(second(&fleet), (State::Draining, datapath::BackendState::Draining));
+        let well =
+            Said { admin: Some(AgentAdmin::Ready), operation: Some(AgentOperation::Up), ..Said::default() };
+        agents_say(&mut fleet, &[part(100), Some(well)], at(40));
+        assert_eq!(second(&fleet).0, State::Draining, "the operator wins");
+        fleet.effective.services[0].backends[1].admin = AdminState::Enabled;
+        fleet.decide(at(40));
+        assert_eq!(second(&fleet).0, State::Up);
+    }
+
+    #[test]
+    fn one_that_its_agent_drained_is_not_used_in_a_panic_and_warms_up_after_it() {
+        use {BackendState as State, Health::Down, Health::Up};
+        let now = Instant::now();
+        let policy = |service: &mut Service| {
+            with_agent(service);
+            service.panic_threshold = 50;
+            service.slow_start = Some(Duration::from_secs(90));
+        };
+        let mut fleet = fleet_with(policy, &[(false, Up); 3]);
+        agents_say(&mut fleet, &[part(100), part(100), says(AgentAdmin::Maint)], now);
+        set_health(&mut fleet, &[(false, Down), (false, Down), (false, Down)]);
+        let panic = [State::Panic, State::Panic, State::Down];
+        assert_eq!(states(&fleet).iter().map(|state| state.0).collect::<Vec<_>>(), panic);
+        set_health(&mut fleet, &[(false, Up); 3]);
+
+        let back = Instant::now() + Duration::from_secs(20);
+        fleet.decide(back);
+        agents_say(&mut fleet, &[part(100), part(100), says(AgentAdmin::Ready)], back);
+        let known = fleet.known(&ids(&fleet)[2]).unwrap();
+        assert_eq!((known.condition.state, known.portion), (State::Up, 10));
+    }
+
+    #[test]
+    fn weights_follow_agents_together_and_not_too_often() {
+        use Health::Up;
+        let now = Instant::now();
+        let at = |seconds: u64| now + Duration::from_secs(seconds);
+        let mut fleet = fleet_with(with_agent, &[(false, Up); 3]);
+        // Until all were heard of, nothing moves.
+        let first = ids(&fleet).swap_remove(0);
+        fleet.hear_agent(AgentReport { id: first.clone(), result: Ok(part(50).unwrap()) }, now);
+        fleet.decide(now);
+        assert_eq!(fleet.weigh(now), []);
+        agents_say(&mut fleet, &[part(50), part(100), part(95)], now);
+        let told: Vec<_> = fleet.weigh(now).into_iter().map(|it| (it.percent, it.reason)).collect();
+        // Those that come into the ring come with what they are to have.
+        assert_eq!(told, [(50, "agent: ready up 50%".into()), (95, "agent: ready up 95%".into())]);
+        assert_eq!(weights(&fleet), [5_000, 10_000, 9_500]);
+
+        let mut changes = Vec::new();
+        for second in 1..100 {
+            let percent = if second % 2 == 0 { 50 } else { 100 };
+            agents_say(&mut fleet, &[part(percent), part(100), part(90)], at(second));
+            if !fleet.weigh(at(second)).is_empty() {
+                changes.push(second);
+            }
+        }
+        assert!(changes.len() <= 10 && changes.windows(2).all(|pair| pair[1] - pair[0] >= 10), "{changes:?}");
+
+        // Where the service has no agents any more, weights are as given.
+        let mut effective = fleet.effective().clone();
+        effective.services[0].service.agent = None;
+        fleet.set_effective(effective, &Tables::default(), at(100));
+        fleet.decide(at(100));
+        assert_eq!(weights(&fleet), [100, 100, 100]);
+        assert!(!fleet.hear_agent(AgentReport { id: first, result: Ok(Said::default()) }, at(101)));
     }
 
     #[test]

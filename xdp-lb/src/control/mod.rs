@@ -1,11 +1,13 @@
 //! The one owner of the daemon's state, and the pure functions that turn state into tables.
 
+mod agent;
 mod breaker;
 mod discovery;
 mod draft;
 mod ejection;
 pub mod events;
 mod evidence;
+mod feedback;
 mod fleet;
 #[cfg(test)]
 mod flow_memory;

@@ -12,7 +12,7 @@ use xdp_lb_common::tables::Traffic;
 
 use super::discovery::Discoveries;
 use super::events::EventLog;
-use super::fleet::{Fleet, Transition, vip};
+use super::fleet::{Fleet, Reweighed, Transition, vip};
 use super::handle::{Answer, Refusal, Request};
 use super::host::{self, ThisHost};
 use super::kernel::Kernel;
@@ -28,7 +28,7 @@ use crate::config::state::{Saved, StateError};
 use crate::config::{self, Config, Effective, EffectiveBackend, EffectiveService, Overlay};
 use crate::datapath::{Attached, Census};
 use crate::discovery::Update;
-use crate::health::{Health, Report, Target};
+use crate::health::{AgentReport, Health, Report, Target, TargetId};
 use crate::net::Event;
 
 /// How often counters are sampled and what is overdue is looked for.
@@ -86,6 +86,8 @@ pub struct Ears {
     pub requests: mpsc::Receiver<Request>,
     /// Ends of health checks.
     pub reports: mpsc::Receiver<Report>,
+    /// News of agents.
+    pub agents: mpsc::Receiver<AgentReport>,
     /// The network.
     pub events: mpsc::Receiver<Event>,
     /// What discovery finds.
@@ -268,7 +270,7 @@ impl<K: Kernel> Owner<K> {
 
     /// Serves until the last handle is dropped, or the datapath is unloaded.
     pub async fn run(mut self, ears: Ears) -> Ended {
-        let Ears { mut requests, mut reports, mut events, mut found } = ears;
+        let Ears { mut requests, mut reports, mut agents, mut events, mut found } = ears;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -280,6 +282,7 @@ impl<K: Kernel> Owner<K> {
                     }
                 },
                 Some(report) = reports.recv() => self.is_stale |= self.fleet.report(report),
+                Some(report) = agents.recv() => self.hear_agent(report),
                 event = events.recv() => match event {
                     None => return Ended::NetworkLost,
                     Some(event) => self.take_in(event),
@@ -295,6 +298,10 @@ impl<K: Kernel> Owner<K> {
             for _ in 0..BURST {
                 let Ok(report) = reports.try_recv() else { break };
                 self.is_stale |= self.fleet.report(report);
+            }
+            for _ in 0..BURST {
+                let Ok(report) = agents.try_recv() else { break };
+                self.hear_agent(report);
             }
             for _ in 0..BURST {
                 let Ok(event) = events.try_recv() else { break };
@@ -427,8 +434,11 @@ impl<K: Kernel> Owner<K> {
     /// Brings the tables to what follows from all that is known.
     fn reconcile(&mut self) {
         self.is_stale = false;
-        let transitions = self.fleet.decide(Instant::now());
+        let now = Instant::now();
+        let transitions = self.fleet.decide(now);
         self.tell(transitions);
+        let reweighed = self.fleet.weigh(now);
+        self.tell_of_weights(reweighed);
         self.warn_of_strays();
         let done = match self.planner.plan(&self.fleet.wanted()) {
             Ok(plan) => self.carry_out(plan),
@@ -449,6 +459,37 @@ impl<K: Kernel> Owner<K> {
                 state: now.state,
                 reason: now.reason,
             };
+            tracing::info!("{event}");
+            self.events.add(event);
+        }
+    }
+
+    /// Takes in news of an agent; tells the log where it cannot be asked any more, or can again. What follows from its words
+    /// is told as that.
+    fn hear_agent(&mut self, report: AgentReport) {
+        let id = report.id.clone();
+        let trouble = |fleet: &Fleet| fleet.known(&id).and_then(|known| known.agent.trouble.clone());
+        let before = trouble(&self.fleet);
+        tracing::debug!("service {}: backend {}: its agent: {:?}", id.service, id.backend, report.result);
+        self.is_stale |= self.fleet.hear_agent(report, Instant::now());
+        let TargetId { service, backend } = &id;
+        match (before, trouble(&self.fleet)) {
+            (None, Some(why)) => tracing::warn!(
+                "service {service}: backend {backend}: its agent cannot be asked, which changes nothing: {why}"
+            ),
+            (Some(_), None) => {
+                tracing::info!("service {service}: backend {backend}: its agent can be asked again")
+            }
+            _ => {}
+        }
+    }
+
+    /// Tells the log and those who watch which backends' weights count for more or less.
+    fn tell_of_weights(&self, reweighed: Vec<Reweighed>) {
+        for Reweighed { id, weight, percent, reason } in reweighed {
+            let ratio = f64::from(percent) / 100.0;
+            let event =
+                WatchEvent::Weight { service: id.service, address: id.backend, weight, ratio, reason };
             tracing::info!("{event}");
             self.events.add(event);
         }
@@ -576,6 +617,9 @@ impl<K: Kernel> Owner<K> {
         let due = self.settling.due(self.planner.tables(), &self.config.timeouts, now);
         self.settle(&due);
         self.is_stale |= self.troubles.contains_key(&Trouble::Tables) || self.fleet.is_due(now);
+        let reweighed = self.fleet.weigh(now);
+        self.is_stale |= !reweighed.is_empty();
+        self.tell_of_weights(reweighed);
     }
 
     /// Writes slots that come nearer to rest.

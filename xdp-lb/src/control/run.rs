@@ -174,7 +174,8 @@ impl Life<'_> {
         let (handle, requests) = mpsc::channel(QUEUE);
         let handle = Handle::new(handle);
         let (reports, reported) = mpsc::channel(QUEUE);
-        let checker = Checker::start(reports);
+        let (news, agents) = mpsc::channel(QUEUE);
+        let checker = Checker::start(reports, news);
         let watched = Arc::clone(&resolver);
         let (updates, found) = mpsc::channel(QUEUE);
         let discoverer = Discoverer::start(updates);
@@ -209,7 +210,7 @@ impl Life<'_> {
 
         let mut successor = None;
         let ended = tokio::select! {
-            ended = owner.run(Ears { requests, reports: reported, events: heard, found }) => Some(ended),
+            ended = owner.run(Ears { requests, reports: reported, agents, events: heard, found }) => Some(ended),
             signal = wait_for_signal(&handle) => {
                 info!("{}: the daemon ends, forwarding goes on", signal?);
                 None

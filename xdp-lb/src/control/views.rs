@@ -8,6 +8,7 @@ use xdp_lb_common::process::records_flows;
 use xdp_lb_common::reason::{Kind, Reason};
 use xdp_lb_common::tables::{BackendIndex, Book, Service, ServiceIndex, Traffic};
 
+use super::agent::AgentState;
 use super::breaker::Circuit;
 use super::fleet::{target_id, vip};
 use super::handle::{Answer, Refusal};
@@ -17,8 +18,8 @@ use super::plan::{identities, identity};
 use super::rates::Rates;
 use super::traffic::Carried;
 use crate::api::types::{
-    BackendView, CounterView, CountersView, HealthState, InterfaceView, MovingView, NextHopView, ServiceView,
-    StatusView, TableView, TrafficView,
+    AgentView, BackendView, CounterView, CountersView, HealthState, InterfaceView, MovingView, NextHopView,
+    ServiceView, StatusView, TableView, TrafficView,
 };
 use crate::config::{self, EffectiveBackend, EffectiveService};
 use crate::datapath::Attached;
@@ -178,6 +179,8 @@ impl<K: Kernel> Owner<K> {
             panic_threshold: service.service.panic_threshold,
             circuit_breaker: service.service.circuit_breaker,
             slow_start: service.service.slow_start,
+            agent: service.service.agent.clone(),
+            feedback: service.service.feedback,
             panic: self.fleet.panic(&service.service.name).map(str::to_owned),
             health_check: service.service.check(),
             admin: service.admin,
@@ -241,6 +244,7 @@ impl<K: Kernel> Owner<K> {
             service: id.service,
             address,
             weight: backend.backend.weight,
+            weight_ratio: f64::from(known.percent) / 100.0,
             server_id: backend.backend.server_id,
             backup: backend.backend.backup,
             share,
@@ -251,6 +255,8 @@ impl<K: Kernel> Owner<K> {
                 }
                 _ => None,
             },
+            ejections: known.breaker.opened(),
+            agent: service.service.agent.is_some().then(|| agent_view(&known.agent)),
             state: known.condition.state,
             reason: known.condition.reason.clone(),
             since_seconds: Instant::now().duration_since(known.since).as_secs(),
@@ -280,6 +286,17 @@ impl<K: Kernel> Owner<K> {
 /// Whole seconds until then, at least 1: until the owner task has seen that it is so.
 fn seconds_until(then: Instant) -> u64 {
     then.saturating_duration_since(Instant::now()).as_secs() + 1
+}
+
+fn agent_view(agent: &AgentState) -> AgentView {
+    AgentView {
+        admin: agent.admin,
+        operation: agent.operation,
+        percent: agent.percent,
+        note: agent.note.clone(),
+        trouble: agent.trouble.clone(),
+        since_seconds: agent.since.map(|since| Instant::now().duration_since(since).as_secs()),
+    }
 }
 
 fn traffic_view(traffic: Traffic, rates: Option<&Rates>) -> TrafficView {

@@ -1,4 +1,4 @@
-//! The scheduler: one task for each backend that is checked.
+//! The scheduler: one task for each backend that is checked, and one for each that has an agent.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
 use super::probe::{Failure, Shared, probe};
 use super::state::State;
-use super::{Health, Report, Target, TargetId};
-use crate::config::{HealthCheck, Probe};
+use super::{AgentReport, Health, Report, Target, TargetId, agent};
+use crate::config::{Agent, HealthCheck, Probe};
 
 /// File descriptors that are left to the rest of the process.
 const RESERVED_DESCRIPTORS: u64 = 256;
@@ -26,12 +27,26 @@ const SPREAD: Duration = Duration::from_micros(100);
 /// What this host's own trouble with checking is told at most this often.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
-/// Checks backends and reports the end of each check. All checks end when this is dropped.
+/// Checks backends and reports the end of each check, and asks agents and reports what they say. All of it ends when this is
+/// dropped.
 #[derive(Debug)]
 pub struct Checker {
     /// Each target's present check, and how its task is told of another.
     targets: Mutex<HashMap<TargetId, (HealthCheck, watch::Sender<Order>)>>,
+    /// Each agent that is asked, and the task that does.
+    agents: Mutex<HashMap<TargetId, (Agent, AgentTask)>>,
+    news: mpsc::Sender<AgentReport>,
     context: Arc<Context>,
+}
+
+/// A task that ends when this is dropped.
+#[derive(Debug)]
+struct AgentTask(AbortHandle);
+
+impl Drop for AgentTask {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// What a target's task has to do.
@@ -51,7 +66,7 @@ impl Order {
 #[derive(Debug)]
 struct Context {
     reports: mpsc::Sender<Report>,
-    sockets: Semaphore,
+    sockets: Arc<Semaphore>,
     shared: Shared,
     warned: Mutex<Option<Instant>>,
 }
@@ -59,25 +74,27 @@ struct Context {
 impl Checker {
     /// A checker without targets. It uses as many sockets at one time as the process's limit of open
     /// files (`RLIMIT_NOFILE`, soft) allows less 256, at most 16,384; checks beyond that wait. Where
-    /// `reports` is full, checks wait too: it has to be read.
+    /// `reports` or `news` (of the agents) is full, checks wait too: they have to be read.
     ///
     /// To be called, like `set_targets`, within a tokio runtime.
-    pub fn start(reports: mpsc::Sender<Report>) -> Self {
+    pub fn start(reports: mpsc::Sender<Report>, news: mpsc::Sender<AgentReport>) -> Self {
         let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
         let sockets = descriptors.saturating_sub(RESERVED_DESCRIPTORS).clamp(16, MAX_SOCKETS);
         let context = Context {
             reports,
-            sockets: Semaphore::new(sockets as usize),
+            sockets: Arc::new(Semaphore::new(sockets as usize)),
             shared: Shared::default(),
             warned: Mutex::default(),
         };
-        Self { targets: Mutex::default(), context: Arc::new(context) }
+        Self { targets: Mutex::default(), agents: Mutex::default(), news, context: Arc::new(context) }
     }
 
     /// Replaces the set of targets. A target that is the same as before goes on undisturbed with its
     /// counts; one whose check changed restarts its schedule but keeps its health; the `Health` is
-    /// where a new target starts. A target that is not checked is reported up at once.
+    /// where a new target starts. A target that is not checked is reported up at once. An agent that is asked as
+    /// before goes on being asked, and is not reported again before it says something else.
     pub fn set_targets(&self, targets: Vec<(Target, Health)>) {
+        self.set_agents(&targets);
         let mut running = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
         let wanted: HashSet<&TargetId> = targets.iter().map(|(target, _)| &target.id).collect();
         running.retain(|id, _| wanted.contains(id));
@@ -85,7 +102,7 @@ impl Checker {
             |target: &Target| running.get(&target.id).is_none_or(|(check, _)| *check != target.check);
         let new: Vec<_> = targets.into_iter().filter(|(target, _)| is_new(target)).collect();
         let spread = SPREAD.saturating_mul(new.len().try_into().unwrap_or(u32::MAX));
-        for (Target { id, check }, health) in new {
+        for (Target { id, check, .. }, health) in new {
             let order = Order { spread: spread.min(check.interval), check: check.clone() };
             let task = match running.remove(&id) {
                 None => self.spawn(&id, order, health),
@@ -96,6 +113,28 @@ impl Checker {
                 },
             };
             running.insert(id, (check, task));
+        }
+    }
+
+    fn set_agents(&self, targets: &[(Target, Health)]) {
+        let mut running = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut before = std::mem::take(&mut *running);
+        let wanted = || targets.iter().filter_map(|(target, _)| Some((&target.id, target.agent.as_ref()?)));
+        let is_new =
+            |(id, agent): &(&TargetId, &Agent)| before.get(id).is_none_or(|(same, _)| same != *agent);
+        let new = wanted().filter(is_new).count();
+        let spread = SPREAD.saturating_mul(new.try_into().unwrap_or(u32::MAX));
+        for (id, agent) in wanted() {
+            let task = match before.remove(id) {
+                Some((same, task)) if same == *agent => task,
+                _ => {
+                    let (sockets, news) = (Arc::clone(&self.context.sockets), self.news.clone());
+                    let spread = spread.min(agent.interval);
+                    let asks = agent::follow(id.clone(), agent.clone(), spread, sockets, news);
+                    AgentTask(tokio::spawn(asks).abort_handle())
+                }
+            };
+            running.insert(id.clone(), (agent.clone(), task));
         }
     }
 
@@ -219,7 +258,7 @@ mod tests {
     }
 
     fn target(backend: SocketAddr, check: HealthCheck) -> Target {
-        Target { id: TargetId { service: "web".into(), backend }, check }
+        Target { id: TargetId { service: "web".into(), backend }, check, agent: None }
     }
 
     async fn next(reports: &mut mpsc::Receiver<Report>) -> Report {
@@ -250,7 +289,7 @@ mod tests {
     async fn a_backend_that_stops_goes_down_within_fall_intervals_and_comes_up_again_after_rise() {
         let (listening, backend) = listener().await;
         let (sender, mut reports) = mpsc::channel(16);
-        let checker = Checker::start(sender);
+        let checker = Checker::start(sender, mpsc::channel(1).0);
         checker.set_targets(vec![(target(backend, check(Probe::Tcp)), Health::Unknown)]);
         assert_eq!(transition(&mut reports).await, (Health::Up, "the first check succeeded".into()));
         let second = next(&mut reports).await;
@@ -273,7 +312,7 @@ mod tests {
     async fn a_backend_that_falls_silent_goes_down_within_fall_intervals_and_the_timeout() {
         let (listening, backend) = listener().await;
         let (sender, mut reports) = mpsc::channel(16);
-        let checker = Checker::start(sender);
+        let checker = Checker::start(sender, mpsc::channel(1).0);
         let http = Probe::Http(Http::get("/"));
         checker.set_targets(vec![(target(backend, check(http)), Health::Up)]);
         let began = Instant::now();
@@ -291,7 +330,7 @@ mod tests {
     async fn checks_begin_an_interval_apart_and_never_later() {
         let (listening, backend) = listener().await;
         let (sender, mut reports) = mpsc::channel(16);
-        let checker = Checker::start(sender);
+        let checker = Checker::start(sender, mpsc::channel(1).0);
         checker.set_targets(vec![(target(backend, check(Probe::Tcp)), Health::Up)]);
         next(&mut reports).await;
         let began = Instant::now();
@@ -308,7 +347,7 @@ mod tests {
         let (listening, backend) = listener().await;
         drop(listening);
         let (sender, mut reports) = mpsc::channel(16);
-        let checker = Checker::start(sender);
+        let checker = Checker::start(sender, mpsc::channel(1).0);
         let interval = Duration::from_secs(2);
         let check = HealthCheck { interval, fast_interval: Some(INTERVAL), jitter: 0, ..check(Probe::Tcp) };
         checker.set_targets(vec![(target(backend, check), Health::Up)]);
@@ -342,7 +381,7 @@ mod tests {
         let (listening, backend) = listener().await;
         drop(listening);
         let (sender, mut reports) = mpsc::channel(16);
-        let checker = Checker::start(sender);
+        let checker = Checker::start(sender, mpsc::channel(1).0);
         let tcp = check(Probe::Tcp);
         checker.set_targets(vec![(target(backend, tcp.clone()), Health::Up)]);
         assert_eq!(next(&mut reports).await.transition, None);
@@ -374,7 +413,7 @@ mod tests {
         let (listening, backend) = listener().await;
         drop(listening);
         let (sender, mut reports) = mpsc::channel(16);
-        let checker = Checker::start(sender);
+        let checker = Checker::start(sender, mpsc::channel(1).0);
         let tcp = check(Probe::Tcp);
         checker.set_targets(vec![(target(backend, tcp.clone()), Health::Unknown)]);
         assert_eq!(transition(&mut reports).await, (Health::Down, "connection refused".into()));
@@ -390,7 +429,7 @@ mod tests {
     async fn a_target_that_is_removed_is_checked_no_more() {
         let (listening, backend) = listener().await;
         let (sender, mut reports) = mpsc::channel(16);
-        let checker = Checker::start(sender);
+        let checker = Checker::start(sender, mpsc::channel(1).0);
         checker.set_targets(vec![(target(backend, check(Probe::Tcp)), Health::Unknown)]);
         next(&mut reports).await;
         checker.set_targets(vec![]);
@@ -406,7 +445,7 @@ mod tests {
         // A listener whose backlog is never emptied: the kernel accepts, HTTP never answers.
         let (silent, silent_address) = listener().await;
         let (sender, mut reports) = mpsc::channel(16);
-        let checker = Checker::start(sender);
+        let checker = Checker::start(sender, mpsc::channel(1).0);
         let slow = HealthCheck {
             interval: Duration::from_secs(60),
             timeout: Duration::from_secs(30),

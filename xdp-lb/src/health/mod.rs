@@ -1,5 +1,7 @@
 //! The health checks, and the state machine that they feed.
 
+mod agent;
+mod agent_line;
 mod checker;
 mod datagram;
 mod probe;
@@ -16,8 +18,9 @@ mod tls;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::config::HealthCheck;
+use crate::config::{Agent, HealthCheck};
 
+pub use agent_line::{AgentAdmin, AgentOperation, Said};
 pub use checker::Checker;
 
 /// Which backend of which service.
@@ -36,6 +39,8 @@ pub struct Target {
     pub id: TargetId,
     /// How.
     pub check: HealthCheck,
+    /// How its agent is asked, where it has one.
+    pub agent: Option<Agent>,
 }
 
 /// What a backend's health is.
@@ -47,6 +52,15 @@ pub enum Health {
     Up,
     /// Not healthy.
     Down,
+}
+
+/// News of a backend's agent: the first answer, and each that is another than the one before.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AgentReport {
+    /// Which backend's.
+    pub id: TargetId,
+    /// What it says, or why that is not known, in words.
+    pub result: Result<Said, String>,
 }
 
 /// The end of one check.

@@ -92,15 +92,9 @@ pub(super) struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
-    /// Connects over TCP. When the connection is dropped it is reset, not closed: a balancer that checks
-    /// thousands of backends each second would otherwise keep a minute's worth of them in TIME_WAIT.
+    /// Connects over TCP.
     pub(super) async fn connect(self) -> Result<TcpStream, Failure> {
-        let socket = if self.backend.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        socket.set_zero_linger()?;
-        if let Some(source) = self.source {
-            socket.bind(SocketAddr::new(source, 0)).map_err(|error| unbound(source, error))?;
-        }
-        Ok(self.time.limit("no answer", socket.connect(self.backend)).await??)
+        connect(self.backend, self.source, self.time).await
     }
 
     /// A UDP socket that hears the backend alone: the kernel drops what comes from any other address or port.
@@ -114,6 +108,21 @@ impl Attempt<'_> {
         socket.connect(self.backend).await?;
         Ok(socket)
     }
+}
+
+/// Connects over TCP. When the connection is dropped it is reset, not closed: a balancer that checks
+/// thousands of backends each second would otherwise keep a minute's worth of them in TIME_WAIT.
+pub(super) async fn connect(
+    to: SocketAddr,
+    source: Option<IpAddr>,
+    time: Time,
+) -> Result<TcpStream, Failure> {
+    let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_zero_linger()?;
+    if let Some(source) = source {
+        socket.bind(SocketAddr::new(source, 0)).map_err(|error| unbound(source, error))?;
+    }
+    Ok(time.limit("no answer", socket.connect(to)).await??)
 }
 
 /// A source that is not this host's fails the check: an operator looks at the backend's state, and sees why.

@@ -269,6 +269,23 @@ impl Snapshot {
             labelled().map(|(labels, view)| (labels, u64::from(view.weight))),
         )?;
         families.gauge(
+            "backend_weight_ratio",
+            "How much of the backend's weight counts, 1: all of it",
+            labelled().map(|(labels, view)| (labels, view.weight_ratio)),
+        )?;
+        families.gauge(
+            "backend_agent_up",
+            "Whether the backend's agent gave an answer that can be read: 1 or 0",
+            labelled().filter_map(|(labels, view)| {
+                Some((labels, u64::from(view.agent.as_ref()?.trouble.is_none())))
+            }),
+        )?;
+        families.counter(
+            "backend_ejections",
+            "How often the backend's circuit breaker has opened",
+            labelled().map(|(labels, view)| (labels, view.ejections)),
+        )?;
+        families.gauge(
             "backend_share_ratio",
             "The share of new flows that the backend gets, 0 to 1",
             labelled().map(|(labels, view)| (labels, view.share)),

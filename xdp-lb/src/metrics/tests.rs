@@ -8,8 +8,9 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::serve;
 use crate::api::testing::{Owner, backend, service};
-use crate::api::types::BackendState;
+use crate::api::types::{AgentView, BackendState};
 use crate::control::handle::Handle;
+use crate::health::{AgentAdmin, AgentOperation};
 
 const OPENMETRICS: &str = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5";
 
@@ -100,6 +101,15 @@ async fn every_value_comes_from_the_owner() {
     let mut down = backend("web6", "[2001:db8:1::11]:8080");
     down.state = BackendState::Down;
     down.check_latency_seconds = None;
+    (down.weight_ratio, down.ejections) = (0.25, 3);
+    down.agent = Some(AgentView {
+        admin: AgentAdmin::Ready,
+        operation: AgentOperation::Down,
+        percent: 25,
+        note: None,
+        trouble: Some("connection refused".into()),
+        since_seconds: Some(1),
+    });
     let owner = Owner {
         services: vec![service("web", "192.0.2.10:80"), service("web6", "[2001:db8::10]:80")],
         backends: vec![backend("web", "198.51.100.11:8080"), down],
@@ -130,6 +140,12 @@ async fn every_value_comes_from_the_owner() {
         (format!(r#"xdp_lb_backend_state{{{down},state="down"}}"#), Some(1.0)),
         (format!(r#"xdp_lb_backend_state{{{down},state="up"}}"#), None),
         (format!("xdp_lb_backend_weight{{{up}}}"), Some(100.0)),
+        (format!("xdp_lb_backend_weight_ratio{{{up}}}"), Some(1.0)),
+        (format!("xdp_lb_backend_weight_ratio{{{down}}}"), Some(0.25)),
+        (format!("xdp_lb_backend_agent_up{{{up}}}"), None),
+        (format!("xdp_lb_backend_agent_up{{{down}}}"), Some(0.0)),
+        (format!("xdp_lb_backend_ejections_total{{{up}}}"), Some(0.0)),
+        (format!("xdp_lb_backend_ejections_total{{{down}}}"), Some(3.0)),
         (format!("xdp_lb_backend_share_ratio{{{up}}}"), Some(0.5)),
         (format!("xdp_lb_backend_flows{{{up}}}"), Some(42.0)),
         (format!("xdp_lb_backend_check_duration_seconds{{{up}}}"), Some(0.0012)),

@@ -3,7 +3,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::text::quoted;
 use crate::config::{
-    Affinity, CircuitBreaker, Mode, PortRange, Prefix, Probe, Protocol, Quic, Withdraw, XdpMode,
+    Affinity, Agent, CircuitBreaker, Feedback, Mode, PortRange, Prefix, Probe, Protocol, Quic, Withdraw,
+    XdpMode,
 };
 use crate::config::{Service, check, written_check};
 
@@ -735,6 +736,60 @@ fn a_panic_threshold_is_a_percentage_and_a_backup_a_kind_of_backend() {
     assert_eq!(
         service("[[service.backend]]\naddress = \"198.51.100.1:80\"\nbackup = \"yes\"\n"),
         "line 7: service \"web\": backend 198.51.100.1:80: backup: is a string; write true or false, without quotes"
+    );
+}
+
+#[test]
+fn an_agent_has_a_port_and_the_damping_of_weights_something_to_damp() {
+    let config = valid(&format!(
+        "{SERVICE}agent = {{ port = 8081, interval = \"500ms\", send = \"web\\n\", source = \"198.51.100.2\" }}\n\
+         feedback = {{ hold = \"5s\" }}\n"
+    ));
+    let agent = Agent {
+        interval: Duration::from_millis(500),
+        send: "web\n".into(),
+        source: Some("198.51.100.2".parse().unwrap()),
+        ..Agent::at(8081)
+    };
+    assert_eq!(agent.timeout(), Duration::from_millis(500));
+    assert_eq!(config.services[0].agent, Some(agent));
+    assert_eq!(
+        config.services[0].feedback,
+        Some(Feedback { hold: Duration::from_secs(5), ..Feedback::default() })
+    );
+    let plain = valid(&format!("{SERVICE}agent = {{ port = 8081 }}\n"));
+    assert_eq!(plain.services[0].agent, Some(Agent::at(8081)));
+    assert_eq!(Agent::at(8081).timeout(), Duration::from_secs(1));
+    for (keys, what) in [
+        ("", "port: is missing; write port = 8081, the one that the agent listens on"),
+        ("port = 0", "port: 0 is out of range; write 1 to 65,535"),
+        ("port = 1, interval = \"50ms\"", "interval: 50ms is out of range; write 100ms to 1h"),
+        ("port = 1, timeout = \"3s\"", "timeout: 3s is out of range; write 10ms to 2s"),
+        (
+            "port = 1, source = \"127.0.0.1:1\"",
+            "source: \"127.0.0.1:1\" has a port, which is not wanted here; write \"127.0.0.1\"",
+        ),
+    ] {
+        let line = format!("agent = {{ {keys} }}\n");
+        assert_eq!(service(&line), format!("line 5: service \"web\": agent.{what}"));
+    }
+    let long = format!("agent = {{ port = 1, send = \"{}\" }}\n", "x".repeat(256));
+    assert!(service(&long).ends_with("has 256 bytes; write at most 255"));
+    assert_eq!(
+        service("agent = { port = 1 }\nfeedback = { min_change = 0, hold = \"500ms\" }\n"),
+        "line 6: service \"web\": feedback.min_change: 0 is out of range; write 1 to 50\n\
+         line 6: service \"web\": feedback.hold: 500ms is out of range; write 1s to 10m"
+    );
+    assert_eq!(
+        service("feedback = {}\n"),
+        "line 5: service \"web\": feedback: damps weights that follow something, and these follow nothing; write \
+         agent = { port = 8081 }, or remove it"
+    );
+    let backend = "agent = { port = 1, source = \"2001:db8::2\" }\n[[service.backend]]\naddress = \"198.51.100.11:80\"\n";
+    assert!(
+        service(backend).contains("is not of the family of agent.source (2001:db8::2)"),
+        "{}",
+        service(backend)
     );
 }
 

@@ -16,7 +16,7 @@ use crate::config::{Limits, XdpMode};
 use crate::control::Handle;
 use crate::control::tables::Tables;
 use crate::datapath::{Policy, Sizes};
-use crate::health::TargetId;
+use crate::health::{AgentAdmin, Said};
 use crate::net::NextHop;
 use crate::net::vips::{Standings, Wanted, Wish};
 
@@ -195,6 +195,7 @@ struct Daemon {
     kernel: InMemory,
     handle: Handle,
     reports: mpsc::Sender<Report>,
+    agents: mpsc::Sender<AgentReport>,
     events: mpsc::Sender<Event>,
     targets: Arc<Mutex<Vec<(Target, Health)>>>,
     watched: Arc<Mutex<BTreeSet<IpAddr>>>,
@@ -249,11 +250,13 @@ impl Daemon {
         })?;
         let (requests, receive_requests) = mpsc::channel(8);
         let (reports, receive_reports) = mpsc::channel(64);
+        let (agents, receive_agents) = mpsc::channel(64);
         let (events, receive_events) = mpsc::channel(64);
         let (found, receive_found) = mpsc::channel(64);
         let task = tokio::spawn(owner.run(Ears {
             requests: receive_requests,
             reports: receive_reports,
+            agents: receive_agents,
             events: receive_events,
             found: receive_found,
         }));
@@ -263,6 +266,7 @@ impl Daemon {
             kernel,
             handle,
             reports,
+            agents,
             events,
             found,
             targets,
@@ -285,6 +289,12 @@ impl Daemon {
         let id = TargetId { service: service.into(), backend: address.parse().unwrap() };
         let report = Report { id, health, transition: Some(why.into()), latency: None };
         self.reports.send(report).await.unwrap();
+    }
+
+    /// The agent of a backend of `web` says this.
+    async fn agent(&self, address: &str, said: Said) {
+        let id = TargetId { service: "web".into(), backend: address.parse().unwrap() };
+        self.agents.send(AgentReport { id, result: Ok(said) }).await.unwrap();
     }
 
     async fn next_hop(&self, address: &str, next_hop: Result<u8, &str>) {
@@ -423,6 +433,59 @@ async fn a_backend_that_was_down_before_a_restart_is_checked_first() {
     let daemon = daemon.restart(TWO_SERVICES).await;
     daemon.until("web", |backends| backends[0].state == BackendState::Checking).await;
     assert_eq!(daemon.kernel.slots_written(), []);
+}
+
+#[tokio::test]
+async fn what_an_agent_drained_before_a_restart_stays_so_until_it_says_otherwise() {
+    let config = TWO_SERVICES.replacen(
+        "vip = \"192.0.2.10:80\"",
+        "vip = \"192.0.2.10:80\"\nagent = { port = 8081 }\nfeedback = { hold = \"1s\" }",
+        1,
+    );
+    let daemon = Daemon::start(&config);
+    let (first, second) = ("198.51.100.11:8080", "198.51.100.12:8080");
+    let drain = Said { admin: Some(AgentAdmin::Drain), ..Said::default() };
+    let half = Said { admin: Some(AgentAdmin::Ready), percent: Some(50), ..Said::default() };
+    daemon.agent(first, Said::default()).await;
+    daemon.agent(second, Said::default()).await;
+    daemon.all_up().await;
+    daemon.agent(first, drain).await;
+    let is_draining = |backends: &[BackendView]| backends[0].state == BackendState::Draining;
+    let backends = daemon.until("web", is_draining).await;
+    assert_eq!((backends[0].share, backends[0].reason.as_str()), (0.0, "agent: drain"));
+    assert_eq!(backends[0].agent.as_ref().unwrap().admin, AgentAdmin::Drain);
+
+    let daemon = daemon.restart(&config).await;
+    let backends = daemon.until("web", |_| true).await;
+    assert_eq!(
+        (backends[0].state, backends[0].share),
+        (BackendState::Draining, 0.0),
+        "{}",
+        backends[0].reason
+    );
+    assert_eq!(daemon.kernel.lock().applied, Vec::<Vec<Write>>::new());
+    for number in 11..=13 {
+        daemon.next_hop(&format!("198.51.100.{number}"), Ok(number)).await;
+    }
+    let events = daemon.handle.watch(None).await.unwrap();
+    daemon.agent(first, half.clone()).await;
+    daemon.agent(second, Said::default()).await;
+    let backends = daemon.until("web", |backends| (0.3..0.4).contains(&backends[0].share)).await;
+    assert_eq!((backends[0].weight, backends[0].weight_ratio), (100, 0.5));
+    // And more later, once in a while, which is told.
+    daemon.agent(first, Said { percent: Some(25), ..half }).await;
+    daemon.until("web", |backends| (0.15..0.25).contains(&backends[0].share)).await;
+    let mut events = events;
+    let weight = loop {
+        let event = events.next().await.unwrap();
+        if event.event.name() == "weight" && event.event.to_string().contains(" 25 % ") {
+            break event.event.to_string();
+        }
+    };
+    assert_eq!(
+        weight,
+        "service web: backend 198.51.100.11:8080: 25 % of its weight 100: agent: ready up 25%"
+    );
 }
 
 #[tokio::test]

@@ -1,0 +1,101 @@
+//! What backends' weights follow beside what the operator gives them, and how much of that is passed on to the ring.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::agent::Agent;
+use super::place::{Place, Problems};
+use super::rules::within;
+use super::schema::Service;
+use super::section::Section;
+use super::text::{self, print_duration};
+
+/// How weights that follow something are damped: each change moves slots of the ring.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Feedback {
+    /// What is nearer to a backend's present weight than this, in percent of the one that the operator gave it, changes
+    /// nothing. 1 to 50, default 10.
+    pub min_change: u8,
+    /// The least time between two changes of a service's weights, and before a backend is used again that its agent
+    /// took out. 1 s to 10 min, default 10 s.
+    #[schemars(with = "String")]
+    #[serde(with = "text::duration_text")]
+    pub hold: Duration,
+}
+
+impl Default for Feedback {
+    fn default() -> Self {
+        Self { min_change: 10, hold: Duration::from_secs(10) }
+    }
+}
+
+impl Feedback {
+    const KEYS: &[&str] = &["min_change", "hold"];
+    const CHANGE: RangeInclusive<u8> = 1..=50;
+    const HOLD: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
+
+    fn read(section: &mut Section) -> Self {
+        let default = Self::default();
+        Self {
+            min_change: section.integer("min_change", &Self::CHANGE).unwrap_or(default.min_change),
+            hold: section.parsed("hold", text::duration).unwrap_or(default.hold),
+        }
+    }
+
+    fn check(&self, place: &Place, problems: &mut Problems) {
+        let number = |value: u8| value.to_string();
+        problems.take(&place.key("min_change"), within(self.min_change, &Self::CHANGE, number));
+        problems.take(&place.key("hold"), within(self.hold, &Self::HOLD, print_duration));
+    }
+}
+
+impl fmt::Display for Feedback {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { min_change, hold } = *self;
+        write!(f, "weights change by {min_change} % or more, once in {}", print_duration(hold))
+    }
+}
+
+/// These keys of a service, where some of them may have been unreadable.
+#[derive(Clone, Debug, Default)]
+pub(super) struct FeedbackDraft {
+    pub agent: Option<Agent>,
+    pub feedback: Option<Feedback>,
+    /// Whether there is an agent, be it unreadable.
+    has_agent: bool,
+}
+
+impl FeedbackDraft {
+    pub(super) fn of(service: &Service) -> Self {
+        let Service { agent, feedback, .. } = service;
+        Self { agent: agent.clone(), feedback: *feedback, has_agent: agent.is_some() }
+    }
+
+    pub(super) fn read(service: &mut Section) -> Self {
+        Self {
+            agent: service.section("agent", Agent::KEYS, Agent::read).flatten(),
+            feedback: service.section("feedback", Feedback::KEYS, Feedback::read),
+            has_agent: service.has("agent"),
+        }
+    }
+
+    pub(super) fn check(&self, place: &Place, problems: &mut Problems) {
+        if let Some(agent) = &self.agent {
+            agent.check(&place.key("agent"), problems);
+        }
+        if let Some(feedback) = &self.feedback {
+            let place = place.key("feedback");
+            feedback.check(&place, problems);
+            if !self.has_agent {
+                let what = "damps weights that follow something, and these follow nothing; write agent = { port = 8081 }, \
+                            or remove it";
+                problems.add(&place, what);
+            }
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! What an agent says: one line of HAProxy's agent-check protocol (its configuration manual, `agent-check`).
+
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::config::clipped;
+
+/// The longest line that is read, bytes, its end included.
+pub(super) const LONGEST_LINE: usize = 1024;
+
+/// The most of its configured weight that an agent can ask for, percent; what is more counts as this.
+pub const MOST_PERCENT: u16 = 200;
+
+/// How much of a description is kept, characters.
+const LONGEST_NOTE: usize = 80;
+
+/// What an agent says. What it does not mention stays as it said before.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Said {
+    /// Whether it is to have flows.
+    pub admin: Option<AgentAdmin>,
+    /// Whether it works.
+    pub operation: Option<AgentOperation>,
+    /// How much of its configured weight it wants, in percent, at most [`MOST_PERCENT`].
+    pub percent: Option<u16>,
+    /// The description behind `#`: printable, at most 80 characters.
+    pub note: Option<String>,
+}
+
+/// Whether a backend's agent wants it to have flows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum AgentAdmin {
+    /// It does.
+    #[default]
+    Ready,
+    /// No new ones.
+    Drain,
+    /// No new ones, since it is being worked on.
+    Maint,
+}
+
+/// Whether a backend works, as its agent has it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum AgentOperation {
+    /// It does.
+    #[default]
+    Up,
+    /// It does not.
+    Down,
+    /// It does not, for it was stopped.
+    Stopped,
+    /// It does not, for it fails some check of the agent's.
+    Fail,
+}
+
+impl AgentAdmin {
+    /// Its word.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Drain => "drain",
+            Self::Maint => "maint",
+        }
+    }
+}
+
+impl AgentOperation {
+    /// Its word.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Stopped => "stopped",
+            Self::Fail => "fail",
+        }
+    }
+}
+
+impl fmt::Display for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words = [
+            self.admin.map(|admin| admin.name().to_owned()),
+            self.operation.map(|operation| operation.name().to_owned()),
+            self.percent.map(|percent| format!("{percent}%")),
+            self.note.as_ref().map(|note| format!("# {note}")),
+        ];
+        f.write_str(&words.into_iter().flatten().collect::<Vec<_>>().join(" "))
+    }
+}
+
+/// Reads a line without its end: words between spaces, tabs and commas, in upper or lower case, the last of a kind
+/// counts, and behind a word that begins with `#` a description. A line with any other word is refused whole, in words:
+/// what speaks here may be something else than an agent.
+pub(super) fn read(line: &[u8]) -> Result<Said, String> {
+    let line = String::from_utf8_lossy(line);
+    let mut said = Said::default();
+    let mut rest = line.as_ref();
+    loop {
+        rest = rest.trim_start_matches(SEPARATORS);
+        if let Some(note) = rest.strip_prefix('#') {
+            said.note = printable(note);
+            return Ok(said);
+        }
+        let (word, behind) = rest.split_at(rest.find(SEPARATORS).unwrap_or(rest.len()));
+        if word.is_empty() {
+            return Ok(said);
+        }
+        match word.to_ascii_lowercase().as_str() {
+            "ready" => said.admin = Some(AgentAdmin::Ready),
+            "drain" => said.admin = Some(AgentAdmin::Drain),
+            "maint" => said.admin = Some(AgentAdmin::Maint),
+            "up" => said.operation = Some(AgentOperation::Up),
+            "down" => said.operation = Some(AgentOperation::Down),
+            "stopped" => said.operation = Some(AgentOperation::Stopped),
+            "fail" => said.operation = Some(AgentOperation::Fail),
+            other => match percent(other) {
+                Some(percent) => said.percent = Some(percent),
+                None if is_limit_of_connections(other) => {}
+                None => return Err(unknown(word, &line)),
+            },
+        }
+        rest = behind;
+    }
+}
+
+const SEPARATORS: [char; 3] = [' ', '\t', ','];
+
+/// Reads `75%`.
+fn percent(word: &str) -> Option<u16> {
+    let digits = word.strip_suffix('%').filter(|digits| is_number(digits))?;
+    // A number too large for 64 bits is more than the most, too.
+    Some(digits.parse().map_or(MOST_PERCENT, |percent: u64| percent.min(MOST_PERCENT.into()) as u16))
+}
+
+/// `maxconn:30`, which HAProxy's agents may say. There is no such limit here, so it is passed over.
+fn is_limit_of_connections(word: &str) -> bool {
+    word.strip_prefix("maxconn:").is_some_and(is_number)
+}
+
+fn is_number(digits: &str) -> bool {
+    !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+fn unknown(word: &str, line: &str) -> String {
+    let mut what = format!("{} is no word of an agent's", clipped(word, LONGEST_NOTE));
+    if word != line {
+        what += &format!(", in {}", clipped(line, LONGEST_NOTE));
+    }
+    what
+}
+
+/// A description as it may stand in a log or on a terminal.
+fn printable(note: &str) -> Option<String> {
+    let note: String = note
+        .trim()
+        .chars()
+        .map(|char| if is_printable(char) { char } else { '\u{fffd}' })
+        .take(LONGEST_NOTE)
+        .collect();
+    (!note.is_empty()).then_some(note)
+}
+
+/// Whether a character is shown as itself, by what `Debug` escapes beside quotes and backslashes: separators of lines and
+/// overrides of the text's direction, say.
+fn is_printable(char: char) -> bool {
+    matches!(char, '"' | '\'' | '\\') || char.escape_debug().len() == 1
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn said(line: &str) -> Result<String, String> {
+        read(line.as_bytes()).map(|said| said.to_string())
+    }
+
+    #[test]
+    fn every_word_of_the_protocol_is_understood_in_any_combination() {
+        for (line, meaning) in [
+            ("up", "up"),
+            ("down", "down"),
+            ("stopped", "stopped"),
+            ("fail", "fail"),
+            ("ready", "ready"),
+            ("drain", "drain"),
+            ("maint", "maint"),
+            ("75%", "75%"),
+            ("0%", "0%"),
+            ("up 75% # text", "up 75% # text"),
+            ("UP,75%\tReady", "ready up 75%"),
+            ("  ready  up ,, 5% ", "ready up 5%"),
+            ("down # disk full, 98%", "down # disk full, 98%"),
+            ("drain maint up down 10% 20%", "maint down 20%"),
+            ("up maxconn:30 50%", "up 50%"),
+            ("# nothing but words", "# nothing but words"),
+            ("#", ""),
+            ("", ""),
+        ] {
+            assert_eq!(said(line).as_deref(), Ok(meaning), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_line_with_any_other_word_is_refused_whole() {
+        for (line, why) in [
+            ("up 75", "\"75\" is no word of an agent's, in \"up 75\""),
+            ("drain foo", "\"foo\" is no word of an agent's, in \"drain foo\""),
+            ("7.5%", "\"7.5%\" is no word of an agent's"),
+            ("-5%", "\"-5%\" is no word of an agent's"),
+            ("%", "\"%\" is no word of an agent's"),
+            ("up#text", "\"up#text\" is no word of an agent's"),
+            ("maxconn:x", "\"maxconn:x\" is no word of an agent's"),
+            ("SSH-2.0-OpenSSH_9.9", "\"SSH-2.0-OpenSSH_9.9\" is no word of an agent's"),
+            ("\u{1b}[2Jup", "\"\\u{1b}[2Jup\" is no word of an agent's"),
+        ] {
+            assert_eq!(said(line), Err(why.to_owned()));
+        }
+        let long = "x".repeat(1000);
+        assert!(said(&long).unwrap_err().len() < 300);
+    }
+
+    #[test]
+    fn more_than_twice_the_weight_counts_as_twice() {
+        for (line, percent) in [("200%", 200), ("201%", 200), ("99999999999999999999999%", 200)] {
+            assert_eq!(read(line.as_bytes()).unwrap().percent, Some(percent));
+        }
+    }
+
+    #[test]
+    fn a_description_is_made_fit_for_a_terminal_and_cut() {
+        let note = |line: &str| read(line.as_bytes()).unwrap().note.unwrap();
+        assert_eq!(note("up # a\u{1b}[31mb\u{202e}c"), "a\u{fffd}[31mb\u{fffd}c");
+        assert_eq!(note(&format!("up #{}", "y".repeat(500))).chars().count(), LONGEST_NOTE);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_said_is_read_within_bounds(line in prop::collection::vec(any::<u8>(), 0..LONGEST_LINE)) {
+            match read(&line) {
+                Ok(said) => {
+                    prop_assert!(said.percent.is_none_or(|percent| percent <= MOST_PERCENT));
+                    prop_assert!(said.to_string().chars().all(|char| !char.is_control()));
+                }
+                Err(why) => prop_assert!(why.chars().all(|char| !char.is_control())),
+            }
+        }
+
+        #[test]
+        fn what_is_printed_is_read_as_the_same(words in "(ready|drain|maint)? ?(up|down|stopped|fail)?( 1?[0-9]?[0-9]%)?( # [a-z]{1,9})?") {
+            if let Ok(said) = read(words.as_bytes()) {
+                prop_assert_eq!(read(said.to_string().as_bytes()), Ok(said));
+            }
+        }
+    }
+}
