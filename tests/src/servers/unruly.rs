@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -19,6 +19,8 @@ const PATIENCE: Duration = Duration::from_millis(200);
 /// Stopped when dropped.
 pub struct Unruly {
     is_unruly: Arc<AtomicBool>,
+    /// Milliseconds that it thinks about a health check.
+    delay: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -31,16 +33,24 @@ impl Unruly {
             .with_context(|| format!("cannot listen on TCP port {port} on {}", host.name()))?;
         SockRef::from(&listener).set_read_timeout(Some(PATIENCE))?;
         let (is_unruly, stop) = <(Arc<AtomicBool>, Arc<AtomicBool>)>::default();
+        let delay = Arc::<AtomicU64>::default();
+        let thinks = Arc::clone(&delay);
         let (unruly, stopped, name) = (Arc::clone(&is_unruly), Arc::clone(&stop), host.name().to_owned());
         let thread = thread::spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
                 if let Ok((stream, _)) = listener.accept() {
                     // A client that went away is its own affair.
-                    let _ = serve(stream, &name, unruly.load(Ordering::Relaxed));
+                    let delay = Duration::from_millis(thinks.load(Ordering::Relaxed));
+                    let _ = serve(stream, &name, unruly.load(Ordering::Relaxed), delay);
                 }
             }
         });
-        Ok(Self { is_unruly, stop, thread: Some(thread) })
+        Ok(Self { is_unruly, delay, stop, thread: Some(thread) })
+    }
+
+    /// From now on it takes so long to answer a health check. Clients wait meanwhile: it serves one after the other.
+    pub fn set_delay(&self, delay: Duration) {
+        self.delay.store(delay.as_millis() as u64, Ordering::Relaxed);
     }
 
     /// From now on it resets its clients, or answers them.
@@ -49,7 +59,7 @@ impl Unruly {
     }
 }
 
-fn serve(mut stream: TcpStream, name: &str, is_unruly: bool) -> std::io::Result<()> {
+fn serve(mut stream: TcpStream, name: &str, is_unruly: bool, delay: Duration) -> std::io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut request = Vec::new();
     let mut part = [0; 1024];
@@ -60,7 +70,11 @@ fn serve(mut stream: TcpStream, name: &str, is_unruly: bool) -> std::io::Result<
             length => request.extend_from_slice(&part[..length]),
         }
     }
-    if is_unruly && !request.starts_with(b"GET /healthz ") {
+    let is_check = request.starts_with(b"GET /healthz ");
+    if is_check {
+        thread::sleep(delay);
+    }
+    if is_unruly && !is_check {
         // Closed at once, which says so with a reset.
         return SockRef::from(&stream).set_linger(Some(Duration::ZERO));
     }

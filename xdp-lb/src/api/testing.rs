@@ -306,6 +306,7 @@ pub(crate) fn backend(service: &str, address: &str) -> BackendView {
         admin: AdminState::Enabled,
         health: HealthState::Up,
         check_latency_seconds: Some(0.0012),
+        check_latency_average_seconds: Some(0.0013),
         next_hop: Some(NextHopView {
             interface: "eth1".into(),
             mac: "02:00:00:00:00:11".into(),

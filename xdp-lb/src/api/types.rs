@@ -213,7 +213,7 @@ pub struct ServiceView {
     /// How its backends are asked how they are, where they are.
     #[serde(default)]
     pub agent: Option<Agent>,
-    /// How weights that follow something are damped; null: as without a word of it.
+    /// What weights follow beside agents, and how that is damped; null: nothing, and as by default.
     #[serde(default)]
     pub feedback: Option<Feedback>,
     /// Why backends that are down take new flows, where they do.
@@ -365,6 +365,9 @@ pub struct BackendView {
     pub health: HealthState,
     /// How long the last check took, in seconds.
     pub check_latency_seconds: Option<f64>,
+    /// How long checks take of late: a moving average, in seconds; null where there were too few.
+    #[serde(default)]
+    pub check_latency_average_seconds: Option<f64>,
     /// Where packets to it are sent.
     pub next_hop: Option<NextHopView>,
     /// Whether it stands in the config file or was added by the CLI.

@@ -130,7 +130,8 @@ pub(super) struct Add {
     /// source=ADDR; all but the port may be left out
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = parse_keys::<Agent>)]
     agent: Option<Agent>,
-    /// How weights that follow something are damped: min_change=10,hold=10s; what is left out has these values
+    /// What weights follow beside agents (latency=true: how long checks take, floor=25), and how that is damped:
+    /// min_change=10,hold=10s; what is left out has these values, and latency=false
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = parse_keys::<Feedback>)]
     feedback: Option<Feedback>,
     /// A backend, with a weight where it is not 100, QUIC's server id in hex, and whether it is a backup; may be
@@ -346,9 +347,10 @@ fn parse_keys<T: DeserializeOwned>(text: &str) -> Result<T, String> {
         let (key, value) =
             pair.split_once('=').ok_or_else(|| format!("{pair:?} is no KEY=VALUE; write KEY=VALUE,..."))?;
         let key = key.trim();
-        let value = match value.parse::<u32>() {
-            // What an agent is sent is text, whatever it looks like.
-            Ok(number) if key != "send" => Value::from(number),
+        // A number, or true or false. What an agent is sent is text, whatever it looks like.
+        let is_json = key != "send" && (value.parse::<u32>().is_ok() || value.parse::<bool>().is_ok());
+        let value = match value.parse::<Value>() {
+            Ok(value) if is_json => value,
             _ => Value::from(value),
         };
         Ok((key.to_owned(), value))
@@ -473,10 +475,11 @@ fn detail_table(screen: &Screen, detail: &ServiceDetailView) -> String {
 
 /// What weights follow, and how.
 fn feedback(service: &ServiceView) -> String {
-    if service.agent.is_none() {
-        return "none: weights are as given".into();
+    let policy = service.feedback.unwrap_or_default();
+    match service.agent.is_some() || policy.latency {
+        true => policy.to_string(),
+        false => "none: weights are as given".into(),
     }
-    service.feedback.unwrap_or_default().to_string()
 }
 
 /// How many backends take new flows, and why others than those that are up.

@@ -224,6 +224,12 @@ async fn an_agent_is_added_and_shown_with_what_it_says() {
     let text = daemon.text(&["service", "show", "shop"]).await;
     assert!(text.contains("agent         port 8081, sends \"77\", every 5s, timeout 1s\n"), "{text}");
     assert!(text.contains("feedback      weights change by 10 % or more, once in 30s\n"), "{text}");
+    let line = "service add fast 192.0.2.10:8001 --feedback latency=true,floor=40";
+    daemon.text(&line.split_whitespace().collect::<Vec<_>>()).await;
+    let text = daemon.text(&["service", "show", "fast"]).await;
+    let words =
+        "feedback      by the latency of checks, down to 40 %; weights change by 10 % or more, once in 10s\n";
+    assert!(text.contains(words), "{text}");
     let text = daemon.text(&["service", "show", "web"]).await;
     assert!(text.contains("agent         none\nfeedback      none: weights are as given\n"), "{text}");
     let list = daemon.text(&["backend", "list", "web"]).await;

@@ -10,14 +10,20 @@ use serde::{Deserialize, Serialize};
 use super::agent::Agent;
 use super::place::{Place, Problems};
 use super::rules::within;
-use super::schema::Service;
+use super::schema::{Service, is_default};
 use super::section::Section;
 use super::text::{self, print_duration};
 
-/// How weights that follow something are damped: each change moves slots of the ring.
+/// What backends' weights follow beside their agents, and how that is damped: each change moves slots of the ring.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Feedback {
+    /// Whether they follow how long health checks take, next to the service's other backends. Default: no.
+    #[serde(skip_serializing_if = "is_default")]
+    pub latency: bool,
+    /// The least that a backend keeps of its weight however long its checks take, in percent. 1 to 100; `None`: 25.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub floor: Option<u8>,
     /// What is nearer to a backend's present weight than this, in percent of the one that the operator gave it, changes
     /// nothing. 1 to 50, default 10.
     pub min_change: u8,
@@ -30,25 +36,43 @@ pub struct Feedback {
 
 impl Default for Feedback {
     fn default() -> Self {
-        Self { min_change: 10, hold: Duration::from_secs(10) }
+        Self { latency: false, floor: None, min_change: 10, hold: Duration::from_secs(10) }
     }
 }
 
 impl Feedback {
-    const KEYS: &[&str] = &["min_change", "hold"];
+    const KEYS: &[&str] = &["latency", "floor", "min_change", "hold"];
+    const FLOOR: RangeInclusive<u8> = 1..=100;
     const CHANGE: RangeInclusive<u8> = 1..=50;
     const HOLD: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
+
+    /// The least that a backend keeps of its weight however long its checks take, in percent.
+    pub fn floor(&self) -> u8 {
+        self.floor.unwrap_or(25)
+    }
 
     fn read(section: &mut Section) -> Self {
         let default = Self::default();
         Self {
+            latency: section.boolean("latency").unwrap_or(default.latency),
+            floor: section.integer("floor", &Self::FLOOR),
             min_change: section.integer("min_change", &Self::CHANGE).unwrap_or(default.min_change),
             hold: section.parsed("hold", text::duration).unwrap_or(default.hold),
         }
     }
 
-    fn check(&self, place: &Place, problems: &mut Problems) {
+    fn check(&self, is_checked: bool, place: &Place, problems: &mut Problems) {
         let number = |value: u8| value.to_string();
+        problems.take(&place.key("floor"), within(self.floor(), &Self::FLOOR, number));
+        if self.floor.is_some() && !self.latency {
+            problems
+                .add(&place.key("floor"), "means nothing without latency = true; write that, or remove it");
+        }
+        if self.latency && !is_checked {
+            let what =
+                "is that of health checks, and this service has none; write a health_check, or remove it";
+            problems.add(&place.key("latency"), what);
+        }
         problems.take(&place.key("min_change"), within(self.min_change, &Self::CHANGE, number));
         problems.take(&place.key("hold"), within(self.hold, &Self::HOLD, print_duration));
     }
@@ -56,7 +80,10 @@ impl Feedback {
 
 impl fmt::Display for Feedback {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { min_change, hold } = *self;
+        let Self { min_change, hold, .. } = *self;
+        if self.latency {
+            write!(f, "by the latency of checks, down to {} %; ", self.floor())?;
+        }
         write!(f, "weights change by {min_change} % or more, once in {}", print_duration(hold))
     }
 }
@@ -84,16 +111,17 @@ impl FeedbackDraft {
         }
     }
 
-    pub(super) fn check(&self, place: &Place, problems: &mut Problems) {
+    /// `is_checked`: whether the service's backends have health checks.
+    pub(super) fn check(&self, is_checked: bool, place: &Place, problems: &mut Problems) {
         if let Some(agent) = &self.agent {
             agent.check(&place.key("agent"), problems);
         }
         if let Some(feedback) = &self.feedback {
             let place = place.key("feedback");
-            feedback.check(&place, problems);
-            if !self.has_agent {
-                let what = "damps weights that follow something, and these follow nothing; write agent = { port = 8081 }, \
-                            or remove it";
+            feedback.check(is_checked, &place, problems);
+            if !self.has_agent && !feedback.latency {
+                let what = "damps weights that follow something, and these follow nothing; write latency = true, \
+                            or agent = { port = 8081 } beside it, or remove it";
                 problems.add(&place, what);
             }
         }

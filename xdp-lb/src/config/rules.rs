@@ -164,7 +164,11 @@ impl ServiceDraft {
         self.check_snat_addresses(place, problems);
         self.guards.check(self.vip, place, problems);
         self.recovery.check(self.protocol, self.mode, place, problems);
-        self.feedback.check(place, problems);
+        let is_checked = match &self.health_check {
+            Some(check) => check.probe != Probe::None,
+            None => self.protocol != Some(Protocol::Udp) && !self.vip.is_some_and(|vip| vip.is_range()),
+        };
+        self.feedback.check(is_checked, place, problems);
         if let Some(check) = &self.health_check {
             let place = place.key("health_check");
             check.validate(&place, problems);

@@ -223,7 +223,7 @@ pub struct Service {
     /// How its backends are asked how they are, beside the health check. Default: they are not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<Agent>,
-    /// How weights that follow something are damped. Default: as [`Feedback::default`] has it.
+    /// What weights follow beside agents, and how that is damped. Default: nothing, and as [`Feedback::default`] has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub feedback: Option<Feedback>,
     /// How its backends are checked. Default: a TCP connect every second for TCP, none for UDP or where the VIP has
@@ -619,8 +619,12 @@ mod tests {
     }
 
     fn feedback() -> impl Strategy<Value = Feedback> {
-        (1u8..=50, 1u64..=600)
-            .prop_map(|(min_change, hold)| Feedback { min_change, hold: Duration::from_secs(hold) })
+        (prop::option::of(1u8..=100), 1u8..=50, 1u64..=600).prop_map(|(floor, min_change, hold)| Feedback {
+            latency: floor.is_some(),
+            floor,
+            min_change,
+            hold: Duration::from_secs(hold),
+        })
     }
 
     fn service() -> impl Strategy<Value = Service> {
@@ -705,6 +709,14 @@ mod tests {
                     ..Service::new(name, SocketAddr::new(address(v6, 0, 1), port).into())
                 },
             )
+            .prop_map(|service| {
+                let is_checked = service.is_checked();
+                let feedback = service.feedback.map(|feedback| match is_checked {
+                    true => feedback,
+                    false => Feedback { latency: false, floor: None, ..feedback },
+                });
+                Service { feedback, ..service }
+            })
     }
 
     #[derive(Serialize)]

@@ -11,6 +11,7 @@ use super::agent::AgentState;
 use super::breaker::{Breaker, Circuit, Moment};
 use super::ejection::{Suspect, eject};
 use super::feedback::{Part, damped, scaled};
+use super::latency::{self, Average};
 use super::selection::{Ability, Candidate, Chosen, Selection, select};
 use super::slow_start;
 use super::tables::Tables;
@@ -72,6 +73,8 @@ pub struct Known {
     pub why: Option<String>,
     /// How long the last check took, where it succeeded.
     pub latency: Option<Duration>,
+    /// How long checks take of late.
+    pub average: Average,
     /// What follows from all that is known.
     pub condition: Condition,
     /// Since when it is in this state.
@@ -101,6 +104,7 @@ impl Known {
             health,
             why: None,
             latency: None,
+            average: Average::default(),
             condition: Condition { state: BackendState::Checking, reason: String::new() },
             since: now,
             portion: 100,
@@ -117,6 +121,14 @@ impl Known {
     /// Whether its health check says that it is down.
     fn is_down(&self, service: &EffectiveService) -> bool {
         self.health == Health::Down && service.service.is_checked()
+    }
+
+    /// How much of its weight it should have, in percent, where the checks of those that serve have this median.
+    fn wanted_percent(&self, median: Option<Duration>, floor: u8) -> u16 {
+        let by_latency =
+            median.zip(self.average.time()).map_or(100, |(median, own)| latency::percent(own, median, floor));
+        // At most 200 % of at most 100 %; and little is not nothing.
+        (u32::from(self.agent.percent) * u32::from(by_latency)).div_ceil(100) as u16
     }
 
     /// What it does where its circuit is not closed.
@@ -267,7 +279,10 @@ impl Fleet {
                 Known { agent: AgentState::new(meanwhile), ..Known::new(health, is_fresh, now) }
             });
             if service.service.agent.is_none() {
-                (seen.agent, seen.percent) = (AgentState::new(None), 100);
+                seen.agent = AgentState::new(None);
+            }
+            if !follows(&service.service) {
+                seen.percent = 100;
             }
             known.insert(id, seen);
         }
@@ -283,6 +298,7 @@ impl Fleet {
         // One that was removed may still have a check out.
         let Some(known) = self.known.get_mut(&report.id) else { return false };
         known.latency = report.latency;
+        report.latency.into_iter().for_each(|took| known.average.hear(took));
         let is_news = known.health != report.health || report.transition.is_some();
         known.health = report.health;
         if report.transition.is_some() {
@@ -457,22 +473,26 @@ impl Fleet {
     /// [`decide`](Self::decide). Returns which backends' shares change by that.
     pub fn weigh(&mut self, now: Instant) -> Vec<Reweighed> {
         let mut all = Vec::new();
-        for service in self.effective.services.iter().filter(|service| service.service.agent.is_some()) {
+        for service in self.effective.services.iter().filter(|service| follows(&service.service)) {
             let ids: Vec<TargetId> =
                 service.backends.iter().map(|backend| target_id(service, backend)).collect();
             let known: Vec<&Known> = ids.iter().filter_map(|id| self.known.get(id)).collect();
             // All that is said at a start is taken together.
-            if known.len() < ids.len() || known.iter().any(|known| known.agent.since.is_none()) {
+            let is_awaited = |known: &&Known| service.service.agent.is_some() && known.agent.since.is_none();
+            if known.len() < ids.len() || known.iter().any(is_awaited) {
                 continue;
             }
+            let policy = service.service.feedback.unwrap_or_default();
+            let serves = |known: &&&Known| policy.latency && known.condition.state.takes_new_flows();
+            let times = known.iter().filter(serves).filter_map(|known| known.average.time());
+            let median = latency::median(times.collect());
             let part = |known: &&Known| Part {
                 present: known.percent,
-                wanted: known.agent.percent,
+                wanted: known.wanted_percent(median, policy.floor()),
                 is_in_ring: known.was_in_ring && known.condition.state.takes_new_flows(),
             };
             let parts: Vec<Part> = known.iter().map(part).collect();
             let name = &service.service.name;
-            let policy = service.service.feedback.unwrap_or_default();
             let (percents, moves) = damped(&parts, policy, self.reweighed.get(name).copied(), now);
             if moves {
                 self.reweighed.insert(name.clone(), now);
@@ -483,7 +503,13 @@ impl Fleet {
                 let is_news = known.percent != percent && known.was_in_ring;
                 known.percent = percent;
                 if is_news {
-                    let reason = format!("agent: {}", known.agent.words());
+                    let agent =
+                        service.service.agent.as_ref().map(|_| format!("agent: {}", known.agent.words()));
+                    let checks = median.zip(known.average.time()).map(|(median, own)| {
+                        let [median, own] = [median, own].map(|time| time.as_secs_f64() * 1e3);
+                        format!("checks take {own:.1} ms, the median is {median:.1} ms")
+                    });
+                    let reason = agent.into_iter().chain(checks).collect::<Vec<_>>().join("; ");
                     all.push(Reweighed { id, weight: backend.backend.weight, percent, reason });
                 }
             }
@@ -706,6 +732,11 @@ fn affinity_bits(service: &config::Service) -> u8 {
 fn records_flows(service: &config::Service) -> bool {
     let is_rated = service.protocol == config::Protocol::Udp && service.new_flow_rate != 0;
     service.flow_tracking == FlowTracking::Always || is_rated
+}
+
+/// Whether its backends' weights follow anything.
+fn follows(service: &config::Service) -> bool {
+    service.agent.is_some() || service.feedback.is_some_and(|feedback| feedback.latency)
 }
 
 /// Whom it lets in. With a list of those that are allowed, nobody else is.
@@ -1370,6 +1401,69 @@ mod tests {
         fleet.decide(at(100));
         assert_eq!(weights(&fleet), [100, 100, 100]);
         assert!(!fleet.hear_agent(AgentReport { id: first, result: Ok(Said::default()) }, at(101)));
+    }
+
+    /// Each backend has had so many checks that took this many milliseconds.
+    fn checks_take(fleet: &mut Fleet, milliseconds: &[u64], checks: u32) {
+        for (id, took) in ids(fleet).into_iter().zip(milliseconds) {
+            for _ in 0..checks {
+                let latency = Some(Duration::from_millis(*took));
+                fleet.report(Report { id: id.clone(), health: Health::Up, transition: None, latency });
+            }
+        }
+    }
+
+    #[test]
+    fn weights_follow_checks_only_where_they_are_to_and_not_those_of_backends_that_do_not_serve() {
+        use Health::Up;
+        let now = Instant::now();
+        let at = |seconds: u64| now + Duration::from_secs(seconds);
+        for latency in [true, false] {
+            let follow = |service: &mut Service| {
+                service.feedback = Some(config::Feedback { latency, ..config::Feedback::default() });
+            };
+            let mut fleet = fleet_with(follow, &[(false, Up), (false, Up), (false, Up), (true, Up)]);
+            fleet.weigh(now);
+            // A backup stands by, and its checks are no measure.
+            checks_take(&mut fleet, &[9, 9, 20, 1], 50);
+            let told = fleet.weigh(now);
+            if !latency {
+                assert_eq!((told, weights(&fleet)), (vec![], vec![100; 4]));
+                continue;
+            }
+            let [told] = told.try_into().unwrap();
+            let words = "checks take 20.0 ms, the median is 9.0 ms";
+            assert_eq!((told.percent, told.reason.as_str()), (50, words));
+            assert_eq!(weights(&fleet), [10_000, 10_000, 5_000, 10_000]);
+            assert_eq!(fleet.weigh(at(1)), [], "once");
+
+            // A backend that is drained is no measure either: of the two that are left, the quick one is.
+            fleet.effective.services[0].backends[0].admin = AdminState::Draining;
+            checks_take(&mut fleet, &[1, 40, 9, 1], 200);
+            fleet.decide(at(20));
+            fleet.weigh(at(20));
+            assert_eq!(weights(&fleet), [10_000, 2_500, 10_000, 10_000]);
+
+            let mut effective = fleet.effective().clone();
+            effective.services[0].service.feedback = None;
+            fleet.set_effective(effective, &Tables::default(), at(30));
+            assert_eq!(weights(&fleet), [100; 4]);
+        }
+    }
+
+    #[test]
+    fn what_the_agent_asks_for_and_what_checks_say_come_together() {
+        let now = Instant::now();
+        let follow = |service: &mut Service| {
+            with_agent(service);
+            service.feedback = Some(config::Feedback { latency: true, ..config::Feedback::default() });
+        };
+        let mut fleet = fleet_with(follow, &[(false, Health::Up); 2]);
+        checks_take(&mut fleet, &[9, 20], 50);
+        agents_say(&mut fleet, &[part(100), part(50)], now);
+        fleet.weigh(now);
+        fleet.weigh(now + Duration::from_secs(10));
+        assert_eq!(weights(&fleet), [10_000, 2_500]);
     }
 
     #[test]

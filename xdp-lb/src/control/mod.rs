@@ -16,6 +16,7 @@ pub mod handle;
 pub mod host;
 mod interfaces;
 pub mod kernel;
+mod latency;
 pub mod owner;
 pub mod plan;
 mod privilege;

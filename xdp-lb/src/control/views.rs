@@ -267,6 +267,7 @@ impl<K: Kernel> Owner<K> {
                 Health::Down => HealthState::Down,
             },
             check_latency_seconds: known.latency.map(|latency| latency.as_secs_f64()),
+            check_latency_average_seconds: known.average.time().map(|time| time.as_secs_f64()),
             next_hop: self.fleet.next_hop(address.ip()).map(|hop| NextHopView {
                 interface: hop.interface.clone(),
                 mac: hop.destination_mac.to_string(),

@@ -783,8 +783,26 @@ fn an_agent_has_a_port_and_the_damping_of_weights_something_to_damp() {
     assert_eq!(
         service("feedback = {}\n"),
         "line 5: service \"web\": feedback: damps weights that follow something, and these follow nothing; write \
-         agent = { port = 8081 }, or remove it"
+         latency = true, or agent = { port = 8081 } beside it, or remove it"
     );
+    let latency = valid(&format!("{SERVICE}feedback = {{ latency = true, floor = 40 }}\n"));
+    let expected = Feedback { latency: true, floor: Some(40), ..Feedback::default() };
+    assert_eq!((latency.services[0].feedback, Feedback::default().floor()), (Some(expected), 25));
+    assert_eq!(
+        service("agent = { port = 1 }\nfeedback = { floor = 40 }\n"),
+        "line 6: service \"web\": feedback.floor: means nothing without latency = true; write that, or remove it"
+    );
+    assert_eq!(
+        service("feedback = { latency = true, floor = 0 }\n"),
+        "line 5: service \"web\": feedback.floor: 0 is out of range; write 1 to 100"
+    );
+    for unchecked in ["health_check = { type = \"none\" }\n", "protocol = \"udp\"\n"] {
+        assert_eq!(
+            service(&format!("{unchecked}feedback = {{ latency = true }}\n")),
+            "line 6: service \"web\": feedback.latency: is that of health checks, and this service has none; write a \
+             health_check, or remove it"
+        );
+    }
     let backend = "agent = { port = 1, source = \"2001:db8::2\" }\n[[service.backend]]\naddress = \"198.51.100.11:80\"\n";
     assert!(
         service(backend).contains("is not of the family of agent.source (2001:db8::2)"),
