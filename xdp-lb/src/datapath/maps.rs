@@ -84,50 +84,46 @@ impl Maps {
         })
     }
 
+    /// What is only looked at stays in the object: the program, which is not loaded yet, needs every table.
     fn take_all(object: &mut Ebpf) -> Result<(Self, Sizes)> {
-        let mut map =
-            |name: &str| object.take_map(name).ok_or_else(|| Misfit(format!("it has no table {name}")));
-        let (backends, snat_addresses) = (map("BACKENDS")?, map("SNAT_ADDRESSES")?);
-        let former_traffic = map("FORMER_TRAFFIC")?;
-        let (slots, flows, half_open) = (map("SLOTS")?, map("FLOWS")?, map("HALF_OPEN")?);
-        let (sources, source_rates) = (map("SOURCES")?, map("SOURCE_RATES")?);
         let limits = Limits {
-            services: entries(&former_traffic)?,
+            services: entries(look(object, "FORMER_TRAFFIC")?)?,
             // Place 0 stays vacant.
-            backends: entries(&backends)? - 1,
-            slots: entries(&slots)?,
-            flows: entries(&flows)?,
-            fragments: entries(&map("FRAGMENTS")?)?,
-            half_open_flows: entries(&half_open)?,
-            source_ranges: entries(&sources)?,
-            source_rates: entries(&source_rates)?,
+            backends: entries(look(object, "BACKENDS")?)? - 1,
+            slots: entries(look(object, "SLOTS")?)?,
+            flows: entries(look(object, "FLOWS")?)?,
+            fragments: entries(look(object, "FRAGMENTS")?)?,
+            half_open_flows: entries(look(object, "HALF_OPEN")?)?,
+            source_ranges: entries(look(object, "SOURCES")?)?,
+            source_rates: entries(look(object, "SOURCE_RATES")?)?,
         };
-        let sizes = Sizes { limits, snat_addresses: entries(&snat_addresses)? };
-        let services =
-            Directory::new(Words::new(&map("SERVICE_PLACES")?)?, Records::new(&map("SERVICES")?)?)?;
-        let replies = Directory::new(Words::new(&map("REPLY_PLACES")?)?, Records::new(&map("REPLIES")?)?)?;
+        let sizes = Sizes { limits, snat_addresses: entries(look(object, "SNAT_ADDRESSES")?)? };
+        let words = |name| Words::new(look(object, name)?);
+        let services = Directory::new(words("SERVICE_PLACES")?, Records::new(look(object, "SERVICES")?)?)?;
+        let replies = Directory::new(words("REPLY_PLACES")?, Records::new(look(object, "REPLIES")?)?)?;
         let present = services.keys().map(|vip| (vip.address, VIP));
         let present = present.chain(replies.keys().map(|backend| (backend.address, BACKEND)));
-        let addresses = Addresses::new(Words::new(&map("ADDRESSES")?)?, present);
-        let ranged = Words::new(&map("RANGED_ADDRESSES")?)?;
+        let addresses = Addresses::new(words("ADDRESSES")?, present);
+        let (ranged, slots) = (words("RANGED_ADDRESSES")?, Slots { words: words("SLOTS")? });
+        let mut map = |name: &str| object.take_map(name).ok_or_else(|| absent(name));
         let ranges = Ranges::new(map("PORT_RANGES")?, ranged, &services.iter().collect::<Result<Vec<_>>>()?)?;
         let maps = Self {
             settings: map("SETTINGS")?.try_into()?,
             services,
             vips: Vips::new(map("VIPS")?)?,
             ranges,
-            backends: backends.try_into()?,
+            backends: map("BACKENDS")?.try_into()?,
             replies,
             addresses,
-            snat_addresses: snat_addresses.try_into()?,
+            snat_addresses: map("SNAT_ADDRESSES")?.try_into()?,
             vlans: map("VLANS")?.try_into()?,
             quic_servers: map("QUIC_SERVERS")?.try_into()?,
-            sources: sources.try_into()?,
-            slots: Slots::new(&slots)?,
-            flows: Flows::new(flows)?,
-            half_open: Flows::new(half_open)?,
+            sources: map("SOURCES")?.try_into()?,
+            slots,
+            flows: Flows::new(map("FLOWS")?)?,
+            half_open: Flows::new(map("HALF_OPEN")?)?,
             reasons: map("REASON_COUNTERS")?.try_into()?,
-            former_traffic: former_traffic.try_into()?,
+            former_traffic: map("FORMER_TRAFFIC")?.try_into()?,
             backend_counters: map("BACKEND_COUNTERS")?.try_into()?,
         };
         Ok((maps, sizes))
@@ -211,6 +207,15 @@ impl Maps {
     }
 }
 
+/// A table, which stays in the object.
+fn look<'a>(object: &'a Ebpf, name: &str) -> Result<&'a Map> {
+    Ok(object.map(name).ok_or_else(|| absent(name))?)
+}
+
+fn absent(name: &str) -> Misfit {
+    Misfit(format!("it has no table {name}"))
+}
+
 fn put<R: Copy>(
     directory: &mut Directory<R>,
     addresses: &mut Addresses,
@@ -260,10 +265,6 @@ pub struct Slots {
 }
 
 impl Slots {
-    fn new(map: &Map) -> Result<Self> {
-        Ok(Self { words: Words::new(map)? })
-    }
-
     /// Writes slots from this place on.
     ///
     /// # Errors

@@ -191,11 +191,10 @@ impl Datapath {
                  a kernel of 5.15 or later with BPF and BTF",
             )
         })?;
+        let (mut maps, sizes) = Maps::take(&mut object)?;
         let program: &mut Xdp = object.program_mut("xdp_lb").context(STALE)?.try_into()?;
         program.load().context("the kernel's verifier refused the datapath")?;
         let instructions = program.info().ok().and_then(|info| info.verified_instruction_count());
-        // The kernel holds the tables from here on, also those that are not taken.
-        let (mut maps, sizes) = Maps::take(&mut object)?;
         if adopted && sizes.limits != options.limits {
             warn!(
                 "limits differ from the adopted tables' {:?}, which stay as they are: to resize them, unload \
