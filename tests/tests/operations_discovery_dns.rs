@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 use xdp_lb_tests::servers::{Nginx, Nsd};
-use xdp_lb_tests::{Daemon, Download, Host, Network, Site, by_backend, request, until, web, web_backend};
+use xdp_lb_tests::{
+    Daemon, Download, Host, Network, Requests, Site, by_backend, request, until, web, web_backend,
+};
 
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -202,4 +204,29 @@ fn an_answer_too_long_for_udp_comes_by_tcp_and_hostile_addresses_in_it_are_refus
     }
     let status = found.site.daemon.cli(&["status"]).unwrap();
     assert!(status.contains("web: discovery: ") && status.contains("loopback"), "{status}");
+}
+
+#[test]
+fn backends_of_a_service_over_ipv6_are_found_by_aaaa_records_that_a_resolver_tells_over_ipv6() {
+    let network = Network::new("discovery", 2).unwrap();
+    let host = network.add_neighbour("dns", 53).unwrap();
+    let _dns =
+        Nsd::start(&host, "web AAAA 2001:db8:2::11\nweb AAAA 2001:db8:2::12\nweb A 198.51.100.11\n").unwrap();
+    let _nginx: Vec<_> = network.backends.iter().map(|host| Nginx::start(host, 8080).unwrap()).collect();
+    let vip = "[2001:db8:1::10]:80";
+    let config = (web("full-nat", &[]) + &discovery(BY_ADDRESS))
+        .replace(&Site::vip().to_string(), vip)
+        .replace("198.51.100.53", "2001:db8:2::53");
+    let daemon = Daemon::start(&network.lb, &["eth0", "eth1"], &config).unwrap();
+    let mut last = Vec::new();
+    let found = until("the backends that DNS names", PATIENCE, || {
+        last = daemon.backends(Some("web"))?;
+        let is = |it: &Value, address: &str| it["address"] == address && it["state"] == "up";
+        let wanted = ["[2001:db8:2::11]:8080", "[2001:db8:2::12]:8080"];
+        Ok(last.len() == 2 && last.iter().zip(wanted).all(|(it, address)| is(it, address)))
+    });
+    assert!(found.is_ok(), "{last:?}:\n{}", daemon.log());
+    let requests = Requests::start(&network.client, vip.parse().unwrap(), 1);
+    let answers = requests.next_by_backend(100).unwrap();
+    assert_eq!(answers.keys().collect::<Vec<_>>(), ["backend-1", "backend-2"], "{answers:?}");
 }

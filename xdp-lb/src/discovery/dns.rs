@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use futures_util::{StreamExt as _, stream};
 use hickory_proto::rr::{Name, RecordType};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
@@ -14,6 +15,9 @@ use crate::config::{Backend, Discovery, Dns, OnEmpty, Record, Service};
 
 /// The longest time between two lookups that failed, unless `min_ttl` is longer.
 const SLOWEST_RETRY: Duration = Duration::from_secs(30);
+
+/// How many hosts of SRV records are looked up at a time.
+const HOSTS_AT_A_TIME: usize = 16;
 
 /// Looks a service's backends up until nobody listens any more.
 pub(super) async fn follow(service: Service, discovery: Discovery, dns: Dns, updates: mpsc::Sender<Update>) {
@@ -51,6 +55,9 @@ impl Lookup {
             Err(error) => return (Err(format!("{} is not a DNS name: {error}", self.dns.name)), None),
         };
         name.set_fqdn(true);
+        if let Err(why) = self.resolvers.prepare() {
+            return (Err(failed(&name, &why)), None);
+        }
         match record {
             Record::A => self.by_address(&name, RecordType::A).await,
             Record::Aaaa => self.by_address(&name, RecordType::AAAA).await,
@@ -58,7 +65,7 @@ impl Lookup {
         }
     }
 
-    async fn by_address(&mut self, name: &Name, record: RecordType) -> Outcome {
+    async fn by_address(&self, name: &Name, record: RecordType) -> Outcome {
         let port = self.dns.port.unwrap_or(self.service.vip.port());
         match self.resolvers.ask(name, record).await {
             Ok(Answer::Records(records, ttl)) => {
@@ -71,7 +78,7 @@ impl Lookup {
         }
     }
 
-    async fn by_service(&mut self, name: &Name) -> Outcome {
+    async fn by_service(&self, name: &Name) -> Outcome {
         let (records, mut ttl) = match self.resolvers.ask(name, RecordType::SRV).await {
             Ok(Answer::Records(records, ttl)) => (records, ttl),
             Ok(Answer::Nothing(why, ttl)) => return self.nothing(name, &why, ttl),
@@ -83,8 +90,10 @@ impl Lookup {
         }
         let mut found = Vec::new();
         let mut missing = Vec::new();
-        for Target { is_backup, name: target, port, weight } in targets {
-            match self.addresses_of(&target).await {
+        let look_up = async |target: Target| (self.addresses_of(&target.name).await, target);
+        let mut hosts = stream::iter(targets).map(look_up).buffered(HOSTS_AT_A_TIME);
+        while let Some((result, Target { is_backup, name: target, port, weight })) = hosts.next().await {
+            match result {
                 Ok((addresses, valid)) => {
                     ttl = ttl.min(valid);
                     if addresses.is_empty() {
@@ -108,7 +117,7 @@ impl Lookup {
     }
 
     /// A host's addresses of the families that the service takes, and how long they hold.
-    async fn addresses_of(&mut self, host: &Name) -> Result<(Vec<IpAddr>, Duration), String> {
+    async fn addresses_of(&self, host: &Name) -> Result<(Vec<IpAddr>, Duration), String> {
         let (is_v4, both) = (self.service.vip.is_ipv4(), self.service.mode.encapsulates());
         let (mut all, mut least) = (Vec::new(), Duration::MAX);
         for (record, wanted) in [(RecordType::A, is_v4 || both), (RecordType::AAAA, !is_v4 || both)] {

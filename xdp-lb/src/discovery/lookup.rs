@@ -1,6 +1,7 @@
 //! One DNS question, put to several resolvers in turn.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use hickory_proto::op::ResponseCode;
@@ -28,41 +29,56 @@ pub(super) struct Resolvers {
     timeout: Duration,
     resolvers: Vec<(SocketAddr, TokioResolver)>,
     /// The one that answered last, which is asked first.
-    first: usize,
+    first: AtomicUsize,
+    /// Whether none of them answered a question.
+    have_failed: AtomicBool,
 }
 
 impl Resolvers {
     /// Resolvers of these addresses; those of `/etc/resolv.conf` where there are none.
     pub(super) fn new(addresses: &[SocketAddr], timeout: Duration) -> Self {
         let configured = (!addresses.is_empty()).then(|| addresses.to_vec());
-        Self { configured, timeout, resolvers: Vec::new(), first: 0 }
+        Self {
+            configured,
+            timeout,
+            resolvers: Vec::new(),
+            first: AtomicUsize::new(0),
+            have_failed: AtomicBool::new(false),
+        }
+    }
+
+    /// Makes ready to ask: where those of the system did not answer, the file may name others by now.
+    ///
+    /// # Errors
+    /// Where there is nobody to ask, in words.
+    pub(super) fn prepare(&mut self) -> Result<(), String> {
+        let has_failed = std::mem::take(self.have_failed.get_mut());
+        if self.resolvers.is_empty() || has_failed && self.configured.is_none() {
+            self.resolvers = self.connect()?;
+            *self.first.get_mut() = 0;
+        }
+        Ok(())
     }
 
     /// Asks one after the other until one answers; that one is asked first the next time.
     ///
     /// # Errors
     /// Where none does: what became of each, in words.
-    pub(super) async fn ask(&mut self, name: &Name, record: RecordType) -> Result<Answer, String> {
-        if self.resolvers.is_empty() {
-            self.resolvers = self.connect()?;
-            self.first = 0;
-        }
+    pub(super) async fn ask(&self, name: &Name, record: RecordType) -> Result<Answer, String> {
         let mut failures = Vec::new();
+        let first = self.first.load(Ordering::Relaxed);
         for place in 0..self.resolvers.len() {
-            let place = (self.first + place) % self.resolvers.len();
+            let place = (first + place) % self.resolvers.len();
             let (address, resolver) = &self.resolvers[place];
             match ask_one(resolver, name, record, self.timeout).await {
                 Ok(answer) => {
-                    self.first = place;
+                    self.first.store(place, Ordering::Relaxed);
                     return Ok(answer);
                 }
                 Err(why) => failures.push(format!("{address} {why}")),
             }
         }
-        if self.configured.is_none() {
-            // The file may name others by now.
-            self.resolvers.clear();
-        }
+        self.have_failed.store(true, Ordering::Relaxed);
         Err(failures.join("; "))
     }
 

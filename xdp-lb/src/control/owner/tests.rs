@@ -1216,6 +1216,13 @@ async fn an_answer_to_what_was_looked_for_before_a_reload_is_not_taken() {
         next: None,
     };
     daemon.found.send(late).await.unwrap();
+    // What is asked once the owner task has it is answered behind it.
+    while daemon.found.capacity() < daemon.found.max_capacity() {
+        tokio::task::yield_now().await;
+    }
+    let backends = daemon.handle.backends(Some("web".into())).await.unwrap();
+    assert!(backends.iter().all(|it| it.state == BackendState::Up), "{backends:?}");
+    assert_eq!((backends.len(), daemon.discovery().await.answers), (2, 0));
     daemon.find(Ok(&[12, 13])).await;
     let backends = daemon.until("web", |it| it.len() == 3).await;
     let leaving: Vec<_> = backends.iter().map(|it| it.reason.contains("not found")).collect();

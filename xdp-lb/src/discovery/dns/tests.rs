@@ -133,6 +133,43 @@ async fn services_are_found_with_port_and_weight_and_hold_no_longer_than_their_h
 }
 
 #[tokio::test]
+async fn the_hosts_of_srv_records_are_looked_up_some_at_a_time() {
+    const HOSTS: u16 = HOSTS_AT_A_TIME as u16 + 8;
+    let udp = UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
+    let address = udp.local_addr().expect("its address");
+    let most = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&most);
+    tokio::spawn(async move {
+        let (mut buffer, mut waiting) = ([0; 4096], Vec::new());
+        loop {
+            // What comes without a pause between is answered together, so that what is asked at a time is seen.
+            let pause = Duration::from_millis(50);
+            let Ok(query) = tokio::time::timeout(pause, udp.recv_from(&mut buffer)).await else {
+                seen.fetch_max(waiting.len(), Ordering::Relaxed);
+                for (answer, client) in waiting.drain(..) {
+                    let answer: Message = answer;
+                    udp.send_to(&answer.to_vec().expect("it is written"), client).await.expect("it is sent");
+                }
+                continue;
+            };
+            let (length, client) = query.expect("a query");
+            let query = Message::from_vec(&buffer[..length]).expect("a DNS query");
+            let answer = if query.queries[0].query_type() == RecordType::SRV {
+                let srv = |port| RData::SRV(SRV::new(1, 1, port, name(&format!("h{port}.example.com."))));
+                with(&query, 60, (1..=HOSTS).map(srv))
+            } else {
+                with(&query, 60, [a(1)])
+            };
+            waiting.push((answer, client));
+        }
+    });
+    let outcome = lookup(&[address], r#","record":"SRV""#).look_up().await;
+    assert_eq!(outcome.0.expect("found").backends.len(), usize::from(HOSTS));
+    let most = most.load(Ordering::Relaxed);
+    assert!((2..=HOSTS_AT_A_TIME).contains(&most), "{most} at a time");
+}
+
+#[tokio::test]
 async fn a_negative_answer_holds_as_long_as_the_zones_soa_says_and_means_what_the_config_says() {
     for (code, minimum, ttl, holds, why) in [
         (ResponseCode::NXDomain, 33, 600, 33, "there is no such name (NXDOMAIN)"),
