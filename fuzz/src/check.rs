@@ -8,8 +8,8 @@ use xdp_lb_common::net::{Be32, Endpoint, MacAddress, Port, Protocol};
 use xdp_lb_common::process::{Scratch, Verdict, process};
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::tables::{
-    Backend, BackendState, Book, FlowKey, FlowRecord, Fragment, FragmentCourse, FragmentKey, Mode, Route,
-    RouteQuery, Service, SourceVerdict, Tables, Tags,
+    Backend, BackendIndex, BackendState, Book, FlowKey, FlowRecord, Fragment, FragmentCourse, FragmentKey,
+    Mode, Route, RouteQuery, Service, SourceVerdict, Tables, Tags,
 };
 
 use crate::decap;
@@ -18,8 +18,10 @@ use crate::dissect::{
 };
 use crate::world::{World, server_id_bytes};
 
-/// RST, of TCP's control bits.
+/// TCP's control bits.
 const RST: u8 = 4;
+const SYN: u8 = 2;
+const ACK: u8 = 16;
 
 /// What became of a packet.
 pub struct Outcome {
@@ -45,6 +47,7 @@ impl Outcome {
 pub fn send(world: &World, scratch: &mut Scratch, frame: &[u8], ingress: u32) -> Outcome {
     let flows = snapshot(world);
     let counted = counted(world);
+    let held = world.tables.backend_flows.borrow().clone();
     let mut packet = Buffer::new(frame, ingress);
     let answers = |world: &World| world.tables.reasons.borrow()[Reason::TooBigAnswered as usize];
     let answered = answers(world);
@@ -79,10 +82,67 @@ pub fn send(world: &World, scratch: &mut Scratch, frame: &[u8], ingress: u32) ->
     if let Some(arrived) = &arrived {
         check_source(world, frame, arrived, &outcome);
     }
+    check_room(world, &held, &flows, frame, arrived.as_ref(), outcome.verdict);
     if outcome.is_sent() {
         check_sent(world, frame, ingress, &outcome, &flows);
     }
     outcome
+}
+
+/// That no packet takes a backend or a service over its limit of flows, and that a flow is refused for a limit only where
+/// there is one that is reached.
+fn check_room(
+    world: &World,
+    held: &BTreeMap<BackendIndex, i64>,
+    flows: &Flows,
+    frame: &[u8],
+    arrived: Option<&Dissection>,
+    verdict: Verdict,
+) {
+    let tables = &world.tables;
+    let of_backend = |flows: &BTreeMap<BackendIndex, i64>, place: usize| {
+        flows.get(&BackendIndex(place as u32)).copied().unwrap_or(0)
+    };
+    let of_service = |flows: &BTreeMap<BackendIndex, i64>, service: &Service| -> i64 {
+        let its = tables.backends.iter().enumerate().filter(|(_, backend)| backend.service == service.index);
+        its.map(|(place, _)| of_backend(flows, place)).sum()
+    };
+    let now = tables.backend_flows.borrow();
+    let changed = |place: usize| of_backend(&now, place) - of_backend(held, place);
+    assert!(
+        (0..tables.backends.len()).all(|place| changed(place).abs() <= 1),
+        "a packet begins or ends one flow"
+    );
+    if !world.is_coherent {
+        return;
+    }
+    let services = || world.services.iter().map(|(_, service)| service);
+    let is_reached = |limit: u32, flows: i64| limit != 0 && flows >= i64::from(limit);
+    if let Some(place) = (0..tables.backends.len()).find(|place| changed(*place) > 0)
+        && let Some(service) = services().find(|service| service.index == tables.backends[place].service)
+        && let Some(arrived) = arrived
+        && let Some(transport) = arrived.transport(frame)
+        && (arrived.protocol == UDP || transport.flags & (SYN | ACK) == SYN)
+        && named(world, service, frame, arrived).is_none()
+        // One whose record has lost its other half begins anew, and is not held up.
+        && recall(flows, &key(arrived, &transport)).is_none()
+    {
+        assert!(
+            !is_reached(tables.backends[place].max_flows, of_backend(held, place)),
+            "a full backend gets no flow"
+        );
+        assert!(!is_reached(service.max_flows, of_service(held, service)), "a full service gets no flow");
+    }
+    match verdict {
+        Verdict::Drop(Reason::ServiceFull) => {
+            assert!(services().any(|service| is_reached(service.max_flows, of_service(held, service))));
+        }
+        Verdict::Drop(Reason::BackendsFull) => {
+            let mut all = tables.backends.iter().enumerate();
+            assert!(all.any(|(place, backend)| is_reached(backend.max_flows, of_backend(held, place))));
+        }
+        _ => {}
+    }
 }
 
 /// That a client is refused where the longest range that it is in says so, and nowhere else.

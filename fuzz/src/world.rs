@@ -9,8 +9,8 @@ use xdp_lb_common::host::HostTables;
 use xdp_lb_common::net::{Address, Endpoint, MacAddress, Port, Protocol};
 use xdp_lb_common::slot::Slot;
 use xdp_lb_common::tables::{
-    Backend, BackendIndex, Book, FlowKey, FlowRecord, Mode, RECORDS_FLOWS, Reply, Route, ServerId, ServerKey,
-    Service, ServiceIndex, Settings, SlotIndex, SourceKey, SourceVerdict, Tags,
+    Backend, BackendIndex, Book, COUNTS_FLOWS, FlowKey, FlowRecord, Mode, RECORDS_FLOWS, Reply, Route,
+    ServerId, ServerKey, Service, ServiceIndex, Settings, SlotIndex, SourceKey, SourceVerdict, Tags,
 };
 
 /// Few of each, so that what is made of them meets: VIPs, backends, clients, the load balancer's own.
@@ -192,9 +192,14 @@ impl World {
                 0
             },
             quic_config: u.int_in_range(0..=6)?,
+            max_flows: if u.ratio(1, 4)? { u.int_in_range(1..=3)? } else { 0 },
             last_port,
             ..Service::default()
         };
+        let its = &self.tables.backends[first as usize..];
+        if service.max_flows != 0 || its.iter().any(|backend| backend.max_flows != 0) {
+            service.options |= COUNTS_FLOWS | RECORDS_FLOWS;
+        }
         if !self.is_coherent {
             service.mode = u.arbitrary()?;
             service.options = u.arbitrary()?;
@@ -239,7 +244,7 @@ impl World {
             state: if u.ratio(1, 3)? { u.int_in_range(0..=4)? } else { 1 },
             shared: u8::from(mode == Mode::Nat && u.ratio(1, 4)?),
             mtu: *u.choose(&[1500, 1500, 0, 1300, 100, 60])?,
-            ..Backend::default()
+            max_flows: if u.ratio(1, 4)? { u.int_in_range(1..=3)? } else { 0 },
         };
         self.tables.backends.push(backend);
         Ok(())

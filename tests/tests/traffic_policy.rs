@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use xdp_lb_tests::client::{Connection, crowd, tcp_socket, udp_socket};
 use xdp_lb_tests::servers::{TcpEcho, UdpEcho};
-use xdp_lb_tests::{Daemon, Family, Mode, Network, Service, Way};
+use xdp_lb_tests::{Daemon, Family, Mode, Network, Service, Way, until};
 
 const PORT: u16 = 7000;
 
@@ -170,4 +170,38 @@ fn a_quic_connection_stays_with_its_backend_whatever_address_the_client_has() {
             }
         }
     }
+}
+
+#[test]
+fn a_backend_that_is_full_leaves_new_connections_to_another_until_one_of_its_own_ends() {
+    let network = Network::new("full", 2).unwrap();
+    let _servers: Vec<_> = network.backends.iter().map(|host| TcpEcho::start(host, PORT).unwrap()).collect();
+    let vip = SocketAddr::new(Network::vip(Family::V4), PORT);
+    let service = Service::tcp("echo", vip)
+        .key("max_flows = 30")
+        .backend(Network::endpoint(Family::V4, 1, PORT), 100)
+        .backend_key("max_flows = 5")
+        .backend(Network::endpoint(Family::V4, 2, PORT), 100);
+    let daemon = Daemon::start(&network.lb, &["eth0", "eth1"], &service.to_string()).unwrap();
+    daemon.wait_until_up().unwrap();
+    let source = SocketAddr::new(Network::client_address(Family::V4), 0);
+    let open = || Connection::open(&network.client, source, vip).unwrap();
+    let mut connections: Vec<Connection> = (0..30).map(|_| open()).collect();
+    let at = |connections: &[Connection], name: &str| connections.iter().filter(|it| it.name == name).count();
+    assert_eq!((at(&connections, "backend-1"), at(&connections, "backend-2")), (5, 25));
+
+    // The service is full.
+    let refused = |what: &str| {
+        let socket = tcp_socket(&network.client, source).unwrap();
+        assert!(socket.connect_timeout(&vip.into(), Duration::from_secs(2)).is_err(), "{what}");
+    };
+    refused("thirty of thirty");
+    connections.retain(|connection| connection.name == "backend-2");
+    until("the end of those at backend-1 to be seen", Duration::from_secs(10), || {
+        let socket = tcp_socket(&network.client, source)?;
+        Ok(socket.connect_timeout(&vip.into(), Duration::from_millis(500)).is_ok())
+    })
+    .unwrap();
+    connections.extend((0..4).map(|_| open()));
+    assert!(at(&connections, "backend-1") > 0, "it takes new ones again");
 }

@@ -22,6 +22,9 @@ pub const BACKEND_RESET: u8 = 16;
 /// The flow has a record of each direction, so that both sides' FINs are seen.
 pub const PAIRED: u8 = 32;
 
+/// The flow counts towards the `max_flows` of its service and backend.
+pub const COUNTED: u8 = 64;
+
 const FINS: u8 = CLIENT_FIN | BACKEND_FIN;
 const RESETS: u8 = CLIENT_RESET | BACKEND_RESET;
 
@@ -31,7 +34,7 @@ impl Direction {
     #[inline(always)]
     const fn own(self) -> u8 {
         match self {
-            Self::Forward => ESTABLISHED | CLIENT_FIN | CLIENT_RESET,
+            Self::Forward => ESTABLISHED | CLIENT_FIN | CLIENT_RESET | COUNTED,
             Self::Reply => BACKEND_FIN | BACKEND_RESET,
         }
     }
@@ -143,6 +146,12 @@ pub fn advance(progress: u8, direction: Direction, tcp_flags: u8) -> u8 {
         progress |= ESTABLISHED;
     }
     progress
+}
+
+/// Whether this progress is that of a flow that is closed and still counts.
+#[inline(always)]
+pub fn is_closed_and_counted(progress: u8) -> bool {
+    (progress & COUNTED != 0) & ((progress & RESETS != 0) | (progress & FINS == FINS))
 }
 
 /// Which way the packets of a flow record go.

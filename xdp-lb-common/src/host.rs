@@ -19,7 +19,8 @@ use crate::reason::{REASONS, Reason};
 use crate::slot::Slot;
 use crate::tables::{
     Backend, BackendIndex, Book, FlowKey, FlowRecord, Fragment, FragmentKey, Inserted, PortRanges, Reply,
-    Route, RouteQuery, ServerKey, Service, Settings, SlotIndex, SourceKey, SourceVerdict, Tables, Traffic,
+    Route, RouteQuery, ServerKey, Service, ServiceIndex, Settings, SlotIndex, SourceKey, SourceVerdict,
+    Tables, Traffic,
 };
 
 /// A frame in a buffer.
@@ -147,6 +148,10 @@ pub struct HostTables {
     pub quic_servers: BTreeMap<ServerKey, BackendIndex>,
     /// `SOURCES`, by the prefix's first address and how many bits of that count.
     pub sources: BTreeMap<(SourceKey, u8), SourceVerdict>,
+    /// `SERVICE_FLOWS`.
+    pub service_flows: RefCell<BTreeMap<ServiceIndex, i64>>,
+    /// `BACKEND_FLOWS`.
+    pub backend_flows: RefCell<BTreeMap<BackendIndex, i64>>,
     /// Nanoseconds of the monotonic clock.
     pub nanoseconds: u64,
     /// `SOURCE_RATES`; evicts nothing.
@@ -181,6 +186,8 @@ impl HostTables {
             replies: BTreeMap::new(),
             quic_servers: BTreeMap::new(),
             sources: BTreeMap::new(),
+            service_flows: RefCell::default(),
+            backend_flows: RefCell::default(),
             nanoseconds: 0,
             source_rates: RefCell::default(),
             routes: BTreeMap::new(),
@@ -316,6 +323,19 @@ impl Tables for HostTables {
     fn put_fragment(&self, key: &FragmentKey, fragment: &Fragment) -> Option<()> {
         self.fragments.borrow_mut().insert(*key, *fragment);
         Some(())
+    }
+
+    fn service_flows(&self, service: ServiceIndex) -> Option<i64> {
+        Some(self.service_flows.borrow().get(&service).copied().unwrap_or_default())
+    }
+
+    fn backend_flows(&self, backend: BackendIndex) -> Option<i64> {
+        Some(self.backend_flows.borrow().get(&backend).copied().unwrap_or_default())
+    }
+
+    fn add_flow(&self, service: ServiceIndex, backend: BackendIndex, by: i64) {
+        *self.service_flows.borrow_mut().entry(service).or_default() += by;
+        *self.backend_flows.borrow_mut().entry(backend).or_default() += by;
     }
 
     fn route(&self, query: &RouteQuery) -> Route {

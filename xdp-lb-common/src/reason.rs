@@ -110,7 +110,11 @@ reasons! {
         "a client began flows faster than the service's `new_flow_rate` lets one source: a flood, or a rate that is too low for clients behind one address";
     FragmentWithoutFirst = 27, Drop, "fragment_without_first",
         "an IP fragment to a VIP whose first fragment was not forwarded, or came later or too long ago: if it grows, raise limits.fragments, or let path MTU discovery work";
-    Internal = 28, Drop, "internal",
+    ServiceFull = 28, Drop, "service_full",
+        "a new flow of a service that has as many as its `max_flows` lets it: raise that, or see where the flows come from";
+    BackendsFull = 29, Drop, "backends_full",
+        "a new flow whose backend, and those next in the ring, have as many as their `max_flows` lets them: add backends, or raise that";
+    Internal = 30, Drop, "internal",
         "a table that must always be there could not be read: reload with `xdp-lb unload` and a new start, and report it";
 }
 

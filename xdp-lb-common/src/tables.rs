@@ -56,6 +56,8 @@ pub enum Mode {
 
 /// [`Service::options`]: every flow is recorded, not only those of slots that move.
 pub const RECORDS_FLOWS: u8 = 1;
+/// [`Service::options`]: its flows are counted, since it or one of its backends has a `max_flows`.
+pub const COUNTS_FLOWS: u8 = 2;
 
 /// The value of `SERVICES`: what the datapath needs to know of a service.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -741,6 +743,13 @@ pub trait Tables {
     fn fragment(&self, key: &FragmentKey, into: &mut Fragment) -> Option<()>;
     /// Notes what became of a packet's first fragment; nothing, where there is no room.
     fn put_fragment(&self, key: &FragmentKey, fragment: &Fragment) -> Option<()>;
+
+    /// How many flows a service has, where they are counted.
+    fn service_flows(&self, service: ServiceIndex) -> Option<i64>;
+    /// How many flows a backend has, where they are counted.
+    fn backend_flows(&self, backend: BackendIndex) -> Option<i64>;
+    /// Adds to both.
+    fn add_flow(&self, service: ServiceIndex, backend: BackendIndex, by: i64);
 
     /// Where a packet has to be sent.
     fn route(&self, query: &RouteQuery) -> Route;

@@ -2,6 +2,7 @@
 //! What happens to a packet is [`xdp_lb_common::process`]'s to say.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 #![allow(
     missing_docs,
     reason = "the macros make items without one of those that have one; nothing here is public"

@@ -68,6 +68,10 @@ pub static REASON_COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(REA
 #[map]
 pub static FORMER_TRAFFIC: Array<Traffic> = Array::with_max_entries(1, 0);
 #[map]
+pub static SERVICE_FLOWS: Array<i64> = Array::with_max_entries(1, MMAPABLE);
+#[map]
+pub static BACKEND_FLOWS: Array<i64> = Array::with_max_entries(1, MMAPABLE);
+#[map]
 pub static BACKEND_COUNTERS: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 pub static SCRATCH: PerCpuArray<OneCpu<Scratch>> = PerCpuArray::with_max_entries(1, 0);

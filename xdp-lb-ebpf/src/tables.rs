@@ -1,5 +1,7 @@
 //! The datapath's tables as BPF maps.
 
+use core::arch::asm;
+
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{
     BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED,
@@ -16,8 +18,8 @@ use xdp_lb_common::reason::Reason;
 use xdp_lb_common::slot::Slot;
 use xdp_lb_common::tables::{
     Backend, BackendIndex, Book, FlowKey, FlowRecord, Fragment, FragmentKey, Inserted, NeighbourWanted,
-    PortRanges, Reply, Route, RouteQuery, ServerKey, Service, Settings, SlotIndex, SourceKey, Tables, Tags,
-    Traffic,
+    PortRanges, Reply, Route, RouteQuery, ServerKey, Service, ServiceIndex, Settings, SlotIndex, SourceKey,
+    Tables, Tags, Traffic,
 };
 
 use crate::maps::*;
@@ -227,6 +229,29 @@ impl Tables for Maps<'_> {
         FRAGMENTS.insert(key, fragment, 0).ok()
     }
 
+    #[inline(always)]
+    fn service_flows(&self, service: ServiceIndex) -> Option<i64> {
+        flows(&SERVICE_FLOWS, service.0)
+    }
+
+    #[inline(always)]
+    fn backend_flows(&self, backend: BackendIndex) -> Option<i64> {
+        flows(&BACKEND_FLOWS, backend.0)
+    }
+
+    #[inline(always)]
+    fn add_flow(&self, service: ServiceIndex, backend: BackendIndex, by: i64) {
+        for flows in [SERVICE_FLOWS.get_ptr_mut(service.0), BACKEND_FLOWS.get_ptr_mut(backend.0)] {
+            if let Some(flows) = flows {
+                // SAFETY: the place is an aligned word of a map, and the instruction adds to it and does nothing else.
+                // The standard library has no addition for a machine that it knows no compare-and-swap of.
+                unsafe {
+                    asm!("lock *(u64 *)({place} + 0) += {by}", place = in(reg) flows, by = in(reg) by);
+                }
+            }
+        }
+    }
+
     // A call of its own: the lookup's 64 bytes and the program's own would not fit on one stack.
     #[inline(never)]
     fn route(&self, query: &RouteQuery) -> Route {
@@ -334,6 +359,12 @@ fn map(book: Book) -> &'static LruHashMap<FlowKey, FlowRecord> {
         Book::Flows => &FLOWS,
         Book::HalfOpen => &HALF_OPEN,
     }
+}
+
+#[inline(always)]
+fn flows(counts: &Array<i64>, place: u32) -> Option<i64> {
+    // SAFETY: an aligned word, which other CPUs change as a whole.
+    counts.get_ptr(place).map(|flows| unsafe { flows.read_volatile() })
 }
 
 #[inline(always)]

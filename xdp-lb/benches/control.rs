@@ -253,6 +253,7 @@ fn wanted(count: u32) -> WantedService {
             state: BackendState::Up,
             portion: 100,
             server_id: None,
+            max_flows: 0,
             path: Some(path),
         }
     };
@@ -268,6 +269,7 @@ fn wanted(count: u32) -> WantedService {
         sources: Sources::new(),
         new_flow_rate: 0,
         new_flow_burst: 0,
+        max_flows: 0,
         backends,
     }
 }

@@ -8,7 +8,8 @@ use super::own_address::own_address;
 use super::pair::{self, Note};
 use super::ports;
 use super::rewrite::{Departure, check_hops};
-use crate::flow::{Direction, ESTABLISHED, PAIRED, advance};
+use super::room;
+use crate::flow::{COUNTED, Direction, ESTABLISHED, PAIRED, advance, is_closed_and_counted};
 use crate::hash::FlowHash;
 use crate::headers::{TCP_ACK, TCP_RST, TCP_SYN};
 use crate::net::{Endpoint, Protocol};
@@ -173,12 +174,16 @@ fn follow<'t, T: Tables>(context: &Context<'t, T>, service: &Service) -> Option<
     }
     if book == Book::HalfOpen && !is_first(parsed) && parsed.tcp_flags & TCP_RST == 0 {
         pair::promote(context, &record, progress, pairs)?;
-    } else if progress != seen || record.life.last_seen() != now {
+    } else if progress != seen || record.life.last_seen() != now || is_closed_and_counted(progress) {
         // Once a second is enough to keep both halves alive and to notice that one is missing.
         if pairs {
             progress = pair::refresh_reply(context, &record, &Note { now, progress, book })?;
         }
-        record.life.note(now, progress);
+        let ends = is_closed_and_counted(progress);
+        if ends {
+            room::ended(tables, service, index);
+        }
+        record.life.note(now, progress & !(u8::from(ends) * COUNTED));
     }
     Some(Course { index, backend, source, is_new: false })
 }
@@ -207,7 +212,7 @@ pub fn find<T: Tables>(context: &Context<'_, T>, service: &Service) -> Option<(B
 
 /// Whether a flow's record still says where its packets go.
 #[inline(always)]
-fn holds<T: Tables>(
+pub fn holds<T: Tables>(
     context: &Context<'_, T>,
     record: &FlowRecord,
     service: &Service,
@@ -262,9 +267,10 @@ fn begin<'t, T: Tables>(context: &Context<'t, T>, service: &Service) -> Result<C
         // One that holds no more would be found before the new one.
         tables.remove_flow(Book::Flows, key);
     }
-    let progress = if pairs { progress | PAIRED } else { progress };
+    let progress = if pairs { progress | PAIRED } else { progress } | room::first_progress(service);
     pair::put_forward(tables, key, &source, index, &Note { now, progress, book: Book::HalfOpen })
         .ok_or(Reason::FlowTableFull)?;
+    room::began(tables, service, index);
     // A flow may have been there before it was recorded: a TCP flow's first packet tells, and for UDP that all are.
     let is_new = if key.protocol == Protocol::TCP { is_first(parsed) } else { records_flows(service) };
     Ok(Course { index, backend, source, is_new })
@@ -290,7 +296,7 @@ fn choose<'t, T: Tables>(
     } else {
         !records_flows(service)
     };
-    let mut place = hash.reduce(service.ring_len);
+    let mut place = (hash.reduce(service.ring_len) + context.moment.skipped) % service.ring_len;
     for _ in 0..SLOT_TRIES {
         let slot = context.tables.slot(SlotIndex(service.ring_offset.0 + place)).ok_or(Reason::Internal)?;
         // A flow from before the slot moved belongs to the one who had it then, while that one lives.

@@ -60,6 +60,7 @@ pub fn to_backend<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<bool, 
     quoted.key = quoted.key.reversed();
     // What is quoted holds no more of a packet than its ports.
     moment.named = BackendIndex(0);
+    moment.skipped = 0;
     let context = Context { tables, settings, parsed: quoted, moment };
     let (index, client) = find(&context, service).ok_or(Reason::IcmpWithoutFlow)?;
     quoted.key = quoted.key.reversed();

@@ -16,6 +16,7 @@ mod quic;
 mod reply;
 mod rewrite;
 mod roles;
+mod room;
 mod too_big;
 
 pub use self::affinity::slot_hash;
@@ -82,6 +83,8 @@ struct Moment {
     progress: u8,
     /// The backend that its QUIC connection id names; 0: none.
     named: BackendIndex,
+    /// How many slots lie between the one of its hash and the first whose owner has room for the flow.
+    skipped: u32,
 }
 
 /// Takes one packet from its arrival to its verdict, and counts it.
@@ -177,6 +180,10 @@ fn steer<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Scratch
         let settings = tables.settings().ok_or(Reason::Internal)?;
         moment.progress = advance(0, Direction::Forward, parsed.tcp_flags);
         moment.named = quic::named(packet, tables, service, parsed);
+        moment.skipped = 0;
+        if room::counts_flows(service) {
+            room::find(tables, service, parsed, moment)?;
+        }
         let context = Context { tables, settings, parsed, moment };
         forward::forward(packet, &context, service, departure)
     } else if *roles & BACKEND != 0

@@ -214,6 +214,7 @@ impl Owner {
         view.snat_addresses = added.snat_addresses;
         view.affinity = added.affinity;
         view.quic = added.quic;
+        view.max_flows = added.max_flows;
         (view.allow, view.deny) = (added.allow, added.deny);
         (view.new_flow_rate, view.new_flow_burst) = (added.new_flow_rate, added.new_flow_burst);
         view.slow_start = added.slow_start;
@@ -244,6 +245,7 @@ impl Owner {
             weight: added.weight,
             server_id: added.server_id,
             backup: added.backup,
+            max_flows: added.max_flows,
             ..backend(service, &added.address.to_string())
         });
         Ok(done(format!("added {} to {service}", added.address)))
@@ -269,6 +271,7 @@ pub(crate) fn service(name: &str, vip: &str) -> ServiceView {
         deny: vec![],
         new_flow_rate: 0,
         new_flow_burst: 0,
+        max_flows: 0,
         panic_threshold: 0,
         circuit_breaker: None,
         slow_start: None,
@@ -295,6 +298,7 @@ pub(crate) fn backend(service: &str, address: &str) -> BackendView {
         weight_ratio: 1.0,
         server_id: None,
         backup: false,
+        max_flows: 0,
         share: 0.5,
         portion: 1.0,
         tried_in_seconds: None,

@@ -219,6 +219,9 @@ pub struct ServiceView {
     /// Why backends that are down take new flows, where they do.
     #[serde(default)]
     pub panic: Option<String>,
+    /// How many flows it may have at a time; 0: any number.
+    #[serde(default)]
+    pub max_flows: u32,
     /// How its backends are checked.
     pub health_check: HealthCheck,
     /// What the operator wants of it.
@@ -339,6 +342,9 @@ pub struct BackendView {
     /// Whether it takes new flows only where too few others are up.
     #[serde(default)]
     pub backup: bool,
+    /// How many flows it may have at a time; 0: any number.
+    #[serde(default)]
+    pub max_flows: u32,
     /// Its part of the ring, 0 to 1: the share of new flows that it gets.
     pub share: f64,
     /// What it gets of the share that its weight gives it, 0 to 1: less than 1 while it warms up.

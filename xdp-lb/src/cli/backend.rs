@@ -35,6 +35,9 @@ pub(super) enum Command {
         /// A backup: it takes new flows only where no other backend is up (or too few, by panic_threshold)
         #[arg(long)]
         backup: bool,
+        /// How many flows it may have at a time; 0: any number
+        #[arg(long, value_name = "N", default_value_t)]
+        max_flows: u32,
     },
     /// Remove a backend at once, with its flows; drain it first to let them end
     Remove(Target),
@@ -86,9 +89,13 @@ impl Command {
             Self::Drain { target, patience } => {
                 return drain::execute(client, screen, &Subject::Backend(target), &patience).await;
             }
-            Self::Add { target, weight, server_id, backup } => {
-                let backend =
-                    config::Backend { server_id, backup, ..config::Backend::new(target.address, weight) };
+            Self::Add { target, weight, server_id, backup, max_flows } => {
+                let backend = config::Backend {
+                    server_id,
+                    backup,
+                    max_flows,
+                    ..config::Backend::new(target.address, weight)
+                };
                 client.add_backend(&target.service, &backend).await?
             }
             Self::Remove(target) => client.remove_backend(&target.service, target.address).await?,
@@ -112,6 +119,14 @@ pub(super) async fn patch(client: &Client, target: &Target, patch: BackendPatch)
 fn weight(backend: &BackendView) -> String {
     let percent = (backend.weight_ratio * 100.0).round();
     if percent == 100.0 { backend.weight.to_string() } else { format!("{percent} % of {}", backend.weight) }
+}
+
+/// How many flows it has, and may have.
+fn flows(backend: &BackendView) -> String {
+    match backend.max_flows {
+        0 => grouped(backend.flows),
+        limit => format!("{} of {}", grouped(backend.flows), grouped(limit.into())),
+    }
 }
 
 /// The table of backends.
@@ -142,7 +157,7 @@ pub(super) fn table(screen: &Screen, backends: &[BackendView]) -> String {
             Cell::new(span(backend.since_seconds)),
             Cell::new(weight(backend)),
             Cell::new(percent(backend.share)),
-            Cell::new(grouped(backend.flows)),
+            Cell::new(flows(backend)),
             Cell::new(rate(backend.traffic.new_flows_per_second)),
             Cell::new(rate(backend.traffic.packets_per_second)),
             Cell::new(byte_rate(backend.traffic.bytes_per_second)),

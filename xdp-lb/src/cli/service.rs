@@ -15,7 +15,7 @@ use super::output::{Screen, number, text};
 use super::units::{self, byte_rate, counted, grouped, rate, span};
 use super::{Cli, Done, backend, discovery};
 use crate::api::client::Client;
-use crate::api::types::{AdminPatch, AdminState, MovingView, ServiceDetailView, ServiceView};
+use crate::api::types::{AdminPatch, AdminState, BackendView, MovingView, ServiceDetailView, ServiceView};
 use crate::config::{
     self, Affinity, Agent, CircuitBreaker, Feedback, FlowTracking, HealthCheck, Mode, Prefix, Probe,
     Protocol, Quic, Vip, default_weight, parse_endpoint,
@@ -115,6 +115,9 @@ pub(super) struct Add {
     /// How many of them at once [default: as many as in a second]
     #[arg(long, value_name = "N", requires = "new_flow_rate", default_value_t, hide_default_value = true)]
     new_flow_burst: u32,
+    /// How many flows it may have at a time; 0: any number
+    #[arg(long, value_name = "N", default_value_t)]
+    max_flows: u32,
     /// Where fewer backends are up than this, in percent, backups take flows, and then those that are down;
     /// 0: backups where no other is up, and never those that are down
     #[arg(long, value_name = "PERCENT", default_value_t)]
@@ -134,9 +137,9 @@ pub(super) struct Add {
     /// min_change=10,hold=10s; what is left out has these values, and latency=false
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = parse_keys::<Feedback>)]
     feedback: Option<Feedback>,
-    /// A backend, with a weight where it is not 100, QUIC's server id in hex, and whether it is a backup; may be
-    /// given several times
-    #[arg(long = "backend", value_name = "ADDR:PORT[=WEIGHT][,server-id=HEX][,backup]", value_parser = parse_backend)]
+    /// A backend, with a weight where it is not 100, QUIC's server id in hex, a limit of flows, and
+    /// whether it is a backup; may be given several times
+    #[arg(long = "backend", value_name = "ADDR:PORT[=WEIGHT][,server-id=HEX][,max-flows=N][,backup]", value_parser = parse_backend)]
     backends: Vec<config::Backend>,
     #[command(flatten)]
     check: Check,
@@ -284,6 +287,7 @@ impl Add {
             circuit_breaker: self.circuit_breaker,
             agent: self.agent,
             feedback: self.feedback,
+            max_flows: self.max_flows,
             health_check: self.check.health_check()?,
             discovery: self.discovery.discovery()?,
             backends: self.backends,
@@ -359,22 +363,31 @@ fn parse_keys<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_json::from_value(keys.into()).map_err(|error| error.to_string())
 }
 
-/// Reads `ADDR:PORT[=WEIGHT][,server-id=HEX][,backup]`.
+/// Reads `ADDR:PORT[=WEIGHT][,server-id=HEX][,max-flows=N][,backup]`.
 fn parse_backend(text: &str) -> Result<config::Backend, String> {
-    let (text, backup) = text.strip_suffix(",backup").map_or((text, false), |text| (text, true));
-    let (text, server_id) = match text.split_once(",server-id=") {
-        Some((text, id)) => (text, Some(id.parse()?)),
-        None => (text, None),
-    };
-    let (address, weight) = match text.split_once('=') {
+    let mut parts = text.split(',');
+    let address = parts.next().unwrap_or_default();
+    let (address, weight) = match address.split_once('=') {
         Some((address, weight)) => {
             let weight =
                 weight.parse().map_err(|_| format!("{weight:?} is not a weight; write 0 to 65535"))?;
             (address, weight)
         }
-        None => (text, default_weight()),
+        None => (address, default_weight()),
     };
-    Ok(config::Backend { server_id, backup, ..config::Backend::new(parse_endpoint(address)?, weight) })
+    let mut backend = config::Backend::new(parse_endpoint(address)?, weight);
+    for part in parts {
+        match part.split_once('=') {
+            Some(("server-id", id)) => backend.server_id = Some(id.parse()?),
+            Some(("max-flows", limit)) => {
+                backend.max_flows =
+                    limit.parse().map_err(|_| format!("{limit:?} is not a number of flows; write 1000"))?;
+            }
+            None if part == "backup" => backend.backup = true,
+            _ => return Err(format!("{part:?} is not known; write server-id=HEX, max-flows=N or backup")),
+        }
+    }
+    Ok(backend)
 }
 
 /// The table of services.
@@ -431,7 +444,7 @@ fn detail_table(screen: &Screen, detail: &ServiceDetailView) -> String {
         ("affinity", service.affinity.to_string()),
         ("QUIC", service.quic.map_or_else(|| "not looked at".into(), |quic| quic.to_string())),
         ("clients", clients(service)),
-        ("new flows", new_flows(service)),
+        ("new flows", new_flows(service, backends)),
         ("health check", check(&service.health_check)),
         (
             "discovery",
@@ -523,13 +536,20 @@ fn clients(service: &ServiceView) -> String {
     }
 }
 
-/// How many flows it lets a client begin.
-fn new_flows(service: &ServiceView) -> String {
-    match (service.new_flow_rate, service.new_flow_burst) {
+/// How many flows it lets a client begin, and all of them have.
+fn new_flows(service: &ServiceView, backends: &[BackendView]) -> String {
+    let rate = match (service.new_flow_rate, service.new_flow_burst) {
         (0, _) => "any number".into(),
         (rate, 0) => format!("{} a second from one client", grouped(rate.into())),
         (rate, burst) => {
             format!("{} a second from one client, {} at once", grouped(rate.into()), grouped(burst.into()))
+        }
+    };
+    match service.max_flows {
+        0 => rate,
+        limit => {
+            let flows = backends.iter().map(|backend| backend.flows).sum();
+            format!("{rate}, while there are fewer than {} ({} now)", grouped(limit.into()), grouped(flows))
         }
     }
 }

@@ -152,8 +152,8 @@ async fn a_service_is_added_with_all_that_was_typed() {
     let line = "service add edge.v6 [2001:db8::20]:443 --protocol tcp --mode full-nat \
                 --snat-address 2001:db8::2 --snat-address 2001:db8::3 --affinity source/56 \
                 --allow 2001:db8:9::/48 --deny 2001:db8:9:1::/64 --deny 2001:db8:9:2::1 \
-                --new-flow-rate 100 --new-flow-burst 300 \
-                --backend [2001:db8:1::1]:8443=10 --backend [2001:db8:1::2]:8443 \
+                --new-flow-rate 100 --new-flow-burst 300 --max-flows 5000 \
+                --backend [2001:db8:1::1]:8443=10,max-flows=77 --backend [2001:db8:1::2]:8443 \
                 --check http --check-path /healthz --check-host example.com --check-status 200-299 \
                 --check-interval 2s --check-timeout 250ms --check-rise 4 --check-fall 5 --check-fast-interval 200ms \
                 --check-jitter 25 --check-source 2001:db8:1::9 --check-port 9000";
@@ -168,7 +168,7 @@ async fn a_service_is_added_with_all_that_was_typed() {
     let text = daemon.text(&["service", "show", "edge.v6"]).await;
     for line in [
         "clients       2001:db8:9::/48; but not 2001:db8:9:1::/64, 2001:db8:9:2::1/128\n",
-        "new flows     100 a second from one client, 300 at once\n",
+        "new flows     100 a second from one client, 300 at once, while there are fewer than 5,000 (84 now)\n",
         "health check  http GET /healthz of example.com, status 200-299, port 9000, from 2001:db8:1::9, \
          every 2s (200ms while changing), jitter 25 %, timeout 250ms, rise 4, fall 5\n",
     ] {
@@ -185,8 +185,8 @@ async fn a_service_is_added_with_all_that_was_typed() {
     assert_eq!((check.rise, check.fall), (4, 5));
     assert_eq!((check.fast_interval, check.jitter), (Some(Duration::from_millis(200)), 25));
     assert_eq!((check.source, check.port), (Some("2001:db8:1::9".parse().unwrap()), Some(9000)));
-    let weights: Vec<_> = shown.backends.iter().map(|backend| backend.weight).collect();
-    assert_eq!(weights, [10, 100]);
+    let weights: Vec<_> = shown.backends.iter().map(|backend| (backend.weight, backend.max_flows)).collect();
+    assert_eq!(weights, [(10, 77), (100, 0)]);
 }
 
 #[tokio::test]

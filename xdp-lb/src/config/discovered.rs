@@ -221,12 +221,13 @@ impl Merge<'_> {
             is_leaving: found.leaving_since.is_some(),
         };
         let changes = self.overlay().backends.get(name);
-        if let Some(BackendChange::Changed { weight, server_id, backup, admin }) =
+        if let Some(BackendChange::Changed { weight, server_id, backup, max_flows, admin }) =
             changes.and_then(|changes| changes.get(&found.backend.address))
         {
             backend.backend.weight = weight.unwrap_or(found.backend.weight);
             backend.backend.server_id = server_id.or(found.backend.server_id);
             backend.backend.backup = backup.unwrap_or(found.backend.backup);
+            backend.backend.max_flows = max_flows.unwrap_or(found.backend.max_flows);
             backend.admin = *admin;
         }
         backend

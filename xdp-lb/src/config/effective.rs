@@ -204,9 +204,9 @@ impl<'a> Merge<'a> {
         }
         for (&address, &change) in self.overlay.backends.get(name).into_iter().flatten() {
             match change {
-                BackendChange::Added { weight, server_id, backup, admin } => {
+                BackendChange::Added { weight, server_id, backup, max_flows, admin } => {
                     let added = EffectiveBackend {
-                        backend: Backend { address, weight, server_id, backup },
+                        backend: Backend { address, weight, server_id, backup, max_flows },
                         admin,
                         origin: Origin::Runtime,
                         is_leaving: false,
@@ -216,8 +216,9 @@ impl<'a> Merge<'a> {
                 BackendChange::Removed => {
                     backends.remove(&address);
                 }
-                BackendChange::Changed { weight, server_id, backup, admin } => {
+                BackendChange::Changed { weight, server_id, backup, max_flows, admin } => {
                     if let Some(backend) = backends.get_mut(&address) {
+                        backend.backend.max_flows = max_flows.unwrap_or(backend.backend.max_flows);
                         backend.backend.server_id = server_id.or(backend.backend.server_id);
                         backend.backend.backup = backup.unwrap_or(backend.backend.backup);
                         backend.backend.weight = weight.unwrap_or(backend.backend.weight);

@@ -15,7 +15,7 @@ use super::discovery::{Discovery, MAX_BACKENDS};
 use super::errors::{ConfigError, Errors, Lines, syntax_errors};
 use super::feedback::FeedbackDraft;
 use super::place::{Place, Problems};
-use super::policy::{EMPTY_RANGES, GuardsDraft, Quic, RATE};
+use super::policy::{EMPTY_RANGES, GuardsDraft, MAX_FLOWS, Quic, RATE};
 use super::recovery::RecoveryDraft;
 use super::rules::{self, BackendDraft, ServiceDraft, within};
 use super::schema::{Api, Config, Limits, Metrics, Remote, Timeouts, Vips, default_weight};
@@ -115,6 +115,7 @@ const SERVICE_KEYS: &[&str] = &[
     "agent",
     "feedback",
     "circuit_breaker",
+    "max_flows",
     "health_check",
     "discovery",
     "backend",
@@ -394,7 +395,7 @@ fn read_service(service: &mut Section) -> ServiceDraft {
         discovery: service.section("discovery", DISCOVERY_KEYS, read_discovery).flatten(),
         backends: service.sections(
             "backend",
-            &["address", "weight", "server_id", "backup"],
+            &["address", "weight", "server_id", "backup", "max_flows"],
             backend_label,
             read_backend,
         ),
@@ -429,6 +430,7 @@ fn read_guards(service: &mut Section) -> GuardsDraft {
         deny,
         new_flow_rate: number("new_flow_rate"),
         new_flow_burst: number("new_flow_burst"),
+        max_flows: service.integer("max_flows", &MAX_FLOWS).unwrap_or_default(),
     }
 }
 
@@ -495,6 +497,7 @@ fn read_backend(backend: &mut Section) -> BackendDraft {
             false => Some(None),
         },
         backup: backend.boolean("backup").unwrap_or_default(),
+        max_flows: backend.integer("max_flows", &MAX_FLOWS).unwrap_or_default(),
         origin: Origin::File,
     }
 }

@@ -61,13 +61,15 @@ pub(super) enum BackendChange {
         server_id: Option<ServerId>,
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         backup: bool,
+        #[serde(default, skip_serializing_if = "is_default")]
+        max_flows: u32,
         #[serde(default)]
         admin: AdminState,
     },
     /// The service is defined with it, and it is not to be used.
     Removed,
-    /// The service is defined with it; its weight, its server id and whether it is a backup, where they are given
-    /// here, and its administrative state are these.
+    /// The service is defined with it; its weight, its server id, whether it is a backup and its limit of flows, where
+    /// they are given here, and its administrative state are these.
     Changed {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         weight: Option<u16>,
@@ -75,6 +77,8 @@ pub(super) enum BackendChange {
         server_id: Option<ServerId>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         backup: Option<bool>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        max_flows: Option<u32>,
         #[serde(default)]
         admin: AdminState,
     },
@@ -218,7 +222,7 @@ impl Overlay {
     /// `Conflict` where it is there already with another weight or state, stands against a VIP, or
     /// there is no room for it.
     pub fn add_backend(&mut self, config: &Config, name: &str, backend: Backend) -> Answer<Outcome> {
-        let Backend { address, weight, server_id, backup } = backend;
+        let Backend { address, weight, server_id, backup, max_flows } = backend;
         let merge = Merge::new(config, self);
         let base = service(&merge, name)?;
         validate_backend(base, &backend).map_err(invalid)?;
@@ -230,6 +234,9 @@ impl Overlay {
                 _ if there.backend.backup != backup => {
                     let kind = if backup { "no backup" } else { "a backup" };
                     format!("and is {kind} there; remove it first")
+                }
+                _ if there.backend.max_flows != max_flows => {
+                    format!("with max_flows {}; remove it first", there.backend.max_flows)
                 }
                 (true, AdminState::Enabled) => {
                     return unchanged(format!(
@@ -420,16 +427,20 @@ impl Overlay {
 /// The least change that makes a backend so, given those that its service is defined with.
 fn change_to(defined: &[Backend], wanted: Backend, admin: AdminState) -> Option<BackendChange> {
     let Some(defined) = find(defined, wanted.address) else {
-        let Backend { weight, server_id, backup, .. } = wanted;
-        return Some(BackendChange::Added { weight, server_id, backup, admin });
+        let Backend { weight, server_id, backup, max_flows, .. } = wanted;
+        return Some(BackendChange::Added { weight, server_id, backup, max_flows, admin });
     };
     let weight = (wanted.weight != defined.weight).then_some(wanted.weight);
     // A service has ids for all of its backends or for none, so none is never put over one.
     let server_id = wanted.server_id.filter(|_| wanted.server_id != defined.server_id);
+    let max_flows = (wanted.max_flows != defined.max_flows).then_some(wanted.max_flows);
     let backup = (wanted.backup != defined.backup).then_some(wanted.backup);
-    let is_changed =
-        weight.is_some() || server_id.is_some() || backup.is_some() || admin != AdminState::default();
-    is_changed.then_some(BackendChange::Changed { weight, server_id, backup, admin })
+    let is_changed = weight.is_some()
+        || server_id.is_some()
+        || backup.is_some()
+        || max_flows.is_some()
+        || admin != AdminState::default();
+    is_changed.then_some(BackendChange::Changed { weight, server_id, backup, max_flows, admin })
 }
 
 /// What is left of a change beside a backend's present definition, and what to say of it.
@@ -439,11 +450,12 @@ fn prune_change(change: BackendChange, defined: Option<Backend>) -> (Option<Back
             change_to(&[defined], defined, admin),
             Some(format!("the config file has it now, and its weight of {} holds", defined.weight)),
         ),
-        (BackendChange::Changed { weight, server_id, backup, admin }, Some(defined)) => {
+        (BackendChange::Changed { weight, server_id, backup, max_flows, admin }, Some(defined)) => {
             let wanted = Backend {
                 weight: weight.unwrap_or(defined.weight),
                 server_id: server_id.or(defined.server_id),
                 backup: backup.unwrap_or(defined.backup),
+                max_flows: max_flows.unwrap_or(defined.max_flows),
                 ..defined
             };
             (change_to(&[defined], wanted, admin), None)

@@ -268,6 +268,14 @@ impl FromStr for Prefix {
 /// The highest rate, flows a second, and the largest burst.
 pub(super) const RATE: RangeInclusive<u32> = 0..=1_000_000;
 
+/// The largest limit of flows: what the flow table has room for at the most.
+pub(super) const MAX_FLOWS: RangeInclusive<u32> = 0..=1 << 26;
+
+/// A limit of flows.
+pub(super) fn max_flows(limit: u32) -> Result<u32, String> {
+    within(limit, &MAX_FLOWS, |number| grouped(number.into()))
+}
+
 /// Who may begin flows of a service, and how many, where some of it may have been unreadable.
 #[derive(Clone, Debug, Default)]
 pub(super) struct GuardsDraft {
@@ -275,6 +283,7 @@ pub(super) struct GuardsDraft {
     pub deny: Vec<Option<Prefix>>,
     pub new_flow_rate: u32,
     pub new_flow_burst: u32,
+    pub max_flows: u32,
 }
 
 impl GuardsDraft {
@@ -309,6 +318,7 @@ impl GuardsDraft {
         for (key, value) in [("new_flow_rate", self.new_flow_rate), ("new_flow_burst", self.new_flow_burst)] {
             problems.take(&place.key(key), within(value, &RATE, |number| grouped(number.into())));
         }
+        problems.take(&place.key("max_flows"), max_flows(self.max_flows));
         if self.new_flow_rate == 0 && self.new_flow_burst != 0 {
             problems.add(
                 &place.key("new_flow_burst"),

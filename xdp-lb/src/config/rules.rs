@@ -12,7 +12,7 @@ use super::check::{HealthCheck, Probe};
 use super::discovery::Discovery;
 use super::feedback::FeedbackDraft;
 use super::place::{Place, Problems};
-use super::policy::{Affinity, GuardsDraft, Quic, ServerId};
+use super::policy::{Affinity, GuardsDraft, Quic, ServerId, max_flows};
 use super::recovery::RecoveryDraft;
 use super::schema::{Backend, FlowTracking, Limits, Mode, PortRange, Protocol, Remote, Service};
 use super::text::{grouped, quoted};
@@ -78,6 +78,7 @@ pub(super) struct BackendDraft {
     /// `None` where it could not be read.
     pub server_id: Option<Option<ServerId>>,
     pub backup: bool,
+    pub max_flows: u32,
     pub origin: Origin,
 }
 
@@ -100,6 +101,7 @@ impl ServiceDraft {
                 deny: service.deny.iter().copied().map(Some).collect(),
                 new_flow_rate: service.new_flow_rate,
                 new_flow_burst: service.new_flow_burst,
+                max_flows: service.max_flows,
             },
             recovery: RecoveryDraft::of(service),
             feedback: FeedbackDraft::of(service),
@@ -130,6 +132,7 @@ impl ServiceDraft {
             circuit_breaker: self.recovery.circuit_breaker,
             agent: self.feedback.agent,
             feedback: self.feedback.feedback,
+            max_flows: self.guards.max_flows,
             health_check: self.health_check,
             discovery: self.discovery,
             backends: self
@@ -141,6 +144,7 @@ impl ServiceDraft {
                         weight: backend.weight?,
                         server_id: backend.server_id?,
                         backup: backend.backup,
+                        max_flows: backend.max_flows,
                     })
                 })
                 .collect::<Option<_>>()?,
@@ -223,6 +227,7 @@ impl ServiceDraft {
     }
 
     fn check_backend(&self, backend: &BackendDraft, place: &Place, problems: &mut Problems) {
+        problems.take(&place.key("max_flows"), max_flows(backend.max_flows));
         if let (Some(quic), Some(id)) = (self.quic, backend.server_id) {
             problems.take(&place.key("server_id"), Quic::check_server_id(quic, id));
         }
@@ -390,6 +395,7 @@ impl BackendDraft {
             weight: Some(backend.weight),
             server_id: Some(backend.server_id),
             backup: backend.backup,
+            max_flows: backend.max_flows,
             origin,
         }
     }

@@ -226,6 +226,9 @@ pub struct Service {
     /// What weights follow beside agents, and how that is damped. Default: nothing, and as [`Feedback::default`] has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub feedback: Option<Feedback>,
+    /// How many flows it may have at a time, up to 2^26; 0: any number.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub max_flows: u32,
     /// How its backends are checked. Default: a TCP connect every second for TCP, none for UDP or where the VIP has
     /// more than one port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -306,6 +309,9 @@ pub struct Backend {
     /// Whether it takes new flows only where too few others of its service are up.
     #[serde(default, skip_serializing_if = "is_default")]
     pub backup: bool,
+    /// How many flows it may have at a time, up to 2^26; 0: any number.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub max_flows: u32,
 }
 
 /// Whether a value is what it is where nothing is written.
@@ -321,7 +327,7 @@ pub const fn default_weight() -> u16 {
 impl Backend {
     /// A backend of this weight, with the defaults of everything else.
     pub const fn new(address: SocketAddr, weight: u16) -> Self {
-        Self { address, weight, server_id: None, backup: false }
+        Self { address, weight, server_id: None, backup: false, max_flows: 0 }
     }
 }
 
@@ -346,6 +352,7 @@ impl Service {
             slow_start: None,
             agent: None,
             feedback: None,
+            max_flows: 0,
             health_check: None,
             discovery: None,
             backends: Vec::new(),
@@ -687,10 +694,12 @@ mod tests {
                     backends: backends
                         .into_iter()
                         .map(|((host, port), weight)| {
+                            let max_flows = u32::from(weight) * u32::from(host);
                             let address = SocketAddr::new(address(v6, 0x80, host), port);
-                            Backend { backup: weight % 2 == 0, ..Backend::new(address, weight) }
+                            Backend { max_flows, backup: weight % 2 == 0, ..Backend::new(address, weight) }
                         })
                         .collect(),
+                    max_flows: rate.0,
                     affinity,
                     allow: ranges.0.into_iter().map(|host| range(v6, 0, host)).collect(),
                     deny: ranges.1.into_iter().map(|host| range(v6, 0xc0, host)).collect(),

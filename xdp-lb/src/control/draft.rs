@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use xdp_lb_common::net::{Address, Endpoint, Port};
 use xdp_lb_common::tables::{
-    Backend, BackendIndex, BackendState, Mode, RECORDS_FLOWS, Reply, ServerKey, Service, ServiceIndex,
-    SlotIndex,
+    Backend, BackendIndex, BackendState, COUNTS_FLOWS, Mode, RECORDS_FLOWS, Reply, ServerKey, Service,
+    ServiceIndex, SlotIndex,
 };
 
 use super::plan::{Full, Identity, Places, Plan, Planner, RingInput, identities, identity};
@@ -113,7 +113,8 @@ impl<'a> Draft<'a> {
         let (snat_offset, snat_len) = self.snat_addresses(present, &wanted.snat_addresses)?;
         self.after.rings.insert(wanted.vip, input);
         let mode = wanted.mode as u8;
-        let options = if wanted.records_flows { RECORDS_FLOWS } else { 0 };
+        let counts = if wanted.counts_flows() { COUNTS_FLOWS | RECORDS_FLOWS } else { 0 };
+        let options = if wanted.records_flows { RECORDS_FLOWS } else { 0 } | counts;
         let (quic_config, server_id_length) = wanted.quic.unwrap_or_default();
         let service = Service {
             index,
@@ -124,6 +125,7 @@ impl<'a> Draft<'a> {
             mode,
             new_flow_rate: wanted.new_flow_rate,
             new_flow_burst: wanted.new_flow_burst,
+            max_flows: wanted.max_flows,
             source_list: self.source_list(present, &wanted.sources),
             affinity_bits: wanted.affinity_bits,
             quic_config,
@@ -351,6 +353,7 @@ fn record(service: ServiceIndex, wanted: &WantedBackend) -> Backend {
         destination_mac: path.destination_mac,
         source_mac: path.source_mac,
         state: wanted.state as u8,
+        max_flows: wanted.max_flows,
         mtu: path.mtu,
         ..Backend::default()
     }

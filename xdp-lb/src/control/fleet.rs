@@ -665,6 +665,7 @@ impl Fleet {
             address: backend.backend.address,
             weight,
             portion: known(backend).map_or(100, |known| known.portion),
+            max_flows: backend.backend.max_flows,
             server_id: backend.backend.server_id.map(|id| datapath::ServerId::new(id.padded())),
             state: match known(backend).map(|known| known.condition.state) {
                 Some(state) if state.takes_new_flows() => datapath::BackendState::Up,
@@ -697,6 +698,7 @@ impl Fleet {
             quic: service.service.quic.map(|quic| (quic.config_id, quic.server_id_length)),
             sources: sources(&service.service),
             new_flow_rate: service.service.new_flow_rate,
+            max_flows: service.service.max_flows,
             new_flow_burst: match service.service.new_flow_burst {
                 0 => service.service.new_flow_rate,
                 burst => burst,

@@ -138,6 +138,7 @@ fn wanted_backend(service: usize, number: u8, state: BackendState, weight: u16) 
         portion: if weight % 2 == 1 { (weight % 10) as u8 * 10 } else { 100 },
         state,
         server_id: None,
+        max_flows: 0,
         path: Some(path),
     }
 }
@@ -166,6 +167,7 @@ impl World {
             sources: Sources::new(),
             new_flow_rate: 0,
             new_flow_burst: 0,
+            max_flows: 0,
             backends: (1..=3).map(|number| wanted_backend(service, number, BackendState::Up, 100)).collect(),
         });
         let begin = Instant::now();

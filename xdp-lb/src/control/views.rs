@@ -182,6 +182,7 @@ impl<K: Kernel> Owner<K> {
             agent: service.service.agent.clone(),
             feedback: service.service.feedback,
             panic: self.fleet.panic(&service.service.name).map(str::to_owned),
+            max_flows: service.service.max_flows,
             health_check: service.service.check(),
             admin: service.admin,
             discovery: self.discovery_view(service),
@@ -247,6 +248,7 @@ impl<K: Kernel> Owner<K> {
             weight_ratio: f64::from(known.percent) / 100.0,
             server_id: backend.backend.server_id,
             backup: backend.backend.backup,
+            max_flows: backend.backend.max_flows,
             share,
             portion: f64::from(known.portion) / 100.0,
             tried_in_seconds: match known.breaker.circuit() {

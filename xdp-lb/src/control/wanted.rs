@@ -33,8 +33,17 @@ pub struct WantedService {
     pub new_flow_rate: u32,
     /// How many of them at once.
     pub new_flow_burst: u32,
+    /// How many flows it may have at a time; 0: any number.
+    pub max_flows: u32,
     /// All of its backends, whatever their state. No two share an address.
     pub backends: Vec<WantedBackend>,
+}
+
+impl WantedService {
+    /// Whether its flows are counted.
+    pub fn counts_flows(&self) -> bool {
+        self.max_flows != 0 || self.backends.iter().any(|backend| backend.max_flows != 0)
+    }
 }
 
 /// What becomes of packets from a range: its first address, how many of the 128 bits count that an address has in
@@ -54,6 +63,8 @@ pub struct WantedBackend {
     pub state: BackendState,
     /// QUIC: what connection ids call it.
     pub server_id: Option<ServerId>,
+    /// How many flows it may have at a time; 0: any number.
+    pub max_flows: u32,
     /// How it is reached, where that is known.
     pub path: Option<Path>,
 }

@@ -12,18 +12,20 @@ use xdp_lb_common::net::{Address, Endpoint};
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::slot::Slot;
 use xdp_lb_common::tables::{
-    Backend, BackendIndex, BackendState, Book, FlowKey, FlowRecord, Reply, ServerKey, Service, Settings,
-    SlotIndex, SourceKey, Traffic, VlanDevice,
+    Backend, BackendIndex, BackendState, Book, COUNTS_FLOWS, FlowKey, FlowRecord, Reply, ServerKey, Service,
+    ServiceIndex, Settings, SlotIndex, SourceKey, Traffic, VlanDevice,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::addresses::Addresses;
 use super::batch;
+use super::census::Census;
 use super::directory::Directory;
 use super::memory::{Misfit, Records, Words, check_size};
 use super::ranges::Ranges;
 use super::vips::Vips;
 use crate::config::Limits;
+use crate::control::tables::Tables;
 
 /// What is said of an object whose tables are not the ones that are asked for here.
 pub(super) const STALE: &str = "the eBPF object was built from another version of xdp-lb than the daemon: build both with `cargo xtask build`";
@@ -52,6 +54,8 @@ pub struct Maps {
     pub slots: Slots,
     pub flows: Flows,
     pub half_open: Flows,
+    service_flows: Words,
+    backend_flows: Words,
     reasons: PerCpuArray<MapData, u64>,
     former_traffic: Array<MapData, Plain<Traffic>>,
     backend_counters: PerCpuArray<MapData, Plain<Traffic>>,
@@ -105,6 +109,7 @@ impl Maps {
         let present = present.chain(replies.keys().map(|backend| (backend.address, BACKEND)));
         let addresses = Addresses::new(words("ADDRESSES")?, present);
         let (ranged, slots) = (words("RANGED_ADDRESSES")?, Slots { words: words("SLOTS")? });
+        let (service_flows, backend_flows) = (words("SERVICE_FLOWS")?, words("BACKEND_FLOWS")?);
         let mut map = |name: &str| object.take_map(name).ok_or_else(|| absent(name));
         let ranges = Ranges::new(map("PORT_RANGES")?, ranged, &services.iter().collect::<Result<Vec<_>>>()?)?;
         let maps = Self {
@@ -122,6 +127,8 @@ impl Maps {
             slots,
             flows: Flows::new(map("FLOWS")?)?,
             half_open: Flows::new(map("HALF_OPEN")?)?,
+            service_flows,
+            backend_flows,
             reasons: map("REASON_COUNTERS")?.try_into()?,
             former_traffic: map("FORMER_TRAFFIC")?.try_into()?,
             backend_counters: map("BACKEND_COUNTERS")?.try_into()?,
@@ -137,7 +144,12 @@ impl Maps {
 
     /// Puts services.
     pub fn put_services(&mut self, services: &[(Endpoint, Service)]) -> Result<()> {
-        services.iter().try_for_each(|(vip, _)| self.vips.add(*vip))?;
+        for (vip, service) in services {
+            self.vips.add(*vip)?;
+            if !self.services.contains(vip) {
+                self.service_flows.store(service.index.0, 0)?;
+            }
+        }
         put(&mut self.services, &mut self.addresses, VIP, services)?;
         self.ranges.put(services)
     }
@@ -178,6 +190,39 @@ impl Maps {
         self.flows.sweep(|key, record| visit(Book::Flows, key, record))
     }
 
+    /// The counts of flows of the services that have such, and of their backends.
+    pub fn flow_counts(&self, tables: &Tables) -> Result<FlowCounts> {
+        let counts_flows = |service: &&Service| service.options & COUNTS_FLOWS != 0;
+        let services: BTreeSet<ServiceIndex> =
+            tables.services.values().filter(counts_flows).map(|service| service.index).collect();
+        let mut counts = FlowCounts::default();
+        for service in &services {
+            counts.services.insert(*service, self.service_flows.load(service.0)?);
+        }
+        for (index, backend) in &tables.backends {
+            if services.contains(&backend.service) {
+                counts.backends.insert(*index, (backend.service, self.backend_flows.load(index.0)?));
+            }
+        }
+        Ok(counts)
+    }
+
+    /// Makes the counts what a census has counted, and what has been added since they were read.
+    pub fn correct_flow_counts(&self, before: &FlowCounts, census: &Census) -> Result<()> {
+        let mut services = before.services.clone();
+        for (index, (service, before)) in &before.backends {
+            let live = census.live.get(index).copied().unwrap_or(0);
+            self.backend_flows.add(index.0, live.wrapping_sub(*before))?;
+            if let Some(rest) = services.get_mut(service) {
+                *rest = rest.wrapping_sub(live);
+            }
+        }
+        for (service, surplus) in services {
+            self.service_flows.add(service.0, surplus.wrapping_neg())?;
+        }
+        Ok(())
+    }
+
     /// How many packets had this reason.
     pub fn reason(&self, reason: Reason) -> Result<u64> {
         let values = self.reasons.get(&(reason as u32), 0).context("cannot read a reason's counter")?;
@@ -201,8 +246,9 @@ impl Maps {
         sum(&self.backend_counters, index).context("cannot read a backend's counters")
     }
 
-    /// Sets a backend's counters to 0.
+    /// Sets a backend's counters to 0, and its count of flows.
     pub fn zero_backend_traffic(&mut self, index: u32) -> Result<()> {
+        self.backend_flows.store(index, 0)?;
         zero(&mut self.backend_counters, index).context("cannot clear a backend's counters")
     }
 }
@@ -257,6 +303,13 @@ fn zero(counters: &mut PerCpuArray<MapData, Plain<Traffic>>, index: u32) -> Resu
     let cpus = aya::util::nr_cpus().map_err(|(what, error)| anyhow::anyhow!("{what}: {error}"))?;
     counters.set(index, PerCpuValues::try_from(vec![Plain(Traffic::default()); cpus])?, 0)?;
     Ok(())
+}
+
+/// Counts of flows, as the words of their tables.
+#[derive(Default)]
+pub struct FlowCounts {
+    services: BTreeMap<ServiceIndex, u64>,
+    backends: BTreeMap<BackendIndex, (ServiceIndex, u64)>,
 }
 
 /// The flat array of all rings, in this process's memory (`BPF_F_MMAPABLE`, kernel 5.5).

@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::maps::Map;
@@ -41,6 +41,34 @@ impl Words {
         // SAFETY: the mapping is page-aligned, has as many words and lives as long as self; the kernel
         // side reads and this side writes whole words.
         unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast::<AtomicU64>(), self.length as usize) }
+    }
+
+    /// One of them.
+    ///
+    /// # Errors
+    /// Where there are not as many.
+    pub fn load(&self, place: u32) -> Result<u64> {
+        Ok(self.range(place, 1)?.iter().map(|word| word.load(Ordering::Relaxed)).sum())
+    }
+
+    /// Sets one of them.
+    ///
+    /// # Errors
+    /// Where there are not as many.
+    pub fn store(&self, place: u32, value: u64) -> Result<()> {
+        self.range(place, 1)?.iter().for_each(|word| word.store(value, Ordering::Relaxed));
+        Ok(())
+    }
+
+    /// Adds to one of them, around its end where it must.
+    ///
+    /// # Errors
+    /// Where there are not as many.
+    pub fn add(&self, place: u32, by: u64) -> Result<()> {
+        for word in self.range(place, 1)? {
+            word.fetch_add(by, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// `count` of them, from `first` on.

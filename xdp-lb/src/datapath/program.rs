@@ -36,7 +36,7 @@ use crate::control::tables::{SourceRange, Tables, Write};
 pub(super) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/xdp-lb-ebpf.o"));
 
 /// The maps that are pinned: what forwarding needs and what must outlive the daemon.
-const PINNED: [&str; 23] = [
+const PINNED: [&str; 25] = [
     "SETTINGS",
     "ADDRESSES",
     "SERVICE_PLACES",
@@ -57,6 +57,8 @@ const PINNED: [&str; 23] = [
     "SOURCE_RATES",
     "FRAGMENTS",
     "REASON_COUNTERS",
+    "SERVICE_FLOWS",
+    "BACKEND_FLOWS",
     "FORMER_TRAFFIC",
     "BACKEND_COUNTERS",
     "EVENTS",
@@ -180,6 +182,8 @@ impl Datapath {
             ("SOURCE_RATES", source_rates),
             ("FRAGMENTS", fragments),
             ("SNAT_ADDRESSES", SNAT_ADDRESSES),
+            ("SERVICE_FLOWS", services),
+            ("BACKEND_FLOWS", backends + 1),
             ("FORMER_TRAFFIC", services),
             ("BACKEND_COUNTERS", backends + 1),
         ] {
@@ -463,11 +467,15 @@ impl Datapath {
         self.maps.zero_backend_traffic(index.0)
     }
 
-    /// Counts the flows that live, and removes the records that are of no more use. `tables` is what stands in them.
+    /// Counts the flows that live, sets the counts right that `max_flows` goes by, and removes the records that are of no
+    /// more use. `tables` is what stands in them.
     pub fn census(&mut self, tables: &Tables) -> Result<Census> {
         let mut count = Count::new(tables, &self.settings, monotonic_seconds()?);
+        let before = self.maps.flow_counts(tables)?;
         self.maps.sweep_flows(|book, key, record| count.take(book, key, record))?;
-        Ok(count.finish())
+        let census = count.finish();
+        self.maps.correct_flow_counts(&before, &census)?;
+        Ok(census)
     }
 
     /// Shows every flow record to `visit`, and removes those for which it returns true.

@@ -168,6 +168,13 @@ impl Snapshot {
             labelled().map(|(labels, view)| (labels, view.traffic.new_flows)),
         )?;
         families.gauge(
+            "service_max_flows",
+            "How many flows the service may have at a time; absent where it may have any number",
+            labelled()
+                .filter(|(_, view)| view.max_flows != 0)
+                .map(|(labels, view)| (labels, u64::from(view.max_flows))),
+        )?;
+        families.gauge(
             "service_backends",
             "Backends of the service",
             labelled().map(|(labels, view)| (labels, u64::from(view.backends))),
@@ -299,6 +306,13 @@ impl Snapshot {
             "backend_flows",
             "Flows of the backend that live now",
             labelled().map(|(labels, view)| (labels, view.flows)),
+        )?;
+        families.gauge(
+            "backend_max_flows",
+            "How many flows the backend may have at a time; absent where it may have any number",
+            labelled()
+                .filter(|(_, view)| view.max_flows != 0)
+                .map(|(labels, view)| (labels, u64::from(view.max_flows))),
         )?;
         families.gauge(
             "backend_check_duration_seconds",

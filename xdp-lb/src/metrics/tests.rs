@@ -110,9 +110,13 @@ async fn every_value_comes_from_the_owner() {
         trouble: Some("connection refused".into()),
         since_seconds: Some(1),
     });
+    let mut limited = service("web", "192.0.2.10:80");
+    limited.max_flows = 5000;
+    let mut up = backend("web", "198.51.100.11:8080");
+    up.max_flows = 100;
     let owner = Owner {
-        services: vec![service("web", "192.0.2.10:80"), service("web6", "[2001:db8::10]:80")],
-        backends: vec![backend("web", "198.51.100.11:8080"), down],
+        services: vec![limited, service("web6", "[2001:db8::10]:80")],
+        backends: vec![up, down],
         trouble: Some("no memory".into()),
         ..Owner::default()
     };
@@ -148,6 +152,9 @@ async fn every_value_comes_from_the_owner() {
         (format!("xdp_lb_backend_ejections_total{{{down}}}"), Some(3.0)),
         (format!("xdp_lb_backend_share_ratio{{{up}}}"), Some(0.5)),
         (format!("xdp_lb_backend_flows{{{up}}}"), Some(42.0)),
+        (format!("xdp_lb_backend_max_flows{{{up}}}"), Some(100.0)),
+        (format!("xdp_lb_backend_max_flows{{{down}}}"), None),
+        (format!("xdp_lb_service_max_flows{{{web}}}"), Some(5000.0)),
         (format!("xdp_lb_backend_check_duration_seconds{{{up}}}"), Some(0.0012)),
         (format!("xdp_lb_backend_check_duration_seconds{{{down}}}"), None),
         (r#"xdp_lb_packets_dropped_total{reason="no_backend"}"#.into(), Some(90.0)),

@@ -4,10 +4,10 @@ use xdp_lb::control::tables::{SourceRange, Write};
 use xdp_lb_common::net::{Address, Protocol};
 use xdp_lb_common::process::Verdict;
 use xdp_lb_common::reason::Reason;
-use xdp_lb_common::tables::{Mode, SourceVerdict};
+use xdp_lb_common::tables::{COUNTS_FLOWS, Mode, RECORDS_FLOWS, SourceVerdict};
 
 use crate::homes::{EGRESS, Homes};
-use crate::packets::{ACK, Frame, SYN};
+use crate::packets::{ACK, BACKEND_MAC, FIN, Frame, LB_BACKEND_MAC, RST, SYN, ends};
 
 const VIP: &str = "192.0.2.10:80";
 const VIP6: &str = "[2001:db8::10]:80";
@@ -155,7 +155,7 @@ fn a_udp_flow_counts_once() {
     homes.service(VIP, Protocol::UDP, Mode::Nat, &[BACKEND]);
     homes.change_service(VIP, Protocol::UDP, |service| {
         (service.new_flow_rate, service.new_flow_burst) = (1, 30);
-        service.options |= xdp_lb_common::tables::RECORDS_FLOWS;
+        service.options |= RECORDS_FLOWS;
     });
     for _ in 0..100 {
         let again = Frame::udp("203.0.113.5:1", VIP);
@@ -165,4 +165,107 @@ fn a_udp_flow_counts_once() {
     let more = begun(&mut homes, "203.0.113.5", 100, |from| Frame::udp(from, VIP));
     let most = 29 + begin.elapsed().as_secs() as usize + 1;
     assert!((29..=most).contains(&more), "{more}");
+}
+
+const OTHER: &str = "198.51.100.12:8080";
+
+/// A service over two backends whose flows are counted, with these limits of its own and of each backend.
+fn limited(mode: Mode, protocol: Protocol, service: u32, backends: [u32; 2]) -> Homes {
+    let mut homes = Homes::new();
+    homes.service(VIP, protocol, mode, &[BACKEND, OTHER]);
+    homes.change_service(VIP, protocol, |record| {
+        record.max_flows = service;
+        record.options |= COUNTS_FLOWS | RECORDS_FLOWS;
+    });
+    for (address, limit) in [BACKEND, OTHER].into_iter().zip(backends) {
+        homes.change_backend(address, |backend| backend.max_flows = limit);
+    }
+    homes
+}
+
+/// Where the flow from this port goes; nothing, where it ends for this reason.
+fn flow(homes: &mut Homes, protocol: Protocol, port: u16, flags: u8, reason: Reason) -> Option<String> {
+    let from = format!("203.0.113.5:{port}");
+    let frame = match protocol {
+        Protocol::TCP => Frame::tcp(&from, VIP, flags),
+        _ => Frame::udp(&from, VIP),
+    };
+    let outcome = homes.send(&frame);
+    match outcome.verdict {
+        Verdict::Redirect(EGRESS) => Some(ends(&outcome.bytes).1.to_string()),
+        Verdict::Drop(found) if found == reason => None,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_full_backend_s_new_flows_go_to_another_until_all_are_full() {
+    for mode in [Mode::Nat, Mode::FullNat] {
+        for protocol in [Protocol::TCP, Protocol::UDP] {
+            let mut homes = limited(mode, protocol, 0, [3, 12]);
+            let went: Vec<_> =
+                (1..=40).map(|port| flow(&mut homes, protocol, port, SYN, Reason::BackendsFull)).collect();
+            let to = |backend: &str| went.iter().flatten().filter(|to| *to == backend).count();
+            assert_eq!((to(BACKEND), to(OTHER)), (3, 12), "{mode:?} {protocol:?}");
+            assert!(went[15..].iter().all(Option::is_none), "the first fifteen took all the room");
+            // Those that have begun go on where they are.
+            for (port, before) in (1..=15).zip(&went) {
+                let again = flow(&mut homes, protocol, port, ACK, Reason::BackendsFull);
+                assert_eq!(again, *before, "{mode:?} {protocol:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_flow_that_both_sides_have_closed_makes_room() {
+    let mut homes = limited(Mode::FullNat, Protocol::TCP, 1, [0, 0]);
+    for port in 1..=5 {
+        let from = format!("203.0.113.5:{port}");
+        let first = homes.send(&Frame::tcp(&from, VIP, SYN));
+        assert_eq!(first.verdict, Verdict::Redirect(EGRESS), "flow {port}");
+        let (source, backend) = ends(&first.bytes);
+        let answer = |homes: &mut Homes, flags| {
+            let mut frame = Frame::tcp(&backend.to_string(), &source.to_string(), flags);
+            (frame.from_mac, frame.to_mac) = (BACKEND_MAC, LB_BACKEND_MAC);
+            assert_eq!(homes.send(&frame).verdict, Verdict::Transmit);
+        };
+        answer(&mut homes, SYN | ACK);
+        homes.send(&Frame::tcp(&from, VIP, ACK));
+        assert_eq!(flow(&mut homes, Protocol::TCP, 100, SYN, Reason::ServiceFull), None);
+        if port % 2 == 0 {
+            homes.send(&Frame::tcp(&from, VIP, FIN | ACK));
+            answer(&mut homes, FIN | ACK);
+            assert_eq!(flow(&mut homes, Protocol::TCP, 100, SYN, Reason::ServiceFull), None, "not yet seen");
+            homes.send(&Frame::tcp(&from, VIP, ACK));
+        } else {
+            homes.send(&Frame::tcp(&from, VIP, RST));
+        }
+        // What comes late ends it no second time.
+        homes.send(&Frame::tcp(&from, VIP, RST));
+    }
+    assert_eq!(homes.host.service_flows.borrow().values().sum::<i64>(), 0);
+}
+
+#[test]
+fn a_census_sets_the_counts_right() {
+    let mut homes = limited(Mode::Nat, Protocol::UDP, 5, [0, 0]);
+    let begin = |homes: &mut Homes, ports: std::ops::Range<u16>| {
+        ports.filter(|port| flow(homes, Protocol::UDP, *port, 0, Reason::ServiceFull).is_some()).count()
+    };
+    assert_eq!(begin(&mut homes, 1..10), 5);
+    homes.forget(|key| key.source_port.get() <= 3);
+    assert_eq!(begin(&mut homes, 11..20), 0, "what was evicted counts still");
+    homes.census();
+    assert_eq!(begin(&mut homes, 21..30), 3);
+    homes.census();
+    assert_eq!(begin(&mut homes, 31..40), 0);
+}
+
+#[test]
+fn a_flow_that_is_under_way_is_not_held_up_by_a_limit() {
+    let mut homes = limited(Mode::Nat, Protocol::TCP, 1, [1, 1]);
+    assert!(flow(&mut homes, Protocol::TCP, 1, SYN, Reason::ServiceFull).is_some());
+    assert!(flow(&mut homes, Protocol::TCP, 2, SYN, Reason::ServiceFull).is_none());
+    assert!(flow(&mut homes, Protocol::TCP, 3, ACK, Reason::ServiceFull).is_some());
 }

@@ -374,8 +374,24 @@ impl Homes {
         for (book, flows) in Book::ALL.into_iter().zip(self.host.flows.get_mut()) {
             flows.retain(|key, record| !count.take(book, key, record));
         }
-        assert_eq!(kernel, count.finish());
+        let census = count.finish();
+        assert_eq!(kernel, census);
+        self.correct_flow_counts(&census);
         kernel
+    }
+
+    /// Makes the host's counts of flows what a census has counted, as the kernel's are by then.
+    fn correct_flow_counts(&mut self, census: &Census) {
+        let mut services = BTreeMap::<ServiceIndex, i64>::new();
+        let backends = (1..).map(BackendIndex).zip(&self.host.backends[1..]);
+        let counted = backends.map(|(index, backend)| {
+            let live = census.live.get(&index).copied().unwrap_or(0) as i64;
+            *services.entry(backend.service).or_default() += live;
+            (index, live)
+        });
+        let counted: BTreeMap<_, _> = counted.collect();
+        *self.host.backend_flows.get_mut() = counted;
+        *self.host.service_flows.get_mut() = services;
     }
 
     /// How many recorded flows of a backend live.

@@ -858,6 +858,18 @@ fn a_circuit_breaker_has_its_ranges_and_looks_at_flows_where_it_can() {
 }
 
 #[test]
+fn services_and_backends_have_limits_of_flows() {
+    let text = "max_flows = 500\nbackend = [{ address = \"198.51.100.1:80\", max_flows = 67108864 }]\n";
+    let config = valid(&format!("{SERVICE}{text}"));
+    assert_eq!((config.services[0].max_flows, config.services[0].backends[0].max_flows), (500, 1 << 26));
+    assert_eq!(
+        service("max_flows = 67108865\nbackend = [{ address = \"198.51.100.1:80\", max_flows = -1 }]\n"),
+        "line 5: service \"web\": max_flows: 67,108,865 is out of range; write 0 to 67,108,864\n\
+         line 6: service \"web\": backend 198.51.100.1:80: max_flows: -1 is out of range; write 0 to 67,108,864"
+    );
+}
+
+#[test]
 fn a_quic_service_names_each_of_its_backends() {
     let quic = |lines: &str| {
         let head =

@@ -341,6 +341,16 @@ fn a_backend_s_server_id_is_kept_with_it() {
     assert_eq!(read, overlay);
     overlay.prune(&config);
     assert_eq!(ids(&overlay), ["03", "02"]);
+    // A limit of flows is kept likewise, and one that differs is no repetition.
+    changed(overlay.remove_backend(&config, "h3", at("198.51.100.1:443")));
+    let limited = Backend { max_flows: 9, ..named("198.51.100.1:443", "01") };
+    changed(overlay.add_backend(&config, "h3", limited));
+    changed(overlay.patch_backend(&config, "h3", at("198.51.100.1:443"), weigh(50)));
+    assert_eq!(merged(&config, &overlay).services[0].backends[0].backend, Backend { weight: 50, ..limited });
+    let other = overlay.add_backend(&config, "h3", Backend { weight: 50, max_flows: 8, ..limited });
+    assert!(
+        matches!(other, Err(Refusal::Conflict(why)) if why.contains("with max_flows 9; remove it first"))
+    );
 }
 
 #[test]

@@ -3,7 +3,9 @@ use std::net::{IpAddr, SocketAddr};
 use proptest::prelude::*;
 use xdp_lb_common::net::{MacAddress, Protocol};
 use xdp_lb_common::slot::Slot;
-use xdp_lb_common::tables::{Backend, Mode, ServerId, ServerKey, Service, SlotIndex, SourceVerdict};
+use xdp_lb_common::tables::{
+    Backend, COUNTS_FLOWS, Mode, RECORDS_FLOWS, ServerId, ServerKey, Service, SlotIndex, SourceVerdict,
+};
 
 use super::*;
 use crate::control::wanted::{Path, Sources};
@@ -231,6 +233,7 @@ fn backend(number: u8, weight: u16, state: BackendState) -> WantedBackend {
         portion: 100,
         state,
         server_id: None,
+        max_flows: 0,
         path,
     }
 }
@@ -248,6 +251,7 @@ fn service(number: u8, mode: Mode, backends: Vec<WantedBackend>) -> WantedServic
         sources: Sources::new(),
         new_flow_rate: 0,
         new_flow_burst: 0,
+        max_flows: 0,
         backends,
     }
 }
@@ -411,6 +415,20 @@ fn a_list_of_ranges_is_replaced_whole_and_needs_room_for_both() {
         planner.plan(&with(list(0..18))).unwrap_err(),
         Full::Limit { table: "source_ranges", size: 20 }
     );
+}
+
+#[test]
+fn flows_are_counted_where_the_service_or_a_backend_has_a_limit() {
+    let options = |service: WantedService| {
+        let (planner, _) = settled(&[service]);
+        planner.tables().services.values().next().unwrap().options
+    };
+    let plain = service(1, Mode::Nat, up(1..3));
+    assert_eq!(options(plain.clone()), 0);
+    assert_eq!(options(WantedService { max_flows: 9, ..plain.clone() }), COUNTS_FLOWS | RECORDS_FLOWS);
+    let mut limited = plain;
+    limited.backends[1].max_flows = 9;
+    assert_eq!(options(limited), COUNTS_FLOWS | RECORDS_FLOWS);
 }
 
 #[test]
