@@ -7,7 +7,7 @@ use xdp_lb_common::process::Verdict;
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::tables::{BackendState, Mode};
 
-use crate::homes::{EGRESS, Homes, hex};
+use crate::homes::{EGRESS, Homes, hex, on_all_ports};
 use crate::packets::{ACK, BACKEND_MAC, CLIENT_MAC, Frame, LB_BACKEND_MAC, LB_MAC, SYN, fragments};
 
 const V4: [&str; 3] = ["192.0.2.10:53", "198.51.100.11:5353", "192.0.2.100:40000"];
@@ -61,6 +61,30 @@ fn nat_fragments_follow_their_first_to_the_backend_and_to_the_client() {
     }
     let traffic = homes.traffic();
     assert_eq!((traffic.packets_in, traffic.packets_out), (24, 12));
+}
+
+#[test]
+fn fragments_of_nat_follow_their_first_on_a_port_of_a_range() {
+    let mut homes = Homes::new();
+    let index = homes.reach_clients(&BTreeMap::from([
+        ("192.0.2.100", Some(CLIENT_MAC)),
+        ("2001:db8:1::100", Some(CLIENT_MAC)),
+    ]));
+    for [vip, backend, client] in [V4, V6] {
+        let (_, listens) = on_all_ports(vip, backend);
+        homes.service(&format!("{vip}-99"), Protocol::UDP, Mode::Nat, &[&listens]);
+        let backend = listens.replace(":0", ":53");
+        let sent = large(Protocol::UDP, client, vip);
+        let macs = (LB_BACKEND_MAC, BACKEND_MAC);
+        let expected = sent.leaving(client.parse().unwrap(), backend.parse().unwrap(), macs);
+        become_those_of(&mut homes, &sent, Verdict::Redirect(EGRESS), &expected);
+
+        let sent = large(Protocol::UDP, &backend, client);
+        let expected = sent.leaving(vip.parse().unwrap(), client.parse().unwrap(), (LB_MAC, CLIENT_MAC));
+        become_those_of(&mut homes, &sent, Verdict::Redirect(index), &expected);
+    }
+    let traffic = homes.traffic();
+    assert_eq!((traffic.packets_in, traffic.packets_out), (6, 6));
 }
 
 #[test]

@@ -44,6 +44,12 @@ pub struct Outcome {
     pub counted: Vec<(Reason, u64)>,
 }
 
+/// These two, with every port in place of theirs: the VIP's service, and a backend that keeps the port.
+pub fn on_all_ports(vip: &str, backend: &str) -> (String, String) {
+    let host = |end: &str| end.rsplit_once(':').expect("a port").0.to_owned();
+    (host(vip) + ":*", host(backend) + ":0")
+}
+
 /// The key of the service at this VIP, which may have a range of ports.
 pub fn service_key(vip: &str, protocol: Protocol) -> Endpoint {
     let vip: Vip = vip.parse().unwrap();

@@ -11,7 +11,7 @@ use xdp_lb_common::reason::Reason;
 use xdp_lb_common::slot::Slot;
 use xdp_lb_common::tables::{BackendIndex, BackendState, Mode};
 
-use crate::homes::{EGRESS, Homes, INGRESS, hex};
+use crate::homes::{EGRESS, Homes, INGRESS, hex, on_all_ports};
 use crate::packets::{ACK, BACKEND_MAC, Frame, Icmp, LB_BACKEND_MAC, RST, SYN, fragments};
 
 const VIP: &str = "192.0.2.10:80";
@@ -144,23 +144,25 @@ fn modes_and_ways() -> impl Iterator<Item = (Mode, (&'static str, &'static str, 
 #[test]
 fn fragments_go_the_way_of_their_flow() {
     for (mode, (vip, client, backend)) in modes_and_ways() {
-        println!("{mode:?} {vip} {backend}");
-        let mut homes = Homes::new();
-        homes.service(vip, Protocol::UDP, mode, &[backend]);
-        let mut frame = Frame::udp(client, vip);
-        frame.payload = vec![7; 1000];
-        let parts = fragments(&frame, 400, 9);
-        let inside = fragments(&frame.clone().ttl(frame.ttl - 1), 400, 9);
-        let ways: BTreeSet<_> = parts
-            .iter()
-            .zip(&inside)
-            .map(|(part, inside)| goes_along(&mut homes, mode, part, &inside[14..], backend))
-            .collect();
-        assert_eq!(ways.len(), 1, "all of them as the flow: {ways:?}");
-        // One that is larger than its way takes, of which the first has told the sender.
-        homes.change_backend(backend, |backend| backend.mtu = 400);
-        if mode != Mode::Dsr {
-            homes.bytes_end_with(&parts[1], Reason::TooBig);
+        for (service, listens) in [(vip.to_owned(), backend.to_owned()), on_all_ports(vip, backend)] {
+            println!("{mode:?} {service} {backend}");
+            let mut homes = Homes::new();
+            homes.service(&service, Protocol::UDP, mode, &[&listens]);
+            let mut frame = Frame::udp(client, vip);
+            frame.payload = vec![7; 1000];
+            let parts = fragments(&frame, 400, 9);
+            let inside = fragments(&frame.clone().ttl(frame.ttl - 1), 400, 9);
+            let ways: BTreeSet<_> = parts
+                .iter()
+                .zip(&inside)
+                .map(|(part, inside)| goes_along(&mut homes, mode, part, &inside[14..], backend))
+                .collect();
+            assert_eq!(ways.len(), 1, "all of them as the flow: {ways:?}");
+            // One that is larger than its way takes, of which the first has told the sender.
+            homes.change_backend(&listens, |backend| backend.mtu = 400);
+            if mode != Mode::Dsr {
+                homes.bytes_end_with(&parts[1], Reason::TooBig);
+            }
         }
     }
 }
@@ -168,15 +170,17 @@ fn fragments_go_the_way_of_their_flow() {
 #[test]
 fn an_icmp_error_about_a_backend_s_packet_goes_the_way_of_its_flow_as_it_is() {
     for (mode, (vip, client, backend)) in modes_and_ways() {
-        println!("{mode:?} {vip} {backend}");
-        let mut homes = Homes::new();
-        homes.service(vip, Protocol::TCP, mode, &[backend]);
-        let router = if vip.starts_with('[') { "2001:db8:9::1" } else { "203.0.113.1" };
-        let to = vip.parse::<SocketAddr>().unwrap().ip().to_string();
-        let error = Icmp::too_big(router, &to, &Frame::tcp(vip, client, ACK), 1000);
-        let inside = Icmp { ttl: error.ttl - 1, ..error.clone() }.bytes();
-        goes_along(&mut homes, mode, &error.bytes(), &inside[14..], backend);
-        homes.bytes_end_with(&Icmp { ttl: 1, ..error }.bytes(), Reason::TtlExpired);
+        for (service, listens) in [(vip.to_owned(), backend.to_owned()), on_all_ports(vip, backend)] {
+            println!("{mode:?} {service} {backend}");
+            let mut homes = Homes::new();
+            homes.service(&service, Protocol::TCP, mode, &[&listens]);
+            let router = if vip.starts_with('[') { "2001:db8:9::1" } else { "203.0.113.1" };
+            let to = vip.parse::<SocketAddr>().unwrap().ip().to_string();
+            let error = Icmp::too_big(router, &to, &Frame::tcp(vip, client, ACK), 1000);
+            let inside = Icmp { ttl: error.ttl - 1, ..error.clone() }.bytes();
+            goes_along(&mut homes, mode, &error.bytes(), &inside[14..], backend);
+            homes.bytes_end_with(&Icmp { ttl: 1, ..error }.bytes(), Reason::TtlExpired);
+        }
     }
 }
 
@@ -201,6 +205,9 @@ fn a_packet_of_any_family_goes_in_a_packet_of_any_family() {
             let mut homes = Homes::new();
             for protocol in [Protocol::TCP, Protocol::UDP] {
                 println!("{mode:?} {vip} {backend} {protocol:?}");
+                let (service, listens) = on_all_ports(vip, backend);
+                homes.service(&service, protocol, mode, &[&listens]);
+                goes(&mut homes, mode, &make(protocol, client, vip), backend);
                 homes.service(vip, protocol, mode, &[backend]);
                 goes(&mut homes, mode, &make(protocol, client, vip), backend);
                 let mut empty = make(protocol, client, vip).tag(0x8100, 7);
