@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use xdp_lb_tests::client::{Connection, udp_socket};
 use xdp_lb_tests::servers::{TcpEcho, UdpEcho};
-use xdp_lb_tests::{Daemon, Family, Mode, Network, Service, services};
+use xdp_lb_tests::{Daemon, Family, Mode, Network, Service, Way, services};
 
 /// More VIPs, on the load balancer's eth0.
 fn add_vips(network: &Network, addresses: &[&str]) -> Vec<IpAddr> {
@@ -168,4 +168,49 @@ fn services_on_ranges_of_ports_and_on_all_keep_the_port_that_a_client_asks_for()
     let daemon = Daemon::start(&network.lb, &["eth0", "eth1"], &services(config)).unwrap();
     daemon.wait_until_up().unwrap();
     assert_all_serve(&network, &expected);
+}
+
+#[test]
+fn a_range_of_ports_is_added_while_the_daemon_runs_for_tcp_and_udp() {
+    let network = Network::new("ranges", 2).unwrap();
+    let daemon = Daemon::start(&network.lb, &["eth0", "eth1"], "").unwrap();
+    let mut servers = Vec::new();
+    let mut expected = Vec::new();
+    for (number, way) in Way::ALL.into_iter().enumerate() {
+        let first = 5000 + 100 * number as u16;
+        let vip = SocketAddr::new(Network::vip(way.family), first);
+        let host = &network.backends[number % 2];
+        let backend = Network::endpoint(way.family, number % 2 + 1, 0).to_string();
+        for protocol in ["tcp", "udp"] {
+            let mut arguments = vec!["service".to_owned(), "add".to_owned(), format!("{way}-{protocol}")];
+            arguments.push(format!("{vip}-{}", first + 99));
+            arguments.extend(["--protocol", protocol, "--mode", &way.mode.to_string()].map(str::to_owned));
+            arguments.extend(["--check", "none", "--backend", &backend].map(str::to_owned));
+            let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+            daemon.cli(&arguments).unwrap();
+        }
+        for port in [first, first + 50, first + 99] {
+            servers.push((TcpEcho::start(host, port).unwrap(), UdpEcho::start(host, port).unwrap()));
+            expected.push((SocketAddr::new(vip.ip(), port), host.name()));
+        }
+    }
+    daemon.wait_until_up().unwrap();
+    assert_all_serve(&network, &expected);
+    for (vip, name) in expected {
+        let family = if vip.is_ipv4() { Family::V4 } else { Family::V6 };
+        let source = SocketAddr::new(Network::client_address(family), 0);
+        let socket = udp_socket(&network.client, source).unwrap();
+        socket.connect(vip).unwrap();
+        for round in 0..3 {
+            let sent = format!("round {round} to {vip}");
+            socket.send(sent.as_bytes()).unwrap();
+            let mut back = [0; 100];
+            let length = socket.recv(&mut back).unwrap_or_else(|error| panic!("{vip}: {error}"));
+            assert_eq!(String::from_utf8_lossy(&back[..length]), format!("{name} {sent}"));
+        }
+    }
+    // Next to the ranges is nobody's.
+    let outside = SocketAddr::new(Network::vip(Family::V4), 4999);
+    let source = SocketAddr::new(Network::client_address(Family::V4), 0);
+    assert!(Connection::open(&network.client, source, outside).is_err());
 }

@@ -7,8 +7,8 @@ use std::io::Read;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use xdp_lb_tests::client::udp_socket;
-use xdp_lb_tests::servers::{Nginx, UdpEcho};
+use xdp_lb_tests::client::{Connection, udp_socket};
+use xdp_lb_tests::servers::{Nginx, TcpEcho, UdpEcho};
 use xdp_lb_tests::{
     Daemon, Family, Network, Process, behind_a_narrow_link, big_file, connect, downloads, paths, until,
 };
@@ -91,6 +91,15 @@ fn name(mode: &str, family: Family) -> String {
     format!("{mode}-{}", if family == Family::V4 { "v4" } else { "v6" })
 }
 
+/// The family of the way to the second backend: a tunnel's is the other one.
+fn second_family(mode: &str, family: Family) -> Family {
+    match family {
+        _ if mode == "dsr" => family,
+        Family::V4 => Family::V6,
+        Family::V6 => Family::V4,
+    }
+}
+
 /// The services of a protocol: those of TCP are checked.
 fn config(protocol: &str) -> String {
     let (mark, check) = match protocol {
@@ -100,11 +109,7 @@ fn config(protocol: &str) -> String {
     let mut text = String::new();
     for (mode, port) in MODES {
         for family in Family::ALL {
-            let other = match family {
-                _ if mode == "dsr" => family,
-                Family::V4 => Family::V6,
-                Family::V6 => Family::V4,
-            };
+            let other = second_family(mode, family);
             text += &format!(
                 "[[service]]\nname = \"{}{mark}\"\nvip = \"{}\"\nprotocol = \"{protocol}\"\nmode = \"{mode}\"\n\
                  health_check = {check}\n\
@@ -273,4 +278,52 @@ fn a_backend_that_answers_clients_itself_is_told_of_a_narrow_link_through_the_tu
         }
     }
     assert_eq!(site.daemon.counter("icmp_without_flow").unwrap(), 0);
+}
+
+#[test]
+fn a_range_of_ports_that_is_added_while_the_daemon_runs_goes_through_each_mode_over_tcp_and_udp() {
+    let site = Site::start("tunnel-ranges");
+    let Network { client, backends, .. } = &site.network;
+    let mut servers = Vec::new();
+    let mut ways = Vec::new();
+    for (first, (mode, _)) in (9000..).step_by(100).zip(MODES) {
+        for port in [first, first + 50] {
+            for host in backends {
+                servers.push(TcpEcho::start(host, port).unwrap());
+            }
+        }
+        for family in Family::ALL {
+            let range = format!("{}-{}", vip(family, first), first + 99);
+            let ends = [(family, 1), (second_family(mode, family), 2)]
+                .map(|(family, number)| Network::endpoint(family, number, 0).to_string());
+            for protocol in ["tcp", "udp"] {
+                let service = format!("{}-{protocol}-range", name(mode, family));
+                let line = ["service", "add", &service, &range, "--protocol", protocol, "--mode", mode];
+                let rest = ["--check", "none", "--backend", &ends[0], "--backend", &ends[1]];
+                site.daemon.cli(&[&line[..], &rest].concat()).unwrap();
+            }
+            ways.push((mode, family, first));
+        }
+    }
+    site.daemon.wait_until_up().unwrap();
+    for (mode, family, first) in ways {
+        let source = SocketAddr::new(Network::client_address(family), 0);
+        for vip in [vip(family, first), vip(family, first + 50)] {
+            let served: BTreeSet<_> =
+                (0..20).map(|_| Connection::open(client, source, vip).unwrap().name).collect();
+            assert_eq!(served.into_iter().collect::<Vec<_>>(), ["backend-1", "backend-2"], "{mode} {vip}");
+            let _echoes: Vec<_> = backends.iter().map(|host| UdpEcho::start_at(host, vip).unwrap()).collect();
+            for _ in 0..6 {
+                let socket = udp_socket(client, source).unwrap();
+                socket.connect(vip).unwrap();
+                socket.send(b"to the range").unwrap();
+                let mut back = [0; 64];
+                let length = socket.recv(&mut back).unwrap_or_else(|error| panic!("{mode} {vip}: {error}"));
+                assert_eq!(back[..length], *b"to the range");
+            }
+        }
+        let service = format!("{}-udp-range", name(mode, family));
+        let shown = site.daemon.cli_json(&["service", "show", &service]).unwrap();
+        assert_eq!(shown["service"]["traffic"]["packets_in"], 12, "{service}: {shown}");
+    }
 }
