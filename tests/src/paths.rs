@@ -21,6 +21,16 @@ pub fn daemon() -> PathBuf {
     target_dir().join("release/xdp-lb")
 }
 
+/// The virtual environment of Python in which `cargo xtask setup` puts Schemathesis.
+pub fn schemathesis_dir() -> PathBuf {
+    target_dir().join("schemathesis")
+}
+
+/// Schemathesis, where it is installed.
+pub fn schemathesis() -> Option<PathBuf> {
+    Some(schemathesis_dir().join("bin/schemathesis")).filter(|program| is_executable(program))
+}
+
 /// Where a program of this name is found: on PATH, or where Debian keeps the programs that an ordinary user's
 /// PATH does not name.
 pub fn program(name: &str) -> Option<PathBuf> {

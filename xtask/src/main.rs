@@ -10,6 +10,7 @@ mod packages;
 mod preflight;
 mod sandbox;
 mod say;
+mod schemathesis;
 mod test;
 mod toolchain;
 mod workspace;
@@ -86,6 +87,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Setup => {
             toolchain::find_or_install()?;
             packages::ensure_programs()?;
+            schemathesis::offer();
         }
         Task::Build { log } => build::everything(log)?,
         Task::Load { config } => load(&config)?,

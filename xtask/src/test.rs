@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 
 use crate::workspace::{cargo, run, show};
-use crate::{build, kernels, preflight, sandbox, say, toolchain};
+use crate::{build, kernels, preflight, sandbox, say, schemathesis, toolchain};
 
 /// What is run.
 #[derive(clap::Args)]
@@ -53,6 +53,7 @@ pub fn run_all(options: &Options) -> Result<ExitCode> {
         preflight::check("test").map_err(|error| {
             anyhow!("{error:#}. (`cargo xtask test --host` needs neither root nor a network.)")
         })?;
+        schemathesis::offer();
     }
     let toolchain = toolchain::find_or_install()?;
     build::ebpf(&toolchain, false)?;

@@ -11,11 +11,12 @@ use axum::Json;
 use axum::extract::Query;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
-use schemars::{JsonSchema, json_schema};
+use schemars::{JsonSchema, Schema, json_schema};
 use serde::Serialize;
 
 use crate::api::server::{BackendPath, Chosen, Document, Error, ServiceName};
 use crate::api::types::ErrorView;
+use crate::config::ENDPOINT;
 
 /// A document without routes.
 pub(super) fn blank() -> OpenApi {
@@ -118,17 +119,18 @@ impl<T: JsonSchema> OperationInput for Chosen<T> {
         Query::<T>::operation_input(context, operation);
     }
 
+    // 404 for what it chooses by name.
     fn inferred_early_responses(
         context: &mut GenContext,
         operation: &mut Operation,
     ) -> Vec<(Option<u16>, Response)> {
-        errors(&[400], context, operation)
+        errors(&[400, 404], context, operation)
     }
 }
 
 impl OperationInput for ServiceName {
     fn operation_input(context: &mut GenContext, operation: &mut Operation) {
-        add_parameters(context, operation, [in_path("name", "the service's name")]);
+        add_parameters(context, operation, [service_name()]);
     }
 
     fn inferred_early_responses(
@@ -141,8 +143,12 @@ impl OperationInput for ServiceName {
 
 impl OperationInput for BackendPath {
     fn operation_input(context: &mut GenContext, operation: &mut Operation) {
-        let address = in_path("address", "the backend's ADDRESS:PORT, IPv6 in brackets");
-        add_parameters(context, operation, [in_path("name", "the service's name"), address]);
+        let address = in_path(
+            "address",
+            "the backend's ADDRESS:PORT, IPv6 in brackets",
+            json_schema!({ "type": "string", "pattern": ENDPOINT, "examples": ["198.51.100.11:8080"] }),
+        );
+        add_parameters(context, operation, [service_name(), address]);
     }
 
     fn inferred_early_responses(
@@ -153,12 +159,13 @@ impl OperationInput for BackendPath {
     }
 }
 
-fn in_path(name: &str, description: &str) -> Parameter {
-    let schema = SchemaObject {
-        json_schema: json_schema!({ "type": "string", "minLength": 1 }),
-        example: None,
-        external_docs: None,
-    };
+fn service_name() -> Parameter {
+    let schema = json_schema!({ "type": "string", "minLength": 1, "examples": ["web"] });
+    in_path("name", "the service's name", schema)
+}
+
+fn in_path(name: &str, description: &str, json_schema: Schema) -> Parameter {
+    let schema = SchemaObject { json_schema, example: None, external_docs: None };
     let parameter_data = ParameterData {
         name: name.into(),
         description: Some(description.into()),

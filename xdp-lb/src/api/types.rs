@@ -504,6 +504,7 @@ pub struct NextHopView {
 /// A change to a backend: what is `None` stays.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("minProperties" = 1), example = serde_json::json!({ "weight": 50 }))]
 pub struct BackendPatch {
     /// The new weight, 0 to 65,535.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -516,6 +517,7 @@ pub struct BackendPatch {
 /// A change to a service or to the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(example = serde_json::json!({ "admin": "draining" }))]
 pub struct AdminPatch {
     /// The new administrative state.
     pub admin: AdminState,
@@ -553,6 +555,7 @@ pub struct ReloadView {
 #[serde(deny_unknown_fields)]
 pub struct FlowQuery {
     /// Those of this service.
+    #[schemars(example = &"web")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
     /// Those of this backend.

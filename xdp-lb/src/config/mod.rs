@@ -40,7 +40,7 @@ pub use recovery::CircuitBreaker;
 pub use rules::{refusal, validate_backend, validate_service};
 pub use schema::*;
 pub use settings::{changed_settings, reloadable};
-pub(crate) use text::{clipped, grouped};
+pub(crate) use text::{ENDPOINT, clipped, grouped};
 pub use text::{duration_option, parse_endpoint};
 pub use unknown::{unknown_backend, unknown_service};
 pub use vip::Vip;

@@ -170,8 +170,15 @@ pub struct PortRange {
 /// A service: what clients connect to, and its policy.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(example = serde_json::json!({
+    "name": "api",
+    "vip": "192.0.2.11:80",
+    "health_check": { "type": "http", "path": "/healthz" },
+    "backend": [{ "address": "198.51.100.11:8080", "weight": 100 }],
+}))]
 pub struct Service {
     /// Its name: 1 to 63 letters, digits, `-`, `_` or `.`; no two services share one.
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[A-Za-z0-9._-]+$"))]
     pub name: String,
     /// The address and port, or ports, that clients connect to. No two services share VIP and protocol.
     pub vip: Vip,
@@ -295,9 +302,11 @@ pub enum FlowTracking {
 /// A backend of a service.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(example = serde_json::json!({ "address": "198.51.100.13:8080", "weight": 100 }))]
 pub struct Backend {
     /// Where it listens; of the VIP's family, unless the mode is `ipip` or `gue`. Port 0 where the VIP has more than
     /// one: packets keep theirs.
+    #[schemars(regex(pattern = text::ENDPOINT))]
     #[serde(deserialize_with = "text::deserialize_endpoint")]
     pub address: SocketAddr,
     /// Its share of new flows relative to the others, 0 to 65,535; 0: none. Default 100.

@@ -36,6 +36,12 @@ pub fn parse_endpoint(text: &str) -> Result<SocketAddr, String> {
     })
 }
 
+/// [`parse_endpoint`]'s form, for the schemas of documents.
+pub(crate) const ENDPOINT: &str = concat!(
+    r"^((25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])(\.(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])){3}",
+    r"|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$"
+);
+
 /// Reads [`parse_endpoint`]'s form through serde.
 pub(super) fn deserialize_endpoint<'de, D: Deserializer<'de>>(from: D) -> Result<SocketAddr, D::Error> {
     parse_endpoint(&String::deserialize(from)?).map_err(serde::de::Error::custom)

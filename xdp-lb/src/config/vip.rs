@@ -9,7 +9,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::schema::PortRange;
-use super::text;
+use super::text::{self, ENDPOINT};
 
 /// An address with its port or ports: `192.0.2.10:80`, `[2001:db8::10]:5000-5999`, `192.0.2.10:*`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -68,7 +68,12 @@ impl JsonSchema for Vip {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "description": "an address with its port, a range of ports, or all: 192.0.2.10:80" })
+        const PORT: &str = "[0-9]{1,5}";
+        json_schema!({
+            "type": "string",
+            "description": "an address with its port, a range of ports, or all: 192.0.2.10:80",
+            "pattern": ENDPOINT.replace(PORT, &format!(r"({PORT}(-{PORT})?|\*)")),
+        })
     }
 }
 
@@ -145,6 +150,37 @@ mod tests {
             assert_eq!((vip.port(), vip.last_port(), vip.to_string().as_str()), (first, last, text));
         }
         assert_eq!("192.0.2.10:80-80".parse::<Vip>().expect("one port").to_string(), "192.0.2.10:80");
+    }
+
+    #[test]
+    fn the_schema_takes_what_is_read_and_little_else() {
+        let schema = serde_json::to_value(Vip::json_schema(&mut SchemaGenerator::default())).expect("JSON");
+        let pattern = regex::Regex::new(schema["pattern"].as_str().expect("a pattern")).expect("a pattern");
+        let read = [
+            "192.0.2.10:80",
+            "0.0.0.0:0",
+            "255.249.199.99:1-65535",
+            "[2001:db8::10]:*",
+            "[::ffff:192.0.2.1]:80",
+        ];
+        for text in read {
+            assert!(text.parse::<Vip>().is_ok() && pattern.is_match(text), "{text}");
+        }
+        for text in [
+            "192.0.2.10",
+            "192.0.2.256:80",
+            "192.0.2:80",
+            "192.0.02.1:80",
+            "web:80",
+            "192.0.2.10:80-*",
+            "x:*",
+            ":80",
+        ] {
+            assert!(text.parse::<Vip>().is_err() && !pattern.is_match(text), "{text}");
+        }
+        let endpoint = regex::Regex::new(ENDPOINT).expect("a pattern");
+        assert!(endpoint.is_match("192.0.2.10:80") && endpoint.is_match("[2001:db8::10]:80"));
+        assert!(!endpoint.is_match("192.0.2.10:*") && !endpoint.is_match("192.0.2.10:80-90"));
     }
 
     #[test]
