@@ -2,9 +2,12 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// How many 32-bit words of a frame are put back in each round: 80 bytes, more than the headers of
-/// IPv6 and TCP.
-pub const WORDS: usize = 20;
+/// How many 32-bit words of a frame are put back in each round, behind its first two bytes: 78 bytes, more than the
+/// headers of IPv6 and TCP.
+pub const WORDS: usize = 19;
+/// Where in the frame the first of those words is: where each of IP's begins too, behind an Ethernet header of 14 bytes.
+/// What is written in other pieces than it is read in makes a processor wait, as no packet from a wire does.
+pub const WORDS_AT: usize = 2;
 
 /// How many bits of a flow's number are its port's; the others are its address's.
 pub const PORT_BITS: u32 = 15;
@@ -22,22 +25,30 @@ pub const SERVICE_PORT: u16 = 8_000;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Plan {
-    /// The frame's first bytes.
+    /// The frame's bytes from [`WORDS_AT`] on.
     pub words: [u32; WORDS],
+    /// Its first two bytes.
+    pub first: u16,
+    /// Unused, 0.
+    pub padding: u16,
     /// How long the frame is, bytes.
     pub length: u32,
     /// How many flows, a power of two up to 2^30, less one.
     pub flow_mask: u32,
-    /// Where in the frame the two bytes of the address are.
+    /// Where in the frame the last 32 bits of the address are.
     pub address_at: u32,
+    /// Those bits (host order), of which the lower half is the flow's.
+    pub address: u32,
     /// Where in the frame the port is.
     pub port_at: u32,
     /// How often each packet comes in a row: 2 to the power of this.
     pub in_a_row: u32,
     /// To how many services, up to 2^20; 0: to the one that the frame names.
     pub services: u32,
-    /// Many services: where in the frame the lower half of the VIP is.
+    /// Many services: where in the frame the last 32 bits of the VIP are.
     pub vip_at: u32,
+    /// Those bits (host order), of which the lower half is the service's.
+    pub vip: u32,
     /// Many services: where in the frame the VIP's port is.
     pub vip_port_at: u32,
     /// What redirects: through which interface.
@@ -47,12 +58,12 @@ pub struct Plan {
 /// What of a frame is one packet's own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Variation {
-    /// The lower half of the flow's address.
-    pub address: u16,
+    /// The last 32 bits of the flow's address.
+    pub address: u32,
     /// The flow's port.
     pub port: u16,
-    /// The lower half of the service's VIP.
-    pub vip: u16,
+    /// The last 32 bits of the service's VIP.
+    pub vip: u32,
     /// The service's port.
     pub vip_port: u16,
 }
@@ -67,9 +78,9 @@ impl Variation {
         let flow = number & plan.flow_mask;
         let service = ((u64::from(number) * u64::from(plan.services)) >> 32) as u32;
         Self {
-            address: (flow >> PORT_BITS) as u16,
+            address: plan.address | flow >> PORT_BITS,
             port: PORT_BASE | (flow & (PORT_BASE as u32 - 1)) as u16,
-            vip: (service >> SERVICE_BITS) as u16,
+            vip: plan.vip | service >> SERVICE_BITS,
             vip_port: SERVICE_PORT + (service & (SERVICES_PER_VIP - 1)) as u16,
         }
     }
@@ -98,7 +109,7 @@ mod tests {
         let mut packets = std::vec![0; 1_000];
         for round in 0..100_000 {
             let Variation { vip, vip_port, .. } = Variation::of(&plan, round);
-            let service = u32::from(vip) * SERVICES_PER_VIP + u32::from(vip_port - SERVICE_PORT);
+            let service = vip * SERVICES_PER_VIP + u32::from(vip_port - SERVICE_PORT);
             packets[service as usize] += 1;
         }
         assert!(packets.iter().all(|packets| (95..=105).contains(packets)), "{packets:?}");

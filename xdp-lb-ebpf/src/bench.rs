@@ -6,7 +6,7 @@ use aya_ebpf::helpers::bpf_redirect;
 use aya_ebpf::macros::{map, xdp};
 use aya_ebpf::maps::{Array, PerCpuArray, ProgramArray};
 use aya_ebpf::programs::XdpContext;
-use xdp_lb_common::bench::{Plan, Variation, WORDS};
+use xdp_lb_common::bench::{Plan, Variation, WORDS, WORDS_AT};
 use xdp_lb_common::headers::Ethernet;
 use xdp_lb_common::packet::Packet;
 
@@ -66,7 +66,9 @@ pub fn xdp_generate(context: XdpContext) -> u32 {
 pub fn xdp_bare(context: XdpContext) -> u32 {
     let Some(plan) = BENCH_PLAN.get(0) else { return xdp_action::XDP_ABORTED };
     let [first, second, third, ..] = plan.words;
-    match Frame::new(&context).write(0, [first, second, third]) {
+    let mut frame = Frame::new(&context);
+    let written = frame.write(0, plan.first).and_then(|()| frame.write(WORDS_AT, [first, second, third]));
+    match written {
         Some(()) => redirect(plan.ifindex),
         None => xdp_action::XDP_ABORTED,
     }
@@ -97,7 +99,8 @@ fn put_back(context: &XdpContext, plan: &Plan) -> Option<()> {
     if frame.length() != plan.length as usize {
         frame.move_head(frame.length() as i32 - plan.length as i32)?;
     }
-    frame.write::<[u32; WORDS]>(0, plan.words)?;
+    frame.write(0, plan.first)?;
+    frame.write::<[u32; WORDS]>(WORDS_AT, plan.words)?;
     let variation = Variation::of(plan, next(&BENCH_ROUNDS) as u32);
     frame.write(plan.address_at as usize, variation.address.to_be())?;
     frame.write(plan.port_at as usize, variation.port.to_be())?;

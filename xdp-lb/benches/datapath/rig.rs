@@ -13,7 +13,7 @@ use xdp_lb::config::{Limits, PortRange, Timeouts};
 use xdp_lb::control::tables::Write;
 use xdp_lb::datapath::{Datapath, Options, Policy};
 use xdp_lb::ring;
-use xdp_lb_common::bench::{Plan, WORDS};
+use xdp_lb_common::bench::{Plan, WORDS, WORDS_AT};
 use xdp_lb_common::net::{Address, Endpoint, MacAddress, Port, Protocol};
 use xdp_lb_common::slot::Slot;
 use xdp_lb_common::tables::{
@@ -325,18 +325,26 @@ fn plan(traffic: &Traffic) -> Plan {
     let mut bytes = traffic.frame.bytes();
     bytes.resize(FRAME, 0);
     let words: [u32; WORDS] = std::array::from_fn(|word| {
-        u32::from_ne_bytes(bytes[word * 4..][..4].try_into().expect("four bytes"))
+        u32::from_ne_bytes(bytes[WORDS_AT + word * 4..][..4].try_into().expect("four bytes"))
     });
-    // The lower halves of source and destination, and the ports.
-    let (source, destination, ports) = if traffic.frame.from.is_ipv4() { (28, 32, 34) } else { (36, 52, 54) };
+    // The last 32 bits of source and destination, and the ports.
+    let (source, destination, ports) = if traffic.frame.from.is_ipv4() { (26, 30, 34) } else { (34, 50, 54) };
     let (address_at, port_at) = match traffic.varies {
         Varies::Sender => (source, ports),
         Varies::Receiver => (destination, ports + 2),
         // Payload, behind all headers.
-        Varies::Nothing => (76, 78),
+        Varies::Nothing => (74, 78),
+    };
+    let upper = |at: u32| {
+        let bits = bytes[at as usize..][..4].try_into().expect("four bytes");
+        u32::from_be_bytes(bits) & 0xffff_0000
     };
     Plan {
         words,
+        first: u16::from_ne_bytes([bytes[0], bytes[1]]),
+        padding: 0,
+        address: upper(address_at),
+        vip: upper(destination),
         length: FRAME as u32,
         flow_mask: traffic.flows - 1,
         address_at,

@@ -1,6 +1,6 @@
 //! UDP packets by the kernel's own generator, and a sink that counts them.
 
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -11,7 +11,7 @@ use aya::programs::{TestRunAttrs, TestRunOptions, Xdp, XdpMode};
 use etherparse::PacketBuilder;
 use xdp_lb::config::{Limits, PortRange, Timeouts};
 use xdp_lb::datapath::{Datapath, Options, Policy};
-use xdp_lb_common::bench::{Plan, WORDS};
+use xdp_lb_common::bench::{Plan, WORDS, WORDS_AT};
 use xdp_lb_tests::statistics::median;
 
 use crate::bed::{Bed, VIP, index, mac};
@@ -19,6 +19,10 @@ use crate::plain::Plain;
 
 /// Frames that the kernel hands to the program at a time (its own default).
 const BATCH: u32 = 64;
+/// How long a frame is, bytes.
+const FRAME: usize = 80;
+/// Where clients are: the range for benchmarks (RFC 2544). The lower half of the address tells the flows apart.
+const CLIENTS: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
 
 /// What a run came to.
 pub struct Flood {
@@ -76,16 +80,15 @@ impl Generator {
 
     fn send(&mut self, bed: &Bed, flows: u32, packets: u32) -> Result<(Duration, u64)> {
         let frame = frame(bed, VIP)?;
-        let words: [u32; WORDS] = words(&frame);
         let ifindex = index(&bed.client, "eth0")?;
         let plan = Plan {
-            words,
             length: frame.len() as u32,
             flow_mask: flows - 1,
-            address_at: 28,
+            address_at: 26,
+            address: CLIENTS.to_bits(),
             port_at: 34,
             ifindex,
-            ..Plan::default()
+            ..put_in_place(&frame)
         };
         self.plan.set(0, Plain(plan), 0)?;
         let object = self.datapath.object();
@@ -119,7 +122,7 @@ impl Bare {
             datapath.object().take_map("BENCH_PLAN").context("no plan")?.try_into()?;
         let macs = [mac(&bed.servers, "eth0")?, mac(&bed.lb, "eth1")?].map(|mac| mac.octets()).concat();
         let ifindex = index(&bed.lb, "eth1")?;
-        plan.set(0, Plain(Plan { words: words(&macs), ifindex, ..Plan::default() }), 0)?;
+        plan.set(0, Plain(Plan { ifindex, ..put_in_place(&macs) }), 0)?;
         let program: &mut Xdp =
             datapath.object().program_mut("xdp_bare").context("no program")?.try_into()?;
         program.load()?;
@@ -150,24 +153,28 @@ fn load() -> Result<Datapath> {
 /// A client's datagram. Its UDP checksum is 0, which stands for none: the generator changes the port.
 fn frame(bed: &Bed, vip: SocketAddrV4) -> Result<Vec<u8>> {
     let (from, to) = (mac(&bed.client, "eth0")?.octets(), mac(&bed.lb, "eth0")?.octets());
-    // The lower half of the address is 0, as the generator writes it for so few flows.
     let mut frame = Vec::new();
     PacketBuilder::ethernet2(from, to)
-        .ipv4([198, 18, 0, 0], vip.ip().octets(), 64)
+        .ipv4(CLIENTS.octets(), vip.ip().octets(), 64)
         .udp(40_000, vip.port())
-        .write(&mut frame, &[0; 4 * WORDS - 42])
+        .write(&mut frame, &[0; FRAME - 42])
         .context("cannot write a frame")?;
     frame[40..42].fill(0);
     Ok(frame)
 }
 
-fn words(bytes: &[u8]) -> [u32; WORDS] {
-    std::array::from_fn(|word| {
-        bytes
-            .get(word * 4..)
-            .and_then(|rest| rest.first_chunk())
-            .map_or(0, |bytes| u32::from_ne_bytes(*bytes))
-    })
+/// Of a frame's first bytes, the part of a plan that puts them in place.
+fn put_in_place(bytes: &[u8]) -> Plan {
+    let mut frame = [0; WORDS_AT + 4 * WORDS];
+    let length = frame.len().min(bytes.len());
+    frame[..length].copy_from_slice(&bytes[..length]);
+    Plan {
+        first: u16::from_ne_bytes([frame[0], frame[1]]),
+        words: std::array::from_fn(|word| {
+            u32::from_ne_bytes(frame[WORDS_AT + word * 4..][..4].try_into().expect("four bytes"))
+        }),
+        ..Plan::default()
+    }
 }
 
 fn sum(counter: &PerCpuArray<MapData, u64>) -> Result<u64> {
