@@ -25,12 +25,19 @@ impl FlowHash {
         (destination, destination_port): (&Address, Port),
     ) -> Self {
         let ports = u32::from(source_port.get()) << 16 | u32::from(destination_port.get());
-        let mut sum = keys[0];
-        for word in 0..4 {
-            sum = sum.wrapping_add(keys[1 + word].wrapping_mul(u64::from(source.0[word].get())));
-            sum = sum.wrapping_add(keys[5 + word].wrapping_mul(u64::from(destination.0[word].get())));
+        let mut sum = keys[0].wrapping_add(keys[9].wrapping_mul(u64::from(ports)));
+        if source.is_v4() & destination.is_v4() {
+            // The same sum: of the upper words all that is not 0 is 0xffff.
+            let upper = keys[3].wrapping_add(keys[7]).wrapping_mul(0xffff);
+            let clients = keys[4].wrapping_mul(u64::from(source.last().get()));
+            let servers = keys[8].wrapping_mul(u64::from(destination.last().get()));
+            sum = sum.wrapping_add(upper).wrapping_add(clients).wrapping_add(servers);
+        } else {
+            for word in 0..4 {
+                sum = sum.wrapping_add(keys[1 + word].wrapping_mul(u64::from(source.0[word].get())));
+                sum = sum.wrapping_add(keys[5 + word].wrapping_mul(u64::from(destination.0[word].get())));
+            }
         }
-        sum = sum.wrapping_add(keys[9].wrapping_mul(u64::from(ports)));
         Self(mix((sum >> 32) as u32 ^ keys[10] as u32))
     }
 

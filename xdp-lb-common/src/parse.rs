@@ -130,21 +130,9 @@ pub fn parse<P: Packet>(packet: &P, parsed: &mut Parsed) -> Result<(), Reason> {
             }
             (Port::default(), Port::default(), 0, Kind::LaterFragment)
         }
-        Protocol::TCP => {
-            let tcp: Tcp = packet.read(network.l4).ok_or(Reason::Malformed)?;
-            let header = usize::from(tcp.data_offset >> 4) * 4;
-            if header < size_of::<Tcp>() || header > network.payload {
-                return Err(Reason::Malformed);
-            }
-            (tcp.source, tcp.destination, tcp.flags, whole_or_first)
-        }
-        Protocol::UDP => {
-            let udp: Udp = packet.read(network.l4).ok_or(Reason::Malformed)?;
-            let length = usize::from(udp.length.get());
-            if length < size_of::<Udp>() || length > network.payload && !piece.more {
-                return Err(Reason::Malformed);
-            }
-            (udp.source, udp.destination, 0, whole_or_first)
+        Protocol::TCP | Protocol::UDP => {
+            let (source, destination, flags) = parse_transport(packet, &network)?;
+            (source, destination, flags, whole_or_first)
         }
         _ if piece.more => return Err(Reason::Fragment),
         protocol if protocol == if is_v4 { Protocol::ICMP } else { Protocol::ICMPV6 } => {
@@ -174,6 +162,71 @@ pub fn parse<P: Packet>(packet: &P, parsed: &mut Parsed) -> Result<(), Reason> {
         tags,
     };
     Ok(())
+}
+
+/// Ports and control bits of a TCP or UDP header, whose length is looked at.
+#[inline(always)]
+fn parse_transport<P: Packet>(packet: &P, network: &Network) -> Result<(Port, Port, u8), Reason> {
+    if network.protocol == Protocol::TCP {
+        let tcp: Tcp = packet.read(network.l4).ok_or(Reason::Malformed)?;
+        let header = usize::from(tcp.data_offset >> 4) * 4;
+        if header < size_of::<Tcp>() || header > network.payload {
+            return Err(Reason::Malformed);
+        }
+        Ok((tcp.source, tcp.destination, tcp.flags))
+    } else {
+        let udp: Udp = packet.read(network.l4).ok_or(Reason::Malformed)?;
+        let length = usize::from(udp.length.get());
+        if length < size_of::<Udp>() || length > network.payload && !network.piece.more {
+            return Err(Reason::Malformed);
+        }
+        Ok((udp.source, udp.destination, 0))
+    }
+}
+
+/// What [`parse`] makes of a packet as most are: whole, of TCP or UDP over IPv4 (`V4`) or IPv6, without tags, options and
+/// extension headers; nothing, where it is another. Where its headers lie are constants then, and it need not be kept in
+/// memory.
+#[inline(always)]
+pub fn parse_plain<const V4: bool, P: Packet>(packet: &P) -> Option<Parsed> {
+    let Link { ethernet, tags, ethertype, l3 } = parse_link(packet).ok()?;
+    if l3 != size_of::<Ethernet>() || ethertype != if V4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 } {
+        return None;
+    }
+    let l3 = size_of::<Ethernet>();
+    let (network, l4) = if V4 {
+        (parse_v4(packet, l3).ok()?, l3 + size_of::<Ipv4>())
+    } else {
+        let ip: Ipv6 = packet.read(l3)?;
+        if !matches!(ip.next_header, Protocol::TCP | Protocol::UDP) {
+            return None;
+        }
+        (parse_v6(packet, l3).ok()?, l3 + size_of::<Ipv6>())
+    };
+    let is_whole = (network.piece.offset == 0) & !network.piece.more;
+    if network.l4 != l4 || !is_whole || !matches!(network.protocol, Protocol::TCP | Protocol::UDP) {
+        return None;
+    }
+    let network = Network { l4, piece: Piece::default(), ..network };
+    let (source_port, destination_port, tcp_flags) = parse_transport(packet, &network).ok()?;
+    Some(Parsed {
+        key: FlowKey::new(
+            Endpoint::new(network.source, source_port, network.protocol),
+            Endpoint::new(network.destination, destination_port, network.protocol),
+        ),
+        kind: Kind::Flow,
+        is_v4: V4,
+        l3,
+        l4,
+        ip_length: (l4 + network.payload - l3) as u32,
+        tcp_flags,
+        ttl: network.ttl,
+        identification: Be32::new(0),
+        ingress: packet.ingress(),
+        destination_mac: ethernet.destination,
+        source_mac: ethernet.source,
+        tags,
+    })
 }
 
 /// What the IP header says.

@@ -3,11 +3,13 @@
 use super::encapsulate::encapsulate;
 use super::rewrite::{Departure, Limit, relay, rewrite};
 use super::{Context, Scratch, ports};
+use crate::net::Endpoint;
 use crate::packet::Packet;
+use crate::parse::Parsed;
 use crate::reason::Reason;
-use crate::tables::{Backend, Mode, Service, Tables};
+use crate::tables::{Backend, FlowKey, Mode, Service, Tables};
 
-/// Sends a client's packet to its backend.
+/// Sends a client's packet to its backend, where it comes from `source` in the modes that rewrite addresses.
 ///
 /// `dsr` takes a hop, as IPVS's direct routing does: the destination stays the VIP, so that of two balancers
 /// that had each other as a backend, only the hop count would ever end a packet.
@@ -17,20 +19,29 @@ pub fn depart<P: Packet, T: Tables>(
     context: &Context<'_, T>,
     service: &Service,
     backend: &Backend,
+    source: Endpoint,
     departure: &mut Departure,
 ) -> Result<(), Reason> {
     let parsed = context.parsed;
+    departure.aim(backend);
     if service.mode >= Mode::Ipip as u8 {
         return encapsulate(packet, context, service, backend, departure);
     }
-    if parsed.ip_length > u32::from(backend.mtu) && backend.mtu != 0 {
+    if !fits(parsed, backend) {
         departure.limit = Limit { fits: backend.mtu, from: parsed.key.destination };
         return Err(Reason::TooBig);
     }
     if service.mode == Mode::Dsr as u8 {
         return relay(packet, parsed, departure);
     }
+    departure.key = FlowKey::new(source, backend.endpoint_for(&parsed.key.destination_endpoint()));
     rewrite(packet, parsed, departure)
+}
+
+/// Whether the path to this backend takes a packet of this length.
+#[inline(always)]
+pub fn fits(parsed: &Parsed, backend: &Backend) -> bool {
+    backend.mtu == 0 || parsed.ip_length <= u32::from(backend.mtu)
 }
 
 /// Whether packets to this service's backends keep the client's address and the VIP's.

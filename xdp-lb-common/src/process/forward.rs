@@ -51,8 +51,7 @@ pub fn forward<P: Packet, T: Tables>(
     let Course { index, backend, source, is_new } = course(context, service)?;
     context.tables.prepare_count(index);
     let bytes = packet.length() as u64;
-    departure.aim(backend, source, &context.parsed.key.destination_endpoint());
-    depart(packet, context, service, backend, departure)?;
+    depart(packet, context, service, backend, source, departure)?;
     context.tables.count_forward(index, bytes, is_new);
     Ok(())
 }
@@ -111,7 +110,7 @@ fn settled<'t, T: Tables>(
 
 /// The slot of a flow, and its owner.
 #[inline(always)]
-fn owner<'t, T: Tables>(
+pub fn owner<'t, T: Tables>(
     tables: &'t T,
     settings: &Settings,
     service: &Service,
@@ -141,7 +140,7 @@ fn refuse_own_sender<T: Tables>(context: &Context<'_, T>) -> Result<(), Reason> 
 /// Whether this backend takes new flows of the service. A backend's place may have gone to another since a slot or
 /// a record was written.
 #[inline(always)]
-fn is_up(service: &Service, backend: &Backend) -> bool {
+pub fn is_up(service: &Service, backend: &Backend) -> bool {
     (backend.state == BackendState::Up as u8) & (backend.service == service.index)
 }
 

@@ -51,11 +51,17 @@ pub fn note<T: Tables>(tables: &T, scratch: &mut Scratch, refused: Option<Reason
             None => ports::reply(tables, &parsed.key).map(|rule| rule.backend),
         },
     };
+    let index = backend.unwrap_or_default();
+    if course == FragmentCourse::Forward {
+        // By which it is known again, in the modes too that leave the packet's addresses as they are.
+        let Some(backend) = tables.backend(index) else { return };
+        departure.key.destination = backend.address;
+    }
     *fragment_key = key(parsed);
     *fragment = Fragment {
         source: departure.key.source,
         destination: departure.key.destination,
-        backend: backend.unwrap_or_default(),
+        backend: index,
         seen: tables.now(),
         source_port: parsed.key.source_port,
         destination_port: parsed.key.destination_port,

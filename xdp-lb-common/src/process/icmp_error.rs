@@ -16,7 +16,7 @@ use crate::net::{Be16, Port, Protocol};
 use crate::packet::Packet;
 use crate::parse::Parsed;
 use crate::reason::Reason;
-use crate::tables::{BackendIndex, FlowKey, Mode, Tables, Tags};
+use crate::tables::{BackendIndex, FlowKey, Mode, Tables};
 
 /// Whose packet an ICMP error quotes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -72,10 +72,7 @@ pub fn to_backend<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<bool, 
         // A backend of `full-nat` need not know a way to anybody but this host; others see who made the error.
         departure.key.source = parsed.key.source;
     }
-    departure.ifindex = backend.ifindex;
-    departure.tags = Tags::vlan(backend.vlan);
-    departure.source_mac = backend.source_mac;
-    departure.destination_mac = backend.destination_mac;
+    departure.aim(backend);
     Ok(keeps_addresses(service))
 }
 

@@ -4,6 +4,7 @@ mod affinity;
 pub mod decap;
 mod depart;
 mod encapsulate;
+mod express;
 mod forward;
 mod fragments;
 mod guard;
@@ -28,7 +29,7 @@ use self::rewrite::Departure;
 use self::too_big::too_big;
 use core::cell::Cell;
 
-use crate::filter::{BACKEND, VIP};
+use crate::filter::VIP;
 use crate::flow::{Direction, advance};
 use crate::net::Endpoint;
 use crate::packet::Packet;
@@ -90,7 +91,25 @@ struct Moment {
 /// Takes one packet from its arrival to its verdict, and counts it.
 #[inline(always)]
 pub fn process<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Scratch) -> Verdict {
-    match balance(packet, tables, scratch) {
+    run::<true, P, T>(packet, tables, scratch)
+}
+
+/// Likewise, without the [short way](express) of plain packets: what they are compared with.
+pub fn process_the_long_way<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    scratch: &mut Scratch,
+) -> Verdict {
+    run::<false, P, T>(packet, tables, scratch)
+}
+
+#[inline(always)]
+fn run<const EXPRESS: bool, P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    scratch: &mut Scratch,
+) -> Verdict {
+    match balance::<EXPRESS, P, T>(packet, tables, scratch) {
         Ok(verdict) => verdict,
         Err(reason) => {
             let reason = match reason {
@@ -117,7 +136,7 @@ struct Context<'t, T> {
 }
 
 #[inline(always)]
-fn balance<P: Packet, T: Tables>(
+fn balance<const EXPRESS: bool, P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
     scratch: &mut Scratch,
@@ -125,6 +144,12 @@ fn balance<P: Packet, T: Tables>(
     scratch.roles = roles::roles(packet, tables);
     if scratch.roles == 0 {
         return Err(Reason::NoService);
+    }
+    if EXPRESS && scratch.roles == VIP {
+        let ifindex = express::express(packet, tables);
+        if ifindex != 0 {
+            return Ok(leave_by(ifindex, packet.ingress()));
+        }
     }
     parse(packet, &mut scratch.parsed)?;
     if scratch.parsed.kind == parse::Kind::Icmp {
@@ -165,8 +190,12 @@ fn balance<P: Packet, T: Tables>(
 /// By which interface a packet leaves.
 #[inline(always)]
 fn leave(scratch: &Scratch) -> Verdict {
-    let Scratch { parsed, departure, .. } = scratch;
-    if departure.ifindex == parsed.ingress { Verdict::Transmit } else { Verdict::Redirect(departure.ifindex) }
+    leave_by(scratch.departure.ifindex, scratch.parsed.ingress)
+}
+
+#[inline(always)]
+fn leave_by(ifindex: u32, ingress: u32) -> Verdict {
+    if ifindex == ingress { Verdict::Transmit } else { Verdict::Redirect(ifindex) }
 }
 
 /// Takes a packet of a flow to its departure.
@@ -186,9 +215,7 @@ fn steer<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Scratch
         }
         let context = Context { tables, settings, parsed, moment };
         forward::forward(packet, &context, service, departure)
-    } else if *roles & BACKEND != 0
-        && let Some(rule) = ports::reply(tables, &parsed.key)
-    {
+    } else if let Some(rule) = ports::reply(tables, &parsed.key) {
         reply::reply(packet, tables, parsed, rule, query, departure)
     } else {
         Err(Reason::NoService)

@@ -2,7 +2,7 @@
 
 use crate::checksum::Change;
 use crate::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ipv4, Ipv6, VlanTag, checksum_offset};
-use crate::net::{Address, Be16, Endpoint, MacAddress, Protocol};
+use crate::net::{Address, Be16, MacAddress, Protocol};
 use crate::packet::Packet;
 use crate::parse::Parsed;
 use crate::reason::Reason;
@@ -31,17 +31,13 @@ pub struct Limit {
 }
 
 impl Departure {
-    /// Is to this backend, from this source, for packets to this VIP.
+    /// Is by the way to this backend. With which addresses and ports, is left as it is.
     #[inline(always)]
-    pub fn aim(&mut self, backend: &Backend, source: Endpoint, vip: &Endpoint) {
-        *self = Self {
-            key: FlowKey::new(source, backend.endpoint_for(vip)),
-            ifindex: backend.ifindex,
-            tags: Tags::vlan(backend.vlan),
-            source_mac: backend.source_mac,
-            destination_mac: backend.destination_mac,
-            limit: self.limit,
-        };
+    pub fn aim(&mut self, backend: &Backend) {
+        self.ifindex = backend.ifindex;
+        self.tags = Tags::vlan(backend.vlan);
+        self.source_mac = backend.source_mac;
+        self.destination_mac = backend.destination_mac;
     }
 }
 
@@ -50,10 +46,16 @@ impl Departure {
 /// A call of its own in the kernel, not inlined: a program's stack is 512 bytes.
 #[inline(never)]
 pub fn rewrite<P: Packet>(packet: &mut P, parsed: &Parsed, departure: &Departure) -> Result<(), Reason> {
-    let mut addresses = Change::default();
-    rewrite_ip(packet, parsed, &departure.key, &mut addresses)?;
-    rewrite_ports(packet, parsed, &departure.key, addresses)?;
+    rewrite_packet(packet, parsed, &departure.key)?;
     write_ethernet(packet, parsed.l3, 0, ethertype(parsed.is_v4), departure)
+}
+
+/// Gives the packet its new addresses and ports.
+#[inline(always)]
+pub fn rewrite_packet<P: Packet>(packet: &mut P, parsed: &Parsed, new: &FlowKey) -> Result<(), Reason> {
+    let mut addresses = Change::default();
+    rewrite_ip(packet, parsed, new, &mut addresses)?;
+    rewrite_ports(packet, parsed, new, addresses)
 }
 
 /// Sends the packet off as it is, one hop on, with a new Ethernet header.

@@ -7,7 +7,7 @@ use crate::net::{Address, Be16, Protocol};
 use crate::packet::Packet;
 use crate::tables::Tables;
 
-/// What a packet may be: [`VIP`] where its destination may be one, [`BACKEND`] where its source may be
+/// What a packet may be: [`VIP`] where its destination may be one, else [`BACKEND`] where its source may be
 /// one. Both where the addresses do not tell, and the whole packet has to be looked at.
 #[inline(always)]
 pub fn roles<P: Packet, T: Tables>(packet: &P, tables: &T) -> u8 {
@@ -46,5 +46,8 @@ fn behind<P: Packet, T: Tables>(packet: &P, tables: &T, ethertype: u16, l3: usiz
     if matches!(protocol, Protocol::ICMP | Protocol::ICMPV6) {
         return None;
     }
-    Some(tables.roles(&destination) & VIP | tables.roles(&source) & BACKEND)
+    match tables.roles(&destination) & VIP {
+        0 => Some(tables.roles(&source) & BACKEND),
+        vip => Some(vip),
+    }
 }

@@ -14,7 +14,7 @@ use xdp_lb::datapath::{Census, Count, Datapath, Options, Policy, hash_keys, port
 use xdp_lb_common::flow::patience;
 use xdp_lb_common::host::{Buffer, HostTables};
 use xdp_lb_common::net::{Address, Endpoint, MacAddress, Port, Protocol};
-use xdp_lb_common::process::{Scratch, Verdict, process};
+use xdp_lb_common::process::{Scratch, Verdict, process_the_long_way};
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::slot::Slot;
 use xdp_lb_common::tables::{
@@ -291,7 +291,8 @@ impl Homes {
         self.host.nanoseconds = nanoseconds();
         let mut buffer = Buffer::new(bytes, INGRESS);
         let host_before = *self.host.reasons.borrow();
-        let verdict = process(&mut buffer, &self.host, &mut Scratch::default());
+        // What the kernel does the short way, where it can, must be what comes of the long one.
+        let verdict = process_the_long_way(&mut buffer, &self.host, &mut Scratch::default());
         let host_counted = counted(&host_before, &*self.host.reasons.borrow());
         let before = self.kernel.reasons().unwrap();
         let (action, after_kernel) = self.run_in_kernel(bytes);

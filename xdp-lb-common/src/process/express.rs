@@ -1,0 +1,77 @@
+//! The short way of what most packets are: whole TCP or UDP packets without tags or options, of a settled slot, in `nat` or
+//! `dsr`, to a backend without a tag, where nothing else has to be asked.
+//!
+//! It is made of the steps of the long way ([`super::forward`], [`super::depart`]), for packets whose headers lie at known
+//! places: what is known of such a packet stays in registers. Whatever is unusual leaves the packet to the long way,
+//! untouched; both must do the same to a packet, and the fixtures and properties of `xdp-lb/tests/datapath` compare them.
+
+use super::depart::fits;
+use super::forward::{is_first, is_up, owner};
+use super::rewrite::{check_hops, ethertype, rewrite_packet, take_hop};
+use crate::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet};
+use crate::net::{Be16, Protocol};
+use crate::packet::Packet;
+use crate::parse::parse_plain;
+use crate::tables::{FlowKey, Mode, Service, Tables};
+
+/// Sends a client's packet to its backend. The interface that it leaves by; 0: it goes the long way.
+///
+/// Each family's is a call of its own in the kernel, not inlined: a program's stack is 512 bytes.
+#[inline(always)]
+pub fn express<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> u32 {
+    match packet.read::<Be16>(12).map(Be16::get) {
+        Some(ETHERTYPE_IPV4) => of_family::<true, P, T>(packet, tables),
+        Some(ETHERTYPE_IPV6) => of_family::<false, P, T>(packet, tables),
+        _ => 0,
+    }
+}
+
+#[inline(never)]
+fn of_family<const V4: bool, P: Packet, T: Tables>(packet: &mut P, tables: &T) -> u32 {
+    take::<V4, P, T>(packet, tables).unwrap_or(0)
+}
+
+#[inline(always)]
+fn take<const V4: bool, P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Option<u32> {
+    let parsed = parse_plain::<V4, P>(packet)?;
+    let service = tables.service(&parsed.key.destination_endpoint())?;
+    if !is_plain(service) {
+        return None;
+    }
+    check_hops(&parsed).ok()?;
+    let (slot, backend) = owner(tables, tables.settings()?, service, &parsed.key)?;
+    let is_settled = !slot.is_tracked() && is_up(service, backend) && backend.shared == 0;
+    let is_plain = backend.vlan == 0 && backend.max_flows == 0 && backend.ifindex != 0;
+    if !is_settled || !is_plain || !fits(&parsed, backend) {
+        return None;
+    }
+    if parsed.key.protocol == Protocol::UDP && tables.roles(&parsed.key.source) != 0 {
+        return None;
+    }
+    // From here on the packet is written to, and nothing fails: its headers have been read.
+    tables.prepare_count(slot.owner());
+    let bytes = packet.length() as u64;
+    if service.mode == Mode::Dsr as u8 {
+        take_hop(packet, &parsed).ok()?;
+    } else {
+        let backend = backend.endpoint_for(&parsed.key.destination_endpoint());
+        rewrite_packet(packet, &parsed, &FlowKey::new(parsed.key.source_endpoint(), backend)).ok()?;
+    }
+    let ethernet = Ethernet {
+        destination: backend.destination_mac,
+        source: backend.source_mac,
+        ethertype: Be16::new(ethertype(V4)),
+    };
+    packet.write(0, ethernet)?;
+    tables.count_forward(slot.owner(), bytes, is_first(&parsed));
+    Some(backend.ifindex)
+}
+
+/// Whether nothing has to be asked about the packets of this service but where its ring leads.
+#[inline(always)]
+fn is_plain(service: &Service) -> bool {
+    let Service { options, affinity_bits, server_id_length, .. } = *service;
+    let asks = service.source_list | service.new_flow_rate | service.max_flows;
+    let modes = Mode::Nat as u8..=Mode::Dsr as u8;
+    asks | u32::from(options | affinity_bits | server_id_length) == 0 && modes.contains(&service.mode)
+}
