@@ -3,7 +3,7 @@
 
 extern crate std;
 
-use std::cell::RefCell;
+use std::cell::{RefCell, RefMut};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 use std::vec::Vec;
@@ -208,14 +208,11 @@ impl HostTables {
         flows.insert(*key, Rc::new(record.clone()));
         Some(())
     }
-
-    fn count_traffic(&self, backend: BackendIndex, count: impl Fn(&mut Traffic)) {
-        count(self.backend_traffic.borrow_mut().entry(backend).or_default());
-    }
 }
 
 impl Tables for HostTables {
     type Flow<'a> = Rc<FlowRecord>;
+    type Traffic<'a> = RefMut<'a, Traffic>;
 
     fn now(&self) -> u32 {
         self.now
@@ -342,31 +339,8 @@ impl Tables for HostTables {
         self.routes.get(&query.destination.address).copied().unwrap_or(Route::Unroutable)
     }
 
-    fn prepare_count(&self, _: BackendIndex) {}
-
-    fn count_forward(&self, backend: BackendIndex, bytes: u64, is_new: bool) {
-        self.count_traffic(backend, |traffic| {
-            traffic.packets_in += 1;
-            traffic.bytes_in += bytes;
-            traffic.new_flows += u64::from(is_new);
-        });
-    }
-
-    fn count_reply(&self, backend: BackendIndex, bytes: u64) {
-        self.count_traffic(backend, |traffic| {
-            traffic.packets_out += 1;
-            traffic.bytes_out += bytes;
-        });
-    }
-
-    fn count_answer(&self, backend: BackendIndex, is_reset: bool) {
-        self.count_traffic(backend, |traffic| {
-            if is_reset {
-                traffic.resets += 1;
-            } else {
-                traffic.accepted += 1;
-            }
-        });
+    fn traffic(&self, backend: BackendIndex) -> Option<RefMut<'_, Traffic>> {
+        Some(RefMut::map(self.backend_traffic.borrow_mut(), |all| all.entry(backend).or_default()))
     }
 
     fn count(&self, reason: Reason) {

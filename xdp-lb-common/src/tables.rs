@@ -4,7 +4,7 @@
 //! Every type here is laid out by `repr(C)` without implicit padding: its bytes are a BPF map's.
 //! A change to any of them is a new [`LAYOUT_VERSION`](crate::layout::LAYOUT_VERSION).
 
-use core::ops::Deref;
+use core::ops::{Deref, DerefMut};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -414,6 +414,30 @@ pub struct Traffic {
     pub resets: u64,
 }
 
+impl Traffic {
+    /// Counts a packet from a client.
+    #[inline(always)]
+    pub fn forwarded(&mut self, bytes: u64, is_new: bool) {
+        self.packets_in += 1;
+        self.bytes_in += bytes;
+        self.new_flows += u64::from(is_new);
+    }
+
+    /// Counts a packet to a client.
+    #[inline(always)]
+    pub fn replied(&mut self, bytes: u64) {
+        self.packets_out += 1;
+        self.bytes_out += bytes;
+    }
+
+    /// Counts that the backend has accepted a connection, or reset it.
+    #[inline(always)]
+    pub fn answered(&mut self, is_reset: bool) {
+        self.resets += u64::from(is_reset);
+        self.accepted += u64::from(!is_reset);
+    }
+}
+
 impl core::ops::AddAssign for Traffic {
     fn add_assign(&mut self, other: Self) {
         self.packets_in += other.packets_in;
@@ -693,6 +717,11 @@ pub trait Tables {
     where
         Self: 'a;
 
+    /// A backend's counters in their place.
+    type Traffic<'a>: DerefMut<Target = Traffic>
+    where
+        Self: 'a;
+
     /// Seconds of the monotonic clock.
     fn now(&self) -> u32;
     /// What holds for every service.
@@ -754,15 +783,8 @@ pub trait Tables {
     /// Where a packet has to be sent.
     fn route(&self, query: &RouteQuery) -> Route;
 
-    /// Says that a packet to this backend or from it will be counted: where its counters are in no cache, they come
-    /// while the packet is worked on.
-    fn prepare_count(&self, backend: BackendIndex);
-    /// Counts a packet from a client.
-    fn count_forward(&self, backend: BackendIndex, bytes: u64, is_new: bool);
-    /// Counts a packet to a client.
-    fn count_reply(&self, backend: BackendIndex, bytes: u64);
-    /// Counts that a backend has accepted a connection, or reset it.
-    fn count_answer(&self, backend: BackendIndex, is_reset: bool);
+    /// A backend's counters. Asked for early, they come while the packet is worked on, where they are in no cache.
+    fn traffic(&self, backend: BackendIndex) -> Option<Self::Traffic<'_>>;
     /// Counts a packet that is passed on or dropped.
     fn count(&self, reason: Reason);
 }

@@ -78,6 +78,10 @@ impl Tables for Maps<'_> {
         = &'t FlowRecord
     where
         Self: 't;
+    type Traffic<'t>
+        = &'t mut Traffic
+    where
+        Self: 't;
 
     #[inline(always)]
     fn now(&self) -> u32 {
@@ -306,42 +310,12 @@ impl Tables for Maps<'_> {
     }
 
     #[inline(always)]
-    fn prepare_count(&self, backend: BackendIndex) {
-        if let Some(traffic) = BACKEND_COUNTERS.get_ptr(backend.0) {
-            // SAFETY: the place is this CPU's own. Volatile: the value is not used.
-            let _ = unsafe { (&raw const (*traffic).packets_in).read_volatile() };
-        }
-    }
-
-    #[inline(always)]
-    fn count_forward(&self, backend: BackendIndex, bytes: u64, is_new: bool) {
-        if let Some(traffic) = BACKEND_COUNTERS.get_ptr_mut(backend.0) {
-            // SAFETY: each CPU has its own, and a program is not interrupted by another of its kind.
-            let traffic: &mut Traffic = unsafe { &mut *traffic };
-            traffic.packets_in += 1;
-            traffic.bytes_in += bytes;
-            traffic.new_flows += u64::from(is_new);
-        }
-    }
-
-    #[inline(always)]
-    fn count_reply(&self, backend: BackendIndex, bytes: u64) {
-        if let Some(traffic) = BACKEND_COUNTERS.get_ptr_mut(backend.0) {
-            // SAFETY: as above.
-            let traffic: &mut Traffic = unsafe { &mut *traffic };
-            traffic.packets_out += 1;
-            traffic.bytes_out += bytes;
-        }
-    }
-
-    #[inline(always)]
-    fn count_answer(&self, backend: BackendIndex, is_reset: bool) {
-        if let Some(traffic) = BACKEND_COUNTERS.get_ptr_mut(backend.0) {
-            // SAFETY: as above.
-            let traffic: &mut Traffic = unsafe { &mut *traffic };
-            traffic.resets += u64::from(is_reset);
-            traffic.accepted += u64::from(!is_reset);
-        }
+    fn traffic(&self, backend: BackendIndex) -> Option<&mut Traffic> {
+        // SAFETY: each CPU has its own, and a program is not interrupted by another of its kind.
+        let traffic = unsafe { &mut *BACKEND_COUNTERS.get_ptr_mut(backend.0)? };
+        // SAFETY: a reference is valid. Volatile: the value is not used.
+        let _ = unsafe { (&raw const traffic.packets_in).read_volatile() };
+        Some(traffic)
     }
 
     #[inline(always)]

@@ -71,6 +71,6 @@ pub fn deliver<P: Packet, T: Tables>(
         let context = Context { tables, settings, parsed, moment };
         encapsulate(packet, &context, service, backend, departure)?;
     }
-    tables.count_forward(*index, bytes, false);
+    tables.traffic(*index).ok_or(Reason::Internal)?.forwarded(bytes, false);
     Ok(())
 }

@@ -41,7 +41,7 @@ fn take<const V4: bool, P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Opt
     check_hops(&parsed).ok()?;
     let (slot, backend) = owner(tables, tables.settings()?, service, &parsed.key)?;
     let is_settled = !slot.is_tracked() && is_up(service, backend) && backend.shared == 0;
-    let is_plain = backend.vlan == 0 && backend.max_flows == 0 && backend.ifindex != 0;
+    let is_plain = backend.vlan == 0 && backend.ifindex != 0;
     if !is_settled || !is_plain || !fits(&parsed, backend) {
         return None;
     }
@@ -49,7 +49,7 @@ fn take<const V4: bool, P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Opt
         return None;
     }
     // From here on the packet is written to, and nothing fails: its headers have been read.
-    tables.prepare_count(slot.owner());
+    let mut traffic = tables.traffic(slot.owner())?;
     let bytes = packet.length() as u64;
     if service.mode == Mode::Dsr as u8 {
         take_hop(packet, &parsed).ok()?;
@@ -63,7 +63,7 @@ fn take<const V4: bool, P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Opt
         ethertype: Be16::new(ethertype(V4)),
     };
     packet.write(0, ethernet)?;
-    tables.count_forward(slot.owner(), bytes, is_first(&parsed));
+    traffic.forwarded(bytes, is_first(&parsed));
     Some(backend.ifindex)
 }
 
@@ -71,7 +71,7 @@ fn take<const V4: bool, P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Opt
 #[inline(always)]
 fn is_plain(service: &Service) -> bool {
     let Service { options, affinity_bits, server_id_length, .. } = *service;
-    let asks = service.source_list | service.new_flow_rate | service.max_flows;
+    let asks = service.source_list | service.new_flow_rate;
     let modes = Mode::Nat as u8..=Mode::Dsr as u8;
     asks | u32::from(options | affinity_bits | server_id_length) == 0 && modes.contains(&service.mode)
 }

@@ -49,10 +49,10 @@ pub fn forward<P: Packet, T: Tables>(
     guard::check_source(context.tables, service, &context.parsed.key.source)?;
     check_hops(context.parsed)?;
     let Course { index, backend, source, is_new } = course(context, service)?;
-    context.tables.prepare_count(index);
+    let mut traffic = context.tables.traffic(index).ok_or(Reason::Internal)?;
     let bytes = packet.length() as u64;
     depart(packet, context, service, backend, source, departure)?;
-    context.tables.count_forward(index, bytes, is_new);
+    traffic.forwarded(bytes, is_new);
     Ok(())
 }
 

@@ -144,10 +144,11 @@ pub fn send<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &Scratch)
     let Scratch { parsed, departure, fragment, backend, .. } = scratch;
     let bytes = packet.length() as u64;
     rewrite_addresses(packet, parsed, departure)?;
+    let mut traffic = tables.traffic(*backend).ok_or(Reason::Internal)?;
     if fragment.course == FragmentCourse::Forward as u8 {
-        tables.count_forward(*backend, bytes, false);
+        traffic.forwarded(bytes, false);
     } else {
-        tables.count_reply(*backend, bytes);
+        traffic.replied(bytes);
     }
     Ok(())
 }

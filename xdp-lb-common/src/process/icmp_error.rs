@@ -124,9 +124,10 @@ pub fn send<P: Packet, T: Tables>(
     rewrite_error(packet, parsed, quoted, requoted, departure)?;
     // As received: kept over the rewriting, the number would take room on the stack.
     let bytes = (packet.length() + parsed.l3 - departure.tags.header_length()) as u64;
+    let mut traffic = tables.traffic(*backend).ok_or(Reason::Internal)?;
     match about {
-        About::Backend => tables.count_forward(*backend, bytes, false),
-        About::Client => tables.count_reply(*backend, bytes),
+        About::Backend => traffic.forwarded(bytes, false),
+        About::Client => traffic.replied(bytes),
     }
     Ok(())
 }

@@ -118,12 +118,13 @@ fn send<P: Packet, T: Tables>(
     departure: &Departure,
 ) -> Result<(), Reason> {
     check_hops(parsed)?;
+    let mut traffic = tables.traffic(index).ok_or(Reason::Internal)?;
     let bytes = packet.length() as u64;
     rewrite(packet, parsed, departure)?;
-    tables.count_reply(index, bytes);
+    traffic.replied(bytes);
     // Most packets are neither, and cost no more than this look.
     if parsed.tcp_flags & (TCP_SYN | TCP_RST) != 0 && parsed.tcp_flags & TCP_ACK != 0 {
-        tables.count_answer(index, parsed.tcp_flags & TCP_RST != 0);
+        traffic.answered(parsed.tcp_flags & TCP_RST != 0);
     }
     Ok(())
 }
