@@ -36,7 +36,10 @@ const LAST_WORDS: &str = "The tests ended with ";
 
 /// Builds the fixtures, and runs on each kernel those whose names contain one of these words; all, without any.
 pub fn run_all(words: &[String]) -> Result<ExitCode> {
-    ensure!(cfg!(target_arch = "x86_64"), "the other kernels are those of x86-64");
+    if !cfg!(target_arch = "x86_64") {
+        println!("SKIPPED all kernels but this machine's: the others are those of x86-64");
+        return Ok(ExitCode::SUCCESS);
+    }
     let wanted = [
         ("qemu-system-x86_64", "qemu-system-x86"),
         ("busybox", "busybox-static"),
@@ -90,11 +93,15 @@ pub fn run_all(words: &[String]) -> Result<ExitCode> {
         Ok(())
     })?;
     println!("\nOn {} of {} kernels: {}", kernels.len(), SERIES.len(), totals.line(start.elapsed()));
-    if failed.is_empty() {
-        return Ok(ExitCode::SUCCESS);
+    if !failed.is_empty() {
+        println!("Failed on: {}", failed.join(", "));
+        return Ok(ExitCode::FAILURE);
     }
-    println!("Failed on: {}", failed.join(", "));
-    Ok(ExitCode::FAILURE)
+    ensure!(
+        kernels.is_empty() || totals != Totals::default(),
+        "no fixture was run: none has a name with {words:?} in it"
+    );
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The newest kernel of a series, fetched where it is not there yet.

@@ -3,8 +3,12 @@
 use aya::programs::Xdp;
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 use xdp_lb::datapath::Datapath;
+use xdp_lb_common::net::Protocol;
+use xdp_lb_common::process::Verdict;
+use xdp_lb_common::tables::Mode;
 
-use crate::homes::{Homes, LIMITS, options};
+use crate::homes::{EGRESS, Homes, LIMITS, options};
+use crate::packets::{Frame, SYN};
 
 /// What an operator's kernel has to look at before it lets the program in: 1,000,000 at the most
 /// (`BPF_COMPLEXITY_LIMIT_INSNS`). A bound far below that makes growth seen.
@@ -34,6 +38,26 @@ fn the_program_passes_the_verifier_with_room_to_grow() {
     let bound = bound();
     println!("verified instructions: {verified} (bound {bound})");
     assert!(verified < bound, "{verified} instructions were verified");
+}
+
+/// Little, but of each mode: loaded once, which takes half a minute on a kernel that is emulated.
+#[test]
+fn once_loaded_the_program_forwards_in_each_mode_what_it_would_on_the_host() {
+    let mut homes = Homes::new();
+    for (port, mode) in (80..).zip([Mode::Nat, Mode::FullNat, Mode::Dsr, Mode::Ipip, Mode::Gue]) {
+        let (vip, vip6) = (format!("192.0.2.10:{port}"), format!("[2001:db8::10]:{port}"));
+        let (backend, backend6) = (format!("198.51.100.11:{port}"), format!("[2001:db8:2::11]:{port}"));
+        let over_tcp = Frame::tcp("203.0.113.5:40000", &vip, SYN);
+        let over_udp = Frame::udp("[2001:db8:9::5]:40000", &vip6);
+        homes.service(&vip, Protocol::TCP, mode, &[&backend]);
+        homes.service(&vip6, Protocol::UDP, mode, &[&backend6]);
+        for frame in [&over_tcp, &over_udp, &over_tcp, &over_udp] {
+            let outcome = homes.send(frame);
+            assert_eq!(outcome.verdict, Verdict::Redirect(EGRESS), "{mode:?}");
+            let outer = outcome.bytes.len() - frame.bytes().len();
+            assert_eq!(outer > 0, matches!(mode, Mode::Ipip | Mode::Gue), "{mode:?}: {outer} bytes");
+        }
+    }
 }
 
 /// Where in the object the definition of this table says how many bytes a value has: behind its type and the size
