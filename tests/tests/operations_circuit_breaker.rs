@@ -53,6 +53,7 @@ fn ejected_tried_and_used_again(mode: &str) {
     wait_for(&daemon, 2, "half-open");
     wait_for(&daemon, 2, "ejected");
     assert!(reason(&daemon, 2).contains("open for 3s") || reason(&daemon, 2).contains("open for 4s"));
+    assert!(daemon.metric("xdp_lb_backend_ejections_total", &[("backend", &web_backend(2))]).unwrap() >= 2.0);
 
     servers[1].set_unruly(false);
     wait_for(&daemon, 2, "half-open");
