@@ -8,7 +8,7 @@ use crate::net::Protocol;
 use crate::packet::Packet;
 use crate::parse::Parsed;
 use crate::reason::{Kind, Reason};
-use crate::tables::{BackendState, Fragment, FragmentCourse, FragmentKey, Tables};
+use crate::tables::{Fragment, FragmentCourse, FragmentKey, Tables};
 
 /// Seconds for which fragments follow their first: as long as Linux puts them together
 /// (`net.ipv4.ipfrag_time`, and `net.ipv6.ip6frag_time`, which is RFC 8200's).
@@ -124,9 +124,8 @@ pub fn find<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<Course, Reas
     *vip = parsed.key.destination_endpoint();
     let service = ports::at(tables, vip).ok_or(Reason::FragmentWithoutFirst)?;
     let backend = tables.backend(*index).ok_or(Reason::Internal)?;
-    // The place may be another's by now.
-    let is_other = (backend.address != fragment.destination) | (backend.service != service.index);
-    if is_other | (backend.state == BackendState::Vacant as u8) {
+    // The place may be another's by now, or its backend down.
+    if (backend.address != fragment.destination) | !forward::keeps_flows(service, backend) {
         return Err(Reason::BackendUnusable);
     }
     if keeps_addresses(service) {

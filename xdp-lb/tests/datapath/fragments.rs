@@ -139,14 +139,16 @@ fn a_fragment_whose_first_was_not_forwarded_is_dropped_at_a_vip_and_else_the_hos
 }
 
 #[test]
-fn fragments_do_not_follow_to_a_backend_that_has_gone() {
+fn fragments_do_not_follow_to_a_backend_that_is_down_or_has_gone() {
     let mut homes = Homes::new();
     let [vip, backend, client] = V4;
     homes.service(vip, Protocol::UDP, Mode::Nat, &[backend]);
     let sent = fragments(&large(Protocol::UDP, client, vip), 400, 1);
     assert_eq!(homes.send_bytes(&sent[0]).verdict, Verdict::Redirect(EGRESS));
-    homes.change_backend(backend, |backend| backend.state = BackendState::Vacant as u8);
-    homes.bytes_end_with(&sent[1], Reason::BackendUnusable);
+    for state in [BackendState::Down, BackendState::Vacant] {
+        homes.change_backend(backend, |backend| backend.state = state as u8);
+        homes.bytes_end_with(&sent[1], Reason::BackendUnusable);
+    }
 }
 
 #[test]
