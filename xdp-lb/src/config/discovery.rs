@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::check_rules::dns_name;
 use super::place::{Place, Problems};
 use super::rules::{self, ServiceDraft, within};
-use super::schema::{Mode, default_weight};
+use super::schema::{Mode, default_weight, words};
 use super::text::{self, grouped, print_duration, quoted};
 use super::vip::Vip;
 use super::written_discovery::WrittenDiscovery;
@@ -79,7 +80,7 @@ pub enum Record {
 
 /// What an answer means that says that there is no backend.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", try_from = "String")]
 pub enum OnEmpty {
     /// A mistake more likely than an order: those that were found last are kept.
     #[default]
@@ -90,7 +91,7 @@ pub enum OnEmpty {
 
 /// What becomes of SRV records that are not of the lowest priority.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", try_from = "String")]
 pub enum Priorities {
     /// They are passed over.
     #[default]
@@ -277,7 +278,7 @@ impl fmt::Display for Record {
     }
 }
 
-impl std::str::FromStr for Record {
+impl FromStr for Record {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -290,44 +291,5 @@ impl std::str::FromStr for Record {
     }
 }
 
-impl fmt::Display for OnEmpty {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Keep => "keep",
-            Self::Drain => "drain",
-        })
-    }
-}
-
-impl std::str::FromStr for OnEmpty {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "keep" => Ok(Self::Keep),
-            "drain" => Ok(Self::Drain),
-            _ => Err(text::unknown_word(text, &["keep", "drain"])),
-        }
-    }
-}
-
-impl fmt::Display for Priorities {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Lowest => "lowest",
-            Self::Backup => "backup",
-        })
-    }
-}
-
-impl std::str::FromStr for Priorities {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "lowest" => Ok(Self::Lowest),
-            "backup" => Ok(Self::Backup),
-            _ => Err(text::unknown_word(text, &["lowest", "backup"])),
-        }
-    }
-}
+words!(OnEmpty: "keep" => Keep, "drain" => Drain);
+words!(Priorities: "lowest" => Lowest, "backup" => Backup);
