@@ -1,10 +1,9 @@
 //! Discovery on the command line: what `service add` takes, and what `service show` and `status` say.
 
-use clap::error::ErrorKind;
-use clap::{Args, CommandFactory};
+use clap::Args;
 use serde_json::{Map, Value};
 
-use super::Cli;
+use super::service::wrong;
 use super::units::{counted, span};
 use crate::api::types::DiscoveryView;
 use crate::config::Discovery;
@@ -58,13 +57,12 @@ pub(super) struct Flags {
 impl Flags {
     /// Read as the config file's are, with the same defaults and the same errors.
     pub(super) fn discovery(self) -> Result<Option<Discovery>, clap::Error> {
-        let refused = |error: &dyn std::fmt::Display| Cli::command().error(ErrorKind::ValueValidation, error);
         let kind = match (&self.discover_dns, &self.discover_file) {
             (Some(_), _) => "dns",
             (None, Some(_)) => "file",
             (None, None) if self.discover_max_backends.is_some() || self.discover_drain_timeout.is_some() => {
-                return Err(refused(
-                    &"--discover-max-backends and --discover-drain-timeout need --discover-dns or --discover-file",
+                return Err(wrong(
+                    "--discover-max-backends and --discover-drain-timeout need --discover-dns or --discover-file",
                 ));
             }
             (None, None) => return Ok(None),
@@ -91,7 +89,7 @@ impl Flags {
         if !self.discover_resolvers.is_empty() {
             written.insert("resolvers".into(), self.discover_resolvers.into());
         }
-        serde_json::from_value(written.into()).map(Some).map_err(|error| refused(&error))
+        serde_json::from_value(written.into()).map(Some).map_err(wrong)
     }
 }
 

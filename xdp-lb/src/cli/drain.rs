@@ -313,7 +313,9 @@ fn words(end: &End, subject: &Subject, waited: Duration, patience: &Patience) ->
         End::TimedOut(left) => {
             let flows = match (left.flows, subject) {
                 (0, Subject::Node) => "packets of clients still come".to_owned(),
-                _ => format!("{} of {subject} are left", left.words()),
+                (flows, _) => {
+                    format!("{} of {subject} {} left", left.words(), if flows == 1 { "is" } else { "are" })
+                }
             };
             let timeout = span(patience.timeout.as_secs());
             let mut words = format!(

@@ -339,10 +339,19 @@ impl Check {
         );
         written.extend(texts.into_iter().filter_map(|(key, value)| Some((key.into(), value?.into()))));
         written.extend(numbers.into_iter().filter_map(|(key, value)| Some((key.into(), value?.into()))));
-        serde_json::from_value(written.into())
-            .map(Some)
-            .map_err(|error| Cli::command().error(ErrorKind::ValueValidation, error))
+        serde_json::from_value(written.into()).map(Some).map_err(wrong)
     }
+}
+
+/// Flags of `xdp-lb service add` that are wrong together: an error with the usage of that command.
+pub(super) fn wrong(why: impl std::fmt::Display) -> clap::Error {
+    let mut command = Cli::command();
+    command.build();
+    let service = command.find_subcommand_mut("service").expect("there is such a command");
+    service
+        .find_subcommand_mut("add")
+        .expect("there is such a command")
+        .error(ErrorKind::ValueValidation, why)
 }
 
 /// Reads the keys of a table, `KEY=VALUE,...`.

@@ -39,6 +39,10 @@ fn one_screen(screen: &Screen, status: &StatusView) -> String {
     );
     let drained = match status.admin {
         AdminState::Enabled => "",
+        AdminState::Draining if status.vips.is_empty() => {
+            "DRAINED until xdp-lb node undrain; the daemon puts no VIPs on this host (vips.interface): their addresses or \
+             routes are yours to take away\n"
+        }
         AdminState::Draining => "DRAINED: the VIPs are withdrawn until xdp-lb node undrain\n",
     };
     let trouble = status.trouble.as_ref().map(|trouble| format!("TROUBLE: {trouble}\n"));

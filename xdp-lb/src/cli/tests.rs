@@ -635,6 +635,12 @@ async fn a_service_is_drained_with_all_of_its_backends() {
     assert!(daemon.error(&["service", "drain", "wbe"]).await.contains("web, web6"));
 }
 
+#[test]
+fn flags_that_are_wrong_together_are_told_with_the_usage_of_their_command() {
+    let check = super::service::wrong("health_check.type: \"htp\" is not known").to_string();
+    assert!(check.contains("htp") && check.contains("Usage: xdp-lb service add "), "{check}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_node_is_drained_once_no_flow_is_left_and_no_packet_comes() {
     let daemon = daemon(Owner::default());

@@ -80,7 +80,10 @@ pub fn effective(config: &Config, overlay: &Overlay) -> Result<Effective, Vec<St
             refused: Vec::new(),
         }));
     }
-    let drafts: Vec<ServiceDraft> = services.iter().map(EffectiveService::draft).collect();
+    // What stands in the file was there first: a service that is added stands against that, and not that against it.
+    let (listed, added): (Vec<_>, Vec<_>) =
+        services.iter().partition(|service| service.origin == Origin::File);
+    let drafts: Vec<ServiceDraft> = listed.into_iter().chain(added).map(EffectiveService::draft).collect();
     rules::check_all(
         &drafts,
         Some(config.snat_ports),

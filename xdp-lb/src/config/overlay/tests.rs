@@ -227,7 +227,7 @@ fn what_stands_against_something_else_is_refused_with_the_reason() {
     );
     conflict(
         overlay.add_service(&config, service(r#"{"name":"b","vip":"192.0.2.10:80"}"#)),
-        "service \"web\": vip: 192.0.2.10:80 tcp is the VIP of service \"b\" (added at runtime) already; change \
+        "service \"b\" (added at runtime): vip: 192.0.2.10:80 tcp is the VIP of service \"web\" already; change \
          the address, the port or the protocol of one",
     );
     conflict(
@@ -429,7 +429,7 @@ fn a_file_that_has_taken_a_runtime_name_or_vip_contradicts() {
     let vip = config(&format!("{FILE}[[service]]\nname = \"z\"\nvip = \"192.0.2.11:80\"\n"));
     assert_eq!(
         effective(&vip, &overlay).expect_err("refused"),
-        ["service \"z\": vip: 192.0.2.11:80 tcp is the VIP of service \"api\" (added at runtime) already; \
+        ["service \"api\" (added at runtime): vip: 192.0.2.11:80 tcp is the VIP of service \"z\" already; \
              change the address, the port or the protocol of one"]
     );
 }
