@@ -5,11 +5,11 @@ use std::net::IpAddr;
 
 use xdp_lb_common::host::Buffer;
 use xdp_lb_common::net::{Be32, Endpoint, MacAddress, Port, Protocol};
-use xdp_lb_common::process::{Scratch, Verdict, process};
+use xdp_lb_common::process::{Scratch, Verdict, process, send_check};
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::tables::{
-    Backend, BackendIndex, BackendState, Book, FlowKey, FlowRecord, Fragment, FragmentCourse, FragmentKey,
-    Mode, Route, RouteQuery, Service, SourceVerdict, Tables, Tags,
+    Backend, BackendIndex, BackendState, Book, CHECKS_HOST_MAC, CHECKS_MAC, Check, FlowKey, FlowRecord,
+    Fragment, FragmentCourse, FragmentKey, Mode, Route, RouteQuery, Service, SourceVerdict, Tables, Tags,
 };
 
 use crate::decap;
@@ -56,8 +56,9 @@ pub fn send(world: &World, scratch: &mut Scratch, frame: &[u8], ingress: u32) ->
     let outcome = Outcome { verdict, bytes: packet.bytes().to_vec(), is_answer };
     let arrived = dissect(frame);
     let is_pong = outcome.is_sent() && arrived.as_ref().is_some_and(|packet| is_echo(frame, packet));
-    // An answered echo request is no service's.
-    let count = counted + u64::from(!is_pong);
+    let is_of_check = outcome.is_sent() && answered_check(world, frame).is_some();
+    // An answered echo request is no service's, and a check's packets are no client's.
+    let count = counted + u64::from(!is_pong && !is_of_check);
     assert_eq!(count, self::counted(world), "each packet is counted once: {verdict:?}");
     let now = snapshot(world);
     for (book, before) in now.iter().zip(&flows) {
@@ -142,6 +143,41 @@ fn check_room(
             assert!(all.any(|(place, backend)| is_reached(backend.max_flows, of_backend(held, place))));
         }
         _ => {}
+    }
+}
+
+/// The check that a packet answers, if it is sent on at all.
+fn answered_check<'w>(world: &'w World, frame: &[u8]) -> Option<&'w Check> {
+    let packet = dissect(frame).filter(|packet| packet.piece.offset == 0)?;
+    let key = key(&packet, &packet.transport(frame)?);
+    let rule = world.rule_at(&key.source_endpoint())?;
+    let is_to_service = world.service_at(&key.destination_endpoint()).is_some();
+    if rule.answers_checks == 0 || is_to_service { None } else { world.tables.checks.get(&key.reversed()) }
+}
+
+/// Sends a frame as one of a check's, and looks at what becomes of it: a check's leaves whole, nothing else does.
+pub fn send_as_check(world: &World, scratch: &mut Scratch, frame: &[u8]) {
+    let counted = counted(world);
+    let mut packet = Buffer::new(frame, 9);
+    let verdict = send_check(&mut packet, &world.tables, scratch);
+    assert_eq!(counted, self::counted(world), "it is not counted");
+    let Verdict::Redirect(ifindex) = verdict else {
+        assert!(matches!(verdict, Verdict::Drop(_)), "{verdict:?}");
+        return;
+    };
+    let before = dissect(frame).expect("what leaves was whole");
+    let transport = before.transport(frame).expect("what leaves was TCP or UDP");
+    let check = world.tables.checks.get(&key(&before, &transport)).expect("what leaves is a check's");
+    let service = world.tables.service(&check.service).expect("of a service");
+    let backend = &world.tables.backends[check.backend.0 as usize];
+    assert_eq!(
+        (backend.service, backend.ifindex),
+        (service.index, ifindex),
+        "it goes to the service's backend"
+    );
+    let after = dissect(packet.bytes()).expect("what leaves is whole");
+    if service.mode == Mode::Dsr as u8 {
+        check_relayed(frame, &before, &packet.bytes()[after.l3..after.end]);
     }
 }
 
@@ -282,6 +318,17 @@ fn check_sent(world: &World, frame: &[u8], ingress: u32, outcome: &Outcome, flow
         None => quoted_source(frame, &before),
     };
     let service = about.and_then(|vip| world.service_at(&vip));
+    if let Some(check) = answered_check(world, frame) {
+        assert_eq!(outcome.bytes[after.l3..], frame[before.l3..], "an answer to a check comes as it is");
+        let arrives = Way {
+            ifindex: check.ifindex,
+            tags: Tags::default(),
+            source_mac: CHECKS_HOST_MAC,
+            destination_mac: CHECKS_MAC,
+        };
+        assert_eq!(way(ingress, outcome, &after), arrives);
+        return;
+    }
     if let (Some(service), Some(flow)) = (service, flow)
         && world.is_coherent
         && recall(flows, &flow).is_none()

@@ -110,6 +110,14 @@ fn ends(u: &mut Unstructured<'_>, world: &World) -> Result<(Endpoint, Endpoint)>
             let client = client(u, &backend)?;
             (backend, if u.arbitrary()? { own } else { client })
         }
+        // Of a check that goes to a VIP, or the answer to one.
+        _ if !world.tables.checks.is_empty() && u.arbitrary()? => {
+            let mut checks: Vec<_> = world.tables.checks.keys().copied().collect();
+            checks.sort();
+            let key = u.choose(&checks)?;
+            let key = if u.arbitrary()? { *key } else { key.reversed() };
+            (key.source_endpoint(), key.destination_endpoint())
+        }
         _ => {
             let (is_v6, protocol) = (u.arbitrary()?, protocol(u)?);
             let any = |u: &mut Unstructured<'_>| -> Result<Endpoint> {

@@ -7,7 +7,7 @@ use xdp_lb_common::process::{Scratch, Verdict};
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::tables::{FlowKey, Mode};
 
-use crate::check::{Outcome, key, send};
+use crate::check::{Outcome, key, send, send_as_check};
 use crate::dissect::{Dissection, dissect};
 use crate::world::World;
 use crate::{decap, frame};
@@ -61,6 +61,7 @@ pub fn process(bytes: &[u8]) {
         }
         let frame = frame::any(u, &world)?;
         send(&world, &mut Scratch::default(), &frame, u.int_in_range(1..=3)?);
+        send_as_check(&world, &mut Scratch::default(), &frame);
         Ok(())
     };
     // An input that is too short is of no interest.
@@ -91,6 +92,7 @@ pub fn sequence(bytes: &[u8]) {
                 _ => {
                     let frame = frame::any(u, &world)?;
                     forth_and_back(u, &world, &mut scratch, &frame)?;
+                    send_as_check(&world, &mut scratch, &frame);
                     frames.push(frame);
                 }
             }

@@ -9,7 +9,7 @@ use xdp_lb_common::host::HostTables;
 use xdp_lb_common::net::{Address, Endpoint, MacAddress, Port, Protocol};
 use xdp_lb_common::slot::Slot;
 use xdp_lb_common::tables::{
-    Backend, BackendIndex, Book, COUNTS_FLOWS, FlowKey, FlowRecord, Mode, RECORDS_FLOWS, Reply, Route,
+    Backend, BackendIndex, Book, COUNTS_FLOWS, Check, FlowKey, FlowRecord, Mode, RECORDS_FLOWS, Reply, Route,
     ServerId, ServerKey, Service, ServiceIndex, Settings, SlotIndex, SourceKey, SourceVerdict, Tags,
 };
 
@@ -145,6 +145,7 @@ impl World {
             world.tables.sources.insert((range, bits), verdict);
         }
         world.write_rules();
+        world.add_checks(u)?;
         Ok(world)
     }
 
@@ -303,6 +304,23 @@ impl World {
         }
         shared.into_iter().for_each(|place| self.tables.backends[place].shared = 1);
         self.services = services;
+    }
+
+    /// Checks that go to VIPs, from ports of the balancer's own: of some services whose backends have the VIP, seldom of
+    /// others.
+    fn add_checks(&mut self, u: &mut Unstructured<'_>) -> Result<()> {
+        for (vip, service) in self.services.clone() {
+            if (service.mode < Mode::Dsr as u8 && self.is_coherent) || !u.ratio(1, 2)? {
+                continue;
+            }
+            let at = self.any_port(u, &vip, &service)?;
+            self.tables.replies.entry(at).or_insert(Reply { answers_checks: 1, ..Reply::default() });
+            let own = Endpoint::new(address(u, &OWN, !vip.address.is_v4())?, port(u)?, vip.protocol);
+            let backend = BackendIndex(self.any_index(u, 0..=self.tables.backends.len() as u32)?);
+            let check = Check { service: vip, backend, ifindex: 9 };
+            self.tables.checks.insert(FlowKey::new(own, at), check);
+        }
+        Ok(())
     }
 
     /// The service that has this port: the one on it alone, else the one on the range that begins last.

@@ -18,9 +18,9 @@ use crate::rate::Bucket;
 use crate::reason::{REASONS, Reason};
 use crate::slot::Slot;
 use crate::tables::{
-    Backend, BackendIndex, Book, FlowKey, FlowRecord, Fragment, FragmentKey, Inserted, PortRanges, Reply,
-    Route, RouteQuery, ServerKey, Service, ServiceIndex, Settings, SlotIndex, SourceKey, SourceVerdict,
-    Tables, Traffic,
+    Backend, BackendIndex, Book, Check, FlowKey, FlowRecord, Fragment, FragmentKey, Inserted, PortRanges,
+    Reply, Route, RouteQuery, ServerKey, Service, ServiceIndex, Settings, SlotIndex, SourceKey,
+    SourceVerdict, Tables, Traffic,
 };
 
 /// A frame in a buffer.
@@ -144,6 +144,8 @@ pub struct HostTables {
     pub snat_addresses: Vec<Address>,
     /// `REPLIES`.
     pub replies: BTreeMap<Endpoint, Reply>,
+    /// `CHECKS`.
+    pub checks: HashMap<FlowKey, Check>,
     /// `QUIC_SERVERS`.
     pub quic_servers: BTreeMap<ServerKey, BackendIndex>,
     /// `SOURCES`, by the prefix's first address and how many bits of that count.
@@ -184,6 +186,7 @@ impl HostTables {
             backends: Vec::new(),
             snat_addresses: Vec::new(),
             replies: BTreeMap::new(),
+            checks: HashMap::new(),
             quic_servers: BTreeMap::new(),
             sources: BTreeMap::new(),
             service_flows: RefCell::default(),
@@ -263,6 +266,10 @@ impl Tables for HostTables {
 
     fn reply(&self, backend: &Endpoint) -> Option<&Reply> {
         self.replies.get(backend)
+    }
+
+    fn check(&self, key: &FlowKey) -> Option<&Check> {
+        self.checks.get(key)
     }
 
     fn flow(&self, book: Book, key: &FlowKey) -> Option<Rc<FlowRecord>> {

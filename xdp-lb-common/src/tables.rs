@@ -191,8 +191,9 @@ pub struct Reply {
     pub last_port: Port,
     /// 1: a reply without a record keeps its port, and is one only if that is from `port` to `last_port`.
     pub keeps_port: u8,
-    /// Unused, 0.
-    pub padding: u8,
+    /// 1: this is no backend but a VIP through which its backends are checked: what comes from it may answer one of
+    /// `CHECKS`.
+    pub answers_checks: u8,
 }
 
 impl Reply {
@@ -239,6 +240,25 @@ impl PortRanges {
         u16::try_from(found).ok().map(Port::new)
     }
 }
+
+/// The value of `CHECKS`, by the 5-tuple of the packets that the host sends: a health check that goes to the VIP, through
+/// one backend.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Check {
+    /// The key of the service's record.
+    pub service: Endpoint,
+    /// The backend that is checked.
+    pub backend: BackendIndex,
+    /// The interface behind which the check's socket is.
+    pub ifindex: u32,
+}
+
+/// The Ethernet address behind [`Check::ifindex`], of the checks' sockets. Locally administered: nobody else is there.
+pub const CHECKS_MAC: MacAddress = MacAddress::new([0x02, 0x78, 0x64, 0x70, 0x00, 0x02]);
+
+/// The Ethernet address of that interface.
+pub const CHECKS_HOST_MAC: MacAddress = MacAddress::new([0x02, 0x78, 0x64, 0x70, 0x00, 0x01]);
 
 /// The key of `FLOWS`: a packet's 5-tuple, as the packet has it.
 #[derive(
@@ -745,6 +765,9 @@ pub trait Tables {
     fn is_vip(&self, address: &Address) -> bool;
     /// What to do with a packet that comes from the endpoint with this key.
     fn reply(&self, backend: &Endpoint) -> Option<&Reply>;
+
+    /// The health check that sends packets with these addresses and ports.
+    fn check(&self, key: &FlowKey) -> Option<&Check>;
 
     /// A flow's record in this book.
     fn flow(&self, book: Book, key: &FlowKey) -> Option<Self::Flow<'_>>;

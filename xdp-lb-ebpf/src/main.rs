@@ -18,22 +18,38 @@ use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::helpers::bpf_redirect;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
-use xdp_lb_common::process::{Verdict, process};
+use xdp_lb_common::process::{Scratch, Verdict, process, send_check};
 
-use crate::maps::{OneCpu, SCRATCH};
+use crate::maps::SCRATCH;
 use crate::packet::Frame;
 use crate::tables::Maps;
 
 /// The load balancer.
 #[xdp]
 pub fn xdp_lb(context: XdpContext) -> u32 {
-    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return xdp_action::XDP_PASS };
-    // SAFETY: each CPU has its own, a program is not interrupted by another of its kind, and the map's
-    // memory holds zeros or what this program left there.
-    let OneCpu(scratch) = unsafe { &mut *scratch };
+    let Some(scratch) = scratch() else { return xdp_action::XDP_PASS };
     let verdict = process(&mut Frame::new(&context), &Maps::new(&context), scratch);
     #[cfg(feature = "log")]
     log(&context, verdict);
+    action(verdict)
+}
+
+/// The checks' way out: on the host's end of the veth pair at whose other end the sockets of checks are that go to VIPs.
+#[xdp]
+pub fn xdp_check(context: XdpContext) -> u32 {
+    let Some(scratch) = scratch() else { return xdp_action::XDP_DROP };
+    action(send_check(&mut Frame::new(&context), &Maps::new(&context), scratch))
+}
+
+#[inline(always)]
+fn scratch() -> Option<&'static mut Scratch> {
+    // SAFETY: each CPU has its own, a program is not interrupted by another of its kind, and the map's
+    // memory holds zeros or what these programs left there.
+    SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut (*scratch).0 })
+}
+
+#[inline(always)]
+fn action(verdict: Verdict) -> u32 {
     match verdict {
         Verdict::Pass(_) => xdp_action::XDP_PASS,
         Verdict::Drop(_) => xdp_action::XDP_DROP,

@@ -10,8 +10,8 @@ use xdp_lb_common::process::Scratch;
 use xdp_lb_common::rate::Bucket;
 use xdp_lb_common::reason::REASONS;
 use xdp_lb_common::tables::{
-    Backend, FlowKey, FlowRecord, Fragment, FragmentKey, PortRanges, Reply, ServerKey, Service, Settings,
-    SourceKey, Traffic, VlanDevice,
+    Backend, Check, FlowKey, FlowRecord, Fragment, FragmentKey, PortRanges, Reply, ServerKey, Service,
+    Settings, SourceKey, Traffic, VlanDevice,
 };
 
 /// `BPF_F_MMAPABLE` (5.5): the daemon writes without a system call for each word, and the first entry
@@ -55,6 +55,8 @@ pub static VLANS: HashMap<u32, VlanDevice> = HashMap::with_max_entries(4096, 0);
 pub static FLOWS: LruHashMap<FlowKey, FlowRecord> = LruHashMap::with_max_entries(1, 0);
 #[map]
 pub static HALF_OPEN: LruHashMap<FlowKey, FlowRecord> = LruHashMap::with_max_entries(1, 0);
+#[map]
+pub static CHECKS: HashMap<FlowKey, Check> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
 #[map]
 pub static QUIC_SERVERS: HashMap<ServerKey, u32> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
 #[map]

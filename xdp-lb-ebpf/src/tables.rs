@@ -17,9 +17,9 @@ use xdp_lb_common::net::{Address, Be32, Endpoint, MacAddress};
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::slot::Slot;
 use xdp_lb_common::tables::{
-    Backend, BackendIndex, Book, FlowKey, FlowRecord, Fragment, FragmentKey, Inserted, NeighbourWanted,
-    PortRanges, Reply, Route, RouteQuery, ServerKey, Service, ServiceIndex, Settings, SlotIndex, SourceKey,
-    Tables, Tags, Traffic,
+    Backend, BackendIndex, Book, Check, FlowKey, FlowRecord, Fragment, FragmentKey, Inserted,
+    NeighbourWanted, PortRanges, Reply, Route, RouteQuery, ServerKey, Service, ServiceIndex, Settings,
+    SlotIndex, SourceKey, Tables, Tags, Traffic,
 };
 
 use crate::maps::*;
@@ -142,6 +142,13 @@ impl Tables for Maps<'_> {
     #[inline(always)]
     fn reply(&self, backend: &Endpoint) -> Option<&Reply> {
         Directory { words: &REPLY_PLACES, records: &REPLIES }.find(backend)
+    }
+
+    #[inline(always)]
+    fn check(&self, key: &FlowKey) -> Option<&Check> {
+        // SAFETY: the value has no pointers. The daemon forgets a check some time after its last packet; should the
+        // kernel give its room to another while this reads it, one packet goes where it should not.
+        unsafe { CHECKS.get(key) }
     }
 
     #[inline(always)]

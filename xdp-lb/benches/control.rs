@@ -270,6 +270,7 @@ fn wanted(count: u32) -> WantedService {
         new_flow_rate: 0,
         new_flow_burst: 0,
         max_flows: 0,
+        checked_at: None,
         backends,
     }
 }

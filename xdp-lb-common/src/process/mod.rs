@@ -1,6 +1,7 @@
 //! The datapath: what happens to every packet. The same code runs in the kernel and on the host.
 
 mod affinity;
+mod check;
 pub mod decap;
 mod depart;
 mod encapsulate;
@@ -21,6 +22,7 @@ mod room;
 mod too_big;
 
 pub use self::affinity::slot_hash;
+pub use self::check::send_check;
 pub use self::encapsulate::GUE_PORT;
 pub use self::forward::records_flows;
 use self::fragments::Course;

@@ -1,5 +1,6 @@
 //! From a backend to a client.
 
+use super::check;
 use super::pair::{self, Note};
 use super::rewrite::{Departure, Limit, check_hops, rewrite};
 use crate::flow::{Direction, advance};
@@ -26,6 +27,9 @@ pub fn reply<P: Packet, T: Tables>(
         note(tables, parsed, &record, book)?;
         recorded(&record, parsed.key.protocol, departure);
         return send(packet, tables, parsed, record.backend, departure);
+    }
+    if rule.answers_checks != 0 {
+        return check::receive(packet, tables, parsed, departure);
     }
     if rule.stateless == 0 || !rule.is_from(parsed.key.source_port) {
         // Passed on, the host would answer with a reset in the client's name. A health check's answer

@@ -218,6 +218,9 @@ struct Check {
     /// The port that is checked [default: the backend's]
     #[arg(long, value_name = "PORT", requires = "check")]
     check_port: Option<u16>,
+    /// Where checks go: "backend" or, with modes dsr, ipip and gue, "vip", through the backend [default: backend]
+    #[arg(long, value_name = "WHERE", requires = "check")]
+    check_via: Option<String>,
     /// The time between two checks [default: 1s]
     #[arg(long, value_name = "TIME", requires = "check")]
     check_interval: Option<String>,
@@ -320,6 +323,7 @@ impl Check {
             ("fast_interval", self.check_fast_interval),
             ("timeout", self.check_timeout),
             ("source", self.check_source),
+            ("via", self.check_via),
         ];
         let numbers = [
             ("jitter", self.check_jitter),

@@ -16,7 +16,7 @@ use crate::api::plan::{ChangeKind, KeyChange, ServiceChange, SettingChange, Slot
 use crate::api::server::Server;
 use crate::api::testing::{self, Owner};
 use crate::api::types::{AdminState, BackendState, BackendView, MovingView, ReloadView, ServiceView};
-use crate::config::{self, Affinity, Agent, Feedback, Http, Mode, Probe, Protocol, Quic, StatusRange};
+use crate::config::{self, Affinity, Agent, Feedback, Http, Mode, Probe, Protocol, Quic, StatusRange, Via};
 
 const TABLE: Screen = Screen { format: Format::Table, colour: false, width: None };
 
@@ -187,6 +187,9 @@ async fn a_service_is_added_with_all_that_was_typed() {
     assert_eq!((check.source, check.port), (Some("2001:db8:1::9".parse().unwrap()), Some(9000)));
     let weights: Vec<_> = shown.backends.iter().map(|backend| (backend.weight, backend.max_flows)).collect();
     assert_eq!(weights, [(10, 77), (100, 0)]);
+    let line = "service add direct 192.0.2.30:80 --mode dsr --check tcp --check-via vip";
+    daemon.text(&line.split_whitespace().collect::<Vec<_>>()).await;
+    assert_eq!(daemon.client.service("direct").await.unwrap().service.health_check.via, Via::Vip);
 }
 
 #[tokio::test]

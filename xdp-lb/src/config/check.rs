@@ -38,6 +38,19 @@ pub struct HealthCheck {
     pub source: Option<IpAddr>,
     /// The port that is checked. Default: the backend's.
     pub port: Option<u16>,
+    /// Which address checks go to. Default: the backend's own.
+    pub via: Via,
+}
+
+/// Which address checks go to.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Via {
+    /// The backend's own.
+    #[default]
+    Backend,
+    /// The VIP, through the backend, as clients' packets go to it. Only in modes that keep the VIP as packets' destination
+    /// (`dsr`, `ipip`, `gue`).
+    Vip,
 }
 
 /// The jitter of a health check that names none, percent.
@@ -67,6 +80,7 @@ impl HealthCheck {
             fall: 3,
             source: None,
             port: None,
+            via: Via::Backend,
         }
     }
 }
@@ -277,6 +291,7 @@ pub enum TlsVersion {
     V1_3,
 }
 
+words!(Via: "backend" => Backend, "vip" => Vip);
 words!(Method: "GET" => Get, "HEAD" => Head, "OPTIONS" => Options);
 words!(TlsVersion: "1.2" => V1_2, "1.3" => V1_3);
 
@@ -302,6 +317,9 @@ impl fmt::Display for HealthCheck {
         write!(f, "{}", self.probe)?;
         if self.probe == Probe::None {
             return Ok(());
+        }
+        if self.via == Via::Vip {
+            f.write_str(", to the VIP")?;
         }
         if let Some(port) = self.port {
             write!(f, ", port {port}")?;

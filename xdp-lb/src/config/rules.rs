@@ -8,7 +8,7 @@ use std::path::Path;
 
 use xdp_lb_common::tables::PortRanges;
 
-use super::check::{HealthCheck, Probe};
+use super::check::{HealthCheck, Probe, Via};
 use super::discovery::Discovery;
 use super::feedback::FeedbackDraft;
 use super::place::{Place, Problems};
@@ -176,6 +176,9 @@ impl ServiceDraft {
         if let Some(check) = &self.health_check {
             let place = place.key("health_check");
             check.validate(&place, problems);
+            if check.via == Via::Vip {
+                self.check_vip_check(check, &place, problems);
+            }
             if let Some(vip) = self.vip.filter(Vip::is_range)
                 && !matches!(check.probe, Probe::None | Probe::Icmp)
                 && check.port.is_none()
@@ -226,6 +229,37 @@ impl ServiceDraft {
         problems.0.into_iter().next().map(|problem| problem.what)
     }
 
+    /// What must hold of a check that goes to the VIP.
+    fn check_vip_check(&self, check: &HealthCheck, place: &Place, problems: &mut Problems) {
+        if let Some(mode) = self.mode.filter(|mode| !mode.keeps_destination()) {
+            problems.add(
+                &place.key("via"),
+                format!(
+                    "\"vip\" is for modes \"dsr\", \"ipip\" and \"gue\", whose backends have the VIP, and this service's mode \
+                     is \"{mode}\"; remove it, or write \"backend\""
+                ),
+            );
+        }
+        let Some(vip) = self.vip else { return };
+        let is_other = |is_v4: bool| is_v4 != vip.is_ipv4();
+        match check.source {
+            Some(source) if is_other(source.is_ipv4()) => problems.add(
+                &place.key("source"),
+                format!("{source} is not of the family of the VIP {vip}, which the checks go to; write one that is"),
+            ),
+            None if self.backends.iter().filter_map(|backend| backend.address).any(|it| is_other(it.is_ipv4())) => {
+                problems.add(
+                    &place.key("source"),
+                    format!(
+                        "is missing: a backend is not of the family of the VIP {vip}, which the checks go to; write an \
+                         address of this host that is"
+                    ),
+                );
+            }
+            _ => {}
+        }
+    }
+
     fn check_backend(&self, backend: &BackendDraft, place: &Place, problems: &mut Problems) {
         problems.take(&place.key("max_flows"), max_flows(backend.max_flows));
         if let (Some(quic), Some(id)) = (self.quic, backend.server_id) {
@@ -238,8 +272,9 @@ impl ServiceDraft {
             problems.add(&place, what);
             return;
         }
+        let own = self.health_check.as_ref().filter(|check| check.via == Via::Backend);
         let sources = [
-            ("health_check", "checks come", self.health_check.as_ref().and_then(|check| check.source)),
+            ("health_check", "checks come", own.and_then(|check| check.source)),
             ("agent", "agent is asked", self.feedback.agent.as_ref().and_then(|agent| agent.source)),
         ];
         for (key, what, source) in sources {

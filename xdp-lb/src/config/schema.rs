@@ -521,7 +521,7 @@ words!(FlowTracking: "auto" => Auto, "always" => Always);
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::check::{Body, Http, Method, StatusRange, Tls, TlsVersion};
+    use super::super::check::{Body, Http, Method, StatusRange, Tls, TlsVersion, Via};
     use super::super::{parse, validate_backend, validate_service};
     use super::*;
 
@@ -600,6 +600,7 @@ mod tests {
                 fall,
                 source: None,
                 port: port.filter(|_| !matches!(probe, Probe::None | Probe::Icmp)),
+                via: Via::Backend,
                 probe,
             },
         )
@@ -864,5 +865,7 @@ mod tests {
             assert_eq!(words(probe), format!("{expected}, every 1s, timeout 500ms, rise 2, fall 3"));
         }
         assert_eq!(HealthCheck::new(Probe::None).to_string(), "none");
+        let of_vip = HealthCheck { via: Via::Vip, port: Some(81), ..HealthCheck::new(Probe::Tcp) };
+        assert_eq!(of_vip.to_string(), "tcp, to the VIP, port 81, every 1s, timeout 500ms, rise 2, fall 3");
     }
 }

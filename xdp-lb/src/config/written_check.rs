@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::check::{
-    Body, DEFAULT_JITTER, HealthCheck, Http, Method, Pattern, Probe, StatusRange, Tls, TlsVersion,
+    Body, DEFAULT_JITTER, HealthCheck, Http, Method, Pattern, Probe, StatusRange, Tls, TlsVersion, Via,
     print_statuses,
 };
 use super::section::{Section, Value};
@@ -80,6 +80,7 @@ keys! {
     fall: u16;
     source: String;
     port: u16, of "tcp" | "http" | "https" | "dns" | "udp" | "grpc" | "exec";
+    via: String, of "tcp" | "http" | "https" | "dns" | "udp" | "grpc";
 }
 
 /// What is wrong with a written check: the key, and the words.
@@ -135,6 +136,7 @@ impl TryFrom<WrittenCheck> for HealthCheck {
         let timeout = errors.read("timeout", written.timeout.take(), text::duration);
         let fast_interval = errors.read("fast_interval", written.fast_interval.take(), text::duration);
         let source: Option<IpAddr> = errors.read("source", written.source.take(), text::address);
+        let via = errors.read("via", written.via.take(), Via::from_str);
         let check = Self {
             interval,
             fast_interval,
@@ -144,6 +146,7 @@ impl TryFrom<WrittenCheck> for HealthCheck {
             fall: written.fall.unwrap_or(default.fall),
             source,
             port: written.port,
+            via: via.unwrap_or_default(),
             probe: match kind.as_str() {
                 "none" => Probe::None,
                 "tcp" => Probe::Tcp,
@@ -306,6 +309,7 @@ impl From<HealthCheck> for WrittenCheck {
             fall: Some(check.fall),
             source: check.source.map(|source| source.to_string()),
             port: check.port,
+            via: (check.via != Via::default()).then(|| check.via.to_string()),
             ..Self::default()
         };
         match check.probe {
@@ -388,6 +392,7 @@ mod tests {
             r#"{"type":"https","path":"/","host":"a.example","method":"HEAD","headers":["X-A: b: c"],"status":"200-299, 401","server_name":"b.example","verify":false,"min_tls":"1.3","interval":"1s","timeout":"500ms","rise":2,"fall":3}"#,
             r#"{"type":"http","path":"/","status":"200","body_regex":"^o+k$","interval":"1s","fast_interval":"250ms","jitter":0,"timeout":"500ms","rise":2,"fall":3,"port":81}"#,
             r#"{"type":"http","path":"/","status":"200","body":"ok","interval":"1s","timeout":"500ms","rise":2,"fall":3}"#,
+            r#"{"type":"tcp","interval":"1s","timeout":"500ms","rise":2,"fall":3,"via":"vip"}"#,
             r#"{"type":"udp","send":"ping","expect_hex":"00ff","interval":"1s","timeout":"500ms","rise":2,"fall":3}"#,
             r#"{"type":"grpc","tls":true,"ca_file":"/etc/ca.pem","service":"shop.Cart","interval":"1s","timeout":"500ms","rise":2,"fall":3}"#,
             r#"{"type":"exec","command":["/bin/check","-v"],"user":"nobody","interval":"1s","timeout":"500ms","rise":2,"fall":3}"#,

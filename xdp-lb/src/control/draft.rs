@@ -63,6 +63,7 @@ impl<'a> Draft<'a> {
             draft.service(service, &identities, &mut users)?;
         }
         draft.replies(&users);
+        draft.answers_to_checks(wanted);
         draft.finish()
     }
 
@@ -283,6 +284,15 @@ impl<'a> Draft<'a> {
                     backend.shared = 1;
                 }
             }
+        }
+    }
+
+    /// What comes from the VIPs that backends are checked at.
+    fn answers_to_checks(&mut self, wanted: &[WantedService]) {
+        let checked = wanted.iter().filter(|service| !service.backends.is_empty());
+        for endpoint in checked.filter_map(|service| service.checked_at) {
+            let answers = Reply { answers_checks: 1, ..Reply::default() };
+            self.desired.replies.entry(endpoint).or_insert(answers);
         }
     }
 

@@ -1,7 +1,7 @@
 //! The services and backends that there are, what is known of each, and what follows from that. Pure.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use xdp_lb_common::net::{Address, Endpoint, Port, Protocol};
@@ -12,13 +12,16 @@ use super::breaker::{Breaker, Circuit, Moment};
 use super::ejection::{Suspect, eject};
 use super::feedback::{Part, damped, scaled};
 use super::latency::{self, Average};
+use super::plan::{identities, identity};
 use super::selection::{Ability, Candidate, Chosen, Selection, select};
 use super::slow_start;
 use super::tables::Tables;
 use super::wanted::{Path, Sources, WantedBackend, WantedService};
 use crate::api::types::{AdminState, BackendState};
-use crate::config::{self, Effective, EffectiveBackend, EffectiveService, FlowTracking, Mode, Withdraw};
-use crate::health::{AgentReport, Health, Report, Target, TargetId};
+use crate::config::{
+    self, Effective, EffectiveBackend, EffectiveService, FlowTracking, Mode, Probe, Via, Withdraw,
+};
+use crate::health::{AgentReport, Course, Health, Report, Target, TargetId};
 use crate::net::NextHop;
 use crate::net::vips::Wish;
 
@@ -372,6 +375,26 @@ impl Fleet {
             .collect()
     }
 
+    /// The backends that are checked at their VIP, and where these tables have them and a way to them.
+    pub fn courses(&self, tables: &Tables) -> HashMap<TargetId, Course> {
+        let goes_to_vip = |service: &&EffectiveService| checked_at(&service.service).is_some();
+        let mut services = self.effective.services.iter().filter(goes_to_vip).peekable();
+        if services.peek().is_none() {
+            return HashMap::new();
+        }
+        let indices = identities(tables);
+        let of = |(service, backend): (&EffectiveService, &EffectiveBackend)| {
+            let key = vip(service);
+            let present = tables.services.get(&key)?;
+            let index = *indices.get(&identity(present.index, backend.backend.address))?;
+            let source = Path::of(tables.backends.get(&index)?)?.source.into();
+            Some((target_id(service, backend), Course { service: key, backend: index, source }))
+        };
+        let pairs =
+            services.flat_map(|service| service.backends.iter().map(move |backend| (service, backend)));
+        pairs.filter_map(of).collect()
+    }
+
     /// Whether a service wants its VIP to be an address of this host, by the states decided last.
     pub fn wish(&self, service: &EffectiveService, withdraw: Withdraw) -> Wish {
         if service.admin == AdminState::Draining {
@@ -703,6 +726,7 @@ impl Fleet {
                 0 => service.service.new_flow_rate,
                 burst => burst,
             },
+            checked_at: checked_at(&service.service),
             backends: backends.collect(),
         }
     }
@@ -717,6 +741,19 @@ pub fn vip(service: &EffectiveService) -> Endpoint {
     let vip = service.service.vip;
     let first = Endpoint::from_socket(vip.first(), protocol);
     if vip.is_range() { first.range() } else { first }
+}
+
+/// The endpoint whose packets answer its checks, where those go to the VIP.
+fn checked_at(service: &config::Service) -> Option<Endpoint> {
+    let check = service.check();
+    let protocol = match check.probe {
+        Probe::None | Probe::Icmp | Probe::Exec { .. } => return None,
+        Probe::Dns { .. } | Probe::Udp { .. } => Protocol::UDP,
+        Probe::Tcp | Probe::Http(_) | Probe::Grpc { .. } => Protocol::TCP,
+    };
+    let first = service.vip.first();
+    let at = SocketAddr::new(first.ip(), check.port.unwrap_or(first.port()));
+    (check.via == Via::Vip).then(|| Endpoint::from_socket(at, protocol))
 }
 
 /// The bits of its affinity, of an address as the tables hold it: IPv4 is the last 32 bits of 128.

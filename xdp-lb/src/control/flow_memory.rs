@@ -168,6 +168,7 @@ impl World {
             new_flow_rate: 0,
             new_flow_burst: 0,
             max_flows: 0,
+            checked_at: None,
             backends: (1..=3).map(|number| wanted_backend(service, number, BackendState::Up, 100)).collect(),
         });
         let begin = Instant::now();

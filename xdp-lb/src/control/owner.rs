@@ -1,6 +1,6 @@
 //! The one task that holds the daemon's state. Everything else sends it messages.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -25,10 +25,10 @@ use super::vips::Vips;
 use crate::api::events::WatchEvent;
 use crate::api::types::{AdminState, Outcome};
 use crate::config::state::{Saved, StateError};
-use crate::config::{self, Config, Effective, EffectiveBackend, EffectiveService, Overlay};
+use crate::config::{self, Config, Effective, EffectiveBackend, EffectiveService, Overlay, Via};
 use crate::datapath::{Attached, Census};
 use crate::discovery::Update;
-use crate::health::{AgentReport, Health, Report, Target, TargetId};
+use crate::health::{AgentReport, Course, Health, Report, Target, TargetId};
 use crate::net::Event;
 
 /// How often counters are sampled and what is overdue is looked for.
@@ -52,6 +52,13 @@ const BURST: usize = 4096;
 
 /// Replaces what is checked: [`Checker::set_targets`](crate::health::Checker::set_targets).
 pub type SetTargets = Box<dyn FnMut(Vec<(Target, Health)>) + Send>;
+
+/// Replaces where the datapath has the backends that are checked at VIPs; or why the daemon has no way to check so:
+/// [`VipChecks::set_courses`](crate::health::VipChecks::set_courses).
+pub type SetCourses = Result<SetCourse, String>;
+
+/// See [`SetCourses`].
+pub type SetCourse = Box<dyn FnMut(HashMap<TargetId, Course>) + Send>;
 
 /// Replaces the services whose backends are looked for:
 /// [`Discoverer::set_services`](crate::discovery::Discoverer::set_services).
@@ -78,6 +85,8 @@ pub struct Parts<K> {
     pub upgrades: Upgrades,
     /// Discovery's ear.
     pub set_discoveries: SetDiscoveries,
+    /// The ear of checks at VIPs.
+    pub set_courses: SetCourses,
 }
 
 /// What the owner task hears.
@@ -127,6 +136,7 @@ pub struct Owner<K> {
     pub(super) vips: Box<dyn Vips>,
     pub(super) upgrades: Upgrades,
     set_discoveries: SetDiscoveries,
+    set_courses: SetCourses,
     pub(super) discoveries: Discoveries,
     /// The interfaces that the program is to be attached to, and how it is, or why not.
     pub(super) interfaces: BTreeMap<String, Result<Attached, String>>,
@@ -189,8 +199,17 @@ impl<K: Kernel> Owner<K> {
     /// Where the state file or the tables cannot be read, the two contradict each other, what is
     /// wanted does not fit in the tables, or an interface refuses the program.
     pub fn start(parts: Parts<K>) -> anyhow::Result<Self> {
-        let Parts { config_file, mut config, kernel, set_targets, watch, vips, upgrades, set_discoveries } =
-            parts;
+        let Parts {
+            config_file,
+            mut config,
+            kernel,
+            set_targets,
+            watch,
+            vips,
+            upgrades,
+            set_discoveries,
+            set_courses,
+        } = parts;
         let mut overlay = match config::state::read(&config.state_file) {
             Ok(overlay) => overlay,
             Err(error @ StateError::SetAside { .. }) => {
@@ -212,6 +231,9 @@ impl<K: Kernel> Owner<K> {
                 lines.join("\n")
             )
         })?;
+        if let Some(why) = unable(&set_courses, &effective) {
+            anyhow::bail!(why);
+        }
         if overlay != before {
             match config::state::write(&config.state_file, &overlay) {
                 Ok(Saved::OnDisk) => {}
@@ -240,6 +262,7 @@ impl<K: Kernel> Owner<K> {
             vips,
             upgrades,
             set_discoveries,
+            set_courses,
             discoveries: Discoveries::default(),
             interfaces: BTreeMap::new(),
             links_up: BTreeSet::new(),
@@ -393,6 +416,9 @@ impl<K: Kernel> Owner<K> {
         refuse: fn(String) -> Refusal,
         persist: Persist,
     ) -> Answer<Vec<String>> {
+        if let Some(why) = unable(&self.set_courses, &effective) {
+            return Err(refuse(why));
+        }
         let now = Instant::now();
         let mut fleet = self.fleet.clone();
         fleet.set_effective(effective, self.planner.tables(), now);
@@ -551,6 +577,9 @@ impl<K: Kernel> Owner<K> {
                 self.planner.commit(&plan);
             }
             Err(_) => self.read_again(),
+        }
+        if let Ok(set_courses) = &mut self.set_courses {
+            set_courses(self.fleet.courses(self.planner.tables()));
         }
         done
     }
@@ -715,6 +744,24 @@ impl<K: Kernel> Owner<K> {
         tracing::info!("{message}");
         Ok(Outcome { message, changed: true })
     }
+}
+
+/// Says that checks cannot go to VIPs, and why not, where one of these services wants it.
+pub(super) fn refuse_vip_checks<'a>(
+    why: &str,
+    mut services: impl Iterator<Item = &'a config::Service>,
+) -> Option<String> {
+    let service = services.find(|service| service.check().via == Via::Vip)?;
+    Some(format!(
+        "service \"{}\": health_check.via: this daemon has no way to check through VIPs: {why}",
+        service.name
+    ))
+}
+
+/// Likewise, of what is to be in effect.
+fn unable(set_courses: &SetCourses, effective: &Effective) -> Option<String> {
+    let services = effective.services.iter().map(|service| &service.service);
+    refuse_vip_checks(set_courses.as_ref().err()?, services)
 }
 
 fn reply<T>(answer: oneshot::Sender<T>, value: T) {

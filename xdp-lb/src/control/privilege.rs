@@ -38,7 +38,7 @@ const NEEDED_TO_EXECUTE: [Capability; 3] =
 const NEEDED_FOR_GROUPS: Capability = Capability::CAP_CHOWN;
 
 /// Gives up every other capability for good, and the means to gain any (`no_new_privs`): of this thread, those that it
-/// starts, and what they execute. To be called before there is another thread.
+/// starts, and what they execute. To be called before there is another thread, and by each that is there before.
 ///
 /// # Errors
 /// Where the kernel refuses.

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
 use super::handle::Handle;
-use super::owner::{Ears, Ended, Owner, Parts};
+use super::owner::{Ears, Ended, Owner, Parts, SetCourse, refuse_vip_checks};
 use super::privilege;
 use super::upgrade::{self, Predecessor, Successor, Upgrades};
 use crate::api::server::Server;
@@ -21,9 +21,10 @@ use crate::api::types::UpgradeState;
 use crate::config::{self, Config};
 use crate::datapath::{self, Datapath, Events, Policy};
 use crate::discovery::Discoverer;
-use crate::health::Checker;
+use crate::health::{Checker, VipChecks};
 use crate::metrics;
 use crate::net::Resolver;
+use crate::net::namespace::Namespace;
 use crate::net::vips::{Vips, record_file};
 
 /// Messages that may wait for the owner task: its senders wait when there are more.
@@ -34,6 +35,11 @@ const FIRST_CHECKS: Duration = Duration::from_secs(5);
 
 /// How long the last answers may take once the daemon ends.
 const GRACE: Duration = Duration::from_secs(5);
+
+/// What mends it where checks cannot go to VIPs.
+const NAMESPACE_HINT: &str = "it takes a network namespace of the daemon's own, for which it needs CAP_SYS_ADMIN when it \
+                              starts, and RestrictNamespaces=net where systemd confines it; a daemon that took over by \
+                              `xdp-lb upgrade` has given that up, and one that is started anew has it";
 
 /// How the daemon is run.
 #[derive(Clone, Debug)]
@@ -70,6 +76,14 @@ fn lives(options: &Options, predecessor: &mut Option<Predecessor>) -> Result<()>
     let binary = upgrade::own_binary()?;
     privilege::check()?;
     let mut config = config::load(&options.config_file)?;
+    // Its thread has no programs to run for checks.
+    let namespace = Namespace::start(|| privilege::drop_rest(false, false)).map(Arc::new);
+    let namespace = namespace.map_err(|error| format!("{error:#}: {NAMESPACE_HINT}"));
+    if let Err(why) = &namespace
+        && let Some(refusal) = refuse_vip_checks(why, config.services.iter())
+    {
+        bail!(refusal);
+    }
     if let Some(predecessor) = predecessor {
         datapath::check_layout(&config.pin_path)?;
         predecessor.hand_over()?;
@@ -83,7 +97,7 @@ fn lives(options: &Options, predecessor: &mut Option<Predecessor>) -> Result<()>
     loop {
         // All that one life has started ends with its runtime.
         let runtime = runtime()?;
-        let life = Life { options, binary: &binary, upgrades: &upgrades };
+        let life = Life { options, binary: &binary, upgrades: &upgrades, namespace: &namespace };
         let end = runtime.block_on(life.serve(config, &mut asked, predecessor));
         runtime.shutdown_timeout(Duration::from_secs(1));
         let End::HandedOver(successor) = end? else { return Ok(()) };
@@ -141,6 +155,8 @@ struct Life<'a> {
     options: &'a Options,
     binary: &'a Path,
     upgrades: &'a Upgrades,
+    /// Where checks at VIPs come from; or why there is none.
+    namespace: &'a Result<Arc<Namespace>, String>,
 }
 
 impl Life<'_> {
@@ -175,7 +191,11 @@ impl Life<'_> {
         let handle = Handle::new(handle);
         let (reports, reported) = mpsc::channel(QUEUE);
         let (news, agents) = mpsc::channel(QUEUE);
-        let checker = Checker::start(reports, news);
+        let vip_checks = match self.namespace {
+            Ok(namespace) => Ok(Arc::new(VipChecks::new(Arc::clone(namespace), datapath.take_checks()?))),
+            Err(why) => Err(why.clone()),
+        };
+        let checker = Checker::start_with(reports, news, vip_checks.as_ref().ok().cloned());
         let watched = Arc::clone(&resolver);
         let (updates, found) = mpsc::channel(QUEUE);
         let discoverer = Discoverer::start(updates);
@@ -188,6 +208,8 @@ impl Life<'_> {
             vips: Box::new(vips),
             upgrades: self.upgrades.clone(),
             set_discoveries: Box::new(move |services| discoverer.set_services(services)),
+            set_courses: vip_checks
+                .map(|checks| -> SetCourse { Box::new(move |courses| checks.set_courses(courses)) }),
         };
         let owner = Owner::start(parts).inspect_err(|_| {
             if is_first && let Err(error) = datapath::unload(&pins) {

@@ -35,6 +35,8 @@ pub struct WantedService {
     pub new_flow_burst: u32,
     /// How many flows it may have at a time; 0: any number.
     pub max_flows: u32,
+    /// Where its backends are checked at the VIP: the address and port that answer.
+    pub checked_at: Option<Endpoint>,
     /// All of its backends, whatever their state. No two share an address.
     pub backends: Vec<WantedBackend>,
 }

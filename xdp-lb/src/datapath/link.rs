@@ -1,10 +1,10 @@
-//! What aya does not offer of a pinned link: which interface it is on, and detaching it at once
-//! (`BPF_LINK_DETACH`, kernel 5.9). Where only its pin is removed, the kernel detaches some time later,
+//! What aya does not offer of links: one that only needs a program's descriptor; and of pinned ones which interface they
+//! are on, and detaching them at once (`BPF_LINK_DETACH`, kernel 5.9). Where only its pin is removed, the kernel detaches some time later,
 //! and until then refuses another program.
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -13,7 +13,13 @@ use zerocopy::{Immutable, IntoBytes};
 /// `enum bpf_cmd` (include/uapi/linux/bpf.h).
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_DETACH: libc::c_long = 34;
+
+/// `BPF_XDP` of `enum bpf_attach_type`.
+const BPF_XDP: u32 = 37;
+/// Generic XDP (include/uapi/linux/if_link.h).
+const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
 
 /// The part of `union bpf_attr` for `BPF_OBJ_GET`.
 #[derive(IntoBytes, Immutable)]
@@ -22,6 +28,16 @@ struct ObjectAttr {
     pathname: u64,
     bpf_fd: u32,
     file_flags: u32,
+}
+
+/// The part of `union bpf_attr` for `BPF_LINK_CREATE`.
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+struct CreateAttr {
+    prog_fd: u32,
+    target_ifindex: u32,
+    attach_type: u32,
+    flags: u32,
 }
 
 /// The part of `union bpf_attr` for `BPF_LINK_DETACH`.
@@ -50,6 +66,22 @@ struct LinkInfo {
     padding: u32,
     ifindex: u32,
     more_padding: u32,
+}
+
+/// Attaches an XDP program to an interface, in generic mode, for as long as the link is held.
+///
+/// # Errors
+/// Where there is no such interface, or it has a program.
+pub fn attach_generic(program: BorrowedFd<'_>, ifindex: u32) -> io::Result<OwnedFd> {
+    let attr = CreateAttr {
+        prog_fd: program.as_raw_fd() as u32,
+        target_ifindex: ifindex,
+        attach_type: BPF_XDP,
+        flags: XDP_FLAGS_SKB_MODE,
+    };
+    let link = call(BPF_LINK_CREATE, &attr)?;
+    // SAFETY: the kernel has just given this descriptor to nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(link as RawFd) })
 }
 
 /// Detaches the link that is pinned here. The pin stays.

@@ -4,6 +4,7 @@
 mod addresses;
 mod batch;
 mod census;
+mod checks;
 mod decapsulator;
 mod directory;
 mod events;
@@ -18,6 +19,7 @@ mod settings;
 mod vips;
 
 pub use census::{Census, Count};
+pub use checks::Checks;
 pub use decapsulator::Decapsulator;
 pub use events::Events;
 pub use maps::Sizes;

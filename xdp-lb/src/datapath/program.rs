@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::mem::discriminant;
+use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use xdp_lb_common::tables::{
 };
 
 use super::census::{Census, Count};
+use super::checks::Checks;
 use super::directory;
 use super::events::Events;
 use super::link;
@@ -199,6 +201,8 @@ impl Datapath {
         let program: &mut Xdp = object.program_mut("xdp_lb").context(STALE)?.try_into()?;
         program.load().context("the kernel's verifier refused the datapath")?;
         let instructions = program.info().ok().and_then(|info| info.verified_instruction_count());
+        let checks: &mut Xdp = object.program_mut("xdp_check").context(STALE)?.try_into()?;
+        checks.load().context("the kernel's verifier refused the program of health checks")?;
         if adopted && sizes.limits != options.limits {
             warn!(
                 "limits differ from the adopted tables' {:?}, which stay as they are: to resize them, unload \
@@ -509,6 +513,13 @@ impl Datapath {
     pub fn take_events(&mut self) -> Result<Events> {
         ensure!(std::mem::take(&mut self.has_events), "the datapath's events have a listener already");
         Events::new(self.object.take_map("EVENTS").context("the object has no map EVENTS")?)
+    }
+
+    /// The way of checks that go to VIPs; there is one who uses it. Nothing of it is pinned: it ends with the daemon.
+    pub fn take_checks(&mut self) -> Result<Checks> {
+        let map = self.object.take_map("CHECKS").context("the checks' way has a user already")?;
+        let program: &mut Xdp = self.object.program_mut("xdp_check").context("no program")?.try_into()?;
+        Checks::new(program.fd()?.as_fd(), map)
     }
 
     /// Detaches from every interface and removes the pins; says what was removed.

@@ -1,10 +1,9 @@
 //! What a driver does to packets before the program sees them (`ETHTOOL_GFLAGS`, linux/ethtool.h).
 
 use std::io;
-use std::net::UdpSocket;
-use std::os::fd::AsRawFd;
 
-const SIOCETHTOOL: libc::c_ulong = 0x8946;
+use crate::net::ethtool;
+
 const ETHTOOL_GFLAGS: u32 = 0x25;
 const ETH_FLAG_RXVLAN: u32 = 1 << 8;
 const ETH_FLAG_LRO: u32 = 1 << 15;
@@ -18,33 +17,12 @@ pub(super) struct Offloads {
     pub(super) joins_segments: bool,
 }
 
-#[repr(C)]
-struct Value {
-    command: u32,
-    data: u32,
-}
-
 /// The offloads that are on.
 ///
 /// # Errors
 /// Where the driver does not tell, or there is no such interface.
 pub(super) fn offloads(interface: &str) -> io::Result<Offloads> {
-    let socket = UdpSocket::bind(("0.0.0.0", 0))?;
-    let mut value = Value { command: ETHTOOL_GFLAGS, data: 0 };
-    // SAFETY: an `ifreq` of zeros is one.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    if interface.len() >= request.ifr_name.len() {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
-        *to = from as libc::c_char;
-    }
-    request.ifr_ifru.ifru_data = (&raw mut value).cast();
-    // SAFETY: the request and what it points to are what the command wants, and outlive the call.
-    if unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as _, &raw mut request) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(decode(value.data))
+    ethtool::get(interface, ETHTOOL_GFLAGS).map(decode)
 }
 
 fn decode(flags: u32) -> Offloads {

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::probe::{Failure, Shared, probe};
 use super::state::State;
+use super::vip_checks::VipChecks;
 use super::{AgentReport, Health, Report, Target, TargetId, agent};
 use crate::config::{Agent, HealthCheck, Probe};
 
@@ -78,12 +79,21 @@ impl Checker {
     ///
     /// To be called, like `set_targets`, within a tokio runtime.
     pub fn start(reports: mpsc::Sender<Report>, news: mpsc::Sender<AgentReport>) -> Self {
+        Self::start_with(reports, news, None)
+    }
+
+    /// Likewise, with a way to VIPs.
+    pub fn start_with(
+        reports: mpsc::Sender<Report>,
+        news: mpsc::Sender<AgentReport>,
+        vips: Option<Arc<VipChecks>>,
+    ) -> Self {
         let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
         let sockets = descriptors.saturating_sub(RESERVED_DESCRIPTORS).clamp(16, MAX_SOCKETS);
         let context = Context {
             reports,
             sockets: Arc::new(Semaphore::new(sockets as usize)),
-            shared: Shared::default(),
+            shared: Shared { vips, ..Shared::default() },
             warned: Mutex::default(),
         };
         Self { targets: Mutex::default(), agents: Mutex::default(), news, context: Arc::new(context) }

@@ -14,6 +14,7 @@ mod probe_tcp;
 mod probe_udp;
 mod state;
 mod tls;
+mod vip_checks;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -22,6 +23,7 @@ use crate::config::{Agent, HealthCheck};
 
 pub use agent_line::{AgentAdmin, AgentOperation, Said};
 pub use checker::Checker;
+pub use vip_checks::{Course, VipChecks};
 
 /// Which backend of which service.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -2,16 +2,19 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use socket2::{Socket, Type};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::probe_exec::MAX_PROGRAMS;
+use super::vip_checks::{Passage, VipChecks};
 use super::{TargetId, probe_dns, probe_exec, probe_grpc, probe_http, probe_icmp, probe_tcp, probe_udp, tls};
-use crate::config::{HealthCheck, Probe};
+use crate::config::{HealthCheck, Probe, Via};
 
 /// Why a check did not succeed.
 #[derive(Debug)]
@@ -43,12 +46,22 @@ impl From<io::Error> for Failure {
 /// Checks a backend once, in no longer than the check's timeout.
 pub(super) async fn probe(id: &TargetId, check: &HealthCheck, shared: &Shared) -> Result<(), Failure> {
     let TargetId { service, backend } = id;
+    let time = Time { all: check.timeout, end: Instant::now() + check.timeout };
+    let passage = match check.via {
+        Via::Backend => None,
+        Via::Vip => Some(shared.passage(id, time).await?),
+    };
+    let (address, source) = match &passage {
+        None => (backend.ip(), check.source),
+        Some(passage) => (passage.vip(), Some(check.source.map_or_else(|| passage.source(), Ok)?)),
+    };
     let attempt = Attempt {
         service,
         shared,
-        backend: SocketAddr::new(backend.ip(), check.port.unwrap_or(backend.port())),
-        source: check.source,
-        time: Time { all: check.timeout, end: Instant::now() + check.timeout },
+        backend: SocketAddr::new(address, check.port.unwrap_or(backend.port())),
+        source,
+        passage: passage.as_ref(),
+        time,
     };
     match &check.probe {
         Probe::None => Ok(()),
@@ -70,11 +83,20 @@ pub(super) struct Shared {
     pub(super) tls: tls::Configs,
     /// Turns of the programs that checks run.
     pub(super) programs: Semaphore,
+    /// How checks reach VIPs, where they can.
+    pub(super) vips: Option<Arc<VipChecks>>,
+}
+
+impl Shared {
+    async fn passage(&self, id: &TargetId, time: Time) -> Result<Passage<'_>, Failure> {
+        let unsupported = || Failure::Here(io::Error::other("no way to check through VIPs"));
+        self.vips.as_ref().ok_or_else(unsupported)?.passage(id, time).await
+    }
 }
 
 impl Default for Shared {
     fn default() -> Self {
-        Self { tls: tls::Configs::default(), programs: Semaphore::new(MAX_PROGRAMS) }
+        Self { tls: tls::Configs::default(), programs: Semaphore::new(MAX_PROGRAMS), vips: None }
     }
 }
 
@@ -83,10 +105,12 @@ impl Default for Shared {
 pub(super) struct Attempt<'a> {
     /// The name of the service that is checked.
     pub(super) service: &'a str,
-    /// The address and the port that are checked.
+    /// The address and the port that are checked: the backend's own, or the VIP's.
     pub(super) backend: SocketAddr,
     /// The address of this host that it comes from; `None`: as the routes say.
     pub(super) source: Option<IpAddr>,
+    /// The way to the backend, where it goes to the VIP.
+    pub(super) passage: Option<&'a Passage<'a>>,
     pub(super) time: Time,
     pub(super) shared: &'a Shared,
 }
@@ -94,11 +118,25 @@ pub(super) struct Attempt<'a> {
 impl Attempt<'_> {
     /// Connects over TCP.
     pub(super) async fn connect(self) -> Result<TcpStream, Failure> {
-        connect(self.backend, self.source, self.time).await
+        let Some(socket) = self.through_vip(Type::STREAM).await? else {
+            return connect(self.backend, self.source, self.time).await;
+        };
+        connect_from(TcpSocket::from_std_stream(socket.into()), self.backend, self.time).await
+    }
+
+    /// A bound socket whose packets go to the VIP through the backend, where this check's are to.
+    async fn through_vip(self, kind: Type) -> Result<Option<Socket>, Failure> {
+        let (Some(passage), Some(source)) = (self.passage, self.source) else { return Ok(None) };
+        passage.socket(kind, source, self.backend.port()).await.map(Some)
     }
 
     /// A UDP socket that hears the backend alone: the kernel drops what comes from any other address or port.
     pub(super) async fn udp_socket(self) -> Result<UdpSocket, Failure> {
+        if let Some(socket) = self.through_vip(Type::DGRAM).await? {
+            let socket = UdpSocket::from_std(socket.into())?;
+            socket.connect(self.backend).await?;
+            return Ok(socket);
+        }
         let source = self.source.unwrap_or(match self.backend {
             SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
@@ -110,18 +148,23 @@ impl Attempt<'_> {
     }
 }
 
-/// Connects over TCP. When the connection is dropped it is reset, not closed: a balancer that checks
-/// thousands of backends each second would otherwise keep a minute's worth of them in TIME_WAIT.
+/// Connects over TCP.
 pub(super) async fn connect(
     to: SocketAddr,
     source: Option<IpAddr>,
     time: Time,
 ) -> Result<TcpStream, Failure> {
     let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    socket.set_zero_linger()?;
     if let Some(source) = source {
         socket.bind(SocketAddr::new(source, 0)).map_err(|error| unbound(source, error))?;
     }
+    connect_from(socket, to, time).await
+}
+
+/// When the connection is dropped it is reset, not closed: a balancer that checks thousands of backends each second would
+/// otherwise keep a minute's worth of them in TIME_WAIT.
+async fn connect_from(socket: TcpSocket, to: SocketAddr, time: Time) -> Result<TcpStream, Failure> {
+    socket.set_zero_linger()?;
     Ok(time.limit("no answer", socket.connect(to)).await??)
 }
 

@@ -4,25 +4,26 @@ use std::collections::BTreeSet;
 use std::future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, pin_mut};
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, CacheInfo};
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
-    VlanProtocol, XdpAttached,
+    InfoData, InfoKind, InfoVeth, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+    LinkXdp, VlanProtocol, XdpAttached,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState as Nud,
 };
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteScope, RouteType, RouteVia,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
-use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder};
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, MulticastGroup, RouteMessageBuilder};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use xdp_lb_common::net::MacAddress;
@@ -127,6 +128,21 @@ pub(super) struct Kernel {
     handle: Handle,
 }
 
+/// One end of a veth pair.
+pub(super) struct VethEnd {
+    pub(super) name: String,
+    pub(super) mac: MacAddress,
+    /// Bytes of IP.
+    pub(super) mtu: u32,
+}
+
+impl VethEnd {
+    fn of<T>(&self, builder: LinkMessageBuilder<T>) -> LinkMessageBuilder<T> {
+        let mac = self.mac.octets().to_vec();
+        builder.name(&self.name).address(mac).mtu(self.mtu).arp(false)
+    }
+}
+
 /// A connection for changes, and what has come by it. It ends when its connection broke.
 pub(super) struct Changes {
     stream: Box<dyn Stream<Item = Change> + Unpin + Send>,
@@ -216,6 +232,38 @@ impl Kernel {
             message.attributes.push(AddressAttribute::CacheInfo(lifetime));
         }
         done(order.execute(), libc::EEXIST).await
+    }
+
+    /// Makes a veth pair: this end, which is up, in this namespace, the other one, which is not, in the namespace of this
+    /// descriptor. They have neither ARP nor neighbour discovery.
+    pub(super) async fn add_veth(
+        &self,
+        this: &VethEnd,
+        other: &VethEnd,
+        home: OwnedFd,
+    ) -> anyhow::Result<()> {
+        let other = other.of(LinkMessageBuilder::<LinkUnspec>::new()).setns_by_fd(home.as_raw_fd()).build();
+        let pair = this.of(LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)).up();
+        let pair = pair.set_info_data(InfoData::Veth(InfoVeth::Peer(other))).build();
+        let order = self.handle.link().add(pair).execute();
+        done(order, 0).await
+    }
+
+    /// Brings an interface up.
+    pub(super) async fn bring_up(&self, ifindex: u32) -> anyhow::Result<()> {
+        let up = LinkMessageBuilder::<LinkUnspec>::new().index(ifindex).up().build();
+        done(self.handle.link().set(up).execute(), 0).await
+    }
+
+    /// Makes an interface the way to everywhere, for packets of so many bytes of IP at the most.
+    pub(super) async fn add_default_routes(&self, ifindex: u32, mtu: u32) -> anyhow::Result<()> {
+        let v4 = RouteMessageBuilder::<Ipv4Addr>::new().output_interface(ifindex).scope(RouteScope::Link);
+        let v6 = RouteMessageBuilder::<Ipv6Addr>::new().output_interface(ifindex);
+        for mut route in [v4.build(), v6.build()] {
+            route.attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)]));
+            done(self.handle.route().add(route).execute(), libc::EEXIST).await?;
+        }
+        Ok(())
     }
 
     /// Removes an address from an interface. One that is gone already is no error.

@@ -2,8 +2,10 @@
 //! are addresses of this host.
 
 mod announce;
+pub mod ethtool;
 mod kernel;
 pub mod look;
+pub mod namespace;
 mod resolver;
 mod state;
 pub mod vips;

@@ -10,15 +10,15 @@ use aya::TestRun as _;
 use aya::programs::{TestRunOptions, Xdp};
 use xdp_lb::config::{Limits, PortRange, Timeouts, Vip};
 use xdp_lb::control::tables::{SourceRange, Tables, Write};
-use xdp_lb::datapath::{Census, Count, Datapath, Options, Policy, hash_keys, port_ranges};
+use xdp_lb::datapath::{Census, Checks, Count, Datapath, Options, Policy, hash_keys, port_ranges};
 use xdp_lb_common::flow::patience;
 use xdp_lb_common::host::{Buffer, HostTables};
 use xdp_lb_common::net::{Address, Endpoint, MacAddress, Port, Protocol};
-use xdp_lb_common::process::{Scratch, Verdict, process_the_long_way};
+use xdp_lb_common::process::{Scratch, Verdict, process_the_long_way, send_check};
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::slot::Slot;
 use xdp_lb_common::tables::{
-    Backend, BackendIndex, BackendState, Book, FlowKey, FlowRecord, Mode, Reply, Route, Service,
+    Backend, BackendIndex, BackendState, Book, Check, FlowKey, FlowRecord, Mode, Reply, Route, Service,
     ServiceIndex, Settings, SlotIndex, SourceKey, Tags, Traffic,
 };
 
@@ -71,6 +71,7 @@ pub struct Homes {
     tables: Tables,
     services: u32,
     backends: u32,
+    checks: Checks,
 }
 
 /// How large the tables are where a test does not say.
@@ -108,7 +109,7 @@ impl Homes {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
             .expect("a network namespace of the test's own");
         run("ip link set lo up");
-        let kernel = Datapath::load(&options(limits)).unwrap_or_else(|error| panic!("{error:#}"));
+        let mut kernel = Datapath::load(&options(limits)).unwrap_or_else(|error| panic!("{error:#}"));
         let mut host = HostTables::new(Settings {
             hash_keys: hash_keys(&SECRET),
             snat_port_first: PORTS.first,
@@ -118,7 +119,8 @@ impl Homes {
         });
         host.slots = vec![Slot::default(); limits.slots as usize];
         host.backends = vec![Backend::default(); limits.backends as usize + 1];
-        Self { host, kernel, tables: Tables::default(), services: 0, backends: 0 }
+        let checks = kernel.take_checks().unwrap();
+        Self { host, kernel, tables: Tables::default(), services: 0, backends: 0, checks }
     }
 
     /// Writes to both.
@@ -320,17 +322,56 @@ impl Homes {
         Outcome { verdict, bytes: buffer.bytes().to_vec(), counted }
     }
 
+    /// Makes packets like this one those of a check.
+    pub fn put_check(&mut self, key: FlowKey, check: Check) {
+        self.host.checks.insert(key, check);
+        self.checks.put(&key, check).unwrap();
+    }
+
+    /// Forgets that.
+    pub fn remove_check(&mut self, key: &FlowKey) {
+        self.host.checks.remove(key);
+        self.checks.remove(key);
+    }
+
+    /// Sends a frame from the checks' sockets, through both homes, and makes sure that they agree; returns the interface
+    /// that it leaves by and what it is then, unless it is dropped.
+    pub fn send_check(&mut self, bytes: &[u8]) -> Option<(u32, Vec<u8>)> {
+        let mut buffer = Buffer::new(bytes, INGRESS);
+        let counters = |homes: &Self| (*homes.host.reasons.borrow(), homes.kernel.reasons().unwrap());
+        let before = counters(self);
+        let verdict = send_check(&mut buffer, &self.host, &mut Scratch::default());
+        let (action, bytes) = self.run_program_in_kernel("xdp_check", bytes);
+        assert!(before == counters(self), "no client has sent it, and so nothing is counted");
+        match verdict {
+            Verdict::Redirect(ifindex) => {
+                assert_eq!(action, XDP_REDIRECT);
+                assert_eq!(hex(&bytes), hex(buffer.bytes()));
+                Some((ifindex, bytes))
+            }
+            _ => {
+                assert_eq!(action, XDP_DROP, "{verdict:?}");
+                None
+            }
+        }
+    }
+
     /// The program in the kernel.
     pub fn program(&mut self) -> &mut Xdp {
         self.kernel.object().program_mut("xdp_lb").unwrap().try_into().unwrap()
     }
 
     fn run_in_kernel(&mut self, bytes: &[u8]) -> (u32, Vec<u8>) {
+        self.run_program_in_kernel("xdp_lb", bytes)
+    }
+
+    fn run_program_in_kernel(&mut self, name: &str, bytes: &[u8]) -> (u32, Vec<u8>) {
         let mut out = vec![0; bytes.len() + 256];
         let mut options = TestRunOptions::new();
         options.data_in = Some(bytes);
         options.data_out = Some(&mut out);
-        let result = self.program().test_run(options).expect("BPF_PROG_TEST_RUN");
+        let program: &mut Xdp = self.kernel.object().program_mut(name).unwrap().try_into().unwrap();
+        let result = program.test_run(options).expect("BPF_PROG_TEST_RUN");
         let length = result.data_size_out as usize;
         out.truncate(length);
         (result.return_value, out)

@@ -1045,6 +1045,50 @@ fn services_and_backends_have_room_within_the_limits() {
 }
 
 #[test]
+fn checks_go_to_the_vip_where_backends_have_it() {
+    let service = |mode: &str, keys: &str, backend: &str| {
+        format!(
+            "{SERVICE}mode = \"{mode}\"\nhealth_check = {{ via = \"vip\", {keys} }}\nbackend = [{{ address = \"{backend}\" }}]\n"
+        )
+    };
+    let on_v4 = |mode: &str, keys: &str| service(mode, keys, "198.51.100.11:80");
+    for mode in ["dsr", "ipip", "gue"] {
+        let config = valid(&on_v4(mode, "type = \"tcp\""));
+        assert_eq!(config.services[0].check().via, check::Via::Vip);
+    }
+    for mode in ["nat", "full-nat"] {
+        assert_eq!(
+            refused(&on_v4(mode, "type = \"tcp\"")),
+            format!(
+                "line 6: service \"web\": health_check.via: \"vip\" is for modes \"dsr\", \"ipip\" and \"gue\", whose backends have \
+                 the VIP, and this service's mode is \"{mode}\"; remove it, or write \"backend\""
+            )
+        );
+    }
+    for kind in ["icmp", "none", "exec\", command = [\"/bin/true\"], user = \"nobody"] {
+        let message =
+            refused(&format!("allow_exec_checks = true\n{}", on_v4("dsr", &format!("type = \"{kind}\""))));
+        assert!(message.contains("health_check.via: does not belong to a check of type"), "{message}");
+    }
+    let message = refused(&on_v4("dsr", "type = \"tcp\"").replace("via = \"vip\"", "via = \"vpi\""));
+    assert!(message.contains("health_check.via: \"vpi\" is not known; did you mean \"vip\"?"), "{message}");
+    // The address that the VIP's packets come from is of its family, whatever the backend's.
+    let message = refused(&service("ipip", "type = \"tcp\"", "[2001:db8::11]:80"));
+    assert!(
+        message.contains(
+            "health_check.source: is missing: a backend is not of the family of the VIP 192.0.2.10:80"
+        ),
+        "{message}"
+    );
+    valid(&service("ipip", "type = \"tcp\", source = \"198.51.100.2\"", "[2001:db8::11]:80"));
+    let message = refused(&on_v4("ipip", "type = \"tcp\", source = \"2001:db8::2\""));
+    assert!(
+        message.contains("health_check.source: 2001:db8::2 is not of the family of the VIP 192.0.2.10:80"),
+        "{message}"
+    );
+}
+
+#[test]
 fn health_checks_have_the_keys_of_their_type_within_their_ranges() {
     let cases = [
         ("", "health_check.type: is missing; write type = \"tcp\""),

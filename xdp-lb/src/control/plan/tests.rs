@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use xdp_lb_common::net::{MacAddress, Protocol};
 use xdp_lb_common::slot::Slot;
 use xdp_lb_common::tables::{
-    Backend, COUNTS_FLOWS, Mode, RECORDS_FLOWS, ServerId, ServerKey, Service, SlotIndex, SourceVerdict,
+    Backend, COUNTS_FLOWS, Mode, RECORDS_FLOWS, Reply, ServerId, ServerKey, Service, SlotIndex, SourceVerdict,
 };
 
 use super::*;
@@ -252,6 +252,7 @@ fn service(number: u8, mode: Mode, backends: Vec<WantedBackend>) -> WantedServic
         new_flow_rate: 0,
         new_flow_burst: 0,
         max_flows: 0,
+        checked_at: None,
         backends,
     }
 }
@@ -593,6 +594,17 @@ fn on_range(number: u8, first: u16, last: u16, mode: Mode) -> WantedService {
     wanted.backends[0].address.set_port(0);
     let vip = wanted.vip.with_port(Port::new(first)).range();
     WantedService { vip, last_port: Port::new(last), ..wanted }
+}
+
+#[test]
+fn what_comes_from_a_vip_answers_checks_as_long_as_a_backend_is_checked_there() {
+    let at = Endpoint::new(Address::from(IpAddr::from([192, 0, 2, 1])), Port::new(8080), Protocol::TCP);
+    let checked = |backends| WantedService { checked_at: Some(at), ..service(1, Mode::Dsr, backends) };
+    let (mut planner, mut kernel) = settled(&[checked(up(1..3)), service(2, Mode::Dsr, up(3..4))]);
+    let replies: Vec<_> = planner.tables().replies.iter().map(|(end, reply)| (*end, *reply)).collect();
+    assert_eq!(replies, [(at, Reply { answers_checks: 1, ..Reply::default() })]);
+    step(&mut planner, &mut kernel, &[checked(vec![])]).unwrap();
+    assert!(planner.tables().replies.is_empty());
 }
 
 #[test]

@@ -1,0 +1,209 @@
+//! Checks that go to the VIP, through one backend: what clients use is what is tested.
+
+use std::time::Duration;
+
+use xdp_lb_tests::servers::{GrpcHealth, Nginx, UdpEcho};
+use xdp_lb_tests::{Daemon, Family, Host, Network, Process, paths, until};
+
+/// The modes, each on a port of its own.
+const MODES: [(&str, u16); 3] = [("dsr", 8080), ("ipip", 8081), ("gue", 8083)];
+
+/// Fast checks: down within 2 x 300 ms and the timeout.
+const QUICK: &str = "interval = \"300ms\", timeout = \"250ms\", rise = 1, fall = 2";
+
+/// How long a change of health may take on a machine that does other things, too.
+const SOON: Duration = Duration::from_secs(4);
+
+struct Site {
+    network: Network,
+    _servers: Vec<Nginx>,
+    decapsulators: Vec<Process>,
+    daemon: Daemon,
+}
+
+impl Site {
+    /// Two backends with the VIPs, nginx and decapsulators, and the daemon with a service for each mode and family.
+    fn start(name: &str, top: &str, more: &str) -> Self {
+        let network = Network::new(name, 2).unwrap();
+        for backend in &network.backends {
+            backend.sysctl("net.ipv4.conf.all.arp_ignore", "1").unwrap();
+            backend.sysctl("net.ipv4.conf.all.arp_announce", "2").unwrap();
+            for interface in ["all", "eth0"] {
+                backend.sysctl(&format!("net.ipv4.conf.{interface}.rp_filter"), "0").unwrap();
+            }
+            Family::ALL.iter().for_each(|family| set_vip(backend, *family, true));
+        }
+        let servers = network.backends.iter().flat_map(|host| {
+            MODES.iter().map(|(_, port)| Nginx::start(host, *port).unwrap()).collect::<Vec<_>>()
+        });
+        let servers = servers.collect();
+        let decapsulators = network.backends.iter().map(decapsulator).collect();
+        let daemon =
+            Daemon::start(&network.lb, &["eth0", "eth1"], &format!("{top}\n{}{more}", config())).unwrap();
+        daemon.wait_until_up().unwrap_or_else(|error| panic!("{error:#}\n{}", daemon.log()));
+        Self { network, _servers: servers, decapsulators, daemon }
+    }
+
+    /// Asserts that backend `number` is soon in this state in each of these services, and the other one is up.
+    fn becomes(&self, number: usize, state: &str, ways: &[(&str, Family)]) {
+        for (mode, family) in ways {
+            let port = MODES.iter().find(|(name, _)| name == mode).unwrap().1;
+            let service = format!("{mode}-{family:?}");
+            let at = |number| Network::endpoint(*family, number, port).to_string();
+            let waited = self.daemon.wait_for_state(&service, &at(number), state, SOON);
+            waited.unwrap_or_else(|error| panic!("{error:#}: {:?}", self.daemon.backends(Some(&service))));
+            assert_eq!(self.daemon.backend_state(&service, &at(3 - number)).unwrap(), "up", "{service}");
+        }
+    }
+
+    /// Asserts that backend `number` answers at its own address.
+    fn answers_itself(&self, number: usize) {
+        for family in Family::ALL {
+            let own = Network::endpoint(family, number, 8080);
+            self.network.lb.run(&format!("curl -sgf --max-time 2 http://{own}/")).unwrap();
+        }
+    }
+
+    /// The daemon's interfaces on the load balancer.
+    fn doors(&self) -> usize {
+        self.network.lb.run("ip -o link show").unwrap().matches(": xdp-lb-").count()
+    }
+}
+
+fn decapsulator(host: &Host) -> Process {
+    let program = paths::daemon();
+    let process = host.spawn("decap", program.to_str().unwrap(), &["decap", "--interface", "eth0"]).unwrap();
+    until("the decapsulator", Duration::from_secs(20), || Ok(process.log().contains("attached to eth0")))
+        .unwrap_or_else(|error| panic!("{error:#}: {}", process.log()));
+    process
+}
+
+fn set_vip(backend: &Host, family: Family, is_there: bool) {
+    let verb = if is_there { "add" } else { "del" };
+    let bits = if family == Family::V4 { "32" } else { "128" };
+    backend.run(&format!("ip addr {verb} {}/{bits} dev lo", Network::vip(family))).unwrap();
+}
+
+fn config() -> String {
+    let mut text = String::new();
+    for (mode, port) in MODES {
+        for family in Family::ALL {
+            let vip = std::net::SocketAddr::new(Network::vip(family), port);
+            text += &format!(
+                "[[service]]\nname = \"{mode}-{family:?}\"\nvip = \"{vip}\"\nmode = \"{mode}\"\n\
+                 health_check = {{ type = \"http\", via = \"vip\", path = \"/peer\", body = \"{}\", {QUICK} }}\n\
+                 [[service.backend]]\naddress = \"{}\"\n[[service.backend]]\naddress = \"{}\"\n\n",
+                Network::back(family),
+                Network::endpoint(family, 1, port),
+                Network::endpoint(family, 2, port),
+            );
+        }
+    }
+    text
+}
+
+/// How many resets this host's own TCP has sent.
+fn resets(host: &Host) -> u64 {
+    let text = host.run("cat /proc/net/snmp").unwrap();
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+    let place = names.split(' ').position(|name| name == "OutRsts").unwrap();
+    values.split(' ').nth(place).unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_backend_without_the_vip_or_that_does_not_decapsulate_is_down_though_it_answers_at_its_own_address() {
+    let mut site = Site::start("health-vip", "", "");
+    let of = |family: Family| MODES.map(|(mode, _)| (mode, family));
+    let backends = site.network.backends.clone();
+
+    set_vip(&backends[0], Family::V4, false);
+    site.becomes(1, "down", &of(Family::V4));
+    site.answers_itself(1);
+    site.becomes(1, "up", &of(Family::V6));
+    set_vip(&backends[0], Family::V4, true);
+    site.becomes(1, "up", &of(Family::V4));
+    set_vip(&backends[1], Family::V6, false);
+    site.becomes(2, "down", &of(Family::V6));
+    set_vip(&backends[1], Family::V6, true);
+    site.becomes(2, "up", &of(Family::V6));
+
+    // Tunnels need their other end, and dsr does not.
+    assert!(site.decapsulators[1].stop().unwrap().success());
+    for family in Family::ALL {
+        site.becomes(2, "down", &[("ipip", family), ("gue", family)]);
+        site.becomes(2, "up", &[("dsr", family)]);
+    }
+    site.answers_itself(2);
+    site.decapsulators[1] = decapsulator(&backends[1]);
+    for family in Family::ALL {
+        site.becomes(2, "up", &of(family));
+    }
+
+    // Nor does it matter whether the VIPs are addresses of the balancer, whose own TCP sees nothing of it.
+    let lb = &site.network.lb;
+    let before = resets(lb);
+    lb.run(&format!("ip addr del {}/32 dev eth0", Network::VIP)).unwrap();
+    lb.run(&format!("ip addr del {}/128 dev eth0", Network::VIP6)).unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    for family in Family::ALL {
+        site.becomes(1, "up", &of(family));
+    }
+    set_vip(&backends[0], Family::V4, false);
+    site.becomes(1, "down", &of(Family::V4));
+    assert_eq!(resets(lb), before, "the balancer's own TCP has answered a backend");
+    let connections = backends[1].run("ss -Htn state established state close-wait").unwrap();
+    assert!(connections.lines().count() < 10, "checks leave connections behind: {connections}");
+    // No client was there.
+    for backend in site.daemon.backends(None).unwrap() {
+        assert_eq!(backend["traffic"]["packets_in"], 0, "{backend}");
+    }
+}
+
+#[test]
+fn udp_and_grpc_services_are_checked_at_the_vip_with_generic_xdp_too_and_nothing_is_left_behind() {
+    let vip = Network::VIP;
+    let more = format!(
+        "[[service]]\nname = \"echo\"\nvip = \"{vip}:7000\"\nprotocol = \"udp\"\nmode = \"gue\"\n\
+         health_check = {{ type = \"udp\", send = \"ping\", via = \"vip\", {QUICK} }}\n\
+         [[service.backend]]\naddress = \"198.51.100.11:7000\"\n\
+         [[service]]\nname = \"grpc\"\nvip = \"{vip}:7001\"\nmode = \"dsr\"\n\
+         health_check = {{ type = \"grpc\", via = \"vip\", {QUICK} }}\n\
+         [[service.backend]]\naddress = \"198.51.100.11:7001\"\n\
+         [[service]]\nname = \"elsewhere\"\nvip = \"{vip}:7000-7999\"\nmode = \"ipip\"\n\
+         health_check = {{ type = \"tcp\", port = 8080, via = \"vip\", {QUICK} }}\n\
+         [[service.backend]]\naddress = \"198.51.100.11:0\"\n"
+    );
+    let mut site = Site::start("health-vip2", "xdp_mode = \"generic\"", "");
+    let backend = &site.network.backends[0];
+    let echo = UdpEcho::start_at(backend, format!("{vip}:7000").parse().unwrap()).unwrap();
+    let grpc = GrpcHealth::start(backend, 7001, None).unwrap();
+    let config = site.daemon.config().unwrap();
+    std::fs::write(site.daemon.config_file(), format!("{config}\n{more}")).unwrap();
+    site.daemon.cli(&["reload"]).unwrap();
+    site.daemon.wait_until_up().unwrap();
+    let shown = site.daemon.cli(&["service", "show", "echo"]).unwrap();
+    assert!(shown.contains("udp \"ping\", to the VIP, every 300ms"), "{shown}");
+    grpc.set("", false);
+    site.daemon.wait_for_state("grpc", "198.51.100.11:7001", "down", SOON).unwrap();
+    drop(echo);
+    site.daemon.wait_for_state("echo", "198.51.100.11:7000", "down", SOON).unwrap();
+
+    // The daemon has given up what its successor would need, and says so before anything changes.
+    let refused = site.daemon.cli(&["upgrade"]).expect_err("it is refused").to_string();
+    assert!(refused.contains("CAP_SYS_ADMIN"), "{refused}");
+
+    assert_eq!(site.doors(), 1);
+    // Not even a daemon that was killed leaves its interface, and the next one has its own.
+    site.daemon.kill().unwrap();
+    until("the interface to be gone", SOON, || Ok(site.doors() == 0)).unwrap();
+    site.daemon.run().unwrap();
+    for family in Family::ALL {
+        site.becomes(1, "up", &[("dsr", family), ("ipip", family), ("gue", family)]);
+    }
+    assert_eq!(site.doors(), 1);
+    set_vip(&site.network.backends[1], Family::V4, false);
+    site.becomes(2, "down", &[("dsr", Family::V4), ("ipip", Family::V4), ("gue", Family::V4)]);
+    site.daemon.cli(&["unload"]).unwrap();
+    until("the interface to be gone", SOON, || Ok(site.doors() == 0)).unwrap();
+}
