@@ -195,3 +195,20 @@ fn tables(screen: &Screen, status: &StatusView) -> String {
 fn line(text: String) -> String {
     if text.ends_with('\n') { text } else { text + "\n" }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::testing::Owner;
+    use crate::cli::output::Format;
+
+    #[test]
+    fn a_drained_node_without_vips_of_the_daemons_says_whose_task_they_are() {
+        let screen = Screen { format: Format::Table, colour: false, width: None };
+        let mut status = Owner { node: AdminState::Draining, ..Owner::default() }.status();
+        assert!(one_screen(&screen, &status).starts_with("DRAINED: the VIPs are withdrawn until"));
+        status.vips.clear();
+        let said = one_screen(&screen, &status);
+        assert!(said.starts_with("DRAINED until xdp-lb node undrain; the daemon puts no VIPs"), "{said}");
+    }
+}
