@@ -201,7 +201,7 @@ fn a_restart_that_fails_leaves_forwarding_as_it_was() {
     fs::write(&state_file, r#"{"version": 99}"#).unwrap();
     refused_and_forwarding("version 99");
     fs::remove_file(&state_file).unwrap();
-    fs::write(site.daemon.config_file(), good.replace("vip", "vpi")).unwrap();
+    fs::write(site.daemon.config_file(), good.replace("vip =", "vpi =")).unwrap();
     refused_and_forwarding("did you mean \"vip\"");
     fs::write(site.daemon.config_file(), good).unwrap();
     site.daemon.run().unwrap();
@@ -241,7 +241,7 @@ fn a_config_file_that_is_missing_or_wrong_is_refused_before_anything_is_touched(
     let missing = fresh.network.lb.dir().join("missing.toml");
     fresh.assert_refused(&missing, &["missing.toml", "No such file"]);
     fresh.assert_refused(
-        &fresh.config(&[("vip", "vpi")]),
+        &fresh.config(&[("vip =", "vpi =")]),
         &["xdp-lb.toml:8: ", "vpi", "did you mean \"vip\""],
     );
 }
