@@ -47,6 +47,11 @@ const REST: u32 = 3;
 /// The longest rest.
 const LONGEST_REST: Duration = Duration::from_millis(500);
 
+/// With empty tables, what the first checks find is taken together for so long: backends that came up one after another would
+/// take their slots from those before them, and a slot that moves has no new UDP flows for its new owner until it is known
+/// which flows are old.
+const GATHERING: Duration = Duration::from_millis(250);
+
 /// How many messages are taken in before the tables are written.
 const BURST: usize = 4096;
 
@@ -247,6 +252,7 @@ impl<K: Kernel> Owner<K> {
 
         let now = Instant::now();
         let tables = kernel.read().context("cannot read the datapath's tables")?;
+        let is_first = tables.services.is_empty();
         let mut fleet = Fleet::new(&tables);
         fleet.set_effective(effective, &tables, now);
         let mut owner = Self {
@@ -288,6 +294,9 @@ impl<K: Kernel> Owner<K> {
         owner.tell_the_others();
         owner.tell_vips();
         owner.sample();
+        if is_first {
+            owner.rests_until = Instant::now() + GATHERING;
+        }
         Ok(owner)
     }
 

@@ -570,6 +570,19 @@ async fn the_first_checks_are_out_until_each_has_ended() {
 }
 
 #[tokio::test]
+async fn first_checks_that_end_one_after_another_make_one_ring_that_is_settled() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    for number in [11, 12] {
+        daemon.next_hop(&format!("198.51.100.{number}"), Ok(number)).await;
+        daemon.report("web", &format!("198.51.100.{number}:8080"), Health::Up, "it answers").await;
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    daemon.until("web", |backends| backends.iter().all(|backend| backend.state == BackendState::Up)).await;
+    let tables = daemon.kernel.clone().read().unwrap();
+    assert!(tables.rings.values().flatten().all(|slot| !slot.is_tracked()), "a slot moves");
+}
+
+#[tokio::test]
 async fn a_change_that_cannot_be_saved_does_not_happen() {
     let daemon = Daemon::start(TWO_SERVICES);
     daemon.all_up().await;
