@@ -44,6 +44,29 @@ fn assert_all_serve(network: &Network, expected: &[(SocketAddr, &str)]) {
     }
 }
 
+/// Sends each of these services datagrams from a socket of its own, and compares what comes back with what its backend, by
+/// its name, should make of them.
+fn assert_all_answer_datagrams(
+    network: &Network,
+    expected: &[(SocketAddr, &str)],
+    answer: impl Fn(&str, &str) -> String,
+) {
+    for (vip, name) in expected {
+        let family = if vip.is_ipv4() { Family::V4 } else { Family::V6 };
+        let source = SocketAddr::new(Network::client_address(family), 0);
+        let socket = udp_socket(&network.client, source).unwrap();
+        // Answers that come from elsewhere than the VIP are not received.
+        socket.connect(vip).unwrap();
+        for round in 0..3 {
+            let sent = format!("round {round} to {vip}");
+            socket.send(sent.as_bytes()).unwrap();
+            let mut back = [0; 100];
+            let length = socket.recv(&mut back).unwrap_or_else(|error| panic!("{vip}: {error}"));
+            assert_eq!(String::from_utf8_lossy(&back[..length]), answer(name, &sent));
+        }
+    }
+}
+
 #[test]
 fn services_on_one_vip_and_on_several_each_reach_their_own_backends() {
     let network = Network::new("services", 3).unwrap();
@@ -120,20 +143,7 @@ fn a_backend_that_a_nat_and_a_full_nat_service_share_serves_both_over_tcp_and_ud
     let daemon = Daemon::start(&network.lb, &["eth0", "eth1"], &services(config)).unwrap();
     daemon.wait_until_up().unwrap();
     assert_all_serve(&network, &expected);
-    for (vip, _) in expected {
-        let family = if vip.is_ipv4() { Family::V4 } else { Family::V6 };
-        let source = SocketAddr::new(Network::client_address(family), 0);
-        let socket = udp_socket(&network.client, source).unwrap();
-        // Answers that come from elsewhere than the VIP are not received.
-        socket.connect(vip).unwrap();
-        for round in 0..3 {
-            let sent = format!("round {round} to {vip}");
-            socket.send(sent.as_bytes()).unwrap();
-            let mut back = [0; 64];
-            let length = socket.recv(&mut back).unwrap_or_else(|error| panic!("{vip}: {error}"));
-            assert_eq!(back[..length], *sent.as_bytes());
-        }
-    }
+    assert_all_answer_datagrams(&network, &expected, |_, sent| sent.to_owned());
 }
 
 #[test]
@@ -196,19 +206,7 @@ fn a_range_of_ports_is_added_while_the_daemon_runs_for_tcp_and_udp() {
     }
     daemon.wait_until_up().unwrap();
     assert_all_serve(&network, &expected);
-    for (vip, name) in expected {
-        let family = if vip.is_ipv4() { Family::V4 } else { Family::V6 };
-        let source = SocketAddr::new(Network::client_address(family), 0);
-        let socket = udp_socket(&network.client, source).unwrap();
-        socket.connect(vip).unwrap();
-        for round in 0..3 {
-            let sent = format!("round {round} to {vip}");
-            socket.send(sent.as_bytes()).unwrap();
-            let mut back = [0; 100];
-            let length = socket.recv(&mut back).unwrap_or_else(|error| panic!("{vip}: {error}"));
-            assert_eq!(String::from_utf8_lossy(&back[..length]), format!("{name} {sent}"));
-        }
-    }
+    assert_all_answer_datagrams(&network, &expected, |name, sent| format!("{name} {sent}"));
     // Next to the ranges is nobody's.
     let outside = SocketAddr::new(Network::vip(Family::V4), 4999);
     let source = SocketAddr::new(Network::client_address(Family::V4), 0);
