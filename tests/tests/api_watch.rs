@@ -6,13 +6,15 @@ use std::time::Duration;
 use serde_json::Value;
 use xdp_lb_tests::{Process, Site, paths, web, web_backend};
 
+/// What has been printed, but for a line that is not whole yet.
+fn events(watching: &Process) -> Vec<Value> {
+    watching.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
 /// The first event that fits, once it has been printed.
 fn event(watching: &Process, fits: impl Fn(&Value) -> bool) -> Value {
-    let events = || -> Vec<Value> {
-        watching.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
-    };
-    xdp_lb_tests::until_some("an event", Duration::from_secs(15), || {
-        Ok(events().into_iter().find(|event| fits(event)))
+    xdp_lb_tests::until_some("an event", Duration::from_secs(30), || {
+        Ok(events(watching).into_iter().find(|event| fits(event)))
     })
     .unwrap_or_else(|error| panic!("{error:#}:\n{}", watching.log()))
 }
@@ -28,11 +30,12 @@ fn a_watch_tells_of_backends_services_interfaces_and_reloads_and_goes_on_after_a
             event["event"] == "backend" && event["address"] == web_backend(number) && event["state"] == state
         }
     };
-    // Drained and enabled until the watch has begun.
-    xdp_lb_tests::until("the watch to begin", Duration::from_secs(10), || {
+    // Drained and enabled until the watch has begun: it may begin between the two, and with a backend that is checked anew.
+    xdp_lb_tests::until("the watch to begin", Duration::from_secs(30), || {
+        site.daemon.wait_until_up()?;
         site.daemon.cli(&["backend", "drain", "web", &web_backend(2)])?;
         site.daemon.cli(&["backend", "enable", "web", &web_backend(2)])?;
-        Ok(watching.log().contains("\"draining\""))
+        Ok(events(&watching).iter().any(is_backend(2, "draining")))
     })
     .unwrap();
     let drained = event(&watching, is_backend(2, "draining"));
