@@ -51,7 +51,7 @@ pub fn send(world: &World, scratch: &mut Scratch, frame: &[u8], ingress: u32) ->
     let mut packet = Buffer::new(frame, ingress);
     let answers = |world: &World| world.tables.reasons.borrow()[Reason::TooBigAnswered as usize];
     let answered = answers(world);
-    let verdict = process(&mut packet, &world.tables, scratch);
+    let verdict = process(&mut packet, &world.tables, || Some(scratch));
     let is_answer = answers(world) > answered;
     let outcome = Outcome { verdict, bytes: packet.bytes().to_vec(), is_answer };
     let arrived = dissect(frame);

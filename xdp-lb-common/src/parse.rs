@@ -108,16 +108,16 @@ pub fn parse_link<P: Packet>(packet: &P) -> Result<Link, Reason> {
 /// The reason why it is left to the host.
 #[inline(never)]
 pub fn parse<P: Packet>(packet: &P, parsed: &mut Parsed) -> Result<(), Reason> {
-    let Link { ethernet, tags, ethertype, l3 } = parse_link(packet)?;
-    let is_v4 = ethertype == ETHERTYPE_IPV4;
-    let network = match ethertype {
-        ETHERTYPE_IPV4 => parse_v4(packet, l3)?,
-        ETHERTYPE_IPV6 => parse_v6(packet, l3)?,
+    let link = parse_link(packet)?;
+    let is_v4 = link.ethertype == ETHERTYPE_IPV4;
+    let network = match link.ethertype {
+        ETHERTYPE_IPV4 => parse_v4(packet, link.l3)?,
+        ETHERTYPE_IPV6 => parse_v6(packet, link.l3)?,
         _ => return Err(Reason::NotIp),
     };
     let piece = network.piece;
     let whole_or_first = if piece.more { Kind::FirstFragment } else { Kind::Flow };
-    let (source_port, destination_port, tcp_flags, kind) = match network.protocol {
+    let (transport, kind) = match network.protocol {
         protocol if piece.offset != 0 => {
             // One that begins in the middle of a TCP header would overwrite the flags (RFC 3128).
             if protocol == Protocol::TCP && piece.offset == 1 {
@@ -128,59 +128,72 @@ pub fn parse<P: Packet>(packet: &P, parsed: &mut Parsed) -> Result<(), Reason> {
             if !may_be_ours {
                 return Err(Reason::Fragment);
             }
-            (Port::default(), Port::default(), 0, Kind::LaterFragment)
+            (Transport::default(), Kind::LaterFragment)
         }
-        Protocol::TCP | Protocol::UDP => {
-            let (source, destination, flags) = parse_transport(packet, &network)?;
-            (source, destination, flags, whole_or_first)
-        }
+        Protocol::TCP | Protocol::UDP => (parse_transport(packet, &network)?, whole_or_first),
         _ if piece.more => return Err(Reason::Fragment),
         protocol if protocol == if is_v4 { Protocol::ICMP } else { Protocol::ICMPV6 } => {
             if network.payload < size_of::<Icmp>() {
                 return Err(Reason::Malformed);
             }
-            (Port::default(), Port::default(), 0, Kind::Icmp)
+            (Transport::default(), Kind::Icmp)
         }
         _ => return Err(Reason::NotTcpOrUdp),
     };
-    *parsed = Parsed {
-        key: FlowKey::new(
-            Endpoint::new(network.source, source_port, network.protocol),
-            Endpoint::new(network.destination, destination_port, network.protocol),
-        ),
-        kind,
-        is_v4,
-        l3,
-        l4: network.l4,
-        ip_length: (network.l4 + network.payload - l3) as u32,
-        tcp_flags,
-        ttl: network.ttl,
-        identification: piece.identification,
-        ingress: packet.ingress(),
-        destination_mac: ethernet.destination,
-        source_mac: ethernet.source,
-        tags,
-    };
+    *parsed = Parsed::of(&link, is_v4, &network, kind, transport, packet.ingress());
     Ok(())
 }
 
-/// Ports and control bits of a TCP or UDP header, whose length is looked at.
+impl Parsed {
+    /// What a packet's headers say together.
+    #[inline(always)]
+    fn of(
+        link: &Link,
+        is_v4: bool,
+        network: &Network,
+        kind: Kind,
+        transport: Transport,
+        ingress: u32,
+    ) -> Self {
+        let Network { source, destination, protocol, ttl, l4, payload, piece } = *network;
+        Self {
+            key: FlowKey::new(
+                Endpoint::new(source, transport.source, protocol),
+                Endpoint::new(destination, transport.destination, protocol),
+            ),
+            kind,
+            is_v4,
+            l3: link.l3,
+            l4,
+            ip_length: (l4 + payload - link.l3) as u32,
+            tcp_flags: transport.tcp_flags,
+            ttl,
+            identification: piece.identification,
+            ingress,
+            destination_mac: link.ethernet.destination,
+            source_mac: link.ethernet.source,
+            tags: link.tags,
+        }
+    }
+}
+
+/// What a TCP or UDP header says, whose length is looked at.
 #[inline(always)]
-fn parse_transport<P: Packet>(packet: &P, network: &Network) -> Result<(Port, Port, u8), Reason> {
+fn parse_transport<P: Packet>(packet: &P, network: &Network) -> Result<Transport, Reason> {
     if network.protocol == Protocol::TCP {
         let tcp: Tcp = packet.read(network.l4).ok_or(Reason::Malformed)?;
         let header = usize::from(tcp.data_offset >> 4) * 4;
         if header < size_of::<Tcp>() || header > network.payload {
             return Err(Reason::Malformed);
         }
-        Ok((tcp.source, tcp.destination, tcp.flags))
+        Ok(Transport { source: tcp.source, destination: tcp.destination, tcp_flags: tcp.flags })
     } else {
         let udp: Udp = packet.read(network.l4).ok_or(Reason::Malformed)?;
         let length = usize::from(udp.length.get());
         if length < size_of::<Udp>() || length > network.payload && !network.piece.more {
             return Err(Reason::Malformed);
         }
-        Ok((udp.source, udp.destination, 0))
+        Ok(Transport { source: udp.source, destination: udp.destination, tcp_flags: 0 })
     }
 }
 
@@ -189,11 +202,11 @@ fn parse_transport<P: Packet>(packet: &P, network: &Network) -> Result<(Port, Po
 /// memory.
 #[inline(always)]
 pub fn parse_plain<const V4: bool, P: Packet>(packet: &P) -> Option<Parsed> {
-    let Link { ethernet, tags, ethertype, l3 } = parse_link(packet).ok()?;
-    if l3 != size_of::<Ethernet>() || ethertype != if V4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 } {
+    let l3 = size_of::<Ethernet>();
+    let link = parse_link(packet).ok()?;
+    if link.l3 != l3 || link.ethertype != if V4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 } {
         return None;
     }
-    let l3 = size_of::<Ethernet>();
     let (network, l4) = if V4 {
         (parse_v4(packet, l3).ok()?, l3 + size_of::<Ipv4>())
     } else {
@@ -207,26 +220,10 @@ pub fn parse_plain<const V4: bool, P: Packet>(packet: &P) -> Option<Parsed> {
     if network.l4 != l4 || !is_whole || !matches!(network.protocol, Protocol::TCP | Protocol::UDP) {
         return None;
     }
+    let link = Link { l3, ..link };
     let network = Network { l4, piece: Piece::default(), ..network };
-    let (source_port, destination_port, tcp_flags) = parse_transport(packet, &network).ok()?;
-    Some(Parsed {
-        key: FlowKey::new(
-            Endpoint::new(network.source, source_port, network.protocol),
-            Endpoint::new(network.destination, destination_port, network.protocol),
-        ),
-        kind: Kind::Flow,
-        is_v4: V4,
-        l3,
-        l4,
-        ip_length: (l4 + network.payload - l3) as u32,
-        tcp_flags,
-        ttl: network.ttl,
-        identification: Be32::new(0),
-        ingress: packet.ingress(),
-        destination_mac: ethernet.destination,
-        source_mac: ethernet.source,
-        tags,
-    })
+    let transport = parse_transport(packet, &network).ok()?;
+    Some(Parsed::of(&link, V4, &network, Kind::Flow, transport, packet.ingress()))
 }
 
 /// What the IP header says.
@@ -240,6 +237,14 @@ struct Network {
     /// How many bytes it has, by the header's word, and no more than are there.
     payload: usize,
     piece: Piece,
+}
+
+/// What the header behind it says; all 0 where there is none with ports.
+#[derive(Clone, Copy, Default)]
+struct Transport {
+    source: Port,
+    destination: Port,
+    tcp_flags: u8,
 }
 
 /// Which part of a packet this is.

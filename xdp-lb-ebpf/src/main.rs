@@ -27,7 +27,6 @@ use crate::tables::Maps;
 /// The load balancer.
 #[xdp]
 pub fn xdp_lb(context: XdpContext) -> u32 {
-    let Some(scratch) = scratch() else { return xdp_action::XDP_PASS };
     let verdict = process(&mut Frame::new(&context), &Maps::new(&context), scratch);
     #[cfg(feature = "log")]
     log(&context, verdict);

@@ -27,7 +27,7 @@ pub fn depart<P: Packet, T: Tables>(
     if service.mode >= Mode::Ipip as u8 {
         return encapsulate(packet, context, service, backend, departure);
     }
-    if !fits(parsed, backend) {
+    if !fits(parsed, 0, backend) {
         departure.limit = Limit { fits: backend.mtu, from: parsed.key.destination };
         return Err(Reason::TooBig);
     }
@@ -38,10 +38,10 @@ pub fn depart<P: Packet, T: Tables>(
     rewrite(packet, parsed, departure)
 }
 
-/// Whether the path to this backend takes a packet of this length.
+/// Whether the path to this backend takes this packet with so many bytes more.
 #[inline(always)]
-pub fn fits(parsed: &Parsed, backend: &Backend) -> bool {
-    backend.mtu == 0 || parsed.ip_length <= u32::from(backend.mtu)
+pub fn fits(parsed: &Parsed, more: usize, backend: &Backend) -> bool {
+    backend.mtu == 0 || parsed.ip_length + more as u32 <= u32::from(backend.mtu)
 }
 
 /// Whether packets to this service's backends keep the client's address and the VIP's.

@@ -12,11 +12,14 @@
 
 use super::Context;
 use super::affinity::flow_hash;
+use super::depart::fits;
 use super::own_address::own_address;
 use super::rewrite::{Departure, Limit, ethertype, take_hop, write_ethernet};
+use crate::hash::FlowHash;
 use crate::headers::{Ipv4, Ipv6, Udp};
 use crate::net::{Be16, Port, Protocol};
 use crate::packet::Packet;
+use crate::parse::Parsed;
 use crate::reason::Reason;
 use crate::tables::{Backend, Mode, Service, Tables};
 
@@ -26,7 +29,14 @@ pub const GUE_PORT: u16 = 6080;
 /// The first of the dynamic ports (RFC 6335 section 6), from which GUE's source ports are (draft-ietf-intarea-gue section 5.3).
 const FIRST_PORT: u16 = 49_152;
 
-/// Puts a client's packet into another one for its backend, and sends that off.
+/// How many bytes go before each packet to this backend.
+#[inline(always)]
+pub fn outer_length(service: &Service, backend: &Backend) -> usize {
+    let ip = if backend.address.is_v4() { size_of::<Ipv4>() } else { size_of::<Ipv6>() };
+    if service.mode == Mode::Gue as u8 { ip + size_of::<Udp>() } else { ip }
+}
+
+/// Puts a client's packet into another one for its backend, if that fits, and sends it off.
 ///
 /// A call of its own in the kernel, not inlined: a program's stack is 512 bytes.
 #[inline(never)]
@@ -38,22 +48,36 @@ pub fn encapsulate<P: Packet, T: Tables>(
     departure: &mut Departure,
 ) -> Result<(), Reason> {
     let Context { tables, settings, parsed, .. } = *context;
-    let key = &parsed.key;
-    let is_v4 = backend.address.is_v4();
-    let is_gue = service.mode == Mode::Gue as u8;
-    let udp = if is_gue { size_of::<Udp>() } else { 0 };
-    let outer = udp + if is_v4 { size_of::<Ipv4>() } else { size_of::<Ipv6>() };
-    if backend.mtu != 0 && parsed.ip_length + outer as u32 > u32::from(backend.mtu) {
-        departure.limit = Limit { fits: backend.mtu.saturating_sub(outer as u16), from: key.destination };
+    let outer = outer_length(service, backend);
+    if !fits(parsed, outer, backend) {
+        let fits = backend.mtu.saturating_sub(outer as u16);
+        departure.limit = Limit { fits, from: parsed.key.destination };
         return Err(Reason::TooBig);
     }
+    wrap(packet, tables, flow_hash(settings, &parsed.key), parsed, service, backend, departure)
+}
+
+/// Puts a packet of a flow with this hash into another one. Where that cannot be, it is left as it was.
+#[inline(always)]
+pub fn wrap<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    hash: FlowHash,
+    parsed: &Parsed,
+    service: &Service,
+    backend: &Backend,
+    departure: &Departure,
+) -> Result<(), Reason> {
+    let is_v4 = backend.address.is_v4();
+    let is_gue = service.mode == Mode::Gue as u8;
+    let outer = outer_length(service, backend);
     // Not the hash that chose the slot: the flows of one backend are those that have that one in common.
-    let hash = flow_hash(settings, key).next();
+    let hash = hash.next();
     let source = own_address(tables, service, backend, hash)?;
-    let traffic_class = take_hop(packet, parsed)?;
     write_ethernet(packet, parsed.l3, outer, ethertype(is_v4), departure)?;
     let mut at = departure.tags.header_length();
-    let payload = parsed.ip_length as u16 + udp as u16;
+    let traffic_class = take_hop(packet, parsed.is_v4, at + outer)?;
+    let payload = parsed.ip_length as u16 + if is_gue { size_of::<Udp>() as u16 } else { 0 };
     let protocol = if is_gue {
         Protocol::UDP
     } else if parsed.is_v4 {

@@ -1,18 +1,20 @@
-//! The short way of what most packets are: whole TCP or UDP packets without tags or options, of a settled slot, in `nat` or
-//! `dsr`, to a backend without a tag, where nothing else has to be asked.
+//! The short way of what most packets are: whole TCP or UDP packets without tags or options, of a settled slot, in every
+//! mode but `full-nat`, to a backend without a tag, where nothing else has to be asked.
 //!
 //! It is made of the steps of the long way ([`super::forward`], [`super::depart`]), for packets whose headers lie at known
 //! places: what is known of such a packet stays in registers. Whatever is unusual leaves the packet to the long way,
 //! untouched; both must do the same to a packet, and the fixtures and properties of `xdp-lb/tests/datapath` compare them.
 
+use super::affinity::flow_hash;
 use super::depart::fits;
-use super::forward::{is_first, is_up, owner};
-use super::rewrite::{check_hops, ethertype, rewrite_packet, take_hop};
-use crate::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet};
+use super::encapsulate::{outer_length, wrap};
+use super::forward::{is_first, owner};
+use super::rewrite::{Departure, check_hops, ethertype, rewrite_packet, take_hop, write_ethernet};
+use crate::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 use crate::net::{Be16, Protocol};
 use crate::packet::Packet;
 use crate::parse::parse_plain;
-use crate::tables::{FlowKey, Mode, Service, Tables};
+use crate::tables::{FlowKey, Mode, Service, Tables, Tags};
 
 /// Sends a client's packet to its backend. The interface that it leaves by; 0: it goes the long way.
 ///
@@ -39,30 +41,35 @@ fn take<const V4: bool, P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Opt
         return None;
     }
     check_hops(&parsed).ok()?;
-    let (slot, backend) = owner(tables, tables.settings()?, service, &parsed.key)?;
-    let is_settled = !slot.is_tracked() && is_up(service, backend) && backend.shared == 0;
+    let hash = flow_hash(tables.settings()?, &parsed.key);
+    let (index, backend) = owner(tables, service, hash)?;
     let is_plain = backend.vlan == 0 && backend.ifindex != 0;
-    if !is_settled || !is_plain || !fits(&parsed, backend) {
+    let is_tunnel = service.mode >= Mode::Ipip as u8;
+    let outer = if is_tunnel { outer_length(service, backend) } else { 0 };
+    if !is_plain || !fits(&parsed, outer, backend) {
         return None;
     }
     if parsed.key.protocol == Protocol::UDP && tables.roles(&parsed.key.source) != 0 {
         return None;
     }
-    // From here on the packet is written to, and nothing fails: its headers have been read.
-    let mut traffic = tables.traffic(slot.owner())?;
+    let mut departure = Departure::default();
+    departure.aim(backend);
+    departure.tags = Tags::default();
+    // From here on the packet is written to, and nothing fails: its headers have been read, and a tunnel that finds no room
+    // before the packet writes nothing.
+    let mut traffic = tables.traffic(index)?;
     let bytes = packet.length() as u64;
-    if service.mode == Mode::Dsr as u8 {
-        take_hop(packet, &parsed).ok()?;
+    if is_tunnel {
+        wrap(packet, tables, hash, &parsed, service, backend, &departure).ok()?;
     } else {
-        let backend = backend.endpoint_for(&parsed.key.destination_endpoint());
-        rewrite_packet(packet, &parsed, &FlowKey::new(parsed.key.source_endpoint(), backend)).ok()?;
+        if service.mode == Mode::Dsr as u8 {
+            take_hop(packet, V4, parsed.l3).ok()?;
+        } else {
+            let backend = backend.endpoint_for(&parsed.key.destination_endpoint());
+            rewrite_packet(packet, &parsed, &FlowKey::new(parsed.key.source_endpoint(), backend)).ok()?;
+        }
+        write_ethernet(packet, parsed.l3, 0, ethertype(V4), &departure).ok()?;
     }
-    let ethernet = Ethernet {
-        destination: backend.destination_mac,
-        source: backend.source_mac,
-        ethertype: Be16::new(ethertype(V4)),
-    };
-    packet.write(0, ethernet)?;
     traffic.forwarded(bytes, is_first(&parsed));
     Some(backend.ifindex)
 }
@@ -72,6 +79,5 @@ fn take<const V4: bool, P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Opt
 fn is_plain(service: &Service) -> bool {
     let Service { options, affinity_bits, server_id_length, .. } = *service;
     let asks = service.source_list | service.new_flow_rate;
-    let modes = Mode::Nat as u8..=Mode::Dsr as u8;
-    asks | u32::from(options | affinity_bits | server_id_length) == 0 && modes.contains(&service.mode)
+    asks | u32::from(options | affinity_bits | server_id_length) == 0 && service.mode != Mode::FullNat as u8
 }

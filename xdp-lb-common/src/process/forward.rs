@@ -16,10 +16,8 @@ use crate::net::{Endpoint, Protocol};
 use crate::packet::Packet;
 use crate::parse::Parsed;
 use crate::reason::Reason;
-use crate::slot::Slot;
 use crate::tables::{
-    Backend, BackendIndex, BackendState, Book, FlowKey, FlowRecord, Mode, RECORDS_FLOWS, Service, Settings,
-    SlotIndex, Tables,
+    Backend, BackendIndex, BackendState, Book, FlowRecord, Mode, RECORDS_FLOWS, Service, SlotIndex, Tables,
 };
 
 /// How many slots are looked at for a backend that is up: between a backend's failure and its
@@ -104,25 +102,23 @@ fn settled<'t, T: Tables>(
         let backend = context.tables.backend(context.moment.named)?;
         return (backend.shared == 0).then_some((context.moment.named, backend));
     }
-    let (slot, backend) = owner(context.tables, context.settings, service, &context.parsed.key)?;
-    (!slot.is_tracked() && is_up(service, backend) && backend.shared == 0).then(|| (slot.owner(), backend))
+    owner(context.tables, service, slot_hash(context.settings, service, &context.parsed.key))
 }
 
-/// The slot of a flow, and its owner.
+/// The owner of a flow's slot, if it is the one of all flows of that slot, whose replies need no record.
 #[inline(always)]
 pub fn owner<'t, T: Tables>(
     tables: &'t T,
-    settings: &Settings,
     service: &Service,
-    key: &FlowKey,
-) -> Option<(Slot, &'t Backend)> {
+    hash: FlowHash,
+) -> Option<(BackendIndex, &'t Backend)> {
     // A ring of no slots would lend the first slot of another.
     if service.ring_len == 0 {
         return None;
     }
-    let place = slot_hash(settings, service, key).reduce(service.ring_len);
-    let slot = tables.slot(SlotIndex(service.ring_offset.0 + place))?;
-    Some((slot, tables.backend(slot.owner())?))
+    let slot = tables.slot(SlotIndex(service.ring_offset.0 + hash.reduce(service.ring_len)))?;
+    let backend = tables.backend(slot.owner())?;
+    (!slot.is_tracked() && is_up(service, backend) && backend.shared == 0).then(|| (slot.owner(), backend))
 }
 
 /// Refuses a UDP packet in the name of a service or a backend: with ends that both answer whatever comes, the

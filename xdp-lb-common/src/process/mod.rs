@@ -90,10 +90,25 @@ struct Moment {
     skipped: u32,
 }
 
-/// Takes one packet from its arrival to its verdict, and counts it.
+/// Takes one packet from its arrival to its verdict, and counts it. Most packets need no scratch: it is asked for
+/// where one does.
 #[inline(always)]
-pub fn process<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Scratch) -> Verdict {
-    run::<true, P, T>(packet, tables, scratch)
+pub fn process<'s, P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    scratch: impl FnOnce() -> Option<&'s mut Scratch>,
+) -> Verdict {
+    let roles = roles::roles(packet, tables);
+    if roles == 0 {
+        return conclude(tables, Reason::NoService);
+    }
+    if roles == VIP {
+        let ifindex = express::express(packet, tables);
+        if ifindex != 0 {
+            return leave_by(ifindex, packet.ingress());
+        }
+    }
+    take_the_long_way(packet, tables, roles, scratch)
 }
 
 /// Likewise, without the [short way](express) of plain packets: what they are compared with.
@@ -102,29 +117,42 @@ pub fn process_the_long_way<P: Packet, T: Tables>(
     tables: &T,
     scratch: &mut Scratch,
 ) -> Verdict {
-    run::<false, P, T>(packet, tables, scratch)
+    let roles = roles::roles(packet, tables);
+    if roles == 0 {
+        return conclude(tables, Reason::NoService);
+    }
+    take_the_long_way(packet, tables, roles, || Some(scratch))
 }
 
+/// For packets that are ours, as each caller has seen: were it looked at here, the compiler would make all that follows once
+/// for each of the roles.
 #[inline(always)]
-fn run<const EXPRESS: bool, P: Packet, T: Tables>(
+fn take_the_long_way<'s, P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
-    scratch: &mut Scratch,
+    roles: u8,
+    scratch: impl FnOnce() -> Option<&'s mut Scratch>,
 ) -> Verdict {
-    match balance::<EXPRESS, P, T>(packet, tables, scratch) {
+    let Some(scratch) = scratch() else { return conclude(tables, Reason::Internal) };
+    scratch.roles = roles;
+    match balance(packet, tables, scratch) {
         Ok(verdict) => verdict,
-        Err(reason) => {
-            let reason = match reason {
-                Reason::TooBig => too_big(packet, tables, &scratch.parsed, &scratch.departure),
-                other => other,
-            };
-            tables.count(reason);
-            match reason.kind() {
-                Kind::Pass => Verdict::Pass(reason),
-                Kind::Drop => Verdict::Drop(reason),
-                Kind::Answer => Verdict::Transmit,
-            }
+        Err(Reason::TooBig) => {
+            let reason = too_big(packet, tables, &scratch.parsed, &scratch.departure);
+            conclude(tables, reason)
         }
+        Err(reason) => conclude(tables, reason),
+    }
+}
+
+/// Counts why a packet is not forwarded, and says what becomes of it.
+#[inline(always)]
+fn conclude<T: Tables>(tables: &T, reason: Reason) -> Verdict {
+    tables.count(reason);
+    match reason.kind() {
+        Kind::Pass => Verdict::Pass(reason),
+        Kind::Drop => Verdict::Drop(reason),
+        Kind::Answer => Verdict::Transmit,
     }
 }
 
@@ -138,21 +166,11 @@ struct Context<'t, T> {
 }
 
 #[inline(always)]
-fn balance<const EXPRESS: bool, P: Packet, T: Tables>(
+fn balance<P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
     scratch: &mut Scratch,
 ) -> Result<Verdict, Reason> {
-    scratch.roles = roles::roles(packet, tables);
-    if scratch.roles == 0 {
-        return Err(Reason::NoService);
-    }
-    if EXPRESS && scratch.roles == VIP {
-        let ifindex = express::express(packet, tables);
-        if ifindex != 0 {
-            return Ok(leave_by(ifindex, packet.ingress()));
-        }
-    }
     parse(packet, &mut scratch.parsed)?;
     if scratch.parsed.kind == parse::Kind::Icmp {
         if icmp::icmp(packet, tables, scratch)? == icmp::Message::Error {

@@ -63,26 +63,27 @@ pub fn rewrite_packet<P: Packet>(packet: &mut P, parsed: &Parsed, new: &FlowKey)
 /// A call of its own in the kernel, as above.
 #[inline(never)]
 pub fn relay<P: Packet>(packet: &mut P, parsed: &Parsed, departure: &Departure) -> Result<(), Reason> {
-    take_hop(packet, parsed)?;
+    take_hop(packet, parsed.is_v4, parsed.l3)?;
     write_ethernet(packet, parsed.l3, 0, ethertype(parsed.is_v4), departure)
 }
 
-/// The hop count alone, that [`check_hops`] has looked at; returns the traffic class (DSCP and ECN).
+/// The hop count alone, that [`check_hops`] has looked at, of the IP header that begins at `l3`; returns the traffic class
+/// (DSCP and ECN).
 #[inline(always)]
-pub fn take_hop<P: Packet>(packet: &mut P, parsed: &Parsed) -> Result<u8, Reason> {
-    if parsed.is_v4 {
-        let mut ip: Ipv4 = packet.read(parsed.l3).ok_or(Reason::Internal)?;
+pub fn take_hop<P: Packet>(packet: &mut P, is_v4: bool, l3: usize) -> Result<u8, Reason> {
+    if is_v4 {
+        let mut ip: Ipv4 = packet.read(l3).ok_or(Reason::Internal)?;
         let mut header = Change::default();
         let word = |ttl| u16::from_ne_bytes([ttl, ip.protocol.0]);
         header.word(word(ip.ttl), word(ip.ttl.wrapping_sub(1)));
         ip.ttl = ip.ttl.wrapping_sub(1);
         ip.checksum = header.apply(ip.checksum);
-        packet.write(parsed.l3, ip).ok_or(Reason::Internal)?;
+        packet.write(l3, ip).ok_or(Reason::Internal)?;
         Ok(ip.traffic_class)
     } else {
-        let mut ip: Ipv6 = packet.read(parsed.l3).ok_or(Reason::Internal)?;
+        let mut ip: Ipv6 = packet.read(l3).ok_or(Reason::Internal)?;
         ip.hop_limit = ip.hop_limit.wrapping_sub(1);
-        packet.write(parsed.l3, ip).ok_or(Reason::Internal)?;
+        packet.write(l3, ip).ok_or(Reason::Internal)?;
         Ok(ip.traffic_class())
     }
 }

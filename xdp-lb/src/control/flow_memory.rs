@@ -287,7 +287,8 @@ impl World {
         };
         written.expect("a packet");
         let mut packet = Buffer::new(&bytes, 1);
-        match process(&mut packet, &self.tables, &mut Scratch::default()) {
+        let mut scratch = Scratch::default();
+        match process(&mut packet, &self.tables, || Some(&mut scratch)) {
             Verdict::Redirect(_) => {
                 let bytes = packet.bytes();
                 let port = u16::from_be_bytes([bytes[36], bytes[37]]);

@@ -14,7 +14,7 @@ use xdp_lb::datapath::{Census, Checks, Count, Datapath, Options, Policy, hash_ke
 use xdp_lb_common::flow::patience;
 use xdp_lb_common::host::{Buffer, HostTables};
 use xdp_lb_common::net::{Address, Endpoint, MacAddress, Port, Protocol};
-use xdp_lb_common::process::{Scratch, Verdict, process_the_long_way, send_check};
+use xdp_lb_common::process::{Scratch, Verdict, process, process_the_long_way, send_check};
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::slot::Slot;
 use xdp_lb_common::tables::{
@@ -320,6 +320,12 @@ impl Homes {
             assert_eq!(hex(buffer.bytes()), hex(bytes), "a packet that is passed is unchanged");
         }
         Outcome { verdict, bytes: buffer.bytes().to_vec(), counted }
+    }
+
+    /// Sends a packet through the home on the host alone, the short way where there is one.
+    pub fn process(&self, packet: &mut Buffer) -> Verdict {
+        let mut scratch = Scratch::default();
+        process(packet, &self.host, || Some(&mut scratch))
     }
 
     /// Makes packets like this one those of a check.

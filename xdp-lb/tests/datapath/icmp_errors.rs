@@ -350,7 +350,7 @@ fn quotes_that_lie_or_are_cut_short_are_left_to_the_host() {
         large.payload = vec![0; 4096];
         let error = Icmp::too_big(case.routers[0], &ip(case.vip), &large, 4096);
         let mut host = xdp_lb_common::host::Buffer::new(&error.bytes(), 1);
-        let verdict = xdp_lb_common::process::process(&mut host, &homes.host, &mut Default::default());
+        let verdict = homes.process(&mut host);
         assert_eq!(verdict, Verdict::Pass(Reason::Malformed));
     }
 }

@@ -3,7 +3,7 @@
 
 use xdp_lb_common::host::Buffer;
 use xdp_lb_common::net::Protocol;
-use xdp_lb_common::process::{Scratch, Verdict, process};
+use xdp_lb_common::process::Verdict;
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::tables::{Mode, RECORDS_FLOWS};
 
@@ -20,7 +20,7 @@ fn a_flow_that_cannot_be_recorded_is_dropped() {
         homes.change_service(VIP, Protocol::TCP, |service| service.options = RECORDS_FLOWS);
         homes.host.flow_limit = room;
         let mut packet = Buffer::new(&Frame::tcp("203.0.113.5:1", VIP, SYN).bytes(), INGRESS);
-        let verdict = process(&mut packet, &homes.host, &mut Scratch::default());
+        let verdict = homes.process(&mut packet);
         assert_eq!(verdict, Verdict::Drop(Reason::FlowTableFull));
     }
 }
@@ -37,7 +37,7 @@ fn fragments_follow_their_first_for_as_long_as_linux_puts_them_together() {
         let parts = fragments(&frame, 40, 1);
         let send = |homes: &Homes, part: usize| {
             let mut packet = Buffer::new(&parts[part], INGRESS);
-            process(&mut packet, &homes.host, &mut Scratch::default())
+            homes.process(&mut packet)
         };
         assert_eq!(send(&homes, 0), Verdict::Redirect(EGRESS));
         homes.host.now += patience;
@@ -53,6 +53,19 @@ fn a_frame_without_room_for_its_tag_is_dropped() {
     homes.service(VIP, Protocol::TCP, Mode::Nat, &["198.51.100.11:8080"]);
     homes.change_backend("198.51.100.11:8080", |backend| backend.vlan = 7);
     let mut packet = Buffer::without_headroom(&Frame::tcp("203.0.113.5:1", VIP, SYN).bytes(), INGRESS);
-    let verdict = process(&mut packet, &homes.host, &mut Scratch::default());
+    let verdict = homes.process(&mut packet);
     assert_eq!(verdict, Verdict::Drop(Reason::HeaderRoom));
+}
+
+#[test]
+fn a_frame_without_room_for_the_headers_of_a_tunnel_is_dropped() {
+    for mode in [Mode::Ipip, Mode::Gue] {
+        let mut homes = Homes::new();
+        homes.service(VIP, Protocol::TCP, mode, &["198.51.100.11:8080"]);
+        let mut frame = Frame::tcp("203.0.113.5:1", VIP, SYN);
+        // So few that a hop taken too many would show.
+        frame.ttl = 2;
+        let mut packet = Buffer::without_headroom(&frame.bytes(), INGRESS);
+        assert_eq!(homes.process(&mut packet), Verdict::Drop(Reason::HeaderRoom));
+    }
 }

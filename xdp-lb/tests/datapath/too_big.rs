@@ -7,7 +7,7 @@ use etherparse::icmpv4::DestUnreachableHeader;
 use etherparse::{Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6Type, IpNumber, Ipv4Header, Ipv6Header};
 use xdp_lb_common::host::Buffer;
 use xdp_lb_common::net::Protocol;
-use xdp_lb_common::process::{Scratch, Verdict, process};
+use xdp_lb_common::process::Verdict;
 use xdp_lb_common::rate::{ANSWERS_AT_ONCE, ANSWERS_PER_SECOND};
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::tables::{Mode, Route};
@@ -202,7 +202,7 @@ fn answers_are_limited_and_those_that_are_not_sent_are_counted() {
     let answered = |homes: &Homes| {
         let is_answered = |_: &u64| {
             let mut packet = Buffer::new(&large, INGRESS);
-            process(&mut packet, &homes.host, &mut Scratch::default()) == Verdict::Transmit
+            homes.process(&mut packet) == Verdict::Transmit
         };
         (0..1000).filter(is_answered).count() as u64
     };
