@@ -128,6 +128,21 @@ fn a_backend_without_the_vip_or_that_does_not_decapsulate_is_down_though_it_answ
     set_vip(&backends[1], Family::V6, true);
     site.becomes(2, "up", &of(Family::V6));
 
+    // One that drains is checked, too.
+    let drained = Network::endpoint(Family::V4, 1, 8081).to_string();
+    site.daemon.cli(&["backend", "drain", "ipip-V4", &drained]).unwrap();
+    for health in ["down", "up"] {
+        set_vip(&backends[0], Family::V4, health == "up");
+        until(health, SOON, || {
+            let all = site.daemon.backends(Some("ipip-V4"))?;
+            let it = all.iter().find(|backend| backend["address"] == drained.as_str()).unwrap();
+            Ok(it["health"] == health && it["admin"] == "draining")
+        })
+        .unwrap();
+    }
+    site.daemon.cli(&["backend", "enable", "ipip-V4", &drained]).unwrap();
+    site.becomes(1, "up", &of(Family::V4));
+
     // Tunnels need their other end, and dsr does not.
     assert!(site.decapsulators[1].stop().unwrap().success());
     for family in Family::ALL {

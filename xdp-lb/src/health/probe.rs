@@ -35,6 +35,7 @@ impl From<io::Error> for Failure {
                 | Errno::ENOBUFS
                 | Errno::ENOMEM
                 | Errno::EADDRNOTAVAIL
+                | Errno::EADDRINUSE
                 | Errno::EAGAIN,
             ) => Self::Here(error),
             Some(errno) => Self::Backend(errno.desc().to_lowercase()),
