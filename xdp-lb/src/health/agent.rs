@@ -28,7 +28,8 @@ pub(super) async fn follow(
         sleep_until(next).await;
         let turn = sockets.acquire().await;
         next = Instant::now() + agent.interval;
-        let result = ask(&id, &agent).await.map_err(words);
+        // In memory of its own: most tasks wait at any time.
+        let result = Box::pin(ask(&id, &agent)).await.map_err(words);
         drop(turn);
         if last.as_ref() == Some(&result) {
             continue;

@@ -228,7 +228,8 @@ async fn check_once(id: &TargetId, check: &HealthCheck, at: Instant, context: &C
     if began.duration_since(at) > check.interval {
         context.warn("checks begin later than their interval asks for: the host is overloaded, or the limit of open files (LimitNOFILE=) is too low for so many backends");
     }
-    let result = probe(id, check, &context.shared).await;
+    // In memory of its own: most tasks wait for their next check at any time.
+    let result = Box::pin(probe(id, check, &context.shared)).await;
     drop(permit);
     Outcome { began, took: began.elapsed(), result }
 }
@@ -293,6 +294,20 @@ mod tests {
 
     async fn again(address: SocketAddr) -> TcpListener {
         TcpListener::bind(address).await.expect("a listener")
+    }
+
+    #[test]
+    fn a_task_that_waits_for_its_next_check_takes_a_kilobyte_at_most() {
+        let backend = "192.0.2.1:80".parse().expect("an address");
+        let checker = Checker::start(mpsc::channel(1).0, mpsc::channel(1).0);
+        let (id, health) = (target(backend, check(Probe::Tcp)).id, State::new(Health::Up));
+        let (_sender, orders) = watch::channel(Order { check: check(Probe::Tcp), spread: INTERVAL });
+        // There is one for each backend: what a check needs beyond this is to come and go with the check.
+        let task = follow(id.clone(), orders, health, Arc::clone(&checker.context));
+        assert!(size_of_val(&task) <= 1024, "{} bytes", size_of_val(&task));
+        let (news, sockets) = (mpsc::channel(1).0, Arc::clone(&checker.context.sockets));
+        let asks = agent::follow(id, Agent::at(1), INTERVAL, sockets, news);
+        assert!(size_of_val(&asks) <= 1024, "{} bytes", size_of_val(&asks));
     }
 
     #[tokio::test]

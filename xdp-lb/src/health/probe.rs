@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,18 +65,20 @@ pub(super) async fn probe(id: &TargetId, check: &HealthCheck, shared: &Shared) -
         passage: passage.as_ref(),
         time,
     };
-    match &check.probe {
-        Probe::None => Ok(()),
-        Probe::Tcp => probe_tcp::probe(attempt).await,
-        Probe::Http(http) => probe_http::probe(attempt, http).await,
-        Probe::Dns { name, record } => probe_dns::probe(attempt, name, record).await,
-        Probe::Udp { send, expect } => probe_udp::probe(attempt, send, expect.as_deref()).await,
-        Probe::Icmp => probe_icmp::probe(attempt).await,
+    // Each in memory of its own while it runs: one by TCP needs a kilobyte, others ten and more.
+    let probe: Pin<Box<dyn Future<Output = Result<(), Failure>> + Send>> = match &check.probe {
+        Probe::None => return Ok(()),
+        Probe::Tcp => Box::pin(probe_tcp::probe(attempt)),
+        Probe::Http(http) => Box::pin(probe_http::probe(attempt, http)),
+        Probe::Dns { name, record } => Box::pin(probe_dns::probe(attempt, name, record)),
+        Probe::Udp { send, expect } => Box::pin(probe_udp::probe(attempt, send, expect.as_deref())),
+        Probe::Icmp => Box::pin(probe_icmp::probe(attempt)),
         Probe::Grpc { service, host, tls } => {
-            probe_grpc::probe(attempt, service, host.as_deref(), tls.as_ref()).await
+            Box::pin(probe_grpc::probe(attempt, service, host.as_deref(), tls.as_ref()))
         }
-        Probe::Exec { command, user } => probe_exec::probe(attempt, command, user).await,
-    }
+        Probe::Exec { command, user } => Box::pin(probe_exec::probe(attempt, command, user)),
+    };
+    probe.await
 }
 
 /// What checks have in common.
