@@ -13,7 +13,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::host::Host;
 
 /// How long a client waits for an answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A TCP socket on a host, bound to an address and port of its own; port 0 for any.
 pub fn tcp_socket(host: &Host, source: SocketAddr) -> Result<Socket> {
@@ -36,6 +36,13 @@ fn bound(source: SocketAddr) -> io::Result<Socket> {
     socket.set_write_timeout(Some(PATIENCE))?;
     socket.bind(&source.into())?;
     Ok(socket)
+}
+
+/// Gives a socket room for what comes while its reader has to wait for a processor, whatever the system allows others.
+pub fn make_room(socket: &impl AsFd) -> Result<()> {
+    const BYTES: libc::c_int = 8 << 20;
+    set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &BYTES.to_ne_bytes())
+        .context("cannot make a socket's receive buffer larger")
 }
 
 /// Sets a socket option that has no function of its own.

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use crate::host::Host;
 
 /// How long an answer may take: longer than a machine is busy, shorter than a connection that is lost takes to end.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(20);
 /// How many ask at a time, so that no queue on the way is asked too much.
 const GROUP: usize = 64;
 /// What is sent and comes back.

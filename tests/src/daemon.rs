@@ -156,7 +156,7 @@ impl Daemon {
     /// Waits until every backend of every service is up, but those of weight 0.
     pub fn wait_until_up(&self) -> Result<()> {
         let mut last = String::new();
-        wait::until("every backend to be up", Duration::from_secs(20), || {
+        wait::until("every backend to be up", Duration::from_secs(40), || {
             let backends = self.backends(None)?;
             last = backends
                 .iter()

@@ -10,20 +10,25 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
+use socket2::{Domain, Socket, Type};
 
 use crate::files::{BIG_FILE_BYTES, big_file};
 use crate::host::Host;
 use crate::wait;
 
 /// How long the connection may be silent.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Some 2 MB a second: what a download takes in at a time while it is slow, and how long it rests then.
-const SIP: usize = 64 * 1024;
-const REST: Duration = Duration::from_millis(30);
+/// Some 800 KB a second: what a download takes in at a time while it is slow, and how long it rests then.
+const SIP: usize = 32 * 1024;
+const REST: Duration = Duration::from_millis(40);
+
+/// What may have been sent ahead to the client: its receive buffer, of which the kernel makes twice what was asked for
+/// (socket(7)).
+const AHEAD: usize = 400_000;
 
 /// A download of [`big_file`] from an [`Nginx`](crate::servers::Nginx) over one connection, compared byte by byte as
-/// it arrives. It takes its time (some 50 s) until [`Download::finish`], so that things can happen meanwhile.
+/// it arrives. It takes its time (some two minutes) until [`Download::finish`], so that things can happen meanwhile.
 pub struct Download {
     backend: String,
     shared: Arc<Shared>,
@@ -72,10 +77,10 @@ impl Download {
         self.shared.received.load(Ordering::Relaxed)
     }
 
-    /// Waits until more bytes come: a megabyte more than what had been sent ahead to the client by now.
+    /// Waits until more bytes come: half a megabyte more than what had been sent ahead to the client by now.
     pub fn wait_for_progress(&self) -> Result<()> {
-        // The receive buffer that a client offers grows to 6 MB (net.ipv4.tcp_rmem): what is in it is no progress.
-        let goal = (self.received() + 7_000_000).min(BIG_FILE_BYTES);
+        // What is in the client's buffer is no progress.
+        let goal = (self.received() + AHEAD as u64 + 500_000).min(BIG_FILE_BYTES);
         wait::until("a download to go on", PATIENCE, || {
             ensure!(!self.is_over(), "the download from {} has ended early", self.backend);
             Ok(self.received() >= goal)
@@ -109,7 +114,10 @@ impl Drop for Download {
 
 /// Asks for the file and reads the answer's head; returns the header `X-Backend`.
 fn ask(server: SocketAddr) -> Result<(String, TcpStream)> {
-    let mut stream = TcpStream::connect_timeout(&server, PATIENCE)?;
+    let socket = Socket::new(Domain::for_address(server), Type::STREAM, None)?;
+    socket.set_recv_buffer_size(AHEAD / 2)?;
+    socket.connect_timeout(&server.into(), PATIENCE)?;
+    let mut stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(PATIENCE))?;
     write!(stream, "GET /big HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n")?;
     let mut head = Vec::new();

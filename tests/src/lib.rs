@@ -59,7 +59,7 @@ pub use network::Network;
 pub use process::Process;
 pub use requests::{Request, Requests, by_backend, request};
 pub use service::{Service, services};
-pub use site::{Site, web, web_backend};
+pub use site::{Site, WEB_CHECK, web, web_backend};
 pub use tagger::{Tag, Tagger};
 pub use udp_flows::UdpFlows;
 pub use udp_stream::{Streamed, UdpStream};

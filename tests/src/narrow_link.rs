@@ -33,9 +33,9 @@ pub fn behind_a_narrow_link(network: &Network, device: &str, direct: &[(&Host, [
     Ok(far)
 }
 
-/// Downloads some megabytes; whether all came within some seconds.
-pub fn downloads(client: &Host, vip: SocketAddr) -> bool {
-    let range = "--range 0-2999999 --max-time 5";
+/// Downloads some megabytes; whether all came within so many seconds.
+pub fn downloads(client: &Host, vip: SocketAddr, seconds: u32) -> bool {
+    let range = format!("--range 0-2999999 --max-time {seconds}");
     let length =
         client.run(&format!("curl -sgf -o /dev/null -w %{{size_download}} {range} http://{vip}/big"));
     length.is_ok_and(|length| length == "3000000")

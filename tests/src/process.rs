@@ -54,11 +54,11 @@ impl Process {
         kill(Pid::from_raw(id), signal).with_context(|| format!("cannot send {signal} to {}", self.name))
     }
 
-    /// Asks it to end (SIGTERM) and waits for that, at most ten seconds.
+    /// Asks it to end (SIGTERM) and waits for that, at most half a minute.
     pub fn stop(&mut self) -> Result<ExitStatus> {
         self.signal(Signal::SIGTERM)?;
         let waited_for = format!("{} to end after SIGTERM", self.name);
-        until_some(&waited_for, Duration::from_secs(10), || self.exited())
+        until_some(&waited_for, Duration::from_secs(30), || self.exited())
     }
 
     /// Kills it (SIGKILL), which it cannot notice, and waits until it is gone.

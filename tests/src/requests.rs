@@ -13,8 +13,11 @@ use anyhow::{Context, Result, ensure};
 use crate::host::Host;
 use crate::wait;
 
-/// How long a request may take.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long it may take to connect: that is between two kernels, so a lost packet is sent again just once.
+const CONNECTED: Duration = Duration::from_secs(2);
+
+/// How long an answer may take, which a busy server gives when it has the time.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Between two requests of one client.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -64,7 +67,7 @@ impl Requests {
     /// Waits until this many more requests have begun and ended, and returns them.
     pub fn next(&self, count: usize) -> Result<Vec<Request>> {
         let now = Instant::now();
-        wait::until_some(&format!("{count} more requests to end"), Duration::from_secs(30), || {
+        wait::until_some(&format!("{count} more requests to end"), Duration::from_secs(60), || {
             Ok(Some(self.since(now)).filter(|requests| requests.len() >= count))
         })
     }
@@ -124,7 +127,7 @@ pub fn request(client: &Host, server: SocketAddr) -> Result<String> {
 }
 
 fn request_here(server: SocketAddr) -> Result<String> {
-    let mut stream = TcpStream::connect_timeout(&server, PATIENCE).context("cannot connect")?;
+    let mut stream = TcpStream::connect_timeout(&server, CONNECTED).context("cannot connect")?;
     stream.set_read_timeout(Some(PATIENCE))?;
     write!(stream, "GET / HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n").context("cannot ask")?;
     let mut answer = String::new();

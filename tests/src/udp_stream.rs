@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 
+use crate::client::make_room;
 use crate::host::Host;
 
 /// Between two datagrams.
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// How long the last answers may take.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A stream of numbered datagrams to a [`UdpEcho`](crate::servers::UdpEcho), a thousand a second.
 pub struct UdpStream {
@@ -39,6 +40,7 @@ impl UdpStream {
     pub fn start(client: &Host, server: SocketAddr) -> Result<Self> {
         let socket = client.enter(|| UdpSocket::bind(("0.0.0.0", 0)))?.context("cannot make a socket")?;
         socket.connect(server)?;
+        make_room(&socket)?;
         socket.set_read_timeout(Some(Duration::from_millis(100)))?;
         // The first finds the neighbours on the way, and may be lost with what waits for them.
         let mut answer = [0; 256];

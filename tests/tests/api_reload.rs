@@ -20,7 +20,7 @@ fn code(daemon: &Daemon, words: &[&str]) -> (i32, String) {
 
 /// Waits until the log, from here on, has a line with all of these.
 fn wait_for_log(daemon: &Daemon, from: usize, parts: &[&str]) {
-    xdp_lb_tests::until(&format!("{parts:?} in the log"), Duration::from_secs(10), || {
+    xdp_lb_tests::until(&format!("{parts:?} in the log"), Duration::from_secs(30), || {
         Ok(daemon.log()[from..].lines().any(|line| parts.iter().all(|part| line.contains(part))))
     })
     .unwrap_or_else(|error| panic!("{error:#}:\n{}", &daemon.log()[from..]));
@@ -37,9 +37,9 @@ fn a_plan_is_what_the_reload_then_does_and_services_untouched_by_it_see_no_slot_
     let before = ["web", "second"].map(|service| daemon.unsettled_slots(service).unwrap());
     let old = daemon.config().unwrap();
     let first = format!("\"{}\"", web_backend(1));
-    write(daemon, &old.replacen(&first, &format!("{first}\nweight = 300"), 1).replacen("300ms", "400ms", 1));
+    write(daemon, &old.replacen(&first, &format!("{first}\nweight = 300"), 1).replacen("500ms", "600ms", 1));
     let lines = format!(
-        "service web: health_check.interval 300ms -> 400ms\nservice web: backend {} weight 100 -> 300\n",
+        "service web: health_check.interval 500ms -> 600ms\nservice web: backend {} weight 100 -> 300\n",
         web_backend(1)
     );
     assert_eq!(code(daemon, &["diff"]), (1, lines.clone()));

@@ -46,7 +46,7 @@ fn a_watch_tells_of_backends_services_interfaces_and_reloads_and_goes_on_after_a
     assert!(down["reason"].as_str().unwrap().contains("health check"), "{down}");
 
     let config = site.daemon.config().unwrap();
-    fs::write(site.daemon.config_file(), config.replace("300ms", "400ms")).unwrap();
+    fs::write(site.daemon.config_file(), config.replacen("500ms", "600ms", 1)).unwrap();
     site.daemon.cli(&["reload"]).unwrap();
     let service = event(&watching, |event| {
         event["event"] == "service"

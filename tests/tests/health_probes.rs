@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use xdp_lb_tests::servers::{GrpcHealth, Nginx, TlsSite, TlsSites, UdpEcho};
 use xdp_lb_tests::{Authority, Daemon, Network, Validity, until};
 
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(40);
 
-/// Soon up, soon down.
-const QUICK: &str = "interval = \"300ms\", timeout = \"250ms\", rise = 1, fall = 2";
+/// Soon up, soon down; with time for an answer on a machine that does other things, too.
+const QUICK: &str = "interval = \"1s\", fast_interval = \"200ms\", timeout = \"1s\", rise = 1, fall = 2";
 
 /// Services `s0`, `s1`, ... on ports of their own, each with one backend and one of these checks; `top` are keys for the top
 /// of the file.
@@ -30,13 +30,10 @@ fn config<'a>(top: &str, backend: &str, checks: impl IntoIterator<Item = &'a str
     text
 }
 
-/// Why the service's backend is in its state, as the operator reads it in `xdp-lb status`.
-fn reason(daemon: &Daemon, service: &str) -> String {
-    let backends = daemon.backends(Some(service)).unwrap();
-    let reason = backends[0]["reason"].as_str().unwrap().to_owned();
-    let status = daemon.cli(&["status"]).unwrap();
-    assert!(status.contains(&reason), "{reason:?} in {status}");
-    reason
+/// Whether the operator reads in `xdp-lb status` why the service's backend is in its state, in these words.
+fn is_told(daemon: &Daemon, service: &str, words: &str) -> anyhow::Result<bool> {
+    let reason = daemon.backends(Some(service))?[0]["reason"].as_str().unwrap().to_owned();
+    Ok(reason.contains(words) && daemon.cli(&["status"])?.contains(&reason))
 }
 
 /// Waits until the service's backend is in this state for a reason with these words in it.
@@ -45,10 +42,9 @@ fn wait_for(daemon: &Daemon, service: &str, state: &str, words: &str) {
     until(&format!("{service} to be {state}: {words}"), PATIENCE, || {
         let backends = daemon.backends(Some(service))?;
         last = format!("{}: {}", backends[0]["state"], backends[0]["reason"]);
-        Ok(backends[0]["state"] == state && backends[0]["reason"].as_str().unwrap().contains(words))
+        Ok(backends[0]["state"] == state && is_told(daemon, service, words)?)
     })
     .unwrap_or_else(|error| panic!("{error}; it is {last}"));
-    reason(daemon, service);
 }
 
 #[test]
@@ -83,19 +79,11 @@ fn of_https_servers_those_are_up_whose_certificate_and_version_are_good() {
     let named = format!("{trusted}, server_name = \"www.example.com\"");
     let checks = [
         // Well.
-        (
-            format!("{named}, host = \"www.example.com\", port = 8443, body = \"fine\""),
-            "up",
-            "the first check succeeded",
-        ),
-        (
-            format!("{trusted}, host = \"www.example.com:443\", port = 8443"),
-            "up",
-            "the first check succeeded",
-        ),
-        (format!("{trusted}, port = 8444"), "up", "the first check succeeded"),
-        ("type = \"https\", verify = false, port = 8445".into(), "up", "the first check succeeded"),
-        (format!("{named}, port = 8448"), "up", "the first check succeeded"),
+        (format!("{named}, host = \"www.example.com\", port = 8443, body = \"fine\""), "up", "succeeded"),
+        (format!("{trusted}, host = \"www.example.com:443\", port = 8443"), "up", "succeeded"),
+        (format!("{trusted}, port = 8444"), "up", "succeeded"),
+        ("type = \"https\", verify = false, port = 8445".into(), "up", "succeeded"),
+        (format!("{named}, port = 8448"), "up", "succeeded"),
         // Not well.
         (format!("{trusted}, port = 8443"), "down", "TLS: the server refuses: unrecognised name"),
         (
@@ -184,7 +172,7 @@ fn what_an_http_answer_has_to_be_like_is_told_where_it_is_not() {
     }
     // The address comes: the check succeeds from then on.
     network.lb.run("ip address add 198.51.100.4/24 dev eth1").unwrap();
-    wait_for(&daemon, "s10", "up", "the check succeeded");
+    wait_for(&daemon, "s10", "up", "succeeded");
     nginx.set_healthy(false).unwrap();
     wait_for(&daemon, "s2", "down", "HTTP 503, expected 200-399, 2 times in a row");
 }
@@ -208,8 +196,8 @@ fn a_udp_server_is_up_while_it_answers_what_is_expected() {
     // Now nobody says anything at all.
     network.backends[0].run("ip link set eth0 down").unwrap();
     until("the silence to be told", PATIENCE, || {
-        let words = reason(&daemon, "s0");
-        Ok(["no UDP answer within 250ms", "host", "port unreachable"].iter().any(|told| words.contains(told)))
+        let is_told = |words| is_told(&daemon, "s0", words);
+        Ok(is_told("no UDP answer within 1s")? || is_told("host")? || is_told("port unreachable")?)
     })
     .unwrap();
 }
@@ -227,12 +215,12 @@ fn a_host_is_up_while_it_answers_pings_by_either_kind_of_socket() {
         wait_for(&daemon, "s1", "up", "");
         network.backends[0].sysctl("net.ipv4.icmp_echo_ignore_all", "1").unwrap();
         network.backends[0].sysctl("net.ipv6.icmp.echo_ignore_all", "1").unwrap();
-        wait_for(&daemon, "s0", "down", "no answer to ping within 250ms, 2 times in a row");
-        wait_for(&daemon, "s1", "down", "no answer to ping within 250ms, 2 times in a row");
+        wait_for(&daemon, "s0", "down", "no answer to ping within 1s, 2 times in a row");
+        wait_for(&daemon, "s1", "down", "no answer to ping within 1s, 2 times in a row");
         network.backends[0].sysctl("net.ipv4.icmp_echo_ignore_all", "0").unwrap();
         network.backends[0].sysctl("net.ipv6.icmp.echo_ignore_all", "0").unwrap();
-        wait_for(&daemon, "s0", "up", "the check succeeded");
-        wait_for(&daemon, "s1", "up", "the check succeeded");
+        wait_for(&daemon, "s0", "up", "succeeded");
+        wait_for(&daemon, "s1", "up", "succeeded");
     }
 }
 
@@ -277,7 +265,7 @@ fn a_grpc_server_is_up_while_it_says_that_it_is_serving() {
     wait_for(&daemon, "s2", "down", "gRPC health NOT_SERVING, 2 times in a row");
     assert_eq!(daemon.backend_state("s0", "198.51.100.11:8080").unwrap(), "up", "the server as a whole");
     plain.set("shop.Cart", true);
-    wait_for(&daemon, "s1", "up", "the check succeeded");
+    wait_for(&daemon, "s1", "up", "succeeded");
     drop(plain);
     wait_for(&daemon, "s0", "down", "connection refused, 2 times in a row");
 }
@@ -299,9 +287,9 @@ fn a_program_decides_only_where_the_file_lets_it_and_without_the_daemons_privile
     let mut daemon = Daemon::start(&network.lb, &["eth0", "eth1"], &allowed).unwrap();
     wait_for(&daemon, "s0", "up", "");
     write("sleep 61.5 & sleep 61.5");
-    wait_for(&daemon, "s0", "down", "the program did not end within 250ms, 2 times in a row");
+    wait_for(&daemon, "s0", "down", "the program did not end within 1s, 2 times in a row");
     write("exit 0");
-    wait_for(&daemon, "s0", "up", "the check succeeded");
+    wait_for(&daemon, "s0", "up", "succeeded");
     until("what it had started to be killed, too", PATIENCE, || {
         Ok(!network.lb.run("ps -eo args")?.lines().any(|line| line == "sleep 61.5"))
     })
@@ -309,7 +297,7 @@ fn a_program_decides_only_where_the_file_lets_it_and_without_the_daemons_privile
     write("echo \"$(id -un) $* $XDP_LB_SERVICE $XDP_LB_ADDRESS $XDP_LB_PORT\"; exit 7");
     wait_for(&daemon, "s0", "down", "exit code 7: nobody -v s0 198.51.100.11 8080, 2 times in a row");
     write("exit 0");
-    wait_for(&daemon, "s0", "up", "the check succeeded");
+    wait_for(&daemon, "s0", "up", "succeeded");
 
     // One that is added at runtime runs as nobody, and not at all where the file forbids it.
     let command = program.display().to_string();
@@ -343,7 +331,7 @@ fn a_backend_that_flaps_stays_and_one_that_has_failed_is_known_soon_by_the_fast_
     let nginx = Nginx::start(&network.backends[0], 8080).unwrap();
     let text = config("", "198.51.100.11:8080", ["type = \"http\", path = \"/healthz\""]).replace(
         QUICK,
-        "interval = \"1s\", fast_interval = \"100ms\", jitter = 0, timeout = \"90ms\", rise = 3, fall = 30",
+        "interval = \"1s\", fast_interval = \"100ms\", jitter = 0, timeout = \"90ms\", rise = 10, fall = 30",
     );
     let daemon = Daemon::start(&network.lb, &["eth0", "eth1"], &text).unwrap();
     wait_for(&daemon, "s0", "up", "");
@@ -360,9 +348,10 @@ fn a_backend_that_flaps_stays_and_one_that_has_failed_is_known_soon_by_the_fast_
     wait_for(&daemon, "s0", "down", "HTTP 503, expected 200-399, 30 times in a row");
     // 29 fast intervals at least; and one interval more at most, and what the machine takes. Slowly it were half a minute.
     let took = failed.elapsed();
-    assert!((2800..8000).contains(&took.as_millis()), "it took {took:?}");
+    assert!((2800..20_000).contains(&took.as_millis()), "it took {took:?}");
     nginx.set_healthy(true).unwrap();
     let well = Instant::now();
-    wait_for(&daemon, "s0", "up", "the check succeeded, 3 times in a row");
-    assert!(well.elapsed() < Duration::from_millis(2500), "it took {:?}", well.elapsed());
+    wait_for(&daemon, "s0", "up", "the check succeeded, 10 times in a row");
+    // Slowly it were ten seconds.
+    assert!(well.elapsed() < Duration::from_secs(8), "it took {:?}", well.elapsed());
 }

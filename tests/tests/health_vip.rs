@@ -8,11 +8,12 @@ use xdp_lb_tests::{Daemon, Family, Host, Network, Process, paths, until};
 /// The modes, each on a port of its own.
 const MODES: [(&str, u16); 3] = [("dsr", 8080), ("ipip", 8081), ("gue", 8083)];
 
-/// Fast checks: down within 2 x 300 ms and the timeout.
-const QUICK: &str = "interval = \"300ms\", timeout = \"250ms\", rise = 1, fall = 2";
+/// Fast checks: down within 500 ms and three timeouts, which a server that is slow on a busy machine does not exceed.
+const QUICK: &str =
+    "interval = \"500ms\", fast_interval = \"200ms\", timeout = \"500ms\", rise = 1, fall = 3";
 
 /// How long a change of health may take on a machine that does other things, too.
-const SOON: Duration = Duration::from_secs(4);
+const SOON: Duration = Duration::from_secs(30);
 
 struct Site {
     network: Network,
@@ -52,7 +53,8 @@ impl Site {
             let at = |number| Network::endpoint(*family, number, port).to_string();
             let waited = self.daemon.wait_for_state(&service, &at(number), state, SOON);
             waited.unwrap_or_else(|error| panic!("{error:#}: {:?}", self.daemon.backends(Some(&service))));
-            assert_eq!(self.daemon.backend_state(&service, &at(3 - number)).unwrap(), "up", "{service}");
+            let waited = self.daemon.wait_for_state(&service, &at(3 - number), "up", SOON);
+            waited.unwrap_or_else(|error| panic!("{error:#}: {:?}", self.daemon.backends(Some(&service))));
         }
     }
 
@@ -60,7 +62,7 @@ impl Site {
     fn answers_itself(&self, number: usize) {
         for family in Family::ALL {
             let own = Network::endpoint(family, number, 8080);
-            self.network.lb.run(&format!("curl -sgf --max-time 2 http://{own}/")).unwrap();
+            self.network.lb.run(&format!("curl -sgf --max-time 10 http://{own}/")).unwrap();
         }
     }
 
@@ -73,7 +75,7 @@ impl Site {
 fn decapsulator(host: &Host) -> Process {
     let program = paths::daemon();
     let process = host.spawn("decap", program.to_str().unwrap(), &["decap", "--interface", "eth0"]).unwrap();
-    until("the decapsulator", Duration::from_secs(20), || Ok(process.log().contains("attached to eth0")))
+    until("the decapsulator", Duration::from_secs(60), || Ok(process.log().contains("attached to eth0")))
         .unwrap_or_else(|error| panic!("{error:#}: {}", process.log()));
     process
 }
@@ -167,8 +169,12 @@ fn a_backend_without_the_vip_or_that_does_not_decapsulate_is_down_though_it_answ
     set_vip(&backends[0], Family::V4, false);
     site.becomes(1, "down", &of(Family::V4));
     assert_eq!(resets(lb), before, "the balancer's own TCP has answered a backend");
-    let connections = backends[1].run("ss -Htn state established state close-wait").unwrap();
-    assert!(connections.lines().count() < 10, "checks leave connections behind: {connections}");
+    let mut connections = String::new();
+    until("the connections of checks to be closed", SOON, || {
+        connections = backends[1].run("ss -Htn state established state close-wait")?;
+        Ok(connections.lines().count() < 10)
+    })
+    .unwrap_or_else(|error| panic!("{error:#}: {connections}"));
     // No client was there.
     for backend in site.daemon.backends(None).unwrap() {
         assert_eq!(backend["traffic"]["packets_in"], 0, "{backend}");
@@ -198,7 +204,7 @@ fn udp_and_grpc_services_are_checked_at_the_vip_with_generic_xdp_too_and_nothing
     site.daemon.cli(&["reload"]).unwrap();
     site.daemon.wait_until_up().unwrap();
     let shown = site.daemon.cli(&["service", "show", "echo"]).unwrap();
-    assert!(shown.contains("udp \"ping\", to the VIP, every 300ms"), "{shown}");
+    assert!(shown.contains("udp \"ping\", to the VIP, every 500ms"), "{shown}");
     grpc.set("", false);
     site.daemon.wait_for_state("grpc", "198.51.100.11:7001", "down", SOON).unwrap();
     drop(echo);

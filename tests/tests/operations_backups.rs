@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use xdp_lb_tests::{Requests, Site, by_backend, until, web, web_backend};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Who answers the next requests, of which none may fail.
 fn answering(requests: &Requests) -> BTreeSet<String> {

@@ -19,9 +19,9 @@ const SECOND: [&str; 18] = [
     "--check-path",
     "/healthz",
     "--check-interval",
-    "300ms",
+    "500ms",
     "--check-timeout",
-    "200ms",
+    "500ms",
     "--backend",
     "198.51.100.12:8080=50",
     "--backend",
@@ -34,7 +34,7 @@ fn second_vip() -> SocketAddr {
 
 fn wait_for_second(daemon: &Daemon) {
     for number in [2, 3] {
-        daemon.wait_for_state("second", &web_backend(number), "up", Duration::from_secs(10)).unwrap();
+        daemon.wait_for_state("second", &web_backend(number), "up", Duration::from_secs(30)).unwrap();
     }
 }
 
@@ -249,7 +249,7 @@ fn sighup_reloads_too() {
     let config = site.daemon.config().unwrap();
     fs::write(site.daemon.config_file(), config.replace(&web_backend(1), &web_backend(2))).unwrap();
     site.daemon.process().unwrap().signal(nix::sys::signal::Signal::SIGHUP).unwrap();
-    xdp_lb_tests::until("the reload", Duration::from_secs(10), || {
+    xdp_lb_tests::until("the reload", Duration::from_secs(30), || {
         Ok(site.daemon.backend_state("web", &web_backend(2)).is_ok_and(|state| state == "up"))
     })
     .unwrap();

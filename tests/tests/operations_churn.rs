@@ -5,13 +5,14 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use xdp_lb_tests::servers::TcpEcho;
-use xdp_lb_tests::{Conversations, Daemon, Network};
+use xdp_lb_tests::{Conversations, Daemon, Network, until};
 
 const BACKENDS: usize = 7;
 const CONNECTIONS: usize = 2_000;
-/// How long a flow lives without a packet: short, so that slots come to rest while others begin to move.
-const IDLE: u64 = 6;
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a flow lives without a packet: short, so that slots come to rest while others begin to move; and longer than it
+/// takes to ask all of them on a machine that does other things, too.
+const IDLE: u64 = 15;
+const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
 fn no_connection_breaks_whose_backend_stays_up_while_the_ring_changes_every_other_second() {
@@ -22,13 +23,15 @@ fn no_connection_breaks_whose_backend_stays_up_while_the_ring_changes_every_othe
     let name = |number: usize| format!("backend-{number}");
     let mut config = format!(
         "timeouts.tcp_idle = \"{IDLE}s\"\n[[service]]\nname = \"echo\"\nvip = \"192.0.2.10:7\"\nmode = \"nat\"\n\
-         health_check = {{ type = \"tcp\", interval = \"300ms\", timeout = \"300ms\", rise = 1, fall = 3 }}\n"
+         health_check = {{ type = \"tcp\", interval = \"1s\", fast_interval = \"200ms\", timeout = \"1s\", rise = 1, fall = 3 }}\n"
     );
     for number in 1..=5 {
         config += &format!("[[service.backend]]\naddress = \"{}\"\n", address(number));
     }
     let mut daemon = Daemon::start(&network.lb, &["eth0", "eth1"], &config).unwrap();
     daemon.wait_until_up().unwrap();
+    // Where the backends came up one after the other, slots of the first ones have moved.
+    until("the ring to settle", PATIENCE, || Ok(daemon.unsettled_slots("echo")? == 0)).unwrap();
     let vip = "192.0.2.10:7".parse().unwrap();
     let mut conversations = Conversations::open(&network.client, vip, CONNECTIONS).unwrap();
     let records = |daemon: &Daemon| daemon.cli_json(&["flows", "--limit", "0"]).unwrap()["matching"].clone();

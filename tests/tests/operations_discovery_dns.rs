@@ -8,7 +8,7 @@ use xdp_lb_tests::{
     Daemon, Download, Host, Network, Requests, Site, by_backend, request, until, web, web_backend,
 };
 
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(40);
 
 /// A site whose service `web` finds its backends by DNS, with these keys; and the DNS server.
 struct Found {
@@ -20,7 +20,7 @@ struct Found {
 fn discovery(keys: &str) -> String {
     format!(
         "\n[service.discovery]\ntype = \"dns\"\nresolvers = [\"198.51.100.53\"]\nmin_ttl = \"1s\"\nmax_ttl = \"1s\"\n\
-         timeout = \"500ms\"\n{keys}\n"
+         timeout = \"1s\"\n{keys}\n"
     )
 }
 
@@ -98,7 +98,7 @@ fn backends_follow_the_addresses_of_a_name_and_one_that_left_keeps_its_flows_unt
     found.dns.set_zone(&hosts(&[1, 3])).unwrap();
     found.wait_for(&[(1, "up"), (2, "draining"), (3, "up")]);
     download.finish().unwrap();
-    until("the backend to go with its last flow", Duration::from_secs(40), || {
+    until("the backend to go with its last flow", Duration::from_secs(90), || {
         Ok(found.site.daemon.backends(Some("web"))?.len() == 2)
     })
     .unwrap();
@@ -127,7 +127,7 @@ fn ports_and_weights_follow_srv_records_of_the_lowest_priority() {
     share_of_first(0.75);
     let requests = found.site.requests(1);
     let answers = requests.next_by_backend(400).unwrap();
-    let part = answers["backend-1"] as f64 / 400.0;
+    let part = answers["backend-1"] as f64 / answers.values().sum::<usize>() as f64;
     assert!((part - 0.75).abs() < 0.1, "{answers:?}");
     found.dns.set_zone(&zone([100, 100])).unwrap();
     share_of_first(0.5);
@@ -141,8 +141,9 @@ fn what_is_known_stays_while_the_name_or_the_server_is_gone_also_over_a_restart_
     let requests = found.site.requests(2);
 
     found.dns.set_zone("").unwrap();
-    let view = found.wait_until("NXDOMAIN to be told", |it| it["trouble"].is_string());
-    assert!(view["trouble"].as_str().unwrap().contains("NXDOMAIN"), "{view}");
+    found.wait_until("NXDOMAIN to be told", |it| {
+        it["trouble"].as_str().is_some_and(|it| it.contains("NXDOMAIN"))
+    });
     found.dns.stop();
     let view = found.wait_until("the server's end to be told", |it| {
         it["trouble"].as_str().is_some_and(|it| it.contains("does not answer"))
@@ -164,7 +165,10 @@ fn what_is_known_stays_while_the_name_or_the_server_is_gone_also_over_a_restart_
     found
         .wait_until("discovery to be well", |it| it["trouble"].is_null() && it["answers"].as_u64() > Some(0));
     assert!(found.site.daemon.log().contains("discovery is well again"), "{}", found.site.daemon.log());
-    assert_eq!(found.site.daemon.metric("xdp_lb_discovery_up", &[("service", "web")]).unwrap(), 1.0);
+    until("the metric to say so", PATIENCE, || {
+        Ok(found.site.daemon.metric("xdp_lb_discovery_up", &[("service", "web")])? == 1.0)
+    })
+    .unwrap();
     by_backend(&requests.stop()).unwrap();
 }
 

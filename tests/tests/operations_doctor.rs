@@ -220,7 +220,7 @@ fn with_a_daemon_its_own_troubles_are_found_and_its_programs_are_its_own() {
     );
     // Without native XDP, all is slow.
     drop(daemon);
-    until("the program to be gone", std::time::Duration::from_secs(10), || {
+    until("the program to be gone", std::time::Duration::from_secs(30), || {
         Ok(!lb.run("ip link show")?.contains("xdp"))
     })
     .unwrap();

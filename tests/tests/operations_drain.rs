@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 use xdp_lb_tests::{Download, Host, Site, by_backend, paths, until, web, web_backend};
 
-const SOON: Duration = Duration::from_secs(15);
+const SOON: Duration = Duration::from_secs(40);
 
 #[test]
 fn draining_lets_a_download_end_and_sends_new_connections_elsewhere_in_full_nat() {
@@ -24,7 +24,7 @@ fn drain(mode: &str) {
     let (daemon, client, backend) = (&site.daemon, &site.network.client, web_backend(2));
     let download = Download::start_at(client, Site::vip(), "backend-2").unwrap();
     let requests = site.requests(2);
-    requests.wait_for("backend-2", Duration::from_secs(10)).unwrap();
+    requests.wait_for("backend-2", SOON).unwrap();
 
     let said = daemon.cli(&["backend", "drain", "web", &backend]).unwrap();
     assert!(said.contains(&backend) && said.contains("drain"), "{said}");
@@ -34,7 +34,7 @@ fn drain(mode: &str) {
     assert_eq!(daemon.backend_state("web", &backend).unwrap(), "draining");
 
     // The requests are forgotten soon (in `nat`, where the backend's FIN is not seen, 10 s after their last packet).
-    until("the download to be the last flow", Duration::from_secs(25), || {
+    until("the download to be the last flow", Duration::from_secs(60), || {
         let backends = daemon.cli_json(&["backend", "list", "web"])?;
         Ok(backends[1]["flows"] == 1)
     })
@@ -49,19 +49,19 @@ fn drain(mode: &str) {
 
     // Patience ends when the download does.
     let mut command = site.network.lb.command(paths::daemon());
-    command.args(wait).args(["--timeout", "90s", "--output", "json", "--socket"]).arg(daemon.socket());
+    command.args(wait).args(["--timeout", "150s", "--output", "json", "--socket"]).arg(daemon.socket());
     let mut waiting = site.network.lb.spawn_command("drain", command).unwrap();
     download.wait_for_progress().unwrap();
     assert_eq!(waiting.exited().unwrap(), None, "the drain ended before the download: {}", waiting.log());
     download.finish().unwrap();
-    let status = waiting.wait(Duration::from_secs(25)).unwrap();
+    let status = waiting.wait(Duration::from_secs(60)).unwrap();
     let said: Value = serde_json::from_str(&waiting.log()).unwrap();
     assert_eq!(status.code(), Some(0), "{said}");
     assert_eq!((&said["drained"], &said["flows"]), (&true.into(), &0.into()), "{said}");
     assert!(said["message"].as_str().unwrap().contains("the last flow has ended"), "{said}");
 
     daemon.cli(&["backend", "enable", "web", &backend]).unwrap();
-    requests.wait_for("backend-2", Duration::from_secs(10)).unwrap();
+    requests.wait_for("backend-2", SOON).unwrap();
     by_backend(&requests.stop()).unwrap();
 }
 
@@ -77,13 +77,13 @@ fn a_drain_where_flows_have_no_records_ends_when_all_that_live_are_known_to_have
     assert_eq!(listed().unwrap()["matching"], 0, "a settled ring remembers no flow");
 
     daemon.cli(&["backend", "drain", "web", &backend]).unwrap();
-    download.wait_for_progress().unwrap();
-    until("the download to be recorded", Duration::from_secs(10), || Ok(listed()?["matching"] == 1)).unwrap();
     let service = &daemon.cli_json(&["service", "show", "web"]).unwrap()["service"];
     assert!(service["moving"]["moving_slots"].as_u64().unwrap() > 100, "{service}");
     assert!(service["moving"]["all_recorded_in_seconds"].as_u64().unwrap() <= 9, "{service}");
     let status = daemon.cli(&["status"]).unwrap();
     assert!(status.contains("slots moved of late, all their flows are recorded in "), "{status}");
+    download.wait_for_progress().unwrap();
+    until("the download to be recorded", SOON, || Ok(listed()?["matching"] == 1)).unwrap();
     until("only the download's slot to wait", Duration::from_secs(60), || {
         let service = &daemon.cli_json(&["service", "show", "web"])?["service"]["moving"];
         Ok(service["moving_slots"] == 0 && service["recorded_slots"] == 1)
@@ -122,10 +122,7 @@ fn draining_the_last_backend_refuses_new_connections_and_keeps_the_old_ones() {
     download.wait_for_progress().unwrap();
     download.finish().unwrap();
     site.daemon.cli(&["backend", "enable", "web", &web_backend(1)]).unwrap();
-    until("the backend to answer", Duration::from_secs(10), || {
-        Ok(xdp_lb_tests::request(client, Site::vip()).is_ok())
-    })
-    .unwrap();
+    until("the backend to answer", SOON, || Ok(xdp_lb_tests::request(client, Site::vip()).is_ok())).unwrap();
 }
 
 /// Two services at a VIP that is routed to the load balancer, and the VIP on its loopback.
@@ -134,7 +131,7 @@ fn routed() -> String {
     for (name, port) in [("web", 80), ("more", 81)] {
         config += &format!(
             "[[service]]\nname = \"{name}\"\nvip = \"203.0.113.10:{port}\"\nhealth_check = {{ type = \"tcp\", interval = \
-             \"200ms\", timeout = \"150ms\", rise = 1 }}\nbackend = [{{ address = \"{}\" }}]\n",
+             \"500ms\", timeout = \"500ms\", rise = 1, fall = 5 }}\nbackend = [{{ address = \"{}\" }}]\n",
             web_backend(1)
         );
     }

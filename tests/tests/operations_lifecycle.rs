@@ -35,7 +35,7 @@ fn unload_ends_the_daemon_detaches_the_program_and_removes_the_pins() {
     assert!(said.contains("eth0") && said.contains("eth1"), "{said}");
     assert_unloaded(&host, &pins);
     assert!(request(&site.network.client, Site::vip()).is_err());
-    until("the daemon to end", Duration::from_secs(10), || Ok(!site.daemon.socket().exists())).unwrap();
+    until("the daemon to end", Duration::from_secs(30), || Ok(!site.daemon.socket().exists())).unwrap();
 
     // From nothing again.
     site.daemon.run().unwrap();
@@ -98,7 +98,7 @@ fn output(mut command: Command) -> Output {
     let waiting = std::thread::spawn(move || child.wait_with_output().unwrap());
     let began = Instant::now();
     while !waiting.is_finished() {
-        if began.elapsed() > Duration::from_secs(15) {
+        if began.elapsed() > Duration::from_secs(60) {
             nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGKILL).unwrap();
             panic!("it runs, and should have refused to: {:?}", waiting.join().unwrap());
         }

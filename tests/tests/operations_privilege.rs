@@ -48,11 +48,14 @@ fn a_daemon_of_root_keeps_four_capabilities_and_goes_on_to_attach_and_change_wit
     site.daemon.cli(&["reload"]).unwrap();
     site.daemon.cli(&["backend", "add", "web", &web_backend(2)]).unwrap();
     site.wait_for(2, "up").unwrap();
-    until("the VIP", Duration::from_secs(5), || {
+    until("the VIP", Duration::from_secs(30), || {
         Ok(lb.run("ip address show dev lo")?.contains("203.0.113.10/32"))
     })
     .unwrap();
-    assert!(lb.run("ip link show dev late").unwrap().contains("xdp"));
+    until("the program on it", Duration::from_secs(30), || {
+        Ok(lb.run("ip link show dev late")?.contains("xdp"))
+    })
+    .unwrap();
 }
 
 /// As a service manager starts it: a user of its own, with `AmbientCapabilities=`.
@@ -96,7 +99,7 @@ fn a_daemon_of_an_ordinary_user_with_those_capabilities_works() {
         let mut command = network.lb.command(&program);
         command.args(arguments).arg("--socket").arg(&socket).output().unwrap()
     };
-    until("the backend to be up", Duration::from_secs(30), || {
+    until("the backend to be up", Duration::from_secs(60), || {
         Ok(String::from_utf8_lossy(&cli(&["backend", "list"]).stdout).contains(" up "))
     })
     .unwrap_or_else(|error| panic!("{error}: {}", process.log()));

@@ -92,7 +92,7 @@ fn kill_and_restart(mode: &str) {
     site.wait_for(3, "down").unwrap();
     site.daemon.cli(&["backend", "enable", "web", &web_backend(4)]).unwrap();
     let requests = site.requests(2);
-    requests.wait_for("backend-4", Duration::from_secs(10)).unwrap();
+    requests.wait_for("backend-4", Duration::from_secs(30)).unwrap();
     assert!(!requests.next_by_backend(50).unwrap().contains_key("backend-3"));
 }
 
@@ -110,7 +110,7 @@ fn no_slot_moves_when_a_daemon_takes_over() {
     daemon.cli(&["backend", "add", "echo", "198.51.100.11:7"]).unwrap();
     for number in 1..=5 {
         let backend = format!("{}:7", Network::backend(number));
-        daemon.wait_for_state("echo", &backend, "up", Duration::from_secs(10)).unwrap();
+        daemon.wait_for_state("echo", &backend, "up", Duration::from_secs(30)).unwrap();
     }
     let mut flows = UdpFlows::open(&network.client, "192.0.2.10:7".parse().unwrap(), 20_000..20_200).unwrap();
     // A flow that has been silent for longer than the idle time is a new one, and chooses by its slot.
@@ -161,11 +161,10 @@ fn a_daemon_started_with_a_changed_file_applies_the_difference_and_no_more() {
         .replace(&format!("\"{second}\""), &format!("\"{second}\"\nweight = 50"))
         .replace(&third, &web_backend(4));
     fs::write(site.daemon.config_file(), config).unwrap();
-    let restarted = Instant::now();
     site.daemon.run().unwrap();
     site.wait_for(4, "up").unwrap();
     let up = Instant::now();
-    requests.wait_for("backend-4", Duration::from_secs(10)).unwrap();
+    requests.wait_for("backend-4", Duration::from_secs(30)).unwrap();
     requests.next(100).unwrap();
     let answers = by_backend(&requests.since(up)).unwrap();
     assert!(!answers.contains_key("backend-3"), "{answers:?}");
@@ -181,7 +180,7 @@ fn a_daemon_started_with_a_changed_file_applies_the_difference_and_no_more() {
     download.finish().unwrap();
     // Those that backend 3 was answering when it was removed are lost with it.
     for request in requests.stop() {
-        assert!(request.outcome.is_ok() || request.began < restarted + Duration::from_secs(2), "{request:?}");
+        assert!(request.outcome.is_ok() || request.began < up, "{request:?}");
     }
 }
 
@@ -218,7 +217,7 @@ fn readiness_is_told_once_traffic_is_served() {
 
     let path = network.lb.dir().join("notify.sock");
     let notify = UnixDatagram::bind(&path).unwrap();
-    notify.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
+    notify.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     let mut command = network.lb.command(paths::daemon());
     command.arg("run").arg("--config").arg(daemon.config_file()).env("NOTIFY_SOCKET", &path);
     let process = network.lb.spawn_command("xdp-lb-notify", command).unwrap();
@@ -238,7 +237,7 @@ fn readiness_is_told_once_traffic_is_served() {
 
     // And the end is told, too.
     process.signal(nix::sys::signal::Signal::SIGTERM).unwrap();
-    let stopping = until_some("STOPPING=1", Duration::from_secs(10), || {
+    let stopping = until_some("STOPPING=1", Duration::from_secs(30), || {
         let mut message = [0; 4096];
         let length = notify.recv(&mut message)?;
         let message = String::from_utf8_lossy(&message[..length]).into_owned();

@@ -13,7 +13,7 @@ const FLOWS: usize = 300;
 fn taking_one_backend_of_ten_out_moves_its_own_new_flows_and_few_others() {
     let network = Network::new("ring", BACKENDS).unwrap();
     let _echo: Vec<_> = network.backends.iter().map(|host| UdpEcho::start(host, 7).unwrap()).collect();
-    let mut config = "[timeouts]\nudp_idle = \"3s\"\n[[service]]\nname = \"echo\"\nvip = \"192.0.2.10:7\"\n\
+    let mut config = "[timeouts]\nudp_idle = \"5s\"\n[[service]]\nname = \"echo\"\nvip = \"192.0.2.10:7\"\n\
                       protocol = \"udp\"\n"
         .to_owned();
     let address = |number| format!("{}:7", Network::backend(number));
@@ -22,7 +22,7 @@ fn taking_one_backend_of_ten_out_moves_its_own_new_flows_and_few_others() {
     }
     let daemon = Daemon::start(&network.lb, &["eth0", "eth1"], &config).unwrap();
     for number in 1..=BACKENDS {
-        daemon.wait_for_state("echo", &address(number), "up", Duration::from_secs(15)).unwrap();
+        daemon.wait_for_state("echo", &address(number), "up", Duration::from_secs(30)).unwrap();
     }
     let vip = "192.0.2.10:7".parse().unwrap();
     // Some go on all the time; the others end, and the same are begun again later.
@@ -44,7 +44,7 @@ fn taking_one_backend_of_ten_out_moves_its_own_new_flows_and_few_others() {
 
     // Drained: flows that are there stay, also those of the drained one.
     daemon.cli(&["backend", "drain", "echo", &address(4)]).unwrap();
-    idle(6);
+    idle(8);
     let after = again.ask();
     assert!(after.iter().all(Option::is_some), "{after:?}");
     assert_eq!(on_fourth(&after), 0, "a drained backend got a new flow");
@@ -58,7 +58,7 @@ fn taking_one_backend_of_ten_out_moves_its_own_new_flows_and_few_others() {
 
     // Back again: what it had comes back to it.
     daemon.cli(&["backend", "enable", "echo", &address(4)]).unwrap();
-    idle(6);
+    idle(8);
     assert_eq!(again.ask(), before, "the ring of the same backends is the same ring");
 
     // Removed: its flows go elsewhere, and no other's.

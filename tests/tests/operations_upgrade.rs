@@ -37,7 +37,7 @@ impl Bed {
         );
         let daemon = Daemon::start_program(program.clone(), &network.lb, &["eth0", "eth1"], &config).unwrap();
         for backend in [1, 2] {
-            daemon.wait_for_state("web", &web_backend(backend), "up", Duration::from_secs(15)).unwrap();
+            daemon.wait_for_state("web", &web_backend(backend), "up", Duration::from_secs(40)).unwrap();
         }
         Self { network, daemon, program, _nginx: nginx, _echo: echo }
     }
@@ -95,7 +95,7 @@ impl Traffic {
     fn end(self) {
         // However fast the upgrade was, a good part of the stream comes after it.
         let by_now = self.stream.sent();
-        until("the stream to go on", Duration::from_secs(10), || Ok(self.stream.sent() > by_now + 250))
+        until("the stream to go on", Duration::from_secs(30), || Ok(self.stream.sent() > by_now + 250))
             .unwrap();
         let streamed = self.stream.stop().unwrap();
         assert!(streamed.lost.is_empty(), "{streamed:?}");
@@ -120,7 +120,11 @@ fn another_build_takes_over_under_traffic_and_not_one_packet_is_lost() {
     let status = bed.status();
     assert_eq!((&status["adopted"], &status["upgrade"]["state"]), (&true.into(), &"done".into()));
     assert!(bed.tags().iter().zip(&tags).all(|(now, before)| now != before), "the program is the old one");
-    assert!(!Path::new("/proc").join(pid.to_string()).join("fd/0").exists(), "the old daemon runs on");
+    // It answers for the new one before it ends.
+    until("the old daemon to end", Duration::from_secs(30), || {
+        Ok(!Path::new("/proc").join(pid.to_string()).join("fd/0").exists())
+    })
+    .unwrap();
     assert_eq!(bed.daemon.backends(Some("web")).unwrap()[1]["weight"], 50);
     traffic.end();
 

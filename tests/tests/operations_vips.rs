@@ -7,7 +7,7 @@ use xdp_lb_tests::servers::Nginx;
 use xdp_lb_tests::xdp_pass::XdpPass;
 use xdp_lb_tests::{Daemon, Host, Network, Process, paths, request, until};
 
-const SOON: Duration = Duration::from_secs(15);
+const SOON: Duration = Duration::from_secs(40);
 const VIPS: [&str; 2] = ["198.51.100.10", "2001:db8:2::10"];
 
 /// A service at each of the VIPs, with the first backend, and where the VIPs are put.
@@ -18,8 +18,8 @@ fn config(interface: &str, more: &str) -> String {
         ("web6", "[2001:db8:2::10]:80", "[2001:db8:2::11]:8080"),
     ] {
         text += &format!(
-            "[[service]]\nname = \"{name}\"\nvip = \"{vip}\"\nhealth_check = {{ type = \"tcp\", interval = \"200ms\", \
-             timeout = \"150ms\", rise = 1, fall = 2 }}\nbackend = [{{ address = \"{backend}\" }}]\n"
+            "[[service]]\nname = \"{name}\"\nvip = \"{vip}\"\nhealth_check = {{ type = \"tcp\", interval = \"500ms\", \
+             fast_interval = \"200ms\", timeout = \"500ms\", rise = 1, fall = 4 }}\nbackend = [{{ address = \"{backend}\" }}]\n"
         );
     }
     text
@@ -111,9 +111,12 @@ fn a_vip_goes_with_the_last_backend_and_comes_back_with_the_first() {
     for _ in 0..2 {
         nginx = None;
         until("the VIPs to go", SOON, || Ok(has_no_vip(&network.lb, "lo"))).unwrap();
-        let status = daemon.cli_json(&["status"]).unwrap();
-        assert_eq!(status["vips"][0]["state"], "withdrawn", "{status}");
-        assert_eq!(daemon.metric("xdp_lb_vip_present", &[("vip", VIPS[0])]).unwrap(), 0.0);
+        // The kernel knows it first.
+        until("the daemon to say so", SOON, || {
+            Ok(daemon.cli_json(&["status"])?["vips"][0]["state"] == "withdrawn"
+                && daemon.metric("xdp_lb_vip_present", &[("vip", VIPS[0])])? == 0.0)
+        })
+        .unwrap();
         nginx.replace(Nginx::start(&network.backends[0], 8080).unwrap());
         until("the VIPs to come back", SOON, || Ok(has_vips(&network.lb, "lo"))).unwrap();
         request(&network.client, vip(0)).unwrap();
@@ -187,11 +190,12 @@ fn a_vip_that_somebody_removes_or_that_goes_with_its_interface_is_put_back() {
     let network = Network::new("vips", 1).unwrap();
     network.lb.run("ip link add vips type bridge").unwrap();
     let daemon = Daemon::start(&network.lb, &["eth0", "eth1"], &config("vips", "")).unwrap();
-    let is_back = || until("the VIPs", Duration::from_secs(5), || Ok(has_vips(&network.lb, "vips"))).unwrap();
+    let is_back = || until("the VIPs", SOON, || Ok(has_vips(&network.lb, "vips"))).unwrap();
     is_back();
     network.lb.run("ip address del 198.51.100.10/32 dev vips").unwrap();
     is_back();
-    assert!(daemon.log().contains("added to vips again"), "{}", daemon.log());
+    until("the log to tell of it", SOON, || Ok(daemon.log().contains("added to vips again")))
+        .unwrap_or_else(|error| panic!("{error:#}: {}", daemon.log()));
     network.lb.run("ip link del vips").unwrap();
     until("the daemon to miss them", SOON, || {
         let status = daemon.cli_json(&["status"])?;

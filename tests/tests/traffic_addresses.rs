@@ -23,7 +23,7 @@ fn a_server_sees_the_client_in_nat_and_the_load_balancer_in_full_nat() {
     let daemon = Daemon::start(&network.lb, &["eth0", "eth1"], &config).unwrap();
     daemon.wait_until_up().unwrap();
     for way in Way::ALL {
-        let seen = network.client.run(&format!("curl -sSf --max-time 5 http://{}/peer", vip(way))).unwrap();
+        let seen = network.client.run(&format!("curl -sSf --max-time 30 http://{}/peer", vip(way))).unwrap();
         let seen: IpAddr = seen.trim().parse().unwrap();
         let expected = match way.mode {
             Mode::Nat => Network::client_address(way.family),

@@ -100,11 +100,14 @@ fn tcp_connections_are_counted_once_each_and_live_flows_are_seen() {
         };
         assert_eq!(find().unwrap()["traffic"]["new_flows"], open, "{address}");
         let what = format!("{open} live flows of {address}");
-        until(&what, Duration::from_secs(15), || Ok(find()?["flows"] == open)).unwrap();
-        let traffic = &find().unwrap()["traffic"];
+        until(&what, Duration::from_secs(30), || Ok(find()?["flows"] == open)).unwrap();
         // A handshake and a greeting with its acknowledgement: at least 3 packets from the client, 2 to it.
-        assert!(traffic["packets_in"].as_u64().unwrap() >= 3 * open as u64, "{traffic}");
-        assert!(traffic["packets_out"].as_u64().unwrap() >= 2 * open as u64, "{traffic}");
+        until("the last acknowledgement", Duration::from_secs(30), || {
+            let traffic = &find()?["traffic"];
+            Ok(traffic["packets_in"].as_u64() >= Some(3 * open as u64)
+                && traffic["packets_out"].as_u64() >= Some(2 * open as u64))
+        })
+        .unwrap();
         let labels = [("service", "echo"), ("backend", address.as_str())];
         assert_eq!(daemon.metric("xdp_lb_backend_new_flows_total", &labels).unwrap(), open as f64);
         assert_eq!(daemon.metric("xdp_lb_backend_up", &labels).unwrap(), 1.0);
@@ -130,8 +133,14 @@ fn every_drop_is_counted_with_its_reason_and_so_is_what_is_left_to_the_host() {
         let before = daemon.counter(reason).unwrap();
         send();
         // The client's last packet may still be on its way.
-        std::thread::sleep(Duration::from_millis(100));
-        daemon.counter(reason).unwrap() - before
+        let mut now = daemon.counter(reason).unwrap();
+        until("the client's last packet", Duration::from_secs(30), || {
+            std::thread::sleep(Duration::from_millis(100));
+            let earlier = std::mem::replace(&mut now, daemon.counter(reason)?);
+            Ok(earlier == now && now > before)
+        })
+        .unwrap();
+        now - before
     };
     let send = |socket: &UdpSocket, datagrams: usize| {
         for _ in 0..datagrams {
@@ -152,7 +161,7 @@ fn every_drop_is_counted_with_its_reason_and_so_is_what_is_left_to_the_host() {
     let client = client_of(&network, vip(9999));
     // What else hosts say to each other meanwhile is a stranger's, too: IPv6's multicast listener reports, say.
     let strangers = more("no_service", &|| send(&client, 6));
-    assert!((6..10).contains(&strangers), "{strangers}");
+    assert!((6..18).contains(&strangers), "{strangers}");
     let passed = daemon.metric("xdp_lb_packets_passed_total", &[("reason", "no_service")]).unwrap();
     assert!(passed >= 6.0, "{passed}");
 

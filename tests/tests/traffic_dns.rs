@@ -15,7 +15,7 @@ fn port(mode: Mode) -> u16 {
 }
 
 fn query(client: &Host, options: &str, server: IpAddr, port: u16, name: &str) -> String {
-    let dig = format!("dig +short +tries=1 +time=5 {options} -p {port} @{server} {name}");
+    let dig = format!("dig +short +tries=1 +time=10 {options} -p {port} @{server} {name}");
     client.run(&dig).unwrap().trim().trim_matches('"').to_owned()
 }
 

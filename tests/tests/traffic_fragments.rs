@@ -37,6 +37,7 @@ fn large_datagrams_come_back_byte_for_byte() {
             let is_reached =
                 (0..5).any(|_| socket.send(b"hello").and_then(|_| socket.recv(&mut back)).is_ok());
             assert!(is_reached, "{way}: nobody answers");
+            socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
             for length in [1453, 1473, 4000, 9001, 60_000] {
                 let sent: Vec<u8> = (0..length).map(|place| (place * 31 % 251) as u8).collect();
                 socket.send(&sent).unwrap();

@@ -27,10 +27,11 @@ fn vips_answer_pings_whether_or_not_they_are_addresses_of_the_host() {
     }
     let left_to_the_host = daemon.counter("not_tcp_or_udp").unwrap();
     for vip in vips {
-        ping(&network.client, vip).unwrap();
+        (0..5).for_each(|_| ping(&network.client, vip).unwrap());
     }
-    // Neighbour discovery is the host's.
-    assert!(daemon.counter("not_tcp_or_udp").unwrap() <= left_to_the_host + 4);
+    // Neighbour discovery is the host's, and the fewest of these packets.
+    let more = daemon.counter("not_tcp_or_udp").unwrap() - left_to_the_host;
+    assert!(more < 20, "{more} more, of 20 pings");
 
     // A VIP is forgotten with its last service.
     daemon.cli(&["service", "remove", "service-2"]).unwrap();
@@ -63,10 +64,10 @@ fn a_download_through_a_narrow_link_completes_because_the_backend_is_told_of_it(
         backend.run("nft add chain inet deaf input { type filter hook input priority 0 ; }").unwrap();
         backend.run("nft add rule inet deaf input icmp type destination-unreachable drop").unwrap();
         backend.run("nft add rule inet deaf input icmpv6 type packet-too-big drop").unwrap();
-        assert!(!downloads(&far, vip(way)), "{way}: the link was not too narrow for the download");
+        assert!(!downloads(&far, vip(way), 5), "{way}: the link was not too narrow for the download");
 
         backend.run("nft delete table inet deaf").unwrap();
-        assert!(downloads(&far, vip(way)), "{way}: the backend was not told how narrow the link is");
+        assert!(downloads(&far, vip(way), 30), "{way}: the backend was not told how narrow the link is");
         // What it learnt for one service is nothing that it knows for the next.
         backend.run("ip route flush cache").unwrap();
         backend.run("ip -6 route flush cache").unwrap();

@@ -9,13 +9,12 @@ use xdp_lb_tests::client::{Connection, udp_socket};
 use xdp_lb_tests::servers::{TcpEcho, UdpEcho};
 use xdp_lb_tests::{Daemon, Family, Host, Mode, Network, Service, Way, services, until};
 
-const SOON: Duration = Duration::from_secs(15);
+const SOON: Duration = Duration::from_secs(40);
 
 /// The name of the backend that answers one datagram to a UDP service of named echo servers.
 fn whoami(client: &Host, vip: SocketAddr) -> std::io::Result<String> {
     let family = if vip.is_ipv4() { Family::V4 } else { Family::V6 };
     let socket = udp_socket(client, SocketAddr::new(Network::client_address(family), 0)).unwrap();
-    socket.set_read_timeout(Some(Duration::from_millis(300)))?;
     socket.connect(vip)?;
     socket.send(b"who")?;
     let mut answer = [0; 64];
@@ -97,7 +96,7 @@ fn a_backend_without_a_neighbour_is_unresolved_gets_no_traffic_and_comes_in_when
     let backend = network.add_backend().unwrap();
     let _more = Mode::ALL.map(|mode| UdpEcho::start(&backend, port(mode)).unwrap());
     for way in Way::ALL {
-        daemon.wait_for_state(&way.to_string(), &second(way), "up", Duration::from_secs(30)).unwrap();
+        daemon.wait_for_state(&way.to_string(), &second(way), "up", SOON).unwrap();
         let mut names = BTreeSet::new();
         for _ in 0..24 {
             names.insert(whoami(&network.client, vip(way)).unwrap());

@@ -98,23 +98,33 @@ fn a_client_begins_as_many_flows_a_second_as_it_may() {
                 udp_socket(&network.client, SocketAddr::new(Network::client_address(Family::V4), 0)).unwrap()
             })
             .collect();
-        let begin = Instant::now();
+        // What the client may do at the times when it does it: a pause on a busy machine saves up ten flows, and no more.
+        let (mut expected, mut tokens, mut last) = (0.0, 10.0, Instant::now());
         for socket in &sockets {
+            let now = Instant::now();
+            tokens = f64::min(10.0, tokens + 20.0 * now.duration_since(last).as_secs_f64());
+            last = now;
+            if tokens >= 1.0 {
+                (expected, tokens) = (expected + 1.0, tokens - 1.0);
+            }
             socket.send_to(b"new", vip).unwrap();
             thread::sleep(Duration::from_millis(10));
         }
-        let took = begin.elapsed().as_secs_f64();
-        thread::sleep(Duration::from_millis(300));
-        let answered: Vec<&UdpSocket> = sockets
-            .iter()
-            .filter(|socket| {
-                socket.set_nonblocking(true).unwrap();
-                socket.recv_from(&mut [0; 64]).is_ok()
-            })
-            .collect();
-        let expected = 10.0 + 20.0 * took;
+        sockets.iter().for_each(|socket| socket.set_nonblocking(true).unwrap());
+        let (mut answered, mut silent): (Vec<&UdpSocket>, Vec<_>) = (Vec::new(), sockets.iter().collect());
+        // Until no more answers come.
+        loop {
+            thread::sleep(Duration::from_millis(500));
+            let (more, rest): (Vec<_>, Vec<_>) =
+                silent.into_iter().partition(|socket| socket.recv_from(&mut [0; 64]).is_ok());
+            silent = rest;
+            if more.is_empty() {
+                break;
+            }
+            answered.extend(more);
+        }
         let off = (answered.len() as f64 - expected).abs();
-        assert!(off <= 0.1 * expected + 2.0, "{mode}: {} of {expected:.0} in {took:.1} s", answered.len());
+        assert!(off <= 0.1 * expected + 2.0, "{mode}: {} of {expected:.0}", answered.len());
         // Those that have begun go on as fast as they like.
         for socket in answered {
             socket.set_nonblocking(false).unwrap();
@@ -197,11 +207,15 @@ fn a_backend_that_is_full_leaves_new_connections_to_another_until_one_of_its_own
     };
     refused("thirty of thirty");
     connections.retain(|connection| connection.name == "backend-2");
-    until("the end of those at backend-1 to be seen", Duration::from_secs(10), || {
+    until("the end of those at backend-1 to be seen", Duration::from_secs(30), || {
         let socket = tcp_socket(&network.client, source)?;
         Ok(socket.connect_timeout(&vip.into(), Duration::from_millis(500)).is_ok())
     })
     .unwrap();
-    connections.extend((0..4).map(|_| open()));
-    assert!(at(&connections, "backend-1") > 0, "it takes new ones again");
+    // Half of those that are new are for it, and there is room for a few: those that are not end.
+    until("backend-1 to take new ones again", Duration::from_secs(30), || {
+        Ok(Connection::open(&network.client, source, vip)
+            .is_ok_and(|connection| connection.name == "backend-1"))
+    })
+    .unwrap();
 }

@@ -48,9 +48,9 @@ impl Site {
             let vip = Network::vip(way.family);
             let url = format!("http://{}/", SocketAddr::new(vip, 80 + more));
             for _ in 0..5 {
-                let name = client.run(&format!("curl -sSf --max-time 5 {url}")).unwrap();
+                let name = client.run(&format!("curl -sSf --max-time 30 {url}")).unwrap();
                 assert!(name.starts_with("backend-"), "{way}: {name}");
-                let dig = format!("dig +short +tries=1 +time=5 -p {} @{vip} www.example.test A", 53 + more);
+                let dig = format!("dig +short +tries=1 +time=10 -p {} @{vip} www.example.test A", 53 + more);
                 assert_eq!(client.run(&dig).unwrap().trim(), "203.0.113.80", "{way}");
             }
             let mut curl = client.command("curl");

@@ -50,7 +50,7 @@ impl Dnsmasq {
             .arg(format!("--txt-record=whoami.example.test,{}", self.host.name()))
             .arg(format!("--port={}", self.port));
         let mut process = self.host.spawn_command(&format!("dnsmasq-{}", self.port), command)?;
-        wait::until(&format!("dnsmasq on {}", self.host.name()), Duration::from_secs(10), || {
+        wait::until(&format!("dnsmasq on {}", self.host.name()), Duration::from_secs(30), || {
             if process.exited()?.is_some() {
                 bail!("dnsmasq on {} ended: {}", self.host.name(), process.log().trim());
             }

@@ -51,7 +51,7 @@ impl Nginx {
         let mut process = self.host.spawn_command(&format!("nginx-{}", self.port), command)?;
 
         let address = ("127.0.0.1", self.port);
-        wait::until(&format!("nginx on {}", self.host.name()), Duration::from_secs(10), || {
+        wait::until(&format!("nginx on {}", self.host.name()), Duration::from_secs(30), || {
             if process.exited()?.is_some() {
                 bail!("nginx on {} ended: {}", self.host.name(), process.log().trim());
             }

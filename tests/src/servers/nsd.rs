@@ -79,7 +79,7 @@ impl Nsd {
     fn wait_for_serial(&mut self) -> Result<()> {
         let serial = self.serial.to_string();
         let mut process = self.process.take().context("nsd is stopped")?;
-        wait::until(&format!("nsd to serve zone {serial}"), Duration::from_secs(10), || {
+        wait::until(&format!("nsd to serve zone {serial}"), Duration::from_secs(30), || {
             if process.exited()?.is_some() {
                 bail!("nsd ended: {}", process.log().trim());
             }

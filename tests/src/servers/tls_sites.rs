@@ -67,7 +67,7 @@ impl TlsSites {
         command.arg("-p").arg(&dir).arg("-c").arg(&config).args(["-e", "stderr"]);
         let mut process = host.spawn_command("nginx-tls", command)?;
         for site in sites {
-            wait::until(&format!("nginx on {}", host.name()), Duration::from_secs(10), || {
+            wait::until(&format!("nginx on {}", host.name()), Duration::from_secs(30), || {
                 if process.exited()?.is_some() {
                     bail!("nginx on {} ended: {}", host.name(), process.log().trim());
                 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::client::make_room;
 use crate::host::Host;
 
 /// Answers each datagram, on all of a host's addresses. Stopped when dropped.
@@ -42,6 +43,7 @@ impl UdpEcho {
             .enter(|| UdpSocket::bind(address))?
             .with_context(|| format!("cannot bind UDP {address} on {}", host.name()))?;
         socket.set_read_timeout(Some(Duration::from_millis(100))).context("cannot set a timeout")?;
+        make_room(&socket)?;
         let stop = Arc::new(AtomicBool::new(false));
         let (stopped, greeting) = (Arc::clone(&stop), greeting.as_bytes().to_vec());
         let thread = thread::spawn(move || answer(&socket, &greeting, &stopped));

@@ -12,8 +12,11 @@ use socket2::SockRef;
 
 use crate::host::Host;
 
+/// How long it waits for a connection before it looks whether it is to stop.
+const LOOK: Duration = Duration::from_millis(200);
+
 /// How long it waits for a request.
-const PATIENCE: Duration = Duration::from_millis(200);
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Answers `GET /healthz` in any case, and every other request with the host's name, or, while it is unruly, with a reset.
 /// Stopped when dropped.
@@ -31,7 +34,7 @@ impl Unruly {
         let listener = host
             .enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))?
             .with_context(|| format!("cannot listen on TCP port {port} on {}", host.name()))?;
-        SockRef::from(&listener).set_read_timeout(Some(PATIENCE))?;
+        SockRef::from(&listener).set_read_timeout(Some(LOOK))?;
         let (is_unruly, stop) = <(Arc<AtomicBool>, Arc<AtomicBool>)>::default();
         let delay = Arc::<AtomicU64>::default();
         let thinks = Arc::clone(&delay);
