@@ -343,7 +343,7 @@ mod tests {
     async fn a_server_that_never_answers_is_given_up_at_the_timeout() {
         let (backend, _request) = server(async |_connection| std::future::pending().await).await;
         let result = check(backend, get("/")).await;
-        assert_eq!(result, Err("connected, but no HTTP answer within 300ms".into()));
+        assert_eq!(result, Err("connected, but no HTTP answer within 3s".into()));
     }
 
     #[tokio::test]

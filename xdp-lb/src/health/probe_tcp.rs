@@ -48,6 +48,6 @@ mod tests {
             waiting.push(tokio::spawn(tokio::net::TcpStream::connect(backend)));
         }
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        assert_eq!(check(backend, Probe::Tcp).await, Err("no answer within 300ms".into()));
+        assert_eq!(check(backend, Probe::Tcp).await, Err("no answer within 3s".into()));
     }
 }

@@ -371,7 +371,7 @@ mod tests {
         let answers: [(&[u8], _); 3] = [
             (b"HTTP/1.1 400 Bad Request\r\n\r\n", "TLS: an answer that is not TLS"),
             (b"", "TLS: the connection was closed during the handshake"),
-            (b"-", "connected, but no TLS handshake within 300ms"),
+            (b"-", "connected, but no TLS handshake within 3s"),
         ];
         for (answer, words) in answers {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");

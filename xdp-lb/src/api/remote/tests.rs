@@ -210,7 +210,7 @@ async fn clients_that_connect_and_say_nothing_make_room_again() {
     let local = Client::new(daemon.file("api.sock"));
     let begun = Instant::now();
     local.status().await.unwrap();
-    assert!(begun.elapsed() < Duration::from_secs(2), "the socket's clients wait: {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(5), "the socket's clients wait: {:?}", begun.elapsed());
     daemon.named("alice", &[]).status().await.unwrap();
     drop(silent);
 }

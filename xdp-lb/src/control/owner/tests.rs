@@ -509,7 +509,7 @@ async fn a_drain_keeps_flows_survives_a_restart_and_tells_how_many_are_left() {
     daemon.kernel.lock().live.clear();
     let begin = Instant::now();
     daemon.until("web", |backends| backends[0].flows == 0).await;
-    assert!(begin.elapsed() < 2 * CENSUS_FRESH, "whoever waits for a drain hears of it soon");
+    assert!(begin.elapsed() < 5 * CENSUS_FRESH, "whoever waits for a drain hears of it soon");
 
     let daemon = daemon.restart(TWO_SERVICES).await;
     daemon.until("web", |backends| backends[0].state == BackendState::Draining).await;
@@ -571,15 +571,26 @@ async fn the_first_checks_are_out_until_each_has_ended() {
 
 #[tokio::test]
 async fn first_checks_that_end_one_after_another_make_one_ring_that_is_settled() {
-    let daemon = Daemon::start(TWO_SERVICES);
-    for number in [11, 12] {
-        daemon.next_hop(&format!("198.51.100.{number}"), Ok(number)).await;
-        daemon.report("web", &format!("198.51.100.{number}:8080"), Health::Up, "it answers").await;
-        tokio::time::sleep(Duration::from_millis(25)).await;
+    // On a busy machine they may end further apart than they are waited for: that says nothing.
+    for _ in 0..20 {
+        let begin = Instant::now();
+        let daemon = Daemon::start(TWO_SERVICES);
+        for number in [11, 12] {
+            daemon.next_hop(&format!("198.51.100.{number}"), Ok(number)).await;
+            daemon.report("web", &format!("198.51.100.{number}:8080"), Health::Up, "it answers").await;
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+        let is_in_time = begin.elapsed() < GATHERING;
+        daemon
+            .until("web", |backends| backends.iter().all(|backend| backend.state == BackendState::Up))
+            .await;
+        if is_in_time {
+            let tables = daemon.kernel.clone().read().unwrap();
+            assert!(tables.rings.values().flatten().all(|slot| !slot.is_tracked()), "a slot moves");
+            return;
+        }
     }
-    daemon.until("web", |backends| backends.iter().all(|backend| backend.state == BackendState::Up)).await;
-    let tables = daemon.kernel.clone().read().unwrap();
-    assert!(tables.rings.values().flatten().all(|slot| !slot.is_tracked()), "a slot moves");
+    panic!("never were two checks told of within {GATHERING:?}");
 }
 
 #[tokio::test]

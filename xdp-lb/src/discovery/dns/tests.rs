@@ -84,7 +84,7 @@ fn soa(query: &Message, code: ResponseCode, ttl: u32, minimum: u32) -> Message {
 fn lookup(resolvers: &[SocketAddr], keys: &str) -> Lookup {
     let resolvers: Vec<String> = resolvers.iter().map(|it| format!("{:?}", it.to_string())).collect();
     let json = format!(
-        r#"{{"type":"dns","name":"web.example.com","timeout":"400ms","resolvers":[{}]{keys}}}"#,
+        r#"{{"type":"dns","name":"web.example.com","timeout":"2s","resolvers":[{}]{keys}}}"#,
         resolvers.join(",")
     );
     let discovery: Discovery = serde_json::from_str(&json).expect("valid");
@@ -203,7 +203,7 @@ async fn the_next_resolver_is_asked_where_one_is_silent_or_fails_and_asked_first
     assert_eq!(of_good.load(Ordering::Relaxed), 2);
 
     let outcome = lookup(&[silent, failing], "").look_up().await;
-    let said = format!("web.example.com.: {silent} does not answer within 400ms; {failing} answers SERVFAIL");
+    let said = format!("web.example.com.: {silent} does not answer within 2s; {failing} answers SERVFAIL");
     assert_eq!(outcome, (Err(said), None));
 }
 

@@ -55,11 +55,9 @@ async fn a_file_is_followed_through_renames_bad_content_its_end_and_its_return()
     let mut followed = Followed::start("web.json", Some(&list(&[1])));
     assert_eq!(followed.next().await, Ok(vec!["198.51.100.1:80".into()]));
 
-    let began = Instant::now();
     fs::write(followed.path("new"), list(&[1, 2])).expect("written");
     fs::rename(followed.path("new"), followed.path("web.json")).expect("renamed");
     assert_eq!(followed.next().await, Ok(vec!["198.51.100.1:80".into(), "198.51.100.2:80".into()]));
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     // The rename is heard of once more by the first's watch; the same content is nothing new.
     fs::write(followed.path("web.json"), list(&[1, 2])).expect("written");
     assert!(followed.is_quiet().await);
