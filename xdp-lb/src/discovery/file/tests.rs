@@ -1,4 +1,3 @@
-use tokio::time::Instant;
 
 use super::*;
 use crate::config::Source;
