@@ -19,7 +19,7 @@ use xdp_lb::net::{Event, NextHop, Resolver};
 use xdp_lb_common::net::MacAddress;
 
 /// As long as a neighbour that does not answer can take to be noticed, and some.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 const BALANCER_MAC: &str = "02:00:00:00:00:01";
 const PEER_MAC: &str = "02:00:00:00:00:02";
@@ -273,7 +273,7 @@ fn a_neighbour_that_falls_silent_is_noticed_without_any_traffic_to_it() {
         // than the time to the first probe, or the kernel probes without being asked.
         sysctl("ipv4/neigh/eth1/base_reachable_time_ms", "2000");
         sysctl("ipv4/neigh/eth1/delay_first_probe_time", "1");
-        sysctl("ipv4/neigh/eth1/retrans_time_ms", "100");
+        sysctl("ipv4/neigh/eth1/retrans_time_ms", "300");
         let backend = address("192.0.2.2");
         let mut watch = Watch::start([backend]).await;
         watch.resolved(backend, PEER_MAC).await;

@@ -12,8 +12,11 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::host::Host;
 
-/// How long a thread waits before it looks whether it is to stop.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// How long it waits for a connection before it looks whether it is to stop.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// How long a connection's thread waits: seldom, since thousands of them that look are all that a machine does.
+const LOOK_WHILE_OPEN: Duration = Duration::from_secs(1);
 
 /// Greets each connection with a line, `NAME PEER` (the host's name; the client's address and port as the host sees
 /// them), then sends back whatever it gets. On all of a host's addresses. Stopped when dropped.
@@ -47,7 +50,7 @@ fn listen(port: u16) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::IPV6, Type::STREAM, None)?;
     socket.set_only_v6(false)?;
     socket.set_reuse_address(true)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(LOOK))?;
     socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into())?;
     socket.listen(1024)?;
     Ok(socket.into())
@@ -57,7 +60,7 @@ fn serve(mut stream: TcpStream, peer: SocketAddr, name: &str, stop: &AtomicBool)
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let mut data = vec![0; 65_536];
     let greeted = SockRef::from(&stream)
-        .set_read_timeout(Some(PATIENCE))
+        .set_read_timeout(Some(LOOK_WHILE_OPEN))
         .and_then(|()| stream.set_nodelay(true))
         .and_then(|()| stream.write_all(format!("{name} {peer}\n").as_bytes()));
     if greeted.is_err() {

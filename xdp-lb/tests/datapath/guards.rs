@@ -157,11 +157,11 @@ fn a_udp_flow_counts_once() {
         (service.new_flow_rate, service.new_flow_burst) = (1, 30);
         service.options |= RECORDS_FLOWS;
     });
+    let begin = std::time::Instant::now();
     for _ in 0..100 {
         let again = Frame::udp("203.0.113.5:1", VIP);
         assert_eq!(homes.send(&again).verdict, Verdict::Redirect(EGRESS));
     }
-    let begin = std::time::Instant::now();
     let more = begun(&mut homes, "203.0.113.5", 100, |from| Frame::udp(from, VIP));
     let most = 29 + begin.elapsed().as_secs() as usize + 1;
     assert!((29..=most).contains(&more), "{more}");
