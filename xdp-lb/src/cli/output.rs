@@ -31,7 +31,9 @@ pub(super) struct Screen {
 impl Screen {
     /// Standard output, coloured where it is a terminal and `NO_COLOR` (no-color.org) is not set.
     pub(super) fn of_stdout(format: Format) -> Self {
-        Self { format, colour: coloured(&io::stdout()), width: Table::new().width() }
+        // A serial console has no width of its own.
+        let width = Table::new().width().filter(|width| *width != 0);
+        Self { format, colour: coloured(&io::stdout()), width }
     }
 
     /// What is to be printed: the document as JSON, or the table.
@@ -63,9 +65,34 @@ impl Screen {
         Ok(text + "\n")
     }
 
-    /// The rows under their headings, as wide as their contents; on a terminal the columns of
-    /// words wrap.
+    /// The rows under their headings, as wide as their contents; on a terminal a last column of words wraps, and where
+    /// it has no room to, each row's words are on a line of their own below it.
     pub(super) fn table(&self, columns: &[Column], rows: impl IntoIterator<Item = Vec<Cell>>) -> String {
+        let rows: Vec<_> = rows.into_iter().collect();
+        let (Some(width), Some((Column { kind: Kind::Words, .. }, others))) =
+            (self.width, columns.split_last())
+        else {
+            return self.grid(columns, rows);
+        };
+        let without = self.grid(others, rows.iter().map(|row| row[..others.len()].to_vec()));
+        let widest = without.lines().map(width_of).max().unwrap_or_default();
+        if widest + ROOM_FOR_WORDS <= usize::from(width) {
+            return self.grid(columns, rows);
+        }
+        let words = rows.iter().map(|row| row[others.len()].content());
+        // None for the headings.
+        let mut text = String::new();
+        for (line, words) in without.lines().zip([String::new()].into_iter().chain(words)) {
+            text += line;
+            text += "\n";
+            if !words.is_empty() {
+                text += &format!("  {words}\n");
+            }
+        }
+        text
+    }
+
+    fn grid(&self, columns: &[Column], rows: impl IntoIterator<Item = Vec<Cell>>) -> String {
         let mut table = Table::new();
         table.load_style(presets::NOTHING).force_no_tty();
         if self.colour {
@@ -92,6 +119,22 @@ impl Screen {
         }
         text
     }
+}
+
+/// A column of words is not narrower than this.
+const ROOM_FOR_WORDS: usize = 30;
+
+/// How many places of a terminal this line takes.
+fn width_of(line: &str) -> usize {
+    // Colours are sequences that end with the first letter.
+    let mut places = 0;
+    let mut is_colour = false;
+    for character in line.chars() {
+        is_colour |= character == '\x1b';
+        places += usize::from(!is_colour);
+        is_colour &= !character.is_ascii_alphabetic();
+    }
+    places
 }
 
 /// Whether a stream shows colours: a terminal, and nobody objects.

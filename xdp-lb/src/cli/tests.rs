@@ -457,6 +457,26 @@ async fn counters_are_explained_and_wrap_on_a_narrow_terminal() {
 }
 
 #[tokio::test]
+async fn reasons_that_have_no_room_beside_their_rows_are_below_them() {
+    let mut owner = Owner::default();
+    owner.backends[1].reason = "connection refused".into();
+    let daemon = daemon(owner);
+    let list = |width| {
+        let Command::Backend(list) = parse(&["backend", "list"]).command else { panic!() };
+        let (client, colour) = (&daemon.client, width == Some(80));
+        async move { list.execute(client, &Screen { width, colour, ..TABLE }).await.unwrap().text }
+    };
+    let wide = list(None).await;
+    let reason = "connection refused";
+    let row = wide.lines().find(|line| line.ends_with(reason)).expect("a backend is down");
+    assert!(list(Some(200)).await.lines().any(|line| line == row));
+    let narrow = list(Some(80)).await;
+    let (before, after) = narrow.split_once(&format!("\n  {reason}\n")).unwrap_or_else(|| panic!("{narrow}"));
+    assert!(before.lines().last().unwrap().starts_with(row.split("  ").next().unwrap()), "{narrow}");
+    assert!(!before.contains("REASON") && !after.contains("REASON"));
+}
+
+#[tokio::test]
 async fn json_is_the_apis_own_document() {
     let daemon = daemon(Owner::default());
     let client = &daemon.client;
