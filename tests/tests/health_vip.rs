@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use xdp_lb_tests::servers::{GrpcHealth, Nginx, UdpEcho};
-use xdp_lb_tests::{Daemon, Family, Host, Network, Process, paths, until};
+use xdp_lb_tests::{
+    Daemon, Family, Host, Network, Process, Requests, UdpStream, by_backend, connect, paths, until,
+};
 
 /// The modes, each on a port of its own.
 const MODES: [(&str, u16); 3] = [("dsr", 8080), ("ipip", 8081), ("gue", 8083)];
@@ -64,6 +68,31 @@ impl Site {
             let own = Network::endpoint(family, number, 8080);
             self.network.lb.run(&format!("curl -sgf --max-time 10 http://{own}/")).unwrap();
         }
+    }
+
+    /// A way from the backends straight to the client.
+    fn connect_backends_with_client(&self) {
+        let Network { client, switch, backends, .. } = &self.network;
+        connect(client, "eth1", switch, "client").unwrap();
+        switch.run("ip link set client master bridge").unwrap();
+        client.run("ip addr add 198.51.100.100/24 dev eth1").unwrap();
+        for interface in ["all", "eth0", "eth1"] {
+            client.sysctl(&format!("net.ipv4.conf.{interface}.rp_filter"), "0").unwrap();
+        }
+        for backend in backends {
+            backend.run("ip route add 192.0.2.100 via 198.51.100.100").unwrap();
+        }
+    }
+
+    fn pid(&self) -> i32 {
+        self.daemon.cli_json(&["status"]).unwrap()["pid"].as_i64().unwrap() as i32
+    }
+
+    /// How many processes make sockets for a daemon.
+    fn heirs(&self) -> String {
+        // Its exit code is another where there is none.
+        let counted = self.network.lb.command("pgrep").args(["-fc", "[s]erve-checks"]).output().unwrap();
+        String::from_utf8_lossy(&counted.stdout).trim().to_owned()
     }
 
     /// The daemon's interfaces on the load balancer.
@@ -210,10 +239,6 @@ fn udp_and_grpc_services_are_checked_at_the_vip_with_generic_xdp_too_and_nothing
     drop(echo);
     site.daemon.wait_for_state("echo", "198.51.100.11:7000", "down", SOON).unwrap();
 
-    // The daemon has given up what its successor would need, and says so before anything changes.
-    let refused = site.daemon.cli(&["upgrade"]).expect_err("it is refused").to_string();
-    assert!(refused.contains("CAP_SYS_ADMIN"), "{refused}");
-
     assert_eq!(site.doors(), 1);
     // Not even a daemon that was killed leaves its interface, and the next one has its own.
     site.daemon.kill().unwrap();
@@ -227,4 +252,50 @@ fn udp_and_grpc_services_are_checked_at_the_vip_with_generic_xdp_too_and_nothing
     site.becomes(2, "down", &[("dsr", Family::V4), ("ipip", Family::V4), ("gue", Family::V4)]);
     site.daemon.cli(&["unload"]).unwrap();
     until("the interface to be gone", SOON, || Ok(site.doors() == 0)).unwrap();
+}
+
+#[test]
+fn an_upgrade_takes_the_checks_namespace_over_and_loses_neither_their_outcome_nor_a_packet() {
+    let more = format!(
+        "[[service]]\nname = \"echo\"\nvip = \"{}:7000\"\nprotocol = \"udp\"\nmode = \"gue\"\n\
+         backend = [{{ address = \"198.51.100.11:7000\" }}]\n",
+        Network::VIP
+    );
+    let site = Site::start("health-vip3", "", &more);
+    site.connect_backends_with_client();
+    let of = |family: Family| MODES.map(|(mode, _)| (mode, family));
+    let Network { client, backends, .. } = &site.network;
+    let vip = |port: u16| format!("{}:{port}", Network::VIP).parse().unwrap();
+    let _echo = UdpEcho::start_at(&backends[0], vip(7000)).unwrap();
+    set_vip(&backends[1], Family::V4, false);
+    site.becomes(2, "down", &of(Family::V4));
+
+    let stream = UdpStream::start(client, vip(7000)).unwrap();
+    let requests = Requests::start(client, vip(8081), 2);
+    // From a daemon that made the namespace, and from one that has it from another.
+    for _ in 0..2 {
+        let (pid, before) = (site.pid(), site.daemon.log().len());
+        site.daemon.cli(&["upgrade"]).unwrap_or_else(|error| panic!("{error:#}\n{}", site.daemon.log()));
+        assert_ne!(site.pid(), pid);
+        let log = site.daemon.log()[before..].to_owned();
+        // One that was down gets no flows before its first check, and one that was up keeps them.
+        let changed = log.lines().find(|line| line.contains(": up -> ") || line.contains(" -> up: "));
+        assert_eq!(changed, None, "{log}");
+        until("the process before to be gone", SOON, || Ok(site.heirs() == "1")).unwrap();
+        // Checks go on to find what changes.
+        set_vip(&backends[1], Family::V6, false);
+        site.becomes(2, "down", &[("ipip", Family::V6), ("gue", Family::V6), ("dsr", Family::V6)]);
+        set_vip(&backends[1], Family::V6, true);
+        site.becomes(2, "up", &of(Family::V6));
+        site.becomes(2, "down", &of(Family::V4));
+        assert_eq!(site.doors(), 1);
+    }
+    let by_now = stream.sent();
+    until("the stream to go on", Duration::from_secs(10), || Ok(stream.sent() > by_now + 100)).unwrap();
+    let streamed = stream.stop().unwrap();
+    assert!(streamed.lost.is_empty(), "{streamed:?}");
+    by_backend(&requests.stop()).unwrap();
+
+    kill(Pid::from_raw(site.pid()), Signal::SIGKILL).unwrap();
+    until("all to be gone", SOON, || Ok(site.doors() == 0 && site.heirs() == "0")).unwrap();
 }

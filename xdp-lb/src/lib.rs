@@ -5,6 +5,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod datapath;
+mod descriptor;
 pub mod discovery;
 pub mod doctor;
 pub mod health;

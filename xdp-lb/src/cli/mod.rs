@@ -52,7 +52,7 @@ Examples:
   xdp-lb backend list                                 every backend, its state and why
   xdp-lb backend drain web 198.51.100.11:8080 --wait  no new flows; returns after the last one
   xdp-lb backend enable web 198.51.100.11:8080        back into service
-  xdp-lb node drain --wait                            clients go elsewhere; returns after the last flow
+  xdp-lb node drain --wait                            no more clients; returns after the last flow
   xdp-lb counters                                     why packets were dropped or left to the host
   xdp-lb diff                                         what a reload would change
   xdp-lb check /etc/xdp-lb/config.toml && xdp-lb reload
@@ -108,6 +108,9 @@ enum Command {
     Watch(watch::Watch),
     Unload(unload::Unload),
     Decap(decap::Decap),
+    /// The daemon's own: after an upgrade, makes the sockets of health checks in their network namespace
+    #[command(hide = true)]
+    ServeChecks,
 }
 
 impl Command {
@@ -169,7 +172,10 @@ fn print(text: &str) -> anyhow::Result<bool> {
 impl Cli {
     fn execute(self) -> anyhow::Result<Done> {
         let screen = Screen::of_stdout(self.global.output);
-        let asks_none = matches!(self.command, Command::Run(_) | Command::Check(_) | Command::Decap(_));
+        let asks_none = matches!(
+            self.command,
+            Command::Run(_) | Command::Check(_) | Command::Decap(_) | Command::ServeChecks
+        );
         if self.global.socket.is_some() && asks_none {
             let words = "--socket names the socket of a running daemon, and `run`, `check` and `decap` ask none: \
                          the daemon's own socket is `api.socket` in its config file";
@@ -198,6 +204,7 @@ impl Cli {
                 block_on(watch.execute(&client, &screen, print)).map(|()| String::new().into())
             }
             Command::Decap(decap) => block_on(decap.execute()).map(|()| String::new().into()),
+            Command::ServeChecks => run::serve_checks().map(|()| String::new().into()),
             Command::Doctor(doctor) => block_on(doctor.execute(&client, &screen)),
             Command::Upgrade(upgrade) => block_on(upgrade.execute(&client, &screen)).map(Done::from),
             Command::Unload(unload) => {

@@ -13,6 +13,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::output::coloured;
 use crate::control::run::{self, Options};
+use crate::net::namespace;
 
 /// Run the daemon in the foreground
 ///
@@ -35,6 +36,11 @@ impl Run {
         start_logging()?;
         run::run(&Options { config_file: self.config, takes_over: self.take_over })
     }
+}
+
+pub(super) fn serve_checks() -> anyhow::Result<()> {
+    start_logging()?;
+    namespace::serve_on_stdin()
 }
 
 pub(super) fn start_logging() -> anyhow::Result<()> {

@@ -129,8 +129,8 @@ pub(super) struct Add {
     /// its flows (nat, full-nat), failure_percent=50,min_flows=20,max_ejected=50; what is left out has these values
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = parse_keys::<CircuitBreaker>)]
     circuit_breaker: Option<CircuitBreaker>,
-    /// Ask an agent on each backend how it is (HAProxy's agent checks): port=8081,interval=2s,timeout=1s,send=TEXT,
-    /// source=ADDR; all but the port may be left out
+    /// Ask an agent on each backend how it is (HAProxy's agent checks):
+    /// port=8081,interval=2s,timeout=1s,send=TEXT,source=ADDR; all but the port may be left out
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = parse_keys::<Agent>)]
     agent: Option<Agent>,
     /// What weights follow beside agents (latency=true: how long checks take, floor=25), and how that is damped:
@@ -158,7 +158,7 @@ struct Check {
     /// http, https: the path that is asked for [default: /]
     #[arg(long, value_name = "PATH", requires = "check")]
     check_path: Option<String>,
-    /// http, https: the Host header; grpc: the authority [default: the backend's address]
+    /// http, https: the Host header; grpc: the authority [default: the address that is checked]
     #[arg(long, value_name = "HOST", requires = "check")]
     check_host: Option<String>,
     /// http, https: GET, HEAD or OPTIONS [default: GET]

@@ -824,6 +824,7 @@ fn every_command_that_asks_the_daemon_has_its_operation_in_the_openapi_document_
         ("run", NONE),
         ("check", NONE),
         ("decap", NONE),
+        ("serve-checks", NONE),
         ("doctor", &["status"]),
         ("service list", &["listServices"]),
         ("service show", &["showService"]),

@@ -38,8 +38,8 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// What mends it where checks cannot go to VIPs.
 const NAMESPACE_HINT: &str = "it takes a network namespace of the daemon's own, for which it needs CAP_SYS_ADMIN when it \
-                              starts, and RestrictNamespaces=net where systemd confines it; a daemon that took over by \
-                              `xdp-lb upgrade` has given that up, and one that is started anew has it";
+                              starts, and RestrictNamespaces=net where systemd confines it; one that takes over by \
+                              `xdp-lb upgrade` has that of the daemon before";
 
 /// How the daemon is run.
 #[derive(Clone, Debug)]
@@ -76,9 +76,13 @@ fn lives(options: &Options, predecessor: &mut Option<Predecessor>) -> Result<()>
     let binary = upgrade::own_binary()?;
     privilege::check()?;
     let mut config = config::load(&options.config_file)?;
-    // Its thread has no programs to run for checks.
-    let namespace = Namespace::start(|| privilege::drop_rest(false, false)).map(Arc::new);
-    let namespace = namespace.map_err(|error| format!("{error:#}: {NAMESPACE_HINT}"));
+    // Its threads have no programs to run for checks.
+    let confine = || privilege::drop_rest(false, false);
+    let namespace = match predecessor {
+        Some(predecessor) => predecessor.namespace().and_then(|socket| Namespace::inherit(socket, confine)),
+        None => Namespace::start(confine),
+    };
+    let namespace = namespace.map(Arc::new).map_err(|error| format!("{error:#}: {NAMESPACE_HINT}"));
     if let Err(why) = &namespace
         && let Some(refusal) = refuse_vip_checks(why, config.services.iter())
     {
@@ -274,7 +278,7 @@ impl Life<'_> {
                 return std::future::pending().await;
             }
             let why = match Successor::start(self.binary, &self.options.config_file) {
-                Ok(mut successor) => match successor.checked().await {
+                Ok(mut successor) => match successor.checked(self.binary, self.namespace).await {
                     Ok(()) => return successor,
                     Err(why) => {
                         successor.end();

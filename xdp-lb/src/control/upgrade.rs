@@ -4,6 +4,8 @@
 //!
 //! | successor | daemon | |
 //! |---|---|---|
+//! | `namespace` | | it asks for the [namespace](crate::net::namespace) of health checks |
+//! | | `namespace`, with a socket to somebody in it; or `none: WHY` | |
 //! | `checked` | | the config is valid, and the pins are of its layout; nothing was touched yet |
 //! | | `go` | the daemon has let go of pins, sockets and netlink; forwarding goes on |
 //! | `ready` | | it has taken over, and its first health checks have ended: the daemon exits |
@@ -20,13 +22,15 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use super::handle::{Answer, Refusal};
 use crate::api::types::{Outcome, UpgradeState, UpgradeView};
+use crate::descriptor;
+use crate::net::namespace::Namespace;
 
 /// How long a successor may take until it has checked what it can.
 const TO_CHECK: Duration = Duration::from_secs(30);
@@ -34,6 +38,8 @@ const TO_CHECK: Duration = Duration::from_secs(30);
 /// How long it may take from there until it is ready.
 const TO_BE_READY: Duration = Duration::from_secs(90);
 
+const NAMESPACE: &str = "namespace";
+const NONE: &str = "none: ";
 const CHECKED: &str = "checked";
 const GO: &str = "go";
 const READY: &str = "ready";
@@ -98,12 +104,31 @@ impl Successor {
         self.child.id()
     }
 
-    /// Waits until it has checked what it can without touching anything.
+    /// Waits until it has checked what it can without touching anything. Where it asks for the namespace of health checks,
+    /// it gets somebody of its own in there.
     ///
     /// # Errors
     /// Where it found something, in its words.
-    pub(super) async fn checked(&self) -> Result<()> {
-        self.expect(CHECKED, TO_CHECK).await
+    pub(super) async fn checked(
+        &self,
+        binary: &Path,
+        namespace: &Result<Arc<Namespace>, String>,
+    ) -> Result<()> {
+        if self.hear(&[NAMESPACE, CHECKED], TO_CHECK).await? == CHECKED {
+            return Ok(());
+        }
+        let heir = match namespace {
+            Ok(namespace) => namespace.heir(binary).await.map_err(|error| format!("{error:#}")),
+            Err(why) => Err(why.clone()),
+        };
+        let (line, heir) = match heir {
+            Ok(heir) => (NAMESPACE.to_owned(), Some(heir)),
+            Err(why) => (format!("{NONE}{}", in_one_line(&why)), None),
+        };
+        let heir = heir.as_ref().map(|heir| heir.as_fd());
+        descriptor::send(self.socket.as_fd(), format!("{line}\n").as_bytes(), heir)
+            .context("it has ended")?;
+        self.hear(&[CHECKED], TO_CHECK).await.map(drop)
     }
 
     /// Hands over, and waits until it is ready.
@@ -113,7 +138,7 @@ impl Successor {
     pub(super) async fn take_over(&mut self) -> Result<()> {
         // A line fits into the socket's buffer.
         self.socket.write_all(format!("{GO}\n").as_bytes()).context("it has ended")?;
-        self.expect(READY, TO_BE_READY).await
+        self.hear(&[READY], TO_BE_READY).await.map(drop)
     }
 
     /// Ends it, and waits until it is gone.
@@ -123,17 +148,20 @@ impl Successor {
         }
     }
 
-    async fn expect(&self, wanted: &str, within: Duration) -> Result<()> {
+    /// Its next line, which has to be one of these.
+    async fn hear(&self, wanted: &[&str], within: Duration) -> Result<String> {
+        // What it says at last, unless it asks for something first.
+        let last = wanted.last().copied().unwrap_or_default();
         let socket = tokio::net::UnixStream::from_std(self.socket.try_clone()?)?;
         let mut lines = BufReader::new(socket).lines();
         match timeout(within, lines.next_line()).await {
-            Err(_) => bail!("it has not said {wanted:?} within {within:?}"),
-            Ok(Ok(Some(line))) if line == wanted => Ok(()),
-            Ok(Ok(Some(line))) => Err(match line.strip_prefix(FAILED) {
-                Some(why) => anyhow!("{why}"),
-                None => anyhow!("it says {line:?}, and should say {wanted:?}: is it xdp-lb?"),
-            }),
-            Ok(Ok(None)) => bail!("it has ended before it said {wanted:?}: see the log"),
+            Err(_) => bail!("it has not said {last:?} within {within:?}"),
+            Ok(Ok(Some(line))) if wanted.contains(&line.as_str()) => Ok(line),
+            Ok(Ok(Some(line))) => match line.strip_prefix(FAILED) {
+                Some(why) => bail!("{why}"),
+                None => bail!("it says {line:?}, and should say {last:?}: is it xdp-lb?"),
+            },
+            Ok(Ok(None)) => bail!("it has ended before it said {last:?}: see the log"),
             Ok(Err(error)) => Err(error).context("it cannot be heard"),
         }
     }
@@ -147,6 +175,21 @@ impl Predecessor {
     pub(super) fn on_stdin() -> Result<Self> {
         let socket = io::stdin().as_fd().try_clone_to_owned().context("cannot use stdin")?;
         Ok(Self(socket.into()))
+    }
+
+    /// A socket to somebody of this build in the daemon's namespace of health checks.
+    ///
+    /// # Errors
+    /// Where there is nobody, with why.
+    pub(super) fn namespace(&mut self) -> Result<OwnedFd> {
+        const LONGEST: usize = 4096;
+        let gone = "the daemon that is taken over from does not give its namespace of health checks away";
+        writeln!(self.0, "{NAMESPACE}").context(gone)?;
+        let (line, socket) = descriptor::receive(self.0.as_fd(), LONGEST).context(gone)?;
+        socket.with_context(|| {
+            let line = String::from_utf8_lossy(&line);
+            format!("{gone}: {}", line.trim_end().trim_start_matches(NONE))
+        })
     }
 
     /// Says that all is well so far, and waits until the pins and sockets are free.
@@ -168,9 +211,12 @@ impl Predecessor {
 
     /// Says that this daemon cannot take over.
     pub(super) fn failed(&mut self, why: &anyhow::Error) {
-        let why = format!("{why:#}").replace('\n', "; ");
-        let _ = writeln!(self.0, "{FAILED}{why}");
+        let _ = writeln!(self.0, "{FAILED}{}", in_one_line(&format!("{why:#}")));
     }
+}
+
+fn in_one_line(text: &str) -> String {
+    text.replace('\n', "; ")
 }
 
 /// Where this process's binary lies: where another may lie later.

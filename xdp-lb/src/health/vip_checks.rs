@@ -70,7 +70,7 @@ impl VipChecks {
 
     async fn door(&self) -> anyhow::Result<u32> {
         let opened = self.door.get_or_try_init(async || {
-            let ifindex = self.namespace.door().await?;
+            let ifindex = self.namespace.open().await?;
             anyhow::Ok((ifindex, lock(&self.table).ways.attach(ifindex)?))
         });
         Ok(opened.await?.0)

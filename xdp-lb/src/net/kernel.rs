@@ -249,6 +249,11 @@ impl Kernel {
         done(order, 0).await
     }
 
+    /// Removes an interface, of a veth pair both.
+    pub(super) async fn remove_link(&self, ifindex: u32) -> anyhow::Result<()> {
+        done(self.handle.link().del(ifindex).execute(), libc::ENODEV).await
+    }
+
     /// Brings an interface up.
     pub(super) async fn bring_up(&self, ifindex: u32) -> anyhow::Result<()> {
         let up = LinkMessageBuilder::<LinkUnspec>::new().index(ifindex).up().build();
