@@ -64,6 +64,7 @@ enum End {
 /// Where it may not or cannot start; a first start that fails leaves no pins behind. And where it has to end
 /// because a part that it cannot do without has failed.
 pub fn run(options: &Options) -> Result<()> {
+    share_heap();
     let mut predecessor = if options.takes_over { Some(Predecessor::on_stdin()?) } else { None };
     let result = lives(options, &mut predecessor);
     if let (Err(error), Some(predecessor)) = (&result, &mut predecessor) {
@@ -110,6 +111,16 @@ fn lives(options: &Options, predecessor: &mut Option<Predecessor>) -> Result<()>
         }
         // As a restart does.
         config = config::load(&options.config_file)?;
+    }
+}
+
+/// Has all threads share one heap. glibc gives each its own, and what a thread has freed stays with that: the largest
+/// answer that each has made, several megabytes where there are thousands of backends.
+fn share_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it sets a number of the allocator's, and no other thread has been started.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
     }
 }
 

@@ -1,11 +1,12 @@
 //! The two text formats that a scraper may ask for.
 
 use std::fmt;
+use std::sync::Arc;
 
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 
-use super::families::{PREFIX, Snapshot};
+use super::families::{Family, PREFIX, Snapshot};
 
 /// A text format.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,37 +33,46 @@ impl Exposition {
         }
     }
 
-    pub(super) fn encode(self, snapshot: Snapshot) -> Result<String, fmt::Error> {
+    /// The text, a family at a time, each made when it is asked for: with thousands of backends all of it is many megabytes.
+    pub(super) fn encode(
+        self,
+        snapshot: Snapshot,
+    ) -> impl Iterator<Item = Result<String, fmt::Error>> + Send {
+        let snapshot = Arc::new(snapshot);
+        let families =
+            (0..).map(move |number| self.family(Family { snapshot: Arc::clone(&snapshot), number }));
+        // Behind the last one there is nothing.
+        let families = families.take_while(|text| text.as_ref().map_or(true, |text| !text.is_empty()));
+        let end = (self == Self::OpenMetrics).then(|| {
+            let mut end = String::new();
+            text::encode_eof(&mut end).map(|()| end)
+        });
+        families.chain(end)
+    }
+
+    fn family(self, family: Family) -> Result<String, fmt::Error> {
         let mut registry = Registry::with_prefix(PREFIX);
-        registry.register_collector(Box::new(snapshot));
+        registry.register_collector(Box::new(family));
         let mut text = String::new();
-        match self {
-            Self::OpenMetrics => text::encode(&mut text, &registry)?,
-            Self::Prometheus => {
-                text::encode_registry(&mut text, &registry)?;
-                text = with_whole_counter_names(&text);
-            }
-        }
-        Ok(text)
+        text::encode_registry(&mut text, &registry)?;
+        Ok(match self {
+            Self::OpenMetrics => text,
+            Self::Prometheus => with_whole_counter_name(text),
+        })
     }
 }
 
 /// OpenMetrics names a counter's family without the `_total` of its samples; 0.0.4 with it.
-fn with_whole_counter_names(openmetrics: &str) -> String {
-    let mut text = String::with_capacity(openmetrics.len() + 1024);
-    let mut lines = openmetrics.lines().peekable();
-    while let Some(line) = lines.next() {
-        let family = line.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' '));
-        match (family, lines.peek().and_then(|next| next.strip_prefix("# TYPE "))) {
-            (Some((name, help)), Some(kind)) if kind.split_once(' ') == Some((name, "counter")) => {
-                text.push_str(&format!("# HELP {name}_total {help}\n# TYPE {name}_total counter\n"));
-                lines.next();
-            }
-            _ => {
-                text.push_str(line);
-                text.push('\n');
-            }
-        }
+fn with_whole_counter_name(mut family: String) -> String {
+    let mut lines = family.splitn(3, '\n');
+    let (help, kind) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+    let help_of = help.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' '));
+    if let (Some((name, words)), Some(kind_of)) = (help_of, kind.strip_prefix("# TYPE "))
+        && kind_of.split_once(' ') == Some((name, "counter"))
+    {
+        let head = format!("# HELP {name}_total {words}\n# TYPE {name}_total counter");
+        let end = help.len() + 1 + kind.len();
+        family.replace_range(..end, &head);
     }
-    text
+    family
 }

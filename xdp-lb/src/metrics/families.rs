@@ -1,10 +1,11 @@
 //! Every metric: its name, its help, its labels and where its value comes from.
 
 use std::fmt;
+use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeLabelSet, NoLabelSet,
+    DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeLabelSet, MetricEncoder, NoLabelSet,
 };
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
@@ -95,15 +96,22 @@ struct BuildLabels {
     commit: &'static str,
 }
 
-impl Collector for Snapshot {
+/// One family of a snapshot, by its number from 0; nothing where there are not as many.
+#[derive(Debug)]
+pub(super) struct Family {
+    pub(super) snapshot: Arc<Snapshot>,
+    pub(super) number: usize,
+}
+
+impl Collector for Family {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let mut families = Families(encoder);
-        self.daemon(&mut families)?;
-        self.services(&mut families)?;
-        self.discovery(&mut families)?;
-        self.backends(&mut families)?;
-        self.packets(&mut families)?;
-        self.tables(&mut families)
+        let mut families = Families { encoder, before: Some(self.number) };
+        self.snapshot.daemon(&mut families)?;
+        self.snapshot.services(&mut families)?;
+        self.snapshot.discovery(&mut families)?;
+        self.snapshot.backends(&mut families)?;
+        self.snapshot.packets(&mut families)?;
+        self.snapshot.tables(&mut families)
     }
 }
 
@@ -369,17 +377,33 @@ fn bytes(traffic: &TrafficView) -> [(&'static str, u64); 2] {
     [("in", traffic.bytes_in), ("out", traffic.bytes_out)]
 }
 
-/// The encoder, by whole families.
-struct Families<'a>(DescriptorEncoder<'a>);
+/// The encoder of one family among all.
+struct Families<'a> {
+    encoder: DescriptorEncoder<'a>,
+    /// How many are still to be passed over; `None` behind the one that is wanted.
+    before: Option<usize>,
+}
 
 impl Families<'_> {
+    /// The encoder of the next family, where that is the wanted one.
+    fn next<'s>(
+        &'s mut self,
+        name: &'s str,
+        help: &'s str,
+        kind: MetricType,
+    ) -> Result<Option<MetricEncoder<'s>>, fmt::Error> {
+        let is_wanted = self.before == Some(0);
+        self.before = self.before.and_then(|before| before.checked_sub(1));
+        is_wanted.then(|| self.encoder.encode_descriptor(name, help, None, kind)).transpose()
+    }
+
     fn counter<L: EncodeLabelSet, V: EncodeCounterValue>(
         &mut self,
         name: &str,
         help: &str,
         metrics: impl IntoIterator<Item = (L, V)>,
     ) -> fmt::Result {
-        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        let Some(mut family) = self.next(name, help, MetricType::Counter)? else { return Ok(()) };
         for (labels, value) in metrics {
             family.encode_family(&labels)?.encode_counter(&value, None::<&Exemplar<NoLabelSet, u64>>)?;
         }
@@ -392,7 +416,7 @@ impl Families<'_> {
         help: &str,
         metrics: impl IntoIterator<Item = (L, V)>,
     ) -> fmt::Result {
-        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        let Some(mut family) = self.next(name, help, MetricType::Gauge)? else { return Ok(()) };
         for (labels, value) in metrics {
             family.encode_family(&labels)?.encode_gauge(&value)?;
         }
@@ -400,6 +424,6 @@ impl Families<'_> {
     }
 
     fn single_gauge(&mut self, name: &str, help: &str, value: impl EncodeGaugeValue) -> fmt::Result {
-        self.0.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
+        self.next(name, help, MetricType::Gauge)?.map_or(Ok(()), |mut family| family.encode_gauge(&value))
     }
 }

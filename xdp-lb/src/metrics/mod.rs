@@ -9,11 +9,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{ACCEPT, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use futures_util::{StreamExt as _, stream};
 use tokio::net::TcpListener;
 
 use crate::control::handle::{Handle, Refusal};
@@ -62,12 +64,12 @@ async fn metrics(State(scraped): State<Scraped>, headers: HeaderMap) -> Response
         }
     };
     let exposition = Exposition::accepted_by(headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()));
-    match exposition.encode(snapshot) {
-        Ok(text) => ([(CONTENT_TYPE, exposition.content_type())], text).into_response(),
-        Err(error) => {
-            (StatusCode::INTERNAL_SERVER_ERROR, format!("cannot encode: {error}\n")).into_response()
-        }
-    }
+    let families = stream::iter(exposition.encode(snapshot)).then(|family| async {
+        // A family of many backends takes some milliseconds: others have their turn before the next.
+        tokio::task::yield_now().await;
+        family
+    });
+    ([(CONTENT_TYPE, exposition.content_type())], Body::from_stream(families)).into_response()
 }
 
 #[cfg(test)]

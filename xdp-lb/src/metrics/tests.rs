@@ -29,7 +29,24 @@ async fn get(address: SocketAddr, path: &str, accept: &str) -> (u16, String, Str
     stream.read_to_string(&mut answer).await.unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    (status, head.to_ascii_lowercase(), body.to_owned())
+    let head = head.to_ascii_lowercase();
+    let is_chunked = head.contains("transfer-encoding: chunked");
+    let body = if is_chunked { joined(body) } else { body.to_owned() };
+    (status, head, body)
+}
+
+/// What came in chunks (RFC 9112 section 7.1), to the last one.
+fn joined(mut chunks: &str) -> String {
+    let mut body = String::new();
+    loop {
+        let (length, rest) = chunks.split_once("\r\n").unwrap();
+        let length = usize::from_str_radix(length, 16).unwrap();
+        if length == 0 {
+            return body;
+        }
+        body += &rest[..length];
+        chunks = rest[length..].strip_prefix("\r\n").unwrap();
+    }
 }
 
 /// Families by name: type and samples, each sample its name with labels and its value.
