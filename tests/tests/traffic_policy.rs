@@ -213,7 +213,7 @@ fn a_backend_that_is_full_leaves_new_connections_to_another_until_one_of_its_own
     })
     .unwrap();
     // Half of those that are new are for it, and there is room for a few: those that are not end.
-    until("backend-1 to take new ones again", Duration::from_secs(30), || {
+    until("backend-1 to take new ones again", Duration::from_secs(90), || {
         Ok(Connection::open(&network.client, source, vip)
             .is_ok_and(|connection| connection.name == "backend-1"))
     })
