@@ -17,6 +17,7 @@ pub mod host;
 mod interfaces;
 pub mod kernel;
 mod latency;
+mod orphan;
 pub mod owner;
 pub mod plan;
 mod privilege;

@@ -289,7 +289,7 @@ impl Life<'_> {
                 return std::future::pending().await;
             }
             let why = match Successor::start(self.binary, &self.options.config_file) {
-                Ok(mut successor) => match successor.checked(self.binary, self.namespace).await {
+                Ok(successor) => match successor.checked(self.binary, self.namespace).await {
                     Ok(()) => return successor,
                     Err(why) => {
                         successor.end();

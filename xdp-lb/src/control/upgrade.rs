@@ -18,7 +18,7 @@ use std::io::{self, BufRead as _, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +28,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use super::handle::{Answer, Refusal};
+use super::orphan::Orphan;
 use crate::api::types::{Outcome, UpgradeState, UpgradeView};
 use crate::descriptor;
 use crate::net::namespace::Namespace;
@@ -80,10 +81,10 @@ impl Upgrades {
     }
 }
 
-/// The binary that is to take over: a child process. It outlives the runtime that it was started in.
+/// The binary that is to take over: a process that the service manager takes for one of its own. It outlives the runtime that it was started in.
 #[derive(Debug)]
 pub(super) struct Successor {
-    child: Child,
+    process: Orphan,
     socket: UnixStream,
 }
 
@@ -95,13 +96,13 @@ impl Successor {
         let mut command = Command::new(binary);
         command.arg("run").arg("--config").arg(config_file).arg("--take-over");
         command.stdin(Stdio::from(OwnedFd::from(theirs)));
-        let child = command.spawn().with_context(|| format!("cannot start {}", binary.display()))?;
-        Ok(Self { child, socket })
+        let process = Orphan::start(command).with_context(|| format!("cannot start {}", binary.display()))?;
+        Ok(Self { process, socket })
     }
 
     /// Its process id.
     pub(super) fn id(&self) -> u32 {
-        self.child.id()
+        self.process.id()
     }
 
     /// Waits until it has checked what it can without touching anything. Where it asks for the namespace of health checks,
@@ -142,9 +143,9 @@ impl Successor {
     }
 
     /// Ends it, and waits until it is gone.
-    pub(super) fn end(&mut self) {
-        if let Err(error) = self.child.kill().and_then(|()| self.child.wait().map(drop)) {
-            tracing::warn!("cannot end the process {}: {error}", self.id());
+    pub(super) fn end(&self) {
+        if let Err(error) = self.process.end() {
+            tracing::warn!("cannot end the process {}: {error:#}", self.id());
         }
     }
 

@@ -194,8 +194,9 @@ fn each_of_ten_thousand_services_is_found_until_it_is_removed() {
     let begin = processor_time();
     homes.apply(&(0..SERVICES).map(put).collect::<Vec<_>>());
     let took = processor_time() - begin;
-    // Far more than it takes, even on an emulated machine; far less than a search for each would.
-    assert!(took < Duration::from_secs(10), "{took:?}");
+    // Far more than it takes (2 s), even on an emulated machine whose processors are not its own; far less than a system call for
+    // each one that is there would.
+    assert!(took < Duration::from_secs(60), "{took:?}");
     assert_eq!(homes.kernel.read().unwrap().services, homes.host.services);
     for number in sample() {
         expect(&mut homes, number, Reason::NoBackend);
