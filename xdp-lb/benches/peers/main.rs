@@ -47,7 +47,7 @@ const UDP: [Contender; 8] = [
 ];
 const FLOWS: [u32; 2] = [512, 32_768];
 /// Packets in a slice.
-const PACKETS: u32 = 200_000;
+const PACKETS: u32 = 2_000_000;
 
 fn main() -> Result<()> {
     cpu::pin()?;

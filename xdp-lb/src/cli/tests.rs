@@ -818,6 +818,15 @@ fn the_unit_for_systemd_calls_commands_that_there_are() {
 }
 
 #[test]
+fn the_unit_for_systemd_leaves_the_pins_to_be_written() {
+    let unit = include_str!("../../../examples/xdp-lb.service");
+    let has = |line: &str| unit.lines().any(|found| found == line);
+    assert!(has("ReadWritePaths=/sys/fs/bpf"));
+    // It makes that read-only, too, and the daemon would not start.
+    assert!(!has("ProtectKernelTunables=yes"));
+}
+
+#[test]
 fn every_command_that_asks_the_daemon_has_its_operation_in_the_openapi_document_and_the_other_way_round() {
     const NONE: &[&str] = &[];
     let operations: &[(&str, &[&str])] = &[
