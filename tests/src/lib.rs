@@ -23,6 +23,7 @@ mod certificates;
 pub mod client;
 mod conversations;
 mod daemon;
+pub mod direct_return;
 mod download;
 mod files;
 mod host;

@@ -188,7 +188,7 @@ pub(crate) fn default_route(host: &Host, v4: &str, v6: &str) -> Result<()> {
     host.run(&format!("ip -6 route add default via {v6}")).map(drop)
 }
 
-fn plug(switch: &Host, port: &str, host: &Host, device: &str) -> Result<()> {
+pub(crate) fn plug(switch: &Host, port: &str, host: &Host, device: &str) -> Result<()> {
     connect(switch, port, host, device)?;
     switch.run(&format!("ip link set {port} master bridge")).map(drop)
 }

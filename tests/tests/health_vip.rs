@@ -6,7 +6,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use xdp_lb_tests::servers::{GrpcHealth, Nginx, UdpEcho};
 use xdp_lb_tests::{
-    Daemon, Family, Host, Network, Process, Requests, UdpStream, by_backend, connect, paths, until,
+    Daemon, Family, Host, Network, Process, Requests, UdpStream, by_backend, direct_return, until,
 };
 
 /// The modes, each on a port of its own.
@@ -30,14 +30,7 @@ impl Site {
     /// Two backends with the VIPs, nginx and decapsulators, and the daemon with a service for each mode and family.
     fn start(name: &str, top: &str, more: &str) -> Self {
         let network = Network::new(name, 2).unwrap();
-        for backend in &network.backends {
-            backend.sysctl("net.ipv4.conf.all.arp_ignore", "1").unwrap();
-            backend.sysctl("net.ipv4.conf.all.arp_announce", "2").unwrap();
-            for interface in ["all", "eth0"] {
-                backend.sysctl(&format!("net.ipv4.conf.{interface}.rp_filter"), "0").unwrap();
-            }
-            Family::ALL.iter().for_each(|family| set_vip(backend, *family, true));
-        }
+        direct_return::give_vips(&network).unwrap();
         let servers = network.backends.iter().flat_map(|host| {
             MODES.iter().map(|(_, port)| Nginx::start(host, *port).unwrap()).collect::<Vec<_>>()
         });
@@ -70,20 +63,6 @@ impl Site {
         }
     }
 
-    /// A way from the backends straight to the client.
-    fn connect_backends_with_client(&self) {
-        let Network { client, switch, backends, .. } = &self.network;
-        connect(client, "eth1", switch, "client").unwrap();
-        switch.run("ip link set client master bridge").unwrap();
-        client.run("ip addr add 198.51.100.100/24 dev eth1").unwrap();
-        for interface in ["all", "eth0", "eth1"] {
-            client.sysctl(&format!("net.ipv4.conf.{interface}.rp_filter"), "0").unwrap();
-        }
-        for backend in backends {
-            backend.run("ip route add 192.0.2.100 via 198.51.100.100").unwrap();
-        }
-    }
-
     fn pid(&self) -> i32 {
         self.daemon.cli_json(&["status"]).unwrap()["pid"].as_i64().unwrap() as i32
     }
@@ -102,17 +81,11 @@ impl Site {
 }
 
 fn decapsulator(host: &Host) -> Process {
-    let program = paths::daemon();
-    let process = host.spawn("decap", program.to_str().unwrap(), &["decap", "--interface", "eth0"]).unwrap();
-    until("the decapsulator", Duration::from_secs(60), || Ok(process.log().contains("attached to eth0")))
-        .unwrap_or_else(|error| panic!("{error:#}: {}", process.log()));
-    process
+    direct_return::decapsulator(host, &[]).unwrap()
 }
 
 fn set_vip(backend: &Host, family: Family, is_there: bool) {
-    let verb = if is_there { "add" } else { "del" };
-    let bits = if family == Family::V4 { "32" } else { "128" };
-    backend.run(&format!("ip addr {verb} {}/{bits} dev lo", Network::vip(family))).unwrap();
+    direct_return::set_vip(backend, family, is_there).unwrap();
 }
 
 fn config() -> String {
@@ -262,7 +235,7 @@ fn an_upgrade_takes_the_checks_namespace_over_and_loses_neither_their_outcome_no
         Network::VIP
     );
     let site = Site::start("health-vip3", "", &more);
-    site.connect_backends_with_client();
+    direct_return::connect_with_client(&site.network).unwrap();
     let of = |family: Family| MODES.map(|(mode, _)| (mode, family));
     let Network { client, backends, .. } = &site.network;
     let vip = |port: u16| format!("{}:{port}", Network::VIP).parse().unwrap();

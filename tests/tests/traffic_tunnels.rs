@@ -10,7 +10,7 @@ use std::time::Duration;
 use xdp_lb_tests::client::{Connection, udp_socket};
 use xdp_lb_tests::servers::{Nginx, TcpEcho, UdpEcho};
 use xdp_lb_tests::{
-    Daemon, Family, Network, Process, behind_a_narrow_link, big_file, connect, downloads, paths, until,
+    Daemon, Family, Network, Process, behind_a_narrow_link, big_file, direct_return, downloads,
 };
 
 /// The modes, each on a port of its own.
@@ -28,42 +28,15 @@ struct Site {
 impl Site {
     fn start(name: &str) -> Self {
         let network = Network::new(name, 2).unwrap();
-        let Network { client, switch, backends, .. } = &network;
-        // From the backends straight to the client, past the load balancer.
-        connect(client, "eth1", switch, "client").unwrap();
-        switch.run("ip link set client master bridge").unwrap();
-        client.run("ip addr add 198.51.100.100/24 dev eth1").unwrap();
-        client.run("ip addr add 2001:db8:2::100/64 dev eth1 nodad").unwrap();
-        for interface in ["all", "eth0", "eth1"] {
-            client.sysctl(&format!("net.ipv4.conf.{interface}.rp_filter"), "0").unwrap();
-        }
-        for backend in backends {
-            backend.run("ip route add 192.0.2.100 via 198.51.100.100").unwrap();
-            backend.run("ip -6 route add 2001:db8:1::100 via 2001:db8:2::100").unwrap();
-            // As docs/configuration.md says.
-            backend.sysctl("net.ipv4.conf.all.arp_ignore", "1").unwrap();
-            backend.sysctl("net.ipv4.conf.all.arp_announce", "2").unwrap();
-            for interface in ["all", "eth0"] {
-                backend.sysctl(&format!("net.ipv4.conf.{interface}.rp_filter"), "0").unwrap();
-            }
-            backend.run(&format!("ip addr add {}/32 dev lo", Network::VIP)).unwrap();
-            backend.run(&format!("ip addr add {}/128 dev lo nodad", Network::VIP6)).unwrap();
-        }
+        direct_return::connect_with_client(&network).unwrap();
+        direct_return::give_vips(&network).unwrap();
+        let backends = &network.backends;
         let nginx = backends
             .iter()
             .map(|host| MODES.iter().map(|(_, port)| Nginx::start(host, *port).unwrap()).collect())
             .collect();
-        let daemon_program = paths::daemon();
-        let decapsulators = backends.iter().map(|host| {
-            let arguments =
-                ["decap", "--interface", "eth0", "--from", "198.51.100.2", "--from", "2001:db8:2::/64"];
-            let process = host.spawn("decap", daemon_program.to_str().unwrap(), &arguments).unwrap();
-            until("the decapsulator", Duration::from_secs(60), || {
-                Ok(process.log().contains("attached to eth0"))
-            })
-            .unwrap_or_else(|error| panic!("{error:#}: {}", process.log()));
-            process
-        });
+        let allowed = ["--from", "198.51.100.2", "--from", "2001:db8:2::/64"];
+        let decapsulators = backends.iter().map(|host| direct_return::decapsulator(host, &allowed).unwrap());
         let decapsulators = decapsulators.collect();
         let config = ["tcp", "udp"].map(config).concat();
         let daemon = Daemon::start(&network.lb, &["eth0", "eth1"], &config).unwrap();

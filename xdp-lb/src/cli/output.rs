@@ -74,15 +74,18 @@ impl Screen {
         else {
             return self.grid(columns, rows);
         };
-        let without = self.grid(others, rows.iter().map(|row| row[..others.len()].to_vec()));
-        let widest = without.lines().map(width_of).max().unwrap_or_default();
+        let without =
+            |screen: &Self| screen.grid(others, rows.iter().map(|row| row[..others.len()].to_vec()));
+        // Colours are characters, too, but take no room.
+        let plain = without(&Self { colour: false, ..*self });
+        let widest = plain.lines().map(|line| line.chars().count()).max().unwrap_or_default();
         if widest + ROOM_FOR_WORDS <= usize::from(width) {
             return self.grid(columns, rows);
         }
         let words = rows.iter().map(|row| row[others.len()].content());
         // None for the headings.
         let mut text = String::new();
-        for (line, words) in without.lines().zip([String::new()].into_iter().chain(words)) {
+        for (line, words) in without(self).lines().zip([String::new()].into_iter().chain(words)) {
             text += line;
             text += "\n";
             if !words.is_empty() {
@@ -123,19 +126,6 @@ impl Screen {
 
 /// A column of words is not narrower than this.
 const ROOM_FOR_WORDS: usize = 30;
-
-/// How many places of a terminal this line takes.
-fn width_of(line: &str) -> usize {
-    // Colours are sequences that end with the first letter.
-    let mut places = 0;
-    let mut is_colour = false;
-    for character in line.chars() {
-        is_colour |= character == '\x1b';
-        places += usize::from(!is_colour);
-        is_colour &= !character.is_ascii_alphabetic();
-    }
-    places
-}
 
 /// Whether a stream shows colours: a terminal, and nobody objects.
 pub(super) fn coloured(stream: &impl IsTerminal) -> bool {
