@@ -118,19 +118,25 @@ fn assert_refused(output: &Output, parts: &[&str]) {
 }
 
 #[test]
-fn a_second_daemon_with_the_same_socket_or_the_same_pins_is_refused_and_the_first_goes_on() {
+fn a_second_daemon_with_the_same_socket_state_file_or_pins_is_refused_and_the_first_goes_on() {
     let site = Site::start("twice", 1, &web("full-nat", &[1])).unwrap();
     let requests = site.requests(1);
     let config = site.daemon.config().unwrap();
     let pid = site.daemon.cli_json(&["status"]).unwrap()["pid"].clone();
 
-    assert_refused(&run(&site.network.lb, &site.daemon.config_file()), &["api.sock", "another"]);
-
-    let other = site.network.lb.dir().join("other.toml");
-    let text = config.replace("/api.sock", "/other.sock").replace("state.json", "other.json");
-    fs::write(&other, format!("metrics.listen = \"off\"\n{text}")).unwrap();
+    let refused = |differs: &[(&str, &str)], parts: &[&str]| {
+        let other = site.network.lb.dir().join("other.toml");
+        let text = differs.iter().fold(config.clone(), |text, (from, to)| text.replace(from, to));
+        fs::write(&other, format!("metrics.listen = \"off\"\n{text}")).unwrap();
+        assert_refused(&run(&site.network.lb, &other), parts);
+    };
+    let first = format!("another daemon (pid {pid})");
     let pins = site.daemon.pins().display().to_string();
-    assert_refused(&run(&site.network.lb, &other), &[&pins, "another"]);
+    let (socket, state, pin) =
+        (("/api.sock", "/other.sock"), ("state.json", "other.json"), (&*pins, "/sys/fs/bpf/other"));
+    refused(&[state, pin], &["api.sock", &first]);
+    refused(&[socket, pin], &["state.json", &first, "name another state_file"]);
+    refused(&[socket, state], &[&pins, "another"]);
 
     assert_eq!(site.daemon.cli_json(&["status"]).unwrap()["pid"], pid);
     requests.next_by_backend(20).unwrap();
@@ -178,6 +184,30 @@ impl Fresh {
         assert!(!has_program(&self.network.lb, "eth0"), "eth0 has an XDP program");
         assert!(!self.pins.exists(), "pins are left: {:?}", fs::read_dir(&self.pins).map(Iterator::count));
     }
+}
+
+#[test]
+fn a_fifo_in_place_of_the_config_or_the_state_file_is_refused_at_once_and_changes_nothing() {
+    let mut site = Site::start("fifo", 1, &web("full-nat", &[1])).unwrap();
+    let (config, state) = (site.daemon.config_file(), site.daemon.host().dir().join("state.json"));
+    let fifo = |path: &Path| {
+        let _ = fs::remove_file(path);
+        nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    };
+    let good = site.daemon.config().unwrap();
+    fifo(&config);
+    let began = Instant::now();
+    let said = site.daemon.cli(&["reload"]).unwrap_err().to_string();
+    assert!(said.contains("it is not a regular file"), "{said}");
+    site.daemon.cli(&["backend", "set-weight", "web", &web_backend(1), "50"]).unwrap();
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+
+    site.daemon.kill().unwrap();
+    assert_refused(&run(&site.network.lb, &config), &["xdp-lb.toml", "it is not a regular file"]);
+    fs::remove_file(&config).unwrap();
+    fs::write(&config, good).unwrap();
+    fifo(&state);
+    assert_refused(&run(&site.network.lb, &config), &["state.json", "it is not a regular file"]);
 }
 
 #[test]

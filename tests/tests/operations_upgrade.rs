@@ -64,6 +64,20 @@ impl Bed {
         self.programs().map(|(_, tag)| tag)
     }
 
+    /// A daemon with the same state file, and nothing else in common, is refused on behalf of this one.
+    fn assert_state_is_locked_by(&self, pid: i32) {
+        let other = self.network.lb.dir().join("other.toml");
+        let text = self.daemon.config().unwrap().replace("/api.sock", "/other.sock");
+        let text = text.replace(self.daemon.pins().to_str().unwrap(), "/sys/fs/bpf/other");
+        fs::write(&other, format!("metrics.listen = \"off\"\n{text}")).unwrap();
+        let mut command = self.network.lb.command("timeout");
+        let output = command.arg("60").arg(paths::daemon()).args(["run", "--config"]).arg(&other).output();
+        let output = output.unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(&format!("another daemon (pid {pid}) keeps its changes")), "{said}");
+    }
+
     /// Puts a script in the place of the daemon's binary.
     fn put_script(&self, text: &str) {
         let new = self.program.with_extension("new");
@@ -126,6 +140,7 @@ fn another_build_takes_over_under_traffic_and_not_one_packet_is_lost() {
     })
     .unwrap();
     assert_eq!(bed.daemon.backends(Some("web")).unwrap()[1]["weight"], 50);
+    bed.assert_state_is_locked_by(new);
     traffic.end();
 
     // And on, from the daemon that was started by one.
@@ -164,6 +179,7 @@ fn a_build_that_does_not_become_ready_is_undone_and_not_one_packet_is_lost() {
     assert!(!seen.contains(&before[0].1) && seen.contains("xdp"), "the other program never ran: {seen}");
     assert_eq!((bed.pid(), bed.tags()), (pid, before.map(|(_, tag)| tag)));
     assert_eq!(bed.status()["upgrade"]["state"], "failed");
+    bed.assert_state_is_locked_by(pid);
     traffic.end();
 
     // It goes on as if nothing had happened: changes, checks, and the next upgrade.

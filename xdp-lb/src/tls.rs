@@ -1,8 +1,8 @@
 //! What all that speaks TLS shares: files of certificates and keys, and what goes wrong in words.
 
 use std::fmt::Display;
-use std::fs::File;
-use std::io::{self, Read};
+use std::fs::Metadata;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -12,6 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{AlertDescription, CertificateError, RootCertStore};
 
 use crate::config::TlsVersion;
+use crate::file;
 
 /// The certificates of a PEM file, in its order.
 ///
@@ -19,7 +20,8 @@ use crate::config::TlsVersion;
 /// The file cannot be read, or has none; in words that begin with its path.
 pub fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let unreadable = |error: &dyn Display| format!("{} cannot be read: {error}", file.display());
-    let read = CertificateDer::pem_file_iter(file).map_err(|error| unreadable(&error))?;
+    let text = text(file)?.1;
+    let read = CertificateDer::pem_slice_iter(&text);
     let read: Vec<_> = read.collect::<Result<_, _>>().map_err(|error| unreadable(&error))?;
     if read.is_empty() {
         return Err(format!("{} has no certificate in it", file.display()));
@@ -59,22 +61,33 @@ pub fn host_roots() -> Result<RootCertStore, String> {
 /// # Errors
 /// The file cannot be read, has none, or is there for every user of this host; in words that begin with its path.
 pub fn key(file: &Path) -> Result<PrivateKeyDer<'static>, String> {
-    const LARGEST: u64 = 1 << 20;
     const OTHERS: u32 = 0o007;
     let name = file.display();
-    let unreadable = |error: &dyn Display| format!("{name} cannot be read: {error}");
-    let mut opened = File::open(file).map_err(|error| unreadable(&error))?;
-    let mode = opened.metadata().map_err(|error| unreadable(&error))?.mode() & 0o7777;
+    let (metadata, text) = text(file)?;
+    let mode = metadata.mode() & 0o7777;
     if mode & OTHERS != 0 {
         return Err(format!(
             "{name} is there for every user of this host (mode {mode:04o}), and a key is a secret: chmod 600 {name}"
         ));
     }
-    let mut text = Vec::new();
-    opened.by_ref().take(LARGEST).read_to_end(&mut text).map_err(|error| unreadable(&error))?;
     PrivateKeyDer::from_pem_slice(&text).map_err(|_| {
         format!("{name} has no key in it that is understood; write it as PEM, not encrypted: openssl pkey -in OLD -out NEW")
     })
+}
+
+/// What a file of certificates or keys is and holds; in words that begin with its path, why not.
+fn text(file: &Path) -> Result<(Metadata, Vec<u8>), String> {
+    /// The CAs of a whole distribution take a quarter of this.
+    const LARGEST: u64 = 1 << 20;
+    let read = |file: &Path| {
+        let metadata = file::open(file)?.1;
+        let text = file::read(file, LARGEST)?;
+        let too_large = || io::Error::other(format!("it is larger than {} MiB", LARGEST >> 20));
+        Ok((metadata, text.ok_or_else(too_large)?))
+    };
+    file::within_patience(file, read)
+        .and_then(|read| read)
+        .map_err(|error| format!("{} cannot be read: {error}", file.display()))
 }
 
 /// What TLS has against a server, in words, where it is TLS that an error is of; `ca` is where its CA may be named.

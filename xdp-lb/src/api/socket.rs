@@ -3,10 +3,10 @@
 
 use std::collections::BTreeSet;
 use std::ffi::CString;
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
-use std::io::{self, Read, Write};
+use std::fs::{self, DirBuilder, Permissions};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -17,6 +17,7 @@ use nix::unistd::{Gid, chown};
 use tokio::net::{UnixListener, UnixSocket};
 
 use crate::api::caller::Groups;
+use crate::lock::Lock;
 
 /// The longest path that a Unix socket's address can hold, in bytes: `sun_path` less its final 0 (unix(7)).
 const MAX_PATH: usize = 107;
@@ -43,11 +44,16 @@ pub fn listen(path: &Path, groups: &Groups) -> anyhow::Result<(UnixListener, Gua
             .create(parent)
             .with_context(|| format!("cannot make the directory {}", parent.display()))?;
     }
-    let lock = Lock::take(path)?;
+    let lock = Lock::take(&lock_file(path), |pid| {
+        format!(
+            "another daemon (pid {pid}) answers on {}: stop it first, or name another api.socket",
+            path.display()
+        )
+    })?;
     remove_stale(path)?;
     let listener =
         bind_private(path).with_context(|| format!("cannot listen on the socket {}", path.display()))?;
-    let guard = Guard { socket: path.to_owned(), _lock: lock };
+    let guard = Guard { socket: path.to_owned(), lock: Some(lock) };
     admit(path, groups)?;
     Ok((listener, guard))
 }
@@ -56,14 +62,24 @@ pub fn listen(path: &Path, groups: &Groups) -> anyhow::Result<(UnixListener, Gua
 #[derive(Debug)]
 pub struct Guard {
     socket: PathBuf,
-    _lock: Lock,
+    lock: Option<Lock>,
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
         // The lock is still held: no other daemon can have put its own socket here.
         let _ = fs::remove_file(&self.socket);
+        if let Some(lock) = self.lock.take() {
+            lock.remove();
+        }
     }
+}
+
+/// The lock file beside the socket, held for as long as the daemon lives.
+fn lock_file(socket: &Path) -> PathBuf {
+    let mut path = socket.as_os_str().to_owned();
+    path.push(".lock");
+    path.into()
 }
 
 /// Binds and listens. Linux takes a new socket file's mode from the socket itself (`unix_bind_bsd`),
@@ -146,71 +162,9 @@ fn remove_stale(path: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// A lock file beside the socket, held for as long as the daemon lives and let go by the kernel
-/// however it ends: of two daemons that start at once, one finds the other.
-#[derive(Debug)]
-struct Lock {
-    path: PathBuf,
-    _file: File,
-}
-
-impl Lock {
-    fn take(socket: &Path) -> anyhow::Result<Self> {
-        let mut path = socket.as_os_str().to_owned();
-        path.push(".lock");
-        let path = PathBuf::from(path);
-        loop {
-            let mut file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o600)
-                .custom_flags(libc::O_NOFOLLOW)
-                .open(&path)
-                .with_context(|| format!("cannot open the lock file {}", path.display()))?;
-            match file.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => {
-                    let mut pid = String::new();
-                    let _ = file.take(16).read_to_string(&mut pid);
-                    bail!(
-                        "another daemon (pid {}) answers on {}: stop it first, or name another api.socket",
-                        pid.trim(),
-                        socket.display()
-                    );
-                }
-                Err(TryLockError::Error(error)) => {
-                    return Err(error).with_context(|| format!("cannot lock {}", path.display()));
-                }
-            }
-            if !is_still_at(&file, &path) {
-                // Its holder removed it between the open and the lock: it guards nothing any more.
-                continue;
-            }
-            file.set_len(0)
-                .and_then(|()| writeln!(file, "{}", std::process::id()))
-                .with_context(|| format!("cannot write the lock file {}", path.display()))?;
-            return Ok(Self { path, _file: file });
-        }
-    }
-}
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
-    }
-}
-
-fn is_still_at(file: &File, path: &Path) -> bool {
-    let (Ok(held), Ok(there)) = (file.metadata(), path.symlink_metadata()) else { return false };
-    (held.dev(), held.ino()) == (there.dev(), there.ino())
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
-    use std::time::Duration;
+    use std::os::unix::fs::MetadataExt as _;
 
     use super::*;
 
@@ -276,28 +230,5 @@ mod tests {
     async fn a_path_that_is_too_long_is_refused_in_words() {
         let path = PathBuf::from(format!("/run/{}", "x".repeat(200)));
         assert!(listen(&path, &Groups::default()).unwrap_err().to_string().contains("at most 107 bytes"));
-    }
-
-    #[test]
-    fn of_daemons_that_come_and_go_at_once_one_holds_the_lock() {
-        let folder = tempfile::tempdir().unwrap();
-        let socket = folder.path().join("api.sock");
-        let (holders, takes) = (AtomicU32::new(0), AtomicU32::new(0));
-        std::thread::scope(|threads| {
-            for _ in 0..4 {
-                threads.spawn(|| {
-                    for _ in 0..1000 {
-                        if let Ok(lock) = Lock::take(&socket) {
-                            assert_eq!(holders.fetch_add(1, Ordering::SeqCst), 0, "two hold it");
-                            takes.fetch_add(1, Ordering::SeqCst);
-                            std::thread::sleep(Duration::from_micros(20));
-                            holders.fetch_sub(1, Ordering::SeqCst);
-                            drop(lock);
-                        }
-                    }
-                });
-            }
-        });
-        assert!(takes.into_inner() > 10);
     }
 }

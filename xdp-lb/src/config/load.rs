@@ -1,8 +1,7 @@
 //! From a file's text to a [`Config`], or to every error in it with its line.
 
 use std::collections::HashSet;
-use std::fs::File;
-use std::io::Read;
+use std::io;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -24,6 +23,7 @@ use super::text::{self, print_duration, quoted};
 use super::written_check::{self, WrittenCheck};
 use super::written_discovery::WrittenDiscovery;
 use crate::api::types::Origin;
+use crate::file;
 
 /// Reads and validates a config file.
 ///
@@ -31,7 +31,8 @@ use crate::api::types::Origin;
 /// Every error that is in it, or why it cannot be read.
 pub fn load(path: &Path) -> Result<Config, Errors> {
     let named = |errors: Errors| Errors { file: Some(path.into()), ..errors };
-    parse(&read(path).map_err(named)?).map_err(named)
+    let text = file::within_patience(path, read).unwrap_or_else(|error| Err(unreadable(&error)));
+    parse(&text.map_err(named)?).map_err(named)
 }
 
 /// Validates a config file's text.
@@ -60,17 +61,9 @@ pub fn parse(text: &str) -> Result<Config, Errors> {
 /// The text of a file.
 fn read(path: &Path) -> Result<String, Errors> {
     const LARGEST: u64 = 64 << 20;
-    let whole = |what: String| Errors {
-        file: None,
-        errors: vec![ConfigError { line: None, column: None, field: String::new(), what }],
-    };
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(LARGEST + 1).read_to_end(&mut bytes))
-        .map_err(|error| whole(format!("cannot be read: {error}; check the path and its permissions")))?;
-    if bytes.len() as u64 > LARGEST {
-        return Err(whole(format!("is larger than {} MiB; is it a config file?", LARGEST >> 20)));
-    }
+    let bytes = file::read(path, LARGEST)
+        .map_err(|error| unreadable(&error))?
+        .ok_or_else(|| whole(format!("is larger than {} MiB; is it a config file?", LARGEST >> 20)))?;
     String::from_utf8(bytes).map_err(|error| {
         let valid = error.utf8_error().valid_up_to();
         let line = error.as_bytes()[..valid].iter().filter(|byte| **byte == b'\n').count() + 1;
@@ -80,6 +73,15 @@ fn read(path: &Path) -> Result<String, Errors> {
             errors: vec![ConfigError { line: Some(line), column: None, field: String::new(), what }],
         }
     })
+}
+
+fn unreadable(error: &io::Error) -> Errors {
+    whole(format!("cannot be read: {error}; check the path and its permissions"))
+}
+
+/// An error of the file as a whole.
+fn whole(what: String) -> Errors {
+    Errors { file: None, errors: vec![ConfigError { line: None, column: None, field: String::new(), what }] }
 }
 
 pub(super) const TOP_KEYS: &[&str] = &[

@@ -7,7 +7,8 @@
 use std::cmp::Ordering;
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -16,6 +17,10 @@ use anyhow::Context;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+
+use super::overlay::Overlay;
+use crate::file;
+use crate::lock::Lock;
 
 const VERSION: u32 = 2;
 const LARGEST: u64 = 256 << 20;
@@ -131,20 +136,51 @@ pub fn read<T: Kept>(path: &Path) -> Result<T, StateError> {
 /// # Errors
 /// Where the file is a later daemon's, or could not be read.
 pub fn look<T: Kept>(path: &Path) -> Result<Result<T, String>, StateError> {
-    let mut bytes = Vec::new();
-    match File::open(path).and_then(|file| file.take(LARGEST + 1).read_to_end(&mut bytes)) {
+    let read = file::within_patience(path, |path| file::read(path, LARGEST)).and_then(|read| read);
+    let bytes = match read {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => return Ok(Err(format!("is larger than {} MiB", LARGEST >> 20))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Ok(T::default())),
         Err(source) => {
             let why = "cannot be read".into();
             return Err(StateError::Unreadable { name: T::NAME, path: path.into(), why, source });
         }
-        Ok(_) => {}
-    }
+    };
     match decode(&bytes) {
         Ok(contents) => Ok(Ok(contents)),
         Err(Unfit::Damaged(why)) => Ok(Err(why)),
         Err(Unfit::Newer(version)) => Err(StateError::Newer { name: T::NAME, path: path.into(), version }),
     }
+}
+
+/// Takes the lock on a state file for as long as the daemon lives: two daemons would overwrite each other's changes. It lies
+/// beside the file, which is another one after each change.
+///
+/// # Errors
+/// Where another daemon has it, with that one's process id; or where the file system refuses.
+pub fn lock(path: &Path) -> anyhow::Result<Lock> {
+    make_directory::<Overlay>(path)?;
+    Lock::take(&lock_file(path), |pid| {
+        format!(
+            "another daemon (pid {pid}) keeps its changes in the state file {}: stop it first, or name another state_file",
+            path.display()
+        )
+    })
+}
+
+/// The lock on a state file that the daemon before has handed over; taken anew where that one had another state file.
+///
+/// # Errors
+/// As of [`lock`].
+pub fn inherit_lock(descriptor: OwnedFd, path: &Path) -> anyhow::Result<Lock> {
+    match Lock::inherit(descriptor, &lock_file(path))? {
+        Some(lock) => Ok(lock),
+        None => lock(path),
+    }
+}
+
+fn lock_file(path: &Path) -> PathBuf {
+    beside(path, ".lock")
 }
 
 /// Writes a file: whole or not at all, and on the disk unless the answer says otherwise.
@@ -160,13 +196,8 @@ fn write_and_sync<T: Kept>(
     contents: &T,
     sync: impl FnOnce(&Path) -> io::Result<()>,
 ) -> anyhow::Result<Saved> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let text = encode(contents)?;
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
-        .with_context(|| format!("cannot make the {}'s directory {}", T::NAME, directory.display()))?;
+    let directory = make_directory::<T>(path)?;
     let temporary = beside(path, ".new");
     write_whole(&temporary, text.as_bytes())
         .with_context(|| format!("cannot write the {}'s successor {}", T::NAME, temporary.display()))?;
@@ -180,6 +211,17 @@ fn write_and_sync<T: Kept>(
             directory.display()
         )),
     })
+}
+
+/// Makes the directory of a file where there is none, for its owner alone.
+fn make_directory<T: Kept>(path: &Path) -> anyhow::Result<&Path> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .with_context(|| format!("cannot make the {}'s directory {}", T::NAME, directory.display()))?;
+    Ok(directory)
 }
 
 /// The file's text, sealed.
@@ -202,9 +244,6 @@ fn is_whole(text: &str, sealed_with: &str) -> bool {
 }
 
 fn decode<T: Kept>(bytes: &[u8]) -> Result<T, Unfit> {
-    if bytes.len() as u64 > LARGEST {
-        return Err(Unfit::Damaged(format!("is larger than {} MiB", LARGEST >> 20)));
-    }
     let broken = |error: &dyn std::fmt::Display| Unfit::Damaged(format!("is damaged ({error})"));
     let text = std::str::from_utf8(bytes).map_err(|error| broken(&error))?;
     let Version { version } = serde_json::from_str(text).map_err(|error| broken(&error))?;
@@ -264,7 +303,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::config::{Backend, Overlay, parse};
+    use crate::config::{Backend, parse};
 
     fn read(path: &Path) -> Result<Overlay, StateError> {
         super::read(path)

@@ -22,6 +22,7 @@ use crate::config::{self, Config};
 use crate::datapath::{self, Datapath, Events, Policy};
 use crate::discovery::Discoverer;
 use crate::health::{Checker, VipChecks};
+use crate::lock::Lock;
 use crate::metrics;
 use crate::net::Resolver;
 use crate::net::namespace::Namespace;
@@ -89,10 +90,18 @@ fn lives(options: &Options, predecessor: &mut Option<Predecessor>) -> Result<()>
     {
         bail!(refusal);
     }
-    if let Some(predecessor) = predecessor {
-        datapath::check_layout(&config.pin_path)?;
-        predecessor.hand_over()?;
-    }
+    let handed = match predecessor {
+        Some(predecessor) => {
+            datapath::check_layout(&config.pin_path)?;
+            predecessor.hand_over()?
+        }
+        None => None,
+    };
+    // Before anything is read from the state file, and until the process ends.
+    let mut lock = match handed {
+        Some(descriptor) => config::state::inherit_lock(descriptor, &config.state_file)?,
+        None => config::state::lock(&config.state_file)?,
+    };
     raise_descriptor_limit();
     privilege::drop_rest(config.allow_exec_checks, config.api.has_groups())?;
     let (upgrades, mut asked) = Upgrades::new();
@@ -106,9 +115,11 @@ fn lives(options: &Options, predecessor: &mut Option<Predecessor>) -> Result<()>
         let end = runtime.block_on(life.serve(config, &mut asked, predecessor));
         runtime.shutdown_timeout(Duration::from_secs(1));
         let End::HandedOver(successor) = end? else { return Ok(()) };
-        if self::runtime()?.block_on(see_it_take_over(successor, &upgrades))? {
+        if self::runtime()?.block_on(see_it_take_over(successor, &lock, &upgrades))? {
             return Ok(());
         }
+        // The other one may have written its own process id.
+        lock.sign().context("cannot write the state file's lock")?;
         // As a restart does.
         config = config::load(&options.config_file)?;
     }
@@ -134,11 +145,11 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 
 /// Waits until the successor is ready; where it does not become so, ends it and says so. Returns whether this daemon
 /// is not needed any more.
-async fn see_it_take_over(mut successor: Successor, upgrades: &Upgrades) -> Result<bool> {
+async fn see_it_take_over(mut successor: Successor, lock: &Lock, upgrades: &Upgrades) -> Result<bool> {
     let pid = successor.id();
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen to signals")?;
     let taken = tokio::select! {
-        taken = successor.take_over() => taken,
+        taken = successor.take_over(lock) => taken,
         _ = terminate.recv() => {
             info!("SIGTERM: the daemon and the one that was to take over end, forwarding goes on");
             successor.end();

@@ -7,14 +7,18 @@
 //! | `namespace` | | it asks for the [namespace](crate::net::namespace) of health checks |
 //! | | `namespace`, with a socket to somebody in it; or `none: WHY` | |
 //! | `checked` | | the config is valid, and the pins are of its layout; nothing was touched yet |
-//! | | `go` | the daemon has let go of pins, sockets and netlink; forwarding goes on |
+//! | | `go`, with the lock on the state file | the daemon has let go of pins, sockets and netlink; forwarding goes on |
 //! | `ready` | | it has taken over, and its first health checks have ended: the daemon exits |
 //! | `failed: WHY` | | at any time: the daemon goes on, or takes everything back |
 //!
 //! A successor that dies, or takes too long, has failed, too. What is taken back is what a restart takes over: the
 //! tables, and the links, into which the daemon puts its own program again.
+//!
+//! The lock on the state file moves as a copy of its descriptor. From `go` on, both hold it, so that nobody else gets it,
+//! and it stays with the one that lives on. A daemon without such a lock sends `go` alone, and its successor takes the
+//! lock itself; a successor that does not know of it leaves the descriptor unread, and the kernel closes it.
 
-use std::io::{self, BufRead as _, Write as _};
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -31,6 +35,7 @@ use super::handle::{Answer, Refusal};
 use super::orphan::Orphan;
 use crate::api::types::{Outcome, UpgradeState, UpgradeView};
 use crate::descriptor;
+use crate::lock::Lock;
 use crate::net::namespace::Namespace;
 
 /// How long a successor may take until it has checked what it can.
@@ -38,6 +43,9 @@ const TO_CHECK: Duration = Duration::from_secs(30);
 
 /// How long it may take from there until it is ready.
 const TO_BE_READY: Duration = Duration::from_secs(90);
+
+/// The longest line that a daemon sends its successor, in bytes.
+const LONGEST: usize = 4096;
 
 const NAMESPACE: &str = "namespace";
 const NONE: &str = "none: ";
@@ -132,13 +140,13 @@ impl Successor {
         self.hear(&[CHECKED], TO_CHECK).await.map(drop)
     }
 
-    /// Hands over, and waits until it is ready.
+    /// Hands over, with this lock, and waits until it is ready.
     ///
     /// # Errors
     /// Where it does not become so, with why.
-    pub(super) async fn take_over(&mut self) -> Result<()> {
-        // A line fits into the socket's buffer.
-        self.socket.write_all(format!("{GO}\n").as_bytes()).context("it has ended")?;
+    pub(super) async fn take_over(&mut self, lock: &Lock) -> Result<()> {
+        descriptor::send(self.socket.as_fd(), format!("{GO}\n").as_bytes(), Some(lock.as_fd()))
+            .context("it has ended")?;
         self.hear(&[READY], TO_BE_READY).await.map(drop)
     }
 
@@ -183,7 +191,6 @@ impl Predecessor {
     /// # Errors
     /// Where there is nobody, with why.
     pub(super) fn namespace(&mut self) -> Result<OwnedFd> {
-        const LONGEST: usize = 4096;
         let gone = "the daemon that is taken over from does not give its namespace of health checks away";
         writeln!(self.0, "{NAMESPACE}").context(gone)?;
         let (line, socket) = descriptor::receive(self.0.as_fd(), LONGEST).context(gone)?;
@@ -193,16 +200,16 @@ impl Predecessor {
         })
     }
 
-    /// Says that all is well so far, and waits until the pins and sockets are free.
+    /// Says that all is well so far, and waits until the pins and sockets are free. Returns the lock on the state file
+    /// of a daemon that has one.
     ///
     /// # Errors
     /// Where the daemon goes on instead.
-    pub(super) fn hand_over(&mut self) -> Result<()> {
+    pub(super) fn hand_over(&mut self) -> Result<Option<OwnedFd>> {
         let gone = "the daemon that was to hand over has not done so";
         writeln!(self.0, "{CHECKED}").context(gone)?;
-        let mut line = String::new();
-        io::BufReader::new(&self.0).read_line(&mut line).context(gone)?;
-        if line.trim_end() == GO { Ok(()) } else { bail!(gone) }
+        let (line, lock) = descriptor::receive(self.0.as_fd(), LONGEST).context(gone)?;
+        if line == format!("{GO}\n").as_bytes() { Ok(lock) } else { bail!(gone) }
     }
 
     /// Says that it may go. Where it has gone already there is nobody to tell.

@@ -1,10 +1,9 @@
 //! Backends by a file: read at first, and whenever it is replaced, written or gone.
 
-use std::io::Read;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use std::{fs, io};
 
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
@@ -16,6 +15,7 @@ use tokio::time::{sleep, timeout};
 use super::document::parse;
 use super::{Found, Update};
 use crate::config::{Discovery, Service};
+use crate::file;
 
 /// How often it is read where nothing is heard of it: a network's file system tells nothing, nor does a directory
 /// that a link on the way to the file led to.
@@ -73,18 +73,10 @@ fn told_of(path: &Path, errors: &[String]) -> String {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {
-    let mut text = Vec::new();
-    fs::metadata(path)
-        .and_then(|it| {
-            // A pipe would be waited for.
-            if it.is_file() { fs::File::open(path) } else { Err(io::Error::other("it is no regular file")) }
-        })
-        .and_then(|file| file.take(LARGEST + 1).read_to_end(&mut text))
-        .map_err(|error| format!("cannot be read: {error}; put it there, readable by the daemon"))?;
-    if text.len() as u64 > LARGEST {
-        return Err(format!("is larger than {} MiB; is it a list of backends?", LARGEST >> 20));
-    }
-    Ok(text)
+    file::within_patience(path, |path| file::read(path, LARGEST))
+        .and_then(|read| read)
+        .map_err(|error| format!("cannot be read: {error}; put it there, readable by the daemon"))?
+        .ok_or_else(|| format!("is larger than {} MiB; is it a list of backends?", LARGEST >> 20))
 }
 
 /// Whatever happens in the file's directory, and in that which a link leads to. A file that is replaced is another one,

@@ -1,3 +1,5 @@
+use std::fs;
+
 use super::*;
 use crate::config::Source;
 
@@ -99,5 +101,5 @@ async fn a_pipe_or_a_directory_is_no_file_to_wait_for() {
     assert!(followed.next().await.is_err());
     fs::create_dir(followed.path("web.json")).expect("made");
     let why = followed.next().await.expect_err("refused");
-    assert!(why.contains("no regular file"), "{why}");
+    assert!(why.contains("it is a directory"), "{why}");
 }

@@ -1,0 +1,147 @@
+//! Reading files that others put there: regular files only, of a bounded size, within a bounded time.
+//!
+//! A FIFO that nobody writes to, a device, or a file system whose server does not answer would block the reader for good.
+
+use std::collections::BTreeSet;
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long a file may take to be read.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Opens a regular file, without waiting for anybody.
+///
+/// # Errors
+/// Where it cannot be opened, or is not a regular file.
+pub fn open(path: &Path) -> io::Result<(File, Metadata)> {
+    // Opening a FIFO waits for a writer, unless it is told not to. Regular files do not look at this.
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    let metadata = file.metadata()?;
+    if metadata.is_dir() {
+        return Err(io::Error::other("it is a directory"));
+    }
+    if !metadata.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    Ok((file, metadata))
+}
+
+/// The bytes of a regular file: `Ok(None)` where it has more than `largest`.
+///
+/// # Errors
+/// Where it cannot be read, or is not a regular file.
+pub fn read(path: &Path, largest: u64) -> io::Result<Option<Vec<u8>>> {
+    let (file, metadata) = open(path)?;
+    if metadata.len() > largest {
+        return Ok(None);
+    }
+    let mut bytes = Vec::new();
+    // It may grow while it is read.
+    file.take(largest + 1).read_to_end(&mut bytes)?;
+    Ok((bytes.len() as u64 <= largest).then_some(bytes))
+}
+
+/// The files that are read now, those whose file system hangs among them.
+static READ_NOW: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+/// Runs what reads a file on a thread of its own, and gives it up after [`PATIENCE`]: where the file system hangs, the
+/// thread stays until that answers. Until then, the file is not tried again, so that such threads do not pile up.
+///
+/// # Errors
+/// `TimedOut` where it takes longer, in words.
+pub fn within_patience<T: Send + 'static>(
+    path: &Path,
+    work: impl FnOnce(&Path) -> T + Send + 'static,
+) -> io::Result<T> {
+    let deadline = Instant::now() + PATIENCE;
+    let hangs = || {
+        let why = format!("its file system has not answered for {} s", PATIENCE.as_secs());
+        io::Error::new(io::ErrorKind::TimedOut, why)
+    };
+    let read_now = || READ_NOW.lock().unwrap_or_else(PoisonError::into_inner);
+    while !read_now().insert(path.to_owned()) {
+        if Instant::now() >= deadline {
+            return Err(hangs());
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let (done, answer) = mpsc::sync_channel(1);
+    let owned = path.to_owned();
+    let started = std::thread::Builder::new().name("file".into()).spawn(move || {
+        let result = std::panic::catch_unwind(AssertUnwindSafe(|| work(&owned)));
+        read_now().remove(&owned);
+        // Nobody may wait any more.
+        let _ = result.map(|result| done.send(result));
+    });
+    if let Err(error) = started {
+        read_now().remove(path);
+        return Err(error);
+    }
+    answer.recv_timeout(deadline.saturating_duration_since(Instant::now())).map_err(|error| match error {
+        RecvTimeoutError::Timeout => hangs(),
+        RecvTimeoutError::Disconnected => io::Error::other("its reader has failed; see the log"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use nix::sys::stat::Mode;
+
+    use super::*;
+
+    #[test]
+    fn a_fifo_a_device_and_a_directory_are_refused_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let fifo = folder.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, Mode::S_IRWXU).unwrap();
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&fifo, &link).unwrap();
+        let began = Instant::now();
+        for (path, why) in [
+            (fifo.as_path(), "it is not a regular file"),
+            (&link, "it is not a regular file"),
+            (Path::new("/dev/zero"), "it is not a regular file"),
+            (folder.path(), "it is a directory"),
+        ] {
+            assert_eq!(read(path, 10).unwrap_err().to_string(), why, "{}", path.display());
+        }
+        assert!(began.elapsed() < Duration::from_secs(5));
+    }
+
+    #[test]
+    fn a_file_is_read_whole_or_found_too_large() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        fs::write(&path, "0123456789").unwrap();
+        assert_eq!(read(&path, 10).unwrap().as_deref(), Some(&b"0123456789"[..]));
+        assert_eq!(read(&path, 9).unwrap(), None);
+        // The kernel's own files have no size that could be known before.
+        assert!(read(Path::new("/proc/self/status"), 1 << 20).unwrap().is_some());
+        assert_eq!(read(Path::new("/proc/self/status"), 10).unwrap(), None);
+        assert_eq!(read(&folder.path().join("none"), 1).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_file_whose_reader_hangs_is_given_up_in_time_and_does_not_take_a_thread_each_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hangs");
+        let (go, wait) = mpsc::channel::<()>();
+        let began = Instant::now();
+        let first = within_patience(&path, move |_| wait.recv().is_ok());
+        assert_eq!(first.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        let second = within_patience(&path, |_| unreachable!("the first one is still at it"));
+        let second: io::Result<()> = second;
+        assert_eq!(second.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert!(began.elapsed() < 3 * PATIENCE);
+        drop(go);
+        assert_eq!(within_patience(&path, |_| 7).unwrap(), 7, "it answers again");
+    }
+}
