@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use xdp_lb_common::host::Buffer;
 use xdp_lb_common::net::{Be32, Endpoint, MacAddress, Port, Protocol};
 use xdp_lb_common::process::{Scratch, Verdict, process, send_check};
-use xdp_lb_common::reason::Reason;
+use xdp_lb_common::reason::{Kind, Reason};
 use xdp_lb_common::tables::{
     Backend, BackendIndex, BackendState, Book, CHECKS_HOST_MAC, CHECKS_MAC, Check, FlowKey, FlowRecord,
     Fragment, FragmentCourse, FragmentKey, Mode, Route, RouteQuery, Service, SourceVerdict, Tables, Tags,
@@ -19,6 +19,7 @@ use crate::dissect::{
 use crate::world::{World, server_id_bytes};
 
 /// TCP's control bits.
+const FIN: u8 = 1;
 const RST: u8 = 4;
 const SYN: u8 = 2;
 const ACK: u8 = 16;
@@ -27,8 +28,8 @@ const ACK: u8 = 16;
 pub struct Outcome {
     pub verdict: Verdict,
     pub bytes: Vec<u8>,
-    /// Whether it is an answer to a packet that was too big.
-    is_answer: bool,
+    /// Why it is an answer to the packet, if it is one.
+    answer: Option<Reason>,
 }
 
 impl Outcome {
@@ -39,7 +40,7 @@ impl Outcome {
 
     /// Whether the packet was sent on.
     pub fn is_forwarded(&self) -> bool {
-        self.is_sent() && !self.is_answer
+        self.is_sent() && self.answer.is_none()
     }
 }
 
@@ -49,11 +50,14 @@ pub fn send(world: &World, scratch: &mut Scratch, frame: &[u8], ingress: u32) ->
     let counted = counted(world);
     let held = world.tables.backend_flows.borrow().clone();
     let mut packet = Buffer::new(frame, ingress);
-    let answers = |world: &World| world.tables.reasons.borrow()[Reason::TooBigAnswered as usize];
-    let answered = answers(world);
+    let reasons = *world.tables.reasons.borrow();
     let verdict = process(&mut packet, &world.tables, || Some(scratch));
-    let is_answer = answers(world) > answered;
-    let outcome = Outcome { verdict, bytes: packet.bytes().to_vec(), is_answer };
+    let is_answer = |reason: &&Reason| {
+        let now = world.tables.reasons.borrow()[**reason as usize];
+        reason.kind() == Kind::Answer && now > reasons[**reason as usize]
+    };
+    let answer = Reason::ALL.iter().find(is_answer).copied();
+    let outcome = Outcome { verdict, bytes: packet.bytes().to_vec(), answer };
     let arrived = dissect(frame);
     let is_pong = outcome.is_sent() && arrived.as_ref().is_some_and(|packet| is_echo(frame, packet));
     let is_of_check = outcome.is_sent() && answered_check(world, frame).is_some();
@@ -302,8 +306,8 @@ struct Way {
 fn check_sent(world: &World, frame: &[u8], ingress: u32, outcome: &Outcome, flows: &Flows) {
     let before = dissect(frame).expect("what is sent on was whole");
     let after = dissect(&outcome.bytes).expect("what is sent on is whole");
-    if outcome.is_answer {
-        check_too_big(frame, &before, outcome, &after);
+    if let Some(reason) = outcome.answer {
+        check_answered(frame, &before, outcome, &after, reason);
         return;
     }
     let fragment = (before.piece.offset != 0).then(|| followed(world, &before));
@@ -339,6 +343,18 @@ fn check_sent(world: &World, frame: &[u8], ingress: u32, outcome: &Outcome, flow
             goes_to(world, service, &way(ingress, outcome, &after), is_named),
             "a packet goes to the backend that its connection id names"
         );
+    }
+    if let Some(flow) = flow
+        && world.is_coherent
+        && service.is_some()
+        && before.protocol == TCP
+        && before.transport(frame).is_some_and(|transport| transport.flags & (SYN | ACK) != SYN)
+        && let Some(record) = recall(flows, &flow)
+    {
+        let states = [BackendState::Up as u8, BackendState::Draining as u8];
+        let backend = world.tables.backends.get(record.backend as usize);
+        let keeps = backend.is_some_and(|backend| states.contains(&backend.state));
+        assert!(keeps, "no packet of an established connection goes to another backend than its own");
     }
     if let Some(service) = service
         && service.mode >= Mode::Dsr as u8
@@ -527,27 +543,65 @@ fn check_tunnelled(
     }
 }
 
-/// That the sender of a packet that is too big is told so (RFC 792, RFC 1191; RFC 4443 section 3.2).
-fn check_too_big(frame: &[u8], before: &Dissection, outcome: &Outcome, after: &Dissection) {
+/// That a packet's sender is told what became of it, and nobody else (RFC 792, RFC 1191; RFC 4443; RFC 9293 section
+/// 3.10.7.1).
+fn check_answered(frame: &[u8], before: &Dissection, outcome: &Outcome, after: &Dissection, reason: Reason) {
     let sent = &outcome.bytes;
     assert_eq!(outcome.verdict, Verdict::Transmit);
-    assert!(after.is_icmp() && !before.is_icmp(), "an error is no answer to an error");
-    let (kind, longest): (&[u8], _) = if after.source.is_ipv4() { (&[3, 4], 576) } else { (&[2, 0], 1280) };
-    assert_eq!(&sent[after.l4..after.l4 + 2], kind);
-    assert!(after.end - after.l3 <= longest && after.end == sent.len());
-    assert_eq!((after.header_error(sent), after.icmp_error(sent)), (0, 0), "its checksums are right");
-    assert_eq!(after.destination, before.source, "it goes to who sent what was too big");
+    assert!(!before.is_icmp() && before.piece.offset == 0, "no error and no later fragment is answered");
+    assert_eq!(after.destination, before.source, "it goes to who sent the packet");
     assert_eq!(
         (after.source_mac, after.destination_mac, &after.tags),
         (before.destination_mac, before.source_mac, &before.tags)
     );
+    assert_eq!((after.end, after.header_error(sent)), (sent.len(), 0));
+    if reason != Reason::TooBigAnswered {
+        assert_eq!(after.source, before.destination, "in the name of whom it was for");
+        if before.protocol == TCP {
+            check_reset(frame, before, sent, after);
+            return;
+        }
+    }
+    let is_v4 = after.source.is_ipv4();
+    let (kind, longest): (&[u8], _) = match (reason, is_v4) {
+        (Reason::TooBigAnswered, true) => (&[3, 4], 576),
+        (Reason::TooBigAnswered, false) => (&[2, 0], 1280),
+        // Ports, and what tells the packet from others.
+        (_, true) => (&[3, 3], 28 + before.l4 - before.l3 + 8),
+        (_, false) => (&[1, 4], (48 + before.l4 - before.l3 + 8).min(1280)),
+    };
+    assert!(after.is_icmp());
+    assert_eq!(&sent[after.l4..after.l4 + 2], kind);
+    assert!(after.end - after.l3 <= longest);
+    assert_eq!(after.icmp_error(sent), 0, "its checksum is right");
     let quote = &sent[after.l4 + 8..after.end];
     assert!(frame[before.l3..before.end].starts_with(quote), "it quotes the packet as it came");
     let whole = before.end - before.l3;
     assert!(
-        quote.len() + 8 > whole || after.end - after.l3 + 8 > longest,
+        quote.len() + 4 > whole || after.end - after.l3 + 4 > longest,
         "it quotes as much as there is, or as it may"
     );
+}
+
+/// That a TCP packet's sender gets a reset that it believes.
+fn check_reset(frame: &[u8], before: &Dissection, sent: &[u8], after: &Dissection) {
+    let old = before.transport(frame).expect("what is answered was TCP");
+    let new = after.transport(sent).expect("a reset is TCP");
+    assert_eq!((after.protocol, new.length), (TCP, 20), "a header and nothing else");
+    assert_eq!(after.transport_error(sent, &new), 0, "its checksum is right");
+    assert_eq!((new.source, new.destination), (old.destination, old.source));
+    assert_eq!(old.flags & RST, 0, "no reset is answered");
+    let number = |bytes: &[u8], at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap());
+    let (sequence, acknowledgment) = (number(sent, after.l4 + 4), number(sent, after.l4 + 8));
+    if old.flags & ACK != 0 {
+        assert_eq!((new.flags, sequence, acknowledgment), (RST, number(frame, before.l4 + 8), 0));
+    } else {
+        let header = usize::from(frame[before.l4 + 12] >> 4) * 4;
+        let payload = (before.end - before.l4 - header) as u32;
+        let bits = u32::from(old.flags & SYN != 0) + u32::from(old.flags & FIN != 0);
+        let next = number(frame, before.l4 + 4).wrapping_add(payload).wrapping_add(bits);
+        assert_eq!((new.flags, sequence, acknowledgment), (RST | ACK, 0, next));
+    }
 }
 
 /// Whether this is an echo request.

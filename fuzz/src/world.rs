@@ -242,7 +242,7 @@ impl World {
             vlan: if u.ratio(1, 4)? { u.int_in_range(1..=4094)? } else { 0 },
             destination_mac: mac(10 + index as u8),
             source_mac: mac(2),
-            state: if u.ratio(1, 3)? { u.int_in_range(0..=4)? } else { 1 },
+            state: if u.ratio(1, 3)? { u.int_in_range(0..=5)? } else { 1 },
             shared: u8::from(mode == Mode::Nat && u.ratio(1, 4)?),
             mtu: *u.choose(&[1500, 1500, 0, 1300, 100, 60])?,
             max_flows: if u.ratio(1, 4)? { u.int_in_range(1..=3)? } else { 0 },
@@ -435,7 +435,7 @@ impl World {
         let backends = self.tables.backends.len();
         match u.int_in_range(0..=3)? {
             0 => self.tables.now += u.int_in_range(0..=1000)?,
-            1 => self.tables.backends[u.int_in_range(1..=backends - 1)?].state = u.int_in_range(1..=3)?,
+            1 => self.tables.backends[u.int_in_range(1..=backends - 1)?].state = u.int_in_range(1..=4)?,
             2 => {
                 let place = u.choose_index(self.services.len())?;
                 let service = self.services[place].1;

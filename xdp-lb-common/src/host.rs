@@ -3,6 +3,7 @@
 
 extern crate std;
 
+use std::boxed::Box;
 use std::cell::{RefCell, RefMut};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
@@ -11,10 +12,11 @@ use std::vec::Vec;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::filter::{BACKEND, Place, VIP};
+use crate::hash::FlowHash;
 use crate::net::{Address, Endpoint, Port, Protocol};
 use crate::packet::Packet;
 use crate::process::decap;
-use crate::rate::Bucket;
+use crate::rate::{Answer, Buckets};
 use crate::reason::{REASONS, Reason};
 use crate::slot::Slot;
 use crate::tables::{
@@ -166,8 +168,8 @@ pub struct HostTables {
     pub fragments: RefCell<HashMap<FragmentKey, Fragment>>,
     /// How many records fit in each.
     pub flow_limit: usize,
-    /// What limits answers; on the clock `now`.
-    pub answers: RefCell<Bucket>,
+    /// What limits answers, by their kind; on the clock `now`.
+    pub answers: RefCell<BTreeMap<u32, Box<Buckets>>>,
     /// `REASON_COUNTERS`.
     pub reasons: RefCell<[u64; REASONS as usize]>,
     /// `BACKEND_COUNTERS`.
@@ -291,8 +293,10 @@ impl Tables for HostTables {
         self.flows.borrow_mut()[book as usize].remove(key);
     }
 
-    fn may_answer(&self) -> bool {
-        self.answers.borrow_mut().take(u64::from(self.now) * 1_000_000_000)
+    fn may_answer(&self, answer: Answer, destination: FlowHash) -> bool {
+        let mut answers = self.answers.borrow_mut();
+        let buckets = answers.entry(answer as u32).or_default();
+        buckets.take(answer, destination, u64::from(self.now) * 1_000_000_000)
     }
 
     fn quic_server(&self, key: &ServerKey) -> BackendIndex {

@@ -1,15 +1,86 @@
 //! Rates: token buckets, and how much the datapath sends of itself.
 
+use crate::hash::FlowHash;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// How many packets a second are answered, by each CPU. A sender needs one answer for each destination.
-pub const ANSWERS_PER_SECOND: u64 = 1000;
+/// What the datapath sends of itself instead of a packet. Each kind has limits of its own: packets that ask for one do not
+/// silence another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Answer {
+    /// ICMP "fragmentation needed", ICMPv6 "packet too big".
+    TooBig = 0,
+    /// ICMP "port unreachable".
+    Unreachable = 1,
+    /// ICMP "time exceeded".
+    TimeExceeded = 2,
+    /// A TCP reset.
+    Reset = 3,
+}
 
-/// How many of them may come at once.
-pub const ANSWERS_AT_ONCE: u64 = 100;
+/// How many kinds of answers there are: the size of the table of their buckets.
+pub const ANSWERS: u32 = 4;
 
-/// Nanoseconds from one answer to the next.
-const INTERVAL: u64 = 1_000_000_000 / ANSWERS_PER_SECOND;
+/// How often one kind of answer is sent by each CPU.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// How many a second, to all destinations.
+    pub per_second: u64,
+    /// How many of them at once.
+    pub at_once: u64,
+    /// How many a second to one destination (an IPv4 address, an IPv6 network of 64 bits).
+    pub per_second_to_one: u64,
+    /// How many of them at once.
+    pub at_once_to_one: u64,
+}
+
+impl Answer {
+    /// How often this one is sent. A host needs few ICMP errors, but its resets are one for each connection: behind one
+    /// address may be the clients of a whole proxy.
+    #[inline(always)]
+    pub const fn limits(self) -> Limits {
+        match self {
+            Self::TooBig | Self::Unreachable | Self::TimeExceeded => {
+                Limits { per_second: 1000, at_once: 200, per_second_to_one: 100, at_once_to_one: 50 }
+            }
+            Self::Reset => {
+                Limits { per_second: 20_000, at_once: 20_000, per_second_to_one: 2000, at_once_to_one: 2000 }
+            }
+        }
+    }
+}
+
+/// How many buckets the destinations of one kind of answer share, by their hash: a power of two.
+pub const DESTINATIONS: usize = 1024;
+
+/// What limits one kind of answer on one CPU: a bucket for all destinations, and one for each hash of a destination.
+#[derive(Clone, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Buckets {
+    all: Bucket,
+    destinations: [Bucket; DESTINATIONS],
+}
+
+impl Default for Buckets {
+    fn default() -> Self {
+        Self { all: Bucket::default(), destinations: [Bucket::default(); DESTINATIONS] }
+    }
+}
+
+impl Buckets {
+    /// Takes a token of the destination's bucket and one of that for all, where both have one: what one destination is
+    /// refused costs the others nothing. `now`: nanoseconds of a clock that does not go back.
+    #[inline(always)]
+    pub fn take(&mut self, answer: Answer, destination: FlowHash, now: u64) -> bool {
+        let limits = answer.limits();
+        let one = &mut self.destinations[destination.reduce(DESTINATIONS as u32) as usize % DESTINATIONS];
+        one.take(now, limits.per_second_to_one, limits.at_once_to_one)
+            && self.all.take(now, limits.per_second, limits.at_once)
+    }
+}
+
+/// Nanoseconds of a second.
+const SECOND: u64 = 1_000_000_000;
 
 /// Takes a token from a bucket, where there is one: when the bucket is full again after that.
 ///
@@ -22,7 +93,7 @@ pub fn take(full_at: u64, now: u64, interval: u64, at_once: u64) -> Option<u64> 
     (full_at - now <= at_once.saturating_sub(1) * interval).then(|| full_at + interval)
 }
 
-/// A token bucket of [`ANSWERS_AT_ONCE`] tokens, refilled with [`ANSWERS_PER_SECOND`].
+/// A token bucket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(transparent)]
 pub struct Bucket {
@@ -30,10 +101,10 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    /// Takes a token, where there is one. `now`: nanoseconds of a clock that does not go back.
+    /// Takes a token, where there is one.
     #[inline(always)]
-    pub fn take(&mut self, now: u64) -> bool {
-        match take(self.full_at, now, INTERVAL, ANSWERS_AT_ONCE) {
+    fn take(&mut self, now: u64, per_second: u64, at_once: u64) -> bool {
+        match take(self.full_at, now, SECOND / per_second, at_once) {
             Some(full_at) => {
                 self.full_at = full_at;
                 true
@@ -45,19 +116,54 @@ impl Bucket {
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
+
+    use std::boxed::Box;
+
     use super::*;
+    use crate::hash::KEYS;
+    use crate::net::{Address, Be32};
+
+    const START: u64 = 5 * SECOND;
+
+    fn destination(number: u32) -> FlowHash {
+        let keys = core::array::from_fn::<u64, KEYS, _>(|place| 0x9e37_79b9_7f4a_7c15 << place);
+        FlowHash::of_client(&keys, &Address::v4(Be32::new(number)), 128)
+    }
+
+    /// How many of so many answers are sent, to destinations in turn.
+    fn sent(buckets: &mut Buckets, tries: u32, destinations: u32, now: u64) -> u64 {
+        let sent =
+            (0..tries).filter(|place| buckets.take(Answer::TooBig, destination(place % destinations), now));
+        sent.count() as u64
+    }
 
     #[test]
     fn a_burst_goes_through_and_then_as_many_as_a_second_has() {
-        let mut bucket = Bucket::default();
-        let start = 5_000_000_000;
-        let taken = |bucket: &mut Bucket, now| (0..10_000).filter(|_| bucket.take(now)).count() as u64;
-        assert_eq!(taken(&mut bucket, start), ANSWERS_AT_ONCE);
-        assert_eq!(taken(&mut bucket, start + INTERVAL * 7), 7);
-        assert_eq!(taken(&mut bucket, start + 60 * 1_000_000_000), ANSWERS_AT_ONCE, "it overflows");
-        let steadily =
-            (0..20_000u64).filter(|step| bucket.take(start + 100_000_000_000 + step * INTERVAL / 2));
+        let Limits { per_second, at_once, .. } = Answer::TooBig.limits();
+        let mut buckets = Box::<Buckets>::default();
+        let interval = SECOND / per_second;
+        assert_eq!(sent(&mut buckets, 10_000, 5000, START), at_once);
+        assert_eq!(sent(&mut buckets, 10_000, 5000, START + interval * 7), 7);
+        assert_eq!(sent(&mut buckets, 10_000, 5000, START + 60 * SECOND), at_once, "it overflows");
+        let steadily = (0..20_000u64).filter(|step| {
+            let now = START + 100 * SECOND + step * interval / 2;
+            buckets.take(Answer::TooBig, destination(*step as u32 % 5000), now)
+        });
         let steadily = steadily.count() as u64;
-        assert!((10_000..=10_000 + ANSWERS_AT_ONCE).contains(&steadily), "{steadily} in ten seconds");
+        assert!((10_000..=10_000 + at_once).contains(&steadily), "{steadily} in ten seconds");
+    }
+
+    #[test]
+    fn one_destination_gets_fewer_and_leaves_the_others_theirs() {
+        let Limits { at_once, at_once_to_one, per_second_to_one, .. } = Answer::TooBig.limits();
+        let mut buckets = Box::<Buckets>::default();
+        assert_eq!(sent(&mut buckets, 10_000, 1, START), at_once_to_one);
+        assert_eq!(sent(&mut buckets, 10_000, 1, START + SECOND / 10), per_second_to_one / 10);
+        assert!(
+            buckets.take(Answer::TooBig, destination(7), START + SECOND / 10),
+            "another one's are its own"
+        );
+        assert!(at_once_to_one < at_once);
     }
 }

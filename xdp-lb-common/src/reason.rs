@@ -116,6 +116,10 @@ reasons! {
         "a new flow whose backend, and those next in the ring, have as many as their `max_flows` lets them: add backends, or raise that";
     Internal = 30, Drop, "internal",
         "a table that must always be there could not be read: reload with `xdp-lb unload` and a new start, and report it";
+    FlowEnded = 31, Drop, "flow_ended",
+        "a packet of a flow whose backend is gone, and not answered: it was a reset itself, or too many were answered already";
+    FlowEndedAnswered = 32, Answer, "flow_ended_answered",
+        "a packet of a flow whose backend is gone: the client was told so by a TCP reset or by ICMP \"port unreachable\"";
 }
 
 /// How many reasons there are: the size of the table of their counters.

@@ -10,8 +10,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::directory::Keyed;
 use crate::flow::Life;
+use crate::hash::FlowHash;
 use crate::headers::ETHERTYPE_VLAN;
 use crate::net::{Address, Be32, Endpoint, MacAddress, Port, Protocol};
+use crate::rate::Answer;
 use crate::reason::Reason;
 use crate::slot::Slot;
 
@@ -114,8 +116,13 @@ pub enum BackendState {
     Up = 1,
     /// It keeps its flows and gets no new ones.
     Draining = 2,
-    /// It gets no packet at all: its flows are sent to other backends.
-    Down = 3,
+    /// It gets no packet at all, and its flows end: whoever sends a packet of one is told so, by a reset (TCP) or by ICMP
+    /// "port unreachable" (UDP; the next datagram begins a new flow). A flow is its own if its record says so; if it has
+    /// no record and is TCP, a slot's prior owner (a settled slot's owner) tells. New flows choose another backend.
+    Ending = 3,
+    /// It gets no packet at all. A TCP flow with a record here ends as in [`BackendState::Ending`], and so does one
+    /// without a record in a slot that it owns; all others begin anew at another backend, and nobody is told.
+    Down = 4,
 }
 
 /// The value of `BACKENDS`: one backend of one service, in one cache line.
@@ -778,9 +785,9 @@ pub trait Tables {
     /// Forgets a flow's record, where there is one.
     fn remove_flow(&self, book: Book, key: &FlowKey);
 
-    /// Whether one more packet may be answered by the datapath itself now: takes a token of the
-    /// [`Bucket`](crate::rate::Bucket).
-    fn may_answer(&self) -> bool;
+    /// Whether one more answer of this kind may be sent now to a destination with this hash: takes tokens of its
+    /// [`Buckets`](crate::rate::Bucketss).
+    fn may_answer(&self, answer: Answer, destination: FlowHash) -> bool;
     /// The backend that a service's connection ids call so; 0: none.
     fn quic_server(&self, key: &ServerKey) -> BackendIndex;
     /// What the longest prefix says in which the key lies: a [`SourceVerdict`], as its number; 0 where it lies in none.

@@ -7,7 +7,7 @@ use xdp_lb_common::directory::Keyed;
 use xdp_lb_common::filter::WORDS;
 use xdp_lb_common::net::{Address, Endpoint};
 use xdp_lb_common::process::Scratch;
-use xdp_lb_common::rate::Bucket;
+use xdp_lb_common::rate::{self, Buckets};
 use xdp_lb_common::reason::REASONS;
 use xdp_lb_common::tables::{
     Backend, Check, FlowKey, FlowRecord, Fragment, FragmentKey, PortRanges, Reply, ServerKey, Service,
@@ -78,6 +78,6 @@ pub static BACKEND_COUNTERS: PerCpuArray<Traffic> = PerCpuArray::with_max_entrie
 #[map]
 pub static SCRATCH: PerCpuArray<OneCpu<Scratch>> = PerCpuArray::with_max_entries(1, 0);
 #[map]
-pub static ANSWERS: PerCpuArray<Bucket> = PerCpuArray::with_max_entries(1, 0);
+pub static ANSWERS: PerCpuArray<Buckets> = PerCpuArray::with_max_entries(rate::ANSWERS, 0);
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(64 * 1024, 0);

@@ -13,7 +13,9 @@ use aya_ebpf::maps::{Array, LruHashMap};
 use aya_ebpf::programs::XdpContext;
 use xdp_lb_common::directory::{Keyed, Source};
 use xdp_lb_common::filter::Place;
+use xdp_lb_common::hash::FlowHash;
 use xdp_lb_common::net::{Address, Be32, Endpoint, MacAddress};
+use xdp_lb_common::rate::Answer;
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::slot::Slot;
 use xdp_lb_common::tables::{
@@ -179,12 +181,12 @@ impl Tables for Maps<'_> {
     }
 
     #[inline(always)]
-    fn may_answer(&self) -> bool {
-        let Some(bucket) = ANSWERS.get_ptr_mut(0) else { return false };
+    fn may_answer(&self, answer: Answer, destination: FlowHash) -> bool {
+        let Some(buckets) = ANSWERS.get_ptr_mut(answer as u32) else { return false };
         // SAFETY: the helper takes nothing and returns a number.
         let now = unsafe { bpf_ktime_get_coarse_ns() };
         // SAFETY: each CPU has its own, and a program is not interrupted by another of its kind.
-        unsafe { (*bucket).take(now) }
+        unsafe { (*buckets).take(answer, destination, now) }
     }
 
     #[inline(always)]

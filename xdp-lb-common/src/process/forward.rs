@@ -9,7 +9,7 @@ use super::pair::{self, Note};
 use super::ports;
 use super::rewrite::{Departure, check_hops};
 use super::room;
-use crate::flow::{COUNTED, Direction, ESTABLISHED, PAIRED, advance, is_closed_and_counted};
+use crate::flow::{BACKEND_RESET, COUNTED, Direction, ESTABLISHED, PAIRED, advance, is_closed_and_counted};
 use crate::hash::FlowHash;
 use crate::headers::{TCP_ACK, TCP_RST, TCP_SYN};
 use crate::net::{Endpoint, Protocol};
@@ -83,7 +83,7 @@ fn course<'t, T: Tables>(context: &Context<'t, T>, service: &Service) -> Result<
         return Ok(Course { index, backend, source: context.parsed.key.source_endpoint(), is_new });
     }
     context.moment.now.set(context.tables.now());
-    match follow(context, service) {
+    match follow(context, service)? {
         Some(course) => Ok(course),
         None => begin(context, service),
     }
@@ -140,6 +140,18 @@ pub fn is_up(service: &Service, backend: &Backend) -> bool {
     (backend.state == BackendState::Up as u8) & (backend.service == service.index)
 }
 
+/// Whether this backend's flows of the service end, and whoever goes on with one is told so.
+#[inline(always)]
+pub fn ends_flows(service: &Service, backend: &Backend) -> bool {
+    (backend.state == BackendState::Ending as u8) & (backend.service == service.index)
+}
+
+/// Whether this is a packet of a TCP connection that is there already.
+#[inline(always)]
+fn is_in_mid_flow(parsed: &Parsed) -> bool {
+    parsed.key.protocol == Protocol::TCP && !is_first(parsed)
+}
+
 /// Whether this backend keeps its flows of the service.
 #[inline(always)]
 pub fn keeps_flows(service: &Service, backend: &Backend) -> bool {
@@ -147,18 +159,21 @@ pub fn keeps_flows(service: &Service, backend: &Backend) -> bool {
     keeps & (backend.service == service.index)
 }
 
-/// The course that the flow's record tells, if it still holds; the record notes this packet.
+/// The course that the flow's record tells, if it still holds; the record notes this packet. A packet of a flow that has
+/// ended with its backend goes nowhere, and never to another backend.
 #[inline(always)]
-fn follow<'t, T: Tables>(context: &Context<'t, T>, service: &Service) -> Option<Course<'t>> {
+fn follow<'t, T: Tables>(context: &Context<'t, T>, service: &Service) -> Result<Option<Course<'t>>, Reason> {
     let Context { tables, parsed, moment, .. } = *context;
     let now = moment.now.get();
-    let (record, book) = pair::recall(tables, &parsed.key)?;
+    let Some((record, book)) = pair::recall(tables, &parsed.key) else { return Ok(None) };
     let index = record.backend;
-    let backend = tables.backend(index)?;
+    let backend = tables.backend(index).ok_or(Reason::Internal)?;
     // A connection that came from elsewhere before, or another one of the same client.
-    let is_elsewhere = (context.moment.named.0 != 0) & (index != context.moment.named);
-    if is_elsewhere || !holds(context, &record, service, backend) {
-        return None;
+    if (moment.named.0 != 0) & (index != moment.named) {
+        return Ok(None);
+    }
+    if !holds(context, &record, service, backend) {
+        return if has_ended(context, service, &record, book) { Err(Reason::FlowEnded) } else { Ok(None) };
     }
     let source = Endpoint::new(record.source, record.source_port, parsed.key.protocol);
     let pairs = has_pairs(service, backend);
@@ -168,11 +183,16 @@ fn follow<'t, T: Tables>(context: &Context<'t, T>, service: &Service) -> Option<
         progress |= PAIRED;
     }
     if book == Book::HalfOpen && !is_first(parsed) && parsed.tcp_flags & TCP_RST == 0 {
-        pair::promote(context, &record, progress, pairs)?;
+        if pair::promote(context, &record, progress, pairs).is_none() {
+            return Ok(None);
+        }
     } else if progress != seen || record.life.last_seen() != now || is_closed_and_counted(progress) {
         // Once a second is enough to keep both halves alive and to notice that one is missing.
         if pairs {
-            progress = pair::refresh_reply(context, &record, &Note { now, progress, book })?;
+            match pair::refresh_reply(context, &record, &Note { now, progress, book }) {
+                Some(merged) => progress = merged,
+                None => return Ok(None),
+            }
         }
         let ends = is_closed_and_counted(progress);
         if ends {
@@ -180,7 +200,42 @@ fn follow<'t, T: Tables>(context: &Context<'t, T>, service: &Service) -> Option<
         }
         record.life.note(now, progress & !(u8::from(ends) * COUNTED));
     }
-    Some(Course { index, backend, source, is_new: false })
+    Ok(Some(Course { index, backend, source, is_new: false }))
+}
+
+/// Whether a packet whose flow's record does not hold is of a flow that has ended with its backend; notes that it has.
+///
+/// A TCP connection's packets have no use elsewhere; a SYN begins another one. Of UDP the client is told once, and the
+/// next datagram begins a new flow.
+///
+/// A call of its own in the kernel, not inlined: it is rare.
+#[inline(never)]
+fn has_ended<T: Tables>(
+    context: &Context<'_, T>,
+    service: &Service,
+    record: &FlowRecord,
+    book: Book,
+) -> bool {
+    let Context { tables, parsed, settings, moment } = *context;
+    let now = moment.now.get();
+    let Some(backend) = tables.backend(record.backend) else { return false };
+    if is_first(parsed) {
+        return false;
+    }
+    if parsed.key.protocol != Protocol::TCP {
+        let is_told = ends_flows(service, backend) && record.life.is_live(parsed.key.protocol, now, settings);
+        if is_told {
+            tables.remove_flow(book, &parsed.key);
+        }
+        return is_told;
+    }
+    // The record stays for as long as the client goes on.
+    let progress = record.life.progress() | BACKEND_RESET;
+    if progress & COUNTED != 0 && backend.service == service.index {
+        room::ended(tables, service, record.backend);
+    }
+    record.life.note(now, progress & !COUNTED);
+    true
 }
 
 /// The backend that a packet would go to, and whom it would seem to come from, if its flow is known or
@@ -192,11 +247,14 @@ pub fn find<T: Tables>(context: &Context<'_, T>, service: &Service) -> Option<(B
         return Some((index, key.source_endpoint()));
     }
     context.moment.now.set(context.tables.now());
-    if let Some((record, _)) = pair::recall(context.tables, key)
-        && let Some(backend) = context.tables.backend(record.backend)
-        && holds(context, &record, service, backend)
-    {
-        return Some((record.backend, Endpoint::new(record.source, record.source_port, key.protocol)));
+    if let Some((record, _)) = pair::recall(context.tables, key) {
+        let backend = context.tables.backend(record.backend)?;
+        if holds(context, &record, service, backend) {
+            return Some((record.backend, Endpoint::new(record.source, record.source_port, key.protocol)));
+        }
+        if is_in_mid_flow(context.parsed) {
+            return None;
+        }
     }
     if service.mode == Mode::FullNat as u8 {
         return None;
@@ -286,27 +344,33 @@ fn choose<'t, T: Tables>(
         return Err(Reason::NoBackend);
     }
     // UDP has no first packet to tell by: where all flows are recorded, one without a record is new.
-    let may_be_older = if context.parsed.key.protocol == Protocol::TCP {
-        !is_first(context.parsed)
-    } else {
-        !records_flows(service)
-    };
+    let is_in_mid_flow = is_in_mid_flow(context.parsed);
+    let may_be_older =
+        is_in_mid_flow | ((context.parsed.key.protocol != Protocol::TCP) & !records_flows(service));
     let mut place = (hash.reduce(service.ring_len) + context.moment.skipped) % service.ring_len;
+    if may_be_older {
+        // A flow from before the slot moved belongs to the one who had it then, while that one lives.
+        let slot = context.tables.slot(SlotIndex(service.ring_offset.0 + place)).ok_or(Reason::Internal)?;
+        let prior = context.tables.backend(slot.prior()).ok_or(Reason::Internal)?;
+        if keeps_flows(service, prior) {
+            return Ok((slot.prior(), prior));
+        }
+        if is_in_mid_flow & ends_flows(service, prior) {
+            return Err(Reason::FlowEnded);
+        }
+    }
     for _ in 0..SLOT_TRIES {
         let slot = context.tables.slot(SlotIndex(service.ring_offset.0 + place)).ok_or(Reason::Internal)?;
-        // A flow from before the slot moved belongs to the one who had it then, while that one lives.
-        if may_be_older && slot.is_tracked() {
-            let prior = context.tables.backend(slot.prior()).ok_or(Reason::Internal)?;
-            if keeps_flows(service, prior) {
-                return Ok((slot.prior(), prior));
-            }
-        }
         if slot.owner() == BackendIndex(0) {
             return Err(Reason::NoBackend);
         }
         let owner = context.tables.backend(slot.owner()).ok_or(Reason::Internal)?;
         if is_up(service, owner) {
             return Ok((slot.owner(), owner));
+        }
+        // The next slots are those of others.
+        if is_in_mid_flow {
+            return Err(Reason::FlowEnded);
         }
         place = if place + 1 == service.ring_len { 0 } else { place + 1 };
     }

@@ -1,6 +1,7 @@
 //! The datapath: what happens to every packet. The same code runs in the kernel and on the host.
 
 mod affinity;
+mod answer;
 mod check;
 pub mod decap;
 mod depart;
@@ -10,6 +11,7 @@ mod forward;
 mod fragments;
 mod guard;
 mod icmp;
+mod icmp_answer;
 mod icmp_error;
 mod own_address;
 mod pair;
@@ -19,16 +21,16 @@ mod reply;
 mod rewrite;
 mod roles;
 mod room;
-mod too_big;
+mod tcp_reset;
 
 pub use self::affinity::slot_hash;
 pub use self::check::send_check;
 pub use self::encapsulate::GUE_PORT;
 pub use self::forward::records_flows;
 use self::fragments::Course;
+use self::icmp_answer::Message;
 use self::icmp_error::About;
 use self::rewrite::Departure;
-use self::too_big::too_big;
 use core::cell::Cell;
 
 use crate::filter::VIP;
@@ -69,6 +71,10 @@ pub struct Scratch {
     /// What becomes of them.
     fragment: Fragment,
     departure: Departure,
+    /// Why the packet goes no further, where its sender may be told.
+    refused: Option<Reason>,
+    /// What its sender is told.
+    message: Message,
     /// What the routing table is asked.
     query: RouteQuery,
     moment: Moment,
@@ -137,8 +143,9 @@ fn take_the_long_way<'s, P: Packet, T: Tables>(
     scratch.roles = roles;
     match balance(packet, tables, scratch) {
         Ok(verdict) => verdict,
-        Err(Reason::TooBig) => {
-            let reason = too_big(packet, tables, &scratch.parsed, &scratch.departure);
+        Err(reason @ (Reason::TooBig | Reason::FlowEnded)) => {
+            scratch.refused = Some(reason);
+            let reason = answer::answer(packet, tables, scratch);
             conclude(tables, reason)
         }
         Err(reason) => conclude(tables, reason),
@@ -228,7 +235,7 @@ fn steer<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Scratch
     {
         let settings = tables.settings().ok_or(Reason::Internal)?;
         moment.progress = advance(0, Direction::Forward, parsed.tcp_flags);
-        moment.named = quic::named(packet, tables, service, parsed);
+        moment.named = quic::named(packet, tables, service, parsed)?;
         moment.skipped = 0;
         if room::counts_flows(service) {
             room::find(tables, service, parsed, moment)?;

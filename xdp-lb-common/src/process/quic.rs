@@ -5,10 +5,11 @@
 //! configuration's number in its upper three bits (7: the id cannot be routed by), then the server id, then a nonce.
 //! Nothing else of QUIC is looked at but what all its versions share (RFC 8999).
 
-use super::forward::keeps_flows;
+use super::forward::{ends_flows, keeps_flows};
 use crate::headers::Udp;
 use crate::packet::Packet;
 use crate::parse::Parsed;
+use crate::reason::Reason;
 use crate::tables::{BackendIndex, ServerId, ServerKey, Service, Tables};
 
 /// The first bit of a packet with a long header (RFC 8999 section 5.1).
@@ -21,26 +22,38 @@ const ROOM: usize = size_of::<ServerId>();
 
 /// The backend that a packet of the service is meant for, by its connection id; 0: the id names none that is up or
 /// draining, as where it is the client's own choice.
+///
+/// # Errors
+/// The connection has ended with its backend.
 #[inline(always)]
 pub fn named<P: Packet, T: Tables>(
     packet: &P,
     tables: &T,
     service: &Service,
     parsed: &Parsed,
-) -> BackendIndex {
-    if service.server_id_length == 0 { BackendIndex(0) } else { look_up(packet, tables, service, parsed) }
+) -> Result<BackendIndex, Reason> {
+    if service.server_id_length == 0 {
+        return Ok(BackendIndex(0));
+    }
+    look_up(packet, tables, service, parsed)
 }
 
 /// A call of its own in the kernel, not inlined: few services are QUIC's.
 #[inline(never)]
-fn look_up<P: Packet, T: Tables>(packet: &P, tables: &T, service: &Service, parsed: &Parsed) -> BackendIndex {
+fn look_up<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    service: &Service,
+    parsed: &Parsed,
+) -> Result<BackendIndex, Reason> {
     // Else LLVM makes arguments of the packet's two ends, 32 bits wide, which the verifier takes for no pointers.
     let packet = core::hint::black_box(packet);
-    let Some(id) = server_id(packet, service, parsed) else { return BackendIndex(0) };
+    let Some(id) = server_id(packet, service, parsed) else { return Ok(BackendIndex(0)) };
     let index = tables.quic_server(&ServerKey { service: service.index, id });
     match tables.backend(index) {
-        Some(backend) if keeps_flows(service, backend) => index,
-        _ => BackendIndex(0),
+        Some(backend) if keeps_flows(service, backend) => Ok(index),
+        Some(backend) if ends_flows(service, backend) => Err(Reason::FlowEnded),
+        _ => Ok(BackendIndex(0)),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The proof of the flow memory: the datapath and the control plane together, against a model that remembers every
-//! flow. Whatever happens in whatever order, a living flow stays on its backend while that is up or drains.
+//! flow. Whatever happens in whatever order, a living flow stays on its backend while that is up or drains; and where the
+//! backend's flows end, its client is told so, and no packet of it goes to another backend.
 //!
 //! The packets go through the datapath's own code, over its host tables; the tables are written by the real planner,
 //! a write at a time with packets in between, and settled by the real settling and census.
@@ -77,6 +78,7 @@ fn step() -> impl Strategy<Value = Step> {
     let state = prop_oneof![
         5 => Just(BackendState::Up),
         3 => Just(BackendState::Draining),
+        2 => Just(BackendState::Ending),
         2 => Just(BackendState::Down),
     ];
     let weight = prop_oneof![3 => Just(100u16), 1 => 1u16..300];
@@ -107,6 +109,8 @@ struct World {
     wanted: Vec<WantedService>,
     /// The flows that live, by service and client: those whose backend has been up or draining ever since.
     flows: BTreeMap<(usize, u16), Flow>,
+    /// The TCP connections whose backend's flows end, and whose clients do not know.
+    ended: BTreeMap<(usize, u16), Flow>,
     /// Where each client's last SYN or UDP packet went, and when: one that follows soon may belong to the same flow.
     last_first: BTreeMap<(usize, u16), (SocketAddr, u32)>,
     /// What was wanted before the change that is being written.
@@ -179,6 +183,7 @@ impl World {
             before: Vec::new(),
             wanted: wanted.collect(),
             flows: BTreeMap::new(),
+            ended: BTreeMap::new(),
             last_first: BTreeMap::new(),
             begin,
             next_client: 0,
@@ -265,7 +270,8 @@ impl World {
         }
     }
 
-    /// Where a packet of this client goes; `None`: it is dropped for want of a backend.
+    /// Where a packet of this client goes; `None`: it is dropped for want of a backend, or the client is told that its flow
+    /// has ended.
     fn send(
         &mut self,
         service: usize,
@@ -294,7 +300,7 @@ impl World {
                 let port = u16::from_be_bytes([bytes[36], bytes[37]]);
                 Ok(Some(SocketAddr::from(([bytes[30], bytes[31], bytes[32], bytes[33]], port))))
             }
-            Verdict::Drop(Reason::NoBackend | Reason::BackendUnusable) => Ok(None),
+            Verdict::Drop(Reason::NoBackend | Reason::BackendUnusable) | Verdict::Transmit => Ok(None),
             Verdict::Pass(Reason::NoService) if !self.tables.services.contains_key(&vip(service)) => Ok(None),
             other => Err(TestCaseError::fail(format!("{other:?}"))),
         }
@@ -330,6 +336,21 @@ impl World {
             return Ok(());
         }
         self.flows.remove(&(service, client));
+        if let Some(flow) = self.ended.remove(&(service, client))
+            && self.lives(service, &flow)
+        {
+            let went = self.send(service, client, "A")?;
+            // It may be on its way before the tables say so.
+            prop_assert!(
+                went.is_none() || self.before != self.wanted && went == Some(flow.backend),
+                "client {} of service {} goes on at {:?}, its flow has ended at {}",
+                client,
+                service,
+                went,
+                flow.backend
+            );
+            return Ok(());
+        }
         if let Some(backend) = self.send(service, client, "S")? {
             let is_udp = SERVICES[service].0 == Protocol::UDP;
             let state = |wanted: &[WantedService]| {
@@ -353,7 +374,7 @@ impl World {
                 service,
                 backend
             );
-            if now_wanted.is_some_and(|state| state != BackendState::Down) {
+            if now_wanted.is_some_and(|state| matches!(state, BackendState::Up | BackendState::Draining)) {
                 let flow = Flow { backend, is_established: is_udp, last_packet: now };
                 self.flows.insert((service, client), flow);
             }
@@ -385,8 +406,14 @@ impl World {
                 if let Some((state, weight)) = *becomes {
                     backends.push(wanted_backend(*service, *number, state, weight));
                 }
-                if becomes.is_none_or(|(state, _)| state == BackendState::Down) {
-                    self.flows.retain(|(of, _), flow| of != service || flow.backend != address);
+                let state = becomes.map_or(BackendState::Vacant, |(state, _)| state);
+                let is_its = |of: usize, flow: &Flow| of == *service && flow.backend == address;
+                self.ended.retain(|(of, _), flow| !is_its(*of, flow));
+                if !matches!(state, BackendState::Up | BackendState::Draining) {
+                    let ended = self.flows.extract_if(.., |(of, _), flow| is_its(*of, flow));
+                    let is_known = |flow: &Flow| SERVICES[*service].0 == Protocol::TCP && flow.is_established;
+                    let ended = ended.filter(|(_, flow)| state == BackendState::Ending && is_known(flow));
+                    self.ended.extend(ended);
                 }
                 self.change()?;
             }
@@ -426,7 +453,7 @@ fn cases() -> u32 {
 }
 
 #[test]
-fn a_live_flow_never_changes_its_backend_while_that_is_up_or_draining() {
+fn a_live_flow_never_changes_its_backend_and_ends_with_it() {
     let config = ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() };
     let steps = RefCell::new(0);
     proptest!(config, |(script in prop::collection::vec(step(), 1..120))| {

@@ -147,7 +147,7 @@ fn a_lost_forward_half_finds_its_port_again() {
 }
 
 #[test]
-fn a_drained_backend_keeps_its_flows_and_a_down_one_loses_them() {
+fn a_drained_backend_keeps_its_flows_and_a_down_one_s_end() {
     let mut homes = Homes::new();
     let service = homes.service(VIP, Protocol::TCP, Mode::FullNat, &[BACKEND, OTHER]);
     homes.move_slots(service, Slot::settled(BackendIndex(1)));
@@ -158,7 +158,9 @@ fn a_drained_backend_keeps_its_flows_and_a_down_one_loses_them() {
     let (again, _) = homes.translates(&Frame::tcp(CLIENT, VIP, ACK), SNAT, &[BACKEND]);
     assert_eq!(again, source);
     homes.change_backend(BACKEND, |backend| backend.state = BackendState::Down as u8);
-    homes.translates(&Frame::tcp(CLIENT, VIP, ACK), SNAT, &[OTHER]);
+    let outcome = homes.send(&Frame::tcp(CLIENT, VIP, ACK));
+    assert_eq!(outcome.counted, [(Reason::FlowEndedAnswered, 1)]);
+    homes.translates(&Frame::tcp(CLIENT, VIP, SYN), SNAT, &[OTHER]);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! Needs root. `cargo xtask test` runs it in a sandbox.
 
 mod affinity;
+mod answers;
 mod checks;
 mod decap;
 mod fragments;

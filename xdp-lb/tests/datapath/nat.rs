@@ -132,7 +132,9 @@ fn a_flow_leaves_a_backend_that_is_down() {
     homes.forwards(&Frame::tcp(CLIENT, "192.0.2.10:80", SYN), CLIENT, "198.51.100.11:8080");
     homes.change_backend("198.51.100.11:8080", |backend| backend.state = BackendState::Down as u8);
     // Its slots name it still, all of them: nobody is left.
-    homes.ends_with(&Frame::tcp(CLIENT, "192.0.2.10:80", ACK), Reason::BackendUnusable);
+    homes.ends_with(&Frame::tcp(CLIENT, "192.0.2.10:80", SYN), Reason::BackendUnusable);
+    let outcome = homes.send(&Frame::tcp(CLIENT, "192.0.2.10:80", ACK));
+    assert_eq!(outcome.counted, [(Reason::FlowEndedAnswered, 1)]);
     homes.move_slots(service, Slot::recorded(BackendIndex(2)));
     homes.forwards(&Frame::tcp(CLIENT, "192.0.2.10:80", ACK), CLIENT, "198.51.100.12:8080");
 }

@@ -8,7 +8,7 @@ use etherparse::{Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6Type, IpNumber, I
 use xdp_lb_common::host::Buffer;
 use xdp_lb_common::net::Protocol;
 use xdp_lb_common::process::Verdict;
-use xdp_lb_common::rate::{ANSWERS_AT_ONCE, ANSWERS_PER_SECOND};
+use xdp_lb_common::rate::{Answer, Limits};
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::tables::{Mode, Route};
 
@@ -40,7 +40,7 @@ fn answer(frame: &Frame, from: IpAddr, mtu: u16) -> Vec<u8> {
     }
     match (from, frame.from) {
         (IpAddr::V4(from), SocketAddr::V4(to)) => {
-            let quoted = &packet[..(packet.len() & !7).min(544)];
+            let quoted = &packet[..(packet.len() & !3).min(548)];
             let unreachable = DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: mtu };
             let icmp = Icmpv4Header::with_checksum(Icmpv4Type::DestinationUnreachable(unreachable), quoted);
             let length = (8 + quoted.len()) as u16;
@@ -55,7 +55,7 @@ fn answer(frame: &Frame, from: IpAddr, mtu: u16) -> Vec<u8> {
             bytes.extend(quoted);
         }
         (IpAddr::V6(from), SocketAddr::V6(to)) => {
-            let quoted = &packet[..(packet.len() & !7).min(1232)];
+            let quoted = &packet[..(packet.len() & !3).min(1232)];
             let (source, destination) = (from.octets(), to.ip().octets());
             let too_big = Icmpv6Type::PacketTooBig { mtu: mtu.into() };
             let icmp = Icmpv6Header::with_checksum(too_big, source, destination, quoted).unwrap();
@@ -206,12 +206,13 @@ fn answers_are_limited_and_those_that_are_not_sent_are_counted() {
         };
         (0..1000).filter(is_answered).count() as u64
     };
-    assert_eq!(answered(&homes), ANSWERS_AT_ONCE);
+    let Limits { at_once_to_one, per_second_to_one, .. } = Answer::TooBig.limits();
+    assert_eq!(answered(&homes), at_once_to_one);
     homes.host.now += 1;
-    assert_eq!(answered(&homes), ANSWERS_AT_ONCE);
+    assert_eq!(answered(&homes), at_once_to_one);
     let counted = |reason: Reason| homes.host.reasons.borrow()[reason as usize];
-    assert_eq!(counted(Reason::TooBigAnswered), 2 * ANSWERS_AT_ONCE);
-    assert_eq!(counted(Reason::TooBig), 2000 - 2 * ANSWERS_AT_ONCE);
+    assert_eq!(counted(Reason::TooBigAnswered), 2 * at_once_to_one);
+    assert_eq!(counted(Reason::TooBig), 2000 - 2 * at_once_to_one);
 
     // In the kernel it runs, and each CPU has a bucket of its own.
     let start = std::time::Instant::now();
@@ -220,11 +221,11 @@ fn answers_are_limited_and_those_that_are_not_sent_are_counted() {
         homes.send_to_kernel(&frame);
     }
     let cpus = std::thread::available_parallelism().unwrap().get() as u64;
-    let most = (start.elapsed().as_secs() + 1) * ANSWERS_PER_SECOND * cpus + cpus * ANSWERS_AT_ONCE;
+    let most = (start.elapsed().as_secs() + 1) * per_second_to_one * cpus + cpus * at_once_to_one;
     let reasons = homes.kernel.reasons().unwrap();
     let (answered, silent) = (reasons[Reason::TooBigAnswered as usize], reasons[Reason::TooBig as usize]);
     assert_eq!(answered + silent, sent);
-    assert!((ANSWERS_AT_ONCE..most).contains(&answered), "{answered} of {sent} in {:?}", start.elapsed());
+    assert!((at_once_to_one..most).contains(&answered), "{answered} of {sent} in {:?}", start.elapsed());
     assert!(silent > 0, "{sent} in {:?}", start.elapsed());
 
     // What fits is forwarded all the same.

@@ -341,7 +341,9 @@ fn a_flow_stays_with_its_backend_while_that_drains_and_needs_no_record_of_replie
         homes.move_slots(service, Slot::moving(BackendIndex(2), BackendIndex(1)));
         send(&mut homes, ACK, BACKEND, BACKEND_MAC);
         homes.change_backend(BACKEND, |backend| backend.state = BackendState::Down as u8);
-        send(&mut homes, ACK, other, [2, 0, 0, 0, 0, 9]);
+        let outcome = homes.send(&Frame::tcp(CLIENT, VIP, ACK));
+        assert_eq!(outcome.counted, [(Reason::FlowEndedAnswered, 1)], "no other backend gets it");
+        send(&mut homes, SYN, other, [2, 0, 0, 0, 0, 9]);
         // A reset reaches its backend, recorded or not.
         homes.forget(|_| true);
         send(&mut homes, RST, other, [2, 0, 0, 0, 0, 9]);

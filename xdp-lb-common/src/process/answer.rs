@@ -1,0 +1,73 @@
+//! Answers instead of packets: whoever sends a packet that goes no further is told so, where the protocols have a word
+//! for it.
+
+use super::Scratch;
+use super::{icmp_answer, tcp_reset};
+use crate::hash::FlowHash;
+use crate::headers::TCP_RST;
+use crate::net::{Address, Protocol};
+use crate::packet::Packet;
+use crate::parse::{Kind, Parsed};
+use crate::rate::Answer;
+use crate::reason::Reason;
+use crate::tables::Tables;
+
+/// How many first bits of an IPv6 address are one destination: one that has others' addresses to spoof has them in its
+/// network of 64 bits.
+const V6_DESTINATION: u8 = 64;
+
+/// Makes the packet that ends for the scratch's reason an answer to its sender, where there is one to give. Says what came of it:
+/// the same reason where its sender is no host, or too many were answered already.
+///
+/// A call of its own in the kernel, not inlined: a program's stack is 512 bytes.
+#[inline(never)]
+pub fn answer<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Scratch) -> Reason {
+    let Scratch { parsed, departure, message, refused, .. } = scratch;
+    let Some(reason) = *refused else { return Reason::Internal };
+    let (kind, answered) = match reason {
+        Reason::TooBig => (Answer::TooBig, Reason::TooBigAnswered),
+        Reason::FlowEnded if parsed.key.protocol == Protocol::TCP => {
+            (Answer::Reset, Reason::FlowEndedAnswered)
+        }
+        Reason::FlowEnded => (Answer::Unreachable, Reason::FlowEndedAnswered),
+        _ => return reason,
+    };
+    let is_pointless = match kind {
+        // No reset is answered (RFC 9293 section 3.10.7.1).
+        Answer::Reset => parsed.tcp_flags & TCP_RST != 0,
+        Answer::TooBig => icmp_answer::fits_every_way(parsed),
+        Answer::Unreachable | Answer::TimeExceeded => false,
+    };
+    // No error is answered, and no fragment but the first (RFC 1122 section 3.2.2, RFC 4443 section 2.4 (e)).
+    if is_pointless
+        || matches!(parsed.kind, Kind::Icmp | Kind::LaterFragment)
+        || !parsed.key.source.is_one_host()
+        || !may_answer(tables, parsed, kind)
+    {
+        return reason;
+    }
+    let sent = if kind == Answer::Reset {
+        tcp_reset::send(packet, parsed)
+    } else {
+        if kind == Answer::TooBig {
+            message.too_big(parsed, &departure.limit);
+        } else {
+            message.port_unreachable(parsed);
+        }
+        icmp_answer::send(packet, parsed, message)
+    };
+    match sent {
+        Ok(()) => answered,
+        Err(reason) => reason,
+    }
+}
+
+/// Whether one more answer of this kind may go to the packet's sender now.
+#[inline(always)]
+fn may_answer<T: Tables>(tables: &T, parsed: &Parsed, answer: Answer) -> bool {
+    let to: &Address = &parsed.key.source;
+    let bits = if parsed.is_v4 { 128 } else { V6_DESTINATION };
+    tables
+        .settings()
+        .is_some_and(|settings| tables.may_answer(answer, FlowHash::of_client(&settings.hash_keys, to, bits)))
+}
