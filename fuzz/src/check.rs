@@ -47,6 +47,7 @@ impl Outcome {
 /// Sends a frame through the datapath, and looks at what becomes of it and of the tables.
 pub fn send(world: &World, scratch: &mut Scratch, frame: &[u8], ingress: u32) -> Outcome {
     let flows = snapshot(world);
+    check_other_host(world, scratch, frame, ingress);
     let counted = counted(world);
     let held = world.tables.backend_flows.borrow().clone();
     let mut packet = Buffer::new(frame, ingress);
@@ -92,6 +93,17 @@ pub fn send(world: &World, scratch: &mut Scratch, frame: &[u8], ingress: u32) ->
         check_sent(world, frame, ingress, &outcome, &flows);
     }
     outcome
+}
+
+/// That a frame for another host is passed.
+fn check_other_host(world: &World, scratch: &mut Scratch, frame: &[u8], ingress: u32) {
+    let mut others = frame.to_vec();
+    let Some(last) = others.get_mut(5) else { return };
+    *last ^= 0x80;
+    let mut packet = Buffer::new(&others, ingress);
+    let verdict = process(&mut packet, &world.tables, || Some(scratch));
+    assert!(matches!(verdict, Verdict::Pass(_)), "a frame for another host is passed: {verdict:?}");
+    assert_eq!(packet.bytes(), others);
 }
 
 /// That no packet takes a backend or a service over its limit of flows, and that a flow is refused for a limit only where

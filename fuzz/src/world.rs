@@ -7,6 +7,7 @@ use arbitrary::{Result, Unstructured};
 use xdp_lb_common::flow::{Direction, Life, patience};
 use xdp_lb_common::host::HostTables;
 use xdp_lb_common::net::{Address, Endpoint, MacAddress, Port, Protocol};
+use xdp_lb_common::own_mac::OwnMac;
 use xdp_lb_common::slot::Slot;
 use xdp_lb_common::tables::{
     Backend, BackendIndex, Book, COUNTS_FLOWS, Check, FlowKey, FlowRecord, Mode, RECORDS_FLOWS, Reply, Route,
@@ -108,6 +109,8 @@ impl World {
             is_v6: false,
         };
         world.tables.now = 1_000_000;
+        // What every frame is addressed to, by whichever interface.
+        (1..=7).for_each(|ifindex| world.tables.own(OwnMac::new(ifindex, mac(2))));
         // The place that is nobody's.
         world.tables.backends.push(Backend::default());
         if u.ratio(1, 8)? {

@@ -14,6 +14,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use crate::filter::{BACKEND, Place, VIP};
 use crate::hash::FlowHash;
 use crate::net::{Address, Endpoint, Port, Protocol};
+use crate::own_mac::{OwnMac, OwnMacs, PROBES, WORDS};
 use crate::packet::Packet;
 use crate::process::decap;
 use crate::rate::{Answer, Buckets};
@@ -134,6 +135,8 @@ pub struct HostTables {
     pub now: u32,
     /// `SETTINGS`.
     pub settings: Settings,
+    /// `OWN_MACS`.
+    pub own_macs: Vec<u64>,
     /// `SERVICES`.
     pub services: BTreeMap<Endpoint, Service>,
     /// `PORT_RANGES`.
@@ -182,6 +185,7 @@ impl HostTables {
         Self {
             now: 1000,
             settings,
+            own_macs: std::vec![0; WORDS as usize],
             services: BTreeMap::new(),
             port_ranges: BTreeMap::new(),
             slots: Vec::new(),
@@ -205,6 +209,16 @@ impl HostTables {
         }
     }
 
+    /// Makes frames with this destination MAC on this interface ones for this host.
+    ///
+    /// # Panics
+    /// Where there are too many.
+    pub fn own(&mut self, mac: OwnMac) {
+        let free = |probe| Some(mac.place(probe) as usize).filter(|place| self.own_macs[*place] == 0);
+        let place = (0..PROBES).find_map(free).expect("a place");
+        self.own_macs[place] = mac.to_bits();
+    }
+
     fn put(&self, book: Book, key: &FlowKey, record: &FlowRecord) -> Option<()> {
         let flows = &mut self.flows.borrow_mut()[book as usize];
         if flows.len() >= self.flow_limit && !flows.contains_key(key) {
@@ -212,6 +226,12 @@ impl HostTables {
         }
         flows.insert(*key, Rc::new(record.clone()));
         Some(())
+    }
+}
+
+impl OwnMacs for HostTables {
+    fn own_mac(&self, place: u32) -> u64 {
+        self.own_macs.get(place as usize).copied().unwrap_or_default()
     }
 }
 

@@ -14,6 +14,7 @@ pub mod headers;
 pub mod host;
 pub mod layout;
 pub mod net;
+pub mod own_mac;
 pub mod packet;
 pub mod parse;
 pub mod process;

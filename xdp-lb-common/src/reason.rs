@@ -120,6 +120,8 @@ reasons! {
         "a packet of a flow whose backend is gone, and not answered: it was a reset itself, or too many were answered already";
     FlowEndedAnswered = 32, Answer, "flow_ended_answered",
         "a packet of a flow whose backend is gone: the client was told so by a TCP reset or by ICMP \"port unreachable\"";
+    OtherHost = 33, Pass, "other_host",
+        "the frame is addressed to the MAC of another host (a switch flooded it, or the interface is a bridge port): the host handles it";
 }
 
 /// How many reasons there are: the size of the table of their counters.

@@ -13,6 +13,7 @@ use crate::flow::Life;
 use crate::hash::FlowHash;
 use crate::headers::ETHERTYPE_VLAN;
 use crate::net::{Address, Be32, Endpoint, MacAddress, Port, Protocol};
+use crate::own_mac::OwnMacs;
 use crate::rate::Answer;
 use crate::reason::Reason;
 use crate::slot::Slot;
@@ -738,7 +739,7 @@ impl Book {
 }
 
 /// The tables, wherever they are.
-pub trait Tables {
+pub trait Tables: OwnMacs {
     /// A flow's record in its place.
     type Flow<'a>: Deref<Target = FlowRecord>
     where

@@ -6,6 +6,7 @@ use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use xdp_lb_common::directory::Keyed;
 use xdp_lb_common::filter::WORDS;
 use xdp_lb_common::net::{Address, Endpoint};
+use xdp_lb_common::own_mac;
 use xdp_lb_common::process::Scratch;
 use xdp_lb_common::rate::{self, Buckets};
 use xdp_lb_common::reason::REASONS;
@@ -27,6 +28,8 @@ unsafe impl<T> Sync for OneCpu<T> {}
 
 #[map]
 pub static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
+#[map]
+pub static OWN_MACS: Array<u64> = Array::with_max_entries(own_mac::WORDS, MMAPABLE);
 #[map]
 pub static ADDRESSES: Array<u64> = Array::with_max_entries(WORDS, MMAPABLE);
 #[map]

@@ -15,6 +15,7 @@ use xdp_lb_common::directory::{Keyed, Source};
 use xdp_lb_common::filter::Place;
 use xdp_lb_common::hash::FlowHash;
 use xdp_lb_common::net::{Address, Be32, Endpoint, MacAddress};
+use xdp_lb_common::own_mac::OwnMacs;
 use xdp_lb_common::rate::Answer;
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::slot::Slot;
@@ -73,6 +74,13 @@ fn read(word: &u64) -> u64 {
     // SAFETY: a reference is valid. Volatile, since the compiler has no atomic loads for this target, and
     // reads a word at once.
     unsafe { core::ptr::from_ref(word).read_volatile() }
+}
+
+impl OwnMacs for Maps<'_> {
+    #[inline(always)]
+    fn own_mac(&self, place: u32) -> u64 {
+        OWN_MACS.get(place).map_or(0, read)
+    }
 }
 
 impl Tables for Maps<'_> {

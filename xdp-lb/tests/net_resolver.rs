@@ -15,7 +15,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Pid, Uid, gettid};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
-use xdp_lb::net::{Event, NextHop, Resolver};
+use xdp_lb::net::{Event, NextHop, OwnMacs, Resolver};
 use xdp_lb_common::net::MacAddress;
 
 /// As long as a neighbour that does not answer can take to be noticed, and some.
@@ -125,15 +125,23 @@ struct Watch {
     events: mpsc::Receiver<Event>,
     next_hops: BTreeMap<IpAddr, Result<NextHop, String>>,
     vlans: Option<BTreeMap<u32, (u32, u16)>>,
+    own_macs: OwnMacs,
     interfaces: BTreeMap<String, (Option<u32>, bool)>,
 }
 
 impl Watch {
     async fn start(addresses: impl IntoIterator<Item = IpAddr>) -> Self {
         let (sender, events) = mpsc::channel(16);
-        let resolver = Resolver::start(sender).await.expect("the resolver starts");
+        let (resolver, _) = Resolver::start(sender).await.expect("the resolver starts");
         resolver.watch(addresses.into_iter().collect());
-        Self { resolver, events, next_hops: BTreeMap::new(), vlans: None, interfaces: BTreeMap::new() }
+        Self {
+            resolver,
+            events,
+            next_hops: BTreeMap::new(),
+            vlans: None,
+            own_macs: OwnMacs::new(),
+            interfaces: BTreeMap::new(),
+        }
     }
 
     async fn take_in(&mut self, deadline: Instant, waiting_for: &str) {
@@ -147,6 +155,7 @@ impl Watch {
                 assert_ne!(was, Some(next_hop), "nothing new was told of {address}");
             }
             Event::Vlans(vlans) => self.vlans = Some(vlans),
+            Event::OwnMacs(own_macs) => self.own_macs = own_macs,
             Event::Interface { name, index, up } => {
                 self.interfaces.insert(name, (index, up));
             }

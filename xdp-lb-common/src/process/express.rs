@@ -12,6 +12,7 @@ use super::forward::{is_first, owner};
 use super::rewrite::{Departure, check_hops, ethertype, rewrite_packet, take_hop, write_ethernet};
 use crate::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 use crate::net::{Be16, Protocol};
+use crate::own_mac::is_surely_for_this_host;
 use crate::packet::Packet;
 use crate::parse::parse_plain;
 use crate::tables::{FlowKey, Mode, Service, Tables, Tags};
@@ -36,6 +37,9 @@ fn of_family<const V4: bool, P: Packet, T: Tables>(packet: &mut P, tables: &T) -
 #[inline(always)]
 fn take<const V4: bool, P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Option<u32> {
     let parsed = parse_plain::<V4, P>(packet)?;
+    if !is_surely_for_this_host(packet, tables) {
+        return None;
+    }
     let service = tables.service(&parsed.key.destination_endpoint())?;
     if !is_plain(service) {
         return None;

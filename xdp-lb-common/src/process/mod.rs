@@ -36,6 +36,7 @@ use core::cell::Cell;
 use crate::filter::VIP;
 use crate::flow::{Direction, advance};
 use crate::net::Endpoint;
+use crate::own_mac::is_for_this_host;
 use crate::packet::Packet;
 use crate::parse::{self, Parsed, parse, parse_quoted};
 use crate::reason::{Kind, Reason};
@@ -179,6 +180,9 @@ fn balance<P: Packet, T: Tables>(
     scratch: &mut Scratch,
 ) -> Result<Verdict, Reason> {
     parse(packet, &mut scratch.parsed)?;
+    if !is_for_this_host(packet, tables) {
+        return Err(Reason::OtherHost);
+    }
     if scratch.parsed.kind == parse::Kind::Icmp {
         if icmp::icmp(packet, tables, scratch)? == icmp::Message::Error {
             parse_quoted(packet, &scratch.parsed, &mut scratch.quoted)?;

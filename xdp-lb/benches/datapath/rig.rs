@@ -15,6 +15,7 @@ use xdp_lb::datapath::{Datapath, Options, Policy};
 use xdp_lb::ring;
 use xdp_lb_common::bench::{Plan, WORDS, WORDS_AT};
 use xdp_lb_common::net::{Address, Endpoint, MacAddress, Port, Protocol};
+use xdp_lb_common::own_mac::OwnMac;
 use xdp_lb_common::slot::Slot;
 use xdp_lb_common::tables::{
     Backend, BackendIndex, BackendState, Mode, RECORDS_FLOWS, Reply, Service, ServiceIndex, SlotIndex,
@@ -22,7 +23,7 @@ use xdp_lb_common::tables::{
 use xdp_lb_tests::statistics::{Spread, median, paired_ratio, spread};
 
 use crate::clock;
-use crate::packets::{BACKEND_MAC, Frame, LB_BACKEND_MAC};
+use crate::packets::{BACKEND_MAC, Frame, LB_BACKEND_MAC, LB_MAC};
 use crate::plain::Plain;
 
 /// Packets in a slice of the datapath, and of the floor: that takes less than a millisecond, too.
@@ -174,6 +175,8 @@ impl Rig {
                 timeouts: Timeouts { tcp_idle: Duration::from_secs(900), udp_idle: Duration::from_secs(900) },
             },
         })?;
+        let own_macs = [LB_MAC, LB_BACKEND_MAC].map(|mac| OwnMac::new(INGRESS, MacAddress::new(mac)));
+        datapath.set_own_macs(&own_macs.into())?;
         for name in ["xdp_bench", "xdp_floor"] {
             let program: &mut Xdp = datapath.object().program_mut(name).context("no program")?.try_into()?;
             program.load()?;

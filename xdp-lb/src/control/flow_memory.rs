@@ -17,6 +17,7 @@ use xdp_lb_common::flow::patience;
 use xdp_lb_common::hash::KEYS;
 use xdp_lb_common::host::{Buffer, HostTables};
 use xdp_lb_common::net::{Address, Endpoint, MacAddress, Protocol};
+use xdp_lb_common::own_mac::OwnMac;
 use xdp_lb_common::process::{Scratch, Verdict, process, records_flows, slot_hash};
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::slot::Slot;
@@ -101,6 +102,9 @@ struct Flow {
     last_packet: u32,
 }
 
+/// What clients' frames are addressed to.
+const OWN_MAC: [u8; 6] = [2, 0, 0, 0, 1, 2];
+
 /// Everything, with the model.
 struct World {
     tables: HostTables,
@@ -158,6 +162,7 @@ impl World {
         };
         const { assert!(KEYS > 0) };
         let mut tables = HostTables::new(settings);
+        tables.own(OwnMac::new(1, MacAddress::new(OWN_MAC)));
         tables.slots = vec![Slot::default(); SIZES.limits.slots as usize];
         tables.backends = vec![Backend::default(); SIZES.limits.backends as usize + 1];
         let wanted = (0..SERVICES.len()).map(|service| WantedService {
@@ -280,8 +285,7 @@ impl World {
     ) -> Result<Option<SocketAddr>, TestCaseError> {
         let source = [203, 0, 113, 7];
         let (destination, port) = ([192, 0, 2, 10 + service as u8], 1000 + client);
-        let builder =
-            PacketBuilder::ethernet2([2, 0, 0, 0, 1, 1], [2, 0, 0, 0, 1, 2]).ipv4(source, destination, 64);
+        let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 1, 1], OWN_MAC).ipv4(source, destination, 64);
         let mut bytes = Vec::new();
         let written = if SERVICES[service].0 == Protocol::UDP {
             builder.udp(port, 80).write(&mut bytes, &[])

@@ -83,6 +83,7 @@ impl<K: Kernel> Owner<K> {
         names: impl Iterator<Item = &'a String>,
         config: &Config,
     ) -> Answer<Vec<(String, Attached)>> {
+        self.write_own_macs(&config.interfaces);
         let mut done: Vec<(String, Attached)> = Vec::new();
         for name in names {
             match self.kernel.attach(name, config.xdp_mode) {

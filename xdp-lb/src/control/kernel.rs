@@ -1,8 +1,9 @@
 //! What the owner task needs of the datapath, as a trait: its logic is tested without a kernel.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
+use xdp_lb_common::own_mac::OwnMac;
 use xdp_lb_common::tables::{BackendIndex, Book, FlowKey, FlowRecord, ServiceIndex, Traffic};
 
 use super::tables::{Tables, Write};
@@ -18,6 +19,7 @@ pub trait Kernel: Send {
     fn apply(&mut self, writes: &[Write]) -> Result<()>;
     fn set_policy(&mut self, policy: &Policy) -> Result<()>;
     fn set_vlans(&mut self, vlans: &BTreeMap<u32, (u32, u16)>) -> Result<()>;
+    fn set_own_macs(&mut self, own_macs: &BTreeSet<OwnMac>) -> Result<()>;
     fn attach(&mut self, interface: &str, mode: XdpMode) -> Result<Attached>;
     fn detach(&mut self, interface: &str) -> Result<()>;
     fn attached_interfaces(&self) -> Result<Vec<String>>;
@@ -54,6 +56,10 @@ impl Kernel for Datapath {
 
     fn set_vlans(&mut self, vlans: &BTreeMap<u32, (u32, u16)>) -> Result<()> {
         Datapath::set_vlans(self, vlans)
+    }
+
+    fn set_own_macs(&mut self, own_macs: &BTreeSet<OwnMac>) -> Result<()> {
+        Datapath::set_own_macs(self, own_macs)
     }
 
     fn attach(&mut self, interface: &str, mode: XdpMode) -> Result<Attached> {

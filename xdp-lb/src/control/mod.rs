@@ -18,6 +18,7 @@ mod interfaces;
 pub mod kernel;
 mod latency;
 mod orphan;
+mod own_macs;
 pub mod owner;
 pub mod plan;
 mod privilege;

@@ -29,7 +29,7 @@ use crate::config::{self, Config, Effective, EffectiveBackend, EffectiveService,
 use crate::datapath::{Attached, Census};
 use crate::discovery::Update;
 use crate::health::{AgentReport, Course, Health, Report, Target, TargetId};
-use crate::net::Event;
+use crate::net::{Event, OwnMacs};
 
 /// How often counters are sampled and what is overdue is looked for.
 const TICK: Duration = Duration::from_secs(1);
@@ -92,6 +92,8 @@ pub struct Parts<K> {
     pub set_discoveries: SetDiscoveries,
     /// The ear of checks at VIPs.
     pub set_courses: SetCourses,
+    /// The MACs of the host's interfaces, until an event tells of others.
+    pub own_macs: OwnMacs,
 }
 
 /// What the owner task hears.
@@ -142,6 +144,7 @@ pub struct Owner<K> {
     pub(super) upgrades: Upgrades,
     set_discoveries: SetDiscoveries,
     set_courses: SetCourses,
+    pub(super) own_macs: OwnMacs,
     pub(super) discoveries: Discoveries,
     /// The interfaces that the program is to be attached to, and how it is, or why not.
     pub(super) interfaces: BTreeMap<String, Result<Attached, String>>,
@@ -169,13 +172,15 @@ pub struct Owner<K> {
 
 /// What is wrong with the datapath.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Trouble {
+pub(super) enum Trouble {
     /// The tables are not what they should be.
     Tables,
     /// Slots that have moved cannot be settled.
     Settling,
     /// The flow table cannot be read.
     Flows,
+    /// Frames for some of the host's MACs are not taken.
+    OwnMacs,
 }
 
 impl Trouble {
@@ -184,6 +189,7 @@ impl Trouble {
             Self::Tables => "the datapath's tables are not what they should be",
             Self::Settling => "the ring's slots cannot be settled",
             Self::Flows => "the flows cannot be counted",
+            Self::OwnMacs => "packets to some of this host's MAC addresses are not balanced",
         }
     }
 
@@ -192,6 +198,7 @@ impl Trouble {
             Self::Tables => "the datapath's tables are what they should be",
             Self::Settling => "the ring's slots are settled",
             Self::Flows => "the flows are counted",
+            Self::OwnMacs => "packets to all of this host's MAC addresses are balanced",
         }
     }
 }
@@ -214,6 +221,7 @@ impl<K: Kernel> Owner<K> {
             upgrades,
             set_discoveries,
             set_courses,
+            own_macs,
         } = parts;
         let mut overlay = match config::state::read(&config.state_file) {
             Ok(overlay) => overlay,
@@ -269,6 +277,7 @@ impl<K: Kernel> Owner<K> {
             upgrades,
             set_discoveries,
             set_courses,
+            own_macs,
             discoveries: Discoveries::default(),
             interfaces: BTreeMap::new(),
             links_up: BTreeSet::new(),
@@ -289,6 +298,7 @@ impl<K: Kernel> Owner<K> {
         owner.tell(transitions);
         let plan = owner.planner.plan(&owner.fleet.wanted())?;
         owner.carry_out(plan)?;
+        owner.write_own_macs(&[]);
         owner.attach_configured()?;
         owner.say_what_the_host_lacks();
         owner.tell_the_others();
@@ -554,7 +564,7 @@ impl<K: Kernel> Owner<K> {
     }
 
     /// Says once what is wrong, and once that it is well again.
-    fn note_trouble(&mut self, kind: Trouble, error: Option<anyhow::Error>) {
+    pub(super) fn note_trouble(&mut self, kind: Trouble, error: Option<anyhow::Error>) {
         let before = self.troubles.remove(&kind);
         let Some(error) = error else {
             if before.is_some() {
@@ -640,6 +650,7 @@ impl<K: Kernel> Owner<K> {
                     tracing::error!("the datapath cannot be told of the VLAN devices: {error:#}");
                 }
             }
+            Event::OwnMacs(own_macs) => self.take_in_own_macs(own_macs),
             Event::Interface { name, index, up } => self.interface(name, index, up),
         }
     }

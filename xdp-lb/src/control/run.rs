@@ -201,7 +201,8 @@ impl Life<'_> {
             None => None,
         };
         let (network, heard) = mpsc::channel(QUEUE);
-        let resolver = Arc::new(Resolver::start(network).await?);
+        let (resolver, own_macs) = Resolver::start(network).await?;
+        let resolver = Arc::new(resolver);
         let vips = Vips::start(record_file(&config.state_file))?;
         let (pins, sockets) = (config.pin_path.clone(), config.api.socket.clone());
         let mut datapath = Datapath::load(&datapath::Options {
@@ -234,6 +235,7 @@ impl Life<'_> {
             vips: Box::new(vips),
             upgrades: self.upgrades.clone(),
             set_discoveries: Box::new(move |services| discoverer.set_services(services)),
+            own_macs,
             set_courses: vip_checks
                 .map(|checks| -> SetCourse { Box::new(move |courses| checks.set_courses(courses)) }),
         };

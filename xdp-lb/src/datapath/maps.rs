@@ -22,6 +22,7 @@ use super::batch;
 use super::census::Census;
 use super::directory::Directory;
 use super::memory::{Misfit, Records, Words, check_size};
+use super::own_macs::OwnMacs;
 use super::ranges::Ranges;
 use super::vips::Vips;
 use crate::config::Limits;
@@ -41,6 +42,7 @@ unsafe impl<T: FromBytes + IntoBytes + Copy + 'static> aya::Pod for Plain<T> {}
 /// All tables but the event buffer.
 pub struct Maps {
     pub settings: Array<MapData, Plain<Settings>>,
+    pub own_macs: OwnMacs,
     pub services: Directory<Service>,
     vips: Vips,
     ranges: Ranges,
@@ -108,12 +110,14 @@ impl Maps {
         let present = services.keys().map(|vip| (vip.address, VIP));
         let present = present.chain(replies.keys().map(|backend| (backend.address, BACKEND)));
         let addresses = Addresses::new(words("ADDRESSES")?, present);
+        let own_macs = OwnMacs::new(words("OWN_MACS")?)?;
         let (ranged, slots) = (words("RANGED_ADDRESSES")?, Slots { words: words("SLOTS")? });
         let (service_flows, backend_flows) = (words("SERVICE_FLOWS")?, words("BACKEND_FLOWS")?);
         let mut map = |name: &str| object.take_map(name).ok_or_else(|| absent(name));
         let ranges = Ranges::new(map("PORT_RANGES")?, ranged, &services.iter().collect::<Result<Vec<_>>>()?)?;
         let maps = Self {
             settings: map("SETTINGS")?.try_into()?,
+            own_macs,
             services,
             vips: Vips::new(map("VIPS")?)?,
             ranges,

@@ -12,6 +12,7 @@ mod grace;
 mod link;
 mod maps;
 mod memory;
+mod own_macs;
 mod pins;
 mod program;
 mod ranges;

@@ -1,6 +1,6 @@
 //! The program and its tables, loaded into the kernel.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem::discriminant;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
@@ -17,6 +17,7 @@ use nix::net::if_::if_nametoindex;
 use nix::time::{ClockId, clock_gettime};
 use tokio::io::unix::AsyncFd;
 use tracing::{info, warn};
+use xdp_lb_common::own_mac::OwnMac;
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::tables::{
     BackendIndex, Book, FlowKey, FlowRecord, ServiceIndex, Settings, SlotIndex, SourceKey, SourceVerdict,
@@ -38,8 +39,9 @@ use crate::control::tables::{SourceRange, Tables, Write};
 pub(super) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/xdp-lb-ebpf.o"));
 
 /// The maps that are pinned: what forwarding needs and what must outlive the daemon.
-const PINNED: [&str; 25] = [
+const PINNED: [&str; 26] = [
     "SETTINGS",
+    "OWN_MACS",
     "ADDRESSES",
     "SERVICE_PLACES",
     "SERVICES",
@@ -444,6 +446,14 @@ impl Datapath {
             self.maps.vlans.remove(device).context("cannot remove a VLAN")?;
         }
         Ok(())
+    }
+
+    /// Tells the datapath which frames are for this host.
+    ///
+    /// # Errors
+    /// Where there are more than the table takes; most of them are in it.
+    pub fn set_own_macs(&mut self, own_macs: &BTreeSet<OwnMac>) -> Result<()> {
+        self.maps.own_macs.set(own_macs)
     }
 
     /// How many packets had each reason, by its number.

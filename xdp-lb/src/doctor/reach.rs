@@ -56,7 +56,7 @@ async fn hops(subject: &Subject<'_>) -> Result<Hops> {
         .map(|backend| backend.backend.address.ip())
         .collect();
     let (told, mut heard) = mpsc::channel(QUEUE);
-    let resolver = Resolver::start(told).await?;
+    let (resolver, _) = Resolver::start(told).await?;
     resolver.watch(wanted.clone());
     let deadline = Instant::now() + PATIENCE;
     let mut hops = Hops::new();

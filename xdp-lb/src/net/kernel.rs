@@ -47,14 +47,16 @@ pub(super) struct Link {
     pub(super) carrier: bool,
     /// Bytes of IP.
     pub(super) mtu: u32,
+    /// The interface that it stands on (VLAN, macvlan, macvtap, ipvlan), in this network namespace.
+    pub(super) lower: Option<u32>,
+    /// The bridge, bond or the like that it is a port of.
+    pub(super) master: Option<u32>,
     pub(super) vlan: Option<Vlan>,
 }
 
 /// What makes an interface a VLAN device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Vlan {
-    /// The parent's index; `None` where the parent is in another network namespace.
-    pub(super) parent: Option<u32>,
     /// 1 to 4094.
     pub(super) id: u16,
     /// Whether its tag is IEEE 802.1Q's, not that of 802.1ad (a provider bridge's).
@@ -405,26 +407,37 @@ fn link(message: LinkMessage) -> Option<Link> {
         up: message.header.flags.contains(LinkFlags::Up),
         carrier: message.header.flags.contains(LinkFlags::LowerUp),
         mtu: 0,
+        lower: None,
+        master: None,
         vlan: None,
     };
     let ethernet = message.header.link_layer_type == LinkLayerType::Ether;
-    let mut parent = None;
-    let mut parent_is_elsewhere = false;
+    let mut lower_is_elsewhere = false;
+    let mut stands_on_another = false;
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::Address(bytes) if ethernet => link.mac = mac(&bytes),
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
-            LinkAttribute::Link(index) => parent = Some(index),
-            LinkAttribute::LinkNetNsId(_) => parent_is_elsewhere = true,
-            LinkAttribute::LinkInfo(infos) => link.vlan = vlan(&infos),
+            LinkAttribute::Link(index) => link.lower = Some(index),
+            LinkAttribute::LinkNetNsId(_) => lower_is_elsewhere = true,
+            LinkAttribute::Controller(index) => link.master = Some(index),
+            LinkAttribute::LinkInfo(infos) => {
+                link.vlan = vlan(&infos);
+                stands_on_another = infos.iter().any(stands_on_another_interface);
+            }
             _ => {}
         }
     }
-    if let Some(vlan) = &mut link.vlan {
-        vlan.parent = parent.filter(|_| !parent_is_elsewhere);
-    }
+    // A veth's is its peer, a tunnel's the interface that its outer packets take.
+    link.lower = link.lower.filter(|_| stands_on_another && !lower_is_elsewhere);
+    link.master = link.master.filter(|index| *index != 0);
     Some(link)
+}
+
+fn stands_on_another_interface(info: &LinkInfo) -> bool {
+    let LinkInfo::Kind(kind) = info else { return false };
+    matches!(kind, InfoKind::Vlan | InfoKind::MacVlan | InfoKind::MacVtap | InfoKind::IpVlan)
 }
 
 fn vlan(infos: &[LinkInfo]) -> Option<Vlan> {
@@ -442,7 +455,7 @@ fn vlan(infos: &[LinkInfo]) -> Option<Vlan> {
     let customer_tag = !data
         .iter()
         .any(|info| matches!(info, InfoVlan::Protocol(protocol) if *protocol != VlanProtocol::Ieee8021Q));
-    Some(Vlan { parent: None, id, customer_tag })
+    Some(Vlan { id, customer_tag })
 }
 
 fn neighbour(message: &NeighbourMessage) -> Option<(HopId, Option<Neighbour>)> {
@@ -575,7 +588,9 @@ mod tests {
             up: true,
             carrier: true,
             mtu: 1496,
-            vlan: Some(Vlan { parent: Some(3), id: 100, customer_tag: true }),
+            lower: Some(3),
+            master: None,
+            vlan: Some(Vlan { id: 100, customer_tag: true }),
         };
         assert_eq!(link(vlan_device(vec![], VlanProtocol::Ieee8021Q)), Some(expected));
     }
@@ -583,7 +598,17 @@ mod tests {
     #[test]
     fn a_vlan_device_whose_parent_is_in_another_namespace_has_no_parent() {
         let read = link(vlan_device(vec![LinkAttribute::LinkNetNsId(0)], VlanProtocol::Ieee8021Q));
-        assert_eq!(read.and_then(|link| link.vlan).map(|vlan| vlan.parent), Some(None));
+        assert_eq!(read.map(|link| link.lower), Some(None));
+    }
+
+    #[test]
+    fn a_veth_does_not_stand_on_its_peer() {
+        let mut message = vlan_device(vec![], VlanProtocol::Ieee8021Q);
+        message.attributes.pop();
+        message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth)]));
+        message.attributes.push(LinkAttribute::Controller(9));
+        let read = link(message);
+        assert_eq!(read.map(|link| (link.lower, link.master)), Some((None, Some(9))));
     }
 
     #[test]

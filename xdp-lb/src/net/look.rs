@@ -43,7 +43,7 @@ impl Network {
             up: link.up,
             carrier: link.carrier,
             mtu: link.mtu,
-            vlan_parent: link.vlan.and_then(|vlan| vlan.parent),
+            vlan_parent: link.lower.filter(|_| link.vlan.is_some()),
             has_xdp: with_xdp.contains(&link.index),
             index: link.index,
             name: link.name,

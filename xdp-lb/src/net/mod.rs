@@ -10,7 +10,7 @@ mod resolver;
 mod state;
 pub mod vips;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use xdp_lb_common::net::MacAddress;
@@ -38,6 +38,21 @@ pub struct NextHop {
     pub mtu: u32,
 }
 
+/// What frames may be addressed to that come in by an interface.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct InterfaceMacs {
+    /// The interface's index.
+    pub index: u32,
+    /// The index of the bridge, bond or the like that it is a port of.
+    pub master: Option<u32>,
+    /// Its own MAC, and those of every interface above it: VLANs, macvlans (VRRP's), its bridge or bond, and what stands on
+    /// those. Whether they are up does not matter.
+    pub macs: BTreeSet<MacAddress>,
+}
+
+/// The Ethernet interfaces of this network namespace, by name.
+pub type OwnMacs = BTreeMap<String, InterfaceMacs>;
+
 /// What the [`Resolver`] tells. Each event replaces what an earlier one said of the same thing, and
 /// one that says nothing new is not sent.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -52,6 +67,8 @@ pub enum Event {
     /// The VLAN devices (IEEE 802.1Q) whose parent is a plain interface of this namespace, by their
     /// index: the parent's index and the VLAN id. Sent once at first, even if there are none.
     Vlans(BTreeMap<u32, (u32, u16)>),
+    /// What frames for this host are addressed to. Sent once at first, and at every change.
+    OwnMacs(OwnMacs),
     /// An interface: sent for each at first, and when one comes, goes, gets another index, or goes
     /// up or down.
     Interface {

@@ -12,9 +12,9 @@ use rtnetlink::MulticastGroup;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::Event;
 use super::kernel::{Change, Changes, HopId, Kernel, Route, connect};
 use super::state::State;
+use super::{Event, OwnMacs};
 
 /// What the kernel is to tell of.
 const GROUPS: [MulticastGroup; 8] = [
@@ -59,11 +59,12 @@ pub struct Resolver {
 impl Resolver {
     /// Starts watching routes, neighbours, links and addresses of the calling thread's network
     /// namespace. Nothing is lost where `events` is full: what changes meanwhile is told as it is
-    /// then. If `events` closes, the netlink connection broke and the reason was logged.
+    /// then. If `events` closes, the netlink connection broke and the reason was logged. Says what MACs the
+    /// interfaces have, which is also the first event.
     ///
     /// # Errors
     /// Where the netlink sockets cannot be opened, or interfaces and neighbours not be listed.
-    pub async fn start(events: mpsc::Sender<Event>) -> anyhow::Result<Self> {
+    pub async fn start(events: mpsc::Sender<Event>) -> anyhow::Result<(Self, OwnMacs)> {
         // Before anything is read, so that no change is missed in between.
         let changes = Changes::of(&GROUPS)?;
         let (kernel, connection) = connect()?;
@@ -84,8 +85,9 @@ impl Resolver {
             _connection: connection,
         };
         task.resync().await.context("cannot read the state of the network from the kernel")?;
+        let own_macs = task.state.own_macs();
         tokio::spawn(task.run(changes, watches, solicitations, events));
-        Ok(Self { watch, solicit })
+        Ok((Self { watch, solicit }, own_macs))
     }
 
     /// Replaces the set of addresses whose next hop is wanted.

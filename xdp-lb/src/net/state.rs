@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use xdp_lb_common::net::MacAddress;
 
 use super::kernel::{Change, HopId, Link, Neighbour, Route, Standing};
-use super::{Event, NextHop};
+use super::{Event, InterfaceMacs, NextHop, OwnMacs};
 
 /// The kernel gives a neighbour three requests, one second apart (`mcast_solicit`, `retrans_time_ms`);
 /// one that was not heard of for longer than that does not answer.
@@ -27,6 +27,9 @@ const STALE_FOR: (Duration, Duration) = (Duration::from_millis(200), Duration::f
 /// of room, and would forget another.
 const LOST_FOR: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(150));
 
+/// The index of the loopback interface in every network namespace (`LOOPBACK_IFINDEX`, include/net/flow.h).
+const LOOPBACK: u32 = 1;
+
 #[derive(Default)]
 pub(super) struct State {
     links: BTreeMap<u32, Link>,
@@ -44,8 +47,11 @@ pub(super) struct State {
     unsaid_interfaces: BTreeSet<String>,
     /// Whether the VLAN devices may differ from what was said.
     unsaid_vlans: bool,
+    /// Whether the MACs of interfaces may differ from what was said.
+    unsaid_macs: bool,
     said_interfaces: BTreeMap<String, (u32, bool)>,
     said_vlans: Option<BTreeMap<u32, (u32, u16)>>,
+    said_macs: Option<OwnMacs>,
 }
 
 #[derive(Default)]
@@ -101,6 +107,7 @@ impl State {
         self.unsaid_interfaces.extend(gone);
         self.unsaid_interfaces.extend(links.iter().map(|link| link.name.clone()));
         self.unsaid_vlans = true;
+        self.unsaid_macs = true;
         self.links = links.into_iter().map(|link| (link.index, link)).collect();
         let was = std::mem::replace(&mut self.neighbours, neighbours.into_iter().collect());
         let ids: Vec<HopId> = self.hops.keys().copied().collect();
@@ -236,6 +243,14 @@ impl State {
 
     /// The next thing to tell, if anything changed since it was told.
     pub(super) fn next_event(&mut self) -> Option<Event> {
+        // Before an interface: whoever attaches to it wants to know them.
+        if std::mem::take(&mut self.unsaid_macs) {
+            let macs = Some(self.own_macs());
+            if self.said_macs != macs {
+                self.said_macs.clone_from(&macs);
+                return macs.map(Event::OwnMacs);
+            }
+        }
         while let Some(name) = self.unsaid_interfaces.pop_first() {
             let link = self.links.values().find(|link| link.name == name);
             let present = link.map(|link| (link.index, link.up && link.carrier));
@@ -310,8 +325,8 @@ impl State {
             Some(vlan) if !vlan.customer_tag => {
                 return Err(format!("{name} is an 802.1ad VLAN, which is not supported (802.1Q is)"));
             }
-            Some(vlan) => {
-                let parent = vlan.parent.and_then(|parent| self.links.get(&parent));
+            Some(_) => {
+                let parent = link.lower.and_then(|parent| self.links.get(&parent));
                 let parent =
                     parent.ok_or_else(|| format!("the parent of {name} is not in this network namespace"))?;
                 if parent.vlan.is_some() {
@@ -337,14 +352,37 @@ impl State {
             .values()
             .filter_map(|link| {
                 let vlan = link.vlan.filter(|vlan| vlan.customer_tag)?;
-                Some((link.index, (vlan.parent.filter(plain)?, vlan.id)))
+                Some((link.index, (link.lower.filter(plain)?, vlan.id)))
             })
             .collect()
+    }
+
+    /// What frames may be addressed to that come in by each interface.
+    pub(super) fn own_macs(&self) -> OwnMacs {
+        let mut above = BTreeMap::<u32, Vec<u32>>::new();
+        for link in self.links.values() {
+            if let Some(lower) = link.lower {
+                above.entry(lower).or_default().push(link.index);
+            }
+            above.entry(link.index).or_default().extend(link.master);
+        }
+        let interface = |link: &Link| {
+            let (mut seen, mut next) = (BTreeSet::new(), vec![link.index]);
+            while let Some(index) = next.pop() {
+                if seen.insert(index) {
+                    next.extend(above.get(&index).into_iter().flatten());
+                }
+            }
+            let macs = seen.iter().filter_map(|index| frame_mac(self.links.get(index)?)).collect();
+            (link.name.clone(), InterfaceMacs { index: link.index, master: link.master, macs })
+        };
+        self.links.values().filter(|link| frame_mac(link).is_some()).map(interface).collect()
     }
 
     fn link_changed(&mut self, index: u32, was: Option<Link>) {
         self.unsaid_interfaces.extend(was.map(|link| link.name));
         self.unsaid_vlans = true;
+        self.unsaid_macs = true;
         // Whoever was silent behind a dead link deserves a new chance.
         let hops: Vec<HopId> =
             self.hops.keys().filter(|id| self.leads_through(id.ifindex, index)).copied().collect();
@@ -360,8 +398,8 @@ impl State {
 
     /// Whether what is sent through one interface leaves by another.
     fn leads_through(&self, index: u32, transmitter: u32) -> bool {
-        let vlan = self.links.get(&index).and_then(|link| link.vlan);
-        index == transmitter || vlan.is_some_and(|vlan| vlan.parent == Some(transmitter))
+        let is_its_parent = |link: &Link| link.vlan.is_some() && link.lower == Some(transmitter);
+        index == transmitter || self.links.get(&index).is_some_and(is_its_parent)
     }
 
     /// Asks anew for the routes that lead through an interface or a VLAN on it, and for those that
@@ -470,6 +508,11 @@ impl State {
     }
 }
 
+/// The MAC that frames for an interface are addressed to. Those on the loopback interface have zeros.
+fn frame_mac(link: &Link) -> Option<MacAddress> {
+    link.mac.or_else(|| (link.index == LOOPBACK).then(MacAddress::default))
+}
+
 /// How long to wait after so many attempts, jittered by a quarter.
 fn retry_after(attempts: u32) -> Duration {
     let steady = FIRST_RETRY.saturating_mul(1 << attempts.saturating_sub(1).min(10)).min(LAST_RETRY);
@@ -515,12 +558,14 @@ mod tests {
             up: true,
             carrier: true,
             mtu: 1500,
+            lower: None,
+            master: None,
             vlan: None,
         }
     }
 
     fn vlan(index: u32, parent: Option<u32>) -> Link {
-        Link { vlan: Some(Vlan { parent, id: 7, customer_tag: true }), mtu: 1400, ..link(index) }
+        Link { lower: parent, vlan: Some(Vlan { id: 7, customer_tag: true }), mtu: 1400, ..link(index) }
     }
 
     fn route(hop: HopId) -> Route {
@@ -669,6 +714,42 @@ mod tests {
             assert_eq!(told(&mut state), [Err(reason.to_owned())]);
             assert!(!state.vlans().contains_key(&6));
         }
+    }
+
+    #[test]
+    fn an_interface_owns_its_mac_and_those_of_what_stands_on_it_or_has_it_as_a_port() {
+        // eth7 is a port of the bridge eth2; on that stand a VLAN and a macvlan; eth5 is another port of it.
+        let port = |index| Link { master: Some(2), ..link(index) };
+        let macvlan = Link { lower: Some(2), ..link(4) };
+        let mut state = State::default();
+        let links = vec![port(7), link(2), vlan(3, Some(2)), macvlan, port(5), Link { mac: None, ..link(6) }];
+        state.resync(links, vec![], Instant::now());
+        let macs = |index: u32, master, owned: &[u8]| {
+            let macs = owned.iter().map(|last| MacAddress::new([2, 0, 0, 0, 0, *last])).collect();
+            (format!("eth{index}"), InterfaceMacs { index, master, macs })
+        };
+        let mut expected = OwnMacs::from([
+            macs(7, Some(2), &[7, 2, 3, 4]),
+            macs(2, None, &[2, 3, 4]),
+            macs(3, None, &[3]),
+            macs(4, None, &[4]),
+            macs(5, Some(2), &[2, 3, 4, 5]),
+        ]);
+        assert_eq!(state.next_event(), Some(Event::OwnMacs(expected.clone())), "before the interfaces");
+        while state.next_event().is_some() {}
+        // The macvlan goes, as VRRP's does, and the VLAN's address changes.
+        let now = Instant::now();
+        assert!(state.apply(Change::LinkGone(4), now));
+        let renamed = Link { mac: link(9).mac, ..vlan(3, Some(2)) };
+        assert!(state.apply(Change::Link(renamed), now));
+        expected.extend([
+            macs(7, Some(2), &[7, 2, 9]),
+            macs(2, None, &[2, 9]),
+            macs(3, None, &[9]),
+            macs(5, Some(2), &[2, 5, 9]),
+        ]);
+        expected.remove("eth4");
+        assert_eq!(state.next_event(), Some(Event::OwnMacs(expected)));
     }
 
     #[test]

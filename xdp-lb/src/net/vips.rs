@@ -492,7 +492,7 @@ impl Keeper {
     }
 
     fn is_announced_on(&self, link: &Link, links: &[Link]) -> bool {
-        let parent = link.vlan.and_then(|vlan| vlan.parent);
+        let parent = link.lower.filter(|_| link.vlan.is_some());
         let parent = links.iter().find(|link| Some(link.index) == parent);
         let is_named = |link: &Link| self.wanted.announced_on.contains(&link.name);
         link.mac.is_some() && (is_named(link) || parent.is_some_and(is_named))

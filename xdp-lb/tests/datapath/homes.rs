@@ -14,6 +14,7 @@ use xdp_lb::datapath::{Census, Checks, Count, Datapath, Options, Policy, hash_ke
 use xdp_lb_common::flow::patience;
 use xdp_lb_common::host::{Buffer, HostTables};
 use xdp_lb_common::net::{Address, Endpoint, MacAddress, Port, Protocol};
+use xdp_lb_common::own_mac::OwnMac;
 use xdp_lb_common::process::{Scratch, Verdict, process, process_the_long_way, send_check};
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::slot::Slot;
@@ -22,7 +23,7 @@ use xdp_lb_common::tables::{
     ServiceIndex, Settings, SlotIndex, SourceKey, Tags, Traffic,
 };
 
-use crate::packets::{BACKEND_MAC, Frame, LB_BACKEND_MAC, ends};
+use crate::packets::{BACKEND_MAC, Frame, LB_BACKEND_MAC, LB_MAC, ends};
 
 /// The interface that packets come in by: `lo`, which every network namespace has.
 pub const INGRESS: u32 = 1;
@@ -119,6 +120,9 @@ impl Homes {
         });
         host.slots = vec![Slot::default(); limits.slots as usize];
         host.backends = vec![Backend::default(); limits.backends as usize + 1];
+        let own_macs = [LB_MAC, LB_BACKEND_MAC].map(|mac| OwnMac::new(INGRESS, MacAddress::new(mac)));
+        kernel.set_own_macs(&own_macs.into()).unwrap();
+        own_macs.into_iter().for_each(|mac| host.own(mac));
         let checks = kernel.take_checks().unwrap();
         Self { host, kernel, tables: Tables::default(), services: 0, backends: 0, checks }
     }

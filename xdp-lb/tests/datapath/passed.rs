@@ -63,6 +63,26 @@ fn frames_that_are_no_ip_unicast_are_the_host_s() {
 }
 
 #[test]
+fn frames_for_the_mac_of_another_host_are_left_to_the_host() {
+    let mut homes = homes();
+    let frames = [
+        Frame::tcp(CLIENT, VIP, SYN),
+        Frame::tcp(CLIENT6, VIP6, SYN),
+        Frame::udp(CLIENT, "192.0.2.10:53"),
+        Frame::tcp(CLIENT, VIP, SYN).tag(0x8100, 7),
+        // A backend's, too.
+        Frame::tcp("198.51.100.11:8080", "198.51.100.2:2000", ACK),
+    ];
+    for frame in frames {
+        let others = Frame { to_mac: [2, 0, 0, 0, 0, 0x99], ..frame };
+        homes.ends_with(&others, Reason::OtherHost);
+    }
+    // Nobody's traffic is not looked at.
+    let nobodys = Frame { to_mac: [2, 0, 0, 0, 0, 0x99], ..Frame::tcp(CLIENT, "192.0.2.1:80", SYN) };
+    homes.ends_with(&nobodys, Reason::NoService);
+}
+
+#[test]
 fn lengths_that_lie_are_not_believed() {
     let mut homes = homes();
     let v4 = Frame::tcp(CLIENT, VIP, SYN);

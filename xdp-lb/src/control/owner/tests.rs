@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use xdp_lb_common::net::MacAddress;
+use xdp_lb_common::own_mac::OwnMac;
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::tables::{BackendIndex, Book, FlowKey, FlowRecord, ServiceIndex};
 
@@ -99,6 +100,10 @@ impl Kernel for InMemory {
     }
 
     fn set_vlans(&mut self, _: &BTreeMap<u32, (u32, u16)>) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    fn set_own_macs(&mut self, _: &BTreeSet<OwnMac>) -> anyhow::Result<()> {
         Ok(())
     }
 
@@ -240,6 +245,7 @@ impl Daemon {
         let discover = Arc::clone(&discoveries);
         let owner = Owner::start(Parts {
             set_courses: Ok(Box::new(|_| ())),
+            own_macs: OwnMacs::new(),
             config: config::load(&config_file).unwrap(),
             config_file,
             kernel: kernel.clone(),

@@ -1,0 +1,106 @@
+//! Which frames are addressed to this host: by their destination MAC and the interface that they came in by.
+//!
+//! A switch floods frames for a MAC that it does not know, and a bridge port sees frames of others. If a load balancer took those,
+//! every one on the segment would forward the same packet, and replies would carry another host's MAC as their source: the
+//! switch would learn that MAC at the wrong port.
+
+use crate::net::MacAddress;
+use crate::packet::Packet;
+
+/// How many 64-bit words the table has. A quarter of them can be taken without a word finding no place.
+pub const WORDS: u32 = 4096;
+
+/// At how many places, side by side, an entry may be.
+pub const PROBES: u32 = 8;
+
+/// A MAC that this host owns on an interface or above it (VLAN, macvlan, bridge, bond), as one word of the table.
+///
+/// Bits 0 to 15 the lower half of the interface's index, the others the MAC, its first byte lowest. Two interfaces whose
+/// indices differ by a multiple of 65,536 share their MACs.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct OwnMac(u64);
+
+impl OwnMac {
+    /// This MAC on this interface.
+    pub const fn new(ifindex: u32, mac: MacAddress) -> Self {
+        let [a, b, c, d, e, f] = mac.octets();
+        Self::of(u64::from_le_bytes([a, b, c, d, e, f, 0, 0]), ifindex)
+    }
+
+    /// That of a frame which begins with these eight bytes, little-endian.
+    #[inline(always)]
+    const fn of(first_bytes: u64, ifindex: u32) -> Self {
+        Self(first_bytes << 16 | (ifindex & 0xffff) as u64)
+    }
+
+    /// The entry of a table's word; 0 is none.
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    /// The word as the table holds it.
+    #[inline(always)]
+    pub const fn to_bits(self) -> u64 {
+        self.0
+    }
+
+    /// Where it may be: the first place, and those behind it by numbers below [`PROBES`].
+    #[inline(always)]
+    pub const fn place(self, probe: u32) -> u32 {
+        let hash = self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - WORDS.ilog2());
+        (hash as u32 + probe) % WORDS
+    }
+}
+
+/// The table's words, wherever they are.
+pub trait OwnMacs {
+    /// The word at this place below [`WORDS`]; 0 where there is none.
+    fn own_mac(&self, place: u32) -> u64;
+}
+
+/// Whether a frame is addressed to this host, as most are that come to it. Where it is not, it still may be, and
+/// [`is_for_this_host`] tells.
+#[inline(always)]
+pub fn is_surely_for_this_host<P: Packet, T: OwnMacs>(packet: &P, tables: &T) -> bool {
+    destination(packet).is_some_and(|mac| tables.own_mac(mac.place(0)) == mac.to_bits())
+}
+
+/// Whether a unicast frame is addressed to this host.
+///
+/// A call of its own in the kernel, not inlined: the verifier would follow what comes after it from each of the places.
+#[inline(never)]
+pub fn is_for_this_host<P: Packet, T: OwnMacs>(packet: &P, tables: &T) -> bool {
+    let Some(mac) = destination(packet) else { return false };
+    (0..PROBES).any(|probe| tables.own_mac(mac.place(probe)) == mac.to_bits())
+}
+
+#[inline(always)]
+fn destination<P: Packet>(packet: &P) -> Option<OwnMac> {
+    // One load; the last two bytes are the source's.
+    packet.read::<u64>(0).map(|first_bytes| OwnMac::of(u64::from_le(first_bytes), packet.ingress()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_names_its_interface_and_its_mac() {
+        let mac = MacAddress::new([0x02, 1, 2, 3, 4, 5]);
+        assert_ne!(OwnMac::new(3, mac), OwnMac::new(4, mac));
+        assert_ne!(OwnMac::new(3, mac), OwnMac::new(3, MacAddress::new([0x02, 1, 2, 3, 4, 6])));
+        let frame = u64::from_le_bytes([0x02, 1, 2, 3, 4, 5, 0xaa, 0xbb]);
+        assert_eq!(OwnMac::of(frame, 3), OwnMac::new(3, mac), "the source's bytes do not count");
+    }
+
+    #[test]
+    fn macs_that_count_upwards_spread_over_the_table() {
+        let mut taken = vec![false; WORDS as usize];
+        for number in 0..WORDS / 4 {
+            let mac = MacAddress::new([0x00, 0x00, 0x5e, 0x00, (number >> 8) as u8, number as u8]);
+            let mac = OwnMac::new(2, mac);
+            let place = (0..PROBES).map(|probe| mac.place(probe) as usize).find(|place| !taken[*place]);
+            taken[place.expect("a place")] = true;
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Which frames the datapath takes as addressed to this host.
+
+use std::collections::BTreeSet;
+
+use xdp_lb_common::own_mac::OwnMac;
+
+use super::kernel::Kernel;
+use super::owner::{Owner, Trouble};
+use crate::net::OwnMacs;
+
+impl<K: Kernel> Owner<K> {
+    /// Takes in what MACs the interfaces have now.
+    pub(super) fn take_in_own_macs(&mut self, own_macs: OwnMacs) {
+        self.own_macs = own_macs;
+        self.write_own_macs(&[]);
+    }
+
+    /// Tells the datapath the MACs of the interfaces that it is attached to, and of those it is to be attached to.
+    pub(super) fn write_own_macs(&mut self, more: &[String]) {
+        let names = self.config.interfaces.iter().chain(self.interfaces.keys()).chain(more);
+        let written = self.kernel.set_own_macs(&macs_of(&self.own_macs, names));
+        self.note_trouble(Trouble::OwnMacs, written.err());
+    }
+}
+
+/// The MACs of these interfaces. Those of their ports, too: a bond's program runs on each of its ports.
+fn macs_of<'a>(own_macs: &OwnMacs, names: impl Iterator<Item = &'a String>) -> BTreeSet<OwnMac> {
+    let mut indices: BTreeSet<u32> = names.filter_map(|name| Some(own_macs.get(name)?.index)).collect();
+    loop {
+        let is_port = |port: Option<u32>| port.is_some_and(|master| indices.contains(&master));
+        let ports = own_macs.values().filter(|interface| is_port(interface.master));
+        let ports: BTreeSet<u32> = ports.map(|interface| interface.index).collect();
+        if ports.is_subset(&indices) {
+            break;
+        }
+        indices.extend(ports);
+    }
+    let interfaces = own_macs.values().filter(|interface| indices.contains(&interface.index));
+    interfaces
+        .flat_map(|interface| interface.macs.iter().map(|mac| OwnMac::new(interface.index, *mac)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use xdp_lb_common::net::MacAddress;
+
+    use super::*;
+    use crate::net::InterfaceMacs;
+
+    #[test]
+    fn the_macs_are_those_of_the_interfaces_and_of_their_ports() {
+        let mac = |last| MacAddress::new([2, 0, 0, 0, 0, last]);
+        let interface = |name: &str, index, master, macs: &[u8]| {
+            (
+                name.to_owned(),
+                InterfaceMacs { index, master, macs: macs.iter().map(|last| mac(*last)).collect() },
+            )
+        };
+        let own_macs = OwnMacs::from([
+            interface("bond0", 5, None, &[1, 9]),
+            interface("eth0", 3, Some(5), &[1, 2, 9]),
+            interface("eth1", 4, None, &[4]),
+            interface("eth2", 6, None, &[6]),
+        ]);
+        let names = ["bond0", "eth1", "missing"].map(str::to_owned);
+        let expected = [(5, 1), (5, 9), (3, 1), (3, 2), (3, 9), (4, 4)];
+        let expected = expected.map(|(index, last)| OwnMac::new(index, mac(last)));
+        assert_eq!(macs_of(&own_macs, names.iter()), BTreeSet::from(expected));
+    }
+}
