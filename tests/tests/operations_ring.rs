@@ -73,3 +73,47 @@ fn taking_one_backend_of_ten_out_moves_its_own_new_flows_and_few_others() {
         }
     }
 }
+
+#[test]
+fn a_balancer_with_a_history_chooses_the_same_backends_as_one_that_has_just_been_started() {
+    let network = Network::new("ring-history", 3).unwrap();
+    let _echo: Vec<_> = network.backends.iter().map(|host| UdpEcho::start(host, 7).unwrap()).collect();
+    let address = |number| format!("{}:7", Network::backend(number));
+    let mut config = format!(
+        "flow_hash_secret = \"{}\"\n[timeouts]\nudp_idle = \"5s\"\n[[service]]\nname = \"echo\"\nvip = \"192.0.2.10:7\"\n\
+         protocol = \"udp\"\nmode = \"nat\"\nhealth_check = {{ type = \"none\" }}\n",
+        "07".repeat(32)
+    );
+    for number in 1..=3 {
+        config += &format!("[[service.backend]]\naddress = \"{}\"\n", address(number));
+    }
+    let mut daemon = Daemon::start(&network.lb, &["eth0", "eth1"], &config).unwrap();
+    daemon.wait_until_up().unwrap();
+    let slots = |daemon: &Daemon| {
+        daemon.cli_json(&["service", "show", "echo"]).unwrap()["service"]["ring_slots"].clone()
+    };
+    assert_eq!(slots(&daemon), 1016);
+    let vip = "192.0.2.10:7".parse().unwrap();
+    let mut lasting = UdpFlows::open(&network.client, vip, 20_000..20_100).unwrap();
+    lasting.ask();
+    let before = lasting.ask();
+    assert!(before.iter().all(Option::is_some), "{before:?}");
+    // A weight that is small against the others wants a longer ring; then all are alike again.
+    daemon.cli(&["backend", "set-weight", "echo", &address(1), "1"]).unwrap();
+    assert_eq!(slots(&daemon), 8128);
+    daemon.cli(&["backend", "set-weight", "echo", &address(1), "100"]).unwrap();
+    let mut waited = 0;
+    while slots(&daemon) != 1016 || daemon.unsettled_slots("echo").unwrap() > 0 {
+        assert_eq!(lasting.ask(), before, "a flow that is there stays where it is");
+        sleep(Duration::from_secs(1));
+        waited += 1;
+        assert!(waited < 90, "the ring does not become shorter: {} slots", slots(&daemon));
+    }
+    drop(lasting);
+    let mut new = UdpFlows::open(&network.client, vip, 30_000..30_300).unwrap();
+    let chosen = new.ask();
+    daemon.cli(&["unload"]).unwrap();
+    daemon.run().unwrap();
+    daemon.wait_until_up().unwrap();
+    assert_eq!(new.ask(), chosen);
+}

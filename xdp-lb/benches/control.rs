@@ -69,7 +69,7 @@ fn changes(report: &mut Report, counts: &[u32], rounds: usize) -> Result<()> {
         let reached = target.map(|most| if goes.median.max(comes.median) < most { "yes" } else { "no" });
         table.row([
             backends.clone(),
-            ring::length(*count as usize, 0).to_string(),
+            ring_len(*count).to_string(),
             format!("{:.2}", ring.median),
             format!("{:.2}", goes.median),
             format!("{:.2}", comes.median),
@@ -98,7 +98,7 @@ impl Changes {
             services: 16,
             backends: count.max(16),
             // Room for a ring of the next length beside the present one.
-            slots: 4 * ring::length(count as usize, 0),
+            slots: 4 * ring_len(count),
             ..Limits::default()
         };
         let mut datapath = Datapath::load(&options(limits))?;
@@ -110,7 +110,7 @@ impl Changes {
         change(&mut datapath, &mut planner, &all)?;
         for _ in 0..rounds {
             let members = members(&all);
-            let length = ring::length(members.len(), 0);
+            let length = ring_len(count);
             let begin = clock::processor_time()?;
             let built = ring::build(&members, length);
             figures.ring.push(milliseconds(clock::processor_time()? - begin));
@@ -142,7 +142,7 @@ fn moves(report: &mut Report, counts: &[u32]) {
     );
     for count in counts {
         let all = members(&wanted(*count));
-        let length = ring::length(all.len(), 0);
+        let length = ring_len(*count);
         let before = ring::build(&all, length);
         let mut samples = Vec::new();
         for gone in (0..all.len()).step_by(all.len().div_ceil(10)) {
@@ -235,6 +235,10 @@ fn options(limits: Limits) -> Options {
     Options { pin_path: None, limits, policy }
 }
 
+fn ring_len(backends: u32) -> u32 {
+    ring::length(&vec![100; backends as usize])
+}
+
 fn wanted(count: u32) -> WantedService {
     let vip = Endpoint::from_socket(SocketAddr::from(([192, 0, 2, 10], 80)), Protocol::TCP);
     let path = Path {
@@ -271,6 +275,7 @@ fn wanted(count: u32) -> WantedService {
         new_flow_burst: 0,
         max_flows: 0,
         checked_at: None,
+        ring_len: ring_len(count),
         backends,
     }
 }

@@ -233,7 +233,7 @@ impl Rig {
             }
             members.push(ring::Member { index, address, weight: 100, portion: 100 });
         }
-        let length = if backends == 0 { 0 } else { ring::length(backends as usize, 0) };
+        let length = if backends == 0 { 0 } else { ring::length(&vec![100; backends as usize]) };
         let slot = |owner: BackendIndex| match memory {
             Memory::Moving => Slot::moving(owner, BackendIndex(first + (owner.0 - first + 1) % backends)),
             Memory::Settled | Memory::Always => Slot::settled(owner),

@@ -78,7 +78,7 @@ fn sweep(
 }
 
 fn services(count: u32) -> Result<(Rig, Traffic)> {
-    let slots = count * ring::length(1, 0);
+    let slots = count * ring::length(&[100]);
     let mut rig =
         Rig::new(Limits { services: count.max(16), backends: count.max(16), slots, ..Limits::default() })?;
     let farm = |number: u32| {
@@ -93,7 +93,7 @@ fn services(count: u32) -> Result<(Rig, Traffic)> {
 }
 
 fn backends(count: u32) -> Result<(Rig, Traffic)> {
-    let slots = ring::length(count as usize, 0);
+    let slots = ring::length(&vec![100; count as usize]);
     let mut rig = Rig::new(Limits { services: 16, backends: count.max(16), slots, ..Limits::default() })?;
     let farm = farm(SocketAddr::from(([192, 0, 2, 10], 80)), count);
     rig.add(&farm)?;

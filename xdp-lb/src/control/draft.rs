@@ -41,7 +41,7 @@ impl<'a> Draft<'a> {
             tables,
             sizes,
             before: places,
-            after: Places { rings: BTreeMap::new(), ..places.clone() },
+            after: Places { rings: BTreeMap::new(), shrinking: BTreeMap::new(), ..places.clone() },
             slots: Room::new(
                 sizes.limits.slots,
                 services().map(|service| service.ring_offset.0..service.ring_offset.0 + service.ring_len),
@@ -152,35 +152,47 @@ impl<'a> Draft<'a> {
         if members.is_empty() && present.is_none_or(|present| present.ring_len == 0) {
             return Ok((SlotIndex(0), 0));
         }
-        let place = self.ring_place(wanted, present, members.len())?;
+        let present_ring = present.map_or(&[][..], |present| self.tables.ring(present));
+        // One that is to be shorter stays until its flows allow that.
+        let merged = (wanted.ring_len < present_ring.len() as u32)
+            .then(|| ring::merged(present_ring, wanted.ring_len))
+            .flatten();
+        let old = merged.as_deref().unwrap_or(present_ring);
+        let place = self.ring_place(wanted, present, old.len() as u32, members.len())?;
+        if wanted.ring_len < place.1 {
+            self.after.shrinking.insert(wanted.vip, wanted.ring_len);
+        }
         let is_in_place = present.is_some_and(|present| place == (present.ring_offset, present.ring_len));
         if is_in_place && self.before.rings.get(&wanted.vip) == Some(input) {
             return Ok(place);
         }
         let keeps_flows = |(_, state): &&(Member, BackendState)| *state != BackendState::Down;
         let living: HashSet<_> = input.iter().filter(keeps_flows).map(|(member, _)| member.index).collect();
-        let old = present.map_or(&[][..], |present| self.tables.ring(present));
         // Where nobody takes new flows, those that are there still have their slots.
         let owners = match members.is_empty() {
             true => vec![BackendIndex::default(); place.1 as usize],
             false => ring::owners(&members, place.1),
         };
-        let slots = ring::transition(old, &owners, |backend| !living.contains(&backend));
-        if !is_in_place || slots != old {
+        let mut slots = ring::transition(old, &owners, |backend| !living.contains(&backend));
+        if wanted.ring_len < place.1 {
+            ring::record_for_merge(&mut slots, wanted.ring_len);
+        }
+        if !is_in_place || slots != present_ring {
             self.desired.rings.insert(place.0, slots);
         }
         Ok(place)
     }
 
-    /// The ring's place: the present one where its length stays, else one in free room.
+    /// The ring's place: the present one where its length stays, else one in free room. It has `shortest` slots at
+    /// least, so many as it inherits from.
     fn ring_place(
         &mut self,
         wanted: &WantedService,
         present: Option<&Service>,
+        shortest: u32,
         members: usize,
     ) -> Result<(SlotIndex, u32), Full> {
-        let shortest = present.map_or(0, |present| present.ring_len);
-        let best = ring::length(wanted.backends.len(), shortest);
+        let best = wanted.ring_len.max(shortest);
         let lengths = std::iter::successors(Some(best), |length| ring::shorter(*length))
             .take_while(|length| *length >= shortest && *length as usize >= members);
         for length in lengths {

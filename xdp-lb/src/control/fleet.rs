@@ -24,6 +24,7 @@ use crate::config::{
 use crate::health::{AgentReport, Course, Health, Report, Target, TargetId};
 use crate::net::NextHop;
 use crate::net::vips::Wish;
+use crate::ring;
 
 /// Everything that is known of the services and backends.
 #[derive(Clone, Debug, Default)]
@@ -684,6 +685,7 @@ impl Fleet {
             .map(|backend| (backend.backend.weight, known(backend).map_or(100, |known| known.percent)))
             .collect();
         let weights = scaled(&parts);
+        let configured: Vec<u16> = parts.iter().map(|(weight, _)| *weight).collect();
         let backends = service.backends.iter().zip(weights).map(|(backend, weight)| WantedBackend {
             address: backend.backend.address,
             weight,
@@ -727,6 +729,7 @@ impl Fleet {
                 burst => burst,
             },
             checked_at: checked_at(&service.service),
+            ring_len: ring::length(&configured),
             backends: backends.collect(),
         }
     }

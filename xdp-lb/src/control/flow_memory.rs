@@ -26,7 +26,7 @@ use xdp_lb_common::tables::{Backend, BackendState, Book, Mode, Settings};
 use super::plan::Planner;
 use super::settling::Settling;
 use super::tables::{Tables, Write};
-use super::wanted::{Path, Sources, WantedBackend, WantedService};
+use super::wanted::{Path, Sources, WantedBackend, WantedService, ring_len};
 use crate::config::{Limits, Timeouts};
 use crate::datapath::{Count, Sizes};
 
@@ -178,6 +178,7 @@ impl World {
             new_flow_burst: 0,
             max_flows: 0,
             checked_at: None,
+            ring_len: 0,
             backends: (1..=3).map(|number| wanted_backend(service, number, BackendState::Up, 100)).collect(),
         });
         let begin = Instant::now();
@@ -220,6 +221,9 @@ impl World {
 
     /// Brings the tables to what is wanted, with a packet of some client between any two writes.
     fn change(&mut self) -> TestCaseResult {
+        for wanted in &mut self.wanted {
+            wanted.ring_len = ring_len(&wanted.backends);
+        }
         let plan = self.planner.plan(&self.wanted).map_err(|full| TestCaseError::fail(full.to_string()))?;
         let now = self.now();
         self.settling.note(&plan.writes, self.planner.tables(), now);
@@ -248,7 +252,7 @@ impl World {
     }
 
     /// What the owner task does each second, and each few seconds.
-    fn tick(&mut self) {
+    fn tick(&mut self) -> TestCaseResult {
         self.tables.now += 1;
         if self.tables.now.is_multiple_of(CENSUS_EVERY) {
             let mut count = Count::new(self.planner.tables(), &self.tables.settings, self.tables.now);
@@ -257,11 +261,13 @@ impl World {
             }
             let census = count.finish();
             self.forgets_what_settled_slots_say();
-            let writes = self.settling.settled(self.planner.tables(), &census.others);
+            let shrinking = self.planner.shrinking();
+            let writes = self.settling.settled(self.planner.tables(), &census.others, shrinking);
             self.settle(&writes);
         }
         let writes = self.settling.due(self.planner.tables(), &TIMEOUTS, self.now());
         self.settle(&writes);
+        if self.planner.can_shrink() { self.change() } else { Ok(()) }
     }
 
     /// A settled slot's flows need no record, however long they live.
@@ -402,7 +408,7 @@ impl World {
                 }
             }
             Step::Close { .. } => {}
-            Step::Wait(seconds) => (0..*seconds).for_each(|_| self.tick()),
+            Step::Wait(seconds) => (0..*seconds).try_for_each(|_| self.tick())?,
             Step::Backend { service, number, becomes } => {
                 let address = backend_address(*service, *number);
                 let backends = &mut self.wanted[*service].backends;
@@ -432,7 +438,17 @@ impl World {
     /// After all flows have ended, nothing is remembered of any.
     fn comes_to_rest(&mut self) -> TestCaseResult {
         for _ in 0..TIMEOUTS.tcp_idle.as_secs() + 130 {
-            self.tick();
+            self.tick()?;
+        }
+        for (wanted, service) in self.wanted.iter().zip(0..) {
+            let ring =
+                self.planner.tables().services.get(&vip(service)).map_or(0, |service| service.ring_len);
+            prop_assert!(
+                ring == 0 || ring == wanted.ring_len,
+                "a ring of {} slots for {}",
+                ring,
+                wanted.ring_len
+            );
         }
         let tracked = self.planner.tables().rings.values().flatten().filter(|slot| slot.is_tracked()).count();
         prop_assert_eq!(tracked, 0, "slots that never settle");

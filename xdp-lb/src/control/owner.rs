@@ -585,7 +585,10 @@ impl<K: Kernel> Owner<K> {
         if plan.cramped != self.cramped {
             for vip in &plan.cramped {
                 let vip = vip.socket();
-                tracing::warn!("the ring of {vip} is shorter than it should be: raise limits.slots");
+                tracing::warn!(
+                    "the ring of {vip} is shorter than it should be, so that new flows follow the weights less closely: \
+                     raise limits.slots"
+                );
             }
             self.cramped.clone_from(&plan.cramped);
         }
@@ -666,6 +669,7 @@ impl<K: Kernel> Owner<K> {
         let due = self.settling.due(self.planner.tables(), &self.config.timeouts, now);
         self.settle(&due);
         self.is_stale |= self.troubles.contains_key(&Trouble::Tables) || self.fleet.is_due(now);
+        self.is_stale |= self.planner.can_shrink();
         let reweighed = self.fleet.weigh(now);
         self.is_stale |= !reweighed.is_empty();
         self.tell_of_weights(reweighed);
@@ -745,7 +749,8 @@ impl<K: Kernel> Owner<K> {
         };
         self.census = census;
         if error.is_none() {
-            let settled = self.settling.settled(self.planner.tables(), &self.census.others);
+            let settled =
+                self.settling.settled(self.planner.tables(), &self.census.others, self.planner.shrinking());
             self.settle(&settled);
         }
         self.note_trouble(Trouble::Flows, error);

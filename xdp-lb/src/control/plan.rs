@@ -12,7 +12,7 @@ use super::tables::{Tables, Write};
 use super::wanted::{WantedBackend, WantedService};
 use crate::config::Limits;
 use crate::datapath::Sizes;
-use crate::ring::Member;
+use crate::ring::{self, Member};
 
 /// There is no room for what is wanted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -63,6 +63,8 @@ pub(super) struct Places {
     pub(super) services: Indices,
     pub(super) backends: Indices,
     pub(super) rings: BTreeMap<Endpoint, RingInput>,
+    /// Rings that are longer than is wanted, and how long they are to be.
+    pub(super) shrinking: BTreeMap<Endpoint, u32>,
 }
 
 /// What a ring was made of: where it is unchanged, so is the ring.
@@ -81,6 +83,7 @@ impl Planner {
                 tables.backends.contains_key(&BackendIndex(index))
             }),
             rings: BTreeMap::new(),
+            shrinking: BTreeMap::new(),
         };
         Self { tables, sizes, places }
     }
@@ -100,6 +103,19 @@ impl Planner {
             let mut plan = Draft::plan(&smaller, wanted)?;
             plan.writes.splice(0..0, removal.writes);
             Ok(plan)
+        })
+    }
+
+    /// Rings that are longer than is wanted, and how long they are to be.
+    pub fn shrinking(&self) -> &BTreeMap<Endpoint, u32> {
+        &self.places.shrinking
+    }
+
+    /// Whether one of those can be made shorter now.
+    pub fn can_shrink(&self) -> bool {
+        self.places.shrinking.iter().any(|(vip, length)| {
+            let service = self.tables.services.get(vip);
+            service.is_some_and(|service| ring::merged(self.tables.ring(service), *length).is_some())
         })
     }
 

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use xdp_lb_common::net::Protocol;
+use xdp_lb_common::net::{Endpoint, Protocol};
 use xdp_lb_common::slot::Slot;
 use xdp_lb_common::tables::{BackendIndex, Service, SlotIndex};
 
 use super::tables::{Tables, Write};
 use crate::config::Timeouts;
+use crate::ring;
 
 /// How many counts of the flows in a row must find nothing in a slot before it settles. A walk over a table that
 /// changes meanwhile may miss a record once: one that goes from one book to the other between the two walks.
@@ -97,15 +98,26 @@ impl Settling {
     }
 
     /// The writes that settle the slots in which no record says otherwise: `others` are those in which a count of the
-    /// flows, begun after the last writes were noted, found one that does.
-    pub fn settled(&mut self, tables: &Tables, others: &HashSet<SlotIndex>) -> Vec<Write> {
+    /// flows, begun after the last writes were noted, found one that does. Those of rings that are `shrinking` (to so many
+    /// slots) may have to stay recorded until then.
+    pub fn settled(
+        &mut self,
+        tables: &Tables,
+        others: &HashSet<SlotIndex>,
+        shrinking: &BTreeMap<Endpoint, u32>,
+    ) -> Vec<Write> {
         let mut present = BTreeMap::new();
         let mut writes = Vec::new();
-        for service in tables.services.values() {
+        for (vip, service) in &tables.services {
+            let is_held = |at: &SlotIndex| {
+                let place = (at.0 - service.ring_offset.0) as usize;
+                shrinking.get(vip).is_some_and(|length| ring::is_held(tables.ring(service), *length, place))
+            };
             for (at, clean) in self.recorded.range(ring_of(service)) {
-                let clean = if others.contains(at) { 0 } else { clean + 1 };
+                let clean = if others.contains(at) { 0 } else { clean.saturating_add(1) };
                 present.insert(*at, clean);
                 if clean >= CLEAN_COUNTS
+                    && !is_held(at)
                     && let Some(slot) = tables.slot(*at)
                 {
                     writes.push(Write::Slots(*at, vec![Slot::settled(slot.owner())]));
@@ -193,7 +205,7 @@ fn idle(protocol: Protocol, timeouts: &Timeouts) -> Duration {
 mod tests {
     use std::net::IpAddr;
 
-    use xdp_lb_common::net::{Address, Endpoint, Port};
+    use xdp_lb_common::net::{Address, Port};
     use xdp_lb_common::tables::{BackendIndex, Service, ServiceIndex};
 
     use super::*;
@@ -276,17 +288,17 @@ mod tests {
         let writes = [Write::Slots(MOVING, vec![Slot::recorded(B)])];
         carry_out(&mut settling, &mut tables, &writes, now);
         let (nothing, something) = (HashSet::new(), HashSet::from([MOVING]));
-        assert_eq!(settling.settled(&tables, &nothing), []);
-        assert_eq!(settling.settled(&tables, &something), [], "the first one missed it");
-        assert_eq!(settling.settled(&tables, &nothing), []);
+        assert_eq!(settling.settled(&tables, &nothing, &BTreeMap::new()), []);
+        assert_eq!(settling.settled(&tables, &something, &BTreeMap::new()), [], "the first one missed it");
+        assert_eq!(settling.settled(&tables, &nothing, &BTreeMap::new()), []);
         // Another owner: what was counted before says nothing.
         let writes = [Write::Slots(MOVING, vec![Slot::recorded(A)])];
         carry_out(&mut settling, &mut tables, &writes, now);
-        assert_eq!(settling.settled(&tables, &nothing), []);
-        let writes = settling.settled(&tables, &nothing);
+        assert_eq!(settling.settled(&tables, &nothing, &BTreeMap::new()), []);
+        let writes = settling.settled(&tables, &nothing, &BTreeMap::new());
         assert_eq!(writes, [Write::Slots(MOVING, vec![Slot::settled(A)])]);
         carry_out(&mut settling, &mut tables, &writes, now);
-        assert_eq!(settling.settled(&tables, &nothing), []);
+        assert_eq!(settling.settled(&tables, &nothing, &BTreeMap::new()), []);
     }
 
     #[test]

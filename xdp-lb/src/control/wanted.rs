@@ -37,6 +37,8 @@ pub struct WantedService {
     pub max_flows: u32,
     /// Where its backends are checked at the VIP: the address and port that answer.
     pub checked_at: Option<Endpoint>,
+    /// How many slots its ring is to have: [`crate::ring::length`] of the configured weights.
+    pub ring_len: u32,
     /// All of its backends, whatever their state. No two share an address.
     pub backends: Vec<WantedBackend>,
 }
@@ -46,6 +48,12 @@ impl WantedService {
     pub fn counts_flows(&self) -> bool {
         self.max_flows != 0 || self.backends.iter().any(|backend| backend.max_flows != 0)
     }
+}
+
+/// The length of the ring of these backends, where their weights are the configured ones.
+#[cfg(test)]
+pub fn ring_len(backends: &[WantedBackend]) -> u32 {
+    crate::ring::length(&backends.iter().map(|backend| backend.weight).collect::<Vec<_>>())
 }
 
 /// What becomes of packets from a range: its first address, how many of the 128 bits count that an address has in

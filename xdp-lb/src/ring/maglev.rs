@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn removing_one_of_n_moves_few_slots_beyond_its_own() {
         for count in [3, 10, 100, 1_000] {
-            let length = super::super::length(count as usize, 0);
+            let length = super::super::length(&vec![100; count as usize]);
             let members = equal(count);
             let full = build(&members, length);
             let mut worst = 0.0_f64;
@@ -209,7 +209,7 @@ mod tests {
     fn a_thousand_backends_are_quick_and_ten_thousand_are_not_slow() {
         for (count, most) in [(1_000, 20), (10_000, 300)] {
             let members = equal(count);
-            let length = super::super::length(members.len(), 0);
+            let length = super::super::length(&vec![100; members.len()]);
             let begin = processor_time();
             let ring = build(&members, length);
             let took = processor_time() - begin;
@@ -228,7 +228,7 @@ mod tests {
         ) {
             let members: Vec<_> =
                 weights.iter().enumerate().map(|(number, weight)| member(number as u32, *weight)).collect();
-            let length = super::super::length(members.len(), 0);
+            let length = super::super::length(&vec![100; members.len()]);
             let ring = build(&members, length);
             let total: f64 = weights.iter().copied().map(f64::from).sum();
             for member in &members {
@@ -269,7 +269,7 @@ mod tests {
         ) {
             let mut members: Vec<_> =
                 weights.iter().enumerate().map(|(number, weight)| member(number as u32, *weight)).collect();
-            let length = super::super::length(members.len(), 0);
+            let length = super::super::length(&vec![100; members.len()]);
             let before = build(&members, length);
             members[0].weight = weight;
             let after = build(&members, length);

@@ -3,10 +3,12 @@
 
 mod length;
 mod maglev;
+mod merge;
 mod phase;
 mod transition;
 
 pub use length::{length, shorter};
 pub use maglev::{Member, build};
+pub use merge::{is_held, merged, record_for_merge};
 pub use phase::owners;
 pub use transition::{moved, transition};

@@ -85,7 +85,7 @@ mod tests {
     /// Every ring on the way of the last member into a ring of so many, from without it to with all of it.
     fn way(members: u32, weight: u16) -> (Member, Vec<Vec<BackendIndex>>) {
         let others: Vec<_> = (0..members - 1).map(|number| member(number, 100, 100)).collect();
-        let length = length(members as usize, 0);
+        let length = length(&vec![100; members as usize]);
         let ring = |portion: u8| {
             let last = member(members - 1, weight, portion);
             owners(&others.iter().copied().chain([last]).collect::<Vec<_>>(), length)
@@ -152,7 +152,7 @@ mod tests {
                 .enumerate()
                 .map(|(number, (weight, portion))| member(number as u32, weight, portion))
                 .collect();
-            let length = length(members.len(), 0);
+            let length = length(&vec![100; members.len()]);
             let (ring, whole) = (owners(&members, length), maglev::build(&members, length));
             let weighted = || members.iter().filter(|member| member.weight > 0);
             prop_assert_eq!(ring.len(), if weighted().count() > 0 { length as usize } else { 0 });

@@ -389,7 +389,7 @@ async fn a_backend_goes_down_with_its_check_or_its_next_hop_and_says_why() {
     assert_eq!(backends[1].reason, "no next hop: no route to 198.51.100.12");
     let status = daemon.handle.status().await.unwrap();
     let web = status.services.iter().find(|service| service.name == "web").unwrap();
-    assert_eq!((web.backends, web.backends_serving, web.ring_slots), (2, 0, 254));
+    assert_eq!((web.backends, web.backends_serving, web.ring_slots), (2, 0, 1016));
 }
 
 #[tokio::test]

@@ -8,12 +8,12 @@ use xdp_lb_common::tables::{
 };
 
 use super::*;
-use crate::control::wanted::{Path, Sources};
+use crate::control::wanted::{Path, Sources, ring_len};
 
 const LIMITS: Limits = Limits {
     services: 8,
     backends: 60,
-    slots: 20_000,
+    slots: 200_000,
     flows: 1,
     half_open_flows: 1,
     source_ranges: 20,
@@ -253,6 +253,7 @@ fn service(number: u8, mode: Mode, backends: Vec<WantedBackend>) -> WantedServic
         new_flow_burst: 0,
         max_flows: 0,
         checked_at: None,
+        ring_len: ring_len(&backends),
         backends,
     }
 }
@@ -349,11 +350,55 @@ fn a_ring_of_another_length_is_written_to_free_room_and_swapped_in() {
     let before = *planner.tables().services.values().next().unwrap();
     let plan = step(&mut planner, &mut kernel, &[service(1, Mode::FullNat, up(1..22))]).unwrap();
     let after = *planner.tables().services.values().next().unwrap();
-    assert_eq!((before.ring_len, after.ring_len), (2_032, 4_064));
-    assert_eq!(after.ring_offset, SlotIndex(2_032));
+    assert_eq!((before.ring_len, after.ring_len), (1_016, 8_128));
+    assert_eq!(after.ring_offset, SlotIndex(1_016));
     assert_eq!(before.index, after.index);
     let slots: Vec<_> = plan.writes.iter().filter(|write| matches!(write, Write::Slots(..))).collect();
-    assert!(matches!(slots[..], [Write::Slots(SlotIndex(2_032), ring)] if ring.len() == 4_064));
+    assert!(matches!(slots[..], [Write::Slots(SlotIndex(1_016), ring)] if ring.len() == 8_128));
+}
+
+#[test]
+fn a_rings_length_follows_from_what_is_wanted_and_not_from_what_was_before() {
+    // From one backend to 21 and back to two, with everything settled in between.
+    let mut wanted = [service(1, Mode::Nat, up(1..2))];
+    let (mut planner, mut kernel) = settled(&wanted);
+    for (backends, length) in [(1, 1), (2, 1_016), (3, 1_016), (21, 8_128)] {
+        wanted[0] = service(1, Mode::Nat, up(1..backends + 1));
+        step(&mut planner, &mut kernel, &wanted).unwrap();
+        assert_eq!(planner.tables().services.values().next().unwrap().ring_len, length);
+        settle(&mut planner, &mut kernel, |_| true);
+    }
+    wanted[0] = service(1, Mode::Nat, up(1..3));
+    step(&mut planner, &mut kernel, &wanted).unwrap();
+    let length = |planner: &Planner| planner.tables().services.values().next().unwrap().ring_len;
+    assert_eq!((length(&planner), planner.can_shrink()), (8_128, false), "its flows are not recorded yet");
+    // What settling does in time: first every flow has a record.
+    settle(&mut planner, &mut kernel, |_| false);
+    assert!(planner.can_shrink());
+    step(&mut planner, &mut kernel, &wanted).unwrap();
+    assert_eq!((length(&planner), planner.can_shrink()), (1_016, false));
+    settle(&mut planner, &mut kernel, |_| true);
+    let (other, _) = settled(&wanted);
+    let ring = |planner: &Planner| {
+        let addresses = |slot: &Slot| planner.tables().backends[&slot.owner()].address;
+        let service = planner.tables().services.values().next().unwrap();
+        planner.tables().ring(service).iter().map(addresses).collect::<Vec<_>>()
+    };
+    assert_eq!(ring(&planner), ring(&other), "as a balancer that has just been started");
+}
+
+/// Makes slots recorded that move, and settles those that `rests`.
+fn settle(planner: &mut Planner, kernel: &mut Kernel, rests: impl Fn(&Slot) -> bool) {
+    let at_rest = |slot: &Slot| match slot.is_tracked() {
+        true if rests(slot) => Slot::settled(slot.owner()),
+        true => Slot::recorded(slot.owner()),
+        false => *slot,
+    };
+    let rings = planner.tables().rings.iter();
+    let writes: Vec<_> =
+        rings.map(|(offset, ring)| Write::Slots(*offset, ring.iter().map(at_rest).collect())).collect();
+    writes.iter().for_each(|write| kernel.apply(write));
+    planner.record(&writes);
 }
 
 #[test]
@@ -437,9 +482,9 @@ fn a_ring_is_shorter_than_it_should_be_where_there_is_no_room() {
     let limits = Limits { slots: 1_100, ..LIMITS };
     let (mut planner, mut kernel) =
         (Planner::new(Tables::default(), Sizes { limits, ..SIZES }), Kernel::new(&limits));
-    let plan = step(&mut planner, &mut kernel, &[service(1, Mode::FullNat, up(1..12))]).unwrap();
+    let plan = step(&mut planner, &mut kernel, &[service(1, Mode::FullNat, up(1..22))]).unwrap();
     assert_eq!(plan.cramped.len(), 1);
-    let two = [service(1, Mode::FullNat, up(1..12)), service(2, Mode::FullNat, up(1..4))];
+    let two = [service(1, Mode::FullNat, up(1..22)), service(2, Mode::FullNat, up(1..4))];
     assert_eq!(planner.plan(&two).unwrap_err(), Full::Limit { table: "slots", size: 1_100 });
 }
 
@@ -555,6 +600,9 @@ fn change(wanted: &mut Vec<WantedService>, change: Change) {
         }
         _ => {}
     }
+    for service in wanted {
+        service.ring_len = ring_len(&service.backends);
+    }
 }
 
 proptest! {
@@ -582,6 +630,13 @@ proptest! {
                 let (old, new) = (&before.services[&service.vip], &planner.tables().services[&service.vip]);
                 prop_assert_eq!(old, new);
                 prop_assert_eq!(before.ring(old), planner.tables().ring(new));
+            }
+            // A ring of a service that has lost its backends can be made shorter at once.
+            while planner.can_shrink() {
+                let before = planner.tables().rings.values().map(Vec::len).sum::<usize>();
+                step(&mut planner, &mut kernel, &wanted).map_err(TestCaseError::fail)?;
+                let after = planner.tables().rings.values().map(Vec::len).sum::<usize>();
+                prop_assert!(after < before, "{} slots of {}", after, before);
             }
             prop_assert!(planner.plan(&wanted).is_ok_and(|plan| plan.writes.is_empty()), "not at rest");
         }
