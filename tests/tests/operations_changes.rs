@@ -86,7 +86,7 @@ fn a_second_service_comes_and_goes_live_while_the_first_serves_and_is_there_afte
     seconds.next_by_backend(20).unwrap();
     by_backend(&seconds.stop()).unwrap();
 
-    site.daemon.cli(&["service", "remove", "second"]).unwrap();
+    site.daemon.cli(&["service", "remove", "second", "--now"]).unwrap();
     assert!(request(&client, second_vip()).is_err(), "the service is removed");
     site.daemon.kill().unwrap();
     site.daemon.run().unwrap();
@@ -126,7 +126,7 @@ fn new_flows_follow_the_weights_and_running_downloads_on_other_backends_go_on() 
 
     // Removed at once, with its flows: a request that it was answering may fail, and no other.
     let removing = Instant::now();
-    site.daemon.cli(&["backend", "remove", "web", &web_backend(4)]).unwrap();
+    site.daemon.cli(&["backend", "remove", "web", &web_backend(4), "--now"]).unwrap();
     let removed = Instant::now();
     assert_close("the requests", &measured(&requests, 300), &[0.75, 0.0, 0.25, 0.0], 0.1);
     let failed = requests.since(removing).into_iter().filter(|request| request.outcome.is_err());
@@ -175,7 +175,8 @@ fn a_reload_applies_what_changed_says_what_and_leaves_other_services_alone() {
     }
     assert_eq!(changes["needs_restart"], serde_json::json!(["metrics.listen"]));
     site.wait_for(4, "up").unwrap();
-    assert_close("the shares", &shares(&site.daemon, "web"), &[0.75, 0.25], 0.02);
+    // The second leaves, with a share of 0.
+    assert_close("the shares", &shares(&site.daemon, "web"), &[0.75, 0.0, 0.25], 0.02);
     let requests = site.requests(1);
     let answers = requests.next_by_backend(60).unwrap();
     assert_eq!(answers.into_keys().collect::<Vec<_>>(), ["backend-1", "backend-4"]);
@@ -280,11 +281,12 @@ fn hundreds_of_services_come_and_go_and_the_others_lose_no_request() {
             let (name, vip) = (format!("one-{round}-{number}"), format!("192.0.2.10:{}", 9000 + number));
             let add = ["service", "add", &name, &vip, "--check", "none", "--backend", "198.51.100.12:9999"];
             site.daemon.cli(&add).unwrap();
-            site.daemon.cli(&["service", "remove", &name]).unwrap();
+            site.daemon.cli(&["service", "remove", &name, "--now"]).unwrap();
         }
         let services = site.daemon.cli_json(&["service", "list"]).unwrap();
         assert_eq!(services.as_array().unwrap().len(), 401);
-        reload(&site.daemon, |_| good.clone());
+        fs::write(site.daemon.config_file(), &good).unwrap();
+        site.daemon.cli(&["reload", "--now"]).unwrap();
     }
     requests.next_by_backend(200).unwrap();
     download.wait_for_progress().unwrap();

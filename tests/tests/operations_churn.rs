@@ -90,9 +90,9 @@ fn no_connection_breaks_whose_backend_stays_up_while_the_ring_changes_every_othe
         talk(&mut conversations, &daemon, "grown");
         for host in 1..=6 {
             let same_host = format!("{}:{}", Network::backend(7), 1000 + host);
-            daemon.cli(&["backend", "remove", "echo", &same_host]).unwrap();
+            daemon.cli(&["backend", "remove", "echo", &same_host, "--now"]).unwrap();
         }
-        daemon.cli(&["backend", "remove", "echo", &address(6)]).unwrap();
+        daemon.cli(&["backend", "remove", "echo", &address(6), "--now"]).unwrap();
         conversations.forget(&name(6));
         talk(&mut conversations, &daemon, "removed");
     }

@@ -20,7 +20,7 @@ struct Found {
 fn discovery(keys: &str) -> String {
     format!(
         "\n[service.discovery]\ntype = \"dns\"\nresolvers = [\"198.51.100.53\"]\nmin_ttl = \"1s\"\nmax_ttl = \"1s\"\n\
-         timeout = \"1s\"\n{keys}\n"
+         timeout = \"1s\"\nhold = \"0s\"\n{keys}\n"
     )
 }
 
@@ -164,7 +164,7 @@ fn what_is_known_stays_while_the_name_or_the_server_is_gone_also_over_a_restart_
     found.dns.set_zone(&hosts(&[1, 2])).unwrap();
     found
         .wait_until("discovery to be well", |it| it["trouble"].is_null() && it["answers"].as_u64() > Some(0));
-    assert!(found.site.daemon.log().contains("discovery is well again"), "{}", found.site.daemon.log());
+    assert!(found.site.daemon.log().contains("discovery has recovered"), "{}", found.site.daemon.log());
     until("the metric to say so", PATIENCE, || {
         Ok(found.site.daemon.metric("xdp_lb_discovery_up", &[("service", "web")])? == 1.0)
     })

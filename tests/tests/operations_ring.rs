@@ -62,7 +62,7 @@ fn taking_one_backend_of_ten_out_moves_its_own_new_flows_and_few_others() {
     assert_eq!(again.ask(), before, "the ring of the same backends is the same ring");
 
     // Removed: its flows go elsewhere, and no other's.
-    daemon.cli(&["backend", "remove", "echo", &address(4)]).unwrap();
+    daemon.cli(&["backend", "remove", "echo", &address(4), "--now"]).unwrap();
     let after = lasting.ask();
     for (before, after) in lasting_before.iter().zip(&after) {
         match before.as_deref() {

@@ -99,7 +99,7 @@ fn sessions_with_the_host_itself_go_on_and_it_answers_pings_while_services_come_
             let source = SocketAddr::new(Network::client_address(way.family), 0);
             let connection = Connection::open(&network.client, source, vip).unwrap();
             assert_eq!(connection.name, "backend-2", "{way}, round {round}");
-            daemon.cli(&["service", "remove", &name]).unwrap();
+            daemon.cli(&["service", "remove", &name, "--now"]).unwrap();
         }
         // ARP and neighbour discovery, from both ends: nobody knows anybody's address any more.
         for host in [&network.client, &network.lb, &network.backends[0]] {

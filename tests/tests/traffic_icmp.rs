@@ -34,7 +34,7 @@ fn vips_answer_pings_whether_or_not_they_are_addresses_of_the_host() {
     assert!(more < 20, "{more} more, of 20 pings");
 
     // A VIP is forgotten with its last service.
-    daemon.cli(&["service", "remove", "service-2"]).unwrap();
+    daemon.cli(&["service", "remove", "service-2", "--now"]).unwrap();
     assert!(ping(&network.client, elsewhere[0]).is_err(), "no service has this address any more");
     ping(&network.client, elsewhere[1]).unwrap();
 }

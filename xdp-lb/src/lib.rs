@@ -16,6 +16,7 @@ pub mod metrics;
 pub mod net;
 pub mod ring;
 mod tls;
+mod uptime;
 
 /// This build's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -22,7 +22,7 @@ use crate::api::events::EventView;
 use crate::api::server::REQUEST_TIMEOUT;
 use crate::api::types::{
     AdminPatch, BackendPatch, BackendView, CountersView, ErrorView, FlowQuery, FlowsView, Outcome,
-    ReloadView, ServiceDetailView, ServiceView, StatusView,
+    ReloadView, RemovalQuery, ServiceDetailView, ServiceView, StatusView,
 };
 use crate::config;
 
@@ -134,8 +134,8 @@ impl Client {
     }
 
     /// Removes a service with its backends.
-    pub async fn remove_service(&self, name: &str) -> Result<Outcome> {
-        self.ask(Method::DELETE, &service_path(name), None::<&()>).await
+    pub async fn remove_service(&self, name: &str, removal: RemovalQuery) -> Result<Outcome> {
+        self.ask(Method::DELETE, &removing(&service_path(name), removal), None::<&()>).await
     }
 
     /// The backends of one service, or of all.
@@ -164,9 +164,14 @@ impl Client {
         self.ask(Method::PATCH, &backend_path(service, address), Some(patch)).await
     }
 
-    /// Removes a backend at once, with its flows.
-    pub async fn remove_backend(&self, service: &str, address: SocketAddr) -> Result<Outcome> {
-        self.ask(Method::DELETE, &backend_path(service, address), None::<&()>).await
+    /// Removes a backend.
+    pub async fn remove_backend(
+        &self,
+        service: &str,
+        address: SocketAddr,
+        removal: RemovalQuery,
+    ) -> Result<Outcome> {
+        self.ask(Method::DELETE, &removing(&backend_path(service, address), removal), None::<&()>).await
     }
 
     /// Every counter of passes and drops.
@@ -191,13 +196,13 @@ impl Client {
     }
 
     /// What a reload would do now, and how many slots of each service would move.
-    pub async fn plan_reload(&self) -> Result<ReloadView> {
-        self.ask(Method::GET, "/v1/reload", None::<&()>).await
+    pub async fn plan_reload(&self, removal: RemovalQuery) -> Result<ReloadView> {
+        self.ask(Method::GET, &removing("/v1/reload", removal), None::<&()>).await
     }
 
     /// Makes the daemon read its config file again.
-    pub async fn reload(&self) -> Result<ReloadView> {
-        self.ask(Method::POST, "/v1/reload", None::<&()>).await
+    pub async fn reload(&self, removal: RemovalQuery) -> Result<ReloadView> {
+        self.ask(Method::POST, &removing("/v1/reload", removal), None::<&()>).await
     }
 
     /// Makes the daemon start the binary at its path, which takes over.
@@ -368,6 +373,10 @@ impl Watch {
         let frame: Vec<u8> = self.read.drain(..end).collect();
         Some(String::from_utf8_lossy(&frame).into_owned())
     }
+}
+
+fn removing(path: &str, removal: RemovalQuery) -> String {
+    if removal.now { format!("{path}?now=true") } else { path.to_owned() }
 }
 
 fn service_path(name: &str) -> String {

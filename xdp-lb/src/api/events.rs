@@ -86,7 +86,7 @@ pub enum WatchEvent {
 
 impl WatchEvent {
     /// How many changes an event of a service lists.
-    const MOST_CHANGES: usize = 32;
+    pub(crate) const MOST_CHANGES: usize = 32;
 
     /// What became of a service.
     pub fn of_service(change: &ServiceChange) -> Self {

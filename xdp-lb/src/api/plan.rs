@@ -46,7 +46,7 @@ pub struct SettingChange {
 }
 
 /// What becomes of a backend.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct BackendChange {
     /// Where it listens.
     pub address: SocketAddr,
@@ -54,10 +54,44 @@ pub struct BackendChange {
     pub kind: ChangeKind,
     /// Its keys that are others, by name.
     pub keys: Vec<KeyChange>,
+    /// Whether one that is removed keeps its flows until they have ended, or its time is over.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub drains: bool,
+    /// What is known of the flows that one has that is removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flows: Option<FlowsLeft>,
+}
+
+/// What is known of a backend's flows.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct FlowsLeft {
+    /// Those that are recorded.
+    pub recorded: u64,
+    /// Packets a second, both ways, over the last few seconds: all that is known of flows that are not recorded.
+    pub packets_per_second: f64,
+}
+
+impl FlowsLeft {
+    /// Both together.
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            recorded: self.recorded + other.recorded,
+            packets_per_second: self.packets_per_second + other.packets_per_second,
+        }
+    }
+}
+
+/// In words: `46 recorded flows, 120 packets/s`.
+impl fmt::Display for FlowsLeft {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let flows = if self.recorded == 1 { "flow" } else { "flows" };
+        let packets = grouped(self.packets_per_second.round() as u64);
+        write!(f, "{} recorded {flows}, {packets} packets/s", grouped(self.recorded))
+    }
 }
 
 /// What becomes of a service.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ServiceChange {
     /// Its name.
     pub service: String,
@@ -67,6 +101,9 @@ pub struct ServiceChange {
     pub keys: Vec<KeyChange>,
     /// What becomes of its backends, by address.
     pub backends: Vec<BackendChange>,
+    /// Whether one that is removed keeps its flows until they have ended, or its time is over.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub drains: bool,
     /// How many slots of its ring move, in a plan; else absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slots: Option<SlotsChange>,
@@ -100,13 +137,26 @@ impl ServiceChange {
                     .collect();
                 vec![named(format!("added, {}, with {backends}", keys.join(", ")))]
             }
-            ChangeKind::Removed => vec![named(format!("removed, with {backends}"))],
+            ChangeKind::Removed => {
+                let flows = self.backends.iter().filter_map(|backend| backend.flows).reduce(FlowsLeft::plus);
+                vec![named(format!("removed, with {backends}{}", leaves(self.drains, flows)))]
+            }
             ChangeKind::Changed => {
                 let keys = self.keys.iter().map(|key| named(key.to_string()));
                 keys.chain(self.backends.iter().flat_map(|backend| backend.lines().into_iter().map(named)))
                     .collect()
             }
         }
+    }
+}
+
+/// How something leaves that is removed.
+fn leaves(drains: bool, flows: Option<FlowsLeft>) -> String {
+    match (drains, flows) {
+        (true, Some(flows)) => format!(": it drains, with {flows}"),
+        (true, None) => ": it drains".into(),
+        (false, Some(flows)) => format!(" at once: this ends {flows}"),
+        (false, None) => String::new(),
     }
 }
 
@@ -119,7 +169,7 @@ impl BackendChange {
                     self.keys.iter().map(|key| format!("{} {}", key.key, Words(&key.new))).collect();
                 vec![named(format!("added, {}", keys.join(", ")))]
             }
-            ChangeKind::Removed => vec![named("removed".into())],
+            ChangeKind::Removed => vec![named(format!("removed{}", leaves(self.drains, self.flows)))],
             ChangeKind::Changed => self.keys.iter().map(|key| named(key.to_string())).collect(),
         }
     }

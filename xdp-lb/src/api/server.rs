@@ -21,13 +21,14 @@ use futures_util::FutureExt;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::time::Instant;
 
 use crate::api::caller::Groups;
 use crate::api::openapi::{self, change, look};
 use crate::api::remote::{self, Door};
 use crate::api::types::{
-    AdminPatch, BackendPatch, BackendView, CountersView, ErrorView, FlowQuery, FlowsView, Outcome,
-    ReloadView, ServiceDetailView, ServiceView, StatusView,
+    AdminPatch, AdminState, BackendPatch, BackendView, CountersView, ErrorView, FlowQuery, FlowsView,
+    Outcome, ReloadView, RemovalQuery, ServiceDetailView, ServiceView, StatusView,
 };
 use crate::api::{audit, socket, watch};
 use crate::config;
@@ -38,6 +39,9 @@ use crate::http;
 const MAX_BODY: usize = 4 << 20;
 /// How long the owner task may take to answer.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long VIPs may take to be withdrawn once the node drains.
+const WITHDRAWAL: Duration = Duration::from_secs(5);
 
 /// The API's server, which has its socket and serves nobody yet.
 #[derive(Debug)]
@@ -123,7 +127,10 @@ fn routes() -> (Router<Handle>, OpenApi) {
                     patch_service,
                     change("changeService", "Drains or enables all backends of a service"),
                 )
-                .delete_with(remove_service, change("removeService", "Removes a service with its backends")),
+                .delete_with(
+                    remove_service,
+                    change("removeService", "Removes a service with its backends, which drain"),
+                ),
         )
         .api_route(
             "/v1/services/{name}/backends",
@@ -137,10 +144,7 @@ fn routes() -> (Router<Handle>, OpenApi) {
                     patch_backend,
                     change("changeBackend", "Changes a backend's weight or administrative state"),
                 )
-                .delete_with(
-                    remove_backend,
-                    change("removeBackend", "Removes a backend at once, with its flows"),
-                ),
+                .delete_with(remove_backend, change("removeBackend", "Removes a backend, which drains")),
         )
         .api_route(
             "/v1/backends",
@@ -224,11 +228,52 @@ async fn patch_service(
 }
 
 async fn patch_node(State(handle): State<Handle>, Document(patch): Document<AdminPatch>) -> Reply<Outcome> {
-    reply(handle.patch_node(patch.admin).await)
+    let outcome = handle.patch_node(patch.admin).await?;
+    if patch.admin == AdminState::Draining {
+        withdrawn(&handle).await?;
+    }
+    Ok(Json(outcome))
 }
 
-async fn remove_service(State(handle): State<Handle>, ServiceName(name): ServiceName) -> Reply<Outcome> {
-    reply(handle.remove_service(name).await)
+/// Waits until no VIP that the daemon manages is an address of this host any more.
+///
+/// # Errors
+/// Where one stays for [`WITHDRAWAL`]: clients still come to it.
+async fn withdrawn(handle: &Handle) -> Result<(), Refusal> {
+    let deadline = Instant::now() + WITHDRAWAL;
+    loop {
+        let vips = handle.status().await?.vips;
+        let stay = vips.iter().filter_map(|vip| {
+            let interface = vip.interface.as_ref()?;
+            let why = match (&vip.note, vip.added_by_daemon) {
+                (Some(note), _) => format!(" ({note})"),
+                (None, false) => " (the daemon did not add it, and leaves it alone)".into(),
+                (None, true) => String::new(),
+            };
+            let bits = if vip.address.is_ipv4() { 32 } else { 128 };
+            let take = format!("ip address del {}/{bits} dev {interface}", vip.address);
+            Some(format!("{} on {interface}{why}: {take}", vip.address))
+        });
+        let stay: Vec<String> = stay.collect();
+        if stay.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            return Err(Refusal::Conflict(format!(
+                "this node drains, but clients still come, since these VIPs stay on this host:\n{}",
+                stay.join("\n")
+            )));
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn remove_service(
+    State(handle): State<Handle>,
+    ServiceName(name): ServiceName,
+    Chosen(removal): Chosen<RemovalQuery>,
+) -> Reply<Outcome> {
+    reply(handle.remove_service(name, removal.leave()).await)
 }
 
 async fn backends(State(handle): State<Handle>) -> Reply<Vec<BackendView>> {
@@ -274,8 +319,9 @@ async fn patch_backend(
 async fn remove_backend(
     State(handle): State<Handle>,
     BackendPath(name, address): BackendPath,
+    Chosen(removal): Chosen<RemovalQuery>,
 ) -> Reply<Outcome> {
-    reply(handle.remove_backend(name, address).await)
+    reply(handle.remove_backend(name, address, removal.leave()).await)
 }
 
 async fn counters(State(handle): State<Handle>) -> Reply<CountersView> {
@@ -286,12 +332,15 @@ async fn flows(State(handle): State<Handle>, Chosen(query): Chosen<FlowQuery>) -
     reply(handle.flows(query).await)
 }
 
-async fn plan_reload(State(handle): State<Handle>) -> Reply<ReloadView> {
-    reply(handle.plan_reload().await)
+async fn plan_reload(
+    State(handle): State<Handle>,
+    Chosen(removal): Chosen<RemovalQuery>,
+) -> Reply<ReloadView> {
+    reply(handle.plan_reload(removal.leave()).await)
 }
 
-async fn reload(State(handle): State<Handle>) -> Reply<ReloadView> {
-    reply(handle.reload().await)
+async fn reload(State(handle): State<Handle>, Chosen(removal): Chosen<RemovalQuery>) -> Reply<ReloadView> {
+    reply(handle.reload(removal.leave()).await)
 }
 
 async fn upgrade(State(handle): State<Handle>) -> Reply<Outcome> {

@@ -93,7 +93,7 @@ impl Owner {
             Request::Status(answer) => drop(answer.send(Ok(self.status()))),
             Request::Services(answer) => drop(answer.send(Ok(self.services.clone()))),
             Request::AddService(service, answer) => drop(answer.send(self.add_service(*service))),
-            Request::RemoveService(name, answer) => drop(answer.send(self.remove_service(&name))),
+            Request::RemoveService(name, _, answer) => drop(answer.send(self.remove_service(&name))),
             Request::Backends(service, answer) => drop(answer.send(self.backends(service.as_deref()))),
             Request::AddBackend(service, backend, answer) => {
                 drop(answer.send(self.add_backend(&service, backend)));
@@ -126,14 +126,17 @@ impl Owner {
                 self.node = admin;
                 drop(answer.send(Ok(done(format!("node {}", admin.name())))));
             }
-            Request::RemoveBackend(service, address, answer) => {
+            Request::RemoveBackend(service, address, _, answer) => {
                 let removed = self.find(&service, address).map(|_| done(format!("removed {address}")));
                 self.backends.retain(|backend| (&backend.service, backend.address) != (&service, address));
                 drop(answer.send(removed));
             }
             Request::Flows(query, answer) => drop(answer.send(Ok(self.flows(&query)))),
             Request::Counters(answer) => drop(answer.send(Ok(counters()))),
-            Request::PlanReload(answer) | Request::Reload(answer) => drop(answer.send(self.reload.clone())),
+            Request::ConfigFile(answer) => drop(answer.send(Ok("/dev/null".into()))),
+            Request::PlanReload(_, _, answer) | Request::Reload(_, _, answer) => {
+                drop(answer.send(self.reload.clone()));
+            }
             Request::Watch(after, answer) => drop(answer.send(Ok(self.events.reader(after.as_deref())))),
             Request::IsPending(answer) => drop(answer.send(Ok(false))),
             Request::Upgrade(answer) => drop(answer.send(Ok(done("upgraded".into())))),
@@ -142,6 +145,7 @@ impl Owner {
     }
 
     pub(crate) fn status(&self) -> StatusView {
+        let is_drained = self.node == AdminState::Draining;
         StatusView {
             version: "0.1.0".into(),
             pid: 4242,
@@ -159,8 +163,8 @@ impl Owner {
             ],
             vips: vec![VipView {
                 address: "192.0.2.10".parse().unwrap(),
-                state: VipState::Present,
-                interface: Some("eth0".into()),
+                state: if is_drained { VipState::Withdrawn } else { VipState::Present },
+                interface: (!is_drained).then(|| "eth0".into()),
                 added_by_daemon: true,
                 note: None,
             }],
@@ -282,6 +286,8 @@ pub(crate) fn service(name: &str, vip: &str) -> ServiceView {
         admin: AdminState::Enabled,
         discovery: None,
         origin: Origin::File,
+        leaving: false,
+        unused: vec![],
         backends: 2,
         backends_serving: 2,
         ring_slots: 251,
@@ -318,6 +324,8 @@ pub(crate) fn backend(service: &str, address: &str) -> BackendView {
             mtu: 1500,
         }),
         origin: Origin::File,
+        leaving: false,
+        leaves_in_seconds: None,
         flows: 42,
         traffic: TrafficView {
             packets_in: 500,

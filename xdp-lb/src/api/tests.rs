@@ -13,7 +13,7 @@ use crate::api::client::{Client, Error};
 use crate::api::events::WatchEvent;
 use crate::api::server::{Server, document};
 use crate::api::testing::{Owner, service};
-use crate::api::types::{AdminState, BackendPatch, ErrorView, ReloadView};
+use crate::api::types::{AdminState, BackendPatch, ErrorView, ReloadView, RemovalQuery};
 use crate::config::{self, Mode, Protocol};
 use crate::control::handle::{Handle, Refusal};
 
@@ -108,10 +108,10 @@ async fn a_service_and_its_backends_are_added_changed_and_removed() {
     client.patch_backend("dns", address, &patch).await.unwrap();
     let changed = client.backend("dns", address).await.unwrap();
     assert_eq!((changed.weight, changed.admin), (3, AdminState::Draining));
-    client.remove_backend("dns", address).await.unwrap();
+    client.remove_backend("dns", address, RemovalQuery { now: true }).await.unwrap();
     assert!(client.backend("dns", address).await.unwrap_err().is_not_found());
 
-    client.remove_service("dns").await.unwrap();
+    client.remove_service("dns", RemovalQuery::default()).await.unwrap();
     assert!(client.service("dns").await.unwrap_err().is_not_found());
 }
 
@@ -156,7 +156,7 @@ async fn each_refusal_has_its_status_and_keeps_its_words() {
     ] {
         assert_eq!(daemon.refused(method, path, body).await, (status, words.to_owned()), "{method} {path}");
     }
-    let error = daemon.client.reload().await.unwrap_err();
+    let error = daemon.client.reload(RemovalQuery::default()).await.unwrap_err();
     assert_eq!(error.to_string(), "cannot read /etc/xdp-lb/config.toml");
 }
 
@@ -456,10 +456,13 @@ async fn a_running_request_is_answered_though_the_daemon_ends() {
     let (sender, mut requests) = tokio::sync::mpsc::channel(1);
     let mut daemon = daemon(Handle::new(sender));
     let client = daemon.client.clone();
-    let asked = tokio::spawn(async move { client.reload().await });
+    let asked = tokio::spawn(async move { client.reload(RemovalQuery::default()).await });
+    let asked_for = requests.recv().await.unwrap();
+    let crate::control::handle::Request::ConfigFile(answer) = asked_for else { panic!("{asked_for:?}") };
+    answer.send(Ok("/dev/null".into())).unwrap();
     let request = requests.recv().await.unwrap();
     daemon.stop.take().unwrap().send(()).unwrap();
-    let crate::control::handle::Request::Reload(answer) = request else { panic!("{request:?}") };
+    let crate::control::handle::Request::Reload(_, _, answer) = request else { panic!("{request:?}") };
     let view = ReloadView { changes: vec!["added service dns".into()], ..ReloadView::default() };
     answer.send(Ok(view.clone())).unwrap();
     assert_eq!(asked.await.unwrap().unwrap(), view);

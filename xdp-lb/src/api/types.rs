@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::plan::{ServiceChange, SettingChange};
 use crate::config::{
-    Affinity, Agent, CircuitBreaker, Discovery, Feedback, FlowTracking, HealthCheck, Mode, Prefix, Protocol,
-    Quic, ServerId, Vip, XdpMode,
+    Affinity, Agent, CircuitBreaker, Discovery, Feedback, FlowTracking, HealthCheck, Leave, Mode, Prefix,
+    Protocol, Quic, ServerId, Vip, XdpMode,
 };
 use crate::health::{AgentAdmin, AgentOperation};
 
@@ -232,6 +232,13 @@ pub struct ServiceView {
     pub discovery: Option<DiscoveryView>,
     /// Whether it stands in the config file (`file`) or was added by the CLI (`runtime`).
     pub origin: Origin,
+    /// Whether it was removed and keeps its flows until they end.
+    #[serde(default)]
+    pub leaving: bool,
+    /// Which of its backends are not used, and why: those that wait for room, or that were found and break a rule. A line
+    /// for each.
+    #[serde(default)]
+    pub unused: Vec<String>,
     /// How many backends it has.
     pub backends: u32,
     /// How many of them take new flows.
@@ -257,6 +264,15 @@ pub struct DiscoveryView {
     pub found: u32,
     /// How many were found once, are not any more, and keep their flows until those end.
     pub leaving: u32,
+    /// How many were found and wait for room: until some of those that leave have gone.
+    #[serde(default)]
+    pub waiting: u32,
+    /// How many of the found are missing from the last answer and still count as there (`hold`).
+    #[serde(default)]
+    pub held: u32,
+    /// What is odd about the answers: that they differ from each other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
     /// What was found and is not used: why, a line each.
     pub refused: Vec<String>,
     /// Seconds since the last good answer; absent where there was none since the daemon started.
@@ -378,6 +394,12 @@ pub struct BackendView {
     pub next_hop: Option<NextHopView>,
     /// Whether it stands in the config file or was added by the CLI.
     pub origin: Origin,
+    /// Whether it was removed, or is not found any more, and keeps its flows until they end.
+    #[serde(default)]
+    pub leaving: bool,
+    /// Seconds until one that leaves is removed with the flows that it still has.
+    #[serde(default)]
+    pub leaves_in_seconds: Option<u64>,
     /// Recorded flows that live now.
     pub flows: u64,
     /// Seconds until every flow that it still has from before its slots moved has ended or is among those; null
@@ -523,6 +545,22 @@ pub struct AdminPatch {
     pub admin: AdminState,
 }
 
+/// How what a change takes away leaves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RemovalQuery {
+    /// At once, with its flows; else it drains.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub now: bool,
+}
+
+impl RemovalQuery {
+    /// How it leaves.
+    pub const fn leave(self) -> Leave {
+        if self.now { Leave::Now } else { Leave::Drain }
+    }
+}
+
 /// What a change did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Outcome {
@@ -533,7 +571,7 @@ pub struct Outcome {
 }
 
 /// What a reload did, or would do.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ReloadView {
     /// One line for each change, in words; empty where nothing changes.
     pub changes: Vec<String>,

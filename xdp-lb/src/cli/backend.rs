@@ -7,10 +7,12 @@ use clap::{Args, Subcommand};
 use comfy_table::Cell;
 
 use super::Done;
+use super::confirm::{self, Removal};
 use super::drain::{self, Patience, Subject};
 use super::output::{self, Screen, number, text, words};
 use super::units::{byte_rate, grouped, latency, percent, rate, span};
 use crate::api::client::Client;
+use crate::api::plan::FlowsLeft;
 use crate::api::types::{AdminState, BackendPatch, BackendView, Outcome};
 use crate::config::{self, ServerId, default_weight, parse_endpoint};
 
@@ -39,8 +41,15 @@ pub(super) enum Command {
         #[arg(long, value_name = "N", default_value_t)]
         max_flows: u32,
     },
-    /// Remove a backend at once, with its flows; drain it first to let them end
-    Remove(Target),
+    /// Remove a backend: it gets no new flows, and goes when those that it has have ended
+    ///
+    /// It goes after `drain_timeout` (an hour) at the latest. Added again before that, it is itself again, with its flows.
+    Remove {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        removal: Removal,
+    },
     /// Give a backend no new flows; those that it has go on
     ///
     /// With --wait, returns when the last flow has ended (exit code 0) or the timeout has passed (exit
@@ -98,7 +107,13 @@ impl Command {
                 };
                 client.add_backend(&target.service, &backend).await?
             }
-            Self::Remove(target) => client.remove_backend(&target.service, target.address).await?,
+            Self::Remove { target: Target { service, address }, removal } => {
+                if removal.asks() {
+                    let flows = flows_left(&client.backend(&service, address).await?);
+                    confirm::ask(&format!("service {service}: backend {address}: this ends {flows}."))?;
+                }
+                client.remove_backend(&service, address, removal.query()).await?
+            }
             Self::Enable(target) => {
                 patch(client, &target, BackendPatch { admin: Some(AdminState::Enabled), weight: None })
                     .await?
@@ -113,6 +128,11 @@ impl Command {
 
 pub(super) async fn patch(client: &Client, target: &Target, patch: BackendPatch) -> anyhow::Result<Outcome> {
     Ok(client.patch_backend(&target.service, target.address, &patch).await?)
+}
+
+/// What is known of a backend's flows.
+pub(super) fn flows_left(backend: &BackendView) -> FlowsLeft {
+    FlowsLeft { recorded: backend.flows, packets_per_second: backend.traffic.packets_per_second }
 }
 
 /// A backend's weight, and how much of it counts where that is not all.

@@ -39,6 +39,9 @@ pub(super) struct Flags {
     /// dns: the longest time between two lookups [default: 5m]
     #[arg(long, value_name = "TIME", requires = "discover_dns")]
     discover_max_ttl: Option<String>,
+    /// dns: how long an address that is missing from answers counts as there [default: 30s]
+    #[arg(long, value_name = "TIME", requires = "discover_dns")]
+    discover_hold: Option<String>,
     /// dns: what an answer without backends does: keep those that are known, or drain them [default: keep]
     #[arg(long, value_name = "WHAT", requires = "discover_dns")]
     discover_on_empty: Option<String>,
@@ -75,6 +78,7 @@ impl Flags {
             ("timeout", self.discover_timeout),
             ("min_ttl", self.discover_min_ttl),
             ("max_ttl", self.discover_max_ttl),
+            ("hold", self.discover_hold),
             ("on_empty", self.discover_on_empty),
             ("priorities", self.discover_priorities),
             ("drain_timeout", self.discover_drain_timeout),
@@ -95,10 +99,16 @@ impl Flags {
 
 /// How a service's discovery stands, in one sentence or two.
 pub(super) fn words(discovery: &DiscoveryView) -> String {
-    let found = match discovery.leaving {
-        0 => counted(discovery.found.into(), "backend"),
-        leaving => format!("{}, {leaving} more leave", counted(discovery.found.into(), "backend")),
-    };
+    let mut found = counted(discovery.found.into(), "backend");
+    for (count, what) in [
+        (discovery.held, "missing from the last answer and held"),
+        (discovery.leaving, "more leave"),
+        (discovery.waiting, "wait for room"),
+    ] {
+        if count > 0 {
+            found += &format!(", {count} {what}");
+        }
+    }
     let mut words = format!("{}: {found}", discovery.source);
     match (discovery.last_answer_seconds, discovery.next_lookup_seconds) {
         (Some(last), Some(next)) => {
@@ -116,6 +126,7 @@ pub(super) fn troubles(service: &str, discovery: &DiscoveryView) -> Vec<String> 
     if let (Some(trouble), Some(since)) = (&discovery.trouble, discovery.failing_since_seconds) {
         lines.push(format!("{service}: discovery fails for {}: {trouble}", span(since)));
     }
+    lines.extend(discovery.warning.iter().map(|warning| format!("{service}: discovery: {warning}")));
     lines.extend(discovery.refused.iter().map(|refused| format!("{service}: discovery: {refused}")));
     lines
 }

@@ -204,9 +204,9 @@ impl Subject {
     fn end(&self) -> String {
         match self {
             Self::Backend(Target { service, address }) => {
-                format!("xdp-lb backend remove {service} {address}")
+                format!("xdp-lb backend remove {service} {address} --now")
             }
-            Self::Service(name) => format!("xdp-lb service remove {name}"),
+            Self::Service(name) => format!("xdp-lb service remove {name} --now"),
             Self::Node => "xdp-lb unload".into(),
         }
     }

@@ -2,6 +2,7 @@
 
 mod backend;
 mod check;
+mod confirm;
 mod counters;
 mod decap;
 mod discovery;

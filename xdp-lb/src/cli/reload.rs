@@ -5,21 +5,26 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::Done;
+use super::confirm::{self, Removal};
 use super::output::Screen;
 use super::units::grouped;
 use crate::api::client::Client;
-use crate::api::types::ReloadView;
+use crate::api::plan::{FlowsLeft, ServiceChange};
+use crate::api::types::{ReloadView, RemovalQuery};
 
 /// Make the daemon read its config file again: all of it is applied, or nothing
 ///
 /// The file is validated first, and one that is refused changes nothing. Services that stay as they are see no slot of
-/// their ring move. SIGHUP does the same, and says in the daemon's log what it did.
+/// their ring move. Services and backends that are not in the file any more drain: they go when their flows have ended, after
+/// `drain_timeout` at the latest. SIGHUP does the same, and says in the daemon's log what it did.
 #[derive(Debug, Args)]
 pub(super) struct Reload {
     /// Change nothing: print what would be done, and how many slots of each service's ring would move, if every
     /// backend that is new passes its first check
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    removal: Removal,
 }
 
 /// Print what a reload would change: the config file against what runs
@@ -31,9 +36,16 @@ pub(super) struct Diff {}
 
 impl Reload {
     pub(super) async fn execute(self, client: &Client, screen: &Screen) -> anyhow::Result<String> {
+        let removal = self.removal.query();
+        if self.removal.asks() && !self.dry_run {
+            let ends = ends(&client.plan_reload(removal).await?);
+            if !ends.is_empty() {
+                confirm::ask(&ends.join("\n"))?;
+            }
+        }
         let view = match self.dry_run {
-            true => client.plan_reload().await?,
-            false => client.reload().await?,
+            true => client.plan_reload(removal).await?,
+            false => client.reload(removal).await?,
         };
         let nothing = if self.dry_run { "nothing would change" } else { "nothing changed" };
         screen.show(&view, || sentences(&view, nothing, true))
@@ -42,11 +54,20 @@ impl Reload {
 
 impl Diff {
     pub(super) async fn execute(self, client: &Client, screen: &Screen) -> anyhow::Result<Done> {
-        let view = client.plan_reload().await?;
+        let view = client.plan_reload(RemovalQuery::default()).await?;
         let text = screen.show(&view, || sentences(&view, "nothing differs", false))?;
         let is_same = view.changes.is_empty() && view.settings.is_empty();
         Ok(Done { text, code: ExitCode::from(u8::from(!is_same)) })
     }
+}
+
+/// The lines of a plan that end flows.
+fn ends(view: &ReloadView) -> Vec<String> {
+    let services = view.services.iter().filter(|service| {
+        let ends = |drains: bool, flows: Option<FlowsLeft>| !drains && flows.is_some();
+        service.backends.iter().any(|backend| ends(backend.drains, backend.flows))
+    });
+    services.flat_map(ServiceChange::lines).filter(|line| line.contains("this ends")).collect()
 }
 
 fn sentences(view: &ReloadView, nothing: &str, with_slots: bool) -> String {

@@ -10,11 +10,14 @@ use comfy_table::Cell;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use super::backend::flows_left;
+use super::confirm::{self, Removal};
 use super::drain::{self, Patience, Subject};
 use super::output::{Screen, number, text};
 use super::units::{self, byte_rate, counted, grouped, rate, span};
 use super::{Cli, Done, backend, discovery};
 use crate::api::client::Client;
+use crate::api::plan::FlowsLeft;
 use crate::api::types::{AdminPatch, AdminState, BackendView, MovingView, ServiceDetailView, ServiceView};
 use crate::config::{
     self, Affinity, Agent, CircuitBreaker, Feedback, FlowTracking, HealthCheck, Mode, Prefix, Probe,
@@ -50,11 +53,15 @@ pub(super) enum Command {
         #[arg(value_parser = NonEmptyStringValueParser::new())]
         name: String,
     },
-    /// Remove a service with its backends and their flows
+    /// Remove a service with its backends: it gets no new flows, and goes when those that it has have ended
+    ///
+    /// It goes after `drain_timeout` (an hour) at the latest. Added again before that at the same VIP, it keeps its flows.
     Remove {
         /// The service's name
         #[arg(value_parser = NonEmptyStringValueParser::new())]
         name: String,
+        #[command(flatten)]
+        removal: Removal,
     },
 }
 
@@ -262,7 +269,14 @@ impl Command {
                 client.patch_service(&name, &AdminPatch { admin: AdminState::Enabled }).await?
             }
             Self::Add(add) => client.add_service(&add.service()?).await?,
-            Self::Remove { name } => client.remove_service(&name).await?,
+            Self::Remove { name, removal } => {
+                if removal.asks() {
+                    let backends = client.service(&name).await?.backends;
+                    let flows = backends.iter().map(flows_left).fold(FlowsLeft::default(), FlowsLeft::plus);
+                    confirm::ask(&format!("service {name}: this ends {flows}."))?;
+                }
+                client.remove_service(&name, removal.query()).await?
+            }
         };
         Ok(screen.show(&outcome, || outcome.message.clone())?.into())
     }

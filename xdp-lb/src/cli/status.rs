@@ -106,12 +106,14 @@ fn moving(services: &[ServiceView]) -> String {
     few(services.iter().filter_map(line), "with slots that are not at rest: xdp-lb service show NAME")
 }
 
-/// A line for each thing that is wrong with a service's discovery.
+/// A line for each thing that is wrong with a service's discovery, and each backend that is not used.
 fn discovery_troubles(services: &[ServiceView]) -> String {
     let lines = services
         .iter()
         .flat_map(|service| service.discovery.iter().flat_map(|it| discovery::troubles(&service.name, it)));
-    few(lines.map(|line| line + "\n"), "with such trouble: xdp-lb service show NAME")
+    let unused = services.iter().filter(|service| service.discovery.is_none());
+    let unused = unused.flat_map(|service| service.unused.iter().map(|it| format!("{}: {it}", service.name)));
+    few(lines.chain(unused).map(|line| line + "\n"), "with such trouble: xdp-lb service show NAME")
 }
 
 fn interfaces(screen: &Screen, status: &StatusView) -> String {

@@ -542,6 +542,7 @@ async fn a_plan_says_what_would_change_and_how_many_slots_would_move() {
         kind: ChangeKind::Changed,
         keys: vec![key("mode", "nat", "full-nat")],
         backends: vec![],
+        drains: false,
         slots: Some(SlotsChange { moving: 1000, of: 2018 }),
     };
     let setting = SettingChange {

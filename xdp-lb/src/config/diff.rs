@@ -35,11 +35,16 @@ fn service_change(
     if old == new {
         return None;
     }
-    let keys = keys(&definition_keys(old), &definition_keys(new));
+    let present = |service: Option<&EffectiveService>| service.is_some_and(|it| !it.is_leaving);
+    let kind = kind(present(old), present(new), new.is_some());
+    let keys = match kind {
+        ChangeKind::Removed => keys(&definition_keys(old), &BTreeMap::new()),
+        _ => keys(&definition_keys(old.filter(|it| !it.is_leaving)), &definition_keys(new)),
+    };
     let backends = backend_changes(old, new);
-    let kind = kind(old.is_some(), new.is_some());
     let is_same = kind == ChangeKind::Changed && keys.is_empty() && backends.is_empty();
-    (!is_same).then(|| ServiceChange { service: name.into(), kind, keys, backends, slots: None })
+    let drains = kind == ChangeKind::Removed && new.is_some();
+    (!is_same).then(|| ServiceChange { service: name.into(), kind, keys, backends, drains, slots: None })
 }
 
 fn backend_changes(old: Option<&EffectiveService>, new: Option<&EffectiveService>) -> Vec<BackendChange> {
@@ -47,10 +52,16 @@ fn backend_changes(old: Option<&EffectiveService>, new: Option<&EffectiveService
     let addresses: BTreeSet<SocketAddr> = old.keys().chain(new.keys()).copied().collect();
     let change = |address| {
         let (old, new) = (old.get(&address).copied(), new.get(&address).copied());
-        let kind = kind(old.is_some(), new.is_some());
-        let keys = if old == new { Vec::new() } else { keys(&backend_keys(old), &backend_keys(new)) };
+        let present = |backend: Option<&EffectiveBackend>| backend.is_some_and(|it| !it.is_leaving);
+        let kind = kind(present(old), present(new), new.is_some());
+        let keys = match kind {
+            _ if old == new => Vec::new(),
+            ChangeKind::Removed => keys(&backend_keys(old), &BTreeMap::new()),
+            _ => keys(&backend_keys(old.filter(|it| !it.is_leaving)), &backend_keys(new)),
+        };
         let is_same = kind == ChangeKind::Changed && keys.is_empty();
-        (!is_same).then_some(BackendChange { address, kind, keys })
+        let drains = kind == ChangeKind::Removed && new.is_some();
+        (!is_same).then_some(BackendChange { address, kind, keys, drains, flows: None })
     };
     addresses.into_iter().filter_map(change).collect()
 }
@@ -60,11 +71,12 @@ fn by_address(service: Option<&EffectiveService>) -> BTreeMap<SocketAddr, &Effec
     backends.map(|backend| (backend.backend.address, backend)).collect()
 }
 
-fn kind(was: bool, is: bool) -> ChangeKind {
-    match (was, is) {
-        (false, true) => ChangeKind::Added,
-        (true, false) => ChangeKind::Removed,
-        _ => ChangeKind::Changed,
+/// What becomes of something that was present or not, is or is not, and may be there all the same, since it leaves.
+fn kind(was: bool, is: bool, is_there: bool) -> ChangeKind {
+    match (was, is, is_there) {
+        (false, true, _) => ChangeKind::Added,
+        (true, false, _) | (false, false, false) => ChangeKind::Removed,
+        (true, true, _) | (false, false, true) => ChangeKind::Changed,
     }
 }
 

@@ -20,7 +20,7 @@ use crate::api::types::{AdminState, Origin};
 pub(super) struct Discovered {
     /// As it was found last.
     pub backend: Backend,
-    /// Since when it is not found any more, seconds of Unix time; it drains.
+    /// Written by earlier versions: since when it is not found any more, by the wall clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leaving_since: Option<u64>,
 }
@@ -31,10 +31,12 @@ pub(super) type AllDiscovered = BTreeMap<String, BTreeMap<SocketAddr, Discovered
 /// What became of an answer of discovery.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct Taken {
-    /// A line for each backend that came, went or changed.
+    /// A line for each backend that came or changed, or is not found any more.
     pub changes: Vec<String>,
     /// How many were found beyond `max_backends`, and left out.
     pub left_out: usize,
+    /// Those that wait until some of those that leave have gone.
+    pub waiting: Vec<SocketAddr>,
 }
 
 impl Discovery {
@@ -48,61 +50,45 @@ impl Discovery {
 }
 
 impl Overlay {
-    /// Takes in all that discovery finds for a service now, at a time in seconds of Unix time. What was found before
-    /// and is not in it drains from now on; what drains and is in it serves again. Where there are more than
-    /// `max_backends`, those that serve already come first, then those of the lowest addresses.
-    pub fn discover(&mut self, config: &Config, name: &str, found: &[Backend], now: u64) -> Taken {
+    /// Takes in all that discovery finds for a service now. What was found before and is not in it is not wanted any more.
+    /// Where there are more than `max_backends`, those that serve or leave come first, then those of the lowest addresses.
+    /// As many again may leave at a time; where they do, new ones wait.
+    pub fn discover(&mut self, config: &Config, name: &str, found: &[Backend]) -> Taken {
         let mut taken = Taken::default();
         let Some(discovery) =
             Merge::new(config, self).base(name).and_then(|(base, _)| base.discovery.clone())
         else {
             return taken;
         };
+        let most = discovery.max_backends as usize;
         let before = self.discovered.remove(name).unwrap_or_default();
-        let serves = |address: &SocketAddr| before.get(address).is_some_and(|it| it.leaving_since.is_none());
+        let leaving: BTreeSet<SocketAddr> = self.leaving(name).map(|(address, _)| address).collect();
         let by_address: BTreeMap<SocketAddr, &Backend> =
             found.iter().map(|backend| (backend.address, backend)).collect();
-        let (mut kept, new): (Vec<&Backend>, Vec<&Backend>) =
-            by_address.into_values().partition(|backend| serves(&backend.address));
+        let will_leave = |address: &&SocketAddr| !by_address.contains_key(*address);
+        let leave = leaving.iter().chain(before.keys()).filter(will_leave).count();
+        let (mut kept, mut new): (Vec<&Backend>, Vec<&Backend>) = by_address
+            .into_values()
+            .partition(|backend| before.contains_key(&backend.address) || leaving.contains(&backend.address));
+        taken.left_out = (kept.len() + new.len()).saturating_sub(most);
+        kept.truncate(most);
+        new.truncate(most - kept.len());
+        let room = (2 * most).saturating_sub(leave + kept.len()).min(new.len());
+        taken.waiting = new.split_off(room).into_iter().map(|backend| backend.address).collect();
         kept.extend(new);
-        taken.left_out = kept.len().saturating_sub(discovery.max_backends as usize);
-        kept.truncate(discovery.max_backends as usize);
 
-        let mut after: BTreeMap<SocketAddr, Discovered> = kept
+        let after: BTreeMap<SocketAddr, Discovered> = kept
             .into_iter()
             .map(|backend| (backend.address, Discovered { backend: *backend, leaving_since: None }))
             .collect();
-        for (address, discovered) in &before {
-            let leaving_since = discovered.leaving_since.or(Some(now));
-            after.entry(*address).or_insert(Discovered { leaving_since, ..*discovered });
-        }
-        forget_oldest(&mut after, discovery.max_backends as usize);
-        taken.changes = changes(&before, &after);
+        taken.changes = changes(&before, &after, &leaving);
         self.set_discovered(name, after);
         taken
     }
 
-    /// Forgets a backend that discovery does not find any more, with what was changed of it at runtime.
-    pub fn release(&mut self, name: &str, address: SocketAddr) {
-        let mut discovered = self.discovered.remove(name).unwrap_or_default();
-        discovered.remove(&address);
-        self.set_discovered(name, discovered);
-        if let Some(BackendChange::Changed { .. }) =
-            self.backends.get(name).and_then(|changes| changes.get(&address))
-        {
-            self.set_change(name, address, None);
-        }
-    }
-
-    /// Since when each backend of a service is not found any more, seconds of Unix time.
-    pub fn leaving(&self, name: &str) -> impl Iterator<Item = (SocketAddr, u64)> {
-        let all = self.discovered.get(name).into_iter().flatten();
-        all.filter_map(|(address, it)| Some((*address, it.leaving_since?)))
-    }
-
-    /// Whether any backend of any service is not found any more.
-    pub fn is_any_leaving(&self) -> bool {
-        self.discovered.values().flatten().any(|(_, it)| it.leaving_since.is_some())
+    /// What discovery has found for a service and is used.
+    pub fn discovered(&self, name: &str) -> impl Iterator<Item = Backend> {
+        self.discovered.get(name).into_iter().flatten().map(|(_, it)| it.backend)
     }
 
     fn set_discovered(&mut self, name: &str, discovered: BTreeMap<SocketAddr, Discovered>) {
@@ -114,33 +100,20 @@ impl Overlay {
     }
 }
 
-/// An answer that is another each time must not fill the tables with what drains: as many are kept as may serve.
-fn forget_oldest(discovered: &mut BTreeMap<SocketAddr, Discovered>, most: usize) {
-    let mut leaving: Vec<(u64, SocketAddr)> =
-        discovered.iter().filter_map(|(address, it)| Some((it.leaving_since?, *address))).collect();
-    leaving.sort_unstable();
-    for (_, address) in &leaving[..leaving.len().saturating_sub(most)] {
-        discovered.remove(address);
-    }
-}
-
 fn changes(
     before: &BTreeMap<SocketAddr, Discovered>,
     after: &BTreeMap<SocketAddr, Discovered>,
+    leaving: &BTreeSet<SocketAddr>,
 ) -> Vec<String> {
     let addresses: BTreeSet<_> = before.keys().chain(after.keys()).collect();
     let words = |address: &SocketAddr| match (before.get(address), after.get(address)) {
+        (None, Some(_)) if leaving.contains(address) => Some("found again".to_owned()),
         (None, Some(_)) => Some("found".to_owned()),
-        (Some(_), None) => Some("removed: too many that are not found any more".to_owned()),
-        (Some(before), Some(after)) => match (before.leaving_since, after.leaving_since) {
-            (None, Some(_)) => Some("not found any more: it drains".to_owned()),
-            (Some(_), None) => Some("found again".to_owned()),
-            _ if before.backend.weight != after.backend.weight => {
-                Some(format!("weight {} -> {}", before.backend.weight, after.backend.weight))
-            }
-            _ if before.backend != after.backend => Some("found changed".to_owned()),
-            _ => None,
-        },
+        (Some(_), None) => Some("not found any more".to_owned()),
+        (Some(before), Some(after)) if before.backend.weight != after.backend.weight => {
+            Some(format!("weight {} -> {}", before.backend.weight, after.backend.weight))
+        }
+        (Some(before), Some(after)) => (before.backend != after.backend).then(|| "found changed".to_owned()),
         (None, None) => None,
     };
     addresses.into_iter().filter_map(|it| Some(format!("backend {it} {}", words(it)?))).collect()
@@ -218,7 +191,7 @@ impl Merge<'_> {
             backend: found.backend,
             admin: AdminState::Enabled,
             origin,
-            is_leaving: found.leaving_since.is_some(),
+            is_leaving: false,
         };
         let changes = self.overlay().backends.get(name);
         if let Some(BackendChange::Changed { weight, server_id, backup, max_flows, admin }) =

@@ -60,6 +60,8 @@ pub struct Dns {
     pub min_ttl: Duration,
     /// The longest. Up to 1 day, default 5 min.
     pub max_ttl: Duration,
+    /// How long an address that is missing from answers counts as there. Up to 1 h, default 30 s.
+    pub hold: Duration,
     /// What an answer without any backend does.
     pub on_empty: OnEmpty,
     /// What becomes of SRV records that are not of the lowest priority.
@@ -101,9 +103,13 @@ pub enum Priorities {
 }
 
 pub(super) const MAX_BACKENDS: RangeInclusive<u32> = 1..=10_000;
-const DRAIN: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(7 * 24 * 3600);
+/// How long what leaves may keep its flows.
+pub(super) const DRAIN: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(7 * 24 * 3600);
+/// The same where nothing is said.
+pub(super) const DEFAULT_DRAIN: Duration = Duration::from_secs(3600);
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(30);
 const TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
+const HOLD: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
 const MOST_RESOLVERS: usize = 8;
 
 /// As it is written.
@@ -120,7 +126,15 @@ impl schemars::JsonSchema for Discovery {
 impl Discovery {
     /// From this source, with the defaults of everything else.
     pub const fn new(source: Source) -> Self {
-        Self { source, max_backends: 256, drain_timeout: Duration::from_secs(3600) }
+        Self { source, max_backends: 256, drain_timeout: DEFAULT_DRAIN }
+    }
+
+    /// How long a backend that is missing from what is found counts as there. A file is replaced whole, and says all.
+    pub const fn hold(&self) -> Duration {
+        match &self.source {
+            Source::Dns(dns) => dns.hold,
+            Source::File(_) => Duration::ZERO,
+        }
     }
 
     /// The rules that it has to keep in this service.
@@ -151,6 +165,7 @@ impl Dns {
             timeout: Duration::from_secs(2),
             min_ttl: Duration::from_secs(5),
             max_ttl: Duration::from_secs(300),
+            hold: Duration::from_secs(30),
             on_empty: OnEmpty::Keep,
             priorities: Priorities::Lowest,
         }
@@ -178,6 +193,7 @@ impl Dns {
                 ),
             );
         }
+        problems.take(&place.key("hold"), within(self.hold, &HOLD, print_duration));
         if self.resolvers.len() > MOST_RESOLVERS {
             problems.add(
                 &place.key("resolvers"),

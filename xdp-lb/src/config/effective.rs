@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use super::discovered;
+use super::leaving;
 use super::overlay::{BackendChange, Overlay};
 use super::place::{Place, Problems};
 use super::rules::{self, BackendDraft, ServiceDraft};
-use super::schema::{Backend, Config, Service};
+use super::schema::{Backend, Config, Limits, Service};
 use crate::api::types::{AdminState, Origin};
 
 /// The services that there are, by name.
@@ -29,11 +30,13 @@ pub struct EffectiveService {
     pub origin: Origin,
     /// Its backends, sorted by address.
     pub backends: Vec<EffectiveBackend>,
-    /// What discovery found and no rule allows, sorted by address.
+    /// What is not used: what discovery found and no rule allows, and what waits for room. Sorted by address.
     pub refused: Vec<Refused>,
+    /// It is not defined any more, and keeps its flows until they end.
+    pub is_leaving: bool,
 }
 
-/// A backend that discovery found and that is not used.
+/// A backend that is defined or was found, and that is not used.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Refused {
     /// Where it is said to listen.
@@ -51,7 +54,7 @@ pub struct EffectiveBackend {
     pub admin: AdminState,
     /// Whether the file lists it, the CLI added it, or discovery found it.
     pub origin: Origin,
-    /// Discovery found it once and does not any more: it keeps its flows until they end, and gets no new ones.
+    /// It is not defined or found any more: it keeps its flows until they end, and gets no new ones.
     pub is_leaving: bool,
 }
 
@@ -64,6 +67,20 @@ pub struct EffectiveBackend {
 /// # Errors
 /// Where the two contradict each other, or exceed the limits together: every reason, a line each.
 pub fn effective(config: &Config, overlay: &Overlay) -> Result<Effective, Vec<String>> {
+    effective_beside(config, overlay, config.limits, |_, _| false)
+}
+
+/// Merges the file and the runtime changes, where some backends are in use already and the tables have this room: new ones
+/// wait where what leaves has it.
+///
+/// # Errors
+/// As of [`effective`].
+pub fn effective_beside(
+    config: &Config,
+    overlay: &Overlay,
+    room: Limits,
+    is_present: impl Fn(&Service, SocketAddr) -> bool,
+) -> Result<Effective, Vec<String>> {
     let merge = Merge::new(config, overlay);
     let mut problems = Problems::default();
     let mut services = Vec::new();
@@ -78,6 +95,7 @@ pub fn effective(config: &Config, overlay: &Overlay) -> Result<Effective, Vec<St
             origin,
             backends: merge.listed(name).into_values().collect(),
             refused: Vec::new(),
+            is_leaving: false,
         }));
     }
     // What stands in the file was there first: a service that is added stands against that, and not that against it.
@@ -92,7 +110,9 @@ pub fn effective(config: &Config, overlay: &Overlay) -> Result<Effective, Vec<St
         &mut problems,
     );
     problems.into_result()?;
-    discovered::add(&mut services, &merge, config.limits);
+    leaving::add(&mut services, &overlay.leaving, config.allow_exec_checks);
+    discovered::add(&mut services, &merge, room);
+    leaving::wait_for_room(&mut services, room, is_present);
     Ok(Effective { services })
 }
 
@@ -175,7 +195,7 @@ impl<'a> Merge<'a> {
         self.overlay
     }
 
-    /// The backends that a service has, the discovered ones as well.
+    /// The backends that a service has, those that were discovered or leave as well.
     pub(super) fn backends(&self, name: &str) -> BTreeMap<SocketAddr, EffectiveBackend> {
         let mut backends = self.listed(name);
         let origin = self
@@ -185,6 +205,9 @@ impl<'a> Merge<'a> {
         for discovered in self.discovered(name) {
             let backend = self.with_changes(name, discovered, origin);
             backends.entry(discovered.backend.address).or_insert(backend);
+        }
+        for leaving in self.overlay.leaving.of(name) {
+            backends.entry(leaving.backend.address).or_insert(leaving);
         }
         backends
     }

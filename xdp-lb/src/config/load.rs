@@ -10,7 +10,7 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 use super::check::HealthCheck;
-use super::discovery::{Discovery, MAX_BACKENDS};
+use super::discovery::{DEFAULT_DRAIN, DRAIN, Discovery, MAX_BACKENDS};
 use super::errors::{ConfigError, Errors, Lines, syntax_errors};
 use super::feedback::FeedbackDraft;
 use super::place::{Place, Problems};
@@ -96,6 +96,7 @@ pub(super) const TOP_KEYS: &[&str] = &[
     "metrics",
     "limits",
     "timeouts",
+    "drain_timeout",
     "allow_exec_checks",
     "service",
 ];
@@ -154,6 +155,7 @@ const DISCOVERY_KEYS: &[&str] = &[
     "timeout",
     "min_ttl",
     "max_ttl",
+    "hold",
     "on_empty",
     "priorities",
     "path",
@@ -175,6 +177,7 @@ fn read_config(root: &DeTable, problems: &mut Problems) -> Option<Config> {
     let metrics = top.section("metrics", &["listen"], read_metrics).unwrap_or_default();
     let limits = top.or_default("limits", |top, key| top.section(key, LIMITS_KEYS, read_limits).flatten());
     let timeouts = top.section("timeouts", &["tcp_idle", "udp_idle"], read_timeouts).unwrap_or_default();
+    let drain_timeout = top.parsed("drain_timeout", drain_timeout).unwrap_or(DEFAULT_DRAIN);
     let allow_exec_checks = top.boolean("allow_exec_checks").unwrap_or_default();
     let services = top.sections("service", SERVICE_KEYS, service_label, read_service);
     rules::check_all(&services, snat_ports, limits, allow_exec_checks, problems);
@@ -191,6 +194,7 @@ fn read_config(root: &DeTable, problems: &mut Problems) -> Option<Config> {
         metrics,
         limits: limits?,
         timeouts,
+        drain_timeout,
         allow_exec_checks,
         services: services.into_iter().map(ServiceDraft::finish).collect::<Option<_>>()?,
     })
@@ -375,6 +379,10 @@ fn read_timeouts(timeouts: &mut Section) -> Timeouts {
     }
 }
 
+fn drain_timeout(text: &str) -> Result<Duration, String> {
+    within(text::duration(text)?, &DRAIN, print_duration)
+}
+
 fn read_service(service: &mut Section) -> ServiceDraft {
     ServiceDraft {
         name: service.required("name", "name = \"web\"", |name| Ok(name.to_owned())),
@@ -453,6 +461,7 @@ fn read_discovery(discovery: &mut Section) -> Option<Discovery> {
     let mut text = |key| discovery.parsed(key, |text| Ok(text.to_owned()));
     let (name, record, path) = (text("name"), text("record"), text("path"));
     let (timeout, min_ttl, max_ttl) = (text("timeout"), text("min_ttl"), text("max_ttl"));
+    let hold = text("hold");
     let (on_empty, priorities, drain_timeout) = (text("on_empty"), text("priorities"), text("drain_timeout"));
     let resolvers = discovery.list("resolvers", |text| Ok(text.to_owned()));
     let port = discovery.integer("port", &(1..=u16::MAX));
@@ -469,6 +478,7 @@ fn read_discovery(discovery: &mut Section) -> Option<Discovery> {
         timeout,
         min_ttl,
         max_ttl,
+        hold,
         on_empty,
         priorities,
         path,

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::discovered::AllDiscovered;
 use super::effective::{EffectiveBackend, Merge, definition, effective};
+use super::leaving::Leaving;
 use super::policy::ServerId;
 use super::rules::{validate_backend, validate_service};
 use super::schema::{Backend, Config, Service, is_default};
@@ -42,12 +43,20 @@ pub struct Overlay {
     /// What discovery found last, so that it is known while there is no answer.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) discovered: AllDiscovered,
+    /// What nobody defines or finds any more and keeps its flows until those end.
+    #[serde(default, skip_serializing_if = "Leaving::is_empty")]
+    pub(super) leaving: Leaving,
 }
 
 impl Kept for Overlay {
     const NAME: &str = "state file";
     const LOSS: &str = "the changes made at runtime are not in effect until they are made again, or that file is \
-                        mended and put back";
+                        fixed and put back";
+
+    fn version(&self) -> u32 {
+        // Version 3 brought what leaves.
+        if self.leaving.is_empty() { 2 } else { 3 }
+    }
 }
 
 /// A change to one backend.
@@ -103,21 +112,29 @@ impl Overlay {
         let is_changed = std::mem::replace(&mut self.node, admin) != admin;
         let what = match (admin, is_changed) {
             (AdminState::Enabled, false) => return unchanged("this node is in service already".into()),
-            (AdminState::Draining, false) => return unchanged("this node is drained already".into()),
+            (AdminState::Draining, false) => "this node is drained already",
             (AdminState::Enabled, true) => "this node is back in service",
             (AdminState::Draining, true) => "this node drains",
         };
-        done(match (&config.vips.interface, admin) {
+        let merge = Merge::new(config, self);
+        let vips: BTreeSet<_> =
+            merge.names().into_iter().filter_map(|name| Some(merge.base(name)?.0.vip.ip())).collect();
+        let vips: Vec<String> = vips.iter().map(ToString::to_string).collect();
+        let vips = if vips.is_empty() { "no VIPs".to_owned() } else { vips.join(", ") };
+        let message = match (&config.vips.interface, admin) {
             (Some(_), AdminState::Draining) => {
                 format!("{what}: its VIPs are withdrawn, and flows whose packets still come go on")
             }
             (Some(_), AdminState::Enabled) => format!("{what}, with its VIPs"),
             (None, AdminState::Draining) => format!(
-                "{what}, but the daemon does not put VIPs on this host (vips.interface): take the addresses or the \
-                 routes away yourself"
+                "{what}, but the daemon does not manage VIP addresses (vips.interface): take their addresses or routes \
+                 away yourself: {vips}"
             ),
-            (None, AdminState::Enabled) => format!("{what}: put the VIPs' addresses or routes back yourself"),
-        })
+            (None, AdminState::Enabled) => {
+                format!("{what}: put the VIPs' addresses or routes back yourself: {vips}")
+            }
+        };
+        Ok(Outcome { message, changed: is_changed })
     }
 
     /// Drains a service with all of its backends, or lets it take new flows again. What is so already is left, and
@@ -201,6 +218,10 @@ impl Overlay {
     /// # Errors
     /// `NotFound`, with the services that there are.
     pub fn remove_service(&mut self, config: &Config, name: &str) -> Answer<Outcome> {
+        if self.leaving.has_service(name) {
+            self.leaving.remove_service(name);
+            return done(format!("service {name}, which was removed before, is gone"));
+        }
         let merge = Merge::new(config, self);
         service(&merge, name)?;
         let backends = counted(merge.backends(name).len(), "backend");
@@ -278,6 +299,17 @@ impl Overlay {
         let merge = Merge::new(config, self);
         service(&merge, name)?;
         let old = backend(&merge, name, address)?;
+        if old.is_leaving {
+            if patch == (BackendPatch { admin: Some(AdminState::Draining), weight: None }) {
+                return unchanged(format!(
+                    "service {name}: backend {address} was removed, and drains until its flows have ended"
+                ));
+            }
+            return Err(Refusal::Conflict(format!(
+                "service {name}: backend {address} was removed and drains until its flows have ended: add it again with: \
+                 xdp-lb backend add {name} {address}"
+            )));
+        }
         let weight = patch.weight.unwrap_or(old.backend.weight);
         let admin = patch.admin.unwrap_or(old.admin);
         let mut words = Vec::new();
@@ -320,7 +352,7 @@ impl Overlay {
         let is_found = self.discovered.get(name).is_some_and(|found| found.contains_key(&address));
         if there.is_leaving {
             self.release(name, address);
-            return done(format!("service {name}: backend {address} removed, which was not found any more"));
+            return done(format!("service {name}: backend {address}, which was removed before, is gone"));
         }
         if let (Origin::Dns | Origin::WatchedFile, Some(discovery)) = (there.origin, &base.discovery) {
             return Err(Refusal::Conflict(format!(
@@ -342,7 +374,7 @@ impl Overlay {
     pub fn prune(&mut self, config: &Config) -> Vec<String> {
         let mut lines = Vec::new();
         let merge = Merge::new(config, self);
-        let mut next = Self { node: self.node, ..Self::default() };
+        let mut next = Self { node: self.node, leaving: self.leaving.clone(), ..Self::default() };
 
         for name in &self.drained_services {
             if merge.base(name).is_some() {
@@ -376,6 +408,11 @@ impl Overlay {
             let mut kept = BTreeMap::new();
             let defined = merge.defined(name);
             for (&address, &change) in changes {
+                // What leaves may come back, and is as it was then.
+                if matches!(change, BackendChange::Changed { .. }) && self.is_leaving(name, address) {
+                    kept.insert(address, change);
+                    continue;
+                }
                 // One that discovery finds may be added all the same.
                 let defined = match change {
                     BackendChange::Added { .. } => find(&base.backends, address),

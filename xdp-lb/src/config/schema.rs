@@ -44,6 +44,8 @@ pub struct Config {
     pub limits: Limits,
     /// When flows are over.
     pub timeouts: Timeouts,
+    /// How long a service or backend that was removed may keep its flows. Up to 7 days, default 1 h.
+    pub drain_timeout: Duration,
     /// Whether health checks may run programs of this host.
     pub allow_exec_checks: bool,
     /// The services, in the file's order.

@@ -38,9 +38,19 @@ pub fn changed_settings(old: &Config, new: &Config) -> Vec<SettingChange> {
 
 /// The new config, with the present values of what cannot change while the daemon runs.
 pub fn reloadable(new: Config, present: &Config) -> Config {
-    let Config { interfaces, snat_ports, vips, timeouts, allow_exec_checks, services, .. } = new;
+    let Config { interfaces, snat_ports, vips, timeouts, drain_timeout, allow_exec_checks, services, .. } =
+        new;
     let allow_exec_checks = allow_exec_checks && present.allow_exec_checks;
-    Config { interfaces, snat_ports, vips, timeouts, allow_exec_checks, services, ..present.clone() }
+    Config {
+        interfaces,
+        snat_ports,
+        vips,
+        timeouts,
+        drain_timeout,
+        allow_exec_checks,
+        services,
+        ..present.clone()
+    }
 }
 
 /// Every key. A new one of the schema does not compile before it is here.
@@ -57,6 +67,7 @@ fn settings(config: &Config) -> Vec<Setting> {
         metrics,
         limits,
         timeouts,
+        drain_timeout,
         allow_exec_checks,
         services: _,
     } = config;
@@ -102,6 +113,7 @@ fn settings(config: &Config) -> Vec<Setting> {
         limit("limits.fragments", fragments),
         ("timeouts.tcp_idle", json!(print_duration(*tcp_idle)), None),
         ("timeouts.udp_idle", json!(print_duration(*udp_idle)), None),
+        ("drain_timeout", json!(print_duration(*drain_timeout)), None),
         // A daemon that starts without leave gives up the capabilities that it takes to run programs as another user.
         ("allow_exec_checks", json!(allow_exec_checks), allow_exec_checks.then_some(RESTART)),
     ]
@@ -124,6 +136,7 @@ mod tests {
         metrics.listen = "off"
         limits = { services = 5, backends = 6, slots = 1025, flows = 1026, half_open_flows = 1027, source_ranges = 8, source_rates = 1028, fragments = 1029 }
         timeouts = { tcp_idle = "3s", udp_idle = "4s" }
+        drain_timeout = "5s"
         allow_exec_checks = true
     "#;
 

@@ -22,7 +22,10 @@ use super::overlay::Overlay;
 use crate::file;
 use crate::lock::Lock;
 
-const VERSION: u32 = 2;
+/// The last version that this daemon knows.
+const VERSION: u32 = 3;
+/// The version of a file without anything that came later, so that an earlier daemon reads it.
+const FIRST_VERSION: u32 = 2;
 const LARGEST: u64 = 256 << 20;
 
 /// What is kept in a file.
@@ -31,6 +34,11 @@ pub trait Kept: Default + Serialize + DeserializeOwned {
     const NAME: &str;
     /// What is lost with it, in words.
     const LOSS: &str;
+
+    /// The first version of the file that can hold this.
+    fn version(&self) -> u32 {
+        FIRST_VERSION
+    }
 }
 
 /// Why a file could not be read.
@@ -226,7 +234,7 @@ fn make_directory<T: Kept>(path: &Path) -> anyhow::Result<&Path> {
 
 /// The file's text, sealed.
 fn encode<T: Kept>(contents: &T) -> serde_json::Result<String> {
-    let unsealed = State { version: VERSION, checksum: Some(String::new()), contents };
+    let unsealed = State { version: contents.version(), checksum: Some(String::new()), contents };
     let text = serde_json::to_string_pretty(&unsealed)? + "\n";
     // It stands before whatever an operator could have named so.
     Ok(text.replacen(UNSEALED, &format!("{}{}\"", &UNSEALED[..UNSEALED.len() - 1], checksum(&text)), 1))
@@ -510,9 +518,9 @@ mod tests {
     fn a_later_daemons_file_is_refused_and_stays_where_it_is() {
         let directory = directory();
         let path = directory.path().join("state.json");
-        fs::write(&path, "{\"version\":3,\"overlay\":{},\"more\":1}").expect("written");
+        fs::write(&path, "{\"version\":4,\"overlay\":{},\"more\":1}").expect("written");
         let message = read(&path).expect_err("refused").to_string();
-        assert!(message.contains("is of version 3, and this daemon knows version 2"), "{message}");
+        assert!(message.contains("is of version 4, and this daemon knows version 3"), "{message}");
         assert_eq!(names(&directory), ["state.json"]);
     }
 

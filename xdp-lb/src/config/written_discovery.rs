@@ -29,6 +29,8 @@ pub(super) struct WrittenDiscovery {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_ttl: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_empty: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub priorities: Option<String>,
@@ -126,6 +128,7 @@ impl WrittenDiscovery {
             ("timeout", self.timeout.is_some()),
             ("min_ttl", self.min_ttl.is_some()),
             ("max_ttl", self.max_ttl.is_some()),
+            ("hold", self.hold.is_some()),
             ("on_empty", self.on_empty.is_some()),
             ("priorities", self.priorities.is_some()),
         ];
@@ -161,6 +164,7 @@ impl WrittenDiscovery {
             timeout: errors.read("timeout", self.timeout, default.timeout, text::duration),
             min_ttl: errors.read("min_ttl", self.min_ttl, default.min_ttl, text::duration),
             max_ttl: errors.read("max_ttl", self.max_ttl, default.max_ttl, text::duration),
+            hold: errors.read("hold", self.hold, default.hold, text::duration),
             on_empty: errors.read("on_empty", self.on_empty, default.on_empty, str::parse),
             priorities: errors.read("priorities", self.priorities, default.priorities, str::parse),
             ..default
@@ -192,6 +196,7 @@ impl From<Discovery> for WrittenDiscovery {
                     timeout: Some(text::print_duration(dns.timeout)),
                     min_ttl: Some(text::print_duration(dns.min_ttl)),
                     max_ttl: Some(text::print_duration(dns.max_ttl)),
+                    hold: Some(text::print_duration(dns.hold)),
                     on_empty: Some(dns.on_empty.to_string()),
                     priorities: is_srv.then(|| dns.priorities.to_string()),
                     ..written
@@ -234,12 +239,13 @@ mod tests {
                 timeout: Duration::from_millis(300),
                 min_ttl: Duration::from_secs(1),
                 max_ttl: Duration::from_secs(60),
+                hold: Duration::from_secs(9),
                 on_empty: OnEmpty::Drain,
                 ..dns
             }),
         };
         let json = r#"{"type":"dns","name":"web.example.com","record":"aaaa","port":8080,"weight":3,
-            "resolvers":["192.0.2.53","[2001:db8::53]:5353"],"timeout":"300ms","min_ttl":"1s","max_ttl":"1m",
+            "resolvers":["192.0.2.53","[2001:db8::53]:5353"],"timeout":"300ms","min_ttl":"1s","max_ttl":"1m","hold":"9s",
             "on_empty":"drain","max_backends":7,"drain_timeout":"90s"}"#;
         assert_eq!(read(json), Ok(full.clone()));
         let printed = serde_json::to_string(&full).expect("printed");

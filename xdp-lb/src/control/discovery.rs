@@ -1,23 +1,27 @@
-//! What discovery tells: taken in, said once, and what is not found any more removed when its flows have ended.
+//! What discovery tells: taken in, and said once. Where backends are found by DNS, an address that is missing from answers
+//! counts as there for a while: many servers answer with some of the addresses, others each time.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use xdp_lb_common::process::records_flows;
-use xdp_lb_common::tables::BackendIndex;
-
-use super::fleet::{target_id, vip};
-use super::handle::Refusal;
 use super::kernel::Kernel;
-use super::owner::{Owner, Persist};
-use super::plan::{Identity, identities, identity};
-use crate::api::types::{BackendState, DiscoveryView};
-use crate::config::{self, Discovery, EffectiveService};
+use super::leaving::{some, unused};
+use super::owner::Owner;
+use crate::api::events::WatchEvent;
+use crate::api::plan::ChangeKind;
+use crate::api::types::DiscoveryView;
+use crate::config::{Backend, Discovery, EffectiveService, Overlay};
 use crate::discovery::Update;
 
-/// Reasons in a view.
-const MOST_REASONS: usize = 10;
+/// Where addresses come back that were missing, each is held for so many times as long as any of them was missing.
+const ABSENCES: u32 = 4;
+
+/// The longest time that an address is held for that.
+const LONGEST_HOLD: Duration = Duration::from_secs(3600);
+
+/// So many addresses have to come back before answers count as differing: a single one is a host that was restarted.
+const DIFFERING: usize = 3;
 
 /// How discovery goes, by service.
 #[derive(Debug, Default)]
@@ -30,10 +34,112 @@ struct Status {
     next: Option<Instant>,
     failing: Option<(Instant, String)>,
     refused: Vec<String>,
-    /// What the config's other services stand against, as it was logged.
-    refused_here: Vec<String>,
     answers: u64,
     failures: u64,
+    /// The last answer.
+    found: Vec<Backend>,
+    /// What was in an earlier answer, and since when it is missing.
+    missing: BTreeMap<SocketAddr, (Instant, Backend)>,
+    /// What came back after it was missing.
+    returned: BTreeSet<SocketAddr>,
+    /// The longest time that one of those was missing.
+    longest_absence: Duration,
+    /// How many were found beyond `max_backends`.
+    left_out: usize,
+    /// What was found and waits for room.
+    waiting: Vec<SocketAddr>,
+}
+
+impl Status {
+    fn new(discovery: Discovery) -> Self {
+        Self {
+            discovery,
+            answered: None,
+            next: None,
+            failing: None,
+            refused: Vec::new(),
+            answers: 0,
+            failures: 0,
+            found: Vec::new(),
+            missing: BTreeMap::new(),
+            returned: BTreeSet::new(),
+            longest_absence: Duration::ZERO,
+            left_out: 0,
+            waiting: Vec::new(),
+        }
+    }
+
+    /// How long an address that is missing counts as there.
+    fn hold(&self) -> Duration {
+        let hold = self.discovery.hold();
+        if hold.is_zero() { hold } else { hold.max((self.longest_absence * ABSENCES).min(LONGEST_HOLD)) }
+    }
+
+    /// Takes in an answer; `before` is what was known without one.
+    fn answer(&mut self, found: &[Backend], before: impl Iterator<Item = Backend>, now: Instant) {
+        let present: BTreeSet<SocketAddr> = found.iter().map(|it| it.address).collect();
+        let known: Vec<Backend> =
+            if self.answers == 0 { before.collect() } else { std::mem::take(&mut self.found) };
+        for backend in known.into_iter().filter(|it| !present.contains(&it.address)) {
+            self.missing.entry(backend.address).or_insert((now, backend));
+        }
+        let most = self.discovery.max_backends as usize;
+        for address in &present {
+            let Some((since, _)) = self.missing.remove(address) else { continue };
+            self.longest_absence = self.longest_absence.max(now - since);
+            if self.returned.len() < most {
+                self.returned.insert(*address);
+            }
+        }
+        self.found = found.to_vec();
+        self.answers += 1;
+    }
+
+    /// What counts as found: the last answer, and what is held as far as there is room beside that.
+    fn held_and_found(&mut self, now: Instant) -> Vec<Backend> {
+        let hold = self.hold();
+        self.missing.retain(|_, (since, _)| now.saturating_duration_since(*since) < hold);
+        let room = (self.discovery.max_backends as usize).saturating_sub(self.found.len());
+        // Those that are missing for the shortest time.
+        let mut held: Vec<(Instant, Backend)> = self.missing.values().copied().collect();
+        held.sort_by_key(|(since, _)| std::cmp::Reverse(*since));
+        held.truncate(room);
+        self.missing = held.iter().map(|(since, backend)| (backend.address, (*since, *backend))).collect();
+        self.found.iter().copied().chain(held.into_iter().map(|(_, backend)| backend)).collect()
+    }
+
+    /// Whether time has changed what counts as found, or there may be room for what waits.
+    fn is_due(&self, now: Instant) -> bool {
+        let hold = self.hold();
+        !self.waiting.is_empty()
+            || self.missing.values().any(|(since, _)| now.saturating_duration_since(*since) >= hold)
+    }
+
+    /// Says that answers differ, where they do.
+    fn differs(&self) -> Option<String> {
+        let count = self.returned.len();
+        (count >= DIFFERING && !self.hold().is_zero()).then(|| {
+            let [absence, hold] = [self.longest_absence, self.hold()]
+                .map(|it| humantime::format_duration(Duration::from_secs(it.as_secs().max(1))));
+            format!(
+                "answers differ between lookups: {count} addresses came back that were missing, for up to {absence}. An \
+                 address that is missing counts as there for {hold}. Have the DNS server answer with all addresses"
+            )
+        })
+    }
+
+    /// Says what waits for room, where anything does.
+    fn waits(&self) -> Option<String> {
+        let (first, most) = (self.waiting.first()?, self.discovery.max_backends);
+        let others = match self.waiting.len() - 1 {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        Some(format!(
+            "backend {first}{others}: found, and waits for room: max_backends = {most}, and backends that are not found any \
+             more still have flows"
+        ))
+    }
 }
 
 impl Discoveries {
@@ -46,28 +152,23 @@ impl Discoveries {
         self.0.retain(|name, status| present.get(name.as_str()) == Some(&&status.discovery));
     }
 
-    /// Remembers how it went, and says what is new of it.
-    fn note(&mut self, update: &Update, now: Instant) {
+    /// Remembers how it went, and says what is new of it. `before` is what was known without an answer.
+    fn note(&mut self, update: &Update, before: impl Iterator<Item = Backend>, now: Instant) {
         let name = &update.service;
-        let status = self.0.entry(name.clone()).or_insert_with(|| Status {
-            discovery: update.discovery.clone(),
-            answered: None,
-            next: None,
-            failing: None,
-            refused: Vec::new(),
-            refused_here: Vec::new(),
-            answers: 0,
-            failures: 0,
-        });
+        let status = self.0.entry(name.clone()).or_insert_with(|| Status::new(update.discovery.clone()));
         status.next = update.next.map(|next| now + next);
         match &update.result {
             Ok(found) => {
                 if let Some((since, _)) = status.failing.take() {
                     let took = humantime::format_duration(Duration::from_secs((now - since).as_secs()));
-                    tracing::info!("service {name}: discovery is well again after {took}");
+                    tracing::info!("service {name}: discovery has recovered after {took}");
                 }
                 status.answered = Some(now);
-                status.answers += 1;
+                let differed = status.differs().is_some();
+                status.answer(&found.backends, before, now);
+                if let Some(words) = status.differs().filter(|_| !differed) {
+                    tracing::warn!("service {name}: discovery: {words}");
+                }
                 if status.refused != found.refused {
                     for line in &found.refused {
                         tracing::warn!("service {name}: discovery: {line}");
@@ -107,104 +208,53 @@ impl<K: Kernel> Owner<K> {
             if !is_wanted {
                 continue;
             }
-            self.discoveries.note(&update, now);
-            let Ok(found) = &update.result else { continue };
-            let taken = overlay.discover(&self.config, &update.service, &found.backends, unix_now());
-            for change in taken.changes {
-                tracing::info!("service {}: {change}", update.service);
-            }
-            if taken.left_out > 0 {
-                tracing::warn!(
-                    "service {}: discovery: {} backends more than max_backends are left out",
-                    update.service,
-                    taken.left_out
-                );
+            self.discoveries.note(&update, overlay.discovered(&update.service), now);
+            if update.result.is_ok() {
+                self.take(&mut overlay, &update.service, now);
             }
         }
-        self.put_discovered(overlay);
+        self.put_in_effect(overlay);
     }
 
-    /// Removes what is not found any more and has no flows left, or has had time enough.
-    pub(super) fn release_left(&mut self) {
-        if !self.overlay.is_any_leaving() {
-            return;
-        }
-        let indices = identities(self.planner.tables());
-        let mut overlay = self.overlay.clone();
-        for service in &self.fleet.effective().services {
-            let Some(discovery) = &service.service.discovery else { continue };
-            let name = &service.service.name;
-            for (address, since) in self.overlay.leaving(name) {
-                let left = unix_now().saturating_sub(since);
-                let why = if left >= discovery.drain_timeout.as_secs() {
-                    format!("its flows had {}", humantime::format_duration(discovery.drain_timeout))
-                } else if let Some(why) = self.is_over(service, address, &indices) {
-                    why.to_owned()
-                } else {
-                    continue;
-                };
-                tracing::info!(
-                    "service {name}: backend {address}: removed, since it is not found any more and {why}"
-                );
-                overlay.release(name, address);
-            }
-        }
-        self.put_discovered(overlay);
-    }
-
-    /// Why nothing is lost with a backend that leaves; `None` while flows may be.
-    fn is_over(
-        &self,
-        service: &EffectiveService,
-        address: SocketAddr,
-        indices: &HashMap<Identity, BackendIndex>,
-    ) -> Option<&'static str> {
-        let Some(backend) = service.backends.iter().find(|it| it.backend.address == address) else {
-            return Some("the config refuses it");
+    /// Looks whether time has changed what counts as found, or there is room for what waits.
+    pub(super) fn look_at_found(&mut self, now: Instant) {
+        let due: Vec<String> = {
+            let due = self.discoveries.0.iter().filter(|(_, status)| status.is_due(now));
+            due.map(|(name, _)| name.clone()).collect()
         };
-        let state = self.fleet.known(&target_id(service, backend)).map(|known| known.condition.state);
-        if state != Some(BackendState::Draining) {
-            return Some("it gets no packets");
-        }
-        let present = self.planner.tables().services.get(&vip(service))?;
-        let index = *indices.get(&identity(present.index, address))?;
-        let tables = self.planner.tables();
-        // Before that, a flow from before its slots moved may have no record yet.
-        let is_known = records_flows(present)
-            || !self
-                .settling
-                .known_at(present, vip(service).protocol, tables, &self.config.timeouts)
-                .contains_key(&index);
-        let flows = self.census.live.get(&index).copied().unwrap_or(0);
-        (self.is_census_fresh() && is_known && flows == 0).then_some("its flows have ended")
-    }
-
-    fn put_discovered(&mut self, overlay: config::Overlay) {
-        if overlay == self.overlay {
+        if due.is_empty() {
             return;
         }
-        let adopted = config::effective(&self.config, &overlay)
-            .map_err(|lines| Refusal::Conflict(lines.join("\n")))
-            .and_then(|effective| {
-                self.adopt(self.config.clone(), overlay, effective, Refusal::Conflict, Persist::IfItCan)
-            });
-        if let Err(refusal) = adopted {
-            tracing::error!("what discovery found cannot be put into effect: {refusal}");
+        let mut overlay = self.overlay.clone();
+        for name in due {
+            self.take(&mut overlay, &name, now);
         }
-        self.say_what_is_refused();
+        self.put_in_effect(overlay);
     }
 
-    /// Says once what stands against the rest of the config.
-    fn say_what_is_refused(&mut self) {
-        for service in &self.fleet.effective().services {
-            let Some(status) = self.discoveries.0.get_mut(&service.service.name) else { continue };
-            let refused: Vec<String> = refused_in_words(service);
-            if status.refused_here != refused {
-                for line in refused.iter().take(MOST_REASONS) {
-                    tracing::warn!("service {}: discovery: {line}", service.service.name);
-                }
-                status.refused_here = refused;
-            }
+    /// Takes what counts as found for a service into these changes.
+    fn take(&mut self, overlay: &mut Overlay, name: &str, now: Instant) {
+        let Some(status) = self.discoveries.0.get_mut(name) else { return };
+        let taken = overlay.discover(&self.config, name, &status.held_and_found(now));
+        for change in taken.changes {
+            tracing::info!("service {name}: {change}");
+        }
+        if taken.left_out > 0 && taken.left_out != status.left_out {
+            tracing::warn!(
+                "service {name}: discovery: {} backends more than max_backends are left out",
+                taken.left_out
+            );
+        }
+        status.left_out = taken.left_out;
+        let is_news = taken.waiting.iter().any(|it| !status.waiting.contains(it));
+        status.waiting = taken.waiting;
+        if let Some(words) = status.waits().filter(|_| is_news) {
+            tracing::warn!("service {name}: {words}");
+            self.events.add(WatchEvent::Service {
+                service: name.into(),
+                kind: ChangeKind::Changed,
+                changes: vec![format!("service {name}: {words}")],
+            });
         }
     }
 
@@ -220,16 +270,17 @@ impl<K: Kernel> Owner<K> {
         let now = Instant::now();
         let since = |then: Instant| now.saturating_duration_since(then).as_secs();
         let mut refused: Vec<String> = status.map(|it| it.refused.clone()).unwrap_or_default();
-        refused.extend(refused_in_words(service));
-        let more = refused.len().saturating_sub(MOST_REASONS);
-        refused.truncate(MOST_REASONS);
-        refused.extend((more > 0).then(|| format!("and {more} more")));
+        refused.extend(status.and_then(Status::waits));
+        refused.extend(unused(service));
         let failing = status.and_then(|it| it.failing.as_ref());
         Some(DiscoveryView {
             source: discovery.to_string(),
             found: count(false),
             leaving: count(true),
-            refused,
+            refused: some(refused),
+            waiting: status.map_or(0, |it| it.waiting.len() as u32),
+            held: status.map_or(0, |it| it.missing.len() as u32),
+            warning: status.and_then(Status::differs),
             last_answer_seconds: status.and_then(|it| it.answered).map(since),
             next_lookup_seconds: status
                 .and_then(|it| it.next)
@@ -241,13 +292,4 @@ impl<K: Kernel> Owner<K> {
             config: discovery,
         })
     }
-}
-
-fn refused_in_words(service: &EffectiveService) -> Vec<String> {
-    service.refused.iter().map(|it| format!("backend {}: {}", it.address, it.why)).collect()
-}
-
-/// Seconds of Unix time.
-fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -17,7 +17,7 @@ use super::selection::{Ability, Candidate, Chosen, Selection, select};
 use super::slow_start;
 use super::tables::Tables;
 use super::wanted::{Path, Sources, WantedBackend, WantedService};
-use crate::api::types::{AdminState, BackendState};
+use crate::api::types::{AdminState, BackendState, Origin};
 use crate::config::{
     self, Effective, EffectiveBackend, EffectiveService, FlowTracking, Mode, Probe, Via, Withdraw,
 };
@@ -845,16 +845,13 @@ fn condition(
         (_, Health::Down) if is_checked => {
             (BackendState::Down, format!("health check: {}", why.unwrap_or("failed")))
         }
+        _ if backend.is_leaving => (BackendState::Draining, leaves(service, backend).into()),
         _ if service.admin == AdminState::Draining => {
             (BackendState::Draining, "its service was drained by the operator".into())
         }
         _ if backend.admin == AdminState::Draining => {
             (BackendState::Draining, "drained by the operator".into())
         }
-        _ if backend.is_leaving => (
-            BackendState::Draining,
-            "not found by discovery any more: it is removed when its flows have ended".into(),
-        ),
         _ if backend.backend.weight == 0 => (BackendState::Draining, "weight 0".into()),
         (_, Health::Unknown) if is_checked => {
             (BackendState::Checking, "the first health check is still out".into())
@@ -869,6 +866,17 @@ fn condition(
         }),
     };
     Condition { state, reason }
+}
+
+/// Why a backend leaves.
+fn leaves(service: &EffectiveService, backend: &EffectiveBackend) -> &'static str {
+    match backend.origin {
+        _ if service.is_leaving => "its service was removed: it goes when its flows have ended",
+        Origin::Dns | Origin::WatchedFile => {
+            "not found by discovery any more: it is removed when its flows have ended"
+        }
+        Origin::File | Origin::Runtime => "was removed: it goes when its flows have ended",
+    }
 }
 
 /// What a backend that is wanted could do, by the state that it has by itself.
@@ -929,6 +937,7 @@ mod tests {
             origin: Origin::File,
             backends: vec![],
             refused: vec![],
+            is_leaving: false,
         }
     }
 

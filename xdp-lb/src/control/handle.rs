@@ -1,14 +1,16 @@
 //! How everything else talks to the owner task.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
 
 use crate::api::types::{
     AdminState, BackendPatch, BackendView, CountersView, FlowQuery, FlowsView, Outcome, ReloadView,
     ServiceView, StatusView,
 };
-use crate::config;
+use crate::config::{self, Config, Errors, Leave};
 use crate::control::events::EventReader;
 
 /// Why a request was refused, in words for the operator.
@@ -40,15 +42,16 @@ pub enum Request {
     AddService(Box<config::Service>, oneshot::Sender<Answer<Outcome>>),
     PatchService(String, AdminState, oneshot::Sender<Answer<Outcome>>),
     PatchNode(AdminState, oneshot::Sender<Answer<Outcome>>),
-    RemoveService(String, oneshot::Sender<Answer<Outcome>>),
+    RemoveService(String, Leave, oneshot::Sender<Answer<Outcome>>),
     Backends(Option<String>, oneshot::Sender<Answer<Vec<BackendView>>>),
     AddBackend(String, config::Backend, oneshot::Sender<Answer<Outcome>>),
     PatchBackend(String, SocketAddr, BackendPatch, oneshot::Sender<Answer<Outcome>>),
-    RemoveBackend(String, SocketAddr, oneshot::Sender<Answer<Outcome>>),
+    RemoveBackend(String, SocketAddr, Leave, oneshot::Sender<Answer<Outcome>>),
     Counters(oneshot::Sender<Answer<CountersView>>),
     Flows(FlowQuery, oneshot::Sender<Answer<FlowsView>>),
-    PlanReload(oneshot::Sender<Answer<ReloadView>>),
-    Reload(oneshot::Sender<Answer<ReloadView>>),
+    ConfigFile(oneshot::Sender<Answer<PathBuf>>),
+    PlanReload(Box<Result<Config, Errors>>, Leave, oneshot::Sender<Answer<ReloadView>>),
+    Reload(Box<Result<Config, Errors>>, Leave, oneshot::Sender<Answer<ReloadView>>),
     Watch(Option<String>, oneshot::Sender<Answer<EventReader>>),
     IsPending(oneshot::Sender<Answer<bool>>),
     Unload(oneshot::Sender<Answer<Outcome>>),
@@ -59,12 +62,13 @@ pub enum Request {
 #[derive(Clone, Debug)]
 pub struct Handle {
     requests: mpsc::Sender<Request>,
+    reloading: Arc<Mutex<()>>,
 }
 
 impl Handle {
     /// A handle whose requests arrive at the receiver of `requests`.
     pub fn new(requests: mpsc::Sender<Request>) -> Self {
-        Self { requests }
+        Self { requests, reloading: Arc::default() }
     }
 
     async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<Answer<T>>) -> Request) -> Answer<T> {
@@ -100,8 +104,8 @@ impl Handle {
     }
 
     /// Removes a service with its backends; kept across restarts.
-    pub async fn remove_service(&self, name: String) -> Answer<Outcome> {
-        self.ask(|answer| Request::RemoveService(name, answer)).await
+    pub async fn remove_service(&self, name: String, leave: Leave) -> Answer<Outcome> {
+        self.ask(|answer| Request::RemoveService(name, leave, answer)).await
     }
 
     /// The backends of one service, or of all.
@@ -124,9 +128,14 @@ impl Handle {
         self.ask(|answer| Request::PatchBackend(service, address, patch, answer)).await
     }
 
-    /// Removes a backend at once, with its flows; kept across restarts.
-    pub async fn remove_backend(&self, service: String, address: SocketAddr) -> Answer<Outcome> {
-        self.ask(|answer| Request::RemoveBackend(service, address, answer)).await
+    /// Removes a backend; kept across restarts.
+    pub async fn remove_backend(
+        &self,
+        service: String,
+        address: SocketAddr,
+        leave: Leave,
+    ) -> Answer<Outcome> {
+        self.ask(|answer| Request::RemoveBackend(service, address, leave, answer)).await
     }
 
     /// Every counter of passes and drops, with its reason in words.
@@ -140,13 +149,24 @@ impl Handle {
     }
 
     /// What a reload would do now, and how many slots of each service would move.
-    pub async fn plan_reload(&self) -> Answer<ReloadView> {
-        self.ask(Request::PlanReload).await
+    pub async fn plan_reload(&self, leave: Leave) -> Answer<ReloadView> {
+        let config = self.read_config().await?;
+        self.ask(|answer| Request::PlanReload(config, leave, answer)).await
     }
 
     /// Reads the config file again: all of it is applied, or nothing.
-    pub async fn reload(&self) -> Answer<ReloadView> {
-        self.ask(Request::Reload).await
+    pub async fn reload(&self, leave: Leave) -> Answer<ReloadView> {
+        // Of two reloads, the one that reads later is applied later.
+        let _one = self.reloading.lock().await;
+        let config = self.read_config().await?;
+        self.ask(|answer| Request::Reload(config, leave, answer)).await
+    }
+
+    /// What the config file says now. It is read here, so that the owner task never waits for a file.
+    async fn read_config(&self) -> Answer<Box<Result<Config, Errors>>> {
+        let file = self.ask(Request::ConfigFile).await?;
+        let read = tokio::task::spawn_blocking(move || Box::new(config::load(&file))).await;
+        read.map_err(|error| Refusal::Failed(format!("the config file could not be read: {error}")))
     }
 
     /// What happens after the event of this id; without one, from now on.

@@ -17,6 +17,7 @@ pub mod host;
 mod interfaces;
 pub mod kernel;
 mod latency;
+mod leaving;
 mod orphan;
 mod own_macs;
 pub mod owner;

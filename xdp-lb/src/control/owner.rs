@@ -16,6 +16,7 @@ use super::fleet::{Fleet, Reweighed, Transition, vip};
 use super::handle::{Answer, Refusal, Request};
 use super::host::{self, ThisHost};
 use super::kernel::Kernel;
+use super::leaving;
 use super::plan::{Plan, Planner, identities, identity};
 use super::settling::Settling;
 use super::tables::Write;
@@ -25,7 +26,9 @@ use super::vips::Vips;
 use crate::api::events::WatchEvent;
 use crate::api::types::{AdminState, Outcome};
 use crate::config::state::{Saved, StateError};
-use crate::config::{self, Config, Effective, EffectiveBackend, EffectiveService, Overlay, Via};
+use crate::config::{
+    self, Config, Effective, EffectiveBackend, EffectiveService, Leave, Moment, Overlay, Via,
+};
 use crate::datapath::{Attached, Census};
 use crate::discovery::Update;
 use crate::health::{AgentReport, Course, Health, Report, Target, TargetId};
@@ -166,6 +169,8 @@ pub struct Owner<K> {
     rests_until: Instant,
     troubles: BTreeMap<Trouble, String>,
     cramped: Vec<Endpoint>,
+    /// The backends that are not used, by their service's name, as they were logged.
+    pub(super) unused: BTreeMap<String, Vec<String>>,
     /// The interfaces outside the config that lead to backends, as they were logged.
     strays: BTreeSet<String>,
 }
@@ -232,18 +237,29 @@ impl<K: Kernel> Owner<K> {
             Err(error) => return Err(error.into()),
         };
         let before = overlay.clone();
+        let moment = Moment::now();
+        overlay.forget_other_boots(&moment);
         for line in overlay.prune(&config) {
             tracing::warn!("{line}");
         }
         let state_file = config.state_file.display();
-        let effective = config::effective(&config, &overlay).map_err(|lines| {
+        let contradiction = |lines: Vec<String>| {
             anyhow::anyhow!(
-                "the config file and the changes made at runtime do not go together:\n{}\nmend the config file, or \
+                "the config file and the changes made at runtime do not go together:\n{}\nfix the config file, or \
                  take what is named above, and the line \"checksum\", out of {state_file}, where those changes are \
                  kept (or remove that file to drop them all), and start again",
                 lines.join("\n")
             )
-        })?;
+        };
+        let wanted = config::effective(&config, &overlay).map_err(contradiction)?;
+        // What the daemon before had in effect, as far as its flows may live.
+        let tables = kernel.read().context("cannot read the datapath's tables")?;
+        let left = leaving::left_in(&tables, wanted);
+        overlay.depart(&config, &left, Leave::Drain, &moment);
+        let room = kernel.sizes().limits;
+        let effective =
+            config::effective_beside(&config, &overlay, room, |service, address| left.has(service, address))
+                .map_err(contradiction)?;
         if let Some(why) = unable(&set_courses, &effective) {
             anyhow::bail!(why);
         }
@@ -251,7 +267,9 @@ impl<K: Kernel> Owner<K> {
             match config::state::write(&config.state_file, &overlay) {
                 Ok(Saved::OnDisk) => {}
                 Ok(Saved::Unsynced(why)) => tracing::warn!("{why}"),
-                Err(error) => tracing::warn!("what was forgotten is so until a restart only: {error:#}"),
+                Err(error) => tracing::warn!(
+                    "could not save the pruned state file; stale entries are pruned again at the next start: {error:#}"
+                ),
             }
         }
 
@@ -259,7 +277,6 @@ impl<K: Kernel> Owner<K> {
         config.limits = kernel.sizes().limits;
 
         let now = Instant::now();
-        let tables = kernel.read().context("cannot read the datapath's tables")?;
         let is_first = tables.services.is_empty();
         let mut fleet = Fleet::new(&tables);
         fleet.set_effective(effective, &tables, now);
@@ -291,6 +308,7 @@ impl<K: Kernel> Owner<K> {
             is_stale: false,
             rests_until: now,
             troubles: BTreeMap::new(),
+            unused: BTreeMap::new(),
             strays: BTreeSet::new(),
             cramped: Vec::new(),
         };
@@ -378,9 +396,7 @@ impl<K: Kernel> Owner<K> {
             Request::PatchNode(admin, answer) => {
                 reply(answer, self.change(|overlay, config| overlay.patch_node(config, admin)));
             }
-            Request::RemoveService(name, answer) => {
-                reply(answer, self.change(|overlay, config| overlay.remove_service(config, &name)));
-            }
+            Request::RemoveService(name, leave, answer) => reply(answer, self.remove_service(&name, leave)),
             Request::AddBackend(service, backend, answer) => {
                 reply(answer, self.change(|overlay, config| overlay.add_backend(config, &service, backend)));
             }
@@ -388,13 +404,13 @@ impl<K: Kernel> Owner<K> {
                 answer,
                 self.change(|overlay, config| overlay.patch_backend(config, &service, address, patch)),
             ),
-            Request::RemoveBackend(service, address, answer) => reply(
-                answer,
-                self.change(|overlay, config| overlay.remove_backend(config, &service, address)),
-            ),
-            Request::PlanReload(answer) => reply(answer, self.plan_reload()),
+            Request::RemoveBackend(service, address, leave, answer) => {
+                reply(answer, self.remove_backend(&service, address, leave));
+            }
+            Request::ConfigFile(answer) => reply(answer, Ok(self.config_file.clone())),
+            Request::PlanReload(config, leave, answer) => reply(answer, self.plan_reload(*config, leave)),
             Request::Upgrade(answer) => reply(answer, self.upgrades.begin()),
-            Request::Reload(answer) => reply(answer, self.reload()),
+            Request::Reload(config, leave, answer) => reply(answer, self.reload(*config, leave)),
             Request::IsPending(answer) => {
                 reply(answer, Ok(self.fleet.is_pending() || self.is_discovery_pending()));
             }
@@ -411,13 +427,23 @@ impl<K: Kernel> Owner<K> {
 
     /// Makes a change that survives a restart: checked, planned, saved, and only then in effect.
     fn change(&mut self, change: impl FnOnce(&mut Overlay, &Config) -> Answer<Outcome>) -> Answer<Outcome> {
+        self.change_with(Leave::Drain, change)
+    }
+
+    /// Makes a change by which something may leave.
+    pub(super) fn change_with(
+        &mut self,
+        leave: Leave,
+        change: impl FnOnce(&mut Overlay, &Config) -> Answer<Outcome>,
+    ) -> Answer<Outcome> {
         let mut overlay = self.overlay.clone();
         let outcome = change(&mut overlay, &self.config)?;
         if overlay == self.overlay {
             return Ok(outcome);
         }
-        let effective =
-            config::effective(&self.config, &overlay).map_err(|lines| Refusal::Conflict(lines.join("\n")))?;
+        let effective = self
+            .effective_by(&self.config, &mut overlay, leave)
+            .map_err(|lines| Refusal::Conflict(lines.join("\n")))?;
         let warnings =
             self.adopt(self.config.clone(), overlay, effective, Refusal::Conflict, Persist::First)?;
         tracing::info!("{}", outcome.message);
@@ -456,13 +482,16 @@ impl<K: Kernel> Owner<K> {
                     return Err(Refusal::Failed(why));
                 }
                 (Err(error), Persist::IfItCan) => {
-                    tracing::error!("what discovery found is not known after a restart: {error:#}");
+                    tracing::error!(
+                        "what discovery found and what has left is not known after a restart: {error:#}"
+                    );
                 }
             }
         }
-        let changes = config::diff(self.fleet.effective(), fleet.effective());
+        let changes = self.changes_to(fleet.effective());
         (self.config, self.overlay, self.fleet) = (config, overlay, fleet);
         self.is_census_outdated = true;
+        self.tell_of_unused();
         self.tell(transitions);
         changes.iter().for_each(|change| self.events.add(WatchEvent::of_service(change)));
         self.warn_of_strays();
@@ -666,6 +695,7 @@ impl<K: Kernel> Owner<K> {
             self.count_flows(now);
         }
         self.release_left();
+        self.look_at_found(now);
         let due = self.settling.due(self.planner.tables(), &self.config.timeouts, now);
         self.settle(&due);
         self.is_stale |= self.troubles.contains_key(&Trouble::Tables) || self.fleet.is_due(now);

@@ -6,13 +6,14 @@ use std::time::Instant;
 use super::fleet::vip;
 use super::handle::{Answer, Refusal};
 use super::kernel::Kernel;
+use super::leaving::unused;
 use super::owner::{Owner, Persist};
 use super::plan::Plan;
 use super::tables::Tables;
 use crate::api::events::WatchEvent;
 use crate::api::plan::{SettingChange, SlotsChange};
 use crate::api::types::ReloadView;
-use crate::config::{self, Config, Effective, Overlay, Probe};
+use crate::config::{self, Config, Effective, Errors, Leave, Overlay, Probe};
 use crate::datapath::Policy;
 use crate::ring;
 
@@ -26,8 +27,8 @@ struct Reload {
 
 impl<K: Kernel> Owner<K> {
     /// What a reload would do now, with the slots that would move.
-    pub(super) fn plan_reload(&self) -> Answer<ReloadView> {
-        let Reload { effective, mut view, .. } = self.read_config()?;
+    pub(super) fn plan_reload(&self, read: Result<Config, Errors>, leave: Leave) -> Answer<ReloadView> {
+        let Reload { effective, mut view, .. } = self.hold_against(read, leave)?;
         let now = Instant::now();
         let mut fleet = self.fleet.clone();
         fleet.set_effective(effective, self.planner.tables(), now);
@@ -49,8 +50,8 @@ impl<K: Kernel> Owner<K> {
         Ok(view)
     }
 
-    pub(super) fn reload(&mut self) -> Answer<ReloadView> {
-        let Reload { config, overlay, effective, mut view } = self.read_config()?;
+    pub(super) fn reload(&mut self, read: Result<Config, Errors>, leave: Leave) -> Answer<ReloadView> {
+        let Reload { config, overlay, effective, mut view } = self.hold_against(read, leave)?;
         let before: BTreeSet<String> = self.interfaces.keys().cloned().collect();
         let after: BTreeSet<String> = config.interfaces.iter().cloned().collect();
         let attached = self.attach_all(after.difference(&before), &config)?;
@@ -88,17 +89,18 @@ impl<K: Kernel> Owner<K> {
         Ok(view)
     }
 
-    /// Reads the config file and holds it against what runs.
-    fn read_config(&self) -> Answer<Reload> {
+    /// Holds what was read of the config file against what runs.
+    fn hold_against(&self, read: Result<Config, Errors>, leave: Leave) -> Answer<Reload> {
         let file = self.config_file.display();
-        let read = config::load(&self.config_file)
-            .map_err(|errors| Refusal::Invalid(format!("{file}: nothing was changed\n{errors}")))?;
+        let read =
+            read.map_err(|errors| Refusal::Invalid(format!("{file}: nothing was changed\n{errors}")))?;
         let mut overlay = self.overlay.clone();
         let mut changes = overlay.prune(&read);
-        // By the file's own limits: what the tables have room for, the plan says.
-        let effective = config::effective(&read, &overlay).map_err(|lines| {
+        let contradiction = |lines: Vec<String>| {
             Refusal::Invalid(format!("{file}: nothing was changed\n{}", lines.join("\n")))
-        })?;
+        };
+        // By the file's own limits: what the tables have room for, the plan says.
+        let effective = self.effective_by(&read, &mut overlay, leave).map_err(contradiction)?;
         if !self.config.allow_exec_checks
             && let Some(name) = runs_a_program(&effective)
         {
@@ -108,7 +110,7 @@ impl<K: Kernel> Owner<K> {
             )));
         }
         let settings = config::changed_settings(&self.config, &read);
-        let services = config::diff(self.fleet.effective(), &effective);
+        let services = self.changes_to(&effective);
         let stays = |setting: &&SettingChange| setting.takes.is_some();
         changes.extend(settings.iter().filter(|setting| !stays(setting)).map(ToString::to_string));
         changes.extend(services.iter().flat_map(|service| service.lines()));
@@ -118,7 +120,12 @@ impl<K: Kernel> Owner<K> {
             let takes = takes.as_deref().unwrap_or_default();
             format!("{key} stays as it is: to change it takes {takes}")
         };
-        let warnings = stay.map(warning).collect();
+        let mut warnings: Vec<String> = stay.map(warning).collect();
+        let waiting = effective.services.iter().filter(|it| it.service.discovery.is_none());
+        warnings.extend(waiting.flat_map(|service| {
+            let name = &service.service.name;
+            unused(service).into_iter().map(move |line| format!("service {name}: {line}"))
+        }));
         let view = ReloadView { changes, needs_restart, warnings, settings, services };
         Ok(Reload { config: config::reloadable(read, &self.config), overlay, effective, view })
     }

@@ -370,7 +370,7 @@ async fn wait_for_signal(handle: &Handle) -> Result<&'static str> {
             _ = hang_up.recv() => {
                 let handle = handle.clone();
                 tokio::spawn(async move {
-                    match handle.reload().await {
+                    match handle.reload(config::Leave::Drain).await {
                         Ok(reload) if reload.changes.is_empty() => info!("SIGHUP: reloaded, nothing changed"),
                         Ok(reload) => info!("SIGHUP: reloaded, with the changes above: {}", reload.changes.len()),
                         Err(refusal) => error!("SIGHUP: {refusal}"),

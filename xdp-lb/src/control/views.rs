@@ -13,6 +13,7 @@ use super::breaker::Circuit;
 use super::fleet::{target_id, vip};
 use super::handle::{Answer, Refusal};
 use super::kernel::Kernel;
+use super::leaving::{some, unused};
 use super::owner::Owner;
 use super::plan::{identities, identity};
 use super::rates::Rates;
@@ -187,6 +188,8 @@ impl<K: Kernel> Owner<K> {
             admin: service.admin,
             discovery: self.discovery_view(service),
             origin: service.origin,
+            leaving: service.is_leaving,
+            unused: some(unused(service)),
             backends: service.backends.len() as u32,
             backends_serving: serving.count() as u32,
             ring_slots: present.map_or(0, |present| present.ring_len),
@@ -277,6 +280,8 @@ impl<K: Kernel> Owner<K> {
                 mtu: hop.mtu,
             }),
             origin: backend.origin,
+            leaving: backend.is_leaving,
+            leaves_in_seconds: self.leaves_in(service, address),
             flows: index.and_then(|index| self.census.live.get(&index).copied()).unwrap_or(0),
             flows_known_in_seconds: index
                 .and_then(|index| ring?.known_at.get(&index).copied())

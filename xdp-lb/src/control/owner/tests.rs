@@ -409,7 +409,7 @@ async fn a_service_s_counters_are_its_backends_and_keep_those_of_backends_that_a
     };
     let sum = indices.iter().sum::<u64>();
     assert_eq!((indices.len(), carried().await), (2, sum));
-    daemon.handle.remove_backend("web".into(), address("198.51.100.11:8080")).await.unwrap();
+    daemon.handle.remove_backend("web".into(), address("198.51.100.11:8080"), Leave::Now).await.unwrap();
     assert_eq!(daemon.until("web", |_| true).await.len(), 1);
     assert_eq!(carried().await, sum);
 }
@@ -636,14 +636,14 @@ async fn a_bad_config_file_changes_nothing() {
         &TWO_SERVICES.replace("[[service.backend]]\naddress = \"198.51.100.13:8443\"", "port = 1"),
     ] {
         write_config(&daemon.config_file(), bad);
-        let refused = daemon.handle.reload().await.unwrap_err();
+        let refused = daemon.handle.reload(Leave::Drain).await.unwrap_err();
         assert!(matches!(refused, Refusal::Invalid(_)), "{refused}");
     }
     write_config(
         &daemon.config_file(),
         &TWO_SERVICES.replace("[\"eth0\"]", "[\"eth0\", \"eth1\", \"missing\"]"),
     );
-    let refused = daemon.handle.reload().await.unwrap_err();
+    let refused = daemon.handle.reload(Leave::Drain).await.unwrap_err();
     assert!(matches!(&refused, Refusal::Failed(why) if why.contains("missing")), "{refused}");
     assert_eq!(daemon.kernel.lock().attached, ["eth0"]);
     assert_eq!(daemon.kernel.lock().applied.len(), 0);
@@ -667,7 +667,7 @@ async fn a_reload_changes_what_changed_and_no_slot_of_another_service() {
         .replace("address = \"198.51.100.12:8080\"", "address = \"198.51.100.12:8080\"\nweight = 300")
         .replace("[\"eth0\"]", "[\"eth1\"]\nxdp_mode = \"generic\"\ntimeouts.udp_idle = \"5s\"");
     write_config(&daemon.config_file(), &new);
-    let reloaded = daemon.handle.reload().await.unwrap();
+    let reloaded = daemon.handle.reload(Leave::Drain).await.unwrap();
     assert_eq!(reloaded.needs_restart, ["xdp_mode"]);
     let changes = reloaded.changes.join("\n");
     for change in ["weight 100 -> 300", "interfaces eth0 -> eth1", "timeouts.udp_idle 1m -> 5s"] {
@@ -680,7 +680,7 @@ async fn a_reload_changes_what_changed_and_no_slot_of_another_service() {
     let slots = daemon.kernel.slots_written();
     let of_api = api.ring_offset.0..api.ring_offset.0 + api.ring_len;
     assert!(!slots.is_empty() && slots.iter().all(|(at, _)| !of_api.contains(at)), "{slots:?}");
-    assert_eq!(daemon.handle.reload().await.unwrap().changes, Vec::<String>::new());
+    assert_eq!(daemon.handle.reload(Leave::Drain).await.unwrap().changes, Vec::<String>::new());
 }
 
 #[tokio::test]
@@ -701,7 +701,7 @@ async fn a_plan_changes_nothing_and_tells_the_slots_that_the_reload_moves() {
             "198.51.100.11:8080\"\n[[service.backend]]\naddress = \"198.51.100.14:8080\"",
         );
     write_config(&daemon.config_file(), &new);
-    let planned = daemon.handle.plan_reload().await.unwrap();
+    let planned = daemon.handle.plan_reload(Leave::Drain).await.unwrap();
     assert_eq!(
         planned.changes,
         [
@@ -713,7 +713,7 @@ async fn a_plan_changes_nothing_and_tells_the_slots_that_the_reload_moves() {
     assert_eq!(daemon.kernel.lock().applied.len(), 0, "a plan is no change");
     assert_eq!(daemon.handle.backends(None).await.unwrap().len(), 3);
 
-    let reloaded = daemon.handle.reload().await.unwrap();
+    let reloaded = daemon.handle.reload(Leave::Drain).await.unwrap();
     assert_eq!(reloaded.changes, planned.changes);
     daemon.next_hop("198.51.100.14", Ok(14)).await;
     daemon.report("web", "198.51.100.14:8080", Health::Up, "the first check succeeded").await;
@@ -726,7 +726,10 @@ async fn a_plan_changes_nothing_and_tells_the_slots_that_the_reload_moves() {
     let slots = planned.services[0].slots.unwrap();
     assert_eq!((slots.moving, slots.of), (moved, after.len() as u32));
     assert!(moved > 0);
-    assert_eq!(daemon.handle.plan_reload().await.unwrap(), crate::api::types::ReloadView::default());
+    assert_eq!(
+        daemon.handle.plan_reload(Leave::Drain).await.unwrap(),
+        crate::api::types::ReloadView::default()
+    );
 }
 
 #[tokio::test]
@@ -734,14 +737,16 @@ async fn programs_are_let_run_by_a_restart_alone() {
     let daemon = Daemon::start(TWO_SERVICES);
     let allowed = format!("allow_exec_checks = true\n{TWO_SERVICES}");
     write_config(&daemon.config_file(), &allowed);
-    let reloaded = daemon.handle.reload().await.unwrap();
+    let reloaded = daemon.handle.reload(Leave::Drain).await.unwrap();
     assert_eq!(reloaded.needs_restart, ["allow_exec_checks"]);
     write_config(
         &daemon.config_file(),
         &format!("{allowed}[service.health_check]\ntype = \"exec\"\ncommand = [\"/bin/check\"]\n"),
     );
-    for refused in [daemon.handle.reload().await.unwrap_err(), daemon.handle.plan_reload().await.unwrap_err()]
-    {
+    for refused in [
+        daemon.handle.reload(Leave::Drain).await.unwrap_err(),
+        daemon.handle.plan_reload(Leave::Drain).await.unwrap_err(),
+    ] {
         let refused = refused.to_string();
         assert!(refused.contains("nothing was changed") && refused.contains("restart it"), "{refused}");
     }
@@ -755,11 +760,11 @@ async fn a_plan_that_a_reload_would_refuse_is_refused() {
         .collect();
     let larger = TWO_SERVICES.replace("backends = 64", "backends = 640");
     write_config(&daemon.config_file(), &format!("{larger}{backends}"));
-    let planned = daemon.handle.plan_reload().await.unwrap_err();
+    let planned = daemon.handle.plan_reload(Leave::Drain).await.unwrap_err();
     assert!(planned.to_string().contains("limits.backends = 64"), "{planned}");
-    assert_eq!(daemon.handle.reload().await.unwrap_err(), planned);
+    assert_eq!(daemon.handle.reload(Leave::Drain).await.unwrap_err(), planned);
     write_config(&daemon.config_file(), "interfaces = 3");
-    assert!(matches!(daemon.handle.plan_reload().await.unwrap_err(), Refusal::Invalid(_)));
+    assert!(matches!(daemon.handle.plan_reload(Leave::Drain).await.unwrap_err(), Refusal::Invalid(_)));
 }
 
 #[tokio::test]
@@ -767,7 +772,7 @@ async fn a_service_under_another_name_keeps_serving() {
     let daemon = Daemon::start(TWO_SERVICES);
     daemon.all_up().await;
     write_config(&daemon.config_file(), &TWO_SERVICES.replace("name = \"web\"", "name = \"www\""));
-    daemon.handle.reload().await.unwrap();
+    daemon.handle.reload(Leave::Drain).await.unwrap();
     let backends = daemon.until("www", |_| true).await;
     assert!(backends.iter().all(|backend| backend.state == BackendState::Up), "{backends:?}");
     assert_eq!(daemon.kernel.slots_written(), []);
@@ -779,7 +784,7 @@ async fn a_write_that_fails_half_way_is_made_good_from_what_the_tables_hold() {
     daemon.all_up().await;
     daemon.kernel.lock().fails = true;
     let first = address("198.51.100.11:8080");
-    let outcome = daemon.handle.remove_backend("web".into(), first).await.unwrap();
+    let outcome = daemon.handle.remove_backend("web".into(), first, Leave::Now).await.unwrap();
     assert!(outcome.changed);
     assert!(
         outcome.message.contains("saved") && outcome.message.contains("no memory"),
@@ -847,7 +852,7 @@ async fn where_one_interface_has_no_native_xdp_all_are_generic_from_the_start_an
         let daemon = Daemon::start(if reloaded { TWO_SERVICES } else { &three });
         if reloaded {
             write_config(&daemon.config_file(), &three);
-            daemon.handle.reload().await.unwrap();
+            daemon.handle.reload(Leave::Drain).await.unwrap();
         }
         let interfaces = daemon.handle.status().await.unwrap().interfaces;
         assert!(
@@ -897,7 +902,7 @@ async fn a_reload_attaches_where_that_had_failed() {
         }
     }
     daemon.kernel.lock().missing.clear();
-    assert_eq!(daemon.handle.reload().await.unwrap().changes, ["interface eth0 attached again"]);
+    assert_eq!(daemon.handle.reload(Leave::Drain).await.unwrap().changes, ["interface eth0 attached again"]);
     assert_eq!(daemon.handle.status().await.unwrap().interfaces[0].mode, Some(XdpMode::Native));
 }
 
@@ -931,7 +936,7 @@ async fn a_backend_behind_an_interface_without_the_program_says_so_while_it_is_u
         "reached through eth0, which is not in `interfaces`: its replies may never reach the program; add it";
     assert!(reason.ends_with(words), "{reason}");
     write_config(&daemon.config_file(), &TWO_SERVICES.replace("[\"eth0\"]", "[\"eth0\", \"eth1\"]"));
-    daemon.handle.reload().await.unwrap();
+    daemon.handle.reload(Leave::Drain).await.unwrap();
     daemon.until("web", |backends| !backends[0].reason.contains("reached through")).await;
 }
 
@@ -946,13 +951,13 @@ async fn limits_that_a_reload_raises_hold_after_an_unload_and_refuse_nothing_tha
     };
     let raised = TWO_SERVICES.replace("services = 16", "services = 99");
     write_config(&daemon.config_file(), &format!("{raised}{}", more(14)));
-    let reloaded = daemon.handle.reload().await.unwrap();
+    let reloaded = daemon.handle.reload(Leave::Drain).await.unwrap();
     assert_eq!(reloaded.needs_restart, ["limits.services"]);
     assert!(reloaded.warnings[0].contains("`xdp-lb unload` and a new start"), "{reloaded:?}");
     assert_eq!(daemon.handle.services().await.unwrap().len(), 16);
 
     write_config(&daemon.config_file(), &format!("{raised}{}", more(15)));
-    let refused = daemon.handle.reload().await.unwrap_err();
+    let refused = daemon.handle.reload(Leave::Drain).await.unwrap_err();
     let words = "the tables were made with limits.services = 16";
     assert!(matches!(&refused, Refusal::Invalid(why) if why.contains(words)), "{refused}");
     assert_eq!(daemon.handle.services().await.unwrap().len(), 16);
@@ -962,7 +967,7 @@ async fn limits_that_a_reload_raises_hold_after_an_unload_and_refuse_nothing_tha
 async fn limits_are_those_of_the_tables_that_were_taken_over() {
     let daemon = Daemon::start(TWO_SERVICES);
     let daemon = daemon.restart(&TWO_SERVICES.replace("services = 16", "services = 99")).await;
-    assert_eq!(daemon.handle.reload().await.unwrap().needs_restart, ["limits.services"]);
+    assert_eq!(daemon.handle.reload(Leave::Drain).await.unwrap().needs_restart, ["limits.services"]);
 }
 
 #[tokio::test]
@@ -1071,7 +1076,7 @@ async fn vips_are_kept_only_where_the_config_names_an_interface_for_them_and_a_r
     daemon.all_up().await;
     assert_eq!(daemon.vips.wishes(), []);
     write_config(&daemon.config_file(), &format!("vips.interface = \"lo\"\n{TWO_SERVICES}"));
-    let reloaded = daemon.handle.reload().await.unwrap();
+    let reloaded = daemon.handle.reload(Leave::Drain).await.unwrap();
     assert_eq!(reloaded.changes, ["vips.interface not set -> lo"]);
     assert_eq!(daemon.vips.wishes(), [("192.0.2.10".to_owned(), Wish::Present)]);
     assert_eq!(daemon.vips.0.lock().unwrap().interface.as_deref(), Some("lo"));
@@ -1110,7 +1115,7 @@ limits = { services = 16, backends = 64, slots = 100_000, flows = 1024, half_ope
 name = "web"
 vip = "192.0.2.10:80"
 health_check = { type = "none" }
-discovery = { type = "dns", name = "web.example.com", drain_timeout = "1h" }
+discovery = { type = "dns", name = "web.example.com", drain_timeout = "1h", hold = "0s" }
 "#;
 
 impl Daemon {
@@ -1237,7 +1242,7 @@ async fn an_answer_to_what_was_looked_for_before_a_reload_is_not_taken() {
     let daemon = Daemon::two_found(DISCOVERED).await;
     let before = daemon.discoveries.lock().unwrap()[0].clone();
     write_config(&daemon.config_file(), &DISCOVERED.replace("web.example.com", "new.example.com"));
-    let reload = daemon.handle.reload().await.unwrap();
+    let reload = daemon.handle.reload(Leave::Drain).await.unwrap();
     let said = reload.changes.join("\n");
     assert!(said.contains("discovery") && said.contains("new.example.com"), "{said}");
     let late = Update {
@@ -1258,4 +1263,175 @@ async fn an_answer_to_what_was_looked_for_before_a_reload_is_not_taken() {
     let backends = daemon.until("web", |it| it.len() == 3).await;
     let leaving: Vec<_> = backends.iter().map(|it| it.reason.contains("not found")).collect();
     assert_eq!(leaving, [true, false, false]);
+}
+
+#[tokio::test]
+async fn whoever_takes_a_backend_away_it_keeps_its_flows_goes_with_the_last_and_may_come_back() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    daemon.all_up().await;
+    let leaver = daemon.index_of("198.51.100.12:8080");
+    daemon.kernel.lock().live.insert(leaver, 46);
+    let second = address("198.51.100.12:8080");
+    let drains = |backends: &[BackendView]| {
+        let it = &backends[1];
+        it.state == BackendState::Draining && it.leaving && it.share == 0.0 && it.flows == 46
+    };
+
+    // By the file: the plan says the same as the reload, and both with how many flows.
+    let without = TWO_SERVICES.replace("[[service.backend]]\naddress = \"198.51.100.12:8080\"\n", "");
+    write_config(&daemon.config_file(), &without);
+    daemon.handle.backends(None).await.unwrap();
+    tokio::time::sleep(CENSUS_EVERY + 2 * TICK).await;
+    let line =
+        "service web: backend 198.51.100.12:8080 removed: it drains, with 46 recorded flows, 0 packets/s";
+    let planned = daemon.handle.plan_reload(Leave::Drain).await.unwrap();
+    assert_eq!(planned.changes, [line]);
+    let at_once = daemon.handle.plan_reload(Leave::Now).await.unwrap();
+    let line_now =
+        "service web: backend 198.51.100.12:8080 removed at once: this ends 46 recorded flows, 0 packets/s";
+    assert_eq!(at_once.changes, [line_now]);
+    assert_eq!(daemon.handle.reload(Leave::Drain).await.unwrap().changes, [line]);
+    let backends = daemon.until("web", drains).await;
+    assert!(backends[1].leaves_in_seconds.is_some_and(|it| it > 3500), "{:?}", backends[1].leaves_in_seconds);
+    write_config(&daemon.config_file(), TWO_SERVICES);
+    let back = daemon.handle.reload(Leave::Drain).await.unwrap().changes;
+    assert_eq!(back, ["service web: backend 198.51.100.12:8080 added, weight 100"]);
+    daemon.until("web", |it| it[1].state == BackendState::Up && !it[1].leaving && it[1].share > 0.0).await;
+
+    // By the CLI, over a restart.
+    let said = daemon.handle.remove_backend("web".into(), second, Leave::Drain).await.unwrap();
+    assert!(said.message.contains("it drains, with 46 recorded flows"), "{}", said.message);
+    let said = daemon.handle.remove_backend("web".into(), second, Leave::Drain).await.unwrap();
+    assert!(!said.changed && said.message.contains("--now"), "{}", said.message);
+    let daemon = daemon.restart(TWO_SERVICES).await;
+    daemon.until("web", drains).await;
+    daemon.kernel.lock().live.clear();
+    daemon.until("web", |it| it.len() == 1).await;
+}
+
+#[tokio::test]
+async fn a_daemon_that_starts_with_another_file_lets_what_is_missing_in_it_drain() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    daemon.all_up().await;
+    let leaver = daemon.index_of("198.51.100.12:8080");
+    daemon.kernel.lock().live.insert(leaver, 3);
+    let without = TWO_SERVICES.replace("[[service.backend]]\naddress = \"198.51.100.12:8080\"\n", "");
+    let daemon = daemon.restart(&without).await;
+    daemon.until("web", |it| it.len() == 2 && it[1].leaving && it[1].state == BackendState::Draining).await;
+    daemon.kernel.lock().live.clear();
+    daemon.until("web", |it| it.len() == 1).await;
+}
+
+#[tokio::test]
+async fn what_left_in_an_earlier_boot_is_over_and_a_wall_clock_counts_for_nothing() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    daemon.all_up().await;
+    let leaver = daemon.index_of("198.51.100.12:8080");
+    daemon.kernel.lock().live.insert(leaver, 3);
+    let second = address("198.51.100.12:8080");
+    daemon.handle.remove_backend("web".into(), second, Leave::Drain).await.unwrap();
+    let state = daemon.directory.path().join("state.json");
+    let text = fs::read_to_string(&state).unwrap();
+    let boot = crate::uptime::boot_id();
+    assert!(text.contains(&boot) && text.contains("\"version\": 3"), "{text}");
+    let since = serde_json::from_str::<serde_json::Value>(&text).unwrap()["contents"]["leaving"]["backends"]
+        ["web"]["198.51.100.12:8080"]["since"]
+        .as_u64()
+        .unwrap();
+    assert!(since <= crate::uptime::now().as_secs(), "seconds of the boot, not of the year: {since}");
+    let by_hand: String =
+        text.lines().filter(|line| !line.contains("checksum")).map(|line| format!("{line}\n")).collect();
+    fs::write(&state, by_hand.replace(&boot, "00000000-0000-0000-0000-000000000000")).unwrap();
+    // A host that was started again has no tables.
+    daemon.kernel.lock().tables = Tables::default();
+    let daemon = daemon.restart(TWO_SERVICES).await;
+    assert_eq!(daemon.until("web", |_| true).await.len(), 1);
+    assert!(!fs::read_to_string(&state).unwrap().contains("leaving"));
+}
+
+#[tokio::test]
+async fn a_service_that_is_removed_drains_and_goes_with_its_last_flow_or_at_once() {
+    let config = format!("vips.interface = \"lo\"\n{}", TWO_SERVICES.replace("10:443", "20:443"));
+    let daemon = Daemon::start(&config);
+    daemon.all_up().await;
+    let leaver = daemon.index_of("198.51.100.13:8443");
+    daemon.kernel.lock().live.insert(leaver, 3);
+    let said = daemon.handle.remove_service("api".into(), Leave::Drain).await.unwrap();
+    assert!(said.message.contains("it drains"), "{}", said.message);
+    daemon
+        .until("api", |it| it[0].leaving && it[0].state == BackendState::Draining && it[0].share == 0.0)
+        .await;
+    let wishes = || daemon.vips.wishes();
+    assert_eq!(wishes()[1], ("192.0.2.20".to_owned(), Wish::Present), "its flows need the VIP");
+    let service = daemon.handle.services().await.unwrap().remove(0);
+    assert!(service.leaving && service.name == "api", "{service:?}");
+    daemon.kernel.lock().live.clear();
+    while daemon.handle.services().await.unwrap().len() > 1 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(wishes().len(), 1);
+    let said = daemon.handle.remove_service("web".into(), Leave::Now).await.unwrap();
+    assert!(said.message.contains("this ended"), "{}", said.message);
+    assert_eq!(daemon.handle.services().await.unwrap().len(), 0);
+}
+
+#[tokio::test]
+async fn what_is_found_waits_for_room_is_told_and_comes_when_there_is_some() {
+    let config = DISCOVERED.replace("hold =", "max_backends = 2, hold =");
+    let daemon = Daemon::two_found(&config).await;
+    for host in ["198.51.100.11:8080", "198.51.100.12:8080"] {
+        let index = daemon.index_of(host);
+        daemon.kernel.lock().live.insert(index, 3);
+    }
+    daemon.find(Ok(&[13, 14])).await;
+    for number in [13, 14] {
+        daemon.next_hop(&format!("198.51.100.{number}"), Ok(number)).await;
+    }
+    daemon.until("web", |it| it.len() == 4 && it[2].share > 0.0 && it[3].share > 0.0).await;
+    for host in ["198.51.100.13:8080", "198.51.100.14:8080"] {
+        let index = daemon.index_of(host);
+        daemon.kernel.lock().live.insert(index, 3);
+    }
+    daemon.find(Ok(&[14, 15])).await;
+    daemon.next_hop("198.51.100.15", Ok(15)).await;
+    let view = loop {
+        let view = daemon.discovery().await;
+        if view.waiting == 1 {
+            break view;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    assert_eq!((view.found, view.leaving), (1, 3));
+    assert!(view.refused[0].starts_with("backend 198.51.100.15:8080: found, and waits for room"), "{view:?}");
+    assert_eq!(daemon.until("web", |_| true).await.len(), 4, "none of those with flows is driven out");
+    let gone = daemon.index_of("198.51.100.11:8080");
+    daemon.kernel.lock().live.remove(&gone);
+    // Without another answer.
+    daemon.until("web", |it| it.iter().any(|it| it.address == address("198.51.100.15:8080"))).await;
+    assert_eq!(daemon.discovery().await.waiting, 0);
+}
+
+#[tokio::test]
+async fn an_address_that_is_missing_from_answers_is_held_and_answers_that_differ_are_told() {
+    let daemon = Daemon::two_found(&DISCOVERED.replace("hold = \"0s\"", "hold = \"2s\"")).await;
+    daemon.find(Ok(&[11])).await;
+    while daemon.discovery().await.answers < 2 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let view = daemon.discovery().await;
+    assert_eq!((view.found, view.held, view.leaving), (2, 1, 0), "{view:?}");
+    assert!(daemon.until("web", |_| true).await.iter().all(|it| it.share == 0.5));
+    // It drains by itself, without another answer.
+    daemon.until("web", |it| it.get(1).is_none_or(|it| it.leaving)).await;
+
+    for hosts in [&[11, 12, 13][..], &[12], &[11, 13], &[11, 12]] {
+        daemon.find(Ok(hosts)).await;
+    }
+    let warning = loop {
+        if let Some(warning) = daemon.discovery().await.warning {
+            break warning;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    assert!(warning.contains("answers differ between lookups: 3 addresses came back"), "{warning}");
 }

@@ -1,0 +1,45 @@
+//! A question before flows are ended, where somebody is there to answer it.
+
+use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+
+use crate::api::types::RemovalQuery;
+
+/// How what is removed leaves.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub(super) struct Removal {
+    /// At once, with its flows; else it drains: it keeps its flows until they end, for `drain_timeout` at most
+    #[arg(long)]
+    pub(super) now: bool,
+    /// Do not ask before flows are ended; nobody is asked where stdin or stderr is not a terminal
+    #[arg(long, requires = "now")]
+    pub(super) yes: bool,
+}
+
+impl Removal {
+    pub(super) const fn query(self) -> RemovalQuery {
+        RemovalQuery { now: self.now }
+    }
+
+    /// Whether to ask first.
+    pub(super) fn asks(self) -> bool {
+        self.now && !self.yes && io::stdin().is_terminal() && io::stderr().is_terminal()
+    }
+}
+
+/// Asks on the terminal whether to go on.
+///
+/// # Errors
+/// Where the answer is not yes.
+pub(super) fn ask(what: &str) -> anyhow::Result<()> {
+    eprint!("{what}\nGo on? [y/N] ");
+    io::stderr().flush().context("cannot ask")?;
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer).context("cannot read the answer")?;
+    match answer.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => bail!("nothing was changed"),
+    }
+}
