@@ -1,38 +1,55 @@
 //! Serving HTTP: one request a connection, and every connection bounded in time, so that slow or
-//! silent clients cost neither memory nor a place for long.
+//! silent clients cost neither memory nor a slot for long.
+
+mod slots;
 
 use std::future::Future;
+use std::io;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
 use axum::serve::Listener;
 use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::debug;
 
-/// How many connections are served at once; more wait in the listener's backlog.
-const MAX_CONNECTIONS: usize = 64;
+use slots::Slots;
+pub use slots::{Slot, User};
+
 /// How long a connection may take from its acceptance to the last byte of its answer.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a client may take to send its first byte.
+const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a client may take to send its request's head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long connections that are open at the shutdown may take to end.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Serves the connections of `listener` until `shutdown`, and lets running requests end. `prepare` makes of what was
-/// accepted the stream that HTTP is spoken on and its router, or nothing where the connection ends there.
-pub async fn serve<L, S, P>(mut listener: L, prepare: impl Fn(L::Io) -> P, shutdown: impl Future<Output = ()>)
-where
-    L: Listener,
+/// Serves the connections of `listener` until `shutdown`, and lets running requests end. `who` tells whose a connection is,
+/// and whether that is an administrator. `prepare` makes of what was accepted the stream that HTTP is spoken on and its
+/// router, or nothing where the connection ends there.
+pub async fn serve<L, S, P>(
+    mut listener: L,
+    who: impl Fn(&L::Io) -> (User, bool),
+    prepare: impl Fn(L::Io, Arc<Slot>) -> P + Clone + Send + Sync + 'static,
+    shutdown: impl Future<Output = ()>,
+) where
+    L: Listener<Io: Incoming>,
     P: Future<Output = Option<(S, Router)>> + Send + 'static,
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let slots = Slots::default();
     let mut shutdown = pin!(shutdown);
     let mut connections = JoinSet::new();
     loop {
@@ -40,8 +57,16 @@ where
             biased;
             () = &mut shutdown => break,
             Some(_) = connections.join_next() => {}
-            (stream, _) = listener.accept(), if connections.len() < MAX_CONNECTIONS => {
-                connections.spawn(connection(prepare(stream)));
+            (stream, _) = listener.accept() => {
+                let (user, is_administrators) = who(&stream);
+                let Some(slot) = slots.take(user, is_administrators).map(Arc::new) else {
+                    debug!(?user, "refused an HTTP connection: too many of its user's are served");
+                    continue;
+                };
+                let id = slot.id();
+                let prepare = prepare.clone();
+                let task = connections.spawn(connection(stream, slot, prepare));
+                Slot::serve_by(&slots, id, task);
             }
         }
     }
@@ -52,12 +77,43 @@ where
     }
 }
 
-async fn connection<S: AsyncRead + AsyncWrite + Unpin>(prepare: impl Future<Output = Option<(S, Router)>>) {
+/// What a listener accepts.
+pub trait Incoming: Send + 'static {
+    /// Returns once something has come.
+    fn first_byte(&self) -> impl Future<Output = io::Result<()>> + Send;
+}
+
+impl Incoming for TcpStream {
+    async fn first_byte(&self) -> io::Result<()> {
+        self.readable().await
+    }
+}
+
+impl Incoming for UnixStream {
+    async fn first_byte(&self) -> io::Result<()> {
+        self.readable().await
+    }
+}
+
+async fn connection<I, S, P>(incoming: I, slot: Arc<Slot>, prepare: impl Fn(I, Arc<Slot>) -> P)
+where
+    I: Incoming,
+    S: AsyncRead + AsyncWrite + Unpin,
+    P: Future<Output = Option<(S, Router)>>,
+{
     let deadline = Deadline::new();
     let connection = async {
-        let prepared = tokio::time::timeout(HEADER_TIMEOUT, prepare).await;
+        let first = tokio::time::timeout(FIRST_BYTE_TIMEOUT, incoming.first_byte()).await;
+        if !matches!(first, Ok(Ok(()))) {
+            debug!("cut an HTTP connection whose client said nothing");
+            return Ok(());
+        }
+        slot.begun();
+        let prepared = tokio::time::timeout(HEADER_TIMEOUT, prepare(incoming, Arc::clone(&slot))).await;
         let Ok(Some((stream, router))) = prepared else { return Ok(()) };
-        let router = router.layer(Extension(deadline.clone()));
+        let router = router
+            .layer(axum::middleware::from_fn(move |request, next| in_turn(Arc::clone(&slot), request, next)))
+            .layer(Extension(deadline.clone()));
         http1::Builder::new()
             .keep_alive(false)
             .timer(TokioTimer::new())
@@ -73,6 +129,15 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin>(prepare: impl Future<Outp
         }
         () = deadline.passed() => debug!("cut an HTTP connection that took too long"),
     }
+}
+
+/// Has a request wait for those of the same user.
+async fn in_turn(slot: Arc<Slot>, request: Request, next: Next) -> Response {
+    // Until the answer's head: a body that is read slowly, or has no end, keeps nobody waiting.
+    let Some(_served) = slot.asked().await else {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    };
+    next.run(request).await
 }
 
 /// When a connection is cut. An answer that has no end moves it on for as long as it is read.

@@ -186,6 +186,7 @@ impl Client {
             ("service", query.service.clone()),
             ("backend", query.backend.map(|backend| backend.to_string())),
             ("client", query.client.map(|client| client.to_string())),
+            ("cursor", query.cursor.clone()),
         ];
         for (key, value) in keys {
             if let Some(value) = value {

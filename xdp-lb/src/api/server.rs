@@ -1,7 +1,7 @@
 //! The server: each route asks the owner task through its handle.
 
 use std::future::{Future, ready};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::time::Instant;
 
-use crate::api::caller::Groups;
+use crate::api::caller::{Groups, Role, Who};
 use crate::api::openapi::{self, change, look};
 use crate::api::remote::{self, Door};
 use crate::api::types::{
@@ -33,7 +33,7 @@ use crate::api::types::{
 use crate::api::{audit, socket, watch};
 use crate::config;
 use crate::control::handle::{Handle, Refusal};
-use crate::http;
+use crate::http::{self, Slot, User};
 
 /// The largest request body, in bytes: a service with ten thousand backends fits many times.
 const MAX_BODY: usize = 4 << 20;
@@ -74,23 +74,40 @@ impl Server {
         let shutdown = shutdown.shared();
         let local = {
             let router = router(handle.clone());
-            let prepare = move |stream: UnixStream| {
+            let (of_whom, groups) = (groups.clone(), groups);
+            let who = move |stream: &UnixStream| {
+                let caller = of_whom.caller(stream);
+                let uid = match caller.who {
+                    Who::Process { uid, .. } => uid.as_raw(),
+                    _ => u32::MAX,
+                };
+                (User::Uid(uid), caller.role == Role::Admin)
+            };
+            let prepare = move |stream: UnixStream, _| {
                 let router = router.clone().layer(Extension(groups.caller(&stream)));
                 ready(Some((stream, router)))
             };
-            http::serve(listener, prepare, shutdown.clone())
+            http::serve(listener, who, prepare, shutdown.clone())
         };
         let remote = async {
             let Some((listener, door)) = remote else { return };
             let router = router(handle);
-            let prepare = |stream: TcpStream| {
+            let who = |stream: &TcpStream| {
+                let address = stream.peer_addr().map_or(IpAddr::from([0; 4]), |address| address.ip());
+                // Whether it is an administrator, its certificate tells.
+                (User::at(address), false)
+            };
+            let prepare = move |stream: TcpStream, slot: Arc<Slot>| {
                 let (door, router) = (Arc::clone(&door), router.clone());
                 async move {
                     let (stream, caller) = door.admit(stream).await?;
+                    if caller.role == Role::Admin {
+                        slot.is_administrators();
+                    }
                     Some((stream, router.layer(Extension(caller))))
                 }
             };
-            http::serve(listener, prepare, shutdown.clone()).await;
+            http::serve(listener, who, prepare, shutdown.clone()).await;
         };
         tokio::join!(local, remote);
         drop(guard);

@@ -12,6 +12,7 @@ use crate::api::types::{
 };
 use crate::config::{self, Affinity, FlowTracking, HealthCheck, Mode, Probe, Protocol, XdpMode};
 use crate::control::events::EventLog;
+use crate::control::flows::FlowPages;
 use crate::control::handle::{Answer, Handle, Refusal, Request};
 
 /// What the owner task knows.
@@ -31,6 +32,8 @@ pub(crate) struct Owner {
     pub(crate) trouble: Option<String>,
     /// How a reload ends.
     pub(crate) reload: Answer<ReloadView>,
+    /// How many flows a page has at most.
+    pub(crate) flows_of_a_page: u32,
     /// What those who watch see.
     pub(crate) events: Arc<EventLog>,
 }
@@ -50,8 +53,15 @@ impl Default for Owner {
             drains_late: false,
             trouble: None,
             reload: Ok(ReloadView::default()),
+            flows_of_a_page: FlowQuery::MOST,
             events: Arc::default(),
         }
+    }
+}
+
+impl FlowPages for Owner {
+    fn page(&self, query: &FlowQuery) -> Answer<FlowsView> {
+        Ok(self.flows(query))
     }
 }
 
@@ -85,7 +95,10 @@ impl Owner {
         };
         let flows: Vec<_> = self.backends.iter().filter(of).map(flow).collect();
         let matching = flows.len() as u64;
-        FlowsView { matching, flows: flows.into_iter().take(query.limit as usize).collect() }
+        let from = query.cursor.as_ref().and_then(|cursor| cursor.parse().ok()).unwrap_or(0);
+        let end = (from + query.limit.min(self.flows_of_a_page) as usize).min(flows.len());
+        let next = (end < flows.len()).then(|| end.to_string());
+        FlowsView { matching, flows: flows[from.min(end)..end].to_vec(), next }
     }
 
     fn answer(&mut self, request: Request) {
@@ -131,7 +144,7 @@ impl Owner {
                 self.backends.retain(|backend| (&backend.service, backend.address) != (&service, address));
                 drop(answer.send(removed));
             }
-            Request::Flows(query, answer) => drop(answer.send(Ok(self.flows(&query)))),
+            Request::Flows(answer) => drop(answer.send(Ok(Box::new(self.clone())))),
             Request::Counters(answer) => drop(answer.send(Ok(counters()))),
             Request::ConfigFile(answer) => drop(answer.send(Ok("/dev/null".into()))),
             Request::PlanReload(_, _, answer) | Request::Reload(_, _, answer) => {

@@ -602,14 +602,19 @@ pub struct FlowQuery {
     /// Those of this client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<IpAddr>,
-    /// How many at most. Default 1,000.
+    /// How many at most: 10,000 a page, whatever is asked for. Default 1,000.
     #[serde(default = "default_flows")]
     pub limit: u32,
+    /// Those that come behind this: `next` of the page before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
 }
 
 impl FlowQuery {
     /// How many flows are listed where nobody says how many.
     pub const DEFAULT_LIMIT: u32 = 1_000;
+    /// How many flows a page has at most.
+    pub const MOST: u32 = 10_000;
 }
 
 const fn default_flows() -> u32 {
@@ -623,6 +628,9 @@ pub struct FlowsView {
     pub matching: u64,
     /// As many of them as were asked for, by service, backend and client.
     pub flows: Vec<FlowView>,
+    /// The cursor of the next page; absent where this is the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
 }
 
 /// A recorded flow.

@@ -1,7 +1,8 @@
 //! `GET /v1/watch`: what happens, as server-sent events (the HTML standard, section 9.2).
 
+use std::collections::HashMap;
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aide::generate::GenContext;
@@ -17,37 +18,73 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::api::caller::{Caller, Role, Who};
 use crate::api::events::EventView;
 use crate::api::server::Error;
 use crate::control::events::EventReader;
 use crate::control::handle::Handle;
 use crate::http::Deadline;
 
-/// How many may watch at once.
+/// How many may watch at once, of all but administrators, and of administrators.
 const MAX_WATCHERS: usize = 16;
+/// How many of one user.
+const MAX_OF_USER: usize = 8;
 /// After how long without an event a comment is sent, so that both sides see that the other is there.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// The places of those who watch.
 #[derive(Clone)]
-pub(super) struct Places(Arc<Semaphore>);
+pub(super) struct Places {
+    administrators: Arc<Semaphore>,
+    others: Arc<Semaphore>,
+    users: Arc<Mutex<HashMap<String, Arc<Semaphore>>>>,
+}
 
 impl Default for Places {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(MAX_WATCHERS)))
+        let places = || Arc::new(Semaphore::new(MAX_WATCHERS));
+        Self { administrators: places(), others: places(), users: Arc::default() }
+    }
+}
+
+/// A place among all, and one among the user's own.
+type Place = (Option<OwnedSemaphorePermit>, OwnedSemaphorePermit);
+
+impl Places {
+    /// A place for this caller; else why there is none.
+    fn take(&self, caller: &Caller) -> Result<Place, String> {
+        let full = |most: usize| format!("{most} watch already, and no more may: end one of them first");
+        let among =
+            |places: &Arc<Semaphore>, most| Arc::clone(places).try_acquire_owned().map_err(|_| full(most));
+        if caller.role == Role::Admin {
+            return Ok((None, among(&self.administrators, MAX_WATCHERS)?));
+        }
+        let user = match &caller.who {
+            Who::Process { uid, .. } => uid.to_string(),
+            Who::Certificate { name, .. } => format!("certificate {name}"),
+            Who::Unknown => String::new(),
+        };
+        let own = {
+            let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+            // Those of whom nobody watches any more.
+            users.retain(|_, places| {
+                Arc::strong_count(places) > 1 || places.available_permits() < MAX_OF_USER
+            });
+            let places = users.entry(user).or_insert_with(|| Arc::new(Semaphore::new(MAX_OF_USER)));
+            Arc::clone(places)
+        };
+        Ok((Some(among(&own, MAX_OF_USER)?), among(&self.others, MAX_WATCHERS)?))
     }
 }
 
 pub(super) async fn watch(
     State(handle): State<Handle>,
     Extension(places): Extension<Places>,
+    Extension(caller): Extension<Caller>,
     Extension(deadline): Extension<Deadline>,
     LastEventId(last): LastEventId,
 ) -> Result<Events, Error> {
-    let place = places.0.try_acquire_owned().map_err(|_| {
-        let words = format!("{MAX_WATCHERS} watch already, and no more may: end one of them first");
-        Error::new(StatusCode::SERVICE_UNAVAILABLE, words)
-    })?;
+    let place = places.take(&caller).map_err(|words| Error::new(StatusCode::SERVICE_UNAVAILABLE, words))?;
     let reader = handle.watch(last).await?;
     Ok(Events { reader, deadline, place })
 }
@@ -56,7 +93,7 @@ pub(super) async fn watch(
 pub(super) struct Events {
     reader: EventReader,
     deadline: Deadline,
-    place: OwnedSemaphorePermit,
+    place: Place,
 }
 
 impl IntoResponse for Events {

@@ -31,7 +31,19 @@ pub(super) struct Flows {
 impl Flows {
     pub(super) async fn execute(self, client: &Client, screen: &Screen) -> anyhow::Result<String> {
         let Self { service, backend, client: of, limit } = self;
-        let view = client.flows(&FlowQuery { service, backend, client: of, limit }).await?;
+        let mut query = FlowQuery { service, backend, client: of, limit, cursor: None };
+        let mut view = client.flows(&query).await?;
+        while let Some(next) = view.next.take() {
+            query.limit = limit.saturating_sub(view.flows.len() as u32);
+            if query.limit == 0 {
+                view.next = Some(next);
+                break;
+            }
+            query.cursor = Some(next);
+            let page = client.flows(&query).await?;
+            view.flows.extend(page.flows);
+            (view.matching, view.next) = (page.matching, page.next);
+        }
         screen.show(&view, || table(screen, &view))
     }
 }
@@ -63,7 +75,7 @@ fn table(screen: &Screen, view: &FlowsView) -> String {
         ]
     });
     let table = screen.table(&columns, rows);
-    match view.matching - view.flows.len() as u64 {
+    match view.matching.saturating_sub(view.flows.len() as u64) {
         0 => table,
         more => format!("{}\n{} more: --limit", table.trim_end(), grouped(more)),
     }

@@ -517,6 +517,18 @@ async fn empty_lists_say_what_to_do() {
 }
 
 #[tokio::test]
+async fn flows_beyond_a_page_are_asked_for_until_there_are_as_many_as_wanted() {
+    let daemon = daemon(Owner { flows_of_a_page: 1, ..Owner::default() });
+    let of = |view: &Value| view["flows"].as_array().unwrap().len();
+    let all = daemon.json(&["flows"]).await;
+    assert_eq!((of(&all), &all["matching"], &all["next"]), (3, &3.into(), &Value::Null));
+    let some = daemon.json(&["flows", "--limit", "2"]).await;
+    assert_eq!((of(&some), &some["matching"], &some["next"]), (2, &3.into(), &"2".into()));
+    let text = daemon.text(&["flows", "--limit", "2"]).await;
+    assert!(text.ends_with("1 more: --limit\n"), "{text}");
+}
+
+#[tokio::test]
 async fn a_reload_says_what_changed_and_what_needs_a_restart() {
     let view = ReloadView {
         changes: vec!["added service dns".into(), "web: weight of 198.51.100.11:8080 is 50".into()],

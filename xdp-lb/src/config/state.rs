@@ -29,7 +29,7 @@ const FIRST_VERSION: u32 = 2;
 const LARGEST: u64 = 256 << 20;
 
 /// What is kept in a file.
-pub trait Kept: Default + Serialize + DeserializeOwned {
+pub trait Kept: Default + Serialize + DeserializeOwned + 'static {
     /// What messages call the file.
     const NAME: &str;
     /// What is lost with it, in words.
@@ -191,10 +191,12 @@ fn lock_file(path: &Path) -> PathBuf {
     beside(path, ".lock")
 }
 
-/// Writes a file: whole or not at all, and on the disk unless the answer says otherwise.
+/// Writes a file: whole or not at all, and on the disk unless the answer says otherwise. A file system that hangs is given up
+/// in time.
 ///
 /// # Errors
-/// Where the directory cannot be made or the file cannot be written; the old file stands then.
+/// Where the directory cannot be made or the file cannot be written; the old file stands then. Where the file system does
+/// not answer, the new one may be in its place later.
 pub fn write<T: Kept>(path: &Path, contents: &T) -> anyhow::Result<Saved> {
     write_and_sync(path, contents, |directory| File::open(directory)?.sync_all())
 }
@@ -202,9 +204,18 @@ pub fn write<T: Kept>(path: &Path, contents: &T) -> anyhow::Result<Saved> {
 fn write_and_sync<T: Kept>(
     path: &Path,
     contents: &T,
-    sync: impl FnOnce(&Path) -> io::Result<()>,
+    sync: impl FnOnce(&Path) -> io::Result<()> + Send + 'static,
 ) -> anyhow::Result<Saved> {
     let text = encode(contents)?;
+    file::within_patience(path, move |path| put::<T>(path, &text, sync))
+        .with_context(|| format!("cannot write the {} {}", T::NAME, path.display()))?
+}
+
+fn put<T: Kept>(
+    path: &Path,
+    text: &str,
+    sync: impl FnOnce(&Path) -> io::Result<()>,
+) -> anyhow::Result<Saved> {
     let directory = make_directory::<T>(path)?;
     let temporary = beside(path, ".new");
     write_whole(&temporary, text.as_bytes())

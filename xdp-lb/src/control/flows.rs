@@ -1,80 +1,261 @@
-//! The recorded flows, as the API tells them.
+//! The recorded flows, as the API tells them: a page at a time, outside of the owner task.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::fmt;
 use std::net::SocketAddr;
 
 use xdp_lb_common::flow::Stage;
 use xdp_lb_common::net::Protocol;
-use xdp_lb_common::tables::{Book, FlowKey, FlowRecord};
+use xdp_lb_common::tables::{Backend, BackendIndex, Book, FlowKey, FlowRecord, ServiceIndex};
 
 use super::fleet::vip;
 use super::handle::{Answer, Refusal};
-use super::kernel::Kernel;
+use super::kernel::{FlowRecords, Kernel};
 use super::owner::Owner;
 use crate::api::types::{FlowQuery, FlowStage, FlowView, FlowsView};
 use crate::config;
 use crate::datapath::monotonic_seconds;
 
-impl<K: Kernel> Owner<K> {
-    /// The recorded flows that match, up to the query's limit, and how many match in all.
-    pub(super) fn flows(&mut self, query: &FlowQuery) -> Answer<FlowsView> {
-        let services = &self.fleet.effective().services;
-        if let Some(name) = &query.service
-            && !services.iter().any(|service| service.service.name == *name)
-        {
-            let known = services.iter().map(|service| service.service.name.clone()).collect();
-            return Err(config::unknown_service(name, known));
+/// What lists the recorded flows, as a trait: the API is tested without a kernel.
+pub trait FlowPages: Send + fmt::Debug {
+    /// The recorded flows that match and come behind the query's cursor, up to its limit, and how many match in all. Takes a
+    /// second for some millions of flows, and memory for a page.
+    ///
+    /// # Errors
+    /// Where there is no such service, the cursor cannot be read, or the kernel cannot be asked.
+    fn page(&self, query: &FlowQuery) -> Answer<FlowsView>;
+}
+
+/// The flow tables, and what they do not say.
+struct Flows {
+    records: Box<dyn FlowRecords>,
+    names: HashMap<ServiceIndex, String>,
+    backends: BTreeMap<BackendIndex, Backend>,
+}
+
+impl fmt::Debug for Flows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Flows").field("names", &self.names).finish_non_exhaustive()
+    }
+}
+
+/// Where a flow stands in the list: by service, backend and client.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Place<'a> {
+    service: &'a str,
+    backend: SocketAddr,
+    client: SocketAddr,
+    vip: SocketAddr,
+    protocol: u8,
+}
+
+impl Place<'_> {
+    /// The text that names it to the next request.
+    fn cursor(&self) -> String {
+        let Self { service, backend, client, vip, protocol } = self;
+        format!("{service},{backend},{client},{vip},{protocol}")
+    }
+
+    fn read(cursor: &str) -> Option<Place<'_>> {
+        let mut parts = cursor.split(',');
+        let place = Place {
+            service: parts.next()?,
+            backend: parts.next()?.parse().ok()?,
+            client: parts.next()?.parse().ok()?,
+            vip: parts.next()?.parse().ok()?,
+            protocol: parts.next()?.parse().ok()?,
+        };
+        parts.next().is_none().then_some(place)
+    }
+}
+
+/// What else is told of a flow. Its place alone orders it.
+#[derive(Clone, Copy, Debug)]
+struct Rest {
+    seen_from: SocketAddr,
+    stage: FlowStage,
+    idle_seconds: u32,
+}
+
+#[derive(Debug)]
+struct Entry<'a>(Place<'a>, Rest);
+
+impl PartialEq for Entry<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
+
+impl Eq for Entry<'_> {}
+
+impl PartialOrd for Entry<'_> {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Entry<'_> {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.0.cmp(&other.0)
+    }
+}
+
+/// The first entries in order, as many as a page takes: the last of them is on top of the heap.
+struct Page<'a> {
+    most: usize,
+    entries: BinaryHeap<Entry<'a>>,
+    /// Whether there are more behind them.
+    has_more: bool,
+}
+
+impl<'a> Page<'a> {
+    fn take(&mut self, entry: Entry<'a>) {
+        if self.entries.len() < self.most {
+            self.entries.push(entry);
+            return;
         }
-        let tables = self.planner.tables();
-        let names: HashMap<_, _> = services
-            .iter()
-            .filter_map(|service| Some((tables.services.get(&vip(service))?.index, &service.service.name)))
-            .collect();
+        self.has_more = true;
+        if let Some(mut last) = self.entries.peek_mut()
+            && entry < *last
+        {
+            *last = entry;
+        }
+    }
+}
+
+impl FlowPages for Flows {
+    fn page(&self, query: &FlowQuery) -> Answer<FlowsView> {
+        if let Some(name) = &query.service
+            && !self.names.values().any(|it| it == name)
+        {
+            return Err(config::unknown_service(name, self.names.values().cloned().collect()));
+        }
+        let after = match &query.cursor {
+            None => None,
+            Some(cursor) => Some(Place::read(cursor).ok_or_else(|| {
+                Refusal::Invalid("the cursor is not one: send `next` of the page before as it is".into())
+            })?),
+        };
         let now = monotonic_seconds().map_err(|error| Refusal::Failed(format!("{error:#}")))?;
-        let mut view = FlowsView::default();
+        let most = query.limit.min(FlowQuery::MOST) as usize;
+        let mut page = Page { most, entries: BinaryHeap::new(), has_more: false };
+        let mut matching = 0;
         let visit = &mut |book: Book, key: &FlowKey, record: &FlowRecord| {
-            let backend = tables.backends.get(&record.backend).filter(|_| !record.life.is_reply());
-            let Some((backend, name)) = backend.and_then(|found| Some((found, names.get(&found.service)?)))
+            let backend = self.backends.get(&record.backend).filter(|_| !record.life.is_reply());
+            let Some((backend, name)) =
+                backend.and_then(|found| Some((found, self.names.get(&found.service)?)))
             else {
-                return false;
+                return;
             };
             let client = key.source_endpoint().socket();
             let address = SocketAddr::new(backend.address.into(), backend.port.get());
             let sent_to = backend.endpoint_for(&key.destination_endpoint()).socket();
-            let matches = query.service.as_ref().is_none_or(|wanted| wanted == *name)
+            let matches = query.service.as_ref().is_none_or(|wanted| wanted == name)
                 && query.backend.is_none_or(|wanted| wanted == address || wanted == sent_to)
                 && query.client.is_none_or(|wanted| wanted == client.ip());
             if !matches {
-                return false;
+                return;
             }
-            view.matching += 1;
-            if view.flows.len() < query.limit as usize {
-                view.flows.push(FlowView {
-                    service: (*name).clone(),
-                    protocol: match key.protocol {
-                        Protocol::UDP => config::Protocol::Udp,
-                        _ => config::Protocol::Tcp,
-                    },
-                    client,
-                    vip: key.destination_endpoint().socket(),
-                    backend: sent_to,
-                    seen_from: SocketAddr::new(record.source.into(), record.source_port.get()),
-                    stage: match (record.life.stage(key.protocol), book) {
-                        (Stage::Closing, _) => FlowStage::Closing,
-                        (_, Book::HalfOpen) => FlowStage::HalfOpen,
-                        (_, Book::Flows) => FlowStage::Established,
-                    },
-                    idle_seconds: now.saturating_sub(record.life.last_seen()),
-                });
+            matching += 1;
+            let place = Place {
+                service: name,
+                backend: sent_to,
+                client,
+                vip: key.destination_endpoint().socket(),
+                protocol: key.protocol.0,
+            };
+            if after.as_ref().is_some_and(|after| place <= *after) {
+                return;
             }
-            false
+            let rest = Rest {
+                seen_from: SocketAddr::new(record.source.into(), record.source_port.get()),
+                stage: match (record.life.stage(key.protocol), book) {
+                    (Stage::Closing, _) => FlowStage::Closing,
+                    (_, Book::HalfOpen) => FlowStage::HalfOpen,
+                    (_, Book::Flows) => FlowStage::Established,
+                },
+                idle_seconds: now.saturating_sub(record.life.last_seen()),
+            };
+            page.take(Entry(place, rest));
         };
-        self.kernel
-            .sweep_flows(visit)
+        self.records
+            .read(visit)
             .map_err(|error| Refusal::Failed(format!("the flows cannot be read: {error:#}")))?;
-        view.flows.sort_unstable_by(|one, other| {
-            (&one.service, one.backend, one.client).cmp(&(&other.service, other.backend, other.client))
+        let mut entries = page.entries.into_sorted_vec();
+        // One that went from one table to the other meanwhile was seen in both.
+        entries.dedup();
+        let next = entries.last().filter(|_| page.has_more).map(|last| last.0.cursor());
+        Ok(FlowsView { matching, flows: entries.into_iter().map(view).collect(), next })
+    }
+}
+
+fn view(Entry(place, rest): Entry<'_>) -> FlowView {
+    FlowView {
+        service: place.service.to_owned(),
+        protocol: match Protocol(place.protocol) {
+            Protocol::UDP => config::Protocol::Udp,
+            _ => config::Protocol::Tcp,
+        },
+        client: place.client,
+        vip: place.vip,
+        backend: place.backend,
+        seen_from: rest.seen_from,
+        stage: rest.stage,
+        idle_seconds: rest.idle_seconds,
+    }
+}
+
+impl<K: Kernel> Owner<K> {
+    /// What lists the recorded flows.
+    pub(super) fn flows(&self) -> Answer<Box<dyn FlowPages>> {
+        let services = &self.fleet.effective().services;
+        let tables = self.planner.tables();
+        let names = services.iter().filter_map(|service| {
+            Some((tables.services.get(&vip(service))?.index, service.service.name.clone()))
         });
-        Ok(view)
+        let records = self
+            .kernel
+            .flow_records()
+            .map_err(|error| Refusal::Failed(format!("the flows cannot be read: {error:#}")))?;
+        Ok(Box::new(Flows { records, names: names.collect(), backends: tables.backends.clone() }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(number: u16) -> Entry<'static> {
+        let at = |port| SocketAddr::from(([192, 0, 2, 1], port));
+        let place = Place { service: "web", backend: at(80), client: at(number), vip: at(80), protocol: 6 };
+        Entry(place, Rest { seen_from: at(1), stage: FlowStage::Established, idle_seconds: 0 })
+    }
+
+    #[test]
+    fn a_page_holds_the_first_in_order_whatever_order_they_come_in_and_no_more() {
+        let mut page = Page { most: 3, entries: BinaryHeap::new(), has_more: false };
+        for number in [5, 9, 1, 7, 3] {
+            page.take(entry(number));
+            assert!(page.entries.len() <= 3);
+        }
+        let ports: Vec<u16> =
+            page.entries.into_sorted_vec().iter().map(|Entry(place, _)| place.client.port()).collect();
+        assert_eq!((ports, page.has_more), (vec![1, 3, 5], true));
+    }
+
+    #[test]
+    fn a_cursor_is_read_back_and_anything_else_refused() {
+        let at = |text: &str| text.parse().expect("an address");
+        let place = Place {
+            service: "web.a-b_c",
+            backend: at("[2001:db8::1]:80"),
+            client: at("192.0.2.1:40000"),
+            vip: at("198.51.100.1:443"),
+            protocol: 17,
+        };
+        assert_eq!(Place::read(&place.cursor()), Some(place.clone()));
+        for text in ["", "web", "web,1,2,3,4", &format!("{},x", place.cursor())] {
+            assert_eq!(Place::read(text), None, "{text:?}");
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 
 use crate::api::types::{
     AdminState, BackendPatch, BackendView, CountersView, FlowQuery, FlowsView, Outcome, ReloadView,
@@ -12,6 +12,7 @@ use crate::api::types::{
 };
 use crate::config::{self, Config, Errors, Leave};
 use crate::control::events::EventReader;
+use crate::control::flows::FlowPages;
 
 /// Why a request was refused, in words for the operator.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -48,7 +49,7 @@ pub enum Request {
     PatchBackend(String, SocketAddr, BackendPatch, oneshot::Sender<Answer<Outcome>>),
     RemoveBackend(String, SocketAddr, Leave, oneshot::Sender<Answer<Outcome>>),
     Counters(oneshot::Sender<Answer<CountersView>>),
-    Flows(FlowQuery, oneshot::Sender<Answer<FlowsView>>),
+    Flows(oneshot::Sender<Answer<Box<dyn FlowPages>>>),
     ConfigFile(oneshot::Sender<Answer<PathBuf>>),
     PlanReload(Box<Result<Config, Errors>>, Leave, oneshot::Sender<Answer<ReloadView>>),
     Reload(Box<Result<Config, Errors>>, Leave, oneshot::Sender<Answer<ReloadView>>),
@@ -63,12 +64,13 @@ pub enum Request {
 pub struct Handle {
     requests: mpsc::Sender<Request>,
     reloading: Arc<Mutex<()>>,
+    listing: Arc<Semaphore>,
 }
 
 impl Handle {
     /// A handle whose requests arrive at the receiver of `requests`.
     pub fn new(requests: mpsc::Sender<Request>) -> Self {
-        Self { requests, reloading: Arc::default() }
+        Self { requests, reloading: Arc::default(), listing: Arc::new(Semaphore::new(1)) }
     }
 
     async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<Answer<T>>) -> Request) -> Answer<T> {
@@ -145,7 +147,16 @@ impl Handle {
 
     /// The recorded flows that match.
     pub async fn flows(&self, query: FlowQuery) -> Answer<FlowsView> {
-        self.ask(|answer| Request::Flows(query, answer)).await
+        let stopping = || Refusal::Failed("the daemon is stopping".into());
+        // One at a time, and not in the owner task: the tables may hold millions.
+        let turn = Arc::clone(&self.listing).acquire_owned().await.map_err(|_| stopping())?;
+        let flows = self.ask(Request::Flows).await?;
+        let listed = tokio::task::spawn_blocking(move || {
+            let page = flows.page(&query);
+            drop(turn);
+            page
+        });
+        listed.await.map_err(|error| Refusal::Failed(format!("the flows could not be listed: {error}")))?
     }
 
     /// What a reload would do now, and how many slots of each service would move.

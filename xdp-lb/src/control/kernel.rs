@@ -8,7 +8,7 @@ use xdp_lb_common::tables::{BackendIndex, Book, FlowKey, FlowRecord, ServiceInde
 
 use super::tables::{Tables, Write};
 use crate::config::XdpMode;
-use crate::datapath::{Attached, Census, Datapath, Policy, Sizes};
+use crate::datapath::{self, Attached, Census, Datapath, Policy, Sizes};
 
 /// The program and its tables. Each method is that of [`Datapath`].
 #[expect(missing_docs, reason = "each is described at the method of Datapath")]
@@ -30,7 +30,22 @@ pub trait Kernel: Send {
     fn backend_traffic(&self, index: BackendIndex) -> Result<Traffic>;
     fn zero_backend_traffic(&mut self, index: BackendIndex) -> Result<()>;
     fn census(&mut self, tables: &Tables) -> Result<Census>;
-    fn sweep_flows(&mut self, visit: &mut dyn FnMut(Book, &FlowKey, &FlowRecord) -> bool) -> Result<()>;
+    fn flow_records(&self) -> Result<Box<dyn FlowRecords>>;
+}
+
+/// The flow records, for whoever reads them outside of the owner task.
+pub trait FlowRecords: Send {
+    /// Shows each of them.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    fn read(&self, visit: &mut dyn FnMut(Book, &FlowKey, &FlowRecord)) -> Result<()>;
+}
+
+impl FlowRecords for datapath::FlowRecords {
+    fn read(&self, visit: &mut dyn FnMut(Book, &FlowKey, &FlowRecord)) -> Result<()> {
+        datapath::FlowRecords::read(self, visit)
+    }
 }
 
 impl Kernel for Datapath {
@@ -102,7 +117,7 @@ impl Kernel for Datapath {
         Datapath::census(self, tables)
     }
 
-    fn sweep_flows(&mut self, visit: &mut dyn FnMut(Book, &FlowKey, &FlowRecord) -> bool) -> Result<()> {
-        Datapath::sweep_flows(self, visit)
+    fn flow_records(&self) -> Result<Box<dyn FlowRecords>> {
+        Ok(Box::new(Datapath::flow_records(self)?))
     }
 }

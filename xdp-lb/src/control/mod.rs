@@ -11,7 +11,7 @@ mod feedback;
 mod fleet;
 #[cfg(test)]
 mod flow_memory;
-mod flows;
+pub mod flows;
 pub mod handle;
 pub mod host;
 mod interfaces;

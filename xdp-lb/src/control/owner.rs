@@ -386,7 +386,7 @@ impl<K: Kernel> Owner<K> {
                 reply(answer, counted.and_then(|()| self.backends(service.as_deref())));
             }
             Request::Counters(answer) => reply(answer, self.counters()),
-            Request::Flows(query, answer) => reply(answer, self.flows(&query)),
+            Request::Flows(answer) => reply(answer, self.flows()),
             Request::AddService(service, answer) => {
                 reply(answer, self.change(|overlay, config| overlay.add_service(config, *service)));
             }

@@ -1,7 +1,7 @@
 //! The maps as typed tables.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, bail};
@@ -38,6 +38,31 @@ pub struct Plain<T>(pub T);
 
 // SAFETY: any bytes are a T (FromBytes), and a T has no padding (IntoBytes).
 unsafe impl<T: FromBytes + IntoBytes + Copy + 'static> aya::Pod for Plain<T> {}
+
+/// The flow tables, by descriptors of their own: they can be read while others use them.
+#[derive(Debug)]
+pub struct FlowRecords {
+    half_open: OwnedFd,
+    flows: OwnedFd,
+}
+
+impl FlowRecords {
+    /// Shows every flow record to `visit`.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn read(&self, mut visit: impl FnMut(Book, &FlowKey, &FlowRecord)) -> Result<()> {
+        // A flow goes from the first to the second: in this order it may be seen twice, but is not missed.
+        for (book, map) in [(Book::HalfOpen, &self.half_open), (Book::Flows, &self.flows)] {
+            let visit = |key: &FlowKey, record: &FlowRecord| {
+                visit(book, key, record);
+                false
+            };
+            batch::sweep(map.as_fd(), visit).context("cannot walk the flow table")?;
+        }
+        Ok(())
+    }
+}
 
 /// All tables but the event buffer.
 pub struct Maps {
@@ -192,6 +217,13 @@ impl Maps {
         // A flow goes from the first to the second: in this order it may be seen twice, but is not missed.
         self.half_open.sweep(|key, record| visit(Book::HalfOpen, key, record))?;
         self.flows.sweep(|key, record| visit(Book::Flows, key, record))
+    }
+
+    /// The flow records, to be read elsewhere.
+    pub fn flow_records(&self) -> Result<FlowRecords> {
+        let copy =
+            |flows: &Flows| flows.map.fd().as_fd().try_clone_to_owned().context("cannot share a flow table");
+        Ok(FlowRecords { half_open: copy(&self.half_open)?, flows: copy(&self.flows)? })
     }
 
     /// The counts of flows of the services that have such, and of their backends.

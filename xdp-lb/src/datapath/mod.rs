@@ -23,7 +23,7 @@ pub use census::{Census, Count};
 pub use checks::Checks;
 pub use decapsulator::Decapsulator;
 pub use events::Events;
-pub use maps::Sizes;
+pub use maps::{FlowRecords, Sizes};
 pub use pins::{check_layout, is_pinned, unload};
 pub use program::{Attached, Datapath, Options, monotonic_seconds};
 pub use ranges::port_ranges;

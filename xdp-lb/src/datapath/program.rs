@@ -29,7 +29,7 @@ use super::checks::Checks;
 use super::directory;
 use super::events::Events;
 use super::link;
-use super::maps::{Maps, Plain, STALE, Sizes};
+use super::maps::{FlowRecords, Maps, Plain, STALE, Sizes};
 use super::pins::{self, Pins};
 use super::settings::Policy;
 use crate::config::{Limits, XdpMode};
@@ -495,6 +495,14 @@ impl Datapath {
     /// Shows every flow record to `visit`, and removes those for which it returns true.
     pub fn sweep_flows(&mut self, visit: impl FnMut(Book, &FlowKey, &FlowRecord) -> bool) -> Result<()> {
         self.maps.sweep_flows(visit)
+    }
+
+    /// The flow records, to be read elsewhere.
+    ///
+    /// # Errors
+    /// Where this process has no descriptor left.
+    pub fn flow_records(&self) -> Result<FlowRecords> {
+        self.maps.flow_records()
     }
 
     /// Passes what the datapath says of each packet on to this process's log, where it was built to say

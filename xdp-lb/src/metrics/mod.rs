@@ -5,6 +5,7 @@ mod exposition;
 mod families;
 
 use std::future::{Future, ready};
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -16,10 +17,10 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures_util::{StreamExt as _, stream};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::control::handle::{Handle, Refusal};
-use crate::http;
+use crate::http::{self, User};
 use exposition::Exposition;
 use families::Snapshot;
 
@@ -33,7 +34,11 @@ pub async fn serve(listener: TcpListener, handle: Handle, shutdown: impl Future<
         .route("/metrics", get(metrics))
         .fallback(|| async { (StatusCode::NOT_FOUND, "xdp-lb: the metrics are at /metrics\n") })
         .with_state(scraped);
-    http::serve(listener, |stream| ready(Some((stream, router.clone()))), shutdown).await;
+    let who = |stream: &TcpStream| {
+        let address = stream.peer_addr().map_or(IpAddr::from([0; 4]), |address| address.ip());
+        (User::at(address), false)
+    };
+    http::serve(listener, who, move |stream, _| ready(Some((stream, router.clone()))), shutdown).await;
 }
 
 #[derive(Clone)]

@@ -9,12 +9,13 @@ use tokio::task::JoinHandle;
 use xdp_lb_common::net::MacAddress;
 use xdp_lb_common::own_mac::OwnMac;
 use xdp_lb_common::reason::Reason;
-use xdp_lb_common::tables::{BackendIndex, Book, FlowKey, FlowRecord, ServiceIndex};
+use xdp_lb_common::tables::{BackendIndex, ServiceIndex};
 
 use super::*;
 use crate::api::types::{BackendPatch, BackendState, BackendView};
 use crate::config::{Limits, XdpMode};
 use crate::control::Handle;
+use crate::control::kernel::FlowRecords;
 use crate::control::tables::Tables;
 use crate::datapath::{Policy, Sizes};
 use crate::health::{AgentAdmin, Said};
@@ -163,8 +164,8 @@ impl Kernel for InMemory {
         Ok(Census { records: [live.values().sum(), 0], live, others: HashSet::new() })
     }
 
-    fn sweep_flows(&mut self, _: &mut dyn FnMut(Book, &FlowKey, &FlowRecord) -> bool) -> anyhow::Result<()> {
-        Ok(())
+    fn flow_records(&self) -> anyhow::Result<Box<dyn FlowRecords>> {
+        anyhow::bail!("there are none")
     }
 }
 
