@@ -570,7 +570,7 @@ fn check_answered(frame: &[u8], before: &Dissection, outcome: &Outcome, after: &
     if reason != Reason::TooBigAnswered {
         assert_eq!(after.source, before.destination, "in the name of whom it was for");
         if before.protocol == TCP {
-            check_reset(frame, before, sent, after);
+            check_reset(frame, before, sent, after, reason);
             return;
         }
     }
@@ -596,8 +596,11 @@ fn check_answered(frame: &[u8], before: &Dissection, outcome: &Outcome, after: &
 }
 
 /// That a TCP packet's sender gets a reset that it believes.
-fn check_reset(frame: &[u8], before: &Dissection, sent: &[u8], after: &Dissection) {
+fn check_reset(frame: &[u8], before: &Dissection, sent: &[u8], after: &Dissection, reason: Reason) {
     let old = before.transport(frame).expect("what is answered was TCP");
+    if reason == Reason::NoBackendAnswered {
+        assert_eq!(old.flags & (SYN | ACK), SYN, "only who begins a flow is told that there is no backend");
+    }
     let new = after.transport(sent).expect("a reset is TCP");
     assert_eq!((after.protocol, new.length), (TCP, 20), "a header and nothing else");
     assert_eq!(after.transport_error(sent, &new), 0, "its checksum is right");

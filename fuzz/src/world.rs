@@ -10,8 +10,9 @@ use xdp_lb_common::net::{Address, Endpoint, MacAddress, Port, Protocol};
 use xdp_lb_common::own_mac::OwnMac;
 use xdp_lb_common::slot::Slot;
 use xdp_lb_common::tables::{
-    Backend, BackendIndex, Book, COUNTS_FLOWS, Check, FlowKey, FlowRecord, Mode, RECORDS_FLOWS, Reply, Route,
-    ServerId, ServerKey, Service, ServiceIndex, Settings, SlotIndex, SourceKey, SourceVerdict, Tags,
+    Backend, BackendIndex, Book, COUNTS_FLOWS, Check, FlowKey, FlowRecord, Mode, RECORDS_FLOWS, REJECTS,
+    Reply, Route, ServerId, ServerKey, Service, ServiceIndex, Settings, SlotIndex, SourceKey, SourceVerdict,
+    Tags,
 };
 
 /// Few of each, so that what is made of them meets: VIPs, backends, clients, the load balancer's own.
@@ -200,6 +201,8 @@ impl World {
             last_port,
             ..Service::default()
         };
+        // Every second one, by what is known already: the corpus says nothing of it.
+        service.options |= if index.0 % 2 == 1 { REJECTS } else { 0 };
         let its = &self.tables.backends[first as usize..];
         if service.max_flows != 0 || its.iter().any(|backend| backend.max_flows != 0) {
             service.options |= COUNTS_FLOWS | RECORDS_FLOWS;

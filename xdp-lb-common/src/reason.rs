@@ -122,6 +122,8 @@ reasons! {
         "a packet of a flow whose backend is gone: the client was told so by a TCP reset or by ICMP \"port unreachable\"";
     OtherHost = 33, Pass, "other_host",
         "the frame is addressed to the MAC of another host (a switch flooded it, or the interface is a bridge port): the host handles it";
+    NoBackendAnswered = 34, Answer, "no_backend_answered",
+        "the service has no backend that is up, and the client was told so by a TCP reset or by ICMP \"port unreachable\": see `xdp-lb backend list` for why, and `on_no_backends` of the service";
 }
 
 /// How many reasons there are: the size of the table of their counters.

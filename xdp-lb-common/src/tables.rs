@@ -61,6 +61,9 @@ pub enum Mode {
 pub const RECORDS_FLOWS: u8 = 1;
 /// [`Service::options`]: its flows are counted, since it or one of its backends has a `max_flows`.
 pub const COUNTS_FLOWS: u8 = 2;
+/// [`Service::options`]: whoever begins a flow while no backend takes any is told so. Costs other packets nothing: the short
+/// way asks for all options but this one.
+pub const REJECTS: u8 = 4;
 
 /// The value of `SERVICES`: what the datapath needs to know of a service.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]

@@ -16,21 +16,35 @@ use crate::tables::Tables;
 /// network of 64 bits.
 const V6_DESTINATION: u8 = 64;
 
-/// Makes the packet that ends for the scratch's reason an answer to its sender, where there is one to give. Says what came of it:
-/// the same reason where its sender is no host, or too many were answered already.
+/// Ends the way of a packet that is not forwarded, for the scratch's reason: answers it where there is something to say, and
+/// counts it. Says what became of it.
 ///
-/// A call of its own in the kernel, not inlined: a program's stack is 512 bytes.
+/// A call of its own in the kernel, not inlined, that finds the reason in the scratch: the verifier would look at all of
+/// this once for each place at which a packet is refused.
 #[inline(never)]
-pub fn answer<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Scratch) -> Reason {
-    let Scratch { parsed, departure, message, refused, .. } = scratch;
-    let Some(reason) = *refused else { return Reason::Internal };
-    let (kind, answered) = match reason {
-        Reason::TooBig => (Answer::TooBig, Reason::TooBigAnswered),
-        Reason::FlowEnded if parsed.key.protocol == Protocol::TCP => {
-            (Answer::Reset, Reason::FlowEndedAnswered)
-        }
-        Reason::FlowEnded => (Answer::Unreachable, Reason::FlowEndedAnswered),
+pub fn end<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Scratch) -> Reason {
+    let reason = scratch.refused.map_or(Reason::Internal, |reason| answer(packet, tables, scratch, reason));
+    tables.count(reason);
+    reason
+}
+
+/// Makes the packet that ends for this reason an answer to its sender, where there is one to give. Says what came of it: the
+/// reason without an answer where its sender is not a host, or too many were answered already.
+#[inline(always)]
+fn answer<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Scratch, reason: Reason) -> Reason {
+    let Scratch { parsed, departure, message, .. } = scratch;
+    let (answered, silent) = match reason {
+        Reason::TooBig => (Reason::TooBigAnswered, reason),
+        Reason::FlowEnded => (Reason::FlowEndedAnswered, reason),
+        Reason::NoBackendAnswered => (reason, Reason::NoBackend),
         _ => return reason,
+    };
+    let kind = if reason == Reason::TooBig {
+        Answer::TooBig
+    } else if parsed.key.protocol == Protocol::TCP {
+        Answer::Reset
+    } else {
+        Answer::Unreachable
     };
     let is_pointless = match kind {
         // No reset is answered (RFC 9293 section 3.10.7.1).
@@ -44,7 +58,7 @@ pub fn answer<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Sc
         || !parsed.key.source.is_one_host()
         || !may_answer(tables, parsed, kind)
     {
-        return reason;
+        return silent;
     }
     let sent = if kind == Answer::Reset {
         tcp_reset::send(packet, parsed)

@@ -15,7 +15,7 @@ use crate::net::{Be16, Protocol};
 use crate::own_mac::is_surely_for_this_host;
 use crate::packet::Packet;
 use crate::parse::parse_plain;
-use crate::tables::{FlowKey, Mode, Service, Tables, Tags};
+use crate::tables::{FlowKey, Mode, REJECTS, Service, Tables, Tags};
 
 /// Sends a client's packet to its backend. The interface that it leaves by; 0: it goes the long way.
 ///
@@ -83,5 +83,6 @@ fn take<const V4: bool, P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Opt
 fn is_plain(service: &Service) -> bool {
     let Service { options, affinity_bits, server_id_length, .. } = *service;
     let asks = service.source_list | service.new_flow_rate;
-    asks | u32::from(options | affinity_bits | server_id_length) == 0 && service.mode != Mode::FullNat as u8
+    asks | u32::from(options & !REJECTS | affinity_bits | server_id_length) == 0
+        && service.mode != Mode::FullNat as u8
 }

@@ -17,7 +17,8 @@ use crate::packet::Packet;
 use crate::parse::Parsed;
 use crate::reason::Reason;
 use crate::tables::{
-    Backend, BackendIndex, BackendState, Book, FlowRecord, Mode, RECORDS_FLOWS, Service, SlotIndex, Tables,
+    Backend, BackendIndex, BackendState, Book, FlowRecord, Mode, RECORDS_FLOWS, REJECTS, Service, SlotIndex,
+    Tables,
 };
 
 /// How many slots are looked at for a backend that is up: between a backend's failure and its
@@ -329,6 +330,16 @@ fn begin<'t, T: Tables>(context: &Context<'t, T>, service: &Service) -> Result<C
     Ok(Course { index, backend, source, is_new })
 }
 
+/// What becomes of a packet where the ring has no backend: who begins a flow may be told.
+#[inline(always)]
+fn no_backend<T: Tables>(context: &Context<'_, T>, service: &Service) -> Reason {
+    if (service.options & REJECTS != 0) & !is_in_mid_flow(context.parsed) {
+        Reason::NoBackendAnswered
+    } else {
+        Reason::NoBackend
+    }
+}
+
 /// The backend that the ring gives to a flow without a record.
 #[inline(always)]
 fn choose<'t, T: Tables>(
@@ -341,7 +352,7 @@ fn choose<'t, T: Tables>(
         return Ok((context.moment.named, backend));
     }
     if service.ring_len == 0 {
-        return Err(Reason::NoBackend);
+        return Err(no_backend(context, service));
     }
     // UDP has no first packet to tell by: where all flows are recorded, one without a record is new.
     let is_in_mid_flow = is_in_mid_flow(context.parsed);
@@ -362,7 +373,7 @@ fn choose<'t, T: Tables>(
     for _ in 0..SLOT_TRIES {
         let slot = context.tables.slot(SlotIndex(service.ring_offset.0 + place)).ok_or(Reason::Internal)?;
         if slot.owner() == BackendIndex(0) {
-            return Err(Reason::NoBackend);
+            return Err(no_backend(context, service));
         }
         let owner = context.tables.backend(slot.owner()).ok_or(Reason::Internal)?;
         if is_up(service, owner) {

@@ -72,7 +72,7 @@ pub struct Scratch {
     /// What becomes of them.
     fragment: Fragment,
     departure: Departure,
-    /// Why the packet goes no further, where its sender may be told.
+    /// Why the packet goes no further.
     refused: Option<Reason>,
     /// What its sender is told.
     message: Message,
@@ -144,12 +144,10 @@ fn take_the_long_way<'s, P: Packet, T: Tables>(
     scratch.roles = roles;
     match balance(packet, tables, scratch) {
         Ok(verdict) => verdict,
-        Err(reason @ (Reason::TooBig | Reason::FlowEnded)) => {
+        Err(reason) => {
             scratch.refused = Some(reason);
-            let reason = answer::answer(packet, tables, scratch);
-            conclude(tables, reason)
+            verdict(answer::end(packet, tables, scratch))
         }
-        Err(reason) => conclude(tables, reason),
     }
 }
 
@@ -157,6 +155,12 @@ fn take_the_long_way<'s, P: Packet, T: Tables>(
 #[inline(always)]
 fn conclude<T: Tables>(tables: &T, reason: Reason) -> Verdict {
     tables.count(reason);
+    verdict(reason)
+}
+
+/// What becomes of a packet that is not forwarded.
+#[inline(always)]
+fn verdict(reason: Reason) -> Verdict {
     match reason.kind() {
         Kind::Pass => Verdict::Pass(reason),
         Kind::Drop => Verdict::Drop(reason),

@@ -10,7 +10,9 @@ use crate::api::types::{
     FlowsView, HealthState, InterfaceView, NextHopView, Origin, Outcome, ReloadView, ServiceView, StatusView,
     TableView, TrafficView, VipState, VipView,
 };
-use crate::config::{self, Affinity, FlowTracking, HealthCheck, Mode, Probe, Protocol, XdpMode};
+use crate::config::{
+    self, Affinity, FlowTracking, HealthCheck, Mode, OnNoBackends, Probe, Protocol, XdpMode,
+};
 use crate::control::events::EventLog;
 use crate::control::flows::FlowPages;
 use crate::control::handle::{Answer, Handle, Refusal, Request};
@@ -276,6 +278,7 @@ fn interface(name: &str, index: u32, mode: Option<XdpMode>, note: Option<&str>) 
 pub(crate) fn service(name: &str, vip: &str) -> ServiceView {
     ServiceView {
         flow_tracking: FlowTracking::Auto,
+        on_no_backends: OnNoBackends::Reject,
         moving: crate::api::types::MovingView::default(),
         name: name.into(),
         vip: vip.parse().unwrap(),

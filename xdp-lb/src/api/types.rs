@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::plan::{ServiceChange, SettingChange};
 use crate::config::{
-    Affinity, Agent, CircuitBreaker, Discovery, Feedback, FlowTracking, HealthCheck, Leave, Mode, Prefix,
-    Protocol, Quic, ServerId, Vip, XdpMode,
+    Affinity, Agent, CircuitBreaker, Discovery, Feedback, FlowTracking, HealthCheck, Leave, Mode,
+    OnNoBackends, Prefix, Protocol, Quic, ServerId, Vip, XdpMode,
 };
 use crate::health::{AgentAdmin, AgentOperation};
 
@@ -247,6 +247,9 @@ pub struct ServiceView {
     pub ring_slots: u32,
     /// Which of its flows are recorded.
     pub flow_tracking: FlowTracking,
+    /// What becomes of new flows while no backend takes any.
+    #[serde(default)]
+    pub on_no_backends: OnNoBackends,
     /// How far its slots are from rest.
     pub moving: MovingView,
     /// Its traffic.

@@ -20,8 +20,8 @@ use crate::api::client::Client;
 use crate::api::plan::FlowsLeft;
 use crate::api::types::{AdminPatch, AdminState, BackendView, MovingView, ServiceDetailView, ServiceView};
 use crate::config::{
-    self, Affinity, Agent, CircuitBreaker, Feedback, FlowTracking, HealthCheck, Mode, Prefix, Probe,
-    Protocol, Quic, Vip, default_weight, parse_endpoint,
+    self, Affinity, Agent, CircuitBreaker, Feedback, FlowTracking, HealthCheck, Mode, OnNoBackends, Prefix,
+    Probe, Protocol, Quic, Vip, default_weight, parse_endpoint,
 };
 
 #[derive(Debug, Subcommand)]
@@ -98,6 +98,9 @@ pub(super) struct Add {
     /// Which flows are recorded: auto (those whose slot has moved of late) or always
     #[arg(long, value_name = "WHICH", default_value_t)]
     flow_tracking: FlowTracking,
+    /// What becomes of new flows while no backend takes any: reject (TCP reset, ICMP port unreachable) or drop
+    #[arg(long, value_name = "WHAT", default_value_t)]
+    on_no_backends: OnNoBackends,
     /// QUIC: how many bytes of a connection id, behind its first, are the server id, 1 to 15
     #[arg(long, value_name = "N")]
     quic_server_id_length: Option<u8>,
@@ -292,6 +295,7 @@ impl Add {
             snat_addresses: self.snat_addresses,
             affinity: self.affinity,
             flow_tracking: self.flow_tracking,
+            on_no_backends: self.on_no_backends,
             quic: self
                 .quic_server_id_length
                 .map(|server_id_length| Quic { server_id_length, config_id: self.quic_config_id }),
@@ -488,6 +492,7 @@ fn detail_table(screen: &Screen, detail: &ServiceDetailView) -> String {
         ("agent", service.agent.as_ref().map_or_else(|| "none".into(), Agent::to_string)),
         ("feedback", feedback(service)),
         ("tracking", service.flow_tracking.to_string()),
+        ("no backends", format!("{} new flows", service.on_no_backends)),
         ("ring", format!("{} slots{}", grouped(service.ring_slots.into()), rest(service))),
         ("admin", service.admin.name().to_owned()),
         ("origin", service.origin.name().to_owned()),

@@ -108,6 +108,7 @@ const SERVICE_KEYS: &[&str] = &[
     "snat_addresses",
     "affinity",
     "flow_tracking",
+    "on_no_backends",
     "quic",
     "allow",
     "deny",
@@ -392,6 +393,7 @@ fn read_service(service: &mut Section) -> ServiceDraft {
         snat_addresses: service.list("snat_addresses", text::address).unwrap_or_default(),
         affinity: service.parsed("affinity", str::parse).unwrap_or_default(),
         flow_tracking: service.or_default("flow_tracking", |service, key| service.parsed(key, str::parse)),
+        on_no_backends: service.or_default("on_no_backends", |service, key| service.parsed(key, str::parse)),
         quic: match service.has("quic") {
             true => {
                 service.section("quic", &["server_id_length", "config_id"], read_quic).flatten().map(Some)

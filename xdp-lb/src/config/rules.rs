@@ -14,7 +14,9 @@ use super::feedback::FeedbackDraft;
 use super::place::{Place, Problems};
 use super::policy::{Affinity, GuardsDraft, Quic, ServerId, max_flows};
 use super::recovery::RecoveryDraft;
-use super::schema::{Backend, FlowTracking, Limits, Mode, PortRange, Protocol, Remote, Service};
+use super::schema::{
+    Backend, FlowTracking, Limits, Mode, OnNoBackends, PortRange, Protocol, Remote, Service,
+};
 use super::text::{grouped, quoted};
 use super::vip::Vip;
 use crate::api::types::Origin;
@@ -59,6 +61,7 @@ pub(super) struct ServiceDraft {
     pub snat_addresses: Vec<Option<IpAddr>>,
     pub affinity: Affinity,
     pub flow_tracking: Option<FlowTracking>,
+    pub on_no_backends: Option<OnNoBackends>,
     /// `None` where it could not be read.
     pub quic: Option<Option<Quic>>,
     pub guards: GuardsDraft,
@@ -95,6 +98,7 @@ impl ServiceDraft {
             snat_addresses: service.snat_addresses.iter().copied().map(Some).collect(),
             affinity: service.affinity,
             flow_tracking: Some(service.flow_tracking),
+            on_no_backends: Some(service.on_no_backends),
             quic: Some(service.quic),
             guards: GuardsDraft {
                 allow: service.allow.iter().copied().map(Some).collect(),
@@ -122,6 +126,7 @@ impl ServiceDraft {
             snat_addresses: self.snat_addresses.into_iter().collect::<Option<_>>()?,
             affinity: self.affinity,
             flow_tracking: self.flow_tracking?,
+            on_no_backends: self.on_no_backends?,
             quic: self.quic?,
             allow: self.guards.allow.into_iter().collect::<Option<_>>()?,
             deny: self.guards.deny.into_iter().collect::<Option<_>>()?,

@@ -200,6 +200,9 @@ pub struct Service {
     /// Which of its flows are recorded.
     #[serde(default, skip_serializing_if = "is_default")]
     pub flow_tracking: FlowTracking,
+    /// What becomes of new flows while no backend takes any.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub on_no_backends: OnNoBackends,
     /// UDP: how QUIC's connection ids name the backend that a packet is meant for. Default: they are not looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quic: Option<Quic>,
@@ -301,6 +304,18 @@ pub enum FlowTracking {
     Always,
 }
 
+/// What becomes of new flows while no backend takes any.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", try_from = "String")]
+pub enum OnNoBackends {
+    /// The client is told at once: by a TCP reset, or by ICMP "port unreachable" for UDP. Not before the first checks have
+    /// ended.
+    #[default]
+    Reject,
+    /// Nothing: the client tries until it gives up.
+    Drop,
+}
+
 /// A backend of a service.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -353,6 +368,7 @@ impl Service {
             snat_addresses: Vec::new(),
             affinity: Affinity::default(),
             flow_tracking: FlowTracking::default(),
+            on_no_backends: OnNoBackends::default(),
             quic: None,
             allow: Vec::new(),
             deny: Vec::new(),
@@ -518,6 +534,7 @@ words!(Protocol: "tcp" => Tcp, "udp" => Udp);
 words!(Mode: "full-nat" => FullNat, "nat" => Nat, "dsr" => Dsr, "ipip" => Ipip, "gue" => Gue);
 words!(Withdraw: "never" => Never, "no-backends" => NoBackends);
 words!(FlowTracking: "auto" => Auto, "always" => Always);
+words!(OnNoBackends: "reject" => Reject, "drop" => Drop);
 
 #[cfg(test)]
 mod tests {
@@ -696,6 +713,7 @@ mod tests {
                 )| Service {
                     protocol,
                     mode: if nat { Mode::Nat } else { Mode::FullNat },
+                    on_no_backends: if v6 { OnNoBackends::Reject } else { OnNoBackends::Drop },
                     flow_tracking: if v6 { FlowTracking::Always } else { FlowTracking::Auto },
                     snat_addresses: snat
                         .into_iter()

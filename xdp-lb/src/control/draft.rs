@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use xdp_lb_common::net::{Address, Endpoint, Port};
 use xdp_lb_common::tables::{
-    Backend, BackendIndex, BackendState, COUNTS_FLOWS, Mode, RECORDS_FLOWS, Reply, ServerKey, Service,
-    ServiceIndex, SlotIndex,
+    Backend, BackendIndex, BackendState, COUNTS_FLOWS, Mode, RECORDS_FLOWS, REJECTS, Reply, ServerKey,
+    Service, ServiceIndex, SlotIndex,
 };
 
 use super::plan::{Full, Identity, Places, Plan, Planner, RingInput, identities, identity};
@@ -115,7 +115,8 @@ impl<'a> Draft<'a> {
         self.after.rings.insert(wanted.vip, input);
         let mode = wanted.mode as u8;
         let counts = if wanted.counts_flows() { COUNTS_FLOWS | RECORDS_FLOWS } else { 0 };
-        let options = if wanted.records_flows { RECORDS_FLOWS } else { 0 } | counts;
+        let rejects = if wanted.rejects { REJECTS } else { 0 };
+        let options = if wanted.records_flows { RECORDS_FLOWS } else { 0 } | counts | rejects;
         let (quic_config, server_id_length) = wanted.quic.unwrap_or_default();
         let service = Service {
             index,

@@ -19,7 +19,8 @@ use super::tables::Tables;
 use super::wanted::{Path, Sources, WantedBackend, WantedService};
 use crate::api::types::{AdminState, BackendState, Origin};
 use crate::config::{
-    self, Effective, EffectiveBackend, EffectiveService, FlowTracking, Mode, Probe, Via, Withdraw,
+    self, Effective, EffectiveBackend, EffectiveService, FlowTracking, Mode, OnNoBackends, Probe, Via,
+    Withdraw,
 };
 use crate::health::{AgentReport, Course, Health, Report, Target, TargetId};
 use crate::net::NextHop;
@@ -672,6 +673,18 @@ impl Fleet {
         self.panics.get(service).map(String::as_str)
     }
 
+    /// Whether a service may yet have a backend that is up, by what is still awaited: a first check, a next hop or the
+    /// first answer of its discovery.
+    fn is_undecided(&self, service: &EffectiveService) -> bool {
+        let is_out = |backend: &EffectiveBackend| {
+            let known = self.known.get(&target_id(service, backend));
+            !self.next_hops.contains_key(&backend.backend.address.ip())
+                || known.is_none_or(|known| known.condition.state == BackendState::Checking)
+        };
+        let finds_none_yet = service.service.discovery.is_some() && service.backends.is_empty();
+        finds_none_yet || service.backends.iter().any(is_out)
+    }
+
     /// What the tables are to say, by the states decided last.
     pub fn wanted(&self) -> Vec<WantedService> {
         self.effective.services.iter().map(|service| self.wanted_service(service)).collect()
@@ -718,6 +731,7 @@ impl Fleet {
             last_port: Port::new(service.service.vip.last_port()),
             mode,
             records_flows: records_flows(&service.service),
+            rejects: service.service.on_no_backends == OnNoBackends::Reject && !self.is_undecided(service),
             snat_addresses: snat_addresses.iter().map(|address| (*address).into()).collect(),
             affinity_bits: affinity_bits(&service.service),
             quic: service.service.quic.map(|quic| (quic.config_id, quic.server_id_length)),

@@ -170,6 +170,7 @@ impl World {
             last_port: vip(service).port,
             mode: Mode::Nat,
             records_flows: SERVICES[service].1,
+            rejects: true,
             snat_addresses: vec![],
             affinity_bits: 0,
             quic: None,

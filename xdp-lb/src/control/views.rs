@@ -194,6 +194,7 @@ impl<K: Kernel> Owner<K> {
             backends_serving: serving.count() as u32,
             ring_slots: present.map_or(0, |present| present.ring_len),
             flow_tracking: service.service.flow_tracking,
+            on_no_backends: service.service.on_no_backends,
             moving: present.map_or_else(MovingView::default, |present| {
                 let progress = self.settling.progress(&present, vip(service).protocol, &self.config.timeouts);
                 MovingView {

@@ -11,7 +11,9 @@ use xdp_lb_common::process::Verdict;
 use xdp_lb_common::rate::Answer;
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::slot::Slot;
-use xdp_lb_common::tables::{BackendIndex, BackendState, COUNTS_FLOWS, Mode, RECORDS_FLOWS, ServiceIndex};
+use xdp_lb_common::tables::{
+    BackendIndex, BackendState, COUNTS_FLOWS, Mode, RECORDS_FLOWS, REJECTS, ServiceIndex,
+};
 
 use crate::homes::{EGRESS, Homes, INGRESS, Outcome, hex};
 use crate::packets::{ACK, FIN, Frame, Icmp, RST, SYN, ends, fragments};
@@ -126,9 +128,14 @@ fn unreachable(frame: &Frame) -> Vec<u8> {
 
 /// Sends a frame and expects its sender to hear that its flow has ended.
 fn hears(homes: &mut Homes, frame: &Frame) {
+    hears_for(homes, frame, Reason::FlowEndedAnswered);
+}
+
+/// Sends a frame and expects its sender to hear that nobody is there, for this reason.
+fn hears_for(homes: &mut Homes, frame: &Frame, reason: Reason) {
     let outcome = homes.send(frame);
     assert_eq!(outcome.verdict, Verdict::Transmit, "{frame:?}");
-    assert_eq!(outcome.counted, [(Reason::FlowEndedAnswered, 1)]);
+    assert_eq!(outcome.counted, [(reason, 1)]);
     let answer = if frame.tcp.is_some() { reset(frame) } else { unreachable(frame) };
     assert_eq!(hex(&outcome.bytes), hex(&answer));
 }
@@ -363,6 +370,70 @@ fn a_flow_that_counts_counts_no_more_once_its_client_is_told() {
     hears(&mut homes, &Frame::tcp(client, vip, ACK));
     homes.forwards(&Frame::tcp("203.0.113.6:40000", vip, SYN), "203.0.113.6:40000", b);
     homes.ends_with(&Frame::tcp("203.0.113.7:40000", vip, SYN), Reason::ServiceFull);
+}
+
+#[test]
+fn who_begins_a_flow_while_no_backend_takes_any_is_told_where_the_service_says_so() {
+    for [vip, client, a, b] in FAMILIES {
+        for mode in MODES {
+            for is_empty in [false, true] {
+                println!("{mode:?} {vip} {is_empty}");
+                let without_backend = |protocol, options| {
+                    let (mut homes, index) = service(vip, protocol, mode, [a, b]);
+                    homes.change_service(vip, protocol, |service| {
+                        service.options = options;
+                        if is_empty {
+                            service.ring_len = 0;
+                        }
+                    });
+                    homes.move_slots(index, Slot::settled(BackendIndex(0)));
+                    homes
+                };
+                let mut homes = without_backend(Protocol::TCP, REJECTS);
+                hears_for(&mut homes, &Frame::tcp(client, vip, SYN), Reason::NoBackendAnswered);
+                let tagged = Frame::tcp(client, vip, SYN).tag(0x88a8, 5).tag(0x8100, 42);
+                hears_for(&mut homes, &tagged, Reason::NoBackendAnswered);
+                for flags in [ACK, FIN, RST, SYN | ACK, RST | ACK] {
+                    homes.ends_with(&Frame::tcp(client, vip, flags), Reason::NoBackend);
+                }
+                assert_eq!(homes.records(), [0, 0]);
+                let mut homes = without_backend(Protocol::UDP, REJECTS | RECORDS_FLOWS);
+                hears_for(&mut homes, &Frame::udp(client, vip), Reason::NoBackendAnswered);
+                let mut homes = without_backend(Protocol::TCP, 0);
+                homes.ends_with(&Frame::tcp(client, vip, SYN), Reason::NoBackend);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_client_that_is_told_too_often_that_there_is_no_backend_hears_nothing() {
+    let [vip, client, a, b] = FAMILIES[0];
+    let (mut homes, index) = service(vip, Protocol::UDP, Mode::Nat, [a, b]);
+    homes.change_service(vip, Protocol::UDP, |service| service.options = REJECTS);
+    homes.move_slots(index, Slot::settled(BackendIndex(0)));
+    let frame = Frame::udp(client, vip).bytes();
+    let limit = Answer::Unreachable.limits().at_once_to_one;
+    for place in 0..limit + 5 {
+        let verdict = homes.process(&mut Buffer::new(&frame, INGRESS));
+        let is_told = place < limit;
+        assert_eq!(verdict, if is_told { Verdict::Transmit } else { Verdict::Drop(Reason::NoBackend) });
+    }
+    homes.ends_with(&Frame::udp("224.0.0.1:1", vip), Reason::NoBackend);
+}
+
+#[test]
+fn a_service_that_would_reject_forwards_as_any_other() {
+    for [vip, client, a, b] in FAMILIES {
+        for mode in MODES {
+            let (mut homes, _) = service(vip, Protocol::TCP, mode, [a, b]);
+            homes.change_service(vip, Protocol::TCP, |service| service.options = REJECTS);
+            for flags in [SYN, ACK] {
+                assert!(goes_to(&homes.send(&Frame::tcp(client, vip, flags)), mode, a));
+            }
+            assert_eq!(homes.records() == [0, 0], mode != Mode::FullNat, "nothing else is asked for");
+        }
+    }
 }
 
 #[test]

@@ -245,6 +245,7 @@ fn service(number: u8, mode: Mode, backends: Vec<WantedBackend>) -> WantedServic
         last_port: vip.port,
         mode,
         records_flows: false,
+        rejects: false,
         snat_addresses: vec![],
         affinity_bits: 0,
         quic: None,
