@@ -100,7 +100,7 @@ impl World {
             hash_keys: [0x9e37_79b9_7f4a_7c15; _],
             snat_port_first: SNAT_PORT_FIRST,
             snat_port_count: *u.choose(&[20_000, 2, 1, 7919, 25_536])?,
-            padding: 0,
+            options: 0,
             patience: patience(900, 60),
         };
         let mut world = Self {

@@ -81,18 +81,25 @@ enum Age {
 /// A place for each [`Age`], and one to spare: an index of three bits is always inside.
 pub const AGES: usize = 8;
 
+/// Seconds for which a half-closed flow is kept at least: the "transitory connection idle-timeout" of RFC 5382 section 5.
+const HALF_CLOSED: u32 = 240;
+
 /// Seconds of patience by [`Age`], with the two that are the operator's to choose.
 pub const fn patience(tcp_idle: u32, udp_idle: u32) -> [u32; AGES] {
     [
         udp_idle, // Some retransmissions of a SYN (RFC 6298 section 2).
-        30, tcp_idle,
-        // A client that has said all may wait for a long answer: as long as Linux' own connection
-        // tracking gives it (nf_conntrack_tcp_timeout_fin_wait). A side that still sends keeps the flow alive.
-        120,
-        120, // The port is kept as long as Linux keeps a connection in TIME-WAIT (TCP_TIMEWAIT_LEN).
+        30,
+        tcp_idle,
+        // A client that has said all may wait for a long answer. Where the backend's FIN would not be seen, most such flows
+        // are closed, and their records are not kept for longer than that takes.
+        HALF_CLOSED,
+        // A half-closed connection is as good as another (RFC 5382 section 5, REQ-5).
+        if tcp_idle > HALF_CLOSED { tcp_idle } else { HALF_CLOSED },
+        // The port is kept as long as Linux keeps a connection in TIME-WAIT (TCP_TIMEWAIT_LEN).
         60,
         // For packets on their way, and for a side in whose name somebody else sent the reset to go on.
-        10, 0,
+        10,
+        0,
     ]
 }
 
@@ -303,7 +310,7 @@ mod tests {
         snat_port_first: 1024,
         snat_port_count: 1,
         patience: patience(900, 60),
-        padding: 0,
+        options: 0,
     };
 
     /// How long after its last packet a flow of this progress is live, and how long its record is kept.
@@ -323,10 +330,11 @@ mod tests {
         assert_eq!(ages(Protocol::TCP, ESTABLISHED), (900, 900));
         assert_eq!(
             ages(Protocol::TCP, ESTABLISHED | CLIENT_FIN),
-            (10, 120),
+            (10, 240),
             "the backend's FIN is never seen"
         );
-        assert_eq!(ages(Protocol::TCP, PAIRED | ESTABLISHED | CLIENT_FIN), (120, 120), "half closed");
+        assert_eq!(ages(Protocol::TCP, PAIRED | ESTABLISHED | CLIENT_FIN), (900, 900), "half closed");
+        assert_eq!(patience(1, 60)[Age::HalfClosed as usize], 240, "an answer may take its time");
         assert_eq!(ages(Protocol::TCP, PAIRED | ESTABLISHED | FINS), (0, 60), "closed");
         assert_eq!(ages(Protocol::TCP, PAIRED | ESTABLISHED | CLIENT_RESET), (0, 10), "reset");
     }

@@ -22,8 +22,8 @@ use crate::reason::{REASONS, Reason};
 use crate::slot::Slot;
 use crate::tables::{
     Backend, BackendIndex, Book, Check, FlowKey, FlowRecord, Fragment, FragmentKey, Inserted, PortRanges,
-    Reply, Route, RouteQuery, ServerKey, Service, ServiceIndex, Settings, SlotIndex, SourceKey,
-    SourceVerdict, Tables, Traffic,
+    Reply, Route, RouteQuery, RouterAddresses, RouterInterface, ServerKey, Service, ServiceIndex, Settings,
+    SlotIndex, SourceKey, SourceVerdict, Tables, Traffic,
 };
 
 /// A frame in a buffer.
@@ -163,6 +163,8 @@ pub struct HostTables {
     pub nanoseconds: u64,
     /// `SOURCE_RATES`; evicts nothing.
     pub source_rates: RefCell<BTreeMap<SourceKey, u64>>,
+    /// `ROUTER_ADDRESSES`.
+    pub router_addresses: BTreeMap<RouterInterface, RouterAddresses>,
     /// Where each client is; elsewhere is unroutable.
     pub routes: BTreeMap<Address, Route>,
     /// `FLOWS` and `HALF_OPEN`; they evict nothing by themselves.
@@ -199,6 +201,7 @@ impl HostTables {
             backend_flows: RefCell::default(),
             nanoseconds: 0,
             source_rates: RefCell::default(),
+            router_addresses: BTreeMap::new(),
             routes: BTreeMap::new(),
             flows: RefCell::default(),
             fragments: RefCell::default(),
@@ -364,6 +367,10 @@ impl Tables for HostTables {
     fn add_flow(&self, service: ServiceIndex, backend: BackendIndex, by: i64) {
         *self.service_flows.borrow_mut().entry(service).or_default() += by;
         *self.backend_flows.borrow_mut().entry(backend).or_default() += by;
+    }
+
+    fn router_addresses(&self, interface: &RouterInterface) -> Option<&RouterAddresses> {
+        self.router_addresses.get(interface)
     }
 
     fn route(&self, query: &RouteQuery) -> Route {

@@ -4,8 +4,8 @@ use crate::directory::Keyed;
 use crate::net::Endpoint;
 use crate::reason::REASONS;
 use crate::tables::{
-    Backend, FlowKey, FlowRecord, Fragment, FragmentKey, PortRanges, Reply, ServerKey, Service, Settings,
-    SourceKey, Traffic, VlanDevice,
+    Backend, FlowKey, FlowRecord, Fragment, FragmentKey, PortRanges, Reply, RouterAddresses, ServerKey,
+    Service, Settings, SourceKey, Traffic, VlanDevice,
 };
 
 /// The version of the shared tables' layout; a daemon adopts only pins of its own version. Raise it when
@@ -30,6 +30,7 @@ pub const LAYOUT_VERSION: u32 = {
         size_of::<FragmentKey>(),
         size_of::<Fragment>(),
         size_of::<PortRanges>(),
+        size_of::<RouterAddresses>(),
         REASONS as usize,
     ];
     let mut number = 0u32;

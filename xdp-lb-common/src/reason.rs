@@ -124,6 +124,10 @@ reasons! {
         "the frame is addressed to the MAC of another host (a switch flooded it, or the interface is a bridge port): the host handles it";
     NoBackendAnswered = 34, Answer, "no_backend_answered",
         "the service has no backend that is up, and the client was told so by a TCP reset or by ICMP \"port unreachable\": see `xdp-lb backend list` for why, and `on_no_backends` of the service";
+    TtlExpiredAnswered = 35, Answer, "ttl_expired_answered",
+        "the packet's TTL or hop limit ran out here, and its sender was told so by ICMP \"time exceeded\": a traceroute, or a routing loop";
+    ReplyWithoutFlowAnswered = 36, Answer, "reply_without_flow_answered",
+        "a backend goes on with a `full-nat` connection that is over, and was told so by a TCP reset: raise timeouts.tcp_idle if connections rest for longer";
 }
 
 /// How many reasons there are: the size of the table of their counters.

@@ -398,6 +398,33 @@ impl Tags {
     }
 }
 
+/// [`Settings::options`]: a `full-nat` backend that goes on with a flow without a record is told that the flow is over. Set
+/// while records are missing for no other reason: none may still be on its way into the tables, and none was evicted.
+pub const RESETS_UNKNOWN: u32 = 1;
+
+/// The key of `ROUTER_ADDRESSES`: an interface as packets come in by it.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct RouterInterface {
+    /// The index of the interface that receives: a VLAN's parent.
+    pub ifindex: u32,
+    /// The VLAN id (IEEE 802.1Q, 1 to 4094); 0 where packets carry no tag.
+    pub vlan: u32,
+}
+
+/// The value of `ROUTER_ADDRESSES`: this host's addresses behind an interface, in whose names it answers as a router (RFC 1812
+/// section 4.3.2.4). All 0: none of that family.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct RouterAddresses {
+    /// The IPv4 address.
+    pub v4: Address,
+    /// The IPv6 address.
+    pub v6: Address,
+}
+
 /// The one value of `SETTINGS`: what holds for every service.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -408,8 +435,8 @@ pub struct Settings {
     pub snat_port_first: u16,
     /// How many ports `full-nat` may give out, from the first on; never 0.
     pub snat_port_count: u16,
-    /// Unused, 0.
-    pub padding: u32,
+    /// What else holds: [`RESETS_UNKNOWN`].
+    pub options: u32,
     /// Seconds without a packet after which a flow is over, by what it has come to: see
     /// [`crate::flow::patience`].
     pub patience: [u32; crate::flow::AGES],
@@ -813,6 +840,9 @@ pub trait Tables: OwnMacs {
     fn backend_flows(&self, backend: BackendIndex) -> Option<i64>;
     /// Adds to both.
     fn add_flow(&self, service: ServiceIndex, backend: BackendIndex, by: i64);
+
+    /// This host's addresses behind an interface; nothing, where none is known or wanted.
+    fn router_addresses(&self, interface: &RouterInterface) -> Option<&RouterAddresses>;
 
     /// Where a packet has to be sent.
     fn route(&self, query: &RouteQuery) -> Route;

@@ -11,8 +11,8 @@ use xdp_lb_common::process::Scratch;
 use xdp_lb_common::rate::{self, Buckets};
 use xdp_lb_common::reason::REASONS;
 use xdp_lb_common::tables::{
-    Backend, Check, FlowKey, FlowRecord, Fragment, FragmentKey, PortRanges, Reply, ServerKey, Service,
-    Settings, SourceKey, Traffic, VlanDevice,
+    Backend, Check, FlowKey, FlowRecord, Fragment, FragmentKey, PortRanges, Reply, RouterAddresses,
+    RouterInterface, ServerKey, Service, Settings, SourceKey, Traffic, VlanDevice,
 };
 
 /// `BPF_F_MMAPABLE` (5.5): the daemon writes without a system call for each word, and the first entry
@@ -54,6 +54,9 @@ pub static REPLY_PLACES: Array<u64> = Array::with_max_entries(1, MMAPABLE);
 pub static REPLIES: Array<Keyed<Reply>> = Array::with_max_entries(1, MMAPABLE);
 #[map]
 pub static VLANS: HashMap<u32, VlanDevice> = HashMap::with_max_entries(4096, 0);
+#[map]
+pub static ROUTER_ADDRESSES: HashMap<RouterInterface, RouterAddresses> =
+    HashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
 #[map]
 pub static FLOWS: LruHashMap<FlowKey, FlowRecord> = LruHashMap::with_max_entries(1, 0);
 #[map]

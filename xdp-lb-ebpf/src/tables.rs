@@ -21,8 +21,8 @@ use xdp_lb_common::reason::Reason;
 use xdp_lb_common::slot::Slot;
 use xdp_lb_common::tables::{
     Backend, BackendIndex, Book, Check, FlowKey, FlowRecord, Fragment, FragmentKey, Inserted,
-    NeighbourWanted, PortRanges, Reply, Route, RouteQuery, ServerKey, Service, ServiceIndex, Settings,
-    SlotIndex, SourceKey, Tables, Tags, Traffic,
+    NeighbourWanted, PortRanges, Reply, Route, RouteQuery, RouterAddresses, RouterInterface, ServerKey,
+    Service, ServiceIndex, Settings, SlotIndex, SourceKey, Tables, Tags, Traffic,
 };
 
 use crate::maps::*;
@@ -271,6 +271,12 @@ impl Tables for Maps<'_> {
                 }
             }
         }
+    }
+
+    #[inline(always)]
+    fn router_addresses(&self, interface: &RouterInterface) -> Option<&RouterAddresses> {
+        // SAFETY: the value has no pointers; should the daemon replace it while this reads it, any bytes are addresses.
+        unsafe { ROUTER_ADDRESSES.get(interface) }
     }
 
     // A call of its own: the lookup's 64 bytes and the program's own would not fit on one stack.

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 use xdp_lb::net::{Event, NextHop, OwnMacs, Resolver};
 use xdp_lb_common::net::MacAddress;
+use xdp_lb_common::tables::{RouterAddresses, RouterInterface};
 
 /// As long as a neighbour that does not answer can take to be noticed, and some.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -126,6 +127,7 @@ struct Watch {
     next_hops: BTreeMap<IpAddr, Result<NextHop, String>>,
     vlans: Option<BTreeMap<u32, (u32, u16)>>,
     own_macs: OwnMacs,
+    router_addresses: BTreeMap<RouterInterface, RouterAddresses>,
     interfaces: BTreeMap<String, (Option<u32>, bool)>,
 }
 
@@ -140,6 +142,7 @@ impl Watch {
             next_hops: BTreeMap::new(),
             vlans: None,
             own_macs: OwnMacs::new(),
+            router_addresses: BTreeMap::new(),
             interfaces: BTreeMap::new(),
         }
     }
@@ -156,6 +159,7 @@ impl Watch {
             }
             Event::Vlans(vlans) => self.vlans = Some(vlans),
             Event::OwnMacs(own_macs) => self.own_macs = own_macs,
+            Event::RouterAddresses(addresses) => self.router_addresses = addresses,
             Event::Interface { name, index, up } => {
                 self.interfaces.insert(name, (index, up));
             }

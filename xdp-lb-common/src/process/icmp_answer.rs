@@ -5,7 +5,10 @@
 
 use super::rewrite::{Departure, Limit, ethertype, write_ethernet};
 use crate::checksum::Sum;
-use crate::headers::{ICMP_UNREACHABLE, ICMPV6_PACKET_TOO_BIG, ICMPV6_UNREACHABLE, Icmp, Ipv4, Ipv6};
+use crate::headers::{
+    ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE, ICMPV6_PACKET_TOO_BIG, ICMPV6_TIME_EXCEEDED, ICMPV6_UNREACHABLE,
+    Icmp, Ipv4, Ipv6,
+};
 use crate::net::{Address, Be32, Protocol};
 use crate::packet::Packet;
 use crate::parse::Parsed;
@@ -70,6 +73,14 @@ impl Message {
         } else {
             self.is(&parsed.key.destination, ICMPV6_UNREACHABLE, PORT_UNREACHABLE_V6, 0);
         }
+        self.quote(parsed, parsed.l4 - parsed.l3 + QUOTED_TRANSPORT);
+    }
+
+    /// That the packet has no hops left, in this router's name.
+    #[inline(always)]
+    pub fn time_exceeded(&mut self, parsed: &Parsed, from: &Address) {
+        let kind = if parsed.is_v4 { ICMP_TIME_EXCEEDED } else { ICMPV6_TIME_EXCEEDED };
+        self.is(from, kind, 0, 0);
         self.quote(parsed, parsed.l4 - parsed.l3 + QUOTED_TRANSPORT);
     }
 

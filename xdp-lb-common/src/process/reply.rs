@@ -9,7 +9,9 @@ use crate::net::{Endpoint, Protocol};
 use crate::packet::Packet;
 use crate::parse::Parsed;
 use crate::reason::Reason;
-use crate::tables::{BackendIndex, Book, FlowKey, FlowRecord, Reply, Route, RouteQuery, Tables};
+use crate::tables::{
+    BackendIndex, Book, FlowKey, FlowRecord, RESETS_UNKNOWN, Reply, Route, RouteQuery, Tables,
+};
 
 /// Sends a backend's packet to the client whose flow it answers, in the VIP's name.
 #[inline(always)]
@@ -32,17 +34,47 @@ pub fn reply<P: Packet, T: Tables>(
         return check::receive(packet, tables, parsed, departure);
     }
     if rule.stateless == 0 || !rule.is_from(parsed.key.source_port) {
-        // Passed on, the host would answer with a reset in the client's name. A health check's answer
-        // goes to a port of the host's own.
-        let settings = tables.settings().ok_or(Reason::Internal)?;
-        return Err(if settings.is_snat_port(parsed.key.destination_port) {
-            Reason::ReplyWithoutFlow
-        } else {
-            Reason::NotAReply
-        });
+        return Err(without_flow(tables, parsed, rule.stateless == 0, query));
     }
-    routed(tables, parsed, rule, &parsed.key, query, departure)?;
-    send(packet, tables, parsed, rule.backend, departure)
+    match routed(tables, parsed, rule, &parsed.key, query, departure) {
+        // It is for this host: in `full-nat` for a client.
+        Err(Reason::NotAReply) if rule.by_record != 0 => Err(without_flow(tables, parsed, true, query)),
+        Err(reason) => Err(reason),
+        Ok(()) => send(packet, tables, parsed, rule.backend, departure),
+    }
+}
+
+/// What becomes of a backend's packet of no flow that is known. Passed on, the host would answer with a reset in the client's
+/// name. A health check's answer goes to a port of the host's own.
+///
+/// A call of its own in the kernel, not inlined: it is rare.
+#[inline(never)]
+fn without_flow<T: Tables>(
+    tables: &T,
+    parsed: &Parsed,
+    is_of_full_nat: bool,
+    query: &mut RouteQuery,
+) -> Reason {
+    let Some(settings) = tables.settings() else { return Reason::Internal };
+    if !settings.is_snat_port(parsed.key.destination_port) {
+        return Reason::NotAReply;
+    }
+    // The client of a SYN-ACK sends its SYN again, and puts the record back.
+    let is_over = is_of_full_nat
+        & (settings.options & RESETS_UNKNOWN != 0)
+        & (parsed.key.protocol == Protocol::TCP)
+        & (parsed.tcp_flags & TCP_SYN == 0);
+    if !is_over {
+        return Reason::ReplyWithoutFlow;
+    }
+    // Whose it is, the answer asks.
+    *query = RouteQuery {
+        source: parsed.key.source_endpoint(),
+        destination: parsed.key.destination_endpoint(),
+        length: parsed.ip_length as u16,
+        ingress: parsed.ingress,
+    };
+    Reason::ReplyWithoutFlowAnswered
 }
 
 /// Notes a backend's packet in both of its flow's records.

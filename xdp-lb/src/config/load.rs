@@ -98,6 +98,7 @@ pub(super) const TOP_KEYS: &[&str] = &[
     "timeouts",
     "drain_timeout",
     "allow_exec_checks",
+    "icmp_time_exceeded",
     "service",
 ];
 const SERVICE_KEYS: &[&str] = &[
@@ -180,6 +181,7 @@ fn read_config(root: &DeTable, problems: &mut Problems) -> Option<Config> {
     let timeouts = top.section("timeouts", &["tcp_idle", "udp_idle"], read_timeouts).unwrap_or_default();
     let drain_timeout = top.parsed("drain_timeout", drain_timeout).unwrap_or(DEFAULT_DRAIN);
     let allow_exec_checks = top.boolean("allow_exec_checks").unwrap_or_default();
+    let icmp_time_exceeded = top.boolean("icmp_time_exceeded").unwrap_or(true);
     let services = top.sections("service", SERVICE_KEYS, service_label, read_service);
     rules::check_all(&services, snat_ports, limits, allow_exec_checks, problems);
 
@@ -197,6 +199,7 @@ fn read_config(root: &DeTable, problems: &mut Problems) -> Option<Config> {
         timeouts,
         drain_timeout,
         allow_exec_checks,
+        icmp_time_exceeded,
         services: services.into_iter().map(ServiceDraft::finish).collect::<Option<_>>()?,
     })
 }

@@ -48,6 +48,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// Whether health checks may run programs of this host.
     pub allow_exec_checks: bool,
+    /// Whether the sender of a packet that has no hops left is told so by ICMP "time exceeded". Default true.
+    pub icmp_time_exceeded: bool,
     /// The services, in the file's order.
     pub services: Vec<Service>,
 }

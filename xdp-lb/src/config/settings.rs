@@ -38,8 +38,17 @@ pub fn changed_settings(old: &Config, new: &Config) -> Vec<SettingChange> {
 
 /// The new config, with the present values of what cannot change while the daemon runs.
 pub fn reloadable(new: Config, present: &Config) -> Config {
-    let Config { interfaces, snat_ports, vips, timeouts, drain_timeout, allow_exec_checks, services, .. } =
-        new;
+    let Config {
+        interfaces,
+        snat_ports,
+        vips,
+        timeouts,
+        drain_timeout,
+        allow_exec_checks,
+        icmp_time_exceeded,
+        services,
+        ..
+    } = new;
     let allow_exec_checks = allow_exec_checks && present.allow_exec_checks;
     Config {
         interfaces,
@@ -48,6 +57,7 @@ pub fn reloadable(new: Config, present: &Config) -> Config {
         timeouts,
         drain_timeout,
         allow_exec_checks,
+        icmp_time_exceeded,
         services,
         ..present.clone()
     }
@@ -69,6 +79,7 @@ fn settings(config: &Config) -> Vec<Setting> {
         timeouts,
         drain_timeout,
         allow_exec_checks,
+        icmp_time_exceeded,
         services: _,
     } = config;
     let Vips { interface, withdraw } = vips;
@@ -116,6 +127,7 @@ fn settings(config: &Config) -> Vec<Setting> {
         ("drain_timeout", json!(print_duration(*drain_timeout)), None),
         // A daemon that starts without leave gives up the capabilities that it takes to run programs as another user.
         ("allow_exec_checks", json!(allow_exec_checks), allow_exec_checks.then_some(RESTART)),
+        ("icmp_time_exceeded", json!(icmp_time_exceeded), None),
     ]
 }
 
@@ -138,6 +150,7 @@ mod tests {
         timeouts = { tcp_idle = "3s", udp_idle = "4s" }
         drain_timeout = "5s"
         allow_exec_checks = true
+        icmp_time_exceeded = false
     "#;
 
     #[test]

@@ -9,6 +9,7 @@ use xdp_lb_common::tables::{BackendIndex, Book, FlowKey, FlowRecord, ServiceInde
 use super::tables::{Tables, Write};
 use crate::config::XdpMode;
 use crate::datapath::{self, Attached, Census, Datapath, Policy, Sizes};
+use crate::net::RouterAddressesOf;
 
 /// The program and its tables. Each method is that of [`Datapath`].
 #[expect(missing_docs, reason = "each is described at the method of Datapath")]
@@ -20,6 +21,8 @@ pub trait Kernel: Send {
     fn set_policy(&mut self, policy: &Policy) -> Result<()>;
     fn set_vlans(&mut self, vlans: &BTreeMap<u32, (u32, u16)>) -> Result<()>;
     fn set_own_macs(&mut self, own_macs: &BTreeSet<OwnMac>) -> Result<()>;
+    fn set_router_addresses(&mut self, addresses: &RouterAddressesOf) -> Result<()>;
+    fn set_resets_unknown(&mut self, resets: bool) -> Result<()>;
     fn attach(&mut self, interface: &str, mode: XdpMode) -> Result<Attached>;
     fn detach(&mut self, interface: &str) -> Result<()>;
     fn attached_interfaces(&self) -> Result<Vec<String>>;
@@ -75,6 +78,14 @@ impl Kernel for Datapath {
 
     fn set_own_macs(&mut self, own_macs: &BTreeSet<OwnMac>) -> Result<()> {
         Datapath::set_own_macs(self, own_macs)
+    }
+
+    fn set_router_addresses(&mut self, addresses: &RouterAddressesOf) -> Result<()> {
+        Datapath::set_router_addresses(self, addresses)
+    }
+
+    fn set_resets_unknown(&mut self, resets: bool) -> Result<()> {
+        Datapath::set_resets_unknown(self, resets)
     }
 
     fn attach(&mut self, interface: &str, mode: XdpMode) -> Result<Attached> {

@@ -32,6 +32,7 @@ mod settling;
 mod slow_start;
 pub mod tables;
 mod traffic;
+mod unknown_flows;
 pub mod upgrade;
 mod views;
 pub mod vips;

@@ -21,6 +21,7 @@ use super::plan::{Plan, Planner, identities, identity};
 use super::settling::Settling;
 use super::tables::Write;
 use super::traffic::{self, Carried, TrafficRates};
+use super::unknown_flows::UnknownFlows;
 use super::upgrade::Upgrades;
 use super::vips::Vips;
 use crate::api::events::WatchEvent;
@@ -32,7 +33,7 @@ use crate::config::{
 use crate::datapath::{Attached, Census};
 use crate::discovery::Update;
 use crate::health::{AgentReport, Course, Health, Report, Target, TargetId};
-use crate::net::{Event, OwnMacs};
+use crate::net::{Event, OwnMacs, RouterAddressesOf};
 
 /// How often counters are sampled and what is overdue is looked for.
 const TICK: Duration = Duration::from_secs(1);
@@ -158,6 +159,10 @@ pub struct Owner<K> {
     pub(super) settling: Settling,
     pub(super) rates: TrafficRates,
     pub(super) census: Census,
+    /// Whether flows without a record are over.
+    unknown_flows: UnknownFlows,
+    /// This host's addresses, behind each interface.
+    router_addresses: RouterAddressesOf,
     /// When the flows were counted; `None` where they could not be.
     census_at: Option<Instant>,
     /// Whether the flows were counted before the last change.
@@ -301,6 +306,8 @@ impl<K: Kernel> Owner<K> {
             attach_tried: now,
             rates: TrafficRates::default(),
             census: Census::default(),
+            unknown_flows: UnknownFlows::new(Instant::now()),
+            router_addresses: RouterAddressesOf::new(),
             census_at: None,
             is_census_outdated: false,
             started: now,
@@ -683,7 +690,20 @@ impl<K: Kernel> Owner<K> {
                 }
             }
             Event::OwnMacs(own_macs) => self.take_in_own_macs(own_macs),
+            Event::RouterAddresses(addresses) => {
+                self.router_addresses = addresses;
+                self.tell_router_addresses();
+            }
             Event::Interface { name, index, up } => self.interface(name, index, up),
+        }
+    }
+
+    /// Tells the datapath in whose names it answers as a router, if it is to.
+    pub(super) fn tell_router_addresses(&mut self) {
+        let none = RouterAddressesOf::new();
+        let addresses = if self.config.icmp_time_exceeded { &self.router_addresses } else { &none };
+        if let Err(error) = self.kernel.set_router_addresses(addresses) {
+            tracing::error!("the datapath cannot be told of this host's addresses: {error:#}");
         }
     }
 
@@ -779,6 +799,11 @@ impl<K: Kernel> Owner<K> {
         };
         self.census = census;
         if error.is_none() {
+            let limits = self.kernel.sizes().limits;
+            let resets = self.unknown_flows.are_over(&self.census, &limits, &self.config.timeouts, now);
+            if let Err(error) = self.kernel.set_resets_unknown(resets) {
+                tracing::error!("the datapath cannot be told what becomes of unknown flows: {error:#}");
+            }
             let settled =
                 self.settling.settled(self.planner.tables(), &self.census.others, self.planner.shrinking());
             self.settle(&settled);

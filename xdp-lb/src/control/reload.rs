@@ -77,6 +77,7 @@ impl<K: Kernel> Owner<K> {
         let found = self.attach_missing_now(Instant::now());
         view.changes.extend(found.iter().map(|name| format!("interface {name} attached again")));
         self.attach_alike();
+        self.tell_router_addresses();
         for change in &view.changes {
             tracing::info!("reload: {change}");
         }

@@ -12,8 +12,8 @@ use xdp_lb_common::net::{Address, Endpoint};
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::slot::Slot;
 use xdp_lb_common::tables::{
-    Backend, BackendIndex, BackendState, Book, COUNTS_FLOWS, FlowKey, FlowRecord, Reply, ServerKey, Service,
-    ServiceIndex, Settings, SlotIndex, SourceKey, Traffic, VlanDevice,
+    Backend, BackendIndex, BackendState, Book, COUNTS_FLOWS, FlowKey, FlowRecord, Reply, RouterAddresses,
+    RouterInterface, ServerKey, Service, ServiceIndex, Settings, SlotIndex, SourceKey, Traffic, VlanDevice,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -76,6 +76,7 @@ pub struct Maps {
     addresses: Addresses,
     pub snat_addresses: Array<MapData, Plain<Address>>,
     pub vlans: HashMap<MapData, u32, Plain<VlanDevice>>,
+    pub router_addresses: HashMap<MapData, Plain<RouterInterface>, Plain<RouterAddresses>>,
     pub quic_servers: HashMap<MapData, Plain<ServerKey>, u32>,
     pub sources: LpmTrie<MapData, Plain<SourceKey>, u32>,
     pub slots: Slots,
@@ -151,6 +152,7 @@ impl Maps {
             addresses,
             snat_addresses: map("SNAT_ADDRESSES")?.try_into()?,
             vlans: map("VLANS")?.try_into()?,
+            router_addresses: map("ROUTER_ADDRESSES")?.try_into()?,
             quic_servers: map("QUIC_SERVERS")?.try_into()?,
             sources: map("SOURCES")?.try_into()?,
             slots,

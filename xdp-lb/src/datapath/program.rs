@@ -20,8 +20,8 @@ use tracing::{info, warn};
 use xdp_lb_common::own_mac::OwnMac;
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::tables::{
-    BackendIndex, Book, FlowKey, FlowRecord, ServiceIndex, Settings, SlotIndex, SourceKey, SourceVerdict,
-    Traffic, VlanDevice,
+    BackendIndex, Book, FlowKey, FlowRecord, RESETS_UNKNOWN, RouterAddresses, RouterInterface, ServiceIndex,
+    Settings, SlotIndex, SourceKey, SourceVerdict, Traffic, VlanDevice,
 };
 
 use super::census::{Census, Count};
@@ -39,7 +39,7 @@ use crate::control::tables::{SourceRange, Tables, Write};
 pub(super) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/xdp-lb-ebpf.o"));
 
 /// The maps that are pinned: what forwarding needs and what must outlive the daemon.
-const PINNED: [&str; 26] = [
+const PINNED: [&str; 27] = [
     "SETTINGS",
     "OWN_MACS",
     "ADDRESSES",
@@ -54,6 +54,7 @@ const PINNED: [&str; 26] = [
     "REPLY_PLACES",
     "REPLIES",
     "VLANS",
+    "ROUTER_ADDRESSES",
     "FLOWS",
     "HALF_OPEN",
     "QUIC_SERVERS",
@@ -248,7 +249,8 @@ impl Datapath {
     /// Changes what holds for every service. A flow hash secret that changes moves flows that have
     /// no record.
     pub fn set_policy(&mut self, policy: &Policy) -> Result<()> {
-        let settings = policy.settings(Some(&self.settings));
+        let mut settings = policy.settings(Some(&self.settings));
+        settings.options = self.settings.options;
         self.maps.settings.set(0, Plain(settings), 0).context("cannot write the settings")?;
         self.settings = settings;
         Ok(())
@@ -454,6 +456,35 @@ impl Datapath {
     /// Where there are more than the table takes; most of them are in it.
     pub fn set_own_macs(&mut self, own_macs: &BTreeSet<OwnMac>) -> Result<()> {
         self.maps.own_macs.set(own_macs)
+    }
+
+    /// Tells the datapath in whose names it answers as a router.
+    pub fn set_router_addresses(
+        &mut self,
+        addresses: &BTreeMap<RouterInterface, RouterAddresses>,
+    ) -> Result<()> {
+        let map = &mut self.maps.router_addresses;
+        let present =
+            map.keys().collect::<Result<Vec<_>, _>>().context("cannot read the router's addresses")?;
+        for (interface, of_it) in addresses {
+            let written = map.insert(Plain(*interface), Plain(*of_it), 0);
+            written.context("cannot write the router's addresses")?;
+        }
+        for gone in present.iter().filter(|present| !addresses.contains_key(&present.0)) {
+            map.remove(gone).context("cannot remove the router's addresses")?;
+        }
+        Ok(())
+    }
+
+    /// Sets whether `full-nat` backends are told that a flow without a record is over: see [`RESETS_UNKNOWN`].
+    pub fn set_resets_unknown(&mut self, resets: bool) -> Result<()> {
+        let mut settings = self.settings;
+        settings.options = if resets { RESETS_UNKNOWN } else { 0 };
+        if settings != self.settings {
+            self.maps.settings.set(0, Plain(settings), 0).context("cannot write the settings")?;
+            self.settings = settings;
+        }
+        Ok(())
     }
 
     /// How many packets had each reason, by its number.

@@ -42,7 +42,7 @@ impl Policy {
             hash_keys: keys,
             snat_port_first: first,
             snat_port_count: (last - first).saturating_add(1),
-            padding: 0,
+            options: 0,
             patience: patience(seconds(self.timeouts.tcp_idle), seconds(self.timeouts.udp_idle)),
         }
     }

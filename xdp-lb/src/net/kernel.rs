@@ -28,6 +28,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use xdp_lb_common::net::MacAddress;
 
+use super::router::HostAddress;
+
 /// The kernel answers within microseconds; only a lost answer takes this long.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -213,6 +215,14 @@ impl Kernel {
         Ok(all.iter().filter_map(neighbour).filter_map(|(id, known)| Some((id, known?))).collect())
     }
 
+    /// The addresses of this host, with their prefixes.
+    pub(super) async fn host_addresses(&self) -> anyhow::Result<Vec<HostAddress>> {
+        let all = self.handle.address().get().execute();
+        let all: Vec<AddressMessage> =
+            answer(all.try_collect()).await.context("cannot list the addresses")?;
+        Ok(all.iter().filter_map(host_address).collect())
+    }
+
     /// The addresses of this host, each with the index of its interface.
     pub(super) async fn addresses(&self) -> anyhow::Result<Vec<(u32, IpAddr)>> {
         let all = self.handle.address().get().execute();
@@ -343,6 +353,11 @@ async fn done(order: impl Future<Output = Result<(), rtnetlink::Error>>, already
         Ok(Ok(())) => Ok(()),
         Err(_) => Err(anyhow!("the kernel did not answer within {ANSWER_TIMEOUT:?}")),
     }
+}
+
+fn host_address(message: &AddressMessage) -> Option<HostAddress> {
+    let (ifindex, address) = address(message)?;
+    Some(HostAddress { ifindex, address, prefix: message.header.prefix_len })
 }
 
 fn address(message: &AddressMessage) -> Option<(u32, IpAddr)> {

@@ -7,6 +7,7 @@ mod kernel;
 pub mod look;
 pub mod namespace;
 mod resolver;
+mod router;
 mod state;
 pub mod vips;
 
@@ -14,8 +15,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use xdp_lb_common::net::MacAddress;
+use xdp_lb_common::tables::{RouterAddresses, RouterInterface};
 
 pub use resolver::Resolver;
+
+/// This host's addresses by the interface behind which they are.
+pub type RouterAddressesOf = BTreeMap<RouterInterface, RouterAddresses>;
 
 /// How a backend is reached.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -69,6 +74,8 @@ pub enum Event {
     Vlans(BTreeMap<u32, (u32, u16)>),
     /// What frames for this host are addressed to. Sent once at first, and at every change.
     OwnMacs(OwnMacs),
+    /// This host's addresses, for what it says as a router: sent once at first, and when they change.
+    RouterAddresses(RouterAddressesOf),
     /// An interface: sent for each at first, and when one comes, goes, gets another index, or goes
     /// up or down.
     Interface {

@@ -184,6 +184,11 @@ impl Task {
                     Err(error) => tracing::warn!("{error:#}"),
                 }
             }
+            if self.state.take_addresses_are_old()
+                && let Err(error) = self.read_addresses().await
+            {
+                tracing::warn!("{error:#}");
+            }
             if self.resync_at <= Instant::now()
                 && let Err(error) = self.resync().await
             {
@@ -210,7 +215,13 @@ impl Task {
         let neighbours = self.kernel.neighbours().await?;
         let now = Instant::now();
         self.state.resync(links, neighbours, now);
+        self.read_addresses().await?;
         self.resync_at = now + REFRESH.mul_f64(rand::random_range(0.9..1.1));
+        Ok(())
+    }
+
+    async fn read_addresses(&mut self) -> anyhow::Result<()> {
+        self.state.set_addresses(self.kernel.host_addresses().await?);
         Ok(())
     }
 

@@ -5,9 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use xdp_lb_common::net::MacAddress;
+use xdp_lb_common::tables::RouterInterface;
 
 use super::kernel::{Change, HopId, Link, Neighbour, Route, Standing};
-use super::{Event, InterfaceMacs, NextHop, OwnMacs};
+use super::router::{self, HostAddress};
+use super::{Event, InterfaceMacs, NextHop, OwnMacs, RouterAddressesOf};
 
 /// The kernel gives a neighbour three requests, one second apart (`mcast_solicit`, `retrans_time_ms`);
 /// one that was not heard of for longer than that does not answer.
@@ -52,6 +54,11 @@ pub(super) struct State {
     said_interfaces: BTreeMap<String, (u32, bool)>,
     said_vlans: Option<BTreeMap<u32, (u32, u16)>>,
     said_macs: Option<OwnMacs>,
+    /// This host's addresses, as they were read last; whether they may be others by now, and whether others may speak for it.
+    addresses: Vec<HostAddress>,
+    addresses_are_old: bool,
+    unsaid_addresses: bool,
+    said_addresses: Option<RouterAddressesOf>,
 }
 
 #[derive(Default)]
@@ -108,6 +115,7 @@ impl State {
         self.unsaid_interfaces.extend(links.iter().map(|link| link.name.clone()));
         self.unsaid_vlans = true;
         self.unsaid_macs = true;
+        self.unsaid_addresses = true;
         self.links = links.into_iter().map(|link| (link.index, link)).collect();
         let was = std::mem::replace(&mut self.neighbours, neighbours.into_iter().collect());
         let ids: Vec<HopId> = self.hops.keys().copied().collect();
@@ -155,7 +163,10 @@ impl State {
                 let hit = self.watched.range(first..=last).map(|(address, _)| *address);
                 self.lookups.extend(hit);
             }
-            Change::Addresses(index) => self.route_through(index),
+            Change::Addresses(index) => {
+                self.addresses_are_old = true;
+                self.route_through(index);
+            }
             Change::Rules => self.route_all(),
             Change::Overrun => return false,
         }
@@ -270,6 +281,13 @@ impl State {
                 return vlans.map(Event::Vlans);
             }
         }
+        if std::mem::take(&mut self.unsaid_addresses) {
+            let addresses = Some(self.router_addresses());
+            if self.said_addresses != addresses {
+                self.said_addresses.clone_from(&addresses);
+                return addresses.map(Event::RouterAddresses);
+            }
+        }
         while let Some(address) = self.unsaid.pop_first() {
             let Some(next_hop) = self.next_hop(address) else { continue };
             if let Some(watched) = self.watched.get_mut(&address)
@@ -346,6 +364,27 @@ impl State {
         Ok(Path { link, transmitter, source_mac })
     }
 
+    /// Whether this host's addresses have to be read anew; they count as read then.
+    pub(super) fn take_addresses_are_old(&mut self) -> bool {
+        std::mem::take(&mut self.addresses_are_old)
+    }
+
+    /// Replaces what is known of this host's addresses.
+    pub(super) fn set_addresses(&mut self, addresses: Vec<HostAddress>) {
+        self.addresses = addresses;
+        self.unsaid_addresses = true;
+    }
+
+    fn router_addresses(&self) -> RouterAddressesOf {
+        let plain = self.links.values().filter(|link| link.vlan.is_none());
+        let plain = plain.map(|link| (RouterInterface { ifindex: link.index, vlan: 0 }, link.index));
+        let vlans = self
+            .vlans()
+            .into_iter()
+            .map(|(device, (parent, vlan))| (RouterInterface { ifindex: parent, vlan: vlan.into() }, device));
+        router::addresses(&plain.chain(vlans).collect(), &self.addresses)
+    }
+
     fn vlans(&self) -> BTreeMap<u32, (u32, u16)> {
         let plain = |index: &u32| self.links.get(index).is_some_and(|parent| parent.vlan.is_none());
         self.links
@@ -383,6 +422,7 @@ impl State {
         self.unsaid_interfaces.extend(was.map(|link| link.name));
         self.unsaid_vlans = true;
         self.unsaid_macs = true;
+        self.unsaid_addresses = true;
         // Whoever was silent behind a dead link deserves a new chance.
         let hops: Vec<HopId> =
             self.hops.keys().filter(|id| self.leads_through(id.ifindex, index)).copied().collect();

@@ -1,5 +1,6 @@
 //! Whoever sends a packet that goes no further is told so: by a TCP reset, or by ICMP.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use etherparse::{
@@ -15,8 +16,8 @@ use xdp_lb_common::tables::{
     BackendIndex, BackendState, COUNTS_FLOWS, Mode, RECORDS_FLOWS, REJECTS, ServiceIndex,
 };
 
-use crate::homes::{EGRESS, Homes, INGRESS, Outcome, hex};
-use crate::packets::{ACK, FIN, Frame, Icmp, RST, SYN, ends, fragments};
+use crate::homes::{EGRESS, Homes, INGRESS, Outcome, hex, run};
+use crate::packets::{ACK, CLIENT_MAC, FIN, Frame, Icmp, RST, SYN, ends, fragments};
 
 /// A VIP, a client and two backends of each family.
 const FAMILIES: [[&str; 4]; 2] = [
@@ -53,10 +54,10 @@ fn back(frame: &Frame) -> Vec<u8> {
     bytes
 }
 
-/// The IP header of what goes back to a frame's sender in the name of whom it was for.
-fn answer_header(frame: &Frame, protocol: IpNumber, length: u16, dscp: u8) -> Vec<u8> {
+/// The IP header of what goes back to a frame's sender in this name.
+fn answer_header(frame: &Frame, from: IpAddr, protocol: IpNumber, length: u16, dscp: u8) -> Vec<u8> {
     let mut bytes = Vec::new();
-    match (frame.to.ip(), frame.from.ip()) {
+    match (from, frame.from.ip()) {
         (IpAddr::V4(from), IpAddr::V4(to)) => {
             let mut ip = Ipv4Header::new(length, 64, protocol, from.octets(), to.octets()).unwrap();
             ip.dont_fragment = true;
@@ -96,13 +97,18 @@ fn reset(frame: &Frame) -> Vec<u8> {
         _ => panic!("an answer has its packet's family"),
     }
     .unwrap();
-    let mut bytes = [back(frame), answer_header(frame, IpNumber::TCP, 20, 0)].concat();
+    let mut bytes = [back(frame), answer_header(frame, frame.to.ip(), IpNumber::TCP, 20, 0)].concat();
     tcp.write(&mut bytes).unwrap();
     bytes
 }
 
 /// The "port unreachable" that answers a frame: it quotes the IP header and eight bytes.
 fn unreachable(frame: &Frame) -> Vec<u8> {
+    error(frame, frame.to.ip(), false)
+}
+
+/// The ICMP error that answers a frame, in this name: "port unreachable" or "time exceeded".
+fn error(frame: &Frame, from: IpAddr, is_expired: bool) -> Vec<u8> {
     let l3 = frame.clone().untagged().bytes().split_off(14);
     let header = if frame.from.is_ipv4() {
         20 + frame.ipv4_options.len()
@@ -111,19 +117,27 @@ fn unreachable(frame: &Frame) -> Vec<u8> {
     };
     let quote = &l3[..header + 8];
     let length = (8 + quote.len()) as u16;
-    let (protocol, dscp, icmp) = match (frame.to.ip(), frame.from.ip()) {
+    let (protocol, dscp, icmp) = match (from, frame.from.ip()) {
         (IpAddr::V6(from), IpAddr::V6(to)) => {
-            let kind = etherparse::Icmpv6Type::DestinationUnreachable(icmpv6::DestUnreachableCode::Port);
+            let kind = if is_expired {
+                etherparse::Icmpv6Type::TimeExceeded(icmpv6::TimeExceededCode::HopLimitExceeded)
+            } else {
+                etherparse::Icmpv6Type::DestinationUnreachable(icmpv6::DestUnreachableCode::Port)
+            };
             let icmp =
                 etherparse::Icmpv6Header::with_checksum(kind, from.octets(), to.octets(), quote).unwrap();
             (IpNumber::IPV6_ICMP, 0, icmp.to_bytes().to_vec())
         }
         _ => {
-            let kind = etherparse::Icmpv4Type::DestinationUnreachable(icmpv4::DestUnreachableHeader::Port);
+            let kind = if is_expired {
+                etherparse::Icmpv4Type::TimeExceeded(icmpv4::TimeExceededCode::TtlExceededInTransit)
+            } else {
+                etherparse::Icmpv4Type::DestinationUnreachable(icmpv4::DestUnreachableHeader::Port)
+            };
             (IpNumber::ICMP, 48, etherparse::Icmpv4Header::with_checksum(kind, quote).to_bytes().to_vec())
         }
     };
-    [&back(frame)[..], &answer_header(frame, protocol, length, dscp), &icmp, quote].concat()
+    [&back(frame)[..], &answer_header(frame, from, protocol, length, dscp), &icmp, quote].concat()
 }
 
 /// Sends a frame and expects its sender to hear that its flow has ended.
@@ -433,6 +447,139 @@ fn a_service_that_would_reject_forwards_as_any_other() {
             }
             assert_eq!(homes.records() == [0, 0], mode != Mode::FullNat, "nothing else is asked for");
         }
+    }
+}
+
+#[test]
+fn a_packet_without_hops_left_is_answered_in_the_name_of_the_interface_that_it_came_in_by() {
+    for [vip, client, a, b] in FAMILIES {
+        for mode in MODES {
+            for protocol in [Protocol::TCP, Protocol::UDP] {
+                println!("{mode:?} {vip} {protocol:?}");
+                let (mut homes, _) = service(vip, protocol, mode, [a, b]);
+                let frame = match protocol {
+                    Protocol::TCP => Frame::tcp(client, vip, SYN),
+                    _ => Frame::udp(client, vip),
+                };
+                // Where no address is known, or none is to be known.
+                homes.ends_with(&frame.clone().ttl(1), Reason::TtlExpired);
+                homes.set_router_addresses(&[
+                    (0, "192.0.2.1", "2001:db8:1::1"),
+                    (42, "192.0.2.129", "2001:db8:42::1"),
+                ]);
+                let hears = |homes: &mut Homes, frame: &Frame, [v4, v6]: [&str; 2]| {
+                    let outcome = homes.send(frame);
+                    assert_eq!(outcome.verdict, Verdict::Transmit, "{frame:?}");
+                    assert_eq!(outcome.counted, [(Reason::TtlExpiredAnswered, 1)]);
+                    let from = if frame.from.is_ipv4() { v4 } else { v6 };
+                    assert_eq!(hex(&outcome.bytes), hex(&error(frame, from.parse().unwrap(), true)));
+                };
+                for ttl in [0, 1] {
+                    hears(&mut homes, &frame.clone().ttl(ttl), ["192.0.2.1", "2001:db8:1::1"]);
+                }
+                let tagged = frame.clone().ttl(1).tag(0x8100, 42);
+                hears(&mut homes, &tagged, ["192.0.2.129", "2001:db8:42::1"]);
+                for unknown in [
+                    frame.clone().tag(0x8100, 43),
+                    frame.clone().tag(0x88a8, 42),
+                    frame.clone().tag(0x88a8, 5).tag(0x8100, 42),
+                    frame.clone().tag(0x8100, 5).tag(0x8100, 42),
+                ] {
+                    homes.ends_with(&unknown.ttl(1), Reason::TtlExpired);
+                }
+                homes.set_router_addresses(&[]);
+                homes.ends_with(&frame.clone().ttl(1), Reason::TtlExpired);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_backend_s_packet_without_hops_left_is_answered_too() {
+    for [vip, client, a, b] in FAMILIES {
+        let (mut homes, _) = service(vip, Protocol::UDP, Mode::FullNat, [a, b]);
+        homes.set_router_addresses(&[(0, "192.0.2.1", "2001:db8:1::1")]);
+        let (seen, _) = ends(&homes.send(&Frame::udp(client, vip)).bytes);
+        let frame = Frame::udp(a, &seen.to_string()).ttl(1);
+        let outcome = homes.send(&frame);
+        assert_eq!(outcome.counted, [(Reason::TtlExpiredAnswered, 1)]);
+        let from = if seen.is_ipv4() { "192.0.2.1" } else { "2001:db8:1::1" };
+        assert_eq!(hex(&outcome.bytes), hex(&error(&frame, from.parse().unwrap(), true)));
+    }
+}
+
+#[test]
+fn a_full_nat_backend_that_goes_on_with_a_flow_that_is_over_is_told_so() {
+    for ([vip, client, a, b], own) in FAMILIES.into_iter().zip(["198.51.100.2", "2001:db8:2::2"]) {
+        let (mut homes, _) = service(vip, Protocol::TCP, Mode::FullNat, [a, b]);
+        homes.own_address(own);
+        homes.send(&Frame::tcp(client, vip, SYN));
+        let (seen, backend) = ends(&homes.send(&Frame::tcp(client, vip, ACK)).bytes);
+        let reply = |flags| Frame::tcp(&backend.to_string(), &seen.to_string(), flags);
+        assert_eq!(homes.send(&reply(ACK)).counted, []);
+        homes.forget(|_| true);
+        homes.ends_with(&reply(ACK), Reason::ReplyWithoutFlow);
+        homes.set_resets_unknown(true);
+        for flags in [ACK, ACK | FIN] {
+            hears_for(&mut homes, &reply(flags), Reason::ReplyWithoutFlowAnswered);
+        }
+        for flags in [SYN | ACK, RST, RST | ACK] {
+            homes.ends_with(&reply(flags), Reason::ReplyWithoutFlow);
+        }
+        // Its client puts the record back, and the flow goes on.
+        assert_eq!(ends(&homes.send(&Frame::tcp(client, vip, ACK)).bytes).0, seen);
+        assert_eq!(homes.send(&reply(ACK)).counted, []);
+        // What goes to another host, or to a port of the host's own, is none of its flows.
+        let port = seen.port();
+        let other =
+            if seen.is_ipv4() { format!("192.0.2.100:{port}") } else { format!("[2001:db8:1::100]:{port}") };
+        homes.reach_clients(&BTreeMap::from([
+            ("192.0.2.100", Some(CLIENT_MAC)),
+            ("2001:db8:1::100", Some(CLIENT_MAC)),
+        ]));
+        homes.ends_with(&Frame::tcp(&backend.to_string(), &other, ACK), Reason::ReplyWithoutFlow);
+        let own_port = SocketAddr::new(seen.ip(), 40_001);
+        homes.ends_with(&Frame::tcp(&backend.to_string(), &own_port.to_string(), ACK), Reason::NotAReply);
+    }
+}
+
+#[test]
+fn of_a_backend_that_nat_has_too_a_full_nat_flow_without_a_record_is_not_the_host_s() {
+    for ([vip, client, a, b], own) in FAMILIES.into_iter().zip(["198.51.100.2", "2001:db8:2::2"]) {
+        let (mut homes, _) = service(vip, Protocol::TCP, Mode::FullNat, [a, b]);
+        homes.own_address(own);
+        run("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
+        let other = vip.replace(":80", ":81");
+        homes.service(&other, Protocol::TCP, Mode::Nat, &[a, b]);
+        for backend in [a, b] {
+            homes.change_reply(backend, Protocol::TCP, |reply| reply.by_record = 1);
+        }
+        homes.send(&Frame::tcp(client, vip, SYN));
+        let (seen, backend) = ends(&homes.send(&Frame::tcp(client, vip, ACK)).bytes);
+        homes.forget(|_| true);
+        let reply = Frame::tcp(&backend.to_string(), &seen.to_string(), ACK);
+        homes.ends_with(&reply, Reason::ReplyWithoutFlow);
+        homes.set_resets_unknown(true);
+        hears_for(&mut homes, &reply, Reason::ReplyWithoutFlowAnswered);
+        let own_port = SocketAddr::new(seen.ip(), 40_001);
+        homes.ends_with(&Frame::tcp(&backend.to_string(), &own_port.to_string(), ACK), Reason::NotAReply);
+    }
+}
+
+#[test]
+fn a_backend_of_nat_and_datagrams_are_never_told_so() {
+    for [vip, client, a, b] in FAMILIES {
+        let (mut homes, _) = service(vip, Protocol::UDP, Mode::FullNat, [a, b]);
+        homes.set_resets_unknown(true);
+        let (seen, backend) = ends(&homes.send(&Frame::udp(client, vip)).bytes);
+        homes.forget(|_| true);
+        let reply = Frame::udp(&backend.to_string(), &seen.to_string());
+        homes.ends_with(&reply, Reason::ReplyWithoutFlow);
+        let (mut homes, _) = service(vip, Protocol::TCP, Mode::Nat, [a, b]);
+        homes.set_resets_unknown(true);
+        let client = client.replace("40000", "2500");
+        let outcome = homes.send(&Frame::tcp(a, &client, ACK));
+        assert_eq!(outcome.verdict, Verdict::Drop(Reason::ReplyUnroutable), "it is a reply, by the routes");
     }
 }
 

@@ -19,8 +19,9 @@ use xdp_lb_common::process::{Scratch, Verdict, process, process_the_long_way, se
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::slot::Slot;
 use xdp_lb_common::tables::{
-    Backend, BackendIndex, BackendState, Book, Check, FlowKey, FlowRecord, Mode, Reply, Route, Service,
-    ServiceIndex, Settings, SlotIndex, SourceKey, Tags, Traffic,
+    Backend, BackendIndex, BackendState, Book, Check, FlowKey, FlowRecord, Mode, RESETS_UNKNOWN, Reply,
+    Route, RouterAddresses, RouterInterface, Service, ServiceIndex, Settings, SlotIndex, SourceKey, Tags,
+    Traffic,
 };
 
 use crate::packets::{BACKEND_MAC, Frame, LB_BACKEND_MAC, LB_MAC, ends};
@@ -115,7 +116,7 @@ impl Homes {
             hash_keys: hash_keys(&SECRET),
             snat_port_first: PORTS.first,
             snat_port_count: PORTS.last - PORTS.first + 1,
-            padding: 0,
+            options: 0,
             patience: patience(TIMEOUTS.tcp_idle.as_secs() as u32, TIMEOUTS.udp_idle.as_secs() as u32),
         });
         host.slots = vec![Slot::default(); limits.slots as usize];
@@ -284,6 +285,30 @@ impl Homes {
         let mut reply = self.host.replies[&endpoint];
         change(&mut reply);
         self.apply(&[Write::Reply(endpoint, reply)]);
+    }
+
+    /// The addresses in whose names this host answers as a router, on each VLAN (0: none) of the interface that packets
+    /// come in by.
+    pub fn set_router_addresses(&mut self, addresses: &[(u32, &str, &str)]) {
+        let address = |text: &str| Address::from(text.parse::<IpAddr>().unwrap());
+        let of = |(vlan, v4, v6): &(u32, &str, &str)| {
+            let interface = RouterInterface { ifindex: INGRESS, vlan: *vlan };
+            (interface, RouterAddresses { v4: address(v4), v6: address(v6) })
+        };
+        self.host.router_addresses = addresses.iter().map(of).collect();
+        self.kernel.set_router_addresses(&self.host.router_addresses).unwrap();
+    }
+
+    /// Whether `full-nat` backends are told that a flow without a record is over.
+    pub fn set_resets_unknown(&mut self, resets: bool) {
+        self.host.settings.options = if resets { RESETS_UNKNOWN } else { 0 };
+        self.kernel.set_resets_unknown(resets).unwrap();
+    }
+
+    /// Makes an address this host's own.
+    pub fn own_address(&mut self, address: &str) {
+        run(&format!("ip address add {address} dev lo"));
+        self.host.routes.insert(address.parse::<IpAddr>().unwrap().into(), Route::Local);
     }
 
     /// Sends a frame through both homes, and makes sure that they agree.

@@ -120,6 +120,7 @@ fn everything_but_the_interfaces_has_a_default() {
             timeouts: Timeouts { tcp_idle: Duration::from_secs(900), udp_idle: Duration::from_secs(60) },
             drain_timeout: Duration::from_secs(3600),
             allow_exec_checks: false,
+            icmp_time_exceeded: true,
             services: vec![],
         }
     );
@@ -228,7 +229,7 @@ fn unknown_keys_name_the_nearest_known_one_or_where_they_belong() {
         refused("interfaces = [\"eth0\"]\nfrobnicate = 1\n"),
         "line 2: unknown key \"frobnicate\"; the keys here are \"interfaces\", \"xdp_mode\", \"state_file\", \
          \"pin_path\", \"flow_hash_secret\", \"snat_ports\", \"vips\", \"api\", \"metrics\", \"limits\", \"timeouts\", \
-         \"drain_timeout\", \"allow_exec_checks\", \"service\""
+         \"drain_timeout\", \"allow_exec_checks\", \"icmp_time_exceeded\", \"service\""
     );
     assert_eq!(
         refused("interfaces = [\"eth0\"]\n[api]\nxdp_mode = \"auto\"\n"),

@@ -39,6 +39,8 @@ struct Memory {
     censuses: u32,
     adopted: bool,
     missing: BTreeSet<String>,
+    router_addresses: RouterAddressesOf,
+    resets_unknown: bool,
 }
 
 #[derive(Clone)]
@@ -105,6 +107,16 @@ impl Kernel for InMemory {
     }
 
     fn set_own_macs(&mut self, _: &BTreeSet<OwnMac>) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    fn set_router_addresses(&mut self, addresses: &RouterAddressesOf) -> anyhow::Result<()> {
+        self.lock().router_addresses.clone_from(addresses);
+        Ok(())
+    }
+
+    fn set_resets_unknown(&mut self, resets: bool) -> anyhow::Result<()> {
+        self.lock().resets_unknown = resets;
         Ok(())
     }
 
