@@ -47,14 +47,24 @@ fn is_unreachable(client: &Host, server: SocketAddr, within: Duration) -> bool {
     answer.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
 }
 
+/// A server that takes no more connections and says nothing of it, so that a check's end is long in coming: its queue is
+/// full.
+fn deaf(network: &Network, at: SocketAddr) -> (Socket, TcpStream) {
+    let listen = || {
+        let socket = Socket::new(Domain::for_address(at), Type::STREAM, None)?;
+        socket.bind(&at.into())?;
+        socket.listen(0)?;
+        io::Result::Ok(socket)
+    };
+    let socket = network.backends[0].enter(listen).unwrap().unwrap();
+    (socket, network.lb.enter(|| TcpStream::connect(at)).unwrap().unwrap())
+}
+
 #[test]
 fn a_client_of_a_service_without_a_backend_is_told_at_once_once_the_first_checks_have_ended() {
     let network = Network::new("reject", 1).unwrap();
     let client = &network.client;
-    // Its backend takes no connection and says nothing, so that the first check is out for a while.
-    network.backends[0].run("nft add table inet deaf").unwrap();
-    network.backends[0].run("nft add chain inet deaf input { type filter hook input priority 0 ; }").unwrap();
-    network.backends[0].run("nft add rule inet deaf input tcp dport 7000 drop").unwrap();
+    let _deaf = Family::ALL.map(|family| deaf(&network, Network::endpoint(family, 1, 7000)));
     let config = services(Way::ALL.into_iter().flat_map(|way| {
         let checked = Service::tcp(format!("tcp-{way}"), vip(way, 80))
             .mode(way.mode)
@@ -90,7 +100,7 @@ fn a_client_of_a_service_without_a_backend_is_told_at_once_once_the_first_checks
     let echo = TcpEcho::start(&network.backends[0], 7001).unwrap();
     daemon.cli(&["service", "remove", &name]).unwrap();
     let (at, backend) = (vip(way, 90).to_string(), Network::endpoint(way.family, 1, 7001).to_string());
-    daemon.cli(&["service", "add", &name, &at, "--health-check", "tcp"]).unwrap();
+    daemon.cli(&["service", "add", &name, &at, "--check", "tcp"]).unwrap();
     daemon.cli(&["backend", "add", &name, &backend]).unwrap();
     daemon.wait_for_state(&name, &backend, "up", PATIENCE).unwrap();
     connect(client, vip(way, 90), PATIENCE).unwrap();
