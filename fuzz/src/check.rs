@@ -239,7 +239,7 @@ fn named(world: &World, service: &Service, frame: &[u8], packet: &Dissection) ->
     }
     let place = id[0];
     let backend = world.tables.backends.get(usize::from(place))?;
-    let keeps = [BackendState::Up as u8, BackendState::Draining as u8].contains(&backend.state);
+    let keeps = BackendState::keeps_flows(backend.state);
     let is_named = backend.service == service.index && id[..length] == server_id_bytes(place)[..length];
     (keeps && is_named).then_some(usize::from(place))
 }
@@ -467,7 +467,7 @@ fn way(ingress: u32, outcome: &Outcome, after: &Dissection) -> Way {
 fn goes_to(world: &World, service: &Service, way: &Way, holds: impl Fn(&Backend) -> bool) -> bool {
     world.tables.backends.iter().any(|backend| {
         backend.service == service.index
-            && (backend.state == BackendState::Up as u8 || backend.state == BackendState::Draining as u8)
+            && BackendState::keeps_flows(backend.state)
             && holds(backend)
             && *way
                 == Way {

@@ -115,7 +115,7 @@ impl World {
         // The place that is nobody's.
         world.tables.backends.push(Backend::default());
         if u.ratio(1, 8)? {
-            world.tables.flow_limit = u.int_in_range(0..=4)?;
+            world.tables.flow_limit = u.int_in_range(0..=6)?;
         }
         for is_v6 in [false, true] {
             for own in OWN[usize::from(is_v6)] {
@@ -170,7 +170,7 @@ impl World {
         }
         let last = self.tables.backends.len() as u32 - 1;
         let ring_offset = self.tables.slots.len() as u32;
-        let ring_len = u.int_in_range(0..=5)?;
+        let ring_len = u.int_in_range(0..=6)?;
         for _ in 0..ring_len {
             let any = |u: &mut Unstructured<'_>| self.any_index(u, first..=last).map(BackendIndex);
             let (owner, prior) = (any(u)?, any(u)?);
@@ -248,7 +248,7 @@ impl World {
             vlan: if u.ratio(1, 4)? { u.int_in_range(1..=4094)? } else { 0 },
             destination_mac: mac(10 + index as u8),
             source_mac: mac(2),
-            state: if u.ratio(1, 3)? { u.int_in_range(0..=5)? } else { 1 },
+            state: if u.ratio(1, 3)? { u.int_in_range(0..=6)? } else { 1 },
             shared: u8::from(mode == Mode::Nat && u.ratio(1, 4)?),
             mtu: *u.choose(&[1500, 1500, 0, 1300, 100, 60])?,
             max_flows: if u.ratio(1, 4)? { u.int_in_range(1..=3)? } else { 0 },
@@ -441,7 +441,7 @@ impl World {
         let backends = self.tables.backends.len();
         match u.int_in_range(0..=3)? {
             0 => self.tables.now += u.int_in_range(0..=1000)?,
-            1 => self.tables.backends[u.int_in_range(1..=backends - 1)?].state = u.int_in_range(1..=4)?,
+            1 => self.tables.backends[u.int_in_range(1..=backends - 1)?].state = u.int_in_range(1..=5)?,
             2 => {
                 let place = u.choose_index(self.services.len())?;
                 let service = self.services[place].1;

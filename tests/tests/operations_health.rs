@@ -8,7 +8,7 @@ use xdp_lb_tests::{Daemon, Network, Requests, Site, WEB_CHECK, by_backend, until
 /// The times of the checks in this file.
 const TIMES: &str = "interval = \"500ms\"\ntimeout = \"500ms\"\nfall = 3\n";
 
-/// fall x interval + timeout.
+/// When a backend that fails stops receiving new flows: fall x interval + timeout.
 const BOUND: Duration = Duration::from_millis(2000);
 
 /// For asking (a process is started for each look) and for the scheduling of a machine that does other things, too. To the

@@ -2,8 +2,8 @@
 //! each length is compared with the bytes that are there.
 
 use crate::headers::{
-    ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, ExtensionHeader, Icmp, Ipv4, Ipv6, Ipv6Fragment, TCP_ACK, Tcp,
-    Udp, VlanTag, is_tag,
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, ExtensionHeader, Icmp, Ipv4, Ipv6, Ipv6Fragment, TCP_ACK,
+    TCP_FIN, TCP_SYN, Tcp, Udp, VlanTag, is_tag,
 };
 use crate::net::{Address, Be32, Endpoint, MacAddress, Port, Protocol};
 use crate::packet::Packet;
@@ -42,6 +42,9 @@ pub struct Parsed {
     pub ip_length: u32,
     /// The TCP control bits; 0 for others.
     pub tcp_flags: u8,
+    /// Whether a live receiver answers it sooner or later: TCP with SYN, FIN or payload (a pure ACK needs no answer, RFC 9293
+    /// section 3.10.7.4), and all of UDP.
+    pub asks: bool,
     /// Hops left.
     pub ttl: u8,
     /// What the fragments of a packet have in common; of no meaning where it is whole.
@@ -167,6 +170,7 @@ impl Parsed {
             l4,
             ip_length: (l4 + payload - link.l3) as u32,
             tcp_flags: transport.tcp_flags,
+            asks: transport.asks,
             ttl,
             identification: piece.identification,
             ingress,
@@ -186,14 +190,15 @@ fn parse_transport<P: Packet>(packet: &P, network: &Network) -> Result<Transport
         if header < size_of::<Tcp>() || header > network.payload {
             return Err(Reason::Malformed);
         }
-        Ok(Transport { source: tcp.source, destination: tcp.destination, tcp_flags: tcp.flags })
+        let asks = (tcp.flags & (TCP_SYN | TCP_FIN) != 0) | (header < network.payload);
+        Ok(Transport { source: tcp.source, destination: tcp.destination, tcp_flags: tcp.flags, asks })
     } else {
         let udp: Udp = packet.read(network.l4).ok_or(Reason::Malformed)?;
         let length = usize::from(udp.length.get());
         if length < size_of::<Udp>() || length > network.payload && !network.piece.more {
             return Err(Reason::Malformed);
         }
-        Ok(Transport { source: udp.source, destination: udp.destination, tcp_flags: 0 })
+        Ok(Transport { source: udp.source, destination: udp.destination, tcp_flags: 0, asks: true })
     }
 }
 
@@ -245,6 +250,7 @@ struct Transport {
     source: Port,
     destination: Port,
     tcp_flags: u8,
+    asks: bool,
 }
 
 /// Which part of a packet this is.

@@ -120,13 +120,26 @@ pub enum BackendState {
     Up = 1,
     /// It keeps its flows and gets no new ones.
     Draining = 2,
+    /// Health checks, its agent or its circuit breaker speak against it. It keeps its flows, as one that drains does,
+    /// but takes no SYN, not even one that is sent again; and what clients [ask](Traffic::asked) of it is counted,
+    /// which shows whether it is alive.
+    Failing = 3,
     /// It gets no packet at all, and its flows end: whoever sends a packet of one is told so, by a reset (TCP) or by ICMP
     /// "port unreachable" (UDP; the next datagram begins a new flow). A flow is its own if its record says so; if it has
     /// no record and is TCP, a slot's prior owner (a settled slot's owner) tells. New flows choose another backend.
-    Ending = 3,
+    Ending = 4,
     /// It gets no packet at all. A TCP flow with a record here ends as in [`BackendState::Ending`], and so does one
     /// without a record in a slot that it owns; all others begin anew at another backend, and nobody is told.
-    Down = 4,
+    Down = 5,
+}
+
+impl BackendState {
+    /// Whether a backend in this state, as its number, keeps its flows.
+    #[inline(always)]
+    pub const fn keeps_flows(state: u8) -> bool {
+        const _: () = assert!(BackendState::Failing as u8 - BackendState::Up as u8 == 2);
+        state.wrapping_sub(Self::Up as u8) <= Self::Failing as u8 - Self::Up as u8
+    }
 }
 
 /// The value of `BACKENDS`: one backend of one service, in one cache line.
@@ -470,6 +483,9 @@ pub struct Traffic {
     /// Connections that it has refused or reset: resets with an ACK, where its replies pass here. One without answers a
     /// packet of no connection, which anybody can send.
     pub resets: u64,
+    /// Packets from clients that [ask](crate::parse::Parsed::asks) for an answer, while the backend was
+    /// [failing](BackendState::Failing). Packets that go the short way are not counted: nobody's that fails does.
+    pub asked: u64,
 }
 
 impl Traffic {
@@ -505,6 +521,7 @@ impl core::ops::AddAssign for Traffic {
         self.new_flows += other.new_flows;
         self.accepted += other.accepted;
         self.resets += other.resets;
+        self.asked += other.asked;
     }
 }
 

@@ -15,7 +15,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Pid, Uid, gettid};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
-use xdp_lb::net::{Event, NextHop, OwnMacs, Resolver};
+use xdp_lb::net::{Event, NextHop, NoNextHop, OwnMacs, Resolver};
 use xdp_lb_common::net::MacAddress;
 use xdp_lb_common::tables::{RouterAddresses, RouterInterface};
 
@@ -124,7 +124,7 @@ fn test<F: Future<Output = ()>>(body: impl FnOnce(Namespace) -> F + Send + 'stat
 struct Watch {
     resolver: Resolver,
     events: mpsc::Receiver<Event>,
-    next_hops: BTreeMap<IpAddr, Result<NextHop, String>>,
+    next_hops: BTreeMap<IpAddr, Result<NextHop, NoNextHop>>,
     vlans: Option<BTreeMap<u32, (u32, u16)>>,
     own_macs: OwnMacs,
     router_addresses: BTreeMap<RouterInterface, RouterAddresses>,
@@ -182,8 +182,11 @@ impl Watch {
 
     async fn refused(&mut self, address: IpAddr, reason: &str) {
         let what = format!("refusal of {address}: {reason}");
-        self.until(&what, |told| matches!(told.next_hops.get(&address), Some(Err(told)) if told == reason))
-            .await;
+        self.until(
+            &what,
+            |told| matches!(told.next_hops.get(&address), Some(Err(told)) if told.to_string() == reason),
+        )
+        .await;
     }
 
     /// Nothing may be told of next hops for this time.

@@ -52,6 +52,8 @@ pub fn forward<P: Packet, T: Tables>(
     let bytes = packet.length() as u64;
     depart(packet, context, service, backend, source, departure)?;
     traffic.forwarded(bytes, is_new);
+    // Without a branch, which the verifier would follow from here on.
+    traffic.asked += u64::from(context.parsed.asks & (backend.state == BackendState::Failing as u8));
     Ok(())
 }
 
@@ -156,8 +158,7 @@ fn is_in_mid_flow(parsed: &Parsed) -> bool {
 /// Whether this backend keeps its flows of the service.
 #[inline(always)]
 pub fn keeps_flows(service: &Service, backend: &Backend) -> bool {
-    let keeps = (backend.state == BackendState::Up as u8) | (backend.state == BackendState::Draining as u8);
-    keeps & (backend.service == service.index)
+    BackendState::keeps_flows(backend.state) & (backend.service == service.index)
 }
 
 /// The course that the flow's record tells, if it still holds; the record notes this packet. A packet of a flow that has
@@ -282,12 +283,14 @@ pub fn holds<T: Tables>(
     if protocol == Protocol::TCP && !is_first(context.parsed) {
         return true;
     }
-    // A UDP flow after a long pause is a new one. A SYN again: a retransmission stays with its flow;
-    // a client that uses its port for a new connection chooses anew.
+    // A UDP flow after a long pause is a new one. A SYN again: a retransmission stays with its flow, unless its backend
+    // fails; a client that uses its port for a new connection chooses anew.
     let is_draining = backend.state == BackendState::Draining as u8;
+    let is_failing = backend.state == BackendState::Failing as u8;
     record.life.is_live(protocol, context.moment.now.get(), context.settings)
         && !(protocol == Protocol::TCP
-            && (record.life.is_closing() || is_draining && record.life.progress() & ESTABLISHED != 0))
+            && (is_failing | record.life.is_closing()
+                || is_draining && record.life.progress() & ESTABLISHED != 0))
 }
 
 /// Chooses a backend for a flow without a record, and records it.

@@ -16,7 +16,8 @@ const PORT: u16 = 8080;
 const INTERVAL: u64 = 100;
 const TIMEOUT: u64 = 100;
 const FALL: u64 = 2;
-/// As docs/configuration.md promises.
+/// When a backend that fails stops receiving new flows, as docs/configuration.md promises; and all others, with
+/// `on_down = "reset"`.
 const PROMISE: u64 = FALL * INTERVAL + TIMEOUT;
 /// Clients, each of which sends a datagram a millisecond: so many that each of three servers has some.
 const CLIENTS: u16 = 32;
@@ -44,7 +45,7 @@ pub fn measure(report: &mut Report, rounds: usize) -> Result<()> {
         "From a server's death to the last packet that is sent to it",
         &format!(
             "Milliseconds, over {rounds} deaths each, with an HTTP check every {INTERVAL} ms, timeout {TIMEOUT} ms, \
-             fall = {FALL}: {PROMISE} ms are promised, and the interval's jitter (a tenth) comes on top. UDP, nat, \
+             fall = {FALL}, and on_down = \"reset\": {PROMISE} ms are promised for new flows, with that key for all of them, and the interval's jitter (a tenth) comes on top. UDP, nat, \
              {CLIENTS} clients that each send a datagram a millisecond."
         ),
         &["the server", "median", "longest", "promised"],
@@ -94,7 +95,7 @@ pub fn measure(report: &mut Report, rounds: usize) -> Result<()> {
 fn config() -> String {
     let mut config = format!(
         "[[service]]\nname = \"service\"\nvip = \"192.0.2.10:{PORT}\"\nprotocol = \"udp\"\nmode = \"nat\"\n\
-         flow_tracking = \"always\"\n\
+         flow_tracking = \"always\"\non_down = \"reset\"\n\
          health_check = {{ type = \"http\", path = \"/healthz\", interval = \"{INTERVAL}ms\", \
          timeout = \"{TIMEOUT}ms\", rise = 1, fall = {FALL} }}\n"
     );

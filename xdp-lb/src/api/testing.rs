@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
@@ -237,6 +238,8 @@ impl Owner {
         (view.allow, view.deny) = (added.allow, added.deny);
         (view.new_flow_rate, view.new_flow_burst) = (added.new_flow_rate, added.new_flow_burst);
         view.slow_start = added.slow_start;
+        (view.on_down, view.down_grace, view.down_timeout) =
+            (added.on_down, added.down_grace, added.down_timeout);
         (view.agent, view.feedback) = (added.agent, added.feedback);
         view.circuit_breaker = added.circuit_breaker;
         view.panic_threshold = added.panic_threshold;
@@ -295,6 +298,9 @@ pub(crate) fn service(name: &str, vip: &str) -> ServiceView {
         panic_threshold: 0,
         circuit_breaker: None,
         slow_start: None,
+        on_down: config::OnDown::Auto,
+        down_grace: Some(Duration::from_secs(2)),
+        down_timeout: None,
         agent: None,
         feedback: None,
         panic: None,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::plan::{ServiceChange, SettingChange};
 use crate::config::{
-    Affinity, Agent, CircuitBreaker, Discovery, Feedback, FlowTracking, HealthCheck, Leave, Mode,
+    Affinity, Agent, CircuitBreaker, Discovery, Feedback, FlowTracking, HealthCheck, Leave, Mode, OnDown,
     OnNoBackends, Prefix, Protocol, Quic, ServerId, Vip, XdpMode,
 };
 use crate::health::{AgentAdmin, AgentOperation};
@@ -210,6 +210,18 @@ pub struct ServiceView {
     #[schemars(with = "Option<String>")]
     #[serde(default, with = "crate::config::duration_option")]
     pub slow_start: Option<Duration>,
+    /// What becomes of the established flows of a backend that is down.
+    #[serde(default)]
+    pub on_down: OnDown,
+    /// How long a backend that is down has to leave its clients without any answer before its flows end, where its mode and
+    /// `on_down` look at that; null elsewhere.
+    #[schemars(with = "Option<String>")]
+    #[serde(default, with = "crate::config::duration_option")]
+    pub down_grace: Option<Duration>,
+    /// How long a backend is down before its flows end, where its mode and `on_down` look at that; null elsewhere.
+    #[schemars(with = "Option<String>")]
+    #[serde(default, with = "crate::config::duration_option")]
+    pub down_timeout: Option<Duration>,
     /// How its backends are asked how they are, where they are.
     #[serde(default)]
     pub agent: Option<Agent>,

@@ -20,8 +20,8 @@ use crate::api::client::Client;
 use crate::api::plan::FlowsLeft;
 use crate::api::types::{AdminPatch, AdminState, BackendView, MovingView, ServiceDetailView, ServiceView};
 use crate::config::{
-    self, Affinity, Agent, CircuitBreaker, Feedback, FlowTracking, HealthCheck, Mode, OnNoBackends, Prefix,
-    Probe, Protocol, Quic, Vip, default_weight, parse_endpoint,
+    self, Affinity, Agent, CircuitBreaker, Feedback, FlowTracking, HealthCheck, Mode, OnDown, OnNoBackends,
+    Prefix, Probe, Protocol, Quic, Vip, default_weight, parse_endpoint,
 };
 
 #[derive(Debug, Subcommand)]
@@ -135,6 +135,17 @@ pub(super) struct Add {
     /// Over which time a backend that comes back gets its share of new flows: 30s, 5m [default: at once]
     #[arg(long, value_name = "TIME", value_parser = units::parse_span)]
     slow_start: Option<Duration>,
+    /// What becomes of the established flows of a backend that is down: auto (they end once it answers nobody any more, or
+    /// after --down-timeout where its answers do not pass here), keep, reset (they end at once)
+    #[arg(long, value_name = "WHAT", default_value_t)]
+    on_down: OnDown,
+    /// nat, full-nat: how long a backend that is down has to leave its clients without any answer before its flows end
+    /// [default: 2s]
+    #[arg(long, value_name = "TIME", value_parser = units::parse_span)]
+    down_grace: Option<Duration>,
+    /// dsr, ipip, gue: how long a backend is down before its flows end [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = units::parse_span)]
+    down_timeout: Option<Duration>,
     /// Leave a backend that fails alone for a while: open=30s,max_open=5m,window=10s,half_open_portion=10, and, to look at
     /// its flows (nat, full-nat), failure_percent=50,min_flows=20,max_ejected=50; what is left out has these values
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = parse_keys::<CircuitBreaker>)]
@@ -305,6 +316,9 @@ impl Add {
             new_flow_burst: self.new_flow_burst,
             panic_threshold: self.panic_threshold,
             slow_start: self.slow_start,
+            on_down: self.on_down,
+            down_grace: self.down_grace,
+            down_timeout: self.down_timeout,
             circuit_breaker: self.circuit_breaker,
             agent: self.agent,
             feedback: self.feedback,
@@ -489,6 +503,7 @@ fn detail_table(screen: &Screen, detail: &ServiceDetailView) -> String {
                 .slow_start
                 .map_or_else(|| "none".into(), |time| humantime::format_duration(time).to_string()),
         ),
+        ("on down", on_down(service)),
         ("agent", service.agent.as_ref().map_or_else(|| "none".into(), Agent::to_string)),
         ("feedback", feedback(service)),
         ("tracking", service.flow_tracking.to_string()),
@@ -516,6 +531,20 @@ fn detail_table(screen: &Screen, detail: &ServiceDetailView) -> String {
     text.push('\n');
     text.push_str(&backend::table(screen, backends));
     text
+}
+
+/// What becomes of the flows of backends that are down.
+fn on_down(service: &ServiceView) -> String {
+    let span = |time: Duration| humantime::format_duration(time).to_string();
+    match (service.on_down, service.down_grace, service.down_timeout) {
+        (OnDown::Keep, ..) => "established flows stay".into(),
+        (OnDown::Reset, ..) => "established flows end at once".into(),
+        (OnDown::Auto, Some(grace), _) => {
+            format!("established flows end once a backend has answered nobody for {}", span(grace))
+        }
+        (OnDown::Auto, None, Some(timeout)) => format!("established flows end after {}", span(timeout)),
+        (OnDown::Auto, None, None) => "auto".into(),
+    }
 }
 
 /// What weights follow, and how.

@@ -38,7 +38,7 @@ pub use leaving::{Leave, Moment};
 pub use load::{load, parse};
 pub use overlay::Overlay;
 pub use policy::{Affinity, Prefix, Quic, ServerId};
-pub use recovery::CircuitBreaker;
+pub use recovery::{CircuitBreaker, DownPolicy};
 pub use rules::{refusal, validate_backend, validate_service};
 pub use schema::*;
 pub use settings::{changed_settings, reloadable};

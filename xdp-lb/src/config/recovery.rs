@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::place::{Place, Problems};
 use super::rules::within;
-use super::schema::{Mode, Protocol, Service};
+use super::schema::{Mode, OnDown, Protocol, Service};
 use super::section::Section;
 use super::text::{self, print_duration};
 
@@ -151,7 +151,36 @@ impl fmt::Display for CircuitBreaker {
     }
 }
 
+/// When the established flows of a backend that is down end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DownPolicy {
+    /// Never.
+    Keep,
+    /// At once.
+    Reset,
+    /// Where its replies pass here: once it has left clients without any answer for so long.
+    OnceSilent(Duration),
+    /// Elsewhere: after so long.
+    After(Duration),
+}
+
+impl Service {
+    /// When the flows of its backends that are down end.
+    pub fn down_policy(&self) -> DownPolicy {
+        match self.on_down {
+            OnDown::Keep => DownPolicy::Keep,
+            OnDown::Reset => DownPolicy::Reset,
+            OnDown::Auto if self.mode.keeps_destination() => {
+                DownPolicy::After(self.down_timeout.unwrap_or(Duration::from_secs(30)))
+            }
+            OnDown::Auto => DownPolicy::OnceSilent(self.down_grace.unwrap_or(Duration::from_secs(2))),
+        }
+    }
+}
+
 const PERCENT: RangeInclusive<u8> = 0..=100;
+const DOWN_GRACE: RangeInclusive<Duration> = Duration::from_millis(500)..=Duration::from_secs(3600);
+const DOWN_TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
 const SLOW_START: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
 
 /// These keys of a service, where some of them may have been unreadable.
@@ -160,12 +189,17 @@ pub(super) struct RecoveryDraft {
     pub panic_threshold: u8,
     pub slow_start: Option<Duration>,
     pub circuit_breaker: Option<CircuitBreaker>,
+    pub on_down: OnDown,
+    pub down_grace: Option<Duration>,
+    pub down_timeout: Option<Duration>,
 }
 
 impl RecoveryDraft {
     pub(super) fn of(service: &Service) -> Self {
-        let Service { panic_threshold, slow_start, circuit_breaker, .. } = *service;
-        Self { panic_threshold, slow_start, circuit_breaker }
+        let Service {
+            panic_threshold, slow_start, circuit_breaker, on_down, down_grace, down_timeout, ..
+        } = *service;
+        Self { panic_threshold, slow_start, circuit_breaker, on_down, down_grace, down_timeout }
     }
 
     pub(super) fn read(service: &mut Section) -> Self {
@@ -173,6 +207,9 @@ impl RecoveryDraft {
             panic_threshold: service.integer("panic_threshold", &PERCENT).unwrap_or_default(),
             slow_start: service.parsed("slow_start", text::duration),
             circuit_breaker: service.section("circuit_breaker", CircuitBreaker::KEYS, CircuitBreaker::read),
+            on_down: service.parsed("on_down", str::parse).unwrap_or_default(),
+            down_grace: service.parsed("down_grace", text::duration),
+            down_timeout: service.parsed("down_timeout", text::duration),
         }
     }
 
@@ -190,6 +227,20 @@ impl RecoveryDraft {
         }
         if let Some(time) = self.slow_start {
             problems.take(&place.key("slow_start"), within(time, &SLOW_START, print_duration));
+        }
+        let passes = mode.map(|mode| !mode.keeps_destination());
+        for (key, time, range, is_of) in [
+            ("down_grace", self.down_grace, DOWN_GRACE, "\"nat\" or \"full-nat\""),
+            ("down_timeout", self.down_timeout, DOWN_TIMEOUT, "\"dsr\", \"ipip\" or \"gue\""),
+        ] {
+            let Some(time) = time else { continue };
+            let place = place.key(key);
+            problems.take(&place, within(time, &range, print_duration));
+            if self.on_down != OnDown::Auto {
+                problems.add(&place, "is of on_down = \"auto\"; remove it, or write that");
+            } else if passes == Some(key == "down_timeout") {
+                problems.add(&place, format!("is of mode {is_of}; remove it"));
+            }
         }
     }
 }

@@ -234,6 +234,19 @@ pub struct Service {
     #[schemars(with = "Option<String>")]
     #[serde(default, skip_serializing_if = "Option::is_none", with = "text::duration_option")]
     pub slow_start: Option<Duration>,
+    /// What becomes of the established flows of a backend that is down.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub on_down: OnDown,
+    /// `on_down = "auto"`, `nat` and `full-nat`: for how long a backend that is down has to leave its clients without any
+    /// answer before its flows end. 500 ms to 1 h, default 2 s.
+    #[schemars(with = "Option<String>")]
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "text::duration_option")]
+    pub down_grace: Option<Duration>,
+    /// `on_down = "auto"`, `dsr`, `ipip` and `gue`: for how long a backend is down before its flows end. 1 s to 1 day,
+    /// default 30 s.
+    #[schemars(with = "Option<String>")]
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "text::duration_option")]
+    pub down_timeout: Option<Duration>,
     /// How its backends are asked how they are, beside the health check. Default: they are not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<Agent>,
@@ -379,6 +392,9 @@ impl Service {
             circuit_breaker: None,
             panic_threshold: 0,
             slow_start: None,
+            on_down: OnDown::Auto,
+            down_grace: None,
+            down_timeout: None,
             agent: None,
             feedback: None,
             max_flows: 0,
@@ -488,6 +504,20 @@ impl FromStr for PortRange {
     }
 }
 
+/// What becomes of the established flows of a backend that its health check or its agent calls down.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", try_from = "String")]
+pub enum OnDown {
+    /// `nat`, `full-nat`: they stay while the backend answers any client. The other modes, in which its answers do not
+    /// pass here: they stay for `down_timeout`.
+    #[default]
+    Auto,
+    /// They stay.
+    Keep,
+    /// They end at once.
+    Reset,
+}
+
 /// The words of an enum: one table for reading and printing.
 macro_rules! words {
     ($type:ident: $($word:literal => $variant:ident),+) => {
@@ -537,6 +567,7 @@ words!(Mode: "full-nat" => FullNat, "nat" => Nat, "dsr" => Dsr, "ipip" => Ipip, 
 words!(Withdraw: "never" => Never, "no-backends" => NoBackends);
 words!(FlowTracking: "auto" => Auto, "always" => Always);
 words!(OnNoBackends: "reject" => Reject, "drop" => Drop);
+words!(OnDown: "auto" => Auto, "keep" => Keep, "reset" => Reset);
 
 #[cfg(test)]
 mod tests {
@@ -684,7 +715,11 @@ mod tests {
         let rate = (0u32..=1_000_000, 0u32..=1_000_000);
         let slow_start = prop::option::of((1u64..=3600).prop_map(Duration::from_secs));
         let follows = prop::option::of((agent(), prop::option::of(feedback())));
-        let recovery = (0u8..=100, slow_start, prop::option::of(circuit_breaker()), follows);
+        let down = (
+            prop::sample::select(vec![OnDown::Auto, OnDown::Keep, OnDown::Reset]),
+            prop::option::of((500u64..=3_600_000).prop_map(Duration::from_millis)),
+        );
+        let recovery = (0u8..=100, slow_start, prop::option::of(circuit_breaker()), follows, down);
         let affinity = prop_oneof![
             Just(Affinity::None),
             Just(Affinity::Source),
@@ -743,6 +778,8 @@ mod tests {
                         }
                     }),
                     slow_start: recovery.1,
+                    on_down: recovery.4.0,
+                    down_grace: recovery.4.1.filter(|_| recovery.4.0 == OnDown::Auto),
                     agent: recovery.3.clone().map(|follows| follows.0),
                     feedback: recovery.3.and_then(|follows| follows.1),
                     new_flow_rate: rate.0,

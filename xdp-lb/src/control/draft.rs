@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use xdp_lb_common::net::{Address, Endpoint, Port};
+use xdp_lb_common::net::{Address, Endpoint, Port, Protocol};
 use xdp_lb_common::tables::{
     Backend, BackendIndex, BackendState, COUNTS_FLOWS, Mode, RECORDS_FLOWS, REJECTS, Reply, ServerKey,
     Service, ServiceIndex, SlotIndex,
@@ -167,7 +167,12 @@ impl<'a> Draft<'a> {
         if is_in_place && self.before.rings.get(&wanted.vip) == Some(input) {
             return Ok(place);
         }
-        let keeps_flows = |(_, state): &&(Member, BackendState)| *state != BackendState::Down;
+        // Whose flows may be without a record. UDP has no SYN to tell by which of its packets are new: those to a backend that
+        // fails go to another one at once, and only what is recorded stays.
+        let keeps_flows = |(_, state): &&(Member, BackendState)| match wanted.vip.protocol {
+            Protocol::UDP => matches!(state, BackendState::Up | BackendState::Draining),
+            _ => *state != BackendState::Down,
+        };
         let living: HashSet<_> = input.iter().filter(keeps_flows).map(|(member, _)| member.index).collect();
         // Where nobody takes new flows, those that are there still have their slots.
         let owners = match members.is_empty() {

@@ -10,6 +10,7 @@ use xdp_lb_common::tables::{self as datapath, SourceVerdict, Traffic};
 use super::agent::AgentState;
 use super::breaker::{Breaker, Circuit, Moment};
 use super::ejection::{Suspect, eject};
+use super::failing::{Failing, Verdict};
 use super::feedback::{Part, damped, scaled};
 use super::latency::{self, Average};
 use super::plan::{identities, identity};
@@ -19,12 +20,12 @@ use super::tables::Tables;
 use super::wanted::{Path, Sources, WantedBackend, WantedService};
 use crate::api::types::{AdminState, BackendState, Origin};
 use crate::config::{
-    self, Effective, EffectiveBackend, EffectiveService, FlowTracking, Mode, OnNoBackends, Probe, Via,
-    Withdraw,
+    self, DownPolicy, Effective, EffectiveBackend, EffectiveService, FlowTracking, Mode, OnNoBackends, Probe,
+    Via, Withdraw,
 };
 use crate::health::{AgentReport, Course, Health, Report, Target, TargetId};
-use crate::net::NextHop;
 use crate::net::vips::Wish;
+use crate::net::{NextHop, NoNextHop};
 use crate::ring;
 
 /// Everything that is known of the services and backends.
@@ -36,6 +37,8 @@ pub struct Fleet {
     covered: Covered,
     /// The services that use backends which are down, by name, and why.
     panics: BTreeMap<String, String>,
+    /// The backends whose flows end once they answer nobody any more, with the keys of their services' records.
+    watched: Vec<(TargetId, Endpoint, DownPolicy)>,
     /// When something changes by itself.
     due: Option<Instant>,
     /// When what a service's weights follow has moved slots of its ring last, by the service's name.
@@ -100,6 +103,12 @@ pub struct Known {
     pub percent: u16,
     /// Whether it took new flows when weights were looked at last.
     was_in_ring: bool,
+    /// What becomes of its flows, where something speaks against it.
+    failing: Option<Failing>,
+    /// What an earlier daemon's tables had it do, where it took no new flows and nothing has been heard of it since.
+    inherited: Option<datapath::BackendState>,
+    /// Why its last check could not be made, where this host could not; in words.
+    trouble: Option<String>,
 }
 
 impl Known {
@@ -120,7 +129,66 @@ impl Known {
             agent: AgentState::new(None),
             percent: 100,
             was_in_ring: false,
+            failing: None,
+            inherited: None,
+            trouble: None,
         }
+    }
+
+    /// Whether the flows that it had have ended.
+    fn is_ended(&self) -> bool {
+        self.failing.as_ref().is_some_and(Failing::is_ended)
+    }
+
+    /// Whether it has flows that stay, or takes new ones.
+    pub fn keeps_flows(&self) -> bool {
+        match self.condition.state {
+            BackendState::Down | BackendState::Ejected | BackendState::Unresolved => {
+                self.failing.as_ref().is_some_and(|failing| !failing.is_ended())
+            }
+            BackendState::Checking => self.inherited == Some(datapath::BackendState::Failing),
+            _ => true,
+        }
+    }
+
+    /// What the datapath is to do with it.
+    fn datapath_state(&self, has_path: bool) -> datapath::BackendState {
+        match self.condition.state {
+            state if state.takes_new_flows() => datapath::BackendState::Up,
+            BackendState::Draining | BackendState::Standby => datapath::BackendState::Draining,
+            BackendState::Checking => self.inherited.unwrap_or(datapath::BackendState::Down),
+            _ if self.keeps_flows() && has_path => datapath::BackendState::Failing,
+            _ if self.is_ended() => datapath::BackendState::Ending,
+            _ => datapath::BackendState::Down,
+        }
+    }
+
+    /// Judges what becomes of its flows where it is to be in this state; returns when time alone ends them.
+    fn judge(
+        &mut self,
+        state: BackendState,
+        hop: Option<&Hop>,
+        policy: DownPolicy,
+        now: Instant,
+    ) -> Option<Instant> {
+        let verdict = match (state, hop) {
+            (BackendState::Down, _) => Verdict::Down,
+            (BackendState::Ejected, _) => Verdict::Ejected,
+            (BackendState::Unresolved, Some(Hop::Missing(NoNextHop::Silent(_), _))) => Verdict::Down,
+            (BackendState::Unresolved, _) => Verdict::Here,
+            (BackendState::Checking, _) => return None,
+            _ => {
+                (self.failing, self.inherited) = (None, None);
+                return None;
+            }
+        };
+        let inherited = self.inherited.take();
+        let failing = match self.failing.take() {
+            Some(failing) => failing.judged(verdict, now),
+            None if inherited == Some(datapath::BackendState::Ending) => Failing::ended(verdict, now),
+            None => Failing::new(verdict, now),
+        };
+        self.failing.insert(failing).advance(policy, now)
     }
 
     /// Whether its health check says that it is down.
@@ -223,7 +291,19 @@ enum Hop {
     /// As the tables have it that an earlier daemon left: good until something else is heard.
     Adopted(Path),
     Known(NextHop),
-    Missing(String),
+    /// Why there is none, and the last one that there was: flows go on there as soon as it is reached again.
+    Missing(NoNextHop, Option<Path>),
+}
+
+impl Hop {
+    /// How packets to whoever is behind it leave, as far as that is known.
+    fn path(&self) -> Option<Path> {
+        match self {
+            Self::Adopted(path) => Some(*path),
+            Self::Known(next_hop) => Some(next_hop.into()),
+            Self::Missing(_, last) => *last,
+        }
+    }
 }
 
 impl Fleet {
@@ -273,15 +353,20 @@ impl Fleet {
             let address = backend.backend.address;
             let mut seen = self.known.remove(&id).unwrap_or_else(|| {
                 let serves = serving.get(&(vip(service), address.ip().into(), address.port()));
-                let is_up = serves.is_some() || !service.service.is_checked();
-                let health = if is_up { Health::Up } else { Health::Unknown };
+                let is_well =
+                    matches!(serves, Some(datapath::BackendState::Up | datapath::BackendState::Draining));
+                let health = match is_well || !service.service.is_checked() {
+                    true => Health::Up,
+                    false => Health::Unknown,
+                };
                 let meanwhile = match serves {
-                    None => Some(BackendState::Checking),
+                    Some(datapath::BackendState::Up) => None,
                     Some(datapath::BackendState::Draining) => Some(BackendState::Draining),
-                    Some(_) => None,
+                    _ => Some(BackendState::Checking),
                 };
                 let is_fresh = !old.contains(&service.service.name);
-                Known { agent: AgentState::new(meanwhile), ..Known::new(health, is_fresh, now) }
+                let inherited = serves.copied().filter(|_| !is_well);
+                Known { agent: AgentState::new(meanwhile), inherited, ..Known::new(health, is_fresh, now) }
             });
             if service.service.agent.is_none() {
                 seen.agent = AgentState::new(None);
@@ -302,9 +387,13 @@ impl Fleet {
     pub fn report(&mut self, report: Report) -> bool {
         // One that was removed may still have a check out.
         let Some(known) = self.known.get_mut(&report.id) else { return false };
-        known.latency = report.latency;
+        if report.trouble.is_none() {
+            known.latency = report.latency;
+        }
         report.latency.into_iter().for_each(|took| known.average.hear(took));
-        let is_news = known.health != report.health || report.transition.is_some();
+        let is_news =
+            known.health != report.health || report.transition.is_some() || known.trouble != report.trouble;
+        known.trouble = report.trouble;
         known.health = report.health;
         if report.transition.is_some() {
             known.why = report.transition;
@@ -326,10 +415,10 @@ impl Fleet {
     }
 
     /// Takes in what was heard of the way to an address.
-    pub fn heard(&mut self, address: IpAddr, next_hop: Result<NextHop, String>) {
+    pub fn heard(&mut self, address: IpAddr, next_hop: Result<NextHop, NoNextHop>) {
         let hop = match next_hop {
             Ok(next_hop) => Hop::Known(next_hop),
-            Err(why) => Hop::Missing(why),
+            Err(why) => Hop::Missing(why, self.next_hops.get(&address).and_then(Hop::path)),
         };
         self.next_hops.insert(address, hop);
     }
@@ -430,6 +519,7 @@ impl Fleet {
     pub fn decide(&mut self, now: Instant) -> Vec<Transition> {
         let mut transitions = Vec::new();
         self.panics.clear();
+        self.watched.clear();
         self.due = None;
         let effective = std::mem::take(&mut self.effective);
         for service in &effective.services {
@@ -449,16 +539,29 @@ impl Fleet {
                 let step = known.warm_up(decided.state, service.service.slow_start, now);
                 let is_down = known.is_down(service);
                 let moves = service.service.circuit_breaker.and_then(|_| known.breaker.due(is_down));
-                self.due = self.due.into_iter().chain(step).chain(moves).min();
+                let hop = self.next_hops.get(&backend.backend.address.ip());
+                let had_ended = known.is_ended();
+                let policy = service.service.down_policy();
+                let end = known.judge(decided.state, hop, policy, now);
+                self.due = self.due.into_iter().chain(step).chain(moves).chain(end).min();
+                if let Some(failing) = &known.failing {
+                    decided.reason = format!("{}; {}", decided.reason, failing.words(policy));
+                    if failing.is_watched(policy) {
+                        self.watched.push((id.clone(), vip(service), policy));
+                    }
+                }
                 if decided.state == BackendState::HalfOpen {
                     known.portion =
                         service.service.circuit_breaker.map_or(100, |breaker| breaker.half_open_portion);
                 } else if known.portion < 100 {
                     decided.reason = format!("{}; warming up, {} %", decided.reason, known.portion);
                 }
-                if is_new || known.condition.state != decided.state {
-                    let before = (!is_new).then_some(known.condition.state);
+                let is_other = is_new || known.condition.state != decided.state;
+                if is_other {
                     known.since = now;
+                }
+                if is_other || known.is_ended() && !had_ended {
+                    let before = (!is_new).then_some(known.condition.state);
                     transitions.push(Transition { id, before, now: decided.clone() });
                 }
                 if let Some(spared) = &known.spared {
@@ -466,6 +569,9 @@ impl Fleet {
                 }
                 if let Some(trouble) = &known.agent.trouble {
                     decided.reason = format!("{}; its agent cannot be asked: {trouble}", decided.reason);
+                }
+                if let Some(trouble) = &known.trouble {
+                    decided.reason = format!("{}; the check could not be run: {trouble}", decided.reason);
                 }
                 known.condition = decided;
             }
@@ -490,6 +596,27 @@ impl Fleet {
                 known.breaker.see(&policy, traffic.new_flows, traffic.accepted, traffic.resets, now);
                 is_news |= known.breaker.failures(&policy, now).is_some() || known.spared.is_some();
             }
+        }
+        is_news
+    }
+
+    /// Whether it is looked at whether backends answer.
+    pub fn watches_answers(&self) -> bool {
+        !self.watched.is_empty()
+    }
+
+    /// Takes in what the datapath has counted for the backends that may have to answer. Returns whether flows end now.
+    pub fn see_answers(
+        &mut self,
+        counted: impl Fn(&Endpoint, SocketAddr) -> Option<Traffic>,
+        now: Instant,
+    ) -> bool {
+        let mut is_news = false;
+        for (id, vip, policy) in &self.watched {
+            let failing = self.known.get_mut(id).and_then(|known| known.failing.as_mut());
+            let (Some(failing), Some(traffic)) = (failing, counted(vip, id.backend)) else { continue };
+            failing.see(&traffic, now);
+            is_news |= failing.is_due(*policy, now);
         }
         is_news
     }
@@ -699,24 +826,18 @@ impl Fleet {
             .collect();
         let weights = scaled(&parts);
         let configured: Vec<u16> = parts.iter().map(|(weight, _)| *weight).collect();
+        let path = |backend: &EffectiveBackend| {
+            self.next_hops.get(&backend.backend.address.ip()).and_then(Hop::path)
+        };
         let backends = service.backends.iter().zip(weights).map(|(backend, weight)| WantedBackend {
             address: backend.backend.address,
             weight,
             portion: known(backend).map_or(100, |known| known.portion),
             max_flows: backend.backend.max_flows,
             server_id: backend.backend.server_id.map(|id| datapath::ServerId::new(id.padded())),
-            state: match known(backend).map(|known| known.condition.state) {
-                Some(state) if state.takes_new_flows() => datapath::BackendState::Up,
-                Some(BackendState::Draining | BackendState::Standby | BackendState::Ejected) => {
-                    datapath::BackendState::Draining
-                }
-                _ => datapath::BackendState::Down,
-            },
-            path: match self.next_hops.get(&backend.backend.address.ip()) {
-                Some(Hop::Known(next_hop)) => Some(next_hop.into()),
-                Some(Hop::Adopted(path)) => Some(*path),
-                _ => None,
-            },
+            state: known(backend)
+                .map_or(datapath::BackendState::Down, |known| known.datapath_state(path(backend).is_some())),
+            path: path(backend),
         });
         let mode = match service.service.mode {
             Mode::Nat => datapath::Mode::Nat,
@@ -824,13 +945,13 @@ fn pairs(effective: &Effective) -> impl Iterator<Item = (&EffectiveService, &Eff
         .flat_map(|service| service.backends.iter().map(move |backend| (service, backend)))
 }
 
-/// The backends that keep their flows in these tables, up or draining, by VIP, address and port.
+/// The backends of which these tables have flows, and what they do with them, by VIP, address and port.
 fn serving(tables: &Tables) -> BTreeMap<(Endpoint, Address, u16), datapath::BackendState> {
     let vips: HashMap<_, _> = tables.services.iter().map(|(vip, service)| (service.index, *vip)).collect();
     let serves = |backend: &datapath::Backend| {
-        let state = [datapath::BackendState::Up, datapath::BackendState::Draining]
-            .into_iter()
-            .find(|state| backend.state == *state as u8)?;
+        use datapath::BackendState::{Draining, Ending, Failing, Up};
+        let state =
+            [Up, Draining, Failing, Ending].into_iter().find(|state| backend.state == *state as u8)?;
         Some(((*vips.get(&backend.service)?, backend.address, backend.port.get()), state))
     };
     tables.backends.values().filter_map(serves).collect()
@@ -848,7 +969,7 @@ fn condition(
     let refusal = known.agent.refusal().map(|refusal| (refusal.state, refusal.reason.clone()));
     let (state, reason) = match (hop, known.health) {
         (None, _) => (BackendState::Unresolved, "the next hop is being looked up".into()),
-        (Some(Hop::Missing(why)), _) => (BackendState::Unresolved, format!("no next hop: {why}")),
+        (Some(Hop::Missing(why, _)), _) => (BackendState::Unresolved, format!("no next hop: {why}")),
         (Some(Hop::Known(NextHop { router: Some(router), .. })), _) if service.service.mode == Mode::Dsr => (
             BackendState::Unresolved,
             format!(
@@ -937,7 +1058,9 @@ mod tests {
 
     use super::*;
     use crate::api::types::Origin;
-    use crate::config::{Backend, HealthCheck, Probe, Service};
+    use crate::config::{Backend, HealthCheck, Limits, OnDown, Probe, Service};
+    use crate::control::plan::Planner;
+    use crate::datapath::Sizes;
     use crate::health::{AgentAdmin, AgentOperation, Said};
 
     fn service(probe: Probe) -> EffectiveService {
@@ -977,7 +1100,7 @@ mod tests {
     fn what_keeps_packets_from_a_backend_comes_first() {
         use AdminState::{Draining, Enabled};
         use BackendState as State;
-        let missing = || Some(Hop::Missing("no route".into()));
+        let missing = || Some(Hop::Missing(NoNextHop::Here("no route".into()), None));
         for (hop, health, weight, admin, probe, state, reason) in [
             (None, Health::Up, 1, Enabled, Probe::Tcp, State::Unresolved, "the next hop is being looked up"),
             (missing(), Health::Down, 1, Draining, Probe::Tcp, State::Unresolved, "no next hop: no route"),
@@ -1108,7 +1231,7 @@ mod tests {
         let targets = fleet.targets();
         for ((target, _), (_, health)) in targets.into_iter().zip(backends) {
             let transition = Some("it said so".to_owned());
-            fleet.report(Report { id: target.id, health: *health, transition, latency: None });
+            fleet.report(Report { id: target.id, health: *health, transition, latency: None, trouble: None });
         }
         fleet.decide(Instant::now());
     }
@@ -1129,11 +1252,138 @@ mod tests {
         let mut fleet = fleet_of(0, &[(false, Up), (true, Up)]);
         assert_eq!(states(&fleet), [(State::Up, Tables::Up), (State::Standby, Tables::Draining)]);
         set_health(&mut fleet, &[(false, Down), (true, Up)]);
-        assert_eq!(states(&fleet), [(State::Down, Tables::Down), (State::Up, Tables::Up)]);
+        assert_eq!(states(&fleet), [(State::Down, Tables::Failing), (State::Up, Tables::Up)]);
         let backup = fleet.known(&fleet.targets()[1].0.id).unwrap();
         assert_eq!(backup.condition.reason, "health check: it said so; a backup, and no other is up");
         set_health(&mut fleet, &[(false, Up), (true, Up)]);
         assert_eq!(states(&fleet), [(State::Up, Tables::Up), (State::Standby, Tables::Draining)]);
+    }
+
+    /// What becomes of a backend whose flows have ended.
+    const ENDED: datapath::BackendState = datapath::BackendState::Ending;
+
+    /// What the datapath has counted for the first backend.
+    fn answers(fleet: &mut Fleet, packets_out: u64, asked: u64, now: Instant) -> bool {
+        fleet.see_answers(|_, _| Some(Traffic { packets_out, asked, ..Traffic::default() }), now)
+    }
+
+    #[test]
+    fn the_flows_of_one_that_is_down_stay_while_it_answers_and_end_once_it_does_not() {
+        use datapath::BackendState as Tables;
+        use {BackendState as State, Health::Down, Health::Up};
+        let now = Instant::now();
+        let at = |millis: u64| now + Duration::from_millis(millis);
+        let mut fleet = fleet_of(0, &[(false, Up), (false, Up)]);
+        assert!(!fleet.watches_answers());
+        set_health(&mut fleet, &[(false, Down), (false, Up)]);
+        assert!(fleet.watches_answers());
+        for round in 0..400 {
+            assert!(!answers(&mut fleet, round, round, at(250 * round)), "{round}");
+        }
+        fleet.decide(at(100_000));
+        assert_eq!(states(&fleet)[0], (State::Down, Tables::Failing));
+        let silent: Vec<u64> = (0..12)
+            .filter(|round| answers(&mut fleet, 399, 400 + round, at(100_000 + 250 * round)))
+            .collect();
+        assert_eq!(silent, [8, 9, 10, 11], "two seconds after the first question");
+        let told = fleet.decide(at(103_000));
+        assert_eq!(told.len(), 1);
+        assert_eq!((told[0].before, told[0].now.state), (Some(State::Down), State::Down));
+        assert_eq!(
+            told[0].now.reason,
+            "health check: it said so; established flows have ended: it answered nobody for 2s"
+        );
+        assert_eq!(states(&fleet)[0], (State::Down, ENDED));
+        assert!(!fleet.watches_answers() && fleet.decide(at(104_000)).is_empty());
+        set_health(&mut fleet, &[(false, Up), (false, Up)]);
+        assert_eq!(states(&fleet)[0], (State::Up, Tables::Up));
+    }
+
+    #[test]
+    fn a_drain_whose_check_fails_is_treated_the_same() {
+        use datapath::BackendState as Tables;
+        use {BackendState as State, Health::Down, Health::Up};
+        let now = Instant::now();
+        let mut fleet = fleet_with(|service| service.on_down = OnDown::Reset, &[(false, Up), (false, Up)]);
+        fleet.effective.services[0].backends[0].admin = AdminState::Draining;
+        fleet.decide(now);
+        assert_eq!(states(&fleet)[0], (State::Draining, Tables::Draining));
+        set_health(&mut fleet, &[(false, Down), (false, Up)]);
+        assert_eq!(states(&fleet)[0], (State::Down, ENDED));
+        fleet.effective.services[0].service.on_down = OnDown::Keep;
+        set_health(&mut fleet, &[(false, Up), (false, Up)]);
+        assert_eq!(states(&fleet)[0], (State::Draining, Tables::Draining));
+        set_health(&mut fleet, &[(false, Down), (false, Up)]);
+        assert_eq!(states(&fleet)[0], (State::Down, Tables::Failing));
+    }
+
+    #[test]
+    fn the_way_to_a_backend_stays_known_while_this_host_has_none_and_its_flows_with_it() {
+        use BackendState as State;
+        use datapath::BackendState as Tables;
+        let mut fleet = fleet_with(|service| service.on_down = OnDown::Reset, &[(false, Health::Up); 2]);
+        let path = fleet.wanted()[0].backends[0].path;
+        let address: IpAddr = "198.51.100.11".parse().unwrap();
+        fleet.heard(address, Err(NoNextHop::Here("eth1 is down".into())));
+        fleet.decide(Instant::now());
+        assert_eq!(states(&fleet)[0], (State::Unresolved, Tables::Failing));
+        assert_eq!(fleet.wanted()[0].backends[0].path, path);
+        // A neighbour that does not answer is another thing.
+        fleet.heard(address, Err(NoNextHop::Silent("198.51.100.11 on eth1 does not answer ARP".into())));
+        fleet.decide(Instant::now());
+        assert_eq!(states(&fleet)[0], (State::Unresolved, ENDED));
+    }
+
+    #[test]
+    fn another_daemon_keeps_the_flows_of_a_backend_that_fails_until_it_has_looked_itself() {
+        use datapath::BackendState as Datapath;
+        let mut before = fleet_of(0, &[(false, Health::Up), (false, Health::Up)]);
+        set_health(&mut before, &[(false, Health::Down), (false, Health::Up)]);
+        let limits = Limits {
+            services: 1,
+            backends: 2,
+            slots: 1000,
+            flows: 1,
+            half_open_flows: 1,
+            source_ranges: 1,
+            source_rates: 1,
+            fragments: 1,
+        };
+        let mut planner = Planner::new(Tables::default(), Sizes { limits, snat_addresses: 1 });
+        let plan = planner.plan(&before.wanted()).unwrap();
+        planner.commit(&plan);
+        let mut fleet = Fleet::new(planner.tables());
+        fleet.set_effective(before.effective().clone(), planner.tables(), Instant::now());
+        fleet.decide(Instant::now());
+        assert_eq!(states(&fleet)[0], (BackendState::Checking, Datapath::Failing));
+        assert_eq!(states(&fleet)[1], (BackendState::Up, Datapath::Up));
+        set_health(&mut fleet, &[(false, Health::Down), (false, Health::Up)]);
+        assert_eq!(states(&fleet)[0], (BackendState::Down, Datapath::Failing));
+    }
+
+    #[test]
+    fn a_check_that_could_not_be_run_is_told_and_changes_nothing_else() {
+        let mut fleet = fleet_of(0, &[(false, Health::Up)]);
+        let id = fleet.targets()[0].0.id.clone();
+        let trouble = |why: Option<&str>| Report {
+            id: id.clone(),
+            health: Health::Up,
+            transition: None,
+            latency: None,
+            trouble: why.map(str::to_owned),
+        };
+        let reason = |fleet: &mut Fleet| {
+            fleet.decide(Instant::now());
+            let known = fleet.known(&fleet.targets()[0].0.id).unwrap().condition.clone();
+            assert_eq!(known.state, BackendState::Up);
+            known.reason
+        };
+        let before = reason(&mut fleet);
+        assert!(fleet.report(trouble(Some("eth1 is down"))));
+        assert!(!fleet.report(trouble(Some("eth1 is down"))), "it is no news");
+        assert_eq!(reason(&mut fleet), format!("{before}; the check could not be run: eth1 is down"));
+        assert!(fleet.report(trouble(None)));
+        assert_eq!(reason(&mut fleet), before);
     }
 
     #[test]
@@ -1141,7 +1391,7 @@ mod tests {
         use datapath::BackendState as Tables;
         use {BackendState as State, Health::Down, Health::Up};
         let mut fleet = fleet_of(50, &[(false, Up), (false, Up), (false, Down), (false, Down)]);
-        assert_eq!(states(&fleet)[2], (State::Down, Tables::Down));
+        assert_eq!(states(&fleet)[2], (State::Down, Tables::Failing));
         assert_eq!(fleet.panic("web"), None);
         set_health(&mut fleet, &[(false, Up), (false, Down), (false, Down), (false, Down)]);
         assert_eq!(states(&fleet)[0], (State::Up, Tables::Up));
@@ -1152,11 +1402,11 @@ mod tests {
         let reason = format!("health check: it said so; takes flows all the same: {why}");
         assert_eq!(kept.condition.reason, reason);
         // One without a way to it cannot be kept.
-        fleet.heard("198.51.100.12".parse().unwrap(), Err("no route".into()));
+        fleet.heard("198.51.100.12".parse().unwrap(), Err(NoNextHop::Here("no route".into())));
         fleet.decide(Instant::now());
-        assert_eq!(states(&fleet)[1], (State::Unresolved, Tables::Down));
+        assert_eq!(states(&fleet)[1], (State::Unresolved, Tables::Failing));
         set_health(&mut fleet, &[(false, Up), (false, Down), (false, Up), (false, Down)]);
-        assert_eq!(states(&fleet)[3], (State::Down, Tables::Down));
+        assert_eq!(states(&fleet)[3], (State::Down, Tables::Failing));
         assert_eq!(fleet.panic("web"), None);
     }
 
@@ -1177,7 +1427,7 @@ mod tests {
         let ids: Vec<TargetId> = fleet.targets().into_iter().map(|(target, _)| target.id).collect();
         let report = |id: &TargetId, health| {
             let transition = Some("it said so".to_owned());
-            Report { id: id.clone(), health, transition, latency: None }
+            Report { id: id.clone(), health, transition, latency: None, trouble: None }
         };
         fleet.report(report(&ids[2], Up));
         fleet.decide(now);
@@ -1260,7 +1510,7 @@ mod tests {
             [("198.51.100.13".parse::<IpAddr>().unwrap(), State::Ejected)],
             "half of three is one"
         );
-        assert_eq!(states(&fleet)[2], (State::Ejected, Tables::Draining));
+        assert_eq!(states(&fleet)[2], (State::Ejected, Tables::Failing));
         let ids: Vec<TargetId> = fleet.targets().into_iter().map(|(target, _)| target.id).collect();
         let reason = |fleet: &Fleet, place: usize| fleet.known(&ids[place]).unwrap().condition.reason.clone();
         assert!(
@@ -1395,7 +1645,7 @@ mod tests {
 
         let down = Said { operation: Some(AgentOperation::Down), ..Said::default() };
         agents_say(&mut fleet, &[part(100), Some(down)], at(20));
-        assert_eq!(second(&fleet), (State::Down, datapath::BackendState::Down));
+        assert_eq!(second(&fleet), (State::Down, datapath::BackendState::Failing));
         // What the operator drains keeps its flows, whatever the agent says.
         fleet.effective.services[0].backends[1].admin = AdminState::Draining;
         fleet.decide(at(20));
@@ -1473,7 +1723,13 @@ mod tests {
         for (id, took) in ids(fleet).into_iter().zip(milliseconds) {
             for _ in 0..checks {
                 let latency = Some(Duration::from_millis(*took));
-                fleet.report(Report { id: id.clone(), health: Health::Up, transition: None, latency });
+                fleet.report(Report {
+                    id: id.clone(),
+                    health: Health::Up,
+                    transition: None,
+                    latency,
+                    trouble: None,
+                });
             }
         }
     }

@@ -1,12 +1,13 @@
 //! The proof of the flow memory: the datapath and the control plane together, against a model that remembers every
-//! flow. Whatever happens in whatever order, a living flow stays on its backend while that is up or drains; and where the
+//! flow. Whatever happens in whatever order, a living flow stays on its backend while that is up, drains or fails its checks
+//! (of UDP, while it fails: where the flow has a record, since nothing else tells it from a new one); and where the
 //! backend's flows end, its client is told so, and no packet of it goes to another backend.
 //!
 //! The packets go through the datapath's own code, over its host tables; the tables are written by the real planner,
 //! a write at a time with packets in between, and settled by the real settling and census.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,7 @@ use xdp_lb_common::own_mac::OwnMac;
 use xdp_lb_common::process::{Scratch, Verdict, process, records_flows, slot_hash};
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::slot::Slot;
-use xdp_lb_common::tables::{Backend, BackendState, Book, Mode, Settings};
+use xdp_lb_common::tables::{Backend, BackendState, Book, FlowKey, Mode, Settings};
 
 use super::plan::Planner;
 use super::settling::Settling;
@@ -79,6 +80,7 @@ fn step() -> impl Strategy<Value = Step> {
     let state = prop_oneof![
         5 => Just(BackendState::Up),
         3 => Just(BackendState::Draining),
+        3 => Just(BackendState::Failing),
         2 => Just(BackendState::Ending),
         2 => Just(BackendState::Down),
     ];
@@ -111,7 +113,7 @@ struct World {
     planner: Planner,
     settling: Settling,
     wanted: Vec<WantedService>,
-    /// The flows that live, by service and client: those whose backend has been up or draining ever since.
+    /// The flows that live, by service and client: those whose backend has kept its flows ever since.
     flows: BTreeMap<(usize, u16), Flow>,
     /// The TCP connections whose backend's flows end, and whose clients do not know.
     ended: BTreeMap<(usize, u16), Flow>,
@@ -375,6 +377,14 @@ impl World {
                 Some(BackendState::Draining) => is_udp && !SERVICES[service].1,
                 _ => false,
             };
+            prop_assert!(
+                ![before, now_wanted].iter().all(|state| *state == Some(BackendState::Failing))
+                    || is_udp && self.has_record(service, client),
+                "client {} of service {} began at {}, which fails",
+                client,
+                service,
+                backend
+            );
             let last_first = self.last_first.insert((service, client), (backend, now));
             let patience = if is_udp { TIMEOUTS.udp_idle.as_secs() as u32 } else { HALF_OPEN };
             let is_again = last_first.is_some_and(|(to, at)| to == backend && now - at <= patience);
@@ -385,12 +395,24 @@ impl World {
                 service,
                 backend
             );
-            if now_wanted.is_some_and(|state| matches!(state, BackendState::Up | BackendState::Draining)) {
+            let is_kept = match now_wanted {
+                Some(BackendState::Up | BackendState::Draining) => true,
+                Some(BackendState::Failing) => !is_udp || self.has_record(service, client),
+                _ => false,
+            };
+            if is_kept {
                 let flow = Flow { backend, is_established: is_udp, last_packet: now };
                 self.flows.insert((service, client), flow);
             }
         }
         Ok(())
+    }
+
+    /// Whether the client's flow has a record.
+    fn has_record(&self, service: usize, client: u16) -> bool {
+        let source = SocketAddr::from(([203, 0, 113, 7], 1000 + client));
+        let key = FlowKey::new(Endpoint::from_socket(source, SERVICES[service].0), vip(service));
+        self.tables.flows.borrow().iter().any(|flows| flows.contains_key(&key))
     }
 
     fn step(&mut self, step: &Step) -> TestCaseResult {
@@ -419,13 +441,21 @@ impl World {
                 }
                 let state = becomes.map_or(BackendState::Vacant, |(state, _)| state);
                 let is_its = |of: usize, flow: &Flow| of == *service && flow.backend == address;
+                let is_tcp = SERVICES[*service].0 == Protocol::TCP;
                 self.ended.retain(|(of, _), flow| !is_its(*of, flow));
-                if !matches!(state, BackendState::Up | BackendState::Draining) {
-                    let ended = self.flows.extract_if(.., |(of, _), flow| is_its(*of, flow));
-                    let is_known = |flow: &Flow| SERVICES[*service].0 == Protocol::TCP && flow.is_established;
-                    let ended = ended.filter(|(_, flow)| state == BackendState::Ending && is_known(flow));
-                    self.ended.extend(ended);
-                }
+                let keeps = |client: u16| match state {
+                    BackendState::Up | BackendState::Draining => true,
+                    BackendState::Failing => is_tcp || self.has_record(*service, client),
+                    _ => false,
+                };
+                let kept: BTreeSet<u16> = (0..CLIENTS).filter(|client| keeps(*client)).collect();
+                let is_over = |(of, client): &(usize, u16), flow: &mut Flow| {
+                    is_its(*of, flow) && !kept.contains(client)
+                };
+                let ended = self.flows.extract_if(.., is_over);
+                let is_known = |flow: &Flow| is_tcp && flow.is_established;
+                let ended = ended.filter(|(_, flow)| state == BackendState::Ending && is_known(flow));
+                self.ended.extend(ended);
                 self.change()?;
             }
             Step::Restart => {

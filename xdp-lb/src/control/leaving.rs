@@ -221,7 +221,7 @@ impl<K: Kernel> Owner<K> {
         let index = *indices.get(&identity(present.index, address))?;
         let state = self.fleet.known(&target_id(service, backend)).map(|known| known.condition.state);
         let is_cut =
-            tables.backends.get(&index).is_some_and(|it| it.state == datapath::BackendState::Down as u8);
+            tables.backends.get(&index).is_some_and(|it| !datapath::BackendState::keeps_flows(it.state));
         if is_cut && state != Some(BackendState::Draining) {
             return Some("it gets no packets");
         }

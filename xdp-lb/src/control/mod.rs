@@ -7,6 +7,7 @@ mod draft;
 mod ejection;
 pub mod events;
 mod evidence;
+mod failing;
 mod feedback;
 mod fleet;
 #[cfg(test)]

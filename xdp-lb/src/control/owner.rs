@@ -1,7 +1,7 @@
 //! The one task that holds the daemon's state. Everything else sends it messages.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -33,10 +33,17 @@ use crate::config::{
 use crate::datapath::{Attached, Census};
 use crate::discovery::Update;
 use crate::health::{AgentReport, Course, Health, Report, Target, TargetId};
-use crate::net::{Event, OwnMacs, RouterAddressesOf};
+use crate::net::{Event, NoNextHop, OwnMacs, RouterAddressesOf};
 
 /// How often counters are sampled and what is overdue is looked for.
 const TICK: Duration = Duration::from_secs(1);
+
+/// How often it is looked at whether a backend that is down answers clients.
+const LOOK_FOR_ANSWERS: Duration = Duration::from_millis(250);
+
+/// News of backends is taken together for so long: those that fail at one moment are decided on together, and the ring does not
+/// move for one of them before it is known of the others.
+const NEWS_GATHER: Duration = Duration::from_millis(10);
 
 /// How often the flows are counted, and those that are over removed.
 const CENSUS_EVERY: Duration = Duration::from_secs(5);
@@ -62,6 +69,10 @@ const BURST: usize = 4096;
 /// Replaces what is checked: [`Checker::set_targets`](crate::health::Checker::set_targets).
 pub type SetTargets = Box<dyn FnMut(Vec<(Target, Health)>) + Send>;
 
+/// Says of an address whether this host has a way to it; or in words why not:
+/// [`Checker::set_reach`](crate::health::Checker::set_reach).
+pub type SetReach = Box<dyn FnMut(IpAddr, Option<String>) + Send>;
+
 /// Replaces where the datapath has the backends that are checked at VIPs; or why the daemon has no way to check so:
 /// [`VipChecks::set_courses`](crate::health::VipChecks::set_courses).
 pub type SetCourses = Result<SetCourse, String>;
@@ -86,6 +97,8 @@ pub struct Parts<K> {
     pub kernel: K,
     /// The checks' ear.
     pub set_targets: SetTargets,
+    /// Who is told which backends this host has no way to.
+    pub set_reach: SetReach,
     /// The resolver's ear.
     pub watch: Watch,
     /// Who keeps the VIPs.
@@ -143,6 +156,7 @@ pub struct Owner<K> {
     pub(super) planner: Planner,
     pub(super) kernel: K,
     set_targets: SetTargets,
+    set_reach: SetReach,
     watch: Watch,
     pub(super) vips: Box<dyn Vips>,
     pub(super) upgrades: Upgrades,
@@ -226,6 +240,7 @@ impl<K: Kernel> Owner<K> {
             mut config,
             kernel,
             set_targets,
+            set_reach,
             watch,
             vips,
             upgrades,
@@ -294,6 +309,7 @@ impl<K: Kernel> Owner<K> {
             config,
             kernel,
             set_targets,
+            set_reach,
             watch,
             vips,
             upgrades,
@@ -340,6 +356,8 @@ impl<K: Kernel> Owner<K> {
         let Ears { mut requests, mut reports, mut agents, mut events, mut found } = ears;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut look = tokio::time::interval(LOOK_FOR_ANSWERS);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 request = requests.recv() => match request {
@@ -348,7 +366,7 @@ impl<K: Kernel> Owner<K> {
                         return ended;
                     }
                 },
-                Some(report) = reports.recv() => self.is_stale |= self.fleet.report(report),
+                Some(report) = reports.recv() => self.hear_report(report),
                 Some(report) = agents.recv() => self.hear_agent(report),
                 event = events.recv() => match event {
                     None => return Ended::NetworkLost,
@@ -360,11 +378,12 @@ impl<K: Kernel> Owner<K> {
                     self.take_in_found(updates);
                 }
                 _ = tick.tick() => self.tick(),
+                _ = look.tick(), if self.fleet.watches_answers() => self.look_for_answers(),
                 () = tokio::time::sleep_until(self.rests_until.into()), if self.is_stale => {}
             }
             for _ in 0..BURST {
                 let Ok(report) = reports.try_recv() else { break };
-                self.is_stale |= self.fleet.report(report);
+                self.hear_report(report);
             }
             for _ in 0..BURST {
                 let Ok(report) = agents.try_recv() else { break };
@@ -528,6 +547,22 @@ impl<K: Kernel> Owner<K> {
         self.note_trouble(Trouble::Tables, done.err());
         // Behind the tables: a VIP that comes has somewhere to lead to.
         self.tell_vips();
+        // What is counted from now on is compared with this.
+        self.look_for_answers();
+    }
+
+    /// Looks whether backends that are down answer clients, where their flows depend on it.
+    fn look_for_answers(&mut self) {
+        if !self.fleet.watches_answers() {
+            return;
+        }
+        let (kernel, tables) = (&self.kernel, self.planner.tables());
+        let indices = identities(tables);
+        let counted = |vip: &Endpoint, backend: SocketAddr| {
+            let present = tables.services.get(vip)?;
+            kernel.backend_traffic(*indices.get(&identity(present.index, backend))?).ok()
+        };
+        self.is_stale |= self.fleet.see_answers(counted, Instant::now());
     }
 
     /// Tells the log and those who watch which backends are in another state.
@@ -545,6 +580,20 @@ impl<K: Kernel> Owner<K> {
         }
     }
 
+    /// Notes that something may follow from news of a backend, with the news that comes with it.
+    fn note_news(&mut self, is_news: bool) {
+        if is_news && !self.is_stale {
+            self.is_stale = true;
+            self.rests_until = self.rests_until.max(Instant::now() + NEWS_GATHER);
+        }
+    }
+
+    /// Takes in the end of a check.
+    fn hear_report(&mut self, report: Report) {
+        let is_news = self.fleet.report(report);
+        self.note_news(is_news);
+    }
+
     /// Takes in news of an agent; tells the log where it cannot be asked any more, or can again. What follows from its words
     /// is told as that.
     fn hear_agent(&mut self, report: AgentReport) {
@@ -552,7 +601,8 @@ impl<K: Kernel> Owner<K> {
         let trouble = |fleet: &Fleet| fleet.known(&id).and_then(|known| known.agent.trouble.clone());
         let before = trouble(&self.fleet);
         tracing::debug!("service {}: backend {}: its agent: {:?}", id.service, id.backend, report.result);
-        self.is_stale |= self.fleet.hear_agent(report, Instant::now());
+        let is_news = self.fleet.hear_agent(report, Instant::now());
+        self.note_news(is_news);
         let TargetId { service, backend } = &id;
         match (before, trouble(&self.fleet)) {
             (None, Some(why)) => tracing::warn!(
@@ -681,8 +731,13 @@ impl<K: Kernel> Owner<K> {
     fn take_in(&mut self, event: Event) {
         match event {
             Event::NextHop { address, next_hop } => {
+                let no_way = match &next_hop {
+                    Err(NoNextHop::Here(why)) => Some(why.clone()),
+                    _ => None,
+                };
+                (self.set_reach)(address, no_way);
                 self.fleet.heard(address, next_hop);
-                self.is_stale = true;
+                self.note_news(true);
             }
             Event::Vlans(vlans) => {
                 if let Err(error) = self.kernel.set_vlans(&vlans) {

@@ -222,7 +222,7 @@ impl Life<'_> {
             Ok(namespace) => Ok(Arc::new(VipChecks::new(Arc::clone(namespace), datapath.take_checks()?))),
             Err(why) => Err(why.clone()),
         };
-        let checker = Checker::start_with(reports, news, vip_checks.as_ref().ok().cloned());
+        let checker = Arc::new(Checker::start_with(reports, news, vip_checks.as_ref().ok().cloned()));
         let watched = Arc::clone(&resolver);
         let (updates, found) = mpsc::channel(QUEUE);
         let discoverer = Discoverer::start(updates);
@@ -230,7 +230,11 @@ impl Life<'_> {
             config_file: self.options.config_file.clone(),
             config,
             kernel: datapath,
-            set_targets: Box::new(move |targets| checker.set_targets(targets)),
+            set_targets: {
+                let checker = Arc::clone(&checker);
+                Box::new(move |targets| checker.set_targets(targets))
+            },
+            set_reach: Box::new(move |address, no_way| checker.set_reach(address, no_way)),
             watch: Box::new(move |addresses| watched.watch(addresses)),
             vips: Box::new(vips),
             upgrades: self.upgrades.clone(),

@@ -22,7 +22,7 @@ use crate::api::types::{
     AgentView, BackendView, CounterView, CountersView, HealthState, InterfaceView, MovingView, NextHopView,
     ServiceView, StatusView, TableView, TrafficView,
 };
-use crate::config::{self, EffectiveBackend, EffectiveService};
+use crate::config::{self, DownPolicy, EffectiveBackend, EffectiveService};
 use crate::datapath::Attached;
 use crate::health::Health;
 
@@ -180,6 +180,15 @@ impl<K: Kernel> Owner<K> {
             panic_threshold: service.service.panic_threshold,
             circuit_breaker: service.service.circuit_breaker,
             slow_start: service.service.slow_start,
+            on_down: service.service.on_down,
+            down_grace: match service.service.down_policy() {
+                DownPolicy::OnceSilent(grace) => Some(grace),
+                _ => None,
+            },
+            down_timeout: match service.service.down_policy() {
+                DownPolicy::After(timeout) => Some(timeout),
+                _ => None,
+            },
             agent: service.service.agent.clone(),
             feedback: service.service.feedback,
             panic: self.fleet.panic(&service.service.name).map(str::to_owned),

@@ -117,7 +117,9 @@ fn changed<'a, K: Ord, V: PartialEq>(
 fn first_backend(before: &Backend, after: &Backend) -> Backend {
     // States are numbered from the one that takes most to the one that takes nothing.
     const _: () = assert!((BackendState::Up as u8) < BackendState::Draining as u8);
-    const _: () = assert!((BackendState::Draining as u8) < BackendState::Down as u8);
+    const _: () = assert!((BackendState::Draining as u8) < BackendState::Failing as u8);
+    const _: () = assert!((BackendState::Failing as u8) < BackendState::Ending as u8);
+    const _: () = assert!((BackendState::Ending as u8) < BackendState::Down as u8);
     let base = if before.state < after.state { before } else { after };
     Backend { shared: before.shared.max(after.shared), ..*base }
 }

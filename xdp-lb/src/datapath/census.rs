@@ -5,7 +5,8 @@ use std::collections::{HashMap, HashSet};
 use xdp_lb_common::flow::PAIRED;
 use xdp_lb_common::process::{records_flows, slot_hash};
 use xdp_lb_common::tables::{
-    Backend, BackendIndex, Book, FlowKey, FlowRecord, Service, ServiceIndex, Settings, SlotIndex,
+    Backend, BackendIndex, BackendState, Book, FlowKey, FlowRecord, Service, ServiceIndex, Settings,
+    SlotIndex,
 };
 
 use crate::control::tables::Tables;
@@ -13,7 +14,7 @@ use crate::control::tables::Tables;
 /// The flow records at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Census {
-    /// How many recorded flows live, by their backend.
+    /// How many recorded flows live, by their backend, which keeps its flows.
     pub live: HashMap<BackendIndex, u64>,
     /// How many records are in use in each book; a flow that is recorded in both directions has two.
     pub records: [u64; Book::ALL.len()],
@@ -58,7 +59,9 @@ impl<'a> Count<'a> {
             return true;
         }
         self.census.records[book as usize] += 1;
-        if !is_reply && record.life.is_live(key.protocol, self.now, self.settings) {
+        let is_live = BackendState::keeps_flows(backend.state)
+            && record.life.is_live(key.protocol, self.now, self.settings);
+        if !is_reply && is_live {
             *self.census.live.entry(record.backend).or_default() += 1;
         }
         false

@@ -12,7 +12,7 @@ use super::{Finding, Subject};
 use crate::api::types::VipState;
 use crate::config::{Mode, Service};
 use crate::net::look::Network;
-use crate::net::{Event, NextHop, Resolver};
+use crate::net::{Event, NextHop, NoNextHop, Resolver};
 
 /// How long a neighbour may take to answer: the kernel asks three times, a second apart.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(4);
 /// Events that may wait.
 const QUEUE: usize = 1024;
 
-type Hops = BTreeMap<IpAddr, Result<NextHop, String>>;
+type Hops = BTreeMap<IpAddr, Result<NextHop, NoNextHop>>;
 
 pub(super) async fn examine(subject: &Subject<'_>, network: &Network) -> Result<Vec<Finding>> {
     let hops = hops(subject).await?;

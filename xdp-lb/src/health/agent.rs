@@ -44,6 +44,7 @@ pub(super) async fn follow(
 fn words(failure: Failure) -> String {
     match failure {
         Failure::Backend(words) => words,
+        Failure::OutOfReach(errno) => super::probe::words(errno),
         Failure::Here(error) => format!("this host cannot ask it: {error}"),
     }
 }

@@ -1,8 +1,8 @@
 //! The scheduler: one task for each backend that is checked, and one for each that has an agent.
 
 use std::collections::{HashMap, HashSet};
-use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit};
@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
-use super::probe::{Failure, Shared, probe};
+use super::probe::{Failure, Shared, probe, words};
 use super::state::State;
 use super::vip_checks::VipChecks;
 use super::{AgentReport, Health, Report, Target, TargetId, agent};
@@ -24,6 +24,12 @@ const MAX_SOCKETS: u64 = 16_384;
 
 /// The first checks of many new targets are spread out by this much for each.
 const SPREAD: Duration = Duration::from_micros(100);
+
+/// No check takes longer.
+const LONGEST_CHECK: Duration = Duration::from_secs(3600);
+
+/// A daemon that is woken so much later than it asked for, at least, gets too little time of the CPUs to judge a backend.
+const STARVED: Duration = Duration::from_millis(100);
 
 /// What this host's own trouble with checking is told at most this often.
 const WARN_EVERY: Duration = Duration::from_secs(60);
@@ -70,6 +76,16 @@ struct Context {
     sockets: Arc<Semaphore>,
     shared: Shared,
     warned: Mutex<Option<Instant>>,
+    /// The backends that this host had no way to lately, why not, and when it was over.
+    unreached: Mutex<HashMap<IpAddr, Unreached>>,
+}
+
+/// That this host had no way to a backend.
+#[derive(Debug)]
+struct Unreached {
+    why: String,
+    /// `None`: it has none now.
+    until: Option<Instant>,
 }
 
 impl Checker {
@@ -95,6 +111,7 @@ impl Checker {
             sockets: Arc::new(Semaphore::new(sockets as usize)),
             shared: Shared { vips, ..Shared::default() },
             warned: Mutex::default(),
+            unreached: Mutex::default(),
         };
         Self { targets: Mutex::default(), agents: Mutex::default(), news, context: Arc::new(context) }
     }
@@ -105,7 +122,9 @@ impl Checker {
     /// before goes on being asked, and is not reported again before it says something else.
     pub fn set_targets(&self, targets: Vec<(Target, Health)>) {
         self.set_agents(&targets);
-        let mut running = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
+        let addresses: HashSet<IpAddr> = targets.iter().map(|(target, _)| target.id.backend.ip()).collect();
+        lock(&self.context.unreached).retain(|address, _| addresses.contains(address));
+        let mut running = lock(&self.targets);
         let wanted: HashSet<&TargetId> = targets.iter().map(|(target, _)| &target.id).collect();
         running.retain(|id, _| wanted.contains(id));
         let is_new =
@@ -126,8 +145,24 @@ impl Checker {
         }
     }
 
+    /// Says of an address whether this host has no way to it, and why not. A check that fails meanwhile says nothing of the
+    /// backend.
+    pub fn set_reach(&self, address: IpAddr, no_way: Option<String>) {
+        let now = Instant::now();
+        let mut unreached = lock(&self.context.unreached);
+        match no_way {
+            Some(why) => drop(unreached.insert(address, Unreached { why, until: None })),
+            None => {
+                if let Some(it) = unreached.get_mut(&address) {
+                    it.until.get_or_insert(now);
+                }
+            }
+        }
+        unreached.retain(|_, it| it.until.is_none_or(|until| now.duration_since(until) < LONGEST_CHECK));
+    }
+
     fn set_agents(&self, targets: &[(Target, Health)]) {
-        let mut running = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = lock(&self.agents);
         let mut before = std::mem::take(&mut *running);
         let wanted = || targets.iter().filter_map(|(target, _)| Some((&target.id, target.agent.as_ref()?)));
         let is_new =
@@ -162,7 +197,8 @@ async fn follow(id: TargetId, mut orders: watch::Receiver<Order>, mut state: Sta
     loop {
         if order.check.probe == Probe::None {
             let transition = state.record(true, 1, 1).then(|| "it is not checked".to_owned());
-            let _ = context.reports.send(Report { id, health: Health::Up, transition, latency: None }).await;
+            let report = Report { id, health: Health::Up, transition, latency: None, trouble: None };
+            let _ = context.reports.send(report).await;
             return;
         }
         let outcome = tokio::select! {
@@ -180,12 +216,20 @@ async fn follow(id: TargetId, mut orders: watch::Receiver<Order>, mut state: Sta
         let HealthCheck { rise, fall, .. } = order.check;
         let (latency, reason) = match outcome.result {
             Ok(()) => (Some(outcome.took), None),
-            Err(Failure::Backend(reason)) => (None, Some(reason)),
-            Err(Failure::Here(error)) => {
-                next = outcome.began + interval(&order.check, state);
-                context.warn_of_local_trouble(&error);
-                continue;
-            }
+            Err(failure) => match context.blame(failure, &id, outcome.began) {
+                Ok(reason) => (None, Some(reason)),
+                Err(words) => {
+                    next = outcome.began + interval(&order.check, state);
+                    context
+                        .warn(&format!("cannot check a backend, which keeps its health meanwhile: {words}"));
+                    let (health, trouble) = (state.health(), Some(words));
+                    let report = Report { id: id.clone(), health, transition: None, latency: None, trouble };
+                    if context.reports.send(report).await.is_err() {
+                        return;
+                    }
+                    continue;
+                }
+            },
         };
         let before = state.health();
         let changed = state.record(latency.is_some(), rise, fall);
@@ -196,7 +240,7 @@ async fn follow(id: TargetId, mut orders: watch::Receiver<Order>, mut state: Sta
             (_, None) => in_a_row("the check succeeded", rise),
             (_, Some(reason)) => in_a_row(&reason, fall),
         });
-        let report = Report { id: id.clone(), health: state.health(), transition, latency };
+        let report = Report { id: id.clone(), health: state.health(), transition, latency, trouble: None };
         // Outside of the select, so that a change of the order never swallows a report.
         if context.reports.send(report).await.is_err() {
             return;
@@ -222,7 +266,9 @@ struct Outcome {
 }
 
 async fn check_once(id: &TargetId, check: &HealthCheck, at: Instant, context: &Context) -> Outcome {
+    let due = at.max(Instant::now());
     sleep_until(at).await;
+    let late = due.elapsed();
     let permit = context.sockets.acquire().await;
     let began = Instant::now();
     if began.duration_since(at) > check.interval {
@@ -231,21 +277,42 @@ async fn check_once(id: &TargetId, check: &HealthCheck, at: Instant, context: &C
     // In memory of its own: most tasks wait for their next check at any time.
     let result = Box::pin(probe(id, check, &context.shared)).await;
     drop(permit);
-    Outcome { began, took: began.elapsed(), result }
+    let took = began.elapsed();
+    let late = late.max(took.saturating_sub(check.timeout));
+    let result = match result {
+        Err(_) if late >= STARVED => Err(Failure::here("the daemon gets too little CPU time, and was late")),
+        result => result,
+    };
+    Outcome { began, took, result }
 }
 
 impl Context {
-    fn warn_of_local_trouble(&self, error: &io::Error) {
-        self.warn(&format!("cannot check a backend, which keeps its health meanwhile: {error}"));
+    /// What a check that failed says of the backend, in words; or why it says nothing, where this host is to blame.
+    fn blame(&self, failure: Failure, id: &TargetId, began: Instant) -> Result<String, String> {
+        let words = match failure {
+            Failure::Here(error) => return Err(error.to_string()),
+            Failure::OutOfReach(errno) => words(errno),
+            Failure::Backend(words) => words,
+        };
+        if let Some(unreached) = lock(&self.unreached).get(&id.backend.ip())
+            && unreached.until.is_none_or(|until| until >= began)
+        {
+            return Err(unreached.why.clone());
+        }
+        Ok(words)
     }
 
     fn warn(&self, words: &str) {
-        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut warned = lock(&self.warned);
         if warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
             *warned = Some(Instant::now());
             tracing::warn!("health checks: {words}");
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -516,11 +583,13 @@ mod tests {
 
     #[tokio::test]
     async fn trouble_of_this_host_is_not_held_against_the_backend() {
-        let failure = |code| Failure::from(io::Error::from_raw_os_error(code));
-        assert!(matches!(failure(libc::EMFILE), Failure::Here(_)));
-        assert!(matches!(failure(libc::EADDRNOTAVAIL), Failure::Here(_)));
-        assert!(
-            matches!(failure(libc::EHOSTUNREACH), Failure::Backend(words) if words == "no route to host")
-        );
+        let failure = |code| Failure::from(std::io::Error::from_raw_os_error(code));
+        for code in [libc::EMFILE, libc::EADDRNOTAVAIL, libc::ENETDOWN, libc::EPERM] {
+            assert!(matches!(failure(code), Failure::Here(_)), "{code}");
+        }
+        for code in [libc::EHOSTUNREACH, libc::ENETUNREACH] {
+            assert!(matches!(failure(code), Failure::OutOfReach(_)), "{code}: whose, has to be looked at");
+        }
+        assert!(matches!(failure(libc::ECONNREFUSED), Failure::Backend(_)));
     }
 }

@@ -76,4 +76,6 @@ pub struct Report {
     pub transition: Option<String>,
     /// How long the check took, where it succeeded.
     pub latency: Option<Duration>,
+    /// Why the check could not be run, where that was this host's own trouble: it says nothing of the backend.
+    pub trouble: Option<String>,
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use socket2::{Socket, Type};
+use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -22,14 +22,24 @@ use crate::config::{HealthCheck, Probe, Via};
 pub(super) enum Failure {
     /// The backend's fault, in words.
     Backend(String),
+    /// The network says that the backend is out of reach: this host's own routes do, or somebody on the way.
+    OutOfReach(Errno),
     /// This host could not check, which says nothing of the backend.
     Here(io::Error),
+}
+
+impl Failure {
+    /// This host could not check, in words.
+    pub(super) fn here(words: impl Into<String>) -> Self {
+        Self::Here(io::Error::other(words.into()))
+    }
 }
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         match error.raw_os_error().map(Errno::from_raw) {
-            // No file descriptor, no memory or no source port was left.
+            Some(errno @ (Errno::ENETUNREACH | Errno::EHOSTUNREACH)) => Self::OutOfReach(errno),
+            // No file descriptor, no memory or no source port was left; or its routes or its firewall let nothing out.
             Some(
                 Errno::EMFILE
                 | Errno::ENFILE
@@ -37,9 +47,13 @@ impl From<io::Error> for Failure {
                 | Errno::ENOMEM
                 | Errno::EADDRNOTAVAIL
                 | Errno::EADDRINUSE
-                | Errno::EAGAIN,
+                | Errno::EAGAIN
+                | Errno::ENETDOWN
+                | Errno::EACCES
+                | Errno::EPERM
+                | Errno::EINVAL,
             ) => Self::Here(error),
-            Some(errno) => Self::Backend(errno.desc().to_lowercase()),
+            Some(errno) => Self::Backend(words(errno)),
             None => Self::Backend(error.to_string()),
         }
     }
@@ -78,7 +92,32 @@ pub(super) async fn probe(id: &TargetId, check: &HealthCheck, shared: &Shared) -
         }
         Probe::Exec { command, user } => Box::pin(probe_exec::probe(attempt, command, user)),
     };
-    probe.await
+    match probe.await {
+        Err(Failure::OutOfReach(errno)) => {
+            let is_ours = passage.is_none() && !has_route(attempt.backend, attempt.source);
+            Err(if is_ours { Failure::Here(errno.into()) } else { Failure::Backend(words(errno)) })
+        }
+        result => result,
+    }
+}
+
+/// An error in words.
+pub(super) fn words(errno: Errno) -> String {
+    errno.desc().to_lowercase()
+}
+
+/// Whether this host's routes lead to this address. A neighbour that does not answer, and a router on the way, report the
+/// same errors as a route that is missing; connecting a UDP socket sends nothing and looks at the routes alone.
+fn has_route(to: SocketAddr, source: Option<IpAddr>) -> bool {
+    let connect = || -> io::Result<()> {
+        let socket = Socket::new(Domain::for_address(to), Type::DGRAM, None)?;
+        if let Some(source) = source {
+            socket.bind(&SocketAddr::new(source, 0).into())?;
+        }
+        socket.connect(&to.into())
+    };
+    let out_of_reach = [libc::ENETUNREACH, libc::EHOSTUNREACH, libc::ENETDOWN];
+    !connect().is_err_and(|error| error.raw_os_error().is_some_and(|errno| out_of_reach.contains(&errno)))
 }
 
 /// What checks have in common.
@@ -172,10 +211,10 @@ async fn connect_from(socket: TcpSocket, to: SocketAddr, time: Time) -> Result<T
     Ok(time.limit("no answer", socket.connect(to)).await??)
 }
 
-/// A source that is not this host's fails the check: an operator looks at the backend's state, and sees why.
+/// A source that is not this host's says nothing of the backend, whose state tells an operator why it is not checked.
 pub(super) fn unbound(source: IpAddr, error: io::Error) -> Failure {
     if error.kind() == io::ErrorKind::AddrNotAvailable && !source.is_unspecified() {
-        return Failure::Backend(format!("the check's source {source} is not an address of this host"));
+        return Failure::here(format!("the check's source {source} is not an address of this host"));
     }
     error.into()
 }
@@ -216,7 +255,8 @@ pub(super) mod tests {
         assert!(began.elapsed() < timeout + Duration::from_secs(10), "it took {:?}", began.elapsed());
         result.map_err(|failure| match failure {
             Failure::Backend(words) => words,
-            Failure::Here(error) => panic!("this host cannot check: {error}"),
+            Failure::OutOfReach(errno) => panic!("nobody looked whose fault it is: {errno}"),
+            Failure::Here(error) => format!("this host cannot check: {error}"),
         })
     }
 
@@ -241,7 +281,8 @@ pub(super) mod tests {
             let check = HealthCheck { source, ..HealthCheck::new(probe) };
             assert_eq!(
                 check_so("127.0.0.1:1".parse().expect("an address"), check).await,
-                Err("the check's source 192.0.2.77 is not an address of this host".into())
+                Err("this host cannot check: the check's source 192.0.2.77 is not an address of this host"
+                    .into())
             );
         }
     }

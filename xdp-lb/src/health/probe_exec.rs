@@ -33,8 +33,9 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 pub(super) async fn probe(attempt: Attempt<'_>, command: &[String], user: &str) -> Result<(), Failure> {
     let Ok(_slot) = timeout_at(attempt.time.end, attempt.shared.programs.acquire()).await else {
-        let words = format!("{MAX_PROGRAMS} programs of other checks run, and none ended in time");
-        return Err(Failure::Here(io::Error::other(words)));
+        return Err(Failure::here(format!(
+            "{MAX_PROGRAMS} programs of other checks run, and none ended in time"
+        )));
     };
     let user = attempt.time.limit("no such user was found", identify(user.to_owned())).await??;
     let mut program = Program::start(attempt, command, user)?;
@@ -51,7 +52,7 @@ async fn identify(name: String) -> Result<Option<(u32, u32)>, Failure> {
     let shown = name.clone();
     match tokio::task::spawn_blocking(move || User::from_name(&name)).await {
         Ok(Ok(Some(user))) => Ok(Some((user.uid.as_raw(), user.gid.as_raw()))),
-        Ok(Ok(None)) => Err(Failure::Backend(format!("the check's user {shown} is none of this host"))),
+        Ok(Ok(None)) => Err(Failure::here(format!("the check's user {shown} does not exist on this host"))),
         Ok(Err(errno)) => Err(io::Error::from(errno).into()),
         Err(error) => Err(Failure::Here(io::Error::other(error))),
     }
@@ -174,7 +175,7 @@ fn refused(program: &str, as_another: bool, error: &io::Error) -> Failure {
         Some(errno) => errno.desc().to_lowercase(),
         None => error.to_string(),
     };
-    Failure::Backend(format!("{program} cannot be run: {why}"))
+    Failure::here(format!("{program} cannot be run: {why}"))
 }
 
 /// How it ended, and the first line that it printed.
@@ -295,10 +296,13 @@ mod tests {
     #[tokio::test]
     async fn a_program_or_a_user_that_is_not_there_is_told() {
         let nothing = check(backend(), exec(&["/nonexistent/check"])).await;
-        assert_eq!(nothing, Err("/nonexistent/check cannot be run: no such file or directory".into()));
+        assert_eq!(
+            nothing,
+            Err("this host cannot check: /nonexistent/check cannot be run: no such file or directory".into())
+        );
         if geteuid().is_root() {
             let probe = Probe::Exec { command: vec!["/bin/true".into()], user: "no-such-user".into() };
-            let words = "the check's user no-such-user is none of this host";
+            let words = "this host cannot check: the check's user no-such-user does not exist on this host";
             assert_eq!(check(backend(), probe).await, Err(words.into()));
         }
     }

@@ -45,10 +45,9 @@ fn open(backend: IpAddr) -> Result<Socket, Failure> {
     };
     match open(Type::DGRAM) {
         Err(error) if is_refused(&error) => open(Type::RAW).map_err(|error| match is_refused(&error) {
-            true => Failure::Backend(
+            true => Failure::here(
                 "this host does not let the daemon ping; give it CAP_NET_RAW, or its group a place in \
-                 net.ipv4.ping_group_range"
-                    .to_owned(),
+                 net.ipv4.ping_group_range",
             ),
             false => error.into(),
         }),

@@ -62,7 +62,8 @@ impl VipChecks {
     pub(super) async fn passage(&self, id: &TargetId, time: Time) -> Result<Passage<'_>, Failure> {
         let mut courses = self.courses.subscribe();
         let known = courses.wait_for(|courses| courses.contains_key(id));
-        let course = time.limit("no way to it was known", known).await?;
+        let course = tokio::time::timeout_at(time.end, known).await;
+        let course = course.map_err(|_| Failure::here("the datapath has no way to it"))?;
         let course = course.ok().and_then(|courses| courses.get(id).copied());
         let course = course.ok_or_else(|| Failure::Here(io::ErrorKind::NotFound.into()))?;
         Ok(Passage { checks: self, course, opened: Mutex::default() })

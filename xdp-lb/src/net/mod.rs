@@ -12,6 +12,7 @@ mod state;
 pub mod vips;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 
 use xdp_lb_common::net::MacAddress;
@@ -58,6 +59,23 @@ pub struct InterfaceMacs {
 /// The Ethernet interfaces of this network namespace, by name.
 pub type OwnMacs = BTreeMap<String, InterfaceMacs>;
 
+/// Why there is no next hop, in words.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum NoNextHop {
+    /// This host has no way to it, which says nothing of whoever is there: no route, a link that is down or has no
+    /// carrier.
+    Here(String),
+    /// The next hop does not answer this host, which asks for its Ethernet address.
+    Silent(String),
+}
+
+impl fmt::Display for NoNextHop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Here(why) | Self::Silent(why)) = self;
+        f.write_str(why)
+    }
+}
+
 /// What the [`Resolver`] tells. Each event replaces what an earlier one said of the same thing, and
 /// one that says nothing new is not sent.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -66,8 +84,8 @@ pub enum Event {
     NextHop {
         /// The watched address.
         address: IpAddr,
-        /// Its next hop, or in words why there is none.
-        next_hop: Result<NextHop, String>,
+        /// Its next hop, or why there is none.
+        next_hop: Result<NextHop, NoNextHop>,
     },
     /// The VLAN devices (IEEE 802.1Q) whose parent is a plain interface of this namespace, by their
     /// index: the parent's index and the VLAN id. Sent once at first, even if there are none.

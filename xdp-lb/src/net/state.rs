@@ -9,7 +9,7 @@ use xdp_lb_common::tables::RouterInterface;
 
 use super::kernel::{Change, HopId, Link, Neighbour, Route, Standing};
 use super::router::{self, HostAddress};
-use super::{Event, InterfaceMacs, NextHop, OwnMacs, RouterAddressesOf};
+use super::{Event, InterfaceMacs, NextHop, NoNextHop, OwnMacs, RouterAddressesOf};
 
 /// The kernel gives a neighbour three requests, one second apart (`mcast_solicit`, `retrans_time_ms`);
 /// one that was not heard of for longer than that does not answer.
@@ -65,7 +65,7 @@ pub(super) struct State {
 struct Watched {
     /// `None`: not asked yet.
     route: Option<Result<Route, String>>,
-    said: Option<Result<NextHop, String>>,
+    said: Option<Result<NextHop, NoNextHop>>,
 }
 
 #[derive(Default)]
@@ -77,7 +77,7 @@ struct Hop {
     /// Its place in the timetable.
     due: Option<Instant>,
     /// Why it is not resolved, once that is sure.
-    failure: Option<String>,
+    failure: Option<NoNextHop>,
 }
 
 /// How packets leave.
@@ -229,7 +229,7 @@ impl State {
             }
             if !resolved {
                 if hop.attempts > 0 && hop.failure.is_none() {
-                    hop.failure = Some(silence);
+                    hop.failure = Some(NoNextHop::Silent(silence));
                     self.unsaid.extend(&hop.users);
                 }
                 hop.attempts += 1;
@@ -245,7 +245,7 @@ impl State {
         if self.is_resolved(id) {
             return;
         }
-        let failure = format!("{} cannot be resolved: {reason}", self.on_link(id));
+        let failure = NoNextHop::Here(format!("{} cannot be resolved: {reason}", self.on_link(id)));
         if let Some(hop) = self.hops.get_mut(&id) {
             hop.failure = Some(failure);
             self.say_users(id);
@@ -302,18 +302,19 @@ impl State {
 
     /// The next hop of a watched address. `None` while that is being found out: what was said last
     /// holds on, since a neighbour that the kernel forgot is not a neighbour that is gone.
-    fn next_hop(&self, address: IpAddr) -> Option<Result<NextHop, String>> {
+    fn next_hop(&self, address: IpAddr) -> Option<Result<NextHop, NoNextHop>> {
+        let here = |reason: String| Some(Err(NoNextHop::Here(reason)));
         let route = match self.watched.get(&address)?.route.as_ref()? {
             Ok(route) => route,
-            Err(reason) => return Some(Err(reason.clone())),
+            Err(reason) => return here(reason.clone()),
         };
         let id = HopId { ifindex: route.ifindex, address: route.hop };
         let Path { link, transmitter, source_mac } = match self.path(route.ifindex) {
             Ok(path) => path,
-            Err(reason) => return Some(Err(reason)),
+            Err(reason) => return here(reason),
         };
         let Some(source) = route.source else {
-            return Some(Err(format!("{} has no address towards {address}", link.name)));
+            return here(format!("{} has no address towards {address}", link.name));
         };
         match self.neighbours.get(&id) {
             Some(Neighbour::Resolved { mac, .. }) => Some(Ok(NextHop {
@@ -470,7 +471,7 @@ impl State {
                 hop.failure = None;
             }
             Some(Neighbour::Failed) => {
-                hop.failure.get_or_insert(silence);
+                hop.failure.get_or_insert(NoNextHop::Silent(silence));
             }
             Some(Neighbour::Incomplete) | None => {}
         }
@@ -628,7 +629,7 @@ mod tests {
     }
 
     /// What is told of the backend.
-    fn told(state: &mut State) -> Vec<Result<NextHop, String>> {
+    fn told(state: &mut State) -> Vec<Result<NextHop, NoNextHop>> {
         std::iter::from_fn(|| state.next_event())
             .filter_map(|event| match event {
                 Event::NextHop { next_hop, .. } => Some(next_hop),
@@ -651,7 +652,10 @@ mod tests {
         change(&mut state, Some(Neighbour::Incomplete), now);
         assert_eq!(told(&mut state), []);
         change(&mut state, Some(Neighbour::Failed), now);
-        assert_eq!(told(&mut state), [Err("192.0.2.2 on eth1 does not answer ARP".into())]);
+        assert_eq!(
+            told(&mut state),
+            [Err(NoNextHop::Silent("192.0.2.2 on eth1 does not answer ARP".into()))]
+        );
         assert_eq!(state.take_due(now + Duration::from_secs(1)), Some(GATEWAY), "it is asked again");
     }
 
@@ -661,7 +665,10 @@ mod tests {
         let mut state = state(vec![link(1)], GATEWAY, None, now);
         assert_eq!(state.take_due(now), Some(GATEWAY));
         assert_eq!(state.take_due(now + PATIENCE), Some(GATEWAY));
-        assert_eq!(told(&mut state), [Err("192.0.2.2 on eth1 does not answer ARP".into())]);
+        assert_eq!(
+            told(&mut state),
+            [Err(NoNextHop::Silent("192.0.2.2 on eth1 does not answer ARP".into()))]
+        );
     }
 
     #[test]
@@ -669,7 +676,10 @@ mod tests {
         let now = Instant::now();
         let mut state = state(vec![link(1)], GATEWAY, None, now);
         state.refused(GATEWAY, "the table is full");
-        assert_eq!(told(&mut state), [Err("192.0.2.2 on eth1 cannot be resolved: the table is full".into())]);
+        assert_eq!(
+            told(&mut state),
+            [Err(NoNextHop::Here("192.0.2.2 on eth1 cannot be resolved: the table is full".into()))]
+        );
     }
 
     #[test]
@@ -735,7 +745,7 @@ mod tests {
         assert!(events.contains(&Event::Vlans(BTreeMap::from([(5, (1, 7))]))), "{events:?}");
         assert!(events.contains(&Event::NextHop { address: BACKEND, next_hop: Ok(expected) }), "{events:?}");
         assert!(state.apply(Change::Link(Link { up: false, ..link(1) }), now));
-        assert_eq!(told(&mut state), [Err("eth1 is down".into())]);
+        assert_eq!(told(&mut state), [Err(NoNextHop::Here("eth1 is down".into()))]);
         assert!(state.has_lookups());
     }
 
@@ -751,7 +761,7 @@ mod tests {
             let now = Instant::now();
             let hop = HopId { ifindex: 6, ..GATEWAY };
             let mut state = state(links, hop, Some(resolved(1, Standing::Confirmed)), now);
-            assert_eq!(told(&mut state), [Err(reason.to_owned())]);
+            assert_eq!(told(&mut state), [Err(NoNextHop::Here(reason.to_owned()))]);
             assert!(!state.vlans().contains_key(&6));
         }
     }

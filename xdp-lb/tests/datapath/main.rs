@@ -7,6 +7,7 @@ mod affinity;
 mod answers;
 mod checks;
 mod decap;
+mod failing;
 mod fragments;
 mod full_nat;
 mod guards;

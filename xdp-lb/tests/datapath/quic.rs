@@ -114,6 +114,8 @@ fn an_id_that_names_no_backend_that_serves_goes_the_plain_way() {
     assert_eq!(to(&mut homes, &short(client, VIP, 2)), BACKENDS[1]);
     homes.change_backend(BACKENDS[1], |backend| backend.state = BackendState::Draining as u8);
     assert_eq!(to(&mut homes, &short(client, VIP, 2)), BACKENDS[1], "it keeps what it has");
+    homes.change_backend(BACKENDS[1], |backend| backend.state = BackendState::Failing as u8);
+    assert_eq!(to(&mut homes, &short(client, VIP, 2)), BACKENDS[1], "it keeps what it has, too");
     homes.change_backend(BACKENDS[1], |backend| backend.state = BackendState::Down as u8);
     assert_eq!(to(&mut homes, &short(client, VIP, 2)), BACKENDS[0]);
     homes.change_backend(BACKENDS[1], |backend| {

@@ -59,6 +59,7 @@ fn packets_bytes_and_flows_are_counted_for_their_backend() {
         new_flows: 1,
         accepted: 1,
         resets: 0,
+        asked: 0,
     };
     assert_eq!(homes.kernel.backend_traffic(BackendIndex(1)).unwrap(), expected);
     assert_eq!(homes.host.backend_traffic.borrow()[&BackendIndex(1)], expected);
@@ -92,6 +93,7 @@ fn what_a_backend_accepts_and_what_it_resets_is_counted() {
 fn what_a_service_s_former_backends_counted_is_kept_with_the_tables() {
     let mut homes = Homes::new();
     let counted = Traffic {
+        asked: 0,
         packets_in: 1,
         bytes_in: 2,
         packets_out: 3,

@@ -80,7 +80,7 @@ backend = [
 "#;
 
 const UP_WITHIN: Duration = Duration::from_secs(10);
-/// What the config promises: fall x interval + timeout.
+/// When the config promises that a dead backend stops receiving new flows: fall x interval + timeout.
 const DETECTED_WITHIN: Duration = Duration::from_millis(3 * 200 + 200);
 
 /// The backends of the service `web`.

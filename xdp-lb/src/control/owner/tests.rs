@@ -19,8 +19,8 @@ use crate::control::kernel::FlowRecords;
 use crate::control::tables::Tables;
 use crate::datapath::{Policy, Sizes};
 use crate::health::{AgentAdmin, Said};
-use crate::net::NextHop;
 use crate::net::vips::{Standings, Wanted, Wish};
+use crate::net::{NextHop, NoNextHop};
 
 /// The tables in memory, and what else was asked of the kernel.
 #[derive(Default)]
@@ -263,6 +263,7 @@ impl Daemon {
             config_file,
             kernel: kernel.clone(),
             set_targets: Box::new(move |targets| *set.lock().unwrap() = targets),
+            set_reach: Box::new(|_, _| ()),
             watch: Box::new(move |watched| *watch.lock().unwrap() = watched),
             vips: Box::new(vips.clone()),
             upgrades: Upgrades::new().0,
@@ -307,7 +308,7 @@ impl Daemon {
 
     async fn report(&self, service: &str, address: &str, health: Health, why: &str) {
         let id = TargetId { service: service.into(), backend: address.parse().unwrap() };
-        let report = Report { id, health, transition: Some(why.into()), latency: None };
+        let report = Report { id, health, transition: Some(why.into()), latency: None, trouble: None };
         self.reports.send(report).await.unwrap();
     }
 
@@ -318,7 +319,7 @@ impl Daemon {
     }
 
     async fn next_hop(&self, address: &str, next_hop: Result<u8, &str>) {
-        let next_hop = next_hop.map_err(String::from).map(|number| NextHop {
+        let next_hop = next_hop.map_err(|why| NoNextHop::Here(why.into())).map(|number| NextHop {
             interface: "eth0".into(),
             ifindex: 2,
             vlan: None,
@@ -367,7 +368,7 @@ fn write_config(file: &std::path::Path, config: &str) {
     fs::write(file, config.replace("STATE", state.to_str().unwrap())).unwrap();
 }
 
-fn address(text: &str) -> std::net::SocketAddr {
+fn address(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
@@ -395,11 +396,14 @@ async fn a_backend_goes_down_with_its_check_or_its_next_hop_and_says_why() {
     daemon.all_up().await;
     daemon.report("web", "198.51.100.11:8080", Health::Down, "connection refused, 3 in a row").await;
     let backends = daemon.until("web", |backends| backends[0].state == BackendState::Down).await;
-    assert_eq!(backends[0].reason, "health check: connection refused, 3 in a row");
+    assert_eq!(
+        backends[0].reason,
+        "health check: connection refused, 3 in a row; established flows stay while it answers"
+    );
     assert_eq!((backends[0].share, backends[1].share), (0.0, 1.0));
     daemon.next_hop("198.51.100.12", Err("no route to 198.51.100.12")).await;
     let backends = daemon.until("web", |backends| backends[1].state == BackendState::Unresolved).await;
-    assert_eq!(backends[1].reason, "no next hop: no route to 198.51.100.12");
+    assert_eq!(backends[1].reason, "no next hop: no route to 198.51.100.12; established flows stay");
     let status = daemon.handle.status().await.unwrap();
     let web = status.services.iter().find(|service| service.name == "web").unwrap();
     assert_eq!((web.backends, web.backends_serving, web.ring_slots), (2, 0, 1016));
@@ -1166,7 +1170,7 @@ impl Daemon {
     }
 
     fn index_of(&self, address: &str) -> BackendIndex {
-        let address: std::net::SocketAddr = address.parse().unwrap();
+        let address: SocketAddr = address.parse().unwrap();
         let tables = &self.kernel.lock().tables;
         let is_it = |backend: &xdp_lb_common::tables::Backend| backend.address == address.ip().into();
         *tables.backends.iter().find(|(_, backend)| is_it(backend)).unwrap().0

@@ -519,6 +519,7 @@ fn any_backend() -> impl Strategy<Value = WantedBackend> {
     let state = prop_oneof![
         4 => Just(BackendState::Up),
         1 => Just(BackendState::Draining),
+        1 => Just(BackendState::Failing),
         1 => Just(BackendState::Down),
     ];
     (1_u8..25, prop_oneof![4 => Just(100_u16), 1 => Just(0), 1 => 1_u16..300], state)

@@ -1,0 +1,333 @@
+//! Checks fail, links flap, hosts die: a flow lives as long as its backend, and whoever loses one is told.
+
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use xdp_lb_tests::servers::{Nginx, TcpEcho, UdpEcho};
+use xdp_lb_tests::{
+    Conversations, Daemon, Family, Host, Mode, Network, Service, UdpFlows, Way, services, until,
+};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Flows of each way.
+const FLOWS: usize = 75;
+const ECHO: u16 = 7;
+/// Where backends say whether they are well, which is another server than the one that has the flows.
+const CHECK: &str = r#"{ type = "http", port = 8080, path = "/healthz", interval = "500ms", timeout = "500ms", rise = 1, fall = 3 }"#;
+/// `fall` x `interval` + `timeout`.
+const DETECTION: Duration = Duration::from_millis(2000);
+/// `down_grace`, as it is where nothing is written.
+const GRACE: Duration = Duration::from_secs(2);
+/// For a machine that does other things, too.
+const SLACK: Duration = Duration::from_millis(2500);
+
+/// Three backends, each with an echo server for the flows and a web server for the checks, behind a service for each way.
+struct Echoes {
+    daemon: Daemon,
+    checks: Vec<Nginx>,
+    _echoes: Vec<TcpEcho>,
+    network: Network,
+    keys: &'static str,
+}
+
+impl Echoes {
+    /// With these keys in each service.
+    fn start(name: &str, keys: &'static str) -> Self {
+        let network = Network::new(name, 3).unwrap();
+        let hosts = || network.backends.iter();
+        let checks = hosts().map(|host| Nginx::start(host, 8080).unwrap()).collect();
+        let echoes = hosts().map(|host| TcpEcho::start(host, ECHO).unwrap()).collect();
+        let config = services(Way::ALL.map(|way| {
+            let backends = network.endpoints(way.family, ECHO);
+            Service::tcp(way, vip(way)).mode(way.mode).check(CHECK).key(keys).backends(backends)
+        }));
+        let daemon = Daemon::start(&network.lb, &["eth0", "eth1"], &config).unwrap();
+        daemon.wait_until_up().unwrap();
+        Self { daemon, checks, _echoes: echoes, network, keys }
+    }
+
+    fn open(&self) -> Vec<Conversations> {
+        let open = |way| Conversations::open(&self.network.client, vip(way), FLOWS).unwrap();
+        Way::ALL.map(open).into()
+    }
+
+    /// Waits until these backends of all services are in this state.
+    fn wait_for(&self, numbers: &[usize], state: &str) {
+        until(&format!("backends {numbers:?} to be {state}"), PATIENCE, || {
+            let all = self.daemon.backends(None)?;
+            let is_one = |address: &str| {
+                numbers.iter().any(|number| {
+                    Family::ALL
+                        .iter()
+                        .any(|family| Network::endpoint(*family, *number, ECHO).to_string() == address)
+                })
+            };
+            let mut those = all.iter().filter(|it| is_one(it["address"].as_str().unwrap_or_default()));
+            Ok(those.all(|it| it["state"] == state))
+        })
+        .unwrap_or_else(|error| panic!("{error:#}\n{}", self.daemon.log()));
+    }
+}
+
+/// A service's VIP: both families' have both modes.
+fn vip(way: Way) -> SocketAddr {
+    SocketAddr::new(Network::vip(way.family), if way.mode == Mode::Nat { 7000 } else { 7001 })
+}
+
+/// Lets all of them exchange data over and over for a time; none may break.
+fn talk(all: &mut [Conversations], time: Duration, what: &str) {
+    let begin = Instant::now();
+    while begin.elapsed() < time {
+        for (conversations, way) in all.iter_mut().zip(Way::ALL) {
+            let broken = conversations.exchange();
+            assert!(broken.is_empty(), "{what}: {} of {way} broke, such as {:?}", broken.len(), broken[0]);
+        }
+        sleep(Duration::from_millis(50));
+    }
+}
+
+/// The checks of some backends fail for longer than their clients would wait, while their flows are well.
+fn checks_fail(name: &str, keys: &'static str, numbers: &[usize], meanwhile: &str) {
+    let site = Echoes::start(name, keys);
+    let mut flows = site.open();
+    for round in 0..2 {
+        let set_healthy = |is_healthy| {
+            numbers.iter().for_each(|number| site.checks[number - 1].set_healthy(is_healthy).unwrap());
+        };
+        set_healthy(false);
+        site.wait_for(numbers, meanwhile);
+        talk(&mut flows, GRACE + Duration::from_secs(3), "while checks fail");
+        if numbers.len() < 3 {
+            for way in Way::ALL {
+                let new = Conversations::open(&site.network.client, vip(way), 20).unwrap();
+                let failing: usize =
+                    numbers.iter().map(|number| new.with(&format!("backend-{number}"))).sum();
+                assert_eq!(failing, 0, "{way}: new connections go elsewhere");
+            }
+        }
+        set_healthy(true);
+        site.wait_for(numbers, "up");
+        talk(&mut flows, Duration::from_secs(1), "after checks failed");
+        assert_eq!(
+            flows.iter().map(Conversations::len).sum::<usize>(),
+            4 * FLOWS,
+            "round {round}, {}",
+            site.keys
+        );
+    }
+}
+
+#[test]
+fn no_flow_breaks_while_the_checks_of_one_working_backend_fail() {
+    checks_fail("downone", "", &[2], "down");
+}
+
+#[test]
+fn no_flow_breaks_while_the_checks_of_all_working_backends_fail() {
+    checks_fail("downall", "", &[1, 2, 3], "down");
+}
+
+#[test]
+fn no_flow_breaks_while_the_checks_of_all_working_backends_fail_and_a_panic_uses_them() {
+    checks_fail("downpanic", "panic_threshold = 50", &[1, 2, 3], "panic");
+}
+
+#[test]
+fn no_flow_breaks_when_the_balancer_s_own_link_flaps() {
+    let site = Echoes::start("ownlink", "");
+    let Network { lb, switch, .. } = &site.network;
+    // As whoever configures a host's network adds the addresses again.
+    lb.sysctl("net.ipv6.conf.eth1.keep_addr_on_down", "1").unwrap();
+    let mut flows = site.open();
+    for round in 0..10 {
+        // Down, or without a carrier.
+        let (host, device) = if round % 2 == 0 { (lb, "eth1") } else { (switch, "lb") };
+        host.run(&format!("ip link set {device} down")).unwrap();
+        sleep(Duration::from_secs(1));
+        if round == 0 {
+            site.wait_for(&[1, 2, 3], "unresolved");
+            let backends = site.daemon.backends(None).unwrap();
+            assert!(backends.iter().all(|it| it["health"] == "up"), "{backends:?}");
+        }
+        host.run(&format!("ip link set {device} up")).unwrap();
+        site.wait_for(&[1, 2, 3], "up");
+        talk(&mut flows, Duration::from_millis(300), &format!("after the link was down {round} times"));
+    }
+    let log = site.daemon.log();
+    assert!(!log.contains("-> down"), "the link's trouble is not the backends': {log}");
+}
+
+#[test]
+fn a_link_that_is_down_for_long_is_told_as_this_host_s_trouble_and_costs_no_flow() {
+    let site = Echoes::start("longlink", "");
+    let Network { lb, .. } = &site.network;
+    lb.sysctl("net.ipv6.conf.eth1.keep_addr_on_down", "1").unwrap();
+    let mut flows = site.open();
+    lb.run("ip link set eth1 down").unwrap();
+    site.wait_for(&[1, 2, 3], "unresolved");
+    // Longer than any check takes to fail, and than a backend that is down may be silent.
+    sleep(DETECTION + 2 * GRACE);
+    for backend in site.daemon.backends(None).unwrap() {
+        let reason = backend["reason"].as_str().unwrap();
+        assert!(backend["state"] == "unresolved" && backend["health"] == "up", "{backend}");
+        assert!(reason.contains("the check could not be run: "), "{reason}");
+        assert!(reason.contains("established flows stay"), "{reason}");
+    }
+    lb.run("ip link set eth1 up").unwrap();
+    site.wait_for(&[1, 2, 3], "up");
+    talk(&mut flows, Duration::from_secs(1), "after the link was down");
+}
+
+#[test]
+fn a_daemon_that_did_not_run_for_a_while_judges_nobody() {
+    let site = Echoes::start("stopped", "");
+    let pid = site.daemon.process().unwrap().id().to_string();
+    let host = site.daemon.host();
+    for _ in 0..4 {
+        host.run(&format!("kill -STOP {pid}")).unwrap();
+        sleep(DETECTION + Duration::from_secs(1));
+        host.run(&format!("kill -CONT {pid}")).unwrap();
+        sleep(Duration::from_millis(700));
+    }
+    site.wait_for(&[1, 2, 3], "up");
+    let log = site.daemon.log();
+    assert!(!log.contains("-> down"), "{log}");
+}
+
+/// Sends and waits, over and over, until the connection ends; returns when that was, and how.
+fn until_it_ends(mut stream: TcpStream, patience: Duration) -> (Instant, Option<ErrorKind>) {
+    stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    let begin = Instant::now();
+    let mut data = [0; 1024];
+    while begin.elapsed() < patience {
+        if let Err(error) = stream.write_all(b"are you there?") {
+            return (Instant::now(), Some(error.kind()));
+        }
+        match stream.read(&mut data) {
+            Ok(0) => return (Instant::now(), None),
+            Ok(_) => sleep(Duration::from_millis(50)),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(error) => return (Instant::now(), Some(error.kind())),
+        }
+    }
+    (Instant::now(), Some(ErrorKind::TimedOut))
+}
+
+/// A connection to this backend.
+fn connection_to(client: &Host, vip: SocketAddr, backend: &str) -> TcpStream {
+    client
+        .enter(|| {
+            (0..200).find_map(|_| {
+                let mut stream = TcpStream::connect(vip).ok()?;
+                let mut greeting = [0; 128];
+                let length = stream.read(&mut greeting).ok()?;
+                greeting[..length].starts_with(format!("{backend} ").as_bytes()).then_some(stream)
+            })
+        })
+        .unwrap()
+        .unwrap_or_else(|| panic!("no connection to {backend}"))
+}
+
+/// Backend 2 vanishes without a word. How its clients' connections end, by way, after it was known to be down.
+fn dies(
+    name: &str,
+    keys: &'static str,
+    patience: Duration,
+) -> BTreeMap<String, (Duration, Option<ErrorKind>)> {
+    let site = Echoes::start(name, keys);
+    let client = &site.network.client;
+    let streams = Way::ALL.map(|way| (way, connection_to(client, vip(way), "backend-2")));
+    site.network.backends[1].run("ip link set eth0 down").unwrap();
+    let clients =
+        streams.map(|(way, stream)| (way, std::thread::spawn(move || until_it_ends(stream, patience))));
+    until("backend 2 to be out of service", PATIENCE, || {
+        let all = site.daemon.backends(None)?;
+        let gone = |family| {
+            let address = Network::endpoint(family, 2, ECHO).to_string();
+            let mut those = all.iter().filter(|it| it["address"] == address.as_str());
+            those.all(|it| it["state"] == "down" || it["state"] == "unresolved")
+        };
+        Ok(Family::ALL.into_iter().all(gone))
+    })
+    .unwrap();
+    let detected = Instant::now();
+    // New connections go elsewhere at once.
+    for way in Way::ALL {
+        let new = Conversations::open(client, vip(way), 20).unwrap();
+        assert_eq!(new.with("backend-2"), 0, "{way}");
+    }
+    let ended = clients.map(|(way, client)| {
+        let (at, how) = client.join().unwrap();
+        (way.to_string(), (at.saturating_duration_since(detected), how))
+    });
+    println!("{keys:?}: {ended:?}");
+    ended.into()
+}
+
+#[test]
+fn clients_of_a_backend_that_died_are_reset_once_it_has_been_silent_for_the_grace() {
+    for (way, (after, how)) in dies("died", "", PATIENCE) {
+        assert_eq!(how, Some(ErrorKind::ConnectionReset), "{way}");
+        // What is sent again comes later each time: two seconds at the most, by then.
+        assert!(after <= GRACE + SLACK, "{way}: {after:?} after it was known to be down");
+    }
+}
+
+#[test]
+fn whoever_wants_flows_reset_has_them_reset_as_soon_as_the_backend_is_down() {
+    for (way, (after, how)) in dies("reset", "on_down = \"reset\"", PATIENCE) {
+        assert_eq!(how, Some(ErrorKind::ConnectionReset), "{way}");
+        assert!(after <= SLACK, "{way}: {after:?}");
+    }
+}
+
+#[test]
+fn whoever_wants_flows_kept_has_them_kept() {
+    for (way, (_, how)) in dies("keep", "on_down = \"keep\"", Duration::from_secs(15)) {
+        assert_eq!(how, Some(ErrorKind::TimedOut), "{way}");
+    }
+}
+
+#[test]
+fn datagrams_go_elsewhere_at_once_and_flows_that_are_recorded_stay_while_their_backend_answers() {
+    let network = Network::new("downudp", 3).unwrap();
+    let checks: Vec<_> = network.backends.iter().map(|host| Nginx::start(host, 8080).unwrap()).collect();
+    // Each service has backends of its own: those that several share record every flow.
+    let ports = [("auto", 5000), ("always", 5001)];
+    let echo = |host| ports.map(|(_, port)| UdpEcho::start(host, port).unwrap());
+    let _echoes: Vec<_> = network.backends.iter().map(echo).collect();
+    let config = services(ports.map(|(tracking, port)| {
+        Service::udp(tracking, SocketAddr::new(Network::vip(Family::V4), port))
+            .mode(Mode::Nat)
+            .check(CHECK)
+            .key(format!("flow_tracking = \"{tracking}\""))
+            .backends(network.endpoints(Family::V4, port))
+    }));
+    let daemon = Daemon::start(&network.lb, &["eth0", "eth1"], &config).unwrap();
+    daemon.wait_until_up().unwrap();
+    until("the rings to settle", PATIENCE, || Ok(daemon.unsettled_slots("auto")? == 0)).unwrap();
+    let open = |port: u16, ports| {
+        UdpFlows::open(&network.client, SocketAddr::new(Network::vip(Family::V4), port), ports).unwrap()
+    };
+    let (mut auto, mut always) = (open(5000, 20_000..20_100), open(5001, 20_100..20_200));
+    let (auto_before, always_before) = (auto.ask(), always.ask());
+    let second = Some("backend-2".to_owned());
+    assert!(auto_before.contains(&second) && always_before.contains(&second));
+    checks[1].set_healthy(false).unwrap();
+    for (name, port) in ports {
+        let backend = Network::endpoint(Family::V4, 2, port).to_string();
+        daemon.wait_for_state(name, &backend, "down", PATIENCE).unwrap();
+    }
+    let begin = Instant::now();
+    while begin.elapsed() < GRACE + Duration::from_secs(2) {
+        let (auto_now, always_now) = (auto.ask(), always.ask());
+        assert!(!auto_now.contains(&second) && !auto_now.contains(&None), "{auto_now:?}");
+        for (before, now) in auto_before.iter().zip(&auto_now) {
+            assert!(*before == second || before == now, "only those of the backend that fails have moved");
+        }
+        assert_eq!(always_now, always_before);
+    }
+}
