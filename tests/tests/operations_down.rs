@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::thread::sleep;
+use std::thread::{JoinHandle, sleep, spawn};
 use std::time::{Duration, Instant};
 
 use xdp_lb_tests::servers::{Nginx, TcpEcho, UdpEcho};
@@ -231,18 +231,27 @@ fn connection_to(client: &Host, vip: SocketAddr, backend: &str) -> TcpStream {
         .unwrap_or_else(|| panic!("no connection to {backend}"))
 }
 
-/// Backend 2 vanishes without a word. How its clients' connections end, by way, after it was known to be down.
-fn dies(
-    name: &str,
-    keys: &'static str,
-    patience: Duration,
-) -> BTreeMap<String, (Duration, Option<ErrorKind>)> {
+/// How many connections of each way meet a dead backend, one half a second after the other. What a client sends again comes
+/// later each time; together, they ask all along.
+const ASKERS: u32 = 6;
+
+/// When a connection ended after its backend was known to be down, and how.
+type Ended = (Duration, Option<ErrorKind>);
+
+/// Backend 2 vanishes without a word. How its clients' connections end, by way.
+fn dies(name: &str, keys: &'static str, patience: Duration) -> BTreeMap<String, Vec<Ended>> {
     let site = Echoes::start(name, keys);
     let client = &site.network.client;
-    let streams = Way::ALL.map(|way| (way, connection_to(client, vip(way), "backend-2")));
+    let open = |way| [(); ASKERS as usize].map(|()| connection_to(client, vip(way), "backend-2"));
+    let streams = Way::ALL.map(|way| (way, open(way)));
     site.network.backends[1].run("ip link set eth0 down").unwrap();
-    let clients =
-        streams.map(|(way, stream)| (way, std::thread::spawn(move || until_it_ends(stream, patience))));
+    let ask = |(number, stream): (u32, TcpStream)| {
+        spawn(move || {
+            sleep(number * Duration::from_millis(500));
+            until_it_ends(stream, patience)
+        })
+    };
+    let clients = streams.map(|(way, streams)| (way, (0..).zip(streams).map(ask).collect::<Vec<_>>()));
     until("backend 2 to be out of service", PATIENCE, || {
         let all = site.daemon.backends(None)?;
         let gone = |family| {
@@ -259,35 +268,40 @@ fn dies(
         let new = Conversations::open(client, vip(way), 20).unwrap();
         assert_eq!(new.with("backend-2"), 0, "{way}");
     }
-    let ended = clients.map(|(way, client)| {
-        let (at, how) = client.join().unwrap();
-        (way.to_string(), (at.saturating_duration_since(detected), how))
+    let ended = clients.map(|(way, clients)| {
+        let end = |client: JoinHandle<(Instant, Option<ErrorKind>)>| {
+            let (at, how) = client.join().unwrap();
+            (at.saturating_duration_since(detected), how)
+        };
+        (way.to_string(), clients.into_iter().map(end).collect())
     });
     println!("{keys:?}: {ended:?}");
     ended.into()
 }
 
+/// That all of them were reset, and that the first client was told in time: the others are when they send again.
+fn assert_reset(ended: BTreeMap<String, Vec<Ended>>, within: Duration) {
+    for (way, ended) in ended {
+        assert!(ended.iter().all(|(_, how)| *how == Some(ErrorKind::ConnectionReset)), "{way}: {ended:?}");
+        let first = ended.iter().map(|(after, _)| *after).min().unwrap();
+        assert!(first <= within, "{way}: {first:?} after it was known to be down");
+    }
+}
+
 #[test]
 fn clients_of_a_backend_that_died_are_reset_once_it_has_been_silent_for_the_grace() {
-    for (way, (after, how)) in dies("died", "", PATIENCE) {
-        assert_eq!(how, Some(ErrorKind::ConnectionReset), "{way}");
-        // What is sent again comes later each time: two seconds at the most, by then.
-        assert!(after <= GRACE + SLACK, "{way}: {after:?} after it was known to be down");
-    }
+    assert_reset(dies("died", "", PATIENCE), GRACE + SLACK);
 }
 
 #[test]
 fn whoever_wants_flows_reset_has_them_reset_as_soon_as_the_backend_is_down() {
-    for (way, (after, how)) in dies("reset", "on_down = \"reset\"", PATIENCE) {
-        assert_eq!(how, Some(ErrorKind::ConnectionReset), "{way}");
-        assert!(after <= SLACK, "{way}: {after:?}");
-    }
+    assert_reset(dies("reset", "on_down = \"reset\"", PATIENCE), SLACK);
 }
 
 #[test]
 fn whoever_wants_flows_kept_has_them_kept() {
-    for (way, (_, how)) in dies("keep", "on_down = \"keep\"", Duration::from_secs(15)) {
-        assert_eq!(how, Some(ErrorKind::TimedOut), "{way}");
+    for (way, ended) in dies("keep", "on_down = \"keep\"", Duration::from_secs(15)) {
+        assert!(ended.iter().all(|(_, how)| *how == Some(ErrorKind::TimedOut)), "{way}: {ended:?}");
     }
 }
 
