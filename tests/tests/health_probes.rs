@@ -161,8 +161,8 @@ fn what_an_http_answer_has_to_be_like_is_told_where_it_is_not() {
         ),
         (
             "type = \"http\", source = \"198.51.100.4\"",
-            "down",
-            "the check's source 198.51.100.4 is not an address of this host",
+            "checking",
+            "the check could not be run: the check's source 198.51.100.4 is not an address of this host",
         ),
     ];
     let text = config("", "198.51.100.11:8080", checks.iter().map(|(check, ..)| *check));
