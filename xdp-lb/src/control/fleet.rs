@@ -1342,7 +1342,7 @@ mod tests {
         let limits = Limits {
             services: 1,
             backends: 2,
-            slots: 1000,
+            slots: 100_000,
             flows: 1,
             half_open_flows: 1,
             source_ranges: 1,
