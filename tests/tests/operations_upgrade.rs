@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -11,14 +11,14 @@ use serde_json::Value;
 use xdp_lb_tests::servers::{Nginx, UdpEcho};
 use xdp_lb_tests::{
     Daemon, Download, Network, Requests, Site, UdpStream, by_backend, other_build, paths, request, until,
-    web, web_backend,
+    until_some, web, web_backend,
 };
 
 struct Bed {
     network: Network,
     daemon: Daemon,
     program: PathBuf,
-    _nginx: Vec<Nginx>,
+    nginx: Vec<Nginx>,
     _echo: UdpEcho,
 }
 
@@ -39,7 +39,7 @@ impl Bed {
         for backend in [1, 2] {
             daemon.wait_for_state("web", &web_backend(backend), "up", Duration::from_secs(40)).unwrap();
         }
-        Self { network, daemon, program, _nginx: nginx, _echo: echo }
+        Self { network, daemon, program, nginx, _echo: echo }
     }
 
     fn status(&self) -> Value {
@@ -85,6 +85,17 @@ impl Bed {
         fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();
         fs::rename(&new, &self.program).unwrap();
     }
+}
+
+/// A script that says these lines to the daemon, notes its process id at this path, and hangs.
+fn hangs(lines: &[&str], pid: &Path) -> String {
+    let says: String = lines.iter().map(|line| format!("echo {line} >&0\n")).collect();
+    format!("#!/bin/sh\n{says}echo $$ > {0}.new\nmv {0}.new {0}\nexec sleep 300\n", pid.display())
+}
+
+fn read_pid(path: &Path) -> Pid {
+    let pid = || Ok(fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()));
+    Pid::from_raw(until_some("the script to run", Duration::from_secs(30), pid).unwrap())
 }
 
 /// Traffic of all kinds, which must not notice anything.
@@ -153,7 +164,7 @@ fn another_build_takes_over_under_traffic_and_not_one_packet_is_lost() {
 }
 
 #[test]
-fn a_build_that_does_not_become_ready_is_undone_and_not_one_packet_is_lost() {
+fn a_build_that_takes_over_and_dies_is_undone_and_not_one_packet_is_lost() {
     // A backend that nobody answers for: it takes five seconds until a daemon is ready without it.
     let bed = Bed::new(
         "[[service]]\nname = \"none\"\nvip = \"192.0.2.10:9\"\nbackend = [{ address = \"198.51.100.200:9\" }]\n",
@@ -174,7 +185,7 @@ fn a_build_that_does_not_become_ready_is_undone_and_not_one_packet_is_lost() {
     let output = bed.daemon.cli_output(&["upgrade"]).unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("did not become ready") && said.contains("took everything back"), "{said}");
+    assert!(said.contains("did not stay") && said.contains("took everything back"), "{said}");
     let seen = fs::read_to_string(bed.network.lb.dir().join("seen")).unwrap();
     assert!(!seen.contains(&before[0].1) && seen.contains("xdp"), "the other program never ran: {seen}");
     assert_eq!((bed.pid(), bed.tags()), (pid, before.map(|(_, tag)| tag)));
@@ -189,6 +200,104 @@ fn a_build_that_does_not_become_ready_is_undone_and_not_one_packet_is_lost() {
     bed.daemon.cli(&["upgrade"]).unwrap();
     assert_ne!(bed.pid(), pid);
     assert_eq!(bed.daemon.backend_state("web", &web_backend(2)).unwrap(), "draining");
+    kill(Pid::from_raw(bed.pid()), Signal::SIGKILL).unwrap();
+}
+
+#[test]
+fn while_a_build_hangs_before_it_is_ready_the_daemon_works_and_a_backend_that_dies_is_left_out_in_time() {
+    let mut bed = Bed::new("");
+    let (pid, programs) = (bed.pid(), bed.programs());
+    let script = bed.network.lb.dir().join("pid");
+    bed.put_script(&hangs(&["checked"], &script));
+    let requests = Requests::start(&bed.network.client, Site::vip(), 2);
+    std::thread::scope(|threads| {
+        let upgrade = threads.spawn(|| bed.daemon.cli_output(&["upgrade"]).unwrap());
+        let hung = read_pid(&script);
+        assert_eq!(bed.status()["upgrade"]["state"], "under-way");
+        bed.daemon.cli(&["backend", "set-weight", "web", &web_backend(2), "50"]).unwrap();
+        let refused = bed.daemon.cli_output(&["upgrade"]).unwrap();
+        assert!(String::from_utf8_lossy(&refused.stderr).contains("under way"), "{refused:?}");
+        drop(bed.nginx.remove(0));
+        bed.daemon.wait_for_state("web", &web_backend(1), "down", Duration::from_secs(20)).unwrap();
+        requests.next_by_backend(50).unwrap();
+        kill(hung, Signal::SIGKILL).unwrap();
+        let output = upgrade.join().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("nothing was changed"), "{said}");
+    });
+    assert_eq!((bed.pid(), bed.programs()), (pid, programs), "nothing was let go of");
+    assert_eq!(bed.daemon.backends(Some("web")).unwrap()[1]["weight"], 50);
+}
+
+#[test]
+fn a_build_that_hangs_when_it_is_to_take_over_is_undone_within_the_time_that_it_has() {
+    let bed = Bed::new("");
+    let (pid, tags) = (bed.pid(), bed.tags());
+    let script = bed.network.lb.dir().join("pid");
+    bed.put_script(&hangs(&["checked", "ready"], &script));
+    let traffic = Traffic::start(&bed.network);
+    let began = Instant::now();
+    let output = bed.daemon.cli_output(&["upgrade"]).unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("did not take over") && said.contains("took everything back"), "{said}");
+    assert!(began.elapsed() < Duration::from_secs(40), "{:?}", began.elapsed());
+    assert_eq!((bed.pid(), bed.tags()), (pid, tags));
+    let hung = Path::new("/proc").join(read_pid(&script).to_string());
+    assert!(!hung.join("fd/0").exists(), "it was killed");
+    bed.daemon.cli(&["backend", "drain", "web", &web_backend(2)]).unwrap();
+    traffic.end();
+}
+
+#[test]
+fn a_build_that_hangs_after_it_has_taken_over_is_undone() {
+    let bed = Bed::new("");
+    let (pid, before) = (bed.pid(), bed.programs());
+    let other = bed.network.lb.dir().join("other");
+    other_build::write(&other).unwrap();
+    bed.put_script(&format!(
+        "#!/bin/sh\n(until {} status --socket {} --output json | grep -q has.taken.over; do sleep 0.1; done; kill -STOP $$) \
+         &\nexec {} \"$@\"\n",
+        paths::daemon().display(),
+        bed.daemon.socket().display(),
+        other.display(),
+    ));
+    let traffic = Traffic::start(&bed.network);
+    let output = bed.daemon.cli_output(&["upgrade"]).unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("did not stay") && said.contains("took everything back"), "{said}");
+    assert_eq!((bed.pid(), bed.tags()), (pid, before.map(|(_, tag)| tag)));
+    bed.daemon.cli(&["backend", "drain", "web", &web_backend(2)]).unwrap();
+    traffic.end();
+}
+
+#[test]
+fn what_is_changed_while_a_slow_build_starts_counts_after_it_has_taken_over() {
+    let bed = Bed::new("");
+    let pid = bed.pid();
+    let other = bed.network.lb.dir().join("other");
+    other_build::write(&other).unwrap();
+    let started = bed.network.lb.dir().join("started");
+    bed.put_script(&format!(
+        "#!/bin/sh\ntouch {}\nsleep 6\nexec {} \"$@\"\n",
+        started.display(),
+        other.display()
+    ));
+    let traffic = Traffic::start(&bed.network);
+    std::thread::scope(|threads| {
+        let upgrade = threads.spawn(|| bed.daemon.cli(&["upgrade"]));
+        until("the script to run", Duration::from_secs(30), || Ok(started.exists())).unwrap();
+        bed.daemon.cli(&["backend", "set-weight", "web", &web_backend(1), "7"]).unwrap();
+        bed.daemon.cli(&["backend", "drain", "web", &web_backend(2)]).unwrap();
+        assert_eq!(bed.pid(), pid);
+        upgrade.join().unwrap().unwrap();
+    });
+    assert_ne!(bed.pid(), pid);
+    let backends = bed.daemon.backends(Some("web")).unwrap();
+    assert_eq!((&backends[0]["weight"], &backends[1]["state"]), (&7.into(), &"draining".into()));
+    traffic.end();
     kill(Pid::from_raw(bed.pid()), Signal::SIGKILL).unwrap();
 }
 

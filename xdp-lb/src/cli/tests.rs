@@ -15,8 +15,12 @@ use crate::api::events::WatchEvent;
 use crate::api::plan::{ChangeKind, KeyChange, ServiceChange, SettingChange, SlotsChange};
 use crate::api::server::Server;
 use crate::api::testing::{self, Owner};
-use crate::api::types::{AdminState, BackendState, BackendView, MovingView, ReloadView, ServiceView};
+use crate::api::types::{
+    AdminState, BackendState, BackendView, MovingView, Outcome, ReloadView, ServiceView, StatusView,
+    UpgradeState, UpgradeView,
+};
 use crate::config::{self, Affinity, Agent, Feedback, Http, Mode, Probe, Protocol, Quic, StatusRange, Via};
+use crate::control::handle::{Handle, Refusal, Request};
 
 const TABLE: Screen = Screen { format: Format::Table, colour: false, width: None };
 
@@ -26,10 +30,14 @@ struct Daemon {
 }
 
 fn daemon(owner: Owner) -> Daemon {
+    served(owner.start())
+}
+
+fn served(handle: Handle) -> Daemon {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("api.sock");
     let server = Server::bind(&config::Api { socket: socket.clone(), ..config::Api::default() }).unwrap();
-    tokio::spawn(server.serve(owner.start(), std::future::pending()));
+    tokio::spawn(server.serve(handle, std::future::pending()));
     Daemon { client: Client::new(socket), folder }
 }
 
@@ -56,6 +64,7 @@ impl Daemon {
                 };
                 watch.execute(client, &screen, print).await.map(|()| Done::from(text))
             }
+            Command::Upgrade(upgrade) => upgrade.execute(client, &screen).await.map(Done::from),
             Command::Unload(unload) => {
                 let socket = self.folder.path().join("api.sock");
                 unload.execute(None, Some(socket), &screen).await.map(Done::from)
@@ -891,4 +900,33 @@ fn every_command_that_asks_the_daemon_has_its_operation_in_the_openapi_document_
         .filter(|id| *id != "openapi")
         .collect();
     assert_eq!(used, documented);
+}
+
+#[tokio::test]
+async fn an_upgrade_that_succeeds_is_one_though_a_daemon_says_that_it_is_stopping() {
+    let (sender, mut requests) = tokio::sync::mpsc::channel(8);
+    tokio::spawn(async move {
+        let (status, mut looks) = (Owner::default().status(), 0);
+        while let Some(request) = requests.recv().await {
+            match request {
+                Request::Upgrade(answer) => {
+                    drop(answer.send(Ok(Outcome { message: "begun".into(), changed: true })));
+                }
+                Request::Status(answer) => {
+                    looks += 1;
+                    let (state, message) = (UpgradeState::Done, "the new one has taken over".into());
+                    let taken = Some(UpgradeView { state, message });
+                    let after = StatusView { pid: 4243, upgrade: taken, ..status.clone() };
+                    drop(answer.send(match looks {
+                        1 => Ok(status.clone()),
+                        2 => Err(Refusal::Failed("the daemon is stopping".into())),
+                        _ => Ok(after),
+                    }));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    });
+    let text = served(Handle::new(sender)).text(&["upgrade"]).await;
+    assert!(text.contains("process 4242 -> 4243"), "{text}");
 }

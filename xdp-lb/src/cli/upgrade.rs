@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::output::Screen;
 use super::units::parse_span;
-use crate::api::client::{Client, Error};
+use crate::api::client::Client;
 use crate::api::types::{Outcome, UpgradeState, UpgradeView};
 
 /// Between two looks at how far it is.
@@ -17,9 +17,9 @@ const LOOK: Duration = Duration::from_millis(200);
 /// Have the binary that lies at the daemon's path now take over from it
 ///
 /// Install the new binary in the place of the old one first (write it beside, and rename it). The daemon starts it; it
-/// checks the config and the pinned tables' layout, takes over the tables, and replaces the program through its link:
-/// no packet is lost, and no flow breaks. Where it does not become ready, the daemon takes everything back, and this
-/// says why, with exit code 1.
+/// checks the config, the pinned tables and the backends while the daemon goes on, takes over the tables, and replaces the
+/// program through its link: no packet is lost, and no flow breaks. Where it does not become ready, does not take over, or
+/// does not stay for 5 seconds, the daemon takes everything back, and this says why, with exit code 1.
 #[derive(Debug, Args)]
 pub(super) struct Upgrade {
     /// How long to wait at most: 30s, 5m, 1h
@@ -32,6 +32,7 @@ impl Upgrade {
         let before = client.status().await?.pid;
         client.upgrade().await?;
         let deadline = Instant::now() + self.timeout;
+        let mut trouble = None;
         while Instant::now() < deadline {
             match client.status().await {
                 Ok(status) => match status.upgrade {
@@ -43,12 +44,12 @@ impl Upgrade {
                     }
                     _ => {}
                 },
-                // One has let go of the socket, and the other has not taken it yet.
-                Err(Error::NoDaemon(_) | Error::Broken { .. }) => {}
-                Err(error) => return Err(error.into()),
+                // One is stopping or has let go of the socket, and the other has not taken it yet.
+                Err(error) => trouble = Some(error),
             }
             tokio::time::sleep(LOOK).await;
         }
-        bail!("it has not ended within the timeout; see xdp-lb status and the daemon's log")
+        let trouble = trouble.map_or_else(String::new, |error| format!(" (last: {error})"));
+        bail!("it has not ended within the timeout{trouble}; see xdp-lb status and the daemon's log")
     }
 }

@@ -31,6 +31,7 @@ pub mod run;
 mod selection;
 mod settling;
 mod slow_start;
+mod standby;
 pub mod tables;
 mod traffic;
 mod unknown_flows;

@@ -63,15 +63,27 @@ impl Orphan {
         self.id.as_raw_nonzero().get().unsigned_abs()
     }
 
+    /// Asks it to end, if it still runs.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub(super) fn terminate(&self) -> Result<()> {
+        self.signal(Signal::TERM).context("cannot send it SIGTERM")
+    }
+
+    fn signal(&self, signal: Signal) -> rustix::io::Result<()> {
+        match pidfd_send_signal(&self.process, signal) {
+            Err(rustix::io::Errno::SRCH) => Ok(()),
+            sent => sent,
+        }
+    }
+
     /// Kills it, if it still runs, and waits until it is gone.
     ///
     /// # Errors
     /// Where it does not go.
     pub(super) fn end(&self) -> Result<()> {
-        match pidfd_send_signal(&self.process, Signal::KILL) {
-            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-            Err(error) => return Err(error).context("cannot kill it"),
-        }
+        self.signal(Signal::KILL).context("cannot kill it")?;
         let mut gone = [PollFd::new(&self.process, PollFlags::IN)];
         let patience = Timespec::try_from(TO_DIE).expect("a few seconds");
         let ended = poll(&mut gone, Some(&patience)).context("cannot wait for its end")?;

@@ -19,6 +19,7 @@ use super::kernel::Kernel;
 use super::leaving;
 use super::plan::{Plan, Planner, identities, identity};
 use super::settling::Settling;
+use super::standby::Standby;
 use super::tables::Write;
 use super::traffic::{self, Carried, TrafficRates};
 use super::unknown_flows::UnknownFlows;
@@ -111,6 +112,8 @@ pub struct Parts<K> {
     pub set_courses: SetCourses,
     /// The MACs of the host's interfaces, until an event tells of others.
     pub own_macs: OwnMacs,
+    /// What was learnt while another daemon had the tables.
+    pub standby: Option<Standby>,
 }
 
 /// What the owner task hears.
@@ -247,6 +250,7 @@ impl<K: Kernel> Owner<K> {
             set_discoveries,
             set_courses,
             own_macs,
+            standby,
         } = parts;
         let mut overlay = match config::state::read(&config.state_file) {
             Ok(overlay) => overlay,
@@ -298,7 +302,8 @@ impl<K: Kernel> Owner<K> {
 
         let now = Instant::now();
         let is_first = tables.services.is_empty();
-        let mut fleet = Fleet::new(&tables);
+        let (learnt, news) = standby.map(Standby::into_parts).unzip();
+        let mut fleet = learnt.unwrap_or_else(|| Fleet::new(&tables));
         fleet.set_effective(effective, &tables, now);
         let mut owner = Self {
             config_file,
@@ -341,6 +346,7 @@ impl<K: Kernel> Owner<K> {
         owner.carry_out(plan)?;
         owner.write_own_macs(&[]);
         owner.attach_configured()?;
+        news.into_iter().flatten().for_each(|event| owner.take_in(event));
         owner.say_what_the_host_lacks();
         owner.tell_the_others();
         owner.tell_vips();

@@ -2,40 +2,47 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
 use super::handle::Handle;
 use super::owner::{Ears, Ended, Owner, Parts, SetCourse, refuse_vip_checks};
 use super::privilege;
+use super::standby::{self, FIRST_CHECKS, Standby};
 use super::upgrade::{self, Predecessor, Successor, Upgrades};
 use crate::api::server::Server;
 use crate::api::types::UpgradeState;
 use crate::config::{self, Config};
-use crate::datapath::{self, Datapath, Events, Policy};
+use crate::datapath::{self, Checks, Datapath, Events, Policy, Prepared};
 use crate::discovery::Discoverer;
-use crate::health::{Checker, VipChecks};
+use crate::health::{AgentReport, Checker, Report, VipChecks};
 use crate::lock::Lock;
 use crate::metrics;
-use crate::net::Resolver;
 use crate::net::namespace::Namespace;
 use crate::net::vips::{Vips, record_file};
+use crate::net::{Event, OwnMacs, Resolver};
 
 /// Messages that may wait for the owner task: its senders wait when there are more.
 const QUEUE: usize = 1024;
 
-/// How long the first checks may take before the daemon says that it is ready all the same.
-const FIRST_CHECKS: Duration = Duration::from_secs(5);
-
 /// How long the last answers may take once the daemon ends.
 const GRACE: Duration = Duration::from_secs(5);
+
+/// How long they may take before another daemon takes over, which waits for them.
+const GRACE_BEFORE_HAND_OVER: Duration = Duration::from_secs(1);
+
+/// How long this daemon tries to take back what a successor has not kept, and how often.
+const TO_TAKE_BACK: Duration = Duration::from_secs(60);
+const TAKE_BACK_AGAIN: Duration = Duration::from_millis(200);
 
 /// What mends it where checks cannot go to VIPs.
 const NAMESPACE_HINT: &str = "it takes a network namespace of the daemon's own, for which it needs CAP_SYS_ADMIN when it \
@@ -90,17 +97,15 @@ fn lives(options: &Options, predecessor: &mut Option<Predecessor>) -> Result<()>
     {
         bail!(refusal);
     }
-    let handed = match predecessor {
-        Some(predecessor) => {
-            datapath::check_layout(&config.pin_path)?;
-            predecessor.hand_over()?
-        }
-        None => None,
-    };
-    // Before anything is read from the state file, and until the process ends.
-    let mut lock = match handed {
-        Some(descriptor) => config::state::inherit_lock(descriptor, &config.state_file)?,
-        None => config::state::lock(&config.state_file)?,
+    if let Some(predecessor) = predecessor {
+        datapath::check_layout(&config.pin_path)?;
+        predecessor.checked()?;
+    }
+    // Before anything is read from the state file, and until the process ends. That of a daemon that is taken over from comes
+    // once that one has let go.
+    let mut lock = match predecessor {
+        Some(_) => None,
+        None => Some(config::state::lock(&config.state_file)?),
     };
     raise_descriptor_limit();
     privilege::drop_rest(config.allow_exec_checks, config.api.has_groups())?;
@@ -108,20 +113,39 @@ fn lives(options: &Options, predecessor: &mut Option<Predecessor>) -> Result<()>
     if predecessor.is_some() {
         upgrades.note(UpgradeState::UnderWay, "this daemon takes over".into());
     }
+    // Until when this daemon tries to take back what it has handed over.
+    let mut insists_until = None;
     loop {
         // All that one life has started ends with its runtime.
         let runtime = runtime()?;
         let life = Life { options, binary: &binary, upgrades: &upgrades, namespace: &namespace };
-        let end = runtime.block_on(life.serve(config, &mut asked, predecessor));
+        let end = runtime.block_on(life.serve(config.clone(), &mut asked, predecessor, &mut lock));
         runtime.shutdown_timeout(Duration::from_secs(1));
-        let End::HandedOver(successor) = end? else { return Ok(()) };
-        if self::runtime()?.block_on(see_it_take_over(successor, &lock, &upgrades))? {
+        let successor = match (end, insists_until) {
+            (Ok(End::Over), _) => return Ok(()),
+            (Ok(End::HandedOver(successor)), _) => successor,
+            // A successor that was killed may hold what it had for a moment yet.
+            (Err(error), Some(until)) if Instant::now() < until => {
+                warn!("cannot take everything back yet, which is tried again: {error:#}");
+                thread::sleep(TAKE_BACK_AGAIN);
+                continue;
+            }
+            (Err(error), _) => return Err(error),
+        };
+        let held = lock.as_mut().context("there is no lock on the state file")?;
+        if self::runtime()?.block_on(see_it_take_over(successor, held, &upgrades))? {
             return Ok(());
         }
         // The other one may have written its own process id.
-        lock.sign().context("cannot write the state file's lock")?;
-        // As a restart does.
-        config = config::load(&options.config_file)?;
+        if let Err(error) = held.sign() {
+            warn!("cannot write the state file's lock: {error:#}");
+        }
+        insists_until = Some(Instant::now() + TO_TAKE_BACK);
+        // As a restart does; but this one has to go on, whatever the file says.
+        match config::load(&options.config_file) {
+            Ok(present) => config = present,
+            Err(errors) => error!("the daemon goes on with the config that it was started with: {errors}"),
+        }
     }
 }
 
@@ -143,8 +167,8 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
         .context("cannot start the daemon's threads")
 }
 
-/// Waits until the successor is ready; where it does not become so, ends it and says so. Returns whether this daemon
-/// is not needed any more.
+/// Waits until the successor has taken over and shows that it stays; where it does not, ends it and says so. Returns whether
+/// this daemon is not needed any more.
 async fn see_it_take_over(mut successor: Successor, lock: &Lock, upgrades: &Upgrades) -> Result<bool> {
     let pid = successor.id();
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen to signals")?;
@@ -156,19 +180,32 @@ async fn see_it_take_over(mut successor: Successor, lock: &Lock, upgrades: &Upgr
             return Ok(true);
         }
     };
-    match taken {
+    let stays = match taken {
+        Ok(()) => {
+            info!("the process {pid} has taken over: this one ends once that has shown that it stays");
+            tokio::select! {
+                stays = successor.stay() => stays.map_err(|why| format!("took over and did not stay: {why:#}")),
+                _ = terminate.recv() => {
+                    info!("SIGTERM: the daemon and the one that has taken over end, forwarding goes on");
+                    successor.terminate();
+                    return Ok(true);
+                }
+            }
+        }
+        Err(why) => Err(format!("did not take over: {why:#}")),
+    };
+    match stays {
         Ok(()) => {
             // What systemd watches from now on.
             if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::MainPid(pid)]) {
                 warn!("cannot tell the service manager of the new daemon: {error}");
             }
-            info!("the process {pid} has taken over: this one ends");
+            info!("the process {pid} goes on: this one ends");
             Ok(true)
         }
         Err(why) => {
             successor.end();
-            let message =
-                format!("the new daemon did not become ready, so this one took everything back: {why:#}");
+            let message = format!("the new daemon {why}; so this one took everything back");
             error!("upgrade: {message}");
             upgrades.note(UpgradeState::Failed, message);
             Ok(false)
@@ -185,44 +222,125 @@ struct Life<'a> {
     namespace: &'a Result<Arc<Namespace>, String>,
 }
 
-impl Life<'_> {
-    async fn serve(
-        &self,
-        config: Config,
-        asked: &mut mpsc::Receiver<()>,
-        predecessor: &mut Option<Predecessor>,
-    ) -> Result<End> {
-        // What can fail without touching the kernel comes first.
-        let server = Server::bind(&config.api)?;
+/// What the daemon listens on.
+struct Listeners {
+    api: Server,
+    metrics: Option<TcpListener>,
+}
+
+impl Listeners {
+    async fn bind(config: &Config) -> Result<Self> {
+        let api = Server::bind(&config.api)?;
         let metrics = match config.metrics.listen {
             Some(address) => Some(TcpListener::bind(address).await.with_context(|| {
                 format!("cannot listen on {address} for metrics: choose another metrics.listen, or \"off\"")
             })?),
             None => None,
         };
-        let (network, heard) = mpsc::channel(QUEUE);
-        let (resolver, own_macs) = Resolver::start(network).await?;
-        let resolver = Arc::new(resolver);
-        let vips = Vips::start(record_file(&config.state_file))?;
-        let (pins, sockets) = (config.pin_path.clone(), config.api.socket.clone());
-        let mut datapath = Datapath::load(&datapath::Options {
-            pin_path: Some(pins.clone()),
+        Ok(Self { api, metrics })
+    }
+}
+
+/// What tells the daemon of backends and of the network.
+struct Senses {
+    resolver: Arc<Resolver>,
+    own_macs: OwnMacs,
+    events: mpsc::Receiver<Event>,
+    checker: Arc<Checker>,
+    vip_checks: Result<Arc<VipChecks>, String>,
+    reports: mpsc::Receiver<Report>,
+    agents: mpsc::Receiver<AgentReport>,
+}
+
+/// What a life has once it may work with the tables.
+struct Beginning {
+    listeners: Listeners,
+    vips: Vips,
+    datapath: Datapath,
+    senses: Senses,
+    standby: Option<Standby>,
+}
+
+impl Life<'_> {
+    fn datapath_options(&self, config: &Config) -> datapath::Options {
+        datapath::Options {
+            pin_path: Some(config.pin_path.clone()),
             limits: config.limits,
-            policy: Policy::of(&config),
-        })?;
+            policy: Policy::of(config),
+        }
+    }
+
+    fn start_checks(
+        &self,
+        (resolver, own_macs, events): (Arc<Resolver>, OwnMacs, mpsc::Receiver<Event>),
+        take_checks: impl FnOnce() -> Result<Checks>,
+    ) -> Result<Senses> {
+        let (send_reports, reports) = mpsc::channel(QUEUE);
+        let (send_news, agents) = mpsc::channel(QUEUE);
+        let vip_checks = match self.namespace {
+            Ok(namespace) => Ok(Arc::new(VipChecks::new(Arc::clone(namespace), take_checks()?))),
+            Err(why) => Err(why.clone()),
+        };
+        let checker =
+            Arc::new(Checker::start_with(send_reports, send_news, vip_checks.as_ref().ok().cloned()));
+        Ok(Senses { resolver, own_macs, events, checker, vip_checks, reports, agents })
+    }
+
+    /// Begins where no other daemon is.
+    async fn begin(&self, config: &Config) -> Result<Beginning> {
+        // What can fail without touching the kernel comes first.
+        let listeners = Listeners::bind(config).await?;
+        let network = start_resolver().await?;
+        let vips = Vips::start(record_file(&config.state_file))?;
+        let mut datapath = Datapath::load(&self.datapath_options(config))?;
+        let senses = self.start_checks(network, || datapath.take_checks())?;
+        Ok(Beginning { listeners, vips, datapath, senses, standby: None })
+    }
+
+    /// Begins beside the daemon before, which works until it hears that this one is ready, and then lets go.
+    async fn stand_by(
+        &self,
+        config: &Config,
+        predecessor: &mut Predecessor,
+        lock: &mut Option<Lock>,
+    ) -> Result<Beginning> {
+        let options = self.datapath_options(config);
+        let mut prepared = Prepared::load(&options)?;
+        let mut senses = self.start_checks(start_resolver().await?, || prepared.take_checks())?;
+        let mut standby = Standby::new(config, prepared.tables())?;
+        let Senses { resolver, events, checker, reports, agents, .. } = &mut senses;
+        let ears = standby::Ears { reports, agents, events };
+        let handed = standby.learn(checker, resolver, ears, predecessor).await?;
+        *lock = Some(config::state::inherit_lock(handed, &config.state_file)?);
+        if config::load(&self.options.config_file)? != *config {
+            bail!("the config file was changed while this daemon was starting: run `xdp-lb upgrade` again");
+        }
+        let datapath = Datapath::take_over(&options, prepared)?;
+        let listeners = Listeners::bind(config).await?;
+        let vips = Vips::start(record_file(&config.state_file))?;
+        Ok(Beginning { listeners, vips, datapath, senses, standby: Some(standby) })
+    }
+
+    async fn serve(
+        &self,
+        config: Config,
+        asked: &mut mpsc::Receiver<()>,
+        predecessor: &mut Option<Predecessor>,
+        lock: &mut Option<Lock>,
+    ) -> Result<End> {
+        let beginning = match predecessor {
+            Some(predecessor) => self.stand_by(&config, predecessor, lock).await?,
+            None => self.begin(&config).await?,
+        };
+        let Beginning { listeners, vips, mut datapath, senses, standby } = beginning;
+        let Senses { resolver, own_macs, events, checker, vip_checks, reports, agents } = senses;
+        let (pins, socket) = (config.pin_path.clone(), config.api.socket.clone());
         let is_first = !datapath.is_adopted();
-        let events = datapath.take_events()?;
+        let wanted_neighbours = datapath.take_events()?;
         datapath.start_log()?;
 
         let (handle, requests) = mpsc::channel(QUEUE);
         let handle = Handle::new(handle);
-        let (reports, reported) = mpsc::channel(QUEUE);
-        let (news, agents) = mpsc::channel(QUEUE);
-        let vip_checks = match self.namespace {
-            Ok(namespace) => Ok(Arc::new(VipChecks::new(Arc::clone(namespace), datapath.take_checks()?))),
-            Err(why) => Err(why.clone()),
-        };
-        let checker = Arc::new(Checker::start_with(reports, news, vip_checks.as_ref().ok().cloned()));
         let watched = Arc::clone(&resolver);
         let (updates, found) = mpsc::channel(QUEUE);
         let discoverer = Discoverer::start(updates);
@@ -242,29 +360,41 @@ impl Life<'_> {
             own_macs,
             set_courses: vip_checks
                 .map(|checks| -> SetCourse { Box::new(move |courses| checks.set_courses(courses)) }),
+            standby,
         };
         let owner = Owner::start(parts).inspect_err(|_| {
             if is_first && let Err(error) = datapath::unload(&pins) {
                 warn!("{error:#}");
             }
         })?;
-        tokio::spawn(solicit(events, resolver));
+        tokio::spawn(solicit(wanted_neighbours, resolver));
 
         let (stop, stopped) = watch::channel(());
         let stopping = |mut stopped: watch::Receiver<()>| async move {
             // The sender's end says the same as a message.
             let _ = stopped.changed().await;
         };
-        let api = tokio::spawn(server.serve(handle.clone(), stopping(stopped.clone())));
+        let Listeners { api, metrics } = listeners;
+        let api = tokio::spawn(api.serve(handle.clone(), stopping(stopped.clone())));
         let metrics = metrics.map(|listener| {
             tokio::spawn(metrics::serve(listener, handle.clone(), stopping(stopped.clone())))
         });
-        let ready =
-            tokio::spawn(say_ready(handle.clone(), sockets, predecessor.take(), self.upgrades.clone()));
+        let (over, is_over) = oneshot::channel();
+        let ready = match predecessor.take() {
+            Some(predecessor) => {
+                info!("took over; the control socket is {}", socket.display());
+                tokio::spawn(be_watched(handle.clone(), predecessor, self.upgrades.clone(), is_over))
+            }
+            None => {
+                drop(is_over);
+                tokio::spawn(say_ready(handle.clone(), socket))
+            }
+        };
 
         let mut successor = None;
+        let mut owner = pin!(owner.run(Ears { requests, reports, agents, events, found }));
         let ended = tokio::select! {
-            ended = owner.run(Ears { requests, reports: reported, agents, events: heard, found }) => Some(ended),
+            ended = &mut owner => Some(ended),
             signal = wait_for_signal(&handle) => {
                 info!("{}: the daemon ends, forwarding goes on", signal?);
                 None
@@ -275,9 +405,17 @@ impl Life<'_> {
                 None
             }
         };
-        ready.abort();
-        if successor.is_none() {
-            let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        match (&successor, ended) {
+            (None, None | Some(Ended::Unloaded | Ended::Closed)) => {
+                let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+                // Where another daemon watches this one.
+                if over.send(()).is_ok() {
+                    let _ = ready.await;
+                } else {
+                    ready.abort();
+                }
+            }
+            _ => ready.abort(),
         }
         drop(stop);
         let last_answers = async {
@@ -286,8 +424,19 @@ impl Life<'_> {
                 let _ = metrics.await;
             }
         };
-        if tokio::time::timeout(GRACE, last_answers).await.is_err() {
-            warn!("the last answers took longer than {GRACE:?} and were cut short");
+        let grace = if successor.is_some() { GRACE_BEFORE_HAND_OVER } else { GRACE };
+        let answered = tokio::time::timeout(grace, last_answers);
+        let in_time = if ended.is_some() {
+            answered.await.is_ok()
+        } else {
+            // What was asked already is answered, too.
+            tokio::select! {
+                answered = answered => answered.is_ok(),
+                _ = &mut owner => true,
+            }
+        };
+        if !in_time {
+            warn!("the last answers took longer than {grace:?} and were cut short");
         }
         match (ended, successor) {
             (Some(Ended::NetworkLost), _) => {
@@ -298,15 +447,15 @@ impl Life<'_> {
         }
     }
 
-    /// Waits until an upgrade is asked for, and the other binary has checked what it can. One that finds something is
-    /// refused, and nothing has changed.
+    /// Waits until an upgrade is asked for, and the other binary is ready to take over. One that is not is refused, and nothing
+    /// has changed.
     async fn next_successor(&self, asked: &mut mpsc::Receiver<()>) -> Successor {
         loop {
             if asked.recv().await.is_none() {
                 return std::future::pending().await;
             }
             let why = match Successor::start(self.binary, &self.options.config_file) {
-                Ok(successor) => match successor.checked(self.binary, self.namespace).await {
+                Ok(mut successor) => match successor.ready(self.binary, self.namespace).await {
                     Ok(()) => return successor,
                     Err(why) => {
                         successor.end();
@@ -344,21 +493,42 @@ async fn solicit(mut events: Events, resolver: Arc<Resolver>) {
     }
 }
 
+async fn start_resolver() -> Result<(Arc<Resolver>, OwnMacs, mpsc::Receiver<Event>)> {
+    let (events, heard) = mpsc::channel(QUEUE);
+    let (resolver, own_macs) = Resolver::start(events).await?;
+    Ok((Arc::new(resolver), own_macs, heard))
+}
+
 /// Tells the service manager (sd_notify(3)) once the first checks have ended, so that what is ordered
 /// behind the daemon finds its services served.
-async fn say_ready(handle: Handle, socket: PathBuf, predecessor: Option<Predecessor>, upgrades: Upgrades) {
+async fn say_ready(handle: Handle, socket: PathBuf) {
     let deadline = tokio::time::Instant::now() + FIRST_CHECKS;
     while tokio::time::Instant::now() < deadline && handle.is_pending().await == Ok(true) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     info!("ready; the control socket is {}", socket.display());
-    if let Some(predecessor) = predecessor {
-        predecessor.ready();
-        let version = format!("{} (commit {})", crate::VERSION, crate::COMMIT);
-        upgrades.note(UpgradeState::Done, format!("xdp-lb {version} has taken over from the daemon before"));
-    }
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         warn!("cannot tell the service manager that the daemon is ready: {error}");
+    }
+}
+
+/// Shows the daemon before that this one has taken over and goes on, until that one ends.
+async fn be_watched(
+    handle: Handle,
+    mut predecessor: Predecessor,
+    upgrades: Upgrades,
+    is_over: oneshot::Receiver<()>,
+) {
+    let version = format!("xdp-lb {} (commit {})", crate::VERSION, crate::COMMIT);
+    upgrades.note(
+        UpgradeState::UnderWay,
+        format!("{version} has taken over, and the daemon before sees whether it stays"),
+    );
+    tokio::select! {
+        () = predecessor.watch(&handle) => {
+            upgrades.note(UpgradeState::Done, format!("{version} has taken over from the daemon before"));
+        }
+        Ok(()) = is_over => predecessor.over(),
     }
 }
 

@@ -16,19 +16,24 @@ pub struct Addresses {
 }
 
 impl Addresses {
-    /// The table in this map, in which the bits of these addresses are set and no others.
+    /// The table in this map, where these addresses have endpoints. Nothing is written: see [`Addresses::adopt`].
     pub fn new(words: Words, present: impl IntoIterator<Item = (Address, u8)>) -> Self {
-        let mut addresses = Self { words, uses: HashMap::new() };
-        let mut bits = vec![0; addresses.words.length() as usize];
+        let mut uses = HashMap::new();
         for (address, role) in present {
-            let place = Place::of(&address);
-            *addresses.uses.entry((place, role)).or_default() += 1;
-            bits[place.word() as usize] |= place.bits(role);
+            *uses.entry((Place::of(&address), role)).or_default() += 1;
         }
-        for (word, bits) in addresses.words.all().iter().zip(bits) {
+        Self { words, uses }
+    }
+
+    /// Sets the bits of the addresses and no others: an earlier daemon may have ended between two writes.
+    pub fn adopt(&self) {
+        let mut bits = vec![0; self.words.length() as usize];
+        for (place, role) in self.uses.keys() {
+            bits[place.word() as usize] |= place.bits(*role);
+        }
+        for (word, bits) in self.words.all().iter().zip(bits) {
             word.store(bits, Ordering::Release);
         }
-        addresses
     }
 
     /// Notes an endpoint of this address, before packets can find it.
@@ -76,6 +81,8 @@ mod tests {
         words.all()[7].store(u64::MAX, Ordering::Relaxed);
         let mut addresses =
             Addresses::new(words, [(address(1), VIP), (address(1), VIP), (address(1), BACKEND)]);
+        assert_eq!(roles(&addresses, &address(1)), 0, "another daemon's table is only looked at");
+        addresses.adopt();
         assert_eq!(addresses.words.all()[7].load(Ordering::Relaxed), 0, "what was left is gone");
         assert_eq!(roles(&addresses, &address(1)), VIP | BACKEND);
         addresses.remove(&address(1), VIP);

@@ -13,7 +13,8 @@ use xdp_lb_common::reason::Reason;
 use xdp_lb_common::slot::Slot;
 use xdp_lb_common::tables::{
     Backend, BackendIndex, BackendState, Book, COUNTS_FLOWS, FlowKey, FlowRecord, Reply, RouterAddresses,
-    RouterInterface, ServerKey, Service, ServiceIndex, Settings, SlotIndex, SourceKey, Traffic, VlanDevice,
+    RouterInterface, ServerKey, Service, ServiceIndex, Settings, SlotIndex, SourceKey, SourceVerdict,
+    Traffic, VlanDevice,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -26,7 +27,7 @@ use super::own_macs::OwnMacs;
 use super::ranges::Ranges;
 use super::vips::Vips;
 use crate::config::Limits;
-use crate::control::tables::Tables;
+use crate::control::tables::{SourceRange, Tables};
 
 /// What is said of an object whose tables are not the ones that are asked for here.
 pub(super) const STALE: &str = "the eBPF object was built from another version of xdp-lb than the daemon: build both with `cargo xtask build`";
@@ -167,8 +168,42 @@ impl Maps {
         Ok((maps, sizes))
     }
 
-    /// Makes the VIPs' addresses and ranges those of the services, whatever an earlier daemon left.
-    pub fn adopt_vips(&mut self) -> Result<()> {
+    /// What stands in the tables: for adoption.
+    pub fn read(&self, sizes: &Sizes) -> Result<Tables> {
+        let mut tables = Tables::default();
+        for entry in self.services.iter() {
+            let (vip, service) = entry.context("cannot read the services")?;
+            tables.services.insert(vip, service);
+            if service.ring_len > 0 {
+                let ring = self.slots.read(service.ring_offset, service.ring_len)?;
+                tables.rings.insert(service.ring_offset, ring);
+            }
+            for place in service.snat_offset..service.snat_offset + u32::from(service.snat_len) {
+                let Plain(address) =
+                    self.snat_addresses.get(&place, 0).context("cannot read SNAT addresses")?;
+                tables.snat_addresses.insert(place, address);
+            }
+        }
+        for entry in self.replies.iter() {
+            let (endpoint, reply) = entry.context("cannot read the replies")?;
+            tables.replies.insert(endpoint, reply);
+        }
+        for entry in self.quic_servers.iter() {
+            let (Plain(key), index) = entry.context("cannot read the server ids")?;
+            tables.quic_servers.insert(key, BackendIndex(index));
+        }
+        for entry in self.sources.iter() {
+            let (key, verdict) = entry.context("cannot read the source ranges")?;
+            let (range, verdict) = source_entry(key.prefix_len(), key.data().0, verdict);
+            tables.sources.insert(range, verdict);
+        }
+        tables.backends = self.read_backends(sizes.limits.backends)?;
+        Ok(tables)
+    }
+
+    /// Makes the addresses and the VIPs' ranges those of the services and backends, whatever an earlier daemon left.
+    pub fn adopt(&mut self) -> Result<()> {
+        self.addresses.adopt();
         self.vips.adopt(self.services.keys().copied().collect())?;
         self.ranges.adopt()
     }
@@ -289,6 +324,14 @@ impl Maps {
         self.backend_flows.store(index, 0)?;
         zero(&mut self.backend_counters, index).context("cannot clear a backend's counters")
     }
+}
+
+/// The range and the verdict of an entry in the kernel.
+fn source_entry(prefix: u32, key: SourceKey, verdict: u32) -> (SourceRange, SourceVerdict) {
+    let bits = prefix.saturating_sub(SourceKey::SCOPE_BITS).min(128) as u8;
+    let range = SourceRange { list: key.scope, address: key.address, bits };
+    let is_allowed = verdict == SourceVerdict::Allow as u32;
+    (range, if is_allowed { SourceVerdict::Allow } else { SourceVerdict::Deny })
 }
 
 /// A table, which stays in the object.

@@ -25,6 +25,6 @@ pub use decapsulator::Decapsulator;
 pub use events::Events;
 pub use maps::{FlowRecords, Sizes};
 pub use pins::{check_layout, is_pinned, unload};
-pub use program::{Attached, Datapath, Options, monotonic_seconds};
+pub use program::{Attached, Datapath, Options, Prepared, monotonic_seconds};
 pub use ranges::port_ranges;
 pub use settings::{Policy, hash_keys};

@@ -50,11 +50,6 @@ impl Pins {
         Ok(Self { directory: own, _lock })
     }
 
-    /// Where a map is pinned.
-    pub fn map(&self, name: &str) -> PathBuf {
-        self.directory.join(name)
-    }
-
     /// Where an interface's link is pinned.
     pub fn link(&self, interface: &str, mode: XdpMode) -> PathBuf {
         link_path(&self.directory, interface, mode)
@@ -83,6 +78,11 @@ impl Pins {
         }
         Ok(links)
     }
+}
+
+/// Where a map of this layout is pinned under this path.
+pub fn map(pin_path: &Path, name: &str) -> PathBuf {
+    directory(pin_path).join(name)
 }
 
 /// Looks whether the pins under this path, if any, are of this daemon's layout, so that it can take them over.

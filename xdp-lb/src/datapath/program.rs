@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::discriminant;
 use std::os::fd::AsFd as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use aya::maps::{MapError, lpm_trie};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::XdpLink;
@@ -21,7 +21,7 @@ use xdp_lb_common::own_mac::OwnMac;
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::tables::{
     BackendIndex, Book, FlowKey, FlowRecord, RESETS_UNKNOWN, RouterAddresses, RouterInterface, ServiceIndex,
-    Settings, SlotIndex, SourceKey, SourceVerdict, Traffic, VlanDevice,
+    Settings, SlotIndex, SourceKey, Traffic, VlanDevice,
 };
 
 use super::census::{Census, Count};
@@ -72,6 +72,9 @@ const PINNED: [&str; 27] = [
 /// SNAT addresses of all services together: sixteen for each of a thousand services.
 const SNAT_ADDRESSES: u32 = 16_384;
 
+/// How often tables are read that another daemon writes to.
+const READS: usize = 5;
+
 /// What to load, and how large.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -117,14 +120,25 @@ impl Datapath {
         Self::load_object(options, OBJECT)
     }
 
+    /// Takes the tables over with a program that is [`Prepared`]: nothing is verified any more.
+    ///
+    /// # Errors
+    /// Where another daemon still uses the pins, or the tables are not all there any more.
+    pub fn take_over(options: &Options, prepared: Prepared) -> Result<Self> {
+        let pin_path = options.pin_path.as_deref().context("only pinned tables can be taken over")?;
+        let pins = Pins::open(pin_path)?;
+        let pinned = adoptable(pin_path)?;
+        let (maps, sizes) = Maps::take(&mut open(options, OBJECT, &pinned)?)?;
+        Self::assemble(options, prepared.object, maps, sizes, Some(pins), true)
+    }
+
     /// Like [`Datapath::load`], with the program and the tables of this object.
     ///
     /// # Errors
     /// Also where its tables are not those that this library knows.
     pub fn load_object(options: &Options, object: &[u8]) -> Result<Self> {
         let pins = options.pin_path.as_deref().map(Pins::open).transpose()?;
-        let pinned: Vec<(&str, PathBuf)> =
-            pins.iter().flat_map(|pins| PINNED.map(|name| (name, pins.map(name)))).collect();
+        let pinned = options.pin_path.as_deref().map_or_else(Vec::new, pinned);
         let present: Vec<_> = pinned.iter().filter(|(_, path)| path.exists()).collect();
         let adopted = present.len() == PINNED.len();
         if !adopted && let Some(pins) = &pins {
@@ -155,57 +169,21 @@ impl Datapath {
         pinned: &[(&str, PathBuf)],
         adopted: bool,
     ) -> Result<Self> {
-        let Limits {
-            services,
-            backends,
-            slots,
-            flows,
-            half_open_flows,
-            source_ranges,
-            source_rates,
-            fragments,
-        } = options.limits;
-        let mut loader = EbpfLoader::new();
-        for (name, path) in pinned {
-            loader.map_pin_path(name, path.clone());
-        }
-        for (name, entries) in [
-            ("SERVICE_PLACES", directory::words(services)),
-            ("SERVICES", directory::records(services)),
-            ("VIPS", services),
-            ("PORT_RANGES", services),
-            // Place 0 stays vacant.
-            ("BACKENDS", backends + 1),
-            ("SLOTS", slots),
-            ("FLOWS", flows),
-            ("HALF_OPEN", half_open_flows),
-            ("REPLY_PLACES", directory::words(backends)),
-            ("REPLIES", directory::records(backends)),
-            // The old and the new ones, side by side.
-            ("QUIC_SERVERS", 2 * backends),
-            ("SOURCES", source_ranges),
-            ("SOURCE_RATES", source_rates),
-            ("FRAGMENTS", fragments),
-            ("SNAT_ADDRESSES", SNAT_ADDRESSES),
-            ("SERVICE_FLOWS", services),
-            ("BACKEND_FLOWS", backends + 1),
-            ("FORMER_TRAFFIC", services),
-            ("BACKEND_COUNTERS", backends + 1),
-        ] {
-            loader.map_max_entries(name, entries);
-        }
-        let mut object = loader.load(object).map_err(|error| {
-            anyhow!(error).context(
-                "cannot load the datapath into the kernel: this needs root (or CAP_BPF and CAP_NET_ADMIN) and \
-                 a kernel of 5.15 or later with BPF and BTF",
-            )
-        })?;
-        let (mut maps, sizes) = Maps::take(&mut object)?;
-        let program: &mut Xdp = object.program_mut("xdp_lb").context(STALE)?.try_into()?;
-        program.load().context("the kernel's verifier refused the datapath")?;
-        let instructions = program.info().ok().and_then(|info| info.verified_instruction_count());
-        let checks: &mut Xdp = object.program_mut("xdp_check").context(STALE)?.try_into()?;
-        checks.load().context("the kernel's verifier refused the program of health checks")?;
+        let mut object = open(options, object, pinned)?;
+        let (maps, sizes) = Maps::take(&mut object)?;
+        verify(&mut object)?;
+        Self::assemble(options, object, maps, sizes, pins, adopted)
+    }
+
+    /// Puts together what is loaded, and writes what holds for every service.
+    fn assemble(
+        options: &Options,
+        mut object: Ebpf,
+        mut maps: Maps,
+        sizes: Sizes,
+        pins: Option<Pins>,
+        adopted: bool,
+    ) -> Result<Self> {
         if adopted && sizes.limits != options.limits {
             warn!(
                 "limits differ from the adopted tables' {:?}, which stay as they are: to resize them, unload \
@@ -216,9 +194,10 @@ impl Datapath {
         let present = if adopted { Some(maps.settings.get(&0, 0)?.0) } else { None };
         let settings = options.policy.settings(present.as_ref());
         maps.settings.set(0, Plain(settings), 0).context("cannot write the settings")?;
+        let program: &mut Xdp = object.program_mut("xdp_lb").context(STALE)?.try_into()?;
         info!(
             adopted,
-            verified_instructions = instructions,
+            verified_instructions = program.info().ok().and_then(|info| info.verified_instruction_count()),
             "datapath loaded: {} services, {} backends, {} slots, {} flow records fit",
             sizes.limits.services,
             sizes.limits.backends,
@@ -226,7 +205,7 @@ impl Datapath {
             sizes.limits.flows
         );
         if adopted {
-            maps.adopt_vips()?;
+            maps.adopt()?;
         }
         Ok(Self { object, maps, pins, adopted, sizes, settings, links: BTreeMap::new(), has_events: true })
     }
@@ -349,35 +328,7 @@ impl Datapath {
 
     /// What stands in the tables: for adoption.
     pub fn read(&self) -> Result<Tables> {
-        let mut tables = Tables::default();
-        for entry in self.maps.services.iter() {
-            let (vip, service) = entry.context("cannot read the services")?;
-            tables.services.insert(vip, service);
-            if service.ring_len > 0 {
-                let ring = self.maps.slots.read(service.ring_offset, service.ring_len)?;
-                tables.rings.insert(service.ring_offset, ring);
-            }
-            for place in service.snat_offset..service.snat_offset + u32::from(service.snat_len) {
-                let Plain(address) =
-                    self.maps.snat_addresses.get(&place, 0).context("cannot read SNAT addresses")?;
-                tables.snat_addresses.insert(place, address);
-            }
-        }
-        for entry in self.maps.replies.iter() {
-            let (endpoint, reply) = entry.context("cannot read the replies")?;
-            tables.replies.insert(endpoint, reply);
-        }
-        for entry in self.maps.quic_servers.iter() {
-            let (Plain(key), index) = entry.context("cannot read the server ids")?;
-            tables.quic_servers.insert(key, BackendIndex(index));
-        }
-        for entry in self.maps.sources.iter() {
-            let (key, verdict) = entry.context("cannot read the source ranges")?;
-            let (range, verdict) = source_entry(key.prefix_len(), key.data().0, verdict);
-            tables.sources.insert(range, verdict);
-        }
-        tables.backends = self.maps.read_backends(self.sizes.limits.backends)?;
-        Ok(tables)
+        self.maps.read(&self.sizes)
     }
 
     /// Writes to the tables, in the given order.
@@ -566,9 +517,7 @@ impl Datapath {
 
     /// The way of checks that go to VIPs; there is one who uses it. Nothing of it is pinned: it ends with the daemon.
     pub fn take_checks(&mut self) -> Result<Checks> {
-        let map = self.object.take_map("CHECKS").context("the checks' way has a user already")?;
-        let program: &mut Xdp = self.object.program_mut("xdp_check").context("no program")?.try_into()?;
-        Checks::new(program.fd()?.as_fd(), map)
+        take_checks(&mut self.object)
     }
 
     /// Detaches from every interface and removes the pins; says what was removed.
@@ -578,18 +527,116 @@ impl Datapath {
     }
 }
 
+/// The program, verified by the kernel beside the one that another daemon has attached, over that one's tables: nothing of
+/// them is written before [`Datapath::take_over`].
+pub struct Prepared {
+    object: Ebpf,
+    tables: Tables,
+}
+
+impl Prepared {
+    /// Loads the program with the tables that are pinned.
+    ///
+    /// # Errors
+    /// As [`Datapath::load`], and where not all tables are pinned.
+    pub fn load(options: &Options) -> Result<Self> {
+        let pin_path = options.pin_path.as_deref().context("only pinned tables can be taken over")?;
+        let pinned = adoptable(pin_path)?;
+        let mut object = open(options, OBJECT, &pinned)?;
+        verify(&mut object)?;
+        let read = || {
+            let (maps, sizes) = Maps::take(&mut open(options, OBJECT, &pinned)?)?;
+            maps.read(&sizes)
+        };
+        // What the other daemon changes while it is read looks damaged.
+        let tables = (1..READS).find_map(|_| read().ok()).map_or_else(read, Ok)?;
+        Ok(Self { object, tables })
+    }
+
+    /// As [`Datapath::take_checks`].
+    pub fn take_checks(&mut self) -> Result<Checks> {
+        take_checks(&mut self.object)
+    }
+
+    /// What stood in the tables when it was loaded.
+    pub fn tables(&self) -> &Tables {
+        &self.tables
+    }
+}
+
+fn take_checks(object: &mut Ebpf) -> Result<Checks> {
+    let map = object.take_map("CHECKS").context("the checks' way has a user already")?;
+    let program: &mut Xdp = object.program_mut("xdp_check").context("no program")?.try_into()?;
+    Checks::new(program.fd()?.as_fd(), map)
+}
+
+/// Where the tables are pinned under this path.
+fn pinned(pin_path: &Path) -> Vec<(&'static str, PathBuf)> {
+    PINNED.map(|name| (name, pins::map(pin_path, name))).into()
+}
+
+/// The same, where they are all there.
+fn adoptable(pin_path: &Path) -> Result<Vec<(&'static str, PathBuf)>> {
+    let pinned = pinned(pin_path);
+    if let Some((_, missing)) = pinned.iter().find(|(_, path)| !path.exists()) {
+        bail!("there are no tables to take over: {} is missing", missing.display());
+    }
+    Ok(pinned)
+}
+
+/// Opens the object: its tables are those that are pinned, where they are, and new ones of these limits where not.
+fn open(options: &Options, object: &[u8], pinned: &[(&str, PathBuf)]) -> Result<Ebpf> {
+    let Limits { services, backends, slots, flows, half_open_flows, source_ranges, source_rates, fragments } =
+        options.limits;
+    let mut loader = EbpfLoader::new();
+    for (name, path) in pinned {
+        loader.map_pin_path(name, path.clone());
+    }
+    for (name, entries) in [
+        ("SERVICE_PLACES", directory::words(services)),
+        ("SERVICES", directory::records(services)),
+        ("VIPS", services),
+        ("PORT_RANGES", services),
+        // Place 0 stays vacant.
+        ("BACKENDS", backends + 1),
+        ("SLOTS", slots),
+        ("FLOWS", flows),
+        ("HALF_OPEN", half_open_flows),
+        ("REPLY_PLACES", directory::words(backends)),
+        ("REPLIES", directory::records(backends)),
+        // The old and the new ones, side by side.
+        ("QUIC_SERVERS", 2 * backends),
+        ("SOURCES", source_ranges),
+        ("SOURCE_RATES", source_rates),
+        ("FRAGMENTS", fragments),
+        ("SNAT_ADDRESSES", SNAT_ADDRESSES),
+        ("SERVICE_FLOWS", services),
+        ("BACKEND_FLOWS", backends + 1),
+        ("FORMER_TRAFFIC", services),
+        ("BACKEND_COUNTERS", backends + 1),
+    ] {
+        loader.map_max_entries(name, entries);
+    }
+    loader.load(object).map_err(|error| {
+        anyhow!(error).context(
+            "cannot load the datapath into the kernel: this needs root (or CAP_BPF and CAP_NET_ADMIN) and \
+             a kernel of 5.15 or later with BPF and BTF",
+        )
+    })
+}
+
+/// Has the kernel verify the programs.
+fn verify(object: &mut Ebpf) -> Result<()> {
+    let program: &mut Xdp = object.program_mut("xdp_lb").context(STALE)?.try_into()?;
+    program.load().context("the kernel's verifier refused the datapath")?;
+    let checks: &mut Xdp = object.program_mut("xdp_check").context(STALE)?.try_into()?;
+    checks.load().context("the kernel's verifier refused the program of health checks")
+}
+
 /// A range's key in the kernel.
 fn source_key(range: &SourceRange) -> lpm_trie::Key<Plain<SourceKey>> {
     let key = SourceKey { scope: range.list, address: range.address };
     lpm_trie::Key::new(SourceKey::SCOPE_BITS + u32::from(range.bits), Plain(key))
-}
-
-/// The range and the verdict of an entry in the kernel.
-fn source_entry(prefix: u32, key: SourceKey, verdict: u32) -> (SourceRange, SourceVerdict) {
-    let bits = prefix.saturating_sub(SourceKey::SCOPE_BITS).min(128) as u8;
-    let range = SourceRange { list: key.scope, address: key.address, bits };
-    let is_allowed = verdict == SourceVerdict::Allow as u32;
-    (range, if is_allowed { SourceVerdict::Allow } else { SourceVerdict::Deny })
 }
 
 /// Waits until every packet is through that was on its way in the program. The kernel's MEMBARRIER_CMD_GLOBAL

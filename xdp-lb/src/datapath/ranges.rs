@@ -31,6 +31,7 @@ impl Ranges {
 
     /// Makes the table what the services say: an earlier daemon may have ended between two writes.
     pub fn adopt(&mut self) -> Result<()> {
+        self.addresses.adopt();
         let wanted: BTreeSet<_> = self.services.keys().map(all_ports).collect();
         let present: Result<Vec<_>, _> = self.map.keys().collect();
         for key in present.context("cannot read the VIPs' ranges of ports")? {

@@ -268,6 +268,7 @@ impl Daemon {
             vips: Box::new(vips.clone()),
             upgrades: Upgrades::new().0,
             set_discoveries: Box::new(move |services| *discover.lock().unwrap() = services),
+            standby: None,
         })?;
         let (requests, receive_requests) = mpsc::channel(8);
         let (reports, receive_reports) = mpsc::channel(64);
