@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use xdp_lb_common::host::Buffer;
 use xdp_lb_common::net::{Be32, Endpoint, MacAddress, Port, Protocol};
+use xdp_lb_common::process::handover::{Target, target};
 use xdp_lb_common::process::{Scratch, Verdict, process, send_check};
 use xdp_lb_common::reason::{Kind, Reason};
 use xdp_lb_common::tables::{
@@ -58,12 +59,17 @@ pub fn send(world: &World, scratch: &mut Scratch, frame: &[u8], ingress: u32) ->
         reason.kind() == Kind::Answer && now > reasons[**reason as usize]
     };
     let answer = Reason::ALL.iter().find(is_answer).copied();
-    let outcome = Outcome { verdict, bytes: packet.bytes().to_vec(), answer };
+    let mut outcome = Outcome { verdict, bytes: packet.bytes().to_vec(), answer };
+    let is_handed = verdict == Verdict::Pass(Reason::HandedToHost);
+    if is_handed {
+        outcome = sent_by_host(world, &outcome, ingress);
+    }
+    let verdict = outcome.verdict;
     let arrived = dissect(frame);
     let is_pong = outcome.is_sent() && arrived.as_ref().is_some_and(|packet| is_echo(frame, packet));
     let is_of_check = outcome.is_sent() && answered_check(world, frame).is_some();
     // An answered echo request is no service's, and a check's packets are no client's.
-    let count = counted + u64::from(!is_pong && !is_of_check);
+    let count = counted + u64::from(!is_pong && !is_of_check) + u64::from(is_handed);
     assert_eq!(count, self::counted(world), "each packet is counted once: {verdict:?}");
     let now = snapshot(world);
     for (book, before) in now.iter().zip(&flows) {
@@ -89,7 +95,9 @@ pub fn send(world: &World, scratch: &mut Scratch, frame: &[u8], ingress: u32) ->
         check_source(world, frame, arrived, &outcome);
     }
     check_room(world, &held, &flows, frame, arrived.as_ref(), outcome.verdict);
-    if outcome.is_sent() {
+    // A later fragment bears the mark of its first, which was looked at.
+    let is_marked_before = is_handed && arrived.as_ref().is_some_and(|packet| packet.piece.offset != 0);
+    if outcome.is_sent() && !is_marked_before {
         check_sent(world, frame, ingress, &outcome, &flows);
     }
     outcome
@@ -104,6 +112,23 @@ fn check_other_host(world: &World, scratch: &mut Scratch, frame: &[u8], ingress:
     let verdict = process(&mut packet, &world.tables, || Some(scratch));
     assert!(matches!(verdict, Verdict::Pass(_)), "a frame for another host is passed: {verdict:?}");
     assert_eq!(packet.bytes(), others);
+}
+
+/// What the host's neighbour table sends of a packet that was marked for it.
+fn sent_by_host(world: &World, outcome: &Outcome, ingress: u32) -> Outcome {
+    let target = target(&Buffer::new(&outcome.bytes, ingress), &world.tables.settings);
+    let mut bytes = outcome.bytes.clone();
+    let ifindex = match target.expect("a packet for the host's neighbour table is marked") {
+        Target::Interface(ifindex) => ifindex,
+        Target::Backend(index) => {
+            let backend = &world.tables.backends[index.0 as usize];
+            bytes[..6].copy_from_slice(&backend.destination_mac.octets());
+            bytes[6..12].copy_from_slice(&backend.source_mac.octets());
+            backend.ifindex
+        }
+    };
+    let verdict = if ifindex == ingress { Verdict::Transmit } else { Verdict::Redirect(ifindex) };
+    Outcome { verdict, bytes, answer: None }
 }
 
 /// That no packet takes a backend or a service over its limit of flows, and that a flow is refused for a limit only where
@@ -843,6 +868,10 @@ fn check_course(
         ingress: 0,
     });
     let Way { ifindex, tags, source_mac, destination_mac } = *way;
+    if route == (Route::NeighbourMissing { ifindex }) {
+        assert!(tables.settings.handover != 0 && tags == Tags::default(), "the host is asked to send it");
+        return;
+    }
     assert_eq!(route, Route::Via { ifindex, tags, source_mac, destination_mac });
 }
 

@@ -8,6 +8,7 @@ use xdp_lb_common::flow::{Direction, Life, patience};
 use xdp_lb_common::host::HostTables;
 use xdp_lb_common::net::{Address, Endpoint, MacAddress, Port, Protocol};
 use xdp_lb_common::own_mac::OwnMac;
+use xdp_lb_common::process::handover::{CLEAR, SET};
 use xdp_lb_common::slot::Slot;
 use xdp_lb_common::tables::{
     Backend, BackendIndex, Book, COUNTS_FLOWS, Check, FlowKey, FlowRecord, Mode, RECORDS_FLOWS, REJECTS,
@@ -102,6 +103,9 @@ impl World {
             snat_port_count: *u.choose(&[20_000, 2, 1, 7919, 25_536])?,
             options: 0,
             patience: patience(900, 60),
+            handover: 0,
+            heartbeat: 0,
+            alone: 0,
         };
         let mut world = Self {
             tables: HostTables::new(settings),
@@ -124,7 +128,7 @@ impl World {
             for client in CLIENTS[usize::from(is_v6)] {
                 let route = match u.int_in_range(0..=7)? {
                     0 => Route::Local,
-                    1 => Route::NeighbourMissing,
+                    1 => Route::NeighbourMissing { ifindex: u.int_in_range(1..=7)? },
                     2 => Route::TooBig { mtu: u.arbitrary()? },
                     3 => Route::Unroutable,
                     number => Route::Via {
@@ -150,6 +154,11 @@ impl World {
         }
         world.write_rules();
         world.add_checks(u)?;
+        // Of packets to backends without a daemon, the routes above say nothing: the host's neighbour table gets them.
+        if u.arbitrary()? {
+            world.tables.settings.handover = 0x1234_5678_9abc_def0 & !CLEAR | SET;
+        }
+        world.tables.settings.heartbeat = u.int_in_range(0..=1)?;
         Ok(world)
     }
 

@@ -38,7 +38,8 @@ pub struct Streamed {
 impl UdpStream {
     /// Starts one, and returns when the first datagrams have been answered.
     pub fn start(client: &Host, server: SocketAddr) -> Result<Self> {
-        let socket = client.enter(|| UdpSocket::bind(("0.0.0.0", 0)))?.context("cannot make a socket")?;
+        let any = if server.is_ipv4() { "0.0.0.0" } else { "::" };
+        let socket = client.enter(|| UdpSocket::bind((any, 0)))?.context("cannot make a socket")?;
         socket.connect(server)?;
         make_room(&socket)?;
         socket.set_read_timeout(Some(Duration::from_millis(100)))?;

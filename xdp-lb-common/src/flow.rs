@@ -311,6 +311,9 @@ mod tests {
         snat_port_count: 1,
         patience: patience(900, 60),
         options: 0,
+        handover: 0,
+        heartbeat: 0,
+        alone: 0,
     };
 
     /// How long after its last packet a flow of this progress is live, and how long its record is kept.

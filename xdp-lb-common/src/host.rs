@@ -4,7 +4,7 @@
 extern crate std;
 
 use std::boxed::Box;
-use std::cell::{RefCell, RefMut};
+use std::cell::{Cell, RefCell, RefMut};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 use std::vec::Vec;
@@ -167,6 +167,8 @@ pub struct HostTables {
     pub router_addresses: BTreeMap<RouterInterface, RouterAddresses>,
     /// Where each client is; elsewhere is unroutable.
     pub routes: BTreeMap<Address, Route>,
+    /// Whether the datapath has found that no daemon is there.
+    pub is_alone: Cell<bool>,
     /// `FLOWS` and `HALF_OPEN`; they evict nothing by themselves.
     pub flows: RefCell<[HashMap<FlowKey, Rc<FlowRecord>>; Book::ALL.len()]>,
     /// `FRAGMENTS`; evicts nothing by itself.
@@ -203,6 +205,7 @@ impl HostTables {
             source_rates: RefCell::default(),
             router_addresses: BTreeMap::new(),
             routes: BTreeMap::new(),
+            is_alone: Cell::new(false),
             flows: RefCell::default(),
             fragments: RefCell::default(),
             flow_limit: usize::MAX,
@@ -375,6 +378,14 @@ impl Tables for HostTables {
 
     fn route(&self, query: &RouteQuery) -> Route {
         self.routes.get(&query.destination.address).copied().unwrap_or(Route::Unroutable)
+    }
+
+    fn way(&self, backend: &Backend, _: u32) -> Route {
+        self.routes.get(&backend.address).copied().unwrap_or(Route::Unroutable)
+    }
+
+    fn set_alone(&self) {
+        self.is_alone.set(true);
     }
 
     fn traffic(&self, backend: BackendIndex) -> Option<RefMut<'_, Traffic>> {

@@ -87,7 +87,7 @@ reasons! {
     ReplyUnroutable = 15, Drop, "reply_unroutable",
         "IP forwarding is off, which `nat` needs (sysctl net.ipv4.ip_forward, net.ipv6.conf.all.forwarding), or this host's routes prohibit the client";
     ReplyNeighbourMissing = 16, Drop, "reply_neighbour_missing",
-        "the next hop towards the client is being resolved (ARP or NDP); the retransmission goes through";
+        "the next hop towards the client is being resolved (ARP or NDP), and the host could not be asked to send the packet (`xdp-lb status` shows why); the retransmission goes through";
     TtlExpired = 17, Drop, "ttl_expired",
         "the packet's TTL or hop limit ran out here: look for a routing loop";
     HeaderRoom = 18, Drop, "header_room",
@@ -128,6 +128,8 @@ reasons! {
         "the packet's TTL or hop limit ran out here, and its sender was told so by ICMP \"time exceeded\": a traceroute, or a routing loop";
     ReplyWithoutFlowAnswered = 36, Answer, "reply_without_flow_answered",
         "a backend goes on with a `full-nat` connection that is over, and was told so by a TCP reset: raise timeouts.tcp_idle if connections rest for longer";
+    HandedToHost = 37, Pass, "handed_to_host",
+        "forwarded, but sent by the host's neighbour table, since the next hop's Ethernet address was not known, or no daemon keeps it up to date";
 }
 
 /// How many reasons there are: the size of the table of their counters.

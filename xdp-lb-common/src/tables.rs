@@ -453,7 +453,17 @@ pub struct Settings {
     /// Seconds without a packet after which a flow is over, by what it has come to: see
     /// [`crate::flow::patience`].
     pub patience: [u32; crate::flow::AGES],
+    /// What marks a frame that the program at TC ingress is to send: see [`crate::process::handover`]. Random; 0: no such
+    /// program is there.
+    pub handover: u64,
+    /// When the daemon's last heartbeat was, seconds of the monotonic clock; 0: there is none to wait for.
+    pub heartbeat: u32,
+    /// 1: the daemon has let no heartbeat come for [`SILENCE`], as the datapath has found.
+    pub alone: u32,
 }
+
+/// The daemon is taken for dead or hung after so many seconds without a heartbeat.
+pub const SILENCE: u32 = 8;
 
 impl Settings {
     /// Whether `full-nat` may have given this port to a flow.
@@ -676,7 +686,10 @@ pub enum Route {
     /// To this host itself, or to no single host.
     Local,
     /// Through an interface behind which the neighbour is not known; user space has been asked.
-    NeighbourMissing,
+    NeighbourMissing {
+        /// The interface, a VLAN device where it is one.
+        ifindex: u32,
+    },
     /// The packet is larger than the route's MTU.
     TooBig {
         /// The largest IP packet that the route takes, bytes.
@@ -863,6 +876,10 @@ pub trait Tables: OwnMacs {
 
     /// Where a packet has to be sent.
     fn route(&self, query: &RouteQuery) -> Route;
+    /// Where packets to this backend have to be sent, if they come in by this interface.
+    fn way(&self, backend: &Backend, ingress: u32) -> Route;
+    /// Notes that the daemon lets no heartbeat come.
+    fn set_alone(&self);
 
     /// A backend's counters. Asked for early, they come while the packet is worked on, where they are in no cache.
     fn traffic(&self, backend: BackendIndex) -> Option<Self::Traffic<'_>>;

@@ -11,6 +11,7 @@
 mod bench;
 mod decap;
 mod maps;
+mod neighbour;
 mod packet;
 mod tables;
 

@@ -30,8 +30,8 @@ use crate::maps::*;
 /// EEXIST: what an insertion says where there is an entry already.
 const EEXIST: i32 = 17;
 /// Address families (`AF_INET`, `AF_INET6`).
-const FAMILY_V4: u8 = 2;
-const FAMILY_V6: u8 = 10;
+pub const FAMILY_V4: u8 = 2;
+pub const FAMILY_V6: u8 = 10;
 
 /// All maps.
 pub struct Maps<'a> {
@@ -44,6 +44,60 @@ impl<'a> Maps<'a> {
     pub fn new(context: &'a XdpContext) -> Self {
         Self { context }
     }
+}
+
+impl Maps<'_> {
+    #[inline(always)]
+    fn answer(&self, lookup: &mut FibLookup) -> Route {
+        // SAFETY: the context is this program's own, and the length is the struct's.
+        let answer = unsafe {
+            bpf_fib_lookup(self.context.as_ptr(), &raw mut *lookup, size_of::<FibLookup>() as i32, 0)
+        };
+        match answer as u32 {
+            BPF_FIB_LKUP_RET_SUCCESS => {
+                let (ifindex, tags) = match unsafe { VLANS.get(lookup.ifindex) } {
+                    Some(device) => (device.parent, Tags::vlan(device.vlan as u16)),
+                    None => (lookup.ifindex, Tags::default()),
+                };
+                Route::Via {
+                    ifindex,
+                    tags,
+                    source_mac: MacAddress::new(lookup.smac),
+                    destination_mac: MacAddress::new(lookup.dmac),
+                }
+            }
+            BPF_FIB_LKUP_RET_NOT_FWDED => Route::Local,
+            BPF_FIB_LKUP_RET_NO_NEIGH => {
+                // On success and here the kernel puts the next hop in place of the destination.
+                let (address, ifindex) = (next_hop(lookup), lookup.ifindex);
+                let _ = EVENTS.output::<NeighbourWanted>(&NeighbourWanted { address, ifindex }, 0);
+                Route::NeighbourMissing { ifindex }
+            }
+            BPF_FIB_LKUP_RET_FRAG_NEEDED => {
+                // SAFETY: numbers, whichever variant of the union the kernel has filled (`mtu_result`: 5.12).
+                Route::TooBig { mtu: unsafe { lookup.__bindgen_anon_1.mtu_result } }
+            }
+            _ => Route::Unroutable,
+        }
+    }
+}
+
+/// What the routing table is asked of packets between these, which come in by this interface.
+#[inline(always)]
+pub fn lookup(source: &Address, destination: &Address, ingress: u32) -> FibLookup {
+    // SAFETY: the struct is made of numbers; all zero is a valid one.
+    let mut lookup: FibLookup = unsafe { core::mem::zeroed() };
+    lookup.ifindex = ingress;
+    if destination.is_v4() {
+        lookup.family = FAMILY_V4;
+        lookup.__bindgen_anon_3.ipv4_src = source.last().word();
+        lookup.__bindgen_anon_4.ipv4_dst = destination.last().word();
+    } else {
+        lookup.family = FAMILY_V6;
+        lookup.__bindgen_anon_3.ipv6_src = source.0.map(Be32::word);
+        lookup.__bindgen_anon_4.ipv6_dst = destination.0.map(Be32::word);
+    }
+    lookup
 }
 
 /// One directory's maps.
@@ -283,52 +337,25 @@ impl Tables for Maps<'_> {
     #[inline(never)]
     fn route(&self, query: &RouteQuery) -> Route {
         let RouteQuery { source, destination, length, ingress } = query;
-        // SAFETY: the struct is made of numbers; all zero is a valid one.
-        let mut lookup: FibLookup = unsafe { core::mem::zeroed() };
+        let mut lookup = lookup(&source.address, &destination.address, *ingress);
         lookup.l4_protocol = source.protocol.0;
         lookup.sport = source.port.word();
         lookup.dport = destination.port.word();
         lookup.__bindgen_anon_1.tot_len = *length;
-        lookup.ifindex = *ingress;
-        if destination.address.is_v4() {
-            lookup.family = FAMILY_V4;
-            lookup.__bindgen_anon_3.ipv4_src = source.address.last().word();
-            lookup.__bindgen_anon_4.ipv4_dst = destination.address.last().word();
-        } else {
-            lookup.family = FAMILY_V6;
-            lookup.__bindgen_anon_3.ipv6_src = source.address.0.map(Be32::word);
-            lookup.__bindgen_anon_4.ipv6_dst = destination.address.0.map(Be32::word);
-        }
-        // SAFETY: the context is this program's own, and the length is the struct's.
-        let answer = unsafe {
-            bpf_fib_lookup(self.context.as_ptr(), &raw mut lookup, size_of::<FibLookup>() as i32, 0)
-        };
-        match answer as u32 {
-            BPF_FIB_LKUP_RET_SUCCESS => {
-                let (ifindex, tags) = match unsafe { VLANS.get(lookup.ifindex) } {
-                    Some(device) => (device.parent, Tags::vlan(device.vlan as u16)),
-                    None => (lookup.ifindex, Tags::default()),
-                };
-                Route::Via {
-                    ifindex,
-                    tags,
-                    source_mac: MacAddress::new(lookup.smac),
-                    destination_mac: MacAddress::new(lookup.dmac),
-                }
-            }
-            BPF_FIB_LKUP_RET_NOT_FWDED => Route::Local,
-            BPF_FIB_LKUP_RET_NO_NEIGH => {
-                // On success and here the kernel puts the next hop in place of the destination.
-                let address = next_hop(&lookup);
-                let _ = EVENTS
-                    .output::<NeighbourWanted>(&NeighbourWanted { address, ifindex: lookup.ifindex }, 0);
-                Route::NeighbourMissing
-            }
-            BPF_FIB_LKUP_RET_FRAG_NEEDED => {
-                // SAFETY: numbers, whichever variant of the union the kernel has filled (`mtu_result`: 5.12).
-                Route::TooBig { mtu: unsafe { lookup.__bindgen_anon_1.mtu_result } }
-            }
-            _ => Route::Unroutable,
+        self.answer(&mut lookup)
+    }
+
+    // Likewise.
+    #[inline(never)]
+    fn way(&self, backend: &Backend, ingress: u32) -> Route {
+        self.answer(&mut lookup(&backend.source, &backend.address, ingress))
+    }
+
+    #[inline(always)]
+    fn set_alone(&self) {
+        if let Some(settings) = SETTINGS.get_ptr_mut(0) {
+            // SAFETY: an aligned word, which is written as a whole.
+            unsafe { (&raw mut (*settings).alone).write_volatile(1) };
         }
     }
 
@@ -364,8 +391,9 @@ fn flows(counts: &Array<i64>, place: u32) -> Option<i64> {
     counts.get_ptr(place).map(|flows| unsafe { flows.read_volatile() })
 }
 
+/// The next hop that the routing table has answered with.
 #[inline(always)]
-fn next_hop(lookup: &FibLookup) -> Address {
+pub fn next_hop(lookup: &FibLookup) -> Address {
     // SAFETY: every variant of the union is made of numbers, and the family says which one it is.
     unsafe {
         if lookup.family == FAMILY_V4 {

@@ -9,6 +9,7 @@ use super::affinity::flow_hash;
 use super::depart::fits;
 use super::encapsulate::{outer_length, wrap};
 use super::forward::{is_first, owner};
+use super::handover;
 use super::rewrite::{Departure, check_hops, ethertype, rewrite_packet, take_hop, write_ethernet};
 use crate::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 use crate::net::{Be16, Protocol};
@@ -45,7 +46,8 @@ fn take<const V4: bool, P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Opt
         return None;
     }
     check_hops(&parsed).ok()?;
-    let hash = flow_hash(tables.settings()?, &parsed.key);
+    let settings = tables.settings()?;
+    let hash = flow_hash(settings, &parsed.key);
     let (index, backend) = owner(tables, service, hash)?;
     let is_plain = backend.vlan == 0 && backend.ifindex != 0;
     let is_tunnel = service.mode >= Mode::Ipip as u8;
@@ -59,9 +61,12 @@ fn take<const V4: bool, P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Opt
     let mut departure = Departure::default();
     departure.aim(backend);
     departure.tags = Tags::default();
+    let mut traffic = tables.traffic(index)?;
+    if handover::is_due(settings, traffic.packets_in) {
+        return None;
+    }
     // From here on the packet is written to, and nothing fails: its headers have been read, and a tunnel that finds no room
     // before the packet writes nothing.
-    let mut traffic = tables.traffic(index)?;
     let bytes = packet.length() as u64;
     if is_tunnel {
         wrap(packet, tables, hash, &parsed, service, backend, &departure).ok()?;

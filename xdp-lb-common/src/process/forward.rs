@@ -4,6 +4,7 @@ use super::Context;
 use super::affinity::{flow_hash, slot_hash};
 use super::depart::depart;
 use super::guard;
+use super::handover;
 use super::own_address::own_address;
 use super::pair::{self, Note};
 use super::ports;
@@ -50,6 +51,9 @@ pub fn forward<P: Packet, T: Tables>(
     let Course { index, backend, source, is_new } = course(context, service)?;
     let mut traffic = context.tables.traffic(index).ok_or(Reason::Internal)?;
     let bytes = packet.length() as u64;
+    if handover::is_due(context.settings, traffic.packets_in) {
+        context.moment.aimed.set(index);
+    }
     depart(packet, context, service, backend, source, departure)?;
     traffic.forwarded(bytes, is_new);
     // Without a branch, which the verifier would follow from here on.

@@ -91,7 +91,7 @@ pub enum Course {
 /// Like the step that follows, a call of its own in the kernel, as above.
 #[inline(never)]
 pub fn find<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<Course, Reason> {
-    let Scratch { parsed, departure, fragment, fragment_key, vip, backend: index, .. } = scratch;
+    let Scratch { parsed, departure, moment, fragment, fragment_key, vip, backend: index, .. } = scratch;
     *fragment_key = key(parsed);
     let patience = if parsed.is_v4 { PATIENCE_V4 } else { PATIENCE_V6 };
     if tables.fragment(fragment_key, fragment).is_none()
@@ -117,6 +117,7 @@ pub fn find<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<Course, Reas
     if fragment.course == FragmentCourse::Reply as u8 {
         return Ok(Course::Rewrite);
     }
+    moment.aimed.set(*index);
     // With the ports, it is the same flow, and its tunnel the same.
     parsed.key.source_port = fragment.source_port;
     parsed.key.destination_port = fragment.destination_port;

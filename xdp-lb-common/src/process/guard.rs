@@ -68,6 +68,9 @@ mod tests {
             snat_port_count: 1,
             options: 0,
             patience: crate::flow::patience(900, 60),
+            handover: 0,
+            heartbeat: 0,
+            alone: 0,
         })
     }
 

@@ -73,6 +73,7 @@ pub fn to_backend<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<bool, 
         departure.key.source = parsed.key.source;
     }
     departure.aim(backend);
+    moment.aimed.set(index);
     Ok(keeps_addresses(service))
 }
 

@@ -10,6 +10,7 @@ mod express;
 mod forward;
 mod fragments;
 mod guard;
+pub mod handover;
 mod icmp;
 mod icmp_answer;
 mod icmp_error;
@@ -45,7 +46,7 @@ use crate::tables::{BackendIndex, FlowKey, Fragment, FragmentKey, RouteQuery, Se
 /// What is to be done with a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// The host's own network stack gets it; it is unchanged.
+    /// The host's own network stack gets it; it is unchanged, but for [`Reason::HandedToHost`].
     Pass(Reason),
     /// It ends here.
     Drop(Reason),
@@ -95,6 +96,8 @@ struct Moment {
     named: BackendIndex,
     /// How many slots lie between the one of its hash and the first whose owner has room for the flow.
     skipped: u32,
+    /// The backend whose way is to be looked at before the packet leaves; 0: none.
+    aimed: Cell<BackendIndex>,
 }
 
 /// Takes one packet from its arrival to its verdict, and counts it. Most packets need no scratch: it is asked for
@@ -187,6 +190,7 @@ fn balance<P: Packet, T: Tables>(
     if !is_for_this_host(packet, tables) {
         return Err(Reason::OtherHost);
     }
+    scratch.moment.aimed.set(BackendIndex(0));
     if scratch.parsed.kind == parse::Kind::Icmp {
         if icmp::icmp(packet, tables, scratch)? == icmp::Message::Error {
             parse_quoted(packet, &scratch.parsed, &mut scratch.quoted)?;
@@ -219,15 +223,16 @@ fn balance<P: Packet, T: Tables>(
         }
         steered?;
     }
-    Ok(leave(scratch))
+    if scratch.moment.aimed.get().0 != 0 {
+        handover::freshen(packet, tables, scratch)?;
+    }
+    if scratch.departure.ifindex == 0 {
+        return Err(Reason::HandedToHost);
+    }
+    Ok(leave_by(scratch.departure.ifindex, scratch.parsed.ingress))
 }
 
 /// By which interface a packet leaves.
-#[inline(always)]
-fn leave(scratch: &Scratch) -> Verdict {
-    leave_by(scratch.departure.ifindex, scratch.parsed.ingress)
-}
-
 #[inline(always)]
 fn leave_by(ifindex: u32, ingress: u32) -> Verdict {
     if ifindex == ingress { Verdict::Transmit } else { Verdict::Redirect(ifindex) }

@@ -1,6 +1,7 @@
 //! From a backend to a client.
 
 use super::check;
+use super::handover;
 use super::pair::{self, Note};
 use super::rewrite::{Departure, Limit, check_hops, rewrite};
 use crate::flow::{Direction, advance};
@@ -126,15 +127,17 @@ pub fn routed<T: Tables>(
         length: parsed.ip_length as u16,
         ingress: parsed.ingress,
     };
+    departure.key = FlowKey::new(vip, client);
     match tables.route(query) {
         Route::Via { ifindex, tags, source_mac, destination_mac } => {
-            let key = FlowKey::new(vip, client);
-            let limit = departure.limit;
-            *departure = Departure { key, ifindex, tags, source_mac, destination_mac, limit };
+            departure.ifindex = ifindex;
+            departure.tags = tags;
+            departure.source_mac = source_mac;
+            departure.destination_mac = destination_mac;
             Ok(())
         }
+        Route::NeighbourMissing { ifindex } => handover::by_interface(tables, departure, ifindex),
         Route::Local => Err(Reason::NotAReply),
-        Route::NeighbourMissing => Err(Reason::ReplyNeighbourMissing),
         Route::TooBig { mtu } => {
             // In this host's own name: it is the router on the backend's way out.
             let backend = tables.backend(rule.backend).ok_or(Reason::Internal)?;

@@ -161,6 +161,9 @@ impl World {
             snat_port_count: 1000,
             options: 0,
             patience: patience(TIMEOUTS.tcp_idle.as_secs() as u32, TIMEOUTS.udp_idle.as_secs() as u32),
+            handover: 0,
+            heartbeat: 0,
+            alone: 0,
         };
         const { assert!(KEYS > 0) };
         let mut tables = HostTables::new(settings);

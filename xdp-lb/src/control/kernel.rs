@@ -19,6 +19,7 @@ pub trait Kernel: Send {
     fn read(&self) -> Result<Tables>;
     fn apply(&mut self, writes: &[Write]) -> Result<()>;
     fn set_policy(&mut self, policy: &Policy) -> Result<()>;
+    fn beat(&mut self) -> Result<()>;
     fn set_vlans(&mut self, vlans: &BTreeMap<u32, (u32, u16)>) -> Result<()>;
     fn set_own_macs(&mut self, own_macs: &BTreeSet<OwnMac>) -> Result<()>;
     fn set_router_addresses(&mut self, addresses: &RouterAddressesOf) -> Result<()>;
@@ -70,6 +71,10 @@ impl Kernel for Datapath {
 
     fn set_policy(&mut self, policy: &Policy) -> Result<()> {
         Datapath::set_policy(self, policy)
+    }
+
+    fn beat(&mut self) -> Result<()> {
+        Datapath::beat(self, datapath::monotonic_seconds()?)
     }
 
     fn set_vlans(&mut self, vlans: &BTreeMap<u32, (u32, u16)>) -> Result<()> {

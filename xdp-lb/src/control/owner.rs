@@ -351,6 +351,7 @@ impl<K: Kernel> Owner<K> {
         owner.tell_the_others();
         owner.tell_vips();
         owner.sample();
+        owner.beat();
         if is_first {
             owner.rests_until = Instant::now() + GATHERING;
         }
@@ -768,8 +769,16 @@ impl<K: Kernel> Owner<K> {
         }
     }
 
+    /// Tells the datapath that the daemon lives.
+    fn beat(&mut self) {
+        if let Err(error) = self.kernel.beat() {
+            tracing::error!("the datapath cannot be told that the daemon lives: {error:#}");
+        }
+    }
+
     fn tick(&mut self) {
         let now = Instant::now();
+        self.beat();
         self.sample();
         self.attach_missing(now);
         if self.census_at.is_none_or(|at| now.duration_since(at) >= CENSUS_EVERY) {

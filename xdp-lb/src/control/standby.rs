@@ -25,8 +25,10 @@ const LOOK: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Standby {
     fleet: Fleet,
-    /// What the owner task is to hear once it has the datapath: the last news of MACs, of VLANs, and of each interface.
+    /// What the owner task is to hear once it has the datapath: the last news of MACs, addresses and VLANs, and of
+    /// each interface.
     own_macs: Option<Event>,
+    router_addresses: Option<Event>,
     vlans: Option<Event>,
     interfaces: BTreeMap<String, Event>,
 }
@@ -55,7 +57,7 @@ impl Standby {
         })?;
         let mut fleet = Fleet::new(tables);
         fleet.set_effective(effective, tables, Instant::now());
-        Ok(Self { fleet, own_macs: None, vlans: None, interfaces: BTreeMap::new() })
+        Ok(Self { fleet, own_macs: None, router_addresses: None, vlans: None, interfaces: BTreeMap::new() })
     }
 
     /// Has the backends checked, and waits until the daemon before has let go; returns its lock on the state file.
@@ -107,6 +109,7 @@ impl Standby {
                     }
                     Event::Vlans(_) => self.vlans = Some(event),
                     Event::OwnMacs(_) => self.own_macs = Some(event),
+                    Event::RouterAddresses(_) => self.router_addresses = Some(event),
                 }
             }
         }
@@ -122,6 +125,13 @@ impl Standby {
 
     /// What is known of the backends, and what is to be heard yet.
     pub(super) fn into_parts(self) -> (Fleet, impl Iterator<Item = Event>) {
-        (self.fleet, self.own_macs.into_iter().chain(self.vlans).chain(self.interfaces.into_values()))
+        (
+            self.fleet,
+            self.own_macs
+                .into_iter()
+                .chain(self.router_addresses)
+                .chain(self.vlans)
+                .chain(self.interfaces.into_values()),
+        )
     }
 }

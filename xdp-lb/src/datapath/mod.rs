@@ -5,6 +5,7 @@ mod addresses;
 mod batch;
 mod census;
 mod checks;
+mod classifier;
 mod decapsulator;
 mod directory;
 mod events;

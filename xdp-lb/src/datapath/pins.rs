@@ -1,7 +1,7 @@
 //! The pins: what makes forwarding outlive the daemon.
 //!
 //! `PIN_PATH/layout-N/` holds the maps by their names, and a link for each interface and mode
-//! (`link-native-eth0`). A daemon of another layout finds no maps of its own there, and says so.
+//! (`link-native-eth0`), and one for its program at TC ingress (`tc-eth0`). A daemon of another layout finds no maps of its own there, and says so.
 
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
@@ -11,8 +11,11 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use xdp_lb_common::layout::LAYOUT_VERSION;
 
-use super::link;
+use super::{classifier, link};
 use crate::config::XdpMode;
+
+/// What the names of pins begin with that are links to TC ingress.
+const CLASSIFIER: &str = "tc-";
 
 /// The directory of one layout's pins.
 #[derive(Debug)]
@@ -53,6 +56,11 @@ impl Pins {
     /// Where an interface's link is pinned.
     pub fn link(&self, interface: &str, mode: XdpMode) -> PathBuf {
         link_path(&self.directory, interface, mode)
+    }
+
+    /// Where the link of an interface's program at TC ingress is pinned.
+    pub fn classifier(&self, interface: &str) -> PathBuf {
+        self.directory.join(format!("{CLASSIFIER}{}", escape(interface)))
     }
 
     /// Removes all of them, and so detaches the program from every interface; says what was removed.
@@ -194,15 +202,21 @@ pub fn unload(pin_path: &Path) -> Result<Vec<String>> {
 fn remove_layout(layout: &Path) -> Result<Vec<String>> {
     let mut removed = Vec::new();
     // Links first: no packet meets half a set of tables.
-    let (links, maps): (Vec<_>, Vec<_>) =
+    let (links, rest): (Vec<_>, Vec<_>) =
         list(layout)?.into_iter().partition(|path| name(path).starts_with("link-"));
+    let (classifiers, maps): (Vec<_>, Vec<_>) =
+        rest.into_iter().partition(|path| name(path).starts_with(CLASSIFIER));
     for link in &links {
         remove_link(link)?;
+        if let [_, _, interface] = name(link).splitn(3, '-').collect::<Vec<_>>()[..] {
+            classifier::remove_filter(&unescape(interface));
+        }
         removed.push(match name(link).splitn(3, '-').collect::<Vec<_>>()[..] {
             [_, mode, interface] => format!("detached from {} ({mode})", unescape(interface)),
             _ => format!("removed {}", link.display()),
         });
     }
+    classifiers.iter().try_for_each(|link| remove_link(link))?;
     for map in &maps {
         remove(map)?;
     }

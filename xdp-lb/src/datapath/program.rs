@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use aya::maps::{MapError, lpm_trie};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::XdpLink;
-use aya::programs::{Xdp, XdpMode as AttachMode};
+use aya::programs::{SchedClassifier, Xdp, XdpMode as AttachMode};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use aya_log::EbpfLogger;
 use nix::net::if_::if_nametoindex;
@@ -18,6 +18,7 @@ use nix::time::{ClockId, clock_gettime};
 use tokio::io::unix::AsyncFd;
 use tracing::{info, warn};
 use xdp_lb_common::own_mac::OwnMac;
+use xdp_lb_common::process::handover;
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::tables::{
     BackendIndex, Book, FlowKey, FlowRecord, RESETS_UNKNOWN, RouterAddresses, RouterInterface, ServiceIndex,
@@ -26,6 +27,7 @@ use xdp_lb_common::tables::{
 
 use super::census::{Census, Count};
 use super::checks::Checks;
+use super::classifier;
 use super::directory;
 use super::events::Events;
 use super::link;
@@ -107,6 +109,10 @@ pub struct Datapath {
     settings: Settings,
     /// Without pins: the links, which end with the process.
     links: BTreeMap<String, FdLink>,
+    /// Likewise, those to TC ingress.
+    classifiers: BTreeMap<String, FdLink>,
+    /// The interfaces that the program is attached to; and whether neighbours are resolved there by the program at TC ingress.
+    resolves: BTreeMap<String, bool>,
     has_events: bool,
 }
 
@@ -207,7 +213,18 @@ impl Datapath {
         if adopted {
             maps.adopt()?;
         }
-        Ok(Self { object, maps, pins, adopted, sizes, settings, links: BTreeMap::new(), has_events: true })
+        Ok(Self {
+            object,
+            maps,
+            pins,
+            adopted,
+            sizes,
+            settings,
+            links: BTreeMap::new(),
+            classifiers: BTreeMap::new(),
+            resolves: BTreeMap::new(),
+            has_events: true,
+        })
     }
 
     /// Whether the tables were there already.
@@ -230,9 +247,7 @@ impl Datapath {
     pub fn set_policy(&mut self, policy: &Policy) -> Result<()> {
         let mut settings = policy.settings(Some(&self.settings));
         settings.options = self.settings.options;
-        self.maps.settings.set(0, Plain(settings), 0).context("cannot write the settings")?;
-        self.settings = settings;
-        Ok(())
+        self.write_settings(settings)
     }
 
     /// Attaches the program to an interface, or puts it in the place of an earlier one's at once,
@@ -242,6 +257,76 @@ impl Datapath {
     /// Where there is no such interface, another program is attached, or the driver lacks the mode.
     pub fn attach(&mut self, interface: &str, mode: XdpMode) -> Result<Attached> {
         let index = if_nametoindex(interface).map_err(|_| anyhow!("there is no interface {interface}"))?;
+        // Before the program that may mark packets for it.
+        let done = self.attach_classifier(interface, index);
+        let mut attached = match self.attach_xdp(interface, index, mode) {
+            Ok(attached) => attached,
+            Err(error) => {
+                self.detach_classifier(interface)?;
+                return Err(error);
+            }
+        };
+        self.resolves.insert(interface.to_owned(), done.is_ok());
+        if let Err(error) = done {
+            let why = format!("packets to neighbours that are not known are lost: {error:#}");
+            attached.note = Some(attached.note.map_or_else(|| why.clone(), |note| format!("{note}; {why}")));
+        }
+        self.set_handover()?;
+        Ok(attached)
+    }
+
+    fn attach_classifier(&mut self, interface: &str, index: u32) -> Result<()> {
+        let pin = self.pins.as_ref().map(|pins| pins.classifier(interface));
+        let program: &mut SchedClassifier =
+            self.object.program_mut(classifier::NAME).context("no program")?.try_into()?;
+        if let Some(link) = classifier::attach(program, interface, index, pin.as_deref())? {
+            self.classifiers.insert(interface.to_owned(), link);
+        }
+        Ok(())
+    }
+
+    fn detach_classifier(&mut self, interface: &str) -> Result<()> {
+        self.classifiers.remove(interface);
+        if let Some(pins) = &self.pins {
+            pins::remove_link(&pins.classifier(interface))?;
+        }
+        classifier::remove_filter(interface);
+        self.resolves.remove(interface);
+        self.set_handover()
+    }
+
+    /// Has the datapath mark packets for the program at TC ingress, where that is on every interface.
+    fn set_handover(&mut self) -> Result<()> {
+        let is_there = !self.resolves.is_empty() && self.resolves.values().all(|resolves| *resolves);
+        let handover = match self.settings.handover {
+            _ if !is_there => 0,
+            0 => rand::random::<u64>() & !handover::CLEAR | handover::SET,
+            present => present,
+        };
+        if handover != self.settings.handover {
+            self.write_settings(Settings { handover, ..self.settings })?;
+        }
+        Ok(())
+    }
+
+    /// Tells the datapath that the daemon lives: `now` by [`monotonic_seconds`].
+    pub fn beat(&mut self, now: u32) -> Result<()> {
+        self.write_settings(Settings { heartbeat: now, alone: 0, ..self.settings })
+    }
+
+    /// Changes what holds for every service to these settings.
+    pub fn write_settings(&mut self, settings: Settings) -> Result<()> {
+        self.maps.settings.set(0, Plain(settings), 0).context("cannot write the settings")?;
+        self.settings = settings;
+        Ok(())
+    }
+
+    /// What holds for every service.
+    pub fn settings(&self) -> Settings {
+        self.settings
+    }
+
+    fn attach_xdp(&mut self, interface: &str, index: u32, mode: XdpMode) -> Result<Attached> {
         if let Some(attached) = self.replace(interface, index, mode)? {
             return Ok(attached);
         }
@@ -315,7 +400,7 @@ impl Datapath {
                 pins::remove_link(&pins.link(interface, mode))?;
             }
         }
-        Ok(())
+        self.detach_classifier(interface)
     }
 
     /// The interfaces that an earlier daemon attached to, or this one.
@@ -523,6 +608,7 @@ impl Datapath {
     /// Detaches from every interface and removes the pins; says what was removed.
     pub fn unload(&mut self) -> Result<Vec<String>> {
         self.links.clear();
+        self.classifiers.clear();
         self.pins.as_ref().map_or_else(|| Ok(Vec::new()), Pins::remove)
     }
 }
@@ -630,7 +716,9 @@ fn verify(object: &mut Ebpf) -> Result<()> {
     let program: &mut Xdp = object.program_mut("xdp_lb").context(STALE)?.try_into()?;
     program.load().context("the kernel's verifier refused the datapath")?;
     let checks: &mut Xdp = object.program_mut("xdp_check").context(STALE)?.try_into()?;
-    checks.load().context("the kernel's verifier refused the program of health checks")
+    checks.load().context("the kernel's verifier refused the program of health checks")?;
+    let neighbours: &mut SchedClassifier = object.program_mut(classifier::NAME).context(STALE)?.try_into()?;
+    neighbours.load().context("the kernel's verifier refused the program at TC ingress")
 }
 
 /// A range's key in the kernel.

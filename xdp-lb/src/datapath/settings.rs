@@ -44,6 +44,9 @@ impl Policy {
             snat_port_count: (last - first).saturating_add(1),
             options: 0,
             patience: patience(seconds(self.timeouts.tcp_idle), seconds(self.timeouts.udp_idle)),
+            handover: present.map_or(0, |present| present.handover),
+            heartbeat: present.map_or(0, |present| present.heartbeat),
+            alone: present.map_or(0, |present| present.alone),
         }
     }
 }

@@ -118,6 +118,9 @@ impl Homes {
             snat_port_count: PORTS.last - PORTS.first + 1,
             options: 0,
             patience: patience(TIMEOUTS.tcp_idle.as_secs() as u32, TIMEOUTS.udp_idle.as_secs() as u32),
+            handover: 0,
+            heartbeat: 0,
+            alone: 0,
         });
         host.slots = vec![Slot::default(); limits.slots as usize];
         host.backends = vec![Backend::default(); limits.backends as usize + 1];
@@ -345,7 +348,10 @@ impl Homes {
         if !matches!(verdict, Verdict::Drop(_)) {
             assert_eq!(hex(&after_kernel), hex(buffer.bytes()), "both leave the same bytes ({verdict:?})");
         }
-        if matches!(verdict, Verdict::Pass(_)) {
+        if self.host.is_alone.get() {
+            self.host.settings.alone = 1;
+        }
+        if matches!(verdict, Verdict::Pass(reason) if reason != Reason::HandedToHost) {
             assert_eq!(hex(buffer.bytes()), hex(bytes), "a packet that is passed is unchanged");
         }
         Outcome { verdict, bytes: buffer.bytes().to_vec(), counted }
@@ -532,7 +538,7 @@ impl Homes {
                         destination_mac: MacAddress::new(*mac),
                     }
                 }
-                None => Route::NeighbourMissing,
+                None => Route::NeighbourMissing { ifindex: index },
             };
             self.host.routes.insert(client.parse::<IpAddr>().unwrap().into(), route);
         }

@@ -11,6 +11,7 @@ mod failing;
 mod fragments;
 mod full_nat;
 mod guards;
+mod handover;
 mod homes;
 mod icmp;
 mod icmp_errors;

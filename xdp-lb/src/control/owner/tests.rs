@@ -38,6 +38,7 @@ struct Memory {
     counts: bool,
     censuses: u32,
     adopted: bool,
+    beats: u32,
     missing: BTreeSet<String>,
     router_addresses: RouterAddressesOf,
     resets_unknown: bool,
@@ -99,6 +100,11 @@ impl Kernel for InMemory {
 
     fn set_policy(&mut self, policy: &Policy) -> anyhow::Result<()> {
         self.lock().policy = Some(policy.clone());
+        Ok(())
+    }
+
+    fn beat(&mut self) -> anyhow::Result<()> {
+        self.lock().beats += 1;
         Ok(())
     }
 
