@@ -166,6 +166,8 @@ pub struct Owner<K> {
     set_discoveries: SetDiscoveries,
     set_courses: SetCourses,
     pub(super) own_macs: OwnMacs,
+    /// The indices of the interfaces whose MACs are written.
+    pub(super) own_mac_indices: BTreeSet<u32>,
     pub(super) discoveries: Discoveries,
     /// The interfaces that the program is to be attached to, and how it is, or why not.
     pub(super) interfaces: BTreeMap<String, Result<Attached, String>>,
@@ -321,6 +323,7 @@ impl<K: Kernel> Owner<K> {
             set_discoveries,
             set_courses,
             own_macs,
+            own_mac_indices: BTreeSet::new(),
             discoveries: Discoveries::default(),
             interfaces: BTreeMap::new(),
             links_up: BTreeSet::new(),
