@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use xdp_lb_common::host::Buffer;
 use xdp_lb_common::net::{Be32, Endpoint, MacAddress, Port, Protocol};
 use xdp_lb_common::process::handover::{Target, target};
-use xdp_lb_common::process::{Scratch, Verdict, process, send_check};
+use xdp_lb_common::process::{Scratch, Verdict, process, records_flows, send_check, slot_hash};
 use xdp_lb_common::reason::{Kind, Reason};
 use xdp_lb_common::tables::{
     Backend, BackendIndex, BackendState, Book, CHECKS_HOST_MAC, CHECKS_MAC, Check, FlowKey, FlowRecord,
@@ -17,7 +17,7 @@ use crate::decap;
 use crate::dissect::{
     Dissection, Header, TCP, Transport, UDP, address_sum, dissect, error, header, sum, word,
 };
-use crate::world::{World, server_id_bytes};
+use crate::world::{self, World, server_id_bytes};
 
 /// TCP's control bits.
 const FIN: u8 = 1;
@@ -108,6 +108,9 @@ fn check_other_host(world: &World, scratch: &mut Scratch, frame: &[u8], ingress:
     let mut others = frame.to_vec();
     let Some(last) = others.get_mut(5) else { return };
     *last ^= 0x80;
+    if others[..6] == world::mac(2).octets() {
+        return;
+    }
     let mut packet = Buffer::new(&others, ingress);
     let verdict = process(&mut packet, &world.tables, || Some(scratch));
     assert!(matches!(verdict, Verdict::Pass(_)), "a frame for another host is passed: {verdict:?}");
@@ -129,6 +132,13 @@ fn sent_by_host(world: &World, outcome: &Outcome, ingress: u32) -> Outcome {
     };
     let verdict = if ifindex == ingress { Verdict::Transmit } else { Verdict::Redirect(ifindex) };
     Outcome { verdict, bytes, answer: None }
+}
+
+/// Whether the records of a service's flow are looked at: in a settled slot they are not, unless every flow has one.
+fn looks_at_records(world: &World, service: &Service, flow: &FlowKey) -> bool {
+    let place = slot_hash(&world.tables.settings, service, flow).reduce(service.ring_len.max(1));
+    let slot = world.tables.slots.get((service.ring_offset.0 + place) as usize);
+    records_flows(service) || slot.is_some_and(|slot| slot.is_tracked())
 }
 
 /// That no packet takes a backend or a service over its limit of flows, and that a flow is refused for a limit only where
@@ -383,14 +393,13 @@ fn check_sent(world: &World, frame: &[u8], ingress: u32, outcome: &Outcome, flow
     }
     if let Some(flow) = flow
         && world.is_coherent
-        && service.is_some()
+        && service.is_some_and(|service| looks_at_records(world, service, &flow))
         && before.protocol == TCP
         && before.transport(frame).is_some_and(|transport| transport.flags & (SYN | ACK) != SYN)
         && let Some(record) = recall(flows, &flow)
     {
-        let states = [BackendState::Up as u8, BackendState::Draining as u8];
         let backend = world.tables.backends.get(record.backend as usize);
-        let keeps = backend.is_some_and(|backend| states.contains(&backend.state));
+        let keeps = backend.is_some_and(|backend| BackendState::keeps_flows(backend.state));
         assert!(keeps, "no packet of an established connection goes to another backend than its own");
     }
     if let Some(service) = service

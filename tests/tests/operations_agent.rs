@@ -129,7 +129,7 @@ fn a_backend_is_drained_taken_out_and_used_again_as_its_agent_says() {
     bed.say(2, "down # disk full");
     bed.wait_for_state(2, "down");
     let backend = bed.backend(2);
-    assert_eq!(backend["reason"], "agent: down # disk full");
+    assert_eq!(backend["reason"], "agent: down # disk full; established flows stay while it answers");
     assert_eq!(backend["health"], "up", "its check is green");
     assert_eq!(bed.open(40).with("backend-2"), 0);
     bed.say(2, "up");

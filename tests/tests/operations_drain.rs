@@ -117,8 +117,8 @@ fn draining_the_last_backend_refuses_new_connections_and_keeps_the_old_ones() {
     assert!(xdp_lb_tests::request(client, Site::vip()).is_err(), "a drained backend took a new connection");
     let counters = site.daemon.cli_json(&["counters"]).unwrap();
     let counters = counters["counters"].as_array().unwrap();
-    let dropped = counters.iter().find(|counter| counter["name"] == "no_backend").unwrap();
-    assert!(dropped["packets"].as_u64().unwrap() > 0, "{dropped}");
+    let refused = counters.iter().find(|counter| counter["name"] == "no_backend_answered").unwrap();
+    assert!(refused["packets"].as_u64().unwrap() > 0, "{refused}");
     download.wait_for_progress().unwrap();
     download.finish().unwrap();
     site.daemon.cli(&["backend", "enable", "web", &web_backend(1)]).unwrap();

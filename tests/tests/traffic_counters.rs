@@ -121,8 +121,10 @@ fn every_drop_is_counted_with_its_reason_and_so_is_what_is_left_to_the_host() {
     let vip = |port| SocketAddr::new(Network::vip(Family::V4), port);
     let config = services([
         Service::udp("echo", vip(7000)).mode(Mode::Nat).backends(network.endpoints(Family::V4, 7000)),
-        Service::udp("empty", vip(7001)),
+        Service::udp("empty", vip(7001)).key("on_no_backends = \"drop\""),
     ]);
+    // What is answered is counted elsewhere.
+    let config = format!("icmp_time_exceeded = false\n{config}");
     let daemon = Daemon::start(&network.lb, &["eth0", "eth1"], &config).unwrap();
     daemon.wait_until_up().unwrap();
     // Resolves who has to be, so that nothing below is lost to that.

@@ -121,8 +121,10 @@ fn an_interface_that_is_renamed_goes_on_and_is_attached_to_again_under_its_name(
     };
     let since = rename("eth1", "back0");
     bed.assert_followed("the interface to be missed", since, || bed.interface("eth1")["mode"].is_null());
-    bed.assert_followed("the backend to be up", since, || bed.backend()["state"] == "up");
-    assert_eq!(bed.backend()["next_hop"]["interface"], "back0");
+    bed.assert_followed("the backend to be up behind the new name", since, || {
+        let backend = bed.backend();
+        backend["state"] == "up" && backend["next_hop"]["interface"] == "back0"
+    });
     until("an answer, since its program is still there", SOON, || Ok(bed.answer().is_ok())).unwrap();
     let since = rename("back0", "eth1");
     bed.assert_followed("the program to be noted", since, || bed.interface("eth1")["mode"] == "native");
