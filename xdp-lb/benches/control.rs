@@ -246,6 +246,7 @@ fn wanted(count: u32) -> WantedService {
         ifindex: 1,
         vlan: 0,
         mtu: 1_500,
+        neighbours: 96 + 24,
         destination_mac: MacAddress::new([2, 0, 0, 0, 0, 3]),
         source_mac: MacAddress::new([2, 0, 0, 0, 0, 4]),
     };
@@ -277,6 +278,7 @@ fn wanted(count: u32) -> WantedService {
         max_flows: 0,
         checked_at: None,
         ring_len: ring_len(count),
+        hairpin: true,
         backends,
     }
 }

@@ -68,7 +68,7 @@ pub fn to_backend<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<bool, 
     let backend = tables.backend(index).ok_or(Reason::Internal)?;
     *requoted = FlowKey::new(backend.endpoint_for(&quoted.key.source_endpoint()), client);
     departure.key = requoted.reversed();
-    if service.mode != Mode::FullNat as u8 {
+    if client.address == quoted.key.destination {
         // A backend of `full-nat` need not know a way to anybody but this host; others see who made the error.
         departure.key.source = parsed.key.source;
     }
@@ -86,7 +86,7 @@ pub fn to_client<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<bool, R
     *requoted = quoted.key.reversed();
     let rule = ports::reply(tables, requoted).ok_or(Reason::Internal)?;
     *backend = rule.backend;
-    if rule.by_record != 0
+    if reply::may_have_record(tables, rule, requoted)
         && let Some((record, _)) = pair::recall(tables, requoted)
     {
         if !record.life.is_reply() {

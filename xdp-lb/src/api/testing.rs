@@ -11,9 +11,7 @@ use crate::api::types::{
     FlowsView, HealthState, InterfaceView, NextHopView, Origin, Outcome, ReloadView, ServiceView, StatusView,
     TableView, TrafficView, VipState, VipView,
 };
-use crate::config::{
-    self, Affinity, FlowTracking, HealthCheck, Mode, OnNoBackends, Probe, Protocol, XdpMode,
-};
+use crate::config::{self, Affinity, FlowTracking, HealthCheck, Mode, OnNoBackends, Probe, Protocol, XdpMode, Hairpin};
 use crate::control::events::EventLog;
 use crate::control::flows::FlowPages;
 use crate::control::handle::{Answer, Handle, Refusal, Request};
@@ -282,6 +280,7 @@ pub(crate) fn service(name: &str, vip: &str) -> ServiceView {
     ServiceView {
         flow_tracking: FlowTracking::Auto,
         on_no_backends: OnNoBackends::Reject,
+        hairpin: Hairpin::Auto,
         moving: crate::api::types::MovingView::default(),
         name: name.into(),
         vip: vip.parse().unwrap(),

@@ -9,8 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::plan::{ServiceChange, SettingChange};
 use crate::config::{
-    Affinity, Agent, CircuitBreaker, Discovery, Feedback, FlowTracking, HealthCheck, Leave, Mode, OnDown,
-    OnNoBackends, Prefix, Protocol, Quic, ServerId, Vip, XdpMode,
+    Affinity, Agent, CircuitBreaker, Discovery, Feedback, FlowTracking, HealthCheck, Leave, Mode, OnDown, OnNoBackends, Prefix, Protocol, Quic, ServerId, Vip, XdpMode, Hairpin,
 };
 use crate::health::{AgentAdmin, AgentOperation};
 
@@ -262,6 +261,8 @@ pub struct ServiceView {
     /// What becomes of new flows while no backend takes any.
     #[serde(default)]
     pub on_no_backends: OnNoBackends,
+    /// `nat`: whether clients beside a backend reach it from an address of this host.
+    pub hairpin: Hairpin,
     /// How far its slots are from rest.
     pub moving: MovingView,
     /// Its traffic.

@@ -20,8 +20,7 @@ use super::tables::Tables;
 use super::wanted::{Path, Sources, WantedBackend, WantedService};
 use crate::api::types::{AdminState, BackendState, Origin};
 use crate::config::{
-    self, DownPolicy, Effective, EffectiveBackend, EffectiveService, FlowTracking, Mode, OnNoBackends, Probe,
-    Via, Withdraw,
+    self, DownPolicy, Effective, EffectiveBackend, EffectiveService, FlowTracking, Mode, OnNoBackends, Probe, Via, Withdraw, Hairpin,
 };
 use crate::health::{AgentReport, Course, Health, Report, Target, TargetId};
 use crate::net::vips::Wish;
@@ -865,6 +864,7 @@ impl Fleet {
             },
             checked_at: checked_at(&service.service),
             ring_len: ring::length(&configured),
+            hairpin: service.service.hairpin == Hairpin::Auto,
             backends: backends.collect(),
         }
     }
@@ -1092,6 +1092,7 @@ mod tests {
             destination_mac: MacAddress::new([2, 0, 0, 0, 0, 2]),
             router: None,
             source: "198.51.100.1".parse().unwrap(),
+            on_link_bits: Some(24),
             mtu: 1500,
         })
     }
