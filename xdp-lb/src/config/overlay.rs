@@ -533,11 +533,11 @@ fn removal_note(in_file: bool) -> &'static str {
 }
 
 fn done(message: String) -> Answer<Outcome> {
-    Ok(Outcome { message, changed: true })
+    Ok(Outcome { message, changed: true, trouble: None })
 }
 
 fn unchanged(message: String) -> Answer<Outcome> {
-    Ok(Outcome { message, changed: false })
+    Ok(Outcome { message, changed: false, trouble: None })
 }
 
 fn invalid(lines: Vec<String>) -> Refusal {

@@ -28,6 +28,9 @@ use crate::net::vips::Wish;
 use crate::net::{NextHop, NoNextHop};
 use crate::ring;
 
+/// A first check that takes longer is not waited for.
+const LONGEST_FIRST_CHECK: Duration = Duration::from_secs(15);
+
 /// Everything that is known of the services and backends.
 #[derive(Clone, Debug, Default)]
 pub struct Fleet {
@@ -236,6 +239,10 @@ impl Known {
             None => self.warming = None,
             Some(_) if state != BackendState::Up => self.warming = None,
             Some(_) if comes_back && !self.is_fresh => self.warming = Some(now),
+            // Its trial was a beginning.
+            Some(over) if before == BackendState::HalfOpen => {
+                self.warming = now.checked_sub(slow_start::reached(self.portion, over));
+            }
             Some(_) => {}
         }
         self.is_fresh &= matches!(state, BackendState::Checking | BackendState::Unresolved);
@@ -486,8 +493,10 @@ impl Fleet {
         pairs.filter_map(of).collect()
     }
 
-    /// Whether a service wants its VIP to be an address of this host, by the states decided last.
-    pub fn wish(&self, service: &EffectiveService, withdraw: Withdraw) -> Wish {
+    /// Whether a service wants its VIP to be an address of this host, by the states decided last. Until the first checks of
+    /// its backends have ended, or should have, nobody knows which of them will serve: with the first that is up, all clients
+    /// would be its own.
+    pub fn wish(&self, service: &EffectiveService, withdraw: Withdraw, now: Instant) -> Wish {
         if service.admin == AdminState::Draining {
             return Wish::Absent;
         }
@@ -502,6 +511,15 @@ impl Fleet {
             Some(if is_out { BackendState::Checking } else { state })
         };
         let states: Vec<_> = service.backends.iter().filter_map(state).collect();
+        let patience = first_check(&service.service);
+        let is_awaited = |backend: &EffectiveBackend| {
+            let known = self.known.get(&target_id(service, backend));
+            state(backend) == Some(BackendState::Checking)
+                && known.is_some_and(|known| now.duration_since(known.since) < patience)
+        };
+        if service.backends.iter().any(is_awaited) {
+            return Wish::Undecided;
+        }
         let keeps_flows = |state: &BackendState| {
             state.takes_new_flows()
                 || matches!(state, BackendState::Draining | BackendState::Standby | BackendState::Ejected)
@@ -902,6 +920,13 @@ fn affinity_bits(service: &config::Service) -> u8 {
         bits if is_v4 => 96 + bits,
         bits => bits,
     }
+}
+
+/// By when a backend's first check has ended, counted from when it came: its next hop is found out, it waits for its turn, and
+/// times out.
+fn first_check(service: &config::Service) -> Duration {
+    let check = service.check();
+    (Duration::from_secs(2) + check.interval + check.timeout).min(LONGEST_FIRST_CHECK)
 }
 
 /// Whether every flow is recorded: where the operator wants it, and where a packet has to be told from a flow's first
@@ -1541,6 +1566,42 @@ mod tests {
         fleet.decide(at(45));
         assert_eq!(states(&fleet)[2], (State::Up, Tables::Up));
         assert_eq!(fleet.wanted()[0].backends[2].portion, 100);
+    }
+
+    #[test]
+    fn a_backend_whose_circuit_closes_warms_up_from_its_part_on_trial() {
+        let now = Instant::now();
+        let at = |seconds: u64| now + Duration::from_secs(seconds);
+        let policy = |service: &mut Service| {
+            service.slow_start = Some(Duration::from_secs(90));
+            service.circuit_breaker = Some(config::CircuitBreaker {
+                open: Duration::from_secs(10),
+                window: Duration::from_secs(5),
+                half_open_portion: 25,
+                ..config::CircuitBreaker::default()
+            });
+        };
+        let mut fleet = fleet_with(policy, &[(false, Health::Up); 2]);
+        fleet.decide(at(0));
+        set_health_at(&mut fleet, Health::Down, at(1));
+        set_health_at(&mut fleet, Health::Up, at(2));
+        let portion = |fleet: &Fleet| fleet.wanted()[0].backends[1].portion;
+        fleet.decide(at(12));
+        assert_eq!((states(&fleet)[1].0, portion(&fleet)), (BackendState::HalfOpen, 25));
+        fleet.decide(at(17));
+        assert_eq!((states(&fleet)[1].0, portion(&fleet)), (BackendState::Up, 30));
+        assert!(fleet.is_due(at(27)), "the next step comes by itself");
+        fleet.decide(at(27));
+        assert_eq!(portion(&fleet), 40);
+        fleet.decide(at(17 + 70));
+        assert_eq!(portion(&fleet), 100);
+    }
+
+    /// The second backend's check says so.
+    fn set_health_at(fleet: &mut Fleet, health: Health, now: Instant) {
+        let id = fleet.targets()[1].0.id.clone();
+        fleet.report(Report { id, health, transition: Some("so".into()), latency: None });
+        fleet.decide(now);
     }
 
     #[test]

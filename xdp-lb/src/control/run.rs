@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
@@ -194,12 +193,8 @@ impl Life<'_> {
     ) -> Result<End> {
         // What can fail without touching the kernel comes first.
         let server = Server::bind(&config.api)?;
-        let metrics = match config.metrics.listen {
-            Some(address) => Some(TcpListener::bind(address).await.with_context(|| {
-                format!("cannot listen on {address} for metrics: choose another metrics.listen, or \"off\"")
-            })?),
-            None => None,
-        };
+        let metrics = config.metrics.listen;
+        let (metrics_trouble, of_metrics) = watch::channel(None);
         let (network, heard) = mpsc::channel(QUEUE);
         let (resolver, own_macs) = Resolver::start(network).await?;
         let resolver = Arc::new(resolver);
@@ -230,6 +225,7 @@ impl Life<'_> {
             config_file: self.options.config_file.clone(),
             config,
             kernel: datapath,
+            metrics: of_metrics,
             set_targets: {
                 let checker = Arc::clone(&checker);
                 Box::new(move |targets| checker.set_targets(targets))
@@ -256,8 +252,8 @@ impl Life<'_> {
             let _ = stopped.changed().await;
         };
         let api = tokio::spawn(server.serve(handle.clone(), stopping(stopped.clone())));
-        let metrics = metrics.map(|listener| {
-            tokio::spawn(metrics::serve(listener, handle.clone(), stopping(stopped.clone())))
+        let metrics = metrics.map(|address| {
+            tokio::spawn(metrics::listen(address, handle.clone(), metrics_trouble, stopping(stopped.clone())))
         });
         let ready =
             tokio::spawn(say_ready(handle.clone(), sockets, predecessor.take(), self.upgrades.clone()));

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Instant;
 
 use anyhow::Result;
 use futures_util::FutureExt as _;
@@ -48,13 +49,25 @@ impl<K: Kernel> Owner<K> {
         });
     }
 
+    /// Tells the keeper again while it is not known what is wanted of a VIP: that ends by the time, too.
+    pub(super) fn decide_vips(&mut self) {
+        if self.wishes().values().any(|wish| *wish == Wish::Undecided) {
+            self.is_undecided = true;
+        } else if std::mem::take(&mut self.is_undecided) {
+            self.tell_vips();
+        }
+    }
+
     /// Of each VIP that the daemon sees to, whether it is to be there.
     fn wishes(&self) -> BTreeMap<IpAddr, Wish> {
         match self.config.vips.interface {
             Some(_) if self.overlay.node_admin() == AdminState::Draining => {
                 wishes(&self.fleet, |_| Wish::Absent)
             }
-            Some(_) => wishes(&self.fleet, |service| self.fleet.wish(service, self.config.vips.withdraw)),
+            Some(_) => {
+                let now = Instant::now();
+                wishes(&self.fleet, |service| self.fleet.wish(service, self.config.vips.withdraw, now))
+            }
             None => BTreeMap::new(),
         }
     }
@@ -81,15 +94,15 @@ impl<K: Kernel> Owner<K> {
     }
 }
 
-/// A VIP is wanted where one of its services wants it.
+/// A VIP is wanted where one of its services wants it, and it is known of all of them whether they do.
 fn wishes(fleet: &Fleet, wish: impl Fn(&EffectiveService) -> Wish) -> BTreeMap<IpAddr, Wish> {
     let mut wishes: BTreeMap<IpAddr, Wish> = BTreeMap::new();
     for service in &fleet.effective().services {
         let wish = wish(service);
         let present = wishes.entry(service.service.vip.ip()).or_insert(wish);
         *present = match (*present, wish) {
-            (Wish::Present, _) | (_, Wish::Present) => Wish::Present,
             (Wish::Undecided, _) | (_, Wish::Undecided) => Wish::Undecided,
+            (Wish::Present, _) | (_, Wish::Present) => Wish::Present,
             (Wish::Absent, Wish::Absent) => Wish::Absent,
         };
     }

@@ -1,7 +1,7 @@
 //! The writing side of [`xdp_lb_common::filter`].
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use xdp_lb_common::filter::Place;
 use xdp_lb_common::net::Address;
@@ -29,6 +29,16 @@ impl Addresses {
             word.store(bits, Ordering::Release);
         }
         addresses
+    }
+
+    /// Sets the bits that should be set and are not, and clears the others; returns whether there were any.
+    pub fn restore(&mut self) -> bool {
+        let mut bits = vec![0; self.words.length() as usize];
+        for (place, role) in self.uses.keys() {
+            bits[place.word() as usize] |= place.bits(*role);
+        }
+        let differs = |(word, bits): (&AtomicU64, u64)| word.swap(bits, Ordering::AcqRel) != bits;
+        self.words.all().iter().zip(bits).map(differs).fold(false, |any, differs| any | differs)
     }
 
     /// Notes an endpoint of this address, before packets can find it.

@@ -173,6 +173,28 @@ impl Maps {
         self.ranges.adopt()
     }
 
+    /// Makes the tables by which packets find services and replies what they should be. Says which were not.
+    pub fn restore_lookups(&mut self) -> Result<Vec<&'static str>> {
+        let mut restored = Vec::new();
+        if !self.services.is_whole() {
+            self.services.restore()?;
+            restored.push("the directory of services");
+        }
+        if !self.replies.is_whole() {
+            self.replies.restore()?;
+            restored.push("the directory of replies");
+        }
+        restored.extend(self.addresses.restore().then_some("the filter of addresses"));
+        Ok(restored)
+    }
+
+    /// Likewise, the tables of the VIPs' addresses and ranges of ports.
+    pub fn restore_vips(&mut self) -> Result<Vec<&'static str>> {
+        let addresses = self.vips.restore()?.then_some("the VIPs' addresses");
+        let ranges = self.ranges.restore()?.then_some("the VIPs' ranges of ports");
+        Ok(addresses.into_iter().chain(ranges).collect())
+    }
+
     /// Puts services.
     pub fn put_services(&mut self, services: &[(Endpoint, Service)]) -> Result<()> {
         for (vip, service) in services {
@@ -226,6 +248,11 @@ impl Maps {
         let copy =
             |flows: &Flows| flows.map.fd().as_fd().try_clone_to_owned().context("cannot share a flow table");
         Ok(FlowRecords { half_open: copy(&self.half_open)?, flows: copy(&self.flows)? })
+    }
+
+    /// Has the replies of all recorded flows that left by one interface leave by another; returns how many flows those are.
+    pub fn move_flows(&mut self, from: u32, to: u32) -> Result<usize> {
+        Ok(self.half_open.move_interface(from, to)? + self.flows.move_interface(from, to)?)
     }
 
     /// The counts of flows of the services that have such, and of their backends.
@@ -389,6 +416,21 @@ impl Flows {
         check_size("keys", info.key_size(), size_of::<FlowKey>())?;
         check_size("values", info.value_size(), size_of::<FlowRecord>())?;
         Ok(Self { map })
+    }
+
+    /// Has the replies that left by one interface leave by another.
+    pub fn move_interface(&mut self, from: u32, to: u32) -> Result<usize> {
+        let mut moved = Vec::new();
+        self.sweep(|key, record: &FlowRecord| {
+            if record.ifindex == from && record.life.is_reply() {
+                moved.push((*key, FlowRecord { ifindex: to, ..record.clone() }));
+            }
+            false
+        })?;
+        for (key, record) in &moved {
+            batch::replace(self.map.fd().as_fd(), key, record).context("cannot write the flow table")?;
+        }
+        Ok(moved.len())
     }
 
     /// Shows every record to `visit`, and removes those for which it returns true.

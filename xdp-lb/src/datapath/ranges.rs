@@ -41,6 +41,28 @@ impl Ranges {
         wanted.iter().try_for_each(|key| self.write(key))
     }
 
+    /// Makes the tables what the services say; returns whether they were not.
+    pub fn restore(&mut self) -> Result<bool> {
+        let mut differs = self.addresses.restore();
+        let wanted: BTreeSet<_> = self.services.keys().map(all_ports).collect();
+        for key in &wanted {
+            let ranges = port_ranges(key, self.services.iter().map(|(vip, last)| (*vip, *last)));
+            if self.map.get(&Plain(*key), 0).is_ok_and(|Plain(present)| present == ranges) {
+                continue;
+            }
+            self.write(key)?;
+            differs = true;
+        }
+        let present: Result<Vec<_>, _> = self.map.keys().collect();
+        for key in present.context("cannot read the VIPs' ranges of ports")? {
+            if !wanted.contains(&key.0) {
+                self.map.remove(&key).context("cannot remove a VIP's ranges of ports")?;
+                differs = true;
+            }
+        }
+        Ok(differs)
+    }
+
     /// Adds the ranges of services that are there already.
     pub fn put(&mut self, services: &[(Endpoint, Service)]) -> Result<()> {
         for (vip, last) in ranges(services) {

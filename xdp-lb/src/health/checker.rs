@@ -194,6 +194,8 @@ impl Checker {
 async fn follow(id: TargetId, mut orders: watch::Receiver<Order>, mut state: State, context: Arc<Context>) {
     let mut order = orders.borrow_and_update().clone();
     let mut next = order.first_check();
+    // Why the backend is down, as it was told last.
+    let mut told: Option<String> = None;
     loop {
         if order.check.probe == Probe::None {
             let transition = state.record(true, 1, 1).then(|| "it is not checked".to_owned());
@@ -234,12 +236,16 @@ async fn follow(id: TargetId, mut orders: watch::Receiver<Order>, mut state: Sta
         let before = state.health();
         let changed = state.record(latency.is_some(), rise, fall);
         next = outcome.began + interval(&order.check, state);
-        let transition = changed.then(|| match (before, reason) {
+        let is_told = !changed && (reason.is_none() || state.health() != Health::Down || reason == told);
+        let transition = (!is_told).then(|| match (before, &reason) {
             (Health::Unknown, None) => "the first check succeeded".to_owned(),
-            (Health::Unknown, Some(reason)) => reason,
             (_, None) => in_a_row("the check succeeded", rise),
-            (_, Some(reason)) => in_a_row(&reason, fall),
+            (Health::Up, Some(reason)) => in_a_row(reason, fall),
+            (Health::Unknown | Health::Down, Some(reason)) => reason.clone(),
         });
+        if transition.is_some() {
+            told = reason;
+        }
         let report = Report { id: id.clone(), health: state.health(), transition, latency, trouble: None };
         // Outside of the select, so that a change of the order never swallows a report.
         if context.reports.send(report).await.is_err() {
@@ -410,6 +416,24 @@ mod tests {
         let _listening = again(backend).await;
         let up = transition(&mut reports).await;
         assert_eq!(up, (Health::Up, "the check succeeded, 2 times in a row".into()));
+    }
+
+    #[tokio::test]
+    async fn a_backend_that_is_down_for_another_reason_than_before_is_told_so() {
+        let (listening, backend) = listener().await;
+        drop(listening);
+        let (sender, mut reports) = mpsc::channel(16);
+        let checker = Checker::start(sender, mpsc::channel(1).0);
+        let check = HealthCheck { timeout: Duration::from_millis(300), ..check(Probe::Http(Http::get("/"))) };
+        checker.set_targets(vec![(target(backend, check), Health::Unknown)]);
+        assert_eq!(transition(&mut reports).await, (Health::Down, "connection refused".into()));
+        assert_eq!(next(&mut reports).await.transition, None, "it is told once");
+        // Who takes connections and says nothing.
+        let _listening = again(backend).await;
+        let (health, why) = transition(&mut reports).await;
+        assert_eq!(health, Health::Down);
+        assert!(why.contains("within 300ms"), "{why}");
+        assert_eq!(next(&mut reports).await.transition, None, "it is told once");
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,6 +2,7 @@
 //! are addresses of this host.
 
 mod announce;
+pub mod arrivals;
 pub mod ethtool;
 mod kernel;
 pub mod look;
@@ -10,6 +11,7 @@ mod resolver;
 mod router;
 mod state;
 pub mod vips;
+pub mod xdp;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
