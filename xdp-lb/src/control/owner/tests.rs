@@ -1286,6 +1286,51 @@ async fn a_vip_stays_while_one_of_its_services_has_a_backend() {
 }
 
 #[tokio::test]
+async fn a_vip_comes_once_the_first_checks_of_all_its_backends_have_ended_or_timed_out() {
+    let config = format!("vips = {{ interface = \"lo\", withdraw = \"no-backends\" }}\n{TWO_SERVICES}").replace(
+        "vip = \"192.0.2.10:443\"",
+        "vip = \"192.0.2.10:443\"\nhealth_check = { type = \"tcp\", interval = \"100ms\", timeout = \"100ms\" }",
+    );
+    let daemon = Daemon::start(&config);
+    let is = |wish| vec![("192.0.2.10".to_owned(), wish)];
+    for number in 11..=13 {
+        daemon.next_hop(&format!("198.51.100.{number}"), Ok(number)).await;
+    }
+    daemon.report("web", "198.51.100.11:8080", Health::Up, "the first check succeeded").await;
+    daemon.until("web", |backends| backends[0].state == BackendState::Up).await;
+    assert_eq!(daemon.vips.wishes(), is(Wish::Undecided), "one is up, and gets no client alone");
+    daemon.report("web", "198.51.100.12:8080", Health::Up, "the first check succeeded").await;
+    daemon.until("web", |backends| backends[1].state == BackendState::Up).await;
+    assert_eq!(daemon.vips.wishes(), is(Wish::Undecided), "the other service has nobody yet");
+    // Its check should have ended by now.
+    until_status(&daemon, |_| daemon.vips.wishes() == is(Wish::Present)).await;
+    assert_eq!(daemon.until("api", |_| true).await[0].state, BackendState::Checking);
+}
+
+#[tokio::test]
+async fn a_counter_advises_to_raise_a_limit_only_where_its_table_is_nearly_full() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    let meaning = async || {
+        let counters = daemon.handle.counters().await.unwrap().counters;
+        let counter = counters.into_iter().find(|counter| counter.name == "reply_without_flow").unwrap();
+        counter.meaning
+    };
+    let empty = meaning().await;
+    assert!(
+        empty.contains("limits.flows is not why, of which 0 % is in use") && !empty.contains("raise"),
+        "{empty}"
+    );
+    daemon.kernel.lock().live = HashMap::from([(BackendIndex(1), 1000)]);
+    for _ in 0..800 {
+        if meaning().await.contains("raise limits.flows") {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{}", meaning().await);
+}
+
+#[tokio::test]
 async fn vips_are_kept_only_where_the_config_names_an_interface_for_them_and_a_reload_changes_that() {
     let daemon = Daemon::start(TWO_SERVICES);
     daemon.all_up().await;
