@@ -369,6 +369,8 @@ fn make_front_anew(network: &Network) -> XdpPass {
     connect(client, "eth0", lb, "eth0").unwrap();
     client.run(&format!("ip link set eth0 address {mac}")).unwrap();
     let peer = XdpPass::attach(client, "eth0").unwrap();
+    // Until the daemon has heard of it, packets to a VIP that is an address of this host are the host's to answer.
+    until("the program on the new interface", SOON, || Ok(has_program(lb, "eth0"))).unwrap();
     for (host, line) in [
         (lb, "192.0.2.1/24"),
         (lb, "192.0.2.10/32"),

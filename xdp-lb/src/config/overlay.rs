@@ -134,7 +134,7 @@ impl Overlay {
                 format!("{what}: put the VIPs' addresses or routes back yourself: {vips}")
             }
         };
-        Ok(Outcome { message, changed: is_changed })
+        Ok(Outcome { message, changed: is_changed, trouble: None })
     }
 
     /// Drains a service with all of its backends, or lets it take new flows again. What is so already is left, and

@@ -970,13 +970,13 @@ async fn an_interface_that_was_renamed_keeps_the_program_until_a_reload_names_it
     tokio::time::sleep(Duration::from_millis(2_500)).await;
     assert_eq!(daemon.handle.status().await.unwrap().interfaces[0].note.as_ref(), Some(&note));
     write_config(&daemon.config_file(), &TWO_SERVICES.replace("eth0", "back0"));
-    daemon.handle.reload().await.unwrap();
+    daemon.handle.reload(Leave::Drain).await.unwrap();
     assert_eq!(daemon.kernel.lock().attached, [(1, "back0".to_owned())]);
     assert_eq!(troubles(&daemon).await, []);
     // Back to a name of another interface: now it goes.
     daemon.kernel.lock().missing.clear();
     write_config(&daemon.config_file(), TWO_SERVICES);
-    daemon.handle.reload().await.unwrap();
+    daemon.handle.reload(Leave::Drain).await.unwrap();
     assert_eq!(daemon.kernel.lock().attached_names(), ["eth0"]);
 }
 
