@@ -493,10 +493,22 @@ impl Fleet {
         pairs.filter_map(of).collect()
     }
 
-    /// Whether a service wants its VIP to be an address of this host, by the states decided last. Until the first checks of
-    /// its backends have ended, or should have, nobody knows which of them will serve: with the first that is up, all clients
-    /// would be its own.
-    pub fn wish(&self, service: &EffectiveService, withdraw: Withdraw, now: Instant) -> Wish {
+    /// Whether a first check of a service's backends is still out that should end soon. Until then nobody knows which of them
+    /// will serve: with a VIP that came with the first that is up, all clients would be its own.
+    pub fn awaits_first_checks(&self, service: &EffectiveService, now: Instant) -> bool {
+        let patience = first_check(&service.service);
+        let is_awaited = |backend: &EffectiveBackend| {
+            let is_out = !self.next_hops.contains_key(&backend.backend.address.ip());
+            self.known.get(&target_id(service, backend)).is_some_and(|known| {
+                (is_out || known.condition.state == BackendState::Checking)
+                    && now.duration_since(known.since) < patience
+            })
+        };
+        service.backends.iter().any(is_awaited)
+    }
+
+    /// Whether a service wants its VIP to be an address of this host, by the states decided last.
+    pub fn wish(&self, service: &EffectiveService, withdraw: Withdraw) -> Wish {
         if service.admin == AdminState::Draining {
             return Wish::Absent;
         }
@@ -511,15 +523,6 @@ impl Fleet {
             Some(if is_out { BackendState::Checking } else { state })
         };
         let states: Vec<_> = service.backends.iter().filter_map(state).collect();
-        let patience = first_check(&service.service);
-        let is_awaited = |backend: &EffectiveBackend| {
-            let known = self.known.get(&target_id(service, backend));
-            state(backend) == Some(BackendState::Checking)
-                && known.is_some_and(|known| now.duration_since(known.since) < patience)
-        };
-        if service.backends.iter().any(is_awaited) {
-            return Wish::Undecided;
-        }
         let keeps_flows = |state: &BackendState| {
             state.takes_new_flows()
                 || matches!(state, BackendState::Draining | BackendState::Standby | BackendState::Ejected)

@@ -85,7 +85,7 @@ impl<K: Kernel> Owner<K> {
     fn why_missing(&self, name: &str) -> String {
         let last = self.last_index.get(name).map(|index| self.kernel.verify_attached(*index));
         match last {
-            Some(Ok(present)) => format!(
+            Some(Ok(present)) if present != name => format!(
                 "it was renamed to {present}, where the program stays attached: name it so in `interfaces` and reload, or \
                  rename it back"
             ),

@@ -12,7 +12,7 @@ use super::fleet::Fleet;
 use super::kernel::Kernel;
 use super::owner::Owner;
 use crate::api::types::{AdminState, VipState, VipView};
-use crate::config::EffectiveService;
+use crate::config::{EffectiveService, Withdraw};
 use crate::net::vips::{self, Standings, Wanted, Wish};
 
 /// Who keeps the VIPs, as a trait: the owner's logic is tested without a kernel.
@@ -65,10 +65,26 @@ impl<K: Kernel> Owner<K> {
                 wishes(&self.fleet, |_| Wish::Absent)
             }
             Some(_) => {
-                let now = Instant::now();
-                wishes(&self.fleet, |service| self.fleet.wish(service, self.config.vips.withdraw, now))
+                let withdraw = self.config.vips.withdraw;
+                let mut wishes = wishes(&self.fleet, |service| self.fleet.wish(service, withdraw));
+                if withdraw != Withdraw::Never {
+                    self.wait_for_first_checks(&mut wishes);
+                }
+                wishes
             }
             None => BTreeMap::new(),
+        }
+    }
+
+    /// A VIP waits for the first checks of all its services.
+    fn wait_for_first_checks(&self, wishes: &mut BTreeMap<IpAddr, Wish>) {
+        let now = Instant::now();
+        for service in &self.fleet.effective().services {
+            if let Some(wish @ Wish::Present) = wishes.get_mut(&service.service.vip.ip())
+                && self.fleet.awaits_first_checks(service, now)
+            {
+                *wish = Wish::Undecided;
+            }
         }
     }
 
@@ -94,15 +110,15 @@ impl<K: Kernel> Owner<K> {
     }
 }
 
-/// A VIP is wanted where one of its services wants it, and it is known of all of them whether they do.
+/// A VIP is wanted where one of its services wants it.
 fn wishes(fleet: &Fleet, wish: impl Fn(&EffectiveService) -> Wish) -> BTreeMap<IpAddr, Wish> {
     let mut wishes: BTreeMap<IpAddr, Wish> = BTreeMap::new();
     for service in &fleet.effective().services {
         let wish = wish(service);
         let present = wishes.entry(service.service.vip.ip()).or_insert(wish);
         *present = match (*present, wish) {
-            (Wish::Undecided, _) | (_, Wish::Undecided) => Wish::Undecided,
             (Wish::Present, _) | (_, Wish::Present) => Wish::Present,
+            (Wish::Undecided, _) | (_, Wish::Undecided) => Wish::Undecided,
             (Wish::Absent, Wish::Absent) => Wish::Absent,
         };
     }
