@@ -1603,7 +1603,7 @@ mod tests {
     /// The second backend's check says so.
     fn set_health_at(fleet: &mut Fleet, health: Health, now: Instant) {
         let id = fleet.targets()[1].0.id.clone();
-        fleet.report(Report { id, health, transition: Some("so".into()), latency: None });
+        fleet.report(Report { id, health, transition: Some("so".into()), latency: None, trouble: None });
         fleet.decide(now);
     }
 
