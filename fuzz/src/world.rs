@@ -99,9 +99,11 @@ impl World {
             hash_keys: [0x9e37_79b9_7f4a_7c15; _],
             snat_port_first: SNAT_PORT_FIRST,
             snat_port_count: *u.choose(&[20_000, 2, 1, 7919, 25_536])?,
-            padding: 0,
+            asymmetric_replies: 0,
             patience: patience(900, 60),
         };
+        let asymmetric_replies = u32::from(settings.snat_port_count.is_multiple_of(2));
+        let settings = Settings { asymmetric_replies, ..settings };
         let mut world = Self {
             tables: HostTables::new(settings),
             is_coherent: !u.ratio(1, 8)?,
@@ -119,6 +121,7 @@ impl World {
         for is_v6 in [false, true] {
             for own in OWN[usize::from(is_v6)] {
                 world.tables.snat_addresses.push(parse(own));
+                world.tables.own_addresses.insert(parse(own));
             }
             for client in CLIENTS[usize::from(is_v6)] {
                 let route = match u.int_in_range(0..=7)? {

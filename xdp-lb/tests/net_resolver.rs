@@ -126,6 +126,7 @@ struct Watch {
     next_hops: BTreeMap<IpAddr, Result<NextHop, String>>,
     vlans: Option<BTreeMap<u32, (u32, u16)>>,
     own_macs: OwnMacs,
+    addresses: BTreeSet<IpAddr>,
     interfaces: BTreeMap<String, (Option<u32>, bool)>,
 }
 
@@ -140,6 +141,7 @@ impl Watch {
             next_hops: BTreeMap::new(),
             vlans: None,
             own_macs: OwnMacs::new(),
+            addresses: BTreeSet::new(),
             interfaces: BTreeMap::new(),
         }
     }
@@ -154,6 +156,7 @@ impl Watch {
                 let was = self.next_hops.insert(address, next_hop.clone());
                 assert_ne!(was, Some(next_hop), "nothing new was told of {address}");
             }
+            Event::Addresses(addresses) => self.addresses = addresses,
             Event::Vlans(vlans) => self.vlans = Some(vlans),
             Event::OwnMacs(own_macs) => self.own_macs = own_macs,
             Event::Interface { name, index, up } => {

@@ -66,7 +66,7 @@ mod tests {
             hash_keys: [1; crate::hash::KEYS],
             snat_port_first: 1024,
             snat_port_count: 1,
-            padding: 0,
+            asymmetric_replies: 0,
             patience: crate::flow::patience(900, 60),
         })
     }

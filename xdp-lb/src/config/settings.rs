@@ -38,8 +38,17 @@ pub fn changed_settings(old: &Config, new: &Config) -> Vec<SettingChange> {
 
 /// The new config, with the present values of what cannot change while the daemon runs.
 pub fn reloadable(new: Config, present: &Config) -> Config {
-    let Config { interfaces, snat_ports, vips, timeouts, drain_timeout, allow_exec_checks, services, .. } =
-        new;
+    let Config {
+        interfaces,
+        snat_ports,
+        vips,
+        timeouts,
+        drain_timeout,
+        asymmetric_replies,
+        allow_exec_checks,
+        services,
+        ..
+    } = new;
     let allow_exec_checks = allow_exec_checks && present.allow_exec_checks;
     Config {
         interfaces,
@@ -47,6 +56,7 @@ pub fn reloadable(new: Config, present: &Config) -> Config {
         vips,
         timeouts,
         drain_timeout,
+        asymmetric_replies,
         allow_exec_checks,
         services,
         ..present.clone()
@@ -68,6 +78,7 @@ fn settings(config: &Config) -> Vec<Setting> {
         limits,
         timeouts,
         drain_timeout,
+        asymmetric_replies,
         allow_exec_checks,
         services: _,
     } = config;
@@ -114,6 +125,7 @@ fn settings(config: &Config) -> Vec<Setting> {
         ("timeouts.tcp_idle", json!(print_duration(*tcp_idle)), None),
         ("timeouts.udp_idle", json!(print_duration(*udp_idle)), None),
         ("drain_timeout", json!(print_duration(*drain_timeout)), None),
+        ("asymmetric_replies", json!(asymmetric_replies), None),
         // A daemon that starts without leave gives up the capabilities that it takes to run programs as another user.
         ("allow_exec_checks", json!(allow_exec_checks), allow_exec_checks.then_some(RESTART)),
     ]
@@ -137,6 +149,7 @@ mod tests {
         limits = { services = 5, backends = 6, slots = 1025, flows = 1026, half_open_flows = 1027, source_ranges = 8, source_rates = 1028, fragments = 1029 }
         timeouts = { tcp_idle = "3s", udp_idle = "4s" }
         drain_timeout = "5s"
+        asymmetric_replies = true
         allow_exec_checks = true
     "#;
 

@@ -157,7 +157,7 @@ impl World {
             hash_keys: std::array::from_fn(|at: usize| (at as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
             snat_port_first: 1024,
             snat_port_count: 1000,
-            padding: 0,
+            asymmetric_replies: 0,
             patience: patience(TIMEOUTS.tcp_idle.as_secs() as u32, TIMEOUTS.udp_idle.as_secs() as u32),
         };
         const { assert!(KEYS > 0) };

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
+use xdp_lb_common::net::Address;
 use xdp_lb_common::own_mac::OwnMac;
 use xdp_lb_common::tables::{BackendIndex, Book, FlowKey, FlowRecord, ServiceIndex, Traffic};
 
@@ -20,6 +21,7 @@ pub trait Kernel: Send {
     fn set_policy(&mut self, policy: &Policy) -> Result<()>;
     fn set_vlans(&mut self, vlans: &BTreeMap<u32, (u32, u16)>) -> Result<()>;
     fn set_own_macs(&mut self, own_macs: &BTreeSet<OwnMac>) -> Result<()>;
+    fn set_own_addresses(&mut self, addresses: &BTreeSet<Address>) -> Result<()>;
     fn attach(&mut self, interface: &str, mode: XdpMode) -> Result<Attached>;
     fn detach(&mut self, interface: &str) -> Result<()>;
     fn attached_interfaces(&self) -> Result<Vec<String>>;
@@ -75,6 +77,10 @@ impl Kernel for Datapath {
 
     fn set_own_macs(&mut self, own_macs: &BTreeSet<OwnMac>) -> Result<()> {
         Datapath::set_own_macs(self, own_macs)
+    }
+
+    fn set_own_addresses(&mut self, addresses: &BTreeSet<Address>) -> Result<()> {
+        Datapath::set_own_addresses(self, addresses)
     }
 
     fn attach(&mut self, interface: &str, mode: XdpMode) -> Result<Attached> {

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use xdp_lb_common::flow::PAIRED;
 use xdp_lb_common::process::{records_flows, slot_hash};
 use xdp_lb_common::tables::{
-    Backend, BackendIndex, Book, FlowKey, FlowRecord, Service, ServiceIndex, Settings, SlotIndex,
+    Backend, BackendIndex, Book, FlowKey, FlowRecord, Mode, Service, ServiceIndex, Settings, SlotIndex,
 };
 
 use crate::control::tables::Tables;
@@ -13,7 +13,7 @@ use crate::control::tables::Tables;
 /// The flow records at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Census {
-    /// How many recorded flows live, by their backend.
+    /// How many recorded flows count, by their backend.
     pub live: HashMap<BackendIndex, u64>,
     /// How many records are in use in each book; a flow that is recorded in both directions has two.
     pub records: [u64; Book::ALL.len()],
@@ -58,10 +58,17 @@ impl<'a> Count<'a> {
             return true;
         }
         self.census.records[book as usize] += 1;
-        if !is_reply && record.life.is_live(key.protocol, self.now, self.settings) {
+        let is_unproven = book == Book::HalfOpen && self.sees_replies(backend);
+        if !is_reply && record.life.counts(key.protocol, self.now, self.settings, is_unproven) {
             *self.census.live.entry(record.backend).or_default() += 1;
         }
         false
+    }
+
+    /// Whether the backend's replies pass here.
+    fn sees_replies(&self, backend: &Backend) -> bool {
+        let mode = self.services.get(&backend.service).map(|service| service.mode);
+        mode.is_some_and(|mode| [Mode::FullNat as u8, Mode::Nat as u8].contains(&mode))
     }
 
     /// What was counted.

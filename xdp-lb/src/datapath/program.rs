@@ -17,6 +17,7 @@ use nix::net::if_::if_nametoindex;
 use nix::time::{ClockId, clock_gettime};
 use tokio::io::unix::AsyncFd;
 use tracing::{info, warn};
+use xdp_lb_common::net::Address;
 use xdp_lb_common::own_mac::OwnMac;
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::tables::{
@@ -39,7 +40,7 @@ use crate::control::tables::{SourceRange, Tables, Write};
 pub(super) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/xdp-lb-ebpf.o"));
 
 /// The maps that are pinned: what forwarding needs and what must outlive the daemon.
-const PINNED: [&str; 26] = [
+const PINNED: [&str; 27] = [
     "SETTINGS",
     "OWN_MACS",
     "ADDRESSES",
@@ -51,6 +52,7 @@ const PINNED: [&str; 26] = [
     "SLOTS",
     "BACKENDS",
     "SNAT_ADDRESSES",
+    "OWN_ADDRESSES",
     "REPLY_PLACES",
     "REPLIES",
     "VLANS",
@@ -454,6 +456,16 @@ impl Datapath {
     /// Where there are more than the table takes; most of them are in it.
     pub fn set_own_macs(&mut self, own_macs: &BTreeSet<OwnMac>) -> Result<()> {
         self.maps.own_macs.set(own_macs)
+    }
+
+    /// Replaces the addresses of this host, in whose name no packet from a network is taken.
+    pub fn set_own_addresses(&mut self, addresses: &BTreeSet<Address>) -> Result<()> {
+        self.maps.set_own_addresses(addresses)
+    }
+
+    /// How many flows each backend has of the services whose flows are counted.
+    pub fn counted_flows(&self, tables: &Tables) -> Result<BTreeMap<BackendIndex, i64>> {
+        self.maps.flow_counts(tables).map(|counts| counts.of_backends())
     }
 
     /// How many packets had each reason, by its number.

@@ -208,7 +208,9 @@ impl Task {
         self.resync_at = Instant::now() + RESYNC_RETRY;
         let links = self.kernel.links().await?;
         let neighbours = self.kernel.neighbours().await?;
+        let addresses = self.kernel.addresses().await?;
         let now = Instant::now();
+        self.state.resync_addresses(addresses);
         self.state.resync(links, neighbours, now);
         self.resync_at = now + REFRESH.mul_f64(rand::random_range(0.9..1.1));
         Ok(())

@@ -34,6 +34,8 @@ const LOOPBACK: u32 = 1;
 pub(super) struct State {
     links: BTreeMap<u32, Link>,
     neighbours: BTreeMap<HopId, Neighbour>,
+    /// The addresses of this host, each with the index of its interface.
+    addresses: BTreeSet<(IpAddr, u32)>,
     watched: BTreeMap<IpAddr, Watched>,
     /// The neighbours that routes of watched addresses lead to.
     hops: BTreeMap<HopId, Hop>,
@@ -49,6 +51,9 @@ pub(super) struct State {
     unsaid_vlans: bool,
     /// Whether the MACs of interfaces may differ from what was said.
     unsaid_macs: bool,
+    /// Whether the addresses of this host may differ from what was said.
+    unsaid_addresses: bool,
+    said_addresses: Option<BTreeSet<IpAddr>>,
     said_interfaces: BTreeMap<String, (u32, bool)>,
     said_vlans: Option<BTreeMap<u32, (u32, u16)>>,
     said_macs: Option<OwnMacs>,
@@ -99,6 +104,12 @@ impl State {
                 Watched::default()
             });
         }
+    }
+
+    /// Replaces what is known of this host's addresses.
+    pub(super) fn resync_addresses(&mut self, addresses: Vec<(u32, IpAddr)>) {
+        self.addresses = addresses.into_iter().map(|(index, address)| (address, index)).collect();
+        self.unsaid_addresses = true;
     }
 
     /// Replaces what is known of links and neighbours, and asks for every route anew.
@@ -155,7 +166,14 @@ impl State {
                 let hit = self.watched.range(first..=last).map(|(address, _)| *address);
                 self.lookups.extend(hit);
             }
-            Change::Addresses(index) => self.route_through(index),
+            Change::Address(index, address, is_there) => {
+                let changes = match is_there {
+                    true => self.addresses.insert((address, index)),
+                    false => self.addresses.remove(&(address, index)),
+                };
+                self.unsaid_addresses |= changes;
+                self.route_through(index);
+            }
             Change::Rules => self.route_all(),
             Change::Overrun => return false,
         }
@@ -270,6 +288,13 @@ impl State {
                 return vlans.map(Event::Vlans);
             }
         }
+        if std::mem::take(&mut self.unsaid_addresses) {
+            let addresses = Some(self.addresses.iter().map(|(address, _)| *address).collect());
+            if self.said_addresses != addresses {
+                self.said_addresses.clone_from(&addresses);
+                return addresses.map(Event::Addresses);
+            }
+        }
         while let Some(address) = self.unsaid.pop_first() {
             let Some(next_hop) = self.next_hop(address) else { continue };
             if let Some(watched) = self.watched.get_mut(&address)
@@ -351,8 +376,9 @@ impl State {
         self.links
             .values()
             .filter_map(|link| {
-                let vlan = link.vlan.filter(|vlan| vlan.customer_tag)?;
-                Some((link.index, (link.lower.filter(plain)?, vlan.id)))
+                let Some(vlan) = link.vlan else { return Some((link.index, (link.port_of?, 0))) };
+                let parent = link.lower.filter(|_| vlan.customer_tag).filter(plain)?;
+                Some((link.index, (parent, vlan.id)))
             })
             .collect()
     }
@@ -561,6 +587,7 @@ mod tests {
             lower: None,
             master: None,
             vlan: None,
+            port_of: None,
         }
     }
 
@@ -697,6 +724,43 @@ mod tests {
         assert!(state.apply(Change::Link(Link { up: false, ..link(1) }), now));
         assert_eq!(told(&mut state), [Err("eth1 is down".into())]);
         assert!(state.has_lookups());
+    }
+
+    #[test]
+    fn a_port_is_told_with_what_it_belongs_to() {
+        let port = |index| Link { port_of: Some(2), ..link(index) };
+        let mut state = State::default();
+        // A VLAN device that is a port of a bridge is told as a VLAN device.
+        let vlan_port = Link { port_of: Some(2), ..vlan(5, Some(1)) };
+        state.resync(vec![link(1), link(2), port(3), vlan_port], vec![], Instant::now());
+        assert_eq!(state.vlans(), BTreeMap::from([(3, (2, 0)), (5, (1, 7))]));
+    }
+
+    #[test]
+    fn this_hosts_addresses_are_told_when_one_comes_or_goes() {
+        let now = Instant::now();
+        let [one, other] = [[192, 0, 2, 1], [192, 0, 2, 2]].map(IpAddr::from);
+        let mut state = State::default();
+        let told = |state: &mut State| {
+            let all = std::iter::from_fn(|| state.next_event());
+            all.filter_map(|event| match event {
+                Event::Addresses(addresses) => Some(addresses.into_iter().collect()),
+                _ => None,
+            })
+            .collect::<Vec<Vec<IpAddr>>>()
+        };
+        state.resync_addresses(vec![(1, one)]);
+        assert_eq!(told(&mut state), [vec![one]]);
+        state.resync_addresses(vec![(1, one)]);
+        assert_eq!(told(&mut state), Vec::<Vec<IpAddr>>::new(), "that is not new");
+        assert!(state.apply(Change::Address(1, other, true), now));
+        assert_eq!(told(&mut state), [vec![one, other]]);
+        // It is on another interface, too.
+        assert!(state.apply(Change::Address(2, other, true), now));
+        assert!(state.apply(Change::Address(1, other, false), now));
+        assert_eq!(told(&mut state), Vec::<Vec<IpAddr>>::new());
+        assert!(state.apply(Change::Address(2, other, false), now));
+        assert_eq!(told(&mut state), [vec![one]]);
     }
 
     #[test]

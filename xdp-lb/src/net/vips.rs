@@ -277,7 +277,7 @@ impl Keeper {
                         }
                         self.look_at = Instant::now();
                     }
-                    Some(Change::Addresses(_) | Change::Link(_) | Change::LinkGone(_)) => {
+                    Some(Change::Address(..) | Change::Link(_) | Change::LinkGone(_)) => {
                         self.look_at = self.look_at.min(Instant::now() + DEBOUNCE);
                     }
                     Some(_) => {}
