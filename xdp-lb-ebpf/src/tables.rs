@@ -345,7 +345,7 @@ impl Tables for Maps<'_> {
         self.answer(&mut lookup)
     }
 
-    // Likewise.
+    // A call of its own for the same reason as `route`.
     #[inline(never)]
     fn way(&self, backend: &Backend, ingress: u32) -> Route {
         self.answer(&mut lookup(&backend.source, &backend.address, ingress))

@@ -14,7 +14,7 @@ use crate::api::types::DiscoveryView;
 use crate::config::{Backend, Discovery, EffectiveService, Overlay};
 use crate::discovery::Update;
 
-/// Where addresses come back that were missing, each is held for so many times as long as any of them was missing.
+/// If addresses keep coming back, a missing one is held for this multiple of the longest absence that was seen.
 const ABSENCES: u32 = 4;
 
 /// The longest time that an address is held for that.

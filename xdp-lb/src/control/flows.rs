@@ -22,7 +22,7 @@ pub trait FlowPages: Send + fmt::Debug {
     /// second for some millions of flows, and memory for a page.
     ///
     /// # Errors
-    /// Where there is no such service, the cursor cannot be read, or the kernel cannot be asked.
+    /// If the service does not exist, the cursor is invalid, or the flow table cannot be read.
     fn page(&self, query: &FlowQuery) -> Answer<FlowsView>;
 }
 

@@ -1,8 +1,8 @@
 //! The program at TC ingress, beside the XDP program of each interface: it sends what the host's neighbour table is to send
 //! ([`xdp_lb_common::process::handover`]).
 //!
-//! Its link is pinned like that of the XDP program (tcx, kernel 6.6). Before that there are no such links: it is a filter of the
-//! interface's clsact qdisc then, which outlives the daemon, too.
+//! On kernel 6.6 and later it is a tcx link, pinned like that of the XDP program. On older kernels it is a filter of the
+//! interface's clsact qdisc, which also outlives the daemon.
 
 use std::mem;
 use std::path::Path;

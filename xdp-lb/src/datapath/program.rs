@@ -109,7 +109,7 @@ pub struct Datapath {
     settings: Settings,
     /// Without pins: the links, which end with the process.
     links: BTreeMap<String, FdLink>,
-    /// Likewise, those to TC ingress.
+    /// Without pins: the links to TC ingress, which end with the process.
     classifiers: BTreeMap<String, FdLink>,
     /// The interfaces that the program is attached to; and whether neighbours are resolved there by the program at TC ingress.
     resolves: BTreeMap<String, bool>,

@@ -18,7 +18,7 @@ fn moment(seconds: u64) -> Moment {
     Moment { boot: "this".into(), seconds }
 }
 
-/// What is in effect after a change from `before`: services with `-` where they leave, their backends likewise.
+/// What is in effect after a change from `before`: services and backends that leave have a `-`.
 fn after(before: &Effective, config: &Config, overlay: &mut Overlay, leave: Leave, at: u64) -> Effective {
     overlay.depart(config, before, leave, &moment(at));
     effective_beside(config, overlay, config.limits, |service, address| before.has(service, address))
