@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{ExitStatus, Output};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -65,7 +65,7 @@ impl Daemon {
             if let Some(status) = process.exited()? {
                 bail!("the daemon ended ({status}): {}", process.log().trim());
             }
-            Ok(self.cli_output(&["status"])?.status.success())
+            Ok(is_done(self.cli_output(&["status"])?.status))
         })
         .with_context(|| format!("its log is {}", process.log_file().display()))?;
         self.process = Some(process);
@@ -125,10 +125,11 @@ impl Daemon {
         fs::read_to_string(self.dir.join("xdp-lb.log")).unwrap_or_default()
     }
 
-    /// Runs the CLI, and returns what it prints. An error carries what it says on stderr.
+    /// Runs the CLI, and returns what it prints. An error carries what it says on stderr. What is done while forwarding is in
+    /// trouble is done.
     pub fn cli(&self, arguments: &[&str]) -> Result<String> {
         let output = self.cli_output(arguments)?;
-        if !output.status.success() {
+        if !is_done(output.status) {
             let stderr = String::from_utf8_lossy(&output.stderr);
             bail!("`xdp-lb {}` failed ({}): {}", arguments.join(" "), output.status, stderr.trim());
         }
@@ -236,6 +237,11 @@ impl Daemon {
             Ok(self.backend_state(service, address)? == state)
         })
     }
+}
+
+/// Whether the CLI has done what it was told: also while forwarding is in trouble, which exit code 3 says.
+fn is_done(status: ExitStatus) -> bool {
+    matches!(status.code(), Some(0 | 3))
 }
 
 impl Drop for Daemon {

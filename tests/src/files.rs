@@ -14,9 +14,8 @@ pub const BIG_FILE_BYTES: u64 = 100_000_000;
 
 /// A file of [`BIG_FILE_BYTES`] pseudo-random bytes, the same every time, made on the first call.
 pub fn big_file() -> Result<PathBuf> {
-    let dir = paths::target_dir().join("lab");
-    let file = dir.join("big.bin");
-    if file.metadata().is_ok_and(|meta| meta.len() == BIG_FILE_BYTES) {
+    let (dir, file) = (paths::target_dir().join("lab"), place());
+    if has_big_file() {
         return Ok(file);
     }
     fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
@@ -26,6 +25,21 @@ pub fn big_file() -> Result<PathBuf> {
         .and_then(|()| Ok(fs::rename(&partial, &file)?))
         .with_context(|| format!("cannot write {}", file.display()))?;
     Ok(file)
+}
+
+fn place() -> PathBuf {
+    paths::target_dir().join("lab/big.bin")
+}
+
+/// Whether it was made before.
+pub fn has_big_file() -> bool {
+    place().metadata().is_ok_and(|meta| meta.len() == BIG_FILE_BYTES)
+}
+
+/// Removes it, for whoever made it for itself alone.
+pub fn remove_big_file() -> Result<()> {
+    let file = place();
+    fs::remove_file(&file).with_context(|| format!("cannot remove {}", file.display()))
 }
 
 fn write_big_file(file: &Path) -> Result<()> {

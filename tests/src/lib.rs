@@ -51,7 +51,7 @@ pub use certificates::{Authority, Identity, Validity};
 pub use conversations::{Conversation, Conversations};
 pub use daemon::Daemon;
 pub use download::Download;
-pub use files::{BIG_FILE_BYTES, big_file, sha256};
+pub use files::{BIG_FILE_BYTES, big_file, has_big_file, remove_big_file, sha256};
 pub use host::{Host, output};
 pub use lab::{Lab, SANDBOX_VARIABLE};
 pub use link::connect;

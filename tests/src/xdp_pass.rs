@@ -1,9 +1,12 @@
 //! An XDP program that passes every packet, for the devices that a load balancer under test sends to: a veth device
 //! takes what its peer sends by `XDP_TX` or a redirect only while it has a program of its own (drivers/net/veth.c).
 
+use std::ffi::CString;
 use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use nix::net::if_::if_nametoindex;
@@ -54,7 +57,54 @@ pub fn load() -> Result<OwnedFd> {
     bpf(BPF_PROG_LOAD, &attributes).context("the kernel does not load XDP programs")
 }
 
+/// Detaches the link that is pinned here, by force; the pin stays.
+pub fn detach_pinned(pin: &Path) -> Result<()> {
+    let link = open_pinned(pin)?;
+    bpf_order(BPF_LINK_DETACH, &[link.as_raw_fd() as u32])
+        .map(drop)
+        .with_context(|| format!("cannot detach {}", pin.display()))
+}
+
+/// Writes zeros over every entry of the array that is pinned here and is not zero; returns how many those were.
+pub fn zero_pinned_array(pin: &Path) -> Result<usize> {
+    let map = open_pinned(pin)?;
+    let mut info = [0_u32; 6];
+    let attributes = InfoByFd { descriptor: map.as_raw_fd(), length: 24, info: info.as_mut_ptr() as u64 };
+    bpf_order(BPF_OBJ_GET_INFO_BY_FD, &attributes).context("cannot ask for a map's sizes")?;
+    let [_, _, _, value_size, entries, _] = info;
+    let zeros = vec![0_u8; value_size as usize];
+    let mut changed = 0;
+    for index in 0..entries {
+        let mut value = zeros.clone();
+        let element = |value: *const u8| MapElement {
+            map: map.as_raw_fd() as u32,
+            padding: 0,
+            key: &raw const index as u64,
+            value: value as u64,
+            flags: 0,
+        };
+        bpf_order(BPF_MAP_LOOKUP_ELEM, &element(value.as_mut_ptr())).context("cannot read an entry")?;
+        if value != zeros {
+            bpf_order(BPF_MAP_UPDATE_ELEM, &element(zeros.as_ptr())).context("cannot write an entry")?;
+            changed += 1;
+        }
+    }
+    Ok(changed)
+}
+
+/// The object that is pinned here.
+fn open_pinned(pin: &Path) -> Result<OwnedFd> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let attributes = ObjectGet { path: path.as_ptr() as u64, descriptor: 0, flags: 0 };
+    bpf(BPF_OBJ_GET, &attributes).with_context(|| format!("nothing is pinned at {}", pin.display()))
+}
+
 // linux/bpf.h and linux/if_link.h.
+const BPF_MAP_LOOKUP_ELEM: libc::c_int = 1;
+const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
+const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const BPF_LINK_DETACH: libc::c_int = 34;
 const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_PROG_TYPE_XDP: u32 = 6;
@@ -88,14 +138,43 @@ struct LinkCreate {
     flags: u32,
 }
 
+/// The beginning of `union bpf_attr` for `BPF_OBJ_GET`.
+#[repr(C)]
+struct ObjectGet {
+    path: u64,
+    descriptor: u32,
+    flags: u32,
+}
+
+/// The beginning of `union bpf_attr` for `BPF_OBJ_GET_INFO_BY_FD`.
+#[repr(C)]
+struct InfoByFd {
+    descriptor: RawFd,
+    length: u32,
+    info: u64,
+}
+
+/// The beginning of `union bpf_attr` for commands about one entry of a map.
+#[repr(C)]
+struct MapElement {
+    map: u32,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
 /// The bpf system call, for commands that return a descriptor.
 fn bpf<T>(command: libc::c_int, attributes: &T) -> io::Result<OwnedFd> {
-    // SAFETY: `attributes` is a prefix of `union bpf_attr` as long as said, and what it points to is static. Both
-    // commands only read it.
-    let descriptor = unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size_of::<T>()) };
-    match RawFd::try_from(descriptor) {
-        // SAFETY: the kernel has just given this descriptor to nobody else.
-        Ok(descriptor) if descriptor >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(descriptor) }),
-        _ => Err(io::Error::last_os_error()),
-    }
+    let descriptor = bpf_order(command, attributes)?;
+    // SAFETY: the kernel has just given this descriptor to nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor as RawFd) })
+}
+
+/// The bpf system call.
+fn bpf_order<T>(command: libc::c_int, attributes: &T) -> io::Result<libc::c_long> {
+    // SAFETY: `attributes` is a prefix of `union bpf_attr` as long as said, and what it points to outlives the call and is as
+    // long as it says.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }

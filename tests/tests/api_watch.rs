@@ -74,4 +74,27 @@ fn a_watch_tells_of_backends_services_interfaces_and_reloads_and_goes_on_after_a
     event(&watching, |event| event["event"] == "lost" && event["events"].is_null());
     site.daemon.cli(&["service", "remove", "more"]).unwrap();
     event(&watching, |event| event["event"] == "service" && event["kind"] == "removed");
+    assert_told_once(&events(&watching));
+}
+
+/// No event says what the one before it, of the same thing, has said already.
+#[track_caller]
+fn assert_told_once(events: &[Value]) {
+    let said = |event: &Value| {
+        let mut event = event.clone();
+        for field in ["id", "time"] {
+            event.as_object_mut().unwrap().remove(field);
+        }
+        event
+    };
+    let is_of = |event: &Value, other: &Value| {
+        ["event", "service", "address", "interface"].into_iter().all(|field| event[field] == other[field])
+    };
+    for (place, event) in events.iter().enumerate().filter(|(_, event)| event["event"] != "reload") {
+        let before = events[..place].iter().rfind(|before| is_of(before, event));
+        assert!(
+            before.is_none_or(|before| said(before) != said(event)),
+            "told twice: {event} in {events:#?}"
+        );
+    }
 }

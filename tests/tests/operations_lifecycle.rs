@@ -211,9 +211,27 @@ fn a_fifo_in_place_of_the_config_or_the_state_file_is_refused_at_once_and_change
 }
 
 #[test]
-fn an_interface_that_does_not_exist_is_named_and_nothing_is_left_attached() {
+fn interfaces_of_which_none_exists_are_named_and_nothing_is_left_attached() {
     let fresh = Fresh::new();
-    fresh.assert_refused(&fresh.config(&[("\"eth1\"", "\"nope0\"")]), &["nope0"]);
+    let config = fresh.config(&[("\"eth0\", \"eth1\"", "\"nope0\", \"nope1\"")]);
+    fresh.assert_refused(&config, &["none of the interfaces", "nope0, nope1"]);
+}
+
+#[test]
+fn one_interface_of_several_may_be_missing_at_the_start_and_come_later() {
+    let network = Network::new("late", 1).unwrap();
+    let _nginx = Nginx::start(&network.backends[0], 8080).unwrap();
+    let daemon = Daemon::start(&network.lb, &["eth0", "eth1", "late0"], &web("full-nat", &[1])).unwrap();
+    daemon.wait_until_up().unwrap();
+    request(&network.client, Site::vip()).unwrap();
+    let status = daemon.cli_json(&["status"]).unwrap();
+    assert!(status["trouble"].as_str().unwrap().contains("there is no interface late0"), "{status}");
+    assert_eq!(daemon.cli_output(&["status"]).unwrap().status.code(), Some(3));
+    network.lb.run("ip link add late0 type veth peer name late1").unwrap();
+    until("the program to be there", Duration::from_secs(40), || Ok(has_program(&network.lb, "late0")))
+        .unwrap();
+    until("no trouble", Duration::from_secs(40), || Ok(daemon.cli_json(&["status"])?["trouble"].is_null()))
+        .unwrap();
 }
 
 #[test]
@@ -240,10 +258,10 @@ fn a_restart_that_fails_leaves_forwarding_as_it_was() {
 }
 
 #[test]
-fn another_xdp_program_is_left_alone_and_the_mend_is_told() {
+fn another_xdp_program_is_left_alone_and_what_to_do_is_told() {
     let fresh = Fresh::new();
     let other = XdpPass::attach(&fresh.network.lb, "eth1").unwrap();
-    fresh.assert_refused(&fresh.config(&[]), &["another XDP program is attached to eth1", "ip link"]);
+    fresh.assert_refused(&fresh.config(&[]), &["another XDP program", "is attached to eth1", "ip link"]);
     assert!(has_program(&fresh.network.lb, "eth1"), "the other program was detached");
     drop(other);
 }
@@ -258,11 +276,27 @@ fn a_pin_path_outside_of_a_bpffs_is_refused() {
 }
 
 #[test]
-fn a_metrics_port_that_is_in_use_is_named() {
-    let fresh = Fresh::new();
+fn a_metrics_port_that_is_in_use_is_told_and_keeps_nothing_else_from_working() {
+    let network = Network::new("metrics", 1).unwrap();
+    let _nginx = Nginx::start(&network.backends[0], 8080).unwrap();
     let address: SocketAddr = "127.0.0.1:9799".parse().unwrap();
-    let _taken = fresh.network.lb.enter(|| TcpListener::bind(address)).unwrap().unwrap();
-    fresh.assert_refused(&fresh.config(&[]), &["127.0.0.1:9799", "metrics.listen", "in use"]);
+    let taken = network.lb.enter(|| TcpListener::bind(address)).unwrap().unwrap();
+    let daemon = Daemon::start(&network.lb, &["eth0", "eth1"], &web("full-nat", &[1])).unwrap();
+    daemon.wait_until_up().unwrap();
+    request(&network.client, Site::vip()).unwrap();
+    let kinds = || -> anyhow::Result<Vec<Value>> {
+        let status = daemon.cli_json(&["status"])?;
+        Ok(status["troubles"].as_array().unwrap().iter().map(|trouble| trouble["kind"].clone()).collect())
+    };
+    until("the trouble to be told", Duration::from_secs(40), || Ok(kinds()? == ["metrics"])).unwrap();
+    let trouble = daemon.cli_json(&["status"]).unwrap()["trouble"].clone();
+    for part in ["127.0.0.1:9799", "metrics.listen", "in use"] {
+        assert!(trouble.as_str().unwrap().contains(part), "{part:?} is not in {trouble}");
+    }
+    drop(taken);
+    until("the metrics", Duration::from_secs(40), || Ok(daemon.metric("xdp_lb_tables_in_sync", &[]).is_ok()))
+        .unwrap();
+    until("no trouble", Duration::from_secs(40), || Ok(kinds()?.is_empty())).unwrap();
 }
 
 #[test]

@@ -72,7 +72,12 @@ pub enum WatchEvent {
         /// How many changes it made.
         changes: u64,
     },
-    /// Something became wrong with the datapath, or is well again.
+    /// Something that the kernel had lost, or somebody else had changed, was restored.
+    Restored {
+        /// What.
+        what: String,
+    },
+    /// Something became wrong with the datapath, or has recovered.
     Trouble {
         /// What is wrong; null where all is well.
         trouble: Option<String>,
@@ -102,6 +107,7 @@ impl WatchEvent {
             Self::Service { .. } => "service",
             Self::Interface { .. } => "interface",
             Self::Reload { .. } => "reload",
+            Self::Restored { .. } => "restored",
             Self::Trouble { .. } => "trouble",
             Self::Lost { .. } => "lost",
         }
@@ -130,7 +136,8 @@ impl fmt::Display for WatchEvent {
             Self::Interface { interface, up: false } => write!(f, "interface {interface}: down"),
             Self::Reload { changes } => write!(f, "reloaded, changes: {changes}"),
             Self::Trouble { trouble: Some(trouble) } => write!(f, "TROUBLE: {trouble}"),
-            Self::Trouble { trouble: None } => f.write_str("well again"),
+            Self::Trouble { trouble: None } => f.write_str("recovered: no trouble is left"),
+            Self::Restored { what } => f.write_str(what),
             Self::Lost { events: Some(events) } => write!(f, "{events} events were lost here"),
             Self::Lost { events: None } => f.write_str("events may have been lost here"),
         }

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use crate::api::types::{
     AdminState, BackendState, BackendView, CounterView, CountersView, FlowQuery, FlowStage, FlowView,
     FlowsView, HealthState, InterfaceView, NextHopView, Origin, Outcome, ReloadView, ServiceView, StatusView,
-    TableView, TrafficView, VipState, VipView,
+    TableView, TrafficView, TroubleKind, TroubleView, VipState, VipView,
 };
 use crate::config::{
     self, Affinity, FlowTracking, HealthCheck, Mode, OnNoBackends, Probe, Protocol, XdpMode,
@@ -170,6 +170,16 @@ impl Owner {
             config_file: "/etc/xdp-lb/config.toml".into(),
             pin_path: "/sys/fs/bpf/xdp-lb".into(),
             trouble: self.trouble.clone(),
+            troubles: self
+                .trouble
+                .iter()
+                .map(|message| TroubleView {
+                    kind: TroubleKind::Tables,
+                    message: message.clone(),
+                    since_seconds: 7,
+                })
+                .collect(),
+            restored: 3,
             admin: self.node,
             upgrade: None,
             interfaces: vec![
@@ -372,5 +382,5 @@ fn counters() -> CountersView {
 }
 
 fn done(message: String) -> Outcome {
-    Outcome { message, changed: true }
+    Outcome { message, changed: true, trouble: None }
 }

@@ -29,8 +29,15 @@ pub struct StatusView {
     pub config_file: String,
     /// The bpffs directory of the pins.
     pub pin_path: String,
-    /// What is wrong with the datapath: its tables are not what they should be, or cannot be read.
+    /// What is wrong with the daemon's part of forwarding, in one line; null where nothing is.
     pub trouble: Option<String>,
+    /// The same, one for each kind of trouble.
+    #[serde(default)]
+    pub troubles: Vec<TroubleView>,
+    /// How many entries of tables, pins and attachments were found to be missing or changed since the daemon started, and
+    /// were restored.
+    #[serde(default)]
+    pub restored: u64,
     /// What the operator wants of the node: while it is drained, its VIPs are withdrawn.
     #[serde(default)]
     pub admin: AdminState,
@@ -52,6 +59,67 @@ pub struct StatusView {
     pub dropped_packets: u64,
     /// Packets that were passed to the host, all reasons together.
     pub passed_packets: u64,
+}
+
+/// Something that is wrong with the daemon's part of forwarding.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TroubleView {
+    /// Of which kind.
+    pub kind: TroubleKind,
+    /// What is wrong, and what to do.
+    pub message: String,
+    /// Seconds since it began.
+    pub since_seconds: u64,
+}
+
+/// The kinds of trouble.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum TroubleKind {
+    /// The BPF tables are not what they should be.
+    Tables,
+    /// Slots that have moved cannot be settled.
+    Settling,
+    /// The flow table cannot be read.
+    Flows,
+    /// Frames for some of the host's MAC addresses are left to the host.
+    OwnMacs,
+    /// An interface of the config does not have the program.
+    Interfaces,
+    /// Packets arrive at the interfaces, and the program counts none.
+    Packets,
+    /// Links and tables are not pinned: forwarding would end with the daemon.
+    Pins,
+    /// The metrics' port is taken.
+    Metrics,
+}
+
+impl TroubleKind {
+    /// Every kind.
+    pub const ALL: [Self; 8] = [
+        Self::Tables,
+        Self::Settling,
+        Self::Flows,
+        Self::OwnMacs,
+        Self::Interfaces,
+        Self::Packets,
+        Self::Pins,
+        Self::Metrics,
+    ];
+
+    /// Its name, as in JSON and metrics; stable.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tables => "tables",
+            Self::Settling => "settling",
+            Self::Flows => "flows",
+            Self::OwnMacs => "own-macs",
+            Self::Interfaces => "interfaces",
+            Self::Packets => "packets",
+            Self::Pins => "pins",
+            Self::Metrics => "metrics",
+        }
+    }
 }
 
 /// An interface that the program is to be attached to.
@@ -583,6 +651,9 @@ pub struct Outcome {
     pub message: String,
     /// Whether anything changed.
     pub changed: bool,
+    /// What is wrong with the daemon's part of forwarding, looked at after the change; absent where nothing is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
 }
 
 /// What a reload did, or would do.
@@ -601,6 +672,9 @@ pub struct ReloadView {
     /// The services that are others, by name.
     #[serde(default)]
     pub services: Vec<ServiceChange>,
+    /// What is wrong with the daemon's part of forwarding, looked at after the reload; absent where nothing is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
 }
 
 /// Which recorded flows are asked for.

@@ -122,7 +122,7 @@ impl Command {
                 patch(client, &target, BackendPatch { admin: None, weight: Some(weight) }).await?
             }
         };
-        Ok(screen.show(&outcome, || outcome.message.clone())?.into())
+        Done::of(&outcome, screen)
     }
 }
 

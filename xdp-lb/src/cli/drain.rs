@@ -73,7 +73,7 @@ pub(super) async fn execute(
 ) -> anyhow::Result<Done> {
     let outcome = subject.begin(client).await?;
     if !patience.wait {
-        return Ok(screen.show(&outcome, || outcome.message.clone())?.into());
+        return Done::of(&outcome, screen);
     }
     let began = Instant::now();
     let mut progress = Progress::on_stderr();
@@ -94,8 +94,13 @@ pub(super) async fn execute(
         waited_seconds: began.elapsed().as_secs(),
         message,
     };
-    let code = if drained.drained { ExitCode::SUCCESS } else { ExitCode::FAILURE };
-    Ok(Done { text: screen.show(&drained, || drained.message.clone())?, code })
+    let text = screen.show(&drained, || drained.message.clone())?;
+    if !drained.drained {
+        return Ok(Done { text, code: ExitCode::FAILURE });
+    }
+    // That no flow is left may be the trouble's doing.
+    let trouble = client.status().await?.trouble;
+    Ok(Done::in_view_of(text, trouble.as_deref()))
 }
 
 /// What is seen of a subject at one time.

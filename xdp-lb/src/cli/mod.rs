@@ -32,6 +32,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::api::client::Client;
 use crate::api::endpoint::Endpoint;
+use crate::api::types::Outcome;
 use crate::config;
 use output::{Format, Screen};
 
@@ -58,7 +59,8 @@ Examples:
   xdp-lb diff                                         what a reload would change
   xdp-lb check /etc/xdp-lb/config.toml && xdp-lb reload
 
-Exit codes: 0 done, 1 it failed (the reason is on stderr), 2 the command line is wrong.";
+Exit codes: 0 done; 1 it failed (the reason is on stderr); 2 the command line is wrong; 3 done, but forwarding is in
+trouble (said on stderr, and on top of `xdp-lb status`).";
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
@@ -132,6 +134,25 @@ struct Done {
     code: ExitCode,
 }
 
+/// The exit code of what was done while forwarding is in trouble.
+const IN_TROUBLE: u8 = 3;
+
+impl Done {
+    /// Done, with what is wrong with forwarding: said on stderr, and by the exit code.
+    fn in_view_of(text: String, trouble: Option<&str>) -> Self {
+        let Some(trouble) = trouble else { return text.into() };
+        // Where stderr is closed there is nobody left to tell.
+        let _ = writeln!(io::stderr(), "TROUBLE: {trouble}");
+        Self { text, code: ExitCode::from(IN_TROUBLE) }
+    }
+
+    /// What a change did, and whether forwarding is in trouble.
+    fn of(outcome: &Outcome, screen: &Screen) -> anyhow::Result<Self> {
+        let text = screen.show(outcome, || outcome.message.clone())?;
+        Ok(Self::in_view_of(text, outcome.trouble.as_deref()))
+    }
+}
+
 impl From<String> for Done {
     fn from(text: String) -> Self {
         Self { text, code: ExitCode::SUCCESS }
@@ -196,11 +217,11 @@ impl Cli {
             Command::Service(command) => block_on(command.execute(&client, &screen)),
             Command::Backend(command) => block_on(command.execute(&client, &screen)),
             Command::Node(command) => block_on(command.execute(&client, &screen)),
-            Command::Status => block_on(status::execute(&client, &screen)).map(Done::from),
+            Command::Status => block_on(status::execute(&client, &screen)),
             Command::Counters => block_on(counters::execute(&client, &screen)).map(Done::from),
             Command::Flows(flows) => block_on(flows.execute(&client, &screen)).map(Done::from),
             Command::Diff(diff) => block_on(diff.execute(&client, &screen)),
-            Command::Reload(reload) => block_on(reload.execute(&client, &screen)).map(Done::from),
+            Command::Reload(reload) => block_on(reload.execute(&client, &screen)),
             Command::Watch(watch) => {
                 block_on(watch.execute(&client, &screen, print)).map(|()| String::new().into())
             }

@@ -34,7 +34,7 @@ impl Command {
             Self::Drain { patience } => drain::execute(client, screen, &Subject::Node, &patience).await,
             Self::Undrain => {
                 let outcome = client.patch_node(&AdminPatch { admin: AdminState::Enabled }).await?;
-                Ok(screen.show(&outcome, || outcome.message.clone())?.into())
+                Done::of(&outcome, screen)
             }
         }
     }

@@ -35,7 +35,7 @@ pub(super) struct Reload {
 pub(super) struct Diff {}
 
 impl Reload {
-    pub(super) async fn execute(self, client: &Client, screen: &Screen) -> anyhow::Result<String> {
+    pub(super) async fn execute(self, client: &Client, screen: &Screen) -> anyhow::Result<Done> {
         let removal = self.removal.query();
         if self.removal.asks() && !self.dry_run {
             let ends = ends(&client.plan_reload(removal).await?);
@@ -48,7 +48,8 @@ impl Reload {
             false => client.reload(removal).await?,
         };
         let nothing = if self.dry_run { "nothing would change" } else { "nothing changed" };
-        screen.show(&view, || sentences(&view, nothing, true))
+        let text = screen.show(&view, || sentences(&view, nothing, true))?;
+        Ok(Done::in_view_of(text, view.trouble.as_deref()))
     }
 }
 

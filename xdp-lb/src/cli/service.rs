@@ -292,7 +292,7 @@ impl Command {
                 client.remove_service(&name, removal.query()).await?
             }
         };
-        Ok(screen.show(&outcome, || outcome.message.clone())?.into())
+        Done::of(&outcome, screen)
     }
 }
 

@@ -1,10 +1,12 @@
 //! `xdp-lb status`.
 
+use std::process::ExitCode;
+
 use comfy_table::Cell;
 
 use super::output::{Screen, number, text, words};
 use super::units::{counted, grouped, percent, span};
-use super::{backend, discovery, service};
+use super::{Done, IN_TROUBLE, backend, discovery, service};
 use crate::api::client::Client;
 use crate::api::types::{AdminState, BackendState, BackendView, InterfaceView, ServiceView, StatusView};
 
@@ -17,9 +19,10 @@ const MAX_SERVICES: usize = 30;
 /// How many lines of a kind.
 const MAX_LINES: usize = 10;
 
-pub(super) async fn execute(client: &Client, screen: &Screen) -> anyhow::Result<String> {
+pub(super) async fn execute(client: &Client, screen: &Screen) -> anyhow::Result<Done> {
     let status = client.status().await?;
-    screen.show(&status, || one_screen(screen, &status))
+    let code = if status.trouble.is_some() { ExitCode::from(IN_TROUBLE) } else { ExitCode::SUCCESS };
+    Ok(Done { text: screen.show(&status, || one_screen(screen, &status))?, code })
 }
 
 fn one_screen(screen: &Screen, status: &StatusView) -> String {

@@ -51,11 +51,11 @@ impl Daemon {
             Command::Service(command) => command.execute(client, &screen).await,
             Command::Node(command) => command.execute(client, &screen).await,
             Command::Backend(command) => command.execute(client, &screen).await,
-            Command::Status => status::execute(client, &screen).await.map(Done::from),
+            Command::Status => status::execute(client, &screen).await,
             Command::Counters => counters::execute(client, &screen).await.map(Done::from),
             Command::Flows(flows) => flows.execute(client, &screen).await.map(Done::from),
             Command::Diff(diff) => diff.execute(client, &screen).await,
-            Command::Reload(reload) => reload.execute(client, &screen).await.map(Done::from),
+            Command::Reload(reload) => reload.execute(client, &screen).await,
             Command::Watch(watch) => {
                 let mut text = String::new();
                 let print = |line: &str| {
@@ -410,8 +410,9 @@ web6     [2001:db8::10]:80  tcp       full-nat      2/2  0/s  0/s  0 B/s  http  
 #[tokio::test]
 async fn trouble_stands_on_top_of_the_status() {
     let owner = Owner { trouble: Some("the tables: no memory".into()), ..Owner::default() };
-    let text = daemon(owner).text(&["status"]).await;
-    assert!(text.starts_with("TROUBLE: the tables: no memory\nxdp-lb 0.1.0"), "{text}");
+    let done = daemon(owner).run(&["status"]).await.unwrap();
+    assert!(done.text.starts_with("TROUBLE: the tables: no memory\nxdp-lb 0.1.0"), "{}", done.text);
+    assert_eq!(format!("{:?}", done.code), format!("{:?}", std::process::ExitCode::from(3)));
 }
 
 #[tokio::test]
@@ -910,7 +911,7 @@ async fn an_upgrade_that_succeeds_is_one_though_a_daemon_says_that_it_is_stoppin
         while let Some(request) = requests.recv().await {
             match request {
                 Request::Upgrade(answer) => {
-                    drop(answer.send(Ok(Outcome { message: "begun".into(), changed: true })));
+                    drop(answer.send(Ok(Outcome { message: "begun".into(), changed: true, trouble: None })));
                 }
                 Request::Status(answer) => {
                     looks += 1;

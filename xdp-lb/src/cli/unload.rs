@@ -86,5 +86,5 @@ fn remove_pins(pin_path: &Path, vips: Vec<String>) -> anyhow::Result<Outcome> {
         [] => format!("no daemon runs, and nothing is pinned in {}", pin_path.display()),
         removed => format!("no daemon runs; removed from {}: {}", pin_path.display(), removed.join(", ")),
     };
-    Ok(Outcome { changed: !removed.is_empty(), message })
+    Ok(Outcome { changed: !removed.is_empty(), message, trouble: None })
 }

@@ -39,7 +39,7 @@ impl Upgrade {
                     Some(UpgradeView { state: UpgradeState::Failed, message }) => bail!("{message}"),
                     Some(UpgradeView { state: UpgradeState::Done, message }) if status.pid != before => {
                         let message = format!("{message}: process {before} -> {}", status.pid);
-                        let outcome = Outcome { message, changed: true };
+                        let outcome = Outcome { message, changed: true, trouble: None };
                         return screen.show(&outcome, || outcome.message.clone());
                     }
                     _ => {}

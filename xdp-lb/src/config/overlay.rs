@@ -134,7 +134,7 @@ impl Overlay {
                 format!("{what}: put the VIPs' addresses or routes back yourself: {vips}")
             }
         };
-        Ok(Outcome { message, changed: is_changed })
+        Ok(Outcome { message, changed: is_changed, trouble: None })
     }
 
     /// Drains a service with all of its backends, or lets it take new flows again. What is so already is left, and
@@ -533,11 +533,11 @@ fn removal_note(in_file: bool) -> &'static str {
 }
 
 fn done(message: String) -> Answer<Outcome> {
-    Ok(Outcome { message, changed: true })
+    Ok(Outcome { message, changed: true, trouble: None })
 }
 
 fn unchanged(message: String) -> Answer<Outcome> {
-    Ok(Outcome { message, changed: false })
+    Ok(Outcome { message, changed: false, trouble: None })
 }
 
 fn invalid(lines: Vec<String>) -> Refusal {

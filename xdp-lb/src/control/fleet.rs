@@ -28,6 +28,9 @@ use crate::net::vips::Wish;
 use crate::net::{NextHop, NoNextHop};
 use crate::ring;
 
+/// A first check that takes longer is not waited for.
+const LONGEST_FIRST_CHECK: Duration = Duration::from_secs(15);
+
 /// Everything that is known of the services and backends.
 #[derive(Clone, Debug, Default)]
 pub struct Fleet {
@@ -236,6 +239,10 @@ impl Known {
             None => self.warming = None,
             Some(_) if state != BackendState::Up => self.warming = None,
             Some(_) if comes_back && !self.is_fresh => self.warming = Some(now),
+            // Its trial was a beginning.
+            Some(over) if before == BackendState::HalfOpen => {
+                self.warming = now.checked_sub(slow_start::reached(self.portion, over));
+            }
             Some(_) => {}
         }
         self.is_fresh &= matches!(state, BackendState::Checking | BackendState::Unresolved);
@@ -484,6 +491,20 @@ impl Fleet {
         let pairs =
             services.flat_map(|service| service.backends.iter().map(move |backend| (service, backend)));
         pairs.filter_map(of).collect()
+    }
+
+    /// Whether a first check of a service's backends is still out that should end soon. Until then nobody knows which of them
+    /// will serve: with a VIP that came with the first that is up, all clients would be its own.
+    pub fn awaits_first_checks(&self, service: &EffectiveService, now: Instant) -> bool {
+        let patience = first_check(&service.service);
+        let is_awaited = |backend: &EffectiveBackend| {
+            let is_out = !self.next_hops.contains_key(&backend.backend.address.ip());
+            self.known.get(&target_id(service, backend)).is_some_and(|known| {
+                (is_out || known.condition.state == BackendState::Checking)
+                    && now.duration_since(known.since) < patience
+            })
+        };
+        service.backends.iter().any(is_awaited)
     }
 
     /// Whether a service wants its VIP to be an address of this host, by the states decided last.
@@ -902,6 +923,13 @@ fn affinity_bits(service: &config::Service) -> u8 {
         bits if is_v4 => 96 + bits,
         bits => bits,
     }
+}
+
+/// By when a backend's first check has ended, counted from when it came: its next hop is found out, it waits for its turn, and
+/// times out.
+fn first_check(service: &config::Service) -> Duration {
+    let check = service.check();
+    (Duration::from_secs(2) + check.interval + check.timeout).min(LONGEST_FIRST_CHECK)
 }
 
 /// Whether every flow is recorded: where the operator wants it, and where a packet has to be told from a flow's first
@@ -1541,6 +1569,42 @@ mod tests {
         fleet.decide(at(45));
         assert_eq!(states(&fleet)[2], (State::Up, Tables::Up));
         assert_eq!(fleet.wanted()[0].backends[2].portion, 100);
+    }
+
+    #[test]
+    fn a_backend_whose_circuit_closes_warms_up_from_its_part_on_trial() {
+        let now = Instant::now();
+        let at = |seconds: u64| now + Duration::from_secs(seconds);
+        let policy = |service: &mut Service| {
+            service.slow_start = Some(Duration::from_secs(90));
+            service.circuit_breaker = Some(config::CircuitBreaker {
+                open: Duration::from_secs(10),
+                window: Duration::from_secs(5),
+                half_open_portion: 25,
+                ..config::CircuitBreaker::default()
+            });
+        };
+        let mut fleet = fleet_with(policy, &[(false, Health::Up); 2]);
+        fleet.decide(at(0));
+        set_health_at(&mut fleet, Health::Down, at(1));
+        set_health_at(&mut fleet, Health::Up, at(2));
+        let portion = |fleet: &Fleet| fleet.wanted()[0].backends[1].portion;
+        fleet.decide(at(12));
+        assert_eq!((states(&fleet)[1].0, portion(&fleet)), (BackendState::HalfOpen, 25));
+        fleet.decide(at(17));
+        assert_eq!((states(&fleet)[1].0, portion(&fleet)), (BackendState::Up, 30));
+        assert!(fleet.is_due(at(27)), "the next step comes by itself");
+        fleet.decide(at(27));
+        assert_eq!(portion(&fleet), 40);
+        fleet.decide(at(17 + 70));
+        assert_eq!(portion(&fleet), 100);
+    }
+
+    /// The second backend's check says so.
+    fn set_health_at(fleet: &mut Fleet, health: Health, now: Instant) {
+        let id = fleet.targets()[1].0.id.clone();
+        fleet.report(Report { id, health, transition: Some("so".into()), latency: None, trouble: None });
+        fleet.decide(now);
     }
 
     #[test]

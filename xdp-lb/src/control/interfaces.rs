@@ -1,5 +1,10 @@
 //! The interfaces that the program is to be attached to, and how it is.
+//!
+//! The config names them. Where the program is, is known by the interface's index, which stays the same when names change:
+//! interfaces that swap their names keep it without a packet lost, and one that was renamed keeps it until a reload or a
+//! restart with all that the config names in place.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::fleet::Covered;
@@ -7,8 +12,9 @@ use super::handle::{Answer, Refusal};
 use super::kernel::Kernel;
 use super::owner::Owner;
 use crate::api::events::WatchEvent;
+use crate::api::types::TroubleKind;
 use crate::config::{Config, XdpMode};
-use crate::datapath::Attached;
+use crate::datapath::{Attached, NoInterface};
 
 /// How often it is tried again to attach to an interface where that failed.
 const ATTACH_AGAIN: Duration = Duration::from_secs(2);
@@ -17,23 +23,28 @@ impl<K: Kernel> Owner<K> {
     /// Attaches the program to every interface of the config, and detaches it from every other.
     ///
     /// # Errors
-    /// At a first start, where an interface refuses the program. Where tables were adopted, forwarding goes on
-    /// through the others and it is tried again, as at runtime.
+    /// At a first start, where an interface refuses the program, or none of them exists. One of several that is missing may
+    /// come later, and is waited for. Where tables were adopted, forwarding goes on through the others and it is tried again,
+    /// as at runtime.
     pub(super) fn attach_configured(&mut self) -> anyhow::Result<()> {
+        let is_first = !self.kernel.is_adopted();
         for name in self.config.interfaces.clone() {
             match self.kernel.attach(&name, self.config.xdp_mode) {
-                Err(error) if !self.kernel.is_adopted() => {
-                    anyhow::bail!("{error:#}: create or mend {name}, or take it out of `interfaces`");
+                Err(error) if is_first && !error.is::<NoInterface>() => {
+                    anyhow::bail!("{error:#}: create or fix {name}, or take it out of `interfaces`");
                 }
                 attached => self.note_attached(name, attached.map_err(|error| format!("{error:#}"))),
             }
         }
-        self.attach_alike();
-        for name in self.kernel.attached_interfaces()? {
-            if !self.interfaces.contains_key(&name) {
-                self.detach(&name);
-            }
+        if is_first && !self.interfaces.values().any(Result::is_ok) {
+            let missing: Vec<_> = self.config.interfaces.iter().map(String::as_str).collect();
+            anyhow::bail!(
+                "none of the interfaces that the config names exists ({}): create one, or correct `interfaces`",
+                missing.join(", ")
+            );
         }
+        self.attach_alike();
+        self.release_others();
         Ok(())
     }
 
@@ -49,10 +60,107 @@ impl<K: Kernel> Owner<K> {
         match (present, index) {
             (Ok(attached), Some(index)) if attached.index == index => {}
             (Err(_), None) => {}
-            (Ok(_), None) => self.note_attached(name, Err("the interface is gone".into())),
+            (Ok(attached), None) => self.miss(name, attached.index, true),
             (_, Some(_)) => {
                 self.attach(name);
                 self.attach_alike();
+            }
+        }
+    }
+
+    /// Takes in that no interface has this name any more; it had this index. `is_first`: it has just been heard.
+    fn miss(&mut self, name: String, index: u32, is_first: bool) {
+        match self.kernel.verify_attached(index) {
+            // It is back already, or goes from name to name: the next look tells.
+            Ok(present) if present == name || is_first => return,
+            Ok(_) => {}
+            // Nothing is left of it but the pin of its link.
+            Err(_) => self.detach(&name, index),
+        }
+        let why = self.why_missing(&name);
+        self.note_attached(name, Err(why));
+    }
+
+    /// Why the program is not attached under this name, of which there is no interface.
+    fn why_missing(&self, name: &str) -> String {
+        let last = self.last_index.get(name).map(|index| self.kernel.verify_attached(*index));
+        match last {
+            Some(Ok(present)) if present != name => format!(
+                "it was renamed to {present}, where the program stays attached: name it so in `interfaces` and reload, or \
+                 rename it back"
+            ),
+            _ => NoInterface(name.to_owned()).to_string(),
+        }
+    }
+
+    /// Has flows go on through an interface that came in the place of one that is gone.
+    fn follow(&mut self, name: &str, index: u32) {
+        let Some(before) = self.last_index.insert(name.to_owned(), index).filter(|before| *before != index)
+        else {
+            return;
+        };
+        // One that has another name now has its flows still.
+        if self.kernel.verify_attached(before).is_ok() {
+            return;
+        }
+        self.detach(name, before);
+        match self.kernel.move_flows(before, index) {
+            Ok(0) => {}
+            Ok(flows) => {
+                tracing::info!("{name} was made anew: the replies of {flows} recorded flows leave by it now")
+            }
+            Err(error) => {
+                tracing::error!("{name} was made anew, and recorded flows wait for their clients: {error:#}")
+            }
+        }
+    }
+
+    /// Looks whether the kernel has the program where it was attached, and attaches it again where it has not.
+    pub(super) fn verify_interfaces(&mut self) {
+        let lost = |(name, attached): (&String, &Result<Attached, String>)| {
+            let index = attached.as_ref().ok()?.index;
+            match self.kernel.verify_attached(index) {
+                Ok(present) if present == *name => None,
+                Ok(_) => Some((name.clone(), index, None)),
+                Err(why) => Some((name.clone(), index, Some(why))),
+            }
+        };
+        let lost: Vec<_> = self.interfaces.iter().filter_map(lost).collect();
+        for (name, index, why) in &lost {
+            match why {
+                None => self.miss(name.clone(), *index, false),
+                Some(why) => {
+                    tracing::warn!("{name}: {why}");
+                    self.attach(name.clone());
+                    if self.interfaces[name].is_ok() {
+                        self.tell_restored("attached again", &[format!("{name} ({why})")]);
+                    }
+                }
+            }
+        }
+        if !lost.is_empty() {
+            self.attach_alike();
+        }
+        self.verify_classifiers();
+    }
+
+    /// Looks whether the kernel has the program at TC ingress beside it, and attaches that again where it has not.
+    fn verify_classifiers(&mut self) {
+        let attached = |(name, attached): (&String, &Result<Attached, String>)| {
+            Some((name.clone(), attached.as_ref().ok()?.clone()))
+        };
+        let all: Vec<_> = self.interfaces.iter().filter_map(attached).collect();
+        for (name, attached) in all {
+            let restored = self.kernel.restore_classifier(attached.index);
+            if let Ok(Some(why)) = &restored {
+                self.tell_restored(
+                    "attached again",
+                    &[format!("the program at TC ingress of {name} ({why})")],
+                );
+            }
+            let without_classifier = restored.err().map(|error| format!("{error:#}"));
+            if without_classifier != attached.without_classifier {
+                self.note_attached(name, Ok(Attached { without_classifier, ..attached }));
             }
         }
     }
@@ -82,14 +190,15 @@ impl<K: Kernel> Owner<K> {
         &mut self,
         names: impl Iterator<Item = &'a String>,
         config: &Config,
-    ) -> Answer<Vec<(String, Attached)>> {
+    ) -> Answer<AttachedAnew> {
         self.write_own_macs(&config.interfaces);
-        let mut done: Vec<(String, Attached)> = Vec::new();
+        let held = self.kernel.attached_interfaces();
+        let mut done = AttachedAnew { all: Vec::new(), held };
         for name in names {
             match self.kernel.attach(name, config.xdp_mode) {
-                Ok(attached) => done.push((name.clone(), attached)),
+                Ok(attached) => done.all.push((name.clone(), attached)),
                 Err(error) => {
-                    done.iter().for_each(|(name, _)| self.detach(name));
+                    self.take_back(&done);
                     return Err(Refusal::Failed(format!("{error:#}; nothing was changed")));
                 }
             }
@@ -97,9 +206,18 @@ impl<K: Kernel> Owner<K> {
         Ok(done)
     }
 
+    /// Detaches what [`attach_all`](Self::attach_all) attached, but for what was attached before.
+    pub(super) fn take_back(&mut self, anew: &AttachedAnew) {
+        for (name, attached) in anew.all.iter().filter(|(_, it)| !anew.held.contains(&it.index)) {
+            self.detach(name, attached.index);
+        }
+    }
+
     fn attach(&mut self, name: String) {
-        let attached = self.kernel.attach(&name, self.config.xdp_mode);
-        self.note_attached(name, attached.map_err(|error| format!("{error:#}")));
+        let attached = self.kernel.attach(&name, self.config.xdp_mode).map_err(|error| {
+            if error.is::<NoInterface>() { self.why_missing(&name) } else { format!("{error:#}") }
+        });
+        self.note_attached(name, attached);
     }
 
     /// Where one interface of `auto` had to be generic, has the others be so, too: a native program cannot send
@@ -117,8 +235,7 @@ impl<K: Kernel> Owner<K> {
         let Some(generic) = attached(XdpMode::Generic).next() else { return };
         let native: Vec<_> = attached(XdpMode::Native).collect();
         for name in native {
-            let again = self.kernel.detach(&name).and_then(|()| self.kernel.attach(&name, XdpMode::Generic));
-            let again = again.map(|attached| Attached {
+            let again = self.kernel.attach(&name, XdpMode::Generic).map(|attached| Attached {
                 note: Some(format!("{generic} is generic, and native XDP cannot send to it")),
                 ..attached
             });
@@ -127,13 +244,19 @@ impl<K: Kernel> Owner<K> {
     }
 
     pub(super) fn note_attached(&mut self, name: String, attached: Result<Attached, String>) {
+        let is_known = self.interfaces.get(&name) == Some(&attached);
         match &attached {
-            Ok(Attached { mode, note: None, .. }) => tracing::info!("{name}: attached, {mode}"),
-            Ok(Attached { mode, note: Some(note), .. }) => tracing::warn!("{name}: attached, {mode}: {note}"),
-            Err(why) if self.interfaces.get(&name) == Some(&attached) => tracing::debug!("{name}: {why}"),
+            _ if is_known => {}
+            Ok(attached) => match attached.remarks() {
+                None => tracing::info!("{name}: attached, {}", attached.mode),
+                Some(remarks) => tracing::warn!("{name}: attached, {}: {remarks}", attached.mode),
+            },
             Err(why) => {
                 tracing::error!("{name}: not attached, which is tried again every {ATTACH_AGAIN:?}: {why}");
             }
+        }
+        if let Ok(Attached { index, .. }) = &attached {
+            self.follow(&name, *index);
         }
         self.interfaces.insert(name, attached);
         self.note_covered();
@@ -141,13 +264,30 @@ impl<K: Kernel> Owner<K> {
 
     /// Detaches the program from an interface that is not in the config any more.
     pub(super) fn forget_interface(&mut self, name: &str) {
-        self.detach(name);
-        self.interfaces.remove(name);
+        self.last_index.remove(name);
+        if let Some(Ok(attached)) = self.interfaces.remove(name) {
+            self.detach(name, attached.index);
+        }
         self.note_covered();
     }
 
-    pub(super) fn detach(&mut self, name: &str) {
-        match self.kernel.detach(name) {
+    /// Detaches the program from the interfaces that the config does not name, such as one that was renamed; but only where it
+    /// has all that it names.
+    pub(super) fn release_others(&mut self) {
+        if self.interfaces.values().any(Result::is_err) {
+            return;
+        }
+        let own: BTreeSet<u32> = self.interfaces.values().flatten().map(|attached| attached.index).collect();
+        for index in self.kernel.attached_interfaces() {
+            if !own.contains(&index) {
+                let name = self.kernel.verify_attached(index);
+                self.detach(&name.unwrap_or_else(|_| format!("interface {index}")), index);
+            }
+        }
+    }
+
+    fn detach(&mut self, name: &str, index: u32) {
+        match self.kernel.detach(index) {
             Ok(()) => tracing::info!("{name}: detached"),
             Err(error) => tracing::error!("{name}: cannot be detached: {error:#}"),
         }
@@ -160,5 +300,20 @@ impl<K: Kernel> Owner<K> {
             indices: self.interfaces.values().filter_map(index).collect(),
         });
         self.is_stale = true;
+        let missing: Vec<String> = self
+            .interfaces
+            .iter()
+            .filter_map(|(name, attached)| Some(format!("{name}: {}", attached.as_ref().err()?)))
+            .collect();
+        let why = (!missing.is_empty()).then(|| missing.join("; "));
+        self.note_trouble(TroubleKind::Interfaces, why.as_deref());
     }
+}
+
+/// What a reload attached.
+pub(super) struct AttachedAnew {
+    /// Each interface, and how.
+    pub(super) all: Vec<(String, Attached)>,
+    /// Where the program was before: the interfaces' indices.
+    held: Vec<u32>,
 }

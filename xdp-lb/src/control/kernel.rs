@@ -25,8 +25,14 @@ pub trait Kernel: Send {
     fn set_router_addresses(&mut self, addresses: &RouterAddressesOf) -> Result<()>;
     fn set_resets_unknown(&mut self, resets: bool) -> Result<()>;
     fn attach(&mut self, interface: &str, mode: XdpMode) -> Result<Attached>;
-    fn detach(&mut self, interface: &str) -> Result<()>;
-    fn attached_interfaces(&self) -> Result<Vec<String>>;
+    fn detach(&mut self, index: u32) -> Result<()>;
+    fn attached_interfaces(&self) -> Vec<u32>;
+    fn verify_attached(&self, index: u32) -> Result<String, String>;
+    fn restore_classifier(&mut self, index: u32) -> Result<Option<String>>;
+    fn move_flows(&mut self, from: u32, to: u32) -> Result<usize>;
+    fn restore_pins(&mut self) -> Result<Vec<String>>;
+    fn restore(&mut self, expected: &[Write]) -> Result<Vec<String>>;
+    fn restore_whole(&mut self, expected: &Tables) -> Result<Vec<String>>;
     fn unload(&mut self) -> Result<Vec<String>>;
     fn reasons(&self) -> Result<Vec<u64>>;
     fn former_traffic(&self, service: ServiceIndex) -> Result<Traffic>;
@@ -97,12 +103,36 @@ impl Kernel for Datapath {
         Datapath::attach(self, interface, mode)
     }
 
-    fn detach(&mut self, interface: &str) -> Result<()> {
-        Datapath::detach(self, interface)
+    fn detach(&mut self, index: u32) -> Result<()> {
+        Datapath::detach(self, index)
     }
 
-    fn attached_interfaces(&self) -> Result<Vec<String>> {
+    fn attached_interfaces(&self) -> Vec<u32> {
         Datapath::attached_interfaces(self)
+    }
+
+    fn verify_attached(&self, index: u32) -> Result<String, String> {
+        Datapath::verify_attached(self, index)
+    }
+
+    fn restore_classifier(&mut self, index: u32) -> Result<Option<String>> {
+        Datapath::restore_classifier(self, index)
+    }
+
+    fn move_flows(&mut self, from: u32, to: u32) -> Result<usize> {
+        Datapath::move_flows(self, from, to)
+    }
+
+    fn restore_pins(&mut self) -> Result<Vec<String>> {
+        Datapath::restore_pins(self)
+    }
+
+    fn restore(&mut self, expected: &[Write]) -> Result<Vec<String>> {
+        Datapath::restore(self, expected)
+    }
+
+    fn restore_whole(&mut self, expected: &Tables) -> Result<Vec<String>> {
+        Datapath::restore_whole(self, expected)
     }
 
     fn unload(&mut self) -> Result<Vec<String>> {

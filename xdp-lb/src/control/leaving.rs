@@ -103,7 +103,7 @@ impl<K: Kernel> Owner<K> {
             let message = format!(
                 "service {service}: backend {address} was removed already, and drains; --now removes it with its flows"
             );
-            return Ok(Outcome { message, changed: false });
+            return Ok(Outcome { message, changed: false, trouble: self.trouble() });
         }
         let ends = self.flows_left(service, address);
         let outcome =
@@ -117,7 +117,7 @@ impl<K: Kernel> Owner<K> {
         if leave == Leave::Drain && service.is_some_and(|it| it.is_leaving) {
             let message =
                 format!("service {name} was removed already, and drains; --now removes it with its flows");
-            return Ok(Outcome { message, changed: false });
+            return Ok(Outcome { message, changed: false, trouble: self.trouble() });
         }
         let backends = service.into_iter().flat_map(|it| &it.backends);
         let ends = backends.filter_map(|it| self.flows_left(name, it.backend.address));

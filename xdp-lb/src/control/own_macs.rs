@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use xdp_lb_common::own_mac::OwnMac;
 
 use super::kernel::Kernel;
-use super::owner::{Owner, Trouble};
+use super::owner::Owner;
+use crate::api::types::TroubleKind;
 use crate::net::OwnMacs;
 
 impl<K: Kernel> Owner<K> {
@@ -15,37 +16,28 @@ impl<K: Kernel> Owner<K> {
         self.write_own_macs(&[]);
     }
 
-    /// Tells the datapath the MACs of the interfaces that it is attached to, and of those it is to be attached to.
+    /// Tells the datapath the MACs of the interfaces that it is attached to, whatever their names are by now, and of those it
+    /// is to be attached to.
     pub(super) fn write_own_macs(&mut self, more: &[String]) {
         let names = self.config.interfaces.iter().chain(self.interfaces.keys()).chain(more);
-        self.own_mac_indices = indices_of(&self.own_macs, names, &self.own_mac_indices);
-        let written = self.kernel.set_own_macs(&macs_of(&self.own_macs, &self.own_mac_indices));
-        self.note_trouble(Trouble::OwnMacs, written.err());
+        let named = names.filter_map(|name| Some(self.own_macs.get(name)?.index));
+        let indices = named.chain(self.kernel.attached_interfaces()).collect();
+        let written = self.kernel.set_own_macs(&macs_of(&self.own_macs, indices));
+        self.note_error(TroubleKind::OwnMacs, written.err());
     }
 }
 
-/// The indices of the interfaces of these names, and of those that were taken `before` and are still there: one that is renamed
-/// keeps the program. Those of their ports, too: a bond's program runs on each of its ports.
-fn indices_of<'a>(
-    own_macs: &OwnMacs,
-    names: impl Iterator<Item = &'a String>,
-    before: &BTreeSet<u32>,
-) -> BTreeSet<u32> {
-    let mut indices: BTreeSet<u32> = names.filter_map(|name| Some(own_macs.get(name)?.index)).collect();
-    indices.extend(own_macs.values().map(|interface| interface.index).filter(|index| before.contains(index)));
+/// The MACs of the interfaces with these indices. Those of their ports, too: a bond's program runs on each of its ports.
+fn macs_of(own_macs: &OwnMacs, mut indices: BTreeSet<u32>) -> BTreeSet<OwnMac> {
     loop {
         let is_port = |port: Option<u32>| port.is_some_and(|master| indices.contains(&master));
         let ports = own_macs.values().filter(|interface| is_port(interface.master));
         let ports: BTreeSet<u32> = ports.map(|interface| interface.index).collect();
         if ports.is_subset(&indices) {
-            return indices;
+            break;
         }
         indices.extend(ports);
     }
-}
-
-/// The MACs of the interfaces with these indices.
-fn macs_of(own_macs: &OwnMacs, indices: &BTreeSet<u32>) -> BTreeSet<OwnMac> {
     let interfaces = own_macs.values().filter(|interface| indices.contains(&interface.index));
     interfaces
         .flat_map(|interface| interface.macs.iter().map(|mac| OwnMac::new(interface.index, *mac)))
@@ -74,18 +66,16 @@ mod tests {
             interface("eth1", 4, None, &[4]),
             interface("eth2", 6, None, &[6]),
         ]);
-        let names = ["bond0", "eth1", "missing"].map(str::to_owned);
         let expected = [(5, 1), (5, 9), (3, 1), (3, 2), (3, 9), (4, 4)];
         let expected = expected.map(|(index, last)| OwnMac::new(index, mac(last)));
-        let indices = indices_of(&own_macs, names.iter(), &BTreeSet::new());
-        assert_eq!(macs_of(&own_macs, &indices), BTreeSet::from(expected));
+        assert_eq!(macs_of(&own_macs, BTreeSet::from([5, 4, 77])), BTreeSet::from(expected));
 
         // Renamed, an interface keeps its index and the program.
         let mut renamed = own_macs;
         let eth1 = renamed.remove("eth1").unwrap();
         renamed.insert("back0".into(), eth1);
-        assert_eq!(indices_of(&renamed, names.iter(), &indices), indices);
+        assert_eq!(macs_of(&renamed, BTreeSet::from([5, 4, 77])), BTreeSet::from(expected));
         renamed.remove("back0");
-        assert!(!indices_of(&renamed, names.iter(), &indices).contains(&4), "one that is gone is forgotten");
+        assert_eq!(macs_of(&renamed, BTreeSet::from([4])), BTreeSet::new(), "one that is gone is forgotten");
     }
 }

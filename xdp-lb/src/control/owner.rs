@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use xdp_lb_common::net::Endpoint;
 use xdp_lb_common::tables::Traffic;
 
@@ -22,11 +22,13 @@ use super::settling::Settling;
 use super::standby::Standby;
 use super::tables::Write;
 use super::traffic::{self, Carried, TrafficRates};
+use super::troubles::{self, News, Troubles};
 use super::unknown_flows::UnknownFlows;
 use super::upgrade::Upgrades;
+use super::verify::Verification;
 use super::vips::Vips;
 use crate::api::events::WatchEvent;
-use crate::api::types::{AdminState, Outcome};
+use crate::api::types::{AdminState, Outcome, TroubleKind};
 use crate::config::state::{Saved, StateError};
 use crate::config::{
     self, Config, Effective, EffectiveBackend, EffectiveService, Leave, Moment, Overlay, Via,
@@ -114,6 +116,8 @@ pub struct Parts<K> {
     pub own_macs: OwnMacs,
     /// What was learnt while another daemon had the tables.
     pub standby: Option<Standby>,
+    /// Why the metrics are not served, where they should be.
+    pub metrics: watch::Receiver<Option<String>>,
 }
 
 /// What the owner task hears.
@@ -162,15 +166,18 @@ pub struct Owner<K> {
     set_reach: SetReach,
     watch: Watch,
     pub(super) vips: Box<dyn Vips>,
+    /// Whether it was not known, when it was looked last, what is wanted of some VIP.
+    pub(super) is_undecided: bool,
     pub(super) upgrades: Upgrades,
     set_discoveries: SetDiscoveries,
     set_courses: SetCourses,
     pub(super) own_macs: OwnMacs,
-    /// The indices of the interfaces whose MACs are written.
-    pub(super) own_mac_indices: BTreeSet<u32>,
+    metrics: watch::Receiver<Option<String>>,
     pub(super) discoveries: Discoveries,
     /// The interfaces that the program is to be attached to, and how it is, or why not.
     pub(super) interfaces: BTreeMap<String, Result<Attached, String>>,
+    /// Under which index each interface of the config had the program last.
+    pub(super) last_index: BTreeMap<String, u32>,
     /// The interfaces that are up and have a carrier.
     pub(super) links_up: BTreeSet<String>,
     /// When it was last tried to attach where that had failed.
@@ -191,45 +198,13 @@ pub struct Owner<K> {
     pub(super) is_stale: bool,
     /// Until when the tables are left as they are.
     rests_until: Instant,
-    troubles: BTreeMap<Trouble, String>,
+    pub(super) troubles: Troubles,
+    pub(super) verification: Verification,
     cramped: Vec<Endpoint>,
     /// The backends that are not used, by their service's name, as they were logged.
     pub(super) unused: BTreeMap<String, Vec<String>>,
     /// The interfaces outside the config that lead to backends, as they were logged.
     strays: BTreeSet<String>,
-}
-
-/// What is wrong with the datapath.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) enum Trouble {
-    /// The tables are not what they should be.
-    Tables,
-    /// Slots that have moved cannot be settled.
-    Settling,
-    /// The flow table cannot be read.
-    Flows,
-    /// Frames for some of the host's MACs are not taken.
-    OwnMacs,
-}
-
-impl Trouble {
-    const fn words(self) -> &'static str {
-        match self {
-            Self::Tables => "the datapath's tables are not what they should be",
-            Self::Settling => "the ring's slots cannot be settled",
-            Self::Flows => "the flows cannot be counted",
-            Self::OwnMacs => "packets to some of this host's MAC addresses are not balanced",
-        }
-    }
-
-    const fn well(self) -> &'static str {
-        match self {
-            Self::Tables => "the datapath's tables are what they should be",
-            Self::Settling => "the ring's slots are settled",
-            Self::Flows => "the flows are counted",
-            Self::OwnMacs => "packets to all of this host's MAC addresses are balanced",
-        }
-    }
 }
 
 impl<K: Kernel> Owner<K> {
@@ -253,6 +228,7 @@ impl<K: Kernel> Owner<K> {
             set_courses,
             own_macs,
             standby,
+            metrics,
         } = parts;
         let mut overlay = match config::state::read(&config.state_file) {
             Ok(overlay) => overlay,
@@ -319,13 +295,15 @@ impl<K: Kernel> Owner<K> {
             set_reach,
             watch,
             vips,
+            is_undecided: true,
             upgrades,
             set_discoveries,
             set_courses,
             own_macs,
-            own_mac_indices: BTreeSet::new(),
+            metrics,
             discoveries: Discoveries::default(),
             interfaces: BTreeMap::new(),
+            last_index: BTreeMap::new(),
             links_up: BTreeSet::new(),
             attach_tried: now,
             rates: TrafficRates::default(),
@@ -338,8 +316,9 @@ impl<K: Kernel> Owner<K> {
             events: EventLog::default(),
             is_stale: false,
             rests_until: now,
-            troubles: BTreeMap::new(),
             unused: BTreeMap::new(),
+            troubles: Troubles::default(),
+            verification: Verification::default(),
             strays: BTreeSet::new(),
             cramped: Vec::new(),
         };
@@ -445,7 +424,7 @@ impl<K: Kernel> Owner<K> {
             }
             Request::ConfigFile(answer) => reply(answer, Ok(self.config_file.clone())),
             Request::PlanReload(config, leave, answer) => reply(answer, self.plan_reload(*config, leave)),
-            Request::Upgrade(answer) => reply(answer, self.upgrades.begin()),
+            Request::Upgrade(answer) => reply(answer, self.begin_upgrade()),
             Request::Reload(config, leave, answer) => reply(answer, self.reload(*config, leave)),
             Request::IsPending(answer) => {
                 reply(answer, Ok(self.fleet.is_pending() || self.is_discovery_pending()));
@@ -459,6 +438,15 @@ impl<K: Kernel> Owner<K> {
             }
         }
         None
+    }
+
+    /// Begins an upgrade: the successor takes over what is pinned.
+    fn begin_upgrade(&mut self) -> Answer<Outcome> {
+        self.verify_holds();
+        match self.troubles.of(TroubleKind::Pins) {
+            Some(why) => Err(Refusal::Failed(format!("nothing was changed: {why}"))),
+            None => self.upgrades.begin(),
+        }
     }
 
     /// Makes a change that survives a restart: checked, planned, saved, and only then in effect.
@@ -475,7 +463,8 @@ impl<K: Kernel> Owner<K> {
         let mut overlay = self.overlay.clone();
         let outcome = change(&mut overlay, &self.config)?;
         if overlay == self.overlay {
-            return Ok(outcome);
+            self.verify_holds();
+            return Ok(Outcome { trouble: self.trouble(), ..outcome });
         }
         let effective = self
             .effective_by(&self.config, &mut overlay, leave)
@@ -484,7 +473,7 @@ impl<K: Kernel> Owner<K> {
             self.adopt(self.config.clone(), overlay, effective, Refusal::Conflict, Persist::First)?;
         tracing::info!("{}", outcome.message);
         let message = std::iter::once(outcome.message).chain(warnings).collect::<Vec<_>>().join("; ");
-        Ok(Outcome { message, ..outcome })
+        Ok(Outcome { message, trouble: self.trouble(), ..outcome })
     }
 
     /// Puts a config and runtime changes into effect: all of it, or nothing. Where only the datapath
@@ -532,10 +521,16 @@ impl<K: Kernel> Owner<K> {
         changes.iter().for_each(|change| self.events.add(WatchEvent::of_service(change)));
         self.warn_of_strays();
         self.tell_the_others();
+        let writes = plan.writes.clone();
         let done = self.carry_out(plan);
-        self.note_trouble(Trouble::Tables, done.err());
+        let is_done = done.is_ok();
+        self.note_error(TroubleKind::Tables, done.err());
+        if is_done {
+            self.verify_written(&writes);
+        }
+        self.verify_holds();
         self.tell_vips();
-        warnings.extend(self.troubles.get(&Trouble::Tables).map(|why| {
+        warnings.extend(self.troubles.of(TroubleKind::Tables).map(|why| {
             format!("it is saved, but the datapath could not be changed yet, which is tried again every second: {why}")
         }));
         Ok(warnings)
@@ -554,7 +549,7 @@ impl<K: Kernel> Owner<K> {
             Ok(plan) => self.carry_out(plan),
             Err(full) => Err(full.into()),
         };
-        self.note_trouble(Trouble::Tables, done.err());
+        self.note_error(TroubleKind::Tables, done.err());
         // Behind the tables: a VIP that comes has somewhere to lead to.
         self.tell_vips();
         // What is counted from now on is compared with this.
@@ -653,28 +648,30 @@ impl<K: Kernel> Owner<K> {
         }
     }
 
-    /// What is wrong with the datapath, in words.
+    /// What is wrong, in words.
     pub(super) fn trouble(&self) -> Option<String> {
-        let troubles: Vec<&str> = self.troubles.values().map(String::as_str).collect();
-        (!troubles.is_empty()).then(|| troubles.join("; "))
+        self.troubles.all()
     }
 
-    /// Says once what is wrong, and once that it is well again.
-    pub(super) fn note_trouble(&mut self, kind: Trouble, error: Option<anyhow::Error>) {
-        let before = self.troubles.remove(&kind);
-        let Some(error) = error else {
-            if before.is_some() {
-                tracing::info!("well again: {}", kind.well());
+    /// Says once what is wrong, and once that it is over.
+    pub(super) fn note_trouble(&mut self, kind: TroubleKind, why: Option<&str>) {
+        match self.troubles.note(kind, why, Instant::now()) {
+            News::None => {}
+            News::Began(trouble) => {
+                tracing::error!("{trouble}");
+                self.events.add(WatchEvent::Trouble { trouble: Some(trouble) });
+            }
+            News::Ended => {
+                tracing::info!("recovered: {}", troubles::over(kind));
                 self.events.add(WatchEvent::Trouble { trouble: self.trouble() });
             }
-            return;
-        };
-        let trouble = format!("{}: {error:#}", kind.words());
-        if before.as_ref() != Some(&trouble) {
-            tracing::error!("{trouble}; it is tried again");
-            self.events.add(WatchEvent::Trouble { trouble: Some(trouble.clone()) });
         }
-        self.troubles.insert(kind, trouble);
+    }
+
+    /// The same, where an error is what is wrong.
+    pub(super) fn note_error(&mut self, kind: TroubleKind, error: Option<anyhow::Error>) {
+        let why = error.map(|error| format!("{error:#}; it is tried again"));
+        self.note_trouble(kind, why.as_deref());
     }
 
     fn carry_out(&mut self, plan: Plan) -> anyhow::Result<()> {
@@ -720,7 +717,7 @@ impl<K: Kernel> Owner<K> {
     }
 
     /// After a write that failed, only the tables know how far it came.
-    fn read_again(&mut self) {
+    pub(super) fn read_again(&mut self) {
         match self.kernel.read() {
             Ok(tables) => {
                 self.settling = Settling::new(&tables, Instant::now());
@@ -784,6 +781,10 @@ impl<K: Kernel> Owner<K> {
         self.beat();
         self.sample();
         self.attach_missing(now);
+        self.verify(now);
+        self.decide_vips();
+        let metrics = self.metrics.borrow().clone();
+        self.note_trouble(TroubleKind::Metrics, metrics.as_deref());
         if self.census_at.is_none_or(|at| now.duration_since(at) >= CENSUS_EVERY) {
             self.count_flows(now);
         }
@@ -791,7 +792,7 @@ impl<K: Kernel> Owner<K> {
         self.look_at_found(now);
         let due = self.settling.due(self.planner.tables(), &self.config.timeouts, now);
         self.settle(&due);
-        self.is_stale |= self.troubles.contains_key(&Trouble::Tables) || self.fleet.is_due(now);
+        self.is_stale |= self.troubles.of(TroubleKind::Tables).is_some() || self.fleet.is_due(now);
         self.is_stale |= self.planner.can_shrink();
         let reweighed = self.fleet.weigh(now);
         self.is_stale |= !reweighed.is_empty();
@@ -808,7 +809,7 @@ impl<K: Kernel> Owner<K> {
             }
             Err(_) => self.read_again(),
         }
-        self.note_trouble(Trouble::Settling, done.err());
+        self.note_error(TroubleKind::Settling, done.err());
     }
 
     /// Samples every counter, for the rates.
@@ -817,6 +818,7 @@ impl<K: Kernel> Owner<K> {
         match Carried::read(&self.kernel, self.planner.tables(), |_| true) {
             Ok(carried) => {
                 self.rates.sample(&carried, now);
+                self.verification.take_forwarded(carried.backends.values());
                 self.look_at_flows(&carried, now);
             }
             Err(error) => tracing::error!("the counters cannot be read: {error:#}"),
@@ -854,7 +856,7 @@ impl<K: Kernel> Owner<K> {
             self.count_flows(now);
         }
         // No count is better than a wrong one: whoever waits for the last flow would not wait.
-        self.troubles.get(&Trouble::Flows).map_or(Ok(()), |why| Err(Refusal::Failed(why.clone())))
+        self.troubles.of(TroubleKind::Flows).map_or(Ok(()), |why| Err(Refusal::Failed(why.to_owned())))
     }
 
     /// Whether the flows were counted since the last change.
@@ -881,7 +883,7 @@ impl<K: Kernel> Owner<K> {
                 self.settling.settled(self.planner.tables(), &self.census.others, self.planner.shrinking());
             self.settle(&settled);
         }
-        self.note_trouble(Trouble::Flows, error);
+        self.note_error(TroubleKind::Flows, error);
     }
 
     async fn unload(&mut self) -> Answer<Outcome> {
@@ -895,7 +897,7 @@ impl<K: Kernel> Owner<K> {
             removed => format!("{}; the daemon ends", removed.join(", ")),
         };
         tracing::info!("{message}");
-        Ok(Outcome { message, changed: true })
+        Ok(Outcome { message, changed: true, trouble: None })
     }
 }
 

@@ -62,13 +62,13 @@ impl<K: Kernel> Owner<K> {
             Ok(warnings) => warnings,
             Err(refusal) => {
                 // What was attached and set for the new config is taken back.
-                attached.iter().for_each(|(name, _)| self.detach(name));
+                self.take_back(&attached);
                 let present = self.config.clone();
                 self.set_policy(&present)?;
                 return Err(refusal);
             }
         };
-        for (name, attached) in attached {
+        for (name, attached) in attached.all {
             self.note_attached(name, Ok(attached));
         }
         for name in before.difference(&after) {
@@ -78,6 +78,7 @@ impl<K: Kernel> Owner<K> {
         view.changes.extend(found.iter().map(|name| format!("interface {name} attached again")));
         self.attach_alike();
         self.tell_router_addresses();
+        self.release_others();
         for change in &view.changes {
             tracing::info!("reload: {change}");
         }
@@ -86,6 +87,7 @@ impl<K: Kernel> Owner<K> {
             tracing::warn!("reload: {warning}");
         }
         view.warnings.splice(0..0, warnings);
+        view.trouble = self.trouble();
         self.events.add(WatchEvent::Reload { changes: view.changes.len() as u64 });
         Ok(view)
     }
@@ -127,7 +129,7 @@ impl<K: Kernel> Owner<K> {
             let name = &service.service.name;
             unused(service).into_iter().map(move |line| format!("service {name}: {line}"))
         }));
-        let view = ReloadView { changes, needs_restart, warnings, settings, services };
+        let view = ReloadView { changes, needs_restart, warnings, settings, services, trouble: None };
         Ok(Reload { config: config::reloadable(read, &self.config), overlay, effective, view })
     }
 

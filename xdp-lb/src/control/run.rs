@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
@@ -222,25 +221,6 @@ struct Life<'a> {
     namespace: &'a Result<Arc<Namespace>, String>,
 }
 
-/// What the daemon listens on.
-struct Listeners {
-    api: Server,
-    metrics: Option<TcpListener>,
-}
-
-impl Listeners {
-    async fn bind(config: &Config) -> Result<Self> {
-        let api = Server::bind(&config.api)?;
-        let metrics = match config.metrics.listen {
-            Some(address) => Some(TcpListener::bind(address).await.with_context(|| {
-                format!("cannot listen on {address} for metrics: choose another metrics.listen, or \"off\"")
-            })?),
-            None => None,
-        };
-        Ok(Self { api, metrics })
-    }
-}
-
 /// What tells the daemon of backends and of the network.
 struct Senses {
     resolver: Arc<Resolver>,
@@ -254,7 +234,7 @@ struct Senses {
 
 /// What a life has once it may work with the tables.
 struct Beginning {
-    listeners: Listeners,
+    api: Server,
     vips: Vips,
     datapath: Datapath,
     senses: Senses,
@@ -289,12 +269,12 @@ impl Life<'_> {
     /// Begins where no other daemon is.
     async fn begin(&self, config: &Config) -> Result<Beginning> {
         // What can fail without touching the kernel comes first.
-        let listeners = Listeners::bind(config).await?;
+        let api = Server::bind(&config.api)?;
         let network = start_resolver().await?;
         let vips = Vips::start(record_file(&config.state_file))?;
         let mut datapath = Datapath::load(&self.datapath_options(config))?;
         let senses = self.start_checks(network, || datapath.take_checks())?;
-        Ok(Beginning { listeners, vips, datapath, senses, standby: None })
+        Ok(Beginning { api, vips, datapath, senses, standby: None })
     }
 
     /// Begins beside the daemon before, which works until it hears that this one is ready, and then lets go.
@@ -316,9 +296,9 @@ impl Life<'_> {
             bail!("the config file was changed while this daemon was starting: run `xdp-lb upgrade` again");
         }
         let datapath = Datapath::take_over(&options, prepared)?;
-        let listeners = Listeners::bind(config).await?;
+        let api = Server::bind(&config.api)?;
         let vips = Vips::start(record_file(&config.state_file))?;
-        Ok(Beginning { listeners, vips, datapath, senses, standby: Some(standby) })
+        Ok(Beginning { api, vips, datapath, senses, standby: Some(standby) })
     }
 
     async fn serve(
@@ -332,9 +312,11 @@ impl Life<'_> {
             Some(predecessor) => self.stand_by(&config, predecessor, lock).await?,
             None => self.begin(&config).await?,
         };
-        let Beginning { listeners, vips, mut datapath, senses, standby } = beginning;
+        let Beginning { api, vips, mut datapath, senses, standby } = beginning;
         let Senses { resolver, own_macs, events, checker, vip_checks, reports, agents } = senses;
         let (pins, socket) = (config.pin_path.clone(), config.api.socket.clone());
+        let metrics = config.metrics.listen;
+        let (metrics_trouble, of_metrics) = watch::channel(None);
         let is_first = !datapath.is_adopted();
         let wanted_neighbours = datapath.take_events()?;
         datapath.start_log()?;
@@ -348,6 +330,7 @@ impl Life<'_> {
             config_file: self.options.config_file.clone(),
             config,
             kernel: datapath,
+            metrics: of_metrics,
             set_targets: {
                 let checker = Arc::clone(&checker);
                 Box::new(move |targets| checker.set_targets(targets))
@@ -374,10 +357,9 @@ impl Life<'_> {
             // The sender's end says the same as a message.
             let _ = stopped.changed().await;
         };
-        let Listeners { api, metrics } = listeners;
         let api = tokio::spawn(api.serve(handle.clone(), stopping(stopped.clone())));
-        let metrics = metrics.map(|listener| {
-            tokio::spawn(metrics::serve(listener, handle.clone(), stopping(stopped.clone())))
+        let metrics = metrics.map(|address| {
+            tokio::spawn(metrics::listen(address, handle.clone(), metrics_trouble, stopping(stopped.clone())))
         });
         let (over, is_over) = oneshot::channel();
         let ready = match predecessor.take() {

@@ -17,6 +17,13 @@ pub(super) fn next(since: Duration, over: Duration) -> Option<Duration> {
     (1..STEPS).map(|step| after(step, over)).find(|step| *step > since)
 }
 
+/// How long after it came back one has this portion of its share, in percent, or more: where one begins that comes back with
+/// that portion.
+pub(super) fn reached(portion: u8, over: Duration) -> Duration {
+    let step = u32::from(portion.min(100)).div_ceil(100 / STEPS).saturating_sub(1);
+    after(step, over)
+}
+
 /// When a step is, of those after the first.
 fn after(step: u32, over: Duration) -> Duration {
     over * step / (STEPS - 1)
@@ -33,6 +40,13 @@ mod tests {
         let portions =
             [0, 9, 10, 19, 45, 89, 90, 1000].map(|seconds| portion(Duration::from_secs(seconds), OVER));
         assert_eq!(portions, [10, 10, 20, 20, 50, 90, 100, 100]);
+    }
+
+    #[test]
+    fn one_that_comes_back_with_a_portion_goes_on_from_there() {
+        for (has, begins_with) in [(0, 10), (1, 10), (10, 10), (11, 20), (35, 40), (100, 100)] {
+            assert_eq!(portion(reached(has, OVER), OVER), begins_with, "{has} %");
+        }
     }
 
     #[test]

@@ -95,7 +95,7 @@ impl Upgrades {
         self.note(UpgradeState::UnderWay, "the new binary is started".into());
         let message = "the binary at the daemon's path is started: it takes over once it has checked everything, and \
                        the daemon goes on where it does not become ready (xdp-lb status)";
-        Ok(Outcome { message: message.into(), changed: true })
+        Ok(Outcome { message: message.into(), changed: true, trouble: None })
     }
 
     /// What became of the last upgrade.

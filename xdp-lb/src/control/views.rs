@@ -26,6 +26,14 @@ use crate::config::{self, DownPolicy, EffectiveBackend, EffectiveService};
 use crate::datapath::Attached;
 use crate::health::Health;
 
+/// How full a table is whose limit may be why packets are dropped. Its kernel evicts somewhat before it is full.
+const NEARLY_FULL: f64 = 0.8;
+
+/// The advice to raise a table's limit.
+fn raise(table: &str) -> String {
+    format!("raise limits.{table}")
+}
+
 /// What a service's ring says of its backends.
 struct RingView {
     slots: u32,
@@ -49,6 +57,8 @@ impl<K: Kernel> Owner<K> {
             config_file: self.config_file.display().to_string(),
             pin_path: self.config.pin_path.display().to_string(),
             trouble: self.trouble(),
+            troubles: self.troubles.views(Instant::now()),
+            restored: self.verification.restored,
             admin: self.overlay.node_admin(),
             upgrade: self.upgrades.view(),
             interfaces: self.interface_views(),
@@ -113,9 +123,23 @@ impl<K: Kernel> Owner<K> {
             name: reason.name().into(),
             verdict: reason.kind().name().into(),
             packets,
-            meaning: reason.words().into(),
+            meaning: self.meaning(*reason),
         });
         Ok(CountersView { counters: counters.collect() })
+    }
+
+    /// What a reason means here: to raise a limit is advice only where its table is nearly full.
+    fn meaning(&self, reason: Reason) -> String {
+        let words = reason.words();
+        let table = self.table_views().into_iter().find(|table| words.contains(&raise(&table.name)));
+        match table {
+            Some(table) if (table.used as f64) < NEARLY_FULL * table.size as f64 => {
+                let percent = (100.0 * table.used as f64 / table.size as f64).round();
+                let instead = format!("limits.{} is not why, of which {percent} % is in use", table.name);
+                words.replace(&raise(&table.name), &instead)
+            }
+            _ => words.into(),
+        }
     }
 
     fn interface_views(&self) -> Vec<InterfaceView> {
@@ -125,7 +149,7 @@ impl<K: Kernel> Owner<K> {
                 index: attached.index,
                 mode: Some(attached.mode),
                 up: self.links_up.contains(name),
-                note: attached.note.clone(),
+                note: attached.remarks(),
             },
             Err(why) => InterfaceView {
                 name: name.clone(),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Instant;
 
 use anyhow::Result;
 use futures_util::FutureExt as _;
@@ -11,7 +12,7 @@ use super::fleet::Fleet;
 use super::kernel::Kernel;
 use super::owner::Owner;
 use crate::api::types::{AdminState, VipState, VipView};
-use crate::config::EffectiveService;
+use crate::config::{EffectiveService, Withdraw};
 use crate::net::vips::{self, Standings, Wanted, Wish};
 
 /// Who keeps the VIPs, as a trait: the owner's logic is tested without a kernel.
@@ -48,14 +49,42 @@ impl<K: Kernel> Owner<K> {
         });
     }
 
+    /// Tells the keeper again while it is not known what is wanted of a VIP: that ends by the time, too.
+    pub(super) fn decide_vips(&mut self) {
+        if self.wishes().values().any(|wish| *wish == Wish::Undecided) {
+            self.is_undecided = true;
+        } else if std::mem::take(&mut self.is_undecided) {
+            self.tell_vips();
+        }
+    }
+
     /// Of each VIP that the daemon sees to, whether it is to be there.
     fn wishes(&self) -> BTreeMap<IpAddr, Wish> {
         match self.config.vips.interface {
             Some(_) if self.overlay.node_admin() == AdminState::Draining => {
                 wishes(&self.fleet, |_| Wish::Absent)
             }
-            Some(_) => wishes(&self.fleet, |service| self.fleet.wish(service, self.config.vips.withdraw)),
+            Some(_) => {
+                let withdraw = self.config.vips.withdraw;
+                let mut wishes = wishes(&self.fleet, |service| self.fleet.wish(service, withdraw));
+                if withdraw != Withdraw::Never {
+                    self.wait_for_first_checks(&mut wishes);
+                }
+                wishes
+            }
             None => BTreeMap::new(),
+        }
+    }
+
+    /// A VIP waits for the first checks of all its services.
+    fn wait_for_first_checks(&self, wishes: &mut BTreeMap<IpAddr, Wish>) {
+        let now = Instant::now();
+        for service in &self.fleet.effective().services {
+            if let Some(wish @ Wish::Present) = wishes.get_mut(&service.service.vip.ip())
+                && self.fleet.awaits_first_checks(service, now)
+            {
+                *wish = Wish::Undecided;
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! The writing side of [`xdp_lb_common::filter`].
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use xdp_lb_common::filter::Place;
 use xdp_lb_common::net::Address;
@@ -16,7 +16,7 @@ pub struct Addresses {
 }
 
 impl Addresses {
-    /// The table in this map, where these addresses have endpoints. Nothing is written: see [`Addresses::adopt`].
+    /// The table in this map, where these addresses have endpoints. Nothing is written: see [`Addresses::restore`].
     pub fn new(words: Words, present: impl IntoIterator<Item = (Address, u8)>) -> Self {
         let mut uses = HashMap::new();
         for (address, role) in present {
@@ -25,15 +25,15 @@ impl Addresses {
         Self { words, uses }
     }
 
-    /// Sets the bits of the addresses and no others: an earlier daemon may have ended between two writes.
-    pub fn adopt(&self) {
+    /// Sets the bits of the addresses and no others, whatever an earlier daemon, which may have ended between two writes, or
+    /// somebody else has left; returns whether any was wrong.
+    pub fn restore(&self) -> bool {
         let mut bits = vec![0; self.words.length() as usize];
         for (place, role) in self.uses.keys() {
             bits[place.word() as usize] |= place.bits(*role);
         }
-        for (word, bits) in self.words.all().iter().zip(bits) {
-            word.store(bits, Ordering::Release);
-        }
+        let differs = |(word, bits): (&AtomicU64, u64)| word.swap(bits, Ordering::AcqRel) != bits;
+        self.words.all().iter().zip(bits).map(differs).fold(false, |any, differs| any | differs)
     }
 
     /// Notes an endpoint of this address, before packets can find it.
@@ -82,8 +82,9 @@ mod tests {
         let mut addresses =
             Addresses::new(words, [(address(1), VIP), (address(1), VIP), (address(1), BACKEND)]);
         assert_eq!(roles(&addresses, &address(1)), 0, "another daemon's table is only looked at");
-        addresses.adopt();
+        assert!(addresses.restore());
         assert_eq!(addresses.words.all()[7].load(Ordering::Relaxed), 0, "what was left is gone");
+        assert!(!addresses.restore());
         assert_eq!(roles(&addresses, &address(1)), VIP | BACKEND);
         addresses.remove(&address(1), VIP);
         assert_eq!(roles(&addresses, &address(1)), VIP | BACKEND);

@@ -7,8 +7,12 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// `enum bpf_cmd` (include/uapi/linux/bpf.h).
+const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_MAP_DELETE_BATCH: libc::c_long = 27;
+
+/// Only entries that are there are updated.
+const BPF_EXIST: u64 = 2;
 
 /// Entries a call. A bucket's entries come together, so this must exceed the longest bucket.
 const ENTRIES: usize = 4096;
@@ -24,6 +28,17 @@ struct BatchAttr {
     count: u32,
     map_fd: u32,
     elem_flags: u64,
+    flags: u64,
+}
+
+/// The part of `union bpf_attr` for commands about one entry.
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+struct ElementAttr {
+    map_fd: u32,
+    padding: u32,
+    key: u64,
+    value: u64,
     flags: u64,
 }
 
@@ -67,6 +82,28 @@ where
         }
         position = Some(next);
     }
+}
+
+/// Puts another value under a key; one that is gone is no error. One at a time: the batch command takes no `BPF_EXIST`.
+pub fn replace<K, V>(map: BorrowedFd<'_>, key: &K, value: &V) -> io::Result<()>
+where
+    K: IntoBytes + Immutable,
+    V: IntoBytes,
+{
+    let attr = ElementAttr {
+        map_fd: map.as_raw_fd() as u32,
+        padding: 0,
+        key: key as *const K as u64,
+        value: value as *const V as u64,
+        flags: BPF_EXIST,
+    };
+    // SAFETY: the attributes are the command's own, the key and the value are of the map's own sizes (the loader made the map
+    // from these very types) and outlive the call, which only reads them.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_MAP_UPDATE_ELEM, &raw const attr, size_of::<ElementAttr>())
+    };
+    let error = io::Error::last_os_error();
+    if result == 0 || error.raw_os_error() == Some(libc::ENOENT) { Ok(()) } else { Err(error) }
 }
 
 /// Deletes entries; one that is gone already is no error.

@@ -29,7 +29,7 @@ impl Checks {
     /// # Errors
     /// Where there is no such interface.
     pub fn attach(&self, ifindex: u32) -> io::Result<OwnedFd> {
-        link::attach_generic(self.program.as_fd(), ifindex)
+        link::attach(self.program.as_fd(), ifindex, link::Flags::Generic)
     }
 
     /// Sends packets with these addresses and ports as this check's, and what answers them back.

@@ -1,71 +1,147 @@
 //! The program at TC ingress, beside the XDP program of each interface: it sends what the host's neighbour table is to send
 //! ([`xdp_lb_common::process::handover`]).
 //!
-//! On kernel 6.6 and later it is a tcx link, pinned like that of the XDP program. On older kernels it is a filter of the
-//! interface's clsact qdisc, which also outlives the daemon.
+//! On kernel 6.6 and later it is a tcx link, held and pinned like that of the XDP program and known by the interface's index. On
+//! older kernels it is a filter of the interface's clsact qdisc, which also outlives the daemon.
 
+use std::collections::BTreeMap;
 use std::mem;
-use std::path::Path;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
-use anyhow::{Context, Result};
-use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions};
-use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
+use anyhow::{Context as _, Result};
+use aya::programs::tc::{self, NlOptions, TcAttachOptions};
+use aya::programs::{SchedClassifier, TcAttachType};
 use tracing::debug;
 
-use super::link;
-use super::pins;
+use super::pins::{self, Pins};
+use super::{link, links};
+use crate::net::filters;
 
 /// Its name in the object, and so that of the filter.
-pub(super) const NAME: &str = "tc_neighbour";
+pub const NAME: &str = "tc_neighbour";
 
-/// Attaches the program to an interface, in the place of an earlier daemon's. Returns the link, unless it is pinned here or
-/// there is none.
-///
-/// # Errors
-/// Where the kernel takes it neither way.
-pub(super) fn attach(
-    program: &mut SchedClassifier,
-    interface: &str,
-    index: u32,
-    pin: Option<&Path>,
-) -> Result<Option<FdLink>> {
-    if let Some(pin) = pin {
-        if link::interface(pin).is_ok_and(|attached| attached == index) {
-            let link = FdLink::from(PinnedLink::from_pin(pin)?);
-            let link = SchedClassifierLink::try_from(link)
-                .with_context(|| format!("{} is not a TC link", pin.display()))?;
-            let id = program.attach_to_link(link).context("cannot replace the program at TC ingress")?;
-            drop(program.take_link(id)?);
-            return Ok(None);
+/// How the program is at an interface's TC ingress.
+#[derive(Debug)]
+enum Held {
+    Link(OwnedFd),
+    Filter,
+    /// It is not there, for this reason.
+    Missing(String),
+}
+
+/// The interfaces at whose TC ingress the program is, or should be, by their indices.
+#[derive(Debug, Default)]
+pub struct Classifiers {
+    held: BTreeMap<u32, Held>,
+}
+
+impl Classifiers {
+    /// The links that an earlier daemon pinned. Pins of links whose interface is gone are removed.
+    ///
+    /// # Errors
+    /// Where the pins cannot be listed.
+    pub fn adopt(pins: &Pins) -> Result<Self> {
+        let mut held = BTreeMap::new();
+        for path in pins.classifiers()? {
+            if let Some((ifindex, link)) = links::adopt(&path, |ifindex| pins.classifier(ifindex))? {
+                held.insert(ifindex, Held::Link(link));
+            }
         }
-        pins::remove_link(pin)?;
+        Ok(Self { held })
     }
-    let ingress = TcAttachType::Ingress;
-    // First: whatever else looks at packets there would take those that are marked for broken ones.
-    match program.attach_with_options(interface, ingress, TcAttachOptions::TcxOrder(LinkOrder::first())) {
-        Ok(id) => {
-            let link = FdLink::try_from(program.take_link(id)?)?;
-            let Some(pin) = pin else { return Ok(Some(link)) };
-            link.pin(pin).with_context(|| format!("cannot pin {}", pin.display()))?;
-            Ok(None)
+
+    /// The links, by the interface's index.
+    pub fn links(&self) -> impl Iterator<Item = (u32, BorrowedFd<'_>)> {
+        self.held.iter().filter_map(|(ifindex, held)| match held {
+            Held::Link(link) => Some((*ifindex, link.as_fd())),
+            Held::Filter | Held::Missing(_) => None,
+        })
+    }
+
+    /// Whether the program is at TC ingress of every interface where it should be.
+    pub fn are_complete(&self) -> bool {
+        !self.held.is_empty() && !self.held.values().any(|held| matches!(held, Held::Missing(_)))
+    }
+
+    /// Attaches the program to an interface, or puts it in the place of an earlier one's at once.
+    ///
+    /// # Errors
+    /// Where the kernel takes it neither as a link nor as a filter. It is noted as missing then.
+    pub fn attach(&mut self, program: &mut SchedClassifier, ifindex: u32, pins: Option<&Pins>) -> Result<()> {
+        if let Some(Held::Link(link)) = self.held.get(&ifindex)
+            && link::info(link.as_fd()).is_ok_and(|info| info.ifindex == ifindex)
+            && link::update(link.as_fd(), program.fd()?.as_fd()).is_ok()
+        {
+            return Ok(());
         }
-        Err(error) => {
-            debug!("{interface}: no tcx link ({error}): the program becomes a filter");
-            // One that is there is as good as added, and where it is not, attaching says so.
-            let _ = tc::qdisc_add_clsact(interface);
-            remove_filter(interface);
-            let id = program
-                .attach_with_options(interface, ingress, TcAttachOptions::Netlink(NlOptions::default()))
-                .with_context(|| format!("cannot attach to TC ingress of {interface}"))?;
-            // To drop it would remove the filter.
-            mem::forget(program.take_link(id)?);
-            Ok(None)
+        let (held, attached) = match attach(program, ifindex) {
+            Ok(held) => (held, Ok(())),
+            Err(error) => (Held::Missing(format!("it could not be attached: {error:#}")), Err(error)),
+        };
+        if let (Held::Link(link), Some(pins)) = (&held, pins) {
+            pins::pin(link.as_fd(), &pins.classifier(ifindex));
+        }
+        self.held.insert(ifindex, held);
+        attached
+    }
+
+    /// Detaches the program from an interface; one where it is not attached is no error.
+    ///
+    /// # Errors
+    /// Where the pin cannot be removed.
+    pub fn detach(&mut self, ifindex: u32, pins: Option<&Pins>) -> Result<()> {
+        match self.held.remove(&ifindex) {
+            // It fails where the interface is gone, and the link with it.
+            Some(Held::Link(link)) => drop(link::detach(link.as_fd())),
+            // An earlier daemon's filter is not known here.
+            _ => remove_filter(ifindex),
+        }
+        pins.map_or(Ok(()), |pins| pins::remove(&pins.classifier(ifindex)))
+    }
+
+    /// Looks whether the kernel has this program at an interface's TC ingress.
+    ///
+    /// # Errors
+    /// Why it is not so, in words.
+    pub fn verify(&self, ifindex: u32, program: u32) -> Result<(), String> {
+        match self.held.get(&ifindex).ok_or("it was never attached")? {
+            Held::Link(link) => links::verify(link.as_fd(), ifindex, program),
+            Held::Filter => match filters::programs(ifindex) {
+                Ok(programs) if programs.contains(&program) => Ok(()),
+                Ok(_) => Err("somebody removed its filter".into()),
+                Err(error) => {
+                    debug!("the filters of {} cannot be listed: {error}", links::name(ifindex));
+                    Ok(())
+                }
+            },
+            Held::Missing(why) => Err(why.clone()),
         }
     }
 }
 
+fn attach(program: &mut SchedClassifier, ifindex: u32) -> Result<Held> {
+    // First: whatever else looks at packets there would take those that are marked for broken ones.
+    let error = match link::attach_at_tc_ingress(program.fd()?.as_fd(), ifindex) {
+        Ok(link) => return Ok(Held::Link(link)),
+        Err(error) => error,
+    };
+    let interface = links::present_name(ifindex).context("the interface is gone")?;
+    debug!("{interface}: no TCX link ({error}): the program becomes a filter");
+    // One that is there is as good as added, and where it is not, attaching says so.
+    let _ = tc::qdisc_add_clsact(&interface);
+    remove_filter(ifindex);
+    let as_filter = TcAttachOptions::Netlink(NlOptions::default());
+    let id = program
+        .attach_with_options(&interface, TcAttachType::Ingress, as_filter)
+        .with_context(|| format!("cannot attach to TC ingress of {interface}"))?;
+    // To drop it would remove the filter.
+    mem::forget(program.take_link(id)?);
+    Ok(Held::Filter)
+}
+
 /// Removes the filter from an interface, where there is one.
-pub(super) fn remove_filter(interface: &str) {
-    let _ = tc::qdisc_detach_program(interface, TcAttachType::Ingress, NAME);
+pub fn remove_filter(ifindex: u32) {
+    if let Some(interface) = links::present_name(ifindex) {
+        let _ = tc::qdisc_detach_program(&interface, TcAttachType::Ingress, NAME);
+    }
 }

@@ -2,16 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::os::fd::AsFd as _;
 
 use anyhow::{Context, Result, anyhow};
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray};
-use aya::programs::{Xdp, XdpMode as AttachMode};
+use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader};
 use nix::net::if_::if_nametoindex;
 use xdp_lb_common::net::Address;
 use xdp_lb_common::process::decap::{Outcome, Settings};
 
+use super::links::Links;
 use super::maps::Plain;
 use super::program::{OBJECT, explain};
 use crate::config::XdpMode;
@@ -22,6 +24,7 @@ pub struct Decapsulator {
     local: HashMap<MapData, Plain<Address>, u8>,
     counters: PerCpuArray<MapData, u64>,
     addresses: BTreeSet<IpAddr>,
+    links: Links,
 }
 
 impl Decapsulator {
@@ -62,6 +65,7 @@ impl Decapsulator {
             counters: map("DECAP_COUNTERS")?.try_into()?,
             object,
             addresses: BTreeSet::new(),
+            links: Links::default(),
         })
     }
 
@@ -77,19 +81,21 @@ impl Decapsulator {
     pub fn attach(&mut self, interface: &str, mode: XdpMode) -> Result<(XdpMode, Option<String>)> {
         let index = if_nametoindex(interface).map_err(|_| anyhow!("there is no interface {interface}"))?;
         let program: &mut Xdp = self.object.program_mut("xdp_decap").context("no program")?.try_into()?;
+        let program = program.fd()?.as_fd();
+        let links = &mut self.links;
+        let mut attach_as =
+            |mode| links.attach(index, mode, program).map_err(|error| explain(interface, index, mode, error));
         let native = match mode {
             XdpMode::Generic => None,
-            XdpMode::Native | XdpMode::Auto => match program.attach_to_if_index(index, AttachMode::Driver) {
-                Ok(_) => return Ok((XdpMode::Native, None)),
-                Err(error) => Some(explain(interface, XdpMode::Native, error)),
+            XdpMode::Native | XdpMode::Auto => match attach_as(XdpMode::Native) {
+                Ok(()) => return Ok((XdpMode::Native, None)),
+                Err(error) => Some(error),
             },
         };
         match native {
             Some(error) if mode == XdpMode::Native => Err(error),
             note => {
-                program
-                    .attach_to_if_index(index, AttachMode::Skb)
-                    .map_err(|error| explain(interface, XdpMode::Generic, error))?;
+                attach_as(XdpMode::Generic)?;
                 Ok((XdpMode::Generic, note.map(|error| format!("{error:#}"))))
             }
         }

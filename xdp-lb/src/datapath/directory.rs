@@ -116,6 +116,38 @@ impl<R: Copy> Directory<R> {
         self.places.contains_key(key)
     }
 
+    /// The record that packets find under this key.
+    pub fn find(&self, key: &Endpoint) -> Option<R> {
+        let header = self.header();
+        if header.to_bits() == 0 {
+            return None;
+        }
+        let words = self.words.all();
+        let keyed = header.hash(key).places(header).into_iter().find_map(|place| {
+            let word = words.get(place as usize)?.load(Ordering::Acquire);
+            let keyed = self.records.read(place_of(word)).ok()?;
+            (header.hash(key).fits(word) && keyed.key == *key).then_some(keyed)
+        });
+        keyed.map(|keyed| keyed.record)
+    }
+
+    /// Whether packets find these keys and no others.
+    pub fn is_whole(&self) -> bool {
+        let header = self.header();
+        let Ok(table) = self.words.range(header.base(), header.size() as usize) else { return false };
+        let words = table.iter().map(|word| word.load(Ordering::Relaxed)).filter(|word| *word != 0);
+        header.to_bits() != 0 && words.count() == self.places.len()
+    }
+
+    /// Makes a table of these keys anew, whatever stands in the one that packets read.
+    ///
+    /// # Errors
+    /// Where they do not fit, which they did before.
+    pub fn restore(&mut self) -> Result<()> {
+        let all: Vec<_> = self.places.iter().map(|(key, place)| (*key, *place)).collect();
+        self.rebuild(&all)
+    }
+
     /// Puts a record for each of these keys: packets find either the one that was there or the new one,
     /// whole.
     ///

@@ -1,6 +1,6 @@
-//! What aya does not offer of links: one that only needs a program's descriptor; and of pinned ones which interface they
-//! are on, and detaching them at once (`BPF_LINK_DETACH`, kernel 5.9). Where only its pin is removed, the kernel detaches some time later,
-//! and until then refuses another program.
+//! What aya does not offer of links and pins: links that only need a program's descriptor, what the kernel says of a link,
+//! detaching one at once (`BPF_LINK_DETACH`, kernel 5.9), and pinning any object by its descriptor. Where only the pin of a
+//! link is removed, the kernel detaches some time later, and until then refuses another program.
 
 use std::ffi::CString;
 use std::io;
@@ -11,17 +11,33 @@ use std::path::Path;
 use zerocopy::{Immutable, IntoBytes};
 
 /// `enum bpf_cmd` (include/uapi/linux/bpf.h).
+const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_LINK_CREATE: libc::c_long = 28;
+const BPF_LINK_UPDATE: libc::c_long = 29;
 const BPF_LINK_DETACH: libc::c_long = 34;
 
-/// `BPF_XDP` of `enum bpf_attach_type`.
+/// `enum bpf_attach_type`.
 const BPF_XDP: u32 = 37;
-/// Generic XDP (include/uapi/linux/if_link.h).
-const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
+const BPF_TCX_INGRESS: u32 = 46;
+/// `enum bpf_link_type`.
+const BPF_LINK_TYPE_XDP: u32 = 6;
+const BPF_LINK_TYPE_TCX: u32 = 11;
+/// Before the program that a command names; where it names none, before all.
+const BPF_F_BEFORE: u32 = 1 << 3;
 
-/// The part of `union bpf_attr` for `BPF_OBJ_GET`.
+/// How an XDP program is attached (include/uapi/linux/if_link.h).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Flags {
+    /// Generic XDP, `XDP_FLAGS_SKB_MODE`.
+    Generic = 1 << 1,
+    /// By the driver, `XDP_FLAGS_DRV_MODE`.
+    Native = 1 << 2,
+}
+
+/// The part of `union bpf_attr` for `BPF_OBJ_GET` and `BPF_OBJ_PIN`.
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
 struct ObjectAttr {
@@ -40,6 +56,16 @@ struct CreateAttr {
     flags: u32,
 }
 
+/// The part of `union bpf_attr` for `BPF_LINK_UPDATE`.
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+struct UpdateAttr {
+    link_fd: u32,
+    new_prog_fd: u32,
+    flags: u32,
+    old_prog_fd: u32,
+}
+
 /// The part of `union bpf_attr` for `BPF_LINK_DETACH`.
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
@@ -56,7 +82,7 @@ struct InfoAttr {
     info: u64,
 }
 
-/// The start of `struct bpf_link_info`, for an XDP link (kernel 5.9).
+/// The start of `struct bpf_link_info`, for an XDP link (kernel 5.9) or a TCX link (kernel 6.6).
 #[derive(Default)]
 #[repr(C)]
 struct LinkInfo {
@@ -68,53 +94,114 @@ struct LinkInfo {
     more_padding: u32,
 }
 
-/// Attaches an XDP program to an interface, in generic mode, for as long as the link is held.
+/// What the kernel says of an XDP or TCX link.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Info {
+    /// The link's id.
+    pub id: u32,
+    /// The id of the program that it holds.
+    pub program: u32,
+    /// The index of the interface that it is attached to; 0 where that is gone, or somebody detached it.
+    pub ifindex: u32,
+}
+
+/// Attaches an XDP program to an interface for as long as the link is held or pinned.
 ///
 /// # Errors
-/// Where there is no such interface, or it has a program.
-pub fn attach_generic(program: BorrowedFd<'_>, ifindex: u32) -> io::Result<OwnedFd> {
-    let attr = CreateAttr {
-        prog_fd: program.as_raw_fd() as u32,
-        target_ifindex: ifindex,
-        attach_type: BPF_XDP,
-        flags: XDP_FLAGS_SKB_MODE,
-    };
+/// `EBUSY` or `EEXIST` where the interface has a program; where there is no such interface, or its driver refuses.
+pub fn attach(program: BorrowedFd<'_>, ifindex: u32, flags: Flags) -> io::Result<OwnedFd> {
+    create(program, ifindex, BPF_XDP, flags as u32)
+}
+
+/// Attaches a program at an interface's TC ingress, before all others that are there, for as long as the link is held or pinned.
+///
+/// # Errors
+/// `EINVAL` on a kernel before 6.6, which has no such links; where there is no such interface.
+pub fn attach_at_tc_ingress(program: BorrowedFd<'_>, ifindex: u32) -> io::Result<OwnedFd> {
+    create(program, ifindex, BPF_TCX_INGRESS, BPF_F_BEFORE)
+}
+
+fn create(program: BorrowedFd<'_>, ifindex: u32, attach_type: u32, flags: u32) -> io::Result<OwnedFd> {
+    let attr =
+        CreateAttr { prog_fd: program.as_raw_fd() as u32, target_ifindex: ifindex, attach_type, flags };
     let link = call(BPF_LINK_CREATE, &attr)?;
     // SAFETY: the kernel has just given this descriptor to nobody else.
     Ok(unsafe { OwnedFd::from_raw_fd(link as RawFd) })
 }
 
-/// Detaches the link that is pinned here. The pin stays.
+/// Puts a program into the place of the one that a link holds, between two packets.
+///
+/// # Errors
+/// `ENOLINK` where it is detached.
+pub fn update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let attr = UpdateAttr {
+        link_fd: link.as_raw_fd() as u32,
+        new_prog_fd: program.as_raw_fd() as u32,
+        flags: 0,
+        old_prog_fd: 0,
+    };
+    call(BPF_LINK_UPDATE, &attr).map(drop)
+}
+
+/// Detaches a link at once. Its pin, if any, stays.
 ///
 /// # Errors
 /// `ENOLINK` where its interface is gone.
-pub fn detach(pin: &Path) -> io::Result<()> {
-    let link = open(pin)?;
+pub fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
     call(BPF_LINK_DETACH, &DetachAttr { link_fd: link.as_raw_fd() as u32 }).map(drop)
 }
 
-/// The index of the interface that the XDP link pinned here is attached to; 0 where that is gone.
+/// What the kernel says of an XDP or TCX link.
 ///
 /// # Errors
-/// Where there is no link.
-pub fn interface(pin: &Path) -> io::Result<u32> {
-    let link = open(pin)?;
+/// Where the descriptor is of something else.
+pub fn info(link: BorrowedFd<'_>) -> io::Result<Info> {
     let mut info = LinkInfo::default();
-    let attr = InfoAttr {
-        bpf_fd: link.as_raw_fd() as u32,
-        info_len: size_of::<LinkInfo>() as u32,
-        info: &raw mut info as u64,
-    };
-    call(BPF_OBJ_GET_INFO_BY_FD, &attr)?;
-    Ok(info.ifindex)
+    object_info(link, &raw mut info)?;
+    if !matches!(info.kind, BPF_LINK_TYPE_XDP | BPF_LINK_TYPE_TCX) {
+        return Err(io::Error::other("not a link to an interface"));
+    }
+    Ok(Info { id: info.id, program: info.program, ifindex: info.ifindex })
 }
 
-fn open(pin: &Path) -> io::Result<OwnedFd> {
+/// The kernel's id of a map or a program. Both kinds' `info` begin with the type and the id.
+///
+/// # Errors
+/// Where the descriptor is of neither.
+pub fn object_id(object: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut info = [0_u32; 2];
+    object_info(object, &raw mut info)?;
+    Ok(info[1])
+}
+
+/// Pins a map, a program or a link.
+///
+/// # Errors
+/// Where there is a pin already, or the directory is not on a bpffs.
+pub fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let attr =
+        ObjectAttr { pathname: path.as_ptr() as u64, bpf_fd: object.as_raw_fd() as u32, file_flags: 0 };
+    call(BPF_OBJ_PIN, &attr).map(drop)
+}
+
+/// The object that is pinned here.
+///
+/// # Errors
+/// Where there is none.
+pub fn open(pin: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(pin.as_os_str().as_bytes())?;
     let descriptor =
         call(BPF_OBJ_GET, &ObjectAttr { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 })?;
     // SAFETY: the kernel has just given this descriptor to nobody else.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor as RawFd) })
+}
+
+/// Fills in as much of an object's info as `T` holds.
+fn object_info<T>(object: BorrowedFd<'_>, info: *mut T) -> io::Result<()> {
+    let attr =
+        InfoAttr { bpf_fd: object.as_raw_fd() as u32, info_len: size_of::<T>() as u32, info: info as u64 };
+    call(BPF_OBJ_GET_INFO_BY_FD, &attr).map(drop)
 }
 
 fn call<T: IntoBytes + Immutable>(command: libc::c_long, attr: &T) -> io::Result<libc::c_long> {

@@ -188,6 +188,13 @@ impl Maps {
             let (endpoint, reply) = entry.context("cannot read the replies")?;
             tables.replies.insert(endpoint, reply);
         }
+        self.read_keyed(&mut tables)?;
+        tables.backends = self.read_backends(sizes.limits.backends)?;
+        Ok(tables)
+    }
+
+    /// Reads the server ids and the source ranges.
+    pub fn read_keyed(&self, tables: &mut Tables) -> Result<()> {
         for entry in self.quic_servers.iter() {
             let (Plain(key), index) = entry.context("cannot read the server ids")?;
             tables.quic_servers.insert(key, BackendIndex(index));
@@ -197,15 +204,36 @@ impl Maps {
             let (range, verdict) = source_entry(key.prefix_len(), key.data().0, verdict);
             tables.sources.insert(range, verdict);
         }
-        tables.backends = self.read_backends(sizes.limits.backends)?;
-        Ok(tables)
+        Ok(())
     }
 
     /// Makes the addresses and the VIPs' ranges those of the services and backends, whatever an earlier daemon left.
     pub fn adopt(&mut self) -> Result<()> {
-        self.addresses.adopt();
+        self.addresses.restore();
         self.vips.adopt(self.services.keys().copied().collect())?;
-        self.ranges.adopt()
+        self.ranges.restore().map(drop)
+    }
+
+    /// Makes the tables by which packets find services and replies what they should be. Says which were not.
+    pub fn restore_lookups(&mut self) -> Result<Vec<&'static str>> {
+        let mut restored = Vec::new();
+        if !self.services.is_whole() {
+            self.services.restore()?;
+            restored.push("the directory of services");
+        }
+        if !self.replies.is_whole() {
+            self.replies.restore()?;
+            restored.push("the directory of replies");
+        }
+        restored.extend(self.addresses.restore().then_some("the filter of addresses"));
+        Ok(restored)
+    }
+
+    /// The same for the tables of the VIPs' addresses and ranges of ports.
+    pub fn restore_vips(&mut self) -> Result<Vec<&'static str>> {
+        let addresses = self.vips.restore()?.then_some("the VIPs' addresses");
+        let ranges = self.ranges.restore()?.then_some("the VIPs' ranges of ports");
+        Ok(addresses.into_iter().chain(ranges).collect())
     }
 
     /// Puts services.
@@ -261,6 +289,11 @@ impl Maps {
         let copy =
             |flows: &Flows| flows.map.fd().as_fd().try_clone_to_owned().context("cannot share a flow table");
         Ok(FlowRecords { half_open: copy(&self.half_open)?, flows: copy(&self.flows)? })
+    }
+
+    /// Has the replies of all recorded flows that left by one interface leave by another; returns how many flows those are.
+    pub fn move_flows(&mut self, from: u32, to: u32) -> Result<usize> {
+        Ok(self.half_open.move_interface(from, to)? + self.flows.move_interface(from, to)?)
     }
 
     /// The counts of flows of the services that have such, and of their backends.
@@ -432,6 +465,21 @@ impl Flows {
         check_size("keys", info.key_size(), size_of::<FlowKey>())?;
         check_size("values", info.value_size(), size_of::<FlowRecord>())?;
         Ok(Self { map })
+    }
+
+    /// Has the replies that left by one interface leave by another.
+    pub fn move_interface(&mut self, from: u32, to: u32) -> Result<usize> {
+        let mut moved = Vec::new();
+        self.sweep(|key, record: &FlowRecord| {
+            if record.ifindex == from && record.life.is_reply() {
+                moved.push((*key, FlowRecord { ifindex: to, ..record.clone() }));
+            }
+            false
+        })?;
+        for (key, record) in &moved {
+            batch::replace(self.map.fd().as_fd(), key, record).context("cannot write the flow table")?;
+        }
+        Ok(moved.len())
     }
 
     /// Shows every record to `visit`, and removes those for which it returns true.

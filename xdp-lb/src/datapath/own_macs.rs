@@ -49,6 +49,13 @@ impl OwnMacs {
         Ok(())
     }
 
+    /// Whether the table holds these and no others.
+    pub fn is(&self, wanted: &BTreeSet<OwnMac>) -> bool {
+        let words = self.words.all().iter().map(|word| word.load(Ordering::Relaxed));
+        let present: BTreeSet<OwnMac> = words.filter(|bits| *bits != 0).map(OwnMac::from_bits).collect();
+        present == *wanted
+    }
+
     fn word(&self, place: u32) -> &AtomicU64 {
         &self.words.all()[place as usize]
     }

@@ -1,17 +1,23 @@
 //! The pins: what makes forwarding outlive the daemon.
 //!
 //! `PIN_PATH/layout-N/` holds the maps by their names, and a link for each interface and mode
-//! (`link-native-eth0`), and one for its program at TC ingress (`tc-eth0`). A daemon of another layout finds no maps of its own there, and says so.
+//! (`link-native-3`, by the interface's index, which outlives its name), and one for its program at TC ingress (`tc-3`). A daemon
+//! of another layout finds no maps of its own there, and says so.
 
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use tracing::warn;
 use xdp_lb_common::layout::LAYOUT_VERSION;
 
-use super::{classifier, link};
+use super::classifier::{self, Classifiers};
+use super::link;
+use super::links::{self, Links};
 use crate::config::XdpMode;
 
 /// What the names of pins begin with that are links to TC ingress.
@@ -20,9 +26,10 @@ const CLASSIFIER: &str = "tc-";
 /// The directory of one layout's pins.
 #[derive(Debug)]
 pub struct Pins {
+    pin_path: PathBuf,
     directory: PathBuf,
     /// Held open for its lock, which ends with this process, however that ends.
-    _lock: File,
+    lock: File,
 }
 
 impl Pins {
@@ -31,6 +38,11 @@ impl Pins {
     /// # Errors
     /// Where the path is not on a bpffs, holds the pins of another layout, or another daemon uses it.
     pub fn open(pin_path: &Path) -> Result<Self> {
+        let (directory, lock) = Self::make(pin_path)?;
+        Ok(Self { pin_path: pin_path.to_owned(), directory, lock })
+    }
+
+    fn make(pin_path: &Path) -> Result<(PathBuf, File)> {
         // Looked at before anything is made there.
         let present = pin_path.ancestors().find(|path| path.exists()).unwrap_or(pin_path);
         let kind = statfs(present).with_context(|| format!("cannot look at {}", present.display()))?;
@@ -49,18 +61,60 @@ impl Pins {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error).with_context(|| format!("cannot make {}", own.display())),
         }
-        let _lock = lock(&own)?;
-        Ok(Self { directory: own, _lock })
+        let lock = lock(&own)?;
+        Ok((own, lock))
     }
 
-    /// Where an interface's link is pinned.
-    pub fn link(&self, interface: &str, mode: XdpMode) -> PathBuf {
-        link_path(&self.directory, interface, mode)
+    /// Makes the pins what they should be: these maps by their names, and these links. Says which were missing, or were pins
+    /// of something else.
+    ///
+    /// # Errors
+    /// Where they cannot be made, such as after the bpffs was unmounted, or where another daemon has taken the directory.
+    pub fn restore<'a>(
+        &mut self,
+        maps: impl Iterator<Item = (&'a str, BorrowedFd<'a>)>,
+        links: &Links,
+        classifiers: &Classifiers,
+    ) -> Result<Vec<String>> {
+        let mut restored = Vec::new();
+        if !self.is_in_place() {
+            (self.directory, self.lock) = Self::make(&self.pin_path)?;
+            restored.push(self.directory.display().to_string());
+        }
+        for (name, map) in maps {
+            let id = link::object_id(map).context("cannot ask the kernel about a map")?;
+            let is_its = |pin: &Path| {
+                link::open(pin).and_then(|present| link::object_id(present.as_fd())).ok() == Some(id)
+            };
+            restored.extend(restore(map, &self::map(&self.pin_path, name), is_its)?.then(|| name.to_owned()));
+        }
+        let of_xdp = links.iter().map(|(ifindex, held)| (held.link.as_fd(), self.link(ifindex, held.mode)));
+        let of_tc = classifiers.links().map(|(ifindex, link)| (link, self.classifier(ifindex)));
+        for (link, path) in of_xdp.chain(of_tc) {
+            let info = link::info(link).context("cannot ask the kernel about a link")?;
+            let is_its = |pin: &Path| {
+                link::open(pin).and_then(|present| link::info(present.as_fd())).ok() == Some(info)
+            };
+            restored.extend(restore(link, &path, is_its)?.then(|| name(&path)));
+        }
+        Ok(restored)
     }
 
-    /// Where the link of an interface's program at TC ingress is pinned.
-    pub fn classifier(&self, interface: &str) -> PathBuf {
-        self.directory.join(format!("{CLASSIFIER}{}", escape(interface)))
+    /// Whether the directory is the one that was made and locked.
+    fn is_in_place(&self) -> bool {
+        let id = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+        let held = self.lock.metadata().map(id);
+        held.is_ok_and(|held| fs::metadata(&self.directory).map(id).is_ok_and(|present| present == held))
+    }
+
+    /// Where the link of the interface with this index is pinned.
+    pub fn link(&self, ifindex: u32, mode: XdpMode) -> PathBuf {
+        self.directory.join(format!("link-{}-{ifindex}", mode_name(mode)))
+    }
+
+    /// Where the link of the program at TC ingress of the interface with this index is pinned.
+    pub fn classifier(&self, ifindex: u32) -> PathBuf {
+        self.directory.join(format!("{CLASSIFIER}{ifindex}"))
     }
 
     /// Removes all of them, and so detaches the program from every interface; says what was removed.
@@ -68,29 +122,50 @@ impl Pins {
     /// # Errors
     /// Where something cannot be removed; what comes before it is.
     pub fn remove(&self) -> Result<Vec<String>> {
+        if !self.is_in_place() {
+            return Ok(Vec::new());
+        }
         let removed = remove_layout(&self.directory)?;
         // The path itself may be a mount point, or hold what is not ours.
         let _ = self.directory.parent().map(fs::remove_dir);
         Ok(removed)
     }
 
-    /// The interfaces whose links are pinned, with how they were attached.
-    pub fn links(&self) -> Result<Vec<(String, XdpMode)>> {
-        let mut links = Vec::new();
-        for entry in list(&self.directory)? {
-            for mode in [XdpMode::Native, XdpMode::Generic] {
-                if let Some(interface) = name(&entry).strip_prefix(&format!("link-{}-", mode_name(mode))) {
-                    links.push((unescape(interface), mode));
-                }
-            }
-        }
-        Ok(links)
+    /// The pinned links, with how they were attached.
+    pub fn links(&self) -> Result<Vec<(PathBuf, XdpMode)>> {
+        let link = |path: PathBuf| link_mode(&path).map(|mode| (path, mode));
+        Ok(list(&self.directory)?.into_iter().filter_map(link).collect())
+    }
+
+    /// The pinned links to TC ingress.
+    pub fn classifiers(&self) -> Result<Vec<PathBuf>> {
+        let mut pinned = list(&self.directory)?;
+        pinned.retain(|path| name(path).starts_with(CLASSIFIER));
+        Ok(pinned)
     }
 }
 
 /// Where a map of this layout is pinned under this path.
 pub fn map(pin_path: &Path, name: &str) -> PathBuf {
     directory(pin_path).join(name)
+}
+
+/// Pins an object where it is not pinned already; returns whether it was not.
+fn restore(object: BorrowedFd<'_>, path: &Path, is_its: impl Fn(&Path) -> bool) -> Result<bool> {
+    if is_its(path) {
+        return Ok(false);
+    }
+    remove(path)?;
+    link::pin(object, path).with_context(|| format!("cannot pin {}", path.display()))?;
+    Ok(true)
+}
+
+/// Pins a link in the place of whatever is pinned there. What cannot be pinned now is with the next look at the pins
+/// ([`Pins::restore`]); the link is held meanwhile.
+pub fn pin(link: BorrowedFd<'_>, path: &Path) {
+    if let Err(error) = restore(link, path, |_| false) {
+        warn!("{error:#}");
+    }
 }
 
 /// Looks whether the pins under this path, if any, are of this daemon's layout, so that it can take them over.
@@ -116,24 +191,22 @@ pub fn check_layout(pin_path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether a daemon has pinned a link for an interface under this path.
-pub fn is_pinned(pin_path: &Path, interface: &str) -> bool {
-    [XdpMode::Native, XdpMode::Generic]
-        .into_iter()
-        .any(|mode| link_path(&directory(pin_path), interface, mode).exists())
+/// Whether a daemon has pinned a link that is on the interface with this index.
+pub fn is_pinned(pin_path: &Path, ifindex: u32) -> bool {
+    let pins = list(&directory(pin_path)).unwrap_or_default();
+    pins.iter().filter(|path| link_mode(path).is_some()).any(|path| interface(path) == Some(ifindex))
 }
 
-fn link_path(directory: &Path, interface: &str, mode: XdpMode) -> PathBuf {
-    directory.join(format!("link-{}-{}", mode_name(mode), escape(interface)))
+/// How the link was attached that is pinned here; nothing where this is not the pin of a link.
+fn link_mode(path: &Path) -> Option<XdpMode> {
+    let has = |mode: &XdpMode| name(path).starts_with(&format!("link-{}-", mode_name(*mode)));
+    [XdpMode::Native, XdpMode::Generic].into_iter().find(has)
 }
 
-/// bpffs refuses names with a dot, which an interface's may have, and an interface's has no colon.
-fn escape(interface: &str) -> String {
-    interface.replace('.', ":")
-}
-
-fn unescape(name: &str) -> String {
-    name.replace(':', ".")
+/// The index of the interface that the link pinned here is on; nothing where that is gone.
+fn interface(path: &Path) -> Option<u32> {
+    let info = link::open(path).and_then(|link| link::info(link.as_fd())).ok()?;
+    (info.ifindex != 0).then_some(info.ifindex)
 }
 
 /// Two daemons with the same tables would undo each other's writes.
@@ -207,12 +280,13 @@ fn remove_layout(layout: &Path) -> Result<Vec<String>> {
     let (classifiers, maps): (Vec<_>, Vec<_>) =
         rest.into_iter().partition(|path| name(path).starts_with(CLASSIFIER));
     for link in &links {
+        let on = interface(link);
         remove_link(link)?;
-        if let [_, _, interface] = name(link).splitn(3, '-').collect::<Vec<_>>()[..] {
-            classifier::remove_filter(&unescape(interface));
+        if let Some(ifindex) = on {
+            classifier::remove_filter(ifindex);
         }
-        removed.push(match name(link).splitn(3, '-').collect::<Vec<_>>()[..] {
-            [_, mode, interface] => format!("detached from {} ({mode})", unescape(interface)),
+        removed.push(match (on.map(links::name), link_mode(link)) {
+            (Some(interface), Some(mode)) => format!("detached from {interface} ({})", mode_name(mode)),
             _ => format!("removed {}", link.display()),
         });
     }
@@ -228,9 +302,9 @@ fn remove_layout(layout: &Path) -> Result<Vec<String>> {
 }
 
 /// Detaches a pinned link and removes its pin; one that is gone already is no error.
-pub fn remove_link(path: &Path) -> Result<()> {
+fn remove_link(path: &Path) -> Result<()> {
     // A link that cannot be detached now is once its pin is gone.
-    let _ = link::detach(path);
+    let _ = link::open(path).and_then(|link| link::detach(link.as_fd()));
     remove(path)
 }
 

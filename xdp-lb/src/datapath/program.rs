@@ -1,16 +1,15 @@
 //! The program and its tables, loaded into the kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::mem::discriminant;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use aya::maps::{MapError, lpm_trie};
-use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::xdp::XdpLink;
-use aya::programs::{SchedClassifier, Xdp, XdpMode as AttachMode};
+use aya::maps::{Map, MapError, lpm_trie};
+use aya::programs::{SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use aya_log::EbpfLogger;
 use nix::net::if_::if_nametoindex;
@@ -21,21 +20,23 @@ use xdp_lb_common::own_mac::OwnMac;
 use xdp_lb_common::process::handover;
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::tables::{
-    BackendIndex, Book, FlowKey, FlowRecord, RESETS_UNKNOWN, RouterAddresses, RouterInterface, ServiceIndex,
-    Settings, SlotIndex, SourceKey, Traffic, VlanDevice,
+    Backend, BackendIndex, Book, FlowKey, FlowRecord, RESETS_UNKNOWN, RouterAddresses, RouterInterface,
+    ServiceIndex, Settings, SlotIndex, SourceKey, Traffic, VlanDevice,
 };
 
 use super::census::{Census, Count};
 use super::checks::Checks;
-use super::classifier;
+use super::classifier::{self, Classifiers};
 use super::directory;
 use super::events::Events;
 use super::link;
+use super::links::{self, Links};
 use super::maps::{FlowRecords, Maps, Plain, STALE, Sizes};
 use super::pins::{self, Pins};
 use super::settings::Policy;
 use crate::config::{Limits, XdpMode};
 use crate::control::tables::{SourceRange, Tables, Write};
+use crate::net::xdp;
 
 /// The kernel side, built by `cargo xtask build`.
 pub(super) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/xdp-lb-ebpf.o"));
@@ -97,6 +98,23 @@ pub struct Attached {
     pub mode: XdpMode,
     /// Why it is not native, where `auto` had to fall back.
     pub note: Option<String>,
+    /// Why the program at TC ingress is not beside it, where that could not be attached.
+    pub without_classifier: Option<String>,
+}
+
+impl Attached {
+    /// The program is attached so.
+    pub const fn new(index: u32, mode: XdpMode, note: Option<String>) -> Self {
+        Self { index, mode, note, without_classifier: None }
+    }
+
+    /// What an operator should know of it, in words.
+    pub fn remarks(&self) -> Option<String> {
+        let lost = |why: &String| format!("packets to neighbours that are not known are lost: {why}");
+        let remarks: Vec<String> =
+            self.note.iter().cloned().chain(self.without_classifier.as_ref().map(lost)).collect();
+        (!remarks.is_empty()).then(|| remarks.join("; "))
+    }
 }
 
 /// The program and its tables, loaded into the kernel.
@@ -107,12 +125,18 @@ pub struct Datapath {
     adopted: bool,
     sizes: Sizes,
     settings: Settings,
-    /// Without pins: the links, which end with the process.
-    links: BTreeMap<String, FdLink>,
-    /// Without pins: the links to TC ingress, which end with the process.
-    classifiers: BTreeMap<String, FdLink>,
-    /// The interfaces that the program is attached to; and whether neighbours are resolved there by the program at TC ingress.
-    resolves: BTreeMap<String, bool>,
+    links: Links,
+    classifiers: Classifiers,
+    /// The maps that are pinned, so that they can be pinned again.
+    pinned: Vec<(&'static str, OwnedFd)>,
+    /// The kernel's id of the program.
+    id: u32,
+    /// The same, of the program at TC ingress.
+    classifier_id: u32,
+    /// The VLAN devices that the datapath was told of.
+    vlans: Option<BTreeMap<u32, (u32, u16)>>,
+    /// The MACs that it was told are this host's, where there was room for all.
+    own_macs: Option<BTreeSet<OwnMac>>,
     has_events: bool,
 }
 
@@ -134,8 +158,8 @@ impl Datapath {
         let pin_path = options.pin_path.as_deref().context("only pinned tables can be taken over")?;
         let pins = Pins::open(pin_path)?;
         let pinned = adoptable(pin_path)?;
-        let (maps, sizes) = Maps::take(&mut open(options, OBJECT, &pinned)?)?;
-        Self::assemble(options, prepared.object, maps, sizes, Some(pins), true)
+        let tables = take_tables(&mut open(options, OBJECT, &pinned)?)?;
+        Self::assemble(options, prepared.object, tables, Some(pins), true)
     }
 
     /// Like [`Datapath::load`], with the program and the tables of this object.
@@ -176,17 +200,16 @@ impl Datapath {
         adopted: bool,
     ) -> Result<Self> {
         let mut object = open(options, object, pinned)?;
-        let (maps, sizes) = Maps::take(&mut object)?;
-        verify(&mut object)?;
-        Self::assemble(options, object, maps, sizes, pins, adopted)
+        let tables = take_tables(&mut object)?;
+        verify(&mut object, &options.limits)?;
+        Self::assemble(options, object, tables, pins, adopted)
     }
 
     /// Puts together what is loaded, and writes what holds for every service.
     fn assemble(
         options: &Options,
         mut object: Ebpf,
-        mut maps: Maps,
-        sizes: Sizes,
+        (mut maps, sizes, pinned): (Maps, Sizes, Descriptors),
         pins: Option<Pins>,
         adopted: bool,
     ) -> Result<Self> {
@@ -201,9 +224,15 @@ impl Datapath {
         let settings = options.policy.settings(present.as_ref());
         maps.settings.set(0, Plain(settings), 0).context("cannot write the settings")?;
         let program: &mut Xdp = object.program_mut("xdp_lb").context(STALE)?.try_into()?;
+        let id = link::object_id(program.fd()?.as_fd()).context("cannot ask the kernel about the program")?;
+        let instructions = program.info().ok().and_then(|info| info.verified_instruction_count());
+        let neighbours: &mut SchedClassifier =
+            object.program_mut(classifier::NAME).context(STALE)?.try_into()?;
+        let classifier_id = link::object_id(neighbours.fd()?.as_fd())
+            .context("cannot ask the kernel about the program at TC ingress")?;
         info!(
             adopted,
-            verified_instructions = program.info().ok().and_then(|info| info.verified_instruction_count()),
+            verified_instructions = instructions,
             "datapath loaded: {} services, {} backends, {} slots, {} flow records fit",
             sizes.limits.services,
             sizes.limits.backends,
@@ -213,6 +242,8 @@ impl Datapath {
         if adopted {
             maps.adopt()?;
         }
+        let links = pins.as_ref().map(Links::adopt).transpose()?.unwrap_or_default();
+        let classifiers = pins.as_ref().map(Classifiers::adopt).transpose()?.unwrap_or_default();
         Ok(Self {
             object,
             maps,
@@ -220,9 +251,13 @@ impl Datapath {
             adopted,
             sizes,
             settings,
-            links: BTreeMap::new(),
-            classifiers: BTreeMap::new(),
-            resolves: BTreeMap::new(),
+            links,
+            classifiers,
+            pinned,
+            id,
+            classifier_id,
+            vlans: None,
+            own_macs: None,
             has_events: true,
         })
     }
@@ -254,52 +289,41 @@ impl Datapath {
     /// without a packet lost.
     ///
     /// # Errors
-    /// Where there is no such interface, another program is attached, or the driver lacks the mode.
+    /// [`NoInterface`] where there is none of this name. Where another program is attached, or the driver lacks the mode.
     pub fn attach(&mut self, interface: &str, mode: XdpMode) -> Result<Attached> {
-        let index = if_nametoindex(interface).map_err(|_| anyhow!("there is no interface {interface}"))?;
+        let index = if_nametoindex(interface).map_err(|_| NoInterface(interface.to_owned()))?;
         // Before the program that may mark packets for it.
-        let done = self.attach_classifier(interface, index);
-        let mut attached = match self.attach_xdp(interface, index, mode) {
-            Ok(attached) => attached,
+        let without_classifier = self.attach_classifier(index).err().map(|error| format!("{error:#}"));
+        match self.attach_xdp(interface, index, mode) {
+            Ok(attached) => Ok(Attached { without_classifier, ..attached }),
             Err(error) => {
-                self.detach_classifier(interface)?;
-                return Err(error);
+                // Where an earlier program stays, its packets may need the classifier.
+                if !self.links.holds(index) {
+                    self.detach_classifier(index)?;
+                }
+                Err(error)
             }
-        };
-        self.resolves.insert(interface.to_owned(), done.is_ok());
-        if let Err(error) = done {
-            let why = format!("packets to neighbours that are not known are lost: {error:#}");
-            attached.note = Some(attached.note.map_or_else(|| why.clone(), |note| format!("{note}; {why}")));
         }
-        self.set_handover()?;
-        Ok(attached)
     }
 
-    fn attach_classifier(&mut self, interface: &str, index: u32) -> Result<()> {
-        let pin = self.pins.as_ref().map(|pins| pins.classifier(interface));
+    /// Attaches the program at TC ingress, and has the datapath mark packets for it, or not.
+    fn attach_classifier(&mut self, index: u32) -> Result<()> {
         let program: &mut SchedClassifier =
             self.object.program_mut(classifier::NAME).context("no program")?.try_into()?;
-        if let Some(link) = classifier::attach(program, interface, index, pin.as_deref())? {
-            self.classifiers.insert(interface.to_owned(), link);
-        }
-        Ok(())
+        let attached = self.classifiers.attach(program, index, self.pins.as_ref());
+        self.set_handover()?;
+        attached
     }
 
-    fn detach_classifier(&mut self, interface: &str) -> Result<()> {
-        self.classifiers.remove(interface);
-        if let Some(pins) = &self.pins {
-            pins::remove_link(&pins.classifier(interface))?;
-        }
-        classifier::remove_filter(interface);
-        self.resolves.remove(interface);
+    fn detach_classifier(&mut self, index: u32) -> Result<()> {
+        self.classifiers.detach(index, self.pins.as_ref())?;
         self.set_handover()
     }
 
     /// Has the datapath mark packets for the program at TC ingress, where that is on every interface.
     fn set_handover(&mut self) -> Result<()> {
-        let is_there = !self.resolves.is_empty() && self.resolves.values().all(|resolves| *resolves);
         let handover = match self.settings.handover {
-            _ if !is_there => 0,
+            _ if !self.classifiers.are_complete() => 0,
             0 => rand::random::<u64>() & !handover::CLEAR | handover::SET,
             present => present,
         };
@@ -309,9 +333,25 @@ impl Datapath {
         Ok(())
     }
 
-    /// Tells the datapath that the daemon lives: `now` by [`monotonic_seconds`].
+    /// Looks whether the kernel has the program at TC ingress of the interface with this index, and attaches it again where it
+    /// has not. Says why it had not; nothing where it had.
+    ///
+    /// # Errors
+    /// Where it cannot be attached: packets to neighbours that are not known are lost.
+    pub fn restore_classifier(&mut self, index: u32) -> Result<Option<String>> {
+        let Err(why) = self.classifiers.verify(index, self.classifier_id) else { return Ok(None) };
+        self.attach_classifier(index)?;
+        Ok(Some(why))
+    }
+
+    /// Tells the datapath that the daemon lives: `now` by [`monotonic_seconds`]. All else stays as it stands in the table:
+    /// [`Datapath::restore`] is to find what somebody else changed.
     pub fn beat(&mut self, now: u32) -> Result<()> {
-        self.write_settings(Settings { heartbeat: now, alone: 0, ..self.settings })
+        let Plain(present) = self.maps.settings.get(&0, 0).context("cannot read the settings")?;
+        let present = Settings { heartbeat: now, alone: 0, ..present };
+        self.maps.settings.set(0, Plain(present), 0).context("cannot write the settings")?;
+        self.settings = Settings { heartbeat: now, alone: 0, ..self.settings };
+        Ok(())
     }
 
     /// Changes what holds for every service to these settings.
@@ -327,88 +367,161 @@ impl Datapath {
     }
 
     fn attach_xdp(&mut self, interface: &str, index: u32, mode: XdpMode) -> Result<Attached> {
-        if let Some(attached) = self.replace(interface, index, mode)? {
-            return Ok(attached);
+        let program: &mut Xdp = self.object.program_mut("xdp_lb").context("no program")?.try_into()?;
+        let program = program.fd()?.as_fd();
+        let replaced = self.links.replace(index, mode, program, self.pins.as_ref());
+        if let Some(attached) = replaced.with_context(|| format!("on {interface}"))? {
+            let note = (mode == XdpMode::Auto && attached == XdpMode::Generic).then(|| {
+                "kept from an earlier daemon; `xdp-lb unload` and a new start try native again".to_owned()
+            });
+            return Ok(Attached::new(index, attached, note));
         }
+        let mut attach_as = |mode| {
+            let attached = self.links.attach(index, mode, program);
+            attached.map_err(|error| explain(interface, index, mode, error))
+        };
         let native = match mode {
             XdpMode::Generic => None,
-            XdpMode::Native | XdpMode::Auto => Some(self.attach_anew(interface, index, XdpMode::Native)),
+            XdpMode::Native | XdpMode::Auto => Some(attach_as(XdpMode::Native)),
         };
-        match (native, mode) {
-            (Some(Ok(())), _) => Ok(Attached { index, mode: XdpMode::Native, note: None }),
-            (Some(Err(error)), XdpMode::Native) => Err(error),
+        let attached = match (native, mode) {
+            (Some(Ok(())), _) => Attached::new(index, XdpMode::Native, None),
+            (Some(Err(error)), XdpMode::Native) => return Err(error),
             (native, _) => {
-                self.attach_anew(interface, index, XdpMode::Generic)?;
+                attach_as(XdpMode::Generic)?;
                 let note = native.and_then(Result::err).map(|error| format!("{error:#}"));
-                Ok(Attached { index, mode: XdpMode::Generic, note })
+                Attached::new(index, XdpMode::Generic, note)
             }
-        }
-    }
-
-    /// Puts the program into the interface's pinned link, where there is one that fits.
-    fn replace(&mut self, interface: &str, index: u32, wanted: XdpMode) -> Result<Option<Attached>> {
-        let Some(pins) = &self.pins else { return Ok(None) };
-        for (_, mode) in pins.links()?.into_iter().filter(|(pinned, _)| pinned == interface) {
-            let path = pins.link(interface, mode);
-            // A renamed interface keeps its link, and another may have its name by now.
-            let is_its = link::interface(&path).is_ok_and(|attached| attached == index);
-            if is_its && (wanted == XdpMode::Auto || wanted == mode) {
-                let link = FdLink::from(PinnedLink::from_pin(&path)?);
-                let link =
-                    XdpLink::try_from(link).with_context(|| format!("{} is no XDP link", path.display()))?;
-                let program: &mut Xdp =
-                    self.object.program_mut("xdp_lb").context("no program")?.try_into()?;
-                let id = program
-                    .attach_to_link(link)
-                    .with_context(|| format!("cannot replace the program on {interface}"))?;
-                // The pin keeps the link; this process need not.
-                drop(program.take_link(id)?);
-                let note = (wanted == XdpMode::Auto && mode == XdpMode::Generic).then(|| {
-                    "kept from an earlier daemon; `xdp-lb unload` and a new start try native again".to_owned()
-                });
-                return Ok(Some(Attached { index, mode, note }));
-            }
-            pins::remove_link(&path)?;
-        }
-        Ok(None)
-    }
-
-    fn attach_anew(&mut self, interface: &str, index: u32, mode: XdpMode) -> Result<()> {
-        let flags = if mode == XdpMode::Generic { AttachMode::Skb } else { AttachMode::Driver };
-        let program: &mut Xdp = self.object.program_mut("xdp_lb").context("no program")?.try_into()?;
-        let id = program.attach_to_if_index(index, flags).map_err(|error| explain(interface, mode, error))?;
-        let link = FdLink::try_from(program.take_link(id)?).map_err(|_| {
-            anyhow!("the kernel attached to {interface} without a link: it needs 5.9 or later")
-        })?;
-        match &self.pins {
-            Some(pins) => {
-                let path = pins.link(interface, mode);
-                link.pin(&path).with_context(|| format!("cannot pin {}", path.display()))?;
-            }
-            None => {
-                self.links.insert(interface.to_owned(), link);
-            }
-        }
-        Ok(())
-    }
-
-    /// Detaches the program from an interface.
-    pub fn detach(&mut self, interface: &str) -> Result<()> {
-        self.links.remove(interface);
+        };
         if let Some(pins) = &self.pins {
-            for mode in [XdpMode::Native, XdpMode::Generic] {
-                pins::remove_link(&pins.link(interface, mode))?;
+            let held = self.links.iter().find(|(held, _)| *held == index);
+            if let Some((_, held)) = held {
+                pins::pin(held.link.as_fd(), &pins.link(index, attached.mode));
             }
         }
-        self.detach_classifier(interface)
+        Ok(attached)
     }
 
-    /// The interfaces that an earlier daemon attached to, or this one.
-    pub fn attached_interfaces(&self) -> Result<Vec<String>> {
-        match &self.pins {
-            Some(pins) => Ok(pins.links()?.into_iter().map(|(interface, _)| interface).collect()),
-            None => Ok(self.links.keys().cloned().collect()),
+    /// Detaches the program from the interface with this index; one that it is not attached to is no error.
+    pub fn detach(&mut self, index: u32) -> Result<()> {
+        self.links.detach(index, self.pins.as_ref())?;
+        self.detach_classifier(index)
+    }
+
+    /// The indices of the interfaces that an earlier daemon attached to, or this one.
+    pub fn attached_interfaces(&self) -> Vec<u32> {
+        self.links.indices()
+    }
+
+    /// Looks whether the kernel has this program on the interface with this index, and what its name is now.
+    ///
+    /// # Errors
+    /// Why it has not, in words.
+    pub fn verify_attached(&self, index: u32) -> Result<String, String> {
+        self.links.verify(index, self.id)?;
+        links::present_name(index).ok_or_else(|| "the interface has left this network namespace".into())
+    }
+
+    /// Looks whether all that is to outlive the daemon is pinned, and pins again what is not. Says what was.
+    ///
+    /// # Errors
+    /// Where it cannot be pinned: forwarding ends with the daemon then.
+    pub fn restore_pins(&mut self) -> Result<Vec<String>> {
+        let Some(pins) = &mut self.pins else { return Ok(Vec::new()) };
+        let maps = self.pinned.iter().map(|(name, map)| (*name, map.as_fd()));
+        pins.restore(maps, &self.links, &self.classifiers)
+    }
+
+    /// Compares what stands in the tables with these entries, and writes again what differs. Says which those are.
+    ///
+    /// # Errors
+    /// Where the tables cannot be read or written.
+    pub fn restore(&mut self, expected: &[Write]) -> Result<Vec<String>> {
+        let mut differing = Vec::new();
+        for write in expected {
+            let stands = self.stands(write);
+            if !stands.with_context(|| format!("cannot read {}", describe(std::slice::from_ref(write))))? {
+                differing.push(write.clone());
+            }
         }
+        let mut restored: Vec<String> =
+            differing.iter().map(|write| describe(std::slice::from_ref(write))).collect();
+        restored.extend(self.maps.restore_lookups()?.into_iter().map(str::to_owned));
+        self.apply(&differing)?;
+        let Plain(settings) = self.maps.settings.get(&0, 0).context("cannot read the settings")?;
+        if lasting(settings) != lasting(self.settings) {
+            self.write_settings(self.settings)?;
+            restored.push("the settings".into());
+        }
+        if let Some(own_macs) = self.own_macs.as_ref().filter(|own_macs| !self.maps.own_macs.is(own_macs)) {
+            self.maps.own_macs.set(own_macs)?;
+            restored.push("the MAC addresses of this host".into());
+        }
+        Ok(restored)
+    }
+
+    /// The same of the tables that have to be looked at as a whole, since an entry too many is found by no look for one that
+    /// is wanted.
+    ///
+    /// # Errors
+    /// Where the tables cannot be read or written.
+    pub fn restore_whole(&mut self, expected: &Tables) -> Result<Vec<String>> {
+        let differing = self.differences(expected)?;
+        let mut restored: Vec<String> =
+            differing.iter().map(|write| describe(std::slice::from_ref(write))).collect();
+        self.apply(&differing)?;
+        restored.extend(self.maps.restore_vips()?.into_iter().map(str::to_owned));
+        if let Some(vlans) = self.vlans.clone()
+            && self.vlans()? != vlans
+        {
+            self.set_vlans(&vlans)?;
+            restored.push("the VLAN devices".into());
+        }
+        Ok(restored)
+    }
+
+    /// Whether the tables hold what this write puts there.
+    fn stands(&self, write: &Write) -> Result<bool> {
+        let maps = &self.maps;
+        Ok(match write {
+            Write::Backend(index, backend) => maps.backends.get(&index.0, 0)?.0 == *backend,
+            Write::SnatAddress(place, address) => maps.snat_addresses.get(place, 0)?.0 == *address,
+            Write::Slots(first, slots) => maps.slots.read(*first, slots.len() as u32)? == *slots,
+            Write::Reply(endpoint, reply) => maps.replies.find(endpoint) == Some(*reply),
+            Write::RemoveReply(endpoint) => maps.replies.find(endpoint).is_none(),
+            Write::QuicServer(key, backend) => {
+                present(maps.quic_servers.get(&Plain(*key), 0))? == Some(backend.0)
+            }
+            Write::RemoveQuicServer(key) => present(maps.quic_servers.get(&Plain(*key), 0))?.is_none(),
+            Write::Source(range, verdict) => {
+                present(maps.sources.get(&source_key(range), 0))? == Some(*verdict as u32)
+            }
+            // A look for a range may find one that holds it.
+            Write::RemoveSource(_) => true,
+            Write::Service(vip, service) => maps.services.find(vip) == Some(*service),
+            Write::RemoveService(vip) => maps.services.find(vip).is_none(),
+        })
+    }
+
+    /// The writes that make the tables of server ids and source ranges what is expected.
+    fn differences(&self, expected: &Tables) -> Result<Vec<Write>> {
+        let mut present = Tables::default();
+        self.maps.read_keyed(&mut present)?;
+        let mut writes = Vec::new();
+        for (key, backend) in &expected.quic_servers {
+            if present.quic_servers.remove(key) != Some(*backend) {
+                writes.push(Write::QuicServer(*key, *backend));
+            }
+        }
+        for (range, verdict) in &expected.sources {
+            if present.sources.remove(range) != Some(*verdict) {
+                writes.push(Write::Source(*range, *verdict));
+            }
+        }
+        // What is left is expected by nobody.
+        writes.extend(present.quic_servers.into_keys().map(Write::RemoveQuicServer));
+        writes.extend(present.sources.into_keys().map(Write::RemoveSource));
+        Ok(writes)
     }
 
     /// What stands in the tables: for adoption.
@@ -483,6 +596,7 @@ impl Datapath {
         for device in present.keys().filter(|device| !vlans.contains_key(device)) {
             self.maps.vlans.remove(device).context("cannot remove a VLAN")?;
         }
+        self.vlans = Some(vlans.clone());
         Ok(())
     }
 
@@ -491,7 +605,9 @@ impl Datapath {
     /// # Errors
     /// Where there are more than the table takes; most of them are in it.
     pub fn set_own_macs(&mut self, own_macs: &BTreeSet<OwnMac>) -> Result<()> {
-        self.maps.own_macs.set(own_macs)
+        let written = self.maps.own_macs.set(own_macs);
+        self.own_macs = written.is_ok().then(|| own_macs.clone());
+        written
     }
 
     /// Tells the datapath in whose names it answers as a router.
@@ -514,11 +630,9 @@ impl Datapath {
 
     /// Sets whether `full-nat` backends are told that a flow without a record is over: see [`RESETS_UNKNOWN`].
     pub fn set_resets_unknown(&mut self, resets: bool) -> Result<()> {
-        let mut settings = self.settings;
-        settings.options = if resets { RESETS_UNKNOWN } else { 0 };
-        if settings != self.settings {
-            self.maps.settings.set(0, Plain(settings), 0).context("cannot write the settings")?;
-            self.settings = settings;
+        let options = if resets { RESETS_UNKNOWN } else { 0 };
+        if options != self.settings.options {
+            self.write_settings(Settings { options, ..self.settings })?;
         }
         Ok(())
     }
@@ -557,6 +671,15 @@ impl Datapath {
         let census = count.finish();
         self.maps.correct_flow_counts(&before, &census)?;
         Ok(census)
+    }
+
+    /// Has the replies of recorded flows that left by an interface, which is gone, leave by the one that came in its place;
+    /// returns how many flows those are. A client's packet does the same for its own flow, but some wait for the backend.
+    ///
+    /// # Errors
+    /// Where the flow table cannot be read or written.
+    pub fn move_flows(&mut self, from: u32, to: u32) -> Result<usize> {
+        self.maps.move_flows(from, to)
     }
 
     /// Shows every flow record to `visit`, and removes those for which it returns true.
@@ -607,9 +730,103 @@ impl Datapath {
 
     /// Detaches from every interface and removes the pins; says what was removed.
     pub fn unload(&mut self) -> Result<Vec<String>> {
-        self.links.clear();
-        self.classifiers.clear();
-        self.pins.as_ref().map_or_else(|| Ok(Vec::new()), Pins::remove)
+        // Told of the links that are held: their pins may be gone.
+        let detached = |(index, held): (u32, &links::Held)| {
+            format!("detached from {} ({})", links::name(index), held.mode)
+        };
+        let mut removed: Vec<String> = self.links.iter().map(detached).collect();
+        for index in self.links.indices() {
+            self.detach(index)?;
+        }
+        if let Some(pins) = &self.pins {
+            removed.extend(pins.remove()?);
+        }
+        Ok(removed)
+    }
+}
+
+/// What the kernel said, where it said anything.
+fn code(error: &anyhow::Error) -> Option<i32> {
+    error.chain().find_map(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error())
+}
+
+/// Why the tables could not be made.
+fn why_not_loaded(error: anyhow::Error, limits: &Limits) -> anyhow::Error {
+    match code(&error) {
+        Some(libc::ENOMEM) => error.context(no_memory(limits)),
+        Some(libc::EPERM | libc::EACCES) => error.context(
+            "cannot load the datapath into the kernel: this needs root, or CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN",
+        ),
+        _ => error.context(
+            "cannot load the datapath into the kernel: this needs a kernel of 5.15 or later with BPF and BTF",
+        ),
+    }
+}
+
+/// Why the program could not be loaded.
+fn why_refused(error: anyhow::Error, limits: &Limits) -> anyhow::Error {
+    match code(&error) {
+        Some(libc::ENOMEM) => error.context(no_memory(limits)),
+        _ => error.context("the kernel's verifier refused the datapath"),
+    }
+}
+
+fn no_memory(limits: &Limits) -> String {
+    format!(
+        "the kernel has too little memory for the datapath, whose tables take about {} MB with these limits: raise the \
+         limit of memory that the daemon runs under (MemoryMax= of its unit, memory.max of its cgroup), or lower \
+         limits.flows ({}) and limits.half_open_flows ({})",
+        table_bytes(limits).div_ceil(1_000_000),
+        limits.flows,
+        limits.half_open_flows
+    )
+}
+
+/// About how much memory the tables of these limits take in the kernel, bytes.
+fn table_bytes(limits: &Limits) -> u64 {
+    /// What the kernel keeps for an entry of a hash table beside its key and value (kernel/bpf/hashtab.c).
+    const ENTRY: usize = 64;
+    let flow = ENTRY + size_of::<FlowKey>() + size_of::<FlowRecord>();
+    let cpus = aya::util::nr_cpus().unwrap_or(1);
+    let backend = size_of::<Backend>() + 3 * 64 + cpus * size_of::<Traffic>();
+    let parts = [
+        (limits.flows, flow),
+        (limits.half_open_flows, flow),
+        (limits.slots, size_of::<u64>()),
+        (limits.backends, backend),
+        (limits.services, 4 * 64),
+        (limits.source_ranges, ENTRY + size_of::<SourceKey>()),
+        (limits.source_rates, 2 * ENTRY),
+        (limits.fragments, 2 * ENTRY),
+    ];
+    parts.into_iter().map(|(entries, bytes)| u64::from(entries) * bytes as u64).sum()
+}
+
+/// There is no such interface, and may be some day.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("there is no interface {0}")]
+pub struct NoInterface(pub String);
+
+/// A map's descriptor, whatever its kind.
+fn descriptor(map: &Map) -> Result<BorrowedFd<'_>> {
+    let (Map::Array(data)
+    | Map::PerCpuArray(data)
+    | Map::HashMap(data)
+    | Map::LruHashMap(data)
+    | Map::LpmTrie(data)
+    | Map::RingBuf(data)) = map
+    else {
+        return Err(anyhow!("a table is of another kind: {STALE}"));
+    };
+    Ok(data.fd().as_fd())
+}
+
+/// What stands under a key, where anything does.
+fn present<T>(found: Result<T, MapError>) -> Result<Option<T>> {
+    match found {
+        Ok(value) => Ok(Some(value)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -629,7 +846,7 @@ impl Prepared {
         let pin_path = options.pin_path.as_deref().context("only pinned tables can be taken over")?;
         let pinned = adoptable(pin_path)?;
         let mut object = open(options, OBJECT, &pinned)?;
-        verify(&mut object)?;
+        verify(&mut object, &options.limits)?;
         let read = || {
             let (maps, sizes) = Maps::take(&mut open(options, OBJECT, &pinned)?)?;
             maps.read(&sizes)
@@ -703,22 +920,36 @@ fn open(options: &Options, object: &[u8], pinned: &[(&str, PathBuf)]) -> Result<
     ] {
         loader.map_max_entries(name, entries);
     }
-    loader.load(object).map_err(|error| {
-        anyhow!(error).context(
-            "cannot load the datapath into the kernel: this needs root (or CAP_BPF and CAP_NET_ADMIN) and \
-             a kernel of 5.15 or later with BPF and BTF",
-        )
-    })
+    loader.load(object).map_err(|error| why_not_loaded(error.into(), &options.limits))
+}
+
+/// Descriptors of the tables that are pinned, by their names.
+type Descriptors = Vec<(&'static str, OwnedFd)>;
+
+/// Takes the tables out of an opened object, and says how large they are.
+fn take_tables(object: &mut Ebpf) -> Result<(Maps, Sizes, Descriptors)> {
+    let own = |name: &'static str| -> Result<(&'static str, OwnedFd)> {
+        let map = object.map(name).with_context(|| format!("the object has no map {name}: {STALE}"))?;
+        Ok((name, descriptor(map)?.try_clone_to_owned()?))
+    };
+    let descriptors = PINNED.into_iter().map(own).collect::<Result<_>>()?;
+    let (maps, sizes) = Maps::take(object)?;
+    Ok((maps, sizes, descriptors))
 }
 
 /// Has the kernel verify the programs.
-fn verify(object: &mut Ebpf) -> Result<()> {
+fn verify(object: &mut Ebpf, limits: &Limits) -> Result<()> {
     let program: &mut Xdp = object.program_mut("xdp_lb").context(STALE)?.try_into()?;
-    program.load().context("the kernel's verifier refused the datapath")?;
+    program.load().map_err(|error| why_refused(error.into(), limits))?;
     let checks: &mut Xdp = object.program_mut("xdp_check").context(STALE)?.try_into()?;
     checks.load().context("the kernel's verifier refused the program of health checks")?;
     let neighbours: &mut SchedClassifier = object.program_mut(classifier::NAME).context(STALE)?.try_into()?;
     neighbours.load().context("the kernel's verifier refused the program at TC ingress")
+}
+
+/// The settings without what changes by itself: the daemon's heartbeat, and what the datapath concludes from it.
+const fn lasting(settings: Settings) -> Settings {
+    Settings { heartbeat: 0, alone: 0, ..settings }
 }
 
 /// A range's key in the kernel.
@@ -744,17 +975,18 @@ pub fn monotonic_seconds() -> Result<u32> {
     Ok(now.tv_sec() as u32)
 }
 
-pub(super) fn explain(interface: &str, mode: XdpMode, error: aya::programs::ProgramError) -> anyhow::Error {
-    let code = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source())
-        .find_map(|error| error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error));
-    let mode = if mode == XdpMode::Generic { "generic" } else { "native" };
-    match code {
+/// Why an interface refused the program, and what to do.
+pub(super) fn explain(interface: &str, index: u32, mode: XdpMode, error: io::Error) -> anyhow::Error {
+    let words = if mode == XdpMode::Generic { "generic" } else { "native" };
+    match error.raw_os_error() {
         Some(libc::EBUSY) | Some(libc::EEXIST) => anyhow!(
-            "another XDP program is attached to {interface}: see `ip link show dev {interface}`; detach it with \
-             `ip link set dev {interface} xdp off`, or `xdp-lb unload` where it is an earlier xdp-lb's"
+            "another XDP program{} is attached to {interface}, and is left alone: see `ip link show dev {interface}`; \
+             detach it with `ip link set dev {interface} xdp off`, or end the process that holds its link; or \
+             `xdp-lb unload` where it is an earlier xdp-lb's",
+            xdp::program(index).ok().flatten().map_or_else(String::new, |program| format!(" ({program})"))
         ),
-        Some(libc::EOPNOTSUPP) => anyhow!("the driver of {interface} has no {mode} XDP"),
-        _ => anyhow!(error).context(format!("cannot attach to {interface} ({mode})")),
+        Some(libc::EOPNOTSUPP) => anyhow!("the driver of {interface} has no {words} XDP"),
+        _ => anyhow!(error).context(format!("cannot attach to {interface} ({words})")),
     }
 }
 
@@ -778,5 +1010,25 @@ fn describe(writes: &[Write]) -> String {
     match writes.len() {
         1 => first,
         count => format!("{first} or one of the {} behind it", count - 1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_lacks_is_told_from_what_the_caller_lacks() {
+        let said = |code| {
+            let error = anyhow!(io::Error::from_raw_os_error(code)).context("failed to create map `FLOWS`");
+            format!("{:#}", why_not_loaded(error, &Limits::default()))
+        };
+        let memory = said(libc::ENOMEM);
+        assert!(memory.contains("too little memory") && memory.contains("limits.flows"), "{memory}");
+        assert!(!memory.contains("root"), "{memory}");
+        assert!(said(libc::EPERM).contains("root"));
+        assert!(said(libc::EINVAL).contains("5.15") && !said(libc::EINVAL).contains("root"));
+        // As many flows as fit by default take their hundreds of megabytes.
+        assert!(table_bytes(&Limits::default()) > 100_000_000, "{}", table_bytes(&Limits::default()));
     }
 }

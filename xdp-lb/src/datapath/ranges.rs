@@ -29,17 +29,28 @@ impl Ranges {
         Ok(Self { map: map.try_into()?, addresses, services })
     }
 
-    /// Makes the table what the services say: an earlier daemon may have ended between two writes.
-    pub fn adopt(&mut self) -> Result<()> {
-        self.addresses.adopt();
+    /// Makes the tables what the services say, whatever an earlier daemon, which may have ended between two writes, or somebody
+    /// else has left; returns whether they were not.
+    pub fn restore(&mut self) -> Result<bool> {
+        let mut differs = self.addresses.restore();
         let wanted: BTreeSet<_> = self.services.keys().map(all_ports).collect();
+        // First: what is too much may take the room of what is missing.
         let present: Result<Vec<_>, _> = self.map.keys().collect();
         for key in present.context("cannot read the VIPs' ranges of ports")? {
             if !wanted.contains(&key.0) {
                 self.map.remove(&key).context("cannot remove a VIP's ranges of ports")?;
+                differs = true;
             }
         }
-        wanted.iter().try_for_each(|key| self.write(key))
+        for key in &wanted {
+            let ranges = port_ranges(key, self.services.iter().map(|(vip, last)| (*vip, *last)));
+            if self.map.get(&Plain(*key), 0).is_ok_and(|Plain(present)| present == ranges) {
+                continue;
+            }
+            self.write(key)?;
+            differs = true;
+        }
+        Ok(differs)
     }
 
     /// Adds the ranges of services that are there already.

@@ -34,6 +34,22 @@ impl Vips {
         Ok(())
     }
 
+    /// Makes the table what the services say; returns whether it was not.
+    pub fn restore(&mut self) -> Result<bool> {
+        let present: Result<BTreeSet<_>, _> =
+            self.map.keys().map(|key| key.map(|Plain(address)| address)).collect();
+        let present = present.context("cannot read the VIPs' addresses")?;
+        let wanted: BTreeSet<_> = self.services.iter().map(|vip| vip.address).collect();
+        // First: what is too much may take the room of what is missing.
+        for address in present.difference(&wanted) {
+            self.map.remove(&Plain(*address)).context("cannot remove a VIP's address")?;
+        }
+        for address in wanted.difference(&present) {
+            self.map.insert(Plain(*address), 0, 0).context("cannot write a VIP's address")?;
+        }
+        Ok(wanted != present)
+    }
+
     /// Adds a service's address, before the service is there.
     pub fn add(&mut self, vip: Endpoint) -> Result<()> {
         if !has(&self.services, &vip.address) {

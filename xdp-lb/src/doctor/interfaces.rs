@@ -49,7 +49,7 @@ fn programs(subject: &Subject<'_>, interface: &Interface) -> Option<Finding> {
         subject.daemon.and_then(|daemon| daemon.interfaces.iter().find(|attached| &attached.name == name));
     let is_ours = match attached {
         Some(attached) => attached.mode.is_some(),
-        None => crate::datapath::is_pinned(&subject.config.pin_path, name),
+        None => crate::datapath::is_pinned(&subject.config.pin_path, interface.index),
     };
     if interface.has_xdp && !is_ours {
         return Some(Finding::new(

@@ -72,7 +72,7 @@ pub struct Report {
     pub id: TargetId,
     /// Its health after this check.
     pub health: Health,
-    /// Where this check changed the health: why, in words.
+    /// Where this check changed the health, or failed for another reason than was told last: why, in words.
     pub transition: Option<String>,
     /// How long the check took, where it succeeded.
     pub latency: Option<Duration>,

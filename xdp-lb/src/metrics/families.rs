@@ -11,7 +11,9 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use xdp_lb_common::reason::Kind;
 
-use crate::api::types::{AdminState, BackendView, CounterView, ServiceView, StatusView, TrafficView};
+use crate::api::types::{
+    AdminState, BackendView, CounterView, ServiceView, StatusView, TrafficView, TroubleKind,
+};
 
 /// What every name begins with.
 pub(super) const PREFIX: &str = "xdp_lb";
@@ -86,6 +88,11 @@ struct LinkLabels {
 }
 
 #[derive(Clone, Debug, EncodeLabelSet)]
+struct TroubleLabels {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet)]
 struct VipLabels {
     vip: String,
 }
@@ -152,10 +159,30 @@ impl Snapshot {
             .iter()
             .map(|interface| (LinkLabels { interface: interface.name.clone() }, u64::from(interface.up)));
         families.gauge("interface_up", "Whether the interface is up and has a carrier: 1 or 0", links)?;
+        let attached = self.status.interfaces.iter().map(|interface| {
+            (LinkLabels { interface: interface.name.clone() }, u64::from(interface.mode.is_some()))
+        });
+        families.gauge(
+            "interface_attached",
+            "Whether the kernel has the program on the interface: 1 or 0",
+            attached,
+        )?;
+        let has = |kind: TroubleKind| self.status.troubles.iter().any(|trouble| trouble.kind == kind);
+        let tables = [TroubleKind::Tables, TroubleKind::Settling, TroubleKind::Flows];
         families.single_gauge(
             "tables_in_sync",
-            "Whether the datapath's tables are what they should be, and can be read: 1 or 0",
-            u64::from(self.status.trouble.is_none()),
+            "Whether the BPF tables are what they should be, and can be read: 1 or 0",
+            u64::from(!tables.into_iter().any(has)),
+        )?;
+        families.gauge(
+            "trouble",
+            "Whether something of this kind is wrong, which `xdp-lb status` tells: 1 or 0",
+            TroubleKind::ALL.map(|kind| (TroubleLabels { kind: kind.name() }, u64::from(has(kind)))),
+        )?;
+        families.single_counter(
+            "restored",
+            "Entries of tables, pins and attachments that were missing or changed by somebody else, and were restored",
+            self.status.restored,
         )
     }
 
@@ -421,6 +448,11 @@ impl Families<'_> {
             family.encode_family(&labels)?.encode_gauge(&value)?;
         }
         Ok(())
+    }
+
+    fn single_counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        self.next(name, help, MetricType::Counter)?
+            .map_or(Ok(()), |mut family| family.encode_counter(&value, None::<&Exemplar<NoLabelSet, u64>>))
     }
 
     fn single_gauge(&mut self, name: &str, help: &str, value: impl EncodeGaugeValue) -> fmt::Result {

@@ -5,7 +5,7 @@ mod exposition;
 mod families;
 
 use std::future::{Future, ready};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -18,6 +18,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures_util::{StreamExt as _, stream};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 use crate::control::handle::{Handle, Refusal};
 use crate::http::{self, User};
@@ -26,6 +27,37 @@ use families::Snapshot;
 
 /// How long the owner task may take to answer: Prometheus' own patience is 10 s.
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(9);
+
+/// How often it is tried again to listen where the port is taken.
+const LISTEN_AGAIN: Duration = Duration::from_secs(5);
+
+/// Listens at this address, and serves there until `shutdown`. Where it cannot listen, it tries again and says why not, to
+/// the one who looks at `trouble`: forwarding does not need it.
+pub async fn listen(
+    address: SocketAddr,
+    handle: Handle,
+    trouble: watch::Sender<Option<String>>,
+    shutdown: impl Future<Output = ()>,
+) {
+    let mut shutdown = std::pin::pin!(shutdown);
+    let listener = loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => break listener,
+            Err(error) => {
+                let why = format!(
+                    "cannot listen on {address}: {error}: choose another metrics.listen, or \"off\"; it is tried again"
+                );
+                trouble.send_replace(Some(why));
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LISTEN_AGAIN) => {}
+            () = &mut shutdown => return,
+        }
+    };
+    trouble.send_replace(None);
+    serve(listener, handle, shutdown).await;
+}
 
 /// Serves `GET /metrics` on `listener` until `shutdown`.
 pub async fn serve(listener: TcpListener, handle: Handle, shutdown: impl Future<Output = ()>) {

@@ -182,7 +182,12 @@ async fn every_value_comes_from_the_owner() {
         (r#"xdp_lb_interface_info{interface="eth1",mode="generic"}"#.into(), Some(1.0)),
         (r#"xdp_lb_interface_info{interface="eth2",mode="none"}"#.into(), Some(1.0)),
         (r#"xdp_lb_interface_up{interface="eth1"}"#.into(), Some(1.0)),
+        (r#"xdp_lb_interface_attached{interface="eth1"}"#.into(), Some(1.0)),
+        (r#"xdp_lb_interface_attached{interface="eth2"}"#.into(), Some(0.0)),
         ("xdp_lb_tables_in_sync".into(), Some(0.0)),
+        (r#"xdp_lb_trouble{kind="tables"}"#.into(), Some(1.0)),
+        (r#"xdp_lb_trouble{kind="pins"}"#.into(), Some(0.0)),
+        ("xdp_lb_restored_total".into(), Some(3.0)),
     ] {
         assert_eq!(value(&series), expected, "{series}");
     }

@@ -2,7 +2,9 @@
 //! are addresses of this host.
 
 mod announce;
+pub mod arrivals;
 pub mod ethtool;
+pub mod filters;
 mod kernel;
 pub mod look;
 pub mod namespace;
@@ -10,6 +12,7 @@ mod resolver;
 mod router;
 mod state;
 pub mod vips;
+pub mod xdp;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -131,6 +131,9 @@ fn without_a_daemon_packets_go_to_backends_by_the_way_that_the_kernel_knows_now(
             let seen = (0..64).position(|_| macs(&mut homes) == fresh);
             assert!(seen.is_some(), "{mode:?}: its silence is found");
             assert_eq!(macs(&mut homes), fresh, "{mode:?}: once found, it holds for all");
+            let restored = homes.kernel.restore(&[]).unwrap();
+            assert_eq!(restored, Vec::<String>::new(), "{mode:?}: nobody else has written that");
+            assert_eq!(macs(&mut homes), fresh, "{mode:?}: to look at the settings changes nothing");
             change(&mut homes, |settings| Settings { heartbeat: now, alone: 0, ..settings });
             homes.host.is_alone.set(false);
             assert_eq!(macs(&mut homes), frozen, "{mode:?}: the daemon is back");

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use xdp_lb_tests::servers::{Dnsmasq, Nginx};
-use xdp_lb_tests::{Daemon, Network, big_file, sha256};
+use xdp_lb_tests::{Daemon, Network, big_file, has_big_file, remove_big_file, sha256};
 
 use crate::{build, preflight, sandbox, say};
 use screen::{Summary, bars, chapter, quote, tell, typed};
@@ -25,7 +25,12 @@ pub fn run() -> Result<ExitCode> {
 pub fn run_inside() -> Result<ExitCode> {
     let start = Instant::now();
     let mut summary = Summary::default();
+    // The tests keep it for the next time; nobody expects 100 MB of a demo.
+    let is_kept = has_big_file();
     let played = play(&mut summary);
+    if !is_kept && has_big_file() {
+        remove_big_file()?;
+    }
     summary.print();
     if let Err(error) = &played {
         say::error(error);

@@ -12,12 +12,12 @@ use xdp_lb_common::reason::Reason;
 use xdp_lb_common::tables::{BackendIndex, ServiceIndex};
 
 use super::*;
-use crate::api::types::{BackendPatch, BackendState, BackendView};
+use crate::api::types::{BackendPatch, BackendState, BackendView, StatusView, TroubleView};
 use crate::config::{Limits, XdpMode};
 use crate::control::Handle;
 use crate::control::kernel::FlowRecords;
 use crate::control::tables::Tables;
-use crate::datapath::{Policy, Sizes};
+use crate::datapath::{NoInterface, Policy, Sizes};
 use crate::health::{AgentAdmin, Said};
 use crate::net::vips::{Standings, Wanted, Wish};
 use crate::net::{NextHop, NoNextHop};
@@ -28,7 +28,19 @@ struct Memory {
     tables: Tables,
     applied: Vec<Vec<Write>>,
     fails: bool,
-    attached: Vec<String>,
+    /// Where the program is: the interfaces' indices and names.
+    attached: Vec<(u32, String)>,
+    next_index: u32,
+    /// Interfaces that have another program.
+    foreign: BTreeSet<String>,
+    /// From which interface to which flows were moved.
+    moved: Vec<(u32, u32)>,
+    /// What was removed of the pins.
+    unpinned: Vec<String>,
+    unmounted: bool,
+    /// Why the program at TC ingress is not there, until it is attached again; and whether that fails.
+    classifier_lost: Option<String>,
+    classifier_refused: bool,
     zeroed: Vec<BackendIndex>,
     former: BTreeMap<ServiceIndex, Traffic>,
     policy: Option<Policy>,
@@ -42,6 +54,17 @@ struct Memory {
     missing: BTreeSet<String>,
     router_addresses: RouterAddressesOf,
     resets_unknown: bool,
+}
+
+impl Memory {
+    fn index_of(&self, interface: &str) -> Option<u32> {
+        self.attached.iter().find(|(_, name)| name == interface).map(|(index, _)| *index)
+    }
+
+    /// The names of the interfaces that have the program.
+    fn attached_names(&self) -> Vec<&str> {
+        self.attached.iter().map(|(_, name)| name.as_str()).collect()
+    }
 }
 
 #[derive(Clone)]
@@ -130,21 +153,72 @@ impl Kernel for InMemory {
     fn attach(&mut self, interface: &str, mode: XdpMode) -> anyhow::Result<Attached> {
         let mut memory = self.lock();
         let is_missing = interface == "missing" || memory.missing.contains(interface);
-        anyhow::ensure!(!is_missing, "there is no interface {interface}");
-        memory.attached.push(interface.into());
-        let index = memory.attached.len() as u32;
+        anyhow::ensure!(!is_missing, NoInterface(interface.into()));
+        anyhow::ensure!(
+            !memory.foreign.contains(interface),
+            "another XDP program is attached to {interface}"
+        );
+        let index = match memory.index_of(interface) {
+            Some(index) => index,
+            None => {
+                memory.next_index += 1;
+                let index = memory.next_index;
+                memory.attached.push((index, interface.into()));
+                index
+            }
+        };
         let is_generic = mode == XdpMode::Generic || interface.starts_with("br");
         let mode = if is_generic { XdpMode::Generic } else { XdpMode::Native };
-        Ok(Attached { index, mode, note: None })
+        Ok(Attached::new(index, mode, None))
     }
 
-    fn detach(&mut self, interface: &str) -> anyhow::Result<()> {
-        self.lock().attached.retain(|attached| attached != interface);
+    fn detach(&mut self, index: u32) -> anyhow::Result<()> {
+        self.lock().attached.retain(|(attached, _)| *attached != index);
         Ok(())
     }
 
-    fn attached_interfaces(&self) -> anyhow::Result<Vec<String>> {
-        Ok(self.lock().attached.clone())
+    fn attached_interfaces(&self) -> Vec<u32> {
+        self.lock().attached.iter().map(|(index, _)| *index).collect()
+    }
+
+    fn verify_attached(&self, index: u32) -> Result<String, String> {
+        let memory = self.lock();
+        let found = memory.attached.iter().find(|(attached, _)| *attached == index);
+        found.map(|(_, name)| name.clone()).ok_or_else(|| "somebody detached the program".into())
+    }
+
+    fn restore_classifier(&mut self, _: u32) -> anyhow::Result<Option<String>> {
+        let mut memory = self.lock();
+        anyhow::ensure!(!memory.classifier_refused, "no memory for it");
+        Ok(memory.classifier_lost.take())
+    }
+
+    fn move_flows(&mut self, from: u32, to: u32) -> anyhow::Result<usize> {
+        self.lock().moved.push((from, to));
+        Ok(7)
+    }
+
+    fn restore_pins(&mut self) -> anyhow::Result<Vec<String>> {
+        let mut memory = self.lock();
+        anyhow::ensure!(!memory.unmounted, "the pins are not on a BPF file system");
+        Ok(std::mem::take(&mut memory.unpinned))
+    }
+
+    fn restore(&mut self, expected: &[Write]) -> anyhow::Result<Vec<String>> {
+        let mut memory = self.lock();
+        let mut restored = Vec::new();
+        for write in expected {
+            let before = memory.tables.clone();
+            memory.tables.apply(write);
+            if memory.tables != before {
+                restored.push(format!("{write:?}"));
+            }
+        }
+        Ok(restored)
+    }
+
+    fn restore_whole(&mut self, _: &Tables) -> anyhow::Result<Vec<String>> {
+        Ok(Vec::new())
     }
 
     fn unload(&mut self) -> anyhow::Result<Vec<String>> {
@@ -265,6 +339,7 @@ impl Daemon {
         let owner = Owner::start(Parts {
             set_courses: Ok(Box::new(|_| ())),
             own_macs: OwnMacs::new(),
+            metrics: watch::channel(None).1,
             config: config::load(&config_file).unwrap(),
             config_file,
             kernel: kernel.clone(),
@@ -669,7 +744,7 @@ async fn a_bad_config_file_changes_nothing() {
     );
     let refused = daemon.handle.reload(Leave::Drain).await.unwrap_err();
     assert!(matches!(&refused, Refusal::Failed(why) if why.contains("missing")), "{refused}");
-    assert_eq!(daemon.kernel.lock().attached, ["eth0"]);
+    assert_eq!(daemon.kernel.lock().attached_names(), ["eth0"]);
     assert_eq!(daemon.kernel.lock().applied.len(), 0);
     assert_eq!(daemon.handle.backends(None).await.unwrap().len(), 3);
 }
@@ -697,7 +772,7 @@ async fn a_reload_changes_what_changed_and_no_slot_of_another_service() {
     for change in ["weight 100 -> 300", "interfaces eth0 -> eth1", "timeouts.udp_idle 1m -> 5s"] {
         assert!(changes.contains(change), "{changes}");
     }
-    assert_eq!(daemon.kernel.lock().attached, ["eth1"]);
+    assert_eq!(daemon.kernel.lock().attached_names(), ["eth1"]);
     assert_eq!(daemon.kernel.lock().policy.as_ref().unwrap().timeouts.udp_idle, Duration::from_secs(5));
     let backends = daemon.until("web", |_| true).await;
     assert!((backends[1].share - 0.75).abs() < 0.01, "{}", backends[1].share);
@@ -853,20 +928,154 @@ async fn a_change_undone_after_a_write_that_failed_half_way_leaves_nothing_of_it
     );
 }
 
+/// The troubles' kinds.
+async fn troubles(daemon: &Daemon) -> Vec<TroubleKind> {
+    daemon.handle.status().await.unwrap().troubles.iter().map(|trouble| trouble.kind).collect()
+}
+
+/// Waits until this holds of the status.
+async fn until_status(daemon: &Daemon, holds: impl Fn(&StatusView) -> bool) -> StatusView {
+    for _ in 0..800 {
+        let status = daemon.handle.status().await.unwrap();
+        if holds(&status) {
+            return status;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it never came: {:?}", daemon.handle.status().await.unwrap());
+}
+
 #[tokio::test]
-async fn an_interface_that_comes_back_gets_the_program_again() {
+async fn an_interface_that_comes_back_gets_the_program_again_and_its_old_link_goes() {
     let daemon = Daemon::start(TWO_SERVICES);
     let tell = |name: &str, index| Event::Interface { name: name.into(), index, up: true };
-    for event in [tell("eth0", Some(1)), tell("eth0", None), tell("other", Some(4)), tell("eth0", Some(9))] {
+    daemon.events.send(tell("eth0", Some(1))).await.unwrap();
+    daemon.kernel.lock().attached.clear();
+    for event in [tell("eth0", None), tell("other", Some(4)), tell("eth0", Some(9))] {
         daemon.events.send(event).await.unwrap();
     }
-    for _ in 0..300 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-        if daemon.kernel.lock().attached == ["eth0", "eth0"] {
-            return;
-        }
+    until_status(&daemon, |_| daemon.kernel.lock().attached == [(2, "eth0".to_owned())]).await;
+    assert_eq!(daemon.kernel.lock().moved, [(1, 2)], "flows whose replies left by the old one go on");
+}
+
+#[tokio::test]
+async fn interfaces_that_swap_their_names_keep_the_program_all_along() {
+    let daemon = Daemon::start(&TWO_SERVICES.replace("[\"eth0\"]", "[\"eth0\", \"eth1\"]"));
+    daemon.kernel.lock().attached = vec![(1, "eth1".into()), (2, "eth0".into())];
+    for (name, index) in [("eth0", 2), ("eth1", 1)] {
+        let event = Event::Interface { name: name.into(), index: Some(index), up: true };
+        daemon.events.send(event).await.unwrap();
     }
-    panic!("attached to {:?}", daemon.kernel.lock().attached);
+    let indices = |status: &StatusView| -> Vec<_> { status.interfaces.iter().map(|it| it.index).collect() };
+    until_status(&daemon, |status| indices(status) == [2, 1]).await;
+    assert_eq!(daemon.kernel.lock().next_index, 2, "none was attached anew");
+    assert_eq!(daemon.kernel.lock().moved, []);
+}
+
+#[tokio::test]
+async fn an_interface_that_was_renamed_keeps_the_program_until_a_reload_names_it_otherwise() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    daemon.kernel.lock().attached = vec![(1, "back0".into())];
+    daemon.kernel.lock().missing.insert("eth0".into());
+    daemon.events.send(Event::Interface { name: "eth0".into(), index: None, up: false }).await.unwrap();
+    let status = until_status(&daemon, |status| status.interfaces[0].mode.is_none()).await;
+    let note = status.interfaces[0].note.clone().unwrap();
+    assert!(note.contains("renamed to back0") && note.contains("reload"), "{note}");
+    assert_eq!(troubles(&daemon).await, [TroubleKind::Interfaces]);
+    // It is tried again, and says the same.
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    assert_eq!(daemon.handle.status().await.unwrap().interfaces[0].note.as_ref(), Some(&note));
+    write_config(&daemon.config_file(), &TWO_SERVICES.replace("eth0", "back0"));
+    daemon.handle.reload(Leave::Drain).await.unwrap();
+    assert_eq!(daemon.kernel.lock().attached, [(1, "back0".to_owned())]);
+    assert_eq!(troubles(&daemon).await, []);
+    // Back to a name of another interface: now it goes.
+    daemon.kernel.lock().missing.clear();
+    write_config(&daemon.config_file(), TWO_SERVICES);
+    daemon.handle.reload(Leave::Drain).await.unwrap();
+    assert_eq!(daemon.kernel.lock().attached_names(), ["eth0"]);
+}
+
+#[tokio::test]
+async fn a_program_that_somebody_detached_is_attached_again_before_a_change_is_acknowledged() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    daemon.all_up().await;
+    daemon.kernel.lock().attached.clear();
+    let patch = BackendPatch { weight: Some(7), ..BackendPatch::default() };
+    let first = address("198.51.100.11:8080");
+    let outcome = daemon.handle.patch_backend("web".into(), first, patch).await.unwrap();
+    assert_eq!(outcome.trouble, None);
+    assert_eq!(daemon.kernel.lock().attached_names(), ["eth0"]);
+    assert_eq!(daemon.handle.status().await.unwrap().restored, 1);
+}
+
+#[tokio::test]
+async fn what_cannot_be_attached_again_is_told_with_every_acknowledgement_until_it_is() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    daemon.all_up().await;
+    daemon.kernel.lock().attached.clear();
+    daemon.kernel.lock().foreign.insert("eth0".into());
+    let patch = BackendPatch { weight: Some(7), ..BackendPatch::default() };
+    let first = address("198.51.100.11:8080");
+    let outcome = daemon.handle.patch_backend("web".into(), first, patch).await.unwrap();
+    let trouble = outcome.trouble.unwrap();
+    assert!(trouble.contains("eth0: another XDP program is attached"), "{trouble}");
+    let status = daemon.handle.status().await.unwrap();
+    assert_eq!(status.interfaces[0].mode, None);
+    assert_eq!(troubles(&daemon).await, [TroubleKind::Interfaces]);
+    daemon.kernel.lock().foreign.clear();
+    until_status(&daemon, |status| status.trouble.is_none() && status.interfaces[0].mode.is_some()).await;
+}
+
+#[tokio::test]
+async fn pins_that_are_gone_are_made_again_and_where_they_cannot_be_that_is_a_trouble() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    daemon.kernel.lock().unpinned = vec!["SLOTS".into(), "link-native-1".into()];
+    until_status(&daemon, |status| status.restored == 2 && status.trouble.is_none()).await;
+    daemon.kernel.lock().unmounted = true;
+    let status = until_status(&daemon, |status| status.trouble.is_some()).await;
+    let TroubleView { kind: TroubleKind::Pins, message, .. } = &status.troubles[0] else {
+        panic!("{status:?}")
+    };
+    assert!(message.contains("not on a BPF file system"), "{message}");
+    assert_eq!(status.interfaces[0].mode, Some(XdpMode::Native));
+    let refused = daemon.handle.upgrade().await.unwrap_err();
+    assert!(
+        matches!(&refused, Refusal::Failed(why) if why.contains("would end with this daemon")),
+        "{refused}"
+    );
+    daemon.kernel.lock().unmounted = false;
+    until_status(&daemon, |status| status.trouble.is_none()).await;
+}
+
+#[tokio::test]
+async fn a_program_at_tc_ingress_that_is_gone_is_attached_again_or_the_interface_says_why_not() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    daemon.kernel.lock().classifier_lost = Some("somebody detached the program".into());
+    let status = until_status(&daemon, |status| status.restored == 1).await;
+    assert_eq!((status.trouble, status.interfaces[0].note.as_ref()), (None, None));
+    daemon.kernel.lock().classifier_refused = true;
+    let status = until_status(&daemon, |status| status.interfaces[0].note.is_some()).await;
+    let note = status.interfaces[0].note.as_ref().unwrap();
+    assert!(note.ends_with("neighbours that are not known are lost: no memory for it"), "{note}");
+    assert_eq!(status.interfaces[0].mode, Some(XdpMode::Native));
+    daemon.kernel.lock().classifier_refused = false;
+    until_status(&daemon, |status| status.interfaces[0].note.is_none()).await;
+}
+
+#[tokio::test]
+async fn entries_that_somebody_else_changed_are_written_again_and_told() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    daemon.all_up().await;
+    let right = daemon.kernel.lock().tables.clone();
+    {
+        let mut memory = daemon.kernel.lock();
+        memory.tables.backends.values_mut().for_each(|backend| backend.ifindex = 77);
+        memory.tables.replies.pop_first();
+    }
+    until_status(&daemon, |status| status.restored >= 4).await;
+    assert_eq!(daemon.kernel.lock().tables, right);
+    assert_eq!(troubles(&daemon).await, []);
 }
 
 #[tokio::test]
@@ -1027,7 +1236,7 @@ async fn a_start_that_the_state_file_contradicts_says_what_to_do_without_a_daemo
 async fn an_interface_that_left_the_config_file_while_no_daemon_ran_is_detached() {
     let daemon = Daemon::start(TWO_SERVICES);
     let daemon = daemon.restart(&TWO_SERVICES.replace("eth0", "eth1")).await;
-    assert_eq!(daemon.kernel.lock().attached, ["eth1"]);
+    assert_eq!(daemon.kernel.lock().attached_names(), ["eth1"]);
 }
 
 #[tokio::test]
@@ -1067,7 +1276,20 @@ async fn an_interface_that_refuses_the_program_stops_the_start() {
     let config = TWO_SERVICES.replace("eth0", "missing");
     let refused = Daemon::start_with(tempfile::tempdir().unwrap(), InMemory::new(100_000), &config);
     let refused = refused.err().unwrap().to_string();
-    assert!(refused.contains("create or mend missing, or take it out of `interfaces`"), "{refused}");
+    assert!(refused.contains("none of the interfaces that the config names exists (missing)"), "{refused}");
+    let kernel = InMemory::new(100_000);
+    kernel.lock().foreign.insert("eth0".into());
+    let refused =
+        Daemon::start_with(tempfile::tempdir().unwrap(), kernel, TWO_SERVICES).err().unwrap().to_string();
+    assert!(refused.contains("create or fix eth0, or take it out of `interfaces`"), "{refused}");
+    // One of several may come later.
+    let daemon = Daemon::start(&TWO_SERVICES.replace("[\"eth0\"]", "[\"eth0\", \"missing\"]"));
+    let status = daemon.handle.status().await.unwrap();
+    assert_eq!(
+        status.troubles.iter().map(|trouble| trouble.kind).collect::<Vec<_>>(),
+        [TroubleKind::Interfaces]
+    );
+    assert!(status.trouble.unwrap().contains("there is no interface missing"));
 }
 
 #[tokio::test]
@@ -1092,6 +1314,51 @@ async fn a_vip_stays_while_one_of_its_services_has_a_backend() {
     daemon.report("web", "198.51.100.12:8080", Health::Up, "well again").await;
     daemon.until("web", |backends| backends[1].state == BackendState::Up).await;
     assert_eq!(wishes(), is(Wish::Present));
+}
+
+#[tokio::test]
+async fn a_vip_comes_once_the_first_checks_of_all_its_backends_have_ended_or_timed_out() {
+    let config = format!("vips = {{ interface = \"lo\", withdraw = \"no-backends\" }}\n{TWO_SERVICES}").replace(
+        "vip = \"192.0.2.10:443\"",
+        "vip = \"192.0.2.10:443\"\nhealth_check = { type = \"tcp\", interval = \"100ms\", timeout = \"100ms\" }",
+    );
+    let daemon = Daemon::start(&config);
+    let is = |wish| vec![("192.0.2.10".to_owned(), wish)];
+    for number in 11..=13 {
+        daemon.next_hop(&format!("198.51.100.{number}"), Ok(number)).await;
+    }
+    daemon.report("web", "198.51.100.11:8080", Health::Up, "the first check succeeded").await;
+    daemon.until("web", |backends| backends[0].state == BackendState::Up).await;
+    assert_eq!(daemon.vips.wishes(), is(Wish::Undecided), "one is up, and gets no client alone");
+    daemon.report("web", "198.51.100.12:8080", Health::Up, "the first check succeeded").await;
+    daemon.until("web", |backends| backends[1].state == BackendState::Up).await;
+    assert_eq!(daemon.vips.wishes(), is(Wish::Undecided), "the other service has nobody yet");
+    // Its check should have ended by now.
+    until_status(&daemon, |_| daemon.vips.wishes() == is(Wish::Present)).await;
+    assert_eq!(daemon.until("api", |_| true).await[0].state, BackendState::Checking);
+}
+
+#[tokio::test]
+async fn a_counter_advises_to_raise_a_limit_only_where_its_table_is_nearly_full() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    let meaning = async || {
+        let counters = daemon.handle.counters().await.unwrap().counters;
+        let counter = counters.into_iter().find(|counter| counter.name == "reply_without_flow").unwrap();
+        counter.meaning
+    };
+    let empty = meaning().await;
+    assert!(
+        empty.contains("limits.flows is not why, of which 0 % is in use") && !empty.contains("raise"),
+        "{empty}"
+    );
+    daemon.kernel.lock().live = HashMap::from([(BackendIndex(1), 1000)]);
+    for _ in 0..800 {
+        if meaning().await.contains("raise limits.flows") {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{}", meaning().await);
 }
 
 #[tokio::test]

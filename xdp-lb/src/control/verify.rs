@@ -1,0 +1,291 @@
+//! Looks whether the kernel still has what was written, pinned and attached, and restores it where it has not. Whatever
+//! could not be restored is a trouble, and is told as one until it is.
+
+use std::time::{Duration, Instant};
+
+use xdp_lb_common::tables::{Backend, BackendIndex, SlotIndex, Traffic};
+
+use super::kernel::Kernel;
+use super::owner::Owner;
+use super::tables::{Tables, Write};
+use crate::api::events::WatchEvent;
+use crate::api::types::TroubleKind;
+use crate::net::arrivals;
+
+/// How often it is looked.
+const EVERY: Duration = Duration::from_secs(2);
+
+/// How many entries of the tables are compared at a time, and how many places of backends that should be vacant.
+const SAMPLE: usize = 1024;
+
+/// How many slots of a ring are one entry.
+const SLOTS: usize = 512;
+
+/// How many restored things are named in one line.
+const NAMED: usize = 5;
+
+/// So many packets in a row, none of which the program counted, are no chance.
+const UNCOUNTED: u64 = 1_000;
+
+/// Where the look at the tables goes on, and what was seen before.
+#[derive(Debug, Default)]
+pub(super) struct Verification {
+    at: Option<Instant>,
+    /// How many entries of this round were compared.
+    compared: usize,
+    /// The same, of vacant places.
+    compared_vacant: usize,
+    packets: Packets,
+    /// How many packets backends had been sent and have sent, by the last sample.
+    forwarded: u64,
+    /// How many things were restored since the daemon started.
+    pub(super) restored: u64,
+}
+
+impl Verification {
+    /// Takes in what backends have counted.
+    pub(super) fn take_forwarded<'a>(&mut self, backends: impl Iterator<Item = &'a Traffic>) {
+        let sum = |sum: u64, traffic: &Traffic| {
+            sum.wrapping_add(traffic.packets_in).wrapping_add(traffic.packets_out)
+        };
+        self.forwarded = backends.fold(0, sum);
+    }
+}
+
+/// Packets that arrived at the interfaces with the program, against those that it counted.
+#[derive(Debug, Default)]
+struct Packets {
+    arrived: Option<u64>,
+    counted: u64,
+    /// How many have arrived since one was counted.
+    uncounted: u64,
+}
+
+impl Packets {
+    /// Takes in both totals; returns how many have arrived since the program counted the last, where that is too many.
+    fn take(&mut self, arrived: u64, counted: u64) -> Option<u64> {
+        let more = self.arrived.map_or(0, |before| arrived.saturating_sub(before));
+        self.uncounted = if self.counted == counted { self.uncounted + more } else { 0 };
+        (self.arrived, self.counted) = (Some(arrived), counted);
+        (self.uncounted >= UNCOUNTED).then_some(self.uncounted)
+    }
+}
+
+impl<K: Kernel> Owner<K> {
+    /// Looks, now and then.
+    pub(super) fn verify(&mut self, now: Instant) {
+        if self.verification.at.is_none_or(|at| now.duration_since(at) >= EVERY) {
+            self.verification.at = Some(now);
+            self.verify_holds();
+            self.verify_sample();
+            self.verify_packets();
+        }
+    }
+
+    /// Looks at what every acknowledgement depends on: where the program is attached, and what is pinned.
+    pub(super) fn verify_holds(&mut self) {
+        self.verify_interfaces();
+        let restored = self.kernel.restore_pins();
+        match &restored {
+            Ok(restored) => self.tell_restored("pinned again", restored),
+            Err(error) => tracing::debug!("pins: {error:#}"),
+        }
+        let why = restored.err().map(|error| {
+            let path = self.config.pin_path.display();
+            format!("{error:#}; what is missing in {path} is pinned again as soon as that is possible")
+        });
+        self.note_trouble(TroubleKind::Pins, why.as_deref());
+    }
+
+    /// Reads back what was written.
+    pub(super) fn verify_written(&mut self, writes: &[Write]) {
+        let expected: Vec<Write> =
+            writes.iter().map(|write| expected(self.planner.tables(), write)).collect();
+        let restored = self.kernel.restore(&expected);
+        self.take_restored(restored);
+    }
+
+    /// Compares the next entries of the tables; where one differs, all of them.
+    fn verify_sample(&mut self) {
+        if self.troubles.of(TroubleKind::Tables).is_some() {
+            // Nobody knows what stands in them, and it is being written.
+            return;
+        }
+        let (tables, places) = (self.planner.tables(), self.kernel.sizes().limits.backends);
+        let Verification { compared, compared_vacant, .. } = &mut self.verification;
+        let (mut sample, is_last) = next(entries(tables), compared);
+        sample.extend(next(vacant(tables, places), compared_vacant).0);
+        let mut restored = self.kernel.restore(&sample);
+        let differs = restored.as_ref().is_ok_and(|restored| !restored.is_empty());
+        if differs {
+            let all: Vec<Write> = entries(tables).chain(vacant(tables, places)).collect();
+            restored = restored.and_then(|found| Ok([found, self.kernel.restore(&all)?].concat()));
+        }
+        if differs || is_last {
+            restored = restored.and_then(|found| Ok([found, self.kernel.restore_whole(tables)?].concat()));
+        }
+        self.take_restored(restored);
+    }
+
+    fn take_restored(&mut self, restored: anyhow::Result<Vec<String>>) {
+        match restored {
+            Ok(restored) => {
+                self.tell_restored("somebody else changed the BPF tables, written again", &restored)
+            }
+            Err(error) => {
+                let why = format!("{error:#}");
+                self.read_again();
+                self.note_trouble(TroubleKind::Tables, Some(&why));
+            }
+        }
+    }
+
+    /// Tells the log and those who watch what was restored.
+    pub(super) fn tell_restored(&mut self, what: &str, restored: &[String]) {
+        if restored.is_empty() {
+            return;
+        }
+        self.verification.restored += restored.len() as u64;
+        let named = restored[..restored.len().min(NAMED)].join(", ");
+        let more = match restored.len().saturating_sub(NAMED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let what = format!("{what}: {named}{more}");
+        tracing::warn!("{what}");
+        self.events.add(WatchEvent::Restored { what });
+    }
+
+    /// Compares how many packets arrived with how many the program counted.
+    fn verify_packets(&mut self) {
+        let names =
+            self.interfaces.iter().filter(|(_, attached)| attached.is_ok()).map(|(name, _)| name.as_str());
+        let (Some(arrived), Ok(reasons)) = (arrivals::packets(names), self.kernel.reasons()) else { return };
+        let counted = self.verification.forwarded.wrapping_add(reasons.iter().sum());
+        let uncounted = self.verification.packets.take(arrived, counted);
+        let why = uncounted.map(|packets| {
+            format!(
+                "{packets} arrived since the last one that it counted: see `ip -s link` and `bpftool net`; \
+                 `xdp-lb unload` and a new start attach it anew"
+            )
+        });
+        self.note_trouble(TroubleKind::Packets, why.as_deref());
+    }
+}
+
+/// The next entries of a round, and whether they are its last.
+fn next(entries: impl Iterator<Item = Write>, compared: &mut usize) -> (Vec<Write>, bool) {
+    let sample: Vec<Write> = entries.skip(*compared).take(SAMPLE).collect();
+    let is_last = sample.len() < SAMPLE;
+    *compared = if is_last { 0 } else { *compared + SAMPLE };
+    (sample, is_last)
+}
+
+/// What stands in the tables, each entry as the write that puts it there.
+fn entries(tables: &Tables) -> impl Iterator<Item = Write> {
+    let rings = tables.rings.iter().flat_map(|(offset, ring)| {
+        let part = |(number, slots): (usize, &[_])| {
+            Write::Slots(SlotIndex(offset.0 + (number * SLOTS) as u32), slots.to_vec())
+        };
+        ring.chunks(SLOTS).enumerate().map(part)
+    });
+    let services = tables.services.iter().map(|(vip, service)| Write::Service(*vip, *service));
+    let replies = tables.replies.iter().map(|(endpoint, reply)| Write::Reply(*endpoint, *reply));
+    let addresses = tables.snat_addresses.iter().map(|(place, address)| Write::SnatAddress(*place, *address));
+    let backends = tables.backends.iter().map(|(index, backend)| Write::Backend(*index, *backend));
+    services.chain(rings).chain(replies).chain(addresses).chain(backends)
+}
+
+/// The places of backends that no backend has.
+fn vacant(tables: &Tables, places: u32) -> impl Iterator<Item = Write> {
+    let is_vacant = |index: &BackendIndex| !tables.backends.contains_key(index);
+    let vacant = (0..=places).map(BackendIndex).filter(is_vacant);
+    vacant.map(|index| Write::Backend(index, Backend::default()))
+}
+
+/// What should stand where this write wrote, after all of them.
+fn expected(tables: &Tables, write: &Write) -> Write {
+    match write {
+        Write::Backend(index, _) => {
+            Write::Backend(*index, tables.backends.get(index).copied().unwrap_or_default())
+        }
+        Write::SnatAddress(place, _) => {
+            Write::SnatAddress(*place, tables.snat_addresses.get(place).copied().unwrap_or_default())
+        }
+        Write::Slots(first, slots) => {
+            let present = (first.0..).map(SlotIndex).zip(slots);
+            Write::Slots(*first, present.map(|(at, slot)| tables.slot(at).unwrap_or(*slot)).collect())
+        }
+        Write::Reply(endpoint, _) | Write::RemoveReply(endpoint) => match tables.replies.get(endpoint) {
+            Some(reply) => Write::Reply(*endpoint, *reply),
+            None => Write::RemoveReply(*endpoint),
+        },
+        Write::QuicServer(key, _) | Write::RemoveQuicServer(key) => match tables.quic_servers.get(key) {
+            Some(backend) => Write::QuicServer(*key, *backend),
+            None => Write::RemoveQuicServer(*key),
+        },
+        Write::Source(range, _) | Write::RemoveSource(range) => match tables.sources.get(range) {
+            Some(verdict) => Write::Source(*range, *verdict),
+            None => Write::RemoveSource(*range),
+        },
+        Write::Service(vip, _) | Write::RemoveService(vip) => match tables.services.get(vip) {
+            Some(service) => Write::Service(*vip, *service),
+            None => Write::RemoveService(*vip),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use xdp_lb_common::slot::Slot;
+    use xdp_lb_common::tables::Service;
+
+    use super::*;
+
+    #[test]
+    fn packets_that_nobody_counts_are_told_once_they_are_many() {
+        let mut packets = Packets::default();
+        assert_eq!(packets.take(5_000, 70), None, "from before the daemon started");
+        assert_eq!(packets.take(5_999, 70), None);
+        assert_eq!(packets.take(6_000, 70), Some(1_000));
+        assert_eq!(packets.take(6_500, 71), None, "it counts again");
+        assert_eq!(packets.take(7_000, 71), None);
+        // An interface that was made anew counts from 0.
+        assert_eq!(packets.take(10, 71), None);
+    }
+
+    #[test]
+    fn every_entry_is_compared_once_a_round() {
+        let mut tables = Tables::default();
+        let ring: Vec<Slot> = (0..SLOTS as u32 + 7).map(|index| Slot::settled(BackendIndex(index))).collect();
+        tables.apply(&Write::Slots(SlotIndex(10), ring.clone()));
+        let service =
+            Service { ring_offset: SlotIndex(10), ring_len: ring.len() as u32, ..Service::default() };
+        let vip = xdp_lb_common::net::Endpoint::default();
+        tables.apply(&Write::Service(vip, service));
+        let backend = Backend { ifindex: 7, ..Backend::default() };
+        tables.apply(&Write::Backend(BackendIndex(1), backend));
+        let [first, second] = [&ring[..SLOTS], &ring[SLOTS..]].map(<[Slot]>::to_vec);
+        assert_eq!(
+            entries(&tables).collect::<Vec<_>>(),
+            [
+                Write::Service(vip, service),
+                Write::Slots(SlotIndex(10), first),
+                Write::Slots(SlotIndex(10 + SLOTS as u32), second),
+                Write::Backend(BackendIndex(1), backend),
+            ]
+        );
+        let places = [0, 2, 3].map(|index| Write::Backend(BackendIndex(index), Backend::default()));
+        assert_eq!(vacant(&tables, 3).collect::<Vec<_>>(), places);
+        // A round goes over all of them, a sample at a time.
+        let (mut compared, mut seen) = (0, 0);
+        loop {
+            let (sample, is_last) = next(vacant(&tables, 5 * SAMPLE as u32), &mut compared);
+            seen += sample.len();
+            if is_last {
+                break;
+            }
+        }
+        assert_eq!((seen, compared), (5 * SAMPLE, 0));
+    }
+}
