@@ -1,6 +1,6 @@
 //! The maps. Their sizes are the loader's to set, from the configuration.
 
-use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, bpf_fib_lookup as FibLookup};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use xdp_lb_common::directory::Keyed;
@@ -83,6 +83,9 @@ pub static BACKEND_FLOWS: Array<i64> = Array::with_max_entries(1, MMAPABLE);
 pub static BACKEND_COUNTERS: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 pub static SCRATCH: PerCpuArray<OneCpu<Scratch>> = PerCpuArray::with_max_entries(1, 0);
+/// What the routing table is asked. Its 64 bytes would be an eighth of the stack.
+#[map]
+pub static LOOKUP: PerCpuArray<OneCpu<FibLookup>> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 pub static ANSWERS: PerCpuArray<Buckets> = PerCpuArray::with_max_entries(rate::ANSWERS, 0);
 #[map]

@@ -18,7 +18,7 @@ use xdp_lb_common::tables::BackendIndex;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::maps::{BACKENDS, SETTINGS};
-use crate::tables::{FAMILY_V4, FAMILY_V6, lookup, next_hop};
+use crate::tables::{FAMILY_V4, FAMILY_V6, ask, next_hop};
 
 /// Sends what the XDP program has marked. All else goes on, to other programs and to the host.
 #[classifier]
@@ -39,7 +39,9 @@ fn send_to_backend(context: &TcContext, index: BackendIndex) -> Option<i32> {
     let backend = BACKENDS.get(index.0)?;
     // SAFETY: the context is this program's own.
     let ingress = unsafe { (*context.skb.skb).ingress_ifindex };
-    let mut lookup = lookup(&backend.source, &backend.address, ingress);
+    // SAFETY: the struct is made of numbers; all zero is a valid one.
+    let mut lookup: FibLookup = unsafe { core::mem::zeroed() };
+    ask(&mut lookup, &backend.source, &backend.address, backend.port, ingress);
     // SAFETY: as above, and the length is the struct's.
     let answer =
         unsafe { bpf_fib_lookup(context.as_ptr(), &raw mut lookup, size_of::<FibLookup>() as i32, 0) };

@@ -14,7 +14,7 @@ use aya_ebpf::programs::XdpContext;
 use xdp_lb_common::directory::{Keyed, Source};
 use xdp_lb_common::filter::Place;
 use xdp_lb_common::hash::FlowHash;
-use xdp_lb_common::net::{Address, Be32, Endpoint, MacAddress};
+use xdp_lb_common::net::{Address, Be32, Endpoint, MacAddress, Port};
 use xdp_lb_common::own_mac::OwnMacs;
 use xdp_lb_common::rate::Answer;
 use xdp_lb_common::reason::Reason;
@@ -69,8 +69,12 @@ impl Maps<'_> {
             BPF_FIB_LKUP_RET_NOT_FWDED => Route::Local,
             BPF_FIB_LKUP_RET_NO_NEIGH => {
                 // On success and here the kernel puts the next hop in place of the destination.
-                let (address, ifindex) = (next_hop(lookup), lookup.ifindex);
-                let _ = EVENTS.output::<NeighbourWanted>(&NeighbourWanted { address, ifindex }, 0);
+                let ifindex = lookup.ifindex;
+                // Written in the ring itself: the stack is small.
+                if let Some(mut wanted) = EVENTS.reserve::<NeighbourWanted>(0) {
+                    wanted.write(NeighbourWanted { address: next_hop(lookup), ifindex });
+                    wanted.submit(0);
+                }
                 Route::NeighbourMissing { ifindex }
             }
             BPF_FIB_LKUP_RET_FRAG_NEEDED => {
@@ -82,12 +86,18 @@ impl Maps<'_> {
     }
 }
 
-/// What the routing table is asked of packets between these, which come in by this interface.
+/// Asks the routing table about packets between these, which come in by this interface. Whatever the kernel reads is written,
+/// and no more: the MACs are the answer's. The port keeps the compiler from clearing its neighbours by a call of memset, for
+/// which there is no stack left.
 #[inline(always)]
-pub fn lookup(source: &Address, destination: &Address, ingress: u32) -> FibLookup {
-    // SAFETY: the struct is made of numbers; all zero is a valid one.
-    let mut lookup: FibLookup = unsafe { core::mem::zeroed() };
+pub fn ask(lookup: &mut FibLookup, source: &Address, destination: &Address, port: Port, ingress: u32) {
+    lookup.l4_protocol = 0;
+    lookup.sport = 0;
+    lookup.dport = port.word();
+    lookup.__bindgen_anon_1.tot_len = 0;
     lookup.ifindex = ingress;
+    lookup.__bindgen_anon_2.flowinfo = 0;
+    lookup.__bindgen_anon_5.tbid = 0;
     if destination.is_v4() {
         lookup.family = FAMILY_V4;
         lookup.__bindgen_anon_3.ipv4_src = source.last().word();
@@ -97,7 +107,13 @@ pub fn lookup(source: &Address, destination: &Address, ingress: u32) -> FibLooku
         lookup.__bindgen_anon_3.ipv6_src = source.0.map(Be32::word);
         lookup.__bindgen_anon_4.ipv6_dst = destination.0.map(Be32::word);
     }
-    lookup
+}
+
+/// This CPU's room for what the routing table is asked.
+#[inline(always)]
+fn room_for_lookup() -> Option<&'static mut FibLookup> {
+    // SAFETY: each CPU has its own, a program is not interrupted by another of its kind, and one question follows another.
+    LOOKUP.get_ptr_mut(0).map(|lookup| unsafe { &mut (*lookup).0 })
 }
 
 /// One directory's maps.
@@ -333,22 +349,24 @@ impl Tables for Maps<'_> {
         unsafe { ROUTER_ADDRESSES.get(interface) }
     }
 
-    // A call of its own: the lookup's 64 bytes and the program's own would not fit on one stack.
+    // A call of its own: the verifier would follow all that comes after from each answer, wherever routes are asked for.
     #[inline(never)]
     fn route(&self, query: &RouteQuery) -> Route {
         let RouteQuery { source, destination, length, ingress } = query;
-        let mut lookup = lookup(&source.address, &destination.address, *ingress);
+        let Some(lookup) = room_for_lookup() else { return Route::Unroutable };
+        ask(lookup, &source.address, &destination.address, destination.port, *ingress);
         lookup.l4_protocol = source.protocol.0;
         lookup.sport = source.port.word();
-        lookup.dport = destination.port.word();
         lookup.__bindgen_anon_1.tot_len = *length;
-        self.answer(&mut lookup)
+        self.answer(lookup)
     }
 
     // A call of its own for the same reason as `route`.
     #[inline(never)]
     fn way(&self, backend: &Backend, ingress: u32) -> Route {
-        self.answer(&mut lookup(&backend.source, &backend.address, ingress))
+        let Some(lookup) = room_for_lookup() else { return Route::Unroutable };
+        ask(lookup, &backend.source, &backend.address, backend.port, ingress);
+        self.answer(lookup)
     }
 
     #[inline(always)]
