@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use xdp_lb_common::host::Buffer;
-use xdp_lb_common::net::{Be32, Endpoint, MacAddress, Port, Protocol};
+use xdp_lb_common::net::{Address, Be32, Endpoint, MacAddress, Port, Protocol};
 use xdp_lb_common::process::handover::{Target, target};
 use xdp_lb_common::process::{Scratch, Verdict, process, records_flows, send_check, slot_hash};
 use xdp_lb_common::reason::{Kind, Reason};
 use xdp_lb_common::tables::{
-    Backend, BackendIndex, BackendState, Book, CHECKS_HOST_MAC, CHECKS_MAC, Check, FlowKey, FlowRecord,
-    Fragment, FragmentCourse, FragmentKey, Mode, Route, RouteQuery, Service, SourceVerdict, Tables, Tags,
+    ASYMMETRIC_REPLIES, Backend, BackendIndex, BackendState, Book, CHECKS_HOST_MAC, CHECKS_MAC, Check,
+    FlowKey, FlowRecord, Fragment, FragmentCourse, FragmentKey, Mode, Route, RouteQuery, Service,
+    SourceVerdict, Tables, Tags,
 };
 
 use crate::decap;
@@ -24,6 +25,9 @@ const FIN: u8 = 1;
 const RST: u8 = 4;
 const SYN: u8 = 2;
 const ACK: u8 = 16;
+
+/// The index of `lo`, by which this host's own packets may come in.
+const LOOPBACK: u32 = 1;
 
 /// What became of a packet.
 pub struct Outcome {
@@ -237,6 +241,14 @@ fn check_source(world: &World, frame: &[u8], arrived: &Dissection, outcome: &Out
     let list = arrived.transport(frame).and_then(|transport| {
         Some(world.service_at(&key(arrived, &transport).destination_endpoint())?.source_list)
     });
+    // A later fragment has no ports: where it needs no first, its service is the only one.
+    let is_later = arrived.piece.offset != 0;
+    let sole = || {
+        let destination = Address::from(arrived.destination);
+        let mut services = world.tables.services.iter();
+        services.find(|(vip, _)| vip.address == destination && vip.protocol.0 == arrived.protocol)
+    };
+    let list = list.or_else(|| sole().filter(|_| is_later).map(|(_, service)| service.source_list));
     let bits = |address: IpAddr| match address {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
         IpAddr::V6(v6) => v6.to_bits(),
@@ -248,9 +260,10 @@ fn check_source(world: &World, frame: &[u8], arrived: &Dissection, outcome: &Out
     });
     let longest = its.max_by_key(|((_, length), _)| *length);
     let is_denied = longest.is_some_and(|(_, verdict)| *verdict == SourceVerdict::Deny);
-    if is_denied {
+    // One that follows its first goes where that went.
+    if is_denied && !is_later {
         assert!(!outcome.is_forwarded(), "who is denied does not get in");
-    } else {
+    } else if !is_denied {
         assert_ne!(outcome.verdict, Verdict::Drop(Reason::SourceDenied), "who is not denied gets in");
     }
 }
@@ -357,7 +370,10 @@ fn check_sent(world: &World, frame: &[u8], ingress: u32, outcome: &Outcome, flow
         check_answered(frame, &before, outcome, &after, reason);
         return;
     }
-    let fragment = (before.piece.offset != 0).then(|| followed(world, &before));
+    let bounded = bounded(world, frame, &before, &outcome.bytes, &after);
+    let frame = bounded.as_slice();
+    let fragment =
+        (before.piece.offset != 0).then(|| followed(world, &before, &after, way(ingress, outcome, &after)));
     // A packet to a service, a fragment of one, or an error about one from it.
     let mut flow = None;
     let about = match before.transport(frame) {
@@ -369,6 +385,13 @@ fn check_sent(world: &World, frame: &[u8], ingress: u32, outcome: &Outcome, flow
         None => quoted_source(frame, &before),
     };
     let service = about.and_then(|vip| world.service_at(&vip));
+    if service.is_some() && ingress != LOOPBACK {
+        assert!(
+            !Address::from(before.source).is_martian(),
+            "nobody speaks in the name of an address that no host has"
+        );
+        assert_ne!(before.source, before.destination, "nor in that of the one that is spoken to");
+    }
     if let Some(check) = answered_check(world, frame) {
         assert_eq!(outcome.bytes[after.l3..], frame[before.l3..], "an answer to a check comes as it is");
         let arrives = Way {
@@ -432,6 +455,7 @@ fn check_sent(world: &World, frame: &[u8], ingress: u32, outcome: &Outcome, flow
         let sent = key(&after, &new);
         let way = way(ingress, outcome, &after);
         check_course(world, &before, &key(&before, &old), &sent, &way, flows);
+        check_arrival(world, ingress, &before, &key(&before, &old), flows);
     }
 }
 
@@ -442,8 +466,9 @@ struct First {
     vip: Option<Endpoint>,
 }
 
-/// The first fragment that a later one, which was sent on, has followed.
-fn followed(world: &World, later: &Dissection) -> First {
+/// The first fragment that a later one, which was sent on, has followed; or, where none has come, what follows from the
+/// one service that all of the VIP's packets of the protocol are for.
+fn followed(world: &World, later: &Dissection, sent: &Dissection, way: Way) -> First {
     let protocol = if later.source.is_ipv4() { later.protocol } else { 0 };
     let key = FragmentKey::new(
         later.source.into(),
@@ -451,12 +476,113 @@ fn followed(world: &World, later: &Dissection) -> First {
         Be32::new(later.piece.identification),
         Protocol(protocol),
     );
-    let fragment = *world.tables.fragments.borrow().get(&key).expect("a later fragment follows its first");
     let patience = if later.source.is_ipv4() { 30 } else { 60 };
-    assert!(world.tables.now.saturating_sub(fragment.seen) <= patience, "for as long as Linux would wait");
-    assert_ne!(fragment.course, FragmentCourse::Host as u8, "the host's is the host's");
-    let vip = Endpoint::new(key.destination, fragment.destination_port, fragment.protocol);
-    First { fragment, vip: (fragment.course == FragmentCourse::Forward as u8).then_some(vip) }
+    let noted = world.tables.fragments.borrow().get(&key).copied();
+    if let Some(fragment) = noted.filter(|noted| world.tables.now.saturating_sub(noted.seen) <= patience) {
+        assert_ne!(fragment.course, FragmentCourse::Host as u8, "the host's is the host's");
+        let vip = Endpoint::new(key.destination, fragment.destination_port, fragment.protocol);
+        return First { fragment, vip: (fragment.course == FragmentCourse::Forward as u8).then_some(vip) };
+    }
+    let at_vip = |vip: &&Endpoint| vip.address == key.destination && vip.protocol.0 == later.protocol;
+    let mut its = world.tables.services.iter().filter(|(vip, _)| at_vip(vip));
+    let (vip, service) = its.next().expect("a fragment without its first goes to a service");
+    assert!(
+        its.next().is_none() && service.affinity_bits != 0,
+        "that has all packets, by the client's address"
+    );
+    if world.is_coherent && service.mode < Mode::Ipip as u8 {
+        let rewrites = service.mode == Mode::Nat as u8;
+        let destination = Address::from(sent.destination);
+        let its = |backend: &Backend| !rewrites || backend.address == destination;
+        assert!(goes_to(world, service, &way, its), "to one of its backends");
+    }
+    let Way { ifindex, tags, source_mac, destination_mac } = way;
+    let (source, destination) = (later.source.into(), sent.destination.into());
+    let fragment =
+        Fragment { source, destination, ifindex, tags, source_mac, destination_mac, ..Fragment::default() };
+    let vip = Endpoint::new(vip.address, Port::new(vip.port.get().max(1)), vip.protocol);
+    First { fragment, vip: Some(vip) }
+}
+
+/// The frame with what the datapath bounds in it, where it has, and with checksums that are as right: the MTU that a
+/// backend is told, and the segments that a SYN announces.
+fn bounded(world: &World, frame: &[u8], before: &Dissection, sent: &[u8], after: &Dissection) -> Vec<u8> {
+    let mut bounded = frame.to_vec();
+    let mut put = |at: usize, checksum: usize, value: u16| {
+        let word = |bytes: &[u8], at: usize| u32::from(u16::from_be_bytes([bytes[at], bytes[at + 1]]));
+        let (old, old_sum) = (word(frame, at), word(frame, checksum));
+        // By RFC 1624; behind an odd number of bytes, of the halves of two words.
+        let swap = |value: u32| {
+            if (at - before.l4).is_multiple_of(2) { value } else { u32::from((value as u16).swap_bytes()) }
+        };
+        let mut sum = (!old_sum & 0xffff) + (!swap(old) & 0xffff) + swap(u32::from(value));
+        while sum > 0xffff {
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        bounded[at..at + 2].copy_from_slice(&value.to_be_bytes());
+        bounded[checksum..checksum + 2].copy_from_slice(&(!sum as u16).to_be_bytes());
+    };
+    if let Some(vip) = quoted_source(frame, before)
+        && world.service_at(&vip).is_some()
+    {
+        let message = &frame[before.l4..before.l4 + 8];
+        let tells_mtu = match before.source {
+            IpAddr::V4(_) => message[..2] == [3, 4],
+            IpAddr::V6(_) => message[0] == 2 && message[4..6] == [0, 0],
+        };
+        if tells_mtu && u16::from_be_bytes([message[6], message[7]]) < 1280 {
+            put(before.l4 + 6, before.l4 + 2, 1280);
+        }
+        return bounded;
+    }
+    let Some(transport) = before.transport(frame).filter(|_| before.protocol == TCP) else { return bounded };
+    let is_tunnelled = (after.protocol, after.source, after.destination)
+        != (before.protocol, before.source, before.destination)
+        && after.end - after.l3 != before.end - before.l3;
+    if transport.flags & SYN == 0 || is_tunnelled {
+        return bounded;
+    }
+    let end = before.l4 + usize::from(frame[before.l4 + 12] >> 4) * 4;
+    let mut at = before.l4 + 20;
+    while at + 4 <= end {
+        match frame[at..at + 2] {
+            [1, _] => at += 1,
+            [2, 4] => {
+                let size = |bytes: &[u8], at: usize| u16::from_be_bytes([bytes[at + 2], bytes[at + 3]]);
+                let (old, new) = (size(frame, at), size(sent, at - before.l3 + after.l3));
+                if old != new {
+                    let (headers, least) = if before.source.is_ipv4() { (40, 536) } else { (60, 1220) };
+                    let of = |backend: &Backend| backend.mtu.saturating_sub(headers).max(least);
+                    assert!(new < old, "a bound makes nothing larger");
+                    assert!(
+                        world.tables.backends.iter().any(|backend| backend.mtu != 0 && of(backend) == new)
+                    );
+                    put(at + 2, before.l4 + 16, new);
+                }
+                break;
+            }
+            [0, _] | [_, 0 | 1] => break,
+            [_, length] => at += usize::from(length),
+            _ => break,
+        }
+    }
+    bounded
+}
+
+/// That a backend's packet came in where packets to that backend leave.
+fn check_arrival(world: &World, ingress: u32, before: &Dissection, came: &FlowKey, flows: &Flows) {
+    if world.service_at(&came.destination_endpoint()).is_some() {
+        return;
+    }
+    let rule =
+        world.rule_at(&came.source_endpoint()).expect("what is sent on is to a service or from a backend");
+    let record = recall(flows, came).filter(|_| rule.by_record != 0);
+    let place = record.map_or(rule.backend.0, |record| record.backend);
+    let backend = &world.tables.backends[place as usize];
+    let vlan = before.tags.first().map_or(0, |(_, tag)| tag & 0xfff);
+    let is_there = (ingress, vlan, before.tags.len() < 2) == (backend.ifindex, backend.vlan, true);
+    let may_be_anywhere = world.tables.settings.options & ASYMMETRIC_REPLIES != 0 || backend.ifindex == 0;
+    assert!(is_there || may_be_anywhere, "a backend's packet comes from where the backend is");
 }
 
 /// That a later fragment goes where its first went, and is as it was but for its addresses.
@@ -844,7 +970,12 @@ fn check_course(
             );
             assert!(tables.settings.is_snat_port(source.port), "full-nat leaves from one of its ports");
         } else if !of_record {
-            assert_eq!(source, came.source_endpoint(), "nat keeps the client's address and port");
+            // Another port, where the client has a flow from its own to a backend that several VIPs share.
+            let is_moved = source.address == came.source && tables.settings.is_snat_port(source.port);
+            assert!(
+                source == came.source_endpoint() || is_moved,
+                "nat keeps the client's address and, where it can, the port"
+            );
         }
         return;
     }

@@ -11,9 +11,9 @@ use xdp_lb_common::own_mac::OwnMac;
 use xdp_lb_common::process::handover::{CLEAR, SET};
 use xdp_lb_common::slot::Slot;
 use xdp_lb_common::tables::{
-    Backend, BackendIndex, Book, COUNTS_FLOWS, Check, FlowKey, FlowRecord, Mode, RECORDS_FLOWS, REJECTS,
-    Reply, Route, ServerId, ServerKey, Service, ServiceIndex, Settings, SlotIndex, SourceKey, SourceVerdict,
-    Tags,
+    ASYMMETRIC_REPLIES, Backend, BackendIndex, Book, COUNTS_FLOWS, Check, FlowKey, FlowRecord, Mode,
+    RECORDS_FLOWS, REJECTS, Reply, Route, ServerId, ServerKey, Service, ServiceIndex, Settings, SlotIndex,
+    SourceKey, SourceVerdict, Tags,
 };
 
 /// Few of each, so that what is made of them meets: VIPs, backends, clients, the load balancer's own.
@@ -107,6 +107,8 @@ impl World {
             heartbeat: 0,
             alone: 0,
         };
+        let options = if settings.snat_port_count.is_multiple_of(2) { ASYMMETRIC_REPLIES } else { 0 };
+        let settings = Settings { options, ..settings };
         let mut world = Self {
             tables: HostTables::new(settings),
             is_coherent: !u.ratio(1, 8)?,
@@ -124,6 +126,7 @@ impl World {
         for is_v6 in [false, true] {
             for own in OWN[usize::from(is_v6)] {
                 world.tables.snat_addresses.push(parse(own));
+                world.tables.own_addresses.insert(parse(own));
             }
             for client in CLIENTS[usize::from(is_v6)] {
                 let route = match u.int_in_range(0..=7)? {

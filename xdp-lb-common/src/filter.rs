@@ -8,7 +8,7 @@ use crate::net::Address;
 
 /// A VIP's address.
 pub const VIP: u8 = 1;
-/// A backend's address.
+/// A backend's address, or one of this host: from either, a packet is looked at.
 pub const BACKEND: u8 = 2;
 
 /// How many 64-bit words the table has: 32 KiB, so that it stays in a core's first cache. With 10,000

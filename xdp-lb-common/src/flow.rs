@@ -267,6 +267,17 @@ impl Life {
         !self.is_closed() && self.idle(now) <= patience
     }
 
+    /// Whether the flow counts as one that its backend has: for limits, and for whoever waits for the backend's last one.
+    ///
+    /// `is_unproven`: the client has sent one packet, which anybody may have made up, and the backend's replies pass here.
+    /// It counts as long as one that is half-open does: a backend that knows the flow answers, and the client goes on.
+    #[inline(always)]
+    pub fn counts(&self, protocol: Protocol, now: u32, settings: &Settings, is_unproven: bool) -> bool {
+        let half_open = settings.patience[Age::HalfOpen as usize];
+        let is_old = is_unproven && protocol == Protocol::TCP && self.idle(now) > half_open;
+        !is_old && self.is_live(protocol, now, settings)
+    }
+
     /// Whether the record is of no more use: its place and its port may be given to another flow.
     #[inline(always)]
     pub fn is_over(&self, protocol: Protocol, now: u32, settings: &Settings) -> bool {

@@ -36,6 +36,8 @@ pub const ICMP_ECHO: u8 = 8;
 pub const ICMP_ECHO_REPLY: u8 = 0;
 /// ICMP destination unreachable, of which "fragmentation needed" is one.
 pub const ICMP_UNREACHABLE: u8 = 3;
+/// "Fragmentation needed and DF set", a code of ICMP "destination unreachable" (RFC 792).
+pub const ICMP_FRAGMENTATION_NEEDED: u8 = 4;
 /// ICMP time exceeded.
 pub const ICMP_TIME_EXCEEDED: u8 = 11;
 /// ICMP parameter problem.

@@ -23,7 +23,7 @@ use crate::slot::Slot;
 use crate::tables::{
     Backend, BackendIndex, Book, Check, FlowKey, FlowRecord, Fragment, FragmentKey, Inserted, PortRanges,
     Reply, Route, RouteQuery, RouterAddresses, RouterInterface, ServerKey, Service, ServiceIndex, Settings,
-    SlotIndex, SourceKey, SourceVerdict, Tables, Traffic,
+    SlotIndex, SolePorts, SourceKey, SourceVerdict, Tables, Traffic, VlanDevice,
 };
 
 /// A frame in a buffer.
@@ -147,6 +147,10 @@ pub struct HostTables {
     pub backends: Vec<Backend>,
     /// `SNAT_ADDRESSES`.
     pub snat_addresses: Vec<Address>,
+    /// `OWN_ADDRESSES`.
+    pub own_addresses: BTreeSet<Address>,
+    /// `VLANS`.
+    pub devices: BTreeMap<u32, VlanDevice>,
     /// `REPLIES`.
     pub replies: BTreeMap<Endpoint, Reply>,
     /// `CHECKS`.
@@ -195,6 +199,8 @@ impl HostTables {
             slots: Vec::new(),
             backends: Vec::new(),
             snat_addresses: Vec::new(),
+            own_addresses: BTreeSet::new(),
+            devices: BTreeMap::new(),
             replies: BTreeMap::new(),
             checks: HashMap::new(),
             quic_servers: BTreeMap::new(),
@@ -258,7 +264,8 @@ impl Tables for HostTables {
         let place = Place::of(address);
         let holds = |endpoint: &Endpoint| Place::of(&endpoint.address) == place;
         let vip = if self.services.keys().any(holds) { VIP } else { 0 };
-        let backend = if self.replies.keys().any(holds) { BACKEND } else { 0 };
+        let is_own = self.own_addresses.iter().any(|own| Place::of(own) == place);
+        let backend = if is_own || self.replies.keys().any(holds) { BACKEND } else { 0 };
         vip | backend
     }
 
@@ -292,8 +299,21 @@ impl Tables for HostTables {
         self.services.range(first..).next().is_some_and(|(vip, _)| vip.address == *address)
     }
 
+    fn sole_port(&self, address: &Address, protocol: Protocol) -> Option<Port> {
+        let its = self.services.keys().copied().filter(|vip| vip.address == *address);
+        SolePorts::of(its).of_protocol(protocol)
+    }
+
+    fn is_own(&self, address: &Address) -> bool {
+        self.own_addresses.contains(address)
+    }
+
     fn reply(&self, backend: &Endpoint) -> Option<&Reply> {
         self.replies.get(backend)
+    }
+
+    fn device_below(&self, ifindex: u32) -> Option<VlanDevice> {
+        self.devices.get(&ifindex).copied()
     }
 
     fn check(&self, key: &FlowKey) -> Option<&Check> {

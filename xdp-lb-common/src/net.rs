@@ -140,6 +140,21 @@ impl Address {
         }
     }
 
+    /// Whether no packet that comes from a network may have this source: an address that is not
+    /// [one host's](Self::is_one_host), or loopback (RFC 1122 section 3.2.1.3, RFC 4291 sections 2.5.3 and 2.7).
+    #[inline(always)]
+    pub fn is_martian(&self) -> bool {
+        if self.is_v4() {
+            let first = self.last().get() >> 24;
+            !matches!(first, 1..=223) || first == 127
+        } else {
+            let [a, b, c, d] = self.0;
+            // The unspecified address and loopback differ in their last bit.
+            let is_low = (a.0 | b.0 | c.0) == 0 && d.get() <= 1;
+            a.get() >> 24 == 0xff || is_low
+        }
+    }
+
     /// The address with all but its first `bits` bits 0.
     #[inline(always)]
     pub fn first_bits(&self, bits: u8) -> Self {
@@ -388,6 +403,46 @@ impl Endpoint {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_that_no_host_has_is_martian() {
+        let is_martian = |text: &str| Address::from(text.parse::<IpAddr>().unwrap()).is_martian();
+        for martian in [
+            "0.0.0.0",
+            "0.255.255.255",
+            "127.0.0.1",
+            "127.255.255.255",
+            "224.0.0.1",
+            "239.255.255.255",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "ff00::",
+            "ff02::1",
+            "ffff::1",
+        ] {
+            assert!(is_martian(martian), "{martian}");
+        }
+        for host in [
+            "1.0.0.0",
+            "10.0.0.1",
+            "126.255.255.255",
+            "128.0.0.0",
+            "169.254.1.1",
+            "192.0.2.1",
+            "223.255.255.255",
+            "::2",
+            "::1:0:0:1",
+            "1::",
+            "2001:db8::1",
+            "fe80::1",
+            "fd00::1",
+            "fe00::",
+        ] {
+            assert!(!is_martian(host), "{host}");
+        }
+    }
 
     #[test]
     fn the_first_bits_of_an_address_are_those_of_its_network() {

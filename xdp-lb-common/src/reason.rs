@@ -77,13 +77,13 @@ reasons! {
     BackendUnusable = 10, Drop, "backend_unusable",
         "the chosen backend went away as the packet came: rare, and over with the next ring; if it grows, report it";
     SnatPortsExhausted = 11, Drop, "snat_ports_exhausted",
-        "no free source port towards the backend: add snat_addresses to the service, or widen snat_ports";
+        "no free source port towards the backend: widen snat_ports, or (full-nat) add snat_addresses to the service";
     FlowTableFull = 12, Drop, "flow_table_full",
         "the flow could not be recorded: raise limits.flows";
     ResetWithoutFlow = 13, Drop, "reset_without_flow",
         "a TCP reset for a flow that is not known: there is nobody to send it to";
-    TupleInUse = 14, Drop, "tuple_in_use",
-        "the client already uses this port for another VIP on the same backend: a `full-nat` service avoids it";
+    MartianSource = 14, Drop, "martian_source",
+        "a packet to a VIP from an address that no other host can have (0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/3, ::, ::1, ff00::/8, a VIP, or another address of this host): forged, or another host uses an address of this one";
     ReplyUnroutable = 15, Drop, "reply_unroutable",
         "IP forwarding is off, which `nat` needs (sysctl net.ipv4.ip_forward, net.ipv6.conf.all.forwarding), or this host's routes prohibit the client";
     ReplyNeighbourMissing = 16, Drop, "reply_neighbour_missing",
@@ -130,6 +130,8 @@ reasons! {
         "a backend goes on with a `full-nat` connection that is over, and was told so by a TCP reset: raise timeouts.tcp_idle if connections rest for longer";
     HandedToHost = 37, Pass, "handed_to_host",
         "forwarded, but sent by the host's neighbour table, since the next hop's Ethernet address was not known, or no daemon keeps it up to date";
+    ReplyFromElsewhere = 38, Drop, "reply_from_elsewhere",
+        "a packet in a backend's name that came in by another interface or VLAN than the one towards that backend: forged; or the network is asymmetric, see asymmetric_replies";
 }
 
 /// How many reasons there are: the size of the table of their counters.

@@ -265,6 +265,43 @@ impl PortRanges {
     }
 }
 
+/// The value of `VIPS`, by an address that some service has: of TCP and of UDP, a port of the one service that the address
+/// has for that protocol (0: it has several, or none).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SolePorts {
+    /// TCP.
+    pub tcp: Port,
+    /// UDP.
+    pub udp: Port,
+}
+
+impl SolePorts {
+    /// Those of an address whose services have these keys.
+    pub fn of(services: impl Iterator<Item = Endpoint> + Clone) -> Self {
+        let sole = |protocol| {
+            let mut its = services.clone().filter(|vip| vip.protocol == protocol);
+            match (its.next(), its.next()) {
+                // Each port of a range will do, and 0 is none.
+                (Some(vip), None) => Port::new(vip.port.get().max(1)),
+                _ => Port::new(0),
+            }
+        };
+        Self { tcp: sole(Protocol::TCP), udp: sole(Protocol::UDP) }
+    }
+
+    /// The port for this protocol.
+    #[inline(always)]
+    pub fn of_protocol(self, protocol: Protocol) -> Option<Port> {
+        let port = match protocol {
+            Protocol::TCP => self.tcp,
+            Protocol::UDP => self.udp,
+            _ => return None,
+        };
+        (port.word() != 0).then_some(port)
+    }
+}
+
 /// The value of `CHECKS`, by the 5-tuple of the packets that the host sends: a health check that goes to the VIP, through
 /// one backend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -414,6 +451,8 @@ impl Tags {
 /// [`Settings::options`]: a `full-nat` backend that goes on with a flow without a record is told that the flow is over. Set
 /// while records are missing for no other reason: none may still be on its way into the tables, and none was evicted.
 pub const RESETS_UNKNOWN: u32 = 1;
+/// [`Settings::options`]: backends' packets may come in by another interface or VLAN than the one towards their backend.
+pub const ASYMMETRIC_REPLIES: u32 = 2;
 
 /// The key of `ROUTER_ADDRESSES`: an interface as packets come in by it.
 #[derive(
@@ -448,7 +487,7 @@ pub struct Settings {
     pub snat_port_first: u16,
     /// How many ports `full-nat` may give out, from the first on; never 0.
     pub snat_port_count: u16,
-    /// What else holds: [`RESETS_UNKNOWN`].
+    /// What else holds: [`RESETS_UNKNOWN`], [`ASYMMETRIC_REPLIES`].
     pub options: u32,
     /// Seconds without a packet after which a flow is over, by what it has come to: see
     /// [`crate::flow::patience`].
@@ -545,13 +584,14 @@ pub struct NeighbourWanted {
     pub ifindex: u32,
 }
 
-/// The value of `VLANS`, by a VLAN device's index: how frames through it leave.
+/// The value of `VLANS`, by a VLAN device's index: how frames through it leave. And by the index of a port of a bond, team
+/// or bridge: what it is a port of, with the VLAN 0; nothing is routed through a port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct VlanDevice {
-    /// The index of the device that it stands on, which transmits.
+    /// The index of the device that it stands on, which transmits; or that it is a port of.
     pub parent: u32,
-    /// The VLAN id, 1 to 4094.
+    /// The VLAN id, 1 to 4094; 0: a port.
     pub vlan: u32,
 }
 
@@ -815,7 +855,7 @@ pub trait Tables: OwnMacs {
     /// What holds for every service.
     fn settings(&self) -> Option<&Settings>;
     /// Whose an address is, as [`crate::filter`] says: [`crate::filter::VIP`], [`crate::filter::BACKEND`]
-    /// or both; where it is nobody's, mostly neither.
+    /// or both; where it is nobody's, mostly neither. An address of this host has at least one of them.
     fn roles(&self, address: &Address) -> u8;
     /// The service with this key.
     fn service(&self, vip: &Endpoint) -> Option<&Service>;
@@ -831,8 +871,15 @@ pub trait Tables: OwnMacs {
     fn snat_address(&self, place: u32) -> Option<&Address>;
     /// Whether this is the address of some service.
     fn is_vip(&self, address: &Address) -> bool;
+    /// A port of the one service that an address has for a protocol; nothing, where it has several or none.
+    fn sole_port(&self, address: &Address, protocol: Protocol) -> Option<Port>;
+    /// Whether this is an address of this host, or one that `full-nat` sends from.
+    fn is_own(&self, address: &Address) -> bool;
     /// What to do with a packet that comes from the endpoint with this key.
     fn reply(&self, backend: &Endpoint) -> Option<&Reply>;
+
+    /// What the device of this index stands on or is a port of.
+    fn device_below(&self, ifindex: u32) -> Option<VlanDevice>;
 
     /// The health check that sends packets with these addresses and ports.
     fn check(&self, key: &FlowKey) -> Option<&Check>;

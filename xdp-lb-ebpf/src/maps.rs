@@ -12,7 +12,7 @@ use xdp_lb_common::rate::{self, Buckets};
 use xdp_lb_common::reason::REASONS;
 use xdp_lb_common::tables::{
     Backend, Check, FlowKey, FlowRecord, Fragment, FragmentKey, PortRanges, Reply, RouterAddresses,
-    RouterInterface, ServerKey, Service, Settings, SourceKey, Traffic, VlanDevice,
+    RouterInterface, ServerKey, Service, Settings, SolePorts, SourceKey, Traffic, VlanDevice,
 };
 
 /// `BPF_F_MMAPABLE` (5.5): the daemon writes without a system call for each word, and the first entry
@@ -37,7 +37,7 @@ pub static SERVICE_PLACES: Array<u64> = Array::with_max_entries(1, MMAPABLE);
 #[map]
 pub static SERVICES: Array<Keyed<Service>> = Array::with_max_entries(1, MMAPABLE);
 #[map]
-pub static VIPS: HashMap<Address, u32> = HashMap::with_max_entries(1, 0);
+pub static VIPS: HashMap<Address, SolePorts> = HashMap::with_max_entries(1, 0);
 #[map]
 pub static RANGED_ADDRESSES: Array<u64> = Array::with_max_entries(WORDS, MMAPABLE);
 #[map]
@@ -48,6 +48,8 @@ pub static SLOTS: Array<u64> = Array::with_max_entries(1, MMAPABLE);
 pub static BACKENDS: Array<Backend> = Array::with_max_entries(1, MMAPABLE);
 #[map]
 pub static SNAT_ADDRESSES: Array<Address> = Array::with_max_entries(1, 0);
+#[map]
+pub static OWN_ADDRESSES: HashMap<Address, u32> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
 #[map]
 pub static REPLY_PLACES: Array<u64> = Array::with_max_entries(1, MMAPABLE);
 #[map]

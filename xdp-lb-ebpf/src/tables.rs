@@ -14,7 +14,7 @@ use aya_ebpf::programs::XdpContext;
 use xdp_lb_common::directory::{Keyed, Source};
 use xdp_lb_common::filter::Place;
 use xdp_lb_common::hash::FlowHash;
-use xdp_lb_common::net::{Address, Be32, Endpoint, MacAddress, Port};
+use xdp_lb_common::net::{Address, Be32, Endpoint, MacAddress, Port, Protocol};
 use xdp_lb_common::own_mac::OwnMacs;
 use xdp_lb_common::rate::Answer;
 use xdp_lb_common::reason::Reason;
@@ -22,7 +22,7 @@ use xdp_lb_common::slot::Slot;
 use xdp_lb_common::tables::{
     Backend, BackendIndex, Book, Check, FlowKey, FlowRecord, Fragment, FragmentKey, Inserted,
     NeighbourWanted, PortRanges, Reply, Route, RouteQuery, RouterAddresses, RouterInterface, ServerKey,
-    Service, ServiceIndex, Settings, SlotIndex, SourceKey, Tables, Tags, Traffic,
+    Service, ServiceIndex, Settings, SlotIndex, SourceKey, Tables, Tags, Traffic, VlanDevice,
 };
 
 use crate::maps::*;
@@ -220,8 +220,26 @@ impl Tables for Maps<'_> {
     }
 
     #[inline(always)]
+    fn sole_port(&self, address: &Address, protocol: Protocol) -> Option<Port> {
+        // SAFETY: the value has no pointers, and is one word, which the daemon writes as a whole.
+        unsafe { VIPS.get(address) }.and_then(|ports| ports.of_protocol(protocol))
+    }
+
+    #[inline(always)]
+    fn is_own(&self, address: &Address) -> bool {
+        // SAFETY: the value is not read.
+        unsafe { OWN_ADDRESSES.get(address) }.is_some()
+    }
+
+    #[inline(always)]
     fn reply(&self, backend: &Endpoint) -> Option<&Reply> {
         Directory { words: &REPLY_PLACES, records: &REPLIES }.find(backend)
+    }
+
+    #[inline(always)]
+    fn device_below(&self, ifindex: u32) -> Option<VlanDevice> {
+        // SAFETY: the value has no pointers, and is one word, which the daemon writes as a whole.
+        unsafe { VLANS.get(ifindex) }.copied()
     }
 
     #[inline(always)]

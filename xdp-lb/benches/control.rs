@@ -228,6 +228,7 @@ fn length(line: &str) -> Option<u64> {
 
 fn options(limits: Limits) -> Options {
     let policy = Policy {
+        asymmetric_replies: false,
         flow_hash_secret: Some([7; 32]),
         snat_ports: PortRange { first: 1024, last: 65_535 },
         timeouts: Timeouts { tcp_idle: Duration::from_secs(900), udp_idle: Duration::from_secs(60) },

@@ -128,6 +128,7 @@ struct Watch {
     vlans: Option<BTreeMap<u32, (u32, u16)>>,
     own_macs: OwnMacs,
     router_addresses: BTreeMap<RouterInterface, RouterAddresses>,
+    addresses: BTreeSet<IpAddr>,
     interfaces: BTreeMap<String, (Option<u32>, bool)>,
 }
 
@@ -143,6 +144,7 @@ impl Watch {
             vlans: None,
             own_macs: OwnMacs::new(),
             router_addresses: BTreeMap::new(),
+            addresses: BTreeSet::new(),
             interfaces: BTreeMap::new(),
         }
     }
@@ -157,6 +159,7 @@ impl Watch {
                 let was = self.next_hops.insert(address, next_hop.clone());
                 assert_ne!(was, Some(next_hop), "nothing new was told of {address}");
             }
+            Event::Addresses(addresses) => self.addresses = addresses,
             Event::Vlans(vlans) => self.vlans = Some(vlans),
             Event::OwnMacs(own_macs) => self.own_macs = own_macs,
             Event::RouterAddresses(addresses) => self.router_addresses = addresses,

@@ -3,7 +3,7 @@
 
 use super::depart::{depart, keeps_addresses};
 use super::rewrite::{Departure, check_hops, ethertype, write_ethernet};
-use super::{Context, Scratch, Verdict, ports};
+use super::{Context, Scratch, Verdict, arrival, ports};
 use crate::packet::Packet;
 use crate::parse::{Kind, Parsed, parse};
 use crate::reason::Reason;
@@ -54,6 +54,7 @@ pub fn receive<P: Packet, T: Tables>(
     // In the scratch: a key on the stack is 40 bytes of it.
     departure.key = parsed.key.reversed();
     let check = tables.check(&departure.key).ok_or(Reason::NotAReply)?;
+    arrival::check(tables, parsed, check.backend)?;
     // It keeps its ends, and so do the fragments that follow it.
     departure.key = parsed.key;
     departure.ifindex = check.ifindex;

@@ -1,8 +1,9 @@
 //! From the choice of a backend to the wire: what each forwarding mode does to a packet.
 
 use super::encapsulate::encapsulate;
+use super::forward::is_first;
 use super::rewrite::{Departure, Limit, relay, rewrite};
-use super::{Context, Scratch, ports};
+use super::{Context, Scratch, mss, ports};
 use crate::net::Endpoint;
 use crate::packet::Packet;
 use crate::parse::Parsed;
@@ -33,6 +34,9 @@ pub fn depart<P: Packet, T: Tables>(
     }
     if service.mode == Mode::Dsr as u8 {
         return relay(packet, parsed, departure);
+    }
+    if is_first(parsed) {
+        mss::clamp(packet, parsed, backend.mtu)?;
     }
     departure.key = FlowKey::new(source, backend.endpoint_for(&parsed.key.destination_endpoint()));
     rewrite(packet, parsed, departure)

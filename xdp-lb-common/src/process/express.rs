@@ -11,8 +11,9 @@ use super::encapsulate::{outer_length, wrap};
 use super::forward::{is_first, owner};
 use super::handover;
 use super::rewrite::{Departure, check_hops, ethertype, rewrite_packet, take_hop, write_ethernet};
+use super::{martian, mss};
 use crate::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
-use crate::net::{Be16, Protocol};
+use crate::net::Be16;
 use crate::own_mac::is_surely_for_this_host;
 use crate::packet::Packet;
 use crate::parse::parse_plain;
@@ -42,7 +43,7 @@ fn take<const V4: bool, P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Opt
         return None;
     }
     let service = tables.service(&parsed.key.destination_endpoint())?;
-    if !is_plain(service) {
+    if !is_plain(service) || martian::check_address(&parsed).is_err() {
         return None;
     }
     check_hops(&parsed).ok()?;
@@ -55,7 +56,11 @@ fn take<const V4: bool, P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Opt
     if !is_plain || !fits(&parsed, outer, backend) {
         return None;
     }
-    if parsed.key.protocol == Protocol::UDP && tables.roles(&parsed.key.source) != 0 {
+    if martian::may_begin(&parsed) && tables.roles(&parsed.key.source) != 0 {
+        return None;
+    }
+    let is_new = is_first(&parsed);
+    if is_new & (service.mode == Mode::Nat as u8) && !mss::is_bounded(packet, &parsed, backend.mtu) {
         return None;
     }
     let mut departure = Departure::default();
@@ -79,7 +84,7 @@ fn take<const V4: bool, P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Opt
         }
         write_ethernet(packet, parsed.l3, 0, ethertype(V4), &departure).ok()?;
     }
-    traffic.forwarded(bytes, is_first(&parsed));
+    traffic.forwarded(bytes, is_new);
     Some(backend.ifindex)
 }
 

@@ -5,6 +5,7 @@ use super::affinity::{flow_hash, slot_hash};
 use super::depart::depart;
 use super::guard;
 use super::handover;
+use super::martian;
 use super::own_address::own_address;
 use super::pair::{self, Note};
 use super::ports;
@@ -46,6 +47,7 @@ pub fn forward<P: Packet, T: Tables>(
     service: &Service,
     departure: &mut Departure,
 ) -> Result<(), Reason> {
+    martian::check_address(context.parsed)?;
     guard::check_source(context.tables, service, &context.parsed.key.source)?;
     check_hops(context.parsed)?;
     let Course { index, backend, source, is_new } = course(context, service)?;
@@ -84,7 +86,7 @@ pub fn records_flows(service: &Service) -> bool {
 #[inline(always)]
 fn course<'t, T: Tables>(context: &Context<'t, T>, service: &Service) -> Result<Course<'t>, Reason> {
     if let Some((index, backend)) = settled(context, service) {
-        refuse_own_sender(context)?;
+        refuse_own_sender(context.tables, context.parsed)?;
         guard::admit(context, service)?;
         let is_new = is_first(context.parsed);
         return Ok(Course { index, backend, source: context.parsed.key.source_endpoint(), is_new });
@@ -128,15 +130,17 @@ pub fn owner<'t, T: Tables>(
     (!slot.is_tracked() && is_up(service, backend) && backend.shared == 0).then(|| (slot.owner(), backend))
 }
 
-/// Refuses a UDP packet in the name of a service or a backend: with ends that both answer whatever comes, the
-/// two would never stop.
-#[inline(always)]
-fn refuse_own_sender<T: Tables>(context: &Context<'_, T>) -> Result<(), Reason> {
-    let Context { tables, parsed, .. } = *context;
-    let sender = parsed.key.source_endpoint();
-    let is_ours = sender.protocol == Protocol::UDP
-        && tables.roles(&sender.address) != 0
-        && ports::sender_is_ours(tables, &parsed.key);
+/// Refuses what may begin a flow in the name of this host; and a UDP packet in the name of a service or a backend: with
+/// ends that both answer whatever comes, the two would never stop.
+///
+/// A call of its own in the kernel, not inlined: the verifier would follow all that comes after once for each outcome.
+#[inline(never)]
+fn refuse_own_sender<T: Tables>(tables: &T, parsed: &Parsed) -> Result<(), Reason> {
+    if !martian::may_begin(parsed) || tables.roles(&parsed.key.source) == 0 {
+        return Ok(());
+    }
+    martian::check_owner(tables, parsed)?;
+    let is_ours = parsed.key.protocol == Protocol::UDP && ports::sender_is_ours(tables, &parsed.key);
     if is_ours { Err(Reason::SourceIsOurs) } else { Ok(()) }
 }
 
@@ -202,7 +206,7 @@ fn follow<'t, T: Tables>(context: &Context<'t, T>, service: &Service) -> Result<
         }
         let ends = is_closed_and_counted(progress);
         if ends {
-            room::ended(tables, service, index);
+            room::ended(tables, index);
         }
         record.life.note(now, progress & !(u8::from(ends) * COUNTED));
     }
@@ -238,7 +242,7 @@ fn has_ended<T: Tables>(
     // The record stays for as long as the client goes on.
     let progress = record.life.progress() | BACKEND_RESET;
     if progress & COUNTED != 0 && backend.service == service.index {
-        room::ended(tables, service, record.backend);
+        room::ended(tables, record.backend);
     }
     record.life.note(now, progress & !COUNTED);
     true
@@ -303,7 +307,7 @@ fn begin<'t, T: Tables>(context: &Context<'t, T>, service: &Service) -> Result<C
     let Context { tables, parsed, settings, moment } = *context;
     let (now, progress) = (moment.now.get(), moment.progress);
     let key = &parsed.key;
-    refuse_own_sender(context)?;
+    refuse_own_sender(tables, parsed)?;
     guard::admit(context, service)?;
     let (index, backend) = choose(context, service, slot_hash(settings, service, key))?;
     let mut source = key.source_endpoint();
@@ -316,13 +320,14 @@ fn begin<'t, T: Tables>(context: &Context<'t, T>, service: &Service) -> Result<C
             Ok(Course { index, backend, source, is_new: false })
         };
     }
-    if service.mode == Mode::FullNat as u8 {
+    if pairs {
         // The flow's own, else all flows of a client with affinity would look for a port in the same few places.
         let hash = flow_hash(settings, key).next();
-        source.address = *own_address(tables, service, backend, hash)?;
-        source.port = pair::allocate(context, index, &source.address, hash)?;
-    } else if pairs {
-        pair::claim(context, index)?;
+        if service.mode == Mode::FullNat as u8 {
+            source.address = *own_address(tables, service, backend, hash)?;
+        }
+        // `nat` keeps the client's port, unless the client has another flow from there to the backend, through another VIP.
+        pair::allocate(context, index, &mut source, hash)?;
     }
     if tables.flow(Book::Flows, key).is_some() {
         // One that holds no more would be found before the new one.

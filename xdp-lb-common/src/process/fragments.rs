@@ -1,14 +1,16 @@
 //! IP fragments. The first one of a packet has its ports, and is treated as any packet is; what became of it
-//! is noted, and the others go the same way. Fragments that come before their first are not kept.
+//! is noted, and the others go the same way. Fragments that come before their first are not kept, and go their way only where
+//! the client's address says to whom.
 
-use super::depart::keeps_addresses;
+use super::affinity::slot_hash;
+use super::depart::{fits, keeps_addresses};
 use super::rewrite::{check_hops, rewrite_addresses};
-use super::{Context, Scratch, forward, pair, ports};
-use crate::net::Protocol;
+use super::{Context, Scratch, arrival, forward, guard, martian, pair, ports};
+use crate::net::{Endpoint, Protocol};
 use crate::packet::Packet;
 use crate::parse::Parsed;
 use crate::reason::{Kind, Reason};
-use crate::tables::{Fragment, FragmentCourse, FragmentKey, Tables};
+use crate::tables::{Fragment, FragmentCourse, FragmentKey, Tables, Tags};
 
 /// Seconds for which fragments follow their first: as long as Linux puts them together
 /// (`net.ipv4.ipfrag_time`, and `net.ipv6.ip6frag_time`, which is RFC 8200's).
@@ -91,18 +93,18 @@ pub enum Course {
 /// Like the step that follows, a call of its own in the kernel, as above.
 #[inline(never)]
 pub fn find<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<Course, Reason> {
-    let Scratch { parsed, departure, moment, fragment, fragment_key, vip, backend: index, .. } = scratch;
+    let Scratch { parsed, fragment, fragment_key, .. } = &mut *scratch;
     *fragment_key = key(parsed);
     let patience = if parsed.is_v4 { PATIENCE_V4 } else { PATIENCE_V6 };
     if tables.fragment(fragment_key, fragment).is_none()
         || tables.now().saturating_sub(fragment.seen) > patience
     {
-        return Err(if tables.is_vip(&parsed.key.destination) {
-            Reason::FragmentWithoutFirst
-        } else {
-            Reason::Fragment
-        });
+        if !tables.is_vip(&parsed.key.destination) {
+            return Err(Reason::Fragment);
+        }
+        note_without_first(tables, scratch)?;
     }
+    let Scratch { parsed, departure, moment, fragment, vip, backend: index, .. } = scratch;
     if fragment.course == FragmentCourse::Host as u8 {
         return Err(Reason::Fragment);
     }
@@ -115,6 +117,10 @@ pub fn find<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<Course, Reas
     departure.source_mac = fragment.source_mac;
     departure.destination_mac = fragment.destination_mac;
     if fragment.course == FragmentCourse::Reply as u8 {
+        // The answers to checks are nobody's.
+        if index.0 != 0 {
+            arrival::check(tables, parsed, *index)?;
+        }
         return Ok(Course::Rewrite);
     }
     moment.aimed.set(*index);
@@ -132,10 +138,47 @@ pub fn find<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<Course, Reas
     if keeps_addresses(service) {
         return Ok(Course::Deliver);
     }
-    if (backend.mtu != 0) & (parsed.ip_length > u32::from(backend.mtu)) {
+    if !fits(parsed, 0, backend) {
         return Err(Reason::TooBig);
     }
     Ok(Course::Rewrite)
+}
+
+/// Makes the note of a first fragment that has not come: where one service has all of the VIP's packets of the protocol,
+/// and its settled slots go by the client's address, all of a client's packets go to one backend.
+///
+/// A call of its own in the kernel, as above.
+#[inline(never)]
+fn note_without_first<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<(), Reason> {
+    let Scratch { parsed, fragment, vip, .. } = scratch;
+    let key = &parsed.key;
+    let port = tables.sole_port(&key.destination, key.protocol).ok_or(Reason::FragmentWithoutFirst)?;
+    *vip = Endpoint::new(key.destination, port, key.protocol);
+    let service = ports::at(tables, vip).ok_or(Reason::FragmentWithoutFirst)?;
+    let goes_by_client = (service.affinity_bits != 0) & (service.server_id_length == 0);
+    if !goes_by_client || forward::records_flows(service) {
+        return Err(Reason::FragmentWithoutFirst);
+    }
+    martian::check(tables, parsed)?;
+    guard::check_source(tables, service, &key.source)?;
+    let hash = slot_hash(tables.settings().ok_or(Reason::Internal)?, service, key);
+    let (index, backend) = forward::owner(tables, service, hash).ok_or(Reason::FragmentWithoutFirst)?;
+    *fragment = Fragment {
+        source: key.source,
+        destination: backend.address,
+        backend: index,
+        seen: 0,
+        source_port: key.source_port,
+        destination_port: port,
+        course: FragmentCourse::Forward as u8,
+        protocol: key.protocol,
+        padding: 0,
+        ifindex: backend.ifindex,
+        tags: Tags::vlan(backend.vlan),
+        destination_mac: backend.destination_mac,
+        source_mac: backend.source_mac,
+    };
+    Ok(())
 }
 
 /// Sends a later fragment off with the addresses that its first left with, and counts it.

@@ -4,7 +4,7 @@
 //!
 //! An answer goes to where its question came from and is as long as that, so there is nothing to amplify.
 
-use super::Scratch;
+use super::{Scratch, martian};
 use crate::checksum::Change;
 use crate::headers::{
     Ethernet, ICMP_ECHO, ICMP_ECHO_REPLY, ICMP_PARAMETER_PROBLEM, ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE,
@@ -40,9 +40,11 @@ pub fn icmp<P: Packet, T: Tables>(
     let parsed = &scratch.parsed;
     let message: Icmp = packet.read(parsed.l4).ok_or(Reason::Internal)?;
     match (parsed.is_v4, message.kind) {
-        (true, ICMP_ECHO) | (false, ICMPV6_ECHO)
-            if is_plain(parsed) && tables.is_vip(&parsed.key.destination) =>
-        {
+        (true, ICMP_ECHO) | (false, ICMPV6_ECHO) if tables.is_vip(&parsed.key.destination) => {
+            martian::check(tables, parsed)?;
+            if !is_plain(parsed) {
+                return Err(Reason::NotTcpOrUdp);
+            }
             scratch.departure.ifindex = parsed.ingress;
             answer(packet, parsed, message)?;
             Ok(Message::Answered)

@@ -9,10 +9,12 @@
 use super::depart::keeps_addresses;
 use super::forward::find;
 use super::rewrite::{Departure, check_hops, ethertype, rewrite_ip, write_ethernet};
-use super::{Context, Scratch, pair, ports, reply};
+use super::{Context, Scratch, arrival, martian, pair, ports, reply};
 use crate::checksum::Change;
-use crate::headers::{Ipv4, Ipv6, checksum_offset};
-use crate::net::{Be16, Port, Protocol};
+use crate::headers::{
+    ICMP_FRAGMENTATION_NEEDED, ICMP_UNREACHABLE, ICMPV6_PACKET_TOO_BIG, Icmp, Ipv4, Ipv6, checksum_offset,
+};
+use crate::net::{Be16, Be32, Port, Protocol};
 use crate::packet::Packet;
 use crate::parse::Parsed;
 use crate::reason::Reason;
@@ -39,13 +41,48 @@ pub fn about<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<About, Reas
         return Err(Reason::NotTcpOrUdp);
     }
     *vip = quoted.key.source_endpoint();
-    if ports::at(tables, vip).is_some() {
-        Ok(About::Backend)
+    let about = if ports::at(tables, vip).is_some() {
+        About::Backend
     } else if ports::is_to_backend(tables, &quoted.key) {
-        Ok(About::Client)
+        About::Client
     } else {
-        Err(Reason::NotTcpOrUdp)
+        return Err(Reason::NotTcpOrUdp);
+    };
+    martian::check(tables, parsed)?;
+    Ok(about)
+}
+
+/// The smallest MTU that a backend is told, bytes of IP: IPv6's least (RFC 8200 section 5), of IPv4 too. A backend of
+/// `full-nat` knows all clients by one address, so what one of them says holds for all.
+const LEAST_MTU: u16 = 1280;
+
+/// "Fragmentation needed" (RFC 1191 section 4) and "packet too big" (RFC 4443 section 3.2), which have the MTU in the last
+/// 16 bits of their header.
+#[inline(always)]
+fn tells_mtu(is_v4: bool, message: &Icmp) -> bool {
+    if is_v4 {
+        message.kind == ICMP_UNREACHABLE && message.code == ICMP_FRAGMENTATION_NEEDED
+    } else {
+        message.kind == ICMPV6_PACKET_TOO_BIG
     }
+}
+
+/// Sees to it that an error does not tell a backend a smaller MTU than [`LEAST_MTU`].
+#[inline(never)]
+pub fn bound_mtu<P: Packet>(packet: &mut P, parsed: &Parsed) -> Result<(), Reason> {
+    // Else LLVM makes arguments of the packet's two ends, 32 bits wide, which the verifier takes for no pointers.
+    let packet = core::hint::black_box(packet);
+    let mut message: Icmp = packet.read(parsed.l4).ok_or(Reason::Internal)?;
+    // In IPv4 the upper half has another meaning (RFC 4884 section 4.1).
+    let mtu = if parsed.is_v4 { message.rest.get() & 0xffff } else { message.rest.get() };
+    if !tells_mtu(parsed.is_v4, &message) || mtu >= u32::from(LEAST_MTU) {
+        return Ok(());
+    }
+    let mut change = Change::default();
+    change.word(Be16::new(mtu as u16).word(), Be16::new(LEAST_MTU).word());
+    message.rest = Be32::new(message.rest.get() & !0xffff | u32::from(LEAST_MTU));
+    message.checksum = change.apply(message.checksum);
+    packet.write(parsed.l4, message).ok_or(Reason::Internal)
 }
 
 /// Finds the backend whose packet is quoted, and how the error leaves for it. Says whether the backend sent that packet
@@ -93,6 +130,7 @@ pub fn to_client<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<bool, R
             return Err(Reason::NotAReply);
         }
         *backend = record.backend;
+        arrival::check(tables, parsed, record.backend)?;
         reply::recorded(&record, quoted.key.protocol, departure);
         *requoted = departure.key.reversed();
         Ok(true)
@@ -109,6 +147,7 @@ pub fn to_client_by_route<T: Tables>(tables: &T, scratch: &mut Scratch) -> Resul
     let Scratch { parsed, requoted, query, departure, .. } = scratch;
     let rule = ports::reply(tables, requoted).ok_or(Reason::Internal)?;
     reply::routed(tables, parsed, rule, requoted, query, departure)?;
+    arrival::check(tables, parsed, rule.backend)?;
     *requoted = departure.key.reversed();
     Ok(())
 }

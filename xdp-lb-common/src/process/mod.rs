@@ -2,6 +2,7 @@
 
 mod affinity;
 mod answer;
+mod arrival;
 mod check;
 pub mod decap;
 mod depart;
@@ -14,6 +15,8 @@ pub mod handover;
 mod icmp;
 mod icmp_answer;
 mod icmp_error;
+mod martian;
+mod mss;
 mod own_address;
 mod pair;
 mod ports;
@@ -196,7 +199,11 @@ fn balance<P: Packet, T: Tables>(
             parse_quoted(packet, &scratch.parsed, &mut scratch.quoted)?;
             let about = icmp_error::about(tables, scratch)?;
             let goes_as_it_is = match about {
-                About::Backend => icmp_error::to_backend(tables, scratch)?,
+                About::Backend => {
+                    let goes_as_it_is = icmp_error::to_backend(tables, scratch)?;
+                    icmp_error::bound_mtu(packet, &scratch.parsed)?;
+                    goes_as_it_is
+                }
                 About::Client => {
                     if !icmp_error::to_client(tables, scratch)? {
                         icmp_error::to_client_by_route(tables, scratch)?;

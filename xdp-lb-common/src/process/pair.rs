@@ -5,10 +5,11 @@
 //!
 //! These functions are calls of their own in the kernel, not inlined: a program's stack is 512 bytes.
 
-use super::Context;
-use crate::flow::{Direction, Life, PAIRED};
+use super::{Context, room};
+use crate::flow::{COUNTED, Direction, Life, PAIRED, advance, is_closed_and_counted};
 use crate::hash::FlowHash;
-use crate::net::{Address, Endpoint, Port};
+use crate::headers::TCP_RST;
+use crate::net::{Endpoint, Port};
 use crate::parse::Parsed;
 use crate::reason::Reason;
 use crate::tables::{BackendIndex, Book, FlowKey, FlowRecord, Inserted, Tables, Tags};
@@ -82,22 +83,26 @@ fn reply_record(parsed: &Parsed, backend: BackendIndex, note: &Note) -> FlowReco
     }
 }
 
-/// Records the replies of a new flow of `full-nat` under the first free port of `address`; says
-/// which port that is.
+/// Gives a new flow the first free port of `source`'s address, which the backend sees, and records the replies under it.
+/// Where that is the client's address, the client's port comes first.
 #[inline(never)]
 pub fn allocate<T: Tables>(
     context: &Context<'_, T>,
     index: BackendIndex,
-    address: &Address,
+    source: &mut Endpoint,
     hash: FlowHash,
-) -> Result<Port, Reason> {
+) -> Result<(), Reason> {
     let key = &context.parsed.key;
     let backend = context.tables.backend(index).ok_or(Reason::Internal)?;
     let count = u32::from(context.settings.snat_port_count).max(1);
     let port_at = |place: u32| Port::new(context.settings.snat_port_first.wrapping_add(place as u16));
-    let mut place = hash.reduce(count);
+    // Not an argument: the verifier would follow all tries once for each value.
+    let keeps_port = source.address == key.source;
+    // The client's own port has a place, too, though that may lie outside of the range.
+    let own = key.source_port.get().wrapping_sub(context.settings.snat_port_first);
+    let mut place = if keeps_port { u32::from(own) } else { hash.reduce(count) };
     let sender = backend.endpoint_for(&key.destination_endpoint());
-    let mut reply = FlowKey::new(sender, Endpoint::new(*address, key.source_port, key.protocol));
+    let mut reply = FlowKey::new(sender, Endpoint::new(source.address, key.source_port, key.protocol));
     let record = reply_record(context.parsed, index, &first_note(context));
     // A range that is a multiple of the step would be tried at few places only.
     let step = if count.is_multiple_of(PORT_STEP) { 1 } else { PORT_STEP };
@@ -106,7 +111,10 @@ pub fn allocate<T: Tables>(
     for _ in 0..PORT_TRIES {
         reply.destination_port = port_at(place);
         match take(context, &reply, &record)? {
-            Taken::Ours => return Ok(reply.destination_port),
+            Taken::Ours => {
+                source.port = reply.destination_port;
+                return Ok(());
+            }
             Taken::Closed => closed = place,
             Taken::Busy => {}
         }
@@ -116,8 +124,8 @@ pub fn allocate<T: Tables>(
         return Err(Reason::SnatPortsExhausted);
     }
     reply.destination_port = port_at(closed);
-    replace(context, &reply, &record)?;
-    Ok(reply.destination_port)
+    source.port = reply.destination_port;
+    replace(context, &reply, &record)
 }
 
 /// What the first packet of a flow with a pair of records says.
@@ -134,21 +142,6 @@ enum Taken {
     Closed,
     /// It is another flow's.
     Busy,
-}
-
-/// Records the replies of a new flow of `nat`, whose backend sees the client's own address and port.
-#[inline(never)]
-pub fn claim<T: Tables>(context: &Context<'_, T>, index: BackendIndex) -> Result<(), Reason> {
-    let key = &context.parsed.key;
-    let backend = context.tables.backend(index).ok_or(Reason::Internal)?;
-    let reply = FlowKey::new(backend.endpoint_for(&key.destination_endpoint()), key.source_endpoint());
-    let record = reply_record(context.parsed, index, &first_note(context));
-    match take(context, &reply, &record)? {
-        Taken::Ours => Ok(()),
-        // The same client, which knows best when it may use its port again.
-        Taken::Closed => replace(context, &reply, &record),
-        Taken::Busy => Err(Reason::TupleInUse),
-    }
 }
 
 /// Puts a reply's record where there is none, where the one there is this very flow's (its other half
@@ -256,12 +249,35 @@ pub fn refresh_forward<T: Tables>(tables: &T, key: &FlowKey, record: &FlowRecord
             return note.progress;
         }
         let progress = Direction::Reply.merge(note.progress, found.life.progress());
+        let progress = end(tables, record.backend, progress);
         found.life.note(note.now, progress);
         return progress;
     }
     // Where there is no room, the client's next packet tries again.
     let _ = put_forward(tables, &forward, &key.destination_endpoint(), record.backend, note);
     note.progress
+}
+
+/// What the progress of a flow is once it counts no more, where it is closed.
+#[inline(always)]
+fn end<T: Tables>(tables: &T, backend: BackendIndex, progress: u8) -> u8 {
+    if !is_closed_and_counted(progress) {
+        return progress;
+    }
+    room::ended(tables, backend);
+    progress & !COUNTED
+}
+
+/// Notes in the record of the flow of this client's packets, if it has one, that this backend has reset it. A packet that
+/// somebody made up is answered so, and counts no longer.
+#[inline(always)]
+pub fn reset<T: Tables>(tables: &T, key: &FlowKey, backend: BackendIndex) {
+    let Some((record, _)) = recall(tables, key) else { return };
+    if record.life.is_reply() || record.backend != backend {
+        return;
+    }
+    let progress = advance(record.life.progress(), Direction::Reply, TCP_RST);
+    record.life.note(tables.now(), end(tables, backend, progress));
 }
 
 /// The key of the other half.

@@ -1,7 +1,9 @@
 //! From a backend to a client.
 
+use super::arrival;
 use super::check;
 use super::handover;
+use super::mss;
 use super::pair::{self, Note};
 use super::rewrite::{Departure, Limit, check_hops, rewrite};
 use crate::flow::{Direction, advance};
@@ -27,6 +29,7 @@ pub fn reply<P: Packet, T: Tables>(
     if rule.by_record != 0
         && let Some((record, book)) = pair::recall(tables, &parsed.key)
     {
+        arrival::check(tables, parsed, record.backend)?;
         note(tables, parsed, &record, book)?;
         recorded(&record, parsed.key.protocol, departure);
         return send(packet, tables, parsed, record.backend, departure);
@@ -37,11 +40,17 @@ pub fn reply<P: Packet, T: Tables>(
     if rule.stateless == 0 || !rule.is_from(parsed.key.source_port) {
         return Err(without_flow(tables, parsed, rule.stateless == 0, query));
     }
+    if parsed.tcp_flags & TCP_RST != 0 {
+        note_reset(tables, parsed, rule, departure);
+    }
     match routed(tables, parsed, rule, &parsed.key, query, departure) {
         // It is for this host: in `full-nat` for a client.
         Err(Reason::NotAReply) if rule.by_record != 0 => Err(without_flow(tables, parsed, true, query)),
         Err(reason) => Err(reason),
-        Ok(()) => send(packet, tables, parsed, rule.backend, departure),
+        Ok(()) => {
+            arrival::check(tables, parsed, rule.backend)?;
+            send(packet, tables, parsed, rule.backend, departure)
+        }
     }
 }
 
@@ -76,6 +85,21 @@ fn without_flow<T: Tables>(
         ingress: parsed.ingress,
     };
     Reason::ReplyWithoutFlowAnswered
+}
+
+/// Notes a backend's reset that needs no record in the one that the flow may have, whether or not the client can be reached:
+/// one that somebody made up cannot.
+///
+/// A call of its own in the kernel, not inlined: it is rare.
+#[inline(never)]
+fn note_reset<T: Tables>(tables: &T, parsed: &Parsed, rule: &Reply, departure: &mut Departure) {
+    if arrival::check(tables, parsed, rule.backend).is_err() {
+        return;
+    }
+    // In the scratch: a key on the stack is 40 bytes of it.
+    let vip = Endpoint::new(rule.vip, rule.port_for(parsed.key.source_port), parsed.key.protocol);
+    departure.key = FlowKey::new(parsed.key.destination_endpoint(), vip);
+    pair::reset(tables, &departure.key, rule.backend);
 }
 
 /// Notes a backend's packet in both of its flow's records.
@@ -159,6 +183,10 @@ fn send<P: Packet, T: Tables>(
     check_hops(parsed)?;
     let mut traffic = tables.traffic(index).ok_or(Reason::Internal)?;
     let bytes = packet.length() as u64;
+    if parsed.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN | TCP_ACK {
+        let backend = tables.backend(index).ok_or(Reason::Internal)?;
+        mss::clamp(packet, parsed, backend.mtu)?;
+    }
     rewrite(packet, parsed, departure)?;
     traffic.replied(bytes);
     // Most packets are neither, and cost no more than this look.

@@ -1,7 +1,7 @@
 //! How many flows a service and its backends may have at a time.
 //!
-//! A flow counts from its record's first packet on until a packet of the client's finds it closed. What else ends a
-//! record (its age, a full table, the backend's reset) is not seen here: each census sets the counts right.
+//! A flow counts from its record's first packet on until a packet closes it, or the backend resets it. What else ends a
+//! record (its age, a full table) is not seen here: each census sets the counts right.
 
 use super::affinity::slot_hash;
 use super::forward::{holds, is_first};
@@ -91,17 +91,19 @@ fn full(limit: u32, flows: i64) -> i64 {
 #[inline(always)]
 pub fn began<T: Tables>(tables: &T, service: &Service, index: BackendIndex) {
     if counts_flows(service) {
-        add(tables, service, index, 1);
+        add(tables, service, index);
     }
 }
 
-/// Notes that a flow is closed that counted.
-#[inline(always)]
-pub fn ended<T: Tables>(tables: &T, service: &Service, index: BackendIndex) {
-    add(tables, service, index, -1);
+#[inline(never)]
+fn add<T: Tables>(tables: &T, service: &Service, index: BackendIndex) {
+    tables.add_flow(service.index, index, 1);
 }
 
+/// Notes that a flow of this backend is closed that counted.
 #[inline(never)]
-fn add<T: Tables>(tables: &T, service: &Service, index: BackendIndex, by: i64) {
-    tables.add_flow(service.index, index, by);
+pub fn ended<T: Tables>(tables: &T, index: BackendIndex) {
+    if let Some(backend) = tables.backend(index) {
+        tables.add_flow(backend.service, index, -1);
+    }
 }

@@ -143,6 +143,7 @@ fn load() -> Result<Datapath> {
             ..Limits::default()
         },
         policy: Policy {
+            asymmetric_replies: false,
             flow_hash_secret: None,
             snat_ports: PortRange { first: 1024, last: 65_535 },
             timeouts: Timeouts::default(),

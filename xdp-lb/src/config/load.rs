@@ -97,6 +97,7 @@ pub(super) const TOP_KEYS: &[&str] = &[
     "limits",
     "timeouts",
     "drain_timeout",
+    "asymmetric_replies",
     "allow_exec_checks",
     "icmp_time_exceeded",
     "service",
@@ -183,6 +184,7 @@ fn read_config(root: &DeTable, problems: &mut Problems) -> Option<Config> {
     let limits = top.or_default("limits", |top, key| top.section(key, LIMITS_KEYS, read_limits).flatten());
     let timeouts = top.section("timeouts", &["tcp_idle", "udp_idle"], read_timeouts).unwrap_or_default();
     let drain_timeout = top.parsed("drain_timeout", drain_timeout).unwrap_or(DEFAULT_DRAIN);
+    let asymmetric_replies = top.boolean("asymmetric_replies").unwrap_or_default();
     let allow_exec_checks = top.boolean("allow_exec_checks").unwrap_or_default();
     let icmp_time_exceeded = top.boolean("icmp_time_exceeded").unwrap_or(true);
     let services = top.sections("service", SERVICE_KEYS, service_label, read_service);
@@ -201,6 +203,7 @@ fn read_config(root: &DeTable, problems: &mut Problems) -> Option<Config> {
         limits: limits?,
         timeouts,
         drain_timeout,
+        asymmetric_replies,
         allow_exec_checks,
         icmp_time_exceeded,
         services: services.into_iter().map(ServiceDraft::finish).collect::<Option<_>>()?,

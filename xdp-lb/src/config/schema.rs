@@ -46,6 +46,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// How long a service or backend that was removed may keep its flows. Up to 7 days, default 1 h.
     pub drain_timeout: Duration,
+    /// Whether packets of backends may come in by another interface or VLAN than the one towards them.
+    pub asymmetric_replies: bool,
     /// Whether health checks may run programs of this host.
     pub allow_exec_checks: bool,
     /// Whether the sender of a packet that has no hops left is told so by ICMP "time exceeded". Default true.

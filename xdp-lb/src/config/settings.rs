@@ -44,6 +44,7 @@ pub fn reloadable(new: Config, present: &Config) -> Config {
         vips,
         timeouts,
         drain_timeout,
+        asymmetric_replies,
         allow_exec_checks,
         icmp_time_exceeded,
         services,
@@ -56,6 +57,7 @@ pub fn reloadable(new: Config, present: &Config) -> Config {
         vips,
         timeouts,
         drain_timeout,
+        asymmetric_replies,
         allow_exec_checks,
         icmp_time_exceeded,
         services,
@@ -78,6 +80,7 @@ fn settings(config: &Config) -> Vec<Setting> {
         limits,
         timeouts,
         drain_timeout,
+        asymmetric_replies,
         allow_exec_checks,
         icmp_time_exceeded,
         services: _,
@@ -125,6 +128,7 @@ fn settings(config: &Config) -> Vec<Setting> {
         ("timeouts.tcp_idle", json!(print_duration(*tcp_idle)), None),
         ("timeouts.udp_idle", json!(print_duration(*udp_idle)), None),
         ("drain_timeout", json!(print_duration(*drain_timeout)), None),
+        ("asymmetric_replies", json!(asymmetric_replies), None),
         // A daemon that starts without leave gives up the capabilities that it takes to run programs as another user.
         ("allow_exec_checks", json!(allow_exec_checks), allow_exec_checks.then_some(RESTART)),
         ("icmp_time_exceeded", json!(icmp_time_exceeded), None),
@@ -149,6 +153,7 @@ mod tests {
         limits = { services = 5, backends = 6, slots = 1025, flows = 1026, half_open_flows = 1027, source_ranges = 8, source_rates = 1028, fragments = 1029 }
         timeouts = { tcp_idle = "3s", udp_idle = "4s" }
         drain_timeout = "5s"
+        asymmetric_replies = true
         allow_exec_checks = true
         icmp_time_exceeded = false
     "#;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
+use xdp_lb_common::net::Address;
 use xdp_lb_common::own_mac::OwnMac;
 use xdp_lb_common::tables::{BackendIndex, Book, FlowKey, FlowRecord, ServiceIndex, Traffic};
 
@@ -24,6 +25,7 @@ pub trait Kernel: Send {
     fn set_own_macs(&mut self, own_macs: &BTreeSet<OwnMac>) -> Result<()>;
     fn set_router_addresses(&mut self, addresses: &RouterAddressesOf) -> Result<()>;
     fn set_resets_unknown(&mut self, resets: bool) -> Result<()>;
+    fn set_own_addresses(&mut self, addresses: &BTreeSet<Address>) -> Result<()>;
     fn attach(&mut self, interface: &str, mode: XdpMode) -> Result<Attached>;
     fn detach(&mut self, index: u32) -> Result<()>;
     fn attached_interfaces(&self) -> Vec<u32>;
@@ -97,6 +99,10 @@ impl Kernel for Datapath {
 
     fn set_resets_unknown(&mut self, resets: bool) -> Result<()> {
         Datapath::set_resets_unknown(self, resets)
+    }
+
+    fn set_own_addresses(&mut self, addresses: &BTreeSet<Address>) -> Result<()> {
+        Datapath::set_own_addresses(self, addresses)
     }
 
     fn attach(&mut self, interface: &str, mode: XdpMode) -> Result<Attached> {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use tokio::sync::{mpsc, oneshot, watch};
-use xdp_lb_common::net::Endpoint;
+use xdp_lb_common::net::{Address, Endpoint};
 use xdp_lb_common::tables::Traffic;
 
 use super::discovery::Discoveries;
@@ -205,6 +205,10 @@ pub struct Owner<K> {
     pub(super) unused: BTreeMap<String, Vec<String>>,
     /// The interfaces outside the config that lead to backends, as they were logged.
     strays: BTreeSet<String>,
+    /// The addresses of this host, once they are known.
+    host_addresses: Option<BTreeSet<IpAddr>>,
+    /// What the datapath was told of them.
+    own_addresses: Option<BTreeSet<Address>>,
 }
 
 impl<K: Kernel> Owner<K> {
@@ -320,6 +324,8 @@ impl<K: Kernel> Owner<K> {
             troubles: Troubles::default(),
             verification: Verification::default(),
             strays: BTreeSet::new(),
+            host_addresses: None,
+            own_addresses: None,
             cramped: Vec::new(),
         };
         let transitions = owner.fleet.decide(now);
@@ -693,6 +699,7 @@ impl<K: Kernel> Owner<K> {
             }
             Err(_) => self.read_again(),
         }
+        self.tell_own_addresses();
         if let Ok(set_courses) = &mut self.set_courses {
             set_courses(self.fleet.courses(self.planner.tables()));
         }
@@ -756,6 +763,10 @@ impl<K: Kernel> Owner<K> {
                 self.router_addresses = addresses;
                 self.tell_router_addresses();
             }
+            Event::Addresses(addresses) => {
+                self.host_addresses = Some(addresses);
+                self.tell_own_addresses();
+            }
             Event::Interface { name, index, up } => self.interface(name, index, up),
         }
     }
@@ -773,6 +784,21 @@ impl<K: Kernel> Owner<K> {
     fn beat(&mut self) {
         if let Err(error) = self.kernel.beat() {
             tracing::error!("the datapath cannot be told that the daemon lives: {error:#}");
+        }
+    }
+
+    /// Tells the datapath in whose name no packet from a network is taken: this host's addresses, and those that backends
+    /// see. Until the former are known, what an earlier daemon said holds.
+    fn tell_own_addresses(&mut self) {
+        let Some(host) = &self.host_addresses else { return };
+        let host = host.iter().map(|address| Address::from(*address));
+        let own: BTreeSet<_> = host.chain(self.planner.tables().snat_addresses.values().copied()).collect();
+        if self.own_addresses.as_ref() == Some(&own) {
+            return;
+        }
+        match self.kernel.set_own_addresses(&own) {
+            Ok(()) => self.own_addresses = Some(own),
+            Err(error) => tracing::error!("cannot tell the datapath the addresses of this host: {error:#}"),
         }
     }
 

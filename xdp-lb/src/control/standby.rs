@@ -28,6 +28,7 @@ pub struct Standby {
     /// What the owner task is to hear once it has the datapath: the last news of MACs, addresses and VLANs, and of
     /// each interface.
     own_macs: Option<Event>,
+    addresses: Option<Event>,
     router_addresses: Option<Event>,
     vlans: Option<Event>,
     interfaces: BTreeMap<String, Event>,
@@ -57,7 +58,14 @@ impl Standby {
         })?;
         let mut fleet = Fleet::new(tables);
         fleet.set_effective(effective, tables, Instant::now());
-        Ok(Self { fleet, own_macs: None, router_addresses: None, vlans: None, interfaces: BTreeMap::new() })
+        Ok(Self {
+            fleet,
+            own_macs: None,
+            addresses: None,
+            router_addresses: None,
+            vlans: None,
+            interfaces: BTreeMap::new(),
+        })
     }
 
     /// Has the backends checked, and waits until the daemon before has let go; returns its lock on the state file.
@@ -109,6 +117,7 @@ impl Standby {
                     }
                     Event::Vlans(_) => self.vlans = Some(event),
                     Event::OwnMacs(_) => self.own_macs = Some(event),
+                    Event::Addresses(_) => self.addresses = Some(event),
                     Event::RouterAddresses(_) => self.router_addresses = Some(event),
                 }
             }
@@ -129,6 +138,7 @@ impl Standby {
             self.fleet,
             self.own_macs
                 .into_iter()
+                .chain(self.addresses)
                 .chain(self.router_addresses)
                 .chain(self.vlans)
                 .chain(self.interfaces.into_values()),

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use xdp_lb_common::flow::PAIRED;
 use xdp_lb_common::process::{records_flows, slot_hash};
 use xdp_lb_common::tables::{
-    Backend, BackendIndex, BackendState, Book, FlowKey, FlowRecord, Service, ServiceIndex, Settings,
+    Backend, BackendIndex, BackendState, Book, FlowKey, FlowRecord, Mode, Service, ServiceIndex, Settings,
     SlotIndex,
 };
 
@@ -14,7 +14,7 @@ use crate::control::tables::Tables;
 /// The flow records at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Census {
-    /// How many recorded flows live, by their backend, which keeps its flows.
+    /// How many recorded flows count, by their backend, which keeps its flows.
     pub live: HashMap<BackendIndex, u64>,
     /// How many records are in use in each book; a flow that is recorded in both directions has two.
     pub records: [u64; Book::ALL.len()],
@@ -59,12 +59,19 @@ impl<'a> Count<'a> {
             return true;
         }
         self.census.records[book as usize] += 1;
-        let is_live = BackendState::keeps_flows(backend.state)
-            && record.life.is_live(key.protocol, self.now, self.settings);
-        if !is_reply && is_live {
+        let is_unproven = book == Book::HalfOpen && self.sees_replies(backend);
+        let counts = BackendState::keeps_flows(backend.state)
+            && record.life.counts(key.protocol, self.now, self.settings, is_unproven);
+        if !is_reply && counts {
             *self.census.live.entry(record.backend).or_default() += 1;
         }
         false
+    }
+
+    /// Whether the backend's replies pass here.
+    fn sees_replies(&self, backend: &Backend) -> bool {
+        let mode = self.services.get(&backend.service).map(|service| service.mode);
+        mode.is_some_and(|mode| [Mode::FullNat as u8, Mode::Nat as u8].contains(&mode))
     }
 
     /// What was counted.

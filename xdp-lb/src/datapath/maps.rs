@@ -32,6 +32,8 @@ use crate::control::tables::{SourceRange, Tables};
 /// What is said of an object whose tables are not the ones that are asked for here.
 pub(super) const STALE: &str = "the eBPF object was built from another version of xdp-lb than the daemon: build both with `cargo xtask build`";
 
+const UNREADABLE: &str = "cannot read the addresses of this host";
+
 /// A value whose bytes are all there is to it.
 #[derive(Clone, Copy, Debug)]
 #[repr(transparent)]
@@ -76,6 +78,7 @@ pub struct Maps {
     pub replies: Directory<Reply>,
     addresses: Addresses,
     pub snat_addresses: Array<MapData, Plain<Address>>,
+    own_addresses: HashMap<MapData, Plain<Address>, u32>,
     pub vlans: HashMap<MapData, u32, Plain<VlanDevice>>,
     pub router_addresses: HashMap<MapData, Plain<RouterInterface>, Plain<RouterAddresses>>,
     pub quic_servers: HashMap<MapData, Plain<ServerKey>, u32>,
@@ -134,13 +137,17 @@ impl Maps {
         let words = |name| Words::new(look(object, name)?);
         let services = Directory::new(words("SERVICE_PLACES")?, Records::new(look(object, "SERVICES")?)?)?;
         let replies = Directory::new(words("REPLY_PLACES")?, Records::new(look(object, "REPLIES")?)?)?;
-        let present = services.keys().map(|vip| (vip.address, VIP));
-        let present = present.chain(replies.keys().map(|backend| (backend.address, BACKEND)));
-        let addresses = Addresses::new(words("ADDRESSES")?, present);
+        let filter = words("ADDRESSES")?;
         let own_macs = OwnMacs::new(words("OWN_MACS")?)?;
         let (ranged, slots) = (words("RANGED_ADDRESSES")?, Slots { words: words("SLOTS")? });
         let (service_flows, backend_flows) = (words("SERVICE_FLOWS")?, words("BACKEND_FLOWS")?);
         let mut map = |name: &str| object.take_map(name).ok_or_else(|| absent(name));
+        let own_addresses: HashMap<MapData, Plain<Address>, u32> = map("OWN_ADDRESSES")?.try_into()?;
+        let own: Vec<_> = own_addresses.keys().collect::<Result<_, _>>().context(UNREADABLE)?;
+        let present = services.keys().map(|vip| (vip.address, VIP));
+        let present = present.chain(replies.keys().map(|backend| (backend.address, BACKEND)));
+        let present = present.chain(own.iter().map(|Plain(address)| (*address, BACKEND)));
+        let addresses = Addresses::new(filter, present);
         let ranges = Ranges::new(map("PORT_RANGES")?, ranged, &services.iter().collect::<Result<Vec<_>>>()?)?;
         let maps = Self {
             settings: map("SETTINGS")?.try_into()?,
@@ -152,6 +159,7 @@ impl Maps {
             replies,
             addresses,
             snat_addresses: map("SNAT_ADDRESSES")?.try_into()?,
+            own_addresses,
             vlans: map("VLANS")?.try_into()?,
             router_addresses: map("ROUTER_ADDRESSES")?.try_into()?,
             quic_servers: map("QUIC_SERVERS")?.try_into()?,
@@ -207,7 +215,28 @@ impl Maps {
         Ok(())
     }
 
-    /// Makes the addresses and the VIPs' ranges those of the services and backends, whatever an earlier daemon left.
+    /// Makes the addresses of this host these.
+    pub fn set_own_addresses(&mut self, wanted: &BTreeSet<Address>) -> Result<()> {
+        let present: BTreeSet<Address> = self
+            .own_addresses
+            .keys()
+            .map(|key| key.map(|Plain(address)| address))
+            .collect::<Result<_, _>>()
+            .context(UNREADABLE)?;
+        for address in present.difference(wanted) {
+            self.own_addresses.remove(&Plain(*address)).context("cannot remove an address of this host")?;
+            self.addresses.remove(address, BACKEND);
+        }
+        for address in wanted.difference(&present) {
+            self.own_addresses
+                .insert(Plain(*address), 0, 0)
+                .context("cannot write an address of this host")?;
+            self.addresses.add(address, BACKEND);
+        }
+        Ok(())
+    }
+
+    /// Makes the addresses and the VIPs' ranges those of the services, backends and this host, whatever an earlier daemon left.
     pub fn adopt(&mut self) -> Result<()> {
         self.addresses.restore();
         self.vips.adopt(self.services.keys().copied().collect())?;
@@ -424,6 +453,13 @@ fn zero(counters: &mut PerCpuArray<MapData, Plain<Traffic>>, index: u32) -> Resu
 pub struct FlowCounts {
     services: BTreeMap<ServiceIndex, u64>,
     backends: BTreeMap<BackendIndex, (ServiceIndex, u64)>,
+}
+
+impl FlowCounts {
+    /// By backend.
+    pub fn of_backends(&self) -> BTreeMap<BackendIndex, i64> {
+        self.backends.iter().map(|(index, (_, flows))| (*index, *flows as i64)).collect()
+    }
 }
 
 /// The flat array of all rings, in this process's memory (`BPF_F_MMAPABLE`, kernel 5.5).

@@ -16,6 +16,7 @@ use nix::net::if_::if_nametoindex;
 use nix::time::{ClockId, clock_gettime};
 use tokio::io::unix::AsyncFd;
 use tracing::{info, warn};
+use xdp_lb_common::net::Address;
 use xdp_lb_common::own_mac::OwnMac;
 use xdp_lb_common::process::handover;
 use xdp_lb_common::reason::Reason;
@@ -42,7 +43,7 @@ use crate::net::xdp;
 pub(super) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/xdp-lb-ebpf.o"));
 
 /// The maps that are pinned: what forwarding needs and what must outlive the daemon.
-const PINNED: [&str; 27] = [
+const PINNED: [&str; 28] = [
     "SETTINGS",
     "OWN_MACS",
     "ADDRESSES",
@@ -54,6 +55,7 @@ const PINNED: [&str; 27] = [
     "SLOTS",
     "BACKENDS",
     "SNAT_ADDRESSES",
+    "OWN_ADDRESSES",
     "REPLY_PLACES",
     "REPLIES",
     "VLANS",
@@ -281,7 +283,7 @@ impl Datapath {
     /// no record.
     pub fn set_policy(&mut self, policy: &Policy) -> Result<()> {
         let mut settings = policy.settings(Some(&self.settings));
-        settings.options = self.settings.options;
+        settings.options |= self.settings.options & RESETS_UNKNOWN;
         self.write_settings(settings)
     }
 
@@ -630,11 +632,21 @@ impl Datapath {
 
     /// Sets whether `full-nat` backends are told that a flow without a record is over: see [`RESETS_UNKNOWN`].
     pub fn set_resets_unknown(&mut self, resets: bool) -> Result<()> {
-        let options = if resets { RESETS_UNKNOWN } else { 0 };
+        let options = self.settings.options & !RESETS_UNKNOWN | if resets { RESETS_UNKNOWN } else { 0 };
         if options != self.settings.options {
             self.write_settings(Settings { options, ..self.settings })?;
         }
         Ok(())
+    }
+
+    /// Replaces the addresses of this host, in whose name no packet from a network is taken.
+    pub fn set_own_addresses(&mut self, addresses: &BTreeSet<Address>) -> Result<()> {
+        self.maps.set_own_addresses(addresses)
+    }
+
+    /// How many flows each backend has of the services whose flows are counted.
+    pub fn counted_flows(&self, tables: &Tables) -> Result<BTreeMap<BackendIndex, i64>> {
+        self.maps.flow_counts(tables).map(|counts| counts.of_backends())
     }
 
     /// How many packets had each reason, by its number.

@@ -3,7 +3,7 @@
 use sha2::{Digest, Sha256};
 use xdp_lb_common::flow::patience;
 use xdp_lb_common::hash::KEYS;
-use xdp_lb_common::tables::Settings;
+use xdp_lb_common::tables::{ASYMMETRIC_REPLIES, Settings};
 
 use crate::config::{Config, PortRange, Timeouts};
 
@@ -16,6 +16,8 @@ pub struct Policy {
     pub snat_ports: PortRange,
     /// When flows are over.
     pub timeouts: Timeouts,
+    /// Whether backends' packets may come in elsewhere than packets to them leave.
+    pub asymmetric_replies: bool,
 }
 
 impl Policy {
@@ -25,6 +27,7 @@ impl Policy {
             flow_hash_secret: config.flow_hash_secret,
             snat_ports: config.snat_ports,
             timeouts: config.timeouts,
+            asymmetric_replies: config.asymmetric_replies,
         }
     }
 
@@ -42,7 +45,7 @@ impl Policy {
             hash_keys: keys,
             snat_port_first: first,
             snat_port_count: (last - first).saturating_add(1),
-            options: 0,
+            options: if self.asymmetric_replies { ASYMMETRIC_REPLIES } else { 0 },
             patience: patience(seconds(self.timeouts.tcp_idle), seconds(self.timeouts.udp_idle)),
             handover: present.map_or(0, |present| present.handover),
             heartbeat: present.map_or(0, |present| present.heartbeat),

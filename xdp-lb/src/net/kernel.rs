@@ -11,8 +11,8 @@ use anyhow::{Context as _, anyhow};
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, pin_mut};
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, CacheInfo};
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
-    LinkXdp, VlanProtocol, XdpAttached,
+    InfoData, InfoKind, InfoPortKind, InfoVeth, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType,
+    LinkMessage, LinkXdp, VlanProtocol, XdpAttached,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState as Nud,
@@ -54,6 +54,8 @@ pub(super) struct Link {
     /// The bridge, bond or the like that it is a port of.
     pub(super) master: Option<u32>,
     pub(super) vlan: Option<Vlan>,
+    /// The index of the bond, team or bridge that it is a port of.
+    pub(super) port_of: Option<u32>,
 }
 
 /// What makes an interface a VLAN device.
@@ -425,10 +427,12 @@ fn link(message: LinkMessage) -> Option<Link> {
         lower: None,
         master: None,
         vlan: None,
+        port_of: None,
     };
     let ethernet = message.header.link_layer_type == LinkLayerType::Ether;
     let mut lower_is_elsewhere = false;
     let mut stands_on_another = false;
+    let mut is_port = false;
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
@@ -440,6 +444,10 @@ fn link(message: LinkMessage) -> Option<Link> {
             LinkAttribute::LinkInfo(infos) => {
                 link.vlan = vlan(&infos);
                 stands_on_another = infos.iter().any(stands_on_another_interface);
+                // What is routed through a port of a VRF leaves by that port itself.
+                is_port = infos
+                    .iter()
+                    .any(|info| matches!(info, LinkInfo::PortKind(kind) if *kind != InfoPortKind::Vrf));
             }
             _ => {}
         }
@@ -447,6 +455,7 @@ fn link(message: LinkMessage) -> Option<Link> {
     // A veth's is its peer, a tunnel's the interface that its outer packets take.
     link.lower = link.lower.filter(|_| stands_on_another && !lower_is_elsewhere);
     link.master = link.master.filter(|index| *index != 0);
+    link.port_of = link.master.filter(|_| is_port);
     Some(link)
 }
 
@@ -606,8 +615,23 @@ mod tests {
             lower: Some(3),
             master: None,
             vlan: Some(Vlan { id: 100, customer_tag: true }),
+            port_of: None,
         };
         assert_eq!(link(vlan_device(vec![], VlanProtocol::Ieee8021Q)), Some(expected));
+    }
+
+    #[test]
+    fn a_port_of_a_bond_or_bridge_is_read_with_what_it_belongs_to_and_one_of_a_vrf_is_none() {
+        let port_of = |kind| {
+            let mut message = LinkMessage::default();
+            message.attributes =
+                vec![LinkAttribute::LinkInfo(vec![LinkInfo::PortKind(kind)]), LinkAttribute::Controller(9)];
+            link(message).expect("a link").port_of
+        };
+        assert_eq!(port_of(InfoPortKind::Bond), Some(9));
+        assert_eq!(port_of(InfoPortKind::Bridge), Some(9));
+        assert_eq!(port_of(InfoPortKind::Other("team".into())), Some(9));
+        assert_eq!(port_of(InfoPortKind::Vrf), None);
     }
 
     #[test]

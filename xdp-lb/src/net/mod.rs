@@ -91,12 +91,15 @@ pub enum Event {
         next_hop: Result<NextHop, NoNextHop>,
     },
     /// The VLAN devices (IEEE 802.1Q) whose parent is a plain interface of this namespace, by their
-    /// index: the parent's index and the VLAN id. Sent once at first, even if there are none.
+    /// index: the parent's index and the VLAN id. And the ports of bonds, teams and bridges: the index of that, and 0. Sent
+    /// once at first, even if there are none.
     Vlans(BTreeMap<u32, (u32, u16)>),
     /// What frames for this host are addressed to. Sent once at first, and at every change.
     OwnMacs(OwnMacs),
-    /// This host's addresses, for what it says as a router: sent once at first, and when they change.
+    /// The addresses of this host that stand for it behind each interface, for what it says as a router: sent once at first, and when they change.
     RouterAddresses(RouterAddressesOf),
+    /// The addresses of this host. Sent once at first, and when one comes or goes.
+    Addresses(BTreeSet<IpAddr>),
     /// An interface: sent for each at first, and when one comes, goes, gets another index, or goes
     /// up or down.
     Interface {

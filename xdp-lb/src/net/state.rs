@@ -54,11 +54,15 @@ pub(super) struct State {
     said_interfaces: BTreeMap<String, (u32, bool)>,
     said_vlans: Option<BTreeMap<u32, (u32, u16)>>,
     said_macs: Option<OwnMacs>,
-    /// This host's addresses, as they were read last; whether they may be others by now, and whether others may speak for it.
+    /// This host's addresses, as they were read last; whether they may be others by now.
     addresses: Vec<HostAddress>,
     addresses_are_old: bool,
+    /// Whether they may differ from what was said.
     unsaid_addresses: bool,
-    said_addresses: Option<RouterAddressesOf>,
+    said_addresses: Option<BTreeSet<IpAddr>>,
+    /// Whether others of them may speak for this host.
+    unsaid_router_addresses: bool,
+    said_router_addresses: Option<RouterAddressesOf>,
 }
 
 #[derive(Default)]
@@ -115,7 +119,7 @@ impl State {
         self.unsaid_interfaces.extend(links.iter().map(|link| link.name.clone()));
         self.unsaid_vlans = true;
         self.unsaid_macs = true;
-        self.unsaid_addresses = true;
+        self.unsaid_router_addresses = true;
         self.links = links.into_iter().map(|link| (link.index, link)).collect();
         let was = std::mem::replace(&mut self.neighbours, neighbours.into_iter().collect());
         let ids: Vec<HopId> = self.hops.keys().copied().collect();
@@ -282,9 +286,16 @@ impl State {
             }
         }
         if std::mem::take(&mut self.unsaid_addresses) {
-            let addresses = Some(self.router_addresses());
+            let addresses = Some(self.addresses.iter().map(|it| it.address).collect());
             if self.said_addresses != addresses {
                 self.said_addresses.clone_from(&addresses);
+                return addresses.map(Event::Addresses);
+            }
+        }
+        if std::mem::take(&mut self.unsaid_router_addresses) {
+            let addresses = Some(self.router_addresses());
+            if self.said_router_addresses != addresses {
+                self.said_router_addresses.clone_from(&addresses);
                 return addresses.map(Event::RouterAddresses);
             }
         }
@@ -374,15 +385,17 @@ impl State {
     pub(super) fn set_addresses(&mut self, addresses: Vec<HostAddress>) {
         self.addresses = addresses;
         self.unsaid_addresses = true;
+        self.unsaid_router_addresses = true;
     }
 
     fn router_addresses(&self) -> RouterAddressesOf {
         let plain = self.links.values().filter(|link| link.vlan.is_none());
         let plain = plain.map(|link| (RouterInterface { ifindex: link.index, vlan: 0 }, link.index));
-        let vlans = self
-            .vlans()
-            .into_iter()
-            .map(|(device, (parent, vlan))| (RouterInterface { ifindex: parent, vlan: vlan.into() }, device));
+        // A port's entry has no VLAN, and a frame that comes in by it is taken for one of its own.
+        let vlans =
+            self.vlans().into_iter().filter(|(_, (_, vlan))| *vlan != 0).map(|(device, (parent, vlan))| {
+                (RouterInterface { ifindex: parent, vlan: vlan.into() }, device)
+            });
         router::addresses(&plain.chain(vlans).collect(), &self.addresses)
     }
 
@@ -391,8 +404,9 @@ impl State {
         self.links
             .values()
             .filter_map(|link| {
-                let vlan = link.vlan.filter(|vlan| vlan.customer_tag)?;
-                Some((link.index, (link.lower.filter(plain)?, vlan.id)))
+                let Some(vlan) = link.vlan else { return Some((link.index, (link.port_of?, 0))) };
+                let parent = link.lower.filter(|_| vlan.customer_tag).filter(plain)?;
+                Some((link.index, (parent, vlan.id)))
             })
             .collect()
     }
@@ -423,7 +437,7 @@ impl State {
         self.unsaid_interfaces.extend(was.map(|link| link.name));
         self.unsaid_vlans = true;
         self.unsaid_macs = true;
-        self.unsaid_addresses = true;
+        self.unsaid_router_addresses = true;
         // Whoever was silent behind a dead link deserves a new chance.
         let hops: Vec<HopId> =
             self.hops.keys().filter(|id| self.leads_through(id.ifindex, index)).copied().collect();
@@ -602,6 +616,7 @@ mod tests {
             lower: None,
             master: None,
             vlan: None,
+            port_of: None,
         }
     }
 
@@ -747,6 +762,64 @@ mod tests {
         assert!(state.apply(Change::Link(Link { up: false, ..link(1) }), now));
         assert_eq!(told(&mut state), [Err(NoNextHop::Here("eth1 is down".into()))]);
         assert!(state.has_lookups());
+    }
+
+    #[test]
+    fn a_port_is_told_with_what_it_belongs_to() {
+        let port = |index| Link { port_of: Some(2), ..link(index) };
+        let mut state = State::default();
+        // A VLAN device that is a port of a bridge is told as a VLAN device.
+        let vlan_port = Link { port_of: Some(2), ..vlan(5, Some(1)) };
+        state.resync(vec![link(1), link(2), port(3), vlan_port], vec![], Instant::now());
+        assert_eq!(state.vlans(), BTreeMap::from([(3, (2, 0)), (5, (1, 7))]));
+    }
+
+    #[test]
+    fn this_hosts_addresses_are_told_when_one_comes_or_goes() {
+        let [one, other] = [[192, 0, 2, 1], [192, 0, 2, 2]].map(IpAddr::from);
+        let of = |all: &[(u32, IpAddr)]| -> Vec<HostAddress> {
+            let of = |(ifindex, address): &(u32, IpAddr)| HostAddress {
+                ifindex: *ifindex,
+                address: *address,
+                prefix: 24,
+            };
+            all.iter().map(of).collect()
+        };
+        let mut state = State::default();
+        let told = |state: &mut State| {
+            let all = std::iter::from_fn(|| state.next_event());
+            all.filter_map(|event| match event {
+                Event::Addresses(addresses) => Some(addresses.into_iter().collect()),
+                _ => None,
+            })
+            .collect::<Vec<Vec<IpAddr>>>()
+        };
+        state.resync(vec![link(1)], vec![], Instant::now());
+        assert_eq!(told(&mut state), Vec::<Vec<IpAddr>>::new(), "they have not been read yet");
+        state.set_addresses(of(&[(1, one)]));
+        assert_eq!(told(&mut state), [vec![one]]);
+        state.set_addresses(of(&[(1, one)]));
+        assert_eq!(told(&mut state), Vec::<Vec<IpAddr>>::new(), "that is not new");
+        state.set_addresses(of(&[(1, one), (1, other)]));
+        assert_eq!(told(&mut state), [vec![one, other]]);
+        // It goes to another interface.
+        state.set_addresses(of(&[(1, one), (2, other)]));
+        assert_eq!(told(&mut state), Vec::<Vec<IpAddr>>::new());
+        state.set_addresses(of(&[(1, one)]));
+        assert_eq!(told(&mut state), [vec![one]]);
+    }
+
+    #[test]
+    fn what_a_port_belongs_to_speaks_as_its_own_address() {
+        let mut state = State::default();
+        let port = Link { port_of: Some(2), ..link(3) };
+        state.resync(vec![link(2), port], vec![], Instant::now());
+        let address =
+            |ifindex, last: u8| HostAddress { ifindex, address: [192, 0, 2, last].into(), prefix: 24 };
+        state.set_addresses(vec![address(1, 1), address(2, 2)]);
+        let bond = RouterInterface { ifindex: 2, vlan: 0 };
+        let said: IpAddr = state.router_addresses()[&bond].v4.into();
+        assert_eq!(said, IpAddr::from([192, 0, 2, 2]));
     }
 
     #[test]

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use xdp_lb::control::tables::Write;
 use xdp_lb_common::net::Protocol;
 use xdp_lb_common::process::Verdict;
 use xdp_lb_common::reason::Reason;
-use xdp_lb_common::tables::{BackendState, Mode};
+use xdp_lb_common::slot::Slot;
+use xdp_lb_common::tables::{BackendIndex, BackendState, Mode, RECORDS_FLOWS};
 
-use crate::homes::{EGRESS, Homes, hex, on_all_ports};
+use crate::homes::{EGRESS, Homes, Outcome, hex, on_all_ports, service_key};
 use crate::packets::{ACK, BACKEND_MAC, CLIENT_MAC, Frame, LB_BACKEND_MAC, LB_MAC, SYN, fragments};
 
 const V4: [&str; 3] = ["192.0.2.10:53", "198.51.100.11:5353", "192.0.2.100:40000"];
@@ -246,4 +248,116 @@ fn a_first_fragment_is_a_flow_s_packet() {
     data.tcp = Some(ACK);
     let expected = data.leaving(source, backend.parse().unwrap(), (LB_BACKEND_MAC, BACKEND_MAC));
     become_those_of(&mut homes, &data, Verdict::Redirect(EGRESS), &expected);
+}
+
+/// Sends the fragments of one packet from the last to the first; how each left, the first's first.
+fn backwards(homes: &mut Homes, sent: &Frame) -> Vec<Outcome> {
+    let mut outcomes: Vec<_> =
+        fragments(sent, 400, 0xbeef).iter().rev().map(|fragment| homes.send_bytes(fragment)).collect();
+    outcomes.reverse();
+    outcomes
+}
+
+#[test]
+fn fragments_before_their_first_go_by_the_client_s_address_where_one_service_has_all() {
+    let other_backend = |backend: &str| backend.replace("11:", "12:").replace("11]", "12]");
+    for protocol in [Protocol::UDP, Protocol::TCP] {
+        for [vip, backend, client] in [V4, V6] {
+            for (mode, vip) in [Mode::Nat, Mode::Dsr].into_iter().flat_map(|mode| {
+                // A range of ports, too.
+                [(mode, vip.to_owned()), (mode, format!("{vip}-99")), (mode, vip.replace(":53", ":*"))]
+            }) {
+                let mut homes = Homes::new();
+                let backend =
+                    if vip.ends_with("53") { backend.to_owned() } else { backend.replace("5353", "0") };
+                homes.service(&vip, protocol, mode, &[&backend, &other_backend(&backend)]);
+                homes.change_service(&vip, protocol, |service| service.affinity_bits = 128);
+                let to = vip.replace("-99", "").replace(":*", ":53");
+                let sent = large(protocol, client, &to);
+                let dropped = backwards(&mut homes, &large(protocol, client, &to));
+                let went = |outcomes: &[Outcome]| {
+                    assert!(
+                        outcomes.iter().all(|it| it.verdict == Verdict::Redirect(EGRESS)),
+                        "{mode:?} {vip}"
+                    );
+                };
+                went(&dropped);
+                // As those that come in order, to the last byte.
+                let mut homes = Homes::new();
+                homes.service(&vip, protocol, mode, &[&backend, &other_backend(&backend)]);
+                homes.change_service(&vip, protocol, |service| service.affinity_bits = 128);
+                for (fragment, before) in fragments(&sent, 400, 0xbeef).iter().zip(&dropped) {
+                    let outcome = homes.send_bytes(fragment);
+                    assert_eq!(hex(&outcome.bytes), hex(&before.bytes), "{mode:?} {vip}");
+                }
+                assert_eq!(homes.traffic().packets_in, 3);
+            }
+        }
+    }
+}
+
+#[test]
+fn fragments_before_their_first_go_through_a_tunnel_by_the_client_s_address() {
+    for mode in [Mode::Ipip, Mode::Gue] {
+        let mut homes = Homes::new();
+        let [vip, backend, client] = V4;
+        homes.service(vip, Protocol::UDP, mode, &[backend]);
+        homes.change_service(vip, Protocol::UDP, |service| service.affinity_bits = 128);
+        for outcome in backwards(&mut homes, &large(Protocol::UDP, client, vip)) {
+            assert_eq!(outcome.verdict, Verdict::Redirect(EGRESS));
+            assert_eq!(outcome.bytes[30..34], [198, 51, 100, 11], "to the backend");
+        }
+    }
+}
+
+#[test]
+fn fragments_before_their_first_are_dropped_where_the_client_s_address_does_not_say_whose_they_are() {
+    for [vip, backend, client] in [V4, V6] {
+        let sent = large(Protocol::UDP, client, vip);
+        let refused = |homes: &mut Homes, what: &str| {
+            let outcomes = backwards(homes, &sent);
+            let later = outcomes[1..].iter().map(|outcome| outcome.verdict);
+            assert!(
+                later.clone().all(|it| it == Verdict::Drop(Reason::FragmentWithoutFirst)),
+                "{what}: {later:?}"
+            );
+        };
+        let with_affinity = |mode| {
+            let mut homes = Homes::new();
+            let service = homes.service(vip, Protocol::UDP, mode, &[backend]);
+            homes.change_service(vip, Protocol::UDP, |service| service.affinity_bits = 128);
+            (homes, service)
+        };
+        let (mut homes, _) = with_affinity(Mode::Nat);
+        homes.change_service(vip, Protocol::UDP, |service| service.affinity_bits = 0);
+        refused(&mut homes, "no affinity");
+        let (mut homes, _) = with_affinity(Mode::FullNat);
+        refused(&mut homes, "full-nat");
+        let (mut homes, _) = with_affinity(Mode::Nat);
+        homes.change_service(vip, Protocol::UDP, |service| service.options = RECORDS_FLOWS);
+        refused(&mut homes, "recorded flows");
+        let (mut homes, service) = with_affinity(Mode::Nat);
+        homes.move_slots(service, Slot::moving(BackendIndex(1), BackendIndex(1)));
+        refused(&mut homes, "a slot that moves");
+        let (mut homes, _) = with_affinity(Mode::Nat);
+        homes.service(
+            &vip.replace(":53", ":54"),
+            Protocol::UDP,
+            Mode::Nat,
+            &[&backend.replace("5353", "5354")],
+        );
+        refused(&mut homes, "two services");
+        // One of another protocol is another.
+        let (mut homes, _) = with_affinity(Mode::Nat);
+        homes.service(vip, Protocol::TCP, Mode::Nat, &[backend]);
+        let outcomes = backwards(&mut homes, &sent);
+        assert!(outcomes.iter().all(|outcome| outcome.verdict == Verdict::Redirect(EGRESS)));
+        // And once that second one is gone again.
+        let (mut homes, _) = with_affinity(Mode::Nat);
+        let second = vip.replace(":53", ":54");
+        homes.service(&second, Protocol::UDP, Mode::Nat, &[&backend.replace("5353", "5354")]);
+        homes.apply(&[Write::RemoveService(service_key(&second, Protocol::UDP))]);
+        let outcomes = backwards(&mut homes, &sent);
+        assert!(outcomes.iter().all(|outcome| outcome.verdict == Verdict::Redirect(EGRESS)));
+    }
 }

@@ -1,14 +1,14 @@
 //! The two homes of the datapath, side by side: what is put into the tables and sent through is the
 //! same for both, and so must be what comes out.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 use std::time::Duration;
 
 use aya::TestRun as _;
 use aya::programs::{TestRunOptions, Xdp};
-use xdp_lb::config::{Limits, PortRange, Timeouts, Vip};
+use xdp_lb::config::{Limits, PortRange, Timeouts, Vip, XdpMode};
 use xdp_lb::control::tables::{SourceRange, Tables, Write};
 use xdp_lb::datapath::{Census, Checks, Count, Datapath, Options, Policy, hash_keys, port_ranges};
 use xdp_lb_common::flow::patience;
@@ -19,9 +19,9 @@ use xdp_lb_common::process::{Scratch, Verdict, process, process_the_long_way, se
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::slot::Slot;
 use xdp_lb_common::tables::{
-    Backend, BackendIndex, BackendState, Book, Check, FlowKey, FlowRecord, Mode, RESETS_UNKNOWN, Reply,
-    Route, RouterAddresses, RouterInterface, Service, ServiceIndex, Settings, SlotIndex, SourceKey, Tags,
-    Traffic,
+    ASYMMETRIC_REPLIES, Backend, BackendIndex, BackendState, Book, Check, FlowKey, FlowRecord, Mode,
+    RESETS_UNKNOWN, Reply, Route, RouterAddresses, RouterInterface, Service, ServiceIndex, Settings,
+    SlotIndex, SourceKey, Tags, Traffic, VlanDevice,
 };
 
 use crate::packets::{BACKEND_MAC, Frame, LB_BACKEND_MAC, LB_MAC, ends};
@@ -74,6 +74,13 @@ pub struct Homes {
     services: u32,
     backends: u32,
     checks: Checks,
+    /// What frames to this host are addressed to, on each interface.
+    own_macs: BTreeSet<OwnMac>,
+}
+
+/// What frames to this host are addressed to on this interface.
+fn own_macs(ifindex: u32) -> [OwnMac; 2] {
+    [LB_MAC, LB_BACKEND_MAC].map(|mac| OwnMac::new(ifindex, MacAddress::new(mac)))
 }
 
 /// How large the tables are where a test does not say.
@@ -90,7 +97,13 @@ pub const LIMITS: Limits = Limits {
 
 /// What to load, with tables of these sizes; nothing is pinned.
 pub fn options(limits: Limits) -> Options {
-    let policy = Policy { flow_hash_secret: Some(SECRET), snat_ports: PORTS, timeouts: TIMEOUTS };
+    // Most fixtures have all packets come in by `lo`, and no backend is there.
+    let policy = Policy {
+        flow_hash_secret: Some(SECRET),
+        snat_ports: PORTS,
+        timeouts: TIMEOUTS,
+        asymmetric_replies: true,
+    };
     Options { pin_path: None, limits, policy }
 }
 
@@ -116,7 +129,7 @@ impl Homes {
             hash_keys: hash_keys(&SECRET),
             snat_port_first: PORTS.first,
             snat_port_count: PORTS.last - PORTS.first + 1,
-            options: 0,
+            options: ASYMMETRIC_REPLIES,
             patience: patience(TIMEOUTS.tcp_idle.as_secs() as u32, TIMEOUTS.udp_idle.as_secs() as u32),
             handover: 0,
             heartbeat: 0,
@@ -124,11 +137,11 @@ impl Homes {
         });
         host.slots = vec![Slot::default(); limits.slots as usize];
         host.backends = vec![Backend::default(); limits.backends as usize + 1];
-        let own_macs = [LB_MAC, LB_BACKEND_MAC].map(|mac| OwnMac::new(INGRESS, MacAddress::new(mac)));
-        kernel.set_own_macs(&own_macs.into()).unwrap();
-        own_macs.into_iter().for_each(|mac| host.own(mac));
+        let own_macs = BTreeSet::from(own_macs(INGRESS));
+        kernel.set_own_macs(&own_macs).unwrap();
+        own_macs.iter().for_each(|mac| host.own(*mac));
         let checks = kernel.take_checks().unwrap();
-        Self { host, kernel, tables: Tables::default(), services: 0, backends: 0, checks }
+        Self { host, kernel, tables: Tables::default(), services: 0, backends: 0, checks, own_macs }
     }
 
     /// Writes to both.
@@ -304,7 +317,7 @@ impl Homes {
 
     /// Whether `full-nat` backends are told that a flow without a record is over.
     pub fn set_resets_unknown(&mut self, resets: bool) {
-        self.host.settings.options = if resets { RESETS_UNKNOWN } else { 0 };
+        self.set_option(RESETS_UNKNOWN, resets);
         self.kernel.set_resets_unknown(resets).unwrap();
     }
 
@@ -321,15 +334,20 @@ impl Homes {
 
     /// Likewise, for a frame of any bytes.
     pub fn send_bytes(&mut self, bytes: &[u8]) -> Outcome {
+        self.send_bytes_by(INGRESS, bytes)
+    }
+
+    /// Likewise, for a frame that comes in by this interface: [`INGRESS`], or one made by [`Homes::add_interface`].
+    pub fn send_bytes_by(&mut self, ingress: u32, bytes: &[u8]) -> Outcome {
         self.host.now = monotonic();
         self.host.nanoseconds = nanoseconds();
-        let mut buffer = Buffer::new(bytes, INGRESS);
+        let mut buffer = Buffer::new(bytes, ingress);
         let host_before = *self.host.reasons.borrow();
         // What the kernel does the short way, where it can, must be what comes of the long one.
         let verdict = process_the_long_way(&mut buffer, &self.host, &mut Scratch::default());
         let host_counted = counted(&host_before, &*self.host.reasons.borrow());
         let before = self.kernel.reasons().unwrap();
-        let (action, after_kernel) = self.run_in_kernel(bytes);
+        let (action, after_kernel) = self.run_program_in_kernel("xdp_lb", bytes, ingress);
         let counted = counted(&before, &self.kernel.reasons().unwrap());
         let expected_action = match verdict {
             Verdict::Drop(reason) => {
@@ -382,7 +400,7 @@ impl Homes {
         let counters = |homes: &Self| (*homes.host.reasons.borrow(), homes.kernel.reasons().unwrap());
         let before = counters(self);
         let verdict = send_check(&mut buffer, &self.host, &mut Scratch::default());
-        let (action, bytes) = self.run_program_in_kernel("xdp_check", bytes);
+        let (action, bytes) = self.run_program_in_kernel("xdp_check", bytes, INGRESS);
         assert!(before == counters(self), "no client has sent it, and so nothing is counted");
         match verdict {
             Verdict::Redirect(ifindex) => {
@@ -403,12 +421,17 @@ impl Homes {
     }
 
     fn run_in_kernel(&mut self, bytes: &[u8]) -> (u32, Vec<u8>) {
-        self.run_program_in_kernel("xdp_lb", bytes)
+        self.run_program_in_kernel("xdp_lb", bytes, INGRESS)
     }
 
-    fn run_program_in_kernel(&mut self, name: &str, bytes: &[u8]) -> (u32, Vec<u8>) {
+    fn run_program_in_kernel(&mut self, name: &str, bytes: &[u8], ingress: u32) -> (u32, Vec<u8>) {
         let mut out = vec![0; bytes.len() + 256];
         let mut options = TestRunOptions::new();
+        // `struct xdp_md`: where the data begins and ends, metadata, the interface and two queues.
+        let context = [0, bytes.len() as u32, 0, ingress, 0, 0].map(u32::to_ne_bytes).concat();
+        if ingress != INGRESS {
+            options.ctx_in = Some(&context);
+        }
         options.data_in = Some(bytes);
         options.data_out = Some(&mut out);
         let program: &mut Xdp = self.kernel.object().program_mut(name).unwrap().try_into().unwrap();
@@ -469,6 +492,45 @@ impl Homes {
         kernel
     }
 
+    /// What a census would find so many seconds from now.
+    pub fn census_in(&self, seconds: u32) -> Census {
+        let mut count = Count::new(&self.tables, &self.host.settings, monotonic() + seconds);
+        for (book, flows) in Book::ALL.into_iter().zip(&*self.host.flows.borrow()) {
+            for (key, record) in flows {
+                count.take(book, key, record);
+            }
+        }
+        count.finish()
+    }
+
+    /// How many flows of a backend are counted where they are limited; both homes must have as many.
+    pub fn counted_flows(&self, backend: u32) -> i64 {
+        let host = self.host.backend_flows.borrow().get(&BackendIndex(backend)).copied().unwrap_or_default();
+        assert_eq!(self.kernel.counted_flows(&self.tables).unwrap().get(&BackendIndex(backend)), Some(&host));
+        host
+    }
+
+    /// Lets backends' packets come in by any interface, or not.
+    pub fn set_asymmetric_replies(&mut self, asymmetric_replies: bool) {
+        let policy = Policy { asymmetric_replies, ..options(LIMITS).policy };
+        self.kernel.set_policy(&policy).unwrap();
+        self.set_option(ASYMMETRIC_REPLIES, asymmetric_replies);
+    }
+
+    fn set_option(&mut self, option: u32, is_set: bool) {
+        let options = &mut self.host.settings.options;
+        *options = if is_set { *options | option } else { *options & !option };
+    }
+
+    /// Says which devices stand on which, or are a port of which.
+    pub fn set_devices(&mut self, devices: &BTreeMap<u32, (u32, u16)>) {
+        self.kernel.set_vlans(devices).unwrap();
+        let device = |(index, (parent, vlan)): (&u32, &(u32, u16))| {
+            (*index, VlanDevice { parent: *parent, vlan: u32::from(*vlan) })
+        };
+        self.host.devices = devices.iter().map(device).collect();
+    }
+
     /// Makes the host's counts of flows what a census has counted, as the kernel's are by then.
     fn correct_flow_counts(&mut self, census: &Census) {
         let mut services = BTreeMap::<ServiceIndex, i64>::new();
@@ -512,6 +574,28 @@ impl Homes {
         while monotonic() == now {
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// Adds an interface that packets can come in by; says which one it is.
+    pub fn add_interface(&mut self, name: &str) -> u32 {
+        run(&format!("ip link add {name} type veth peer name {name}-peer"));
+        // The kernel has a packet come in by an interface only where that has a program.
+        self.kernel.attach(name, XdpMode::Native).unwrap_or_else(|error| panic!("{error:#}"));
+        self.host.settings.handover = self.kernel.settings().handover;
+        let index = nix::net::if_::if_nametoindex(name).unwrap();
+        for mac in own_macs(index) {
+            self.own_macs.insert(mac);
+            self.host.own(mac);
+        }
+        self.kernel.set_own_macs(&self.own_macs).unwrap();
+        index
+    }
+
+    /// Says which addresses this host has.
+    pub fn set_own_addresses(&mut self, addresses: &[&str]) {
+        let addresses = addresses.iter().map(|address| address.parse::<IpAddr>().unwrap().into());
+        self.host.own_addresses = addresses.collect();
+        self.kernel.set_own_addresses(&self.host.own_addresses).unwrap();
     }
 
     /// Makes a client reachable: in the kernel by a route over a veth, a neighbour and forwarding; on

@@ -204,6 +204,8 @@ fn every_kind_of_error_is_translated_and_nothing_else() {
             if kinds.contains(&kind) {
                 let sent = case.frame(case.backend, case.client);
                 let expected = Icmp::error(case.routers[0], &ip(case.backend), kind, 1, &sent, 1000);
+                // ICMPv6's "packet too big" has an MTU, whatever its code.
+                let error = Icmp { rest: [0, 0, 5, 0], ..error };
                 becomes(&mut homes, &error, Verdict::Redirect(EGRESS), to_backend(expected));
             } else if !matches!((case.header, kind), (20, 8) | (40, 128)) {
                 homes.bytes_end_with(&error.bytes(), Reason::NotTcpOrUdp);
@@ -353,4 +355,65 @@ fn quotes_that_lie_or_are_cut_short_are_left_to_the_host() {
         let verdict = homes.process(&mut host);
         assert_eq!(verdict, Verdict::Pass(Reason::Malformed));
     }
+}
+
+#[test]
+fn a_backend_is_not_told_an_mtu_below_1280() {
+    for mode in [Mode::FullNat, Mode::Nat, Mode::Dsr, Mode::Ipip] {
+        let mut homes = Homes::new();
+        for case in ALL {
+            let backend = if mode == Mode::Ipip { V4.backend } else { case.backend };
+            homes.service(case.vip, case.protocol, mode, &[backend]);
+            let first = Frame {
+                tcp: case.frame(case.client, case.vip).tcp.map(|_| SYN),
+                ..case.frame(case.client, case.vip)
+            };
+            homes.send(&first);
+            let seen = case.frame(case.vip, case.client).ttl(50);
+            // IPv4's upper half says how much is quoted (RFC 4884).
+            let upper = if case.header == 20 { [0, 7] } else { [0, 0] };
+            for (told, expected) in
+                [(0, 1280), (68, 1280), (552, 1280), (1279, 1280), (1280, 1280), (1281, 1281), (9000, 9000)]
+            {
+                let rest = |mtu: u16| [&upper[..], &mtu.to_be_bytes()].concat().try_into().unwrap();
+                for length in case.lengths() {
+                    let error = Icmp {
+                        rest: rest(told),
+                        ..Icmp::too_big(case.routers[0], &ip(case.vip), &seen, length)
+                    };
+                    let outcome = homes.send_bytes(&error.bytes());
+                    assert_eq!(outcome.verdict, Verdict::Redirect(EGRESS));
+                    let bounded = Icmp { rest: rest(expected), ttl: error.ttl - 1, ..error };
+                    let (outer, inner) = match mode {
+                        // What differs else is looked at above.
+                        Mode::FullNat | Mode::Nat => (0, None),
+                        Mode::Ipip => (20, Some(bounded.bytes())),
+                        _ => (0, Some(bounded.bytes())),
+                    };
+                    if let Some(inner) = inner {
+                        assert_eq!(hex(&outcome.bytes[14 + outer..]), hex(&inner[14..]), "{mode:?}");
+                        continue;
+                    }
+                    let at = 14 + case.header + 4;
+                    assert_eq!(outcome.bytes[at..at + 4], rest(expected), "{mode:?}, told {told}");
+                    assert!(crate::properties::is_whole(&outcome.bytes), "{mode:?}, told {told}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_client_is_told_what_the_router_says() {
+    let mut homes = Homes::new();
+    homes.service(V4.vip, V4.protocol, Mode::FullNat, &[V4.backend]);
+    let first = Frame::tcp(V4.client, V4.vip, SYN);
+    let (source, _) = homes.translates(&first, V4.snat, &[V4.backend]);
+    let error = |from: &str, to: &str, about: &Frame| Icmp {
+        rest: [0, 0, 2, 0x28],
+        ..Icmp::too_big(from, to, about, 1000)
+    };
+    let seen = error(V4.routers[1], V4.snat, &Frame::tcp(&source.to_string(), V4.backend, ACK));
+    let sent = error(&ip(V4.vip), &ip(V4.client), &Frame::tcp(V4.client, V4.vip, ACK));
+    becomes(&mut homes, &seen, Verdict::Transmit, to_client(sent));
 }

@@ -5,6 +5,7 @@
 
 mod affinity;
 mod answers;
+mod arrivals;
 mod checks;
 mod decap;
 mod failing;
@@ -16,6 +17,8 @@ mod homes;
 mod icmp;
 mod icmp_errors;
 mod load;
+mod martians;
+mod mss;
 mod nat;
 mod packets;
 mod passed;

@@ -1,17 +1,17 @@
 //! `nat`: the destination is rewritten, replies come back statelessly.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use xdp_lb::control::tables::Write;
 use xdp_lb_common::net::{Address, Protocol};
 use xdp_lb_common::process::Verdict;
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::slot::Slot;
-use xdp_lb_common::tables::{BackendIndex, BackendState, Mode, Route, ServiceIndex};
+use xdp_lb_common::tables::{Backend, BackendIndex, BackendState, Mode, Route, ServiceIndex};
 
-use crate::homes::{Homes, INGRESS, hex, run};
-use crate::packets::{ACK, BACKEND_MAC, CLIENT_MAC, Frame, LB_BACKEND_MAC, LB_MAC, RST, SYN};
+use crate::homes::{EGRESS, Homes, INGRESS, hex, run};
+use crate::packets::{ACK, BACKEND_MAC, CLIENT_MAC, Frame, LB_BACKEND_MAC, LB_MAC, RST, SYN, ends};
 
 const CLIENT: &str = "203.0.113.5:40000";
 const CLIENT6: &str = "[2001:db8:1::5]:40000";
@@ -225,9 +225,64 @@ fn a_backend_of_several_vips_answers_in_the_right_one_s_name() {
         let expected = reply.leaving(vip.parse().unwrap(), client.parse().unwrap(), (LB_MAC, CLIENT_MAC));
         assert_eq!(hex(&outcome.bytes), hex(&expected.bytes()));
     }
-    // The backend cannot tell apart one client port that speaks to both.
-    homes.ends_with(&Frame::tcp("203.0.113.5:1001", "192.0.2.11:80", SYN), Reason::TupleInUse);
     homes.ends_with(&Frame::tcp("198.51.100.11:8080", "203.0.113.9:1", ACK), Reason::ReplyUnroutable);
+}
+
+#[test]
+fn a_client_s_port_that_speaks_to_two_vips_of_a_backend_is_two_ports_to_that() {
+    let clients = [
+        ("203.0.113.5:1001", "198.51.100.11:8080", ["192.0.2.10:80", "192.0.2.11:80"]),
+        ("[2001:db8:1::5]:1001", "[2001:db8:2::11]:8080", ["[2001:db8::10]:80", "[2001:db8::11]:80"]),
+    ];
+    for protocol in [Protocol::TCP, Protocol::UDP] {
+        let mut homes = Homes::new();
+        for (client, backend, vips) in clients {
+            for vip in vips {
+                homes.service(vip, protocol, Mode::Nat, &[backend]);
+            }
+            for place in 1..homes.host.backends.len() {
+                let (index, backend) = (BackendIndex(place as u32), homes.host.backends[place]);
+                if backend.state != BackendState::Vacant as u8 {
+                    homes.apply(&[Write::Backend(index, Backend { shared: 1, ..backend })]);
+                }
+            }
+            homes.change_reply(backend, protocol, |reply| reply.by_record = 1);
+            let frame = |from: &str, to: &str, flags| match protocol {
+                Protocol::TCP => Frame::tcp(from, to, flags),
+                _ => Frame::udp(from, to),
+            };
+            let mut ports = Vec::new();
+            for (vip, flags) in [(vips[0], SYN), (vips[1], SYN), (vips[1], ACK), (vips[0], ACK)] {
+                let sent = frame(client, vip, flags);
+                let outcome = homes.send(&sent);
+                assert_eq!(outcome.verdict, Verdict::Redirect(EGRESS));
+                let (from, to) = ends(&outcome.bytes);
+                assert_eq!(
+                    (from.ip(), to),
+                    (client.parse::<SocketAddr>().unwrap().ip(), backend.parse().unwrap())
+                );
+                let expected = sent.leaving(from, to, (LB_BACKEND_MAC, BACKEND_MAC));
+                assert_eq!(hex(&outcome.bytes), hex(&expected.bytes()));
+                let mut reply = frame(backend, &from.to_string(), ACK);
+                (reply.from_mac, reply.to_mac) = (BACKEND_MAC, LB_BACKEND_MAC);
+                let outcome = homes.send(&reply);
+                assert_eq!(outcome.verdict, Verdict::Transmit);
+                let ends = (vip.parse().unwrap(), client.parse().unwrap());
+                assert_eq!(
+                    hex(&outcome.bytes),
+                    hex(&reply.leaving(ends.0, ends.1, (LB_MAC, CLIENT_MAC)).bytes())
+                );
+                ports.push(from.port());
+            }
+            assert_eq!((ports[0], ports[3]), (1001, 1001), "the first keeps its own");
+            assert!((2000..=2999).contains(&ports[1]) && ports[1] == ports[2], "{ports:?}");
+            // Another flow of the client's that has this port as its own gets another in its turn.
+            let other = client.replace(":1001", &format!(":{}", ports[1]));
+            let outcome = homes.send(&frame(&other, vips[0], SYN));
+            let (from, _) = ends(&outcome.bytes);
+            assert!((2000..=2999).contains(&from.port()) && from.port() != ports[1], "{from}");
+        }
+    }
 }
 
 #[test]

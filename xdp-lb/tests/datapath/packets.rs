@@ -35,6 +35,8 @@ pub struct Frame {
     pub traffic_class: u8,
     pub dont_fragment: bool,
     pub ipv4_options: Vec<u8>,
+    /// A multiple of four bytes, 40 at the most.
+    pub tcp_options: Vec<u8>,
     pub extensions: Extensions,
     pub payload: Vec<u8>,
 }
@@ -53,6 +55,7 @@ impl Frame {
             traffic_class: 0,
             dont_fragment: true,
             ipv4_options: Vec::new(),
+            tcp_options: Vec::new(),
             extensions: Vec::new(),
             payload: b"some bytes of payload, an odd number".to_vec(),
         }
@@ -168,6 +171,7 @@ impl Frame {
                 tcp.syn = flags & SYN != 0;
                 tcp.rst = flags & RST != 0;
                 tcp.ack = flags & ACK != 0;
+                tcp.set_options_raw(&self.tcp_options).unwrap();
                 TransportHeader::Tcp(tcp)
             }
             None => TransportHeader::Udp(UdpHeader {

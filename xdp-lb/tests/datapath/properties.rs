@@ -92,7 +92,7 @@ fn error() -> impl Strategy<Value = Error> {
 }
 
 /// Whether a frame's ICMP message and IPv4 header have the right checksums.
-fn is_whole(bytes: &[u8]) -> bool {
+pub fn is_whole(bytes: &[u8]) -> bool {
     let sliced = etherparse::SlicedPacket::from_ethernet(bytes).expect("a frame that leaves is whole");
     match (sliced.net, sliced.transport) {
         (Some(etherparse::NetSlice::Ipv4(ip)), Some(etherparse::TransportSlice::Icmpv4(icmp))) => {

@@ -26,6 +26,22 @@ fn a_flow_that_cannot_be_recorded_is_dropped() {
 }
 
 #[test]
+fn a_client_s_port_that_speaks_to_two_vips_of_a_backend_is_refused_where_no_port_is_left() {
+    let mut homes = Homes::new();
+    homes.host.settings.snat_port_count = 1;
+    for vip in ["192.0.2.10:80", "192.0.2.11:80", "192.0.2.12:80"] {
+        homes.service(vip, Protocol::TCP, Mode::Nat, &["198.51.100.11:8080"]);
+    }
+    homes.host.backends.iter_mut().for_each(|backend| backend.shared = 1);
+    let send = |homes: &Homes, vip: &str| {
+        homes.process(&mut Buffer::new(&Frame::tcp("203.0.113.5:1", vip, SYN).bytes(), INGRESS))
+    };
+    assert_eq!(send(&homes, "192.0.2.10:80"), Verdict::Redirect(EGRESS));
+    assert_eq!(send(&homes, "192.0.2.11:80"), Verdict::Redirect(EGRESS));
+    assert_eq!(send(&homes, "192.0.2.12:80"), Verdict::Drop(Reason::SnatPortsExhausted));
+}
+
+#[test]
 fn fragments_follow_their_first_for_as_long_as_linux_puts_them_together() {
     let v4 = (VIP, "198.51.100.11:8080", "203.0.113.5:1", 30);
     let v6 = ("[2001:db8::10]:80", "[2001:db8:2::11]:8080", "[2001:db8:1::5]:1", 60);

@@ -132,6 +132,7 @@ fn the_census_removes_what_is_over() {
         homes.send(&Frame::udp(&client, "192.0.2.10:53"));
     }
     let policy = xdp_lb::datapath::Policy {
+        asymmetric_replies: true,
         flow_hash_secret: None,
         snat_ports: xdp_lb::config::PortRange { first: 2000, last: 2999 },
         timeouts: xdp_lb::config::Timeouts {

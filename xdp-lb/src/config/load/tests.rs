@@ -119,6 +119,7 @@ fn everything_but_the_interfaces_has_a_default() {
             },
             timeouts: Timeouts { tcp_idle: Duration::from_secs(900), udp_idle: Duration::from_secs(60) },
             drain_timeout: Duration::from_secs(3600),
+            asymmetric_replies: false,
             allow_exec_checks: false,
             icmp_time_exceeded: true,
             services: vec![],
@@ -129,7 +130,7 @@ fn everything_but_the_interfaces_has_a_default() {
 #[test]
 fn every_key_is_read() {
     let config = valid(&format!(
-        "interfaces = [\"bond0\"]\nxdp_mode = \"generic\"\nstate_file = \"/s\"\npin_path = \"/p/q\"\n\
+        "interfaces = [\"bond0\"]\nxdp_mode = \"generic\"\nasymmetric_replies = true\nstate_file = \"/s\"\npin_path = \"/p/q\"\n\
          flow_hash_secret = \"{}\"\nsnat_ports = \"2000-3000\"\nvips = {{ interface = \"lo\", withdraw = \"no-backends\" }}\n\
          api.socket = \"/a\"\nmetrics.listen = \"off\"\n\
          limits = {{ services = 1, backends = 2, slots = 0x400, flows = 2048, half_open_flows = 4096, \
@@ -141,6 +142,7 @@ fn every_key_is_read() {
         "0f".repeat(32)
     ));
     assert_eq!(config.xdp_mode, XdpMode::Generic);
+    assert!(config.asymmetric_replies);
     assert_eq!((config.state_file, config.pin_path), ("/s".into(), "/p/q".into()));
     assert_eq!(config.flow_hash_secret, Some([0x0f; 32]));
     assert_eq!(config.snat_ports.to_string(), "2000-3000");
@@ -229,7 +231,7 @@ fn unknown_keys_name_the_nearest_known_one_or_where_they_belong() {
         refused("interfaces = [\"eth0\"]\nfrobnicate = 1\n"),
         "line 2: unknown key \"frobnicate\"; the keys here are \"interfaces\", \"xdp_mode\", \"state_file\", \
          \"pin_path\", \"flow_hash_secret\", \"snat_ports\", \"vips\", \"api\", \"metrics\", \"limits\", \"timeouts\", \
-         \"drain_timeout\", \"allow_exec_checks\", \"icmp_time_exceeded\", \"service\""
+         \"drain_timeout\", \"asymmetric_replies\", \"allow_exec_checks\", \"icmp_time_exceeded\", \"service\""
     );
     assert_eq!(
         refused("interfaces = [\"eth0\"]\n[api]\nxdp_mode = \"auto\"\n"),

@@ -54,6 +54,7 @@ struct Memory {
     missing: BTreeSet<String>,
     router_addresses: RouterAddressesOf,
     resets_unknown: bool,
+    own_addresses: BTreeSet<Address>,
 }
 
 impl Memory {
@@ -146,6 +147,11 @@ impl Kernel for InMemory {
 
     fn set_resets_unknown(&mut self, resets: bool) -> anyhow::Result<()> {
         self.lock().resets_unknown = resets;
+        Ok(())
+    }
+
+    fn set_own_addresses(&mut self, addresses: &BTreeSet<Address>) -> anyhow::Result<()> {
+        self.lock().own_addresses = addresses.clone();
         Ok(())
     }
 
@@ -1725,4 +1731,28 @@ async fn an_address_that_is_missing_from_answers_is_held_and_answers_that_differ
         tokio::time::sleep(Duration::from_millis(10)).await;
     };
     assert!(warning.contains("answers differ between lookups: 3 addresses came back"), "{warning}");
+}
+
+#[tokio::test]
+async fn the_datapath_is_told_this_hosts_addresses_and_those_that_backends_see() {
+    let config = TWO_SERVICES
+        .replace("vip = \"192.0.2.10:80\"", "vip = \"192.0.2.10:80\"\nsnat_addresses = [\"198.51.100.9\"]");
+    let daemon = Daemon::start(&config);
+    let told = async |expected: &[&str]| {
+        let expected: BTreeSet<Address> =
+            expected.iter().map(|address| address.parse::<IpAddr>().unwrap().into()).collect();
+        for _ in 0..100 {
+            if daemon.kernel.lock().own_addresses == expected {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("{:?} was told, not {expected:?}", daemon.kernel.lock().own_addresses);
+    };
+    told(&[]).await;
+    for own in [&["198.51.100.1"][..], &["198.51.100.1", "2001:db8:2::1"], &[]] {
+        let addresses = own.iter().map(|address| address.parse().unwrap()).collect();
+        daemon.events.send(Event::Addresses(addresses)).await.unwrap();
+        told(&[own, &["198.51.100.9"]].concat()).await;
+    }
 }
