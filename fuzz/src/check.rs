@@ -957,31 +957,36 @@ fn check_course(
         let source = sent.source_endpoint();
         let of_record =
             recall(flows, came).is_some_and(|record| same_end(&record.ends.source_endpoint(), &source));
-        if !of_record && service.mode == Mode::FullNat as u8 {
-            let first = service.snat_offset as usize;
-            let own = &tables.snat_addresses[first..first + usize::from(service.snat_len)];
-            assert!(
-                if own.is_empty() {
-                    goes_to(world, service, way, |backend| its(backend) && backend.source == source.address)
-                } else {
-                    own.contains(&source.address)
-                },
-                "full-nat leaves from one of its own addresses"
-            );
-            assert!(tables.settings.is_snat_port(source.port), "full-nat leaves from one of its ports");
-        } else if !of_record {
-            // Another port, where the client has a flow from its own to a backend that several VIPs share.
-            let is_moved = source.address == came.source && tables.settings.is_snat_port(source.port);
-            assert!(
-                source == came.source_endpoint() || is_moved,
-                "nat keeps the client's address and, where it can, the port"
-            );
-        }
+        let first = service.snat_offset as usize;
+        let named = &tables.snat_addresses[first..first + usize::from(service.snat_len)];
+        let comes_from = |backend: &Backend| {
+            let is_hairpin =
+                service.mode == Mode::Nat as u8 && backend.is_neighbour(&came.source, came.source.is_v4());
+            if service.mode != Mode::FullNat as u8 && !is_hairpin {
+                // Another port, where the client has a flow from its own to a backend that several VIPs share.
+                let is_moved = source.address == came.source && tables.settings.is_snat_port(source.port);
+                return source == came.source_endpoint() || is_moved;
+            }
+            let is_own = if named.is_empty() {
+                backend.source == source.address
+            } else {
+                named.contains(&source.address)
+            };
+            // A connection that is under way without a record keeps its client's address.
+            let is_older = is_hairpin && came.protocol == Protocol::TCP && source == came.source_endpoint();
+            is_older || is_own && tables.settings.is_snat_port(source.port)
+        };
+        assert!(
+            of_record || goes_to(world, service, way, |backend| its(backend) && comes_from(backend)),
+            "nat keeps the client's address and, where it can, the port; full-nat and nat to a neighbour leave from an own one"
+        );
         return;
     }
     let rule =
         world.rule_at(&came.source_endpoint()).expect("what is sent on is to a service or from a backend");
-    let record = recall(flows, came).filter(|_| rule.by_record != 0);
+    let is_to_hairpin = tables.settings.is_snat_port(came.destination_port)
+        && tables.backends[rule.backend.0 as usize].source == came.destination;
+    let record = recall(flows, came).filter(|_| rule.by_record != 0 || is_to_hairpin);
     if let Some(record) = record {
         assert!(record.is_reply);
         assert!(

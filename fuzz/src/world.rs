@@ -12,8 +12,8 @@ use xdp_lb_common::process::handover::{CLEAR, SET};
 use xdp_lb_common::slot::Slot;
 use xdp_lb_common::tables::{
     ASYMMETRIC_REPLIES, Backend, BackendIndex, Book, COUNTS_FLOWS, Check, FlowKey, FlowRecord, Mode,
-    RECORDS_FLOWS, REJECTS, Reply, Route, ServerId, ServerKey, Service, ServiceIndex, Settings, SlotIndex,
-    SourceKey, SourceVerdict, Tags,
+    RECORDS_FLOWS, REJECTS, Reply, Route, SHARED, ServerId, ServerKey, Service, ServiceIndex, Settings,
+    SlotIndex, SourceKey, SourceVerdict, Tags,
 };
 
 /// Few of each, so that what is made of them meets: VIPs, backends, clients, the load balancer's own.
@@ -261,7 +261,12 @@ impl World {
             destination_mac: mac(10 + index as u8),
             source_mac: mac(2),
             state: if u.ratio(1, 3)? { u.int_in_range(0..=6)? } else { 1 },
-            shared: u8::from(mode == Mode::Nat && u.ratio(1, 4)?),
+            neighbours: match (mode, u.int_in_range(0..=7)?) {
+                (Mode::Nat, 0 | 1) => SHARED,
+                (Mode::Nat, 2) => u.int_in_range(1..=127)?,
+                (Mode::Nat, 3) => SHARED | u.int_in_range(1..=127)?,
+                _ => 0,
+            },
             mtu: *u.choose(&[1500, 1500, 0, 1300, 100, 60])?,
             max_flows: if u.ratio(1, 4)? { u.int_in_range(1..=3)? } else { 0 },
         };
@@ -302,7 +307,7 @@ impl World {
             if is_shared {
                 shared.extend(own.clone().filter(|user| user.2).map(|user| user.0));
             }
-            let has_record = own.clone().any(|user| self.tables.backends[user.0].shared != 0)
+            let has_record = own.clone().any(|user| self.tables.backends[user.0].is_shared())
                 || own.clone().chain(others.clone()).any(|user| !user.2);
             let other_speakers = others.clone().filter(|_| endpoint.port != Port::default());
             let speaker = own.clone().chain(other_speakers).find(|user| user.2);
@@ -320,7 +325,7 @@ impl World {
             }
             self.tables.replies.insert(*endpoint, rule);
         }
-        shared.into_iter().for_each(|place| self.tables.backends[place].shared = 1);
+        shared.into_iter().for_each(|place| self.tables.backends[place].neighbours |= SHARED);
         self.services = services;
     }
 

@@ -164,8 +164,9 @@ pub struct Backend {
     pub source_mac: MacAddress,
     /// A [`BackendState`], as its number.
     pub state: u8,
-    /// 1: several `nat` VIPs use this backend, so its flows need a record of their replies.
-    pub shared: u8,
+    /// `nat`, bits 0 to 6: how many first bits of the address (an IPv4 address is the last 32 of 128) its neighbours share
+    /// with it, whose packets it would answer directly; 0: nobody is treated as one. Bit 7, [`SHARED`].
+    pub neighbours: u8,
     /// The largest IP packet that the path to it takes, bytes; 0: any.
     pub mtu: u16,
     /// How many flows it may have at a time; 0: any number.
@@ -174,7 +175,44 @@ pub struct Backend {
 
 const _: () = assert!(size_of::<Backend>() == 64);
 
+/// [`Backend::neighbours`]: several `nat` VIPs use this backend, so its flows need a record of their replies.
+pub const SHARED: u8 = 1 << 7;
+
 impl Backend {
+    /// Whether several `nat` VIPs use it.
+    #[inline(always)]
+    pub fn is_shared(&self) -> bool {
+        self.neighbours & SHARED != 0
+    }
+
+    /// Whether [`Backend::is_neighbour`] has to be asked: exact for IPv4, and for IPv6 by the first 64 bits, which a link's
+    /// prefix rarely is shorter than.
+    #[inline(always)]
+    pub fn may_be_neighbour(&self, client: &Address, is_v4: bool) -> bool {
+        if is_v4 {
+            return self.is_neighbour(client, is_v4);
+        }
+        let bits = self.neighbours & !SHARED;
+        let [first, _] = self.address.words();
+        let [other, _] = client.words();
+        (bits != 0) & ((first == other) | (bits < 64))
+    }
+
+    /// Whether it would answer this client directly, not through the load balancer: a neighbour on its network, or itself.
+    #[inline(always)]
+    pub fn is_neighbour(&self, client: &Address, is_v4: bool) -> bool {
+        let bits = u32::from(self.neighbours & !SHARED);
+        let [a, b, c, d] = self.address.0.map(Be32::get);
+        let [e, f, g, h] = client.0.map(Be32::get);
+        // How the addresses differ, in the last 64 bits and before; IPv4's do in the last 32 alone.
+        let last = if is_v4 { u64::from(d ^ h) } else { u64::from(c ^ g) << 32 | u64::from(d ^ h) };
+        let first = if is_v4 { 0 } else { u64::from(a ^ e) << 32 | u64::from(b ^ f) };
+        // In two steps each: a shift by 64 would be none.
+        let of_last = bits.saturating_sub(64);
+        let of_first = bits.min(64);
+        (bits != 0) & (last >> 1 >> (63 - of_last) == 0) & (first >> ((64 - of_first) % 64) == 0)
+    }
+
     /// Where it listens, for this protocol.
     #[inline(always)]
     pub fn endpoint(&self, protocol: Protocol) -> Endpoint {

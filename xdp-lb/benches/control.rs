@@ -247,6 +247,7 @@ fn wanted(count: u32) -> WantedService {
         ifindex: 1,
         vlan: 0,
         mtu: 1_500,
+        neighbours: 96 + 24,
         destination_mac: MacAddress::new([2, 0, 0, 0, 0, 3]),
         source_mac: MacAddress::new([2, 0, 0, 0, 0, 4]),
     };
@@ -278,6 +279,7 @@ fn wanted(count: u32) -> WantedService {
         max_flows: 0,
         checked_at: None,
         ring_len: ring_len(count),
+        hairpin: true,
         backends,
     }
 }

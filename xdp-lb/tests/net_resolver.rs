@@ -230,11 +230,12 @@ fn backends_on_the_link_resolve_to_their_own_mac_in_both_families() {
             destination_mac: mac(PEER_MAC),
             router: None,
             source: address("192.0.2.1"),
+            on_link_bits: Some(24),
             mtu: 1500,
         };
         assert_eq!(hop, expected);
         let hop = watch.resolved(v6, PEER_MAC).await;
-        assert_eq!(hop, NextHop { source: address("2001:db8::1"), ..expected });
+        assert_eq!(hop, NextHop { source: address("2001:db8::1"), on_link_bits: Some(64), ..expected });
     });
 }
 
@@ -408,6 +409,7 @@ fn a_backend_on_a_vlan_is_reached_through_the_parent_with_the_tag() {
             destination_mac: mac("02:00:00:00:00:08"),
             router: None,
             source: address("203.0.113.1"),
+            on_link_bits: Some(24),
             mtu: 1450,
         };
         assert_eq!(hop, expected);

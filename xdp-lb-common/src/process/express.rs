@@ -53,7 +53,8 @@ fn take<const V4: bool, P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Opt
     let is_plain = backend.vlan == 0 && backend.ifindex != 0;
     let is_tunnel = service.mode >= Mode::Ipip as u8;
     let outer = if is_tunnel { outer_length(service, backend) } else { 0 };
-    if !is_plain || !fits(&parsed, outer, backend) {
+    let is_hairpin = (service.mode == Mode::Nat as u8) & backend.may_be_neighbour(&parsed.key.source, V4);
+    if !is_plain || is_hairpin || !fits(&parsed, outer, backend) {
         return None;
     }
     if martian::may_begin(&parsed) && tables.roles(&parsed.key.source) != 0 {

@@ -69,10 +69,23 @@ pub fn is_first(parsed: &Parsed) -> bool {
     parsed.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN
 }
 
-/// Whether the replies of this backend's flows need a record of their own.
-#[inline(always)]
-fn has_pairs(service: &Service, backend: &Backend) -> bool {
-    service.mode == Mode::FullNat as u8 || backend.shared != 0
+/// Whether the backend sees an address of this host as the client: in `full-nat`, and in `nat` where it would answer
+/// the client directly, from an address that the client does not know. Not for a connection that is there already: it
+/// came to be without, since the backend's replies come here by other means.
+///
+/// A call of its own in the kernel, as [`is_hairpin`] is.
+#[inline(never)]
+fn is_translated(service: &Service, backend: &Backend, parsed: &Parsed) -> bool {
+    let is_hairpin = is_hairpin(service, backend, parsed) & !is_in_mid_flow(parsed);
+    (service.mode == Mode::FullNat as u8) | is_hairpin
+}
+
+/// Whether a client of a `nat` service is a neighbour of the backend, or the backend itself.
+///
+/// A call of its own in the kernel, not inlined: the verifier would follow all that comes after from each way through it.
+#[inline(never)]
+pub fn is_hairpin(service: &Service, backend: &Backend, parsed: &Parsed) -> bool {
+    (service.mode == Mode::Nat as u8) & backend.is_neighbour(&parsed.key.source, parsed.is_v4)
 }
 
 /// Whether every flow of this service is recorded, whatever its slot does.
@@ -107,11 +120,13 @@ fn settled<'t, T: Tables>(
     if records_flows(service) {
         return None;
     }
-    if context.moment.named.0 != 0 {
+    let (index, backend) = if context.moment.named.0 != 0 {
         let backend = context.tables.backend(context.moment.named)?;
-        return (backend.shared == 0).then_some((context.moment.named, backend));
-    }
-    owner(context.tables, service, slot_hash(context.settings, service, &context.parsed.key))
+        (!backend.is_shared()).then_some((context.moment.named, backend))?
+    } else {
+        owner(context.tables, service, slot_hash(context.settings, service, &context.parsed.key))?
+    };
+    (!is_hairpin(service, backend, context.parsed)).then_some((index, backend))
 }
 
 /// The owner of a flow's slot, if it is the one of all flows of that slot, whose replies need no record.
@@ -127,7 +142,7 @@ pub fn owner<'t, T: Tables>(
     }
     let slot = tables.slot(SlotIndex(service.ring_offset.0 + hash.reduce(service.ring_len)))?;
     let backend = tables.backend(slot.owner())?;
-    (!slot.is_tracked() && is_up(service, backend) && backend.shared == 0).then(|| (slot.owner(), backend))
+    (!slot.is_tracked() && is_up(service, backend) && !backend.is_shared()).then(|| (slot.owner(), backend))
 }
 
 /// Refuses what may begin a flow in the name of this host; and a UDP packet in the name of a service or a backend: with
@@ -186,7 +201,7 @@ fn follow<'t, T: Tables>(context: &Context<'t, T>, service: &Service) -> Result<
         return if has_ended(context, service, &record, book) { Err(Reason::FlowEnded) } else { Ok(None) };
     }
     let source = Endpoint::new(record.source, record.source_port, parsed.key.protocol);
-    let pairs = has_pairs(service, backend);
+    let pairs = (record.source != parsed.key.source) | backend.is_shared();
     let seen = record.life.progress();
     let mut progress = advance(seen, Direction::Forward, parsed.tcp_flags);
     if pairs {
@@ -269,8 +284,8 @@ pub fn find<T: Tables>(context: &Context<'_, T>, service: &Service) -> Option<(B
     if service.mode == Mode::FullNat as u8 {
         return None;
     }
-    let (index, _) = choose(context, service, slot_hash(context.settings, service, key)).ok()?;
-    Some((index, key.source_endpoint()))
+    let (index, backend) = choose(context, service, slot_hash(context.settings, service, key)).ok()?;
+    (!is_hairpin(service, backend, context.parsed)).then_some((index, key.source_endpoint()))
 }
 
 /// Whether a flow's record still says where its packets go.
@@ -311,7 +326,9 @@ fn begin<'t, T: Tables>(context: &Context<'t, T>, service: &Service) -> Result<C
     guard::admit(context, service)?;
     let (index, backend) = choose(context, service, slot_hash(settings, service, key))?;
     let mut source = key.source_endpoint();
-    let pairs = has_pairs(service, backend);
+    let is_translated = is_translated(service, backend, parsed);
+    // Whether the replies need a record of their own.
+    let pairs = is_translated | backend.is_shared();
     if parsed.tcp_flags & TCP_RST != 0 {
         // Never recorded: nothing will follow. Without a record, `full-nat` has no port for it.
         return if pairs {
@@ -323,7 +340,7 @@ fn begin<'t, T: Tables>(context: &Context<'t, T>, service: &Service) -> Result<C
     if pairs {
         // The flow's own, else all flows of a client with affinity would look for a port in the same few places.
         let hash = flow_hash(settings, key).next();
-        if service.mode == Mode::FullNat as u8 {
+        if is_translated {
             source.address = *own_address(tables, service, backend, hash)?;
         }
         // `nat` keeps the client's port, unless the client has another flow from there to the backend, through another VIP.

@@ -18,7 +18,7 @@ use crate::net::{Be16, Be32, Port, Protocol};
 use crate::packet::Packet;
 use crate::parse::Parsed;
 use crate::reason::Reason;
-use crate::tables::{BackendIndex, FlowKey, Mode, Tables};
+use crate::tables::{BackendIndex, FlowKey, Tables};
 
 /// Whose packet an ICMP error quotes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -105,7 +105,7 @@ pub fn to_backend<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<bool, 
     let backend = tables.backend(index).ok_or(Reason::Internal)?;
     *requoted = FlowKey::new(backend.endpoint_for(&quoted.key.source_endpoint()), client);
     departure.key = requoted.reversed();
-    if service.mode != Mode::FullNat as u8 {
+    if client.address == quoted.key.destination {
         // A backend of `full-nat` need not know a way to anybody but this host; others see who made the error.
         departure.key.source = parsed.key.source;
     }
@@ -123,7 +123,7 @@ pub fn to_client<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<bool, R
     *requoted = quoted.key.reversed();
     let rule = ports::reply(tables, requoted).ok_or(Reason::Internal)?;
     *backend = rule.backend;
-    if rule.by_record != 0
+    if reply::may_have_record(tables, rule, requoted)
         && let Some((record, _)) = pair::recall(tables, requoted)
     {
         if !record.life.is_reply() {

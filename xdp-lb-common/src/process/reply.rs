@@ -13,7 +13,7 @@ use crate::packet::Packet;
 use crate::parse::Parsed;
 use crate::reason::Reason;
 use crate::tables::{
-    BackendIndex, Book, FlowKey, FlowRecord, RESETS_UNKNOWN, Reply, Route, RouteQuery, Tables,
+    BackendIndex, Book, FlowKey, FlowRecord, RESETS_UNKNOWN, Reply, Route, RouteQuery, Settings, Tables,
 };
 
 /// Sends a backend's packet to the client whose flow it answers, in the VIP's name.
@@ -26,7 +26,7 @@ pub fn reply<P: Packet, T: Tables>(
     query: &mut RouteQuery,
     departure: &mut Departure,
 ) -> Result<(), Reason> {
-    if rule.by_record != 0
+    if may_have_record(tables, rule, &parsed.key)
         && let Some((record, book)) = pair::recall(tables, &parsed.key)
     {
         arrival::check(tables, parsed, record.backend)?;
@@ -100,6 +100,21 @@ fn note_reset<T: Tables>(tables: &T, parsed: &Parsed, rule: &Reply, departure: &
     let vip = Endpoint::new(rule.vip, rule.port_for(parsed.key.source_port), parsed.key.protocol);
     departure.key = FlowKey::new(parsed.key.destination_endpoint(), vip);
     pair::reset(tables, &departure.key, rule.backend);
+}
+
+/// Whether a backend's packet may belong to a flow that has a record of its replies. `key`: from the backend.
+#[inline(always)]
+pub fn may_have_record<T: Tables>(tables: &T, rule: &Reply, key: &FlowKey) -> bool {
+    rule.by_record != 0 || is_to_hairpin(tables, rule, key)
+}
+
+/// Whether it goes to the address that the backend knows its neighbours by, who are clients of its VIP. A call of its own,
+/// as above.
+#[inline(never)]
+fn is_to_hairpin<T: Tables>(tables: &T, rule: &Reply, key: &FlowKey) -> bool {
+    let is_ours = |settings: &Settings| settings.is_snat_port(key.destination_port);
+    tables.settings().is_some_and(is_ours)
+        && tables.backend(rule.backend).is_some_and(|backend| backend.source == key.destination)
 }
 
 /// Notes a backend's packet in both of its flow's records.

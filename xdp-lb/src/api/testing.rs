@@ -12,7 +12,7 @@ use crate::api::types::{
     TableView, TrafficView, TroubleKind, TroubleView, VipState, VipView,
 };
 use crate::config::{
-    self, Affinity, FlowTracking, HealthCheck, Mode, OnNoBackends, Probe, Protocol, XdpMode,
+    self, Affinity, FlowTracking, Hairpin, HealthCheck, Mode, OnNoBackends, Probe, Protocol, XdpMode,
 };
 use crate::control::events::EventLog;
 use crate::control::flows::FlowPages;
@@ -292,6 +292,7 @@ pub(crate) fn service(name: &str, vip: &str) -> ServiceView {
     ServiceView {
         flow_tracking: FlowTracking::Auto,
         on_no_backends: OnNoBackends::Reject,
+        hairpin: Hairpin::Auto,
         moving: crate::api::types::MovingView::default(),
         name: name.into(),
         vip: vip.parse().unwrap(),

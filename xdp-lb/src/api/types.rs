@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::plan::{ServiceChange, SettingChange};
 use crate::config::{
-    Affinity, Agent, CircuitBreaker, Discovery, Feedback, FlowTracking, HealthCheck, Leave, Mode, OnDown,
-    OnNoBackends, Prefix, Protocol, Quic, ServerId, Vip, XdpMode,
+    Affinity, Agent, CircuitBreaker, Discovery, Feedback, FlowTracking, Hairpin, HealthCheck, Leave, Mode,
+    OnDown, OnNoBackends, Prefix, Protocol, Quic, ServerId, Vip, XdpMode,
 };
 use crate::health::{AgentAdmin, AgentOperation};
 
@@ -330,6 +330,8 @@ pub struct ServiceView {
     /// What becomes of new flows while no backend takes any.
     #[serde(default)]
     pub on_no_backends: OnNoBackends,
+    /// `nat`: whether clients beside a backend reach it from an address of this host.
+    pub hairpin: Hairpin,
     /// How far its slots are from rest.
     pub moving: MovingView,
     /// Its traffic.

@@ -20,8 +20,8 @@ use crate::api::client::Client;
 use crate::api::plan::FlowsLeft;
 use crate::api::types::{AdminPatch, AdminState, BackendView, MovingView, ServiceDetailView, ServiceView};
 use crate::config::{
-    self, Affinity, Agent, CircuitBreaker, Feedback, FlowTracking, HealthCheck, Mode, OnDown, OnNoBackends,
-    Prefix, Probe, Protocol, Quic, Vip, default_weight, parse_endpoint,
+    self, Affinity, Agent, CircuitBreaker, Feedback, FlowTracking, Hairpin, HealthCheck, Mode, OnDown,
+    OnNoBackends, Prefix, Probe, Protocol, Quic, Vip, default_weight, parse_endpoint,
 };
 
 #[derive(Debug, Subcommand)]
@@ -101,6 +101,9 @@ pub(super) struct Add {
     /// What becomes of new flows while no backend takes any: reject (TCP reset, ICMP port unreachable) or drop
     #[arg(long, value_name = "WHAT", default_value_t)]
     on_no_backends: OnNoBackends,
+    /// Mode nat: whether clients beside a backend reach it from an address of this host: auto or off
+    #[arg(long, value_name = "WHICH", default_value_t)]
+    hairpin: Hairpin,
     /// QUIC: how many bytes of a connection id, behind its first, are the server id, 1 to 15
     #[arg(long, value_name = "N")]
     quic_server_id_length: Option<u8>,
@@ -307,6 +310,7 @@ impl Add {
             affinity: self.affinity,
             flow_tracking: self.flow_tracking,
             on_no_backends: self.on_no_backends,
+            hairpin: self.hairpin,
             quic: self
                 .quic_server_id_length
                 .map(|server_id_length| Quic { server_id_length, config_id: self.quic_config_id }),
@@ -508,6 +512,7 @@ fn detail_table(screen: &Screen, detail: &ServiceDetailView) -> String {
         ("feedback", feedback(service)),
         ("tracking", service.flow_tracking.to_string()),
         ("no backends", format!("{} new flows", service.on_no_backends)),
+        ("hairpin", service.hairpin.to_string()),
         ("ring", format!("{} slots{}", grouped(service.ring_slots.into()), rest(service))),
         ("admin", service.admin.name().to_owned()),
         ("origin", service.origin.name().to_owned()),

@@ -111,6 +111,7 @@ const SERVICE_KEYS: &[&str] = &[
     "affinity",
     "flow_tracking",
     "on_no_backends",
+    "hairpin",
     "quic",
     "allow",
     "deny",
@@ -403,6 +404,7 @@ fn read_service(service: &mut Section) -> ServiceDraft {
         affinity: service.parsed("affinity", str::parse).unwrap_or_default(),
         flow_tracking: service.or_default("flow_tracking", |service, key| service.parsed(key, str::parse)),
         on_no_backends: service.or_default("on_no_backends", |service, key| service.parsed(key, str::parse)),
+        hairpin: service.or_default("hairpin", |service, key| service.parsed(key, str::parse)),
         quic: match service.has("quic") {
             true => {
                 service.section("quic", &["server_id_length", "config_id"], read_quic).flatten().map(Some)

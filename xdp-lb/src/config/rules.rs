@@ -15,7 +15,7 @@ use super::place::{Place, Problems};
 use super::policy::{Affinity, GuardsDraft, Quic, ServerId, max_flows};
 use super::recovery::RecoveryDraft;
 use super::schema::{
-    Backend, FlowTracking, Limits, Mode, OnNoBackends, PortRange, Protocol, Remote, Service,
+    Backend, FlowTracking, Hairpin, Limits, Mode, OnNoBackends, PortRange, Protocol, Remote, Service,
 };
 use super::text::{grouped, quoted};
 use super::vip::Vip;
@@ -62,6 +62,7 @@ pub(super) struct ServiceDraft {
     pub affinity: Affinity,
     pub flow_tracking: Option<FlowTracking>,
     pub on_no_backends: Option<OnNoBackends>,
+    pub hairpin: Option<Hairpin>,
     /// `None` where it could not be read.
     pub quic: Option<Option<Quic>>,
     pub guards: GuardsDraft,
@@ -99,6 +100,7 @@ impl ServiceDraft {
             affinity: service.affinity,
             flow_tracking: Some(service.flow_tracking),
             on_no_backends: Some(service.on_no_backends),
+            hairpin: Some(service.hairpin),
             quic: Some(service.quic),
             guards: GuardsDraft {
                 allow: service.allow.iter().copied().map(Some).collect(),
@@ -127,6 +129,7 @@ impl ServiceDraft {
             affinity: self.affinity,
             flow_tracking: self.flow_tracking?,
             on_no_backends: self.on_no_backends?,
+            hairpin: self.hairpin?,
             quic: self.quic?,
             allow: self.guards.allow.into_iter().collect::<Option<_>>()?,
             deny: self.guards.deny.into_iter().collect::<Option<_>>()?,

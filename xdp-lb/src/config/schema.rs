@@ -207,6 +207,9 @@ pub struct Service {
     /// What becomes of new flows while no backend takes any.
     #[serde(default, skip_serializing_if = "is_default")]
     pub on_no_backends: OnNoBackends,
+    /// `nat`: whether clients beside a backend reach it from an address of this host.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub hairpin: Hairpin,
     /// UDP: how QUIC's connection ids name the backend that a packet is meant for. Default: they are not looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quic: Option<Quic>,
@@ -310,6 +313,18 @@ impl Mode {
     }
 }
 
+/// What happens in `nat` to a client to whom its backend would reply directly: a neighbour on the backend's network, or the
+/// backend itself.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", try_from = "String")]
+pub enum Hairpin {
+    /// Its packets leave from an address of this host, as in `full-nat`, so that the replies come back here.
+    #[default]
+    Auto,
+    /// Its packets keep its address. Its connections fail, unless the backend sends those replies here, too.
+    Off,
+}
+
 /// Which flows are recorded. `full-nat` records every flow, whatever this says: it has to know each one's port.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", try_from = "String")]
@@ -386,6 +401,7 @@ impl Service {
             affinity: Affinity::default(),
             flow_tracking: FlowTracking::default(),
             on_no_backends: OnNoBackends::default(),
+            hairpin: Hairpin::default(),
             quic: None,
             allow: Vec::new(),
             deny: Vec::new(),
@@ -570,6 +586,7 @@ words!(Withdraw: "never" => Never, "no-backends" => NoBackends);
 words!(FlowTracking: "auto" => Auto, "always" => Always);
 words!(OnNoBackends: "reject" => Reject, "drop" => Drop);
 words!(OnDown: "auto" => Auto, "keep" => Keep, "reset" => Reset);
+words!(Hairpin: "auto" => Auto, "off" => Off);
 
 #[cfg(test)]
 mod tests {
@@ -754,6 +771,7 @@ mod tests {
                     mode: if nat { Mode::Nat } else { Mode::FullNat },
                     on_no_backends: if v6 { OnNoBackends::Reject } else { OnNoBackends::Drop },
                     flow_tracking: if v6 { FlowTracking::Always } else { FlowTracking::Auto },
+                    hairpin: if v6 { Hairpin::Off } else { Hairpin::Auto },
                     snat_addresses: snat
                         .into_iter()
                         .filter(|_| !nat)

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use xdp_lb_common::net::{Address, Endpoint, Port, Protocol};
 use xdp_lb_common::tables::{
-    Backend, BackendIndex, BackendState, COUNTS_FLOWS, Mode, RECORDS_FLOWS, REJECTS, Reply, ServerKey,
-    Service, ServiceIndex, SlotIndex,
+    Backend, BackendIndex, BackendState, COUNTS_FLOWS, Mode, RECORDS_FLOWS, REJECTS, Reply, SHARED,
+    ServerKey, Service, ServiceIndex, SlotIndex,
 };
 
 use super::plan::{Full, Identity, Places, Plan, Planner, RingInput, identities, identity};
@@ -94,7 +94,7 @@ impl<'a> Draft<'a> {
                     place
                 }
             };
-            self.desired.backends.insert(place, record(index, backend));
+            self.desired.backends.insert(place, record(index, wanted, backend));
             let endpoint = Endpoint::from_socket(backend.address, wanted.vip.protocol);
             users.entry(endpoint).or_default().push(User {
                 vip: wanted.vip,
@@ -299,7 +299,7 @@ impl<'a> Draft<'a> {
             self.desired.replies.insert(*endpoint, reply);
             for user in own.iter().filter(|user| is_shared && user.mode == Mode::Nat) {
                 if let Some(backend) = self.desired.backends.get_mut(&user.place) {
-                    backend.shared = 1;
+                    backend.neighbours |= SHARED;
                 }
             }
         }
@@ -369,13 +369,13 @@ struct User {
     place: BackendIndex,
 }
 
-fn record(service: ServiceIndex, wanted: &WantedBackend) -> Backend {
+fn record(index: ServiceIndex, service: &WantedService, wanted: &WantedBackend) -> Backend {
     let path = wanted.path.unwrap_or_default();
     Backend {
         address: wanted.address.ip().into(),
         source: path.source,
         ifindex: path.ifindex,
-        service,
+        service: index,
         port: Port::new(wanted.address.port()),
         vlan: path.vlan,
         destination_mac: path.destination_mac,
@@ -383,7 +383,7 @@ fn record(service: ServiceIndex, wanted: &WantedBackend) -> Backend {
         state: wanted.state as u8,
         max_flows: wanted.max_flows,
         mtu: path.mtu,
-        ..Backend::default()
+        neighbours: if service.hairpin { path.neighbours } else { 0 },
     }
 }
 

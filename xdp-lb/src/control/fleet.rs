@@ -20,8 +20,8 @@ use super::tables::Tables;
 use super::wanted::{Path, Sources, WantedBackend, WantedService};
 use crate::api::types::{AdminState, BackendState, Origin};
 use crate::config::{
-    self, DownPolicy, Effective, EffectiveBackend, EffectiveService, FlowTracking, Mode, OnNoBackends, Probe,
-    Via, Withdraw,
+    self, DownPolicy, Effective, EffectiveBackend, EffectiveService, FlowTracking, Hairpin, Mode,
+    OnNoBackends, Probe, Via, Withdraw,
 };
 use crate::health::{AgentReport, Course, Health, Report, Target, TargetId};
 use crate::net::vips::Wish;
@@ -886,6 +886,7 @@ impl Fleet {
             },
             checked_at: checked_at(&service.service),
             ring_len: ring::length(&configured),
+            hairpin: service.service.hairpin == Hairpin::Auto,
             backends: backends.collect(),
         }
     }
@@ -1120,6 +1121,7 @@ mod tests {
             destination_mac: MacAddress::new([2, 0, 0, 0, 0, 2]),
             router: None,
             source: "198.51.100.1".parse().unwrap(),
+            on_link_bits: Some(24),
             mtu: 1500,
         })
     }

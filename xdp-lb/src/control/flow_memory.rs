@@ -185,6 +185,7 @@ impl World {
             max_flows: 0,
             checked_at: None,
             ring_len: 0,
+            hairpin: true,
             backends: (1..=3).map(|number| wanted_backend(service, number, BackendState::Up, 100)).collect(),
         });
         let begin = Instant::now();

@@ -228,6 +228,7 @@ impl<K: Kernel> Owner<K> {
             ring_slots: present.map_or(0, |present| present.ring_len),
             flow_tracking: service.service.flow_tracking,
             on_no_backends: service.service.on_no_backends,
+            hairpin: service.service.hairpin,
             moving: present.map_or_else(MovingView::default, |present| {
                 let progress = self.settling.progress(&present, vip(service).protocol, &self.config.timeouts);
                 MovingView {

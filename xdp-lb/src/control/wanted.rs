@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use xdp_lb_common::net::{Address, Endpoint, MacAddress, Port};
-use xdp_lb_common::tables::{Backend, BackendState, Mode, ServerId, SourceVerdict};
+use xdp_lb_common::tables::{Backend, BackendState, Mode, SHARED, ServerId, SourceVerdict};
 
 use crate::net::NextHop;
 
@@ -41,6 +41,8 @@ pub struct WantedService {
     pub checked_at: Option<Endpoint>,
     /// How many slots its ring is to have: [`crate::ring::length`] of the configured weights.
     pub ring_len: u32,
+    /// Whether clients that a backend would answer directly reach it from an address of this host (`nat`).
+    pub hairpin: bool,
     /// All of its backends, whatever their state. No two share an address.
     pub backends: Vec<WantedBackend>,
 }
@@ -96,6 +98,8 @@ pub struct Path {
     pub source_mac: MacAddress,
     /// The largest IP packet that it takes, bytes; 0: any.
     pub mtu: u16,
+    /// How many first bits of its address its neighbours share with it, 1 to 127; see [`Backend::neighbours`].
+    pub neighbours: u8,
 }
 
 impl Path {
@@ -108,8 +112,15 @@ impl Path {
             destination_mac: backend.destination_mac,
             source_mac: backend.source_mac,
             mtu: backend.mtu,
+            neighbours: backend.neighbours & !SHARED,
         })
     }
+}
+
+/// Who is behind the same link as the backend; itself alone, where a router is in between.
+fn neighbours(hop: &NextHop) -> u8 {
+    let before = if hop.source.is_ipv4() { 96 } else { 0 };
+    hop.on_link_bits.map_or(127, |bits| (before + bits).clamp(1, 127))
 }
 
 impl From<&NextHop> for Path {
@@ -121,6 +132,7 @@ impl From<&NextHop> for Path {
             destination_mac: hop.destination_mac,
             source_mac: hop.source_mac,
             mtu: u16::try_from(hop.mtu).unwrap_or(u16::MAX),
+            neighbours: neighbours(hop),
         }
     }
 }

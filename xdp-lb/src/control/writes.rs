@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use xdp_lb_common::net::{Address, Endpoint};
 use xdp_lb_common::slot::Slot;
 use xdp_lb_common::tables::{
-    Backend, BackendIndex, BackendState, Reply, ServerKey, Service, SlotIndex, SourceVerdict,
+    Backend, BackendIndex, BackendState, Reply, SHARED, ServerKey, Service, SlotIndex, SourceVerdict,
 };
 
 use super::tables::{SourceRange, Tables, Write};
@@ -121,7 +121,7 @@ fn first_backend(before: &Backend, after: &Backend) -> Backend {
     const _: () = assert!((BackendState::Failing as u8) < BackendState::Ending as u8);
     const _: () = assert!((BackendState::Ending as u8) < BackendState::Down as u8);
     let base = if before.state < after.state { before } else { after };
-    Backend { shared: before.shared.max(after.shared), ..*base }
+    Backend { neighbours: base.neighbours | (before.neighbours | after.neighbours) & SHARED, ..*base }
 }
 
 /// What becomes of a backend's packets while services may still be what they were: either way.

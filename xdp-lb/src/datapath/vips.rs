@@ -37,8 +37,11 @@ impl Vips {
 
     /// Makes the table what the services say; returns whether it was not.
     pub fn restore(&mut self) -> Result<bool> {
-        let present: Result<BTreeMap<_, _>, _> =
-            self.map.iter().map(|entry| entry.map(|(Plain(address), Plain(ports))| (address, ports))).collect();
+        let present: Result<BTreeMap<_, _>, _> = self
+            .map
+            .iter()
+            .map(|entry| entry.map(|(Plain(address), Plain(ports))| (address, ports)))
+            .collect();
         let present = present.context("cannot read the VIPs' addresses")?;
         let ports = |address: &Address| SolePorts::of(of_address(&self.services, address));
         let wanted: BTreeMap<_, _> =

@@ -18,7 +18,7 @@ use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState as Nud,
 };
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteScope, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteScope, RouteType, RouteVia,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
@@ -107,6 +107,8 @@ pub(super) struct Route {
     pub(super) source: Option<IpAddr>,
     /// Bytes of IP, where the route has an MTU of its own.
     pub(super) mtu: Option<u32>,
+    /// The length of the route's prefix, where the address is on the link.
+    pub(super) on_link_bits: Option<u8>,
 }
 
 /// A change that the kernel reported.
@@ -299,20 +301,33 @@ impl Kernel {
 
     /// Where the kernel would send a packet to `address`, or in words why nowhere.
     pub(super) async fn route(&self, address: IpAddr) -> Result<Route, String> {
-        let query = match address {
-            IpAddr::V4(v4) => RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(v4, 32).build(),
-            IpAddr::V6(v6) => RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(v6, 128).build(),
-        };
-        let answers = self.handle.route().get(query).execute();
+        let answers = self.handle.route().get(route_query(address)).execute();
         pin_mut!(answers);
         match timeout(ANSWER_TIMEOUT, answers.next()).await {
-            Ok(Some(Ok(message))) => route(address, &message),
+            Ok(Some(Ok(message))) => {
+                let route = route(address, &message)?;
+                let is_on_link = route.hop == address;
+                Ok(Route {
+                    on_link_bits: if is_on_link { self.route_bits(address).await } else { None },
+                    ..route
+                })
+            }
             Ok(Some(Err(rtnetlink::Error::NetlinkError(error)))) => {
                 Err(no_route(address, error.raw_code().saturating_abs()))
             }
             Ok(Some(Err(error))) => Err(format!("the route to {address} cannot be read: {error}")),
             Ok(None) | Err(_) => Err(format!("the kernel did not answer for the route to {address}")),
         }
+    }
+
+    /// The length of the prefix of the route to this address. `None`, where it is gone already: then the kernel tells of that.
+    async fn route_bits(&self, address: IpAddr) -> Option<u8> {
+        let mut query = route_query(address);
+        query.header.flags |= RouteFlags::FibMatch;
+        let answers = self.handle.route().get(query).execute();
+        pin_mut!(answers);
+        let message = timeout(ANSWER_TIMEOUT, answers.next()).await.ok()??.ok()?;
+        Some(message.header.destination_prefix_length)
     }
 
     /// Makes the kernel resolve a neighbour, or confirm it where it is stale. Succeeds as soon as
@@ -333,6 +348,13 @@ impl Kernel {
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err("the kernel did not answer".into()),
         }
+    }
+}
+
+fn route_query(address: IpAddr) -> RouteMessage {
+    match address {
+        IpAddr::V4(v4) => RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(v4, 32).build(),
+        IpAddr::V6(v6) => RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(v6, 128).build(),
     }
 }
 
@@ -550,7 +572,7 @@ fn route(address: IpAddr, message: &RouteMessage) -> Result<Route, String> {
         }
     }
     match ifindex {
-        Some(ifindex) => Ok(Route { ifindex, hop, source, mtu }),
+        Some(ifindex) => Ok(Route { ifindex, hop, source, mtu, on_link_bits: None }),
         None => Err(no_route(address, libc::ENETUNREACH)),
     }
 }

@@ -43,6 +43,9 @@ pub struct NextHop {
     pub router: Option<IpAddr>,
     /// This host's address towards it.
     pub source: IpAddr,
+    /// How many first bits of the address all hosts on its link have in common, by the route to it; `None` where a router
+    /// is in between.
+    pub on_link_bits: Option<u8>,
     /// The route's or interface's MTU, bytes of IP.
     pub mtu: u32,
 }

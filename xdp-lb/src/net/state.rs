@@ -336,6 +336,7 @@ impl State {
                 destination_mac: *mac,
                 router: (route.hop != address).then_some(route.hop),
                 source,
+                on_link_bits: route.on_link_bits,
                 mtu: route.mtu.map_or(link.mtu, |mtu| mtu.min(link.mtu)),
             })),
             _ => self.hops.get(&id)?.failure.clone().map(Err),
@@ -626,7 +627,7 @@ mod tests {
 
     fn route(hop: HopId) -> Route {
         let source = Some(IpAddr::from([192, 0, 2, 1]));
-        Route { ifindex: hop.ifindex, hop: hop.address, source, mtu: None }
+        Route { ifindex: hop.ifindex, hop: hop.address, source, mtu: None, on_link_bits: None }
     }
 
     fn resolved(last: u8, standing: Standing) -> Neighbour {
@@ -754,6 +755,7 @@ mod tests {
             destination_mac: MacAddress::new([2, 0, 0, 0, 1, 1]),
             router: Some(GATEWAY.address),
             source: IpAddr::from([192, 0, 2, 1]),
+            on_link_bits: None,
             mtu: 1400,
         };
         let events: Vec<_> = std::iter::from_fn(|| state.next_event()).collect();

@@ -8,7 +8,7 @@ use xdp_lb_common::net::{Address, Protocol};
 use xdp_lb_common::process::Verdict;
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::slot::Slot;
-use xdp_lb_common::tables::{Backend, BackendIndex, BackendState, Mode, Route, ServiceIndex};
+use xdp_lb_common::tables::{Backend, BackendIndex, BackendState, Mode, Route, SHARED, ServiceIndex};
 
 use crate::homes::{EGRESS, Homes, INGRESS, hex, run};
 use crate::packets::{ACK, BACKEND_MAC, CLIENT_MAC, Frame, LB_BACKEND_MAC, LB_MAC, RST, SYN, ends};
@@ -211,7 +211,7 @@ fn a_backend_of_several_vips_answers_in_the_right_one_s_name() {
         homes.service(vip, Protocol::TCP, Mode::Nat, &["198.51.100.11:8080"]);
     }
     for place in 1..=2 {
-        homes.host.backends[place].shared = 1;
+        homes.host.backends[place].neighbours |= SHARED;
         let (index, backend) = (BackendIndex(place as u32), homes.host.backends[place]);
         homes.apply(&[Write::Backend(index, backend)]);
     }
@@ -243,7 +243,7 @@ fn a_client_s_port_that_speaks_to_two_vips_of_a_backend_is_two_ports_to_that() {
             for place in 1..homes.host.backends.len() {
                 let (index, backend) = (BackendIndex(place as u32), homes.host.backends[place]);
                 if backend.state != BackendState::Vacant as u8 {
-                    homes.apply(&[Write::Backend(index, Backend { shared: 1, ..backend })]);
+                    homes.apply(&[Write::Backend(index, Backend { neighbours: SHARED, ..backend })]);
                 }
             }
             homes.change_reply(backend, protocol, |reply| reply.by_record = 1);
@@ -316,4 +316,94 @@ fn a_flow_from_before_its_backend_was_shared_is_still_answered() {
     assert_eq!(outcome.verdict, Verdict::Redirect(index));
     let (vip, client) = ("192.0.2.10:80".parse().unwrap(), "192.0.2.100:40000".parse().unwrap());
     assert_eq!(hex(&outcome.bytes), hex(&reply.leaving(vip, client, (LB_MAC, CLIENT_MAC)).bytes()));
+}
+
+#[test]
+fn a_neighbour_of_the_backend_and_the_backend_itself_come_from_an_address_of_this_host() {
+    let rows = [
+        (
+            Protocol::TCP,
+            "192.0.2.10:80",
+            "198.51.100.11:8080",
+            96 + 24,
+            "198.51.100.77:4000",
+            "203.0.113.5:4000",
+        ),
+        (
+            Protocol::UDP,
+            "192.0.2.10:53",
+            "198.51.100.11:5353",
+            96 + 29,
+            "198.51.100.15:4000",
+            "198.51.100.16:4000",
+        ),
+        (
+            Protocol::TCP,
+            "192.0.2.11:80",
+            "198.51.100.11:8081",
+            127,
+            "198.51.100.11:4000",
+            "198.51.100.13:4000",
+        ),
+        (
+            Protocol::TCP,
+            "[2001:db8::10]:80",
+            "[2001:db8:2::11]:8080",
+            64,
+            "[2001:db8:2:0:9::77]:4000",
+            "[2001:db8:2:1::77]:4000",
+        ),
+        (
+            Protocol::UDP,
+            "[2001:db8::10]:53",
+            "[2001:db8:2::11]:5353",
+            70,
+            "[2001:db8:2:0:3ff::1]:4000",
+            "[2001:db8:2:0:400::1]:4000",
+        ),
+    ];
+    let mut homes = Homes::new();
+    for (protocol, vip, backend, bits, neighbour, stranger) in rows {
+        println!("{vip} {protocol:?}");
+        homes.service(vip, protocol, Mode::Nat, &[backend]);
+        homes.change_backend(backend, |backend| backend.neighbours = bits);
+        let make = |from: &str, to: &str, flags| match protocol {
+            Protocol::TCP => Frame::tcp(from, to, flags),
+            _ => Frame::udp(from, to),
+        };
+        let own = if vip.starts_with('[') { "2001:db8:2::2" } else { "198.51.100.2" };
+        homes.forwards(&make(stranger, vip, SYN), stranger, backend);
+        let (source, _) = homes.translates(&make(neighbour, vip, SYN), own, &[backend]);
+        let mut reply = make(backend, &source.to_string(), SYN | ACK);
+        (reply.from_mac, reply.to_mac) = (BACKEND_MAC, LB_BACKEND_MAC);
+        let outcome = homes.send(&reply);
+        assert_eq!(outcome.verdict, Verdict::Transmit);
+        let expected = reply.leaving(vip.parse().unwrap(), neighbour.parse().unwrap(), (LB_MAC, CLIENT_MAC));
+        assert_eq!(hex(&outcome.bytes), hex(&expected.bytes()));
+        let (again, _) = homes.translates(&make(neighbour, vip, ACK), own, &[backend]);
+        assert_eq!(again, source, "a flow keeps its port");
+        // A connection from before, whose backend's replies come here by other means.
+        let before = neighbour.replace("4000", "4002");
+        if protocol == Protocol::TCP {
+            homes.forwards(&make(&before, vip, ACK), &before, backend);
+        }
+
+        // Where it is off, and in a settled slot's fast path.
+        homes.change_backend(backend, |backend| backend.neighbours = 0);
+        let other = neighbour.replace("4000", "4001");
+        homes.forwards(&make(&other, vip, SYN), &other, backend);
+    }
+}
+
+#[test]
+fn a_packet_of_the_backend_to_this_host_that_answers_no_neighbour_is_the_hosts() {
+    let mut homes = Homes::new();
+    homes.service("192.0.2.10:80", Protocol::TCP, Mode::Nat, &["198.51.100.11:8080"]);
+    homes.change_backend("198.51.100.11:8080", |backend| backend.neighbours = 96 + 24);
+    homes.host.routes.insert("198.51.100.2".parse::<IpAddr>().unwrap().into(), Route::Local);
+    run("ip address add 198.51.100.2/32 dev lo");
+    run("sysctl -qw net.ipv4.ip_forward=1");
+    let mut reply = Frame::tcp("198.51.100.11:8080", "198.51.100.2:2000", ACK);
+    (reply.from_mac, reply.to_mac) = (BACKEND_MAC, LB_BACKEND_MAC);
+    homes.ends_with(&reply, Reason::NotAReply);
 }

@@ -5,7 +5,7 @@ use xdp_lb_common::host::Buffer;
 use xdp_lb_common::net::Protocol;
 use xdp_lb_common::process::Verdict;
 use xdp_lb_common::reason::Reason;
-use xdp_lb_common::tables::{Mode, RECORDS_FLOWS};
+use xdp_lb_common::tables::{Mode, RECORDS_FLOWS, SHARED};
 
 use crate::homes::{EGRESS, Homes, INGRESS};
 use crate::packets::{Frame, SYN, fragments};
@@ -32,7 +32,7 @@ fn a_client_s_port_that_speaks_to_two_vips_of_a_backend_is_refused_where_no_port
     for vip in ["192.0.2.10:80", "192.0.2.11:80", "192.0.2.12:80"] {
         homes.service(vip, Protocol::TCP, Mode::Nat, &["198.51.100.11:8080"]);
     }
-    homes.host.backends.iter_mut().for_each(|backend| backend.shared = 1);
+    homes.host.backends.iter_mut().for_each(|backend| backend.neighbours |= SHARED);
     let send = |homes: &Homes, vip: &str| {
         homes.process(&mut Buffer::new(&Frame::tcp("203.0.113.5:1", vip, SYN).bytes(), INGRESS))
     };

@@ -415,6 +415,7 @@ impl Daemon {
             destination_mac: MacAddress::new([2, 0, 0, 0, 1, number]),
             router: None,
             source: "198.51.100.1".parse().unwrap(),
+            on_link_bits: Some(24),
             mtu: 1500,
         });
         let address = address.parse().unwrap();

@@ -121,7 +121,7 @@ impl Kernel {
                 }
                 if service.mode == Mode::Nat as u8
                     && reply.stateless == 0
-                    && reply.by_record & owner.shared == 0
+                    && (reply.by_record == 0 || !owner.is_shared())
                 {
                     return Err(format!("replies of {endpoint:?} find no way back"));
                 }
@@ -199,7 +199,7 @@ fn expect(tables: &Tables, wanted: &[WantedService]) -> Result<(), String> {
             });
             let nat = others.clone().filter(|other| other.mode == Mode::Nat).count();
             let full_nat = others.filter(|other| other.mode == Mode::FullNat).count();
-            ensure(record.shared == u8::from(want.mode == Mode::Nat && nat > 1), "shared by `nat` VIPs")?;
+            ensure(record.is_shared() == (want.mode == Mode::Nat && nat > 1), "shared by `nat` VIPs")?;
             let reply = tables.replies.get(&Endpoint::from_socket(backend.address, want.vip.protocol));
             ensure(reply.is_some() == (nat + full_nat > 0), "a reply where replies come here")?;
             let Some(reply) = reply else { continue };
@@ -222,6 +222,7 @@ fn path(number: u8) -> Path {
         destination_mac: MacAddress::new([2, 0, 0, 0, 0, number]),
         source_mac: MacAddress::new([2, 0, 0, 0, 1, 0]),
         mtu: 1400 + u16::from(number),
+        neighbours: 96 + 24,
     }
 }
 
@@ -255,6 +256,7 @@ fn service(number: u8, mode: Mode, backends: Vec<WantedBackend>) -> WantedServic
         max_flows: 0,
         checked_at: None,
         ring_len: ring_len(&backends),
+        hairpin: true,
         backends,
     }
 }
@@ -685,7 +687,7 @@ fn a_backend_s_port_that_two_vips_may_mean_has_records() {
     let plan = planner.plan(&wanted).unwrap();
     planner.commit(&plan);
     let tables = planner.tables();
-    assert!(tables.backends.values().all(|backend| backend.shared == 1));
+    assert!(tables.backends.values().all(|backend| backend.is_shared()));
     let rules: Vec<_> = tables.replies.values().map(|rule| (rule.by_record, rule.stateless)).collect();
     assert_eq!(rules, [(1, 1), (1, 1)]);
     for (endpoint, rule) in &tables.replies {
