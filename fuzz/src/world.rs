@@ -316,6 +316,9 @@ impl World {
                 rule.vip = vip.address;
                 rule.port = vip.port;
                 rule.stateless = 1;
+                let mut nat = own.clone().chain(others.clone()).filter(|user| user.2);
+                // All recorded for long, where that is so.
+                rule.recorded_since = u32::from(nat.all(|user| user.4.options & RECORDS_FLOWS != 0));
                 rule.backend = BackendIndex(*place as u32);
                 rule.keeps_port = u8::from(vip.is_range());
                 rule.last_port = if vip.is_range() { service.last_port } else { Port::default() };

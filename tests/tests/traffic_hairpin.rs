@@ -93,6 +93,15 @@ fn a_backend_that_is_a_client_of_its_own_vip_and_its_neighbours_are_served_in_na
             assert!(connected.is_err(), "hairpin = \"off\"");
         }
     }
+    // Where all flows are recorded, a client that talks to a backend itself is left alone.
+    for family in Family::ALL {
+        for number in [1, 2] {
+            let connection =
+                Connection::open(&network.client, any(family), Network::endpoint(family, number, TRACKED))
+                    .unwrap_or_else(|error| panic!("{family:?}, backend {number} itself: {error:#}"));
+            assert_eq!(connection.name, format!("backend-{number}"));
+        }
+    }
     let shown = daemon.cli(&["service", "show", &name(Family::V4, OFF)]).unwrap();
     assert!(shown.lines().any(|line| line.contains("hairpin") && line.contains("off")), "{shown}");
 }

@@ -103,6 +103,13 @@ pub const fn patience(tcp_idle: u32, udp_idle: u32) -> [u32; AGES] {
     ]
 }
 
+/// Seconds after its last packet for which a flow is kept, whatever it has come to: the longest patience of its protocol.
+#[inline(always)]
+pub fn longest_patience(protocol: Protocol, settings: &Settings) -> u32 {
+    let age = if protocol == Protocol::TCP { Age::HalfClosed } else { Age::Udp };
+    settings.patience[age as usize]
+}
+
 /// The age of each progress of a TCP flow. A table, since the verifier would follow each branch.
 static AGE: [u8; 64] = {
     let mut ages = [0; 64];

@@ -249,6 +249,9 @@ pub struct Reply {
     pub stateless: u8,
     /// The backend whose counters a stateless reply goes to.
     pub backend: BackendIndex,
+    /// Since when every flow of the backend is recorded, in the seconds of [`Tables::now`]; 0: not every flow is. Once the flows
+    /// from before have ended, a packet of a flow without a record is not a reply.
+    pub recorded_since: u32,
     /// Where the port is kept: the last one.
     pub last_port: Port,
     /// 1: a reply without a record keeps its port, and is one only if that is from `port` to `last_port`.

@@ -269,6 +269,7 @@ fn wanted(count: u32) -> WantedService {
         last_port: vip.port,
         mode: Mode::Nat,
         records_flows: false,
+        only_recorded: false,
         rejects: true,
         snat_addresses: Vec::new(),
         affinity_bits: 0,

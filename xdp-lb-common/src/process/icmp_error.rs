@@ -134,7 +134,10 @@ pub fn to_client<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<bool, R
         reply::recorded(&record, quoted.key.protocol, departure);
         *requoted = departure.key.reversed();
         Ok(true)
-    } else if rule.stateless != 0 && rule.is_from(requoted.source_port) {
+    } else if rule.stateless != 0
+        && rule.is_from(requoted.source_port)
+        && !reply::is_of_no_flow(tables, requoted, rule, departure)
+    {
         Ok(false)
     } else {
         Err(Reason::NotAReply)

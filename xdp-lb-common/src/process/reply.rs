@@ -6,7 +6,7 @@ use super::handover;
 use super::mss;
 use super::pair::{self, Note};
 use super::rewrite::{Departure, Limit, check_hops, rewrite};
-use crate::flow::{Direction, advance};
+use crate::flow::{Direction, advance, longest_patience};
 use crate::headers::{TCP_ACK, TCP_RST, TCP_SYN};
 use crate::net::{Endpoint, Protocol};
 use crate::packet::Packet;
@@ -39,6 +39,9 @@ pub fn reply<P: Packet, T: Tables>(
     }
     if rule.stateless == 0 || !rule.is_from(parsed.key.source_port) {
         return Err(without_flow(tables, parsed, rule.stateless == 0, query));
+    }
+    if is_of_no_flow(tables, &parsed.key, rule, departure) {
+        return Err(Reason::NotAReply);
     }
     if parsed.tcp_flags & TCP_RST != 0 {
         note_reset(tables, parsed, rule, departure);
@@ -87,6 +90,36 @@ fn without_flow<T: Tables>(
     Reason::ReplyWithoutFlowAnswered
 }
 
+/// Whether a packet of a backend, all of whose flows are recorded under their clients' packets, belongs to none of them: a
+/// client talks to the backend itself. `key`: from the backend.
+#[inline(always)]
+pub fn is_of_no_flow<T: Tables>(tables: &T, key: &FlowKey, rule: &Reply, departure: &mut Departure) -> bool {
+    rule.recorded_since != 0 && !has_record(tables, key, rule, departure)
+}
+
+/// A call of its own in the kernel, not inlined: few services ask for it.
+#[inline(never)]
+fn has_record<T: Tables>(tables: &T, key: &FlowKey, rule: &Reply, departure: &mut Departure) -> bool {
+    // In the scratch, as below.
+    departure.key = FlowKey::new(key.destination_endpoint(), vip(rule, key));
+    if pair::recall(tables, &departure.key)
+        .is_some_and(|(record, _)| (record.backend == rule.backend) & !record.life.is_reply())
+    {
+        return true;
+    }
+    // A flow from before has a record as soon as its client sends something.
+    let settings = tables.settings();
+    settings.is_none_or(|settings| {
+        tables.now().wrapping_sub(rule.recorded_since) <= longest_patience(key.protocol, settings)
+    })
+}
+
+/// What clients know a backend without a record by.
+#[inline(always)]
+fn vip(rule: &Reply, key: &FlowKey) -> Endpoint {
+    Endpoint::new(rule.vip, rule.port_for(key.source_port), key.protocol)
+}
+
 /// Notes a backend's reset that needs no record in the one that the flow may have, whether or not the client can be reached:
 /// one that somebody made up cannot.
 ///
@@ -97,8 +130,7 @@ fn note_reset<T: Tables>(tables: &T, parsed: &Parsed, rule: &Reply, departure: &
         return;
     }
     // In the scratch: a key on the stack is 40 bytes of it.
-    let vip = Endpoint::new(rule.vip, rule.port_for(parsed.key.source_port), parsed.key.protocol);
-    departure.key = FlowKey::new(parsed.key.destination_endpoint(), vip);
+    departure.key = FlowKey::new(parsed.key.destination_endpoint(), vip(rule, &parsed.key));
     pair::reset(tables, &departure.key, rule.backend);
 }
 
@@ -159,7 +191,7 @@ pub fn routed<T: Tables>(
     departure: &mut Departure,
 ) -> Result<(), Reason> {
     let client = key.destination_endpoint();
-    let vip = Endpoint::new(rule.vip, rule.port_for(key.source_port), client.protocol);
+    let vip = vip(rule, key);
     *query = RouteQuery {
         source: vip,
         destination: client,

@@ -13,7 +13,7 @@ use super::room::Room;
 use super::tables::{SourceRange, Tables};
 use super::wanted::{Sources, WantedBackend, WantedService};
 use super::writes::{Desired, gone, writes};
-use crate::datapath::Sizes;
+use crate::datapath::{Sizes, monotonic_seconds};
 use crate::ring::{self, Member};
 
 /// A plan in the making.
@@ -100,6 +100,7 @@ impl<'a> Draft<'a> {
                 vip: wanted.vip,
                 last_port: wanted.last_port,
                 mode: wanted.mode,
+                only_recorded: wanted.only_recorded,
                 place,
             });
             if let (Some(_), Some(id)) = (wanted.quic, backend.server_id) {
@@ -285,6 +286,7 @@ impl<'a> Draft<'a> {
                     kept().map(|user| user.last_port).max_by_key(|port| port.get()).unwrap_or_default(),
                 ),
             };
+            let is_recorded = named.is_some() && nat().all(|user| user.only_recorded);
             let keeps_port = named.unwrap_or(&all[0]).vip.is_range();
             let reply = Reply {
                 vip: named.map_or(Address::default(), |user| user.vip.address),
@@ -294,6 +296,7 @@ impl<'a> Draft<'a> {
                 by_record: u8::from(is_shared || full_nat),
                 stateless: u8::from(named.is_some()),
                 backend: named.map_or(BackendIndex::default(), |user| user.place),
+                recorded_since: if is_recorded { recorded_since(present) } else { 0 },
                 ..Reply::default()
             };
             self.desired.replies.insert(*endpoint, reply);
@@ -366,7 +369,17 @@ struct User {
     vip: Endpoint,
     last_port: Port,
     mode: Mode,
+    only_recorded: bool,
     place: BackendIndex,
+}
+
+/// Since when all flows of a backend are recorded, where they are to be from now on. A new one has no older flows.
+fn recorded_since(present: Option<&Reply>) -> u32 {
+    match present {
+        Some(present) if present.recorded_since == 0 => monotonic_seconds().unwrap_or(u32::MAX).max(1),
+        Some(present) => present.recorded_since,
+        None => 1,
+    }
 }
 
 fn record(index: ServiceIndex, service: &WantedService, wanted: &WantedBackend) -> Backend {

@@ -873,6 +873,7 @@ impl Fleet {
             last_port: Port::new(service.service.vip.last_port()),
             mode,
             records_flows: records_flows(&service.service),
+            only_recorded: service.service.flow_tracking == FlowTracking::Always,
             rejects: service.service.on_no_backends == OnNoBackends::Reject && !self.is_undecided(service),
             snat_addresses: snat_addresses.iter().map(|address| (*address).into()).collect(),
             affinity_bits: affinity_bits(&service.service),

@@ -175,6 +175,7 @@ impl World {
             last_port: vip(service).port,
             mode: Mode::Nat,
             records_flows: SERVICES[service].1,
+            only_recorded: false,
             rejects: true,
             snat_addresses: vec![],
             affinity_bits: 0,

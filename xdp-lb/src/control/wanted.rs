@@ -19,6 +19,8 @@ pub struct WantedService {
     pub mode: Mode,
     /// Whether every flow is recorded, not only those of slots that move.
     pub records_flows: bool,
+    /// Whether what backends send without a record is left alone (`nat`): then clients can talk to them directly, too.
+    pub only_recorded: bool,
     /// Whether whoever begins a flow is told that no backend takes any.
     pub rejects: bool,
     /// The addresses that backends see, or that packets to them are encapsulated from; empty: this host's address

@@ -127,7 +127,8 @@ fn first_backend(before: &Backend, after: &Backend) -> Backend {
 /// What becomes of a backend's packets while services may still be what they were: either way.
 fn first_reply(before: &Reply, after: &Reply) -> Reply {
     let base = if before.stateless > after.stateless { before } else { after };
-    Reply { by_record: before.by_record.max(after.by_record), ..*base }
+    let recorded_since = before.recorded_since.min(after.recorded_since);
+    Reply { by_record: before.by_record.max(after.by_record), recorded_since, ..*base }
 }
 
 fn slots_in_place(offset: SlotIndex, before: &[Slot], after: &[Slot], writes: &mut Vec<Write>) {

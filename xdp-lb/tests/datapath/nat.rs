@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use xdp_lb::control::tables::Write;
+use xdp_lb::datapath::monotonic_seconds;
 use xdp_lb_common::net::{Address, Protocol};
 use xdp_lb_common::process::Verdict;
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::slot::Slot;
-use xdp_lb_common::tables::{Backend, BackendIndex, BackendState, Mode, Route, SHARED, ServiceIndex};
+use xdp_lb_common::tables::{
+    Backend, BackendIndex, BackendState, Mode, RECORDS_FLOWS, Route, SHARED, ServiceIndex,
+};
 
 use crate::homes::{EGRESS, Homes, INGRESS, hex, run};
 use crate::packets::{ACK, BACKEND_MAC, CLIENT_MAC, Frame, LB_BACKEND_MAC, LB_MAC, RST, SYN, ends};
@@ -392,6 +395,47 @@ fn a_neighbour_of_the_backend_and_the_backend_itself_come_from_an_address_of_thi
         homes.change_backend(backend, |backend| backend.neighbours = 0);
         let other = neighbour.replace("4000", "4001");
         homes.forwards(&make(&other, vip, SYN), &other, backend);
+    }
+}
+
+/// With `flow_tracking = "always"`, once the flows from before are over.
+#[test]
+fn what_a_backend_sends_that_is_of_no_recorded_flow_is_left_alone_where_all_are_recorded() {
+    let (client, client6) = ("192.0.2.100", "2001:db8:1::100");
+    let rows = [
+        (Protocol::TCP, "192.0.2.10:80", "198.51.100.11:8080", client),
+        (Protocol::UDP, "192.0.2.10:53", "198.51.100.11:5353", client),
+        (Protocol::TCP, "[2001:db8::10]:80", "[2001:db8:2::11]:8080", client6),
+        (Protocol::UDP, "[2001:db8::10]:53", "[2001:db8:2::11]:5353", client6),
+    ];
+    let mut homes = Homes::new();
+    homes.host.now = monotonic_seconds().unwrap();
+    let index =
+        homes.reach_clients(&BTreeMap::from([(client, Some(CLIENT_MAC)), (client6, Some(CLIENT_MAC))]));
+    let long_ago = homes.host.now.wrapping_sub(2000);
+    for (protocol, vip, backend, client) in rows {
+        println!("{vip} {protocol:?}");
+        homes.service(vip, protocol, Mode::Nat, &[backend]);
+        homes.change_service(vip, protocol, |service| service.options |= RECORDS_FLOWS);
+        let make = |from: &str, to: &str, flags| match protocol {
+            Protocol::TCP => Frame::tcp(from, to, flags),
+            _ => Frame::udp(from, to),
+        };
+        let [of_vip, of_backend] = [40_000, 40_001].map(|port| match client.parse::<IpAddr>().unwrap() {
+            IpAddr::V4(_) => format!("{client}:{port}"),
+            IpAddr::V6(_) => format!("[{client}]:{port}"),
+        });
+        homes.forwards(&make(&of_vip, vip, SYN), &of_vip, backend);
+        let now = homes.host.now;
+        for (since, is_left_alone) in [(0, false), (now, false), (long_ago, true)] {
+            homes.change_reply(backend, protocol, |reply| reply.recorded_since = since);
+            let own = homes.send(&make(backend, &of_vip, SYN | ACK));
+            assert_eq!(own.verdict, Verdict::Redirect(index), "the flow's, {since}");
+            let other = homes.send(&make(backend, &of_backend, SYN | ACK)).verdict;
+            let expected =
+                if is_left_alone { Verdict::Pass(Reason::NotAReply) } else { Verdict::Redirect(index) };
+            assert_eq!(other, expected, "the backend's own, {since}");
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use xdp_lb_common::tables::{
 
 use super::*;
 use crate::control::wanted::{Path, Sources, ring_len};
+use crate::datapath::monotonic_seconds;
 
 const LIMITS: Limits = Limits {
     services: 8,
@@ -246,6 +247,7 @@ fn service(number: u8, mode: Mode, backends: Vec<WantedBackend>) -> WantedServic
         last_port: vip.port,
         mode,
         records_flows: false,
+        only_recorded: false,
         rejects: false,
         snat_addresses: vec![],
         affinity_bits: 0,
@@ -664,6 +666,31 @@ fn what_comes_from_a_vip_answers_checks_as_long_as_a_backend_is_checked_there() 
     assert_eq!(replies, [(at, Reply { answers_checks: 1, ..Reply::default() })]);
     step(&mut planner, &mut kernel, &[checked(vec![])]).unwrap();
     assert!(planner.tables().replies.is_empty());
+}
+
+#[test]
+fn replies_without_a_record_are_left_alone_where_all_flows_are_recorded_from_the_time_that_they_are() {
+    let of = |mode, only_recorded| {
+        let backends = up(1..3);
+        [WantedService { records_flows: only_recorded, only_recorded, ..service(1, mode, backends) }]
+    };
+    let since = |planner: &Planner| {
+        let mut all = planner.tables().replies.values().map(|reply| reply.recorded_since);
+        let first = all.next().unwrap();
+        assert!(all.all(|other| other == first));
+        first
+    };
+    let (mut planner, mut kernel) = settled(&of(Mode::Nat, true));
+    assert_eq!(since(&planner), 1, "there were no flows before");
+    step(&mut planner, &mut kernel, &of(Mode::Nat, false)).unwrap();
+    assert_eq!(since(&planner), 0);
+    let before = monotonic_seconds().unwrap();
+    step(&mut planner, &mut kernel, &of(Mode::Nat, true)).unwrap();
+    let changed = since(&planner);
+    assert!((before..=before + 60).contains(&changed), "{changed}, at {before}");
+    assert!(planner.plan(&of(Mode::Nat, true)).unwrap().writes.is_empty(), "it stays");
+    let (planner, _) = settled(&of(Mode::FullNat, true));
+    assert_eq!(since(&planner), 0, "all that full-nat rewrites has a record");
 }
 
 #[test]
