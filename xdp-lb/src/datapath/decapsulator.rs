@@ -16,6 +16,7 @@ use xdp_lb_common::process::decap::{Outcome, Settings};
 use super::links::Links;
 use super::maps::Plain;
 use super::program::{OBJECT, explain};
+use super::verifier;
 use crate::config::XdpMode;
 
 /// The program and its tables, which end with this.
@@ -42,7 +43,7 @@ impl Decapsulator {
         })?;
         let program: &mut Xdp =
             object.program_mut("xdp_decap").context("the object has no decapsulator")?.try_into()?;
-        program.load().context("the kernel's verifier refused the decapsulator")?;
+        verifier::load(|| program.load()).context("the kernel's verifier refused the decapsulator")?;
         let mut map =
             |name: &str| object.take_map(name).with_context(|| format!("the object has no map {name}"));
         let mut settings: Array<_, Plain<Settings>> = map("DECAP_SETTINGS")?.try_into()?;

@@ -19,6 +19,7 @@ mod pins;
 mod program;
 mod ranges;
 mod settings;
+mod verifier;
 mod vips;
 
 pub use census::{Census, Count};

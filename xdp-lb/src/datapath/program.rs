@@ -35,6 +35,7 @@ use super::links::{self, Links};
 use super::maps::{FlowRecords, Maps, Plain, STALE, Sizes};
 use super::pins::{self, Pins};
 use super::settings::Policy;
+use super::verifier;
 use crate::config::{Limits, XdpMode};
 use crate::control::tables::{SourceRange, Tables, Write};
 use crate::net::xdp;
@@ -952,11 +953,11 @@ fn take_tables(object: &mut Ebpf) -> Result<(Maps, Sizes, Descriptors)> {
 /// Has the kernel verify the programs.
 fn verify(object: &mut Ebpf, limits: &Limits) -> Result<()> {
     let program: &mut Xdp = object.program_mut("xdp_lb").context(STALE)?.try_into()?;
-    program.load().map_err(|error| why_refused(error.into(), limits))?;
+    verifier::load(|| program.load()).map_err(|error| why_refused(error.into(), limits))?;
     let checks: &mut Xdp = object.program_mut("xdp_check").context(STALE)?.try_into()?;
-    checks.load().context("the kernel's verifier refused the program of health checks")?;
+    verifier::load(|| checks.load()).context("the kernel's verifier refused the program of health checks")?;
     let neighbours: &mut SchedClassifier = object.program_mut(classifier::NAME).context(STALE)?.try_into()?;
-    neighbours.load().context("the kernel's verifier refused the program at TC ingress")
+    verifier::load(|| neighbours.load()).context("the kernel's verifier refused the program at TC ingress")
 }
 
 /// The settings without what changes by itself: the daemon's heartbeat, and what the datapath concludes from it.
