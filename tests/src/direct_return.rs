@@ -35,13 +35,17 @@ pub fn set_vip(backend: &Host, family: Family, is_there: bool) -> Result<()> {
 
 /// Makes a way from a network's backends straight to its client, past the load balancer.
 pub fn connect_with_client(network: &Network) -> Result<()> {
-    let Network { client, switch, backends, .. } = network;
-    plug(switch, "client", client, "eth1")?;
+    connect_with(network, &network.client, ["192.0.2.100", "2001:db8:1::100"])
+}
+
+/// Makes a way from a network's backends straight to a host with these addresses, v4 and v6, past the load balancer.
+pub fn connect_with(network: &Network, client: &Host, [v4, v6]: [&str; 2]) -> Result<()> {
+    plug(&network.switch, "client", client, "eth1")?;
     address(client, "eth1", "198.51.100.100/24", "2001:db8:2::100/64")?;
     take_from_anywhere(client, &["all", "eth0", "eth1"])?;
-    for backend in backends {
-        backend.run("ip route add 192.0.2.100 via 198.51.100.100")?;
-        backend.run("ip -6 route add 2001:db8:1::100 via 2001:db8:2::100")?;
+    for backend in &network.backends {
+        backend.run(&format!("ip route add {v4} via 198.51.100.100"))?;
+        backend.run(&format!("ip -6 route add {v6} via 2001:db8:2::100"))?;
     }
     Ok(())
 }
