@@ -40,6 +40,7 @@ mod requests;
 pub mod servers;
 mod service;
 mod site;
+pub mod soak;
 pub mod statistics;
 mod tagger;
 mod udp_flows;

@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// IPv4 or IPv6.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Family {
     /// IPv4.
     V4,
