@@ -1,5 +1,6 @@
 //! Ctrl-C, and the other signals that ask a process to end.
 
+use std::os::fd::{IntoRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use anyhow::{Context, Result};
@@ -12,6 +13,8 @@ const SIGNALS: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 static CHILD: AtomicI32 = AtomicI32::new(0);
+/// A descriptor that the first signal closes instead; none is negative.
+static FIRST: AtomicI32 = AtomicI32::new(-1);
 
 /// While it lives, these signals end the child that [`kill_also`] names, and this process goes on, to put things
 /// back. Programs that it starts have the signals' default effect.
@@ -28,6 +31,12 @@ impl Drop for Outlive {
 pub fn outlive() -> Result<Outlive> {
     extern "C" fn note(_: libc::c_int) {
         INTERRUPTED.store(true, Ordering::SeqCst);
+        let first = FIRST.swap(-1, Ordering::SeqCst);
+        if first >= 0 {
+            // SAFETY: close is async-signal-safe, and whoever named the descriptor gave it away.
+            unsafe { libc::close(first) };
+            return;
+        }
         let child = CHILD.load(Ordering::SeqCst);
         if child > 0 {
             // SAFETY: kill is async-signal-safe (POSIX.1-2017, 2.4.3) and takes no pointer.
@@ -50,6 +59,12 @@ pub fn exit_at_once() -> Result<()> {
 /// Names the process that is killed when a signal comes.
 pub fn kill_also(child: i32) {
     CHILD.store(child, Ordering::SeqCst);
+}
+
+/// Gives away a descriptor for the first signal to close, so that who reads the other end can end by itself. Only the next
+/// one kills.
+pub fn close_first(descriptor: OwnedFd) {
+    FIRST.store(descriptor.into_raw_fd(), Ordering::SeqCst);
 }
 
 /// Whether a signal has come.

@@ -11,6 +11,7 @@ mod preflight;
 mod sandbox;
 mod say;
 mod schemathesis;
+mod soak;
 mod test;
 mod toolchain;
 mod workspace;
@@ -52,6 +53,8 @@ enum Task {
     Demo,
     /// Run every test: host, kernel and end to end.
     Test(test::Options),
+    /// Disturb many long flows of all modes and families in all ways at once, and see that none breaks whose backend lives.
+    Soak(soak::Options),
     /// Measure what a packet costs, what a change costs, and xdp-lb against what a user would pick instead.
     Bench(bench::Options),
     /// Search for packets and tables on which the datapath goes wrong, guided by coverage.
@@ -69,6 +72,7 @@ enum InsideTask {
     Probe,
     Demo,
     Bench(bench::Options),
+    Soak(soak::Options),
     Test {
         #[arg(last = true)]
         arguments: Vec<String>,
@@ -95,12 +99,14 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Test(options) => return test::run_all(&options),
         Task::Fuzz(options) => return fuzz::run_all(&options),
         Task::Bench(options) => return bench::run_all(&options),
+        Task::Soak(options) => return soak::run(&options),
         Task::Inside { task } => {
             sandbox::enter()?;
             match task {
                 InsideTask::Probe => preflight::probe()?,
                 InsideTask::Bench(options) => bench::run_inside(&options)?,
                 InsideTask::Demo => return demo::run_inside(),
+                InsideTask::Soak(options) => return soak::run_inside(&options),
                 InsideTask::Test { arguments } => return test::run_inside(&arguments),
             }
         }

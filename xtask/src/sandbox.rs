@@ -7,7 +7,7 @@
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail};
 use nix::mount::{MsFlags, mount};
@@ -21,8 +21,17 @@ use crate::{interrupt, say};
 /// Where programs in the sandbox put temporary files. In memory.
 const TEMPORARY: &str = "/run/tmp";
 
-/// Runs `xtask inside ARGUMENTS` in a new sandbox, and returns how it ended.
+/// Runs `xtask inside ARGUMENTS` in a new sandbox, and returns how it ended. A signal ends it at once.
 pub fn run(arguments: &[String]) -> Result<ExitCode> {
+    run_with(arguments, false)
+}
+
+/// Like [`run`], of what ends by itself once its stdin does, which is at the first signal; the next one ends it at once.
+pub fn run_until_asked(arguments: &[String]) -> Result<ExitCode> {
+    run_with(arguments, true)
+}
+
+fn run_with(arguments: &[String], until_asked: bool) -> Result<ExitCode> {
     let _outlive = interrupt::outlive()?;
     // What the sandbox's processes leave when their parent is killed is waited for here, below.
     prctl::set_child_subreaper(true).context("cannot wait for what the sandbox leaves")?;
@@ -51,14 +60,21 @@ pub fn run(arguments: &[String]) -> Result<ExitCode> {
     unsafe {
         command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?));
     }
+    if until_asked {
+        // Ctrl-C reaches the terminal's foreground process group: neither this nor what it runs is to end of it.
+        command.stdin(Stdio::piped()).process_group(0);
+    }
     let mut child = command.spawn().context("cannot start `unshare` (Debian's package util-linux)")?;
     interrupt::kill_also(i32::try_from(child.id()).context("a process id fits an i32")?);
+    if let Some(stdin) = child.stdin.take() {
+        interrupt::close_first(stdin.into());
+    }
     let status = child.wait().context("cannot wait for the sandbox")?;
     interrupt::kill_also(0);
     // The first process of the sandbox ends when all others have.
     while waitpid(None, None).is_ok() {}
 
-    if interrupt::came() {
+    if interrupt::came() && !(until_asked && status.code().is_some()) {
         say::step("Interrupted. All of it ran in a sandbox, which is gone with everything in it.");
         return Ok(ExitCode::from(interrupt::EXIT_CODE));
     }

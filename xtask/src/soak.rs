@@ -1,0 +1,84 @@
+//! `cargo xtask soak`: many long flows of all modes and families, while all around them fails.
+
+use std::io::Read;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Result;
+use xdp_lb_tests::soak;
+
+use crate::{build, interrupt, preflight, sandbox, say};
+
+/// What is run.
+#[derive(clap::Args)]
+pub struct Options {
+    /// How long flows are disturbed.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=24 * 60))]
+    minutes: u64,
+    /// What chance makes of it: the same number brings the same disturbances in the same order.
+    #[arg(long, value_name = "NUMBER")]
+    seed: Option<u64>,
+    /// How many flows there are.
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(20..=20_000))]
+    flows: u64,
+}
+
+/// Sets up, builds, and runs it in a sandbox.
+pub fn run(options: &Options) -> Result<ExitCode> {
+    preflight::check("soak")?;
+    build::everything(false)?;
+    let Options { minutes, flows, .. } = options;
+    let seed = options.seed.unwrap_or_else(seed_of_now);
+    let words = [
+        "soak",
+        "--minutes",
+        &minutes.to_string(),
+        "--flows",
+        &flows.to_string(),
+        "--seed",
+        &seed.to_string(),
+    ];
+    sandbox::run_until_asked(&words.map(str::to_owned))
+}
+
+/// It itself, inside the sandbox.
+pub fn run_inside(options: &Options) -> Result<ExitCode> {
+    let is_asked = asked_to_end();
+    let seed = options.seed.unwrap_or_else(seed_of_now);
+    say::step(format_args!(
+        "Disturbing {} flows for {} minutes, with --seed {seed}",
+        options.flows, options.minutes
+    ));
+    let soak = soak::Options {
+        flows: usize::try_from(options.flows)?,
+        time: Duration::from_secs(60 * options.minutes),
+        is_brief: false,
+        seed,
+    };
+    let outcome = soak::run(&soak, || is_asked.load(Ordering::SeqCst), say::note)?;
+    let minutes = outcome.time.as_secs_f64() / 60.0;
+    println!("\nDisturbed for {minutes:.1} minutes, seed {seed}:\n\n{}", outcome.table());
+    Ok(match (outcome.is_clean(), is_asked.load(Ordering::SeqCst)) {
+        (false, _) => ExitCode::FAILURE,
+        (true, true) => ExitCode::from(interrupt::EXIT_CODE),
+        (true, false) => ExitCode::SUCCESS,
+    })
+}
+
+/// Set once [`sandbox::run_until_asked`] asks for the end: it closes what is read here.
+fn asked_to_end() -> Arc<AtomicBool> {
+    let asked = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&asked);
+    thread::spawn(move || {
+        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        flag.store(true, Ordering::SeqCst);
+    });
+    asked
+}
+
+fn seed_of_now() -> u64 {
+    SystemTime::UNIX_EPOCH.elapsed().map_or(0, |time| time.as_secs())
+}
