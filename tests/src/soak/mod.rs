@@ -76,9 +76,7 @@ pub fn run(
     let shared = Shared::new();
     let mut bed = Bed::start(shared.clone())?;
     let clients = start_clients(&bed, options)?;
-    wait::until("all flows to be open", OPENED, || {
-        Ok(is_asked_to_end() || shared.tally.flows().len() >= flows_each(options) * Kind::all().count())
-    })?;
+    wait_until_open(&shared, options, &is_asked_to_end)?;
     say(format!("{} flows are open", shared.tally.flows().len()));
 
     let begin = Instant::now();
@@ -130,7 +128,7 @@ fn disturb(
             }
             let before = bed.shared.tally.counted();
             let since = Instant::now();
-            one(bed, chance, disturbance, is_asked_to_end);
+            one(bed, &mut chance.fork(), options, disturbance, is_asked_to_end);
             let now = bed.shared.tally.counted();
             say(format!(
                 "{:>6.1} s  {disturbance}: {:.1} s, {} broken, {} lost, {} faults",
@@ -152,12 +150,29 @@ fn disturb(
 }
 
 /// A disturbance, whether what was acknowledged is there right after it, and whether all is well again.
-fn one(bed: &mut Bed, chance: &mut Chance, disturbance: Disturbance, is_asked_to_end: &impl Fn() -> bool) {
+fn one(
+    bed: &mut Bed,
+    chance: &mut Chance,
+    options: &Options,
+    disturbance: Disturbance,
+    is_asked_to_end: &impl Fn() -> bool,
+) {
     bed.shared.tally.begins(disturbance);
-    let steps = disturbance.run(bed, chance).and_then(|()| bed.verify()).and_then(|()| bed.wait_until_well());
+    let steps = disturbance
+        .run(bed, chance)
+        .and_then(|()| bed.verify())
+        .and_then(|()| bed.wait_until_well())
+        .and_then(|()| wait_until_open(&bed.shared, options, is_asked_to_end));
     if let Err(error) = steps
         && !is_asked_to_end()
     {
         bed.shared.tally.trouble(&format!("{disturbance}: {error:#}"));
     }
+}
+
+/// Waits until every flow is open, or open again.
+fn wait_until_open(shared: &Shared, options: &Options, is_asked_to_end: &impl Fn() -> bool) -> Result<()> {
+    let all = flows_each(options) * Kind::all().count();
+    wait::until("all flows to be open", OPENED, || Ok(is_asked_to_end() || shared.tally.flows().len() >= all))
+        .map(drop)
 }

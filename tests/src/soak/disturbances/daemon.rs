@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use serde_json::Value;
 
 use super::{Chance, links, members};
 use crate::soak::bed::Bed;
@@ -61,13 +62,13 @@ pub fn upgraded(bed: &mut Bed, chance: &mut Chance) -> Result<()> {
 
 /// `rm -rf PIN_PATH`. Forwarding goes on, and the daemon makes all pins again.
 pub fn pins_removed(bed: &mut Bed) -> Result<()> {
-    let daemon = bed.balancer.daemon();
-    let before = pins(daemon.pins())?;
-    fs::remove_dir_all(daemon.pins())
-        .with_context(|| format!("cannot remove {}", daemon.pins().display()))?;
+    let dir = bed.balancer.daemon().pins().to_owned();
+    let before = pins(&dir)?;
+    fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
     wait::until("all pins to be made again", REPAIRED, || {
-        let are_there = pins(daemon.pins()).is_ok_and(|now| now == before);
-        Ok(are_there && daemon.cli_json(&["status"])?["trouble"].is_null())
+        // The command line ends with a code of its own where there is trouble.
+        let status: Value = serde_json::from_str(&bed.balancer.ask("GET", "status", "")?)?;
+        Ok(status["trouble"].is_null() && pins(&dir).is_ok_and(|now| now == before))
     })
     .map(drop)
 }

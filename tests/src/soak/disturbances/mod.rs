@@ -128,6 +128,11 @@ pub struct Chance {
 }
 
 impl Chance {
+    /// Another, of which the next choices do not depend on how many this one makes.
+    pub fn fork(&mut self) -> Self {
+        Self { rng: self.rng.fork(), is_brief: self.is_brief }
+    }
+
     /// A time from this range of seconds.
     fn time(&mut self, seconds: Range<f64>) -> Duration {
         let part = if self.is_brief { 0.0 } else { self.rng.f64() };
