@@ -11,8 +11,8 @@ use super::kind::Kind;
 /// How many of the latest disturbances are named where something went wrong.
 const LATEST: usize = 4;
 
-/// How many faults are kept in words; all are counted.
-const KEPT: usize = 100;
+/// How many faults of one disturbance are kept in words; all are counted.
+const KEPT: usize = 6;
 
 /// The counts of a kind of flows.
 #[derive(Clone, Copy, Default, Debug)]
@@ -57,7 +57,7 @@ pub struct Counted {
     pub lost: u64,
     /// Other faults, such as a backend that did not come up again.
     pub troubles: u64,
-    /// What went wrong, in words.
+    /// What went wrong, in words; of what came in great number, the first.
     pub faults: Vec<String>,
 }
 
@@ -91,6 +91,8 @@ struct Inner {
     flows: BTreeMap<u64, Ends>,
     history: Vec<(Duration, String)>,
     latest: Option<Disturbance>,
+    /// How many faults there were since that began.
+    faults: usize,
 }
 
 impl Tally {
@@ -171,6 +173,7 @@ impl Tally {
         let mut inner = self.lock();
         inner.counted.disturbances.entry(disturbance).or_default().times += 1;
         inner.latest = Some(disturbance);
+        inner.faults = 0;
         let at = self.elapsed();
         inner.history.push((at, disturbance.to_string()));
     }
@@ -203,7 +206,8 @@ impl Tally {
 
 impl Inner {
     fn fault(&mut self, at: Duration, what: &str) {
-        if self.counted.faults.len() >= KEPT {
+        self.faults += 1;
+        if self.faults > KEPT {
             return;
         }
         let latest = self.history.iter().rev().take(LATEST);
