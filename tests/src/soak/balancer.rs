@@ -25,6 +25,8 @@ pub struct Balancer {
     /// Whether that is the other build.
     is_other: bool,
     pid: Pid,
+    /// The one before, which watches its successor for some seconds.
+    before: Option<Pid>,
 }
 
 impl Balancer {
@@ -34,7 +36,7 @@ impl Balancer {
         put_first_build(&program)?;
         let daemon = Daemon::start_program(program.clone(), host, interfaces, config)?;
         let pid = pid(&daemon)?;
-        Ok(Self { daemon, program, is_other: false, pid })
+        Ok(Self { daemon, program, is_other: false, pid, before: None })
     }
 
     /// The daemon: its files, and its command line.
@@ -49,8 +51,14 @@ impl Balancer {
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
 
+    /// Waits until the one before has gone: where its successor dies or hangs sooner, it takes everything back.
+    pub fn wait_until_alone(&mut self) -> Result<()> {
+        self.before.take().map_or(Ok(()), wait_until_gone)
+    }
+
     /// Kills it with SIGKILL.
-    pub fn kill(&self) -> Result<()> {
+    pub fn kill(&mut self) -> Result<()> {
+        self.wait_until_alone()?;
         kill(self.pid, Signal::SIGKILL).context("cannot kill the daemon")?;
         wait_until_gone(self.pid)
     }
@@ -63,14 +71,16 @@ impl Balancer {
     }
 
     /// Stops it for a time, as if it hung, and lets it go on.
-    pub fn hang(&self, time: Duration) -> Result<()> {
+    pub fn hang(&mut self, time: Duration) -> Result<()> {
+        self.wait_until_alone()?;
         kill(self.pid, Signal::SIGSTOP).context("cannot stop the daemon")?;
         sleep(time);
         kill(self.pid, Signal::SIGCONT).context("cannot continue the daemon")
     }
 
-    /// Has the other build take over, with something done meanwhile, and waits until the one before is gone.
+    /// Has the other build take over, with something done meanwhile.
     pub fn upgrade(&mut self, meanwhile: impl FnOnce(&Daemon)) -> Result<()> {
+        self.wait_until_alone()?;
         if self.is_other {
             put_first_build(&self.program)?;
         } else {
@@ -85,7 +95,8 @@ impl Balancer {
         self.is_other = !self.is_other;
         let before = std::mem::replace(&mut self.pid, pid(&self.daemon)?);
         anyhow::ensure!(before != self.pid, "the upgrade succeeded, and the daemon is the same");
-        wait_until_gone(before)
+        self.before = Some(before);
+        Ok(())
     }
 
     /// Sends a request to the API with curl, past the command line.
@@ -103,6 +114,7 @@ impl Balancer {
 impl Drop for Balancer {
     fn drop(&mut self) {
         // A successor is no child of this process; one that is stopped ends, too.
+        let _ = self.wait_until_alone();
         let _ = kill(self.pid, Signal::SIGKILL);
         let _ = wait_until_gone(self.pid);
     }

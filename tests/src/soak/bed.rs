@@ -1,7 +1,8 @@
 //! Where it takes place: the network, the servers, the daemon, and what was asked of it.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -73,9 +74,7 @@ impl Bed {
         keep_addresses(&network, &far)?;
         direct_return::give_vips(&network)?;
         let backends = &network.backends;
-        let from = ["--from", "198.51.100.2", "--from", "2001:db8:2::2"];
-        let decapsulators =
-            backends.iter().map(|host| direct_return::decapsulator(host, &from)).collect::<Result<_>>()?;
+        let decapsulators = decapsulators(backends)?;
         let checks = backends.iter().map(|host| Nginx::start(host, 8080)).collect::<Result<_>>()?;
         let servers = Servers::start(backends)?;
 
@@ -253,6 +252,19 @@ fn far_client(network: &mut Network) -> Result<Host> {
     Ok(far)
 }
 
+/// Starts them on all backends at once.
+fn decapsulators(backends: &[Host]) -> Result<Vec<Process>> {
+    let from = ["--from", "198.51.100.2", "--from", "2001:db8:2::2"];
+    thread::scope(|scope| {
+        let start = |host| scope.spawn(move || direct_return::decapsulator(host, &from));
+        let starting: Vec<_> = backends.iter().map(start).collect();
+        let started = |start: thread::ScopedJoinHandle<'_, _>| {
+            start.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        starting.into_iter().map(started).collect()
+    })
+}
+
 /// As whoever configures a host's network adds the addresses again when a link comes back.
 fn keep_addresses(network: &Network, far: &Host) -> Result<()> {
     for host in network.backends.iter().chain([&network.lb, &network.client, far]) {
@@ -264,7 +276,7 @@ fn keep_addresses(network: &Network, far: &Host) -> Result<()> {
 }
 
 /// The services of the config file, with [`BY_FILE`] of this weight or without it.
-fn services(lists: &std::path::Path, by_file: Option<u16>) -> String {
+fn services(lists: &Path, by_file: Option<u16>) -> String {
     let mut text = String::new();
     for kind in Kind::all() {
         // A datagram says nothing of whether it begins a flow: only flows that are recorded stay where they are when the
@@ -288,7 +300,7 @@ fn services(lists: &std::path::Path, by_file: Option<u16>) -> String {
     text
 }
 
-fn list_path(dir: &std::path::Path, kind: Kind) -> PathBuf {
+fn list_path(dir: &Path, kind: Kind) -> PathBuf {
     dir.join(format!("{kind}.json"))
 }
 
@@ -300,7 +312,7 @@ fn list(kind: Kind, weight: Option<u16>) -> String {
 }
 
 /// Replaces a file by renaming, so that nobody reads half of it.
-fn replace(path: &std::path::Path, text: &str) -> Result<()> {
+fn replace(path: &Path, text: &str) -> Result<()> {
     let new = path.with_extension("new");
     fs::write(&new, text).with_context(|| format!("cannot write {}", new.display()))?;
     fs::rename(&new, path).with_context(|| format!("cannot replace {}", path.display()))

@@ -17,13 +17,14 @@ mod tally;
 mod tcp;
 mod udp;
 
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
 use crate::wait;
 use bed::Bed;
-use clients::{Clients, Shared};
+use clients::{Clients, LOOK, Shared};
 use disturbances::Chance;
 pub use disturbances::Disturbance;
 pub use kind::{Forwarding, Kind, Protocol};
@@ -73,18 +74,21 @@ pub fn run(
     is_asked_to_end: impl Fn() -> bool,
     mut say: impl FnMut(String),
 ) -> Result<Outcome> {
+    let sets_up = Instant::now();
     let shared = Shared::new();
     let mut bed = Bed::start(shared.clone())?;
     let clients = start_clients(&bed, options)?;
     wait_until_open(&shared, options, &is_asked_to_end)?;
-    say(format!("{} flows are open", shared.tally.flows().len()));
+    let took = sets_up.elapsed().as_secs_f64();
+    say(format!("{} flows are open, after {took:.1} s", shared.tally.flows().len()));
 
     let begin = Instant::now();
     let mut chance = Chance { rng: fastrand::Rng::with_seed(options.seed), is_brief: options.is_brief };
     disturb(&mut bed, &mut chance, options, &is_asked_to_end, &mut say);
     let rests = Instant::now();
-    while rests.elapsed() < REST && !is_asked_to_end() {
-        std::thread::sleep(Duration::from_millis(100));
+    let rest = if options.is_brief { REST / 4 } else { REST };
+    while rests.elapsed() < rest && !is_asked_to_end() {
+        sleep(LOOK);
     }
     let time = begin.elapsed();
     shared.end();

@@ -17,6 +17,7 @@ const REPAIRED: Duration = Duration::from_secs(40);
 
 /// Killed just after it has acknowledged changes; meanwhile the kernel forgets the neighbours.
 pub fn killed(bed: &mut Bed, chance: &mut Chance) -> Result<()> {
+    bed.balancer.wait_until_alone()?;
     members::weights_change(bed, chance)?;
     bed.balancer.kill()?;
     // Above 8 s the datapath takes next hops from the kernel.
@@ -28,6 +29,7 @@ pub fn killed(bed: &mut Bed, chance: &mut Chance) -> Result<()> {
 
 /// Hung: it answers nobody, and nobody checks.
 pub fn hangs(bed: &mut Bed, chance: &mut Chance) -> Result<()> {
+    bed.balancer.wait_until_alone()?;
     let time = chance.time(3.0..14.0);
     bed.shared.tally.note(format!("for {:.1} s", time.as_secs_f64()));
     let half = time / 2;
@@ -62,6 +64,7 @@ pub fn upgraded(bed: &mut Bed, chance: &mut Chance) -> Result<()> {
 
 /// `rm -rf PIN_PATH`. Forwarding goes on, and the daemon makes all pins again.
 pub fn pins_removed(bed: &mut Bed) -> Result<()> {
+    bed.balancer.wait_until_alone()?;
     let dir = bed.balancer.daemon().pins().to_owned();
     let before = pins(&dir)?;
     fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
