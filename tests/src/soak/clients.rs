@@ -116,8 +116,8 @@ pub enum End {
     Over,
     /// Its backend has left, or its host has died.
     Planned,
-    /// It broke, and why.
-    Broken(String),
+    /// It broke, why, and when the request was sent at which it did.
+    Broken(String, Instant),
 }
 
 impl Flow {
@@ -150,8 +150,8 @@ impl Flow {
     fn note(&self, end: End, ends: Ends, life: Life) {
         match end {
             _ if self.shared.is_over() => {}
-            End::Broken(why) if self.shared.standing.lasts(life) => {
-                self.shared.tally.broken(self.id, ends, &why)
+            End::Broken(why, sent) if self.shared.standing.lasts(life) => {
+                self.shared.tally.broken(self.id, ends, &why, sent)
             }
             _ => self.shared.tally.planned(self.id, self.kind),
         }

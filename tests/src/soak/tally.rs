@@ -38,9 +38,9 @@ pub struct Counts {
 pub struct Effect {
     /// How often it happened.
     pub times: u64,
-    /// How many flows broke from its begin to the next one's.
+    /// How many flows broke at requests that were sent from its begin to the next one's.
     pub broken: u64,
-    /// How many datagrams were lost in that time.
+    /// How many datagrams were lost that were sent in that time.
     pub lost: u64,
 }
 
@@ -90,8 +90,9 @@ struct Inner {
     counted: Counted,
     flows: BTreeMap<u64, Ends>,
     history: Vec<(Duration, String)>,
-    latest: Option<Disturbance>,
-    /// How many faults there were since that began.
+    /// When each disturbance began.
+    begun: Vec<(Instant, Disturbance)>,
+    /// How many faults there were since the latest began.
     faults: usize,
 }
 
@@ -140,12 +141,12 @@ impl Tally {
         counts.longest = counts.longest.max(after);
     }
 
-    /// A datagram was not answered.
-    pub fn lost(&self, kind: Kind) {
+    /// A datagram that was sent then was not answered.
+    pub fn lost(&self, kind: Kind, sent: Instant) {
         let mut inner = self.lock();
         inner.counted.kinds.entry(kind).or_default().lost += 1;
-        if let Some(latest) = inner.latest {
-            inner.counted.disturbances.entry(latest).or_default().lost += 1;
+        if let Some(effect) = inner.effect(sent) {
+            effect.lost += 1;
         }
     }
 
@@ -156,13 +157,13 @@ impl Tally {
         inner.flows.remove(&flow);
     }
 
-    /// A flow broke while its backend lived.
-    pub fn broken(&self, flow: u64, ends: Ends, why: &str) {
+    /// A flow broke while its backend lived, at a request that was sent then.
+    pub fn broken(&self, flow: u64, ends: Ends, why: &str, sent: Instant) {
         let mut inner = self.lock();
         inner.counted.kinds.entry(ends.kind).or_default().broken += 1;
         inner.flows.remove(&flow);
-        if let Some(latest) = inner.latest {
-            inner.counted.disturbances.entry(latest).or_default().broken += 1;
+        if let Some(effect) = inner.effect(sent) {
+            effect.broken += 1;
         }
         let Ends { kind, client, backend } = ends;
         inner.fault(self.elapsed(), &format!("{kind} from {client} to backend-{backend} broke: {why}"));
@@ -172,7 +173,7 @@ impl Tally {
     pub fn begins(&self, disturbance: Disturbance) {
         let mut inner = self.lock();
         inner.counted.disturbances.entry(disturbance).or_default().times += 1;
-        inner.latest = Some(disturbance);
+        inner.begun.push((Instant::now(), disturbance));
         inner.faults = 0;
         let at = self.elapsed();
         inner.history.push((at, disturbance.to_string()));
@@ -205,6 +206,12 @@ impl Tally {
 }
 
 impl Inner {
+    /// The counts of the disturbance that was the latest then.
+    fn effect(&mut self, at: Instant) -> Option<&mut Effect> {
+        let (_, latest) = self.begun.iter().rev().find(|(begun, _)| *begun <= at)?;
+        Some(self.counted.disturbances.entry(*latest).or_default())
+    }
+
     fn fault(&mut self, at: Duration, what: &str) {
         self.faults += 1;
         if self.faults > KEPT {

@@ -51,16 +51,13 @@ pub async fn converse(flow: &mut Flow, connection: Connection, life: Life) -> En
         match ask(flow, &mut stream, &request, life).await {
             Ok(answer) if answer == request => flow.answered(asked),
             Ok(answer) => {
-                return End::Broken(format!(
-                    "the answer to request {number} is another: {:?}",
-                    head(&answer)
-                ));
+                let other = format!("the answer to request {number} is another: {:?}", head(&answer));
+                return End::Broken(other, asked);
             }
-            Err(End::Broken(why)) => {
+            Err(End::Broken(why, asked)) => {
                 let silent = last.elapsed().as_secs_f64();
-                return End::Broken(format!(
-                    "{why}, at request {number}, {silent:.1} s after the last answer"
-                ));
+                let why = format!("{why}, at request {number}, {silent:.1} s after the last answer");
+                return End::Broken(why, asked);
             }
             Err(end) => return end,
         }
@@ -81,11 +78,11 @@ async fn ask(flow: &Flow, stream: &mut TcpStream, request: &[u8], life: Life) ->
     loop {
         match timeout(LOOK, &mut exchange).await {
             Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(error)) => return Err(End::Broken(error.to_string())),
+            Ok(Err(error)) => return Err(End::Broken(error.to_string(), since)),
             Err(_) => flow.still(life)?,
         }
         if since.elapsed() > PATIENCE {
-            return Err(End::Broken(format!("no answer for {} s", PATIENCE.as_secs())));
+            return Err(End::Broken(format!("no answer for {} s", PATIENCE.as_secs()), since));
         }
     }
 }

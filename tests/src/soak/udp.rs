@@ -58,12 +58,13 @@ pub async fn converse(flow: &mut Flow, asked: Asked, life: Life) -> End {
         if let Err(end) = flow.pause(life).await {
             return end;
         }
+        let sent = Instant::now();
         match ask(flow, &socket, number, ends.backend, life).await {
-            Ok(true) => last = Instant::now(),
+            Ok(true) => last = sent,
             Ok(false) => {
-                flow.shared.tally.lost(flow.kind);
+                flow.shared.tally.lost(flow.kind, sent);
                 if last.elapsed() > PATIENCE {
-                    return End::Broken(format!("no answer for {} s", last.elapsed().as_secs()));
+                    return End::Broken(format!("no answer for {} s", last.elapsed().as_secs()), last);
                 }
             }
             Err(end) => return end,
@@ -84,17 +85,18 @@ async fn ask(
     let since = Instant::now();
     // What the host has no route for, while its link is down, is lost.
     if let Err(error) = socket.send(&request).await {
-        refused(&error)?;
+        refused(&error, since)?;
     }
     while since.elapsed() < LOST {
         match timeout(LOOK, receive(socket)).await {
             Err(_) => flow.still(life)?,
             Ok(Err(error)) => match error.downcast_ref::<io::Error>() {
-                Some(error) => refused(error)?,
-                None => return Err(End::Broken(error.to_string())),
+                Some(error) => refused(error, since)?,
+                None => return Err(End::Broken(error.to_string(), since)),
             },
             Ok(Ok(answer)) if answer.backend != backend => {
-                return Err(End::Broken(format!("datagram {number} went to backend-{}", answer.backend)));
+                let why = format!("datagram {number} went to backend-{}", answer.backend);
+                return Err(End::Broken(why, since));
             }
             Ok(Ok(answer)) if answer.carried == request => {
                 flow.answered(since);
@@ -104,9 +106,8 @@ async fn ask(
                 // It comes late: its datagram counts as lost.
                 Some((id, earlier)) if id == flow.id && earlier < number => {}
                 other => {
-                    return Err(End::Broken(format!(
-                        "the answer to datagram {number} is another: {other:?}"
-                    )));
+                    let why = format!("the answer to datagram {number} is another: {other:?}");
+                    return Err(End::Broken(why, since));
                 }
             },
         }
@@ -115,9 +116,11 @@ async fn ask(
 }
 
 /// Whether an error of the socket ends the flow: somebody has told it that nobody is there.
-fn refused(error: &io::Error) -> Result<(), End> {
+fn refused(error: &io::Error, since: Instant) -> Result<(), End> {
     match error.kind() {
-        io::ErrorKind::ConnectionRefused => Err(End::Broken("refused (ICMP port unreachable)".to_owned())),
+        io::ErrorKind::ConnectionRefused => {
+            Err(End::Broken("refused (ICMP port unreachable)".to_owned(), since))
+        }
         _ => Ok(()),
     }
 }
