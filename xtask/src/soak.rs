@@ -75,6 +75,9 @@ fn asked_to_end() -> Arc<AtomicBool> {
     thread::spawn(move || {
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
         flag.store(true, Ordering::SeqCst);
+        say::step(
+            "Asked to end: it does as soon as the present disturbance is over. Ctrl-C again ends it at once",
+        );
     });
     asked
 }
