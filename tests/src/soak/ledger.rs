@@ -6,28 +6,28 @@ use serde_json::Value;
 
 use super::kind::Kind;
 
-/// A value that was acknowledged last, and one that was asked for without an answer: then either may be there.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// A value that was acknowledged last, and those that were asked for since without an answer: any may be there.
+#[derive(Clone, PartialEq, Eq, Debug)]
 struct Held<T> {
     acknowledged: T,
-    asked: Option<T>,
+    asked: Vec<T>,
 }
 
 impl<T: Copy + PartialEq> Held<T> {
     fn new(acknowledged: T) -> Self {
-        Self { acknowledged, asked: None }
+        Self { acknowledged, asked: Vec::new() }
     }
 
     /// Takes what is there for what holds from now on; whether that may be so.
     fn is(&mut self, found: T) -> bool {
-        let may_be = found == self.acknowledged || Some(found) == self.asked;
+        let may_be = found == self.acknowledged || self.asked.contains(&found);
         *self = Self::new(found);
         may_be
     }
 }
 
 /// What is known of a backend of a service.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
     is_there: Held<bool>,
     weight: Held<u16>,
@@ -64,13 +64,13 @@ impl Ledger {
         let entry = self.entry(kind, backend);
         match change {
             Change::Joins(weight) => {
-                entry.is_there.asked = Some(true);
-                entry.weight.asked = Some(weight);
-                entry.drains.asked = Some(false);
+                entry.is_there.asked.push(true);
+                entry.weight.asked.push(weight);
+                entry.drains.asked.push(false);
             }
-            Change::Leaves => entry.is_there.asked = Some(false),
-            Change::Weighs(weight) => entry.weight.asked = Some(weight),
-            Change::Drains(drains) => entry.drains.asked = Some(drains),
+            Change::Leaves => entry.is_there.asked.push(false),
+            Change::Weighs(weight) => entry.weight.asked.push(weight),
+            Change::Drains(drains) => entry.drains.asked.push(drains),
         }
     }
 
@@ -112,7 +112,7 @@ impl Ledger {
             let found = listed.iter().find(|it| it["service"] == *service && it["address"] == *address);
             let member = found.filter(|it| it["leaving"] != true);
             let mut miss = |what: String| lost.push(format!("{address} of {service}: {what}"));
-            let before = *entry;
+            let before = entry.clone();
             if !entry.is_there.is(member.is_some()) {
                 let states = ["is not there", "is there"];
                 let (wanted, seen) = (before.is_there.acknowledged, member.is_some());

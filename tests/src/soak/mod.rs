@@ -132,7 +132,7 @@ fn disturb(
             }
             let before = bed.shared.tally.counted();
             let since = Instant::now();
-            one(bed, &mut chance.fork(), options, disturbance, is_asked_to_end);
+            let goes_on = one(bed, &mut chance.fork(), options, disturbance, is_asked_to_end);
             let now = bed.shared.tally.counted();
             say(format!(
                 "{:>6.1} s  {disturbance}: {:.1} s, {} broken, {} lost, {} faults",
@@ -145,6 +145,9 @@ fn disturb(
             for fault in now.faults.iter().skip(before.faults.len()) {
                 say(format!("          {fault}"));
             }
+            if !goes_on {
+                return;
+            }
             chance.sleep(0.2..3.0);
         }
         if options.is_brief {
@@ -153,25 +156,32 @@ fn disturb(
     }
 }
 
-/// A disturbance, whether what was acknowledged is there right after it, and whether all is well again.
+/// A disturbance, whether what was acknowledged is there right after it, and whether all is well again. Returns whether there
+/// is a daemon still to go on with.
 fn one(
     bed: &mut Bed,
     chance: &mut Chance,
     options: &Options,
     disturbance: Disturbance,
     is_asked_to_end: &impl Fn() -> bool,
-) {
+) -> bool {
     bed.shared.tally.begins(disturbance);
     let steps = disturbance
         .run(bed, chance)
         .and_then(|()| bed.verify())
         .and_then(|()| bed.wait_until_well())
         .and_then(|()| wait_until_open(&bed.shared, options, is_asked_to_end));
-    if let Err(error) = steps
-        && !is_asked_to_end()
-    {
-        bed.shared.tally.trouble(&format!("{disturbance}: {error:#}"));
+    let Err(error) = steps else { return true };
+    if is_asked_to_end() {
+        return true;
     }
+    bed.shared.tally.trouble(&format!("{disturbance}: {error:#}"));
+    let answers = bed.balancer.daemon().backends(None).is_ok();
+    if !answers {
+        let log = bed.balancer.log_tail();
+        bed.shared.tally.trouble(&format!("there is no daemon to go on with; the end of its log:\n{log}"));
+    }
+    answers
 }
 
 /// Waits until every flow is open, or open again.
