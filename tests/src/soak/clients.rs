@@ -1,5 +1,6 @@
 //! The clients: flows that ask and compare what they are answered, over and over, all of a host's in one thread.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -25,11 +26,18 @@ pub const OPENED: Duration = Duration::from_secs(4);
 /// Between two looks whether an answer is still to be waited for.
 pub const LOOK: Duration = Duration::from_millis(250);
 
+/// How long a flow sleeps before it looks whether it is to end.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+
 /// Between two attempts to open a flow.
 const AGAIN: Duration = Duration::from_millis(200);
 
-/// Between two requests of a flow, in milliseconds.
-const PAUSE: std::ops::Range<u64> = 800..1_600;
+/// Between two requests of most flows, in milliseconds.
+const PAUSE: Range<u64> = 800..1_600;
+
+/// The same of every fifth flow. They are silent for longer than a record is kept of a flow that has ended, and for less time than
+/// `tcp_idle` and `udp_idle`: a flow must not be taken for one that has ended since somebody else said so.
+const LONG_PAUSE: Range<u64> = 11_000..18_000;
 
 /// What all flows share.
 #[derive(Clone)]
@@ -157,10 +165,16 @@ impl Flow {
         }
     }
 
-    /// Waits until it is time for the next request; or how the flow ended meanwhile.
-    pub async fn pause(&mut self, life: Life) -> Result<(), End> {
-        sleep(Duration::from_millis(self.rng.u64(PAUSE))).await;
-        self.still(life)
+    /// Waits until it is time for the next request, which is soon where the one before was not answered; or how the flow ended
+    /// meanwhile.
+    pub async fn pause(&mut self, life: Life, is_soon: bool) -> Result<(), End> {
+        let pause = if self.id.is_multiple_of(5) && !is_soon { LONG_PAUSE } else { PAUSE };
+        let ends = Instant::now() + Duration::from_millis(self.rng.u64(pause));
+        while Instant::now() < ends {
+            sleep(LONGEST_SLEEP.min(ends.saturating_duration_since(Instant::now()))).await;
+            self.still(life)?;
+        }
+        Ok(())
     }
 
     /// Whether there is anything to wait for still.

@@ -43,7 +43,7 @@ pub async fn converse(flow: &mut Flow, connection: Connection, life: Life) -> En
     let mut stream = connection.stream;
     let mut last = Instant::now();
     for number in 0.. {
-        if let Err(end) = flow.pause(life).await {
+        if let Err(end) = flow.pause(life, false).await {
             return end;
         }
         let request = message(flow.id, number, flow.rng.usize(LENGTH));

@@ -53,18 +53,20 @@ pub async fn open(flow: &mut Flow) -> Result<Asked> {
 /// Asks until the flow ends.
 pub async fn converse(flow: &mut Flow, asked: Asked, life: Life) -> End {
     let Asked { socket, ends } = asked;
-    let mut last = Instant::now();
+    // When the first datagram was sent of those that were lost one after the other.
+    let mut silent = None;
     for number in 1.. {
-        if let Err(end) = flow.pause(life).await {
+        if let Err(end) = flow.pause(life, silent.is_some()).await {
             return end;
         }
         let sent = Instant::now();
         match ask(flow, &socket, number, ends.backend, life).await {
-            Ok(true) => last = sent,
+            Ok(true) => silent = None,
             Ok(false) => {
                 flow.shared.tally.lost(flow.kind, sent);
-                if last.elapsed() > PATIENCE {
-                    return End::Broken(format!("no answer for {} s", last.elapsed().as_secs()), last);
+                let since = *silent.get_or_insert(sent);
+                if since.elapsed() > PATIENCE {
+                    return End::Broken(format!("no answer for {} s", PATIENCE.as_secs()), since);
                 }
             }
             Err(end) => return end,
