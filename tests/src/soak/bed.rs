@@ -84,7 +84,7 @@ impl Bed {
                 .context("cannot write a list of backends")?;
         }
         let services = services(&lists, Some(WEIGHT));
-        let timeouts = "timeouts.tcp_idle = \"30s\"\ntimeouts.udp_idle = \"30s\"\n";
+        let timeouts = "timeouts.tcp_idle = \"60s\"\ntimeouts.udp_idle = \"60s\"\n";
         let config = format!("drain_timeout = \"{}s\"\n{timeouts}{services}", DRAIN_TIMEOUT.as_secs());
         let balancer = Balancer::start(&network.lb, &INTERFACES, &config)?;
         let text = balancer.daemon().config()?;

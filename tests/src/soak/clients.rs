@@ -35,9 +35,9 @@ const AGAIN: Duration = Duration::from_millis(200);
 /// Between two requests of most flows, in milliseconds.
 const PAUSE: Range<u64> = 800..1_600;
 
-/// The same of every fifth flow. They are silent for longer than a record is kept of a flow that has ended, and for less time than
+/// The same of those that are quiet, which is every fifth where there is the time for that. They are silent for longer than a record is kept of a flow that has ended, and for less time than
 /// `tcp_idle` and `udp_idle`: a flow must not be taken for one that has ended since somebody else said so.
-const LONG_PAUSE: Range<u64> = 11_000..18_000;
+const LONG_PAUSE: Range<u64> = 20_000..40_000;
 
 /// What all flows share.
 #[derive(Clone)]
@@ -79,6 +79,7 @@ impl Clients {
         kinds: Vec<Kind>,
         flows_each: usize,
         first: u64,
+        some_are_quiet: bool,
         seed: u64,
         shared: &Shared,
     ) -> Result<Self> {
@@ -90,7 +91,9 @@ impl Clients {
                 let kinds = kinds.iter().flat_map(|kind| std::iter::repeat_n(*kind, flows_each));
                 for (id, kind) in (first..).zip(kinds) {
                     let rng = fastrand::Rng::with_seed(seed ^ id.rotate_left(20));
-                    flows.spawn_on(Flow { id, kind, rng, shared: shared.clone() }.go_on(), runtime.handle());
+                    let is_quiet = some_are_quiet && id.is_multiple_of(5);
+                    let flow = Flow { id, kind, is_quiet, rng, shared: shared.clone() };
+                    flows.spawn_on(flow.go_on(), runtime.handle());
                 }
                 runtime.block_on(flows.join_all());
                 Ok(())
@@ -112,6 +115,8 @@ pub struct Flow {
     pub id: u64,
     /// Its kind.
     pub kind: Kind,
+    /// Whether it is silent for long between two requests.
+    is_quiet: bool,
     /// What it does at random.
     pub rng: fastrand::Rng,
     /// What all flows share.
@@ -168,7 +173,7 @@ impl Flow {
     /// Waits until it is time for the next request, which is soon where the one before was not answered; or how the flow ended
     /// meanwhile.
     pub async fn pause(&mut self, life: Life, is_soon: bool) -> Result<(), End> {
-        let pause = if self.id.is_multiple_of(5) && !is_soon { LONG_PAUSE } else { PAUSE };
+        let pause = if self.is_quiet && !is_soon { LONG_PAUSE } else { PAUSE };
         let ends = Instant::now() + Duration::from_millis(self.rng.u64(pause));
         while Instant::now() < ends {
             sleep(LONGEST_SLEEP.min(ends.saturating_duration_since(Instant::now()))).await;

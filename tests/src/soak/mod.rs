@@ -108,7 +108,8 @@ fn start_clients(bed: &Bed, options: &Options) -> Result<Vec<Clients>> {
         let kinds = Kind::all().filter(|kind| kind.mode.is_direct() == is_direct).collect();
         // Numbers far apart.
         let first = if is_direct { 1 << 32 } else { 0 };
-        Clients::start(bed.client(is_direct), kinds, flows_each(options), first, options.seed, &bed.shared)
+        let (each, some_are_quiet) = (flows_each(options), !options.is_brief);
+        Clients::start(bed.client(is_direct), kinds, each, first, some_are_quiet, options.seed, &bed.shared)
     };
     [false, true].into_iter().map(start).collect()
 }
