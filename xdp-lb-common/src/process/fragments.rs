@@ -163,6 +163,10 @@ fn note_without_first<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<()
     guard::check_source(tables, service, &key.source)?;
     let hash = slot_hash(tables.settings().ok_or(Reason::Internal)?, service, key);
     let (index, backend) = forward::owner(tables, service, hash).ok_or(Reason::FragmentWithoutFirst)?;
+    // Its packets leave from an address of this host, by their flow's record.
+    if forward::is_hairpin(service, backend, parsed) {
+        return Err(Reason::FragmentWithoutFirst);
+    }
     *fragment = Fragment {
         source: key.source,
         destination: backend.address,
