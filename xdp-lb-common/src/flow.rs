@@ -68,13 +68,13 @@ enum Age {
     HalfOpen = 1,
     /// Data may flow.
     Established = 2,
-    /// The client has sent a FIN, and the backend's would not be seen.
+    /// The client has sent a FIN, and the backend's would not be seen; or a RST, which somebody else may have sent.
     Closing = 3,
     /// One side has sent a FIN.
     HalfClosed = 4,
     /// Both sides have.
     Closed = 5,
-    /// One side has sent a RST.
+    /// The backend has sent a RST, or somebody has before the client went on.
     Reset = 6,
 }
 
@@ -116,10 +116,15 @@ static AGE: [u8; 64] = {
     let mut progress = 0;
     while progress < 64 {
         let bits = progress as u8;
-        ages[progress] = if bits & RESETS != 0 {
+        // Anybody may send a reset in a client's name, and the load balancer knows no sequence numbers: it says no more than
+        // a FIN. A backend's has come from where the backend is.
+        let is_reset = bits & BACKEND_RESET != 0 || bits & CLIENT_RESET != 0 && bits & ESTABLISHED == 0;
+        ages[progress] = if is_reset {
             Age::Reset
         } else if bits & FINS == FINS {
             Age::Closed
+        } else if bits & CLIENT_RESET != 0 {
+            Age::Closing
         } else if bits & FINS != 0 && bits & PAIRED != 0 {
             Age::HalfClosed
         } else if bits & FINS != 0 {
@@ -357,7 +362,12 @@ mod tests {
         assert_eq!(ages(Protocol::TCP, PAIRED | ESTABLISHED | CLIENT_FIN), (900, 900), "half closed");
         assert_eq!(patience(1, 60)[Age::HalfClosed as usize], 240, "an answer may take its time");
         assert_eq!(ages(Protocol::TCP, PAIRED | ESTABLISHED | FINS), (0, 60), "closed");
-        assert_eq!(ages(Protocol::TCP, PAIRED | ESTABLISHED | CLIENT_RESET), (0, 10), "reset");
+        assert_eq!(ages(Protocol::TCP, PAIRED | ESTABLISHED | BACKEND_RESET), (0, 10), "reset");
+        assert_eq!(ages(Protocol::TCP, CLIENT_RESET), (0, 10), "reset before it was established");
+        for others in [0, PAIRED, PAIRED | CLIENT_FIN] {
+            let progress = ESTABLISHED | CLIENT_RESET | others;
+            assert_eq!(ages(Protocol::TCP, progress), (0, 240), "somebody says that the client has reset it");
+        }
     }
 
     #[test]
