@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::thread::{JoinHandle, sleep, spawn};
 use std::time::{Duration, Instant};
 
-use xdp_lb_tests::servers::{Nginx, TcpEcho, UdpEcho};
+use xdp_lb_tests::client::udp_socket;
+use xdp_lb_tests::servers::{Dnsmasq, Nginx, TcpEcho, UdpEcho};
 use xdp_lb_tests::{
-    Conversations, Daemon, Family, Host, Mode, Network, Service, UdpFlows, Way, services, until,
+    Conversations, Daemon, Family, Host, Mode, Network, Service, UdpFlows, Way, direct_return, services,
+    until,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -343,5 +345,221 @@ fn datagrams_go_elsewhere_at_once_and_flows_that_are_recorded_stay_while_their_b
             assert!(*before == second || before == now, "only those of the backend that fails have moved");
         }
         assert_eq!(always_now, always_before);
+    }
+}
+
+/// The modes whose replies do not pass here, each on a port of its own.
+const DIRECT: [(&str, u16); 3] = [("dsr", 7100), ("ipip", 7101), ("gue", 7102)];
+/// Of a server that has the flows, too.
+const TCP_CHECK: &str = r#"{ type = "tcp", interval = "500ms", timeout = "500ms", rise = 1, fall = 3 }"#;
+
+/// A service of each of them in both families, with these keys.
+fn direct_services(network: &Network, keys: &str) -> String {
+    let of = |(mode, port): (&str, u16), family| {
+        let backends: String = network
+            .endpoints(family, port)
+            .map(|address| format!("[[service.backend]]\naddress = \"{address}\"\n"))
+            .collect();
+        format!(
+            "[[service]]\nname = \"{mode}-{family:?}\"\nvip = \"{}\"\nmode = \"{mode}\"\n{keys}\n{backends}\n",
+            SocketAddr::new(Network::vip(family), port)
+        )
+    };
+    DIRECT.iter().flat_map(|it| Family::ALL.map(|family| of(*it, family))).collect()
+}
+
+#[test]
+fn where_replies_do_not_pass_flows_of_a_dead_host_end_after_the_down_timeout_and_no_other_does() {
+    const TIMEOUT: Duration = Duration::from_secs(6);
+    let network = Network::new("downdirect", 3).unwrap();
+    direct_return::connect_with_client(&network).unwrap();
+    direct_return::give_vips(&network).unwrap();
+    let hosts = || network.backends.iter();
+    let from = ["--from", "198.51.100.2", "--from", "2001:db8:2::/64"];
+    let _decapsulators: Vec<_> =
+        hosts().map(|host| direct_return::decapsulator(host, &from).unwrap()).collect();
+    let _echoes: Vec<_> =
+        hosts().map(|host| DIRECT.map(|(_, port)| TcpEcho::start(host, port).unwrap())).collect();
+    let config = direct_services(&network, &format!("health_check = {TCP_CHECK}\ndown_timeout = \"6s\""));
+    let daemon = Daemon::start(&network.lb, &["eth0", "eth1"], &config).unwrap();
+    daemon.wait_until_up().unwrap();
+    let client = &network.client;
+    let vips: Vec<_> = DIRECT
+        .iter()
+        .flat_map(|(mode, port)| {
+            Family::ALL
+                .map(|family| (format!("{mode}-{family:?}"), SocketAddr::new(Network::vip(family), *port)))
+        })
+        .collect();
+    let mut others: Vec<_> = vips
+        .iter()
+        .map(|(_, vip)| {
+            let mut flows = Conversations::open(client, *vip, 30).unwrap();
+            flows.forget("backend-2");
+            flows
+        })
+        .collect();
+    let doomed: Vec<_> =
+        vips.iter().map(|(_, vip)| [(); 2].map(|()| connection_to(client, *vip, "backend-2"))).collect();
+    network.backends[1].run("ip link set eth0 down").unwrap();
+    let died = Instant::now();
+    // Together, they ask all along: what a client sends again comes later each time.
+    let mut count = 0;
+    let clients: Vec<Vec<_>> = doomed
+        .into_iter()
+        .map(|streams| {
+            let ask = |stream| {
+                count += 1;
+                let wait = (count % 2) * Duration::from_millis(1500);
+                spawn(move || {
+                    sleep(wait);
+                    until_it_ends(stream, PATIENCE)
+                })
+            };
+            streams.map(ask).into()
+        })
+        .collect();
+    until("backend 2 to be out of service", PATIENCE, || {
+        let all = daemon.backends(None)?;
+        let dead = Family::ALL.map(|family| Network::endpoint(family, 2, 0).ip().to_string());
+        let mut those = all.iter().filter(|it| {
+            let address: SocketAddr = it["address"].as_str().unwrap_or_default().parse().unwrap();
+            dead.contains(&address.ip().to_string())
+        });
+        Ok(those.all(|it| it["state"] == "down" || it["state"] == "unresolved"))
+    })
+    .unwrap();
+    let detected = Instant::now();
+    while detected.elapsed() < TIMEOUT + Duration::from_secs(1) {
+        for (flows, (name, _)) in others.iter_mut().zip(&vips) {
+            let broken = flows.exchange();
+            assert!(broken.is_empty(), "{name}: {} broke, such as {:?}", broken.len(), broken[0]);
+        }
+        sleep(Duration::from_millis(100));
+    }
+    for (clients, (name, _)) in clients.into_iter().zip(&vips) {
+        for client in clients {
+            let (at, how) = client.join().unwrap();
+            assert_eq!(how, Some(ErrorKind::ConnectionReset), "{name}");
+            let after = at - died;
+            assert!(
+                after >= TIMEOUT,
+                "{name}: reset {after:?} after the host died: no earlier than {TIMEOUT:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn datagrams_that_nobody_answers_go_to_another_backend_once_theirs_is_dead() {
+    let network = Network::new("downoneway", 2).unwrap();
+    let checks: Vec<_> = network.backends.iter().map(|host| Nginx::start(host, 8080).unwrap()).collect();
+    let port = |way: Way| if way.mode == Mode::Nat { 7200 } else { 7201 };
+    let config = services(Way::ALL.map(|way| {
+        Service::udp(way, SocketAddr::new(Network::vip(way.family), port(way)))
+            .mode(way.mode)
+            .check(CHECK)
+            .backends(network.endpoints(way.family, port(way)))
+    }));
+    let daemon = Daemon::start(&network.lb, &["eth0", "eth1"], &config).unwrap();
+    daemon.wait_until_up().unwrap();
+    let any =
+        |family| SocketAddr::new(if family == Family::V4 { [0; 4].into() } else { [0_u16; 8].into() }, 0);
+    // What each backend gets, and never answers.
+    let sink = |host: &Host, way: Way| {
+        let at = SocketAddr::new(any(way.family).ip(), port(way));
+        let socket = host.enter(|| UdpSocket::bind(at)).unwrap().unwrap();
+        socket.set_nonblocking(true).unwrap();
+        socket
+    };
+    let heard = |sink: &UdpSocket| {
+        let mut datagram = [0; 16];
+        std::iter::from_fn(|| sink.recv(&mut datagram).ok()).count()
+    };
+    for way in Way::ALL {
+        let sinks: Vec<_> = network.backends.iter().map(|host| sink(host, way)).collect();
+        let client = udp_socket(&network.client, any(way.family)).unwrap();
+        client.connect(SocketAddr::new(Network::vip(way.family), port(way))).unwrap();
+        // A refusal that came for an earlier one is the client's to take.
+        let send = || drop(client.send(b"line"));
+        let counts = |time: Duration| {
+            let begin = Instant::now();
+            while begin.elapsed() < time {
+                send();
+                sleep(Duration::from_millis(20));
+            }
+            sinks.iter().map(heard).collect::<Vec<_>>()
+        };
+        let before = counts(Duration::from_secs(4));
+        let its = usize::from(before[1] > 0);
+        assert_eq!(before[1 - its], 0, "{way}: one flow has one backend: {before:?}");
+        let backend = Network::endpoint(way.family, its + 1, port(way)).to_string();
+        network.backends[its].run("ip link set eth0 down").unwrap();
+        let begin = Instant::now();
+        until(&format!("{way}: datagrams at the other backend"), PATIENCE, || {
+            Ok(counts(Duration::from_millis(100))[1 - its] > 0)
+        })
+        .unwrap_or_else(|error| panic!("{error:#}\n{}", daemon.log()));
+        let took = begin.elapsed();
+        println!("{way}: {took:?}");
+        assert!(took <= DETECTION + GRACE + SLACK, "{way}: {took:?}");
+        let after = counts(Duration::from_secs(1));
+        assert!(after[1 - its] >= 40, "{way}: {after:?}");
+        network.backends[its].run("ip link set eth0 up").unwrap();
+        network.backends[its]
+            .run(&format!("ip route replace default via {}", Network::back(Family::V4)))
+            .unwrap();
+        network.backends[its]
+            .run(&format!("ip -6 address replace {}/64 dev eth0 nodad", Network::backend6(its + 1)))
+            .unwrap();
+        network.backends[its]
+            .run(&format!("ip -6 route replace default via {}", Network::back(Family::V6)))
+            .unwrap();
+        daemon.wait_for_state(&way.to_string(), &backend, "up", PATIENCE).unwrap();
+    }
+    drop(checks);
+}
+
+#[test]
+fn dns_straight_from_its_servers_is_answered_once_one_of_their_hosts_is_found_dead() {
+    let network = Network::new("downdns", 3).unwrap();
+    direct_return::connect_with_client(&network).unwrap();
+    direct_return::give_vips(&network).unwrap();
+    let _servers: Vec<_> = network.backends.iter().map(|host| Dnsmasq::start(host, 53).unwrap()).collect();
+    let config: String = Family::ALL
+        .map(|family| {
+            let backends: String = network
+                .endpoints(family, 53)
+                .map(|address| format!("[[service.backend]]\naddress = \"{address}\"\n"))
+                .collect();
+            format!(
+                "[[service]]\nname = \"dns-{family:?}\"\nvip = \"{}\"\nprotocol = \"udp\"\nmode = \"dsr\"\n\
+                 health_check = {{ type = \"dns\", name = \"www.example.test\", interval = \"500ms\", \
+                 timeout = \"500ms\", rise = 1, fall = 3 }}\n{backends}\n",
+                SocketAddr::new(Network::vip(family), 53)
+            )
+        })
+        .concat();
+    let daemon = Daemon::start(&network.lb, &["eth0", "eth1"], &config).unwrap();
+    daemon.wait_until_up().unwrap();
+    let ask = |family| {
+        let line = format!("dig +short +tries=1 +time=2 @{} whoami.example.test TXT", Network::vip(family));
+        network.client.run(&line).unwrap_or_default().trim().trim_matches('"').to_owned()
+    };
+    let answers = |family| (0..40).map(|_| ask(family)).collect::<Vec<String>>();
+    for family in Family::ALL {
+        assert!(answers(family).contains(&"backend-2".to_owned()), "{family:?}");
+    }
+    network.backends[1].run("ip link set eth0 down").unwrap();
+    for family in Family::ALL {
+        let backend = Network::endpoint(family, 2, 53).to_string();
+        until(&format!("{backend} to be out of service"), PATIENCE, || {
+            let state = daemon.backend_state(&format!("dns-{family:?}"), &backend)?;
+            Ok(state == "down" || state == "unresolved")
+        })
+        .unwrap();
+        // Each from a port of its own: none of them waits for the down_timeout, which is for flows that are recorded.
+        let after = answers(family);
+        assert!(after.iter().all(|name| name == "backend-1" || name == "backend-3"), "{family:?}: {after:?}");
     }
 }
