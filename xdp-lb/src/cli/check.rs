@@ -1,5 +1,6 @@
 //! `xdp-lb check`.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
@@ -68,9 +69,10 @@ fn check_state(config: &Config, file: &Path) -> anyhow::Result<Option<String>> {
                 "the state file {state_file} {why}: a start sets it aside, and the changes made at runtime are lost"
             )));
         }
-        Err(StateError::Unreadable { source, .. }) => {
+        // Not everybody who may read the config may read that. What the daemon could not read either keeps it from starting.
+        Err(StateError::Unreadable { cause, .. }) if cause.kind() == ErrorKind::PermissionDenied => {
             let what = "the changes made at runtime were not looked at";
-            return Ok(Some(format!("{what}: the state file {state_file} cannot be read: {source}")));
+            return Ok(Some(format!("{what}: the state file {state_file} cannot be read: {cause}")));
         }
         Err(error) => return Err(error.into()),
     };

@@ -175,6 +175,8 @@ impl Overlay {
                     return None;
                 }
                 let since = match leave {
+                    // Of a service that goes now, nothing stays.
+                    Leave::Now if stays.is_none() && !service.is_leaving => return None,
                     // One that is not among those that leave has been let go meanwhile.
                     _ if it.is_leaving => self.leaving.since(&service.service.name, address)?,
                     Leave::Now => return None,

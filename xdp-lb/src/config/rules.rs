@@ -179,6 +179,9 @@ impl ServiceDraft {
         self.check_snat_addresses(place, problems);
         self.guards.check(self.vip, place, problems);
         self.recovery.check(self.protocol, self.mode, place, problems);
+        if self.hairpin == Some(Hairpin::Off) && self.mode.is_some_and(|mode| mode != Mode::Nat) {
+            problems.add(&place.key("hairpin"), "is for mode \"nat\"; remove it");
+        }
         let is_checked = match &self.health_check {
             Some(check) => check.probe != Probe::None,
             None => self.protocol != Some(Protocol::Udp) && !self.vip.is_some_and(|vip| vip.is_range()),

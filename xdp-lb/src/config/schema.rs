@@ -771,7 +771,7 @@ mod tests {
                     mode: if nat { Mode::Nat } else { Mode::FullNat },
                     on_no_backends: if v6 { OnNoBackends::Reject } else { OnNoBackends::Drop },
                     flow_tracking: if v6 { FlowTracking::Always } else { FlowTracking::Auto },
-                    hairpin: if v6 { Hairpin::Off } else { Hairpin::Auto },
+                    hairpin: if v6 && nat { Hairpin::Off } else { Hairpin::Auto },
                     snat_addresses: snat
                         .into_iter()
                         .filter(|_| !nat)

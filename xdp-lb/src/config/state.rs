@@ -73,7 +73,7 @@ pub enum StateError {
         version: u32,
     },
     /// The file could not be read or set aside. It is as it was.
-    #[error("the {name} {} {why}: {source}; check its permissions and the disk", path.display())]
+    #[error("the {name} {} {why}: {cause}; check its permissions and the disk", path.display())]
     Unreadable {
         /// What it is called.
         name: &'static str,
@@ -82,7 +82,7 @@ pub enum StateError {
         /// What could not be done.
         why: String,
         /// Why.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -129,11 +129,11 @@ pub fn read<T: Kept>(path: &Path) -> Result<T, StateError> {
         Ok(contents) => return Ok(contents),
         Err(why) => why,
     };
-    let set_aside = set_aside(path).map_err(|source| StateError::Unreadable {
+    let set_aside = set_aside(path).map_err(|cause| StateError::Unreadable {
         name: T::NAME,
         path: path.into(),
         why: format!("{why}, and cannot be renamed"),
-        source,
+        cause,
     })?;
     Err(StateError::SetAside { name: T::NAME, loss: T::LOSS, path: path.into(), why, set_aside })
 }
@@ -151,7 +151,7 @@ pub fn look<T: Kept>(path: &Path) -> Result<Result<T, String>, StateError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Ok(T::default())),
         Err(source) => {
             let why = "cannot be read".into();
-            return Err(StateError::Unreadable { name: T::NAME, path: path.into(), why, source });
+            return Err(StateError::Unreadable { name: T::NAME, path: path.into(), why, cause: source });
         }
     };
     match decode(&bytes) {

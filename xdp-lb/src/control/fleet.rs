@@ -997,28 +997,24 @@ fn condition(
     let is_checked = service.service.is_checked();
     let why = known.why.as_deref();
     let refusal = known.agent.refusal().map(|refusal| (refusal.state, refusal.reason.clone()));
-    let (state, reason) = match (hop, known.health) {
-        (None, _) => (BackendState::Unresolved, "the next hop is being looked up".into()),
-        (Some(Hop::Missing(why, _)), _) => (BackendState::Unresolved, format!("no next hop: {why}")),
-        (Some(Hop::Known(NextHop { router: Some(router), .. })), _) if service.service.mode == Mode::Dsr => (
-            BackendState::Unresolved,
-            format!(
-                "reached through the router {router}, which would send packets to the VIP back: mode dsr wants it on \
+    let drains = drains(service, backend);
+    let (state, reason) = match (hop, known.health, drains) {
+        (None, ..) => (BackendState::Unresolved, "the next hop is being looked up".into()),
+        (Some(Hop::Missing(why, _)), ..) => (BackendState::Unresolved, format!("no next hop: {why}")),
+        (Some(Hop::Known(NextHop { router: Some(router), .. })), ..) if service.service.mode == Mode::Dsr => {
+            (
+                BackendState::Unresolved,
+                format!(
+                    "reached through the router {router}, which would send packets to the VIP back: mode dsr wants it on \
                  a link of this host, mode ipip or gue do not"
-            ),
-        ),
-        (_, Health::Down) if is_checked => {
+                ),
+            )
+        }
+        (_, Health::Down, _) if is_checked => {
             (BackendState::Down, format!("health check: {}", why.unwrap_or("failed")))
         }
-        _ if backend.is_leaving => (BackendState::Draining, leaves(service, backend).into()),
-        _ if service.admin == AdminState::Draining => {
-            (BackendState::Draining, "its service was drained by the operator".into())
-        }
-        _ if backend.admin == AdminState::Draining => {
-            (BackendState::Draining, "drained by the operator".into())
-        }
-        _ if backend.backend.weight == 0 => (BackendState::Draining, "weight 0".into()),
-        (_, Health::Unknown) if is_checked => {
+        (_, _, Some(why)) => (BackendState::Draining, why.into()),
+        (_, Health::Unknown, _) if is_checked => {
             (BackendState::Checking, "the first health check is still out".into())
         }
         _ => refusal.or_else(|| known.ejected()).unwrap_or_else(|| {
@@ -1030,7 +1026,23 @@ fn condition(
             (BackendState::Up, up)
         }),
     };
+    // What keeps packets from it hides neither that it takes no flows afterwards, nor that it goes.
+    let reason = match drains {
+        Some(why) if state != BackendState::Draining => format!("{reason}; {why}"),
+        _ => reason,
+    };
     Condition { state, reason }
+}
+
+/// Why a backend that works takes no new flows, where it is not to.
+fn drains(service: &EffectiveService, backend: &EffectiveBackend) -> Option<&'static str> {
+    match (service.admin, backend.admin) {
+        _ if backend.is_leaving => Some(leaves(service, backend)),
+        (AdminState::Draining, _) => Some("its service was drained by the operator"),
+        (_, AdminState::Draining) => Some("drained by the operator"),
+        _ if backend.backend.weight == 0 => Some("weight 0"),
+        _ => None,
+    }
 }
 
 /// Why a backend leaves.
@@ -1134,8 +1146,24 @@ mod tests {
         let missing = || Some(Hop::Missing(NoNextHop::Here("no route".into()), None));
         for (hop, health, weight, admin, probe, state, reason) in [
             (None, Health::Up, 1, Enabled, Probe::Tcp, State::Unresolved, "the next hop is being looked up"),
-            (missing(), Health::Down, 1, Draining, Probe::Tcp, State::Unresolved, "no next hop: no route"),
-            (Some(known()), Health::Down, 1, Draining, Probe::Tcp, State::Down, "health check: why"),
+            (
+                missing(),
+                Health::Down,
+                1,
+                Draining,
+                Probe::Tcp,
+                State::Unresolved,
+                "no next hop: no route; drained by the operator",
+            ),
+            (
+                Some(known()),
+                Health::Down,
+                1,
+                Draining,
+                Probe::Tcp,
+                State::Down,
+                "health check: why; drained by the operator",
+            ),
             (Some(known()), Health::Up, 1, Draining, Probe::Tcp, State::Draining, "drained by the operator"),
             (
                 Some(known()),

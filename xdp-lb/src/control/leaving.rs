@@ -70,11 +70,20 @@ impl<K: Kernel> Owner<K> {
 
     /// What becomes of the services, with what is known of the flows of those that are removed.
     pub(super) fn changes_to(&self, effective: &Effective) -> Vec<ServiceChange> {
-        let mut changes = config::diff(self.fleet.effective(), effective);
+        let before = self.fleet.effective();
+        let was_leaving = |service: &str, address: SocketAddr| {
+            let services = before.services.iter().filter(|it| it.service.name == service);
+            services.flat_map(|it| &it.backends).any(|it| it.backend.address == address && it.is_leaving)
+        };
+        let mut changes = config::diff(before, effective);
         for change in &mut changes {
             for BackendChange { address, kind, flows, .. } in &mut change.backends {
                 if *kind == ChangeKind::Removed {
-                    *flows = self.flows_left(&change.service, *address);
+                    let left = self.flows_left(&change.service, *address);
+                    // One that has drained goes by itself, and ends nothing.
+                    let has_drained =
+                        was_leaving(&change.service, *address) && left.is_some_and(|left| left.recorded == 0);
+                    *flows = left.filter(|_| !has_drained);
                 }
             }
         }

@@ -12,7 +12,7 @@ use xdp_lb_common::tables::Traffic;
 
 use super::discovery::Discoveries;
 use super::events::EventLog;
-use super::fleet::{Fleet, Reweighed, Transition, vip};
+use super::fleet::{Covered, Fleet, Reweighed, Transition, vip};
 use super::handle::{Answer, Refusal, Request};
 use super::host::{self, ThisHost};
 use super::kernel::Kernel;
@@ -287,6 +287,9 @@ impl<K: Kernel> Owner<K> {
         let (learnt, news) = standby.map(Standby::into_parts).unzip();
         let mut fleet = learnt.unwrap_or_else(|| Fleet::new(&tables));
         fleet.set_effective(effective, &tables, now);
+        // Whoever takes over knows next hops already, and says which replies may pass it by.
+        let names = config.interfaces.iter().cloned().collect();
+        fleet.set_covered(Covered { names, indices: kernel.attached_interfaces().into_iter().collect() });
         let mut owner = Self {
             config_file,
             overlay,

@@ -105,8 +105,19 @@ fn with_now_what_is_taken_away_goes_at_once_and_what_leaves_already_goes_on_to()
     overlay.remove_service(&whole, "six").expect("removed");
     let third = after(&second, &whole, &mut overlay, Leave::Now, 6);
     assert_eq!(shown(&third), ["web: -198.51.100.1"]);
+    let mut service = overlay.clone();
     overlay.remove_backend(&whole, "web", at("198.51.100.1:80")).expect("gone");
     assert_eq!(shown(&after(&third, &whole, &mut overlay, Leave::Now, 7)), ["web: "]);
+    // A service goes with all that it has.
+    service.remove_service(&whole, "web").expect("removed");
+    assert_eq!(shown(&after(&third, &whole, &mut service, Leave::Now, 7)), [""; 0]);
+    // One that leaves already goes on to, while something else goes at once.
+    let mut overlay = Overlay::default();
+    let web = config(&FILE[..FILE.find("[[service]]\nname = \"six\"").expect("there")]);
+    let second = after(&first, &web, &mut overlay, Leave::Drain, 5);
+    overlay.remove_backend(&web, "web", at("198.51.100.1:80")).expect("removed");
+    let third = after(&second, &web, &mut overlay, Leave::Now, 6);
+    assert_eq!(shown(&third), ["-six: -2001:db8:1::1", "web: 198.51.100.2"]);
 }
 
 #[test]
