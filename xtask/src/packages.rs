@@ -92,7 +92,7 @@ impl Drop for NoServices {
 }
 
 /// The programs that the tests and the demo use, and Debian's package of each.
-const PROGRAMS: [(&str, &str); 11] = [
+const PROGRAMS: [(&str, &str); 12] = [
     ("nginx", "nginx-light"),
     ("dnsmasq", "dnsmasq-base"),
     ("nsd", "nsd"),
@@ -101,6 +101,7 @@ const PROGRAMS: [(&str, &str); 11] = [
     ("ip", "iproute2"),
     ("ethtool", "ethtool"),
     ("sysctl", "procps"),
+    ("nft", "nftables"),
     ("unshare", "util-linux"),
     ("mount", "mount"),
     ("sha256sum", "coreutils"),
