@@ -56,8 +56,9 @@ impl Maps<'_> {
         match answer as u32 {
             BPF_FIB_LKUP_RET_SUCCESS => {
                 let (ifindex, tags) = match unsafe { VLANS.get(lookup.ifindex) } {
-                    Some(device) => (device.parent, Tags::vlan(device.vlan as u16)),
-                    None => (lookup.ifindex, Tags::default()),
+                    // A port of a bridge has an entry, too, and may have routes of its own.
+                    Some(device) if device.vlan != 0 => (device.parent, Tags::vlan(device.vlan as u16)),
+                    _ => (lookup.ifindex, Tags::default()),
                 };
                 Route::Via {
                     ifindex,
