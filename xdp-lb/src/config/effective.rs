@@ -36,6 +36,14 @@ pub struct EffectiveService {
     pub is_leaving: bool,
 }
 
+impl EffectiveService {
+    /// Its backend at this address.
+    pub fn backend(&self, address: SocketAddr) -> Option<&EffectiveBackend> {
+        let place = self.backends.binary_search_by_key(&address, |it| it.backend.address).ok()?;
+        Some(&self.backends[place])
+    }
+}
+
 /// A backend that is defined or was found, and that is not used.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Refused {

@@ -335,7 +335,7 @@ impl Effective {
         let is_it =
             |it: &EffectiveService| (it.service.vip, it.service.protocol) == (service.vip, service.protocol);
         let at = self.services.iter().find(|it| is_it(it));
-        at.is_some_and(|it| it.backends.iter().any(|backend| backend.backend.address == address))
+        at.is_some_and(|it| it.backend(address).is_some())
     }
 }
 

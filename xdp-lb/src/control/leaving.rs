@@ -1,5 +1,6 @@
 //! What leaves, whoever took it away: it drains, and goes when its flows have ended or its time is over.
 
+use std::cell::LazyCell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -71,18 +72,19 @@ impl<K: Kernel> Owner<K> {
     /// What becomes of the services, with what is known of the flows of those that are removed.
     pub(super) fn changes_to(&self, effective: &Effective) -> Vec<ServiceChange> {
         let before = self.fleet.effective();
-        let was_leaving = |service: &str, address: SocketAddr| {
-            let services = before.services.iter().filter(|it| it.service.name == service);
-            services.flat_map(|it| &it.backends).any(|it| it.backend.address == address && it.is_leaving)
-        };
+        // Only where something is removed, and then for all of it.
+        let indices = LazyCell::new(|| identities(self.planner.tables()));
         let mut changes = config::diff(before, effective);
         for change in &mut changes {
+            let Some(service) = before.services.iter().find(|it| it.service.name == change.service) else {
+                continue;
+            };
             for BackendChange { address, kind, flows, .. } in &mut change.backends {
                 if *kind == ChangeKind::Removed {
-                    let left = self.flows_left(&change.service, *address);
+                    let left = self.flows_left(service, *address, &indices);
                     // One that has drained goes by itself, and ends nothing.
-                    let has_drained =
-                        was_leaving(&change.service, *address) && left.is_some_and(|left| left.recorded == 0);
+                    let has_drained = service.backend(*address).is_some_and(|it| it.is_leaving)
+                        && left.is_some_and(|left| left.recorded == 0);
                     *flows = left.filter(|_| !has_drained);
                 }
             }
@@ -91,11 +93,14 @@ impl<K: Kernel> Owner<K> {
     }
 
     /// What is known of a backend's flows; `None` where it has no place in the tables.
-    fn flows_left(&self, service: &str, address: SocketAddr) -> Option<FlowsLeft> {
-        let mut services = self.fleet.effective().services.iter();
-        let service = services.find(|it| it.service.name == service)?;
+    fn flows_left(
+        &self,
+        service: &EffectiveService,
+        address: SocketAddr,
+        indices: &HashMap<Identity, BackendIndex>,
+    ) -> Option<FlowsLeft> {
         let present = self.planner.tables().services.get(&vip(service))?;
-        let index = *identities(self.planner.tables()).get(&identity(present.index, address))?;
+        let index = *indices.get(&identity(present.index, address))?;
         Some(FlowsLeft {
             recorded: self.census.live.get(&index).copied().unwrap_or(0),
             packets_per_second: self.rates.backends.get(&index).map_or(0.0, |rates| rates.packets),
@@ -114,7 +119,11 @@ impl<K: Kernel> Owner<K> {
             );
             return Ok(Outcome { message, changed: false, trouble: self.trouble() });
         }
-        let ends = self.flows_left(service, address);
+        let indices = identities(self.planner.tables());
+        let mut services = self.fleet.effective().services.iter();
+        let ends = services
+            .find(|it| it.service.name == service)
+            .and_then(|it| self.flows_left(it, address, &indices));
         let outcome =
             self.change_with(leave, |overlay, config| overlay.remove_backend(config, service, address))?;
         Ok(self.told(outcome, ends, service, Some(address)))
@@ -128,9 +137,12 @@ impl<K: Kernel> Owner<K> {
                 format!("service {name} was removed already, and drains; --now removes it with its flows");
             return Ok(Outcome { message, changed: false, trouble: self.trouble() });
         }
-        let backends = service.into_iter().flat_map(|it| &it.backends);
-        let ends = backends.filter_map(|it| self.flows_left(name, it.backend.address));
-        let ends = ends.reduce(FlowsLeft::plus);
+        let indices = identities(self.planner.tables());
+        let ends = service.and_then(|service| {
+            let backends = service.backends.iter();
+            let flows = backends.filter_map(|it| self.flows_left(service, it.backend.address, &indices));
+            flows.reduce(FlowsLeft::plus)
+        });
         let outcome = self.change_with(leave, |overlay, config| overlay.remove_service(config, name))?;
         Ok(self.told(outcome, ends, name, None))
     }
