@@ -373,10 +373,11 @@ struct User {
     place: BackendIndex,
 }
 
-/// Since when all flows of a backend are recorded, where they are to be from now on. A new one has no older flows.
+/// Since when all flows of a backend are recorded, where they are to be from now on. A new one has no older flows. 0 where the
+/// clock does not tell.
 fn recorded_since(present: Option<&Reply>) -> u32 {
     match present {
-        Some(present) if present.recorded_since == 0 => monotonic_seconds().unwrap_or(u32::MAX).max(1),
+        Some(present) if present.recorded_since == 0 => monotonic_seconds().map_or(0, |now| now.max(1)),
         Some(present) => present.recorded_since,
         None => 1,
     }
