@@ -55,7 +55,7 @@ impl Maps<'_> {
         };
         match answer as u32 {
             BPF_FIB_LKUP_RET_SUCCESS => {
-                let (ifindex, tags) = match unsafe { VLANS.get(lookup.ifindex) } {
+                let (ifindex, tags) = match self.device_below(lookup.ifindex) {
                     // A port of a bridge has an entry, too, and may have routes of its own.
                     Some(device) if device.vlan != 0 => (device.parent, Tags::vlan(device.vlan as u16)),
                     _ => (lookup.ifindex, Tags::default()),

@@ -94,12 +94,14 @@ fn without_flow<T: Tables>(
 /// client talks to the backend itself. `key`: from the backend.
 #[inline(always)]
 pub fn is_of_no_flow<T: Tables>(tables: &T, key: &FlowKey, rule: &Reply, departure: &mut Departure) -> bool {
-    rule.recorded_since != 0 && !has_record(tables, key, rule, departure)
+    rule.recorded_since != 0 && !may_be_of_flow(tables, key, rule, departure)
 }
 
+/// Whether it belongs to one that has a record, or that may be from before they had.
+///
 /// A call of its own in the kernel, not inlined: few services ask for it.
 #[inline(never)]
-fn has_record<T: Tables>(tables: &T, key: &FlowKey, rule: &Reply, departure: &mut Departure) -> bool {
+fn may_be_of_flow<T: Tables>(tables: &T, key: &FlowKey, rule: &Reply, departure: &mut Departure) -> bool {
     // In the scratch, as below.
     departure.key = FlowKey::new(key.destination_endpoint(), vip(rule, key));
     if pair::recall(tables, &departure.key)
