@@ -353,9 +353,9 @@ const DIRECT: [(&str, u16); 3] = [("dsr", 7100), ("ipip", 7101), ("gue", 7102)];
 /// Of a server that has the flows, too.
 const TCP_CHECK: &str = r#"{ type = "tcp", interval = "500ms", timeout = "500ms", rise = 1, fall = 3 }"#;
 
-/// A service of each of them in both families, with these keys.
-fn direct_services(network: &Network, keys: &str) -> String {
-    let of = |(mode, port): (&str, u16), family| {
+/// A service over all backends in each family, with these keys.
+fn direct_services(network: &Network, mode: &str, port: u16, keys: &str) -> String {
+    let of = |family| {
         let backends: String = network
             .endpoints(family, port)
             .map(|address| format!("[[service.backend]]\naddress = \"{address}\"\n"))
@@ -365,7 +365,7 @@ fn direct_services(network: &Network, keys: &str) -> String {
             SocketAddr::new(Network::vip(family), port)
         )
     };
-    DIRECT.iter().flat_map(|it| Family::ALL.map(|family| of(*it, family))).collect()
+    Family::ALL.map(of).concat()
 }
 
 #[test]
@@ -380,7 +380,8 @@ fn where_replies_do_not_pass_flows_of_a_dead_host_end_after_the_down_timeout_and
         hosts().map(|host| direct_return::decapsulator(host, &from).unwrap()).collect();
     let _echoes: Vec<_> =
         hosts().map(|host| DIRECT.map(|(_, port)| TcpEcho::start(host, port).unwrap())).collect();
-    let config = direct_services(&network, &format!("health_check = {TCP_CHECK}\ndown_timeout = \"6s\""));
+    let keys = format!("health_check = {TCP_CHECK}\ndown_timeout = \"6s\"");
+    let config = DIRECT.map(|(mode, port)| direct_services(&network, mode, port, &keys)).concat();
     let daemon = Daemon::start(&network.lb, &["eth0", "eth1"], &config).unwrap();
     daemon.wait_until_up().unwrap();
     let client = &network.client;
@@ -463,11 +464,9 @@ fn datagrams_that_nobody_answers_go_to_another_backend_once_theirs_is_dead() {
     }));
     let daemon = Daemon::start(&network.lb, &["eth0", "eth1"], &config).unwrap();
     daemon.wait_until_up().unwrap();
-    let any =
-        |family| SocketAddr::new(if family == Family::V4 { [0; 4].into() } else { [0_u16; 8].into() }, 0);
     // What each backend gets, and never answers.
     let sink = |host: &Host, way: Way| {
-        let at = SocketAddr::new(any(way.family).ip(), port(way));
+        let at = SocketAddr::new(way.family.any(), port(way));
         let socket = host.enter(|| UdpSocket::bind(at)).unwrap().unwrap();
         socket.set_nonblocking(true).unwrap();
         socket
@@ -478,7 +477,7 @@ fn datagrams_that_nobody_answers_go_to_another_backend_once_theirs_is_dead() {
     };
     for way in Way::ALL {
         let sinks: Vec<_> = network.backends.iter().map(|host| sink(host, way)).collect();
-        let client = udp_socket(&network.client, any(way.family)).unwrap();
+        let client = udp_socket(&network.client, SocketAddr::new(way.family.any(), 0)).unwrap();
         client.connect(SocketAddr::new(Network::vip(way.family), port(way))).unwrap();
         // A refusal that came for an earlier one is the client's to take.
         let send = || drop(client.send(b"line"));
@@ -526,20 +525,9 @@ fn dns_straight_from_its_servers_is_answered_once_one_of_their_hosts_is_found_de
     direct_return::connect_with_client(&network).unwrap();
     direct_return::give_vips(&network).unwrap();
     let _servers: Vec<_> = network.backends.iter().map(|host| Dnsmasq::start(host, 53).unwrap()).collect();
-    let config: String = Family::ALL
-        .map(|family| {
-            let backends: String = network
-                .endpoints(family, 53)
-                .map(|address| format!("[[service.backend]]\naddress = \"{address}\"\n"))
-                .collect();
-            format!(
-                "[[service]]\nname = \"dns-{family:?}\"\nvip = \"{}\"\nprotocol = \"udp\"\nmode = \"dsr\"\n\
-                 health_check = {{ type = \"dns\", name = \"www.example.test\", interval = \"500ms\", \
-                 timeout = \"500ms\", rise = 1, fall = 3 }}\n{backends}\n",
-                SocketAddr::new(Network::vip(family), 53)
-            )
-        })
-        .concat();
+    let keys = r#"protocol = "udp"
+health_check = { type = "dns", name = "www.example.test", interval = "500ms", timeout = "500ms", rise = 1, fall = 3 }"#;
+    let config = direct_services(&network, "dsr", 53, keys);
     let daemon = Daemon::start(&network.lb, &["eth0", "eth1"], &config).unwrap();
     daemon.wait_until_up().unwrap();
     let ask = |family| {
@@ -554,7 +542,7 @@ fn dns_straight_from_its_servers_is_answered_once_one_of_their_hosts_is_found_de
     for family in Family::ALL {
         let backend = Network::endpoint(family, 2, 53).to_string();
         until(&format!("{backend} to be out of service"), PATIENCE, || {
-            let state = daemon.backend_state(&format!("dns-{family:?}"), &backend)?;
+            let state = daemon.backend_state(&format!("dsr-{family:?}"), &backend)?;
             Ok(state == "down" || state == "unresolved")
         })
         .unwrap();

@@ -22,8 +22,7 @@ fn vip(family: Family, port: u16) -> SocketAddr {
 }
 
 fn any(family: Family) -> SocketAddr {
-    let any: IpAddr = if family == Family::V4 { [0; 4].into() } else { [0_u16; 8].into() };
-    SocketAddr::new(any, 0)
+    SocketAddr::new(family.any(), 0)
 }
 
 /// Who answers, and whom they see, of many connections.

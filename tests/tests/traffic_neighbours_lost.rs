@@ -1,7 +1,7 @@
 //! The kernel forgets neighbours, and neighbours change their addresses, with a daemon and without one: no packet is lost that a
 //! router would not lose.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -136,8 +136,7 @@ fn without_a_daemon_traffic_follows_a_backend_whose_mac_address_changes_unannoun
         for (mode, port) in modes {
             for family in Family::ALL {
                 until(&format!("{mode} over {family:?} to follow"), Duration::from_secs(60), || {
-                    let any: IpAddr = if family == Family::V4 { [0; 4].into() } else { [0_u16; 8].into() };
-                    let socket = udp_socket(&bed.network.client, SocketAddr::new(any, 0))?;
+                    let socket = udp_socket(&bed.network.client, SocketAddr::new(family.any(), 0))?;
                     socket.connect(vip(family, *port))?;
                     socket.set_read_timeout(Some(Duration::from_millis(500)))?;
                     socket.send(b"who")?;

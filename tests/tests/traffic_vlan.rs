@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use xdp_lb_tests::client::udp_socket;
 use xdp_lb_tests::servers::{Nginx, UdpEcho};
@@ -84,9 +84,8 @@ fn assert_downloads(client: &Host, family: Family, expected: &[u8]) {
 }
 
 fn assert_echoes(client: &Host, family: Family) {
-    let any: IpAddr = if family == Family::V4 { [0; 4].into() } else { [0_u16; 8].into() };
     for length in [0, 1, 100, 1400] {
-        let socket = udp_socket(client, SocketAddr::new(any, 0)).unwrap();
+        let socket = udp_socket(client, SocketAddr::new(family.any(), 0)).unwrap();
         socket.connect(vip(family, 7000)).unwrap();
         let sent = vec![length as u8; length];
         socket.send(&sent).unwrap();

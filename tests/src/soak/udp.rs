@@ -1,7 +1,6 @@
 //! A UDP flow: questions and answers from one port.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -12,7 +11,6 @@ use super::clients::{End, Flow, LOOK, OPENED, PATIENCE};
 use super::message::{head, message};
 use super::standing::Life;
 use super::tally::Ends;
-use crate::way::Family;
 
 /// How long datagrams are, in bytes: none is too long for a tunnel.
 const LENGTH: std::ops::Range<usize> = 16..1_200;
@@ -36,10 +34,7 @@ struct Answer {
 /// Sends a first datagram from a port of its own, and waits for the answer.
 pub async fn open(flow: &mut Flow) -> Result<Asked> {
     let kind = flow.kind;
-    let socket = match kind.family {
-        Family::V4 => UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?,
-        Family::V6 => UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).await?,
-    };
+    let socket = UdpSocket::bind((kind.family.any(), 0)).await?;
     socket.connect(kind.vip()).await?;
     let request = message(flow.id, 0, flow.rng.usize(LENGTH));
     socket.send(&request).await?;
