@@ -30,7 +30,7 @@ pub struct PacketSocket {
 impl PacketSocket {
     /// Opens one for a device of the caller's namespace.
     pub fn open(device: &str) -> Result<Self> {
-        let index = if_nametoindex(device).context("there is no such device")?;
+        let index = if_nametoindex(device).context("the device does not exist")?;
         // Bound to every protocol at once: nothing is lost or doubled between the two calls, since 0 is none.
         // SAFETY: the call takes no pointers.
         let socket = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };

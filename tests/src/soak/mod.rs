@@ -157,8 +157,8 @@ fn disturb(
     }
 }
 
-/// A disturbance, whether what was acknowledged is there right after it, and whether all is well again. Returns whether there
-/// is a daemon still to go on with.
+/// Runs one disturbance, then verifies the acknowledged changes and waits until all backends are up and all flows open.
+/// Returns whether a daemon still answers.
 fn one(
     bed: &mut Bed,
     chance: &mut Chance,

@@ -223,7 +223,7 @@ impl Inner {
     }
 }
 
-/// A time since the begin, as it is told.
+/// A time since the start, in seconds, for people.
 pub fn seconds(time: Duration) -> String {
     format!("{:.1} s", time.as_secs_f64())
 }

@@ -153,7 +153,7 @@ pub fn present_name(ifindex: u32) -> Option<String> {
     Some(if_indextoname(ifindex).ok()?.to_string_lossy().into_owned())
 }
 
-/// The same, or its index in words where there is no such interface.
+/// The same, or `interface N` where that does not exist.
 pub fn name(ifindex: u32) -> String {
     present_name(ifindex).unwrap_or_else(|| format!("interface {ifindex}"))
 }

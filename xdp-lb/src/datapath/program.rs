@@ -815,7 +815,7 @@ fn table_bytes(limits: &Limits) -> u64 {
     parts.into_iter().map(|(entries, bytes)| u64::from(entries) * bytes as u64).sum()
 }
 
-/// There is no such interface, and may be some day.
+/// The interface does not exist; it may be created later.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("there is no interface {0}")]
 pub struct NoInterface(pub String);

@@ -40,7 +40,7 @@ impl fmt::Display for Program {
 /// The XDP program of the interface with this index, in the calling thread's network namespace; nothing where it has none.
 ///
 /// # Errors
-/// Where there is no such interface, or the kernel does not answer.
+/// Where the interface does not exist, or the kernel does not answer.
 pub fn program(ifindex: u32) -> io::Result<Option<Program>> {
     let message = link(ifindex)?;
     let xdp = message.attributes.into_iter().find_map(|attribute| match attribute {
