@@ -26,6 +26,7 @@ pub trait Kernel: Send {
     fn set_router_addresses(&mut self, addresses: &RouterAddressesOf) -> Result<()>;
     fn set_resets_unknown(&mut self, resets: bool) -> Result<()>;
     fn set_own_addresses(&mut self, addresses: &BTreeSet<Address>) -> Result<()>;
+    fn has_interface(&self, name: &str) -> bool;
     fn attach(&mut self, interface: &str, mode: XdpMode) -> Result<Attached>;
     fn detach(&mut self, index: u32) -> Result<()>;
     fn attached_interfaces(&self) -> Vec<u32>;
@@ -103,6 +104,10 @@ impl Kernel for Datapath {
 
     fn set_own_addresses(&mut self, addresses: &BTreeSet<Address>) -> Result<()> {
         Datapath::set_own_addresses(self, addresses)
+    }
+
+    fn has_interface(&self, name: &str) -> bool {
+        Datapath::has_interface(name)
     }
 
     fn attach(&mut self, interface: &str, mode: XdpMode) -> Result<Attached> {

@@ -112,6 +112,12 @@ impl<K: Kernel> Owner<K> {
                  since it has given up what it takes to run programs"
             )));
         }
+        let is_new = |name: &&String| !self.interfaces.contains_key(*name);
+        if let Some(name) =
+            read.interfaces.iter().filter(is_new).find(|name| !self.kernel.has_interface(name))
+        {
+            return Err(refused(format!("there is no interface {name}: create it, or correct `interfaces`")));
+        }
         let settings = config::changed_settings(&self.config, &read);
         let services = self.changes_to(&effective);
         let stays = |setting: &&SettingChange| setting.takes.is_some();

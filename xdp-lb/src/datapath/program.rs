@@ -288,11 +288,16 @@ impl Datapath {
         self.write_settings(settings)
     }
 
+    /// Whether an interface of this name exists in the calling thread's network namespace.
+    pub fn has_interface(name: &str) -> bool {
+        if_nametoindex(name).is_ok()
+    }
+
     /// Attaches the program to an interface, or puts it in the place of an earlier one's at once,
     /// without a packet lost.
     ///
     /// # Errors
-    /// [`NoInterface`] where there is none of this name. Where another program is attached, or the driver lacks the mode.
+    /// [`NoInterface`] where it does not exist. Where another program is attached, or the driver lacks the mode.
     pub fn attach(&mut self, interface: &str, mode: XdpMode) -> Result<Attached> {
         let index = if_nametoindex(interface).map_err(|_| NoInterface(interface.to_owned()))?;
         // Before the program that may mark packets for it.

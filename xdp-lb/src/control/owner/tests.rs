@@ -155,11 +155,14 @@ impl Kernel for InMemory {
         Ok(())
     }
 
+    fn has_interface(&self, name: &str) -> bool {
+        name != "missing" && !self.lock().missing.contains(name)
+    }
+
     /// Bridges have no native XDP.
     fn attach(&mut self, interface: &str, mode: XdpMode) -> anyhow::Result<Attached> {
+        anyhow::ensure!(self.has_interface(interface), NoInterface(interface.into()));
         let mut memory = self.lock();
-        let is_missing = interface == "missing" || memory.missing.contains(interface);
-        anyhow::ensure!(!is_missing, NoInterface(interface.into()));
         anyhow::ensure!(
             !memory.foreign.contains(interface),
             "another XDP program is attached to {interface}"
@@ -749,8 +752,21 @@ async fn a_bad_config_file_changes_nothing() {
         &daemon.config_file(),
         &TWO_SERVICES.replace("[\"eth0\"]", "[\"eth0\", \"eth1\", \"missing\"]"),
     );
+    let planned = daemon.handle.plan_reload(Leave::Drain).await.map(drop);
+    for refused in [planned, daemon.handle.reload(Leave::Drain).await.map(drop)] {
+        assert_eq!(
+            refused,
+            Err(Refusal::Invalid(
+                "nothing was changed: there is no interface missing: create it, or correct `interfaces`"
+                    .into()
+            ))
+        );
+    }
+    // One that is there, and refuses the program, is known by trying.
+    daemon.kernel.lock().foreign.insert("eth1".into());
+    write_config(&daemon.config_file(), &TWO_SERVICES.replace("[\"eth0\"]", "[\"eth0\", \"eth1\"]"));
     let refused = daemon.handle.reload(Leave::Drain).await.unwrap_err();
-    assert!(matches!(&refused, Refusal::Failed(why) if why.contains("missing")), "{refused}");
+    assert!(matches!(&refused, Refusal::Failed(why) if why.contains("eth1")), "{refused}");
     assert_eq!(daemon.kernel.lock().attached_names(), ["eth0"]);
     assert_eq!(daemon.kernel.lock().applied.len(), 0);
     assert_eq!(daemon.handle.backends(None).await.unwrap().len(), 3);
