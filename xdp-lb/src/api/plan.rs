@@ -119,6 +119,12 @@ pub struct SlotsChange {
 }
 
 impl ServiceChange {
+    /// Its name before.
+    pub fn old_name(&self) -> &str {
+        let renamed = self.keys.iter().find(|it| self.kind == ChangeKind::Changed && it.key == "name");
+        renamed.and_then(|it| it.old.as_str()).unwrap_or(&self.service)
+    }
+
     /// A line for each difference: `service web: backend 198.51.100.11:8080 weight 100 -> 50`.
     pub fn lines(&self) -> Vec<String> {
         let named = |what: String| format!("service {}: {what}", self.service);

@@ -40,7 +40,7 @@ fn one_screen(screen: &Screen, status: &StatusView) -> String {
         counted(status.dropped_packets, "packet"),
         grouped(status.passed_packets)
     );
-    let drained = match status.admin {
+    let node = match status.admin {
         AdminState::Enabled => "",
         AdminState::Draining if status.vips.is_empty() => {
             "DRAINED until xdp-lb node undrain; the daemon puts no VIPs on this host (vips.interface): their addresses or \
@@ -50,9 +50,10 @@ fn one_screen(screen: &Screen, status: &StatusView) -> String {
     };
     let trouble = status.trouble.as_ref().map(|trouble| format!("TROUBLE: {trouble}\n"));
     let parts = [
-        trouble.unwrap_or_default() + drained + &head,
+        trouble.unwrap_or_default() + node + &head,
         interfaces(screen, status) + &vips(screen, status),
         services(screen, &status.services)
+            + &drained(&status.services)
             + &panics(&status.services)
             + &moving(&status.services)
             + &discovery_troubles(&status.services),
@@ -89,6 +90,16 @@ fn few(lines: impl IntoIterator<Item = String>, more: &str) -> String {
     lines.truncate(MAX_LINES);
     lines.extend((hidden > 0).then(|| format!("{} {more}\n", counted(hidden as u64, "more service"))));
     lines.concat()
+}
+
+/// A line for each service that an operator drains.
+fn drained(services: &[ServiceView]) -> String {
+    let drained = services.iter().filter(|service| service.admin == AdminState::Draining);
+    let line = |service: &ServiceView| {
+        let name = &service.name;
+        format!("{name}: DRAINED: it takes no new flows until xdp-lb service enable {name}\n")
+    };
+    few(drained.map(line), "that are drained: xdp-lb service show NAME")
 }
 
 /// A line for each service that uses backends which are down.

@@ -382,6 +382,17 @@ async fn backends_are_listed_with_their_state_and_why() {
 }
 
 #[tokio::test]
+async fn a_drained_service_says_so_in_the_status() {
+    let mut owner = Owner::default();
+    owner.services[0].admin = AdminState::Draining;
+    let text = daemon(owner).text(&["status"]).await;
+    assert!(
+        text.contains("\nweb: DRAINED: it takes no new flows until xdp-lb service enable web\n"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
 async fn the_status_stands_on_one_screen() {
     let text = daemon(Owner::default()).text(&["status"]).await;
     let expected = "\

@@ -13,18 +13,32 @@ use crate::api::types::AdminState;
 
 /// What becomes of each service that is not the same in both, by name.
 ///
-/// A key is what serde makes of the definition, so that one that is new in the schema is new here, too.
+/// A key is what serde makes of the definition, so that one that is new in the schema is new here, too. A service that has
+/// another name on the same VIP and protocol is the same one, renamed.
 pub fn diff(old: &Effective, new: &Effective) -> Vec<ServiceChange> {
     let (old, new) = (by_name(old), by_name(new));
     let names: BTreeSet<&str> = old.keys().chain(new.keys()).copied().collect();
-    names
-        .into_iter()
-        .filter_map(|name| service_change(name, old.get(name).copied(), new.get(name).copied()))
-        .collect()
+    let change = |name| match (old.get(name).copied(), new.get(name).copied()) {
+        (Some(gone), None) if under_another_name(gone, &new, &old).is_some() => None,
+        (None, Some(present)) => service_change(name, under_another_name(present, &old, &new), Some(present)),
+        (old, new) => service_change(name, old, new),
+    };
+    names.into_iter().filter_map(change).collect()
 }
 
 fn by_name(effective: &Effective) -> BTreeMap<&str, &EffectiveService> {
     effective.services.iter().map(|service| (service.service.name.as_str(), service)).collect()
+}
+
+/// The service among `services` that is this one by its VIP and protocol, and whose name is new: not among `others`.
+fn under_another_name<'a>(
+    service: &EffectiveService,
+    services: &BTreeMap<&str, &'a EffectiveService>,
+    others: &BTreeMap<&str, &EffectiveService>,
+) -> Option<&'a EffectiveService> {
+    let key = |it: &EffectiveService| (it.service.vip, it.service.protocol);
+    let renamed = services.iter().find(|(name, it)| key(it) == key(service) && !others.contains_key(*name));
+    renamed.map(|(_, service)| *service)
 }
 
 fn service_change(
@@ -37,10 +51,14 @@ fn service_change(
     }
     let present = |service: Option<&EffectiveService>| service.is_some_and(|it| !it.is_leaving);
     let kind = kind(present(old), present(new), new.is_some());
-    let keys = match kind {
+    let mut keys = match kind {
         ChangeKind::Removed => keys(&definition_keys(old), &BTreeMap::new()),
         _ => keys(&definition_keys(old.filter(|it| !it.is_leaving)), &definition_keys(new)),
     };
+    if let Some(old) = old.filter(|it| kind == ChangeKind::Changed && it.service.name != name) {
+        let [old, new] = [old.service.name.as_str(), name].map(Value::from);
+        keys.insert(0, KeyChange { key: "name".into(), old, new });
+    }
     let backends = backend_changes(old, new);
     let is_same = kind == ChangeKind::Changed && keys.is_empty() && backends.is_empty();
     let drains = kind == ChangeKind::Removed && new.is_some();
@@ -80,11 +98,13 @@ fn kind(was: bool, is: bool, is_there: bool) -> ChangeKind {
     }
 }
 
-/// The keys of a service, with the health check that it has where it names none.
+/// The keys of a service, with the health check that it has where it names none, and what the operator wants of it where that
+/// is not the usual.
 fn definition_keys(service: Option<&EffectiveService>) -> BTreeMap<String, Value> {
-    let written = service.map(|EffectiveService { service, .. }| {
+    let written = service.map(|EffectiveService { service, admin, .. }| {
         let mut keys = written(&Service { health_check: Some(service.check()), ..service.clone() });
         keys.remove("name");
+        insert_admin(&mut keys, *admin);
         keys
     });
     written.unwrap_or_default()
@@ -95,12 +115,16 @@ fn backend_keys(backend: Option<&EffectiveBackend>) -> BTreeMap<String, Value> {
     let written = backend.map(|EffectiveBackend { backend, admin, .. }| {
         let mut keys = written(backend);
         keys.remove("address");
-        if *admin != AdminState::default() {
-            keys.insert("admin".into(), serde_json::to_value(admin).unwrap_or_default());
-        }
+        insert_admin(&mut keys, *admin);
         keys
     });
     written.unwrap_or_default()
+}
+
+fn insert_admin(keys: &mut BTreeMap<String, Value>, admin: AdminState) {
+    if admin != AdminState::default() {
+        keys.insert("admin".into(), serde_json::to_value(admin).unwrap_or_default());
+    }
 }
 
 /// The keys of a document, those of its tables with a dot between.

@@ -76,7 +76,7 @@ impl<K: Kernel> Owner<K> {
         let indices = LazyCell::new(|| identities(self.planner.tables()));
         let mut changes = config::diff(before, effective);
         for change in &mut changes {
-            let Some(service) = before.services.iter().find(|it| it.service.name == change.service) else {
+            let Some(service) = before.services.iter().find(|it| it.service.name == change.old_name()) else {
                 continue;
             };
             for BackendChange { address, kind, flows, .. } in &mut change.backends {

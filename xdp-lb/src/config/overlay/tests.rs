@@ -532,6 +532,36 @@ fn a_reload_tells_each_difference_in_words() {
     assert_eq!(diff(&new, &new), []);
 }
 
+#[test]
+fn a_service_that_is_drained_and_enabled_is_told() {
+    let file = config(FILE);
+    let mut overlay = Overlay::default();
+    let enabled = merged(&file, &overlay);
+    changed(overlay.patch_service(&file, "web", AdminState::Draining));
+    let drained = merged(&file, &overlay);
+    let lines = |old, new| -> Vec<String> { diff(old, new).iter().flat_map(|it| it.lines()).collect() };
+    assert_eq!(lines(&enabled, &drained), ["service web: admin not set -> draining"]);
+    assert_eq!(lines(&drained, &enabled), ["service web: admin draining -> not set"]);
+}
+
+#[test]
+fn a_service_of_another_name_on_the_same_vip_is_told_as_renamed() {
+    let old = merged(&config(FILE), &Overlay::default());
+    let lines_of = |file: &str| -> Vec<String> {
+        let changes = diff(&old, &merged(&config(file), &Overlay::default()));
+        changes.iter().flat_map(|service| service.lines()).collect()
+    };
+    let renamed = FILE.replace("name = \"web\"", "name = \"api\"");
+    assert_eq!(lines_of(&renamed), ["service api: name web -> api"]);
+    let changes = diff(&old, &merged(&config(&renamed), &Overlay::default()));
+    assert_eq!(changes[0].old_name(), "web");
+    assert_eq!(
+        lines_of(&renamed.replace("192.0.2.10:80", "192.0.2.10:81"))[1..],
+        ["service web: removed, with 2 backends"],
+        "another VIP is another service"
+    );
+}
+
 /// The overlay seen from outside: the services that there are, and nothing of where they came from.
 #[derive(Clone, PartialEq, Debug)]
 struct Model(BTreeMap<String, (Service, ModelBackends)>);
