@@ -1,12 +1,10 @@
 //! `cargo xtask test`: every test, those that need the kernel and the network in a sandbox.
 
-use std::fs;
 use std::io::{BufRead, BufReader, IsTerminal, stdout};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
-use xdp_lb_tests::paths::workspace;
 
 use crate::workspace::{cargo, run, show};
 use crate::{build, kernels, preflight, sandbox, say, schemathesis, toolchain};
@@ -30,43 +28,22 @@ pub struct Options {
 /// with other features, and their dependencies anew.
 struct Suite {
     title: &'static str,
-    targets: Vec<String>,
-    /// Whether its tests run one at a time: they measure times, and a lab keeps all cores busy.
-    alone: bool,
+    targets: &'static [&'static str],
 }
 
-/// The test program of the packet fixtures. Each has a network namespace of its own, and measures no time.
-const FIXTURES: &str = "datapath";
+const HOST: [Suite; 2] = [
+    Suite { title: "Host: unit and property tests", targets: &["--lib", "--bins"] },
+    Suite { title: "Host: examples in the documentation", targets: &["--doc"] },
+];
 
-fn host() -> [Suite; 2] {
-    [
-        Suite::new("Host: unit and property tests", ["--lib", "--bins"]),
-        Suite::new("Host: examples in the documentation", ["--doc"]),
-    ]
-}
-
-fn network() -> Result<[Suite; 2]> {
-    let mut others = Vec::new();
-    for folder in ["xdp-lb/tests", "tests/tests"] {
-        let folder = workspace().join(folder);
-        let entries = fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?;
-        for entry in entries {
-            let path = entry.with_context(|| format!("cannot read {}", folder.display()))?.path();
-            let name = path.file_stem().unwrap_or_default().to_string_lossy();
-            if name != FIXTURES {
-                others.push(format!("--test={name}"));
-            }
-        }
-    }
-    others.sort();
-    Ok([
-        Suite::new("Kernel: packets through the program", ["--test", FIXTURES]),
-        Suite {
-            alone: true,
-            ..Suite::new("End to end: real clients, servers and daemon", others.iter().map(String::as_str))
-        },
-    ])
-}
+/// Each of their tests has network namespaces of its own. libtest runs as many at a time as there are processors.
+const NETWORK: [Suite; 2] = [
+    Suite {
+        title: "Kernel: packets through the program",
+        targets: &["--test", "command_line", "--test", "datapath", "--test", "net_resolver"],
+    },
+    Suite { title: "End to end: real clients, servers and daemon", targets: &["--test", "e2e"] },
+];
 
 /// Builds all, then runs the tests.
 pub fn run_all(options: &Options) -> Result<ExitCode> {
@@ -82,7 +59,7 @@ pub fn run_all(options: &Options) -> Result<ExitCode> {
     let toolchain = toolchain::find_or_install()?;
     build::ebpf(&toolchain, false)?;
     if options.host {
-        return run_suites(&host(), &options.arguments);
+        return run_suites(&HOST, &options.arguments);
     }
     build::daemon()?;
     say::step("Building the tests");
@@ -97,7 +74,7 @@ pub fn run_all(options: &Options) -> Result<ExitCode> {
 
 /// Runs the tests, all built already, inside the sandbox.
 pub fn run_inside(arguments: &[String]) -> Result<ExitCode> {
-    run_suites(host().iter().chain(&network()?), arguments)
+    run_suites(HOST.iter().chain(&NETWORK), arguments)
 }
 
 fn run_suites<'a>(suites: impl IntoIterator<Item = &'a Suite>, arguments: &[String]) -> Result<ExitCode> {
@@ -107,9 +84,6 @@ fn run_suites<'a>(suites: impl IntoIterator<Item = &'a Suite>, arguments: &[Stri
     for suite in suites {
         say::step(suite.title);
         let mut command = suite.command();
-        if suite.alone {
-            command.env("RUST_TEST_THREADS", "1");
-        }
         command.args(["--no-fail-fast", "--offline", "--"]).args(arguments);
         if stdout().is_terminal() {
             command.arg("--color=always");
@@ -127,13 +101,9 @@ fn run_suites<'a>(suites: impl IntoIterator<Item = &'a Suite>, arguments: &[Stri
 }
 
 impl Suite {
-    fn new<'a>(title: &'static str, targets: impl IntoIterator<Item = &'a str>) -> Self {
-        Self { title, targets: targets.into_iter().map(str::to_owned).collect(), alone: false }
-    }
-
     fn command(&self) -> Command {
         let mut command = cargo();
-        command.arg("test").args(&self.targets);
+        command.arg("test").args(self.targets);
         command
     }
 }
