@@ -6,6 +6,8 @@ mod demo;
 mod fuzz;
 mod interrupt;
 mod kernels;
+#[cfg(test)]
+mod layers;
 mod packages;
 mod preflight;
 mod sandbox;
