@@ -351,14 +351,18 @@ impl Tables for Maps<'_> {
 
     #[inline(always)]
     fn add_flow(&self, service: ServiceIndex, backend: BackendIndex, by: i64) {
-        for flows in [SERVICE_FLOWS.get_ptr_mut(service.0), BACKEND_FLOWS.get_ptr_mut(backend.0)] {
-            if let Some(flows) = flows {
-                // SAFETY: the place is an aligned word of a map, and the instruction adds to it and does nothing else.
-                // The standard library has no addition for a machine that it knows no compare-and-swap of.
-                unsafe {
-                    asm!("lock *(u64 *)({place} + 0) += {by}", place = in(reg) flows, by = in(reg) by);
-                }
+        let add = |flows: *mut i64| {
+            // SAFETY: the place is an aligned word of a map, and the instruction adds to it and does nothing else.
+            // The standard library has no addition for a machine that it knows no compare-and-swap of.
+            unsafe {
+                asm!("lock *(u64 *)({place} + 0) += {by}", place = in(reg) flows, by = in(reg) by);
             }
+        };
+        if let Some(flows) = SERVICE_FLOWS.get_ptr_mut(service.0) {
+            add(flows);
+        }
+        if let Some(flows) = BACKEND_FLOWS.get_ptr_mut(backend.0) {
+            add(flows);
         }
     }
 
