@@ -13,6 +13,7 @@ pub mod health;
 mod http;
 mod lock;
 pub mod metrics;
+pub mod model;
 pub mod net;
 pub mod ring;
 mod tls;

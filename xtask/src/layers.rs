@@ -17,6 +17,7 @@ const LAYERS: &[&[&str]] = &[
     &["control"],
     &["datapath"],
     &["config", "discovery", "health", "net", "ring"],
+    &["model"],
     &["http", "lock", "tls"],
     &["descriptor", "file", "uptime"],
     &["lib"],
@@ -24,33 +25,14 @@ const LAYERS: &[&[&str]] = &[
 
 /// Where a folder imports one that stands above it or beside it: to be cut, and never to grow.
 const DEBT: &[(&str, &str)] = &[
-    ("config/check_rules.rs", "api"),
-    ("config/diff.rs", "api"),
-    ("config/discovered.rs", "api"),
-    ("config/effective.rs", "api"),
-    ("config/leaving.rs", "api"),
-    ("config/load.rs", "api"),
-    ("config/overlay.rs", "api"),
-    ("config/overlay.rs", "control"),
-    ("config/rules.rs", "api"),
-    ("config/settings.rs", "api"),
-    ("config/unknown.rs", "control"),
-    ("control/agent.rs", "api"),
     ("control/discovery.rs", "api"),
-    ("control/events.rs", "api"),
-    ("control/fleet.rs", "api"),
     ("control/flows.rs", "api"),
     ("control/handle.rs", "api"),
-    ("control/interfaces.rs", "api"),
-    ("control/leaving.rs", "api"),
-    ("control/own_macs.rs", "api"),
-    ("control/owner.rs", "api"),
     ("control/reload.rs", "api"),
     ("control/run.rs", "api"),
     ("control/run.rs", "metrics"),
     ("control/troubles.rs", "api"),
     ("control/upgrade.rs", "api"),
-    ("control/verify.rs", "api"),
     ("control/views.rs", "api"),
     ("control/vips.rs", "api"),
     ("datapath/census.rs", "control"),
@@ -62,7 +44,6 @@ const DEBT: &[(&str, &str)] = &[
     ("discovery/file.rs", "config"),
     ("discovery/mod.rs", "config"),
     ("health/agent.rs", "config"),
-    ("health/agent_line.rs", "config"),
     ("health/checker.rs", "config"),
     ("health/mod.rs", "config"),
     ("health/probe.rs", "config"),
@@ -77,7 +58,7 @@ const DEBT: &[(&str, &str)] = &[
 ];
 
 /// How many files of each crate stand in a circle: to be cut, and never to grow.
-const IN_CIRCLES: [(&str, usize); 2] = [("xdp-lb", 80), ("xdp-lb-common", 15)];
+const IN_CIRCLES: [(&str, usize); 2] = [("xdp-lb", 55), ("xdp-lb-common", 15)];
 
 /// The folder or file of the crate's root that a file belongs to: `config/load.rs` and `config.rs` to `config`.
 fn layer_of(file: &str) -> &str {

@@ -18,13 +18,14 @@ use serde::de::DeserializeOwned;
 use tokio::task::AbortHandle;
 
 use crate::api::endpoint::{self, Endpoint};
-use crate::api::events::EventView;
 use crate::api::server::REQUEST_TIMEOUT;
 use crate::api::types::{
-    AdminPatch, BackendPatch, BackendView, CountersView, ErrorView, FlowQuery, FlowsView, Outcome,
-    ReloadView, RemovalQuery, ServiceDetailView, ServiceView, StatusView,
+    BackendView, CountersView, ErrorView, FlowsView, ReloadView, RemovalQuery, ServiceDetailView,
+    ServiceView, StatusView,
 };
 use crate::config;
+use crate::model::event::EventView;
+use crate::model::request::{AdminPatch, BackendPatch, FlowQuery, Outcome};
 
 /// The largest answer that is read, in bytes: views of a hundred thousand backends fit.
 const MAX_ANSWER: usize = 256 << 20;

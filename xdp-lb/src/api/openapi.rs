@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::api::server::{BackendPath, Chosen, Document, Error, ServiceName};
 use crate::api::types::ErrorView;
-use crate::config::ENDPOINT;
+use crate::model::text::ENDPOINT;
 
 /// A document without routes.
 pub(super) fn blank() -> OpenApi {

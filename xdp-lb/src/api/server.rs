@@ -1,5 +1,7 @@
 //! The server: each route asks the owner task through its handle.
 
+use crate::model::text;
+use crate::model::unknown;
 use std::future::{Future, ready};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, LazyLock};
@@ -27,13 +29,16 @@ use crate::api::caller::{Groups, Role, Who};
 use crate::api::openapi::{self, change, look};
 use crate::api::remote::{self, Door};
 use crate::api::types::{
-    AdminPatch, AdminState, BackendPatch, BackendView, CountersView, ErrorView, FlowQuery, FlowsView,
-    Outcome, ReloadView, RemovalQuery, ServiceDetailView, ServiceView, StatusView,
+    BackendView, CountersView, ErrorView, FlowsView, ReloadView, RemovalQuery, ServiceDetailView,
+    ServiceView, StatusView,
 };
 use crate::api::{audit, socket, watch};
 use crate::config;
-use crate::control::handle::{Handle, Refusal};
+use crate::control::handle::Handle;
 use crate::http::{self, Slot, User};
+use crate::model::refusal::Refusal;
+use crate::model::request::{AdminPatch, BackendPatch, FlowQuery, Outcome};
+use crate::model::state::AdminState;
 
 /// The largest request body, in bytes: a service with ten thousand backends fits many times.
 const MAX_BODY: usize = 4 << 20;
@@ -319,7 +324,7 @@ async fn backend(
     let backends = handle.backends(Some(name.clone())).await?;
     let known = backends.iter().map(|backend| backend.address.to_string()).collect();
     let backend = backends.into_iter().find(|backend| backend.address == address);
-    Ok(Json(backend.ok_or_else(|| config::unknown_backend(&name, address, known))?))
+    Ok(Json(backend.ok_or_else(|| unknown::unknown_backend(&name, address, known))?))
 }
 
 async fn patch_backend(
@@ -502,7 +507,7 @@ impl<S: Send + Sync> FromRequestParts<S> for BackendPath {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
         let (name, address): (String, String) = segments(parts, state).await?;
-        let address = config::parse_endpoint(&address).map_err(Refusal::Invalid)?;
+        let address = text::parse_endpoint(&address).map_err(Refusal::Invalid)?;
         Ok(Self(name, address))
     }
 }

@@ -7,16 +7,18 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::api::types::{
-    AdminState, BackendState, BackendView, CounterView, CountersView, FlowQuery, FlowStage, FlowView,
-    FlowsView, HealthState, InterfaceView, NextHopView, Origin, Outcome, ReloadView, ServiceView, StatusView,
-    TableView, TrafficView, TroubleKind, TroubleView, VipState, VipView,
+    BackendView, CounterView, CountersView, FlowView, FlowsView, InterfaceView, NextHopView, ReloadView,
+    ServiceView, StatusView, TableView, TrafficView, TroubleView, VipView,
 };
 use crate::config::{
     self, Affinity, FlowTracking, Hairpin, HealthCheck, Mode, OnNoBackends, Probe, Protocol, XdpMode,
 };
 use crate::control::events::EventLog;
 use crate::control::flows::FlowPages;
-use crate::control::handle::{Answer, Handle, Refusal, Request};
+use crate::control::handle::{Handle, Request};
+use crate::model::refusal::{Answer, Refusal};
+use crate::model::request::{FlowQuery, Outcome};
+use crate::model::state::{AdminState, BackendState, FlowStage, HealthState, Origin, TroubleKind, VipState};
 
 /// What the owner task knows.
 #[derive(Clone, Debug)]

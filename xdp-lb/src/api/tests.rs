@@ -10,12 +10,15 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::api::client::{Client, Error};
-use crate::api::events::WatchEvent;
 use crate::api::server::{Server, document};
 use crate::api::testing::{Owner, service};
-use crate::api::types::{AdminState, BackendPatch, ErrorView, ReloadView, RemovalQuery};
+use crate::api::types::{ErrorView, ReloadView, RemovalQuery};
 use crate::config::{self, Mode, Protocol};
-use crate::control::handle::{Handle, Refusal};
+use crate::control::handle::Handle;
+use crate::model::event::WatchEvent;
+use crate::model::refusal::Refusal;
+use crate::model::request::BackendPatch;
+use crate::model::state::AdminState;
 
 struct Daemon {
     socket: PathBuf,

@@ -1,18 +1,21 @@
 //! The JSON documents of the API, which are also what `--output json` prints. Stable: fields are
 //! added, never renamed or removed within `/v1`.
 
+use crate::model::state::{
+    AdminState, BackendState, FlowStage, HealthState, Origin, TroubleKind, UpgradeState, VipState,
+};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::api::plan::{ServiceChange, SettingChange};
 use crate::config::{
     Affinity, Agent, CircuitBreaker, Discovery, Feedback, FlowTracking, Hairpin, HealthCheck, Leave, Mode,
     OnDown, OnNoBackends, Prefix, Protocol, Quic, ServerId, Vip, XdpMode,
 };
 use crate::health::{AgentAdmin, AgentOperation};
+use crate::model::change::{ServiceChange, SettingChange};
 
 /// The daemon on one screen.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -72,56 +75,6 @@ pub struct TroubleView {
     pub since_seconds: u64,
 }
 
-/// The kinds of trouble.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum TroubleKind {
-    /// The BPF tables are not what they should be.
-    Tables,
-    /// Slots that have moved cannot be settled.
-    Settling,
-    /// The flow table cannot be read.
-    Flows,
-    /// Frames for some of the host's MAC addresses are left to the host.
-    OwnMacs,
-    /// An interface of the config does not have the program.
-    Interfaces,
-    /// Packets arrive at the interfaces, and the program counts none.
-    Packets,
-    /// Links and tables are not pinned: forwarding would end with the daemon.
-    Pins,
-    /// The metrics' port is taken.
-    Metrics,
-}
-
-impl TroubleKind {
-    /// Every kind.
-    pub const ALL: [Self; 8] = [
-        Self::Tables,
-        Self::Settling,
-        Self::Flows,
-        Self::OwnMacs,
-        Self::Interfaces,
-        Self::Packets,
-        Self::Pins,
-        Self::Metrics,
-    ];
-
-    /// Its name, as in JSON and metrics; stable.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Tables => "tables",
-            Self::Settling => "settling",
-            Self::Flows => "flows",
-            Self::OwnMacs => "own-macs",
-            Self::Interfaces => "interfaces",
-            Self::Packets => "packets",
-            Self::Pins => "pins",
-            Self::Metrics => "metrics",
-        }
-    }
-}
-
 /// An interface that the program is to be attached to.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct InterfaceView {
@@ -146,18 +99,6 @@ pub struct UpgradeView {
     pub message: String,
 }
 
-/// How far an upgrade is.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum UpgradeState {
-    /// The new daemon checks, or takes over.
-    UnderWay,
-    /// This daemon has taken over.
-    Done,
-    /// This daemon goes on: the other one did not become ready.
-    Failed,
-}
-
 /// A VIP that the daemon sees to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct VipView {
@@ -171,32 +112,6 @@ pub struct VipView {
     pub added_by_daemon: bool,
     /// Why it is not as it should be.
     pub note: Option<String>,
-}
-
-/// Whether a VIP is an address of this host.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum VipState {
-    /// It is one.
-    Present,
-    /// It is none, as it is wanted: it has no backends, or was drained.
-    Withdrawn,
-    /// It is none, and should be one.
-    Missing,
-    /// It is one, and should not be: somebody else added it.
-    Stays,
-}
-
-impl VipState {
-    /// The state's name, as in JSON; stable.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Present => "present",
-            Self::Withdrawn => "withdrawn",
-            Self::Missing => "missing",
-            Self::Stays => "stays",
-        }
-    }
 }
 
 /// How full a table is.
@@ -276,7 +191,7 @@ pub struct ServiceView {
     pub circuit_breaker: Option<CircuitBreaker>,
     /// Over which time a backend that comes back gets its share of new flows; null: at once.
     #[schemars(with = "Option<String>")]
-    #[serde(default, with = "crate::config::duration_option")]
+    #[serde(default, with = "crate::model::text::duration_option")]
     pub slow_start: Option<Duration>,
     /// What becomes of the established flows of a backend that is down.
     #[serde(default)]
@@ -284,11 +199,11 @@ pub struct ServiceView {
     /// How long a backend that is down has to leave its clients without any answer before its flows end, where its mode and
     /// `on_down` look at that; null elsewhere.
     #[schemars(with = "Option<String>")]
-    #[serde(default, with = "crate::config::duration_option")]
+    #[serde(default, with = "crate::model::text::duration_option")]
     pub down_grace: Option<Duration>,
     /// How long a backend is down before its flows end, where its mode and `on_down` look at that; null elsewhere.
     #[schemars(with = "Option<String>")]
-    #[serde(default, with = "crate::config::duration_option")]
+    #[serde(default, with = "crate::model::text::duration_option")]
     pub down_timeout: Option<Duration>,
     /// How its backends are asked how they are, where they are.
     #[serde(default)]
@@ -399,32 +314,6 @@ pub struct ServiceDetailView {
     pub backends: Vec<BackendView>,
 }
 
-/// Where a service or a backend comes from.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Origin {
-    /// The config file.
-    File,
-    /// A change through the CLI or the API.
-    Runtime,
-    /// A backend that a DNS lookup found.
-    Dns,
-    /// A backend that stands in the file that its service's discovery watches.
-    WatchedFile,
-}
-
-impl Origin {
-    /// The origin's name, as in JSON; stable.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::File => "file",
-            Self::Runtime => "runtime",
-            Self::Dns => "dns",
-            Self::WatchedFile => "watched-file",
-        }
-    }
-}
-
 /// A backend as it stands.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct BackendView {
@@ -516,85 +405,6 @@ const fn whole() -> f64 {
     1.0
 }
 
-/// What a backend does now.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum BackendState {
-    /// It takes new flows.
-    Up,
-    /// It keeps its flows and gets no new ones.
-    Draining,
-    /// Its health check failed: it gets nothing.
-    Down,
-    /// No next hop is known for it: it gets nothing.
-    Unresolved,
-    /// Its first health check is still out: it gets nothing yet.
-    Checking,
-    /// A backup that is up while enough others are: it keeps its flows and gets no new ones.
-    Standby,
-    /// Its health check failed, and it takes new flows all the same, since too few others are up.
-    Panic,
-    /// Its circuit breaker is open: it keeps its flows and gets no new ones for a while.
-    Ejected,
-    /// Its circuit breaker is half-open: it is tried with a part of its share of new flows.
-    HalfOpen,
-}
-
-impl BackendState {
-    /// The state's name, as in JSON; stable.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Up => "up",
-            Self::Draining => "draining",
-            Self::Down => "down",
-            Self::Unresolved => "unresolved",
-            Self::Checking => "checking",
-            Self::Standby => "standby",
-            Self::Panic => "panic",
-            Self::Ejected => "ejected",
-            Self::HalfOpen => "half-open",
-        }
-    }
-
-    /// Whether it takes new flows.
-    pub const fn takes_new_flows(self) -> bool {
-        matches!(self, Self::Up | Self::Panic | Self::HalfOpen)
-    }
-}
-
-/// What the operator wants of a backend, of a service with all of its backends, or of the node with its VIPs.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum AdminState {
-    /// To serve when it is healthy.
-    #[default]
-    Enabled,
-    /// To keep its flows and get no new ones.
-    Draining,
-}
-
-impl AdminState {
-    /// The state's name, as in JSON; stable.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Enabled => "enabled",
-            Self::Draining => "draining",
-        }
-    }
-}
-
-/// What a health check says of a backend.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum HealthState {
-    /// No check has ended yet.
-    Unknown,
-    /// Healthy.
-    Up,
-    /// Not healthy.
-    Down,
-}
-
 /// Where packets to a backend are sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NextHopView {
@@ -606,28 +416,6 @@ pub struct NextHopView {
     pub vlan: Option<u16>,
     /// The MTU towards it, bytes of IP.
     pub mtu: u32,
-}
-
-/// A change to a backend: what is `None` stays.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-#[schemars(extend("minProperties" = 1), example = serde_json::json!({ "weight": 50 }))]
-pub struct BackendPatch {
-    /// The new weight, 0 to 65,535.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub weight: Option<u16>,
-    /// The new administrative state.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub admin: Option<AdminState>,
-}
-
-/// A change to a service or to the node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-#[schemars(example = serde_json::json!({ "admin": "draining" }))]
-pub struct AdminPatch {
-    /// The new administrative state.
-    pub admin: AdminState,
 }
 
 /// How what a change takes away leaves.
@@ -644,18 +432,6 @@ impl RemovalQuery {
     pub const fn leave(self) -> Leave {
         if self.now { Leave::Now } else { Leave::Drain }
     }
-}
-
-/// What a change did.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Outcome {
-    /// One line for the operator.
-    pub message: String,
-    /// Whether anything changed.
-    pub changed: bool,
-    /// What is wrong with the daemon's part of forwarding, looked at after the change; absent where nothing is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub trouble: Option<String>,
 }
 
 /// What a reload did, or would do.
@@ -677,39 +453,6 @@ pub struct ReloadView {
     /// What is wrong with the daemon's part of forwarding, looked at after the reload; absent where nothing is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
-}
-
-/// Which recorded flows are asked for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct FlowQuery {
-    /// Those of this service.
-    #[schemars(example = &"web")]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub service: Option<String>,
-    /// Those of this backend.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub backend: Option<SocketAddr>,
-    /// Those of this client.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub client: Option<IpAddr>,
-    /// How many at most: 10,000 a page, whatever is asked for. Default 1,000.
-    #[serde(default = "default_flows")]
-    pub limit: u32,
-    /// Those that come behind this: `next` of the page before.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cursor: Option<String>,
-}
-
-impl FlowQuery {
-    /// How many flows are listed where nobody says how many.
-    pub const DEFAULT_LIMIT: u32 = 1_000;
-    /// How many flows a page has at most.
-    pub const MOST: u32 = 10_000;
-}
-
-const fn default_flows() -> u32 {
-    FlowQuery::DEFAULT_LIMIT
 }
 
 /// The recorded flows.
@@ -743,29 +486,6 @@ pub struct FlowView {
     pub stage: FlowStage,
     /// Seconds since its last packet was noted.
     pub idle_seconds: u32,
-}
-
-/// How far a flow has come.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum FlowStage {
-    /// One packet of it has been seen.
-    HalfOpen,
-    /// It has sent more.
-    Established,
-    /// A side has begun to close it, or has reset it.
-    Closing,
-}
-
-impl FlowStage {
-    /// The stage's name, as in JSON; stable.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::HalfOpen => "half-open",
-            Self::Established => "established",
-            Self::Closing => "closing",
-        }
-    }
 }
 
 /// Every counter of passes and drops.

@@ -19,11 +19,11 @@ use futures_util::stream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::api::caller::{Caller, Role, Who};
-use crate::api::events::EventView;
 use crate::api::server::Error;
 use crate::control::events::EventReader;
 use crate::control::handle::Handle;
 use crate::http::Deadline;
+use crate::model::event::EventView;
 
 /// How many may watch at once, of all but administrators, and of administrators.
 const MAX_WATCHERS: usize = 16;

@@ -12,9 +12,12 @@ use super::drain::{self, Patience, Subject};
 use super::output::{self, Screen, number, text, words};
 use super::units::{byte_rate, grouped, latency, percent, rate, span};
 use crate::api::client::Client;
-use crate::api::plan::FlowsLeft;
-use crate::api::types::{AdminState, BackendPatch, BackendView, Outcome};
-use crate::config::{self, ServerId, default_weight, parse_endpoint};
+use crate::api::types::BackendView;
+use crate::config::{self, ServerId, default_weight};
+use crate::model::change::FlowsLeft;
+use crate::model::request::{BackendPatch, Outcome};
+use crate::model::state::AdminState;
+use crate::model::text::parse_endpoint;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {

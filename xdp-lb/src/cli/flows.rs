@@ -8,8 +8,9 @@ use comfy_table::Cell;
 use super::output::{Screen, number, text};
 use super::units::{grouped, span};
 use crate::api::client::Client;
-use crate::api::types::{FlowQuery, FlowsView};
-use crate::config::parse_endpoint;
+use crate::api::types::FlowsView;
+use crate::model::request::FlowQuery;
+use crate::model::text::parse_endpoint;
 
 /// List the flows that are recorded: every flow of a `full-nat` service or of one with `flow_tracking = "always"`, and
 /// those whose slot of the ring has changed its owner of late

@@ -32,8 +32,8 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::api::client::Client;
 use crate::api::endpoint::Endpoint;
-use crate::api::types::Outcome;
 use crate::config;
+use crate::model::request::Outcome;
 use output::{Format, Screen};
 
 const DEFAULT_SOCKET: &str = "/run/xdp-lb/api.sock";

@@ -6,7 +6,8 @@ use super::Done;
 use super::drain::{self, Patience, Subject};
 use super::output::Screen;
 use crate::api::client::Client;
-use crate::api::types::{AdminPatch, AdminState};
+use crate::model::request::AdminPatch;
+use crate::model::state::AdminState;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {

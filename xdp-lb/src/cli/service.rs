@@ -17,12 +17,15 @@ use super::output::{Screen, number, text};
 use super::units::{self, byte_rate, counted, grouped, rate, span};
 use super::{Cli, Done, backend, discovery};
 use crate::api::client::Client;
-use crate::api::plan::FlowsLeft;
-use crate::api::types::{AdminPatch, AdminState, BackendView, MovingView, ServiceDetailView, ServiceView};
+use crate::api::types::{BackendView, MovingView, ServiceDetailView, ServiceView};
 use crate::config::{
     self, Affinity, Agent, CircuitBreaker, Feedback, FlowTracking, Hairpin, HealthCheck, Mode, OnDown,
-    OnNoBackends, Prefix, Probe, Protocol, Quic, Vip, default_weight, parse_endpoint,
+    OnNoBackends, Prefix, Probe, Protocol, Quic, Vip, default_weight,
 };
+use crate::model::change::FlowsLeft;
+use crate::model::request::AdminPatch;
+use crate::model::state::AdminState;
+use crate::model::text::parse_endpoint;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {

@@ -11,16 +11,16 @@ use serde_json::Value;
 use super::output::{Format, Screen};
 use super::{Cli, Command, Done, counters, status};
 use crate::api::client::Client;
-use crate::api::events::WatchEvent;
-use crate::api::plan::{ChangeKind, KeyChange, ServiceChange, SettingChange, SlotsChange};
 use crate::api::server::Server;
 use crate::api::testing::{self, Owner};
-use crate::api::types::{
-    AdminState, BackendState, BackendView, MovingView, Outcome, ReloadView, ServiceView, StatusView,
-    UpgradeState, UpgradeView,
-};
+use crate::api::types::{BackendView, MovingView, ReloadView, ServiceView, StatusView, UpgradeView};
 use crate::config::{self, Affinity, Agent, Feedback, Http, Mode, Probe, Protocol, Quic, StatusRange, Via};
-use crate::control::handle::{Handle, Refusal, Request};
+use crate::control::handle::{Handle, Request};
+use crate::model::change::{ChangeKind, KeyChange, ServiceChange, SettingChange, SlotsChange};
+use crate::model::event::WatchEvent;
+use crate::model::refusal::Refusal;
+use crate::model::request::Outcome;
+use crate::model::state::{AdminState, BackendState, UpgradeState};
 
 const TABLE: Screen = Screen { format: Format::Table, colour: false, width: None };
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-pub(super) use crate::config::grouped;
+pub(super) use crate::model::text::grouped;
 
 /// A rate: `0/s`, `1.2/s`, `1.2 k/s`, `3.4 M/s`.
 pub(super) fn rate(per_second: f64) -> String {

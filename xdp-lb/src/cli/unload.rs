@@ -8,9 +8,9 @@ use clap::Args;
 use super::output::Screen;
 use super::usual_socket;
 use crate::api::client::{self, Client};
-use crate::api::types::Outcome;
 use crate::config;
 use crate::datapath;
+use crate::model::request::Outcome;
 use crate::net::vips;
 
 const DEFAULT_PIN_PATH: &str = "/sys/fs/bpf/xdp-lb";

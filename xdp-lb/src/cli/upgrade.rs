@@ -9,7 +9,9 @@ use tokio::time::Instant;
 use super::output::Screen;
 use super::units::parse_span;
 use crate::api::client::Client;
-use crate::api::types::{Outcome, UpgradeState, UpgradeView};
+use crate::api::types::UpgradeView;
+use crate::model::request::Outcome;
+use crate::model::state::UpgradeState;
 
 /// Between two looks at how far it is.
 const LOOK: Duration = Duration::from_millis(200);

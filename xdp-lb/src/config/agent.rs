@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::place::{Place, Problems};
 use super::rules::{unicast, within};
 use super::section::Section;
-use super::text::{self, print_duration, quoted};
+use crate::model::text::{self, print_duration, quoted};
 
 /// How a service's backends are asked how they are: over TCP, by the protocol of HAProxy's agent checks. None of it
 /// takes the place of a health check.

@@ -10,8 +10,8 @@ use regex::bytes::{Regex, RegexBuilder};
 use serde::{Deserialize, Serialize};
 
 use super::schema::words;
-use super::text;
 use super::written_check::WrittenCheck;
+use crate::model::text;
 
 /// How backends are checked. Written flat, in TOML as in JSON:
 /// `{type = "http", path = "/healthz", interval = "1s"}`; all but `type` has a default.

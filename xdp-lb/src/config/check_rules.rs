@@ -12,9 +12,9 @@ use rustls::pki_types::ServerName;
 use super::check::{Body, HealthCheck, Http, Method, Probe, StatusRange, Tls};
 use super::place::{Place, Problems};
 use super::rules::{absolute_path, unicast, within};
-use super::text::{print_duration, quoted};
 use super::written_check::DEFAULT_USER;
-use crate::api::types::Origin;
+use crate::model::state::Origin;
+use crate::model::text::{print_duration, quoted};
 
 const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
 const SHORTEST_TIMEOUT: Duration = Duration::from_millis(10);

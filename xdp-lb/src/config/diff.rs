@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 
 use super::effective::{Effective, EffectiveBackend, EffectiveService};
 use super::schema::Service;
-use crate::api::plan::{BackendChange, ChangeKind, KeyChange, ServiceChange};
-use crate::api::types::AdminState;
+use crate::model::change::{BackendChange, ChangeKind, KeyChange, ServiceChange};
+use crate::model::state::AdminState;
 
 /// What becomes of each service that is not the same in both, by name.
 ///

@@ -10,9 +10,9 @@ use super::effective::{EffectiveBackend, EffectiveService, Merge, Refused};
 use super::overlay::{BackendChange, Overlay};
 use super::rules::ServiceDraft;
 use super::schema::{Backend, Config, Limits, Service};
-use super::text::grouped;
 use super::vip::Vip;
-use crate::api::types::{AdminState, Origin};
+use crate::model::state::{AdminState, Origin};
+use crate::model::text::grouped;
 
 /// A backend that discovery found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

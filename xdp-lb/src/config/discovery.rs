@@ -13,9 +13,9 @@ use super::check_rules::dns_name;
 use super::place::{Place, Problems};
 use super::rules::{self, ServiceDraft, within};
 use super::schema::{Mode, default_weight, words};
-use super::text::{self, grouped, print_duration, quoted};
 use super::vip::Vip;
 use super::written_discovery::WrittenDiscovery;
+use crate::model::text::{self, grouped, print_duration, quoted};
 
 /// How a service's backends are found. Written flat, in TOML as in JSON:
 /// `{type = "dns", name = "web.example.com", port = 8080}`.

@@ -10,7 +10,7 @@ use super::overlay::{BackendChange, Overlay};
 use super::place::{Place, Problems};
 use super::rules::{self, BackendDraft, ServiceDraft};
 use super::schema::{Backend, Config, Limits, Service};
-use crate::api::types::{AdminState, Origin};
+use crate::model::state::{AdminState, Origin};
 
 /// The services that there are, by name.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

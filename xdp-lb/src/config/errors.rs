@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use toml::de::DeTable;
 
 use super::place::{Problem, Step};
-use super::text::quoted;
+use crate::model::text::quoted;
 
 /// Everything that is wrong with a config file. Prints a line for each error:
 /// `xdp-lb.toml:14: service "web": vip: "192.0.2.10" has no port; write "192.0.2.10:80"`.

@@ -12,7 +12,7 @@ use super::place::{Place, Problems};
 use super::rules::within;
 use super::schema::{Service, is_default};
 use super::section::Section;
-use super::text::{self, print_duration};
+use crate::model::text::{self, print_duration};
 
 /// What backends' weights follow beside their agents, and how that is damped: each change moves slots of the ring.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]

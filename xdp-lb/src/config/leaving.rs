@@ -11,9 +11,9 @@ use super::effective::{Effective, EffectiveBackend, EffectiveService, Merge, Ref
 use super::overlay::{BackendChange, Overlay};
 use super::rules::ServiceDraft;
 use super::schema::{Backend, Config, Limits, Service};
-use super::text::grouped;
 use super::vip::Vip;
-use crate::api::types::{AdminState, Origin};
+use crate::model::state::{AdminState, Origin};
+use crate::model::text::grouped;
 use crate::uptime;
 
 /// How what is not wanted any more leaves.

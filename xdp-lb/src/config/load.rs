@@ -19,11 +19,11 @@ use super::recovery::RecoveryDraft;
 use super::rules::{self, BackendDraft, ServiceDraft, within};
 use super::schema::{Api, Config, Limits, Metrics, Remote, Timeouts, Vips, default_weight};
 use super::section::Section;
-use super::text::{self, print_duration, quoted};
 use super::written_check::{self, WrittenCheck};
 use super::written_discovery::WrittenDiscovery;
-use crate::api::types::Origin;
 use crate::file;
+use crate::model::state::Origin;
+use crate::model::text::{self, print_duration, quoted};
 
 /// Reads and validates a config file.
 ///

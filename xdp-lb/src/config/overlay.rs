@@ -15,10 +15,11 @@ use super::policy::ServerId;
 use super::rules::{validate_backend, validate_service};
 use super::schema::{Backend, Config, Service, is_default};
 use super::state::Kept;
-use super::text::counted;
-use super::unknown::{unknown_backend, unknown_service};
-use crate::api::types::{AdminState, BackendPatch, Origin, Outcome};
-use crate::control::handle::{Answer, Refusal};
+use crate::model::refusal::{Answer, Refusal};
+use crate::model::request::{BackendPatch, Outcome};
+use crate::model::state::{AdminState, Origin};
+use crate::model::text::counted;
+use crate::model::unknown::{unknown_backend, unknown_service};
 
 /// The changes that were made at runtime, which survive a restart.
 #[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]

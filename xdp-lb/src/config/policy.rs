@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::place::{Place, Problems};
 use super::rules::within;
 use super::schema::Protocol;
-use super::text::{grouped, quoted};
 use super::vip::Vip;
+use crate::model::text::{grouped, quoted};
 
 /// Which flows of a service stay together on one backend. Written `"none"`, `"source"` or `"source/24"`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]

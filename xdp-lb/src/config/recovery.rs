@@ -11,7 +11,7 @@ use super::place::{Place, Problems};
 use super::rules::within;
 use super::schema::{Mode, OnDown, Protocol, Service};
 use super::section::Section;
-use super::text::{self, print_duration};
+use crate::model::text::{self, print_duration};
 
 /// When a backend gets no new flows for a while: where its health check fails, and, with `failure_percent`, where its
 /// flows fail.

@@ -17,9 +17,9 @@ use super::recovery::RecoveryDraft;
 use super::schema::{
     Backend, FlowTracking, Hairpin, Limits, Mode, OnNoBackends, PortRange, Protocol, Remote, Service,
 };
-use super::text::{grouped, quoted};
 use super::vip::Vip;
-use crate::api::types::Origin;
+use crate::model::state::Origin;
+use crate::model::text::{grouped, quoted};
 
 /// Checks a service by itself, with its backends.
 ///

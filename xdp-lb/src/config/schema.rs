@@ -15,8 +15,8 @@ use super::discovery::Discovery;
 use super::feedback::Feedback;
 use super::policy::{Affinity, Prefix, Quic, ServerId, deserialize_ranges};
 use super::recovery::CircuitBreaker;
-use super::text;
 use super::vip::Vip;
+use crate::model::text;
 
 /// A whole config file.
 #[derive(Clone, PartialEq, Eq, Debug)]

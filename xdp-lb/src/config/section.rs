@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 use super::load::TOP_KEYS;
 use super::place::{Place, Problems};
 use super::rules::within;
-use super::text::{grouped, listed, nearest, quoted};
+use crate::model::text::{grouped, listed, nearest, quoted};
 
 /// A table of the file, its place, and where problems are put. What is absent is `None` and no
 /// problem; what is there and wrong is `None` and a problem.

@@ -5,8 +5,8 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::schema::{Api, Config, Limits, Metrics, Remote, Timeouts, Vips};
-use super::text::print_duration;
-use crate::api::plan::SettingChange;
+use crate::model::change::SettingChange;
+use crate::model::text::print_duration;
 
 const RESTART: &str = "a restart of the daemon";
 const UNLOAD: &str = "`xdp-lb unload` and a new start, since a restart takes over what is pinned";

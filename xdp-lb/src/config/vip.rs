@@ -9,7 +9,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::schema::PortRange;
-use super::text::{self, ENDPOINT};
+use crate::model::text::{self, ENDPOINT};
 
 /// An address with its port or ports: `192.0.2.10:80`, `[2001:db8::10]:5000-5999`, `192.0.2.10:*`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -13,7 +13,7 @@ use super::check::{
     print_statuses,
 };
 use super::section::{Section, Value};
-use super::text;
+use crate::model::text;
 
 /// The keys of a health check: the form that TOML and JSON share, where each is read, and whose types it belongs to.
 macro_rules! keys {

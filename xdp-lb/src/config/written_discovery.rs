@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::discovery::{Discovery, Dns, Source, resolver};
-use super::text;
+use crate::model::text;
 
 /// The keys of a discovery, as text and numbers; the form that TOML and JSON share.
 #[derive(Clone, Default, Debug, Serialize, Deserialize, schemars::JsonSchema)]

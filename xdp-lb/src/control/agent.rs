@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::api::types::BackendState;
 use crate::health::{AgentAdmin, AgentOperation, Said};
+use crate::model::state::BackendState;
 
 /// What a backend's agent has said so far. What it has never mentioned is as it is where all is well.
 #[derive(Clone, Debug)]

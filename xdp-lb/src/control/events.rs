@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 
-use crate::api::events::{EventView, WatchEvent};
+use crate::model::event::{EventView, WatchEvent};
 
 /// How many events are kept.
 const KEPT: usize = 4096;

@@ -18,12 +18,12 @@ use super::selection::{Ability, Candidate, Chosen, Selection, select};
 use super::slow_start;
 use super::tables::Tables;
 use super::wanted::{Path, Sources, WantedBackend, WantedService};
-use crate::api::types::{AdminState, BackendState, Origin};
 use crate::config::{
     self, DownPolicy, Effective, EffectiveBackend, EffectiveService, FlowTracking, Hairpin, Mode,
     OnNoBackends, Probe, Via, Withdraw,
 };
 use crate::health::{AgentReport, Course, Health, Report, Target, TargetId};
+use crate::model::state::{AdminState, BackendState, Origin};
 use crate::net::vips::Wish;
 use crate::net::{NextHop, NoNextHop};
 use crate::ring;
@@ -1099,11 +1099,11 @@ mod tests {
     use xdp_lb_common::net::MacAddress;
 
     use super::*;
-    use crate::api::types::Origin;
     use crate::config::{Backend, HealthCheck, Limits, OnDown, Probe, Service};
     use crate::control::plan::Planner;
     use crate::datapath::Sizes;
     use crate::health::{AgentAdmin, AgentOperation, Said};
+    use crate::model::state::Origin;
 
     fn service(probe: Probe) -> EffectiveService {
         let service = Service {

@@ -1,5 +1,6 @@
 //! The recorded flows, as the API tells them: a page at a time, outside of the owner task.
 
+use crate::model::unknown;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::fmt;
 use std::net::SocketAddr;
@@ -9,12 +10,14 @@ use xdp_lb_common::net::Protocol;
 use xdp_lb_common::tables::{Backend, BackendIndex, Book, FlowKey, FlowRecord, ServiceIndex};
 
 use super::fleet::vip;
-use super::handle::{Answer, Refusal};
 use super::kernel::{FlowRecords, Kernel};
 use super::owner::Owner;
-use crate::api::types::{FlowQuery, FlowStage, FlowView, FlowsView};
+use crate::api::types::{FlowView, FlowsView};
 use crate::config;
 use crate::datapath::monotonic_seconds;
+use crate::model::refusal::{Answer, Refusal};
+use crate::model::request::FlowQuery;
+use crate::model::state::FlowStage;
 
 /// What lists the recorded flows, as a trait: the API is tested without a kernel.
 pub trait FlowPages: Send + fmt::Debug {
@@ -128,7 +131,7 @@ impl FlowPages for Flows {
         if let Some(name) = &query.service
             && !self.names.values().any(|it| it == name)
         {
-            return Err(config::unknown_service(name, self.names.values().cloned().collect()));
+            return Err(unknown::unknown_service(name, self.names.values().cloned().collect()));
         }
         let after = match &query.cursor {
             None => None,

@@ -1,38 +1,18 @@
 //! How everything else talks to the owner task.
 
+use crate::model::refusal::{Answer, Refusal};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 
-use crate::api::types::{
-    AdminState, BackendPatch, BackendView, CountersView, FlowQuery, FlowsView, Outcome, ReloadView,
-    ServiceView, StatusView,
-};
+use crate::api::types::{BackendView, CountersView, FlowsView, ReloadView, ServiceView, StatusView};
 use crate::config::{self, Config, Errors, Leave};
 use crate::control::events::EventReader;
 use crate::control::flows::FlowPages;
-
-/// Why a request was refused, in words for the operator.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Refusal {
-    /// What the request names does not exist; the message lists what does.
-    #[error("{0}")]
-    NotFound(String),
-    /// It exists already, or stands against something that does.
-    #[error("{0}")]
-    Conflict(String),
-    /// The request is wrong in itself.
-    #[error("{0}")]
-    Invalid(String),
-    /// The daemon could not do it: a file, the kernel.
-    #[error("{0}")]
-    Failed(String),
-}
-
-/// An answer of the owner task.
-pub type Answer<T> = Result<T, Refusal>;
+use crate::model::request::{BackendPatch, FlowQuery, Outcome};
+use crate::model::state::AdminState;
 
 /// A request to the owner task, with the way back for its answer.
 #[derive(Debug)]

@@ -8,13 +8,13 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::fleet::Covered;
-use super::handle::{Answer, Refusal};
 use super::kernel::Kernel;
 use super::owner::Owner;
-use crate::api::events::WatchEvent;
-use crate::api::types::TroubleKind;
 use crate::config::{Config, XdpMode};
 use crate::datapath::{Attached, NoInterface};
+use crate::model::event::WatchEvent;
+use crate::model::refusal::{Answer, Refusal};
+use crate::model::state::TroubleKind;
 
 /// How often it is tried again to attach to an interface where that failed.
 const ATTACH_AGAIN: Duration = Duration::from_secs(2);

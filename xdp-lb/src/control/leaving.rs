@@ -9,17 +9,18 @@ use xdp_lb_common::process::records_flows;
 use xdp_lb_common::tables::{self as datapath, BackendIndex};
 
 use super::fleet::{target_id, vip};
-use super::handle::{Answer, Refusal};
 use super::kernel::Kernel;
 use super::owner::{Owner, Persist};
 use super::plan::{Identity, identities, identity};
 use super::tables::Tables;
-use crate::api::events::WatchEvent;
-use crate::api::plan::{BackendChange, ChangeKind, FlowsLeft, ServiceChange};
-use crate::api::types::{BackendState, Origin, Outcome};
 use crate::config::{
     self, Backend, Config, Effective, EffectiveBackend, EffectiveService, Leave, Moment, Overlay,
 };
+use crate::model::change::{BackendChange, ChangeKind, FlowsLeft, ServiceChange};
+use crate::model::event::WatchEvent;
+use crate::model::refusal::{Answer, Refusal};
+use crate::model::request::Outcome;
+use crate::model::state::{BackendState, Origin};
 use crate::uptime;
 
 /// Backends that are not used, in the log and in a view of a service.
@@ -41,7 +42,7 @@ pub(super) fn left_in(tables: &Tables, wanted: Effective) -> Effective {
                     max_flows: it.max_flows,
                     ..Backend::new(address, config::default_weight())
                 },
-                admin: crate::api::types::AdminState::Enabled,
+                admin: crate::model::state::AdminState::Enabled,
                 origin: Origin::File,
                 is_leaving: service.is_leaving,
             })

@@ -6,7 +6,7 @@ use xdp_lb_common::own_mac::OwnMac;
 
 use super::kernel::Kernel;
 use super::owner::Owner;
-use crate::api::types::TroubleKind;
+use crate::model::state::TroubleKind;
 use crate::net::OwnMacs;
 
 impl<K: Kernel> Owner<K> {

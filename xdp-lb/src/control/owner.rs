@@ -13,7 +13,7 @@ use xdp_lb_common::tables::Traffic;
 use super::discovery::Discoveries;
 use super::events::EventLog;
 use super::fleet::{Covered, Fleet, Reweighed, Transition, vip};
-use super::handle::{Answer, Refusal, Request};
+use super::handle::Request;
 use super::host::{self, ThisHost};
 use super::kernel::Kernel;
 use super::leaving;
@@ -27,8 +27,6 @@ use super::unknown_flows::UnknownFlows;
 use super::upgrade::Upgrades;
 use super::verify::Verification;
 use super::vips::Vips;
-use crate::api::events::WatchEvent;
-use crate::api::types::{AdminState, Outcome, TroubleKind};
 use crate::config::state::{Saved, StateError};
 use crate::config::{
     self, Config, Effective, EffectiveBackend, EffectiveService, Leave, Moment, Overlay, Via,
@@ -36,6 +34,10 @@ use crate::config::{
 use crate::datapath::{Attached, Census};
 use crate::discovery::Update;
 use crate::health::{AgentReport, Course, Health, Report, Target, TargetId};
+use crate::model::event::WatchEvent;
+use crate::model::refusal::{Answer, Refusal};
+use crate::model::request::Outcome;
+use crate::model::state::{AdminState, TroubleKind};
 use crate::net::{Event, NoNextHop, OwnMacs, RouterAddressesOf};
 
 /// How often counters are sampled and what is overdue is looked for.

@@ -4,17 +4,17 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::fleet::vip;
-use super::handle::{Answer, Refusal};
 use super::kernel::Kernel;
 use super::leaving::unused;
 use super::owner::{Owner, Persist};
 use super::plan::Plan;
 use super::tables::Tables;
-use crate::api::events::WatchEvent;
-use crate::api::plan::{SettingChange, SlotsChange};
 use crate::api::types::ReloadView;
 use crate::config::{self, Config, Effective, Errors, Leave, Overlay, Probe};
 use crate::datapath::Policy;
+use crate::model::change::{SettingChange, SlotsChange};
+use crate::model::event::WatchEvent;
+use crate::model::refusal::{Answer, Refusal};
 use crate::ring;
 
 /// What the config file says now, valid, and what differs from what runs.

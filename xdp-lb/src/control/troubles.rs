@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use crate::api::types::{TroubleKind, TroubleView};
+use crate::api::types::TroubleView;
+use crate::model::state::TroubleKind;
 
 /// The troubles that there are.
 #[derive(Debug, Default)]

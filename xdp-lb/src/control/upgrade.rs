@@ -34,11 +34,14 @@ use tokio::io::Interest;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
-use super::handle::{Answer, Handle, Refusal};
+use super::handle::Handle;
 use super::orphan::Orphan;
-use crate::api::types::{Outcome, UpgradeState, UpgradeView};
+use crate::api::types::UpgradeView;
 use crate::descriptor;
 use crate::lock::Lock;
+use crate::model::refusal::{Answer, Refusal};
+use crate::model::request::Outcome;
+use crate::model::state::UpgradeState;
 use crate::net::namespace::Namespace;
 
 /// How long a successor may take until it has checked what it can.

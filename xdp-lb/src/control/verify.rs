@@ -8,8 +8,8 @@ use xdp_lb_common::tables::{Backend, BackendIndex, SlotIndex, Traffic};
 use super::kernel::Kernel;
 use super::owner::Owner;
 use super::tables::{Tables, Write};
-use crate::api::events::WatchEvent;
-use crate::api::types::TroubleKind;
+use crate::model::event::WatchEvent;
+use crate::model::state::TroubleKind;
 use crate::net::arrivals;
 
 /// How often it is looked.

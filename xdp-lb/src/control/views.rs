@@ -1,5 +1,6 @@
 //! The state as the API tells it.
 
+use crate::model::unknown;
 use std::collections::HashMap;
 use std::time::Instant;
 
@@ -11,7 +12,6 @@ use xdp_lb_common::tables::{BackendIndex, Book, Service, ServiceIndex, Traffic};
 use super::agent::AgentState;
 use super::breaker::Circuit;
 use super::fleet::{target_id, vip};
-use super::handle::{Answer, Refusal};
 use super::kernel::Kernel;
 use super::leaving::{some, unused};
 use super::owner::Owner;
@@ -19,12 +19,14 @@ use super::plan::{identities, identity};
 use super::rates::Rates;
 use super::traffic::Carried;
 use crate::api::types::{
-    AgentView, BackendView, CounterView, CountersView, HealthState, InterfaceView, MovingView, NextHopView,
-    ServiceView, StatusView, TableView, TrafficView,
+    AgentView, BackendView, CounterView, CountersView, InterfaceView, MovingView, NextHopView, ServiceView,
+    StatusView, TableView, TrafficView,
 };
-use crate::config::{self, DownPolicy, EffectiveBackend, EffectiveService};
+use crate::config::{DownPolicy, EffectiveBackend, EffectiveService};
 use crate::datapath::Attached;
 use crate::health::Health;
+use crate::model::refusal::{Answer, Refusal};
+use crate::model::state::HealthState;
 
 /// How full a table is whose limit may be why packets are dropped. Its kernel evicts somewhat before it is full.
 const NEARLY_FULL: f64 = 0.8;
@@ -82,7 +84,7 @@ impl<K: Kernel> Owner<K> {
         };
         let Some(service) = services.iter().find(|service| service.service.name == name) else {
             let known = services.iter().map(|service| service.service.name.clone());
-            return Err(config::unknown_service(name, known.collect()));
+            return Err(unknown::unknown_service(name, known.collect()));
         };
         let present = self.planner.tables().services.get(&vip(service)).map(|present| present.index);
         self.backend_views([service], &self.carried(|index| Some(index) == present)?)

@@ -11,8 +11,9 @@ use futures_util::future::BoxFuture;
 use super::fleet::Fleet;
 use super::kernel::Kernel;
 use super::owner::Owner;
-use crate::api::types::{AdminState, VipState, VipView};
+use crate::api::types::VipView;
 use crate::config::{EffectiveService, Withdraw};
+use crate::model::state::{AdminState, VipState};
 use crate::net::vips::{self, Standings, Wanted, Wish};
 
 /// Who keeps the VIPs, as a trait: the owner's logic is tested without a kernel.

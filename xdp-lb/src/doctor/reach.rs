@@ -9,8 +9,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use super::{Finding, Subject};
-use crate::api::types::VipState;
 use crate::config::{Mode, Service};
+use crate::model::state::VipState;
 use crate::net::look::Network;
 use crate::net::{Event, NextHop, NoNextHop, Resolver};
 

@@ -5,7 +5,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::config::clipped;
+use crate::model::text::clipped;
 
 /// The longest line that is read, bytes, its end included.
 pub(super) const LONGEST_LINE: usize = 1024;

@@ -11,9 +11,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use xdp_lb_common::reason::Kind;
 
-use crate::api::types::{
-    AdminState, BackendView, CounterView, ServiceView, StatusView, TrafficView, TroubleKind,
-};
+use crate::api::types::{BackendView, CounterView, ServiceView, StatusView, TrafficView};
+use crate::model::state::{AdminState, TroubleKind};
 
 /// What every name begins with.
 pub(super) const PREFIX: &str = "xdp_lb";

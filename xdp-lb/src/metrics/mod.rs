@@ -20,8 +20,9 @@ use futures_util::{StreamExt as _, stream};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use crate::control::handle::{Handle, Refusal};
+use crate::control::handle::Handle;
 use crate::http::{self, User};
+use crate::model::refusal::Refusal;
 use exposition::Exposition;
 use families::Snapshot;
 

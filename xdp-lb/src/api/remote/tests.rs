@@ -19,8 +19,9 @@ use crate::api::client::{Client, Error, Result};
 use crate::api::endpoint::Endpoint;
 use crate::api::server::Server;
 use crate::api::testing::Owner;
-use crate::api::types::{AdminPatch, AdminState};
 use crate::config;
+use crate::model::request::AdminPatch;
+use crate::model::state::AdminState;
 
 const URI: &str = "spiffe://example.com/deploy";
 

@@ -1,8 +1,8 @@
 use super::super::{effective, parse};
 use super::*;
-use crate::api::types::BackendPatch;
 use crate::config::{Effective, Leave, Moment};
-use crate::control::handle::Refusal;
+use crate::model::refusal::Refusal;
+use crate::model::request::BackendPatch;
 
 const FILE: &str = "interfaces = [\"eth0\"]\n\
     [[service]]\nname = \"web\"\nvip = \"192.0.2.10:80\"\n\

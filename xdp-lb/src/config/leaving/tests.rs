@@ -138,7 +138,7 @@ fn a_backend_that_is_new_waits_where_what_leaves_has_the_room() {
 
 #[test]
 fn what_leaves_is_not_changed_and_is_told_so() {
-    use crate::api::types::BackendPatch;
+    use crate::model::request::BackendPatch;
     let whole = config(FILE);
     let mut overlay = Overlay::default();
     let first = effective(&whole, &overlay).expect("valid");

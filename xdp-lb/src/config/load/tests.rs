@@ -1,12 +1,12 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::text::quoted;
 use crate::config::{
     Affinity, Agent, CircuitBreaker, Feedback, Mode, PortRange, Prefix, Probe, Protocol, Quic, Withdraw,
     XdpMode,
 };
 use crate::config::{Service, check, written_check};
+use crate::model::text::quoted;
 
 /// The config file of the documentation's first page.
 const FIRST: &str = r#"

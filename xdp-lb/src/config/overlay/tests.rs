@@ -1,8 +1,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::api::types::Origin;
 use crate::config::{Effective, Vip, diff, parse};
+use crate::model::state::Origin;
 
 const FILE: &str = "interfaces = [\"eth0\"]\n\
     [[service]]\nname = \"web\"\nvip = \"192.0.2.10:80\"\n\

@@ -12,13 +12,15 @@ use xdp_lb_common::reason::Reason;
 use xdp_lb_common::tables::{BackendIndex, ServiceIndex};
 
 use super::*;
-use crate::api::types::{BackendPatch, BackendState, BackendView, StatusView, TroubleView};
+use crate::api::types::{BackendView, StatusView, TroubleView};
 use crate::config::{Limits, XdpMode};
 use crate::control::Handle;
 use crate::control::kernel::FlowRecords;
 use crate::control::tables::Tables;
 use crate::datapath::{NoInterface, Policy, Sizes};
 use crate::health::{AgentAdmin, Said};
+use crate::model::request::BackendPatch;
+use crate::model::state::BackendState;
 use crate::net::vips::{Standings, Wanted, Wish};
 use crate::net::{NextHop, NoNextHop};
 

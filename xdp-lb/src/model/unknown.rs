@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::text::quoted;
-use crate::control::handle::Refusal;
+use crate::model::refusal::Refusal;
 
 /// There is no such service: the refusal names those that there are.
 pub fn unknown_service(name: &str, known: Vec<String>) -> Refusal {

@@ -43,12 +43,12 @@ pub(crate) const ENDPOINT: &str = concat!(
 );
 
 /// Reads [`parse_endpoint`]'s form through serde.
-pub(super) fn deserialize_endpoint<'de, D: Deserializer<'de>>(from: D) -> Result<SocketAddr, D::Error> {
+pub(crate) fn deserialize_endpoint<'de, D: Deserializer<'de>>(from: D) -> Result<SocketAddr, D::Error> {
     parse_endpoint(&String::deserialize(from)?).map_err(serde::de::Error::custom)
 }
 
 /// Reads an address without a port.
-pub(super) fn address(text: &str) -> Result<IpAddr, String> {
+pub(crate) fn address(text: &str) -> Result<IpAddr, String> {
     text.parse().map_err(|_| match text.parse::<SocketAddr>() {
         Ok(endpoint) => {
             format!("{} has a port, which is not wanted here; write \"{}\"", quoted(text), endpoint.ip())
@@ -58,7 +58,7 @@ pub(super) fn address(text: &str) -> Result<IpAddr, String> {
 }
 
 /// Reads a duration: `500ms`, `1m 30s`.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| {
         format!("{} is not a duration ({error}); write \"500ms\" or \"1m 30s\"", quoted(text))
     })
@@ -111,18 +111,18 @@ pub mod duration_option {
 }
 
 /// Prints a duration as [`duration`] reads it.
-pub(super) fn print_duration(duration: Duration) -> String {
+pub(crate) fn print_duration(duration: Duration) -> String {
     humantime::format_duration(duration).to_string()
 }
 
 /// Reads two numbers with a dash between them.
-pub(super) fn range<T: FromStr>(text: &str) -> Option<(T, T)> {
+pub(crate) fn range<T: FromStr>(text: &str) -> Option<(T, T)> {
     let (first, last) = text.split_once('-')?;
     Some((first.trim().parse().ok()?, last.trim().parse().ok()?))
 }
 
 /// A word that is none of the known ones.
-pub(super) fn unknown_word(text: &str, known: &[&str]) -> String {
+pub(crate) fn unknown_word(text: &str, known: &[&str]) -> String {
     let hint = match nearest(text, known) {
         Some(near) => format!("did you mean \"{near}\"? One of: {}", listed(known)),
         None => format!("write {}", alternatives(known)),
@@ -131,7 +131,7 @@ pub(super) fn unknown_word(text: &str, known: &[&str]) -> String {
 }
 
 /// The known word that this one was most likely meant to be.
-pub(super) fn nearest<'a>(text: &str, known: &[&'a str]) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(text: &str, known: &[&'a str]) -> Option<&'a str> {
     // A hostile file may hold a key of megabytes; no known word is this long.
     if text.len() > 64 {
         return None;
@@ -145,7 +145,7 @@ pub(super) fn nearest<'a>(text: &str, known: &[&'a str]) -> Option<&'a str> {
 }
 
 /// Text as it was written, in quotes, escaped and clipped.
-pub(super) fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     clipped(text, 80)
 }
 
@@ -158,12 +158,12 @@ pub(crate) fn clipped(text: &str, longest: usize) -> String {
 }
 
 /// `"a", "b", "c"`.
-pub(super) fn listed(words: &[&str]) -> String {
+pub(crate) fn listed(words: &[&str]) -> String {
     words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(", ")
 }
 
 /// `"a", "b" or "c"`.
-pub(super) fn alternatives(words: &[&str]) -> String {
+pub(crate) fn alternatives(words: &[&str]) -> String {
     match words {
         [first @ .., last] if !first.is_empty() => format!("{} or \"{last}\"", listed(first)),
         _ => listed(words),
@@ -184,7 +184,7 @@ pub(crate) fn grouped(number: u64) -> String {
 }
 
 /// A number of things: `no backends`, `1 backend`, `3 backends`.
-pub(super) fn counted(number: usize, thing: &str) -> String {
+pub(crate) fn counted(number: usize, thing: &str) -> String {
     match number {
         0 => format!("no {thing}s"),
         1 => format!("1 {thing}"),
