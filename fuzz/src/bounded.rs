@@ -84,7 +84,7 @@ fn attempt(target: &Target, input: &[u8], what: &str) {
         let kept = folder.join(format!("failed-{}", target.name));
         let _ = fs::create_dir_all(&folder).and_then(|()| fs::write(&kept, input));
         eprintln!(
-            "`{}` fails on {what}, kept as {}: put it into fuzz/corpus/{} until it is mended",
+            "`{}` fails on {what}, kept as {}: put it into fuzz/corpus/{} until it is fixed",
             target.name,
             kept.display(),
             target.name

@@ -41,7 +41,7 @@ impl Buffer {
         Self { bytes: bytes.to_vec(), ingress, headroom: 256 }
     }
 
-    /// Likewise, by a driver that leaves no headroom.
+    /// The same by a driver that leaves no headroom.
     pub fn without_headroom(bytes: &[u8], ingress: u32) -> Self {
         Self { headroom: 0, ..Self::new(bytes, ingress) }
     }

@@ -363,7 +363,7 @@ impl Endpoint {
         Self { is_range: 1, ..self }
     }
 
-    /// Likewise, with another port: 0 stands for all of an address's ports.
+    /// The same with another port: 0 stands for all of an address's ports.
     #[inline(always)]
     pub const fn with_port(self, port: Port) -> Self {
         Self { port, ..self }

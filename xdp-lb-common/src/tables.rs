@@ -574,7 +574,7 @@ pub struct Traffic {
     /// packet of no connection, which anybody can send.
     pub resets: u64,
     /// Packets from clients that [ask](crate::parse::Parsed::asks) for an answer, while the backend was
-    /// [failing](BackendState::Failing). Packets that go the short way are not counted: nobody's that fails does.
+    /// [failing](BackendState::Failing). Packets on the fast path are not counted: a failing backend gets none of them.
     pub asked: u64,
 }
 

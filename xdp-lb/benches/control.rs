@@ -15,12 +15,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use aya::maps::loaded_maps;
-use xdp_lb::config::{Limits, PortRange, Timeouts};
-use xdp_lb::control::plan::Planner;
-use xdp_lb::control::tables::Tables;
-use xdp_lb::control::wanted::{Path, Sources, WantedBackend, WantedService};
 use xdp_lb::datapath::{Datapath, Options, Policy};
+use xdp_lb::model::{Limits, PortRange, Timeouts};
+use xdp_lb::plan::planner::Planner;
+use xdp_lb::plan::wanted::{Path, Sources, WantedBackend, WantedService};
 use xdp_lb::ring;
+use xdp_lb::tables::Tables;
 use xdp_lb_common::net::{Endpoint, MacAddress, Protocol};
 use xdp_lb_common::slot::Slot;
 use xdp_lb_common::tables::{BackendIndex, BackendState, Mode};

@@ -18,13 +18,13 @@ use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use slots::Slots;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::debug;
 
-use slots::Slots;
 pub use slots::{Slot, User};
 
 /// How long a connection may take from its acceptance to the last byte of its answer.

@@ -11,8 +11,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{AlertDescription, CertificateError, RootCertStore};
 
-use crate::config::TlsVersion;
 use crate::file;
+use crate::model::TlsVersion;
 
 /// The certificates of a PEM file, in its order.
 ///

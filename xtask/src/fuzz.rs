@@ -125,7 +125,7 @@ impl<'a> Fuzzer<'a> {
         if !status.success() {
             println!(
                 "The input is in the file named above. Put it into fuzz/corpus/{name}, and `cargo test -p xdp-lb-fuzz` \
-                 fails until this is mended."
+                 fails until this is fixed."
             );
         }
         Ok(status.success())

@@ -7,58 +7,49 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use imports::{Import, of_crate};
 
-/// The folders and files of xdp-lb/src, from the top down. Those of one line stand beside each other.
+/// The folders and files of xdp-lb/src, from the top down: each may import those below it. Those of one line stand beside
+/// each other.
 const LAYERS: &[&[&str]] = &[
     &["main"],
     &["cli"],
     &["doctor"],
+    &["daemon"],
     &["metrics"],
     &["api"],
     &["control"],
+    &["report"],
+    &["pool"],
+    &["plan"],
     &["datapath"],
-    &["config", "discovery", "health", "net", "ring"],
+    &["overlay"],
+    &["config", "discovery"],
+    &["health"],
+    &["net"],
+    &["tables"],
+    &["ring", "store", "tls"],
     &["model"],
-    &["http", "lock", "tls"],
+    &["http", "lock"],
     &["descriptor", "file", "uptime"],
     &["lib"],
 ];
 
-/// Where a folder imports one that stands above it or beside it: to be cut, and never to grow.
-const DEBT: &[(&str, &str)] = &[
-    ("control/discovery.rs", "api"),
-    ("control/flows.rs", "api"),
-    ("control/handle.rs", "api"),
-    ("control/reload.rs", "api"),
-    ("control/run.rs", "api"),
-    ("control/run.rs", "metrics"),
-    ("control/troubles.rs", "api"),
-    ("control/upgrade.rs", "api"),
-    ("control/views.rs", "api"),
-    ("control/vips.rs", "api"),
-    ("datapath/census.rs", "control"),
-    ("datapath/maps.rs", "control"),
-    ("datapath/program.rs", "control"),
-    ("discovery/answer.rs", "config"),
-    ("discovery/dns.rs", "config"),
-    ("discovery/document.rs", "config"),
-    ("discovery/file.rs", "config"),
-    ("discovery/mod.rs", "config"),
-    ("health/agent.rs", "config"),
-    ("health/checker.rs", "config"),
-    ("health/mod.rs", "config"),
-    ("health/probe.rs", "config"),
-    ("health/probe_grpc.rs", "config"),
-    ("health/probe_http.rs", "config"),
-    ("health/probe_udp.rs", "config"),
-    ("health/tls.rs", "config"),
-    ("health/vip_checks.rs", "datapath"),
-    ("health/vip_checks.rs", "net"),
-    ("net/vips.rs", "config"),
-    ("tls.rs", "config"),
+/// What a layer must not import though it stands below.
+const NEVER: &[(&str, &str)] = &[
+    ("datapath", "config"),
+    ("datapath", "discovery"),
+    ("datapath", "health"),
+    ("datapath", "overlay"),
+    ("plan", "config"),
+    ("plan", "overlay"),
+    ("pool", "config"),
+    ("pool", "overlay"),
 ];
 
+/// Where a folder imports one that stands above it or beside it: to be cut, and never to grow.
+const DEBT: &[(&str, &str)] = &[];
+
 /// How many files of each crate stand in a circle: to be cut, and never to grow.
-const IN_CIRCLES: [(&str, usize); 2] = [("xdp-lb", 55), ("xdp-lb-common", 15)];
+const IN_CIRCLES: [(&str, usize); 2] = [("xdp-lb", 53), ("xdp-lb-common", 15)];
 
 /// The folder or file of the crate's root that a file belongs to: `config/load.rs` and `config.rs` to `config`.
 fn layer_of(file: &str) -> &str {
@@ -75,7 +66,7 @@ fn may_import(from: &str, to: &str) -> bool {
         let place = LAYERS.iter().position(|line| line.contains(&layer));
         place.unwrap_or_else(|| panic!("give {layer} a place in LAYERS (xtask/src/layers.rs)"))
     };
-    from == to || place(from) < place(to)
+    from == to || place(from) < place(to) && !NEVER.contains(&(from, to))
 }
 
 /// The imports that run up or sideways.
@@ -169,7 +160,8 @@ mod tests {
             for (to_line, to) in &all {
                 let import = Import::planted(&format!("{from}/a.rs"), &format!("{to}/b.rs"));
                 let is_forbidden = forbidden(std::slice::from_ref(&import)).next().is_some();
-                assert_eq!(is_forbidden, from != to && from_line >= to_line, "{import}");
+                let is_never = NEVER.contains(&(*from, *to));
+                assert_eq!(is_forbidden, from != to && (from_line >= to_line || is_never), "{import}");
             }
         }
     }

@@ -28,7 +28,7 @@ impl UdpEcho {
         Self::greet(host, port, "")
     }
 
-    /// Likewise, on one address alone, from which it answers.
+    /// The same on one address alone, from which it answers.
     pub fn start_at(host: &Host, address: SocketAddr) -> Result<Self> {
         Self::bind(host, address, "")
     }

@@ -224,12 +224,12 @@ fn a_bad_file_changes_nothing_and_every_error_is_told_with_its_line_and_mend() {
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(said.contains("nothing was changed"), "{said}");
-        for (part, mend) in errors {
+        for (part, fix) in errors {
             // The line that the part begins on.
             let at = line(&text, part);
             let told = said.lines().find(|line| line.contains(&at));
             let told = told.unwrap_or_else(|| panic!("no error begins with {at:?}:\n{said}"));
-            assert!(told.contains(mend), "{told:?} does not say {mend:?}");
+            assert!(told.contains(fix), "{told:?} does not say {fix:?}");
         }
         let checked = daemon.cli_output(&["check", daemon.config_file().to_str().unwrap()]).unwrap();
         assert_eq!(checked.status.code(), Some(1), "`check` and `reload` agree");

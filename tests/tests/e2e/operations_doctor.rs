@@ -36,7 +36,7 @@ impl Bed {
         command.arg("--socket").arg(host.dir().join("none.sock")).output().unwrap()
     }
 
-    /// What it finds: checks, what is wrong, and mends.
+    /// What it finds: checks, what is wrong, and fixes.
     fn findings(&self, config: &str) -> Vec<[String; 3]> {
         let output = self.run(config);
         let report: Value = serde_json::from_slice(&output.stdout)
@@ -44,15 +44,15 @@ impl Bed {
         let findings = report["findings"].as_array().unwrap();
         assert_eq!(output.status.code(), Some(i32::from(!findings.is_empty())), "{report}");
         let word = |finding: &Value, key: &str| finding[key].as_str().unwrap().to_owned();
-        findings.iter().map(|finding| ["check", "what", "mend"].map(|key| word(finding, key))).collect()
+        findings.iter().map(|finding| ["check", "what", "fix"].map(|key| word(finding, key))).collect()
     }
 
     /// Asserts that it finds just this.
     #[track_caller]
-    fn assert_finds(&self, config: &str, check: &str, what: &str, mend: &str) {
+    fn assert_finds(&self, config: &str, check: &str, what: &str, fix: &str) {
         let findings = self.findings(config);
         let is_it =
-            |found: &&[String; 3]| found[0] == check && found[1].contains(what) && found[2].contains(mend);
+            |found: &&[String; 3]| found[0] == check && found[1].contains(what) && found[2].contains(fix);
         assert_eq!(
             (findings.len(), findings.iter().filter(is_it).count()),
             (1, 1),
@@ -140,9 +140,9 @@ fn each_fault_of_a_host_is_found_with_its_mend_and_a_host_that_is_well_has_none(
     );
     run("ip link set eth1 mtu 1500");
     let silent = well.replace("198.51.100.11", "198.51.100.77");
-    bed.assert_finds(&silent, "next-hops", "198.51.100.77:8080 cannot be reached", "mend the route");
+    bed.assert_finds(&silent, "next-hops", "198.51.100.77:8080 cannot be reached", "fix the route");
     let unrouted = well.replace("198.51.100.11", "203.0.113.77");
-    bed.assert_finds(&unrouted, "next-hops", "no route to 203.0.113.77", "mend the route");
+    bed.assert_finds(&unrouted, "next-hops", "no route to 203.0.113.77", "fix the route");
     let stray = format!("interfaces = [\"eth0\"]\n{well}");
     bed.assert_finds(&stray, "next-hops", "through eth1, which is not in `interfaces`", "add eth1");
 
@@ -178,10 +178,7 @@ fn each_fault_of_a_host_is_found_with_its_mend_and_a_host_that_is_well_has_none(
     };
     let said = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
-    assert!(
-        said.contains("mend: mount -t bpf bpf /run/pins") && said.contains("mend: LimitNOFILE="),
-        "{said}"
-    );
+    assert!(said.contains("fix: mount -t bpf bpf /run/pins") && said.contains("fix: LimitNOFILE="), "{said}");
 
     // A firewall, where there is nft.
     if paths::program("nft").is_some() {

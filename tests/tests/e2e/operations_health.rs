@@ -65,7 +65,7 @@ fn assert_spared(requests: &Requests, detection: &Detection) {
 }
 
 /// Makes backend 2 well again, and waits until it is used.
-fn mend(site: &mut Site, requests: &Requests, how: impl FnOnce(&mut Site)) {
+fn fix(site: &mut Site, requests: &Requests, how: impl FnOnce(&mut Site)) {
     let began = Instant::now();
     how(site);
     site.wait_for(2, "up").unwrap();
@@ -86,7 +86,7 @@ fn a_backend_that_says_it_is_unwell_is_taken_out_without_a_single_request_failin
     let detection = fail(&mut site, &requests, |site| site.nginx[1].set_healthy(false).unwrap());
     assert!(reason(&site).contains("503"), "{}", reason(&site));
     assert_spared(&requests, &detection);
-    mend(&mut site, &requests, |site| site.nginx[1].set_healthy(true).unwrap());
+    fix(&mut site, &requests, |site| site.nginx[1].set_healthy(true).unwrap());
     by_backend(&requests.stop()).unwrap();
     let log = site.daemon.log();
     let told = log.lines().filter(|line| line.contains("up -> down") && line.contains(&web_backend(2)));
@@ -102,7 +102,7 @@ fn after_the_detection_of_a_killed_server_no_request_fails() {
     let detection = fail(&mut site, &requests, |site| site.nginx[1].stop());
     assert!(reason(&site).contains("refused"), "{}", reason(&site));
     assert_spared(&requests, &detection);
-    mend(&mut site, &requests, |site| site.nginx[1].restart().unwrap());
+    fix(&mut site, &requests, |site| site.nginx[1].restart().unwrap());
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn a_host_that_vanishes_without_a_word_is_taken_out_in_time() {
         drop(site.network.backends[1].run("ip link set eth0 down").unwrap())
     });
     assert_spared(&requests, &detection);
-    mend(&mut site, &requests, |site| drop(site.network.backends[1].run("ip link set eth0 up").unwrap()));
+    fix(&mut site, &requests, |site| drop(site.network.backends[1].run("ip link set eth0 up").unwrap()));
 }
 
 #[test]

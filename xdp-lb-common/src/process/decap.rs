@@ -242,7 +242,7 @@ fn open_v4<P: Packet>(packet: &mut P, at: usize, room: usize, outer: u8) -> Resu
     Ok(())
 }
 
-/// Likewise, for IPv6.
+/// The same for IPv6.
 #[inline(always)]
 fn open_v6<P: Packet>(packet: &mut P, at: usize, room: usize, outer: u8) -> Result<(), Outcome> {
     let mut ip: Ipv6 = packet.read(at).ok_or(Outcome::Malformed)?;

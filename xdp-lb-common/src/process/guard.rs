@@ -27,7 +27,7 @@ fn look_up_source<T: Tables>(tables: &T, list: u32, source: &Address) -> Result<
     if verdict == SourceVerdict::Deny as u32 { Err(Reason::SourceDenied) } else { Ok(()) }
 }
 
-/// Lets a packet without a record begin a flow, where its source has not begun too many of late. A packet
+/// Lets a packet without a record begin a flow, where its source has not begun too many recently. A packet
 /// that is certainly of an older flow goes through.
 #[inline(always)]
 pub fn admit<T: Tables>(context: &Context<'_, T>, service: &Service) -> Result<(), Reason> {

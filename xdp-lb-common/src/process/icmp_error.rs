@@ -144,7 +144,7 @@ pub fn to_client<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<bool, R
     }
 }
 
-/// Likewise, where the routes tell.
+/// The same, where the routes tell.
 #[inline(never)]
 pub fn to_client_by_route<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<(), Reason> {
     let Scratch { parsed, requoted, query, departure, .. } = scratch;

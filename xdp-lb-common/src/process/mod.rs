@@ -7,7 +7,7 @@ mod check;
 pub mod decap;
 mod depart;
 mod encapsulate;
-mod express;
+mod fast_path;
 mod forward;
 mod fragments;
 mod guard;
@@ -116,31 +116,27 @@ pub fn process<'s, P: Packet, T: Tables>(
         return conclude(tables, Reason::NoService);
     }
     if roles == VIP {
-        let ifindex = express::express(packet, tables);
+        let ifindex = fast_path::fast_path(packet, tables);
         if ifindex != 0 {
             return leave_by(ifindex, packet.ingress());
         }
     }
-    take_the_long_way(packet, tables, roles, scratch)
+    slow_path(packet, tables, roles, scratch)
 }
 
-/// Likewise, without the [short way](express) of plain packets: what they are compared with.
-pub fn process_the_long_way<P: Packet, T: Tables>(
-    packet: &mut P,
-    tables: &T,
-    scratch: &mut Scratch,
-) -> Verdict {
+/// The same without the [fast path](fast_path), for comparison.
+pub fn process_slow_path<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Scratch) -> Verdict {
     let roles = roles::roles(packet, tables);
     if roles == 0 {
         return conclude(tables, Reason::NoService);
     }
-    take_the_long_way(packet, tables, roles, || Some(scratch))
+    slow_path(packet, tables, roles, || Some(scratch))
 }
 
 /// For packets that are ours, as each caller has seen: were it looked at here, the compiler would make all that follows once
 /// for each of the roles.
 #[inline(always)]
-fn take_the_long_way<'s, P: Packet, T: Tables>(
+fn slow_path<'s, P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
     roles: u8,

@@ -21,7 +21,7 @@ fn behind_exact<'t, T: Tables>(tables: &'t T, key: &FlowKey) -> Option<&'t Servi
     in_range(tables, &key.destination_endpoint())
 }
 
-/// The service that has this port of this address, likewise. A call of its own, as above.
+/// The service that has this port of this address. A call of its own, as above.
 #[inline(never)]
 pub fn at<'t, T: Tables>(tables: &'t T, vip: &Endpoint) -> Option<&'t Service> {
     match tables.service(vip) {

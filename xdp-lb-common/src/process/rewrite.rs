@@ -94,7 +94,7 @@ pub const fn ethertype(is_v4: bool) -> u16 {
     if is_v4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 }
 }
 
-/// Likewise for what has no ports: addresses and Ethernet header.
+/// The same for what has no ports: addresses and Ethernet header.
 ///
 /// A call of its own in the kernel, as above.
 #[inline(never)]

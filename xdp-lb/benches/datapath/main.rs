@@ -21,7 +21,7 @@ mod sweeps;
 use std::io::Write as _;
 
 use anyhow::{Context, Result, ensure};
-use xdp_lb::config::Limits;
+use xdp_lb::model::Limits;
 use xdp_lb_tests::report::{Plot, Report, Table};
 use xdp_lb_tests::statistics::median;
 

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Context, Result};
-use xdp_lb::config::Limits;
+use xdp_lb::model::Limits;
 use xdp_lb::ring;
 use xdp_lb_common::bench::{SERVICE_PORT, SERVICES_PER_VIP};
 use xdp_lb_common::net::Protocol;

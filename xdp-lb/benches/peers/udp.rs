@@ -9,8 +9,8 @@ use aya::maps::{Array, MapData, PerCpuArray};
 use aya::programs::xdp::XdpLinkId;
 use aya::programs::{TestRunAttrs, TestRunOptions, Xdp, XdpMode};
 use etherparse::PacketBuilder;
-use xdp_lb::config::{Limits, PortRange, Timeouts};
 use xdp_lb::datapath::{Datapath, Options, Policy};
+use xdp_lb::model::{Limits, PortRange, Timeouts};
 use xdp_lb_common::bench::{Plan, WORDS, WORDS_AT};
 use xdp_lb_tests::statistics::median;
 

@@ -1,17 +1,16 @@
 //! Who asks, and what it may do.
 
-use std::fmt;
-use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
+use std::{fmt, io};
 
 use anyhow::{Context, anyhow};
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::{Gid, Group, Uid, User, geteuid};
 use tokio::net::UnixStream;
 
-use crate::config::Api;
+use crate::model::Api;
 
 /// What a caller may do.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

@@ -8,7 +8,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
 use crate::api::caller::{Caller, Role, Who};
-use crate::config::Remote;
+use crate::model::Remote;
 
 /// The caller that shows this certificate, which a CA of `client_ca` signed.
 pub(super) fn caller(certificate: Option<&CertificateDer>, from: SocketAddr, config: &Remote) -> Caller {

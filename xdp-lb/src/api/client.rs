@@ -19,13 +19,13 @@ use tokio::task::AbortHandle;
 
 use crate::api::endpoint::{self, Endpoint};
 use crate::api::server::REQUEST_TIMEOUT;
-use crate::api::types::{
+use crate::model;
+use crate::model::event::EventView;
+use crate::model::request::{AdminPatch, BackendPatch, FlowQuery, Outcome};
+use crate::report::documents::{
     BackendView, CountersView, ErrorView, FlowsView, ReloadView, RemovalQuery, ServiceDetailView,
     ServiceView, StatusView,
 };
-use crate::config;
-use crate::model::event::EventView;
-use crate::model::request::{AdminPatch, BackendPatch, FlowQuery, Outcome};
 
 /// The largest answer that is read, in bytes: views of a hundred thousand backends fit.
 const MAX_ANSWER: usize = 256 << 20;
@@ -120,7 +120,7 @@ impl Client {
     }
 
     /// Adds a service.
-    pub async fn add_service(&self, service: &config::Service) -> Result<Outcome> {
+    pub async fn add_service(&self, service: &model::Service) -> Result<Outcome> {
         self.ask(Method::POST, "/v1/services", Some(service)).await
     }
 
@@ -151,7 +151,7 @@ impl Client {
     }
 
     /// Adds a backend to a service.
-    pub async fn add_backend(&self, service: &str, backend: &config::Backend) -> Result<Outcome> {
+    pub async fn add_backend(&self, service: &str, backend: &model::Backend) -> Result<Outcome> {
         self.ask(Method::POST, &backends_path(service), Some(backend)).await
     }
 

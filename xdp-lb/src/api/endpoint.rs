@@ -1,10 +1,9 @@
 //! Where a daemon answers: on a socket of this host, or over TLS on another.
 
-use std::fmt;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use std::{fmt, io};
 
 use http::Uri;
 use http::uri::Scheme;
@@ -16,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
-use crate::config::TlsVersion;
+use crate::model::TlsVersion;
 use crate::tls;
 
 /// How long another host may take to connect and shake hands.

@@ -10,7 +10,6 @@ mod openapi;
 mod remote;
 pub mod server;
 mod socket;
-pub mod types;
 mod watch;
 
 #[cfg(test)]

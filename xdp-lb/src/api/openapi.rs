@@ -15,8 +15,8 @@ use schemars::{JsonSchema, Schema, json_schema};
 use serde::Serialize;
 
 use crate::api::server::{BackendPath, Chosen, Document, Error, ServiceName};
-use crate::api::types::ErrorView;
 use crate::model::text::ENDPOINT;
+use crate::report::documents::ErrorView;
 
 /// A document without routes.
 pub(super) fn blank() -> OpenApi {

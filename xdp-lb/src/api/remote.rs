@@ -1,12 +1,11 @@
 //! The listener for other hosts: TLS 1.3, with a certificate on both sides.
 
-use std::fs;
-use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use std::{fs, io};
 
 use anyhow::{Context, bail};
 use rustls::crypto::ring;
@@ -21,7 +20,7 @@ use tracing::{debug, info, warn};
 
 use crate::api::caller::Caller;
 use crate::api::certificate;
-use crate::config::Remote;
+use crate::model::Remote;
 use crate::tls;
 
 /// How often the files are looked at, where anybody connects.

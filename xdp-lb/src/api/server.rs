@@ -1,7 +1,5 @@
 //! The server: each route asks the owner task through its handle.
 
-use crate::model::text;
-use crate::model::unknown;
 use std::future::{Future, ready};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, LazyLock};
@@ -28,17 +26,17 @@ use tokio::time::Instant;
 use crate::api::caller::{Groups, Role, Who};
 use crate::api::openapi::{self, change, look};
 use crate::api::remote::{self, Door};
-use crate::api::types::{
-    BackendView, CountersView, ErrorView, FlowsView, ReloadView, RemovalQuery, ServiceDetailView,
-    ServiceView, StatusView,
-};
 use crate::api::{audit, socket, watch};
-use crate::config;
 use crate::control::handle::Handle;
 use crate::http::{self, Slot, User};
 use crate::model::refusal::Refusal;
 use crate::model::request::{AdminPatch, BackendPatch, FlowQuery, Outcome};
 use crate::model::state::AdminState;
+use crate::model::{self, text, unknown};
+use crate::report::documents::{
+    BackendView, CountersView, ErrorView, FlowsView, ReloadView, RemovalQuery, ServiceDetailView,
+    ServiceView, StatusView,
+};
 
 /// The largest request body, in bytes: a service with ten thousand backends fits many times.
 const MAX_BODY: usize = 4 << 20;
@@ -65,7 +63,7 @@ impl Server {
     ///
     /// Another daemon answers there, this host has no such group or address, a file of certificates is not good, or the
     /// file system refuses.
-    pub fn bind(config: &config::Api) -> anyhow::Result<Self> {
+    pub fn bind(config: &model::Api) -> anyhow::Result<Self> {
         let groups = Groups::resolve(config)?;
         let (listener, guard) = socket::listen(&config.socket, &groups)?;
         let remote = config.remote.as_ref().map(remote::listen).transpose()?;
@@ -227,7 +225,7 @@ async fn services(State(handle): State<Handle>) -> Reply<Vec<ServiceView>> {
 
 async fn add_service(
     State(handle): State<Handle>,
-    Document(service): Document<config::Service>,
+    Document(service): Document<model::Service>,
 ) -> Created<Outcome> {
     created(handle.add_service(service).await)
 }
@@ -312,7 +310,7 @@ async fn service_backends(
 async fn add_backend(
     State(handle): State<Handle>,
     ServiceName(name): ServiceName,
-    Document(backend): Document<config::Backend>,
+    Document(backend): Document<model::Backend>,
 ) -> Created<Outcome> {
     created(handle.add_backend(name, backend).await)
 }

@@ -6,19 +6,19 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::api::types::{
-    BackendView, CounterView, CountersView, FlowView, FlowsView, InterfaceView, NextHopView, ReloadView,
-    ServiceView, StatusView, TableView, TrafficView, TroubleView, VipView,
-};
-use crate::config::{
-    self, Affinity, FlowTracking, Hairpin, HealthCheck, Mode, OnNoBackends, Probe, Protocol, XdpMode,
-};
 use crate::control::events::EventLog;
 use crate::control::flows::FlowPages;
 use crate::control::handle::{Handle, Request};
 use crate::model::refusal::{Answer, Refusal};
 use crate::model::request::{FlowQuery, Outcome};
 use crate::model::state::{AdminState, BackendState, FlowStage, HealthState, Origin, TroubleKind, VipState};
+use crate::model::{
+    self, Affinity, FlowTracking, Hairpin, HealthCheck, Mode, OnNoBackends, Probe, Protocol, XdpMode,
+};
+use crate::report::documents::{
+    BackendView, CounterView, CountersView, FlowView, FlowsView, InterfaceView, NextHopView, ReloadView,
+    ServiceView, StatusView, TableView, TrafficView, TroubleView, VipView,
+};
 
 /// What the owner task knows.
 #[derive(Clone, Debug)]
@@ -233,7 +233,7 @@ impl Owner {
             .ok_or_else(|| Refusal::NotFound(format!("service {service} has no backend {address}")))
     }
 
-    fn add_service(&mut self, added: config::Service) -> Answer<Outcome> {
+    fn add_service(&mut self, added: model::Service) -> Answer<Outcome> {
         if added.name.len() > 63 {
             return Err(Refusal::Invalid("the name is longer than 63 characters".into()));
         }
@@ -270,7 +270,7 @@ impl Owner {
         Ok(done(format!("removed service {name}")))
     }
 
-    fn add_backend(&mut self, service: &str, added: config::Backend) -> Answer<Outcome> {
+    fn add_backend(&mut self, service: &str, added: model::Backend) -> Answer<Outcome> {
         self.known(service)?;
         if self.find(service, added.address).is_ok() {
             return Err(Refusal::Conflict(format!("{service} has {} already", added.address)));
@@ -295,7 +295,7 @@ pub(crate) fn service(name: &str, vip: &str) -> ServiceView {
         flow_tracking: FlowTracking::Auto,
         on_no_backends: OnNoBackends::Reject,
         hairpin: Hairpin::Auto,
-        moving: crate::api::types::MovingView::default(),
+        moving: crate::report::documents::MovingView::default(),
         name: name.into(),
         vip: vip.parse().unwrap(),
         protocol: Protocol::Tcp,
@@ -311,13 +311,13 @@ pub(crate) fn service(name: &str, vip: &str) -> ServiceView {
         panic_threshold: 0,
         circuit_breaker: None,
         slow_start: None,
-        on_down: config::OnDown::Auto,
+        on_down: model::OnDown::Auto,
         down_grace: Some(Duration::from_secs(2)),
         down_timeout: None,
         agent: None,
         feedback: None,
         panic: None,
-        health_check: HealthCheck::new(Probe::Http(config::Http::get("/healthz"))),
+        health_check: HealthCheck::new(Probe::Http(model::Http::get("/healthz"))),
         admin: AdminState::Enabled,
         discovery: None,
         origin: Origin::File,

@@ -12,13 +12,13 @@ use tokio::task::JoinHandle;
 use crate::api::client::{Client, Error};
 use crate::api::server::{Server, document};
 use crate::api::testing::{Owner, service};
-use crate::api::types::{ErrorView, ReloadView, RemovalQuery};
-use crate::config::{self, Mode, Protocol};
 use crate::control::handle::Handle;
 use crate::model::event::WatchEvent;
 use crate::model::refusal::Refusal;
 use crate::model::request::BackendPatch;
 use crate::model::state::AdminState;
+use crate::model::{self, Mode, Protocol};
+use crate::report::documents::{ErrorView, ReloadView, RemovalQuery};
 
 struct Daemon {
     socket: PathBuf,
@@ -31,7 +31,7 @@ struct Daemon {
 fn daemon(handle: Handle) -> Daemon {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("api.sock");
-    let server = Server::bind(&config::Api { socket: socket.clone(), ..config::Api::default() }).unwrap();
+    let server = Server::bind(&model::Api { socket: socket.clone(), ..model::Api::default() }).unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let server = tokio::spawn(server.serve(handle, async move { drop(stopped.await) }));
     let client = Client::new(&socket);
@@ -67,12 +67,12 @@ impl Daemon {
     }
 }
 
-fn dns() -> config::Service {
-    config::Service {
+fn dns() -> model::Service {
+    model::Service {
         protocol: Protocol::Udp,
         mode: Mode::Nat,
-        backends: vec![config::Backend::new("198.51.100.53:53".parse().unwrap(), 7)],
-        ..config::Service::new("dns", "192.0.2.53:53".parse().unwrap())
+        backends: vec![model::Backend::new("198.51.100.53:53".parse().unwrap(), 7)],
+        ..model::Service::new("dns", "192.0.2.53:53".parse().unwrap())
     }
 }
 
@@ -105,7 +105,7 @@ async fn a_service_and_its_backends_are_added_changed_and_removed() {
     assert_eq!(shown.backends[0].weight, 7);
 
     let address = "198.51.100.54:53".parse().unwrap();
-    client.add_backend("dns", &config::Backend::new(address, 9)).await.unwrap();
+    client.add_backend("dns", &model::Backend::new(address, 9)).await.unwrap();
     assert_eq!(client.backend("dns", address).await.unwrap().weight, 9);
     let patch = BackendPatch { weight: Some(3), admin: Some(AdminState::Draining) };
     client.patch_backend("dns", address, &patch).await.unwrap();
@@ -135,8 +135,8 @@ async fn an_ipv6_backend_is_named_in_the_path() {
 async fn each_refusal_has_its_status_and_keeps_its_words() {
     let reload = Err(Refusal::Failed("cannot read /etc/xdp-lb/config.toml".into()));
     let daemon = daemon(Owner { reload, ..Owner::default() }.start());
-    let service = serde_json::to_string(&config::Service { name: "web".into(), ..dns() }).unwrap();
-    let long = serde_json::to_string(&config::Service { name: "x".repeat(64), ..dns() }).unwrap();
+    let service = serde_json::to_string(&model::Service { name: "web".into(), ..dns() }).unwrap();
+    let long = serde_json::to_string(&model::Service { name: "x".repeat(64), ..dns() }).unwrap();
     for (method, path, body, status, words) in [
         ("GET", "/v1/services/wbe", "", 404, "no service wbe; there are web, web6"),
         ("POST", "/v1/services", &service, 409, "service web exists already"),
@@ -377,7 +377,7 @@ async fn many_clients_are_answered_at_once() {
         let client = daemon.client.clone();
         tokio::spawn(async move {
             let address = format!("198.51.100.200:{}", 1000 + number).parse().unwrap();
-            client.add_backend("web", &config::Backend::new(address, number)).await.unwrap();
+            client.add_backend("web", &model::Backend::new(address, number)).await.unwrap();
             client.backend("web", address).await.unwrap().weight == number
         })
     });
@@ -475,7 +475,7 @@ async fn a_running_request_is_answered_though_the_daemon_ends() {
 async fn documents_with_fields_of_a_later_version_are_understood() {
     let mut document = serde_json::to_value(service("web", "192.0.2.10:80")).unwrap();
     document["added_later"] = serde_json::json!({"x": 1});
-    serde_json::from_value::<crate::api::types::ServiceView>(document).unwrap();
+    serde_json::from_value::<crate::report::documents::ServiceView>(document).unwrap();
 }
 
 #[test]

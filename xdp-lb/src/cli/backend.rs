@@ -12,12 +12,12 @@ use super::drain::{self, Patience, Subject};
 use super::output::{self, Screen, number, text, words};
 use super::units::{byte_rate, grouped, latency, percent, rate, span};
 use crate::api::client::Client;
-use crate::api::types::BackendView;
-use crate::config::{self, ServerId, default_weight};
 use crate::model::change::FlowsLeft;
 use crate::model::request::{BackendPatch, Outcome};
 use crate::model::state::AdminState;
 use crate::model::text::parse_endpoint;
+use crate::model::{self, ServerId, default_weight};
+use crate::report::documents::BackendView;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -102,11 +102,11 @@ impl Command {
                 return drain::execute(client, screen, &Subject::Backend(target), &patience).await;
             }
             Self::Add { target, weight, server_id, backup, max_flows } => {
-                let backend = config::Backend {
+                let backend = model::Backend {
                     server_id,
                     backup,
                     max_flows,
-                    ..config::Backend::new(target.address, weight)
+                    ..model::Backend::new(target.address, weight)
                 };
                 client.add_backend(&target.service, &backend).await?
             }

@@ -9,8 +9,9 @@ use serde::Serialize;
 
 use super::output::Screen;
 use super::units::counted;
-use crate::config::state::{self, StateError};
-use crate::config::{self, Config};
+use crate::model::Config;
+use crate::store::{self, StateError};
+use crate::{config, overlay};
 
 /// Validate a config file
 ///
@@ -62,7 +63,7 @@ impl Check {
 /// Holds the config against the changes made at runtime, where they can be read; returns what to warn of.
 fn check_state(config: &Config, file: &Path) -> anyhow::Result<Option<String>> {
     let state_file = config.state_file.display();
-    let overlay = match state::look(&config.state_file) {
+    let overlay = match store::look(&config.state_file) {
         Ok(Ok(overlay)) => overlay,
         Ok(Err(why)) => {
             return Ok(Some(format!(
@@ -76,7 +77,7 @@ fn check_state(config: &Config, file: &Path) -> anyhow::Result<Option<String>> {
         }
         Err(error) => return Err(error.into()),
     };
-    match config::effective(config, &overlay) {
+    match overlay::effective(config, &overlay) {
         Ok(_) => Ok(None),
         Err(lines) => bail!(
             "{} does not go with the changes made at runtime, in {state_file}:\n{}",

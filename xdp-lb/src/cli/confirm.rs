@@ -5,7 +5,7 @@ use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use anyhow::{Context as _, bail};
 use clap::Args;
 
-use crate::api::types::RemovalQuery;
+use crate::report::documents::RemovalQuery;
 
 /// How what is removed leaves.
 #[derive(Clone, Copy, Debug, Default, Args)]

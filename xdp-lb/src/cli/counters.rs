@@ -5,7 +5,7 @@ use comfy_table::Cell;
 use super::output::{Screen, number, text, words};
 use super::units::grouped;
 use crate::api::client::Client;
-use crate::api::types::CounterView;
+use crate::report::documents::CounterView;
 
 pub(super) async fn execute(client: &Client, screen: &Screen) -> anyhow::Result<String> {
     let view = client.counters().await?;

@@ -15,8 +15,8 @@ use xdp_lb_common::process::GUE_PORT;
 use xdp_lb_common::process::decap::{ACCEPTS_GUE, ACCEPTS_IPIP, Outcome};
 
 use super::run::start_logging;
-use crate::config::XdpMode;
 use crate::datapath::Decapsulator;
+use crate::model::XdpMode;
 
 /// How often the interface's addresses are looked at.
 const ADDRESSES: Duration = Duration::from_secs(2);

@@ -5,8 +5,8 @@ use serde_json::{Map, Value};
 
 use super::service::wrong;
 use super::units::{counted, span};
-use crate::api::types::DiscoveryView;
-use crate::config::Discovery;
+use crate::model::Discovery;
+use crate::report::documents::DiscoveryView;
 
 /// The keys of a discovery: the config file has the same.
 #[derive(Debug, Args)]

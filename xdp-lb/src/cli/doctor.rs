@@ -11,12 +11,13 @@ use super::Done;
 use super::output::Screen;
 use super::units::counted;
 use crate::api::client::Client;
-use crate::config::{self, Overlay, state};
 use crate::doctor::{self, Report, Subject};
+use crate::overlay::{self, Overlay};
+use crate::{config, store};
 
 const USUAL_CONFIG: &str = "/etc/xdp-lb/config.toml";
 
-/// Look for what keeps this host from balancing load, and say how to mend it
+/// Look for what keeps this host from balancing load, and say how to fix it
 ///
 /// Looks at the kernel, interfaces, XDP programs and offloads, reverse path filters and forwarding, next hops and MTU,
 /// VIPs, limits and the firewall; with a daemon or, for a config file alone, without. Nothing is changed.
@@ -50,8 +51,8 @@ impl Doctor {
         let config = config::load(&file)?;
         // Another's state says nothing of this file.
         let daemon = daemon.filter(|daemon| Path::new(&daemon.pin_path) == config.pin_path);
-        let overlay: Overlay = state::look(&config.state_file).ok().and_then(Result::ok).unwrap_or_default();
-        let effective = config::effective(&config, &overlay)
+        let overlay: Overlay = store::look(&config.state_file).ok().and_then(Result::ok).unwrap_or_default();
+        let effective = overlay::effective(&config, &overlay)
             .map_err(|lines| anyhow::anyhow!(lines.join("\n")))
             .context("the config file and the changes made at runtime do not go together")?;
         let subject = Subject { config: &config, effective: &effective, daemon: daemon.as_ref() };
@@ -62,7 +63,7 @@ impl Doctor {
 fn text(report: &Report) -> String {
     let mut text = String::new();
     for finding in &report.findings {
-        text += &format!("{}: {}\n    mend: {}\n", finding.check, finding.what, finding.mend);
+        text += &format!("{}: {}\n    fix: {}\n", finding.check, finding.what, finding.fix);
     }
     for (check, why) in &report.skipped {
         text += &format!("{check}: not looked at: {why}\n");

@@ -15,9 +15,9 @@ use super::backend::{Target, patch};
 use super::output::Screen;
 use super::units::{counted, parse_span, span};
 use crate::api::client::{Client, Error};
-use crate::api::types::BackendView;
 use crate::model::request::{AdminPatch, BackendPatch, Outcome};
 use crate::model::state::AdminState;
+use crate::report::documents::BackendView;
 
 /// The time between two looks at the flows.
 const LOOK: Duration = Duration::from_millis(500);

@@ -8,12 +8,12 @@ use comfy_table::Cell;
 use super::output::{Screen, number, text};
 use super::units::{grouped, span};
 use crate::api::client::Client;
-use crate::api::types::FlowsView;
 use crate::model::request::FlowQuery;
 use crate::model::text::parse_endpoint;
+use crate::report::documents::FlowsView;
 
 /// List the flows that are recorded: every flow of a `full-nat` service or of one with `flow_tracking = "always"`, and
-/// those whose slot of the ring has changed its owner of late
+/// those whose slot of the ring has changed its owner recently
 #[derive(Debug, Args)]
 pub(super) struct Flows {
     /// Of this service only

@@ -29,12 +29,12 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use output::{Format, Screen};
 
 use crate::api::client::Client;
 use crate::api::endpoint::Endpoint;
 use crate::config;
 use crate::model::request::Outcome;
-use output::{Format, Screen};
 
 const DEFAULT_SOCKET: &str = "/run/xdp-lb/api.sock";
 

@@ -9,8 +9,8 @@ use super::confirm::{self, Removal};
 use super::output::Screen;
 use super::units::grouped;
 use crate::api::client::Client;
-use crate::api::types::{ReloadView, RemovalQuery};
 use crate::model::change::{FlowsLeft, ServiceChange};
+use crate::report::documents::{ReloadView, RemovalQuery};
 
 /// Make the daemon read its config file again: all of it is applied, or nothing
 ///

@@ -12,7 +12,7 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
 use super::output::coloured;
-use crate::control::run::{self, Options};
+use crate::daemon::run::{self, Options};
 use crate::net::namespace;
 
 /// Run the daemon in the foreground

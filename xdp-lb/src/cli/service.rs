@@ -10,22 +10,22 @@ use comfy_table::Cell;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::backend::flows_left;
+use super::backend::{self, flows_left};
 use super::confirm::{self, Removal};
 use super::drain::{self, Patience, Subject};
 use super::output::{Screen, number, text};
 use super::units::{self, byte_rate, counted, grouped, rate, span};
-use super::{Cli, Done, backend, discovery};
+use super::{Cli, Done, discovery};
 use crate::api::client::Client;
-use crate::api::types::{BackendView, MovingView, ServiceDetailView, ServiceView};
-use crate::config::{
-    self, Affinity, Agent, CircuitBreaker, Feedback, FlowTracking, Hairpin, HealthCheck, Mode, OnDown,
-    OnNoBackends, Prefix, Probe, Protocol, Quic, Vip, default_weight,
-};
 use crate::model::change::FlowsLeft;
 use crate::model::request::AdminPatch;
 use crate::model::state::AdminState;
 use crate::model::text::parse_endpoint;
+use crate::model::{
+    self, Affinity, Agent, CircuitBreaker, Feedback, FlowTracking, Hairpin, HealthCheck, Mode, OnDown,
+    OnNoBackends, Prefix, Probe, Protocol, Quic, Vip, default_weight,
+};
+use crate::report::documents::{BackendView, MovingView, ServiceDetailView, ServiceView};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -98,7 +98,7 @@ pub(super) struct Add {
     /// Which flows stay together: none, source (one client's: an IPv4 address, an IPv6 /64) or source/PREFIX
     #[arg(long, default_value_t, value_parser = str::parse::<Affinity>)]
     affinity: Affinity,
-    /// Which flows are recorded: auto (those whose slot has moved of late) or always
+    /// Which flows are recorded: auto (those whose slot has moved recently) or always
     #[arg(long, value_name = "WHICH", default_value_t)]
     flow_tracking: FlowTracking,
     /// What becomes of new flows while no backend takes any: reject (TCP reset, ICMP port unreachable) or drop
@@ -167,7 +167,7 @@ pub(super) struct Add {
     /// A backend, with a weight where it is not 100, QUIC's server id in hex, a limit of flows, and
     /// whether it is a backup; may be given several times
     #[arg(long = "backend", value_name = "ADDR:PORT[=WEIGHT][,server-id=HEX][,max-flows=N][,backup]", value_parser = parse_backend)]
-    backends: Vec<config::Backend>,
+    backends: Vec<model::Backend>,
     #[command(flatten)]
     check: Check,
     #[command(flatten)]
@@ -303,8 +303,8 @@ impl Command {
 }
 
 impl Add {
-    fn service(self) -> Result<config::Service, clap::Error> {
-        Ok(config::Service {
+    fn service(self) -> Result<model::Service, clap::Error> {
+        Ok(model::Service {
             name: self.name,
             vip: self.vip,
             protocol: self.protocol,
@@ -416,7 +416,7 @@ fn parse_keys<T: DeserializeOwned>(text: &str) -> Result<T, String> {
 }
 
 /// Reads `ADDR:PORT[=WEIGHT][,server-id=HEX][,max-flows=N][,backup]`.
-fn parse_backend(text: &str) -> Result<config::Backend, String> {
+fn parse_backend(text: &str) -> Result<model::Backend, String> {
     let mut parts = text.split(',');
     let address = parts.next().unwrap_or_default();
     let (address, weight) = match address.split_once('=') {
@@ -427,7 +427,7 @@ fn parse_backend(text: &str) -> Result<config::Backend, String> {
         }
         None => (address, default_weight()),
     };
-    let mut backend = config::Backend::new(parse_endpoint(address)?, weight);
+    let mut backend = model::Backend::new(parse_endpoint(address)?, weight);
     for part in parts {
         match part.split_once('=') {
             Some(("server-id", id)) => backend.server_id = Some(id.parse()?),
@@ -585,7 +585,7 @@ pub(super) fn moving(service: &ServiceView) -> Option<String> {
     let slots = |slots: u32| counted(slots.into(), "slot");
     let move_on = all_recorded_in_seconds.map(|seconds| {
         let left = span(seconds);
-        format!("{} moved of late, all their flows are recorded in {left}", slots(moving_slots))
+        format!("{} moved recently, all their flows are recorded in {left}", slots(moving_slots))
     });
     let wait = (recorded_slots > 0).then(|| {
         format!("{} wait for the last flow of another backend than their owner", slots(recorded_slots))

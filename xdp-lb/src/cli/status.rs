@@ -8,8 +8,8 @@ use super::output::{Screen, number, text, words};
 use super::units::{counted, grouped, percent, span};
 use super::{Done, IN_TROUBLE, backend, discovery, service};
 use crate::api::client::Client;
-use crate::api::types::{BackendView, InterfaceView, ServiceView, StatusView};
 use crate::model::state::{AdminState, BackendState};
+use crate::report::documents::{BackendView, InterfaceView, ServiceView, StatusView};
 
 /// How many backends one screen shows.
 const MAX_BACKENDS: usize = 30;

@@ -13,14 +13,15 @@ use super::{Cli, Command, Done, counters, status};
 use crate::api::client::Client;
 use crate::api::server::Server;
 use crate::api::testing::{self, Owner};
-use crate::api::types::{BackendView, MovingView, ReloadView, ServiceView, StatusView, UpgradeView};
-use crate::config::{self, Affinity, Agent, Feedback, Http, Mode, Probe, Protocol, Quic, StatusRange, Via};
+use crate::config;
 use crate::control::handle::{Handle, Request};
 use crate::model::change::{ChangeKind, KeyChange, ServiceChange, SettingChange, SlotsChange};
 use crate::model::event::WatchEvent;
 use crate::model::refusal::Refusal;
 use crate::model::request::Outcome;
 use crate::model::state::{AdminState, BackendState, UpgradeState};
+use crate::model::{self, Affinity, Agent, Feedback, Http, Mode, Probe, Protocol, Quic, StatusRange, Via};
+use crate::report::documents::{BackendView, MovingView, ReloadView, ServiceView, StatusView, UpgradeView};
 
 const TABLE: Screen = Screen { format: Format::Table, colour: false, width: None };
 
@@ -36,7 +37,7 @@ fn daemon(owner: Owner) -> Daemon {
 fn served(handle: Handle) -> Daemon {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("api.sock");
-    let server = Server::bind(&config::Api { socket: socket.clone(), ..config::Api::default() }).unwrap();
+    let server = Server::bind(&model::Api { socket: socket.clone(), ..model::Api::default() }).unwrap();
     tokio::spawn(server.serve(handle, std::future::pending()));
     Daemon { client: Client::new(socket), folder }
 }
@@ -768,7 +769,7 @@ async fn a_drain_goes_on_while_the_daemon_restarts() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("api.sock");
     let first = tokio::spawn(
-        Server::bind(&config::Api { socket: socket.clone(), ..config::Api::default() })
+        Server::bind(&model::Api { socket: socket.clone(), ..model::Api::default() })
             .unwrap()
             .serve(Owner::default().start(), std::future::pending()),
     );
@@ -782,7 +783,7 @@ async fn a_drain_goes_on_while_the_daemon_restarts() {
         owner.backends[0].admin = AdminState::Draining;
         owner.backends[0].share = 0.0;
         tokio::spawn(
-            Server::bind(&config::Api { socket: socket.clone(), ..config::Api::default() })
+            Server::bind(&model::Api { socket: socket.clone(), ..model::Api::default() })
                 .unwrap()
                 .serve(owner.start(), std::future::pending()),
         );

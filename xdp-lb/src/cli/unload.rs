@@ -8,10 +8,9 @@ use clap::Args;
 use super::output::Screen;
 use super::usual_socket;
 use crate::api::client::{self, Client};
-use crate::config;
-use crate::datapath;
 use crate::model::request::Outcome;
 use crate::net::vips;
+use crate::{config, datapath};
 
 const DEFAULT_PIN_PATH: &str = "/sys/fs/bpf/xdp-lb";
 const DEFAULT_STATE_FILE: &str = "/var/lib/xdp-lb/state.json";

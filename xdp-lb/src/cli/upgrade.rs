@@ -9,9 +9,9 @@ use tokio::time::Instant;
 use super::output::Screen;
 use super::units::parse_span;
 use crate::api::client::Client;
-use crate::api::types::UpgradeView;
 use crate::model::request::Outcome;
 use crate::model::state::UpgradeState;
+use crate::report::documents::UpgradeView;
 
 /// Between two looks at how far it is.
 const LOOK: Duration = Duration::from_millis(200);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use toml::de::DeTable;
 
-use super::place::{Problem, Step};
+use crate::model::place::{Problem, Step};
 use crate::model::text::quoted;
 
 /// Everything that is wrong with a config file. Prints a line for each error:
@@ -119,7 +119,7 @@ pub(super) fn syntax_errors(lines: &Lines, errors: Vec<toml::de::Error>) -> Vec<
             let subject = error.span().and_then(|span| lines.text.get(span)).unwrap_or_default();
             let what = match error.message() {
                 "duplicate key" => format!("{} is written twice; keep one of them", quoted(subject)),
-                message => format!("{message}; mend TOML's syntax here"),
+                message => format!("{message}; fix TOML's syntax here"),
             };
             ConfigError { line: Some(line), column: Some(column), field: String::new(), what }
         })

@@ -9,21 +9,22 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
-use super::check::HealthCheck;
-use super::discovery::{DEFAULT_DRAIN, DRAIN, Discovery, MAX_BACKENDS};
 use super::errors::{ConfigError, Errors, Lines, syntax_errors};
-use super::feedback::FeedbackDraft;
-use super::place::{Place, Problems};
-use super::policy::{EMPTY_RANGES, GuardsDraft, MAX_FLOWS, Quic, RATE};
-use super::recovery::RecoveryDraft;
-use super::rules::{self, BackendDraft, ServiceDraft, within};
-use super::schema::{Api, Config, Limits, Metrics, Remote, Timeouts, Vips, default_weight};
 use super::section::Section;
-use super::written_check::{self, WrittenCheck};
-use super::written_discovery::WrittenDiscovery;
 use crate::file;
+use crate::model::Reader;
+use crate::model::check::HealthCheck;
+use crate::model::discovery::{DEFAULT_DRAIN, DRAIN, Discovery, MAX_BACKENDS};
+use crate::model::feedback::FeedbackDraft;
+use crate::model::place::{Place, Problems};
+use crate::model::policy::{EMPTY_RANGES, GuardsDraft, MAX_FLOWS, Quic, RATE};
+use crate::model::recovery::RecoveryDraft;
+use crate::model::rules::{self, BackendDraft, ServiceDraft, within};
+use crate::model::schema::{Api, Config, Limits, Metrics, Remote, Timeouts, Vips, default_weight};
 use crate::model::state::Origin;
 use crate::model::text::{self, print_duration, quoted};
+use crate::model::written_check::{self, WrittenCheck};
+use crate::model::written_discovery::WrittenDiscovery;
 
 /// Reads and validates a config file.
 ///

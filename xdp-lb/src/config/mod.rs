@@ -1,43 +1,8 @@
-//! What the operator wants: the config file's schema, its validation, and what the CLI changed since.
+//! The config file: TOML, read as a whole, with every problem's place.
 
-mod agent;
-mod check;
-mod check_rules;
-mod diff;
-mod discovered;
-mod discovery;
-mod effective;
 mod errors;
-mod feedback;
-mod leaving;
 mod load;
-mod overlay;
-mod place;
-mod policy;
-mod recovery;
-mod rules;
-mod schema;
 mod section;
-mod settings;
-pub mod state;
-mod vip;
-mod written_check;
-mod written_discovery;
 
-pub use agent::Agent;
-pub use check::*;
-pub use diff::diff;
-pub use discovered::Taken;
-pub use discovery::{Discovery, Dns, OnEmpty, Priorities, Record, Source};
-pub use effective::{Effective, EffectiveBackend, EffectiveService, Refused, effective, effective_beside};
 pub use errors::{ConfigError, Errors};
-pub use feedback::Feedback;
-pub use leaving::{Leave, Moment};
 pub use load::{load, parse};
-pub use overlay::Overlay;
-pub use policy::{Affinity, Prefix, Quic, ServerId};
-pub use recovery::{CircuitBreaker, DownPolicy};
-pub use rules::{refusal, validate_backend, validate_service};
-pub use schema::*;
-pub use settings::{changed_settings, reloadable};
-pub use vip::Vip;

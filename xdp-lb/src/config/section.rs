@@ -7,8 +7,9 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::load::TOP_KEYS;
-use super::place::{Place, Problems};
-use super::rules::within;
+use crate::model::Reader;
+use crate::model::place::{Place, Problems};
+use crate::model::rules::within;
 use crate::model::text::{grouped, listed, nearest, quoted};
 
 /// A table of the file, its place, and where problems are put. What is absent is `None` and no
@@ -41,16 +42,8 @@ impl<'a> Section<'a> {
         Self { table, place, problems }
     }
 
-    pub(super) fn has(&self, key: &str) -> bool {
-        self.table.contains_key(key)
-    }
-
     fn get(&self, key: &str) -> Option<&'a DeValue<'a>> {
         self.table.get(key).map(Spanned::get_ref)
-    }
-
-    pub(super) fn problem(&mut self, key: &str, what: impl Into<String>) {
-        self.problems.add(&self.place.key(key), what);
     }
 
     /// A problem of one element of a list.
@@ -67,95 +60,9 @@ impl<'a> Section<'a> {
         if self.has(key) { read(self, key) } else { Some(T::default()) }
     }
 
-    /// A string, read.
-    pub(super) fn parsed<T>(
-        &mut self,
-        key: &str,
-        parse: impl FnOnce(&str) -> Result<T, String>,
-    ) -> Option<T> {
-        let value = string(self.get(key)?).and_then(parse);
-        self.problems.take(&self.place.key(key), value)
-    }
-
-    /// A string that has to be there, read.
-    pub(super) fn required<T>(
-        &mut self,
-        key: &str,
-        example: &str,
-        parse: impl FnOnce(&str) -> Result<T, String>,
-    ) -> Option<T> {
-        if !self.has(key) {
-            self.problem(key, format!("is missing; write {example}"));
-        }
-        self.parsed(key, parse)
-    }
-
-    /// A whole number in a range.
-    pub(super) fn integer<T>(&mut self, key: &str, range: &RangeInclusive<T>) -> Option<T>
-    where
-        T: TryFrom<u64> + Into<u64> + Copy,
-    {
-        let range: RangeInclusive<u64> = (*range.start()).into()..=(*range.end()).into();
-        let value = match self.get(key)? {
-            DeValue::Integer(number) => match u64::from_str_radix(number.as_str(), number.radix()) {
-                Ok(number) => within(number, &range, grouped),
-                Err(_) => Err(format!(
-                    "{number} is out of range; write {} to {}",
-                    grouped(*range.start()),
-                    grouped(*range.end())
-                )),
-            },
-            DeValue::String(text) if text.parse::<u64>().is_ok() => {
-                Err(format!("{} is in quotes; write the number without them", quoted(text)))
-            }
-            other => Err(wrong_type(other, "a whole number")),
-        };
-        self.problems.take(&self.place.key(key), value).and_then(|number| T::try_from(number).ok())
-    }
-
-    /// True or false.
-    pub(super) fn boolean(&mut self, key: &str) -> Option<bool> {
-        let value = self.get(key)?;
-        let read = value.as_bool().ok_or_else(|| wrong_type(value, "true or false, without quotes"));
-        self.problems.take(&self.place.key(key), read)
-    }
-
     /// The path of a file or a directory.
     pub(super) fn path(&mut self, key: &str, default: &str, rule: fn(&str) -> Result<(), String>) -> PathBuf {
         self.parsed(key, |path| rule(path).map(|()| path.into())).unwrap_or_else(|| default.into())
-    }
-
-    /// A list of strings, each read.
-    pub(super) fn list<T>(
-        &mut self,
-        key: &str,
-        parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Option<Vec<Option<T>>> {
-        let Some(list) = self.get(key)?.as_array() else {
-            let what = wrong_type(self.get(key)?, "a list of strings");
-            self.problem(key, what);
-            return None;
-        };
-        let read = list.iter().enumerate().map(|(index, value)| {
-            let value = string(value.get_ref()).and_then(&parse);
-            self.problems.take(&self.place.item(key, index, key), value)
-        });
-        Some(read.collect())
-    }
-
-    /// A table under a key.
-    pub(super) fn section<T>(
-        &mut self,
-        key: &str,
-        keys: &[&str],
-        read: impl FnOnce(&mut Section) -> T,
-    ) -> Option<T> {
-        let Some(table) = self.get(key)?.as_table() else {
-            let what = format!("{}, as [{key}]", wrong_type(self.get(key)?, "a table"));
-            self.problem(key, what);
-            return None;
-        };
-        Some(read(&mut Section::new(table, self.place.key(key), keys, self.problems)))
     }
 
     /// A list of tables under a key.
@@ -199,39 +106,76 @@ impl<'a> Section<'a> {
     }
 }
 
-/// A value that a key may have.
-pub(super) trait Value: Sized {
-    /// What the key of this table has, where it is there and can be read.
-    fn read(section: &mut Section, key: &str) -> Option<Self>;
-}
+impl Reader for Section<'_> {
+    type Table<'t> = Section<'t>;
 
-impl Value for String {
-    fn read(section: &mut Section, key: &str) -> Option<Self> {
-        section.parsed(key, |text| Ok(text.to_owned()))
+    fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
     }
-}
 
-impl Value for Vec<String> {
-    fn read(section: &mut Section, key: &str) -> Option<Self> {
-        section.list(key, |text| Ok(text.to_owned())).map(|list| list.into_iter().flatten().collect())
+    fn problem(&mut self, key: &str, what: impl Into<String>) {
+        self.problems.add(&self.place.key(key), what);
     }
-}
 
-impl Value for bool {
-    fn read(section: &mut Section, key: &str) -> Option<Self> {
-        section.boolean(key)
+    fn parsed<T>(&mut self, key: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        let value = string(self.get(key)?).and_then(parse);
+        self.problems.take(&self.place.key(key), value)
     }
-}
 
-impl Value for u8 {
-    fn read(section: &mut Section, key: &str) -> Option<Self> {
-        section.integer(key, &(0..=Self::MAX))
+    fn integer<T: TryFrom<u64> + Into<u64> + Copy>(
+        &mut self,
+        key: &str,
+        range: &RangeInclusive<T>,
+    ) -> Option<T> {
+        let range: RangeInclusive<u64> = (*range.start()).into()..=(*range.end()).into();
+        let value = match self.get(key)? {
+            DeValue::Integer(number) => match u64::from_str_radix(number.as_str(), number.radix()) {
+                Ok(number) => within(number, &range, grouped),
+                Err(_) => Err(format!(
+                    "{number} is out of range; write {} to {}",
+                    grouped(*range.start()),
+                    grouped(*range.end())
+                )),
+            },
+            DeValue::String(text) if text.parse::<u64>().is_ok() => {
+                Err(format!("{} is in quotes; write the number without them", quoted(text)))
+            }
+            other => Err(wrong_type(other, "a whole number")),
+        };
+        self.problems.take(&self.place.key(key), value).and_then(|number| T::try_from(number).ok())
     }
-}
 
-impl Value for u16 {
-    fn read(section: &mut Section, key: &str) -> Option<Self> {
-        section.integer(key, &(0..=Self::MAX))
+    fn boolean(&mut self, key: &str) -> Option<bool> {
+        let value = self.get(key)?;
+        let read = value.as_bool().ok_or_else(|| wrong_type(value, "true or false, without quotes"));
+        self.problems.take(&self.place.key(key), read)
+    }
+
+    fn list<T>(&mut self, key: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<Vec<Option<T>>> {
+        let Some(list) = self.get(key)?.as_array() else {
+            let what = wrong_type(self.get(key)?, "a list of strings");
+            self.problem(key, what);
+            return None;
+        };
+        let read = list.iter().enumerate().map(|(index, value)| {
+            let value = string(value.get_ref()).and_then(&parse);
+            self.problems.take(&self.place.item(key, index, key), value)
+        });
+        Some(read.collect())
+    }
+
+    fn section<T>(
+        &mut self,
+        key: &str,
+        keys: &[&str],
+        read: impl FnOnce(&mut Section<'_>) -> T,
+    ) -> Option<T> {
+        let Some(table) = self.get(key)?.as_table() else {
+            let what = format!("{}, as [{key}]", wrong_type(self.get(key)?, "a table"));
+            self.problem(key, what);
+            return None;
+        };
+        Some(read(&mut Section::new(table, self.place.key(key), keys, self.problems)))
     }
 }
 

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use super::kernel::Kernel;
 use super::leaving::{some, unused};
 use super::owner::Owner;
-use crate::api::types::DiscoveryView;
-use crate::config::{Backend, Discovery, EffectiveService, Overlay};
 use crate::discovery::Update;
 use crate::model::change::ChangeKind;
 use crate::model::event::WatchEvent;
+use crate::model::{Backend, Discovery, EffectiveService};
+use crate::overlay::Overlay;
+use crate::report::documents::DiscoveryView;
 
 /// If addresses keep coming back, a missing one is held for this multiple of the longest absence that was seen.
 const ABSENCES: u32 = 4;

@@ -1,6 +1,5 @@
 //! The recorded flows, as the API tells them: a page at a time, outside of the owner task.
 
-use crate::model::unknown;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::fmt;
 use std::net::SocketAddr;
@@ -9,15 +8,15 @@ use xdp_lb_common::flow::Stage;
 use xdp_lb_common::net::Protocol;
 use xdp_lb_common::tables::{Backend, BackendIndex, Book, FlowKey, FlowRecord, ServiceIndex};
 
-use super::fleet::vip;
 use super::kernel::{FlowRecords, Kernel};
 use super::owner::Owner;
-use crate::api::types::{FlowView, FlowsView};
-use crate::config;
 use crate::datapath::monotonic_seconds;
 use crate::model::refusal::{Answer, Refusal};
 use crate::model::request::FlowQuery;
 use crate::model::state::FlowStage;
+use crate::model::{self, unknown};
+use crate::pool::fleet::vip;
+use crate::report::documents::{FlowView, FlowsView};
 
 /// What lists the recorded flows, as a trait: the API is tested without a kernel.
 pub trait FlowPages: Send + fmt::Debug {
@@ -196,8 +195,8 @@ fn view(Entry(place, rest): Entry<'_>) -> FlowView {
     FlowView {
         service: place.service.to_owned(),
         protocol: match Protocol(place.protocol) {
-            Protocol::UDP => config::Protocol::Udp,
-            _ => config::Protocol::Tcp,
+            Protocol::UDP => model::Protocol::Udp,
+            _ => model::Protocol::Tcp,
         },
         client: place.client,
         vip: place.vip,

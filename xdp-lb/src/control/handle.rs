@@ -1,18 +1,20 @@
 //! How everything else talks to the owner task.
 
-use crate::model::refusal::{Answer, Refusal};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 
-use crate::api::types::{BackendView, CountersView, FlowsView, ReloadView, ServiceView, StatusView};
-use crate::config::{self, Config, Errors, Leave};
-use crate::control::events::EventReader;
-use crate::control::flows::FlowPages;
+use super::events::EventReader;
+use super::flows::FlowPages;
+use crate::config::{self, Errors};
+use crate::model::refusal::{Answer, Refusal};
 use crate::model::request::{BackendPatch, FlowQuery, Outcome};
 use crate::model::state::AdminState;
+use crate::model::{self, Config};
+use crate::overlay::Leave;
+use crate::report::documents::{BackendView, CountersView, FlowsView, ReloadView, ServiceView, StatusView};
 
 /// A request to the owner task, with the way back for its answer.
 #[derive(Debug)]
@@ -20,12 +22,12 @@ use crate::model::state::AdminState;
 pub enum Request {
     Status(oneshot::Sender<Answer<StatusView>>),
     Services(oneshot::Sender<Answer<Vec<ServiceView>>>),
-    AddService(Box<config::Service>, oneshot::Sender<Answer<Outcome>>),
+    AddService(Box<model::Service>, oneshot::Sender<Answer<Outcome>>),
     PatchService(String, AdminState, oneshot::Sender<Answer<Outcome>>),
     PatchNode(AdminState, oneshot::Sender<Answer<Outcome>>),
     RemoveService(String, Leave, oneshot::Sender<Answer<Outcome>>),
     Backends(Option<String>, oneshot::Sender<Answer<Vec<BackendView>>>),
-    AddBackend(String, config::Backend, oneshot::Sender<Answer<Outcome>>),
+    AddBackend(String, model::Backend, oneshot::Sender<Answer<Outcome>>),
     PatchBackend(String, SocketAddr, BackendPatch, oneshot::Sender<Answer<Outcome>>),
     RemoveBackend(String, SocketAddr, Leave, oneshot::Sender<Answer<Outcome>>),
     Counters(oneshot::Sender<Answer<CountersView>>),
@@ -71,7 +73,7 @@ impl Handle {
     }
 
     /// Adds a service; kept across restarts.
-    pub async fn add_service(&self, service: config::Service) -> Answer<Outcome> {
+    pub async fn add_service(&self, service: model::Service) -> Answer<Outcome> {
         self.ask(|answer| Request::AddService(Box::new(service), answer)).await
     }
 
@@ -96,7 +98,7 @@ impl Handle {
     }
 
     /// Adds a backend to a service; kept across restarts.
-    pub async fn add_backend(&self, service: String, backend: config::Backend) -> Answer<Outcome> {
+    pub async fn add_backend(&self, service: String, backend: model::Backend) -> Answer<Outcome> {
         self.ask(|answer| Request::AddBackend(service, backend, answer)).await
     }
 

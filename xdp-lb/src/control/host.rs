@@ -1,13 +1,12 @@
 //! What the host has to provide beside the program, which only the operator can: looked for, and said.
 
 use std::collections::BTreeSet;
-use std::fmt;
-use std::fs;
 use std::net::{IpAddr, UdpSocket};
+use std::{fmt, fs};
 
 use nix::ifaddrs::getifaddrs;
 
-use crate::config::{Config, Effective, EffectiveService, Mode, PortRange};
+use crate::model::{Config, Effective, EffectiveService, Mode, PortRange};
 
 /// How many lines are said of one kind.
 const MOST: usize = 10;
@@ -52,12 +51,12 @@ pub struct Lack {
     /// What is missing, and what follows from it.
     pub what: String,
     /// What to do.
-    pub mend: String,
+    pub fix: String,
 }
 
 impl fmt::Display for Lack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.what, self.mend)
+        write!(f, "{}: {}", self.what, self.fix)
     }
 }
 
@@ -90,7 +89,7 @@ fn forwarding(host: &impl Host, config: &Config, effective: &Effective) -> Vec<L
                     service.service.name,
                     off.join(", ")
                 ),
-                mend: format!("sysctl -w {all}=1"),
+                fix: format!("sysctl -w {all}=1"),
             });
         }
     }
@@ -116,7 +115,7 @@ fn ports(host: &impl Host, snat: PortRange, effective: &Effective) -> Option<Lac
              a connection of this host for its own",
             service.service.name
         ),
-        mend: format!(
+        fix: format!(
             "choose others, or keep the host from them: sysctl -w \
              net.ipv4.ip_local_reserved_ports={first}-{last}"
         ),
@@ -139,7 +138,7 @@ fn addresses(host: &impl Host, config: &Config, effective: &Effective) -> Vec<La
                      it is routed here",
                     service.name
                 ),
-                mend: format!(
+                fix: format!(
                     "ip address add {vip}/{} dev {device}, or let the daemon do it: vips.interface",
                     prefix(vip)
                 ),
@@ -154,7 +153,7 @@ fn addresses(host: &impl Host, config: &Config, effective: &Effective) -> Vec<La
                          may not come here",
                         service.name
                     ),
-                    mend: format!("ip address add {address}/{} dev {device}", prefix(*address)),
+                    fix: format!("ip address add {address}/{} dev {device}", prefix(*address)),
                 });
             }
         }
@@ -169,18 +168,20 @@ fn bounded(mut lines: Vec<Lack>, what: &str) -> Vec<Lack> {
     let more = lines.len().saturating_sub(MOST);
     lines.truncate(MOST);
     lines.extend((more > 0).then(|| Lack {
-        what: format!("and {more} more {what} are no addresses of this host"),
-        mend: "likewise".into(),
+        what: format!("and {more} more {what} are not addresses of this host"),
+        fix: "add them the same way".into(),
     }));
     lines
 }
 
 #[cfg(test)]
 mod tests {
+    use crate::overlay;
     use std::collections::HashMap;
 
     use super::*;
-    use crate::config::{self, Overlay};
+    use crate::config::{self};
+    use crate::overlay::Overlay;
 
     #[derive(Default)]
     struct Described {
@@ -200,7 +201,7 @@ mod tests {
 
     fn said(host: &Described, config: &str) -> Vec<String> {
         let config = config::parse(&format!("interfaces = [\"eth0\", \"eth1\"]\n{config}")).unwrap();
-        let effective = config::effective(&config, &Overlay::default()).unwrap();
+        let effective = overlay::effective(&config, &Overlay::default()).unwrap();
         lacks(host, &config, &effective).iter().map(ToString::to_string).collect()
     }
 
@@ -267,7 +268,7 @@ mod tests {
             (1..=40).map(|n| format!("[[service]]\nname = \"web{n}\"\nvip = \"192.0.2.{n}:80\"\n"));
         let lines = said(&Described::default(), &services.collect::<String>());
         assert_eq!(lines.len(), MOST + 1);
-        assert_eq!(lines[MOST], "and 30 more VIPs are no addresses of this host: likewise");
+        assert_eq!(lines[MOST], "and 30 more VIPs are not addresses of this host: add them the same way");
     }
 
     #[test]

@@ -7,14 +7,14 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use super::fleet::Covered;
 use super::kernel::Kernel;
 use super::owner::Owner;
-use crate::config::{Config, XdpMode};
 use crate::datapath::{Attached, NoInterface};
 use crate::model::event::WatchEvent;
 use crate::model::refusal::{Answer, Refusal};
 use crate::model::state::TroubleKind;
+use crate::model::{Config, XdpMode};
+use crate::pool::fleet::Covered;
 
 /// How often it is tried again to attach to an interface where that failed.
 const ATTACH_AGAIN: Duration = Duration::from_secs(2);

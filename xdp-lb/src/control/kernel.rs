@@ -7,10 +7,10 @@ use xdp_lb_common::net::Address;
 use xdp_lb_common::own_mac::OwnMac;
 use xdp_lb_common::tables::{BackendIndex, Book, FlowKey, FlowRecord, ServiceIndex, Traffic};
 
-use super::tables::{Tables, Write};
-use crate::config::XdpMode;
 use crate::datapath::{self, Attached, Census, Datapath, Policy, Sizes};
+use crate::model::XdpMode;
 use crate::net::RouterAddressesOf;
+use crate::tables::{Tables, Write};
 
 /// The program and its tables. Each method is that of [`Datapath`].
 #[expect(missing_docs, reason = "each is described at the method of Datapath")]

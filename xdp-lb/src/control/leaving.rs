@@ -8,19 +8,18 @@ use std::time::Duration;
 use xdp_lb_common::process::records_flows;
 use xdp_lb_common::tables::{self as datapath, BackendIndex};
 
-use super::fleet::{target_id, vip};
 use super::kernel::Kernel;
 use super::owner::{Owner, Persist};
-use super::plan::{Identity, identities, identity};
-use super::tables::Tables;
-use crate::config::{
-    self, Backend, Config, Effective, EffectiveBackend, EffectiveService, Leave, Moment, Overlay,
-};
 use crate::model::change::{BackendChange, ChangeKind, FlowsLeft, ServiceChange};
 use crate::model::event::WatchEvent;
 use crate::model::refusal::{Answer, Refusal};
 use crate::model::request::Outcome;
 use crate::model::state::{BackendState, Origin};
+use crate::model::{self, Backend, Config, Effective, EffectiveBackend, EffectiveService};
+use crate::overlay::{self, Leave, Moment, Overlay};
+use crate::plan::planner::{Identity, identities, identity};
+use crate::pool::fleet::{target_id, vip};
+use crate::tables::Tables;
 use crate::uptime;
 
 /// Backends that are not used, in the log and in a view of a service.
@@ -40,9 +39,9 @@ pub(super) fn left_in(tables: &Tables, wanted: Effective) -> Effective {
             listed.copied().unwrap_or(EffectiveBackend {
                 backend: Backend {
                     max_flows: it.max_flows,
-                    ..Backend::new(address, config::default_weight())
+                    ..Backend::new(address, model::default_weight())
                 },
-                admin: crate::model::state::AdminState::Enabled,
+                admin: model::state::AdminState::Enabled,
                 origin: Origin::File,
                 is_leaving: service.is_leaving,
             })
@@ -57,7 +56,7 @@ impl<K: Kernel> Owner<K> {
     /// What is in effect by this config and these changes, where what is in effect now, and would not be any more, leaves.
     ///
     /// # Errors
-    /// As of [`config::effective`].
+    /// As of [`overlay::effective`].
     pub(super) fn effective_by(
         &self,
         config: &Config,
@@ -67,7 +66,7 @@ impl<K: Kernel> Owner<K> {
         let before = self.fleet.effective();
         overlay.depart(config, before, leave, &Moment::now());
         let room = self.config.limits;
-        config::effective_beside(config, overlay, room, |service, address| before.has(service, address))
+        overlay::effective_beside(config, overlay, room, |service, address| before.has(service, address))
     }
 
     /// What becomes of the services, with what is known of the flows of those that are removed.
@@ -75,7 +74,7 @@ impl<K: Kernel> Owner<K> {
         let before = self.fleet.effective();
         // Only where something is removed, and then for all of it.
         let indices = LazyCell::new(|| identities(self.planner.tables()));
-        let mut changes = config::diff(before, effective);
+        let mut changes = overlay::diff(before, effective);
         for change in &mut changes {
             let Some(service) = before.services.iter().find(|it| it.service.name == change.old_name()) else {
                 continue;

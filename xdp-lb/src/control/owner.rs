@@ -12,25 +12,16 @@ use xdp_lb_common::tables::Traffic;
 
 use super::discovery::Discoveries;
 use super::events::EventLog;
-use super::fleet::{Covered, Fleet, Reweighed, Transition, vip};
 use super::handle::Request;
 use super::host::{self, ThisHost};
 use super::kernel::Kernel;
 use super::leaving;
-use super::plan::{Plan, Planner, identities, identity};
-use super::settling::Settling;
-use super::standby::Standby;
-use super::tables::Write;
 use super::traffic::{self, Carried, TrafficRates};
 use super::troubles::{self, News, Troubles};
 use super::unknown_flows::UnknownFlows;
-use super::upgrade::Upgrades;
 use super::verify::Verification;
 use super::vips::Vips;
-use crate::config::state::{Saved, StateError};
-use crate::config::{
-    self, Config, Effective, EffectiveBackend, EffectiveService, Leave, Moment, Overlay, Via,
-};
+use crate::control::upgrades::Upgrades;
 use crate::datapath::{Attached, Census};
 use crate::discovery::Update;
 use crate::health::{AgentReport, Course, Health, Report, Target, TargetId};
@@ -38,7 +29,14 @@ use crate::model::event::WatchEvent;
 use crate::model::refusal::{Answer, Refusal};
 use crate::model::request::Outcome;
 use crate::model::state::{AdminState, TroubleKind};
+use crate::model::{self, Config, Effective, EffectiveBackend, EffectiveService, Via};
 use crate::net::{Event, NoNextHop, OwnMacs, RouterAddressesOf};
+use crate::overlay::{self, Leave, Moment, Overlay};
+use crate::plan::planner::{Plan, Planner, identities, identity};
+use crate::plan::settling::Settling;
+use crate::pool::fleet::{Covered, Fleet, Reweighed, Transition, vip};
+use crate::store::{self, Saved, StateError};
+use crate::tables::Write;
 
 /// How often counters are sampled and what is overdue is looked for.
 const TICK: Duration = Duration::from_secs(1);
@@ -87,7 +85,7 @@ pub type SetCourse = Box<dyn FnMut(HashMap<TargetId, Course>) + Send>;
 
 /// Replaces the services whose backends are looked for:
 /// [`Discoverer::set_services`](crate::discovery::Discoverer::set_services).
-pub type SetDiscoveries = Box<dyn FnMut(Vec<config::Service>) + Send>;
+pub type SetDiscoveries = Box<dyn FnMut(Vec<model::Service>) + Send>;
 
 /// Replaces the addresses whose next hop is wanted: [`Resolver::watch`](crate::net::Resolver::watch).
 pub type Watch = Box<dyn FnMut(BTreeSet<IpAddr>) + Send>;
@@ -117,9 +115,18 @@ pub struct Parts<K> {
     /// The MACs of the host's interfaces, until an event tells of others.
     pub own_macs: OwnMacs,
     /// What was learnt while another daemon had the tables.
-    pub standby: Option<Standby>,
+    pub learnt: Option<Learnt>,
     /// Why the metrics are not served, where they should be.
     pub metrics: watch::Receiver<Option<String>>,
+}
+
+/// What a daemon has learnt while another one had the tables.
+#[derive(Debug)]
+pub struct Learnt {
+    /// What is known of the backends.
+    pub fleet: Fleet,
+    /// What is still to be taken in: the last news of MACs, addresses and VLANs, and of each interface.
+    pub news: Vec<Event>,
 }
 
 /// What the owner task hears.
@@ -202,11 +209,11 @@ pub struct Owner<K> {
     rests_until: Instant,
     pub(super) troubles: Troubles,
     pub(super) verification: Verification,
-    cramped: Vec<Endpoint>,
+    shortened: Vec<Endpoint>,
     /// The backends that are not used, by their service's name, as they were logged.
     pub(super) unused: BTreeMap<String, Vec<String>>,
     /// The interfaces outside the config that lead to backends, as they were logged.
-    strays: BTreeSet<String>,
+    uncovered: BTreeSet<String>,
     /// The addresses of this host, once they are known.
     host_addresses: Option<BTreeSet<IpAddr>>,
     /// What the datapath was told of them.
@@ -233,10 +240,10 @@ impl<K: Kernel> Owner<K> {
             set_discoveries,
             set_courses,
             own_macs,
-            standby,
+            learnt,
             metrics,
         } = parts;
-        let mut overlay = match config::state::read(&config.state_file) {
+        let mut overlay = match store::read(&config.state_file) {
             Ok(overlay) => overlay,
             Err(error @ StateError::SetAside { .. }) => {
                 tracing::error!("{error}");
@@ -259,20 +266,20 @@ impl<K: Kernel> Owner<K> {
                 lines.join("\n")
             )
         };
-        let wanted = config::effective(&config, &overlay).map_err(contradiction)?;
+        let wanted = overlay::effective(&config, &overlay).map_err(contradiction)?;
         // What the daemon before had in effect, as far as its flows may live.
         let tables = kernel.read().context("cannot read the datapath's tables")?;
         let left = leaving::left_in(&tables, wanted);
         overlay.depart(&config, &left, Leave::Drain, &moment);
         let room = kernel.sizes().limits;
         let effective =
-            config::effective_beside(&config, &overlay, room, |service, address| left.has(service, address))
+            overlay::effective_beside(&config, &overlay, room, |service, address| left.has(service, address))
                 .map_err(contradiction)?;
         if let Some(why) = unable(&set_courses, &effective) {
             anyhow::bail!(why);
         }
         if overlay != before {
-            match config::state::write(&config.state_file, &overlay) {
+            match store::write(&config.state_file, &overlay) {
                 Ok(Saved::OnDisk) => {}
                 Ok(Saved::Unsynced(why)) => tracing::warn!("{why}"),
                 Err(error) => tracing::warn!(
@@ -286,7 +293,7 @@ impl<K: Kernel> Owner<K> {
 
         let now = Instant::now();
         let is_first = tables.services.is_empty();
-        let (learnt, news) = standby.map(Standby::into_parts).unzip();
+        let (learnt, news) = learnt.map(|Learnt { fleet, news }| (fleet, news)).unzip();
         let mut fleet = learnt.unwrap_or_else(|| Fleet::new(&tables));
         fleet.set_effective(effective, &tables, now);
         // Whoever takes over knows next hops already, and says which replies may pass it by.
@@ -328,10 +335,10 @@ impl<K: Kernel> Owner<K> {
             unused: BTreeMap::new(),
             troubles: Troubles::default(),
             verification: Verification::default(),
-            strays: BTreeSet::new(),
+            uncovered: BTreeSet::new(),
             host_addresses: None,
             own_addresses: None,
-            cramped: Vec::new(),
+            shortened: Vec::new(),
         };
         let transitions = owner.fleet.decide(now);
         owner.tell(transitions);
@@ -507,7 +514,7 @@ impl<K: Kernel> Owner<K> {
         let plan = self.planner.plan(&fleet.wanted()).map_err(|full| refuse(full.to_string()))?;
         let mut warnings = Vec::new();
         if overlay != self.overlay {
-            match (config::state::write(&config.state_file, &overlay), persist) {
+            match (store::write(&config.state_file, &overlay), persist) {
                 (Ok(Saved::OnDisk), _) => {}
                 (Ok(Saved::Unsynced(why)), _) => {
                     tracing::error!("{why}");
@@ -530,7 +537,7 @@ impl<K: Kernel> Owner<K> {
         self.tell_of_unused();
         self.tell(transitions);
         changes.iter().for_each(|change| self.events.add(WatchEvent::of_service(change)));
-        self.warn_of_strays();
+        self.warn_of_uncovered();
         self.tell_the_others();
         let writes = plan.writes.clone();
         let done = self.carry_out(plan);
@@ -555,7 +562,7 @@ impl<K: Kernel> Owner<K> {
         self.tell(transitions);
         let reweighed = self.fleet.weigh(now);
         self.tell_of_weights(reweighed);
-        self.warn_of_strays();
+        self.warn_of_uncovered();
         let done = match self.planner.plan(&self.fleet.wanted()) {
             Ok(plan) => self.carry_out(plan),
             Err(full) => Err(full.into()),
@@ -643,14 +650,14 @@ impl<K: Kernel> Owner<K> {
     }
 
     /// Says once of an interface outside the config that backends are reached through it.
-    fn warn_of_strays(&mut self) {
-        let strays = self.fleet.strays();
-        for (interface, (backend, warning)) in &strays {
-            if !self.strays.contains(interface) {
+    fn warn_of_uncovered(&mut self) {
+        let uncovered = self.fleet.uncovered();
+        for (interface, (backend, warning)) in &uncovered {
+            if !self.uncovered.contains(interface) {
                 tracing::warn!("service {}: backend {}: {warning}", backend.service, backend.backend);
             }
         }
-        self.strays = strays.into_keys().collect();
+        self.uncovered = uncovered.into_keys().collect();
     }
 
     pub(super) fn say_what_the_host_lacks(&self) {
@@ -686,15 +693,15 @@ impl<K: Kernel> Owner<K> {
     }
 
     fn carry_out(&mut self, plan: Plan) -> anyhow::Result<()> {
-        if plan.cramped != self.cramped {
-            for vip in &plan.cramped {
+        if plan.shortened != self.shortened {
+            for vip in &plan.shortened {
                 let vip = vip.socket();
                 tracing::warn!(
                     "the ring of {vip} is shorter than it should be, so that new flows follow the weights less closely: \
                      raise limits.slots"
                 );
             }
-            self.cramped.clone_from(&plan.cramped);
+            self.shortened.clone_from(&plan.shortened);
         }
         let done = self.try_carry_out(&plan);
         match &done {
@@ -933,9 +940,9 @@ impl<K: Kernel> Owner<K> {
 }
 
 /// Says that checks cannot go to VIPs, and why not, where one of these services wants it.
-pub(super) fn refuse_vip_checks<'a>(
+pub(crate) fn refuse_vip_checks<'a>(
     why: &str,
-    mut services: impl Iterator<Item = &'a config::Service>,
+    mut services: impl Iterator<Item = &'a model::Service>,
 ) -> Option<String> {
     let service = services.find(|service| service.check().via == Via::Vip)?;
     Some(format!(
@@ -944,7 +951,7 @@ pub(super) fn refuse_vip_checks<'a>(
     ))
 }
 
-/// Likewise, of what is to be in effect.
+/// The same of what is to be in effect.
 fn unable(set_courses: &SetCourses, effective: &Effective) -> Option<String> {
     let services = effective.services.iter().map(|service| &service.service);
     refuse_vip_checks(set_courses.as_ref().err()?, services)

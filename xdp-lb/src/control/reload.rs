@@ -3,19 +3,21 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use super::fleet::vip;
 use super::kernel::Kernel;
 use super::leaving::unused;
 use super::owner::{Owner, Persist};
-use super::plan::Plan;
-use super::tables::Tables;
-use crate::api::types::ReloadView;
-use crate::config::{self, Config, Effective, Errors, Leave, Overlay, Probe};
+use crate::config::Errors;
 use crate::datapath::Policy;
 use crate::model::change::{SettingChange, SlotsChange};
 use crate::model::event::WatchEvent;
 use crate::model::refusal::{Answer, Refusal};
+use crate::model::{Config, Effective, Probe};
+use crate::overlay::{self, Leave, Overlay};
+use crate::plan::planner::Plan;
+use crate::pool::fleet::vip;
+use crate::report::documents::ReloadView;
 use crate::ring;
+use crate::tables::Tables;
 
 /// What the config file says now, valid, and what differs from what runs.
 struct Reload {
@@ -118,7 +120,7 @@ impl<K: Kernel> Owner<K> {
         {
             return Err(refused(format!("there is no interface {name}: create it, or correct `interfaces`")));
         }
-        let settings = config::changed_settings(&self.config, &read);
+        let settings = overlay::changed_settings(&self.config, &read);
         let services = self.changes_to(&effective);
         let stays = |setting: &&SettingChange| setting.takes.is_some();
         changes.extend(settings.iter().filter(|setting| !stays(setting)).map(ToString::to_string));
@@ -136,7 +138,7 @@ impl<K: Kernel> Owner<K> {
             unused(service).into_iter().map(move |line| format!("service {name}: {line}"))
         }));
         let view = ReloadView { changes, needs_restart, warnings, settings, services, trouble: None };
-        Ok(Reload { config: config::reloadable(read, &self.config), overlay, effective, view })
+        Ok(Reload { config: overlay::reloadable(read, &self.config), overlay, effective, view })
     }
 
     fn set_policy(&mut self, config: &Config) -> Answer<()> {

@@ -7,8 +7,8 @@ use anyhow::Result;
 use xdp_lb_common::tables::{BackendIndex, BackendState, ServiceIndex, Traffic};
 
 use super::kernel::Kernel;
-use super::rates::Rates;
-use super::tables::{Tables, Write};
+use crate::report::rates::Rates;
+use crate::tables::{Tables, Write};
 
 /// The counters of services and backends.
 #[derive(Debug, Default)]

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use crate::api::types::TroubleView;
 use crate::model::state::TroubleKind;
+use crate::report::documents::TroubleView;
 
 /// The troubles that there are.
 #[derive(Debug, Default)]

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::config::{Limits, Timeouts};
 use crate::datapath::Census;
+use crate::model::{Limits, Timeouts};
 
 /// How long after a start flows may still be without a record that live: those of an earlier daemon whose tables are gone get
 /// theirs with their clients' next packets.

@@ -7,10 +7,10 @@ use xdp_lb_common::tables::{Backend, BackendIndex, SlotIndex, Traffic};
 
 use super::kernel::Kernel;
 use super::owner::Owner;
-use super::tables::{Tables, Write};
 use crate::model::event::WatchEvent;
 use crate::model::state::TroubleKind;
 use crate::net::arrivals;
+use crate::tables::{Tables, Write};
 
 /// How often it is looked.
 const EVERY: Duration = Duration::from_secs(2);

@@ -1,6 +1,5 @@
 //! The state as the API tells it.
 
-use crate::model::unknown;
 use std::collections::HashMap;
 use std::time::Instant;
 
@@ -9,24 +8,24 @@ use xdp_lb_common::process::records_flows;
 use xdp_lb_common::reason::{Kind, Reason};
 use xdp_lb_common::tables::{BackendIndex, Book, Service, ServiceIndex, Traffic};
 
-use super::agent::AgentState;
-use super::breaker::Circuit;
-use super::fleet::{target_id, vip};
 use super::kernel::Kernel;
 use super::leaving::{some, unused};
 use super::owner::Owner;
-use super::plan::{identities, identity};
-use super::rates::Rates;
 use super::traffic::Carried;
-use crate::api::types::{
-    AgentView, BackendView, CounterView, CountersView, InterfaceView, MovingView, NextHopView, ServiceView,
-    StatusView, TableView, TrafficView,
-};
-use crate::config::{DownPolicy, EffectiveBackend, EffectiveService};
 use crate::datapath::Attached;
 use crate::health::Health;
 use crate::model::refusal::{Answer, Refusal};
 use crate::model::state::HealthState;
+use crate::model::{DownPolicy, EffectiveBackend, EffectiveService, unknown};
+use crate::plan::planner::{identities, identity};
+use crate::pool::agent::AgentState;
+use crate::pool::breaker::Circuit;
+use crate::pool::fleet::{target_id, vip};
+use crate::report::documents::{
+    AgentView, BackendView, CounterView, CountersView, InterfaceView, MovingView, NextHopView, ServiceView,
+    StatusView, TableView, TrafficView,
+};
+use crate::report::rates::Rates;
 
 /// How full a table is whose limit may be why packets are dropped. Its kernel evicts somewhat before it is full.
 const NEARLY_FULL: f64 = 0.8;

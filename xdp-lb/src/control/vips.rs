@@ -8,13 +8,13 @@ use anyhow::Result;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
-use super::fleet::Fleet;
 use super::kernel::Kernel;
 use super::owner::Owner;
-use crate::api::types::VipView;
-use crate::config::{EffectiveService, Withdraw};
 use crate::model::state::{AdminState, VipState};
+use crate::model::{EffectiveService, Withdraw};
 use crate::net::vips::{self, Standings, Wanted, Wish};
+use crate::pool::fleet::Fleet;
+use crate::report::documents::VipView;
 
 /// Who keeps the VIPs, as a trait: the owner's logic is tested without a kernel.
 pub trait Vips: Send {

@@ -9,7 +9,7 @@ use xdp_lb_common::tables::{
     SlotIndex,
 };
 
-use crate::control::tables::Tables;
+use crate::tables::Tables;
 
 /// The flow records at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -17,7 +17,7 @@ use super::links::Links;
 use super::maps::Plain;
 use super::program::{OBJECT, explain};
 use super::verifier;
-use crate::config::XdpMode;
+use crate::model::XdpMode;
 
 /// The program and its tables, which end with this.
 pub struct Decapsulator {

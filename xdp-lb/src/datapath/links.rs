@@ -12,7 +12,7 @@ use nix::net::if_::if_indextoname;
 
 use super::link::{self, Flags};
 use super::pins::{self, Pins};
-use crate::config::XdpMode;
+use crate::model::XdpMode;
 
 /// A link, and how it was attached.
 #[derive(Debug)]

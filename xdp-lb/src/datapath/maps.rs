@@ -26,8 +26,8 @@ use super::memory::{Misfit, Records, Words, check_size};
 use super::own_macs::OwnMacs;
 use super::ranges::Ranges;
 use super::vips::Vips;
-use crate::config::Limits;
-use crate::control::tables::{SourceRange, Tables};
+use crate::model::Limits;
+use crate::tables::{SourceRange, Tables};
 
 /// What is said of an object whose tables are not the ones that are asked for here.
 pub(super) const STALE: &str = "the eBPF object was built from another version of xdp-lb than the daemon: build both with `cargo xtask build`";

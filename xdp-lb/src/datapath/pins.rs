@@ -18,7 +18,7 @@ use xdp_lb_common::layout::LAYOUT_VERSION;
 use super::classifier::{self, Classifiers};
 use super::link;
 use super::links::{self, Links};
-use crate::config::XdpMode;
+use crate::model::XdpMode;
 
 /// What the names of pins begin with that are links to TC ingress.
 const CLASSIFIER: &str = "tc-";

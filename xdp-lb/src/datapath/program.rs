@@ -28,17 +28,15 @@ use xdp_lb_common::tables::{
 use super::census::{Census, Count};
 use super::checks::Checks;
 use super::classifier::{self, Classifiers};
-use super::directory;
 use super::events::Events;
-use super::link;
 use super::links::{self, Links};
 use super::maps::{FlowRecords, Maps, Plain, STALE, Sizes};
 use super::pins::{self, Pins};
 use super::settings::Policy;
-use super::verifier;
-use crate::config::{Limits, XdpMode};
-use crate::control::tables::{SourceRange, Tables, Write};
+use super::{directory, link, verifier};
+use crate::model::{Limits, XdpMode};
 use crate::net::xdp;
+use crate::tables::{SourceRange, Tables, Write};
 
 /// The kernel side, built by `cargo xtask build`.
 pub(super) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/xdp-lb-ebpf.o"));

@@ -5,7 +5,7 @@ use xdp_lb_common::flow::patience;
 use xdp_lb_common::hash::KEYS;
 use xdp_lb_common::tables::{ASYMMETRIC_REPLIES, Settings};
 
-use crate::config::{Config, PortRange, Timeouts};
+use crate::model::{Config, PortRange, Timeouts};
 
 /// The part of the configuration that the datapath reads for every packet.
 #[derive(Clone, Debug)]

@@ -7,7 +7,7 @@ use hickory_proto::rr::rdata::SRV;
 use hickory_proto::rr::{Name, RData, Record};
 
 use super::Found;
-use crate::config::{Backend, Priorities, Service, refusal};
+use crate::model::{Backend, Priorities, Service, refusal};
 
 /// As many reasons as an operator reads.
 const MOST_REASONS: usize = 10;
@@ -114,7 +114,7 @@ mod tests {
     use hickory_proto::rr::rdata::{A, AAAA};
 
     use super::*;
-    use crate::config::Mode;
+    use crate::model::Mode;
 
     fn record(data: RData) -> Record {
         Record::from_rdata(Name::from_str("web.example.com.").unwrap(), 60, data)

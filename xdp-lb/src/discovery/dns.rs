@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use super::answer::{Target, addresses, allowed, targets};
 use super::lookup::{Answer, Resolvers};
 use super::{Found, Update};
-use crate::config::{Backend, Discovery, Dns, OnEmpty, Record, Service};
+use crate::model::{Backend, Discovery, Dns, OnEmpty, Record, Service};
 
 /// The longest time between two lookups that failed, unless `min_ttl` is longer.
 const SLOWEST_RETRY: Duration = Duration::from_secs(30);

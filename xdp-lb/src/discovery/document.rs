@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::answer::Reasons;
-use crate::config::{Backend, Service, refusal};
+use crate::model::{Backend, Service, refusal};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -71,16 +71,16 @@ fn located(first: usize, error: &serde_json::Error) -> String {
     let said = error.to_string();
     let at = format!(" at line {} column {}", error.line(), error.column());
     let what = said.strip_suffix(&at).unwrap_or(&said);
-    let mend = if error.is_eof() {
+    let fix = if error.is_eof() {
         "; the file ends too soon: write it beside, and rename it into place"
     } else if error.is_syntax() {
-        "; mend JSON's syntax here"
+        "; fix JSON's syntax here"
     } else if what.contains("; ") {
         ""
     } else {
         "; write {\"backends\": [{\"address\": \"198.51.100.11:8080\", \"weight\": 100}]}"
     };
-    format!("line {line}: {what}{mend}")
+    format!("line {line}: {what}{fix}")
 }
 
 #[cfg(test)]
@@ -136,7 +136,7 @@ mod tests {
             assert!(errors[0].contains("rename it into place"), "{end}: {errors:?}");
         }
         for (text, words) in [
-            ("{\"backends\": [}", "line 1: expected value; mend JSON's syntax"),
+            ("{\"backends\": [}", "line 1: expected value; fix JSON's syntax"),
             ("[]", "line 1: "),
             (
                 "{\"backend\": []}",

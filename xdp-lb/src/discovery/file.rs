@@ -14,8 +14,8 @@ use tokio::time::{sleep, timeout};
 
 use super::document::parse;
 use super::{Found, Update};
-use crate::config::{Discovery, Service};
 use crate::file;
+use crate::model::{Discovery, Service};
 
 /// How often it is read where nothing is heard of it: a network's file system tells nothing, nor does a directory
 /// that a link on the way to the file led to.

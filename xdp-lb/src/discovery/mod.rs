@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-use crate::config::{Backend, Discovery, Service, Source};
+use crate::model::{Backend, Discovery, Service, Source};
 
 /// What a service's discovery came to.
 #[derive(Clone, Debug)]

@@ -53,6 +53,6 @@ mod tests {
         ]});
         let found = dropping(&ruleset);
         assert_eq!(found.len(), 1, "{found:?}");
-        assert!(found[0].mend.ends_with("nft add rule inet filter output meta skuid root accept"));
+        assert!(found[0].fix.ends_with("nft add rule inet filter output meta skuid root accept"));
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 
 use super::ethtool::{self, Offloads};
 use super::{Finding, Subject};
-use crate::config::XdpMode;
+use crate::model::XdpMode;
 use crate::net::look::{Interface, Network};
 
 pub(super) fn examine(subject: &Subject<'_>, network: &Network) -> Vec<Finding> {
@@ -63,7 +63,7 @@ fn programs(subject: &Subject<'_>, interface: &Interface) -> Option<Finding> {
         (None, _) => Some(Finding::new(
             "xdp",
             format!("{name}: {}", attached.note.as_deref().unwrap_or("the program is not attached")),
-            "mend what keeps it off; the daemon tries again by itself",
+            "fix what keeps it off; the daemon tries again by itself",
         )),
         (Some(XdpMode::Generic), XdpMode::Auto) => Some(Finding::new(
             "xdp",
@@ -130,7 +130,7 @@ mod tests {
     fn offloads_are_found_where_they_harm() {
         let offloads = |takes_tags, joins_segments| Offloads { takes_tags, joins_segments };
         assert_eq!(offloading("eth0", offloads(true, false), false), [], "no VLAN device is on it");
-        assert_eq!(offloading("eth0", offloads(true, false), true)[0].mend, "ethtool -K eth0 rxvlan off");
-        assert_eq!(offloading("eth0", offloads(false, true), true)[0].mend, "ethtool -K eth0 lro off");
+        assert_eq!(offloading("eth0", offloads(true, false), true)[0].fix, "ethtool -K eth0 rxvlan off");
+        assert_eq!(offloading("eth0", offloads(false, true), true)[0].fix, "ethtool -K eth0 lro off");
     }
 }

@@ -74,14 +74,14 @@ mod tests {
         assert_eq!(look("6.1.0-18-amd64", true, Some("1")), []);
         assert_eq!(look("5.15.0", true, None), []);
         assert!(look("5.10.0-28-amd64", true, Some("1"))[0].what.contains("needs 5.15"));
-        assert!(look("6.12.1", false, Some("1"))[0].mend.contains("CONFIG_DEBUG_INFO_BTF"));
-        assert_eq!(look("6.12.1", true, Some("0"))[0].mend, "sysctl -w net.core.bpf_jit_enable=1");
+        assert!(look("6.12.1", false, Some("1"))[0].fix.contains("CONFIG_DEBUG_INFO_BTF"));
+        assert_eq!(look("6.12.1", true, Some("0"))[0].fix, "sysctl -w net.core.bpf_jit_enable=1");
     }
 
     #[test]
     fn a_pin_path_elsewhere_is_found() {
         let directory = tempfile::tempdir().unwrap();
         let found = pins(&directory.path().join("xdp-lb")).unwrap();
-        assert!(found.mend.starts_with("mount -t bpf bpf "), "{found:?}");
+        assert!(found.fix.starts_with("mount -t bpf bpf "), "{found:?}");
     }
 }

@@ -59,10 +59,10 @@ mod tests {
     #[test]
     fn limits_are_held_against_the_backends() {
         assert_eq!(open_files(1024, 300), None);
-        assert!(open_files(1024, 10_000).unwrap().mend.starts_with("LimitNOFILE=32768"));
+        assert!(open_files(1024, 10_000).unwrap().fix.starts_with("LimitNOFILE=32768"));
         assert_eq!(neighbours("ipv4", 1024, 100), None);
         assert_eq!(
-            neighbours("ipv6", 1024, 1000).unwrap().mend,
+            neighbours("ipv6", 1024, 1000).unwrap().fix,
             "sysctl -w net.ipv6.neigh.default.gc_thresh3=2048"
         );
     }

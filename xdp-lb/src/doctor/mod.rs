@@ -12,10 +12,10 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use serde::Serialize;
 
-use crate::api::types::StatusView;
-use crate::config::{Config, Effective};
 use crate::control::host;
+use crate::model::{Config, Effective};
 use crate::net::look::Network;
+use crate::report::documents::StatusView;
 
 /// What is examined.
 #[derive(Debug)]
@@ -36,12 +36,12 @@ pub struct Finding {
     /// What is wrong, and what follows from it.
     pub what: String,
     /// What to do: a command, or words.
-    pub mend: String,
+    pub fix: String,
 }
 
 impl Finding {
-    fn new(check: &'static str, what: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { check, what: what.into(), mend: mend.into() }
+    fn new(check: &'static str, what: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { check, what: what.into(), fix: fix.into() }
     }
 }
 
@@ -87,7 +87,7 @@ pub async fn examine(subject: &Subject<'_>) -> Result<Report> {
     findings.extend(
         host::lacks(&host::ThisHost, subject.config, subject.effective)
             .into_iter()
-            .map(|lack| Finding::new("host", lack.what, lack.mend)),
+            .map(|lack| Finding::new("host", lack.what, lack.fix)),
     );
     findings.extend(reach::examine(subject, &network).await?);
     findings.extend(reach::vips(subject, &network));

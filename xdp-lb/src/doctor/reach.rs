@@ -9,8 +9,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use super::{Finding, Subject};
-use crate::config::{Mode, Service};
 use crate::model::state::VipState;
+use crate::model::{Mode, Service};
 use crate::net::look::Network;
 use crate::net::{Event, NextHop, NoNextHop, Resolver};
 
@@ -34,7 +34,7 @@ pub(super) async fn examine(subject: &Subject<'_>, network: &Network) -> Result<
                 Some(Err(why)) => findings.push(Finding::new(
                     "next-hops",
                     format!("{label} cannot be reached: {why}"),
-                    "mend the route, the link or the backend; xdp-lb backend list shows when it is well",
+                    "fix the route, the link or the backend; xdp-lb backend list shows when it is well",
                 )),
                 None => findings.push(Finding::new(
                     "next-hops",

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 use super::agent_line::{self, LONGEST_LINE, Said};
 use super::probe::{Failure, Time, connect};
 use super::{AgentReport, TargetId};
-use crate::config::Agent;
+use crate::model::Agent;
 
 /// Asks until it is aborted, the first time at random within `spread`. Tells what is news: the first answer, and each that
 /// is another than the one before.

@@ -14,7 +14,7 @@ use super::probe::{Failure, Shared, probe, words};
 use super::state::State;
 use super::vip_checks::VipChecks;
 use super::{AgentReport, Health, Report, Target, TargetId, agent};
-use crate::config::{Agent, HealthCheck, Probe};
+use crate::model::{Agent, HealthCheck, Probe};
 
 /// File descriptors that are left to the rest of the process.
 const RESERVED_DESCRIPTORS: u64 = 256;
@@ -98,7 +98,7 @@ impl Checker {
         Self::start_with(reports, news, None)
     }
 
-    /// Likewise, with a way to VIPs.
+    /// The same with a way to VIPs.
     pub fn start_with(
         reports: mpsc::Sender<Report>,
         news: mpsc::Sender<AgentReport>,
@@ -342,7 +342,7 @@ mod tests {
     use tokio::time::{sleep, timeout, timeout_at};
 
     use super::*;
-    use crate::config::Http;
+    use crate::model::Http;
 
     const INTERVAL: Duration = Duration::from_millis(100);
 

@@ -17,8 +17,8 @@ const MAX_ANSWER: usize = 4096;
 pub(super) struct Words {
     /// What did not come.
     pub(super) missing: &'static str,
-    /// What came instead, again and again; `None`: any number of strays is put up with.
-    pub(super) strays: Option<&'static str>,
+    /// What came instead, again and again; `None`: any number is ignored.
+    pub(super) unrelated: Option<&'static str>,
 }
 
 /// Sends the question on a connected socket until something comes that `read` takes for an answer: at once, and once
@@ -56,9 +56,9 @@ async fn answer<T>(
         }
         count += 1;
         if count == MAX_STRAYS
-            && let Some(strays) = words.strays
+            && let Some(unrelated) = words.unrelated
         {
-            return Err(Failure::Backend(strays.to_owned()));
+            return Err(Failure::Backend(unrelated.to_owned()));
         }
     }
 }

@@ -19,11 +19,11 @@ mod vip_checks;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::config::{Agent, HealthCheck};
+use crate::model::{Agent, HealthCheck};
 
 pub use agent_line::{AgentAdmin, AgentOperation, Said};
 pub use checker::Checker;
-pub use vip_checks::{Course, VipChecks};
+pub use vip_checks::{Course, VipChecks, Ways};
 
 /// Which backend of which service.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

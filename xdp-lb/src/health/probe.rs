@@ -12,10 +12,10 @@ use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::probe_exec::MAX_PROGRAMS;
+use super::probe_exec::{self, MAX_PROGRAMS};
 use super::vip_checks::{Passage, VipChecks};
-use super::{TargetId, probe_dns, probe_exec, probe_grpc, probe_http, probe_icmp, probe_tcp, probe_udp, tls};
-use crate::config::{HealthCheck, Probe, Via};
+use super::{TargetId, probe_dns, probe_grpc, probe_http, probe_icmp, probe_tcp, probe_udp, tls};
+use crate::model::{HealthCheck, Probe, Via};
 
 /// Why a check did not succeed.
 #[derive(Debug)]

@@ -14,7 +14,7 @@ pub(super) async fn probe(attempt: Attempt<'_>, name: &str, record: &str) -> Res
         .map_err(|error| Failure::Backend(format!("the check's DNS name cannot be sent: {error}")))?;
     let socket = attempt.udp_socket().await?;
     let words =
-        Words { missing: "no DNS answer", strays: Some("datagrams that do not answer the DNS query") };
+        Words { missing: "no DNS answer", unrelated: Some("datagrams that do not answer the DNS query") };
     match ask(&socket, &bytes, attempt.time, words, |answer| code(answer, &query)).await? {
         ResponseCode::NoError | ResponseCode::NXDomain => Ok(()),
         code => Err(Failure::Backend(format!("DNS {}", format!("{code:?}").to_uppercase()))),
@@ -52,7 +52,7 @@ mod tests {
 
     use super::super::probe::tests::check;
     use super::*;
-    use crate::config::Probe;
+    use crate::model::Probe;
 
     /// A server that answers each query with what `answers` makes of it.
     async fn server(answers: impl Fn(usize, Message) -> Vec<Vec<u8>> + Send + 'static) -> SocketAddr {

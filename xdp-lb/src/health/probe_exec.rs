@@ -200,7 +200,7 @@ mod tests {
 
     use super::super::probe::tests::{check, check_so};
     use super::*;
-    use crate::config::{HealthCheck, Probe};
+    use crate::model::{HealthCheck, Probe};
 
     fn backend() -> SocketAddr {
         "[2001:db8::7]:8080".parse().expect("an address")

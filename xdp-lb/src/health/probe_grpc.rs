@@ -18,7 +18,7 @@ use tokio::task::AbortHandle;
 use super::probe::{Attempt, Failure};
 use super::probe_http::{self, USER_AGENT};
 use super::tls::{self, Alpn};
-use crate::config::Tls;
+use crate::model::Tls;
 
 /// The longest header and the longest message that are read, bytes.
 const MAX_ANSWER: u32 = 16 << 10;
@@ -232,7 +232,7 @@ mod tests {
 
     use super::super::probe::tests::check;
     use super::*;
-    use crate::config::Probe;
+    use crate::model::Probe;
 
     type Parts = (u16, &'static str, Vec<u8>, Option<(&'static str, &'static str)>);
 

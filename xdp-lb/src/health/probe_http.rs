@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::probe::{Attempt, Failure};
 use super::tls::{self, Alpn};
-use crate::config::{Body, Http, TlsVersion, bytes_in_words, print_statuses};
+use crate::model::{Body, Http, TlsVersion, bytes_in_words, print_statuses};
 
 /// The longest header that is read, bytes.
 const MAX_HEADER: usize = 16 << 10;
@@ -153,7 +153,7 @@ mod tests {
 
     use super::super::probe::tests::check;
     use super::*;
-    use crate::config::{Method, Probe, StatusRange};
+    use crate::model::{Method, Probe, StatusRange};
 
     /// A server that reads one request, answers with `serve`, and returns the request.
     async fn server<F: Future<Output = ()> + Send>(

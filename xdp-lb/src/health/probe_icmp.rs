@@ -28,7 +28,7 @@ pub(super) async fn probe(attempt: Attempt<'_>) -> Result<(), Failure> {
     let token: [u8; TOKEN] = rand::random();
     let request = request(backend, rand::random(), token);
     // A raw socket also gets the answers to other checks of the same host.
-    let words = Words { missing: "no answer to ping", strays: None };
+    let words = Words { missing: "no answer to ping", unrelated: None };
     ask(&socket, &request, attempt.time, words, |answer| is_reply(backend, answer, token).then_some(())).await
 }
 
@@ -97,7 +97,7 @@ fn is_reply(backend: IpAddr, bytes: &[u8], token: [u8; TOKEN]) -> bool {
 mod tests {
     use super::super::probe::tests::check;
     use super::*;
-    use crate::config::Probe;
+    use crate::model::Probe;
 
     const V4: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
     const V6: IpAddr = IpAddr::V6(std::net::Ipv6Addr::LOCALHOST);

@@ -14,7 +14,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::super::probe::tests::check;
-    use crate::config::Probe;
+    use crate::model::Probe;
 
     #[tokio::test]
     async fn an_accepted_connection_is_a_success_and_is_reset_rather_than_left_in_time_wait() {

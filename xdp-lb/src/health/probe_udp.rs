@@ -2,11 +2,11 @@
 
 use super::datagram::{Words, ask};
 use super::probe::{Attempt, Failure};
-use crate::config::bytes_in_words;
+use crate::model::bytes_in_words;
 
 pub(super) async fn probe(attempt: Attempt<'_>, send: &[u8], expect: Option<&[u8]>) -> Result<(), Failure> {
     let socket = attempt.udp_socket().await?;
-    let words = Words { missing: "no UDP answer", strays: None };
+    let words = Words { missing: "no UDP answer", unrelated: None };
     // Only this backend's datagrams come, so whatever comes is its answer.
     let answer = ask(&socket, send, attempt.time, words, |answer| Some(answer.to_vec())).await?;
     match expect {
@@ -30,7 +30,7 @@ mod tests {
     use tokio::net::UdpSocket;
 
     use super::super::probe::tests::check;
-    use crate::config::Probe;
+    use crate::model::Probe;
 
     /// A server that answers with what `answer` makes of each datagram, of which it has counted those before.
     async fn server(answer: impl Fn(usize, &[u8]) -> Option<Vec<u8>> + Send + 'static) -> SocketAddr {

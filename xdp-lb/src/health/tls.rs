@@ -20,7 +20,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::probe::{Attempt, Failure};
-use crate::config::{Tls, TlsVersion};
+use crate::model::{Tls, TlsVersion};
 use crate::tls;
 
 /// The key of a check that names a CA.
@@ -231,7 +231,7 @@ mod tests {
     use super::super::probe;
     use super::super::probe::tests::check;
     use super::*;
-    use crate::config::{Http, Probe};
+    use crate::model::{Http, Probe};
 
     /// A CA, and the file of its certificate.
     struct Ca {
@@ -302,7 +302,7 @@ mod tests {
     async fn a_certificate_is_good_where_a_ca_that_is_trusted_signed_it_for_the_name() {
         let ca = Ca::new("One");
         let server = || ca.server(&["a.example", "127.0.0.1"], Validity::Now, BOTH);
-        let body = |asked: &str| Some(crate::config::Body::Contains(format!("name {asked} alpn http/1.1")));
+        let body = |asked: &str| Some(crate::model::Body::Contains(format!("name {asked} alpn http/1.1")));
         // By the check's server_name, by its Host header, by the backend's address.
         let named = Tls { server_name: Some("a.example".into()), ..ca.tls() };
         let mut config = server();

@@ -2,11 +2,11 @@
 //! daemon's own, whose packets the datapath sends to that backend, and the answers back.
 
 use std::collections::{HashMap, VecDeque};
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use std::{fmt, io};
 
 use socket2::{Socket, Type};
 use tokio::sync::{OnceCell, watch};
@@ -15,7 +15,6 @@ use xdp_lb_common::tables::{BackendIndex, Check, FlowKey};
 
 use super::TargetId;
 use super::probe::{Failure, Time};
-use crate::datapath::Checks;
 use crate::net::namespace::Namespace;
 
 /// How long a check's packets have a way after its end: it ends with a reset, and the backend may say something yet.
@@ -41,15 +40,15 @@ pub struct Course {
 pub struct VipChecks {
     namespace: Arc<Namespace>,
     courses: watch::Sender<HashMap<TargetId, Course>>,
-    table: Mutex<Table<Checks>>,
+    table: Mutex<Table<Box<dyn Ways>>>,
     /// The interface into the namespace, with the program on it.
     door: OnceCell<(u32, OwnedFd)>,
 }
 
 impl VipChecks {
     /// From this namespace, through this datapath.
-    pub fn new(namespace: Arc<Namespace>, checks: Checks) -> Self {
-        let table = Mutex::new(Table::new(checks));
+    pub fn new(namespace: Arc<Namespace>, ways: Box<dyn Ways>) -> Self {
+        let table = Mutex::new(Table::new(ways));
         Self { namespace, courses: watch::Sender::default(), table, door: OnceCell::new() }
     }
 
@@ -140,19 +139,35 @@ impl Drop for Passage<'_> {
     }
 }
 
-/// Where it stands which backend a check's packets go to.
-trait Ways {
+/// The datapath's part: the program on the interface into the namespace, and which backend a check's packets go to.
+pub trait Ways: fmt::Debug + Send {
+    /// Attaches the program to an interface, for as long as what this returns is held.
+    ///
+    /// # Errors
+    /// Where the interface does not exist.
+    fn attach(&self, ifindex: u32) -> io::Result<OwnedFd>;
+
+    /// Sends packets with these addresses and ports to a check's backend, and what answers them back.
+    ///
+    /// # Errors
+    /// Where there is no room.
     fn put(&mut self, key: &FlowKey, check: Check) -> anyhow::Result<()>;
+
+    /// Forgets a check.
     fn remove(&mut self, key: &FlowKey);
 }
 
-impl Ways for Checks {
+impl Ways for Box<dyn Ways> {
+    fn attach(&self, ifindex: u32) -> io::Result<OwnedFd> {
+        (**self).attach(ifindex)
+    }
+
     fn put(&mut self, key: &FlowKey, check: Check) -> anyhow::Result<()> {
-        Self::put(self, key, check)
+        (**self).put(key, check)
     }
 
     fn remove(&mut self, key: &FlowKey) {
-        Self::remove(self, key);
+        (**self).remove(key);
     }
 }
 
@@ -213,6 +228,10 @@ mod tests {
     use super::*;
 
     impl Ways for HashMap<FlowKey, Check> {
+        fn attach(&self, _: u32) -> io::Result<OwnedFd> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
         fn put(&mut self, key: &FlowKey, check: Check) -> anyhow::Result<()> {
             self.insert(*key, check);
             Ok(())

@@ -11,8 +11,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use xdp_lb_common::reason::Kind;
 
-use crate::api::types::{BackendView, CounterView, ServiceView, StatusView, TrafficView};
 use crate::model::state::{AdminState, TroubleKind};
+use crate::report::documents::{BackendView, CounterView, ServiceView, StatusView, TrafficView};
 
 /// What every name begins with.
 pub(super) const PREFIX: &str = "xdp_lb";

@@ -16,6 +16,8 @@ use axum::http::header::{ACCEPT, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use exposition::Exposition;
+use families::Snapshot;
 use futures_util::{StreamExt as _, stream};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -23,8 +25,6 @@ use tokio::sync::watch;
 use crate::control::handle::Handle;
 use crate::http::{self, User};
 use crate::model::refusal::Refusal;
-use exposition::Exposition;
-use families::Snapshot;
 
 /// How long the owner task may take to answer: Prometheus' own patience is 10 s.
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(9);

@@ -8,10 +8,10 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::serve;
 use crate::api::testing::{Owner, backend, service};
-use crate::api::types::AgentView;
 use crate::control::handle::Handle;
 use crate::health::{AgentAdmin, AgentOperation};
 use crate::model::state::BackendState;
+use crate::report::documents::AgentView;
 
 const OPENMETRICS: &str = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5";
 

@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::model::change::{ChangeKind, ServiceChange};
-use crate::model::state::BackendState;
+use super::change::{ChangeKind, ServiceChange};
+use super::state::BackendState;
 
 /// Something that has happened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -1,9 +1,37 @@
-//! The words of the domain: states, requests, refusals and changes. It knows neither the config file nor the API.
+//! The words of the domain: what can be configured and its rules, states, requests, refusals and changes. It knows neither the
+//! config file's text nor the API.
 
+pub(crate) mod agent;
 pub mod change;
+pub(crate) mod check;
+pub(crate) mod check_rules;
+pub(crate) mod discovery;
+pub(crate) mod effective;
 pub mod event;
+pub(crate) mod feedback;
+pub(crate) mod place;
+pub(crate) mod policy;
+mod reader;
+pub(crate) mod recovery;
 pub mod refusal;
 pub mod request;
+pub(crate) mod rules;
+pub(crate) mod schema;
 pub mod state;
 pub mod text;
 pub mod unknown;
+pub(crate) mod vip;
+pub(crate) mod written_check;
+pub(crate) mod written_discovery;
+
+pub use agent::Agent;
+pub use check::*;
+pub use discovery::{Discovery, Dns, OnEmpty, Priorities, Record, Source};
+pub use effective::{Effective, EffectiveBackend, EffectiveService, Refused};
+pub use feedback::Feedback;
+pub use policy::{Affinity, Prefix, Quic, ServerId};
+pub(crate) use reader::Reader;
+pub use recovery::{CircuitBreaker, DownPolicy};
+pub use rules::{refusal, validate_backend, validate_service};
+pub use schema::*;
+pub use vip::Vip;

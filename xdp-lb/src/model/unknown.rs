@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
+use super::refusal::Refusal;
 use super::text::quoted;
-use crate::model::refusal::Refusal;
 
 /// There is no such service: the refusal names those that there are.
 pub fn unknown_service(name: &str, known: Vec<String>) -> Refusal {

@@ -1,10 +1,9 @@
 //! Telling a link that an address is ours: gratuitous ARP (RFC 5227, section 3) and unsolicited neighbour advertisements
 //! (RFC 4861, section 7.2.6). Neighbours that have the address in their caches replace its Ethernet address.
 
-use std::fs;
-use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::{fs, io};
 
 use etherparse::icmpv6::NeighborAdvertisementHeader;
 use etherparse::{ArpHardwareId, ArpOperation, ArpPacket, EtherType, Icmpv6Type, PacketBuilder};

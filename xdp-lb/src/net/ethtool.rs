@@ -21,7 +21,7 @@ pub fn get(interface: &str, command: u32) -> io::Result<u32> {
     call(interface, Value { command, data: 0 })
 }
 
-/// Carries out a command that sets (`ETHTOOL_S...`), likewise.
+/// Carries out a command that sets (`ETHTOOL_S...`), with the same errors.
 ///
 /// # Errors
 /// Where the driver refuses, or there is no such interface.

@@ -1,11 +1,10 @@
 //! What the kernel is asked over netlink and what it says, in this module's own types.
 
 use std::collections::BTreeSet;
-use std::future;
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
+use std::{future, io};
 
 use anyhow::{Context as _, anyhow};
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, pin_mut};
@@ -21,7 +20,8 @@ use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteScope, RouteType, RouteVia,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::RcvBufForce;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, MulticastGroup, RouteMessageBuilder};
 use tokio::task::JoinSet;
@@ -91,7 +91,7 @@ pub(super) enum Neighbour {
 pub(super) enum Standing {
     /// It was confirmed, or the operator set it.
     Confirmed,
-    /// It was not confirmed of late.
+    /// It was not confirmed recently.
     Stale,
     /// The kernel asks for it and has had no answer yet.
     Probed,

@@ -10,23 +10,21 @@ mod inside;
 mod order;
 
 use std::fs::File;
-use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
-use std::process;
 use std::sync::mpsc;
-use std::thread;
+use std::{io, process, thread};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigHandler, Signal, signal};
+use order::{Answer, Order};
 use socket2::{Socket, Type};
 use tokio::sync::oneshot;
 
 use super::kernel::connect;
-use order::{Answer, Order};
 
 /// What is there, as it is asked over a socket. It ends when this is dropped.
 #[derive(Debug)]

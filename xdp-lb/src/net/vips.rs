@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::announce::Announcer;
 use super::kernel::{Change, Changes, Kernel, Link, connect};
-use crate::config::state::{self, Kept, StateError};
+use crate::store::{self, Kept, StateError};
 
 /// What the kernel is to tell of.
 const GROUPS: [MulticastGroup; 3] =
@@ -210,7 +210,7 @@ impl Keeper {
         let (kernel, connection) = connect()?;
         let boot =
             std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
-        let mut record = match state::read::<Record>(&record_file) {
+        let mut record = match store::read::<Record>(&record_file) {
             Ok(record) => record,
             Err(error @ StateError::SetAside { .. }) => {
                 tracing::error!("{error}");
@@ -313,7 +313,7 @@ impl Keeper {
             let standing = self.keep(address, wish, held_by, &links).await;
             standings.insert(address, standing);
         }
-        self.take_away_strays(&holders, &links, &mut standings).await;
+        self.remove_leftovers(&holders, &links, &mut standings).await;
         if standings.values().any(|standing| standing.trouble.is_some()) {
             self.look_at = Instant::now() + RETRY;
         }
@@ -337,7 +337,7 @@ impl Keeper {
         let is_foreign = held_by.iter().any(|holder| Some(holder) != own.as_ref());
         match wish {
             Wish::Undecided => stands(own.as_ref().or(held_by.first()), own.is_some()),
-            // What is its own goes with the strays.
+            // What is its own goes with the leftovers.
             Wish::Absent => match held_by.iter().find(|holder| Some(*holder) != own.as_ref()) {
                 Some(holder) => Standing {
                     trouble: Some(format!(
@@ -392,7 +392,7 @@ impl Keeper {
     }
 
     /// Takes away what the daemon has added and what is not wanted there.
-    async fn take_away_strays(
+    async fn remove_leftovers(
         &mut self,
         holders: &BTreeMap<IpAddr, Vec<String>>,
         links: &[Link],
@@ -437,9 +437,9 @@ impl Keeper {
     }
 
     fn save(&self) -> Result<()> {
-        match state::write(&self.record_file, &self.record)? {
-            state::Saved::OnDisk => {}
-            state::Saved::Unsynced(why) => tracing::warn!("{why}"),
+        match store::write(&self.record_file, &self.record)? {
+            store::Saved::OnDisk => {}
+            store::Saved::Unsynced(why) => tracing::warn!("{why}"),
         }
         Ok(())
     }

@@ -1,8 +1,7 @@
 //! Which XDP program an interface has, whoever attached it: asked of the kernel over netlink.
 
-use std::fmt;
-use std::io;
 use std::os::fd::AsFd as _;
+use std::{fmt, io};
 
 use aya::programs::loaded_programs;
 use nix::sys::socket::setsockopt;
@@ -11,7 +10,8 @@ use nix::sys::time::{TimeVal, TimeValLike as _};
 use rtnetlink::packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage, LinkXdp, XdpAttached};
-use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use rtnetlink::sys::protocols::NETLINK_ROUTE;
+use rtnetlink::sys::{Socket, SocketAddr};
 
 /// The kernel answers within microseconds: only a lost answer takes this long, in seconds.
 const PATIENCE: i64 = 1;

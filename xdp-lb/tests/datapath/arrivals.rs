@@ -32,7 +32,7 @@ fn homes(mode: Mode, vlan: u16) -> (Homes, u32, u32) {
     for place in 1..=4 {
         let mut backend = homes.host.backends[place];
         (backend.ifindex, backend.vlan) = (inside, vlan);
-        homes.apply(&[xdp_lb::control::tables::Write::Backend(BackendIndex(place as u32), backend)]);
+        homes.apply(&[xdp_lb::tables::Write::Backend(BackendIndex(place as u32), backend)]);
     }
     homes.set_asymmetric_replies(false);
     (homes, inside, outside)
@@ -141,7 +141,7 @@ fn the_answer_to_a_check_is_taken_where_the_backend_is() {
     let [vip_end, own] =
         [vip, own].map(|end| xdp_lb_common::net::Endpoint::from_socket(end.parse().unwrap(), Protocol::TCP));
     let rule = xdp_lb_common::tables::Reply { answers_checks: 1, ..Default::default() };
-    homes.apply(&[xdp_lb::control::tables::Write::Reply(vip_end, rule)]);
+    homes.apply(&[xdp_lb::tables::Write::Reply(vip_end, rule)]);
     let check = Check { service: vip_end, backend: BackendIndex(1), ifindex: inside };
     homes.put_check(FlowKey::new(own, vip_end), check);
     assert!(!is_taken(&mut homes, outside, &answer.bytes()));

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use xdp_lb::control::tables::Write;
+use xdp_lb::tables::Write;
 use xdp_lb_common::net::{Endpoint, Protocol};
 use xdp_lb_common::process::Verdict;
 use xdp_lb_common::reason::Reason;

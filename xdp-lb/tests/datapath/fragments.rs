@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use xdp_lb::control::tables::Write;
+use xdp_lb::tables::Write;
 use xdp_lb_common::net::Protocol;
 use xdp_lb_common::process::Verdict;
 use xdp_lb_common::reason::Reason;

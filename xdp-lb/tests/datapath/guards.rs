@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use xdp_lb::control::tables::{SourceRange, Write};
+use xdp_lb::tables::{SourceRange, Write};
 use xdp_lb_common::net::{Address, Protocol};
 use xdp_lb_common::process::Verdict;
 use xdp_lb_common::reason::Reason;

@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use aya::TestRun as _;
 use aya::programs::{TestRunOptions, Xdp};
-use xdp_lb::config::{Limits, PortRange, Timeouts, Vip, XdpMode};
-use xdp_lb::control::tables::{SourceRange, Tables, Write};
 use xdp_lb::datapath::{Census, Checks, Count, Datapath, Options, Policy, hash_keys, port_ranges};
+use xdp_lb::model::{Limits, PortRange, Timeouts, Vip, XdpMode};
+use xdp_lb::tables::{SourceRange, Tables, Write};
 use xdp_lb_common::flow::patience;
 use xdp_lb_common::host::{Buffer, HostTables};
 use xdp_lb_common::net::{Address, Endpoint, MacAddress, Port, Protocol};
 use xdp_lb_common::own_mac::OwnMac;
-use xdp_lb_common::process::{Scratch, Verdict, process, process_the_long_way, send_check};
+use xdp_lb_common::process::{Scratch, Verdict, process, process_slow_path, send_check};
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::slot::Slot;
 use xdp_lb_common::tables::{
@@ -113,12 +113,12 @@ impl Homes {
         Self::with_limits(LIMITS)
     }
 
-    /// Likewise, with room for so many flow records in the kernel.
+    /// The same with room for so many flow records in the kernel.
     pub fn with_flows(flows: u32) -> Self {
         Self::with_limits(Limits { flows, half_open_flows: flows, ..LIMITS })
     }
 
-    /// Likewise, with tables of these sizes.
+    /// The same with tables of these sizes.
     pub fn with_limits(limits: Limits) -> Self {
         assert!(nix::unistd::geteuid().is_root(), "run as root: these tests load a program into the kernel");
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
@@ -332,19 +332,19 @@ impl Homes {
         self.send_bytes(&frame.bytes())
     }
 
-    /// Likewise, for a frame of any bytes.
+    /// The same for a frame of any bytes.
     pub fn send_bytes(&mut self, bytes: &[u8]) -> Outcome {
         self.send_bytes_by(INGRESS, bytes)
     }
 
-    /// Likewise, for a frame that comes in by this interface: [`INGRESS`], or one made by [`Homes::add_interface`].
+    /// The same for a frame that comes in by this interface: [`INGRESS`], or one made by [`Homes::add_interface`].
     pub fn send_bytes_by(&mut self, ingress: u32, bytes: &[u8]) -> Outcome {
         self.host.now = monotonic();
         self.host.nanoseconds = nanoseconds();
         let mut buffer = Buffer::new(bytes, ingress);
         let host_before = *self.host.reasons.borrow();
-        // What the kernel does the short way, where it can, must be what comes of the long one.
-        let verdict = process_the_long_way(&mut buffer, &self.host, &mut Scratch::default());
+        // The kernel takes the fast path where it can; the slow path must do the same.
+        let verdict = process_slow_path(&mut buffer, &self.host, &mut Scratch::default());
         let host_counted = counted(&host_before, &*self.host.reasons.borrow());
         let before = self.kernel.reasons().unwrap();
         let (action, after_kernel) = self.run_program_in_kernel("xdp_lb", bytes, ingress);
@@ -375,7 +375,7 @@ impl Homes {
         Outcome { verdict, bytes: buffer.bytes().to_vec(), counted }
     }
 
-    /// Sends a packet through the home on the host alone, the short way where there is one.
+    /// Sends a packet through the host alone, on the fast path where it can.
     pub fn process(&self, packet: &mut Buffer) -> Verdict {
         let mut scratch = Scratch::default();
         process(packet, &self.host, || Some(&mut scratch))
@@ -469,7 +469,7 @@ impl Homes {
         self.bytes_end_with(&frame.bytes(), reason);
     }
 
-    /// Likewise, for a frame of any bytes.
+    /// The same for a frame of any bytes.
     pub fn bytes_end_with(&mut self, bytes: &[u8], reason: Reason) {
         let outcome = self.send_bytes(bytes);
         assert!(

@@ -14,7 +14,7 @@ use crate::packets::{Frame, SYN};
 /// (`BPF_COMPLEXITY_LIMIT_INSNS`). A bound far below that makes growth seen.
 const VERIFIED_INSTRUCTIONS: u32 = 250_000;
 
-/// Likewise, for the verifiers of older kernels, which look at more of the same program before they know it safe: 6.1 at
+/// The same for the verifiers of older kernels, which look at more of the same program before they know it safe: 6.1 at
 /// more than twice as much as 6.12.
 const VERIFIED_INSTRUCTIONS_BEFORE_6_12: u32 = 600_000;
 

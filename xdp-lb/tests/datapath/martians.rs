@@ -74,7 +74,7 @@ fn a_packet_from_a_source_that_no_host_has_is_refused_unless_it_comes_by_lo() {
                 let (begin, go_on) = packets(&format!("{source}:7"), &to);
                 for frame in begin.iter().chain(&go_on) {
                     assert!(is_refused(&mut homes, outside, &frame.bytes()), "{mode:?} {frame:?}");
-                    // What has a tag goes the slow path.
+                    // What has a tag takes the slow path.
                     let tagged = frame.clone().tag(0x8100, 7);
                     assert!(is_refused(&mut homes, outside, &tagged.bytes()), "{mode:?} {tagged:?}");
                     assert!(!is_refused(&mut homes, INGRESS, &frame.bytes()), "{mode:?} {frame:?}");

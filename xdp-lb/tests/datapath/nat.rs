@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use xdp_lb::control::tables::Write;
 use xdp_lb::datapath::monotonic_seconds;
+use xdp_lb::tables::Write;
 use xdp_lb_common::net::{Address, Protocol};
 use xdp_lb_common::process::Verdict;
 use xdp_lb_common::reason::Reason;
@@ -391,7 +391,7 @@ fn a_neighbour_of_the_backend_and_the_backend_itself_come_from_an_address_of_thi
             homes.forwards(&make(&before, vip, ACK), &before, backend);
         }
 
-        // Where it is off, and in a settled slot's fast path.
+        // Where it is off, and on the fast path of a settled slot.
         homes.change_backend(backend, |backend| backend.neighbours = 0);
         let other = neighbour.replace("4000", "4001");
         homes.forwards(&make(&other, vip, SYN), &other, backend);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use xdp_lb::control::tables::Write;
+use xdp_lb::tables::Write;
 use xdp_lb_common::net::Protocol;
 use xdp_lb_common::process::Verdict;
 use xdp_lb_common::slot::Slot;

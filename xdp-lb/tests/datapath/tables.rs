@@ -5,9 +5,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
-use xdp_lb::config::Limits;
-use xdp_lb::control::tables::Write;
 use xdp_lb::datapath::Census;
+use xdp_lb::model::Limits;
+use xdp_lb::tables::Write;
 use xdp_lb_common::flow::patience;
 use xdp_lb_common::net::{Endpoint, Port, Protocol};
 use xdp_lb_common::reason::Reason;
@@ -134,8 +134,8 @@ fn the_census_removes_what_is_over() {
     let policy = xdp_lb::datapath::Policy {
         asymmetric_replies: true,
         flow_hash_secret: None,
-        snat_ports: xdp_lb::config::PortRange { first: 2000, last: 2999 },
-        timeouts: xdp_lb::config::Timeouts {
+        snat_ports: xdp_lb::model::PortRange { first: 2000, last: 2999 },
+        timeouts: xdp_lb::model::Timeouts {
             tcp_idle: Duration::from_secs(900),
             udp_idle: Duration::from_secs(0),
         },

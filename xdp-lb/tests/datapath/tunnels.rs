@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use etherparse::{IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, UdpHeader};
-use xdp_lb::control::tables::Write;
+use xdp_lb::tables::Write;
 use xdp_lb_common::net::{Address, Protocol};
 use xdp_lb_common::process::Verdict;
 use xdp_lb_common::reason::Reason;

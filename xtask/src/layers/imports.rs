@@ -187,8 +187,8 @@ impl Module {
     /// Takes in what a `use` names: its tokens behind the path `before`.
     fn take_use(&mut self, module: &Names, tree: &[TokenTree], before: &[String]) {
         let mut path = before.to_vec();
-        let mut tokens = tree.iter().peekable();
-        while let Some(token) = tokens.next() {
+        let mut tokens = tree.iter();
+        for token in tokens.by_ref() {
             match token {
                 TokenTree::Group(group) => {
                     let trees: Vec<TokenTree> = group.stream().into_iter().collect();
@@ -289,7 +289,7 @@ fn defined(item: &[TokenTree]) -> Option<String> {
 /// or with a semicolon.
 fn items(tokens: TokenStream) -> impl Iterator<Item = Vec<TokenTree>> {
     let mut tokens = tokens.into_iter().peekable();
-    let mut next = move || {
+    let next = move || {
         let (mut item, mut is_of_tests) = (Vec::new(), false);
         while let Some(token) = tokens.next() {
             if is_punct(&token, '#') {
@@ -319,7 +319,7 @@ fn items(tokens: TokenStream) -> impl Iterator<Item = Vec<TokenTree>> {
         }
         (!item.is_empty() && !is_of_tests).then_some(item)
     };
-    std::iter::from_fn(move || next())
+    std::iter::from_fn(next)
 }
 
 fn word(token: &TokenTree) -> Option<String> {

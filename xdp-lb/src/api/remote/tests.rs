@@ -19,7 +19,7 @@ use crate::api::client::{Client, Error, Result};
 use crate::api::endpoint::Endpoint;
 use crate::api::server::Server;
 use crate::api::testing::Owner;
-use crate::config;
+use crate::model;
 use crate::model::request::AdminPatch;
 use crate::model::state::AdminState;
 
@@ -63,7 +63,7 @@ fn daemon(read_certificates: &[&str]) -> Daemon {
     let read_certificates = read_certificates.iter().map(|name| (*name).to_owned()).collect();
     let remote = Remote { read_certificates, ..remote(folder.path(), address) };
     let socket = folder.path().join("api.sock");
-    let config = config::Api { socket, remote: Some(remote), ..config::Api::default() };
+    let config = model::Api { socket, remote: Some(remote), ..model::Api::default() };
     let server = Server::bind(&config).unwrap();
     let server = tokio::spawn(server.serve(Owner::default().start(), std::future::pending()));
     Daemon { folder, servers, clients, address, _server: server }

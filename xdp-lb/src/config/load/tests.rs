@@ -1,12 +1,11 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{
-    Affinity, Agent, CircuitBreaker, Feedback, Mode, PortRange, Prefix, Probe, Protocol, Quic, Withdraw,
-    XdpMode,
-};
-use crate::config::{Service, check, written_check};
 use crate::model::text::quoted;
+use crate::model::{
+    Affinity, Agent, CircuitBreaker, Feedback, Mode, PortRange, Prefix, Probe, Protocol, Quic, Service,
+    Withdraw, XdpMode, check, written_check,
+};
 
 /// The config file of the documentation's first page.
 const FIRST: &str = r#"
@@ -216,8 +215,8 @@ fn a_file_that_cannot_be_read_says_why() {
 fn syntax_errors_have_line_and_column() {
     assert_eq!(
         refused("interfaces = [\"eth0\"]\nxdp_mode = auto\n[api\n"),
-        "line 2:12: string values must be quoted, expected literal string; mend TOML's syntax here\n\
-         line 3:5: unclosed table, expected `]`; mend TOML's syntax here"
+        "line 2:12: string values must be quoted, expected literal string; fix TOML's syntax here\n\
+         line 3:5: unclosed table, expected `]`; fix TOML's syntax here"
     );
     assert_eq!(
         refused("interfaces = [\"a\"]\ninterfaces = [\"b\"]\n"),
@@ -1447,7 +1446,7 @@ fn the_documentation_is_right() {
     for block in json {
         let state = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(state.path(), block).expect("written");
-        crate::config::state::read::<crate::config::Overlay>(state.path()).expect("a state file");
+        crate::store::read::<crate::overlay::Overlay>(state.path()).expect("a state file");
     }
     for key in
         TOP_KEYS.iter().chain(API_KEYS).chain(SERVICE_KEYS).chain(written_check::KEYS).chain(DISCOVERY_KEYS)

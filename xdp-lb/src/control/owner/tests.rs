@@ -12,17 +12,18 @@ use xdp_lb_common::reason::Reason;
 use xdp_lb_common::tables::{BackendIndex, ServiceIndex};
 
 use super::*;
-use crate::api::types::{BackendView, StatusView, TroubleView};
-use crate::config::{Limits, XdpMode};
+use crate::config;
 use crate::control::Handle;
 use crate::control::kernel::FlowRecords;
-use crate::control::tables::Tables;
 use crate::datapath::{NoInterface, Policy, Sizes};
 use crate::health::{AgentAdmin, Said};
 use crate::model::request::BackendPatch;
 use crate::model::state::BackendState;
+use crate::model::{self, Limits, XdpMode};
 use crate::net::vips::{Standings, Wanted, Wish};
 use crate::net::{NextHop, NoNextHop};
+use crate::report::documents::{BackendView, StatusView, TroubleView};
+use crate::tables::Tables;
 
 /// The tables in memory, and what else was asked of the kernel.
 #[derive(Default)]
@@ -310,7 +311,7 @@ struct Daemon {
     watched: Arc<Mutex<BTreeSet<IpAddr>>>,
     vips: InMemoryVips,
     found: mpsc::Sender<Update>,
-    discoveries: Arc<Mutex<Vec<config::Service>>>,
+    discoveries: Arc<Mutex<Vec<model::Service>>>,
     task: JoinHandle<Ended>,
 }
 
@@ -345,7 +346,7 @@ impl Daemon {
         let (targets, watched) = <(Arc<Mutex<_>>, Arc<Mutex<_>>)>::default();
         let (set, watch) = (Arc::clone(&targets), Arc::clone(&watched));
         let vips = InMemoryVips::default();
-        let discoveries = Arc::<Mutex<Vec<config::Service>>>::default();
+        let discoveries = Arc::<Mutex<Vec<model::Service>>>::default();
         let discover = Arc::clone(&discoveries);
         let owner = Owner::start(Parts {
             set_courses: Ok(Box::new(|_| ())),
@@ -360,7 +361,7 @@ impl Daemon {
             vips: Box::new(vips.clone()),
             upgrades: Upgrades::new().0,
             set_discoveries: Box::new(move |services| *discover.lock().unwrap() = services),
-            standby: None,
+            learnt: None,
         })?;
         let (requests, receive_requests) = mpsc::channel(8);
         let (reports, receive_reports) = mpsc::channel(64);
@@ -731,7 +732,7 @@ async fn a_change_that_does_not_fit_is_refused_and_not_saved() {
     let mut service = config::load(&daemon.config_file()).unwrap().services.remove(0);
     service.name = "more".into();
     service.vip = address("192.0.2.11:80").into();
-    service.health_check = Some(config::HealthCheck::new(config::Probe::None));
+    service.health_check = Some(model::HealthCheck::new(model::Probe::None));
     let refused = daemon.handle.add_service(service).await.unwrap_err();
     assert!(matches!(&refused, Refusal::Conflict(why) if why.contains("limits.slots = 370")), "{refused}");
     assert!(!daemon.directory.path().join("state.json").exists());
@@ -852,7 +853,7 @@ async fn a_plan_changes_nothing_and_tells_the_slots_that_the_reload_moves() {
     assert!(moved > 0);
     assert_eq!(
         daemon.handle.plan_reload(Leave::Drain).await.unwrap(),
-        crate::api::types::ReloadView::default()
+        crate::report::documents::ReloadView::default()
     );
 }
 
@@ -1437,7 +1438,7 @@ discovery = { type = "dns", name = "web.example.com", drain_timeout = "1h", hold
 impl Daemon {
     async fn find(&self, result: Result<&[u8], &str>) {
         let service = self.discoveries.lock().unwrap()[0].clone();
-        let backend = |host: &u8| config::Backend::new(([198, 51, 100, *host], 8080).into(), 100);
+        let backend = |host: &u8| model::Backend::new(([198, 51, 100, *host], 8080).into(), 100);
         let found = |hosts: &[u8]| crate::discovery::Found {
             backends: hosts.iter().map(backend).collect(),
             refused: vec![],
@@ -1464,7 +1465,7 @@ impl Daemon {
         daemon
     }
 
-    async fn discovery(&self) -> crate::api::types::DiscoveryView {
+    async fn discovery(&self) -> crate::report::documents::DiscoveryView {
         self.handle.services().await.unwrap()[0].discovery.clone().unwrap()
     }
 
@@ -1548,8 +1549,7 @@ async fn what_is_found_is_used_where_it_cannot_be_saved() {
     fs::create_dir_all(daemon.directory.path().join("state.json/in/the/way")).unwrap();
     daemon.find(Ok(&[11])).await;
     daemon.until("web", |it| it.len() == 1).await;
-    let refused =
-        daemon.handle.add_backend("web".into(), config::Backend::new(address("198.51.100.9:80"), 1));
+    let refused = daemon.handle.add_backend("web".into(), model::Backend::new(address("198.51.100.9:80"), 1));
     assert!(matches!(refused.await, Err(Refusal::Failed(_))), "an operator's change has to be saved");
 }
 

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UdpSocket};
 
 use super::*;
-use crate::config::Source;
+use crate::model::Source;
 
 /// A server that answers what `answers` makes of each query: by UDP or, where that is true, by TCP. It counts the
 /// queries.

@@ -1,7 +1,7 @@
 use std::fs;
 
 use super::*;
-use crate::config::Source;
+use crate::model::Source;
 
 struct Followed {
     directory: tempfile::TempDir,

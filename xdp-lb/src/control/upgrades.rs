@@ -1,0 +1,46 @@
+//! How the owner task asks for an upgrade, and what became of it.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+
+use crate::model::refusal::{Answer, Refusal};
+use crate::model::request::Outcome;
+use crate::model::state::UpgradeState;
+use crate::report::documents::UpgradeView;
+
+/// How the owner task asks for an upgrade, and what became of it.
+#[derive(Clone, Debug)]
+pub struct Upgrades {
+    wanted: mpsc::Sender<()>,
+    state: Arc<watch::Sender<Option<UpgradeView>>>,
+}
+
+impl Upgrades {
+    /// With the receiver of what is asked for.
+    pub fn new() -> (Self, mpsc::Receiver<()>) {
+        let (wanted, asked) = mpsc::channel(1);
+        (Self { wanted, state: Arc::new(watch::channel(None).0) }, asked)
+    }
+
+    /// Asks for an upgrade.
+    pub(crate) fn begin(&self) -> Answer<Outcome> {
+        let is_under_way = self.view().is_some_and(|upgrade| upgrade.state == UpgradeState::UnderWay);
+        if is_under_way || self.wanted.try_send(()).is_err() {
+            return Err(Refusal::Conflict("an upgrade is under way already".into()));
+        }
+        self.note(UpgradeState::UnderWay, "the new binary is started".into());
+        let message = "the binary at the daemon's path is started: it takes over once it has checked everything, and \
+                       the daemon goes on where it does not become ready (xdp-lb status)";
+        Ok(Outcome { message: message.into(), changed: true, trouble: None })
+    }
+
+    /// What became of the last upgrade.
+    pub(crate) fn view(&self) -> Option<UpgradeView> {
+        self.state.borrow().clone()
+    }
+
+    pub(crate) fn note(&self, state: UpgradeState, message: String) {
+        self.state.send_replace(Some(UpgradeView { state, message }));
+    }
+}

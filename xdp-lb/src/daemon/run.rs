@@ -1,0 +1,555 @@
+//! The daemon: puts the parts together, says when it is ready, and ends as it is told.
+
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use std::{io, thread};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{error, info, warn};
+use xdp_lb_common::tables::{Check, FlowKey};
+
+use super::privilege;
+use super::upgrade::{self, Predecessor, Successor};
+use crate::api::server::Server;
+use crate::control::handle::Handle;
+use crate::control::owner::{Ears, Ended, Owner, Parts, SetCourse, refuse_vip_checks};
+use crate::control::upgrades::Upgrades;
+use crate::daemon::standby::{self, FIRST_CHECKS, Standby};
+use crate::datapath::{self, Checks, Datapath, Events, Policy, Prepared};
+use crate::discovery::Discoverer;
+use crate::health::{AgentReport, Checker, Report, VipChecks, Ways};
+use crate::lock::Lock;
+use crate::model::Config;
+use crate::model::state::UpgradeState;
+use crate::net::namespace::Namespace;
+use crate::net::vips::{Vips, record_file};
+use crate::net::{Event, OwnMacs, Resolver};
+use crate::{config, metrics, overlay, store};
+
+/// Messages that may wait for the owner task: its senders wait when there are more.
+const QUEUE: usize = 1024;
+
+/// How long the last answers may take once the daemon ends.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// How long they may take before another daemon takes over, which waits for them.
+const GRACE_BEFORE_HAND_OVER: Duration = Duration::from_secs(1);
+
+/// How long this daemon tries to take back what a successor has not kept, and how often.
+const TO_TAKE_BACK: Duration = Duration::from_secs(60);
+const TAKE_BACK_AGAIN: Duration = Duration::from_millis(200);
+
+/// What fixes it where checks cannot go to VIPs.
+const NAMESPACE_HINT: &str = "it takes a network namespace of the daemon's own, for which it needs CAP_SYS_ADMIN when it \
+                              starts, and RestrictNamespaces=net where systemd confines it; one that takes over by \
+                              `xdp-lb upgrade` has that of the daemon before";
+
+/// How the daemon is run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The config file.
+    pub config_file: PathBuf,
+    /// Whether a daemon is taken over from, which waits at the other end of stdin.
+    pub takes_over: bool,
+}
+
+/// What one life of the daemon ended with.
+enum End {
+    /// It was told to end, or was unloaded.
+    Over,
+    /// It has let go of everything, for a successor.
+    HandedOver(Successor),
+}
+
+/// Runs the daemon until SIGTERM, SIGINT, `xdp-lb unload`, or until another has taken over.
+///
+/// # Errors
+/// Where it may not or cannot start; a first start that fails leaves no pins behind. And where it has to end
+/// because a part that it cannot do without has failed.
+pub fn run(options: &Options) -> Result<()> {
+    share_heap();
+    let mut predecessor = if options.takes_over { Some(Predecessor::on_stdin()?) } else { None };
+    let result = lives(options, &mut predecessor);
+    if let (Err(error), Some(predecessor)) = (&result, &mut predecessor) {
+        predecessor.failed(error);
+    }
+    result
+}
+
+fn lives(options: &Options, predecessor: &mut Option<Predecessor>) -> Result<()> {
+    let binary = upgrade::own_binary()?;
+    privilege::check()?;
+    let mut config = config::load(&options.config_file)?;
+    // Its threads have no programs to run for checks.
+    let confine = || privilege::drop_rest(false, false);
+    let namespace = match predecessor {
+        Some(predecessor) => predecessor.namespace().and_then(|socket| Namespace::inherit(socket, confine)),
+        None => Namespace::start(confine),
+    };
+    let namespace = namespace.map(Arc::new).map_err(|error| format!("{error:#}: {NAMESPACE_HINT}"));
+    if let Err(why) = &namespace
+        && let Some(refusal) = refuse_vip_checks(why, config.services.iter())
+    {
+        bail!(refusal);
+    }
+    if let Some(predecessor) = predecessor {
+        datapath::check_layout(&config.pin_path)?;
+        predecessor.checked()?;
+    }
+    // Before anything is read from the state file, and until the process ends. That of a daemon that is taken over from comes
+    // once that one has let go.
+    let mut lock = match predecessor {
+        Some(_) => None,
+        None => Some(store::lock(&config.state_file)?),
+    };
+    raise_descriptor_limit();
+    privilege::drop_rest(config.allow_exec_checks, config.api.has_groups())?;
+    let (upgrades, mut asked) = Upgrades::new();
+    if predecessor.is_some() {
+        upgrades.note(UpgradeState::UnderWay, "this daemon takes over".into());
+    }
+    // Until when this daemon tries to take back what it has handed over.
+    let mut insists_until = None;
+    loop {
+        // All that one life has started ends with its runtime.
+        let runtime = runtime()?;
+        let life = Life { options, binary: &binary, upgrades: &upgrades, namespace: &namespace };
+        let end = runtime.block_on(life.serve(config.clone(), &mut asked, predecessor, &mut lock));
+        runtime.shutdown_timeout(Duration::from_secs(1));
+        let successor = match (end, insists_until) {
+            (Ok(End::Over), _) => return Ok(()),
+            (Ok(End::HandedOver(successor)), _) => successor,
+            // A successor that was killed may hold what it had for a moment yet.
+            (Err(error), Some(until)) if Instant::now() < until => {
+                warn!("cannot take everything back yet, which is tried again: {error:#}");
+                thread::sleep(TAKE_BACK_AGAIN);
+                continue;
+            }
+            (Err(error), _) => return Err(error),
+        };
+        let held = lock.as_mut().context("there is no lock on the state file")?;
+        if self::runtime()?.block_on(see_it_take_over(successor, held, &upgrades))? {
+            return Ok(());
+        }
+        // The other one may have written its own process id.
+        if let Err(error) = held.sign() {
+            warn!("cannot write the state file's lock: {error:#}");
+        }
+        insists_until = Some(Instant::now() + TO_TAKE_BACK);
+        // As a restart does; but this one has to go on, whatever the file says.
+        match config::load(&options.config_file) {
+            Ok(present) => config = present,
+            Err(errors) => error!("the daemon goes on with the config that it was started with: {errors}"),
+        }
+    }
+}
+
+/// Has all threads share one heap. glibc gives each its own, and what a thread has freed stays with that: the largest
+/// answer that each has made, several megabytes where there are thousands of backends.
+fn share_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it sets a number of the allocator's, and no other thread has been started.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the daemon's threads")
+}
+
+/// Waits until the successor has taken over and shows that it stays; where it does not, ends it and says so. Returns whether
+/// this daemon is not needed any more.
+async fn see_it_take_over(mut successor: Successor, lock: &Lock, upgrades: &Upgrades) -> Result<bool> {
+    let pid = successor.id();
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen to signals")?;
+    let taken = tokio::select! {
+        taken = successor.take_over(lock) => taken,
+        _ = terminate.recv() => {
+            info!("SIGTERM: the daemon and the one that was to take over end, forwarding goes on");
+            successor.end();
+            return Ok(true);
+        }
+    };
+    let stays = match taken {
+        Ok(()) => {
+            info!("the process {pid} has taken over: this one ends once that has shown that it stays");
+            tokio::select! {
+                stays = successor.stay() => stays.map_err(|why| format!("took over and did not stay: {why:#}")),
+                _ = terminate.recv() => {
+                    info!("SIGTERM: the daemon and the one that has taken over end, forwarding goes on");
+                    successor.terminate();
+                    return Ok(true);
+                }
+            }
+        }
+        Err(why) => Err(format!("did not take over: {why:#}")),
+    };
+    match stays {
+        Ok(()) => {
+            // What systemd watches from now on.
+            if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::MainPid(pid)]) {
+                warn!("cannot tell the service manager of the new daemon: {error}");
+            }
+            info!("the process {pid} goes on: this one ends");
+            Ok(true)
+        }
+        Err(why) => {
+            successor.end();
+            let message = format!("the new daemon {why}; so this one took everything back");
+            error!("upgrade: {message}");
+            upgrades.note(UpgradeState::Failed, message);
+            Ok(false)
+        }
+    }
+}
+
+/// What one life of the daemon works with.
+struct Life<'a> {
+    options: &'a Options,
+    binary: &'a Path,
+    upgrades: &'a Upgrades,
+    /// Where checks at VIPs come from; or why there is none.
+    namespace: &'a Result<Arc<Namespace>, String>,
+}
+
+/// What tells the daemon of backends and of the network.
+struct Senses {
+    resolver: Arc<Resolver>,
+    own_macs: OwnMacs,
+    events: mpsc::Receiver<Event>,
+    checker: Arc<Checker>,
+    vip_checks: Result<Arc<VipChecks>, String>,
+    reports: mpsc::Receiver<Report>,
+    agents: mpsc::Receiver<AgentReport>,
+}
+
+/// What a life has once it may work with the tables.
+struct Beginning {
+    api: Server,
+    vips: Vips,
+    datapath: Datapath,
+    senses: Senses,
+    standby: Option<Standby>,
+}
+
+impl Ways for Checks {
+    fn attach(&self, ifindex: u32) -> io::Result<OwnedFd> {
+        Self::attach(self, ifindex)
+    }
+
+    fn put(&mut self, key: &FlowKey, check: Check) -> Result<()> {
+        Self::put(self, key, check)
+    }
+
+    fn remove(&mut self, key: &FlowKey) {
+        Self::remove(self, key);
+    }
+}
+
+impl Life<'_> {
+    fn datapath_options(&self, config: &Config) -> datapath::Options {
+        datapath::Options {
+            pin_path: Some(config.pin_path.clone()),
+            limits: config.limits,
+            policy: Policy::of(config),
+        }
+    }
+
+    fn start_checks(
+        &self,
+        (resolver, own_macs, events): (Arc<Resolver>, OwnMacs, mpsc::Receiver<Event>),
+        take_checks: impl FnOnce() -> Result<Checks>,
+    ) -> Result<Senses> {
+        let (send_reports, reports) = mpsc::channel(QUEUE);
+        let (send_news, agents) = mpsc::channel(QUEUE);
+        let vip_checks = match self.namespace {
+            Ok(namespace) => Ok(Arc::new(VipChecks::new(Arc::clone(namespace), Box::new(take_checks()?)))),
+            Err(why) => Err(why.clone()),
+        };
+        let checker =
+            Arc::new(Checker::start_with(send_reports, send_news, vip_checks.as_ref().ok().cloned()));
+        Ok(Senses { resolver, own_macs, events, checker, vip_checks, reports, agents })
+    }
+
+    /// Begins where no other daemon is.
+    async fn begin(&self, config: &Config) -> Result<Beginning> {
+        // What can fail without touching the kernel comes first.
+        let api = Server::bind(&config.api)?;
+        let network = start_resolver().await?;
+        let vips = Vips::start(record_file(&config.state_file))?;
+        let mut datapath = Datapath::load(&self.datapath_options(config))?;
+        let senses = self.start_checks(network, || datapath.take_checks())?;
+        Ok(Beginning { api, vips, datapath, senses, standby: None })
+    }
+
+    /// Begins beside the daemon before, which works until it hears that this one is ready, and then lets go.
+    async fn stand_by(
+        &self,
+        config: &Config,
+        predecessor: &mut Predecessor,
+        lock: &mut Option<Lock>,
+    ) -> Result<Beginning> {
+        let options = self.datapath_options(config);
+        let mut prepared = Prepared::load(&options)?;
+        let mut senses = self.start_checks(start_resolver().await?, || prepared.take_checks())?;
+        let mut standby = Standby::new(config, prepared.tables())?;
+        let Senses { resolver, events, checker, reports, agents, .. } = &mut senses;
+        let ears = standby::Ears { reports, agents, events };
+        let handed = standby.learn(checker, resolver, ears, predecessor).await?;
+        *lock = Some(store::inherit_lock(handed, &config.state_file)?);
+        if config::load(&self.options.config_file)? != *config {
+            bail!("the config file was changed while this daemon was starting: run `xdp-lb upgrade` again");
+        }
+        let datapath = Datapath::take_over(&options, prepared)?;
+        let api = Server::bind(&config.api)?;
+        let vips = Vips::start(record_file(&config.state_file))?;
+        Ok(Beginning { api, vips, datapath, senses, standby: Some(standby) })
+    }
+
+    async fn serve(
+        &self,
+        config: Config,
+        asked: &mut mpsc::Receiver<()>,
+        predecessor: &mut Option<Predecessor>,
+        lock: &mut Option<Lock>,
+    ) -> Result<End> {
+        let beginning = match predecessor {
+            Some(predecessor) => self.stand_by(&config, predecessor, lock).await?,
+            None => self.begin(&config).await?,
+        };
+        let Beginning { api, vips, mut datapath, senses, standby } = beginning;
+        let Senses { resolver, own_macs, events, checker, vip_checks, reports, agents } = senses;
+        let (pins, socket) = (config.pin_path.clone(), config.api.socket.clone());
+        let metrics = config.metrics.listen;
+        let (metrics_trouble, of_metrics) = watch::channel(None);
+        let is_first = !datapath.is_adopted();
+        let wanted_neighbours = datapath.take_events()?;
+        datapath.start_log()?;
+
+        let (handle, requests) = mpsc::channel(QUEUE);
+        let handle = Handle::new(handle);
+        let watched = Arc::clone(&resolver);
+        let (updates, found) = mpsc::channel(QUEUE);
+        let discoverer = Discoverer::start(updates);
+        let parts = Parts {
+            config_file: self.options.config_file.clone(),
+            config,
+            kernel: datapath,
+            metrics: of_metrics,
+            set_targets: {
+                let checker = Arc::clone(&checker);
+                Box::new(move |targets| checker.set_targets(targets))
+            },
+            set_reach: Box::new(move |address, no_way| checker.set_reach(address, no_way)),
+            watch: Box::new(move |addresses| watched.watch(addresses)),
+            vips: Box::new(vips),
+            upgrades: self.upgrades.clone(),
+            set_discoveries: Box::new(move |services| discoverer.set_services(services)),
+            own_macs,
+            set_courses: vip_checks
+                .map(|checks| -> SetCourse { Box::new(move |courses| checks.set_courses(courses)) }),
+            learnt: standby.map(Standby::into_learnt),
+        };
+        let owner = Owner::start(parts).inspect_err(|_| {
+            if is_first && let Err(error) = datapath::unload(&pins) {
+                warn!("{error:#}");
+            }
+        })?;
+        tokio::spawn(solicit(wanted_neighbours, resolver));
+
+        let (stop, stopped) = watch::channel(());
+        let stopping = |mut stopped: watch::Receiver<()>| async move {
+            // The sender's end says the same as a message.
+            let _ = stopped.changed().await;
+        };
+        let api = tokio::spawn(api.serve(handle.clone(), stopping(stopped.clone())));
+        let metrics = metrics.map(|address| {
+            tokio::spawn(metrics::listen(address, handle.clone(), metrics_trouble, stopping(stopped.clone())))
+        });
+        let (over, is_over) = oneshot::channel();
+        let ready = match predecessor.take() {
+            Some(predecessor) => {
+                info!("took over; the control socket is {}", socket.display());
+                tokio::spawn(be_watched(handle.clone(), predecessor, self.upgrades.clone(), is_over))
+            }
+            None => {
+                drop(is_over);
+                tokio::spawn(say_ready(handle.clone(), socket))
+            }
+        };
+
+        let mut successor = None;
+        let mut owner = pin!(owner.run(Ears { requests, reports, agents, events, found }));
+        let ended = tokio::select! {
+            ended = &mut owner => Some(ended),
+            signal = wait_for_signal(&handle) => {
+                info!("{}: the daemon ends, forwarding goes on", signal?);
+                None
+            }
+            checked = self.next_successor(asked) => {
+                info!("the process {} is to take over", checked.id());
+                successor = Some(checked);
+                None
+            }
+        };
+        match (&successor, ended) {
+            (None, None | Some(Ended::Unloaded | Ended::Closed)) => {
+                let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+                // Where another daemon watches this one.
+                if over.send(()).is_ok() {
+                    let _ = ready.await;
+                } else {
+                    ready.abort();
+                }
+            }
+            _ => ready.abort(),
+        }
+        drop(stop);
+        let last_answers = async {
+            let _ = api.await;
+            if let Some(metrics) = metrics {
+                let _ = metrics.await;
+            }
+        };
+        let grace = if successor.is_some() { GRACE_BEFORE_HAND_OVER } else { GRACE };
+        let answered = tokio::time::timeout(grace, last_answers);
+        let in_time = if ended.is_some() {
+            answered.await.is_ok()
+        } else {
+            // What was asked already is answered, too.
+            tokio::select! {
+                answered = answered => answered.is_ok(),
+                _ = &mut owner => true,
+            }
+        };
+        if !in_time {
+            warn!("the last answers took longer than {grace:?} and were cut short");
+        }
+        match (ended, successor) {
+            (Some(Ended::NetworkLost), _) => {
+                bail!("the kernel's news of routes and neighbours ended (see above): start the daemon again")
+            }
+            (_, Some(successor)) => Ok(End::HandedOver(successor)),
+            _ => Ok(End::Over),
+        }
+    }
+
+    /// Waits until an upgrade is asked for, and the other binary is ready to take over. One that is not is refused, and nothing
+    /// has changed.
+    async fn next_successor(&self, asked: &mut mpsc::Receiver<()>) -> Successor {
+        loop {
+            if asked.recv().await.is_none() {
+                return std::future::pending().await;
+            }
+            let why = match Successor::start(self.binary, &self.options.config_file) {
+                Ok(mut successor) => match successor.ready(self.binary, self.namespace).await {
+                    Ok(()) => return successor,
+                    Err(why) => {
+                        successor.end();
+                        why
+                    }
+                },
+                Err(why) => why,
+            };
+            let message = format!("refused, and nothing was changed: {}: {why:#}", self.binary.display());
+            error!("upgrade: {message}");
+            self.upgrades.note(UpgradeState::Failed, message);
+        }
+    }
+}
+
+/// Every backend is checked with a socket of its own: as many as the system lets us have.
+fn raise_descriptor_limit() {
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        warn!("cannot raise the limit of open files to {hard}: {error}");
+    }
+}
+
+/// Has the neighbours resolved that the datapath meets and does not know.
+async fn solicit(mut events: Events, resolver: Arc<Resolver>) {
+    loop {
+        match events.next().await {
+            Ok(wanted) => resolver.solicit(wanted.ifindex, IpAddr::from(wanted.address)),
+            Err(error) => {
+                error!("{error:#}: clients' neighbours that are not known stay so");
+                return;
+            }
+        }
+    }
+}
+
+async fn start_resolver() -> Result<(Arc<Resolver>, OwnMacs, mpsc::Receiver<Event>)> {
+    let (events, heard) = mpsc::channel(QUEUE);
+    let (resolver, own_macs) = Resolver::start(events).await?;
+    Ok((Arc::new(resolver), own_macs, heard))
+}
+
+/// Tells the service manager (sd_notify(3)) once the first checks have ended, so that what is ordered
+/// behind the daemon finds its services served.
+async fn say_ready(handle: Handle, socket: PathBuf) {
+    let deadline = tokio::time::Instant::now() + FIRST_CHECKS;
+    while tokio::time::Instant::now() < deadline && handle.is_pending().await == Ok(true) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    info!("ready; the control socket is {}", socket.display());
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        warn!("cannot tell the service manager that the daemon is ready: {error}");
+    }
+}
+
+/// Shows the daemon before that this one has taken over and goes on, until that one ends.
+async fn be_watched(
+    handle: Handle,
+    mut predecessor: Predecessor,
+    upgrades: Upgrades,
+    is_over: oneshot::Receiver<()>,
+) {
+    let version = format!("xdp-lb {} (commit {})", crate::VERSION, crate::COMMIT);
+    upgrades.note(
+        UpgradeState::UnderWay,
+        format!("{version} has taken over, and the daemon before sees whether it stays"),
+    );
+    tokio::select! {
+        () = predecessor.watch(&handle) => {
+            upgrades.note(UpgradeState::Done, format!("{version} has taken over from the daemon before"));
+        }
+        Ok(()) = is_over => predecessor.over(),
+    }
+}
+
+/// The name of the signal that ends the daemon. SIGHUP reloads meanwhile.
+async fn wait_for_signal(handle: &Handle) -> Result<&'static str> {
+    let listen = |kind| signal(kind).context("cannot listen to signals");
+    let (mut terminate, mut interrupt, mut hang_up) =
+        (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?, listen(SignalKind::hangup())?);
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok("SIGTERM"),
+            _ = interrupt.recv() => return Ok("SIGINT"),
+            _ = hang_up.recv() => {
+                let handle = handle.clone();
+                tokio::spawn(async move {
+                    match handle.reload(overlay::Leave::Drain).await {
+                        Ok(reload) if reload.changes.is_empty() => info!("SIGHUP: reloaded, nothing changed"),
+                        Ok(reload) => info!("SIGHUP: reloaded, with the changes above: {}", reload.changes.len()),
+                        Err(refusal) => error!("SIGHUP: {refusal}"),
+                    }
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! What a daemon learns before it takes over from another: its own checks, and what the kernel tells of the network, while the
+//! other one still works with the tables.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow};
+use tokio::sync::mpsc;
+
+use super::upgrade::Predecessor;
+use crate::control::owner::Learnt;
+use crate::health::{AgentReport, Checker, Report};
+use crate::model::{Config, Via};
+use crate::net::{Event, Resolver};
+use crate::overlay::{self, Overlay};
+use crate::pool::fleet::Fleet;
+use crate::store;
+use crate::tables::Tables;
+
+/// How long the first checks may take before a daemon is ready all the same.
+pub(crate) const FIRST_CHECKS: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether they have ended.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// What is known before the tables are taken over.
+#[derive(Debug)]
+pub struct Standby {
+    fleet: Fleet,
+    /// What the owner task is to hear once it has the datapath: the last news of MACs, addresses and VLANs, and of
+    /// each interface.
+    own_macs: Option<Event>,
+    addresses: Option<Event>,
+    router_addresses: Option<Event>,
+    vlans: Option<Event>,
+    interfaces: BTreeMap<String, Event>,
+}
+
+/// Where news come from.
+pub(crate) struct Ears<'a> {
+    pub(crate) reports: &'a mut mpsc::Receiver<Report>,
+    pub(crate) agents: &'a mut mpsc::Receiver<AgentReport>,
+    pub(crate) events: &'a mut mpsc::Receiver<Event>,
+}
+
+impl Standby {
+    /// Knows what these tables say, and what config and state file want. The state file is only looked at.
+    ///
+    /// # Errors
+    /// Where the two do not go together, or the file cannot be read.
+    pub(crate) fn new(config: &Config, tables: &Tables) -> Result<Self> {
+        // One that makes no sense is set aside when the tables are taken over.
+        let mut overlay: Overlay = store::look(&config.state_file)?.unwrap_or_default();
+        overlay.prune(config);
+        let effective = overlay::effective(config, &overlay).map_err(|lines| {
+            anyhow!(
+                "the config file and the changes made at runtime do not go together:\n{}",
+                lines.join("\n")
+            )
+        })?;
+        let mut fleet = Fleet::new(tables);
+        fleet.set_effective(effective, tables, Instant::now());
+        Ok(Self {
+            fleet,
+            own_macs: None,
+            addresses: None,
+            router_addresses: None,
+            vlans: None,
+            interfaces: BTreeMap::new(),
+        })
+    }
+
+    /// Has the backends checked, and waits until the daemon before has let go; returns its lock on the state file.
+    ///
+    /// # Errors
+    /// Where that one goes on instead, or nothing is heard of the network.
+    pub(crate) async fn learn(
+        &mut self,
+        checker: &Checker,
+        resolver: &Resolver,
+        mut ears: Ears<'_>,
+        predecessor: &mut Predecessor,
+    ) -> Result<OwnedFd> {
+        resolver.watch(self.fleet.addresses());
+        // Those that go to VIPs need the program to be attached.
+        let mut targets = self.fleet.targets();
+        targets.retain(|(target, _)| target.check.via != Via::Vip);
+        checker.set_targets(targets);
+        let deadline = Instant::now() + FIRST_CHECKS;
+        let mut look = tokio::time::interval(LOOK);
+        loop {
+            tokio::select! {
+                _ = look.tick() => if !self.is_pending() || Instant::now() >= deadline {
+                    break;
+                },
+                heard = self.hear(&mut ears) => heard?,
+            }
+        }
+        predecessor.ready()?;
+        loop {
+            tokio::select! {
+                go = predecessor.go() => return go,
+                heard = self.hear(&mut ears) => heard?,
+            }
+        }
+    }
+
+    /// Takes in the next news. Cancel safe.
+    async fn hear(&mut self, ears: &mut Ears<'_>) -> Result<()> {
+        tokio::select! {
+            Some(report) = ears.reports.recv() => drop(self.fleet.report(report)),
+            Some(report) = ears.agents.recv() => drop(self.fleet.hear_agent(report, Instant::now())),
+            event = ears.events.recv() => {
+                let event = event.context("the kernel tells no news of the network")?;
+                match event {
+                    Event::NextHop { address, next_hop } => self.fleet.heard(address, next_hop),
+                    Event::Interface { ref name, .. } => {
+                        drop(self.interfaces.insert(name.clone(), event));
+                    }
+                    Event::Vlans(_) => self.vlans = Some(event),
+                    Event::OwnMacs(_) => self.own_macs = Some(event),
+                    Event::Addresses(_) => self.addresses = Some(event),
+                    Event::RouterAddresses(_) => self.router_addresses = Some(event),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a first check or a next hop is still out.
+    fn is_pending(&self) -> bool {
+        let mut fleet = self.fleet.clone();
+        fleet.decide(Instant::now());
+        fleet.is_pending()
+    }
+
+    /// What the owner task begins with.
+    pub(crate) fn into_learnt(self) -> Learnt {
+        let news =
+            self.own_macs.into_iter().chain(self.addresses).chain(self.router_addresses).chain(self.vlans);
+        Learnt { fleet: self.fleet, news: news.chain(self.interfaces.into_values()).collect() }
+    }
+}

@@ -1,0 +1,129 @@
+//! What backends' weights follow beside what the operator gives them, and how much of that is passed on to the ring.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::agent::Agent;
+use super::place::{Place, Problems};
+use super::reader::Reader;
+use super::rules::within;
+use super::schema::{Service, is_default};
+use super::text::{self, print_duration};
+
+/// What backends' weights follow beside their agents, and how that is damped: each change moves slots of the ring.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Feedback {
+    /// Whether they follow how long health checks take, next to the service's other backends. Default: no.
+    #[serde(skip_serializing_if = "is_default")]
+    pub latency: bool,
+    /// The least that a backend keeps of its weight however long its checks take, in percent. 1 to 100; `None`: 25.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub floor: Option<u8>,
+    /// What is nearer to a backend's present weight than this, in percent of the one that the operator gave it, changes
+    /// nothing. 1 to 50, default 10.
+    pub min_change: u8,
+    /// The least time between two changes of a service's weights, and before a backend is used again that its agent
+    /// took out. 1 s to 10 min, default 10 s.
+    #[schemars(with = "String")]
+    #[serde(with = "text::duration_text")]
+    pub hold: Duration,
+}
+
+impl Default for Feedback {
+    fn default() -> Self {
+        Self { latency: false, floor: None, min_change: 10, hold: Duration::from_secs(10) }
+    }
+}
+
+impl Feedback {
+    const KEYS: &[&str] = &["latency", "floor", "min_change", "hold"];
+    const FLOOR: RangeInclusive<u8> = 1..=100;
+    const CHANGE: RangeInclusive<u8> = 1..=50;
+    const HOLD: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
+
+    /// The least that a backend keeps of its weight however long its checks take, in percent.
+    pub fn floor(&self) -> u8 {
+        self.floor.unwrap_or(25)
+    }
+
+    fn read(section: &mut impl Reader) -> Self {
+        let default = Self::default();
+        Self {
+            latency: section.boolean("latency").unwrap_or(default.latency),
+            floor: section.integer("floor", &Self::FLOOR),
+            min_change: section.integer("min_change", &Self::CHANGE).unwrap_or(default.min_change),
+            hold: section.parsed("hold", text::duration).unwrap_or(default.hold),
+        }
+    }
+
+    fn check(&self, is_checked: bool, place: &Place, problems: &mut Problems) {
+        let number = |value: u8| value.to_string();
+        problems.take(&place.key("floor"), within(self.floor(), &Self::FLOOR, number));
+        if self.floor.is_some() && !self.latency {
+            problems
+                .add(&place.key("floor"), "means nothing without latency = true; write that, or remove it");
+        }
+        if self.latency && !is_checked {
+            let what =
+                "is that of health checks, and this service has none; write a health_check, or remove it";
+            problems.add(&place.key("latency"), what);
+        }
+        problems.take(&place.key("min_change"), within(self.min_change, &Self::CHANGE, number));
+        problems.take(&place.key("hold"), within(self.hold, &Self::HOLD, print_duration));
+    }
+}
+
+impl fmt::Display for Feedback {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { min_change, hold, .. } = *self;
+        if self.latency {
+            write!(f, "by the latency of checks, down to {} %; ", self.floor())?;
+        }
+        write!(f, "weights change by {min_change} % or more, once in {}", print_duration(hold))
+    }
+}
+
+/// These keys of a service, where some of them may have been unreadable.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FeedbackDraft {
+    pub agent: Option<Agent>,
+    pub feedback: Option<Feedback>,
+    /// Whether there is an agent, be it unreadable.
+    has_agent: bool,
+}
+
+impl FeedbackDraft {
+    pub(crate) fn of(service: &Service) -> Self {
+        let Service { agent, feedback, .. } = service;
+        Self { agent: agent.clone(), feedback: *feedback, has_agent: agent.is_some() }
+    }
+
+    pub(crate) fn read(service: &mut impl Reader) -> Self {
+        Self {
+            agent: service.section("agent", Agent::KEYS, |it| Agent::read(it)).flatten(),
+            feedback: service.section("feedback", Feedback::KEYS, |it| Feedback::read(it)),
+            has_agent: service.has("agent"),
+        }
+    }
+
+    /// `is_checked`: whether the service's backends have health checks.
+    pub(crate) fn check(&self, is_checked: bool, place: &Place, problems: &mut Problems) {
+        if let Some(agent) = &self.agent {
+            agent.check(&place.key("agent"), problems);
+        }
+        if let Some(feedback) = &self.feedback {
+            let place = place.key("feedback");
+            feedback.check(is_checked, &place, problems);
+            if !self.has_agent && !feedback.latency {
+                let what = "damps weights that follow something, and these follow nothing; write latency = true, \
+                            or agent = { port = 8081 } beside it, or remove it";
+                problems.add(&place, what);
+            }
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Where in a config a value stands, and what is wrong there.
+
+use std::fmt;
+
+/// A place in a config: a chain of keys back to the root. Costs nothing until an error needs it.
+#[derive(Clone, Copy)]
+pub(crate) enum Place<'a> {
+    /// The whole config.
+    Root,
+    /// A key of a table.
+    Key(&'a Place<'a>, &'a str),
+    /// An element of a list under a key, and what it is called: `service "web"`.
+    Item { parent: &'a Place<'a>, key: &'a str, index: usize, label: &'a str },
+}
+
+impl<'a> Place<'a> {
+    pub(crate) fn key(&'a self, key: &'a str) -> Self {
+        Self::Key(self, key)
+    }
+
+    pub(crate) fn item(&'a self, key: &'a str, index: usize, label: &'a str) -> Self {
+        Self::Item { parent: self, key, index, label }
+    }
+
+    /// The way from the root to here.
+    fn path(&self) -> Vec<Step> {
+        match self {
+            Self::Root => Vec::new(),
+            Self::Key(parent, key) => {
+                let mut path = parent.path();
+                path.push(Step::Key((*key).into()));
+                path
+            }
+            Self::Item { parent, key, index, .. } => {
+                let mut path = parent.path();
+                path.extend([Step::Key((*key).into()), Step::Index(*index)]);
+                path
+            }
+        }
+    }
+}
+
+/// The place in words: `service "web": health_check.interval`.
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (parent, separator, name) = match *self {
+            Self::Root => return Ok(()),
+            Self::Key(parent @ Self::Key(..), key) => (parent, ".", key),
+            Self::Key(parent, key) => (parent, ": ", key),
+            Self::Item { parent, label, .. } => (parent, ": ", label),
+        };
+        match parent {
+            Self::Root => f.write_str(name),
+            _ => write!(f, "{parent}{separator}{name}"),
+        }
+    }
+}
+
+/// One step from a table or list to what it holds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Step {
+    Key(String),
+    Index(usize),
+}
+
+/// What is wrong, and where.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Problem {
+    /// The way from the root.
+    pub path: Vec<Step>,
+    /// The place in words; empty for the root.
+    pub place: String,
+    /// What is wrong and what to do.
+    pub what: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.place.is_empty() {
+            write!(f, "{}: ", self.place)?;
+        }
+        f.write_str(&self.what)
+    }
+}
+
+/// The problems found so far.
+#[derive(Default, Debug)]
+pub(crate) struct Problems(pub Vec<Problem>);
+
+impl Problems {
+    pub(crate) fn add(&mut self, place: &Place, what: impl Into<String>) {
+        self.0.push(Problem { path: place.path(), place: place.to_string(), what: what.into() });
+    }
+
+    /// A problem of a key itself, told of the table that it stands in.
+    pub(crate) fn add_key(&mut self, table: &Place, key: &str, what: impl Into<String>) {
+        self.0.push(Problem { path: table.key(key).path(), place: table.to_string(), what: what.into() });
+    }
+
+    /// The value, or `None` and the problem.
+    pub(crate) fn take<T>(&mut self, place: &Place, value: Result<T, String>) -> Option<T> {
+        value.map_err(|what| self.add(place, what)).ok()
+    }
+
+    /// Nothing where there is no problem, else each in words.
+    pub(crate) fn into_result(self) -> Result<(), Vec<String>> {
+        if self.0.is_empty() { Ok(()) } else { Err(self.0.iter().map(Problem::to_string).collect()) }
+    }
+}

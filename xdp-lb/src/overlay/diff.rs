@@ -1,0 +1,158 @@
+//! What differs between the services that there are and those that there will be, key by key.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::model::change::{BackendChange, ChangeKind, KeyChange, ServiceChange};
+use crate::model::effective::{Effective, EffectiveBackend, EffectiveService};
+use crate::model::schema::Service;
+use crate::model::state::AdminState;
+
+/// What becomes of each service that is not the same in both, by name.
+///
+/// A key is what serde makes of the definition, so that one that is new in the schema is new here, too. A service that has
+/// another name on the same VIP and protocol is the same one, renamed.
+pub fn diff(old: &Effective, new: &Effective) -> Vec<ServiceChange> {
+    let (old, new) = (by_name(old), by_name(new));
+    let names: BTreeSet<&str> = old.keys().chain(new.keys()).copied().collect();
+    let change = |name| match (old.get(name).copied(), new.get(name).copied()) {
+        (Some(gone), None) if under_another_name(gone, &new, &old).is_some() => None,
+        (None, Some(present)) => service_change(name, under_another_name(present, &old, &new), Some(present)),
+        (old, new) => service_change(name, old, new),
+    };
+    names.into_iter().filter_map(change).collect()
+}
+
+fn by_name(effective: &Effective) -> BTreeMap<&str, &EffectiveService> {
+    effective.services.iter().map(|service| (service.service.name.as_str(), service)).collect()
+}
+
+/// The service among `services` that is this one by its VIP and protocol, and whose name is new: not among `others`.
+fn under_another_name<'a>(
+    service: &EffectiveService,
+    services: &BTreeMap<&str, &'a EffectiveService>,
+    others: &BTreeMap<&str, &EffectiveService>,
+) -> Option<&'a EffectiveService> {
+    let key = |it: &EffectiveService| (it.service.vip, it.service.protocol);
+    let renamed = services.iter().find(|(name, it)| key(it) == key(service) && !others.contains_key(*name));
+    renamed.map(|(_, service)| *service)
+}
+
+fn service_change(
+    name: &str,
+    old: Option<&EffectiveService>,
+    new: Option<&EffectiveService>,
+) -> Option<ServiceChange> {
+    if old == new {
+        return None;
+    }
+    let present = |service: Option<&EffectiveService>| service.is_some_and(|it| !it.is_leaving);
+    let kind = kind(present(old), present(new), new.is_some());
+    let mut keys = match kind {
+        ChangeKind::Removed => keys(&definition_keys(old), &BTreeMap::new()),
+        _ => keys(&definition_keys(old.filter(|it| !it.is_leaving)), &definition_keys(new)),
+    };
+    if let Some(old) = old.filter(|it| kind == ChangeKind::Changed && it.service.name != name) {
+        let [old, new] = [old.service.name.as_str(), name].map(Value::from);
+        keys.insert(0, KeyChange { key: "name".into(), old, new });
+    }
+    let backends = backend_changes(old, new);
+    let is_same = kind == ChangeKind::Changed && keys.is_empty() && backends.is_empty();
+    let drains = kind == ChangeKind::Removed && new.is_some();
+    (!is_same).then(|| ServiceChange { service: name.into(), kind, keys, backends, drains, slots: None })
+}
+
+fn backend_changes(old: Option<&EffectiveService>, new: Option<&EffectiveService>) -> Vec<BackendChange> {
+    let (old, new) = (by_address(old), by_address(new));
+    let addresses: BTreeSet<SocketAddr> = old.keys().chain(new.keys()).copied().collect();
+    let change = |address| {
+        let (old, new) = (old.get(&address).copied(), new.get(&address).copied());
+        let present = |backend: Option<&EffectiveBackend>| backend.is_some_and(|it| !it.is_leaving);
+        let kind = kind(present(old), present(new), new.is_some());
+        let keys = match kind {
+            _ if old == new => Vec::new(),
+            ChangeKind::Removed => keys(&backend_keys(old), &BTreeMap::new()),
+            _ => keys(&backend_keys(old.filter(|it| !it.is_leaving)), &backend_keys(new)),
+        };
+        let is_same = kind == ChangeKind::Changed && keys.is_empty();
+        let drains = kind == ChangeKind::Removed && new.is_some();
+        (!is_same).then_some(BackendChange { address, kind, keys, drains, flows: None })
+    };
+    addresses.into_iter().filter_map(change).collect()
+}
+
+fn by_address(service: Option<&EffectiveService>) -> BTreeMap<SocketAddr, &EffectiveBackend> {
+    let backends = service.into_iter().flat_map(|service| &service.backends);
+    backends.map(|backend| (backend.backend.address, backend)).collect()
+}
+
+/// What becomes of something that was present or not, is or is not, and may be there all the same, since it leaves.
+fn kind(was: bool, is: bool, is_there: bool) -> ChangeKind {
+    match (was, is, is_there) {
+        (false, true, _) => ChangeKind::Added,
+        (true, false, _) | (false, false, false) => ChangeKind::Removed,
+        (true, true, _) | (false, false, true) => ChangeKind::Changed,
+    }
+}
+
+/// The keys of a service, with the health check that it has where it names none, and what the operator wants of it where that
+/// is not the usual.
+fn definition_keys(service: Option<&EffectiveService>) -> BTreeMap<String, Value> {
+    let written = service.map(|EffectiveService { service, admin, .. }| {
+        let mut keys = written(&Service { health_check: Some(service.check()), ..service.clone() });
+        keys.remove("name");
+        insert_admin(&mut keys, *admin);
+        keys
+    });
+    written.unwrap_or_default()
+}
+
+/// The keys of a backend, and what the operator wants of it where that is not the usual.
+fn backend_keys(backend: Option<&EffectiveBackend>) -> BTreeMap<String, Value> {
+    let written = backend.map(|EffectiveBackend { backend, admin, .. }| {
+        let mut keys = written(backend);
+        keys.remove("address");
+        insert_admin(&mut keys, *admin);
+        keys
+    });
+    written.unwrap_or_default()
+}
+
+fn insert_admin(keys: &mut BTreeMap<String, Value>, admin: AdminState) {
+    if admin != AdminState::default() {
+        keys.insert("admin".into(), serde_json::to_value(admin).unwrap_or_default());
+    }
+}
+
+/// The keys of a document, those of its tables with a dot between.
+fn written(document: &impl Serialize) -> BTreeMap<String, Value> {
+    let mut keys = BTreeMap::new();
+    // What the API sends as JSON every day can be written as JSON.
+    if let Ok(Value::Object(document)) = serde_json::to_value(document) {
+        flatten("", document, &mut keys);
+    }
+    keys
+}
+
+fn flatten(within: &str, document: Map<String, Value>, keys: &mut BTreeMap<String, Value>) {
+    for (key, value) in document {
+        let key = format!("{within}{key}");
+        match value {
+            Value::Object(table) => flatten(&format!("{key}."), table, keys),
+            value => drop(keys.insert(key, value)),
+        }
+    }
+}
+
+fn keys(old: &BTreeMap<String, Value>, new: &BTreeMap<String, Value>) -> Vec<KeyChange> {
+    let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    let change = |name: &String| {
+        let value = |keys: &BTreeMap<String, Value>| keys.get(name).cloned().unwrap_or_default();
+        let (old, new) = (value(old), value(new));
+        (old != new).then(|| KeyChange { key: name.clone(), old, new })
+    };
+    names.into_iter().filter_map(change).collect()
+}

@@ -1,0 +1,201 @@
+//! What discovery found: part of the runtime changes, held against the rules of the config each time.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::effective::Merge;
+use super::overlay::{BackendChange, Overlay};
+use crate::model::effective::{EffectiveBackend, EffectiveService, Refused};
+use crate::model::rules::ServiceDraft;
+use crate::model::schema::{Backend, Config, Limits, Service};
+use crate::model::state::{AdminState, Origin};
+use crate::model::text::grouped;
+use crate::model::vip::Vip;
+
+/// A backend that discovery found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Discovered {
+    /// As it was found last.
+    pub backend: Backend,
+    /// Written by earlier versions: since when it is not found any more, by the wall clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaving_since: Option<u64>,
+}
+
+/// What discovery found, by service and address.
+pub(crate) type AllDiscovered = BTreeMap<String, BTreeMap<SocketAddr, Discovered>>;
+
+/// What became of an answer of discovery.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub struct Taken {
+    /// A line for each backend that came or changed, or is not found any more.
+    pub changes: Vec<String>,
+    /// How many were found beyond `max_backends`, and left out.
+    pub left_out: usize,
+    /// Those that wait until some of those that leave have gone.
+    pub waiting: Vec<SocketAddr>,
+}
+
+impl Overlay {
+    /// Takes in all that discovery finds for a service now. What was found before and is not in it is not wanted any more.
+    /// Where there are more than `max_backends`, those that serve or leave come first, then those of the lowest addresses.
+    /// As many again may leave at a time; where they do, new ones wait.
+    pub fn discover(&mut self, config: &Config, name: &str, found: &[Backend]) -> Taken {
+        let mut taken = Taken::default();
+        let Some(discovery) =
+            Merge::new(config, self).base(name).and_then(|(base, _)| base.discovery.clone())
+        else {
+            return taken;
+        };
+        let most = discovery.max_backends as usize;
+        let before = self.discovered.remove(name).unwrap_or_default();
+        let leaving: BTreeSet<SocketAddr> = self.leaving(name).map(|(address, _)| address).collect();
+        let by_address: BTreeMap<SocketAddr, &Backend> =
+            found.iter().map(|backend| (backend.address, backend)).collect();
+        let will_leave = |address: &&SocketAddr| !by_address.contains_key(*address);
+        let leave = leaving.iter().chain(before.keys()).filter(will_leave).count();
+        let (mut kept, mut new): (Vec<&Backend>, Vec<&Backend>) = by_address
+            .into_values()
+            .partition(|backend| before.contains_key(&backend.address) || leaving.contains(&backend.address));
+        taken.left_out = (kept.len() + new.len()).saturating_sub(most);
+        kept.truncate(most);
+        new.truncate(most - kept.len());
+        let room = (2 * most).saturating_sub(leave + kept.len()).min(new.len());
+        taken.waiting = new.split_off(room).into_iter().map(|backend| backend.address).collect();
+        kept.extend(new);
+
+        let after: BTreeMap<SocketAddr, Discovered> = kept
+            .into_iter()
+            .map(|backend| (backend.address, Discovered { backend: *backend, leaving_since: None }))
+            .collect();
+        taken.changes = changes(&before, &after, &leaving);
+        self.set_discovered(name, after);
+        taken
+    }
+
+    /// What discovery has found for a service and is used.
+    pub fn discovered(&self, name: &str) -> impl Iterator<Item = Backend> {
+        self.discovered.get(name).into_iter().flatten().map(|(_, it)| it.backend)
+    }
+
+    fn set_discovered(&mut self, name: &str, discovered: BTreeMap<SocketAddr, Discovered>) {
+        if discovered.is_empty() {
+            self.discovered.remove(name);
+        } else {
+            self.discovered.insert(name.into(), discovered);
+        }
+    }
+}
+
+fn changes(
+    before: &BTreeMap<SocketAddr, Discovered>,
+    after: &BTreeMap<SocketAddr, Discovered>,
+    leaving: &BTreeSet<SocketAddr>,
+) -> Vec<String> {
+    let addresses: BTreeSet<_> = before.keys().chain(after.keys()).collect();
+    let words = |address: &SocketAddr| match (before.get(address), after.get(address)) {
+        (None, Some(_)) if leaving.contains(address) => Some("found again".to_owned()),
+        (None, Some(_)) => Some("found".to_owned()),
+        (Some(_), None) => Some("not found any more".to_owned()),
+        (Some(before), Some(after)) if before.backend.weight != after.backend.weight => {
+            Some(format!("weight {} -> {}", before.backend.weight, after.backend.weight))
+        }
+        (Some(before), Some(after)) => (before.backend != after.backend).then(|| "found changed".to_owned()),
+        (None, None) => None,
+    };
+    addresses.into_iter().filter_map(|it| Some(format!("backend {it} {}", words(it)?))).collect()
+}
+
+impl Merge<'_> {
+    /// The backends that discovery found for a service and nobody lists, as they were found.
+    pub(crate) fn discovered(&self, name: &str) -> impl Iterator<Item = Discovered> {
+        let listed = self.base(name).map_or(&[][..], |(base, _)| &base.backends);
+        let listed: BTreeSet<SocketAddr> = listed.iter().map(|backend| backend.address).collect();
+        let changes = self.overlay().backends.get(name);
+        let is_listed = move |address: &SocketAddr| {
+            let change = changes.and_then(|changes| changes.get(address));
+            listed.contains(address) || matches!(change, Some(BackendChange::Added { .. }))
+        };
+        let discovers = self.base(name).is_some_and(|(base, _)| base.discovery.is_some());
+        let all = self.overlay().discovered.get(name).filter(|_| discovers);
+        all.into_iter().flatten().filter(move |(address, _)| !is_listed(address)).map(|(_, it)| *it)
+    }
+}
+
+/// Adds what discovery found to the services that are there, but for what breaks a rule, which is told instead: an
+/// answer from outside never stands against the config.
+pub(crate) fn add(services: &mut [EffectiveService], merge: &Merge, limits: Limits) {
+    let mut vips: HashMap<_, Vec<_>> = HashMap::new();
+    for Service { name, vip, protocol, .. } in services.iter().map(|it| &it.service) {
+        vips.entry((vip.ip(), *protocol)).or_default().push((*vip, name.clone()));
+    }
+    // A backend of port 0 gets packets to every port that its service has.
+    let loops = |address: SocketAddr, protocol| {
+        let at = vips.get(&(address.ip(), protocol))?;
+        let is_met = |vip: &Vip| address.port() == 0 || vip.meets(address.port(), address.port());
+        at.iter().find(|(vip, _)| is_met(vip)).map(|(_, name)| name)
+    };
+    let listed: usize = services.iter().map(|service| service.backends.len()).sum();
+    let mut room = (limits.backends as usize).saturating_sub(listed);
+    for service in services {
+        let Some(discovery) = &service.service.discovery else { continue };
+        let origin = discovery.origin();
+        let draft = ServiceDraft::of(&service.service, service.origin);
+        let mut ids: BTreeSet<_> =
+            service.backends.iter().filter_map(|it| Some(it.backend.server_id?.to_string())).collect();
+        for discovered in merge.discovered(&service.service.name) {
+            let backend = merge.with_changes(&service.service.name, discovered, origin);
+            let Backend { address, server_id, .. } = backend.backend;
+            let id = server_id.map(|id| id.to_string());
+            let why = if let Some(why) = draft.refusal(&backend.backend) {
+                Some(why)
+            } else if let Some(other) = loops(address, service.service.protocol) {
+                Some(format!("is the VIP of service {other}, so its packets would loop through this host"))
+            } else if room == 0 {
+                Some(format!("there is no room: limits.backends = {}", grouped(limits.backends.into())))
+            } else if id.as_ref().is_some_and(|id| ids.contains(id)) {
+                Some("has the server_id of another backend".into())
+            } else {
+                None
+            };
+            match why {
+                Some(why) => service.refused.push(Refused { address, why }),
+                None => {
+                    room -= 1;
+                    ids.extend(id);
+                    service.backends.push(backend);
+                }
+            }
+        }
+        service.backends.sort_by_key(|backend| backend.backend.address);
+    }
+}
+
+impl Merge<'_> {
+    /// A discovered backend with what was changed of it at runtime.
+    pub(crate) fn with_changes(&self, name: &str, found: Discovered, origin: Origin) -> EffectiveBackend {
+        let mut backend = EffectiveBackend {
+            backend: found.backend,
+            admin: AdminState::Enabled,
+            origin,
+            is_leaving: false,
+        };
+        let changes = self.overlay().backends.get(name);
+        if let Some(BackendChange::Changed { weight, server_id, backup, max_flows, admin }) =
+            changes.and_then(|changes| changes.get(&found.backend.address))
+        {
+            backend.backend.weight = weight.unwrap_or(found.backend.weight);
+            backend.backend.server_id = server_id.or(found.backend.server_id);
+            backend.backend.backup = backup.unwrap_or(found.backend.backup);
+            backend.backend.max_flows = max_flows.unwrap_or(found.backend.max_flows);
+            backend.admin = *admin;
+        }
+        backend
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,334 @@
+//! What leaves: backends and services that nobody defines or finds any more. They keep their flows and get no new ones
+//! until those have ended or their time is over, whoever took them away: the config file, the CLI, or discovery.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::effective::{Merge, definition};
+use super::overlay::{BackendChange, Overlay};
+use crate::model::check::{HealthCheck, Probe};
+use crate::model::effective::{Effective, EffectiveBackend, EffectiveService, Refused};
+use crate::model::rules::ServiceDraft;
+use crate::model::schema::{Backend, Config, Limits, Service};
+use crate::model::state::{AdminState, Origin};
+use crate::model::text::grouped;
+use crate::model::vip::Vip;
+use crate::uptime;
+
+/// How what is not wanted any more leaves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Leave {
+    /// It keeps its flows until they have ended, or its time is over.
+    #[default]
+    Drain,
+    /// At once, with its flows.
+    Now,
+}
+
+/// A moment of this boot.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Moment {
+    /// The boot's id.
+    pub boot: String,
+    /// Seconds since it began.
+    pub seconds: u64,
+}
+
+impl Moment {
+    /// This moment.
+    pub fn now() -> Self {
+        Self { boot: uptime::boot_id(), seconds: uptime::now().as_secs() }
+    }
+}
+
+/// All that leaves.
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Leaving {
+    /// The boot that the times are of.
+    boot: String,
+    /// The services, by the name that they have now.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    services: BTreeMap<String, LeavingService>,
+    /// The backends, by the name of their service and their address: all of the services above, and some of those that stay.
+    backends: BTreeMap<String, BTreeMap<SocketAddr, LeavingBackend>>,
+}
+
+/// A service that leaves.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LeavingService {
+    service: Service,
+    origin: Origin,
+    #[serde(default)]
+    admin: AdminState,
+}
+
+/// A backend that leaves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LeavingBackend {
+    backend: Backend,
+    origin: Origin,
+    /// Since when, seconds of the boot.
+    since: u64,
+}
+
+impl Leaving {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.backends.is_empty()
+    }
+
+    /// The backends of a service that leave.
+    pub(crate) fn of(&self, service: &str) -> impl Iterator<Item = EffectiveBackend> {
+        let all = self.backends.get(service).into_iter().flatten();
+        all.map(|(_, LeavingBackend { backend, origin, .. })| EffectiveBackend {
+            backend: *backend,
+            admin: AdminState::Enabled,
+            origin: *origin,
+            is_leaving: true,
+        })
+    }
+
+    fn since(&self, service: &str, address: SocketAddr) -> Option<u64> {
+        Some(self.backends.get(service)?.get(&address)?.since)
+    }
+
+    pub(crate) fn has_service(&self, name: &str) -> bool {
+        self.services.contains_key(name)
+    }
+
+    /// Forgets a service that leaves, with its backends.
+    pub(crate) fn remove_service(&mut self, name: &str) {
+        if self.services.remove(name).is_some() {
+            self.backends.remove(name);
+        }
+    }
+
+    pub(crate) fn remove_backend(&mut self, service: &str, address: SocketAddr) {
+        if let Some(backends) = self.backends.get_mut(service) {
+            backends.remove(&address);
+            if backends.is_empty() {
+                self.backends.remove(service);
+                self.services.remove(service);
+            }
+        }
+    }
+
+    /// A name for a service that leaves: its own, unless one that stays has it.
+    fn free_name(&self, own: &str, wanted: &[Wanted]) -> String {
+        let is_taken =
+            |name: &str| self.services.contains_key(name) || wanted.iter().any(|it| it.name == name);
+        let others = (1..).map(|number| match number {
+            1 => format!("{own}-leaving"),
+            _ => format!("{own}-leaving-{number}"),
+        });
+        let mut names = std::iter::once(own.to_owned()).chain(others);
+        names.find(|name| !is_taken(name)).unwrap_or_default()
+    }
+}
+
+/// A service that is wanted, and its backends.
+struct Wanted<'a> {
+    name: &'a str,
+    base: &'a Service,
+    backends: BTreeSet<SocketAddr>,
+}
+
+impl Wanted<'_> {
+    fn is_at_vip_of(&self, service: &Service) -> bool {
+        (self.base.vip, self.base.protocol) == (service.vip, service.protocol)
+    }
+
+    /// Whether packets to that service would be this one's.
+    fn takes_from(&self, service: &Service) -> bool {
+        let (own, other) = (self.base.vip, service.vip);
+        self.base.protocol == service.protocol
+            && own.ip() == other.ip()
+            && own.meets(other.port(), other.last_port())
+            // A service of one port comes before a range, which keeps its other ports.
+            && (own.is_range() || !other.is_range())
+    }
+}
+
+impl Overlay {
+    /// Has everything leave that is in effect and is not wanted any more by this config and these changes; what leaves
+    /// already goes on to, and what is wanted again does not leave any more. Services are known by VIP and protocol: one
+    /// that is only called otherwise keeps its backends.
+    ///
+    /// A service goes at once, with its flows, where its VIP now belongs to another one.
+    pub fn depart(&mut self, config: &Config, before: &Effective, leave: Leave, now: &Moment) {
+        let merge = Merge::new(config, self);
+        let wanted = |name| {
+            let (base, _) = merge.base(name)?;
+            let found = merge.discovered(name).map(|it| it.backend.address);
+            Some(Wanted { name, base, backends: merge.listed(name).into_keys().chain(found).collect() })
+        };
+        let wanted: Vec<Wanted> = merge.names().into_iter().filter_map(wanted).collect();
+        let mut next = Leaving { boot: now.boot.clone(), ..Leaving::default() };
+        for service in &before.services {
+            let stays = wanted.iter().find(|it| it.is_at_vip_of(&service.service));
+            let leaves = |it: &EffectiveBackend| {
+                let address = it.backend.address;
+                if stays.is_some_and(|wanted| wanted.backends.contains(&address)) {
+                    return None;
+                }
+                let since = match leave {
+                    // Of a service that goes now, nothing stays.
+                    Leave::Now if stays.is_none() && !service.is_leaving => return None,
+                    // One that is not among those that leave has been let go meanwhile.
+                    _ if it.is_leaving => self.leaving.since(&service.service.name, address)?,
+                    Leave::Now => return None,
+                    Leave::Drain => now.seconds,
+                };
+                Some((address, LeavingBackend { backend: it.backend, origin: it.origin, since }))
+            };
+            let leaving: BTreeMap<_, _> = service.backends.iter().filter_map(leaves).collect();
+            if leaving.is_empty() {
+                continue;
+            }
+            let name = match stays {
+                Some(wanted) => wanted.name.to_owned(),
+                None if wanted.iter().any(|it| it.takes_from(&service.service)) => continue,
+                None => {
+                    let name = next.free_name(&service.service.name, &wanted);
+                    let definition =
+                        Service { name: name.clone(), discovery: None, ..definition(&service.service) };
+                    let leaving =
+                        LeavingService { service: definition, origin: service.origin, admin: service.admin };
+                    next.services.insert(name.clone(), leaving);
+                    name
+                }
+            };
+            next.backends.entry(name).or_default().extend(leaving);
+        }
+        self.leaving = if next.is_empty() { Leaving::default() } else { next };
+    }
+
+    /// Forgets what left in an earlier boot, whose flows the host knows no more, and counts those anew that a daemon
+    /// noted by the wall clock.
+    pub fn forget_other_boots(&mut self, now: &Moment) {
+        if self.leaving.boot != now.boot {
+            self.leaving = Leaving::default();
+        }
+        for (name, found) in &mut self.discovered {
+            for (address, it) in found.extract_if(.., |_, it| it.leaving_since.is_some()) {
+                let origin = Origin::Dns;
+                let leaving = LeavingBackend { backend: it.backend, origin, since: now.seconds };
+                self.leaving.backends.entry(name.clone()).or_default().insert(address, leaving);
+            }
+        }
+        self.discovered.retain(|_, found| !found.is_empty());
+        if !self.leaving.is_empty() {
+            self.leaving.boot.clone_from(&now.boot);
+        }
+    }
+
+    /// Lets a backend go that leaves, with what was changed of it at runtime.
+    pub fn release(&mut self, name: &str, address: SocketAddr) {
+        self.leaving.remove_backend(name, address);
+        if let Some(BackendChange::Changed { .. }) =
+            self.backends.get(name).and_then(|changes| changes.get(&address))
+        {
+            self.set_change(name, address, None);
+        }
+    }
+
+    /// The backends of a service that leave, and since when, seconds of this boot.
+    pub fn leaving(&self, name: &str) -> impl Iterator<Item = (SocketAddr, u64)> {
+        let all = self.leaving.backends.get(name).into_iter().flatten();
+        all.map(|(address, it)| (*address, it.since))
+    }
+
+    /// Whether any backend of any service leaves.
+    pub fn is_any_leaving(&self) -> bool {
+        !self.leaving.is_empty()
+    }
+
+    /// Whether a backend leaves.
+    pub fn is_leaving(&self, service: &str, address: SocketAddr) -> bool {
+        self.leaving.since(service, address).is_some()
+    }
+}
+
+/// Adds what leaves to the services that there are.
+pub(crate) fn add(services: &mut Vec<EffectiveService>, leaving: &Leaving, allow_exec_checks: bool) {
+    for (name, LeavingService { service, origin, admin }) in &leaving.services {
+        if services.iter().any(|it| it.service.name == *name) {
+            continue;
+        }
+        let mut service = Service { name: name.clone(), ..definition(service) };
+        if !allow_exec_checks && matches!(service.check().probe, Probe::Exec { .. }) {
+            service.health_check = Some(HealthCheck::new(Probe::None));
+        }
+        services.push(EffectiveService {
+            service,
+            admin: *admin,
+            origin: *origin,
+            backends: Vec::new(),
+            refused: Vec::new(),
+            is_leaving: true,
+        });
+    }
+    services.sort_by(|one, other| one.service.name.cmp(&other.service.name));
+    let vips: Vec<_> = services.iter().map(|it| (it.service.vip, it.service.protocol)).collect();
+    for service in services.iter_mut() {
+        let draft = ServiceDraft::of(&service.service, service.origin);
+        let is_vip = |address: SocketAddr| {
+            let at = |(vip, protocol): &(Vip, _)| {
+                *protocol == service.service.protocol
+                    && vip.ip() == address.ip()
+                    && (address.port() == 0 || vip.meets(address.port(), address.port()))
+            };
+            vips.iter().any(at)
+        };
+        let mut ids: BTreeSet<_> =
+            service.backends.iter().filter_map(|it| Some(it.backend.server_id?.to_string())).collect();
+        for mut backend in leaving.of(&service.service.name) {
+            let address = backend.backend.address;
+            // With what stays, the rules may have changed.
+            let is_listed = service.backends.iter().any(|it| it.backend.address == address);
+            if is_listed || draft.refusal(&backend.backend).is_some() || is_vip(address) {
+                continue;
+            }
+            if backend.backend.server_id.is_some_and(|id| !ids.insert(id.to_string())) {
+                backend.backend.server_id = None;
+            }
+            service.backends.push(backend);
+        }
+        service.backends.sort_by_key(|backend| backend.backend.address);
+    }
+}
+
+/// Where what leaves needs the room, backends that are new wait for it.
+pub(crate) fn wait_for_room(
+    services: &mut [EffectiveService],
+    limits: Limits,
+    is_present: impl Fn(&Service, SocketAddr) -> bool,
+) {
+    let all = || services.iter().flat_map(|service| &service.backends);
+    let leaving = all().filter(|it| it.is_leaving).count();
+    // What would not fit without them either is not theirs.
+    let mut excess = all().count().saturating_sub(limits.backends as usize).min(leaving);
+    for service in services.iter_mut().rev() {
+        let EffectiveService { service: definition, backends, refused, .. } = service;
+        for place in (0..backends.len()).rev() {
+            let address = backends[place].backend.address;
+            if excess > 0 && !backends[place].is_leaving && !is_present(definition, address) {
+                excess -= 1;
+                backends.remove(place);
+                let (limit, leaving) = (grouped(limits.backends.into()), grouped(leaving as u64));
+                let why = format!(
+                    "waits for room: limits.backends = {limit}, of which {leaving} were removed and still have flows"
+                );
+                refused.push(Refused { address, why });
+            }
+        }
+        refused.sort_by_key(|it| it.address);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,10 @@
+//! From what is wanted to what is written: the tables as they should be, and the writes, in order, that make them so.
+
+pub mod draft;
+#[cfg(test)]
+pub mod flow_memory;
+pub mod planner;
+pub mod room;
+pub mod settling;
+pub mod wanted;
+pub mod writes;

@@ -1,0 +1,332 @@
+//! When slots that move come to rest.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use xdp_lb_common::net::{Endpoint, Protocol};
+use xdp_lb_common::slot::Slot;
+use xdp_lb_common::tables::{BackendIndex, Service, SlotIndex};
+
+use crate::model::Timeouts;
+use crate::ring;
+use crate::tables::{Tables, Write};
+
+/// How many counts of the flows in a row must find nothing in a slot before it settles. A walk over a table that
+/// changes meanwhile may miss a record once: one that goes from one book to the other between the two walks.
+const CLEAN_COUNTS: u8 = 2;
+
+/// The slots that are not settled.
+///
+/// They come to rest in two steps. When a slot has moved for longer than a flow lives without a packet, every living
+/// flow of it has a record: flows without one are new, and the prior owner is forgotten. When no record is left that
+/// says otherwise than the slot does, it is settled, and its records are dropped.
+#[derive(Debug, Default)]
+pub struct Settling {
+    /// Slots of which a living flow may have no record, and since when each flow that sends a packet gets one.
+    moving: BTreeMap<SlotIndex, Instant>,
+    /// Slots whose living flows all have a record, and how many counts in a row found nothing in them.
+    recorded: BTreeMap<SlotIndex, u8>,
+    /// No slot is due before: there may be a million of them, and nobody looks at each every second.
+    due_from: Option<Instant>,
+    /// Since when the slots move that were added after that was found out; the longest.
+    added_since: Option<Instant>,
+    /// The timeouts that it was found out for.
+    timeouts: Option<Timeouts>,
+}
+
+/// How far a service's slots are from rest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Progress {
+    /// Slots of which a flow may have no record yet.
+    pub moving: u32,
+    /// Slots that wait for the last flow that is not their owner's.
+    pub recorded: u32,
+    /// When the last of the first kind becomes one of the second.
+    pub until: Option<Instant>,
+}
+
+impl Settling {
+    /// The slots that move in these tables, as if from now on: nobody knows how long they did before.
+    pub fn new(tables: &Tables, now: Instant) -> Self {
+        let mut settling = Self::default();
+        for (offset, ring) in &tables.rings {
+            settling.note_slots(*offset, ring, |_| false, now);
+        }
+        settling
+    }
+
+    /// Notes the slots that begin to move, and those that come to rest. `before` is what stood in the tables.
+    pub fn note(&mut self, writes: &[Write], before: &Tables, now: Instant) {
+        for write in writes {
+            if let Write::Slots(at, slots) = write {
+                // A flow without a record is from before the slot moved first, however often it did since.
+                self.note_slots(*at, slots, |at| before.slot(at).is_some_and(is_moving), now);
+            }
+        }
+    }
+
+    /// The writes that forget the prior owner of the slots which have been moving for longer than any flow of their
+    /// service lives without a packet.
+    pub fn due(&mut self, tables: &Tables, timeouts: &Timeouts, now: Instant) -> Vec<Write> {
+        let shortest = timeouts.tcp_idle.min(timeouts.udp_idle);
+        let is_over = |since: Instant| now.duration_since(since) > shortest;
+        let may_be_due = self.timeouts != Some(*timeouts)
+            || self.due_from.is_some_and(|from| from <= now)
+            || self.added_since.is_some_and(is_over);
+        if self.moving.is_empty() || !may_be_due {
+            return Vec::new();
+        }
+        let mut due_from: Option<Instant> = None;
+        let mut present = BTreeMap::new();
+        let mut writes = Vec::new();
+        for (vip, service) in &tables.services {
+            let idle = idle(vip.protocol, timeouts);
+            for (at, since) in self.moving.range(ring_of(service)) {
+                present.insert(*at, *since);
+                due_from = due_from.into_iter().chain(since.checked_add(idle)).min();
+                if now.duration_since(*since) > idle
+                    && let Some(slot) = tables.slot(*at)
+                {
+                    writes.push(Write::Slots(*at, vec![Slot::recorded(slot.owner())]));
+                }
+            }
+        }
+        // Rings that are gone took their slots with them.
+        self.moving = present;
+        (self.due_from, self.added_since, self.timeouts) = (due_from, None, Some(*timeouts));
+        writes
+    }
+
+    /// The writes that settle the slots in which no record says otherwise: `others` are those in which a count of the
+    /// flows, begun after the last writes were noted, found one that does. Those of rings that are `shrinking` (to so many
+    /// slots) may have to stay recorded until then.
+    pub fn settled(
+        &mut self,
+        tables: &Tables,
+        others: &HashSet<SlotIndex>,
+        shrinking: &BTreeMap<Endpoint, u32>,
+    ) -> Vec<Write> {
+        let mut present = BTreeMap::new();
+        let mut writes = Vec::new();
+        for (vip, service) in &tables.services {
+            let is_held = |at: &SlotIndex| {
+                let place = (at.0 - service.ring_offset.0) as usize;
+                shrinking.get(vip).is_some_and(|length| ring::is_held(tables.ring(service), *length, place))
+            };
+            for (at, clean) in self.recorded.range(ring_of(service)) {
+                let clean = if others.contains(at) { 0 } else { clean.saturating_add(1) };
+                present.insert(*at, clean);
+                if clean >= CLEAN_COUNTS
+                    && !is_held(at)
+                    && let Some(slot) = tables.slot(*at)
+                {
+                    writes.push(Write::Slots(*at, vec![Slot::settled(slot.owner())]));
+                }
+            }
+        }
+        self.recorded = present;
+        writes
+    }
+
+    /// How far a service's slots are from rest.
+    pub fn progress(&self, service: &Service, protocol: Protocol, timeouts: &Timeouts) -> Progress {
+        let mut progress = Progress::default();
+        for since in self.moving.range(ring_of(service)).map(|(_, since)| since) {
+            progress.moving += 1;
+            progress.until = progress.until.max(since.checked_add(idle(protocol, timeouts)));
+        }
+        progress.recorded = self.recorded.range(ring_of(service)).count() as u32;
+        progress
+    }
+
+    /// When all flows have a record that a backend may have from before its slots moved, for each backend that may
+    /// have any.
+    pub fn known_at(
+        &self,
+        service: &Service,
+        protocol: Protocol,
+        tables: &Tables,
+        timeouts: &Timeouts,
+    ) -> HashMap<BackendIndex, Instant> {
+        let mut known: HashMap<BackendIndex, Instant> = HashMap::new();
+        for (at, since) in self.moving.range(ring_of(service)) {
+            let (Some(slot), Some(until)) = (tables.slot(*at), since.checked_add(idle(protocol, timeouts)))
+            else {
+                continue;
+            };
+            let latest = known.entry(slot.prior()).or_insert(until);
+            *latest = until.max(*latest);
+        }
+        known
+    }
+
+    fn note_slots(
+        &mut self,
+        at: SlotIndex,
+        slots: &[Slot],
+        was_moving: impl Fn(SlotIndex) -> bool,
+        now: Instant,
+    ) {
+        for (at, slot) in (at.0..).map(SlotIndex).zip(slots) {
+            if is_moving(*slot) {
+                let since = self.moving.get(&at).copied().filter(|_| was_moving(at)).unwrap_or(now);
+                self.moving.insert(at, since);
+                self.added_since = self.added_since.into_iter().chain([since]).min();
+                self.recorded.remove(&at);
+            } else {
+                self.moving.remove(&at);
+                if slot.is_tracked() {
+                    self.recorded.insert(at, 0);
+                } else {
+                    self.recorded.remove(&at);
+                }
+            }
+        }
+    }
+}
+
+/// Whether a living flow of the slot may have no record.
+fn is_moving(slot: Slot) -> bool {
+    slot.is_tracked() && !slot.is_recorded()
+}
+
+fn ring_of(service: &Service) -> std::ops::Range<SlotIndex> {
+    service.ring_offset..SlotIndex(service.ring_offset.0 + service.ring_len)
+}
+
+fn idle(protocol: Protocol, timeouts: &Timeouts) -> Duration {
+    match protocol {
+        Protocol::UDP => timeouts.udp_idle,
+        _ => timeouts.tcp_idle,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use xdp_lb_common::net::{Address, Port};
+    use xdp_lb_common::tables::{BackendIndex, Service, ServiceIndex};
+
+    use super::*;
+
+    const A: BackendIndex = BackendIndex(1);
+    const B: BackendIndex = BackendIndex(2);
+
+    fn tables(protocol: Protocol) -> Tables {
+        let mut tables = Tables::default();
+        let service = Service {
+            index: ServiceIndex(0),
+            ring_offset: SlotIndex(10),
+            ring_len: 3,
+            snat_offset: 0,
+            snat_len: 0,
+            ..Service::default()
+        };
+        let slots = vec![Slot::settled(A), Slot::moving(B, A), Slot::settled(B)];
+        tables.apply(&Write::Slots(SlotIndex(10), slots));
+        let vip = Endpoint::new(Address::from(IpAddr::from([192, 0, 2, 1])), Port::new(80), protocol);
+        tables.apply(&Write::Service(vip, service));
+        tables
+    }
+
+    const TIMEOUTS: Timeouts =
+        Timeouts { tcp_idle: Duration::from_secs(900), udp_idle: Duration::from_secs(60) };
+    /// The one that moves.
+    const MOVING: SlotIndex = SlotIndex(11);
+
+    fn carry_out(settling: &mut Settling, tables: &mut Tables, writes: &[Write], now: Instant) {
+        settling.note(writes, tables, now);
+        writes.iter().for_each(|write| tables.apply(write));
+    }
+
+    #[test]
+    fn the_prior_owner_is_forgotten_after_the_idle_time_of_the_service() {
+        let now = Instant::now();
+        for (protocol, seconds) in [(Protocol::TCP, 900), (Protocol::UDP, 60)] {
+            let mut tables = tables(protocol);
+            let mut settling = Settling::new(&tables, now);
+            assert_eq!(settling.due(&tables, &TIMEOUTS, now + Duration::from_secs(seconds)), []);
+            let later = now + Duration::from_secs(seconds + 1);
+            let writes = settling.due(&tables, &TIMEOUTS, later);
+            assert_eq!(writes, [Write::Slots(MOVING, vec![Slot::recorded(B)])]);
+            carry_out(&mut settling, &mut tables, &writes, later);
+            assert_eq!(settling.due(&tables, &TIMEOUTS, later + Duration::from_secs(9999)), []);
+        }
+    }
+
+    #[test]
+    fn a_slot_that_moves_again_is_due_by_its_first_move() {
+        let now = Instant::now();
+        let mut tables = tables(Protocol::TCP);
+        let mut settling = Settling::new(&tables, now);
+        let again = [Write::Slots(MOVING, vec![Slot::moving(A, A)])];
+        carry_out(&mut settling, &mut tables, &again, now + Duration::from_secs(800));
+        let writes = settling.due(&tables, &TIMEOUTS, now + Duration::from_secs(901));
+        assert_eq!(writes, [Write::Slots(MOVING, vec![Slot::recorded(A)])]);
+    }
+
+    #[test]
+    fn a_slot_in_another_one_s_place_is_not_due_by_that_one_s_move() {
+        let now = Instant::now();
+        let mut tables = tables(Protocol::TCP);
+        let mut settling = Settling::new(&tables, now);
+        let (vip, service) = tables.services.iter().map(|(vip, service)| (*vip, *service)).next().unwrap();
+        let later = now + Duration::from_secs(800);
+        carry_out(&mut settling, &mut tables, &[Write::RemoveService(vip)], later);
+        let ring = vec![Slot::settled(A), Slot::moving(B, A), Slot::settled(B)];
+        let again = [Write::Slots(service.ring_offset, ring), Write::Service(vip, service)];
+        carry_out(&mut settling, &mut tables, &again, later);
+        assert_eq!(settling.due(&tables, &TIMEOUTS, now + Duration::from_secs(901)), []);
+    }
+
+    #[test]
+    fn a_slot_settles_when_two_counts_in_a_row_find_nothing_in_it() {
+        let now = Instant::now();
+        let mut tables = tables(Protocol::TCP);
+        let mut settling = Settling::new(&tables, now);
+        let writes = [Write::Slots(MOVING, vec![Slot::recorded(B)])];
+        carry_out(&mut settling, &mut tables, &writes, now);
+        let (nothing, something) = (HashSet::new(), HashSet::from([MOVING]));
+        assert_eq!(settling.settled(&tables, &nothing, &BTreeMap::new()), []);
+        assert_eq!(settling.settled(&tables, &something, &BTreeMap::new()), [], "the first one missed it");
+        assert_eq!(settling.settled(&tables, &nothing, &BTreeMap::new()), []);
+        // Another owner: what was counted before says nothing.
+        let writes = [Write::Slots(MOVING, vec![Slot::recorded(A)])];
+        carry_out(&mut settling, &mut tables, &writes, now);
+        assert_eq!(settling.settled(&tables, &nothing, &BTreeMap::new()), []);
+        let writes = settling.settled(&tables, &nothing, &BTreeMap::new());
+        assert_eq!(writes, [Write::Slots(MOVING, vec![Slot::settled(A)])]);
+        carry_out(&mut settling, &mut tables, &writes, now);
+        assert_eq!(settling.settled(&tables, &nothing, &BTreeMap::new()), []);
+    }
+
+    #[test]
+    fn progress_tells_what_moves_and_until_when() {
+        let now = Instant::now();
+        let mut tables = tables(Protocol::UDP);
+        let service = *tables.services.values().next().unwrap();
+        let mut settling = Settling::new(&tables, now);
+        let progress = settling.progress(&service, Protocol::UDP, &TIMEOUTS);
+        let until = now + TIMEOUTS.udp_idle;
+        assert_eq!(progress, Progress { moving: 1, recorded: 0, until: Some(until) });
+        let prior = tables.slot(MOVING).unwrap().prior();
+        let known = settling.known_at(&service, Protocol::UDP, &tables, &TIMEOUTS);
+        assert_eq!(known, HashMap::from([(prior, until)]));
+        carry_out(&mut settling, &mut tables, &[Write::Slots(MOVING, vec![Slot::recorded(B)])], now);
+        assert_eq!(settling.known_at(&service, Protocol::UDP, &tables, &TIMEOUTS), HashMap::new());
+        let progress = settling.progress(&service, Protocol::UDP, &TIMEOUTS);
+        assert_eq!(progress, Progress { moving: 0, recorded: 1, until: None });
+    }
+
+    #[test]
+    fn a_slot_of_a_ring_that_is_gone_is_forgotten() {
+        let now = Instant::now();
+        let mut tables = tables(Protocol::TCP);
+        let mut settling = Settling::new(&tables, now);
+        let vip = *tables.services.keys().next().unwrap();
+        tables.apply(&Write::RemoveService(vip));
+        assert_eq!(settling.due(&tables, &TIMEOUTS, now + Duration::from_secs(9999)), []);
+        assert!(settling.moving.is_empty());
+    }
+}

@@ -1,0 +1,142 @@
+//! The order of writes in which every packet finds whole services at any moment.
+
+use std::collections::BTreeMap;
+
+use xdp_lb_common::net::{Address, Endpoint};
+use xdp_lb_common::slot::Slot;
+use xdp_lb_common::tables::{
+    Backend, BackendIndex, BackendState, Reply, SHARED, ServerKey, Service, SlotIndex, SourceVerdict,
+};
+
+use crate::tables::{SourceRange, Tables, Write};
+
+/// What is to stand in the tables.
+#[derive(Debug, Default)]
+pub struct Desired {
+    /// Every service.
+    pub services: BTreeMap<Endpoint, Service>,
+    /// Every backend.
+    pub backends: BTreeMap<BackendIndex, Backend>,
+    /// Every backend's endpoint.
+    pub replies: BTreeMap<Endpoint, Reply>,
+    /// Every SNAT address.
+    pub snat_addresses: BTreeMap<u32, Address>,
+    /// What every backend of a QUIC service is called.
+    pub quic_servers: BTreeMap<ServerKey, BackendIndex>,
+    /// Every list of source ranges.
+    pub sources: BTreeMap<SourceRange, SourceVerdict>,
+    /// The rings whose slots change: new ones, in free room, and those of services that keep theirs.
+    pub rings: BTreeMap<SlotIndex, Vec<Slot>>,
+}
+
+/// The fewest writes that make `desired` of `tables`, in a safe order: what a slot, a reply or a
+/// service names is there before it is named and until it is named no more; and a backend takes no
+/// flows in any slot before it can, nor after it can not.
+pub fn writes(tables: &Tables, desired: &Desired) -> Vec<Write> {
+    let mut writes = Vec::new();
+    let mut late = Vec::new();
+
+    for (index, backend) in changed(&tables.backends, &desired.backends) {
+        let before = tables.backends.get(index);
+        let first = before.map_or(*backend, |before| first_backend(before, backend));
+        if before != Some(&first) {
+            writes.push(Write::Backend(*index, first));
+        }
+        if first != *backend {
+            late.push(Write::Backend(*index, *backend));
+        }
+    }
+    for (place, address) in changed(&tables.snat_addresses, &desired.snat_addresses) {
+        writes.push(Write::SnatAddress(*place, *address));
+    }
+    for (endpoint, reply) in changed(&tables.replies, &desired.replies) {
+        let before = tables.replies.get(endpoint);
+        let first = before.map_or(*reply, |before| first_reply(before, reply));
+        if before != Some(&first) {
+            writes.push(Write::Reply(*endpoint, first));
+        }
+        if first != *reply {
+            late.push(Write::Reply(*endpoint, *reply));
+        }
+    }
+    for (offset, ring) in &desired.rings {
+        match tables.rings.get(offset) {
+            Some(before) if before.len() == ring.len() => slots_in_place(*offset, before, ring, &mut writes),
+            _ => writes.push(Write::Slots(*offset, ring.clone())),
+        }
+    }
+    for (key, backend) in changed(&tables.quic_servers, &desired.quic_servers) {
+        writes.push(Write::QuicServer(*key, *backend));
+    }
+    for (range, verdict) in changed(&tables.sources, &desired.sources) {
+        writes.push(Write::Source(*range, *verdict));
+    }
+    for (vip, service) in changed(&tables.services, &desired.services) {
+        writes.push(Write::Service(*vip, *service));
+    }
+
+    for (vip, _) in gone(&tables.services, &desired.services) {
+        writes.push(Write::RemoveService(*vip));
+    }
+    for (key, _) in gone(&tables.quic_servers, &desired.quic_servers) {
+        writes.push(Write::RemoveQuicServer(*key));
+    }
+    for (range, _) in gone(&tables.sources, &desired.sources) {
+        writes.push(Write::RemoveSource(*range));
+    }
+    writes.append(&mut late);
+    for (endpoint, _) in gone(&tables.replies, &desired.replies) {
+        writes.push(Write::RemoveReply(*endpoint));
+    }
+    for (index, _) in gone(&tables.backends, &desired.backends) {
+        writes.push(Write::Backend(*index, Backend::default()));
+    }
+    for (place, _) in gone(&tables.snat_addresses, &desired.snat_addresses) {
+        writes.push(Write::SnatAddress(*place, Address::default()));
+    }
+    writes
+}
+
+/// The entries of `before` that `after` has no more.
+pub fn gone<'a, K: Ord, V>(
+    before: &'a BTreeMap<K, V>,
+    after: &'a BTreeMap<K, V>,
+) -> impl Iterator<Item = (&'a K, &'a V)> {
+    before.iter().filter(|(key, _)| !after.contains_key(key))
+}
+
+fn changed<'a, K: Ord, V: PartialEq>(
+    before: &'a BTreeMap<K, V>,
+    after: &'a BTreeMap<K, V>,
+) -> impl Iterator<Item = (&'a K, &'a V)> {
+    after.iter().filter(|(key, value)| before.get(key) != Some(value))
+}
+
+/// A backend's record while slots and replies may still be what they were: one that takes fewer flows
+/// goes on until no slot names it, and one that is not shared any more keeps recording.
+fn first_backend(before: &Backend, after: &Backend) -> Backend {
+    // States are numbered from the one that takes most to the one that takes nothing.
+    const _: () = assert!((BackendState::Up as u8) < BackendState::Draining as u8);
+    const _: () = assert!((BackendState::Draining as u8) < BackendState::Failing as u8);
+    const _: () = assert!((BackendState::Failing as u8) < BackendState::Ending as u8);
+    const _: () = assert!((BackendState::Ending as u8) < BackendState::Down as u8);
+    let base = if before.state < after.state { before } else { after };
+    Backend { neighbours: base.neighbours | (before.neighbours | after.neighbours) & SHARED, ..*base }
+}
+
+/// What becomes of a backend's packets while services may still be what they were: either way.
+fn first_reply(before: &Reply, after: &Reply) -> Reply {
+    let base = if before.stateless > after.stateless { before } else { after };
+    let recorded_since = before.recorded_since.min(after.recorded_since);
+    Reply { by_record: before.by_record.max(after.by_record), recorded_since, ..*base }
+}
+
+fn slots_in_place(offset: SlotIndex, before: &[Slot], after: &[Slot], writes: &mut Vec<Write>) {
+    let mut place = 0;
+    while let Some(skipped) = (place..after.len()).position(|slot| before[slot] != after[slot]) {
+        let begin = place + skipped;
+        let run = (begin..after.len()).take_while(|slot| before[*slot] != after[*slot]).count();
+        writes.push(Write::Slots(SlotIndex(offset.0 + begin as u32), after[begin..begin + run].to_vec()));
+        place = begin + run;
+    }
+}

@@ -1,0 +1,138 @@
+//! How a backend treats its new flows, by the datapath's counters. Pure.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+/// A backend's recent counters.
+#[derive(Clone, Debug, Default)]
+pub struct Evidence {
+    /// The oldest first; no older than a window, but for the first.
+    samples: VecDeque<Sample>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    at: Instant,
+    began: u64,
+    accepted: u64,
+    resets: u64,
+}
+
+/// What became of flows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Failures {
+    /// How many began.
+    pub flows: u64,
+    /// How many of them the backend has reset or left without an answer, at least.
+    pub failed: u64,
+}
+
+impl Failures {
+    /// How many of a hundred failed.
+    pub fn percent(self) -> u8 {
+        (self.failed.min(self.flows) * 100).checked_div(self.flows).unwrap_or(0) as u8
+    }
+}
+
+impl fmt::Display for Failures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} % of {} new flows were reset or not answered", self.percent(), self.flows)
+    }
+}
+
+impl Evidence {
+    /// Takes in the counters of now: flows that began, SYNs that were accepted, and resets.
+    pub fn see(&mut self, window: Duration, began: u64, accepted: u64, resets: u64, now: Instant) {
+        let sample = Sample { at: now, began, accepted, resets };
+        // Counters that begin anew are another backend's.
+        if self
+            .samples
+            .back()
+            .is_some_and(|last| began < last.began || accepted < last.accepted || resets < last.resets)
+        {
+            self.samples.clear();
+        }
+        self.samples.push_back(sample);
+        while self.samples.get(1).is_some_and(|second| now.duration_since(second.at) >= window) {
+            self.samples.pop_front();
+        }
+    }
+
+    /// What became of the flows of the window. A flow that was refused is both reset and not accepted, so the failures are
+    /// the larger of the two counts and not their sum.
+    pub fn failures(&self) -> Option<Failures> {
+        let (first, last) = (self.samples.front()?, self.samples.back()?);
+        // A SYN of the last moment may be answered in the next.
+        let before_last = self.samples.iter().rev().nth(1)?;
+        let flows = last.began - first.began;
+        let asked = before_last.began - first.began;
+        let unanswered = asked.saturating_sub(last.accepted - first.accepted);
+        let reset = (last.resets - first.resets).min(flows);
+        Some(Failures { flows, failed: unanswered.max(reset) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WINDOW: Duration = Duration::from_secs(10);
+
+    /// What is made of so many flows, accepted SYNs and resets in each second.
+    fn failures(seconds: &[[u64; 3]]) -> Option<Failures> {
+        let begin = Instant::now();
+        let mut evidence = Evidence::default();
+        let mut sum = [1000, 900, 50];
+        evidence.see(WINDOW, sum[0], sum[1], sum[2], begin);
+        for (second, more) in (1..).zip(seconds) {
+            sum = std::array::from_fn(|at| sum[at] + more[at]);
+            evidence.see(WINDOW, sum[0], sum[1], sum[2], begin + Duration::from_secs(second));
+        }
+        evidence.failures()
+    }
+
+    #[test]
+    fn flows_that_are_accepted_and_not_reset_are_well() {
+        assert_eq!(failures(&[[10, 10, 0]; 5]), Some(Failures { flows: 50, failed: 0 }));
+        assert_eq!(failures(&[]), None);
+    }
+
+    #[test]
+    fn a_syn_of_the_last_second_may_be_answered_yet() {
+        assert_eq!(failures(&[[10, 10, 0], [10, 0, 0]]), Some(Failures { flows: 20, failed: 0 }));
+        assert_eq!(failures(&[[10, 10, 0], [10, 0, 0], [0, 0, 0]]), Some(Failures { flows: 20, failed: 10 }));
+        // Nor is one whose answer came in the second after a failure.
+        assert_eq!(failures(&[[10, 0, 0], [10, 20, 0], [0, 0, 0]]), Some(Failures { flows: 20, failed: 0 }));
+    }
+
+    #[test]
+    fn a_flow_that_is_refused_fails_once() {
+        assert_eq!(failures(&[[10, 0, 10], [0, 0, 0]]), Some(Failures { flows: 10, failed: 10 }));
+        // Half are refused, and half of the others are reset later: ten are sure to have failed.
+        let mixed = failures(&[[20, 10, 15], [0, 0, 0]]);
+        assert_eq!(mixed, Some(Failures { flows: 20, failed: 15 }));
+    }
+
+    #[test]
+    fn more_resets_than_flows_are_no_more_than_all() {
+        assert_eq!(failures(&[[2, 2, 40], [0, 0, 0]]).map(Failures::percent), Some(100));
+        assert_eq!(failures(&[[0, 0, 40], [0, 0, 0]]).map(Failures::percent), Some(0), "of older flows");
+    }
+
+    #[test]
+    fn what_is_older_than_the_window_is_forgotten() {
+        let mut seconds = vec![[10, 0, 10]; 5];
+        seconds.extend([[10, 10, 0]; 10]);
+        assert_eq!(failures(&seconds), Some(Failures { flows: 100, failed: 0 }));
+    }
+
+    #[test]
+    fn counters_that_begin_anew_are_no_evidence() {
+        let begin = Instant::now();
+        let mut evidence = Evidence::default();
+        evidence.see(WINDOW, 1000, 1000, 0, begin);
+        evidence.see(WINDOW, 0, 0, 0, begin + Duration::from_secs(1));
+        assert_eq!(evidence.failures(), None);
+    }
+}
