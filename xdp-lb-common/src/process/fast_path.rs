@@ -68,7 +68,7 @@ fn take<const V4: bool, P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Opt
     departure.aim(backend);
     departure.tags = Tags::default();
     let mut traffic = tables.traffic(index)?;
-    if handover::is_due(settings, traffic.packets_in) {
+    if handover::is_alone(tables, settings, traffic.packets_in) {
         return None;
     }
     // From here on the packet is written to, and nothing fails: its headers have been read, and a tunnel that finds no room

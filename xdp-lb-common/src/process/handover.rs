@@ -96,6 +96,18 @@ pub fn is_due(settings: &Settings, packets: u64) -> bool {
     (settings.alone != 0) | packets.is_multiple_of(LOOK_EVERY)
 }
 
+/// Whether no daemon keeps next hops up to date, as far as the packet after so many has to know.
+#[inline(always)]
+pub fn is_alone<T: Tables>(tables: &T, settings: &Settings, packets: u64) -> bool {
+    settings.alone != 0 || packets.is_multiple_of(LOOK_EVERY) && is_silent(tables, settings)
+}
+
+/// Whether the daemon has let no heartbeat come for too long.
+#[inline(always)]
+fn is_silent<T: Tables>(tables: &T, settings: &Settings) -> bool {
+    settings.heartbeat != 0 && tables.now().saturating_sub(settings.heartbeat) >= SILENCE
+}
+
 /// Has a packet that is ready to leave for a backend (`Moment::aimed`) leave by the way that the kernel knows, where no daemon
 /// keeps the one in the tables up to date.
 ///
@@ -109,8 +121,7 @@ pub fn freshen<P: Packet, T: Tables>(
     let Scratch { parsed, departure, moment, .. } = scratch;
     let settings = tables.settings().ok_or(Reason::Internal)?;
     if settings.alone == 0 {
-        let is_silent = settings.heartbeat != 0 && tables.now().saturating_sub(settings.heartbeat) >= SILENCE;
-        if !is_silent {
+        if !is_silent(tables, settings) {
             return Ok(());
         }
         tables.set_alone();

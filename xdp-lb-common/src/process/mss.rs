@@ -30,11 +30,14 @@ fn bound(is_v4: bool, mtu: u16) -> u16 {
     usize::from(mtu).saturating_sub(ip + size_of::<Tcp>()).max(least) as u16
 }
 
-/// Whether a SYN is seen at once to announce no more than fits in an IP packet of `mtu` bytes (0: any): its first option
-/// says so. Else [`clamp`] has to look closer.
+/// Whether a SYN is seen at once to announce no more than fits in an IP packet of `mtu` bytes (0: any): it has no options, or
+/// its first one says so. Else [`clamp`] has to look closer.
 #[inline(always)]
 pub fn is_bounded<P: Packet>(packet: &P, parsed: &Parsed, mtu: u16) -> bool {
-    if mtu == 0 {
+    const NO_OPTIONS: u16 = (size_of::<Tcp>() / 4) as u16;
+    // With the byte behind it: the verifier does not follow how the end of a packet is compared for one byte.
+    let offset = packet.read::<Be16>(parsed.l4 + core::mem::offset_of!(Tcp, data_offset));
+    if mtu == 0 || offset.is_some_and(|offset| offset.get() >> 12 == NO_OPTIONS) {
         return true;
     }
     let Some(option) = packet.read::<Be32>(parsed.l4 + size_of::<Tcp>()) else { return false };

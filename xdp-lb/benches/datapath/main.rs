@@ -44,10 +44,15 @@ fn main() -> Result<()> {
     cpu::pin()?;
     rig::network()?;
     let mut report = Report::new("What a packet costs", xdp_lb::COMMIT);
+    let only = only();
     let mut rows = Vec::new();
-    for group in paths::groups() {
-        measure_group(&extent, &group, &mut rows)?;
+    for mut group in paths::groups() {
+        group.paths.retain(|path| only.as_ref().is_none_or(|only| path.name.contains(only)));
+        if !group.paths.is_empty() {
+            measure_group(&extent, &group, &mut rows)?;
+        }
     }
+    ensure!(!rows.is_empty(), "no path's name contains what --only says");
     let floors = |pick: fn((f64, f64)) -> f64| {
         median(rows.iter().flat_map(|row: &Row| &row.cells).map(|(_, samples)| pick(samples.floors())))
     };
@@ -56,9 +61,16 @@ fn main() -> Result<()> {
     report.exact(&[("path", "wrapper and floor")], "ns", wrapped);
     tabulate(&mut report, &rows, floor, wrapped);
     draw(&mut report, &rows);
-    sweeps::run(&extent, &mut report)?;
+    if only.is_none() {
+        sweeps::run(&extent, &mut report)?;
+    }
     eprintln!();
     report.write()
+}
+
+/// What the names of the paths that are measured contain: `--only TEXT`.
+fn only() -> Option<String> {
+    std::env::args().skip_while(|argument| argument != "--only").nth(1)
 }
 
 /// A path's figures.

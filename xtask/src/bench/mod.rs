@@ -23,6 +23,9 @@ pub struct Options {
     /// Fewer figures of fewer samples, in a minute: to see that all runs, not to quote.
     #[arg(long)]
     quick: bool,
+    /// Of the datapath, only paths whose names contain this ("nat, IPv4 TCP, settled"); without the sweeps.
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
 }
 
 /// A part of the benchmark, and the bench target of xdp-lb that measures it.
@@ -59,7 +62,8 @@ impl Options {
     /// As they are written on a command line.
     fn arguments(&self) -> impl Iterator<Item = String> {
         let parts = self.parts().iter().map(|part| part.name().to_owned());
-        parts.chain(self.quick.then(|| "--quick".to_owned()))
+        let only = self.only.iter().flat_map(|only| ["--only".to_owned(), only.clone()]);
+        parts.chain(self.quick.then(|| "--quick".to_owned())).chain(only)
     }
 }
 
@@ -89,7 +93,10 @@ pub fn run_inside(options: &Options) -> Result<()> {
         say::step(format_args!("Measuring: {} (leave the machine alone meanwhile)", part.name()));
         let file = directory.join(part.name()).with_extension("json");
         let quick = options.quick.then_some("--quick");
-        run(cargo().args(target(*part)).args(["--offline", "--"]).args(quick).env(REPORT_VARIABLE, &file))?;
+        let only = options.only.iter().flat_map(|only| ["--only", only]);
+        let mut command = cargo();
+        command.args(target(*part)).args(["--offline", "--"]).args(quick).args(only);
+        run(command.env(REPORT_VARIABLE, &file))?;
         show(&file, options.quick)?;
     }
     Ok(())
