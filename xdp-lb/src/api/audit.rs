@@ -10,7 +10,7 @@ use serde_json::Value;
 use tracing::{info, warn};
 
 use crate::api::caller::{Caller, Role, Who};
-use crate::api::server::Error;
+use crate::api::error::Error;
 
 /// The longest answer whose words go to the log, in bytes.
 const MAX_ANSWER: usize = 64 << 20;

@@ -6,6 +6,8 @@ pub mod caller;
 mod certificate;
 pub mod client;
 pub mod endpoint;
+mod error;
+mod extract;
 mod openapi;
 mod remote;
 pub mod server;

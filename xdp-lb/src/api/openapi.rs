@@ -14,7 +14,8 @@ use axum::response::IntoResponse;
 use schemars::{JsonSchema, Schema, json_schema};
 use serde::Serialize;
 
-use crate::api::server::{BackendPath, Chosen, Document, Error, ServiceName};
+use crate::api::error::Error;
+use crate::api::extract::{BackendPath, Chosen, Document, ServiceName};
 use crate::model::text::ENDPOINT;
 use crate::report::documents::ErrorView;
 

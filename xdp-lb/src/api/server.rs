@@ -1,29 +1,26 @@
 //! The server: each route asks the owner task through its handle.
 
 use std::future::{Future, ready};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use aide::axum::ApiRouter;
 use aide::axum::routing::{get_with, patch_with, post_with};
 use aide::openapi::OpenApi;
-use axum::body::HttpBody;
-use axum::extract::rejection::{BytesRejection, QueryRejection};
-use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Query, Request, State};
-use axum::http::request::Parts;
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json, Router};
-use bytes::Bytes;
 use futures_util::FutureExt;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::time::Instant;
 
 use crate::api::caller::{Groups, Role, Who};
+use crate::api::error::Error;
+use crate::api::extract::{BackendPath, Chosen, Document, MAX_BODY, ServiceName};
 use crate::api::openapi::{self, change, look};
 use crate::api::remote::{self, Door};
 use crate::api::{audit, socket, watch};
@@ -32,14 +29,12 @@ use crate::http::{self, Slot, User};
 use crate::model::refusal::Refusal;
 use crate::model::request::{AdminPatch, BackendPatch, FlowQuery, Outcome};
 use crate::model::state::AdminState;
-use crate::model::{self, text, unknown};
+use crate::model::{self, unknown};
 use crate::report::documents::{
-    BackendView, CountersView, ErrorView, FlowsView, ReloadView, RemovalQuery, ServiceDetailView,
-    ServiceView, StatusView,
+    BackendView, CountersView, FlowsView, ReloadView, RemovalQuery, ServiceDetailView, ServiceView,
+    StatusView,
 };
 
-/// The largest request body, in bytes: a service with ten thousand backends fits many times.
-const MAX_BODY: usize = 4 << 20;
 /// How long the owner task may take to answer.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -406,116 +401,4 @@ fn reply<T>(answer: Result<T, Refusal>) -> Reply<T> {
 
 fn created<T>(answer: Result<T, Refusal>) -> Created<T> {
     Ok(openapi::Created(answer?))
-}
-
-/// A request that was refused, as status and document.
-pub(super) struct Error {
-    status: StatusCode,
-    view: ErrorView,
-}
-
-impl Error {
-    pub(super) fn new(status: StatusCode, error: String) -> Self {
-        Self { status, view: ErrorView { error } }
-    }
-}
-
-impl From<Refusal> for Error {
-    fn from(refusal: Refusal) -> Self {
-        let status = match refusal {
-            Refusal::NotFound(_) => StatusCode::NOT_FOUND,
-            Refusal::Conflict(_) => StatusCode::CONFLICT,
-            Refusal::Invalid(_) => StatusCode::BAD_REQUEST,
-            Refusal::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        Self::new(status, refusal.to_string())
-    }
-}
-
-impl IntoResponse for Error {
-    fn into_response(self) -> Response {
-        (self.status, Json(self.view)).into_response()
-    }
-}
-
-/// A request's body, as the document that the route takes.
-pub(super) struct Document<T>(T);
-
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Document<T> {
-    type Rejection = Error;
-
-    async fn from_request(request: Request, state: &S) -> Result<Self, Error> {
-        // A length that is only claimed is not waited for.
-        if request.body().size_hint().lower() > MAX_BODY as u64 {
-            return Err(too_large());
-        }
-        let body = Bytes::from_request(request, state).await.map_err(unreadable)?;
-        let document = serde_json::from_slice(&body).map_err(|error| {
-            Error::new(
-                StatusCode::BAD_REQUEST,
-                format!("the body is not the JSON document of this route: {error}"),
-            )
-        })?;
-        Ok(Self(document))
-    }
-}
-
-fn unreadable(rejection: BytesRejection) -> Error {
-    match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => too_large(),
-        status => Error::new(status, format!("the body could not be read: {}", rejection.body_text())),
-    }
-}
-
-fn too_large() -> Error {
-    Error::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {MAX_BODY} bytes"))
-}
-
-/// What a request's query chooses.
-pub(super) struct Chosen<T>(T);
-
-impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Chosen<T> {
-    type Rejection = Error;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
-        let query = Query::from_request_parts(parts, state).await;
-        let Query(query) = query.map_err(|rejection: QueryRejection| {
-            Refusal::Invalid(format!("the query cannot be read: {}", rejection.body_text()))
-        })?;
-        Ok(Self(query))
-    }
-}
-
-/// A service's name in the path.
-pub(super) struct ServiceName(String);
-
-impl<S: Send + Sync> FromRequestParts<S> for ServiceName {
-    type Rejection = Error;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
-        Ok(Self(segments(parts, state).await?))
-    }
-}
-
-/// A service's name and a backend's address in the path.
-pub(super) struct BackendPath(String, SocketAddr);
-
-impl<S: Send + Sync> FromRequestParts<S> for BackendPath {
-    type Rejection = Error;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
-        let (name, address): (String, String) = segments(parts, state).await?;
-        let address = text::parse_endpoint(&address).map_err(Refusal::Invalid)?;
-        Ok(Self(name, address))
-    }
-}
-
-async fn segments<T: DeserializeOwned + Send, S: Send + Sync>(
-    parts: &mut Parts,
-    state: &S,
-) -> Result<T, Error> {
-    let segments = axum::extract::Path::from_request_parts(parts, state).await;
-    segments.map(|axum::extract::Path(segments)| segments).map_err(|rejection| {
-        Error::new(rejection.status(), format!("the path cannot be read: {}", rejection.body_text()))
-    })
 }

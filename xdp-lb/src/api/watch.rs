@@ -19,7 +19,7 @@ use futures_util::stream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::api::caller::{Caller, Role, Who};
-use crate::api::server::Error;
+use crate::api::error::Error;
 use crate::control::events::EventReader;
 use crate::control::handle::Handle;
 use crate::http::Deadline;

@@ -1,21 +1,19 @@
 //! `xdp-lb backend`.
 
-use std::net::SocketAddr;
-
+use clap::Subcommand;
 use clap::builder::NonEmptyStringValueParser;
-use clap::{Args, Subcommand};
 use comfy_table::Cell;
 
 use super::Done;
 use super::confirm::{self, Removal};
 use super::drain::{self, Patience, Subject};
 use super::output::{self, Screen, number, text, words};
+use super::target::{Target, patch};
 use super::units::{byte_rate, grouped, latency, percent, rate, span};
 use crate::api::client::Client;
 use crate::model::change::FlowsLeft;
-use crate::model::request::{BackendPatch, Outcome};
+use crate::model::request::BackendPatch;
 use crate::model::state::AdminState;
-use crate::model::text::parse_endpoint;
 use crate::model::{self, ServerId, default_weight};
 use crate::report::documents::BackendView;
 
@@ -80,17 +78,6 @@ Examples:
     },
 }
 
-/// Which backend of which service.
-#[derive(Clone, Debug, Args)]
-pub(super) struct Target {
-    /// The service's name
-    #[arg(value_parser = NonEmptyStringValueParser::new())]
-    pub(super) service: String,
-    /// The backend: 198.51.100.11:8080, '[2001:db8::11]:8080'
-    #[arg(value_name = "ADDR:PORT", value_parser = parse_endpoint)]
-    pub(super) address: SocketAddr,
-}
-
 impl Command {
     pub(super) async fn execute(self, client: &Client, screen: &Screen) -> anyhow::Result<Done> {
         let outcome = match self {
@@ -127,10 +114,6 @@ impl Command {
         };
         Done::of(&outcome, screen)
     }
-}
-
-pub(super) async fn patch(client: &Client, target: &Target, patch: BackendPatch) -> anyhow::Result<Outcome> {
-    Ok(client.patch_backend(&target.service, target.address, &patch).await?)
 }
 
 /// What is known of a backend's flows.

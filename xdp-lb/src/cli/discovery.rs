@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::{Map, Value};
 
-use super::service::wrong;
+use super::flags::wrong;
 use super::units::{counted, span};
 use crate::model::Discovery;
 use crate::report::documents::DiscoveryView;

@@ -11,8 +11,8 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::Done;
-use super::backend::{Target, patch};
 use super::output::Screen;
+use super::target::{Target, patch};
 use super::units::{counted, parse_span, span};
 use crate::api::client::{Client, Error};
 use crate::model::request::{AdminPatch, BackendPatch, Outcome};

@@ -4,26 +4,24 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use clap::builder::NonEmptyStringValueParser;
-use clap::error::ErrorKind;
-use clap::{Args, CommandFactory, Subcommand};
+use clap::{Args, Subcommand};
 use comfy_table::Cell;
-use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::backend::{self, flows_left};
 use super::confirm::{self, Removal};
 use super::drain::{self, Patience, Subject};
+use super::flags::{parse_backend, parse_keys, wrong};
 use super::output::{Screen, number, text};
 use super::units::{self, byte_rate, counted, grouped, rate, span};
-use super::{Cli, Done, discovery};
+use super::{Done, discovery};
 use crate::api::client::Client;
 use crate::model::change::FlowsLeft;
 use crate::model::request::AdminPatch;
 use crate::model::state::AdminState;
-use crate::model::text::parse_endpoint;
 use crate::model::{
     self, Affinity, Agent, CircuitBreaker, Feedback, FlowTracking, Hairpin, HealthCheck, Mode, OnDown,
-    OnNoBackends, Prefix, Probe, Protocol, Quic, Vip, default_weight,
+    OnNoBackends, Prefix, Probe, Protocol, Quic, Vip,
 };
 use crate::report::documents::{BackendView, MovingView, ServiceDetailView, ServiceView};
 
@@ -384,62 +382,6 @@ impl Check {
         written.extend(numbers.into_iter().filter_map(|(key, value)| Some((key.into(), value?.into()))));
         serde_json::from_value(written.into()).map(Some).map_err(wrong)
     }
-}
-
-/// Flags of `xdp-lb service add` that are wrong together: an error with the usage of that command.
-pub(super) fn wrong(why: impl std::fmt::Display) -> clap::Error {
-    let mut command = Cli::command();
-    command.build();
-    let service = command.find_subcommand_mut("service").expect("there is such a command");
-    service
-        .find_subcommand_mut("add")
-        .expect("there is such a command")
-        .error(ErrorKind::ValueValidation, why)
-}
-
-/// Reads the keys of a table, `KEY=VALUE,...`.
-fn parse_keys<T: DeserializeOwned>(text: &str) -> Result<T, String> {
-    let pair = |pair: &str| {
-        let (key, value) =
-            pair.split_once('=').ok_or_else(|| format!("{pair:?} is no KEY=VALUE; write KEY=VALUE,..."))?;
-        let key = key.trim();
-        // A number, or true or false. What an agent is sent is text, whatever it looks like.
-        let is_json = key != "send" && (value.parse::<u32>().is_ok() || value.parse::<bool>().is_ok());
-        let value = match value.parse::<Value>() {
-            Ok(value) if is_json => value,
-            _ => Value::from(value),
-        };
-        Ok((key.to_owned(), value))
-    };
-    let keys: Map<String, Value> = text.split(',').map(pair).collect::<Result<_, String>>()?;
-    serde_json::from_value(keys.into()).map_err(|error| error.to_string())
-}
-
-/// Reads `ADDR:PORT[=WEIGHT][,server-id=HEX][,max-flows=N][,backup]`.
-fn parse_backend(text: &str) -> Result<model::Backend, String> {
-    let mut parts = text.split(',');
-    let address = parts.next().unwrap_or_default();
-    let (address, weight) = match address.split_once('=') {
-        Some((address, weight)) => {
-            let weight =
-                weight.parse().map_err(|_| format!("{weight:?} is not a weight; write 0 to 65535"))?;
-            (address, weight)
-        }
-        None => (address, default_weight()),
-    };
-    let mut backend = model::Backend::new(parse_endpoint(address)?, weight);
-    for part in parts {
-        match part.split_once('=') {
-            Some(("server-id", id)) => backend.server_id = Some(id.parse()?),
-            Some(("max-flows", limit)) => {
-                backend.max_flows =
-                    limit.parse().map_err(|_| format!("{limit:?} is not a number of flows; write 1000"))?;
-            }
-            None if part == "backup" => backend.backup = true,
-            _ => return Err(format!("{part:?} is not known; write server-id=HEX, max-flows=N or backup")),
-        }
-    }
-    Ok(backend)
 }
 
 /// The table of services.

@@ -695,7 +695,7 @@ async fn a_service_is_drained_with_all_of_its_backends() {
 
 #[test]
 fn flags_that_are_wrong_together_are_told_with_the_usage_of_their_command() {
-    let check = super::service::wrong("health_check.type: \"htp\" is not known").to_string();
+    let check = super::flags::wrong("health_check.type: \"htp\" is not known").to_string();
     assert!(check.contains("htp") && check.contains("Usage: xdp-lb service add "), "{check}");
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 use super::errors::{ConfigError, Errors, Lines, syntax_errors};
-use super::section::Section;
+use super::section::{Section, TOP_KEYS};
 use crate::file;
 use crate::model::Reader;
 use crate::model::check::HealthCheck;
@@ -85,24 +85,6 @@ fn whole(what: String) -> Errors {
     Errors { file: None, errors: vec![ConfigError { line: None, column: None, field: String::new(), what }] }
 }
 
-pub(super) const TOP_KEYS: &[&str] = &[
-    "interfaces",
-    "xdp_mode",
-    "state_file",
-    "pin_path",
-    "flow_hash_secret",
-    "snat_ports",
-    "vips",
-    "api",
-    "metrics",
-    "limits",
-    "timeouts",
-    "drain_timeout",
-    "asymmetric_replies",
-    "allow_exec_checks",
-    "icmp_time_exceeded",
-    "service",
-];
 const SERVICE_KEYS: &[&str] = &[
     "name",
     "vip",

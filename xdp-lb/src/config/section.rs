@@ -6,11 +6,29 @@ use std::path::PathBuf;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::load::TOP_KEYS;
 use crate::model::Reader;
 use crate::model::place::{Place, Problems};
 use crate::model::rules::within;
 use crate::model::text::{grouped, listed, nearest, quoted};
+
+pub(super) const TOP_KEYS: &[&str] = &[
+    "interfaces",
+    "xdp_mode",
+    "state_file",
+    "pin_path",
+    "flow_hash_secret",
+    "snat_ports",
+    "vips",
+    "api",
+    "metrics",
+    "limits",
+    "timeouts",
+    "drain_timeout",
+    "asymmetric_replies",
+    "allow_exec_checks",
+    "icmp_time_exceeded",
+    "service",
+];
 
 /// A table of the file, its place, and where problems are put. What is absent is `None` and no
 /// problem; what is there and wrong is `None` and a problem.

@@ -17,7 +17,7 @@ use crate::model::request::Outcome;
 use crate::model::state::{BackendState, Origin};
 use crate::model::{self, Backend, Config, Effective, EffectiveBackend, EffectiveService};
 use crate::overlay::{self, Leave, Moment, Overlay};
-use crate::plan::planner::{Identity, identities, identity};
+use crate::plan::places::{Identity, identities, identity};
 use crate::pool::fleet::{target_id, vip};
 use crate::tables::Tables;
 use crate::uptime;

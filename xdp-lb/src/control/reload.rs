@@ -13,7 +13,7 @@ use crate::model::event::WatchEvent;
 use crate::model::refusal::{Answer, Refusal};
 use crate::model::{Config, Effective, Probe};
 use crate::overlay::{self, Leave, Overlay};
-use crate::plan::planner::Plan;
+use crate::plan::places::Plan;
 use crate::pool::fleet::vip;
 use crate::report::documents::ReloadView;
 use crate::ring;

@@ -17,7 +17,7 @@ use crate::health::Health;
 use crate::model::refusal::{Answer, Refusal};
 use crate::model::state::HealthState;
 use crate::model::{DownPolicy, EffectiveBackend, EffectiveService, unknown};
-use crate::plan::planner::{identities, identity};
+use crate::plan::places::{identities, identity};
 use crate::pool::agent::AgentState;
 use crate::pool::breaker::Circuit;
 use crate::pool::fleet::{target_id, vip};

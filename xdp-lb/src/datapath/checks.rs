@@ -9,7 +9,7 @@ use aya::maps::{HashMap, Map, MapData};
 use xdp_lb_common::tables::{Check, FlowKey};
 
 use super::link;
-use super::maps::Plain;
+use super::plain::Plain;
 
 /// The program and the table.
 #[derive(Debug)]

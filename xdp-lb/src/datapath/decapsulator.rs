@@ -14,7 +14,7 @@ use xdp_lb_common::net::Address;
 use xdp_lb_common::process::decap::{Outcome, Settings};
 
 use super::links::Links;
-use super::maps::Plain;
+use super::plain::Plain;
 use super::program::{OBJECT, explain};
 use super::verifier;
 use crate::model::XdpMode;

@@ -16,7 +16,6 @@ use xdp_lb_common::tables::{
     RouterInterface, ServerKey, Service, ServiceIndex, Settings, SlotIndex, SourceKey, SourceVerdict,
     Traffic, VlanDevice,
 };
-use zerocopy::{FromBytes, IntoBytes};
 
 use super::addresses::Addresses;
 use super::batch;
@@ -24,6 +23,7 @@ use super::census::Census;
 use super::directory::Directory;
 use super::memory::{Misfit, Records, Words, check_size};
 use super::own_macs::OwnMacs;
+use super::plain::Plain;
 use super::ranges::Ranges;
 use super::vips::Vips;
 use crate::model::Limits;
@@ -33,14 +33,6 @@ use crate::tables::{SourceRange, Tables};
 pub(super) const STALE: &str = "the eBPF object was built from another version of xdp-lb than the daemon: build both with `cargo xtask build`";
 
 const UNREADABLE: &str = "cannot read the addresses of this host";
-
-/// A value whose bytes are all there is to it.
-#[derive(Clone, Copy, Debug)]
-#[repr(transparent)]
-pub struct Plain<T>(pub T);
-
-// SAFETY: any bytes are a T (FromBytes), and a T has no padding (IntoBytes).
-unsafe impl<T: FromBytes + IntoBytes + Copy + 'static> aya::Pod for Plain<T> {}
 
 /// The flow tables, by descriptors of their own: they can be read while others use them.
 #[derive(Debug)]

@@ -16,6 +16,7 @@ mod maps;
 mod memory;
 mod own_macs;
 mod pins;
+mod plain;
 mod program;
 mod ranges;
 mod settings;

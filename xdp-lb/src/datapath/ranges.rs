@@ -9,8 +9,8 @@ use xdp_lb_common::net::{Endpoint, Port};
 use xdp_lb_common::tables::{PortRanges, Service};
 
 use super::addresses::Addresses;
-use super::maps::Plain;
 use super::memory::Words;
+use super::plain::Plain;
 
 /// `PORT_RANGES`, which follows the services whose keys are those of ranges, and `RANGED_ADDRESSES`, which spares
 /// packets to the other addresses the look into it.

@@ -7,7 +7,7 @@ use aya::maps::{HashMap, Map, MapData};
 use xdp_lb_common::net::{Address, Endpoint, Port, Protocol};
 use xdp_lb_common::tables::SolePorts;
 
-use super::maps::Plain;
+use super::plain::Plain;
 
 /// `VIPS`, which has an entry for each address that any service has.
 pub struct Vips {

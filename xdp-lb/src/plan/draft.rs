@@ -8,7 +8,7 @@ use xdp_lb_common::tables::{
     ServerKey, Service, ServiceIndex, SlotIndex,
 };
 
-use super::planner::{Full, Identity, Places, Plan, Planner, RingInput, identities, identity};
+use super::places::{Full, Identity, Places, Plan, RingInput, identities, identity};
 use super::room::Room;
 use super::wanted::{Sources, WantedBackend, WantedService};
 use super::writes::{Desired, gone, writes};
@@ -34,8 +34,12 @@ pub struct Draft<'a> {
 impl<'a> Draft<'a> {
     /// The plan that makes the planner's tables what is wanted, with old and new side by side in them
     /// until the last write.
-    pub fn plan(planner: &'a Planner, wanted: &[WantedService]) -> Result<Plan, Full> {
-        let Planner { tables, sizes, places } = planner;
+    pub(crate) fn plan(
+        tables: &'a Tables,
+        sizes: &'a Sizes,
+        places: &'a Places,
+        wanted: &[WantedService],
+    ) -> Result<Plan, Full> {
         let services = || tables.services.values();
         let mut draft = Self {
             tables,

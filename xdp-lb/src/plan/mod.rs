@@ -3,6 +3,7 @@
 pub mod draft;
 #[cfg(test)]
 pub mod flow_memory;
+pub mod places;
 pub mod planner;
 pub mod room;
 pub mod settling;

@@ -1,53 +1,18 @@
 //! From what is wanted and what stands in the tables to the writes in between. Pure.
 
-use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
 
-use xdp_lb_common::net::{Address, Endpoint, Port};
-use xdp_lb_common::tables::{BackendIndex, BackendState, ServiceIndex};
+use xdp_lb_common::net::Endpoint;
+use xdp_lb_common::tables::{BackendIndex, ServiceIndex};
 
 use super::draft::Draft;
+use super::places::{Full, Places, Plan, identities, identity};
 use super::room::Indices;
 use super::wanted::{WantedBackend, WantedService};
 use crate::datapath::Sizes;
 use crate::model::Limits;
-use crate::ring::{self, Member};
+use crate::ring::{self};
 use crate::tables::{Tables, Write};
-
-/// There is no room for what is wanted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Full {
-    /// A table whose size is a key of the config file's `[limits]`.
-    #[error(
-        "the tables were made with limits.{table} = {size}, which is too small for this: raise it in the config file, \
-         `xdp-lb unload`, and start again"
-    )]
-    Limit {
-        /// The key.
-        table: &'static str,
-        /// The table's size.
-        size: u32,
-    },
-    /// The table of SNAT addresses, of this size.
-    #[error(
-        "all services together have room for {0} SNAT addresses, which is too little for this: name fewer"
-    )]
-    SnatAddresses(u32),
-}
-
-/// The writes that lead from the present tables to the wanted ones, and what to remember of them.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    /// To be applied in this order. After each of them, every packet finds a whole service.
-    pub writes: Vec<Write>,
-    /// Services that are new, whose counters may still hold those of another.
-    pub new_services: Vec<ServiceIndex>,
-    /// Backends that are new, whose counters may still hold those of another.
-    pub new_backends: Vec<BackendIndex>,
-    /// Services whose ring is shorter than it should be, since there is no room for a longer one.
-    pub shortened: Vec<Endpoint>,
-    pub(crate) places: Places,
-}
 
 /// What stands in the tables, and which of their places are free.
 #[derive(Clone, Debug)]
@@ -56,19 +21,6 @@ pub struct Planner {
     pub(crate) sizes: Sizes,
     pub(crate) places: Places,
 }
-
-/// What the tables themselves do not tell.
-#[derive(Clone, Debug)]
-pub(crate) struct Places {
-    pub(crate) services: Indices,
-    pub(crate) backends: Indices,
-    pub(crate) rings: BTreeMap<Endpoint, RingInput>,
-    /// Rings that are longer than is wanted, and how long they are to be.
-    pub(crate) shrinking: BTreeMap<Endpoint, u32>,
-}
-
-/// What a ring was made of: where it is unchanged, so is the ring.
-pub(crate) type RingInput = Vec<(Member, BackendState)>;
 
 impl Planner {
     /// A planner for tables of these sizes that hold this: nothing, or what another daemon left.
@@ -95,15 +47,19 @@ impl Planner {
 
     /// The writes that make the tables what is wanted. Nothing changes until [`Planner::commit`].
     pub fn plan(&self, wanted: &[WantedService]) -> Result<Plan, Full> {
-        Draft::plan(self, wanted).or_else(|_| {
+        self.draft(wanted).or_else(|_| {
             // Old and new do not fit side by side: what is not wanted any more makes room first.
-            let removal = Draft::plan(self, &self.kept(wanted))?;
+            let removal = self.draft(&self.kept(wanted))?;
             let mut smaller = self.clone();
             smaller.commit(&removal);
-            let mut plan = Draft::plan(&smaller, wanted)?;
+            let mut plan = smaller.draft(wanted)?;
             plan.writes.splice(0..0, removal.writes);
             Ok(plan)
         })
+    }
+
+    fn draft(&self, wanted: &[WantedService]) -> Result<Plan, Full> {
+        Draft::plan(&self.tables, &self.sizes, &self.places, wanted)
     }
 
     /// Rings that are longer than is wanted, and how long they are to be.
@@ -145,23 +101,6 @@ impl Planner {
             })
             .collect()
     }
-}
-
-/// A backend keeps its index for as long as its service has a backend of this address and port.
-pub type Identity = (ServiceIndex, Address, Port);
-
-/// A backend's identity in a service.
-pub fn identity(service: ServiceIndex, address: SocketAddr) -> Identity {
-    (service, address.ip().into(), Port::new(address.port()))
-}
-
-/// The indices of all backends in the tables.
-pub fn identities(tables: &Tables) -> HashMap<Identity, BackendIndex> {
-    tables
-        .backends
-        .iter()
-        .map(|(index, backend)| ((backend.service, backend.address, backend.port), *index))
-        .collect()
 }
 
 #[cfg(test)]

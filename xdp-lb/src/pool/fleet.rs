@@ -23,7 +23,7 @@ use crate::model::{
 };
 use crate::net::vips::Wish;
 use crate::net::{NextHop, NoNextHop};
-use crate::plan::planner::{identities, identity};
+use crate::plan::places::{identities, identity};
 use crate::plan::wanted::{Path, Sources, WantedBackend, WantedService};
 use crate::ring;
 use crate::tables::Tables;

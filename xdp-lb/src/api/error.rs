@@ -1,0 +1,51 @@
+//! What a request is answered with that is refused.
+
+use axum::Json;
+use axum::extract::rejection::BytesRejection;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+
+use crate::api::extract::MAX_BODY;
+use crate::model::refusal::Refusal;
+use crate::report::documents::ErrorView;
+
+/// A request that was refused, as status and document.
+pub(super) struct Error {
+    status: StatusCode,
+    view: ErrorView,
+}
+
+impl Error {
+    pub(super) fn new(status: StatusCode, error: String) -> Self {
+        Self { status, view: ErrorView { error } }
+    }
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        let status = match refusal {
+            Refusal::NotFound(_) => StatusCode::NOT_FOUND,
+            Refusal::Conflict(_) => StatusCode::CONFLICT,
+            Refusal::Invalid(_) => StatusCode::BAD_REQUEST,
+            Refusal::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self::new(status, refusal.to_string())
+    }
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        (self.status, Json(self.view)).into_response()
+    }
+}
+
+pub(super) fn unreadable(rejection: BytesRejection) -> Error {
+    match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => too_large(),
+        status => Error::new(status, format!("the body could not be read: {}", rejection.body_text())),
+    }
+}
+
+pub(super) fn too_large() -> Error {
+    Error::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {MAX_BODY} bytes"))
+}

@@ -1,0 +1,88 @@
+//! What a request says: its document, its query and the names in its path.
+
+use std::net::SocketAddr;
+
+use axum::body::{Bytes, HttpBody as _};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use serde::de::DeserializeOwned;
+
+use crate::api::error::{Error, too_large, unreadable};
+use crate::model::refusal::Refusal;
+use crate::model::text;
+
+/// The largest request body, in bytes: a service with ten thousand backends fits many times.
+pub(super) const MAX_BODY: usize = 4 << 20;
+
+/// A request's body, as the document that the route takes.
+pub(super) struct Document<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Document<T> {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Error> {
+        // A length that is only claimed is not waited for.
+        if request.body().size_hint().lower() > MAX_BODY as u64 {
+            return Err(too_large());
+        }
+        let body = Bytes::from_request(request, state).await.map_err(unreadable)?;
+        let document = serde_json::from_slice(&body).map_err(|error| {
+            Error::new(
+                StatusCode::BAD_REQUEST,
+                format!("the body is not the JSON document of this route: {error}"),
+            )
+        })?;
+        Ok(Self(document))
+    }
+}
+
+/// What a request's query chooses.
+pub(super) struct Chosen<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Chosen<T> {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        let query = Query::from_request_parts(parts, state).await;
+        let Query(query) = query.map_err(|rejection: QueryRejection| {
+            Refusal::Invalid(format!("the query cannot be read: {}", rejection.body_text()))
+        })?;
+        Ok(Self(query))
+    }
+}
+
+/// A service's name in the path.
+pub(super) struct ServiceName(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for ServiceName {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        Ok(Self(segments(parts, state).await?))
+    }
+}
+
+/// A service's name and a backend's address in the path.
+pub(super) struct BackendPath(pub(super) String, pub(super) SocketAddr);
+
+impl<S: Send + Sync> FromRequestParts<S> for BackendPath {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        let (name, address): (String, String) = segments(parts, state).await?;
+        let address = text::parse_endpoint(&address).map_err(Refusal::Invalid)?;
+        Ok(Self(name, address))
+    }
+}
+
+async fn segments<T: DeserializeOwned + Send, S: Send + Sync>(
+    parts: &mut Parts,
+    state: &S,
+) -> Result<T, Error> {
+    let segments = axum::extract::Path::from_request_parts(parts, state).await;
+    segments.map(|axum::extract::Path(segments)| segments).map_err(|rejection| {
+        Error::new(rejection.status(), format!("the path cannot be read: {}", rejection.body_text()))
+    })
+}

@@ -1,0 +1,76 @@
+//! What a plan is made of: which place of the tables each service and backend has, and the writes that follow.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+
+use xdp_lb_common::net::{Address, Endpoint, Port};
+use xdp_lb_common::tables::{BackendIndex, BackendState, ServiceIndex};
+
+use super::room::Indices;
+use crate::ring::Member;
+use crate::tables::{Tables, Write};
+
+/// There is no room for what is wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Full {
+    /// A table whose size is a key of the config file's `[limits]`.
+    #[error(
+        "the tables were made with limits.{table} = {size}, which is too small for this: raise it in the config file, \
+         `xdp-lb unload`, and start again"
+    )]
+    Limit {
+        /// The key.
+        table: &'static str,
+        /// The table's size.
+        size: u32,
+    },
+    /// The table of SNAT addresses, of this size.
+    #[error(
+        "all services together have room for {0} SNAT addresses, which is too little for this: name fewer"
+    )]
+    SnatAddresses(u32),
+}
+
+/// The writes that lead from the present tables to the wanted ones, and what to remember of them.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// To be applied in this order. After each of them, every packet finds a whole service.
+    pub writes: Vec<Write>,
+    /// Services that are new, whose counters may still hold those of another.
+    pub new_services: Vec<ServiceIndex>,
+    /// Backends that are new, whose counters may still hold those of another.
+    pub new_backends: Vec<BackendIndex>,
+    /// Services whose ring is shorter than it should be, since there is no room for a longer one.
+    pub shortened: Vec<Endpoint>,
+    pub(crate) places: Places,
+}
+
+/// What the tables themselves do not tell.
+#[derive(Clone, Debug)]
+pub(crate) struct Places {
+    pub(crate) services: Indices,
+    pub(crate) backends: Indices,
+    pub(crate) rings: BTreeMap<Endpoint, RingInput>,
+    /// Rings that are longer than is wanted, and how long they are to be.
+    pub(crate) shrinking: BTreeMap<Endpoint, u32>,
+}
+
+/// What a ring was made of: where it is unchanged, so is the ring.
+pub(crate) type RingInput = Vec<(Member, BackendState)>;
+
+/// A backend keeps its index for as long as its service has a backend of this address and port.
+pub type Identity = (ServiceIndex, Address, Port);
+
+/// A backend's identity in a service.
+pub fn identity(service: ServiceIndex, address: SocketAddr) -> Identity {
+    (service, address.ip().into(), Port::new(address.port()))
+}
+
+/// The indices of all backends in the tables.
+pub fn identities(tables: &Tables) -> HashMap<Identity, BackendIndex> {
+    tables
+        .backends
+        .iter()
+        .map(|(index, backend)| ((backend.service, backend.address, backend.port), *index))
+        .collect()
+}
