@@ -29,20 +29,24 @@ pub struct Options {
 struct Suite {
     title: &'static str,
     targets: &'static [&'static str],
+    /// Whether its tests run one at a time. While one thread of a process starts another program, that one has the files
+    /// and sockets of all threads for a moment: a binary just written is busy, a port just closed is taken.
+    alone: bool,
 }
 
 const HOST: [Suite; 2] = [
-    Suite { title: "Host: unit and property tests", targets: &["--lib", "--bins"] },
-    Suite { title: "Host: examples in the documentation", targets: &["--doc"] },
+    Suite { title: "Host: unit and property tests", targets: &["--lib", "--bins"], alone: false },
+    Suite { title: "Host: examples in the documentation", targets: &["--doc"], alone: false },
 ];
 
-/// Each of their tests has network namespaces of its own. libtest runs as many at a time as there are processors.
+/// Each of their tests has network namespaces of its own.
 const NETWORK: [Suite; 2] = [
     Suite {
         title: "Kernel: packets through the program",
         targets: &["--test", "command_line", "--test", "datapath", "--test", "net_resolver"],
+        alone: false,
     },
-    Suite { title: "End to end: real clients, servers and daemon", targets: &["--test", "e2e"] },
+    Suite { title: "End to end: real clients, servers and daemon", targets: &["--test", "e2e"], alone: true },
 ];
 
 /// Builds all, then runs the tests.
@@ -84,6 +88,9 @@ fn run_suites<'a>(suites: impl IntoIterator<Item = &'a Suite>, arguments: &[Stri
     for suite in suites {
         say::step(suite.title);
         let mut command = suite.command();
+        if suite.alone {
+            command.env("RUST_TEST_THREADS", "1");
+        }
         command.args(["--no-fail-fast", "--offline", "--"]).args(arguments);
         if stdout().is_terminal() {
             command.arg("--color=always");

@@ -1,5 +1,6 @@
 //! The daemon puts VIPs on the host, announces them, and takes them away.
 
+use std::thread::sleep;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -84,6 +85,8 @@ fn a_clients_neighbour_cache_moves_to_a_second_balancer_that_takes_the_vips() {
     let packets = |daemon: &Daemon| {
         daemon.cli_json(&["status"]).unwrap()["services"][0]["traffic"]["packets_in"].as_u64()
     };
+    // The first announces for 8 seconds. Until it has said it all, the client would go from one to the other and back.
+    sleep(Duration::from_secs(9));
     // curl ends before its connections do.
     until("the connections to end", SOON, || {
         Ok(client.run("ss -Htn state connected exclude time-wait")?.trim().is_empty())

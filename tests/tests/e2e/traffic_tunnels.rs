@@ -193,8 +193,9 @@ fn large_datagrams_reach_the_backends_in_fragments_and_come_back() {
     for (mode, port) in MODES {
         for family in Family::ALL {
             let way = name(mode, family);
-            // Each port is a flow of its own: some go to one backend, some to the other.
-            for _ in 0..6 {
+            // Each port is a flow of its own: some go to one backend, some to the other. Few flows may all go to one.
+            let mut shown = serde_json::Value::Null;
+            let reaches_both = (0..40).any(|_| {
                 let socket =
                     udp_socket(&site.network.client, SocketAddr::new(Network::client_address(family), 0))
                         .unwrap();
@@ -211,11 +212,12 @@ fn large_datagrams_reach_the_backends_in_fragments_and_come_back() {
                     });
                     assert!(comes_back, "{way}: {length} bytes did not come back");
                 }
-            }
-            let shown = site.daemon.cli_json(&["service", "show", &format!("{way}-udp")]).unwrap();
-            let backends = shown["backends"].as_array().unwrap();
-            let packets = |backend: &serde_json::Value| backend["traffic"]["packets_in"].as_u64().unwrap();
-            assert!(backends.iter().all(|backend| packets(backend) > 40), "{way}: {shown}");
+                shown = site.daemon.cli_json(&["service", "show", &format!("{way}-udp")]).unwrap();
+                let backends = shown["backends"].as_array().unwrap();
+                let packets = |backend: &serde_json::Value| backend["traffic"]["packets_in"].as_u64();
+                backends.iter().all(|backend| packets(backend).is_some_and(|packets| packets > 40))
+            });
+            assert!(reaches_both, "{way}: {shown}");
         }
     }
 }
