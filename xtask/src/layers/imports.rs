@@ -22,7 +22,6 @@ pub struct Import {
 }
 
 impl Import {
-    #[cfg(test)]
     pub fn planted(from: &str, to: &str) -> Self {
         Self { from: from.into(), to: to.into(), path: "planted".into() }
     }
@@ -117,12 +116,9 @@ impl Modules {
                         continue;
                     }
                     let places = [below.with_extension("rs"), below.join("mod.rs")];
-                    let file = places.iter().find(|it| source.join(it).exists());
-                    self.read(
-                        source,
-                        file.with_context(|| format!("{file:?}: module {inner} has no file"))?,
-                        path,
-                    )?;
+                    let found = places.iter().find(|it| source.join(it).exists());
+                    let found = found.with_context(|| format!("{file}: module {inner} has no file"))?;
+                    self.read(source, found, path)?;
                 }
                 _ => {
                     module.defined.extend(defined(&item));
@@ -144,18 +140,15 @@ impl Modules {
     }
 
     fn imports(&self) -> Vec<Import> {
-        let mut imports = BTreeMap::new();
+        let mut imports = BTreeSet::new();
         for module in self.0.values() {
             for names in &module.paths {
                 let Some(to) = self.file_of(names, 0).filter(|to| *to != module.file) else { continue };
                 let path = format!("crate::{}", names.join("::"));
-                let import = Import { from: module.file.clone(), to: to.into(), path };
-                imports
-                    .entry((import.from.clone(), import.to.clone(), import.path.clone()))
-                    .or_insert(import);
+                imports.insert(Import { from: module.file.clone(), to: to.into(), path });
             }
         }
-        imports.into_values().collect()
+        imports.into_iter().collect()
     }
 
     /// The file that defines what a path names; `None` where the path leaves the crate.
