@@ -30,14 +30,16 @@ fn by_name(effective: &Effective) -> BTreeMap<&str, &EffectiveService> {
     effective.services.iter().map(|service| (service.service.name.as_str(), service)).collect()
 }
 
-/// The service among `services` that is this one by its VIP and protocol, and whose name is new: not among `others`.
+/// The service among `services` that is this one by its VIP and protocol, and whose name is new: not among `others`. What
+/// leaves is not renamed: it keeps its name until it is gone.
 fn under_another_name<'a>(
     service: &EffectiveService,
     services: &BTreeMap<&str, &'a EffectiveService>,
     others: &BTreeMap<&str, &EffectiveService>,
 ) -> Option<&'a EffectiveService> {
     let key = |it: &EffectiveService| (it.service.vip, it.service.protocol);
-    let renamed = services.iter().find(|(name, it)| key(it) == key(service) && !others.contains_key(*name));
+    let is_it = |it: &EffectiveService| key(it) == key(service) && !it.is_leaving && !service.is_leaving;
+    let renamed = services.iter().find(|(name, it)| is_it(it) && !others.contains_key(*name));
     renamed.map(|(_, service)| *service)
 }
 

@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::parse;
+use crate::model::change::ChangeKind;
 use crate::model::state::Origin;
 use crate::model::{Effective, Vip};
 use crate::overlay::diff;
@@ -561,6 +562,15 @@ fn a_service_of_another_name_on_the_same_vip_is_told_as_renamed() {
         lines_of(&renamed.replace("192.0.2.10:80", "192.0.2.10:81"))[1..],
         ["service web: removed, with 2 backends"],
         "another VIP is another service"
+    );
+    let mut leaves = old.clone();
+    leaves.services.iter_mut().find(|it| it.service.name == "web").unwrap().is_leaving = true;
+    let changes = diff(&leaves, &merged(&config(&renamed), &Overlay::default()));
+    let kinds: Vec<_> = changes.iter().map(|it| (it.service.as_str(), it.kind)).collect();
+    assert_eq!(
+        kinds,
+        [("api", ChangeKind::Added), ("web", ChangeKind::Removed)],
+        "what leaves is told by itself"
     );
 }
 
