@@ -3,7 +3,6 @@
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 
@@ -16,8 +15,6 @@ pub const BIG_FILE_BYTES: u64 = 100_000_000;
 /// A file of [`BIG_FILE_BYTES`] pseudo-random bytes, the same every time, made on the first call.
 pub fn big_file() -> Result<PathBuf> {
     let (dir, file) = (paths::target_dir().join("lab"), place());
-    static MAKING: Mutex<()> = Mutex::new(());
-    let _alone = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
     if has_big_file() {
         return Ok(file);
     }
