@@ -16,12 +16,12 @@ use tracing::{error, info, warn};
 use xdp_lb_common::tables::{Check, FlowKey};
 
 use super::privilege;
+use super::standby::{self, FIRST_CHECKS, Standby};
 use super::upgrade::{self, Predecessor, Successor};
 use crate::api::server::Server;
 use crate::control::handle::Handle;
 use crate::control::owner::{Ears, Ended, Owner, Parts, SetCourse, refuse_vip_checks};
 use crate::control::upgrades::Upgrades;
-use crate::daemon::standby::{self, FIRST_CHECKS, Standby};
 use crate::datapath::{self, Checks, Datapath, Events, Policy, Prepared};
 use crate::discovery::Discoverer;
 use crate::health::{AgentReport, Checker, Report, VipChecks, Ways};
