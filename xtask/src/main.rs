@@ -3,6 +3,8 @@
 mod bench;
 mod build;
 mod demo;
+#[cfg(test)]
+mod docs;
 mod fuzz;
 mod interrupt;
 mod kernels;

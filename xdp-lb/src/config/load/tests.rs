@@ -1428,10 +1428,19 @@ proptest! {
     }
 }
 
+/// `docs/configuration.md` and the pages that it is the index of.
+fn documentation() -> String {
+    let docs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    let pages = std::fs::read_dir(docs.join("configuration")).expect("a folder of pages");
+    let pages = pages.map(|page| page.expect("a page").path());
+    let pages = std::iter::once(docs.join("configuration.md")).chain(pages);
+    pages.map(|page| std::fs::read_to_string(page).expect("a page of text")).collect()
+}
+
 /// Every TOML and JSON block of the documentation, and every key's row.
 #[test]
 fn the_documentation_is_right() {
-    let text = include_str!("../../../../docs/configuration.md");
+    let text = documentation();
     let blocks = |language: &str| -> Vec<String> {
         let opening = format!("```{language}\n");
         text.split(&opening).skip(1).filter_map(|rest| Some(rest.split_once("```")?.0.to_owned())).collect()
