@@ -88,7 +88,7 @@ pub struct Service {
     pub new_flow_rate: u32,
     /// How many of them it may begin at once.
     pub new_flow_burst: u32,
-    /// How many flows it may have at a time; 0: any number.
+    /// Maximum number of concurrent flows; 0: unlimited.
     pub max_flows: u32,
     /// Which list of source ranges holds for it, the scope of its entries in `SOURCES`; 0: none.
     pub source_list: u32,
@@ -169,7 +169,7 @@ pub struct Backend {
     pub neighbours: u8,
     /// The largest IP packet that the path to it takes, bytes; 0: any.
     pub mtu: u16,
-    /// How many flows it may have at a time; 0: any number.
+    /// Maximum number of concurrent flows; 0: unlimited.
     pub max_flows: u32,
 }
 

@@ -31,7 +31,7 @@ fn a_plan_is_what_the_reload_then_does_and_services_untouched_by_it_see_no_slot_
     let second = web("nat", &[3, 4]).replace("\"web\"", "\"second\"").replace(":80\"\nmode", ":81\"\nmode");
     let site = Site::start("plan", 4, &format!("{}{second}", web("full-nat", &[1, 2]))).unwrap();
     let daemon = &site.daemon;
-    assert_eq!(code(daemon, &["diff"]), (0, "nothing differs\n".into()));
+    assert_eq!(code(daemon, &["diff"]), (0, "no differences\n".into()));
 
     // Those that moved as the backends came up, one after the other.
     let before = ["web", "second"].map(|service| daemon.unsettled_slots(service).unwrap());
@@ -59,7 +59,7 @@ fn a_plan_is_what_the_reload_then_does_and_services_untouched_by_it_see_no_slot_
     assert_eq!(code(daemon, &["reload"]), (0, lines));
     assert!((moving..=before[0] + moving).contains(&daemon.unsettled_slots("web").unwrap()));
     assert_eq!(daemon.unsettled_slots("second").unwrap(), before[1]);
-    assert_eq!(code(daemon, &["diff"]), (0, "nothing differs\n".into()));
+    assert_eq!(code(daemon, &["diff"]), (0, "no differences\n".into()));
 
     write(daemon, &format!("{old}wieght = 1\n"));
     let (ended, said) = code(daemon, &["diff"]);

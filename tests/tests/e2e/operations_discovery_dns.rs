@@ -150,7 +150,10 @@ fn what_is_known_stays_while_the_name_or_the_server_is_gone_also_over_a_restart_
     });
     assert_eq!(view["found"], 2, "{view}");
     let status = found.site.daemon.cli(&["status"]).unwrap();
-    assert!(status.contains("web: discovery fails for ") && status.contains("198.51.100.53:53"), "{status}");
+    assert!(
+        status.contains("web: discovery has been failing for ") && status.contains("198.51.100.53:53"),
+        "{status}"
+    );
     assert_eq!(found.site.daemon.metric("xdp_lb_discovery_up", &[("service", "web")]).unwrap(), 0.0);
 
     found.site.daemon.kill().unwrap();

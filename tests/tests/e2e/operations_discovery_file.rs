@@ -81,7 +81,7 @@ fn a_file_that_is_replaced_is_followed_at_once_and_one_that_is_torn_or_wrong_cha
     wait_for_trouble(&site, "line 2: backend 127.0.0.1:8080: ");
     assert_eq!(standing(&site), before);
     let status = site.daemon.cli(&["status"]).unwrap();
-    assert!(status.contains("discovery fails for ") && status.contains("loopback"), "{status}");
+    assert!(status.contains("discovery has been failing for ") && status.contains("loopback"), "{status}");
     assert!(site.daemon.log().contains("loopback"), "{}", site.daemon.log());
     site.daemon.kill().unwrap();
     fs::remove_file(&path).unwrap();

@@ -81,7 +81,10 @@ fn a_drain_where_flows_have_no_records_ends_when_all_that_live_are_known_to_have
     assert!(service["moving"]["moving_slots"].as_u64().unwrap() > 100, "{service}");
     assert!(service["moving"]["all_recorded_in_seconds"].as_u64().unwrap() <= 9, "{service}");
     let status = daemon.cli(&["status"]).unwrap();
-    assert!(status.contains("slots moved recently, all their flows are recorded in "), "{status}");
+    assert!(
+        status.contains("web: rebalancing: ") && status.contains("; all their flows are tracked in "),
+        "{status}"
+    );
     download.wait_for_progress().unwrap();
     until("the download to be recorded", SOON, || Ok(listed()?["matching"] == 1)).unwrap();
     until("only the download's slot to wait", Duration::from_secs(60), || {

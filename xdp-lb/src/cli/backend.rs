@@ -19,9 +19,9 @@ use crate::report::documents::BackendView;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// List the backends of one service, or of all: state, share, flows, rates, and why
+    /// List the backends of one service or of all, with state, share, flows, rates and reason
     List {
-        /// Only this service's
+        /// Only backends of this service
         #[arg(value_parser = NonEmptyStringValueParser::new())]
         service: Option<String>,
     },
@@ -32,30 +32,30 @@ pub(super) enum Command {
         /// Its share of new flows relative to the other backends, 0 to 65535
         #[arg(long, value_name = "N", default_value_t = default_weight())]
         weight: u16,
-        /// QUIC: its server id, in hex
+        /// QUIC: its server ID, in hex
         #[arg(long, value_name = "HEX")]
         server_id: Option<ServerId>,
-        /// A backup: it takes new flows only where no other backend is up (or too few, by panic_threshold)
+        /// Use it as a backup: it takes new flows only while no other backend is up, or too few (panic_threshold)
         #[arg(long)]
         backup: bool,
-        /// How many flows it may have at a time; 0: any number
+        /// Maximum number of concurrent flows; 0: unlimited
         #[arg(long, value_name = "N", default_value_t)]
         max_flows: u32,
     },
-    /// Remove a backend: it gets no new flows, and goes when those that it has have ended
+    /// Remove a backend: it drains, and is removed once its last flow has ended
     ///
-    /// It goes after `drain_timeout` (an hour) at the latest. Added again before that, it is itself again, with its flows.
+    /// It is removed after `drain_timeout` (an hour by default) at the latest. If you add it again before that, it
+    /// keeps its flows.
     Remove {
         #[command(flatten)]
         target: Target,
         #[command(flatten)]
         removal: Removal,
     },
-    /// Give a backend no new flows; those that it has go on
+    /// Drain a backend: it gets no new flows and keeps the ones it has
     ///
-    /// With --wait, returns when the last flow has ended (exit code 0) or the timeout has passed (exit
-    /// code 1), and says which. Either way the backend stays drained, across restarts too, until
-    /// `xdp-lb backend enable`.
+    /// With --wait, returns once the last flow has ended (exit code 0) or the timeout has passed (exit code 1), and
+    /// says which. In both cases the backend stays drained, also across restarts, until `xdp-lb backend enable`.
     #[command(after_help = "\
 Examples:
   xdp-lb backend drain web 198.51.100.11:8080
@@ -66,9 +66,9 @@ Examples:
         #[command(flatten)]
         patience: Patience,
     },
-    /// Let a backend that was drained take new flows again
+    /// Put a drained backend back into service
     Enable(Target),
-    /// Change a backend's share of new flows; those that it has go on
+    /// Change a backend's share of new flows; it keeps the flows it has
     SetWeight {
         #[command(flatten)]
         target: Target,
@@ -138,7 +138,7 @@ fn flows(backend: &BackendView) -> String {
 /// The table of backends.
 pub(super) fn table(screen: &Screen, backends: &[BackendView]) -> String {
     if backends.is_empty() {
-        return "no backends: add one with \"xdp-lb backend add SERVICE ADDR:PORT\"".into();
+        return "no backends; to add one: xdp-lb backend add SERVICE ADDR:PORT".into();
     }
     let columns = [
         text("SERVICE"),

@@ -15,9 +15,8 @@ use crate::{config, overlay};
 
 /// Validate a config file
 ///
-/// Prints what the file describes, or every error in it: its line, the field, and what to write
-/// instead; and where the changes made at runtime, in its state file, contradict it. Nothing is changed
-/// and no daemon is asked.
+/// Prints a summary of the file, or every error in it with the line, the field and the fix. Also reports conflicts
+/// with the changes made at runtime, in its state file. Changes nothing, and needs no daemon.
 #[derive(Debug, Args)]
 pub(super) struct Check {
     /// The config file
@@ -67,12 +66,13 @@ fn check_state(config: &Config, file: &Path) -> anyhow::Result<Option<String>> {
         Ok(Ok(overlay)) => overlay,
         Ok(Err(why)) => {
             return Ok(Some(format!(
-                "the state file {state_file} {why}: a start sets it aside, and the changes made at runtime are lost"
+                "the state file {state_file} {why}: the next start renames it, and the changes made at runtime are \
+                 not applied"
             )));
         }
         // Not everybody who may read the config may read that. What the daemon could not read either keeps it from starting.
         Err(StateError::Unreadable { cause, .. }) if cause.kind() == ErrorKind::PermissionDenied => {
-            let what = "the changes made at runtime were not looked at";
+            let what = "the changes made at runtime were not checked";
             return Ok(Some(format!("{what}: the state file {state_file} cannot be read: {cause}")));
         }
         Err(error) => return Err(error.into()),
@@ -80,7 +80,7 @@ fn check_state(config: &Config, file: &Path) -> anyhow::Result<Option<String>> {
     match overlay::effective(config, &overlay) {
         Ok(_) => Ok(None),
         Err(lines) => bail!(
-            "{} does not go with the changes made at runtime, in {state_file}:\n{}",
+            "{} conflicts with the changes made at runtime in {state_file}:\n{}",
             file.display(),
             lines.join("\n")
         ),

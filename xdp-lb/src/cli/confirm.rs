@@ -10,10 +10,10 @@ use crate::report::documents::RemovalQuery;
 /// How what is removed leaves.
 #[derive(Clone, Copy, Debug, Default, Args)]
 pub(super) struct Removal {
-    /// At once, with its flows; else it drains: it keeps its flows until they end, for `drain_timeout` at most
+    /// Remove it at once and end its flows, instead of draining it for up to `drain_timeout`
     #[arg(long)]
     pub(super) now: bool,
-    /// Do not ask before flows are ended; nobody is asked where stdin or stderr is not a terminal
+    /// Do not ask for confirmation; without a terminal on stdin and stderr, there is no question either
     #[arg(long, requires = "now")]
     pub(super) yes: bool,
 }
@@ -34,8 +34,8 @@ impl Removal {
 /// # Errors
 /// Where the answer is not yes.
 pub(super) fn ask(what: &str) -> anyhow::Result<()> {
-    eprint!("{what}\nGo on? [y/N] ");
-    io::stderr().flush().context("cannot ask")?;
+    eprint!("{what}\nContinue? [y/N] ");
+    io::stderr().flush().context("cannot write the question to the terminal")?;
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer).context("cannot read the answer")?;
     match answer.trim() {

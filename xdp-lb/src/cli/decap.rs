@@ -23,33 +23,34 @@ const ADDRESSES: Duration = Duration::from_secs(2);
 /// How often what was done is logged, where anything was.
 const REPORT: Duration = Duration::from_secs(60);
 
-/// On a backend: take packets of ipip and gue out of their outer ones
+/// On a backend: decapsulate packets of modes ipip and gue
 ///
-/// Attaches an XDP program to the interface that the load balancer's packets come in by. What is inside goes to this
-/// host's own network stack, so the VIP has to be an address of this host (ip address add 192.0.2.10/32 dev lo). Only
-/// packets to the interface's own addresses are taken; all others are left as they are. Runs in the foreground until
-/// SIGTERM or SIGINT, then detaches. Logs to stderr what it did: once a minute where anything changed, and at its end.
+/// Attaches an XDP program to the interface on which the load balancer's packets arrive. The inner packets go to
+/// this host's own network stack, so the VIP must be an address of this host (ip address add 192.0.2.10/32 dev lo).
+/// Only packets to the interface's own addresses are decapsulated; all others are left alone. Runs in the foreground
+/// until SIGTERM or SIGINT, then detaches. Logs its counters to stderr, once a minute if they changed, and at its
+/// end.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   xdp-lb decap --interface eth0 --from 198.51.100.0/24
   xdp-lb decap --interface eth0 --mode gue --gue-port 6081 --local 198.51.100.11")]
 pub(super) struct Decap {
-    /// The interface that tunnelled packets come in by
+    /// The interface on which tunnelled packets arrive
     #[arg(long, short, value_name = "NAME")]
     interface: String,
-    /// What is taken off; may be given several times [default: both]
+    /// What to decapsulate; may be given several times [default: both]
     #[arg(long = "mode", value_name = "MODE", value_enum)]
     modes: Vec<Tunnel>,
     /// The UDP port of gue
     #[arg(long, value_name = "PORT", default_value_t = GUE_PORT, value_parser = clap::value_parser!(u16).range(1..))]
     gue_port: u16,
-    /// An address of this host that tunnelled packets are for; may be given several times
-    /// [default: the interface's addresses, also as they change]
+    /// An address of this host that tunnelled packets are sent to; may be given several times [default: the
+    /// addresses of the interface, followed as they change]
     #[arg(long = "local", value_name = "ADDR")]
     local: Vec<IpAddr>,
-    /// Take packets only from here (198.51.100.2, 198.51.100.0/24, 2001:db8:2::/64); may be given several times
-    /// [default: from anywhere]
+    /// Decapsulate only packets from here (198.51.100.2, 198.51.100.0/24, 2001:db8:2::/64); may be given several
+    /// times [default: from anywhere]
     #[arg(long = "from", value_name = "PREFIX", value_parser = str::parse::<Prefix>)]
     from: Vec<Prefix>,
     /// native, generic or auto
@@ -102,16 +103,18 @@ impl Decap {
         info!("attached to {} ({mode}{why})", self.interface);
         if mode == XdpMode::Generic {
             warn!(
-                "in generic mode the kernel may have put packets together before the program sees them: ethtool -K {} gro off",
+                "in generic mode the kernel may merge packets (GRO) before the program sees them; to stop that: \
+                 ethtool -K {} gro off",
                 self.interface
             );
         }
         if from.is_empty() {
             warn!(
-                "anybody who reaches this host may send it packets in any name: name the load balancers with --from"
+                "any host that can reach this one can inject packets with any inner source address: restrict the \
+                 senders with --from"
             );
         }
-        let listen = |kind| signal(kind).context("cannot listen to signals");
+        let listen = |kind| signal(kind).context("cannot install signal handlers");
         let (mut terminate, mut interrupt) =
             (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
         let (mut addresses, mut report) = (interval(ADDRESSES), interval(REPORT));
@@ -146,9 +149,9 @@ impl Decap {
         let written: Vec<_> = addresses.iter().map(IpAddr::to_string).collect();
         if program.set_local(addresses)? {
             if written.is_empty() {
-                warn!("{} has no address any more: nothing is taken", self.interface);
+                warn!("{} no longer has an address: nothing is decapsulated", self.interface);
             } else {
-                info!("takes tunnelled packets to {}", written.join(", "));
+                info!("decapsulating packets to {}", written.join(", "));
             }
         }
         Ok(())

@@ -15,7 +15,7 @@ pub(super) struct Flags {
     /// Find backends under this DNS name
     #[arg(long, value_name = "NAME", conflicts_with = "discover_file")]
     discover_dns: Option<String>,
-    /// Find backends in this JSON file, whenever it is replaced
+    /// Find backends in this JSON file, and reread it whenever it is replaced
     #[arg(long, value_name = "PATH")]
     discover_file: Option<String>,
     /// dns: the record type: A, AAAA or SRV [default: the addresses of the VIP's family]
@@ -27,7 +27,7 @@ pub(super) struct Flags {
     /// dns: the weight of backends found by address [default: 100]
     #[arg(long, value_name = "N", requires = "discover_dns")]
     discover_weight: Option<u16>,
-    /// dns: who is asked; may be given several times [default: as in /etc/resolv.conf]
+    /// dns: a resolver to query; may be given several times [default: those in /etc/resolv.conf]
     #[arg(long = "discover-resolver", value_name = "ADDR[:PORT]", requires = "discover_dns")]
     discover_resolvers: Vec<String>,
     /// dns: how long one resolver may take [default: 2s]
@@ -39,20 +39,20 @@ pub(super) struct Flags {
     /// dns: the longest time between two lookups [default: 5m]
     #[arg(long, value_name = "TIME", requires = "discover_dns")]
     discover_max_ttl: Option<String>,
-    /// dns: how long an address that is missing from answers counts as there [default: 30s]
+    /// dns: how long to keep an address that is missing from answers [default: 30s]
     #[arg(long, value_name = "TIME", requires = "discover_dns")]
     discover_hold: Option<String>,
-    /// dns: what an answer without backends does: keep those that are known, or drain them [default: keep]
+    /// dns: what to do with known backends when an answer has none: keep or drain [default: keep]
     #[arg(long, value_name = "WHAT", requires = "discover_dns")]
     discover_on_empty: Option<String>,
-    /// dns: what becomes of SRV records of higher priorities: lowest (they are passed over) or backup (their hosts are
-    /// backups) [default: lowest]
+    /// dns: how to treat SRV records that do not have the lowest priority: lowest (ignore them) or backup (use their
+    /// hosts as backups) [default: lowest]
     #[arg(long, value_name = "WHICH", requires = "discover_dns")]
     discover_priorities: Option<String>,
-    /// How many are taken at most [default: 256]
+    /// Maximum number of discovered backends [default: 256]
     #[arg(long, value_name = "N")]
     discover_max_backends: Option<u32>,
-    /// How long one that is not found any more keeps its flows [default: 1h]
+    /// How long a backend that is no longer found keeps its flows [default: 1h]
     #[arg(long, value_name = "TIME")]
     discover_drain_timeout: Option<String>,
 }
@@ -101,9 +101,9 @@ impl Flags {
 pub(super) fn words(discovery: &DiscoveryView) -> String {
     let mut found = counted(discovery.found.into(), "backend");
     for (count, what) in [
-        (discovery.held, "missing from the last answer and held"),
-        (discovery.leaving, "more leave"),
-        (discovery.waiting, "wait for room"),
+        (discovery.held, "held although missing from the last answer"),
+        (discovery.leaving, "draining"),
+        (discovery.waiting, "waiting for room"),
     ] {
         if count > 0 {
             found += &format!(", {count} {what}");
@@ -112,9 +112,9 @@ pub(super) fn words(discovery: &DiscoveryView) -> String {
     let mut words = format!("{}: {found}", discovery.source);
     match (discovery.last_answer_seconds, discovery.next_lookup_seconds) {
         (Some(last), Some(next)) => {
-            words += &format!("; found out {} ago, looked up again in {}", span(last), span(next));
+            words += &format!("; last lookup {} ago, next in {}", span(last), span(next));
         }
-        (Some(last), None) => words += &format!("; found out {} ago", span(last)),
+        (Some(last), None) => words += &format!("; last lookup {} ago", span(last)),
         (None, _) => words += "; no answer yet since the daemon started",
     }
     words
@@ -124,7 +124,7 @@ pub(super) fn words(discovery: &DiscoveryView) -> String {
 pub(super) fn troubles(service: &str, discovery: &DiscoveryView) -> Vec<String> {
     let mut lines = Vec::new();
     if let (Some(trouble), Some(since)) = (&discovery.trouble, discovery.failing_since_seconds) {
-        lines.push(format!("{service}: discovery fails for {}: {trouble}", span(since)));
+        lines.push(format!("{service}: discovery has been failing for {}: {trouble}", span(since)));
     }
     lines.extend(discovery.warning.iter().map(|warning| format!("{service}: discovery: {warning}")));
     lines.extend(discovery.refused.iter().map(|refused| format!("{service}: discovery: {refused}")));

@@ -17,12 +17,12 @@ use crate::{config, store};
 
 const USUAL_CONFIG: &str = "/etc/xdp-lb/config.toml";
 
-/// Look for what keeps this host from balancing load, and say how to fix it
+/// Find problems that keep this host from balancing load, and say how to fix them
 ///
-/// Looks at the kernel, interfaces, XDP programs and offloads, reverse path filters and forwarding, next hops and MTU,
-/// VIPs, limits and the firewall; with a daemon or, for a config file alone, without. Nothing is changed.
+/// Examines the kernel, interfaces, XDP programs and offloads, reverse path filters and forwarding, next hops and
+/// MTU, VIPs, limits and the firewall. Works with or without a running daemon, and changes nothing.
 #[derive(Debug, Args)]
-#[command(after_help = "Exit codes: 0 all is well, 1 something was found, 2 it could not be looked at.")]
+#[command(after_help = "Exit codes: 0 no findings, 1 findings, 2 the examination failed.")]
 pub(super) struct Doctor {
     /// The config file [default: that of the running daemon, or /etc/xdp-lb/config.toml]
     #[arg(long, short, value_name = "FILE")]
@@ -38,7 +38,7 @@ impl Doctor {
             }
             Err(error) => {
                 // Where stderr is closed there is nobody left to tell.
-                let _ = writeln!(io::stderr(), "error: this host cannot be examined: {error:#}");
+                let _ = writeln!(io::stderr(), "error: cannot examine this host: {error:#}");
                 Ok(Done { text: String::new(), code: ExitCode::from(2) })
             }
         }
@@ -54,7 +54,7 @@ impl Doctor {
         let overlay: Overlay = store::look(&config.state_file).ok().and_then(Result::ok).unwrap_or_default();
         let effective = overlay::effective(&config, &overlay)
             .map_err(|lines| anyhow::anyhow!(lines.join("\n")))
-            .context("the config file and the changes made at runtime do not go together")?;
+            .context("the config file conflicts with the changes made at runtime")?;
         let subject = Subject { config: &config, effective: &effective, daemon: daemon.as_ref() };
         doctor::examine(&subject).await
     }
@@ -66,7 +66,7 @@ fn text(report: &Report) -> String {
         text += &format!("{}: {}\n    fix: {}\n", finding.check, finding.what, finding.fix);
     }
     for (check, why) in &report.skipped {
-        text += &format!("{check}: not looked at: {why}\n");
+        text += &format!("{check}: skipped: {why}\n");
     }
     let (checks, findings) = (report.checked.len() as u64, report.findings.len() as u64);
     text + &format!("{}, {}", counted(checks, "check"), counted(findings, "finding"))

@@ -37,13 +37,13 @@ pub(super) enum Subject {
 /// Whether and how long a drain waits.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Patience {
-    /// Return when the last flow has ended
+    /// Return once the last flow has ended
     #[arg(long)]
     pub(super) wait: bool,
     /// How long to wait at most: 30s, 5m, 1h
     #[arg(long, value_name = "TIME", requires = "wait", default_value = "5m", value_parser = parse_span)]
     pub(super) timeout: Duration,
-    /// Return also when no packet has come for so long: a flow that is silent for longer is not waited for
+    /// Also return once no packet has arrived for this time: do not wait for idle flows
     #[arg(long, value_name = "TIME", requires = "wait", value_parser = parse_span)]
     pub(super) quiet: Option<Duration>,
 }
@@ -136,7 +136,7 @@ impl Left {
         let flows = counted(self.flows, "flow");
         match self.known_in {
             None => flows,
-            Some(seconds) => format!("{flows} (and any that stays silent until {} from now)", span(seconds)),
+            Some(seconds) => format!("{flows} (and possibly idle ones, known in {})", span(seconds)),
         }
     }
 }
@@ -265,13 +265,13 @@ async fn watch(
                 let silent = now.duration_since(heard.1);
                 if look.gets_flows {
                     // The datapath could not be changed yet: new flows may come still.
-                    progress.show("the datapath still gives it new flows, see xdp-lb status");
+                    progress.show("the datapath still sends it new flows; see xdp-lb status");
                 } else if patience.quiet.is_some_and(|quiet| silent >= quiet) {
                     return Ok(End::Quiet);
                 } else if left.flows == 0 && left.known_in.is_none() {
                     match subject.settles_for() {
                         Some(time) if silent < time => {
-                            progress.show("no flow left, waiting for the last packets")
+                            progress.show("no flows left, waiting for the last packets")
                         }
                         _ => return Ok(End::LastFlowEnded),
                     }
@@ -283,7 +283,7 @@ async fn watch(
             Err(error) if error.is_not_found() => return Ok(End::Removed),
             // Flows go on while the daemon restarts, and so does the drain.
             Err(Error::NoDaemon(_) | Error::Broken { .. }) if !late => {
-                progress.show("the daemon does not answer, waiting for it");
+                progress.show("waiting for the daemon to answer");
             }
             Err(error) => return Err(error),
         }
@@ -304,8 +304,7 @@ fn words(end: &End, subject: &Subject, waited: Duration, patience: &Patience) ->
         End::Quiet => {
             let quiet = span(patience.quiet.unwrap_or_default().as_secs());
             let words = format!(
-                "drained {subject}: no packet has gone to it for {quiet}, after {waited}; a flow that was \
-                 silent for longer is not waited for"
+                "drained {subject}: no packet went to it for {quiet}, after {waited}; idle flows may remain"
             );
             (true, Left::default(), words)
         }
@@ -319,7 +318,7 @@ fn words(end: &End, subject: &Subject, waited: Duration, patience: &Patience) ->
         }
         End::TimedOut(left) => {
             let flows = match (left.flows, subject) {
-                (0, Subject::Node) => "packets of clients still come".to_owned(),
+                (0, Subject::Node) => "packets from clients still arrive".to_owned(),
                 (flows, _) => {
                     format!("{} of {subject} {} left", left.words(), if flows == 1 { "is" } else { "are" })
                 }
@@ -327,13 +326,13 @@ fn words(end: &End, subject: &Subject, waited: Duration, patience: &Patience) ->
             let timeout = span(patience.timeout.as_secs());
             let mut words = format!(
                 "not drained: the timeout of {timeout} has passed and {flows}.\n\
-                 It stays draining: \"{}\" ends them, \"{}\" takes it back into service",
+                 It stays draining. To end the flows: {}. To put it back into service: {}",
                 subject.end(),
                 subject.undo()
             );
             if left.known_in.is_some() {
-                words += "\nTo wait for those alone that send anything, add --quiet 30s; to have all flows counted, \
-                          give the service flow_tracking = \"always\"";
+                words += "\nTo wait only for flows that are active, add --quiet 30s. To count every flow, set \
+                          flow_tracking = \"always\" for the service";
             }
             (false, left, words)
         }

@@ -24,7 +24,7 @@ pub(super) fn wrong(why: impl std::fmt::Display) -> clap::Error {
 pub(super) fn parse_keys<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     let pair = |pair: &str| {
         let (key, value) =
-            pair.split_once('=').ok_or_else(|| format!("{pair:?} is no KEY=VALUE; write KEY=VALUE,..."))?;
+            pair.split_once('=').ok_or_else(|| format!("{pair:?} is not KEY=VALUE; write KEY=VALUE,..."))?;
         let key = key.trim();
         // A number, or true or false. What an agent is sent is text, whatever it looks like.
         let is_json = key != "send" && (value.parse::<u32>().is_ok() || value.parse::<bool>().is_ok());

@@ -12,19 +12,19 @@ use crate::model::request::FlowQuery;
 use crate::model::text::parse_endpoint;
 use crate::report::documents::FlowsView;
 
-/// List the flows that are recorded: every flow of a `full-nat` service or of one with `flow_tracking = "always"`, and
-/// those whose slot of the ring has changed its owner recently
+/// List the tracked flows: every flow of a service in mode `full-nat` or with `flow_tracking = "always"`, and flows whose
+/// slot of the ring has moved recently
 #[derive(Debug, Args)]
 pub(super) struct Flows {
-    /// Of this service only
+    /// Only flows of this service
     service: Option<String>,
-    /// Of this backend only
+    /// Only flows of this backend
     #[arg(long, value_name = "ADDR:PORT", value_parser = parse_endpoint)]
     backend: Option<SocketAddr>,
-    /// Of this client only
+    /// Only flows of this client
     #[arg(long, value_name = "ADDR")]
     client: Option<IpAddr>,
-    /// How many to list at most
+    /// Maximum number of flows to list
     #[arg(long, value_name = "N", default_value_t = FlowQuery::DEFAULT_LIMIT)]
     limit: u32,
 }
@@ -51,7 +51,7 @@ impl Flows {
 
 fn table(screen: &Screen, view: &FlowsView) -> String {
     if view.matching == 0 {
-        return "no flow is recorded: in a settled ring flows need no record".into();
+        return "no flows are tracked: flows of settled slots need no record".into();
     }
     let columns = [
         text("SERVICE"),
@@ -59,7 +59,7 @@ fn table(screen: &Screen, view: &FlowsView) -> String {
         text("CLIENT"),
         text("VIP"),
         text("BACKEND"),
-        text("SEEN FROM"),
+        text("SOURCE SEEN"),
         text("STAGE"),
         number("IDLE"),
     ];
@@ -78,6 +78,6 @@ fn table(screen: &Screen, view: &FlowsView) -> String {
     let table = screen.table(&columns, rows);
     match view.matching.saturating_sub(view.flows.len() as u64) {
         0 => table,
-        more => format!("{}\n{} more: --limit", table.trim_end(), grouped(more)),
+        more => format!("{}\n{} more; to list them: --limit", table.trim_end(), grouped(more)),
     }
 }

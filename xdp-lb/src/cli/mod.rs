@@ -40,7 +40,7 @@ use crate::model::request::Outcome;
 
 const DEFAULT_SOCKET: &str = "/run/xdp-lb/api.sock";
 
-/// A Layer 4 load balancer for TCP and UDP: XDP forwards, this daemon controls it.
+/// A Layer 4 load balancer for TCP and UDP: XDP forwards the packets, this daemon controls it.
 #[derive(Debug, Parser)]
 #[command(name = "xdp-lb", version = version(), max_term_width = 100, after_help = EXAMPLES)]
 struct Cli {
@@ -52,17 +52,17 @@ struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
-  xdp-lb status                                       what is going on, on one screen
+  xdp-lb status                                       the whole state on one screen
   xdp-lb backend list                                 every backend, its state and why
   xdp-lb backend drain web 198.51.100.11:8080 --wait  no new flows; returns after the last one
   xdp-lb backend enable web 198.51.100.11:8080        back into service
-  xdp-lb node drain --wait                            no more clients; returns after the last flow
-  xdp-lb counters                                     why packets were dropped or left to the host
+  xdp-lb node drain --wait                            withdraws the VIPs; returns after the last flow
+  xdp-lb counters                                     why packets were dropped or passed to the host
   xdp-lb diff                                         what a reload would change
   xdp-lb check /etc/xdp-lb/config.toml && xdp-lb reload
 
-Exit codes: 0 done; 1 it failed (the reason is on stderr); 2 the command line is wrong; 3 done, but forwarding is in
-trouble (said on stderr, and on top of `xdp-lb status`).";
+Exit codes: 0 success; 1 failure (the reason is on stderr); 2 usage error; 3 success, but forwarding is in trouble
+(see stderr, or the top of `xdp-lb status`).";
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
@@ -83,7 +83,7 @@ struct Global {
     /// The CA that signed the daemon's certificate, a PEM file [default: XDP_LB_CA, or those that this host trusts]
     #[arg(long, global = true, value_name = "FILE", conflicts_with = "socket")]
     ca: Option<PathBuf>,
-    /// How results are printed: for people, or for programs (stable, see docs/api.md)
+    /// Output format: table for people, json for programs (stable, see docs/api.md)
     #[arg(long, global = true, value_name = "FORMAT", value_enum, default_value_t)]
     output: Format,
 }
@@ -95,15 +95,15 @@ enum Command {
     /// List, show, add and remove services
     #[command(subcommand, visible_alias = "services")]
     Service(service::Command),
-    /// List, add, remove, drain, enable and weigh backends
+    /// List, add, remove, drain and enable backends, and set their weights
     #[command(subcommand, visible_alias = "backends")]
     Backend(backend::Command),
-    /// Drain the whole node, and take it back into service
+    /// Drain the whole node, and put it back into service
     #[command(subcommand)]
     Node(node::Command),
-    /// Everything on one screen: interfaces, services, backends, health, rates
+    /// Show everything on one screen: interfaces, services, backends, health, rates
     Status,
-    /// Every counter of packets that were dropped or left to the host, with its reason in words
+    /// Show why packets were dropped or passed to the host: every counter with its meaning
     Counters,
     Flows(flows::Flows),
     Diff(reload::Diff),
@@ -113,7 +113,7 @@ enum Command {
     Watch(watch::Watch),
     Unload(unload::Unload),
     Decap(decap::Decap),
-    /// The daemon's own: after an upgrade, makes the sockets of health checks in their network namespace
+    /// Used by the daemon itself: after an upgrade, makes the sockets of health checks in their network namespace
     #[command(hide = true)]
     ServeChecks,
 }
@@ -201,13 +201,14 @@ impl Cli {
             Command::Run(_) | Command::Check(_) | Command::Decap(_) | Command::ServeChecks
         );
         if self.global.socket.is_some() && asks_none {
-            let words = "--socket names the socket of a running daemon, and `run`, `check` and `decap` ask none: \
-                         the daemon's own socket is `api.socket` in its config file";
+            let words = "--socket names the socket of a running daemon, which `run`, `check` and `decap` do not \
+                         use; the daemon's own socket is `api.socket` in its config file";
             return Err(Self::command().error(ErrorKind::ArgumentConflict, words).into());
         }
         let is_of_this_host = asks_none || matches!(self.command, Command::Doctor(_));
         if self.global.api.is_some() && is_of_this_host {
-            let words = "--api names a daemon on another host, and `run`, `check`, `decap` and `doctor` are of this one";
+            let words = "--api names a daemon on another host, but `run`, `check`, `decap` and `doctor` work on \
+                         this one";
             return Err(Self::command().error(ErrorKind::ArgumentConflict, words).into());
         }
         let remote = if is_of_this_host { None } else { self.global.remote()? };
@@ -249,7 +250,8 @@ impl Global {
         };
         let Some(url) = url else {
             if self.certificate.is_some() || self.key.is_some() || self.ca.is_some() {
-                let words = "--certificate, --key and --ca are for a daemon on another host: name it with --api https://HOST:PORT";
+                let words = "--certificate, --key and --ca need a daemon on another host: add --api \
+                             https://HOST:PORT";
                 return Err(Cli::command().error(ErrorKind::MissingRequiredArgument, words).into());
             }
             return Ok(None);
@@ -259,7 +261,7 @@ impl Global {
         let (certificate, key) =
             (file(&self.certificate, "XDP_LB_CERTIFICATE"), file(&self.key, "XDP_LB_KEY"));
         let (Some(certificate), Some(key)) = (certificate, key) else {
-            let words = format!("{url} wants to know who you are: give --certificate FILE and --key FILE");
+            let words = format!("{url} requires a client certificate: add --certificate FILE and --key FILE");
             return Err(Cli::command().error(ErrorKind::MissingRequiredArgument, words).into());
         };
         Endpoint::remote(&url, &certificate, &key, file(&self.ca, "XDP_LB_CA").as_deref()).map(Some)

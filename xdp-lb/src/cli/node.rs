@@ -11,15 +11,15 @@ use crate::model::state::AdminState;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Take all VIPs off this host, so that clients go elsewhere; flows whose packets still come go on
+    /// Withdraw all VIPs from this host so that clients go elsewhere; flows whose packets still arrive continue
     ///
-    /// With --wait, returns when no flow is left and no client has sent a packet for 5 seconds (exit code 0), or the
-    /// timeout has passed (exit code 1), and says which. It stays drained, across restarts too, until
-    /// `xdp-lb node undrain`. The daemon takes away what it has added itself (`vips.interface` in its config).
+    /// With --wait, returns once no flow is left and no client has sent a packet for 5 seconds (exit code 0), or the
+    /// timeout has passed (exit code 1), and says which. The node stays drained, also across restarts, until `xdp-lb
+    /// node undrain`. The daemon removes only the addresses that it added itself (`vips.interface` in its config).
     #[command(after_help = "\
 Examples:
   xdp-lb node drain --wait --timeout 10m && systemctl reboot
-  xdp-lb node drain --wait --quiet 30s        does not wait for connections that are silent")]
+  xdp-lb node drain --wait --quiet 30s        does not wait for idle connections")]
     Drain {
         #[command(flatten)]
         patience: Patience,

@@ -12,25 +12,25 @@ use crate::api::client::Client;
 use crate::model::change::{FlowsLeft, ServiceChange};
 use crate::report::documents::{ReloadView, RemovalQuery};
 
-/// Make the daemon read its config file again: all of it is applied, or nothing
+/// Make the daemon reread its config file: all of it is applied, or nothing
 ///
-/// The file is validated first, and one that is refused changes nothing. Services that stay as they are see no slot of
-/// their ring move. Services and backends that are not in the file any more drain: they go when their flows have ended, after
-/// `drain_timeout` at the latest. SIGHUP does the same, and says in the daemon's log what it did.
+/// The file is validated first; if it is refused, nothing changes. The rings of unchanged services do not change.
+/// Services and backends that are no longer in the file drain: they are removed once their flows have ended, after
+/// `drain_timeout` at the latest. SIGHUP does the same; the daemon's log says what changed.
 #[derive(Debug, Args)]
 pub(super) struct Reload {
-    /// Change nothing: print what would be done, and how many slots of each service's ring would move, if every
-    /// backend that is new passes its first check
+    /// Change nothing: print what would change, and how many slots of each service's ring would move if every new
+    /// backend passes its first check
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
     removal: Removal,
 }
 
-/// Print what a reload would change: the config file against what runs
+/// Print what a reload would change: the config file compared with the running configuration
 ///
-/// Services, backends and keys, with the old and the new value of each. What was changed at runtime lies on top of the
-/// file, before and after, and is no difference. Exit codes as of diff(1): 0 nothing differs, 1 something does, 2 trouble.
+/// Lists services, backends and keys, with the old and the new value of each. Changes made at runtime stay in effect
+/// after a reload, so they are not listed. Exit codes like diff(1): 0 no differences, 1 differences, 2 failure.
 #[derive(Debug, Args)]
 pub(super) struct Diff {}
 
@@ -56,7 +56,7 @@ impl Reload {
 impl Diff {
     pub(super) async fn execute(self, client: &Client, screen: &Screen) -> anyhow::Result<Done> {
         let view = client.plan_reload(RemovalQuery::default()).await?;
-        let text = screen.show(&view, || sentences(&view, "nothing differs", false))?;
+        let text = screen.show(&view, || sentences(&view, "no differences", false))?;
         let is_same = view.changes.is_empty() && view.settings.is_empty();
         Ok(Done { text, code: ExitCode::from(u8::from(!is_same)) })
     }
@@ -76,7 +76,7 @@ fn sentences(view: &ReloadView, nothing: &str, with_slots: bool) -> String {
     // What a reload leaves as it is differs all the same.
     lines.extend(view.settings.iter().filter_map(|setting| {
         let takes = setting.takes.as_ref()?;
-        Some(format!("{setting} (takes {takes})")).filter(|_| !with_slots)
+        Some(format!("{setting} (needs {takes})")).filter(|_| !with_slots)
     }));
     if lines.is_empty() {
         lines.push(nothing.to_owned());

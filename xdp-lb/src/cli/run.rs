@@ -17,10 +17,10 @@ use crate::net::namespace;
 
 /// Run the daemon in the foreground
 ///
-/// Loads and attaches the XDP program (or takes over what a daemon before it left running), checks
-/// the backends, and serves the control socket and the metrics, until SIGTERM or SIGINT. Forwarding
-/// goes on when the daemon ends: `xdp-lb unload` is what stops it. Logs go to stderr, their detail is
-/// set by XDP_LB_LOG (error, warn, info, debug, trace; or xdp_lb::health=debug,info).
+/// Loads and attaches the XDP program (or takes over the one that is running), checks the backends, and serves the
+/// control socket and the metrics, until SIGTERM or SIGINT. Forwarding continues after the daemon ends: only `xdp-lb
+/// unload` stops it. Logs go to stderr; XDP_LB_LOG sets their detail (error, warn, info, debug, trace; or
+/// xdp_lb::health=debug,info).
 #[derive(Debug, Args)]
 pub(super) struct Run {
     /// The config file
@@ -48,7 +48,7 @@ pub(super) fn start_logging() -> anyhow::Result<()> {
         .with_env_var("XDP_LB_LOG")
         .with_default_directive(LevelFilter::INFO.into())
         .from_env()
-        .context("XDP_LB_LOG is not understood: write info, debug, or xdp_lb::health=debug,info")?;
+        .context("XDP_LB_LOG is invalid: write info, debug, or xdp_lb::health=debug,info")?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)

@@ -27,7 +27,7 @@ use crate::report::documents::{BackendView, MovingView, ServiceDetailView, Servi
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// List the services: VIP, mode, backends that serve, rates
+    /// List the services with VIP, mode, serving backends and rates
     List,
     /// Show one service with its backends
     Show {
@@ -35,12 +35,13 @@ pub(super) enum Command {
         #[arg(value_parser = NonEmptyStringValueParser::new())]
         name: String,
     },
-    /// Add a service; it is there after a restart, without being in the config file
+    /// Add a service; it survives restarts without being in the config file
     Add(Box<Add>),
-    /// Give a service no new flows, and take its VIP away where no other service has it; flows that run go on
+    /// Drain a service: no new flows; its VIP is withdrawn unless another service uses it; existing flows continue
     ///
-    /// All of its backends drain. With --wait, returns when the last flow has ended (exit code 0) or the timeout has
-    /// passed (exit code 1), and says which. It stays drained, across restarts too, until `xdp-lb service enable`.
+    /// All of its backends drain. With --wait, returns once the last flow has ended (exit code 0) or the timeout has
+    /// passed (exit code 1), and says which. The service stays drained, also across restarts, until `xdp-lb service
+    /// enable`.
     Drain {
         /// The service's name
         #[arg(value_parser = NonEmptyStringValueParser::new())]
@@ -48,15 +49,16 @@ pub(super) enum Command {
         #[command(flatten)]
         patience: Patience,
     },
-    /// Let a service that was drained take new flows again
+    /// Put a drained service back into service
     Enable {
         /// The service's name
         #[arg(value_parser = NonEmptyStringValueParser::new())]
         name: String,
     },
-    /// Remove a service with its backends: it gets no new flows, and goes when those that it has have ended
+    /// Remove a service with its backends: it drains, and is removed once its last flow has ended
     ///
-    /// It goes after `drain_timeout` (an hour) at the latest. Added again before that at the same VIP, it keeps its flows.
+    /// It is removed after `drain_timeout` (an hour by default) at the latest. If you add it again at the same VIP
+    /// before that, it keeps its flows.
     Remove {
         /// The service's name
         #[arg(value_parser = NonEmptyStringValueParser::new())]
@@ -77,38 +79,38 @@ pub(super) struct Add {
     /// Its name: 1 to 63 letters, digits, hyphens, underscores or dots
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     name: String,
-    /// The address and port that clients connect to: 192.0.2.10:80, '[2001:db8::10]:80'; or a range of ports,
-    /// 192.0.2.10:5000-5999, or all, '192.0.2.10:*': backends are given port 0 then
+    /// The address and port that clients connect to: 192.0.2.10:80, '[2001:db8::10]:80'. Also a range of ports,
+    /// 192.0.2.10:5000-5999, or all of them, '192.0.2.10:*'; backends then have port 0
     #[arg(value_parser = str::parse::<Vip>)]
     vip: Vip,
     /// tcp or udp
     #[arg(long, default_value_t, value_parser = str::parse::<Protocol>)]
     protocol: Protocol,
-    /// full-nat (works in any network), nat (the backends route to clients through this host), or dsr, ipip
-    /// or gue (the backends have the VIP and answer clients themselves)
+    /// full-nat (works in any network), nat (backends route to clients through this host), or dsr, ipip or gue
+    /// (backends have the VIP and reply directly to clients)
     #[arg(long, default_value_t, value_parser = str::parse::<Mode>)]
     mode: Mode,
-    /// full-nat: an address of this host that backends see; ipip and gue: one that tunnelled packets come
-    /// from; may be given several times
-    /// [default: this host's address towards the backend]
+    /// An address of this host: in full-nat the source address that backends see, in ipip and gue the source of
+    /// tunnel packets; may be given several times [default: this host's address towards the backend]
     #[arg(long = "snat-address", value_name = "ADDR")]
     snat_addresses: Vec<IpAddr>,
-    /// Which flows stay together: none, source (one client's: an IPv4 address, an IPv6 /64) or source/PREFIX
+    /// Which flows go to the same backend: none, source (those of one client: an IPv4 address or an IPv6 /64) or
+    /// source/PREFIX
     #[arg(long, default_value_t, value_parser = str::parse::<Affinity>)]
     affinity: Affinity,
-    /// Which flows are recorded: auto (those whose slot has moved recently) or always
+    /// Which flows are tracked: auto (those whose slot has moved recently) or always
     #[arg(long, value_name = "WHICH", default_value_t)]
     flow_tracking: FlowTracking,
-    /// What becomes of new flows while no backend takes any: reject (TCP reset, ICMP port unreachable) or drop
+    /// What happens to new flows while no backend takes any: reject (TCP reset, ICMP port unreachable) or drop
     #[arg(long, value_name = "WHAT", default_value_t)]
     on_no_backends: OnNoBackends,
-    /// Mode nat: whether clients beside a backend reach it from an address of this host: auto or off
+    /// Mode nat: whether clients on a backend's own network are translated to an address of this host: auto or off
     #[arg(long, value_name = "WHICH", default_value_t)]
     hairpin: Hairpin,
-    /// QUIC: how many bytes of a connection id, behind its first, are the server id, 1 to 15
+    /// QUIC: length of the server ID, which follows the first byte of a connection ID, in bytes, 1 to 15
     #[arg(long, value_name = "N")]
     quic_server_id_length: Option<u8>,
-    /// QUIC: the number of the servers' configuration, 0 to 6 [default: 0]
+    /// QUIC: the configuration ID of the servers, 0 to 6 [default: 0]
     #[arg(
         long,
         value_name = "N",
@@ -117,53 +119,53 @@ pub(super) struct Add {
         hide_default_value = true
     )]
     quic_config_id: u8,
-    /// A range of clients that are let in, and nobody else; may be given several times
+    /// Allow only clients in this range; may be given several times
     #[arg(long, value_name = "PREFIX")]
     allow: Vec<Prefix>,
-    /// A range of clients that are not let in; may be given several times
+    /// Deny clients in this range; may be given several times
     #[arg(long, value_name = "PREFIX")]
     deny: Vec<Prefix>,
-    /// How many flows one client may begin in a second; 0: any number
+    /// Maximum number of new flows per second from one client; 0: unlimited
     #[arg(long, value_name = "N", default_value_t)]
     new_flow_rate: u32,
-    /// How many of them at once [default: as many as in a second]
+    /// How many of them may come in one burst [default: as many as in a second]
     #[arg(long, value_name = "N", requires = "new_flow_rate", default_value_t, hide_default_value = true)]
     new_flow_burst: u32,
-    /// How many flows it may have at a time; 0: any number
+    /// Maximum number of concurrent flows; 0: unlimited
     #[arg(long, value_name = "N", default_value_t)]
     max_flows: u32,
-    /// Where fewer backends are up than this, in percent, backups take flows, and then those that are down;
-    /// 0: backups where no other is up, and never those that are down
+    /// If fewer backends are up than this, in percent, backups take flows, and then backends that are down; 0:
+    /// backups only while no other is up, and never backends that are down
     #[arg(long, value_name = "PERCENT", default_value_t)]
     panic_threshold: u8,
-    /// Over which time a backend that comes back gets its share of new flows: 30s, 5m [default: at once]
+    /// Ramp up a recovered backend's share of new flows over this time: 30s, 5m [default: at once]
     #[arg(long, value_name = "TIME", value_parser = units::parse_span)]
     slow_start: Option<Duration>,
-    /// What becomes of the established flows of a backend that is down: auto (they end once it answers nobody any more, or
-    /// after --down-timeout where its answers do not pass here), keep, reset (they end at once)
+    /// What happens to established flows of a backend that is down: auto (they end once it no longer answers any
+    /// client, or after --down-timeout if replies do not pass here), keep, or reset (they end at once)
     #[arg(long, value_name = "WHAT", default_value_t)]
     on_down: OnDown,
-    /// nat, full-nat: how long a backend that is down has to leave its clients without any answer before its flows end
-    /// [default: 2s]
+    /// nat, full-nat: how long a backend that is down must be silent before its flows end [default: 2s]
     #[arg(long, value_name = "TIME", value_parser = units::parse_span)]
     down_grace: Option<Duration>,
     /// dsr, ipip, gue: how long a backend is down before its flows end [default: 30s]
     #[arg(long, value_name = "TIME", value_parser = units::parse_span)]
     down_timeout: Option<Duration>,
-    /// Leave a backend that fails alone for a while: open=30s,max_open=5m,window=10s,half_open_portion=10, and, to look at
-    /// its flows (nat, full-nat), failure_percent=50,min_flows=20,max_ejected=50; what is left out has these values
+    /// Stop sending new flows to a failing backend for a while:
+    /// open=30s,max_open=5m,window=10s,half_open_portion=10; to also count failed flows (nat, full-nat):
+    /// failure_percent=50,min_flows=20,max_ejected=50. Omitted keys have these values
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = parse_keys::<CircuitBreaker>)]
     circuit_breaker: Option<CircuitBreaker>,
-    /// Ask an agent on each backend how it is (HAProxy's agent checks):
-    /// port=8081,interval=2s,timeout=1s,send=TEXT,source=ADDR; all but the port may be left out
+    /// Query an agent on each backend (HAProxy's agent checks):
+    /// port=8081,interval=2s,timeout=1s,send=TEXT,source=ADDR; only the port is required
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = parse_keys::<Agent>)]
     agent: Option<Agent>,
-    /// What weights follow beside agents (latency=true: how long checks take, floor=25), and how that is damped:
-    /// min_change=10,hold=10s; what is left out has these values, and latency=false
+    /// Adjust weights by the latency of checks (latency=true,floor=25), and damp all adjustments, agents' too:
+    /// min_change=10,hold=10s. Omitted keys have these values, and latency=false
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = parse_keys::<Feedback>)]
     feedback: Option<Feedback>,
-    /// A backend, with a weight where it is not 100, QUIC's server id in hex, a limit of flows, and
-    /// whether it is a backup; may be given several times
+    /// A backend, with its weight if not 100, its QUIC server ID in hex, a limit of concurrent flows, and whether it
+    /// is a backup; may be given several times
     #[arg(long = "backend", value_name = "ADDR:PORT[=WEIGHT][,server-id=HEX][,max-flows=N][,backup]", value_parser = parse_backend)]
     backends: Vec<model::Backend>,
     #[command(flatten)]
@@ -176,11 +178,11 @@ pub(super) struct Add {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Health check")]
 struct Check {
-    /// tcp, http, https, dns, udp, icmp, grpc, exec (a program of the daemon's host, where its config file allows
-    /// that) or none [default: tcp for a TCP service on one port, else none]
+    /// tcp, http, https, dns, udp, icmp, grpc, exec (a program on the daemon's host, if its config file allows that)
+    /// or none [default: tcp for a TCP service on one port, else none]
     #[arg(long, value_name = "TYPE")]
     check: Option<String>,
-    /// http, https: the path that is asked for [default: /]
+    /// http, https: the path to request [default: /]
     #[arg(long, value_name = "PATH", requires = "check")]
     check_path: Option<String>,
     /// http, https: the Host header; grpc: the authority [default: the address that is checked]
@@ -189,70 +191,70 @@ struct Check {
     /// http, https: GET, HEAD or OPTIONS [default: GET]
     #[arg(long, value_name = "METHOD", requires = "check")]
     check_method: Option<String>,
-    /// http, https: one more header; may be given several times
+    /// http, https: an additional header; may be given several times
     #[arg(long = "check-header", value_name = "NAME: VALUE", requires = "check")]
     check_headers: Vec<String>,
-    /// http, https: the statuses that are healthy, as 200-299,401 [default: 200-399]
+    /// http, https: the status codes that count as healthy, such as 200-299,401 [default: 200-399]
     #[arg(long, value_name = "RANGES", requires = "check")]
     check_status: Option<String>,
-    /// http, https: what the answer's body has in it
+    /// http, https: text that the response body must contain
     #[arg(long, value_name = "TEXT", requires = "check")]
     check_body: Option<String>,
-    /// http, https: a regular expression that the body matches
+    /// http, https: a regular expression that the response body must match
     #[arg(long, value_name = "REGEX", requires = "check")]
     check_body_regex: Option<String>,
-    /// grpc: speak TLS
+    /// grpc: use TLS
     #[arg(long, requires = "check")]
     check_tls: bool,
-    /// https, grpc: the name that the certificate has to be for, and the server is asked for (SNI)
+    /// https, grpc: the name that is sent as SNI and that the certificate must be valid for
     #[arg(long, value_name = "NAME", requires = "check")]
     check_server_name: Option<String>,
-    /// https, grpc: take any certificate
+    /// https, grpc: accept any certificate
     #[arg(long, requires = "check")]
     check_no_verify: bool,
-    /// https, grpc: a file, on the daemon's host, of the CAs that may sign it [default: those that host trusts]
+    /// https, grpc: a PEM file on the daemon's host with the trusted CAs [default: the CAs that host trusts]
     #[arg(long, value_name = "FILE", requires = "check")]
     check_ca_file: Option<String>,
-    /// https, grpc: the oldest version of TLS, 1.2 or 1.3 [default: 1.2]
+    /// https, grpc: the oldest accepted TLS version, 1.2 or 1.3 [default: 1.2]
     #[arg(long, value_name = "VERSION", requires = "check")]
     check_min_tls: Option<String>,
-    /// grpc: the service whose health is asked for [default: the server's]
+    /// grpc: the service to ask about [default: the server as a whole]
     #[arg(long, value_name = "NAME", requires = "check")]
     check_service: Option<String>,
-    /// dns: the name that is asked for [default: .]
+    /// dns: the name to query [default: .]
     #[arg(long, value_name = "NAME", requires = "check")]
     check_name: Option<String>,
-    /// dns: the record type that is asked for [default: NS for ".", else A]
+    /// dns: the record type to query [default: NS for ".", else A]
     #[arg(long, value_name = "TYPE", requires = "check")]
     check_record: Option<String>,
-    /// udp: what is sent
+    /// udp: the payload to send
     #[arg(long, value_name = "TEXT", requires = "check")]
     check_send: Option<String>,
-    /// udp: the same in hex
+    /// udp: the same, in hex
     #[arg(long, value_name = "HEX", requires = "check")]
     check_send_hex: Option<String>,
-    /// udp: what the answer has in it [default: any answer will do]
+    /// udp: text that the answer must contain [default: any answer is accepted]
     #[arg(long, value_name = "TEXT", requires = "check")]
     check_expect: Option<String>,
-    /// udp: the same in hex
+    /// udp: the same, in hex
     #[arg(long, value_name = "HEX", requires = "check")]
     check_expect_hex: Option<String>,
-    /// exec: the program, and with each further one an argument of it
+    /// exec: the program; each further use adds an argument
     #[arg(long, value_name = "WORD", requires = "check", allow_hyphen_values = true)]
     check_command: Vec<String>,
-    /// The port that is checked [default: the backend's]
+    /// The port to check [default: the backend's]
     #[arg(long, value_name = "PORT", requires = "check")]
     check_port: Option<u16>,
-    /// Where checks go: "backend" or, with modes dsr, ipip and gue, "vip", through the backend [default: backend]
+    /// Which address to check: "backend", or in modes dsr, ipip and gue "vip", through the backend [default: backend]
     #[arg(long, value_name = "WHERE", requires = "check")]
     check_via: Option<String>,
     /// The time between two checks [default: 1s]
     #[arg(long, value_name = "TIME", requires = "check")]
     check_interval: Option<String>,
-    /// The time between two checks while the backend's health is changing [default: as otherwise]
+    /// The time between two checks while the backend's health is changing [default: the normal interval]
     #[arg(long, value_name = "TIME", requires = "check")]
     check_fast_interval: Option<String>,
-    /// How much sooner a check may come, at random, in percent of the interval [default: 10]
+    /// How much earlier a check may start, at random, in percent of the interval [default: 10]
     #[arg(long, value_name = "PERCENT", requires = "check")]
     check_jitter: Option<u16>,
     /// How long one check may take [default: 500ms]
@@ -264,7 +266,7 @@ struct Check {
     /// How many failures in a row take a backend down [default: 3]
     #[arg(long, value_name = "N", requires = "check")]
     check_fall: Option<u16>,
-    /// The address of this host that checks come from [default: as the routes say]
+    /// The source address of checks [default: chosen by the routes]
     #[arg(long, value_name = "ADDR", requires = "check")]
     check_source: Option<String>,
 }
@@ -387,7 +389,7 @@ impl Check {
 /// The table of services.
 pub(super) fn table(screen: &Screen, services: &[ServiceView]) -> String {
     if services.is_empty() {
-        return "no services: add one with \"xdp-lb service add\", or in the config file".into();
+        return "no services; to add one: xdp-lb service add, or edit the config file".into();
     }
     let columns = [
         text("SERVICE"),
@@ -423,27 +425,24 @@ fn detail_table(screen: &Screen, detail: &ServiceDetailView) -> String {
     let traffic = &service.traffic;
     let addresses: Vec<_> = service.snat_addresses.iter().map(IpAddr::to_string).collect();
     let snat = match (service.mode, addresses.as_slice()) {
-        (Mode::FullNat, []) => "this host's address towards each backend".into(),
+        (Mode::FullNat, []) => "this host's, towards each backend".into(),
         (Mode::FullNat, _) => addresses.join(", "),
-        (Mode::Nat | Mode::Dsr, _) | (Mode::Ipip | Mode::Gue, []) => "the client's own address".into(),
+        (Mode::Nat | Mode::Dsr, _) | (Mode::Ipip | Mode::Gue, []) => "the client's".into(),
         (Mode::Ipip | Mode::Gue, _) => {
-            format!("the client's own address, in packets from {}", addresses.join(", "))
+            format!("the client's, in tunnel packets from {}", addresses.join(", "))
         }
     };
     let facts = [
         ("service", service.name.clone()),
         ("VIP", format!("{} {}", service.vip, service.protocol)),
         ("mode", service.mode.to_string()),
-        ("backends see", snat),
+        ("source address", snat),
         ("affinity", service.affinity.to_string()),
-        ("QUIC", service.quic.map_or_else(|| "not looked at".into(), |quic| quic.to_string())),
-        ("clients", clients(service)),
+        ("QUIC", service.quic.map_or_else(|| "connection IDs ignored".into(), |quic| quic.to_string())),
+        ("allowed clients", clients(service)),
         ("new flows", new_flows(service, backends)),
         ("health check", check(&service.health_check)),
-        (
-            "discovery",
-            service.discovery.as_ref().map_or_else(|| "none: backends are listed".into(), discovery::words),
-        ),
+        ("discovery", service.discovery.as_ref().map_or_else(|| "none".into(), discovery::words)),
         ("serving", serving(service)),
         ("breaker", service.circuit_breaker.map_or_else(|| "none".into(), |breaker| breaker.to_string())),
         (
@@ -463,7 +462,7 @@ fn detail_table(screen: &Screen, detail: &ServiceDetailView) -> String {
         ("origin", service.origin.name().to_owned()),
         ("in", format!("{} packets, {} bytes", grouped(traffic.packets_in), grouped(traffic.bytes_in))),
         ("out", format!("{} packets, {} bytes", grouped(traffic.packets_out), grouped(traffic.bytes_out))),
-        ("flows begun", grouped(traffic.new_flows)),
+        ("total flows", grouped(traffic.new_flows)),
         (
             "now",
             format!(
@@ -474,7 +473,7 @@ fn detail_table(screen: &Screen, detail: &ServiceDetailView) -> String {
             ),
         ),
     ];
-    let mut text: String = facts.iter().map(|(name, value)| format!("{name:<13} {value}\n")).collect();
+    let mut text: String = facts.iter().map(|(name, value)| format!("{name:<15} {value}\n")).collect();
     for line in service.discovery.iter().flat_map(|it| discovery::troubles(&service.name, it)) {
         text += &format!("{line}\n");
     }
@@ -490,7 +489,7 @@ fn on_down(service: &ServiceView) -> String {
         (OnDown::Keep, ..) => "established flows stay".into(),
         (OnDown::Reset, ..) => "established flows end at once".into(),
         (OnDown::Auto, Some(grace), _) => {
-            format!("established flows end once a backend has answered nobody for {}", span(grace))
+            format!("established flows end once the backend has been silent for {}", span(grace))
         }
         (OnDown::Auto, None, Some(timeout)) => format!("established flows end after {}", span(timeout)),
         (OnDown::Auto, None, None) => "auto".into(),
@@ -502,7 +501,7 @@ fn feedback(service: &ServiceView) -> String {
     let policy = service.feedback.unwrap_or_default();
     match service.agent.is_some() || policy.latency {
         true => policy.to_string(),
-        false => "none: weights are as given".into(),
+        false => "none: weights as configured".into(),
     }
 }
 
@@ -510,7 +509,7 @@ fn feedback(service: &ServiceView) -> String {
 fn serving(service: &ServiceView) -> String {
     let serving = format!("{} of {} backends", service.backends_serving, service.backends);
     match (&service.panic, service.panic_threshold) {
-        (Some(why), _) => format!("{serving}; PANIC, those that are down too: {why}"),
+        (Some(why), _) => format!("{serving}; PANIC, backends that are down take flows too: {why}"),
         (None, 0) => serving,
         (None, threshold) => format!("{serving}; panic threshold {threshold} %"),
     }
@@ -524,13 +523,13 @@ fn rest(service: &ServiceView) -> String {
 /// Which slots of a service are not at rest, and until when; nothing where all are.
 pub(super) fn moving(service: &ServiceView) -> Option<String> {
     let MovingView { moving_slots, recorded_slots, all_recorded_in_seconds } = service.moving;
-    let slots = |slots: u32| counted(slots.into(), "slot");
     let move_on = all_recorded_in_seconds.map(|seconds| {
-        let left = span(seconds);
-        format!("{} moved recently, all their flows are recorded in {left}", slots(moving_slots))
+        let (moving, slots) = (grouped(moving_slots.into()), counted(service.ring_slots.into(), "slot"));
+        format!("rebalancing: {moving} of {slots}; all their flows are tracked in {}", span(seconds))
     });
     let wait = (recorded_slots > 0).then(|| {
-        format!("{} wait for the last flow of another backend than their owner", slots(recorded_slots))
+        let carry = if recorded_slots == 1 { "carries" } else { "carry" };
+        format!("{} still {carry} flows of their previous backend", counted(recorded_slots.into(), "slot"))
     });
     let parts: Vec<String> = move_on.into_iter().chain(wait).collect();
     (!parts.is_empty()).then(|| parts.join("; "))
@@ -541,33 +540,33 @@ fn clients(service: &ServiceView) -> String {
     let list = |ranges: &[Prefix]| ranges.iter().map(Prefix::to_string).collect::<Vec<_>>().join(", ");
     match (service.allow.as_slice(), service.deny.as_slice()) {
         ([], []) => "all".into(),
-        ([], deny) => format!("all but {}", list(deny)),
+        ([], deny) => format!("all except {}", list(deny)),
         (allow, []) => list(allow),
-        (allow, deny) => format!("{}; but not {}", list(allow), list(deny)),
+        (allow, deny) => format!("{}; denied: {}", list(allow), list(deny)),
     }
 }
 
 /// How many flows it lets a client begin, and all of them have.
 fn new_flows(service: &ServiceView, backends: &[BackendView]) -> String {
     let rate = match (service.new_flow_rate, service.new_flow_burst) {
-        (0, _) => "any number".into(),
-        (rate, 0) => format!("{} a second from one client", grouped(rate.into())),
+        (0, _) => "unlimited".into(),
+        (rate, 0) => format!("{} a second per client", grouped(rate.into())),
         (rate, burst) => {
-            format!("{} a second from one client, {} at once", grouped(rate.into()), grouped(burst.into()))
+            format!("{} a second per client, bursts of {}", grouped(rate.into()), grouped(burst.into()))
         }
     };
     match service.max_flows {
         0 => rate,
         limit => {
             let flows = backends.iter().map(|backend| backend.flows).sum();
-            format!("{rate}, while there are fewer than {} ({} now)", grouped(limit.into()), grouped(flows))
+            format!("{rate}; at most {} flows ({} now)", grouped(limit.into()), grouped(flows))
         }
     }
 }
 
 fn check(check: &HealthCheck) -> String {
     match check.probe {
-        Probe::None => "none: every backend counts as up".into(),
+        Probe::None => "none: all backends are considered up".into(),
         _ => check.to_string(),
     }
 }

@@ -27,7 +27,7 @@ pub(super) async fn execute(client: &Client, screen: &Screen) -> anyhow::Result<
 }
 
 fn one_screen(screen: &Screen, status: &StatusView) -> String {
-    let adopted = if status.adopted { ", took over what was running" } else { "" };
+    let adopted = if status.adopted { ", took over from the previous daemon" } else { "" };
     let head = format!(
         "xdp-lb {}, up {}, pid {}{adopted}\nconfig {}, pins {}\n",
         status.version,
@@ -37,15 +37,15 @@ fn one_screen(screen: &Screen, status: &StatusView) -> String {
         status.pin_path
     );
     let packets = format!(
-        "{} dropped, {} left to the host; why: xdp-lb counters\n",
+        "{} dropped, {} passed to the host; reasons: xdp-lb counters\n",
         counted(status.dropped_packets, "packet"),
         grouped(status.passed_packets)
     );
     let node = match status.admin {
         AdminState::Enabled => "",
         AdminState::Draining if status.vips.is_empty() => {
-            "DRAINED until xdp-lb node undrain; the daemon puts no VIPs on this host (vips.interface): their addresses or \
-             routes are yours to take away\n"
+            "DRAINED until xdp-lb node undrain. The daemon does not manage the VIPs (no vips.interface): remove \
+             their addresses or routes yourself\n"
         }
         AdminState::Draining => "DRAINED: the VIPs are withdrawn until xdp-lb node undrain\n",
     };
@@ -76,9 +76,9 @@ fn services(screen: &Screen, services: &[ServiceView]) -> String {
     let shown = &troubled[..troubled.len().min(MAX_SERVICES)];
     let table = if shown.is_empty() { String::new() } else { line(service::table(screen, shown)) };
     match troubled.len() - shown.len() {
-        0 => format!("{table}{well} with backends that serve: xdp-lb service list\n"),
+        0 => format!("{table}{well} with serving backends; to list them: xdp-lb service list\n"),
         hidden => format!(
-            "{table}{} more without, {well} with backends that serve: xdp-lb service list\n",
+            "{table}{} more without, {well} with serving backends; to list them: xdp-lb service list\n",
             grouped(hidden as u64)
         ),
     }
@@ -98,9 +98,9 @@ fn drained(services: &[ServiceView]) -> String {
     let drained = services.iter().filter(|service| service.admin == AdminState::Draining);
     let line = |service: &ServiceView| {
         let name = &service.name;
-        format!("{name}: DRAINED: it takes no new flows until xdp-lb service enable {name}\n")
+        format!("{name}: DRAINED: no new flows until xdp-lb service enable {name}\n")
     };
-    few(drained.map(line), "that are drained: xdp-lb service show NAME")
+    few(drained.map(line), "drained: xdp-lb service show NAME")
 }
 
 /// A line for each service that uses backends which are down.
@@ -112,13 +112,13 @@ fn panics(services: &[ServiceView]) -> String {
             service.panic.as_ref()?
         ))
     };
-    few(services.iter().filter_map(line), "with backends that are down in use: xdp-lb service show NAME")
+    few(services.iter().filter_map(line), "in panic: xdp-lb service show NAME")
 }
 
 /// A line for each service whose slots are not at rest.
 fn moving(services: &[ServiceView]) -> String {
     let line = |service: &ServiceView| Some(format!("{}: {}\n", service.name, service::moving(service)?));
-    few(services.iter().filter_map(line), "with slots that are not at rest: xdp-lb service show NAME")
+    few(services.iter().filter_map(line), "rebalancing: xdp-lb service show NAME")
 }
 
 /// A line for each thing that is wrong with a service's discovery, and each backend that is not used.
@@ -128,7 +128,7 @@ fn discovery_troubles(services: &[ServiceView]) -> String {
         .flat_map(|service| service.discovery.iter().flat_map(|it| discovery::troubles(&service.name, it)));
     let unused = services.iter().filter(|service| service.discovery.is_none());
     let unused = unused.flat_map(|service| service.unused.iter().map(|it| format!("{}: {it}", service.name)));
-    few(lines.chain(unused).map(|line| line + "\n"), "with such trouble: xdp-lb service show NAME")
+    few(lines.chain(unused).map(|line| line + "\n"), "with problems: xdp-lb service show NAME")
 }
 
 fn interfaces(screen: &Screen, status: &StatusView) -> String {
@@ -151,7 +151,7 @@ fn vips(screen: &Screen, status: &StatusView) -> String {
     let columns = [text("VIP"), text("STATE"), text("INTERFACE"), words("NOTE")];
     let rows = status.vips.iter().take(MAX_SERVICES).map(|vip| {
         let is_foreign = vip.interface.is_some() && !vip.added_by_daemon;
-        let foreign = is_foreign.then(|| "added by somebody else, and left to them".to_owned());
+        let foreign = is_foreign.then(|| "not added by the daemon, which leaves it alone".to_owned());
         vec![
             Cell::new(vip.address),
             Cell::new(vip.state.name()),
@@ -190,8 +190,11 @@ fn backends(screen: &Screen, backends: &[BackendView]) -> String {
     let shown = &troubled[..troubled.len().min(MAX_BACKENDS)];
     let table = if shown.is_empty() { String::new() } else { backend::table(screen, shown) };
     match troubled.len() - shown.len() {
-        0 => format!("{table}{up} up: xdp-lb backend list\n"),
-        hidden => format!("{table}{} more not up, {up} up: xdp-lb backend list\n", grouped(hidden as u64)),
+        0 => format!("{table}{up} up; to list them: xdp-lb backend list\n"),
+        hidden => format!(
+            "{table}{} more not up, {up} up; to list them: xdp-lb backend list\n",
+            grouped(hidden as u64)
+        ),
     }
 }
 
@@ -226,6 +229,9 @@ mod tests {
         assert!(one_screen(&screen, &status).starts_with("DRAINED: the VIPs are withdrawn until"));
         status.vips.clear();
         let said = one_screen(&screen, &status);
-        assert!(said.starts_with("DRAINED until xdp-lb node undrain; the daemon puts no VIPs"), "{said}");
+        assert!(
+            said.starts_with("DRAINED until xdp-lb node undrain. The daemon does not manage the VIPs"),
+            "{said}"
+        );
     }
 }

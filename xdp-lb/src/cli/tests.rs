@@ -177,9 +177,9 @@ async fn a_service_is_added_with_all_that_was_typed() {
     assert_eq!((shown.service.new_flow_rate, shown.service.new_flow_burst), (100, 300));
     let text = daemon.text(&["service", "show", "edge.v6"]).await;
     for line in [
-        "clients       2001:db8:9::/48; but not 2001:db8:9:1::/64, 2001:db8:9:2::1/128\n",
-        "new flows     100 a second from one client, 300 at once, while there are fewer than 5,000 (84 now)\n",
-        "health check  http GET /healthz of example.com, status 200-299, port 9000, from 2001:db8:1::9, \
+        "allowed clients 2001:db8:9::/48; denied: 2001:db8:9:1::/64, 2001:db8:9:2::1/128\n",
+        "new flows       100 a second per client, bursts of 300; at most 5,000 flows (84 now)\n",
+        "health check    http GET /healthz of example.com, status 200-299, port 9000, from 2001:db8:1::9, \
          every 2s (200ms while changing), jitter 25 %, timeout 250ms, rise 4, fall 5\n",
     ] {
         assert!(text.contains(line), "{line:?} in {text}");
@@ -219,7 +219,7 @@ async fn a_quic_service_is_added_with_its_backends_ids() {
         .collect();
     assert_eq!(ids, [(10, "0a01".into()), (100, "0a02".into()), (100, "0a03".into())]);
     let text = daemon.text(&["service", "show", "h3"]).await;
-    assert!(text.contains("QUIC          server ids of 2 bytes, configuration 3\n"), "{text}");
+    assert!(text.contains("QUIC            server ids of 2 bytes, configuration 3\n"), "{text}");
 }
 
 #[tokio::test]
@@ -235,16 +235,15 @@ async fn an_agent_is_added_and_shown_with_what_it_says() {
     assert_eq!(shown.agent, Some(agent));
     assert_eq!(shown.feedback, Some(Feedback { hold: Duration::from_secs(30), ..Feedback::default() }));
     let text = daemon.text(&["service", "show", "shop"]).await;
-    assert!(text.contains("agent         port 8081, sends \"77\", every 5s, timeout 1s\n"), "{text}");
-    assert!(text.contains("feedback      weights change by 10 % or more, once in 30s\n"), "{text}");
+    assert!(text.contains("agent           port 8081, sends \"77\", every 5s, timeout 1s\n"), "{text}");
+    assert!(text.contains("feedback        weights change by 10 % or more, once in 30s\n"), "{text}");
     let line = "service add fast 192.0.2.10:8001 --feedback latency=true,floor=40";
     daemon.text(&line.split_whitespace().collect::<Vec<_>>()).await;
     let text = daemon.text(&["service", "show", "fast"]).await;
-    let words =
-        "feedback      by the latency of checks, down to 40 %; weights change by 10 % or more, once in 10s\n";
+    let words = "feedback        by the latency of checks, down to 40 %; weights change by 10 % or more, once in 10s\n";
     assert!(text.contains(words), "{text}");
     let text = daemon.text(&["service", "show", "web"]).await;
-    assert!(text.contains("agent         none\nfeedback      none: weights are as given\n"), "{text}");
+    assert!(text.contains("agent           none\nfeedback        none: weights as configured\n"), "{text}");
     let list = daemon.text(&["backend", "list", "web"]).await;
     assert!(list.contains("50 % of 100"), "{list}");
 }
@@ -265,13 +264,13 @@ async fn backups_and_a_panic_threshold_are_added_and_shown() {
     assert_eq!(kinds, [(10, false), (20, true), (100, true)]);
     let text = daemon.text(&["service", "show", "shop"]).await;
     assert!(text.contains("panic threshold 40 %\n"), "{text}");
-    assert!(text.contains("slow start    1m 30s\n"), "{text}");
+    assert!(text.contains("slow start      1m 30s\n"), "{text}");
     assert!(
-        text.contains("breaker       open for 10s to 5m, then 10 % for 10s; on failed checks, and on 30 %"),
+        text.contains("breaker         open for 10s to 5m, then 10 % for 10s; on failed checks, and on 30 %"),
         "{text}"
     );
     for (wrong, words) in
-        [("open", "no KEY=VALUE"), ("opne=1s", "unknown field `opne`"), ("open=x", "not a duration")]
+        [("open", "not KEY=VALUE"), ("opne=1s", "unknown field `opne`"), ("open=x", "not a duration")]
     {
         let line = ["service", "add", "s", "192.0.2.10:8001", "--circuit-breaker", wrong];
         let error = usage_error(&line);
@@ -318,7 +317,7 @@ async fn each_kind_of_health_check_is_added_and_shown_in_short() {
         let line = format!("service add {name} 192.0.2.10:{} --check {arguments}", 1000 + index);
         daemon.text(&line.split_whitespace().collect::<Vec<_>>()).await;
         let text = daemon.text(&["service", "show", &name]).await;
-        let line = format!("health check  {shown}, every 1s, timeout 500ms, rise 2, fall 3\n");
+        let line = format!("health check    {shown}, every 1s, timeout 500ms, rise 2, fall 3\n");
         assert!(text.contains(&line), "{line:?} in {text}");
     }
     let text = daemon.text(&["service", "list"]).await;
@@ -387,17 +386,14 @@ async fn a_drained_service_says_so_in_the_status() {
     let mut owner = Owner::default();
     owner.services[0].admin = AdminState::Draining;
     let text = daemon(owner).text(&["status"]).await;
-    assert!(
-        text.contains("\nweb: DRAINED: it takes no new flows until xdp-lb service enable web\n"),
-        "{text}"
-    );
+    assert!(text.contains("\nweb: DRAINED: no new flows until xdp-lb service enable web\n"), "{text}");
 }
 
 #[tokio::test]
 async fn the_status_stands_on_one_screen() {
     let text = daemon(Owner::default()).text(&["status"]).await;
     let expected = "\
-xdp-lb 0.1.0, up 5m12s, pid 4242, took over what was running
+xdp-lb 0.1.0, up 5m12s, pid 4242, took over from the previous daemon
 config /etc/xdp-lb/config.toml, pins /sys/fs/bpf/xdp-lb
 
 INTERFACE  XDP      NOTE
@@ -415,7 +411,7 @@ web6     [2001:db8::10]:80  tcp       full-nat      2/2  0/s  0/s  0 B/s  http  
 ";
     assert!(text.starts_with(expected), "{text}");
     assert!(text.contains("\nflows  524,288  1,048,576  50.0 %\n"), "{text}");
-    let last = "7 packets dropped, 1,234,567 left to the host; why: xdp-lb counters\n";
+    let last = "7 packets dropped, 1,234,567 passed to the host; reasons: xdp-lb counters\n";
     assert!(text.ends_with(last), "{text}");
 }
 
@@ -442,23 +438,29 @@ async fn ten_thousand_backends_still_fit_on_the_screen() {
     let text = daemon(owner).text(&["status"]).await;
     assert!(text.lines().count() < 75, "{text}");
     assert!(text.contains("\nweb2 ") && !text.contains("\nweb3 "), "{text}");
-    assert!(text.contains("\n997 services with backends that serve: xdp-lb service list\n"), "{text}");
-    assert!(text.contains("\n990 more services with slots that are not at rest"), "{text}");
-    assert!(text.contains("\n20 more not up, 9,950 backends up: xdp-lb backend list\n"), "{text}");
+    assert!(
+        text.contains("\n997 services with serving backends; to list them: xdp-lb service list\n"),
+        "{text}"
+    );
+    assert!(text.contains("\n990 more services rebalancing"), "{text}");
+    assert!(
+        text.contains("\n20 more not up, 9,950 backends up; to list them: xdp-lb backend list\n"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
 async fn a_service_is_shown_with_its_backends() {
     let text = daemon(Owner::default()).text(&["service", "show", "web"]).await;
     for line in [
-        "VIP           192.0.2.10:80 tcp\n",
-        "backends see  this host's address towards each backend\n",
-        "affinity      none\n",
-        "QUIC          not looked at\n",
-        "clients       all\n",
-        "new flows     any number\n",
-        "health check  http GET /healthz, status 200-399, every 1s, timeout 500ms, rise 2, fall 3\n",
-        "in            1,000 packets, 64,000 bytes\n",
+        "VIP             192.0.2.10:80 tcp\n",
+        "source address  this host's, towards each backend\n",
+        "affinity        none\n",
+        "QUIC            connection IDs ignored\n",
+        "allowed clients all\n",
+        "new flows       unlimited\n",
+        "health check    http GET /healthz, status 200-399, every 1s, timeout 500ms, rise 2, fall 3\n",
+        "in              1,000 packets, 64,000 bytes\n",
         "\nweb      198.51.100.12:8080  up ",
     ] {
         assert!(text.contains(line), "{line:?} in {text}");
@@ -532,8 +534,8 @@ async fn colour_is_for_states_on_a_terminal_only() {
 #[tokio::test]
 async fn empty_lists_say_what_to_do() {
     let daemon = daemon(Owner { services: vec![], backends: vec![], ..Owner::default() });
-    assert!(daemon.text(&["service", "list"]).await.starts_with("no services: add one with"));
-    assert!(daemon.text(&["backend", "list"]).await.starts_with("no backends: add one with"));
+    assert!(daemon.text(&["service", "list"]).await.starts_with("no services; to add one:"));
+    assert!(daemon.text(&["backend", "list"]).await.starts_with("no backends; to add one:"));
     assert!(daemon.text(&["status"]).await.contains("no services"));
     assert_eq!(daemon.json(&["backend", "list"]).await, serde_json::json!([]));
 }
@@ -547,7 +549,7 @@ async fn flows_beyond_a_page_are_asked_for_until_there_are_as_many_as_wanted() {
     let some = daemon.json(&["flows", "--limit", "2"]).await;
     assert_eq!((of(&some), &some["matching"], &some["next"]), (2, &3.into(), &"2".into()));
     let text = daemon.text(&["flows", "--limit", "2"]).await;
-    assert!(text.ends_with("1 more: --limit\n"), "{text}");
+    assert!(text.ends_with("1 more; to list them: --limit\n"), "{text}");
 }
 
 #[tokio::test]
@@ -601,7 +603,7 @@ async fn a_plan_says_what_would_change_and_how_many_slots_would_move() {
     let diff = daemon.run(&["diff"]).await.unwrap();
     assert_eq!(
         diff.text,
-        "service web: mode nat -> full-nat\nmetrics.listen 127.0.0.1:9799 -> off (takes a restart of the daemon)\n"
+        "service web: mode nat -> full-nat\nmetrics.listen 127.0.0.1:9799 -> off (needs a restart of the daemon)\n"
     );
     assert!(failed(&diff), "1, as of diff(1)");
     let slots = &daemon.json(&["diff"]).await["services"][0]["slots"];
@@ -634,7 +636,7 @@ async fn a_watch_prints_what_happens_a_line_each() {
 async fn a_diff_of_nothing_ends_with_0() {
     let daemon = daemon(Owner::default());
     let diff = daemon.run(&["diff"]).await.unwrap();
-    assert_eq!(diff.text, "nothing differs\n");
+    assert_eq!(diff.text, "no differences\n");
     assert!(!failed(&diff));
     assert_eq!(daemon.text(&["reload", "--dry-run"]).await, "nothing would change\n");
 }
@@ -670,10 +672,10 @@ async fn a_drain_waits_until_every_flow_is_known_or_all_is_quiet() {
     assert_eq!(done.text, "drained 198.51.100.11:8080 of web: the last flow has ended, after 10s\n");
     let done = daemon(owner()).run(&[DRAIN, &["--quiet", "4s"]].concat()).await.unwrap();
     assert!(!failed(&done));
-    assert!(done.text.contains("no packet has gone to it for 4s, after 4s"), "{}", done.text);
+    assert!(done.text.contains("no packet went to it for 4s, after 4s"), "{}", done.text);
     let done = daemon(owner()).run(&[DRAIN, &["--timeout", "5s"]].concat()).await.unwrap();
     assert!(failed(&done));
-    let words = "the timeout of 5s has passed and 0 flows (and any that stays silent until ";
+    let words = "the timeout of 5s has passed and 0 flows (and possibly idle ones, known in ";
     assert!(done.text.contains(words) && done.text.contains("--quiet"), "{}", done.text);
 }
 
@@ -683,7 +685,7 @@ async fn a_service_is_drained_with_all_of_its_backends() {
     let done = daemon.run(&["service", "drain", "web", "--wait"]).await.unwrap();
     assert!(!failed(&done));
     assert_eq!(done.text, "drained service web: the last flow has ended, after 2s\n");
-    assert!(daemon.text(&["service", "show", "web"]).await.contains("admin         draining\n"));
+    assert!(daemon.text(&["service", "show", "web"]).await.contains("admin           draining\n"));
     assert_eq!(daemon.text(&["service", "enable", "web"]).await, "service web enabled\n");
     let json = daemon.json(&["service", "drain", "web6", "--wait", "--timeout", "1s"]).await;
     assert_eq!(
@@ -707,9 +709,9 @@ async fn a_node_is_drained_once_no_flow_is_left_and_no_packet_comes() {
     let done = daemon.run(&["node", "drain", "--wait", "--timeout", "9s"]).await.unwrap();
     assert!(failed(&done));
     assert!(done.text.contains("126 flows of this node are left"), "{}", done.text);
-    assert!(done.text.contains("\"xdp-lb node undrain\" takes it back"), "{}", done.text);
+    assert!(done.text.contains("To put it back into service: xdp-lb node undrain"), "{}", done.text);
     let done = daemon.run(&["node", "drain", "--wait", "--quiet", "3s"]).await.unwrap();
-    assert!(!failed(&done) && done.text.contains("no packet has gone to it for 3s"), "{}", done.text);
+    assert!(!failed(&done) && done.text.contains("no packet went to it for 3s"), "{}", done.text);
     assert_eq!(daemon.text(&["node", "undrain"]).await, "node enabled\n");
     let idle = self::daemon(Owner { backends: Vec::new(), ..Owner::default() });
     let text = idle.text(&["node", "drain", "--wait"]).await;
@@ -726,9 +728,9 @@ async fn flows_are_listed_up_to_a_limit() {
     {
         assert!(row.contains(cell), "{cell}: {row}");
     }
-    assert!(text.ends_with("1 more: --limit\n"), "{text}");
+    assert!(text.ends_with("1 more; to list them: --limit\n"), "{text}");
     let text = daemon.text(&["flows", "--backend", "198.51.100.13:1"]).await;
-    assert!(text.contains("no flow is recorded"), "{text}");
+    assert!(text.contains("no flows are tracked"), "{text}");
 }
 
 #[tokio::test(start_paused = true)]

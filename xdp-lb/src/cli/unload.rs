@@ -17,13 +17,13 @@ const DEFAULT_STATE_FILE: &str = "/var/lib/xdp-lb/state.json";
 
 /// Stop forwarding: end the daemon, detach the program and remove its pins
 ///
-/// A running daemon is asked to do it and ends. Where none runs, the pins that one left behind are
-/// removed, and the VIPs that it added. Every flow through this host ends.
+/// A running daemon is asked to do it, and then ends. If none is running, this removes the pins that one left behind
+/// and the VIPs that it added. Every flow through this host ends.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  xdp-lb unload                                   the daemon on the default socket, or its pins
-  xdp-lb unload --config /etc/xdp-lb/edge.toml    with the socket and the pins that this config names")]
+  xdp-lb unload                                   the daemon at the default socket, or its pins
+  xdp-lb unload --config /etc/xdp-lb/edge.toml    with the socket and the pins of this config")]
 pub(super) struct Unload {
     /// The bpffs directory of the pins [default: /sys/fs/bpf/xdp-lb]
     #[arg(long, value_name = "DIRECTORY", conflicts_with = "config")]
@@ -43,7 +43,7 @@ impl Unload {
     ) -> anyhow::Result<String> {
         if let Some(client) = remote {
             if self.config.is_some() || self.pin_path.is_some() {
-                bail!("--config and --pin-path are of this host, and --api names another: leave them out");
+                bail!("--config and --pin-path apply to this host, but --api names another: remove them");
             }
             let outcome = client.unload().await?;
             return screen.show(&outcome, || outcome.message.clone());
@@ -74,7 +74,7 @@ impl Unload {
 
 async fn release_vips(state_file: Option<&Path>) -> anyhow::Result<Vec<String>> {
     let Some(state_file) = state_file else { return Ok(Vec::new()) };
-    vips::release(&vips::record_file(state_file)).await.context("cannot take the VIPs away")
+    vips::release(&vips::record_file(state_file)).await.context("cannot remove the VIPs")
 }
 
 fn remove_pins(pin_path: &Path, vips: Vec<String>) -> anyhow::Result<Outcome> {
@@ -82,8 +82,10 @@ fn remove_pins(pin_path: &Path, vips: Vec<String>) -> anyhow::Result<Outcome> {
         .with_context(|| format!("cannot remove the pins in {}", pin_path.display()))?;
     removed.extend(vips);
     let message = match removed.as_slice() {
-        [] => format!("no daemon runs, and nothing is pinned in {}", pin_path.display()),
-        removed => format!("no daemon runs; removed from {}: {}", pin_path.display(), removed.join(", ")),
+        [] => format!("no daemon is running, and nothing is pinned in {}", pin_path.display()),
+        removed => {
+            format!("no daemon is running; removed from {}: {}", pin_path.display(), removed.join(", "))
+        }
     };
     Ok(Outcome { changed: !removed.is_empty(), message, trouble: None })
 }

@@ -16,12 +16,13 @@ use crate::report::documents::UpgradeView;
 /// Between two looks at how far it is.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// Have the binary that lies at the daemon's path now take over from it
+/// Upgrade the running daemon to the binary that is now at its path
 ///
-/// Install the new binary in the place of the old one first (write it beside, and rename it). The daemon starts it; it
-/// checks the config, the pinned tables and the backends while the daemon goes on, takes over the tables, and replaces the
-/// program through its link: no packet is lost, and no flow breaks. Where it does not become ready, does not take over, or
-/// does not stay for 5 seconds, the daemon takes everything back, and this says why, with exit code 1.
+/// First replace the old binary (write the new one beside it, then rename it). The running daemon starts the new
+/// binary, which checks the config, the pinned tables and the backends, takes over the tables, and replaces the
+/// program through its link. No packet is lost, and no flow breaks. If the new daemon does not become ready, does
+/// not take over, or dies or hangs within 5 seconds after that, the old one takes everything back, and this command
+/// fails with the reason and exit code 1.
 #[derive(Debug, Args)]
 pub(super) struct Upgrade {
     /// How long to wait at most: 30s, 5m, 1h
@@ -52,6 +53,8 @@ impl Upgrade {
             tokio::time::sleep(LOOK).await;
         }
         let trouble = trouble.map_or_else(String::new, |error| format!(" (last: {error})"));
-        bail!("it has not ended within the timeout{trouble}; see xdp-lb status and the daemon's log")
+        bail!(
+            "the upgrade did not finish within the timeout{trouble}; see xdp-lb status and the daemon's log"
+        )
     }
 }

@@ -11,13 +11,13 @@ use crate::api::client::{Client, Error};
 /// How often a daemon that has gone is looked for.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Print what happens, as it happens: backends up, down and draining, services, interfaces, reloads
+/// Print events as they happen: backends up, down and draining, services, interfaces, reloads
 ///
-/// A line for each event, until Ctrl-C; with --output json, a document a line. It waits for a daemon that restarts, and
-/// says where events may have been missed.
+/// Prints one line per event until Ctrl-C, or one document per line with --output json. If the daemon restarts, it
+/// waits for it, and says where events may have been missed.
 #[derive(Debug, Args)]
 pub(super) struct Watch {
-    /// End after so many events
+    /// Stop after this many events
     #[arg(long, value_name = "N")]
     count: Option<u64>,
 }
@@ -41,7 +41,7 @@ impl Watch {
                     last = Some(event.id);
                 }
                 Ok(None) | Err(Error::Broken { .. }) => {
-                    let _ = writeln!(io::stderr(), "the daemon has gone; waiting for it");
+                    let _ = writeln!(io::stderr(), "the daemon has stopped; waiting for it to come back");
                     watch = again(client, last.as_deref()).await?;
                 }
                 Err(error) => return Err(error.into()),

@@ -261,7 +261,7 @@ impl<K: Kernel> Owner<K> {
         let state_file = config.state_file.display();
         let contradiction = |lines: Vec<String>| {
             anyhow::anyhow!(
-                "the config file and the changes made at runtime do not go together:\n{}\nfix the config file, or \
+                "the config file conflicts with the changes made at runtime:\n{}\nfix the config file, or \
                  take what is named above, and the line \"checksum\", out of {state_file}, where those changes are \
                  kept (or remove that file to drop them all), and start again",
                 lines.join("\n")

@@ -173,7 +173,7 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 /// this daemon is not needed any more.
 async fn see_it_take_over(mut successor: Successor, lock: &Lock, upgrades: &Upgrades) -> Result<bool> {
     let pid = successor.id();
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen to signals")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot install signal handlers")?;
     let taken = tokio::select! {
         taken = successor.take_over(lock) => taken,
         _ = terminate.recv() => {
@@ -533,7 +533,7 @@ async fn be_watched(
 
 /// The name of the signal that ends the daemon. SIGHUP reloads meanwhile.
 async fn wait_for_signal(handle: &Handle) -> Result<&'static str> {
-    let listen = |kind| signal(kind).context("cannot listen to signals");
+    let listen = |kind| signal(kind).context("cannot install signal handlers");
     let (mut terminate, mut interrupt, mut hang_up) =
         (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?, listen(SignalKind::hangup())?);
     loop {

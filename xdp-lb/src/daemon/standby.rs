@@ -54,10 +54,7 @@ impl Standby {
         let mut overlay: Overlay = store::look(&config.state_file)?.unwrap_or_default();
         overlay.prune(config);
         let effective = overlay::effective(config, &overlay).map_err(|lines| {
-            anyhow!(
-                "the config file and the changes made at runtime do not go together:\n{}",
-                lines.join("\n")
-            )
+            anyhow!("the config file conflicts with the changes made at runtime:\n{}", lines.join("\n"))
         })?;
         let mut fleet = Fleet::new(tables);
         fleet.set_effective(effective, tables, Instant::now());

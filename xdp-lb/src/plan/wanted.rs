@@ -37,7 +37,7 @@ pub struct WantedService {
     pub new_flow_rate: u32,
     /// How many of them at once.
     pub new_flow_burst: u32,
-    /// How many flows it may have at a time; 0: any number.
+    /// Maximum number of concurrent flows; 0: unlimited.
     pub max_flows: u32,
     /// Where its backends are checked at the VIP: the address and port that answer.
     pub checked_at: Option<Endpoint>,
@@ -79,7 +79,7 @@ pub struct WantedBackend {
     pub state: BackendState,
     /// QUIC: what connection ids call it.
     pub server_id: Option<ServerId>,
-    /// How many flows it may have at a time; 0: any number.
+    /// Maximum number of concurrent flows; 0: unlimited.
     pub max_flows: u32,
     /// How it is reached, where that is known.
     pub path: Option<Path>,

@@ -178,7 +178,7 @@ pub struct ServiceView {
     /// The clients that it does not let in.
     #[serde(default)]
     pub deny: Vec<Prefix>,
-    /// How many flows one client may begin in a second; 0: any number.
+    /// Maximum number of new flows per second from one client; 0: unlimited.
     #[serde(default)]
     pub new_flow_rate: u32,
     /// How many of them at once; 0: as many as in a second.
@@ -215,7 +215,7 @@ pub struct ServiceView {
     /// Why backends that are down take new flows, where they do.
     #[serde(default)]
     pub panic: Option<String>,
-    /// How many flows it may have at a time; 0: any number.
+    /// Maximum number of concurrent flows; 0: unlimited.
     #[serde(default)]
     pub max_flows: u32,
     /// How its backends are checked.
@@ -333,7 +333,7 @@ pub struct BackendView {
     /// Whether it takes new flows only where too few others are up.
     #[serde(default)]
     pub backup: bool,
-    /// How many flows it may have at a time; 0: any number.
+    /// Maximum number of concurrent flows; 0: unlimited.
     #[serde(default)]
     pub max_flows: u32,
     /// Its part of the ring, 0 to 1: the share of new flows that it gets.
