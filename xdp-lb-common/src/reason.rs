@@ -55,83 +55,103 @@ impl Kind {
 
 reasons! {
     NotIp = 0, Pass, "not_ip",
-        "not IPv4 or IPv6 (ARP, LLDP and the like): the host handles it";
+        "not IPv4 or IPv6 (such as ARP or LLDP): passed to the host";
     NotTcpOrUdp = 1, Pass, "not_tcp_or_udp",
-        "IP, but neither TCP nor UDP, and no ICMP to a VIP or about a flow (other ICMP, OSPF and the like): the host handles it";
+        "neither TCP, UDP nor ICMP about a VIP or flow (such as other ICMP or OSPF): passed to the host";
     NoService = 2, Pass, "no_service",
-        "no service has this address, port and protocol, and no backend sent it: the host's own traffic";
+        "not for a service and not from a backend: the host's own traffic";
     TooManyTags = 3, Pass, "too_many_vlan_tags",
-        "more than two VLAN tags: not understood, left to the host";
+        "more than two VLAN tags, which is not supported: passed to the host";
     Malformed = 4, Pass, "malformed",
-        "a header is cut short or contradicts itself: left to the host, which drops it";
+        "a header is truncated or inconsistent: passed to the host, which drops it";
     LengthMismatch = 5, Pass, "length_mismatch",
-        "the IP header claims more bytes than arrived: left to the host, which drops it";
+        "the IP length exceeds the bytes that arrived: passed to the host, which drops it";
     Fragment = 6, Pass, "fragment",
-        "an IP fragment that belongs to no flow (of ICMP, or of the host's own traffic): the host handles it";
+        "an IP fragment that does not belong to a flow (ICMP, or the host's own traffic): passed to the host";
     ExtensionHeaders = 7, Pass, "ipv6_extension_headers",
-        "an IPv6 extension header that is unknown, or more of them than are walked: left to the host";
+        "an unknown IPv6 extension header, or too many of them: passed to the host";
     NotAReply = 8, Pass, "not_a_reply",
-        "sent by a backend, but no part of a balanced flow (a health check's answer), or there is no route to the client: the host's own traffic";
+        "from a backend, but not part of a balanced flow (such as a health check's response), or without a route to \
+         the client: passed to the host";
     NoBackend = 9, Drop, "no_backend",
-        "the service has no backend that is up: see `xdp-lb backend list` for why";
+        "the service has no backend that is up: `xdp-lb backend list` shows why";
     BackendUnusable = 10, Drop, "backend_unusable",
-        "the chosen backend went away as the packet came: rare, and over with the next ring; if it grows, report it";
+        "the backend was removed while the packet was in flight: brief and harmless. If this keeps rising, please \
+         file a bug";
     SnatPortsExhausted = 11, Drop, "snat_ports_exhausted",
         "no free source port towards the backend: widen snat_ports, or (full-nat) add snat_addresses to the service";
     FlowTableFull = 12, Drop, "flow_table_full",
-        "the flow could not be recorded: raise limits.flows";
+        "the flow table is full, so the flow could not be recorded: raise limits.flows";
     ResetWithoutFlow = 13, Drop, "reset_without_flow",
-        "a TCP reset for a flow that is not known: there is nobody to send it to";
+        "a TCP reset for an unknown flow: there is no peer to forward it to";
     MartianSource = 14, Drop, "martian_source",
-        "a packet to a VIP from an address that no other host can have (0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/3, ::, ::1, ff00::/8, a VIP, or another address of this host): forged, or another host uses an address of this one";
+        "a packet to a VIP with an invalid source address (0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/3, ::, ::1, ff00::/8, \
+         a VIP, or an address of this host): spoofed, or another host uses an address of this one";
     ReplyUnroutable = 15, Drop, "reply_unroutable",
-        "IP forwarding is off, which `nat` needs (sysctl net.ipv4.ip_forward, net.ipv6.conf.all.forwarding), or this host's routes prohibit the client";
+        "IP forwarding is off, which `nat` needs (sysctl net.ipv4.ip_forward, net.ipv6.conf.all.forwarding), or a \
+         route of this host prohibits the client";
     ReplyNeighbourMissing = 16, Drop, "reply_neighbour_missing",
-        "the next hop towards the client is being resolved (ARP or NDP), and the host could not be asked to send the packet (`xdp-lb status` shows why); the retransmission goes through";
+        "the next hop towards the client is still being resolved (ARP or NDP), and the packet could not be handed \
+         to the host (`xdp-lb status` shows why); a retransmission will get through";
     TtlExpired = 17, Drop, "ttl_expired",
-        "the packet's TTL or hop limit ran out here: look for a routing loop";
+        "TTL or hop limit exceeded here: look for a routing loop";
     HeaderRoom = 18, Drop, "header_room",
-        "the frame has no room for the VLAN tag or outer header that it needs: the driver gives too little headroom; try xdp_mode = \"generic\"";
+        "no room in the frame for the VLAN tag or outer header: the driver leaves too little headroom; try xdp_mode \
+         = \"generic\"";
     TooBig = 19, Drop, "too_big",
-        "larger than the way to the backend or client takes, and not answered, since too many are already or it cannot help (IPv6 needs 1280 bytes): raise that MTU, or lower the sender's";
+        "exceeds the path MTU, and no ICMP was sent (rate limit reached, or the MTU is below IPv6's minimum of \
+         1280): raise that MTU, or lower the sender's";
     NotUnicast = 20, Pass, "not_unicast",
-        "an Ethernet broadcast or multicast: the host handles it";
+        "an Ethernet broadcast or multicast: passed to the host";
     ReplyWithoutFlow = 21, Drop, "reply_without_flow",
-        "a backend answers a `full-nat` flow whose record is gone; the client's next packet puts it back: if it grows, raise limits.flows";
+        "a backend's reply to a `full-nat` flow without a record; the client's next packet restores the record. If \
+         this keeps rising, raise limits.flows";
     SourceIsOurs = 22, Drop, "source_is_ours",
-        "a UDP packet to a service, in the name of a service or of a backend: forged, or two services would answer each other for ever";
+        "a UDP packet to a service whose source is a service or backend: spoofed, or two services would answer each \
+         other in a loop";
     IcmpWithoutFlow = 23, Drop, "icmp_without_flow",
-        "an ICMP error about a packet that a VIP sent to a client, whose flow is not known any more: there is no backend to tell";
+        "an ICMP error about a packet from a VIP to a client whose flow is no longer known: there is no backend to \
+         forward it to";
     TooBigAnswered = 24, Answer, "too_big_answered",
-        "larger than the way to the backend or client takes: the sender was told so by ICMP and sends smaller ones; to spare it that, raise the MTU towards the backends";
+        "exceeds the path MTU: an ICMP error told the sender to use smaller packets; to avoid that, raise the MTU \
+         towards the backends";
     SourceDenied = 25, Drop, "source_denied",
-        "the client's address is in a range that the service denies, or in none that it allows: see `allow` and `deny` of the service";
+        "the service denies the client's address, or does not allow it: see `allow` and `deny` of the service";
     NewFlowRate = 26, Drop, "new_flow_rate",
-        "a client began flows faster than the service's `new_flow_rate` lets one source: a flood, or a rate that is too low for clients behind one address";
+        "a client exceeded the service's `new_flow_rate`: a flood, or a rate that is too low for clients behind one \
+         address";
     FragmentWithoutFirst = 27, Drop, "fragment_without_first",
-        "an IP fragment to a VIP whose first fragment was not forwarded, or came later or too long ago: if it grows, raise limits.fragments, or let path MTU discovery work";
+        "an IP fragment to a VIP whose first fragment was not forwarded, came later, or came too long ago. If this \
+         keeps rising, raise limits.fragments, or make path MTU discovery work";
     ServiceFull = 28, Drop, "service_full",
-        "a new flow of a service that has as many as its `max_flows` lets it: raise that, or see where the flows come from";
+        "a new flow of a service that has reached its `max_flows`: raise that, or find out where the flows come from";
     BackendsFull = 29, Drop, "backends_full",
-        "a new flow whose backend, and those next in the ring, have as many as their `max_flows` lets them: add backends, or raise that";
+        "a new flow whose backend, and the next ones in the ring, have reached their `max_flows`: add backends, or \
+         raise that";
     Internal = 30, Drop, "internal",
-        "a table that must always be there could not be read: reload with `xdp-lb unload` and a new start, and report it";
+        "a required BPF table could not be read: run `xdp-lb unload`, start the daemon again, and please file a bug";
     FlowEnded = 31, Drop, "flow_ended",
-        "a packet of a flow whose backend is gone, and not answered: it was a reset itself, or too many were answered already";
+        "a packet of a flow whose backend is gone, and no answer was sent: it was a reset itself, or the rate limit \
+         was reached";
     FlowEndedAnswered = 32, Answer, "flow_ended_answered",
-        "a packet of a flow whose backend is gone: the client was told so by a TCP reset or by ICMP \"port unreachable\"";
+        "a packet of a flow whose backend is gone: the client got a TCP reset or ICMP \"port unreachable\"";
     OtherHost = 33, Pass, "other_host",
-        "the frame is addressed to the MAC of another host (a switch flooded it, or the interface is a bridge port): the host handles it";
+        "the frame is addressed to another host's MAC (a switch flooded it, or the interface is a bridge port): \
+         passed to the host";
     NoBackendAnswered = 34, Answer, "no_backend_answered",
-        "the service has no backend that is up, and the client was told so by a TCP reset or by ICMP \"port unreachable\": see `xdp-lb backend list` for why, and `on_no_backends` of the service";
+        "the service has no backend that is up, and the client got a TCP reset or ICMP \"port unreachable\": \
+         `xdp-lb backend list` shows why; see also `on_no_backends`";
     TtlExpiredAnswered = 35, Answer, "ttl_expired_answered",
-        "the packet's TTL or hop limit ran out here, and its sender was told so by ICMP \"time exceeded\": a traceroute, or a routing loop";
+        "TTL or hop limit exceeded here, and the sender got ICMP \"time exceeded\": a traceroute, or a routing loop";
     ReplyWithoutFlowAnswered = 36, Answer, "reply_without_flow_answered",
-        "a backend goes on with a `full-nat` connection that is over, and was told so by a TCP reset: raise timeouts.tcp_idle if connections rest for longer";
+        "a backend sent on a `full-nat` connection that has ended, and got a TCP reset: if connections are idle for \
+         longer, raise timeouts.tcp_idle";
     HandedToHost = 37, Pass, "handed_to_host",
-        "forwarded, but sent by the host's neighbour table, since the next hop's Ethernet address was not known, or no daemon keeps it up to date";
+        "forwarded through the host's neighbour table, because the next hop's Ethernet address was unknown, or no \
+         daemon keeps it up to date";
     ReplyFromElsewhere = 38, Drop, "reply_from_elsewhere",
-        "a packet in a backend's name that came in by another interface or VLAN than the one towards that backend: forged; or the network is asymmetric, see asymmetric_replies";
+        "a packet with a backend's source address that arrived on another interface or VLAN than the one towards \
+         that backend: spoofed, or the network is asymmetric (see asymmetric_replies)";
 }
 
 /// How many reasons there are: the size of the table of their counters.

@@ -23,7 +23,8 @@ fn without_a_daemon_every_command_says_how_to_start_it() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("api.sock");
     let words = format!(
-        "error: no daemon answers on {}: start it with \"xdp-lb run --config FILE\" (or name its socket with --socket)\n",
+        "error: no daemon answers on {}: start it with \"xdp-lb run --config FILE\" (or name its socket with \
+         --socket)\n",
         socket.display()
     );
     for command in

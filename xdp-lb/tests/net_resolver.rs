@@ -480,9 +480,9 @@ fn a_backend_on_this_host_or_behind_a_device_without_ethernet_is_refused_in_word
         let (here, there) = (address("192.0.2.1"), address("203.0.113.2"));
         let mut watch = Watch::start([here, there]).await;
         let reason = "192.0.2.1 is an address of this host: \
-                      a backend on the load balancer itself cannot be reached through XDP";
+                      XDP cannot reach a backend on the load balancer itself";
         watch.refused(here, reason).await;
-        let reason = "tun0 is not an Ethernet device: what is behind it cannot be reached through XDP";
+        let reason = "tun0 is not an Ethernet device: the XDP program cannot send through it";
         watch.refused(there, reason).await;
     });
 }

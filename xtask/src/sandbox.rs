@@ -38,7 +38,7 @@ fn run_with(arguments: &[String], until_asked: bool) -> Result<ExitCode> {
 
     remove_old_labs();
 
-    let itself = std::env::current_exe().context("cannot find this program's own file")?;
+    let itself = std::env::current_exe().context("cannot find this program's own executable")?;
     let mut command = Command::new("unshare");
     command
         .args([

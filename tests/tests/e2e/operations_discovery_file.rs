@@ -86,7 +86,7 @@ fn a_file_that_is_replaced_is_followed_at_once_and_one_that_is_torn_or_wrong_cha
     site.daemon.kill().unwrap();
     fs::remove_file(&path).unwrap();
     site.daemon.run().unwrap();
-    wait_for_trouble(&site, "cannot be read");
+    wait_for_trouble(&site, "cannot read it");
     assert_eq!(standing(&site), before);
 
     replace(&list(&[(2, 300)]));

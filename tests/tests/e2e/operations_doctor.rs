@@ -100,19 +100,25 @@ fn each_fault_of_a_host_is_found_with_its_mend_and_a_host_that_is_well_has_none(
     bed.assert_finds(
         &well,
         "rp-filter",
-        "eth0 filters by strict reverse path",
+        "eth0 uses strict reverse path filtering",
         "net.ipv4.conf.eth0.rp_filter=2",
     );
     lb.sysctl("net.ipv4.conf.eth0.rp_filter", "0").unwrap();
 
     // Interfaces, and what is attached to them.
     let other = format!("interfaces = [\"eth0\", \"eth1\", \"eth9\"]\n{well}");
-    bed.assert_finds(&other, "interfaces", "no interface eth9", "there are lo, eth0, eth1");
+    bed.assert_finds(
+        &other,
+        "interfaces",
+        "interface eth9 is in the config but does not exist",
+        "existing \
+        interfaces: lo, eth0, eth1",
+    );
     run("ip link add spare type veth peer name peer");
     let spare = format!("interfaces = [\"eth0\", \"eth1\", \"spare\"]\n{well}");
     bed.assert_finds(&spare, "interfaces", "spare is down", "ip link set spare up");
     run("ip link set spare up");
-    bed.assert_finds(&spare, "interfaces", "spare has no carrier", "switch's port");
+    bed.assert_finds(&spare, "interfaces", "spare has no carrier", "switch port");
     let program = XdpPass::attach(&lb, "eth0").unwrap();
     bed.assert_finds(&well, "xdp", "another XDP program is attached to eth0", "ip link set dev eth0 xdp off");
     drop(program);
@@ -122,7 +128,13 @@ fn each_fault_of_a_host_is_found_with_its_mend_and_a_host_that_is_well_has_none(
     match lb.run("ip link add link eth1 name eth1.7 type vlan id 7") {
         Ok(_) => {
             run("ethtool -K eth1 rxvlan on");
-            bed.assert_finds(&well, "offloads", "eth1 takes VLAN tags out", "ethtool -K eth1 rxvlan off");
+            bed.assert_finds(
+                &well,
+                "offloads",
+                "eth1 has VLAN devices, but strips VLAN tags",
+                "ethtool -K eth1 \
+                rxvlan off",
+            );
             run("ethtool -K eth1 rxvlan off");
             assert_eq!(bed.findings(&well), Vec::<[String; 3]>::new());
         }
@@ -130,8 +142,8 @@ fn each_fault_of_a_host_is_found_with_its_mend_and_a_host_that_is_well_has_none(
     }
 
     // MTU, and backends that cannot be reached, or by another way.
-    bed.assert_finds(&tunnel("ipip"), "mtu", "mode ipip adds 20", "ip link set eth1 mtu 1520");
-    bed.assert_finds(&tunnel("gue"), "mtu", "mode gue adds 28", "ip link set eth1 mtu 1528");
+    bed.assert_finds(&tunnel("ipip"), "mtu", "mode ipip adds 20 bytes", "ip link set eth1 mtu 1520");
+    bed.assert_finds(&tunnel("gue"), "mtu", "mode gue adds 28 bytes", "ip link set eth1 mtu 1528");
     run("ip link set eth1 mtu 1528");
     // The largest that clients send is that of the clients' interface.
     assert_eq!(
@@ -140,7 +152,7 @@ fn each_fault_of_a_host_is_found_with_its_mend_and_a_host_that_is_well_has_none(
     );
     run("ip link set eth1 mtu 1500");
     let silent = well.replace("198.51.100.11", "198.51.100.77");
-    bed.assert_finds(&silent, "next-hops", "198.51.100.77:8080 cannot be reached", "fix the route");
+    bed.assert_finds(&silent, "next-hops", "198.51.100.77:8080 is unreachable", "fix the route");
     let unrouted = well.replace("198.51.100.11", "203.0.113.77");
     bed.assert_finds(&unrouted, "next-hops", "no route to 203.0.113.77", "fix the route");
     let stray = format!("interfaces = [\"eth0\"]\n{well}");
@@ -150,7 +162,7 @@ fn each_fault_of_a_host_is_found_with_its_mend_and_a_host_that_is_well_has_none(
     bed.assert_finds(
         &format!("vips.interface = \"vips9\"\n{well}"),
         "vips",
-        "there is no interface vips9",
+        "vips.interface names vips9, which does not exist",
         "write one of",
     );
     let v6 =
@@ -159,7 +171,7 @@ fn each_fault_of_a_host_is_found_with_its_mend_and_a_host_that_is_well_has_none(
         &format!("vips.interface = \"lo\"\n{v6}"),
         "vips",
         "an IPv6 VIP on lo",
-        "clients' interface",
+        "the interface towards clients",
     );
 
     // A file system without pins, and too few neighbours and files.

@@ -185,7 +185,7 @@ fn a_build_that_takes_over_and_dies_is_undone_and_not_one_packet_is_lost() {
     let output = bed.daemon.cli_output(&["upgrade"]).unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("did not stay") && said.contains("took everything back"), "{said}");
+    assert!(said.contains("did not stay up") && said.contains("took everything back"), "{said}");
     let seen = fs::read_to_string(bed.network.lb.dir().join("seen")).unwrap();
     assert!(!seen.contains(&before[0].1) && seen.contains("xdp"), "the other program never ran: {seen}");
     assert_eq!((bed.pid(), bed.tags()), (pid, before.map(|(_, tag)| tag)));
@@ -267,7 +267,7 @@ fn a_build_that_hangs_after_it_has_taken_over_is_undone() {
     let output = bed.daemon.cli_output(&["upgrade"]).unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("did not stay") && said.contains("took everything back"), "{said}");
+    assert!(said.contains("did not stay up") && said.contains("took everything back"), "{said}");
     assert_eq!((bed.pid(), bed.tags()), (pid, before.map(|(_, tag)| tag)));
     bed.daemon.cli(&["backend", "drain", "web", &web_backend(2)]).unwrap();
     traffic.end();
@@ -315,7 +315,7 @@ fn what_cannot_take_over_is_refused_before_anything_is_touched() {
         assert!(said.contains("nothing was changed"), "{said}");
     };
     bed.put_script("#!/bin/sh\nexit 0\n");
-    refused(&["it has ended before it said"]);
+    refused(&["it exited before it reported"]);
     bed.put_script("#!/bin/sh\necho hello >&0\nsleep 5\n");
     refused(&["is it xdp-lb?"]);
     fs::write(&bed.program, "no binary").unwrap();

@@ -128,7 +128,7 @@ fn pages_and_downloads_come_straight_from_the_backends_over_v4_and_v6_and_one_in
     for decapsulator in &mut site.decapsulators {
         assert!(decapsulator.stop().unwrap().success());
         let log = decapsulator.log();
-        for words in ["taken out of an IP packet", "taken out of a GUE packet", "detached from eth0"] {
+        for words in ["decapsulated: IP in IP", "decapsulated: GUE", "detached from eth0"] {
             assert!(log.contains(words), "{words}: {log}");
         }
     }

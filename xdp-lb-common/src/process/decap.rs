@@ -41,14 +41,15 @@ macro_rules! outcomes {
 }
 
 outcomes! {
-    NotTunnelled = 0, false, "not tunnelled to this host: left as it is";
-    Ipip = 1, false, "taken out of an IP packet";
-    Gue = 2, false, "taken out of a GUE packet";
-    SourceRefused = 3, true, "dropped: tunnelled from an address that is not in --from";
-    Malformed = 4, true, "dropped: what is inside is no whole IP packet";
-    UnknownGue = 5, true, "dropped: a GUE control message, or one with flags that are not known";
-    Congested = 6, true, "dropped: marked as having met congestion, and its sender would not hear of it (RFC 6040)";
-    Stuck = 7, true, "dropped: the driver did not let its head be moved";
+    NotTunnelled = 0, false, "not tunnelled to this host: left alone";
+    Ipip = 1, false, "decapsulated: IP in IP";
+    Gue = 2, false, "decapsulated: GUE";
+    SourceRefused = 3, true, "dropped: the outer source address is not in --from";
+    Malformed = 4, true, "dropped: the inner packet is not a complete IP packet";
+    UnknownGue = 5, true, "dropped: a GUE control message, or GUE with unknown flags";
+    Congested = 6, true, "dropped: marked by congestion (CE) outside, but the inner packet does not support \
+        ECN (RFC 6040)";
+    Stuck = 7, true, "dropped: the driver did not allow the packet's head to be moved";
 }
 
 /// How many outcomes there are: the size of the table of their counters.

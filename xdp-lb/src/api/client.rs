@@ -69,7 +69,8 @@ pub enum Error {
 fn no_daemon(endpoint: &Endpoint) -> String {
     match endpoint {
         Endpoint::Socket(_) => format!(
-            "no daemon answers on {endpoint}: start it with \"xdp-lb run --config FILE\" (or name its socket with --socket)"
+            "no daemon answers on {endpoint}: start it with \"xdp-lb run --config FILE\" (or name its socket with \
+             --socket)"
         ),
         Endpoint::Remote(_) => {
             format!("no daemon answers on {endpoint}: is it running there, with this address as api.listen?")

@@ -471,7 +471,8 @@ async fn a_service_is_shown_with_its_backends() {
 async fn counters_are_explained_and_wrap_on_a_narrow_terminal() {
     let daemon = daemon(Owner::default());
     let text = daemon.text(&["counters"]).await;
-    let line = "drop     no_backend                        90  the service has no backend that is up: see `xdp-lb backend list` for why";
+    let line = "drop     no_backend                        90  the service has no backend that is up: `xdp-lb \
+                backend list` shows why";
     assert!(text.lines().any(|found| found == line), "{text}");
     let narrow = Screen { width: Some(80), ..TABLE };
     let wrapped = counters::execute(&daemon.client, &narrow).await.unwrap();

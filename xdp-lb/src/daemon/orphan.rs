@@ -50,11 +50,11 @@ impl Orphan {
         let mut between = command.spawn().context("cannot start it")?;
         drop(command);
         drop(ours);
-        between.wait().context("cannot wait for what started it")?;
+        between.wait().context("cannot wait for the process that started it")?;
         let mut id = [0; 4];
-        File::from(OwnedFd::from(theirs)).read_exact(&mut id).context("cannot learn its process id")?;
-        let id = Pid::from_raw(i32::from_ne_bytes(id)).context("cannot learn its process id")?;
-        let process = pidfd_open(id, PidfdFlags::empty()).context("it has ended at once")?;
+        File::from(OwnedFd::from(theirs)).read_exact(&mut id).context("cannot get its process ID")?;
+        let id = Pid::from_raw(i32::from_ne_bytes(id)).context("cannot get its process ID")?;
+        let process = pidfd_open(id, PidfdFlags::empty()).context("it exited at once")?;
         Ok(Self { id, process })
     }
 
@@ -86,8 +86,8 @@ impl Orphan {
         self.signal(Signal::KILL).context("cannot kill it")?;
         let mut gone = [PollFd::new(&self.process, PollFlags::IN)];
         let patience = Timespec::try_from(TO_DIE).expect("a few seconds");
-        let ended = poll(&mut gone, Some(&patience)).context("cannot wait for its end")?;
-        ensure!(ended == 1, "it has not gone within {TO_DIE:?}");
+        let ended = poll(&mut gone, Some(&patience)).context("cannot wait for it to exit")?;
+        ensure!(ended == 1, "it did not exit within {TO_DIE:?}");
         Ok(())
     }
 }

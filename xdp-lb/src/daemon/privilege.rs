@@ -53,7 +53,7 @@ pub fn drop_rest(executes: bool, has_groups: bool) -> Result<()> {
     if !keep.contains(&Capability::CAP_BPF) || !keep.contains(&Capability::CAP_PERFMON) {
         keep.extend(permitted.contains(&Capability::CAP_SYS_ADMIN).then_some(Capability::CAP_SYS_ADMIN));
     }
-    give_up(&permitted, &keep).context("cannot give up the capabilities that are not needed")?;
+    give_up(&permitted, &keep).context("cannot drop unneeded capabilities")?;
     prctl::set_no_new_privs().context("cannot set no_new_privs")
 }
 

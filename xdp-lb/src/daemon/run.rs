@@ -47,9 +47,8 @@ const TO_TAKE_BACK: Duration = Duration::from_secs(60);
 const TAKE_BACK_AGAIN: Duration = Duration::from_millis(200);
 
 /// What fixes it where checks cannot go to VIPs.
-const NAMESPACE_HINT: &str = "it takes a network namespace of the daemon's own, for which it needs CAP_SYS_ADMIN when it \
-                              starts, and RestrictNamespaces=net where systemd confines it; one that takes over by \
-                              `xdp-lb upgrade` has that of the daemon before";
+const NAMESPACE_HINT: &str = "it requires a network namespace of the daemon's own: at its start the daemon needs \
+                              CAP_SYS_ADMIN, and RestrictNamespaces=net under systemd. After `xdp-lb upgrade` it keeps the namespace of the previous daemon";
 
 /// How the daemon is run.
 #[derive(Clone, Debug)]
@@ -128,13 +127,13 @@ fn lives(options: &Options, predecessor: &mut Option<Predecessor>) -> Result<()>
             (Ok(End::HandedOver(successor)), _) => successor,
             // A successor that was killed may hold what it had for a moment yet.
             (Err(error), Some(until)) if Instant::now() < until => {
-                warn!("cannot take everything back yet, which is tried again: {error:#}");
+                warn!("cannot take everything back yet, retrying: {error:#}");
                 thread::sleep(TAKE_BACK_AGAIN);
                 continue;
             }
             (Err(error), _) => return Err(error),
         };
-        let held = lock.as_mut().context("there is no lock on the state file")?;
+        let held = lock.as_mut().context("the state file is not locked")?;
         if self::runtime()?.block_on(see_it_take_over(successor, held, &upgrades))? {
             return Ok(());
         }
@@ -146,7 +145,7 @@ fn lives(options: &Options, predecessor: &mut Option<Predecessor>) -> Result<()>
         // As a restart does; but this one has to go on, whatever the file says.
         match config::load(&options.config_file) {
             Ok(present) => config = present,
-            Err(errors) => error!("the daemon goes on with the config that it was started with: {errors}"),
+            Err(errors) => error!("the daemon keeps the config that it was started with: {errors}"),
         }
     }
 }
@@ -177,18 +176,18 @@ async fn see_it_take_over(mut successor: Successor, lock: &Lock, upgrades: &Upgr
     let taken = tokio::select! {
         taken = successor.take_over(lock) => taken,
         _ = terminate.recv() => {
-            info!("SIGTERM: the daemon and the one that was to take over end, forwarding goes on");
+            info!("SIGTERM: this daemon and the one about to take over exit; forwarding continues");
             successor.end();
             return Ok(true);
         }
     };
     let stays = match taken {
         Ok(()) => {
-            info!("the process {pid} has taken over: this one ends once that has shown that it stays");
+            info!("process {pid} has taken over; this one exits once the new one has proven stable");
             tokio::select! {
-                stays = successor.stay() => stays.map_err(|why| format!("took over and did not stay: {why:#}")),
+                stays = successor.stay() => stays.map_err(|why| format!("took over but did not stay up: {why:#}")),
                 _ = terminate.recv() => {
-                    info!("SIGTERM: the daemon and the one that has taken over end, forwarding goes on");
+                    info!("SIGTERM: this daemon and the one that has taken over exit; forwarding continues");
                     successor.terminate();
                     return Ok(true);
                 }
@@ -200,14 +199,14 @@ async fn see_it_take_over(mut successor: Successor, lock: &Lock, upgrades: &Upgr
         Ok(()) => {
             // What systemd watches from now on.
             if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::MainPid(pid)]) {
-                warn!("cannot tell the service manager of the new daemon: {error}");
+                warn!("cannot notify the service manager of the new daemon: {error}");
             }
-            info!("the process {pid} goes on: this one ends");
+            info!("process {pid} continues; this one exits");
             Ok(true)
         }
         Err(why) => {
             successor.end();
-            let message = format!("the new daemon {why}; so this one took everything back");
+            let message = format!("the new daemon {why}; this one took everything back");
             error!("upgrade: {message}");
             upgrades.note(UpgradeState::Failed, message);
             Ok(false)
@@ -310,7 +309,7 @@ impl Life<'_> {
         let handed = standby.learn(checker, resolver, ears, predecessor).await?;
         *lock = Some(store::inherit_lock(handed, &config.state_file)?);
         if config::load(&self.options.config_file)? != *config {
-            bail!("the config file was changed while this daemon was starting: run `xdp-lb upgrade` again");
+            bail!("the config file changed while this daemon was starting: run `xdp-lb upgrade` again");
         }
         let datapath = Datapath::take_over(&options, prepared)?;
         let api = Server::bind(&config.api)?;
@@ -395,11 +394,11 @@ impl Life<'_> {
         let ended = tokio::select! {
             ended = &mut owner => Some(ended),
             signal = wait_for_signal(&handle) => {
-                info!("{}: the daemon ends, forwarding goes on", signal?);
+                info!("{}: the daemon exits; forwarding continues", signal?);
                 None
             }
             checked = self.next_successor(asked) => {
-                info!("the process {} is to take over", checked.id());
+                info!("process {} is taking over", checked.id());
                 successor = Some(checked);
                 None
             }
@@ -435,11 +434,13 @@ impl Life<'_> {
             }
         };
         if !in_time {
-            warn!("the last answers took longer than {grace:?} and were cut short");
+            warn!("the last API responses took longer than {grace:?} and were cut short");
         }
         match (ended, successor) {
             (Some(Ended::NetworkLost), _) => {
-                bail!("the kernel's news of routes and neighbours ended (see above): start the daemon again")
+                bail!(
+                    "the kernel's notifications of routes and neighbours ended (see above): restart the daemon"
+                )
             }
             (_, Some(successor)) => Ok(End::HandedOver(successor)),
             _ => Ok(End::Over),
@@ -463,7 +464,7 @@ impl Life<'_> {
                 },
                 Err(why) => why,
             };
-            let message = format!("refused, and nothing was changed: {}: {why:#}", self.binary.display());
+            let message = format!("refused, nothing was changed: {}: {why:#}", self.binary.display());
             error!("upgrade: {message}");
             self.upgrades.note(UpgradeState::Failed, message);
         }
@@ -485,7 +486,7 @@ async fn solicit(mut events: Events, resolver: Arc<Resolver>) {
         match events.next().await {
             Ok(wanted) => resolver.solicit(wanted.ifindex, IpAddr::from(wanted.address)),
             Err(error) => {
-                error!("{error:#}: clients' neighbours that are not known stay so");
+                error!("{error:#}: next hops towards clients are no longer resolved");
                 return;
             }
         }
@@ -507,7 +508,7 @@ async fn say_ready(handle: Handle, socket: PathBuf) {
     }
     info!("ready; the control socket is {}", socket.display());
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
-        warn!("cannot tell the service manager that the daemon is ready: {error}");
+        warn!("cannot notify the service manager that the daemon is ready: {error}");
     }
 }
 
@@ -521,11 +522,11 @@ async fn be_watched(
     let version = format!("xdp-lb {} (commit {})", crate::VERSION, crate::COMMIT);
     upgrades.note(
         UpgradeState::UnderWay,
-        format!("{version} has taken over, and the daemon before sees whether it stays"),
+        format!("{version} has taken over; the previous daemon watches whether it stays up"),
     );
     tokio::select! {
         () = predecessor.watch(&handle) => {
-            upgrades.note(UpgradeState::Done, format!("{version} has taken over from the daemon before"));
+            upgrades.note(UpgradeState::Done, format!("{version} has taken over from the previous daemon"));
         }
         Ok(()) = is_over => predecessor.over(),
     }

@@ -109,7 +109,7 @@ impl Standby {
             Some(report) = ears.reports.recv() => drop(self.fleet.report(report)),
             Some(report) = ears.agents.recv() => drop(self.fleet.hear_agent(report, Instant::now())),
             event = ears.events.recv() => {
-                let event = event.context("the kernel tells no news of the network")?;
+                let event = event.context("the kernel sends no notifications of network changes")?;
                 match event {
                     Event::NextHop { address, next_hop } => self.fleet.heard(address, next_hop),
                     Event::Interface { ref name, .. } => {

@@ -188,14 +188,14 @@ impl Successor {
     /// Ends it, and waits until it is gone.
     pub(crate) fn end(&self) {
         if let Err(error) = self.process.end() {
-            tracing::warn!("cannot end the process {}: {error:#}", self.id());
+            tracing::warn!("cannot stop process {}: {error:#}", self.id());
         }
     }
 
     /// Asks it to end, as the service manager does.
     pub(crate) fn terminate(&self) {
         if let Err(error) = self.process.terminate() {
-            tracing::warn!("cannot end the process {}: {error:#}", self.id());
+            tracing::warn!("cannot stop process {}: {error:#}", self.id());
         }
     }
 
@@ -204,14 +204,14 @@ impl Successor {
         // What it says at last, unless it says something else first.
         let last = wanted.last().copied().unwrap_or_default();
         match timeout(within, self.wire.hear()).await {
-            Err(_) => bail!("it has not said {last:?} within {within:?}"),
+            Err(_) => bail!("it did not report {last:?} within {within:?}"),
             Ok(Ok(Some(line))) if wanted.contains(&line.as_str()) => Ok(line),
             Ok(Ok(Some(line))) => match line.strip_prefix(FAILED) {
                 Some(why) => bail!("{why}"),
-                None => bail!("it says {line:?}, and should say {last:?}: is it xdp-lb?"),
+                None => bail!("it reported {line:?} instead of {last:?}: is it xdp-lb?"),
             },
-            Ok(Ok(None)) => bail!("it has ended before it said {last:?}: see the log"),
-            Ok(Err(error)) => Err(error).context("it cannot be heard"),
+            Ok(Ok(None)) => bail!("it exited before it reported {last:?}: see the log"),
+            Ok(Err(error)) => Err(error).context("cannot read from it"),
         }
     }
 }
@@ -231,7 +231,7 @@ impl Predecessor {
     /// # Errors
     /// Where there is nobody, with why.
     pub(crate) fn namespace(&mut self) -> Result<OwnedFd> {
-        let gone = "the daemon that is taken over from does not give its namespace of health checks away";
+        let gone = "the previous daemon did not hand over its network namespace for health checks";
         self.0.say(NAMESPACE).context(gone)?;
         let (line, socket) = descriptor::receive(self.0.socket.as_fd(), LONGEST).context(gone)?;
         socket.with_context(|| {
@@ -300,7 +300,7 @@ impl Predecessor {
     }
 }
 
-const GONE: &str = "the daemon that was to hand over has not done so";
+const GONE: &str = "the previous daemon did not hand over";
 
 fn in_one_line(text: &str) -> String {
     text.replace('\n', "; ")
@@ -311,5 +311,5 @@ fn in_one_line(text: &str) -> String {
 /// # Errors
 /// Where the kernel does not tell.
 pub(crate) fn own_binary() -> Result<PathBuf> {
-    std::env::current_exe().context("cannot find this program's own file")
+    std::env::current_exe().context("cannot find this program's own executable")
 }

@@ -86,7 +86,7 @@ impl Lookup {
         };
         let (targets, more) = targets(&records, self.dns.priorities, self.discovery.max_backends as usize);
         if targets.is_empty() {
-            return self.nothing(name, "its SRV record says that there is no such service", Some(ttl));
+            return self.nothing(name, "its SRV record says that the service does not exist", Some(ttl));
         }
         let mut found = Vec::new();
         let mut missing = Vec::new();
@@ -97,7 +97,7 @@ impl Lookup {
                 Ok((addresses, valid)) => {
                     ttl = ttl.min(valid);
                     if addresses.is_empty() {
-                        missing.push(format!("{target}, which an SRV record names, has no address"));
+                        missing.push(format!("SRV target {target} has no address"));
                     }
                     found.extend(addresses.into_iter().map(|it| Backend {
                         backup: is_backup,

@@ -26,7 +26,7 @@ pub(super) fn parse(text: &[u8], service: &Service, most: usize) -> Result<Vec<B
     let document: Document = serde_json::from_str(text).map_err(|error| vec![located(1, &error)])?;
     if document.backends.len() > most {
         return Err(vec![format!(
-            "lists {} backends, and max_backends is {most}; raise that, or list fewer",
+            "lists {} backends, but max_backends is {most}; raise that, or list fewer",
             document.backends.len()
         )]);
     }
@@ -48,7 +48,7 @@ pub(super) fn parse(text: &[u8], service: &Service, most: usize) -> Result<Vec<B
             reasons.add(format!("line {line}: backend {address}: {why}"));
         } else if let Some(first) = seen.insert(address, line) {
             reasons
-                .add(format!("line {line}: backend {address} is on line {first}, too; remove one of them"));
+                .add(format!("line {line}: backend {address} is also on line {first}; remove one of them"));
         } else if let Some(other) =
             backends.iter().find(|it| it.server_id.is_some() && it.server_id == backend.server_id)
         {
@@ -72,7 +72,7 @@ fn located(first: usize, error: &serde_json::Error) -> String {
     let at = format!(" at line {} column {}", error.line(), error.column());
     let what = said.strip_suffix(&at).unwrap_or(&said);
     let fix = if error.is_eof() {
-        "; the file ends too soon: write it beside, and rename it into place"
+        "; the file is truncated: write a new file beside it, then rename it into place"
     } else if error.is_syntax() {
         "; fix JSON's syntax here"
     } else if what.contains("; ") {
@@ -122,7 +122,7 @@ mod tests {
             "{\"backends\": [{\"address\": \"198.51.100.1:80\"},\n{\"address\": \"198.51.100.1:80\"}]}";
         assert_eq!(
             parse(twice).expect_err("refused"),
-            ["line 2: backend 198.51.100.1:80 is on line 1, too; remove one of them"]
+            ["line 2: backend 198.51.100.1:80 is also on line 1; remove one of them"]
         );
         let four = format!("{{\"backends\": [{}]}}", ["{}"; 4].join(","));
         assert!(parse(&four).expect_err("refused")[0].contains("max_backends is 3"));

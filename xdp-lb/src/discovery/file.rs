@@ -60,7 +60,7 @@ pub(super) async fn follow(
                 let _ = timeout(POLL, watch.change()).await;
             }
             Err(error) => {
-                tracing::debug!("{} cannot be watched, and is read every {POLL:?}: {error}", path.display());
+                tracing::debug!("cannot watch {}, so it is read every {POLL:?}: {error}", path.display());
                 sleep(POLL).await;
             }
         }
@@ -75,7 +75,7 @@ fn told_of(path: &Path, errors: &[String]) -> String {
 fn read(path: &Path) -> Result<Vec<u8>, String> {
     file::within_patience(path, |path| file::read(path, LARGEST))
         .and_then(|read| read)
-        .map_err(|error| format!("cannot be read: {error}; put it there, readable by the daemon"))?
+        .map_err(|error| format!("cannot read it: {error}; create it, readable by the daemon"))?
         .ok_or_else(|| format!("is larger than {} MiB; is it a list of backends?", LARGEST >> 20))
 }
 

@@ -93,14 +93,14 @@ impl Resolvers {
 }
 
 fn of_the_system() -> Result<Vec<SocketAddr>, String> {
-    const MEND: &str = "write resolvers = [\"192.0.2.53\"] in the service's discovery";
+    const FIX: &str = "write resolvers = [\"192.0.2.53\"] in the service's discovery";
     let (config, _) = system_conf::read_system_conf()
-        .map_err(|error| format!("/etc/resolv.conf cannot be used ({error}): {MEND}"))?;
+        .map_err(|error| format!("cannot use /etc/resolv.conf ({error}): {FIX}"))?;
     let mut addresses: Vec<_> =
         config.name_servers.iter().map(|server| SocketAddr::new(server.ip, 53)).collect();
     addresses.dedup();
     if addresses.is_empty() {
-        return Err(format!("/etc/resolv.conf names no resolver: {MEND}"));
+        return Err(format!("/etc/resolv.conf names no resolver: {FIX}"));
     }
     Ok(addresses)
 }
@@ -141,24 +141,24 @@ async fn ask_one(
             let records: Vec<Record> =
                 lookup.answers().iter().filter(|it| it.record_type() == record).cloned().collect();
             if records.is_empty() {
-                return Ok(Answer::Nothing(format!("there is no {record} record"), None));
+                return Ok(Answer::Nothing(format!("it has no {record} record"), None));
             }
             Ok(Answer::Records(records, ttl))
         }
         Err(NetError::Dns(DnsError::NoRecordsFound(nothing))) => nothing_of(&nothing, record),
         Err(NetError::Dns(DnsError::ResponseCode(code))) => Err(format!("answers {}", words(code))),
         Err(NetError::Timeout) => Err(silent(timeout)),
-        Err(error) => Err(format!("cannot be asked: {error}")),
+        Err(error) => Err(format!("cannot be queried: {error}")),
     }
 }
 
 fn nothing_of(nothing: &NoRecords, record: RecordType) -> Result<Answer, String> {
     if nothing.soa.is_none() && nothing.ns.is_some() {
-        return Err("refers to other servers instead of answering: name a resolver that recurses".into());
+        return Err("refers to other servers instead of answering: use a recursive resolver".into());
     }
     let why = match nothing.response_code {
-        ResponseCode::NXDomain => "there is no such name (NXDOMAIN)".to_owned(),
-        _ => format!("there is no {record} record"),
+        ResponseCode::NXDomain => "the name does not exist (NXDOMAIN)".to_owned(),
+        _ => format!("it has no {record} record"),
     };
     let ttl = nothing.negative_ttl.map(|seconds| Duration::from_secs(seconds.into()));
     Ok(Answer::Nothing(why, ttl))

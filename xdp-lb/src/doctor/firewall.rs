@@ -12,7 +12,7 @@ use super::Finding;
 /// Where they cannot be listed, in words.
 pub(super) fn examine() -> Result<Vec<Finding>, String> {
     let output = Command::new("nft").args(["-j", "list", "chains"]).output();
-    let output = output.map_err(|error| format!("nft cannot be run: {error}"))?;
+    let output = output.map_err(|error| format!("cannot run nft: {error}"))?;
     if !output.status.success() {
         return Err(format!("nft: {}", String::from_utf8_lossy(&output.stderr).trim()));
     }
@@ -30,10 +30,10 @@ fn dropping(ruleset: &Value) -> Vec<Finding> {
             Finding::new(
                 "firewall",
                 format!(
-                    "the firewall drops what leaves this host and no rule accepts (chain {name} of {family} {table}): \
-                     the health checks are among that"
+                    "the firewall drops outgoing packets that no rule accepts (chain {name} of {family} {table}), \
+                     including health checks"
                 ),
-                format!("accept the checks: nft add rule {family} {table} {name} meta skuid root accept"),
+                format!("accept the health checks: nft add rule {family} {table} {name} meta skuid root accept"),
             )
         })
         .collect()

@@ -13,8 +13,11 @@ pub(super) fn examine(subject: &Subject<'_>, network: &Network) -> Vec<Finding> 
         let Some(interface) = network.interface(name) else {
             findings.push(Finding::new(
                 "interfaces",
-                format!("there is no interface {name}, which the config names"),
-                format!("create it, or take it out of `interfaces`: there are {}", network.names()),
+                format!("interface {name} is in the config but does not exist"),
+                format!(
+                    "create it, or remove it from `interfaces`; existing interfaces: {}",
+                    network.names()
+                ),
             ));
             continue;
         };
@@ -34,11 +37,7 @@ fn state(interface: &Interface) -> Option<Finding> {
         return Some(Finding::new("interfaces", format!("{name} is down"), format!("ip link set {name} up")));
     }
     (!interface.carrier).then(|| {
-        Finding::new(
-            "interfaces",
-            format!("{name} has no carrier"),
-            "look at the cable and the switch's port",
-        )
+        Finding::new("interfaces", format!("{name} has no carrier"), "check the cable and the switch port")
     })
 }
 
@@ -54,8 +53,8 @@ fn programs(subject: &Subject<'_>, interface: &Interface) -> Option<Finding> {
     if interface.has_xdp && !is_ours {
         return Some(Finding::new(
             "xdp",
-            format!("another XDP program is attached to {name}, and an interface has room for one"),
-            format!("see `ip link show dev {name}`; ip link set dev {name} xdp off"),
+            format!("another XDP program is attached to {name}, and an interface can have only one"),
+            format!("to identify it: ip link show dev {name}; to detach it: ip link set dev {name} xdp off"),
         ));
     }
     let attached = attached?;
@@ -63,15 +62,16 @@ fn programs(subject: &Subject<'_>, interface: &Interface) -> Option<Finding> {
         (None, _) => Some(Finding::new(
             "xdp",
             format!("{name}: {}", attached.note.as_deref().unwrap_or("the program is not attached")),
-            "fix what keeps it off; the daemon tries again by itself",
+            "fix the cause; the daemon then attaches the program by itself",
         )),
         (Some(XdpMode::Generic), XdpMode::Auto) => Some(Finding::new(
             "xdp",
             format!(
-                "{name} has the program in generic mode, which takes several times as long for a packet: {}",
+                "the program runs in generic mode on {name}, which makes each packet several times as expensive: {}",
                 attached.note.as_deref().unwrap_or("its driver has no native XDP")
             ),
-            "use drivers with native XDP on all interfaces; or write xdp_mode = \"generic\", where that is well",
+            "use NICs whose drivers have native XDP on all interfaces, or write xdp_mode = \"generic\" to accept \
+             this",
         )),
         _ => None,
     }
@@ -82,16 +82,15 @@ fn offloading(name: &str, offloads: Offloads, has_vlans: bool) -> Vec<Finding> {
     if offloads.takes_tags && has_vlans {
         findings.push(Finding::new(
             "offloads",
-            format!(
-                "{name} takes VLAN tags out of frames before the program sees them, and has VLAN devices"
-            ),
+            format!("{name} has VLAN devices, but strips VLAN tags before the program sees them"),
             format!("ethtool -K {name} rxvlan off"),
         ));
     }
     if offloads.joins_segments {
         findings.push(Finding::new(
             "offloads",
-            format!("{name} joins segments in hardware (LRO): they are too large to forward, and XDP may be refused"),
+            format!("{name} merges segments in hardware (LRO): the results are too large to forward, and attaching \
+                     XDP may fail"),
             format!("ethtool -K {name} lro off"),
         ));
     }
@@ -113,8 +112,8 @@ pub(super) fn rp_filter(subject: &Subject<'_>) -> Vec<Finding> {
             Finding::new(
                 "rp-filter",
                 format!(
-                    "{name} filters by strict reverse path: what the program leaves to the host, of senders that are \
-                     routed another way, is dropped"
+                    "{name} uses strict reverse path filtering: the host drops packets that the program passes to \
+                     it if the route to their sender leaves by another interface"
                 ),
                 format!("sysctl -w net.ipv4.conf.{name}.rp_filter=2"),
             )

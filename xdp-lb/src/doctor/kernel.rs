@@ -29,14 +29,14 @@ fn look(release: &str, has_btf: bool, jit: Option<&str>) -> Vec<Finding> {
     if !has_btf {
         findings.push(Finding::new(
             "kernel",
-            "the kernel has no type information (/sys/kernel/btf/vmlinux), which the datapath's tables need",
-            "use a kernel with CONFIG_DEBUG_INFO_BTF=y, as the distributions' are",
+            "the kernel has no BTF type information (/sys/kernel/btf/vmlinux), which the BPF tables need",
+            "use a kernel with CONFIG_DEBUG_INFO_BTF=y, such as your distribution's",
         ));
     }
     if jit == Some("0") {
         findings.push(Finding::new(
             "kernel",
-            "BPF programs are interpreted, not compiled: each packet takes several times as long",
+            "the BPF JIT compiler is off, so programs are interpreted and each packet is several times as expensive",
             "sysctl -w net.core.bpf_jit_enable=1",
         ));
     }
@@ -56,10 +56,7 @@ pub(super) fn pins(pin_path: &Path) -> Option<Finding> {
         let mount = if pin_path.starts_with("/sys/fs/bpf") { Path::new("/sys/fs/bpf") } else { pin_path };
         Finding::new(
             "pins",
-            format!(
-                "pin_path {} is not on a BPF file system, so that nothing can be pinned",
-                pin_path.display()
-            ),
+            format!("pin_path {} is not on a BPF file system, so nothing can be pinned", pin_path.display()),
             format!("mount -t bpf bpf {}", mount.display()),
         )
     })

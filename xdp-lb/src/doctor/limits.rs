@@ -33,8 +33,8 @@ fn open_files(hard: u64, backends: u64) -> Option<Finding> {
     (hard < needed).then(|| {
         Finding::new(
             "limits",
-            format!("a process may have {hard} files open, and the checks of {backends} backends may take {needed}"),
-            format!("LimitNOFILE={} in the daemon's unit, or ulimit -Hn", needed.next_power_of_two()),
+            format!("the limit of open files is {hard}, but health checks of {backends} backends may need {needed}"),
+            format!("set LimitNOFILE={} in the daemon's unit, or ulimit -Hn", needed.next_power_of_two()),
         )
     })
 }
@@ -44,9 +44,7 @@ fn neighbours(family: &str, limit: u64, addresses: u64) -> Option<Finding> {
     (limit < needed).then(|| {
         Finding::new(
             "limits",
-            format!(
-                "the kernel remembers {limit} neighbours of {family}, and there are {addresses} backends"
-            ),
+            format!("the {family} neighbour table holds {limit} entries, but there are {addresses} backends"),
             format!("sysctl -w net.{family}.neigh.default.gc_thresh3={}", needed.next_power_of_two()),
         )
     })
@@ -59,7 +57,7 @@ mod tests {
     #[test]
     fn limits_are_held_against_the_backends() {
         assert_eq!(open_files(1024, 300), None);
-        assert!(open_files(1024, 10_000).unwrap().fix.starts_with("LimitNOFILE=32768"));
+        assert!(open_files(1024, 10_000).unwrap().fix.starts_with("set LimitNOFILE=32768"));
         assert_eq!(neighbours("ipv4", 1024, 100), None);
         assert_eq!(
             neighbours("ipv6", 1024, 1000).unwrap().fix,

@@ -33,13 +33,13 @@ pub(super) async fn examine(subject: &Subject<'_>, network: &Network) -> Result<
                 Some(Ok(hop)) => findings.extend(way(subject, network, &service.service, &label, hop)),
                 Some(Err(why)) => findings.push(Finding::new(
                     "next-hops",
-                    format!("{label} cannot be reached: {why}"),
-                    "fix the route, the link or the backend; xdp-lb backend list shows when it is well",
+                    format!("{label} is unreachable: {why}"),
+                    "fix the route, the link or the backend; xdp-lb backend list shows when it has recovered",
                 )),
                 None => findings.push(Finding::new(
                     "next-hops",
-                    format!("{label} cannot be reached: its next hop is not known after {PATIENCE:?}"),
-                    "look whether it answers: ping, ip neigh",
+                    format!("{label} is unreachable: its next hop did not resolve within {PATIENCE:?}"),
+                    "check whether it answers: ping, ip neigh",
                 )),
             }
         }
@@ -86,7 +86,7 @@ fn way(
         findings.push(Finding::new(
             "next-hops",
             format!(
-                "{label} is reached through {}, which is not in `interfaces`: its replies may never reach the program",
+                "{label} is reached through {}, which is not in `interfaces`: the program may never see its replies",
                 hop.interface
             ),
             format!("add {} to `interfaces` (of a VLAN device: its parent)", hop.interface),
@@ -98,9 +98,9 @@ fn way(
         findings.push(Finding::new(
             "next-hops",
             format!(
-                "{label} is reached through the router {router}, which would send packets to the VIP back"
+                "{label} is reached through router {router}, which would route packets to the VIP back here"
             ),
-            "put it on a link of this host, or choose mode = \"ipip\" or \"gue\"",
+            "put it on a link of this host, or use mode = \"ipip\" or \"gue\"",
         ));
     }
     findings.extend(mtu(subject, network, service, label, hop));
@@ -123,12 +123,12 @@ fn mtu(
         Finding::new(
             "mtu",
             format!(
-                "{label} takes packets of {} bytes, and mode {} adds {outer} to clients' of up to {largest}: the larger \
-                 ones are answered with \"too big\", and are lost where that is filtered",
+                "the path MTU to {label} is {}, but mode {} adds {outer} bytes to client packets of up to \
+                 {largest}: larger ones are answered with ICMP \"too big\", and are lost if that is filtered",
                 hop.mtu, service.mode
             ),
             format!(
-                "raise the MTU towards it, on the switches and at the backend too: ip link set {} mtu {needed}; or \
+                "raise the MTU towards it, also on the switches and the backend: ip link set {} mtu {needed}; or \
                  clamp the clients' MSS",
                 hop.interface
             ),
@@ -153,7 +153,7 @@ pub(super) fn vips(subject: &Subject<'_>, network: &Network) -> Vec<Finding> {
     if network.interface(interface).is_none() {
         findings.push(Finding::new(
             "vips",
-            format!("there is no interface {interface}, which vips.interface names: no VIP can be put on it"),
+            format!("vips.interface names {interface}, which does not exist: no VIP can be added"),
             format!("create it, or write one of {}", network.names()),
         ));
     }
@@ -164,10 +164,11 @@ pub(super) fn vips(subject: &Subject<'_>, network: &Network) -> Vec<Finding> {
         findings.push(Finding::new(
             "vips",
             format!(
-                "service {}: an IPv6 VIP on lo is answered for on no link, so it is reached only where it is routed here",
+                "service {}: neighbour discovery does not answer for an IPv6 VIP on lo, so it is reachable only if \
+                 a router routes it here",
                 service.service.name
             ),
-            "write vips.interface = the clients' interface, unless a router has a route for it",
+            "set vips.interface to the interface towards clients, unless a router has a route for the VIP",
         ));
     }
     for vip in subject.daemon.iter().flat_map(|daemon| &daemon.vips) {

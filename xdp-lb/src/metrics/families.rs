@@ -127,7 +127,7 @@ impl Snapshot {
         families.gauge("build_info", "The version and commit of the daemon; always 1", [(build, 1u64)])?;
         families.single_gauge(
             "start_time_seconds",
-            "When the daemon started, in seconds of Unix time",
+            "Start time of the daemon, in seconds of Unix time",
             self.start_time,
         )?;
         let interfaces = self.status.interfaces.iter().map(|interface| {
@@ -136,17 +136,17 @@ impl Snapshot {
         });
         families.gauge(
             "interface_info",
-            "An interface of the config, and how the program is attached: native, generic or none; always 1",
+            "A configured interface and how the program is attached: native, generic or none; always 1",
             interfaces,
         )?;
         families.single_gauge(
             "node_drained",
-            "Whether the node is drained: 1 or 0",
+            "1 while the node is drained, else 0",
             u64::from(self.status.admin == AdminState::Draining),
         )?;
         families.gauge(
             "vip_present",
-            "Whether the VIP is an address of this host, where the daemon sees to it: 1 or 0",
+            "1 if the VIP is an address of this host, else 0; only with vips.interface",
             self.status
                 .vips
                 .iter()
@@ -157,30 +157,31 @@ impl Snapshot {
             .interfaces
             .iter()
             .map(|interface| (LinkLabels { interface: interface.name.clone() }, u64::from(interface.up)));
-        families.gauge("interface_up", "Whether the interface is up and has a carrier: 1 or 0", links)?;
+        families.gauge("interface_up", "1 if the interface is up and has a carrier, else 0", links)?;
         let attached = self.status.interfaces.iter().map(|interface| {
             (LinkLabels { interface: interface.name.clone() }, u64::from(interface.mode.is_some()))
         });
         families.gauge(
             "interface_attached",
-            "Whether the kernel has the program on the interface: 1 or 0",
+            "1 if the program is attached to the interface, else 0",
             attached,
         )?;
         let has = |kind: TroubleKind| self.status.troubles.iter().any(|trouble| trouble.kind == kind);
         let tables = [TroubleKind::Tables, TroubleKind::Settling, TroubleKind::Flows];
         families.single_gauge(
             "tables_in_sync",
-            "Whether the BPF tables are what they should be, and can be read: 1 or 0",
+            "1 if the BPF tables are in sync with the configuration and can be read, else 0",
             u64::from(!tables.into_iter().any(has)),
         )?;
         families.gauge(
             "trouble",
-            "Whether something of this kind is wrong, which `xdp-lb status` tells: 1 or 0",
+            "1 while there is trouble of this kind (see `xdp-lb status`), else 0",
             TroubleKind::ALL.map(|kind| (TroubleLabels { kind: kind.name() }, u64::from(has(kind)))),
         )?;
         families.single_counter(
             "restored",
-            "Entries of tables, pins and attachments that were missing or changed by somebody else, and were restored",
+            "Table entries, pins and attachments that the daemon restored after something else removed or changed \
+             them",
             self.status.restored,
         )
     }
@@ -198,12 +199,12 @@ impl Snapshot {
         families.counter("service_bytes", "Bytes forwarded, by direction", both_ways(bytes))?;
         families.counter(
             "service_new_flows",
-            "Flows that began",
+            "New flows",
             labelled().map(|(labels, view)| (labels, view.traffic.new_flows)),
         )?;
         families.gauge(
             "service_max_flows",
-            "How many flows the service may have at a time; absent where it may have any number",
+            "Maximum number of concurrent flows of the service; absent if unlimited",
             labelled()
                 .filter(|(_, view)| view.max_flows != 0)
                 .map(|(labels, view)| (labels, u64::from(view.max_flows))),
@@ -220,7 +221,7 @@ impl Snapshot {
         )?;
         families.gauge(
             "service_panic",
-            "Whether backends that are down take new flows, since too few others are up: 1 or 0",
+            "1 while backends that are down take new flows because too few others are up, else 0",
             labelled().map(|(labels, view)| (labels, u64::from(view.panic.is_some()))),
         )
     }
@@ -232,7 +233,7 @@ impl Snapshot {
         };
         families.gauge(
             "discovery_up",
-            "Whether the last lookup of the service's backends succeeded: 1 or 0",
+            "1 if the last lookup of the service's backends succeeded, else 0",
             labelled().map(|(labels, view)| {
                 (
                     labels,
@@ -242,27 +243,27 @@ impl Snapshot {
         )?;
         families.gauge(
             "discovery_age_seconds",
-            "Time since the last good answer",
+            "Time since the last successful lookup",
             labelled().filter_map(|(labels, view)| Some((labels, view.last_answer_seconds?))),
         )?;
         families.counter(
             "discovery_answers",
-            "Good answers",
+            "Successful lookups",
             labelled().map(|(labels, view)| (labels, view.answers)),
         )?;
         families.counter(
             "discovery_failures",
-            "Lookups that failed",
+            "Failed lookups",
             labelled().map(|(labels, view)| (labels, view.failures)),
         )?;
         families.gauge(
             "discovery_backends",
-            "Backends that are found and used",
+            "Discovered backends in use",
             labelled().map(|(labels, view)| (labels, u64::from(view.found))),
         )?;
         families.gauge(
             "discovery_leaving_backends",
-            "Backends that are not found any more and keep their flows until those end",
+            "Backends that are no longer found and are draining",
             labelled().map(|(labels, view)| (labels, u64::from(view.leaving))),
         )
     }
@@ -280,27 +281,27 @@ impl Snapshot {
         families.counter("backend_bytes", "Bytes forwarded, by direction", both_ways(bytes))?;
         families.counter(
             "backend_new_flows",
-            "Flows that began",
+            "New flows",
             labelled().map(|(labels, view)| (labels, view.traffic.new_flows)),
         )?;
         families.counter(
             "backend_accepted",
-            "SYNs that the backend accepted, where its replies pass this host",
+            "SYNs that the backend accepted, if its replies pass this host",
             labelled().map(|(labels, view)| (labels, view.traffic.accepted)),
         )?;
         families.counter(
             "backend_resets",
-            "Connections that the backend refused or reset, where its replies pass this host",
+            "Connections that the backend refused or reset, if its replies pass this host",
             labelled().map(|(labels, view)| (labels, view.traffic.resets)),
         )?;
         families.gauge(
             "backend_up",
-            "Whether the backend takes new flows: 1 or 0",
+            "1 if the backend takes new flows, else 0",
             labelled().map(|(labels, view)| (labels, u64::from(view.state.takes_new_flows()))),
         )?;
         families.gauge(
             "backend_state",
-            "The state that the backend is in; always 1",
+            "The state of the backend; always 1",
             labelled()
                 .map(|(backend, view)| (BackendStateLabels { backend, state: view.state.name() }, 1u64)),
         )?;
@@ -311,46 +312,46 @@ impl Snapshot {
         )?;
         families.gauge(
             "backend_weight_ratio",
-            "How much of the backend's weight counts, 1: all of it",
+            "The part of its weight that the backend has now; 1: all of it",
             labelled().map(|(labels, view)| (labels, view.weight_ratio)),
         )?;
         families.gauge(
             "backend_agent_up",
-            "Whether the backend's agent gave an answer that can be read: 1 or 0",
+            "1 if the backend's agent gave a valid answer, else 0",
             labelled().filter_map(|(labels, view)| {
                 Some((labels, u64::from(view.agent.as_ref()?.trouble.is_none())))
             }),
         )?;
         families.counter(
             "backend_ejections",
-            "How often the backend's circuit breaker has opened",
+            "Times the backend's circuit breaker has opened",
             labelled().map(|(labels, view)| (labels, view.ejections)),
         )?;
         families.gauge(
             "backend_share_ratio",
-            "The share of new flows that the backend gets, 0 to 1",
+            "The backend's share of new flows, 0 to 1",
             labelled().map(|(labels, view)| (labels, view.share)),
         )?;
         families.gauge(
             "backend_portion_ratio",
-            "What the backend gets of the share that its weight gives it, 0 to 1: less than 1 while it warms up",
+            "The part that the backend gets of the share of its weight, 0 to 1; less than 1 during slow start",
             labelled().map(|(labels, view)| (labels, view.portion)),
         )?;
         families.gauge(
             "backend_flows",
-            "Flows of the backend that live now",
+            "Active flows of the backend",
             labelled().map(|(labels, view)| (labels, view.flows)),
         )?;
         families.gauge(
             "backend_max_flows",
-            "How many flows the backend may have at a time; absent where it may have any number",
+            "Maximum number of concurrent flows of the backend; absent if unlimited",
             labelled()
                 .filter(|(_, view)| view.max_flows != 0)
                 .map(|(labels, view)| (labels, u64::from(view.max_flows))),
         )?;
         families.gauge(
             "backend_check_duration_seconds",
-            "How long the last health check took",
+            "Duration of the last health check",
             labelled().filter_map(|(labels, view)| Some((labels, view.check_latency_seconds?))),
         )
     }
@@ -363,7 +364,7 @@ impl Snapshot {
                 .map(|counter| (ReasonLabels { reason: counter.name.clone() }, counter.packets))
         };
         families.counter("packets_dropped", "Packets dropped, by reason", of(Kind::Drop))?;
-        families.counter("packets_passed", "Packets left to the host, by reason", of(Kind::Pass))?;
+        families.counter("packets_passed", "Packets passed to the host, by reason", of(Kind::Pass))?;
         families.counter("packets_answered", "Packets answered by the program, by reason", of(Kind::Answer))
     }
 
@@ -372,12 +373,12 @@ impl Snapshot {
             || self.status.tables.iter().map(|table| (TableLabels { table: table.name.clone() }, table));
         families.gauge(
             "table_entries",
-            "Entries of the table that are in use",
+            "Entries in use",
             labelled().map(|(labels, table)| (labels, table.used)),
         )?;
         families.gauge(
             "table_size",
-            "Entries that the table can hold",
+            "Capacity of the table, in entries",
             labelled().map(|(labels, table)| (labels, table.size)),
         )
     }

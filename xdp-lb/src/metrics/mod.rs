@@ -46,7 +46,7 @@ pub async fn listen(
             Ok(listener) => break listener,
             Err(error) => {
                 let why = format!(
-                    "cannot listen on {address}: {error}: choose another metrics.listen, or \"off\"; it is tried again"
+                    "cannot listen on {address}: {error}; retrying. Choose another metrics.listen, or \"off\""
                 );
                 trouble.send_replace(Some(why));
             }

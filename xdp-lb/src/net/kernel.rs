@@ -162,12 +162,12 @@ impl Changes {
     /// Has the kernel of the calling thread's network namespace tell of the changes of these groups from now on.
     pub(super) fn of(groups: &[MulticastGroup]) -> anyhow::Result<Self> {
         let (mut connection, _, messages) = rtnetlink::new_multicast_connection(groups)
-            .context("cannot open a netlink socket for changes of the network")?;
+            .context("cannot open a netlink socket for network changes")?;
         let socket = connection.socket_mut();
         if let Err(error) =
             setsockopt(rtnetlink::sys::AsyncSocket::socket_ref(socket), RcvBufForce, &CHANGES_BUFFER)
         {
-            tracing::debug!(%error, "the netlink socket keeps its small buffer");
+            tracing::debug!(%error, "cannot enlarge the netlink socket's buffer");
         }
         let mut tasks = JoinSet::new();
         tasks.spawn(connection);
@@ -315,8 +315,8 @@ impl Kernel {
             Ok(Some(Err(rtnetlink::Error::NetlinkError(error)))) => {
                 Err(no_route(address, error.raw_code().saturating_abs()))
             }
-            Ok(Some(Err(error))) => Err(format!("the route to {address} cannot be read: {error}")),
-            Ok(None) | Err(_) => Err(format!("the kernel did not answer for the route to {address}")),
+            Ok(Some(Err(error))) => Err(format!("cannot read the route to {address}: {error}")),
+            Ok(None) | Err(_) => Err(format!("the kernel did not answer the route lookup for {address}")),
         }
     }
 
@@ -534,11 +534,11 @@ fn route(address: IpAddr, message: &RouteMessage) -> Result<Route, String> {
         RouteType::Unicast => {}
         RouteType::Local => {
             return Err(format!(
-                "{address} is an address of this host: a backend on the load balancer itself cannot be reached through XDP"
+                "{address} is an address of this host: XDP cannot reach a backend on the load balancer itself"
             ));
         }
         RouteType::Broadcast | RouteType::Multicast | RouteType::Anycast => {
-            return Err(format!("{address} is not the address of one host"));
+            return Err(format!("{address} is not a unicast address"));
         }
         RouteType::BlackHole => return Err(no_route(address, libc::EINVAL)),
         RouteType::Unreachable => return Err(no_route(address, libc::EHOSTUNREACH)),
@@ -565,7 +565,7 @@ fn route(address: IpAddr, message: &RouteMessage) -> Result<Route, String> {
             }
             RouteAttribute::EncapType(_) => {
                 return Err(format!(
-                    "the route to {address} encapsulates, which XDP cannot do for the kernel"
+                    "the route to {address} uses encapsulation, which the XDP program does not support"
                 ));
             }
             _ => {}

@@ -48,7 +48,7 @@ impl Namespace {
         };
         let serve = move || {
             if let Err(error) = inside::serve(&theirs) {
-                tracing::error!("the namespace of health checks cannot be used: {error:#}");
+                tracing::error!("cannot use the network namespace for health checks: {error:#}");
             }
         };
         start_thread("checks", enter, serve)?;
@@ -98,7 +98,7 @@ impl Namespace {
     /// Where the kernel refuses.
     pub async fn socket(&self, kind: Type, source: IpAddr) -> Result<Socket> {
         let made = self.ask(Order::Socket { is_stream: kind == Type::STREAM, source }, None).await?;
-        Ok(made.context("there is no socket in the answer")?.into())
+        Ok(made.context("the response carries no socket")?.into())
     }
 
     /// Has this program, the daemon's of another build, serve the namespace, too, and returns the socket by which it is
@@ -115,7 +115,7 @@ impl Namespace {
     async fn ask(&self, order: Order, descriptor: Option<OwnedFd>) -> Result<Option<OwnedFd>> {
         let (answer, answered) = oneshot::channel();
         let _ = self.requests.send(Request(order, descriptor, answer));
-        answered.await.context("the thread that asks the namespace of health checks has ended")?
+        answered.await.context("the thread for the health checks' network namespace has ended")?
     }
 }
 
@@ -139,7 +139,7 @@ fn start_thread(
 }
 
 fn exchange(socket: &OwnedFd, order: &Order, descriptor: Option<OwnedFd>) -> Result<Option<OwnedFd>> {
-    const GONE: &str = "the process in the namespace of health checks has ended: restart the daemon";
+    const GONE: &str = "the process in the health checks' network namespace has exited: restart the daemon";
     order::send(socket, order, descriptor.as_ref().map(|descriptor| descriptor.as_fd())).context(GONE)?;
     match order::receive::<Answer>(socket)? {
         Some((Ok(()), made)) => Ok(made),
@@ -160,7 +160,7 @@ pub fn serve_on_stdin() -> Result<()> {
         unsafe { signal(ending, SigHandler::SigIgn) }.context("cannot ignore a signal")?;
     }
     let socket = io::stdin().as_fd().try_clone_to_owned().context("cannot use stdin")?;
-    inside::serve(&socket).map_err(|error| anyhow!("{error:#}; this command is the daemon's own"))
+    inside::serve(&socket).map_err(|error| anyhow!("{error:#}; only the daemon itself runs this command"))
 }
 
 /// What tells this build from others.

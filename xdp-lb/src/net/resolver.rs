@@ -143,7 +143,7 @@ impl Task {
             tokio::select! {
                 change = changes.next() => {
                     let Some(change) = change else {
-                        tracing::error!("the netlink connection broke: next hops are no longer followed");
+                        tracing::error!("the netlink connection failed: next hops are no longer updated");
                         return;
                     };
                     self.take_in(change);
@@ -199,9 +199,7 @@ impl Task {
 
     fn take_in(&mut self, change: Change) {
         if !self.state.apply(change, Instant::now()) {
-            tracing::info!(
-                "changes of the network came faster than they could be read: reading all of it anew"
-            );
+            tracing::info!("network changes arrived faster than they could be read: resynchronizing");
             self.resync_at = Instant::now();
             self.is_overrun = true;
         }

@@ -325,7 +325,7 @@ impl State {
             Err(reason) => return here(reason),
         };
         let Some(source) = route.source else {
-            return here(format!("{} has no address towards {address}", link.name));
+            return here(format!("{} has no source address towards {address}", link.name));
         };
         match self.neighbours.get(&id) {
             Some(Neighbour::Resolved { mac, .. }) => Some(Ok(NextHop {
@@ -349,7 +349,7 @@ impl State {
             self.links.get(&index).ok_or_else(|| format!("the interface with index {index} is gone"))?;
         let name = &link.name;
         let source_mac = link.mac.ok_or_else(|| {
-            format!("{name} is not an Ethernet device: what is behind it cannot be reached through XDP")
+            format!("{name} is not an Ethernet device: the XDP program cannot send through it")
         })?;
         let transmitter = match link.vlan {
             None => link,
@@ -359,7 +359,7 @@ impl State {
             Some(_) => {
                 let parent = link.lower.and_then(|parent| self.links.get(&parent));
                 let parent =
-                    parent.ok_or_else(|| format!("the parent of {name} is not in this network namespace"))?;
+                    parent.ok_or_else(|| format!("the parent of {name} is in another network namespace"))?;
                 if parent.vlan.is_some() {
                     return Err(format!("{name} is a VLAN within a VLAN, which is not supported"));
                 }
@@ -831,7 +831,7 @@ mod tests {
                 vec![link(1), vlan(5, Some(1)), vlan(6, Some(5))],
                 "eth6 is a VLAN within a VLAN, which is not supported",
             ),
-            (vec![link(1), vlan(6, None)], "the parent of eth6 is not in this network namespace"),
+            (vec![link(1), vlan(6, None)], "the parent of eth6 is in another network namespace"),
         ] {
             let now = Instant::now();
             let hop = HopId { ifindex: 6, ..GATEWAY };

@@ -92,7 +92,7 @@ struct Record {
 impl Kept for Record {
     const NAME: &str = "record of added addresses";
     const LOSS: &str =
-        "VIPs that the daemon added before stay where they are until you remove them: see `ip address`";
+        "VIPs that the daemon added earlier stay until you remove them; to list them: ip address";
 }
 
 impl Record {
@@ -170,7 +170,7 @@ impl Vips {
     pub async fn release(&self) -> Result<Vec<String>> {
         let (answer, answered) = oneshot::channel();
         let _ = self.orders.send(Order::Release(answer));
-        answered.await.context("the VIPs' task has ended")?
+        answered.await.context("the task that manages VIPs has ended")?
     }
 }
 
@@ -223,9 +223,7 @@ impl Keeper {
         }
         let announcer = Announcer::open();
         if let Err(error) = &announcer {
-            tracing::warn!(
-                "VIPs cannot be announced: no packet socket: {error}; give the daemon CAP_NET_RAW"
-            );
+            tracing::warn!("cannot announce VIPs: no packet socket: {error}; the daemon needs CAP_NET_RAW");
         }
         Ok(Self {
             kernel,
@@ -282,7 +280,7 @@ impl Keeper {
                     }
                     Some(_) => {}
                     None => {
-                        tracing::error!("the netlink connection broke: VIPs are no longer kept");
+                        tracing::error!("the netlink connection failed: VIPs are no longer maintained");
                         return;
                     }
                 },
@@ -290,7 +288,7 @@ impl Keeper {
                 () = sleep_until(self.look_at), if is_told => {
                     self.look_at = Instant::now() + REFRESH;
                     if let Err(error) = self.look().await {
-                        tracing::warn!("the VIPs cannot be looked at: {error:#}");
+                        tracing::warn!("cannot read the VIPs' addresses: {error:#}");
                         self.look_at = Instant::now() + RETRY;
                     }
                 }
@@ -341,8 +339,8 @@ impl Keeper {
             Wish::Absent => match held_by.iter().find(|holder| Some(*holder) != own.as_ref()) {
                 Some(holder) => Standing {
                     trouble: Some(format!(
-                        "it was not the daemon that put it on {holder}, so it stays there: remove it with \
-                         `ip address del {address}/{} dev {holder}`, and the daemon will see to it from then on",
+                        "the daemon did not add it to {holder}, so it stays there: remove it with `ip address del \
+                         {address}/{} dev {holder}`, and the daemon will manage it from then on",
                         prefix(address)
                     )),
                     ..stands(Some(holder), false)
@@ -365,18 +363,21 @@ impl Keeper {
         let link = links
             .iter()
             .find(|link| link.name == interface)
-            .with_context(|| format!("there is no interface {interface}, which vips.interface names"))?;
+            .with_context(|| format!("vips.interface names {interface}, which does not exist"))?;
         let was_there = self.record.contains(interface, address);
         if !was_there {
             self.record.insert(interface, address);
             if let Err(error) = self.save() {
                 self.record.remove(interface, address);
-                return Err(error.context("it was not added, since that could not be noted"));
+                return Err(error.context(
+                    "it was not added, because the record of added addresses could not be \
+                    written",
+                ));
             }
         }
         match self.kernel.add_address(link.index, address).await {
             Ok(()) => {
-                let again = if was_there { " again, since somebody had removed it" } else { "" };
+                let again = if was_there { " again, after something else removed it" } else { "" };
                 tracing::info!("VIP {address}: added to {interface}{again}");
                 self.schedule(address, None);
                 Ok(())
@@ -386,7 +387,7 @@ impl Keeper {
                 if let Err(error) = self.save() {
                     tracing::warn!("{error:#}");
                 }
-                Err(error.context(format!("it cannot be added to {interface}")))
+                Err(error.context(format!("cannot add it to {interface}")))
             }
         }
     }
@@ -419,7 +420,7 @@ impl Keeper {
             };
             match removed {
                 Ok(()) => {
-                    tracing::info!("VIP {address}: taken off {interface}");
+                    tracing::info!("VIP {address}: removed from {interface}");
                     self.record.remove(&interface, address);
                     self.announcements.retain(|_, (announced, _)| *announced != address);
                     if let Err(error) = self.save() {
@@ -430,7 +431,7 @@ impl Keeper {
                     let standing = standings.entry(address).or_default();
                     standing.interface = Some(interface.clone());
                     standing.is_own = true;
-                    standing.trouble = Some(format!("it cannot be taken off {interface}: {error:#}"));
+                    standing.trouble = Some(format!("cannot remove it from {interface}: {error:#}"));
                 }
             }
         }
@@ -465,7 +466,7 @@ impl Keeper {
             let why = self.told.borrow().get(address).and_then(|standing| standing.trouble.clone());
             anyhow::bail!("VIP {address}: {}", why.unwrap_or_else(|| format!("is still on {interface}")));
         }
-        Ok(before.iter().map(|(interface, address)| format!("took {address} off {interface}")).collect())
+        Ok(before.iter().map(|(interface, address)| format!("removed {address} from {interface}")).collect())
     }
 
     /// Announces an address now and some times again: everywhere, or on one link.
@@ -505,7 +506,7 @@ impl Keeper {
         let Some(announcer) = &self.announcer else { return };
         let links = match self.kernel.links().await {
             Ok(links) => links,
-            Err(error) => return tracing::warn!("VIPs cannot be announced: {error:#}"),
+            Err(error) => return tracing::warn!("cannot announce VIPs: {error:#}"),
         };
         for (address, index) in due.into_values() {
             for link in &links {
@@ -514,7 +515,7 @@ impl Keeper {
                     match announcer.announce(address, link) {
                         Ok(()) => tracing::debug!("VIP {address}: announced on {}", link.name),
                         Err(error) => {
-                            tracing::warn!("VIP {address}: cannot be announced on {}: {error}", link.name)
+                            tracing::warn!("VIP {address}: cannot announce it on {}: {error}", link.name)
                         }
                     }
                 }

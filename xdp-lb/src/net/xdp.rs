@@ -74,7 +74,7 @@ fn link(ifindex: u32) -> io::Result<LinkMessage> {
     match answer.payload {
         NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(message)) => Ok(message),
         NetlinkPayload::Error(error) => Err(error.to_io()),
-        _ => Err(io::Error::other("the kernel gave another answer than asked for")),
+        _ => Err(io::Error::other("unexpected response from the kernel")),
     }
 }
 

@@ -69,7 +69,7 @@ impl Covered {
         }
         let (which, what) = if hop.vlan.is_some() { ("whose parent", "the parent") } else { ("which", "it") };
         Some(format!(
-            "reached through {}, {which} is not in `interfaces`: its replies may never reach the program; add {what}",
+            "reached through {}, {which} is not in `interfaces`: the program may never see its replies; add {what}",
             hop.interface
         ))
     }
@@ -1229,16 +1229,16 @@ mod tests {
                 names("eth1"),
                 hop.clone(),
                 Some(
-                    "reached through eth0, which is not in `interfaces`: its replies may never reach the program; \
-                     add it",
+                    "reached through eth0, which is not in `interfaces`: the program may never see its replies; add \
+                     it",
                 ),
             ),
             (
                 names("eth1"),
                 NextHop { interface: "eth0.7".into(), vlan: Some(7), ..hop.clone() },
                 Some(
-                    "reached through eth0.7, whose parent is not in `interfaces`: its replies may never reach the \
-                     program; add the parent",
+                    "reached through eth0.7, whose parent is not in `interfaces`: the program may never see its \
+                     replies; add the parent",
                 ),
             ),
         ] {

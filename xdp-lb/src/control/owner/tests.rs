@@ -1192,7 +1192,7 @@ async fn a_backend_behind_an_interface_without_the_program_says_so_while_it_is_u
     daemon.all_up().await;
     let reason = daemon.until("web", |_| true).await[0].reason.clone();
     let words =
-        "reached through eth0, which is not in `interfaces`: its replies may never reach the program; add it";
+        "reached through eth0, which is not in `interfaces`: the program may never see its replies; add it";
     assert!(reason.ends_with(words), "{reason}");
     write_config(&daemon.config_file(), &TWO_SERVICES.replace("[\"eth0\"]", "[\"eth0\", \"eth1\"]"));
     daemon.handle.reload(Leave::Drain).await.unwrap();

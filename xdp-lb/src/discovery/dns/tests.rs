@@ -129,7 +129,7 @@ async fn services_are_found_with_port_and_weight_and_hold_no_longer_than_their_h
     assert_eq!(addresses_in(&outcome), ["198.51.100.1:8080 5", "198.51.100.2:8080 5"]);
     assert_eq!(seconds(&outcome), Some(20));
     let refused = &outcome.0.as_ref().expect("found").refused;
-    assert_eq!(refused, &["b.example.com., which an SRV record names, has no address"]);
+    assert_eq!(refused, &["SRV target b.example.com. has no address"]);
 }
 
 #[tokio::test]
@@ -172,8 +172,8 @@ async fn the_hosts_of_srv_records_are_looked_up_some_at_a_time() {
 #[tokio::test]
 async fn a_negative_answer_holds_as_long_as_the_zones_soa_says_and_means_what_the_config_says() {
     for (code, minimum, ttl, holds, why) in [
-        (ResponseCode::NXDomain, 33, 600, 33, "there is no such name (NXDOMAIN)"),
-        (ResponseCode::NoError, 600, 44, 44, "there is no A record"),
+        (ResponseCode::NXDomain, 33, 600, 33, "the name does not exist (NXDOMAIN)"),
+        (ResponseCode::NoError, 600, 44, 44, "it has no A record"),
     ] {
         let (server, _) = server(move |query, _| Some(soa(query, code, ttl, minimum))).await;
         let kept = lookup(&[server], "").look_up().await;

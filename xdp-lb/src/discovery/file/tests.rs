@@ -64,10 +64,10 @@ async fn a_file_is_followed_through_renames_bad_content_its_end_and_its_return()
 
     fs::write(followed.path("web.json"), &list(&[1, 3])[..30]).expect("written");
     let why = followed.next().await.expect_err("torn");
-    assert!(why.contains("web.json: line 1") && why.contains("ends too soon"), "{why}");
+    assert!(why.contains("web.json: line 1") && why.contains("is truncated"), "{why}");
     fs::remove_file(followed.path("web.json")).expect("removed");
     let why = followed.next().await.expect_err("gone");
-    assert!(why.contains("cannot be read"), "{why}");
+    assert!(why.contains("cannot read it"), "{why}");
     fs::write(followed.path("web.json"), list(&[3])).expect("written");
     // Between its making and its end it may have been seen empty.
     let mut found = followed.next().await;

@@ -61,19 +61,19 @@ async fn follow(
     order: Order,
     descriptor: Option<OwnedFd>,
 ) -> Result<Option<OwnedFd>> {
-    let descriptor = || descriptor.context("an order came without its descriptor");
+    let descriptor = || descriptor.context("a request came without its descriptor");
     match order {
         Order::Build(build) if build == super::build() => Ok(None),
         Order::Build(build) => {
-            bail!("the namespace is in the hands of {}, and not of {build}", super::build())
+            bail!("the namespace belongs to {}, not to {build}", super::build())
         }
         Order::Open { name } => {
             let opened = Inside::open(descriptor()?, name).await;
-            *inside = Some(opened.context("cannot make the veth pair of health checks")?);
+            *inside = Some(opened.context("cannot create the veth pair for health checks")?);
             Ok(None)
         }
         Order::Socket { is_stream, source } => {
-            let inside = inside.as_mut().context("the veth pair of health checks is not there")?;
+            let inside = inside.as_mut().context("the veth pair for health checks is missing")?;
             let kind = if is_stream { Type::STREAM } else { Type::DGRAM };
             Ok(Some(inside.socket(kind, source).await?.into()))
         }
@@ -106,14 +106,14 @@ impl Inside {
         let inner = VethEnd { name: INNER.into(), mac: CHECKS_MAC, mtu: LARGEST_RECEIVED };
         kernel.bring_up(LOOPBACK).await?;
         if let Ok(former) = if_nametoindex(INNER) {
-            kernel.remove_link(former).await.context("cannot remove the one that is there")?;
+            kernel.remove_link(former).await.context("cannot remove the existing one")?;
         }
         kernel.add_veth(&inner, &outer, home).await?;
         let ifindex = if_nametoindex(INNER)?;
         // XDP sends a packet on as it is: nobody would fill in a checksum that the stack has left to the driver.
-        ethtool::set(INNER, ETHTOOL_STXCSUM, 0).context("cannot turn its checksum offload off")?;
+        ethtool::set(INNER, ETHTOOL_STXCSUM, 0).context("cannot turn off its checksum offload")?;
         // Without it the pair takes nothing from a native program (veth_xdp_xmit in drivers/net/veth.c; 5.13).
-        ethtool::set(INNER, ETHTOOL_SGRO, 1).context("cannot turn its GRO on")?;
+        ethtool::set(INNER, ETHTOOL_SGRO, 1).context("cannot turn on its GRO")?;
         kernel.add_default_routes(ifindex, LARGEST_SENT).await?;
         Ok(Self { kernel, ifindex, addresses: HashSet::new(), _connection: connection })
     }
@@ -121,7 +121,7 @@ impl Inside {
     async fn socket(&mut self, kind: Type, source: IpAddr) -> Result<Socket> {
         if !self.addresses.contains(&source) {
             let added = self.kernel.add_address(self.ifindex, source).await;
-            added.with_context(|| format!("cannot add {source} to the namespace of health checks"))?;
+            added.with_context(|| format!("cannot add {source} to the health checks' network namespace"))?;
             self.addresses.insert(source);
         }
         let domain = if source.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
