@@ -8,15 +8,15 @@ use xdp_lb_common::flow::Stage;
 use xdp_lb_common::net::Protocol;
 use xdp_lb_common::tables::{Backend, BackendIndex, Book, FlowKey, FlowRecord, ServiceIndex};
 
-use super::kernel::{FlowRecords, Kernel};
-use super::owner::Owner;
+use super::kernel::FlowRecords;
 use crate::datapath::monotonic_seconds;
 use crate::model::refusal::{Answer, Refusal};
 use crate::model::request::FlowQuery;
 use crate::model::state::FlowStage;
-use crate::model::{self, unknown};
+use crate::model::{self, Effective, unknown};
 use crate::pool::fleet::vip;
 use crate::report::documents::{FlowView, FlowsView};
+use crate::tables::Tables;
 
 /// What lists the recorded flows, as a trait: the API is tested without a kernel.
 pub trait FlowPages: Send + fmt::Debug {
@@ -29,10 +29,20 @@ pub trait FlowPages: Send + fmt::Debug {
 }
 
 /// The flow tables, and what they do not say.
-struct Flows {
+pub(super) struct Flows {
     records: Box<dyn FlowRecords>,
     names: HashMap<ServiceIndex, String>,
     backends: BTreeMap<BackendIndex, Backend>,
+}
+
+impl Flows {
+    /// These records, of these services.
+    pub(super) fn new(records: Box<dyn FlowRecords>, effective: &Effective, tables: &Tables) -> Self {
+        let names = effective.services.iter().filter_map(|service| {
+            Some((tables.services.get(&vip(service))?.index, service.service.name.clone()))
+        });
+        Self { records, names: names.collect(), backends: tables.backends.clone() }
+    }
 }
 
 impl fmt::Debug for Flows {
@@ -204,22 +214,6 @@ fn view(Entry(place, rest): Entry<'_>) -> FlowView {
         seen_from: rest.seen_from,
         stage: rest.stage,
         idle_seconds: rest.idle_seconds,
-    }
-}
-
-impl<K: Kernel> Owner<K> {
-    /// What lists the recorded flows.
-    pub(super) fn flows(&self) -> Answer<Box<dyn FlowPages>> {
-        let services = &self.fleet.effective().services;
-        let tables = self.planner.tables();
-        let names = services.iter().filter_map(|service| {
-            Some((tables.services.get(&vip(service))?.index, service.service.name.clone()))
-        });
-        let records = self
-            .kernel
-            .flow_records()
-            .map_err(|error| Refusal::Failed(format!("the flows cannot be read: {error:#}")))?;
-        Ok(Box::new(Flows { records, names: names.collect(), backends: tables.backends.clone() }))
     }
 }
 

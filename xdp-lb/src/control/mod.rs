@@ -1,16 +1,23 @@
 //! The one owner of the daemon's state, and the pure functions that turn state into tables.
 
-mod discovery;
+mod attachments;
+mod census;
+mod discoveries;
 pub mod events;
 pub mod flows;
 pub mod handle;
 pub mod host;
-mod interfaces;
+mod host_addresses;
+mod journal;
 pub mod kernel;
 mod leaving;
-mod own_macs;
 pub mod owner;
+pub mod parts;
 mod reload;
+mod requests;
+mod sync;
+#[cfg(test)]
+pub(crate) mod testing;
 mod traffic;
 mod troubles;
 mod unknown_flows;
@@ -20,4 +27,5 @@ mod views;
 pub mod vips;
 
 pub use handle::Handle;
-pub use owner::{Ended, Owner, Parts};
+pub use owner::Owner;
+pub use parts::{Ended, Parts};

@@ -3,8 +3,6 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use super::kernel::Kernel;
-use super::leaving::unused;
 use super::owner::{Owner, Persist};
 use crate::config::Errors;
 use crate::datapath::Policy;
@@ -16,6 +14,7 @@ use crate::overlay::{self, Leave, Overlay};
 use crate::plan::places::Plan;
 use crate::pool::fleet::vip;
 use crate::report::documents::ReloadView;
+use crate::report::unused::unused;
 use crate::ring;
 use crate::tables::Tables;
 
@@ -27,22 +26,22 @@ struct Reload {
     view: ReloadView,
 }
 
-impl<K: Kernel> Owner<K> {
+impl Owner {
     /// What a reload would do now, with the slots that would move.
     pub(super) fn plan_reload(&self, read: Result<Config, Errors>, leave: Leave) -> Answer<ReloadView> {
         let Reload { effective, mut view, .. } = self.hold_against(read, leave)?;
         let now = Instant::now();
         let mut fleet = self.fleet.clone();
-        fleet.set_effective(effective, self.planner.tables(), now);
+        fleet.set_effective(effective, self.sync.tables(), now);
         fleet.expect_of_new_backends(&self.fleet);
         fleet.decide(now);
-        let plan = self.planner.plan(&fleet.wanted()).map_err(|full| refused(full.to_string()))?;
-        let after = tables_after(self.planner.tables(), &plan);
+        let plan = self.sync.plan(&fleet.wanted()).map_err(|full| refused(full.to_string()))?;
+        let after = tables_after(self.sync.tables(), &plan);
         for change in &mut view.services {
             let mut services = fleet.effective().services.iter();
             let service = services.find(|service| service.service.name == change.service);
             change.slots = service.map(|service| {
-                let rings = [self.planner.tables(), &after].map(|tables| {
+                let rings = [self.sync.tables(), &after].map(|tables| {
                     tables.services.get(&vip(service)).map_or(&[][..], |present| tables.ring(present))
                 });
                 let [before, after] = rings;
@@ -54,9 +53,11 @@ impl<K: Kernel> Owner<K> {
 
     pub(super) fn reload(&mut self, read: Result<Config, Errors>, leave: Leave) -> Answer<ReloadView> {
         let Reload { config, overlay, effective, mut view } = self.hold_against(read, leave)?;
-        let before: BTreeSet<String> = self.interfaces.keys().cloned().collect();
+        let before: BTreeSet<String> = self.attachments.interfaces().keys().cloned().collect();
         let after: BTreeSet<String> = config.interfaces.iter().cloned().collect();
-        let attached = self.attach_all(after.difference(&before), &config)?;
+        self.write_own_macs(&config.interfaces);
+        let attached =
+            self.attach(|attachments, tools| attachments.attach_all(after.difference(&before), tools))?;
         let adopted = self
             .set_policy(&config)
             .and_then(|()| self.adopt(config, overlay, effective, refused, Persist::First));
@@ -64,23 +65,22 @@ impl<K: Kernel> Owner<K> {
             Ok(warnings) => warnings,
             Err(refusal) => {
                 // What was attached and set for the new config is taken back.
-                self.take_back(&attached);
+                self.attach(|_, tools| attached.take_back(tools));
                 let present = self.config.clone();
                 self.set_policy(&present)?;
                 return Err(refusal);
             }
         };
-        for (name, attached) in attached.all {
-            self.note_attached(name, Ok(attached));
-        }
-        for name in before.difference(&after) {
-            self.forget_interface(name);
-        }
-        let found = self.attach_missing_now(Instant::now());
+        let found = self.attach(|attachments, tools| {
+            attachments.take(attached, tools);
+            before.difference(&after).for_each(|name| attachments.forget(name, tools));
+            let found = attachments.attach_missing_now(tools, Instant::now());
+            attachments.attach_alike(tools);
+            found
+        });
         view.changes.extend(found.iter().map(|name| format!("interface {name} attached again")));
-        self.attach_alike();
         self.tell_router_addresses();
-        self.release_others();
+        self.attach(|attachments, tools| attachments.release_others(tools));
         for change in &view.changes {
             tracing::info!("reload: {change}");
         }
@@ -89,8 +89,8 @@ impl<K: Kernel> Owner<K> {
             tracing::warn!("reload: {warning}");
         }
         view.warnings.splice(0..0, warnings);
-        view.trouble = self.trouble();
-        self.events.add(WatchEvent::Reload { changes: view.changes.len() as u64 });
+        view.trouble = self.journal.trouble();
+        self.journal.add(WatchEvent::Reload { changes: view.changes.len() as u64 });
         Ok(view)
     }
 
@@ -114,14 +114,14 @@ impl<K: Kernel> Owner<K> {
                  since it has given up what it takes to run programs"
             )));
         }
-        let is_new = |name: &&String| !self.interfaces.contains_key(*name);
+        let is_new = |name: &&String| !self.attachments.interfaces().contains_key(*name);
         if let Some(name) =
             read.interfaces.iter().filter(is_new).find(|name| !self.kernel.has_interface(name))
         {
             return Err(refused(format!("there is no interface {name}: create it, or correct `interfaces`")));
         }
         let settings = overlay::changed_settings(&self.config, &read);
-        let services = self.changes_to(&effective);
+        let services = self.backend_flows().changes(self.fleet.effective(), &effective);
         let stays = |setting: &&SettingChange| setting.takes.is_some();
         changes.extend(settings.iter().filter(|setting| !stays(setting)).map(ToString::to_string));
         changes.extend(services.iter().flat_map(|service| service.lines()));

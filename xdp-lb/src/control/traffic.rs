@@ -22,11 +22,7 @@ pub struct Carried {
 impl Carried {
     /// Reads the counters of the services for which `which` is true, and of their backends. The datapath counts for
     /// backends alone, which costs a packet one cache line less.
-    pub fn read<K: Kernel>(
-        kernel: &K,
-        tables: &Tables,
-        which: impl Fn(ServiceIndex) -> bool,
-    ) -> Result<Self> {
+    pub fn read(kernel: &dyn Kernel, tables: &Tables, which: impl Fn(ServiceIndex) -> bool) -> Result<Self> {
         let mut carried = Self::default();
         for service in tables.services.values().map(|service| service.index).filter(|index| which(*index)) {
             carried.services.insert(service, kernel.former_traffic(service)?);
@@ -43,7 +39,7 @@ impl Carried {
 }
 
 /// Keeps for its service what each backend counted that is taken out by these writes, which have been done to `before`.
-pub fn keep_former<K: Kernel>(kernel: &mut K, before: &Tables, writes: &[Write]) -> Result<()> {
+pub fn keep_former(kernel: &mut dyn Kernel, before: &Tables, writes: &[Write]) -> Result<()> {
     for write in writes {
         if let Write::Backend(index, after) = write
             && after.state == BackendState::Vacant as u8

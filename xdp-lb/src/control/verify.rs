@@ -1,13 +1,14 @@
 //! Looks whether the kernel still has what was written, pinned and attached, and restores it where it has not. Whatever
 //! could not be restored is a trouble, and is told as one until it is.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use xdp_lb_common::tables::{Backend, BackendIndex, SlotIndex, Traffic};
 
+use super::journal::Journal;
 use super::kernel::Kernel;
-use super::owner::Owner;
-use crate::model::event::WatchEvent;
+use super::sync::TableSync;
 use crate::model::state::TroubleKind;
 use crate::net::arrivals;
 use crate::tables::{Tables, Write};
@@ -20,9 +21,6 @@ const SAMPLE: usize = 1024;
 
 /// How many slots of a ring are one entry.
 const SLOTS: usize = 512;
-
-/// How many restored things are named in one line.
-const NAMED: usize = 5;
 
 /// So many packets in a row, none of which the program counted, are no chance.
 const UNCOUNTED: u64 = 1_000;
@@ -38,8 +36,6 @@ pub(super) struct Verification {
     packets: Packets,
     /// How many packets backends had been sent and have sent, by the last sample.
     forwarded: u64,
-    /// How many things were restored since the daemon started.
-    pub(super) restored: u64,
 }
 
 impl Verification {
@@ -49,6 +45,104 @@ impl Verification {
             sum.wrapping_add(traffic.packets_in).wrapping_add(traffic.packets_out)
         };
         self.forwarded = backends.fold(0, sum);
+    }
+
+    /// Whether it is time to look again, which then counts as done.
+    pub(super) fn is_due(&mut self, now: Instant) -> bool {
+        let is_due = self.at.is_none_or(|at| now.duration_since(at) >= EVERY);
+        if is_due {
+            self.at = Some(now);
+        }
+        is_due
+    }
+
+    /// Compares the next entries of the tables; where one differs, all of them.
+    pub(super) fn look_at_tables(
+        &mut self,
+        sync: &mut TableSync,
+        kernel: &mut dyn Kernel,
+        journal: &mut Journal,
+    ) {
+        if journal.trouble_of(TroubleKind::Tables).is_some() {
+            // Nobody knows what stands in them, and it is being written.
+            return;
+        }
+        let (tables, places) = (sync.tables(), kernel.sizes().limits.backends);
+        let (mut sample, is_last) = next(entries(tables), &mut self.compared);
+        sample.extend(next(vacant(tables, places), &mut self.compared_vacant).0);
+        let mut restored = kernel.restore(&sample);
+        let differs = restored.as_ref().is_ok_and(|restored| !restored.is_empty());
+        if differs {
+            let all: Vec<Write> = entries(tables).chain(vacant(tables, places)).collect();
+            restored = restored.and_then(|found| Ok([found, kernel.restore(&all)?].concat()));
+        }
+        if differs || is_last {
+            restored = restored.and_then(|found| Ok([found, kernel.restore_whole(tables)?].concat()));
+        }
+        take_restored(restored, sync, kernel, journal);
+    }
+
+    /// Compares how many packets arrived at these interfaces with how many the program counted.
+    pub(super) fn look_at_packets<'a>(
+        &mut self,
+        interfaces: impl Iterator<Item = &'a str>,
+        kernel: &dyn Kernel,
+        journal: &mut Journal,
+    ) {
+        let (Some(arrived), Ok(reasons)) = (arrivals::packets(interfaces), kernel.reasons()) else { return };
+        let counted = self.forwarded.wrapping_add(reasons.iter().sum());
+        let uncounted = self.packets.take(arrived, counted);
+        let why = uncounted.map(|packets| {
+            format!(
+                "{packets} arrived since the last one that it counted: see `ip -s link` and `bpftool net`; \
+                 `xdp-lb unload` and a new start attach it anew"
+            )
+        });
+        journal.note(TroubleKind::Packets, why.as_deref());
+    }
+}
+
+/// Looks at what is pinned.
+pub(super) fn restore_pins(pin_path: &Path, kernel: &mut dyn Kernel, journal: &mut Journal) {
+    let restored = kernel.restore_pins();
+    match &restored {
+        Ok(restored) => journal.tell_restored("pinned again", restored),
+        Err(error) => tracing::debug!("pins: {error:#}"),
+    }
+    let why = restored.err().map(|error| {
+        let path = pin_path.display();
+        format!("{error:#}; what is missing in {path} is pinned again as soon as that is possible")
+    });
+    journal.note(TroubleKind::Pins, why.as_deref());
+}
+
+/// Reads back what was written.
+pub(super) fn verify_written(
+    writes: &[Write],
+    sync: &mut TableSync,
+    kernel: &mut dyn Kernel,
+    journal: &mut Journal,
+) {
+    let expected: Vec<Write> = writes.iter().map(|write| expected(sync.tables(), write)).collect();
+    let restored = kernel.restore(&expected);
+    take_restored(restored, sync, kernel, journal);
+}
+
+fn take_restored(
+    restored: anyhow::Result<Vec<String>>,
+    sync: &mut TableSync,
+    kernel: &dyn Kernel,
+    journal: &mut Journal,
+) {
+    match restored {
+        Ok(restored) => {
+            journal.tell_restored("somebody else changed the BPF tables, written again", &restored);
+        }
+        Err(error) => {
+            let why = format!("{error:#}");
+            sync.read_again(kernel);
+            journal.note(TroubleKind::Tables, Some(&why));
+        }
     }
 }
 
@@ -68,108 +162,6 @@ impl Packets {
         self.uncounted = if self.counted == counted { self.uncounted + more } else { 0 };
         (self.arrived, self.counted) = (Some(arrived), counted);
         (self.uncounted >= UNCOUNTED).then_some(self.uncounted)
-    }
-}
-
-impl<K: Kernel> Owner<K> {
-    /// Looks, now and then.
-    pub(super) fn verify(&mut self, now: Instant) {
-        if self.verification.at.is_none_or(|at| now.duration_since(at) >= EVERY) {
-            self.verification.at = Some(now);
-            self.verify_holds();
-            self.verify_sample();
-            self.verify_packets();
-        }
-    }
-
-    /// Looks at what every acknowledgement depends on: where the program is attached, and what is pinned.
-    pub(super) fn verify_holds(&mut self) {
-        self.verify_interfaces();
-        let restored = self.kernel.restore_pins();
-        match &restored {
-            Ok(restored) => self.tell_restored("pinned again", restored),
-            Err(error) => tracing::debug!("pins: {error:#}"),
-        }
-        let why = restored.err().map(|error| {
-            let path = self.config.pin_path.display();
-            format!("{error:#}; what is missing in {path} is pinned again as soon as that is possible")
-        });
-        self.note_trouble(TroubleKind::Pins, why.as_deref());
-    }
-
-    /// Reads back what was written.
-    pub(super) fn verify_written(&mut self, writes: &[Write]) {
-        let expected: Vec<Write> =
-            writes.iter().map(|write| expected(self.planner.tables(), write)).collect();
-        let restored = self.kernel.restore(&expected);
-        self.take_restored(restored);
-    }
-
-    /// Compares the next entries of the tables; where one differs, all of them.
-    fn verify_sample(&mut self) {
-        if self.troubles.of(TroubleKind::Tables).is_some() {
-            // Nobody knows what stands in them, and it is being written.
-            return;
-        }
-        let (tables, places) = (self.planner.tables(), self.kernel.sizes().limits.backends);
-        let Verification { compared, compared_vacant, .. } = &mut self.verification;
-        let (mut sample, is_last) = next(entries(tables), compared);
-        sample.extend(next(vacant(tables, places), compared_vacant).0);
-        let mut restored = self.kernel.restore(&sample);
-        let differs = restored.as_ref().is_ok_and(|restored| !restored.is_empty());
-        if differs {
-            let all: Vec<Write> = entries(tables).chain(vacant(tables, places)).collect();
-            restored = restored.and_then(|found| Ok([found, self.kernel.restore(&all)?].concat()));
-        }
-        if differs || is_last {
-            restored = restored.and_then(|found| Ok([found, self.kernel.restore_whole(tables)?].concat()));
-        }
-        self.take_restored(restored);
-    }
-
-    fn take_restored(&mut self, restored: anyhow::Result<Vec<String>>) {
-        match restored {
-            Ok(restored) => {
-                self.tell_restored("somebody else changed the BPF tables, written again", &restored)
-            }
-            Err(error) => {
-                let why = format!("{error:#}");
-                self.read_again();
-                self.note_trouble(TroubleKind::Tables, Some(&why));
-            }
-        }
-    }
-
-    /// Tells the log and those who watch what was restored.
-    pub(super) fn tell_restored(&mut self, what: &str, restored: &[String]) {
-        if restored.is_empty() {
-            return;
-        }
-        self.verification.restored += restored.len() as u64;
-        let named = restored[..restored.len().min(NAMED)].join(", ");
-        let more = match restored.len().saturating_sub(NAMED) {
-            0 => String::new(),
-            more => format!(" and {more} more"),
-        };
-        let what = format!("{what}: {named}{more}");
-        tracing::warn!("{what}");
-        self.events.add(WatchEvent::Restored { what });
-    }
-
-    /// Compares how many packets arrived with how many the program counted.
-    fn verify_packets(&mut self) {
-        let names =
-            self.interfaces.iter().filter(|(_, attached)| attached.is_ok()).map(|(name, _)| name.as_str());
-        let (Some(arrived), Ok(reasons)) = (arrivals::packets(names), self.kernel.reasons()) else { return };
-        let counted = self.verification.forwarded.wrapping_add(reasons.iter().sum());
-        let uncounted = self.verification.packets.take(arrived, counted);
-        let why = uncounted.map(|packets| {
-            format!(
-                "{packets} arrived since the last one that it counted: see `ip -s link` and `bpftool net`; \
-                 `xdp-lb unload` and a new start attach it anew"
-            )
-        });
-        self.note_trouble(TroubleKind::Packets, why.as_deref());
     }
 }
 

@@ -8,8 +8,7 @@ use xdp_lb_common::process::records_flows;
 use xdp_lb_common::reason::{Kind, Reason};
 use xdp_lb_common::tables::{BackendIndex, Book, Service, ServiceIndex, Traffic};
 
-use super::kernel::Kernel;
-use super::leaving::{some, unused};
+use super::leaving::leaves_in;
 use super::owner::Owner;
 use super::traffic::Carried;
 use crate::datapath::Attached;
@@ -26,6 +25,7 @@ use crate::report::documents::{
     StatusView, TableView, TrafficView,
 };
 use crate::report::rates::Rates;
+use crate::report::unused::{some, unused};
 
 /// How full a table is whose limit may be why packets are dropped. Its kernel evicts somewhat before it is full.
 const NEARLY_FULL: f64 = 0.8;
@@ -42,7 +42,7 @@ struct RingView {
     known_at: HashMap<BackendIndex, Instant>,
 }
 
-impl<K: Kernel> Owner<K> {
+impl Owner {
     pub(super) fn status(&self) -> Answer<StatusView> {
         let carried = self.carried(|_| true)?;
         let reasons = self.kernel.reasons().map_err(unreadable)?;
@@ -57,13 +57,13 @@ impl<K: Kernel> Owner<K> {
             adopted: self.kernel.is_adopted(),
             config_file: self.config_file.display().to_string(),
             pin_path: self.config.pin_path.display().to_string(),
-            trouble: self.trouble(),
-            troubles: self.troubles.views(Instant::now()),
-            restored: self.verification.restored,
+            trouble: self.journal.trouble(),
+            troubles: self.journal.trouble_views(Instant::now()),
+            restored: self.journal.restored(),
             admin: self.overlay.node_admin(),
             upgrade: self.upgrades.view(),
             interfaces: self.interface_views(),
-            vips: self.vip_views(),
+            vips: self.vips.views(self.wishes()),
             services: self.service_views(&carried),
             backends: self.backend_views(&self.fleet.effective().services, &carried)?,
             tables: self.table_views(),
@@ -85,12 +85,12 @@ impl<K: Kernel> Owner<K> {
             let known = services.iter().map(|service| service.service.name.clone());
             return Err(unknown::unknown_service(name, known.collect()));
         };
-        let present = self.planner.tables().services.get(&vip(service)).map(|present| present.index);
+        let present = self.sync.tables().services.get(&vip(service)).map(|present| present.index);
         self.backend_views([service], &self.carried(|index| Some(index) == present)?)
     }
 
     fn carried(&self, which: impl Fn(ServiceIndex) -> bool) -> Answer<Carried> {
-        Carried::read(&self.kernel, self.planner.tables(), which).map_err(unreadable)
+        Carried::read(self.kernel.as_ref(), self.sync.tables(), which).map_err(unreadable)
     }
 
     fn service_views(&self, carried: &Carried) -> Vec<ServiceView> {
@@ -103,10 +103,10 @@ impl<K: Kernel> Owner<K> {
         services: impl IntoIterator<Item = &'s EffectiveService>,
         carried: &Carried,
     ) -> Answer<Vec<BackendView>> {
-        let indices = identities(self.planner.tables());
+        let indices = identities(self.sync.tables());
         let mut views = Vec::new();
         for service in services {
-            let present = self.planner.tables().services.get(&vip(service)).copied();
+            let present = self.sync.tables().services.get(&vip(service)).copied();
             let ring = present.map(|present| self.ring_view(&present, vip(service).protocol));
             for backend in &service.backends {
                 let index = present.and_then(|present| {
@@ -149,29 +149,29 @@ impl<K: Kernel> Owner<K> {
                 name: name.clone(),
                 index: attached.index,
                 mode: Some(attached.mode),
-                up: self.links_up.contains(name),
+                up: self.attachments.is_up(name),
                 note: attached.remarks(),
             },
             Err(why) => InterfaceView {
                 name: name.clone(),
                 index: 0,
                 mode: None,
-                up: self.links_up.contains(name),
+                up: self.attachments.is_up(name),
                 note: Some(format!("not attached: {why}")),
             },
         };
-        self.interfaces.iter().map(view).collect()
+        self.attachments.interfaces().iter().map(view).collect()
     }
 
     fn table_views(&self) -> Vec<TableView> {
-        let (tables, limits) = (self.planner.tables(), self.kernel.sizes().limits);
+        let (tables, limits) = (self.sync.tables(), self.kernel.sizes().limits);
         let slots: u64 = tables.services.values().map(|service| u64::from(service.ring_len)).sum();
         let rows = [
             ("services", tables.services.len() as u64, limits.services),
             ("backends", tables.backends.len() as u64, limits.backends),
             ("slots", slots, limits.slots),
-            ("flows", self.census.records[Book::Flows as usize], limits.flows),
-            ("half_open_flows", self.census.records[Book::HalfOpen as usize], limits.half_open_flows),
+            ("flows", self.census.records(Book::Flows), limits.flows),
+            ("half_open_flows", self.census.records(Book::HalfOpen), limits.half_open_flows),
             ("source_ranges", tables.sources.len() as u64, limits.source_ranges),
         ];
         let view =
@@ -180,9 +180,9 @@ impl<K: Kernel> Owner<K> {
     }
 
     fn service_view(&self, service: &EffectiveService, carried: &Carried) -> ServiceView {
-        let present = self.planner.tables().services.get(&vip(service)).copied();
+        let present = self.sync.tables().services.get(&vip(service)).copied();
         let traffic = present.and_then(|present| {
-            let rates = self.rates.services.get(&present.index);
+            let rates = self.sync.rates().services.get(&present.index);
             carried.services.get(&present.index).map(|traffic| traffic_view(*traffic, rates))
         });
         let serving = service.backends.iter().filter(|backend| {
@@ -220,7 +220,7 @@ impl<K: Kernel> Owner<K> {
             max_flows: service.service.max_flows,
             health_check: service.service.check(),
             admin: service.admin,
-            discovery: self.discovery_view(service),
+            discovery: self.discoveries.view(service, Instant::now()),
             origin: service.origin,
             leaving: service.is_leaving,
             unused: some(unused(service)),
@@ -231,7 +231,8 @@ impl<K: Kernel> Owner<K> {
             on_no_backends: service.service.on_no_backends,
             hairpin: service.service.hairpin,
             moving: present.map_or_else(MovingView::default, |present| {
-                let progress = self.settling.progress(&present, vip(service).protocol, &self.config.timeouts);
+                let progress =
+                    self.sync.settling().progress(&present, vip(service).protocol, &self.config.timeouts);
                 MovingView {
                     moving_slots: progress.moving,
                     recorded_slots: progress.recorded,
@@ -244,14 +245,14 @@ impl<K: Kernel> Owner<K> {
 
     fn ring_view(&self, service: &Service, protocol: Protocol) -> RingView {
         let mut owned: HashMap<BackendIndex, u32> = HashMap::new();
-        for slot in self.planner.tables().ring(service) {
+        for slot in self.sync.tables().ring(service) {
             *owned.entry(slot.owner()).or_default() += 1;
         }
         let known_at = if records_flows(service) {
             HashMap::new()
         } else {
-            let tables = self.planner.tables();
-            self.settling.known_at(service, protocol, tables, &self.config.timeouts)
+            let tables = self.sync.tables();
+            self.sync.settling().known_at(service, protocol, tables, &self.config.timeouts)
         };
         RingView { slots: service.ring_len, owned, known_at }
     }
@@ -277,7 +278,7 @@ impl<K: Kernel> Owner<K> {
             _ => 0.0,
         };
         let traffic = index.and_then(|index| {
-            let rates = self.rates.backends.get(&index);
+            let rates = self.sync.rates().backends.get(&index);
             carried.backends.get(&index).map(|traffic| traffic_view(*traffic, rates))
         });
         Ok(BackendView {
@@ -317,8 +318,8 @@ impl<K: Kernel> Owner<K> {
             }),
             origin: backend.origin,
             leaving: backend.is_leaving,
-            leaves_in_seconds: self.leaves_in(service, address),
-            flows: index.and_then(|index| self.census.live.get(&index).copied()).unwrap_or(0),
+            leaves_in_seconds: leaves_in(&self.overlay, &self.config, service, address),
+            flows: index.map_or(0, |index| self.census.live(index)),
             flows_known_in_seconds: index
                 .and_then(|index| ring?.known_at.get(&index).copied())
                 .map(seconds_until),

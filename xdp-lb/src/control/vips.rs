@@ -1,4 +1,4 @@
-//! Which VIPs are to be addresses of this host.
+//! Which VIPs are to be addresses of this host, told to whoever puts them there.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -8,10 +8,8 @@ use anyhow::Result;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
-use super::kernel::Kernel;
-use super::owner::Owner;
 use crate::model::state::{AdminState, VipState};
-use crate::model::{EffectiveService, Withdraw};
+use crate::model::{Config, Withdraw};
 use crate::net::vips::{self, Standings, Wanted, Wish};
 use crate::pool::fleet::Fleet;
 use crate::report::documents::VipView;
@@ -40,56 +38,47 @@ impl Vips for vips::Vips {
     }
 }
 
-impl<K: Kernel> Owner<K> {
-    /// Tells the keeper of the VIPs what follows from the states decided last.
-    pub(super) fn tell_vips(&mut self) {
+/// What is wanted of each VIP, by its address.
+pub(super) type Wishes = BTreeMap<IpAddr, Wish>;
+
+/// The VIPs that the daemon sees to.
+pub(super) struct VipKeeper {
+    vips: Box<dyn Vips>,
+    /// Whether it was not known, when it was looked last, what is wanted of some VIP.
+    is_undecided: bool,
+}
+
+impl VipKeeper {
+    /// Nothing is known yet.
+    pub(super) fn new(vips: Box<dyn Vips>) -> Self {
+        Self { vips, is_undecided: true }
+    }
+
+    /// Tells what is wanted.
+    pub(super) fn tell(&mut self, config: &Config, addresses: Wishes) {
         self.vips.set(Wanted {
-            interface: self.config.vips.interface.clone(),
-            addresses: self.wishes(),
-            announced_on: self.config.interfaces.iter().cloned().collect(),
+            interface: config.vips.interface.clone(),
+            addresses,
+            announced_on: config.interfaces.iter().cloned().collect(),
         });
     }
 
-    /// Tells the keeper again while it is not known what is wanted of a VIP: that ends by the time, too.
-    pub(super) fn decide_vips(&mut self) {
-        if self.wishes().values().any(|wish| *wish == Wish::Undecided) {
+    /// Tells it again while it is not known what is wanted of a VIP: that ends by the time, too.
+    pub(super) fn tell_once_decided(&mut self, config: &Config, wishes: Wishes) {
+        if wishes.values().any(|wish| *wish == Wish::Undecided) {
             self.is_undecided = true;
         } else if std::mem::take(&mut self.is_undecided) {
-            self.tell_vips();
+            self.tell(config, wishes);
         }
     }
 
-    /// Of each VIP that the daemon sees to, whether it is to be there.
-    fn wishes(&self) -> BTreeMap<IpAddr, Wish> {
-        match self.config.vips.interface {
-            Some(_) if self.overlay.node_admin() == AdminState::Draining => {
-                wishes(&self.fleet, |_| Wish::Absent)
-            }
-            Some(_) => {
-                let withdraw = self.config.vips.withdraw;
-                let mut wishes = wishes(&self.fleet, |service| self.fleet.wish(service, withdraw));
-                if withdraw != Withdraw::Never {
-                    self.wait_for_first_checks(&mut wishes);
-                }
-                wishes
-            }
-            None => BTreeMap::new(),
-        }
+    /// Takes away all that was added; says what.
+    pub(super) async fn release(&mut self) -> Result<Vec<String>> {
+        self.vips.release().await
     }
 
-    /// A VIP waits for the first checks of all its services.
-    fn wait_for_first_checks(&self, wishes: &mut BTreeMap<IpAddr, Wish>) {
-        let now = Instant::now();
-        for service in &self.fleet.effective().services {
-            if let Some(wish @ Wish::Present) = wishes.get_mut(&service.service.vip.ip())
-                && self.fleet.awaits_first_checks(service, now)
-            {
-                *wish = Wish::Undecided;
-            }
-        }
-    }
-
-    pub(super) fn vip_views(&self) -> Vec<VipView> {
+    /// How the VIPs stand, of which this is wanted.
+    pub(super) fn views(&self, wishes: Wishes) -> Vec<VipView> {
         let standings = self.vips.standings();
         let view = |(address, wish): (IpAddr, Wish)| {
             let standing = standings.get(&address).cloned().unwrap_or_default();
@@ -107,21 +96,40 @@ impl<K: Kernel> Owner<K> {
                 note: standing.trouble,
             }
         };
-        self.wishes().into_iter().map(view).collect()
+        wishes.into_iter().map(view).collect()
     }
 }
 
-/// A VIP is wanted where one of its services wants it.
-fn wishes(fleet: &Fleet, wish: impl Fn(&EffectiveService) -> Wish) -> BTreeMap<IpAddr, Wish> {
-    let mut wishes: BTreeMap<IpAddr, Wish> = BTreeMap::new();
-    for service in &fleet.effective().services {
-        let wish = wish(service);
+/// Of each VIP that the daemon sees to, whether it is to be there.
+pub(super) fn wishes(fleet: &Fleet, config: &Config, node: AdminState, now: Instant) -> Wishes {
+    let withdraw = config.vips.withdraw;
+    let mut wishes = Wishes::new();
+    if config.vips.interface.is_none() {
+        return wishes;
+    }
+    let services = &fleet.effective().services;
+    for service in services {
+        let wish = match node {
+            AdminState::Draining => Wish::Absent,
+            AdminState::Enabled => fleet.wish(service, withdraw),
+        };
+        // A VIP is wanted where one of its services wants it.
         let present = wishes.entry(service.service.vip.ip()).or_insert(wish);
         *present = match (*present, wish) {
             (Wish::Present, _) | (_, Wish::Present) => Wish::Present,
             (Wish::Undecided, _) | (_, Wish::Undecided) => Wish::Undecided,
             (Wish::Absent, Wish::Absent) => Wish::Absent,
         };
+    }
+    if withdraw != Withdraw::Never {
+        // A VIP waits for the first checks of all its services.
+        for service in services {
+            if let Some(wish @ Wish::Present) = wishes.get_mut(&service.service.vip.ip())
+                && fleet.awaits_first_checks(service, now)
+            {
+                *wish = Wish::Undecided;
+            }
+        }
     }
     wishes
 }

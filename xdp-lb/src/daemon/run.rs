@@ -20,7 +20,8 @@ use super::standby::{self, FIRST_CHECKS, Standby};
 use super::upgrade::{self, Predecessor, Successor};
 use crate::api::server::Server;
 use crate::control::handle::Handle;
-use crate::control::owner::{Ears, Ended, Owner, Parts, SetCourse, refuse_vip_checks};
+use crate::control::owner::Owner;
+use crate::control::parts::{Ears, Ended, Listeners, Parts, SetCourse, refuse_vip_checks};
 use crate::control::upgrades::Upgrades;
 use crate::datapath::{self, Checks, Datapath, Events, Policy, Prepared};
 use crate::discovery::Discoverer;
@@ -345,20 +346,22 @@ impl Life<'_> {
         let parts = Parts {
             config_file: self.options.config_file.clone(),
             config,
-            kernel: datapath,
+            kernel: Box::new(datapath),
             metrics: of_metrics,
-            set_targets: {
-                let checker = Arc::clone(&checker);
-                Box::new(move |targets| checker.set_targets(targets))
+            listeners: Listeners {
+                set_targets: {
+                    let checker = Arc::clone(&checker);
+                    Box::new(move |targets| checker.set_targets(targets))
+                },
+                set_reach: Box::new(move |address, no_way| checker.set_reach(address, no_way)),
+                watch: Box::new(move |addresses| watched.watch(addresses)),
+                set_discoveries: Box::new(move |services| discoverer.set_services(services)),
+                set_courses: vip_checks
+                    .map(|checks| -> SetCourse { Box::new(move |courses| checks.set_courses(courses)) }),
             },
-            set_reach: Box::new(move |address, no_way| checker.set_reach(address, no_way)),
-            watch: Box::new(move |addresses| watched.watch(addresses)),
             vips: Box::new(vips),
             upgrades: self.upgrades.clone(),
-            set_discoveries: Box::new(move |services| discoverer.set_services(services)),
             own_macs,
-            set_courses: vip_checks
-                .map(|checks| -> SetCourse { Box::new(move |courses| checks.set_courses(courses)) }),
             learnt: standby.map(Standby::into_learnt),
         };
         let owner = Owner::start(parts).inspect_err(|_| {

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, anyhow};
 use tokio::sync::mpsc;
 
 use super::upgrade::Predecessor;
-use crate::control::owner::Learnt;
+use crate::control::parts::Learnt;
 use crate::health::{AgentReport, Checker, Report};
 use crate::model::{Config, Via};
 use crate::net::{Event, Resolver};

@@ -2,3 +2,4 @@
 
 pub mod documents;
 pub(crate) mod rates;
+pub(crate) mod unused;

@@ -1430,7 +1430,7 @@ proptest! {
 
 /// `docs/configuration.md` and the pages that it is the index of.
 fn documentation() -> String {
-    let docs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
     let pages = std::fs::read_dir(docs.join("configuration")).expect("a folder of pages");
     let pages = pages.map(|page| page.expect("a page").path());
     let pages = std::iter::once(docs.join("configuration.md")).chain(pages);

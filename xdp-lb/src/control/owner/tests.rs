@@ -1,471 +1,21 @@
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::net::{IpAddr, SocketAddr};
 
-use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
-use tempfile::TempDir;
-use tokio::task::JoinHandle;
-use xdp_lb_common::net::MacAddress;
-use xdp_lb_common::own_mac::OwnMac;
-use xdp_lb_common::reason::Reason;
-use xdp_lb_common::tables::{BackendIndex, ServiceIndex};
+use xdp_lb_common::net::Address;
+use xdp_lb_common::tables::BackendIndex;
 
 use super::*;
 use crate::config;
-use crate::control::Handle;
-use crate::control::kernel::FlowRecords;
-use crate::datapath::{NoInterface, Policy, Sizes};
-use crate::health::{AgentAdmin, Said};
+use crate::control::census;
+use crate::control::testing::{Daemon, InMemory, TWO_SERVICES, address, write_config};
+use crate::health::{AgentAdmin, Health, Said};
 use crate::model::request::BackendPatch;
-use crate::model::state::BackendState;
-use crate::model::{self, Limits, XdpMode};
-use crate::net::vips::{Standings, Wanted, Wish};
-use crate::net::{NextHop, NoNextHop};
+use crate::model::state::{AdminState, BackendState};
+use crate::model::{self, XdpMode};
+use crate::net::vips::Wish;
 use crate::report::documents::{BackendView, StatusView, TroubleView};
-use crate::tables::Tables;
-
-/// The tables in memory, and what else was asked of the kernel.
-#[derive(Default)]
-struct Memory {
-    tables: Tables,
-    applied: Vec<Vec<Write>>,
-    fails: bool,
-    /// Where the program is: the interfaces' indices and names.
-    attached: Vec<(u32, String)>,
-    next_index: u32,
-    /// Interfaces that have another program.
-    foreign: BTreeSet<String>,
-    /// From which interface to which flows were moved.
-    moved: Vec<(u32, u32)>,
-    /// What was removed of the pins.
-    unpinned: Vec<String>,
-    unmounted: bool,
-    /// Why the program at TC ingress is not there, until it is attached again; and whether that fails.
-    classifier_lost: Option<String>,
-    classifier_refused: bool,
-    zeroed: Vec<BackendIndex>,
-    former: BTreeMap<ServiceIndex, Traffic>,
-    policy: Option<Policy>,
-    slots: u32,
-    unloaded: bool,
-    live: HashMap<BackendIndex, u64>,
-    counts: bool,
-    censuses: u32,
-    adopted: bool,
-    beats: u32,
-    missing: BTreeSet<String>,
-    router_addresses: RouterAddressesOf,
-    resets_unknown: bool,
-    own_addresses: BTreeSet<Address>,
-}
-
-impl Memory {
-    fn index_of(&self, interface: &str) -> Option<u32> {
-        self.attached.iter().find(|(_, name)| name == interface).map(|(index, _)| *index)
-    }
-
-    /// The names of the interfaces that have the program.
-    fn attached_names(&self) -> Vec<&str> {
-        self.attached.iter().map(|(_, name)| name.as_str()).collect()
-    }
-}
-
-#[derive(Clone)]
-struct InMemory(Arc<Mutex<Memory>>);
-
-impl InMemory {
-    fn new(slots: u32) -> Self {
-        Self(Arc::new(Mutex::new(Memory { slots, counts: true, ..Memory::default() })))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Memory> {
-        self.0.lock().unwrap()
-    }
-
-    /// The slots written since this was asked last.
-    fn slots_written(&self) -> Vec<(u32, usize)> {
-        let writes = std::mem::take(&mut self.lock().applied);
-        let slots = |write: &Write| match write {
-            Write::Slots(at, slots) => Some((at.0, slots.len())),
-            _ => None,
-        };
-        writes.iter().flatten().filter_map(slots).collect()
-    }
-}
-
-impl Kernel for InMemory {
-    fn is_adopted(&self) -> bool {
-        self.lock().adopted
-    }
-
-    fn sizes(&self) -> Sizes {
-        let limits = Limits {
-            services: 16,
-            backends: 64,
-            slots: self.lock().slots,
-            flows: 1024,
-            half_open_flows: 1024,
-            fragments: 1024,
-            ..Limits::default()
-        };
-        Sizes { limits, snat_addresses: 64 }
-    }
-
-    fn read(&self) -> anyhow::Result<Tables> {
-        Ok(self.lock().tables.clone())
-    }
-
-    fn apply(&mut self, writes: &[Write]) -> anyhow::Result<()> {
-        let mut memory = self.lock();
-        // A kernel that fails does so half-way.
-        let count = if memory.fails { writes.len() / 2 } else { writes.len() };
-        writes[..count].iter().for_each(|write| memory.tables.apply(write));
-        memory.applied.push(writes.to_vec());
-        if memory.fails { anyhow::bail!("no memory") } else { Ok(()) }
-    }
-
-    fn set_policy(&mut self, policy: &Policy) -> anyhow::Result<()> {
-        self.lock().policy = Some(policy.clone());
-        Ok(())
-    }
-
-    fn beat(&mut self) -> anyhow::Result<()> {
-        self.lock().beats += 1;
-        Ok(())
-    }
-
-    fn set_vlans(&mut self, _: &BTreeMap<u32, (u32, u16)>) -> anyhow::Result<()> {
-        Ok(())
-    }
-
-    fn set_own_macs(&mut self, _: &BTreeSet<OwnMac>) -> anyhow::Result<()> {
-        Ok(())
-    }
-
-    fn set_router_addresses(&mut self, addresses: &RouterAddressesOf) -> anyhow::Result<()> {
-        self.lock().router_addresses.clone_from(addresses);
-        Ok(())
-    }
-
-    fn set_resets_unknown(&mut self, resets: bool) -> anyhow::Result<()> {
-        self.lock().resets_unknown = resets;
-        Ok(())
-    }
-
-    fn set_own_addresses(&mut self, addresses: &BTreeSet<Address>) -> anyhow::Result<()> {
-        self.lock().own_addresses = addresses.clone();
-        Ok(())
-    }
-
-    fn has_interface(&self, name: &str) -> bool {
-        name != "missing" && !self.lock().missing.contains(name)
-    }
-
-    /// Bridges have no native XDP.
-    fn attach(&mut self, interface: &str, mode: XdpMode) -> anyhow::Result<Attached> {
-        anyhow::ensure!(self.has_interface(interface), NoInterface(interface.into()));
-        let mut memory = self.lock();
-        anyhow::ensure!(
-            !memory.foreign.contains(interface),
-            "another XDP program is attached to {interface}"
-        );
-        let index = match memory.index_of(interface) {
-            Some(index) => index,
-            None => {
-                memory.next_index += 1;
-                let index = memory.next_index;
-                memory.attached.push((index, interface.into()));
-                index
-            }
-        };
-        let is_generic = mode == XdpMode::Generic || interface.starts_with("br");
-        let mode = if is_generic { XdpMode::Generic } else { XdpMode::Native };
-        Ok(Attached::new(index, mode, None))
-    }
-
-    fn detach(&mut self, index: u32) -> anyhow::Result<()> {
-        self.lock().attached.retain(|(attached, _)| *attached != index);
-        Ok(())
-    }
-
-    fn attached_interfaces(&self) -> Vec<u32> {
-        self.lock().attached.iter().map(|(index, _)| *index).collect()
-    }
-
-    fn verify_attached(&self, index: u32) -> Result<String, String> {
-        let memory = self.lock();
-        let found = memory.attached.iter().find(|(attached, _)| *attached == index);
-        found.map(|(_, name)| name.clone()).ok_or_else(|| "somebody detached the program".into())
-    }
-
-    fn restore_classifier(&mut self, _: u32) -> anyhow::Result<Option<String>> {
-        let mut memory = self.lock();
-        anyhow::ensure!(!memory.classifier_refused, "no memory for it");
-        Ok(memory.classifier_lost.take())
-    }
-
-    fn move_flows(&mut self, from: u32, to: u32) -> anyhow::Result<usize> {
-        self.lock().moved.push((from, to));
-        Ok(7)
-    }
-
-    fn restore_pins(&mut self) -> anyhow::Result<Vec<String>> {
-        let mut memory = self.lock();
-        anyhow::ensure!(!memory.unmounted, "the pins are not on a BPF file system");
-        Ok(std::mem::take(&mut memory.unpinned))
-    }
-
-    fn restore(&mut self, expected: &[Write]) -> anyhow::Result<Vec<String>> {
-        let mut memory = self.lock();
-        let mut restored = Vec::new();
-        for write in expected {
-            let before = memory.tables.clone();
-            memory.tables.apply(write);
-            if memory.tables != before {
-                restored.push(format!("{write:?}"));
-            }
-        }
-        Ok(restored)
-    }
-
-    fn restore_whole(&mut self, _: &Tables) -> anyhow::Result<Vec<String>> {
-        Ok(Vec::new())
-    }
-
-    fn unload(&mut self) -> anyhow::Result<Vec<String>> {
-        self.lock().unloaded = true;
-        Ok(vec!["detached from eth0 (native)".into(), "removed 12 tables".into()])
-    }
-
-    fn reasons(&self) -> anyhow::Result<Vec<u64>> {
-        Ok(Reason::ALL.iter().map(|reason| *reason as u64).collect())
-    }
-
-    fn former_traffic(&self, service: ServiceIndex) -> anyhow::Result<Traffic> {
-        Ok(self.lock().former.get(&service).copied().unwrap_or_default())
-    }
-
-    fn set_former_traffic(&mut self, service: ServiceIndex, traffic: Traffic) -> anyhow::Result<()> {
-        self.lock().former.insert(service, traffic);
-        Ok(())
-    }
-
-    fn backend_traffic(&self, backend: BackendIndex) -> anyhow::Result<Traffic> {
-        Ok(Traffic { packets_in: backend.0.into(), ..Traffic::default() })
-    }
-
-    fn zero_backend_traffic(&mut self, backend: BackendIndex) -> anyhow::Result<()> {
-        self.lock().zeroed.push(backend);
-        Ok(())
-    }
-
-    fn census(&mut self, _: &Tables) -> anyhow::Result<Census> {
-        let mut memory = self.lock();
-        memory.censuses += 1;
-        anyhow::ensure!(memory.counts, "the kernel is busy");
-        let live = memory.live.clone();
-        Ok(Census { records: [live.values().sum(), 0], live, others: HashSet::new() })
-    }
-
-    fn flow_records(&self) -> anyhow::Result<Box<dyn FlowRecords>> {
-        anyhow::bail!("there are none")
-    }
-}
-
-/// What is wanted of the VIPs.
-#[derive(Clone, Default)]
-struct InMemoryVips(Arc<Mutex<Wanted>>);
-
-impl InMemoryVips {
-    fn wishes(&self) -> Vec<(String, Wish)> {
-        let wanted = self.0.lock().unwrap();
-        wanted.addresses.iter().map(|(address, wish)| (address.to_string(), *wish)).collect()
-    }
-}
-
-impl Vips for InMemoryVips {
-    fn set(&mut self, wanted: Wanted) {
-        *self.0.lock().unwrap() = wanted;
-    }
-
-    fn standings(&self) -> Standings {
-        Standings::new()
-    }
-
-    fn release(&mut self) -> BoxFuture<'_, anyhow::Result<Vec<String>>> {
-        self.set(Wanted::default());
-        async { Ok(vec!["took 192.0.2.10 off eth0".into()]) }.boxed()
-    }
-}
-
-/// A running owner task, and everything around it.
-struct Daemon {
-    directory: TempDir,
-    kernel: InMemory,
-    handle: Handle,
-    reports: mpsc::Sender<Report>,
-    agents: mpsc::Sender<AgentReport>,
-    events: mpsc::Sender<Event>,
-    targets: Arc<Mutex<Vec<(Target, Health)>>>,
-    watched: Arc<Mutex<BTreeSet<IpAddr>>>,
-    vips: InMemoryVips,
-    found: mpsc::Sender<Update>,
-    discoveries: Arc<Mutex<Vec<model::Service>>>,
-    task: JoinHandle<Ended>,
-}
-
-const TWO_SERVICES: &str = r#"
-interfaces = ["eth0"]
-state_file = "STATE"
-limits = { services = 16, backends = 64, slots = 100_000, flows = 1024, half_open_flows = 1024, fragments = 1024 }
-
-[[service]]
-name = "web"
-vip = "192.0.2.10:80"
-[[service.backend]]
-address = "198.51.100.11:8080"
-[[service.backend]]
-address = "198.51.100.12:8080"
-
-[[service]]
-name = "api"
-vip = "192.0.2.10:443"
-[[service.backend]]
-address = "198.51.100.13:8443"
-"#;
-
-impl Daemon {
-    fn start(config: &str) -> Self {
-        Self::start_with(tempfile::tempdir().unwrap(), InMemory::new(100_000), config).unwrap()
-    }
-
-    fn start_with(directory: TempDir, kernel: InMemory, config: &str) -> anyhow::Result<Self> {
-        let config_file = directory.path().join("config.toml");
-        write_config(&config_file, config);
-        let (targets, watched) = <(Arc<Mutex<_>>, Arc<Mutex<_>>)>::default();
-        let (set, watch) = (Arc::clone(&targets), Arc::clone(&watched));
-        let vips = InMemoryVips::default();
-        let discoveries = Arc::<Mutex<Vec<model::Service>>>::default();
-        let discover = Arc::clone(&discoveries);
-        let owner = Owner::start(Parts {
-            set_courses: Ok(Box::new(|_| ())),
-            own_macs: OwnMacs::new(),
-            metrics: watch::channel(None).1,
-            config: config::load(&config_file).unwrap(),
-            config_file,
-            kernel: kernel.clone(),
-            set_targets: Box::new(move |targets| *set.lock().unwrap() = targets),
-            set_reach: Box::new(|_, _| ()),
-            watch: Box::new(move |watched| *watch.lock().unwrap() = watched),
-            vips: Box::new(vips.clone()),
-            upgrades: Upgrades::new().0,
-            set_discoveries: Box::new(move |services| *discover.lock().unwrap() = services),
-            learnt: None,
-        })?;
-        let (requests, receive_requests) = mpsc::channel(8);
-        let (reports, receive_reports) = mpsc::channel(64);
-        let (agents, receive_agents) = mpsc::channel(64);
-        let (events, receive_events) = mpsc::channel(64);
-        let (found, receive_found) = mpsc::channel(64);
-        let task = tokio::spawn(owner.run(Ears {
-            requests: receive_requests,
-            reports: receive_reports,
-            agents: receive_agents,
-            events: receive_events,
-            found: receive_found,
-        }));
-        let handle = Handle::new(requests);
-        Ok(Self {
-            directory,
-            kernel,
-            handle,
-            reports,
-            agents,
-            events,
-            found,
-            targets,
-            watched,
-            vips,
-            discoveries,
-            task,
-        })
-    }
-
-    /// Kills the daemon and starts it again: the tables and the files are what is left.
-    async fn restart(self, config: &str) -> Self {
-        self.task.abort();
-        let _ = self.task.await;
-        self.kernel.lock().applied.clear();
-        Self::start_with(self.directory, self.kernel, config).unwrap()
-    }
-
-    async fn report(&self, service: &str, address: &str, health: Health, why: &str) {
-        let id = TargetId { service: service.into(), backend: address.parse().unwrap() };
-        let report = Report { id, health, transition: Some(why.into()), latency: None, trouble: None };
-        self.reports.send(report).await.unwrap();
-    }
-
-    /// The agent of a backend of `web` says this.
-    async fn agent(&self, address: &str, said: Said) {
-        let id = TargetId { service: "web".into(), backend: address.parse().unwrap() };
-        self.agents.send(AgentReport { id, result: Ok(said) }).await.unwrap();
-    }
-
-    async fn next_hop(&self, address: &str, next_hop: Result<u8, &str>) {
-        let next_hop = next_hop.map_err(|why| NoNextHop::Here(why.into())).map(|number| NextHop {
-            interface: "eth0".into(),
-            ifindex: 2,
-            vlan: None,
-            source_mac: MacAddress::new([2, 0, 0, 0, 0, 1]),
-            destination_mac: MacAddress::new([2, 0, 0, 0, 1, number]),
-            router: None,
-            source: "198.51.100.1".parse().unwrap(),
-            on_link_bits: Some(24),
-            mtu: 1500,
-        });
-        let address = address.parse().unwrap();
-        self.events.send(Event::NextHop { address, next_hop }).await.unwrap();
-    }
-
-    /// Every backend is resolved and healthy.
-    async fn all_up(&self) {
-        for number in 11..=13 {
-            self.next_hop(&format!("198.51.100.{number}"), Ok(number)).await;
-        }
-        self.report("web", "198.51.100.11:8080", Health::Up, "the first check succeeded").await;
-        self.report("web", "198.51.100.12:8080", Health::Up, "the first check succeeded").await;
-        self.report("api", "198.51.100.13:8443", Health::Up, "the first check succeeded").await;
-        self.until("web", |backends| backends.iter().all(|backend| backend.state == BackendState::Up)).await;
-        self.until("api", |backends| backends[0].state == BackendState::Up).await;
-        self.kernel.lock().applied.clear();
-    }
-
-    /// Waits until the service's backends are so.
-    async fn until(&self, service: &str, is_so: impl Fn(&[BackendView]) -> bool) -> Vec<BackendView> {
-        for _ in 0..500 {
-            let backends = self.handle.backends(Some(service.into())).await.unwrap();
-            if is_so(&backends) {
-                return backends;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("it never came: {:#?}", self.handle.backends(None).await);
-    }
-
-    fn config_file(&self) -> PathBuf {
-        self.directory.path().join("config.toml")
-    }
-}
-
-fn write_config(file: &std::path::Path, config: &str) {
-    let state = file.with_file_name("state.json");
-    fs::write(file, config.replace("STATE", state.to_str().unwrap())).unwrap();
-}
-
-fn address(text: &str) -> SocketAddr {
-    text.parse().unwrap()
-}
+use crate::tables::{Tables, Write};
 
 #[tokio::test]
 async fn a_backend_takes_flows_once_it_is_resolved_and_checked() {
@@ -627,7 +177,7 @@ async fn a_drain_keeps_flows_survives_a_restart_and_tells_how_many_are_left() {
     daemon.kernel.lock().live.clear();
     let begin = Instant::now();
     daemon.until("web", |backends| backends[0].flows == 0).await;
-    assert!(begin.elapsed() < 5 * CENSUS_FRESH, "whoever waits for a drain hears of it soon");
+    assert!(begin.elapsed() < 5 * census::FRESH, "whoever waits for a drain hears of it soon");
 
     let daemon = daemon.restart(TWO_SERVICES).await;
     daemon.until("web", |backends| backends[0].state == BackendState::Draining).await;
@@ -650,7 +200,7 @@ async fn the_flows_of_a_drain_are_those_after_it_and_no_count_is_not_none() {
     assert_eq!(backends[0].flows, 3, "the count is not that of before the drain");
 
     daemon.kernel.lock().counts = false;
-    tokio::time::sleep(CENSUS_FRESH).await;
+    tokio::time::sleep(census::FRESH).await;
     let refused = daemon.handle.backends(Some("web".into())).await.unwrap_err();
     assert!(matches!(&refused, Refusal::Failed(why) if why.contains("the kernel is busy")), "{refused}");
     daemon.kernel.lock().counts = true;
@@ -662,7 +212,7 @@ async fn only_a_drain_has_the_flows_counted_more_often() {
     let daemon = Daemon::start(TWO_SERVICES);
     let asked = async || {
         let before = daemon.kernel.lock().censuses;
-        tokio::time::sleep(CENSUS_FRESH).await;
+        tokio::time::sleep(census::FRESH).await;
         daemon.handle.backends(None).await.unwrap();
         daemon.handle.is_pending().await.unwrap();
         daemon.kernel.lock().censuses - before
@@ -1597,7 +1147,7 @@ async fn whoever_takes_a_backend_away_it_keeps_its_flows_goes_with_the_last_and_
     let without = TWO_SERVICES.replace("[[service.backend]]\naddress = \"198.51.100.12:8080\"\n", "");
     write_config(&daemon.config_file(), &without);
     daemon.handle.backends(None).await.unwrap();
-    tokio::time::sleep(CENSUS_EVERY + 2 * TICK).await;
+    tokio::time::sleep(census::EVERY + 2 * TICK).await;
     let line =
         "service web: backend 198.51.100.12:8080 removed: it drains, with 46 recorded flows, 0 packets/s";
     let planned = daemon.handle.plan_reload(Leave::Drain).await.unwrap();

@@ -5,15 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::kernel::Kernel;
-use super::leaving::{some, unused};
-use super::owner::Owner;
+use super::journal::Journal;
 use crate::discovery::Update;
 use crate::model::change::ChangeKind;
 use crate::model::event::WatchEvent;
-use crate::model::{Backend, Discovery, EffectiveService};
+use crate::model::{Backend, Config, Discovery, EffectiveService};
 use crate::overlay::Overlay;
 use crate::report::documents::DiscoveryView;
+use crate::report::unused::{some, unused};
 
 /// If addresses keep coming back, a missing one is held for this multiple of the longest absence that was seen.
 const ABSENCES: u32 = 4;
@@ -187,56 +186,53 @@ impl Discoveries {
             }
         }
     }
-}
 
-impl<K: Kernel> Owner<K> {
     /// Whether a service's first lookup is still out.
-    pub(super) fn is_discovery_pending(&self) -> bool {
-        let services = &self.fleet.effective().services;
-        services
-            .iter()
-            .any(|it| it.service.discovery.is_some() && !self.discoveries.0.contains_key(&it.service.name))
+    pub(super) fn is_pending(&self, services: &[EffectiveService]) -> bool {
+        services.iter().any(|it| it.service.discovery.is_some() && !self.0.contains_key(&it.service.name))
     }
 
-    /// Takes in what discovery tells, all of it at once.
-    pub(super) fn take_in_found(&mut self, updates: Vec<Update>) {
-        let now = Instant::now();
-        let mut overlay = self.overlay.clone();
+    /// Takes in what discovery tells of these services, all of it at once, into what was changed at runtime.
+    pub(super) fn take_in(
+        &mut self,
+        updates: Vec<Update>,
+        services: &[EffectiveService],
+        config: &Config,
+        overlay: &mut Overlay,
+        journal: &Journal,
+        now: Instant,
+    ) {
         for update in updates {
-            let is_wanted = self.fleet.effective().services.iter().any(|it| {
+            let is_wanted = services.iter().any(|it| {
                 it.service.name == update.service && it.service.discovery.as_ref() == Some(&update.discovery)
             });
             if !is_wanted {
                 continue;
             }
-            self.discoveries.note(&update, overlay.discovered(&update.service), now);
+            self.note(&update, overlay.discovered(&update.service), now);
             if update.result.is_ok() {
-                self.take(&mut overlay, &update.service, now);
+                self.take(&update.service, config, overlay, journal, now);
             }
         }
-        self.put_in_effect(overlay);
     }
 
-    /// Looks whether time has changed what counts as found, or there is room for what waits.
-    pub(super) fn look_at_found(&mut self, now: Instant) {
-        let due: Vec<String> = {
-            let due = self.discoveries.0.iter().filter(|(_, status)| status.is_due(now));
-            due.map(|(name, _)| name.clone()).collect()
-        };
-        if due.is_empty() {
-            return;
-        }
-        let mut overlay = self.overlay.clone();
-        for name in due {
-            self.take(&mut overlay, &name, now);
-        }
-        self.put_in_effect(overlay);
+    /// The services for which time has changed what counts as found, or there may be room for what waits.
+    pub(super) fn due(&self, now: Instant) -> Vec<String> {
+        let due = self.0.iter().filter(|(_, status)| status.is_due(now));
+        due.map(|(name, _)| name.clone()).collect()
     }
 
-    /// Takes what counts as found for a service into these changes.
-    fn take(&mut self, overlay: &mut Overlay, name: &str, now: Instant) {
-        let Some(status) = self.discoveries.0.get_mut(name) else { return };
-        let taken = overlay.discover(&self.config, name, &status.held_and_found(now));
+    /// Takes what counts as found for a service into what was changed at runtime.
+    pub(super) fn take(
+        &mut self,
+        name: &str,
+        config: &Config,
+        overlay: &mut Overlay,
+        journal: &Journal,
+        now: Instant,
+    ) {
+        let Some(status) = self.0.get_mut(name) else { return };
+        let taken = overlay.discover(config, name, &status.held_and_found(now));
         for change in taken.changes {
             tracing::info!("service {name}: {change}");
         }
@@ -251,7 +247,7 @@ impl<K: Kernel> Owner<K> {
         status.waiting = taken.waiting;
         if let Some(words) = status.waits().filter(|_| is_news) {
             tracing::warn!("service {name}: {words}");
-            self.events.add(WatchEvent::Service {
+            journal.add(WatchEvent::Service {
                 service: name.into(),
                 kind: ChangeKind::Changed,
                 changes: vec![format!("service {name}: {words}")],
@@ -259,16 +255,16 @@ impl<K: Kernel> Owner<K> {
         }
     }
 
-    pub(super) fn discovery_view(&self, service: &EffectiveService) -> Option<DiscoveryView> {
+    /// How discovery goes for a service, where it has any.
+    pub(super) fn view(&self, service: &EffectiveService, now: Instant) -> Option<DiscoveryView> {
         let discovery = service.service.discovery.clone()?;
-        let status = self.discoveries.0.get(&service.service.name);
+        let status = self.0.get(&service.service.name);
         let is_found = |origin| origin == discovery.origin();
         let count = |is_leaving: bool| {
             let found =
                 service.backends.iter().filter(|it| is_found(it.origin) && it.is_leaving == is_leaving);
             found.count() as u32
         };
-        let now = Instant::now();
         let since = |then: Instant| now.saturating_duration_since(then).as_secs();
         let mut refused: Vec<String> = status.map(|it| it.refused.clone()).unwrap_or_default();
         refused.extend(status.and_then(Status::waits));

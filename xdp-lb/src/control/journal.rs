@@ -1,0 +1,160 @@
+//! What the daemon tells as it happens: to the log, to those who watch, and as troubles, which stay until they are over.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use super::events::{EventLog, EventReader};
+use super::troubles::{self, News, Troubles};
+use crate::model::Effective;
+use crate::model::change::ChangeKind;
+use crate::model::event::WatchEvent;
+use crate::model::state::TroubleKind;
+use crate::pool::fleet::{Fleet, Reweighed, Transition};
+use crate::report::documents::TroubleView;
+use crate::report::unused::{MOST, unused};
+
+/// How many restored things are named in one line.
+const NAMED: usize = 5;
+
+/// What was told, as far as it is told once only.
+#[derive(Debug, Default)]
+pub(super) struct Journal {
+    events: EventLog,
+    troubles: Troubles,
+    /// How many things were restored since the daemon started.
+    restored: u64,
+    /// The backends that are not used, by their service's name.
+    unused: BTreeMap<String, Vec<String>>,
+    /// The interfaces outside the config that lead to backends.
+    uncovered: BTreeSet<String>,
+}
+
+impl Journal {
+    /// Tells those who watch.
+    pub(super) fn add(&self, event: WatchEvent) {
+        self.events.add(event);
+    }
+
+    /// Tells the log and those who watch.
+    pub(super) fn tell(&self, event: WatchEvent) {
+        tracing::info!("{event}");
+        self.events.add(event);
+    }
+
+    /// What those who watch read.
+    pub(super) fn reader(&self, after: Option<&str>) -> EventReader {
+        self.events.reader(after)
+    }
+
+    /// Tells which backends are in another state.
+    pub(super) fn tell_states(&self, transitions: Vec<Transition>) {
+        for Transition { id, before, now } in transitions {
+            self.tell(WatchEvent::Backend {
+                service: id.service,
+                address: id.backend,
+                before,
+                state: now.state,
+                reason: now.reason,
+            });
+        }
+    }
+
+    /// Tells which backends' weights count for more or less.
+    pub(super) fn tell_weights(&self, reweighed: Vec<Reweighed>) {
+        for Reweighed { id, weight, percent, reason } in reweighed {
+            let ratio = f64::from(percent) / 100.0;
+            self.tell(WatchEvent::Weight { service: id.service, address: id.backend, weight, ratio, reason });
+        }
+    }
+
+    /// Warns once of each interface outside the config that backends are reached through.
+    pub(super) fn warn_of_uncovered(&mut self, fleet: &Fleet) {
+        let uncovered = fleet.uncovered();
+        for (interface, (backend, warning)) in &uncovered {
+            if !self.uncovered.contains(interface) {
+                tracing::warn!("service {}: backend {}: {warning}", backend.service, backend.backend);
+            }
+        }
+        self.uncovered = uncovered.into_keys().collect();
+    }
+
+    /// Tells which backends are not used, once for each.
+    pub(super) fn tell_unused(&mut self, effective: &Effective) {
+        let mut before = std::mem::take(&mut self.unused);
+        for service in effective.services.iter().filter(|service| !service.refused.is_empty()) {
+            let name = service.service.name.clone();
+            let lines = unused(service);
+            let told = before.remove(&name).unwrap_or_default();
+            let news: Vec<String> = lines.iter().filter(|line| !told.contains(line)).cloned().collect();
+            for line in news.iter().take(MOST) {
+                tracing::warn!("service {name}: {line}");
+            }
+            if !news.is_empty() {
+                let changes = news.into_iter().map(|line| format!("service {name}: {line}"));
+                self.add(WatchEvent::Service {
+                    service: name.clone(),
+                    kind: ChangeKind::Changed,
+                    changes: changes.take(WatchEvent::MOST_CHANGES).collect(),
+                });
+            }
+            self.unused.insert(name, lines);
+        }
+    }
+
+    /// Tells what was restored.
+    pub(super) fn tell_restored(&mut self, what: &str, restored: &[String]) {
+        if restored.is_empty() {
+            return;
+        }
+        self.restored += restored.len() as u64;
+        let named = restored[..restored.len().min(NAMED)].join(", ");
+        let more = match restored.len().saturating_sub(NAMED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let what = format!("{what}: {named}{more}");
+        tracing::warn!("{what}");
+        self.add(WatchEvent::Restored { what });
+    }
+
+    /// How many things were restored since the daemon started.
+    pub(super) fn restored(&self) -> u64 {
+        self.restored
+    }
+
+    /// Notes what is wrong of this kind, and tells once that it is so, and once that it is over.
+    pub(super) fn note(&mut self, kind: TroubleKind, why: Option<&str>) {
+        match self.troubles.note(kind, why, Instant::now()) {
+            News::None => {}
+            News::Began(trouble) => {
+                tracing::error!("{trouble}");
+                self.add(WatchEvent::Trouble { trouble: Some(trouble) });
+            }
+            News::Ended => {
+                tracing::info!("recovered: {}", troubles::over(kind));
+                self.add(WatchEvent::Trouble { trouble: self.trouble() });
+            }
+        }
+    }
+
+    /// The same, where an error is what is wrong.
+    pub(super) fn note_error(&mut self, kind: TroubleKind, error: Option<anyhow::Error>) {
+        let why = error.map(|error| format!("{error:#}; it is tried again"));
+        self.note(kind, why.as_deref());
+    }
+
+    /// All that is wrong, in one line.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.troubles.all()
+    }
+
+    /// What is wrong of this kind, in words.
+    pub(super) fn trouble_of(&self, kind: TroubleKind) -> Option<&str> {
+        self.troubles.of(kind)
+    }
+
+    /// All that is wrong, as the API tells it.
+    pub(super) fn trouble_views(&self, now: Instant) -> Vec<TroubleView> {
+        self.troubles.views(now)
+    }
+}

@@ -1,0 +1,19 @@
+//! The backends that are defined or were found, and that are not used.
+
+use crate::model::EffectiveService;
+
+/// How many are named, in the log and in a view of a service.
+pub const MOST: usize = 10;
+
+/// A line for each backend that is not used.
+pub fn unused(service: &EffectiveService) -> Vec<String> {
+    service.refused.iter().map(|it| format!("backend {}: {}", it.address, it.why)).collect()
+}
+
+/// Some of these lines, and how many more there are.
+pub fn some(mut lines: Vec<String>) -> Vec<String> {
+    let more = lines.len().saturating_sub(MOST);
+    lines.truncate(MOST);
+    lines.extend((more > 0).then(|| format!("and {more} more")));
+    lines
+}
