@@ -126,7 +126,7 @@ impl Changes {
 fn change(datapath: &mut Datapath, planner: &mut Planner, wanted: &WantedService) -> Result<f64> {
     let wanted = std::slice::from_ref(wanted);
     let begin = clock::processor_time()?;
-    let plan = planner.plan(wanted)?;
+    let plan = planner.plan(wanted, 1)?;
     datapath.apply(&plan.writes)?;
     let took = milliseconds(clock::processor_time()? - begin);
     planner.commit(&plan);

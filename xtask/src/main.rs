@@ -12,6 +12,8 @@ mod kernels;
 mod layers;
 mod packages;
 mod preflight;
+#[cfg(test)]
+mod purity;
 mod sandbox;
 mod say;
 mod schemathesis;

@@ -14,7 +14,7 @@ use crate::model::XdpMode;
 use crate::model::event::WatchEvent;
 use crate::model::refusal::{Answer, Refusal};
 use crate::model::state::TroubleKind;
-use crate::pool::fleet::Covered;
+use crate::pool::covered::Covered;
 
 /// How often it is tried again to attach to an interface where that failed.
 const ATTACH_AGAIN: Duration = Duration::from_secs(2);

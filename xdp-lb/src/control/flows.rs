@@ -14,7 +14,7 @@ use crate::model::refusal::{Answer, Refusal};
 use crate::model::request::FlowQuery;
 use crate::model::state::FlowStage;
 use crate::model::{self, Effective, unknown};
-use crate::pool::fleet::vip;
+use crate::pool::definition::vip;
 use crate::report::documents::{FlowView, FlowsView};
 use crate::tables::Tables;
 

@@ -9,7 +9,9 @@ use crate::model::Effective;
 use crate::model::change::ChangeKind;
 use crate::model::event::WatchEvent;
 use crate::model::state::TroubleKind;
-use crate::pool::fleet::{Fleet, Reweighed, Transition};
+use crate::pool::decide::Transition;
+use crate::pool::pool::Pool;
+use crate::pool::weigh::Reweighed;
 use crate::report::documents::TroubleView;
 use crate::report::unused::{MOST, unused};
 
@@ -68,8 +70,8 @@ impl Journal {
     }
 
     /// Warns once of each interface outside the config that backends are reached through.
-    pub(super) fn warn_of_uncovered(&mut self, fleet: &Fleet) {
-        let uncovered = fleet.uncovered();
+    pub(super) fn warn_of_uncovered(&mut self, pool: &Pool) {
+        let uncovered = pool.uncovered();
         for (interface, (backend, warning)) in &uncovered {
             if !self.uncovered.contains(interface) {
                 tracing::warn!("service {}: backend {}: {warning}", backend.service, backend.backend);

@@ -15,9 +15,9 @@ use crate::model::state::{BackendState, Origin};
 use crate::model::{self, Backend, Config, Effective, EffectiveBackend, EffectiveService, Limits, Timeouts};
 use crate::overlay::{self, Leave, Moment, Overlay};
 use crate::plan::places::{Identity, identities, identity};
-use crate::pool::fleet::{Fleet, target_id, vip};
+use crate::pool::definition::{target_id, vip};
+use crate::pool::pool::Pool;
 use crate::tables::Tables;
-use crate::uptime;
 
 /// What a daemon before this one had in effect, by the tables that it left: of the services of `wanted`, the backends that
 /// may have flows. What leaves is in `wanted`, too.
@@ -112,7 +112,7 @@ impl<'a> BackendFlows<'a> {
         &self,
         service: &EffectiveService,
         address: SocketAddr,
-        fleet: &Fleet,
+        pool: &Pool,
         timeouts: &Timeouts,
     ) -> Option<&'static str> {
         let Some(backend) = service.backends.iter().find(|it| it.backend.address == address) else {
@@ -120,7 +120,7 @@ impl<'a> BackendFlows<'a> {
         };
         let tables = self.sync.tables();
         let (present, index) = self.place(service, address)?;
-        let state = fleet.known(&target_id(service, backend)).map(|known| known.condition.state);
+        let state = pool.known(&target_id(service, backend)).map(|known| known.condition.state);
         let is_cut =
             tables.backends.get(&index).is_some_and(|it| !datapath::BackendState::keeps_flows(it.state));
         if is_cut && state != Some(BackendState::Draining) {
@@ -148,22 +148,28 @@ pub(super) fn effective_after(
     room: Limits,
     overlay: &mut Overlay,
     leave: Leave,
+    now: &Moment,
 ) -> Result<Effective, Vec<String>> {
-    overlay.depart(config, before, leave, &Moment::now());
+    overlay.depart(config, before, leave, now);
     overlay::effective_beside(config, overlay, room, |service, address| before.has(service, address))
 }
 
-/// Takes out what leaves and has no flows left, or has had time enough.
-pub(super) fn release(overlay: &mut Overlay, fleet: &Fleet, config: &Config, flows: &BackendFlows<'_>) {
-    let now = uptime::now().as_secs();
-    for service in &fleet.effective().services {
+/// Takes out what leaves and has no flows left, or has had time enough. `now`: seconds of this boot.
+pub(super) fn release(
+    overlay: &mut Overlay,
+    pool: &Pool,
+    config: &Config,
+    flows: &BackendFlows<'_>,
+    now: u64,
+) {
+    for service in &pool.effective().services {
         let name = &service.service.name;
         let leaving: Vec<(SocketAddr, u64)> = overlay.leaving(name).collect();
         for (address, since) in leaving {
             let longest = longest_drain(service, address, config);
             let why = if now.saturating_sub(since) >= longest.as_secs() {
                 format!("its flows had {}", humantime::format_duration(longest))
-            } else if let Some(why) = flows.is_over(service, address, fleet, &config.timeouts) {
+            } else if let Some(why) = flows.is_over(service, address, pool, &config.timeouts) {
                 why.to_owned()
             } else {
                 continue;
@@ -183,16 +189,17 @@ fn longest_drain(service: &EffectiveService, address: SocketAddr, config: &Confi
     }
 }
 
-/// Seconds until a backend that leaves is removed, whatever flows it has.
+/// Seconds until a backend that leaves is removed, whatever flows it has. `now`: seconds of this boot.
 pub(super) fn leaves_in(
     overlay: &Overlay,
     config: &Config,
     service: &EffectiveService,
     address: SocketAddr,
+    now: u64,
 ) -> Option<u64> {
     let (_, since) = overlay.leaving(&service.service.name).find(|(it, _)| *it == address)?;
     let end = since.saturating_add(longest_drain(service, address, config).as_secs());
-    Some(end.saturating_sub(uptime::now().as_secs()))
+    Some(end.saturating_sub(now))
 }
 
 /// What to say of a service, or of its backend at an address, that was removed: whether it drains, or which flows it ended.

@@ -21,7 +21,7 @@ use super::sync::TableSync;
 use super::traffic::Carried;
 use super::upgrades::Upgrades;
 use super::verify::{self, Verification};
-use super::vips::{VipKeeper, Wishes, wishes};
+use super::vips::VipKeeper;
 use crate::discovery::Update;
 use crate::health::{AgentReport, Report, TargetId};
 use crate::model::event::WatchEvent;
@@ -32,8 +32,12 @@ use crate::model::{Config, Effective, EffectiveBackend, EffectiveService};
 use crate::net::{Event, NoNextHop};
 use crate::overlay::{self, Leave, Moment, Overlay};
 use crate::plan::places::{Plan, identities, identity};
-use crate::pool::fleet::{Covered, Fleet, vip};
+use crate::pool::covered::Covered;
+use crate::pool::definition::vip;
+use crate::pool::pool::Pool;
+use crate::pool::vips::{Wishes, wishes};
 use crate::store::{self, Saved, StateError};
+use crate::uptime;
 
 /// How often counters are sampled and what is overdue is looked for.
 const TICK: Duration = Duration::from_secs(1);
@@ -75,7 +79,7 @@ pub struct Owner {
     pub(super) config: Config,
     /// What was changed at runtime, found by discovery, or leaves.
     pub(super) overlay: Overlay,
-    pub(super) fleet: Fleet,
+    pub(super) pool: Pool,
     pub(super) kernel: Box<dyn Kernel>,
     pub(super) sync: TableSync,
     pub(super) census: FlowCount,
@@ -114,7 +118,7 @@ impl Owner {
             Err(error) => return Err(error.into()),
         };
         let before = overlay.clone();
-        let moment = Moment::now();
+        let moment = this_moment();
         overlay.forget_other_boots(&moment);
         for line in overlay.prune(&config) {
             tracing::warn!("{line}");
@@ -155,16 +159,16 @@ impl Owner {
 
         let now = Instant::now();
         let is_first = tables.services.is_empty();
-        let (learnt, news) = learnt.map(|Learnt { fleet, news }| (fleet, news)).unzip();
-        let mut fleet = learnt.unwrap_or_else(|| Fleet::new(&tables));
-        fleet.set_effective(effective, &tables, now);
+        let (learnt, news) = learnt.map(|Learnt { pool, news }| (pool, news)).unzip();
+        let mut pool = learnt.unwrap_or_else(|| Pool::new(&tables));
+        pool.set_effective(effective, &tables, now);
         // Whoever takes over knows next hops already, and says which replies may pass it by.
         let names = config.interfaces.iter().cloned().collect();
-        fleet.set_covered(Covered { names, indices: kernel.attached_interfaces().into_iter().collect() });
+        pool.set_covered(Covered { names, indices: kernel.attached_interfaces().into_iter().collect() });
         let mut owner = Self {
             config_file,
             overlay,
-            fleet,
+            pool,
             sync: TableSync::new(tables, kernel.sizes(), now),
             census: FlowCount::new(now),
             attachments: Attachments::new(config.xdp_mode, now),
@@ -182,9 +186,9 @@ impl Owner {
             is_stale: false,
             rests_until: now,
         };
-        let transitions = owner.fleet.decide(now);
+        let transitions = owner.pool.decide(now, &mut rand::random);
         owner.journal.tell_states(transitions);
-        let plan = owner.sync.plan(&owner.fleet.wanted())?;
+        let plan = owner.sync.plan(&owner.pool.wanted())?;
         owner.carry_out(&plan)?;
         owner.write_own_macs(&[]);
         let names = owner.config.interfaces.clone();
@@ -228,7 +232,7 @@ impl Owner {
                     self.take_in_found(updates);
                 }
                 _ = tick.tick() => self.tick(),
-                _ = look.tick(), if self.fleet.watches_answers() => self.look_for_answers(),
+                _ = look.tick(), if self.pool.watches_answers() => self.look_for_answers(),
                 () = tokio::time::sleep_until(self.rests_until.into()), if self.is_stale => {}
             }
             for _ in 0..BURST {
@@ -300,7 +304,14 @@ impl Owner {
         overlay: &mut Overlay,
         leave: Leave,
     ) -> Result<Effective, Vec<String>> {
-        leaving::effective_after(self.fleet.effective(), config, self.config.limits, overlay, leave)
+        leaving::effective_after(
+            self.pool.effective(),
+            config,
+            self.config.limits,
+            overlay,
+            leave,
+            &this_moment(),
+        )
     }
 
     /// Puts a config and runtime changes into effect: all of it, or nothing. Where only the datapath
@@ -317,10 +328,10 @@ impl Owner {
             return Err(refuse(why));
         }
         let now = Instant::now();
-        let mut fleet = self.fleet.clone();
-        fleet.set_effective(effective, self.sync.tables(), now);
-        let transitions = fleet.decide(now);
-        let plan = self.sync.plan(&fleet.wanted()).map_err(|full| refuse(full.to_string()))?;
+        let mut pool = self.pool.clone();
+        pool.set_effective(effective, self.sync.tables(), now);
+        let transitions = pool.decide(now, &mut rand::random);
+        let plan = self.sync.plan(&pool.wanted()).map_err(|full| refuse(full.to_string()))?;
         let mut warnings = Vec::new();
         if overlay != self.overlay {
             match (store::write(&config.state_file, &overlay), persist) {
@@ -340,13 +351,13 @@ impl Owner {
                 }
             }
         }
-        let changes = self.backend_flows().changes(self.fleet.effective(), fleet.effective());
-        (self.config, self.overlay, self.fleet) = (config, overlay, fleet);
+        let changes = self.backend_flows().changes(self.pool.effective(), pool.effective());
+        (self.config, self.overlay, self.pool) = (config, overlay, pool);
         self.census.outdate();
-        self.journal.tell_unused(self.fleet.effective());
+        self.journal.tell_unused(self.pool.effective());
         self.journal.tell_states(transitions);
         changes.iter().for_each(|change| self.journal.add(WatchEvent::of_service(change)));
-        self.journal.warn_of_uncovered(&self.fleet);
+        self.journal.warn_of_uncovered(&self.pool);
         self.tell_the_others();
         let done = self.carry_out(&plan);
         let is_done = done.is_ok();
@@ -367,12 +378,12 @@ impl Owner {
     fn reconcile(&mut self) {
         self.is_stale = false;
         let now = Instant::now();
-        let transitions = self.fleet.decide(now);
+        let transitions = self.pool.decide(now, &mut rand::random);
         self.journal.tell_states(transitions);
-        let reweighed = self.fleet.weigh(now);
+        let reweighed = self.pool.weigh(now);
         self.journal.tell_weights(reweighed);
-        self.journal.warn_of_uncovered(&self.fleet);
-        let done = match self.sync.plan(&self.fleet.wanted()) {
+        self.journal.warn_of_uncovered(&self.pool);
+        let done = match self.sync.plan(&self.pool.wanted()) {
             Ok(plan) => self.carry_out(&plan),
             Err(full) => Err(full.into()),
         };
@@ -388,14 +399,14 @@ impl Owner {
         let done = self.sync.carry_out(plan, self.kernel.as_mut());
         self.addresses.tell_own(self.sync.tables(), self.kernel.as_mut());
         if let Ok(set_courses) = &mut self.listeners.set_courses {
-            set_courses(self.fleet.courses(self.sync.tables()));
+            set_courses(self.pool.courses(self.sync.tables()));
         }
         done
     }
 
     /// Looks whether backends that are down answer clients, where their flows depend on it.
     fn look_for_answers(&mut self) {
-        if !self.fleet.watches_answers() {
+        if !self.pool.watches_answers() {
             return;
         }
         let (kernel, tables) = (&self.kernel, self.sync.tables());
@@ -404,7 +415,7 @@ impl Owner {
             let present = tables.services.get(vip)?;
             kernel.backend_traffic(*indices.get(&identity(present.index, backend))?).ok()
         };
-        self.is_stale |= self.fleet.see_answers(counted, Instant::now());
+        self.is_stale |= self.pool.see_answers(counted, Instant::now());
     }
 
     /// Notes that something may follow from news of a backend, with the news that comes with it.
@@ -417,7 +428,7 @@ impl Owner {
 
     /// Takes in the end of a check.
     fn hear_report(&mut self, report: Report) {
-        let is_news = self.fleet.report(report);
+        let is_news = self.pool.report(report);
         self.note_news(is_news);
     }
 
@@ -425,13 +436,13 @@ impl Owner {
     /// is told as that.
     fn hear_agent(&mut self, report: AgentReport) {
         let id = report.id.clone();
-        let trouble = |fleet: &Fleet| fleet.known(&id).and_then(|known| known.agent.trouble.clone());
-        let before = trouble(&self.fleet);
+        let trouble = |pool: &Pool| pool.known(&id).and_then(|known| known.agent.trouble.clone());
+        let before = trouble(&self.pool);
         tracing::debug!("service {}: backend {}: its agent: {:?}", id.service, id.backend, report.result);
-        let is_news = self.fleet.hear_agent(report, Instant::now());
+        let is_news = self.pool.hear_agent(report, Instant::now());
         self.note_news(is_news);
         let TargetId { service, backend } = &id;
-        match (before, trouble(&self.fleet)) {
+        match (before, trouble(&self.pool)) {
             (None, Some(why)) => tracing::warn!(
                 "service {service}: backend {backend}: its agent cannot be asked, which changes nothing: {why}"
             ),
@@ -445,7 +456,7 @@ impl Owner {
     /// Takes in what discovery tells, all of it at once.
     fn take_in_found(&mut self, updates: Vec<Update>) {
         let mut overlay = self.overlay.clone();
-        let (services, journal) = (&self.fleet.effective().services, &self.journal);
+        let (services, journal) = (&self.pool.effective().services, &self.journal);
         self.discoveries.take_in(updates, services, &self.config, &mut overlay, journal, Instant::now());
         self.put_in_effect(overlay);
     }
@@ -469,7 +480,8 @@ impl Owner {
             return;
         }
         let mut overlay = self.overlay.clone();
-        leaving::release(&mut overlay, &self.fleet, &self.config, &self.backend_flows());
+        let now = uptime::now().as_secs();
+        leaving::release(&mut overlay, &self.pool, &self.config, &self.backend_flows(), now);
         self.put_in_effect(overlay);
     }
 
@@ -482,7 +494,7 @@ impl Owner {
                     _ => None,
                 };
                 (self.listeners.set_reach)(address, no_way);
-                self.fleet.heard(address, next_hop);
+                self.pool.heard(address, next_hop);
                 self.note_news(true);
             }
             Event::Vlans(vlans) => {
@@ -513,7 +525,7 @@ impl Owner {
         let mut tools = Tools { kernel: self.kernel.as_mut(), journal: &mut self.journal };
         let done = what(&mut self.attachments, &mut tools);
         if let Some(covered) = self.attachments.changed() {
-            self.fleet.set_covered(covered);
+            self.pool.set_covered(covered);
             self.is_stale = true;
         }
         done
@@ -533,14 +545,14 @@ impl Owner {
 
     /// Warns of what the host lacks.
     pub(super) fn say_what_the_host_lacks(&self) {
-        for line in host::lacks(&ThisHost, &self.config, self.fleet.effective()) {
+        for line in host::lacks(&ThisHost, &self.config, self.pool.effective()) {
             tracing::warn!("{line}");
         }
     }
 
     fn tell_the_others(&mut self) {
-        self.discoveries.retain(&self.fleet.effective().services);
-        self.listeners.tell(&self.fleet);
+        self.discoveries.retain(&self.pool.effective().services);
+        self.listeners.tell(&self.pool);
     }
 
     /// Tells the keeper of the VIPs what follows from the states decided last.
@@ -551,7 +563,7 @@ impl Owner {
 
     /// What is wanted of each VIP.
     pub(super) fn wishes(&self) -> Wishes {
-        wishes(&self.fleet, &self.config, self.overlay.node_admin(), Instant::now())
+        wishes(&self.pool, &self.config, self.overlay.node_admin(), Instant::now())
     }
 
     /// Tells the datapath that the daemon lives.
@@ -579,9 +591,9 @@ impl Owner {
         self.release_left();
         self.look_at_found(now);
         self.sync.settle_due(&self.config.timeouts, self.kernel.as_mut(), &mut self.journal, now);
-        self.is_stale |= self.journal.trouble_of(TroubleKind::Tables).is_some() || self.fleet.is_due(now);
+        self.is_stale |= self.journal.trouble_of(TroubleKind::Tables).is_some() || self.pool.is_due(now);
         self.is_stale |= self.sync.can_shrink();
-        let reweighed = self.fleet.weigh(now);
+        let reweighed = self.pool.weigh(now);
         self.is_stale |= !reweighed.is_empty();
         self.journal.tell_weights(reweighed);
     }
@@ -614,7 +626,7 @@ impl Owner {
 
     /// Shows the breakers what became of their backends' flows.
     fn look_at_flows(&mut self, carried: &Carried, now: Instant) {
-        if !self.fleet.looks_at_flows() {
+        if !self.pool.looks_at_flows() {
             return;
         }
         let tables = self.sync.tables();
@@ -624,7 +636,7 @@ impl Owner {
             let index = indices.get(&identity(present.index, backend.backend.address))?;
             carried.backends.get(index).copied()
         };
-        self.is_stale |= self.fleet.see(counted, now);
+        self.is_stale |= self.pool.see(counted, now);
     }
 
     /// Counts the flows.
@@ -640,8 +652,13 @@ impl Owner {
 
     /// Whether a backend's first check, its next hop or a service's first lookup is still out.
     pub(super) fn is_pending(&self) -> bool {
-        self.fleet.is_pending() || self.discoveries.is_pending(&self.fleet.effective().services)
+        self.pool.is_pending() || self.discoveries.is_pending(&self.pool.effective().services)
     }
+}
+
+/// The present moment of this boot.
+fn this_moment() -> Moment {
+    Moment { boot: uptime::boot_id(), seconds: uptime::now().as_secs() }
 }
 
 #[cfg(test)]

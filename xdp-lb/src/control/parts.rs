@@ -14,7 +14,7 @@ use crate::discovery::Update;
 use crate::health::{AgentReport, Course, Health, Report, Target, TargetId};
 use crate::model::{self, Config, Effective, Via};
 use crate::net::{Event, OwnMacs};
-use crate::pool::fleet::Fleet;
+use crate::pool::pool::Pool;
 
 /// Replaces what is checked: [`Checker::set_targets`](crate::health::Checker::set_targets).
 pub type SetTargets = Box<dyn FnMut(Vec<(Target, Health)>) + Send>;
@@ -77,7 +77,7 @@ pub struct Listeners {
 #[derive(Debug)]
 pub struct Learnt {
     /// What is known of the backends.
-    pub fleet: Fleet,
+    pub pool: Pool,
     /// What is still to be taken in: the last news of MACs, addresses and VLANs, and of each interface.
     pub news: Vec<Event>,
 }
@@ -127,10 +127,10 @@ impl Listeners {
     }
 
     /// Tells whom it concerns which services and backends there are.
-    pub(super) fn tell(&mut self, fleet: &Fleet) {
-        (self.watch)(fleet.addresses());
-        (self.set_targets)(fleet.targets());
-        let services = &fleet.effective().services;
+    pub(super) fn tell(&mut self, pool: &Pool) {
+        (self.watch)(pool.addresses());
+        (self.set_targets)(pool.targets());
+        let services = &pool.effective().services;
         (self.set_discoveries)(services.iter().map(|service| service.service.clone()).collect());
     }
 }

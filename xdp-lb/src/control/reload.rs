@@ -12,7 +12,7 @@ use crate::model::refusal::{Answer, Refusal};
 use crate::model::{Config, Effective, Probe};
 use crate::overlay::{self, Leave, Overlay};
 use crate::plan::places::Plan;
-use crate::pool::fleet::vip;
+use crate::pool::definition::vip;
 use crate::report::documents::ReloadView;
 use crate::report::unused::unused;
 use crate::ring;
@@ -31,14 +31,14 @@ impl Owner {
     pub(super) fn plan_reload(&self, read: Result<Config, Errors>, leave: Leave) -> Answer<ReloadView> {
         let Reload { effective, mut view, .. } = self.hold_against(read, leave)?;
         let now = Instant::now();
-        let mut fleet = self.fleet.clone();
-        fleet.set_effective(effective, self.sync.tables(), now);
-        fleet.expect_of_new_backends(&self.fleet);
-        fleet.decide(now);
-        let plan = self.sync.plan(&fleet.wanted()).map_err(|full| refused(full.to_string()))?;
+        let mut pool = self.pool.clone();
+        pool.set_effective(effective, self.sync.tables(), now);
+        pool.expect_of_new_backends(&self.pool);
+        pool.decide(now, &mut rand::random);
+        let plan = self.sync.plan(&pool.wanted()).map_err(|full| refused(full.to_string()))?;
         let after = tables_after(self.sync.tables(), &plan);
         for change in &mut view.services {
-            let mut services = fleet.effective().services.iter();
+            let mut services = pool.effective().services.iter();
             let service = services.find(|service| service.service.name == change.service);
             change.slots = service.map(|service| {
                 let rings = [self.sync.tables(), &after].map(|tables| {
@@ -121,7 +121,7 @@ impl Owner {
             return Err(refused(format!("there is no interface {name}: create it, or correct `interfaces`")));
         }
         let settings = overlay::changed_settings(&self.config, &read);
-        let services = self.backend_flows().changes(self.fleet.effective(), &effective);
+        let services = self.backend_flows().changes(self.pool.effective(), &effective);
         let stays = |setting: &&SettingChange| setting.takes.is_some();
         changes.extend(settings.iter().filter(|setting| !stays(setting)).map(ToString::to_string));
         changes.extend(services.iter().flat_map(|service| service.lines()));

@@ -89,7 +89,7 @@ impl Owner {
         let mut outcome =
             self.change_with(leave, |overlay, config| overlay.remove_backend(config, service, address))?;
         if outcome.changed {
-            let (effective, longest) = (self.fleet.effective(), self.config.drain_timeout);
+            let (effective, longest) = (self.pool.effective(), self.config.drain_timeout);
             outcome.message += &end_of(service, Some(address), ends, effective, longest);
         }
         Ok(outcome)
@@ -105,14 +105,14 @@ impl Owner {
         let ends = service.and_then(|service| self.backend_flows().left_of_all(service));
         let mut outcome = self.change_with(leave, |overlay, config| overlay.remove_service(config, name))?;
         if outcome.changed {
-            let (effective, longest) = (self.fleet.effective(), self.config.drain_timeout);
+            let (effective, longest) = (self.pool.effective(), self.config.drain_timeout);
             outcome.message += &end_of(name, None, ends, effective, longest);
         }
         Ok(outcome)
     }
 
     fn service(&self, name: &str) -> Option<&EffectiveService> {
-        self.fleet.effective().services.iter().find(|it| it.service.name == name)
+        self.pool.effective().services.iter().find(|it| it.service.name == name)
     }
 
     /// What lists the recorded flows.
@@ -121,7 +121,7 @@ impl Owner {
             .kernel
             .flow_records()
             .map_err(|error| Refusal::Failed(format!("the flows cannot be read: {error:#}")))?;
-        Ok(Box::new(Flows::new(records, self.fleet.effective(), self.sync.tables())))
+        Ok(Box::new(Flows::new(records, self.pool.effective(), self.sync.tables())))
     }
 
     /// Counts the flows anew where somebody waits for a backend to lose its last.
@@ -133,7 +133,7 @@ impl Owner {
             service.admin == AdminState::Draining || backends()
         };
         let is_awaited = self.overlay.node_admin() == AdminState::Draining
-            || self.fleet.effective().services.iter().any(drains);
+            || self.pool.effective().services.iter().any(drains);
         if self.census.is_old(now) && is_awaited {
             self.count_flows(now);
         }

@@ -10,7 +10,7 @@ use xdp_lb_common::tables::Traffic;
 use super::journal::Journal;
 use super::kernel::Kernel;
 use super::traffic::{self, Carried, TrafficRates};
-use crate::datapath::{Census, Sizes};
+use crate::datapath::{Census, Sizes, monotonic_seconds};
 use crate::model::Timeouts;
 use crate::model::state::TroubleKind;
 use crate::plan::places::{Full, Plan};
@@ -61,7 +61,7 @@ impl TableSync {
 
     /// The writes that make the tables what is wanted.
     pub(super) fn plan(&self, wanted: &[WantedService]) -> Result<Plan, Full> {
-        self.planner.plan(wanted)
+        self.planner.plan(wanted, monotonic_seconds().map_or(0, |now| now.max(1)))
     }
 
     /// Makes the writes of a plan.

@@ -19,13 +19,14 @@ use crate::model::{DownPolicy, EffectiveBackend, EffectiveService, unknown};
 use crate::plan::places::{identities, identity};
 use crate::pool::agent::AgentState;
 use crate::pool::breaker::Circuit;
-use crate::pool::fleet::{target_id, vip};
+use crate::pool::definition::{target_id, vip};
 use crate::report::documents::{
     AgentView, BackendView, CounterView, CountersView, InterfaceView, MovingView, NextHopView, ServiceView,
     StatusView, TableView, TrafficView,
 };
 use crate::report::rates::Rates;
 use crate::report::unused::{some, unused};
+use crate::uptime;
 
 /// How full a table is whose limit may be why packets are dropped. Its kernel evicts somewhat before it is full.
 const NEARLY_FULL: f64 = 0.8;
@@ -65,7 +66,7 @@ impl Owner {
             interfaces: self.interface_views(),
             vips: self.vips.views(self.wishes()),
             services: self.service_views(&carried),
-            backends: self.backend_views(&self.fleet.effective().services, &carried)?,
+            backends: self.backend_views(&self.pool.effective().services, &carried)?,
             tables: self.table_views(),
             dropped_packets: packets(Kind::Drop),
             passed_packets: packets(Kind::Pass),
@@ -77,7 +78,7 @@ impl Owner {
     }
 
     pub(super) fn backends(&self, service: Option<&str>) -> Answer<Vec<BackendView>> {
-        let services = &self.fleet.effective().services;
+        let services = &self.pool.effective().services;
         let Some(name) = service else {
             return self.backend_views(services, &self.carried(|_| true)?);
         };
@@ -94,7 +95,7 @@ impl Owner {
     }
 
     fn service_views(&self, carried: &Carried) -> Vec<ServiceView> {
-        let services = &self.fleet.effective().services;
+        let services = &self.pool.effective().services;
         services.iter().map(|service| self.service_view(service, carried)).collect()
     }
 
@@ -186,7 +187,7 @@ impl Owner {
             carried.services.get(&present.index).map(|traffic| traffic_view(*traffic, rates))
         });
         let serving = service.backends.iter().filter(|backend| {
-            self.fleet
+            self.pool
                 .known(&target_id(service, backend))
                 .is_some_and(|known| known.condition.state.takes_new_flows())
         });
@@ -216,7 +217,7 @@ impl Owner {
             },
             agent: service.service.agent.clone(),
             feedback: service.service.feedback,
-            panic: self.fleet.panic(&service.service.name).map(str::to_owned),
+            panic: self.pool.panic(&service.service.name).map(str::to_owned),
             max_flows: service.service.max_flows,
             health_check: service.service.check(),
             admin: service.admin,
@@ -268,7 +269,7 @@ impl Owner {
         let id = target_id(service, backend);
         let address = backend.backend.address;
         let known = self
-            .fleet
+            .pool
             .known(&id)
             .ok_or_else(|| Refusal::Failed(format!("nothing is known of backend {address}; report it")))?;
         let share = match (index, ring) {
@@ -310,7 +311,7 @@ impl Owner {
             },
             check_latency_seconds: known.latency.map(|latency| latency.as_secs_f64()),
             check_latency_average_seconds: known.average.time().map(|time| time.as_secs_f64()),
-            next_hop: self.fleet.next_hop(address.ip()).map(|hop| NextHopView {
+            next_hop: self.pool.next_hop(address.ip()).map(|hop| NextHopView {
                 interface: hop.interface.clone(),
                 mac: hop.destination_mac.to_string(),
                 vlan: hop.vlan,
@@ -318,7 +319,13 @@ impl Owner {
             }),
             origin: backend.origin,
             leaving: backend.is_leaving,
-            leaves_in_seconds: leaves_in(&self.overlay, &self.config, service, address),
+            leaves_in_seconds: leaves_in(
+                &self.overlay,
+                &self.config,
+                service,
+                address,
+                uptime::now().as_secs(),
+            ),
             flows: index.map_or(0, |index| self.census.live(index)),
             flows_known_in_seconds: index
                 .and_then(|index| ring?.known_at.get(&index).copied())

@@ -1,17 +1,15 @@
 //! Which VIPs are to be addresses of this host, told to whoever puts them there.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Instant;
 
 use anyhow::Result;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
-use crate::model::state::{AdminState, VipState};
-use crate::model::{Config, Withdraw};
+use crate::model::Config;
+use crate::model::state::VipState;
 use crate::net::vips::{self, Standings, Wanted, Wish};
-use crate::pool::fleet::Fleet;
+use crate::pool::vips::Wishes;
 use crate::report::documents::VipView;
 
 /// Who keeps the VIPs, as a trait: the owner's logic is tested without a kernel.
@@ -37,9 +35,6 @@ impl Vips for vips::Vips {
         vips::Vips::release(self).boxed()
     }
 }
-
-/// What is wanted of each VIP, by its address.
-pub(super) type Wishes = BTreeMap<IpAddr, Wish>;
 
 /// The VIPs that the daemon sees to.
 pub(super) struct VipKeeper {
@@ -98,38 +93,4 @@ impl VipKeeper {
         };
         wishes.into_iter().map(view).collect()
     }
-}
-
-/// Of each VIP that the daemon sees to, whether it is to be there.
-pub(super) fn wishes(fleet: &Fleet, config: &Config, node: AdminState, now: Instant) -> Wishes {
-    let withdraw = config.vips.withdraw;
-    let mut wishes = Wishes::new();
-    if config.vips.interface.is_none() {
-        return wishes;
-    }
-    let services = &fleet.effective().services;
-    for service in services {
-        let wish = match node {
-            AdminState::Draining => Wish::Absent,
-            AdminState::Enabled => fleet.wish(service, withdraw),
-        };
-        // A VIP is wanted where one of its services wants it.
-        let present = wishes.entry(service.service.vip.ip()).or_insert(wish);
-        *present = match (*present, wish) {
-            (Wish::Present, _) | (_, Wish::Present) => Wish::Present,
-            (Wish::Undecided, _) | (_, Wish::Undecided) => Wish::Undecided,
-            (Wish::Absent, Wish::Absent) => Wish::Absent,
-        };
-    }
-    if withdraw != Withdraw::Never {
-        // A VIP waits for the first checks of all its services.
-        for service in services {
-            if let Some(wish @ Wish::Present) = wishes.get_mut(&service.service.vip.ip())
-                && fleet.awaits_first_checks(service, now)
-            {
-                *wish = Wish::Undecided;
-            }
-        }
-    }
-    wishes
 }

@@ -14,7 +14,7 @@ use crate::health::{AgentReport, Checker, Report};
 use crate::model::{Config, Via};
 use crate::net::{Event, Resolver};
 use crate::overlay::{self, Overlay};
-use crate::pool::fleet::Fleet;
+use crate::pool::pool::Pool;
 use crate::store;
 use crate::tables::Tables;
 
@@ -27,7 +27,7 @@ const LOOK: Duration = Duration::from_millis(50);
 /// What is known before the tables are taken over.
 #[derive(Debug)]
 pub struct Standby {
-    fleet: Fleet,
+    pool: Pool,
     /// What the owner task is to hear once it has the datapath: the last news of MACs, addresses and VLANs, and of
     /// each interface.
     own_macs: Option<Event>,
@@ -56,10 +56,10 @@ impl Standby {
         let effective = overlay::effective(config, &overlay).map_err(|lines| {
             anyhow!("the config file conflicts with the changes made at runtime:\n{}", lines.join("\n"))
         })?;
-        let mut fleet = Fleet::new(tables);
-        fleet.set_effective(effective, tables, Instant::now());
+        let mut pool = Pool::new(tables);
+        pool.set_effective(effective, tables, Instant::now());
         Ok(Self {
-            fleet,
+            pool,
             own_macs: None,
             addresses: None,
             router_addresses: None,
@@ -79,9 +79,9 @@ impl Standby {
         mut ears: Ears<'_>,
         predecessor: &mut Predecessor,
     ) -> Result<OwnedFd> {
-        resolver.watch(self.fleet.addresses());
+        resolver.watch(self.pool.addresses());
         // Those that go to VIPs need the program to be attached.
-        let mut targets = self.fleet.targets();
+        let mut targets = self.pool.targets();
         targets.retain(|(target, _)| target.check.via != Via::Vip);
         checker.set_targets(targets);
         let deadline = Instant::now() + FIRST_CHECKS;
@@ -106,12 +106,12 @@ impl Standby {
     /// Takes in the next news. Cancel safe.
     async fn hear(&mut self, ears: &mut Ears<'_>) -> Result<()> {
         tokio::select! {
-            Some(report) = ears.reports.recv() => drop(self.fleet.report(report)),
-            Some(report) = ears.agents.recv() => drop(self.fleet.hear_agent(report, Instant::now())),
+            Some(report) = ears.reports.recv() => drop(self.pool.report(report)),
+            Some(report) = ears.agents.recv() => drop(self.pool.hear_agent(report, Instant::now())),
             event = ears.events.recv() => {
                 let event = event.context("the kernel sends no notifications of network changes")?;
                 match event {
-                    Event::NextHop { address, next_hop } => self.fleet.heard(address, next_hop),
+                    Event::NextHop { address, next_hop } => self.pool.heard(address, next_hop),
                     Event::Interface { ref name, .. } => {
                         drop(self.interfaces.insert(name.clone(), event));
                     }
@@ -127,15 +127,15 @@ impl Standby {
 
     /// Whether a first check or a next hop is still out.
     fn is_pending(&self) -> bool {
-        let mut fleet = self.fleet.clone();
-        fleet.decide(Instant::now());
-        fleet.is_pending()
+        let mut pool = self.pool.clone();
+        pool.decide(Instant::now(), &mut rand::random);
+        pool.is_pending()
     }
 
     /// What the owner task begins with.
     pub(crate) fn into_learnt(self) -> Learnt {
         let news =
             self.own_macs.into_iter().chain(self.addresses).chain(self.router_addresses).chain(self.vlans);
-        Learnt { fleet: self.fleet, news: news.chain(self.interfaces.into_values()).collect() }
+        Learnt { pool: self.pool, news: news.chain(self.interfaces.into_values()).collect() }
     }
 }

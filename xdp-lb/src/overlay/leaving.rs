@@ -15,7 +15,6 @@ use crate::model::schema::{Backend, Config, Limits, Service};
 use crate::model::state::{AdminState, Origin};
 use crate::model::text::grouped;
 use crate::model::vip::Vip;
-use crate::uptime;
 
 /// How what is not wanted any more leaves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -34,13 +33,6 @@ pub struct Moment {
     pub boot: String,
     /// Seconds since it began.
     pub seconds: u64,
-}
-
-impl Moment {
-    /// This moment.
-    pub fn now() -> Self {
-        Self { boot: uptime::boot_id(), seconds: uptime::now().as_secs() }
-    }
 }
 
 /// All that leaves.

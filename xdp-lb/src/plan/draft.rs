@@ -12,7 +12,7 @@ use super::places::{Full, Identity, Places, Plan, RingInput, identities, identit
 use super::room::Room;
 use super::wanted::{Sources, WantedBackend, WantedService};
 use super::writes::{Desired, gone, writes};
-use crate::datapath::{Sizes, monotonic_seconds};
+use crate::datapath::Sizes;
 use crate::ring::{self, Member};
 use crate::tables::{SourceRange, Tables};
 
@@ -29,6 +29,8 @@ pub struct Draft<'a> {
     new_services: Vec<ServiceIndex>,
     new_backends: Vec<BackendIndex>,
     shortened: Vec<Endpoint>,
+    /// Seconds of the clock that packets are noted by; 0 where it does not tell.
+    now: u32,
 }
 
 impl<'a> Draft<'a> {
@@ -39,6 +41,7 @@ impl<'a> Draft<'a> {
         sizes: &'a Sizes,
         places: &'a Places,
         wanted: &[WantedService],
+        now: u32,
     ) -> Result<Plan, Full> {
         let services = || tables.services.values();
         let mut draft = Self {
@@ -60,6 +63,7 @@ impl<'a> Draft<'a> {
             new_services: Vec::new(),
             new_backends: Vec::new(),
             shortened: Vec::new(),
+            now,
         };
         let identities = identities(tables);
         let mut users = Users::new();
@@ -300,7 +304,7 @@ impl<'a> Draft<'a> {
                 by_record: u8::from(is_shared || full_nat),
                 stateless: u8::from(named.is_some()),
                 backend: named.map_or(BackendIndex::default(), |user| user.place),
-                recorded_since: if is_recorded { recorded_since(present) } else { 0 },
+                recorded_since: if is_recorded { recorded_since(present, self.now) } else { 0 },
                 ..Reply::default()
             };
             self.desired.replies.insert(*endpoint, reply);
@@ -377,11 +381,10 @@ struct User {
     place: BackendIndex,
 }
 
-/// Since when all flows of a backend are recorded, where they are to be from now on. A new one has no older flows. 0 where the
-/// clock does not tell.
-fn recorded_since(present: Option<&Reply>) -> u32 {
+/// Since when all flows of a backend are recorded, where they are to be from now on. A new one has no older flows.
+fn recorded_since(present: Option<&Reply>, now: u32) -> u32 {
     match present {
-        Some(present) if present.recorded_since == 0 => monotonic_seconds().map_or(0, |now| now.max(1)),
+        Some(present) if present.recorded_since == 0 => now,
         Some(present) => present.recorded_since,
         None => 1,
     }

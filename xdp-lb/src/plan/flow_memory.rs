@@ -232,7 +232,10 @@ impl World {
         for wanted in &mut self.wanted {
             wanted.ring_len = ring_len(&wanted.backends);
         }
-        let plan = self.planner.plan(&self.wanted).map_err(|full| TestCaseError::fail(full.to_string()))?;
+        let plan = self
+            .planner
+            .plan(&self.wanted, self.tables.now)
+            .map_err(|full| TestCaseError::fail(full.to_string()))?;
         let now = self.now();
         self.settling.note(&plan.writes, self.planner.tables(), now);
         let every = plan.writes.len().div_ceil(40);

@@ -45,21 +45,22 @@ impl Planner {
         &self.tables
     }
 
-    /// The writes that make the tables what is wanted. Nothing changes until [`Planner::commit`].
-    pub fn plan(&self, wanted: &[WantedService]) -> Result<Plan, Full> {
-        self.draft(wanted).or_else(|_| {
+    /// The writes that make the tables what is wanted. Nothing changes until [`Planner::commit`]. `now`: seconds of the clock that
+    /// packets are noted by; 0 where it does not tell.
+    pub fn plan(&self, wanted: &[WantedService], now: u32) -> Result<Plan, Full> {
+        self.draft(wanted, now).or_else(|_| {
             // Old and new do not fit side by side: what is not wanted any more makes room first.
-            let removal = self.draft(&self.kept(wanted))?;
+            let removal = self.draft(&self.kept(wanted), now)?;
             let mut smaller = self.clone();
             smaller.commit(&removal);
-            let mut plan = smaller.draft(wanted)?;
+            let mut plan = smaller.draft(wanted, now)?;
             plan.writes.splice(0..0, removal.writes);
             Ok(plan)
         })
     }
 
-    fn draft(&self, wanted: &[WantedService]) -> Result<Plan, Full> {
-        Draft::plan(&self.tables, &self.sizes, &self.places, wanted)
+    fn draft(&self, wanted: &[WantedService], now: u32) -> Result<Plan, Full> {
+        Draft::plan(&self.tables, &self.sizes, &self.places, wanted, now)
     }
 
     /// Rings that are longer than is wanted, and how long they are to be.

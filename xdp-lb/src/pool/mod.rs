@@ -1,12 +1,23 @@
-//! What is known of services and backends, and what follows from it: who takes new flows, and how many.
+//! What is known of services and backends, and what follows from it: who takes new flows, and how many. The time and all chance
+//! are passed in.
 
 pub mod agent;
 pub mod breaker;
+pub mod covered;
+pub mod decide;
+pub mod definition;
 pub mod ejection;
 pub mod evidence;
 pub mod failing;
 pub mod feedback;
-pub mod fleet;
+pub mod known;
 pub mod latency;
+pub mod lower;
+#[expect(clippy::module_inception, reason = "it holds what the files beside it decide on")]
+pub mod pool;
 pub mod selection;
 pub mod slow_start;
+#[cfg(test)]
+mod testing;
+pub mod vips;
+pub mod weigh;

@@ -1198,13 +1198,13 @@ async fn what_left_in_an_earlier_boot_is_over_and_a_wall_clock_counts_for_nothin
     daemon.handle.remove_backend("web".into(), second, Leave::Drain).await.unwrap();
     let state = daemon.directory.path().join("state.json");
     let text = fs::read_to_string(&state).unwrap();
-    let boot = crate::uptime::boot_id();
+    let boot = uptime::boot_id();
     assert!(text.contains(&boot) && text.contains("\"version\": 3"), "{text}");
     let since = serde_json::from_str::<serde_json::Value>(&text).unwrap()["contents"]["leaving"]["backends"]
         ["web"]["198.51.100.12:8080"]["since"]
         .as_u64()
         .unwrap();
-    assert!(since <= crate::uptime::now().as_secs(), "seconds of the boot, not of the year: {since}");
+    assert!(since <= uptime::now().as_secs(), "seconds of the boot, not of the year: {since}");
     let by_hand: String =
         text.lines().filter(|line| !line.contains("checksum")).map(|line| format!("{line}\n")).collect();
     fs::write(&state, by_hand.replace(&boot, "00000000-0000-0000-0000-000000000000")).unwrap();

@@ -1,0 +1,320 @@
+//! What each backend does: what the operator wants, its health, its next hop and the backends beside it together.
+
+use std::time::Instant;
+
+use super::breaker::{Breaker, Circuit, Moment};
+use super::definition::{target_id, vip};
+use super::ejection::{Suspect, eject};
+use super::known::{Condition, Hop, Known};
+use super::pool::Pool;
+use super::selection::{Ability, Candidate, Chosen, Selection, select};
+use crate::health::{Health, TargetId};
+use crate::model::state::{AdminState, BackendState, Origin};
+use crate::model::{EffectiveBackend, EffectiveService, Mode};
+use crate::net::NextHop;
+
+/// Where chance comes from: each number is from 0 to 1.
+pub type Chance<'a> = &'a mut dyn FnMut() -> f64;
+
+/// A backend that came into another state.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Transition {
+    /// Which backend.
+    pub id: TargetId,
+    /// Its state before; `None` where it is new.
+    pub before: Option<BackendState>,
+    /// Its state now, and why.
+    pub now: Condition,
+}
+
+impl Pool {
+    /// Decides every backend's state anew; returns those that are in another one than before. `chance` is asked for numbers
+    /// from 0 to 1.
+    pub fn decide(&mut self, now: Instant, chance: Chance<'_>) -> Vec<Transition> {
+        let mut transitions = Vec::new();
+        self.panics.clear();
+        self.watched.clear();
+        self.due = None;
+        let effective = std::mem::take(&mut self.effective);
+        for service in &effective.services {
+            self.move_agents(service, now);
+            self.move_breakers(service, now, chance);
+            let (mut selection, mut conditions) = self.conditions(service);
+            if self.eject(service, &selection, &conditions, now, chance) {
+                (selection, conditions) = self.conditions(service);
+            }
+            if selection.chosen == Chosen::All {
+                self.panics.insert(service.service.name.clone(), too_few(service, &selection));
+            }
+            for (backend, mut decided) in service.backends.iter().zip(conditions) {
+                let id = target_id(service, backend);
+                let Some(known) = self.known.get_mut(&id) else { continue };
+                let is_new = known.condition.reason.is_empty();
+                let step = known.warm_up(decided.state, service.service.slow_start, now);
+                let is_down = known.is_down(service);
+                let moves = service.service.circuit_breaker.and_then(|_| known.breaker.due(is_down));
+                let hop = self.next_hops.get(&backend.backend.address.ip());
+                let had_ended = known.is_ended();
+                let policy = service.service.down_policy();
+                let end = known.judge(decided.state, hop, policy, now);
+                self.due = self.due.into_iter().chain(step).chain(moves).chain(end).min();
+                if let Some(failing) = &known.failing {
+                    decided.reason = format!("{}; {}", decided.reason, failing.words(policy));
+                    if failing.is_watched(policy) {
+                        self.watched.push((id.clone(), vip(service), policy));
+                    }
+                }
+                if decided.state == BackendState::HalfOpen {
+                    known.portion =
+                        service.service.circuit_breaker.map_or(100, |breaker| breaker.half_open_portion);
+                } else if known.portion < 100 {
+                    decided.reason = format!("{}; warming up, {} %", decided.reason, known.portion);
+                }
+                let is_other = is_new || known.condition.state != decided.state;
+                if is_other {
+                    known.since = now;
+                }
+                if is_other || known.is_ended() && !had_ended {
+                    let before = (!is_new).then_some(known.condition.state);
+                    transitions.push(Transition { id, before, now: decided.clone() });
+                }
+                if let Some(spared) = &known.spared {
+                    decided.reason = format!("{}; {spared}", decided.reason);
+                }
+                if let Some(trouble) = &known.agent.trouble {
+                    decided.reason = format!("{}; its agent cannot be asked: {trouble}", decided.reason);
+                }
+                if let Some(trouble) = &known.trouble {
+                    decided.reason = format!("{}; the check could not be run: {trouble}", decided.reason);
+                }
+                known.condition = decided;
+            }
+        }
+        self.effective = effective;
+        transitions
+    }
+
+    /// Moves on what agents say by the time.
+    fn move_agents(&mut self, service: &EffectiveService, now: Instant) {
+        if service.service.agent.is_none() {
+            return;
+        }
+        let hold = service.service.feedback.unwrap_or_default().hold;
+        for backend in &service.backends {
+            let Some(known) = self.known.get_mut(&target_id(service, backend)) else { continue };
+            let back = known.agent.advance(hold, now);
+            self.due = self.due.into_iter().chain(back).min();
+        }
+    }
+
+    /// Moves a service's breakers on by the time, the checks, and the flows of those on trial.
+    fn move_breakers(&mut self, service: &EffectiveService, now: Instant, chance: Chance<'_>) {
+        for backend in &service.backends {
+            let Some(known) = self.known.get_mut(&target_id(service, backend)) else { continue };
+            known.spared = None;
+            let Some(policy) = &service.service.circuit_breaker else {
+                known.breaker = Breaker::default();
+                continue;
+            };
+            let moment = Moment { is_down: known.is_down(service), now, chance: chance() };
+            if matches!(known.breaker.circuit(), Circuit::HalfOpen { .. })
+                && let Some(failures) = known.breaker.failures(policy, now)
+            {
+                known.breaker.open(policy, failures.to_string(), moment);
+            }
+            known.breaker.advance(policy, moment);
+        }
+    }
+
+    /// Opens the breakers of backends whose flows fail, as far as enough others are left; returns whether there is any.
+    fn eject(
+        &mut self,
+        service: &EffectiveService,
+        selection: &Selection,
+        conditions: &[Condition],
+        now: Instant,
+        chance: Chance<'_>,
+    ) -> bool {
+        let Some(policy) = &service.service.circuit_breaker else { return false };
+        let with_conditions = || service.backends.iter().zip(conditions);
+        let failures = |(place, (backend, condition)): (usize, (&EffectiveBackend, &Condition))| {
+            let known = self.known.get(&target_id(service, backend))?;
+            let failures = known.breaker.failures(policy, now)?;
+            (condition.state == BackendState::Up).then_some(Suspect { place, failures })
+        };
+        let suspects: Vec<Suspect> = with_conditions().enumerate().filter_map(failures).collect();
+        if suspects.is_empty() {
+            return false;
+        }
+        let candidates = self.candidates(service, conditions);
+        let is_ejected: Vec<bool> = conditions
+            .iter()
+            .map(|condition| matches!(condition.state, BackendState::Ejected | BackendState::HalfOpen))
+            .collect();
+        let chosen =
+            eject(&candidates, &is_ejected, selection.needed, policy.max_ejected(), suspects.clone());
+        for suspect in suspects {
+            let Some(known) = self.known.get_mut(&target_id(service, &service.backends[suspect.place]))
+            else {
+                continue;
+            };
+            if chosen.contains(&suspect) {
+                let moment = Moment { is_down: false, now, chance: chance() };
+                known.breaker.open(policy, suspect.failures.to_string(), moment);
+            } else {
+                known.spared = Some(format!(
+                    "{}, and it is not ejected, since too few would be left (max_ejected, panic_threshold)",
+                    suspect.failures
+                ));
+            }
+        }
+        !chosen.is_empty()
+    }
+
+    /// What each of a service's backends is to do.
+    fn conditions(&self, service: &EffectiveService) -> (Selection, Vec<Condition>) {
+        let alone = service.backends.iter().map(|backend| {
+            let hop = self.next_hops.get(&backend.backend.address.ip());
+            self.known.get(&target_id(service, backend)).map_or_else(
+                || Condition { state: BackendState::Checking, reason: String::new() },
+                |known| condition(service, backend, known, hop),
+            )
+        });
+        let mut conditions: Vec<Condition> = alone.collect();
+        let candidates = self.candidates(service, &conditions);
+        let selection = select(&candidates, service.service.panic_threshold);
+        for ((backend, candidate), condition) in service.backends.iter().zip(&candidates).zip(&mut conditions)
+        {
+            choose(service, candidate, &selection, condition);
+            if let Some(hop) = self.next_hop(backend.backend.address.ip())
+                && let Some(warning) = self.covered.warning(service.service.mode, hop)
+            {
+                condition.reason = format!("{}; {warning}", condition.reason);
+            }
+        }
+        (selection, conditions)
+    }
+
+    /// What is known of each of a service's backends by itself, where these are their conditions.
+    fn candidates(&self, service: &EffectiveService, conditions: &[Condition]) -> Vec<Candidate> {
+        let candidate = |(backend, alone): (&EffectiveBackend, &Condition)| {
+            let known = self.known.get(&target_id(service, backend));
+            let is_wanted = backend.admin != AdminState::Draining
+                && backend.backend.weight > 0
+                && !known.is_some_and(|known| known.agent.drains());
+            let ability = if is_wanted { ability(alone.state) } else { Ability::Unwanted };
+            Candidate { is_backup: backend.backend.backup, ability }
+        };
+        service.backends.iter().zip(conditions).map(candidate).collect()
+    }
+}
+
+/// What a backend does, by what is known of it. What keeps packets from it comes first.
+fn condition(
+    service: &EffectiveService,
+    backend: &EffectiveBackend,
+    known: &Known,
+    hop: Option<&Hop>,
+) -> Condition {
+    let is_checked = service.service.is_checked();
+    let why = known.why.as_deref();
+    let refusal = known.agent.refusal().map(|refusal| (refusal.state, refusal.reason.clone()));
+    let drains = drains(service, backend);
+    let (state, reason) = match (hop, known.health, drains) {
+        (None, ..) => (BackendState::Unresolved, "the next hop is being looked up".into()),
+        (Some(Hop::Missing(why, _)), ..) => (BackendState::Unresolved, format!("no next hop: {why}")),
+        (Some(Hop::Known(NextHop { router: Some(router), .. })), ..) if service.service.mode == Mode::Dsr => {
+            (
+                BackendState::Unresolved,
+                format!(
+                    "reached through the router {router}, which would send packets to the VIP back: mode dsr wants it on \
+                 a link of this host, mode ipip or gue do not"
+                ),
+            )
+        }
+        (_, Health::Down, _) if is_checked => {
+            (BackendState::Down, format!("health check: {}", why.unwrap_or("failed")))
+        }
+        (_, _, Some(why)) => (BackendState::Draining, why.into()),
+        (_, Health::Unknown, _) if is_checked => {
+            (BackendState::Checking, "the first health check is still out".into())
+        }
+        _ => refusal.or_else(|| known.ejected()).unwrap_or_else(|| {
+            let up = match why {
+                _ if !is_checked => "not checked".into(),
+                Some(why) => format!("health check: {why}"),
+                None => "was up before the daemon started".into(),
+            };
+            (BackendState::Up, up)
+        }),
+    };
+    // What keeps packets from it hides neither that it takes no flows afterwards, nor that it goes.
+    let reason = match drains {
+        Some(why) if state != BackendState::Draining => format!("{reason}; {why}"),
+        _ => reason,
+    };
+    Condition { state, reason }
+}
+
+/// Why a backend that works takes no new flows, where it is not to.
+fn drains(service: &EffectiveService, backend: &EffectiveBackend) -> Option<&'static str> {
+    match (service.admin, backend.admin) {
+        _ if backend.is_leaving => Some(leaves(service, backend)),
+        (AdminState::Draining, _) => Some("its service was drained by the operator"),
+        (_, AdminState::Draining) => Some("drained by the operator"),
+        _ if backend.backend.weight == 0 => Some("weight 0"),
+        _ => None,
+    }
+}
+
+/// Why a backend leaves.
+fn leaves(service: &EffectiveService, backend: &EffectiveBackend) -> &'static str {
+    match backend.origin {
+        _ if service.is_leaving => "its service was removed: it goes when its flows have ended",
+        Origin::Dns | Origin::WatchedFile => {
+            "not found by discovery any more: it is removed when its flows have ended"
+        }
+        Origin::File | Origin::Runtime => "was removed: it goes when its flows have ended",
+    }
+}
+
+/// What a backend that is wanted could do, by the state that it has by itself.
+fn ability(alone: BackendState) -> Ability {
+    match alone {
+        BackendState::Up | BackendState::Standby => Ability::Up,
+        BackendState::Checking | BackendState::HalfOpen => Ability::Unproven,
+        BackendState::Down | BackendState::Panic | BackendState::Ejected => Ability::Unwell,
+        BackendState::Unresolved => Ability::Unreachable,
+        BackendState::Draining => Ability::Unwanted,
+    }
+}
+
+/// What a backend does beside the others.
+fn choose(service: &EffectiveService, candidate: &Candidate, selection: &Selection, alone: &mut Condition) {
+    let Condition { state, reason } = alone;
+    match (candidate.ability, candidate.is_backup, selection.chosen) {
+        (Ability::Up, true, Chosen::Primaries) => {
+            *state = BackendState::Standby;
+            *reason = format!("{reason}; a backup, and others are up");
+        }
+        (Ability::Unproven, true, Chosen::Primaries) if *state == BackendState::HalfOpen => {
+            *state = BackendState::Standby;
+        }
+        (Ability::Up, true, _) => *reason = format!("{reason}; a backup, and {}", selection.words()),
+        (Ability::Unwell, _, Chosen::All) => {
+            *state = BackendState::Panic;
+            *reason = format!("{reason}; takes flows all the same: {}", too_few(service, selection));
+        }
+        _ => {}
+    }
+}
+
+/// Why a service uses backends that are down.
+fn too_few(service: &EffectiveService, selection: &Selection) -> String {
+    let Selection { up, primaries, needed, .. } = selection;
+    let threshold = service.service.panic_threshold;
+    format!("{up} of {primaries} backends are up, and panic_threshold = {threshold} wants {needed}")
+}
+
+#[cfg(test)]
+mod tests;

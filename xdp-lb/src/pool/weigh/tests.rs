@@ -1,0 +1,97 @@
+use std::time::Duration;
+
+use super::*;
+use crate::health::{AgentReport, Health, Said};
+use crate::model::state::AdminState;
+use crate::model::{self, Service};
+use crate::pool::testing::*;
+use crate::tables::Tables;
+
+#[test]
+fn weights_follow_agents_together_and_not_too_often() {
+    use Health::Up;
+    let now = Instant::now();
+    let at = |seconds: u64| now + Duration::from_secs(seconds);
+    let mut pool = pool_with(with_agent, &[(false, Up); 3]);
+    // Until all were heard of, nothing moves.
+    let first = ids(&pool).swap_remove(0);
+    pool.hear_agent(AgentReport { id: first.clone(), result: Ok(part(50).unwrap()) }, now);
+    pool.decide_at(now);
+    assert_eq!(pool.weigh(now), []);
+    agents_say(&mut pool, &[part(50), part(100), part(95)], now);
+    let told: Vec<_> = pool.weigh(now).into_iter().map(|it| (it.percent, it.reason)).collect();
+    // Those that come into the ring come with what they are to have.
+    assert_eq!(told, [(50, "agent: ready up 50%".into()), (95, "agent: ready up 95%".into())]);
+    assert_eq!(weights(&pool), [5_000, 10_000, 9_500]);
+
+    let mut changes = Vec::new();
+    for second in 1..100 {
+        let percent = if second % 2 == 0 { 50 } else { 100 };
+        agents_say(&mut pool, &[part(percent), part(100), part(90)], at(second));
+        if !pool.weigh(at(second)).is_empty() {
+            changes.push(second);
+        }
+    }
+    assert!(changes.len() <= 10 && changes.windows(2).all(|pair| pair[1] - pair[0] >= 10), "{changes:?}");
+
+    // Where the service has no agents any more, weights are as given.
+    let mut effective = pool.effective().clone();
+    effective.services[0].service.agent = None;
+    pool.set_effective(effective, &Tables::default(), at(100));
+    pool.decide_at(at(100));
+    assert_eq!(weights(&pool), [100, 100, 100]);
+    assert!(!pool.hear_agent(AgentReport { id: first, result: Ok(Said::default()) }, at(101)));
+}
+
+#[test]
+fn weights_follow_checks_only_where_they_are_to_and_not_those_of_backends_that_do_not_serve() {
+    use Health::Up;
+    let now = Instant::now();
+    let at = |seconds: u64| now + Duration::from_secs(seconds);
+    for latency in [true, false] {
+        let follow = |service: &mut Service| {
+            service.feedback = Some(model::Feedback { latency, ..model::Feedback::default() });
+        };
+        let mut pool = pool_with(follow, &[(false, Up), (false, Up), (false, Up), (true, Up)]);
+        pool.weigh(now);
+        // A backup stands by, and its checks are no measure.
+        checks_take(&mut pool, &[9, 9, 20, 1], 50);
+        let told = pool.weigh(now);
+        if !latency {
+            assert_eq!((told, weights(&pool)), (vec![], vec![100; 4]));
+            continue;
+        }
+        let [told] = told.try_into().unwrap();
+        let words = "checks take 20.0 ms, the median is 9.0 ms";
+        assert_eq!((told.percent, told.reason.as_str()), (50, words));
+        assert_eq!(weights(&pool), [10_000, 10_000, 5_000, 10_000]);
+        assert_eq!(pool.weigh(at(1)), [], "once");
+
+        // A backend that is drained is no measure either: of the two that are left, the quick one is.
+        pool.effective.services[0].backends[0].admin = AdminState::Draining;
+        checks_take(&mut pool, &[1, 40, 9, 1], 200);
+        pool.decide_at(at(20));
+        pool.weigh(at(20));
+        assert_eq!(weights(&pool), [10_000, 2_500, 10_000, 10_000]);
+
+        let mut effective = pool.effective().clone();
+        effective.services[0].service.feedback = None;
+        pool.set_effective(effective, &Tables::default(), at(30));
+        assert_eq!(weights(&pool), [100; 4]);
+    }
+}
+
+#[test]
+fn what_the_agent_asks_for_and_what_checks_say_come_together() {
+    let now = Instant::now();
+    let follow = |service: &mut Service| {
+        with_agent(service);
+        service.feedback = Some(model::Feedback { latency: true, ..model::Feedback::default() });
+    };
+    let mut pool = pool_with(follow, &[(false, Health::Up); 2]);
+    checks_take(&mut pool, &[9, 20], 50);
+    agents_say(&mut pool, &[part(100), part(50)], now);
+    pool.weigh(now);
+    pool.weigh(now + Duration::from_secs(10));
+    assert_eq!(weights(&pool), [10_000, 2_500]);
+}
