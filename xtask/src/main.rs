@@ -79,10 +79,7 @@ enum InsideTask {
     Demo,
     Bench(bench::Options),
     Soak(soak::Options),
-    Test {
-        #[arg(last = true)]
-        arguments: Vec<String>,
-    },
+    Test(test::Options),
 }
 
 fn main() -> ExitCode {
@@ -113,7 +110,7 @@ fn run(task: Task) -> Result<ExitCode> {
                 InsideTask::Bench(options) => bench::run_inside(&options)?,
                 InsideTask::Demo => return demo::run_inside(),
                 InsideTask::Soak(options) => return soak::run_inside(&options),
-                InsideTask::Test { arguments } => return test::run_inside(&arguments),
+                InsideTask::Test(options) => return test::run_inside(&options),
             }
         }
     }

@@ -1,10 +1,13 @@
 //! `cargo xtask test`: every test, those that need the kernel and the network in a sandbox.
 
 use std::io::{BufRead, BufReader, IsTerminal, stdout};
+use std::ops::AddAssign;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
+
+mod processes;
 
 use crate::workspace::{cargo, run, show};
 use crate::{build, kernels, preflight, sandbox, say, schemathesis, toolchain};
@@ -19,6 +22,9 @@ pub struct Options {
     /// `--`, those whose names contain one.
     #[arg(long, conflicts_with = "host")]
     kernels: bool,
+    /// Run each end-to-end test so many times, and no others: to find those that fail now and then.
+    #[arg(long, value_name = "TIMES", conflicts_with_all = ["host", "kernels"])]
+    repeat: Option<usize>,
     /// Handed to the test programs: words that names must contain, and libtest's options.
     #[arg(last = true)]
     arguments: Vec<String>,
@@ -26,28 +32,26 @@ pub struct Options {
 
 /// One call of `cargo test`. All select the same packages, the workspace's default members: others would be built
 /// with other features, and their dependencies anew.
+#[derive(Clone, Copy)]
 struct Suite {
     title: &'static str,
     targets: &'static [&'static str],
-    /// Whether its tests run one at a time. While one thread of a process starts another program, that one has the files
-    /// and sockets of all threads for a moment: a binary just written is busy, a port just closed is taken.
-    alone: bool,
 }
 
 const HOST: [Suite; 2] = [
-    Suite { title: "Host: unit and property tests", targets: &["--lib", "--bins"], alone: false },
-    Suite { title: "Host: examples in the documentation", targets: &["--doc"], alone: false },
+    Suite { title: "Host: unit and property tests", targets: &["--lib", "--bins"] },
+    Suite { title: "Host: examples in the documentation", targets: &["--doc"] },
 ];
 
-/// Each of their tests has network namespaces of its own.
-const NETWORK: [Suite; 2] = [
-    Suite {
-        title: "Kernel: packets through the program",
-        targets: &["--test", "command_line", "--test", "datapath", "--test", "net_resolver"],
-        alone: false,
-    },
-    Suite { title: "End to end: real clients, servers and daemon", targets: &["--test", "e2e"], alone: true },
-];
+/// Each of its tests has network namespaces of its own.
+const KERNEL: Suite = Suite {
+    title: "Kernel: packets through the program",
+    targets: &["--test", "command_line", "--test", "datapath", "--test", "net_resolver"],
+};
+
+/// The tests of [`END_TO_END`], each of which has network namespaces and a process of its own.
+const END_TO_END_TITLE: &str = "End to end: real clients, servers and daemon";
+const END_TO_END: &str = "e2e";
 
 /// Builds all, then runs the tests.
 pub fn run_all(options: &Options) -> Result<ExitCode> {
@@ -63,7 +67,7 @@ pub fn run_all(options: &Options) -> Result<ExitCode> {
     let toolchain = toolchain::find_or_install()?;
     build::ebpf(&toolchain, false)?;
     if options.host {
-        return run_suites(&HOST, &options.arguments);
+        return run_and_sum(&HOST, None, &options.arguments);
     }
     build::daemon()?;
     say::step("Building the tests");
@@ -71,32 +75,41 @@ pub fn run_all(options: &Options) -> Result<ExitCode> {
     for targets in [["--lib", "--bins"], ["--test", "*"]] {
         run(cargo().arg("test").args(targets).arg("--no-run"))?;
     }
-    let mut inside = vec!["test".to_owned(), "--".to_owned()];
+    let mut inside = vec!["test".to_owned()];
+    inside.extend(options.repeat.map(|times| format!("--repeat={times}")));
+    inside.push("--".to_owned());
     inside.extend_from_slice(&options.arguments);
     sandbox::run(&inside)
 }
 
 /// Runs the tests, all built already, inside the sandbox.
-pub fn run_inside(arguments: &[String]) -> Result<ExitCode> {
-    run_suites(HOST.iter().chain(&NETWORK), arguments)
+pub fn run_inside(options: &Options) -> Result<ExitCode> {
+    match options.repeat {
+        Some(times) => run_and_sum(&[], Some(times), &options.arguments),
+        None => run_and_sum(&[&HOST[..], &[KERNEL]].concat(), Some(1), &options.arguments),
+    }
 }
 
-fn run_suites<'a>(suites: impl IntoIterator<Item = &'a Suite>, arguments: &[String]) -> Result<ExitCode> {
+/// Runs these suites, then each end-to-end test so many times, where they are to be run.
+fn run_and_sum(suites: &[Suite], end_to_end: Option<usize>, arguments: &[String]) -> Result<ExitCode> {
     let start = Instant::now();
     let mut totals = Totals::default();
     let mut failed_suites = Vec::new();
     for suite in suites {
         say::step(suite.title);
         let mut command = suite.command();
-        if suite.alone {
-            command.env("RUST_TEST_THREADS", "1");
-        }
         command.args(["--no-fail-fast", "--offline", "--"]).args(arguments);
         if stdout().is_terminal() {
             command.arg("--color=always");
         }
         if !stream(&mut command, &mut totals)? {
             failed_suites.push(suite.title);
+        }
+    }
+    if let Some(times) = end_to_end {
+        say::step(END_TO_END_TITLE);
+        if !processes::run(END_TO_END, arguments, times, &mut totals)? {
+            failed_suites.push(END_TO_END_TITLE);
         }
     }
     println!("\nTotal: {}", totals.line(start.elapsed()));
@@ -147,10 +160,10 @@ impl Totals {
         format!("{passed} passed, {failed} failed, {ignored} ignored, in {:.0} s", time.as_secs_f64())
     }
 
-    /// Adds libtest's summary line: `test result: ok. 3 passed; 0 failed; 1 ignored; ...`.
-    pub fn add(&mut self, line: &str) {
+    /// Adds libtest's summary line: `test result: ok. 3 passed; 0 failed; 1 ignored; ...`. Whether it is one.
+    pub fn add(&mut self, line: &str) -> bool {
         if !line.starts_with("test result:") {
-            return;
+            return false;
         }
         let count = |what: &str| -> u64 {
             let before = line.split_once(what).map_or("", |(before, _)| before);
@@ -159,6 +172,15 @@ impl Totals {
         self.passed += count(" passed");
         self.failed += count(" failed");
         self.ignored += count(" ignored");
+        true
+    }
+}
+
+impl AddAssign for Totals {
+    fn add_assign(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.ignored += other.ignored;
     }
 }
 
@@ -175,7 +197,7 @@ mod tests {
         totals.add(
             "test result: \x1b[31mFAILED\x1b[m. 40 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out",
         );
-        totals.add("5 passed; 5 failed; 5 ignored");
+        assert!(!totals.add("5 passed; 5 failed; 5 ignored"));
         assert_eq!(totals, Totals { passed: 43, failed: 2, ignored: 1 });
     }
 }
