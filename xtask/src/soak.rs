@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use xdp_lb_tests::soak;
 
 use crate::{build, interrupt, preflight, sandbox, say};
@@ -24,24 +24,25 @@ pub struct Options {
     /// How many flows there are.
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(20..=20_000))]
     flows: u64,
+    /// Only disturbances whose descriptions contain one of these words, such as `upgraded,weights`.
+    #[arg(long, value_name = "WORDS", value_delimiter = ',')]
+    only: Vec<String>,
 }
 
 /// Sets up, builds, and runs it in a sandbox.
 pub fn run(options: &Options) -> Result<ExitCode> {
     preflight::check("soak")?;
     build::everything(false)?;
-    let Options { minutes, flows, .. } = options;
+    let Options { minutes, flows, only, .. } = options;
     let seed = options.seed.unwrap_or_else(seed_of_now);
-    let words = [
-        "soak",
-        "--minutes",
-        &minutes.to_string(),
-        "--flows",
-        &flows.to_string(),
-        "--seed",
-        &seed.to_string(),
+    let mut words = vec![
+        "soak".to_owned(),
+        format!("--minutes={minutes}"),
+        format!("--flows={flows}"),
+        format!("--seed={seed}"),
     ];
-    sandbox::run_until_asked(&words.map(str::to_owned))
+    words.extend(only.iter().map(|word| format!("--only={word}")));
+    sandbox::run_until_asked(&words)
 }
 
 /// It itself, inside the sandbox.
@@ -57,6 +58,7 @@ pub fn run_inside(options: &Options) -> Result<ExitCode> {
         time: Duration::from_secs(60 * options.minutes),
         is_brief: false,
         seed,
+        disturbances: chosen(&options.only)?,
     };
     let outcome = soak::run(&soak, || is_asked.load(Ordering::SeqCst), say::note)?;
     let minutes = outcome.time.as_secs_f64() / 60.0;
@@ -80,6 +82,20 @@ fn asked_to_end() -> Arc<AtomicBool> {
         );
     });
     asked
+}
+
+/// The disturbances whose descriptions contain one of these words; without words, all.
+fn chosen(words: &[String]) -> Result<Vec<soak::Disturbance>> {
+    let is_chosen = |disturbance: &soak::Disturbance| {
+        let description = disturbance.to_string();
+        words.is_empty() || words.iter().any(|word| description.contains(word))
+    };
+    let chosen: Vec<_> = soak::Disturbance::ALL.into_iter().filter(is_chosen).collect();
+    if chosen.is_empty() {
+        let all = soak::Disturbance::ALL.map(|disturbance| format!("  {disturbance}"));
+        bail!("no disturbance has {} in its description; there are:\n{}", words.join(" or "), all.join("\n"));
+    }
+    Ok(chosen)
 }
 
 fn seed_of_now() -> u64 {

@@ -46,6 +46,8 @@ pub struct Options {
     pub is_brief: bool,
     /// What chance makes of it.
     pub seed: u64,
+    /// What disturbs them.
+    pub disturbances: Vec<Disturbance>,
 }
 
 /// What came of it.
@@ -125,7 +127,7 @@ fn disturb(
     let begin = Instant::now();
     let is_over = || is_asked_to_end() || begin.elapsed() >= options.time;
     while !is_over() {
-        let mut order = Disturbance::ALL;
+        let mut order = options.disturbances.clone();
         chance.rng.shuffle(&mut order);
         for disturbance in order {
             if is_over() {

@@ -6,7 +6,13 @@ use xdp_lb_tests::soak::{self, Disturbance, Options};
 
 #[test]
 fn no_flow_breaks_and_no_acknowledged_change_is_lost_under_every_disturbance_once() {
-    let options = Options { flows: 200, time: Duration::from_secs(300), is_brief: true, seed: 20 };
+    let options = Options {
+        flows: 200,
+        time: Duration::from_secs(300),
+        is_brief: true,
+        seed: 20,
+        disturbances: Disturbance::ALL.to_vec(),
+    };
     let outcome = soak::run(&options, || false, |line| println!("{line}")).unwrap();
     println!("{}", outcome.table());
     assert!(outcome.is_clean());
