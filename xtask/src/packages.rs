@@ -32,6 +32,8 @@ pub fn install(packages: &[&str], why: &str) -> Result<()> {
     let apt_get = || {
         let mut command = Command::new("apt-get");
         command.env("DEBIAN_FRONTEND", "noninteractive").arg("-q");
+        // Seconds: another apt-get may be at work, such as a host's daily one.
+        command.args(["-o", "DPkg::Lock::Timeout=300"]);
         command
     };
     // A package list that cannot be refreshed may still do.
