@@ -106,6 +106,7 @@ impl World {
             handover: 0,
             heartbeat: 0,
             alone: 0,
+            own_macs: Default::default(),
         };
         let options = if settings.snat_port_count.is_multiple_of(2) { ASYMMETRIC_REPLIES } else { 0 };
         let settings = Settings { options, ..settings };

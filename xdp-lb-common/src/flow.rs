@@ -328,6 +328,7 @@ impl Life {
 mod tests {
     use super::*;
     use crate::headers::TCP_ACK;
+    use crate::own_mac::{IN_SETTINGS, OwnMac};
 
     const SETTINGS: Settings = Settings {
         hash_keys: [0; crate::hash::KEYS],
@@ -338,6 +339,7 @@ mod tests {
         handover: 0,
         heartbeat: 0,
         alone: 0,
+        own_macs: [OwnMac::from_bits(0); IN_SETTINGS],
     };
 
     /// How long after its last packet a flow of this progress is live, and how long its record is kept.

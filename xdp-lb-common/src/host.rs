@@ -229,6 +229,9 @@ impl HostTables {
         let free = |probe| Some(mac.place(probe) as usize).filter(|place| self.own_macs[*place] == 0);
         let place = (0..PROBES).find_map(free).expect("a place");
         self.own_macs[place] = mac.to_bits();
+        if let Some(free) = self.settings.own_macs.iter_mut().find(|free| **free == OwnMac::default()) {
+            *free = mac;
+        }
     }
 
     fn put(&self, book: Book, key: &FlowKey, record: &FlowRecord) -> Option<()> {

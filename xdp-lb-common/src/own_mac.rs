@@ -4,6 +4,8 @@
 //! every one on the segment would forward the same packet, and replies would carry another host's MAC as their source: the
 //! switch would learn that MAC at the wrong port.
 
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
 use crate::net::MacAddress;
 use crate::packet::Packet;
 
@@ -17,7 +19,22 @@ pub const PROBES: u32 = 8;
 ///
 /// Bits 0 to 15 the lower half of the interface's index, the others the MAC, its first byte lowest. Two interfaces whose
 /// indices differ by a multiple of 65,536 share their MACs.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Debug,
+    Default,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+)]
+#[repr(transparent)]
 pub struct OwnMac(u64);
 
 impl OwnMac {
@@ -58,11 +75,21 @@ pub trait OwnMacs {
     fn own_mac(&self, place: u32) -> u64;
 }
 
+/// How many entries stand in the settings, too: those of two interfaces, each with a VRRP router's MAC.
+pub const IN_SETTINGS: usize = 4;
+
 /// Whether a frame is addressed to this host, as most are that come to it. Where it is not, it still may be, and
 /// [`is_for_this_host`] tells.
+///
+/// Those of most hosts are all `likely`, which stand in the settings: the packet needs those anyway.
 #[inline(always)]
-pub fn is_surely_for_this_host<P: Packet, T: OwnMacs>(packet: &P, tables: &T) -> bool {
-    destination(packet).is_some_and(|mac| tables.own_mac(mac.place(0)) == mac.to_bits())
+pub fn is_surely_for_this_host<P: Packet, T: OwnMacs>(
+    packet: &P,
+    likely: &[OwnMac; IN_SETTINGS],
+    tables: &T,
+) -> bool {
+    destination(packet)
+        .is_some_and(|mac| likely.contains(&mac) || tables.own_mac(mac.place(0)) == mac.to_bits())
 }
 
 /// Whether a unicast frame is addressed to this host.

@@ -13,7 +13,7 @@ use crate::flow::Life;
 use crate::hash::FlowHash;
 use crate::headers::ETHERTYPE_VLAN;
 use crate::net::{Address, Be32, Endpoint, MacAddress, Port, Protocol};
-use crate::own_mac::OwnMacs;
+use crate::own_mac::{self, OwnMac, OwnMacs};
 use crate::rate::Answer;
 use crate::reason::Reason;
 use crate::slot::Slot;
@@ -540,6 +540,8 @@ pub struct Settings {
     pub heartbeat: u32,
     /// 1: the daemon has let no heartbeat come for [`SILENCE`], as the datapath has found.
     pub alone: u32,
+    /// Some of the entries of `OWN_MACS`, all if they are few.
+    pub own_macs: [OwnMac; own_mac::IN_SETTINGS],
 }
 
 /// The daemon is taken for dead or hung after so many seconds without a heartbeat.

@@ -39,7 +39,8 @@ fn of_family<const V4: bool, P: Packet, T: Tables>(packet: &mut P, tables: &T) -
 #[inline(always)]
 fn take<const V4: bool, P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Option<u32> {
     let parsed = parse_plain::<V4, P>(packet)?;
-    if !is_surely_for_this_host(packet, tables) {
+    let settings = tables.settings()?;
+    if !is_surely_for_this_host(packet, &settings.own_macs, tables) {
         return None;
     }
     let service = tables.service(&parsed.key.destination_endpoint())?;
@@ -47,7 +48,6 @@ fn take<const V4: bool, P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Opt
         return None;
     }
     check_hops(&parsed).ok()?;
-    let settings = tables.settings()?;
     let hash = flow_hash(settings, &parsed.key);
     let (index, backend) = owner(tables, service, hash)?;
     let is_plain = backend.vlan == 0 && backend.ifindex != 0;

@@ -71,6 +71,7 @@ mod tests {
             handover: 0,
             heartbeat: 0,
             alone: 0,
+            own_macs: Default::default(),
         })
     }
 

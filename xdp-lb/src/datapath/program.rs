@@ -614,6 +614,11 @@ impl Datapath {
     pub fn set_own_macs(&mut self, own_macs: &BTreeSet<OwnMac>) -> Result<()> {
         let written = self.maps.own_macs.set(own_macs);
         self.own_macs = written.is_ok().then(|| own_macs.clone());
+        let mut first = own_macs.iter().copied();
+        let own_macs = std::array::from_fn(|_| first.next().unwrap_or_default());
+        if own_macs != self.settings.own_macs {
+            self.write_settings(Settings { own_macs, ..self.settings })?;
+        }
         written
     }
 

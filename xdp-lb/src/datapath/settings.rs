@@ -50,6 +50,7 @@ impl Policy {
             handover: present.map_or(0, |present| present.handover),
             heartbeat: present.map_or(0, |present| present.heartbeat),
             alone: present.map_or(0, |present| present.alone),
+            own_macs: present.map_or_else(Default::default, |present| present.own_macs),
         }
     }
 }

@@ -164,6 +164,7 @@ impl World {
             handover: 0,
             heartbeat: 0,
             alone: 0,
+            own_macs: Default::default(),
         };
         const { assert!(KEYS > 0) };
         let mut tables = HostTables::new(settings);

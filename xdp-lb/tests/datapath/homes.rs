@@ -134,6 +134,7 @@ impl Homes {
             handover: 0,
             heartbeat: 0,
             alone: 0,
+            own_macs: Default::default(),
         });
         host.slots = vec![Slot::default(); limits.slots as usize];
         host.backends = vec![Backend::default(); limits.backends as usize + 1];
