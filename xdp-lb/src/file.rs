@@ -63,7 +63,7 @@ pub fn within_patience<T: Send + 'static>(
 ) -> io::Result<T> {
     let deadline = Instant::now() + PATIENCE;
     let hangs = || {
-        let why = format!("its file system has not answered for {} s", PATIENCE.as_secs());
+        let why = format!("its file system has not responded for {} s", PATIENCE.as_secs());
         io::Error::new(io::ErrorKind::TimedOut, why)
     };
     let in_use = || IN_USE.lock().unwrap_or_else(PoisonError::into_inner);

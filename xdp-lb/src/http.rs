@@ -60,7 +60,7 @@ pub async fn serve<L, S, P>(
             (stream, _) = listener.accept() => {
                 let (user, is_administrators) = who(&stream);
                 let Some(slot) = slots.take(user, is_administrators).map(Arc::new) else {
-                    debug!(?user, "refused an HTTP connection: too many of its user's are served");
+                    debug!(?user, "refused an HTTP connection: its user has too many");
                     continue;
                 };
                 let id = slot.id();
@@ -73,7 +73,7 @@ pub async fn serve<L, S, P>(
     drop(listener);
     let ended = tokio::time::timeout(GRACE, async { while connections.join_next().await.is_some() {} });
     if ended.await.is_err() {
-        debug!(connections = connections.len(), "cut HTTP connections that did not end in time");
+        debug!(connections = connections.len(), "closed HTTP connections that took too long");
     }
 }
 
@@ -105,7 +105,7 @@ where
     let connection = async {
         let first = tokio::time::timeout(FIRST_BYTE_TIMEOUT, incoming.first_byte()).await;
         if !matches!(first, Ok(Ok(()))) {
-            debug!("cut an HTTP connection whose client said nothing");
+            debug!("closed an HTTP connection whose client was silent");
             return Ok(());
         }
         slot.begun();
@@ -127,7 +127,7 @@ where
                 debug!(%error, "HTTP connection ended early");
             }
         }
-        () = deadline.passed() => debug!("cut an HTTP connection that took too long"),
+        () = deadline.passed() => debug!("closed an HTTP connection that took too long"),
     }
 }
 

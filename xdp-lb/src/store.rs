@@ -45,7 +45,7 @@ pub trait Kept: Default + Serialize + DeserializeOwned + 'static {
 pub enum StateError {
     /// The file is there and makes no sense. It was renamed, so that the next change does not
     /// overwrite it.
-    #[error("the {name} {} {why}; it was set aside as {}: {loss}", path.display(), set_aside.display())]
+    #[error("the {name} {} {why}; it was renamed to {}: {loss}", path.display(), set_aside.display())]
     SetAside {
         /// What it is called.
         name: &'static str,
@@ -60,8 +60,8 @@ pub enum StateError {
     },
     /// A later daemon wrote it. It is as it was.
     #[error(
-        "the {name} {} is of version {version}, and this daemon knows version {VERSION}: run the later daemon \
-         that wrote it, or move the file away to begin without the changes made at runtime", path.display()
+        "the {name} {} has version {version}, but this daemon supports version {VERSION}: run the later daemon that \
+         wrote it, or move the file away to start without the changes made at runtime", path.display()
     )]
     Newer {
         /// What it is called.
@@ -169,7 +169,7 @@ pub fn lock(path: &Path) -> anyhow::Result<Lock> {
     make_directory(path, "state file")?;
     Lock::take(&lock_file(path), |pid| {
         format!(
-            "another daemon (pid {pid}) keeps its changes in the state file {}: stop it first, or name another state_file",
+            "another daemon (pid {pid}) uses the state file {}: stop it first, or use another state_file",
             path.display()
         )
     })
@@ -218,14 +218,14 @@ fn put<T: Kept>(
     let directory = make_directory(path, T::NAME)?;
     let temporary = beside(path, ".new");
     write_whole(&temporary, text.as_bytes())
-        .with_context(|| format!("cannot write the {}'s successor {}", T::NAME, temporary.display()))?;
+        .with_context(|| format!("cannot write the new {} {}", T::NAME, temporary.display()))?;
     fs::rename(&temporary, path)
-        .with_context(|| format!("cannot put the {} {} in place", T::NAME, path.display()))?;
+        .with_context(|| format!("cannot replace the {} {}", T::NAME, path.display()))?;
     // From here on the change is made, and a restart finds it.
     Ok(match sync(directory) {
         Ok(()) => Saved::OnDisk,
         Err(error) => Saved::Unsynced(format!(
-            "it is saved, but a loss of power now may undo it: cannot write the directory {} to the disk: {error}",
+            "it is saved, but a power loss now may undo it: cannot sync the directory {}: {error}",
             directory.display()
         )),
     })
@@ -268,16 +268,14 @@ fn decode<T: Kept>(bytes: &[u8]) -> Result<T, Unfit> {
     match version.cmp(&VERSION) {
         Ordering::Greater => return Err(Unfit::Newer(version)),
         Ordering::Less if version == 0 => {
-            return Err(Unfit::Damaged(format!("is of version {version}, which never was")));
+            return Err(Unfit::Damaged(format!("has version {version}, which never existed")));
         }
         _ => {}
     }
     let state: State<T> = serde_json::from_str(text).map_err(|error| broken(&error))?;
     match state.checksum {
         Some(sealed_with) if !is_whole(text, &sealed_with) => Err(Unfit::Damaged(
-            "does not have the contents that its checksum was made of (where it was edited by hand, take its line \
-             \"checksum\" out)"
-                .into(),
+            "does not match its checksum (if you edited it by hand, remove its line \"checksum\")".into(),
         )),
         _ => Ok(state.contents),
     }
@@ -477,7 +475,7 @@ mod tests {
             let error = read(&path).expect_err("refused");
             let StateError::SetAside { set_aside, .. } = &error else { panic!("{error}") };
             assert_eq!(fs::read_to_string(set_aside).expect("read"), *text);
-            assert!(error.to_string().contains("was set aside as"), "{error}");
+            assert!(error.to_string().contains("was renamed to"), "{error}");
             assert_eq!(names(&directory).len(), number + 1, "{:?}", names(&directory));
             assert!(names(&directory).iter().all(|name| name.starts_with("state.json.corrupt-")));
             assert_eq!(read(&path).expect("read"), Overlay::default());
@@ -511,7 +509,7 @@ mod tests {
         fs::write(&path, text).expect("written");
         let message = read(&path).expect_err("refused").to_string();
         assert!(
-            message.contains("take its line \"checksum\" out") && message.contains("set aside"),
+            message.contains("remove its line \"checksum\"") && message.contains("was renamed to"),
             "{message}"
         );
     }
@@ -532,7 +530,7 @@ mod tests {
         let path = directory.path().join("state.json");
         fs::write(&path, "{\"version\":4,\"overlay\":{},\"more\":1}").expect("written");
         let message = read(&path).expect_err("refused").to_string();
-        assert!(message.contains("is of version 4, and this daemon knows version 3"), "{message}");
+        assert!(message.contains("has version 4, but this daemon supports version 3"), "{message}");
         assert_eq!(names(&directory), ["state.json"]);
     }
 

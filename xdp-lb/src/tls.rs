@@ -19,12 +19,12 @@ use crate::model::TlsVersion;
 /// # Errors
 /// The file cannot be read, or has none; in words that begin with its path.
 pub fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let unreadable = |error: &dyn Display| format!("{} cannot be read: {error}", file.display());
+    let unreadable = |error: &dyn Display| format!("cannot read {}: {error}", file.display());
     let text = text(file)?.1;
     let read = CertificateDer::pem_slice_iter(&text);
     let read: Vec<_> = read.collect::<Result<_, _>>().map_err(|error| unreadable(&error))?;
     if read.is_empty() {
-        return Err(format!("{} has no certificate in it", file.display()));
+        return Err(format!("{} contains no certificate", file.display()));
     }
     Ok(read)
 }
@@ -36,7 +36,7 @@ pub fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String>
 pub fn roots(file: &Path) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(file)? {
-        roots.add(certificate).map_err(|error| format!("{} cannot be read: {error}", file.display()))?;
+        roots.add(certificate).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
     }
     Ok(roots)
 }
@@ -67,11 +67,11 @@ pub fn key(file: &Path) -> Result<PrivateKeyDer<'static>, String> {
     let mode = metadata.mode() & 0o7777;
     if mode & OTHERS != 0 {
         return Err(format!(
-            "{name} is there for every user of this host (mode {mode:04o}), and a key is a secret: chmod 600 {name}"
+            "every user of this host can read the key {name} (mode {mode:04o}): chmod 600 {name}"
         ));
     }
     PrivateKeyDer::from_pem_slice(&text).map_err(|_| {
-        format!("{name} has no key in it that is understood; write it as PEM, not encrypted: openssl pkey -in OLD -out NEW")
+        format!("{name} contains no usable key; write it as unencrypted PEM: openssl pkey -in OLD -out NEW")
     })
 }
 
@@ -87,23 +87,23 @@ fn text(file: &Path) -> Result<(Metadata, Vec<u8>), String> {
     };
     file::within_patience(file, read)
         .and_then(|read| read)
-        .map_err(|error| format!("{} cannot be read: {error}", file.display()))
+        .map_err(|error| format!("cannot read {}: {error}", file.display()))
 }
 
 /// What TLS has against a server, in words, where it is TLS that an error is of; `ca` is where its CA may be named.
 pub fn told(error: &io::Error, oldest: TlsVersion, ca: &str) -> Option<String> {
     use rustls::Error as E;
     let words = match error.get_ref()?.downcast_ref::<E>()? {
-        E::InvalidCertificate(error) => {
-            refusal(error, &format!("; if it is a CA of your own, name it in {ca}"))
-        }
+        E::InvalidCertificate(error) => refusal(error, &format!("; for a CA of your own, set {ca}")),
         E::AlertReceived(AlertDescription::ProtocolVersion) | E::PeerIncompatible(_) => {
             let spoken = if oldest == TlsVersion::V1_3 { "1.3" } else { "1.2 or 1.3" };
-            format!("the server does not speak TLS {spoken}")
+            format!("the server does not support TLS {spoken}")
         }
-        E::AlertReceived(alert) => format!("the server refuses: {}", spaced(&format!("{alert:?}"))),
-        E::InvalidMessage(_) => "an answer that is not TLS".to_owned(),
-        E::NoApplicationProtocol => "the server does not speak the protocol in it".to_owned(),
+        E::AlertReceived(alert) => {
+            format!("the server refused the handshake: {}", spaced(&format!("{alert:?}")))
+        }
+        E::InvalidMessage(_) => "the response is not TLS".to_owned(),
+        E::NoApplicationProtocol => "the server does not support the application protocol".to_owned(),
         error => error.to_string(),
     };
     Some(format!("TLS: {words}"))
@@ -140,7 +140,7 @@ pub fn refusal(error: &CertificateError, unknown: &str) -> String {
                 other => format!("{other:?}"),
             };
             match presented.as_slice() {
-                [] => format!("the certificate is not for {expected}, and names nobody"),
+                [] => format!("the certificate is not for {expected}, and contains no names"),
                 some => {
                     let names: Vec<_> = some.iter().map(|name| bare(name)).collect();
                     format!("the certificate is not for {expected}, but for {}", names.join(", "))
@@ -150,7 +150,7 @@ pub fn refusal(error: &CertificateError, unknown: &str) -> String {
         C::NotValidForName => "the certificate is for another name".to_owned(),
         // A CA of the same name that has another key.
         C::UnknownIssuer | C::BadSignature => {
-            format!("nobody who is trusted signed the certificate{unknown}")
+            format!("the certificate is not signed by a trusted CA{unknown}")
         }
         C::Revoked => "the certificate was revoked".to_owned(),
         error => format!("the certificate is not valid: {error}"),

@@ -23,8 +23,8 @@ fn without_a_daemon_every_command_says_how_to_start_it() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("api.sock");
     let words = format!(
-        "error: no daemon answers on {}: start it with \"xdp-lb run --config FILE\" (or name its socket with \
-         --socket)\n",
+        "error: no daemon answers on {}: start it with \"xdp-lb run --config FILE\", or name its socket with \
+         --socket\n",
         socket.display()
     );
     for command in
@@ -97,7 +97,7 @@ fn a_wrong_log_filter_is_refused_in_words() {
     let output = xdp_lb(&["run", "--config", "/nowhere"]).env("XDP_LB_LOG", "a=b=c").output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let stderr = String::from_utf8(output.stderr).unwrap();
-    assert!(stderr.starts_with("error: XDP_LB_LOG is not understood"), "{stderr}");
+    assert!(stderr.starts_with("error: XDP_LB_LOG is invalid"), "{stderr}");
 }
 
 #[test]

@@ -37,7 +37,7 @@ impl Page {
         pages.sort();
         let page = |path: PathBuf| Self {
             text: fs::read_to_string(&path).expect("text"),
-            path: path.strip_prefix(&root).expect("below the root").to_owned(),
+            path: path.strip_prefix(root).expect("below the root").to_owned(),
         };
         pages.into_iter().map(page).collect()
     }

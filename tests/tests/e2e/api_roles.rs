@@ -58,7 +58,7 @@ fn groups_look_or_change_as_the_config_says_and_the_log_says_who_changed_what() 
         assert_eq!(refused.status.code(), Some(1));
         let words = said(&refused);
         assert!(
-            words.contains("nobody (uid 65534, pid ") && words.contains("may look and not change"),
+            words.contains("nobody (uid 65534, pid ") && words.contains("has read access only"),
             "{words}"
         );
         assert!(words.contains("admin_groups"), "{words}");
@@ -75,7 +75,7 @@ fn groups_look_or_change_as_the_config_says_and_the_log_says_who_changed_what() 
     let audited: Vec<&str> = log.lines().filter(|line| line.contains("audit: ")).collect();
     let path = format!("/v1/services/web/backends/{}", first.replace(':', "%3A"));
     for (who, what, ended) in [
-        ("WARN audit: nobody (uid 65534, pid ", format!("PATCH {path}: 403: "), "may look and not change"),
+        ("WARN audit: nobody (uid 65534, pid ", format!("PATCH {path}: 403: "), "has read access only"),
         ("INFO audit: nobody (uid 65534, pid ", format!("PATCH {path}: 200: "), "drains"),
         ("INFO audit: root (uid 0, pid ", format!("PATCH {path}: 200: "), "enabled"),
         ("WARN audit: root (uid 0, pid ", "DELETE /v1/services/wbe: 404: ".into(), "web"),

@@ -85,7 +85,11 @@ fn of_https_servers_those_are_up_whose_certificate_and_version_are_good() {
         ("type = \"https\", verify = false, port = 8445".into(), "up", "succeeded"),
         (format!("{named}, port = 8448"), "up", "succeeded"),
         // Not well.
-        (format!("{trusted}, port = 8443"), "down", "TLS: the server refuses: unrecognised name"),
+        (
+            format!("{trusted}, port = 8443"),
+            "down",
+            "TLS: the server refused the handshake: unrecognised name",
+        ),
         (
             format!("{named}, port = 8444"),
             "down",
@@ -97,23 +101,23 @@ fn of_https_servers_those_are_up_whose_certificate_and_version_are_good() {
             "down",
             "TLS: the certificate is not valid before 3020-01-01T00:00:00Z",
         ),
-        (format!("{named}, port = 8447"), "down", "TLS: nobody who is trusted signed the certificate"),
+        (format!("{named}, port = 8447"), "down", "TLS: the certificate is not signed by a trusted CA"),
         (
             "type = \"https\", server_name = \"www.example.com\", port = 8443".into(),
             "down",
-            "TLS: nobody who is trusted signed the certificate",
+            "TLS: the certificate is not signed by a trusted CA",
         ),
         (
             format!("{named}, min_tls = \"1.3\", port = 8448"),
             "down",
-            "TLS: the server does not speak TLS 1.3",
+            "TLS: the server does not support TLS 1.3",
         ),
-        (format!("{named}, port = 8080"), "down", "TLS: an answer that is not TLS"),
+        (format!("{named}, port = 8080"), "down", "TLS: the response is not TLS"),
         ("type = \"http\", port = 8443".into(), "down", "HTTP 400, expected 200-399"),
         (
             "type = \"https\", ca_file = \"/nonexistent/ca.pem\", port = 8443".into(),
             "down",
-            "the check's ca_file /nonexistent/ca.pem cannot be read",
+            "the check's ca_file: cannot read /nonexistent/ca.pem",
         ),
         (format!("{named}, port = 9999"), "down", "connection refused"),
     ];
@@ -260,7 +264,7 @@ fn a_grpc_server_is_up_while_it_says_that_it_is_serving() {
     wait_for(&daemon, "s4", "down", not_grpc);
     wait_for(&daemon, "s5", "down", not_grpc);
     wait_for(&daemon, "s6", "down", "TLS: ");
-    wait_for(&daemon, "s7", "down", "TLS: nobody who is trusted signed the certificate");
+    wait_for(&daemon, "s7", "down", "TLS: the certificate is not signed by a trusted CA");
     plain.set("shop.Cart", false);
     secure.set("", false);
     wait_for(&daemon, "s1", "down", "gRPC health NOT_SERVING, 2 times in a row");

@@ -129,7 +129,7 @@ fn a_backend_is_drained_taken_out_and_used_again_as_its_agent_says() {
     bed.say(2, "down # disk full");
     bed.wait_for_state(2, "down");
     let backend = bed.backend(2);
-    assert_eq!(backend["reason"], "agent: down # disk full; established flows stay while it answers");
+    assert_eq!(backend["reason"], "agent: down # disk full; established flows are kept while it answers");
     assert_eq!(backend["health"], "up", "its check is green");
     assert_eq!(bed.open(40).with("backend-2"), 0);
     bed.say(2, "up");
@@ -155,7 +155,7 @@ fn an_agent_that_dies_or_talks_nonsense_changes_nothing_and_is_shown() {
             let backend = bed.backend(2);
             // What an agent says is known before what follows from it.
             Ok(backend["agent"]["trouble"].as_str().is_some_and(|trouble| trouble.contains(words))
-                && backend["reason"].as_str().is_some_and(|it| it.contains("; its agent cannot be asked: ")))
+                && backend["reason"].as_str().is_some_and(|it| it.contains("; its agent is unreachable: ")))
         })
         .unwrap();
         let backend = bed.backend(2);
@@ -165,8 +165,7 @@ fn an_agent_that_dies_or_talks_nonsense_changes_nothing_and_is_shown() {
     until("the metrics to say so", PATIENCE, || Ok((bed.agent_up(1), bed.agent_up(2)) == (1.0, 0.0)))
         .unwrap();
     assert!(bed.open(40).with("backend-2") > 0);
-    let told =
-        |line: &&str| line.contains("its agent cannot be asked") && line.contains("connection refused");
+    let told = |line: &&str| line.contains("its agent is unreachable") && line.contains("connection refused");
     assert_eq!(bed.daemon.log().lines().filter(told).count(), 1, "it is logged once");
 
     for (line, words) in [

@@ -135,9 +135,9 @@ fn what_is_so_already_is_no_error_and_is_said() {
     let site = site();
     let (daemon, backend) = (&site.daemon, web_backend(1));
     for (change, said) in [
-        (&["backend", "drain", "web", &backend][..], "draining already"),
-        (&["backend", "enable", "web", &backend], "enabled already"),
-        (&["backend", "set-weight", "web", &backend, "5"], "weight 5 already"),
+        (&["backend", "drain", "web", &backend][..], "already draining"),
+        (&["backend", "enable", "web", &backend], "already enabled"),
+        (&["backend", "set-weight", "web", &backend, "5"], "already has weight 5"),
     ] {
         assert_eq!(daemon.cli_json(change).unwrap()["changed"], true, "{change:?}");
         let again = daemon.cli_json(change).unwrap();

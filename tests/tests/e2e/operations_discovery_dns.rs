@@ -89,7 +89,7 @@ fn backends_follow_the_addresses_of_a_name_and_one_that_left_keeps_its_flows_unt
     let answers = requests.next_by_backend(100).unwrap();
     assert_eq!(answers.keys().collect::<Vec<_>>(), ["backend-1", "backend-3"], "{answers:?}");
     let refused = found.site.daemon.cli_output(&["backend", "remove", "web", &web_backend(1)]).unwrap();
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("is found by its discovery"), "{refused:?}");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("comes from discovery"), "{refused:?}");
     download.wait_for_progress().unwrap();
 
     found.dns.set_zone(&hosts(&[1, 2, 3])).unwrap();
@@ -161,7 +161,7 @@ fn what_is_known_stays_while_the_name_or_the_server_is_gone_also_over_a_restart_
     found.wait_for(&[(1, "up"), (2, "up")]);
     let view = found.wait_until("a failed lookup", |it| it["failures"].as_u64() > Some(0));
     assert_eq!((&view["last_answer_seconds"], &view["found"]), (&Value::Null, &2.into()), "{view}");
-    assert!(found.site.daemon.log().contains("what was found before stays"), "{}", found.site.daemon.log());
+    assert!(found.site.daemon.log().contains("keeping the known backends"), "{}", found.site.daemon.log());
 
     found.dns.restart().unwrap();
     found.dns.set_zone(&hosts(&[1, 2])).unwrap();

@@ -82,7 +82,7 @@ fn each_fault_of_a_host_is_found_with_its_mend_and_a_host_that_is_well_has_none(
     bed.assert_finds(
         &well,
         "host",
-        "the VIP 192.0.2.10 is no address of this host",
+        "this host does not own the VIP 192.0.2.10",
         "ip address add 192.0.2.10/32",
     );
     run("ip address add 192.0.2.10/32 dev eth0");
@@ -212,7 +212,7 @@ fn what_cannot_be_examined_ends_with_2() {
     let output = bed.run("interfaces = [\"eth0\"]\nvpis = 1\n");
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("cannot be examined") && said.contains("did you mean \"vips\""), "{said}");
+    assert!(said.contains("cannot examine this host") && said.contains("did you mean \"vips\""), "{said}");
 }
 
 #[test]

@@ -176,7 +176,7 @@ fn a_link_that_is_down_for_long_is_told_as_this_host_s_trouble_and_costs_no_flow
         let reason = backend["reason"].as_str().unwrap();
         assert!(backend["state"] == "unresolved" && backend["health"] == "up", "{backend}");
         assert!(reason.contains("the check could not be run: "), "{reason}");
-        assert!(reason.contains("established flows stay"), "{reason}");
+        assert!(reason.contains("established flows are kept"), "{reason}");
     }
     lb.run("ip link set eth1 up").unwrap();
     site.wait_for(&[1, 2, 3], "up");

@@ -176,7 +176,7 @@ fn backends_that_are_found_in_a_row_of_deploys_wait_for_those_that_still_have_fl
         || site.daemon.cli_json(&["service", "show", "web"]).unwrap()["service"]["discovery"].clone();
     until("the third to wait", SOON, || Ok(discovery()["waiting"] == 1)).unwrap();
     let status = site.daemon.cli(&["status"]).unwrap();
-    let words = format!("backend {}: found, and waits for room: max_backends = 1", web_backend(3));
+    let words = format!("backend {}: found, but waiting for room: max_backends = 1", web_backend(3));
     assert!(status.contains(&words) && site.daemon.log().contains(&words), "{status}");
     for download in &downloads {
         download.wait_for_progress().unwrap();

@@ -58,7 +58,10 @@ fn unload_without_a_daemon_does_the_same() {
     let output = by_config(&["unload"]);
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{output:?}");
-    assert!(said.contains("no daemon runs") && said.contains("eth0") && said.contains("eth1"), "{said}");
+    assert!(
+        said.contains("no daemon is running") && said.contains("eth0") && said.contains("eth1"),
+        "{said}"
+    );
     assert_unloaded(&host, &pins);
     let output = by_config(&["unload"]);
     let said = String::from_utf8_lossy(&output.stdout);
@@ -135,7 +138,7 @@ fn a_second_daemon_with_the_same_socket_state_file_or_pins_is_refused_and_the_fi
     let (socket, state, pin) =
         (("/api.sock", "/other.sock"), ("state.json", "other.json"), (&*pins, "/sys/fs/bpf/other"));
     refused(&[state, pin], &["api.sock", &first]);
-    refused(&[socket, pin], &["state.json", &first, "name another state_file"]);
+    refused(&[socket, pin], &["state.json", &first, "use another state_file"]);
     refused(&[socket, state], &[&pins, "another"]);
 
     assert_eq!(site.daemon.cli_json(&["status"]).unwrap()["pid"], pid);
@@ -214,7 +217,7 @@ fn a_fifo_in_place_of_the_config_or_the_state_file_is_refused_at_once_and_change
 fn interfaces_of_which_none_exists_are_named_and_nothing_is_left_attached() {
     let fresh = Fresh::new();
     let config = fresh.config(&[("\"eth0\", \"eth1\"", "\"nope0\", \"nope1\"")]);
-    fresh.assert_refused(&config, &["none of the interfaces", "nope0, nope1"]);
+    fresh.assert_refused(&config, &["none of the configured interfaces exists", "nope0, nope1"]);
 }
 
 #[test]
@@ -225,7 +228,7 @@ fn one_interface_of_several_may_be_missing_at_the_start_and_come_later() {
     daemon.wait_until_up().unwrap();
     request(&network.client, Site::vip()).unwrap();
     let status = daemon.cli_json(&["status"]).unwrap();
-    assert!(status["trouble"].as_str().unwrap().contains("there is no interface late0"), "{status}");
+    assert!(status["trouble"].as_str().unwrap().contains("interface late0 does not exist"), "{status}");
     assert_eq!(daemon.cli_output(&["status"]).unwrap().status.code(), Some(3));
     network.lb.run("ip link add late0 type veth peer name late1").unwrap();
     until("the program to be there", Duration::from_secs(40), || Ok(has_program(&network.lb, "late0")))
@@ -362,7 +365,7 @@ fn a_state_file_that_was_changed_behind_the_daemons_back_is_set_aside_and_one_th
     fs::write(&state, &changed).unwrap();
     site.daemon.run().unwrap();
     assert_eq!(weight(&site.daemon), 100, "as the file has it");
-    assert!(site.daemon.log().contains("take its line \"checksum\" out"), "{}", site.daemon.log());
+    assert!(site.daemon.log().contains("remove its line \"checksum\""), "{}", site.daemon.log());
     site.daemon.kill().unwrap();
     let unsealed: String = changed
         .lines()

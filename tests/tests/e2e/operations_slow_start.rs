@@ -28,7 +28,7 @@ fn a_backend_that_was_down_gets_its_share_in_steps_and_no_request_fails() {
     let first = backend(&site, 2);
     let portion = first["portion"].as_f64().unwrap();
     assert!(portion <= 0.3, "{first}");
-    assert!(first["reason"].as_str().unwrap().contains("warming up, "), "{first}");
+    assert!(first["reason"].as_str().unwrap().contains("slow start, "), "{first}");
     let share = first["share"].as_f64().unwrap();
     assert!((share - portion / 3.0).abs() < 0.02, "{first}");
 

@@ -75,7 +75,7 @@ impl Bed {
         let output = output.unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{said}");
-        assert!(said.contains(&format!("another daemon (pid {pid}) keeps its changes")), "{said}");
+        assert!(said.contains(&format!("another daemon (pid {pid}) uses the state file")), "{said}");
     }
 
     /// Puts a script in the place of the daemon's binary.

@@ -286,7 +286,7 @@ fn tables_that_somebody_else_changed_are_written_again() {
         bed.assert_flows(table);
     }
     assert_eq!(bed.troubles(), Vec::<String>::new());
-    assert!(bed.daemon.log().contains("somebody else changed the BPF tables"), "{}", bed.daemon.log());
+    assert!(bed.daemon.log().contains("something else changed the BPF tables"), "{}", bed.daemon.log());
     for family in [Family::V4, Family::V6] {
         let vip = SocketAddr::new(Network::vip(family), PORT);
         Conversations::open(&bed.network.client, vip, 20).unwrap();

@@ -170,7 +170,7 @@ fn what_the_kernel_could_not_tell_since_its_queue_was_full_is_read_anew() {
     process.signal(Signal::SIGCONT).unwrap();
     bed.assert_followed("the route", since, || bed.answer().is_ok_and(|name| name == "backend-2"));
     until("the log to tell of the loss", SOON, || {
-        Ok(bed.daemon.log().contains("changes of the network came faster than they could be read"))
+        Ok(bed.daemon.log().contains("network changes arrived faster than they could be read"))
     })
     .unwrap_or_else(|error| panic!("nothing was lost: {error:#}: {}", bed.daemon.log()));
 }

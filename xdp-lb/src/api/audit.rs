@@ -74,8 +74,8 @@ impl Those {
 fn refusal(who: &str, role: Role, Those { admins, readers }: &Those) -> String {
     const CONFIG: &str = "in the [api] of the daemon's config";
     match role {
-        Role::Read => format!("{who} may look and not change anything: that is {admins} {CONFIG}"),
-        _ => format!("{who} may not use this daemon: that is {readers} {CONFIG}"),
+        Role::Read => format!("{who} has read access only; changes are {admins} {CONFIG}"),
+        _ => format!("{who} has no access to this daemon; access is {readers} {CONFIG}"),
     }
 }
 
@@ -83,7 +83,7 @@ fn refusal(who: &str, role: Role, Those { admins, readers }: &Those) -> String {
 async fn read(response: Response) -> (StatusCode, String, Response) {
     let (parts, body) = response.into_parts();
     let Ok(body) = to_bytes(body, MAX_ANSWER).await else {
-        let failed = Error::new(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be made".into());
+        let failed = Error::new(StatusCode::INTERNAL_SERVER_ERROR, "the response could not be built".into());
         return (StatusCode::INTERNAL_SERVER_ERROR, "no answer".into(), failed.into_response());
     };
     let document: Value = serde_json::from_slice(&body).unwrap_or_default();

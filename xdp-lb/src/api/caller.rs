@@ -99,9 +99,13 @@ impl Groups {
             names
                 .iter()
                 .map(|name| {
-                    let group = Group::from_name(name).with_context(|| format!("cannot look up the group {name}"))?;
+                    let group =
+                        Group::from_name(name).with_context(|| format!("cannot look up the group {name}"))?;
                     let missing = || {
-                        anyhow!("api.{key}: this host has no group \"{name}\": groupadd --system {name}, or name another")
+                        anyhow!(
+                            "api.{key}: this host has no group \"{name}\": create it (groupadd --system \
+                                 {name}), or name another"
+                        )
                     };
                     group.map(|group| group.gid).ok_or_else(missing)
                 })

@@ -44,8 +44,8 @@ pub enum Error {
     NoDaemon(Endpoint),
     /// The socket is root's and its groups'.
     #[error(
-        "no permission to use {0}: run this as root (sudo xdp-lb ...), or as a member of a group that the [api] of the \
-         daemon's config names"
+        "no permission to use {0}: run this as root (sudo xdp-lb ...), or as a member of a group in [api] of the \
+         daemon's config"
     )]
     PermissionDenied(Endpoint),
     /// The daemon refused the request.
@@ -69,8 +69,8 @@ pub enum Error {
 fn no_daemon(endpoint: &Endpoint) -> String {
     match endpoint {
         Endpoint::Socket(_) => format!(
-            "no daemon answers on {endpoint}: start it with \"xdp-lb run --config FILE\" (or name its socket with \
-             --socket)"
+            "no daemon answers on {endpoint}: start it with \"xdp-lb run --config FILE\", or name its socket with \
+             --socket"
         ),
         Endpoint::Remote(_) => {
             format!("no daemon answers on {endpoint}: is it running there, with this address as api.listen?")
@@ -250,13 +250,13 @@ impl Client {
         let (status, body) = self.in_time(exchange).await?;
         if status.is_success() {
             return serde_json::from_slice(&body)
-                .map_err(|error| self.broken(format!("an answer that is not understood: {error}")));
+                .map_err(|error| self.broken(format!("invalid response: {error}")));
         }
         Err(refused(status, &body))
     }
 
     async fn in_time<T>(&self, exchange: impl Future<Output = Result<T>>) -> Result<T> {
-        let late = |_| self.broken(format!("no answer within {} s", TIMEOUT.as_secs()));
+        let late = |_| self.broken(format!("no response within {} s", TIMEOUT.as_secs()));
         tokio::time::timeout(TIMEOUT, exchange).await.map_err(late)?
     }
 
@@ -354,8 +354,7 @@ impl Watch {
                 // Comments and bare positions have no data.
                 if let Some(data) = frame.lines().find_map(|line| line.strip_prefix("data: ")) {
                     let event = serde_json::from_str(data);
-                    let unknown =
-                        |error| self.client.broken(format!("an event that is not understood: {error}"));
+                    let unknown = |error| self.client.broken(format!("invalid event: {error}"));
                     return event.map(Some).map_err(unknown);
                 }
             }
@@ -366,7 +365,7 @@ impl Watch {
                 Some(Ok(frame)) => self.read.extend(frame.into_data().unwrap_or_default()),
             }
             if self.read.len() > MAX_ANSWER {
-                return Err(self.client.broken("an event without an end".into()));
+                return Err(self.client.broken("truncated event".into()));
             }
         }
     }

@@ -52,7 +52,8 @@ impl Endpoint {
     /// # Errors
     /// The URL is another's, or a file is not good.
     pub fn remote(url: &str, certificate: &Path, key: &Path, ca: Option<&Path>) -> anyhow::Result<Self> {
-        let wrong = || anyhow::anyhow!("--api \"{url}\" is no address of a daemon: write https://HOST:PORT");
+        let wrong =
+            || anyhow::anyhow!("--api \"{url}\" is not the address of a daemon; write https://HOST:PORT");
         let uri: Uri = url.parse().map_err(|_| wrong())?;
         let (Some(host), Some(port)) = (uri.host(), uri.port_u16()) else { return Err(wrong()) };
         if uri.scheme() != Some(&Scheme::HTTPS) || uri.path_and_query().is_some_and(|path| path != "/") {
@@ -72,7 +73,7 @@ impl Endpoint {
             .with_protocol_versions(&[&version::TLS13])?
             .with_root_certificates(roots)
             .with_client_auth_cert(chain, tls::key(key).map_err(|error| file("key", error))?)
-            .map_err(|error| file("certificate", format!("it does not go with the key: {error}")))?;
+            .map_err(|error| file("certificate", format!("it does not match the key: {error}")))?;
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         tls.resumption = Resumption::disabled();
         Ok(Self::Remote(Arc::new(Remote { url: url.to_owned(), host, port, name, tls: Arc::new(tls) })))

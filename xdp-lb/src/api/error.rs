@@ -42,10 +42,10 @@ impl IntoResponse for Error {
 pub(super) fn unreadable(rejection: BytesRejection) -> Error {
     match rejection.status() {
         StatusCode::PAYLOAD_TOO_LARGE => too_large(),
-        status => Error::new(status, format!("the body could not be read: {}", rejection.body_text())),
+        status => Error::new(status, format!("cannot read the request body: {}", rejection.body_text())),
     }
 }
 
 pub(super) fn too_large() -> Error {
-    Error::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {MAX_BODY} bytes"))
+    Error::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the request body is larger than {MAX_BODY} bytes"))
 }

@@ -31,7 +31,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Document<T> {
         let document = serde_json::from_slice(&body).map_err(|error| {
             Error::new(
                 StatusCode::BAD_REQUEST,
-                format!("the body is not the JSON document of this route: {error}"),
+                format!("the request body is not the JSON document of this route: {error}"),
             )
         })?;
         Ok(Self(document))

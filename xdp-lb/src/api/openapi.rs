@@ -21,8 +21,8 @@ use crate::report::documents::ErrorView;
 
 /// A document without routes.
 pub(super) fn blank() -> OpenApi {
-    let description = "The daemon's control socket. Within /v1, routes and fields are added and never renamed or \
-                       removed. What is sent may not have fields that the daemon does not know.";
+    let description = "The daemon's control socket. Within /v1, routes and fields may be added, but are never \
+                       renamed or removed. Requests with unknown fields are refused.";
     let info = Info {
         title: "xdp-lb".into(),
         version: crate::VERSION.into(),

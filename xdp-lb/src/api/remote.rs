@@ -41,12 +41,12 @@ pub(super) fn listen(config: &Remote) -> anyhow::Result<(TcpListener, Arc<Door>)
     let door = Door::new(config)?;
     let listener = bind(config.listen).with_context(|| {
         let hint = match config.listen.port() {
-            1..1024 => "; ports below 1024 are root's, whose privilege the daemon gives up",
+            1..1024 => "; the daemon drops root's privilege, so it cannot use ports below 1024",
             _ => "",
         };
         format!("cannot listen on {} for the API: choose another api.listen{hint}", config.listen)
     })?;
-    info!("api: other hosts may use it at https://{}", config.listen);
+    info!("api: listening for other hosts at https://{}", config.listen);
     Ok((listener, Arc::new(door)))
 }
 
@@ -116,11 +116,11 @@ impl Door {
                 known.stamps = stamps;
                 match read(&self.config) {
                     Ok(tls) => {
-                        info!("api: the files of certificates have changed, and count from now on");
+                        info!("api: the certificate files have changed; new connections use them");
                         known.tls = Arc::new(tls);
                     }
                     Err(errors) => {
-                        warn!("{}; what the files held before goes on to count", errors.join("; "))
+                        warn!("{}; the previous certificates stay in effect", errors.join("; "))
                     }
                 }
             }
@@ -132,10 +132,10 @@ impl Door {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         let why = why(error);
         if told.is_some_and(|told| told.elapsed() < REFUSALS) {
-            debug!("api: {from} was refused: {why}");
+            debug!("api: refused {from}: {why}");
         } else {
             *told = Some(Instant::now());
-            warn!("api: {from} was refused: {why}");
+            warn!("api: refused {from}: {why}");
         }
     }
 }
@@ -159,9 +159,9 @@ fn why(error: &io::Error) -> String {
     use rustls::Error as E;
     match error.get_ref().and_then(|error| error.downcast_ref::<E>()) {
         Some(E::InvalidCertificate(error)) => tls::refusal(error, ": no CA of api.client_ca"),
-        Some(E::NoCertificatesPresented) => "it shows no certificate".into(),
-        Some(E::InvalidMessage(_)) => "it does not speak TLS".into(),
-        Some(E::PeerIncompatible(_)) => "it does not speak TLS 1.3".into(),
+        Some(E::NoCertificatesPresented) => "it presents no certificate".into(),
+        Some(E::InvalidMessage(_)) => "it does not use TLS".into(),
+        Some(E::PeerIncompatible(_)) => "it does not support TLS 1.3".into(),
         Some(error) => error.to_string(),
         None => error.to_string(),
     }
@@ -200,7 +200,7 @@ fn read(config: &Remote) -> Result<ServerConfig, Vec<String>> {
         .with_single_cert(chain, key)
         .map_err(|error| {
             let (certificate, key) = (config.certificate.display(), config.key.display());
-            one("certificate", &format!("{certificate} does not go with the key {key}: {error}"))
+            one("certificate", &format!("{certificate} does not match the key {key}: {error}"))
         })?;
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     // A session that is resumed shows no certificate, and one that has expired since would go unseen.
@@ -210,7 +210,7 @@ fn read(config: &Remote) -> Result<ServerConfig, Vec<String>> {
         && expiry.as_secs() < UnixTime::now().as_secs() + SOON.as_secs()
     {
         let (file, date) = (config.certificate.display(), tls::date(expiry));
-        warn!("api.certificate: {file} is good until {date}, and clients refuse it from then on");
+        warn!("api.certificate: {file} expires on {date}; clients refuse it after that");
     }
     Ok(tls)
 }

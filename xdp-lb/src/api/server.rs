@@ -129,7 +129,7 @@ fn router(handle: Handle) -> Router {
 fn routes() -> (Router<Handle>, OpenApi) {
     let mut document = openapi::blank();
     let router = ApiRouter::new()
-        .api_route("/v1/status", get_with(status, look("status", "The daemon on one screen")))
+        .api_route("/v1/status", get_with(status, look("status", "The daemon's state on one screen")))
         .api_route(
             "/v1/services",
             get_with(services, look("listServices", "Every service, by name"))
@@ -171,17 +171,19 @@ fn routes() -> (Router<Handle>, OpenApi) {
         )
         .api_route(
             "/v1/counters",
-            get_with(counters, look("counters", "Packets by what became of them and why")),
+            get_with(counters, look("counters", "Packets that were not forwarded, by verdict and reason")),
         )
-        .api_route("/v1/flows", get_with(flows, look("flows", "The recorded flows that match")))
+        .api_route("/v1/flows", get_with(flows, look("flows", "The tracked flows that match")))
         .api_route(
             "/v1/reload",
-            get_with(plan_reload, look("planReload", "What a reload would do now"))
-                .post_with(reload, change("reload", "Reads the config file again: all of it, or nothing")),
+            get_with(plan_reload, look("planReload", "What a reload would do now")).post_with(
+                reload,
+                change("reload", "Rereads the config file: all of it is applied, or nothing"),
+            ),
         )
         .api_route(
             "/v1/upgrade",
-            post_with(upgrade, change("upgrade", "Has the binary at the daemon's path take over")),
+            post_with(upgrade, change("upgrade", "Upgrades to the binary at the daemon's path")),
         )
         .api_route(
             "/v1/unload",
@@ -190,7 +192,10 @@ fn routes() -> (Router<Handle>, OpenApi) {
                 change("unload", "Detaches the program, removes its pins, and ends the daemon"),
             ),
         )
-        .api_route("/v1/watch", get_with(watch::watch, look("watch", "What happens, as server-sent events")))
+        .api_route(
+            "/v1/watch",
+            get_with(watch::watch, look("watch", "Events as they happen, as server-sent events")),
+        )
         .api_route("/v1/openapi.json", get_with(openapi_document, look("openapi", "This document")))
         .finish_api(&mut document);
     (router, document)
@@ -230,7 +235,7 @@ async fn service(State(handle): State<Handle>, ServiceName(name): ServiceName) -
     let backends = handle.backends(Some(name.clone())).await?;
     let service = handle.services().await?.into_iter().find(|service| service.name == name);
     let service =
-        service.ok_or_else(|| Refusal::NotFound(format!("service {name} has just been removed")))?;
+        service.ok_or_else(|| Refusal::NotFound(format!("service {name} was removed meanwhile")))?;
     Ok(Json(ServiceDetailView { service, backends }))
 }
 
@@ -275,7 +280,7 @@ async fn withdrawn(handle: &Handle) -> Result<(), Refusal> {
         }
         if Instant::now() >= deadline {
             return Err(Refusal::Conflict(format!(
-                "this node drains, but clients still come, since these VIPs stay on this host:\n{}",
+                "this node is draining, but clients still arrive, because these VIPs stay on this host:\n{}",
                 stay.join("\n")
             )));
         }
@@ -326,7 +331,7 @@ async fn patch_backend(
     Document(patch): Document<BackendPatch>,
 ) -> Reply<Outcome> {
     if patch == BackendPatch::default() {
-        return Err(Refusal::Invalid("nothing to change: give `weight`, `admin` or both".into()).into());
+        return Err(Refusal::Invalid("nothing to change: send `weight`, `admin` or both".into()).into());
     }
     reply(handle.patch_backend(name, address, patch).await)
 }
@@ -377,11 +382,11 @@ fn describe(document: &OpenApi) -> String {
 }
 
 fn no_route(uri: &Uri, known: &str) -> Error {
-    Error::new(StatusCode::NOT_FOUND, format!("no route {}; there are {known}", uri.path()))
+    Error::new(StatusCode::NOT_FOUND, format!("no route {}; the routes are {known}", uri.path()))
 }
 
 async fn no_method(method: Method, uri: Uri) -> Error {
-    Error::new(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not possible on {}", uri.path()))
+    Error::new(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not supported on {}", uri.path()))
 }
 
 /// Answers in the owner task's stead where it takes too long.
@@ -389,7 +394,7 @@ async fn in_time(request: Request, next: Next) -> Response {
     tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await.unwrap_or_else(|_| {
         let seconds = REQUEST_TIMEOUT.as_secs();
         let words = format!(
-            "the daemon did not answer within {seconds} s; a change that was asked for may still happen: see its log"
+            "the daemon did not answer within {seconds} s; a requested change may still take effect: see its log"
         );
         Error::new(StatusCode::GATEWAY_TIMEOUT, words).into_response()
     })

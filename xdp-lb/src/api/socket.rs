@@ -46,7 +46,7 @@ pub fn listen(path: &Path, groups: &Groups) -> anyhow::Result<(UnixListener, Gua
     }
     let lock = Lock::take(&lock_file(path), |pid| {
         format!(
-            "another daemon (pid {pid}) answers on {}: stop it first, or name another api.socket",
+            "another daemon (pid {pid}) answers on {}: stop it first, or use another api.socket",
             path.display()
         )
     })?;
@@ -98,7 +98,7 @@ fn admit(path: &Path, groups: &Groups) -> anyhow::Result<()> {
     let mut rest = groups.into_iter();
     let Some(first) = rest.next() else { return Ok(()) };
     chown(path, None, Some(Gid::from_raw(first))).with_context(|| {
-        format!("cannot give the socket {} to group {first} (it takes CAP_CHOWN)", path.display())
+        format!("cannot give the socket {} to group {first} (this needs CAP_CHOWN)", path.display())
     })?;
     let rest: Vec<u32> = rest.collect();
     if rest.is_empty() {
@@ -106,7 +106,7 @@ fn admit(path: &Path, groups: &Groups) -> anyhow::Result<()> {
     } else {
         set_access_list(path, &rest)
     }
-    .with_context(|| format!("cannot open the socket {} to the groups of [api]", path.display()))
+    .with_context(|| format!("cannot give the groups of [api] access to the socket {}", path.display()))
 }
 
 /// The owner, the file's own group and these groups may read and write: what connecting takes.
@@ -147,12 +147,12 @@ fn remove_stale(path: &Path) -> anyhow::Result<()> {
         Err(error) => return Err(error).with_context(|| format!("cannot look at {}", path.display())),
     };
     if !metadata.file_type().is_socket() {
-        bail!("{} is there and is no socket: move it away, or name another api.socket", path.display());
+        bail!("{} exists but is not a socket: move it away, or use another api.socket", path.display());
     }
     match UnixStream::connect(path) {
         Ok(stream) => {
             let pid = getsockopt(&stream, sockopt::PeerCredentials).map(|peer| peer.pid()).unwrap_or(0);
-            bail!("another program (pid {pid}) listens on {}: name another api.socket", path.display());
+            bail!("another program (pid {pid}) listens on {}: use another api.socket", path.display());
         }
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)
             .with_context(|| format!("cannot remove the socket of a dead daemon, {}", path.display())),
@@ -222,7 +222,7 @@ mod tests {
         let path = folder.path().join("api.sock");
         fs::write(&path, "precious").unwrap();
         let error = listen(&path, &Groups::default()).unwrap_err().to_string();
-        assert!(error.contains("is no socket"), "{error}");
+        assert!(error.contains("is not a socket"), "{error}");
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
     }
 

@@ -154,7 +154,7 @@ async fn each_refusal_has_its_status_and_keeps_its_words() {
             "/v1/services/web/backends/198.51.100.11:8080",
             "{}",
             400,
-            "nothing to change: give `weight`, `admin` or both",
+            "nothing to change: send `weight`, `admin` or both",
         ),
     ] {
         assert_eq!(daemon.refused(method, path, body).await, (status, words.to_owned()), "{method} {path}");
@@ -197,7 +197,7 @@ async fn hostile_bodies_are_refused_in_words_and_change_nothing() {
 async fn a_huge_body_is_refused_before_it_is_read() {
     let daemon = daemon(Owner::default().start());
     let (status, error) = daemon.refused("POST", "/v1/services", &" ".repeat(5 << 20)).await;
-    assert_eq!((status, error.as_str()), (413, "the body is larger than 4194304 bytes"));
+    assert_eq!((status, error.as_str()), (413, "the request body is larger than 4194304 bytes"));
     // Only claimed, never sent: the answer does not wait for it.
     let claim = b"POST /v1/services HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1099511627776\r\n\r\n";
     assert_eq!(daemon.raw(claim).await.0, 413);
@@ -234,9 +234,9 @@ async fn an_unknown_route_or_method_is_told_what_there_is() {
     let daemon = daemon(Owner::default().start());
     let (status, error) = daemon.refused("GET", "/v2/status", "").await;
     assert_eq!(status, 404);
-    assert!(error.contains("no route /v2/status; there are GET /v1/status, "), "{error}");
+    assert!(error.contains("no route /v2/status; the routes are GET /v1/status, "), "{error}");
     let (status, error) = daemon.refused("DELETE", "/v1/status", "").await;
-    assert_eq!((status, error.as_str()), (405, "DELETE is not possible on /v1/status"));
+    assert_eq!((status, error.as_str()), (405, "DELETE is not supported on /v1/status"));
 }
 
 /// Every operation of the OpenAPI document: method, path and name.
@@ -323,7 +323,7 @@ async fn only_so_many_may_watch_and_a_place_is_free_again_when_one_has_gone() {
         }
     };
     assert_eq!(watching.len(), 16);
-    assert!(refused.contains("16 watch already"), "{refused}");
+    assert!(refused.contains("16 clients are watching already"), "{refused}");
     daemon.client.status().await.unwrap();
     watching.pop();
     for _ in 0..500 {
@@ -402,7 +402,7 @@ async fn a_client_without_a_daemon_says_how_to_start_it() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("api.sock");
     let words = format!(
-        "no daemon answers on {}: start it with \"xdp-lb run --config FILE\" (or name its socket with --socket)",
+        "no daemon answers on {}: start it with \"xdp-lb run --config FILE\", or name its socket with --socket",
         socket.display()
     );
     let error = Client::new(&socket).status().await.unwrap_err();
@@ -424,7 +424,7 @@ async fn a_client_of_something_else_says_that_it_does_not_understand() {
         stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello").await.unwrap();
     });
     let error = Client::new(&socket).status().await.unwrap_err().to_string();
-    assert!(error.contains("an answer that is not understood"), "{error}");
+    assert!(error.contains("invalid response"), "{error}");
 }
 
 #[tokio::test]

@@ -53,7 +53,12 @@ type Place = (Option<OwnedSemaphorePermit>, OwnedSemaphorePermit);
 impl Places {
     /// A place for this caller; else why there is none.
     fn take(&self, caller: &Caller) -> Result<Place, String> {
-        let full = |most: usize| format!("{most} watch already, and no more may: end one of them first");
+        let full = |most: usize| {
+            format!(
+                "{most} clients are watching already, which is the maximum: stop one of \
+            them first"
+            )
+        };
         let among =
             |places: &Arc<Semaphore>, most| Arc::clone(places).try_acquire_owned().map_err(|_| full(most));
         if caller.role == Role::Admin {
@@ -136,7 +141,7 @@ impl OperationOutput for Events {
         };
         let media = MediaType { schema: Some(schema), ..MediaType::default() };
         Some(Described {
-            description: "server-sent events, without an end; the data of each is this document".into(),
+            description: "an endless stream of server-sent events; the data of each is this document".into(),
             content: [("text/event-stream".to_owned(), media)].into_iter().collect(),
             ..Described::default()
         })

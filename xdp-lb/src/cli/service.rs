@@ -486,7 +486,7 @@ fn detail_table(screen: &Screen, detail: &ServiceDetailView) -> String {
 fn on_down(service: &ServiceView) -> String {
     let span = |time: Duration| humantime::format_duration(time).to_string();
     match (service.on_down, service.down_grace, service.down_timeout) {
-        (OnDown::Keep, ..) => "established flows stay".into(),
+        (OnDown::Keep, ..) => "established flows are kept".into(),
         (OnDown::Reset, ..) => "established flows end at once".into(),
         (OnDown::Auto, Some(grace), _) => {
             format!("established flows end once the backend has been silent for {}", span(grace))

@@ -281,7 +281,7 @@ async fn backups_and_a_panic_threshold_are_added_and_shown() {
 #[tokio::test]
 async fn a_service_in_panic_says_so_in_the_status() {
     let mut owner = Owner::default();
-    owner.services[0].panic = Some("1 of 4 backends are up, and panic_threshold = 50 wants 2".into());
+    owner.services[0].panic = Some("1 of 4 backends are up, but panic_threshold = 50 needs 2".into());
     let name = owner.services[0].name.clone();
     let daemon = daemon(owner);
     for line in [&["status"][..], &["service", "show", &name]] {
@@ -558,14 +558,14 @@ async fn a_reload_says_what_changed_and_what_needs_a_restart() {
     let view = ReloadView {
         changes: vec!["added service dns".into(), "web: weight of 198.51.100.11:8080 is 50".into()],
         needs_restart: vec!["metrics.listen".into()],
-        warnings: vec!["metrics.listen stays as it is: to change it takes a restart of the daemon".into()],
+        warnings: vec!["metrics.listen is unchanged: it needs a restart of the daemon".into()],
         ..ReloadView::default()
     };
     let text = daemon(Owner { reload: Ok(view), ..Owner::default() }).text(&["reload"]).await;
     assert_eq!(
         text,
         "added service dns\nweb: weight of 198.51.100.11:8080 is 50\n\
-         warning: metrics.listen stays as it is: to change it takes a restart of the daemon\n"
+         warning: metrics.listen is unchanged: it needs a restart of the daemon\n"
     );
     assert_eq!(daemon(Owner::default()).text(&["reload"]).await, "nothing changed\n");
 }
@@ -590,7 +590,7 @@ async fn a_plan_says_what_would_change_and_how_many_slots_would_move() {
     };
     let view = ReloadView {
         changes: service.lines(),
-        warnings: vec!["metrics.listen stays as it is: to change it takes a restart of the daemon".into()],
+        warnings: vec!["metrics.listen is unchanged: it needs a restart of the daemon".into()],
         settings: vec![setting],
         services: vec![service],
         ..ReloadView::default()
@@ -599,7 +599,7 @@ async fn a_plan_says_what_would_change_and_how_many_slots_would_move() {
     assert_eq!(
         daemon.text(&["reload", "--dry-run"]).await,
         "service web: mode nat -> full-nat\nservice web: 1,000 of 2,018 slots would move\n\
-         warning: metrics.listen stays as it is: to change it takes a restart of the daemon\n"
+         warning: metrics.listen is unchanged: it needs a restart of the daemon\n"
     );
     let diff = daemon.run(&["diff"]).await.unwrap();
     assert_eq!(

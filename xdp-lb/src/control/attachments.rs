@@ -69,14 +69,14 @@ impl Attachments {
         for name in names {
             match tools.kernel.attach(name, self.mode) {
                 Err(error) if is_first && !error.is::<NoInterface>() => {
-                    anyhow::bail!("{error:#}: create or fix {name}, or take it out of `interfaces`");
+                    anyhow::bail!("{error:#}: create or fix {name}, or remove it from `interfaces`");
                 }
                 attached => self.note(name, attached.map_err(|error| format!("{error:#}")), tools),
             }
         }
         if is_first && !self.interfaces.values().any(Result::is_ok) {
             anyhow::bail!(
-                "none of the interfaces that the config names exists ({}): create one, or correct `interfaces`",
+                "none of the configured interfaces exists ({}): create one, or correct `interfaces`",
                 names.join(", ")
             );
         }
@@ -147,8 +147,8 @@ impl Attachments {
         let last = self.last_index.get(name).map(|index| kernel.verify_attached(*index));
         match last {
             Some(Ok(present)) if present != name => format!(
-                "it was renamed to {present}, where the program stays attached: name it so in `interfaces` and reload, or \
-                 rename it back"
+                "it was renamed to {present}, where the program stays attached: use that name in `interfaces` and \
+                 reload, or rename it back"
             ),
             _ => NoInterface(name.to_owned()).to_string(),
         }
@@ -168,10 +168,13 @@ impl Attachments {
         match tools.kernel.move_flows(before, index) {
             Ok(0) => {}
             Ok(flows) => {
-                tracing::info!("{name} was made anew: the replies of {flows} recorded flows leave by it now")
+                tracing::info!("{name} was recreated: replies of {flows} recorded flows now leave through it")
             }
             Err(error) => {
-                tracing::error!("{name} was made anew, and recorded flows wait for their clients: {error:#}")
+                tracing::error!(
+                    "{name} was recreated; replies of recorded flows wait for their clients' next \
+                                 packet: {error:#}"
+                )
             }
         }
     }
@@ -297,7 +300,7 @@ impl Attachments {
         let native: Vec<_> = attached(XdpMode::Native).collect();
         for name in native {
             let again = tools.kernel.attach(&name, XdpMode::Generic).map(|attached| Attached {
-                note: Some(format!("{generic} is generic, and native XDP cannot send to it")),
+                note: Some(format!("{generic} runs in generic mode, and native XDP cannot send to it")),
                 ..attached
             });
             self.note(&name, again.map_err(|error| format!("{error:#}")), tools);
@@ -313,7 +316,7 @@ impl Attachments {
                 Some(remarks) => tracing::warn!("{name}: attached, {}: {remarks}", attached.mode),
             },
             Err(why) => {
-                tracing::error!("{name}: not attached, which is tried again every {ATTACH_AGAIN:?}: {why}");
+                tracing::error!("{name}: not attached, retrying every {ATTACH_AGAIN:?}: {why}");
             }
         }
         if let Ok(Attached { index, .. }) = &attached {
@@ -363,7 +366,7 @@ impl Tools<'_> {
     fn detach(&mut self, name: &str, index: u32) {
         match self.kernel.detach(index) {
             Ok(()) => tracing::info!("{name}: detached"),
-            Err(error) => tracing::error!("{name}: cannot be detached: {error:#}"),
+            Err(error) => tracing::error!("{name}: cannot detach: {error:#}"),
         }
     }
 }

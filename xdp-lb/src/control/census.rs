@@ -83,7 +83,7 @@ impl FlowCount {
                 let limits = kernel.sizes().limits;
                 let resets = self.unknown.are_over(&self.census, &limits, timeouts, now);
                 if let Err(error) = kernel.set_resets_unknown(resets) {
-                    tracing::error!("the datapath cannot be told what becomes of unknown flows: {error:#}");
+                    tracing::error!("cannot write the handling of unknown flows to the datapath: {error:#}");
                 }
                 sync.settle_counted(&self.census, kernel, journal);
                 None

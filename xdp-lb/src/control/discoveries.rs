@@ -122,8 +122,8 @@ impl Status {
             let [absence, hold] = [self.longest_absence, self.hold()]
                 .map(|it| humantime::format_duration(Duration::from_secs(it.as_secs().max(1))));
             format!(
-                "answers differ between lookups: {count} addresses came back that were missing, for up to {absence}. An \
-                 address that is missing counts as there for {hold}. Have the DNS server answer with all addresses"
+                "DNS answers vary: {count} addresses disappeared and came back, after up to {absence}. A missing \
+                 address is now kept for {hold}. Configure the DNS server to return all addresses"
             )
         })
     }
@@ -136,8 +136,8 @@ impl Status {
             more => format!(" and {more} more"),
         };
         Some(format!(
-            "backend {first}{others}: found, and waits for room: max_backends = {most}, and backends that are not found any \
-             more still have flows"
+            "backend {first}{others}: found, but waiting for room: max_backends = {most}, and removed backends \
+             still have flows"
         ))
     }
 }
@@ -180,7 +180,7 @@ impl Discoveries {
                 status.failures += 1;
                 let (since, before) = status.failing.take().unwrap_or((now, String::new()));
                 if before != *why {
-                    tracing::warn!("service {name}: discovery fails, and what was found before stays: {why}");
+                    tracing::warn!("service {name}: discovery fails, keeping the known backends: {why}");
                 }
                 status.failing = Some((since, why.clone()));
             }
@@ -238,7 +238,7 @@ impl Discoveries {
         }
         if taken.left_out > 0 && taken.left_out != status.left_out {
             tracing::warn!(
-                "service {name}: discovery: {} backends more than max_backends are left out",
+                "service {name}: discovery: ignoring {} backends beyond max_backends",
                 taken.left_out
             );
         }

@@ -145,7 +145,7 @@ impl FlowPages for Flows {
         let after = match &query.cursor {
             None => None,
             Some(cursor) => Some(Place::read(cursor).ok_or_else(|| {
-                Refusal::Invalid("the cursor is not one: send `next` of the page before as it is".into())
+                Refusal::Invalid("invalid cursor: send `next` of the previous page unchanged".into())
             })?),
         };
         let now = monotonic_seconds().map_err(|error| Refusal::Failed(format!("{error:#}")))?;
@@ -192,7 +192,7 @@ impl FlowPages for Flows {
         };
         self.records
             .read(visit)
-            .map_err(|error| Refusal::Failed(format!("the flows cannot be read: {error:#}")))?;
+            .map_err(|error| Refusal::Failed(format!("cannot read the flows: {error:#}")))?;
         let mut entries = page.entries.into_sorted_vec();
         // One that went from one table to the other meanwhile was seen in both.
         entries.dedup();

@@ -138,7 +138,7 @@ impl Handle {
             drop(turn);
             page
         });
-        listed.await.map_err(|error| Refusal::Failed(format!("the flows could not be listed: {error}")))?
+        listed.await.map_err(|error| Refusal::Failed(format!("cannot list the flows: {error}")))?
     }
 
     /// What a reload would do now, and how many slots of each service would move.
@@ -159,7 +159,7 @@ impl Handle {
     async fn read_config(&self) -> Answer<Box<Result<Config, Errors>>> {
         let file = self.ask(Request::ConfigFile).await?;
         let read = tokio::task::spawn_blocking(move || Box::new(config::load(&file))).await;
-        read.map_err(|error| Refusal::Failed(format!("the config file could not be read: {error}")))
+        read.map_err(|error| Refusal::Failed(format!("cannot read the config file: {error}")))
     }
 
     /// What happens after the event of this id; without one, from now on.

@@ -84,7 +84,7 @@ fn forwarding(host: &impl Host, config: &Config, effective: &Effective) -> Vec<L
         if !off.is_empty() {
             lines.push(Lack {
                 what: format!(
-                    "service {} has mode nat, and {family} forwarding is off on {}, so that replies to its clients are \
+                    "service {} has mode nat, but {family} forwarding is off on {}, so replies to its clients are \
                      dropped",
                     service.service.name,
                     off.join(", ")
@@ -111,13 +111,12 @@ fn ports(host: &impl Host, snat: PortRange, effective: &Effective) -> Option<Lac
     });
     (first <= last && !is_reserved).then(|| Lack {
         what: format!(
-            "snat_ports = \"{snat}\" and this host's own ports ({low}-{high}) overlap, so that service {} may take \
-             a connection of this host for its own",
+            "snat_ports = \"{snat}\" overlaps this host's own ports ({low}-{high}), so service {} may intercept \
+             connections of this host",
             service.service.name
         ),
         fix: format!(
-            "choose others, or keep the host from them: sysctl -w \
-             net.ipv4.ip_local_reserved_ports={first}-{last}"
+            "choose other ports, or reserve them: sysctl -w net.ipv4.ip_local_reserved_ports={first}-{last}"
         ),
     })
 }
@@ -134,8 +133,8 @@ fn addresses(host: &impl Host, config: &Config, effective: &Effective) -> Vec<La
             let asks = if vip.is_ipv4() { "ARP" } else { "neighbour discovery" };
             vips.push(Lack {
                 what: format!(
-                    "service {}: the VIP {vip} is no address of this host, which will not answer {asks} for it unless \
-                     it is routed here",
+                    "service {}: this host does not own the VIP {vip}; {asks} does not answer for it, so clients \
+                     reach it only if a router sends it here",
                     service.name
                 ),
                 fix: format!(
@@ -149,8 +148,8 @@ fn addresses(host: &impl Host, config: &Config, effective: &Effective) -> Vec<La
             if seen.insert(*address) && !host.is_local(*address) {
                 snat.push(Lack {
                     what: format!(
-                        "service {}: {address} of snat_addresses is no address of this host, so that replies to it \
-                         may not come here",
+                        "service {}: this host does not own {address} of snat_addresses, so replies to it may not \
+                         arrive here",
                         service.name
                     ),
                     fix: format!("ip address add {address}/{} dev {device}", prefix(*address)),

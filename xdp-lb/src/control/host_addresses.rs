@@ -63,7 +63,7 @@ impl HostAddresses {
     pub(super) fn tell_of_router(&self, answers: bool, kernel: &mut dyn Kernel) {
         let none = RouterAddressesOf::new();
         if let Err(error) = kernel.set_router_addresses(if answers { &self.of_router } else { &none }) {
-            tracing::error!("the datapath cannot be told of this host's addresses: {error:#}");
+            tracing::error!("cannot write this host's addresses to the datapath: {error:#}");
         }
     }
 
@@ -78,7 +78,7 @@ impl HostAddresses {
         }
         match kernel.set_own_addresses(&own) {
             Ok(()) => self.told = Some(own),
-            Err(error) => tracing::error!("cannot tell the datapath the addresses of this host: {error:#}"),
+            Err(error) => tracing::error!("cannot write this host's addresses to the datapath: {error:#}"),
         }
     }
 }

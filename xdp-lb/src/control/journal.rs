@@ -141,7 +141,7 @@ impl Journal {
 
     /// The same, where an error is what is wrong.
     pub(super) fn note_error(&mut self, kind: TroubleKind, error: Option<anyhow::Error>) {
-        let why = error.map(|error| format!("{error:#}; it is tried again"));
+        let why = error.map(|error| format!("{error:#}; retrying"));
         self.note(kind, why.as_deref());
     }
 

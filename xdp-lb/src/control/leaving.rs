@@ -168,13 +168,13 @@ pub(super) fn release(
         for (address, since) in leaving {
             let longest = longest_drain(service, address, config);
             let why = if now.saturating_sub(since) >= longest.as_secs() {
-                format!("its flows had {}", humantime::format_duration(longest))
+                format!("drain_timeout of {} has passed", humantime::format_duration(longest))
             } else if let Some(why) = flows.is_over(service, address, pool, &config.timeouts) {
                 why.to_owned()
             } else {
                 continue;
             };
-            tracing::info!("service {name}: backend {address}, which leaves, is gone: {why}");
+            tracing::info!("service {name}: backend {address} has drained and is removed: {why}");
             overlay.release(name, address);
         }
     }
@@ -224,7 +224,7 @@ pub(super) fn end_of(
     if effective.services.iter().any(drains) {
         let longest = humantime::format_duration(drain_timeout);
         let flows = ends.unwrap_or_default();
-        format!("; it drains, with {flows}: it goes when they have ended, after {longest} at the latest")
+        format!("; draining, with {flows}: removed once they have ended, after {longest} at the latest")
     } else if effective.services.iter().any(is_there) {
         // It is left to discovery.
         String::new()

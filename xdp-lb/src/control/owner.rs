@@ -126,9 +126,8 @@ impl Owner {
         let state_file = config.state_file.display();
         let contradiction = |lines: Vec<String>| {
             anyhow::anyhow!(
-                "the config file conflicts with the changes made at runtime:\n{}\nfix the config file, or \
-                 take what is named above, and the line \"checksum\", out of {state_file}, where those changes are \
-                 kept (or remove that file to drop them all), and start again",
+                "the config file conflicts with the changes made at runtime:\n{}\nfix the config file; or remove \
+                 the entries named above and the line \"checksum\" from the state file {state_file}, or that file to drop all changes; then start again",
                 lines.join("\n")
             )
         };
@@ -290,7 +289,7 @@ impl Owner {
                 self.adopt(self.config.clone(), overlay, effective, Refusal::Conflict, Persist::IfItCan)
             });
         if let Err(refusal) = adopted {
-            tracing::error!("what was found, or has left, cannot be put into effect: {refusal}");
+            tracing::error!("cannot apply what discovery found or what has drained: {refusal}");
         }
     }
 
@@ -341,12 +340,12 @@ impl Owner {
                     warnings.push(why);
                 }
                 (Err(error), Persist::First) => {
-                    let why = format!("{error:#}; nothing was changed, since a restart would undo it");
+                    let why = format!("{error:#}; nothing was changed, because a restart would undo it");
                     return Err(Refusal::Failed(why));
                 }
                 (Err(error), Persist::IfItCan) => {
                     tracing::error!(
-                        "what discovery found and what has left is not known after a restart: {error:#}"
+                        "cannot save what discovery found and what has drained; a restart will forget it: {error:#}"
                     );
                 }
             }
@@ -369,7 +368,9 @@ impl Owner {
         self.verify_holds();
         self.tell_vips();
         warnings.extend(self.journal.trouble_of(TroubleKind::Tables).map(|why| {
-            format!("it is saved, but the datapath could not be changed yet, which is tried again every second: {why}")
+            format!(
+                "it is saved, but not yet in effect: cannot update the datapath, retrying every second: {why}"
+            )
         }));
         Ok(warnings)
     }
@@ -444,10 +445,11 @@ impl Owner {
         let TargetId { service, backend } = &id;
         match (before, trouble(&self.pool)) {
             (None, Some(why)) => tracing::warn!(
-                "service {service}: backend {backend}: its agent cannot be asked, which changes nothing: {why}"
+                "service {service}: backend {backend}: its agent is unreachable, so its last answer stays in \
+                 effect: {why}"
             ),
             (Some(_), None) => {
-                tracing::info!("service {service}: backend {backend}: its agent can be asked again")
+                tracing::info!("service {service}: backend {backend}: its agent answers again")
             }
             _ => {}
         }
@@ -499,7 +501,7 @@ impl Owner {
             }
             Event::Vlans(vlans) => {
                 if let Err(error) = self.kernel.set_vlans(&vlans) {
-                    tracing::error!("the datapath cannot be told of the VLAN devices: {error:#}");
+                    tracing::error!("cannot write the VLAN devices to the datapath: {error:#}");
                 }
             }
             Event::OwnMacs(own_macs) => {
@@ -569,7 +571,7 @@ impl Owner {
     /// Tells the datapath that the daemon lives.
     fn beat(&mut self) {
         if let Err(error) = self.kernel.beat() {
-            tracing::error!("the datapath cannot be told that the daemon lives: {error:#}");
+            tracing::error!("cannot write the heartbeat to the datapath: {error:#}");
         }
     }
 
@@ -620,7 +622,7 @@ impl Owner {
                 self.verification.take_forwarded(carried.backends.values());
                 self.look_at_flows(&carried, now);
             }
-            Err(error) => tracing::error!("the counters cannot be read: {error:#}"),
+            Err(error) => tracing::error!("cannot read the counters: {error:#}"),
         }
     }
 

@@ -114,7 +114,7 @@ pub(crate) fn refuse_vip_checks<'a>(
 ) -> Option<String> {
     let service = services.find(|service| service.check().via == Via::Vip)?;
     Some(format!(
-        "service \"{}\": health_check.via: this daemon has no way to check through VIPs: {why}",
+        "service \"{}\": health_check.via: this daemon cannot check through VIPs: {why}",
         service.name
     ))
 }

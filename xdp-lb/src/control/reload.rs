@@ -110,15 +110,17 @@ impl Owner {
             && let Some(name) = runs_a_program(&effective)
         {
             return Err(refused(format!(
-                "service {name} has a check of type \"exec\", and this daemon runs without allow_exec_checks: restart it, \
-                 since it has given up what it takes to run programs"
+                "service {name} has a check of type \"exec\", but this daemon started without allow_exec_checks and \
+                 dropped the capabilities to run programs: restart it"
             )));
         }
         let is_new = |name: &&String| !self.attachments.interfaces().contains_key(*name);
         if let Some(name) =
             read.interfaces.iter().filter(is_new).find(|name| !self.kernel.has_interface(name))
         {
-            return Err(refused(format!("there is no interface {name}: create it, or correct `interfaces`")));
+            return Err(refused(format!(
+                "interface {name} does not exist: create it, or correct `interfaces`"
+            )));
         }
         let settings = overlay::changed_settings(&self.config, &read);
         let services = self.backend_flows().changes(self.pool.effective(), &effective);
@@ -129,7 +131,7 @@ impl Owner {
         let needs_restart = stay.clone().map(|setting| setting.key.clone()).collect();
         let warning = |SettingChange { key, takes, .. }: &SettingChange| {
             let takes = takes.as_deref().unwrap_or_default();
-            format!("{key} stays as it is: to change it takes {takes}")
+            format!("{key} is unchanged: it needs {takes}")
         };
         let mut warnings: Vec<String> = stay.map(warning).collect();
         let waiting = effective.services.iter().filter(|it| it.service.discovery.is_none());

@@ -81,7 +81,8 @@ impl Owner {
     fn remove_backend(&mut self, service: &str, address: SocketAddr, leave: Leave) -> Answer<Outcome> {
         if leave == Leave::Drain && self.overlay.is_leaving(service, address) {
             let message = format!(
-                "service {service}: backend {address} was removed already, and drains; --now removes it with its flows"
+                "service {service}: backend {address} was removed before and is draining; --now removes it with its \
+                 flows"
             );
             return Ok(Outcome { message, changed: false, trouble: self.journal.trouble() });
         }
@@ -99,7 +100,7 @@ impl Owner {
         let service = self.service(name);
         if leave == Leave::Drain && service.is_some_and(|it| it.is_leaving) {
             let message =
-                format!("service {name} was removed already, and drains; --now removes it with its flows");
+                format!("service {name} was removed before and is draining; --now removes it with its flows");
             return Ok(Outcome { message, changed: false, trouble: self.journal.trouble() });
         }
         let ends = service.and_then(|service| self.backend_flows().left_of_all(service));
@@ -120,7 +121,7 @@ impl Owner {
         let records = self
             .kernel
             .flow_records()
-            .map_err(|error| Refusal::Failed(format!("the flows cannot be read: {error:#}")))?;
+            .map_err(|error| Refusal::Failed(format!("cannot read the flows: {error:#}")))?;
         Ok(Box::new(Flows::new(records, self.pool.effective(), self.sync.tables())))
     }
 
@@ -144,13 +145,13 @@ impl Owner {
 
     async fn unload(&mut self) -> Answer<Outcome> {
         let mut removed = self.vips.release().await.unwrap_or_else(|error| {
-            tracing::error!("not every VIP could be taken away: {error:#}");
-            vec![format!("not every VIP could be taken away ({error:#})")]
+            tracing::error!("cannot remove every VIP: {error:#}");
+            vec![format!("could not remove every VIP ({error:#})")]
         });
         removed.extend(self.kernel.unload().map_err(|error| Refusal::Failed(format!("{error:#}")))?);
         let message = match removed.as_slice() {
-            [] => format!("nothing was pinned in {}; the daemon ends", self.config.pin_path.display()),
-            removed => format!("{}; the daemon ends", removed.join(", ")),
+            [] => format!("nothing was pinned in {}; the daemon exits", self.config.pin_path.display()),
+            removed => format!("{}; the daemon exits", removed.join(", ")),
         };
         tracing::info!("{message}");
         Ok(Outcome { message, changed: true, trouble: None })

@@ -70,7 +70,7 @@ impl TableSync {
             for vip in &plan.shortened {
                 let vip = vip.socket();
                 tracing::warn!(
-                    "the ring of {vip} is shorter than it should be, so that new flows follow the weights less closely: \
+                    "the ring of {vip} is shorter than it should be, so new flows follow the weights less closely: \
                      raise limits.slots"
                 );
             }

@@ -304,7 +304,7 @@ impl Vips for InMemoryVips {
 
     fn release(&mut self) -> BoxFuture<'_, anyhow::Result<Vec<String>>> {
         self.set(Wanted::default());
-        async { Ok(vec!["took 192.0.2.10 off eth0".into()]) }.boxed()
+        async { Ok(vec!["removed 192.0.2.10 from eth0".into()]) }.boxed()
     }
 }
 

@@ -70,9 +70,9 @@ const fn words(kind: TroubleKind) -> &'static str {
         TroubleKind::Settling => "moved slots of a ring cannot be settled",
         TroubleKind::Flows => "the flows cannot be counted",
         TroubleKind::OwnMacs => "packets to some of this host's MAC addresses are not balanced",
-        TroubleKind::Interfaces => "not every interface has the program",
+        TroubleKind::Interfaces => "the program is not attached to every interface",
         TroubleKind::Packets => "packets arrive but the program counts none",
-        TroubleKind::Pins => "forwarding would end with this daemon",
+        TroubleKind::Pins => "not everything is pinned, so forwarding would end with this daemon",
         TroubleKind::Metrics => "the metrics cannot be served",
     }
 }
@@ -84,9 +84,9 @@ pub(super) const fn over(kind: TroubleKind) -> &'static str {
         TroubleKind::Settling => "moved slots are settled again",
         TroubleKind::Flows => "the flows are counted again",
         TroubleKind::OwnMacs => "packets to all of this host's MAC addresses are balanced",
-        TroubleKind::Interfaces => "every interface has the program",
+        TroubleKind::Interfaces => "the program is attached to every interface",
         TroubleKind::Packets => "the program counts packets again",
-        TroubleKind::Pins => "everything that outlives the daemon is pinned again",
+        TroubleKind::Pins => "all links and tables are pinned again",
         TroubleKind::Metrics => "the metrics are served",
     }
 }
@@ -101,7 +101,7 @@ mod tests {
     fn a_trouble_is_news_when_it_begins_changes_or_ends_and_keeps_its_beginning() {
         let (mut troubles, began) = (Troubles::default(), Instant::now());
         let kind = TroubleKind::Pins;
-        let said = |why| format!("forwarding would end with this daemon: {why}");
+        let said = |why| format!("not everything is pinned, so forwarding would end with this daemon: {why}");
         assert_eq!(troubles.note(kind, None, began), News::None);
         assert_eq!(troubles.note(kind, Some("no bpffs"), began), News::Began(said("no bpffs")));
         assert_eq!(troubles.note(kind, Some("no bpffs"), began), News::None);

@@ -27,11 +27,11 @@ impl Upgrades {
     pub(crate) fn begin(&self) -> Answer<Outcome> {
         let is_under_way = self.view().is_some_and(|upgrade| upgrade.state == UpgradeState::UnderWay);
         if is_under_way || self.wanted.try_send(()).is_err() {
-            return Err(Refusal::Conflict("an upgrade is under way already".into()));
+            return Err(Refusal::Conflict("an upgrade is already in progress".into()));
         }
-        self.note(UpgradeState::UnderWay, "the new binary is started".into());
-        let message = "the binary at the daemon's path is started: it takes over once it has checked everything, and \
-                       the daemon goes on where it does not become ready (xdp-lb status)";
+        self.note(UpgradeState::UnderWay, "the new binary is starting".into());
+        let message = "starting the binary at the daemon's path: it takes over once it has checked everything; if \
+                       it does not become ready, this daemon continues (see xdp-lb status)";
         Ok(Outcome { message: message.into(), changed: true, trouble: None })
     }
 

@@ -94,8 +94,8 @@ impl Verification {
         let uncounted = self.packets.take(arrived, counted);
         let why = uncounted.map(|packets| {
             format!(
-                "{packets} arrived since the last one that it counted: see `ip -s link` and `bpftool net`; \
-                 `xdp-lb unload` and a new start attach it anew"
+                "{packets} have arrived since it last counted one: see `ip -s link` and `bpftool net`; `xdp-lb \
+                 unload` and a new start attach it again"
             )
         });
         journal.note(TroubleKind::Packets, why.as_deref());
@@ -111,7 +111,7 @@ pub(super) fn restore_pins(pin_path: &Path, kernel: &mut dyn Kernel, journal: &m
     }
     let why = restored.err().map(|error| {
         let path = pin_path.display();
-        format!("{error:#}; what is missing in {path} is pinned again as soon as that is possible")
+        format!("{error:#}; missing pins in {path} will be restored as soon as possible")
     });
     journal.note(TroubleKind::Pins, why.as_deref());
 }
@@ -136,7 +136,7 @@ fn take_restored(
 ) {
     match restored {
         Ok(restored) => {
-            journal.tell_restored("somebody else changed the BPF tables, written again", &restored);
+            journal.tell_restored("something else changed the BPF tables; restored", &restored);
         }
         Err(error) => {
             let why = format!("{error:#}");

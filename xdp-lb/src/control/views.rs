@@ -137,7 +137,7 @@ impl Owner {
         match table {
             Some(table) if (table.used as f64) < NEARLY_FULL * table.size as f64 => {
                 let percent = (100.0 * table.used as f64 / table.size as f64).round();
-                let instead = format!("limits.{} is not why, of which {percent} % is in use", table.name);
+                let instead = format!("limits.{} is not the cause: {percent} % is in use", table.name);
                 words.replace(&raise(&table.name), &instead)
             }
             _ => words.into(),
@@ -268,10 +268,12 @@ impl Owner {
     ) -> Answer<BackendView> {
         let id = target_id(service, backend);
         let address = backend.backend.address;
-        let known = self
-            .pool
-            .known(&id)
-            .ok_or_else(|| Refusal::Failed(format!("nothing is known of backend {address}; report it")))?;
+        let known = self.pool.known(&id).ok_or_else(|| {
+            Refusal::Failed(format!(
+                "internal error: backend {address} is unknown; please file a \
+                bug"
+            ))
+        })?;
         let share = match (index, ring) {
             (Some(index), Some(ring)) if ring.slots > 0 => {
                 f64::from(ring.owned.get(&index).copied().unwrap_or(0)) / f64::from(ring.slots)
@@ -367,5 +369,5 @@ fn traffic_view(traffic: Traffic, rates: Option<&Rates>) -> TrafficView {
 }
 
 fn unreadable(error: anyhow::Error) -> Refusal {
-    Refusal::Failed(format!("the datapath's counters cannot be read: {error:#}"))
+    Refusal::Failed(format!("cannot read the datapath's counters: {error:#}"))
 }

@@ -80,7 +80,7 @@ impl Decapsulator {
     /// # Errors
     /// Where there is no such interface, another program is attached, or the driver lacks the mode.
     pub fn attach(&mut self, interface: &str, mode: XdpMode) -> Result<(XdpMode, Option<String>)> {
-        let index = if_nametoindex(interface).map_err(|_| anyhow!("there is no interface {interface}"))?;
+        let index = if_nametoindex(interface).map_err(|_| anyhow!("interface {interface} does not exist"))?;
         let program: &mut Xdp = self.object.program_mut("xdp_decap").context("no program")?.try_into()?;
         let program = program.fd()?.as_fd();
         let links = &mut self.links;

@@ -826,7 +826,7 @@ fn table_bytes(limits: &Limits) -> u64 {
 
 /// The interface does not exist; it may be created later.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("there is no interface {0}")]
+#[error("interface {0} does not exist")]
 pub struct NoInterface(pub String);
 
 /// A map's descriptor, whatever its kind.

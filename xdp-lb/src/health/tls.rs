@@ -99,7 +99,7 @@ impl Entry {
             if let Err(error) = &made
                 && is_there_one
             {
-                tracing::warn!("health checks: {error}; what it held before goes on to count");
+                tracing::warn!("health checks: {error}; its previous contents stay in effect");
             }
             made
         });
@@ -163,7 +163,7 @@ fn make(tls: &Tls, alpn: Alpn) -> Result<ClientConfig, String> {
 
 fn roots(file: Option<&Path>) -> Result<RootCertStore, String> {
     match file {
-        Some(file) => tls::roots(file).map_err(|error| format!("the check's ca_file {error}")),
+        Some(file) => tls::roots(file).map_err(|error| format!("the check's ca_file: {error}")),
         None => tls::host_roots().map_err(|error| format!("{error}, or name a ca_file")),
     }
 }
@@ -322,9 +322,10 @@ mod tests {
         for name in ["One", "Another"] {
             let elsewhere = Ca::new(name).server(&["127.0.0.1"], Validity::Now, BOTH);
             assert_eq!(
-            told_of(elsewhere, https(ca.tls())).await,
-            Err("TLS: nobody who is trusted signed the certificate; if it is a CA of your own, name it in ca_file".into())
-        );
+                told_of(elsewhere, https(ca.tls())).await,
+                Err("TLS: the certificate is not signed by a trusted CA; for a CA of your own, set ca_file"
+                    .into())
+            );
         }
     }
 
@@ -359,7 +360,7 @@ mod tests {
         assert_eq!(told_of(old(), https(ca.tls())).await, Ok(()));
         assert_eq!(
             told_of(old(), https(newest.clone())).await,
-            Err("TLS: the server does not speak TLS 1.3".into())
+            Err("TLS: the server does not support TLS 1.3".into())
         );
         let new = ca.server(&["127.0.0.1"], Validity::Now, &[&version::TLS13]);
         assert_eq!(told_of(new, https(newest)).await, Ok(()));
@@ -369,7 +370,7 @@ mod tests {
     async fn what_is_not_tls_or_says_nothing_is_told() {
         let probe = || Probe::Http(https(Tls { verify: false, ..Tls::default() }));
         let answers: [(&[u8], _); 3] = [
-            (b"HTTP/1.1 400 Bad Request\r\n\r\n", "TLS: an answer that is not TLS"),
+            (b"HTTP/1.1 400 Bad Request\r\n\r\n", "TLS: the response is not TLS"),
             (b"", "TLS: the connection was closed during the handshake"),
             (b"-", "connected, but no TLS handshake within 3s"),
         ];
@@ -420,11 +421,11 @@ mod tests {
 
         let absent = Tls { ca_file: Some("/nonexistent/ca.pem".into()), ..tls };
         let Err(words) = shared.tls.get(&absent, Alpn::Http1).await else { panic!("read") };
-        assert!(words.starts_with("the check's ca_file /nonexistent/ca.pem cannot be read: "), "{words}");
+        assert!(words.starts_with("the check's ca_file: cannot read /nonexistent/ca.pem: "), "{words}");
         let empty = tempfile::NamedTempFile::new().expect("a file");
         let empty = Tls { ca_file: Some(empty.path().into()), ..absent };
         let Err(words) = shared.tls.get(&empty, Alpn::Http1).await else { panic!("read") };
-        assert!(words.ends_with(" has no certificate in it"), "{words}");
+        assert!(words.ends_with(" contains no certificate"), "{words}");
     }
 
     #[test]

@@ -99,7 +99,7 @@ fn changes(
     let words = |address: &SocketAddr| match (before.get(address), after.get(address)) {
         (None, Some(_)) if leaving.contains(address) => Some("found again".to_owned()),
         (None, Some(_)) => Some("found".to_owned()),
-        (Some(_), None) => Some("not found any more".to_owned()),
+        (Some(_), None) => Some("no longer found".to_owned()),
         (Some(before), Some(after)) if before.backend.weight != after.backend.weight => {
             Some(format!("weight {} -> {}", before.backend.weight, after.backend.weight))
         }
@@ -155,7 +155,7 @@ pub(crate) fn add(services: &mut [EffectiveService], merge: &Merge, limits: Limi
             } else if let Some(other) = loops(address, service.service.protocol) {
                 Some(format!("is the VIP of service {other}, so its packets would loop through this host"))
             } else if room == 0 {
-                Some(format!("there is no room: limits.backends = {}", grouped(limits.backends.into())))
+                Some(format!("no room: limits.backends = {}", grouped(limits.backends.into())))
             } else if id.as_ref().is_some_and(|id| ids.contains(id)) {
                 Some("has the server_id of another backend".into())
             } else {

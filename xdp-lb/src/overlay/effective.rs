@@ -131,9 +131,8 @@ impl<'a> Merge<'a> {
             return None;
         }
         Some(format!(
-            "the config file defines it at {} {}, and it was added at runtime at {} {}; \
-             give the file's another name, or remove the one added: with a daemon running by \
-             \"xdp-lb service remove {name}\", without one by taking \"{name}\" out of the state file {}",
+            "the config file defines it at {} {}, but it was added at runtime at {} {}; rename the one in the file, \
+             or remove the added one: with \"xdp-lb service remove {name}\" if the daemon runs, else by removing \"{name}\" from the state file {}",
             file.vip,
             file.protocol,
             added.vip,

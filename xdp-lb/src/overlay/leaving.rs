@@ -312,9 +312,8 @@ pub(crate) fn wait_for_room(
                 excess -= 1;
                 backends.remove(place);
                 let (limit, leaving) = (grouped(limits.backends.into()), grouped(leaving as u64));
-                let why = format!(
-                    "waits for room: limits.backends = {limit}, of which {leaving} were removed and still have flows"
-                );
+                let why =
+                    format!("waiting for room: limits.backends = {limit}, of which {leaving} are draining");
                 refused.push(Refused { address, why });
             }
         }

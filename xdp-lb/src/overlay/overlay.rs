@@ -52,8 +52,8 @@ pub struct Overlay {
 
 impl Kept for Overlay {
     const NAME: &str = "state file";
-    const LOSS: &str = "the changes made at runtime are not in effect until they are made again, or that file is \
-                        fixed and put back";
+    const LOSS: &str = "the changes made at runtime are not in effect until you make them again, or repair that \
+                        file and put it back";
 
     fn version(&self) -> u32 {
         // Version 3 brought what leaves.
@@ -113,10 +113,10 @@ impl Overlay {
     pub fn patch_node(&mut self, config: &Config, admin: AdminState) -> Answer<Outcome> {
         let is_changed = std::mem::replace(&mut self.node, admin) != admin;
         let what = match (admin, is_changed) {
-            (AdminState::Enabled, false) => return unchanged("this node is in service already".into()),
-            (AdminState::Draining, false) => "this node is drained already",
+            (AdminState::Enabled, false) => return unchanged("this node is already in service".into()),
+            (AdminState::Draining, false) => "this node is already drained",
             (AdminState::Enabled, true) => "this node is back in service",
-            (AdminState::Draining, true) => "this node drains",
+            (AdminState::Draining, true) => "this node is draining",
         };
         let merge = Merge::new(config, self);
         let vips: BTreeSet<_> =
@@ -125,15 +125,15 @@ impl Overlay {
         let vips = if vips.is_empty() { "no VIPs".to_owned() } else { vips.join(", ") };
         let message = match (&config.vips.interface, admin) {
             (Some(_), AdminState::Draining) => {
-                format!("{what}: its VIPs are withdrawn, and flows whose packets still come go on")
+                format!("{what}: its VIPs are withdrawn; flows whose packets still arrive continue")
             }
             (Some(_), AdminState::Enabled) => format!("{what}, with its VIPs"),
             (None, AdminState::Draining) => format!(
-                "{what}, but the daemon does not manage VIP addresses (vips.interface): take their addresses or routes \
-                 away yourself: {vips}"
+                "{what}, but the daemon does not manage VIP addresses (no vips.interface): remove their addresses \
+                 or routes yourself: {vips}"
             ),
             (None, AdminState::Enabled) => {
-                format!("{what}: put the VIPs' addresses or routes back yourself: {vips}")
+                format!("{what}: restore the VIPs' addresses or routes yourself: {vips}")
             }
         };
         Ok(Outcome { message, changed: is_changed, trouble: None })
@@ -151,11 +151,11 @@ impl Overlay {
             AdminState::Enabled => self.drained_services.remove(name),
         };
         match (admin, is_changed) {
-            (AdminState::Enabled, false) => unchanged(format!("service {name} is enabled already")),
-            (AdminState::Draining, false) => unchanged(format!("service {name} is draining already")),
+            (AdminState::Enabled, false) => unchanged(format!("service {name} is already enabled")),
+            (AdminState::Draining, false) => unchanged(format!("service {name} is already draining")),
             (AdminState::Enabled, true) => done(format!("service {name} enabled")),
             (AdminState::Draining, true) => {
-                done(format!("service {name} drains: it keeps its flows and gets no new ones"))
+                done(format!("service {name} is draining: it keeps its flows and gets no new ones"))
             }
         }
     }
@@ -181,11 +181,13 @@ impl Overlay {
                 .map(|(address, there)| (address, (there.backend, there.admin)))
                 .collect();
             if definition(present) == definition(&service) && there == wanted {
-                return unchanged(format!("service {name} is there already, just so"));
+                return unchanged(format!(
+                    "service {name} already exists with this definition; nothing changed"
+                ));
             }
             return Err(Refusal::Conflict(format!(
-                "service {name} is there already, at {} {}; remove it first (xdp-lb service remove {name}), \
-                 or choose another name",
+                "service {name} already exists, at {} {}; remove it first (xdp-lb service remove {name}), or choose \
+                 another name",
                 present.vip, present.protocol
             )));
         }
@@ -222,7 +224,7 @@ impl Overlay {
     pub fn remove_service(&mut self, config: &Config, name: &str) -> Answer<Outcome> {
         if self.leaving.has_service(name) {
             self.leaving.remove_service(name);
-            return done(format!("service {name}, which was removed before, is gone"));
+            return done(format!("service {name} was draining and is now removed"));
         }
         let merge = Merge::new(config, self);
         service(&merge, name)?;
@@ -252,22 +254,22 @@ impl Overlay {
         if let Some(there) = merge.backends(name).get(&address).filter(|there| !there.is_leaving) {
             let hint = match (there.backend.weight == weight, there.admin) {
                 _ if there.backend.server_id != server_id => {
-                    "with another server id; remove it first".to_owned()
+                    "with another server ID; remove it first".to_owned()
                 }
                 _ if there.backend.backup != backup => {
-                    let kind = if backup { "no backup" } else { "a backup" };
-                    format!("and is {kind} there; remove it first")
+                    let kind = if backup { "not a backup" } else { "a backup" };
+                    format!("but is {kind}; remove it first")
                 }
                 _ if there.backend.max_flows != max_flows => {
                     format!("with max_flows {}; remove it first", there.backend.max_flows)
                 }
                 (true, AdminState::Enabled) => {
                     return unchanged(format!(
-                        "service {name}: backend {address} is there already, with weight {weight}"
+                        "service {name}: backend {address} already exists with weight {weight}"
                     ));
                 }
                 (true, AdminState::Draining) => {
-                    format!("draining; enable it with: xdp-lb backend enable {name} {address}")
+                    format!("but is draining; enable it with: xdp-lb backend enable {name} {address}")
                 }
                 (false, _) => format!(
                     "with weight {}; change it with: xdp-lb backend set-weight {name} {address} {weight}",
@@ -275,7 +277,7 @@ impl Overlay {
                 ),
             };
             return Err(Refusal::Conflict(format!(
-                "service {name}: backend {address} is there already, {hint}"
+                "service {name}: backend {address} already exists {hint}"
             )));
         }
         let change = change_to(&base.backends, backend, AdminState::Enabled);
@@ -304,12 +306,12 @@ impl Overlay {
         if old.is_leaving {
             if patch == (BackendPatch { admin: Some(AdminState::Draining), weight: None }) {
                 return unchanged(format!(
-                    "service {name}: backend {address} was removed, and drains until its flows have ended"
+                    "service {name}: backend {address} was removed and is already draining"
                 ));
             }
             return Err(Refusal::Conflict(format!(
-                "service {name}: backend {address} was removed and drains until its flows have ended: add it again with: \
-                 xdp-lb backend add {name} {address}"
+                "service {name}: backend {address} was removed and is draining; add it again with: xdp-lb backend \
+                 add {name} {address}"
             )));
         }
         let weight = patch.weight.unwrap_or(old.backend.weight);
@@ -317,21 +319,21 @@ impl Overlay {
         let mut words = Vec::new();
         if patch.weight.is_some() {
             words.push(match old.backend.weight {
-                same if same == weight => format!("has weight {weight} already"),
+                same if same == weight => format!("already has weight {weight}"),
                 other => format!("weight {other} -> {weight}"),
             });
         }
         if patch.admin.is_some() {
             words.push(String::from(match (admin, admin == old.admin) {
-                (AdminState::Enabled, true) => "is enabled already",
+                (AdminState::Enabled, true) => "is already enabled",
                 (AdminState::Enabled, false) => "enabled",
-                (AdminState::Draining, true) => "is draining already",
-                (AdminState::Draining, false) => "drains: it keeps its flows and gets no new ones",
+                (AdminState::Draining, true) => "is already draining",
+                (AdminState::Draining, false) => "is draining: it keeps its flows and gets no new ones",
             }));
         }
         if words.is_empty() {
             return Err(Refusal::Invalid(format!(
-                "service {name}: backend {address}: nothing to change; name a weight or a state"
+                "service {name}: backend {address}: nothing to change; give a weight or a state"
             )));
         }
         let message = format!("service {name}: backend {address} {}", words.join(", "));
@@ -354,18 +356,20 @@ impl Overlay {
         let is_found = self.discovered.get(name).is_some_and(|found| found.contains_key(&address));
         if there.is_leaving {
             self.release(name, address);
-            return done(format!("service {name}: backend {address}, which was removed before, is gone"));
+            return done(format!("service {name}: backend {address} was draining and is now removed"));
         }
         if let (Origin::Dns | Origin::WatchedFile, Some(discovery)) = (there.origin, &base.discovery) {
             return Err(Refusal::Conflict(format!(
-                "service {name}: backend {address} is found by its discovery ({discovery}), which would find it again: \
-                 take it out there, or give it no new flows: xdp-lb backend drain {name} {address}"
+                "service {name}: backend {address} comes from discovery ({discovery}), which would find it again: \
+                 remove it at the source, or drain it: xdp-lb backend drain {name} {address}"
             )));
         }
         let defined = find(&base.backends, address).is_some();
         if is_found && !defined {
             self.set_change(name, address, None);
-            return done(format!("service {name}: backend {address} is left to the service's discovery"));
+            return done(format!(
+                "service {name}: backend {address} is now managed by the service's discovery"
+            ));
         }
         self.set_change(name, address, defined.then_some(BackendChange::Removed));
         done(format!("service {name}: backend {address} removed{}", removal_note(defined)))
@@ -382,19 +386,22 @@ impl Overlay {
             if merge.base(name).is_some() {
                 next.drained_services.insert(name.clone());
             } else {
-                lines.push(format!("service {name}: gone from the config file, so its drain is forgotten"));
+                lines.push(format!("service {name}: no longer in the config file, so its drain is dropped"));
             }
         }
         for (name, added) in &self.added_services {
             if merge.file_takes_over(name) {
-                lines.push(format!("service {name}: the config file has it now, and its definition holds"));
+                lines.push(format!(
+                    "service {name}: now in the config file, whose definition takes precedence"
+                ));
             } else {
                 next.added_services.insert(name.clone(), added.clone());
             }
         }
         for name in &self.removed_services {
             if merge.in_file(name).is_none() {
-                lines.push(format!("service {name}: gone from the config file, so its removal is forgotten"));
+                lines
+                    .push(format!("service {name}: no longer in the config file, so its removal is dropped"));
             } else if !merge.file_takes_over(name) {
                 next.removed_services.insert(name.clone());
             }
@@ -402,7 +409,7 @@ impl Overlay {
         for (name, changes) in &self.backends {
             let Some((base, _)) = merge.base(name) else {
                 lines.push(format!(
-                    "service {name}: gone from the config file, so the changes to {} are forgotten",
+                    "service {name}: no longer in the config file, so the changes to {} are dropped",
                     counted(changes.len(), "backend")
                 ));
                 continue;
@@ -431,7 +438,7 @@ impl Overlay {
                 next.discovered.insert(name.clone(), found.clone());
             } else {
                 lines.push(format!(
-                    "service {name}: has no discovery any more, so what it found is forgotten: {}",
+                    "service {name}: no longer has discovery, so what it found is dropped: {}",
                     counted(found.len(), "backend")
                 ));
             }
@@ -487,7 +494,7 @@ fn prune_change(change: BackendChange, defined: Option<Backend>) -> (Option<Back
     match (change, defined) {
         (BackendChange::Added { admin, .. }, Some(defined)) => (
             change_to(&[defined], defined, admin),
-            Some(format!("the config file has it now, and its weight of {} holds", defined.weight)),
+            Some(format!("now in the config file, whose weight of {} takes precedence", defined.weight)),
         ),
         (BackendChange::Changed { weight, server_id, backup, max_flows, admin }, Some(defined)) => {
             let wanted = Backend {
@@ -501,10 +508,10 @@ fn prune_change(change: BackendChange, defined: Option<Backend>) -> (Option<Back
         }
         (BackendChange::Added { .. }, None) | (BackendChange::Removed, Some(_)) => (Some(change), None),
         (BackendChange::Changed { .. }, None) => {
-            (None, Some("gone from the config file, so its changes are forgotten".into()))
+            (None, Some("no longer in the config file, so its changes are dropped".into()))
         }
         (BackendChange::Removed, None) => {
-            (None, Some("gone from the config file, so its removal is forgotten".into()))
+            (None, Some("no longer in the config file, so its removal is dropped".into()))
         }
     }
 }
@@ -531,7 +538,7 @@ fn backend(merge: &Merge, service: &str, address: SocketAddr) -> Answer<Effectiv
 }
 
 fn removal_note(in_file: bool) -> &'static str {
-    if in_file { "; the config file has it still, and it stays removed until it is added again" } else { "" }
+    if in_file { "; it is still in the config file, but stays removed until it is added again" } else { "" }
 }
 
 fn done(message: String) -> Answer<Outcome> {

@@ -9,9 +9,8 @@ use crate::model::schema::{Api, Config, Limits, Metrics, Remote, Timeouts, Vips}
 use crate::model::text::print_duration;
 
 const RESTART: &str = "a restart of the daemon";
-const UNLOAD: &str = "`xdp-lb unload` and a new start, since a restart takes over what is pinned";
-const MOVE: &str =
-    "the daemon stopped, the file moved there, and a start; else the changes made at runtime are not found";
+const UNLOAD: &str = "`xdp-lb unload` and a new start, because a restart keeps the pinned tables";
+const MOVE: &str = "to stop the daemon, move the file there and start the daemon, or the changes made at runtime are not found";
 
 /// A key, its value, and what a change to that value takes where a reload does not do.
 type Setting = (&'static str, Value, Option<&'static str>);

@@ -15,7 +15,7 @@ use crate::tables::{Tables, Write};
 pub enum Full {
     /// A table whose size is a key of the config file's `[limits]`.
     #[error(
-        "the tables were made with limits.{table} = {size}, which is too small for this: raise it in the config file, \
+        "the tables were created with limits.{table} = {size}, which is too small: raise it in the config file, run \
          `xdp-lb unload`, and start again"
     )]
     Limit {
@@ -25,9 +25,7 @@ pub enum Full {
         size: u32,
     },
     /// The table of SNAT addresses, of this size.
-    #[error(
-        "all services together have room for {0} SNAT addresses, which is too little for this: name fewer"
-    )]
+    #[error("all services together can have {0} SNAT addresses: configure fewer")]
     SnatAddresses(u32),
 }
 

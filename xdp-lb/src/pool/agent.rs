@@ -85,7 +85,8 @@ impl AgentState {
             Some(back) if back > now => {
                 if let Some(refusal) = &mut self.refusal {
                     let hold = humantime::format_duration(hold);
-                    refusal.reason = format!("agent: wants new flows again, within {hold} of wanting none");
+                    refusal.reason =
+                        format!("agent: ready again, waiting for feedback.hold ({hold}) to pass");
                 }
                 Some(back)
             }
@@ -222,7 +223,7 @@ mod tests {
         assert_eq!(changes, 17);
         let mut bench = Bench::new(None);
         bench.admin(0, AgentAdmin::Drain);
-        let words = "agent: wants new flows again, within 10s of wanting none".to_owned();
+        let words = "agent: ready again, waiting for feedback.hold (10s) to pass".to_owned();
         assert_eq!(bench.admin(1, AgentAdmin::Ready), Some((BackendState::Draining, words)));
         let back = bench.agent.advance(HOLD, bench.begin + Duration::from_secs(2));
         assert_eq!(back, Some(bench.begin + HOLD));

@@ -68,7 +68,7 @@ impl Pool {
                     known.portion =
                         service.service.circuit_breaker.map_or(100, |breaker| breaker.half_open_portion);
                 } else if known.portion < 100 {
-                    decided.reason = format!("{}; warming up, {} %", decided.reason, known.portion);
+                    decided.reason = format!("{}; slow start, {} %", decided.reason, known.portion);
                 }
                 let is_other = is_new || known.condition.state != decided.state;
                 if is_other {
@@ -82,7 +82,7 @@ impl Pool {
                     decided.reason = format!("{}; {spared}", decided.reason);
                 }
                 if let Some(trouble) = &known.agent.trouble {
-                    decided.reason = format!("{}; its agent cannot be asked: {trouble}", decided.reason);
+                    decided.reason = format!("{}; its agent is unreachable: {trouble}", decided.reason);
                 }
                 if let Some(trouble) = &known.trouble {
                     decided.reason = format!("{}; the check could not be run: {trouble}", decided.reason);
@@ -163,7 +163,7 @@ impl Pool {
                 known.breaker.open(policy, suspect.failures.to_string(), moment);
             } else {
                 known.spared = Some(format!(
-                    "{}, and it is not ejected, since too few would be left (max_ejected, panic_threshold)",
+                    "{}; not ejected, because too few backends would be left (max_ejected, panic_threshold)",
                     suspect.failures
                 ));
             }
@@ -221,14 +221,14 @@ fn condition(
     let refusal = known.agent.refusal().map(|refusal| (refusal.state, refusal.reason.clone()));
     let drains = drains(service, backend);
     let (state, reason) = match (hop, known.health, drains) {
-        (None, ..) => (BackendState::Unresolved, "the next hop is being looked up".into()),
+        (None, ..) => (BackendState::Unresolved, "resolving the next hop".into()),
         (Some(Hop::Missing(why, _)), ..) => (BackendState::Unresolved, format!("no next hop: {why}")),
         (Some(Hop::Known(NextHop { router: Some(router), .. })), ..) if service.service.mode == Mode::Dsr => {
             (
                 BackendState::Unresolved,
                 format!(
-                    "reached through the router {router}, which would send packets to the VIP back: mode dsr wants it on \
-                 a link of this host, mode ipip or gue do not"
+                    "reached through router {router}, which would route packets to the VIP back here: mode dsr \
+                     needs it on a link of this host, modes ipip and gue do not"
                 ),
             )
         }
@@ -237,13 +237,13 @@ fn condition(
         }
         (_, _, Some(why)) => (BackendState::Draining, why.into()),
         (_, Health::Unknown, _) if is_checked => {
-            (BackendState::Checking, "the first health check is still out".into())
+            (BackendState::Checking, "first health check pending".into())
         }
         _ => refusal.or_else(|| known.ejected()).unwrap_or_else(|| {
             let up = match why {
                 _ if !is_checked => "not checked".into(),
                 Some(why) => format!("health check: {why}"),
-                None => "was up before the daemon started".into(),
+                None => "up before the daemon started".into(),
             };
             (BackendState::Up, up)
         }),
@@ -270,11 +270,11 @@ fn drains(service: &EffectiveService, backend: &EffectiveBackend) -> Option<&'st
 /// Why a backend leaves.
 fn leaves(service: &EffectiveService, backend: &EffectiveBackend) -> &'static str {
     match backend.origin {
-        _ if service.is_leaving => "its service was removed: it goes when its flows have ended",
+        _ if service.is_leaving => "its service was removed: it is removed once its flows have ended",
         Origin::Dns | Origin::WatchedFile => {
-            "not found by discovery any more: it is removed when its flows have ended"
+            "no longer found by discovery: it is removed once its flows have ended"
         }
-        Origin::File | Origin::Runtime => "was removed: it goes when its flows have ended",
+        Origin::File | Origin::Runtime => "removed: it leaves once its flows have ended",
     }
 }
 
@@ -295,15 +295,15 @@ fn choose(service: &EffectiveService, candidate: &Candidate, selection: &Selecti
     match (candidate.ability, candidate.is_backup, selection.chosen) {
         (Ability::Up, true, Chosen::Primaries) => {
             *state = BackendState::Standby;
-            *reason = format!("{reason}; a backup, and others are up");
+            *reason = format!("{reason}; backup, on standby while others are up");
         }
         (Ability::Unproven, true, Chosen::Primaries) if *state == BackendState::HalfOpen => {
             *state = BackendState::Standby;
         }
-        (Ability::Up, true, _) => *reason = format!("{reason}; a backup, and {}", selection.words()),
+        (Ability::Up, true, _) => *reason = format!("{reason}; backup, in use because {}", selection.words()),
         (Ability::Unwell, _, Chosen::All) => {
             *state = BackendState::Panic;
-            *reason = format!("{reason}; takes flows all the same: {}", too_few(service, selection));
+            *reason = format!("{reason}; takes flows anyway: {}", too_few(service, selection));
         }
         _ => {}
     }
@@ -313,7 +313,7 @@ fn choose(service: &EffectiveService, candidate: &Candidate, selection: &Selecti
 fn too_few(service: &EffectiveService, selection: &Selection) -> String {
     let Selection { up, primaries, needed, .. } = selection;
     let threshold = service.service.panic_threshold;
-    format!("{up} of {primaries} backends are up, and panic_threshold = {threshold} wants {needed}")
+    format!("{up} of {primaries} backends are up, but panic_threshold = {threshold} needs {needed}")
 }
 
 #[cfg(test)]

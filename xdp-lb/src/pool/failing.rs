@@ -104,7 +104,7 @@ impl Failing {
                 self.ended = Some(format!("it was down for {}", format_duration(timeout)));
             }
             (_, DownPolicy::OnceSilent(grace)) if self.is_silent(grace, now) => {
-                self.ended = Some(format!("it answered nobody for {}", format_duration(grace)));
+                self.ended = Some(format!("it was silent for {}", format_duration(grace)));
             }
             (_, DownPolicy::OnceSilent(_)) | (Verdict::Ejected, _) => {}
         }
@@ -124,12 +124,12 @@ impl Failing {
         match (&self.ended, self.verdict, policy) {
             (Some(why), ..) => format!("established flows have ended: {why}"),
             (None, Verdict::Down, DownPolicy::After(timeout)) => {
-                format!("established flows stay for {}", format_duration(timeout))
+                format!("established flows are kept for {}", format_duration(timeout))
             }
             (None, Verdict::Down | Verdict::Ejected, DownPolicy::OnceSilent(_)) => {
-                "established flows stay while it answers".into()
+                "established flows are kept while it answers".into()
             }
-            _ => "established flows stay".into(),
+            _ => "established flows are kept".into(),
         }
     }
 }

@@ -185,10 +185,9 @@ impl Known {
                 let span = humantime::format_duration(Duration::from_secs(span.as_secs()));
                 (BackendState::Ejected, format!("circuit breaker: {why}; open for {span}"))
             }
-            Circuit::HalfOpen { .. } => (
-                BackendState::HalfOpen,
-                "circuit breaker: half-open, on trial with a part of its flows".into(),
-            ),
+            Circuit::HalfOpen { .. } => {
+                (BackendState::HalfOpen, "circuit breaker: half-open, on trial with part of its share".into())
+            }
         };
         Some((state, reason))
     }

@@ -61,7 +61,7 @@ impl Pool {
                         service.service.agent.as_ref().map(|_| format!("agent: {}", known.agent.words()));
                     let checks = median.zip(known.average.time()).map(|(median, own)| {
                         let [median, own] = [median, own].map(|time| time.as_secs_f64() * 1e3);
-                        format!("checks take {own:.1} ms, the median is {median:.1} ms")
+                        format!("checks take {own:.1} ms, median {median:.1} ms")
                     });
                     let reason = agent.into_iter().chain(checks).collect::<Vec<_>>().join("; ");
                     all.push(Reweighed { id, weight: backend.backend.weight, percent, reason });

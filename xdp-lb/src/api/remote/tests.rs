@@ -119,7 +119,7 @@ async fn a_certificate_may_do_what_the_config_says_of_any_of_its_names() {
     assert!(refused.starts_with("certificate \"bob\" (serial "), "{refused}");
     assert!(
         refused.ends_with(
-            ") may look and not change anything: that is for the certificates in `admin_certificates` in the [api] of the \
+            ") has read access only; changes are for the certificates in `admin_certificates` in the [api] of the \
              daemon's config"
         ),
         "{refused}"
@@ -128,7 +128,9 @@ async fn a_certificate_may_do_what_the_config_says_of_any_of_its_names() {
         let refused = daemon.named(name, uris).status().await.unwrap_err();
         assert!(matches!(refused, Error::Refused { .. }), "{refused}");
         assert!(
-            refused.to_string().contains(") may not use this daemon: that is for the certificates in "),
+            refused
+                .to_string()
+                .contains(") has no access to this daemon; access is for the certificates in "),
             "{refused}"
         );
     }
@@ -139,7 +141,7 @@ async fn any_certificate_may_read_where_the_config_says_so_and_change_nothing() 
     let daemon = daemon(&["*"]);
     let carol = daemon.named("carol", &[]);
     carol.status().await.unwrap();
-    assert!(words(carol.patch_service("web", &DRAIN).await).contains("may look and not change anything"));
+    assert!(words(carol.patch_service("web", &DRAIN).await).contains("has read access only"));
     assert!(daemon.named("alice", &[]).patch_service("web", &DRAIN).await.unwrap().changed);
 }
 
@@ -149,12 +151,12 @@ async fn certificates_of_nobody_of_others_and_out_of_their_time_are_refused() {
     let other = Authority::new("Clients").unwrap().issue_client("alice", &[], Validity::Now).unwrap();
     let refused = words(daemon.client(&other).status().await);
     assert!(refused.starts_with("the daemon on https://127.0.0.1:"), "{refused}");
-    assert!(refused.contains(": TLS: the server refuses: "), "{refused}");
+    assert!(refused.contains(": TLS: the server refused the handshake: "), "{refused}");
     for validity in [Validity::Expired, Validity::NotYet] {
         let alice = daemon.clients.issue_client("alice", &[], validity).unwrap();
         let refused = words(daemon.client(&alice).status().await);
         assert!(
-            refused.contains(": TLS: the server refuses: certificate expired"),
+            refused.contains(": TLS: the server refused the handshake: certificate expired"),
             "{validity:?}: {refused}"
         );
     }
@@ -179,8 +181,7 @@ async fn the_client_refuses_a_daemon_that_its_ca_did_not_sign() {
     assert_eq!(
         words(client.status().await),
         format!(
-            "the daemon on {url}: TLS: nobody who is trusted signed the certificate; if it is a CA of your own, name it in \
-             --ca"
+            "the daemon on {url}: TLS: the certificate is not signed by a trusted CA; for a CA of your own, set --ca"
         )
     );
     let stranger = daemon.servers.issue(&["192.0.2.7"], Validity::Now).unwrap();
@@ -234,7 +235,7 @@ async fn files_that_are_replaced_count_and_those_that_are_not_good_do_not() {
     daemon.client(&alice).status().await.unwrap();
     fs::write(daemon.file("Clients.pem"), others.certificate()).unwrap();
     tokio::time::sleep(FRESH).await;
-    assert!(words(daemon.client(&alice).status().await).contains("the server refuses"));
+    assert!(words(daemon.client(&alice).status().await).contains("the server refused the handshake"));
     let alice = others.issue_client("alice", &[], Validity::Now).unwrap();
     daemon.client(&alice).status().await.unwrap();
 }
@@ -252,14 +253,12 @@ async fn what_is_wrong_with_the_files_is_told_all_at_once() {
     let (certificate, key, ca) = (path("server.pem"), path("server.key"), path("Clients.pem"));
     let said = refused();
     let lines: Vec<_> = said.lines().collect();
-    assert!(lines[0].starts_with(&format!("api.certificate: {certificate} cannot be read: ")), "{said}");
+    assert!(lines[0].starts_with(&format!("api.certificate: cannot read {certificate}: ")), "{said}");
     assert_eq!(
         lines[1..],
         [
-            format!(
-                "api.key: {key} is there for every user of this host (mode 0644), and a key is a secret: chmod 600 {key}"
-            ),
-            format!("api.client_ca: {ca} has no certificate in it"),
+            format!("api.key: every user of this host can read the key {key} (mode 0644): chmod 600 {key}"),
+            format!("api.client_ca: {ca} contains no certificate"),
         ]
     );
     let alice = clients.issue_client("alice", &[], Validity::Now).unwrap();
@@ -268,16 +267,12 @@ async fn what_is_wrong_with_the_files_is_told_all_at_once() {
     assert!(read(&config).is_ok());
     fs::write(&key, clients.issue_client("bob", &[], Validity::Now).unwrap().key).unwrap();
     assert!(
-        refused().starts_with(&format!("api.certificate: {certificate} does not go with the key {key}: ")),
+        refused().starts_with(&format!("api.certificate: {certificate} does not match the key {key}: ")),
         "{}",
         refused()
     );
     fs::write(&key, alice.certificate).unwrap();
-    assert!(
-        refused().starts_with(&format!("api.key: {key} has no key in it that is understood")),
-        "{}",
-        refused()
-    );
+    assert!(refused().starts_with(&format!("api.key: {key} contains no usable key")), "{}", refused());
 }
 
 #[tokio::test]

@@ -43,12 +43,12 @@ async fn a_backend_goes_down_with_its_check_or_its_next_hop_and_says_why() {
     let backends = daemon.until("web", |backends| backends[0].state == BackendState::Down).await;
     assert_eq!(
         backends[0].reason,
-        "health check: connection refused, 3 in a row; established flows stay while it answers"
+        "health check: connection refused, 3 in a row; established flows are kept while it answers"
     );
     assert_eq!((backends[0].share, backends[1].share), (0.0, 1.0));
     daemon.next_hop("198.51.100.12", Err("no route to 198.51.100.12")).await;
     let backends = daemon.until("web", |backends| backends[1].state == BackendState::Unresolved).await;
-    assert_eq!(backends[1].reason, "no next hop: no route to 198.51.100.12; established flows stay");
+    assert_eq!(backends[1].reason, "no next hop: no route to 198.51.100.12; established flows are kept");
     let status = daemon.handle.status().await.unwrap();
     let web = status.services.iter().find(|service| service.name == "web").unwrap();
     assert_eq!((web.backends, web.backends_serving, web.ring_slots), (2, 0, 1016));
@@ -310,7 +310,7 @@ async fn a_bad_config_file_changes_nothing() {
         assert_eq!(
             refused,
             Err(Refusal::Invalid(
-                "nothing was changed: there is no interface missing: create it, or correct `interfaces`"
+                "nothing was changed: interface missing does not exist: create it, or correct `interfaces`"
                     .into()
             ))
         );
@@ -669,7 +669,7 @@ async fn where_one_interface_has_no_native_xdp_all_are_generic_from_the_start_an
             "{interfaces:?}"
         );
         let note = interfaces.iter().find(|interface| interface.name == "eth1").unwrap().note.clone();
-        assert!(note.is_some_and(|note| note.contains("br0 is generic")), "{interfaces:?}");
+        assert!(note.is_some_and(|note| note.contains("br0 runs in generic mode")), "{interfaces:?}");
     }
 }
 
@@ -694,7 +694,7 @@ async fn a_lost_interface_is_not_attached_and_is_tried_again() {
     };
     let lost = until(None).await;
     assert_eq!((lost.index, lost.up), (0, true));
-    assert!(lost.note.unwrap().contains("there is no interface eth0"));
+    assert!(lost.note.unwrap().contains("interface eth0 does not exist"));
     daemon.kernel.lock().missing.clear();
     assert!(until(Some(XdpMode::Native)).await.note.is_none());
 }
@@ -767,7 +767,7 @@ async fn limits_that_a_reload_raises_hold_after_an_unload_and_refuse_nothing_tha
 
     write_config(&daemon.config_file(), &format!("{raised}{}", more(15)));
     let refused = daemon.handle.reload(Leave::Drain).await.unwrap_err();
-    let words = "the tables were made with limits.services = 16";
+    let words = "the tables were created with limits.services = 16";
     assert!(matches!(&refused, Refusal::Invalid(why) if why.contains(words)), "{refused}");
     assert_eq!(daemon.handle.services().await.unwrap().len(), 16);
 }
@@ -804,8 +804,8 @@ async fn a_start_that_the_state_file_contradicts_says_what_to_do_without_a_daemo
     let file = format!("{TWO_SERVICES}[[service]]\nname = \"more\"\nvip = \"192.0.2.12:80\"\n");
     let state = daemon.directory.path().join("state.json");
     let refused = Daemon::start_with(daemon.directory, daemon.kernel, &file).err().unwrap().to_string();
-    let words = format!("taking \"more\" out of the state file {}", state.display());
-    assert!(refused.contains(&words) && refused.contains("and start again"), "{refused}");
+    let words = format!("removing \"more\" from the state file {}", state.display());
+    assert!(refused.contains(&words) && refused.contains("then start again"), "{refused}");
 }
 
 #[tokio::test]
@@ -841,7 +841,7 @@ async fn an_unload_ends_the_task() {
     let outcome = daemon.handle.unload().await.unwrap();
     assert_eq!(
         outcome.message,
-        "took 192.0.2.10 off eth0, detached from eth0 (native), removed 12 tables; the daemon ends"
+        "removed 192.0.2.10 from eth0, detached from eth0 (native), removed 12 tables; the daemon exits"
     );
     assert_eq!(daemon.task.await.unwrap(), Ended::Unloaded);
     assert!(daemon.kernel.lock().unloaded);
@@ -852,12 +852,12 @@ async fn an_interface_that_refuses_the_program_stops_the_start() {
     let config = TWO_SERVICES.replace("eth0", "missing");
     let refused = Daemon::start_with(tempfile::tempdir().unwrap(), InMemory::new(100_000), &config);
     let refused = refused.err().unwrap().to_string();
-    assert!(refused.contains("none of the interfaces that the config names exists (missing)"), "{refused}");
+    assert!(refused.contains("none of the configured interfaces exists (missing)"), "{refused}");
     let kernel = InMemory::new(100_000);
     kernel.lock().foreign.insert("eth0".into());
     let refused =
         Daemon::start_with(tempfile::tempdir().unwrap(), kernel, TWO_SERVICES).err().unwrap().to_string();
-    assert!(refused.contains("create or fix eth0, or take it out of `interfaces`"), "{refused}");
+    assert!(refused.contains("create or fix eth0, or remove it from `interfaces`"), "{refused}");
     // One of several may come later.
     let daemon = Daemon::start(&TWO_SERVICES.replace("[\"eth0\"]", "[\"eth0\", \"missing\"]"));
     let status = daemon.handle.status().await.unwrap();
@@ -865,7 +865,7 @@ async fn an_interface_that_refuses_the_program_stops_the_start() {
         status.troubles.iter().map(|trouble| trouble.kind).collect::<Vec<_>>(),
         [TroubleKind::Interfaces]
     );
-    assert!(status.trouble.unwrap().contains("there is no interface missing"));
+    assert!(status.trouble.unwrap().contains("interface missing does not exist"));
 }
 
 #[tokio::test]
@@ -924,7 +924,7 @@ async fn a_counter_advises_to_raise_a_limit_only_where_its_table_is_nearly_full(
     };
     let empty = meaning().await;
     assert!(
-        empty.contains("limits.flows is not why, of which 0 % is in use") && !empty.contains("raise"),
+        empty.contains("limits.flows is not the cause: 0 % is in use") && !empty.contains("raise"),
         "{empty}"
     );
     daemon.kernel.lock().live = HashMap::from([(BackendIndex(1), 1000)]);
@@ -1034,7 +1034,7 @@ async fn a_backend_that_is_not_found_any_more_keeps_its_flows_and_goes_with_the_
     daemon.kernel.lock().live.insert(leaver, 3);
     daemon.find(Ok(&[11])).await;
     let backends = daemon.until("web", |it| it[1].state == BackendState::Draining).await;
-    assert!(backends[1].reason.contains("not found"), "{}", backends[1].reason);
+    assert!(backends[1].reason.contains("no longer found"), "{}", backends[1].reason);
     assert_eq!((backends[0].share, backends[1].share), (1.0, 0.0));
     tokio::time::sleep(2 * TICK + Duration::from_millis(100)).await;
     let view = daemon.discovery().await;
@@ -1127,7 +1127,7 @@ async fn an_answer_to_what_was_looked_for_before_a_reload_is_not_taken() {
     assert_eq!((backends.len(), daemon.discovery().await.answers), (2, 0));
     daemon.find(Ok(&[12, 13])).await;
     let backends = daemon.until("web", |it| it.len() == 3).await;
-    let leaving: Vec<_> = backends.iter().map(|it| it.reason.contains("not found")).collect();
+    let leaving: Vec<_> = backends.iter().map(|it| it.reason.contains("no longer found")).collect();
     assert_eq!(leaving, [true, false, false]);
 }
 
@@ -1166,7 +1166,7 @@ async fn whoever_takes_a_backend_away_it_keeps_its_flows_goes_with_the_last_and_
 
     // By the CLI, over a restart.
     let said = daemon.handle.remove_backend("web".into(), second, Leave::Drain).await.unwrap();
-    assert!(said.message.contains("it drains, with 46 recorded flows"), "{}", said.message);
+    assert!(said.message.contains("draining, with 46 recorded flows"), "{}", said.message);
     let said = daemon.handle.remove_backend("web".into(), second, Leave::Drain).await.unwrap();
     assert!(!said.changed && said.message.contains("--now"), "{}", said.message);
     let daemon = daemon.restart(TWO_SERVICES).await;
@@ -1223,7 +1223,7 @@ async fn a_service_that_is_removed_drains_and_goes_with_its_last_flow_or_at_once
     let leaver = daemon.index_of("198.51.100.13:8443");
     daemon.kernel.lock().live.insert(leaver, 3);
     let said = daemon.handle.remove_service("api".into(), Leave::Drain).await.unwrap();
-    assert!(said.message.contains("it drains"), "{}", said.message);
+    assert!(said.message.contains("; draining, with "), "{}", said.message);
     daemon
         .until("api", |it| it[0].leaving && it[0].state == BackendState::Draining && it[0].share == 0.0)
         .await;
@@ -1268,7 +1268,10 @@ async fn what_is_found_waits_for_room_is_told_and_comes_when_there_is_some() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     };
     assert_eq!((view.found, view.leaving), (1, 3));
-    assert!(view.refused[0].starts_with("backend 198.51.100.15:8080: found, and waits for room"), "{view:?}");
+    assert!(
+        view.refused[0].starts_with("backend 198.51.100.15:8080: found, but waiting for room"),
+        "{view:?}"
+    );
     assert_eq!(daemon.until("web", |_| true).await.len(), 4, "none of those with flows is driven out");
     let gone = daemon.index_of("198.51.100.11:8080");
     daemon.kernel.lock().live.remove(&gone);
@@ -1299,7 +1302,7 @@ async fn an_address_that_is_missing_from_answers_is_held_and_answers_that_differ
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     };
-    assert!(warning.contains("answers differ between lookups: 3 addresses came back"), "{warning}");
+    assert!(warning.contains("DNS answers vary: 3 addresses disappeared and came back"), "{warning}");
 }
 
 #[tokio::test]

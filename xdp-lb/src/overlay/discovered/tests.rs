@@ -64,7 +64,7 @@ fn what_is_found_joins_what_is_listed_and_drains_when_it_is_not_found_any_more()
     assert_eq!(discover(&mut overlay, &config, &[3, 2, 1], 1001), Taken::default());
 
     let taken = discover(&mut overlay, &config, &[2], 1002);
-    assert_eq!(taken.changes[1], "backend 198.51.100.3:80 not found any more");
+    assert_eq!(taken.changes[1], "backend 198.51.100.3:80 no longer found");
     assert_eq!(shown(&config, &overlay), ["1=9", "+2=100", "-3=100"]);
     discover(&mut overlay, &config, &[2], 1009);
     let leaving: Vec<_> = overlay.leaving("web").collect();
@@ -180,7 +180,7 @@ fn the_operator_drains_and_weighs_what_is_found_and_cannot_remove_it_while_it_is
     assert_eq!(shown(&config, &overlay), ["1=9", "*2=4", "+3=100"]);
     discover(&mut overlay, &config, &[2, 3], 10);
     let said = overlay.remove_backend(&config, "web", at("198.51.100.2:80")).expect("removed");
-    assert!(said.message.contains("left to the service's discovery"), "{}", said.message);
+    assert!(said.message.contains("now managed by the service's discovery"), "{}", said.message);
     assert_eq!(shown(&config, &overlay), ["1=9", "+2=100", "+3=100"]);
 }
 
@@ -198,7 +198,7 @@ fn what_was_found_is_kept_in_the_state_and_leaves_with_its_discovery() {
     let without = parse(&FILE.replace("discovery = ", "# ")).expect("valid");
     let lines = read.prune(&without);
     assert_eq!(lines.len(), 1);
-    assert!(lines[0].contains("has no discovery any more"), "{lines:?}");
+    assert!(lines[0].contains("no longer has discovery"), "{lines:?}");
     read.depart(&without, &before, Leave::Drain, &Moment { boot: "this".into(), seconds: 3 });
     let leaving: Vec<_> = read.leaving("web").map(|(_, since)| since).collect();
     assert_eq!(leaving, [2, 3]);

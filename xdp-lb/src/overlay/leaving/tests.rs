@@ -131,7 +131,7 @@ fn a_backend_that_is_new_waits_where_what_leaves_has_the_room() {
     assert_eq!(shown(&second)[1], "web: -198.51.100.1 -198.51.100.2 198.51.100.8");
     let waiting = &second.services[1].refused;
     assert_eq!((waiting.len(), waiting[0].address), (1, at("198.51.100.9:80")));
-    assert!(waiting[0].why.contains("waits for room: limits.backends = 4, of which 2"), "{waiting:?}");
+    assert!(waiting[0].why.contains("waiting for room: limits.backends = 4, of which 2"), "{waiting:?}");
     overlay.release("web", at("198.51.100.1:80"));
     let third = after(&second, &other, &mut overlay, Leave::Drain, 6);
     assert_eq!(shown(&third)[1], "web: -198.51.100.2 198.51.100.8 198.51.100.9");

@@ -102,7 +102,7 @@ fn backends_are_added_weighed_drained_and_removed_and_all_is_undone_without_a_tr
     );
     assert_eq!(
         changed(overlay.patch_backend(&config, "web", old, DRAIN)),
-        "service web: backend 198.51.100.1:80 drains: it keeps its flows and gets no new ones"
+        "service web: backend 198.51.100.1:80 is draining: it keeps its flows and gets no new ones"
     );
     assert_eq!(
         changed(overlay.patch_backend(&config, "web", old, weigh(1))),
@@ -110,8 +110,8 @@ fn backends_are_added_weighed_drained_and_removed_and_all_is_undone_without_a_tr
     );
     assert_eq!(
         changed(overlay.remove_backend(&config, "web", at("198.51.100.2:80"))),
-        "service web: backend 198.51.100.2:80 removed; the config file has it still, and it stays removed until \
-         it is added again"
+        "service web: backend 198.51.100.2:80 removed; it is still in the config file, but stays removed until it \
+         is added again"
     );
     assert_eq!(
         shown(&merged(&config, &overlay))[2..],
@@ -147,25 +147,25 @@ fn what_is_so_already_is_said_and_changes_nothing() {
     let address = at("198.51.100.1:80");
     assert_eq!(
         unchanged(overlay.patch_backend(&config, "web", address, weigh(100))),
-        "service web: backend 198.51.100.1:80 has weight 100 already"
+        "service web: backend 198.51.100.1:80 already has weight 100"
     );
     assert_eq!(
         unchanged(overlay.patch_backend(&config, "web", address, ENABLE)),
-        "service web: backend 198.51.100.1:80 is enabled already"
+        "service web: backend 198.51.100.1:80 is already enabled"
     );
     assert_eq!(
         unchanged(overlay.add_backend(&config, "web", Backend::new(address, 100))),
-        "service web: backend 198.51.100.1:80 is there already, with weight 100"
+        "service web: backend 198.51.100.1:80 already exists with weight 100"
     );
     assert_eq!(
         unchanged(overlay.add_service(&config, config.services[0].clone())),
-        "service web is there already, just so"
+        "service web already exists with this definition; nothing changed"
     );
     assert_eq!(overlay, Overlay::default());
     changed(overlay.patch_backend(&config, "web", address, DRAIN));
     assert_eq!(
         unchanged(overlay.patch_backend(&config, "web", address, DRAIN)),
-        "service web: backend 198.51.100.1:80 is draining already"
+        "service web: backend 198.51.100.1:80 is already draining"
     );
 }
 
@@ -225,7 +225,7 @@ fn what_stands_against_something_else_is_refused_with_the_reason() {
     let before = overlay.clone();
     conflict(
         overlay.add_service(&config, service(r#"{"name":"web","vip":"192.0.2.12:80"}"#)),
-        "service web is there already, at 192.0.2.10:80 tcp; remove it first (xdp-lb service remove web), or \
+        "service web already exists, at 192.0.2.10:80 tcp; remove it first (xdp-lb service remove web), or \
          choose another name",
     );
     conflict(
@@ -241,14 +241,14 @@ fn what_stands_against_something_else_is_refused_with_the_reason() {
     );
     conflict(
         overlay.add_backend(&config, "web", backend("198.51.100.1:80", 7)),
-        "service web: backend 198.51.100.1:80 is there already, with weight 100; change it with: xdp-lb backend \
+        "service web: backend 198.51.100.1:80 already exists with weight 100; change it with: xdp-lb backend \
          set-weight web 198.51.100.1:80 7",
     );
     assert_eq!(overlay, before);
     changed(overlay.patch_backend(&config, "web", at("198.51.100.1:80"), DRAIN));
     conflict(
         overlay.add_backend(&config, "web", backend("198.51.100.1:80", 100)),
-        "service web: backend 198.51.100.1:80 is there already, draining; enable it with: xdp-lb backend enable \
+        "service web: backend 198.51.100.1:80 already exists but is draining; enable it with: xdp-lb backend enable \
          web 198.51.100.1:80",
     );
 }
@@ -269,7 +269,7 @@ fn what_is_wrong_in_itself_is_invalid() {
     assert_eq!(
         nothing,
         Err(Refusal::Invalid(
-            "service web: backend 198.51.100.1:80: nothing to change; name a weight or a state".into()
+            "service web: backend 198.51.100.1:80: nothing to change; give a weight or a state".into()
         ))
     );
     assert_eq!(overlay, Overlay::default());
@@ -293,7 +293,7 @@ fn a_backup_is_kept_as_one() {
     assert_eq!(backups(&overlay), [true, true]);
     let other = overlay.add_backend(&config, "web", backend("198.51.100.1:80", 7)).expect_err("refused");
     assert!(
-        matches!(&other, Refusal::Conflict(why) if why.contains("and is a backup there; remove it first")),
+        matches!(&other, Refusal::Conflict(why) if why.contains("already exists but is a backup; remove it first")),
         "{other:?}"
     );
     // The file's own, as another kind.
@@ -384,8 +384,8 @@ fn a_service_is_added_and_removed_and_one_of_the_file_comes_back_as_it_was() {
 
     assert_eq!(
         changed(overlay.remove_service(&config, "web")),
-        "service web removed, with 2 backends; the config file has it still, and it stays removed until it is \
-         added again"
+        "service web removed, with 2 backends; it is still in the config file, but stays removed until it is added \
+         again"
     );
     assert_eq!(shown(&merged(&config, &overlay)), ["dns", "  198.51.100.1:53 100"]);
     changed(overlay.add_service(&config, config.services[0].clone()));
@@ -424,9 +424,8 @@ fn a_file_that_has_taken_a_runtime_name_or_vip_contradicts() {
     let name = config(&format!("{FILE}[[service]]\nname = \"api\"\nvip = \"192.0.2.12:80\"\n"));
     assert_eq!(
         effective(&name, &overlay).expect_err("refused"),
-        ["service \"api\": the config file defines it at 192.0.2.12:80 tcp, and it was added at runtime at \
-             192.0.2.11:80 tcp; give the file's another name, or remove the one added: with a daemon running by \
-             \"xdp-lb service remove api\", without one by taking \"api\" out of the state file \
+        ["service \"api\": the config file defines it at 192.0.2.12:80 tcp, but it was added at runtime at \
+          192.0.2.11:80 tcp; rename the one in the file, or remove the added one: with \"xdp-lb service remove api\" if the daemon runs, else by removing \"api\" from the state file \
              /var/lib/xdp-lb/state.json"]
     );
     let vip = config(&format!("{FILE}[[service]]\nname = \"z\"\nvip = \"192.0.2.11:80\"\n"));
@@ -465,9 +464,9 @@ fn a_file_that_has_caught_up_takes_over_and_the_rest_of_the_changes_stay() {
     assert_eq!(
         overlay.prune(&new),
         [
-            "service api: the config file has it now, and its definition holds",
-            "service api: backend 198.51.100.9:80: the config file has it now, and its weight of 60 holds",
-            "service web: backend 198.51.100.3:80: the config file has it now, and its weight of 30 holds",
+            "service api: now in the config file, whose definition takes precedence",
+            "service api: backend 198.51.100.9:80: now in the config file, whose weight of 60 takes precedence",
+            "service web: backend 198.51.100.3:80: now in the config file, whose weight of 30 takes precedence",
         ]
     );
     assert_eq!(merged(&new, &overlay), before);
@@ -490,15 +489,15 @@ fn changes_to_what_the_file_no_longer_has_are_harmless_and_forgotten_with_a_word
     assert_eq!(
         overlay.clone().prune(&new),
         [
-            "service dns: gone from the config file, so its removal is forgotten",
-            "service web: backend 198.51.100.1:80: gone from the config file, so its changes are forgotten",
-            "service web: backend 198.51.100.2:80: gone from the config file, so its removal is forgotten",
+            "service dns: no longer in the config file, so its removal is dropped",
+            "service web: backend 198.51.100.1:80: no longer in the config file, so its changes are dropped",
+            "service web: backend 198.51.100.2:80: no longer in the config file, so its removal is dropped",
         ]
     );
     let none = config("interfaces = [\"eth0\"]");
     assert_eq!(
         overlay.prune(&none)[1..],
-        ["service web: gone from the config file, so the changes to 2 backends are forgotten"]
+        ["service web: no longer in the config file, so the changes to 2 backends are dropped"]
     );
     assert_eq!(overlay, Overlay::default());
 }
@@ -786,13 +785,13 @@ fn a_service_is_drained_and_enabled_and_both_are_said_once() {
     let (enabled, draining) = (AdminState::Enabled, AdminState::Draining);
     assert_eq!(
         changed(overlay.patch_service(&config, "web", draining)),
-        "service web drains: it keeps its flows and gets no new ones"
+        "service web is draining: it keeps its flows and gets no new ones"
     );
     assert_eq!(admin(&overlay), both(enabled, draining));
-    assert_eq!(unchanged(overlay.patch_service(&config, "web", draining)), "service web is draining already");
+    assert_eq!(unchanged(overlay.patch_service(&config, "web", draining)), "service web is already draining");
     assert_eq!(changed(overlay.patch_service(&config, "web", enabled)), "service web enabled");
     assert_eq!(overlay, Overlay::default());
-    assert_eq!(unchanged(overlay.patch_service(&config, "web", enabled)), "service web is enabled already");
+    assert_eq!(unchanged(overlay.patch_service(&config, "web", enabled)), "service web is already enabled");
     let unknown = overlay.patch_service(&config, "wbe", draining).expect_err("refused");
     assert!(matches!(&unknown, Refusal::NotFound(why) if why.contains("web")), "{unknown}");
 }
@@ -811,7 +810,7 @@ fn a_drain_ends_with_its_service_and_stays_over_a_reload() {
     assert_eq!(overlay.prune(&config_now), Vec::<String>::new());
     assert_eq!(overlay, before);
     let lines = overlay.prune(&config("interfaces = [\"eth0\"]\n"));
-    assert_eq!(lines, ["service web: gone from the config file, so its drain is forgotten"]);
+    assert_eq!(lines, ["service web: no longer in the config file, so its drain is dropped"]);
     assert_eq!(overlay, Overlay { node: AdminState::Draining, ..Overlay::default() });
 }
 
@@ -822,9 +821,9 @@ fn a_node_is_drained_and_who_sees_to_the_vips_is_said() {
     let said = changed(overlay.patch_node(&ours, AdminState::Draining));
     assert!(said.contains("its VIPs are withdrawn"), "{said}");
     let said = unchanged(overlay.patch_node(&ours, AdminState::Draining));
-    assert!(said.starts_with("this node is drained already: its VIPs are withdrawn"), "{said}");
+    assert!(said.starts_with("this node is already drained: its VIPs are withdrawn"), "{said}");
     changed(overlay.patch_node(&ours, AdminState::Enabled));
     assert_eq!(overlay, Overlay::default());
     let said = changed(overlay.patch_node(&config(FILE), AdminState::Draining));
-    assert!(said.contains("away yourself: 192.0.2.10"), "{said}");
+    assert!(said.contains("remove their addresses or routes yourself: 192.0.2.10"), "{said}");
 }

@@ -21,7 +21,7 @@ fn what_keeps_packets_from_a_backend_comes_first() {
     use BackendState as State;
     let missing = || Some(Hop::Missing(NoNextHop::Here("no route".into()), None));
     for (hop, health, weight, admin, probe, state, reason) in [
-        (None, Health::Up, 1, Enabled, Probe::Tcp, State::Unresolved, "the next hop is being looked up"),
+        (None, Health::Up, 1, Enabled, Probe::Tcp, State::Unresolved, "resolving the next hop"),
         (
             missing(),
             Health::Down,
@@ -50,7 +50,7 @@ fn what_keeps_packets_from_a_backend_comes_first() {
             Enabled,
             Probe::Tcp,
             State::Checking,
-            "the first health check is still out",
+            "first health check pending",
         ),
         (Some(known()), Health::Down, 1, Enabled, Probe::None, State::Up, "not checked"),
         (Some(known()), Health::Up, 1, Enabled, Probe::Tcp, State::Up, "health check: why"),
@@ -88,7 +88,7 @@ fn a_backup_keeps_its_flows_and_takes_new_ones_only_while_no_other_is_up() {
     set_health(&mut pool, &[(false, Down), (true, Up)]);
     assert_eq!(states(&pool), [(State::Down, Tables::Failing), (State::Up, Tables::Up)]);
     let backup = pool.known(&pool.targets()[1].0.id).unwrap();
-    assert_eq!(backup.condition.reason, "health check: it said so; a backup, and no other is up");
+    assert_eq!(backup.condition.reason, "health check: it said so; backup, in use because no other is up");
     set_health(&mut pool, &[(false, Up), (true, Up)]);
     assert_eq!(states(&pool), [(State::Up, Tables::Up), (State::Standby, Tables::Draining)]);
 }
@@ -116,7 +116,7 @@ fn the_flows_of_one_that_is_down_stay_while_it_answers_and_end_once_it_does_not(
     assert_eq!((told[0].before, told[0].now.state), (Some(State::Down), State::Down));
     assert_eq!(
         told[0].now.reason,
-        "health check: it said so; established flows have ended: it answered nobody for 2s"
+        "health check: it said so; established flows have ended: it was silent for 2s"
     );
     assert_eq!(states(&pool)[0], (State::Down, ENDED));
     assert!(!pool.watches_answers() && pool.decide_at(at(104_000)).is_empty());
@@ -221,10 +221,10 @@ fn too_few_that_are_up_are_joined_by_those_that_are_down_and_say_why() {
     set_health(&mut pool, &[(false, Up), (false, Down), (false, Down), (false, Down)]);
     assert_eq!(states(&pool)[0], (State::Up, Tables::Up));
     assert_eq!(states(&pool)[1..], [(State::Panic, Tables::Up); 3]);
-    let why = "1 of 4 backends are up, and panic_threshold = 50 wants 2";
+    let why = "1 of 4 backends are up, but panic_threshold = 50 needs 2";
     assert_eq!(pool.panic("web"), Some(why));
     let kept = pool.known(&pool.targets()[1].0.id).unwrap();
-    let reason = format!("health check: it said so; takes flows all the same: {why}");
+    let reason = format!("health check: it said so; takes flows anyway: {why}");
     assert_eq!(kept.condition.reason, reason);
     // One without a way to it cannot be kept.
     pool.heard("198.51.100.12".parse().unwrap(), Err(NoNextHop::Here("no route".into())));
@@ -258,7 +258,7 @@ fn what_comes_back_warms_up_and_what_begins_with_its_service_does_not() {
     pool.decide_at(now);
     assert_eq!(portions(&pool), [100, 100, 10], "it had been down");
     let reason = &pool.known(&ids[2]).unwrap().condition.reason;
-    assert_eq!(reason, "health check: it said so; warming up, 10 %");
+    assert_eq!(reason, "health check: it said so; slow start, 10 %");
     assert!(!pool.is_due(at(9)));
     assert!(pool.is_due(at(10)));
     assert_eq!(pool.decide_at(at(45)), [], "a step is no other state");
@@ -328,9 +328,7 @@ fn a_backend_whose_flows_fail_is_ejected_tried_and_used_again() {
         reason(&pool, 2)
             .starts_with("circuit breaker: 100 % of 100 new flows were reset or not answered; open for ")
     );
-    assert!(
-        reason(&pool, 1).contains("90 % of 100 new flows were reset or not answered, and it is not ejected")
-    );
+    assert!(reason(&pool, 1).contains("90 % of 100 new flows were reset or not answered; not ejected"));
 
     // The second is well again by now; the third gets its trial, by itself.
     assert!(!pool.is_due(at(8)));
@@ -425,7 +423,7 @@ fn a_new_backend_waits_for_its_agent_and_one_that_cannot_be_asked_changes_nothin
     agents_say(&mut pool, &[None, part(50)], now);
     assert_eq!(states(&pool), [(State::Up, datapath::BackendState::Up); 2]);
     let reason = |pool: &Pool, place: usize| pool.known(&ids(pool)[place]).unwrap().condition.reason.clone();
-    let words = "health check: it said so; its agent cannot be asked: connection refused";
+    let words = "health check: it said so; its agent is unreachable: connection refused";
     assert_eq!(reason(&pool, 0), words);
     pool.weigh(now);
     assert_eq!(weights(&pool), [10_000, 5_000]);

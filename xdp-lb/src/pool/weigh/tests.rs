@@ -62,7 +62,7 @@ fn weights_follow_checks_only_where_they_are_to_and_not_those_of_backends_that_d
             continue;
         }
         let [told] = told.try_into().unwrap();
-        let words = "checks take 20.0 ms, the median is 9.0 ms";
+        let words = "checks take 20.0 ms, median 9.0 ms";
         assert_eq!((told.percent, told.reason.as_str()), (50, words));
         assert_eq!(weights(&pool), [10_000, 10_000, 5_000, 10_000]);
         assert_eq!(pool.weigh(at(1)), [], "once");
