@@ -190,7 +190,10 @@ fn each_fault_of_a_host_is_found_with_its_mend_and_a_host_that_is_well_has_none(
     };
     let said = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
-    assert!(said.contains("fix: mount -t bpf bpf /run/pins") && said.contains("fix: LimitNOFILE="), "{said}");
+    assert!(
+        said.contains("fix: mount -t bpf bpf /run/pins") && said.contains("fix: set LimitNOFILE="),
+        "{said}"
+    );
 
     // A firewall, where there is nft.
     if paths::program("nft").is_some() {
@@ -239,5 +242,5 @@ fn with_a_daemon_its_own_troubles_are_found_and_its_programs_are_its_own() {
     let output = daemon.cli_output(&["doctor"]).unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("eth0 has the program in generic mode"), "{said}");
+    assert!(said.contains("the program runs in generic mode on eth0"), "{said}");
 }
