@@ -22,7 +22,7 @@ use crate::file;
 use crate::lock::Lock;
 
 /// The last version that this daemon knows.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 /// The version of a file without anything that came later, so that an earlier daemon reads it.
 const FIRST_VERSION: u32 = 2;
 const LARGEST: u64 = 256 << 20;
@@ -528,9 +528,9 @@ mod tests {
     fn a_later_daemons_file_is_refused_and_stays_where_it_is() {
         let directory = directory();
         let path = directory.path().join("state.json");
-        fs::write(&path, "{\"version\":4,\"overlay\":{},\"more\":1}").expect("written");
+        fs::write(&path, "{\"version\":5,\"overlay\":{},\"more\":1}").expect("written");
         let message = read(&path).expect_err("refused").to_string();
-        assert!(message.contains("has version 4, but this daemon supports version 3"), "{message}");
+        assert!(message.contains("has version 5, but this daemon supports version 4"), "{message}");
         assert_eq!(names(&directory), ["state.json"]);
     }
 

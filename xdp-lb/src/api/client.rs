@@ -21,7 +21,7 @@ use crate::api::endpoint::{self, Endpoint};
 use crate::api::server::REQUEST_TIMEOUT;
 use crate::model;
 use crate::model::event::EventView;
-use crate::model::request::{AdminPatch, BackendPatch, FlowQuery, Outcome};
+use crate::model::request::{AdminPatch, BackendPatch, FlowQuery, Outcome, ServicePatch};
 use crate::report::documents::{
     BackendView, CountersView, ErrorView, FlowsView, ReloadView, RemovalQuery, ServiceDetailView,
     ServiceView, StatusView,
@@ -125,8 +125,8 @@ impl Client {
         self.ask(Method::POST, "/v1/services", Some(service)).await
     }
 
-    /// Drains a service, or lets it take new flows again.
-    pub async fn patch_service(&self, name: &str, patch: &AdminPatch) -> Result<Outcome> {
+    /// Changes options of a service, drains it, or lets it take new flows again.
+    pub async fn patch_service(&self, name: &str, patch: &ServicePatch) -> Result<Outcome> {
         self.ask(Method::PATCH, &service_path(name), Some(patch)).await
     }
 
@@ -156,7 +156,7 @@ impl Client {
         self.ask(Method::POST, &backends_path(service), Some(backend)).await
     }
 
-    /// Changes a backend's weight or its administrative state.
+    /// Changes a backend's options or its administrative state.
     pub async fn patch_backend(
         &self,
         service: &str,

@@ -27,7 +27,7 @@ use crate::api::{audit, socket, watch};
 use crate::control::handle::Handle;
 use crate::http::{self, Slot, User};
 use crate::model::refusal::Refusal;
-use crate::model::request::{AdminPatch, BackendPatch, FlowQuery, Outcome};
+use crate::model::request::{AdminPatch, BackendPatch, FlowQuery, Outcome, ServicePatch};
 use crate::model::state::AdminState;
 use crate::model::{self, unknown};
 use crate::report::documents::{
@@ -140,7 +140,7 @@ fn routes() -> (Router<Handle>, OpenApi) {
             get_with(service, look("showService", "A service with its backends"))
                 .patch_with(
                     patch_service,
-                    change("changeService", "Drains or enables all backends of a service"),
+                    change("changeService", "Changes options of a service, drains or enables it"),
                 )
                 .delete_with(
                     remove_service,
@@ -157,7 +157,7 @@ fn routes() -> (Router<Handle>, OpenApi) {
             get_with(backend, look("showBackend", "A backend"))
                 .patch_with(
                     patch_backend,
-                    change("changeBackend", "Changes a backend's weight or administrative state"),
+                    change("changeBackend", "Changes a backend's options or administrative state"),
                 )
                 .delete_with(remove_backend, change("removeBackend", "Removes a backend, which drains")),
         )
@@ -242,9 +242,12 @@ async fn service(State(handle): State<Handle>, ServiceName(name): ServiceName) -
 async fn patch_service(
     State(handle): State<Handle>,
     ServiceName(name): ServiceName,
-    Document(patch): Document<AdminPatch>,
+    Document(patch): Document<ServicePatch>,
 ) -> Reply<Outcome> {
-    reply(handle.patch_service(name, patch.admin).await)
+    if patch.is_empty() {
+        return Err(nothing_to_change().into());
+    }
+    reply(handle.patch_service(name, patch).await)
 }
 
 async fn patch_node(State(handle): State<Handle>, Document(patch): Document<AdminPatch>) -> Reply<Outcome> {
@@ -330,10 +333,14 @@ async fn patch_backend(
     BackendPath(name, address): BackendPath,
     Document(patch): Document<BackendPatch>,
 ) -> Reply<Outcome> {
-    if patch == BackendPatch::default() {
-        return Err(Refusal::Invalid("nothing to change: send `weight`, `admin` or both".into()).into());
+    if patch.is_empty() {
+        return Err(nothing_to_change().into());
     }
     reply(handle.patch_backend(name, address, patch).await)
+}
+
+fn nothing_to_change() -> Refusal {
+    Refusal::Invalid("nothing to change: send options, `admin` or both".into())
 }
 
 async fn remove_backend(

@@ -119,7 +119,9 @@ impl Owner {
             Request::PatchBackend(service, address, patch, answer) => {
                 let drains_late = self.drains_late;
                 drop(answer.send(self.find(&service, address).map(|backend| {
-                    backend.weight = patch.weight.unwrap_or(backend.weight);
+                    for (key, value) in patch.options.keys().filter(|(key, _)| *key == "weight") {
+                        backend.weight = value.as_u64().unwrap_or_else(|| panic!("{key}: {value}")) as u16;
+                    }
                     backend.admin = patch.admin.unwrap_or(backend.admin);
                     if backend.admin == AdminState::Draining && !drains_late {
                         backend.share = 0.0;
@@ -127,7 +129,8 @@ impl Owner {
                     done(format!("changed {address} of {service}"))
                 })));
             }
-            Request::PatchService(name, admin, answer) => {
+            Request::PatchService(name, patch, answer) => {
+                let admin = patch.admin.unwrap_or_default();
                 let patched = self.known(&name).map(|()| {
                     for service in self.services.iter_mut().filter(|service| service.name == name) {
                         service.admin = admin;

@@ -107,7 +107,7 @@ async fn a_service_and_its_backends_are_added_changed_and_removed() {
     let address = "198.51.100.54:53".parse().unwrap();
     client.add_backend("dns", &model::Backend::new(address, 9)).await.unwrap();
     assert_eq!(client.backend("dns", address).await.unwrap().weight, 9);
-    let patch = BackendPatch { weight: Some(3), admin: Some(AdminState::Draining) };
+    let patch = BackendPatch { admin: Some(AdminState::Draining), ..BackendPatch::of("weight", 3) };
     client.patch_backend("dns", address, &patch).await.unwrap();
     let changed = client.backend("dns", address).await.unwrap();
     assert_eq!((changed.weight, changed.admin), (3, AdminState::Draining));
@@ -122,7 +122,7 @@ async fn a_service_and_its_backends_are_added_changed_and_removed() {
 async fn an_ipv6_backend_is_named_in_the_path() {
     let daemon = daemon(Owner::default().start());
     let address = "[2001:db8:1::11]:8080".parse().unwrap();
-    let patch = BackendPatch { weight: Some(1), admin: None };
+    let patch = BackendPatch::of("weight", 1);
     daemon.client.patch_backend("web6", address, &patch).await.unwrap();
     assert_eq!(daemon.client.backend("web6", address).await.unwrap().weight, 1);
     for path in ["%5B2001%3Adb8%3A1%3A%3A11%5D%3A8080", "[2001:db8:1::11]:8080"] {
@@ -154,7 +154,7 @@ async fn each_refusal_has_its_status_and_keeps_its_words() {
             "/v1/services/web/backends/198.51.100.11:8080",
             "{}",
             400,
-            "nothing to change: send `weight`, `admin` or both",
+            "nothing to change: send options, `admin` or both",
         ),
     ] {
         assert_eq!(daemon.refused(method, path, body).await, (status, words.to_owned()), "{method} {path}");

@@ -104,12 +104,9 @@ impl Command {
                 }
                 client.remove_backend(&service, address, removal.query()).await?
             }
-            Self::Enable(target) => {
-                patch(client, &target, BackendPatch { admin: Some(AdminState::Enabled), weight: None })
-                    .await?
-            }
+            Self::Enable(target) => patch(client, &target, BackendPatch::admin(AdminState::Enabled)).await?,
             Self::SetWeight { target, weight } => {
-                patch(client, &target, BackendPatch { admin: None, weight: Some(weight) }).await?
+                patch(client, &target, BackendPatch::of("weight", weight)).await?
             }
         };
         Done::of(&outcome, screen)

@@ -15,7 +15,7 @@ use super::output::Screen;
 use super::target::{Target, patch};
 use super::units::{counted, parse_span, span};
 use crate::api::client::{Client, Error};
-use crate::model::request::{AdminPatch, BackendPatch, Outcome};
+use crate::model::request::{AdminPatch, BackendPatch, Outcome, ServicePatch};
 use crate::model::state::AdminState;
 use crate::report::documents::BackendView;
 
@@ -143,14 +143,12 @@ impl Left {
 
 impl Subject {
     async fn begin(&self, client: &Client) -> anyhow::Result<Outcome> {
-        let drain = AdminPatch { admin: AdminState::Draining };
         Ok(match self {
-            Self::Backend(target) => {
-                patch(client, target, BackendPatch { admin: Some(AdminState::Draining), weight: None })
-                    .await?
+            Self::Backend(target) => patch(client, target, BackendPatch::admin(AdminState::Draining)).await?,
+            Self::Service(name) => {
+                client.patch_service(name, &ServicePatch::admin(AdminState::Draining)).await?
             }
-            Self::Service(name) => client.patch_service(name, &drain).await?,
-            Self::Node => client.patch_node(&drain).await?,
+            Self::Node => client.patch_node(&AdminPatch { admin: AdminState::Draining }).await?,
         })
     }
 

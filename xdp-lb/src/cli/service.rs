@@ -17,7 +17,7 @@ use super::units::{self, byte_rate, counted, grouped, rate, span};
 use super::{Done, discovery};
 use crate::api::client::Client;
 use crate::model::change::FlowsLeft;
-use crate::model::request::AdminPatch;
+use crate::model::request::ServicePatch;
 use crate::model::state::AdminState;
 use crate::model::{
     self, Affinity, Agent, CircuitBreaker, Feedback, FlowTracking, Hairpin, HealthCheck, Mode, OnDown,
@@ -286,7 +286,7 @@ impl Command {
                 return drain::execute(client, screen, &Subject::Service(name), &patience).await;
             }
             Self::Enable { name } => {
-                client.patch_service(&name, &AdminPatch { admin: AdminState::Enabled }).await?
+                client.patch_service(&name, &ServicePatch::admin(AdminState::Enabled)).await?
             }
             Self::Add(add) => client.add_service(&add.service()?).await?,
             Self::Remove { name, removal } => {

@@ -7,24 +7,18 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
-use toml::de::DeTable;
+use toml::de::{DeTable, DeValue};
 
 use super::errors::{ConfigError, Errors, Lines, syntax_errors};
-use super::section::{Section, TOP_KEYS};
 use crate::file;
-use crate::model::Reader;
-use crate::model::check::HealthCheck;
-use crate::model::discovery::{DEFAULT_DRAIN, DRAIN, Discovery, MAX_BACKENDS};
-use crate::model::feedback::FeedbackDraft;
+use crate::model::config::{Api, Config, Limits, Metrics, Remote, Timeouts, Vips};
+use crate::model::discovery::{DEFAULT_DRAIN, DRAIN};
 use crate::model::place::{Place, Problems};
-use crate::model::policy::{EMPTY_RANGES, GuardsDraft, MAX_FLOWS, Quic, RATE};
-use crate::model::recovery::RecoveryDraft;
-use crate::model::rules::{self, BackendDraft, ServiceDraft, within};
-use crate::model::schema::{Api, Config, Limits, Metrics, Remote, Timeouts, Vips, default_weight};
-use crate::model::state::Origin;
+use crate::model::rules::{self, Subject};
+use crate::model::section::{Node, Section, TOP_KEYS, Table};
+use crate::model::service::Service;
 use crate::model::text::{self, print_duration, quoted};
-use crate::model::written_check::{self, WrittenCheck};
-use crate::model::written_discovery::WrittenDiscovery;
+use crate::model::values::{self, within};
 
 /// Reads and validates a config file.
 ///
@@ -49,10 +43,10 @@ pub fn parse(text: &str) -> Result<Config, Errors> {
     let mut problems = Problems::default();
     let config = read_config(root.get_ref(), &mut problems);
     match config {
-        Some(config) if problems.0.is_empty() => Ok(config),
+        Some(config) if problems.all.is_empty() => Ok(config),
         _ => {
             let mut errors: Vec<ConfigError> =
-                problems.0.into_iter().map(|problem| lines.error(root.get_ref(), problem)).collect();
+                problems.all.into_iter().map(|problem| lines.error(root.get_ref(), problem)).collect();
             errors.sort_by_key(|error| error.line);
             Err(Errors { file: None, errors })
         }
@@ -85,34 +79,6 @@ fn whole(what: String) -> Errors {
     Errors { file: None, errors: vec![ConfigError { line: None, column: None, field: String::new(), what }] }
 }
 
-const SERVICE_KEYS: &[&str] = &[
-    "name",
-    "vip",
-    "protocol",
-    "mode",
-    "snat_addresses",
-    "affinity",
-    "flow_tracking",
-    "on_no_backends",
-    "hairpin",
-    "quic",
-    "allow",
-    "deny",
-    "new_flow_rate",
-    "new_flow_burst",
-    "panic_threshold",
-    "slow_start",
-    "on_down",
-    "down_grace",
-    "down_timeout",
-    "agent",
-    "feedback",
-    "circuit_breaker",
-    "max_flows",
-    "health_check",
-    "discovery",
-    "backend",
-];
 const API_KEYS: &[&str] = &[
     "socket",
     "admin_groups",
@@ -135,31 +101,14 @@ const LIMITS_KEYS: &[&str] = &[
     "fragments",
 ];
 
-const DISCOVERY_KEYS: &[&str] = &[
-    "type",
-    "name",
-    "record",
-    "port",
-    "weight",
-    "resolvers",
-    "timeout",
-    "min_ttl",
-    "max_ttl",
-    "hold",
-    "on_empty",
-    "priorities",
-    "path",
-    "max_backends",
-    "drain_timeout",
-];
-
 /// The config, where enough of it could be read to make one. It is valid if no problem was added.
 fn read_config(root: &DeTable, problems: &mut Problems) -> Option<Config> {
-    let mut top = Section::new(root, Place::Root, TOP_KEYS, problems);
+    let root = table(root);
+    let mut top = Section::new(&root, Place::Root, TOP_KEYS, problems);
     let interfaces = read_interfaces(&mut top);
     let xdp_mode = top.parsed("xdp_mode", str::parse).unwrap_or_default();
-    let state_file = top.path("state_file", "/var/lib/xdp-lb/state.json", rules::absolute_path);
-    let pin_path = top.path("pin_path", "/sys/fs/bpf/xdp-lb", rules::absolute_path);
+    let state_file = top.path("state_file", "/var/lib/xdp-lb/state.json", values::absolute_path);
+    let pin_path = top.path("pin_path", "/sys/fs/bpf/xdp-lb", values::absolute_path);
     let flow_hash_secret = top.parsed("flow_hash_secret", flow_hash_secret);
     let snat_ports = top.or_default("snat_ports", |top, key| top.parsed(key, str::parse));
     let vips = top.section("vips", &["interface", "withdraw"], read_vips).unwrap_or_default();
@@ -171,8 +120,9 @@ fn read_config(root: &DeTable, problems: &mut Problems) -> Option<Config> {
     let asymmetric_replies = top.boolean("asymmetric_replies").unwrap_or_default();
     let allow_exec_checks = top.boolean("allow_exec_checks").unwrap_or_default();
     let icmp_time_exceeded = top.boolean("icmp_time_exceeded").unwrap_or(true);
-    let services = top.sections("service", SERVICE_KEYS, service_label, read_service);
-    rules::check_all(&services, snat_ports, limits, allow_exec_checks, problems);
+    let services = top.sections("service", Service::KEYS, service_label, Service::read).unwrap_or_default();
+    let subjects: Vec<Subject> = services.iter().map(Subject::of).collect();
+    rules::check_all(&subjects, snat_ports, limits, allow_exec_checks, problems);
 
     Some(Config {
         interfaces,
@@ -190,18 +140,18 @@ fn read_config(root: &DeTable, problems: &mut Problems) -> Option<Config> {
         asymmetric_replies,
         allow_exec_checks,
         icmp_time_exceeded,
-        services: services.into_iter().map(ServiceDraft::finish).collect::<Option<_>>()?,
+        services,
     })
 }
 
-fn read_interfaces(top: &mut Section) -> Vec<String> {
+fn read_interfaces(top: &mut Section<'_>) -> Vec<String> {
     const KEY: &str = "interfaces";
     const EXAMPLE: &str = "write the interfaces that packets arrive on, interfaces = [\"eth0\"]";
     if !top.has(KEY) {
         top.problem(KEY, format!("is missing; {EXAMPLE}"));
         return Vec::new();
     }
-    let Some(names) = top.list(KEY, |name| rules::interface_name(name).map(|()| name.to_owned())) else {
+    let Some(names) = top.list(KEY, |name| values::interface_name(name).map(|()| name.to_owned())) else {
         return Vec::new();
     };
     if names.is_empty() {
@@ -229,8 +179,8 @@ fn flow_hash_secret(text: &str) -> Result<[u8; 32], String> {
     Ok(secret)
 }
 
-fn read_vips(vips: &mut Section) -> Vips {
-    let interface = vips.parsed("interface", |name| rules::interface_name(name).map(|()| name.to_owned()));
+fn read_vips(vips: &mut Section<'_>) -> Vips {
+    let interface = vips.parsed("interface", |name| values::interface_name(name).map(|()| name.to_owned()));
     let withdraw = vips.parsed("withdraw", str::parse);
     if withdraw.is_some() && !vips.has("interface") {
         vips.problem(
@@ -241,11 +191,11 @@ fn read_vips(vips: &mut Section) -> Vips {
     Vips { interface, withdraw: withdraw.unwrap_or_default() }
 }
 
-fn read_api(api: &mut Section) -> Api {
+fn read_api(api: &mut Section<'_>) -> Api {
     let socket = Api::default().socket;
-    let socket = api.path("socket", &socket.to_string_lossy(), rules::socket_path);
+    let socket = api.path("socket", &socket.to_string_lossy(), values::socket_path);
     let mut groups = |key| {
-        let names = api.list(key, |name| rules::group_name(name).map(|()| name.to_owned()));
+        let names = api.list(key, |name| values::group_name(name).map(|()| name.to_owned()));
         names.unwrap_or_default()
     };
     let (admin_groups, read_groups) = (groups("admin_groups"), groups("read_groups"));
@@ -256,7 +206,7 @@ fn read_api(api: &mut Section) -> Api {
 }
 
 /// Refuses what is in both lists, of those who may change anything and of those who may look.
-fn refuse_twice(api: &mut Section, [admins, readers]: [&str; 2], [admin, read]: [&[Option<String>]; 2]) {
+fn refuse_twice(api: &mut Section<'_>, [admins, readers]: [&str; 2], [admin, read]: [&[Option<String>]; 2]) {
     for (index, name) in read.iter().enumerate() {
         if let Some(name) = name
             && admin.iter().flatten().any(|admin| admin == name)
@@ -267,7 +217,7 @@ fn refuse_twice(api: &mut Section, [admins, readers]: [&str; 2], [admin, read]: 
     }
 }
 
-fn read_remote(api: &mut Section) -> Option<Remote> {
+fn read_remote(api: &mut Section<'_>) -> Option<Remote> {
     const FILES: [(&str, &str); 3] = [
         ("certificate", "certificate = \"/etc/xdp-lb/api.pem\""),
         ("key", "key = \"/etc/xdp-lb/api.key\""),
@@ -276,14 +226,14 @@ fn read_remote(api: &mut Section) -> Option<Remote> {
     let listen = api.parsed("listen", |text| listener(text, "clients"));
     let is_wanted = api.has("listen");
     let files = FILES.map(|(key, example)| {
-        let rule = |path: &str| rules::absolute_path(path).map(|()| path.into());
+        let rule = |path: &str| values::absolute_path(path).map(|()| path.into());
         if is_wanted { api.required(key, example, rule) } else { api.parsed(key, rule) }
     });
     let mut names = |key, rule: fn(&str) -> Result<(), String>| {
         api.list(key, |name| rule(name).map(|()| name.to_owned())).unwrap_or_default()
     };
-    let admins = names("admin_certificates", rules::admin_certificate);
-    let readers = names("read_certificates", rules::certificate_name);
+    let admins = names("admin_certificates", values::admin_certificate);
+    let readers = names("read_certificates", values::certificate_name);
     refuse_twice(api, ["admin_certificates", "read_certificates"], [&admins, &readers]);
     if !is_wanted {
         let lists = ["admin_certificates", "read_certificates"];
@@ -322,7 +272,7 @@ fn listener(text: &str, who: &str) -> Result<SocketAddr, String> {
     }
 }
 
-fn read_metrics(metrics: &mut Section) -> Metrics {
+fn read_metrics(metrics: &mut Section<'_>) -> Metrics {
     let listen = |text: &str| {
         let listen = if text == "off" { None } else { Some(listener(text, "Prometheus")?) };
         Ok(Metrics { listen })
@@ -330,7 +280,7 @@ fn read_metrics(metrics: &mut Section) -> Metrics {
     metrics.parsed("listen", listen).unwrap_or_default()
 }
 
-fn read_limits(limits: &mut Section) -> Option<Limits> {
+fn read_limits(limits: &mut Section<'_>) -> Option<Limits> {
     let default = Limits::default();
     let mut limit = |key, range, default| match limits.has(key) {
         true => limits.integer(key, &range),
@@ -356,7 +306,7 @@ fn read_limits(limits: &mut Section) -> Option<Limits> {
     })
 }
 
-fn read_timeouts(timeouts: &mut Section) -> Timeouts {
+fn read_timeouts(timeouts: &mut Section<'_>) -> Timeouts {
     let idle = |text: &str| {
         const RANGE: RangeInclusive<Duration> =
             Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 60 * 60);
@@ -377,146 +327,32 @@ fn drain_timeout(text: &str) -> Result<Duration, String> {
     within(text::duration(text)?, &DRAIN, print_duration)
 }
 
-fn read_service(service: &mut Section) -> ServiceDraft {
-    ServiceDraft {
-        name: service.required("name", "name = \"web\"", |name| Ok(name.to_owned())),
-        vip: service.required("vip", "vip = \"192.0.2.10:80\"", str::parse),
-        protocol: service.or_default("protocol", |service, key| service.parsed(key, str::parse)),
-        mode: service.or_default("mode", |service, key| service.parsed(key, str::parse)),
-        snat_addresses: service.list("snat_addresses", text::address).unwrap_or_default(),
-        affinity: service.parsed("affinity", str::parse).unwrap_or_default(),
-        flow_tracking: service.or_default("flow_tracking", |service, key| service.parsed(key, str::parse)),
-        on_no_backends: service.or_default("on_no_backends", |service, key| service.parsed(key, str::parse)),
-        hairpin: service.or_default("hairpin", |service, key| service.parsed(key, str::parse)),
-        quic: match service.has("quic") {
-            true => {
-                service.section("quic", &["server_id_length", "config_id"], read_quic).flatten().map(Some)
-            }
-            false => Some(None),
-        },
-        guards: read_guards(service),
-        recovery: RecoveryDraft::read(service),
-        feedback: FeedbackDraft::read(service),
-        health_check: service.section("health_check", written_check::KEYS, read_check).flatten(),
-        discovery: service.section("discovery", DISCOVERY_KEYS, read_discovery).flatten(),
-        backends: service.sections(
-            "backend",
-            &["address", "weight", "server_id", "backup", "max_flows"],
-            backend_label,
-            read_backend,
-        ),
-        origin: Origin::File,
-    }
-}
-
-fn read_quic(quic: &mut Section) -> Option<Quic> {
-    const KEY: &str = "server_id_length";
-    if !quic.has(KEY) {
-        quic.problem(KEY, "is missing; write server_id_length = 4, as the servers are set up");
-    }
-    let config_id = match quic.has("config_id") {
-        true => quic.integer("config_id", &Quic::CONFIGS),
-        false => Some(0),
+/// What errors call the service of a table.
+fn service_label(table: &Table, index: usize) -> String {
+    let name = match table.get("name") {
+        Some(Node::Text(name)) => Some(name.as_str()),
+        _ => None,
     };
-    Some(Quic { server_id_length: quic.integer(KEY, &Quic::LENGTHS)?, config_id: config_id? })
+    rules::service_label(name, index)
 }
 
-fn read_guards(service: &mut Section) -> GuardsDraft {
-    let mut list = |key| {
-        let list = service.list(key, str::parse);
-        if list.as_ref().is_some_and(Vec::is_empty) {
-            service.problem(key, EMPTY_RANGES);
+/// A value of TOML, without its spans: those are looked up where a problem needs them.
+fn node(value: &DeValue) -> Node {
+    match value {
+        DeValue::String(text) => Node::Text(text.to_string()),
+        DeValue::Integer(number) => {
+            Node::Number(u64::from_str_radix(number.as_str(), number.radix()).ok(), number.to_string())
         }
-        list.unwrap_or_default()
-    };
-    let (allow, deny) = (list("allow"), list("deny"));
-    let mut number = |key| service.integer(key, &RATE).unwrap_or_default();
-    GuardsDraft {
-        allow,
-        deny,
-        new_flow_rate: number("new_flow_rate"),
-        new_flow_burst: number("new_flow_burst"),
-        max_flows: service.integer("max_flows", &MAX_FLOWS).unwrap_or_default(),
+        DeValue::Float(_) => Node::Fraction,
+        DeValue::Boolean(flag) => Node::Flag(*flag),
+        DeValue::Datetime(_) => Node::Date,
+        DeValue::Array(list) => Node::List(list.iter().map(|value| node(value.get_ref())).collect()),
+        DeValue::Table(entries) => Node::Table(table(entries)),
     }
 }
 
-fn read_check(check: &mut Section) -> Option<HealthCheck> {
-    let written = WrittenCheck::read(check)?;
-    match HealthCheck::try_from(written) {
-        Ok(check) => Some(check),
-        Err(errors) => {
-            for (key, what) in errors.0 {
-                check.problem(key, what);
-            }
-            None
-        }
-    }
-}
-
-fn read_discovery(discovery: &mut Section) -> Option<Discovery> {
-    let mut text = |key| discovery.parsed(key, |text| Ok(text.to_owned()));
-    let (name, record, path) = (text("name"), text("record"), text("path"));
-    let (timeout, min_ttl, max_ttl) = (text("timeout"), text("min_ttl"), text("max_ttl"));
-    let hold = text("hold");
-    let (on_empty, priorities, drain_timeout) = (text("on_empty"), text("priorities"), text("drain_timeout"));
-    let resolvers = discovery.list("resolvers", |text| Ok(text.to_owned()));
-    let port = discovery.integer("port", &(1..=u16::MAX));
-    let weight = discovery.integer("weight", &(0..=u16::MAX));
-    let max_backends = discovery.integer("max_backends", &MAX_BACKENDS);
-    let r#type = discovery.required("type", "type = \"dns\"", |text| Ok(text.to_owned()))?;
-    let written = WrittenDiscovery {
-        r#type,
-        name,
-        record,
-        port,
-        weight,
-        resolvers: resolvers.map(|resolvers| resolvers.into_iter().flatten().collect()),
-        timeout,
-        min_ttl,
-        max_ttl,
-        hold,
-        on_empty,
-        priorities,
-        path,
-        max_backends,
-        drain_timeout,
-    };
-    match Discovery::try_from(written) {
-        Ok(it) => Some(it),
-        Err(errors) => {
-            for (key, what) in errors.0 {
-                discovery.problem(key, what);
-            }
-            None
-        }
-    }
-}
-
-fn read_backend(backend: &mut Section) -> BackendDraft {
-    let weight = match backend.has("weight") {
-        true => backend.integer("weight", &(0..=u16::MAX)),
-        false => Some(default_weight()),
-    };
-    BackendDraft {
-        address: backend.required("address", "address = \"198.51.100.11:8080\"", text::parse_endpoint),
-        weight,
-        server_id: match backend.has("server_id") {
-            true => backend.parsed("server_id", str::parse).map(Some),
-            false => Some(None),
-        },
-        backup: backend.boolean("backup").unwrap_or_default(),
-        max_flows: backend.integer("max_flows", &MAX_FLOWS).unwrap_or_default(),
-        origin: Origin::File,
-    }
-}
-
-fn service_label(table: &DeTable, index: usize) -> String {
-    rules::service_label(table.get("name").and_then(|name| name.get_ref().as_str()), index)
-}
-
-fn backend_label(table: &DeTable, index: usize) -> String {
-    let address = table.get("address").and_then(|address| address.get_ref().as_str()?.parse().ok());
-    rules::backend_label(address, index)
+fn table(table: &DeTable) -> Table {
+    table.iter().map(|(key, value)| (key.get_ref().to_string(), node(value.get_ref()))).collect()
 }
 
 #[cfg(test)]

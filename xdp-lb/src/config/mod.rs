@@ -2,7 +2,6 @@
 
 mod errors;
 mod load;
-mod section;
 
 pub use errors::{ConfigError, Errors};
 pub use load::{load, parse};

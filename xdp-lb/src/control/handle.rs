@@ -10,7 +10,7 @@ use super::events::EventReader;
 use super::flows::FlowPages;
 use crate::config::{self, Errors};
 use crate::model::refusal::{Answer, Refusal};
-use crate::model::request::{BackendPatch, FlowQuery, Outcome};
+use crate::model::request::{BackendPatch, FlowQuery, Outcome, ServicePatch};
 use crate::model::state::AdminState;
 use crate::model::{self, Config};
 use crate::overlay::Leave;
@@ -23,7 +23,7 @@ pub enum Request {
     Status(oneshot::Sender<Answer<StatusView>>),
     Services(oneshot::Sender<Answer<Vec<ServiceView>>>),
     AddService(Box<model::Service>, oneshot::Sender<Answer<Outcome>>),
-    PatchService(String, AdminState, oneshot::Sender<Answer<Outcome>>),
+    PatchService(String, ServicePatch, oneshot::Sender<Answer<Outcome>>),
     PatchNode(AdminState, oneshot::Sender<Answer<Outcome>>),
     RemoveService(String, Leave, oneshot::Sender<Answer<Outcome>>),
     Backends(Option<String>, oneshot::Sender<Answer<Vec<BackendView>>>),
@@ -77,9 +77,9 @@ impl Handle {
         self.ask(|answer| Request::AddService(Box::new(service), answer)).await
     }
 
-    /// Drains a service, or lets it take new flows again; kept across restarts.
-    pub async fn patch_service(&self, name: String, admin: AdminState) -> Answer<Outcome> {
-        self.ask(|answer| Request::PatchService(name, admin, answer)).await
+    /// Changes options of a service, drains it, or lets it take new flows again; kept across restarts.
+    pub async fn patch_service(&self, name: String, patch: ServicePatch) -> Answer<Outcome> {
+        self.ask(|answer| Request::PatchService(name, patch, answer)).await
     }
 
     /// Drains the node, or takes it back into service; kept across restarts.
@@ -102,7 +102,7 @@ impl Handle {
         self.ask(|answer| Request::AddBackend(service, backend, answer)).await
     }
 
-    /// Changes a backend's weight or its administrative state; kept across restarts.
+    /// Changes a backend's options or its administrative state; kept across restarts.
     pub async fn patch_backend(
         &self,
         service: String,

@@ -31,8 +31,8 @@ impl Owner {
             Request::AddService(service, answer) => {
                 reply(answer, self.change(|overlay, config| overlay.add_service(config, *service)));
             }
-            Request::PatchService(name, admin, answer) => {
-                reply(answer, self.change(|overlay, config| overlay.patch_service(config, &name, admin)));
+            Request::PatchService(name, patch, answer) => {
+                reply(answer, self.change(|overlay, config| overlay.patch_service(config, &name, &patch)));
             }
             Request::PatchNode(admin, answer) => {
                 reply(answer, self.change(|overlay, config| overlay.patch_node(config, admin)));
@@ -43,7 +43,7 @@ impl Owner {
             }
             Request::PatchBackend(service, address, patch, answer) => reply(
                 answer,
-                self.change(|overlay, config| overlay.patch_backend(config, &service, address, patch)),
+                self.change(|overlay, config| overlay.patch_backend(config, &service, address, &patch)),
             ),
             Request::RemoveBackend(service, address, leave, answer) => {
                 reply(answer, self.remove_backend(&service, address, leave));

@@ -9,9 +9,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::place::{Place, Problems};
-use super::reader::Reader;
-use super::rules::{unicast, within};
+use super::section::Section;
 use super::text::{self, print_duration, quoted};
+use super::values::{unicast, within};
 
 /// How a service's backends are asked how they are: over TCP, by the protocol of HAProxy's agent checks. None of it
 /// takes the place of a health check.
@@ -57,7 +57,7 @@ impl Agent {
         self.timeout.unwrap_or(Duration::from_secs(1).min(self.interval))
     }
 
-    pub(crate) fn read(section: &mut impl Reader) -> Option<Self> {
+    pub(crate) fn read(section: &mut Section<'_>) -> Option<Self> {
         if !section.has("port") {
             section.problem("port", "is missing; write port = 8081, the one that the agent listens on");
         }

@@ -193,6 +193,11 @@ impl fmt::Display for SettingChange {
     }
 }
 
+/// A key's value in words.
+pub fn in_words(value: &Value) -> String {
+    Words(value).to_string()
+}
+
 /// A key's value in words: texts without quotes, and some of a list where that is long.
 struct Words<'a>(&'a Value);
 

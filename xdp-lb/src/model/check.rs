@@ -7,16 +7,13 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use regex::bytes::{Regex, RegexBuilder};
-use serde::{Deserialize, Serialize};
 
-use super::schema::words;
+use super::choices::words;
 use super::text;
-use super::written_check::WrittenCheck;
 
 /// How backends are checked. Written flat, in TOML as in JSON:
 /// `{type = "http", path = "/healthz", interval = "1s"}`; all but `type` has a default.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(try_from = "WrittenCheck", into = "WrittenCheck")]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HealthCheck {
     /// What is tried.
     pub probe: Probe,
@@ -55,17 +52,6 @@ pub enum Via {
 
 /// The jitter of a health check that names none, percent.
 pub(crate) const DEFAULT_JITTER: u8 = 10;
-
-/// As it is written.
-impl schemars::JsonSchema for HealthCheck {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "HealthCheck".into()
-    }
-
-    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        WrittenCheck::json_schema(generator)
-    }
-}
 
 impl HealthCheck {
     /// This probe, with the defaults of everything else.

@@ -11,9 +11,9 @@ use rustls::pki_types::ServerName;
 
 use super::check::{Body, HealthCheck, Http, Method, Probe, StatusRange, Tls};
 use super::place::{Place, Problems};
-use super::rules::{absolute_path, unicast, within};
 use super::state::Origin;
 use super::text::{print_duration, quoted};
+use super::values::{absolute_path, unicast, within};
 use super::written_check::DEFAULT_USER;
 
 const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);

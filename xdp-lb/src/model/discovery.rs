@@ -10,18 +10,16 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::check_rules::dns_name;
+use super::choices::{Mode, words};
 use super::place::{Place, Problems};
-use super::rules::{self, ServiceDraft, within};
-use super::schema::{Mode, default_weight, words};
 use super::state::Origin;
 use super::text::{self, grouped, print_duration, quoted};
+use super::values::{absolute_path, within};
 use super::vip::Vip;
-use super::written_discovery::WrittenDiscovery;
 
 /// How a service's backends are found. Written flat, in TOML as in JSON:
 /// `{type = "dns", name = "web.example.com", port = 8080}`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(try_from = "WrittenDiscovery", into = "WrittenDiscovery")]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Discovery {
     /// Where they are found.
     pub source: Source,
@@ -113,17 +111,6 @@ const TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_se
 const HOLD: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
 const MOST_RESOLVERS: usize = 8;
 
-/// As it is written.
-impl schemars::JsonSchema for Discovery {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Discovery".into()
-    }
-
-    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        WrittenDiscovery::json_schema(generator)
-    }
-}
-
 impl Discovery {
     /// From this source, with the defaults of everything else.
     pub const fn new(source: Source) -> Self {
@@ -138,17 +125,23 @@ impl Discovery {
         }
     }
 
-    /// The rules that it has to keep in this service.
-    pub(crate) fn check(&self, service: &ServiceDraft, place: &Place, problems: &mut Problems) {
+    /// The rules that it has to keep in a service of this VIP and mode, where those are known.
+    pub(crate) fn check(
+        &self,
+        (vip, mode): (Option<Vip>, Option<Mode>),
+        has_quic: bool,
+        place: &Place,
+        problems: &mut Problems,
+    ) {
         problems.take(
             &place.key("max_backends"),
             within(self.max_backends, &MAX_BACKENDS, |n| grouped(n.into())),
         );
         problems.take(&place.key("drain_timeout"), within(self.drain_timeout, &DRAIN, print_duration));
         match &self.source {
-            Source::Dns(dns) => dns.check(service, place, problems),
+            Source::Dns(dns) => dns.check((vip, mode), has_quic, place, problems),
             Source::File(path) => {
-                problems.take(&place.key("path"), rules::absolute_path(&path.to_string_lossy()));
+                problems.take(&place.key("path"), absolute_path(&path.to_string_lossy()));
             }
         }
     }
@@ -161,7 +154,7 @@ impl Dns {
             name,
             record: None,
             port: None,
-            weight: default_weight(),
+            weight: 100,
             resolvers: Vec::new(),
             timeout: Duration::from_secs(2),
             min_ttl: Duration::from_secs(5),
@@ -177,7 +170,13 @@ impl Dns {
         self.record.unwrap_or(if is_v4 { Record::A } else { Record::Aaaa })
     }
 
-    fn check(&self, service: &ServiceDraft, place: &Place, problems: &mut Problems) {
+    fn check(
+        &self,
+        service: (Option<Vip>, Option<Mode>),
+        has_quic: bool,
+        place: &Place,
+        problems: &mut Problems,
+    ) {
         problems.take(&place.key("name"), dns_name(&self.name));
         problems.take(&place.key("timeout"), within(self.timeout, &TIMEOUT, print_duration));
         problems.take(&place.key("min_ttl"), within(self.min_ttl, &TTL, print_duration));
@@ -207,13 +206,13 @@ impl Dns {
         if self.port == Some(0) {
             problems.add(&place.key("port"), "0 is no port; write 1 to 65,535");
         }
-        if let Some(Some(_)) = service.quic {
+        if has_quic {
             problems.add(
                 &place.key("type"),
                 "the DNS does not tell the server ids that `quic` needs; write type = \"file\", or remove quic",
             );
         }
-        let (Some(vip), Some(mode)) = (service.vip, service.mode) else { return };
+        let (Some(vip), Some(mode)) = service else { return };
         let port = self.port.unwrap_or(vip.port());
         if vip.is_range() && self.port.is_some() {
             problems.add(

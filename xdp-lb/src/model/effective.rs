@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::schema::{Backend, Service};
+use super::service::{Backend, Service};
 use super::state::{AdminState, Origin};
 
 /// The services that there are, by name.

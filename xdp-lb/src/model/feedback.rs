@@ -7,19 +7,17 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::agent::Agent;
 use super::place::{Place, Problems};
-use super::reader::Reader;
-use super::rules::within;
-use super::schema::{Service, is_default};
+use super::section::Section;
 use super::text::{self, print_duration};
+use super::values::within;
 
 /// What backends' weights follow beside their agents, and how that is damped: each change moves slots of the ring.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Feedback {
     /// Whether they follow how long health checks take, next to the service's other backends. Default: no.
-    #[serde(skip_serializing_if = "is_default")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub latency: bool,
     /// The least that a backend keeps of its weight however long its checks take, in percent. 1 to 100; `None`: 25.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -41,7 +39,7 @@ impl Default for Feedback {
 }
 
 impl Feedback {
-    const KEYS: &[&str] = &["latency", "floor", "min_change", "hold"];
+    pub(crate) const KEYS: &[&str] = &["latency", "floor", "min_change", "hold"];
     const FLOOR: RangeInclusive<u8> = 1..=100;
     const CHANGE: RangeInclusive<u8> = 1..=50;
     const HOLD: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
@@ -51,7 +49,7 @@ impl Feedback {
         self.floor.unwrap_or(25)
     }
 
-    fn read(section: &mut impl Reader) -> Self {
+    pub(crate) fn read(section: &mut Section<'_>) -> Self {
         let default = Self::default();
         Self {
             latency: section.boolean("latency").unwrap_or(default.latency),
@@ -61,7 +59,8 @@ impl Feedback {
         }
     }
 
-    fn check(&self, is_checked: bool, place: &Place, problems: &mut Problems) {
+    /// `is_checked`: whether the service's backends have health checks; `has_agent`: whether they have agents.
+    pub(crate) fn check(&self, is_checked: bool, has_agent: bool, place: &Place, problems: &mut Problems) {
         let number = |value: u8| value.to_string();
         problems.take(&place.key("floor"), within(self.floor(), &Self::FLOOR, number));
         if self.floor.is_some() && !self.latency {
@@ -75,6 +74,11 @@ impl Feedback {
         }
         problems.take(&place.key("min_change"), within(self.min_change, &Self::CHANGE, number));
         problems.take(&place.key("hold"), within(self.hold, &Self::HOLD, print_duration));
+        if !has_agent && !self.latency {
+            let what = "damps weights that follow something, and these follow nothing; write latency = true, \
+                        or agent = { port = 8081 } beside it, or remove it";
+            problems.add(place, what);
+        }
     }
 }
 
@@ -85,45 +89,5 @@ impl fmt::Display for Feedback {
             write!(f, "by the latency of checks, down to {} %; ", self.floor())?;
         }
         write!(f, "weights change by {min_change} % or more, once in {}", print_duration(hold))
-    }
-}
-
-/// These keys of a service, where some of them may have been unreadable.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct FeedbackDraft {
-    pub agent: Option<Agent>,
-    pub feedback: Option<Feedback>,
-    /// Whether there is an agent, be it unreadable.
-    has_agent: bool,
-}
-
-impl FeedbackDraft {
-    pub(crate) fn of(service: &Service) -> Self {
-        let Service { agent, feedback, .. } = service;
-        Self { agent: agent.clone(), feedback: *feedback, has_agent: agent.is_some() }
-    }
-
-    pub(crate) fn read(service: &mut impl Reader) -> Self {
-        Self {
-            agent: service.section("agent", Agent::KEYS, |it| Agent::read(it)).flatten(),
-            feedback: service.section("feedback", Feedback::KEYS, |it| Feedback::read(it)),
-            has_agent: service.has("agent"),
-        }
-    }
-
-    /// `is_checked`: whether the service's backends have health checks.
-    pub(crate) fn check(&self, is_checked: bool, place: &Place, problems: &mut Problems) {
-        if let Some(agent) = &self.agent {
-            agent.check(&place.key("agent"), problems);
-        }
-        if let Some(feedback) = &self.feedback {
-            let place = place.key("feedback");
-            feedback.check(is_checked, &place, problems);
-            if !self.has_agent && !feedback.latency {
-                let what = "damps weights that follow something, and these follow nothing; write latency = true, \
-                            or agent = { port = 8081 } beside it, or remove it";
-                problems.add(&place, what);
-            }
-        }
     }
 }

@@ -1,5 +1,6 @@
 //! Where in a config a value stands, and what is wrong there.
 
+use std::collections::HashSet;
 use std::fmt;
 
 /// A place in a config: a chain of keys back to the root. Costs nothing until an error needs it.
@@ -57,7 +58,7 @@ impl fmt::Display for Place<'_> {
 }
 
 /// One step from a table or list to what it holds.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Step {
     Key(String),
     Index(usize),
@@ -85,16 +86,37 @@ impl fmt::Display for Problem {
 
 /// The problems found so far.
 #[derive(Default, Debug)]
-pub(crate) struct Problems(pub Vec<Problem>);
+pub(crate) struct Problems {
+    pub all: Vec<Problem>,
+    /// The places that could not be read, and what they are in.
+    unreadable: HashSet<Vec<Step>>,
+}
 
 impl Problems {
     pub(crate) fn add(&mut self, place: &Place, what: impl Into<String>) {
-        self.0.push(Problem { path: place.path(), place: place.to_string(), what: what.into() });
+        self.all.push(Problem { path: place.path(), place: place.to_string(), what: what.into() });
     }
 
     /// A problem of a key itself, told of the table that it stands in.
     pub(crate) fn add_key(&mut self, table: &Place, key: &str, what: impl Into<String>) {
-        self.0.push(Problem { path: table.key(key).path(), place: table.to_string(), what: what.into() });
+        self.all.push(Problem { path: table.key(key).path(), place: table.to_string(), what: what.into() });
+    }
+
+    /// A problem of a value that cannot be read: it has its default meanwhile, and rules pass it over.
+    pub(crate) fn unreadable(&mut self, place: &Place, what: impl Into<String>) {
+        self.add(place, what);
+        let path = place.path();
+        self.unreadable.extend((1..=path.len()).map(|length| path[..length].to_vec()));
+    }
+
+    /// Whether this place, or something in it, could not be read.
+    pub(crate) fn is_unreadable(&self, place: &Place) -> bool {
+        !self.unreadable.is_empty() && self.unreadable.contains(&place.path())
+    }
+
+    /// The value of a key, where it could be read.
+    pub(crate) fn known<T>(&self, place: &Place, key: &str, value: T) -> Option<T> {
+        (!self.is_unreadable(&place.key(key))).then_some(value)
     }
 
     /// The value, or `None` and the problem.
@@ -104,6 +126,6 @@ impl Problems {
 
     /// Nothing where there is no problem, else each in words.
     pub(crate) fn into_result(self) -> Result<(), Vec<String>> {
-        if self.0.is_empty() { Ok(()) } else { Err(self.0.iter().map(Problem::to_string).collect()) }
+        if self.all.is_empty() { Ok(()) } else { Err(self.all.iter().map(Problem::to_string).collect()) }
     }
 }

@@ -1,6 +1,5 @@
 //! A service's policy: which of a client's flows stay together, and who may begin how many.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
@@ -8,11 +7,11 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::choices::Protocol;
 use super::place::{Place, Problems};
-use super::rules::within;
-use super::schema::Protocol;
-use super::text::{grouped, quoted};
-use super::vip::Vip;
+use super::section::{Section, Value};
+use super::text::quoted;
+use super::values::within;
 
 /// Which flows of a service stay together on one backend. Written `"none"`, `"source"` or `"source/24"`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
@@ -95,6 +94,12 @@ macro_rules! as_text {
             }
         }
 
+        impl Value for $type {
+            fn read(section: &mut Section<'_>, key: &str) -> Option<Self> {
+                section.parsed(key, str::parse)
+            }
+        }
+
         impl schemars::JsonSchema for $type {
             fn schema_name() -> std::borrow::Cow<'static, str> {
                 stringify!($type).into()
@@ -125,6 +130,20 @@ pub struct Quic {
 impl Quic {
     pub(crate) const LENGTHS: RangeInclusive<u8> = 1..=15;
     pub(crate) const CONFIGS: RangeInclusive<u8> = 0..=6;
+
+    pub(crate) const KEYS: &[&str] = &["server_id_length", "config_id"];
+
+    pub(crate) fn read(quic: &mut Section<'_>) -> Option<Self> {
+        const KEY: &str = "server_id_length";
+        if !quic.has(KEY) {
+            quic.problem(KEY, "is missing; write server_id_length = 4, as the servers are set up");
+        }
+        let config_id = match quic.has("config_id") {
+            true => quic.integer("config_id", &Self::CONFIGS),
+            false => Some(0),
+        };
+        Some(Self { server_id_length: quic.integer(KEY, &Self::LENGTHS)?, config_id: config_id? })
+    }
 
     pub(crate) fn check(self, protocol: Option<Protocol>, place: &Place, problems: &mut Problems) {
         let within = |value, range| within(value, range, |number: u8| number.to_string());
@@ -210,6 +229,9 @@ pub struct Prefix {
 }
 
 impl Prefix {
+    /// Every IPv4 address.
+    pub(crate) const ALL_IPV4: Self = Self { address: IpAddr::V4(Ipv4Addr::UNSPECIFIED), bits: 0 };
+
     /// The bits of a single address of this family.
     const fn whole(address: IpAddr) -> u8 {
         if address.is_ipv4() { 32 } else { 128 }
@@ -261,69 +283,6 @@ impl FromStr for Prefix {
                 "{} is an address inside of its range; write \"{prefix}\", or \"{address}\" for the one address",
                 quoted(text)
             ))
-        }
-    }
-}
-
-/// The highest rate, flows a second, and the largest burst.
-pub(crate) const RATE: RangeInclusive<u32> = 0..=1_000_000;
-
-/// The largest limit of flows: what the flow table has room for at the most.
-pub(crate) const MAX_FLOWS: RangeInclusive<u32> = 0..=1 << 26;
-
-/// A limit of flows.
-pub(crate) fn max_flows(limit: u32) -> Result<u32, String> {
-    within(limit, &MAX_FLOWS, |number| grouped(number.into()))
-}
-
-/// Who may begin flows of a service, and how many, where some of it may have been unreadable.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct GuardsDraft {
-    pub allow: Vec<Option<Prefix>>,
-    pub deny: Vec<Option<Prefix>>,
-    pub new_flow_rate: u32,
-    pub new_flow_burst: u32,
-    pub max_flows: u32,
-}
-
-impl GuardsDraft {
-    /// How many ranges there are in both lists.
-    pub(crate) fn ranges(&self) -> usize {
-        self.allow.len() + self.deny.len()
-    }
-
-    pub(crate) fn check(&self, vip: Option<Vip>, place: &Place, problems: &mut Problems) {
-        let mut seen = HashMap::new();
-        for (key, list) in [("allow", &self.allow), ("deny", &self.deny)] {
-            for (index, prefix) in list.iter().enumerate() {
-                let Some(prefix) = *prefix else { continue };
-                let place = place.item(key, index, key);
-                if let Some(vip) = vip
-                    && vip.is_ipv4() != prefix.address.is_ipv4()
-                {
-                    problems.add(
-                        &place,
-                        format!("\"{prefix}\" is not of the VIP's family ({vip}), so nobody comes from there; remove it"),
-                    );
-                } else if let Some(other) = seen.insert(prefix, key) {
-                    let what = if other == key {
-                        format!("\"{prefix}\" is listed twice; remove one of them")
-                    } else {
-                        format!("\"{prefix}\" is in allow, too; remove one of them")
-                    };
-                    problems.add(&place, what);
-                }
-            }
-        }
-        for (key, value) in [("new_flow_rate", self.new_flow_rate), ("new_flow_burst", self.new_flow_burst)] {
-            problems.take(&place.key(key), within(value, &RATE, |number| grouped(number.into())));
-        }
-        problems.take(&place.key("max_flows"), max_flows(self.max_flows));
-        if self.new_flow_rate == 0 && self.new_flow_burst != 0 {
-            problems.add(
-                &place.key("new_flow_burst"),
-                "means nothing without new_flow_rate; write new_flow_rate, or remove it",
-            );
         }
     }
 }

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::choices::{Mode, Protocol};
 use super::place::{Place, Problems};
-use super::reader::Reader;
-use super::rules::within;
-use super::schema::{Mode, OnDown, Protocol, Service};
+use super::section::Section;
 use super::text::{self, print_duration};
+use super::values::within;
 
 /// When a backend gets no new flows for a while: where its health check fails, and, with `failure_percent`, where its
 /// flows fail.
@@ -59,7 +59,7 @@ impl Default for CircuitBreaker {
 }
 
 impl CircuitBreaker {
-    const KEYS: &[&str] =
+    pub(crate) const KEYS: &[&str] =
         &["open", "max_open", "window", "half_open_portion", "failure_percent", "min_flows", "max_ejected"];
     const OPEN: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
     const LONGEST: Duration = Duration::from_secs(24 * 3600);
@@ -78,7 +78,7 @@ impl CircuitBreaker {
         self.max_ejected.unwrap_or(50)
     }
 
-    fn read(section: &mut impl Reader) -> Self {
+    pub(crate) fn read(section: &mut Section<'_>) -> Self {
         let default = Self::default();
         let open = section.parsed("open", text::duration).unwrap_or(default.open);
         Self {
@@ -94,7 +94,13 @@ impl CircuitBreaker {
         }
     }
 
-    fn check(&self, protocol: Option<Protocol>, mode: Option<Mode>, place: &Place, problems: &mut Problems) {
+    pub(crate) fn check(
+        &self,
+        protocol: Option<Protocol>,
+        mode: Option<Mode>,
+        place: &Place,
+        problems: &mut Problems,
+    ) {
         let number = |value: u8| value.to_string();
         problems.take(&place.key("open"), within(self.open, &Self::OPEN, print_duration));
         if Self::OPEN.contains(&self.open) {
@@ -164,84 +170,8 @@ pub enum DownPolicy {
     After(Duration),
 }
 
-impl Service {
-    /// When the flows of its backends that are down end.
-    pub fn down_policy(&self) -> DownPolicy {
-        match self.on_down {
-            OnDown::Keep => DownPolicy::Keep,
-            OnDown::Reset => DownPolicy::Reset,
-            OnDown::Auto if self.mode.keeps_destination() => {
-                DownPolicy::After(self.down_timeout.unwrap_or(Duration::from_secs(30)))
-            }
-            OnDown::Auto => DownPolicy::OnceSilent(self.down_grace.unwrap_or(Duration::from_secs(2))),
-        }
-    }
-}
-
-const PERCENT: RangeInclusive<u8> = 0..=100;
-const DOWN_GRACE: RangeInclusive<Duration> = Duration::from_millis(500)..=Duration::from_secs(3600);
-const DOWN_TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
-const SLOW_START: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
-
-/// These keys of a service, where some of them may have been unreadable.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct RecoveryDraft {
-    pub panic_threshold: u8,
-    pub slow_start: Option<Duration>,
-    pub circuit_breaker: Option<CircuitBreaker>,
-    pub on_down: OnDown,
-    pub down_grace: Option<Duration>,
-    pub down_timeout: Option<Duration>,
-}
-
-impl RecoveryDraft {
-    pub(crate) fn of(service: &Service) -> Self {
-        let Service {
-            panic_threshold, slow_start, circuit_breaker, on_down, down_grace, down_timeout, ..
-        } = *service;
-        Self { panic_threshold, slow_start, circuit_breaker, on_down, down_grace, down_timeout }
-    }
-
-    pub(crate) fn read(service: &mut impl Reader) -> Self {
-        Self {
-            panic_threshold: service.integer("panic_threshold", &PERCENT).unwrap_or_default(),
-            slow_start: service.parsed("slow_start", text::duration),
-            circuit_breaker: service
-                .section("circuit_breaker", CircuitBreaker::KEYS, |it| CircuitBreaker::read(it)),
-            on_down: service.parsed("on_down", str::parse).unwrap_or_default(),
-            down_grace: service.parsed("down_grace", text::duration),
-            down_timeout: service.parsed("down_timeout", text::duration),
-        }
-    }
-
-    pub(crate) fn check(
-        &self,
-        protocol: Option<Protocol>,
-        mode: Option<Mode>,
-        place: &Place,
-        problems: &mut Problems,
-    ) {
-        let percent = within(self.panic_threshold, &PERCENT, |percent| percent.to_string());
-        problems.take(&place.key("panic_threshold"), percent);
-        if let Some(breaker) = self.circuit_breaker {
-            breaker.check(protocol, mode, &place.key("circuit_breaker"), problems);
-        }
-        if let Some(time) = self.slow_start {
-            problems.take(&place.key("slow_start"), within(time, &SLOW_START, print_duration));
-        }
-        let passes = mode.map(|mode| !mode.keeps_destination());
-        for (key, time, range, is_of) in [
-            ("down_grace", self.down_grace, DOWN_GRACE, "\"nat\" or \"full-nat\""),
-            ("down_timeout", self.down_timeout, DOWN_TIMEOUT, "\"dsr\", \"ipip\" or \"gue\""),
-        ] {
-            let Some(time) = time else { continue };
-            let place = place.key(key);
-            problems.take(&place, within(time, &range, print_duration));
-            if self.on_down != OnDown::Auto {
-                problems.add(&place, "is of on_down = \"auto\"; remove it, or write that");
-            } else if passes == Some(key == "down_timeout") {
-                problems.add(&place, format!("is of mode {is_of}; remove it"));
-            }
-        }
-    }
-}
+pub(crate) const DOWN_GRACE: RangeInclusive<Duration> =
+    Duration::from_millis(500)..=Duration::from_secs(3600);
+pub(crate) const DOWN_TIMEOUT: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
+pub(crate) const SLOW_START: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);

@@ -2,25 +2,91 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 
+use super::options::Options;
+use super::patch::Patch;
+use super::service::{Backend, Service};
 use super::state::AdminState;
 
-/// A change to a backend: what is `None` stays.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-#[schemars(extend("minProperties" = 1), example = serde_json::json!({ "weight": 50 }))]
-pub struct BackendPatch {
-    /// The new weight, 0 to 65,535.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub weight: Option<u16>,
+/// A change to a service or a backend: what is absent stays, and an option that is null goes back to what the config file says.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(bound = "T: Options")]
+pub struct OptionsPatch<T> {
     /// The new administrative state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub admin: Option<AdminState>,
+    /// The options' new values.
+    #[serde(flatten)]
+    pub options: Patch<T>,
 }
 
-/// A change to a service or to the node.
+/// A change to a service.
+pub type ServicePatch = OptionsPatch<Service>;
+
+/// A change to a backend.
+pub type BackendPatch = OptionsPatch<Backend>;
+
+impl<T> Default for OptionsPatch<T> {
+    fn default() -> Self {
+        Self { admin: None, options: Patch::default() }
+    }
+}
+
+impl<T: Options> OptionsPatch<T> {
+    /// To another administrative state.
+    pub fn admin(admin: AdminState) -> Self {
+        Self { admin: Some(admin), options: Patch::default() }
+    }
+
+    /// To another value of an option.
+    pub fn of(key: &str, value: impl Into<Value>) -> Self {
+        Self { admin: None, options: Patch::of(key, value) }
+    }
+
+    /// Whether nothing is asked for.
+    pub fn is_empty(&self) -> bool {
+        self.admin.is_none() && self.options.is_empty()
+    }
+}
+
+/// Every option that can change, each of its own type or null, and `admin`.
+impl<T: Options + JsonSchema> JsonSchema for OptionsPatch<T> {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        format!("{}Patch", T::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let of = T::json_schema(generator);
+        let mut properties = Map::new();
+        for row in T::OPTIONS.iter().filter(|row| row.fixed.is_none()) {
+            let Some(mut schema) = of.get("properties").and_then(|all| all.get(row.key)).cloned() else {
+                continue;
+            };
+            if let Some(schema) = schema.as_object_mut() {
+                schema.remove("default");
+            }
+            let value = json!({ "description": row.sentence, "anyOf": [schema, { "type": "null" }] });
+            properties.insert(row.key.into(), value);
+        }
+        let admin = generator.subschema_for::<AdminState>();
+        properties.insert(
+            "admin".into(),
+            json!({ "description": "The new administrative state.", "anyOf": [admin] }),
+        );
+        json_schema!({
+            "type": "object",
+            "description": "Options and their new values; null goes back to what the config file says.",
+            "properties": properties,
+            "additionalProperties": false,
+            "minProperties": 1,
+        })
+    }
+}
+
+/// A change to the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(example = serde_json::json!({ "admin": "draining" }))]

@@ -3,33 +3,37 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
-use std::ops::RangeInclusive;
-use std::path::Path;
 
 use xdp_lb_common::tables::PortRanges;
 
 use super::check::{HealthCheck, Probe, Via};
-use super::discovery::Discovery;
-use super::feedback::FeedbackDraft;
+use super::choices::{Hairpin, Mode, OnDown, Protocol};
+use super::config::Limits;
 use super::place::{Place, Problems};
-use super::policy::{Affinity, GuardsDraft, Quic, ServerId, max_flows};
-use super::recovery::RecoveryDraft;
-use super::schema::{
-    Backend, FlowTracking, Hairpin, Limits, Mode, OnNoBackends, PortRange, Protocol, Remote, Service,
-};
+use super::policy::Quic;
+use super::recovery::{DOWN_GRACE, DOWN_TIMEOUT, SLOW_START};
+use super::service::{Backend, MAX_FLOWS, PERCENT, RATE, Service, backend_label};
 use super::state::Origin;
-use super::text::{grouped, quoted};
-use super::vip::Vip;
+use super::text::{grouped, print_duration, quoted};
+use super::values::{endpoint, host, service_name, unicast, within};
+use super::vip::{PortRange, Vip};
 
 /// Checks a service by itself, with its backends.
 ///
 /// # Errors
 /// Everything that is wrong with it, a line each.
 pub fn validate_service(service: &Service) -> Result<(), Vec<String>> {
-    let draft = ServiceDraft::of(service, Origin::File);
     let mut problems = Problems::default();
-    draft.check(&Place::Root.item("service", 0, &draft.label(0)), &mut problems);
+    check_service(service, &mut problems);
     problems.into_result()
+}
+
+/// The same, where some of it may have been unreadable already.
+pub(crate) fn check_service(service: &Service, problems: &mut Problems) {
+    let subject = Subject::of(service);
+    let label = subject.label(0, problems);
+    let place = Place::Root.item("service", 0, &label);
+    Known::of(&subject, &place, problems).check(&place, problems);
 }
 
 /// Checks a backend by itself, and that it fits its service.
@@ -37,193 +41,232 @@ pub fn validate_service(service: &Service) -> Result<(), Vec<String>> {
 /// # Errors
 /// Everything that is wrong with it, a line each.
 pub fn validate_backend(service: &Service, backend: &Backend) -> Result<(), Vec<String>> {
-    let draft = ServiceDraft::of(service, Origin::File);
-    let backend = BackendDraft::of(backend, Origin::File);
+    let subject = Subject::of(service);
     let mut problems = Problems::default();
-    let label = draft.label(0);
+    let label = subject.label(0, &problems);
     let place = Place::Root.item("service", 0, &label);
-    draft.check_backend(&backend, &place.item("backend", 0, &backend.label(0)), &mut problems);
+    let known = Known::of(&subject, &place, &problems);
+    let label = backend_label(Some(backend.address), 0);
+    known.check_backend(backend, &place.item("backend", 0, &label), &mut problems);
     problems.into_result()
 }
 
 /// Why a service may not have a backend, in words; `None` where it may, as far as the service alone can tell.
 pub fn refusal(service: &Service, backend: &Backend) -> Option<String> {
-    ServiceDraft::of(service, Origin::File).refusal(backend)
+    let subject = Subject::of(service);
+    let mut problems = Problems::default();
+    Known::of(&subject, &Place::Root, &problems).check_backend(backend, &Place::Root, &mut problems);
+    problems.all.into_iter().next().map(|problem| problem.what)
 }
 
-/// A service of which some values may have been unreadable, so that the rest is checked still.
+/// A service that the rules look at.
 #[derive(Clone, Debug)]
-pub(crate) struct ServiceDraft {
-    pub name: Option<String>,
-    pub vip: Option<Vip>,
-    pub protocol: Option<Protocol>,
-    pub mode: Option<Mode>,
-    pub snat_addresses: Vec<Option<IpAddr>>,
-    pub affinity: Affinity,
-    pub flow_tracking: Option<FlowTracking>,
-    pub on_no_backends: Option<OnNoBackends>,
-    pub hairpin: Option<Hairpin>,
-    /// `None` where it could not be read.
-    pub quic: Option<Option<Quic>>,
-    pub guards: GuardsDraft,
-    pub recovery: RecoveryDraft,
-    pub feedback: FeedbackDraft,
-    pub health_check: Option<HealthCheck>,
-    pub discovery: Option<Discovery>,
-    pub backends: Vec<BackendDraft>,
+pub(crate) struct Subject<'a> {
+    /// Its definition.
+    pub service: &'a Service,
+    /// Where it comes from.
     pub origin: Origin,
+    /// Its backends, and where they come from.
+    pub backends: Vec<(&'a Backend, Origin)>,
+    /// The keys that were changed at runtime.
+    pub changed: Vec<&'a str>,
 }
 
-/// A backend of which some values may have been unreadable.
-#[derive(Clone, Debug)]
-pub(crate) struct BackendDraft {
-    pub address: Option<SocketAddr>,
-    pub weight: Option<u16>,
-    /// `None` where it could not be read.
-    pub server_id: Option<Option<ServerId>>,
-    pub backup: bool,
-    pub max_flows: u32,
-    pub origin: Origin,
-}
-
-const MOST_SNAT_ADDRESSES: usize = 16;
-const LONGEST_NAME: usize = 63;
-
-impl ServiceDraft {
-    pub(crate) fn of(service: &Service, origin: Origin) -> Self {
-        Self {
-            name: Some(service.name.clone()),
-            vip: Some(service.vip),
-            protocol: Some(service.protocol),
-            mode: Some(service.mode),
-            snat_addresses: service.snat_addresses.iter().copied().map(Some).collect(),
-            affinity: service.affinity,
-            flow_tracking: Some(service.flow_tracking),
-            on_no_backends: Some(service.on_no_backends),
-            hairpin: Some(service.hairpin),
-            quic: Some(service.quic),
-            guards: GuardsDraft {
-                allow: service.allow.iter().copied().map(Some).collect(),
-                deny: service.deny.iter().copied().map(Some).collect(),
-                new_flow_rate: service.new_flow_rate,
-                new_flow_burst: service.new_flow_burst,
-                max_flows: service.max_flows,
-            },
-            recovery: RecoveryDraft::of(service),
-            feedback: FeedbackDraft::of(service),
-            health_check: service.health_check.clone(),
-            discovery: service.discovery.clone(),
-            backends: service.backends.iter().map(|backend| BackendDraft::of(backend, origin)).collect(),
-            origin,
-        }
-    }
-
-    /// The service, where all of it could be read.
-    pub(crate) fn finish(self) -> Option<Service> {
-        Some(Service {
-            name: self.name?,
-            vip: self.vip?,
-            protocol: self.protocol?,
-            mode: self.mode?,
-            snat_addresses: self.snat_addresses.into_iter().collect::<Option<_>>()?,
-            affinity: self.affinity,
-            flow_tracking: self.flow_tracking?,
-            on_no_backends: self.on_no_backends?,
-            hairpin: self.hairpin?,
-            quic: self.quic?,
-            allow: self.guards.allow.into_iter().collect::<Option<_>>()?,
-            deny: self.guards.deny.into_iter().collect::<Option<_>>()?,
-            new_flow_rate: self.guards.new_flow_rate,
-            new_flow_burst: self.guards.new_flow_burst,
-            panic_threshold: self.recovery.panic_threshold,
-            slow_start: self.recovery.slow_start,
-            on_down: self.recovery.on_down,
-            down_grace: self.recovery.down_grace,
-            down_timeout: self.recovery.down_timeout,
-            circuit_breaker: self.recovery.circuit_breaker,
-            agent: self.feedback.agent,
-            feedback: self.feedback.feedback,
-            max_flows: self.guards.max_flows,
-            health_check: self.health_check,
-            discovery: self.discovery,
-            backends: self
-                .backends
-                .into_iter()
-                .map(|backend| {
-                    Some(Backend {
-                        address: backend.address?,
-                        weight: backend.weight?,
-                        server_id: backend.server_id?,
-                        backup: backend.backup,
-                        max_flows: backend.max_flows,
-                    })
-                })
-                .collect::<Option<_>>()?,
-        })
+impl<'a> Subject<'a> {
+    /// A service of the config file, with the backends that it lists.
+    pub(crate) fn of(service: &'a Service) -> Self {
+        let backends = service.backends.iter().map(|backend| (backend, Origin::File)).collect();
+        Self { service, origin: Origin::File, backends, changed: Vec::new() }
     }
 
     /// What errors call it.
-    pub(crate) fn label(&self, index: usize) -> String {
-        service_label(self.name.as_deref(), index) + origin_words(self.origin)
+    fn label(&self, index: usize, problems: &Problems) -> String {
+        let place = Place::Root.item("service", index, "");
+        let name = problems.known(&place, "name", self.service.name.as_str());
+        let label = service_label(name, index) + origin_words(self.origin);
+        match self.changed.as_slice() {
+            [] => label,
+            keys => format!("{label} (with {} changed at runtime)", keys.join(", ")),
+        }
+    }
+
+    /// What errors call one of its backends.
+    fn backend_label(&self, index: usize, place: &Place, problems: &Problems) -> String {
+        let (backend, origin) = self.backends[index];
+        let place = place.item("backend", index, "");
+        backend_label(problems.known(&place, "address", backend.address), index) + origin_words(origin)
+    }
+}
+
+/// A service, with what could be read of the keys that several rules look at.
+struct Known<'a> {
+    service: &'a Service,
+    backends: &'a [(&'a Backend, Origin)],
+    subject: &'a Subject<'a>,
+    vip: Option<Vip>,
+    protocol: Option<Protocol>,
+    mode: Option<Mode>,
+    quic: Option<Option<Quic>>,
+}
+
+const MOST_SNAT_ADDRESSES: usize = 16;
+
+impl<'a> Known<'a> {
+    fn of(subject: &'a Subject<'a>, place: &Place, problems: &Problems) -> Self {
+        let service = subject.service;
+        Self {
+            service,
+            backends: &subject.backends,
+            subject,
+            vip: problems.known(place, "vip", service.vip),
+            protocol: problems.known(place, "protocol", service.protocol),
+            mode: problems.known(place, "mode", service.mode),
+            quic: problems.known(place, "quic", service.quic),
+        }
     }
 
     /// The rules that look at this service alone.
-    pub(crate) fn check(&self, place: &Place, problems: &mut Problems) {
-        if let Some(name) = &self.name {
+    fn check(&self, place: &Place, problems: &mut Problems) {
+        let service = self.service;
+        if let Some(name) = problems.known(place, "name", &service.name) {
             problems.take(&place.key("name"), service_name(name));
         }
         if let Some(vip) = self.vip {
             problems.take(&place.key("vip"), served(vip));
-            problems.take(&place.key("affinity"), self.affinity.check(vip.is_ipv4()));
+            problems.take(&place.key("affinity"), service.affinity.check(vip.is_ipv4()));
         }
         self.check_snat_addresses(place, problems);
-        self.guards.check(self.vip, place, problems);
-        self.recovery.check(self.protocol, self.mode, place, problems);
-        if self.hairpin == Some(Hairpin::Off) && self.mode.is_some_and(|mode| mode != Mode::Nat) {
+        self.check_guards(place, problems);
+        self.check_recovery(place, problems);
+        if service.hairpin == Hairpin::Off && self.mode.is_some_and(|mode| mode != Mode::Nat) {
             problems.add(&place.key("hairpin"), "is for mode \"nat\"; remove it");
         }
-        let is_checked = match &self.health_check {
-            Some(check) => check.probe != Probe::None,
-            None => self.protocol != Some(Protocol::Udp) && !self.vip.is_some_and(|vip| vip.is_range()),
-        };
-        self.feedback.check(is_checked, place, problems);
-        if let Some(check) = &self.health_check {
-            let place = place.key("health_check");
-            check.validate(&place, problems);
-            if check.via == Via::Vip {
-                self.check_vip_check(check, &place, problems);
-            }
-            if let Some(vip) = self.vip.filter(Vip::is_range)
-                && !matches!(check.probe, Probe::None | Probe::Icmp)
-                && check.port.is_none()
-            {
-                problems.add(
-                    &place.key("port"),
-                    format!("is missing, and the VIP {vip} has more than one port; write port = 8080, the one to check"),
-                );
-            }
+        if let Some(agent) = &service.agent {
+            agent.check(&place.key("agent"), problems);
         }
-        if let Some(discovery) = &self.discovery {
-            discovery.check(self, &place.key("discovery"), problems);
+        if let Some(feedback) = service.feedback {
+            let is_checked = match &service.health_check {
+                Some(check) => check.probe != Probe::None,
+                None => self.protocol != Some(Protocol::Udp) && !self.vip.is_some_and(|vip| vip.is_range()),
+            };
+            let has_agent = service.agent.is_some() || problems.is_unreadable(&place.key("agent"));
+            feedback.check(is_checked, has_agent, &place.key("feedback"), problems);
+        }
+        self.check_health_check(place, problems);
+        if let Some(discovery) = &service.discovery {
+            let has_quic = matches!(self.quic, Some(Some(_)));
+            discovery.check((self.vip, self.mode), has_quic, &place.key("discovery"), problems);
         }
         if let Some(Some(quic)) = self.quic {
             quic.check(self.protocol, &place.key("quic"), problems);
         }
+        self.check_backends(place, problems);
+    }
+
+    /// Who may begin flows, and how many.
+    fn check_guards(&self, place: &Place, problems: &mut Problems) {
+        let service = self.service;
+        let mut seen = HashMap::new();
+        for (key, list) in [("allow", &service.allow), ("deny", &service.deny)] {
+            for (index, prefix) in list.iter().enumerate() {
+                let place = place.item(key, index, key);
+                if problems.is_unreadable(&place) {
+                    continue;
+                }
+                if let Some(vip) = self.vip
+                    && vip.is_ipv4() != prefix.address.is_ipv4()
+                {
+                    problems.add(
+                        &place,
+                        format!("\"{prefix}\" is not of the VIP's family ({vip}), so nobody comes from there; remove it"),
+                    );
+                } else if let Some(other) = seen.insert(prefix, key) {
+                    let what = if other == key {
+                        format!("\"{prefix}\" is listed twice; remove one of them")
+                    } else {
+                        format!("\"{prefix}\" is in allow, too; remove one of them")
+                    };
+                    problems.add(&place, what);
+                }
+            }
+        }
+        let number = |number: u32| grouped(number.into());
+        for (key, value, range) in [
+            ("new_flow_rate", service.new_flow_rate, RATE),
+            ("new_flow_burst", service.new_flow_burst, RATE),
+            ("max_flows", service.max_flows, MAX_FLOWS),
+        ] {
+            problems.take(&place.key(key), within(value, &range, number));
+        }
+        if service.new_flow_rate == 0 && service.new_flow_burst != 0 {
+            problems.add(
+                &place.key("new_flow_burst"),
+                "means nothing without new_flow_rate; write new_flow_rate, or remove it",
+            );
+        }
+    }
+
+    /// What follows from its backends' health.
+    fn check_recovery(&self, place: &Place, problems: &mut Problems) {
+        let service = self.service;
+        let percent = within(service.panic_threshold, &PERCENT, |percent| percent.to_string());
+        problems.take(&place.key("panic_threshold"), percent);
+        if let Some(breaker) = service.circuit_breaker {
+            breaker.check(self.protocol, self.mode, &place.key("circuit_breaker"), problems);
+        }
+        if let Some(time) = service.slow_start {
+            problems.take(&place.key("slow_start"), within(time, &SLOW_START, print_duration));
+        }
+        let passes = self.mode.map(|mode| !mode.keeps_destination());
+        for (key, time, range, is_of) in [
+            ("down_grace", service.down_grace, DOWN_GRACE, "\"nat\" or \"full-nat\""),
+            ("down_timeout", service.down_timeout, DOWN_TIMEOUT, "\"dsr\", \"ipip\" or \"gue\""),
+        ] {
+            let Some(time) = time else { continue };
+            let place = place.key(key);
+            problems.take(&place, within(time, &range, print_duration));
+            if service.on_down != OnDown::Auto {
+                problems.add(&place, "is of on_down = \"auto\"; remove it, or write that");
+            } else if passes == Some(key == "down_timeout") {
+                problems.add(&place, format!("is of mode {is_of}; remove it"));
+            }
+        }
+    }
+
+    fn check_health_check(&self, place: &Place, problems: &mut Problems) {
+        let Some(check) = &self.service.health_check else { return };
+        let place = place.key("health_check");
+        check.validate(&place, problems);
+        if check.via == Via::Vip {
+            self.check_vip_check(check, &place, problems);
+        }
+        if let Some(vip) = self.vip.filter(Vip::is_range)
+            && !matches!(check.probe, Probe::None | Probe::Icmp)
+            && check.port.is_none()
+        {
+            problems.add(
+                &place.key("port"),
+                format!("is missing, and the VIP {vip} has more than one port; write port = 8080, the one to check"),
+            );
+        }
+    }
+
+    fn check_backends(&self, place: &Place, problems: &mut Problems) {
         let mut ids = HashMap::new();
         let mut seen = HashSet::new();
-        for (index, backend) in self.backends.iter().enumerate() {
-            let label = backend.label(index);
+        for (index, (backend, _)) in self.backends.iter().enumerate() {
+            let label = self.subject.backend_label(index, place, problems);
             let place = place.item("backend", index, &label);
             self.check_backend(backend, &place, problems);
-            if let Some(Some(id)) = backend.server_id
-                && let Some(first) = ids.insert(id, backend.label(index))
+            if let Some(Some(id)) = problems.known(&place, "server_id", backend.server_id)
+                && let Some(first) = ids.insert(id, label.clone())
             {
                 problems.add(
                     &place.key("server_id"),
                     format!("\"{id}\" is the id of {first}, too; give each backend of the service its own"),
                 );
             }
-            if let Some(address) = backend.address
+            if let Some(address) = problems.known(&place, "address", backend.address)
                 && !seen.insert(address)
             {
                 problems.add(
@@ -234,13 +277,6 @@ impl ServiceDraft {
                 );
             }
         }
-    }
-
-    /// The first rule that a backend breaks, in words.
-    pub(crate) fn refusal(&self, backend: &Backend) -> Option<String> {
-        let mut problems = Problems::default();
-        self.check_backend(&BackendDraft::of(backend, Origin::File), &Place::Root, &mut problems);
-        problems.0.into_iter().next().map(|problem| problem.what)
     }
 
     /// What must hold of a check that goes to the VIP.
@@ -261,7 +297,10 @@ impl ServiceDraft {
                 &place.key("source"),
                 format!("{source} is not of the family of the VIP {vip}, which the checks go to; write one that is"),
             ),
-            None if self.backends.iter().filter_map(|backend| backend.address).any(|it| is_other(it.is_ipv4())) => {
+            None if self.backends.iter().any(|(backend, _)| {
+                !backend.address.ip().is_unspecified() && is_other(backend.address.is_ipv4())
+            }) =>
+            {
                 problems.add(
                     &place.key("source"),
                     format!(
@@ -274,22 +313,23 @@ impl ServiceDraft {
         }
     }
 
-    fn check_backend(&self, backend: &BackendDraft, place: &Place, problems: &mut Problems) {
-        problems.take(&place.key("max_flows"), max_flows(backend.max_flows));
-        if let (Some(quic), Some(id)) = (self.quic, backend.server_id) {
+    fn check_backend(&self, backend: &Backend, place: &Place, problems: &mut Problems) {
+        let limit = within(backend.max_flows, &MAX_FLOWS, |number| grouped(number.into()));
+        problems.take(&place.key("max_flows"), limit);
+        if let (Some(quic), Some(id)) = (self.quic, problems.known(place, "server_id", backend.server_id)) {
             problems.take(&place.key("server_id"), Quic::check_server_id(quic, id));
         }
-        let Some(address) = backend.address else { return };
+        let Some(address) = problems.known(place, "address", backend.address) else { return };
         let place = place.key("address");
         let is_kept = self.vip.is_some_and(|vip| vip.is_range());
         if let Err(what) = if is_kept { host(address) } else { endpoint(address) } {
             problems.add(&place, what);
             return;
         }
-        let own = self.health_check.as_ref().filter(|check| check.via == Via::Backend);
+        let own = self.service.health_check.as_ref().filter(|check| check.via == Via::Backend);
         let sources = [
             ("health_check", "checks come", own.and_then(|check| check.source)),
-            ("agent", "agent is asked", self.feedback.agent.as_ref().and_then(|agent| agent.source)),
+            ("agent", "agent is asked", self.service.agent.as_ref().and_then(|agent| agent.source)),
         ];
         for (key, what, source) in sources {
             if let Some(source) = source
@@ -343,7 +383,7 @@ impl ServiceDraft {
                      write the real server's own address"
                 ),
             );
-        } else if self.snat_addresses.contains(&Some(address.ip())) {
+        } else if self.service.snat_addresses.contains(&address.ip()) {
             problems.add(
                 &place,
                 format!(
@@ -368,7 +408,7 @@ impl ServiceDraft {
                 ),
             );
         } else if self.mode.is_some_and(Mode::encapsulates)
-            && let Some(outer) = self.snat_addresses.iter().flatten().next()
+            && let Some(outer) = self.service.snat_addresses.iter().find(|it| !it.is_unspecified())
             && outer.is_ipv4() != address.is_ipv4()
         {
             problems.add(
@@ -383,7 +423,8 @@ impl ServiceDraft {
 
     fn check_snat_addresses(&self, place: &Place, problems: &mut Problems) {
         let whole = place.key("snat_addresses");
-        if !self.snat_addresses.is_empty()
+        let addresses = &self.service.snat_addresses;
+        if !addresses.is_empty()
             && let Some(mode) = self.mode
             && matches!(mode, Mode::Nat | Mode::Dsr)
         {
@@ -396,22 +437,21 @@ impl ServiceDraft {
             );
             return;
         }
-        if self.snat_addresses.len() > MOST_SNAT_ADDRESSES {
+        if addresses.len() > MOST_SNAT_ADDRESSES {
             problems.add(
                 &whole,
-                format!(
-                    "{} addresses are too many; write at most {MOST_SNAT_ADDRESSES}",
-                    self.snat_addresses.len()
-                ),
+                format!("{} addresses are too many; write at most {MOST_SNAT_ADDRESSES}", addresses.len()),
             );
         }
         // Those of tunnels are of the backends' family, which each backend is checked for.
         let is_outer = self.mode.is_some_and(Mode::encapsulates);
-        let first = self.snat_addresses.iter().flatten().next().copied();
+        let first = addresses.iter().find(|it| !it.is_unspecified()).copied();
         let mut seen = HashSet::new();
-        for (index, address) in self.snat_addresses.iter().enumerate() {
-            let Some(address) = *address else { continue };
+        for (index, &address) in addresses.iter().enumerate() {
             let place = place.item("snat_addresses", index, "snat_addresses");
+            if problems.is_unreadable(&place) {
+                continue;
+            }
             if let Err(what) = unicast(address, None) {
                 problems.add(&place, what);
             } else if is_outer && first.is_some_and(|first| first.is_ipv4() != address.is_ipv4()) {
@@ -437,36 +477,11 @@ impl ServiceDraft {
     }
 }
 
-impl BackendDraft {
-    pub(crate) fn of(backend: &Backend, origin: Origin) -> Self {
-        Self {
-            address: Some(backend.address),
-            weight: Some(backend.weight),
-            server_id: Some(backend.server_id),
-            backup: backend.backup,
-            max_flows: backend.max_flows,
-            origin,
-        }
-    }
-
-    fn label(&self, index: usize) -> String {
-        backend_label(self.address, index) + origin_words(self.origin)
-    }
-}
-
 /// What errors call the service of this name, or of this place where the name is not known.
 pub(crate) fn service_label(name: Option<&str>, index: usize) -> String {
     match name {
         Some(name) => format!("service {}", quoted(name)),
         None => format!("service #{}", index + 1),
-    }
-}
-
-/// What errors call the backend of this address, or of this place where the address is not known.
-pub(crate) fn backend_label(address: Option<SocketAddr>, index: usize) -> String {
-    match address {
-        Some(address) => format!("backend {address}"),
-        None => format!("backend #{}", index + 1),
     }
 }
 
@@ -482,13 +497,13 @@ fn origin_words(origin: Origin) -> &'static str {
 
 /// The rules that look at every service of a config together.
 pub(crate) fn check_together(
-    services: &[ServiceDraft],
+    services: &[Subject<'_>],
     snat_ports: Option<PortRange>,
     limits: Option<Limits>,
     problems: &mut Problems,
 ) {
     let labels: Vec<String> =
-        services.iter().enumerate().map(|(index, service)| service.label(index)).collect();
+        services.iter().enumerate().map(|(index, service)| service.label(index, problems)).collect();
     let mut names = HashMap::new();
     let mut vips: HashMap<(Vip, Protocol), usize> = HashMap::new();
     let mut ranges: HashMap<(IpAddr, Protocol), Vec<(Vip, usize)>> = HashMap::new();
@@ -496,8 +511,11 @@ pub(crate) fn check_together(
     let mut snat: HashMap<IpAddr, usize> = HashMap::new();
     let place_of = |index: usize| Place::Root.item("service", index, &labels[index]);
 
-    for (index, service) in services.iter().enumerate() {
-        if let Some(name) = &service.name
+    let known: Vec<Known> =
+        services.iter().enumerate().map(|(index, it)| Known::of(it, &place_of(index), problems)).collect();
+
+    for (index, service) in known.iter().enumerate() {
+        if let Some(name) = problems.known(&place_of(index), "name", service.service.name.as_str())
             && let Some(first) = names.insert(name, index)
         {
             names.insert(name, first);
@@ -525,13 +543,14 @@ pub(crate) fn check_together(
                 others.push((vip, index));
             }
         }
-        let sees = if service.mode == Some(Mode::FullNat) { &service.snat_addresses[..] } else { &[] };
-        for address in sees.iter().flatten() {
+        let sees =
+            if service.mode == Some(Mode::FullNat) { &service.service.snat_addresses[..] } else { &[] };
+        for address in sees {
             snat.entry(*address).or_insert(index);
         }
     }
 
-    for (index, service) in services.iter().enumerate() {
+    for (index, service) in known.iter().enumerate() {
         let place = place_of(index);
         if let (Some(vip), Some(ports)) = (service.vip, snat_ports)
             && vip.meets(ports.first, ports.last)
@@ -549,8 +568,10 @@ pub(crate) fn check_together(
                 ),
             );
         }
-        for (number, backend) in service.backends.iter().enumerate() {
-            let (Some(address), Some(protocol)) = (backend.address, service.protocol) else { continue };
+        for (number, (backend, _)) in service.backends.iter().enumerate() {
+            let of_backend = place.item("backend", number, "");
+            let address = problems.known(&of_backend, "address", backend.address);
+            let (Some(address), Some(protocol)) = (address, service.protocol) else { continue };
             let in_range = || {
                 let others = ranges.get(&(address.ip(), protocol))?;
                 let other = others.iter().find(|(vip, _)| vip.meets(address.port(), address.port()))?;
@@ -565,7 +586,7 @@ pub(crate) fn check_together(
                 && other != index
                 && service.vip != Some(address.into())
             {
-                let label = backend.label(number);
+                let label = service.subject.backend_label(number, &place, problems);
                 problems.add(
                     &place.item("backend", number, &label).key("address"),
                     format!(
@@ -580,7 +601,7 @@ pub(crate) fn check_together(
 
     let Some(limits) = limits else { return };
     let backends = services.iter().map(|service| service.backends.len()).sum();
-    let ranges = services.iter().map(|service| service.guards.ranges()).sum();
+    let ranges = services.iter().map(|it| it.service.allow.len() + it.service.deny.len()).sum();
     for (key, what, count, limit) in [
         ("services", "services", services.len(), limits.services),
         ("backends", "backends", backends, limits.backends),
@@ -603,46 +624,21 @@ pub(crate) fn check_together(
 
 /// The rules of all the services of a config, each by itself and together.
 pub(crate) fn check_all(
-    services: &[ServiceDraft],
+    services: &[Subject<'_>],
     snat_ports: Option<PortRange>,
     limits: Option<Limits>,
     allow_exec_checks: bool,
     problems: &mut Problems,
 ) {
     for (index, service) in services.iter().enumerate() {
-        let label = service.label(index);
+        let label = service.label(index, problems);
         let place = Place::Root.item("service", index, &label);
-        service.check(&place, problems);
-        if let Some(check) = &service.health_check {
+        Known::of(service, &place, problems).check(&place, problems);
+        if let Some(check) = &service.service.health_check {
             check.validate_leave(allow_exec_checks, service.origin, &place.key("health_check"), problems);
         }
     }
     check_together(services, snat_ports, limits, problems);
-}
-
-/// A service's name: it stands in metrics, in the CLI's arguments and in URLs.
-fn service_name(name: &str) -> Result<(), String> {
-    if name.is_empty() {
-        return Err("is empty; write a name".into());
-    }
-    if name.len() > LONGEST_NAME {
-        return Err(format!(
-            "{} has {} characters; write at most {LONGEST_NAME}",
-            quoted(name),
-            name.chars().count()
-        ));
-    }
-    if name == "." || name == ".." {
-        return Err(format!("{} is no name; write one with a letter or a digit", quoted(name)));
-    }
-    match name.chars().find(|&c| !c.is_ascii_alphanumeric() && !"-_.".contains(c)) {
-        Some(stray) => Err(format!(
-            "{} has {:?} in it; write letters, digits, \"-\", \"_\" and \".\" only",
-            quoted(name),
-            stray
-        )),
-        None => Ok(()),
-    }
 }
 
 /// The rules for a range of ports beside the others of its address and protocol.
@@ -681,148 +677,6 @@ fn served(vip: Vip) -> Result<(), String> {
         let text = vip.to_string();
         let host = text.strip_suffix('0').unwrap_or(&text);
         return Err(format!("\"{vip}\" has port 0; write 1 to 65535, or \"{host}*\" for all ports"));
-    }
-    Ok(())
-}
-
-/// An address and port that packets can be sent to.
-fn endpoint(endpoint: SocketAddr) -> Result<(), String> {
-    host(endpoint)?;
-    if endpoint.port() == 0 {
-        return Err(format!("\"{endpoint}\" has port 0; write 1 to 65535"));
-    }
-    Ok(())
-}
-
-/// An address that packets can be sent to, whatever the port.
-fn host(endpoint: SocketAddr) -> Result<(), String> {
-    unicast(endpoint.ip(), Some(endpoint.port()))?;
-    if let SocketAddr::V6(v6) = endpoint
-        && v6.scope_id() != 0
-    {
-        return Err(format!("\"{endpoint}\" has a scope; write an address that needs none"));
-    }
-    Ok(())
-}
-
-/// An address of one host on a network.
-pub(crate) fn unicast(address: IpAddr, port: Option<u16>) -> Result<(), String> {
-    let written = |address: IpAddr| match port {
-        Some(port) => SocketAddr::new(address, port).to_string(),
-        None => address.to_string(),
-    };
-    let said = written(address);
-    let kind = match address {
-        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
-            let v4 = v6.to_ipv4_mapped().unwrap_or(std::net::Ipv4Addr::UNSPECIFIED);
-            return Err(format!(
-                "\"{said}\" is an IPv4 address in IPv6 form; write \"{}\"",
-                written(v4.into())
-            ));
-        }
-        IpAddr::V4(v4) if v4.is_unspecified() => "stands for every address",
-        IpAddr::V6(v6) if v6.is_unspecified() => "stands for every address",
-        IpAddr::V4(v4) if v4.octets()[0] == 0 => "is of 0.0.0.0/8, which no host may have (RFC 1122)",
-        _ if address.is_loopback() => "is a loopback address, whose packets never reach a network interface",
-        _ if address.is_multicast() => "is a multicast address",
-        IpAddr::V4(v4) if v4.is_broadcast() => "is the broadcast address",
-        IpAddr::V6(v6) if v6.is_unicast_link_local() => {
-            "is link-local, so it means nothing without an interface"
-        }
-        _ => return Ok(()),
-    };
-    Err(format!("\"{said}\" {kind}; write the address of one host on the network"))
-}
-
-/// A value in its range.
-pub(crate) fn within<T: PartialOrd + Copy>(
-    value: T,
-    range: &RangeInclusive<T>,
-    print: impl Fn(T) -> String,
-) -> Result<T, String> {
-    if range.contains(&value) {
-        return Ok(value);
-    }
-    Err(format!(
-        "{} is out of range; write {} to {}",
-        print(value),
-        print(*range.start()),
-        print(*range.end())
-    ))
-}
-
-/// An interface's name, as the kernel takes it (`dev_valid_name` in net/core/dev.c).
-pub(crate) fn interface_name(name: &str) -> Result<(), String> {
-    let good = (1..16).contains(&name.len())
-        && name != "."
-        && name != ".."
-        && !name.chars().any(|c| c == '/' || c == ':' || c.is_whitespace() || c.is_control());
-    if good {
-        return Ok(());
-    }
-    Err(format!(
-        "{} is not an interface's name; write 1 to 15 bytes without \"/\", \":\" or spaces, \
-         as \"ip link\" shows it",
-        quoted(name)
-    ))
-}
-
-/// The path of a file or directory that does not depend on where the daemon was started.
-pub(crate) fn absolute_path(path: &str) -> Result<(), String> {
-    if path.contains('\0') {
-        return Err(format!("{} has a zero byte in it; remove it", quoted(path)));
-    }
-    if !Path::new(path).is_absolute() {
-        return Err(format!("{} is not absolute; write it from the \"/\" on", quoted(path)));
-    }
-    if Path::new(path).file_name().is_none() || path.ends_with('/') {
-        return Err(format!("{} has no last part; write the whole path", quoted(path)));
-    }
-    Ok(())
-}
-
-/// The name of a group of this host, which only a host can tell whether it has.
-pub(crate) fn group_name(name: &str) -> Result<(), String> {
-    let is_plain = |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, ':' | ',');
-    match name {
-        "" => Err("is empty; write the name of a group, such as \"netops\"".into()),
-        name if name.chars().all(is_plain) => Ok(()),
-        name => Err(format!("{} is no group's name; write one, such as \"netops\"", quoted(name))),
-    }
-}
-
-/// A name of the certificates whose holders may do everything.
-pub(crate) fn admin_certificate(name: &str) -> Result<(), String> {
-    if name == Remote::ANY {
-        let words =
-            "\"*\" would let everybody do everything whose certificate client_ca signed; name those who may";
-        return Err(words.into());
-    }
-    certificate_name(name)
-}
-
-/// A name that stands in a certificate, or what stands for all of them.
-pub(crate) fn certificate_name(name: &str) -> Result<(), String> {
-    match name {
-        "" => Err("is empty; write a name that stands in the certificate, such as \"alice\"".into()),
-        name if name.trim() != name || name.contains(char::is_control) => Err(format!(
-            "{} begins or ends with a blank, or has a control character; write a name as it stands in the certificate",
-            quoted(name)
-        )),
-        _ => Ok(()),
-    }
-}
-
-/// The path of a Unix socket: what `sockaddr_un` can hold (unix(7)).
-pub(crate) fn socket_path(path: &str) -> Result<(), String> {
-    const LONGEST: usize = 107;
-    absolute_path(path)?;
-    if path.len() > LONGEST {
-        return Err(format!(
-            "{} has {} bytes; a socket's path has at most {LONGEST}, so write a shorter one",
-            quoted(path),
-            path.len()
-        ));
     }
     Ok(())
 }

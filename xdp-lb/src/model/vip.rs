@@ -8,8 +8,17 @@ use std::str::FromStr;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::schema::PortRange;
+use super::section::{Section, Value};
 use super::text::{self, ENDPOINT};
+
+/// A range of ports, both ends included. Written `"1024-32767"`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PortRange {
+    /// The first port, at least 1.
+    pub first: u16,
+    /// The last port, not below the first.
+    pub last: u16,
+}
 
 /// An address with its port or ports: `192.0.2.10:80`, `[2001:db8::10]:5000-5999`, `192.0.2.10:*`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -21,6 +30,11 @@ pub struct Vip {
 }
 
 impl Vip {
+    /// One port at an address; 0 is not a port that clients can use.
+    pub(crate) const fn at(first: SocketAddr) -> Self {
+        Self { first, last: None }
+    }
+
     /// The address.
     pub const fn ip(&self) -> IpAddr {
         self.first.ip()
@@ -79,7 +93,7 @@ impl JsonSchema for Vip {
 
 impl From<SocketAddr> for Vip {
     fn from(first: SocketAddr) -> Self {
-        Self { first, last: None }
+        Self::at(first)
     }
 }
 
@@ -130,6 +144,47 @@ impl Serialize for Vip {
 impl<'de> Deserialize<'de> for Vip {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl Default for PortRange {
+    fn default() -> Self {
+        Self { first: 1024, last: 32767 }
+    }
+}
+
+impl PortRange {
+    /// Whether this port is one of the range.
+    pub const fn contains(self, port: u16) -> bool {
+        self.first <= port && port <= self.last
+    }
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
+impl FromStr for PortRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text::range(text)
+            .filter(|&(first, last)| first >= 1 && first <= last)
+            .map(|(first, last)| Self { first, last })
+            .ok_or_else(|| {
+                format!(
+                    "{} is not a range of ports from 1 to 65535; write \"1024-32767\"",
+                    text::quoted(text)
+                )
+            })
+    }
+}
+
+impl Value for Vip {
+    fn read(section: &mut Section<'_>, key: &str) -> Option<Self> {
+        section.parsed(key, str::parse)
     }
 }
 

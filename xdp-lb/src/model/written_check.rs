@@ -6,13 +6,13 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::check::{
     Body, DEFAULT_JITTER, HealthCheck, Http, Method, Pattern, Probe, StatusRange, Tls, TlsVersion, Via,
     print_statuses,
 };
-use super::reader::{Reader, Value};
+use super::section::{Section, Value};
 use super::text;
 
 /// The keys of a health check: the form that TOML and JSON share, where each is read, and whose types it belongs to.
@@ -34,7 +34,7 @@ macro_rules! keys {
 
         impl WrittenCheck {
             /// Reads the table of a config file.
-            pub(crate) fn read(table: &mut impl Reader) -> Option<Self> {
+            pub(crate) fn read(table: &mut Section<'_>) -> Option<Self> {
                 $(let $key = <$type>::read(table, stringify!($key));)+
                 let r#type = table.required("type", "type = \"tcp\"", |text| Ok(text.to_owned()))?;
                 Some(Self { r#type, $($key),+ })
@@ -111,6 +111,41 @@ impl fmt::Display for CheckErrors {
             write!(f, "{newline}health_check.{key}: {what}")?;
         }
         Ok(())
+    }
+}
+
+/// Written flat, in TOML as in JSON.
+impl Serialize for HealthCheck {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        WrittenCheck::from(self.clone()).serialize(to)
+    }
+}
+
+impl<'de> Deserialize<'de> for HealthCheck {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        WrittenCheck::deserialize(from)?.try_into().map_err(serde::de::Error::custom)
+    }
+}
+
+impl JsonSchema for HealthCheck {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "HealthCheck".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        WrittenCheck::json_schema(generator)
+    }
+}
+
+impl HealthCheck {
+    /// Reads the table of a document.
+    pub(crate) fn read(table: &mut Section<'_>) -> Option<Self> {
+        let errors = match Self::try_from(WrittenCheck::read(table)?) {
+            Ok(check) => return Some(check),
+            Err(errors) => errors,
+        };
+        errors.0.into_iter().for_each(|(key, what)| table.problem(key, what));
+        None
     }
 }
 

@@ -2,13 +2,15 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::discovery::{Discovery, Dns, Source, resolver};
+use super::discovery::{Discovery, Dns, MAX_BACKENDS, Source, resolver};
+use super::section::{Section, Value};
 use super::text;
 
 /// The keys of a discovery, as text and numbers; the form that TOML and JSON share.
-#[derive(Clone, Default, Debug, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Clone, Default, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct WrittenDiscovery {
     pub r#type: String,
@@ -81,6 +83,60 @@ impl DiscoveryErrors {
     }
 }
 
+/// Written flat, in TOML as in JSON.
+impl Serialize for Discovery {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        WrittenDiscovery::from(self.clone()).serialize(to)
+    }
+}
+
+impl<'de> Deserialize<'de> for Discovery {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        WrittenDiscovery::deserialize(from)?.try_into().map_err(serde::de::Error::custom)
+    }
+}
+
+impl JsonSchema for Discovery {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Discovery".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        WrittenDiscovery::json_schema(generator)
+    }
+}
+
+/// Every key.
+pub(crate) const KEYS: &[&str] = &[
+    "type",
+    "name",
+    "record",
+    "port",
+    "weight",
+    "resolvers",
+    "timeout",
+    "min_ttl",
+    "max_ttl",
+    "hold",
+    "on_empty",
+    "priorities",
+    "path",
+    "max_backends",
+    "drain_timeout",
+];
+
+impl Discovery {
+    /// Reads the table of a document.
+    pub(crate) fn read(table: &mut Section<'_>) -> Option<Self> {
+        let errors = match Self::try_from(WrittenDiscovery::read(table)?) {
+            Ok(discovery) => return Some(discovery),
+            Err(errors) => errors,
+        };
+        errors.0.into_iter().for_each(|(key, what)| table.problem(key, what));
+        None
+    }
+}
+
 const TYPES: [&str; 2] = ["dns", "file"];
 
 impl TryFrom<WrittenDiscovery> for Discovery {
@@ -118,6 +174,37 @@ impl TryFrom<WrittenDiscovery> for Discovery {
 }
 
 impl WrittenDiscovery {
+    fn read(table: &mut Section<'_>) -> Option<Self> {
+        let mut text = |key| String::read(table, key);
+        let (name, record, path) = (text("name"), text("record"), text("path"));
+        let (timeout, min_ttl, max_ttl, hold) =
+            (text("timeout"), text("min_ttl"), text("max_ttl"), text("hold"));
+        let (on_empty, priorities, drain_timeout) =
+            (text("on_empty"), text("priorities"), text("drain_timeout"));
+        let resolvers = Vec::read(table, "resolvers");
+        let port = table.integer("port", &(1..=u16::MAX));
+        let weight = u16::read(table, "weight");
+        let max_backends = table.integer("max_backends", &MAX_BACKENDS);
+        let r#type = table.required("type", "type = \"dns\"", |text| Ok(text.to_owned()))?;
+        Some(Self {
+            r#type,
+            name,
+            record,
+            port,
+            weight,
+            resolvers,
+            timeout,
+            min_ttl,
+            max_ttl,
+            hold,
+            on_empty,
+            priorities,
+            path,
+            max_backends,
+            drain_timeout,
+        })
+    }
+
     /// The keys that are there and belong to another type, or another record, and to which.
     fn foreign(&self, kind: &str) -> Vec<(&'static str, &'static str)> {
         let is_srv = self.record.as_deref().is_some_and(|record| record.eq_ignore_ascii_case("srv"));

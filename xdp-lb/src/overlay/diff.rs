@@ -8,7 +8,8 @@ use serde_json::{Map, Value};
 
 use crate::model::change::{BackendChange, ChangeKind, KeyChange, ServiceChange};
 use crate::model::effective::{Effective, EffectiveBackend, EffectiveService};
-use crate::model::schema::Service;
+use crate::model::options::{Options, Row};
+use crate::model::service::Service;
 use crate::model::state::AdminState;
 
 /// What becomes of each service that is not the same in both, by name.
@@ -137,6 +138,27 @@ fn written(document: &impl Serialize) -> BTreeMap<String, Value> {
         flatten("", document, &mut keys);
     }
     keys
+}
+
+/// What becomes of the options of a service or backend, those that are not written with their defaults.
+pub(crate) fn option_changes<T: Options>(old: &T, new: &T) -> Vec<KeyChange> {
+    let mut changes = keys(&written(old), &written(new));
+    for change in &mut changes {
+        for (of, value) in [(old, &mut change.old), (new, &mut change.new)] {
+            if value.is_null() && T::OPTIONS.iter().any(|row| row.key == change.key) {
+                *value = option_value(of, &change.key);
+            }
+        }
+    }
+    changes
+}
+
+/// The value of an option, its default where none is written.
+pub(crate) fn option_value<T: Options>(of: &T, key: &str) -> Value {
+    let row = T::OPTIONS.iter().find(|row| row.key == key);
+    let written = serde_json::to_value(of).unwrap_or_default();
+    let value = written.get(key).cloned();
+    value.or_else(|| row.and_then(Row::default_value)).unwrap_or_default()
 }
 
 fn flatten(within: &str, document: Map<String, Value>, keys: &mut BTreeMap<String, Value>) {

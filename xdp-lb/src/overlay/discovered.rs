@@ -3,30 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 
-use serde::{Deserialize, Serialize};
-
-use super::effective::Merge;
-use super::overlay::{BackendChange, Overlay};
-use crate::model::effective::{EffectiveBackend, EffectiveService, Refused};
-use crate::model::rules::ServiceDraft;
-use crate::model::schema::{Backend, Config, Limits, Service};
-use crate::model::state::{AdminState, Origin};
+use super::kept::{Discovered, Overlay};
+use super::merge::Merge;
+use crate::model::config::{Config, Limits};
+use crate::model::effective::{EffectiveService, Refused};
+use crate::model::rules;
+use crate::model::service::{Backend, Service};
 use crate::model::text::grouped;
 use crate::model::vip::Vip;
-
-/// A backend that discovery found.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Discovered {
-    /// As it was found last.
-    pub backend: Backend,
-    /// Written by earlier versions: since when it is not found any more, by the wall clock.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub leaving_since: Option<u64>,
-}
-
-/// What discovery found, by service and address.
-pub(crate) type AllDiscovered = BTreeMap<String, BTreeMap<SocketAddr, Discovered>>;
 
 /// What became of an answer of discovery.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
@@ -109,22 +93,6 @@ fn changes(
     addresses.into_iter().filter_map(|it| Some(format!("backend {it} {}", words(it)?))).collect()
 }
 
-impl Merge<'_> {
-    /// The backends that discovery found for a service and nobody lists, as they were found.
-    pub(crate) fn discovered(&self, name: &str) -> impl Iterator<Item = Discovered> {
-        let listed = self.base(name).map_or(&[][..], |(base, _)| &base.backends);
-        let listed: BTreeSet<SocketAddr> = listed.iter().map(|backend| backend.address).collect();
-        let changes = self.overlay().backends.get(name);
-        let is_listed = move |address: &SocketAddr| {
-            let change = changes.and_then(|changes| changes.get(address));
-            listed.contains(address) || matches!(change, Some(BackendChange::Added { .. }))
-        };
-        let discovers = self.base(name).is_some_and(|(base, _)| base.discovery.is_some());
-        let all = self.overlay().discovered.get(name).filter(|_| discovers);
-        all.into_iter().flatten().filter(move |(address, _)| !is_listed(address)).map(|(_, it)| *it)
-    }
-}
-
 /// Adds what discovery found to the services that are there, but for what breaks a rule, which is told instead: an
 /// answer from outside never stands against the config.
 pub(crate) fn add(services: &mut [EffectiveService], merge: &Merge, limits: Limits) {
@@ -143,14 +111,13 @@ pub(crate) fn add(services: &mut [EffectiveService], merge: &Merge, limits: Limi
     for service in services {
         let Some(discovery) = &service.service.discovery else { continue };
         let origin = discovery.origin();
-        let draft = ServiceDraft::of(&service.service, service.origin);
         let mut ids: BTreeSet<_> =
             service.backends.iter().filter_map(|it| Some(it.backend.server_id?.to_string())).collect();
         for discovered in merge.discovered(&service.service.name) {
             let backend = merge.with_changes(&service.service.name, discovered, origin);
             let Backend { address, server_id, .. } = backend.backend;
             let id = server_id.map(|id| id.to_string());
-            let why = if let Some(why) = draft.refusal(&backend.backend) {
+            let why = if let Some(why) = rules::refusal(&service.service, &backend.backend) {
                 Some(why)
             } else if let Some(other) = loops(address, service.service.protocol) {
                 Some(format!("is the VIP of service {other}, so its packets would loop through this host"))
@@ -171,29 +138,6 @@ pub(crate) fn add(services: &mut [EffectiveService], merge: &Merge, limits: Limi
             }
         }
         service.backends.sort_by_key(|backend| backend.backend.address);
-    }
-}
-
-impl Merge<'_> {
-    /// A discovered backend with what was changed of it at runtime.
-    pub(crate) fn with_changes(&self, name: &str, found: Discovered, origin: Origin) -> EffectiveBackend {
-        let mut backend = EffectiveBackend {
-            backend: found.backend,
-            admin: AdminState::Enabled,
-            origin,
-            is_leaving: false,
-        };
-        let changes = self.overlay().backends.get(name);
-        if let Some(BackendChange::Changed { weight, server_id, backup, max_flows, admin }) =
-            changes.and_then(|changes| changes.get(&found.backend.address))
-        {
-            backend.backend.weight = weight.unwrap_or(found.backend.weight);
-            backend.backend.server_id = server_id.or(found.backend.server_id);
-            backend.backend.backup = backup.unwrap_or(found.backend.backup);
-            backend.backend.max_flows = max_flows.unwrap_or(found.backend.max_flows);
-            backend.admin = *admin;
-        }
-        backend
     }
 }
 

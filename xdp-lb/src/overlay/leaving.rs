@@ -4,15 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use serde::{Deserialize, Serialize};
-
-use super::effective::{Merge, definition};
-use super::overlay::{BackendChange, Overlay};
+use super::kept::{BackendChange, Leaving, LeavingBackend, LeavingService, Overlay};
+use super::merge::Merge;
 use crate::model::check::{HealthCheck, Probe};
+use crate::model::config::{Config, Limits};
 use crate::model::effective::{Effective, EffectiveBackend, EffectiveService, Refused};
-use crate::model::rules::ServiceDraft;
-use crate::model::schema::{Backend, Config, Limits, Service};
-use crate::model::state::{AdminState, Origin};
+use crate::model::rules;
+use crate::model::service::Service;
+use crate::model::state::Origin;
 use crate::model::text::grouped;
 use crate::model::vip::Vip;
 
@@ -35,91 +34,16 @@ pub struct Moment {
     pub seconds: u64,
 }
 
-/// All that leaves.
-#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Leaving {
-    /// The boot that the times are of.
-    boot: String,
-    /// The services, by the name that they have now.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    services: BTreeMap<String, LeavingService>,
-    /// The backends, by the name of their service and their address: all of the services above, and some of those that stay.
-    backends: BTreeMap<String, BTreeMap<SocketAddr, LeavingBackend>>,
-}
-
-/// A service that leaves.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct LeavingService {
-    service: Service,
-    origin: Origin,
-    #[serde(default)]
-    admin: AdminState,
-}
-
-/// A backend that leaves.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct LeavingBackend {
-    backend: Backend,
-    origin: Origin,
-    /// Since when, seconds of the boot.
-    since: u64,
-}
-
-impl Leaving {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.backends.is_empty()
-    }
-
-    /// The backends of a service that leave.
-    pub(crate) fn of(&self, service: &str) -> impl Iterator<Item = EffectiveBackend> {
-        let all = self.backends.get(service).into_iter().flatten();
-        all.map(|(_, LeavingBackend { backend, origin, .. })| EffectiveBackend {
-            backend: *backend,
-            admin: AdminState::Enabled,
-            origin: *origin,
-            is_leaving: true,
-        })
-    }
-
-    fn since(&self, service: &str, address: SocketAddr) -> Option<u64> {
-        Some(self.backends.get(service)?.get(&address)?.since)
-    }
-
-    pub(crate) fn has_service(&self, name: &str) -> bool {
-        self.services.contains_key(name)
-    }
-
-    /// Forgets a service that leaves, with its backends.
-    pub(crate) fn remove_service(&mut self, name: &str) {
-        if self.services.remove(name).is_some() {
-            self.backends.remove(name);
-        }
-    }
-
-    pub(crate) fn remove_backend(&mut self, service: &str, address: SocketAddr) {
-        if let Some(backends) = self.backends.get_mut(service) {
-            backends.remove(&address);
-            if backends.is_empty() {
-                self.backends.remove(service);
-                self.services.remove(service);
-            }
-        }
-    }
-
-    /// A name for a service that leaves: its own, unless one that stays has it.
-    fn free_name(&self, own: &str, wanted: &[Wanted]) -> String {
-        let is_taken =
-            |name: &str| self.services.contains_key(name) || wanted.iter().any(|it| it.name == name);
-        let others = (1..).map(|number| match number {
-            1 => format!("{own}-leaving"),
-            _ => format!("{own}-leaving-{number}"),
-        });
-        let mut names = std::iter::once(own.to_owned()).chain(others);
-        names.find(|name| !is_taken(name)).unwrap_or_default()
-    }
+/// A name for a service that leaves: its own, unless one that stays has it.
+fn free_name(leaving: &Leaving, own: &str, wanted: &[Wanted]) -> String {
+    let is_taken =
+        |name: &str| leaving.services.contains_key(name) || wanted.iter().any(|it| it.name == name);
+    let others = (1..).map(|number| match number {
+        1 => format!("{own}-leaving"),
+        _ => format!("{own}-leaving-{number}"),
+    });
+    let mut names = std::iter::once(own.to_owned()).chain(others);
+    names.find(|name| !is_taken(name)).unwrap_or_default()
 }
 
 /// A service that is wanted, and its backends.
@@ -185,9 +109,9 @@ impl Overlay {
                 Some(wanted) => wanted.name.to_owned(),
                 None if wanted.iter().any(|it| it.takes_from(&service.service)) => continue,
                 None => {
-                    let name = next.free_name(&service.service.name, &wanted);
+                    let name = free_name(&next, &service.service.name, &wanted);
                     let definition =
-                        Service { name: name.clone(), discovery: None, ..definition(&service.service) };
+                        Service { name: name.clone(), discovery: None, ..service.service.without_backends() };
                     let leaving =
                         LeavingService { service: definition, origin: service.origin, admin: service.admin };
                     next.services.insert(name.clone(), leaving);
@@ -221,7 +145,7 @@ impl Overlay {
     /// Lets a backend go that leaves, with what was changed of it at runtime.
     pub fn release(&mut self, name: &str, address: SocketAddr) {
         self.leaving.remove_backend(name, address);
-        if let Some(BackendChange::Changed { .. }) =
+        if let Some(BackendChange::Changed(_)) =
             self.backends.get(name).and_then(|changes| changes.get(&address))
         {
             self.set_change(name, address, None);
@@ -251,7 +175,7 @@ pub(crate) fn add(services: &mut Vec<EffectiveService>, leaving: &Leaving, allow
         if services.iter().any(|it| it.service.name == *name) {
             continue;
         }
-        let mut service = Service { name: name.clone(), ..definition(service) };
+        let mut service = Service { name: name.clone(), ..service.without_backends() };
         if !allow_exec_checks && matches!(service.check().probe, Probe::Exec { .. }) {
             service.health_check = Some(HealthCheck::new(Probe::None));
         }
@@ -267,7 +191,6 @@ pub(crate) fn add(services: &mut Vec<EffectiveService>, leaving: &Leaving, allow
     services.sort_by(|one, other| one.service.name.cmp(&other.service.name));
     let vips: Vec<_> = services.iter().map(|it| (it.service.vip, it.service.protocol)).collect();
     for service in services.iter_mut() {
-        let draft = ServiceDraft::of(&service.service, service.origin);
         let is_vip = |address: SocketAddr| {
             let at = |(vip, protocol): &(Vip, _)| {
                 *protocol == service.service.protocol
@@ -282,7 +205,7 @@ pub(crate) fn add(services: &mut Vec<EffectiveService>, leaving: &Leaving, allow
             let address = backend.backend.address;
             // With what stays, the rules may have changed.
             let is_listed = service.backends.iter().any(|it| it.backend.address == address);
-            if is_listed || draft.refusal(&backend.backend).is_some() || is_vip(address) {
+            if is_listed || rules::refusal(&service.service, &backend.backend).is_some() || is_vip(address) {
                 continue;
             }
             if backend.backend.server_id.is_some_and(|id| !ids.insert(id.to_string())) {

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::model::change::SettingChange;
-use crate::model::schema::{Api, Config, Limits, Metrics, Remote, Timeouts, Vips};
+use crate::model::config::{Api, Config, Limits, Metrics, Remote, Timeouts, Vips};
 use crate::model::text::print_duration;
 
 const RESTART: &str = "a restart of the daemon";

@@ -20,7 +20,7 @@ use crate::api::endpoint::Endpoint;
 use crate::api::server::Server;
 use crate::api::testing::Owner;
 use crate::model;
-use crate::model::request::AdminPatch;
+use crate::model::request::ServicePatch;
 use crate::model::state::AdminState;
 
 const URI: &str = "spiffe://example.com/deploy";
@@ -99,8 +99,6 @@ impl Daemon {
     }
 }
 
-const DRAIN: AdminPatch = AdminPatch { admin: AdminState::Draining };
-
 fn words<T: std::fmt::Debug>(result: Result<T>) -> String {
     result.unwrap_err().to_string()
 }
@@ -111,11 +109,13 @@ async fn a_certificate_may_do_what_the_config_says_of_any_of_its_names() {
     for admin in
         [daemon.named("alice", &[]), daemon.named("anybody", &["urn:x", URI]), daemon.named("bob", &[URI])]
     {
-        assert!(admin.patch_service("web", &DRAIN).await.unwrap().changed);
+        assert!(
+            admin.patch_service("web", &ServicePatch::admin(AdminState::Draining)).await.unwrap().changed
+        );
     }
     let reader = daemon.named("bob", &[]);
     assert_eq!(reader.status().await.unwrap().services.len(), 2);
-    let refused = words(reader.patch_service("web", &DRAIN).await);
+    let refused = words(reader.patch_service("web", &ServicePatch::admin(AdminState::Draining)).await);
     assert!(refused.starts_with("certificate \"bob\" (serial "), "{refused}");
     assert!(
         refused.ends_with(
@@ -141,8 +141,18 @@ async fn any_certificate_may_read_where_the_config_says_so_and_change_nothing() 
     let daemon = daemon(&["*"]);
     let carol = daemon.named("carol", &[]);
     carol.status().await.unwrap();
-    assert!(words(carol.patch_service("web", &DRAIN).await).contains("has read access only"));
-    assert!(daemon.named("alice", &[]).patch_service("web", &DRAIN).await.unwrap().changed);
+    assert!(
+        words(carol.patch_service("web", &ServicePatch::admin(AdminState::Draining)).await)
+            .contains("has read access only")
+    );
+    assert!(
+        daemon
+            .named("alice", &[])
+            .patch_service("web", &ServicePatch::admin(AdminState::Draining))
+            .await
+            .unwrap()
+            .changed
+    );
 }
 
 #[tokio::test]

@@ -3,8 +3,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::model::text::quoted;
 use crate::model::{
-    Affinity, Agent, CircuitBreaker, Feedback, Mode, PortRange, Prefix, Probe, Protocol, Quic, Service,
-    Withdraw, XdpMode, check, written_check,
+    Affinity, Agent, Backend, CircuitBreaker, Feedback, HealthCheck, Mode, Options, PortRange, Prefix, Probe,
+    Protocol, Quic, Withdraw, XdpMode, check, written_check, written_discovery,
 };
 
 /// The config file of the documentation's first page.
@@ -1457,13 +1457,41 @@ fn the_documentation_is_right() {
         std::fs::write(state.path(), block).expect("written");
         crate::store::read::<crate::overlay::Overlay>(state.path()).expect("a state file");
     }
-    for key in
-        TOP_KEYS.iter().chain(API_KEYS).chain(SERVICE_KEYS).chain(written_check::KEYS).chain(DISCOVERY_KEYS)
+    for key in TOP_KEYS
+        .iter()
+        .chain(API_KEYS)
+        .chain(Service::KEYS)
+        .chain(written_check::KEYS)
+        .chain(written_discovery::KEYS)
     {
         let row = format!("| `{key}` |");
         let heading = format!("[{key}]");
         assert!(text.contains(&row) || text.contains(&heading), "{key} is not documented");
     }
+}
+
+/// A row of a table without the targets of its links.
+fn without_links(line: &str) -> String {
+    let link = regex::Regex::new(r"\[([^\]]*)\]\([^)]*\)").expect("a pattern");
+    link.replace_all(line, "$1").into_owned()
+}
+
+/// The rows of the documentation begin as the options are declared; the last column may go on.
+#[test]
+fn each_option_is_documented_as_it_is_declared() {
+    let lines: Vec<String> = documentation().lines().map(without_links).collect();
+    let service = Service::OPTIONS.iter().map(|row| (row.key, row.default, row.range, row.sentence));
+    let backend = Backend::OPTIONS.iter().map(|row| (row.key, row.default, row.range, row.sentence));
+    let wanted = |(key, default, range, sentence): (&str, &str, &str, &str)| {
+        // The sentence may lead to a page that says more.
+        format!("| `{key}` | {default} | {range} | {}", sentence.trim_end_matches('.'))
+    };
+    let missing: Vec<String> = service
+        .chain(backend)
+        .map(wanted)
+        .filter(|row| !lines.iter().any(|line| line.starts_with(row)))
+        .collect();
+    assert!(missing.is_empty(), "docs/configuration has no rows that begin so:\n{}", missing.join("\n"));
 }
 
 #[test]

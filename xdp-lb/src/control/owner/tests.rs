@@ -10,7 +10,7 @@ use crate::config;
 use crate::control::census;
 use crate::control::testing::{Daemon, InMemory, TWO_SERVICES, address, write_config};
 use crate::health::{AgentAdmin, Health, Said};
-use crate::model::request::BackendPatch;
+use crate::model::request::{BackendPatch, ServicePatch};
 use crate::model::state::{AdminState, BackendState};
 use crate::model::{self, XdpMode};
 use crate::net::vips::Wish;
@@ -161,7 +161,7 @@ async fn what_an_agent_drained_before_a_restart_stays_so_until_it_says_otherwise
 async fn a_drain_keeps_flows_survives_a_restart_and_tells_how_many_are_left() {
     let daemon = Daemon::start(TWO_SERVICES);
     daemon.all_up().await;
-    let patch = BackendPatch { admin: Some(AdminState::Draining), ..BackendPatch::default() };
+    let patch = BackendPatch::admin(AdminState::Draining);
     let first = address("198.51.100.11:8080");
     daemon.handle.patch_backend("web".into(), first, patch).await.unwrap();
     let backends = daemon.until("web", |backends| backends[0].state == BackendState::Draining).await;
@@ -188,10 +188,10 @@ async fn a_drain_keeps_flows_survives_a_restart_and_tells_how_many_are_left() {
 async fn the_flows_of_a_drain_are_those_after_it_and_no_count_is_not_none() {
     let daemon = Daemon::start(TWO_SERVICES);
     daemon.all_up().await;
-    let drain = BackendPatch { admin: Some(AdminState::Draining), ..BackendPatch::default() };
+    let drain = BackendPatch::admin(AdminState::Draining);
     let (first, second) = (address("198.51.100.11:8080"), address("198.51.100.12:8080"));
     // A drain of another backend has the flows counted, a moment before.
-    daemon.handle.patch_backend("web".into(), second, drain).await.unwrap();
+    daemon.handle.patch_backend("web".into(), second, drain.clone()).await.unwrap();
     daemon.until("web", |backends| backends[1].flows == 0).await;
     let indices: Vec<_> = daemon.kernel.lock().tables.backends.keys().copied().collect();
     daemon.kernel.lock().live.extend(indices.iter().map(|index| (*index, 3)));
@@ -219,11 +219,14 @@ async fn only_a_drain_has_the_flows_counted_more_often() {
     };
     daemon.handle.backends(None).await.unwrap();
     tokio::time::sleep(Duration::from_millis(100)).await;
-    let patch = |weight, admin| BackendPatch { weight, admin };
     let first = address("198.51.100.11:8080");
-    daemon.handle.patch_backend("web".into(), first, patch(Some(0), None)).await.unwrap();
+    daemon.handle.patch_backend("web".into(), first, BackendPatch::of("weight", 0)).await.unwrap();
     assert_eq!(asked().await, 0, "weight 0 is no drain");
-    daemon.handle.patch_backend("web".into(), first, patch(None, Some(AdminState::Draining))).await.unwrap();
+    daemon
+        .handle
+        .patch_backend("web".into(), first, BackendPatch::admin(AdminState::Draining))
+        .await
+        .unwrap();
     assert_eq!(asked().await, 1);
 }
 
@@ -267,7 +270,7 @@ async fn a_change_that_cannot_be_saved_does_not_happen() {
     daemon.all_up().await;
     // A directory where the file is to be: renaming onto it fails, for root too.
     fs::create_dir_all(daemon.directory.path().join("state.json/x")).unwrap();
-    let patch = BackendPatch { weight: Some(7), ..BackendPatch::default() };
+    let patch = BackendPatch::of("weight", 7);
     let first = address("198.51.100.11:8080");
     let refused = daemon.handle.patch_backend("web".into(), first, patch).await.unwrap_err();
     assert!(matches!(&refused, Refusal::Failed(why) if why.contains("nothing was changed")), "{refused}");
@@ -487,7 +490,7 @@ async fn a_change_undone_after_a_write_that_failed_half_way_leaves_nothing_of_it
     let daemon = Daemon::start(TWO_SERVICES);
     daemon.all_up().await;
     let first = address("198.51.100.11:8080");
-    let patch = |admin| BackendPatch { admin: Some(admin), ..BackendPatch::default() };
+    let patch = BackendPatch::admin;
     daemon.kernel.lock().fails = true;
     daemon.handle.patch_backend("web".into(), first, patch(AdminState::Draining)).await.unwrap();
     daemon.kernel.lock().fails = false;
@@ -577,7 +580,7 @@ async fn a_program_that_somebody_detached_is_attached_again_before_a_change_is_a
     let daemon = Daemon::start(TWO_SERVICES);
     daemon.all_up().await;
     daemon.kernel.lock().attached.clear();
-    let patch = BackendPatch { weight: Some(7), ..BackendPatch::default() };
+    let patch = BackendPatch::of("weight", 7);
     let first = address("198.51.100.11:8080");
     let outcome = daemon.handle.patch_backend("web".into(), first, patch).await.unwrap();
     assert_eq!(outcome.trouble, None);
@@ -591,7 +594,7 @@ async fn what_cannot_be_attached_again_is_told_with_every_acknowledgement_until_
     daemon.all_up().await;
     daemon.kernel.lock().attached.clear();
     daemon.kernel.lock().foreign.insert("eth0".into());
-    let patch = BackendPatch { weight: Some(7), ..BackendPatch::default() };
+    let patch = BackendPatch::of("weight", 7);
     let first = address("198.51.100.11:8080");
     let outcome = daemon.handle.patch_backend("web".into(), first, patch).await.unwrap();
     let trouble = outcome.trouble.unwrap();
@@ -782,7 +785,7 @@ async fn limits_are_those_of_the_tables_that_were_taken_over() {
 #[tokio::test]
 async fn what_a_start_forgets_is_gone_from_the_state_file() {
     let daemon = Daemon::start(TWO_SERVICES);
-    let patch = BackendPatch { weight: Some(7), ..BackendPatch::default() };
+    let patch = BackendPatch::of("weight", 7);
     daemon.handle.patch_backend("web".into(), address("198.51.100.12:8080"), patch).await.unwrap();
     let state = daemon.directory.path().join("state.json");
     assert!(fs::read_to_string(&state).unwrap().contains("198.51.100.12"));
@@ -881,7 +884,7 @@ async fn a_vip_stays_while_one_of_its_services_has_a_backend() {
     daemon.report("web", "198.51.100.12:8080", Health::Down, "timed out").await;
     daemon.until("web", |backends| backends.iter().all(|backend| backend.state == BackendState::Down)).await;
     assert_eq!(wishes(), is(Wish::Present), "the other service has one");
-    let drain = BackendPatch { admin: Some(AdminState::Draining), ..BackendPatch::default() };
+    let drain = BackendPatch::admin(AdminState::Draining);
     daemon.handle.patch_backend("api".into(), address("198.51.100.13:8443"), drain).await.unwrap();
     assert_eq!(wishes(), is(Wish::Present), "it has its flows still");
     daemon.report("api", "198.51.100.13:8443", Health::Down, "timed out").await;
@@ -956,7 +959,7 @@ async fn a_drained_service_keeps_its_flows_and_gives_its_vip_up_and_a_drained_no
     daemon.all_up().await;
     let is = |first, second| vec![("192.0.2.10".to_owned(), first), ("192.0.2.20".to_owned(), second)];
     assert_eq!(daemon.vips.wishes(), is(Wish::Present, Wish::Present));
-    daemon.handle.patch_service("web".into(), AdminState::Draining).await.unwrap();
+    daemon.handle.patch_service("web".into(), ServicePatch::admin(AdminState::Draining)).await.unwrap();
     let backends = daemon.until("web", |_| true).await;
     assert!(backends.iter().all(|backend| backend.state == BackendState::Draining && backend.share == 0.0));
     assert_eq!(backends[0].reason, "its service was drained by the operator");
@@ -969,7 +972,7 @@ async fn a_drained_service_keeps_its_flows_and_gives_its_vip_up_and_a_drained_no
     assert_eq!(daemon.handle.status().await.unwrap().admin, AdminState::Draining);
     assert_eq!(daemon.vips.wishes(), is(Wish::Absent, Wish::Absent));
     daemon.handle.patch_node(AdminState::Enabled).await.unwrap();
-    daemon.handle.patch_service("web".into(), AdminState::Enabled).await.unwrap();
+    daemon.handle.patch_service("web".into(), ServicePatch::admin(AdminState::Enabled)).await.unwrap();
     assert_eq!(daemon.vips.wishes(), is(Wish::Present, Wish::Present));
 }
 

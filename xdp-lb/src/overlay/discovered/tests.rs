@@ -1,8 +1,9 @@
 use super::*;
 use crate::config::parse;
-use crate::model::Effective;
 use crate::model::refusal::Refusal;
 use crate::model::request::BackendPatch;
+use crate::model::state::{AdminState, Origin};
+use crate::model::{Effective, EffectiveBackend};
 use crate::overlay::{Leave, Moment, effective};
 
 const FILE: &str = "interfaces = [\"eth0\"]\n\
@@ -149,8 +150,8 @@ fn the_operator_drains_and_weighs_what_is_found_and_cannot_remove_it_while_it_is
     let config = config(FILE);
     let mut overlay = Overlay::default();
     discover(&mut overlay, &config, &[2, 3], 1);
-    let drain = BackendPatch { weight: Some(5), admin: Some(AdminState::Draining) };
-    overlay.patch_backend(&config, "web", at("198.51.100.2:80"), drain).expect("drained");
+    let drain = BackendPatch { admin: Some(AdminState::Draining), ..BackendPatch::of("weight", 5) };
+    overlay.patch_backend(&config, "web", at("198.51.100.2:80"), &drain).expect("drained");
     assert_eq!(shown(&config, &overlay), ["1=9", "+2=5d", "+3=100"]);
     discover(&mut overlay, &config, &[2, 3], 2);
     assert_eq!(overlay.prune(&config), Vec::<String>::new());

@@ -1,5 +1,7 @@
 use super::*;
 use crate::config::parse;
+use crate::model::service::Backend;
+use crate::model::state::AdminState;
 use crate::overlay::{effective, effective_beside};
 
 const FILE: &str = "interfaces = [\"eth0\"]\nlimits = { backends = 4 }\n\
@@ -146,10 +148,10 @@ fn what_leaves_is_not_changed_and_is_told_so() {
     let one = at("198.51.100.1:80");
     overlay.remove_backend(&whole, "web", one).expect("removed");
     after(&first, &whole, &mut overlay, Leave::Drain, 5);
-    let weight = BackendPatch { weight: Some(3), admin: None };
-    let refused = overlay.patch_backend(&whole, "web", one, weight).expect_err("refused").to_string();
+    let weight = BackendPatch::of("weight", 3);
+    let refused = overlay.patch_backend(&whole, "web", one, &weight).expect_err("refused").to_string();
     assert!(refused.contains("xdp-lb backend add web 198.51.100.1:80"), "{refused}");
-    let drain = BackendPatch { weight: None, admin: Some(AdminState::Draining) };
-    let said = overlay.patch_backend(&whole, "web", one, drain).expect("it drains");
+    let drain = BackendPatch::admin(AdminState::Draining);
+    let said = overlay.patch_backend(&whole, "web", one, &drain).expect("it drains");
     assert!(!said.changed, "{}", said.message);
 }

@@ -6,106 +6,26 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use serde::{Deserialize, Serialize};
-
-use super::discovered::AllDiscovered;
-use super::effective::{Merge, definition, effective};
-use super::leaving::Leaving;
+use super::diff::{option_changes, option_value};
+use super::effective::effective;
+use super::kept::{BackendChange, ChangedBackend, Overlay};
+use super::merge::Merge;
+use crate::model::change::{KeyChange, in_words};
+use crate::model::choices::{FlowTracking, Mode};
+use crate::model::config::Config;
 use crate::model::effective::EffectiveBackend;
-use crate::model::policy::ServerId;
+use crate::model::options::Options;
+use crate::model::patch::Patch;
+use crate::model::place::{Place, Problems};
 use crate::model::refusal::{Answer, Refusal};
-use crate::model::request::{BackendPatch, Outcome};
-use crate::model::rules::{validate_backend, validate_service};
-use crate::model::schema::{Backend, Config, Service, is_default};
+use crate::model::request::{BackendPatch, Outcome, ServicePatch};
+use crate::model::rules::{check_service, service_label, validate_backend, validate_service};
+use crate::model::service::{Backend, Service, default_weight};
 use crate::model::state::{AdminState, Origin};
-use crate::model::text::counted;
+use crate::model::text::{counted, quoted};
 use crate::model::unknown::{unknown_backend, unknown_service};
-use crate::store::Kept;
-
-/// The changes that were made at runtime, which survive a restart.
-#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Overlay {
-    /// What the operator wants of the node.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub(crate) node: AdminState,
-    /// Services that were drained.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub(crate) drained_services: BTreeSet<String>,
-    /// Services of the file that were removed.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub(crate) removed_services: BTreeSet<String>,
-    /// Services that were added, by name. One of the file that was removed may be here with another
-    /// definition. Their backends are in `backends`.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub(crate) added_services: BTreeMap<String, Service>,
-    /// Changes to backends, by the name of their service.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub(crate) backends: BTreeMap<String, BTreeMap<SocketAddr, BackendChange>>,
-    /// What discovery found last, so that it is known while there is no answer.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub(crate) discovered: AllDiscovered,
-    /// What nobody defines or finds any more and keeps its flows until those end.
-    #[serde(default, skip_serializing_if = "Leaving::is_empty")]
-    pub(crate) leaving: Leaving,
-}
-
-impl Kept for Overlay {
-    const NAME: &str = "state file";
-    const LOSS: &str = "the changes made at runtime are not in effect until you make them again, or repair that \
-                        file and put it back";
-
-    fn version(&self) -> u32 {
-        // Version 3 brought what leaves.
-        if self.leaving.is_empty() { 2 } else { 3 }
-    }
-}
-
-/// A change to one backend.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub(crate) enum BackendChange {
-    /// It is there beside those that the service is defined with.
-    Added {
-        weight: u16,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        server_id: Option<ServerId>,
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        backup: bool,
-        #[serde(default, skip_serializing_if = "is_default")]
-        max_flows: u32,
-        #[serde(default)]
-        admin: AdminState,
-    },
-    /// The service is defined with it, and it is not to be used.
-    Removed,
-    /// The service is defined with it; its weight, its server id, whether it is a backup and its limit of flows, where
-    /// they are given here, and its administrative state are these.
-    Changed {
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        weight: Option<u16>,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        server_id: Option<ServerId>,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        backup: Option<bool>,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        max_flows: Option<u32>,
-        #[serde(default)]
-        admin: AdminState,
-    },
-}
 
 impl Overlay {
-    /// What the operator wants of the node.
-    pub fn node_admin(&self) -> AdminState {
-        self.node
-    }
-
-    /// What the operator wants of a service.
-    pub(crate) fn service_admin(&self, name: &str) -> AdminState {
-        if self.drained_services.contains(name) { AdminState::Draining } else { AdminState::Enabled }
-    }
-
     /// Drains the node, or takes it back into service. What is so already is left, and said.
     ///
     /// # Errors
@@ -139,25 +59,55 @@ impl Overlay {
         Ok(Outcome { message, changed: is_changed, trouble: None })
     }
 
-    /// Drains a service with all of its backends, or lets it take new flows again. What is so already is left, and
-    /// said.
+    /// Changes options of a service, drains it with all of its backends, or lets it take new flows again. What is so already
+    /// is left, and said.
     ///
     /// # Errors
-    /// `NotFound`, with the services that there are.
-    pub fn patch_service(&mut self, config: &Config, name: &str, admin: AdminState) -> Answer<Outcome> {
-        service(&Merge::new(config, self), name)?;
-        let is_changed = match admin {
-            AdminState::Draining => self.drained_services.insert(name.into()),
-            AdminState::Enabled => self.drained_services.remove(name),
-        };
-        match (admin, is_changed) {
-            (AdminState::Enabled, false) => unchanged(format!("service {name} is already enabled")),
-            (AdminState::Draining, false) => unchanged(format!("service {name} is already draining")),
-            (AdminState::Enabled, true) => done(format!("service {name} enabled")),
-            (AdminState::Draining, true) => {
-                done(format!("service {name} is draining: it keeps its flows and gets no new ones"))
-            }
+    /// `NotFound`, with the services that there are; `Invalid` where nothing is asked for, or an option cannot have the value
+    /// or cannot change.
+    pub fn patch_service(&mut self, config: &Config, name: &str, patch: &ServicePatch) -> Answer<Outcome> {
+        let merge = Merge::new(config, self);
+        let old = service(&merge, name)?;
+        if patch.is_empty() {
+            return Err(Refusal::Invalid(format!(
+                "service {name}: nothing to change; give an option or a state"
+            )));
         }
+        let mut words = Vec::new();
+        let mut is_changed = false;
+        let mut options = self.changed_services.get(name).cloned().unwrap_or_default();
+        if !patch.options.is_empty() {
+            options.merge(&patch.options);
+            let base = merge.unchanged(name).map_or(old, |(base, _)| base);
+            let new = changed_service(base, old, &options).map_err(invalid)?;
+            is_changed = options_in_words(old, &new, &patch.options, &mut words);
+            options.prune(base);
+        }
+        let is_drained = self.drained_services.contains(name);
+        if let Some(admin) = patch.admin {
+            let drains = admin == AdminState::Draining;
+            words.push(String::from(match (drains, drains != is_drained) {
+                (false, false) => "is already enabled",
+                (true, false) => "is already draining",
+                (false, true) => "enabled",
+                (true, true) => "is draining: it keeps its flows and gets no new ones",
+            }));
+            is_changed |= drains != is_drained;
+            match drains {
+                true => self.drained_services.insert(name.into()),
+                false => self.drained_services.remove(name),
+            };
+        }
+        if options.is_empty() {
+            self.changed_services.remove(name);
+        } else {
+            self.changed_services.insert(name.into(), options);
+        }
+        Ok(Outcome {
+            message: format!("service {name} {}", words.join(", ")),
+            changed: is_changed,
+            trouble: None,
+        })
     }
 
     /// Adds a service. One that the file defines just so, and that was removed, is the file's again.
@@ -180,7 +130,7 @@ impl Overlay {
                 .into_iter()
                 .map(|(address, there)| (address, (there.backend, there.admin)))
                 .collect();
-            if definition(present) == definition(&service) && there == wanted {
+            if present.without_backends() == service.without_backends() && there == wanted {
                 return unchanged(format!(
                     "service {name} already exists with this definition; nothing changed"
                 ));
@@ -192,7 +142,7 @@ impl Overlay {
             )));
         }
 
-        let file = merge.in_file(name).filter(|file| definition(file) == definition(&service));
+        let file = merge.in_file(name).filter(|file| file.without_backends() == service.without_backends());
         let known = file.map_or(&[][..], |file| &file.backends);
         let removed = known.iter().map(|backend| (backend.address, BackendChange::Removed));
         let mut changes: BTreeMap<SocketAddr, BackendChange> = removed.collect();
@@ -206,7 +156,7 @@ impl Overlay {
         if file.is_some() {
             next.removed_services.remove(name);
         } else {
-            next.added_services.insert(name.into(), definition(&service));
+            next.added_services.insert(name.into(), service.without_backends());
         }
         self.replace(config, next)?;
         done(format!(
@@ -233,6 +183,7 @@ impl Overlay {
         self.added_services.remove(name);
         self.backends.remove(name);
         self.drained_services.remove(name);
+        self.changed_services.remove(name);
         self.discovered.remove(name);
         if in_file {
             self.removed_services.insert(name.into());
@@ -288,23 +239,23 @@ impl Overlay {
         done(format!("service {name}: backend {address} added, weight {weight}{kind}"))
     }
 
-    /// Changes a backend's weight or its administrative state. What is so already is left, and said.
+    /// Changes a backend's options or its administrative state. What is so already is left, and said.
     ///
     /// # Errors
     /// `NotFound` where there is no such service or backend, with those that there are; `Invalid`
-    /// where the patch names nothing.
+    /// where nothing is asked for, or an option cannot have the value or cannot change.
     pub fn patch_backend(
         &mut self,
         config: &Config,
         name: &str,
         address: SocketAddr,
-        patch: BackendPatch,
+        patch: &BackendPatch,
     ) -> Answer<Outcome> {
         let merge = Merge::new(config, self);
         service(&merge, name)?;
         let old = backend(&merge, name, address)?;
         if old.is_leaving {
-            if patch == (BackendPatch { admin: Some(AdminState::Draining), weight: None }) {
+            if patch == &BackendPatch::admin(AdminState::Draining) {
                 return unchanged(format!(
                     "service {name}: backend {address} was removed and is already draining"
                 ));
@@ -314,15 +265,26 @@ impl Overlay {
                  add {name} {address}"
             )));
         }
-        let weight = patch.weight.unwrap_or(old.backend.weight);
-        let admin = patch.admin.unwrap_or(old.admin);
-        let mut words = Vec::new();
-        if patch.weight.is_some() {
-            words.push(match old.backend.weight {
-                same if same == weight => format!("already has weight {weight}"),
-                other => format!("weight {other} -> {weight}"),
-            });
+        if patch.is_empty() {
+            return Err(Refusal::Invalid(format!(
+                "service {name}: backend {address}: nothing to change; give an option or a state"
+            )));
         }
+        let defined = find(&merge.defined(name), address);
+        let mut options = match self.backends.get(name).and_then(|changes| changes.get(&address)) {
+            Some(BackendChange::Added(changed) | BackendChange::Changed(changed)) => changed.options.clone(),
+            _ => Patch::default(),
+        };
+        options.merge(&patch.options);
+        let mut problems = Problems::default();
+        let label = format!("service {}: backend {address}", quoted(name));
+        let base = defined.unwrap_or(Backend::new(address, default_weight()));
+        let new = options.over(&base, &Place::Root.item("service", 0, &label), &mut problems);
+        problems.into_result().map_err(invalid)?;
+        validate_backend(service(&merge, name)?, &new).map_err(invalid)?;
+        let mut words = Vec::new();
+        let mut is_changed = options_in_words(&old.backend, &new, &patch.options, &mut words);
+        let admin = patch.admin.unwrap_or(old.admin);
         if patch.admin.is_some() {
             words.push(String::from(match (admin, admin == old.admin) {
                 (AdminState::Enabled, true) => "is already enabled",
@@ -330,19 +292,18 @@ impl Overlay {
                 (AdminState::Draining, true) => "is already draining",
                 (AdminState::Draining, false) => "is draining: it keeps its flows and gets no new ones",
             }));
+            is_changed |= admin != old.admin;
         }
-        if words.is_empty() {
-            return Err(Refusal::Invalid(format!(
-                "service {name}: backend {address}: nothing to change; give a weight or a state"
-            )));
-        }
-        let message = format!("service {name}: backend {address} {}", words.join(", "));
-        if (weight, admin) == (old.backend.weight, old.admin) {
-            return unchanged(message);
-        }
-        let change = change_to(&merge.defined(name), Backend { weight, ..old.backend }, admin);
+        let change = match defined {
+            Some(defined) => {
+                options.prune(&defined);
+                changed(options, admin)
+            }
+            None => Some(BackendChange::Added(ChangedBackend { options, admin })),
+        };
         self.set_change(name, address, change);
-        done(message)
+        let message = format!("service {name}: backend {address} {}", words.join(", "));
+        Ok(Outcome { message, changed: is_changed, trouble: None })
     }
 
     /// Removes a backend.
@@ -406,6 +367,22 @@ impl Overlay {
                 next.removed_services.insert(name.clone());
             }
         }
+        for (name, options) in &self.changed_services {
+            match merge.unchanged(name) {
+                // What was added at runtime and changed then is as the file says now.
+                Some((_, Origin::File)) if self.added_services.contains_key(name) => {}
+                Some((base, _)) => {
+                    let mut options = options.clone();
+                    options.prune(base);
+                    if !options.is_empty() {
+                        next.changed_services.insert(name.clone(), options);
+                    }
+                }
+                None => lines.push(format!(
+                    "service {name}: no longer in the config file, so the changes to its options are dropped"
+                )),
+            }
+        }
         for (name, changes) in &self.backends {
             let Some((base, _)) = merge.base(name) else {
                 lines.push(format!(
@@ -416,18 +393,18 @@ impl Overlay {
             };
             let mut kept = BTreeMap::new();
             let defined = merge.defined(name);
-            for (&address, &change) in changes {
+            for (&address, change) in changes {
                 // What leaves may come back, and is as it was then.
-                if matches!(change, BackendChange::Changed { .. }) && self.is_leaving(name, address) {
-                    kept.insert(address, change);
+                if matches!(change, BackendChange::Changed(_)) && self.is_leaving(name, address) {
+                    kept.insert(address, change.clone());
                     continue;
                 }
                 // One that discovery finds may be added all the same.
                 let defined = match change {
-                    BackendChange::Added { .. } => find(&base.backends, address),
+                    BackendChange::Added(_) => find(&base.backends, address),
                     _ => find(&defined, address),
                 };
-                let (change, line) = prune_change(change, defined);
+                let (change, line) = prune_change(change.clone(), defined);
                 kept.extend(change.map(|change| (address, change)));
                 lines.extend(line.map(|line| format!("service {name}: backend {address}: {line}")));
             }
@@ -447,21 +424,6 @@ impl Overlay {
         lines
     }
 
-    pub(crate) fn set_change(&mut self, service: &str, address: SocketAddr, change: Option<BackendChange>) {
-        let mut changes = self.backends.remove(service).unwrap_or_default();
-        changes.remove(&address);
-        changes.extend(change.map(|change| (address, change)));
-        self.set_changes(service, changes);
-    }
-
-    fn set_changes(&mut self, service: &str, changes: BTreeMap<SocketAddr, BackendChange>) {
-        if changes.is_empty() {
-            self.backends.remove(service);
-        } else {
-            self.backends.insert(service.into(), changes);
-        }
-    }
-
     /// Becomes `next`, where that goes with the file.
     fn replace(&mut self, config: &Config, next: Self) -> Answer<()> {
         effective(config, &next).map_err(|lines| Refusal::Conflict(lines.join("\n")))?;
@@ -470,44 +432,75 @@ impl Overlay {
     }
 }
 
+/// A service with other options, where it keeps all rules that look at it alone.
+fn changed_service(base: &Service, old: &Service, options: &Patch<Service>) -> Result<Service, Vec<String>> {
+    let mut problems = Problems::default();
+    let label = service_label(Some(&base.name), 0);
+    let place = Place::Root.item("service", 0, &label);
+    let new = options.over(&base.without_backends(), &place, &mut problems);
+    // A flow without a record is where its slot is.
+    let are_recorded = new.mode == Mode::FullNat || old.flow_tracking == FlowTracking::Always;
+    if new.affinity != old.affinity && !are_recorded {
+        problems.add(
+            &place.key("affinity"),
+            format!(
+                "cannot change while established flows are not recorded (mode \"{}\", flow_tracking = \"auto\"): they \
+                 would go to other backends and break. Set flow_tracking = \"always\", wait until older flows have ended, \
+                 then change it",
+                new.mode
+            ),
+        );
+    }
+    check_service(&new, &mut problems);
+    problems.into_result().map(|()| new)
+}
+
+/// What becomes of the options that are asked for, in words. Returns whether anything changes.
+fn options_in_words<T: Options>(old: &T, new: &T, asked: &Patch<T>, words: &mut Vec<String>) -> bool {
+    let changes = option_changes(old, new);
+    for (key, _) in asked.keys() {
+        let is_of_key = |change: &&KeyChange| change.key.split('.').next() == Some(key);
+        let of_key: Vec<String> = changes.iter().filter(is_of_key).map(ToString::to_string).collect();
+        if of_key.is_empty() {
+            words.push(format!("already has {key} {}", in_words(&option_value(new, key))));
+        }
+        words.extend(of_key);
+    }
+    !changes.is_empty()
+}
+
 /// The least change that makes a backend so, given those that its service is defined with.
 fn change_to(defined: &[Backend], wanted: Backend, admin: AdminState) -> Option<BackendChange> {
+    let mut options = Patch::whole(&wanted);
     let Some(defined) = find(defined, wanted.address) else {
-        let Backend { weight, server_id, backup, max_flows, .. } = wanted;
-        return Some(BackendChange::Added { weight, server_id, backup, max_flows, admin });
+        options.prune(&Backend { weight: !wanted.weight, ..Backend::new(wanted.address, 0) });
+        return Some(BackendChange::Added(ChangedBackend { options, admin }));
     };
-    let weight = (wanted.weight != defined.weight).then_some(wanted.weight);
-    // A service has ids for all of its backends or for none, so none is never put over one.
-    let server_id = wanted.server_id.filter(|_| wanted.server_id != defined.server_id);
-    let max_flows = (wanted.max_flows != defined.max_flows).then_some(wanted.max_flows);
-    let backup = (wanted.backup != defined.backup).then_some(wanted.backup);
-    let is_changed = weight.is_some()
-        || server_id.is_some()
-        || backup.is_some()
-        || max_flows.is_some()
-        || admin != AdminState::default();
-    is_changed.then_some(BackendChange::Changed { weight, server_id, backup, max_flows, admin })
+    options.prune(&defined);
+    changed(options, admin)
+}
+
+/// The change to a backend that the service is defined with, where it is one.
+fn changed(options: Patch<Backend>, admin: AdminState) -> Option<BackendChange> {
+    let is_changed = !options.is_empty() || admin != AdminState::default();
+    is_changed.then_some(BackendChange::Changed(ChangedBackend { options, admin }))
 }
 
 /// What is left of a change beside a backend's present definition, and what to say of it.
 fn prune_change(change: BackendChange, defined: Option<Backend>) -> (Option<BackendChange>, Option<String>) {
     match (change, defined) {
-        (BackendChange::Added { admin, .. }, Some(defined)) => (
-            change_to(&[defined], defined, admin),
+        (BackendChange::Added(added), Some(defined)) => (
+            changed(Patch::default(), added.admin),
             Some(format!("now in the config file, whose weight of {} takes precedence", defined.weight)),
         ),
-        (BackendChange::Changed { weight, server_id, backup, max_flows, admin }, Some(defined)) => {
-            let wanted = Backend {
-                weight: weight.unwrap_or(defined.weight),
-                server_id: server_id.or(defined.server_id),
-                backup: backup.unwrap_or(defined.backup),
-                max_flows: max_flows.unwrap_or(defined.max_flows),
-                ..defined
-            };
-            (change_to(&[defined], wanted, admin), None)
+        (BackendChange::Changed(mut change), Some(defined)) => {
+            change.options.prune(&defined);
+            (changed(change.options, change.admin), None)
         }
-        (BackendChange::Added { .. }, None) | (BackendChange::Removed, Some(_)) => (Some(change), None),
-        (BackendChange::Changed { .. }, None) => {
+        (change @ BackendChange::Added(_), None) | (change @ BackendChange::Removed, Some(_)) => {
+            (Some(change), None)
+        }
+        (BackendChange::Changed(_), None) => {
             (None, Some("no longer in the config file, so its changes are dropped".into()))
         }
         (BackendChange::Removed, None) => {
@@ -521,7 +514,7 @@ fn find(backends: &[Backend], address: SocketAddr) -> Option<Backend> {
 }
 
 /// The definition of a service that there is.
-fn service<'a>(merge: &Merge<'a>, name: &str) -> Answer<&'a Service> {
+fn service<'a>(merge: &'a Merge<'_>, name: &str) -> Answer<&'a Service> {
     merge
         .base(name)
         .map(|(base, _)| base)

@@ -34,11 +34,16 @@ fn api() -> Service {
     service(r#"{"name":"api","vip":"192.0.2.11:80","backend":[{"address":"198.51.100.9:80"}]}"#)
 }
 
-const DRAIN: BackendPatch = BackendPatch { weight: None, admin: Some(AdminState::Draining) };
-const ENABLE: BackendPatch = BackendPatch { weight: None, admin: Some(AdminState::Enabled) };
+fn drain() -> BackendPatch {
+    BackendPatch::admin(AdminState::Draining)
+}
+
+fn enable() -> BackendPatch {
+    BackendPatch::admin(AdminState::Enabled)
+}
 
 fn weigh(weight: u16) -> BackendPatch {
-    BackendPatch { weight: Some(weight), admin: None }
+    BackendPatch::of("weight", weight)
 }
 
 /// What is said of a change that was made.
@@ -97,15 +102,15 @@ fn backends_are_added_weighed_drained_and_removed_and_all_is_undone_without_a_tr
         "service web: backend 198.51.100.3:80 added, weight 7"
     );
     assert_eq!(
-        changed(overlay.patch_backend(&config, "web", new, weigh(8))),
+        changed(overlay.patch_backend(&config, "web", new, &weigh(8))),
         "service web: backend 198.51.100.3:80 weight 7 -> 8"
     );
     assert_eq!(
-        changed(overlay.patch_backend(&config, "web", old, DRAIN)),
+        changed(overlay.patch_backend(&config, "web", old, &drain())),
         "service web: backend 198.51.100.1:80 is draining: it keeps its flows and gets no new ones"
     );
     assert_eq!(
-        changed(overlay.patch_backend(&config, "web", old, weigh(1))),
+        changed(overlay.patch_backend(&config, "web", old, &weigh(1))),
         "service web: backend 198.51.100.1:80 weight 100 -> 1"
     );
     assert_eq!(
@@ -119,9 +124,9 @@ fn backends_are_added_weighed_drained_and_removed_and_all_is_undone_without_a_tr
     );
 
     changed(overlay.add_backend(&config, "web", backend("198.51.100.2:80", 50)));
-    changed(overlay.patch_backend(&config, "web", old, weigh(100)));
+    changed(overlay.patch_backend(&config, "web", old, &weigh(100)));
     assert_eq!(
-        changed(overlay.patch_backend(&config, "web", old, ENABLE)),
+        changed(overlay.patch_backend(&config, "web", old, &enable())),
         "service web: backend 198.51.100.1:80 enabled"
     );
     assert_eq!(
@@ -146,11 +151,11 @@ fn what_is_so_already_is_said_and_changes_nothing() {
     let mut overlay = Overlay::default();
     let address = at("198.51.100.1:80");
     assert_eq!(
-        unchanged(overlay.patch_backend(&config, "web", address, weigh(100))),
+        unchanged(overlay.patch_backend(&config, "web", address, &weigh(100))),
         "service web: backend 198.51.100.1:80 already has weight 100"
     );
     assert_eq!(
-        unchanged(overlay.patch_backend(&config, "web", address, ENABLE)),
+        unchanged(overlay.patch_backend(&config, "web", address, &enable())),
         "service web: backend 198.51.100.1:80 is already enabled"
     );
     assert_eq!(
@@ -162,9 +167,9 @@ fn what_is_so_already_is_said_and_changes_nothing() {
         "service web already exists with this definition; nothing changed"
     );
     assert_eq!(overlay, Overlay::default());
-    changed(overlay.patch_backend(&config, "web", address, DRAIN));
+    changed(overlay.patch_backend(&config, "web", address, &drain()));
     assert_eq!(
-        unchanged(overlay.patch_backend(&config, "web", address, DRAIN)),
+        unchanged(overlay.patch_backend(&config, "web", address, &drain())),
         "service web: backend 198.51.100.1:80 is already draining"
     );
 }
@@ -180,11 +185,11 @@ fn unknown_names_list_the_known_ones_nearest_first() {
     let no_service = "there is no service \"wbe\"; the services are: web, dns";
     not_found(overlay.remove_service(&config, "wbe"), no_service);
     not_found(overlay.add_backend(&config, "wbe", Backend::new(address, 1)), no_service);
-    not_found(overlay.patch_backend(&config, "wbe", address, DRAIN), no_service);
+    not_found(overlay.patch_backend(&config, "wbe", address, &drain()), no_service);
     not_found(overlay.remove_backend(&config, "wbe", address), no_service);
     let no_backend = "service web has no backend 198.51.100.2:81; its backends are: 198.51.100.2:80, \
                       198.51.100.1:80";
-    not_found(overlay.patch_backend(&config, "web", at("198.51.100.2:81"), DRAIN), no_backend);
+    not_found(overlay.patch_backend(&config, "web", at("198.51.100.2:81"), &drain()), no_backend);
     not_found(overlay.remove_backend(&config, "web", at("198.51.100.2:81")), no_backend);
     assert_eq!(overlay, Overlay::default());
 
@@ -245,7 +250,7 @@ fn what_stands_against_something_else_is_refused_with_the_reason() {
          set-weight web 198.51.100.1:80 7",
     );
     assert_eq!(overlay, before);
-    changed(overlay.patch_backend(&config, "web", at("198.51.100.1:80"), DRAIN));
+    changed(overlay.patch_backend(&config, "web", at("198.51.100.1:80"), &drain()));
     conflict(
         overlay.add_backend(&config, "web", backend("198.51.100.1:80", 100)),
         "service web: backend 198.51.100.1:80 already exists but is draining; enable it with: xdp-lb backend enable \
@@ -265,11 +270,11 @@ fn what_is_wrong_in_itself_is_invalid() {
         panic!("accepted")
     };
     assert!(message.contains("is IPv6 and the VIP 192.0.2.10:80 is IPv4"), "{message}");
-    let nothing = overlay.patch_backend(&config, "web", at("198.51.100.1:80"), BackendPatch::default());
+    let nothing = overlay.patch_backend(&config, "web", at("198.51.100.1:80"), &BackendPatch::default());
     assert_eq!(
         nothing,
         Err(Refusal::Invalid(
-            "service web: backend 198.51.100.1:80: nothing to change; give a weight or a state".into()
+            "service web: backend 198.51.100.1:80: nothing to change; give an option or a state".into()
         ))
     );
     assert_eq!(overlay, Overlay::default());
@@ -288,8 +293,8 @@ fn a_backup_is_kept_as_one() {
         services[0].backends.iter().map(|backend| backend.backend.backup).collect()
     };
     changed(overlay.add_backend(&config, "web", backup("198.51.100.2:80")));
-    changed(overlay.patch_backend(&config, "web", at("198.51.100.2:80"), DRAIN));
-    changed(overlay.patch_backend(&config, "web", at("198.51.100.1:80"), weigh(7)));
+    changed(overlay.patch_backend(&config, "web", at("198.51.100.2:80"), &drain()));
+    changed(overlay.patch_backend(&config, "web", at("198.51.100.1:80"), &weigh(7)));
     assert_eq!(backups(&overlay), [true, true]);
     let other = overlay.add_backend(&config, "web", backend("198.51.100.1:80", 7)).expect_err("refused");
     assert!(
@@ -332,12 +337,12 @@ fn a_backend_s_server_id_is_kept_with_it() {
         matches!(&taken, Refusal::Conflict(why) if why.contains("is the id of backend 198.51.100.1:443"))
     );
     changed(overlay.add_backend(&config, "h3", named("198.51.100.2:443", "02")));
-    changed(overlay.patch_backend(&config, "h3", at("198.51.100.2:443"), weigh(7)));
+    changed(overlay.patch_backend(&config, "h3", at("198.51.100.2:443"), &weigh(7)));
     assert_eq!(ids(&overlay), ["01", "02"]);
     // The file's own, with another id.
     changed(overlay.remove_backend(&config, "h3", at("198.51.100.1:443")));
     changed(overlay.add_backend(&config, "h3", named("198.51.100.1:443", "03")));
-    changed(overlay.patch_backend(&config, "h3", at("198.51.100.1:443"), DRAIN));
+    changed(overlay.patch_backend(&config, "h3", at("198.51.100.1:443"), &drain()));
     assert_eq!(ids(&overlay), ["03", "02"]);
     let read: Overlay =
         serde_json::from_str(&serde_json::to_string(&overlay).expect("printed")).expect("read");
@@ -348,7 +353,7 @@ fn a_backend_s_server_id_is_kept_with_it() {
     changed(overlay.remove_backend(&config, "h3", at("198.51.100.1:443")));
     let limited = Backend { max_flows: 9, ..named("198.51.100.1:443", "01") };
     changed(overlay.add_backend(&config, "h3", limited));
-    changed(overlay.patch_backend(&config, "h3", at("198.51.100.1:443"), weigh(50)));
+    changed(overlay.patch_backend(&config, "h3", at("198.51.100.1:443"), &weigh(50)));
     assert_eq!(merged(&config, &overlay).services[0].backends[0].backend, Backend { weight: 50, ..limited });
     let other = overlay.add_backend(&config, "h3", Backend { weight: 50, max_flows: 8, ..limited });
     assert!(
@@ -443,7 +448,7 @@ fn a_file_that_has_caught_up_takes_over_and_the_rest_of_the_changes_stay() {
     changed(overlay.add_service(&old, api()));
     changed(overlay.add_backend(&old, "api", backend("198.51.100.8:80", 5)));
     changed(overlay.add_backend(&old, "web", backend("198.51.100.3:80", 5)));
-    changed(overlay.patch_backend(&old, "web", at("198.51.100.3:80"), DRAIN));
+    changed(overlay.patch_backend(&old, "web", at("198.51.100.3:80"), &drain()));
     let new = config(
         "interfaces = [\"eth0\"]\n\
          [[service]]\nname = \"web\"\nvip = \"192.0.2.10:80\"\n\
@@ -477,7 +482,7 @@ fn a_file_that_has_caught_up_takes_over_and_the_rest_of_the_changes_stay() {
 fn changes_to_what_the_file_no_longer_has_are_harmless_and_forgotten_with_a_word() {
     let old = config(FILE);
     let mut overlay = Overlay::default();
-    changed(overlay.patch_backend(&old, "web", at("198.51.100.1:80"), DRAIN));
+    changed(overlay.patch_backend(&old, "web", at("198.51.100.1:80"), &drain()));
     changed(overlay.remove_backend(&old, "web", at("198.51.100.2:80")));
     changed(overlay.remove_service(&old, "dns"));
     let new = config(
@@ -513,7 +518,7 @@ fn a_reload_tells_each_difference_in_words() {
          backend = [{ address = \"198.51.100.1:80\", weight = 1 }, { address = \"198.51.100.11:8080\" }]\n\
          [[service]]\nname = \"api\"\nvip = \"[2001:db8::1]:80\"\nsnat_addresses = [\"2001:db8::2\"]\n",
     );
-    changed(overlay.patch_backend(&new, "web", at("198.51.100.1:80"), DRAIN));
+    changed(overlay.patch_backend(&new, "web", at("198.51.100.1:80"), &drain()));
     let new = merged(&new, &overlay);
     let lines: Vec<String> = diff(&old, &new).iter().flat_map(|service| service.lines()).collect();
     assert_eq!(
@@ -539,7 +544,7 @@ fn a_service_that_is_drained_and_enabled_is_told() {
     let file = config(FILE);
     let mut overlay = Overlay::default();
     let enabled = merged(&file, &overlay);
-    changed(overlay.patch_service(&file, "web", AdminState::Draining));
+    changed(overlay.patch_service(&file, "web", &ServicePatch::admin(AdminState::Draining)));
     let drained = merged(&file, &overlay);
     let lines = |old, new| -> Vec<String> { diff(old, new).iter().flat_map(|it| it.lines()).collect() };
     assert_eq!(lines(&enabled, &drained), ["service web: admin not set -> draining"]);
@@ -611,7 +616,7 @@ impl Model {
             Op::AddService(service) => {
                 let backends = service.backends.iter();
                 let new = (
-                    definition(service),
+                    service.without_backends(),
                     backends.map(|b| (b.address, (b.weight, AdminState::Enabled))).collect(),
                 );
                 match self.0.get(&service.name) {
@@ -637,7 +642,8 @@ impl Model {
                 if *patch == BackendPatch::default() {
                     return None;
                 }
-                *weight = patch.weight.unwrap_or(*weight);
+                let asked = patch.options.keys().find(|(key, _)| *key == "weight");
+                *weight = asked.map_or(*weight, |(_, asked)| asked.as_u64().expect("a number") as u16);
                 *admin = patch.admin.unwrap_or(*admin);
             }
             Op::RemoveBackend(name, address) => {
@@ -684,7 +690,7 @@ fn weight() -> impl Strategy<Value = u16> {
 fn any_service() -> impl Strategy<Value = Service> {
     (name(), vip(), any::<bool>(), prop::collection::btree_map(real(), weight(), 0..4)).prop_map(
         |(name, vip, nat, backends)| Service {
-            mode: if nat { crate::model::Mode::Nat } else { crate::model::Mode::FullNat },
+            mode: if nat { Mode::Nat } else { Mode::FullNat },
             backends: backends
                 .into_iter()
                 .filter(|(address, _)| *address != vip)
@@ -706,7 +712,7 @@ fn any_file() -> impl Strategy<Value = Vec<Service>> {
 fn op() -> impl Strategy<Value = Op> {
     let admin = prop::sample::select(vec![AdminState::Enabled, AdminState::Draining]);
     let patch = (prop::option::of(weight()), prop::option::of(admin))
-        .prop_map(|(weight, admin)| BackendPatch { weight, admin });
+        .prop_map(|(weight, admin)| BackendPatch { admin, ..weight.map(weigh).unwrap_or_default() });
     let backend = (real(), weight()).prop_map(|(address, weight)| Backend::new(address, weight));
     prop_oneof![
         3 => any_service().prop_map(|service| Op::AddService(Box::new(service))),
@@ -740,7 +746,7 @@ proptest! {
                 Op::AddService(service) => overlay.add_service(&config, *service),
                 Op::RemoveService(name) => overlay.remove_service(&config, &name),
                 Op::AddBackend(name, backend) => overlay.add_backend(&config, &name, backend),
-                Op::Patch(name, address, patch) => overlay.patch_backend(&config, &name, address, patch),
+                Op::Patch(name, address, patch) => overlay.patch_backend(&config, &name, address, &patch),
                 Op::RemoveBackend(name, address) => overlay.remove_backend(&config, &name, address),
                 Op::Reload(services) => {
                     let new = file(services);
@@ -784,15 +790,24 @@ fn a_service_is_drained_and_enabled_and_both_are_said_once() {
     let both = |dns, web| vec![("dns".to_owned(), dns), ("web".to_owned(), web)];
     let (enabled, draining) = (AdminState::Enabled, AdminState::Draining);
     assert_eq!(
-        changed(overlay.patch_service(&config, "web", draining)),
+        changed(overlay.patch_service(&config, "web", &ServicePatch::admin(draining))),
         "service web is draining: it keeps its flows and gets no new ones"
     );
     assert_eq!(admin(&overlay), both(enabled, draining));
-    assert_eq!(unchanged(overlay.patch_service(&config, "web", draining)), "service web is already draining");
-    assert_eq!(changed(overlay.patch_service(&config, "web", enabled)), "service web enabled");
+    assert_eq!(
+        unchanged(overlay.patch_service(&config, "web", &ServicePatch::admin(draining))),
+        "service web is already draining"
+    );
+    assert_eq!(
+        changed(overlay.patch_service(&config, "web", &ServicePatch::admin(enabled))),
+        "service web enabled"
+    );
     assert_eq!(overlay, Overlay::default());
-    assert_eq!(unchanged(overlay.patch_service(&config, "web", enabled)), "service web is already enabled");
-    let unknown = overlay.patch_service(&config, "wbe", draining).expect_err("refused");
+    assert_eq!(
+        unchanged(overlay.patch_service(&config, "web", &ServicePatch::admin(enabled))),
+        "service web is already enabled"
+    );
+    let unknown = overlay.patch_service(&config, "wbe", &ServicePatch::admin(draining)).expect_err("refused");
     assert!(matches!(&unknown, Refusal::NotFound(why) if why.contains("web")), "{unknown}");
 }
 
@@ -800,8 +815,8 @@ fn a_service_is_drained_and_enabled_and_both_are_said_once() {
 fn a_drain_ends_with_its_service_and_stays_over_a_reload() {
     let config_now = config(FILE);
     let mut overlay = Overlay::default();
-    changed(overlay.patch_service(&config_now, "web", AdminState::Draining));
-    changed(overlay.patch_service(&config_now, "dns", AdminState::Draining));
+    changed(overlay.patch_service(&config_now, "web", &ServicePatch::admin(AdminState::Draining)));
+    changed(overlay.patch_service(&config_now, "dns", &ServicePatch::admin(AdminState::Draining)));
     changed(overlay.patch_node(&config_now, AdminState::Draining));
     changed(overlay.remove_service(&config_now, "dns"));
     changed(overlay.add_service(&config_now, config_now.services[1].clone()));

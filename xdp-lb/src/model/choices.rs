@@ -1,0 +1,174 @@
+//! The choices that keys offer: enums by their words in the config file, the API and the CLI.
+
+use serde::{Deserialize, Serialize};
+
+/// The words of an enum: one table for reading and printing.
+macro_rules! words {
+    ($type:ident: $($word:literal => $variant:ident),+) => {
+        impl std::fmt::Display for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.pad(match self { $(Self::$variant => $word),+ })
+            }
+        }
+
+        impl std::str::FromStr for $type {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<Self, String> {
+                const KNOWN: &[&str] = &[$($word),+];
+                match text {
+                    $($word => Ok(Self::$variant),)+
+                    _ => Err($crate::model::text::unknown_word(text, KNOWN)),
+                }
+            }
+        }
+
+        impl TryFrom<String> for $type {
+            type Error = String;
+
+            fn try_from(text: String) -> Result<Self, String> {
+                text.parse()
+            }
+        }
+
+        impl $crate::model::section::Value for $type {
+            fn read(section: &mut $crate::model::section::Section<'_>, key: &str) -> Option<Self> {
+                section.parsed(key, str::parse)
+            }
+        }
+
+        impl schemars::JsonSchema for $type {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($type).into()
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({ "type": "string", "enum": [$($word),+] })
+            }
+        }
+    };
+}
+
+pub(crate) use words;
+
+/// How the program is attached to an interface.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", try_from = "String")]
+pub enum XdpMode {
+    /// Native where the drivers of all interfaces have it, else generic.
+    #[default]
+    Auto,
+    /// In the driver; refused where the driver has no XDP.
+    Native,
+    /// After the kernel has made a socket buffer: works everywhere, slower.
+    Generic,
+}
+
+/// When a VIP is taken away from this host.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", try_from = "String")]
+pub enum Withdraw {
+    /// When no service has it any more, the node or all of its services are drained, or the datapath is unloaded.
+    #[default]
+    Never,
+    /// Also while none of its services has a backend that is up or draining.
+    NoBackends,
+}
+
+/// A transport protocol.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", try_from = "String")]
+pub enum Protocol {
+    /// TCP.
+    #[default]
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// A forwarding mode.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", try_from = "String")]
+pub enum Mode {
+    /// Source and destination rewritten; needs nothing of the network.
+    #[default]
+    FullNat,
+    /// Destination rewritten; the backends route to clients through this host.
+    Nat,
+    /// Ethernet addresses rewritten; the backends, on the same link, have the VIP and answer clients themselves.
+    Dsr,
+    /// Put into another IP packet; the backends have the VIP and answer clients themselves.
+    Ipip,
+    /// Put into a UDP packet (Generic UDP Encapsulation); the backends have the VIP and answer clients themselves.
+    Gue,
+}
+
+impl Mode {
+    /// Whether packets are put into others on their way to the backends.
+    pub const fn encapsulates(self) -> bool {
+        matches!(self, Self::Ipip | Self::Gue)
+    }
+
+    /// Whether packets reach the backends with the VIP and its port as their destination.
+    pub const fn keeps_destination(self) -> bool {
+        matches!(self, Self::Dsr | Self::Ipip | Self::Gue)
+    }
+}
+
+/// What happens in `nat` to a client to whom its backend would reply directly: a neighbour on the backend's network, or the
+/// backend itself.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", try_from = "String")]
+pub enum Hairpin {
+    /// Its packets leave from an address of this host, as in `full-nat`, so that the replies come back here.
+    #[default]
+    Auto,
+    /// Its packets keep its address. Its connections fail, unless the backend sends those replies here, too.
+    Off,
+}
+
+/// Which flows are recorded. `full-nat` records every flow, whatever this says: it has to know each one's port.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", try_from = "String")]
+pub enum FlowTracking {
+    /// Those whose slot of the ring has changed its owner recently: they alone could change their backend.
+    #[default]
+    Auto,
+    /// All of them: they are counted exactly.
+    Always,
+}
+
+/// What becomes of new flows while no backend takes any.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", try_from = "String")]
+pub enum OnNoBackends {
+    /// The client is told at once: by a TCP reset, or by ICMP "port unreachable" for UDP. Not before the first checks have
+    /// ended.
+    #[default]
+    Reject,
+    /// Nothing: the client tries until it gives up.
+    Drop,
+}
+
+/// What becomes of the established flows of a backend that its health check or its agent calls down.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", try_from = "String")]
+pub enum OnDown {
+    /// `nat`, `full-nat`: they stay while the backend answers any client. The other modes, in which its answers do not
+    /// pass here: they stay for `down_timeout`.
+    #[default]
+    Auto,
+    /// They stay.
+    Keep,
+    /// They end at once.
+    Reset,
+}
+
+words!(XdpMode: "auto" => Auto, "native" => Native, "generic" => Generic);
+words!(Protocol: "tcp" => Tcp, "udp" => Udp);
+words!(Mode: "full-nat" => FullNat, "nat" => Nat, "dsr" => Dsr, "ipip" => Ipip, "gue" => Gue);
+words!(Withdraw: "never" => Never, "no-backends" => NoBackends);
+words!(FlowTracking: "auto" => Auto, "always" => Always);
+words!(OnNoBackends: "reject" => Reject, "drop" => Drop);
+words!(OnDown: "auto" => Auto, "keep" => Keep, "reset" => Reset);
+words!(Hairpin: "auto" => Auto, "off" => Off);

@@ -1,0 +1,111 @@
+//! What an option of a service or a backend is: one row, from which follow the field with its key in TOML and JSON, the schema,
+//! the flag of the CLI, the change at runtime and the row of the documentation.
+
+use serde::Serialize;
+
+use super::section::Section;
+
+/// What has options.
+pub trait Options: Clone + PartialEq + Serialize + Sized + 'static {
+    /// Each of them, in the order of the documentation.
+    const OPTIONS: &'static [Row<Self>];
+
+    /// One with the default of each.
+    fn example() -> Self;
+}
+
+/// An option of `T`.
+#[derive(Debug)]
+pub struct Row<T: 'static> {
+    /// Its key, in the config file and in JSON.
+    pub key: &'static str,
+    /// What it is for, in one sentence.
+    pub sentence: &'static str,
+    /// What holds where nothing is written, as the documentation prints it.
+    pub default: &'static str,
+    /// What may be written, as the documentation prints it.
+    pub range: &'static str,
+    /// Why it cannot change at runtime, and the way to another value; `None`: it can.
+    pub fixed: Option<&'static str>,
+    /// Reads it: what is absent or wrong leaves it as it is.
+    pub(crate) read: fn(&mut Section<'_>, &mut T),
+    /// What `none` makes of it, where it may be without a value.
+    pub(crate) none: Option<fn(&mut T)>,
+}
+
+/// A struct of options: a row each, with the field's attributes, name, type and default, and with the columns of [`Row`].
+/// A row without `read` is read as its type is ([`Value`](super::section::Value)).
+macro_rules! options {
+    (
+        $(#[$outer:meta])*
+        pub struct $name:ident {
+            $(
+                $(#[$meta:meta])*
+                $field:ident $(as $key:literal)?: $type:ty = $default:expr => {
+                    sentence: $sentence:tt,
+                    default: $written:literal,
+                    range: $range:literal
+                    $(, read: $read:expr)?
+                    $(, none: $none:expr)?
+                    $(, fixed: $fixed:literal)?
+                    $(,)?
+                }
+            )+
+        }
+    ) => {
+        $(#[$outer])*
+        pub struct $name {
+            $(
+                #[doc = $sentence]
+                $(#[$meta])*
+                pub $field: $type,
+            )+
+        }
+
+        impl $crate::model::options::Options for $name {
+            const OPTIONS: &'static [$crate::model::options::Row<Self>] = &[$(
+                $crate::model::options::Row {
+                    key: options!(@first $($key,)? stringify!($field),),
+                    sentence: $sentence,
+                    default: $written,
+                    range: $range,
+                    fixed: options!(@some $($fixed)?),
+                    read: |section, to| {
+                        let read: fn(&mut $crate::model::section::Section<'_>, &str) -> Option<$type> =
+                            options!(@first $($read,)? <$type as $crate::model::section::Value>::read,);
+                        if let Some(value) = read(section, options!(@first $($key,)? stringify!($field),)) {
+                            to.$field = value;
+                        }
+                    },
+                    none: options!(@some $($none)?),
+                },
+            )+];
+
+            fn example() -> Self {
+                Self::blank()
+            }
+        }
+
+        impl $name {
+            /// The keys of its options.
+            pub(crate) const KEYS: &[&str] = &[$(options!(@first $($key,)? stringify!($field),)),+];
+
+            /// Each option with its default; those that have none are unspecified.
+            const fn blank() -> Self {
+                Self { $($field: $default),+ }
+            }
+
+            /// Reads a table.
+            pub(crate) fn read(section: &mut $crate::model::section::Section<'_>) -> Self {
+                let mut it = Self::blank();
+                <Self as $crate::model::options::Options>::OPTIONS.iter().for_each(|row| (row.read)(section, &mut it));
+                it
+            }
+        }
+    };
+    (@first $first:expr, $($rest:expr,)?) => { $first };
+    (@some) => { None };
+    (@some $value:expr) => { Some($value) };
+}
+
+pub(crate) use options;

@@ -1,0 +1,392 @@
+//! Changes to options at runtime, as they are asked for, kept and put over a definition.
+
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value};
+
+use super::options::{Options, Row};
+use super::place::{Place, Problems};
+use super::section::{Node, Section, Table};
+use super::text::{listed, quoted};
+
+/// New values of some options of a `T`, by key, as JSON.
+///
+/// A table is put over the present one, key by key; one with a `type` takes its place. The word `none` leaves an option that may
+/// be absent without a value. Asked for, null takes a change back; none is kept.
+pub struct Patch<T> {
+    keys: BTreeMap<String, Value>,
+    of: PhantomData<fn() -> T>,
+}
+
+/// What stands for no value.
+const NONE: &str = "none";
+
+impl<T: Options> Patch<T> {
+    /// One new value.
+    pub fn of(key: impl Into<String>, value: impl Into<Value>) -> Self {
+        [(key.into(), value.into())].into_iter().collect()
+    }
+
+    /// What makes this of any other one: every option that can change at runtime.
+    pub(crate) fn whole(wanted: &T) -> Self {
+        let written = written(wanted);
+        let changes = T::OPTIONS.iter().filter(|row| row.fixed.is_none());
+        let value = |row: &Row<T>| written.get(row.key).cloned().or_else(|| row.default_value());
+        changes.filter_map(|row| Some((row.key.to_owned(), value(row)?))).collect()
+    }
+
+    /// Whether nothing changes.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// The keys with their values.
+    pub fn keys(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.keys.iter().map(|(key, value)| (key.as_str(), value))
+    }
+
+    /// Another value, or none, for a key.
+    pub fn set(&mut self, key: &str, value: Option<Value>) {
+        match value {
+            Some(value) => self.keys.insert(key.into(), value),
+            None => self.keys.remove(key),
+        };
+    }
+
+    /// These changes over those: null takes back what was changed before.
+    pub fn merge(&mut self, newer: &Self) {
+        for (key, value) in &newer.keys {
+            let merged = match (self.keys.remove(key), value) {
+                (_, Value::Null) => None,
+                (old, Value::Object(new)) => {
+                    let old = match old {
+                        Some(Value::Object(old)) if !new.contains_key("type") => old,
+                        _ => Map::new(),
+                    };
+                    let merged = over(old, new);
+                    // Nothing is left of changes that are all taken back; {} asks for a table of defaults.
+                    (!merged.is_empty() || new.is_empty()).then_some(Value::Object(merged))
+                }
+                (_, value) => Some(value.clone()),
+            };
+            self.set(key, merged);
+        }
+    }
+
+    /// Drops what makes no difference to this definition.
+    pub fn prune(&mut self, base: &T) {
+        let is_same = |key: &String, value: &mut Value| {
+            let one = Self::of(key, value.clone());
+            one.over(base, &Place::Root, &mut Problems::default()) == *base
+        };
+        self.keys.extract_if(.., is_same).for_each(drop);
+    }
+
+    /// The definition with these changes. What cannot be changed so stays as it is, and is a problem.
+    pub(crate) fn over(&self, base: &T, place: &Place, problems: &mut Problems) -> T {
+        let mut next = base.clone();
+        let keys: Vec<&str> = T::OPTIONS.iter().map(|row| row.key).collect();
+        let has_tables = self.keys.values().any(Value::is_object);
+        let present = if has_tables { written(base) } else { Map::new() };
+        for (key, value) in &self.keys {
+            let Some(row) = T::OPTIONS.iter().find(|row| row.key == key) else {
+                let table = Table::from([(key.clone(), Node::Nothing)]);
+                Section::new(&table, *place, &keys, problems);
+                continue;
+            };
+            if let Some(why) = row.fixed {
+                problems.add(&place.key(key), format!("cannot change at runtime: {why}"));
+                continue;
+            }
+            if let (Some(none), Some(NONE)) = (row.none, value.as_str()) {
+                none(&mut next);
+                continue;
+            }
+            let node = match (value, present.get(key)) {
+                (Value::Object(new), Some(Value::Object(old))) if !new.contains_key("type") => {
+                    Node::from(&Value::Object(over(old.clone(), new)))
+                }
+                (value, _) => Node::from(value),
+            };
+            let table = Table::from([(key.clone(), node)]);
+            (row.read)(&mut Section::new(&table, *place, &[row.key], problems), &mut next);
+        }
+        next
+    }
+}
+
+/// A document as JSON.
+fn written<T: Serialize>(document: &T) -> Map<String, Value> {
+    match serde_json::to_value(document) {
+        Ok(Value::Object(written)) => written,
+        // What is read from JSON every day can be written as JSON.
+        _ => Map::new(),
+    }
+}
+
+/// One table's keys over another's; null takes a key away.
+fn over(mut old: Map<String, Value>, new: &Map<String, Value>) -> Map<String, Value> {
+    for (key, value) in new {
+        match value {
+            Value::Null => drop(old.remove(key)),
+            value => drop(old.insert(key.clone(), value.clone())),
+        }
+    }
+    old
+}
+
+impl<T: Options> Row<T> {
+    /// Its default, where that is a value to write.
+    pub(crate) fn default_value(&self) -> Option<Value> {
+        let text = self.default.split(": ").next().unwrap_or_default().trim_matches('`');
+        match self.none {
+            Some(_) => Some(NONE.into()),
+            None => serde_json::from_str(text).ok(),
+        }
+    }
+
+    /// The value that text on a command line stands for, or what is wrong with it.
+    ///
+    /// # Errors
+    /// What is wrong, and what to write.
+    pub fn value(&self, text: &str) -> Result<Value, String> {
+        let mut wrong: Option<String> = None;
+        for value in readings(text) {
+            let patch = Patch::<T>::of(self.key, value.clone());
+            let mut problems = Problems::default();
+            patch.over(&T::example(), &Place::Root, &mut problems);
+            match problems.all.into_iter().next() {
+                None => return Ok(value),
+                // What is wrong with a value of the right kind says more.
+                Some(problem) if wrong.as_ref().is_none_or(|wrong| is_of_kind(wrong)) => {
+                    wrong = Some(problem.what)
+                }
+                Some(_) => {}
+            }
+        }
+        Err(wrong.unwrap_or_default())
+    }
+}
+
+/// Whether it is the kind of value that is wrong: a text where a number is wanted.
+fn is_of_kind(wrong: &str) -> bool {
+    wrong.contains("; write a ") || wrong.contains(" is in quotes")
+}
+
+/// What a text may stand for, the likeliest first.
+fn readings(text: &str) -> Vec<Value> {
+    let plain = text.parse::<u64>().map(Value::from).ok().or(text.parse::<bool>().map(Value::from).ok());
+    let list = || text.split(',').map(|item| Value::from(item.trim())).collect::<Vec<_>>().into();
+    let table = text.contains('=').then(|| keys(text).ok()).flatten().map(Value::Object);
+    table.into_iter().chain(plain).chain([Value::from(text), list()]).collect()
+}
+
+/// Reads the keys of a table, `KEY=VALUE,...`: a number, or true or false, is one; all else is text.
+///
+/// # Errors
+/// What is not a key with its value.
+pub fn keys(text: &str) -> Result<Map<String, Value>, String> {
+    let pair = |pair: &str| {
+        let (key, value) = pair
+            .split_once('=')
+            .ok_or_else(|| format!("{} is not KEY=VALUE; write KEY=VALUE,...", quoted(pair)))?;
+        let key = key.trim();
+        // What an agent is sent is text, whatever it looks like.
+        let is_json = key != "send" && (value.parse::<u32>().is_ok() || value.parse::<bool>().is_ok());
+        let value = match value.parse::<Value>() {
+            Ok(value) if is_json => value,
+            _ => Value::from(value),
+        };
+        Ok((key.to_owned(), value))
+    };
+    text.split(',').map(pair).collect()
+}
+
+impl<T> FromIterator<(String, Value)> for Patch<T> {
+    fn from_iter<I: IntoIterator<Item = (String, Value)>>(keys: I) -> Self {
+        Self { keys: keys.into_iter().collect(), of: PhantomData }
+    }
+}
+
+impl<T> Default for Patch<T> {
+    fn default() -> Self {
+        Self { keys: BTreeMap::new(), of: PhantomData }
+    }
+}
+
+impl<T> Clone for Patch<T> {
+    fn clone(&self) -> Self {
+        Self { keys: self.keys.clone(), of: PhantomData }
+    }
+}
+
+impl<T> PartialEq for Patch<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.keys == other.keys
+    }
+}
+
+impl<T> Eq for Patch<T> {}
+
+impl<T> std::fmt::Debug for Patch<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.keys.fmt(f)
+    }
+}
+
+impl<T> Serialize for Patch<T> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        self.keys.serialize(to)
+    }
+}
+
+/// Options that can change, with values that they may have; a part of a table is read where it is put over the present one.
+impl<'de, T: Options> Deserialize<'de> for Patch<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let keys = BTreeMap::deserialize(from)?;
+        let known: Vec<&str> = T::OPTIONS.iter().map(|row| row.key).collect();
+        if let Some(unknown) = keys.keys().find(|key: &&String| !known.contains(&key.as_str())) {
+            let known = listed(&known);
+            return Err(serde::de::Error::custom(format!(
+                "unknown field `{unknown}`, expected one of {known}"
+            )));
+        }
+        let patch = Self { keys, of: PhantomData };
+        let whole = patch.keys.iter().filter(|(_, value)| !value.is_null() && !value.is_object());
+        let whole: Self = whole.map(|(key, value)| (key.clone(), value.clone())).collect();
+        let mut problems = Problems::default();
+        whole.over(&T::example(), &Place::Root, &mut problems);
+        match problems.into_result() {
+            Ok(()) => Ok(patch),
+            Err(lines) => Err(serde::de::Error::custom(lines.join("\n"))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::model::service::{Backend, Service};
+
+    fn web() -> Service {
+        serde_json::from_value(json!({
+            "name": "web", "vip": "192.0.2.10:80", "max_flows": 7, "slow_start": "30s",
+            "health_check": { "type": "http", "path": "/x" },
+            "circuit_breaker": { "open": "20s", "window": "5s" },
+        }))
+        .expect("a service")
+    }
+
+    fn patch(json: Value) -> Patch<Service> {
+        serde_json::from_value(json).expect("a patch")
+    }
+
+    /// The service with a patch, and what is wrong with that.
+    fn over(json: Value) -> Result<Service, String> {
+        let mut problems = Problems::default();
+        let changed = patch(json).over(&web(), &Place::Root, &mut problems);
+        problems.into_result().map(|()| changed).map_err(|lines| lines.join("\n"))
+    }
+
+    #[test]
+    fn the_default_that_is_documented_is_the_one_that_holds() {
+        fn check<T: Options + std::fmt::Debug>() {
+            for row in T::OPTIONS.iter().filter(|row| row.none.is_none() && row.fixed.is_none()) {
+                let is_none = row.default.starts_with("as many") || row.key == "health_check";
+                let Some(default) = row.default_value().filter(|_| !is_none) else {
+                    assert!(is_none, "{} has no default to write", row.key);
+                    continue;
+                };
+                let mut problems = Problems::default();
+                let same = Patch::of(row.key, default).over(&T::example(), &Place::Root, &mut problems);
+                assert!(problems.all.is_empty(), "{}: {problems:?}", row.key);
+                assert!(same == T::example(), "{}", row.key);
+            }
+        }
+        check::<Service>();
+        check::<Backend>();
+    }
+
+    #[test]
+    fn options_get_new_values_and_a_table_is_put_over_the_present_one() {
+        let changed = over(json!({
+            "affinity": "source", "max_flows": 0, "slow_start": "none",
+            "circuit_breaker": { "open": "1m" }, "health_check": { "interval": "2s" },
+        }));
+        let wanted = json!({
+            "name": "web", "vip": "192.0.2.10:80", "affinity": "source",
+            "health_check": { "type": "http", "path": "/x", "interval": "2s" },
+            "circuit_breaker": { "open": "1m", "window": "5s" },
+        });
+        assert_eq!(changed, Ok(serde_json::from_value(wanted).expect("a service")));
+        let other = over(json!({ "health_check": { "type": "tcp" } })).expect("valid");
+        assert_eq!(other.check().to_string(), "tcp, every 1s, timeout 500ms, rise 2, fall 3");
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_told_at_once() {
+        let all = json!({ "affinity": "sorce", "max_flows": "many", "mode": "nat" });
+        let wrong = serde_json::from_value::<Patch<Service>>(all).expect_err("refused").to_string();
+        for words in [
+            "affinity: \"sorce\" is no affinity; write \"none\"",
+            "max_flows: is a string; write a whole number",
+            "mode: cannot change at runtime: established flows would break",
+        ] {
+            assert!(wrong.contains(words), "{words:?} is not in:\n{wrong}");
+        }
+        let wrong = over(json!({ "health_check": { "rise": 0.5, "fal": 1 } })).expect_err("refused");
+        assert!(wrong.contains("health_check.rise: is a fraction; write a whole number"), "{wrong}");
+        assert!(wrong.contains("did you mean \"fall\"?"), "{wrong}");
+        let unknown =
+            serde_json::from_value::<Patch<Service>>(json!({ "max_flow": 1 })).expect_err("refused");
+        assert!(unknown.to_string().contains("unknown field `max_flow`"), "{unknown}");
+    }
+
+    #[test]
+    fn null_takes_back_and_what_makes_no_difference_is_not_kept() {
+        let mut kept = patch(json!({ "max_flows": 9, "circuit_breaker": { "open": "1m", "window": "9s" } }));
+        kept.merge(&patch(json!({ "max_flows": null, "circuit_breaker": { "window": null } })));
+        assert_eq!(kept, patch(json!({ "circuit_breaker": { "open": "1m" } })));
+        kept.merge(&patch(json!({ "circuit_breaker": { "open": null } })));
+        assert!(kept.is_empty(), "{kept:?}");
+        let mut same =
+            patch(json!({ "max_flows": 7, "slow_start": "30s", "deny": "none", "affinity": "source" }));
+        same.prune(&web());
+        assert_eq!(same, patch(json!({ "affinity": "source" })));
+    }
+
+    #[test]
+    fn text_on_the_command_line_is_read_as_the_option_wants_it() {
+        let value = |key: &str, text: &str| {
+            let row = Service::OPTIONS.iter().find(|row| row.key == key).expect("an option");
+            row.value(text)
+        };
+        for (key, text, read) in [
+            ("affinity", "source", json!("source")),
+            ("max_flows", "100000", json!(100_000)),
+            ("slow_start", "30s", json!("30s")),
+            ("slow_start", "none", json!("none")),
+            ("deny", "203.0.113.0/24,198.51.100.0/24", json!(["203.0.113.0/24", "198.51.100.0/24"])),
+            (
+                "circuit_breaker",
+                "open=1m,half_open_portion=5",
+                json!({ "open": "1m", "half_open_portion": 5 }),
+            ),
+        ] {
+            assert_eq!(value(key, text), Ok(read), "{key}={text}");
+        }
+        for (key, text, words) in [
+            ("affinity", "sorce", "\"sorce\" is no affinity; write \"none\""),
+            ("max_flows", "100000000", "100,000,000 is out of range; write 0 to 67,108,864"),
+            ("max_flows", "many", "write a whole number"),
+            ("slow_start", "soon", "\"soon\" is not a duration"),
+        ] {
+            let wrong = value(key, text).expect_err("refused");
+            assert!(wrong.contains(words), "{key}={text}: {wrong}");
+        }
+    }
+}

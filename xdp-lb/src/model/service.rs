@@ -1,0 +1,739 @@
+//! Services and backends: every option with its type, range and default, and what it is for.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::agent::Agent;
+use super::check::{HealthCheck, Probe};
+use super::choices::{FlowTracking, Hairpin, Mode, OnDown, OnNoBackends, Protocol};
+use super::discovery::Discovery;
+use super::feedback::Feedback;
+use super::options::options;
+use super::policy::{Affinity, EMPTY_RANGES, Prefix, Quic, ServerId, deserialize_ranges};
+use super::recovery::{CircuitBreaker, DownPolicy};
+use super::section::{Node, Section, Table};
+use super::text;
+use super::vip::Vip;
+use super::{written_check, written_discovery};
+
+/// Where an address is to be that could not be read, or is missing.
+const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
+/// The largest limit of flows: what the flow table has room for at the most.
+pub(crate) const MAX_FLOWS: RangeInclusive<u32> = 0..=1 << 26;
+/// The highest rate, flows a second, and the largest burst.
+pub(crate) const RATE: RangeInclusive<u32> = 0..=1_000_000;
+pub(crate) const PERCENT: RangeInclusive<u8> = 0..=100;
+
+options! {
+    /// A service: what clients connect to, and its policy.
+    #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    #[schemars(example = serde_json::json!({
+        "name": "api",
+        "vip": "192.0.2.11:80",
+        "health_check": { "type": "http", "path": "/healthz" },
+        "backend": [{ "address": "198.51.100.11:8080", "weight": 100 }],
+    }))]
+    pub struct Service {
+        #[schemars(length(min = 1, max = 63), regex(pattern = "^[A-Za-z0-9._-]+$"))]
+        name: String = String::new() => {
+            sentence: "What the CLI, the logs and the metrics call it.",
+            default: "none: must be given",
+            range: "1 to 63 letters, digits, `-`, `_`, `.`; each name once",
+            read: |it, key| it.required(key, "name = \"web\"", |name| Ok(name.to_owned())),
+            fixed: "a service keeps its name while it runs: rename it in the config file and reload, which keeps its flows",
+        }
+        vip: Vip = Vip::at(NOWHERE) => {
+            sentence: "The address and port that clients connect to, or a range of ports.",
+            default: "none: must be given",
+            range: "address and port, or a range of ports (`\"192.0.2.10:5000-5999\"`) or all (`\"192.0.2.10:*\"`); each once for a protocol",
+            read: |it, key| it.required(key, "vip = \"192.0.2.10:80\"", str::parse),
+            fixed: "another address, port or protocol is another service: add it (xdp-lb service add), move the clients there, then remove this one (xdp-lb service remove)",
+        }
+        #[serde(default)]
+        protocol: Protocol = Protocol::Tcp => {
+            sentence: "The transport protocol.",
+            default: "`\"tcp\"`",
+            range: "`\"tcp\"`, `\"udp\"`",
+            fixed: "another address, port or protocol is another service: add it (xdp-lb service add), move the clients there, then remove this one (xdp-lb service remove)",
+        }
+        #[serde(default)]
+        mode: Mode = Mode::FullNat => {
+            sentence: "How packets reach the backends, and how the replies return.",
+            default: "`\"full-nat\"`",
+            range: "`\"full-nat\"`, `\"nat\"`, `\"dsr\"`, `\"ipip\"`, `\"gue\"`",
+            fixed: "established flows would break, since each mode sends packets in its own way: add a service of that mode at another VIP, move the clients there, then remove this one; or drain the service, change the config file and reload",
+        }
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        snat_addresses: Vec<IpAddr> = Vec::new() => {
+            sentence: "`full-nat`: the addresses that backends see; `ipip` and `gue`: the outer source addresses.",
+            default: "this host's address towards the backend",
+            range: "up to 16 addresses, each once; `full-nat`: of the VIP's family; `ipip` and `gue`: of the backends' family; no other mode",
+            none: |it| it.snat_addresses.clear(),
+        }
+        #[serde(default, skip_serializing_if = "is_default")]
+        affinity: Affinity = Affinity::None => {
+            sentence: "Which flows stay together on one backend.",
+            default: "`\"none\"`",
+            range: "`\"none\"`, `\"source\"`, `\"source/PREFIX\"` with a prefix of 1 to 32 bits (IPv6: 1 to 128)",
+        }
+        #[serde(default, skip_serializing_if = "is_default")]
+        flow_tracking: FlowTracking = FlowTracking::Auto => {
+            sentence: "Which flows are recorded.",
+            default: "`\"auto\"`",
+            range: "`\"auto\"`, `\"always\"`",
+        }
+        #[serde(default, skip_serializing_if = "is_default")]
+        on_no_backends: OnNoBackends = OnNoBackends::Reject => {
+            sentence: "What becomes of new flows while no backend takes any.",
+            default: "`\"reject\"`",
+            range: "`\"reject\"`, `\"drop\"`",
+        }
+        #[serde(default, skip_serializing_if = "is_default")]
+        hairpin: Hairpin = Hairpin::Auto => {
+            sentence: "`nat`: what happens to a client to whom its backend would reply directly.",
+            default: "`\"auto\"`",
+            range: "`\"auto\"`, `\"off\"`",
+        }
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        quic: Option<Quic> = None => {
+            sentence: "How QUIC's connection ids name the backend that a packet is meant for.",
+            default: "not looked at",
+            range: "a table: `server_id_length` (1 to 15), `config_id` (0 to 6, default 0); UDP only",
+            read: |it, key| it.section(key, Quic::KEYS, Quic::read).flatten().map(Some),
+            none: |it| it.quic = None,
+        }
+        #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "deserialize_ranges")]
+        allow: Vec<Prefix> = Vec::new() => {
+            sentence: "The clients that are let in, and nobody else.",
+            default: "every client",
+            range: "ranges of the VIP's family, `\"192.0.2.0/24\"` or single addresses, each once",
+            read: ranges,
+            none: |it| it.allow.clear(),
+        }
+        #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "deserialize_ranges")]
+        deny: Vec<Prefix> = Vec::new() => {
+            sentence: "The clients that are not let in.",
+            default: "no client",
+            range: "as `allow`",
+            read: ranges,
+            none: |it| it.deny.clear(),
+        }
+        #[serde(default, skip_serializing_if = "is_default")]
+        new_flow_rate: u32 = 0 => {
+            sentence: "How many flows one client may begin in a second.",
+            default: "0: any number",
+            range: "0 to 1,000,000",
+            read: |it, key| it.integer(key, &RATE),
+        }
+        #[serde(default, skip_serializing_if = "is_default")]
+        new_flow_burst: u32 = 0 => {
+            sentence: "How many of them it may begin at once.",
+            default: "as many as `new_flow_rate`",
+            range: "0 to 1,000,000; needs `new_flow_rate`",
+            read: |it, key| it.integer(key, &RATE),
+        }
+        #[serde(default, skip_serializing_if = "is_default")]
+        panic_threshold: u8 = 0 => {
+            sentence: "Where fewer backends are up than this, backups take flows, and then those that are down.",
+            default: "0",
+            range: "0 to 100, percent",
+            read: |it, key| it.integer(key, &PERCENT),
+        }
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        circuit_breaker: Option<CircuitBreaker> = None => {
+            sentence: "When a backend that fails gets no new flows for a while.",
+            default: "none",
+            range: "a table, below",
+            read: |it, key| it.section(key, CircuitBreaker::KEYS, CircuitBreaker::read).map(Some),
+            none: |it| it.circuit_breaker = None,
+        }
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        agent: Option<Agent> = None => {
+            sentence: "How backends are asked, beside the health check, how they are.",
+            default: "none",
+            range: "a table, below",
+            read: |it, key| it.section(key, Agent::KEYS, Agent::read).flatten().map(Some),
+            none: |it| it.agent = None,
+        }
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        feedback: Option<Feedback> = None => {
+            sentence: "Whether weights follow how long checks take, and how that and what agents say is damped.",
+            default: "weights as given",
+            range: "a table, below",
+            read: |it, key| it.section(key, Feedback::KEYS, Feedback::read).map(Some),
+            none: |it| it.feedback = None,
+        }
+        #[schemars(with = "Option<String>")]
+        #[serde(default, skip_serializing_if = "Option::is_none", with = "text::duration_option")]
+        slow_start: Option<Duration> = None => {
+            sentence: "Over which time a backend that comes back gets its share of new flows.",
+            default: "none: at once",
+            range: "1 s to 1 h",
+            none: |it| it.slow_start = None,
+        }
+        #[serde(default, skip_serializing_if = "is_default")]
+        on_down: OnDown = OnDown::Auto => {
+            sentence: "What becomes of the established flows of a backend that is down.",
+            default: "`\"auto\"`",
+            range: "`\"auto\"`, `\"keep\"`, `\"reset\"`",
+        }
+        #[schemars(with = "Option<String>")]
+        #[serde(default, skip_serializing_if = "Option::is_none", with = "text::duration_option")]
+        down_grace: Option<Duration> = None => {
+            sentence: "How long a backend that is down has to leave its clients without any answer before its flows end.",
+            default: "`\"2s\"`",
+            range: "500 ms to 1 h; modes `nat` and `full-nat`, `on_down = \"auto\"`",
+            none: |it| it.down_grace = None,
+        }
+        #[schemars(with = "Option<String>")]
+        #[serde(default, skip_serializing_if = "Option::is_none", with = "text::duration_option")]
+        down_timeout: Option<Duration> = None => {
+            sentence: "How long a backend is down before its flows end.",
+            default: "`\"30s\"`",
+            range: "1 s to 1 day; modes `dsr`, `ipip` and `gue`, `on_down = \"auto\"`",
+            none: |it| it.down_timeout = None,
+        }
+        #[serde(default, skip_serializing_if = "is_default")]
+        max_flows: u32 = 0 => {
+            sentence: "How many flows the service may have at a time.",
+            default: "0: any number",
+            range: "0 to 67,108,864",
+            read: |it, key| it.integer(key, &MAX_FLOWS),
+        }
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        health_check: Option<HealthCheck> = None => {
+            sentence: "How its backends are checked.",
+            default: "`{ type = \"tcp\" }` for TCP, `{ type = \"none\" }` for UDP and for more than one port",
+            range: "a table, below",
+            read: |it, key| it.section(key, written_check::KEYS, HealthCheck::read).flatten().map(Some),
+            none: |it| it.health_check = Some(HealthCheck::new(Probe::None)),
+        }
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        discovery: Option<Discovery> = None => {
+            sentence: "How more backends are found: by DNS, or in a file that others replace.",
+            default: "none",
+            range: "a table, below",
+            read: |it, key| it.section(key, written_discovery::KEYS, Discovery::read).flatten().map(Some),
+            none: |it| it.discovery = None,
+        }
+        #[serde(default, rename = "backend", skip_serializing_if = "Vec::is_empty")]
+        backends as "backend": Vec<Backend> = Vec::new() => {
+            sentence: "Its backends.",
+            default: "none",
+            range: "a list of tables, below",
+            read: |it, key| it.sections(key, Backend::KEYS, label, Backend::read),
+            fixed: "backends come and go one by one: xdp-lb backend add, xdp-lb backend remove",
+        }
+    }
+}
+
+options! {
+    /// A backend of a service.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    #[schemars(example = serde_json::json!({ "address": "198.51.100.13:8080", "weight": 100 }))]
+    pub struct Backend {
+        #[schemars(regex(pattern = text::ENDPOINT))]
+        #[serde(deserialize_with = "text::deserialize_endpoint")]
+        address: SocketAddr = NOWHERE => {
+            sentence: "Where the real server listens.",
+            default: "none: must be given",
+            range: "address and port, of the VIP's family unless the mode is `ipip` or `gue`; with the VIP's port in modes `dsr`, `ipip` and `gue`; each once in a service; with port 0 where the VIP has more than one",
+            read: |it, key| it.required(key, "address = \"198.51.100.11:8080\"", text::parse_endpoint),
+            fixed: "another address is another backend: add that one (xdp-lb backend add), then remove this one (xdp-lb backend remove)",
+        }
+        #[serde(default = "default_weight")]
+        weight: u16 = default_weight() => {
+            sentence: "Its share of new flows relative to the service's other backends.",
+            default: "100",
+            range: "0 to 65,535",
+        }
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        server_id: Option<ServerId> = None => {
+            sentence: "What the server calls itself in QUIC's connection ids.",
+            default: "none: must be given where the service has `quic`, and there only",
+            range: "as many bytes as `server_id_length` says, in hex, each once in a service",
+            read: |it, key| it.parsed(key, str::parse).map(Some),
+            none: |it| it.server_id = None,
+        }
+        #[serde(default, skip_serializing_if = "is_default")]
+        backup: bool = false => {
+            sentence: "Whether it takes new flows only where too few others are up.",
+            default: "false",
+            range: "true, false",
+        }
+        #[serde(default, skip_serializing_if = "is_default")]
+        max_flows: u32 = 0 => {
+            sentence: "How many flows it may have at a time.",
+            default: "0: any number",
+            range: "0 to 67,108,864",
+            read: |it, key| it.integer(key, &MAX_FLOWS),
+        }
+    }
+}
+
+/// Ranges of clients. One that cannot be read has a place holder, so that the others keep their places.
+fn ranges(section: &mut Section<'_>, key: &str) -> Option<Vec<Prefix>> {
+    let list = section.list(key, str::parse)?;
+    if list.is_empty() {
+        section.problem(key, EMPTY_RANGES);
+    }
+    Some(list.into_iter().map(|range| range.unwrap_or(Prefix::ALL_IPV4)).collect())
+}
+
+/// What errors call the backend of a table.
+fn label(table: &Table, index: usize) -> String {
+    let address = match table.get("address") {
+        Some(Node::Text(text)) => text.parse().ok(),
+        _ => None,
+    };
+    backend_label(address, index)
+}
+
+/// What errors call the backend of this address, or of this place where the address is not known.
+pub(crate) fn backend_label(address: Option<SocketAddr>, index: usize) -> String {
+    match address {
+        Some(address) => format!("backend {address}"),
+        None => format!("backend #{}", index + 1),
+    }
+}
+
+/// Whether a value is what it is where nothing is written.
+pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// The weight of a backend that names none.
+pub const fn default_weight() -> u16 {
+    100
+}
+
+impl Backend {
+    /// A backend of this weight, with the defaults of everything else.
+    pub const fn new(address: SocketAddr, weight: u16) -> Self {
+        Self { address, weight, ..Self::blank() }
+    }
+}
+
+impl Service {
+    /// A service without backends, with the defaults of everything else.
+    pub fn new(name: impl Into<String>, vip: Vip) -> Self {
+        Self { name: name.into(), vip, ..Self::blank() }
+    }
+
+    /// Whether its backends are checked.
+    pub fn is_checked(&self) -> bool {
+        match &self.health_check {
+            Some(check) => check.probe != Probe::None,
+            None => self.protocol == Protocol::Tcp && !self.vip.is_range(),
+        }
+    }
+
+    /// Its health check, or the default one: a TCP connect for TCP, none for UDP or where the VIP has more than one
+    /// port.
+    pub fn check(&self) -> HealthCheck {
+        self.health_check.clone().unwrap_or_else(|| {
+            HealthCheck::new(match self.protocol {
+                Protocol::Tcp if !self.vip.is_range() => Probe::Tcp,
+                _ => Probe::None,
+            })
+        })
+    }
+
+    /// When the flows of its backends that are down end.
+    pub fn down_policy(&self) -> DownPolicy {
+        match self.on_down {
+            OnDown::Keep => DownPolicy::Keep,
+            OnDown::Reset => DownPolicy::Reset,
+            OnDown::Auto if self.mode.keeps_destination() => {
+                DownPolicy::After(self.down_timeout.unwrap_or(Duration::from_secs(30)))
+            }
+            OnDown::Auto => DownPolicy::OnceSilent(self.down_grace.unwrap_or(Duration::from_secs(2))),
+        }
+    }
+
+    /// Itself without its backends.
+    pub(crate) fn without_backends(&self) -> Self {
+        // Thousands of backends are not copied to be thrown away.
+        let Self { name, snat_addresses, allow, deny, agent, health_check, discovery, .. } = self;
+        Self {
+            name: name.clone(),
+            snat_addresses: snat_addresses.clone(),
+            allow: allow.clone(),
+            deny: deny.clone(),
+            agent: agent.clone(),
+            health_check: health_check.clone(),
+            discovery: discovery.clone(),
+            backends: Vec::new(),
+            ..*self
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::parse;
+    use crate::model::check::{Body, Http, Method, StatusRange, Tls, TlsVersion, Via};
+    use crate::model::{validate_backend, validate_service};
+
+    fn tls() -> impl Strategy<Value = Tls> {
+        let name = prop::option::of("[a-z]{1,9}(\\.[a-z]{1,9}){0,3}");
+        (name, any::<bool>(), prop::option::of("(/[a-z.]{0,8}[a-z]){1,3}"), any::<bool>()).prop_map(
+            |(server_name, verify, ca_file, newest)| Tls {
+                server_name,
+                verify,
+                ca_file: ca_file.filter(|_| verify).map(Into::into),
+                min_version: if newest { TlsVersion::V1_3 } else { TlsVersion::V1_2 },
+            },
+        )
+    }
+
+    fn http() -> impl Strategy<Value = Http> {
+        let host = prop::option::of("[a-z]{1,9}(:[1-9][0-9]{0,3})?");
+        let method = prop::sample::select(vec![Method::Get, Method::Options, Method::Head]);
+        let headers = prop::collection::btree_map("x-[a-z]{1,9}", "[a-zA-Z0-9=:/]([ -~]{0,9}[!-~])?", 0..4);
+        let status = prop::collection::vec((100u16..600, 0u16..600), 1..4);
+        let body = prop_oneof![
+            Just(None),
+            "[^\\p{Cc}]{1,20}".prop_map(|text| Some(Body::Contains(text))),
+            "[a-z.+]{0,5}[a-z]"
+                .prop_filter_map("a pattern", |text| { Some(Some(Body::Matches(text.parse().ok()?))) }),
+        ];
+        (prop::option::of(tls()), method, "/[a-z0-9/?=&%.]{0,20}", host, headers, status, body).prop_map(
+            |(tls, method, path, host, headers, status, body)| Http {
+                tls,
+                method,
+                path,
+                host,
+                headers: headers.into_iter().collect(),
+                status: status
+                    .into_iter()
+                    .map(|(low, more)| StatusRange { low, high: (low + more).min(599) })
+                    .collect(),
+                body: body.filter(|_| method != Method::Head),
+            },
+        )
+    }
+
+    fn probe() -> impl Strategy<Value = Probe> {
+        let bytes = || prop::collection::vec(any::<u8>(), 1..20);
+        let text = || "[^\\p{Cc}]{1,20}".prop_map(String::into_bytes);
+        prop_oneof![
+            Just(Probe::None),
+            Just(Probe::Tcp),
+            Just(Probe::Icmp),
+            http().prop_map(Probe::Http),
+            ("[a-z]{1,9}(\\.[a-z]{1,9}){0,3}\\.?", prop::sample::select(vec!["A", "AAAA", "TXT", "SOA"]))
+                .prop_map(|(name, record)| Probe::Dns { name, record: record.into() }),
+            (prop_oneof![bytes(), text()], prop::option::of(prop_oneof![bytes(), text()]))
+                .prop_map(|(send, expect)| Probe::Udp { send, expect }),
+            ("[a-z.]{0,20}", prop::option::of("[a-z]{1,9}"), prop::option::of(tls()))
+                .prop_map(|(service, host, tls)| Probe::Grpc { service, host, tls }),
+            ("(/[a-z]{1,9}){1,3}", prop::collection::vec("[ -~]{0,9}", 0..3)).prop_map(
+                |(program, arguments)| Probe::Exec {
+                    command: [vec![program], arguments].concat(),
+                    user: "nobody".into(),
+                }
+            ),
+        ]
+    }
+
+    fn check() -> impl Strategy<Value = HealthCheck> {
+        let counts = (1u16..=100, 1u16..=100, 0u8..=50);
+        (probe(), 100u64..=3_600_000, 0f64..=1.0, counts, prop::option::of(1u16..)).prop_map(
+            |(probe, interval, part, (rise, fall, jitter), port)| HealthCheck {
+                interval: Duration::from_millis(interval),
+                fast_interval: port
+                    .map(|_| Duration::from_millis(((interval as f64 * part) as u64).clamp(100, interval))),
+                jitter,
+                timeout: Duration::from_millis(((interval as f64 * part) as u64).clamp(10, interval)),
+                rise,
+                fall,
+                source: None,
+                port: port.filter(|_| !matches!(probe, Probe::None | Probe::Icmp)),
+                via: Via::Backend,
+                probe,
+            },
+        )
+    }
+
+    fn circuit_breaker() -> impl Strategy<Value = CircuitBreaker> {
+        (1u64..=60, 1u64..=60, 2u64..=600, 1u8..=50, (1u8..=100, 1u32..=1_000_000, 1u8..=100)).prop_map(
+            |(open, more, window, half_open_portion, (failure_percent, min_flows, max_ejected))| {
+                CircuitBreaker {
+                    open: Duration::from_secs(open),
+                    max_open: Duration::from_secs(open + more),
+                    window: Duration::from_secs(window),
+                    half_open_portion,
+                    failure_percent: Some(failure_percent),
+                    min_flows: Some(min_flows),
+                    max_ejected: Some(max_ejected),
+                }
+            },
+        )
+    }
+
+    fn agent() -> impl Strategy<Value = Agent> {
+        (1u16.., 100u64..=3_600_000, prop::option::of(0f64..=1.0), "[ -~]{0,20}\n?").prop_map(
+            |(port, interval, part, send)| Agent {
+                port,
+                interval: Duration::from_millis(interval),
+                timeout: part
+                    .map(|part| Duration::from_millis(((interval as f64 * part) as u64).clamp(10, interval))),
+                send,
+                source: None,
+            },
+        )
+    }
+
+    fn feedback() -> impl Strategy<Value = Feedback> {
+        (prop::option::of(1u8..=100), 1u8..=50, 1u64..=600).prop_map(|(floor, min_change, hold)| Feedback {
+            latency: floor.is_some(),
+            floor,
+            min_change,
+            hold: Duration::from_secs(hold),
+        })
+    }
+
+    fn service() -> impl Strategy<Value = Service> {
+        let address = |v6: bool, net: u8, host: u16| -> IpAddr {
+            if v6 {
+                std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, net.into(), host).into()
+            } else {
+                [198, 51, 100, net | (host as u8 & 0x3f)].into()
+            }
+        };
+        let protocol = prop::sample::select(vec![Protocol::Tcp, Protocol::Udp]);
+        let backends = prop::collection::btree_map((0u16..64, 1u16..), any::<u16>(), 0..5);
+        let range = move |v6: bool, net: u8, host: u16| {
+            let address = address(v6, net, host);
+            Prefix { address, bits: if v6 { 128 } else { 32 } }
+        };
+        let ranges = || prop::collection::btree_set(0u16..64, 0..4);
+        let ranges = (ranges(), ranges());
+        let rate = (0u32..=1_000_000, 0u32..=1_000_000);
+        let slow_start = prop::option::of((1u64..=3600).prop_map(Duration::from_secs));
+        let follows = prop::option::of((agent(), prop::option::of(feedback())));
+        let down = (
+            prop::sample::select(vec![OnDown::Auto, OnDown::Keep, OnDown::Reset]),
+            prop::option::of((500u64..=3_600_000).prop_map(Duration::from_millis)),
+        );
+        let recovery = (0u8..=100, slow_start, prop::option::of(circuit_breaker()), follows, down);
+        let affinity = prop_oneof![
+            Just(Affinity::None),
+            Just(Affinity::Source),
+            (1u8..=32).prop_map(Affinity::SourcePrefix)
+        ];
+        let policy =
+            (protocol, affinity, recovery, any::<bool>(), prop::collection::btree_set(0u16..64, 0..4));
+        (
+            "[A-Za-z0-9][A-Za-z0-9._-]{0,62}",
+            any::<bool>(),
+            1u16..,
+            policy,
+            ranges,
+            rate,
+            prop::option::of(check()),
+            backends,
+        )
+            .prop_map(
+                move |(
+                    name,
+                    v6,
+                    port,
+                    (protocol, affinity, recovery, nat, snat),
+                    ranges,
+                    rate,
+                    health_check,
+                    backends,
+                )| Service {
+                    protocol,
+                    mode: if nat { Mode::Nat } else { Mode::FullNat },
+                    on_no_backends: if v6 { OnNoBackends::Reject } else { OnNoBackends::Drop },
+                    flow_tracking: if v6 { FlowTracking::Always } else { FlowTracking::Auto },
+                    hairpin: if v6 && nat { Hairpin::Off } else { Hairpin::Auto },
+                    snat_addresses: snat
+                        .into_iter()
+                        .filter(|_| !nat)
+                        .map(|host| address(v6, 0x40, host))
+                        .collect(),
+                    health_check,
+                    backends: backends
+                        .into_iter()
+                        .map(|((host, port), weight)| {
+                            let max_flows = u32::from(weight) * u32::from(host);
+                            let address = SocketAddr::new(address(v6, 0x80, host), port);
+                            Backend { max_flows, backup: weight % 2 == 0, ..Backend::new(address, weight) }
+                        })
+                        .collect(),
+                    max_flows: rate.0,
+                    affinity,
+                    allow: ranges.0.into_iter().map(|host| range(v6, 0, host)).collect(),
+                    deny: ranges.1.into_iter().map(|host| range(v6, 0xc0, host)).collect(),
+                    panic_threshold: recovery.0,
+                    circuit_breaker: recovery.2.map(|breaker| match protocol {
+                        Protocol::Tcp => breaker,
+                        Protocol::Udp => {
+                            CircuitBreaker { failure_percent: None, ..CircuitBreaker::default() }
+                        }
+                    }),
+                    slow_start: recovery.1,
+                    on_down: recovery.4.0,
+                    down_grace: recovery.4.1.filter(|_| recovery.4.0 == OnDown::Auto),
+                    agent: recovery.3.clone().map(|follows| follows.0),
+                    feedback: recovery.3.and_then(|follows| follows.1),
+                    new_flow_rate: rate.0,
+                    new_flow_burst: if rate.0 == 0 { 0 } else { rate.1 },
+                    ..Service::new(name, SocketAddr::new(address(v6, 0, 1), port).into())
+                },
+            )
+            .prop_map(|service| {
+                let is_checked = service.is_checked();
+                let feedback = service.feedback.map(|feedback| match is_checked {
+                    true => feedback,
+                    false => Feedback { latency: false, floor: None, ..feedback },
+                });
+                Service { feedback, ..service }
+            })
+    }
+
+    #[derive(Serialize)]
+    struct File {
+        interfaces: Vec<String>,
+        allow_exec_checks: bool,
+        service: Vec<Service>,
+    }
+
+    proptest! {
+        #[test]
+        fn a_service_is_the_same_after_json(service in service()) {
+            let json = serde_json::to_string(&service).expect("printed");
+            let read: Service = serde_json::from_str(&json).expect("read");
+            prop_assert_eq!(&read, &service);
+            prop_assert_eq!(validate_service(&read), Ok(()));
+        }
+
+        #[test]
+        fn a_service_is_the_same_after_a_config_file(service in service()) {
+            let interfaces = vec!["eth0".into()];
+            let file = File { interfaces, allow_exec_checks: true, service: vec![service.clone()] };
+            let config = match parse(&toml::to_string(&file).expect("printed")) {
+                Ok(config) => config,
+                Err(errors) => return Err(TestCaseError::fail(errors.to_string())),
+            };
+            prop_assert_eq!(config.services, vec![service]);
+        }
+    }
+
+    fn web(json: &str) -> Result<Service, String> {
+        serde_json::from_str(json).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_service_in_json_is_read_with_the_words_of_the_config_file() {
+        let minimal = web(r#"{"name":"web","vip":"192.0.2.10:80"}"#).expect("valid");
+        assert_eq!((minimal.protocol, minimal.mode), (Protocol::Tcp, Mode::FullNat));
+        let cases = [
+            (r#"{"name":"web","vip":"192.0.2.10"}"#, "\"192.0.2.10\" has no port; write \"192.0.2.10:80\""),
+            (
+                r#"{"name":"web","vip":"192.0.2.10:80","mode":"gre"}"#,
+                "\"gre\" is not known; did you mean \"gue\"?",
+            ),
+            (r#"{"name":"web","vip":"192.0.2.10:80","weight":1}"#, "unknown field `weight`"),
+            (
+                r#"{"name":"web","vip":"192.0.2.10:80","backend":[{"address":"b:1"}]}"#,
+                "\"b\" is not an IP address",
+            ),
+        ];
+        for (json, words) in cases {
+            let message = web(json).expect_err("refused");
+            assert!(message.contains(words), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_service_from_the_api_is_held_to_the_rules_of_the_file() {
+        let bad = web(r#"{"name":"we b","vip":"192.0.2.10:0","health_check":{"type":"tcp","rise":0},
+                "backend":[{"address":"[2001:db8::1]:80"}]}"#)
+        .expect("well-formed");
+        assert_eq!(
+            validate_service(&bad).expect_err("refused"),
+            [
+                "service \"we b\": name: \"we b\" has ' ' in it; write letters, digits, \"-\", \"_\" and \".\" only",
+                "service \"we b\": vip: \"192.0.2.10:0\" has port 0; write 1 to 65535, or \"192.0.2.10:*\" for \
+                 all ports",
+                "service \"we b\": health_check.rise: 0 is out of range; write 1 to 100",
+                "service \"we b\": backend [2001:db8::1]:80: address: \"[2001:db8::1]:80\" is IPv6 and the VIP \
+                 192.0.2.10:0 is IPv4; a service and its backends are of one family (but for modes \"ipip\" and \"gue\"), so give the other family a \
+                 service of its own",
+            ]
+        );
+        let backend = Backend::new("192.0.2.10:80".parse().expect("an address"), 1);
+        let good = web(r#"{"name":"web","vip":"192.0.2.10:80"}"#).expect("valid");
+        assert_eq!(
+            validate_backend(&good, &backend).expect_err("refused"),
+            [
+                "service \"web\": backend 192.0.2.10:80: address: \"192.0.2.10:80\" is the VIP of this service, so \
+                 its packets would come back here; write the real server's own address"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_health_check_in_words_says_what_is_tried_and_how_often() {
+        let words = |probe| HealthCheck::new(probe).to_string();
+        let http = Http {
+            host: Some("example.com".into()),
+            status: vec![StatusRange { low: 200, high: 299 }, StatusRange { low: 401, high: 401 }],
+            ..Http::get("/healthz")
+        };
+        assert_eq!(
+            words(Probe::Http(http.clone())),
+            "http GET /healthz of example.com, status 200-299, 401, every 1s, timeout 500ms, rise 2, fall 3"
+        );
+        let tls = Tls {
+            server_name: Some("a.example".into()),
+            verify: false,
+            min_version: TlsVersion::V1_3,
+            ..Tls::default()
+        };
+        let https = Http {
+            tls: Some(tls),
+            method: Method::Options,
+            headers: vec![("X-Probe".into(), "1".into())],
+            body: Some(Body::Contains("ok".into())),
+            ..http
+        };
+        assert_eq!(
+            words(Probe::Http(https)),
+            "https OPTIONS /healthz of example.com, X-Probe: 1, status 200-299, 401, body with \"ok\", TLS 1.3 with \
+             a.example, certificate not verified, every 1s, timeout 500ms, rise 2, fall 3"
+        );
+        for (probe, expected) in [
+            (Probe::Icmp, "icmp"),
+            (Probe::Udp { send: b"ping".into(), expect: Some(vec![0, 255]) }, "udp \"ping\", expects 0x00ff"),
+            (
+                Probe::Grpc { service: "shop.Cart".into(), host: None, tls: Some(Tls::default()) },
+                "grpc shop.Cart, TLS 1.2 or later",
+            ),
+            (
+                Probe::Exec { command: vec!["/bin/check".into(), "-v".into()], user: "nobody".into() },
+                "exec /bin/check -v as nobody",
+            ),
+        ] {
+            assert_eq!(words(probe), format!("{expected}, every 1s, timeout 500ms, rise 2, fall 3"));
+        }
+        assert_eq!(HealthCheck::new(Probe::None).to_string(), "none");
+        let of_vip = HealthCheck { via: Via::Vip, port: Some(81), ..HealthCheck::new(Probe::Tcp) };
+        assert_eq!(of_vip.to_string(), "tcp, to the VIP, port 81, every 1s, timeout 500ms, rise 2, fall 3");
+    }
+}
