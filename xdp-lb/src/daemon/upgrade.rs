@@ -126,7 +126,7 @@ impl Successor {
         let mut command = Command::new(binary);
         command.arg("run").arg("--config").arg(config_file).arg("--take-over");
         command.stdin(Stdio::from(OwnedFd::from(theirs)));
-        let process = Orphan::start(command).with_context(|| format!("cannot start {}", binary.display()))?;
+        let process = Orphan::start(command).context("it cannot be started")?;
         Ok(Self { process, wire: Wire::new(socket) })
     }
 
