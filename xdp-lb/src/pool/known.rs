@@ -46,6 +46,8 @@ pub struct Known {
     pub percent: u16,
     /// Whether it took new flows when weights were looked at last.
     pub(super) was_in_ring: bool,
+    /// Whether it may have flows: it has taken some since it is known, or an earlier daemon's tables say so.
+    pub(super) had_flows: bool,
     /// What becomes of its flows, where something speaks against it.
     pub(super) failing: Option<Failing>,
     /// What an earlier daemon's tables had it do, where it took no new flows and nothing has been heard of it since.
@@ -102,6 +104,7 @@ impl Known {
             agent: AgentState::new(None),
             percent: 100,
             was_in_ring: false,
+            had_flows: false,
             failing: None,
             inherited: None,
             trouble: None,
@@ -116,10 +119,13 @@ impl Known {
     /// Whether it has flows that stay, or takes new ones.
     pub fn keeps_flows(&self) -> bool {
         match self.condition.state {
-            BackendState::Down | BackendState::Ejected | BackendState::Unresolved => {
-                self.failing.as_ref().is_some_and(|failing| !failing.is_ended())
-            }
-            BackendState::Checking => self.inherited == Some(datapath::BackendState::Failing),
+            BackendState::Down
+            | BackendState::Ejected
+            | BackendState::Unresolved
+            | BackendState::Checking => match &self.failing {
+                Some(failing) => !failing.is_ended(),
+                None => self.inherited == Some(datapath::BackendState::Failing),
+            },
             _ => true,
         }
     }
@@ -129,7 +135,9 @@ impl Known {
         match self.condition.state {
             state if state.takes_new_flows() => datapath::BackendState::Up,
             BackendState::Draining | BackendState::Standby => datapath::BackendState::Draining,
-            BackendState::Checking => self.inherited.unwrap_or(datapath::BackendState::Down),
+            BackendState::Checking if self.failing.is_none() => {
+                self.inherited.unwrap_or(datapath::BackendState::Down)
+            }
             _ if self.keeps_flows() && has_path => datapath::BackendState::Failing,
             _ if self.is_ended() => datapath::BackendState::Ending,
             _ => datapath::BackendState::Down,
@@ -151,10 +159,13 @@ impl Known {
             (BackendState::Unresolved, _) => Verdict::Here,
             (BackendState::Checking, _) => return None,
             _ => {
-                (self.failing, self.inherited) = (None, None);
+                (self.failing, self.inherited, self.had_flows) = (None, None, true);
                 return None;
             }
         };
+        if !self.had_flows {
+            return None;
+        }
         let inherited = self.inherited.take();
         let failing = match self.failing.take() {
             Some(failing) => failing.judged(verdict, now),

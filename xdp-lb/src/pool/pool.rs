@@ -97,7 +97,12 @@ impl Pool {
                 };
                 let is_fresh = !old.contains(&service.service.name);
                 let inherited = serves.copied().filter(|_| !is_well);
-                Known { agent: AgentState::new(meanwhile), inherited, ..Known::new(health, is_fresh, now) }
+                Known {
+                    agent: AgentState::new(meanwhile),
+                    had_flows: serves.is_some(),
+                    inherited,
+                    ..Known::new(health, is_fresh, now)
+                }
             });
             if service.service.agent.is_none() {
                 seen.agent = AgentState::new(None);

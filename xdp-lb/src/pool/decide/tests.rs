@@ -182,8 +182,36 @@ fn another_daemon_keeps_the_flows_of_a_backend_that_fails_until_it_has_looked_it
     pool.decide_at(Instant::now());
     assert_eq!(states(&pool)[0], (BackendState::Checking, Datapath::Failing));
     assert_eq!(states(&pool)[1], (BackendState::Up, Datapath::Up));
+    // Its next hop goes and comes back before its first check has ended.
+    let address: IpAddr = "198.51.100.11".parse().unwrap();
+    let Hop::Known(next_hop) = known() else { unreachable!("it is known") };
+    pool.heard(address, Err(NoNextHop::Here("eth1 is down".into())));
+    pool.decide_at(Instant::now());
+    assert_eq!(states(&pool)[0], (BackendState::Unresolved, Datapath::Failing));
+    pool.heard(address, Ok(next_hop));
+    pool.decide_at(Instant::now());
+    assert_eq!(states(&pool)[0], (BackendState::Checking, Datapath::Failing));
     set_health(&mut pool, &[(false, Health::Down), (false, Health::Up)]);
     assert_eq!(states(&pool)[0], (BackendState::Down, Datapath::Failing));
+}
+
+#[test]
+fn of_a_backend_that_never_served_no_flows_are_told() {
+    let mut pool = pool_of(0, &[(false, Health::Unknown)]);
+    let id = ids(&pool)[0].clone();
+    let said = |pool: &Pool| pool.known(&id).unwrap().condition.reason.clone();
+    pool.heard(id.backend.ip(), Err(NoNextHop::Silent("it does not answer ARP".into())));
+    pool.decide_at(Instant::now());
+    assert_eq!(said(&pool), "no next hop: it does not answer ARP");
+    assert_eq!(states(&pool)[0], (BackendState::Unresolved, datapath::BackendState::Down));
+    let Hop::Known(next_hop) = known() else { unreachable!("it is known") };
+    pool.heard(id.backend.ip(), Ok(next_hop));
+    set_health(&mut pool, &[(false, Health::Down)]);
+    assert_eq!(states(&pool)[0], (BackendState::Down, datapath::BackendState::Down));
+    set_health(&mut pool, &[(false, Health::Up)]);
+    set_health(&mut pool, &[(false, Health::Down)]);
+    assert_eq!(states(&pool)[0], (BackendState::Down, datapath::BackendState::Failing));
+    assert!(said(&pool).contains("established flows"), "{}", said(&pool));
 }
 
 #[test]
@@ -216,7 +244,8 @@ fn too_few_that_are_up_are_joined_by_those_that_are_down_and_say_why() {
     use datapath::BackendState as Tables;
     use {BackendState as State, Health::Down, Health::Up};
     let mut pool = pool_of(50, &[(false, Up), (false, Up), (false, Down), (false, Down)]);
-    assert_eq!(states(&pool)[2], (State::Down, Tables::Failing));
+    // It has not had any flows yet.
+    assert_eq!(states(&pool)[2], (State::Down, Tables::Down));
     assert_eq!(pool.panic("web"), None);
     set_health(&mut pool, &[(false, Up), (false, Down), (false, Down), (false, Down)]);
     assert_eq!(states(&pool)[0], (State::Up, Tables::Up));
