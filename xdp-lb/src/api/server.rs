@@ -231,12 +231,7 @@ async fn add_service(
 }
 
 async fn service(State(handle): State<Handle>, ServiceName(name): ServiceName) -> Reply<ServiceDetailView> {
-    // Asked first, since its refusal lists the services that there are.
-    let backends = handle.backends(Some(name.clone())).await?;
-    let service = handle.services().await?.into_iter().find(|service| service.name == name);
-    let service =
-        service.ok_or_else(|| Refusal::NotFound(format!("service {name} was removed meanwhile")))?;
-    Ok(Json(ServiceDetailView { service, backends }))
+    reply(handle.service(name).await)
 }
 
 async fn patch_service(

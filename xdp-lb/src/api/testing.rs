@@ -1,7 +1,7 @@
 //! An owner task with a small state in memory, for tests of everything that talks to one.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use crate::control::events::EventLog;
 use crate::control::flows::FlowPages;
 use crate::control::handle::{Handle, Request};
+use crate::control::published::Views;
 use crate::model::refusal::{Answer, Refusal};
 use crate::model::request::{FlowQuery, Outcome};
 use crate::model::state::{AdminState, BackendState, FlowStage, HealthState, Origin, TroubleKind, VipState};
@@ -17,7 +18,7 @@ use crate::model::{
 };
 use crate::report::documents::{
     BackendView, CounterView, CountersView, FlowView, FlowsView, InterfaceView, NextHopView, ReloadView,
-    ServiceView, StatusView, TableView, TrafficView, TroubleView, VipView,
+    ServiceDetailView, ServiceView, StatusView, TableView, TrafficView, TroubleView, VipView,
 };
 
 /// What the owner task knows.
@@ -70,16 +71,90 @@ impl FlowPages for Owner {
     }
 }
 
+impl Views for Mutex<Owner> {
+    fn status(&self) -> Answer<StatusView> {
+        Ok(self.lock().unwrap().status())
+    }
+
+    fn services(&self) -> Answer<Vec<ServiceView>> {
+        Ok(self.lock().unwrap().services.clone())
+    }
+
+    fn service(&self, name: &str) -> Answer<ServiceDetailView> {
+        let mut owner = self.lock().unwrap();
+        let backends = owner.backends(Some(name))?;
+        let service = owner.services.iter().find(|service| service.name == name).unwrap().clone();
+        Ok(ServiceDetailView { service, backends })
+    }
+
+    fn backends(&self, service: Option<&str>) -> Answer<Vec<BackendView>> {
+        self.lock().unwrap().backends(service)
+    }
+
+    fn counters(&self) -> Answer<CountersView> {
+        Ok(counters())
+    }
+
+    fn scrape(&self) -> Answer<(StatusView, CountersView)> {
+        Ok((self.lock().unwrap().status(), counters()))
+    }
+
+    fn drains(&self) -> bool {
+        false
+    }
+}
+
+/// A daemon of which the status alone is told, each time by this.
+pub(crate) struct Statuses<F>(Mutex<F>);
+
+impl<F: FnMut() -> Answer<StatusView>> Statuses<F> {
+    pub(crate) fn new(status: F) -> Self {
+        Self(Mutex::new(status))
+    }
+}
+
+impl<F: FnMut() -> Answer<StatusView> + Send> Views for Statuses<F> {
+    fn status(&self) -> Answer<StatusView> {
+        self.0.lock().unwrap()()
+    }
+
+    fn services(&self) -> Answer<Vec<ServiceView>> {
+        Ok(self.status()?.services)
+    }
+
+    fn service(&self, _: &str) -> Answer<ServiceDetailView> {
+        Err(Refusal::NotFound("it has none".into()))
+    }
+
+    fn backends(&self, _: Option<&str>) -> Answer<Vec<BackendView>> {
+        Ok(self.status()?.backends)
+    }
+
+    fn counters(&self) -> Answer<CountersView> {
+        Ok(counters())
+    }
+
+    fn scrape(&self) -> Answer<(StatusView, CountersView)> {
+        Ok((self.status()?, counters()))
+    }
+
+    fn drains(&self) -> bool {
+        false
+    }
+}
+
 impl Owner {
     /// Starts the task, which ends when every handle is gone.
-    pub(crate) fn start(mut self) -> Handle {
+    pub(crate) fn start(self) -> Handle {
         let (sender, mut requests) = mpsc::channel(8);
+        let owner = Arc::new(Mutex::new(self));
+        let views = Arc::clone(&owner);
         tokio::spawn(async move {
             while let Some(request) = requests.recv().await {
-                self.answer(request);
+                owner.lock().unwrap().answer(request);
             }
         });
-        Handle::new(sender)
+        Handle::new(sender, views)
     }
 
     /// One flow of each backend.
@@ -108,11 +183,9 @@ impl Owner {
 
     fn answer(&mut self, request: Request) {
         match request {
-            Request::Status(answer) => drop(answer.send(Ok(self.status()))),
-            Request::Services(answer) => drop(answer.send(Ok(self.services.clone()))),
+            Request::CountFlows(answer) => drop(answer.send(Ok(()))),
             Request::AddService(service, answer) => drop(answer.send(self.add_service(*service))),
             Request::RemoveService(name, _, answer) => drop(answer.send(self.remove_service(&name))),
-            Request::Backends(service, answer) => drop(answer.send(self.backends(service.as_deref()))),
             Request::AddBackend(service, backend, answer) => {
                 drop(answer.send(self.add_backend(&service, backend)));
             }
@@ -153,7 +226,6 @@ impl Owner {
                 drop(answer.send(removed));
             }
             Request::Flows(answer) => drop(answer.send(Ok(Box::new(self.clone())))),
-            Request::Counters(answer) => drop(answer.send(Ok(counters()))),
             Request::ConfigFile(answer) => drop(answer.send(Ok("/dev/null".into()))),
             Request::PlanReload(_, _, answer) | Request::Reload(_, _, answer) => {
                 drop(answer.send(self.reload.clone()));

@@ -1,7 +1,7 @@
 //! The server and the client together, over a real Unix socket.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -13,6 +13,7 @@ use crate::api::client::{Client, Error};
 use crate::api::server::{Server, document};
 use crate::api::testing::{Owner, service};
 use crate::control::handle::Handle;
+use crate::control::testing::{self, TWO_SERVICES};
 use crate::model::event::WatchEvent;
 use crate::model::refusal::Refusal;
 use crate::model::request::BackendPatch;
@@ -429,19 +430,23 @@ async fn a_client_of_something_else_says_that_it_does_not_understand() {
 
 #[tokio::test]
 async fn an_owner_that_has_ended_is_an_error_in_words() {
-    let (sender, requests) = tokio::sync::mpsc::channel(1);
-    drop(requests);
-    let daemon = daemon(Handle::new(sender));
-    let error = daemon.client.status().await.unwrap_err();
-    assert_eq!(error.to_string(), "the daemon is stopping");
+    let owner = testing::Daemon::start(TWO_SERVICES);
+    let daemon = daemon(owner.handle.clone());
+    daemon.client.status().await.unwrap();
+    owner.task.abort();
+    let _ = owner.task.await;
+    for error in [daemon.client.status().await.map(drop), daemon.client.upgrade().await.map(drop)] {
+        assert_eq!(error.unwrap_err().to_string(), "the daemon is stopping");
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_owner_that_hangs_is_not_waited_for_without_end() {
     let (sender, _requests) = tokio::sync::mpsc::channel(1);
-    let daemon = daemon(Handle::new(sender));
-    let error = daemon.client.status().await.unwrap_err().to_string();
+    let daemon = daemon(Handle::new(sender, Arc::new(Mutex::new(Owner::default()))));
+    let error = daemon.client.upgrade().await.unwrap_err().to_string();
     assert!(error.starts_with("the daemon did not answer within 30 s"), "{error}");
+    daemon.client.status().await.expect("what is only read does not ask it");
 }
 
 #[tokio::test]
@@ -457,7 +462,7 @@ async fn the_end_of_the_daemon_takes_its_socket_away() {
 #[tokio::test]
 async fn a_running_request_is_answered_though_the_daemon_ends() {
     let (sender, mut requests) = tokio::sync::mpsc::channel(1);
-    let mut daemon = daemon(Handle::new(sender));
+    let mut daemon = daemon(Handle::new(sender, Arc::new(Mutex::new(Owner::default()))));
     let client = daemon.client.clone();
     let asked = tokio::spawn(async move { client.reload(RemovalQuery::default()).await });
     let asked_for = requests.recv().await.unwrap();

@@ -922,27 +922,22 @@ fn every_command_that_asks_the_daemon_has_its_operation_in_the_openapi_document_
 async fn an_upgrade_that_succeeds_is_one_though_a_daemon_says_that_it_is_stopping() {
     let (sender, mut requests) = tokio::sync::mpsc::channel(8);
     tokio::spawn(async move {
-        let (status, mut looks) = (Owner::default().status(), 0);
         while let Some(request) = requests.recv().await {
-            match request {
-                Request::Upgrade(answer) => {
-                    drop(answer.send(Ok(Outcome { message: "begun".into(), changed: true, trouble: None })));
-                }
-                Request::Status(answer) => {
-                    looks += 1;
-                    let (state, message) = (UpgradeState::Done, "the new one has taken over".into());
-                    let taken = Some(UpgradeView { state, message });
-                    let after = StatusView { pid: 4243, upgrade: taken, ..status.clone() };
-                    drop(answer.send(match looks {
-                        1 => Ok(status.clone()),
-                        2 => Err(Refusal::Failed("the daemon is stopping".into())),
-                        _ => Ok(after),
-                    }));
-                }
-                other => panic!("{other:?}"),
-            }
+            let Request::Upgrade(answer) = request else { panic!("{request:?}") };
+            drop(answer.send(Ok(Outcome { message: "begun".into(), changed: true, trouble: None })));
         }
     });
-    let text = served(Handle::new(sender)).text(&["upgrade"]).await;
+    let (status, mut looks) = (Owner::default().status(), 0);
+    let views = testing::Statuses::new(move || {
+        looks += 1;
+        let (state, message) = (UpgradeState::Done, "the new one has taken over".into());
+        let taken = Some(UpgradeView { state, message });
+        match looks {
+            1 => Ok(status.clone()),
+            2 => Err(Refusal::Failed("the daemon is stopping".into())),
+            _ => Ok(StatusView { pid: 4243, upgrade: taken, ..status.clone() }),
+        }
+    });
+    let text = served(Handle::new(sender, Arc::new(views))).text(&["upgrade"]).await;
     assert!(text.contains("process 4242 -> 4243"), "{text}");
 }

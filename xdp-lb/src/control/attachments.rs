@@ -15,6 +15,7 @@ use crate::model::event::WatchEvent;
 use crate::model::refusal::{Answer, Refusal};
 use crate::model::state::TroubleKind;
 use crate::pool::covered::Covered;
+use crate::report::documents::InterfaceView;
 
 /// How often it is tried again to attach to an interface where that failed.
 const ATTACH_AGAIN: Duration = Duration::from_secs(2);
@@ -95,9 +96,16 @@ impl Attachments {
         self.interfaces.iter().filter(|(_, attached)| attached.is_ok()).map(|(name, _)| name.as_str())
     }
 
-    /// Whether an interface is up and has a carrier.
-    pub(super) fn is_up(&self, name: &str) -> bool {
-        self.up.contains(name)
+    /// The interfaces, as the API tells of them.
+    pub(super) fn views(&self) -> Vec<InterfaceView> {
+        let view = |(name, attached): (&String, &Result<Attached, String>)| {
+            let (index, mode, note) = match attached {
+                Ok(attached) => (attached.index, Some(attached.mode), attached.remarks()),
+                Err(why) => (0, None, Some(format!("not attached: {why}"))),
+            };
+            InterfaceView { name: name.clone(), index, mode, up: self.up.contains(name), note }
+        };
+        self.interfaces.iter().map(view).collect()
     }
 
     /// The interfaces that the program covers, where they may be others than when this was asked last.

@@ -1,8 +1,9 @@
 //! How many flows each backend has, as they were counted last.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use xdp_lb_common::tables::{BackendIndex, Book};
+use xdp_lb_common::tables::BackendIndex;
 
 use super::journal::Journal;
 use super::kernel::Kernel;
@@ -20,7 +21,7 @@ pub(super) const FRESH: Duration = Duration::from_millis(500);
 
 /// The last count of the flows.
 pub(super) struct FlowCount {
-    census: Census,
+    census: Arc<Census>,
     /// When it was; `None` where they could not be counted.
     at: Option<Instant>,
     /// Whether it was before the last change.
@@ -32,7 +33,7 @@ pub(super) struct FlowCount {
 impl FlowCount {
     /// Nothing counted yet.
     pub(super) fn new(now: Instant) -> Self {
-        Self { census: Census::default(), at: None, is_outdated: false, unknown: UnknownFlows::new(now) }
+        Self { census: Arc::default(), at: None, is_outdated: false, unknown: UnknownFlows::new(now) }
     }
 
     /// How many flows of a backend live.
@@ -40,9 +41,9 @@ impl FlowCount {
         self.census.live.get(&backend).copied().unwrap_or(0)
     }
 
-    /// How many records are in use.
-    pub(super) fn records(&self, book: Book) -> u64 {
-        self.census.records[book as usize]
+    /// The count, for snapshots.
+    pub(super) fn shared(&self) -> Arc<Census> {
+        Arc::clone(&self.census)
     }
 
     /// Notes that what is in effect has changed since.
@@ -79,7 +80,7 @@ impl FlowCount {
         self.is_outdated &= counted.is_err();
         let error = match counted {
             Ok(census) => {
-                self.census = census;
+                self.census = Arc::new(census);
                 let limits = kernel.sizes().limits;
                 let resets = self.unknown.are_over(&self.census, &limits, timeouts, now);
                 if let Err(error) = kernel.set_resets_unknown(resets) {
@@ -89,7 +90,7 @@ impl FlowCount {
                 None
             }
             Err(error) => {
-                self.census = Census::default();
+                self.census = Arc::default();
                 Some(error)
             }
         };

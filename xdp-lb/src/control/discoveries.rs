@@ -255,8 +255,17 @@ impl Discoveries {
         }
     }
 
-    /// How discovery goes for a service, where it has any.
-    pub(super) fn view(&self, service: &EffectiveService, now: Instant) -> Option<DiscoveryView> {
+    /// How discovery goes, by service.
+    pub(super) fn views(
+        &self,
+        services: &[EffectiveService],
+        now: Instant,
+    ) -> BTreeMap<String, DiscoveryView> {
+        let view = |it: &EffectiveService| Some((it.service.name.clone(), self.view(it, now)?));
+        services.iter().filter_map(view).collect()
+    }
+
+    fn view(&self, service: &EffectiveService, now: Instant) -> Option<DiscoveryView> {
         let discovery = service.service.discovery.clone()?;
         let status = self.0.get(&service.service.name);
         let is_found = |origin| origin == discovery.origin();

@@ -8,29 +8,29 @@ use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 
 use super::events::EventReader;
 use super::flows::FlowPages;
+use super::published::Views;
 use crate::config::{self, Errors};
 use crate::model::refusal::{Answer, Refusal};
 use crate::model::request::{BackendPatch, FlowQuery, Outcome, ServicePatch};
 use crate::model::state::AdminState;
 use crate::model::{self, Config};
 use crate::overlay::Leave;
-use crate::report::documents::{BackendView, CountersView, FlowsView, ReloadView, ServiceView, StatusView};
+use crate::report::documents::{
+    BackendView, CountersView, FlowsView, ReloadView, ServiceDetailView, ServiceView, StatusView,
+};
 
 /// A request to the owner task, with the way back for its answer.
 #[derive(Debug)]
 #[expect(missing_docs, reason = "each is described at the method of Handle that sends it")]
 pub enum Request {
-    Status(oneshot::Sender<Answer<StatusView>>),
-    Services(oneshot::Sender<Answer<Vec<ServiceView>>>),
     AddService(Box<model::Service>, oneshot::Sender<Answer<Outcome>>),
     PatchService(String, ServicePatch, oneshot::Sender<Answer<Outcome>>),
     PatchNode(AdminState, oneshot::Sender<Answer<Outcome>>),
     RemoveService(String, Leave, oneshot::Sender<Answer<Outcome>>),
-    Backends(Option<String>, oneshot::Sender<Answer<Vec<BackendView>>>),
+    CountFlows(oneshot::Sender<Answer<()>>),
     AddBackend(String, model::Backend, oneshot::Sender<Answer<Outcome>>),
     PatchBackend(String, SocketAddr, BackendPatch, oneshot::Sender<Answer<Outcome>>),
     RemoveBackend(String, SocketAddr, Leave, oneshot::Sender<Answer<Outcome>>),
-    Counters(oneshot::Sender<Answer<CountersView>>),
     Flows(oneshot::Sender<Answer<Box<dyn FlowPages>>>),
     ConfigFile(oneshot::Sender<Answer<PathBuf>>),
     PlanReload(Box<Result<Config, Errors>>, Leave, oneshot::Sender<Answer<ReloadView>>),
@@ -42,17 +42,18 @@ pub enum Request {
 }
 
 /// The face of the owner task: cheap to clone, one for each that asks.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Handle {
     requests: mpsc::Sender<Request>,
+    views: Arc<dyn Views>,
     reloading: Arc<Mutex<()>>,
     listing: Arc<Semaphore>,
 }
 
 impl Handle {
-    /// A handle whose requests arrive at the receiver of `requests`.
-    pub fn new(requests: mpsc::Sender<Request>) -> Self {
-        Self { requests, reloading: Arc::default(), listing: Arc::new(Semaphore::new(1)) }
+    /// A handle whose requests arrive at the receiver of `requests`, and that reads these views.
+    pub fn new(requests: mpsc::Sender<Request>, views: Arc<dyn Views>) -> Self {
+        Self { requests, views, reloading: Arc::default(), listing: Arc::new(Semaphore::new(1)) }
     }
 
     async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<Answer<T>>) -> Request) -> Answer<T> {
@@ -62,14 +63,36 @@ impl Handle {
         answered.await.map_err(|_| stopping())?
     }
 
+    /// Makes a document of what the owner task has published, without it. That takes some milliseconds where there are
+    /// thousands of backends.
+    async fn view<T: Send + 'static>(
+        &self,
+        view: impl FnOnce(&dyn Views) -> Answer<T> + Send + 'static,
+    ) -> Answer<T> {
+        let views = Arc::clone(&self.views);
+        let made = tokio::task::spawn_blocking(move || view(views.as_ref())).await;
+        made.map_err(|error| Refusal::Failed(format!("the document could not be made: {error}")))?
+    }
+
+    /// Has the flows counted where somebody may wait for a backend to lose its last.
+    async fn count_flows(&self) -> Answer<()> {
+        if self.views.drains() { self.ask(Request::CountFlows).await } else { Ok(()) }
+    }
+
     /// The daemon on one screen.
     pub async fn status(&self) -> Answer<StatusView> {
-        self.ask(Request::Status).await
+        self.view(|views| views.status()).await
     }
 
     /// Every service, by name.
     pub async fn services(&self) -> Answer<Vec<ServiceView>> {
-        self.ask(Request::Services).await
+        self.view(|views| views.services()).await
+    }
+
+    /// A service with its backends.
+    pub async fn service(&self, name: String) -> Answer<ServiceDetailView> {
+        self.count_flows().await?;
+        self.view(move |views| views.service(&name)).await
     }
 
     /// Adds a service; kept across restarts.
@@ -94,7 +117,8 @@ impl Handle {
 
     /// The backends of one service, or of all.
     pub async fn backends(&self, service: Option<String>) -> Answer<Vec<BackendView>> {
-        self.ask(|answer| Request::Backends(service, answer)).await
+        self.count_flows().await?;
+        self.view(move |views| views.backends(service.as_deref())).await
     }
 
     /// Adds a backend to a service; kept across restarts.
@@ -124,7 +148,12 @@ impl Handle {
 
     /// Every counter of passes and drops, with its reason in words.
     pub async fn counters(&self) -> Answer<CountersView> {
-        self.ask(Request::Counters).await
+        self.view(|views| views.counters()).await
+    }
+
+    /// The daemon on one screen, and every counter, at one moment.
+    pub async fn scrape(&self) -> Answer<(StatusView, CountersView)> {
+        self.view(|views| views.scrape()).await
     }
 
     /// The recorded flows that match.

@@ -1,6 +1,7 @@
 //! What the owner task needs of the datapath, as a trait: its logic is tested without a kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use anyhow::Result;
 use xdp_lb_common::net::Address;
@@ -10,6 +11,7 @@ use xdp_lb_common::tables::{BackendIndex, Book, FlowKey, FlowRecord, ServiceInde
 use crate::datapath::{self, Attached, Census, Datapath, Policy, Sizes};
 use crate::model::XdpMode;
 use crate::net::RouterAddressesOf;
+use crate::report::traffic::Counters;
 use crate::tables::{Tables, Write};
 
 /// The program and its tables. Each method is that of [`Datapath`].
@@ -37,10 +39,9 @@ pub trait Kernel: Send {
     fn restore(&mut self, expected: &[Write]) -> Result<Vec<String>>;
     fn restore_whole(&mut self, expected: &Tables) -> Result<Vec<String>>;
     fn unload(&mut self) -> Result<Vec<String>>;
-    fn reasons(&self) -> Result<Vec<u64>>;
+    fn counters(&self) -> Result<Arc<dyn Counters>>;
     fn former_traffic(&self, service: ServiceIndex) -> Result<Traffic>;
     fn set_former_traffic(&mut self, service: ServiceIndex, traffic: Traffic) -> Result<()>;
-    fn backend_traffic(&self, index: BackendIndex) -> Result<Traffic>;
     fn zero_backend_traffic(&mut self, index: BackendIndex) -> Result<()>;
     fn census(&mut self, tables: &Tables) -> Result<Census>;
     fn flow_records(&self) -> Result<Box<dyn FlowRecords>>;
@@ -150,8 +151,8 @@ impl Kernel for Datapath {
         Datapath::unload(self)
     }
 
-    fn reasons(&self) -> Result<Vec<u64>> {
-        Datapath::reasons(self)
+    fn counters(&self) -> Result<Arc<dyn Counters>> {
+        Ok(Arc::new(Datapath::counters(self)?))
     }
 
     fn former_traffic(&self, service: ServiceIndex) -> Result<Traffic> {
@@ -160,10 +161,6 @@ impl Kernel for Datapath {
 
     fn set_former_traffic(&mut self, service: ServiceIndex, traffic: Traffic) -> Result<()> {
         Datapath::set_former_traffic(self, service, traffic)
-    }
-
-    fn backend_traffic(&self, index: BackendIndex) -> Result<Traffic> {
-        Datapath::backend_traffic(self, index)
     }
 
     fn zero_backend_traffic(&mut self, index: BackendIndex) -> Result<()> {

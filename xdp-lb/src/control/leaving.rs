@@ -166,7 +166,7 @@ pub(super) fn release(
         let name = &service.service.name;
         let leaving: Vec<(SocketAddr, u64)> = overlay.leaving(name).collect();
         for (address, since) in leaving {
-            let longest = longest_drain(service, address, config);
+            let longest = overlay::longest_drain(config, service, address);
             let why = if now.saturating_sub(since) >= longest.as_secs() {
                 format!("drain_timeout of {} has passed", humantime::format_duration(longest))
             } else if let Some(why) = flows.is_over(service, address, pool, &config.timeouts) {
@@ -178,28 +178,6 @@ pub(super) fn release(
             overlay.release(name, address);
         }
     }
-}
-
-/// How long a backend that leaves may keep its flows.
-fn longest_drain(service: &EffectiveService, address: SocketAddr, config: &Config) -> Duration {
-    let origin = service.backends.iter().find(|it| it.backend.address == address).map(|it| it.origin);
-    match (&service.service.discovery, origin) {
-        (Some(discovery), Some(Origin::Dns | Origin::WatchedFile)) => discovery.drain_timeout,
-        _ => config.drain_timeout,
-    }
-}
-
-/// Seconds until a backend that leaves is removed, whatever flows it has. `now`: seconds of this boot.
-pub(super) fn leaves_in(
-    overlay: &Overlay,
-    config: &Config,
-    service: &EffectiveService,
-    address: SocketAddr,
-    now: u64,
-) -> Option<u64> {
-    let (_, since) = overlay.leaving(&service.service.name).find(|(it, _)| *it == address)?;
-    let end = since.saturating_add(longest_drain(service, address, config).as_secs());
-    Some(end.saturating_sub(now))
 }
 
 /// What to say of a service, or of its backend at an address, that was removed: whether it drains, or which flows it ended.

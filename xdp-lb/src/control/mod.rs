@@ -13,17 +13,16 @@ pub mod kernel;
 mod leaving;
 pub mod owner;
 pub mod parts;
+pub mod published;
 mod reload;
 mod requests;
 mod sync;
 #[cfg(test)]
 pub(crate) mod testing;
-mod traffic;
 mod troubles;
 mod unknown_flows;
 pub mod upgrades;
 mod verify;
-mod views;
 pub mod vips;
 
 pub use handle::Handle;

@@ -1,6 +1,7 @@
 //! The one task that holds the daemon's state. Everything else sends it messages.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -17,8 +18,8 @@ use super::journal::Journal;
 use super::kernel::Kernel;
 use super::leaving::{self, BackendFlows};
 use super::parts::{Ears, Ended, Learnt, Listeners, Parts};
+use super::published::Published;
 use super::sync::TableSync;
-use super::traffic::Carried;
 use super::upgrades::Upgrades;
 use super::verify::{self, Verification};
 use super::vips::VipKeeper;
@@ -36,6 +37,8 @@ use crate::pool::covered::Covered;
 use crate::pool::definition::vip;
 use crate::pool::pool::Pool;
 use crate::pool::vips::{Wishes, wishes};
+use crate::report::snapshot::Snapshot;
+use crate::report::traffic::Carried;
 use crate::store::{self, Saved, StateError};
 use crate::uptime;
 
@@ -73,13 +76,14 @@ pub(super) enum Persist {
     IfItCan,
 }
 
-/// The owner of the daemon's state.
+/// The owner of the daemon's state. What is in an `Arc` is shared with the snapshots that were published, and copied once it
+/// changes.
 pub struct Owner {
     pub(super) config_file: PathBuf,
-    pub(super) config: Config,
+    pub(super) config: Arc<Config>,
     /// What was changed at runtime, found by discovery, or leaves.
-    pub(super) overlay: Overlay,
-    pub(super) pool: Pool,
+    pub(super) overlay: Arc<Overlay>,
+    pub(super) pool: Arc<Pool>,
     pub(super) kernel: Box<dyn Kernel>,
     pub(super) sync: TableSync,
     pub(super) census: FlowCount,
@@ -92,11 +96,15 @@ pub struct Owner {
     pub(super) upgrades: Upgrades,
     listeners: Listeners,
     metrics: watch::Receiver<Option<String>>,
-    pub(super) started: Instant,
+    started: Instant,
     /// Whether something may follow that is not in the tables yet.
     is_stale: bool,
     /// Until when the tables are left as they are.
     rests_until: Instant,
+    /// Who reads the snapshots that are published; `None` before anybody does.
+    published: Option<watch::Sender<Arc<Snapshot>>>,
+    /// Whether something has changed since the last one.
+    is_news: bool,
 }
 
 impl Owner {
@@ -166,9 +174,9 @@ impl Owner {
         pool.set_covered(Covered { names, indices: kernel.attached_interfaces().into_iter().collect() });
         let mut owner = Self {
             config_file,
-            overlay,
-            pool,
-            sync: TableSync::new(tables, kernel.sizes(), now),
+            overlay: Arc::new(overlay),
+            pool: Arc::new(pool),
+            sync: TableSync::new(tables, kernel.as_ref(), now)?,
             census: FlowCount::new(now),
             attachments: Attachments::new(config.xdp_mode, now),
             addresses: HostAddresses::new(own_macs),
@@ -176,7 +184,7 @@ impl Owner {
             discoveries: Discoveries::default(),
             verification: Verification::default(),
             journal: Journal::default(),
-            config,
+            config: Arc::new(config),
             kernel,
             upgrades,
             listeners,
@@ -184,8 +192,10 @@ impl Owner {
             started: now,
             is_stale: false,
             rests_until: now,
+            published: None,
+            is_news: false,
         };
-        let transitions = owner.pool.decide(now, &mut rand::random);
+        let transitions = owner.pool_mut().decide(now, &mut rand::random);
         owner.journal.tell_states(transitions);
         let plan = owner.sync.plan(&owner.pool.wanted())?;
         owner.carry_out(&plan)?;
@@ -252,7 +262,53 @@ impl Owner {
                 let took = began.elapsed();
                 self.rests_until = Instant::now() + (REST * took).min(LONGEST_REST);
             }
+            self.publish();
         }
+    }
+
+    /// What is read without the owner task: the snapshots that it publishes from now on.
+    pub fn published(&mut self) -> Published {
+        let first = Arc::new(self.snapshot());
+        Published(self.published.get_or_insert_with(|| watch::Sender::new(first)).subscribe())
+    }
+
+    /// Publishes what has changed since the last time.
+    pub(super) fn publish(&mut self) {
+        if std::mem::take(&mut self.is_news)
+            && let Some(published) = &self.published
+        {
+            published.send_replace(Arc::new(self.snapshot()));
+        }
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let now = Instant::now();
+        Snapshot {
+            config_file: self.config_file.clone(),
+            config: Arc::clone(&self.config),
+            overlay: Arc::clone(&self.overlay),
+            pool: Arc::clone(&self.pool),
+            tables: self.sync.shared_tables(),
+            limits: self.kernel.sizes().limits,
+            settling: Arc::clone(self.sync.settling()),
+            rates: Arc::clone(self.sync.rates()),
+            former: Arc::clone(self.sync.former()),
+            census: self.census.shared(),
+            troubles: self.journal.trouble_views(now),
+            restored: self.journal.restored(),
+            interfaces: self.attachments.views(),
+            discoveries: self.discoveries.views(&self.pool.effective().services, now),
+            started: self.started,
+            is_adopted: self.kernel.is_adopted(),
+            vips: self.vips.standings(),
+            upgrade: self.upgrades.subscribe(),
+            counters: Arc::clone(self.sync.counters()),
+        }
+    }
+
+    /// What is known of the pool, to be changed: a snapshot that was published keeps what it has.
+    fn pool_mut(&mut self) -> &mut Pool {
+        Arc::make_mut(&mut self.pool)
     }
 
     /// Makes a change by which something may leave.
@@ -261,9 +317,9 @@ impl Owner {
         leave: Leave,
         change: impl FnOnce(&mut Overlay, &Config) -> Answer<Outcome>,
     ) -> Answer<Outcome> {
-        let mut overlay = self.overlay.clone();
+        let mut overlay = Overlay::clone(&self.overlay);
         let outcome = change(&mut overlay, &self.config)?;
-        if overlay == self.overlay {
+        if overlay == *self.overlay {
             self.verify_holds();
             return Ok(Outcome { trouble: self.journal.trouble(), ..outcome });
         }
@@ -271,7 +327,7 @@ impl Owner {
             .effective_by(&self.config, &mut overlay, leave)
             .map_err(|lines| Refusal::Conflict(lines.join("\n")))?;
         let warnings =
-            self.adopt(self.config.clone(), overlay, effective, Refusal::Conflict, Persist::First)?;
+            self.adopt(Arc::clone(&self.config), overlay, effective, Refusal::Conflict, Persist::First)?;
         tracing::info!("{}", outcome.message);
         let message = std::iter::once(outcome.message).chain(warnings).collect::<Vec<_>>().join("; ");
         Ok(Outcome { message, trouble: self.journal.trouble(), ..outcome })
@@ -279,14 +335,14 @@ impl Owner {
 
     /// Puts changes into effect that nobody asked for, but time or an answer brought.
     fn put_in_effect(&mut self, mut overlay: Overlay) {
-        if overlay == self.overlay {
+        if overlay == *self.overlay {
             return;
         }
         let adopted = self
             .effective_by(&self.config, &mut overlay, Leave::Drain)
             .map_err(|lines| Refusal::Conflict(lines.join("\n")))
             .and_then(|effective| {
-                self.adopt(self.config.clone(), overlay, effective, Refusal::Conflict, Persist::IfItCan)
+                self.adopt(Arc::clone(&self.config), overlay, effective, Refusal::Conflict, Persist::IfItCan)
             });
         if let Err(refusal) = adopted {
             tracing::error!("cannot apply what discovery found or what has drained: {refusal}");
@@ -317,7 +373,7 @@ impl Owner {
     /// refuses, they are in effect and the datapath follows as soon as it can. Returns what to warn of.
     pub(super) fn adopt(
         &mut self,
-        config: Config,
+        config: Arc<Config>,
         overlay: Overlay,
         effective: Effective,
         refuse: fn(String) -> Refusal,
@@ -327,12 +383,12 @@ impl Owner {
             return Err(refuse(why));
         }
         let now = Instant::now();
-        let mut pool = self.pool.clone();
+        let mut pool = Pool::clone(&self.pool);
         pool.set_effective(effective, self.sync.tables(), now);
         let transitions = pool.decide(now, &mut rand::random);
         let plan = self.sync.plan(&pool.wanted()).map_err(|full| refuse(full.to_string()))?;
         let mut warnings = Vec::new();
-        if overlay != self.overlay {
+        if overlay != *self.overlay {
             match (store::write(&config.state_file, &overlay), persist) {
                 (Ok(Saved::OnDisk), _) => {}
                 (Ok(Saved::Unsynced(why)), _) => {
@@ -351,7 +407,8 @@ impl Owner {
             }
         }
         let changes = self.backend_flows().changes(self.pool.effective(), pool.effective());
-        (self.config, self.overlay, self.pool) = (config, overlay, pool);
+        (self.config, self.overlay, self.pool) = (config, Arc::new(overlay), Arc::new(pool));
+        self.is_news = true;
         self.census.outdate();
         self.journal.tell_unused(self.pool.effective());
         self.journal.tell_states(transitions);
@@ -377,11 +434,11 @@ impl Owner {
 
     /// Brings the tables to what follows from all that is known.
     fn reconcile(&mut self) {
-        self.is_stale = false;
+        (self.is_stale, self.is_news) = (false, true);
         let now = Instant::now();
-        let transitions = self.pool.decide(now, &mut rand::random);
+        let transitions = self.pool_mut().decide(now, &mut rand::random);
         self.journal.tell_states(transitions);
-        let reweighed = self.pool.weigh(now);
+        let reweighed = self.pool_mut().weigh(now);
         self.journal.tell_weights(reweighed);
         self.journal.warn_of_uncovered(&self.pool);
         let done = match self.sync.plan(&self.pool.wanted()) {
@@ -410,13 +467,13 @@ impl Owner {
         if !self.pool.watches_answers() {
             return;
         }
-        let (kernel, tables) = (&self.kernel, self.sync.tables());
+        let (counters, tables) = (self.sync.counters(), self.sync.tables());
         let indices = identities(tables);
         let counted = |vip: &Endpoint, backend: SocketAddr| {
             let present = tables.services.get(vip)?;
-            kernel.backend_traffic(*indices.get(&identity(present.index, backend))?).ok()
+            counters.backend_traffic(*indices.get(&identity(present.index, backend))?).ok()
         };
-        self.is_stale |= self.pool.see_answers(counted, Instant::now());
+        self.is_stale |= Arc::make_mut(&mut self.pool).see_answers(counted, Instant::now());
     }
 
     /// Notes that something may follow from news of a backend, with the news that comes with it.
@@ -429,7 +486,7 @@ impl Owner {
 
     /// Takes in the end of a check.
     fn hear_report(&mut self, report: Report) {
-        let is_news = self.pool.report(report);
+        let is_news = self.pool_mut().report(report);
         self.note_news(is_news);
     }
 
@@ -440,7 +497,7 @@ impl Owner {
         let trouble = |pool: &Pool| pool.known(&id).and_then(|known| known.agent.trouble.clone());
         let before = trouble(&self.pool);
         tracing::debug!("service {}: backend {}: its agent: {:?}", id.service, id.backend, report.result);
-        let is_news = self.pool.hear_agent(report, Instant::now());
+        let is_news = self.pool_mut().hear_agent(report, Instant::now());
         self.note_news(is_news);
         let TargetId { service, backend } = &id;
         match (before, trouble(&self.pool)) {
@@ -457,7 +514,7 @@ impl Owner {
 
     /// Takes in what discovery tells, all of it at once.
     fn take_in_found(&mut self, updates: Vec<Update>) {
-        let mut overlay = self.overlay.clone();
+        let mut overlay = Overlay::clone(&self.overlay);
         let (services, journal) = (&self.pool.effective().services, &self.journal);
         self.discoveries.take_in(updates, services, &self.config, &mut overlay, journal, Instant::now());
         self.put_in_effect(overlay);
@@ -469,7 +526,7 @@ impl Owner {
         if due.is_empty() {
             return;
         }
-        let mut overlay = self.overlay.clone();
+        let mut overlay = Overlay::clone(&self.overlay);
         for name in due {
             self.discoveries.take(&name, &self.config, &mut overlay, &self.journal, now);
         }
@@ -481,7 +538,7 @@ impl Owner {
         if !self.overlay.is_any_leaving() {
             return;
         }
-        let mut overlay = self.overlay.clone();
+        let mut overlay = Overlay::clone(&self.overlay);
         let now = uptime::now().as_secs();
         leaving::release(&mut overlay, &self.pool, &self.config, &self.backend_flows(), now);
         self.put_in_effect(overlay);
@@ -496,7 +553,7 @@ impl Owner {
                     _ => None,
                 };
                 (self.listeners.set_reach)(address, no_way);
-                self.pool.heard(address, next_hop);
+                self.pool_mut().heard(address, next_hop);
                 self.note_news(true);
             }
             Event::Vlans(vlans) => {
@@ -526,8 +583,9 @@ impl Owner {
     pub(super) fn attach<T>(&mut self, what: impl FnOnce(&mut Attachments, &mut Tools<'_>) -> T) -> T {
         let mut tools = Tools { kernel: self.kernel.as_mut(), journal: &mut self.journal };
         let done = what(&mut self.attachments, &mut tools);
+        self.is_news = true;
         if let Some(covered) = self.attachments.changed() {
-            self.pool.set_covered(covered);
+            self.pool_mut().set_covered(covered);
             self.is_stale = true;
         }
         done
@@ -564,7 +622,7 @@ impl Owner {
     }
 
     /// What is wanted of each VIP.
-    pub(super) fn wishes(&self) -> Wishes {
+    fn wishes(&self) -> Wishes {
         wishes(&self.pool, &self.config, self.overlay.node_admin(), Instant::now())
     }
 
@@ -577,6 +635,7 @@ impl Owner {
 
     fn tick(&mut self) {
         let now = Instant::now();
+        self.is_news = true;
         self.beat();
         self.sample();
         self.attach(|attachments, tools| attachments.attach_missing(tools, now));
@@ -595,7 +654,7 @@ impl Owner {
         self.sync.settle_due(&self.config.timeouts, self.kernel.as_mut(), &mut self.journal, now);
         self.is_stale |= self.journal.trouble_of(TroubleKind::Tables).is_some() || self.pool.is_due(now);
         self.is_stale |= self.sync.can_shrink();
-        let reweighed = self.pool.weigh(now);
+        let reweighed = self.pool_mut().weigh(now);
         self.is_stale |= !reweighed.is_empty();
         self.journal.tell_weights(reweighed);
     }
@@ -605,7 +664,8 @@ impl Owner {
         self.verify_holds();
         let (kernel, journal) = (self.kernel.as_mut(), &mut self.journal);
         self.verification.look_at_tables(&mut self.sync, kernel, journal);
-        self.verification.look_at_packets(self.attachments.attached(), kernel, journal);
+        let counters = self.sync.counters().as_ref();
+        self.verification.look_at_packets(self.attachments.attached(), counters, journal);
     }
 
     /// Looks at what every acknowledgement depends on: where the program is attached, and what is pinned.
@@ -617,7 +677,7 @@ impl Owner {
     /// Samples every counter, for the rates.
     fn sample(&mut self) {
         let now = Instant::now();
-        match self.sync.sample(self.kernel.as_ref(), now) {
+        match self.sync.sample(now) {
             Ok(carried) => {
                 self.verification.take_forwarded(carried.backends.values());
                 self.look_at_flows(&carried, now);
@@ -638,11 +698,12 @@ impl Owner {
             let index = indices.get(&identity(present.index, backend.backend.address))?;
             carried.backends.get(index).copied()
         };
-        self.is_stale |= self.pool.see(counted, now);
+        self.is_stale |= Arc::make_mut(&mut self.pool).see(counted, now);
     }
 
     /// Counts the flows.
     pub(super) fn count_flows(&mut self, now: Instant) {
+        self.is_news = true;
         let (kernel, journal) = (self.kernel.as_mut(), &mut self.journal);
         self.census.count(kernel, &mut self.sync, &self.config.timeouts, journal, now);
     }

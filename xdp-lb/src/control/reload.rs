@@ -1,6 +1,7 @@
 //! Reading the config file again: all of it is applied, or nothing.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::owner::{Owner, Persist};
@@ -13,6 +14,7 @@ use crate::model::{Config, Effective, Probe};
 use crate::overlay::{self, Leave, Overlay};
 use crate::plan::places::Plan;
 use crate::pool::definition::vip;
+use crate::pool::pool::Pool;
 use crate::report::documents::ReloadView;
 use crate::report::unused::unused;
 use crate::ring;
@@ -31,7 +33,7 @@ impl Owner {
     pub(super) fn plan_reload(&self, read: Result<Config, Errors>, leave: Leave) -> Answer<ReloadView> {
         let Reload { effective, mut view, .. } = self.hold_against(read, leave)?;
         let now = Instant::now();
-        let mut pool = self.pool.clone();
+        let mut pool = Pool::clone(&self.pool);
         pool.set_effective(effective, self.sync.tables(), now);
         pool.expect_of_new_backends(&self.pool);
         pool.decide(now, &mut rand::random);
@@ -60,13 +62,13 @@ impl Owner {
             self.attach(|attachments, tools| attachments.attach_all(after.difference(&before), tools))?;
         let adopted = self
             .set_policy(&config)
-            .and_then(|()| self.adopt(config, overlay, effective, refused, Persist::First));
+            .and_then(|()| self.adopt(Arc::new(config), overlay, effective, refused, Persist::First));
         let warnings = match adopted {
             Ok(warnings) => warnings,
             Err(refusal) => {
                 // What was attached and set for the new config is taken back.
                 self.attach(|_, tools| attached.take_back(tools));
-                let present = self.config.clone();
+                let present = Arc::clone(&self.config);
                 self.set_policy(&present)?;
                 return Err(refusal);
             }
@@ -99,7 +101,7 @@ impl Owner {
         let file = self.config_file.display();
         let read =
             read.map_err(|errors| Refusal::Invalid(format!("{file}: nothing was changed\n{errors}")))?;
-        let mut overlay = self.overlay.clone();
+        let mut overlay = Overlay::clone(&self.overlay);
         let mut changes = overlay.prune(&read);
         let contradiction = |lines: Vec<String>| {
             Refusal::Invalid(format!("{file}: nothing was changed\n{}", lines.join("\n")))

@@ -12,7 +12,7 @@ use super::owner::Owner;
 use super::parts::Ended;
 use crate::model::refusal::{Answer, Refusal};
 use crate::model::request::Outcome;
-use crate::model::state::{AdminState, TroubleKind};
+use crate::model::state::TroubleKind;
 use crate::model::{Config, EffectiveService};
 use crate::overlay::{Leave, Overlay};
 
@@ -20,38 +20,50 @@ impl Owner {
     /// Answers a request; tells where it ends the daemon.
     pub(super) async fn serve(&mut self, request: Request) -> Option<Ended> {
         match request {
-            Request::Status(answer) => reply(answer, self.status()),
-            Request::Services(answer) => reply(answer, self.services()),
-            Request::Backends(service, answer) => {
-                let counted = self.refresh_census();
-                reply(answer, counted.and_then(|()| self.backends(service.as_deref())));
+            Request::CountFlows(answer) => {
+                self.refresh_census();
+                self.reply(answer, Ok(()));
             }
-            Request::Counters(answer) => reply(answer, self.counters()),
             Request::Flows(answer) => reply(answer, self.flows()),
             Request::AddService(service, answer) => {
-                reply(answer, self.change(|overlay, config| overlay.add_service(config, *service)));
+                let done = self.change(|overlay, config| overlay.add_service(config, *service));
+                self.reply(answer, done);
             }
             Request::PatchService(name, patch, answer) => {
-                reply(answer, self.change(|overlay, config| overlay.patch_service(config, &name, &patch)));
+                let done = self.change(|overlay, config| overlay.patch_service(config, &name, &patch));
+                self.reply(answer, done);
             }
             Request::PatchNode(admin, answer) => {
-                reply(answer, self.change(|overlay, config| overlay.patch_node(config, admin)));
+                let done = self.change(|overlay, config| overlay.patch_node(config, admin));
+                self.reply(answer, done);
             }
-            Request::RemoveService(name, leave, answer) => reply(answer, self.remove_service(&name, leave)),
+            Request::RemoveService(name, leave, answer) => {
+                let done = self.remove_service(&name, leave);
+                self.reply(answer, done);
+            }
             Request::AddBackend(service, backend, answer) => {
-                reply(answer, self.change(|overlay, config| overlay.add_backend(config, &service, backend)));
+                let done = self.change(|overlay, config| overlay.add_backend(config, &service, backend));
+                self.reply(answer, done);
             }
-            Request::PatchBackend(service, address, patch, answer) => reply(
-                answer,
-                self.change(|overlay, config| overlay.patch_backend(config, &service, address, &patch)),
-            ),
+            Request::PatchBackend(service, address, patch, answer) => {
+                let done =
+                    self.change(|overlay, config| overlay.patch_backend(config, &service, address, &patch));
+                self.reply(answer, done);
+            }
             Request::RemoveBackend(service, address, leave, answer) => {
-                reply(answer, self.remove_backend(&service, address, leave));
+                let done = self.remove_backend(&service, address, leave);
+                self.reply(answer, done);
             }
             Request::ConfigFile(answer) => reply(answer, Ok(self.config_file.clone())),
             Request::PlanReload(config, leave, answer) => reply(answer, self.plan_reload(*config, leave)),
-            Request::Upgrade(answer) => reply(answer, self.begin_upgrade()),
-            Request::Reload(config, leave, answer) => reply(answer, self.reload(*config, leave)),
+            Request::Upgrade(answer) => {
+                let done = self.begin_upgrade();
+                self.reply(answer, done);
+            }
+            Request::Reload(config, leave, answer) => {
+                let done = self.reload(*config, leave);
+                self.reply(answer, done);
+            }
             Request::IsPending(answer) => reply(answer, Ok(self.is_pending())),
             Request::Watch(after, answer) => reply(answer, Ok(self.journal.reader(after.as_deref()))),
             Request::Unload(answer) => {
@@ -62,6 +74,12 @@ impl Owner {
             }
         }
         None
+    }
+
+    /// Publishes what was done before it is answered: whoever hears of it sees it.
+    fn reply<T>(&mut self, answer: oneshot::Sender<T>, done: T) {
+        self.publish();
+        reply(answer, done);
     }
 
     /// Begins an upgrade: the successor takes over what is pinned.
@@ -125,22 +143,12 @@ impl Owner {
         Ok(Box::new(Flows::new(records, self.pool.effective(), self.sync.tables())))
     }
 
-    /// Counts the flows anew where somebody waits for a backend to lose its last.
-    fn refresh_census(&mut self) -> Answer<()> {
+    /// Counts the flows anew, for somebody who waits for a backend to lose its last.
+    fn refresh_census(&mut self) {
         let now = Instant::now();
-        let drains = |service: &EffectiveService| {
-            let backends =
-                || service.backends.iter().any(|it| it.admin == AdminState::Draining || it.is_leaving);
-            service.admin == AdminState::Draining || backends()
-        };
-        let is_awaited = self.overlay.node_admin() == AdminState::Draining
-            || self.pool.effective().services.iter().any(drains);
-        if self.census.is_old(now) && is_awaited {
+        if self.census.is_old(now) {
             self.count_flows(now);
         }
-        // No count is better than a wrong one: whoever waits for the last flow would not wait.
-        let trouble = self.journal.trouble_of(TroubleKind::Flows);
-        trouble.map_or(Ok(()), |why| Err(Refusal::Failed(why.to_owned())))
     }
 
     async fn unload(&mut self) -> Answer<Outcome> {

@@ -1,42 +1,55 @@
 //! What stands in the tables, and what is on its way there: plans carried out, slots settled, and the counters at the places
 //! that services and backends have.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Instant;
 
+use anyhow::Context as _;
+
 use xdp_lb_common::net::Endpoint;
-use xdp_lb_common::tables::Traffic;
+use xdp_lb_common::tables::{BackendState, ServiceIndex, Traffic};
 
 use super::journal::Journal;
 use super::kernel::Kernel;
-use super::traffic::{self, Carried, TrafficRates};
-use crate::datapath::{Census, Sizes, monotonic_seconds};
+use crate::datapath::{Census, monotonic_seconds};
 use crate::model::Timeouts;
 use crate::model::state::TroubleKind;
 use crate::plan::places::{Full, Plan};
 use crate::plan::planner::Planner;
 use crate::plan::settling::Settling;
 use crate::plan::wanted::WantedService;
+use crate::report::traffic::{Carried, Counters, TrafficRates};
 use crate::tables::{Tables, Write};
 
-/// The tables as they were written.
+/// The tables as they were written. What is in an `Arc` is shared with the snapshots that were published, and copied once it
+/// changes.
 pub(super) struct TableSync {
     planner: Planner,
-    settling: Settling,
-    rates: TrafficRates,
+    settling: Arc<Settling>,
+    rates: Arc<TrafficRates>,
+    /// What each service's former backends counted.
+    former: Arc<HashMap<ServiceIndex, Traffic>>,
+    counters: Arc<dyn Counters>,
     /// The services whose rings are shorter than they should be, as they were logged.
     shortened: Vec<Endpoint>,
 }
 
 impl TableSync {
     /// These tables, as they were found.
-    pub(super) fn new(tables: Tables, sizes: Sizes, now: Instant) -> Self {
-        Self {
-            settling: Settling::new(&tables, now),
-            planner: Planner::new(tables, sizes),
-            rates: TrafficRates::default(),
+    pub(super) fn new(tables: Tables, kernel: &dyn Kernel, now: Instant) -> anyhow::Result<Self> {
+        let former = |service: &xdp_lb_common::tables::Service| {
+            Ok((service.index, kernel.former_traffic(service.index)?))
+        };
+        let former: anyhow::Result<_> = tables.services.values().map(former).collect();
+        Ok(Self {
+            settling: Arc::new(Settling::new(&tables, now)),
+            rates: Arc::default(),
+            former: Arc::new(former.context("cannot read the counters of services")?),
+            counters: kernel.counters()?,
+            planner: Planner::new(tables, kernel.sizes()),
             shortened: Vec::new(),
-        }
+        })
     }
 
     /// What stands in the tables.
@@ -44,14 +57,29 @@ impl TableSync {
         self.planner.tables()
     }
 
+    /// The same, for snapshots.
+    pub(super) fn shared_tables(&self) -> Arc<Tables> {
+        self.planner.shared_tables()
+    }
+
     /// Which slots are not at rest.
-    pub(super) fn settling(&self) -> &Settling {
+    pub(super) fn settling(&self) -> &Arc<Settling> {
         &self.settling
     }
 
     /// What services and backends carry a second.
-    pub(super) fn rates(&self) -> &TrafficRates {
+    pub(super) fn rates(&self) -> &Arc<TrafficRates> {
         &self.rates
+    }
+
+    /// What each service's former backends counted.
+    pub(super) fn former(&self) -> &Arc<HashMap<ServiceIndex, Traffic>> {
+        &self.former
+    }
+
+    /// The counters of packets.
+    pub(super) fn counters(&self) -> &Arc<dyn Counters> {
+        &self.counters
     }
 
     /// Whether a ring that is longer than is wanted can be made shorter now.
@@ -79,7 +107,7 @@ impl TableSync {
         let done = self.try_carry_out(plan, kernel);
         match &done {
             Ok(()) => {
-                self.settling.note(&plan.writes, self.planner.tables(), Instant::now());
+                self.note(&plan.writes);
                 self.planner.commit(plan);
             }
             Err(_) => self.read_again(kernel),
@@ -89,22 +117,47 @@ impl TableSync {
 
     fn try_carry_out(&mut self, plan: &Plan, kernel: &mut dyn Kernel) -> anyhow::Result<()> {
         for service in &plan.new_services {
-            self.rates.services.remove(service);
+            Arc::make_mut(&mut self.rates).services.remove(service);
             kernel.set_former_traffic(*service, Traffic::default())?;
+            Arc::make_mut(&mut self.former).remove(service);
         }
         for backend in &plan.new_backends {
-            self.rates.backends.remove(backend);
+            Arc::make_mut(&mut self.rates).backends.remove(backend);
             kernel.zero_backend_traffic(*backend)?;
         }
         apply(kernel, &plan.writes)?;
-        traffic::keep_former(kernel, self.planner.tables(), &plan.writes)
+        self.keep_former(kernel, &plan.writes)
+    }
+
+    /// Keeps for its service what each backend counted that these writes took out. A snapshot from before has the backend
+    /// still, and the sum without it.
+    fn keep_former(&mut self, kernel: &mut dyn Kernel, writes: &[Write]) -> anyhow::Result<()> {
+        for write in writes {
+            if let Write::Backend(index, after) = write
+                && after.state == BackendState::Vacant as u8
+                && let Some(gone) = self.planner.tables().backends.get(index)
+            {
+                let counted = self.counters.backend_traffic(*index)?;
+                let sum = Arc::make_mut(&mut self.former).entry(gone.service).or_default();
+                *sum += counted;
+                kernel.set_former_traffic(gone.service, *sum)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes the slots that these writes, which were just made, move or bring to rest.
+    fn note(&mut self, writes: &[Write]) {
+        if writes.iter().any(|write| matches!(write, Write::Slots(..))) {
+            Arc::make_mut(&mut self.settling).note(writes, self.planner.tables(), Instant::now());
+        }
     }
 
     /// After a write that failed, only the tables know how far it came.
     pub(super) fn read_again(&mut self, kernel: &dyn Kernel) {
         match kernel.read() {
             Ok(tables) => {
-                self.settling = Settling::new(&tables, Instant::now());
+                self.settling = Arc::new(Settling::new(&tables, Instant::now()));
                 self.planner = Planner::new(tables, kernel.sizes());
             }
             Err(error) => tracing::error!("cannot read the datapath's tables: {error:#}"),
@@ -119,14 +172,22 @@ impl TableSync {
         journal: &mut Journal,
         now: Instant,
     ) {
-        let due = self.settling.due(self.planner.tables(), timeouts, now);
+        let due = match self.settling.may_be_due(timeouts, now) {
+            true => Arc::make_mut(&mut self.settling).due(self.planner.tables(), timeouts, now),
+            false => Vec::new(),
+        };
         self.settle(&due, kernel, journal);
     }
 
     /// Settles the slots in which this count of the flows found nothing that says otherwise.
     pub(super) fn settle_counted(&mut self, census: &Census, kernel: &mut dyn Kernel, journal: &mut Journal) {
         let shrinking: &BTreeMap<Endpoint, u32> = self.planner.shrinking();
-        let settled = self.settling.settled(self.planner.tables(), &census.others, shrinking);
+        let settled = match self.settling.is_settled() {
+            true => Vec::new(),
+            false => {
+                Arc::make_mut(&mut self.settling).settled(self.planner.tables(), &census.others, shrinking)
+            }
+        };
         self.settle(&settled, kernel, journal);
     }
 
@@ -135,7 +196,7 @@ impl TableSync {
         let done = apply(kernel, writes);
         match &done {
             Ok(()) => {
-                self.settling.note(writes, self.planner.tables(), Instant::now());
+                self.note(writes);
                 self.planner.record(writes);
             }
             Err(_) => self.read_again(kernel),
@@ -144,9 +205,9 @@ impl TableSync {
     }
 
     /// Samples every counter, for the rates.
-    pub(super) fn sample(&mut self, kernel: &dyn Kernel, now: Instant) -> anyhow::Result<Carried> {
-        let carried = Carried::read(kernel, self.planner.tables(), |_| true)?;
-        self.rates.sample(&carried, now);
+    pub(super) fn sample(&mut self, now: Instant) -> anyhow::Result<Carried> {
+        let carried = Carried::read(self.counters.as_ref(), &self.former, self.planner.tables(), |_| true)?;
+        Arc::make_mut(&mut self.rates).sample(&carried, now);
         Ok(carried)
     }
 }

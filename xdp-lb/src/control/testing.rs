@@ -32,6 +32,7 @@ use crate::model::{self, Limits, XdpMode};
 use crate::net::vips::{Standings, Wanted, Wish};
 use crate::net::{Event, NextHop, NoNextHop, OwnMacs, RouterAddressesOf};
 use crate::report::documents::BackendView;
+use crate::report::traffic::Counters;
 use crate::tables::{Tables, Write};
 
 /// The tables in memory, and what else was asked of the kernel.
@@ -40,6 +41,9 @@ pub(crate) struct Memory {
     pub(crate) tables: Tables,
     pub(crate) applied: Vec<Vec<Write>>,
     pub(crate) fails: bool,
+    /// How long each write takes.
+    pub(crate) takes: Duration,
+    pub(crate) is_applying: bool,
     /// Where the program is: the interfaces' indices and names.
     pub(crate) attached: Vec<(u32, String)>,
     pub(crate) next_index: u32,
@@ -126,7 +130,14 @@ impl Kernel for InMemory {
     }
 
     fn apply(&mut self, writes: &[Write]) -> anyhow::Result<()> {
+        let takes = {
+            let mut memory = self.lock();
+            memory.is_applying = true;
+            memory.takes
+        };
+        std::thread::sleep(takes);
         let mut memory = self.lock();
+        memory.is_applying = false;
         // A kernel that fails does so half-way.
         let count = if memory.fails { writes.len() / 2 } else { writes.len() };
         writes[..count].iter().for_each(|write| memory.tables.apply(write));
@@ -247,8 +258,8 @@ impl Kernel for InMemory {
         Ok(vec!["detached from eth0 (native)".into(), "removed 12 tables".into()])
     }
 
-    fn reasons(&self) -> anyhow::Result<Vec<u64>> {
-        Ok(Reason::ALL.iter().map(|reason| *reason as u64).collect())
+    fn counters(&self) -> anyhow::Result<Arc<dyn Counters>> {
+        Ok(Arc::new(self.clone()))
     }
 
     fn former_traffic(&self, service: ServiceIndex) -> anyhow::Result<Traffic> {
@@ -258,10 +269,6 @@ impl Kernel for InMemory {
     fn set_former_traffic(&mut self, service: ServiceIndex, traffic: Traffic) -> anyhow::Result<()> {
         self.lock().former.insert(service, traffic);
         Ok(())
-    }
-
-    fn backend_traffic(&self, backend: BackendIndex) -> anyhow::Result<Traffic> {
-        Ok(Traffic { packets_in: backend.0.into(), ..Traffic::default() })
     }
 
     fn zero_backend_traffic(&mut self, backend: BackendIndex) -> anyhow::Result<()> {
@@ -282,6 +289,16 @@ impl Kernel for InMemory {
     }
 }
 
+impl Counters for InMemory {
+    fn reasons(&self) -> anyhow::Result<Vec<u64>> {
+        Ok(Reason::ALL.iter().map(|reason| *reason as u64).collect())
+    }
+
+    fn backend_traffic(&self, backend: BackendIndex) -> anyhow::Result<Traffic> {
+        Ok(Traffic { packets_in: backend.0.into(), ..Traffic::default() })
+    }
+}
+
 /// What is wanted of the VIPs.
 #[derive(Clone, Default)]
 pub(crate) struct InMemoryVips(pub(crate) Arc<Mutex<Wanted>>);
@@ -298,8 +315,8 @@ impl Vips for InMemoryVips {
         *self.0.lock().unwrap() = wanted;
     }
 
-    fn standings(&self) -> Standings {
-        Standings::new()
+    fn standings(&self) -> watch::Receiver<Standings> {
+        watch::channel(Standings::new()).1
     }
 
     fn release(&mut self) -> BoxFuture<'_, anyhow::Result<Vec<String>>> {
@@ -350,6 +367,22 @@ impl Daemon {
     }
 
     pub(crate) fn start_with(directory: TempDir, kernel: InMemory, config: &str) -> anyhow::Result<Self> {
+        Self::start_by(directory, kernel, config, |run| tokio::spawn(run))
+    }
+
+    /// With the owner task on a thread of its own, as the daemon has it: a decision that takes long keeps no worker.
+    pub(crate) fn start_apart(config: &str) -> Self {
+        let runtime = tokio::runtime::Handle::current();
+        let apart = |run| tokio::task::spawn_blocking(move || runtime.block_on(run));
+        Self::start_by(tempfile::tempdir().unwrap(), InMemory::new(100_000), config, apart).unwrap()
+    }
+
+    fn start_by(
+        directory: TempDir,
+        kernel: InMemory,
+        config: &str,
+        spawn: impl FnOnce(BoxFuture<'static, Ended>) -> JoinHandle<Ended>,
+    ) -> anyhow::Result<Self> {
         let config_file = directory.path().join("config.toml");
         write_config(&config_file, config);
         let (targets, watched) = <(Arc<Mutex<_>>, Arc<Mutex<_>>)>::default();
@@ -357,7 +390,7 @@ impl Daemon {
         let vips = InMemoryVips::default();
         let discoveries = Arc::<Mutex<Vec<model::Service>>>::default();
         let discover = Arc::clone(&discoveries);
-        let owner = Owner::start(Parts {
+        let mut owner = Owner::start(Parts {
             listeners: Listeners {
                 set_courses: Ok(Box::new(|_| ())),
                 set_targets: Box::new(move |targets| *set.lock().unwrap() = targets),
@@ -379,14 +412,15 @@ impl Daemon {
         let (agents, receive_agents) = mpsc::channel(64);
         let (events, receive_events) = mpsc::channel(64);
         let (found, receive_found) = mpsc::channel(64);
-        let task = tokio::spawn(owner.run(Ears {
+        let handle = Handle::new(requests, Arc::new(owner.published()));
+        let ears = Ears {
             requests: receive_requests,
             reports: receive_reports,
             agents: receive_agents,
             events: receive_events,
             found: receive_found,
-        }));
-        let handle = Handle::new(requests);
+        };
+        let task = spawn(owner.run(ears).boxed());
         Ok(Self {
             directory,
             kernel,

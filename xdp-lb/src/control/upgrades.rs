@@ -35,6 +35,11 @@ impl Upgrades {
         Ok(Outcome { message: message.into(), changed: true, trouble: None })
     }
 
+    /// What became of the last upgrade, from now on.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Option<UpgradeView>> {
+        self.state.subscribe()
+    }
+
     /// What became of the last upgrade.
     pub(crate) fn view(&self) -> Option<UpgradeView> {
         self.state.borrow().clone()

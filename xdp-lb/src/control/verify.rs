@@ -11,6 +11,7 @@ use super::kernel::Kernel;
 use super::sync::TableSync;
 use crate::model::state::TroubleKind;
 use crate::net::arrivals;
+use crate::report::traffic::Counters;
 use crate::tables::{Tables, Write};
 
 /// How often it is looked.
@@ -86,10 +87,12 @@ impl Verification {
     pub(super) fn look_at_packets<'a>(
         &mut self,
         interfaces: impl Iterator<Item = &'a str>,
-        kernel: &dyn Kernel,
+        counters: &dyn Counters,
         journal: &mut Journal,
     ) {
-        let (Some(arrived), Ok(reasons)) = (arrivals::packets(interfaces), kernel.reasons()) else { return };
+        let (Some(arrived), Ok(reasons)) = (arrivals::packets(interfaces), counters.reasons()) else {
+            return;
+        };
         let counted = self.forwarded.wrapping_add(reasons.iter().sum());
         let uncounted = self.packets.take(arrived, counted);
         let why = uncounted.map(|packets| {

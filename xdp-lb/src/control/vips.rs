@@ -1,23 +1,20 @@
 //! Which VIPs are to be addresses of this host, told to whoever puts them there.
 
-use std::net::IpAddr;
-
 use anyhow::Result;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use tokio::sync::watch;
 
 use crate::model::Config;
-use crate::model::state::VipState;
 use crate::net::vips::{self, Standings, Wanted, Wish};
 use crate::pool::vips::Wishes;
-use crate::report::documents::VipView;
 
 /// Who keeps the VIPs, as a trait: the owner's logic is tested without a kernel.
 pub trait Vips: Send {
     /// Replaces what is wanted.
     fn set(&mut self, wanted: Wanted);
-    /// How each VIP stands.
-    fn standings(&self) -> Standings;
+    /// How each VIP stands, from now on.
+    fn standings(&self) -> watch::Receiver<Standings>;
     /// Takes away all that was added; says what.
     fn release(&mut self) -> BoxFuture<'_, Result<Vec<String>>>;
 }
@@ -27,7 +24,7 @@ impl Vips for vips::Vips {
         vips::Vips::set(self, wanted);
     }
 
-    fn standings(&self) -> Standings {
+    fn standings(&self) -> watch::Receiver<Standings> {
         vips::Vips::standings(self)
     }
 
@@ -72,25 +69,8 @@ impl VipKeeper {
         self.vips.release().await
     }
 
-    /// How the VIPs stand, of which this is wanted.
-    pub(super) fn views(&self, wishes: Wishes) -> Vec<VipView> {
-        let standings = self.vips.standings();
-        let view = |(address, wish): (IpAddr, Wish)| {
-            let standing = standings.get(&address).cloned().unwrap_or_default();
-            let state = match (standing.interface.is_some(), wish) {
-                (true, Wish::Present | Wish::Undecided) => VipState::Present,
-                (true, Wish::Absent) => VipState::Stays,
-                (false, Wish::Present) => VipState::Missing,
-                (false, Wish::Absent | Wish::Undecided) => VipState::Withdrawn,
-            };
-            VipView {
-                address,
-                state,
-                interface: standing.interface,
-                added_by_daemon: standing.is_own,
-                note: standing.trouble,
-            }
-        };
-        wishes.into_iter().map(view).collect()
+    /// How the VIPs stand, from now on.
+    pub(super) fn standings(&self) -> watch::Receiver<Standings> {
+        self.vips.standings()
     }
 }

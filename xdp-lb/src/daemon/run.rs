@@ -338,8 +338,7 @@ impl Life<'_> {
         let wanted_neighbours = datapath.take_events()?;
         datapath.start_log()?;
 
-        let (handle, requests) = mpsc::channel(QUEUE);
-        let handle = Handle::new(handle);
+        let (sender, requests) = mpsc::channel(QUEUE);
         let watched = Arc::clone(&resolver);
         let (updates, found) = mpsc::channel(QUEUE);
         let discoverer = Discoverer::start(updates);
@@ -364,11 +363,12 @@ impl Life<'_> {
             own_macs,
             learnt: standby.map(Standby::into_learnt),
         };
-        let owner = Owner::start(parts).inspect_err(|_| {
+        let mut owner = Owner::start(parts).inspect_err(|_| {
             if is_first && let Err(error) = datapath::unload(&pins) {
                 warn!("{error:#}");
             }
         })?;
+        let handle = Handle::new(sender, Arc::new(owner.published()));
         tokio::spawn(solicit(wanted_neighbours, resolver));
 
         let (stop, stopped) = watch::channel(());

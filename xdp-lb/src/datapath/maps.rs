@@ -6,7 +6,9 @@ use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, bail};
 use aya::Ebpf;
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues};
+use aya::maps::{
+    Array, HashMap, IterableMap as _, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues,
+};
 use xdp_lb_common::filter::{BACKEND, VIP};
 use xdp_lb_common::net::{Address, Endpoint};
 use xdp_lb_common::reason::Reason;
@@ -56,6 +58,30 @@ impl FlowRecords {
             batch::sweep(map.as_fd(), visit).context("cannot walk the flow table")?;
         }
         Ok(())
+    }
+}
+
+/// The counters of packets, by descriptors of their own: they can be read while others use them.
+pub struct Counters {
+    reasons: PerCpuArray<MapData, u64>,
+    backends: PerCpuArray<MapData, Plain<Traffic>>,
+}
+
+impl Counters {
+    /// How many packets had each reason, in the order of [`Reason::ALL`].
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn reasons(&self) -> Result<Vec<u64>> {
+        Reason::ALL.iter().map(|reason| reason_of(&self.reasons, *reason)).collect()
+    }
+
+    /// The counters of a backend, all CPUs together.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn backend_traffic(&self, index: BackendIndex) -> Result<Traffic> {
+        sum(&self.backends, index.0).context("cannot read a backend's counters")
     }
 }
 
@@ -352,8 +378,12 @@ impl Maps {
 
     /// How many packets had this reason.
     pub fn reason(&self, reason: Reason) -> Result<u64> {
-        let values = self.reasons.get(&(reason as u32), 0).context("cannot read a reason's counter")?;
-        Ok(values.iter().sum())
+        reason_of(&self.reasons, reason)
+    }
+
+    /// The counters of packets, to be read elsewhere.
+    pub fn counters(&self) -> Result<Counters> {
+        Ok(Counters { reasons: shared(self.reasons.map())?, backends: shared(self.backend_counters.map())? })
     }
 
     /// What a service's former backends counted.
@@ -432,6 +462,18 @@ fn sum(counters: &PerCpuArray<MapData, Plain<Traffic>>, index: u32) -> Result<Tr
     let mut sum = Traffic::default();
     values.iter().for_each(|Plain(one)| sum += *one);
     Ok(sum)
+}
+
+/// How many packets had this reason.
+fn reason_of(counters: &PerCpuArray<MapData, u64>, reason: Reason) -> Result<u64> {
+    let values = counters.get(&(reason as u32), 0).context("cannot read a reason's counter")?;
+    Ok(values.iter().sum())
+}
+
+/// The same table by a descriptor of its own.
+fn shared<T: aya::Pod>(map: &MapData) -> Result<PerCpuArray<MapData, T>> {
+    let descriptor = map.fd().as_fd().try_clone_to_owned().context("cannot share a table of counters")?;
+    Ok(PerCpuArray::try_from(Map::PerCpuArray(MapData::from_fd(descriptor)?))?)
 }
 
 fn zero(counters: &mut PerCpuArray<MapData, Plain<Traffic>>, index: u32) -> Result<()> {

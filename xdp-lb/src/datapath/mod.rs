@@ -27,7 +27,7 @@ pub use census::{Census, Count};
 pub use checks::Checks;
 pub use decapsulator::Decapsulator;
 pub use events::Events;
-pub use maps::{FlowRecords, Sizes};
+pub use maps::{Counters, FlowRecords, Sizes};
 pub use pins::{check_layout, is_pinned, unload};
 pub use program::{Attached, Datapath, NoInterface, Options, Prepared, monotonic_seconds};
 pub use ranges::port_ranges;

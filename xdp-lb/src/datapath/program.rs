@@ -30,7 +30,7 @@ use super::checks::Checks;
 use super::classifier::{self, Classifiers};
 use super::events::Events;
 use super::links::{self, Links};
-use super::maps::{FlowRecords, Maps, STALE, Sizes};
+use super::maps::{Counters, FlowRecords, Maps, STALE, Sizes};
 use super::pins::{self, Pins};
 use super::plain::Plain;
 use super::settings::Policy;
@@ -662,6 +662,14 @@ impl Datapath {
     /// How many packets had each reason, by its number.
     pub fn reasons(&self) -> Result<Vec<u64>> {
         Reason::ALL.iter().map(|reason| self.maps.reason(*reason)).collect()
+    }
+
+    /// The counters of packets, to be read elsewhere.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn counters(&self) -> Result<Counters> {
+        self.maps.counters()
     }
 
     /// What a service's former backends counted; 0 for a new service, once that is set.

@@ -1,5 +1,4 @@
-//! Prometheus: every scrape asks the owner task and encodes what it says. The metrics are
-//! described in `docs/metrics.md`.
+//! Prometheus: every scrape encodes what the owner task has published. The metrics are described in `docs/metrics.md`.
 
 mod exposition;
 mod families;
@@ -83,7 +82,7 @@ struct Scraped {
 
 impl Scraped {
     async fn snapshot(&self) -> Result<Snapshot, Refusal> {
-        let (status, counters) = tokio::try_join!(self.handle.status(), self.handle.counters())?;
+        let (status, counters) = self.handle.scrape().await?;
         let start_time = *self.started.get_or_init(|| {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             now.as_secs().saturating_sub(status.uptime_seconds)

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -9,7 +10,8 @@ use tokio::net::{TcpListener, TcpStream};
 use super::serve;
 use crate::api::testing::{Owner, backend, service};
 use crate::control::handle::Handle;
-use crate::health::{AgentAdmin, AgentOperation};
+use crate::control::testing::{Daemon, TWO_SERVICES};
+use crate::health::{AgentAdmin, AgentOperation, Health};
 use crate::model::state::BackendState;
 use crate::report::documents::AgentView;
 
@@ -224,10 +226,42 @@ async fn another_path_says_where_the_metrics_are() {
 
 #[tokio::test]
 async fn an_owner_that_has_ended_fails_the_scrape() {
-    let (sender, requests) = tokio::sync::mpsc::channel(1);
-    drop(requests);
-    let (status, _, body) = get(served(Handle::new(sender)).await, "/metrics", "").await;
+    let daemon = Daemon::start(TWO_SERVICES);
+    let address = served(daemon.handle.clone()).await;
+    assert_eq!(get(address, "/metrics", "").await.0, 200);
+    daemon.task.abort();
+    let _ = daemon.task.await;
+    let (status, _, body) = get(address, "/metrics", "").await;
     assert_eq!((status, body.as_str()), (503, "the daemon is stopping\n"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_scrape_does_not_wait_for_a_decision() {
+    let daemon = Daemon::start_apart(TWO_SERVICES);
+    daemon.all_up().await;
+    let address = served(daemon.handle.clone()).await;
+    daemon.kernel.lock().takes = Duration::from_secs(4);
+    let began = Instant::now();
+    daemon.report("web", "198.51.100.11:8080", Health::Down, "connection refused").await;
+    while !daemon.kernel.lock().is_applying {
+        assert!(began.elapsed() < Duration::from_secs(3), "nothing is decided");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let up = "xdp_lb_backend_up{service=\"web\",backend=\"198.51.100.11:8080\"} ";
+    for _ in 0..5 {
+        let (status, _, text) = get(address, "/metrics", "").await;
+        assert_eq!(status, 200);
+        assert!(text.contains(&format!("{up}1")), "nothing has followed yet: {text}");
+    }
+    daemon.handle.status().await.unwrap();
+    assert!(daemon.kernel.lock().is_applying, "it is still being decided, {:?} later", began.elapsed());
+    while daemon.kernel.lock().is_applying {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    daemon.until("web", |backends| backends[0].state == BackendState::Down).await;
+    assert!(get(address, "/metrics", "").await.2.contains(&format!("{up}0")));
+    daemon.handle.unload().await.unwrap();
+    daemon.task.await.unwrap();
 }
 
 #[tokio::test]

@@ -159,8 +159,8 @@ impl Vips {
     }
 
     /// How each VIP stands, as far as the daemon sees to it.
-    pub fn standings(&self) -> Standings {
-        self.standings.borrow().clone()
+    pub fn standings(&self) -> watch::Receiver<Standings> {
+        self.standings.clone()
     }
 
     /// Takes away all that was added; says what.

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::kept::{BackendChange, Leaving, LeavingBackend, LeavingService, Overlay};
 use super::merge::Merge;
@@ -158,6 +159,12 @@ impl Overlay {
         all.map(|(address, it)| (*address, it.since))
     }
 
+    /// When a backend that leaves is removed, whatever flows it has: in seconds of this boot.
+    pub fn leaves_at(&self, config: &Config, service: &EffectiveService, address: SocketAddr) -> Option<u64> {
+        let (_, since) = self.leaving(&service.service.name).find(|(it, _)| *it == address)?;
+        Some(since.saturating_add(longest_drain(config, service, address).as_secs()))
+    }
+
     /// Whether any backend of any service leaves.
     pub fn is_any_leaving(&self) -> bool {
         !self.leaving.is_empty()
@@ -166,6 +173,15 @@ impl Overlay {
     /// Whether a backend leaves.
     pub fn is_leaving(&self, service: &str, address: SocketAddr) -> bool {
         self.leaving.since(service, address).is_some()
+    }
+}
+
+/// How long a backend that leaves may keep its flows.
+pub fn longest_drain(config: &Config, service: &EffectiveService, address: SocketAddr) -> Duration {
+    let origin = service.backends.iter().find(|it| it.backend.address == address).map(|it| it.origin);
+    match (&service.service.discovery, origin) {
+        (Some(discovery), Some(Origin::Dns | Origin::WatchedFile)) => discovery.drain_timeout,
+        _ => config.drain_timeout,
     }
 }
 

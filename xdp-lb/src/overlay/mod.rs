@@ -13,5 +13,5 @@ pub use diff::diff;
 pub use discovered::Taken;
 pub use effective::{effective, effective_beside};
 pub use kept::Overlay;
-pub use leaving::{Leave, Moment};
+pub use leaving::{Leave, Moment, longest_drain};
 pub use settings::{changed_settings, reloadable};

@@ -1,6 +1,7 @@
 //! From what is wanted and what stands in the tables to the writes in between. Pure.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use xdp_lb_common::net::Endpoint;
 use xdp_lb_common::tables::{BackendIndex, ServiceIndex};
@@ -17,7 +18,7 @@ use crate::tables::{Tables, Write};
 /// What stands in the tables, and which of their places are free.
 #[derive(Clone, Debug)]
 pub struct Planner {
-    pub(crate) tables: Tables,
+    pub(crate) tables: Arc<Tables>,
     pub(crate) sizes: Sizes,
     pub(crate) places: Places,
 }
@@ -37,12 +38,17 @@ impl Planner {
             rings: BTreeMap::new(),
             shrinking: BTreeMap::new(),
         };
-        Self { tables, sizes, places }
+        Self { tables: Arc::new(tables), sizes, places }
     }
 
     /// What stands in the tables.
     pub fn tables(&self) -> &Tables {
         &self.tables
+    }
+
+    /// What stands in the tables now, for whoever reads it while they change.
+    pub fn shared_tables(&self) -> Arc<Tables> {
+        Arc::clone(&self.tables)
     }
 
     /// The writes that make the tables what is wanted. Nothing changes until [`Planner::commit`]. `now`: seconds of the clock that
@@ -84,7 +90,10 @@ impl Planner {
 
     /// Remembers that these writes, which give and take no place, were applied.
     pub fn record(&mut self, writes: &[Write]) {
-        writes.iter().for_each(|write| self.tables.apply(write));
+        if !writes.is_empty() {
+            let tables = Arc::make_mut(&mut self.tables);
+            writes.iter().for_each(|write| tables.apply(write));
+        }
     }
 
     /// The part of what is wanted that stands in the tables already.

@@ -20,7 +20,7 @@ const CLEAN_COUNTS: u8 = 2;
 /// They come to rest in two steps. When a slot has moved for longer than a flow lives without a packet, every living
 /// flow of it has a record: flows without one are new, and the prior owner is forgotten. When no record is left that
 /// says otherwise than the slot does, it is settled, and its records are dropped.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Settling {
     /// Slots of which a living flow may have no record, and since when each flow that sends a packet gets one.
     moving: BTreeMap<SlotIndex, Instant>,
@@ -65,15 +65,25 @@ impl Settling {
         }
     }
 
+    /// Whether all slots are settled.
+    pub fn is_settled(&self) -> bool {
+        self.moving.is_empty() && self.recorded.is_empty()
+    }
+
+    /// Whether [`due`](Self::due) may find something.
+    pub fn may_be_due(&self, timeouts: &Timeouts, now: Instant) -> bool {
+        let shortest = timeouts.tcp_idle.min(timeouts.udp_idle);
+        let is_over = |since: Instant| now.duration_since(since) > shortest;
+        let is_time = self.timeouts != Some(*timeouts)
+            || self.due_from.is_some_and(|from| from <= now)
+            || self.added_since.is_some_and(is_over);
+        !self.moving.is_empty() && is_time
+    }
+
     /// The writes that forget the prior owner of the slots which have been moving for longer than any flow of their
     /// service lives without a packet.
     pub fn due(&mut self, tables: &Tables, timeouts: &Timeouts, now: Instant) -> Vec<Write> {
-        let shortest = timeouts.tcp_idle.min(timeouts.udp_idle);
-        let is_over = |since: Instant| now.duration_since(since) > shortest;
-        let may_be_due = self.timeouts != Some(*timeouts)
-            || self.due_from.is_some_and(|from| from <= now)
-            || self.added_since.is_some_and(is_over);
-        if self.moving.is_empty() || !may_be_due {
+        if !self.may_be_due(timeouts, now) {
             return Vec::new();
         }
         let mut due_from: Option<Instant> = None;

@@ -1,5 +1,9 @@
-//! What the daemon tells of itself: the documents of the API and the CLI, and the rates in them.
+//! What the daemon tells of itself: the snapshot that the owner task publishes, the documents of the API and the CLI that are
+//! made of it, and the rates in them.
 
 pub mod documents;
 pub(crate) mod rates;
+pub mod snapshot;
+pub mod traffic;
 pub(crate) mod unused;
+mod views;

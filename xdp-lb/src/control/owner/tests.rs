@@ -1331,3 +1331,25 @@ async fn the_datapath_is_told_this_hosts_addresses_and_those_that_backends_see()
         told(&[own, &["198.51.100.9"]].concat()).await;
     }
 }
+
+#[tokio::test]
+async fn what_was_answered_is_shown_at_once_everywhere() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    daemon.all_up().await;
+    let first = address("198.51.100.11:8080");
+    for number in 0..50u16 {
+        let admin = if number % 2 == 0 { AdminState::Draining } else { AdminState::Enabled };
+        let patch = BackendPatch { admin: Some(admin), ..BackendPatch::of("weight", 100 + number) };
+        daemon.handle.patch_backend("web".into(), first, patch).await.unwrap();
+        let shown = daemon.handle.status().await.unwrap();
+        let detail = daemon.handle.service("web".into()).await.unwrap();
+        let of = |backends: &[BackendView]| {
+            let found = backends.iter().find(|it| it.address == first).unwrap();
+            (found.weight, found.admin, found.state == BackendState::Draining)
+        };
+        let expected = (100 + number, admin, admin == AdminState::Draining);
+        assert_eq!((of(&shown.backends), of(&detail.backends)), (expected, expected));
+        let serving = if admin == AdminState::Draining { 1 } else { 2 };
+        assert_eq!(detail.service.backends_serving, serving, "the service and its backends agree");
+    }
+}

@@ -1,4 +1,4 @@
-//! The state as the API tells it.
+//! The documents of the API, made of a snapshot.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -8,25 +8,24 @@ use xdp_lb_common::process::records_flows;
 use xdp_lb_common::reason::{Kind, Reason};
 use xdp_lb_common::tables::{BackendIndex, Book, Service, ServiceIndex, Traffic};
 
-use super::leaving::leaves_in;
-use super::owner::Owner;
+use super::documents::{
+    AgentView, BackendView, CounterView, CountersView, MovingView, NextHopView, ServiceDetailView,
+    ServiceView, StatusView, TableView, TrafficView, VipView,
+};
+use super::rates::Rates;
+use super::snapshot::{Clock, Snapshot};
 use super::traffic::Carried;
-use crate::datapath::Attached;
+use super::unused::{some, unused};
 use crate::health::Health;
 use crate::model::refusal::{Answer, Refusal};
-use crate::model::state::HealthState;
+use crate::model::state::{HealthState, TroubleKind, VipState};
 use crate::model::{DownPolicy, EffectiveBackend, EffectiveService, unknown};
+use crate::net::vips::Wish;
 use crate::plan::places::{identities, identity};
 use crate::pool::agent::AgentState;
 use crate::pool::breaker::Circuit;
 use crate::pool::definition::{target_id, vip};
-use crate::report::documents::{
-    AgentView, BackendView, CounterView, CountersView, InterfaceView, MovingView, NextHopView, ServiceView,
-    StatusView, TableView, TrafficView,
-};
-use crate::report::rates::Rates;
-use crate::report::unused::{some, unused};
-use crate::uptime;
+use crate::pool::vips::wishes;
 
 /// How full a table is whose limit may be why packets are dropped. Its kernel evicts somewhat before it is full.
 const NEARLY_FULL: f64 = 0.8;
@@ -43,84 +42,131 @@ struct RingView {
     known_at: HashMap<BackendIndex, Instant>,
 }
 
-impl Owner {
-    pub(super) fn status(&self) -> Answer<StatusView> {
+impl Snapshot {
+    /// The daemon on one screen.
+    ///
+    /// # Errors
+    /// Where the counters cannot be read.
+    pub fn status(&self, clock: &Clock) -> Answer<StatusView> {
         let carried = self.carried(|_| true)?;
-        let reasons = self.kernel.reasons().map_err(unreadable)?;
+        let reasons = self.counters.reasons().map_err(unreadable)?;
         let packets = |kind| {
             let counted = Reason::ALL.iter().zip(&reasons).filter(|(reason, _)| reason.kind() == kind);
             counted.map(|(_, packets)| packets).sum()
         };
+        let troubles: Vec<&str> = self.troubles.iter().map(|it| it.message.as_str()).collect();
         Ok(StatusView {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
-            uptime_seconds: self.started.elapsed().as_secs(),
-            adopted: self.kernel.is_adopted(),
+            uptime_seconds: clock.now.saturating_duration_since(self.started).as_secs(),
+            adopted: self.is_adopted,
             config_file: self.config_file.display().to_string(),
             pin_path: self.config.pin_path.display().to_string(),
-            trouble: self.journal.trouble(),
-            troubles: self.journal.trouble_views(Instant::now()),
-            restored: self.journal.restored(),
+            trouble: (!troubles.is_empty()).then(|| troubles.join("; ")),
+            troubles: self.troubles.clone(),
+            restored: self.restored,
             admin: self.overlay.node_admin(),
-            upgrade: self.upgrades.view(),
-            interfaces: self.interface_views(),
-            vips: self.vips.views(self.wishes()),
-            services: self.service_views(&carried),
-            backends: self.backend_views(&self.pool.effective().services, &carried)?,
+            upgrade: self.upgrade.borrow().clone(),
+            interfaces: self.interfaces.clone(),
+            vips: self.vip_views(clock),
+            services: self.service_views(&carried, clock),
+            backends: self.backend_views(&self.pool.effective().services, &carried, clock)?,
             tables: self.table_views(),
             dropped_packets: packets(Kind::Drop),
             passed_packets: packets(Kind::Pass),
         })
     }
 
-    pub(super) fn services(&self) -> Answer<Vec<ServiceView>> {
-        Ok(self.service_views(&self.carried(|_| true)?))
+    /// Every service, by name.
+    ///
+    /// # Errors
+    /// Where the counters cannot be read.
+    pub fn services(&self, clock: &Clock) -> Answer<Vec<ServiceView>> {
+        Ok(self.service_views(&self.carried(|_| true)?, clock))
     }
 
-    pub(super) fn backends(&self, service: Option<&str>) -> Answer<Vec<BackendView>> {
+    /// A service with its backends.
+    ///
+    /// # Errors
+    /// Where there is no such service, or the flows or counters cannot be read.
+    pub fn service(&self, name: &str, clock: &Clock) -> Answer<ServiceDetailView> {
+        let (service, carried) = self.of_service(name)?;
+        let backends = self.backend_views([service], &carried, clock)?;
+        Ok(ServiceDetailView { service: self.service_view(service, &carried, clock), backends })
+    }
+
+    /// The backends of a service, or of all.
+    ///
+    /// # Errors
+    /// Where there is no such service, or the flows or counters cannot be read.
+    pub fn backends(&self, service: Option<&str>, clock: &Clock) -> Answer<Vec<BackendView>> {
+        match service {
+            Some(name) => {
+                let (service, carried) = self.of_service(name)?;
+                self.backend_views([service], &carried, clock)
+            }
+            None => {
+                self.flows_are_known()?;
+                let services = &self.pool.effective().services;
+                self.backend_views(services, &self.carried(|_| true)?, clock)
+            }
+        }
+    }
+
+    /// A service, and what it carried.
+    fn of_service(&self, name: &str) -> Answer<(&EffectiveService, Carried)> {
+        self.flows_are_known()?;
         let services = &self.pool.effective().services;
-        let Some(name) = service else {
-            return self.backend_views(services, &self.carried(|_| true)?);
-        };
         let Some(service) = services.iter().find(|service| service.service.name == name) else {
             let known = services.iter().map(|service| service.service.name.clone());
             return Err(unknown::unknown_service(name, known.collect()));
         };
-        let present = self.sync.tables().services.get(&vip(service)).map(|present| present.index);
-        self.backend_views([service], &self.carried(|index| Some(index) == present)?)
+        let present = self.tables.services.get(&vip(service)).map(|present| present.index);
+        Ok((service, self.carried(|index| Some(index) == present)?))
+    }
+
+    /// No count is better than a wrong one: whoever waits for the last flow would not wait.
+    fn flows_are_known(&self) -> Answer<()> {
+        let trouble = self.trouble_of(TroubleKind::Flows);
+        trouble.map_or(Ok(()), |why| Err(Refusal::Failed(why.to_owned())))
     }
 
     fn carried(&self, which: impl Fn(ServiceIndex) -> bool) -> Answer<Carried> {
-        Carried::read(self.kernel.as_ref(), self.sync.tables(), which).map_err(unreadable)
+        Carried::read(self.counters.as_ref(), &self.former, &self.tables, which).map_err(unreadable)
     }
 
-    fn service_views(&self, carried: &Carried) -> Vec<ServiceView> {
+    fn service_views(&self, carried: &Carried, clock: &Clock) -> Vec<ServiceView> {
         let services = &self.pool.effective().services;
-        services.iter().map(|service| self.service_view(service, carried)).collect()
+        services.iter().map(|service| self.service_view(service, carried, clock)).collect()
     }
 
     fn backend_views<'s>(
         &self,
         services: impl IntoIterator<Item = &'s EffectiveService>,
         carried: &Carried,
+        clock: &Clock,
     ) -> Answer<Vec<BackendView>> {
-        let indices = identities(self.sync.tables());
+        let indices = identities(&self.tables);
         let mut views = Vec::new();
         for service in services {
-            let present = self.sync.tables().services.get(&vip(service)).copied();
+            let present = self.tables.services.get(&vip(service)).copied();
             let ring = present.map(|present| self.ring_view(&present, vip(service).protocol));
             for backend in &service.backends {
                 let index = present.and_then(|present| {
                     indices.get(&identity(present.index, backend.backend.address)).copied()
                 });
-                views.push(self.backend_view(service, backend, index, ring.as_ref(), carried)?);
+                views.push(self.backend_view(service, backend, index, ring.as_ref(), carried, clock)?);
             }
         }
         Ok(views)
     }
 
-    pub(super) fn counters(&mut self) -> Answer<CountersView> {
-        let packets = self.kernel.reasons().map_err(unreadable)?;
+    /// Every counter of passes and drops.
+    ///
+    /// # Errors
+    /// Where they cannot be read.
+    pub fn counters(&self) -> Answer<CountersView> {
+        let packets = self.counters.reasons().map_err(unreadable)?;
         let counters = Reason::ALL.iter().zip(packets).map(|(reason, packets)| CounterView {
             name: reason.name().into(),
             verdict: reason.kind().name().into(),
@@ -144,35 +190,37 @@ impl Owner {
         }
     }
 
-    fn interface_views(&self) -> Vec<InterfaceView> {
-        let view = |(name, attached): (&String, &Result<Attached, String>)| match attached {
-            Ok(attached) => InterfaceView {
-                name: name.clone(),
-                index: attached.index,
-                mode: Some(attached.mode),
-                up: self.attachments.is_up(name),
-                note: attached.remarks(),
-            },
-            Err(why) => InterfaceView {
-                name: name.clone(),
-                index: 0,
-                mode: None,
-                up: self.attachments.is_up(name),
-                note: Some(format!("not attached: {why}")),
-            },
+    fn vip_views(&self, clock: &Clock) -> Vec<VipView> {
+        let standings = self.vips.borrow();
+        let wishes = wishes(&self.pool, &self.config, self.overlay.node_admin(), clock.now);
+        let view = |(address, wish)| {
+            let standing = standings.get(&address).cloned().unwrap_or_default();
+            let state = match (standing.interface.is_some(), wish) {
+                (true, Wish::Present | Wish::Undecided) => VipState::Present,
+                (true, Wish::Absent) => VipState::Stays,
+                (false, Wish::Present) => VipState::Missing,
+                (false, Wish::Absent | Wish::Undecided) => VipState::Withdrawn,
+            };
+            VipView {
+                address,
+                state,
+                interface: standing.interface,
+                added_by_daemon: standing.is_own,
+                note: standing.trouble,
+            }
         };
-        self.attachments.interfaces().iter().map(view).collect()
+        wishes.into_iter().map(view).collect()
     }
 
     fn table_views(&self) -> Vec<TableView> {
-        let (tables, limits) = (self.sync.tables(), self.kernel.sizes().limits);
+        let (tables, limits) = (&self.tables, self.limits);
         let slots: u64 = tables.services.values().map(|service| u64::from(service.ring_len)).sum();
         let rows = [
             ("services", tables.services.len() as u64, limits.services),
             ("backends", tables.backends.len() as u64, limits.backends),
             ("slots", slots, limits.slots),
-            ("flows", self.census.records(Book::Flows), limits.flows),
-            ("half_open_flows", self.census.records(Book::HalfOpen), limits.half_open_flows),
+            ("flows", self.census.records[Book::Flows as usize], limits.flows),
+            ("half_open_flows", self.census.records[Book::HalfOpen as usize], limits.half_open_flows),
             ("source_ranges", tables.sources.len() as u64, limits.source_ranges),
         ];
         let view =
@@ -180,10 +228,10 @@ impl Owner {
         rows.into_iter().map(view).collect()
     }
 
-    fn service_view(&self, service: &EffectiveService, carried: &Carried) -> ServiceView {
-        let present = self.sync.tables().services.get(&vip(service)).copied();
+    fn service_view(&self, service: &EffectiveService, carried: &Carried, clock: &Clock) -> ServiceView {
+        let present = self.tables.services.get(&vip(service)).copied();
         let traffic = present.and_then(|present| {
-            let rates = self.sync.rates().services.get(&present.index);
+            let rates = self.rates.services.get(&present.index);
             carried.services.get(&present.index).map(|traffic| traffic_view(*traffic, rates))
         });
         let serving = service.backends.iter().filter(|backend| {
@@ -221,7 +269,7 @@ impl Owner {
             max_flows: service.service.max_flows,
             health_check: service.service.check(),
             admin: service.admin,
-            discovery: self.discoveries.view(service, Instant::now()),
+            discovery: self.discoveries.get(&service.service.name).cloned(),
             origin: service.origin,
             leaving: service.is_leaving,
             unused: some(unused(service)),
@@ -232,12 +280,11 @@ impl Owner {
             on_no_backends: service.service.on_no_backends,
             hairpin: service.service.hairpin,
             moving: present.map_or_else(MovingView::default, |present| {
-                let progress =
-                    self.sync.settling().progress(&present, vip(service).protocol, &self.config.timeouts);
+                let progress = self.settling.progress(&present, vip(service).protocol, &self.config.timeouts);
                 MovingView {
                     moving_slots: progress.moving,
                     recorded_slots: progress.recorded,
-                    all_recorded_in_seconds: progress.until.map(seconds_until),
+                    all_recorded_in_seconds: progress.until.map(|until| clock.seconds_until(until)),
                 }
             }),
             traffic: traffic.unwrap_or_default(),
@@ -246,14 +293,13 @@ impl Owner {
 
     fn ring_view(&self, service: &Service, protocol: Protocol) -> RingView {
         let mut owned: HashMap<BackendIndex, u32> = HashMap::new();
-        for slot in self.sync.tables().ring(service) {
+        for slot in self.tables.ring(service) {
             *owned.entry(slot.owner()).or_default() += 1;
         }
         let known_at = if records_flows(service) {
             HashMap::new()
         } else {
-            let tables = self.sync.tables();
-            self.sync.settling().known_at(service, protocol, tables, &self.config.timeouts)
+            self.settling.known_at(service, protocol, &self.tables, &self.config.timeouts)
         };
         RingView { slots: service.ring_len, owned, known_at }
     }
@@ -265,6 +311,7 @@ impl Owner {
         index: Option<BackendIndex>,
         ring: Option<&RingView>,
         carried: &Carried,
+        clock: &Clock,
     ) -> Answer<BackendView> {
         let id = target_id(service, backend);
         let address = backend.backend.address;
@@ -281,7 +328,7 @@ impl Owner {
             _ => 0.0,
         };
         let traffic = index.and_then(|index| {
-            let rates = self.sync.rates().backends.get(&index);
+            let rates = self.rates.backends.get(&index);
             carried.backends.get(&index).map(|traffic| traffic_view(*traffic, rates))
         });
         Ok(BackendView {
@@ -295,16 +342,14 @@ impl Owner {
             share,
             portion: f64::from(known.portion) / 100.0,
             tried_in_seconds: match known.breaker.circuit() {
-                Circuit::Open { until, .. } => {
-                    Some(until.saturating_duration_since(Instant::now()).as_secs())
-                }
+                Circuit::Open { until, .. } => Some(until.saturating_duration_since(clock.now).as_secs()),
                 _ => None,
             },
             ejections: known.breaker.opened(),
-            agent: service.service.agent.is_some().then(|| agent_view(&known.agent)),
+            agent: service.service.agent.is_some().then(|| agent_view(&known.agent, clock)),
             state: known.condition.state,
             reason: known.condition.reason.clone(),
-            since_seconds: Instant::now().duration_since(known.since).as_secs(),
+            since_seconds: clock.now.saturating_duration_since(known.since).as_secs(),
             admin: backend.admin,
             health: match known.health {
                 Health::Unknown => HealthState::Unknown,
@@ -321,35 +366,34 @@ impl Owner {
             }),
             origin: backend.origin,
             leaving: backend.is_leaving,
-            leaves_in_seconds: leaves_in(
-                &self.overlay,
-                &self.config,
-                service,
-                address,
-                uptime::now().as_secs(),
-            ),
-            flows: index.map_or(0, |index| self.census.live(index)),
+            leaves_in_seconds: self
+                .overlay
+                .leaves_at(&self.config, service, address)
+                .map(|end| end.saturating_sub(clock.seconds_of_boot)),
+            flows: index.and_then(|index| self.census.live.get(&index).copied()).unwrap_or(0),
             flows_known_in_seconds: index
                 .and_then(|index| ring?.known_at.get(&index).copied())
-                .map(seconds_until),
+                .map(|until| clock.seconds_until(until)),
             traffic: traffic.unwrap_or_default(),
         })
     }
 }
 
-/// Whole seconds until then, at least 1: until the owner task has seen that it is so.
-fn seconds_until(then: Instant) -> u64 {
-    then.saturating_duration_since(Instant::now()).as_secs() + 1
+impl Clock {
+    /// Whole seconds until then, at least 1: until the owner task has seen that it is so.
+    fn seconds_until(&self, then: Instant) -> u64 {
+        then.saturating_duration_since(self.now).as_secs() + 1
+    }
 }
 
-fn agent_view(agent: &AgentState) -> AgentView {
+fn agent_view(agent: &AgentState, clock: &Clock) -> AgentView {
     AgentView {
         admin: agent.admin,
         operation: agent.operation,
         percent: agent.percent,
         note: agent.note.clone(),
         trouble: agent.trouble.clone(),
-        since_seconds: agent.since.map(|since| Instant::now().duration_since(since).as_secs()),
+        since_seconds: agent.since.map(|since| clock.now.saturating_duration_since(since).as_secs()),
     }
 }
 

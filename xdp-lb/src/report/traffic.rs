@@ -4,11 +4,35 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use anyhow::Result;
-use xdp_lb_common::tables::{BackendIndex, BackendState, ServiceIndex, Traffic};
+use xdp_lb_common::tables::{BackendIndex, ServiceIndex, Traffic};
 
-use super::kernel::Kernel;
-use crate::report::rates::Rates;
-use crate::tables::{Tables, Write};
+use super::rates::Rates;
+use crate::datapath;
+use crate::tables::Tables;
+
+/// The counters of packets, as a trait: what is told of them is tested without a kernel. They can be read while others use them.
+pub trait Counters: Send + Sync {
+    /// How many packets had each reason, in the order of [`Reason::ALL`](xdp_lb_common::reason::Reason::ALL).
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    fn reasons(&self) -> Result<Vec<u64>>;
+    /// What a backend has counted since it was added.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    fn backend_traffic(&self, index: BackendIndex) -> Result<Traffic>;
+}
+
+impl Counters for datapath::Counters {
+    fn reasons(&self) -> Result<Vec<u64>> {
+        datapath::Counters::reasons(self)
+    }
+
+    fn backend_traffic(&self, index: BackendIndex) -> Result<Traffic> {
+        datapath::Counters::backend_traffic(self, index)
+    }
+}
 
 /// The counters of services and backends.
 #[derive(Debug, Default)]
@@ -21,15 +45,20 @@ pub struct Carried {
 
 impl Carried {
     /// Reads the counters of the services for which `which` is true, and of their backends. The datapath counts for
-    /// backends alone, which costs a packet one cache line less.
-    pub fn read(kernel: &dyn Kernel, tables: &Tables, which: impl Fn(ServiceIndex) -> bool) -> Result<Self> {
+    /// backends alone, which costs a packet one cache line less; `former` is what each service's former backends counted.
+    pub fn read(
+        counters: &dyn Counters,
+        former: &HashMap<ServiceIndex, Traffic>,
+        tables: &Tables,
+        which: impl Fn(ServiceIndex) -> bool,
+    ) -> Result<Self> {
         let mut carried = Self::default();
         for service in tables.services.values().map(|service| service.index).filter(|index| which(*index)) {
-            carried.services.insert(service, kernel.former_traffic(service)?);
+            carried.services.insert(service, former.get(&service).copied().unwrap_or_default());
         }
         for (index, backend) in &tables.backends {
             if let Some(sum) = carried.services.get_mut(&backend.service) {
-                let traffic = kernel.backend_traffic(*index)?;
+                let traffic = counters.backend_traffic(*index)?;
                 *sum += traffic;
                 carried.backends.insert(*index, traffic);
             }
@@ -38,23 +67,8 @@ impl Carried {
     }
 }
 
-/// Keeps for its service what each backend counted that is taken out by these writes, which have been done to `before`.
-pub fn keep_former(kernel: &mut dyn Kernel, before: &Tables, writes: &[Write]) -> Result<()> {
-    for write in writes {
-        if let Write::Backend(index, after) = write
-            && after.state == BackendState::Vacant as u8
-            && let Some(gone) = before.backends.get(index)
-        {
-            let mut sum = kernel.former_traffic(gone.service)?;
-            sum += kernel.backend_traffic(*index)?;
-            kernel.set_former_traffic(gone.service, sum)?;
-        }
-    }
-    Ok(())
-}
-
 /// The rates of all services and backends.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct TrafficRates {
     /// Each service's.
     pub services: HashMap<ServiceIndex, Rates>,
