@@ -150,12 +150,12 @@ fn what_an_http_answer_has_to_be_like_is_told_where_it_is_not() {
         (
             "type = \"http\", body = \"backend-2\"",
             "down",
-            "HTTP 200, but the body \"backend-1\\n\" has not \"backend-2\" in it",
+            "HTTP 200, but the body \"backend-1\\n\" does not contain \"backend-2\"",
         ),
         (
             "type = \"http\", body_regex = \"^[0-9]\"",
             "down",
-            "HTTP 200, but the body \"backend-1\\n\" is not like /^[0-9]/",
+            "HTTP 200, but the body \"backend-1\\n\" does not match /^[0-9]/",
         ),
         ("type = \"http\", path = \"/healthz\", method = \"OPTIONS\"", "down", "HTTP 405, expected 200-399"),
         (
@@ -194,14 +194,14 @@ fn a_udp_server_is_up_while_it_answers_what_is_expected() {
     let daemon = Daemon::start(&network.lb, &["eth0", "eth1"], &text).unwrap();
     wait_for(&daemon, "s0", "up", "");
     wait_for(&daemon, "s1", "up", "");
-    wait_for(&daemon, "s2", "down", "the UDP answer \"backend-1 ping\" has not \"pong\" in it");
+    wait_for(&daemon, "s2", "down", "the UDP response \"backend-1 ping\" does not contain \"pong\"");
     drop(echo);
     wait_for(&daemon, "s0", "down", "port unreachable, 2 times in a row");
     // Now nobody says anything at all.
     network.backends[0].run("ip link set eth0 down").unwrap();
     until("the silence to be told", PATIENCE, || {
         let is_told = |words| is_told(&daemon, "s0", words);
-        Ok(is_told("no UDP answer within 1s")? || is_told("host")? || is_told("port unreachable")?)
+        Ok(is_told("no UDP response within 1s")? || is_told("host")? || is_told("port unreachable")?)
     })
     .unwrap();
 }
@@ -219,8 +219,8 @@ fn a_host_is_up_while_it_answers_pings_by_either_kind_of_socket() {
         wait_for(&daemon, "s1", "up", "");
         network.backends[0].sysctl("net.ipv4.icmp_echo_ignore_all", "1").unwrap();
         network.backends[0].sysctl("net.ipv6.icmp.echo_ignore_all", "1").unwrap();
-        wait_for(&daemon, "s0", "down", "no answer to ping within 1s, 2 times in a row");
-        wait_for(&daemon, "s1", "down", "no answer to ping within 1s, 2 times in a row");
+        wait_for(&daemon, "s0", "down", "no reply to ping within 1s, 2 times in a row");
+        wait_for(&daemon, "s1", "down", "no reply to ping within 1s, 2 times in a row");
         network.backends[0].sysctl("net.ipv4.icmp_echo_ignore_all", "0").unwrap();
         network.backends[0].sysctl("net.ipv6.icmp.echo_ignore_all", "0").unwrap();
         wait_for(&daemon, "s0", "up", "succeeded");
@@ -260,7 +260,7 @@ fn a_grpc_server_is_up_while_it_says_that_it_is_serving() {
     }
     wait_for(&daemon, "s3", "down", "gRPC NOT_FOUND: the server does not know this service");
     // Which of them depends on whether the server's answer or the end of the connection is seen first.
-    let not_grpc = "an answer that is not HTTP/2|the connection was closed without a gRPC answer";
+    let not_grpc = "the response is not HTTP/2|the connection was closed without a gRPC response";
     wait_for(&daemon, "s4", "down", not_grpc);
     wait_for(&daemon, "s5", "down", not_grpc);
     wait_for(&daemon, "s6", "down", "TLS: ");

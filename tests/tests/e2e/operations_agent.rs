@@ -169,10 +169,10 @@ fn an_agent_that_dies_or_talks_nonsense_changes_nothing_and_is_shown() {
     assert_eq!(bed.daemon.log().lines().filter(told).count(), 1, "it is logged once");
 
     for (line, words) in [
-        ("down, says who?\n", "\"says\" is no word of an agent's"),
-        ("down", "it closed before its line had an end"),
-        (&"down ".repeat(1000), "its line has no end within 1024 bytes"),
-        ("SSH-2.0-OpenSSH_9.9\r\n", "is no word"),
+        ("down, says who?\n", "agent reply not understood: unknown word \"says\""),
+        ("down", "it closed the connection before the end of its line"),
+        (&"down ".repeat(1000), "its line is longer than 1024 bytes"),
+        ("SSH-2.0-OpenSSH_9.9\r\n", "unknown word"),
     ] {
         bed.agents[1] = Some(Agent::start(&bed.network.backends[1], 8081, line).unwrap());
         trouble(&bed, words);

@@ -48,7 +48,7 @@ fn taken_out_of_the_file(mode: &str) {
     let whole = site.daemon.config().unwrap();
     let entry = format!("\n[[service.backend]]\naddress = \"{}\"\n", web_backend(2));
     fs::write(site.daemon.config_file(), whole.replace(&entry, "")).unwrap();
-    let line = format!("service web: backend {} removed: it drains, with ", web_backend(2));
+    let line = format!("service web: backend {} removed: draining, with ", web_backend(2));
     for words in [&["diff"][..], &["reload", "--dry-run"], &["reload"]] {
         let output = site.daemon.cli_output(words).unwrap();
         let said = String::from_utf8_lossy(&output.stdout);

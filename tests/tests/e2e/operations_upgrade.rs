@@ -327,7 +327,7 @@ fn what_cannot_take_over_is_refused_before_anything_is_touched() {
     refused(&["did you mean \"vip\""]);
     fs::write(bed.daemon.config_file(), config).unwrap();
     fs::create_dir(bed.daemon.pins().join("layout-9999")).unwrap();
-    refused(&["layout-9999", "made by another version"]);
+    refused(&["layout-9999", "from another version"]);
     fs::remove_dir(bed.daemon.pins().join("layout-9999")).unwrap();
     traffic.end();
     bed.daemon.cli(&["upgrade"]).unwrap();

@@ -298,7 +298,8 @@ async fn each_kind_of_health_check_is_added_and_shown_in_short() {
         (
             "https --check-host a.example --check-method OPTIONS --check-header X-Probe:1 --check-header X-B:2 \
              --check-status 200-299,401 --check-body-regex ^ok --check-ca-file /ca.pem --check-min-tls 1.3",
-            "https OPTIONS / of a.example, X-Probe: 1, X-B: 2, status 200-299, 401, body like /^ok/, TLS 1.3, signed by \
+            "https OPTIONS / of a.example, X-Probe: 1, X-B: 2, status 200-299, 401, body matching /^ok/, TLS 1.3, \
+             signed by \
              /ca.pem",
         ),
         (

@@ -185,7 +185,7 @@ fn read_vips(vips: &mut Section<'_>) -> Vips {
     if withdraw.is_some() && !vips.has("interface") {
         vips.problem(
             "withdraw",
-            "means nothing without an interface that the daemon puts VIPs on; write interface = \"eth0\", or remove it",
+            "requires an interface for the VIPs; write interface = \"eth0\", or remove it",
         );
     }
     Vips { interface, withdraw: withdraw.unwrap_or_default() }
@@ -211,7 +211,8 @@ fn refuse_twice(api: &mut Section<'_>, [admins, readers]: [&str; 2], [admin, rea
         if let Some(name) = name
             && admin.iter().flatten().any(|admin| admin == name)
         {
-            let what = format!("{} is in {admins}, too, which may read; remove one of them", quoted(name));
+            let what =
+                format!("{} is also in {admins}, who can read as well; remove one of them", quoted(name));
             api.problem_of(readers, index, what);
         }
     }
@@ -239,15 +240,14 @@ fn read_remote(api: &mut Section<'_>) -> Option<Remote> {
         let lists = ["admin_certificates", "read_certificates"];
         for key in FILES.iter().map(|(key, _)| *key).chain(lists) {
             if api.has(key) {
-                let words = "means nothing without an address that the API listens on; write listen = \"192.0.2.1:7443\", \
-                             or remove it";
+                let words = "requires a listen address; write listen = \"192.0.2.1:7443\", or remove it";
                 api.problem(key, words);
             }
         }
         return None;
     }
     if admins.is_empty() && readers.is_empty() {
-        let words = "nobody could use it; name the certificates of those who may, as in admin_certificates = [\"alice\"], \
+        let words = "nobody could use it; list the certificates that may, as in admin_certificates = [\"alice\"], \
                      read_certificates = [\"*\"]";
         api.problem("listen", words);
     }

@@ -216,7 +216,7 @@ impl Kernel for InMemory {
     fn verify_attached(&self, index: u32) -> Result<String, String> {
         let memory = self.lock();
         let found = memory.attached.iter().find(|(attached, _)| *attached == index);
-        found.map(|(_, name)| name.clone()).ok_or_else(|| "somebody detached the program".into())
+        found.map(|(_, name)| name.clone()).ok_or_else(|| "something else detached the program".into())
     }
 
     fn restore_classifier(&mut self, _: u32) -> anyhow::Result<Option<String>> {

@@ -37,7 +37,7 @@ impl Checks {
     /// # Errors
     /// Where there is no room.
     pub fn put(&mut self, key: &FlowKey, check: Check) -> Result<()> {
-        self.map.insert(Plain(*key), Plain(check), 0).context("cannot write a health check's way")
+        self.map.insert(Plain(*key), Plain(check), 0).context("cannot write a health check's path")
     }
 
     /// Forgets a check; one that is gone already is no error.

@@ -108,9 +108,9 @@ impl Classifiers {
             Held::Link(link) => links::verify(link.as_fd(), ifindex, program),
             Held::Filter => match filters::programs(ifindex) {
                 Ok(programs) if programs.contains(&program) => Ok(()),
-                Ok(_) => Err("somebody removed its filter".into()),
+                Ok(_) => Err("something else removed its filter".into()),
                 Err(error) => {
-                    debug!("the filters of {} cannot be listed: {error}", links::name(ifindex));
+                    debug!("cannot list the filters of {}: {error}", links::name(ifindex));
                     Ok(())
                 }
             },
@@ -125,8 +125,8 @@ fn attach(program: &mut SchedClassifier, ifindex: u32) -> Result<Held> {
         Ok(link) => return Ok(Held::Link(link)),
         Err(error) => error,
     };
-    let interface = links::present_name(ifindex).context("the interface is gone")?;
-    debug!("{interface}: no TCX link ({error}): the program becomes a filter");
+    let interface = links::present_name(ifindex).context("the interface no longer exists")?;
+    debug!("{interface}: no TCX link ({error}): using a TC filter instead");
     // One that is there is as good as added, and where it is not, attaching says so.
     let _ = tc::qdisc_add_clsact(&interface);
     remove_filter(ifindex);

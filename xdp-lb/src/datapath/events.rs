@@ -15,7 +15,7 @@ impl Events {
     /// # Errors
     /// Outside of a tokio runtime, or where the map is none of this kind.
     pub(super) fn new(map: Map) -> Result<Self> {
-        let buffer = RingBuf::try_from(map).context("the map EVENTS is no ring buffer")?;
+        let buffer = RingBuf::try_from(map).context("the map EVENTS is not a ring buffer")?;
         // SAFETY: the buffer owns its descriptor, which stays the same until the buffer is dropped.
         let buffer = unsafe { AsyncFd::register(buffer) }.context("cannot wait for the datapath's events")?;
         Ok(Self { buffer })

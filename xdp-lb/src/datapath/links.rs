@@ -135,14 +135,14 @@ pub fn adopt(path: &Path, own: impl Fn(u32) -> PathBuf) -> Result<Option<(u32, O
 /// # Errors
 /// Why it is not so, in words.
 pub fn verify(link: BorrowedFd<'_>, ifindex: u32, program: u32) -> Result<(), String> {
-    let info = link::info(link).map_err(|error| format!("its link cannot be read: {error}"))?;
+    let info = link::info(link).map_err(|error| format!("cannot read its link: {error}"))?;
     match info {
-        link::Info { ifindex: 0, .. } => Err("somebody detached the program".into()),
+        link::Info { ifindex: 0, .. } => Err("something else detached the program".into()),
         link::Info { ifindex: other, .. } if other != ifindex => {
             Err(format!("its link is on the interface with index {other}"))
         }
         link::Info { program: other, .. } if other != program => {
-            Err(format!("somebody put another program (id {other}) into its link"))
+            Err(format!("something else put another program (id {other}) into its link"))
         }
         _ => Ok(()),
     }

@@ -32,7 +32,8 @@ use crate::model::Limits;
 use crate::tables::{SourceRange, Tables};
 
 /// What is said of an object whose tables are not the ones that are asked for here.
-pub(super) const STALE: &str = "the eBPF object was built from another version of xdp-lb than the daemon: build both with `cargo xtask build`";
+pub(super) const STALE: &str = "the eBPF object was built from another version of xdp-lb than the daemon: build \
+                                both with `cargo xtask build`";
 
 const UNREADABLE: &str = "cannot read the addresses of this host";
 
@@ -55,7 +56,7 @@ impl FlowRecords {
                 visit(book, key, record);
                 false
             };
-            batch::sweep(map.as_fd(), visit).context("cannot walk the flow table")?;
+            batch::sweep(map.as_fd(), visit).context("cannot iterate over the flow table")?;
         }
         Ok(())
     }
@@ -530,7 +531,7 @@ pub struct Flows {
 
 impl Flows {
     fn new(map: Map) -> Result<Self> {
-        let Map::LruHashMap(map) = map else { bail!(Misfit("a book of flows is no LRU hash".to_owned())) };
+        let Map::LruHashMap(map) = map else { bail!(Misfit("a flow table is not an LRU hash".to_owned())) };
         let info = map.info().context("cannot ask the kernel about a map")?;
         check_size("keys", info.key_size(), size_of::<FlowKey>())?;
         check_size("values", info.value_size(), size_of::<FlowRecord>())?;
@@ -554,6 +555,6 @@ impl Flows {
 
     /// Shows every record to `visit`, and removes those for which it returns true.
     pub fn sweep(&mut self, visit: impl FnMut(&FlowKey, &FlowRecord) -> bool) -> Result<()> {
-        batch::sweep(self.map.fd().as_fd(), visit).context("cannot walk the flow table")
+        batch::sweep(self.map.fd().as_fd(), visit).context("cannot iterate over the flow table")
     }
 }

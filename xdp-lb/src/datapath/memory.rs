@@ -131,7 +131,7 @@ impl<R: Copy> Records<R> {
 type Memory = std::sync::Arc<MmapRaw>;
 
 fn map_array<T>(map: &Map) -> Result<(Memory, u32)> {
-    let Map::Array(data) = map else { bail!(Misfit("a table is no array".to_owned())) };
+    let Map::Array(data) = map else { bail!(Misfit("a table is not an array".to_owned())) };
     let info = data.info().context("cannot ask the kernel about a map")?;
     check_size("values", info.value_size(), size_of::<T>())?;
     let length = info.max_entries();
@@ -149,7 +149,7 @@ fn map_array<T>(map: &Map) -> Result<(Memory, u32)> {
 pub fn check_size(what: &str, found: u32, expected: usize) -> Result<()> {
     ensure!(
         found as usize == expected,
-        Misfit(format!("the {what} of a table have {found} bytes, and not {expected}"))
+        Misfit(format!("the {what} of a table have {found} bytes instead of {expected}"))
     );
     Ok(())
 }

@@ -43,7 +43,8 @@ impl OwnMacs {
         let unplaced = unplaced.into_iter().filter(put).count();
         ensure!(
             unplaced == 0,
-            "the interfaces have {} MAC addresses, and {unplaced} of them find no room: packets to those are left to the host",
+            "the interfaces have {} MAC addresses, but there is no room for {unplaced} of them: packets to those \
+             are passed to the host",
             wanted.len()
         );
         Ok(())

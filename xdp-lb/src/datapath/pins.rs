@@ -180,8 +180,8 @@ pub fn check_layout(pin_path: &Path) -> Result<()> {
     for entry in list(pin_path)? {
         if entry != own && name(&entry).starts_with("layout-") {
             bail!(
-                "{} holds {}, made by another version of xdp-lb (this one makes {}): unload it first with \
-                 `xdp-lb unload`, which interrupts forwarding, or choose another pin_path",
+                "{} holds {}, from another version of xdp-lb (this one uses {}): unload it first with `xdp-lb \
+                 unload`, which interrupts forwarding, or use another pin_path",
                 pin_path.display(),
                 name(&entry),
                 name(&own)
@@ -215,7 +215,7 @@ fn lock(directory: &Path) -> Result<File> {
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => bail!(
-            "another daemon uses the pins in {}: stop it first, or choose another pin_path",
+            "another daemon uses the pins in {}: stop it first, or use another pin_path",
             directory.display()
         ),
         Err(TryLockError::Error(error)) => {

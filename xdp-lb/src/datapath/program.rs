@@ -112,7 +112,7 @@ impl Attached {
 
     /// What an operator should know of it, in words.
     pub fn remarks(&self) -> Option<String> {
-        let lost = |why: &String| format!("packets to neighbours that are not known are lost: {why}");
+        let lost = |why: &String| format!("packets to unresolved neighbours are lost: {why}");
         let remarks: Vec<String> =
             self.note.iter().cloned().chain(self.without_classifier.as_ref().map(lost)).collect();
         (!remarks.is_empty()).then(|| remarks.join("; "))
@@ -177,7 +177,7 @@ impl Datapath {
             // A start that was cut short leaves some tables; without a link, no packet has met them.
             ensure!(
                 pins.links()?.is_empty(),
-                "{} of {} tables are pinned, and the program is attached: remove both with `xdp-lb unload`",
+                "only {} of {} tables are pinned, but the program is attached: remove both with `xdp-lb unload`",
                 present.len(),
                 PINNED.len()
             );
@@ -217,8 +217,8 @@ impl Datapath {
     ) -> Result<Self> {
         if adopted && sizes.limits != options.limits {
             warn!(
-                "limits differ from the adopted tables' {:?}, which stay as they are: to resize them, unload \
-                 (`xdp-lb unload`) and start again",
+                "limits differ from those of the adopted tables, {:?}, which stay in effect: to resize the tables, \
+                 run `xdp-lb unload` and start again",
                 sizes.limits
             );
         }
@@ -344,7 +344,7 @@ impl Datapath {
     /// has not. Says why it had not; nothing where it had.
     ///
     /// # Errors
-    /// Where it cannot be attached: packets to neighbours that are not known are lost.
+    /// Where it cannot be attached: packets to unresolved neighbours are lost.
     pub fn restore_classifier(&mut self, index: u32) -> Result<Option<String>> {
         let Err(why) = self.classifiers.verify(index, self.classifier_id) else { return Ok(None) };
         self.attach_classifier(index)?;
@@ -379,7 +379,8 @@ impl Datapath {
         let replaced = self.links.replace(index, mode, program, self.pins.as_ref());
         if let Some(attached) = replaced.with_context(|| format!("on {interface}"))? {
             let note = (mode == XdpMode::Auto && attached == XdpMode::Generic).then(|| {
-                "kept from an earlier daemon; `xdp-lb unload` and a new start try native again".to_owned()
+                "kept from an earlier daemon; to try native again, run `xdp-lb unload` and start again"
+                    .to_owned()
             });
             return Ok(Attached::new(index, attached, note));
         }
@@ -749,7 +750,7 @@ impl Datapath {
 
     /// What the datapath asks of user space; there is one listener.
     pub fn take_events(&mut self) -> Result<Events> {
-        ensure!(std::mem::take(&mut self.has_events), "the datapath's events have a listener already");
+        ensure!(std::mem::take(&mut self.has_events), "the datapath's events already have a listener");
         Events::new(self.object.take_map("EVENTS").context("the object has no map EVENTS")?)
     }
 
@@ -898,7 +899,7 @@ impl Prepared {
 }
 
 fn take_checks(object: &mut Ebpf) -> Result<Checks> {
-    let map = object.take_map("CHECKS").context("the checks' way has a user already")?;
+    let map = object.take_map("CHECKS").context("the path of health checks is already in use")?;
     let program: &mut Xdp = object.program_mut("xdp_check").context("no program")?.try_into()?;
     Checks::new(program.fd()?.as_fd(), map)
 }
@@ -1010,9 +1011,8 @@ pub(super) fn explain(interface: &str, index: u32, mode: XdpMode, error: io::Err
     let words = if mode == XdpMode::Generic { "generic" } else { "native" };
     match error.raw_os_error() {
         Some(libc::EBUSY) | Some(libc::EEXIST) => anyhow!(
-            "another XDP program{} is attached to {interface}, and is left alone: see `ip link show dev {interface}`; \
-             detach it with `ip link set dev {interface} xdp off`, or end the process that holds its link; or \
-             `xdp-lb unload` where it is an earlier xdp-lb's",
+            "another XDP program{} is attached to {interface} and is left alone: see `ip link show dev \
+             {interface}`; detach it with `ip link set dev {interface} xdp off`, or stop the process that holds its link; if it is an earlier xdp-lb's, run `xdp-lb unload`",
             xdp::program(index).ok().flatten().map_or_else(String::new, |program| format!(" ({program})"))
         ),
         Some(libc::EOPNOTSUPP) => anyhow!("the driver of {interface} has no {words} XDP"),

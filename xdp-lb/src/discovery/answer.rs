@@ -192,7 +192,7 @@ mod tests {
             ("[2001:db8::1]:80", "IPv6"),
             ("192.0.2.10:80", "is the VIP"),
             ("198.51.100.2:0", "port 0"),
-            ("0.0.0.0:80", "every address"),
+            ("0.0.0.0:80", "unspecified address"),
         ] {
             assert!(
                 refused.iter().any(|line| line.contains(address) && line.contains(why)),

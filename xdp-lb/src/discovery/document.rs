@@ -114,7 +114,7 @@ mod tests {
             parse(text).expect_err("refused"),
             [
                 "line 4: backend 127.0.0.1:80: \"127.0.0.1:80\" is a loopback address, whose packets never reach a \
-                 network interface; write the address of one host on the network",
+                 network interface; write the address of a host on the network",
                 "line 6: \"198.51.100.2\" has no port; write \"198.51.100.2:80\"",
             ]
         );

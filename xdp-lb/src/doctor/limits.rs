@@ -34,7 +34,7 @@ fn open_files(hard: u64, backends: u64) -> Option<Finding> {
         Finding::new(
             "limits",
             format!("the limit of open files is {hard}, but health checks of {backends} backends may need {needed}"),
-            format!("set set LimitNOFILE={} in the daemon's unit, or ulimit -Hn", needed.next_power_of_two()),
+            format!("set LimitNOFILE={} in the daemon's unit, or ulimit -Hn", needed.next_power_of_two()),
         )
     })
 }

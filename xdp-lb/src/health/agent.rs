@@ -45,7 +45,7 @@ fn words(failure: Failure) -> String {
     match failure {
         Failure::Backend(words) => words,
         Failure::OutOfReach(errno) => super::probe::words(errno),
-        Failure::Here(error) => format!("this host cannot ask it: {error}"),
+        Failure::Here(error) => format!("this host cannot query it: {error}"),
     }
 }
 
@@ -62,12 +62,16 @@ async fn ask(id: &TargetId, agent: &Agent) -> Result<Said, Failure> {
                 return agent_line::read(&line[..end]).map_err(Failure::Backend);
             }
             if line.len() >= LONGEST_LINE {
-                return Err(Failure::Backend(format!("its line has no end within {LONGEST_LINE} bytes")));
+                return Err(Failure::Backend(format!("its line is longer than {LONGEST_LINE} bytes")));
             }
             let mut part = [0; LONGEST_LINE];
             let room = LONGEST_LINE - line.len();
             match stream.read(&mut part[..room]).await? {
-                0 => return Err(Failure::Backend("it closed before its line had an end".into())),
+                0 => {
+                    return Err(Failure::Backend(
+                        "it closed the connection before the end of its line".into(),
+                    ));
+                }
                 length => line.extend_from_slice(&part[..length]),
             }
         }
@@ -123,12 +127,15 @@ mod tests {
     async fn half_a_line_says_nothing() {
         // Of "75%\n", say.
         assert_eq!(answer(&[b"7"], true).await, Err("connected, but no line within 3s".into()));
-        assert_eq!(answer(&[b"up"], false).await, Err("it closed before its line had an end".into()));
+        assert_eq!(
+            answer(&[b"up"], false).await,
+            Err("it closed the connection before the end of its line".into())
+        );
         let endless: &[&[u8]] = &[&[b'#'; 700], &[b'#'; 700]];
-        assert_eq!(answer(endless, true).await, Err("its line has no end within 1024 bytes".into()));
+        assert_eq!(answer(endless, true).await, Err("its line is longer than 1024 bytes".into()));
         assert_eq!(
             answer(&[b"HTTP/1.1 400 Bad\n"], false).await,
-            Err("\"HTTP/1.1\" is no word of an agent's, in \"HTTP/1.1 400 Bad\"".into())
+            Err("agent reply not understood: unknown word \"HTTP/1.1\", in \"HTTP/1.1 400 Bad\"".into())
         );
     }
 

@@ -146,7 +146,7 @@ fn is_number(digits: &str) -> bool {
 }
 
 fn unknown(word: &str, line: &str) -> String {
-    let mut what = format!("{} is no word of an agent's", clipped(word, LONGEST_NOTE));
+    let mut what = format!("agent reply not understood: unknown word {}", clipped(word, LONGEST_NOTE));
     if word != line {
         what += &format!(", in {}", clipped(line, LONGEST_NOTE));
     }
@@ -209,15 +209,15 @@ mod tests {
     #[test]
     fn a_line_with_any_other_word_is_refused_whole() {
         for (line, why) in [
-            ("up 75", "\"75\" is no word of an agent's, in \"up 75\""),
-            ("drain foo", "\"foo\" is no word of an agent's, in \"drain foo\""),
-            ("7.5%", "\"7.5%\" is no word of an agent's"),
-            ("-5%", "\"-5%\" is no word of an agent's"),
-            ("%", "\"%\" is no word of an agent's"),
-            ("up#text", "\"up#text\" is no word of an agent's"),
-            ("maxconn:x", "\"maxconn:x\" is no word of an agent's"),
-            ("SSH-2.0-OpenSSH_9.9", "\"SSH-2.0-OpenSSH_9.9\" is no word of an agent's"),
-            ("\u{1b}[2Jup", "\"\\u{1b}[2Jup\" is no word of an agent's"),
+            ("up 75", "agent reply not understood: unknown word \"75\", in \"up 75\""),
+            ("drain foo", "agent reply not understood: unknown word \"foo\", in \"drain foo\""),
+            ("7.5%", "agent reply not understood: unknown word \"7.5%\""),
+            ("-5%", "agent reply not understood: unknown word \"-5%\""),
+            ("%", "agent reply not understood: unknown word \"%\""),
+            ("up#text", "agent reply not understood: unknown word \"up#text\""),
+            ("maxconn:x", "agent reply not understood: unknown word \"maxconn:x\""),
+            ("SSH-2.0-OpenSSH_9.9", "agent reply not understood: unknown word \"SSH-2.0-OpenSSH_9.9\""),
+            ("\u{1b}[2Jup", "agent reply not understood: unknown word \"\\u{1b}[2Jup\""),
         ] {
             assert_eq!(said(line), Err(why.to_owned()));
         }

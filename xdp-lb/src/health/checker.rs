@@ -246,7 +246,9 @@ fn judge(
         Err(failure) => match context.blame(failure, id, outcome.began) {
             Ok(reason) => Some(reason),
             Err(words) => {
-                context.warn(&format!("cannot check a backend, which keeps its health meanwhile: {words}"));
+                context.warn(&format!(
+                    "cannot run a health check, so the backend's health is unchanged: {words}"
+                ));
                 return report(state, None, None, Some(words));
             }
         },
@@ -291,7 +293,10 @@ async fn check_once(id: &TargetId, check: &HealthCheck, at: Instant, context: &C
     let permit = context.sockets.acquire().await;
     let began = Instant::now();
     if began.duration_since(at) > check.interval {
-        context.warn("checks begin later than their interval asks for: the host is overloaded, or the limit of open files (LimitNOFILE=) is too low for so many backends");
+        context.warn(
+            "checks start later than their interval demands: the host is overloaded, or the limit of open \
+                      files (LimitNOFILE=) is too low for this many backends",
+        );
     }
     // In memory of its own: most tasks wait for their next check at any time.
     let result = Box::pin(probe(id, check, &context.shared)).await;
@@ -299,7 +304,7 @@ async fn check_once(id: &TargetId, check: &HealthCheck, at: Instant, context: &C
     let took = began.elapsed();
     let late = late.max(took.saturating_sub(check.timeout));
     let result = match result {
-        Err(_) if late >= STARVED => Err(Failure::here("the daemon gets too little CPU time, and was late")),
+        Err(_) if late >= STARVED => Err(Failure::here("the daemon got too little CPU time")),
         result => result,
     };
     Outcome { began, took, result }

@@ -132,7 +132,7 @@ pub(super) struct Shared {
 
 impl Shared {
     async fn passage(&self, id: &TargetId, time: Time) -> Result<Passage<'_>, Failure> {
-        let unsupported = || Failure::Here(io::Error::other("no way to check through VIPs"));
+        let unsupported = || Failure::Here(io::Error::other("this daemon cannot check through VIPs"));
         self.vips.as_ref().ok_or_else(unsupported)?.passage(id, time).await
     }
 }

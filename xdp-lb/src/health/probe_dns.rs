@@ -11,10 +11,10 @@ pub(super) async fn probe(attempt: Attempt<'_>, name: &str, record: &str) -> Res
     let query = query(name, record).map_err(Failure::Backend)?;
     let bytes = query
         .to_vec()
-        .map_err(|error| Failure::Backend(format!("the check's DNS name cannot be sent: {error}")))?;
+        .map_err(|error| Failure::Backend(format!("cannot send the check's DNS name: {error}")))?;
     let socket = attempt.udp_socket().await?;
     let words =
-        Words { missing: "no DNS answer", unrelated: Some("datagrams that do not answer the DNS query") };
+        Words { missing: "no DNS response", unrelated: Some("datagrams that do not answer the DNS query") };
     match ask(&socket, &bytes, attempt.time, words, |answer| code(answer, &query)).await? {
         ResponseCode::NoError | ResponseCode::NXDomain => Ok(()),
         code => Err(Failure::Backend(format!("DNS {}", format!("{code:?}").to_uppercase()))),
@@ -152,7 +152,7 @@ mod tests {
                 bytes(&answer)
             };
             let backend = server(move |_, query| vec![forged(&query)]).await;
-            assert_eq!(check_name(backend).await, Err("no DNS answer within 3s".into()));
+            assert_eq!(check_name(backend).await, Err("no DNS response within 3s".into()));
             // The real answer behind it counts.
             let backend = server(move |_, query| {
                 vec![
@@ -196,6 +196,6 @@ mod tests {
                 elsewhere.send_to(&answer, client).await.expect("it is sent");
             }
         });
-        assert_eq!(check_name(backend).await, Err("no DNS answer within 3s".into()));
+        assert_eq!(check_name(backend).await, Err("no DNS response within 3s".into()));
     }
 }

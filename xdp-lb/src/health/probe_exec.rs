@@ -34,7 +34,7 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 pub(super) async fn probe(attempt: Attempt<'_>, command: &[String], user: &str) -> Result<(), Failure> {
     let Ok(_slot) = timeout_at(attempt.time.end, attempt.shared.programs.acquire()).await else {
         return Err(Failure::here(format!(
-            "{MAX_PROGRAMS} programs of other checks run, and none ended in time"
+            "{MAX_PROGRAMS} programs of other checks are running, and none ended in time"
         )));
     };
     let user = attempt.time.limit("no such user was found", identify(user.to_owned())).await??;
@@ -69,7 +69,7 @@ struct Program {
 impl Program {
     fn start(attempt: Attempt<'_>, words: &[String], user: Option<(u32, u32)>) -> Result<Self, Failure> {
         let [program, arguments @ ..] = words else {
-            return Err(Failure::Backend("the check names no program".to_owned()));
+            return Err(Failure::Backend("the check has no program".to_owned()));
         };
         let (output, input) = io::pipe()?;
         let mut command = Command::new(program);
@@ -167,7 +167,7 @@ fn keep(printed: &mut Vec<u8>, more: &[u8]) {
 fn refused(program: &str, as_another: bool, error: &io::Error) -> Failure {
     let why = match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::EPERM) if as_another => {
-            "the daemon may not become another user; give it CAP_SETUID, CAP_SETGID and CAP_KILL".to_owned()
+            "the daemon may not switch users; give it CAP_SETUID, CAP_SETGID and CAP_KILL".to_owned()
         }
         Some(errno @ (Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE)) => {
             return Failure::Here(errno.into());
@@ -175,7 +175,7 @@ fn refused(program: &str, as_another: bool, error: &io::Error) -> Failure {
         Some(errno) => errno.desc().to_lowercase(),
         None => error.to_string(),
     };
-    Failure::here(format!("{program} cannot be run: {why}"))
+    Failure::here(format!("cannot run {program}: {why}"))
 }
 
 /// How it ended, and the first line that it printed.
@@ -298,7 +298,7 @@ mod tests {
         let nothing = check(backend(), exec(&["/nonexistent/check"])).await;
         assert_eq!(
             nothing,
-            Err("this host cannot check: /nonexistent/check cannot be run: no such file or directory".into())
+            Err("this host cannot check: cannot run /nonexistent/check: no such file or directory".into())
         );
         if geteuid().is_root() {
             let probe = Probe::Exec { command: vec!["/bin/true".into()], user: "no-such-user".into() };

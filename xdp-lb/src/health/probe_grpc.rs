@@ -76,7 +76,7 @@ async fn ask(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     request: Request<Full<Bytes>>,
 ) -> Result<(), Failure> {
-    let answer = attempt.time.limit("connected, but no gRPC answer", async {
+    let answer = attempt.time.limit("connected, but no gRPC response", async {
         let tasks = Tasks::default();
         let (mut sender, connection) = http2::Builder::new(tasks.executor())
             .max_header_list_size(MAX_ANSWER)
@@ -94,16 +94,16 @@ async fn ask(
 async fn read(answer: Response<Incoming>) -> Result<(), Failure> {
     let (head, body) = answer.into_parts();
     if head.status != 200 {
-        return Err(Failure::Backend(format!("HTTP {}, expected a gRPC answer", head.status.as_u16())));
+        return Err(Failure::Backend(format!("HTTP {}, expected a gRPC response", head.status.as_u16())));
     }
     let kind = head.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     if !kind.starts_with("application/grpc") {
-        return Err(Failure::Backend("an answer that is not gRPC".to_owned()));
+        return Err(Failure::Backend("the response is not gRPC".to_owned()));
     }
     let body = Limited::new(body, MAX_ANSWER as usize).collect().await.map_err(|error| {
         Failure::Backend(match error.downcast_ref::<hyper::Error>() {
-            Some(error) => format!("the gRPC answer broke off: {error}"),
-            None => format!("a gRPC answer of more than {MAX_ANSWER} bytes"),
+            Some(error) => format!("the gRPC response was truncated: {error}"),
+            None => format!("the gRPC response is larger than {MAX_ANSWER} bytes"),
         })
     })?;
     // A server that only has a status to tell does so in the header (gRPC over HTTP/2, "Trailers-Only").
@@ -117,7 +117,7 @@ async fn read(answer: Response<Incoming>) -> Result<(), Failure> {
             Err(Failure::Backend("gRPC health SERVICE_UNKNOWN".to_owned()))
         }
         Some(ServingStatus::Unknown) => Err(Failure::Backend("gRPC health UNKNOWN".to_owned())),
-        None => Err(Failure::Backend("a gRPC answer that is not a HealthCheckResponse".to_owned())),
+        None => Err(Failure::Backend("the gRPC response is not a HealthCheckResponse".to_owned())),
     }
 }
 
@@ -126,7 +126,7 @@ fn status(trailers: &HeaderMap) -> Result<(), Failure> {
     let text = |name| trailers.get(name).and_then(|value| value.to_str().ok());
     let words = match text("grpc-status") {
         Some("0") => return Ok(()),
-        None => "a gRPC answer without a status".to_owned(),
+        None => "the gRPC response has no status".to_owned(),
         Some("5") => "gRPC NOT_FOUND: the server does not know this service".to_owned(),
         Some("12") => "gRPC UNIMPLEMENTED: the server has no grpc.health.v1.Health".to_owned(),
         Some(code) => {
@@ -183,9 +183,9 @@ fn failure(error: hyper::Error) -> Failure {
     match probe_http::io_failure(&error) {
         Some(failure) => failure,
         None if error.is_closed() || error.is_incomplete_message() || error.is_canceled() => {
-            Failure::Backend("the connection was closed without a gRPC answer".to_owned())
+            Failure::Backend("the connection was closed without a gRPC response".to_owned())
         }
-        None => Failure::Backend("an answer that is not HTTP/2".to_owned()),
+        None => Failure::Backend("the response is not HTTP/2".to_owned()),
     }
 }
 
@@ -328,20 +328,20 @@ mod tests {
     async fn what_is_no_answer_of_grpc_is_told() {
         let serving = || says(ServingStatus::Serving);
         for (parts, words) in [
-            ((404, "text/plain", vec![], None), "HTTP 404, expected a gRPC answer"),
-            ((200, "text/html", b"<p>".to_vec(), None), "an answer that is not gRPC"),
-            ((200, "application/grpc", serving(), None), "a gRPC answer without a status"),
+            ((404, "text/plain", vec![], None), "HTTP 404, expected a gRPC response"),
+            ((200, "text/html", b"<p>".to_vec(), None), "the response is not gRPC"),
+            ((200, "application/grpc", serving(), None), "the gRPC response has no status"),
             (
                 (200, "application/grpc", serving()[..6].to_vec(), Some(("0", ""))),
-                "a gRPC answer that is not a HealthCheckResponse",
+                "the gRPC response is not a HealthCheckResponse",
             ),
             (
                 (200, "application/grpc", [serving(), serving()].concat(), Some(("0", ""))),
-                "a gRPC answer that is not a HealthCheckResponse",
+                "the gRPC response is not a HealthCheckResponse",
             ),
             (
                 (200, "application/grpc", vec![0; 20_000], Some(("0", ""))),
-                "a gRPC answer of more than 16384 bytes",
+                "the gRPC response is larger than 16384 bytes",
             ),
         ] {
             assert_eq!(told(parts).await, Err(words.into()));
@@ -359,7 +359,7 @@ mod tests {
             let _ = connection.write_all(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n").await;
             let _ = connection.read(&mut [0; 4096]).await;
         });
-        assert_eq!(check(backend, grpc("")).await, Err("an answer that is not HTTP/2".into()));
+        assert_eq!(check(backend, grpc("")).await, Err("the response is not HTTP/2".into()));
     }
 
     #[tokio::test]
@@ -371,7 +371,7 @@ mod tests {
             let (mut connection, _) = listener.accept().await.expect("a connection");
             while let Ok(1..) = connection.read(&mut [0; 4096]).await {}
         });
-        assert_eq!(check(backend, grpc("")).await, Err("connected, but no gRPC answer within 3s".into()));
+        assert_eq!(check(backend, grpc("")).await, Err("connected, but no gRPC response within 3s".into()));
         tokio::time::timeout(std::time::Duration::from_secs(5), ended).await.expect("closed").expect("read");
     }
 }

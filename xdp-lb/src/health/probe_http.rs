@@ -71,7 +71,7 @@ async fn ask(
     request: Request<Empty<Bytes>>,
     http: &Http,
 ) -> Result<(), Failure> {
-    let answer = attempt.time.limit("connected, but no HTTP answer", async {
+    let answer = attempt.time.limit("connected, but no HTTP response", async {
         let (mut sender, connection) =
             http1::Builder::new().max_buf_size(MAX_HEADER).handshake(TokioIo::new(stream)).await?;
         let mut answer = pin!(async {
@@ -111,9 +111,9 @@ fn judge(body: &[u8], wanted: Option<&Body>) -> Result<(), String> {
         Some(Body::Contains(text)) => {
             let text = text.as_bytes();
             let is_there = body.windows(text.len()).any(|window| window == text);
-            (is_there, format!("has not {} in it", bytes_in_words(text)))
+            (is_there, format!("does not contain {}", bytes_in_words(text)))
         }
-        Some(Body::Matches(pattern)) => (pattern.is_match(body), format!("is not like /{pattern}/")),
+        Some(Body::Matches(pattern)) => (pattern.is_match(body), format!("does not match /{pattern}/")),
     };
     if is_good { Ok(()) } else { Err(format!("the body {} {what}", bytes_in_words(body))) }
 }
@@ -123,11 +123,11 @@ fn failure(error: hyper::Error) -> Failure {
         return failure;
     }
     Failure::Backend(if error.is_parse_too_large() {
-        format!("an HTTP header of more than {MAX_HEADER} bytes, or of too many lines")
+        format!("the HTTP header exceeds {MAX_HEADER} bytes or has too many lines")
     } else if error.is_parse() {
-        "an answer that is not HTTP".to_owned()
+        "the response is not HTTP".to_owned()
     } else if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
-        "the connection was closed without an HTTP answer".to_owned()
+        "the connection was closed without an HTTP response".to_owned()
     } else {
         error.to_string()
     })
@@ -139,7 +139,7 @@ pub(super) fn io_failure(error: &hyper::Error) -> Option<Failure> {
     match error.raw_os_error() {
         Some(code) => Some(io::Error::from_raw_os_error(code).into()),
         None if error.kind() == io::ErrorKind::UnexpectedEof => {
-            Some(Failure::Backend("the answer broke off".to_owned()))
+            Some(Failure::Backend("the response was truncated".to_owned()))
         }
         None => crate::tls::told(error, TlsVersion::default(), tls::CA).map(Failure::Backend),
     }
@@ -267,16 +267,16 @@ mod tests {
         }
         assert_eq!(
             body(fixed, text("down")).await,
-            Err("HTTP 200, but the body \"state: up\" has not \"down\" in it".into())
+            Err("HTTP 200, but the body \"state: up\" does not contain \"down\"".into())
         );
         assert_eq!(
             body(fixed, like("^up")).await,
-            Err("HTTP 200, but the body \"state: up\" is not like /^up/".into())
+            Err("HTTP 200, but the body \"state: up\" does not match /^up/".into())
         );
         let unwell = "HTTP/1.1 503 No\r\ncontent-length: 9\r\n\r\nstate: up";
         assert_eq!(body(unwell, text("up")).await, Err("HTTP 503, expected 200-399".into()));
         let broken_off = "HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\nstate: up";
-        let words = "the answer broke off";
+        let words = "the response was truncated";
         assert_eq!(body(broken_off, text("up")).await, Err(words.into()));
     }
 
@@ -324,11 +324,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_server_that_closes_or_speaks_something_else_is_told_so() {
-        let closed = "the connection was closed without an HTTP answer";
+        let closed = "the connection was closed without an HTTP response";
         assert_eq!(answered("").await, Err(closed.into()));
         assert_eq!(answered("HTTP/1.1 20").await, Err(closed.into()));
         let garbage = "220 mail.example.com ESMTP\r\n";
-        assert_eq!(answered(garbage).await, Err("an answer that is not HTTP".into()));
+        assert_eq!(answered(garbage).await, Err("the response is not HTTP".into()));
         assert_eq!(check_nothing_listens().await, Err("connection refused".into()));
     }
 
@@ -343,7 +343,7 @@ mod tests {
     async fn a_server_that_never_answers_is_given_up_at_the_timeout() {
         let (backend, _request) = server(async |_connection| std::future::pending().await).await;
         let result = check(backend, get("/")).await;
-        assert_eq!(result, Err("connected, but no HTTP answer within 3s".into()));
+        assert_eq!(result, Err("connected, but no HTTP response within 3s".into()));
     }
 
     #[tokio::test]
@@ -354,7 +354,7 @@ mod tests {
                 while connection.write_all(words.repeat(100).as_bytes()).await.is_ok() {}
             })
             .await;
-            let words = format!("an HTTP header of more than {MAX_HEADER} bytes, or of too many lines");
+            let words = format!("the HTTP header exceeds {MAX_HEADER} bytes or has too many lines");
             assert_eq!(check(backend, get("/")).await, Err(words));
             written.await.expect("the server is cut off");
         }

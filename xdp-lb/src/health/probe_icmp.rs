@@ -28,7 +28,7 @@ pub(super) async fn probe(attempt: Attempt<'_>) -> Result<(), Failure> {
     let token: [u8; TOKEN] = rand::random();
     let request = request(backend, rand::random(), token);
     // A raw socket also gets the answers to other checks of the same host.
-    let words = Words { missing: "no answer to ping", unrelated: None };
+    let words = Words { missing: "no reply to ping", unrelated: None };
     ask(&socket, &request, attempt.time, words, |answer| is_reply(backend, answer, token).then_some(())).await
 }
 
@@ -46,8 +46,7 @@ fn open(backend: IpAddr) -> Result<Socket, Failure> {
     match open(Type::DGRAM) {
         Err(error) if is_refused(&error) => open(Type::RAW).map_err(|error| match is_refused(&error) {
             true => Failure::here(
-                "this host does not let the daemon ping; give it CAP_NET_RAW, or its group a place in \
-                 net.ipv4.ping_group_range",
+                "the daemon may not send pings; give it CAP_NET_RAW, or add its group to net.ipv4.ping_group_range",
             ),
             false => error.into(),
         }),

@@ -6,12 +6,12 @@ use crate::model::bytes_in_words;
 
 pub(super) async fn probe(attempt: Attempt<'_>, send: &[u8], expect: Option<&[u8]>) -> Result<(), Failure> {
     let socket = attempt.udp_socket().await?;
-    let words = Words { missing: "no UDP answer", unrelated: None };
+    let words = Words { missing: "no UDP response", unrelated: None };
     // Only this backend's datagrams come, so whatever comes is its answer.
     let answer = ask(&socket, send, attempt.time, words, |answer| Some(answer.to_vec())).await?;
     match expect {
         Some(expect) if !contains(&answer, expect) => Err(Failure::Backend(format!(
-            "the UDP answer {} has not {} in it",
+            "the UDP response {} does not contain {}",
             bytes_in_words(&answer),
             bytes_in_words(expect)
         ))),
@@ -66,16 +66,16 @@ mod tests {
         let backend = server(|_, asked| Some(asked.into())).await;
         assert_eq!(
             check(backend, udp(b"ping", Some(b"pong"))).await,
-            Err("the UDP answer \"ping\" has not \"pong\" in it".into())
+            Err("the UDP response \"ping\" does not contain \"pong\"".into())
         );
         assert_eq!(
             check(backend, udp(b"\x01\x80", Some(b"\x01\x81"))).await,
-            Err("the UDP answer 0x0180 has not 0x0181 in it".into())
+            Err("the UDP response 0x0180 does not contain 0x0181".into())
         );
         let empty = server(|_, _| Some(Vec::new())).await;
         assert_eq!(
             check(empty, udp(b"ping", Some(b"pong"))).await,
-            Err("the UDP answer \"\" has not \"pong\" in it".into())
+            Err("the UDP response \"\" does not contain \"pong\"".into())
         );
     }
 
@@ -84,7 +84,7 @@ mod tests {
         let backend = server(|count, _| (count > 0).then(|| b"late".to_vec())).await;
         assert_eq!(check(backend, udp(b"ping", None)).await, Ok(()));
         let backend = server(|_, _| None).await;
-        assert_eq!(check(backend, udp(b"ping", None)).await, Err("no UDP answer within 3s".into()));
+        assert_eq!(check(backend, udp(b"ping", None)).await, Err("no UDP response within 3s".into()));
     }
 
     #[tokio::test]

@@ -116,9 +116,7 @@ pub(super) async fn handshake(
     alpn: Alpn,
 ) -> Result<TlsStream<TcpStream>, Failure> {
     let Ok(config) = timeout_at(attempt.time.end, attempt.shared.tls.get(tls, alpn)).await else {
-        return Err(Failure::Here(io::Error::other(
-            "the CAs that may sign its certificate were not read in time",
-        )));
+        return Err(Failure::Here(io::Error::other("the trusted CAs were not read in time")));
     };
     let config = config.map_err(Failure::Backend)?;
     let name = server_name(tls, host, attempt.backend);
@@ -145,7 +143,7 @@ fn make(tls: &Tls, alpn: Alpn) -> Result<ClientConfig, String> {
     };
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(versions)
-        .map_err(|error| format!("TLS cannot be spoken: {error}"))?;
+        .map_err(|error| format!("cannot set up TLS: {error}"))?;
     let mut config = if tls.verify {
         builder.with_root_certificates(roots(tls.ca_file.as_deref())?).with_no_client_auth()
     } else {

@@ -62,7 +62,7 @@ impl VipChecks {
         let mut courses = self.courses.subscribe();
         let known = courses.wait_for(|courses| courses.contains_key(id));
         let course = tokio::time::timeout_at(time.end, known).await;
-        let course = course.map_err(|_| Failure::here("the datapath has no way to it"))?;
+        let course = course.map_err(|_| Failure::here("the datapath has no path to it"))?;
         let course = course.ok().and_then(|courses| courses.get(id).copied());
         let course = course.ok_or_else(|| Failure::Here(io::ErrorKind::NotFound.into()))?;
         Ok(Passage { checks: self, course, opened: Mutex::default() })
@@ -98,7 +98,7 @@ impl Passage<'_> {
             return Ok(source);
         }
         Err(Failure::Backend(format!(
-            "this host's address towards it ({source}) is none that a check of the VIP {} can come from: write \
+            "this host's address towards it ({source}) cannot be the source of a check of the VIP {}: write \
              health_check.source",
             self.vip()
         )))

@@ -59,7 +59,8 @@ impl Agent {
 
     pub(crate) fn read(section: &mut Section<'_>) -> Option<Self> {
         if !section.has("port") {
-            section.problem("port", "is missing; write port = 8081, the one that the agent listens on");
+            section
+                .problem("port", "is missing; write the port that the agent listens on, such as port = 8081");
         }
         let interval = section.parsed("interval", text::duration).unwrap_or(default_interval());
         let timeout = section.parsed("timeout", text::duration);

@@ -159,8 +159,8 @@ impl ServiceChange {
 /// How something leaves that is removed.
 fn leaves(drains: bool, flows: Option<FlowsLeft>) -> String {
     match (drains, flows) {
-        (true, Some(flows)) => format!(": it drains, with {flows}"),
-        (true, None) => ": it drains".into(),
+        (true, Some(flows)) => format!(": draining, with {flows}"),
+        (true, None) => ": draining".into(),
         (false, Some(flows)) => format!(" at once: this ends {flows}"),
         (false, None) => String::new(),
     }

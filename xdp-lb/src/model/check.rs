@@ -366,7 +366,7 @@ impl fmt::Display for Http {
         write!(f, ", status {}", print_statuses(&self.status))?;
         match &self.body {
             Some(Body::Contains(text)) => write!(f, ", body with {text:?}")?,
-            Some(Body::Matches(pattern)) => write!(f, ", body like /{pattern}/")?,
+            Some(Body::Matches(pattern)) => write!(f, ", body matching /{pattern}/")?,
             None => {}
         }
         self.tls.as_ref().map_or(Ok(()), |tls| write!(f, ", {tls}"))

@@ -89,8 +89,8 @@ impl HealthCheck {
         if !allow_exec_checks {
             problems.add(
                 &place.key("type"),
-                "\"exec\" runs a program on this host, which needs leave; write allow_exec_checks = true at the \
-                 top of the config file, or another type",
+                "\"exec\" runs a program on this host, which is not allowed; write allow_exec_checks = true at the \
+                 top of the config file, or use another type",
             );
         } else if origin == Origin::Runtime && user != DEFAULT_USER {
             problems.add(
@@ -116,7 +116,7 @@ impl Probe {
                     problems.add(
                         &place.key("record"),
                         format!(
-                            "{} is not a record type to ask for; write one of {}",
+                            "{} is not a supported record type; write one of {}",
                             quoted(record),
                             DNS_RECORDS.join(", ")
                         ),
@@ -130,7 +130,7 @@ impl Probe {
                 match expect.as_ref().map(Vec::len) {
                     Some(0) => problems.add(
                         &place.key("expect"),
-                        "is empty; write what the answer has in it, or leave it out to take any answer",
+                        "is empty; write text that the answer must contain, or remove it to accept any answer",
                     ),
                     Some(length) if length > LONGEST_DATAGRAM => {
                         problems.add(&place.key("expect"), too_long(length, LONGEST_DATAGRAM));
@@ -183,7 +183,7 @@ impl Http {
         for (name, value) in &self.headers {
             problems.take(&headers, http_header(name, value));
             if !seen.insert(name.to_ascii_lowercase()) {
-                problems.add(&headers, format!("{} is there twice; remove one of them", quoted(name)));
+                problems.add(&headers, format!("{} is listed twice; remove one of them", quoted(name)));
             }
         }
         if self.status.is_empty() || self.status.len() > MOST_STATUSES {
@@ -202,14 +202,14 @@ impl Http {
         };
         if self.body.is_some() && written.is_empty() {
             problems
-                .add(&place.key(key), "is empty, which every body has in it; write some of it, or remove it");
+                .add(&place.key(key), "is empty, which every body contains; write some text, or remove it");
         }
         if written.len() > LONGEST_BODY {
             problems.add(&place.key(key), too_long(written.len(), LONGEST_BODY));
         }
         if self.body.is_some() && self.method == Method::Head {
             problems
-                .add(&place.key(key), "an answer to HEAD has no body; write method = \"GET\", or remove it");
+                .add(&place.key(key), "a response to HEAD has no body; write method = \"GET\", or remove it");
         }
         if let Some(tls) = &self.tls {
             tls.validate(place, problems);
@@ -232,7 +232,7 @@ impl Tls {
         if !self.verify {
             problems.add(
                 &place.key("ca_file"),
-                "says who may sign the certificate, and verify = false that anybody may; remove one of them",
+                "conflicts with verify = false, which accepts any certificate; remove one of them",
             );
         }
     }
@@ -281,12 +281,12 @@ fn http_header(name: &str, value: &str) -> Result<(), String> {
         ));
     }
     if parsed == header::HOST {
-        return Err("\"Host\" has a key of its own; write host = \"www.example.com\"".into());
+        return Err("\"Host\" has its own key; write host = \"www.example.com\"".into());
     }
     let own =
         [header::CONNECTION, header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::UPGRADE, header::TE];
     if own.contains(&parsed) {
-        return Err(format!("{} is the connection's own and not to be chosen; remove it", quoted(name)));
+        return Err(format!("{} is set by the connection itself; remove it", quoted(name)));
     }
     Ok(())
 }
@@ -311,7 +311,7 @@ fn command_line(command: &[String]) -> Result<(), String> {
     };
     absolute_path(program).map_err(|what| format!("its program {what}"))?;
     if command.iter().any(|word| word.contains('\0')) {
-        return Err("has a zero byte in it; remove it".into());
+        return Err("contains a NUL byte; remove it".into());
     }
     let length = command.iter().map(|word| word.len() + 1).sum();
     if length > LONGEST_COMMAND { Err(too_long(length, LONGEST_COMMAND)) } else { Ok(()) }

@@ -204,12 +204,12 @@ impl Dns {
             problems.take(&place.item("resolvers", index, "resolvers"), resolver_address(*resolver));
         }
         if self.port == Some(0) {
-            problems.add(&place.key("port"), "0 is no port; write 1 to 65,535");
+            problems.add(&place.key("port"), "0 is not a port; write 1 to 65,535");
         }
         if has_quic {
             problems.add(
                 &place.key("type"),
-                "the DNS does not tell the server ids that `quic` needs; write type = \"file\", or remove quic",
+                "DNS does not provide the server IDs that `quic` needs; write type = \"file\", or remove quic",
             );
         }
         let (Some(vip), Some(mode)) = service else { return };
@@ -217,13 +217,13 @@ impl Dns {
         if vip.is_range() && self.port.is_some() {
             problems.add(
                 &place.key("port"),
-                format!("the VIP {vip} has more than one port, and packets keep theirs; remove it"),
+                format!("the VIP {vip} has more than one port, and packets keep their port; remove it"),
             );
         } else if mode.keeps_destination() && self.record != Some(Record::Srv) && port != vip.port() {
             problems.add(
                 &place.key("port"),
                 format!(
-                    "{port} is not the VIP's port, and mode \"{mode}\" leaves the port as it is; write {}, or nothing",
+                    "{port} is not the VIP's port, but mode \"{mode}\" does not change ports; write {}, or remove it",
                     vip.port()
                 ),
             );
@@ -242,8 +242,8 @@ impl Dns {
             problems.add(
                 &place.key("record"),
                 format!(
-                    "\"{wanted}\" finds addresses of another family than the VIP {vip}, which modes \"ipip\" and \"gue\" \
-                     alone take; write \"{}\", or nothing",
+                    "\"{wanted}\" finds addresses of another family than the VIP {vip}, which only modes \"ipip\" \
+                     and \"gue\" support; write \"{}\", or remove it",
                     if is_v4 { Record::Aaaa } else { Record::A }
                 ),
             );
@@ -255,10 +255,10 @@ impl Dns {
 fn resolver_address(resolver: SocketAddr) -> Result<(), String> {
     let address = resolver.ip();
     if address.is_multicast() || address.is_unspecified() || address == IpAddr::from([255; 4]) {
-        return Err(format!("\"{address}\" is no address of one host; write that of a DNS resolver"));
+        return Err(format!("\"{address}\" is not a unicast address; write the address of a DNS resolver"));
     }
     if resolver.port() == 0 {
-        return Err(format!("\"{resolver}\" has port 0; write 1 to 65535, or none for 53"));
+        return Err(format!("\"{resolver}\" has port 0; write 1 to 65535, or no port for 53"));
     }
     Ok(())
 }
@@ -302,7 +302,7 @@ impl FromStr for Record {
             "A" => Ok(Self::A),
             "AAAA" => Ok(Self::Aaaa),
             "SRV" => Ok(Self::Srv),
-            _ => Err(format!("{} names no backends; write \"A\", \"AAAA\" or \"SRV\"", quoted(text))),
+            _ => Err(format!("{} does not provide backends; write \"A\", \"AAAA\" or \"SRV\"", quoted(text))),
         }
     }
 }

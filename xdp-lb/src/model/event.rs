@@ -136,7 +136,7 @@ impl fmt::Display for WatchEvent {
             Self::Interface { interface, up: false } => write!(f, "interface {interface}: down"),
             Self::Reload { changes } => write!(f, "reloaded, changes: {changes}"),
             Self::Trouble { trouble: Some(trouble) } => write!(f, "TROUBLE: {trouble}"),
-            Self::Trouble { trouble: None } => f.write_str("recovered: no trouble is left"),
+            Self::Trouble { trouble: None } => f.write_str("recovered: all troubles are over"),
             Self::Restored { what } => f.write_str(what),
             Self::Lost { events: Some(events) } => write!(f, "{events} events were lost here"),
             Self::Lost { events: None } => f.write_str("events may have been lost here"),

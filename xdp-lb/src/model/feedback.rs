@@ -64,19 +64,17 @@ impl Feedback {
         let number = |value: u8| value.to_string();
         problems.take(&place.key("floor"), within(self.floor(), &Self::FLOOR, number));
         if self.floor.is_some() && !self.latency {
-            problems
-                .add(&place.key("floor"), "means nothing without latency = true; write that, or remove it");
+            problems.add(&place.key("floor"), "requires latency = true; write that, or remove it");
         }
         if self.latency && !is_checked {
-            let what =
-                "is that of health checks, and this service has none; write a health_check, or remove it";
+            let what = "is the latency of health checks, but this service has none; write a health_check, or remove it";
             problems.add(&place.key("latency"), what);
         }
         problems.take(&place.key("min_change"), within(self.min_change, &Self::CHANGE, number));
         problems.take(&place.key("hold"), within(self.hold, &Self::HOLD, print_duration));
         if !has_agent && !self.latency {
-            let what = "damps weights that follow something, and these follow nothing; write latency = true, \
-                        or agent = { port = 8081 } beside it, or remove it";
+            let what = "damps weight adjustments, but nothing adjusts the weights; write latency = true, add agent \
+                        = { port = 8081 }, or remove it";
             problems.add(place, what);
         }
     }

@@ -332,7 +332,7 @@ mod tests {
         let all = json!({ "affinity": "sorce", "max_flows": "many", "mode": "nat" });
         let wrong = serde_json::from_value::<Patch<Service>>(all).expect_err("refused").to_string();
         for words in [
-            "affinity: \"sorce\" is no affinity; write \"none\"",
+            "affinity: \"sorce\" is not an affinity; write \"none\"",
             "max_flows: is a string; write a whole number",
             "mode: cannot change at runtime: established flows would break",
         ] {
@@ -380,7 +380,7 @@ mod tests {
             assert_eq!(value(key, text), Ok(read), "{key}={text}");
         }
         for (key, text, words) in [
-            ("affinity", "sorce", "\"sorce\" is no affinity; write \"none\""),
+            ("affinity", "sorce", "\"sorce\" is not an affinity; write \"none\""),
             ("max_flows", "100000000", "100,000,000 is out of range; write 0 to 67,108,864"),
             ("max_flows", "many", "write a whole number"),
             ("slow_start", "soon", "\"soon\" is not a duration"),

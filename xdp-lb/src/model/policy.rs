@@ -72,7 +72,7 @@ impl FromStr for Affinity {
         }
         let bits = text.strip_prefix("source/").and_then(|bits| bits.parse().ok());
         bits.map(Self::SourcePrefix).ok_or_else(|| {
-            format!("{} is no affinity; write \"none\", \"source\" or \"source/24\"", quoted(text))
+            format!("{} is not an affinity; write \"none\", \"source\" or \"source/24\"", quoted(text))
         })
     }
 }
@@ -136,7 +136,10 @@ impl Quic {
     pub(crate) fn read(quic: &mut Section<'_>) -> Option<Self> {
         const KEY: &str = "server_id_length";
         if !quic.has(KEY) {
-            quic.problem(KEY, "is missing; write server_id_length = 4, as the servers are set up");
+            quic.problem(
+                KEY,
+                "is missing; write the length that the servers use, such as server_id_length = 4",
+            );
         }
         let config_id = match quic.has("config_id") {
             true => quic.integer("config_id", &Self::CONFIGS),
@@ -158,18 +161,16 @@ impl Quic {
     pub(crate) fn check_server_id(quic: Option<Self>, id: Option<ServerId>) -> Result<(), String> {
         match (quic, id) {
             (Some(quic), None) => Err(format!(
-                "is missing, since the service has quic; write the server's id as {} hex digits",
+                "is missing, but the service has quic; write the server's ID as {} hex digits",
                 2 * quic.server_id_length
             )),
             (Some(quic), Some(id)) if id.length != quic.server_id_length => Err(format!(
-                "\"{id}\" is of {} bytes, and the service's server_id_length is {}; write {} hex digits",
+                "\"{id}\" has {} bytes, but the service's server_id_length is {}; write {} hex digits",
                 id.length,
                 quic.server_id_length,
                 2 * quic.server_id_length
             )),
-            (None, Some(_)) => {
-                Err("means nothing in a service without quic; remove it, or write quic in the service".into())
-            }
+            (None, Some(_)) => Err("requires quic; remove it, or add quic to the service".into()),
             _ => Ok(()),
         }
     }
@@ -213,7 +214,7 @@ impl FromStr for ServerId {
         if is_read {
             Ok(Self { bytes, length: length as u8 })
         } else {
-            Err(format!("{} is no server id; write 1 to 15 bytes in hex, such as \"0a01\"", quoted(text)))
+            Err(format!("{} is not a server ID; write 1 to 15 bytes in hex, such as \"0a01\"", quoted(text)))
         }
     }
 }
@@ -263,7 +264,10 @@ impl FromStr for Prefix {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || {
-            format!("{} is no range of addresses; write \"192.0.2.0/24\" or \"2001:db8::/32\"", quoted(text))
+            format!(
+                "{} is not a range of addresses; write \"192.0.2.0/24\" or \"2001:db8::/32\"",
+                quoted(text)
+            )
         };
         let (address, bits) = match text.split_once('/') {
             Some((address, bits)) => (address, Some(bits)),
@@ -280,7 +284,7 @@ impl FromStr for Prefix {
             Ok(prefix)
         } else {
             Err(format!(
-                "{} is an address inside of its range; write \"{prefix}\", or \"{address}\" for the one address",
+                "{} has host bits set; write \"{prefix}\", or \"{address}\" for the single address",
                 quoted(text)
             ))
         }
@@ -293,4 +297,4 @@ pub(crate) fn deserialize_ranges<'de, D: serde::Deserializer<'de>>(from: D) -> R
     if ranges.is_empty() { Err(serde::de::Error::custom(EMPTY_RANGES)) } else { Ok(ranges) }
 }
 
-pub(crate) const EMPTY_RANGES: &str = "is empty; write ranges, or leave the key out";
+pub(crate) const EMPTY_RANGES: &str = "is empty; write ranges, or remove the key";

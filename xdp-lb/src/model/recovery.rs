@@ -117,7 +117,7 @@ impl CircuitBreaker {
             [("min_flows", self.min_flows.is_some()), ("max_ejected", self.max_ejected.is_some())]
         {
             if is_given && self.failure_percent.is_none() {
-                let what = "means nothing without failure_percent; write failure_percent, or remove it";
+                let what = "requires failure_percent; write failure_percent, or remove it";
                 problems.add(&place.key(key), what);
             }
         }
@@ -125,15 +125,15 @@ impl CircuitBreaker {
         let place = place.key("failure_percent");
         problems.take(&place, within(percent, &Self::SOME_PERCENT, number));
         if protocol == Some(Protocol::Udp) {
-            problems.add(&place, "UDP has no SYNs and resets to tell by; remove it");
+            problems.add(&place, "UDP has no SYNs or resets to count; remove it");
         } else if let Some(mode) = mode
             && mode.keeps_destination()
         {
             problems.add(
                 &place,
                 format!(
-                    "in mode \"{mode}\" the backends' replies do not pass this host, so it cannot see them fail; remove it, \
-                     or write mode = \"nat\" or \"full-nat\""
+                    "in mode \"{mode}\" backends' replies do not pass this host, so it cannot see failures; remove \
+                     it, or write mode = \"nat\" or \"full-nat\""
                 ),
             );
         }

@@ -139,7 +139,7 @@ impl<'a> Known<'a> {
         self.check_guards(place, problems);
         self.check_recovery(place, problems);
         if service.hairpin == Hairpin::Off && self.mode.is_some_and(|mode| mode != Mode::Nat) {
-            problems.add(&place.key("hairpin"), "is for mode \"nat\"; remove it");
+            problems.add(&place.key("hairpin"), "applies only to mode \"nat\"; remove it");
         }
         if let Some(agent) = &service.agent {
             agent.check(&place.key("agent"), problems);
@@ -178,13 +178,15 @@ impl<'a> Known<'a> {
                 {
                     problems.add(
                         &place,
-                        format!("\"{prefix}\" is not of the VIP's family ({vip}), so nobody comes from there; remove it"),
+                        format!(
+                            "\"{prefix}\" is not of the VIP's family ({vip}), so it cannot match; remove it"
+                        ),
                     );
                 } else if let Some(other) = seen.insert(prefix, key) {
                     let what = if other == key {
                         format!("\"{prefix}\" is listed twice; remove one of them")
                     } else {
-                        format!("\"{prefix}\" is in allow, too; remove one of them")
+                        format!("\"{prefix}\" is also in allow; remove one of them")
                     };
                     problems.add(&place, what);
                 }
@@ -201,7 +203,7 @@ impl<'a> Known<'a> {
         if service.new_flow_rate == 0 && service.new_flow_burst != 0 {
             problems.add(
                 &place.key("new_flow_burst"),
-                "means nothing without new_flow_rate; write new_flow_rate, or remove it",
+                "requires new_flow_rate; write new_flow_rate, or remove it",
             );
         }
     }
@@ -226,9 +228,9 @@ impl<'a> Known<'a> {
             let place = place.key(key);
             problems.take(&place, within(time, &range, print_duration));
             if service.on_down != OnDown::Auto {
-                problems.add(&place, "is of on_down = \"auto\"; remove it, or write that");
+                problems.add(&place, "requires on_down = \"auto\"; write that, or remove it");
             } else if passes == Some(key == "down_timeout") {
-                problems.add(&place, format!("is of mode {is_of}; remove it"));
+                problems.add(&place, format!("applies only to mode {is_of}; remove it"));
             }
         }
     }
@@ -246,7 +248,8 @@ impl<'a> Known<'a> {
         {
             problems.add(
                 &place.key("port"),
-                format!("is missing, and the VIP {vip} has more than one port; write port = 8080, the one to check"),
+                format!("is missing, but the VIP {vip} has more than one port; write the one to check, such as port \
+                         = 8080"),
             );
         }
     }
@@ -263,7 +266,7 @@ impl<'a> Known<'a> {
             {
                 problems.add(
                     &place.key("server_id"),
-                    format!("\"{id}\" is the id of {first}, too; give each backend of the service its own"),
+                    format!("\"{id}\" is also the ID of {first}; give each backend of the service its own"),
                 );
             }
             if let Some(address) = problems.known(&place, "address", backend.address)
@@ -285,8 +288,8 @@ impl<'a> Known<'a> {
             problems.add(
                 &place.key("via"),
                 format!(
-                    "\"vip\" is for modes \"dsr\", \"ipip\" and \"gue\", whose backends have the VIP, and this service's mode \
-                     is \"{mode}\"; remove it, or write \"backend\""
+                    "\"vip\" needs mode \"dsr\", \"ipip\" or \"gue\", whose backends have the VIP, but this \
+                     service's mode is \"{mode}\"; remove it, or write \"backend\""
                 ),
             );
         }
@@ -295,7 +298,8 @@ impl<'a> Known<'a> {
         match check.source {
             Some(source) if is_other(source.is_ipv4()) => problems.add(
                 &place.key("source"),
-                format!("{source} is not of the family of the VIP {vip}, which the checks go to; write one that is"),
+                format!("{source} is not of the family of the VIP {vip}, which the checks go to; write an address \
+                         of that family"),
             ),
             None if self.backends.iter().any(|(backend, _)| {
                 !backend.address.ip().is_unspecified() && is_other(backend.address.is_ipv4())
@@ -329,7 +333,7 @@ impl<'a> Known<'a> {
         let own = self.service.health_check.as_ref().filter(|check| check.via == Via::Backend);
         let sources = [
             ("health_check", "checks come", own.and_then(|check| check.source)),
-            ("agent", "agent is asked", self.service.agent.as_ref().and_then(|agent| agent.source)),
+            ("agent", "agent is queried", self.service.agent.as_ref().and_then(|agent| agent.source)),
         ];
         for (key, what, source) in sources {
             if let Some(source) = source
@@ -338,8 +342,8 @@ impl<'a> Known<'a> {
                 problems.add(
                     &place,
                     format!(
-                        "\"{address}\" is not of the family of {key}.source ({source}), which its {what} from; write a \
-                         source of that family, or none"
+                        "\"{address}\" is not of the family of {key}.source ({source}), which its {what} from; \
+                         write a source of that family, or remove it"
                     ),
                 );
             }
@@ -349,7 +353,8 @@ impl<'a> Known<'a> {
             problems.add(
                 &place,
                 format!(
-                    "\"{address}\" has port {} and the VIP {vip} more than one, so packets keep theirs; write \"{}\"",
+                    "\"{address}\" has port {}, but the VIP {vip} has more than one, so packets keep their port; \
+                     write \"{}\"",
                     address.port(),
                     SocketAddr::new(address.ip(), 0),
                 ),
@@ -361,8 +366,8 @@ impl<'a> Known<'a> {
             problems.add(
                 &place,
                 format!(
-                    "\"{address}\" is {} and the VIP {vip} is {}; a service and its backends are of one \
-                     family (but for modes \"ipip\" and \"gue\"), so give the other family a service of its own",
+                    "\"{address}\" is {} but the VIP {vip} is {}; a service and its backends must be of one family \
+                     (except in modes \"ipip\" and \"gue\"), so give the other family its own service",
                     family(address.is_ipv4()),
                     family(vip.is_ipv4())
                 ),
@@ -371,7 +376,7 @@ impl<'a> Known<'a> {
             problems.add(
                 &place,
                 format!(
-                    "{} is the VIP, by which no one backend can be reached; write the real server's own address",
+                    "{} is the VIP, which does not identify a single backend; write the real server's own address",
                     address.ip()
                 ),
             );
@@ -400,7 +405,7 @@ impl<'a> Known<'a> {
             problems.add(
                 &place,
                 format!(
-                    "\"{address}\" has port {} and the VIP {vip} has {}; mode \"{mode}\" leaves the port as it is, so \
+                    "\"{address}\" has port {} but the VIP {vip} has {}; mode \"{mode}\" does not change ports, so \
                      write \"{}\", and let the real server listen there",
                     address.port(),
                     vip.port(),
@@ -414,8 +419,8 @@ impl<'a> Known<'a> {
             problems.add(
                 &place,
                 format!(
-                    "\"{address}\" is not of the family of snat_addresses ({outer}), which packets to it leave from; \
-                     write snat_addresses of that family, or none"
+                    "\"{address}\" is not of the family of snat_addresses ({outer}), the source of packets to it; \
+                     write snat_addresses of that family, or remove them"
                 ),
             );
         }
@@ -521,7 +526,7 @@ pub(crate) fn check_together(
             names.insert(name, first);
             problems.add(
                 &place_of(index).key("name"),
-                format!("{} is the name of another service; give each a name of its own", quoted(name)),
+                format!("{} is the name of another service; give each its own name", quoted(name)),
             );
         }
         if let (Some(vip), Some(protocol)) = (service.vip, service.protocol) {
@@ -530,8 +535,8 @@ pub(crate) fn check_together(
                 problems.add(
                     &place_of(index).key("vip"),
                     format!(
-                        "{vip} {protocol} is the VIP of {} already; \
-                         change the address, the port or the protocol of one",
+                        "{vip} {protocol} is already the VIP of {}; change the address, the port or the protocol of \
+                         one",
                         labels[first]
                     ),
                 );
@@ -611,8 +616,8 @@ pub(crate) fn check_together(
             problems.add(
                 &Place::Root.key("limits").key(key),
                 format!(
-                    "there are {} {what} and room for {}; raise it to {} or more (tables that are loaded keep their \
-                     size until `xdp-lb unload`)",
+                    "there are {} {what} but room for {}; raise it to {} or more (loaded tables keep their size \
+                     until `xdp-lb unload`)",
                     grouped(count as u64),
                     grouped(limit.into()),
                     count
@@ -651,8 +656,8 @@ fn check_range(vip: Vip, others: &[(Vip, usize)], labels: &[String], place: &Pla
         problems.add(
             place,
             format!(
-                "{vip} has ports that {} has, too ({other}), and neither goes before the other; write ranges that do not \
-                 meet",
+                "the ports of {vip} overlap those of {} ({other}), and neither takes precedence; write ranges that \
+                 do not overlap",
                 labels[*index]
             ),
         );
@@ -661,8 +666,8 @@ fn check_range(vip: Vip, others: &[(Vip, usize)], labels: &[String], place: &Pla
         problems.add(
             place,
             format!(
-                "{} has {} ranges of ports already, the most that there may be for an address and protocol; join some, \
-                 or use another address",
+                "{} already has {} port ranges, the maximum for an address and protocol; merge some, or use another \
+                 address",
                 vip.ip(),
                 PortRanges::LIMIT
             ),

@@ -81,7 +81,7 @@ impl<'a> Section<'a> {
                 let hint = match nearest(key, keys) {
                     Some(near) => format!("did you mean \"{near}\"?"),
                     None if !matches!(place, Place::Root) && TOP_KEYS.contains(&key) => {
-                        "it belongs to the top of the file, before the first table".into()
+                        "it belongs at the top of the file, before the first table".into()
                     }
                     None => format!("the keys here are {}", listed(keys)),
                 };
@@ -232,7 +232,8 @@ impl<'a> Section<'a> {
         let value = self.get(key)?;
         let heading =
             if matches!(self.place, Place::Root) { key.to_owned() } else { format!("service.{key}") };
-        let wanted = |value| wrong_type(value, &format!("a list of tables, each headed [[{heading}]]"));
+        let wanted =
+            |value| wrong_type(value, &format!("a list of tables, each with the header [[{heading}]]"));
         let Node::List(list) = value else {
             self.problem(key, wanted(value));
             return None;

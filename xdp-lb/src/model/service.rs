@@ -51,7 +51,7 @@ options! {
         vip: Vip = Vip::at(NOWHERE) => {
             sentence: "The address and port that clients connect to, or a range of ports.",
             default: "none: must be given",
-            range: "address and port, or a range of ports (`\"192.0.2.10:5000-5999\"`) or all (`\"192.0.2.10:*\"`); each once for a protocol",
+            range: "address and port, or more than one port; each once for a protocol",
             read: |it, key| it.required(key, "vip = \"192.0.2.10:80\"", str::parse),
             fixed: "another address, port or protocol is another service: add it (xdp-lb service add), move the clients there, then remove this one (xdp-lb service remove)",
         }
@@ -71,14 +71,15 @@ options! {
         }
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         snat_addresses: Vec<IpAddr> = Vec::new() => {
-            sentence: "`full-nat`: the addresses that backends see; `ipip` and `gue`: the outer source addresses.",
+            sentence: "`full-nat`: the source addresses that backends see; `ipip` and `gue`: the outer source \
+                       addresses.",
             default: "this host's address towards the backend",
-            range: "up to 16 addresses, each once; `full-nat`: of the VIP's family; `ipip` and `gue`: of the backends' family; no other mode",
+            range: "up to 16 addresses, each once; only modes `full-nat`, `ipip` and `gue`",
             none: |it| it.snat_addresses.clear(),
         }
         #[serde(default, skip_serializing_if = "is_default")]
         affinity: Affinity = Affinity::None => {
-            sentence: "Which flows stay together on one backend.",
+            sentence: "Which flows go to the same backend.",
             default: "`\"none\"`",
             range: "`\"none\"`, `\"source\"`, `\"source/PREFIX\"` with a prefix of 1 to 32 bits (IPv6: 1 to 128)",
         }
@@ -90,64 +91,64 @@ options! {
         }
         #[serde(default, skip_serializing_if = "is_default")]
         on_no_backends: OnNoBackends = OnNoBackends::Reject => {
-            sentence: "What becomes of new flows while no backend takes any.",
+            sentence: "What happens to new flows while no backend takes any.",
             default: "`\"reject\"`",
             range: "`\"reject\"`, `\"drop\"`",
         }
         #[serde(default, skip_serializing_if = "is_default")]
         hairpin: Hairpin = Hairpin::Auto => {
-            sentence: "`nat`: what happens to a client to whom its backend would reply directly.",
+            sentence: "`nat`: what happens to clients to which the backend would reply directly.",
             default: "`\"auto\"`",
             range: "`\"auto\"`, `\"off\"`",
         }
         #[serde(default, skip_serializing_if = "Option::is_none")]
         quic: Option<Quic> = None => {
-            sentence: "How QUIC's connection ids name the backend that a packet is meant for.",
-            default: "not looked at",
+            sentence: "How QUIC's connection IDs identify the backend.",
+            default: "connection IDs are ignored",
             range: "a table: `server_id_length` (1 to 15), `config_id` (0 to 6, default 0); UDP only",
             read: |it, key| it.section(key, Quic::KEYS, Quic::read).flatten().map(Some),
             none: |it| it.quic = None,
         }
         #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "deserialize_ranges")]
         allow: Vec<Prefix> = Vec::new() => {
-            sentence: "The clients that are let in, and nobody else.",
-            default: "every client",
+            sentence: "The allowed clients; all others are denied.",
+            default: "all clients",
             range: "ranges of the VIP's family, `\"192.0.2.0/24\"` or single addresses, each once",
             read: ranges,
             none: |it| it.allow.clear(),
         }
         #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "deserialize_ranges")]
         deny: Vec<Prefix> = Vec::new() => {
-            sentence: "The clients that are not let in.",
-            default: "no client",
+            sentence: "The denied clients.",
+            default: "no clients",
             range: "as `allow`",
             read: ranges,
             none: |it| it.deny.clear(),
         }
         #[serde(default, skip_serializing_if = "is_default")]
         new_flow_rate: u32 = 0 => {
-            sentence: "How many flows one client may begin in a second.",
-            default: "0: any number",
+            sentence: "Maximum number of new flows per second from one client.",
+            default: "0: unlimited",
             range: "0 to 1,000,000",
             read: |it, key| it.integer(key, &RATE),
         }
         #[serde(default, skip_serializing_if = "is_default")]
         new_flow_burst: u32 = 0 => {
-            sentence: "How many of them it may begin at once.",
+            sentence: "How many of them may come in one burst.",
             default: "as many as `new_flow_rate`",
             range: "0 to 1,000,000; needs `new_flow_rate`",
             read: |it, key| it.integer(key, &RATE),
         }
         #[serde(default, skip_serializing_if = "is_default")]
         panic_threshold: u8 = 0 => {
-            sentence: "Where fewer backends are up than this, backups take flows, and then those that are down.",
+            sentence: "If fewer backends are up than this, backups take flows, and then backends that are down.",
             default: "0",
             range: "0 to 100, percent",
             read: |it, key| it.integer(key, &PERCENT),
         }
         #[serde(default, skip_serializing_if = "Option::is_none")]
         circuit_breaker: Option<CircuitBreaker> = None => {
-            sentence: "When a backend that fails gets no new flows for a while.",
+            sentence: "When to stop sending new flows to a failing backend for a while.",
             default: "none",
             range: "a table, below",
             read: |it, key| it.section(key, CircuitBreaker::KEYS, CircuitBreaker::read).map(Some),
@@ -155,7 +156,7 @@ options! {
         }
         #[serde(default, skip_serializing_if = "Option::is_none")]
         agent: Option<Agent> = None => {
-            sentence: "How backends are asked, beside the health check, how they are.",
+            sentence: "How an agent on each backend is queried, in addition to the health check.",
             default: "none",
             range: "a table, below",
             read: |it, key| it.section(key, Agent::KEYS, Agent::read).flatten().map(Some),
@@ -163,8 +164,8 @@ options! {
         }
         #[serde(default, skip_serializing_if = "Option::is_none")]
         feedback: Option<Feedback> = None => {
-            sentence: "Whether weights follow how long checks take, and how that and what agents say is damped.",
-            default: "weights as given",
+            sentence: "Whether weights follow the latency of checks, and how adjustments are damped.",
+            default: "weights as configured",
             range: "a table, below",
             read: |it, key| it.section(key, Feedback::KEYS, Feedback::read).map(Some),
             none: |it| it.feedback = None,
@@ -172,21 +173,21 @@ options! {
         #[schemars(with = "Option<String>")]
         #[serde(default, skip_serializing_if = "Option::is_none", with = "text::duration_option")]
         slow_start: Option<Duration> = None => {
-            sentence: "Over which time a backend that comes back gets its share of new flows.",
+            sentence: "The time over which a returning backend ramps up to its share of new flows.",
             default: "none: at once",
             range: "1 s to 1 h",
             none: |it| it.slow_start = None,
         }
         #[serde(default, skip_serializing_if = "is_default")]
         on_down: OnDown = OnDown::Auto => {
-            sentence: "What becomes of the established flows of a backend that is down.",
+            sentence: "What happens to established flows of a backend that is down.",
             default: "`\"auto\"`",
             range: "`\"auto\"`, `\"keep\"`, `\"reset\"`",
         }
         #[schemars(with = "Option<String>")]
         #[serde(default, skip_serializing_if = "Option::is_none", with = "text::duration_option")]
         down_grace: Option<Duration> = None => {
-            sentence: "How long a backend that is down has to leave its clients without any answer before its flows end.",
+            sentence: "How long a backend that is down must be silent before its flows end.",
             default: "`\"2s\"`",
             range: "500 ms to 1 h; modes `nat` and `full-nat`, `on_down = \"auto\"`",
             none: |it| it.down_grace = None,
@@ -201,8 +202,8 @@ options! {
         }
         #[serde(default, skip_serializing_if = "is_default")]
         max_flows: u32 = 0 => {
-            sentence: "How many flows the service may have at a time.",
-            default: "0: any number",
+            sentence: "Maximum number of concurrent flows.",
+            default: "0: unlimited",
             range: "0 to 67,108,864",
             read: |it, key| it.integer(key, &MAX_FLOWS),
         }
@@ -216,7 +217,7 @@ options! {
         }
         #[serde(default, skip_serializing_if = "Option::is_none")]
         discovery: Option<Discovery> = None => {
-            sentence: "How more backends are found: by DNS, or in a file that others replace.",
+            sentence: "How additional backends are found: by DNS or in a file.",
             default: "none",
             range: "a table, below",
             read: |it, key| it.section(key, written_discovery::KEYS, Discovery::read).flatten().map(Some),
@@ -244,7 +245,7 @@ options! {
         address: SocketAddr = NOWHERE => {
             sentence: "Where the real server listens.",
             default: "none: must be given",
-            range: "address and port, of the VIP's family unless the mode is `ipip` or `gue`; with the VIP's port in modes `dsr`, `ipip` and `gue`; each once in a service; with port 0 where the VIP has more than one",
+            range: "address and port, each once in a service; see below",
             read: |it, key| it.required(key, "address = \"198.51.100.11:8080\"", text::parse_endpoint),
             fixed: "another address is another backend: add that one (xdp-lb backend add), then remove this one (xdp-lb backend remove)",
         }
@@ -256,22 +257,22 @@ options! {
         }
         #[serde(default, skip_serializing_if = "Option::is_none")]
         server_id: Option<ServerId> = None => {
-            sentence: "What the server calls itself in QUIC's connection ids.",
-            default: "none: must be given where the service has `quic`, and there only",
+            sentence: "The server's ID in QUIC's connection IDs.",
+            default: "none: must be given if the service has `quic`, and only then",
             range: "as many bytes as `server_id_length` says, in hex, each once in a service",
             read: |it, key| it.parsed(key, str::parse).map(Some),
             none: |it| it.server_id = None,
         }
         #[serde(default, skip_serializing_if = "is_default")]
         backup: bool = false => {
-            sentence: "Whether it takes new flows only where too few others are up.",
+            sentence: "Whether it takes new flows only while too few others are up.",
             default: "false",
             range: "true, false",
         }
         #[serde(default, skip_serializing_if = "is_default")]
         max_flows: u32 = 0 => {
-            sentence: "How many flows it may have at a time.",
-            default: "0: any number",
+            sentence: "Maximum number of concurrent flows.",
+            default: "0: unlimited",
             range: "0 to 67,108,864",
             read: |it, key| it.integer(key, &MAX_FLOWS),
         }
@@ -668,13 +669,12 @@ mod tests {
         assert_eq!(
             validate_service(&bad).expect_err("refused"),
             [
-                "service \"we b\": name: \"we b\" has ' ' in it; write letters, digits, \"-\", \"_\" and \".\" only",
+                "service \"we b\": name: \"we b\" contains ' '; write only letters, digits, \"-\", \"_\" and \".\"",
                 "service \"we b\": vip: \"192.0.2.10:0\" has port 0; write 1 to 65535, or \"192.0.2.10:*\" for \
                  all ports",
                 "service \"we b\": health_check.rise: 0 is out of range; write 1 to 100",
-                "service \"we b\": backend [2001:db8::1]:80: address: \"[2001:db8::1]:80\" is IPv6 and the VIP \
-                 192.0.2.10:0 is IPv4; a service and its backends are of one family (but for modes \"ipip\" and \"gue\"), so give the other family a \
-                 service of its own",
+                "service \"we b\": backend [2001:db8::1]:80: address: \"[2001:db8::1]:80\" is IPv6 but the VIP \
+                 192.0.2.10:0 is IPv4; a service and its backends must be of one family (except in modes \"ipip\" and \"gue\"), so give the other family its own service",
             ]
         );
         let backend = Backend::new("192.0.2.10:80".parse().expect("an address"), 1);

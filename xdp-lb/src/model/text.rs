@@ -51,7 +51,7 @@ pub(crate) fn deserialize_endpoint<'de, D: Deserializer<'de>>(from: D) -> Result
 pub(crate) fn address(text: &str) -> Result<IpAddr, String> {
     text.parse().map_err(|_| match text.parse::<SocketAddr>() {
         Ok(endpoint) => {
-            format!("{} has a port, which is not wanted here; write \"{}\"", quoted(text), endpoint.ip())
+            format!("{} must not have a port; write \"{}\"", quoted(text), endpoint.ip())
         }
         Err(_) => format!("{} is not an IP address; write \"198.51.100.2\"", quoted(text)),
     })

@@ -9,9 +9,9 @@ use super::text::quoted;
 pub fn unknown_service(name: &str, known: Vec<String>) -> Refusal {
     let hint = match nearest_first(name, known) {
         Some(known) => format!("the services are: {known}"),
-        None => "there is none yet; add one with: xdp-lb service add".into(),
+        None => "there are no services yet; add one with: xdp-lb service add".into(),
     };
-    Refusal::NotFound(format!("there is no service {}; {hint}", quoted(name)))
+    Refusal::NotFound(format!("service {} does not exist; {hint}", quoted(name)))
 }
 
 /// The service has no such backend: the refusal names those that it has.
@@ -42,7 +42,7 @@ mod tests {
     fn of_many_known_names_the_nearest_twenty_are_told() {
         let known = (0..10_000).map(|number| format!("web{number}")).collect();
         let words = unknown_service("wbe77", known).to_string();
-        assert!(words.starts_with("there is no service \"wbe77\"; the services are: web77, "), "{words}");
+        assert!(words.starts_with("service \"wbe77\" does not exist; the services are: web77, "), "{words}");
         assert!(words.ends_with(" and 9980 more"), "{words}");
         assert!(words.len() < 400, "{words}");
     }

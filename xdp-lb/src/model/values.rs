@@ -24,11 +24,11 @@ pub(crate) fn service_name(name: &str) -> Result<(), String> {
         ));
     }
     if name == "." || name == ".." {
-        return Err(format!("{} is no name; write one with a letter or a digit", quoted(name)));
+        return Err(format!("{} is not a name; write one with a letter or a digit", quoted(name)));
     }
     match name.chars().find(|&c| !c.is_ascii_alphanumeric() && !"-_.".contains(c)) {
         Some(stray) => Err(format!(
-            "{} has {:?} in it; write letters, digits, \"-\", \"_\" and \".\" only",
+            "{} contains {:?}; write only letters, digits, \"-\", \"_\" and \".\"",
             quoted(name),
             stray
         )),
@@ -51,7 +51,7 @@ pub(crate) fn host(endpoint: SocketAddr) -> Result<(), String> {
     if let SocketAddr::V6(v6) = endpoint
         && v6.scope_id() != 0
     {
-        return Err(format!("\"{endpoint}\" has a scope; write an address that needs none"));
+        return Err(format!("\"{endpoint}\" has a scope ID; write an address that needs none"));
     }
     Ok(())
 }
@@ -67,22 +67,22 @@ pub(crate) fn unicast(address: IpAddr, port: Option<u16>) -> Result<(), String> 
         IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
             let v4 = v6.to_ipv4_mapped().unwrap_or(std::net::Ipv4Addr::UNSPECIFIED);
             return Err(format!(
-                "\"{said}\" is an IPv4 address in IPv6 form; write \"{}\"",
+                "\"{said}\" is an IPv4-mapped IPv6 address; write \"{}\"",
                 written(v4.into())
             ));
         }
-        IpAddr::V4(v4) if v4.is_unspecified() => "stands for every address",
-        IpAddr::V6(v6) if v6.is_unspecified() => "stands for every address",
-        IpAddr::V4(v4) if v4.octets()[0] == 0 => "is of 0.0.0.0/8, which no host may have (RFC 1122)",
+        IpAddr::V4(v4) if v4.is_unspecified() => "is the unspecified address",
+        IpAddr::V6(v6) if v6.is_unspecified() => "is the unspecified address",
+        IpAddr::V4(v4) if v4.octets()[0] == 0 => "is in 0.0.0.0/8, which no host may use (RFC 1122)",
         _ if address.is_loopback() => "is a loopback address, whose packets never reach a network interface",
         _ if address.is_multicast() => "is a multicast address",
         IpAddr::V4(v4) if v4.is_broadcast() => "is the broadcast address",
         IpAddr::V6(v6) if v6.is_unicast_link_local() => {
-            "is link-local, so it means nothing without an interface"
+            "is link-local, which is ambiguous without an interface"
         }
         _ => return Ok(()),
     };
-    Err(format!("\"{said}\" {kind}; write the address of one host on the network"))
+    Err(format!("\"{said}\" {kind}; write the address of a host on the network"))
 }
 
 /// A value in its range.
@@ -121,13 +121,13 @@ pub(crate) fn interface_name(name: &str) -> Result<(), String> {
 /// The path of a file or directory that does not depend on where the daemon was started.
 pub(crate) fn absolute_path(path: &str) -> Result<(), String> {
     if path.contains('\0') {
-        return Err(format!("{} has a zero byte in it; remove it", quoted(path)));
+        return Err(format!("{} contains a NUL byte; remove it", quoted(path)));
     }
     if !Path::new(path).is_absolute() {
-        return Err(format!("{} is not absolute; write it from the \"/\" on", quoted(path)));
+        return Err(format!("{} is not absolute; write the path from \"/\" on", quoted(path)));
     }
     if Path::new(path).file_name().is_none() || path.ends_with('/') {
-        return Err(format!("{} has no last part; write the whole path", quoted(path)));
+        return Err(format!("{} has no file name; write the whole path", quoted(path)));
     }
     Ok(())
 }
@@ -138,15 +138,15 @@ pub(crate) fn group_name(name: &str) -> Result<(), String> {
     match name {
         "" => Err("is empty; write the name of a group, such as \"netops\"".into()),
         name if name.chars().all(is_plain) => Ok(()),
-        name => Err(format!("{} is no group's name; write one, such as \"netops\"", quoted(name))),
+        name => Err(format!("{} is not a group name; write one, such as \"netops\"", quoted(name))),
     }
 }
 
 /// A name of the certificates whose holders may do everything.
 pub(crate) fn admin_certificate(name: &str) -> Result<(), String> {
     if name == EVERY_CERTIFICATE {
-        let words =
-            "\"*\" would let everybody do everything whose certificate client_ca signed; name those who may";
+        let words = "\"*\" would let everyone with a certificate signed by client_ca change everything; list the names of \
+             those who may";
         return Err(words.into());
     }
     certificate_name(name)
@@ -155,9 +155,10 @@ pub(crate) fn admin_certificate(name: &str) -> Result<(), String> {
 /// A name that stands in a certificate, or what stands for all of them.
 pub(crate) fn certificate_name(name: &str) -> Result<(), String> {
     match name {
-        "" => Err("is empty; write a name that stands in the certificate, such as \"alice\"".into()),
+        "" => Err("is empty; write a name from the certificate, such as \"alice\"".into()),
         name if name.trim() != name || name.contains(char::is_control) => Err(format!(
-            "{} begins or ends with a blank, or has a control character; write a name as it stands in the certificate",
+            "{} begins or ends with a space, or contains a control character; write a name exactly as in the \
+             certificate",
             quoted(name)
         )),
         _ => Ok(()),
@@ -170,7 +171,7 @@ pub(crate) fn socket_path(path: &str) -> Result<(), String> {
     absolute_path(path)?;
     if path.len() > LONGEST {
         return Err(format!(
-            "{} has {} bytes; a socket's path has at most {LONGEST}, so write a shorter one",
+            "{} has {} bytes; a socket path has at most {LONGEST}, so write a shorter one",
             quoted(path),
             path.len()
         ));

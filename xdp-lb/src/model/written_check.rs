@@ -210,7 +210,7 @@ fn foreign(owners: &[&str], kind: &str) -> String {
         return format!("does not belong to a check of type \"{kind}\"; remove it or change the type");
     }
     format!(
-        "belongs to a check of type {}, and this one is of type \"{kind}\"; remove it or change the type",
+        "belongs to a check of type {}, but this one has type \"{kind}\"; remove it or change the type",
         text::alternatives(owners)
     )
 }
@@ -219,7 +219,7 @@ fn http(written: WrittenCheck, tls: Option<Tls>, errors: &mut CheckErrors) -> Ht
     let default = Http::get("/");
     let body = errors.read("body_regex", written.body_regex, Pattern::from_str).map(Body::Matches);
     if body.is_some() && written.body.is_some() {
-        errors.0.push(("body_regex", "stands beside \"body\"; write one of them".into()));
+        errors.0.push(("body_regex", "conflicts with \"body\"; remove one of them".into()));
     }
     Http {
         tls,
@@ -268,7 +268,7 @@ fn grpc(mut written: WrittenCheck, errors: &mut CheckErrors) -> Probe {
     let of_tls = ["server_name", "verify", "ca_file", "min_tls"];
     let with_tls = written.tls == Some(true);
     for (key, _) in written.owned().into_iter().filter(|(key, _)| of_tls.contains(key) && !with_tls) {
-        errors.0.push((key, "says how TLS is spoken, and it is not; write tls = true, or remove it".into()));
+        errors.0.push((key, "requires TLS; write tls = true, or remove it".into()));
     }
     let tls = tls(&mut written, errors);
     Probe::Grpc {
@@ -320,13 +320,13 @@ fn bytes(
     errors: &mut CheckErrors,
 ) -> Option<Vec<u8>> {
     if text.is_some() && hex.is_some() {
-        errors.0.push((hex_key, format!("stands beside \"{key}\"; write one of them")));
+        errors.0.push((hex_key, format!("conflicts with \"{key}\"; remove one of them")));
         return None;
     }
     let decoded = errors.read(hex_key, hex, |hex| {
         let digits: String = hex.split_ascii_whitespace().collect();
         hex::decode(digits).map_err(|_| {
-            format!("{} is not bytes in hex; write two digits for each, \"0a0b\"", text::quoted(hex))
+            format!("{} is not hex; write two digits per byte, such as \"0a0b\"", text::quoted(hex))
         })
     });
     decoded.or(text.map(String::into_bytes))
@@ -449,8 +449,8 @@ mod tests {
         assert!(message.contains("unknown field `pth`"), "{message}");
         assert_eq!(
             read(r#"{"type":"tcp","path":"/","interval":"x"}"#).expect_err("refused"),
-            "health_check.path: belongs to a check of type \"http\" or \"https\", and this one is of type \"tcp\"; remove it or \
-             change the type\nhealth_check.interval: \"x\" is not a duration (expected number at 0); write \
+            "health_check.path: belongs to a check of type \"http\" or \"https\", but this one has type \"tcp\"; \
+             remove it or change the type\nhealth_check.interval: \"x\" is not a duration (expected number at 0); write \
              \"500ms\" or \"1m 30s\""
         );
         assert!(read("{}").expect_err("refused").contains("missing field `type`"));

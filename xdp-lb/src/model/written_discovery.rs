@@ -148,7 +148,7 @@ impl TryFrom<WrittenDiscovery> for Discovery {
         if TYPES.contains(&kind) {
             for (key, owner) in written.foreign(kind) {
                 let words = format!(
-                    "belongs to {owner}, and this discovery is of type \"{kind}\"{}; remove it",
+                    "belongs to {owner}, but this discovery has type \"{kind}\"{}; remove it",
                     written.record.as_ref().map(|it| format!(", record \"{it}\"")).unwrap_or_default()
                 );
                 errors.0.push((key, words));
@@ -344,8 +344,9 @@ mod tests {
         assert_eq!(
             read(r#"{"type":"dns","record":"srv","port":80,"path":"/x","max_ttl":"soon"}"#)
                 .expect_err("refused"),
-            "discovery.path: belongs to type \"file\", and this discovery is of type \"dns\", record \"srv\"; remove it\n\
-             discovery.port: belongs to records \"A\" and \"AAAA\" of type \"dns\", and this discovery is of type \"dns\", \
+            "discovery.path: belongs to type \"file\", but this discovery has type \"dns\", record \"srv\"; remove \
+             it\n\
+             discovery.port: belongs to records \"A\" and \"AAAA\" of type \"dns\", but this discovery has type \"dns\", \
              record \"srv\"; remove it\n\
              discovery.name: is missing; write name = \"web.example.com\"\n\
              discovery.max_ttl: \"soon\" is not a duration (expected number at 0); write \"500ms\" or \"1m 30s\""
@@ -361,7 +362,7 @@ mod tests {
         let message =
             read(r#"{"type":"dns","name":"x","record":"MX","resolvers":["ns1"]}"#).expect_err("refused");
         assert!(
-            message.contains("\"MX\" names no backends") && message.contains("resolvers: \"ns1\""),
+            message.contains("\"MX\" does not provide backends") && message.contains("resolvers: \"ns1\""),
             "{message}"
         );
     }

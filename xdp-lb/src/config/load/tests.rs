@@ -190,7 +190,7 @@ fn every_error_is_told_in_the_order_of_its_lines_with_the_file() {
              {file}:9: service \"web\": backend 198.51.100.11:8080: unknown key \"wieght\"; did you mean \"weight\"?\n\
              {file}:10: service \"web\": backend 198.51.100.11:8080: weight: 70,000 is out of range; write 0 to 65,535\n\
              {file}:11: service \"web\": vip: is missing; write vip = \"192.0.2.10:80\"\n\
-             {file}:12: service \"web\": name: \"web\" is the name of another service; give each a name of its own\n\
+             {file}:12: service \"web\": name: \"web\" is the name of another service; give each its own name\n\
              {file}:14: timeouts.udp_idle: 8days is out of range; write 1s to 7days"
         )
     );
@@ -234,7 +234,7 @@ fn unknown_keys_name_the_nearest_known_one_or_where_they_belong() {
     );
     assert_eq!(
         refused("interfaces = [\"eth0\"]\n[api]\nxdp_mode = \"auto\"\n"),
-        "line 3: api: unknown key \"xdp_mode\"; it belongs to the top of the file, before the first table"
+        "line 3: api: unknown key \"xdp_mode\"; it belongs at the top of the file, before the first table"
     );
     assert_eq!(
         service("[service.health-check]\ntype = \"tcp\"\n"),
@@ -258,11 +258,11 @@ fn values_of_the_wrong_type_are_named() {
         ("interfaces = [\"eth0\"]\napi = \"/run/x\"", "line 2: api: is a string; write a table, as [api]"),
         (
             "interfaces = [\"eth0\"]\n[service]\nname = \"web\"",
-            "line 2: service: is a table; write a list of tables, each headed [[service]]",
+            "line 2: service: is a table; write a list of tables, each with the header [[service]]",
         ),
         (
             "interfaces = [\"eth0\"]\nservice = [1]",
-            "line 2: service: is a whole number; write a list of tables, each headed [[service]]",
+            "line 2: service: is a whole number; write a list of tables, each with the header [[service]]",
         ),
         (
             "interfaces = [\"eth0\"]\nlimits.flows = \"4096\"",
@@ -278,7 +278,8 @@ fn values_of_the_wrong_type_are_named() {
     }
     assert_eq!(
         service("[service.backend]\naddress = \"198.51.100.1:80\"\n"),
-        "line 5: service \"web\": backend: is a table; write a list of tables, each headed [[service.backend]]"
+        "line 5: service \"web\": backend: is a table; write a list of tables, each with the header \
+         [[service.backend]]"
     );
 }
 
@@ -323,24 +324,24 @@ fn top_level_values_have_their_form_and_range() {
         ),
         (
             "state_file = \"state.json\"".into(),
-            "state_file: \"state.json\" is not absolute; write it from the \"/\" on".into(),
+            "state_file: \"state.json\" is not absolute; write the path from \"/\" on".into(),
         ),
-        ("pin_path = \"/\"".into(), "pin_path: \"/\" has no last part; write the whole path".into()),
-        ("pin_path = \"/a\\u0000\"".into(), "pin_path: \"/a\\0\" has a zero byte in it; remove it".into()),
+        ("pin_path = \"/\"".into(), "pin_path: \"/\" has no file name; write the whole path".into()),
+        ("pin_path = \"/a\\u0000\"".into(), "pin_path: \"/a\\0\" contains a NUL byte; remove it".into()),
         (
             format!("api.socket = \"{long}\""),
             format!(
-                "api.socket: {} has 108 bytes; a socket's path has at most 107, so write a shorter one",
+                "api.socket: {} has 108 bytes; a socket path has at most 107, so write a shorter one",
                 quoted(&long)
             ),
         ),
         (
             "api = { admin_groups = [\"ops\", \"net ops\"] }".into(),
-            "api: admin_groups: \"net ops\" is no group's name; write one, such as \"netops\"".into(),
+            "api: admin_groups: \"net ops\" is not a group name; write one, such as \"netops\"".into(),
         ),
         (
             "api = { admin_groups = [\"ops\"], read_groups = [\"users\", \"ops\"] }".into(),
-            "api: read_groups: \"ops\" is in admin_groups, too, which may read; remove one of them".into(),
+            "api: read_groups: \"ops\" is also in admin_groups, who can read as well; remove one of them".into(),
         ),
         (
             "flow_hash_secret = \"hunter2\"".into(),
@@ -349,8 +350,7 @@ fn top_level_values_have_their_form_and_range() {
         ),
         (
             "vips.withdraw = \"no-backends\"".into(),
-            "vips.withdraw: means nothing without an interface that the daemon puts VIPs on; write interface = \
-             \"eth0\", or remove it".into(),
+            "vips.withdraw: requires an interface for the VIPs; write interface = \"eth0\", or remove it".into(),
         ),
         (
             "vips = { interface = \"lo\", withdraw = \"no-backend\" }".into(),
@@ -409,45 +409,45 @@ fn a_vip_is_the_address_and_port_of_one_host_on_a_network() {
         ("192.0.2.10:0", "\"192.0.2.10:0\" has port 0; write 1 to 65535, or \"192.0.2.10:*\" for all ports"),
         (
             "0.0.0.0:80",
-            "\"0.0.0.0:80\" stands for every address; write the address of one host on the network",
+            "\"0.0.0.0:80\" is the unspecified address; write the address of a host on the network",
         ),
-        ("[::]:80", "\"[::]:80\" stands for every address; write the address of one host on the network"),
+        ("[::]:80", "\"[::]:80\" is the unspecified address; write the address of a host on the network"),
         (
             "0.1.2.3:80",
-            "\"0.1.2.3:80\" is of 0.0.0.0/8, which no host may have (RFC 1122); write the address of one host \
-             on the network",
+            "\"0.1.2.3:80\" is in 0.0.0.0/8, which no host may use (RFC 1122); write the address of a host on the \
+             network",
         ),
         (
             "127.0.0.1:80",
             "\"127.0.0.1:80\" is a loopback address, whose packets never reach a network interface; write the \
-             address of one host on the network",
+             address of a host on the network",
         ),
         (
             "[::1]:80",
-            "\"[::1]:80\" is a loopback address, whose packets never reach a network interface; write the \
-             address of one host on the network",
+            "\"[::1]:80\" is a loopback address, whose packets never reach a network interface; write the address \
+             of a host on the network",
         ),
         (
             "224.0.0.1:80",
-            "\"224.0.0.1:80\" is a multicast address; write the address of one host on the network",
+            "\"224.0.0.1:80\" is a multicast address; write the address of a host on the network",
         ),
         (
             "[ff02::1]:80",
-            "\"[ff02::1]:80\" is a multicast address; write the address of one host on the network",
+            "\"[ff02::1]:80\" is a multicast address; write the address of a host on the network",
         ),
         (
             "255.255.255.255:80",
-            "\"255.255.255.255:80\" is the broadcast address; write the address of one host on the network",
+            "\"255.255.255.255:80\" is the broadcast address; write the address of a host on the network",
         ),
         (
             "[fe80::1]:80",
-            "\"[fe80::1]:80\" is link-local, so it means nothing without an interface; write the address of one \
-             host on the network",
+            "\"[fe80::1]:80\" is link-local, which is ambiguous without an interface; write the address of a host \
+             on the network",
         ),
-        ("[2001:db8::1%2]:80", "\"[2001:db8::1%2]:80\" has a scope; write an address that needs none"),
+        ("[2001:db8::1%2]:80", "\"[2001:db8::1%2]:80\" has a scope ID; write an address that needs none"),
         (
             "[::ffff:192.0.2.1]:80",
-            "\"[::ffff:192.0.2.1]:80\" is an IPv4 address in IPv6 form; write \"192.0.2.1:80\"",
+            "\"[::ffff:192.0.2.1]:80\" is an IPv4-mapped IPv6 address; write \"192.0.2.1:80\"",
         ),
     ];
     for (vip, message) in cases {
@@ -465,13 +465,15 @@ fn a_service_has_a_name_of_plain_characters() {
         ("", "service \"\": name: is empty; write a name".to_owned()),
         (
             "a b",
-            "service \"a b\": name: \"a b\" has ' ' in it; write letters, digits, \"-\", \"_\" and \".\" only".into(),
+            "service \"a b\": name: \"a b\" contains ' '; write only letters, digits, \"-\", \"_\" and \".\""
+                .into(),
         ),
         (
             "wéb",
-            "service \"wéb\": name: \"wéb\" has 'é' in it; write letters, digits, \"-\", \"_\" and \".\" only".into(),
+            "service \"wéb\": name: \"wéb\" contains 'é'; write only letters, digits, \"-\", \"_\" and \".\""
+                .into(),
         ),
-        ("..", "service \"..\": name: \"..\" is no name; write one with a letter or a digit".into()),
+        ("..", "service \"..\": name: \"..\" is not a name; write one with a letter or a digit".into()),
         (&long, format!("service \"{long}\": name: \"{long}\" has 64 characters; write at most 63")),
     ];
     for (name, message) in cases {
@@ -514,14 +516,13 @@ fn packets_that_keep_their_destination_want_a_backend_on_the_vip_s_port() {
             with(mode, "198.51.100.11:8080"),
             format!(
                 "line 7: service \"web\": backend 198.51.100.11:8080: address: \"198.51.100.11:8080\" has port 8080 \
-                 and the VIP 192.0.2.10:80 has 80; mode \"{mode}\" leaves the port as it is, so write \
-                 \"198.51.100.11:80\", and let the real server listen there"
+                 but the VIP 192.0.2.10:80 has 80; mode \"{mode}\" does not change ports, so write \"198.51.100.11:80\", and let the real server listen there"
             )
         );
         assert_eq!(
             with(mode, "192.0.2.10:81"),
-            "line 7: service \"web\": backend 192.0.2.10:81: address: 192.0.2.10 is the VIP, by which no one backend \
-             can be reached; write the real server's own address"
+            "line 7: service \"web\": backend 192.0.2.10:81: address: 192.0.2.10 is the VIP, which does not \
+             identify a single backend; write the real server's own address"
         );
         valid(&format!("{SERVICE}mode = \"{mode}\"\nbackend = [{{ address = \"198.51.100.11:80\" }}]\n"));
     }
@@ -530,16 +531,17 @@ fn packets_that_keep_their_destination_want_a_backend_on_the_vip_s_port() {
 #[test]
 fn the_backends_of_tunnels_may_be_of_another_family_than_the_vip() {
     assert!(
-        service("mode = \"dsr\"\nbackend = [{ address = \"[2001:db8::11]:80\" }]\n")
-            .contains("a service and its backends are of one family (but for modes \"ipip\" and \"gue\")")
+        service("mode = \"dsr\"\nbackend = [{ address = \"[2001:db8::11]:80\" }]\n").contains(
+            "a service and its backends must be of one family (except in modes \"ipip\" and \"gue\")"
+        )
     );
     for mode in ["ipip", "gue"] {
         let both = "backend = [{ address = \"[2001:db8::11]:80\" }, { address = \"198.51.100.11:80\" }]\n";
         valid(&format!("{SERVICE}mode = \"{mode}\"\n{both}"));
         assert_eq!(
             service(&format!("mode = \"{mode}\"\nsnat_addresses = [\"2001:db8::2\"]\n{both}")),
-            "line 7: service \"web\": backend 198.51.100.11:80: address: \"198.51.100.11:80\" is not of the family of \
-             snat_addresses (2001:db8::2), which packets to it leave from; write snat_addresses of that family, or none"
+            "line 7: service \"web\": backend 198.51.100.11:80: address: \"198.51.100.11:80\" is not of the family \
+             of snat_addresses (2001:db8::2), the source of packets to it; write snat_addresses of that family, or remove them"
         );
         assert_eq!(
             service(&format!("mode = \"{mode}\"\nsnat_addresses = [\"2001:db8::2\", \"198.51.100.2\"]\n")),
@@ -554,8 +556,8 @@ fn backends_fit_their_service() {
     let cases = [
         (
             "[2001:db8::1]:80",
-            "backend [2001:db8::1]:80: address: \"[2001:db8::1]:80\" is IPv6 and the VIP 192.0.2.10:80 is IPv4; \
-             a service and its backends are of one family (but for modes \"ipip\" and \"gue\"), so give the other family a service of its own",
+            "backend [2001:db8::1]:80: address: \"[2001:db8::1]:80\" is IPv6 but the VIP 192.0.2.10:80 is IPv4; \
+             a service and its backends must be of one family (except in modes \"ipip\" and \"gue\"), so give the other family its own service",
         ),
         (
             "192.0.2.10:80",
@@ -570,7 +572,7 @@ fn backends_fit_their_service() {
         (
             "127.0.0.1:80",
             "backend 127.0.0.1:80: address: \"127.0.0.1:80\" is a loopback address, whose packets never reach a \
-             network interface; write the address of one host on the network",
+             network interface; write the address of a host on the network",
         ),
         ("198.51.100.9", "backend #1: address: \"198.51.100.9\" has no port; write \"198.51.100.9:80\""),
     ];
@@ -604,15 +606,12 @@ fn snat_addresses_are_of_full_nat_and_of_the_vips_family() {
             "\"2001:db8::1\"",
             "\"2001:db8::1\" is not of the VIP's family (192.0.2.10:80); write an address of this host of that family",
         ),
-        ("\"0.0.0.0\"", "\"0.0.0.0\" stands for every address; write the address of one host on the network"),
+        ("\"0.0.0.0\"", "\"0.0.0.0\" is the unspecified address; write the address of a host on the network"),
         (
             "\"::ffff:198.51.100.2\"",
-            "\"::ffff:198.51.100.2\" is an IPv4 address in IPv6 form; write \"198.51.100.2\"",
+            "\"::ffff:198.51.100.2\" is an IPv4-mapped IPv6 address; write \"198.51.100.2\"",
         ),
-        (
-            "\"198.51.100.2:80\"",
-            "\"198.51.100.2:80\" has a port, which is not wanted here; write \"198.51.100.2\"",
-        ),
+        ("\"198.51.100.2:80\"", "\"198.51.100.2:80\" must not have a port; write \"198.51.100.2\""),
         ("\"eth0\"", "\"eth0\" is not an IP address; write \"198.51.100.2\""),
         ("\"198.51.100.2\", \"198.51.100.2\"", "\"198.51.100.2\" is listed twice; remove one of them"),
     ];
@@ -643,8 +642,8 @@ fn affinity_is_by_a_prefix_of_the_vips_family() {
             "source/0",
             "\"source/0\" is out of range for an IPv4 VIP; write \"source/1\" to \"source/32\", or \"source\"",
         ),
-        ("source/x", "\"source/x\" is no affinity; write \"none\", \"source\" or \"source/24\""),
-        ("client", "\"client\" is no affinity; write \"none\", \"source\" or \"source/24\""),
+        ("source/x", "\"source/x\" is not an affinity; write \"none\", \"source\" or \"source/24\""),
+        ("client", "\"client\" is not an affinity; write \"none\", \"source\" or \"source/24\""),
     ] {
         assert_eq!(
             service(&format!("affinity = \"{value}\"\n")),
@@ -666,20 +665,20 @@ fn clients_are_allowed_and_denied_by_ranges_of_the_vips_family() {
     for (list, message) in [
         (
             "\"203.0.113.5/24\"",
-            "\"203.0.113.5/24\" is an address inside of its range; write \"203.0.113.0/24\", or \"203.0.113.5\" for \
-             the one address",
+            "\"203.0.113.5/24\" has host bits set; write \"203.0.113.0/24\", or \"203.0.113.5\" for the single \
+             address",
         ),
         (
             "\"203.0.113.0/33\"",
-            "\"203.0.113.0/33\" is no range of addresses; write \"192.0.2.0/24\" or \"2001:db8::/32\"",
+            "\"203.0.113.0/33\" is not a range of addresses; write \"192.0.2.0/24\" or \"2001:db8::/32\"",
         ),
-        ("\"office\"", "\"office\" is no range of addresses; write \"192.0.2.0/24\" or \"2001:db8::/32\""),
+        ("\"office\"", "\"office\" is not a range of addresses; write \"192.0.2.0/24\" or \"2001:db8::/32\""),
         (
             "\"2001:db8::/32\"",
-            "\"2001:db8::/32\" is not of the VIP's family (192.0.2.10:80), so nobody comes from there; remove it",
+            "\"2001:db8::/32\" is not of the VIP's family (192.0.2.10:80), so it cannot match; remove it",
         ),
         ("\"192.0.2.0/24\", \"192.0.2.0/24\"", "\"192.0.2.0/24\" is listed twice; remove one of them"),
-        ("", "is empty; write ranges, or leave the key out"),
+        ("", "is empty; write ranges, or remove the key"),
     ] {
         for key in ["allow", "deny"] {
             assert_eq!(
@@ -690,12 +689,12 @@ fn clients_are_allowed_and_denied_by_ranges_of_the_vips_family() {
     }
     assert_eq!(
         service("allow = [\"192.0.2.0/24\"]\ndeny = [\"192.0.2.0/25\",\n\"192.0.2.0/24\"]\n"),
-        "line 7: service \"web\": deny: \"192.0.2.0/24\" is in allow, too; remove one of them"
+        "line 7: service \"web\": deny: \"192.0.2.0/24\" is also in allow; remove one of them"
     );
     assert_eq!(
         service("allow = [\"192.0.2.0/24\"]\ndeny = [\"192.0.2.0/25\"]\n[limits]\nsource_ranges = 1\n"),
-        "line 8: limits.source_ranges: there are 2 ranges in allow and deny and room for 1; raise it to 2 or more \
-         (tables that are loaded keep their size until `xdp-lb unload`)"
+        "line 8: limits.source_ranges: there are 2 ranges in allow and deny but room for 1; raise it to 2 or more \
+         (loaded tables keep their size until `xdp-lb unload`)"
     );
     let empty = serde_json::from_str::<Service>(r#"{"name":"web","vip":"192.0.2.10:80","allow":[]}"#);
     assert!(empty.expect_err("refused").to_string().contains("is empty; write ranges"));
@@ -712,8 +711,7 @@ fn a_rate_of_new_flows_has_bounds_and_a_burst_needs_one() {
     );
     assert_eq!(
         service("new_flow_burst = 5\n"),
-        "line 5: service \"web\": new_flow_burst: means nothing without new_flow_rate; write new_flow_rate, or \
-         remove it"
+        "line 5: service \"web\": new_flow_burst: requires new_flow_rate; write new_flow_rate, or remove it"
     );
 }
 
@@ -764,13 +762,13 @@ fn an_agent_has_a_port_and_the_damping_of_weights_something_to_damp() {
     assert_eq!(plain.services[0].agent, Some(Agent::at(8081)));
     assert_eq!(Agent::at(8081).timeout(), Duration::from_secs(1));
     for (keys, what) in [
-        ("", "port: is missing; write port = 8081, the one that the agent listens on"),
+        ("", "port: is missing; write the port that the agent listens on, such as port = 8081"),
         ("port = 0", "port: 0 is out of range; write 1 to 65,535"),
         ("port = 1, interval = \"50ms\"", "interval: 50ms is out of range; write 100ms to 1h"),
         ("port = 1, timeout = \"3s\"", "timeout: 3s is out of range; write 10ms to 2s"),
         (
             "port = 1, source = \"127.0.0.1:1\"",
-            "source: \"127.0.0.1:1\" has a port, which is not wanted here; write \"127.0.0.1\"",
+            "source: \"127.0.0.1:1\" must not have a port; write \"127.0.0.1\"",
         ),
     ] {
         let line = format!("agent = {{ {keys} }}\n");
@@ -785,15 +783,15 @@ fn an_agent_has_a_port_and_the_damping_of_weights_something_to_damp() {
     );
     assert_eq!(
         service("feedback = {}\n"),
-        "line 5: service \"web\": feedback: damps weights that follow something, and these follow nothing; write \
-         latency = true, or agent = { port = 8081 } beside it, or remove it"
+        "line 5: service \"web\": feedback: damps weight adjustments, but nothing adjusts the weights; write \
+         latency = true, add agent = { port = 8081 }, or remove it"
     );
     let latency = valid(&format!("{SERVICE}feedback = {{ latency = true, floor = 40 }}\n"));
     let expected = Feedback { latency: true, floor: Some(40), ..Feedback::default() };
     assert_eq!((latency.services[0].feedback, Feedback::default().floor()), (Some(expected), 25));
     assert_eq!(
         service("agent = { port = 1 }\nfeedback = { floor = 40 }\n"),
-        "line 6: service \"web\": feedback.floor: means nothing without latency = true; write that, or remove it"
+        "line 6: service \"web\": feedback.floor: requires latency = true; write that, or remove it"
     );
     assert_eq!(
         service("feedback = { latency = true, floor = 0 }\n"),
@@ -802,8 +800,8 @@ fn an_agent_has_a_port_and_the_damping_of_weights_something_to_damp() {
     for unchecked in ["health_check = { type = \"none\" }\n", "protocol = \"udp\"\n"] {
         assert_eq!(
             service(&format!("{unchecked}feedback = {{ latency = true }}\n")),
-            "line 6: service \"web\": feedback.latency: is that of health checks, and this service has none; write a \
-             health_check, or remove it"
+            "line 6: service \"web\": feedback.latency: is the latency of health checks, but this service has none; \
+             write a health_check, or remove it"
         );
     }
     let backend = "agent = { port = 1, source = \"2001:db8::2\" }\n[[service.backend]]\naddress = \"198.51.100.11:80\"\n";
@@ -836,26 +834,20 @@ fn a_circuit_breaker_has_its_ranges_and_looks_at_flows_where_it_can() {
         ("window = \"1s\"", "window: 1s is out of range; write 2s to 10m"),
         ("half_open_portion = 51", "half_open_portion: 51 is out of range; write 1 to 50"),
         ("failure_percent = 0", "failure_percent: 0 is out of range; write 1 to 100"),
-        (
-            "min_flows = 5",
-            "min_flows: means nothing without failure_percent; write failure_percent, or remove it",
-        ),
-        (
-            "max_ejected = 5",
-            "max_ejected: means nothing without failure_percent; write failure_percent, or remove it",
-        ),
+        ("min_flows = 5", "min_flows: requires failure_percent; write failure_percent, or remove it"),
+        ("max_ejected = 5", "max_ejected: requires failure_percent; write failure_percent, or remove it"),
     ] {
         let line = format!("circuit_breaker = {{ {keys} }}\n");
         assert_eq!(service(&line), format!("line 5: service \"web\": circuit_breaker.{what}"));
     }
     assert_eq!(
         service("mode = \"dsr\"\ncircuit_breaker = { failure_percent = 50 }\n"),
-        "line 6: service \"web\": circuit_breaker.failure_percent: in mode \"dsr\" the backends' replies do not pass this \
-         host, so it cannot see them fail; remove it, or write mode = \"nat\" or \"full-nat\""
+        "line 6: service \"web\": circuit_breaker.failure_percent: in mode \"dsr\" backends' replies do not pass \
+         this host, so it cannot see failures; remove it, or write mode = \"nat\" or \"full-nat\""
     );
     assert_eq!(
         service("protocol = \"udp\"\ncircuit_breaker = { failure_percent = 50 }\n"),
-        "line 6: service \"web\": circuit_breaker.failure_percent: UDP has no SYNs and resets to tell by; remove it"
+        "line 6: service \"web\": circuit_breaker.failure_percent: UDP has no SYNs or resets to count; remove it"
     );
     valid(&format!("{SERVICE}mode = \"dsr\"\ncircuit_breaker = {{ open = \"5s\" }}\n"));
 }
@@ -896,28 +888,28 @@ fn a_quic_service_names_each_of_its_backends() {
     for (lines, message) in [
         (
             backend(""),
-            "service \"h3\": backend 198.51.100.1:443: server_id: is missing, since the service has quic; write the \
-             server's id as 4 hex digits",
+            "service \"h3\": backend 198.51.100.1:443: server_id: is missing, but the service has quic; write the \
+             server's ID as 4 hex digits",
         ),
         (
             backend(", server_id = \"0a0102\""),
-            "service \"h3\": backend 198.51.100.1:443: server_id: \"0a0102\" is of 3 bytes, and the service's \
+            "service \"h3\": backend 198.51.100.1:443: server_id: \"0a0102\" has 3 bytes, but the service's \
              server_id_length is 2; write 4 hex digits",
         ),
         (
             backend(", server_id = \"0a0\""),
-            "service \"h3\": backend 198.51.100.1:443: server_id: \"0a0\" is no server id; write 1 to 15 bytes in \
-             hex, such as \"0a01\"",
+            "service \"h3\": backend 198.51.100.1:443: server_id: \"0a0\" is not a server ID; write 1 to 15 bytes \
+             in hex, such as \"0a01\"",
         ),
         (
             backend(", server_id = \"0a01\" }, { address = \"198.51.100.2:443\", server_id = \"0a01\""),
-            "service \"h3\": backend 198.51.100.2:443: server_id: \"0a01\" is the id of backend 198.51.100.1:443, \
-             too; give each backend of the service its own",
+            "service \"h3\": backend 198.51.100.2:443: server_id: \"0a01\" is also the ID of backend \
+             198.51.100.1:443; give each backend of the service its own",
         ),
         (
             backend(", server_id = \"0a01\"").replace(QUIC, ""),
-            "service \"h3\": backend 198.51.100.1:443: server_id: means nothing in a service without quic; remove \
-             it, or write quic in the service",
+            "service \"h3\": backend 198.51.100.1:443: server_id: requires quic; remove it, or add quic to the \
+             service",
         ),
         (QUIC.replace('2', "16"), "service \"h3\": quic.server_id_length: 16 is out of range; write 1 to 15"),
         (
@@ -926,7 +918,8 @@ fn a_quic_service_names_each_of_its_backends() {
         ),
         (
             "quic = {}\n".into(),
-            "service \"h3\": quic.server_id_length: is missing; write server_id_length = 4, as the servers are set up",
+            "service \"h3\": quic.server_id_length: is missing; write the length that the servers use, such as \
+             server_id_length = 4",
         ),
     ] {
         assert_eq!(words(&lines), [message]);
@@ -942,7 +935,7 @@ fn services_do_not_stand_against_each_other() {
     let other = |lines: &str| service(&format!("[[service]]\nname = \"b\"\n{lines}"));
     assert_eq!(
         other("vip = \"192.0.2.10:80\"\n"),
-        "line 7: service \"b\": vip: 192.0.2.10:80 tcp is the VIP of service \"web\" already; change the \
+        "line 7: service \"b\": vip: 192.0.2.10:80 tcp is already the VIP of service \"web\"; change the \
          address, the port or the protocol of one"
     );
     assert_eq!(
@@ -984,17 +977,17 @@ fn ranges_of_ports_do_not_meet_and_there_are_few() {
     };
     refused_vip(
         &["192.0.2.10:5000-5999", "192.0.2.10:5999-6001"],
-        "service \"1\": vip: 192.0.2.10:5999-6001 has ports that service \"0\" has, too (192.0.2.10:5000-5999), and \
-         neither goes before the other; write ranges that do not meet",
+        "service \"1\": vip: the ports of 192.0.2.10:5999-6001 overlap those of service \"0\" (192.0.2.10:5000-5999), and \
+         neither takes precedence; write ranges that do not overlap",
     );
-    refused_vip(&["192.0.2.10:*", "192.0.2.10:*"], "192.0.2.10:* tcp is the VIP of service \"0\" already");
+    refused_vip(&["192.0.2.10:*", "192.0.2.10:*"], "192.0.2.10:* tcp is already the VIP of service \"0\"");
     refused_vip(&["192.0.2.10:7-6"], "\"7-6\" is not a range of ports; write the lowest and the highest");
-    refused_vip(&["0.0.0.0:*"], "stands for every address");
+    refused_vip(&["0.0.0.0:*"], "is the unspecified address");
     let vips: Vec<String> =
         (1..=8).map(|range| format!("192.0.2.10:{range}0-{range}1")).chain(["192.0.2.10:*".into()]).collect();
     let vips: Vec<&str> = vips.iter().map(String::as_str).collect();
     valid(&on_ports(&vips[..8]));
-    refused_vip(&vips, "192.0.2.10 has 8 ranges of ports already, the most that there may be");
+    refused_vip(&vips, "192.0.2.10 already has 8 port ranges, the maximum for an address");
 }
 
 #[test]
@@ -1004,8 +997,8 @@ fn a_service_on_more_than_one_port_keeps_the_port() {
     let message = backend("198.51.100.9:8080");
     assert!(
         message.contains(
-            "\"198.51.100.9:8080\" has port 8080 and the VIP 192.0.2.10:5000-5999 more than one, so packets keep \
-             theirs; write \"198.51.100.9:0\""
+            "\"198.51.100.9:8080\" has port 8080, but the VIP 192.0.2.10:5000-5999 has more than one, so packets \
+             keep their port; write \"198.51.100.9:0\""
         ),
         "{message}"
     );
@@ -1018,7 +1011,7 @@ fn a_service_on_more_than_one_port_keeps_the_port() {
     };
     let message = refused(&with("{ type = \"tcp\" }"));
     assert!(
-        message.contains("health_check.port: is missing, and the VIP 192.0.2.10:* has more than one port"),
+        message.contains("health_check.port: is missing, but the VIP 192.0.2.10:* has more than one port"),
         "{message}"
     );
     let message = refused(&with("{ type = \"none\", port = 80 }"));
@@ -1042,8 +1035,9 @@ fn services_and_backends_have_room_within_the_limits() {
              [[service]]\nname = \"b\"\nvip = \"192.0.2.11:80\"\n\
              [limits]\nservices = 1\nbackends = 1\n"
         ),
-        "line 10: limits.services: there are 2 services and room for 1; raise it to 2 or more (tables that are loaded keep their size until `xdp-lb unload`)\n\
-         line 11: limits.backends: there are 2 backends and room for 1; raise it to 2 or more (tables that are loaded keep their size until `xdp-lb unload`)"
+        "line 10: limits.services: there are 2 services but room for 1; raise it to 2 or more (loaded tables keep \
+         their size until `xdp-lb unload`)\n\
+         line 11: limits.backends: there are 2 backends but room for 1; raise it to 2 or more (loaded tables keep their size until `xdp-lb unload`)"
     );
 }
 
@@ -1063,8 +1057,8 @@ fn checks_go_to_the_vip_where_backends_have_it() {
         assert_eq!(
             refused(&on_v4(mode, "type = \"tcp\"")),
             format!(
-                "line 6: service \"web\": health_check.via: \"vip\" is for modes \"dsr\", \"ipip\" and \"gue\", whose backends have \
-                 the VIP, and this service's mode is \"{mode}\"; remove it, or write \"backend\""
+                "line 6: service \"web\": health_check.via: \"vip\" needs mode \"dsr\", \"ipip\" or \"gue\", whose \
+                 backends have the VIP, but this service's mode is \"{mode}\"; remove it, or write \"backend\""
             )
         );
     }
@@ -1102,13 +1096,13 @@ fn health_checks_have_the_keys_of_their_type_within_their_ranges() {
         ),
         (
             "type = \"tcp\", path = \"/\"",
-            "health_check.path: belongs to a check of type \"http\" or \"https\", and this one is of type \"tcp\"; remove it \
-             or change the type",
+            "health_check.path: belongs to a check of type \"http\" or \"https\", but this one has type \"tcp\"; \
+             remove it or change the type",
         ),
         (
             "type = \"http\", record = \"A\"",
-            "health_check.record: belongs to a check of type \"dns\", and this one is of type \"http\"; remove it \
-             or change the type",
+            "health_check.record: belongs to a check of type \"dns\", but this one has type \"http\"; remove it or \
+             change the type",
         ),
         (
             "type = \"tcp\", interval = \"99ms\"",
@@ -1149,7 +1143,7 @@ fn health_checks_have_the_keys_of_their_type_within_their_ranges() {
         (
             "type = \"tcp\", source = \"127.0.0.1\"",
             "health_check.source: \"127.0.0.1\" is a loopback address, whose packets never reach a network \
-             interface; write the address of one host on the network",
+             interface; write the address of a host on the network",
         ),
         ("type = \"tcp\", rise = 0", "health_check.rise: 0 is out of range; write 1 to 100"),
         ("type = \"tcp\", fall = 101", "health_check.fall: 101 is out of range; write 1 to 100"),
@@ -1187,7 +1181,7 @@ fn health_checks_have_the_keys_of_their_type_within_their_ranges() {
         ),
         (
             "type = \"dns\", record = \"AXFR\"",
-            "health_check.record: \"AXFR\" is not a record type to ask for; write one of A, AAAA, CAA, CNAME, \
+            "health_check.record: \"AXFR\" is not a supported record type; write one of A, AAAA, CAA, CNAME, \
              HTTPS, MX, NS, PTR, SOA, SRV, SVCB, TXT",
         ),
     ];
@@ -1225,19 +1219,19 @@ fn the_keys_of_each_kind_of_check_have_their_forms_and_ranges() {
         ),
         (
             r#"type = "http", headers = ["host: a"]"#,
-            r#"health_check.headers: "Host" has a key of its own; write host = "www.example.com""#,
+            r#"health_check.headers: "Host" has its own key; write host = "www.example.com""#,
         ),
         (
             r#"type = "http", headers = ["Content-Length: 1"]"#,
-            r#"health_check.headers: "Content-Length" is the connection's own and not to be chosen; remove it"#,
+            r#"health_check.headers: "Content-Length" is set by the connection itself; remove it"#,
         ),
         (
             r#"type = "http", headers = ["X: 1", "x: 2"]"#,
-            r#"health_check.headers: "x" is there twice; remove one of them"#,
+            r#"health_check.headers: "x" is listed twice; remove one of them"#,
         ),
         (
             r#"type = "http", body = "a", body_regex = "b""#,
-            r#"health_check.body_regex: stands beside "body"; write one of them"#,
+            r#"health_check.body_regex: conflicts with "body"; remove one of them"#,
         ),
         (
             r#"type = "http", body_regex = "a(b""#,
@@ -1249,15 +1243,15 @@ fn the_keys_of_each_kind_of_check_have_their_forms_and_ranges() {
         ),
         (
             r#"type = "http", body = """#,
-            "health_check.body: is empty, which every body has in it; write some of it, or remove it",
+            "health_check.body: is empty, which every body contains; write some text, or remove it",
         ),
         (
             r#"type = "http", body = "ok", method = "HEAD""#,
-            r#"health_check.body: an answer to HEAD has no body; write method = "GET", or remove it"#,
+            r#"health_check.body: a response to HEAD has no body; write method = "GET", or remove it"#,
         ),
         (
             r#"type = "http", verify = false"#,
-            r#"health_check.verify: belongs to a check of type "https" or "grpc", and this one is of type "http"; remove it or change the type"#,
+            r#"health_check.verify: belongs to a check of type "https" or "grpc", but this one has type "http"; remove it or change the type"#,
         ),
         (
             r#"type = "https", verify = "no""#,
@@ -1273,15 +1267,15 @@ fn the_keys_of_each_kind_of_check_have_their_forms_and_ranges() {
         ),
         (
             r#"type = "https", ca_file = "ca.pem""#,
-            r#"health_check.ca_file: "ca.pem" is not absolute; write it from the "/" on"#,
+            r#"health_check.ca_file: "ca.pem" is not absolute; write the path from "/" on"#,
         ),
         (
             r#"type = "https", ca_file = "/ca.pem", verify = false"#,
-            "health_check.ca_file: says who may sign the certificate, and verify = false that anybody may; remove one of them",
+            "health_check.ca_file: conflicts with verify = false, which accepts any certificate; remove one of them",
         ),
         (
             r#"type = "grpc", min_tls = "1.3""#,
-            "health_check.min_tls: says how TLS is spoken, and it is not; write tls = true, or remove it",
+            "health_check.min_tls: requires TLS; write tls = true, or remove it",
         ),
         (
             r#"type = "grpc", service = "a\n""#,
@@ -1293,15 +1287,16 @@ fn the_keys_of_each_kind_of_check_have_their_forms_and_ranges() {
         ),
         (
             r#"type = "udp", send_hex = "0a0""#,
-            r#"health_check.send_hex: "0a0" is not bytes in hex; write two digits for each, "0a0b""#,
+            r#"health_check.send_hex: "0a0" is not hex; write two digits per byte, such as "0a0b""#,
         ),
         (
             r#"type = "udp", send = "a", send_hex = "0a""#,
-            r#"health_check.send_hex: stands beside "send"; write one of them"#,
+            r#"health_check.send_hex: conflicts with "send"; remove one of them"#,
         ),
         (
             r#"type = "udp", send = "a", expect = """#,
-            "health_check.expect: is empty; write what the answer has in it, or leave it out to take any answer",
+            "health_check.expect: is empty; write text that the answer must contain, or remove it to accept any \
+             answer",
         ),
         (
             r#"type = "icmp", port = 80"#,
@@ -1325,15 +1320,15 @@ fn a_program_is_checked_with_only_where_the_file_allows_it() {
     let check = "health_check = { type = \"exec\", command = [\"/bin/check\"], user = \"probe\" }\n";
     assert_eq!(
         service(check),
-        "line 5: service \"web\": health_check.type: \"exec\" runs a program on this host, which needs leave; write \
-         allow_exec_checks = true at the top of the config file, or another type"
+        "line 5: service \"web\": health_check.type: \"exec\" runs a program on this host, which is not allowed; \
+         write allow_exec_checks = true at the top of the config file, or use another type"
     );
     let config = valid(&format!("allow_exec_checks = true\n{SERVICE}{check}"));
     let probe = Probe::Exec { command: vec!["/bin/check".into()], user: "probe".into() };
     assert_eq!(config.services[0].check().probe, probe);
     for (command, what) in [
-        ("[\"check\"]", "its program \"check\" is not absolute; write it from the \"/\" on"),
-        ("[\"/bin/check\", \"a\\u0000\"]", "has a zero byte in it; remove it"),
+        ("[\"check\"]", "its program \"check\" is not absolute; write the path from \"/\" on"),
+        ("[\"/bin/check\", \"a\\u0000\"]", "contains a NUL byte; remove it"),
     ] {
         let text = check.replace("[\"/bin/check\"]", command);
         let told = refused(&format!("allow_exec_checks = true\n{SERVICE}{text}"));
@@ -1349,7 +1344,7 @@ fn a_checks_source_is_of_the_family_of_every_backend() {
              backend = [{ address = \"198.51.100.11:80\" }, { address = \"[2001:db8::1]:80\" }]\n"
         ),
         "line 7: service \"web\": backend [2001:db8::1]:80: address: \"[2001:db8::1]:80\" is not of the family of \
-         health_check.source (198.51.100.2), which its checks come from; write a source of that family, or none"
+         health_check.source (198.51.100.2), which its checks come from; write a source of that family, or remove it"
     );
 }
 
@@ -1523,7 +1518,7 @@ fn discovery_is_read_and_every_error_in_it_told_with_its_line() {
         ),
         (
             "protocol = \"udp\"\nquic = { server_id_length = 4 }\ndiscovery = { type = \"dns\", name = \"web\" }\n",
-            &["7: service \"web\": discovery.type: the DNS does not tell the server ids"],
+            &["7: service \"web\": discovery.type: DNS does not provide the server IDs"],
         ),
         (
             "discovery = { type = \"file\", path = \"web.json\" }\n",
@@ -1569,20 +1564,18 @@ fn a_listener_for_other_hosts_needs_its_files_and_somebody_who_may_use_it() {
         "line 2: api.certificate: is missing; write certificate = \"/etc/xdp-lb/api.pem\"\n\
          line 2: api.client_ca: is missing; write client_ca = \"/etc/xdp-lb/clients.pem\"\n\
          line 3: api.listen: \"192.0.2.1:0\" has port 0, which clients cannot know; write 1 to 65535\n\
-         line 4: api.key: \"x.key\" is not absolute; write it from the \"/\" on\n\
-         line 5: api: admin_certificates: \"*\" would let everybody do everything whose certificate client_ca signed; name \
-         those who may\n\
-         line 5: api: admin_certificates: is empty; write a name that stands in the certificate, such as \"alice\"\n\
-         line 6: api: read_certificates: \" b\" begins or ends with a blank, or has a control character; write a name as it \
-         stands in the certificate\n\
-         line 6: api: read_certificates: \"a\" is in admin_certificates, too, which may read; remove one of them"
+         line 4: api.key: \"x.key\" is not absolute; write the path from \"/\" on\n\
+         line 5: api: admin_certificates: \"*\" would let everyone with a certificate signed by client_ca change everything; list the names of those who may\n\
+         line 5: api: admin_certificates: is empty; write a name from the certificate, such as \"alice\"\n\
+         line 6: api: read_certificates: \" b\" begins or ends with a space, or contains a control character; write a name exactly as in the certificate\n\
+         line 6: api: read_certificates: \"a\" is also in admin_certificates, who can read as well; remove one of them"
     );
     assert_eq!(
         refused(&format!("listen = \"192.0.2.1:7443\"\n{files}")),
-        "line 3: api.listen: nobody could use it; name the certificates of those who may, as in admin_certificates = \
+        "line 3: api.listen: nobody could use it; list the certificates that may, as in admin_certificates = \
          [\"alice\"], read_certificates = [\"*\"]"
     );
-    let nowhere = "means nothing without an address that the API listens on; write listen = \"192.0.2.1:7443\", or remove it";
+    let nowhere = "requires a listen address; write listen = \"192.0.2.1:7443\", or remove it";
     let keys = ["certificate", "key", "client_ca", "read_certificates"];
     let lines: Vec<_> =
         (3..).zip(keys).map(|(line, key)| format!("line {line}: api.{key}: {nowhere}")).collect();

@@ -630,13 +630,13 @@ async fn pins_that_are_gone_are_made_again_and_where_they_cannot_be_that_is_a_tr
 #[tokio::test]
 async fn a_program_at_tc_ingress_that_is_gone_is_attached_again_or_the_interface_says_why_not() {
     let daemon = Daemon::start(TWO_SERVICES);
-    daemon.kernel.lock().classifier_lost = Some("somebody detached the program".into());
+    daemon.kernel.lock().classifier_lost = Some("something else detached the program".into());
     let status = until_status(&daemon, |status| status.restored == 1).await;
     assert_eq!((status.trouble, status.interfaces[0].note.as_ref()), (None, None));
     daemon.kernel.lock().classifier_refused = true;
     let status = until_status(&daemon, |status| status.interfaces[0].note.is_some()).await;
     let note = status.interfaces[0].note.as_ref().unwrap();
-    assert!(note.ends_with("neighbours that are not known are lost: no memory for it"), "{note}");
+    assert!(note.ends_with("packets to unresolved neighbours are lost: no memory for it"), "{note}");
     assert_eq!(status.interfaces[0].mode, Some(XdpMode::Native));
     daemon.kernel.lock().classifier_refused = false;
     until_status(&daemon, |status| status.interfaces[0].note.is_none()).await;
@@ -1152,7 +1152,7 @@ async fn whoever_takes_a_backend_away_it_keeps_its_flows_goes_with_the_last_and_
     daemon.handle.backends(None).await.unwrap();
     tokio::time::sleep(census::EVERY + 2 * TICK).await;
     let line =
-        "service web: backend 198.51.100.12:8080 removed: it drains, with 46 recorded flows, 0 packets/s";
+        "service web: backend 198.51.100.12:8080 removed: draining, with 46 recorded flows, 0 packets/s";
     let planned = daemon.handle.plan_reload(Leave::Drain).await.unwrap();
     assert_eq!(planned.changes, [line]);
     let at_once = daemon.handle.plan_reload(Leave::Now).await.unwrap();

@@ -182,7 +182,7 @@ fn unknown_names_list_the_known_ones_nearest_first() {
         assert_eq!(answer, Err(Refusal::NotFound(words.into())));
     };
     let address = at("198.51.100.1:80");
-    let no_service = "there is no service \"wbe\"; the services are: web, dns";
+    let no_service = "service \"wbe\" does not exist; the services are: web, dns";
     not_found(overlay.remove_service(&config, "wbe"), no_service);
     not_found(overlay.add_backend(&config, "wbe", Backend::new(address, 1)), no_service);
     not_found(overlay.patch_backend(&config, "wbe", address, &drain()), no_service);
@@ -196,7 +196,7 @@ fn unknown_names_list_the_known_ones_nearest_first() {
     let empty = self::config("interfaces = [\"eth0\"]");
     not_found(
         overlay.remove_service(&empty, "web"),
-        "there is no service \"web\"; there is none yet; add one with: xdp-lb service add",
+        "service \"web\" does not exist; there are no services yet; add one with: xdp-lb service add",
     );
     changed(overlay.add_service(&empty, service(r#"{"name":"a","vip":"192.0.2.1:1"}"#)));
     not_found(
@@ -215,7 +215,7 @@ fn long_lists_of_known_names_are_cut() {
     let Err(Refusal::NotFound(message)) = Overlay::default().remove_service(&config(&text), "wbe") else {
         panic!("found")
     };
-    assert!(message.starts_with("there is no service \"wbe\"; the services are: web, "), "{message}");
+    assert!(message.starts_with("service \"wbe\" does not exist; the services are: web, "), "{message}");
     assert!(message.ends_with(" and 12 more"), "{message}");
 }
 
@@ -235,7 +235,7 @@ fn what_stands_against_something_else_is_refused_with_the_reason() {
     );
     conflict(
         overlay.add_service(&config, service(r#"{"name":"b","vip":"192.0.2.10:80"}"#)),
-        "service \"b\" (added at runtime): vip: 192.0.2.10:80 tcp is the VIP of service \"web\" already; change \
+        "service \"b\" (added at runtime): vip: 192.0.2.10:80 tcp is already the VIP of service \"web\"; change \
          the address, the port or the protocol of one",
     );
     conflict(
@@ -269,7 +269,7 @@ fn what_is_wrong_in_itself_is_invalid() {
     else {
         panic!("accepted")
     };
-    assert!(message.contains("is IPv6 and the VIP 192.0.2.10:80 is IPv4"), "{message}");
+    assert!(message.contains("is IPv6 but the VIP 192.0.2.10:80 is IPv4"), "{message}");
     let nothing = overlay.patch_backend(&config, "web", at("198.51.100.1:80"), &BackendPatch::default());
     assert_eq!(
         nothing,
@@ -330,11 +330,11 @@ fn a_backend_s_server_id_is_kept_with_it() {
     };
     let missing = overlay.add_backend(&config, "h3", backend("198.51.100.2:443", 1)).expect_err("refused");
     assert!(
-        matches!(&missing, Refusal::Invalid(why) if why.contains("write the server's id as 2 hex digits"))
+        matches!(&missing, Refusal::Invalid(why) if why.contains("write the server's ID as 2 hex digits"))
     );
     let taken = overlay.add_backend(&config, "h3", named("198.51.100.2:443", "01")).expect_err("refused");
     assert!(
-        matches!(&taken, Refusal::Conflict(why) if why.contains("is the id of backend 198.51.100.1:443"))
+        matches!(&taken, Refusal::Conflict(why) if why.contains("is also the ID of backend 198.51.100.1:443"))
     );
     changed(overlay.add_backend(&config, "h3", named("198.51.100.2:443", "02")));
     changed(overlay.patch_backend(&config, "h3", at("198.51.100.2:443"), &weigh(7)));
@@ -368,8 +368,9 @@ fn there_is_no_more_room_than_the_limits_give() {
     let Err(Refusal::Conflict(message)) = overlay.add_service(&config, api()) else { panic!("accepted") };
     assert_eq!(
         message,
-        "limits.services: there are 3 services and room for 2; raise it to 3 or more (tables that are loaded keep their size until `xdp-lb unload`)\n\
-         limits.backends: there are 4 backends and room for 3; raise it to 4 or more (tables that are loaded keep their size until `xdp-lb unload`)"
+        "limits.services: there are 3 services but room for 2; raise it to 3 or more (loaded tables keep their size \
+         until `xdp-lb unload`)\n\
+         limits.backends: there are 4 backends but room for 3; raise it to 4 or more (loaded tables keep their size until `xdp-lb unload`)"
     );
     changed(overlay.remove_service(&config, "dns"));
     changed(overlay.add_service(&config, api()));
@@ -436,7 +437,7 @@ fn a_file_that_has_taken_a_runtime_name_or_vip_contradicts() {
     let vip = config(&format!("{FILE}[[service]]\nname = \"z\"\nvip = \"192.0.2.11:80\"\n"));
     assert_eq!(
         effective(&vip, &overlay).expect_err("refused"),
-        ["service \"api\" (added at runtime): vip: 192.0.2.11:80 tcp is the VIP of service \"z\" already; \
+        ["service \"api\" (added at runtime): vip: 192.0.2.11:80 tcp is already the VIP of service \"z\"; \
              change the address, the port or the protocol of one"]
     );
 }
