@@ -8,9 +8,12 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// `enum bpf_cmd` (include/uapi/linux/bpf.h).
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
+/// For hashes from 5.14 on.
+const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_long = 21;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
-const BPF_MAP_DELETE_BATCH: libc::c_long = 27;
 
+/// Only entries that are not there are written.
+const BPF_NOEXIST: u64 = 1;
 /// Only entries that are there are updated.
 const BPF_EXIST: u64 = 2;
 
@@ -44,6 +47,9 @@ struct ElementAttr {
 
 /// Shows every entry to `visit`, and deletes those for which it returns true. Entries that come or
 /// go meanwhile may be missed or seen.
+///
+/// What is read a batch at a time may be milliseconds old once it is decided that an entry goes, and a new flow may have its key
+/// by then. So what was deleted is shown to `visit` again, and put back where that wants to keep it.
 pub fn sweep<K, V>(map: BorrowedFd<'_>, mut visit: impl FnMut(&K, &V) -> bool) -> io::Result<()>
 where
     K: FromBytes + IntoBytes + Immutable + KnownLayout + Copy,
@@ -76,7 +82,13 @@ where
             .filter(|(key, value)| visit(key, value))
             .map(|(key, _)| *key)
             .collect();
-        delete(map, &over)?;
+        for key in &over {
+            if let Some(present) = take(map, key)?
+                && !visit(key, &present)
+            {
+                write(map, key, &present, BPF_NOEXIST)?;
+            }
+        }
         if is_last {
             return Ok(());
         }
@@ -90,47 +102,49 @@ where
     K: IntoBytes + Immutable,
     V: IntoBytes,
 {
-    let attr = ElementAttr {
-        map_fd: map.as_raw_fd() as u32,
-        padding: 0,
-        key: key as *const K as u64,
-        value: value as *const V as u64,
-        flags: BPF_EXIST,
-    };
-    // SAFETY: the attributes are the command's own, the key and the value are of the map's own sizes (the loader made the map
-    // from these very types) and outlive the call, which only reads them.
-    let result = unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_MAP_UPDATE_ELEM, &raw const attr, size_of::<ElementAttr>())
-    };
-    let error = io::Error::last_os_error();
-    if result == 0 || error.raw_os_error() == Some(libc::ENOENT) { Ok(()) } else { Err(error) }
+    write(map, key, value, BPF_EXIST)
 }
 
-/// Deletes entries; one that is gone already is no error.
-fn delete<K>(map: BorrowedFd<'_>, mut keys: &[K]) -> io::Result<()> {
-    while !keys.is_empty() {
-        let mut attr = BatchAttr {
-            keys: keys.as_ptr() as u64,
-            count: keys.len() as u32,
-            map_fd: map.as_raw_fd() as u32,
-            ..Default::default()
-        };
-        match call(BPF_MAP_DELETE_BATCH, &mut attr) {
-            Ok(()) => return Ok(()),
-            // It stopped at an entry that is gone: go on behind it.
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
-                keys = &keys[attr.count as usize + 1..]
-            }
-            Err(error) => return Err(error),
-        }
+/// Writes a value under a key, by these flags; that they forbid it is not an error.
+fn write<K, V>(map: BorrowedFd<'_>, key: &K, value: &V, flags: u64) -> io::Result<()>
+where
+    K: IntoBytes + Immutable,
+    V: IntoBytes,
+{
+    match call_for_one(BPF_MAP_UPDATE_ELEM, map, key, value as *const V as u64, flags) {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EEXIST)) => Ok(()),
+        result => result,
     }
-    Ok(())
 }
 
-fn call(command: libc::c_long, attr: &mut BatchAttr) -> io::Result<()> {
-    // SAFETY: the attributes are the command's own, their pointers are to arrays of `count` keys and
-    // values of the map's own sizes (the loader made the map from these very types), and all of them
-    // outlive the call.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attr, size_of::<BatchAttr>()) };
+/// Deletes an entry and returns its value at that moment; nothing where it is gone already.
+fn take<K, V>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>>
+where
+    K: IntoBytes + Immutable,
+    V: FromBytes,
+{
+    let mut value = V::new_zeroed();
+    match call_for_one(BPF_MAP_LOOKUP_AND_DELETE_ELEM, map, key, &raw mut value as u64, 0) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        result => result.map(|()| Some(value)),
+    }
+}
+
+/// A command about the entry under this key; `value` is the address of a value of the map's type.
+fn call_for_one<K: IntoBytes + Immutable>(
+    command: libc::c_long,
+    map: BorrowedFd<'_>,
+    key: &K,
+    value: u64,
+    flags: u64,
+) -> io::Result<()> {
+    let key = key as *const K as u64;
+    call(command, &mut ElementAttr { map_fd: map.as_raw_fd() as u32, padding: 0, key, value, flags })
+}
+
+fn call<A>(command: libc::c_long, attr: &mut A) -> io::Result<()> {
+    // SAFETY: the attributes are the command's own, their pointers are to keys and values, `count` of them or one, of the map's
+    // own sizes (the loader made the map from these very types), and all of them outlive the call.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attr, size_of::<A>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -1,7 +1,7 @@
 //! The tables from user space: what is written is there, counters add up, the census removes.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
@@ -9,9 +9,11 @@ use xdp_lb::datapath::Census;
 use xdp_lb::model::Limits;
 use xdp_lb::tables::Write;
 use xdp_lb_common::flow::patience;
-use xdp_lb_common::net::{Endpoint, Port, Protocol};
+use xdp_lb_common::net::{Address, Endpoint, Port, Protocol};
 use xdp_lb_common::reason::Reason;
-use xdp_lb_common::tables::{BackendIndex, Mode, RECORDS_FLOWS, Service, ServiceIndex, Traffic};
+use xdp_lb_common::tables::{
+    BackendIndex, Book, FlowKey, FlowRecord, Mode, RECORDS_FLOWS, Service, ServiceIndex, Traffic,
+};
 
 use crate::homes::Homes;
 use crate::packets::{ACK, Frame, RST, SYN, ends};
@@ -145,6 +147,33 @@ fn the_census_removes_what_is_over() {
     homes.host.settings.patience = patience(900, 0);
     assert_eq!(homes.census(), Census::default());
     assert_eq!(homes.records(), [0, 0], "they are gone from the tables too");
+}
+
+#[test]
+fn a_record_that_a_new_flow_takes_while_it_is_removed_stays() {
+    let mut homes = Homes::new();
+    homes.service(VIP, Protocol::TCP, Mode::Nat, &["198.51.100.11:8080"]);
+    homes.change_service(VIP, Protocol::TCP, |service| service.options = RECORDS_FLOWS);
+    homes.send(&Frame::tcp("203.0.113.5:40000", VIP, SYN));
+    homes.send(&Frame::tcp("203.0.113.6:40000", VIP, SYN));
+    let mut seen = Vec::new();
+    let visit = |_, key: &FlowKey, record: &FlowRecord| {
+        seen.push((key.source, record.backend));
+        // As if the first client had opened another connection from its port since its record was read.
+        let is_first = key.source == Address::from(IpAddr::from([203, 0, 113, 5]));
+        !is_first || seen.iter().filter(|(source, _)| *source == key.source).count() == 1
+    };
+    homes.kernel.sweep_flows(visit).unwrap();
+    assert_eq!(seen.len(), 4, "each was looked at again once it was removed");
+    let mut left = Vec::new();
+    homes
+        .kernel
+        .sweep_flows(|book, key, record| {
+            left.push((book, key.source, record.backend));
+            false
+        })
+        .unwrap();
+    assert_eq!(left, [(Book::HalfOpen, Address::from(IpAddr::from([203, 0, 113, 5])), BackendIndex(1))]);
 }
 
 #[test]
