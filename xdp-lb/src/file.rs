@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, Read as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -46,6 +46,33 @@ pub fn read(path: &Path, largest: u64) -> io::Result<Option<Vec<u8>>> {
     // It may grow while it is read.
     file.take(largest + 1).read_to_end(&mut bytes)?;
     Ok((bytes.len() as u64 <= largest).then_some(bytes))
+}
+
+/// Replaces a file with other contents, all or nothing: what a link leads to, with the owner and the mode that it has.
+///
+/// # Errors
+/// Where it is not a regular file, or cannot be written; then it is as it was.
+pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let path = std::fs::canonicalize(path)?;
+    let (_, metadata) = open(&path)?;
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    let mut name = path.clone().into_os_string();
+    name.push(".new");
+    let successor = PathBuf::from(name);
+    let written = (|| {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&successor)?;
+        file.write_all(bytes)?;
+        std::os::unix::fs::fchown(&file, Some(metadata.uid()), Some(metadata.gid()))?;
+        file.set_permissions(metadata.permissions())?;
+        file.sync_all()?;
+        std::fs::rename(&successor, &path)
+    })();
+    if written.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::AlreadyExists) {
+        // What is half written is of no use; the first error is the one to tell.
+        let _ = std::fs::remove_file(&successor);
+    }
+    written?;
+    File::open(directory)?.sync_all()
 }
 
 /// The files that are read or written now, those whose file system hangs among them, and since when.
@@ -106,6 +133,26 @@ mod tests {
     use nix::sys::stat::Mode;
 
     use super::*;
+
+    #[test]
+    fn a_file_is_replaced_behind_a_link_with_its_mode_and_never_by_half() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let (path, link) = (folder.path().join("file"), folder.path().join("link"));
+        fs::write(&path, "old").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        replace(&link, b"new").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "new");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+        // Somebody else writes there.
+        fs::write(folder.path().join("file.new"), "theirs").unwrap();
+        assert_eq!(replace(&path, b"newer").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "new");
+        assert_eq!(fs::read_to_string(folder.path().join("file.new")).unwrap(), "theirs");
+    }
 
     #[test]
     fn a_fifo_a_device_and_a_directory_are_refused_at_once() {

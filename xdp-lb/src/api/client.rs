@@ -23,7 +23,7 @@ use crate::model;
 use crate::model::event::EventView;
 use crate::model::request::{AdminPatch, BackendPatch, FlowQuery, Outcome, ServicePatch};
 use crate::report::documents::{
-    BackendView, CountersView, ErrorView, FlowsView, ReloadView, RemovalQuery, ServiceDetailView,
+    BackendView, ConfigView, CountersView, ErrorView, FlowsView, ReloadView, RemovalQuery, ServiceDetailView,
     ServiceView, StatusView,
 };
 
@@ -196,6 +196,11 @@ impl Client {
             }
         }
         self.ask(Method::GET, &path, None::<&()>).await
+    }
+
+    /// The running configuration, and what of it was changed at runtime.
+    pub async fn config(&self) -> Result<ConfigView> {
+        self.ask(Method::GET, "/v1/config", None::<&()>).await
     }
 
     /// What a reload would do now, and how many slots of each service would move.

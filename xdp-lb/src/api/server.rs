@@ -31,8 +31,8 @@ use crate::model::request::{AdminPatch, BackendPatch, FlowQuery, Outcome, Servic
 use crate::model::state::AdminState;
 use crate::model::{self, unknown};
 use crate::report::documents::{
-    BackendView, CountersView, FlowsView, ReloadView, RemovalQuery, ServiceDetailView, ServiceView,
-    StatusView,
+    BackendView, ConfigView, CountersView, FlowsView, ReloadView, RemovalQuery, ServiceDetailView,
+    ServiceView, StatusView,
 };
 
 /// How long the owner task may take to answer.
@@ -180,6 +180,10 @@ fn routes() -> (Router<Handle>, OpenApi) {
                 reload,
                 change("reload", "Rereads the config file: all of it is applied, or nothing"),
             ),
+        )
+        .api_route(
+            "/v1/config",
+            get_with(config, look("config", "The running configuration, and what was changed at runtime")),
         )
         .api_route(
             "/v1/upgrade",
@@ -352,6 +356,10 @@ async fn counters(State(handle): State<Handle>) -> Reply<CountersView> {
 
 async fn flows(State(handle): State<Handle>, Chosen(query): Chosen<FlowQuery>) -> Reply<FlowsView> {
     reply(handle.flows(query).await)
+}
+
+async fn config(State(handle): State<Handle>) -> Reply<ConfigView> {
+    reply(handle.config().await)
 }
 
 async fn plan_reload(

@@ -17,8 +17,8 @@ use crate::model::{
     self, Affinity, FlowTracking, Hairpin, HealthCheck, Mode, OnNoBackends, Probe, Protocol, XdpMode,
 };
 use crate::report::documents::{
-    BackendView, CounterView, CountersView, FlowView, FlowsView, InterfaceView, NextHopView, ReloadView,
-    ServiceDetailView, ServiceView, StatusView, TableView, TrafficView, TroubleView, VipView,
+    BackendView, ConfigView, CounterView, CountersView, FlowView, FlowsView, InterfaceView, NextHopView,
+    ReloadView, ServiceDetailView, ServiceView, StatusView, TableView, TrafficView, TroubleView, VipView,
 };
 
 /// What the owner task knows.
@@ -226,6 +226,10 @@ impl Owner {
                 drop(answer.send(removed));
             }
             Request::Flows(answer) => drop(answer.send(Ok(Box::new(self.clone())))),
+            Request::Config(answer) => drop(answer.send(Ok(ConfigView {
+                toml: "interfaces = [\"eth0\"]  # file\n".into(),
+                ..ConfigView::default()
+            }))),
             Request::ConfigFile(answer) => drop(answer.send(Ok("/dev/null".into()))),
             Request::PlanReload(_, _, answer) | Request::Reload(_, _, answer) => {
                 drop(answer.send(self.reload.clone()));

@@ -4,12 +4,13 @@ use clap::Subcommand;
 use clap::builder::NonEmptyStringValueParser;
 use comfy_table::Cell;
 
-use super::Done;
 use super::confirm::{self, Removal};
 use super::drain::{self, Patience, Subject};
+use super::flags::wrong;
 use super::output::{self, Screen, number, text, words};
 use super::target::{Target, patch};
 use super::units::{byte_rate, grouped, latency, percent, rate, span};
+use super::{Done, set};
 use crate::api::client::Client;
 use crate::model::change::FlowsLeft;
 use crate::model::request::BackendPatch;
@@ -52,6 +53,17 @@ pub(super) enum Command {
         #[command(flatten)]
         removal: Removal,
     },
+    /// Change options of a backend while it runs; its flows stay where they are
+    ///
+    /// All of it is validated and saved before it takes effect, and survives restarts.
+    #[command(after_help = set::help::<model::Backend>("xdp-lb backend set web 198.51.100.11:8080 weight=50 max_flows=1000"))]
+    Set {
+        #[command(flatten)]
+        target: Target,
+        /// An option and its new value
+        #[arg(required = true, value_name = "KEY=VALUE")]
+        options: Vec<String>,
+    },
     /// Drain a backend: it gets no new flows and keeps the ones it has
     ///
     /// With --wait, returns once the last flow has ended (exit code 0) or the timeout has passed (exit code 1), and
@@ -84,6 +96,10 @@ impl Command {
             Self::List { service } => {
                 let backends = client.backends(service.as_deref()).await?;
                 return Ok(screen.show(&backends, || table(screen, &backends))?.into());
+            }
+            Self::Set { target, options } => {
+                let options = set::patch_of(&options).map_err(|why| wrong(&["backend", "set"], why))?;
+                patch(client, &target, BackendPatch { admin: None, options }).await?
             }
             Self::Drain { target, patience } => {
                 return drain::execute(client, screen, &Subject::Backend(target), &patience).await;

@@ -65,6 +65,7 @@ impl Flags {
             (None, Some(_)) => "file",
             (None, None) if self.discover_max_backends.is_some() || self.discover_drain_timeout.is_some() => {
                 return Err(wrong(
+                    &["service", "add"],
                     "--discover-max-backends and --discover-drain-timeout need --discover-dns or --discover-file",
                 ));
             }
@@ -93,7 +94,7 @@ impl Flags {
         if !self.discover_resolvers.is_empty() {
             written.insert("resolvers".into(), self.discover_resolvers.into());
         }
-        serde_json::from_value(written.into()).map(Some).map_err(wrong)
+        serde_json::from_value(written.into()).map(Some).map_err(|why| wrong(&["service", "add"], why))
     }
 }
 

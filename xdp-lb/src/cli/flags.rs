@@ -3,39 +3,25 @@
 use clap::CommandFactory as _;
 use clap::error::ErrorKind;
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
 
 use super::Cli;
 use crate::model::text::parse_endpoint;
-use crate::model::{self, default_weight};
+use crate::model::{self, default_weight, patch};
 
-/// Flags of `xdp-lb service add` that are wrong together: an error with the usage of that command.
-pub(super) fn wrong(why: impl std::fmt::Display) -> clap::Error {
+/// Arguments of a command that are wrong together: an error with the usage of that command.
+pub(super) fn wrong(names: &[&str], why: impl std::fmt::Display) -> clap::Error {
     let mut command = Cli::command();
     command.build();
-    let service = command.find_subcommand_mut("service").expect("there is such a command");
-    service
-        .find_subcommand_mut("add")
-        .expect("there is such a command")
-        .error(ErrorKind::ValueValidation, why)
+    let mut command = &mut command;
+    for name in names {
+        command = command.find_subcommand_mut(name).expect("there is such a command");
+    }
+    command.error(ErrorKind::ValueValidation, why)
 }
 
 /// Reads the keys of a table, `KEY=VALUE,...`.
 pub(super) fn parse_keys<T: DeserializeOwned>(text: &str) -> Result<T, String> {
-    let pair = |pair: &str| {
-        let (key, value) =
-            pair.split_once('=').ok_or_else(|| format!("{pair:?} is not KEY=VALUE; write KEY=VALUE,..."))?;
-        let key = key.trim();
-        // A number, or true or false. What an agent is sent is text, whatever it looks like.
-        let is_json = key != "send" && (value.parse::<u32>().is_ok() || value.parse::<bool>().is_ok());
-        let value = match value.parse::<Value>() {
-            Ok(value) if is_json => value,
-            _ => Value::from(value),
-        };
-        Ok((key.to_owned(), value))
-    };
-    let keys: Map<String, Value> = text.split(',').map(pair).collect::<Result<_, String>>()?;
-    serde_json::from_value(keys.into()).map_err(|error| error.to_string())
+    serde_json::from_value(patch::keys(text)?.into()).map_err(|error| error.to_string())
 }
 
 /// Reads `ADDR:PORT[=WEIGHT][,server-id=HEX][,max-flows=N][,backup]`.

@@ -2,6 +2,7 @@
 
 mod backend;
 mod check;
+mod config;
 mod confirm;
 mod counters;
 mod decap;
@@ -15,6 +16,7 @@ mod output;
 mod reload;
 mod run;
 mod service;
+mod set;
 mod status;
 mod target;
 mod units;
@@ -35,7 +37,7 @@ use output::{Format, Screen};
 
 use crate::api::client::Client;
 use crate::api::endpoint::Endpoint;
-use crate::config;
+use crate::config::Errors;
 use crate::model::request::Outcome;
 
 const DEFAULT_SOCKET: &str = "/run/xdp-lb/api.sock";
@@ -107,6 +109,9 @@ enum Command {
     Counters,
     Flows(flows::Flows),
     Diff(reload::Diff),
+    /// Print the running configuration, and save runtime changes into the config file
+    #[command(subcommand)]
+    Config(config::Command),
     Reload(reload::Reload),
     Doctor(doctor::Doctor),
     Upgrade(upgrade::Upgrade),
@@ -174,7 +179,7 @@ pub fn main() -> ExitCode {
         Ok(usage) => usage.exit(),
         Err(error) => {
             // A config file's errors begin with the file and line, as editors like them.
-            let prefix = if error.is::<config::Errors>() { "" } else { "error: " };
+            let prefix = if error.is::<Errors>() { "" } else { "error: " };
             // Where stderr is closed there is nobody left to tell.
             let _ = writeln!(io::stderr(), "{prefix}{error:#}");
             trouble
@@ -223,6 +228,13 @@ impl Cli {
             Command::Status => block_on(status::execute(&client, &screen)),
             Command::Counters => block_on(counters::execute(&client, &screen)).map(Done::from),
             Command::Flows(flows) => block_on(flows.execute(&client, &screen)).map(Done::from),
+            Command::Config(command) => {
+                if remote.is_some() && command.is_of_this_host() {
+                    let words = "`config save` writes a file of this host: run it on the daemon's host, without --api";
+                    return Err(Self::command().error(ErrorKind::ArgumentConflict, words).into());
+                }
+                block_on(command.execute(&client, &screen))
+            }
             Command::Diff(diff) => block_on(diff.execute(&client, &screen)),
             Command::Reload(reload) => block_on(reload.execute(&client, &screen)),
             Command::Watch(watch) => {

@@ -32,7 +32,11 @@ pub(super) struct Reload {
 /// Lists services, backends and keys, with the old and the new value of each. Changes made at runtime stay in effect
 /// after a reload, so they are not listed. Exit codes like diff(1): 0 no differences, 1 differences, 2 failure.
 #[derive(Debug, Args)]
-pub(super) struct Diff {}
+pub(super) struct Diff {
+    /// Print the runtime changes instead: what runs, compared with what the config file says
+    #[arg(long)]
+    runtime: bool,
+}
 
 impl Reload {
     pub(super) async fn execute(self, client: &Client, screen: &Screen) -> anyhow::Result<Done> {
@@ -55,6 +59,14 @@ impl Reload {
 
 impl Diff {
     pub(super) async fn execute(self, client: &Client, screen: &Screen) -> anyhow::Result<Done> {
+        if self.runtime {
+            let view = client.config().await?;
+            let text = screen.show(&view, || match view.changes.is_empty() {
+                true => "no runtime changes".into(),
+                false => view.changes.join("\n"),
+            })?;
+            return Ok(Done { text, code: ExitCode::from(u8::from(!view.changes.is_empty())) });
+        }
         let view = client.plan_reload(RemovalQuery::default()).await?;
         let text = screen.show(&view, || sentences(&view, "no differences", false))?;
         let is_same = view.changes.is_empty() && view.settings.is_empty();

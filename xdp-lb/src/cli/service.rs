@@ -14,7 +14,7 @@ use super::drain::{self, Patience, Subject};
 use super::flags::{parse_backend, parse_keys, wrong};
 use super::output::{Screen, number, text};
 use super::units::{self, byte_rate, counted, grouped, rate, span};
-use super::{Done, discovery};
+use super::{Done, discovery, set};
 use crate::api::client::Client;
 use crate::model::change::FlowsLeft;
 use crate::model::request::ServicePatch;
@@ -37,6 +37,19 @@ pub(super) enum Command {
     },
     /// Add a service; it survives restarts without being in the config file
     Add(Box<Add>),
+    /// Change options of a service while it runs; its flows stay where they are
+    ///
+    /// All of it is validated and saved before it takes effect, and survives restarts. What cannot change while the service
+    /// runs is refused, with the way to change it.
+    #[command(after_help = set::help::<model::Service>("xdp-lb service set web affinity=source max_flows=100000"))]
+    Set {
+        /// The service's name
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        name: String,
+        /// An option and its new value
+        #[arg(required = true, value_name = "KEY=VALUE")]
+        options: Vec<String>,
+    },
     /// Drain a service: no new flows; its VIP is withdrawn unless another service uses it; existing flows continue
     ///
     /// All of its backends drain. With --wait, returns once the last flow has ended (exit code 0) or the timeout has
@@ -282,6 +295,10 @@ impl Command {
                 let detail = client.service(&name).await?;
                 return Ok(screen.show(&detail, || detail_table(screen, &detail))?.into());
             }
+            Self::Set { name, options } => {
+                let options = set::patch_of(&options).map_err(|why| wrong(&["service", "set"], why))?;
+                client.patch_service(&name, &ServicePatch { admin: None, options }).await?
+            }
             Self::Drain { name, patience } => {
                 return drain::execute(client, screen, &Subject::Service(name), &patience).await;
             }
@@ -382,7 +399,7 @@ impl Check {
         );
         written.extend(texts.into_iter().filter_map(|(key, value)| Some((key.into(), value?.into()))));
         written.extend(numbers.into_iter().filter_map(|(key, value)| Some((key.into(), value?.into()))));
-        serde_json::from_value(written.into()).map(Some).map_err(wrong)
+        serde_json::from_value(written.into()).map(Some).map_err(|why| wrong(&["service", "add"], why))
     }
 }
 

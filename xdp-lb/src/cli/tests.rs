@@ -699,7 +699,8 @@ async fn a_service_is_drained_with_all_of_its_backends() {
 
 #[test]
 fn flags_that_are_wrong_together_are_told_with_the_usage_of_their_command() {
-    let check = super::flags::wrong("health_check.type: \"htp\" is not known").to_string();
+    let check =
+        super::flags::wrong(&["service", "add"], "health_check.type: \"htp\" is not known").to_string();
     assert!(check.contains("htp") && check.contains("Usage: xdp-lb service add "), "{check}");
 }
 
@@ -884,10 +885,14 @@ fn every_command_that_asks_the_daemon_has_its_operation_in_the_openapi_document_
         ("backend drain", &["changeBackend", "showBackend"]),
         ("backend enable", &["changeBackend"]),
         ("backend set-weight", &["changeBackend"]),
+        ("backend set", &["changeBackend"]),
+        ("service set", &["changeService"]),
+        ("config show", &["config"]),
+        ("config save", &["config", "planReload", "reload"]),
         ("status", &["status"]),
         ("counters", &["counters"]),
         ("flows", &["flows"]),
-        ("diff", &["planReload"]),
+        ("diff", &["config", "planReload"]),
         ("reload", &["planReload", "reload"]),
         ("watch", &["watch"]),
         ("node drain", &["changeNode"]),

@@ -16,7 +16,7 @@ use crate::model::state::AdminState;
 use crate::model::{self, Config};
 use crate::overlay::Leave;
 use crate::report::documents::{
-    BackendView, CountersView, FlowsView, ReloadView, ServiceDetailView, ServiceView, StatusView,
+    BackendView, ConfigView, CountersView, FlowsView, ReloadView, ServiceDetailView, ServiceView, StatusView,
 };
 
 /// A request to the owner task, with the way back for its answer.
@@ -32,6 +32,7 @@ pub enum Request {
     PatchBackend(String, SocketAddr, BackendPatch, oneshot::Sender<Answer<Outcome>>),
     RemoveBackend(String, SocketAddr, Leave, oneshot::Sender<Answer<Outcome>>),
     Flows(oneshot::Sender<Answer<Box<dyn FlowPages>>>),
+    Config(oneshot::Sender<Answer<ConfigView>>),
     ConfigFile(oneshot::Sender<Answer<PathBuf>>),
     PlanReload(Box<Result<Config, Errors>>, Leave, oneshot::Sender<Answer<ReloadView>>),
     Reload(Box<Result<Config, Errors>>, Leave, oneshot::Sender<Answer<ReloadView>>),
@@ -182,6 +183,11 @@ impl Handle {
         let _one = self.reloading.lock().await;
         let config = self.read_config().await?;
         self.ask(|answer| Request::Reload(config, leave, answer)).await
+    }
+
+    /// The running configuration, and what of it was changed at runtime.
+    pub async fn config(&self) -> Answer<ConfigView> {
+        self.ask(Request::Config).await
     }
 
     /// What the config file says now. It is read here, so that the owner task never waits for a file.

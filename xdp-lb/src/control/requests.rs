@@ -54,6 +54,7 @@ impl Owner {
                 let done = self.remove_backend(&service, address, leave);
                 self.reply(answer, done);
             }
+            Request::Config(answer) => reply(answer, self.running()),
             Request::ConfigFile(answer) => reply(answer, Ok(self.config_file.clone())),
             Request::PlanReload(config, leave, answer) => reply(answer, self.plan_reload(*config, leave)),
             Request::Upgrade(answer) => {

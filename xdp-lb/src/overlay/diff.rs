@@ -105,7 +105,7 @@ fn kind(was: bool, is: bool, is_there: bool) -> ChangeKind {
 /// is not the usual.
 fn definition_keys(service: Option<&EffectiveService>) -> BTreeMap<String, Value> {
     let written = service.map(|EffectiveService { service, admin, .. }| {
-        let mut keys = written(&Service { health_check: Some(service.check()), ..service.clone() });
+        let mut keys = flat(&Service { health_check: Some(service.check()), ..service.clone() });
         keys.remove("name");
         insert_admin(&mut keys, *admin);
         keys
@@ -116,7 +116,7 @@ fn definition_keys(service: Option<&EffectiveService>) -> BTreeMap<String, Value
 /// The keys of a backend, and what the operator wants of it where that is not the usual.
 fn backend_keys(backend: Option<&EffectiveBackend>) -> BTreeMap<String, Value> {
     let written = backend.map(|EffectiveBackend { backend, admin, .. }| {
-        let mut keys = written(backend);
+        let mut keys = flat(backend);
         keys.remove("address");
         insert_admin(&mut keys, *admin);
         keys
@@ -130,19 +130,25 @@ fn insert_admin(keys: &mut BTreeMap<String, Value>, admin: AdminState) {
     }
 }
 
-/// The keys of a document, those of its tables with a dot between.
-fn written(document: &impl Serialize) -> BTreeMap<String, Value> {
-    let mut keys = BTreeMap::new();
-    // What the API sends as JSON every day can be written as JSON.
-    if let Ok(Value::Object(document)) = serde_json::to_value(document) {
-        flatten("", document, &mut keys);
+/// The keys of a document, in its order.
+pub(super) fn written(document: &impl Serialize) -> Map<String, Value> {
+    match serde_json::to_value(document) {
+        Ok(Value::Object(document)) => document,
+        // What the API sends as JSON every day can be written as JSON.
+        _ => Map::new(),
     }
+}
+
+/// The keys of a document, those of its tables with a dot between.
+fn flat(document: &impl Serialize) -> BTreeMap<String, Value> {
+    let mut keys = BTreeMap::new();
+    flatten("", written(document), &mut keys);
     keys
 }
 
 /// What becomes of the options of a service or backend, those that are not written with their defaults.
 pub(crate) fn option_changes<T: Options>(old: &T, new: &T) -> Vec<KeyChange> {
-    let mut changes = keys(&written(old), &written(new));
+    let mut changes = keys(&flat(old), &flat(new));
     for change in &mut changes {
         for (of, value) in [(old, &mut change.old), (new, &mut change.new)] {
             if value.is_null() && T::OPTIONS.iter().any(|row| row.key == change.key) {

@@ -7,11 +7,15 @@ pub(crate) mod effective;
 pub(crate) mod kept;
 pub(crate) mod leaving;
 mod merge;
+mod save;
 pub(crate) mod settings;
+mod show;
 
 pub use diff::diff;
 pub use discovered::Taken;
 pub use effective::{effective, effective_beside};
 pub use kept::Overlay;
 pub use leaving::{Leave, Moment, longest_drain};
+pub use save::{Saved, save};
 pub use settings::{changed_settings, reloadable};
+pub use show::{running, runtime_changes, runtime_lines};

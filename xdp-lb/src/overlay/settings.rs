@@ -15,7 +15,7 @@ const MOVE: &str = "to stop the daemon, move the file there and start the daemon
 /// A key, its value, and what a change to that value takes where a reload does not do.
 type Setting = (&'static str, Value, Option<&'static str>);
 
-const SECRET: &str = "flow_hash_secret";
+pub(super) const SECRET: &str = "flow_hash_secret";
 
 /// The keys whose values are not the same in both, in the file's order.
 pub fn changed_settings(old: &Config, new: &Config) -> Vec<SettingChange> {
@@ -65,7 +65,7 @@ pub fn reloadable(new: Config, present: &Config) -> Config {
 }
 
 /// Every key. A new one of the schema does not compile before it is here.
-fn settings(config: &Config) -> Vec<Setting> {
+pub(super) fn settings(config: &Config) -> Vec<Setting> {
     let Config {
         interfaces,
         xdp_mode,

@@ -456,6 +456,19 @@ pub struct ReloadView {
     pub trouble: Option<String>,
 }
 
+/// The running configuration, and what of it was changed at runtime.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ConfigView {
+    /// The config file.
+    pub file: String,
+    /// What holds now, as a config file would say it, with where each value comes from as a comment. Secrets are left out.
+    pub toml: String,
+    /// One line for each runtime change, in words; empty where there is none.
+    pub changes: Vec<String>,
+    /// The services that were changed at runtime, by name, against what the config file says.
+    pub services: Vec<ServiceChange>,
+}
+
 /// The recorded flows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FlowsView {

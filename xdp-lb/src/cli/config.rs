@@ -1,0 +1,111 @@
+//! `xdp-lb config`.
+
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use clap::Subcommand;
+use nix::unistd::geteuid;
+
+use super::Done;
+use super::output::Screen;
+use crate::api::client::Client;
+use crate::model::change::SettingChange;
+use crate::overlay::{Overlay, Saved, save};
+use crate::report::documents::RemovalQuery;
+use crate::{config, file, store};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Print the running configuration as TOML, each value with its origin: file, default, runtime or discovered
+    ///
+    /// Secrets are not printed. Drained services and backends are marked by a comment, since no key says so.
+    Show,
+    /// Write the runtime changes into the config file, and drop them from the state file; run it as root on the daemon's host
+    ///
+    /// Comments and the order of the file stay. Nothing is written if the result would not be valid or would not say what runs,
+    /// if the file has changes that are not in effect, or if somebody changes it meanwhile. What is drained stays so, and
+    /// stays a runtime change.
+    Save {
+        /// Change nothing: print what would be written
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+impl Command {
+    /// Whether it is about files of the daemon's host.
+    pub(super) const fn is_of_this_host(&self) -> bool {
+        matches!(self, Self::Save { .. })
+    }
+
+    pub(super) async fn execute(self, client: &Client, screen: &Screen) -> anyhow::Result<Done> {
+        let view = client.config().await?;
+        match self {
+            Self::Show => Ok(screen.show(&view, || view.toml.clone())?.into()),
+            Self::Save { dry_run } => {
+                let saved = save_into(client, Path::new(&view.file), dry_run).await?;
+                Ok(screen.show(&saved.lines, || words(&saved, &view.file, dry_run))?.into())
+            }
+        }
+    }
+}
+
+async fn save_into(client: &Client, path: &Path, dry_run: bool) -> anyhow::Result<Saved> {
+    if !geteuid().is_root() {
+        bail!("only root may write the config file: run this as root on the daemon's host");
+    }
+    if !path.is_absolute() {
+        bail!(
+            "the daemon was started with the relative path {}: start it with an absolute one",
+            path.display()
+        );
+    }
+    let plan = client.plan_reload(RemovalQuery::default()).await?;
+    let settings = plan.settings.iter().map(SettingChange::to_string);
+    let pending: Vec<String> = plan.changes.iter().cloned().chain(settings).collect();
+    if !pending.is_empty() {
+        bail!(
+            "{} has changes that are not in effect: reload or undo them first (xdp-lb diff):\n{}",
+            path.display(),
+            pending.join("\n")
+        );
+    }
+    let text = read(path)?;
+    let config = config::parse(&text)?;
+    let overlay: Overlay = match store::look(&config.state_file)? {
+        Ok(overlay) => overlay,
+        Err(why) => bail!("the state file {} {why}", config.state_file.display()),
+    };
+    let saved = save(&text, &overlay).map_err(|why| anyhow::anyhow!("nothing was written: {why}"))?;
+    if dry_run || saved.lines.is_empty() {
+        return Ok(saved);
+    }
+    if read(path)? != text {
+        bail!("nothing was written: {} has just been changed; run this again", path.display());
+    }
+    file::replace(path, saved.text.as_bytes())
+        .with_context(|| format!("nothing was written: cannot replace {}", path.display()))?;
+    // The daemon drops what the file says now.
+    client.reload(RemovalQuery::default()).await.with_context(|| {
+        format!(
+            "{} is written, but could not be reloaded: until then the state file has the changes, too",
+            path.display()
+        )
+    })?;
+    Ok(saved)
+}
+
+fn read(path: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn words(saved: &Saved, file: &str, dry_run: bool) -> String {
+    let mut lines = saved.lines.clone();
+    match (lines.is_empty(), dry_run) {
+        (true, _) => lines.push("no runtime changes to save".into()),
+        (false, true) => lines.push(format!("these changes would be written to {file}")),
+        (false, false) => lines.push(format!("written to {file}")),
+    }
+    lines.extend(saved.stays.iter().map(|line| format!("stays a runtime change: {line}")));
+    lines.join("\n")
+}

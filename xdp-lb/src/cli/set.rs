@@ -1,0 +1,126 @@
+//! Options as commands name them: `KEY=VALUE`.
+
+use serde_json::{Map, Value};
+
+use crate::model::text::{listed, nearest, quoted};
+use crate::model::{Options, Patch, Row, patch};
+
+/// New values of options: `max_flows=1000`, `health_check.interval=2s`, `affinity=default`.
+pub(super) fn patch_of<T: Options>(assignments: &[String]) -> Result<Patch<T>, String> {
+    let mut all: Map<String, Value> = Map::new();
+    for assignment in assignments {
+        let (key, value) = read::<T>(assignment)?;
+        let (key, value) = match key.split_once('.') {
+            None => (key, value),
+            Some((table, key)) => {
+                let mut keys = match all.remove(table) {
+                    Some(Value::Object(keys)) => keys,
+                    Some(_) => {
+                        return Err(format!("{table} is given twice; give it as a whole, or its keys"));
+                    }
+                    None => Map::new(),
+                };
+                if keys.insert(key.into(), value).is_some() {
+                    return Err(format!("{table}.{key} is given twice; give it once"));
+                }
+                (table.to_owned(), Value::Object(keys))
+            }
+        };
+        if all.insert(key.clone(), value).is_some() {
+            return Err(format!("{key} is given twice; give it once"));
+        }
+    }
+    Ok(all.into_iter().collect())
+}
+
+/// Reads `KEY=VALUE`, or `TABLE.KEY=VALUE`.
+fn read<T: Options>(text: &str) -> Result<(String, Value), String> {
+    let (path, value) = text.split_once('=').ok_or_else(|| {
+        format!("{} is not KEY=VALUE; write max_flows=1000, or max_flows=default", quoted(text))
+    })?;
+    let path = path.replace('-', "_");
+    let (key, within) =
+        path.split_once('.').map_or((path.as_str(), None), |(key, within)| (key, Some(within)));
+    let row = find::<T>(key)?;
+    if let Some(why) = row.fixed {
+        return Err(format!("{key} cannot change at runtime: {why}"));
+    }
+    let value = match (value, within) {
+        ("default", _) => Value::Null,
+        (value, None) => row.value(value).map_err(|wrong| format!("{key}: {wrong}"))?,
+        (value, Some(within)) => {
+            patch::keys(&format!("{within}={value}"))?.remove(within).unwrap_or_default()
+        }
+    };
+    Ok((path, value))
+}
+
+fn find<T: Options>(key: &str) -> Result<&'static Row<T>, String> {
+    let known: Vec<&str> = T::OPTIONS.iter().map(|row| row.key).collect();
+    T::OPTIONS.iter().find(|row| row.key == key).ok_or_else(|| match nearest(key, &known) {
+        Some(near) => format!("unknown option {}; did you mean \"{near}\"?", quoted(key)),
+        None => format!("unknown option {}; the options are {}", quoted(key), listed(&known)),
+    })
+}
+
+/// What may be set, as the help of a command lists it.
+pub(super) fn help<T: Options>(example: &str) -> String {
+    let mut help = String::from(
+        "Write values as in the config file, without quotes; \"none\" removes a value, \"default\" takes a change back. \
+         TABLE.KEY=VALUE changes one key of a table.\n\nOptions:\n",
+    );
+    for row in T::OPTIONS.iter().filter(|row| row.fixed.is_none()) {
+        help += &format!("  {:<16} {}\n", row.key, row.sentence.replace('`', ""));
+    }
+    help + "\nExample:\n  " + example
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::model::{Backend, Service};
+
+    fn service(assignments: &[&str]) -> Result<Value, String> {
+        let assignments: Vec<String> = assignments.iter().map(ToString::to_string).collect();
+        patch_of::<Service>(&assignments).map(|patch| serde_json::to_value(patch).expect("JSON"))
+    }
+
+    #[test]
+    fn assignments_are_read_by_their_options() {
+        assert_eq!(
+            service(&[
+                "affinity=source",
+                "max-flows=100000",
+                "slow_start=default",
+                "health_check.interval=2s",
+                "health_check.rise=3"
+            ]),
+            Ok(json!({
+                "affinity": "source", "max_flows": 100_000, "slow_start": null,
+                "health_check": { "interval": "2s", "rise": 3 },
+            }))
+        );
+        let backend = patch_of::<Backend>(&["weight=50".into(), "backup=true".into()]).expect("valid");
+        assert_eq!(serde_json::to_value(backend).expect("JSON"), json!({ "weight": 50, "backup": true }));
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_what_to_write() {
+        for (assignments, words) in [
+            (&["max_flow=1"][..], "unknown option \"max_flow\"; did you mean \"max_flows\"?"),
+            (&["max_flows"], "\"max_flows\" is not KEY=VALUE; write max_flows=1000"),
+            (&["max_flows=1", "max_flows=2"], "max_flows is given twice"),
+            (&["affinity=sorce"], "affinity: \"sorce\" is no affinity; write \"none\""),
+            (&["mode=nat"], "mode cannot change at runtime: established flows would break"),
+            (
+                &["vip=192.0.2.1:80"],
+                "vip cannot change at runtime: another address, port or protocol is another service",
+            ),
+        ] {
+            let wrong = service(assignments).expect_err("refused");
+            assert!(wrong.contains(words), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! What was changed at runtime, written into the config file: its comments and its order stay.
+
+use std::net::SocketAddr;
+
+use serde_json::{Map, Value};
+use toml_edit::{
+    Array, ArrayOfTables, DocumentMut, InlineTable, Item, Table, TableLike, Value as TomlValue, value,
+};
+
+use super::diff::{diff, written};
+use super::effective::effective;
+use super::kept::{BackendChange, Overlay};
+use super::settings::changed_settings;
+use super::show::runtime_lines;
+use crate::config::parse;
+use crate::model::change::ServiceChange;
+use crate::model::service::Service;
+use crate::model::state::Origin;
+
+/// What a config file would say with the changes made at runtime.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Saved {
+    /// Its text.
+    pub text: String,
+    /// What is changed in it, a line each.
+    pub lines: Vec<String>,
+    /// What a file cannot say, and stays a runtime change: a line each.
+    pub stays: Vec<String>,
+}
+
+/// Writes the changes into a config file's text.
+///
+/// # Errors
+/// Why not, in words: the result would not be valid, or would not say what runs.
+pub fn save(text: &str, overlay: &Overlay) -> Result<Saved, String> {
+    let config = parse(text).map_err(|errors| format!("the config file is not valid:\n{errors}"))?;
+    let present = effective(&config, overlay).map_err(|lines| lines.join("\n"))?;
+    let before = runtime_lines(&config, overlay).map_err(|lines| lines.join("\n"))?;
+    let mut document: DocumentMut =
+        text.parse().map_err(|error| format!("the config file is not TOML: {error}"))?;
+    write_changes(&mut document, overlay, &present)?;
+    let text = document.to_string();
+    let saved = parse(&text)
+        .map_err(|errors| format!("with the runtime changes the file would not be valid:\n{errors}"))?;
+    let mut left = overlay.clone();
+    left.prune(&saved);
+    let after = effective(&saved, &left).map_err(|lines| lines.join("\n"))?;
+    let mut differs: Vec<String> = diff(&present, &after).iter().flat_map(ServiceChange::lines).collect();
+    differs.extend(changed_settings(&config, &saved).iter().map(ToString::to_string));
+    if !differs.is_empty() {
+        return Err(format!("the file would not say what runs:\n{}", differs.join("\n")));
+    }
+    let stays = runtime_lines(&saved, &left).map_err(|lines| lines.join("\n"))?;
+    let lines = before.into_iter().filter(|line| !stays.contains(line)).collect();
+    Ok(Saved { text, lines, stays })
+}
+
+fn write_changes(
+    document: &mut DocumentMut,
+    overlay: &Overlay,
+    present: &crate::model::Effective,
+) -> Result<(), String> {
+    let services = document.entry("service").or_insert(Item::ArrayOfTables(ArrayOfTables::new()));
+    let Item::ArrayOfTables(services) = services else {
+        return Err("the services are written as one list, service = [...]: head each with [[service]], and save again".into());
+    };
+    let is_named = |table: &Table, name: &str| table.get("name").and_then(Item::as_str) == Some(name);
+    services.retain(|table| !overlay.removed_services.iter().any(|name| is_named(table, name)));
+    for table in services.iter_mut() {
+        let name = table.get("name").and_then(Item::as_str).unwrap_or_default().to_owned();
+        for (key, value) in overlay.changed_services.get(&name).into_iter().flat_map(|patch| patch.keys()) {
+            set(table, key, value);
+        }
+        for (address, change) in overlay.backends.get(&name).into_iter().flatten() {
+            change_backend(table, *address, change);
+        }
+    }
+    for name in overlay.added_services.keys() {
+        let is_there = services.iter().any(|table| is_named(table, name));
+        let added = present.services.iter().find(|it| it.service.name == *name && !it.is_leaving);
+        let Some(added) = added.filter(|_| !is_there) else { continue };
+        let lists = |origin| matches!(origin, Origin::File | Origin::Runtime);
+        let backends = added.backends.iter().filter(|it| !it.is_leaving && lists(it.origin));
+        let service = Service { backends: backends.map(|it| it.backend).collect(), ..added.service.clone() };
+        services.push(table_of(&written(&service)));
+    }
+    if services.is_empty() {
+        document.remove("service");
+    }
+    Ok(())
+}
+
+fn change_backend(service: &mut Table, address: SocketAddr, change: &BackendChange) {
+    let is_it = |table: &dyn TableLike| {
+        let text = table.get("address").and_then(Item::as_str);
+        text.and_then(|text| text.parse().ok()) == Some(address)
+    };
+    let list = service.entry("backend").or_insert(Item::ArrayOfTables(ArrayOfTables::new()));
+    match (list, change) {
+        (Item::ArrayOfTables(list), BackendChange::Removed) => list.retain(|table| !is_it(table)),
+        (Item::ArrayOfTables(list), BackendChange::Changed(changed)) => {
+            for table in list.iter_mut().filter(|table| is_it(*table)) {
+                changed.options.keys().for_each(|(key, value)| set(table, key, value));
+            }
+        }
+        (Item::ArrayOfTables(list), BackendChange::Added(added)) => {
+            let mut table = Table::new();
+            table.insert("address", value(address.to_string()));
+            added.options.keys().for_each(|(key, value)| set(&mut table, key, value));
+            list.push(table);
+        }
+        (Item::Value(TomlValue::Array(list)), BackendChange::Removed) => {
+            list.retain(|item| !item.as_inline_table().is_some_and(|table| is_it(table)));
+        }
+        (Item::Value(TomlValue::Array(list)), BackendChange::Changed(changed)) => {
+            for table in list.iter_mut().filter_map(TomlValue::as_inline_table_mut) {
+                if is_it(table) {
+                    changed.options.keys().for_each(|(key, value)| set(table, key, value));
+                }
+            }
+        }
+        (Item::Value(TomlValue::Array(list)), BackendChange::Added(added)) => {
+            let mut table = InlineTable::new();
+            table.insert("address", address.to_string().into());
+            added.options.keys().for_each(|(key, value)| set(&mut table, key, value));
+            list.push(table);
+        }
+        _ => {}
+    }
+    // An empty list that was made above says nothing.
+    if service.get("backend").and_then(Item::as_array_of_tables).is_some_and(ArrayOfTables::is_empty) {
+        service.remove("backend");
+    }
+}
+
+/// Sets a key, with the comments that it has; `none` takes it out.
+fn set(table: &mut dyn TableLike, key: &str, new: &Value) {
+    if new.as_str() == Some("none") && key != "affinity" {
+        match key {
+            // Without the key there would be the check of the protocol.
+            "health_check" => set(table, key, &serde_json::json!({ "type": "none" })),
+            _ => drop(table.remove(key)),
+        }
+        return;
+    }
+    if let Value::Object(keys) = new
+        && !keys.contains_key("type")
+        && let Some(present) = table.get_mut(key).and_then(Item::as_table_like_mut)
+    {
+        keys.iter().for_each(|(key, value)| set(present, key, value));
+        return;
+    }
+    let mut item = value_of(new);
+    if let Some(present) = table.get(key).and_then(Item::as_value) {
+        *item.decor_mut() = present.decor().clone();
+    }
+    match table.get_mut(key) {
+        Some(present) => *present = Item::Value(item),
+        None => drop(table.insert(key, Item::Value(item))),
+    }
+}
+
+/// A JSON value as one of TOML.
+fn value_of(value: &Value) -> TomlValue {
+    match value {
+        Value::Bool(flag) => (*flag).into(),
+        Value::Number(number) => match (number.as_i64(), number.as_f64()) {
+            (Some(number), _) => number.into(),
+            (None, number) => number.unwrap_or_default().into(),
+        },
+        Value::String(text) => text.into(),
+        Value::Array(list) => TomlValue::Array(list.iter().map(value_of).collect::<Array>()),
+        Value::Object(table) => {
+            let table = table.iter().map(|(key, value)| (key.as_str(), value_of(value)));
+            TomlValue::InlineTable(table.collect::<InlineTable>())
+        }
+        Value::Null => "".into(),
+    }
+}
+
+/// A document as a table: the tables in it have headings of their own.
+fn table_of(document: &Map<String, Value>) -> Table {
+    let mut table = Table::new();
+    for (key, value) in document {
+        let item = match value {
+            Value::Object(within) => Item::Table(table_of(within)),
+            Value::Array(list) if list.iter().any(Value::is_object) => {
+                let tables = list.iter().filter_map(Value::as_object).map(table_of);
+                Item::ArrayOfTables(tables.collect())
+            }
+            other => Item::Value(value_of(other)),
+        };
+        table.insert(key, item);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Patch;
+    use crate::model::request::{BackendPatch, ServicePatch};
+    use crate::model::service::Backend;
+    use crate::model::state::AdminState;
+
+    const FILE: &str = r#"# What this host does.
+interfaces = ["eth0"] # towards clients
+
+[[service]] # the shop
+name = "web"
+vip = "192.0.2.10:80"
+max_flows = 7 # as agreed
+slow_start = "30s"
+
+[service.health_check]
+type = "http" # plain
+path = "/x"
+
+# The old server.
+[[service.backend]]
+address = "198.51.100.1:80"
+weight = 9 # slow
+
+[[service.backend]]
+address = "198.51.100.2:80"
+
+[[service]]
+name = "gone"
+vip = "192.0.2.11:80"
+backend = [{ address = "198.51.100.1:80" }, { address = "198.51.100.3:80" }] # both
+"#;
+
+    fn at(address: &str) -> SocketAddr {
+        address.parse().expect("an address")
+    }
+
+    fn of(json: Value) -> ServicePatch {
+        ServicePatch { admin: None, options: serde_json::from_value(json).expect("a patch") }
+    }
+
+    #[test]
+    fn changes_are_written_where_they_belong_and_comments_stay() {
+        let config = parse(FILE).unwrap_or_else(|errors| panic!("{errors}"));
+        let mut overlay = Overlay::default();
+        let patch = of(serde_json::json!({
+            "max_flows": 100, "slow_start": "none", "affinity": "source", "health_check": { "interval": "2s" },
+        }));
+        overlay.patch_service(&config, "web", &patch).expect("changed");
+        overlay
+            .patch_backend(&config, "web", at("198.51.100.1:80"), &BackendPatch::of("weight", 5))
+            .expect("changed");
+        overlay.remove_backend(&config, "web", at("198.51.100.2:80")).expect("removed");
+        overlay.add_backend(&config, "gone", Backend::new(at("198.51.100.4:80"), 7)).expect("added");
+        let patch = BackendPatch { admin: Some(AdminState::Draining), ..BackendPatch::of("backup", true) };
+        overlay.patch_backend(&config, "gone", at("198.51.100.3:80"), &patch).expect("changed");
+        let saved = save(FILE, &overlay).unwrap_or_else(|why| panic!("{why}"));
+        assert_eq!(
+            saved.text,
+            FILE.replace("max_flows = 7 # as agreed\nslow_start = \"30s\"\n", "max_flows = 100 # as agreed\naffinity = \"source\"\n")
+                .replace("path = \"/x\"\n", "path = \"/x\"\ninterval = \"2s\"\n")
+                .replace("weight = 9 # slow", "weight = 5 # slow")
+                .replace("\n[[service.backend]]\naddress = \"198.51.100.2:80\"\n", "")
+                .replace(
+                    "{ address = \"198.51.100.3:80\" }]",
+                    "{ address = \"198.51.100.3:80\" , backup = true }, { address = \"198.51.100.4:80\", weight = 7 }]"
+                )
+        );
+        assert_eq!(saved.stays, ["service gone: backend 198.51.100.3:80 admin not set -> draining"]);
+        assert!(
+            saved.lines.iter().any(|line| line == "service web: max_flows 7 -> 100"),
+            "{:?}",
+            saved.lines
+        );
+        // What is in the file is not a change any more.
+        let again = parse(&saved.text).expect("valid");
+        overlay.prune(&again);
+        assert!(overlay.changed_services.is_empty());
+        assert_eq!(save(&saved.text, &overlay).expect("valid").lines, Vec::<String>::new());
+    }
+
+    #[test]
+    fn services_that_were_added_or_removed_are_so_in_the_file() {
+        let config = parse(FILE).unwrap_or_else(|errors| panic!("{errors}"));
+        let mut overlay = Overlay::default();
+        overlay.remove_service(&config, "gone").expect("removed");
+        let api = serde_json::json!({
+            "name": "api", "vip": "192.0.2.12:80", "health_check": { "type": "tcp", "port": 81 },
+            "backend": [{ "address": "198.51.100.9:80", "weight": 3 }],
+        });
+        overlay.add_service(&config, serde_json::from_value(api).expect("a service")).expect("added");
+        overlay
+            .patch_service(&config, "api", &ServicePatch { admin: None, options: Patch::of("max_flows", 9) })
+            .expect("changed");
+        let saved = save(FILE, &overlay).unwrap_or_else(|why| panic!("{why}"));
+        assert!(!saved.text.contains("gone"), "{}", saved.text);
+        let config = parse(&saved.text).unwrap_or_else(|errors| panic!("{errors}"));
+        let api = config.services.iter().find(|service| service.name == "api").expect("it is there");
+        assert_eq!((api.max_flows, api.backends[0].weight), (9, 3));
+        let mut overlay = overlay;
+        overlay.prune(&config);
+        assert_eq!(overlay, Overlay::default());
+    }
+
+    #[test]
+    fn a_file_that_is_not_valid_is_not_written_to() {
+        let why = save("interfaces = []\n", &Overlay::default()).expect_err("refused");
+        assert!(why.contains("the config file is not valid") && why.contains("is empty"), "{why}");
+    }
+}
