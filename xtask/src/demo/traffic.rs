@@ -1,15 +1,13 @@
-//! What the client does: requests, queries and downloads, by programs that know nothing of a load balancer.
+//! What the client does: requests and queries, by programs that know nothing of a load balancer.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow, bail};
-use xdp_lb_tests::{Host, Process, until_some};
+use anyhow::{Result, anyhow};
+use xdp_lb_tests::Host;
 
 /// Who answered, how often.
 #[derive(Default)]
@@ -98,72 +96,5 @@ impl Visitor {
     pub fn stop(self) -> Result<Vec<Visit>> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().map_err(|_| anyhow!("the visitor's thread panicked"))
-    }
-}
-
-/// A download of the big file, at a limited rate, in the background.
-pub struct Download {
-    process: Process,
-    /// The host that it comes from.
-    pub from: String,
-    /// Where it goes.
-    pub file: PathBuf,
-}
-
-impl Download {
-    /// Starts one; it has begun to arrive when this returns. `rate` in curl's form, such as 20M (bytes a second).
-    pub fn start(client: &Host, url: &str, rate: &str) -> Result<Self> {
-        let file = client.dir().join("download");
-        let headers = client.dir().join("download-headers");
-        let _ = fs::remove_file(&headers);
-        let mut command = client.command("curl");
-        command
-            .args(["-sSf", "--max-time", "60", "--limit-rate", rate, "-o"])
-            .arg(&file)
-            .arg("-D")
-            .arg(&headers);
-        command.arg(format!("{url}big"));
-        let mut process = client.spawn_command("curl-download", command)?;
-        let from = until_some("the download to begin", Duration::from_secs(5), || {
-            if let Some(status) = process.exited()? {
-                bail!("the download ended ({status}): {}", process.log().trim());
-            }
-            let headers = fs::read_to_string(&headers).unwrap_or_default();
-            Ok(headers
-                .lines()
-                .find_map(|line| line.strip_prefix("X-Backend: "))
-                .map(|name| name.trim().to_owned()))
-        })?;
-        Ok(Self { process, from, file })
-    }
-
-    /// Starts one that comes from this host: others are broken off and tried again.
-    pub fn start_from(client: &Host, url: &str, rate: &str, name: &str) -> Result<Self> {
-        for _ in 0..100 {
-            let download = Self::start(client, url, rate)?;
-            if download.from == name {
-                return Ok(download);
-            }
-        }
-        bail!("none of 100 downloads came from {name}")
-    }
-
-    /// Whether it goes on.
-    pub fn runs(&mut self) -> Result<bool> {
-        Ok(self.process.exited()?.is_none())
-    }
-
-    /// How much has arrived, in bytes.
-    pub fn arrived(&self) -> u64 {
-        self.file.metadata().map_or(0, |meta| meta.len())
-    }
-
-    /// Waits for its end; an error says why curl gave up.
-    pub fn finish(&mut self) -> Result<()> {
-        let status = self.process.wait(Duration::from_secs(60))?;
-        if !status.success() {
-            bail!("curl ended ({status}): {}", self.process.log().trim());
-        }
-        Ok(())
     }
 }
