@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -13,13 +14,33 @@ use crate::api::client::{Client, Error};
 use crate::api::server::{Server, document};
 use crate::api::testing::{Owner, service};
 use crate::control::handle::Handle;
-use crate::control::testing::{self, TWO_SERVICES};
+use crate::control::testing::{self, InMemory};
 use crate::model::event::WatchEvent;
-use crate::model::refusal::Refusal;
 use crate::model::request::BackendPatch;
 use crate::model::state::AdminState;
 use crate::model::{self, Mode, Protocol};
-use crate::report::documents::{ErrorView, ReloadView, RemovalQuery};
+use crate::net::Event;
+use crate::report::documents::{ErrorView, ReloadView, RemovalQuery, StatusView};
+
+/// The services of the daemon that is asked.
+const WEB: &str = r#"
+interfaces = ["eth0"]
+state_file = "STATE"
+
+[[service]]
+name = "web"
+vip = "192.0.2.10:80"
+[[service.backend]]
+address = "198.51.100.11:8080"
+[[service.backend]]
+address = "198.51.100.12:8080"
+
+[[service]]
+name = "web6"
+vip = "[2001:db8::10]:80"
+[[service.backend]]
+address = "[2001:db8:1::11]:8080"
+"#;
 
 struct Daemon {
     socket: PathBuf,
@@ -37,6 +58,13 @@ fn daemon(handle: Handle) -> Daemon {
     let server = tokio::spawn(server.serve(handle, async move { drop(stopped.await) }));
     let client = Client::new(&socket);
     Daemon { socket, client, stop: Some(stop), server, _folder: folder }
+}
+
+/// The owner task over tables in memory, and a server before it.
+fn started() -> (testing::Daemon, Daemon) {
+    let owner = testing::Daemon::start(WEB);
+    let daemon = daemon(owner.handle.clone());
+    (owner, daemon)
 }
 
 impl Daemon {
@@ -79,26 +107,30 @@ fn dns() -> model::Service {
 
 #[tokio::test]
 async fn every_view_arrives_as_the_owner_gave_it() {
-    let owner = Owner::default();
-    let daemon = daemon(owner.clone().start());
-    let status = daemon.client.status().await.unwrap();
-    assert_eq!(
-        serde_json::to_value(&status).unwrap(),
-        serde_json::to_value(owner.status()).unwrap(),
-        "status"
-    );
+    let (owner, daemon) = started();
+    let json = |status: &StatusView| serde_json::to_value(status).unwrap();
+    let mut tries = 0;
+    loop {
+        let (given, arrived) = (owner.handle.status().await.unwrap(), daemon.client.status().await.unwrap());
+        if json(&given) == json(&arrived) {
+            break;
+        }
+        // A second may have passed in between.
+        tries += 1;
+        assert!(tries < 20, "{given:#?}\n{arrived:#?}");
+    }
     assert_eq!(daemon.client.services().await.unwrap().len(), 2);
     let web = daemon.client.service("web").await.unwrap();
     assert_eq!((web.service.name.as_str(), web.backends.len()), ("web", 2));
     assert_eq!(daemon.client.backends(None).await.unwrap().len(), 3);
     assert_eq!(daemon.client.backends(Some("web6")).await.unwrap().len(), 1);
     let counters = daemon.client.counters().await.unwrap().counters;
-    assert_eq!((counters[1].name.as_str(), counters[1].packets), ("not_tcp_or_udp", 10));
+    assert_eq!((counters[1].name.as_str(), counters[1].packets), ("not_tcp_or_udp", 1));
 }
 
 #[tokio::test]
 async fn a_service_and_its_backends_are_added_changed_and_removed() {
-    let daemon = daemon(Owner::default().start());
+    let (_owner, daemon) = started();
     let client = &daemon.client;
     assert!(client.add_service(&dns()).await.unwrap().changed);
     let shown = client.service("dns").await.unwrap();
@@ -116,12 +148,18 @@ async fn a_service_and_its_backends_are_added_changed_and_removed() {
     assert!(client.backend("dns", address).await.unwrap_err().is_not_found());
 
     client.remove_service("dns", RemovalQuery::default()).await.unwrap();
+    let mut looks = 0;
+    while client.service("dns").await.is_ok_and(|shown| shown.service.leaving) {
+        looks += 1;
+        assert!(looks < 1000, "it has no flows, and leaves all the same");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     assert!(client.service("dns").await.unwrap_err().is_not_found());
 }
 
 #[tokio::test]
 async fn an_ipv6_backend_is_named_in_the_path() {
-    let daemon = daemon(Owner::default().start());
+    let (_owner, daemon) = started();
     let address = "[2001:db8:1::11]:8080".parse().unwrap();
     let patch = BackendPatch::of("weight", 1);
     daemon.client.patch_backend("web6", address, &patch).await.unwrap();
@@ -134,15 +172,19 @@ async fn an_ipv6_backend_is_named_in_the_path() {
 
 #[tokio::test]
 async fn each_refusal_has_its_status_and_keeps_its_words() {
-    let reload = Err(Refusal::Failed("cannot read /etc/xdp-lb/config.toml".into()));
-    let daemon = daemon(Owner { reload, ..Owner::default() }.start());
-    let service = serde_json::to_string(&model::Service { name: "web".into(), ..dns() }).unwrap();
-    let long = serde_json::to_string(&model::Service { name: "x".repeat(64), ..dns() }).unwrap();
+    let (owner, daemon) = started();
+    let service = model::Service { name: "web".into(), ..dns() };
+    let there = owner.handle.add_service(service.clone()).await.unwrap_err().to_string();
+    let long = model::Service { name: "x".repeat(64), ..dns() };
+    let too_long = owner.handle.add_service(long.clone()).await.unwrap_err().to_string();
+    owner.kernel.lock().unmounted = true;
+    let unmounted = owner.handle.upgrade().await.unwrap_err().to_string();
+    let [service, long] = [service, long].map(|service| serde_json::to_string(&service).unwrap());
     for (method, path, body, status, words) in [
-        ("GET", "/v1/services/wbe", "", 404, "no service wbe; there are web, web6"),
-        ("POST", "/v1/services", &service, 409, "service web exists already"),
-        ("POST", "/v1/services", &long, 400, "the name is longer than 63 characters"),
-        ("POST", "/v1/reload", "", 500, "cannot read /etc/xdp-lb/config.toml"),
+        ("GET", "/v1/services/wbe", "", 404, "service \"wbe\" does not exist; the services are: web, web6"),
+        ("POST", "/v1/services", &service[..], 409, &there[..]),
+        ("POST", "/v1/services", &long, 400, &too_long),
+        ("POST", "/v1/upgrade", "", 500, &unmounted),
         (
             "GET",
             "/v1/services/web/backends/198.51.100.99:80",
@@ -160,13 +202,17 @@ async fn each_refusal_has_its_status_and_keeps_its_words() {
     ] {
         assert_eq!(daemon.refused(method, path, body).await, (status, words.to_owned()), "{method} {path}");
     }
-    let error = daemon.client.reload(RemovalQuery::default()).await.unwrap_err();
-    assert_eq!(error.to_string(), "cannot read /etc/xdp-lb/config.toml");
+    assert!(
+        there.starts_with("service web already exists, at ") && too_long.contains("63"),
+        "{there} {too_long}"
+    );
+    let error = daemon.client.upgrade().await.unwrap_err().to_string();
+    assert!(error == unmounted && error.contains("the pins are not on a BPF file system"), "{error}");
 }
 
 #[tokio::test]
 async fn hostile_bodies_are_refused_in_words_and_change_nothing() {
-    let daemon = daemon(Owner::default().start());
+    let (_owner, daemon) = started();
     let deep = "[".repeat(100_000);
     for (path, body, words) in [
         ("/v1/services", "", "EOF"),
@@ -196,7 +242,7 @@ async fn hostile_bodies_are_refused_in_words_and_change_nothing() {
 
 #[tokio::test]
 async fn a_huge_body_is_refused_before_it_is_read() {
-    let daemon = daemon(Owner::default().start());
+    let (_owner, daemon) = started();
     let (status, error) = daemon.refused("POST", "/v1/services", &" ".repeat(5 << 20)).await;
     assert_eq!((status, error.as_str()), (413, "the request body is larger than 4194304 bytes"));
     // Only claimed, never sent: the answer does not wait for it.
@@ -206,7 +252,7 @@ async fn a_huge_body_is_refused_before_it_is_read() {
 
 #[tokio::test]
 async fn what_is_no_http_gets_an_end_and_the_next_client_an_answer() {
-    let daemon = daemon(Owner::default().start());
+    let (_owner, daemon) = started();
     let (status, _) = daemon.raw(b"\x16\x03\x01 hello?\r\n\r\n").await;
     assert_eq!(status, 400);
     daemon.client.status().await.unwrap();
@@ -214,7 +260,7 @@ async fn what_is_no_http_gets_an_end_and_the_next_client_an_answer() {
 
 #[tokio::test]
 async fn hostile_paths_name_nothing() {
-    let daemon = daemon(Owner::default().start());
+    let (_owner, daemon) = started();
     for name in ["..%2F..%2Fetc%2Fpasswd", "%00", "%F0%9F%92%A9", "web%20", "web%2Fbackends", ".."] {
         let (status, error) = daemon.refused("DELETE", &format!("/v1/services/{name}"), "").await;
         assert_eq!(status, 404, "{name}: {error}");
@@ -232,7 +278,7 @@ async fn hostile_paths_name_nothing() {
 
 #[tokio::test]
 async fn an_unknown_route_or_method_is_told_what_there_is() {
-    let daemon = daemon(Owner::default().start());
+    let (_owner, daemon) = started();
     let (status, error) = daemon.refused("GET", "/v2/status", "").await;
     assert_eq!(status, 404);
     assert!(error.contains("no route /v2/status; the routes are GET /v1/status, "), "{error}");
@@ -261,7 +307,7 @@ async fn every_operation_of_the_openapi_document_is_there_and_no_other_method() 
             // Its answer has no end.
             continue;
         }
-        let daemon = daemon(Owner::default().start());
+        let (_owner, daemon) = started();
         let path = path.replace("{name}", "web").replace("{address}", "198.51.100.11:8080");
         // No route takes such a body: those that want one refuse it, all others answer.
         let (status, body) = daemon.send(&method, &path, "[]").await;
@@ -269,7 +315,7 @@ async fn every_operation_of_the_openapi_document_is_there_and_no_other_method() 
         let expected = if takes_one { 400 } else { 200 };
         assert_eq!(status, expected, "{method} {path}: {body}");
     }
-    let daemon = daemon(Owner::default().start());
+    let (_owner, daemon) = started();
     for (path, item) in document()["paths"].as_object().unwrap() {
         let filled = path.replace("{name}", "web").replace("{address}", "198.51.100.11:8080");
         for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
@@ -287,17 +333,18 @@ async fn every_operation_of_the_openapi_document_is_there_and_no_other_method() 
 
 #[tokio::test]
 async fn those_who_watch_are_told_what_happens_from_where_they_were_and_the_end() {
-    let owner = Owner::default();
-    let events = Arc::clone(&owner.events);
-    let mut daemon = daemon(owner.start());
-    let reload = |changes| WatchEvent::Reload { changes };
+    let (owner, mut daemon) = started();
+    let told = |up| WatchEvent::Interface { interface: "eth0".into(), up };
     let mut watch = daemon.client.watch(None).await.unwrap();
-    (1..=3).for_each(|number| events.add(reload(number)));
+    for up in [true, false, true] {
+        let event = Event::Interface { name: "eth0".into(), index: Some(1), up };
+        owner.events.send(event).await.unwrap();
+    }
     let first = watch.next().await.unwrap().unwrap();
-    assert_eq!(first.event, reload(1));
+    assert_eq!(first.event, told(true));
     drop(watch);
     let mut back = daemon.client.watch(Some(&first.id)).await.unwrap();
-    assert_eq!(back.next().await.unwrap().unwrap().event, reload(2));
+    assert_eq!(back.next().await.unwrap().unwrap().event, told(false));
     let mut stranger = daemon.client.watch(Some("1-1")).await.unwrap();
     assert_eq!(stranger.next().await.unwrap().unwrap().event, WatchEvent::Lost { events: None });
     let head = "GET /v1/watch HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -315,7 +362,7 @@ async fn those_who_watch_are_told_what_happens_from_where_they_were_and_the_end(
 
 #[tokio::test]
 async fn only_so_many_may_watch_and_a_place_is_free_again_when_one_has_gone() {
-    let daemon = daemon(Owner::default().start());
+    let (_owner, daemon) = started();
     let mut watching = Vec::new();
     let refused = loop {
         match daemon.client.watch(None).await {
@@ -331,7 +378,7 @@ async fn only_so_many_may_watch_and_a_place_is_free_again_when_one_has_gone() {
         if daemon.client.watch(None).await.is_ok() {
             return;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("the place is never free again");
 }
@@ -366,14 +413,18 @@ fn every_document_of_the_openapi_document_is_described() {
 
 #[tokio::test]
 async fn the_openapi_document_is_served() {
-    let (status, body) = daemon(Owner::default().start()).send("GET", "/v1/openapi.json", "").await;
+    let (_owner, daemon) = started();
+    let (status, body) = daemon.send("GET", "/v1/openapi.json", "").await;
     assert_eq!(status, 200);
     assert_eq!(serde_json::from_str::<serde_json::Value>(&body).unwrap(), *document());
 }
 
 #[tokio::test]
 async fn many_clients_are_answered_at_once() {
-    let daemon = daemon(Owner::default().start());
+    let kernel = InMemory::new(100_000);
+    kernel.lock().backends = 1000;
+    let owner = testing::Daemon::start_with(tempfile::tempdir().unwrap(), kernel, WEB).unwrap();
+    let daemon = daemon(owner.handle.clone());
     let requests = (0..200u16).map(|number| {
         let client = daemon.client.clone();
         tokio::spawn(async move {
@@ -390,7 +441,7 @@ async fn many_clients_are_answered_at_once() {
 
 #[tokio::test]
 async fn silent_clients_do_not_keep_others_out_of_the_backlog() {
-    let daemon = daemon(Owner::default().start());
+    let (_owner, daemon) = started();
     let mut silent = Vec::new();
     for _ in 0..60 {
         silent.push(UnixStream::connect(&daemon.socket).await.unwrap());
@@ -430,7 +481,7 @@ async fn a_client_of_something_else_says_that_it_does_not_understand() {
 
 #[tokio::test]
 async fn an_owner_that_has_ended_is_an_error_in_words() {
-    let owner = testing::Daemon::start(TWO_SERVICES);
+    let owner = testing::Daemon::start(WEB);
     let daemon = daemon(owner.handle.clone());
     daemon.client.status().await.unwrap();
     owner.task.abort();
@@ -451,7 +502,7 @@ async fn an_owner_that_hangs_is_not_waited_for_without_end() {
 
 #[tokio::test]
 async fn the_end_of_the_daemon_takes_its_socket_away() {
-    let mut daemon = daemon(Owner::default().start());
+    let (_owner, mut daemon) = started();
     daemon.client.status().await.unwrap();
     daemon.stop.take().unwrap().send(()).unwrap();
     (&mut daemon.server).await.unwrap();

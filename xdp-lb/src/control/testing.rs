@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use xdp_lb_common::net::{Address, MacAddress};
 use xdp_lb_common::own_mac::OwnMac;
 use xdp_lb_common::reason::Reason;
-use xdp_lb_common::tables::{BackendIndex, ServiceIndex, Traffic};
+use xdp_lb_common::tables::{BackendIndex, Book, FlowKey, FlowRecord, ServiceIndex, Traffic};
 
 use super::handle::Handle;
 use super::kernel::{FlowRecords, Kernel};
@@ -61,6 +61,7 @@ pub(crate) struct Memory {
     pub(crate) former: BTreeMap<ServiceIndex, Traffic>,
     pub(crate) policy: Option<Policy>,
     pub(crate) slots: u32,
+    pub(crate) backends: u32,
     pub(crate) unloaded: bool,
     pub(crate) live: HashMap<BackendIndex, u64>,
     pub(crate) counts: bool,
@@ -89,7 +90,7 @@ pub(crate) struct InMemory(pub(crate) Arc<Mutex<Memory>>);
 
 impl InMemory {
     pub(crate) fn new(slots: u32) -> Self {
-        Self(Arc::new(Mutex::new(Memory { slots, counts: true, ..Memory::default() })))
+        Self(Arc::new(Mutex::new(Memory { slots, backends: 64, counts: true, ..Memory::default() })))
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Memory> {
@@ -113,10 +114,14 @@ impl Kernel for InMemory {
     }
 
     fn sizes(&self) -> Sizes {
+        let (backends, slots) = {
+            let memory = self.lock();
+            (memory.backends, memory.slots)
+        };
         let limits = Limits {
             services: 16,
-            backends: 64,
-            slots: self.lock().slots,
+            backends,
+            slots,
             flows: 1024,
             half_open_flows: 1024,
             fragments: 1024,
@@ -239,6 +244,11 @@ impl Kernel for InMemory {
     fn restore(&mut self, expected: &[Write]) -> anyhow::Result<Vec<String>> {
         let mut memory = self.lock();
         let mut restored = Vec::new();
+        let mut after = memory.tables.clone();
+        expected.iter().for_each(|write| after.apply(write));
+        if after == memory.tables {
+            return Ok(restored);
+        }
         for write in expected {
             let before = memory.tables.clone();
             memory.tables.apply(write);
@@ -285,7 +295,15 @@ impl Kernel for InMemory {
     }
 
     fn flow_records(&self) -> anyhow::Result<Box<dyn FlowRecords>> {
-        anyhow::bail!("there are none")
+        Ok(Box::new(NoFlows))
+    }
+}
+
+struct NoFlows;
+
+impl FlowRecords for NoFlows {
+    fn read(&self, _: &mut dyn FnMut(Book, &FlowKey, &FlowRecord)) -> anyhow::Result<()> {
+        Ok(())
     }
 }
 
@@ -339,6 +357,8 @@ pub(crate) struct Daemon {
     pub(crate) found: mpsc::Sender<Update>,
     pub(crate) discoveries: Arc<Mutex<Vec<model::Service>>>,
     pub(crate) task: JoinHandle<Ended>,
+    /// Where upgrades are asked for.
+    _asked: mpsc::Receiver<()>,
 }
 
 pub(crate) const TWO_SERVICES: &str = r#"
@@ -390,6 +410,7 @@ impl Daemon {
         let vips = InMemoryVips::default();
         let discoveries = Arc::<Mutex<Vec<model::Service>>>::default();
         let discover = Arc::clone(&discoveries);
+        let (upgrades, asked) = Upgrades::new();
         let mut owner = Owner::start(Parts {
             listeners: Listeners {
                 set_courses: Ok(Box::new(|_| ())),
@@ -404,7 +425,7 @@ impl Daemon {
             config_file,
             kernel: Box::new(kernel.clone()),
             vips: Box::new(vips.clone()),
-            upgrades: Upgrades::new().0,
+            upgrades,
             learnt: None,
         })?;
         let (requests, receive_requests) = mpsc::channel(8);
@@ -434,6 +455,7 @@ impl Daemon {
             vips,
             discoveries,
             task,
+            _asked: asked,
         })
     }
 

@@ -18,7 +18,7 @@ use crate::api::caller::{Role, Who};
 use crate::api::client::{Client, Error, Result};
 use crate::api::endpoint::Endpoint;
 use crate::api::server::Server;
-use crate::api::testing::Owner;
+use crate::control::testing::{self, TWO_SERVICES};
 use crate::model;
 use crate::model::request::ServicePatch;
 use crate::model::state::AdminState;
@@ -27,6 +27,7 @@ const URI: &str = "spiffe://example.com/deploy";
 
 /// A daemon with a listener, and the CAs of both sides.
 struct Daemon {
+    _owner: testing::Daemon,
     folder: TempDir,
     servers: Authority,
     clients: Authority,
@@ -65,8 +66,9 @@ fn daemon(read_certificates: &[&str]) -> Daemon {
     let socket = folder.path().join("api.sock");
     let config = model::Api { socket, remote: Some(remote), ..model::Api::default() };
     let server = Server::bind(&config).unwrap();
-    let server = tokio::spawn(server.serve(Owner::default().start(), std::future::pending()));
-    Daemon { folder, servers, clients, address, _server: server }
+    let owner = testing::Daemon::start(TWO_SERVICES);
+    let server = tokio::spawn(server.serve(owner.handle.clone(), std::future::pending()));
+    Daemon { _owner: owner, folder, servers, clients, address, _server: server }
 }
 
 impl Daemon {
@@ -112,6 +114,7 @@ async fn a_certificate_may_do_what_the_config_says_of_any_of_its_names() {
         assert!(
             admin.patch_service("web", &ServicePatch::admin(AdminState::Draining)).await.unwrap().changed
         );
+        assert!(admin.patch_service("web", &ServicePatch::admin(AdminState::Enabled)).await.unwrap().changed);
     }
     let reader = daemon.named("bob", &[]);
     assert_eq!(reader.status().await.unwrap().services.len(), 2);
