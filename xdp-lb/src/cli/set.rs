@@ -6,31 +6,36 @@ use crate::model::text::{listed, nearest, quoted};
 use crate::model::{Options, Patch, Row, patch};
 
 /// New values of options: `max_flows=1000`, `health_check.interval=2s`, `affinity=default`.
+///
+/// # Errors
+/// All that is wrong, a line each.
 pub(super) fn patch_of<T: Options>(assignments: &[String]) -> Result<Patch<T>, String> {
-    let mut all: Map<String, Value> = Map::new();
-    for assignment in assignments {
-        let (key, value) = read::<T>(assignment)?;
-        let (key, value) = match key.split_once('.') {
-            None => (key, value),
-            Some((table, key)) => {
-                let mut keys = match all.remove(table) {
-                    Some(Value::Object(keys)) => keys,
-                    Some(_) => {
-                        return Err(format!("{table} is given twice; give it as a whole, or its keys"));
-                    }
-                    None => Map::new(),
-                };
-                if keys.insert(key.into(), value).is_some() {
-                    return Err(format!("{table}.{key} is given twice; give it once"));
-                }
-                (table.to_owned(), Value::Object(keys))
+    let mut all = Map::new();
+    let add = |assignment: &String| read::<T>(assignment).and_then(|(key, value)| add(&mut all, key, value));
+    let wrong: Vec<String> = assignments.iter().map(add).filter_map(Result::err).collect();
+    if wrong.is_empty() { Ok(all.into_iter().collect()) } else { Err(wrong.join("\n")) }
+}
+
+/// Adds the value of a key, or of a table's.
+fn add(all: &mut Map<String, Value>, key: String, value: Value) -> Result<(), String> {
+    let (key, value) = match key.split_once('.') {
+        None => (key, value),
+        Some((table, key)) => {
+            let mut keys = match all.remove(table) {
+                Some(Value::Object(keys)) => keys,
+                Some(_) => return Err(format!("{table} is given twice; give it as a whole, or its keys")),
+                None => Map::new(),
+            };
+            if keys.insert(key.into(), value).is_some() {
+                return Err(format!("{table}.{key} is given twice; give it once"));
             }
-        };
-        if all.insert(key.clone(), value).is_some() {
-            return Err(format!("{key} is given twice; give it once"));
+            (table.to_owned(), Value::Object(keys))
         }
+    };
+    match all.insert(key.clone(), value) {
+        Some(_) => Err(format!("{key} is given twice; give it once")),
+        None => Ok(()),
     }
-    Ok(all.into_iter().collect())
 }
 
 /// Reads `KEY=VALUE`, or `TABLE.KEY=VALUE`.
@@ -112,7 +117,11 @@ mod tests {
             (&["max_flow=1"][..], "unknown option \"max_flow\"; did you mean \"max_flows\"?"),
             (&["max_flows"], "\"max_flows\" is not KEY=VALUE; write max_flows=1000"),
             (&["max_flows=1", "max_flows=2"], "max_flows is given twice"),
-            (&["affinity=sorce"], "affinity: \"sorce\" is no affinity; write \"none\""),
+            (&["affinity=sorce"], "affinity: \"sorce\" is not an affinity; write \"none\""),
+            (&["max_flows=abc"], "max_flows: \"abc\" is not a whole number"),
+            (&["max_flows=-1"], "max_flows: \"-1\" is not a whole number"),
+            (&["max_flows=abc", "slow_start=soon"], "slow_start: "),
+            (&["max_flows=abc", "slow_start=soon"], "max_flows: "),
             (&["mode=nat"], "mode cannot change at runtime: established flows would break"),
             (
                 &["vip=192.0.2.1:80"],

@@ -152,27 +152,27 @@ impl<T: Options> Row<T> {
     /// # Errors
     /// What is wrong, and what to write.
     pub fn value(&self, text: &str) -> Result<Value, String> {
-        let mut wrong: Option<String> = None;
+        let mut all_wrong = Vec::new();
         for value in readings(text) {
             let patch = Patch::<T>::of(self.key, value.clone());
             let mut problems = Problems::default();
             patch.over(&T::example(), &Place::Root, &mut problems);
             match problems.all.into_iter().next() {
                 None => return Ok(value),
-                // What is wrong with a value of the right kind says more.
-                Some(problem) if wrong.as_ref().is_none_or(|wrong| is_of_kind(wrong)) => {
-                    wrong = Some(problem.what)
-                }
-                Some(_) => {}
+                Some(problem) => all_wrong.push(problem.what),
             }
         }
-        Err(wrong.unwrap_or_default())
+        // What is wrong with a value of the right type says more.
+        let wrong = all_wrong.iter().find(|wrong| wanted_type(wrong).is_none()).or(all_wrong.first());
+        let wrong = wrong.map_or("", |wrong| wrong);
+        Err(wanted_type(wrong).map_or(wrong.to_owned(), |wanted| format!("{} is not {wanted}", quoted(text))))
     }
 }
 
-/// Whether it is the kind of value that is wrong: a text where a number is wanted.
-fn is_of_kind(wrong: &str) -> bool {
-    wrong.contains("; write a ") || wrong.contains(" is in quotes")
+/// What should have been written, where it is the type of a value that is wrong.
+fn wanted_type(wrong: &str) -> Option<&str> {
+    let (found, wanted) = wrong.split_once("; write ")?;
+    (found.starts_with("is ") || found.ends_with(" is in quotes")).then_some(wanted)
 }
 
 /// What a text may stand for, the likeliest first.
@@ -382,7 +382,7 @@ mod tests {
         for (key, text, words) in [
             ("affinity", "sorce", "\"sorce\" is not an affinity; write \"none\""),
             ("max_flows", "100000000", "100,000,000 is out of range; write 0 to 67,108,864"),
-            ("max_flows", "many", "write a whole number"),
+            ("max_flows", "many", "\"many\" is not a whole number"),
             ("slow_start", "soon", "\"soon\" is not a duration"),
         ] {
             let wrong = value(key, text).expect_err("refused");

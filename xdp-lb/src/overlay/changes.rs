@@ -458,12 +458,14 @@ fn changed_service(base: &Service, old: &Service, options: &Patch<Service>) -> R
 /// What becomes of the options that are asked for, in words. Returns whether anything changes.
 fn options_in_words<T: Options>(old: &T, new: &T, asked: &Patch<T>, words: &mut Vec<String>) -> bool {
     let changes = option_changes(old, new);
+    let mut already = "already has ";
     for (key, _) in asked.keys() {
         let is_of_key = |change: &&KeyChange| change.key.split('.').next() == Some(key);
         let of_key: Vec<String> = changes.iter().filter(is_of_key).map(ToString::to_string).collect();
         if of_key.is_empty() {
-            words.push(format!("already has {key} {}", in_words(&option_value(new, key))));
+            words.push(format!("{already}{key} {}", in_words(&option_value(new, key))));
         }
+        already = if of_key.is_empty() { "" } else { "already has " };
         words.extend(of_key);
     }
     !changes.is_empty()

@@ -11,9 +11,9 @@ use super::settings::settings;
 use crate::config::parse;
 use crate::model::change::ServiceChange;
 use crate::model::config::Config;
-use crate::model::options::Options;
+use crate::model::options::{Options, Row};
 use crate::model::state::{AdminState, Origin};
-use crate::model::{Effective, EffectiveBackend, EffectiveService};
+use crate::model::{Backend, Effective, EffectiveBackend, EffectiveService, Service};
 
 /// What holds now, as a config file would say it; secrets are left out. Behind each value stands where it comes from: `file`,
 /// `default`, `runtime` or `discovered`.
@@ -94,7 +94,7 @@ fn service_in_toml(service: &EffectiveService, overlay: &Overlay) -> String {
     let (tables, values): (Vec<_>, Vec<_>) =
         in_order(definition).into_iter().partition(|(_, value)| value.is_object());
     for (key, value) in values {
-        line(&mut text, &key, &value, if changed(&key).is_some() { "runtime" } else { name(*origin) });
+        line(&mut text, &key, &value, whence::<Service>(&key, &value, changed(&key).is_some(), *origin));
     }
     for (key, table) in tables {
         let Value::Object(table) = table else { continue };
@@ -125,7 +125,7 @@ fn backend_in_toml(service: &str, backend: &EffectiveBackend, overlay: &Overlay)
         _ => false,
     };
     for (key, value) in in_order(&backend.backend) {
-        line(&mut text, &key, &value, if is_changed(&key) { "runtime" } else { name(backend.origin) });
+        line(&mut text, &key, &value, whence::<Backend>(&key, &value, is_changed(&key), backend.origin));
     }
     text
 }
@@ -135,6 +135,16 @@ fn in_order<T: Options>(of: &T) -> Vec<(String, Value)> {
     let mut written = written(of);
     let keys = T::OPTIONS.iter().map(|row| row.key);
     keys.filter_map(|key| Some((key.to_owned(), written.remove(key)?))).collect()
+}
+
+/// Where an option's value comes from, in what comes from `origin`.
+fn whence<T: Options>(key: &str, value: &Value, is_changed: bool, origin: Origin) -> &'static str {
+    let row = T::OPTIONS.iter().find(|row| row.key == key);
+    match row.and_then(Row::default_value) {
+        _ if is_changed => "runtime",
+        Some(default) if default == *value => "default",
+        _ => name(origin),
+    }
 }
 
 const fn name(origin: Origin) -> &'static str {

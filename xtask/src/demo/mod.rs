@@ -37,7 +37,8 @@ pub fn run_inside() -> Result<ExitCode> {
         say::error(error);
     }
     let passed = played.is_ok() && summary.passed();
-    let verdict = if passed { "Everything worked as described" } else { "Not everything worked as described" };
+    let verdict =
+        if passed { "Everything worked as described" } else { "Not everything worked as described" };
     println!(
         "\n{verdict}, in {:.0} s. The network and all that ran in it are gone.",
         start.elapsed().as_secs_f64()
