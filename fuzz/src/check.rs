@@ -72,7 +72,7 @@ pub fn send(world: &World, scratch: &mut Scratch, frame: &[u8], ingress: u32) ->
     let arrived = dissect(frame);
     let is_pong = outcome.is_sent() && arrived.as_ref().is_some_and(|packet| is_echo(frame, packet));
     let is_of_check = outcome.is_sent() && answered_check(world, frame).is_some();
-    // An answered echo request is no service's, and a check's packets are no client's.
+    // An answered echo request is not a service's, and a check's packets are no client's.
     let count = counted + u64::from(!is_pong && !is_of_check) + u64::from(is_handed);
     assert_eq!(count, self::counted(world), "each packet is counted once: {verdict:?}");
     let now = snapshot(world);
@@ -1014,7 +1014,7 @@ fn check_course(
     assert_eq!(sent.source_endpoint(), Endpoint::new(rule.vip, Port::new(port), came.protocol));
     assert!(
         rule.keeps_port == 0 || (rule.port.get()..=rule.last_port.get()).contains(&own),
-        "what comes from a port that is no service's is no reply"
+        "what comes from a port that is not a service's is not a reply"
     );
     let route = tables.route(&RouteQuery {
         source: sent.source_endpoint(),

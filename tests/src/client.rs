@@ -84,8 +84,8 @@ impl Connection {
         let (name, seen) = greeting
             .trim_end()
             .split_once(' ')
-            .with_context(|| format!("{server} said {greeting:?} to {source:?}, which is no greeting"))?;
-        let seen = seen.parse().with_context(|| format!("{server} saw {seen:?}, which is no address"))?;
+            .with_context(|| format!("{server} said {greeting:?} to {source:?}, which is not a greeting"))?;
+        let seen = seen.parse().with_context(|| format!("{server} saw {seen:?}, which is not an address"))?;
         Ok(Self { stream, name: name.to_owned(), seen })
     }
 }

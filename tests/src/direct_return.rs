@@ -61,7 +61,7 @@ fn take_from_anywhere(host: &Host, interfaces: &[&str]) -> Result<()> {
 /// Starts `xdp-lb decap` on a backend's interface, with these options, and waits until it is attached.
 pub fn decapsulator(backend: &Host, options: &[&str]) -> Result<Process> {
     let program = paths::daemon();
-    let program = program.to_str().context("the daemon's path is no text")?;
+    let program = program.to_str().context("the daemon's path is not text")?;
     let arguments = [&["decap", "--interface", "eth0"], options].concat();
     let process = backend.spawn("decap", program, &arguments)?;
     wait::until("the decapsulator", Duration::from_secs(60), || {

@@ -79,7 +79,7 @@ impl Download {
 
     /// Waits until more bytes come: half a megabyte more than what had been sent ahead to the client by now.
     pub fn wait_for_progress(&self) -> Result<()> {
-        // What is in the client's buffer is no progress.
+        // What is in the client's buffer is not progress.
         let goal = (self.received() + AHEAD as u64 + 500_000).min(BIG_FILE_BYTES);
         wait::until("a download to go on", PATIENCE, || {
             ensure!(!self.is_over(), "the download from {} has ended early", self.backend);

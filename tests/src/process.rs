@@ -76,7 +76,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // One that has ended already is no failure.
+        // One that has ended already is not a failure.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

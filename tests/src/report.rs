@@ -113,7 +113,7 @@ impl Report {
     /// Reads one.
     pub fn read(file: &Path) -> Result<Self> {
         let bytes = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
-        serde_json::from_slice(&bytes).with_context(|| format!("{} is no report", file.display()))
+        serde_json::from_slice(&bytes).with_context(|| format!("{} is not a report", file.display()))
     }
 }
 

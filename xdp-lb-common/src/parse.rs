@@ -74,7 +74,7 @@ pub struct Link {
 /// Reads a frame's Ethernet header.
 ///
 /// # Errors
-/// The reason why it is left to the host.
+/// The reason why it is passed to the host.
 #[inline(always)]
 pub fn parse_link<P: Packet>(packet: &P) -> Result<Link, Reason> {
     let ethernet: Ethernet = packet.read(0).ok_or(Reason::Malformed)?;
@@ -108,7 +108,7 @@ pub fn parse_link<P: Packet>(packet: &P) -> Result<Link, Reason> {
 /// follow: else it would look at all that comes after once for each combination of headers.
 ///
 /// # Errors
-/// The reason why it is left to the host.
+/// The reason why it is passed to the host.
 #[inline(never)]
 pub fn parse<P: Packet>(packet: &P, parsed: &mut Parsed) -> Result<(), Reason> {
     let link = parse_link(packet)?;
@@ -389,7 +389,7 @@ const ERROR_LENGTH: u32 = 4096;
 /// A call of its own in the kernel, as [`parse`] is.
 ///
 /// # Errors
-/// The reason why the error is left to the host.
+/// The reason why the error is passed to the host.
 #[inline(never)]
 pub fn parse_quoted<P: Packet>(packet: &P, error: &Parsed, quoted: &mut Parsed) -> Result<(), Reason> {
     if error.ip_length > ERROR_LENGTH {

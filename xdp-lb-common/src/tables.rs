@@ -256,7 +256,7 @@ pub struct Reply {
     pub last_port: Port,
     /// 1: a reply without a record keeps its port, and is one only if that is from `port` to `last_port`.
     pub keeps_port: u8,
-    /// 1: this is no backend but a VIP through which its backends are checked: what comes from it may answer one of
+    /// 1: this is not a backend but a VIP through which its backends are checked: what comes from it may answer one of
     /// `CHECKS`.
     pub answers_checks: u8,
 }

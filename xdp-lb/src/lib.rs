@@ -19,6 +19,8 @@ pub mod net;
 pub mod overlay;
 pub mod plan;
 pub mod pool;
+#[cfg(test)]
+mod published;
 pub mod report;
 pub mod ring;
 pub mod store;

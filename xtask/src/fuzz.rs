@@ -137,7 +137,7 @@ impl<'a> Fuzzer<'a> {
         let fewest = self.found.with_extension("fewest");
         let _ = fs::remove_dir_all(&fewest);
         fs::create_dir_all(&fewest).with_context(|| format!("cannot make {}", fewest.display()))?;
-        // By the places that are reached alone: how often they are is no reason to keep an input.
+        // By the places that are reached alone: how often they are is not a reason to keep an input.
         run(self
             .command()
             .args(["-set_cover_merge=1", "-use_counters=0"])

@@ -20,6 +20,8 @@ mod schemathesis;
 mod soak;
 mod test;
 mod toolchain;
+#[cfg(test)]
+mod words;
 mod workspace;
 
 use std::os::unix::process::CommandExt;

@@ -113,7 +113,7 @@ impl Balancer {
 
 impl Drop for Balancer {
     fn drop(&mut self) {
-        // A successor is no child of this process; one that is stopped ends, too.
+        // A successor is not a child of this process; one that is stopped ends, too.
         let _ = self.wait_until_alone();
         let _ = kill(self.pid, Signal::SIGKILL);
         let _ = wait_until_gone(self.pid);

@@ -94,7 +94,7 @@ async fn serve(listener: Listener) -> io::Result<()> {
         Listener::Tcp(listener, number) => {
             let listener = TcpListener::from_std(listener)?;
             loop {
-                // One that has gone before it was taken is no failure.
+                // One that has gone before it was taken is not a failure.
                 if let Ok((stream, _)) = listener.accept().await {
                     tokio::spawn(echo(stream, number));
                 }

@@ -341,7 +341,7 @@ fn a_backend_that_flaps_stays_and_one_that_has_failed_is_known_soon_by_the_fast_
     );
     let daemon = Daemon::start(&network.lb, &["eth0", "eth1"], &text).unwrap();
     wait_for(&daemon, "s0", "up", "");
-    // For up to a second, so ten checks at the most: unwell, well again.
+    // For up to a second, so ten checks at the most: unwell, recovered.
     for _ in 0..2 {
         nginx.set_healthy(false).unwrap();
         std::thread::sleep(Duration::from_millis(1500));

@@ -74,7 +74,7 @@ fn a_second_service_comes_and_goes_live_while_the_first_serves_and_is_there_afte
     assert_eq!(answers.keys().collect::<Vec<_>>(), ["backend-2", "backend-3"], "{answers:?}");
     assert!(answers["backend-3"] > answers["backend-2"], "weights 50 and 100: {answers:?}");
     let again = site.daemon.cli(&SECOND).unwrap();
-    assert!(again.contains("already"), "the same once more is no error: {again}");
+    assert!(again.contains("already"), "the same once more is not an error: {again}");
 
     site.daemon.kill().unwrap();
     seconds.next_by_backend(20).unwrap();

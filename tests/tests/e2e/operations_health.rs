@@ -64,7 +64,7 @@ fn assert_spared(requests: &Requests, detection: &Detection) {
     }
 }
 
-/// Makes backend 2 well again, and waits until it is used.
+/// Makes backend 2 recover, and waits until it is used.
 fn fix(site: &mut Site, requests: &Requests, how: impl FnOnce(&mut Site)) {
     let began = Instant::now();
     how(site);

@@ -65,7 +65,10 @@ fn unload_without_a_daemon_does_the_same() {
     assert_unloaded(&host, &pins);
     let output = by_config(&["unload"]);
     let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && said.contains("nothing is pinned"), "twice is no error: {output:?}");
+    assert!(
+        output.status.success() && said.contains("nothing is pinned"),
+        "twice is not an error: {output:?}"
+    );
 }
 
 #[test]

@@ -163,7 +163,7 @@ fn health_checks_go_on_from_the_address_that_full_nat_uses_for_thousands_of_flow
     let answers = crowd(&network.client, source, 20_000, 3000, vip).unwrap();
     assert_eq!(answers.values().sum::<u64>(), 3000);
 
-    // Some rounds of checks later: answers to them were left to the host, and none was missed again and again.
+    // Some rounds of checks later: answers to them were passed to the host, and none was missed again and again.
     until("answers to health checks", Duration::from_secs(30), || {
         Ok(daemon.counter("not_a_reply")? >= answered_before + 50)
     })

@@ -131,7 +131,7 @@ fn packets_with_ipv6_extension_headers_come_through() {
     assert_all_understood(&daemon);
 }
 
-/// No packet was left to the host because its headers were not understood.
+/// No packet was passed to the host because its headers were not understood.
 fn assert_all_understood(daemon: &Daemon) {
     for reason in ["malformed", "length_mismatch", "ipv6_extension_headers"] {
         assert_eq!(daemon.counter(reason).unwrap(), 0, "{reason}");

@@ -153,7 +153,7 @@ struct Outer {
     end: usize,
 }
 
-/// Reads the outer header; nothing where it is no whole packet, or cannot hold another.
+/// Reads the outer header; nothing where it is not a whole packet, or cannot hold another.
 #[inline(always)]
 fn parse_outer<P: Packet>(packet: &P, link: &Link) -> Option<Outer> {
     let l3 = link.l3;

@@ -31,7 +31,7 @@ fn look_up_source<T: Tables>(tables: &T, list: u32, source: &Address) -> Result<
 /// that is certainly of an older flow goes through.
 #[inline(always)]
 pub fn admit<T: Tables>(context: &Context<'_, T>, service: &Service) -> Result<(), Reason> {
-    // A connection that goes on from another address is no new one.
+    // A connection that goes on from another address is not a new one.
     if (service.new_flow_rate == 0) | (context.moment.named.0 != 0) {
         return Ok(());
     }

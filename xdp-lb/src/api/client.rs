@@ -56,7 +56,7 @@ pub enum Error {
         /// The answer's [`ErrorView`].
         message: String,
     },
-    /// The connection broke, or what answered is no xdp-lb daemon of this version.
+    /// The connection broke, or what answered is not an xdp-lb daemon of this version.
     #[error("the daemon on {endpoint}: {problem}")]
     Broken {
         /// Where it should answer.

@@ -541,3 +541,8 @@ fn every_route_is_documented() {
         assert!(documentation.contains(&format!("| `{method} {path}` |")), "{method} {path}");
     }
 }
+
+#[test]
+fn the_openapi_document_is_as_committed() {
+    crate::published::assert_committed("openapi.json", document());
+}

@@ -349,7 +349,7 @@ impl Progress {
 
     fn show(&mut self, words: &str) {
         if self.terminal {
-            // Back to the line's start, and erase it: ECMA-48 EL. A failed write is no reason to stop.
+            // Back to the line's start, and erase it: ECMA-48 EL. A failed write is not a reason to stop.
             let _ = write!(io::stderr(), "\r\x1b[K{words}");
         }
     }

@@ -187,7 +187,7 @@ pub fn main() -> ExitCode {
     })
 }
 
-/// Prints to stdout; a reader that has seen enough (`| head`) is no error. Returns whether there is one still.
+/// Prints to stdout; a reader that has seen enough (`| head`) is not an error. Returns whether there is one still.
 fn print(text: &str) -> anyhow::Result<bool> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {

@@ -187,7 +187,7 @@ impl Discoveries {
         }
     }
 
-    /// Whether a service's first lookup is still out.
+    /// Whether a service's first lookup is pending.
     pub(super) fn is_pending(&self, services: &[EffectiveService]) -> bool {
         services.iter().any(|it| it.service.discovery.is_some() && !self.0.contains_key(&it.service.name))
     }

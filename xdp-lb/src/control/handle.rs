@@ -202,7 +202,7 @@ impl Handle {
         self.ask(|answer| Request::Watch(after, answer)).await
     }
 
-    /// Whether a backend's first check or its next hop is still out.
+    /// Whether a backend's first check or its next hop is pending.
     pub async fn is_pending(&self) -> Answer<bool> {
         self.ask(Request::IsPending).await
     }

@@ -713,7 +713,7 @@ impl Owner {
         BackendFlows::new(&self.sync, &self.census)
     }
 
-    /// Whether a backend's first check, its next hop or a service's first lookup is still out.
+    /// Whether a backend's first check, its next hop or a service's first lookup is pending.
     pub(super) fn is_pending(&self) -> bool {
         self.pool.is_pending() || self.discoveries.is_pending(&self.pool.effective().services)
     }

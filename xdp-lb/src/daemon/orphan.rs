@@ -117,7 +117,7 @@ impl Words {
     }
 
     /// Becomes the program; returns where that cannot be. Not by execvp(3), as the command itself would: that gives what
-    /// is no program to a shell.
+    /// is not a program to a shell.
     fn execute(&self) -> io::Error {
         // SAFETY: words that end with a zero, and a null pointer behind the last.
         unsafe { libc::execv(self.pointers[0], self.pointers.as_ptr()) };

@@ -66,7 +66,7 @@ fn give_up(permitted: &CapsHashSet, keep: &CapsHashSet) -> Result<(), caps::erro
             }
         }
     }
-    // A successor that is no root's keeps them, too.
+    // A successor that is not root's keeps them, too.
     caps::set(None, CapSet::Inheritable, keep)?;
     caps::set(None, CapSet::Ambient, keep)?;
     caps::set(None, CapSet::Effective, keep)?;

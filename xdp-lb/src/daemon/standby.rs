@@ -125,7 +125,7 @@ impl Standby {
         Ok(())
     }
 
-    /// Whether a first check or a next hop is still out.
+    /// Whether a first check or a next hop is pending.
     fn is_pending(&self) -> bool {
         let mut pool = self.pool.clone();
         pool.decide(Instant::now(), &mut rand::random);

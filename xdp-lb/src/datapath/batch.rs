@@ -96,7 +96,7 @@ where
     }
 }
 
-/// Puts another value under a key; one that is gone is no error. One at a time: the batch command takes no `BPF_EXIST`.
+/// Puts another value under a key; one that is gone is not an error. One at a time: the batch command takes no `BPF_EXIST`.
 pub fn replace<K, V>(map: BorrowedFd<'_>, key: &K, value: &V) -> io::Result<()>
 where
     K: IntoBytes + Immutable,

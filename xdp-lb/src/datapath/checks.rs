@@ -40,7 +40,7 @@ impl Checks {
         self.map.insert(Plain(*key), Plain(check), 0).context("cannot write a health check's path")
     }
 
-    /// Forgets a check; one that is gone already is no error.
+    /// Forgets a check; one that is gone already is not an error.
     pub fn remove(&mut self, key: &FlowKey) {
         let _ = self.map.remove(&Plain(*key));
     }

@@ -85,7 +85,7 @@ impl Classifiers {
         attached
     }
 
-    /// Detaches the program from an interface; one where it is not attached is no error.
+    /// Detaches the program from an interface; one where it is not attached is not an error.
     ///
     /// # Errors
     /// Where the pin cannot be removed.

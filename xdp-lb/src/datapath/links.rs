@@ -91,7 +91,7 @@ impl Links {
         Ok(())
     }
 
-    /// Detaches the program from an interface; one that has none is no error.
+    /// Detaches the program from an interface; one that has none is not an error.
     ///
     /// # Errors
     /// Where the pin cannot be removed.

@@ -25,7 +25,7 @@ pub struct Words {
 
 impl Words {
     /// # Errors
-    /// Where the map is no array of words that can be mapped.
+    /// Where the map is not an array of words that can be mapped.
     pub fn new(map: &Map) -> Result<Self> {
         let (memory, length) = map_array::<u64>(map)?;
         Ok(Self { memory, length })
@@ -90,7 +90,7 @@ pub struct Records<R> {
 
 impl<R: Copy> Records<R> {
     /// # Errors
-    /// Where the map is no array of such records that can be mapped.
+    /// Where the map is not an array of such records that can be mapped.
     pub fn new(map: &Map) -> Result<Self> {
         let (memory, length) = map_array::<Keyed<R>>(map)?;
         Ok(Self { memory, length, of: PhantomData })

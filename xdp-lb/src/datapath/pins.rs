@@ -301,14 +301,14 @@ fn remove_layout(layout: &Path) -> Result<Vec<String>> {
     Ok(removed)
 }
 
-/// Detaches a pinned link and removes its pin; one that is gone already is no error.
+/// Detaches a pinned link and removes its pin; one that is gone already is not an error.
 fn remove_link(path: &Path) -> Result<()> {
     // A link that cannot be detached now is once its pin is gone.
     let _ = link::open(path).and_then(|link| link::detach(link.as_fd()));
     remove(path)
 }
 
-/// Removes a pin; one that is gone already is no error.
+/// Removes a pin; one that is gone already is not an error.
 pub fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Ok(()) => Ok(()),

@@ -410,7 +410,7 @@ impl Datapath {
         Ok(attached)
     }
 
-    /// Detaches the program from the interface with this index; one that it is not attached to is no error.
+    /// Detaches the program from the interface with this index; one that it is not attached to is not an error.
     pub fn detach(&mut self, index: u32) -> Result<()> {
         self.links.detach(index, self.pins.as_ref())?;
         self.detach_classifier(index)

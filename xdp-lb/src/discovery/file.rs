@@ -80,7 +80,7 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
 }
 
 /// Whatever happens in the file's directory, and in that which a link leads to. A file that is replaced is another one,
-/// so that it is no use to watch itself.
+/// so that it is not useful to watch itself.
 struct Watch(AsyncFd<Descriptor>);
 
 struct Descriptor(Inotify);

@@ -60,7 +60,7 @@ struct Entry {
 impl Configs {
     /// The config for these keys.
     async fn get(&self, tls: &Tls, alpn: Alpn) -> Result<Arc<ClientConfig>, String> {
-        // The name is no part of what is made here.
+        // The name is not part of what is made here.
         let key = (Tls { server_name: None, ..tls.clone() }, alpn);
         let making = {
             let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -276,3 +276,44 @@ async fn every_metric_is_documented_with_its_type_and_nothing_else_is() {
         .collect();
     assert_eq!(served, documented);
 }
+
+/// An owner in whose scrape each family has a series.
+fn owner_of_everything() -> Owner {
+    let mut web = service("web", "192.0.2.10:80");
+    web.max_flows = 5000;
+    let discovery = r#"{"config": {"type": "dns", "name": "web.example.com"}, "source": "dns web.example.com", "found": 1,
+        "leaving": 0, "refused": [], "last_answer_seconds": 1, "answers": 1, "failures": 0}"#;
+    web.discovery = Some(serde_json::from_str(discovery).unwrap());
+    let mut up = backend("web", "198.51.100.11:8080");
+    up.max_flows = 100;
+    up.agent = Some(AgentView {
+        admin: AgentAdmin::Ready,
+        operation: AgentOperation::Up,
+        percent: 100,
+        note: None,
+        trouble: None,
+        since_seconds: Some(1),
+    });
+    Owner { services: vec![web], backends: vec![up], ..Owner::default() }
+}
+
+#[tokio::test]
+async fn the_metrics_are_as_committed() {
+    let (_, _, text) = get(served(owner_of_everything().start()).await, "/metrics", "").await;
+    let help = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("# HELP {name} "))).unwrap();
+        line.to_owned()
+    };
+    let labels = |series: &str| -> Vec<String> {
+        let labels = series.split_once('{').map_or("", |(_, labels)| labels);
+        let keys =
+            labels.split_terminator("\",").filter_map(|label| Some(label.split_once("=\"")?.0.to_owned()));
+        keys.collect()
+    };
+    let family = |(name, (kind, samples)): (String, (String, BTreeMap<String, f64>))| {
+        let (series, _) = samples.first_key_value().unwrap_or_else(|| panic!("{name} has no series"));
+        serde_json::json!({ "name": name, "type": kind, "labels": labels(series), "help": help(&name) })
+    };
+    let families: Vec<_> = parse(&text, false).into_iter().map(family).collect();
+    crate::published::assert_committed("metrics.json", &families.into());
+}

@@ -13,7 +13,7 @@ pub enum TroubleKind {
     Settling,
     /// The flow table cannot be read.
     Flows,
-    /// Frames for some of the host's MAC addresses are left to the host.
+    /// Frames for some of the host's MAC addresses are passed to the host.
     OwnMacs,
     /// An interface of the config does not have the program.
     Interfaces,
@@ -129,7 +129,7 @@ pub enum BackendState {
     Down,
     /// No next hop is known for it: it gets nothing.
     Unresolved,
-    /// Its first health check is still out: it gets nothing yet.
+    /// Its first health check is pending: it gets nothing yet.
     Checking,
     /// A backup that is up while enough others are: it keeps its flows and gets no new ones.
     Standby,

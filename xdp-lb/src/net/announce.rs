@@ -35,7 +35,7 @@ impl Announcer {
     /// Announces an address on a link, once.
     ///
     /// # Errors
-    /// Where the link is no Ethernet, or takes no frame.
+    /// Where the link is not Ethernet, or takes no frame.
     pub(super) fn announce(&self, address: IpAddr, link: &Link) -> io::Result<()> {
         let mac = link.mac.ok_or_else(|| io::Error::other("it has no Ethernet address"))?.octets();
         let frame = frame(address, mac, is_router(&link.name)).map_err(io::Error::other)?;

@@ -235,13 +235,13 @@ impl Kernel {
         Ok(all.iter().filter_map(address).collect())
     }
 
-    /// Adds an address, of the one host, to an interface. One that is there already is no error.
+    /// Adds an address, of the one host, to an interface. One that is there already is not an error.
     pub(super) async fn add_address(&self, ifindex: u32, address: IpAddr) -> anyhow::Result<()> {
         let bits = if address.is_ipv4() { 32 } else { 128 };
         let mut order = self.handle.address().add(ifindex, address, bits);
         if address.is_ipv6() {
             let message = order.message_mut();
-            // It is announced, not asked for; and it is no address for connections of the host's own.
+            // It is announced, not asked for; and it is not an address for connections of the host's own.
             message.header.flags |= AddressHeaderFlags::Nodad;
             let mut lifetime = CacheInfo::default();
             (lifetime.ifa_preferred, lifetime.ifa_valid) = (0, u32::MAX);
@@ -287,7 +287,7 @@ impl Kernel {
         Ok(())
     }
 
-    /// Removes an address from an interface. One that is gone already is no error.
+    /// Removes an address from an interface. One that is gone already is not an error.
     pub(super) async fn remove_address(&self, ifindex: u32, address: IpAddr) -> anyhow::Result<()> {
         let mut message = AddressMessage::default();
         message.header.index = ifindex;

@@ -1,5 +1,5 @@
 //! A network namespace of the daemon's own, in which no VIP is anybody's address: from there a connection to a VIP leaves
-//! like a client's, also where the VIP is an address of this host, and what comes back in the VIP's name is no martian.
+//! like a client's, also where the VIP is an address of this host, and what comes back in the VIP's name is not a martian.
 //!
 //! To enter it takes `CAP_SYS_ADMIN`, which the daemon does not keep. So somebody stays in it, and makes the sockets that are
 //! asked for over a Unix socket: a thread of the daemon that made the namespace; and after an upgrade a process, the heir, which
@@ -152,7 +152,7 @@ fn exchange(socket: &OwnedFd, order: &Order, descriptor: Option<OwnedFd>) -> Res
 /// `xdp-lb serve-checks`.
 ///
 /// # Errors
-/// Where its standard input is no such socket.
+/// Where its standard input is not such a socket.
 pub fn serve_on_stdin() -> Result<()> {
     // What ends the daemon is sent to the whole process group, and this ends with the daemon.
     for ending in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {

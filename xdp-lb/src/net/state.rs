@@ -723,7 +723,7 @@ mod tests {
         change(&mut state, Some(Neighbour::Failed), now);
         assert!(matches!(told(&mut state)[..], [Err(_)]));
         change(&mut state, None, now);
-        assert_eq!(told(&mut state), [], "forgetting a silent neighbour is no news");
+        assert_eq!(told(&mut state), [], "forgetting a silent neighbour is not news");
     }
 
     #[test]

@@ -46,7 +46,7 @@ const ANNOUNCED_AFTER: [Duration; 5] = [
 /// What is wanted of the VIPs.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Wanted {
-    /// The interface that they are put on. `None`: they are somebody else's affair, and what was added is taken away.
+    /// The interface that they are put on. `None`: the daemon does not manage VIPs, and removes what it added.
     pub interface: Option<String>,
     /// Each VIP.
     pub addresses: BTreeMap<IpAddr, Wish>,

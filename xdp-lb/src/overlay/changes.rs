@@ -110,7 +110,7 @@ impl Overlay {
         })
     }
 
-    /// Adds a service. One that the file defines just so, and that was removed, is the file's again.
+    /// Adds a service. One that the file defines exactly like this, and that was removed, is the file's again.
     ///
     /// # Errors
     /// `Invalid` where the service is wrong in itself; `Conflict` where its name, its VIP or a

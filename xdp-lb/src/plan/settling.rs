@@ -108,7 +108,7 @@ impl Settling {
     }
 
     /// The writes that settle the slots in which no record says otherwise: `others` are those in which a count of the
-    /// flows, begun after the last writes were noted, found one that does. Those of rings that are `shrinking` (to so many
+    /// flows, started after the last writes were noted, found one that does. Those of rings that are `shrinking` (to so many
     /// slots) may have to stay recorded until then.
     pub fn settled(
         &mut self,

@@ -57,7 +57,7 @@ impl Pool {
         self.known.get(id)
     }
 
-    /// Whether a backend's first check or its next hop is still out.
+    /// Whether a backend's first check or its next hop is pending.
     pub fn is_pending(&self) -> bool {
         let pending = [BackendState::Checking, BackendState::Unresolved];
         self.known.values().any(|known| pending.contains(&known.condition.state))

@@ -51,7 +51,7 @@ pub(crate) struct Selection {
 
 /// Chooses by how many are up. `threshold` is in percent of the primaries, those that are wanted and no backups: where fewer
 /// are up (none, where it is 0), backups help; where too few are up with them, and it is not 0, all do. What is
-/// unproven counts as up before it comes to that: a new backend is no reason to use those that are down.
+/// unproven counts as up before it comes to that: a new backend is not a reason to use those that are down.
 pub(crate) fn select(candidates: &[Candidate], threshold: u8) -> Selection {
     let count = |is_backup: bool, abilities: &[Ability]| {
         let counts = |it: &&Candidate| it.is_backup == is_backup && abilities.contains(&it.ability);

@@ -112,7 +112,7 @@ pub(super) fn answers(pool: &mut Pool, packets_out: u64, asked: u64, now: Instan
     pool.see_answers(|_, _| Some(Traffic { packets_out, asked, ..Traffic::default() }), now)
 }
 
-/// Shows the breakers these counters: flows begun, accepted, reset, of each backend.
+/// Shows the breakers these counters: new flows, accepted, reset, of each backend.
 pub(super) fn see(pool: &mut Pool, counted: &[[u64; 3]], now: Instant) -> bool {
     let counted = |_: &EffectiveService, backend: &EffectiveBackend| {
         let IpAddr::V4(address) = backend.backend.address.ip() else { unreachable!() };

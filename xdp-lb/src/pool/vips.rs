@@ -48,7 +48,7 @@ pub fn wishes(pool: &Pool, config: &Config, node: AdminState, now: Instant) -> W
 }
 
 impl Pool {
-    /// Whether a first check of a service's backends is still out that should end soon. Until then nobody knows which of them
+    /// Whether a first check of a service's backends is pending that should end soon. Until then nobody knows which of them
     /// will serve: with a VIP that came with the first that is up, all clients would be its own.
     fn awaits_first_checks(&self, service: &EffectiveService, now: Instant) -> bool {
         let patience = first_check(&service.service);

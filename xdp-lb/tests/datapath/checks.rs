@@ -76,7 +76,7 @@ fn a_check_leaves_for_its_backend_as_a_client_s_packet_would_whatever_the_ring_a
                     assert_eq!(ifindex, EGRESS);
                     assert_eq!(hex(&left), hex(&by_a_client.bytes));
                 }
-                assert_eq!(homes.traffic(), before, "it is no client's");
+                assert_eq!(homes.traffic(), before, "it is not a client's");
             }
         }
     }
@@ -89,7 +89,7 @@ fn nothing_else_leaves_the_checks_namespace() {
     homes.service("192.0.2.20:80", Protocol::TCP, Mode::FullNat, &["198.51.100.21:80"]);
     let sent = frame(CHECKER, VIP, Protocol::TCP);
     let of_check = key(CHECKER, VIP, Protocol::TCP);
-    assert_eq!(homes.send_check(&sent.bytes()), None, "it is no check's");
+    assert_eq!(homes.send_check(&sent.bytes()), None, "it is not a check's");
     homes.put_check(of_check, check(VIP, Protocol::TCP, 1));
     assert!(homes.send_check(&sent.bytes()).is_some());
     for other in [

@@ -1,4 +1,4 @@
-//! What is left to the host, and what is dropped, each with its reason.
+//! What is passed to the host, and what is dropped, each with its reason.
 
 use xdp_lb_common::net::Protocol;
 use xdp_lb_common::reason::Reason;

@@ -117,7 +117,7 @@ fn goes(homes: &mut Homes, mode: Mode, frame: &Frame, backend: &str) -> Varying 
     varying
 }
 
-/// Sends what is no whole packet of a flow, and expects it to leave as a flow's packets do: `inner` inside.
+/// Sends what is not a whole packet of a flow, and expects it to leave as a flow's packets do: `inner` inside.
 fn goes_along(homes: &mut Homes, mode: Mode, sent: &[u8], inner: &[u8], backend: &str) -> Varying {
     let source = if backend.starts_with('[') { LB6 } else { LB };
     let outcome = homes.send_bytes(sent);
@@ -357,6 +357,6 @@ fn a_backend_of_a_tunnel_may_serve_a_service_of_nat_too() {
     homes.service(VIP, Protocol::TCP, Mode::Ipip, &[BACKEND]);
     homes.forwards(&Frame::tcp(CLIENT, "192.0.2.11:80", SYN), CLIENT, BACKEND);
     goes(&mut homes, Mode::Ipip, &Frame::tcp(CLIENT, VIP, SYN), BACKEND);
-    // What the backend sends in the VIP's name is no reply of `nat`.
+    // What the backend sends in the VIP's name is not a reply of `nat`.
     homes.ends_with(&Frame::tcp(VIP, CLIENT, SYN | ACK), Reason::NoService);
 }

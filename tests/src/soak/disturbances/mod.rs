@@ -121,7 +121,7 @@ impl fmt::Display for Disturbance {
 
 /// What is left to chance, and how long things take.
 pub struct Chance {
-    /// The dice, so that a seed brings the same order and choices again.
+    /// The randomness, so that a seed brings the same order and choices again.
     pub rng: fastrand::Rng,
     /// Whether everything takes the least of its time.
     pub is_brief: bool,

@@ -103,5 +103,5 @@ fn mac(host: &Host, interface: &str) -> Result<[u8; 6]> {
     let shown: Value = serde_json::from_str(&host.run(&format!("ip -j link show dev {interface}"))?)?;
     let text = shown[0]["address"].as_str().context("the interface has no address")?;
     let bytes = text.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<Vec<_>, _>>()?;
-    bytes.try_into().ok().with_context(|| format!("{text} is no MAC address"))
+    bytes.try_into().ok().with_context(|| format!("{text} is not a MAC address"))
 }

@@ -221,7 +221,7 @@ async fn only_a_drain_has_the_flows_counted_more_often() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     let first = address("198.51.100.11:8080");
     daemon.handle.patch_backend("web".into(), first, BackendPatch::of("weight", 0)).await.unwrap();
-    assert_eq!(asked().await, 0, "weight 0 is no drain");
+    assert_eq!(asked().await, 0, "weight 0 is not a drain");
     daemon
         .handle
         .patch_backend("web".into(), first, BackendPatch::admin(AdminState::Draining))
@@ -388,7 +388,7 @@ async fn a_plan_changes_nothing_and_tells_the_slots_that_the_reload_moves() {
         ]
     );
     assert_eq!(planned.services.len(), 1, "{planned:?}");
-    assert_eq!(daemon.kernel.lock().applied.len(), 0, "a plan is no change");
+    assert_eq!(daemon.kernel.lock().applied.len(), 0, "a plan is not a change");
     assert_eq!(daemon.handle.backends(None).await.unwrap().len(), 3);
 
     let reloaded = daemon.handle.reload(Leave::Drain).await.unwrap();
@@ -890,7 +890,7 @@ async fn a_vip_stays_while_one_of_its_services_has_a_backend() {
     daemon.report("api", "198.51.100.13:8443", Health::Down, "timed out").await;
     daemon.until("api", |backends| backends[0].state == BackendState::Down).await;
     assert_eq!(wishes(), is(Wish::Absent));
-    daemon.report("web", "198.51.100.12:8080", Health::Up, "well again").await;
+    daemon.report("web", "198.51.100.12:8080", Health::Up, "recovered").await;
     daemon.until("web", |backends| backends[1].state == BackendState::Up).await;
     assert_eq!(wishes(), is(Wish::Present));
 }

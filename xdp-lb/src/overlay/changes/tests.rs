@@ -349,7 +349,7 @@ fn a_backend_s_server_id_is_kept_with_it() {
     assert_eq!(read, overlay);
     overlay.prune(&config);
     assert_eq!(ids(&overlay), ["03", "02"]);
-    // A limit of flows is kept, too, and one that differs is no repetition.
+    // A limit of flows is kept, too, and one that differs is not a repetition.
     changed(overlay.remove_backend(&config, "h3", at("198.51.100.1:443")));
     let limited = Backend { max_flows: 9, ..named("198.51.100.1:443", "01") };
     changed(overlay.add_backend(&config, "h3", limited));

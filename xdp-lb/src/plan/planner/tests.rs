@@ -70,7 +70,7 @@ impl Kernel {
         };
         for (key, index) in &self.tables.quic_servers {
             if self.backend(*index).is_none_or(|backend| backend.service != key.service) {
-                return Err(format!("{key:?} names {index:?}, which is no backend of its service"));
+                return Err(format!("{key:?} names {index:?}, which is not a backend of its service"));
             }
         }
         for (vip, service) in &self.tables.services {

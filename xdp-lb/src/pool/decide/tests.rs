@@ -233,7 +233,7 @@ fn a_check_that_could_not_be_run_is_told_and_changes_nothing_else() {
     };
     let before = reason(&mut pool);
     assert!(pool.report(trouble(Some("eth1 is down"))));
-    assert!(!pool.report(trouble(Some("eth1 is down"))), "it is no news");
+    assert!(!pool.report(trouble(Some("eth1 is down"))), "it is not news");
     assert_eq!(reason(&mut pool), format!("{before}; the check could not be run: eth1 is down"));
     assert!(pool.report(trouble(None)));
     assert_eq!(reason(&mut pool), before);
@@ -290,7 +290,7 @@ fn what_comes_back_warms_up_and_what_begins_with_its_service_does_not() {
     assert_eq!(reason, "health check: it said so; slow start, 10 %");
     assert!(!pool.is_due(at(9)));
     assert!(pool.is_due(at(10)));
-    assert_eq!(pool.decide_at(at(45)), [], "a step is no other state");
+    assert_eq!(pool.decide_at(at(45)), [], "a step is not another state");
     assert_eq!(portions(&pool), [100, 100, 50]);
     assert!(!pool.is_due(at(49)) && pool.is_due(at(50)));
 
@@ -359,7 +359,7 @@ fn a_backend_whose_flows_fail_is_ejected_tried_and_used_again() {
     );
     assert!(reason(&pool, 1).contains("90 % of 100 new flows were reset or not answered; not ejected"));
 
-    // The second is well again by now; the third gets its trial, by itself.
+    // The second has recovered by now; the third gets its trial, by itself.
     assert!(!pool.is_due(at(8)));
     assert!(pool.is_due(at(11)));
     see(&mut pool, &[[200, 200, 90], [200, 200, 90], [100, 0, 100]], at(11));

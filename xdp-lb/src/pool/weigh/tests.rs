@@ -67,7 +67,7 @@ fn weights_follow_checks_only_where_they_are_to_and_not_those_of_backends_that_d
         assert_eq!(weights(&pool), [10_000, 10_000, 5_000, 10_000]);
         assert_eq!(pool.weigh(at(1)), [], "once");
 
-        // A backend that is drained is no measure either: of the two that are left, the quick one is.
+        // A backend that is drained is not a measure either: of the two that are left, the quick one is.
         pool.effective.services[0].backends[0].admin = AdminState::Draining;
         checks_take(&mut pool, &[1, 40, 9, 1], 200);
         pool.decide_at(at(20));
