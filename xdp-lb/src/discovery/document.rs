@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn every_error_is_told_with_its_line_and_its_mend_and_nothing_is_taken() {
+    fn every_error_is_told_with_its_line_and_its_fix_and_nothing_is_taken() {
         let text = r#"{
   "backends": [
     {"address": "198.51.100.1:80"},

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::text::grouped;
 
-/// What becomes of a service or a backend.
+/// How a service or a backend changes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ChangeKind {
@@ -17,11 +17,11 @@ pub enum ChangeKind {
     Added,
     /// It is gone.
     Removed,
-    /// Some of its keys or backends are others.
+    /// Some of its keys or backends change.
     Changed,
 }
 
-/// A key's value before and after, as the config file has it; null where the key is not set.
+/// A key's value before and after, as in the config file; null if the key is not set.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct KeyChange {
     /// The key, with a dot for each table that it is in: `health_check.interval`.
@@ -32,7 +32,7 @@ pub struct KeyChange {
     pub new: Value,
 }
 
-/// A key outside of the services whose value is another.
+/// A changed key outside of the services.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SettingChange {
     /// The key, with a dot for each table that it is in: `timeouts.udp_idle`.
@@ -41,23 +41,23 @@ pub struct SettingChange {
     pub old: Value,
     /// The value after.
     pub new: Value,
-    /// What a change takes, where a reload leaves the key as it is; else null.
+    /// What a change needs if a reload cannot make it; else null.
     pub takes: Option<String>,
 }
 
-/// What becomes of a backend.
+/// How a backend changes.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct BackendChange {
     /// Where it listens.
     pub address: SocketAddr,
-    /// What becomes of it.
+    /// How it changes.
     pub kind: ChangeKind,
-    /// Its keys that are others, by name.
+    /// Its changed keys, by name.
     pub keys: Vec<KeyChange>,
-    /// Whether one that is removed keeps its flows until they have ended, or its time is over.
+    /// Whether a removed one drains.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub drains: bool,
-    /// What is known of the flows that one has that is removed.
+    /// What is known of a removed one's flows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flows: Option<FlowsLeft>,
 }
@@ -67,7 +67,8 @@ pub struct BackendChange {
 pub struct FlowsLeft {
     /// Those that are recorded.
     pub recorded: u64,
-    /// Packets a second, both ways, over the last few seconds: all that is known of flows that are not recorded.
+    /// Packets per second, in both directions, over the last few seconds: all that is known of flows without a
+    /// record.
     pub packets_per_second: f64,
 }
 
@@ -90,18 +91,18 @@ impl fmt::Display for FlowsLeft {
     }
 }
 
-/// What becomes of a service.
+/// How a service changes.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ServiceChange {
     /// Its name.
     pub service: String,
-    /// What becomes of it.
+    /// How it changes.
     pub kind: ChangeKind,
-    /// Its keys that are others, by name.
+    /// Its changed keys, by name.
     pub keys: Vec<KeyChange>,
-    /// What becomes of its backends, by address.
+    /// How its backends change, by address.
     pub backends: Vec<BackendChange>,
-    /// Whether one that is removed keeps its flows until they have ended, or its time is over.
+    /// Whether a removed one drains.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub drains: bool,
     /// How many slots of its ring move, in a plan; else absent.
@@ -109,10 +110,10 @@ pub struct ServiceChange {
     pub slots: Option<SlotsChange>,
 }
 
-/// How many slots of a ring get another owner, if every backend that is new passes its first check.
+/// How many slots of a ring move if every new backend passes its first check.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SlotsChange {
-    /// Those that get another owner: new flows there go to another backend, established ones stay.
+    /// Those that move: new flows there go to another backend, established ones stay.
     pub moving: u32,
     /// All of the ring's.
     pub of: u32,

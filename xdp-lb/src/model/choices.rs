@@ -138,7 +138,7 @@ pub enum FlowTracking {
     Always,
 }
 
-/// What becomes of new flows while no backend takes any.
+/// What happens to new flows while no backend takes any.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", try_from = "String")]
 pub enum OnNoBackends {

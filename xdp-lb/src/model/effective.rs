@@ -17,7 +17,7 @@ pub struct Effective {
 pub struct EffectiveService {
     /// Its definition. Its list of backends is empty: `backends`, beside it, holds them.
     pub service: Service,
-    /// What the operator wants of it.
+    /// The state set by the operator.
     pub admin: AdminState,
     /// Whether the file defines it or the CLI added it.
     pub origin: Origin,
@@ -51,7 +51,7 @@ pub struct Refused {
 pub struct EffectiveBackend {
     /// Its address, and the weight that holds now.
     pub backend: Backend,
-    /// What the operator wants of it.
+    /// The state set by the operator.
     pub admin: AdminState,
     /// Whether the file lists it, the CLI added it, or discovery found it.
     pub origin: Origin,

@@ -25,28 +25,28 @@ pub struct EventView {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum WatchEvent {
-    /// A backend came into another state.
+    /// A backend changed its state.
     Backend {
         /// Its service.
         service: String,
         /// Where it listens.
         address: SocketAddr,
-        /// What it did before; null where it is new.
+        /// Its state before; null if it is new.
         before: Option<BackendState>,
-        /// What it does now.
+        /// Its state.
         state: BackendState,
         /// Why.
         reason: String,
     },
-    /// A backend that takes new flows has another part of its weight than before.
+    /// The weight of a backend that takes new flows was adjusted.
     Weight {
         /// Its service.
         service: String,
         /// Where it listens.
         address: SocketAddr,
-        /// The weight that the operator gave it.
+        /// Its configured weight.
         weight: u16,
-        /// How much of that counts, 1: all of it.
+        /// The part of it that it has now, 1: all of it.
         ratio: f64,
         /// Why.
         reason: String,
@@ -60,31 +60,31 @@ pub enum WatchEvent {
         /// A line for each difference, at most 32.
         changes: Vec<String>,
     },
-    /// An interface of the config came up or went down.
+    /// A configured interface came up or went down.
     Interface {
         /// Its name.
         interface: String,
         /// Whether its link is up and has a carrier.
         up: bool,
     },
-    /// The config file was read again.
+    /// The config file was reloaded.
     Reload {
         /// How many changes it made.
         changes: u64,
     },
-    /// Something that the kernel had lost, or somebody else had changed, was restored.
+    /// The daemon restored something that was missing or that something else had changed.
     Restored {
         /// What.
         what: String,
     },
-    /// Something became wrong with the datapath, or has recovered.
+    /// Something went wrong with forwarding, or has recovered.
     Trouble {
-        /// What is wrong; null where all is well.
+        /// What is wrong; null if nothing is.
         trouble: Option<String>,
     },
-    /// The reader was too slow, or comes back after a restart: events are missing here.
+    /// The reader was too slow, or reconnected after a restart: events are missing here.
     Lost {
-        /// How many; null where that is not known.
+        /// How many; null if unknown.
         events: Option<u64>,
     },
 }

@@ -102,12 +102,12 @@ pub struct Outcome {
     pub message: String,
     /// Whether anything changed.
     pub changed: bool,
-    /// What is wrong with the daemon's part of forwarding, looked at after the change; absent where nothing is.
+    /// What is wrong with forwarding after the change; absent if nothing is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
 }
 
-/// Which recorded flows are asked for.
+/// Which tracked flows to list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FlowQuery {
@@ -121,10 +121,10 @@ pub struct FlowQuery {
     /// Those of this client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<IpAddr>,
-    /// How many at most: 10,000 a page, whatever is asked for. Default 1,000.
+    /// How many at most: never more than 10,000 per page. Default 1,000.
     #[serde(default = "default_flows")]
     pub limit: u32,
-    /// Those that come behind this: `next` of the page before.
+    /// Where to continue: `next` of the previous page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cursor: Option<String>,
 }

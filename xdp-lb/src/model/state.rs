@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum TroubleKind {
-    /// The BPF tables are not what they should be.
+    /// The BPF tables are out of sync with the configuration.
     Tables,
     /// Slots that have moved cannot be settled.
     Settling,
@@ -15,13 +15,13 @@ pub enum TroubleKind {
     Flows,
     /// Frames for some of the host's MAC addresses are passed to the host.
     OwnMacs,
-    /// An interface of the config does not have the program.
+    /// The program is not attached to a configured interface.
     Interfaces,
-    /// Packets arrive at the interfaces, and the program counts none.
+    /// Packets arrive at the interfaces, but the program counts none.
     Packets,
     /// Links and tables are not pinned: forwarding would end with the daemon.
     Pins,
-    /// The metrics' port is taken.
+    /// The metrics' port is in use.
     Metrics,
 }
 
@@ -61,7 +61,7 @@ pub enum UpgradeState {
     UnderWay,
     /// This daemon has taken over.
     Done,
-    /// This daemon goes on: the other one did not become ready.
+    /// This daemon continues: the other one did not become ready.
     Failed,
 }
 
@@ -71,11 +71,11 @@ pub enum UpgradeState {
 pub enum VipState {
     /// It is one.
     Present,
-    /// It is none, as it is wanted: it has no backends, or was drained.
+    /// It is not, as intended: it has no backends, or was drained.
     Withdrawn,
-    /// It is none, and should be one.
+    /// It is not, but should be.
     Missing,
-    /// It is one, and should not be: somebody else added it.
+    /// It is one, but should not be: something else added it.
     Stays,
 }
 
@@ -101,7 +101,7 @@ pub enum Origin {
     Runtime,
     /// A backend that a DNS lookup found.
     Dns,
-    /// A backend that stands in the file that its service's discovery watches.
+    /// A backend in the file that its service's discovery watches.
     WatchedFile,
 }
 
@@ -117,7 +117,7 @@ impl Origin {
     }
 }
 
-/// What a backend does now.
+/// A backend's state.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum BackendState {
@@ -133,7 +133,7 @@ pub enum BackendState {
     Checking,
     /// A backup that is up while enough others are: it keeps its flows and gets no new ones.
     Standby,
-    /// Its health check failed, and it takes new flows all the same, since too few others are up.
+    /// Its health check failed, but it takes new flows because too few others are up.
     Panic,
     /// Its circuit breaker is open: it keeps its flows and gets no new ones for a while.
     Ejected,
@@ -163,7 +163,7 @@ impl BackendState {
     }
 }
 
-/// What the operator wants of a backend, of a service with all of its backends, or of the node with its VIPs.
+/// The state of a backend, a service with all of its backends, or the node with its VIPs, as set by the operator.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum AdminState {
@@ -196,7 +196,7 @@ pub enum HealthState {
     Down,
 }
 
-/// How far a flow has come.
+/// A flow's stage.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum FlowStage {

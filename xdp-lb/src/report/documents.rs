@@ -23,34 +23,34 @@ use crate::overlay::Leave;
 pub struct StatusView {
     /// The daemon's version.
     pub version: String,
-    /// The daemon's process id.
+    /// The daemon's process ID.
     pub pid: u32,
     /// Seconds since the daemon started.
     pub uptime_seconds: u64,
-    /// Whether the daemon took over tables that were pinned already.
+    /// Whether the daemon took over pinned tables.
     pub adopted: bool,
     /// The config file.
     pub config_file: String,
     /// The bpffs directory of the pins.
     pub pin_path: String,
-    /// What is wrong with the daemon's part of forwarding, in one line; null where nothing is.
+    /// What is wrong with forwarding, in one line; null if nothing is.
     pub trouble: Option<String>,
     /// The same, one for each kind of trouble.
     #[serde(default)]
     pub troubles: Vec<TroubleView>,
-    /// How many entries of tables, pins and attachments were found to be missing or changed since the daemon started, and
-    /// were restored.
+    /// Table entries, pins and attachments that the daemon restored after something else removed or changed them,
+    /// since it started.
     #[serde(default)]
     pub restored: u64,
-    /// What the operator wants of the node: while it is drained, its VIPs are withdrawn.
+    /// The state set by the operator: while the node is drained, its VIPs are withdrawn.
     #[serde(default)]
     pub admin: AdminState,
-    /// What became of the last upgrade that this daemon was part of.
+    /// The last upgrade of this daemon.
     #[serde(default)]
     pub upgrade: Option<UpgradeView>,
     /// The interfaces.
     pub interfaces: Vec<InterfaceView>,
-    /// The VIPs that the daemon puts on this host, by address; none where the config names no `vips.interface`.
+    /// The VIPs that the daemon manages, by address; none without `vips.interface`.
     #[serde(default)]
     pub vips: Vec<VipView>,
     /// The services, by name.
@@ -65,10 +65,10 @@ pub struct StatusView {
     pub passed_packets: u64,
 }
 
-/// Something that is wrong with the daemon's part of forwarding.
+/// Something that is wrong with forwarding.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TroubleView {
-    /// Of which kind.
+    /// Its kind.
     pub kind: TroubleKind,
     /// What is wrong, and what to do.
     pub message: String,
@@ -76,18 +76,18 @@ pub struct TroubleView {
     pub since_seconds: u64,
 }
 
-/// An interface that the program is to be attached to.
+/// A configured interface.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct InterfaceView {
     /// Its name.
     pub name: String,
-    /// Its index; 0 where the program is not attached.
+    /// Its index; 0 if the program is not attached.
     pub index: u32,
-    /// How the program is attached, native or generic; `None` where it is not attached.
+    /// How the program is attached, native or generic; `None` if it is not attached.
     pub mode: Option<XdpMode>,
     /// Whether the link is up and has a carrier.
     pub up: bool,
-    /// Why the program is not attached, or why it is not native, where `xdp_mode = "auto"` had to fall back.
+    /// Why the program is not attached, or why it is not native if `xdp_mode = "auto"` fell back.
     pub note: Option<String>,
 }
 
@@ -100,7 +100,7 @@ pub struct UpgradeView {
     pub message: String,
 }
 
-/// A VIP that the daemon sees to.
+/// A VIP that the daemon manages.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct VipView {
     /// The address.
@@ -109,7 +109,7 @@ pub struct VipView {
     pub state: VipState,
     /// The interface that has it.
     pub interface: Option<String>,
-    /// Whether the daemon added it, and so takes it away again. It leaves alone what somebody else added.
+    /// Whether the daemon added it, and so removes it again. It leaves other addresses alone.
     pub added_by_daemon: bool,
     /// Why it is not as it should be.
     pub note: Option<String>,
@@ -122,11 +122,11 @@ pub struct TableView {
     pub name: String,
     /// Entries in use.
     pub used: u64,
-    /// Entries that fit (`limits`).
+    /// Capacity, in entries (`limits`).
     pub size: u64,
 }
 
-/// Packets, bytes and flows since the tables were made, and their recent rate.
+/// Packets, bytes and flows since the tables were created, and their recent rate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TrafficView {
     /// Packets from clients.
@@ -137,23 +137,23 @@ pub struct TrafficView {
     pub packets_out: u64,
     /// Bytes to clients.
     pub bytes_out: u64,
-    /// Flows that began.
+    /// New flows.
     pub new_flows: u64,
-    /// SYNs that backends accepted, where their replies pass this host.
+    /// SYNs that backends accepted, if their replies pass this host.
     #[serde(default)]
     pub accepted: u64,
     /// Connections that backends refused or reset.
     #[serde(default)]
     pub resets: u64,
-    /// Packets a second, both ways, over the last few seconds.
+    /// Packets per second, in both directions, over the last few seconds.
     pub packets_per_second: f64,
-    /// Bytes a second, both ways, over the last few seconds.
+    /// Bytes per second, in both directions, over the last few seconds.
     pub bytes_per_second: f64,
-    /// New flows a second over the last few seconds.
+    /// New flows per second over the last few seconds.
     pub new_flows_per_second: f64,
 }
 
-/// A service as it stands.
+/// A service and its current state.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ServiceView {
     /// Its name.
@@ -164,33 +164,33 @@ pub struct ServiceView {
     pub protocol: Protocol,
     /// The forwarding mode.
     pub mode: Mode,
-    /// The addresses that backends see, where they are named.
+    /// The source addresses that backends see, if configured.
     pub snat_addresses: Vec<IpAddr>,
-    /// Which of its flows stay together on one backend.
+    /// Which of its flows go to the same backend.
     #[serde(default)]
     pub affinity: Affinity,
-    /// How QUIC's connection ids name its backends, where they are looked at.
+    /// How QUIC's connection IDs identify its backends, if they do.
     #[serde(default)]
     pub quic: Option<Quic>,
-    /// The clients that it lets in; empty: all but those that it denies.
+    /// The allowed clients; empty: all that are not denied.
     #[serde(default)]
     pub allow: Vec<Prefix>,
-    /// The clients that it does not let in.
+    /// The denied clients.
     #[serde(default)]
     pub deny: Vec<Prefix>,
     /// Maximum number of new flows per second from one client; 0: unlimited.
     #[serde(default)]
     pub new_flow_rate: u32,
-    /// How many of them at once; 0: as many as in a second.
+    /// How many of them may come in one burst; 0: as many as in a second.
     #[serde(default)]
     pub new_flow_burst: u32,
-    /// Where fewer of its backends are up than this, in percent, backups take flows, and then those that are down.
+    /// If fewer of its backends are up than this, in percent, backups take flows, and then backends that are down.
     #[serde(default)]
     pub panic_threshold: u8,
-    /// When a backend gets no new flows for a while, beyond what its health check says.
+    /// When to stop sending new flows to a failing backend for a while.
     #[serde(default)]
     pub circuit_breaker: Option<CircuitBreaker>,
-    /// Over which time a backend that comes back gets its share of new flows; null: at once.
+    /// The time over which a returning backend ramps up to its share of new flows; null: at once.
     #[schemars(with = "Option<String>")]
     #[serde(default, with = "crate::model::text::duration_option")]
     pub slow_start: Option<Duration>,
@@ -206,13 +206,13 @@ pub struct ServiceView {
     #[schemars(with = "Option<String>")]
     #[serde(default, with = "crate::model::text::duration_option")]
     pub down_timeout: Option<Duration>,
-    /// How its backends are asked how they are, where they are.
+    /// How its backends' agents are queried, if they have one.
     #[serde(default)]
     pub agent: Option<Agent>,
-    /// What weights follow beside agents, and how that is damped; null: nothing, and as by default.
+    /// How weights are adjusted and damped; null: the defaults.
     #[serde(default)]
     pub feedback: Option<Feedback>,
-    /// Why backends that are down take new flows, where they do.
+    /// Why backends that are down take new flows, if they do.
     #[serde(default)]
     pub panic: Option<String>,
     /// Maximum number of concurrent flows; 0: unlimited.
@@ -220,15 +220,15 @@ pub struct ServiceView {
     pub max_flows: u32,
     /// How its backends are checked.
     pub health_check: HealthCheck,
-    /// What the operator wants of it.
+    /// The state set by the operator.
     #[serde(default)]
     pub admin: AdminState,
-    /// How its backends are found beside those that are listed, and how that goes.
+    /// How additional backends are found, and the state of that.
     #[serde(default)]
     pub discovery: Option<DiscoveryView>,
-    /// Whether it stands in the config file (`file`) or was added by the CLI (`runtime`).
+    /// Whether it is in the config file (`file`) or was added by the CLI (`runtime`).
     pub origin: Origin,
-    /// Whether it was removed and keeps its flows until they end.
+    /// Whether it was removed and is draining.
     #[serde(default)]
     pub leaving: bool,
     /// Which of its backends are not used, and why: those that wait for room, or that were found and break a rule. A line
@@ -243,65 +243,65 @@ pub struct ServiceView {
     pub ring_slots: u32,
     /// Which of its flows are recorded.
     pub flow_tracking: FlowTracking,
-    /// What becomes of new flows while no backend takes any.
+    /// What happens to new flows while no backend takes any.
     #[serde(default)]
     pub on_no_backends: OnNoBackends,
     /// `nat`: whether clients beside a backend reach it from an address of this host.
     pub hairpin: Hairpin,
-    /// How far its slots are from rest.
+    /// Its slots that are not settled.
     pub moving: MovingView,
     /// Its traffic.
     pub traffic: TrafficView,
 }
 
-/// A service's discovery as it stands.
+/// A service's discovery and its state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DiscoveryView {
     /// How backends are found, as the config has it.
     pub config: Discovery,
-    /// What is looked at, in words: `dns SRV _http._tcp.example.com`.
+    /// Where backends are looked up, in words: `dns SRV _http._tcp.example.com`.
     pub source: String,
-    /// How many backends are found and used, whatever their state.
+    /// Discovered backends in use, in any state.
     pub found: u32,
-    /// How many were found once, are not any more, and keep their flows until those end.
+    /// Backends that are no longer found and are draining.
     pub leaving: u32,
-    /// How many were found and wait for room: until some of those that leave have gone.
+    /// Backends that were found and wait until draining ones have gone.
     #[serde(default)]
     pub waiting: u32,
-    /// How many of the found are missing from the last answer and still count as there (`hold`).
+    /// Backends that are missing from the last answer and are kept (`hold`).
     #[serde(default)]
     pub held: u32,
-    /// What is odd about the answers: that they differ from each other.
+    /// That answers vary between lookups.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warning: Option<String>,
-    /// What was found and is not used: why, a line each.
+    /// What was found but is not used, and why, a line each.
     pub refused: Vec<String>,
-    /// Seconds since the last good answer; absent where there was none since the daemon started.
+    /// Seconds since the last successful lookup; absent if there was none since the daemon started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_answer_seconds: Option<u64>,
-    /// Seconds until it is looked up again; absent where there is no such time, as for a file.
+    /// Seconds until the next lookup; absent for a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_lookup_seconds: Option<u64>,
-    /// Seconds since which it fails; absent where the last answer was good.
+    /// Seconds since lookups have been failing; absent if the last one succeeded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failing_since_seconds: Option<u64>,
-    /// Why it fails, in words. What was found before stays.
+    /// Why lookups fail, in words. Known backends stay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
-    /// Good answers since the daemon started.
+    /// Successful lookups since the daemon started.
     pub answers: u64,
-    /// Failures since the daemon started.
+    /// Failed lookups since the daemon started.
     pub failures: u64,
 }
 
-/// The slots of a ring that are not settled, since their owner has changed recently.
+/// The slots of a ring that are not settled, because they have moved recently.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MovingView {
     /// Slots of which a flow may have no record yet.
     pub moving_slots: u32,
-    /// Slots that wait for the last flow that is not their owner's.
+    /// Slots that still carry flows of their previous backend.
     pub recorded_slots: u32,
-    /// Seconds until none is of the first kind; absent where none is now.
+    /// Seconds until there are no slots of the first kind; absent if there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub all_recorded_in_seconds: Option<u64>,
 }
@@ -315,7 +315,7 @@ pub struct ServiceDetailView {
     pub backends: Vec<BackendView>,
 }
 
-/// A backend as it stands.
+/// A backend and its current state.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct BackendView {
     /// Its service.
@@ -324,58 +324,58 @@ pub struct BackendView {
     pub address: SocketAddr,
     /// Its weight.
     pub weight: u16,
-    /// How much of its weight counts, 0 to 2: 1 where that follows nothing.
+    /// The part of its weight that it has now, 0 to 2; 1 unless its weight is adjusted.
     #[serde(default = "whole")]
     pub weight_ratio: f64,
-    /// What it is called in QUIC's connection ids.
+    /// Its ID in QUIC's connection IDs.
     #[serde(default)]
     pub server_id: Option<ServerId>,
-    /// Whether it takes new flows only where too few others are up.
+    /// Whether it takes new flows only while too few others are up.
     #[serde(default)]
     pub backup: bool,
     /// Maximum number of concurrent flows; 0: unlimited.
     #[serde(default)]
     pub max_flows: u32,
-    /// Its part of the ring, 0 to 1: the share of new flows that it gets.
+    /// Its part of the ring, 0 to 1: its share of new flows.
     pub share: f64,
-    /// What it gets of the share that its weight gives it, 0 to 1: less than 1 while it warms up.
+    /// The part that it gets of the share of its weight, 0 to 1; less than 1 during slow start.
     #[serde(default = "whole")]
     pub portion: f64,
-    /// What it does now.
+    /// Its state.
     pub state: BackendState,
-    /// Seconds until it is tried again, where its circuit breaker is open; 0: as soon as its check succeeds.
+    /// Seconds until its trial, if its circuit breaker is open; 0: as soon as its check succeeds.
     #[serde(default)]
     pub tried_in_seconds: Option<u64>,
-    /// How often its circuit breaker has opened since the daemon started.
+    /// Times its circuit breaker has opened since the daemon started.
     #[serde(default)]
     pub ejections: u64,
-    /// What its agent says, where it has one.
+    /// What its agent says, if it has one.
     #[serde(default)]
     pub agent: Option<AgentView>,
     /// Why it is in this state, in words.
     pub reason: String,
-    /// Seconds since it came into this state.
+    /// Seconds since it entered this state.
     pub since_seconds: u64,
-    /// What the operator wants of it.
+    /// The state set by the operator.
     pub admin: AdminState,
     /// What its health check says.
     pub health: HealthState,
-    /// How long the last check took, in seconds.
+    /// Duration of the last check, in seconds.
     pub check_latency_seconds: Option<f64>,
-    /// How long checks took recently: a moving average, in seconds; null where there were too few.
+    /// Moving average of the duration of checks, in seconds; null if there were too few.
     #[serde(default)]
     pub check_latency_average_seconds: Option<f64>,
     /// Where packets to it are sent.
     pub next_hop: Option<NextHopView>,
-    /// Whether it stands in the config file or was added by the CLI.
+    /// Whether it is in the config file or was added by the CLI.
     pub origin: Origin,
-    /// Whether it was removed, or is not found any more, and keeps its flows until they end.
+    /// Whether it was removed, or is no longer found, and is draining.
     #[serde(default)]
     pub leaving: bool,
-    /// Seconds until one that leaves is removed with the flows that it still has.
+    /// Seconds until a draining backend is removed even if it still has flows.
     #[serde(default)]
     pub leaves_in_seconds: Option<u64>,
-    /// Recorded flows that live now.
+    /// Active recorded flows.
     pub flows: u64,
     /// Seconds until every flow that it still has from before its slots moved has ended or is among those; null
     /// where that is so now. A backend that drains in a service of `flow_tracking = "auto"` is the common case.
@@ -388,7 +388,7 @@ pub struct BackendView {
 /// What a backend's agent has said so far.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AgentView {
-    /// Whether it wants flows.
+    /// Whether it wants new flows.
     pub admin: AgentAdmin,
     /// Whether the backend works.
     pub operation: AgentOperation,
@@ -396,9 +396,9 @@ pub struct AgentView {
     pub percent: u16,
     /// The description of its last line.
     pub note: Option<String>,
-    /// Why its last answer is not known; what it said before holds.
+    /// Why its last answer is unknown; the one before stays in effect.
     pub trouble: Option<String>,
-    /// Seconds since it said something else than before; null where nothing was heard of it yet.
+    /// Seconds since its answer changed; null if it has not answered yet.
     pub since_seconds: Option<u64>,
 }
 
@@ -413,17 +413,17 @@ pub struct NextHopView {
     pub interface: String,
     /// The next hop's Ethernet address.
     pub mac: String,
-    /// The VLAN id of frames to it.
+    /// The VLAN ID of frames to it.
     pub vlan: Option<u16>,
     /// The MTU towards it, bytes of IP.
     pub mtu: u32,
 }
 
-/// How what a change takes away leaves.
+/// How removed services and backends leave.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RemovalQuery {
-    /// At once, with its flows; else it drains.
+    /// At once, with its flows; otherwise it drains.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub now: bool,
 }
@@ -438,20 +438,20 @@ impl RemovalQuery {
 /// What a reload did, or would do.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ReloadView {
-    /// One line for each change, in words; empty where nothing changes.
+    /// One line for each change, in words; empty if nothing changes.
     pub changes: Vec<String>,
-    /// Keys whose change cannot be made while the daemon runs, which stay as they are.
+    /// Changed keys that a reload cannot change, and that keep their values.
     pub needs_restart: Vec<String>,
-    /// One line for each thing to see to, in words: what a key above takes, or what could not be done yet.
+    /// One line for each thing that needs attention, in words: what a key above needs, or what could not be done yet.
     #[serde(default)]
     pub warnings: Vec<String>,
-    /// The keys outside of the services whose values are others, those that stay as they are too.
+    /// The changed keys outside of the services, including those that a reload cannot change.
     #[serde(default)]
     pub settings: Vec<SettingChange>,
-    /// The services that are others, by name.
+    /// The changed services, by name.
     #[serde(default)]
     pub services: Vec<ServiceChange>,
-    /// What is wrong with the daemon's part of forwarding, looked at after the reload; absent where nothing is.
+    /// What is wrong with forwarding after the reload; absent if nothing is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
 }
@@ -469,19 +469,19 @@ pub struct ConfigView {
     pub services: Vec<ServiceChange>,
 }
 
-/// The recorded flows.
+/// The tracked flows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FlowsView {
     /// How many match.
     pub matching: u64,
-    /// As many of them as were asked for, by service, backend and client.
+    /// The requested number of them, by service, backend and client.
     pub flows: Vec<FlowView>,
-    /// The cursor of the next page; absent where this is the last.
+    /// The cursor of the next page; absent on the last one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
 }
 
-/// A recorded flow.
+/// A tracked flow.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FlowView {
     /// Its service.
@@ -494,9 +494,9 @@ pub struct FlowView {
     pub vip: SocketAddr,
     /// The backend that its packets go to.
     pub backend: SocketAddr,
-    /// Whom the backend sees: the client, or in `full-nat` an address of this host.
+    /// The source that the backend sees: the client, or in `full-nat` an address of this host.
     pub seen_from: SocketAddr,
-    /// How far it has come.
+    /// Its stage.
     pub stage: FlowStage,
     /// Seconds since its last packet was noted.
     pub idle_seconds: u32,
