@@ -49,9 +49,9 @@ fn options_change_at_runtime_while_every_flow_goes_on_and_are_there_after_a_rest
     for (arguments, words) in [
         (&["service", "set", "web", "mode=nat"][..], "established flows would break"),
         (&["service", "set", "web", "affinity=sorce"], "write \"none\", \"source\""),
-        (&["service", "set", "web", "max_flows=5", "down_grace=2s"], "is of on_down = \"auto\""),
+        (&["service", "set", "web", "max_flows=5", "down_grace=2s"], "requires on_down = \"auto\""),
         (&["backend", "set", "web", &backend, "wieght=1"], "did you mean \"weight\"?"),
-        (&["backend", "set", "web", &backend, "server_id=0a"], "means nothing in a service without quic"),
+        (&["backend", "set", "web", &backend, "server_id=0a"], "requires quic; remove it, or add quic to the service"),
     ] {
         let said = refused(&site, arguments);
         assert!(said.contains(words), "{arguments:?}: {said}");
@@ -127,7 +127,7 @@ fn runtime_changes_are_saved_into_the_config_file_whose_comments_stay_and_no_flo
     assert!(saved.starts_with("# What this host does.\n") && saved.contains("max_flows = 100000"), "{saved}");
     assert!(saved.contains(&web_backend(3)) && saved.contains("weight = 300"), "{saved}");
     assert!(site.daemon.cli(&["diff", "--runtime"]).unwrap().contains("no runtime changes"));
-    assert!(site.daemon.cli(&["diff"]).unwrap().contains("nothing differs"));
+    assert!(site.daemon.cli(&["diff"]).unwrap().contains("no differences"));
     site.daemon.kill().unwrap();
     site.daemon.run().unwrap();
     let shown = site.daemon.cli_json(&["service", "show", "web"]).unwrap();
