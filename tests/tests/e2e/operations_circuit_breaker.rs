@@ -94,7 +94,7 @@ fn a_backend_that_leaves_syns_unanswered_is_ejected_and_the_last_one_never() {
     network.backends[1].run("ip route add blackhole 192.0.2.100/32").unwrap();
     wait_for(&daemon, 2, "ejected");
     network.backends[0].run("ip route add blackhole 192.0.2.100/32").unwrap();
-    until("backend 1 to be spared", PATIENCE, || Ok(reason(&daemon, 1).contains("it is not ejected")))
+    until("backend 1 to be spared", PATIENCE, || Ok(reason(&daemon, 1).contains("; not ejected, because ")))
         .unwrap();
     assert_eq!(daemon.backend_state("web", &web_backend(1)).unwrap(), "up");
     drop(requests);

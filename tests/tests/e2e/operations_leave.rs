@@ -72,7 +72,7 @@ fn taken_out_of_the_file(mode: &str) {
     download.wait_for_progress().unwrap();
 
     let said = site.daemon.cli(&["backend", "remove", "web", &web_backend(2)]).unwrap();
-    assert!(said.contains("it drains"), "{said}");
+    assert!(said.contains("; draining, with "), "{said}");
     let status = site.daemon.cli(&["backend", "list"]).unwrap();
     assert!(status.contains("was removed"), "{status}");
     download.wait_for_progress().unwrap();
@@ -117,7 +117,7 @@ fn what_is_removed_with_now_goes_at_once_and_it_is_said_what_that_ends() {
 
     // A service: it drains, is itself again, and goes at once.
     let said = daemon.cli(&["service", "remove", "web"]).unwrap();
-    assert!(said.contains("it drains"), "{said}");
+    assert!(said.contains("; draining, with "), "{said}");
     assert!(xdp_lb_tests::request(client, Site::vip()).is_err(), "a service that leaves took a connection");
     kept.wait_for_progress().unwrap();
     assert_eq!(leaving(daemon), [web_backend(1)]);
@@ -136,7 +136,7 @@ fn a_service_that_the_file_has_no_more_keeps_its_flows_and_its_vip_until_they_en
     let whole = daemon.config().unwrap();
     fs::write(daemon.config_file(), &whole[..whole.find("[[service]]").unwrap()]).unwrap();
     let said = daemon.cli(&["reload"]).unwrap();
-    assert!(said.contains("service web: removed, with 1 backend: it drains"), "{said}");
+    assert!(said.contains("service web: removed, with 1 backend: draining"), "{said}");
     // Longer than a silent flow could live that has no record.
     std::thread::sleep(Duration::from_secs(12));
     download.wait_for_progress().unwrap();

@@ -51,7 +51,10 @@ fn options_change_at_runtime_while_every_flow_goes_on_and_are_there_after_a_rest
         (&["service", "set", "web", "affinity=sorce"], "write \"none\", \"source\""),
         (&["service", "set", "web", "max_flows=5", "down_grace=2s"], "requires on_down = \"auto\""),
         (&["backend", "set", "web", &backend, "wieght=1"], "did you mean \"weight\"?"),
-        (&["backend", "set", "web", &backend, "server_id=0a"], "requires quic; remove it, or add quic to the service"),
+        (
+            &["backend", "set", "web", &backend, "server_id=0a"],
+            "requires quic; remove it, or add quic to the service",
+        ),
     ] {
         let said = refused(&site, arguments);
         assert!(said.contains(words), "{arguments:?}: {said}");

@@ -216,7 +216,7 @@ fn while_a_build_hangs_before_it_is_ready_the_daemon_works_and_a_backend_that_di
         assert_eq!(bed.status()["upgrade"]["state"], "under-way");
         bed.daemon.cli(&["backend", "set-weight", "web", &web_backend(2), "50"]).unwrap();
         let refused = bed.daemon.cli_output(&["upgrade"]).unwrap();
-        assert!(String::from_utf8_lossy(&refused.stderr).contains("under way"), "{refused:?}");
+        assert!(String::from_utf8_lossy(&refused.stderr).contains("in progress"), "{refused:?}");
         drop(bed.nginx.remove(0));
         bed.daemon.wait_for_state("web", &web_backend(1), "down", Duration::from_secs(20)).unwrap();
         requests.next_by_backend(50).unwrap();
