@@ -130,6 +130,59 @@ fn contents(page: &Page) -> String {
     if lines.len() > 1 { lines.join("\n") } else { String::new() }
 }
 
+/// The longest line of a page, in characters, and the longest sentence, in words.
+const LONGEST: (usize, usize) = (300, 35);
+
+/// The sentences of a page: of its paragraphs, items and cells.
+fn sentences(page: &Page) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    for line in page.prose().lines().map(str::trim) {
+        let begins = line.is_empty()
+            || line.starts_with(['#', '-', '*', '|'])
+            || line.starts_with(|it: char| it.is_ascii_digit());
+        if begins {
+            parts.push(String::new());
+        }
+        match line.strip_prefix('|') {
+            Some(cells) => parts.extend(cells.split('|').map(str::to_owned)),
+            None => {
+                let part = parts.last_mut().expect("there is one");
+                part.push_str(line);
+                part.push(' ');
+            }
+        }
+    }
+    let ends = [". ", "! ", "? "];
+    let split = |part: String| -> Vec<String> {
+        let marked = ends.iter().fold(part, |part, end| part.replace(end, &format!("{}\n", end.trim())));
+        marked.lines().map(str::to_owned).collect()
+    };
+    parts.into_iter().flat_map(split).collect()
+}
+
+/// How many words a sentence has; what stands in backquotes is one.
+fn words(sentence: &str) -> usize {
+    let prose = sentence.split('`').enumerate().map(|(place, part)| if place % 2 == 0 { part } else { "it" });
+    let prose: String = prose.collect();
+    prose.split_whitespace().filter(|word| word.contains(char::is_alphanumeric)).count()
+}
+
+#[test]
+fn no_line_and_no_sentence_of_a_page_is_too_long() {
+    let (line, sentence) = LONGEST;
+    let mut long = Vec::new();
+    for page in Page::all() {
+        let path = page.path.display();
+        let lines = (1..).zip(page.text.lines()).filter(|(_, it)| it.chars().count() > line);
+        long.extend(
+            lines.map(|(number, _)| format!("{path}:{number}: a line of more than {line} characters")),
+        );
+        let sentences = sentences(&page).into_iter().filter(|it| words(it) > sentence);
+        long.extend(sentences.map(|it| format!("{path}: a sentence of more than {sentence} words: {it}")));
+    }
+    assert!(long.is_empty(), "split these:\n{}", long.join("\n"));
+}
+
 #[test]
 fn every_link_of_a_page_leads_to_a_file_or_a_heading() {
     let root = paths::workspace();
@@ -166,4 +219,13 @@ fn a_link_that_leads_nowhere_is_found() {
         ["#no-heading", "#two-2", "b/c.md#gone", "gone.md"].map(|link| format!("docs/a.md: {link}"))
     );
     assert_eq!(contents(&pages[0]), "- [One `[key]`](#one-key)\n- [Two](#two)\n- [Two](#two-1)");
+}
+
+#[test]
+fn a_sentence_is_of_one_paragraph_item_or_cell_and_its_words_are_counted() {
+    let text = "# A title\n\nOne. Two `a b c`\nwords? Three\n- four five\n| six | seven. eight nine |\n```\nnot. this\n```\n";
+    let counts: Vec<usize> =
+        sentences(&Page::planted("docs/a.md", text)).iter().map(|it| words(it)).collect();
+    let counts: Vec<usize> = counts.into_iter().filter(|count| *count > 0).collect();
+    assert_eq!(counts, [2, 1, 3, 1, 2, 1, 1, 2]);
 }
