@@ -9,8 +9,8 @@ use xdp_lb_common::process::handover::{Target, target};
 use xdp_lb_common::process::{Scratch, Verdict, process, records_flows, send_check, slot_hash};
 use xdp_lb_common::reason::{Kind, Reason};
 use xdp_lb_common::tables::{
-    ASYMMETRIC_REPLIES, Backend, BackendIndex, BackendState, Book, CHECKS_HOST_MAC, CHECKS_MAC, Check,
-    FlowKey, FlowRecord, Fragment, FragmentCourse, FragmentKey, Mode, Route, RouteQuery, Service,
+    ASYMMETRIC_REPLIES, Backend, BackendIndex, BackendState, CHECKS_HOST_MAC, CHECKS_MAC, Check, FlowKey,
+    FlowRecord, FlowTable, Fragment, FragmentKey, FragmentTarget, Mode, Route, RouteQuery, Service,
     SourceVerdict, Tables, Tags,
 };
 
@@ -76,9 +76,9 @@ pub fn send(world: &World, scratch: &mut Scratch, frame: &[u8], ingress: u32) ->
     let count = counted + u64::from(!is_pong && !is_of_check) + u64::from(is_handed);
     assert_eq!(count, self::counted(world), "each packet is counted once: {verdict:?}");
     let now = snapshot(world);
-    for (book, before) in now.iter().zip(&flows) {
+    for (table, before) in now.iter().zip(&flows) {
         assert!(
-            book.len() <= before.len().max(world.tables.flow_limit),
+            table.len() <= before.len().max(world.tables.flow_limit),
             "no more flows are recorded than there is room for"
         );
     }
@@ -328,19 +328,19 @@ impl From<&FlowRecord> for Record {
     }
 }
 
-/// What each [`Book`] holds.
-type Flows = [BTreeMap<FlowKey, Record>; Book::ALL.len()];
+/// What each [`FlowTable`] holds.
+type Flows = [BTreeMap<FlowKey, Record>; FlowTable::ALL.len()];
 
 fn snapshot(world: &World) -> Flows {
     let flows = world.tables.flows.borrow();
-    Book::ALL.map(|book| {
-        flows[book as usize].iter().map(|(key, record)| (*key, Record::from(&**record))).collect()
+    FlowTable::ALL.map(|table| {
+        flows[table as usize].iter().map(|(key, record)| (*key, Record::from(&**record))).collect()
     })
 }
 
-/// A flow's record, in whichever book it is.
+/// A flow's record, in whichever table it is.
 fn recall<'f>(flows: &'f Flows, key: &FlowKey) -> Option<&'f Record> {
-    flows.iter().find_map(|book| book.get(key))
+    flows.iter().find_map(|table| table.get(key))
 }
 
 /// How many packets all counters have seen.
@@ -487,9 +487,9 @@ fn followed(world: &World, later: &Dissection, sent: &Dissection, way: Way) -> F
     let patience = if later.source.is_ipv4() { 30 } else { 60 };
     let noted = world.tables.fragments.borrow().get(&key).copied();
     if let Some(fragment) = noted.filter(|noted| world.tables.now.saturating_sub(noted.seen) <= patience) {
-        assert_ne!(fragment.course, FragmentCourse::Host as u8, "the host's is the host's");
+        assert_ne!(fragment.target, FragmentTarget::Host as u8, "the host's is the host's");
         let vip = Endpoint::new(key.destination, fragment.destination_port, fragment.protocol);
-        return First { fragment, vip: (fragment.course == FragmentCourse::Forward as u8).then_some(vip) };
+        return First { fragment, vip: (fragment.target == FragmentTarget::Backend as u8).then_some(vip) };
     }
     let at_vip = |vip: &&Endpoint| vip.address == key.destination && vip.protocol.0 == later.protocol;
     let mut its = world.tables.services.iter().filter(|(vip, _)| at_vip(vip));

@@ -2,10 +2,10 @@
 
 use std::cell::RefCell;
 
+pub use xdp_lb_common::decap::Outcome;
+use xdp_lb_common::decap::{ACCEPTS_GUE, ACCEPTS_IPIP, Settings, Tables, decapsulate};
 use xdp_lb_common::host::Buffer;
 use xdp_lb_common::net::{Address, Port};
-pub use xdp_lb_common::process::decap::Outcome;
-use xdp_lb_common::process::decap::{ACCEPTS_GUE, ACCEPTS_IPIP, Settings, Tables, decapsulate};
 
 use crate::dissect::{Dissection, UDP, dissect, error, sum, word};
 

@@ -2,7 +2,7 @@
 
 use arbitrary::{Result, Unstructured};
 use xdp_lb_common::host::Buffer;
-use xdp_lb_common::parse;
+use xdp_lb_common::packet::parse;
 use xdp_lb_common::process::{Scratch, Verdict};
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::tables::{FlowKey, Mode};

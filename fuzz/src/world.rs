@@ -4,14 +4,14 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use arbitrary::{Result, Unstructured};
-use xdp_lb_common::flow::{Direction, Life, patience};
 use xdp_lb_common::host::HostTables;
 use xdp_lb_common::net::{Address, Endpoint, MacAddress, Port, Protocol};
 use xdp_lb_common::own_mac::OwnMac;
 use xdp_lb_common::process::handover::{CLEAR, SET};
-use xdp_lb_common::slot::Slot;
+use xdp_lb_common::tables::flow::{Direction, Life, patience};
+use xdp_lb_common::tables::slot::Slot;
 use xdp_lb_common::tables::{
-    ASYMMETRIC_REPLIES, Backend, BackendIndex, Book, COUNTS_FLOWS, Check, FlowKey, FlowRecord, Mode,
+    ASYMMETRIC_REPLIES, Backend, BackendIndex, COUNTS_FLOWS, Check, FlowKey, FlowRecord, FlowTable, Mode,
     RECORDS_FLOWS, REJECTS, Reply, Route, SHARED, ServerId, ServerKey, Service, ServiceIndex, Settings,
     SlotIndex, SourceKey, SourceVerdict, Tags,
 };
@@ -440,7 +440,7 @@ impl World {
             Direction::Reply => (FlowKey::new(backend, own), vip, client),
         };
         let seen = self.tables.now - u.int_in_range(0..=1000)?;
-        let book = if u.arbitrary()? { Book::Flows } else { Book::HalfOpen };
+        let table = if u.arbitrary()? { FlowTable::Flows } else { FlowTable::HalfOpen };
         let record = FlowRecord {
             source: from.address,
             destination: to.address,
@@ -453,7 +453,7 @@ impl World {
             destination_mac: mac(20),
             source_mac: mac(21),
         };
-        self.tables.flows.borrow_mut()[book as usize].insert(key, Rc::new(record));
+        self.tables.flows.borrow_mut()[table as usize].insert(key, Rc::new(record));
         Ok(())
     }
 
@@ -478,7 +478,7 @@ impl World {
                     *slot = Slot::moving(owner, slot.owner());
                 }
             }
-            _ => self.tables.flows.borrow_mut()[u.choose_index(Book::ALL.len())?].clear(),
+            _ => self.tables.flows.borrow_mut()[u.choose_index(FlowTable::ALL.len())?].clear(),
         }
         Ok(())
     }

@@ -11,19 +11,19 @@ use std::vec::Vec;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::filter::{BACKEND, Place, VIP};
+use crate::decap;
 use crate::hash::FlowHash;
 use crate::net::{Address, Endpoint, Port, Protocol};
 use crate::own_mac::{OwnMac, OwnMacs, PROBES, WORDS};
 use crate::packet::Packet;
-use crate::process::decap;
 use crate::rate::{Answer, Buckets};
 use crate::reason::{REASONS, Reason};
-use crate::slot::Slot;
+use crate::tables::filter::{BACKEND, Place, VIP};
+use crate::tables::slot::Slot;
 use crate::tables::{
-    Backend, BackendIndex, Book, Check, FlowKey, FlowRecord, Fragment, FragmentKey, Inserted, PortRanges,
-    Reply, Route, RouteQuery, RouterAddresses, RouterInterface, ServerKey, Service, ServiceIndex, Settings,
-    SlotIndex, SolePorts, SourceKey, SourceVerdict, Tables, Traffic, VlanDevice,
+    Backend, BackendIndex, Check, FlowKey, FlowRecord, FlowTable, Fragment, FragmentKey, Inserted,
+    PortRanges, Reply, Route, RouteQuery, RouterAddresses, RouterInterface, ServerKey, Service, ServiceIndex,
+    Settings, SlotIndex, SolePorts, SourceKey, SourceVerdict, Tables, Traffic, VlanDevice,
 };
 
 /// A frame in a buffer.
@@ -174,7 +174,7 @@ pub struct HostTables {
     /// Whether the datapath has found that no daemon is there.
     pub is_alone: Cell<bool>,
     /// `FLOWS` and `HALF_OPEN`; they evict nothing by themselves.
-    pub flows: RefCell<[HashMap<FlowKey, Rc<FlowRecord>>; Book::ALL.len()]>,
+    pub flows: RefCell<[HashMap<FlowKey, Rc<FlowRecord>>; FlowTable::ALL.len()]>,
     /// `FRAGMENTS`; evicts nothing by itself.
     pub fragments: RefCell<HashMap<FragmentKey, Fragment>>,
     /// How many records fit in each.
@@ -234,8 +234,8 @@ impl HostTables {
         }
     }
 
-    fn put(&self, book: Book, key: &FlowKey, record: &FlowRecord) -> Option<()> {
-        let flows = &mut self.flows.borrow_mut()[book as usize];
+    fn put(&self, table: FlowTable, key: &FlowKey, record: &FlowRecord) -> Option<()> {
+        let flows = &mut self.flows.borrow_mut()[table as usize];
         if flows.len() >= self.flow_limit && !flows.contains_key(key) {
             return None;
         }
@@ -323,23 +323,23 @@ impl Tables for HostTables {
         self.checks.get(key)
     }
 
-    fn flow(&self, book: Book, key: &FlowKey) -> Option<Rc<FlowRecord>> {
-        self.flows.borrow()[book as usize].get(key).cloned()
+    fn flow(&self, table: FlowTable, key: &FlowKey) -> Option<Rc<FlowRecord>> {
+        self.flows.borrow()[table as usize].get(key).cloned()
     }
 
-    fn put_new_flow(&self, book: Book, key: &FlowKey, record: &FlowRecord) -> Inserted {
-        if self.flows.borrow()[book as usize].contains_key(key) {
+    fn put_new_flow(&self, table: FlowTable, key: &FlowKey, record: &FlowRecord) -> Inserted {
+        if self.flows.borrow()[table as usize].contains_key(key) {
             return Inserted::Occupied;
         }
-        self.put(book, key, record).map_or(Inserted::Full, |()| Inserted::New)
+        self.put(table, key, record).map_or(Inserted::Full, |()| Inserted::New)
     }
 
-    fn put_flow(&self, book: Book, key: &FlowKey, record: &FlowRecord) -> Option<()> {
-        self.put(book, key, record)
+    fn put_flow(&self, table: FlowTable, key: &FlowKey, record: &FlowRecord) -> Option<()> {
+        self.put(table, key, record)
     }
 
-    fn remove_flow(&self, book: Book, key: &FlowKey) {
-        self.flows.borrow_mut()[book as usize].remove(key);
+    fn remove_flow(&self, table: FlowTable, key: &FlowKey) {
+        self.flows.borrow_mut()[table as usize].remove(key);
     }
 
     fn may_answer(&self, answer: Answer, destination: FlowHash) -> bool {

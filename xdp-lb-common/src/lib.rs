@@ -4,21 +4,14 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod bench;
-pub mod checksum;
-pub mod directory;
-pub mod filter;
-pub mod flow;
+pub mod decap;
 pub mod hash;
-pub mod headers;
 #[cfg(feature = "host")]
 pub mod host;
-pub mod layout;
 pub mod net;
 pub mod own_mac;
 pub mod packet;
-pub mod parse;
 pub mod process;
 pub mod rate;
 pub mod reason;
-pub mod slot;
 pub mod tables;

@@ -7,8 +7,8 @@ use aya_ebpf::macros::{map, xdp};
 use aya_ebpf::maps::{Array, PerCpuArray, ProgramArray};
 use aya_ebpf::programs::XdpContext;
 use xdp_lb_common::bench::{Plan, Variation, WORDS, WORDS_AT};
-use xdp_lb_common::headers::Ethernet;
 use xdp_lb_common::packet::Packet;
+use xdp_lb_common::packet::headers::Ethernet;
 
 use crate::packet::Frame;
 

@@ -5,8 +5,8 @@ use aya_ebpf::macros::{map, xdp};
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray};
 use aya_ebpf::programs::XdpContext;
+use xdp_lb_common::decap::{OUTCOMES, Outcome, Settings, Tables, decapsulate};
 use xdp_lb_common::net::Address;
-use xdp_lb_common::process::decap::{OUTCOMES, Outcome, Settings, Tables, decapsulate};
 
 use crate::packet::Frame;
 

@@ -3,13 +3,13 @@
 use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, bpf_fib_lookup as FibLookup};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
-use xdp_lb_common::directory::Keyed;
-use xdp_lb_common::filter::WORDS;
 use xdp_lb_common::net::{Address, Endpoint};
 use xdp_lb_common::own_mac;
 use xdp_lb_common::process::Scratch;
 use xdp_lb_common::rate::{self, Buckets};
 use xdp_lb_common::reason::REASONS;
+use xdp_lb_common::tables::directory::Keyed;
+use xdp_lb_common::tables::filter::WORDS;
 use xdp_lb_common::tables::{
     Backend, Check, FlowKey, FlowRecord, Fragment, FragmentKey, PortRanges, Reply, RouterAddresses,
     RouterInterface, ServerKey, Service, Settings, SolePorts, SourceKey, Traffic, VlanDevice,

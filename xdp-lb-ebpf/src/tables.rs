@@ -11,16 +11,16 @@ use aya_ebpf::helpers::{bpf_fib_lookup, bpf_ktime_get_coarse_ns, bpf_ktime_get_n
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, LruHashMap};
 use aya_ebpf::programs::XdpContext;
-use xdp_lb_common::directory::{Keyed, Source};
-use xdp_lb_common::filter::Place;
 use xdp_lb_common::hash::FlowHash;
 use xdp_lb_common::net::{Address, Be32, Endpoint, MacAddress, Port, Protocol};
 use xdp_lb_common::own_mac::OwnMacs;
 use xdp_lb_common::rate::Answer;
 use xdp_lb_common::reason::Reason;
-use xdp_lb_common::slot::Slot;
+use xdp_lb_common::tables::directory::{Keyed, Source};
+use xdp_lb_common::tables::filter::Place;
+use xdp_lb_common::tables::slot::Slot;
 use xdp_lb_common::tables::{
-    Backend, BackendIndex, Book, Check, FlowKey, FlowRecord, Fragment, FragmentKey, Inserted,
+    Backend, BackendIndex, Check, FlowKey, FlowRecord, FlowTable, Fragment, FragmentKey, Inserted,
     NeighbourWanted, PortRanges, Reply, Route, RouteQuery, RouterAddresses, RouterInterface, ServerKey,
     Service, ServiceIndex, Settings, SlotIndex, SourceKey, Tables, Tags, Traffic, VlanDevice,
 };
@@ -251,15 +251,15 @@ impl Tables for Maps<'_> {
     }
 
     #[inline(always)]
-    fn flow(&self, book: Book, key: &FlowKey) -> Option<&FlowRecord> {
+    fn flow(&self, table: FlowTable, key: &FlowKey) -> Option<&FlowRecord> {
         // SAFETY: the value stays readable until the program ends. The map may give an evicted
         // value's place to another flow meanwhile; every field is valid whatever its bytes are.
-        unsafe { map(book).get(key) }
+        unsafe { map(table).get(key) }
     }
 
     #[inline(always)]
-    fn put_new_flow(&self, book: Book, key: &FlowKey, record: &FlowRecord) -> Inserted {
-        match map(book).insert(key, record, BPF_NOEXIST.into()) {
+    fn put_new_flow(&self, table: FlowTable, key: &FlowKey, record: &FlowRecord) -> Inserted {
+        match map(table).insert(key, record, BPF_NOEXIST.into()) {
             Ok(()) => Inserted::New,
             Err(error) if error == -EEXIST => Inserted::Occupied,
             Err(_) => Inserted::Full,
@@ -267,14 +267,14 @@ impl Tables for Maps<'_> {
     }
 
     #[inline(always)]
-    fn put_flow(&self, book: Book, key: &FlowKey, record: &FlowRecord) -> Option<()> {
-        map(book).insert(key, record, 0).ok()
+    fn put_flow(&self, table: FlowTable, key: &FlowKey, record: &FlowRecord) -> Option<()> {
+        map(table).insert(key, record, 0).ok()
     }
 
     #[inline(always)]
-    fn remove_flow(&self, book: Book, key: &FlowKey) {
+    fn remove_flow(&self, table: FlowTable, key: &FlowKey) {
         // One that is not there is as good as removed.
-        let _ = map(book).remove(key);
+        let _ = map(table).remove(key);
     }
 
     #[inline(always)]
@@ -419,10 +419,10 @@ impl Tables for Maps<'_> {
 }
 
 #[inline(always)]
-fn map(book: Book) -> &'static LruHashMap<FlowKey, FlowRecord> {
-    match book {
-        Book::Flows => &FLOWS,
-        Book::HalfOpen => &HALF_OPEN,
+fn map(table: FlowTable) -> &'static LruHashMap<FlowKey, FlowRecord> {
+    match table {
+        FlowTable::Flows => &FLOWS,
+        FlowTable::HalfOpen => &HALF_OPEN,
     }
 }
 

@@ -22,7 +22,7 @@ use xdp_lb::plan::wanted::{Path, Sources, WantedBackend, WantedService};
 use xdp_lb::ring;
 use xdp_lb::tables::Tables;
 use xdp_lb_common::net::{Endpoint, MacAddress, Protocol};
-use xdp_lb_common::slot::Slot;
+use xdp_lb_common::tables::slot::Slot;
 use xdp_lb_common::tables::{BackendIndex, BackendState, Mode};
 use xdp_lb_tests::report::{Report, Table};
 use xdp_lb_tests::statistics::{median, spread};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use xdp_lb_common::net::{Address, Endpoint};
-use xdp_lb_common::slot::Slot;
+use xdp_lb_common::tables::slot::Slot;
 use xdp_lb_common::tables::{Backend, BackendIndex, Reply, ServerKey, Service, SlotIndex, SourceVerdict};
 
 /// What stands in the tables that the control plane writes.

@@ -1,13 +1,13 @@
 //! Answers instead of packets: whoever sends a packet that goes no further is told so, where the protocols have a word
 //! for it.
 
-use super::Scratch;
+use super::context::Scratch;
 use super::{icmp_answer, tcp_reset};
 use crate::hash::FlowHash;
-use crate::headers::{ETHERTYPE_VLAN, TCP_RST};
 use crate::net::{Address, Protocol};
 use crate::packet::Packet;
-use crate::parse::{Kind, Parsed};
+use crate::packet::headers::{ETHERTYPE_VLAN, TCP_RST};
+use crate::packet::parse::{Kind, Parsed};
 use crate::rate::Answer;
 use crate::reason::Reason;
 use crate::tables::{Route, RouterInterface, Tables};

@@ -1,7 +1,7 @@
 //! Where a backend's packet has to come in: by the interface and in the VLAN by which packets to it leave. Else anybody in
 //! the clients' network could speak in a backend's name, and this host would pass it on in the VIP's.
 
-use crate::parse::Parsed;
+use crate::packet::parse::Parsed;
 use crate::reason::Reason;
 use crate::tables::{ASYMMETRIC_REPLIES, Backend, BackendIndex, Route, Tables, VlanDevice};
 

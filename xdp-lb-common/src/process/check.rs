@@ -1,11 +1,12 @@
 //! Health checks that go to the VIP: from the host's end of a veth pair through one backend, as a client's packets go to it,
 //! and back to the sockets at the pair's other end.
 
+use super::context::{Context, Scratch, Verdict};
 use super::depart::{depart, keeps_addresses};
 use super::rewrite::{Departure, check_hops, ethertype, write_ethernet};
-use super::{Context, Scratch, Verdict, arrival, ports};
+use super::{arrival, ports};
 use crate::packet::Packet;
-use crate::parse::{Kind, Parsed, parse};
+use crate::packet::parse::{Kind, Parsed, parse};
 use crate::reason::Reason;
 use crate::tables::{BackendState, CHECKS_HOST_MAC, CHECKS_MAC, Tables, Tags};
 
@@ -22,7 +23,7 @@ pub fn send_check<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mu
 #[inline(always)]
 fn send<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Scratch) -> Result<(), Reason> {
     parse(packet, &mut scratch.parsed)?;
-    let Scratch { parsed, departure, moment, .. } = scratch;
+    let Scratch { parsed, departure, meta, .. } = scratch;
     if parsed.kind != Kind::Flow {
         return Err(Reason::NotTcpOrUdp);
     }
@@ -36,7 +37,7 @@ fn send<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Scratch)
     }
     check_hops(parsed)?;
     let settings = tables.settings().ok_or(Reason::Internal)?;
-    let context = Context { tables, settings, parsed, moment };
+    let context = Context { tables, settings, parsed, meta };
     depart(packet, &context, service, backend, parsed.key.source_endpoint(), departure)
 }
 

@@ -1,12 +1,11 @@
 //! From the choice of a backend to the wire: what each forwarding mode does to a packet.
 
+use super::context::{Context, Scratch};
 use super::encapsulate::encapsulate;
-use super::forward::is_first;
-use super::rewrite::{Departure, Limit, relay, rewrite};
-use super::{Context, Scratch, mss, ports};
+use super::rewrite::{Departure, Limit, fits, relay, rewrite};
+use super::{mss, ports};
 use crate::net::Endpoint;
 use crate::packet::Packet;
-use crate::parse::Parsed;
 use crate::reason::Reason;
 use crate::tables::{Backend, FlowKey, Mode, Service, Tables};
 
@@ -35,17 +34,11 @@ pub fn depart<P: Packet, T: Tables>(
     if service.mode == Mode::Dsr as u8 {
         return relay(packet, parsed, departure);
     }
-    if is_first(parsed) {
+    if parsed.is_first() {
         mss::clamp(packet, parsed, backend.mtu)?;
     }
     departure.key = FlowKey::new(source, backend.endpoint_for(&parsed.key.destination_endpoint()));
     rewrite(packet, parsed, departure)
-}
-
-/// Whether the path to this backend takes this packet with so many bytes more.
-#[inline(always)]
-pub fn fits(parsed: &Parsed, more: usize, backend: &Backend) -> bool {
-    backend.mtu == 0 || parsed.ip_length + more as u32 <= u32::from(backend.mtu)
 }
 
 /// Whether packets to this service's backends keep the client's address and the VIP's.
@@ -64,7 +57,7 @@ pub fn deliver<P: Packet, T: Tables>(
     tables: &T,
     scratch: &mut Scratch,
 ) -> Result<(), Reason> {
-    let Scratch { parsed, departure, moment, backend: index, vip, .. } = scratch;
+    let Scratch { parsed, departure, meta, backend: index, vip, .. } = scratch;
     let bytes = packet.length() as u64;
     let service = ports::at(tables, vip).ok_or(Reason::Internal)?;
     let backend = tables.backend(*index).ok_or(Reason::Internal)?;
@@ -72,7 +65,7 @@ pub fn deliver<P: Packet, T: Tables>(
         relay(packet, parsed, departure)?;
     } else {
         let settings = tables.settings().ok_or(Reason::Internal)?;
-        let context = Context { tables, settings, parsed, moment };
+        let context = Context { tables, settings, parsed, meta };
         encapsulate(packet, &context, service, backend, departure)?;
     }
     tables.traffic(*index).ok_or(Reason::Internal)?.forwarded(bytes, false);

@@ -10,16 +10,15 @@
 //! - GUE has no UDP checksum, over IPv6 neither (RFC 6935; RFC 6936 section 4): what is inside has its own, over its
 //!   addresses too, and a backend takes tunnelled packets to its own addresses alone. Linux's fou takes such packets.
 
-use super::Context;
 use super::affinity::flow_hash;
-use super::depart::fits;
+use super::context::Context;
 use super::own_address::own_address;
-use super::rewrite::{Departure, Limit, ethertype, take_hop, write_ethernet};
+use super::rewrite::{Departure, Limit, ethertype, fits, take_hop, write_ethernet};
 use crate::hash::FlowHash;
-use crate::headers::{Ipv4, Ipv6, Udp};
 use crate::net::{Be16, Port, Protocol};
 use crate::packet::Packet;
-use crate::parse::Parsed;
+use crate::packet::headers::{Ipv4, Ipv6, Udp};
+use crate::packet::parse::Parsed;
 use crate::reason::Reason;
 use crate::tables::{Backend, Mode, Service, Tables};
 

@@ -6,17 +6,16 @@
 //! untouched; both must do the same to a packet, and the fixtures and properties of `xdp-lb/tests/datapath` compare them.
 
 use super::affinity::flow_hash;
-use super::depart::fits;
+use super::choose::owner;
 use super::encapsulate::{outer_length, wrap};
-use super::forward::{is_first, owner};
 use super::handover;
-use super::rewrite::{Departure, check_hops, ethertype, rewrite_packet, take_hop, write_ethernet};
+use super::rewrite::{Departure, check_hops, ethertype, fits, rewrite_packet, take_hop, write_ethernet};
 use super::{martian, mss};
-use crate::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 use crate::net::Be16;
 use crate::own_mac::is_surely_for_this_host;
 use crate::packet::Packet;
-use crate::parse::parse_plain;
+use crate::packet::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
+use crate::packet::parse::parse_plain;
 use crate::tables::{FlowKey, Mode, REJECTS, Service, Tables, Tags};
 
 /// Sends a client's packet to its backend. The interface that it leaves by; 0: it takes the slow path.
@@ -60,7 +59,7 @@ fn take<const V4: bool, P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Opt
     if martian::may_begin(&parsed) && tables.roles(&parsed.key.source) != 0 {
         return None;
     }
-    let is_new = is_first(&parsed);
+    let is_new = parsed.is_first();
     if is_new & (service.mode == Mode::Nat as u8) && !mss::is_bounded(packet, &parsed, backend.mtu) {
         return None;
     }

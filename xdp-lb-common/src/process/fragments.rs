@@ -3,14 +3,16 @@
 //! the client's address says to whom.
 
 use super::affinity::slot_hash;
-use super::depart::{fits, keeps_addresses};
-use super::rewrite::{check_hops, rewrite_addresses};
-use super::{Context, Scratch, arrival, forward, guard, martian, pair, ports};
+use super::choose::{is_hairpin, keeps_flows, owner, records_flows};
+use super::context::{Context, Scratch};
+use super::depart::keeps_addresses;
+use super::rewrite::{check_hops, fits, rewrite_addresses};
+use super::{acl, arrival, forward, martian, pair, ports};
 use crate::net::{Endpoint, Protocol};
 use crate::packet::Packet;
-use crate::parse::Parsed;
+use crate::packet::parse::Parsed;
 use crate::reason::{Kind, Reason};
-use crate::tables::{Fragment, FragmentCourse, FragmentKey, Tables, Tags};
+use crate::tables::{Fragment, FragmentKey, FragmentTarget, Tables, Tags};
 
 /// Seconds for which fragments follow their first: as long as Linux puts them together
 /// (`net.ipv4.ipfrag_time`, and `net.ipv6.ip6frag_time`, which is RFC 8200's).
@@ -30,31 +32,31 @@ fn key(parsed: &Parsed) -> FragmentKey {
 /// A call of its own in the kernel, not inlined: it is rare, and a program's stack is 512 bytes.
 #[inline(never)]
 pub fn note<T: Tables>(tables: &T, scratch: &mut Scratch, refused: Option<Reason>) {
-    let Scratch { parsed, departure, moment, fragment, fragment_key, vip, .. } = scratch;
+    let Scratch { parsed, departure, meta, fragment, fragment_key, vip, .. } = scratch;
     *vip = parsed.key.destination_endpoint();
-    let course = match refused {
-        None if ports::at(tables, vip).is_some() => FragmentCourse::Forward,
-        None => FragmentCourse::Reply,
+    let target = match refused {
+        None if ports::at(tables, vip).is_some() => FragmentTarget::Backend,
+        None => FragmentTarget::Client,
         // Later fragments to no VIP are the host's anyway.
         Some(reason) if reason.kind() == Kind::Pass && tables.is_vip(&parsed.key.destination) => {
-            FragmentCourse::Host
+            FragmentTarget::Host
         }
         Some(_) => return,
     };
-    let backend = match course {
-        FragmentCourse::Host => None,
-        FragmentCourse::Forward => {
+    let backend = match target {
+        FragmentTarget::Host => None,
+        FragmentTarget::Backend => {
             let (Some(service), Some(settings)) = (ports::at(tables, vip), tables.settings()) else { return };
-            let context = Context { tables, settings, parsed, moment };
+            let context = Context { tables, settings, parsed, meta };
             forward::find(&context, service).map(|(backend, _)| backend)
         }
-        FragmentCourse::Reply => match pair::recall(tables, &parsed.key) {
+        FragmentTarget::Client => match pair::recall(tables, &parsed.key) {
             Some((record, _)) => Some(record.backend),
             None => ports::reply(tables, &parsed.key).map(|rule| rule.backend),
         },
     };
     let index = backend.unwrap_or_default();
-    if course == FragmentCourse::Forward {
+    if target == FragmentTarget::Backend {
         // By which it is known again, in the modes too that leave the packet's addresses as they are.
         let Some(backend) = tables.backend(index) else { return };
         departure.key.destination = backend.address;
@@ -67,7 +69,7 @@ pub fn note<T: Tables>(tables: &T, scratch: &mut Scratch, refused: Option<Reason
         seen: tables.now(),
         source_port: parsed.key.source_port,
         destination_port: parsed.key.destination_port,
-        course: course as u8,
+        target: target as u8,
         protocol: parsed.key.protocol,
         padding: 0,
         ifindex: departure.ifindex,
@@ -81,7 +83,7 @@ pub fn note<T: Tables>(tables: &T, scratch: &mut Scratch, refused: Option<Reason
 
 /// How a later fragment goes after its first.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Course {
+pub enum Treatment {
     /// To a backend, as it is.
     Deliver,
     /// With other addresses.
@@ -92,7 +94,7 @@ pub enum Course {
 ///
 /// Like the step that follows, a call of its own in the kernel, as above.
 #[inline(never)]
-pub fn find<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<Course, Reason> {
+pub fn find<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<Treatment, Reason> {
     let Scratch { parsed, fragment, fragment_key, .. } = &mut *scratch;
     *fragment_key = key(parsed);
     let patience = if parsed.is_v4 { PATIENCE_V4 } else { PATIENCE_V6 };
@@ -104,8 +106,8 @@ pub fn find<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<Course, Reas
         }
         note_without_first(tables, scratch)?;
     }
-    let Scratch { parsed, departure, moment, fragment, vip, backend: index, .. } = scratch;
-    if fragment.course == FragmentCourse::Host as u8 {
+    let Scratch { parsed, departure, meta, fragment, vip, backend: index, .. } = scratch;
+    if fragment.target == FragmentTarget::Host as u8 {
         return Err(Reason::Fragment);
     }
     check_hops(parsed)?;
@@ -116,14 +118,14 @@ pub fn find<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<Course, Reas
     departure.tags = fragment.tags;
     departure.source_mac = fragment.source_mac;
     departure.destination_mac = fragment.destination_mac;
-    if fragment.course == FragmentCourse::Reply as u8 {
+    if fragment.target == FragmentTarget::Client as u8 {
         // The answers to checks are nobody's.
         if index.0 != 0 {
             arrival::check(tables, parsed, *index)?;
         }
-        return Ok(Course::Rewrite);
+        return Ok(Treatment::Rewrite);
     }
-    moment.aimed.set(*index);
+    meta.aimed.set(*index);
     // With the ports, it is the same flow, and its tunnel the same.
     parsed.key.source_port = fragment.source_port;
     parsed.key.destination_port = fragment.destination_port;
@@ -132,16 +134,16 @@ pub fn find<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<Course, Reas
     let service = ports::at(tables, vip).ok_or(Reason::FragmentWithoutFirst)?;
     let backend = tables.backend(*index).ok_or(Reason::Internal)?;
     // The place may be another's by now, or its backend down.
-    if (backend.address != fragment.destination) | !forward::keeps_flows(service, backend) {
+    if (backend.address != fragment.destination) | !keeps_flows(service, backend) {
         return Err(Reason::BackendUnusable);
     }
     if keeps_addresses(service) {
-        return Ok(Course::Deliver);
+        return Ok(Treatment::Deliver);
     }
     if !fits(parsed, 0, backend) {
         return Err(Reason::TooBig);
     }
-    Ok(Course::Rewrite)
+    Ok(Treatment::Rewrite)
 }
 
 /// Makes the note of a first fragment that has not come: where one service has all of the VIP's packets of the protocol,
@@ -156,15 +158,15 @@ fn note_without_first<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<()
     *vip = Endpoint::new(key.destination, port, key.protocol);
     let service = ports::at(tables, vip).ok_or(Reason::FragmentWithoutFirst)?;
     let goes_by_client = (service.affinity_bits != 0) & (service.server_id_length == 0);
-    if !goes_by_client || forward::records_flows(service) {
+    if !goes_by_client || records_flows(service) {
         return Err(Reason::FragmentWithoutFirst);
     }
     martian::check(tables, parsed)?;
-    guard::check_source(tables, service, &key.source)?;
+    acl::check_source(tables, service, &key.source)?;
     let hash = slot_hash(tables.settings().ok_or(Reason::Internal)?, service, key);
-    let (index, backend) = forward::owner(tables, service, hash).ok_or(Reason::FragmentWithoutFirst)?;
+    let (index, backend) = owner(tables, service, hash).ok_or(Reason::FragmentWithoutFirst)?;
     // Its packets leave from an address of this host, by their flow's record.
-    if forward::is_hairpin(service, backend, parsed) {
+    if is_hairpin(service, backend, parsed) {
         return Err(Reason::FragmentWithoutFirst);
     }
     *fragment = Fragment {
@@ -174,7 +176,7 @@ fn note_without_first<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<()
         seen: 0,
         source_port: key.source_port,
         destination_port: port,
-        course: FragmentCourse::Forward as u8,
+        target: FragmentTarget::Backend as u8,
         protocol: key.protocol,
         padding: 0,
         ifindex: backend.ifindex,
@@ -192,7 +194,7 @@ pub fn send<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &Scratch)
     let bytes = packet.length() as u64;
     rewrite_addresses(packet, parsed, departure)?;
     let mut traffic = tables.traffic(*backend).ok_or(Reason::Internal)?;
-    if fragment.course == FragmentCourse::Forward as u8 {
+    if fragment.target == FragmentTarget::Backend as u8 {
         traffic.forwarded(bytes, false);
     } else {
         traffic.replied(bytes);

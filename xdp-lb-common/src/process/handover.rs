@@ -8,11 +8,11 @@
 //!
 //! Nobody on the wire can make such a frame: most of the addresses is a random number, which never leaves the host.
 
-use super::Scratch;
+use super::context::Scratch;
 use super::rewrite::{Departure, write_ethernet};
-use crate::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ipv4, Ipv6};
 use crate::net::{Address, Be16, MacAddress};
 use crate::packet::Packet;
+use crate::packet::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ipv4, Ipv6};
 use crate::reason::Reason;
 use crate::tables::{Backend, BackendIndex, Route, SILENCE, Settings, Tables, Tags};
 
@@ -108,7 +108,7 @@ fn is_silent<T: Tables>(tables: &T, settings: &Settings) -> bool {
     settings.heartbeat != 0 && tables.now().saturating_sub(settings.heartbeat) >= SILENCE
 }
 
-/// Has a packet that is ready to leave for a backend (`Moment::aimed`) leave by the way that the kernel knows, where no daemon
+/// Has a packet that is ready to leave for a backend (`PacketMeta::aimed`) leave by the way that the kernel knows, where no daemon
 /// keeps the one in the tables up to date.
 ///
 /// A call of its own in the kernel, not inlined: it is rare.
@@ -118,7 +118,7 @@ pub fn freshen<P: Packet, T: Tables>(
     tables: &T,
     scratch: &mut Scratch,
 ) -> Result<(), Reason> {
-    let Scratch { parsed, departure, moment, .. } = scratch;
+    let Scratch { parsed, departure, meta, .. } = scratch;
     let settings = tables.settings().ok_or(Reason::Internal)?;
     if settings.alone == 0 {
         if !is_silent(tables, settings) {
@@ -126,7 +126,7 @@ pub fn freshen<P: Packet, T: Tables>(
         }
         tables.set_alone();
     }
-    let index = moment.aimed.get();
+    let index = meta.aimed.get();
     let backend = tables.backend(index).ok_or(Reason::Internal)?;
     let l3 = departure.tags.header_length();
     let is_resolved = match tables.way(backend, parsed.ingress) {

@@ -4,15 +4,16 @@
 //!
 //! An answer goes to where its question came from and is as long as that, so there is nothing to amplify.
 
-use super::{Scratch, martian};
-use crate::checksum::Change;
-use crate::headers::{
+use super::context::Scratch;
+use super::martian;
+use crate::packet::Packet;
+use crate::packet::checksum::Change;
+use crate::packet::headers::{
     Ethernet, ICMP_ECHO, ICMP_ECHO_REPLY, ICMP_PARAMETER_PROBLEM, ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE,
     ICMPV6_ECHO, ICMPV6_ECHO_REPLY, ICMPV6_PACKET_TOO_BIG, ICMPV6_PARAMETER_PROBLEM, ICMPV6_TIME_EXCEEDED,
     ICMPV6_UNREACHABLE, Icmp, Ipv4, Ipv6,
 };
-use crate::packet::Packet;
-use crate::parse::Parsed;
+use crate::packet::parse::Parsed;
 use crate::reason::Reason;
 use crate::tables::Tables;
 

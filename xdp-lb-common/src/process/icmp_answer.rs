@@ -4,14 +4,14 @@
 //! To "fragmentation needed" an IPv4 packet that may be fragmented gets it as well, since nothing here could fragment it.
 
 use super::rewrite::{Departure, Limit, ethertype, write_ethernet};
-use crate::checksum::Sum;
-use crate::headers::{
+use crate::net::{Address, Be32, Protocol};
+use crate::packet::Packet;
+use crate::packet::checksum::Sum;
+use crate::packet::headers::{
     ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE, ICMPV6_PACKET_TOO_BIG, ICMPV6_TIME_EXCEEDED, ICMPV6_UNREACHABLE,
     Icmp, Ipv4, Ipv6,
 };
-use crate::net::{Address, Be32, Protocol};
-use crate::packet::Packet;
-use crate::parse::Parsed;
+use crate::packet::parse::Parsed;
 use crate::reason::Reason;
 use crate::tables::FlowKey;
 

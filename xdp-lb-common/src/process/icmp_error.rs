@@ -6,17 +6,18 @@
 //! follow: those of the quote, where it is long enough to have them, and ICMP's own, which covers it.
 //! Nothing about the quote is trusted; no record is made or kept alive by an error.
 
+use super::context::{Context, Scratch};
 use super::depart::keeps_addresses;
 use super::forward::find;
 use super::rewrite::{Departure, check_hops, ethertype, rewrite_ip, write_ethernet};
-use super::{Context, Scratch, arrival, martian, pair, ports, reply};
-use crate::checksum::Change;
-use crate::headers::{
-    ICMP_FRAGMENTATION_NEEDED, ICMP_UNREACHABLE, ICMPV6_PACKET_TOO_BIG, Icmp, Ipv4, Ipv6, checksum_offset,
-};
+use super::{arrival, martian, pair, ports, reply};
 use crate::net::{Be16, Be32, Port, Protocol};
 use crate::packet::Packet;
-use crate::parse::Parsed;
+use crate::packet::checksum::Change;
+use crate::packet::headers::{
+    ICMP_FRAGMENTATION_NEEDED, ICMP_UNREACHABLE, ICMPV6_PACKET_TOO_BIG, Icmp, Ipv4, Ipv6, checksum_offset,
+};
+use crate::packet::parse::Parsed;
 use crate::reason::Reason;
 use crate::tables::{BackendIndex, FlowKey, Tables};
 
@@ -89,16 +90,16 @@ pub fn bound_mtu<P: Packet>(packet: &mut P, parsed: &Parsed) -> Result<(), Reaso
 /// in the VIP's name itself (`dsr`, `ipip`, `gue`), so that it gets the error as it is.
 #[inline(never)]
 pub fn to_backend<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<bool, Reason> {
-    let Scratch { parsed, quoted, requoted, departure, moment, backend: place, vip, .. } = scratch;
+    let Scratch { parsed, quoted, requoted, departure, meta, backend: place, vip, .. } = scratch;
     check_hops(parsed)?;
     let settings = tables.settings().ok_or(Reason::Internal)?;
     let service = ports::at(tables, vip).ok_or(Reason::Internal)?;
     // The backend is the one that the client's own packets go to.
     quoted.key = quoted.key.reversed();
     // What is quoted holds no more of a packet than its ports.
-    moment.named = BackendIndex(0);
-    moment.skipped = 0;
-    let context = Context { tables, settings, parsed: quoted, moment };
+    meta.named = BackendIndex(0);
+    meta.skipped = 0;
+    let context = Context { tables, settings, parsed: quoted, meta };
     let (index, client) = find(&context, service).ok_or(Reason::IcmpWithoutFlow)?;
     quoted.key = quoted.key.reversed();
     *place = index;
@@ -110,7 +111,7 @@ pub fn to_backend<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<bool, 
         departure.key.source = parsed.key.source;
     }
     departure.aim(backend);
-    moment.aimed.set(index);
+    meta.aimed.set(index);
     Ok(keeps_addresses(service))
 }
 

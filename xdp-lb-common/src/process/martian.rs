@@ -3,8 +3,8 @@
 //!
 //! What comes in by `lo` is this host's own, and excepted.
 
-use crate::headers::TCP_ACK;
-use crate::parse::Parsed;
+use crate::packet::headers::TCP_ACK;
+use crate::packet::parse::Parsed;
 use crate::reason::Reason;
 use crate::tables::Tables;
 
@@ -26,7 +26,7 @@ pub fn may_begin(parsed: &Parsed) -> bool {
 }
 
 /// Refuses a source that is a VIP or another address of this host. `parsed` is that of a packet whose source has a bit in
-/// the [filter](crate::filter).
+/// the [filter](crate::tables::filter).
 ///
 /// A call of its own in the kernel, not inlined: few packets have one.
 #[inline(never)]

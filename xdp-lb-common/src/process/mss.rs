@@ -1,11 +1,11 @@
 //! The largest segment that a TCP connection's first packets announce (RFC 9293 section 3.7.1), bounded by what the path
 //! to the backend takes: so neither end sends what would have to be answered by "packet too big", which may never arrive.
 
-use crate::checksum::Change;
-use crate::headers::{Ipv4, Ipv6, Tcp, checksum_offset};
 use crate::net::{Be16, Be32};
 use crate::packet::Packet;
-use crate::parse::Parsed;
+use crate::packet::checksum::Change;
+use crate::packet::headers::{Ipv4, Ipv6, Tcp, checksum_offset};
+use crate::packet::parse::Parsed;
 use crate::reason::Reason;
 
 /// TCP options (IANA "TCP Option Kind Numbers").

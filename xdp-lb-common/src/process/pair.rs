@@ -5,14 +5,15 @@
 //!
 //! These functions are calls of their own in the kernel, not inlined: a program's stack is 512 bytes.
 
-use super::{Context, room};
-use crate::flow::{COUNTED, Direction, Life, PAIRED, advance, is_closed_and_counted};
+use super::context::Context;
+use super::flow_count;
 use crate::hash::FlowHash;
-use crate::headers::TCP_RST;
 use crate::net::{Endpoint, Port};
-use crate::parse::Parsed;
+use crate::packet::headers::TCP_RST;
+use crate::packet::parse::Parsed;
 use crate::reason::Reason;
-use crate::tables::{BackendIndex, Book, FlowKey, FlowRecord, Inserted, Tables, Tags};
+use crate::tables::flow::{COUNTED, Direction, Life, PAIRED, advance, is_closed_and_counted};
+use crate::tables::{BackendIndex, FlowKey, FlowRecord, FlowTable, Inserted, Tables, Tags};
 
 /// How many ports are tried before a flow is refused: with half of all ports in use towards one
 /// backend, one flow in 65,536 is.
@@ -26,16 +27,16 @@ const PORT_STEP: u32 = 7919;
 pub struct Note {
     pub now: u32,
     pub progress: u8,
-    pub book: Book,
+    pub table: FlowTable,
 }
 
-/// A flow's record, and the book that it is in.
+/// A flow's record, and the table that it is in.
 #[inline(always)]
-pub fn recall<'t, T: Tables>(tables: &'t T, key: &FlowKey) -> Option<(T::Flow<'t>, Book)> {
-    if let Some(record) = tables.flow(Book::Flows, key) {
-        return Some((record, Book::Flows));
+pub fn recall<'t, T: Tables>(tables: &'t T, key: &FlowKey) -> Option<(T::Flow<'t>, FlowTable)> {
+    if let Some(record) = tables.flow(FlowTable::Flows, key) {
+        return Some((record, FlowTable::Flows));
     }
-    tables.flow(Book::HalfOpen, key).map(|record| (record, Book::HalfOpen))
+    tables.flow(FlowTable::HalfOpen, key).map(|record| (record, FlowTable::HalfOpen))
 }
 
 /// Records what becomes of a client's packets: they leave from `source` to their backend.
@@ -62,7 +63,7 @@ pub fn put_forward<T: Tables>(
         destination_mac: backend.destination_mac,
         source_mac: backend.source_mac,
     };
-    tables.put_flow(note.book, key, &record)
+    tables.put_flow(note.table, key, &record)
 }
 
 /// What becomes of the replies to a client's packets: they go back the way those came.
@@ -131,7 +132,7 @@ pub fn allocate<T: Tables>(
 /// What the first packet of a flow with a pair of records says.
 #[inline(always)]
 fn first_note<T: Tables>(context: &Context<'_, T>) -> Note {
-    Note { now: context.moment.now.get(), progress: context.moment.progress | PAIRED, book: Book::HalfOpen }
+    Note { now: context.meta.now.get(), progress: context.meta.progress | PAIRED, table: FlowTable::HalfOpen }
 }
 
 /// What became of a reply's place in the table.
@@ -149,23 +150,23 @@ enum Taken {
 #[inline(always)]
 fn take<T: Tables>(context: &Context<'_, T>, reply: &FlowKey, record: &FlowRecord) -> Result<Taken, Reason> {
     let tables = context.tables;
-    if let Some(other) = tables.flow(Book::Flows, reply) {
+    if let Some(other) = tables.flow(FlowTable::Flows, reply) {
         if let Some(taken) = is_taken(context, &other) {
             return Ok(taken);
         }
-        tables.remove_flow(Book::Flows, reply);
+        tables.remove_flow(FlowTable::Flows, reply);
     }
-    match tables.put_new_flow(Book::HalfOpen, reply, record) {
+    match tables.put_new_flow(FlowTable::HalfOpen, reply, record) {
         Inserted::New => return Ok(Taken::Ours),
         Inserted::Full => return Err(Reason::FlowTableFull),
         Inserted::Occupied => {}
     }
-    if let Some(other) = tables.flow(Book::HalfOpen, reply)
+    if let Some(other) = tables.flow(FlowTable::HalfOpen, reply)
         && let Some(taken) = is_taken(context, &other)
     {
         return Ok(taken);
     }
-    tables.put_flow(Book::HalfOpen, reply, record).ok_or(Reason::FlowTableFull)?;
+    tables.put_flow(FlowTable::HalfOpen, reply, record).ok_or(Reason::FlowTableFull)?;
     Ok(Taken::Ours)
 }
 
@@ -173,18 +174,17 @@ fn take<T: Tables>(context: &Context<'_, T>, reply: &FlowKey, record: &FlowRecor
 #[inline(always)]
 fn is_taken<T: Tables>(context: &Context<'_, T>, other: &FlowRecord) -> Option<Taken> {
     let key = &context.parsed.key;
-    if is_partner(key, other) || other.life.is_over(key.protocol, context.moment.now.get(), context.settings)
-    {
+    if is_partner(key, other) || other.life.is_over(key.protocol, context.meta.now.get(), context.settings) {
         return None;
     }
-    Some(if other.life.may_yield(context.moment.now.get()) { Taken::Closed } else { Taken::Busy })
+    Some(if other.life.may_yield(context.meta.now.get()) { Taken::Closed } else { Taken::Busy })
 }
 
 /// Puts a reply's record in the place of a closed flow's.
 #[inline(always)]
 fn replace<T: Tables>(context: &Context<'_, T>, reply: &FlowKey, record: &FlowRecord) -> Result<(), Reason> {
-    context.tables.remove_flow(Book::Flows, reply);
-    context.tables.put_flow(Book::HalfOpen, reply, record).ok_or(Reason::FlowTableFull)
+    context.tables.remove_flow(FlowTable::Flows, reply);
+    context.tables.put_flow(FlowTable::HalfOpen, reply, record).ok_or(Reason::FlowTableFull)
 }
 
 /// Writes a flow that has sent its second packet over from `HALF_OPEN` to `FLOWS`; with `pairs`, the reply half too.
@@ -196,9 +196,9 @@ pub fn promote<T: Tables>(
     progress: u8,
     pairs: bool,
 ) -> Option<()> {
-    let Context { tables, parsed, moment, .. } = *context;
-    let now = moment.now.get();
-    let mut note = Note { now, progress, book: Book::Flows };
+    let Context { tables, parsed, meta, .. } = *context;
+    let now = meta.now.get();
+    let mut note = Note { now, progress, table: FlowTable::Flows };
     if pairs {
         let reply = partner_key(&parsed.key, record);
         if let Some((found, _)) = recall(tables, &reply) {
@@ -207,12 +207,12 @@ pub fn promote<T: Tables>(
             }
             note.progress = Direction::Forward.merge(progress, found.life.progress());
         }
-        tables.put_flow(Book::Flows, &reply, &reply_record(parsed, record.backend, &note))?;
-        tables.remove_flow(Book::HalfOpen, &reply);
+        tables.put_flow(FlowTable::Flows, &reply, &reply_record(parsed, record.backend, &note))?;
+        tables.remove_flow(FlowTable::HalfOpen, &reply);
     }
     let source = Endpoint::new(record.source, record.source_port, parsed.key.protocol);
     put_forward(tables, &parsed.key, &source, record.backend, &note)?;
-    tables.remove_flow(Book::HalfOpen, &parsed.key);
+    tables.remove_flow(FlowTable::HalfOpen, &parsed.key);
     Some(())
 }
 
@@ -224,18 +224,18 @@ pub fn refresh_reply<T: Tables>(context: &Context<'_, T>, record: &FlowRecord, n
     let parsed = context.parsed;
     let reply = partner_key(&parsed.key, record);
     let mut note = *note;
-    if let Some((found, book)) = recall(context.tables, &reply) {
+    if let Some((found, table)) = recall(context.tables, &reply) {
         if !is_partner(&parsed.key, &found) {
             return None;
         }
         note.progress = Direction::Forward.merge(note.progress, found.life.progress());
-        note.book = book;
+        note.table = table;
         if comes_the_same_way(&found, parsed) {
             found.life.note(note.now, note.progress);
             return Some(note.progress);
         }
     }
-    context.tables.put_flow(note.book, &reply, &reply_record(parsed, record.backend, &note))?;
+    context.tables.put_flow(note.table, &reply, &reply_record(parsed, record.backend, &note))?;
     Some(note.progress)
 }
 
@@ -264,7 +264,7 @@ fn end<T: Tables>(tables: &T, backend: BackendIndex, progress: u8) -> u8 {
     if !is_closed_and_counted(progress) {
         return progress;
     }
-    room::ended(tables, backend);
+    flow_count::ended(tables, backend);
     progress & !COUNTED
 }
 

@@ -5,10 +5,10 @@
 //! configuration's number in its upper three bits (7: the id cannot be routed by), then the server id, then a nonce.
 //! Nothing else of QUIC is looked at but what all its versions share (RFC 8999).
 
-use super::forward::{ends_flows, keeps_flows};
-use crate::headers::Udp;
+use super::choose::{ends_flows, keeps_flows};
 use crate::packet::Packet;
-use crate::parse::Parsed;
+use crate::packet::headers::Udp;
+use crate::packet::parse::Parsed;
 use crate::reason::Reason;
 use crate::tables::{BackendIndex, ServerId, ServerKey, Service, Tables};
 

@@ -6,14 +6,14 @@ use super::handover;
 use super::mss;
 use super::pair::{self, Note};
 use super::rewrite::{Departure, Limit, check_hops, rewrite};
-use crate::flow::{Direction, advance, longest_patience};
-use crate::headers::{TCP_ACK, TCP_RST, TCP_SYN};
 use crate::net::{Endpoint, Protocol};
 use crate::packet::Packet;
-use crate::parse::Parsed;
+use crate::packet::headers::{TCP_ACK, TCP_RST, TCP_SYN};
+use crate::packet::parse::Parsed;
 use crate::reason::Reason;
+use crate::tables::flow::{Direction, advance, longest_patience};
 use crate::tables::{
-    BackendIndex, Book, FlowKey, FlowRecord, RESETS_UNKNOWN, Reply, Route, RouteQuery, Settings, Tables,
+    BackendIndex, FlowKey, FlowRecord, FlowTable, RESETS_UNKNOWN, Reply, Route, RouteQuery, Settings, Tables,
 };
 
 /// Sends a backend's packet to the client whose flow it answers, in the VIP's name.
@@ -27,10 +27,10 @@ pub fn reply<P: Packet, T: Tables>(
     departure: &mut Departure,
 ) -> Result<(), Reason> {
     if may_have_record(tables, rule, &parsed.key)
-        && let Some((record, book)) = pair::recall(tables, &parsed.key)
+        && let Some((record, table)) = pair::recall(tables, &parsed.key)
     {
         arrival::check(tables, parsed, record.backend)?;
-        note(tables, parsed, &record, book)?;
+        note(tables, parsed, &record, table)?;
         recorded(&record, parsed.key.protocol, departure);
         return send(packet, tables, parsed, record.backend, departure);
     }
@@ -153,7 +153,7 @@ fn is_to_hairpin<T: Tables>(tables: &T, rule: &Reply, key: &FlowKey) -> bool {
 
 /// Notes a backend's packet in both of its flow's records.
 #[inline(always)]
-fn note<T: Tables>(tables: &T, parsed: &Parsed, record: &FlowRecord, book: Book) -> Result<(), Reason> {
+fn note<T: Tables>(tables: &T, parsed: &Parsed, record: &FlowRecord, table: FlowTable) -> Result<(), Reason> {
     if !record.life.is_reply() {
         return Err(Reason::NotAReply);
     }
@@ -161,7 +161,7 @@ fn note<T: Tables>(tables: &T, parsed: &Parsed, record: &FlowRecord, book: Book)
     let seen = record.life.progress();
     let progress = advance(seen, Direction::Reply, parsed.tcp_flags);
     if progress != seen || record.life.last_seen() != now {
-        let progress = pair::refresh_forward(tables, &parsed.key, record, &Note { now, progress, book });
+        let progress = pair::refresh_forward(tables, &parsed.key, record, &Note { now, progress, table });
         record.life.note(now, progress);
     }
     Ok(())

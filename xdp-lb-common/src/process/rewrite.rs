@@ -1,10 +1,12 @@
 //! Rewriting a packet: addresses, ports, checksums, hop count, and the Ethernet header.
 
-use crate::checksum::Change;
-use crate::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ipv4, Ipv6, VlanTag, checksum_offset};
 use crate::net::{Address, Be16, MacAddress, Protocol};
 use crate::packet::Packet;
-use crate::parse::Parsed;
+use crate::packet::checksum::Change;
+use crate::packet::headers::{
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ipv4, Ipv6, VlanTag, checksum_offset,
+};
+use crate::packet::parse::Parsed;
 use crate::reason::Reason;
 use crate::tables::{Backend, FlowKey, Tags};
 
@@ -112,6 +114,12 @@ pub fn rewrite_addresses<P: Packet>(
 #[inline(always)]
 pub fn check_hops(parsed: &Parsed) -> Result<(), Reason> {
     if parsed.ttl <= 1 { Err(Reason::TtlExpired) } else { Ok(()) }
+}
+
+/// Whether the path to this backend takes this packet with so many bytes more.
+#[inline(always)]
+pub fn fits(parsed: &Parsed, more: usize, backend: &Backend) -> bool {
+    backend.mtu == 0 || parsed.ip_length + more as u32 <= u32::from(backend.mtu)
 }
 
 /// The IP header: addresses, and a hop count that [`check_hops`] has looked at.

@@ -1,11 +1,11 @@
 //! Whether a packet can concern the load balancer at all, by its addresses: most of a host's do not,
 //! and are passed before anything else of them is looked at.
 
-use crate::filter::{BACKEND, VIP};
-use crate::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ipv4, Ipv6, VlanTag, is_tag};
 use crate::net::{Address, Be16, Protocol};
 use crate::packet::Packet;
+use crate::packet::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ipv4, Ipv6, VlanTag, is_tag};
 use crate::tables::Tables;
+use crate::tables::filter::{BACKEND, VIP};
 
 /// What a packet may be: [`VIP`] where its destination may be one, else [`BACKEND`] where its source may be
 /// one. Both where the addresses do not tell, and the whole packet has to be looked at.

@@ -3,11 +3,11 @@
 
 use super::icmp_answer::back;
 use super::rewrite::{ethertype, write_ethernet};
-use crate::checksum::Sum;
-use crate::headers::{Ipv4, Ipv6, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, Tcp};
 use crate::net::{Be16, Be32, Protocol};
 use crate::packet::Packet;
-use crate::parse::Parsed;
+use crate::packet::checksum::Sum;
+use crate::packet::headers::{Ipv4, Ipv6, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, Tcp};
+use crate::packet::parse::Parsed;
 use crate::reason::Reason;
 
 /// A TCP header's length in 32-bit words, where that stands in it; and the header's length in bytes.

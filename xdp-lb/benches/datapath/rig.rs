@@ -16,7 +16,7 @@ use xdp_lb::tables::Write;
 use xdp_lb_common::bench::{Plan, WORDS, WORDS_AT};
 use xdp_lb_common::net::{Address, Endpoint, MacAddress, Port, Protocol};
 use xdp_lb_common::own_mac::OwnMac;
-use xdp_lb_common::slot::Slot;
+use xdp_lb_common::tables::slot::Slot;
 use xdp_lb_common::tables::{
     Backend, BackendIndex, BackendState, Mode, RECORDS_FLOWS, Reply, Service, ServiceIndex, SlotIndex,
 };

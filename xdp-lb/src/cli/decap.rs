@@ -11,8 +11,8 @@ use nix::ifaddrs::getifaddrs;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::interval;
 use tracing::{info, warn};
+use xdp_lb_common::decap::{ACCEPTS_GUE, ACCEPTS_IPIP, Outcome};
 use xdp_lb_common::process::GUE_PORT;
-use xdp_lb_common::process::decap::{ACCEPTS_GUE, ACCEPTS_IPIP, Outcome};
 
 use super::run::start_logging;
 use crate::datapath::Decapsulator;

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::fmt;
 use std::net::SocketAddr;
 
-use xdp_lb_common::flow::Stage;
 use xdp_lb_common::net::Protocol;
-use xdp_lb_common::tables::{Backend, BackendIndex, Book, FlowKey, FlowRecord, ServiceIndex};
+use xdp_lb_common::tables::flow::Stage;
+use xdp_lb_common::tables::{Backend, BackendIndex, FlowKey, FlowRecord, FlowTable, ServiceIndex};
 
 use super::kernel::FlowRecords;
 use crate::datapath::monotonic_seconds;
@@ -152,7 +152,7 @@ impl FlowPages for Flows {
         let most = query.limit.min(FlowQuery::MOST) as usize;
         let mut page = Page { most, entries: BinaryHeap::new(), has_more: false };
         let mut matching = 0;
-        let visit = &mut |book: Book, key: &FlowKey, record: &FlowRecord| {
+        let visit = &mut |table: FlowTable, key: &FlowKey, record: &FlowRecord| {
             let backend = self.backends.get(&record.backend).filter(|_| !record.life.is_reply());
             let Some((backend, name)) =
                 backend.and_then(|found| Some((found, self.names.get(&found.service)?)))
@@ -181,10 +181,10 @@ impl FlowPages for Flows {
             }
             let rest = Rest {
                 seen_from: SocketAddr::new(record.source.into(), record.source_port.get()),
-                stage: match (record.life.stage(key.protocol), book) {
+                stage: match (record.life.stage(key.protocol), table) {
                     (Stage::Closing, _) => FlowStage::Closing,
-                    (_, Book::HalfOpen) => FlowStage::HalfOpen,
-                    (_, Book::Flows) => FlowStage::Established,
+                    (_, FlowTable::HalfOpen) => FlowStage::HalfOpen,
+                    (_, FlowTable::Flows) => FlowStage::Established,
                 },
                 idle_seconds: now.saturating_sub(record.life.last_seen()),
             };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use xdp_lb_common::net::Address;
 use xdp_lb_common::own_mac::OwnMac;
-use xdp_lb_common::tables::{BackendIndex, Book, FlowKey, FlowRecord, ServiceIndex, Traffic};
+use xdp_lb_common::tables::{BackendIndex, FlowKey, FlowRecord, FlowTable, ServiceIndex, Traffic};
 
 use crate::datapath::{self, Attached, Census, Datapath, Policy, Sizes};
 use crate::model::XdpMode;
@@ -53,11 +53,11 @@ pub trait FlowRecords: Send {
     ///
     /// # Errors
     /// Where the kernel refuses.
-    fn read(&self, visit: &mut dyn FnMut(Book, &FlowKey, &FlowRecord)) -> Result<()>;
+    fn read(&self, visit: &mut dyn FnMut(FlowTable, &FlowKey, &FlowRecord)) -> Result<()>;
 }
 
 impl FlowRecords for datapath::FlowRecords {
-    fn read(&self, visit: &mut dyn FnMut(Book, &FlowKey, &FlowRecord)) -> Result<()> {
+    fn read(&self, visit: &mut dyn FnMut(FlowTable, &FlowKey, &FlowRecord)) -> Result<()> {
         datapath::FlowRecords::read(self, visit)
     }
 }

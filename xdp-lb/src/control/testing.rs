@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use xdp_lb_common::net::{Address, MacAddress};
 use xdp_lb_common::own_mac::OwnMac;
 use xdp_lb_common::reason::Reason;
-use xdp_lb_common::tables::{BackendIndex, Book, FlowKey, FlowRecord, ServiceIndex, Traffic};
+use xdp_lb_common::tables::{BackendIndex, FlowKey, FlowRecord, FlowTable, ServiceIndex, Traffic};
 
 use super::handle::Handle;
 use super::kernel::{FlowRecords, Kernel};
@@ -302,7 +302,7 @@ impl Kernel for InMemory {
 struct NoFlows;
 
 impl FlowRecords for NoFlows {
-    fn read(&self, _: &mut dyn FnMut(Book, &FlowKey, &FlowRecord)) -> anyhow::Result<()> {
+    fn read(&self, _: &mut dyn FnMut(FlowTable, &FlowKey, &FlowRecord)) -> anyhow::Result<()> {
         Ok(())
     }
 }

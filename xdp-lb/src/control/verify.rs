@@ -232,8 +232,8 @@ fn expected(tables: &Tables, write: &Write) -> Write {
 
 #[cfg(test)]
 mod tests {
-    use xdp_lb_common::slot::Slot;
     use xdp_lb_common::tables::Service;
+    use xdp_lb_common::tables::slot::Slot;
 
     use super::*;
 

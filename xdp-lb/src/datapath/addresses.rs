@@ -1,10 +1,10 @@
-//! The writing side of [`xdp_lb_common::filter`].
+//! The writing side of [`xdp_lb_common::tables::filter`].
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use xdp_lb_common::filter::Place;
 use xdp_lb_common::net::Address;
+use xdp_lb_common::tables::filter::Place;
 
 use super::memory::Words;
 
@@ -62,7 +62,7 @@ impl Addresses {
 mod tests {
     use std::net::IpAddr;
 
-    use xdp_lb_common::filter::{BACKEND, VIP, WORDS};
+    use xdp_lb_common::tables::filter::{BACKEND, VIP, WORDS};
 
     use super::*;
 

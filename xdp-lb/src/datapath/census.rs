@@ -2,11 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 
-use xdp_lb_common::flow::PAIRED;
 use xdp_lb_common::process::{records_flows, slot_hash};
+use xdp_lb_common::tables::flow::PAIRED;
 use xdp_lb_common::tables::{
-    Backend, BackendIndex, BackendState, Book, FlowKey, FlowRecord, Mode, Service, ServiceIndex, Settings,
-    SlotIndex,
+    Backend, BackendIndex, BackendState, FlowKey, FlowRecord, FlowTable, Mode, Service, ServiceIndex,
+    Settings, SlotIndex,
 };
 
 use crate::tables::Tables;
@@ -16,8 +16,8 @@ use crate::tables::Tables;
 pub struct Census {
     /// How many recorded flows count, by their backend, which keeps its flows.
     pub live: HashMap<BackendIndex, u64>,
-    /// How many records are in use in each book; a flow that is recorded in both directions has two.
-    pub records: [u64; Book::ALL.len()],
+    /// How many records are in use in each table; a flow that is recorded in both directions has two.
+    pub records: [u64; FlowTable::ALL.len()],
     /// The slots that are tracked and have a record which says otherwise than they do.
     pub others: HashSet<SlotIndex>,
 }
@@ -42,7 +42,7 @@ impl<'a> Count<'a> {
     ///
     /// That is one that is over, one whose backend is gone (its place may have gone to another), and one that says
     /// nothing but what its slot does, which is settled.
-    pub fn take(&mut self, book: Book, key: &FlowKey, record: &FlowRecord) -> bool {
+    pub fn take(&mut self, table: FlowTable, key: &FlowKey, record: &FlowRecord) -> bool {
         let Some(backend) = self.tables.backends.get(&record.backend) else { return true };
         let is_reply = record.life.is_reply();
         let (own, vip_port) = if is_reply {
@@ -58,8 +58,8 @@ impl<'a> Count<'a> {
         if !is_reply && self.is_needless(key, record, backend) {
             return true;
         }
-        self.census.records[book as usize] += 1;
-        let is_unproven = book == Book::HalfOpen && self.sees_replies(backend);
+        self.census.records[table as usize] += 1;
+        let is_unproven = table == FlowTable::HalfOpen && self.sees_replies(backend);
         let counts = BackendState::keeps_flows(backend.state)
             && record.life.counts(key.protocol, self.now, self.settings, is_unproven);
         if !is_reply && counts {

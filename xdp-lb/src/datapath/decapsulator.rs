@@ -10,8 +10,8 @@ use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray};
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader};
 use nix::net::if_::if_nametoindex;
+use xdp_lb_common::decap::{Outcome, Settings};
 use xdp_lb_common::net::Address;
-use xdp_lb_common::process::decap::{Outcome, Settings};
 
 use super::links::Links;
 use super::plain::Plain;

@@ -1,4 +1,4 @@
-//! The writing side of a directory: [`xdp_lb_common::directory`] is the other one.
+//! The writing side of a directory: [`xdp_lb_common::tables::directory`] is the other one.
 //!
 //! Whatever packets and a daemon that takes over may read is whole after every single store:
 //! - A record is written at a place that nobody reads, and then named by one word.
@@ -10,8 +10,8 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, ensure};
-use xdp_lb_common::directory::{HEADER_WORDS, Header, Keyed, place_of};
 use xdp_lb_common::net::Endpoint;
+use xdp_lb_common::tables::directory::{HEADER_WORDS, Header, Keyed, place_of};
 
 use super::grace;
 use super::memory::{Records, Words};

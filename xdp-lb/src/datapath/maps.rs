@@ -9,14 +9,14 @@ use aya::Ebpf;
 use aya::maps::{
     Array, HashMap, IterableMap as _, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues,
 };
-use xdp_lb_common::filter::{BACKEND, VIP};
 use xdp_lb_common::net::{Address, Endpoint};
 use xdp_lb_common::reason::Reason;
-use xdp_lb_common::slot::Slot;
+use xdp_lb_common::tables::filter::{BACKEND, VIP};
+use xdp_lb_common::tables::slot::Slot;
 use xdp_lb_common::tables::{
-    Backend, BackendIndex, BackendState, Book, COUNTS_FLOWS, FlowKey, FlowRecord, Reply, RouterAddresses,
-    RouterInterface, ServerKey, Service, ServiceIndex, Settings, SlotIndex, SourceKey, SourceVerdict,
-    Traffic, VlanDevice,
+    Backend, BackendIndex, BackendState, COUNTS_FLOWS, FlowKey, FlowRecord, FlowTable, Reply,
+    RouterAddresses, RouterInterface, ServerKey, Service, ServiceIndex, Settings, SlotIndex, SourceKey,
+    SourceVerdict, Traffic, VlanDevice,
 };
 
 use super::addresses::Addresses;
@@ -49,11 +49,11 @@ impl FlowRecords {
     ///
     /// # Errors
     /// Where the kernel refuses.
-    pub fn read(&self, mut visit: impl FnMut(Book, &FlowKey, &FlowRecord)) -> Result<()> {
+    pub fn read(&self, mut visit: impl FnMut(FlowTable, &FlowKey, &FlowRecord)) -> Result<()> {
         // A flow goes from the first to the second: in this order it may be seen twice, but is not missed.
-        for (book, map) in [(Book::HalfOpen, &self.half_open), (Book::Flows, &self.flows)] {
+        for (table, map) in [(FlowTable::HalfOpen, &self.half_open), (FlowTable::Flows, &self.flows)] {
             let visit = |key: &FlowKey, record: &FlowRecord| {
-                visit(book, key, record);
+                visit(table, key, record);
                 false
             };
             batch::sweep(map.as_fd(), visit).context("cannot iterate over the flow table")?;
@@ -326,10 +326,13 @@ impl Maps {
     }
 
     /// Shows every flow record to `visit`, and removes those for which it returns true.
-    pub fn sweep_flows(&mut self, mut visit: impl FnMut(Book, &FlowKey, &FlowRecord) -> bool) -> Result<()> {
+    pub fn sweep_flows(
+        &mut self,
+        mut visit: impl FnMut(FlowTable, &FlowKey, &FlowRecord) -> bool,
+    ) -> Result<()> {
         // A flow goes from the first to the second: in this order it may be seen twice, but is not missed.
-        self.half_open.sweep(|key, record| visit(Book::HalfOpen, key, record))?;
-        self.flows.sweep(|key, record| visit(Book::Flows, key, record))
+        self.half_open.sweep(|key, record| visit(FlowTable::HalfOpen, key, record))?;
+        self.flows.sweep(|key, record| visit(FlowTable::Flows, key, record))
     }
 
     /// The flow records, to be read elsewhere.
@@ -524,7 +527,7 @@ impl Slots {
     }
 }
 
-/// A book of flows, as far as this side needs it: to walk it and to remove what is over.
+/// A table of flows, as far as this side needs it: to walk it and to remove what is over.
 pub struct Flows {
     map: MapData,
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::{Context, Result, bail, ensure};
 use aya::maps::Map;
 use memmap2::{MmapOptions, MmapRaw};
-use xdp_lb_common::directory::Keyed;
+use xdp_lb_common::tables::directory::Keyed;
 
 #[cfg(test)]
 pub use self::anonymous::Reader;
@@ -160,7 +160,7 @@ mod anonymous {
     use std::sync::atomic::Ordering;
 
     use memmap2::MmapMut;
-    use xdp_lb_common::directory::Source;
+    use xdp_lb_common::tables::directory::Source;
 
     use super::*;
 

@@ -21,7 +21,7 @@ use xdp_lb_common::own_mac::OwnMac;
 use xdp_lb_common::process::handover;
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::tables::{
-    Backend, BackendIndex, Book, FlowKey, FlowRecord, RESETS_UNKNOWN, RouterAddresses, RouterInterface,
+    Backend, BackendIndex, FlowKey, FlowRecord, FlowTable, RESETS_UNKNOWN, RouterAddresses, RouterInterface,
     ServiceIndex, Settings, SlotIndex, SourceKey, Traffic, VlanDevice,
 };
 
@@ -698,7 +698,7 @@ impl Datapath {
     pub fn census(&mut self, tables: &Tables) -> Result<Census> {
         let mut count = Count::new(tables, &self.settings, monotonic_seconds()?);
         let before = self.maps.flow_counts(tables)?;
-        self.maps.sweep_flows(|book, key, record| count.take(book, key, record))?;
+        self.maps.sweep_flows(|table, key, record| count.take(table, key, record))?;
         let census = count.finish();
         self.maps.correct_flow_counts(&before, &census)?;
         Ok(census)
@@ -714,7 +714,7 @@ impl Datapath {
     }
 
     /// Shows every flow record to `visit`, and removes those for which it returns true.
-    pub fn sweep_flows(&mut self, visit: impl FnMut(Book, &FlowKey, &FlowRecord) -> bool) -> Result<()> {
+    pub fn sweep_flows(&mut self, visit: impl FnMut(FlowTable, &FlowKey, &FlowRecord) -> bool) -> Result<()> {
         self.maps.sweep_flows(visit)
     }
 

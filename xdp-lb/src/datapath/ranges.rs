@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
 use aya::maps::{HashMap, Map, MapData};
-use xdp_lb_common::filter::VIP;
 use xdp_lb_common::net::{Endpoint, Port};
+use xdp_lb_common::tables::filter::VIP;
 use xdp_lb_common::tables::{PortRanges, Service};
 
 use super::addresses::Addresses;

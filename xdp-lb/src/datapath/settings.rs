@@ -1,8 +1,8 @@
 //! What holds for every service, as the datapath's tables want it.
 
 use sha2::{Digest, Sha256};
-use xdp_lb_common::flow::patience;
 use xdp_lb_common::hash::KEYS;
+use xdp_lb_common::tables::flow::patience;
 use xdp_lb_common::tables::{ASYMMETRIC_REPLIES, Settings};
 
 use crate::model::{Config, PortRange, Timeouts};

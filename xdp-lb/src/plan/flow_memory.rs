@@ -14,15 +14,15 @@ use std::time::{Duration, Instant};
 use etherparse::PacketBuilder;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
-use xdp_lb_common::flow::patience;
 use xdp_lb_common::hash::KEYS;
 use xdp_lb_common::host::{Buffer, HostTables};
 use xdp_lb_common::net::{Address, Endpoint, MacAddress, Protocol};
 use xdp_lb_common::own_mac::OwnMac;
 use xdp_lb_common::process::{Scratch, Verdict, process, records_flows, slot_hash};
 use xdp_lb_common::reason::Reason;
-use xdp_lb_common::slot::Slot;
-use xdp_lb_common::tables::{Backend, BackendState, Book, FlowKey, Mode, Settings};
+use xdp_lb_common::tables::flow::patience;
+use xdp_lb_common::tables::slot::Slot;
+use xdp_lb_common::tables::{Backend, BackendState, FlowKey, FlowTable, Mode, Settings};
 
 use super::planner::Planner;
 use super::settling::Settling;
@@ -268,8 +268,8 @@ impl World {
         self.tables.now += 1;
         if self.tables.now.is_multiple_of(CENSUS_EVERY) {
             let mut count = Count::new(self.planner.tables(), &self.tables.settings, self.tables.now);
-            for (book, flows) in Book::ALL.into_iter().zip(self.tables.flows.get_mut()) {
-                flows.retain(|key, record| !count.take(book, key, record));
+            for (table, flows) in FlowTable::ALL.into_iter().zip(self.tables.flows.get_mut()) {
+                flows.retain(|key, record| !count.take(table, key, record));
             }
             let census = count.finish();
             self.forgets_what_settled_slots_say();

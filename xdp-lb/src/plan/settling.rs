@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use xdp_lb_common::net::{Endpoint, Protocol};
-use xdp_lb_common::slot::Slot;
+use xdp_lb_common::tables::slot::Slot;
 use xdp_lb_common::tables::{BackendIndex, Service, SlotIndex};
 
 use crate::model::Timeouts;
@@ -12,7 +12,7 @@ use crate::ring;
 use crate::tables::{Tables, Write};
 
 /// How many counts of the flows in a row must find nothing in a slot before it settles. A walk over a table that
-/// changes meanwhile may miss a record once: one that goes from one book to the other between the two walks.
+/// changes meanwhile may miss a record once: one that goes from one table to the other between the two walks.
 const CLEAN_COUNTS: u8 = 2;
 
 /// The slots that are not settled.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use xdp_lb_common::net::{Address, Endpoint};
-use xdp_lb_common::slot::Slot;
+use xdp_lb_common::tables::slot::Slot;
 use xdp_lb_common::tables::{
     Backend, BackendIndex, BackendState, Reply, SHARED, ServerKey, Service, SlotIndex, SourceVerdict,
 };

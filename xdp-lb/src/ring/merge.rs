@@ -3,8 +3,8 @@
 //! A slot of the shorter ring takes the flows of several slots side by side. It can remember one backend for flows without a
 //! record, so those slots must agree on it. Where they do not, all their flows are recorded first.
 
-use xdp_lb_common::slot::Slot;
 use xdp_lb_common::tables::BackendIndex;
+use xdp_lb_common::tables::slot::Slot;
 
 /// The ring of this length that takes the flows of `ring`, whose length is a multiple of it. Nothing, as long as flows without
 /// a record would have to stay with different backends in one slot.

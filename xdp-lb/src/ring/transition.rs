@@ -1,7 +1,7 @@
 //! How one ring becomes the next without a live flow changing its backend.
 
-use xdp_lb_common::slot::Slot;
 use xdp_lb_common::tables::BackendIndex;
+use xdp_lb_common::tables::slot::Slot;
 
 /// The slots of the ring that follows `old` when `owners` is what new flows are to see; it is as long as `old`, or a
 /// multiple of that.

@@ -11,7 +11,7 @@ use xdp_lb_common::net::Protocol;
 use xdp_lb_common::process::Verdict;
 use xdp_lb_common::rate::Answer;
 use xdp_lb_common::reason::Reason;
-use xdp_lb_common::slot::Slot;
+use xdp_lb_common::tables::slot::Slot;
 use xdp_lb_common::tables::{
     BackendIndex, BackendState, COUNTS_FLOWS, Mode, RECORDS_FLOWS, REJECTS, ServiceIndex,
 };

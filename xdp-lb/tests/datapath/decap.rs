@@ -8,9 +8,9 @@ use etherparse::{IpNumber, Ipv4Header, Ipv6Header, UdpHeader};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use xdp_lb::datapath::Decapsulator;
+use xdp_lb_common::decap::{ACCEPTS_GUE, ACCEPTS_IPIP, Outcome, Settings, decapsulate};
 use xdp_lb_common::host::{Buffer, HostBackend};
 use xdp_lb_common::net::{Port, Protocol};
-use xdp_lb_common::process::decap::{ACCEPTS_GUE, ACCEPTS_IPIP, Outcome, Settings, decapsulate};
 use xdp_lb_common::tables::Mode;
 
 use crate::homes::{Homes, INGRESS, hex};

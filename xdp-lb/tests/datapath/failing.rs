@@ -1,7 +1,7 @@
 //! A backend that fails keeps its flows, takes no SYN, and what clients ask of it is counted.
 
 use xdp_lb_common::net::Protocol;
-use xdp_lb_common::slot::Slot;
+use xdp_lb_common::tables::slot::Slot;
 use xdp_lb_common::tables::{BackendIndex, BackendState, Mode, RECORDS_FLOWS};
 
 use crate::homes::Homes;

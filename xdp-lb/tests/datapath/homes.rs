@@ -11,15 +11,15 @@ use aya::programs::{TestRunOptions, Xdp};
 use xdp_lb::datapath::{Census, Checks, Count, Datapath, Options, Policy, hash_keys, port_ranges};
 use xdp_lb::model::{Limits, PortRange, Timeouts, Vip, XdpMode};
 use xdp_lb::tables::{SourceRange, Tables, Write};
-use xdp_lb_common::flow::patience;
 use xdp_lb_common::host::{Buffer, HostTables};
 use xdp_lb_common::net::{Address, Endpoint, MacAddress, Port, Protocol};
 use xdp_lb_common::own_mac::OwnMac;
 use xdp_lb_common::process::{Scratch, Verdict, process, process_slow_path, send_check};
 use xdp_lb_common::reason::Reason;
-use xdp_lb_common::slot::Slot;
+use xdp_lb_common::tables::flow::patience;
+use xdp_lb_common::tables::slot::Slot;
 use xdp_lb_common::tables::{
-    ASYMMETRIC_REPLIES, Backend, BackendIndex, BackendState, Book, Check, FlowKey, FlowRecord, Mode,
+    ASYMMETRIC_REPLIES, Backend, BackendIndex, BackendState, Check, FlowKey, FlowRecord, FlowTable, Mode,
     RESETS_UNKNOWN, Reply, Route, RouterAddresses, RouterInterface, Service, ServiceIndex, Settings,
     SlotIndex, SourceKey, Tags, Traffic, VlanDevice,
 };
@@ -484,8 +484,8 @@ impl Homes {
     pub fn census(&mut self) -> Census {
         let kernel = self.kernel.census(&self.tables).unwrap();
         let mut count = Count::new(&self.tables, &self.host.settings, monotonic());
-        for (book, flows) in Book::ALL.into_iter().zip(self.host.flows.get_mut()) {
-            flows.retain(|key, record| !count.take(book, key, record));
+        for (table, flows) in FlowTable::ALL.into_iter().zip(self.host.flows.get_mut()) {
+            flows.retain(|key, record| !count.take(table, key, record));
         }
         let census = count.finish();
         assert_eq!(kernel, census);
@@ -496,9 +496,9 @@ impl Homes {
     /// What a census would find so many seconds from now.
     pub fn census_in(&self, seconds: u32) -> Census {
         let mut count = Count::new(&self.tables, &self.host.settings, monotonic() + seconds);
-        for (book, flows) in Book::ALL.into_iter().zip(&*self.host.flows.borrow()) {
+        for (table, flows) in FlowTable::ALL.into_iter().zip(&*self.host.flows.borrow()) {
             for (key, record) in flows {
-                count.take(book, key, record);
+                count.take(table, key, record);
             }
         }
         count.finish()
@@ -552,10 +552,10 @@ impl Homes {
     }
 
     /// How many records there are in both books, over or not; both homes must have as many.
-    pub fn records(&mut self) -> [usize; Book::ALL.len()] {
-        let mut records = [0; Book::ALL.len()];
-        let count = |book: Book, _: &FlowKey, _: &FlowRecord| {
-            records[book as usize] += 1;
+    pub fn records(&mut self) -> [usize; FlowTable::ALL.len()] {
+        let mut records = [0; FlowTable::ALL.len()];
+        let count = |table: FlowTable, _: &FlowKey, _: &FlowRecord| {
+            records[table as usize] += 1;
             false
         };
         self.kernel.sweep_flows(count).unwrap();

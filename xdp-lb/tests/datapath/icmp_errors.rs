@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use xdp_lb_common::net::Protocol;
 use xdp_lb_common::process::Verdict;
 use xdp_lb_common::reason::Reason;
-use xdp_lb_common::slot::Slot;
+use xdp_lb_common::tables::slot::Slot;
 use xdp_lb_common::tables::{BackendIndex, Mode, Route};
 
 use crate::homes::{EGRESS, Homes, hex};

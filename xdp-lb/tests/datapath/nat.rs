@@ -8,7 +8,7 @@ use xdp_lb::tables::Write;
 use xdp_lb_common::net::{Address, Protocol};
 use xdp_lb_common::process::Verdict;
 use xdp_lb_common::reason::Reason;
-use xdp_lb_common::slot::Slot;
+use xdp_lb_common::tables::slot::Slot;
 use xdp_lb_common::tables::{
     Backend, BackendIndex, BackendState, Mode, RECORDS_FLOWS, Route, SHARED, ServiceIndex,
 };

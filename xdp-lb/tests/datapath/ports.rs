@@ -6,7 +6,7 @@ use xdp_lb::tables::Write;
 use xdp_lb_common::net::Protocol;
 use xdp_lb_common::process::Verdict;
 use xdp_lb_common::reason::Reason;
-use xdp_lb_common::slot::Slot;
+use xdp_lb_common::tables::slot::Slot;
 use xdp_lb_common::tables::{BackendIndex, Mode};
 
 use crate::homes::{EGRESS, Homes, hex, service_key};

@@ -8,11 +8,11 @@ use nix::time::{ClockId, clock_gettime};
 use xdp_lb::datapath::Census;
 use xdp_lb::model::Limits;
 use xdp_lb::tables::Write;
-use xdp_lb_common::flow::patience;
 use xdp_lb_common::net::{Address, Endpoint, Port, Protocol};
 use xdp_lb_common::reason::Reason;
+use xdp_lb_common::tables::flow::patience;
 use xdp_lb_common::tables::{
-    BackendIndex, Book, FlowKey, FlowRecord, Mode, RECORDS_FLOWS, Service, ServiceIndex, Traffic,
+    BackendIndex, FlowKey, FlowRecord, FlowTable, Mode, RECORDS_FLOWS, Service, ServiceIndex, Traffic,
 };
 
 use crate::homes::Homes;
@@ -168,12 +168,12 @@ fn a_record_that_a_new_flow_takes_while_it_is_removed_stays() {
     let mut left = Vec::new();
     homes
         .kernel
-        .sweep_flows(|book, key, record| {
-            left.push((book, key.source, record.backend));
+        .sweep_flows(|table, key, record| {
+            left.push((table, key.source, record.backend));
             false
         })
         .unwrap();
-    assert_eq!(left, [(Book::HalfOpen, Address::from(IpAddr::from([203, 0, 113, 5])), BackendIndex(1))]);
+    assert_eq!(left, [(FlowTable::HalfOpen, Address::from(IpAddr::from([203, 0, 113, 5])), BackendIndex(1))]);
 }
 
 #[test]

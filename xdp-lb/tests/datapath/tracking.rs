@@ -1,8 +1,8 @@
-//! Which flows are recorded, in which book, and what a slot that moves does with those that are not.
+//! Which flows are recorded, in which table, and what a slot that moves does with those that are not.
 
 use xdp_lb_common::net::Protocol;
 use xdp_lb_common::reason::Reason;
-use xdp_lb_common::slot::Slot;
+use xdp_lb_common::tables::slot::Slot;
 use xdp_lb_common::tables::{BackendIndex, BackendState, Mode, RECORDS_FLOWS, ServiceIndex};
 
 use crate::homes::Homes;

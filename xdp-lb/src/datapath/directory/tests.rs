@@ -7,8 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use proptest::prelude::*;
-use xdp_lb_common::directory::Source;
 use xdp_lb_common::net::{Port, Protocol};
+use xdp_lb_common::tables::directory::Source;
 
 use super::super::memory::Reader;
 use super::*;

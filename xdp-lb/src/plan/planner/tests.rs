@@ -2,7 +2,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use proptest::prelude::*;
 use xdp_lb_common::net::{Address, MacAddress, Port, Protocol};
-use xdp_lb_common::slot::Slot;
+use xdp_lb_common::tables::slot::Slot;
 use xdp_lb_common::tables::{
     Backend, BackendState, COUNTS_FLOWS, Mode, RECORDS_FLOWS, Reply, ServerId, ServerKey, Service, SlotIndex,
     SourceVerdict,

@@ -4,9 +4,9 @@ use core::cell::UnsafeCell;
 
 use zerocopy::{FromBytes, IntoBytes, KnownLayout};
 
-use crate::headers::{TCP_FIN, TCP_RST, TCP_SYN};
+use super::settings::{AGES, Settings};
 use crate::net::Protocol;
-use crate::tables::Settings;
+use crate::packet::headers::{TCP_FIN, TCP_RST, TCP_SYN};
 
 /// The client has sent a packet after its first: a TCP flow without it is half-open.
 pub const ESTABLISHED: u8 = 1;
@@ -77,9 +77,6 @@ enum Age {
     /// The backend has sent a RST, or somebody has before the client went on.
     Reset = 6,
 }
-
-/// A place for each [`Age`], and one to spare: an index of three bits is always inside.
-pub const AGES: usize = 8;
 
 /// Seconds for which a half-closed flow is kept at least: the "transitory connection idle-timeout" of RFC 5382 section 5.
 const HALF_CLOSED: u32 = 240;
@@ -327,8 +324,8 @@ impl Life {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::headers::TCP_ACK;
     use crate::own_mac::{IN_SETTINGS, OwnMac};
+    use crate::packet::headers::TCP_ACK;
 
     const SETTINGS: Settings = Settings {
         hash_keys: [0; crate::hash::KEYS],

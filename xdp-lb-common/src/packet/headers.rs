@@ -3,8 +3,8 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::checksum::Sum;
 use crate::net::{Address, Be16, Be32, MacAddress, Port, Protocol};
+use crate::packet::checksum::Sum;
 
 /// EtherType of IPv4 (IEEE 802 Numbers, IANA).
 pub const ETHERTYPE_IPV4: u16 = 0x0800;

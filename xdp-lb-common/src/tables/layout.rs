@@ -1,8 +1,8 @@
 //! What both sides must agree on to share pinned tables.
 
-use crate::directory::Keyed;
 use crate::net::Endpoint;
 use crate::reason::REASONS;
+use crate::tables::directory::Keyed;
 use crate::tables::{
     Backend, FlowKey, FlowRecord, Fragment, FragmentKey, PortRanges, Reply, RouterAddresses, ServerKey,
     Service, Settings, SourceKey, Traffic, VlanDevice,

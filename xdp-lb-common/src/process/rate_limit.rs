@@ -1,11 +1,10 @@
-//! What a service lets in: the ranges that its clients may come from, and how many flows each may begin.
+//! How many flows each client of a service may begin.
 
-use super::Context;
-use super::forward::is_first;
-use crate::net::{Address, Protocol};
+use super::context::Context;
+use crate::net::Address;
 use crate::rate;
 use crate::reason::Reason;
-use crate::tables::{Service, SourceKey, SourceVerdict, Tables};
+use crate::tables::{Service, SourceKey, Tables};
 
 /// A second, in the clock that rates are kept by.
 const SECOND: u64 = 1_000_000_000;
@@ -14,28 +13,15 @@ const SECOND: u64 = 1_000_000_000;
 /// network of 64 bits (RFC 8981).
 const V6_SOURCE: u8 = 64;
 
-/// Refuses a packet whose sender the service's list of source ranges denies.
-#[inline(always)]
-pub fn check_source<T: Tables>(tables: &T, service: &Service, source: &Address) -> Result<(), Reason> {
-    if service.source_list == 0 { Ok(()) } else { look_up_source(tables, service.source_list, source) }
-}
-
-/// A call of its own in the kernel, not inlined: few services have a list.
-#[inline(never)]
-fn look_up_source<T: Tables>(tables: &T, list: u32, source: &Address) -> Result<(), Reason> {
-    let verdict = tables.source_verdict(&SourceKey { scope: list, address: *source });
-    if verdict == SourceVerdict::Deny as u32 { Err(Reason::SourceDenied) } else { Ok(()) }
-}
-
 /// Lets a packet without a record begin a flow, where its source has not begun too many recently. A packet
 /// that is certainly of an older flow goes through.
 #[inline(always)]
 pub fn admit<T: Tables>(context: &Context<'_, T>, service: &Service) -> Result<(), Reason> {
     // A connection that goes on from another address is not a new one.
-    if (service.new_flow_rate == 0) | (context.moment.named.0 != 0) {
+    if (service.new_flow_rate == 0) | (context.meta.named.0 != 0) {
         return Ok(());
     }
-    if context.parsed.key.protocol == Protocol::TCP && !is_first(context.parsed) {
+    if context.parsed.is_in_mid_flow() {
         return Ok(());
     }
     spend(context.tables, service, &context.parsed.key.source)
@@ -67,7 +53,7 @@ mod tests {
             snat_port_first: 1024,
             snat_port_count: 1,
             options: 0,
-            patience: crate::flow::patience(900, 60),
+            patience: crate::tables::flow::patience(900, 60),
             handover: 0,
             heartbeat: 0,
             alone: 0,

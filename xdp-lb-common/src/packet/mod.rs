@@ -1,5 +1,9 @@
 //! How the datapath reads and writes a packet, wherever its bytes are.
 
+pub mod checksum;
+pub mod headers;
+pub mod parse;
+
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// A frame, from its Ethernet header on.

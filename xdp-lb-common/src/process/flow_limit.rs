@@ -1,34 +1,15 @@
-//! How many flows a service and its backends may have at a time.
-//!
-//! A flow counts from its record's first packet on until a packet closes it, or the backend resets it. What else ends a
-//! record (its age, a full table) is not seen here: each census sets the counts right.
+//! How many flows a service and its backends may have at a time; [`super::flow_count`] counts them.
 
 use super::affinity::slot_hash;
-use super::forward::{holds, is_first};
+use super::choose::holds;
+use super::context::{Context, PacketMeta};
 use super::pair::recall;
-use super::{Context, Moment};
-use crate::flow::COUNTED;
-use crate::net::Protocol;
-use crate::parse::Parsed;
+use crate::packet::parse::Parsed;
 use crate::reason::Reason;
-use crate::tables::{BackendIndex, BackendState, COUNTS_FLOWS, Service, SlotIndex, Tables};
+use crate::tables::{BackendState, Service, SlotIndex, Tables};
 
 /// How many slots are looked at for a backend that has room.
 const TRIES: u32 = 32;
-
-/// Whether the flows of this service are counted.
-#[inline(always)]
-pub fn counts_flows(service: &Service) -> bool {
-    service.options & COUNTS_FLOWS != 0
-}
-
-/// What the progress of a flow begins with: whether it counts. Without a branch, which the verifier would follow through
-/// all that comes.
-#[inline(always)]
-pub fn first_progress(service: &Service) -> u8 {
-    const { assert!(COUNTED == COUNTS_FLOWS << 5) };
-    (service.options & COUNTS_FLOWS) << 5
-}
 
 /// Says how many slots a flow that begins has to go past, from the one of its hash on, to one whose owner has room. One
 /// that is certainly under way already, and one that names its backend, is not held up.
@@ -40,16 +21,15 @@ pub fn find<T: Tables>(
     tables: &T,
     service: &Service,
     parsed: &Parsed,
-    moment: &mut Moment,
+    meta: &mut PacketMeta,
 ) -> Result<(), Reason> {
     let settings = tables.settings().ok_or(Reason::Internal)?;
-    let protocol = parsed.key.protocol;
-    if (moment.named.0 != 0) | ((protocol == Protocol::TCP) & !is_first(parsed)) {
+    if (meta.named.0 != 0) | parsed.is_in_mid_flow() {
         return Ok(());
     }
     if let Some((record, _)) = recall(tables, &parsed.key) {
-        moment.now.set(tables.now());
-        let context = Context { tables, settings, parsed, moment };
+        meta.now.set(tables.now());
+        let context = Context { tables, settings, parsed, meta };
         let backend = tables.backend(record.backend).ok_or(Reason::Internal)?;
         if holds(&context, &record, service, backend) {
             return Ok(());
@@ -71,7 +51,7 @@ pub fn find<T: Tables>(
         let flows = tables.backend_flows(slot.owner()).ok_or(Reason::Internal)?;
         let is_full = full(owner.max_flows, flows);
         if is_other | is_full == 0 {
-            moment.skipped = skipped;
+            meta.skipped = skipped;
             return Ok(());
         }
         has_full |= is_full & !is_other;
@@ -85,25 +65,4 @@ pub fn find<T: Tables>(
 #[inline(always)]
 fn full(limit: u32, flows: i64) -> i64 {
     (i64::from(limit.wrapping_sub(1)) - flows) >> 63
-}
-
-/// Notes that a flow begins, if it counts.
-#[inline(always)]
-pub fn began<T: Tables>(tables: &T, service: &Service, index: BackendIndex) {
-    if counts_flows(service) {
-        add(tables, service, index);
-    }
-}
-
-#[inline(never)]
-fn add<T: Tables>(tables: &T, service: &Service, index: BackendIndex) {
-    tables.add_flow(service.index, index, 1);
-}
-
-/// Notes that a flow of this backend is closed that counted.
-#[inline(never)]
-pub fn ended<T: Tables>(tables: &T, index: BackendIndex) {
-    if let Some(backend) = tables.backend(index) {
-        tables.add_flow(backend.service, index, -1);
-    }
 }

@@ -6,12 +6,12 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::rewrite::{Departure, Limit, ethertype, write_ethernet};
-use crate::checksum::Change;
-use crate::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, ExtensionHeader, Gue, Ipv4, Ipv6, Udp};
 use crate::net::{Address, Be32, Port, Protocol};
 use crate::packet::Packet;
-use crate::parse::{Link, parse_link};
+use crate::packet::checksum::Change;
+use crate::packet::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, ExtensionHeader, Gue, Ipv4, Ipv6, Udp};
+use crate::packet::parse::{Link, parse_link};
+use crate::process::rewrite::{Departure, Limit, ethertype, write_ethernet};
 use crate::tables::FlowKey;
 
 macro_rules! outcomes {

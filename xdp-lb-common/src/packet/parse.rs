@@ -1,12 +1,12 @@
 //! From a frame's bytes to what the datapath needs to know of it. Nothing in a frame is trusted:
 //! each length is compared with the bytes that are there.
 
-use crate::headers::{
+use crate::net::{Address, Be32, Endpoint, MacAddress, Port, Protocol};
+use crate::packet::Packet;
+use crate::packet::headers::{
     ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, ExtensionHeader, Icmp, Ipv4, Ipv6, Ipv6Fragment, TCP_ACK,
     TCP_FIN, TCP_SYN, Tcp, Udp, VlanTag, is_tag,
 };
-use crate::net::{Address, Be32, Endpoint, MacAddress, Port, Protocol};
-use crate::packet::Packet;
 use crate::reason::Reason;
 use crate::tables::{FlowKey, Tags};
 
@@ -57,6 +57,20 @@ pub struct Parsed {
     pub source_mac: MacAddress,
     /// The frame's VLAN tags.
     pub tags: Tags,
+}
+
+impl Parsed {
+    /// Whether this is a TCP connection's first packet.
+    #[inline(always)]
+    pub fn is_first(&self) -> bool {
+        self.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN
+    }
+
+    /// Whether this is a packet of a TCP connection that is there already.
+    #[inline(always)]
+    pub fn is_in_mid_flow(&self) -> bool {
+        self.key.protocol == Protocol::TCP && !self.is_first()
+    }
 }
 
 /// What a frame's Ethernet header says.

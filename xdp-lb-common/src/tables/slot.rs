@@ -2,7 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::tables::BackendIndex;
+use super::index::BackendIndex;
 
 /// A ring's slot in 8 bytes, written and read as one 64-bit word, so that no packet sees half of one.
 ///

@@ -1,0 +1,169 @@
+//! Which backend a flow belongs to: its slot's owner, who had the slot before, or the one that its record names.
+
+use super::affinity::slot_hash;
+use super::context::Context;
+use crate::hash::FlowHash;
+use crate::net::Protocol;
+use crate::packet::parse::Parsed;
+use crate::reason::Reason;
+use crate::tables::flow::ESTABLISHED;
+use crate::tables::{
+    Backend, BackendIndex, BackendState, FlowRecord, Mode, RECORDS_FLOWS, REJECTS, Service, SlotIndex, Tables,
+};
+
+/// How many slots are looked at for a backend that is up: between a backend's failure and its
+/// service's new ring, its slots still name it.
+const SLOT_TRIES: u32 = 4;
+
+/// The backend of a flow that needs no record.
+#[inline(always)]
+pub fn settled<'t, T: Tables>(
+    context: &Context<'t, T>,
+    service: &Service,
+) -> Option<(BackendIndex, &'t Backend)> {
+    if records_flows(service) {
+        return None;
+    }
+    let (index, backend) = if context.meta.named.0 != 0 {
+        let backend = context.tables.backend(context.meta.named)?;
+        (!backend.is_shared()).then_some((context.meta.named, backend))?
+    } else {
+        owner(context.tables, service, slot_hash(context.settings, service, &context.parsed.key))?
+    };
+    (!is_hairpin(service, backend, context.parsed)).then_some((index, backend))
+}
+
+/// The owner of a flow's slot, if it is the one of all flows of that slot, whose replies need no record.
+#[inline(always)]
+pub fn owner<'t, T: Tables>(
+    tables: &'t T,
+    service: &Service,
+    hash: FlowHash,
+) -> Option<(BackendIndex, &'t Backend)> {
+    // A ring of no slots would lend the first slot of another.
+    if service.ring_len == 0 {
+        return None;
+    }
+    let slot = tables.slot(SlotIndex(service.ring_offset.0 + hash.reduce(service.ring_len)))?;
+    let backend = tables.backend(slot.owner())?;
+    (!slot.is_tracked() && is_up(service, backend) && !backend.is_shared()).then(|| (slot.owner(), backend))
+}
+
+/// The backend that the ring gives to a flow without a record.
+#[inline(always)]
+pub fn choose<'t, T: Tables>(
+    context: &Context<'t, T>,
+    service: &Service,
+    hash: FlowHash,
+) -> Result<(BackendIndex, &'t Backend), Reason> {
+    if context.meta.named.0 != 0 {
+        let backend = context.tables.backend(context.meta.named).ok_or(Reason::Internal)?;
+        return Ok((context.meta.named, backend));
+    }
+    if service.ring_len == 0 {
+        return Err(no_backend(context, service));
+    }
+    // UDP has no first packet to tell by: where all flows are recorded, one without a record is new.
+    let is_in_mid_flow = context.parsed.is_in_mid_flow();
+    let may_be_older =
+        is_in_mid_flow | ((context.parsed.key.protocol != Protocol::TCP) & !records_flows(service));
+    let mut place = (hash.reduce(service.ring_len) + context.meta.skipped) % service.ring_len;
+    if may_be_older {
+        // A flow from before the slot moved belongs to the one who had it then, while that one lives.
+        let slot = context.tables.slot(SlotIndex(service.ring_offset.0 + place)).ok_or(Reason::Internal)?;
+        let prior = context.tables.backend(slot.prior()).ok_or(Reason::Internal)?;
+        if keeps_flows(service, prior) {
+            return Ok((slot.prior(), prior));
+        }
+        if is_in_mid_flow & ends_flows(service, prior) {
+            return Err(Reason::FlowEnded);
+        }
+    }
+    for _ in 0..SLOT_TRIES {
+        let slot = context.tables.slot(SlotIndex(service.ring_offset.0 + place)).ok_or(Reason::Internal)?;
+        if slot.owner() == BackendIndex(0) {
+            return Err(no_backend(context, service));
+        }
+        let owner = context.tables.backend(slot.owner()).ok_or(Reason::Internal)?;
+        if is_up(service, owner) {
+            return Ok((slot.owner(), owner));
+        }
+        // The next slots are those of others.
+        if is_in_mid_flow {
+            return Err(Reason::FlowEnded);
+        }
+        place = if place + 1 == service.ring_len { 0 } else { place + 1 };
+    }
+    Err(Reason::BackendUnusable)
+}
+
+/// What becomes of a packet where the ring has no backend: who begins a flow may be told.
+#[inline(always)]
+fn no_backend<T: Tables>(context: &Context<'_, T>, service: &Service) -> Reason {
+    if (service.options & REJECTS != 0) & !context.parsed.is_in_mid_flow() {
+        Reason::NoBackendAnswered
+    } else {
+        Reason::NoBackend
+    }
+}
+
+/// Whether a flow's record still says where its packets go.
+#[inline(always)]
+pub fn holds<T: Tables>(
+    context: &Context<'_, T>,
+    record: &FlowRecord,
+    service: &Service,
+    backend: &Backend,
+) -> bool {
+    if !keeps_flows(service, backend)
+        || backend.address != record.destination
+        || backend.port_for(context.parsed.key.destination_port) != record.destination_port
+    {
+        return false;
+    }
+    let protocol = context.parsed.key.protocol;
+    if protocol == Protocol::TCP && !context.parsed.is_first() {
+        return true;
+    }
+    // A UDP flow after a long pause is a new one. A SYN again: a retransmission stays with its flow, unless its backend
+    // fails; a client that uses its port for a new connection chooses anew.
+    let is_draining = backend.state == BackendState::Draining as u8;
+    let is_failing = backend.state == BackendState::Failing as u8;
+    record.life.is_live(protocol, context.meta.now.get(), context.settings)
+        && !(protocol == Protocol::TCP
+            && (is_failing | record.life.is_closing()
+                || is_draining && record.life.progress() & ESTABLISHED != 0))
+}
+
+/// Whether a client of a `nat` service is a neighbour of the backend, or the backend itself.
+///
+/// A call of its own in the kernel, not inlined: the verifier would follow all that comes after from each way through it.
+#[inline(never)]
+pub fn is_hairpin(service: &Service, backend: &Backend, parsed: &Parsed) -> bool {
+    (service.mode == Mode::Nat as u8) & backend.is_neighbour(&parsed.key.source, parsed.is_v4)
+}
+
+/// Whether every flow of this service is recorded, whatever its slot does.
+#[inline(always)]
+pub fn records_flows(service: &Service) -> bool {
+    service.mode == Mode::FullNat as u8 || service.options & RECORDS_FLOWS != 0
+}
+
+/// Whether this backend takes new flows of the service. A backend's place may have gone to another since a slot or
+/// a record was written.
+#[inline(always)]
+pub fn is_up(service: &Service, backend: &Backend) -> bool {
+    (backend.state == BackendState::Up as u8) & (backend.service == service.index)
+}
+
+/// Whether this backend keeps its flows of the service.
+#[inline(always)]
+pub fn keeps_flows(service: &Service, backend: &Backend) -> bool {
+    BackendState::keeps_flows(backend.state) & (backend.service == service.index)
+}
+
+/// Whether this backend's flows of the service end, and whoever goes on with one is told so.
+#[inline(always)]
+pub fn ends_flows(service: &Service, backend: &Backend) -> bool {
+    (backend.state == BackendState::Ending as u8) & (backend.service == service.index)
+}

@@ -1,0 +1,128 @@
+//! `BACKENDS`: where a backend is, and whether it may be given packets.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::index::ServiceIndex;
+use crate::net::{Address, Be32, Endpoint, MacAddress, Port, Protocol};
+
+/// Whether a backend may be given packets.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum BackendState {
+    /// There is no backend in this place.
+    Vacant = 0,
+    /// It takes new flows and keeps its flows.
+    Up = 1,
+    /// It keeps its flows and gets no new ones.
+    Draining = 2,
+    /// Health checks, its agent or its circuit breaker speak against it. It keeps its flows, as one that drains does,
+    /// but takes no SYN, not even one that is sent again; and what clients [ask](Traffic::asked) of it is counted,
+    /// which shows whether it is alive.
+    Failing = 3,
+    /// It gets no packet at all, and its flows end: whoever sends a packet of one is told so, by a reset (TCP) or by ICMP
+    /// "port unreachable" (UDP; the next datagram begins a new flow). A flow is its own if its record says so; if it has
+    /// no record and is TCP, a slot's prior owner (a settled slot's owner) tells. New flows choose another backend.
+    Ending = 4,
+    /// It gets no packet at all. A TCP flow with a record here ends as in [`BackendState::Ending`], and so does one
+    /// without a record in a slot that it owns; all others begin anew at another backend, and nobody is told.
+    Down = 5,
+}
+
+impl BackendState {
+    /// Whether a backend in this state, as its number, keeps its flows.
+    #[inline(always)]
+    pub const fn keeps_flows(state: u8) -> bool {
+        const _: () = assert!(BackendState::Failing as u8 - BackendState::Up as u8 == 2);
+        state.wrapping_sub(Self::Up as u8) <= Self::Failing as u8 - Self::Up as u8
+    }
+}
+
+/// The value of `BACKENDS`: one backend of one service, in one cache line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, align(64))]
+pub struct Backend {
+    /// Where it listens.
+    pub address: Address,
+    /// This host's address towards it: the SNAT address where the service names none.
+    pub source: Address,
+    /// The interface through which it is reached (its VLAN's parent, where it is on a VLAN).
+    pub ifindex: u32,
+    /// The service that it belongs to.
+    pub service: ServiceIndex,
+    /// The port on which it listens; 0: the one that the client's packets are for.
+    pub port: Port,
+    /// The VLAN id (IEEE 802.1Q, 1 to 4094) of frames to it; 0 where they carry no tag.
+    pub vlan: u16,
+    /// The next hop's Ethernet address.
+    pub destination_mac: MacAddress,
+    /// The Ethernet address of the interface towards it.
+    pub source_mac: MacAddress,
+    /// A [`BackendState`], as its number.
+    pub state: u8,
+    /// `nat`, bits 0 to 6: how many first bits of the address (an IPv4 address is the last 32 of 128) its neighbours share
+    /// with it, whose packets it would answer directly; 0: nobody is treated as one. Bit 7, [`SHARED`].
+    pub neighbours: u8,
+    /// The largest IP packet that the path to it takes, bytes; 0: any.
+    pub mtu: u16,
+    /// Maximum number of concurrent flows; 0: unlimited.
+    pub max_flows: u32,
+}
+
+const _: () = assert!(size_of::<Backend>() == 64);
+
+/// [`Backend::neighbours`]: several `nat` VIPs use this backend, so its flows need a record of their replies.
+pub const SHARED: u8 = 1 << 7;
+
+impl Backend {
+    /// Whether several `nat` VIPs use it.
+    #[inline(always)]
+    pub fn is_shared(&self) -> bool {
+        self.neighbours & SHARED != 0
+    }
+
+    /// Whether [`Backend::is_neighbour`] has to be asked: exact for IPv4, and for IPv6 by the first 64 bits, which a link's
+    /// prefix rarely is shorter than.
+    #[inline(always)]
+    pub fn may_be_neighbour(&self, client: &Address, is_v4: bool) -> bool {
+        if is_v4 {
+            return self.is_neighbour(client, is_v4);
+        }
+        let bits = self.neighbours & !SHARED;
+        let [first, _] = self.address.words();
+        let [other, _] = client.words();
+        (bits != 0) & ((first == other) | (bits < 64))
+    }
+
+    /// Whether it would answer this client directly, not through the load balancer: a neighbour on its network, or itself.
+    #[inline(always)]
+    pub fn is_neighbour(&self, client: &Address, is_v4: bool) -> bool {
+        let bits = u32::from(self.neighbours & !SHARED);
+        let [a, b, c, d] = self.address.0.map(Be32::get);
+        let [e, f, g, h] = client.0.map(Be32::get);
+        // How the addresses differ, in the last 64 bits and before; IPv4's do in the last 32 alone.
+        let last = if is_v4 { u64::from(d ^ h) } else { u64::from(c ^ g) << 32 | u64::from(d ^ h) };
+        let first = if is_v4 { 0 } else { u64::from(a ^ e) << 32 | u64::from(b ^ f) };
+        // In two steps each: a shift by 64 would be none.
+        let of_last = bits.saturating_sub(64);
+        let of_first = bits.min(64);
+        (bits != 0) & (last >> 1 >> (63 - of_last) == 0) & (first >> ((64 - of_first) % 64) == 0)
+    }
+
+    /// Where it listens, for this protocol.
+    #[inline(always)]
+    pub fn endpoint(&self, protocol: Protocol) -> Endpoint {
+        Endpoint::new(self.address, self.port, protocol)
+    }
+
+    /// Where packets go that clients send to this endpoint.
+    #[inline(always)]
+    pub fn endpoint_for(&self, vip: &Endpoint) -> Endpoint {
+        Endpoint::new(self.address, self.port_for(vip.port), vip.protocol)
+    }
+
+    /// The port of packets that clients send to this one.
+    #[inline(always)]
+    pub fn port_for(&self, port: Port) -> Port {
+        if self.port.word() == 0 { port } else { self.port }
+    }
+}

@@ -1,0 +1,26 @@
+//! What names a place in a table.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+macro_rules! index {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug,
+                 FromBytes, IntoBytes, Immutable, KnownLayout)]
+        #[repr(transparent)]
+        pub struct $name(pub u32);
+    };
+}
+
+index!(
+    /// A service's number; stable for as long as the service exists.
+    ServiceIndex
+);
+index!(
+    /// A backend's place in `BACKENDS`; stable for as long as the backend exists. At most 2^24 - 1.
+    BackendIndex
+);
+index!(
+    /// A place in `SLOTS`, the flat array of all rings.
+    SlotIndex
+);

@@ -1,0 +1,72 @@
+//! `PORT_RANGES` and `VIPS`: the ports of an address that has services.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::net::{Endpoint, Port, Protocol};
+
+/// The value of `PORT_RANGES`, by VIP address and protocol (port 0): the ranges of ports on which it has services.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct PortRanges {
+    /// Each its first and its last port (host order), the one that begins highest first, zeroes behind. That of all
+    /// ports begins with 0, so it comes last.
+    pub ranges: [[u16; 2]; Self::MOST],
+}
+
+impl PortRanges {
+    /// How many ranges a VIP address may have for a protocol.
+    pub const LIMIT: usize = 8;
+    /// How many there is room for: the old and the new ones of a change, side by side.
+    pub const MOST: usize = 2 * Self::LIMIT;
+
+    /// The first port of the first range that has this one in it.
+    #[inline(always)]
+    pub fn find(&self, port: Port) -> Option<Port> {
+        let number = i32::from(port.get());
+        let mut found = -1;
+        // Without a branch for each range: the verifier would follow them all.
+        for [first, last] in self.ranges.into_iter().rev() {
+            let (first, last) = (i32::from(first), i32::from(last));
+            let outside = ((number - first) | (last - number)) >> 31;
+            found = found & outside | first & !outside;
+        }
+        u16::try_from(found).ok().map(Port::new)
+    }
+}
+
+/// The value of `VIPS`, by an address that some service has: of TCP and of UDP, a port of the one service that the address
+/// has for that protocol (0: it has several, or none).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SolePorts {
+    /// TCP.
+    pub tcp: Port,
+    /// UDP.
+    pub udp: Port,
+}
+
+impl SolePorts {
+    /// Those of an address whose services have these keys.
+    pub fn of(services: impl Iterator<Item = Endpoint> + Clone) -> Self {
+        let sole = |protocol| {
+            let mut its = services.clone().filter(|vip| vip.protocol == protocol);
+            match (its.next(), its.next()) {
+                // Each port of a range will do, and 0 is none.
+                (Some(vip), None) => Port::new(vip.port.get().max(1)),
+                _ => Port::new(0),
+            }
+        };
+        Self { tcp: sole(Protocol::TCP), udp: sole(Protocol::UDP) }
+    }
+
+    /// The port for this protocol.
+    #[inline(always)]
+    pub fn of_protocol(self, protocol: Protocol) -> Option<Port> {
+        let port = match protocol {
+            Protocol::TCP => self.tcp,
+            Protocol::UDP => self.udp,
+            _ => return None,
+        };
+        (port.word() != 0).then_some(port)
+    }
+}
