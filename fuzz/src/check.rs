@@ -6,12 +6,12 @@ use std::net::IpAddr;
 use xdp_lb_common::host::Buffer;
 use xdp_lb_common::net::{Address, Be32, Endpoint, MacAddress, Port, Protocol};
 use xdp_lb_common::process::handover::{Target, target};
-use xdp_lb_common::process::{Scratch, Verdict, process, records_flows, send_check, slot_hash};
+use xdp_lb_common::process::{Scratch, Verdict, process, send_check, slot_hash};
 use xdp_lb_common::reason::{Kind, Reason};
 use xdp_lb_common::tables::{
-    ASYMMETRIC_REPLIES, Backend, BackendIndex, BackendState, CHECKS_HOST_MAC, CHECKS_MAC, Check, FlowKey,
-    FlowRecord, FlowTable, Fragment, FragmentKey, FragmentTarget, Mode, Route, RouteQuery, Service,
-    SourceVerdict, Tables, Tags,
+    ASYMMETRIC_REPLIES, Backend, BackendIndex, CHECKS_HOST_MAC, CHECKS_MAC, Check, FlowKey, FlowRecord,
+    FlowTable, Fragment, FragmentKey, FragmentTarget, Mode, Route, RouteQuery, Service, SourceVerdict,
+    Tables, Tags,
 };
 
 use crate::decap;
@@ -150,7 +150,7 @@ fn sent_by_host(world: &World, outcome: &Outcome, ingress: u32) -> Outcome {
 fn looks_at_records(world: &World, service: &Service, flow: &FlowKey) -> bool {
     let place = slot_hash(&world.tables.settings, service, flow).reduce(service.ring_len.max(1));
     let slot = world.tables.slots.get((service.ring_offset.0 + place) as usize);
-    records_flows(service) || slot.is_some_and(|slot| slot.is_tracked())
+    service.records_flows() || slot.is_some_and(|slot| slot.is_tracked())
 }
 
 /// That no packet takes a backend or a service over its limit of flows, and that a flow is refused for a limit only where
@@ -239,7 +239,7 @@ pub fn send_as_check(world: &World, scratch: &mut Scratch, frame: &[u8]) {
         "it goes to the service's backend"
     );
     let after = dissect(packet.bytes()).expect("what leaves is whole");
-    if service.mode == Mode::Dsr as u8 {
+    if !service.mode.is_tunnel() {
         check_relayed(frame, &before, &packet.bytes()[after.l3..after.end]);
     }
 }
@@ -295,7 +295,7 @@ fn named(world: &World, service: &Service, frame: &[u8], packet: &Dissection) ->
     }
     let place = id[0];
     let backend = world.tables.backends.get(usize::from(place))?;
-    let keeps = BackendState::keeps_flows(backend.state);
+    let keeps = backend.state.keeps_flows();
     let is_named = backend.service == service.index && id[..length] == server_id_bytes(place)[..length];
     (keeps && is_named).then_some(usize::from(place))
 }
@@ -430,15 +430,15 @@ fn check_sent(world: &World, frame: &[u8], ingress: u32, outcome: &Outcome, flow
         && let Some(record) = recall(flows, &flow)
     {
         let backend = world.tables.backends.get(record.backend as usize);
-        let keeps = backend.is_some_and(|backend| BackendState::keeps_flows(backend.state));
+        let keeps = backend.is_some_and(|backend| backend.state.keeps_flows());
         assert!(keeps, "no packet of an established connection goes to another backend than its own");
     }
     if let Some(service) = service
-        && service.mode >= Mode::Dsr as u8
+        && service.mode.keeps_addresses()
         && !is_echo(frame, &before)
     {
         let way = way(ingress, outcome, &after);
-        let check = if service.mode == Mode::Dsr as u8 { check_direct } else { check_tunnelled };
+        let check = if service.mode.is_tunnel() { check_tunnelled } else { check_direct };
         check(world, service, frame, &before, outcome, &after, &way);
         return;
     }
@@ -487,9 +487,9 @@ fn followed(world: &World, later: &Dissection, sent: &Dissection, way: Way) -> F
     let patience = if later.source.is_ipv4() { 30 } else { 60 };
     let noted = world.tables.fragments.borrow().get(&key).copied();
     if let Some(fragment) = noted.filter(|noted| world.tables.now.saturating_sub(noted.seen) <= patience) {
-        assert_ne!(fragment.target, FragmentTarget::Host as u8, "the host's is the host's");
+        assert_ne!(fragment.target, FragmentTarget::Host, "the host's is the host's");
         let vip = Endpoint::new(key.destination, fragment.destination_port, fragment.protocol);
-        return First { fragment, vip: (fragment.target == FragmentTarget::Backend as u8).then_some(vip) };
+        return First { fragment, vip: (fragment.target == FragmentTarget::Backend).then_some(vip) };
     }
     let at_vip = |vip: &&Endpoint| vip.address == key.destination && vip.protocol.0 == later.protocol;
     let mut its = world.tables.services.iter().filter(|(vip, _)| at_vip(vip));
@@ -498,8 +498,8 @@ fn followed(world: &World, later: &Dissection, sent: &Dissection, way: Way) -> F
         its.next().is_none() && service.affinity_bits != 0,
         "that has all packets, by the client's address"
     );
-    if world.is_coherent && service.mode < Mode::Ipip as u8 {
-        let rewrites = service.mode == Mode::Nat as u8;
+    if world.is_coherent && !service.mode.is_tunnel() {
+        let rewrites = service.mode == Mode::Nat;
         let destination = Address::from(sent.destination);
         let its = |backend: &Backend| !rewrites || backend.address == destination;
         assert!(goes_to(world, service, &way, its), "to one of its backends");
@@ -635,7 +635,7 @@ fn way(ingress: u32, outcome: &Outcome, after: &Dissection) -> Way {
 fn goes_to(world: &World, service: &Service, way: &Way, holds: impl Fn(&Backend) -> bool) -> bool {
     world.tables.backends.iter().any(|backend| {
         backend.service == service.index
-            && BackendState::keeps_flows(backend.state)
+            && backend.state.keeps_flows()
             && holds(backend)
             && *way
                 == Way {
@@ -695,7 +695,7 @@ fn check_tunnelled(
 ) {
     let sent = &outcome.bytes;
     let mut inside = after.l4;
-    if service.mode == Mode::Gue as u8 {
+    if service.mode == Mode::Gue {
         let udp = after.transport(sent).expect("GUE is in UDP");
         assert_eq!((after.protocol, udp.destination, udp.length), (UDP, 6080, after.end - after.l4));
         assert_eq!(sent[udp.checksum..udp.checksum + 2], [0, 0], "what is inside has a checksum of its own");
@@ -969,8 +969,8 @@ fn check_course(
         let named = &tables.snat_addresses[first..first + usize::from(service.snat_len)];
         let comes_from = |backend: &Backend| {
             let is_hairpin =
-                service.mode == Mode::Nat as u8 && backend.is_neighbour(&came.source, came.source.is_v4());
-            if service.mode != Mode::FullNat as u8 && !is_hairpin {
+                service.mode == Mode::Nat && backend.is_neighbour(&came.source, came.source.is_v4());
+            if service.mode != Mode::FullNat && !is_hairpin {
                 // Another port, where the client has a flow from its own to a backend that several VIPs share.
                 let is_moved = source.address == came.source && tables.settings.is_snat_port(source.port);
                 return source == came.source_endpoint() || is_moved;

@@ -141,7 +141,7 @@ fn forth_and_back(
     let is_new = world.flows().iter().all(|(key, _)| *key != came.key);
     let there = send(world, scratch, frame, ingress);
     let Some(service) = world.service_at(&came.key.destination_endpoint()) else { return Ok(()) };
-    let is_two_way = service.mode == Mode::FullNat as u8 || service.mode == Mode::Nat as u8;
+    let is_two_way = service.mode == Mode::FullNat || service.mode == Mode::Nat;
     // A TCP packet in the name of a VIP or a backend is forged: replies to it are not a client's.
     let sender = came.key.source_endpoint();
     let is_forged = world.service_at(&sender).is_some() || world.rule_at(&sender).is_some();
@@ -163,7 +163,7 @@ fn forth_and_back(
             "a reply comes back to the client from the VIP"
         );
     }
-    if service.mode == Mode::FullNat as u8 {
+    if service.mode == Mode::FullNat {
         let is_lost = matches!(
             back.verdict,
             Verdict::Drop(Reason::ReplyWithoutFlow) | Verdict::Pass(Reason::NotAReply | Reason::NoService)

@@ -11,9 +11,9 @@ use xdp_lb_common::process::handover::{CLEAR, SET};
 use xdp_lb_common::tables::flow::{Direction, Life, patience};
 use xdp_lb_common::tables::slot::Slot;
 use xdp_lb_common::tables::{
-    ASYMMETRIC_REPLIES, Backend, BackendIndex, COUNTS_FLOWS, Check, FlowKey, FlowRecord, FlowTable, Mode,
-    RECORDS_FLOWS, REJECTS, Reply, Route, SHARED, ServerId, ServerKey, Service, ServiceIndex, Settings,
-    SlotIndex, SourceKey, SourceVerdict, Tags,
+    ASYMMETRIC_REPLIES, Backend, BackendIndex, BackendState, COUNTS_FLOWS, Check, Code, FlowKey, FlowRecord,
+    FlowTable, Mode, RECORDS_FLOWS, REJECTS, Reply, Route, SHARED, ServerId, ServerKey, Service,
+    ServiceIndex, Settings, SlotIndex, SourceKey, SourceVerdict, Tags,
 };
 
 /// Few of each, so that what is made of them meets: VIPs, backends, clients, the load balancer's own.
@@ -198,7 +198,7 @@ impl World {
             ring_len,
             snat_offset: if self.is_v6 { 2 } else { 0 },
             snat_len,
-            mode: mode as u8,
+            mode: mode.into(),
             affinity_bits: if u.ratio(1, 4)? { u.int_in_range(1..=128)? } else { 0 },
             options: if u.ratio(1, 4)? { RECORDS_FLOWS } else { 0 },
             new_flow_rate: if u.ratio(1, 8)? { u.int_in_range(1..=3)? } else { 0 },
@@ -221,7 +221,7 @@ impl World {
             service.options |= COUNTS_FLOWS | RECORDS_FLOWS;
         }
         if !self.is_coherent {
-            service.mode = u.arbitrary()?;
+            service.mode = Code::from_number(u.arbitrary()?);
             service.options = u.arbitrary()?;
             service.ring_len = u.arbitrary()?;
             service.snat_len = u.arbitrary()?;
@@ -261,7 +261,7 @@ impl World {
             vlan: if u.ratio(1, 4)? { u.int_in_range(1..=4094)? } else { 0 },
             destination_mac: mac(10 + index as u8),
             source_mac: mac(2),
-            state: if u.ratio(1, 3)? { u.int_in_range(0..=6)? } else { 1 },
+            state: state(if u.ratio(1, 3)? { u.int_in_range(0..=6)? } else { 1 }),
             neighbours: match (mode, u.int_in_range(0..=7)?) {
                 (Mode::Nat, 0 | 1) => SHARED,
                 (Mode::Nat, 2) => u.int_in_range(1..=127)?,
@@ -290,8 +290,8 @@ impl World {
         for (vip, service) in &services {
             let its = self.tables.backends.iter().enumerate().skip(1);
             for (place, backend) in its.filter(|(_, backend)| backend.service == service.index) {
-                let is_nat = service.mode == Mode::Nat as u8;
-                if is_nat || service.mode == Mode::FullNat as u8 {
+                let is_nat = service.mode == Mode::Nat;
+                if is_nat || service.mode == Mode::FullNat {
                     users.push((place, backend.endpoint(vip.protocol), is_nat, vip, service));
                 }
             }
@@ -337,7 +337,7 @@ impl World {
     /// others.
     fn add_checks(&mut self, u: &mut Unstructured<'_>) -> Result<()> {
         for (vip, service) in self.services.clone() {
-            if (service.mode < Mode::Dsr as u8 && self.is_coherent) || !u.ratio(1, 2)? {
+            if (!service.mode.keeps_addresses() && self.is_coherent) || !u.ratio(1, 2)? {
                 continue;
             }
             let at = self.any_port(u, &vip, &service)?;
@@ -462,7 +462,9 @@ impl World {
         let backends = self.tables.backends.len();
         match u.int_in_range(0..=3)? {
             0 => self.tables.now += u.int_in_range(0..=1000)?,
-            1 => self.tables.backends[u.int_in_range(1..=backends - 1)?].state = u.int_in_range(1..=5)?,
+            1 => {
+                self.tables.backends[u.int_in_range(1..=backends - 1)?].state = state(u.int_in_range(1..=5)?)
+            }
             2 => {
                 let place = u.choose_index(self.services.len())?;
                 let service = self.services[place].1;
@@ -482,4 +484,9 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// The backends' state at this place, and one that is not known behind them.
+fn state(place: usize) -> Code<BackendState> {
+    BackendState::ALL.get(place).map_or(Code::from_number(place as u8), |state| (*state).into())
 }

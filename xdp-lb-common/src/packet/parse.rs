@@ -69,7 +69,7 @@ impl Parsed {
     /// Whether this is a packet of a TCP connection that is there already.
     #[inline(always)]
     pub fn is_in_mid_flow(&self) -> bool {
-        self.key.protocol == Protocol::TCP && !self.is_first()
+        (self.key.protocol == Protocol::TCP) & !self.is_first()
     }
 }
 

@@ -2,7 +2,7 @@
 //! and back to the sockets at the pair's other end.
 
 use super::context::{Context, Scratch, Verdict};
-use super::depart::{depart, keeps_addresses};
+use super::depart::depart;
 use super::rewrite::{Departure, check_hops, ethertype, write_ethernet};
 use super::{arrival, ports};
 use crate::packet::Packet;
@@ -31,8 +31,8 @@ fn send<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Scratch)
     let service = ports::at(tables, &check.service).ok_or(Reason::NoService)?;
     let backend = tables.backend(check.backend).ok_or(Reason::Internal)?;
     // The place may be another's by now.
-    let is_other = (backend.service != service.index) | (backend.state == BackendState::Vacant as u8);
-    if is_other | !keeps_addresses(service) {
+    let is_other = (backend.service != service.index) | (backend.state == BackendState::Vacant);
+    if is_other | !service.mode.keeps_addresses() {
         return Err(Reason::BackendUnusable);
     }
     check_hops(parsed)?;

@@ -7,9 +7,7 @@ use crate::net::Protocol;
 use crate::packet::parse::Parsed;
 use crate::reason::Reason;
 use crate::tables::flow::ESTABLISHED;
-use crate::tables::{
-    Backend, BackendIndex, BackendState, FlowRecord, Mode, RECORDS_FLOWS, REJECTS, Service, SlotIndex, Tables,
-};
+use crate::tables::{Backend, BackendIndex, BackendState, FlowRecord, Mode, Service, SlotIndex, Tables};
 
 /// How many slots are looked at for a backend that is up: between a backend's failure and its
 /// service's new ring, its slots still name it.
@@ -21,7 +19,7 @@ pub fn settled<'t, T: Tables>(
     context: &Context<'t, T>,
     service: &Service,
 ) -> Option<(BackendIndex, &'t Backend)> {
-    if records_flows(service) {
+    if service.records_flows() {
         return None;
     }
     let (index, backend) = if context.meta.named.0 != 0 {
@@ -66,7 +64,7 @@ pub fn choose<'t, T: Tables>(
     // UDP has no first packet to tell by: where all flows are recorded, one without a record is new.
     let is_in_mid_flow = context.parsed.is_in_mid_flow();
     let may_be_older =
-        is_in_mid_flow | ((context.parsed.key.protocol != Protocol::TCP) & !records_flows(service));
+        is_in_mid_flow | ((context.parsed.key.protocol != Protocol::TCP) & !service.records_flows());
     let mut place = (hash.reduce(service.ring_len) + context.meta.skipped) % service.ring_len;
     if may_be_older {
         // A flow from before the slot moved belongs to the one who had it then, while that one lives.
@@ -100,7 +98,7 @@ pub fn choose<'t, T: Tables>(
 /// What becomes of a packet where the ring has no backend: who begins a flow may be told.
 #[inline(always)]
 fn no_backend<T: Tables>(context: &Context<'_, T>, service: &Service) -> Reason {
-    if (service.options & REJECTS != 0) & !context.parsed.is_in_mid_flow() {
+    if service.rejects() & !context.parsed.is_in_mid_flow() {
         Reason::NoBackendAnswered
     } else {
         Reason::NoBackend
@@ -127,8 +125,8 @@ pub fn holds<T: Tables>(
     }
     // A UDP flow after a long pause is a new one. A SYN again: a retransmission stays with its flow, unless its backend
     // fails; a client that uses its port for a new connection chooses anew.
-    let is_draining = backend.state == BackendState::Draining as u8;
-    let is_failing = backend.state == BackendState::Failing as u8;
+    let is_draining = backend.state == BackendState::Draining;
+    let is_failing = backend.state == BackendState::Failing;
     record.life.is_live(protocol, context.meta.now.get(), context.settings)
         && !(protocol == Protocol::TCP
             && (is_failing | record.life.is_closing()
@@ -140,30 +138,24 @@ pub fn holds<T: Tables>(
 /// A call of its own in the kernel, not inlined: the verifier would follow all that comes after from each way through it.
 #[inline(never)]
 pub fn is_hairpin(service: &Service, backend: &Backend, parsed: &Parsed) -> bool {
-    (service.mode == Mode::Nat as u8) & backend.is_neighbour(&parsed.key.source, parsed.is_v4)
-}
-
-/// Whether every flow of this service is recorded, whatever its slot does.
-#[inline(always)]
-pub fn records_flows(service: &Service) -> bool {
-    service.mode == Mode::FullNat as u8 || service.options & RECORDS_FLOWS != 0
+    (service.mode == Mode::Nat) & backend.is_neighbour(&parsed.key.source, parsed.is_v4)
 }
 
 /// Whether this backend takes new flows of the service. A backend's place may have gone to another since a slot or
 /// a record was written.
 #[inline(always)]
 pub fn is_up(service: &Service, backend: &Backend) -> bool {
-    (backend.state == BackendState::Up as u8) & (backend.service == service.index)
+    (backend.state == BackendState::Up) & (backend.service == service.index)
 }
 
 /// Whether this backend keeps its flows of the service.
 #[inline(always)]
 pub fn keeps_flows(service: &Service, backend: &Backend) -> bool {
-    BackendState::keeps_flows(backend.state) & (backend.service == service.index)
+    backend.state.keeps_flows() & (backend.service == service.index)
 }
 
 /// Whether this backend's flows of the service end, and whoever goes on with one is told so.
 #[inline(always)]
 pub fn ends_flows(service: &Service, backend: &Backend) -> bool {
-    (backend.state == BackendState::Ending as u8) & (backend.service == service.index)
+    (backend.state == BackendState::Ending) & (backend.service == service.index)
 }

@@ -7,7 +7,7 @@ use super::{mss, ports};
 use crate::net::Endpoint;
 use crate::packet::Packet;
 use crate::reason::Reason;
-use crate::tables::{Backend, FlowKey, Mode, Service, Tables};
+use crate::tables::{Backend, FlowKey, Service, Tables};
 
 /// Sends a client's packet to its backend, where it comes from `source` in the modes that rewrite addresses.
 ///
@@ -24,14 +24,14 @@ pub fn depart<P: Packet, T: Tables>(
 ) -> Result<(), Reason> {
     let parsed = context.parsed;
     departure.aim(backend);
-    if service.mode >= Mode::Ipip as u8 {
+    if service.mode.is_tunnel() {
         return encapsulate(packet, context, service, backend, departure);
     }
     if !fits(parsed, 0, backend) {
         departure.limit = Limit { fits: backend.mtu, from: parsed.key.destination };
         return Err(Reason::TooBig);
     }
-    if service.mode == Mode::Dsr as u8 {
+    if service.mode.keeps_addresses() {
         return relay(packet, parsed, departure);
     }
     if parsed.is_first() {
@@ -41,14 +41,8 @@ pub fn depart<P: Packet, T: Tables>(
     rewrite(packet, parsed, departure)
 }
 
-/// Whether packets to this service's backends keep the client's address and the VIP's.
-#[inline(always)]
-pub fn keeps_addresses(service: &Service) -> bool {
-    service.mode >= Mode::Dsr as u8
-}
-
-/// Sends what has no ports to its backend (`Scratch::backend` of the service at `Scratch::vip`) as it is, which is
-/// what [`keeps_addresses`] asks for.
+/// Sends what has no ports to its backend (`Scratch::backend` of the service at `Scratch::vip`) as it is, in a mode
+/// that [keeps addresses](crate::tables::Code::keeps_addresses).
 ///
 /// Calls of their own in the kernel, not inlined: a program's stack is 512 bytes, and a tunnel takes much of it.
 #[inline(never)]
@@ -61,12 +55,12 @@ pub fn deliver<P: Packet, T: Tables>(
     let bytes = packet.length() as u64;
     let service = ports::at(tables, vip).ok_or(Reason::Internal)?;
     let backend = tables.backend(*index).ok_or(Reason::Internal)?;
-    if service.mode == Mode::Dsr as u8 {
-        relay(packet, parsed, departure)?;
-    } else {
+    if service.mode.is_tunnel() {
         let settings = tables.settings().ok_or(Reason::Internal)?;
         let context = Context { tables, settings, parsed, meta };
         encapsulate(packet, &context, service, backend, departure)?;
+    } else {
+        relay(packet, parsed, departure)?;
     }
     tables.traffic(*index).ok_or(Reason::Internal)?.forwarded(bytes, false);
     Ok(())

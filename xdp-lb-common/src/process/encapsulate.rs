@@ -32,7 +32,7 @@ const FIRST_PORT: u16 = 49_152;
 #[inline(always)]
 pub fn outer_length(service: &Service, backend: &Backend) -> usize {
     let ip = if backend.address.is_v4() { size_of::<Ipv4>() } else { size_of::<Ipv6>() };
-    if service.mode == Mode::Gue as u8 { ip + size_of::<Udp>() } else { ip }
+    if service.mode == Mode::Gue { ip + size_of::<Udp>() } else { ip }
 }
 
 /// Puts a client's packet into another one for its backend, if that fits, and sends it off.
@@ -68,7 +68,7 @@ pub fn wrap<P: Packet, T: Tables>(
     departure: &Departure,
 ) -> Result<(), Reason> {
     let is_v4 = backend.address.is_v4();
-    let is_gue = service.mode == Mode::Gue as u8;
+    let is_gue = service.mode == Mode::Gue;
     let outer = outer_length(service, backend);
     // Not the hash that chose the slot: the flows of one backend are those that have that one in common.
     let hash = hash.next();

@@ -50,9 +50,9 @@ fn take<const V4: bool, P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Opt
     let hash = flow_hash(settings, &parsed.key);
     let (index, backend) = owner(tables, service, hash)?;
     let is_plain = backend.vlan == 0 && backend.ifindex != 0;
-    let is_tunnel = service.mode >= Mode::Ipip as u8;
+    let is_tunnel = service.mode.is_tunnel();
     let outer = if is_tunnel { outer_length(service, backend) } else { 0 };
-    let is_hairpin = (service.mode == Mode::Nat as u8) & backend.may_be_neighbour(&parsed.key.source, V4);
+    let is_hairpin = (service.mode == Mode::Nat) & backend.may_be_neighbour(&parsed.key.source, V4);
     if !is_plain || is_hairpin || !fits(&parsed, outer, backend) {
         return None;
     }
@@ -60,7 +60,7 @@ fn take<const V4: bool, P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Opt
         return None;
     }
     let is_new = parsed.is_first();
-    if is_new & (service.mode == Mode::Nat as u8) && !mss::is_bounded(packet, &parsed, backend.mtu) {
+    if is_new & !service.mode.keeps_addresses() && !mss::is_bounded(packet, &parsed, backend.mtu) {
         return None;
     }
     let mut departure = Departure::default();
@@ -76,7 +76,7 @@ fn take<const V4: bool, P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Opt
     if is_tunnel {
         wrap(packet, tables, hash, &parsed, service, backend, &departure).ok()?;
     } else {
-        if service.mode == Mode::Dsr as u8 {
+        if service.mode.keeps_addresses() {
             take_hop(packet, V4, parsed.l3).ok()?;
         } else {
             let backend = backend.endpoint_for(&parsed.key.destination_endpoint());
@@ -94,5 +94,5 @@ fn is_plain(service: &Service) -> bool {
     let Service { options, affinity_bits, server_id_length, .. } = *service;
     let asks = service.source_list | service.new_flow_rate;
     asks | u32::from(options & !REJECTS | affinity_bits | server_id_length) == 0
-        && service.mode != Mode::FullNat as u8
+        && service.mode != Mode::FullNat
 }

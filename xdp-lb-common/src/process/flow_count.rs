@@ -6,12 +6,6 @@
 use crate::tables::flow::COUNTED;
 use crate::tables::{BackendIndex, COUNTS_FLOWS, Service, Tables};
 
-/// Whether the flows of this service are counted.
-#[inline(always)]
-pub fn counts_flows(service: &Service) -> bool {
-    service.options & COUNTS_FLOWS != 0
-}
-
 /// What the progress of a flow begins with: whether it counts. Without a branch, which the verifier would follow through
 /// all that comes.
 #[inline(always)]
@@ -23,7 +17,7 @@ pub fn first_progress(service: &Service) -> u8 {
 /// Notes that a flow begins, if it counts.
 #[inline(always)]
 pub fn began<T: Tables>(tables: &T, service: &Service, index: BackendIndex) {
-    if counts_flows(service) {
+    if service.counts_flows() {
         add(tables, service, index);
     }
 }

@@ -46,7 +46,8 @@ pub fn find<T: Tables>(
             tables.slot(SlotIndex(service.ring_offset.0.wrapping_add(place))).ok_or(Reason::Internal)?;
         let owner = tables.backend(slot.owner()).ok_or(Reason::Internal)?;
         // Masks and a remainder, since the verifier would follow both ways of each comparison, each time anew.
-        let is_other = u32::from(owner.state ^ BackendState::Up as u8) | (owner.service.0 ^ service.index.0);
+        let is_other =
+            u32::from(owner.state.difference(BackendState::Up)) | (owner.service.0 ^ service.index.0);
         let is_other = -i64::from(is_other) >> 63;
         let flows = tables.backend_flows(slot.owner()).ok_or(Reason::Internal)?;
         let is_full = full(owner.max_flows, flows);

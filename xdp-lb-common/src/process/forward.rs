@@ -1,7 +1,7 @@
 //! From a client to a backend.
 
 use super::affinity::{flow_hash, slot_hash};
-use super::choose::{choose, ends_flows, holds, is_hairpin, records_flows, settled};
+use super::choose::{choose, ends_flows, holds, is_hairpin, settled};
 use super::context::Context;
 use super::depart::depart;
 use super::handover;
@@ -51,7 +51,7 @@ pub fn forward<P: Packet, T: Tables>(
     depart(packet, context, service, backend, source, departure)?;
     traffic.forwarded(bytes, is_new);
     // Without a branch, which the verifier would follow from here on.
-    traffic.asked += u64::from(context.parsed.asks & (backend.state == BackendState::Failing as u8));
+    traffic.asked += u64::from(context.parsed.asks & (backend.state == BackendState::Failing));
     Ok(())
 }
 
@@ -63,7 +63,7 @@ pub fn forward<P: Packet, T: Tables>(
 #[inline(never)]
 fn is_translated(service: &Service, backend: &Backend, parsed: &Parsed) -> bool {
     let is_hairpin = is_hairpin(service, backend, parsed) & !parsed.is_in_mid_flow();
-    (service.mode == Mode::FullNat as u8) | is_hairpin
+    (service.mode == Mode::FullNat) | is_hairpin
 }
 
 /// Where a client's packet goes. In a settled slot that is its owner, and no flow is looked up or
@@ -197,7 +197,7 @@ pub fn find<T: Tables>(context: &Context<'_, T>, service: &Service) -> Option<(B
             return None;
         }
     }
-    if service.mode == Mode::FullNat as u8 {
+    if service.mode == Mode::FullNat {
         return None;
     }
     let (index, backend) = choose(context, service, slot_hash(context.settings, service, key)).ok()?;
@@ -243,6 +243,6 @@ fn begin<'t, T: Tables>(context: &Context<'t, T>, service: &Service) -> Result<D
         .ok_or(Reason::FlowTableFull)?;
     flow_count::began(tables, service, index);
     // A flow may have been there before it was recorded: a TCP flow's first packet tells, and for UDP that all are.
-    let is_new = if key.protocol == Protocol::TCP { parsed.is_first() } else { records_flows(service) };
+    let is_new = if key.protocol == Protocol::TCP { parsed.is_first() } else { service.records_flows() };
     Ok(Decision { index, backend, source, is_new })
 }

@@ -3,9 +3,8 @@
 //! the client's address says to whom.
 
 use super::affinity::slot_hash;
-use super::choose::{is_hairpin, keeps_flows, owner, records_flows};
+use super::choose::{is_hairpin, keeps_flows, owner};
 use super::context::{Context, Scratch};
-use super::depart::keeps_addresses;
 use super::rewrite::{check_hops, fits, rewrite_addresses};
 use super::{acl, arrival, forward, martian, pair, ports};
 use crate::net::{Endpoint, Protocol};
@@ -69,7 +68,7 @@ pub fn note<T: Tables>(tables: &T, scratch: &mut Scratch, refused: Option<Reason
         seen: tables.now(),
         source_port: parsed.key.source_port,
         destination_port: parsed.key.destination_port,
-        target: target as u8,
+        target: target.into(),
         protocol: parsed.key.protocol,
         padding: 0,
         ifindex: departure.ifindex,
@@ -107,7 +106,7 @@ pub fn find<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<Treatment, R
         note_without_first(tables, scratch)?;
     }
     let Scratch { parsed, departure, meta, fragment, vip, backend: index, .. } = scratch;
-    if fragment.target == FragmentTarget::Host as u8 {
+    if fragment.target == FragmentTarget::Host {
         return Err(Reason::Fragment);
     }
     check_hops(parsed)?;
@@ -118,7 +117,7 @@ pub fn find<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<Treatment, R
     departure.tags = fragment.tags;
     departure.source_mac = fragment.source_mac;
     departure.destination_mac = fragment.destination_mac;
-    if fragment.target == FragmentTarget::Client as u8 {
+    if fragment.target == FragmentTarget::Client {
         // The answers to checks are nobody's.
         if index.0 != 0 {
             arrival::check(tables, parsed, *index)?;
@@ -137,7 +136,7 @@ pub fn find<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<Treatment, R
     if (backend.address != fragment.destination) | !keeps_flows(service, backend) {
         return Err(Reason::BackendUnusable);
     }
-    if keeps_addresses(service) {
+    if service.mode.keeps_addresses() {
         return Ok(Treatment::Deliver);
     }
     if !fits(parsed, 0, backend) {
@@ -158,7 +157,7 @@ fn note_without_first<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<()
     *vip = Endpoint::new(key.destination, port, key.protocol);
     let service = ports::at(tables, vip).ok_or(Reason::FragmentWithoutFirst)?;
     let goes_by_client = (service.affinity_bits != 0) & (service.server_id_length == 0);
-    if !goes_by_client || records_flows(service) {
+    if !goes_by_client || service.records_flows() {
         return Err(Reason::FragmentWithoutFirst);
     }
     martian::check(tables, parsed)?;
@@ -176,7 +175,7 @@ fn note_without_first<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<()
         seen: 0,
         source_port: key.source_port,
         destination_port: port,
-        target: FragmentTarget::Backend as u8,
+        target: FragmentTarget::Backend.into(),
         protocol: key.protocol,
         padding: 0,
         ifindex: backend.ifindex,
@@ -194,7 +193,7 @@ pub fn send<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &Scratch)
     let bytes = packet.length() as u64;
     rewrite_addresses(packet, parsed, departure)?;
     let mut traffic = tables.traffic(*backend).ok_or(Reason::Internal)?;
-    if fragment.target == FragmentTarget::Backend as u8 {
+    if fragment.target == FragmentTarget::Backend {
         traffic.forwarded(bytes, false);
     } else {
         traffic.replied(bytes);

@@ -7,7 +7,6 @@
 //! Nothing about the quote is trusted; no record is made or kept alive by an error.
 
 use super::context::{Context, Scratch};
-use super::depart::keeps_addresses;
 use super::forward::find;
 use super::rewrite::{Departure, check_hops, ethertype, rewrite_ip, write_ethernet};
 use super::{arrival, martian, pair, ports, reply};
@@ -112,7 +111,7 @@ pub fn to_backend<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<bool, 
     }
     departure.aim(backend);
     meta.aimed.set(index);
-    Ok(keeps_addresses(service))
+    Ok(service.mode.keeps_addresses())
 }
 
 /// Finds the client whose packet is quoted, and how the error leaves for it: in the VIP's name, from which

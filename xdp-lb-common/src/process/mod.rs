@@ -32,7 +32,6 @@ mod tcp_reset;
 
 pub use self::affinity::slot_hash;
 pub use self::check::send_check;
-pub use self::choose::records_flows;
 use self::context::Context;
 pub use self::context::{Scratch, Verdict};
 pub use self::encapsulate::GUE_PORT;
@@ -188,7 +187,7 @@ fn steer<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Scratch
         meta.progress = advance(0, Direction::Forward, parsed.tcp_flags);
         meta.named = quic::named(packet, tables, service, parsed)?;
         meta.skipped = 0;
-        if flow_count::counts_flows(service) {
+        if service.counts_flows() {
             flow_limit::find(tables, service, parsed, meta)?;
         }
         let context = Context { tables, settings, parsed, meta };

@@ -2,23 +2,25 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use super::code::{Code, Coded};
 use super::index::ServiceIndex;
 use crate::net::{Address, Be32, Endpoint, MacAddress, Port, Protocol};
 
 /// Whether a backend may be given packets.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[repr(u8)]
 pub enum BackendState {
     /// There is no backend in this place.
+    #[default]
     Vacant = 0,
     /// It takes new flows and keeps its flows.
-    Up = 1,
+    Up = 1 | KEEPS_FLOWS,
     /// It keeps its flows and gets no new ones.
-    Draining = 2,
+    Draining = 2 | KEEPS_FLOWS,
     /// Health checks, its agent or its circuit breaker speak against it. It keeps its flows, as one that drains does,
     /// but takes no SYN, not even one that is sent again; and what clients [ask](Traffic::asked) of it is counted,
     /// which shows whether it is alive.
-    Failing = 3,
+    Failing = 3 | KEEPS_FLOWS,
     /// It gets no packet at all, and its flows end: whoever sends a packet of one is told so, by a reset (TCP) or by ICMP
     /// "port unreachable" (UDP; the next datagram begins a new flow). A flow is its own if its record says so; if it has
     /// no record and is TCP, a slot's prior owner (a settled slot's owner) tells. New flows choose another backend.
@@ -28,12 +30,32 @@ pub enum BackendState {
     Down = 5,
 }
 
+/// A state's number: the backend gets the packets of its flows.
+const KEEPS_FLOWS: u8 = 1 << 7;
+
 impl BackendState {
-    /// Whether a backend in this state, as its number, keeps its flows.
+    /// All of them: behind the first, each takes less than the one before it.
+    pub const ALL: [Self; 6] =
+        [Self::Vacant, Self::Up, Self::Draining, Self::Failing, Self::Ending, Self::Down];
+}
+
+impl Coded for BackendState {
     #[inline(always)]
-    pub const fn keeps_flows(state: u8) -> bool {
-        const _: () = assert!(BackendState::Failing as u8 - BackendState::Up as u8 == 2);
-        state.wrapping_sub(Self::Up as u8) <= Self::Failing as u8 - Self::Up as u8
+    fn number(self) -> u8 {
+        self as u8
+    }
+}
+
+impl Code<BackendState> {
+    /// Whether a backend keeps its flows.
+    #[inline(always)]
+    pub const fn keeps_flows(self) -> bool {
+        self.has(KEEPS_FLOWS)
+    }
+
+    /// Its place in [`BackendState::ALL`]: behind the first, each takes less than the one before it.
+    pub fn rank(self) -> Option<usize> {
+        BackendState::ALL.iter().position(|state| self == *state)
     }
 }
 
@@ -57,8 +79,8 @@ pub struct Backend {
     pub destination_mac: MacAddress,
     /// The Ethernet address of the interface towards it.
     pub source_mac: MacAddress,
-    /// A [`BackendState`], as its number.
-    pub state: u8,
+    /// Whether it may be given packets.
+    pub state: Code<BackendState>,
     /// `nat`, bits 0 to 6: how many first bits of the address (an IPv4 address is the last 32 of 128) its neighbours share
     /// with it, whose packets it would answer directly; 0: nobody is treated as one. Bit 7, [`SHARED`].
     pub neighbours: u8,

@@ -2,6 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use super::code::{Code, Coded};
 use super::index::BackendIndex;
 use super::record::Tags;
 use crate::net::{Address, Be32, MacAddress, Port, Protocol};
@@ -37,15 +38,23 @@ impl FragmentKey {
 }
 
 /// Where the fragments of a packet go.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(u8)]
 pub enum FragmentTarget {
     /// To this host: the first one was passed on.
+    #[default]
     Host = 0,
     /// To a backend.
     Backend = 1,
     /// To a client.
     Client = 2,
+}
+
+impl Coded for FragmentTarget {
+    #[inline(always)]
+    fn number(self) -> u8 {
+        self as u8
+    }
 }
 
 /// The value of `FRAGMENTS`: what became of a packet's first fragment, and becomes of the others.
@@ -64,8 +73,8 @@ pub struct Fragment {
     pub source_port: Port,
     /// The destination port of the first one, as it came.
     pub destination_port: Port,
-    /// A [`FragmentTarget`], as its number.
-    pub target: u8,
+    /// Where they go.
+    pub target: Code<FragmentTarget>,
     /// TCP or UDP.
     pub protocol: Protocol,
     /// Unused, 0.

@@ -6,6 +6,7 @@
 
 mod backend;
 mod check;
+mod code;
 pub mod directory;
 pub mod filter;
 pub mod flow;
@@ -28,6 +29,7 @@ use core::ops::{Deref, DerefMut};
 
 pub use self::backend::{Backend, BackendState, SHARED};
 pub use self::check::{CHECKS_HOST_MAC, CHECKS_MAC, Check};
+pub use self::code::{Code, Coded};
 pub use self::fragment::{Fragment, FragmentKey, FragmentTarget};
 pub use self::index::{BackendIndex, ServiceIndex, SlotIndex};
 pub use self::ports::{PortRanges, SolePorts};

@@ -2,24 +2,55 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use super::code::{Code, Coded};
 use super::directory::Keyed;
 use super::index::{ServiceIndex, SlotIndex};
 use crate::net::Port;
 
 /// How a packet reaches its backend, and how the reply returns.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+///
+/// Its number in a record says by bits of their own what it has in common with others, so that nothing follows from the order
+/// of the modes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[repr(u8)]
 pub enum Mode {
     /// Source and destination are rewritten; replies come back to the load balancer's own address.
+    #[default]
     FullNat = 0,
     /// The destination is rewritten; the backend routes its replies through the load balancer.
     Nat = 1,
     /// Only the frame's Ethernet addresses are rewritten; the backend has the VIP and answers the client itself.
-    Dsr = 2,
+    Dsr = 2 | RELAYS,
     /// The packet is put into another IP packet (RFC 2003, RFC 2473, RFC 4213); the backend answers the client itself.
-    Ipip = 3,
+    Ipip = 3 | TUNNELS,
     /// The packet is put into UDP (Generic UDP Encapsulation); the backend answers the client itself.
-    Gue = 4,
+    Gue = 4 | TUNNELS,
+}
+
+/// A mode's number: the backend gets the client's packet itself.
+const RELAYS: u8 = 1 << 6;
+/// A mode's number: the backend gets it inside of another one.
+const TUNNELS: u8 = 1 << 7;
+
+impl Coded for Mode {
+    #[inline(always)]
+    fn number(self) -> u8 {
+        self as u8
+    }
+}
+
+impl Code<Mode> {
+    /// Whether a backend gets packets inside of others.
+    #[inline(always)]
+    pub const fn is_tunnel(self) -> bool {
+        self.has(TUNNELS)
+    }
+
+    /// Whether a backend gets packets with the client's address and the VIP's, and answers the client itself.
+    #[inline(always)]
+    pub const fn keeps_addresses(self) -> bool {
+        self.has(RELAYS | TUNNELS)
+    }
 }
 
 /// [`Service::options`]: every flow is recorded, not only those of slots that move.
@@ -45,8 +76,8 @@ pub struct Service {
     /// How many SNAT addresses it has (`ipip` and `gue`: outer source addresses); 0: each backend's own
     /// [`Backend::source`] serves.
     pub snat_len: u16,
-    /// The forwarding [`Mode`], as its number.
-    pub mode: u8,
+    /// How it forwards.
+    pub mode: Code<Mode>,
     /// What else is done for it: [`RECORDS_FLOWS`] and its like, a bit each.
     pub options: u8,
     /// How many flows one source may begin in a second; 0: any number.
@@ -70,6 +101,26 @@ pub struct Service {
     pub last_port: Port,
     /// Unused, 0.
     pub more_padding: [u8; 2],
+}
+
+impl Service {
+    /// Whether every flow is recorded, whatever its slot does.
+    #[inline(always)]
+    pub fn records_flows(&self) -> bool {
+        self.mode == Mode::FullNat || self.options & RECORDS_FLOWS != 0
+    }
+
+    /// Whether its flows are counted.
+    #[inline(always)]
+    pub const fn counts_flows(&self) -> bool {
+        self.options & COUNTS_FLOWS != 0
+    }
+
+    /// Whether whoever begins a flow is told where no backend takes any.
+    #[inline(always)]
+    pub const fn rejects(&self) -> bool {
+        self.options & REJECTS != 0
+    }
 }
 
 // With its VIP, a cache line.

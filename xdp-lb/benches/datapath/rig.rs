@@ -216,7 +216,7 @@ impl Rig {
                 port: Port::new(address.port()),
                 destination_mac: MacAddress::new(BACKEND_MAC),
                 source_mac: MacAddress::new(LB_BACKEND_MAC),
-                state: BackendState::Up as u8,
+                state: BackendState::Up.into(),
                 mtu: 1500,
                 ..Backend::default()
             };
@@ -247,7 +247,7 @@ impl Rig {
             index: service,
             ring_offset: offset,
             ring_len: length,
-            mode: mode as u8,
+            mode: mode.into(),
             options: if memory == Memory::Always { RECORDS_FLOWS } else { 0 },
             ..Service::default()
         };

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use xdp_lb_common::process::records_flows;
 use xdp_lb_common::tables::{self as datapath, BackendIndex};
 
 use super::census::FlowCount;
@@ -25,7 +24,7 @@ pub(super) fn left_in(tables: &Tables, wanted: Effective) -> Effective {
     let services = wanted.services.into_iter().filter_map(|service| {
         let present = tables.services.get(&vip(&service))?;
         let is_its = |backend: &&datapath::Backend| {
-            backend.service == present.index && backend.state != datapath::BackendState::Down as u8
+            backend.service == present.index && backend.state != datapath::BackendState::Down
         };
         let backend = |it: &datapath::Backend| {
             let address = SocketAddr::new(it.address.into(), it.port.get());
@@ -121,13 +120,12 @@ impl<'a> BackendFlows<'a> {
         let tables = self.sync.tables();
         let (present, index) = self.place(service, address)?;
         let state = pool.known(&target_id(service, backend)).map(|known| known.condition.state);
-        let is_cut =
-            tables.backends.get(&index).is_some_and(|it| !datapath::BackendState::keeps_flows(it.state));
+        let is_cut = tables.backends.get(&index).is_some_and(|it| !it.state.keeps_flows());
         if is_cut && state != Some(BackendState::Draining) {
             return Some("it gets no packets");
         }
         // Before that, a flow from before its slots moved may have no record yet.
-        let is_known = records_flows(present)
+        let is_known = present.records_flows()
             || !self
                 .sync
                 .settling()

@@ -134,7 +134,7 @@ impl TableSync {
     fn keep_former(&mut self, kernel: &mut dyn Kernel, writes: &[Write]) -> anyhow::Result<()> {
         for write in writes {
             if let Write::Backend(index, after) = write
-                && after.state == BackendState::Vacant as u8
+                && after.state == BackendState::Vacant
                 && let Some(gone) = self.planner.tables().backends.get(index)
             {
                 let counted = self.counters.backend_traffic(*index)?;

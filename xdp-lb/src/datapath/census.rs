@@ -2,11 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use xdp_lb_common::process::{records_flows, slot_hash};
+use xdp_lb_common::process::slot_hash;
 use xdp_lb_common::tables::flow::PAIRED;
 use xdp_lb_common::tables::{
-    Backend, BackendIndex, BackendState, FlowKey, FlowRecord, FlowTable, Mode, Service, ServiceIndex,
-    Settings, SlotIndex,
+    Backend, BackendIndex, FlowKey, FlowRecord, FlowTable, Service, ServiceIndex, Settings, SlotIndex,
 };
 
 use crate::tables::Tables;
@@ -60,7 +59,7 @@ impl<'a> Count<'a> {
         }
         self.census.records[table as usize] += 1;
         let is_unproven = table == FlowTable::HalfOpen && self.sees_replies(backend);
-        let counts = BackendState::keeps_flows(backend.state)
+        let counts = backend.state.keeps_flows()
             && record.life.counts(key.protocol, self.now, self.settings, is_unproven);
         if !is_reply && counts {
             *self.census.live.entry(record.backend).or_default() += 1;
@@ -70,8 +69,7 @@ impl<'a> Count<'a> {
 
     /// Whether the backend's replies pass here.
     fn sees_replies(&self, backend: &Backend) -> bool {
-        let mode = self.services.get(&backend.service).map(|service| service.mode);
-        mode.is_some_and(|mode| [Mode::FullNat as u8, Mode::Nat as u8].contains(&mode))
+        self.services.get(&backend.service).is_some_and(|service| !service.mode.keeps_addresses())
     }
 
     /// What was counted.
@@ -93,6 +91,6 @@ impl<'a> Count<'a> {
             self.census.others.insert(at);
         }
         let is_paired = record.life.progress() & PAIRED != 0;
-        !slot.is_tracked() && !is_other && !records_flows(service) && !is_paired
+        !slot.is_tracked() && !is_other && !service.records_flows() && !is_paired
     }
 }

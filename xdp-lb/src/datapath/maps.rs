@@ -14,9 +14,9 @@ use xdp_lb_common::reason::Reason;
 use xdp_lb_common::tables::filter::{BACKEND, VIP};
 use xdp_lb_common::tables::slot::Slot;
 use xdp_lb_common::tables::{
-    Backend, BackendIndex, BackendState, COUNTS_FLOWS, FlowKey, FlowRecord, FlowTable, Reply,
-    RouterAddresses, RouterInterface, ServerKey, Service, ServiceIndex, Settings, SlotIndex, SourceKey,
-    SourceVerdict, Traffic, VlanDevice,
+    Backend, BackendIndex, BackendState, FlowKey, FlowRecord, FlowTable, Reply, RouterAddresses,
+    RouterInterface, ServerKey, Service, ServiceIndex, Settings, SlotIndex, SourceKey, SourceVerdict,
+    Traffic, VlanDevice,
 };
 
 use super::addresses::Addresses;
@@ -318,7 +318,7 @@ impl Maps {
         let mut backends = BTreeMap::new();
         for index in 0..=last {
             let Plain(backend) = self.backends.get(&index, 0).context("cannot read the backends")?;
-            if backend.state != BackendState::Vacant as u8 {
+            if backend.state != BackendState::Vacant {
                 backends.insert(BackendIndex(index), backend);
             }
         }
@@ -349,7 +349,7 @@ impl Maps {
 
     /// The counts of flows of the services that have such, and of their backends.
     pub fn flow_counts(&self, tables: &Tables) -> Result<FlowCounts> {
-        let counts_flows = |service: &&Service| service.options & COUNTS_FLOWS != 0;
+        let counts_flows = |service: &&Service| service.counts_flows();
         let services: BTreeSet<ServiceIndex> =
             tables.services.values().filter(counts_flows).map(|service| service.index).collect();
         let mut counts = FlowCounts::default();

@@ -122,7 +122,7 @@ impl<'a> Draft<'a> {
         let (ring_offset, ring_len) = self.ring(wanted, present, &input)?;
         let (snat_offset, snat_len) = self.snat_addresses(present, &wanted.snat_addresses)?;
         self.after.rings.insert(wanted.vip, input);
-        let mode = wanted.mode as u8;
+        let mode = wanted.mode.into();
         let counts = if wanted.counts_flows() { COUNTS_FLOWS | RECORDS_FLOWS } else { 0 };
         let rejects = if wanted.rejects { REJECTS } else { 0 };
         let options = if wanted.records_flows { RECORDS_FLOWS } else { 0 } | counts | rejects;
@@ -214,7 +214,7 @@ impl<'a> Draft<'a> {
             let in_place =
                 present.filter(|present| present.ring_len == length).map(|present| present.ring_offset);
             // A ring that is written in place is seen slot by slot, and before the new mode.
-            let mode_stays = present.is_none_or(|present| present.mode == wanted.mode as u8);
+            let mode_stays = present.is_none_or(|present| present.mode == wanted.mode);
             let offset = match in_place.filter(|_| mode_stays) {
                 None => self.slots.take(length).map(SlotIndex).or(in_place),
                 stays => stays,
@@ -401,7 +401,7 @@ fn record(index: ServiceIndex, service: &WantedService, wanted: &WantedBackend) 
         vlan: path.vlan,
         destination_mac: path.destination_mac,
         source_mac: path.source_mac,
-        state: wanted.state as u8,
+        state: wanted.state.into(),
         max_flows: wanted.max_flows,
         mtu: path.mtu,
         neighbours: if service.hairpin { path.neighbours } else { 0 },

@@ -18,7 +18,7 @@ use xdp_lb_common::hash::KEYS;
 use xdp_lb_common::host::{Buffer, HostTables};
 use xdp_lb_common::net::{Address, Endpoint, MacAddress, Protocol};
 use xdp_lb_common::own_mac::OwnMac;
-use xdp_lb_common::process::{Scratch, Verdict, process, records_flows, slot_hash};
+use xdp_lb_common::process::{Scratch, Verdict, process, slot_hash};
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::tables::flow::patience;
 use xdp_lb_common::tables::slot::Slot;
@@ -288,7 +288,7 @@ impl World {
             let Some(service) = self.tables.services.get(&key.destination_endpoint()) else { continue };
             let place = slot_hash(&self.tables.settings, service, key).reduce(service.ring_len.max(1));
             let slot = self.tables.slots[(service.ring_offset.0 + place) as usize];
-            let is_needed = slot.is_tracked() || slot.owner() != record.backend || records_flows(service);
+            let is_needed = slot.is_tracked() || slot.owner() != record.backend || service.records_flows();
             assert!(is_needed, "{key:?} is remembered for nothing");
         }
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use xdp_lb_common::net::{Address, Endpoint};
 use xdp_lb_common::tables::slot::Slot;
 use xdp_lb_common::tables::{
-    Backend, BackendIndex, BackendState, Reply, SHARED, ServerKey, Service, SlotIndex, SourceVerdict,
+    Backend, BackendIndex, Reply, SHARED, ServerKey, Service, SlotIndex, SourceVerdict,
 };
 
 use crate::tables::{SourceRange, Tables, Write};
@@ -115,12 +115,7 @@ fn changed<'a, K: Ord, V: PartialEq>(
 /// A backend's record while slots and replies may still be what they were: one that takes fewer flows
 /// goes on until no slot names it, and one that is not shared any more keeps recording.
 fn first_backend(before: &Backend, after: &Backend) -> Backend {
-    // States are numbered from the one that takes most to the one that takes nothing.
-    const _: () = assert!((BackendState::Up as u8) < BackendState::Draining as u8);
-    const _: () = assert!((BackendState::Draining as u8) < BackendState::Failing as u8);
-    const _: () = assert!((BackendState::Failing as u8) < BackendState::Ending as u8);
-    const _: () = assert!((BackendState::Ending as u8) < BackendState::Down as u8);
-    let base = if before.state < after.state { before } else { after };
+    let base = if before.state.rank() < after.state.rank() { before } else { after };
     Backend { neighbours: base.neighbours | (before.neighbours | after.neighbours) & SHARED, ..*base }
 }
 

@@ -287,8 +287,7 @@ fn serving(tables: &Tables) -> BTreeMap<(Endpoint, Address, u16), datapath::Back
     let vips: HashMap<_, _> = tables.services.iter().map(|(vip, service)| (service.index, *vip)).collect();
     let serves = |backend: &datapath::Backend| {
         use datapath::BackendState::{Draining, Ending, Failing, Up};
-        let state =
-            [Up, Draining, Failing, Ending].into_iter().find(|state| backend.state == *state as u8)?;
+        let state = [Up, Draining, Failing, Ending].into_iter().find(|state| backend.state == *state)?;
         Some(((*vips.get(&backend.service)?, backend.address, backend.port.get()), state))
     };
     tables.backends.values().filter_map(serves).collect()

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use xdp_lb_common::net::Protocol;
-use xdp_lb_common::process::records_flows;
 use xdp_lb_common::reason::{Kind, Reason};
 use xdp_lb_common::tables::{BackendIndex, FlowTable, Service, ServiceIndex, Traffic};
 
@@ -296,7 +295,7 @@ impl Snapshot {
         for slot in self.tables.ring(service) {
             *owned.entry(slot.owner()).or_default() += 1;
         }
-        let known_at = if records_flows(service) {
+        let known_at = if service.records_flows() {
             HashMap::new()
         } else {
             self.settling.known_at(service, protocol, &self.tables, &self.config.timeouts)

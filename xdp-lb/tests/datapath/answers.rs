@@ -40,7 +40,7 @@ fn service(vip: &str, protocol: Protocol, mode: Mode, backends: [&str; 2]) -> (H
 }
 
 fn become_state(homes: &mut Homes, backend: &str, state: BackendState) {
-    homes.change_backend(backend, |backend| backend.state = state as u8);
+    homes.change_backend(backend, |backend| backend.state = state.into());
 }
 
 /// The Ethernet header of what goes back to a frame's sender, as it came.

@@ -71,7 +71,7 @@ fn a_check_leaves_for_its_backend_as_a_client_s_packet_would_whatever_the_ring_a
                 homes.move_slots(service, Slot::settled(BackendIndex(1)));
                 homes.put_check(key(checker, vip, protocol), check(vip, protocol, 2));
                 for state in [BackendState::Up, BackendState::Draining, BackendState::Down] {
-                    homes.change_backend(backends[1], |backend| backend.state = state as u8);
+                    homes.change_backend(backends[1], |backend| backend.state = state.into());
                     let (ifindex, left) = homes.send_check(&sent.bytes()).expect("it leaves");
                     assert_eq!(ifindex, EGRESS);
                     assert_eq!(hex(&left), hex(&by_a_client.bytes));
@@ -114,14 +114,14 @@ fn nothing_else_leaves_the_checks_namespace() {
     homes.put_check(of_check, check(VIP, Protocol::TCP, 3));
     assert_eq!(homes.send_check(&sent.bytes()), None);
     homes.put_check(of_check, check(VIP, Protocol::TCP, 1));
-    homes.change_backend(BACKENDS[0], |backend| backend.state = BackendState::Vacant as u8);
+    homes.change_backend(BACKENDS[0], |backend| backend.state = BackendState::Vacant.into());
     assert_eq!(homes.send_check(&sent.bytes()), None);
     // Only where the VIP stays the destination.
     homes.put_check(key(CHECKER, "192.0.2.20:80", Protocol::TCP), check("192.0.2.20:80", Protocol::TCP, 3));
     assert_eq!(homes.send_check(&frame(CHECKER, "192.0.2.20:80", Protocol::TCP).bytes()), None);
 
     homes.remove_check(&of_check);
-    homes.change_backend(BACKENDS[0], |backend| backend.state = BackendState::Up as u8);
+    homes.change_backend(BACKENDS[0], |backend| backend.state = BackendState::Up.into());
     assert_eq!(homes.send_check(&sent.bytes()), None, "it has ended");
 }
 

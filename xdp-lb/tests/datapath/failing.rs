@@ -32,7 +32,7 @@ const V6: Ends = Ends {
 };
 
 fn set_state(homes: &mut Homes, ends: &Ends, state: BackendState) {
-    homes.change_backend(ends.backends[0], |backend| backend.state = state as u8);
+    homes.change_backend(ends.backends[0], |backend| backend.state = state.into());
 }
 
 /// Which backend a packet goes to.

@@ -148,7 +148,7 @@ fn fragments_do_not_follow_to_a_backend_that_is_down_or_has_gone() {
     let sent = fragments(&large(Protocol::UDP, client, vip), 400, 1);
     assert_eq!(homes.send_bytes(&sent[0]).verdict, Verdict::Redirect(EGRESS));
     for state in [BackendState::Down, BackendState::Vacant] {
-        homes.change_backend(backend, |backend| backend.state = state as u8);
+        homes.change_backend(backend, |backend| backend.state = state.into());
         homes.bytes_end_with(&sent[1], Reason::BackendUnusable);
     }
 }

@@ -153,11 +153,11 @@ fn a_drained_backend_keeps_its_flows_and_a_down_one_s_end() {
     homes.move_slots(service, Slot::settled(BackendIndex(1)));
     let (source, _) = homes.translates(&Frame::tcp(CLIENT, VIP, SYN), SNAT, &[BACKEND]);
     homes.translates(&Frame::tcp(CLIENT, VIP, ACK), SNAT, &[BACKEND]);
-    homes.change_backend(BACKEND, |backend| backend.state = BackendState::Draining as u8);
+    homes.change_backend(BACKEND, |backend| backend.state = BackendState::Draining.into());
     homes.move_slots(service, Slot::settled(BackendIndex(2)));
     let (again, _) = homes.translates(&Frame::tcp(CLIENT, VIP, ACK), SNAT, &[BACKEND]);
     assert_eq!(again, source);
-    homes.change_backend(BACKEND, |backend| backend.state = BackendState::Down as u8);
+    homes.change_backend(BACKEND, |backend| backend.state = BackendState::Down.into());
     let outcome = homes.send(&Frame::tcp(CLIENT, VIP, ACK));
     assert_eq!(outcome.counted, [(Reason::FlowEndedAnswered, 1)]);
     homes.translates(&Frame::tcp(CLIENT, VIP, SYN), SNAT, &[OTHER]);

@@ -200,7 +200,7 @@ impl Homes {
             vlan: 0,
             destination_mac: MacAddress::new(BACKEND_MAC),
             source_mac: MacAddress::new(LB_BACKEND_MAC),
-            state: BackendState::Up as u8,
+            state: BackendState::Up.into(),
             mtu: 1500,
             ..Backend::default()
         };
@@ -249,7 +249,7 @@ impl Homes {
             ring_len: ring.len() as u32,
             snat_offset: 0,
             snat_len: 0,
-            mode: mode as u8,
+            mode: mode.into(),
             last_port,
             ..Service::default()
         };

@@ -111,7 +111,7 @@ fn a_flow_stays_with_its_backend_while_that_drains() {
     let (mut homes, service) = over_two_backends();
     homes.move_slots(service, settled(1));
     homes.forwards(&Frame::tcp(CLIENT, "192.0.2.10:80", SYN), CLIENT, "198.51.100.11:8080");
-    homes.change_backend("198.51.100.11:8080", |backend| backend.state = BackendState::Draining as u8);
+    homes.change_backend("198.51.100.11:8080", |backend| backend.state = BackendState::Draining.into());
     homes.move_slots(service, Slot::moving(BackendIndex(2), BackendIndex(1)));
     homes.forwards(&Frame::tcp(CLIENT, "192.0.2.10:80", ACK), CLIENT, "198.51.100.11:8080");
     // A new connection on the same port goes elsewhere, and so does another client.
@@ -133,7 +133,7 @@ fn a_flow_leaves_a_backend_that_is_down() {
     let (mut homes, service) = over_two_backends();
     homes.move_slots(service, settled(1));
     homes.forwards(&Frame::tcp(CLIENT, "192.0.2.10:80", SYN), CLIENT, "198.51.100.11:8080");
-    homes.change_backend("198.51.100.11:8080", |backend| backend.state = BackendState::Down as u8);
+    homes.change_backend("198.51.100.11:8080", |backend| backend.state = BackendState::Down.into());
     // Its slots name it still, all of them: nobody is left.
     homes.ends_with(&Frame::tcp(CLIENT, "192.0.2.10:80", SYN), Reason::BackendUnusable);
     let outcome = homes.send(&Frame::tcp(CLIENT, "192.0.2.10:80", ACK));
@@ -161,7 +161,7 @@ fn a_flow_in_its_middle_without_a_record_belongs_to_the_slot_s_prior_owner() {
     homes.forwards(&Frame::tcp(CLIENT, "192.0.2.10:80", ACK), CLIENT, "198.51.100.11:8080");
     homes.forwards(&Frame::tcp("203.0.113.6:1", "192.0.2.10:80", SYN), "203.0.113.6:1", "198.51.100.12:8080");
     // Once the prior owner is down, it is the owner's.
-    homes.change_backend("198.51.100.11:8080", |backend| backend.state = BackendState::Down as u8);
+    homes.change_backend("198.51.100.11:8080", |backend| backend.state = BackendState::Down.into());
     homes.forwards(&Frame::tcp("203.0.113.7:1", "192.0.2.10:80", ACK), "203.0.113.7:1", "198.51.100.12:8080");
 }
 
@@ -169,7 +169,7 @@ fn a_flow_in_its_middle_without_a_record_belongs_to_the_slot_s_prior_owner() {
 fn the_next_backend_takes_over_before_the_ring_is_new() {
     let mut homes = Homes::new();
     homes.service("192.0.2.10:80", Protocol::TCP, Mode::Nat, &["198.51.100.11:8080", "198.51.100.12:8080"]);
-    homes.change_backend("198.51.100.11:8080", |backend| backend.state = BackendState::Down as u8);
+    homes.change_backend("198.51.100.11:8080", |backend| backend.state = BackendState::Down.into());
     for port in 40_000..40_032 {
         let client = format!("203.0.113.5:{port}");
         homes.forwards(&Frame::tcp(&client, "192.0.2.10:80", SYN), &client, "198.51.100.12:8080");
@@ -245,7 +245,7 @@ fn a_client_s_port_that_speaks_to_two_vips_of_a_backend_is_two_ports_to_that() {
             }
             for place in 1..homes.host.backends.len() {
                 let (index, backend) = (BackendIndex(place as u32), homes.host.backends[place]);
-                if backend.state != BackendState::Vacant as u8 {
+                if backend.state != BackendState::Vacant {
                     homes.apply(&[Write::Backend(index, Backend { neighbours: SHARED, ..backend })]);
                 }
             }

@@ -112,14 +112,14 @@ fn an_id_that_names_no_backend_that_serves_goes_the_plain_way() {
     cut.payload.truncate(17);
     assert_eq!(to(&mut homes, &cut), BACKENDS[0], "too short for a packet of QUIC");
     assert_eq!(to(&mut homes, &short(client, VIP, 2)), BACKENDS[1]);
-    homes.change_backend(BACKENDS[1], |backend| backend.state = BackendState::Draining as u8);
+    homes.change_backend(BACKENDS[1], |backend| backend.state = BackendState::Draining.into());
     assert_eq!(to(&mut homes, &short(client, VIP, 2)), BACKENDS[1], "it keeps what it has");
-    homes.change_backend(BACKENDS[1], |backend| backend.state = BackendState::Failing as u8);
+    homes.change_backend(BACKENDS[1], |backend| backend.state = BackendState::Failing.into());
     assert_eq!(to(&mut homes, &short(client, VIP, 2)), BACKENDS[1], "it keeps what it has, too");
-    homes.change_backend(BACKENDS[1], |backend| backend.state = BackendState::Down as u8);
+    homes.change_backend(BACKENDS[1], |backend| backend.state = BackendState::Down.into());
     assert_eq!(to(&mut homes, &short(client, VIP, 2)), BACKENDS[0]);
     homes.change_backend(BACKENDS[1], |backend| {
-        backend.state = BackendState::Up as u8;
+        backend.state = BackendState::Up.into();
         backend.service = ServiceIndex(7);
     });
     assert_eq!(to(&mut homes, &short(client, VIP, 2)), BACKENDS[0], "its place has gone to another service");

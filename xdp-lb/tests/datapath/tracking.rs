@@ -128,7 +128,7 @@ fn where_all_udp_flows_are_recorded_one_without_a_record_is_new() {
 #[test]
 fn a_slot_of_nobody_keeps_the_flows_that_it_has() {
     let (mut homes, service) = service(VIP, Protocol::TCP);
-    homes.change_backend(A_ADDRESS, |backend| backend.state = BackendState::Draining as u8);
+    homes.change_backend(A_ADDRESS, |backend| backend.state = BackendState::Draining.into());
     homes.move_slots(service, Slot::moving(BackendIndex(0), A));
     homes.forwards(&tcp(ACK), CLIENT, A_ADDRESS);
     homes.ends_with(&Frame::tcp("203.0.113.6:1", VIP, SYN), Reason::NoBackend);
@@ -138,7 +138,7 @@ fn a_slot_of_nobody_keeps_the_flows_that_it_has() {
 fn a_flow_that_another_backend_took_over_is_recorded_though_its_slot_is_settled() {
     let (mut homes, service) = service(VIP, Protocol::TCP);
     homes.move_slots(service, Slot::settled(A));
-    homes.change_backend(A_ADDRESS, |backend| backend.state = BackendState::Down as u8);
+    homes.change_backend(A_ADDRESS, |backend| backend.state = BackendState::Down.into());
     homes.ends_with(&tcp(SYN), Reason::BackendUnusable);
     // The next slots are B's: one of them takes it.
     let mut ring = vec![Slot::settled(A); 64];

@@ -337,10 +337,10 @@ fn a_flow_stays_with_its_backend_while_that_drains_and_needs_no_record_of_replie
         };
         send(&mut homes, SYN, BACKEND, BACKEND_MAC);
         assert_eq!(homes.records(), [0, 0], "the ring stands still");
-        homes.change_backend(BACKEND, |backend| backend.state = BackendState::Draining as u8);
+        homes.change_backend(BACKEND, |backend| backend.state = BackendState::Draining.into());
         homes.move_slots(service, Slot::moving(BackendIndex(2), BackendIndex(1)));
         send(&mut homes, ACK, BACKEND, BACKEND_MAC);
-        homes.change_backend(BACKEND, |backend| backend.state = BackendState::Down as u8);
+        homes.change_backend(BACKEND, |backend| backend.state = BackendState::Down.into());
         let outcome = homes.send(&Frame::tcp(CLIENT, VIP, ACK));
         assert_eq!(outcome.counted, [(Reason::FlowEndedAnswered, 1)], "no other backend gets it");
         send(&mut homes, SYN, other, [2, 0, 0, 0, 0, 9]);

@@ -169,7 +169,9 @@ async fn a_drain_keeps_flows_survives_a_restart_and_tells_how_many_are_left() {
     assert_eq!((backends[0].share, backends[1].share), (0.0, 1.0));
     let index = {
         let memory = daemon.kernel.lock();
-        let draining = |backend: &xdp_lb_common::tables::Backend| backend.state == 2;
+        let draining = |backend: &xdp_lb_common::tables::Backend| {
+            backend.state == xdp_lb_common::tables::BackendState::Draining
+        };
         *memory.tables.backends.iter().find(|(_, backend)| draining(backend)).unwrap().0
     };
     daemon.kernel.lock().live.insert(index, 5);

@@ -106,7 +106,7 @@ impl Kernel {
                     continue;
                 }
                 let owner = self.backend(slot.owner()).ok_or(format!("{slot:?} is owned by one gone"))?;
-                if owner.state != BackendState::Up as u8 {
+                if owner.state != BackendState::Up {
                     return Err(format!("{slot:?} of {vip:?} is owned by one that is not up"));
                 }
                 if owner.ifindex == 0 {
@@ -116,14 +116,14 @@ impl Kernel {
                     return Err(format!("{slot:?} of {vip:?} names another service's backend"));
                 }
                 let endpoint = Endpoint::new(owner.address, owner.port, vip.protocol);
-                if service.mode != Mode::FullNat as u8 && service.mode != Mode::Nat as u8 {
+                if service.mode != Mode::FullNat && service.mode != Mode::Nat {
                     continue;
                 }
                 let reply = self.tables.replies.get(&endpoint).ok_or(format!("{endpoint:?} has no reply"))?;
-                if service.mode == Mode::FullNat as u8 && reply.by_record == 0 {
+                if service.mode == Mode::FullNat && reply.by_record == 0 {
                     return Err(format!("replies of {endpoint:?} have no record"));
                 }
-                if service.mode == Mode::Nat as u8
+                if service.mode == Mode::Nat
                     && reply.stateless == 0
                     && (reply.by_record == 0 || !owner.is_shared())
                 {
@@ -161,7 +161,7 @@ fn expect(tables: &Tables, wanted: &[WantedService]) -> Result<(), String> {
     )?;
     for want in wanted {
         let service = tables.services.get(&want.vip).ok_or("the service is missing")?;
-        ensure(service.mode == want.mode as u8, "its mode")?;
+        ensure(service.mode == want.mode, "its mode")?;
         let snat =
             (service.snat_offset..).take(service.snat_len.into()).map(|place| tables.snat_addresses[&place]);
         ensure(tables.source_list(service.source_list).collect::<Sources>() == want.sources, "its clients")?;
@@ -187,7 +187,7 @@ fn expect(tables: &Tables, wanted: &[WantedService]) -> Result<(), String> {
                 })
                 .ok_or("the backend is missing")?;
             ensure(index.0 != 0, "nobody is nobody")?;
-            ensure(record.state == backend.state as u8, "its state")?;
+            ensure(record.state == backend.state, "its state")?;
             if let (Some(_), Some(id)) = (want.quic, backend.server_id) {
                 let key = ServerKey { service: service.index, id };
                 ensure(tables.quic_servers.get(&key) == Some(index), "its server id")?;
@@ -321,7 +321,9 @@ fn a_draining_backend_leaves_the_ring_before_its_record_says_so_and_stays_prior(
     let ring = planner.tables().rings.clone();
     wanted[0].backends[1].state = BackendState::Draining;
     let plan = step(&mut planner, &mut kernel, &wanted).unwrap();
-    assert!(matches!(plan.writes.last(), Some(Write::Backend(_, backend)) if backend.state == 2));
+    assert!(
+        matches!(plan.writes.last(), Some(Write::Backend(_, backend)) if backend.state == BackendState::Draining)
+    );
     assert_eq!(plan.writes.iter().filter(|write| matches!(write, Write::Backend(..))).count(), 1);
     assert!(!plan.writes.iter().any(|write| matches!(write, Write::Service(..))), "in place");
     let after = planner.tables().rings.values().next().unwrap();
@@ -341,7 +343,7 @@ fn a_backend_that_fails_is_prior_nowhere() {
         .tables()
         .backends
         .iter()
-        .find(|(_, backend)| backend.state == BackendState::Draining as u8)
+        .find(|(_, backend)| backend.state == BackendState::Draining)
         .unwrap();
     let gone = *gone;
     let names_it = |tables: &Tables| tables.rings.values().flatten().any(|slot| slot.prior() == gone);
