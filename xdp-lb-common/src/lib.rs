@@ -8,6 +8,7 @@ pub mod decap;
 pub mod hash;
 #[cfg(feature = "host")]
 pub mod host;
+pub mod layout;
 pub mod net;
 pub mod own_mac;
 pub mod packet;

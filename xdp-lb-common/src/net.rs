@@ -9,6 +9,8 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::layout::{Layout, record};
+
 /// A 16-bit number in network order.
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, FromBytes, IntoBytes, Immutable, KnownLayout,
@@ -92,6 +94,8 @@ impl fmt::Debug for Be32 {
 #[derive(Clone, Copy, Eq, PartialOrd, Ord, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(transparent)]
 pub struct Address(pub [Be32; 4]);
+
+impl Layout for Address {}
 
 /// Without a branch for each word: the verifier would follow them all.
 impl PartialEq for Address {
@@ -321,33 +325,35 @@ impl fmt::Display for MacAddress {
     }
 }
 
-/// One end of a service or of a backend: address, port and protocol; the key of the tables that
-/// know a service by its VIP, and a backend by its own address.
-#[derive(
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Debug,
-    Default,
-    FromBytes,
-    IntoBytes,
-    Immutable,
-    KnownLayout,
-)]
-#[repr(C)]
-pub struct Endpoint {
-    /// The address.
-    pub address: Address,
-    /// The port.
-    pub port: Port,
-    /// The transport protocol.
-    pub protocol: Protocol,
-    /// 1: the key of a service on a range of ports, of which `port` is the first; else 0.
-    is_range: u8,
+record! {
+    /// One end of a service or of a backend: address, port and protocol; the key of the tables that
+    /// know a service by its VIP, and a backend by its own address.
+    #[derive(
+        Clone,
+        Copy,
+        PartialEq,
+        Eq,
+        PartialOrd,
+        Ord,
+        Hash,
+        Debug,
+        Default,
+        FromBytes,
+        IntoBytes,
+        Immutable,
+        KnownLayout,
+    )]
+    #[repr(C)]
+    pub struct Endpoint {
+        /// The address.
+        pub address: Address,
+        /// The port.
+        pub port: Port,
+        /// The transport protocol.
+        pub protocol: Protocol,
+        /// 1: the key of a service on a range of ports, of which `port` is the first; else 0.
+        is_range: u8,
+    }
 }
 
 impl Endpoint {

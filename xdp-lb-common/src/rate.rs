@@ -1,6 +1,7 @@
 //! Rates: token buckets, and how much the datapath sends of itself.
 
 use crate::hash::FlowHash;
+use crate::layout::Layout;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// What the datapath sends of itself instead of a packet. Each kind has limits of its own: packets that ask for one do not
@@ -60,6 +61,8 @@ pub struct Buckets {
     all: Bucket,
     destinations: [Bucket; DESTINATIONS],
 }
+
+impl Layout for Buckets {}
 
 impl Default for Buckets {
     fn default() -> Self {

@@ -4,6 +4,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::code::{Code, Coded};
 use super::index::ServiceIndex;
+use crate::layout::record;
 use crate::net::{Address, Be32, Endpoint, MacAddress, Port, Protocol};
 
 /// Whether a backend may be given packets.
@@ -59,35 +60,37 @@ impl Code<BackendState> {
     }
 }
 
-/// The value of `BACKENDS`: one backend of one service, in one cache line.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C, align(64))]
-pub struct Backend {
-    /// Where it listens.
-    pub address: Address,
-    /// This host's address towards it: the SNAT address where the service names none.
-    pub source: Address,
-    /// The interface through which it is reached (its VLAN's parent, where it is on a VLAN).
-    pub ifindex: u32,
-    /// The service that it belongs to.
-    pub service: ServiceIndex,
-    /// The port on which it listens; 0: the one that the client's packets are for.
-    pub port: Port,
-    /// The VLAN id (IEEE 802.1Q, 1 to 4094) of frames to it; 0 where they carry no tag.
-    pub vlan: u16,
-    /// The next hop's Ethernet address.
-    pub destination_mac: MacAddress,
-    /// The Ethernet address of the interface towards it.
-    pub source_mac: MacAddress,
-    /// Whether it may be given packets.
-    pub state: Code<BackendState>,
-    /// `nat`, bits 0 to 6: how many first bits of the address (an IPv4 address is the last 32 of 128) its neighbours share
-    /// with it, whose packets it would answer directly; 0: nobody is treated as one. Bit 7, [`SHARED`].
-    pub neighbours: u8,
-    /// The largest IP packet that the path to it takes, bytes; 0: any.
-    pub mtu: u16,
-    /// Maximum number of concurrent flows; 0: unlimited.
-    pub max_flows: u32,
+record! {
+    /// The value of `BACKENDS`: one backend of one service, in one cache line.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+    #[repr(C, align(64))]
+    pub struct Backend {
+        /// Where it listens.
+        pub address: Address,
+        /// This host's address towards it: the SNAT address where the service names none.
+        pub source: Address,
+        /// The interface through which it is reached (its VLAN's parent, where it is on a VLAN).
+        pub ifindex: u32,
+        /// The service that it belongs to.
+        pub service: ServiceIndex,
+        /// The port on which it listens; 0: the one that the client's packets are for.
+        pub port: Port,
+        /// The VLAN id (IEEE 802.1Q, 1 to 4094) of frames to it; 0 where they carry no tag.
+        pub vlan: u16,
+        /// The next hop's Ethernet address.
+        pub destination_mac: MacAddress,
+        /// The Ethernet address of the interface towards it.
+        pub source_mac: MacAddress,
+        /// Whether it may be given packets.
+        pub state: Code<BackendState>,
+        /// `nat`, bits 0 to 6: how many first bits of the address (an IPv4 address is the last 32 of 128) its neighbours share
+        /// with it, whose packets it would answer directly; 0: nobody is treated as one. Bit 7, [`SHARED`].
+        pub neighbours: u8,
+        /// The largest IP packet that the path to it takes, bytes; 0: any.
+        pub mtu: u16,
+        /// Maximum number of concurrent flows; 0: unlimited.
+        pub max_flows: u32,
+    }
 }
 
 const _: () = assert!(size_of::<Backend>() == 64);

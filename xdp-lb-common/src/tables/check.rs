@@ -3,19 +3,22 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::index::BackendIndex;
+use crate::layout::record;
 use crate::net::{Endpoint, MacAddress};
 
-/// The value of `CHECKS`, by the 5-tuple of the packets that the host sends: a health check that goes to the VIP, through
-/// one backend.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct Check {
-    /// The key of the service's record.
-    pub service: Endpoint,
-    /// The backend that is checked.
-    pub backend: BackendIndex,
-    /// The interface behind which the check's socket is.
-    pub ifindex: u32,
+record! {
+    /// The value of `CHECKS`, by the 5-tuple of the packets that the host sends: a health check that goes to the VIP, through
+    /// one backend.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+    #[repr(C)]
+    pub struct Check {
+        /// The key of the service's record.
+        pub service: Endpoint,
+        /// The backend that is checked.
+        pub backend: BackendIndex,
+        /// The interface behind which the check's socket is.
+        pub ifindex: u32,
+    }
 }
 
 /// The Ethernet address behind [`Check::ifindex`], of the checks' sockets. Locally administered: nobody else is there.

@@ -6,6 +6,7 @@
 //! header word that says where it lies; a new one is built beside it and becomes current when that word
 //! is replaced. This is the reading side, the same in both homes; `xdp-lb/src/datapath` has the other.
 
+use crate::layout::{Layout, fold};
 use crate::net::Endpoint;
 
 /// A record and the endpoint that it is found by, in one cache line where the record has at most 44
@@ -17,6 +18,10 @@ pub struct Keyed<R> {
     pub key: Endpoint,
     /// The record.
     pub record: R,
+}
+
+impl<R: Layout> Layout for Keyed<R> {
+    const LAYOUT: u32 = fold(fold(Endpoint::LAYOUT, R::LAYOUT), size_of::<Self>() as u32);
 }
 
 /// Where the current table lies, and the seed of its hash: one 64-bit word, replaced at once.

@@ -5,23 +5,26 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use super::code::{Code, Coded};
 use super::index::BackendIndex;
 use super::record::Tags;
+use crate::layout::record;
 use crate::net::{Address, Be32, MacAddress, Port, Protocol};
 
-/// The key of `FRAGMENTS`: what the fragments of a packet have in common (RFC 791 section 3.2, RFC 8200
-/// section 4.5).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct FragmentKey {
-    /// The packet's source address.
-    pub source: Address,
-    /// The packet's destination address.
-    pub destination: Address,
-    /// Its identification; IPv4's has 16 bits.
-    pub identification: Be32,
-    /// IPv4: its protocol. IPv6: 0.
-    pub protocol: Protocol,
-    padding: u8,
-    more_padding: u16,
+record! {
+    /// The key of `FRAGMENTS`: what the fragments of a packet have in common (RFC 791 section 3.2, RFC 8200
+    /// section 4.5).
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+    #[repr(C)]
+    pub struct FragmentKey {
+        /// The packet's source address.
+        pub source: Address,
+        /// The packet's destination address.
+        pub destination: Address,
+        /// Its identification; IPv4's has 16 bits.
+        pub identification: Be32,
+        /// IPv4: its protocol. IPv6: 0.
+        pub protocol: Protocol,
+        padding: u8,
+        more_padding: u16,
+    }
 }
 
 impl FragmentKey {
@@ -57,34 +60,36 @@ impl Coded for FragmentTarget {
     }
 }
 
-/// The value of `FRAGMENTS`: what became of a packet's first fragment, and becomes of the others.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct Fragment {
-    /// The source address that they leave with.
-    pub source: Address,
-    /// The destination address that they leave with.
-    pub destination: Address,
-    /// The backend that they go to or come from.
-    pub backend: BackendIndex,
-    /// When the first one came, seconds of the monotonic clock.
-    pub seen: u32,
-    /// The source port of the first one, as it came.
-    pub source_port: Port,
-    /// The destination port of the first one, as it came.
-    pub destination_port: Port,
-    /// Where they go.
-    pub target: Code<FragmentTarget>,
-    /// TCP or UDP.
-    pub protocol: Protocol,
-    /// Unused, 0.
-    pub padding: u16,
-    /// The interface that they leave by.
-    pub ifindex: u32,
-    /// The VLAN tags that they leave with.
-    pub tags: Tags,
-    /// The Ethernet address that they are sent to.
-    pub destination_mac: MacAddress,
-    /// The Ethernet address that they are sent from.
-    pub source_mac: MacAddress,
+record! {
+    /// The value of `FRAGMENTS`: what became of a packet's first fragment, and becomes of the others.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+    #[repr(C)]
+    pub struct Fragment {
+        /// The source address that they leave with.
+        pub source: Address,
+        /// The destination address that they leave with.
+        pub destination: Address,
+        /// The backend that they go to or come from.
+        pub backend: BackendIndex,
+        /// When the first one came, seconds of the monotonic clock.
+        pub seen: u32,
+        /// The source port of the first one, as it came.
+        pub source_port: Port,
+        /// The destination port of the first one, as it came.
+        pub destination_port: Port,
+        /// Where they go.
+        pub target: Code<FragmentTarget>,
+        /// TCP or UDP.
+        pub protocol: Protocol,
+        /// Unused, 0.
+        pub padding: u16,
+        /// The interface that they leave by.
+        pub ifindex: u32,
+        /// The VLAN tags that they leave with.
+        pub tags: Tags,
+        /// The Ethernet address that they are sent to.
+        pub destination_mac: MacAddress,
+        /// The Ethernet address that they are sent from.
+        pub source_mac: MacAddress,
+    }
 }

@@ -1,44 +1,54 @@
 //! What both sides must agree on to share pinned tables.
 
-use crate::net::Endpoint;
-use crate::reason::REASONS;
-use crate::tables::directory::Keyed;
-use crate::tables::{
-    Backend, FlowKey, FlowRecord, Fragment, FragmentKey, PortRanges, Reply, RouterAddresses, ServerKey,
-    Service, Settings, SourceKey, Traffic, VlanDevice,
+use super::directory::Keyed;
+use super::{
+    Backend, Check, FlowKey, FlowRecord, Fragment, FragmentKey, PortRanges, Reply, RouterAddresses,
+    RouterInterface, ServerKey, Service, Settings, SolePorts, SourceKey, Traffic, VlanDevice,
 };
+use crate::layout::{Layout, fold, fold_name};
+use crate::net::{Address, Endpoint};
+use crate::rate::Buckets;
+use crate::reason::REASONS;
 
-/// The version of the shared tables' layout; a daemon adopts only pins of its own version. Raise it when
-/// the meaning of a key or value changes.
+/// Raised when the meaning of a key or value changes.
 const MEANING: u32 = 6;
 
-/// The version of the shared tables' layout: what its bytes mean, and a number that changes with every
-/// size and with the list of reasons, so that nobody has to think of it.
-pub const LAYOUT_VERSION: u32 = {
-    let sizes = [
-        size_of::<Endpoint>(),
-        size_of::<Keyed<Service>>(),
-        size_of::<Backend>(),
-        size_of::<Keyed<Reply>>(),
-        size_of::<FlowKey>(),
-        size_of::<FlowRecord>(),
-        size_of::<Settings>(),
-        size_of::<Traffic>(),
-        size_of::<VlanDevice>(),
-        size_of::<SourceKey>(),
-        size_of::<ServerKey>(),
-        size_of::<FragmentKey>(),
-        size_of::<Fragment>(),
-        size_of::<PortRanges>(),
-        size_of::<RouterAddresses>(),
-        REASONS as usize,
-    ];
-    let mut number = 0u32;
-    let mut at = 0;
-    while at < sizes.len() {
-        // The multiplier of FNV-1a.
-        number = (number ^ sizes[at] as u32).wrapping_mul(0x0100_0193);
-        at += 1;
+macro_rules! hash_of_pinned {
+    ($($(#[$doc:meta])* $name:ident: $kind:ident $(<$($part:ty),+>)? =
+        $new:ident($entries:expr, $flags:expr) $(for $by:expr)?, $kept:ident;)*) => {{
+        let mut hash = 0;
+        $(if is_pinned(stringify!($kept)) {
+            hash = fold_name(fold_name(hash, stringify!($name)), stringify!($kind));
+            $($(hash = fold(hash, <$part as Layout>::LAYOUT);)+)?
+        })*
+        hash
+    }};
+}
+
+/// Whether what the rows of [`maps`](crate::maps) say of a table is that it is pinned.
+pub const fn is_pinned(kept: &str) -> bool {
+    matches!(kept.as_bytes(), b"pinned")
+}
+
+/// The version of the shared tables' layout: what its bytes mean, and a number that changes with each pinned table's name and
+/// kind, with what its keys and values are made of, and with the list of reasons, so that nobody has to think of it.
+pub const LAYOUT_VERSION: u32 = MEANING * 10_000 + fold(crate::maps!(hash_of_pinned), REASONS) % 10_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    macro_rules! kept {
+        ($($(#[$doc:meta])* $name:ident: $kind:ident $(<$($part:ty),+>)? =
+            $new:ident($entries:expr, $flags:expr) $(for $by:expr)?, $kept:ident;)*) => {
+            [$((stringify!($name), stringify!($kept))),*]
+        };
     }
-    MEANING * 10_000 + number % 10_000
-};
+
+    #[test]
+    fn each_row_says_whether_its_table_is_pinned() {
+        let rows = crate::maps!(kept);
+        assert!(rows.iter().all(|(_, kept)| matches!(*kept, "pinned" | "own")), "{rows:?}");
+        assert_eq!(rows.iter().filter(|(_, kept)| is_pinned(kept)).count(), 28);
+    }
+}

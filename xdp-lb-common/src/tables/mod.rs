@@ -2,7 +2,7 @@
 //! datapath reads them.
 //!
 //! Every type here is laid out by `repr(C)` without implicit padding: its bytes are a BPF map's.
-//! A change to any of them is a new [`LAYOUT_VERSION`](layout::LAYOUT_VERSION).
+//! A change to any of them is a new [`LAYOUT_VERSION`](version::LAYOUT_VERSION).
 
 mod backend;
 mod check;
@@ -12,7 +12,7 @@ pub mod filter;
 pub mod flow;
 mod fragment;
 mod index;
-pub mod layout;
+mod maps;
 mod ports;
 mod quic;
 mod record;
@@ -24,6 +24,7 @@ mod settings;
 pub mod slot;
 mod source;
 mod traffic;
+pub mod version;
 
 use core::ops::{Deref, DerefMut};
 

@@ -2,15 +2,18 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::layout::record;
 use crate::net::{Endpoint, Port, Protocol};
 
-/// The value of `PORT_RANGES`, by VIP address and protocol (port 0): the ranges of ports on which it has services.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct PortRanges {
-    /// Each its first and its last port (host order), the one that begins highest first, zeroes behind. That of all
-    /// ports begins with 0, so it comes last.
-    pub ranges: [[u16; 2]; Self::MOST],
+record! {
+    /// The value of `PORT_RANGES`, by VIP address and protocol (port 0): the ranges of ports on which it has services.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+    #[repr(C)]
+    pub struct PortRanges {
+        /// Each its first and its last port (host order), the one that begins highest first, zeroes behind. That of all
+        /// ports begins with 0, so it comes last.
+        pub ranges: [[u16; 2]; Self::MOST],
+    }
 }
 
 impl PortRanges {
@@ -34,15 +37,17 @@ impl PortRanges {
     }
 }
 
-/// The value of `VIPS`, by an address that some service has: of TCP and of UDP, a port of the one service that the address
-/// has for that protocol (0: it has several, or none).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct SolePorts {
-    /// TCP.
-    pub tcp: Port,
-    /// UDP.
-    pub udp: Port,
+record! {
+    /// The value of `VIPS`, by an address that some service has: of TCP and of UDP, a port of the one service that the address
+    /// has for that protocol (0: it has several, or none).
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+    #[repr(C)]
+    pub struct SolePorts {
+        /// TCP.
+        pub tcp: Port,
+        /// UDP.
+        pub udp: Port,
+    }
 }
 
 impl SolePorts {

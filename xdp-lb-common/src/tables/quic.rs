@@ -3,6 +3,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::index::ServiceIndex;
+use crate::layout::record;
 use crate::net::{Address, Be32};
 
 /// What a backend is called in the connection ids that it gives to its clients: up to 15 bytes, and zeroes behind.
@@ -43,26 +44,28 @@ impl ServerId {
     }
 }
 
-/// The key of `QUIC_SERVERS`.
-#[derive(
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Debug,
-    Default,
-    FromBytes,
-    IntoBytes,
-    Immutable,
-    KnownLayout,
-)]
-#[repr(C)]
-pub struct ServerKey {
-    /// The service.
-    pub service: ServiceIndex,
-    /// What its connection ids call the backend.
-    pub id: ServerId,
+record! {
+    /// The key of `QUIC_SERVERS`.
+    #[derive(
+        Clone,
+        Copy,
+        PartialEq,
+        Eq,
+        PartialOrd,
+        Ord,
+        Hash,
+        Debug,
+        Default,
+        FromBytes,
+        IntoBytes,
+        Immutable,
+        KnownLayout,
+    )]
+    #[repr(C)]
+    pub struct ServerKey {
+        /// The service.
+        pub service: ServiceIndex,
+        /// What its connection ids call the backend.
+        pub id: ServerId,
+    }
 }

@@ -4,40 +4,43 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::flow::Life;
 use super::index::BackendIndex;
+use crate::layout::record;
 use crate::net::{Address, Endpoint, MacAddress, Port, Protocol};
 use crate::packet::headers::ETHERTYPE_VLAN;
 
-/// The key of `FLOWS`: a packet's 5-tuple, as the packet has it.
-#[derive(
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Debug,
-    Default,
-    FromBytes,
-    IntoBytes,
-    Immutable,
-    KnownLayout,
-)]
-#[repr(C)]
-pub struct FlowKey {
-    /// The packet's source address.
-    pub source: Address,
-    /// The packet's destination address.
-    pub destination: Address,
-    /// The packet's source port.
-    pub source_port: Port,
-    /// The packet's destination port.
-    pub destination_port: Port,
-    /// TCP or UDP.
-    pub protocol: Protocol,
-    // Not one array: zeroing three bytes at once is a call of memset.
-    padding: u8,
-    more_padding: u16,
+record! {
+    /// The key of `FLOWS`: a packet's 5-tuple, as the packet has it.
+    #[derive(
+        Clone,
+        Copy,
+        PartialEq,
+        Eq,
+        PartialOrd,
+        Ord,
+        Hash,
+        Debug,
+        Default,
+        FromBytes,
+        IntoBytes,
+        Immutable,
+        KnownLayout,
+    )]
+    #[repr(C)]
+    pub struct FlowKey {
+        /// The packet's source address.
+        pub source: Address,
+        /// The packet's destination address.
+        pub destination: Address,
+        /// The packet's source port.
+        pub source_port: Port,
+        /// The packet's destination port.
+        pub destination_port: Port,
+        /// TCP or UDP.
+        pub protocol: Protocol,
+        // Not one array: zeroing three bytes at once is a call of memset.
+        padding: u8,
+        more_padding: u16,
+    }
 }
 
 impl FlowKey {
@@ -74,33 +77,35 @@ impl FlowKey {
     }
 }
 
-/// The value of `FLOWS`: what becomes of one direction of a flow.
-///
-/// A flow of a `full-nat` service, or of a backend that several VIPs share, has a pair of records:
-/// one under the client's packets and one under the backend's. Each can be made from the other.
-#[derive(Clone, Debug, FromBytes, IntoBytes, KnownLayout)]
-#[repr(C)]
-pub struct FlowRecord {
-    /// The source address that the packet leaves with.
-    pub source: Address,
-    /// The destination address that the packet leaves with.
-    pub destination: Address,
-    /// The source port that the packet leaves with.
-    pub source_port: Port,
-    /// The destination port that the packet leaves with.
-    pub destination_port: Port,
-    /// The flow's backend.
-    pub backend: BackendIndex,
-    /// How far the flow has come, and when it was last heard of.
-    pub life: Life,
-    /// Replies: the VLAN tags of the client's packets.
-    pub tags: Tags,
-    /// Replies: the interface that the client's packets come from.
-    pub ifindex: u32,
-    /// Replies: the Ethernet address that the client's packets come from.
-    pub destination_mac: MacAddress,
-    /// Replies: the Ethernet address that the client's packets are sent to.
-    pub source_mac: MacAddress,
+record! {
+    /// The value of `FLOWS`: what becomes of one direction of a flow.
+    ///
+    /// A flow of a `full-nat` service, or of a backend that several VIPs share, has a pair of records:
+    /// one under the client's packets and one under the backend's. Each can be made from the other.
+    #[derive(Clone, Debug, FromBytes, IntoBytes, KnownLayout)]
+    #[repr(C)]
+    pub struct FlowRecord {
+        /// The source address that the packet leaves with.
+        pub source: Address,
+        /// The destination address that the packet leaves with.
+        pub destination: Address,
+        /// The source port that the packet leaves with.
+        pub source_port: Port,
+        /// The destination port that the packet leaves with.
+        pub destination_port: Port,
+        /// The flow's backend.
+        pub backend: BackendIndex,
+        /// How far the flow has come, and when it was last heard of.
+        pub life: Life,
+        /// Replies: the VLAN tags of the client's packets.
+        pub tags: Tags,
+        /// Replies: the interface that the client's packets come from.
+        pub ifindex: u32,
+        /// Replies: the Ethernet address that the client's packets come from.
+        pub destination_mac: MacAddress,
+        /// Replies: the Ethernet address that the client's packets are sent to.
+        pub source_mac: MacAddress,
+    }
 }
 
 const _: () = assert!(size_of::<FlowRecord>() == 72);

@@ -3,6 +3,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::record::Tags;
+use crate::layout::record;
 use crate::net::{Address, Endpoint, MacAddress};
 
 /// A packet to a client, for the routing table.
@@ -58,13 +59,15 @@ pub struct NeighbourWanted {
     pub ifindex: u32,
 }
 
-/// The value of `VLANS`, by a VLAN device's index: how frames through it leave. And by the index of a port of a bond, team
-/// or bridge: what it is a port of, with the VLAN 0; nothing is routed through a port.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct VlanDevice {
-    /// The index of the device that it stands on, which transmits; or that it is a port of.
-    pub parent: u32,
-    /// The VLAN id, 1 to 4094; 0: a port.
-    pub vlan: u32,
+record! {
+    /// The value of `VLANS`, by a VLAN device's index: how frames through it leave. And by the index of a port of a bond, team
+    /// or bridge: what it is a port of, with the VLAN 0; nothing is routed through a port.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+    #[repr(C)]
+    pub struct VlanDevice {
+        /// The index of the device that it stands on, which transmits; or that it is a port of.
+        pub parent: u32,
+        /// The VLAN id, 1 to 4094; 0: a port.
+        pub vlan: u32,
+    }
 }

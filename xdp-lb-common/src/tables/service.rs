@@ -5,6 +5,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use super::code::{Code, Coded};
 use super::directory::Keyed;
 use super::index::{ServiceIndex, SlotIndex};
+use crate::layout::record;
 use crate::net::Port;
 
 /// How a packet reaches its backend, and how the reply returns.
@@ -61,46 +62,48 @@ pub const COUNTS_FLOWS: u8 = 2;
 /// way asks for all options but this one.
 pub const REJECTS: u8 = 4;
 
-/// The value of `SERVICES`: what the datapath needs to know of a service.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct Service {
-    /// Its number.
-    pub index: ServiceIndex,
-    /// Where its ring begins in `SLOTS`.
-    pub ring_offset: SlotIndex,
-    /// How many slots its ring has; 0 where it has never had a backend that could take a flow.
-    pub ring_len: u32,
-    /// Where its SNAT addresses begin in `SNAT_ADDRESSES`.
-    pub snat_offset: u32,
-    /// How many SNAT addresses it has (`ipip` and `gue`: outer source addresses); 0: each backend's own
-    /// [`Backend::source`] serves.
-    pub snat_len: u16,
-    /// How it forwards.
-    pub mode: Code<Mode>,
-    /// What else is done for it: [`RECORDS_FLOWS`] and its like, a bit each.
-    pub options: u8,
-    /// How many flows one source may begin in a second; 0: any number.
-    pub new_flow_rate: u32,
-    /// How many of them it may begin at once.
-    pub new_flow_burst: u32,
-    /// Maximum number of concurrent flows; 0: unlimited.
-    pub max_flows: u32,
-    /// Which list of source ranges holds for it, the scope of its entries in `SOURCES`; 0: none.
-    pub source_list: u32,
-    /// How many first bits of the source address choose the slot (an IPv4 address is the last 32 of 128); 0:
-    /// the whole 5-tuple does.
-    pub affinity_bits: u8,
-    /// QUIC: how many bytes of a connection id name the server, 1 to 15; 0: connection ids are not looked at.
-    pub server_id_length: u8,
-    /// QUIC: the configuration's number, in the upper three bits of a connection id's first byte.
-    pub quic_config: u8,
-    /// Unused, 0.
-    pub padding: u8,
-    /// The last port, where its key is that of a range.
-    pub last_port: Port,
-    /// Unused, 0.
-    pub more_padding: [u8; 2],
+record! {
+    /// The value of `SERVICES`: what the datapath needs to know of a service.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+    #[repr(C)]
+    pub struct Service {
+        /// Its number.
+        pub index: ServiceIndex,
+        /// Where its ring begins in `SLOTS`.
+        pub ring_offset: SlotIndex,
+        /// How many slots its ring has; 0 where it has never had a backend that could take a flow.
+        pub ring_len: u32,
+        /// Where its SNAT addresses begin in `SNAT_ADDRESSES`.
+        pub snat_offset: u32,
+        /// How many SNAT addresses it has (`ipip` and `gue`: outer source addresses); 0: each backend's own
+        /// [`Backend::source`] serves.
+        pub snat_len: u16,
+        /// How it forwards.
+        pub mode: Code<Mode>,
+        /// What else is done for it: [`RECORDS_FLOWS`] and its like, a bit each.
+        pub options: u8,
+        /// How many flows one source may begin in a second; 0: any number.
+        pub new_flow_rate: u32,
+        /// How many of them it may begin at once.
+        pub new_flow_burst: u32,
+        /// Maximum number of concurrent flows; 0: unlimited.
+        pub max_flows: u32,
+        /// Which list of source ranges holds for it, the scope of its entries in `SOURCES`; 0: none.
+        pub source_list: u32,
+        /// How many first bits of the source address choose the slot (an IPv4 address is the last 32 of 128); 0:
+        /// the whole 5-tuple does.
+        pub affinity_bits: u8,
+        /// QUIC: how many bytes of a connection id name the server, 1 to 15; 0: connection ids are not looked at.
+        pub server_id_length: u8,
+        /// QUIC: the configuration's number, in the upper three bits of a connection id's first byte.
+        pub quic_config: u8,
+        /// Unused, 0.
+        pub padding: u8,
+        /// The last port, where its key is that of a range.
+        pub last_port: Port,
+        /// Unused, 0.
+        pub more_padding: [u8; 2],
+    }
 }
 
 impl Service {

@@ -3,6 +3,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::hash::KEYS;
+use crate::layout::record;
 use crate::net::Port;
 use crate::own_mac::{self, OwnMac};
 
@@ -15,30 +16,32 @@ pub const ASYMMETRIC_REPLIES: u32 = 2;
 /// How many ages a flow may have, and one to spare: an index of three bits is always inside.
 pub const AGES: usize = 8;
 
-/// The one value of `SETTINGS`: what holds for every service.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct Settings {
-    /// The secret of the flow hash; see [`crate::hash`].
-    pub hash_keys: [u64; KEYS],
-    /// The first port that `full-nat` may give to a flow.
-    pub snat_port_first: u16,
-    /// How many ports `full-nat` may give out, from the first on; never 0.
-    pub snat_port_count: u16,
-    /// What else holds: [`RESETS_UNKNOWN`], [`ASYMMETRIC_REPLIES`].
-    pub options: u32,
-    /// Seconds without a packet after which a flow is over, by what it has come to: see
-    /// [`crate::tables::flow::patience`].
-    pub patience: [u32; AGES],
-    /// What marks a frame that the program at TC ingress is to send: see [`crate::process::handover`]. Random; 0: no such
-    /// program is there.
-    pub handover: u64,
-    /// When the daemon's last heartbeat was, seconds of the monotonic clock; 0: there is none to wait for.
-    pub heartbeat: u32,
-    /// 1: the daemon has let no heartbeat come for [`SILENCE`], as the datapath has found.
-    pub alone: u32,
-    /// Some of the entries of `OWN_MACS`, all if they are few.
-    pub own_macs: [OwnMac; own_mac::IN_SETTINGS],
+record! {
+    /// The one value of `SETTINGS`: what holds for every service.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+    #[repr(C)]
+    pub struct Settings {
+        /// The secret of the flow hash; see [`crate::hash`].
+        pub hash_keys: [u64; KEYS],
+        /// The first port that `full-nat` may give to a flow.
+        pub snat_port_first: u16,
+        /// How many ports `full-nat` may give out, from the first on; never 0.
+        pub snat_port_count: u16,
+        /// What else holds: [`RESETS_UNKNOWN`], [`ASYMMETRIC_REPLIES`].
+        pub options: u32,
+        /// Seconds without a packet after which a flow is over, by what it has come to: see
+        /// [`crate::tables::flow::patience`].
+        pub patience: [u32; AGES],
+        /// What marks a frame that the program at TC ingress is to send: see [`crate::process::handover`]. Random; 0: no such
+        /// program is there.
+        pub handover: u64,
+        /// When the daemon's last heartbeat was, seconds of the monotonic clock; 0: there is none to wait for.
+        pub heartbeat: u32,
+        /// 1: the daemon has let no heartbeat come for [`SILENCE`], as the datapath has found.
+        pub alone: u32,
+        /// Some of the entries of `OWN_MACS`, all if they are few.
+        pub own_macs: [OwnMac; own_mac::IN_SETTINGS],
+    }
 }
 
 /// The daemon is taken for dead or hung after so many seconds without a heartbeat.

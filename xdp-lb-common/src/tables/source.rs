@@ -2,30 +2,33 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::layout::record;
 use crate::net::Address;
 
-/// A client of a service: the key of `SOURCE_RATES`, and, behind the length of a prefix, of `SOURCES`.
-#[derive(
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Debug,
-    Default,
-    FromBytes,
-    IntoBytes,
-    Immutable,
-    KnownLayout,
-)]
-#[repr(C)]
-pub struct SourceKey {
-    /// `SOURCE_RATES`: the [`ServiceIndex`]. `SOURCES`: the list, [`Service::source_list`].
-    pub scope: u32,
-    /// The client's address, or its network's.
-    pub address: Address,
+record! {
+    /// A client of a service: the key of `SOURCE_RATES`, and, behind the length of a prefix, of `SOURCES`.
+    #[derive(
+        Clone,
+        Copy,
+        PartialEq,
+        Eq,
+        PartialOrd,
+        Ord,
+        Hash,
+        Debug,
+        Default,
+        FromBytes,
+        IntoBytes,
+        Immutable,
+        KnownLayout,
+    )]
+    #[repr(C)]
+    pub struct SourceKey {
+        /// `SOURCE_RATES`: the [`ServiceIndex`]. `SOURCES`: the list, [`Service::source_list`].
+        pub scope: u32,
+        /// The client's address, or its network's.
+        pub address: Address,
+    }
 }
 
 impl SourceKey {

@@ -2,29 +2,32 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// What went to a backend and came from it: the value of `BACKEND_COUNTERS`, each CPU its own, and of
-/// `FORMER_TRAFFIC`, where the control plane keeps what a service's former backends counted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct Traffic {
-    /// Packets from clients, forwarded.
-    pub packets_in: u64,
-    /// Bytes of those packets, with their Ethernet header as received.
-    pub bytes_in: u64,
-    /// Packets to clients, forwarded.
-    pub packets_out: u64,
-    /// Bytes of those packets, with their Ethernet header as received.
-    pub bytes_out: u64,
-    /// Flows that began here.
-    pub new_flows: u64,
-    /// SYNs that the backend has accepted (SYN-ACKs), where its replies pass here.
-    pub accepted: u64,
-    /// Connections that it has refused or reset: resets with an ACK, where its replies pass here. One without answers a
-    /// packet of no connection, which anybody can send.
-    pub resets: u64,
-    /// Packets from clients that [ask](crate::packet::parse::Parsed::asks) for an answer, while the backend was
-    /// [failing](BackendState::Failing). Packets on the fast path are not counted: a failing backend gets none of them.
-    pub asked: u64,
+use crate::layout::record;
+record! {
+    /// What went to a backend and came from it: the value of `BACKEND_COUNTERS`, each CPU its own, and of
+    /// `FORMER_TRAFFIC`, where the control plane keeps what a service's former backends counted.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+    #[repr(C)]
+    pub struct Traffic {
+        /// Packets from clients, forwarded.
+        pub packets_in: u64,
+        /// Bytes of those packets, with their Ethernet header as received.
+        pub bytes_in: u64,
+        /// Packets to clients, forwarded.
+        pub packets_out: u64,
+        /// Bytes of those packets, with their Ethernet header as received.
+        pub bytes_out: u64,
+        /// Flows that began here.
+        pub new_flows: u64,
+        /// SYNs that the backend has accepted (SYN-ACKs), where its replies pass here.
+        pub accepted: u64,
+        /// Connections that it has refused or reset: resets with an ACK, where its replies pass here. One without answers a
+        /// packet of no connection, which anybody can send.
+        pub resets: u64,
+        /// Packets from clients that [ask](crate::packet::parse::Parsed::asks) for an answer, while the backend was
+        /// [failing](BackendState::Failing). Packets on the fast path are not counted: a failing backend gets none of them.
+        pub asked: u64,
+    }
 }
 
 impl Traffic {

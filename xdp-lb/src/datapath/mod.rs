@@ -19,6 +19,7 @@ mod pins;
 mod plain;
 mod program;
 mod ranges;
+mod rows;
 mod settings;
 mod verifier;
 mod vips;

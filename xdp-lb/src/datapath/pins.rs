@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use tracing::warn;
-use xdp_lb_common::tables::layout::LAYOUT_VERSION;
+use xdp_lb_common::tables::version::LAYOUT_VERSION;
 
 use super::classifier::{self, Classifiers};
 use super::link;

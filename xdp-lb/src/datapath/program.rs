@@ -34,48 +34,13 @@ use super::maps::{Counters, FlowRecords, Maps, STALE, Sizes};
 use super::pins::{self, Pins};
 use super::plain::Plain;
 use super::settings::Policy;
-use super::{directory, link, verifier};
+use super::{link, rows, verifier};
 use crate::model::{Limits, XdpMode};
 use crate::net::xdp;
 use crate::tables::{SourceRange, Tables, Write};
 
 /// The kernel side, built by `cargo xtask build`.
 pub(super) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/xdp-lb-ebpf.o"));
-
-/// The maps that are pinned: what forwarding needs and what must outlive the daemon.
-const PINNED: [&str; 28] = [
-    "SETTINGS",
-    "OWN_MACS",
-    "ADDRESSES",
-    "SERVICE_PLACES",
-    "SERVICES",
-    "VIPS",
-    "RANGED_ADDRESSES",
-    "PORT_RANGES",
-    "SLOTS",
-    "BACKENDS",
-    "SNAT_ADDRESSES",
-    "OWN_ADDRESSES",
-    "REPLY_PLACES",
-    "REPLIES",
-    "VLANS",
-    "ROUTER_ADDRESSES",
-    "FLOWS",
-    "HALF_OPEN",
-    "QUIC_SERVERS",
-    "SOURCES",
-    "SOURCE_RATES",
-    "FRAGMENTS",
-    "REASON_COUNTERS",
-    "SERVICE_FLOWS",
-    "BACKEND_FLOWS",
-    "FORMER_TRAFFIC",
-    "BACKEND_COUNTERS",
-    "EVENTS",
-];
-
-/// SNAT addresses of all services together: sixteen for each of a thousand services.
-const SNAT_ADDRESSES: u32 = 16_384;
 
 /// How often tables are read that another daemon writes to.
 const READS: usize = 5;
@@ -172,14 +137,14 @@ impl Datapath {
         let pins = options.pin_path.as_deref().map(Pins::open).transpose()?;
         let pinned = options.pin_path.as_deref().map_or_else(Vec::new, pinned);
         let present: Vec<_> = pinned.iter().filter(|(_, path)| path.exists()).collect();
-        let adopted = present.len() == PINNED.len();
+        let adopted = present.len() == rows::pinned().count();
         if !adopted && let Some(pins) = &pins {
             // A start that was cut short leaves some tables; without a link, no packet has met them.
             ensure!(
                 pins.links()?.is_empty(),
                 "only {} of {} tables are pinned, but the program is attached: remove both with `xdp-lb unload`",
                 present.len(),
-                PINNED.len()
+                rows::pinned().count()
             );
             for (_, path) in present {
                 pins::remove(path)?;
@@ -906,7 +871,7 @@ fn take_checks(object: &mut Ebpf) -> Result<Checks> {
 
 /// Where the tables are pinned under this path.
 fn pinned(pin_path: &Path) -> Vec<(&'static str, PathBuf)> {
-    PINNED.map(|name| (name, pins::map(pin_path, name))).into()
+    rows::pinned().map(|name| (name, pins::map(pin_path, name))).collect()
 }
 
 /// The same, where they are all there.
@@ -920,35 +885,11 @@ fn adoptable(pin_path: &Path) -> Result<Vec<(&'static str, PathBuf)>> {
 
 /// Opens the object: its tables are those that are pinned, where they are, and new ones of these limits where not.
 fn open(options: &Options, object: &[u8], pinned: &[(&str, PathBuf)]) -> Result<Ebpf> {
-    let Limits { services, backends, slots, flows, half_open_flows, source_ranges, source_rates, fragments } =
-        options.limits;
     let mut loader = EbpfLoader::new();
     for (name, path) in pinned {
         loader.map_pin_path(name, path.clone());
     }
-    for (name, entries) in [
-        ("SERVICE_PLACES", directory::words(services)),
-        ("SERVICES", directory::records(services)),
-        ("VIPS", services),
-        ("PORT_RANGES", services),
-        // Place 0 stays vacant.
-        ("BACKENDS", backends + 1),
-        ("SLOTS", slots),
-        ("FLOWS", flows),
-        ("HALF_OPEN", half_open_flows),
-        ("REPLY_PLACES", directory::words(backends)),
-        ("REPLIES", directory::records(backends)),
-        // The old and the new ones, side by side.
-        ("QUIC_SERVERS", 2 * backends),
-        ("SOURCES", source_ranges),
-        ("SOURCE_RATES", source_rates),
-        ("FRAGMENTS", fragments),
-        ("SNAT_ADDRESSES", SNAT_ADDRESSES),
-        ("SERVICE_FLOWS", services),
-        ("BACKEND_FLOWS", backends + 1),
-        ("FORMER_TRAFFIC", services),
-        ("BACKEND_COUNTERS", backends + 1),
-    ] {
+    for (name, entries) in rows::sizes(&options.limits) {
         loader.map_max_entries(name, entries);
     }
     loader.load(object).map_err(|error| why_not_loaded(error.into(), &options.limits))
@@ -963,7 +904,7 @@ fn take_tables(object: &mut Ebpf) -> Result<(Maps, Sizes, Descriptors)> {
         let map = object.map(name).with_context(|| format!("the object has no map {name}: {STALE}"))?;
         Ok((name, descriptor(map)?.try_clone_to_owned()?))
     };
-    let descriptors = PINNED.into_iter().map(own).collect::<Result<_>>()?;
+    let descriptors = rows::pinned().map(own).collect::<Result<_>>()?;
     let (maps, sizes) = Maps::take(object)?;
     Ok((maps, sizes, descriptors))
 }
