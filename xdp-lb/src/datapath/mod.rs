@@ -21,6 +21,7 @@ mod program;
 mod ranges;
 mod rows;
 mod settings;
+mod unload;
 mod verifier;
 mod vips;
 
@@ -29,7 +30,8 @@ pub use checks::Checks;
 pub use decapsulator::Decapsulator;
 pub use events::Events;
 pub use maps::{Counters, FlowRecords, Sizes};
-pub use pins::{check_layout, is_pinned, unload};
+pub use pins::{check_layout, is_pinned};
 pub use program::{Attached, Datapath, NoInterface, Options, Prepared, monotonic_seconds};
 pub use ranges::port_ranges;
 pub use settings::{Policy, hash_keys};
+pub use unload::unload;

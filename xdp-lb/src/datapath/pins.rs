@@ -15,13 +15,11 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use tracing::warn;
 use xdp_lb_common::tables::version::LAYOUT_VERSION;
 
-use super::classifier::{self, Classifiers};
 use super::link;
-use super::links::{self, Links};
 use crate::model::XdpMode;
 
 /// What the names of pins begin with that are links to TC ingress.
-const CLASSIFIER: &str = "tc-";
+pub(super) const CLASSIFIER: &str = "tc-";
 
 /// The directory of one layout's pins.
 #[derive(Debug)]
@@ -65,7 +63,7 @@ impl Pins {
         Ok((own, lock))
     }
 
-    /// Makes the pins what they should be: these maps by their names, and these links. Says which were missing, or were pins
+    /// Makes the pins what they should be: these maps by their names, and these links at their paths. Says which were missing, or were pins
     /// of something else.
     ///
     /// # Errors
@@ -73,8 +71,7 @@ impl Pins {
     pub fn restore<'a>(
         &mut self,
         maps: impl Iterator<Item = (&'a str, BorrowedFd<'a>)>,
-        links: &Links,
-        classifiers: &Classifiers,
+        links: impl Iterator<Item = (BorrowedFd<'a>, PathBuf)>,
     ) -> Result<Vec<String>> {
         let mut restored = Vec::new();
         if !self.is_in_place() {
@@ -88,9 +85,7 @@ impl Pins {
             };
             restored.extend(restore(map, &self::map(&self.pin_path, name), is_its)?.then(|| name.to_owned()));
         }
-        let of_xdp = links.iter().map(|(ifindex, held)| (held.link.as_fd(), self.link(ifindex, held.mode)));
-        let of_tc = classifiers.links().map(|(ifindex, link)| (link, self.classifier(ifindex)));
-        for (link, path) in of_xdp.chain(of_tc) {
+        for (link, path) in links {
             let info = link::info(link).context("cannot ask the kernel about a link")?;
             let is_its = |pin: &Path| {
                 link::open(pin).and_then(|present| link::info(present.as_fd())).ok() == Some(info)
@@ -101,10 +96,15 @@ impl Pins {
     }
 
     /// Whether the directory is the one that was made and locked.
-    fn is_in_place(&self) -> bool {
+    pub(super) fn is_in_place(&self) -> bool {
         let id = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
         let held = self.lock.metadata().map(id);
         held.is_ok_and(|held| fs::metadata(&self.directory).map(id).is_ok_and(|present| present == held))
+    }
+
+    /// Where they are.
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// Where the link of the interface with this index is pinned.
@@ -115,20 +115,6 @@ impl Pins {
     /// Where the link of the program at TC ingress of the interface with this index is pinned.
     pub fn classifier(&self, ifindex: u32) -> PathBuf {
         self.directory.join(format!("{CLASSIFIER}{ifindex}"))
-    }
-
-    /// Removes all of them, and so detaches the program from every interface; says what was removed.
-    ///
-    /// # Errors
-    /// Where something cannot be removed; what comes before it is.
-    pub fn remove(&self) -> Result<Vec<String>> {
-        if !self.is_in_place() {
-            return Ok(Vec::new());
-        }
-        let removed = remove_layout(&self.directory)?;
-        // The path itself may be a mount point, or hold what is not ours.
-        let _ = self.directory.parent().map(fs::remove_dir);
-        Ok(removed)
     }
 
     /// The pinned links, with how they were attached.
@@ -198,19 +184,19 @@ pub fn is_pinned(pin_path: &Path, ifindex: u32) -> bool {
 }
 
 /// How the link was attached that is pinned here; nothing where this is not the pin of a link.
-fn link_mode(path: &Path) -> Option<XdpMode> {
+pub(super) fn link_mode(path: &Path) -> Option<XdpMode> {
     let has = |mode: &XdpMode| name(path).starts_with(&format!("link-{}-", mode_name(*mode)));
     [XdpMode::Native, XdpMode::Generic].into_iter().find(has)
 }
 
 /// The index of the interface that the link pinned here is on; nothing where that is gone.
-fn interface(path: &Path) -> Option<u32> {
+pub(super) fn interface(path: &Path) -> Option<u32> {
     let info = link::open(path).and_then(|link| link::info(link.as_fd())).ok()?;
     (info.ifindex != 0).then_some(info.ifindex)
 }
 
 /// Two daemons with the same tables would undo each other's writes.
-fn lock(directory: &Path) -> Result<File> {
+pub(super) fn lock(directory: &Path) -> Result<File> {
     let file = File::open(directory).with_context(|| format!("cannot open {}", directory.display()))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
@@ -224,7 +210,7 @@ fn lock(directory: &Path) -> Result<File> {
     }
 }
 
-fn mode_name(mode: XdpMode) -> &'static str {
+pub(super) fn mode_name(mode: XdpMode) -> &'static str {
     match mode {
         XdpMode::Generic => "generic",
         XdpMode::Native | XdpMode::Auto => "native",
@@ -240,11 +226,11 @@ fn mount_hint(pin_path: &Path) -> String {
     format!("mount one with `mount -t bpf bpf {}`", mount.display())
 }
 
-fn name(path: &Path) -> String {
+pub(super) fn name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-fn list(directory: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn list(directory: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(directory).with_context(|| format!("cannot list {}", directory.display()))?;
     let mut paths = entries
         .map(|entry| Ok(entry?.path()))
@@ -252,60 +238,6 @@ fn list(directory: &Path) -> Result<Vec<PathBuf>> {
         .with_context(|| format!("cannot list {}", directory.display()))?;
     paths.sort();
     Ok(paths)
-}
-
-/// Removes the pins of any layout under this path that no daemon uses, and so detaches the program from
-/// every interface; says what was removed.
-///
-/// # Errors
-/// Where a daemon uses them, or something cannot be removed; what comes before it is.
-pub fn unload(pin_path: &Path) -> Result<Vec<String>> {
-    let mut removed = Vec::new();
-    if !pin_path.exists() {
-        return Ok(removed);
-    }
-    for layout in list(pin_path)?.into_iter().filter(|path| name(path).starts_with("layout-")) {
-        let _lock = lock(&layout)?;
-        removed.extend(remove_layout(&layout)?);
-    }
-    let _ = fs::remove_dir(pin_path);
-    Ok(removed)
-}
-
-fn remove_layout(layout: &Path) -> Result<Vec<String>> {
-    let mut removed = Vec::new();
-    // Links first: no packet meets half a set of tables.
-    let (links, rest): (Vec<_>, Vec<_>) =
-        list(layout)?.into_iter().partition(|path| name(path).starts_with("link-"));
-    let (classifiers, maps): (Vec<_>, Vec<_>) =
-        rest.into_iter().partition(|path| name(path).starts_with(CLASSIFIER));
-    for link in &links {
-        let on = interface(link);
-        remove_link(link)?;
-        if let Some(ifindex) = on {
-            classifier::remove_filter(ifindex);
-        }
-        removed.push(match (on.map(links::name), link_mode(link)) {
-            (Some(interface), Some(mode)) => format!("detached from {interface} ({})", mode_name(mode)),
-            _ => format!("removed {}", link.display()),
-        });
-    }
-    classifiers.iter().try_for_each(|link| remove_link(link))?;
-    for map in &maps {
-        remove(map)?;
-    }
-    if !maps.is_empty() {
-        removed.push(format!("removed {} tables from {}", maps.len(), layout.display()));
-    }
-    fs::remove_dir(layout).with_context(|| format!("cannot remove {}", layout.display()))?;
-    Ok(removed)
-}
-
-/// Detaches a pinned link and removes its pin; one that is gone already is not an error.
-fn remove_link(path: &Path) -> Result<()> {
-    // A link that cannot be detached now is once its pin is gone.
-    let _ = link::open(path).and_then(|link| link::detach(link.as_fd()));
-    remove(path)
 }
 
 /// Removes a pin; one that is gone already is not an error.

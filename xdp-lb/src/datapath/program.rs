@@ -34,7 +34,7 @@ use super::maps::{Counters, FlowRecords, Maps, STALE, Sizes};
 use super::pins::{self, Pins};
 use super::plain::Plain;
 use super::settings::Policy;
-use super::{link, rows, verifier};
+use super::{link, rows, unload, verifier};
 use crate::model::{Limits, XdpMode};
 use crate::net::xdp;
 use crate::tables::{SourceRange, Tables, Write};
@@ -152,7 +152,7 @@ impl Datapath {
         }
         let loaded = Self::load_with(options, object, pins, &pinned, adopted);
         if let (Err(_), false, Some(pin_path)) = (&loaded, adopted, &options.pin_path)
-            && let Err(error) = pins::unload(pin_path)
+            && let Err(error) = unload::unload(pin_path)
         {
             warn!("{error:#}");
         }
@@ -402,7 +402,14 @@ impl Datapath {
     pub fn restore_pins(&mut self) -> Result<Vec<String>> {
         let Some(pins) = &mut self.pins else { return Ok(Vec::new()) };
         let maps = self.pinned.iter().map(|(name, map)| (*name, map.as_fd()));
-        pins.restore(maps, &self.links, &self.classifiers)
+        let of_xdp: Vec<_> = self
+            .links
+            .iter()
+            .map(|(ifindex, held)| (held.link.as_fd(), pins.link(ifindex, held.mode)))
+            .collect();
+        let of_tc: Vec<_> =
+            self.classifiers.links().map(|(ifindex, link)| (link, pins.classifier(ifindex))).collect();
+        pins.restore(maps, of_xdp.into_iter().chain(of_tc))
     }
 
     /// Compares what stands in the tables with these entries, and writes again what differs. Says which those are.
@@ -735,7 +742,7 @@ impl Datapath {
             self.detach(index)?;
         }
         if let Some(pins) = &self.pins {
-            removed.extend(pins.remove()?);
+            removed.extend(unload::remove(pins)?);
         }
         Ok(removed)
     }
