@@ -66,8 +66,6 @@ mod tests {
     }
 
     mod swapped {
-        use super::super::record;
-
         record! {
             #[repr(C)]
             pub struct Plain {
@@ -79,8 +77,6 @@ mod tests {
     }
 
     mod renamed {
-        use super::super::record;
-
         record! {
             #[repr(C)]
             pub struct Plain {

@@ -152,7 +152,7 @@ impl Datapath {
         }
         let loaded = Self::load_with(options, object, pins, &pinned, adopted);
         if let (Err(_), false, Some(pin_path)) = (&loaded, adopted, &options.pin_path)
-            && let Err(error) = unload::unload(pin_path)
+            && let Err(error) = unload(pin_path)
         {
             warn!("{error:#}");
         }

@@ -9,8 +9,9 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep_until};
 
 use super::agent_line::{self, LONGEST_LINE, Said};
-use super::probe::{Failure, Time, connect};
-use super::{AgentReport, TargetId};
+use super::attempt::connect;
+use super::failure::{self, Failure, Time};
+use super::target::{AgentReport, TargetId};
 use crate::model::Agent;
 
 /// Asks until it is aborted, the first time at random within `spread`. Tells what is news: the first answer, and each that
@@ -44,7 +45,7 @@ pub(super) async fn follow(
 fn words(failure: Failure) -> String {
     match failure {
         Failure::Backend(words) => words,
-        Failure::OutOfReach(errno) => super::probe::words(errno),
+        Failure::OutOfReach(errno) => failure::words(errno),
         Failure::Here(error) => format!("this host cannot query it: {error}"),
     }
 }

@@ -10,10 +10,12 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
-use super::probe::{Failure, Shared, probe, words};
+use super::agent;
+use super::failure::{Failure, words};
+use super::probe::{Shared, probe};
 use super::state::State;
+use super::target::{AgentReport, Health, Report, Target, TargetId};
 use super::vip_checks::VipChecks;
-use super::{AgentReport, Health, Report, Target, TargetId, agent};
 use crate::model::{Agent, HealthCheck, Probe};
 
 /// File descriptors that are left to the rest of the process.
@@ -109,7 +111,7 @@ impl Checker {
         let context = Context {
             reports,
             sockets: Arc::new(Semaphore::new(sockets as usize)),
-            shared: Shared { vips, ..Shared::default() },
+            shared: Shared::new(vips),
             warned: Mutex::default(),
             unreached: Mutex::default(),
         };

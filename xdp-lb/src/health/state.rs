@@ -1,6 +1,6 @@
 //! When a backend's health changes: pure, fed with the end of each check.
 
-use super::Health;
+use super::target::Health;
 
 /// A backend's health, and how near it is to changing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

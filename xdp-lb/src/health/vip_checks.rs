@@ -13,8 +13,8 @@ use tokio::sync::{OnceCell, watch};
 use xdp_lb_common::net::{Endpoint, Protocol};
 use xdp_lb_common::tables::{BackendIndex, Check, FlowKey};
 
-use super::TargetId;
-use super::probe::{Failure, Time};
+use super::failure::{Failure, Time};
+use super::target::TargetId;
 use crate::net::namespace::Namespace;
 
 /// How long a check's packets have a way after its end: it ends with a reset, and the backend may say something yet.

@@ -5,7 +5,8 @@ use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
 
 use super::datagram::{Words, ask};
-use super::probe::{Attempt, Failure};
+use crate::health::attempt::Attempt;
+use crate::health::failure::Failure;
 
 pub(super) async fn probe(attempt: Attempt<'_>, name: &str, record: &str) -> Result<(), Failure> {
     let query = query(name, record).map_err(Failure::Backend)?;
@@ -50,7 +51,7 @@ mod tests {
 
     use tokio::net::UdpSocket;
 
-    use super::super::probe::tests::check;
+    use super::super::tests::check;
     use super::*;
     use crate::model::Probe;
 

@@ -1,6 +1,7 @@
 //! The TCP check: a connection is accepted.
 
-use super::probe::{Attempt, Failure};
+use crate::health::attempt::Attempt;
+use crate::health::failure::Failure;
 
 pub(super) async fn probe(attempt: Attempt<'_>) -> Result<(), Failure> {
     attempt.connect().await.map(drop)
@@ -13,7 +14,7 @@ mod tests {
     use tokio::io::AsyncReadExt as _;
     use tokio::net::TcpListener;
 
-    use super::super::probe::tests::check;
+    use super::super::tests::check;
     use crate::model::Probe;
 
     #[tokio::test]

@@ -16,9 +16,11 @@ use nix::unistd::{Pid, User, geteuid};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
+use tokio::sync::Semaphore;
 use tokio::time::timeout_at;
 
-use super::probe::{Attempt, Failure};
+use crate::health::attempt::Attempt;
+use crate::health::failure::Failure;
 
 /// Programs that run at one time; others wait.
 pub(super) const MAX_PROGRAMS: usize = 64;
@@ -31,8 +33,13 @@ const MAX_TOLD: usize = 200;
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-pub(super) async fn probe(attempt: Attempt<'_>, command: &[String], user: &str) -> Result<(), Failure> {
-    let Ok(_slot) = timeout_at(attempt.time.end, attempt.shared.programs.acquire()).await else {
+pub(super) async fn probe(
+    attempt: Attempt<'_>,
+    command: &[String],
+    user: &str,
+    turns: &Semaphore,
+) -> Result<(), Failure> {
+    let Ok(_slot) = timeout_at(attempt.time.end, turns.acquire()).await else {
         return Err(Failure::here(format!(
             "{MAX_PROGRAMS} programs of other checks are running, and none ended in time"
         )));
@@ -198,7 +205,7 @@ mod tests {
 
     use tokio::time::sleep;
 
-    use super::super::probe::tests::{check, check_so};
+    use super::super::tests::{check, check_so};
     use super::*;
     use crate::model::{HealthCheck, Probe};
 

@@ -13,8 +13,9 @@ use hyper::{Request, Response, header};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::probe::{Attempt, Failure};
-use super::tls::{self, Alpn};
+use super::tls::{self, Alpn, Configs};
+use crate::health::attempt::Attempt;
+use crate::health::failure::Failure;
 use crate::model::{Body, Http, TlsVersion, bytes_in_words, print_statuses};
 
 /// The longest header that is read, bytes.
@@ -25,14 +26,15 @@ const MAX_BODY: usize = 64 << 10;
 
 pub(super) const USER_AGENT: &str = concat!("xdp-lb/", env!("CARGO_PKG_VERSION"));
 
-pub(super) async fn probe(attempt: Attempt<'_>, http: &Http) -> Result<(), Failure> {
+pub(super) async fn probe(attempt: Attempt<'_>, http: &Http, configs: &Configs) -> Result<(), Failure> {
     let request = request(attempt, http)
         .map_err(|error| Failure::Backend(format!("the check's request is not valid: {error}")))?;
     let stream = attempt.connect().await?;
     match &http.tls {
         None => ask(attempt, stream, request, http).await,
         Some(tls) => {
-            let stream = tls::handshake(attempt, stream, tls, http.host.as_deref(), Alpn::Http1).await?;
+            let stream =
+                tls::handshake(configs, attempt, stream, tls, http.host.as_deref(), Alpn::Http1).await?;
             ask(attempt, stream, request, http).await
         }
     }
@@ -151,7 +153,7 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
     use tokio::task::JoinHandle;
 
-    use super::super::probe::tests::check;
+    use super::super::tests::check;
     use super::*;
     use crate::model::{Method, Probe, StatusRange};
 

@@ -15,9 +15,10 @@ use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::AbortHandle;
 
-use super::probe::{Attempt, Failure};
-use super::probe_http::{self, USER_AGENT};
-use super::tls::{self, Alpn};
+use super::http::{self, USER_AGENT};
+use super::tls::{self, Alpn, Configs};
+use crate::health::attempt::Attempt;
+use crate::health::failure::Failure;
 use crate::model::Tls;
 
 /// The longest header and the longest message that are read, bytes.
@@ -50,6 +51,7 @@ pub(super) async fn probe(
     service: &str,
     host: Option<&str>,
     tls: Option<&Tls>,
+    configs: &Configs,
 ) -> Result<(), Failure> {
     let authority = host.map_or_else(|| attempt.backend.to_string(), str::to_owned);
     let scheme = if tls.is_some() { "https" } else { "http" };
@@ -66,7 +68,8 @@ pub(super) async fn probe(
     match tls {
         None => ask(attempt, stream, request).await,
         Some(tls) => {
-            ask(attempt, tls::handshake(attempt, stream, tls, host, Alpn::Http2).await?, request).await
+            ask(attempt, tls::handshake(configs, attempt, stream, tls, host, Alpn::Http2).await?, request)
+                .await
         }
     }
 }
@@ -180,7 +183,7 @@ fn message(framed: &[u8]) -> Option<HealthCheckResponse> {
 }
 
 fn failure(error: hyper::Error) -> Failure {
-    match probe_http::io_failure(&error) {
+    match http::io_failure(&error) {
         Some(failure) => failure,
         None if error.is_closed() || error.is_incomplete_message() || error.is_canceled() => {
             Failure::Backend("the connection was closed without a gRPC response".to_owned())
@@ -230,7 +233,7 @@ mod tests {
     use hyper_util::rt::TokioExecutor;
     use tokio::net::TcpListener;
 
-    use super::super::probe::tests::check;
+    use super::super::tests::check;
     use super::*;
     use crate::model::Probe;
 

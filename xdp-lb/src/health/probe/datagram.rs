@@ -4,7 +4,7 @@ use nix::errno::Errno;
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
-use super::probe::{Failure, Time};
+use crate::health::failure::{Failure, Time};
 
 /// How many datagrams that are no answer are put up with. An off-path forger may send some; a server that sends nothing
 /// else is broken.

@@ -19,7 +19,8 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::probe::{Attempt, Failure};
+use crate::health::attempt::Attempt;
+use crate::health::failure::Failure;
 use crate::model::{Tls, TlsVersion};
 use crate::tls;
 
@@ -109,13 +110,14 @@ impl Entry {
 }
 /// Makes the connection one of TLS. `host` is the name that is meant where the check has no `server_name`.
 pub(super) async fn handshake(
+    configs: &Configs,
     attempt: Attempt<'_>,
     stream: TcpStream,
     tls: &Tls,
     host: Option<&str>,
     alpn: Alpn,
 ) -> Result<TlsStream<TcpStream>, Failure> {
-    let Ok(config) = timeout_at(attempt.time.end, attempt.shared.tls.get(tls, alpn)).await else {
+    let Ok(config) = timeout_at(attempt.time.end, configs.get(tls, alpn)).await else {
         return Err(Failure::Here(io::Error::other("the trusted CAs were not read in time")));
     };
     let config = config.map_err(Failure::Backend)?;
@@ -226,8 +228,7 @@ mod tests {
     use tokio_rustls::TlsAcceptor;
     use xdp_lb_tests::{Authority, Validity};
 
-    use super::super::probe;
-    use super::super::probe::tests::check;
+    use super::super::tests::check;
     use super::*;
     use crate::model::{Http, Probe};
 
@@ -392,7 +393,7 @@ mod tests {
     async fn a_file_of_cas_is_read_again_and_one_that_is_gone_goes_on_to_count() {
         tokio::time::pause();
         let (ca, other) = (Ca::new("One"), Ca::new("Another"));
-        let shared = probe::Shared::default();
+        let shared = super::super::Shared::new(None);
         let tls = ca.tls();
         let first = shared.tls.get(&tls, Alpn::Http1).await.expect("read");
         let again = shared.tls.get(&tls, Alpn::Http1).await.expect("kept");

@@ -8,7 +8,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 
 use super::datagram::{Words, ask};
-use super::probe::{Attempt, Failure, unbound};
+use crate::health::attempt::Attempt;
+use crate::health::failure::{Failure, unbound};
 
 /// Tells one check's answers from another's, and from what a forger who does not see the request would send.
 const TOKEN: usize = 16;
@@ -94,7 +95,7 @@ fn is_reply(backend: IpAddr, bytes: &[u8], token: [u8; TOKEN]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::probe::tests::check;
+    use super::super::tests::check;
     use super::*;
     use crate::model::Probe;
 

@@ -1,7 +1,8 @@
 //! The UDP check: a datagram is answered, with what is expected in it.
 
 use super::datagram::{Words, ask};
-use super::probe::{Attempt, Failure};
+use crate::health::attempt::Attempt;
+use crate::health::failure::Failure;
 use crate::model::bytes_in_words;
 
 pub(super) async fn probe(attempt: Attempt<'_>, send: &[u8], expect: Option<&[u8]>) -> Result<(), Failure> {
@@ -29,7 +30,7 @@ mod tests {
 
     use tokio::net::UdpSocket;
 
-    use super::super::probe::tests::check;
+    use super::super::tests::check;
     use crate::model::Probe;
 
     /// A server that answers with what `answer` makes of each datagram, of which it has counted those before.
