@@ -8,6 +8,8 @@
 //! The same targets run for a few seconds with every `cargo test`, from the corpus and from random bytes, and for as
 //! long as one likes, guided by coverage, with `cargo xtask fuzz`.
 
+#![forbid(unsafe_code)]
+
 #[cfg(test)]
 mod bounded;
 mod check;

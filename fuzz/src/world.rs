@@ -463,7 +463,7 @@ impl World {
         match u.int_in_range(0..=3)? {
             0 => self.tables.now += u.int_in_range(0..=1000)?,
             1 => {
-                self.tables.backends[u.int_in_range(1..=backends - 1)?].state = state(u.int_in_range(1..=5)?)
+                self.tables.backends[u.int_in_range(1..=backends - 1)?].state = state(u.int_in_range(1..=5)?);
             }
             2 => {
                 let place = u.choose_index(self.services.len())?;

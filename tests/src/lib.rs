@@ -19,6 +19,8 @@
 //! process that made it ends, however it ends. Processes are killed when their handles are dropped; what a killed
 //! test leaves running ends with the sandbox that `cargo xtask` runs tests in, without which a lab is refused.
 
+#![allow(unsafe_code, reason = "namespaces and packet sockets are system calls")]
+
 mod certificates;
 pub mod client;
 mod conversations;

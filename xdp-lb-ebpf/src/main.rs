@@ -1,5 +1,6 @@
 //! The kernel shell: the program's entry, the maps, and packet access through an XDP context.
 //! What happens to a packet is [`xdp_lb_common::process`]'s to say.
+#![allow(unsafe_code, reason = "helpers and packets are the kernel's")]
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]

@@ -180,7 +180,7 @@ fn memory(report: &mut Report) -> Result<()> {
         &["table", "entries", "bytes an entry", "MiB"],
     );
     let names: BTreeMap<u32, String> = loaded_maps()
-        .filter_map(|info| info.ok())
+        .filter_map(Result::ok)
         .filter_map(|info| Some((info.id(), info.name_as_str()?.to_owned())))
         .collect();
     for entry in fs::read_dir("/proc/self/fdinfo").context("cannot read /proc/self/fdinfo")? {

@@ -5,7 +5,9 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod daemon;
+#[expect(unsafe_code, reason = "maps, links and programs are the kernel's")]
 pub mod datapath;
+#[expect(unsafe_code, reason = "descriptors come in ancillary data")]
 mod descriptor;
 pub mod discovery;
 pub mod doctor;

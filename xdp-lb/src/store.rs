@@ -4,6 +4,8 @@
 //! Such a file carries its checksum: the SHA-256 of its own text, with the checksum's digits left out. A file without one (of
 //! version 1, or one that was edited by hand) is taken as it is.
 
+#![forbid(unsafe_code)]
+
 use std::cmp::Ordering;
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};

@@ -1,5 +1,7 @@
 //! The tables' contents as the control plane sees them, and the writes that change them.
 
+#![forbid(unsafe_code)]
+
 use std::collections::BTreeMap;
 
 use xdp_lb_common::net::{Address, Endpoint};

@@ -6,7 +6,9 @@ mod demo;
 #[cfg(test)]
 mod docs;
 mod fuzz;
+#[expect(unsafe_code, reason = "signal handlers")]
 mod interrupt;
+#[expect(unsafe_code, reason = "the emulator ends with its parent")]
 mod kernels;
 #[cfg(test)]
 mod layers;
@@ -14,6 +16,7 @@ mod packages;
 mod preflight;
 #[cfg(test)]
 mod purity;
+#[expect(unsafe_code, reason = "it ends with its parent")]
 mod sandbox;
 mod say;
 mod schemathesis;

@@ -93,9 +93,8 @@ fn named_compiler(name: &str) -> Result<Compiler> {
 
 /// rustup's toolchains, a nightly one first.
 fn rustup_compilers() -> Vec<Result<Compiler>> {
-    let list = match output(Command::new("rustup").args(["toolchain", "list"])) {
-        Ok(list) => list,
-        Err(_) => return vec![Err(anyhow!("rustup is not installed"))],
+    let Ok(list) = output(Command::new("rustup").args(["toolchain", "list"])) else {
+        return vec![Err(anyhow!("rustup is not installed"))];
     };
     let mut names: Vec<_> = list.lines().filter_map(|line| line.split_whitespace().next()).collect();
     names.sort_by_key(|name| !name.starts_with("nightly"));

@@ -159,9 +159,9 @@ impl Bed {
     pub fn change(&mut self, kind: Kind, backend: usize, change: Change, by_api: bool) -> Result<()> {
         self.ledger.asked(kind, backend, change);
         if by_api {
-            self.ask(kind, backend, change)?
+            self.ask(kind, backend, change)?;
         } else {
-            self.type_in(kind, backend, change)?
+            self.type_in(kind, backend, change)?;
         }
         self.ledger.acknowledged(kind, backend, change);
         self.shared.tally.acknowledged();

@@ -164,7 +164,7 @@ impl Flow {
         match end {
             _ if self.shared.is_over() => {}
             End::Broken(why, sent) if self.shared.standing.lasts(life) => {
-                self.shared.tally.broken(self.id, ends, &why, sent)
+                self.shared.tally.broken(self.id, ends, &why, sent);
             }
             _ => self.shared.tally.planned(self.id, self.kind),
         }

@@ -2,6 +2,8 @@
 //!
 //! Needs root. `cargo xtask test` runs it in a sandbox.
 
+#![allow(unsafe_code, reason = "other users are system calls")]
+
 mod api_crowd;
 mod api_reload;
 mod api_roles;

@@ -1,5 +1,7 @@
 //! How the datapath reads and writes a packet, wherever its bytes are.
 
+#![forbid(unsafe_code)]
+
 pub mod checksum;
 pub mod headers;
 pub mod parse;

@@ -1,5 +1,7 @@
 //! The datapath: what happens to every packet. The same code runs in the kernel and on the host.
 
+#![forbid(unsafe_code)]
+
 mod acl;
 mod affinity;
 mod answer;

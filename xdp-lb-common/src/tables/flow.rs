@@ -1,5 +1,7 @@
 //! A flow's life: when it is established, closing, over.
 
+#![expect(unsafe_code, reason = "CPUs share a flow's life")]
+
 use core::cell::UnsafeCell;
 
 use zerocopy::{FromBytes, IntoBytes, KnownLayout};

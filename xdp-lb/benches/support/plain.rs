@@ -1,5 +1,7 @@
 //! Values in maps.
 
+#![expect(unsafe_code, reason = "aya asks for it")]
+
 use xdp_lb_common::bench::Plan;
 use zerocopy::{FromBytes, IntoBytes};
 

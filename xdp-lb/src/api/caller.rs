@@ -169,7 +169,7 @@ fn peer_groups(socket: RawFd) -> io::Result<Vec<Gid>> {
             }
             // There are more, and `length` says how many.
             (_, error) if error.raw_os_error() == Some(libc::ERANGE) && count > groups.len() => {
-                groups.resize(count, 0)
+                groups.resize(count, 0);
             }
             (_, error) => return Err(error),
         }

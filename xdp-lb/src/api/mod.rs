@@ -2,6 +2,7 @@
 //! documents are described in `docs/api.md`.
 
 mod audit;
+#[expect(unsafe_code, reason = "a socket's peer is told by a system call")]
 pub mod caller;
 mod certificate;
 pub mod client;
@@ -11,6 +12,7 @@ mod extract;
 mod openapi;
 mod remote;
 pub mod server;
+#[expect(unsafe_code, reason = "an access control list is set by a system call")]
 mod socket;
 mod watch;
 

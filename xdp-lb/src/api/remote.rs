@@ -120,7 +120,7 @@ impl Door {
                         known.tls = Arc::new(tls);
                     }
                     Err(errors) => {
-                        warn!("{}; the previous certificates stay in effect", errors.join("; "))
+                        warn!("{}; the previous certificates stay in effect", errors.join("; "));
                     }
                 }
             }

@@ -151,7 +151,7 @@ fn remove_stale(path: &Path) -> anyhow::Result<()> {
     }
     match UnixStream::connect(path) {
         Ok(stream) => {
-            let pid = getsockopt(&stream, sockopt::PeerCredentials).map(|peer| peer.pid()).unwrap_or(0);
+            let pid = getsockopt(&stream, sockopt::PeerCredentials).map_or(0, |peer| peer.pid());
             bail!("another program (pid {pid}) listens on {}: use another api.socket", path.display());
         }
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)

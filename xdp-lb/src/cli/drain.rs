@@ -269,7 +269,7 @@ async fn watch(
                 } else if left.flows == 0 && left.known_in.is_none() {
                     match subject.settles_for() {
                         Some(time) if silent < time => {
-                            progress.show("no flows left, waiting for the last packets")
+                            progress.show("no flows left, waiting for the last packets");
                         }
                         _ => return Ok(End::LastFlowEnded),
                     }

@@ -1,5 +1,7 @@
 //! What the operator types and sees: one file a command. The commands are described in `docs/cli.md`.
 
+#![forbid(unsafe_code)]
+
 mod backend;
 mod check;
 mod config;

@@ -55,9 +55,9 @@ pub(super) fn start_logging() -> anyhow::Result<()> {
         .with_ansi(coloured(&io::stderr()))
         .with_target(false);
     if journal_reads_stderr() {
-        log.without_time().init()
+        log.without_time().init();
     } else {
-        log.init()
+        log.init();
     }
     Ok(())
 }

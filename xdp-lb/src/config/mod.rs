@@ -1,5 +1,7 @@
 //! The config file: TOML, read as a whole, with every problem's place.
 
+#![forbid(unsafe_code)]
+
 mod errors;
 mod load;
 

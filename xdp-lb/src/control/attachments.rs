@@ -176,13 +176,15 @@ impl Attachments {
         match tools.kernel.move_flows(before, index) {
             Ok(0) => {}
             Ok(flows) => {
-                tracing::info!("{name} was recreated: replies of {flows} recorded flows now leave through it")
+                tracing::info!(
+                    "{name} was recreated: replies of {flows} recorded flows now leave through it"
+                );
             }
             Err(error) => {
                 tracing::error!(
                     "{name} was recreated; replies of recorded flows wait for their clients' next \
                                  packet: {error:#}"
-                )
+                );
             }
         }
     }

@@ -1,5 +1,7 @@
 //! The one owner of the daemon's state, and the pure functions that turn state into tables.
 
+#![forbid(unsafe_code)]
+
 mod attachments;
 mod census;
 mod discoveries;

@@ -506,7 +506,7 @@ impl Owner {
                  effect: {why}"
             ),
             (Some(_), None) => {
-                tracing::info!("service {service}: backend {backend}: its agent answers again")
+                tracing::info!("service {service}: backend {backend}: its agent answers again");
             }
             _ => {}
         }

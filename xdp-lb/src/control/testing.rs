@@ -147,7 +147,8 @@ impl Kernel for InMemory {
         let count = if memory.fails { writes.len() / 2 } else { writes.len() };
         writes[..count].iter().for_each(|write| memory.tables.apply(write));
         memory.applied.push(writes.to_vec());
-        if memory.fails { anyhow::bail!("no memory") } else { Ok(()) }
+        anyhow::ensure!(!memory.fails, "no memory");
+        Ok(())
     }
 
     fn set_policy(&mut self, policy: &Policy) -> anyhow::Result<()> {

@@ -958,7 +958,7 @@ pub fn monotonic_seconds() -> Result<u32> {
 pub(super) fn explain(interface: &str, index: u32, mode: XdpMode, error: io::Error) -> anyhow::Error {
     let words = if mode == XdpMode::Generic { "generic" } else { "native" };
     match error.raw_os_error() {
-        Some(libc::EBUSY) | Some(libc::EEXIST) => anyhow!(
+        Some(libc::EBUSY | libc::EEXIST) => anyhow!(
             "another XDP program{} is attached to {interface} and is left alone: see `ip link show dev \
              {interface}`; detach it with `ip link set dev {interface} xdp off`, or stop the process that holds its link; if it is an earlier xdp-lb's, run `xdp-lb unload`",
             xdp::program(index).ok().flatten().map_or_else(String::new, |program| format!(" ({program})"))

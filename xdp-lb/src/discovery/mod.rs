@@ -3,6 +3,7 @@
 mod answer;
 mod dns;
 mod document;
+#[expect(unsafe_code, reason = "tokio wants a promise about the descriptor")]
 mod file;
 mod lookup;
 

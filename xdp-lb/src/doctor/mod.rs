@@ -1,5 +1,7 @@
 //! What keeps a host from balancing load, looked for from outside of the datapath: one file a part of the host.
 
+#![forbid(unsafe_code)]
+
 mod ethtool;
 mod firewall;
 mod interfaces;

@@ -1,5 +1,7 @@
 //! Prometheus: every scrape encodes what the owner task has published. The metrics are described in `docs/metrics.md`.
 
+#![forbid(unsafe_code)]
+
 mod exposition;
 mod families;
 

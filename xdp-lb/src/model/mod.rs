@@ -1,6 +1,8 @@
 //! The words of the domain: what can be configured and its rules, states, requests, refusals and changes. It knows neither the
 //! config file's text nor the API.
 
+#![forbid(unsafe_code)]
+
 pub(crate) mod agent;
 pub mod change;
 pub(crate) mod check;

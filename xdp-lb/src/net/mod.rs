@@ -1,12 +1,15 @@
 //! Routes, neighbours, links and addresses, over netlink: where a packet to a backend has to be sent, and which VIPs
 //! are addresses of this host.
 
+#[expect(unsafe_code, reason = "packet sockets are system calls")]
 mod announce;
 pub mod arrivals;
+#[expect(unsafe_code, reason = "an ioctl")]
 pub mod ethtool;
 pub mod filters;
 mod kernel;
 pub mod look;
+#[expect(unsafe_code, reason = "entering a network namespace is a system call")]
 pub mod namespace;
 mod resolver;
 mod router;

@@ -515,7 +515,7 @@ impl Keeper {
                     match announcer.announce(address, link) {
                         Ok(()) => tracing::debug!("VIP {address}: announced on {}", link.name),
                         Err(error) => {
-                            tracing::warn!("VIP {address}: cannot announce it on {}: {error}", link.name)
+                            tracing::warn!("VIP {address}: cannot announce it on {}: {error}", link.name);
                         }
                     }
                 }

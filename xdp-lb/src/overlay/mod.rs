@@ -1,5 +1,7 @@
 //! What was changed at runtime, found by discovery, and is leaving, over what the config file says.
 
+#![forbid(unsafe_code)]
+
 mod changes;
 pub(crate) mod diff;
 pub(crate) mod discovered;

@@ -1,5 +1,7 @@
 //! From what is wanted to what is written: the tables as they should be, and the writes, in order, that make them so.
 
+#![forbid(unsafe_code)]
+
 pub mod draft;
 #[cfg(test)]
 pub mod flow_memory;

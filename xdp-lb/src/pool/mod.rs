@@ -1,6 +1,8 @@
 //! What is known of services and backends, and what follows from it: who takes new flows, and how many. The time and all chance
 //! are passed in.
 
+#![forbid(unsafe_code)]
+
 pub mod agent;
 pub mod breaker;
 pub mod covered;

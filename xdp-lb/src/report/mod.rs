@@ -1,6 +1,8 @@
 //! What the daemon tells of itself: the snapshot that the owner task publishes, the documents of the API and the CLI that are
 //! made of it, and the rates in them.
 
+#![forbid(unsafe_code)]
+
 pub mod documents;
 pub(crate) mod rates;
 pub mod snapshot;

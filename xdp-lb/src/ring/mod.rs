@@ -1,6 +1,8 @@
 //! A service's ring: weighted Maglev, how a backend comes into it bit by bit, how long a ring is, and how one ring becomes
 //! the next.
 
+#![forbid(unsafe_code)]
+
 mod length;
 mod maglev;
 mod merge;

@@ -145,7 +145,7 @@ impl Drop for Program {
         match killpg(self.group, Signal::SIGKILL) {
             Ok(()) | Err(Errno::ESRCH) => {}
             Err(errno) => {
-                tracing::warn!("health checks: cannot end a program: {}; CAP_KILL is missing", errno.desc())
+                tracing::warn!("health checks: cannot end a program: {}; CAP_KILL is missing", errno.desc());
             }
         }
     }

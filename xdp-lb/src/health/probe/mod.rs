@@ -2,6 +2,7 @@
 
 mod datagram;
 mod dns;
+#[expect(unsafe_code, reason = "the program's user is set between fork and exec")]
 mod exec;
 mod grpc;
 mod http;
