@@ -116,7 +116,7 @@ fn a_config_is_checked_against_the_changes_made_at_runtime() {
     added("192.0.2.10:80");
     let (code, stdout, stderr) = check();
     assert_eq!((code, stdout.as_str()), (1, ""));
-    assert!(stderr.contains(state.to_str().unwrap()) && stderr.contains("is the VIP of"), "{stderr}");
+    assert!(stderr.contains(state.to_str().unwrap()) && stderr.contains("is already the VIP of"), "{stderr}");
     std::fs::write(&state, "{").unwrap();
     let (code, stdout, _) = check();
     assert_eq!(code, 0);
