@@ -1,5 +1,6 @@
 //! An owner task with a small state in memory, for tests of everything that talks to one.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -84,7 +85,7 @@ impl Views for Mutex<Owner> {
         let mut owner = self.lock().unwrap();
         let backends = owner.backends(Some(name))?;
         let service = owner.services.iter().find(|service| service.name == name).unwrap().clone();
-        Ok(ServiceDetailView { service, backends })
+        Ok(ServiceDetailView { service, options: BTreeMap::new(), backends })
     }
 
     fn backends(&self, service: Option<&str>) -> Answer<Vec<BackendView>> {

@@ -406,6 +406,17 @@ fn every_document_of_the_openapi_document_is_described() {
     }
     assert_eq!(schemas["Mode"]["enum"][0], "full-nat");
     assert_eq!(schemas["BackendPatch"]["additionalProperties"], false, "a typing mistake is refused");
+    let patch = &schemas["ServicePatch"]["properties"];
+    assert_eq!(
+        patch["health_check"]["anyOf"][0],
+        serde_json::json!({ "type": "object" }),
+        "some keys of a table"
+    );
+    assert!(patch["max_flows"]["anyOf"].to_string().contains("integer"), "{patch}");
+    assert!(
+        patch.get("mode").is_none() && patch.get("admin").is_some(),
+        "what cannot change is not asked for"
+    );
     let text = document().to_string();
     let mut references = text.split("\"$ref\":\"#/components/schemas/").skip(1);
     assert!(references.all(|rest| schemas.contains_key(rest.split('"').next().unwrap())));

@@ -16,7 +16,7 @@ use super::output::{Screen, number, text};
 use super::units::{self, byte_rate, counted, grouped, rate, span};
 use super::{Done, discovery, set};
 use crate::api::client::Client;
-use crate::model::change::FlowsLeft;
+use crate::model::change::{FlowsLeft, in_words};
 use crate::model::request::ServicePatch;
 use crate::model::state::AdminState;
 use crate::model::{
@@ -181,6 +181,9 @@ pub(super) struct Add {
     /// is a backup; may be given several times
     #[arg(long = "backend", value_name = "ADDR:PORT[=WEIGHT][,server-id=HEX][,max-flows=N][,backup]", value_parser = parse_backend)]
     backends: Vec<model::Backend>,
+    /// Any option by its key in the config file, as `service set` takes them; may be given several times
+    #[arg(long = "option", value_name = "KEY=VALUE")]
+    options: Vec<String>,
     #[command(flatten)]
     check: Check,
     #[command(flatten)]
@@ -321,7 +324,7 @@ impl Command {
 
 impl Add {
     fn service(self) -> Result<model::Service, clap::Error> {
-        Ok(model::Service {
+        let service = model::Service {
             name: self.name,
             vip: self.vip,
             protocol: self.protocol,
@@ -350,7 +353,8 @@ impl Add {
             health_check: self.check.health_check()?,
             discovery: self.discovery.discovery()?,
             backends: self.backends,
-        })
+        };
+        set::over(&service, &self.options).map_err(|why| wrong(&["service", "add"], why))
     }
 }
 
@@ -437,8 +441,38 @@ pub(super) fn table(screen: &Screen, services: &[ServiceView]) -> String {
     screen.table(&columns, rows)
 }
 
+/// The options that a service's detail tells in words; all others follow by their keys.
+const IN_WORDS: &[&str] = &[
+    "name",
+    "vip",
+    "protocol",
+    "mode",
+    "snat_addresses",
+    "affinity",
+    "flow_tracking",
+    "on_no_backends",
+    "hairpin",
+    "quic",
+    "allow",
+    "deny",
+    "new_flow_rate",
+    "new_flow_burst",
+    "panic_threshold",
+    "circuit_breaker",
+    "agent",
+    "feedback",
+    "slow_start",
+    "on_down",
+    "down_grace",
+    "down_timeout",
+    "max_flows",
+    "health_check",
+    "discovery",
+    "backend",
+];
+
 fn detail_table(screen: &Screen, detail: &ServiceDetailView) -> String {
-    let ServiceDetailView { service, backends } = detail;
+    let ServiceDetailView { service, options, backends } = detail;
     let traffic = &service.traffic;
     let addresses: Vec<_> = service.snat_addresses.iter().map(IpAddr::to_string).collect();
     let snat = match (service.mode, addresses.as_slice()) {
@@ -491,6 +525,9 @@ fn detail_table(screen: &Screen, detail: &ServiceDetailView) -> String {
         ),
     ];
     let mut text: String = facts.iter().map(|(name, value)| format!("{name:<15} {value}\n")).collect();
+    for (key, value) in options.iter().filter(|(key, _)| !IN_WORDS.contains(&key.as_str())) {
+        text += &format!("{key:<15} {}\n", in_words(value));
+    }
     for line in service.discovery.iter().flat_map(|it| discovery::troubles(&service.name, it)) {
         text += &format!("{line}\n");
     }

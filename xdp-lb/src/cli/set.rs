@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use crate::model::place::{Place, Problems};
 use crate::model::text::{listed, nearest, quoted};
 use crate::model::{Options, Patch, Row, patch};
 
@@ -36,6 +37,13 @@ fn add(all: &mut Map<String, Value>, key: String, value: Value) -> Result<(), St
         Some(_) => Err(format!("{key} is given twice; give it once")),
         None => Ok(()),
     }
+}
+
+/// A definition with options that are given by their keys.
+pub(super) fn over<T: Options>(definition: &T, assignments: &[String]) -> Result<T, String> {
+    let mut problems = Problems::default();
+    let whole = patch_of(assignments)?.over(definition, &Place::Root, &mut problems);
+    problems.into_result().map(|()| whole).map_err(|lines| lines.join("\n"))
 }
 
 /// Reads `KEY=VALUE`, or `TABLE.KEY=VALUE`.
@@ -109,6 +117,14 @@ mod tests {
         );
         let backend = patch_of::<Backend>(&["weight=50".into(), "backup=true".into()]).expect("valid");
         assert_eq!(serde_json::to_value(backend).expect("JSON"), json!({ "weight": 50, "backup": true }));
+    }
+
+    #[test]
+    fn a_definition_gets_options_that_no_flag_is_for() {
+        let web = Service::new("web", "192.0.2.10:80".parse().expect("a VIP"));
+        let changed = over(&web, &["max_flows=5".into(), "health_check=type=tcp".into()]).expect("valid");
+        assert_eq!((changed.max_flows, changed.name.as_str()), (5, "web"));
+        assert!(over(&web, &["max_flows=many".into()]).is_err());
     }
 
     #[test]

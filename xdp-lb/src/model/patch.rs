@@ -126,6 +126,13 @@ fn written<T: Serialize>(document: &T) -> Map<String, Value> {
     }
 }
 
+/// Every option with its value, or its default where that can be written: null where there is neither.
+pub fn values<T: Options>(of: &T) -> BTreeMap<String, Value> {
+    let mut written = written(of);
+    let value = |row: &Row<T>| written.remove(row.key).or_else(|| row.default_value()).unwrap_or_default();
+    T::OPTIONS.iter().map(value).zip(T::OPTIONS).map(|(value, row)| (row.key.to_owned(), value)).collect()
+}
+
 /// One table's keys over another's; null takes a key away.
 fn over(mut old: Map<String, Value>, new: &Map<String, Value>) -> Map<String, Value> {
     for (key, value) in new {

@@ -60,22 +60,25 @@ impl<T: Options + JsonSchema> JsonSchema for OptionsPatch<T> {
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let of = T::json_schema(generator);
+        let written = |key| of.get("properties").and_then(|all| all.get(key)).cloned();
         let mut properties = Map::new();
         for row in T::OPTIONS.iter().filter(|row| row.fixed.is_none()) {
-            let Some(mut schema) = of.get("properties").and_then(|all| all.get(row.key)).cloned() else {
-                continue;
+            // A table may be given by some of its keys.
+            let value = match written(row.key) {
+                Some(schema) if is_table(&schema, generator) => json!({ "type": "object" }),
+                Some(Value::Object(mut schema)) => {
+                    schema.remove("default");
+                    schema.into()
+                }
+                _ => continue,
             };
-            if let Some(schema) = schema.as_object_mut() {
-                schema.remove("default");
-            }
-            let value = json!({ "description": row.sentence, "anyOf": [schema, { "type": "null" }] });
-            properties.insert(row.key.into(), value);
+            let none = row.none.map(|_| json!({ "const": "none" }));
+            let any: Vec<Value> = [value, json!({ "type": "null" })].into_iter().chain(none).collect();
+            properties.insert(row.key.into(), json!({ "description": row.sentence, "anyOf": any }));
         }
-        let admin = generator.subschema_for::<AdminState>();
-        properties.insert(
-            "admin".into(),
-            json!({ "description": "The new administrative state.", "anyOf": [admin] }),
-        );
+        let admin = json!([generator.subschema_for::<AdminState>(), { "type": "null" }]);
+        let described = json!({ "description": "The new administrative state.", "anyOf": admin });
+        properties.insert("admin".into(), described);
         json_schema!({
             "type": "object",
             "description": "Options and their new values; null goes back to what the config file says.",
@@ -84,6 +87,15 @@ impl<T: Options + JsonSchema> JsonSchema for OptionsPatch<T> {
             "minProperties": 1,
         })
     }
+}
+
+/// Whether a schema is that of a table, or of one that may be absent.
+fn is_table(schema: &Value, generator: &SchemaGenerator) -> bool {
+    let any = schema.get("anyOf").and_then(Value::as_array).into_iter().flatten();
+    let mut names = any.chain([schema]).filter_map(|schema| schema.get("$ref")?.as_str()?.rsplit('/').next());
+    names.any(|name| {
+        generator.definitions().get(name).is_some_and(|it| it.get("type") == Some(&json!("object")))
+    })
 }
 
 /// A change to the node.

@@ -1,11 +1,13 @@
 //! The JSON documents of the API, which are also what `--output json` prints. Stable: fields are
 //! added, never renamed or removed within `/v1`.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::health::{AgentAdmin, AgentOperation};
 use crate::model::change::{ServiceChange, SettingChange};
@@ -311,6 +313,9 @@ pub struct MovingView {
 pub struct ServiceDetailView {
     /// The service.
     pub service: ServiceView,
+    /// Every option of it by its key in the config file, with its default where none is written; null or `none` where there is no value.
+    #[serde(default)]
+    pub options: BTreeMap<String, Value>,
     /// Its backends, by address.
     pub backends: Vec<BackendView>,
 }

@@ -18,7 +18,7 @@ use super::unused::{some, unused};
 use crate::health::Health;
 use crate::model::refusal::{Answer, Refusal};
 use crate::model::state::{HealthState, TroubleKind, VipState};
-use crate::model::{DownPolicy, EffectiveBackend, EffectiveService, unknown};
+use crate::model::{self, DownPolicy, EffectiveBackend, EffectiveService, patch, unknown};
 use crate::net::vips::Wish;
 use crate::plan::places::{identities, identity};
 use crate::pool::agent::AgentState;
@@ -91,7 +91,10 @@ impl Snapshot {
     pub fn service(&self, name: &str, clock: &Clock) -> Answer<ServiceDetailView> {
         let (service, carried) = self.of_service(name)?;
         let backends = self.backend_views([service], &carried, clock)?;
-        Ok(ServiceDetailView { service: self.service_view(service, &carried, clock), backends })
+        let definition =
+            model::Service { health_check: Some(service.service.check()), ..service.service.clone() };
+        let options = patch::values(&definition);
+        Ok(ServiceDetailView { service: self.service_view(service, &carried, clock), options, backends })
     }
 
     /// The backends of a service, or of all.
