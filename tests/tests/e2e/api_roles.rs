@@ -76,7 +76,7 @@ fn groups_look_or_change_as_the_config_says_and_the_log_says_who_changed_what() 
     let path = format!("/v1/services/web/backends/{}", first.replace(':', "%3A"));
     for (who, what, ended) in [
         ("WARN audit: nobody (uid 65534, pid ", format!("PATCH {path}: 403: "), "has read access only"),
-        ("INFO audit: nobody (uid 65534, pid ", format!("PATCH {path}: 200: "), "drains"),
+        ("INFO audit: nobody (uid 65534, pid ", format!("PATCH {path}: 200: "), "is draining"),
         ("INFO audit: root (uid 0, pid ", format!("PATCH {path}: 200: "), "enabled"),
         ("WARN audit: root (uid 0, pid ", "DELETE /v1/services/wbe: 404: ".into(), "web"),
     ] {

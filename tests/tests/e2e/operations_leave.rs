@@ -74,7 +74,7 @@ fn taken_out_of_the_file(mode: &str) {
     let said = site.daemon.cli(&["backend", "remove", "web", &web_backend(2)]).unwrap();
     assert!(said.contains("; draining, with "), "{said}");
     let status = site.daemon.cli(&["backend", "list"]).unwrap();
-    assert!(status.contains("was removed"), "{status}");
+    assert!(status.contains("removed: it leaves once its flows have ended"), "{status}");
     download.wait_for_progress().unwrap();
     // Longer than a silent flow could live that has no record.
     std::thread::sleep(Duration::from_secs(12));
@@ -122,7 +122,7 @@ fn what_is_removed_with_now_goes_at_once_and_it_is_said_what_that_ends() {
     kept.wait_for_progress().unwrap();
     assert_eq!(leaving(daemon), [web_backend(1)]);
     let said = daemon.cli(&["service", "remove", "web", "--now"]).unwrap();
-    assert!(said.contains("is gone; this ended 1 recorded flow"), "{said}");
+    assert!(said.contains("is now removed; this ended 1 recorded flow"), "{said}");
     assert_eq!(daemon.cli_json(&["service", "list"]).unwrap(), Value::Array(vec![]));
 }
 
@@ -194,7 +194,7 @@ fn a_node_that_drains_names_the_vips_that_stay_and_fails_and_those_that_are_not_
     let config = web("full-nat", &[1]).replace(Network::VIP, "203.0.113.10");
     let mut site = Site::start("leave", 1, &config).unwrap();
     let said = site.daemon.cli(&["node", "drain"]).unwrap();
-    assert!(said.contains("take their addresses or routes away yourself: 203.0.113.10"), "{said}");
+    assert!(said.contains("remove their addresses or routes yourself: 203.0.113.10"), "{said}");
     site.daemon.cli(&["node", "undrain"]).unwrap();
     let text = site.daemon.config().unwrap();
     fs::write(site.daemon.config_file(), format!("vips.interface = \"lo\"\n{text}")).unwrap();

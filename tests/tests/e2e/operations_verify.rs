@@ -176,7 +176,7 @@ fn an_unmounted_bpffs_is_told_and_forwarding_goes_on_until_it_is_mounted_again()
     let weighed = bed.daemon.cli_output(&["backend", "set-weight", "echo", &endpoint, "50"]).unwrap();
     assert_eq!(weighed.status.code(), Some(3), "{weighed:?}");
     assert!(
-        String::from_utf8_lossy(&weighed.stderr).contains("TROUBLE: forwarding would end"),
+        String::from_utf8_lossy(&weighed.stderr).contains("so forwarding would end with this daemon"),
         "{weighed:?}"
     );
     let upgraded = bed.daemon.cli_output(&["upgrade"]).unwrap();
