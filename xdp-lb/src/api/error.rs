@@ -1,11 +1,9 @@
 //! What a request is answered with that is refused.
 
 use axum::Json;
-use axum::extract::rejection::BytesRejection;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 
-use crate::api::extract::MAX_BODY;
 use crate::model::refusal::Refusal;
 use crate::report::documents::ErrorView;
 
@@ -37,15 +35,4 @@ impl IntoResponse for Error {
     fn into_response(self) -> Response {
         (self.status, Json(self.view)).into_response()
     }
-}
-
-pub(super) fn unreadable(rejection: BytesRejection) -> Error {
-    match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => too_large(),
-        status => Error::new(status, format!("cannot read the request body: {}", rejection.body_text())),
-    }
-}
-
-pub(super) fn too_large() -> Error {
-    Error::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the request body is larger than {MAX_BODY} bytes"))
 }

@@ -3,13 +3,13 @@
 use std::net::SocketAddr;
 
 use axum::body::{Bytes, HttpBody as _};
-use axum::extract::rejection::QueryRejection;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Query, Request};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use serde::de::DeserializeOwned;
 
-use crate::api::error::{Error, too_large, unreadable};
+use crate::api::error::Error;
 use crate::model::refusal::Refusal;
 use crate::model::text;
 
@@ -85,4 +85,15 @@ async fn segments<T: DeserializeOwned + Send, S: Send + Sync>(
     segments.map(|axum::extract::Path(segments)| segments).map_err(|rejection| {
         Error::new(rejection.status(), format!("the path cannot be read: {}", rejection.body_text()))
     })
+}
+
+fn unreadable(rejection: BytesRejection) -> Error {
+    match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => too_large(),
+        status => Error::new(status, format!("cannot read the request body: {}", rejection.body_text())),
+    }
+}
+
+fn too_large() -> Error {
+    Error::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the request body is larger than {MAX_BODY} bytes"))
 }
