@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::model::place::{Place, Problems};
 use crate::model::text::{listed, nearest, quoted};
-use crate::model::{Options, Patch, Row, patch};
+use crate::model::{Options, Patch, Row};
 
 /// New values of options: `max_flows=1000`, `health_check.interval=2s`, `affinity=default`.
 ///
@@ -59,11 +59,10 @@ fn read<T: Options>(text: &str) -> Result<(String, Value), String> {
         return Err(format!("{key} cannot change at runtime: {why}"));
     }
     let value = match (value, within) {
-        ("default", _) => Value::Null,
-        (value, None) => row.value(value).map_err(|wrong| format!("{key}: {wrong}"))?,
-        (value, Some(within)) => {
-            patch::keys(&format!("{within}={value}"))?.remove(within).unwrap_or_default()
-        }
+        ("default", Some(within)) => row.check_key(within).map(|()| Value::Null)?,
+        ("default", None) => Value::Null,
+        (value, None) => row.value(value)?,
+        (value, Some(within)) => row.value_of_key(within, value)?,
     };
     Ok((path, value))
 }
@@ -80,7 +79,7 @@ fn find<T: Options>(key: &str) -> Result<&'static Row<T>, String> {
 pub(super) fn help<T: Options>(example: &str) -> String {
     let mut help = String::from(
         "Write values as in the config file, without quotes; \"none\" removes a value, \"default\" takes a change back. \
-         TABLE.KEY=VALUE changes one key of a table.\n\nOptions:\n",
+         TABLE.KEY=VALUE changes one key of a table; commas separate the items of a list.\n\nOptions:\n",
     );
     for row in T::OPTIONS.iter().filter(|row| row.fixed.is_none()) {
         help += &format!("  {:<16} {}\n", row.key, row.sentence.replace('`', ""));
@@ -120,11 +119,47 @@ mod tests {
     }
 
     #[test]
+    fn a_key_of_a_table_is_read_as_it_wants_its_value() {
+        assert_eq!(
+            service(&[
+                "discovery.resolvers=192.0.2.53, 192.0.2.54",
+                "health_check.headers=X: y",
+                "health_check.status=200-299,401",
+                "health_check.path=/a,b=c",
+                "health_check.body=7",
+                "agent.send=8",
+                "agent.port=8081",
+                "feedback.latency=true",
+                "circuit_breaker.failure_percent=none",
+                "circuit_breaker.open=default",
+            ]),
+            Ok(json!({
+                "discovery": { "resolvers": ["192.0.2.53", "192.0.2.54"] },
+                "health_check": {
+                    "headers": ["X: y"], "status": "200-299,401", "path": "/a,b=c", "body": "7",
+                },
+                "agent": { "send": "8", "port": 8081 },
+                "feedback": { "latency": true },
+                "circuit_breaker": { "failure_percent": "none", "open": null },
+            }))
+        );
+        assert_eq!(
+            service(&["health_check=type=http,headers=X: y,status=401", "agent=interval=3s,send=8"]),
+            Ok(json!({
+                "health_check": { "type": "http", "headers": ["X: y"], "status": "401" },
+                "agent": { "interval": "3s", "send": "8" },
+            }))
+        );
+    }
+
+    #[test]
     fn a_definition_gets_options_that_no_flag_is_for() {
         let web = Service::new("web", "192.0.2.10:80".parse().expect("a VIP"));
         let changed = over(&web, &["max_flows=5".into(), "health_check=type=tcp".into()]).expect("valid");
         assert_eq!((changed.max_flows, changed.name.as_str()), (5, "web"));
         assert!(over(&web, &["max_flows=many".into()]).is_err());
+        let changed = over(&web, &["health_check.interval=2s".into()]).expect("valid");
+        assert_eq!(changed.check().to_string(), "tcp, every 2s, timeout 500ms, rise 2, fall 3");
     }
 
     #[test]
@@ -138,6 +173,11 @@ mod tests {
             (&["max_flows=-1"], "max_flows: \"-1\" is not a whole number"),
             (&["max_flows=abc", "slow_start=soon"], "slow_start: "),
             (&["max_flows=abc", "slow_start=soon"], "max_flows: "),
+            (&["allow.x=default"], "allow is not a table, so it has no keys"),
+            (&["max_flows.x=1"], "max_flows is not a table, so it has no keys"),
+            (&["health_check.fal=default"], "health_check: unknown key \"fal\"; did you mean \"fall\"?"),
+            (&["health_check.rise=often"], "health_check.rise: \"often\" is not a whole number"),
+            (&["health_check=type=http,path=/a,b"], "a value with a comma as health_check.KEY=VALUE"),
             (&["mode=nat"], "mode cannot change at runtime: established flows would break"),
             (
                 &["vip=192.0.2.1:80"],

@@ -219,6 +219,13 @@ impl fmt::Display for Words<'_> {
                     more => write!(f, " and {} more", grouped(more as u64)),
                 }
             }
+            Value::Object(table) => {
+                for (place, (key, value)) in table.iter().enumerate() {
+                    let comma = if place > 0 { ", " } else { "" };
+                    write!(f, "{comma}{key} {}", Words(value))?;
+                }
+                Ok(())
+            }
             other => other.fmt(f),
         }
     }

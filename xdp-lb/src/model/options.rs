@@ -31,6 +31,10 @@ pub struct Row<T: 'static> {
     pub(crate) read: fn(&mut Section<'_>, &mut T),
     /// What `none` makes of it, where it may be without a value.
     pub(crate) none: Option<fn(&mut T)>,
+    /// The keys of its value, where that is a table.
+    pub(crate) keys: Option<&'static [&'static str]>,
+    /// Writes the value that is in effect where none is written, where that is a table.
+    pub(crate) in_effect: Option<fn(&mut T)>,
 }
 
 /// A struct of options: a row each, with the field's attributes, name, type and default, and with the columns of [`Row`].
@@ -46,7 +50,9 @@ macro_rules! options {
                     default: $written:literal,
                     range: $range:literal
                     $(, read: $read:expr)?
+                    $(, keys: $keys:expr)?
                     $(, none: $none:expr)?
+                    $(, in_effect: $in_effect:expr)?
                     $(, fixed: $fixed:literal)?
                     $(,)?
                 }
@@ -78,6 +84,8 @@ macro_rules! options {
                         }
                     },
                     none: options!(@some $($none)?),
+                    keys: options!(@some $($keys)?),
+                    in_effect: options!(@some $($in_effect)?),
                 },
             )+];
 

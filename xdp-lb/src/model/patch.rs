@@ -13,8 +13,9 @@ use super::text::{listed, quoted};
 
 /// New values of some options of a `T`, by key, as JSON.
 ///
-/// A table is put over the present one, key by key; one with a `type` takes its place. The word `none` leaves an option that may
-/// be absent without a value. Asked for, null takes a change back; none is kept.
+/// A table is put over the one that is in effect, key by key; one with a `type` takes its place. The word `none` leaves an option
+/// that may be absent without a value, and a key of a table. In a table with a `type`, which is whole, it is a word as any other.
+/// Asked for, null takes a change back; none is kept.
 pub struct Patch<T> {
     keys: BTreeMap<String, Value>,
     of: PhantomData<fn() -> T>,
@@ -60,12 +61,15 @@ impl<T: Options> Patch<T> {
         for (key, value) in &newer.keys {
             let merged = match (self.keys.remove(key), value) {
                 (_, Value::Null) => None,
+                // There is no change of a key to take back.
+                (Some(old), Value::Object(new)) if !old.is_object() && takes_back(new) => Some(old),
                 (old, Value::Object(new)) => {
                     let old = match old {
-                        Some(Value::Object(old)) if !new.contains_key("type") => old,
+                        Some(Value::Object(old)) if !replaces(new) => old,
                         _ => Map::new(),
                     };
-                    let merged = over(old, new);
+                    let is_whole = replaces(&old);
+                    let merged = over(old, new, is_whole);
                     // Nothing is left of changes that are all taken back; {} asks for a table of defaults.
                     (!merged.is_empty() || new.is_empty()).then_some(Value::Object(merged))
                 }
@@ -79,7 +83,9 @@ impl<T: Options> Patch<T> {
     pub fn prune(&mut self, base: &T) {
         let is_same = |key: &String, value: &mut Value| {
             let one = Self::of(key, value.clone());
-            one.over(base, &Place::Root, &mut Problems::default()) == *base
+            let next = one.over(base, &Place::Root, &mut Problems::default());
+            let has_effect = |row: &&Row<T>| row.key == key && row.in_effect.is_some();
+            next == *base || T::OPTIONS.iter().any(|row| has_effect(&row)) && filled(&next) == filled(base)
         };
         self.keys.extract_if(.., is_same).for_each(drop);
     }
@@ -104,17 +110,68 @@ impl<T: Options> Patch<T> {
                 none(&mut next);
                 continue;
             }
-            let node = match (value, present.get(key)) {
-                (Value::Object(new), Some(Value::Object(old))) if !new.contains_key("type") => {
-                    Node::from(&Value::Object(over(old.clone(), new)))
+            let node = match value {
+                Value::Object(new) if row.keys.is_some() && !replaces(new) => {
+                    let old = match present.get(key) {
+                        Some(Value::Object(old)) => Some(old.clone()),
+                        _ => row.kind_in_effect(base),
+                    };
+                    // What is not there has no keys to remove.
+                    if old.is_none() && removes(new) {
+                        continue;
+                    }
+                    Node::from(&Value::Object(over(old.unwrap_or_default(), new, true)))
                 }
-                (value, _) => Node::from(value),
+                value => Node::from(value),
             };
             let table = Table::from([(key.clone(), node)]);
             (row.read)(&mut Section::new(&table, *place, &[row.key], problems), &mut next);
         }
         next
     }
+
+    /// The same for a document that has no more than `base`: tables that it lacks are whole.
+    pub(crate) fn for_document_of(&self, base: &T) -> Self {
+        let present = written(base);
+        let whole = |(key, value): (&String, &Value)| {
+            let row = T::OPTIONS.iter().find(|row| row.key == key);
+            let value = match (value, row) {
+                (Value::Object(new), Some(row)) if !present.contains_key(key) && !replaces(new) => {
+                    over(row.kind_in_effect(base).unwrap_or_default(), new, true).into()
+                }
+                (value, _) => value.clone(),
+            };
+            (key.clone(), value)
+        };
+        self.keys.iter().map(whole).collect()
+    }
+}
+
+/// Whether a table takes the place of the present one.
+pub(crate) fn replaces(table: &Map<String, Value>) -> bool {
+    table.get("type").is_some_and(|kind| !kind.is_null())
+}
+
+/// Whether a table only takes changes back.
+fn takes_back(table: &Map<String, Value>) -> bool {
+    !table.is_empty() && table.values().all(Value::is_null)
+}
+
+/// Whether a table only removes keys.
+fn removes(table: &Map<String, Value>) -> bool {
+    !table.is_empty() && table.iter().all(|(key, value)| is_removal(key, value))
+}
+
+/// Whether a key's value removes it. The key `type` may have this word for a value.
+fn is_removal(key: &str, value: &Value) -> bool {
+    key != "type" && value.as_str() == Some(NONE)
+}
+
+/// A definition with the tables that are in effect where none is written.
+pub(crate) fn filled<T: Options>(of: &T) -> T {
+    let mut filled = of.clone();
+    T::OPTIONS.iter().filter_map(|row| row.in_effect).for_each(|fill| fill(&mut filled));
+    filled
 }
 
 /// A document as JSON.
@@ -133,11 +190,12 @@ pub fn values<T: Options>(of: &T) -> BTreeMap<String, Value> {
     T::OPTIONS.iter().map(value).zip(T::OPTIONS).map(|(value, row)| (row.key.to_owned(), value)).collect()
 }
 
-/// One table's keys over another's; null takes a key away.
-fn over(mut old: Map<String, Value>, new: &Map<String, Value>) -> Map<String, Value> {
+/// One table's keys over another's; null takes a key away, and `none`, where the other one is whole.
+fn over(mut old: Map<String, Value>, new: &Map<String, Value>, is_whole: bool) -> Map<String, Value> {
     for (key, value) in new {
         match value {
             Value::Null => drop(old.remove(key)),
+            value if is_whole && is_removal(key, value) => drop(old.remove(key)),
             value => drop(old.insert(key.clone(), value.clone())),
         }
     }
@@ -154,11 +212,90 @@ impl<T: Options> Row<T> {
         }
     }
 
+    /// The type of the table that is in effect where none is written: its other keys have their defaults.
+    fn kind_in_effect(&self, of: &T) -> Option<Map<String, Value>> {
+        let mut filled = of.clone();
+        self.in_effect?(&mut filled);
+        let kind = written(&filled).get(self.key)?.get("type")?.clone();
+        Some([("type".to_owned(), kind)].into_iter().collect())
+    }
+
+    /// The keys of its table, of which this has to be one.
+    ///
+    /// # Errors
+    /// That it is not a table, or has no such key.
+    pub fn check_key(&self, key: &str) -> Result<(), String> {
+        let keys = self.keys.ok_or_else(|| self.no_table())?;
+        let table = Table::from([(key.to_owned(), Node::Nothing)]);
+        let mut problems = Problems::default();
+        Section::new(&table, Place::Root, keys, &mut problems);
+        problems
+            .all
+            .into_iter()
+            .next()
+            .map_or(Ok(()), |problem| Err(format!("{}: {}", self.key, problem.what)))
+    }
+
+    fn no_table(&self) -> String {
+        format!("{} is not a table, so it has no keys; give its value as a whole", self.key)
+    }
+
+    /// The value that text on a command line stands for as the value of a key of its table. A list's items have commas between.
+    ///
+    /// # Errors
+    /// What is wrong, and what to write.
+    pub fn value_of_key(&self, key: &str, text: &str) -> Result<Value, String> {
+        self.read_key(key, text, text.split(',').map(|item| Value::from(item.trim())).collect())
+    }
+
+    fn read_key(&self, key: &str, text: &str, list: Vec<Value>) -> Result<Value, String> {
+        self.check_key(key)?;
+        if is_removal(key, &NONE.into()) && text == NONE {
+            return Ok(NONE.into());
+        }
+        let path = Place::Root.key(self.key);
+        let path = path.key(key).path();
+        let mut wanted = None;
+        for value in plain(text).into_iter().chain([Value::from(text), list.into()]) {
+            let table = Node::Table([(key.to_owned(), Node::from(&value))].into_iter().collect());
+            let table = Table::from([(self.key.to_owned(), table)]);
+            let mut problems = Problems::default();
+            let mut section = Section::new(&table, Place::Root, &[self.key], &mut problems);
+            (self.read)(&mut section, &mut T::example());
+            let mut of_key = problems.all.iter().filter(|problem| problem.path == path);
+            match of_key.find_map(|problem| wanted_type(&problem.what)) {
+                None => return Ok(value),
+                Some(other) => wanted = Some(other.to_owned()),
+            }
+        }
+        let wanted = wanted.unwrap_or_default();
+        Err(format!("{}.{key}: {} is not {wanted}", self.key, quoted(text)))
+    }
+
+    /// Reads the keys of its table, `KEY=VALUE,...`: a value that is a list has one item.
+    fn table(&self, text: &str) -> Result<Value, String> {
+        let key = |pair: &str| {
+            let (key, value) = pair.split_once('=').ok_or_else(|| {
+                format!(
+                    "{}: {} is not KEY=VALUE; write {0}=KEY=VALUE,..., and a value with a comma as {0}.KEY=VALUE",
+                    self.key,
+                    quoted(pair)
+                )
+            })?;
+            let key = key.trim();
+            Ok((key.to_owned(), self.read_key(key, value, vec![value.into()])?))
+        };
+        text.split(',').map(key).collect::<Result<Map<String, Value>, String>>().map(Value::Object)
+    }
+
     /// The value that text on a command line stands for, or what is wrong with it.
     ///
     /// # Errors
     /// What is wrong, and what to write.
     pub fn value(&self, text: &str) -> Result<Value, String> {
+        if self.keys.is_some() && text != NONE {
+            return self.table(text);
+        }
         let mut all_wrong = Vec::new();
         for value in readings(text) {
             let patch = Patch::<T>::of(self.key, value.clone());
@@ -172,7 +309,9 @@ impl<T: Options> Row<T> {
         // What is wrong with a value of the right type says more.
         let wrong = all_wrong.iter().find(|wrong| wanted_type(wrong).is_none()).or(all_wrong.first());
         let wrong = wrong.map_or("", |wrong| wrong);
-        Err(wanted_type(wrong).map_or(wrong.to_owned(), |wanted| format!("{} is not {wanted}", quoted(text))))
+        let wrong =
+            wanted_type(wrong).map_or(wrong.to_owned(), |wanted| format!("{} is not {wanted}", quoted(text)));
+        Err(format!("{}: {wrong}", self.key))
     }
 }
 
@@ -184,10 +323,13 @@ fn wanted_type(wrong: &str) -> Option<&str> {
 
 /// What a text may stand for, the likeliest first.
 fn readings(text: &str) -> Vec<Value> {
-    let plain = text.parse::<u64>().map(Value::from).ok().or(text.parse::<bool>().map(Value::from).ok());
-    let list = || text.split(',').map(|item| Value::from(item.trim())).collect::<Vec<_>>().into();
-    let table = text.contains('=').then(|| keys(text).ok()).flatten().map(Value::Object);
-    table.into_iter().chain(plain).chain([Value::from(text), list()]).collect()
+    let list = text.split(',').map(|item| Value::from(item.trim())).collect::<Vec<_>>();
+    plain(text).into_iter().chain([Value::from(text), list.into()]).collect()
+}
+
+/// A number, or true or false, that a text may stand for.
+fn plain(text: &str) -> Option<Value> {
+    text.parse::<u64>().map(Value::from).ok().or(text.parse::<bool>().map(Value::from).ok())
 }
 
 /// Reads the keys of a table, `KEY=VALUE,...`: a number, or true or false, is one; all else is text.
@@ -265,6 +407,20 @@ impl<'de, T: Options> Deserialize<'de> for Patch<T> {
         let whole: Self = whole.map(|(key, value)| (key.clone(), value.clone())).collect();
         let mut problems = Problems::default();
         whole.over(&T::example(), &Place::Root, &mut problems);
+        for (key, value) in &patch.keys {
+            let row = T::OPTIONS.iter().find(|row| row.key == key && row.fixed.is_none());
+            let (Some(row), Value::Object(table)) = (row, value) else { continue };
+            match row.keys {
+                None => problems.add(&Place::Root, row.no_table()),
+                // The other keys are read with their values.
+                Some(keys) => {
+                    let unread =
+                        table.iter().filter(|(key, value)| value.is_null() || is_removal(key, value));
+                    let unread: Table = unread.map(|(key, _)| (key.clone(), Node::Nothing)).collect();
+                    Section::new(&unread, Place::Root.key(key), keys, &mut problems);
+                }
+            }
+        }
         match problems.into_result() {
             Ok(()) => Ok(patch),
             Err(lines) => Err(serde::de::Error::custom(lines.join("\n"))),
@@ -364,6 +520,60 @@ mod tests {
             patch(json!({ "max_flows": 7, "slow_start": "30s", "deny": "none", "affinity": "source" }));
         same.prune(&web());
         assert_eq!(same, patch(json!({ "affinity": "source" })));
+    }
+
+    #[test]
+    fn only_a_table_is_given_key_by_key() {
+        let refused =
+            |json: Value| serde_json::from_value::<Patch<Service>>(json).expect_err("refused").to_string();
+        for (json, key) in [
+            (json!({ "allow": { "x": null } }), "allow"),
+            (json!({ "max_flows": { "x": null } }), "max_flows"),
+            (json!({ "slow_start": { "x": "none" } }), "slow_start"),
+            (json!({ "deny": {} }), "deny"),
+        ] {
+            let wrong = refused(json);
+            assert_eq!(wrong, format!("{key} is not a table, so it has no keys; give its value as a whole"));
+        }
+        let weight = serde_json::from_value::<Patch<Backend>>(json!({ "weight": { "x": null } }));
+        assert!(weight.expect_err("refused").to_string().starts_with("weight is not a table"));
+        let wrong = refused(json!({ "health_check": { "fal": null } }));
+        assert_eq!(wrong, "health_check: unknown key \"fal\"; did you mean \"fall\"?");
+        for row in Service::OPTIONS.iter().filter(|row| row.fixed.is_none()) {
+            let table = Table::from([(row.key.to_owned(), Node::Table(Table::new()))]);
+            let mut problems = Problems::default();
+            let mut section = Section::new(&table, Place::Root, &[row.key], &mut problems);
+            (row.read)(&mut section, &mut Service::example());
+            let is_refused = problems.all.iter().any(|problem| problem.what.starts_with("is a table; "));
+            assert_eq!(row.keys.is_some(), !is_refused, "{}", row.key);
+        }
+    }
+
+    #[test]
+    fn no_key_is_taken_back_of_what_is_removed() {
+        let mut kept = patch(json!({ "circuit_breaker": "none" }));
+        kept.merge(&patch(json!({ "circuit_breaker": { "open": null } })));
+        assert_eq!(kept, patch(json!({ "circuit_breaker": "none" })));
+        let mut kept = patch(json!({ "health_check": { "interval": "2s" } }));
+        kept.merge(&patch(json!({ "health_check": { "type": null } })));
+        assert_eq!(kept, patch(json!({ "health_check": { "interval": "2s" } })));
+    }
+
+    #[test]
+    fn a_key_of_a_table_is_removed_where_it_may_be_absent() {
+        let mut wanted = web();
+        wanted.circuit_breaker.as_mut().expect("it has one").open = std::time::Duration::from_secs(30);
+        assert_eq!(over(json!({ "circuit_breaker": { "open": "none" } })), Ok(wanted));
+        let wrong = over(json!({ "agent": { "interval": "1s", "port": "none" } })).expect_err("refused");
+        assert!(wrong.contains("agent.port: is missing"), "{wrong}");
+        // There is nothing to remove it from.
+        assert_eq!(over(json!({ "feedback": { "floor": "none" } })), Ok(web()));
+        // A table with a type is whole, and says what it says.
+        let literal = over(json!({ "health_check": { "type": "http", "host": "none" } })).expect("valid");
+        assert!(literal.check().to_string().contains(" of none"), "{}", literal.check());
+        let mut kept = patch(json!({ "health_check": { "type": "http", "host": "a.example" } }));
+        kept.merge(&patch(json!({ "health_check": { "host": "none" } })));
+        assert_eq!(kept, patch(json!({ "health_check": { "type": "http" } })));
     }
 
     #[test]

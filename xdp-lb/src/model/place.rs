@@ -24,7 +24,7 @@ impl<'a> Place<'a> {
     }
 
     /// The way from the root to here.
-    fn path(&self) -> Vec<Step> {
+    pub(crate) fn path(&self) -> Vec<Step> {
         match self {
             Self::Root => Vec::new(),
             Self::Key(parent, key) => {

@@ -107,6 +107,7 @@ options! {
             default: "connection IDs are ignored",
             range: "a table: `server_id_length` (1 to 15), `config_id` (0 to 6, default 0); UDP only",
             read: |it, key| it.section(key, Quic::KEYS, Quic::read).flatten().map(Some),
+            keys: Quic::KEYS,
             none: |it| it.quic = None,
         }
         #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "deserialize_ranges")]
@@ -152,6 +153,7 @@ options! {
             default: "none",
             range: "a table, below",
             read: |it, key| it.section(key, CircuitBreaker::KEYS, CircuitBreaker::read).map(Some),
+            keys: CircuitBreaker::KEYS,
             none: |it| it.circuit_breaker = None,
         }
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -160,6 +162,7 @@ options! {
             default: "none",
             range: "a table, below",
             read: |it, key| it.section(key, Agent::KEYS, Agent::read).flatten().map(Some),
+            keys: Agent::KEYS,
             none: |it| it.agent = None,
         }
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -168,6 +171,7 @@ options! {
             default: "weights as configured",
             range: "a table, below",
             read: |it, key| it.section(key, Feedback::KEYS, Feedback::read).map(Some),
+            keys: Feedback::KEYS,
             none: |it| it.feedback = None,
         }
         #[schemars(with = "Option<String>")]
@@ -213,7 +217,9 @@ options! {
             default: "`{ type = \"tcp\" }` for TCP, `{ type = \"none\" }` for UDP and for more than one port",
             range: "a table, below",
             read: |it, key| it.section(key, written_check::KEYS, HealthCheck::read).flatten().map(Some),
+            keys: written_check::KEYS,
             none: |it| it.health_check = Some(HealthCheck::new(Probe::None)),
+            in_effect: |it| it.health_check = Some(it.check()),
         }
         #[serde(default, skip_serializing_if = "Option::is_none")]
         discovery: Option<Discovery> = None => {
@@ -221,6 +227,7 @@ options! {
             default: "none",
             range: "a table, below",
             read: |it, key| it.section(key, written_discovery::KEYS, Discovery::read).flatten().map(Some),
+            keys: written_discovery::KEYS,
             none: |it| it.discovery = None,
         }
         #[serde(default, rename = "backend", skip_serializing_if = "Vec::is_empty")]

@@ -6,6 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
+use serde_json::Value;
+
 use super::diff::{option_changes, option_value};
 use super::effective::effective;
 use super::kept::{BackendChange, ChangedBackend, Overlay};
@@ -15,7 +17,7 @@ use crate::model::choices::{FlowTracking, Mode};
 use crate::model::config::Config;
 use crate::model::effective::EffectiveBackend;
 use crate::model::options::Options;
-use crate::model::patch::Patch;
+use crate::model::patch::{Patch, replaces};
 use crate::model::place::{Place, Problems};
 use crate::model::refusal::{Answer, Refusal};
 use crate::model::request::{BackendPatch, Outcome, ServicePatch};
@@ -66,8 +68,11 @@ impl Overlay {
     /// `NotFound`, with the services that there are; `Invalid` where nothing is asked for, or an option cannot have the value
     /// or cannot change.
     pub fn patch_service(&mut self, config: &Config, name: &str, patch: &ServicePatch) -> Answer<Outcome> {
+        if self.leaving.has_service(name) && patch == &ServicePatch::admin(AdminState::Draining) {
+            return unchanged(format!("service {name} was removed and is already draining"));
+        }
         let merge = Merge::new(config, self);
-        let old = service(&merge, name)?;
+        let old = &service(&merge, name)?.without_backends();
         if patch.is_empty() {
             return Err(Refusal::Invalid(format!(
                 "service {name}: nothing to change; give an option or a state"
@@ -75,12 +80,14 @@ impl Overlay {
         }
         let mut words = Vec::new();
         let mut is_changed = false;
+        let mut has_discovery = old.discovery.is_some();
         let mut options = self.changed_services.get(name).cloned().unwrap_or_default();
         if !patch.options.is_empty() {
             options.merge(&patch.options);
             let base = merge.unchanged(name).map_or(old, |(base, _)| base);
             let new = changed_service(base, old, &options).map_err(invalid)?;
             is_changed = options_in_words(old, &new, &patch.options, &mut words);
+            has_discovery = new.discovery.is_some();
             options.prune(base);
         }
         let is_drained = self.drained_services.contains(name);
@@ -97,6 +104,9 @@ impl Overlay {
                 true => self.drained_services.insert(name.into()),
                 false => self.drained_services.remove(name),
             };
+        }
+        if !has_discovery {
+            self.discovered.remove(name);
         }
         if options.is_empty() {
             self.changed_services.remove(name);
@@ -459,16 +469,31 @@ fn changed_service(base: &Service, old: &Service, options: &Patch<Service>) -> R
 fn options_in_words<T: Options>(old: &T, new: &T, asked: &Patch<T>, words: &mut Vec<String>) -> bool {
     let changes = option_changes(old, new);
     let mut already = "already has ";
-    for (key, _) in asked.keys() {
-        let is_of_key = |change: &&KeyChange| change.key.split('.').next() == Some(key);
+    for (key, value) in asked.keys().flat_map(|(key, value)| asked_keys(new, key, value)) {
+        let is_of_key = |change: &&KeyChange| {
+            let rest = change.key.strip_prefix(&key);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
         let of_key: Vec<String> = changes.iter().filter(is_of_key).map(ToString::to_string).collect();
         if of_key.is_empty() {
-            words.push(format!("{already}{key} {}", in_words(&option_value(new, key))));
+            words.push(format!("{already}{key} {}", in_words(&value)));
         }
         already = if of_key.is_empty() { "" } else { "already has " };
         words.extend(of_key);
     }
     !changes.is_empty()
+}
+
+/// What is asked for under a key, with its new value: the keys of a table, where it is given key by key and is there.
+fn asked_keys<T: Options>(new: &T, key: &str, asked: &Value) -> Vec<(String, Value)> {
+    let value = option_value(new, key);
+    match (asked, &value) {
+        (Value::Object(asked), Value::Object(table)) if !asked.is_empty() && !replaces(asked) => {
+            let value = |within: &String| table.get(within).cloned().unwrap_or_default();
+            asked.keys().map(|within| (format!("{key}.{within}"), value(within))).collect()
+        }
+        _ => vec![(key.to_owned(), value)],
+    }
 }
 
 /// The least change that makes a backend so, given those that its service is defined with.
@@ -517,10 +542,13 @@ fn find(backends: &[Backend], address: SocketAddr) -> Option<Backend> {
 
 /// The definition of a service that there is.
 fn service<'a>(merge: &'a Merge<'_>, name: &str) -> Answer<&'a Service> {
-    merge
-        .base(name)
-        .map(|(base, _)| base)
-        .ok_or_else(|| unknown_service(name, merge.names().into_iter().map(str::to_owned).collect()))
+    match merge.base(name) {
+        Some((base, _)) => Ok(base),
+        None if merge.overlay().leaving.has_service(name) => Err(Refusal::Conflict(format!(
+            "service {name} was removed and is draining; add it again with: xdp-lb service add {name}"
+        ))),
+        None => Err(unknown_service(name, merge.names().into_iter().map(str::to_owned).collect())),
+    }
 }
 
 /// A backend that there is.

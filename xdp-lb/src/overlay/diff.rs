@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use crate::model::change::{BackendChange, ChangeKind, KeyChange, ServiceChange};
 use crate::model::effective::{Effective, EffectiveBackend, EffectiveService};
 use crate::model::options::{Options, Row};
+use crate::model::patch::filled;
 use crate::model::service::Service;
 use crate::model::state::AdminState;
 
@@ -148,9 +149,10 @@ fn flat(document: &impl Serialize) -> BTreeMap<String, Value> {
 
 /// What becomes of the options of a service or backend, those that are not written with their defaults.
 pub(crate) fn option_changes<T: Options>(old: &T, new: &T) -> Vec<KeyChange> {
-    let mut changes = keys(&flat(old), &flat(new));
+    let (old, new) = (filled(old), filled(new));
+    let mut changes = keys(&flat(&old), &flat(&new));
     for change in &mut changes {
-        for (of, value) in [(old, &mut change.old), (new, &mut change.new)] {
+        for (of, value) in [(&old, &mut change.old), (&new, &mut change.new)] {
             if value.is_null() && T::OPTIONS.iter().any(|row| row.key == change.key) {
                 *value = option_value(of, &change.key);
             }
@@ -162,7 +164,7 @@ pub(crate) fn option_changes<T: Options>(old: &T, new: &T) -> Vec<KeyChange> {
 /// The value of an option, its default where none is written.
 pub(crate) fn option_value<T: Options>(of: &T, key: &str) -> Value {
     let row = T::OPTIONS.iter().find(|row| row.key == key);
-    let written = serde_json::to_value(of).unwrap_or_default();
+    let written = serde_json::to_value(filled(of)).unwrap_or_default();
     let value = written.get(key).cloned();
     value.or_else(|| row.and_then(Row::default_value)).unwrap_or_default()
 }

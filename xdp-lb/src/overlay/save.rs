@@ -14,6 +14,7 @@ use super::settings::changed_settings;
 use super::show::runtime_lines;
 use crate::config::parse;
 use crate::model::change::ServiceChange;
+use crate::model::config::Config;
 use crate::model::service::Service;
 use crate::model::state::Origin;
 
@@ -38,7 +39,7 @@ pub fn save(text: &str, overlay: &Overlay) -> Result<Saved, String> {
     let before = runtime_lines(&config, overlay).map_err(|lines| lines.join("\n"))?;
     let mut document: DocumentMut =
         text.parse().map_err(|error| format!("the config file is not TOML: {error}"))?;
-    write_changes(&mut document, overlay, &present)?;
+    write_changes(&mut document, &config, overlay, &present)?;
     let text = document.to_string();
     let saved = parse(&text)
         .map_err(|errors| format!("with the runtime changes the file would not be valid:\n{errors}"))?;
@@ -57,6 +58,7 @@ pub fn save(text: &str, overlay: &Overlay) -> Result<Saved, String> {
 
 fn write_changes(
     document: &mut DocumentMut,
+    config: &Config,
     overlay: &Overlay,
     present: &crate::model::Effective,
 ) -> Result<(), String> {
@@ -68,8 +70,9 @@ fn write_changes(
     services.retain(|table| !overlay.removed_services.iter().any(|name| is_named(table, name)));
     for table in services.iter_mut() {
         let name = table.get("name").and_then(Item::as_str).unwrap_or_default().to_owned();
-        for (key, value) in overlay.changed_services.get(&name).into_iter().flat_map(|patch| patch.keys()) {
-            set(table, key, value);
+        let in_file = config.services.iter().find(|service| service.name == name);
+        if let (Some(options), Some(in_file)) = (overlay.changed_services.get(&name), in_file) {
+            options.for_document_of(in_file).keys().for_each(|(key, value)| set(table, key, value));
         }
         for (address, change) in overlay.backends.get(&name).into_iter().flatten() {
             change_backend(table, *address, change);

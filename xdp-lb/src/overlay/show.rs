@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use super::diff::{diff, written};
 use super::effective::effective;
 use super::kept::{BackendChange, Overlay};
+use super::merge::Merge;
 use super::settings::settings;
 use crate::config::parse;
 use crate::model::change::ServiceChange;
@@ -19,9 +20,11 @@ use crate::model::{Backend, Effective, EffectiveBackend, EffectiveService, Servi
 /// `default`, `runtime` or `discovered`.
 pub fn running(config: &Config, overlay: &Overlay, effective: &Effective) -> String {
     let mut text = settings_in_toml(config);
+    let merge = Merge::new(config, overlay);
     for service in effective.services.iter().filter(|service| !service.is_leaving) {
+        let defined = merge.unchanged(&service.service.name).map(|(defined, _)| written(defined));
         text += "\n";
-        text += &service_in_toml(service, overlay);
+        text += &service_in_toml(service, &defined.unwrap_or_default(), overlay);
     }
     text
 }
@@ -83,7 +86,7 @@ fn settings_in_toml(config: &Config) -> String {
     text
 }
 
-fn service_in_toml(service: &EffectiveService, overlay: &Overlay) -> String {
+fn service_in_toml(service: &EffectiveService, defined: &Map<String, Value>, overlay: &Overlay) -> String {
     let EffectiveService { service: definition, origin, admin, .. } = service;
     let mut text = format!("[[service]]  # {}\n", name(*origin));
     if *admin == AdminState::Draining {
@@ -105,7 +108,12 @@ fn service_in_toml(service: &EffectiveService, overlay: &Overlay) -> String {
                 Some(Value::Object(patch)) => patch.contains_key("type") || patch.contains_key(&within),
                 other => other.is_some(),
             };
-            line(&mut text, &within, &value, if is_changed { "runtime" } else { name(*origin) });
+            let whence = match (is_changed, defined.contains_key(&key)) {
+                (true, _) => "runtime",
+                (false, true) => name(*origin),
+                (false, false) => "default",
+            };
+            line(&mut text, &within, &value, whence);
         }
     }
     for backend in service.backends.iter().filter(|backend| !backend.is_leaving) {
@@ -212,6 +220,8 @@ vip = "192.0.2.11:80"
         overlay.patch_service(&config, "web", &ServicePatch::of("health_check", interval)).expect("changed");
         overlay.patch_backend(&config, "web", one, &BackendPatch::of("max_flows", 5)).expect("changed");
         overlay.patch_service(&config, "api", &ServicePatch::admin(AdminState::Draining)).expect("drained");
+        let rise = serde_json::json!({ "rise": 7 });
+        overlay.patch_service(&config, "api", &ServicePatch::of("health_check", rise)).expect("changed");
         let effective = effective(&config, &overlay).expect("valid");
         let text = running(&config, &overlay, &effective);
         for line in [
@@ -224,6 +234,8 @@ vip = "192.0.2.11:80"
             "affinity = \"source\"  # runtime",
             "path = \"/x\"  # file",
             "interval = \"2s\"  # runtime",
+            "rise = 7  # runtime",
+            "type = \"tcp\"  # default",
             "[[service.backend]]  # discovered by DNS",
             "weight = 9  # file",
             "max_flows = 5  # runtime",
@@ -239,6 +251,7 @@ vip = "192.0.2.11:80"
             runtime_lines(&config, &overlay).expect("valid"),
             [
                 "service api: admin not set -> draining",
+                "service api: health_check.rise 2 -> 7",
                 "service web: affinity not set -> source",
                 "service web: health_check.interval 1s -> 2s",
                 "service web: backend 198.51.100.1:80 max_flows not set -> 5",

@@ -843,3 +843,126 @@ fn a_node_is_drained_and_who_sees_to_the_vips_is_said() {
     let said = changed(overlay.patch_node(&config(FILE), AdminState::Draining));
     assert!(said.contains("remove their addresses or routes yourself: 192.0.2.10"), "{said}");
 }
+
+fn options(json: Value) -> ServicePatch {
+    ServicePatch { admin: None, options: serde_json::from_value(json).expect("a patch") }
+}
+
+#[test]
+fn single_keys_of_the_default_check_can_change() {
+    use serde_json::json;
+    let config = config(FILE);
+    let mut overlay = Overlay::default();
+    let mut set = |json| overlay.patch_service(&config, "web", &options(json));
+    assert_eq!(
+        unchanged(set(json!({ "health_check": null }))),
+        "service web already has health_check fall 3, interval 1s, rise 2, timeout 500ms, type tcp"
+    );
+    assert_eq!(
+        unchanged(set(json!({ "health_check": { "interval": "1s" } }))),
+        "service web already has health_check.interval 1s"
+    );
+    assert_eq!(
+        changed(set(json!({ "health_check": { "interval": "2s" } }))),
+        "service web health_check.interval 1s -> 2s"
+    );
+    let saved = crate::overlay::save(FILE, &overlay).unwrap_or_else(|why| panic!("{why}"));
+    let written = self::config(&saved.text).services[0].check().to_string();
+    assert_eq!(written, "tcp, every 2s, timeout 500ms, rise 2, fall 3");
+    let mut set = |json| overlay.patch_service(&config, "web", &options(json));
+    assert_eq!(
+        changed(set(json!({ "health_check": { "interval": null } }))),
+        "service web health_check.interval 2s -> 1s"
+    );
+    unchanged(set(json!({ "health_check": { "type": "tcp" } })));
+    assert_eq!(overlay, Overlay::default());
+}
+
+#[test]
+fn what_is_given_twice_changes_nothing_the_second_time() {
+    let config = config(FILE);
+    let mut overlay = Overlay::default();
+    let max_flows = ServicePatch::of("max_flows", 4);
+    changed(overlay.patch_service(&config, "web", &max_flows));
+    assert_eq!(
+        unchanged(overlay.patch_service(&config, "web", &max_flows)),
+        "service web already has max_flows 4"
+    );
+}
+
+#[test]
+fn only_the_keys_of_a_table_that_are_given_are_told() {
+    use serde_json::json;
+    let config = config(FILE);
+    let mut overlay = Overlay::default();
+    let mut set = |json| overlay.patch_service(&config, "web", &options(json));
+    assert_eq!(
+        changed(set(json!({ "circuit_breaker": { "open": "20s" } }))),
+        "service web circuit_breaker.open not set -> 20s"
+    );
+    assert_eq!(
+        changed(set(json!({ "circuit_breaker": { "failure_percent": 50 } }))),
+        "service web circuit_breaker.failure_percent not set -> 50"
+    );
+}
+
+#[test]
+fn a_key_that_the_file_gives_is_removed_from_its_table() {
+    use serde_json::json;
+    let text = FILE.replacen(
+        "name = \"web\"\n",
+        "name = \"web\"\nmode = \"nat\"\ncircuit_breaker = { open = \"20s\", failure_percent = 50 }\n",
+        1,
+    );
+    let config = config(&text);
+    let mut overlay = Overlay::default();
+    let patch = options(json!({ "circuit_breaker": { "failure_percent": "none" } }));
+    assert_eq!(
+        changed(overlay.patch_service(&config, "web", &patch)),
+        "service web circuit_breaker.failure_percent 50 -> not set"
+    );
+    unchanged(overlay.patch_service(&config, "web", &patch));
+    let read: Overlay =
+        serde_json::from_str(&serde_json::to_string(&overlay).expect("printed")).expect("read");
+    assert_eq!(read, overlay);
+    let saved = crate::overlay::save(&text, &overlay).unwrap_or_else(|why| panic!("{why}"));
+    assert!(!saved.text.contains("failure_percent"), "{}", saved.text);
+    assert!(saved.text.contains("open = \"20s\""), "{}", saved.text);
+}
+
+#[test]
+fn without_discovery_what_it_found_is_dropped() {
+    use serde_json::json;
+    let config = config(FILE);
+    for without in [json!("none"), json!(null)] {
+        let mut overlay = Overlay::default();
+        let discovery = json!({ "discovery": { "type": "file", "path": "/run/web.json" } });
+        changed(overlay.patch_service(&config, "web", &options(discovery)));
+        overlay.discover(&config, "web", &[backend("198.51.100.7:80", 100)]);
+        assert_eq!(overlay.discovered("web").count(), 1);
+        changed(overlay.patch_service(&config, "web", &options(json!({ "discovery": without }))));
+        assert_eq!(overlay, Overlay::default());
+        assert_eq!(overlay.prune(&config), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_service_that_was_removed_and_drains_is_said_to() {
+    let config = config(FILE);
+    let mut overlay = Overlay::default();
+    changed(overlay.add_service(&config, api()));
+    let before = merged(&config, &overlay);
+    changed(overlay.remove_service(&config, "api"));
+    let now = crate::overlay::Moment { boot: "a".into(), seconds: 7 };
+    overlay.depart(&config, &before, crate::overlay::Leave::Drain, &now);
+    assert_eq!(
+        overlay.patch_service(&config, "api", &ServicePatch::of("max_flows", 4)),
+        Err(Refusal::Conflict(
+            "service api was removed and is draining; add it again with: xdp-lb service add api".into()
+        ))
+    );
+    assert_eq!(
+        unchanged(overlay.patch_service(&config, "api", &ServicePatch::admin(AdminState::Draining))),
+        "service api was removed and is already draining"
+    );
+}
