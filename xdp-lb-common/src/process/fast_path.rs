@@ -52,7 +52,7 @@ fn take<const V4: bool, P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Opt
     let is_plain = backend.vlan == 0 && backend.ifindex != 0;
     let is_tunnel = service.mode.is_tunnel();
     let outer = if is_tunnel { outer_length(service, backend) } else { 0 };
-    let is_hairpin = (service.mode == Mode::Nat) & backend.may_be_neighbour(&parsed.key.source, V4);
+    let is_hairpin = service.mode == Mode::Nat && backend.may_be_neighbour(&parsed.key.source, V4);
     if !is_plain || is_hairpin || !fits(&parsed, outer, backend) {
         return None;
     }
