@@ -88,6 +88,8 @@ fn what_would_move_flows_without_a_record_is_refused_until_they_are_recorded() {
     let said = refused(&site, &["service", "set", "web", "affinity=source"]);
     assert!(said.contains("Set flow_tracking = \"always\""), "{said}");
     site.daemon.cli(&["service", "set", "web", "flow_tracking=always"]).unwrap();
+    let said = refused(&site, &["service", "set", "web", "affinity=source"]);
+    assert!(said.contains("cannot change yet") && said.contains("(timeouts.tcp_idle)"), "{said}");
     request(&site.network.client, Site::vip()).unwrap();
     download.wait_for_progress().unwrap();
     download.finish().unwrap();

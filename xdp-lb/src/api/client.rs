@@ -79,6 +79,11 @@ fn no_daemon(endpoint: &Endpoint) -> String {
 }
 
 impl Error {
+    /// Whether whoever asks may not ask the daemon.
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Self::PermissionDenied(_) | Self::Refused { status: StatusCode::FORBIDDEN, .. })
+    }
+
     /// Whether the daemon answered that what the request names does not exist.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Refused { status: StatusCode::NOT_FOUND, .. })

@@ -11,14 +11,15 @@ use super::output::Screen;
 use crate::api::client::Client;
 use crate::model::change::SettingChange;
 use crate::overlay::{Overlay, Saved, save};
-use crate::report::documents::RemovalQuery;
+use crate::report::documents::{ReloadView, RemovalQuery};
 use crate::{config, file, store};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Print the running configuration as TOML, each value with its origin: file, default, runtime or discovered
     ///
-    /// Secrets are not printed. Drained services and backends are marked by a comment, since no key says so.
+    /// Options of services and backends that have their defaults are left out. Secrets are not printed: flow_hash_secret, and
+    /// the values of a health check's headers. Drained services and backends are marked by a comment, since no key says so.
     Show,
     /// Write the runtime changes into the config file, and drop them from the state file; run it as root on the daemon's host
     ///
@@ -60,9 +61,9 @@ async fn save_into(client: &Client, path: &Path, dry_run: bool) -> anyhow::Resul
             path.display()
         );
     }
-    let plan = client.plan_reload(RemovalQuery::default()).await?;
-    let settings = plan.settings.iter().map(SettingChange::to_string);
-    let pending: Vec<String> = plan.changes.iter().cloned().chain(settings).collect();
+    // Before the daemon holds the file against what it has read: what is edited in between is not written over.
+    let text = read(path)?;
+    let pending = pending(&client.plan_reload(RemovalQuery::default()).await?);
     if !pending.is_empty() {
         bail!(
             "{} has changes that are not in effect: reload or undo them first (xdp-lb diff):\n{}",
@@ -70,7 +71,6 @@ async fn save_into(client: &Client, path: &Path, dry_run: bool) -> anyhow::Resul
             pending.join("\n")
         );
     }
-    let text = read(path)?;
     let config = config::parse(&text)?;
     let overlay: Overlay = match store::look(&config.state_file)? {
         Ok(overlay) => overlay,
@@ -95,6 +95,16 @@ async fn save_into(client: &Client, path: &Path, dry_run: bool) -> anyhow::Resul
     Ok(saved)
 }
 
+/// What of the file the daemon has not read, a line each.
+fn pending(plan: &ReloadView) -> Vec<String> {
+    let settings = plan.settings.iter().map(SettingChange::to_string);
+    let overridden = plan
+        .overridden
+        .iter()
+        .map(|line| format!("{line} (overridden by a runtime change: see xdp-lb diff --runtime)"));
+    plan.changes.iter().cloned().chain(settings).chain(overridden).collect()
+}
+
 fn read(path: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
@@ -108,4 +118,18 @@ fn words(saved: &Saved, file: &str, dry_run: bool) -> String {
     }
     lines.extend(saved.stays.iter().map(|line| format!("stays a runtime change: {line}")));
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_edit_that_a_runtime_change_overrides_is_pending() {
+        let line = "service web: max_flows 100 -> 5";
+        let plan = ReloadView { overridden: vec![line.into()], ..ReloadView::default() };
+        let pending = pending(&plan);
+        assert_eq!(pending.len(), 1);
+        assert!(pending[0].starts_with(line) && pending[0].contains("runtime change"), "{pending:?}");
+    }
 }

@@ -13,7 +13,7 @@ use super::units::counted;
 use crate::api::client::Client;
 use crate::doctor::{self, Report, Subject};
 use crate::overlay::{self, Overlay};
-use crate::{config, store};
+use crate::{config, datapath, store};
 
 const USUAL_CONFIG: &str = "/etc/xdp-lb/config.toml";
 
@@ -45,7 +45,11 @@ impl Doctor {
     }
 
     async fn examine(&self, client: &Client) -> anyhow::Result<Report> {
-        let daemon = client.status().await.ok();
+        let (daemon, denied) = match client.status().await {
+            Ok(daemon) => (Some(daemon), None),
+            Err(error) if error.is_denied() => (None, Some(error.to_string())),
+            Err(_) => (None, None),
+        };
         let running = daemon.as_ref().map(|daemon| PathBuf::from(&daemon.config_file));
         let file = self.config.clone().or_else(|| running.clone()).unwrap_or_else(|| USUAL_CONFIG.into());
         let config = config::load(&file)?;
@@ -55,7 +59,13 @@ impl Doctor {
         let effective = overlay::effective(&config, &overlay)
             .map_err(|lines| anyhow::anyhow!(lines.join("\n")))
             .context("the config file conflicts with the changes made at runtime")?;
-        let subject = Subject { config: &config, effective: &effective, daemon: daemon.as_ref() };
+        let subject = Subject {
+            config: &config,
+            effective: &effective,
+            daemon: daemon.as_ref(),
+            denied,
+            pins_are_denied: datapath::is_denied(&config.pin_path),
+        };
         doctor::examine(&subject).await
     }
 }

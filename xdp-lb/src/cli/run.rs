@@ -34,7 +34,14 @@ pub(super) struct Run {
 impl Run {
     pub(super) fn execute(self) -> anyhow::Result<()> {
         start_logging()?;
-        run::run(&Options { config_file: self.config, takes_over: self.take_over })
+        run::run(&self.options()?)
+    }
+
+    /// With the config file as an absolute path: others read and write it, too, who are elsewhere.
+    fn options(self) -> anyhow::Result<Options> {
+        let config_file = std::path::absolute(&self.config)
+            .with_context(|| format!("cannot tell where {} is", self.config.display()))?;
+        Ok(Options { config_file, takes_over: self.take_over })
     }
 }
 
@@ -70,4 +77,17 @@ fn journal_reads_stderr() -> bool {
         Some(format!("{}:{}", metadata.dev(), metadata.ino()))
     };
     std::env::var("JOURNAL_STREAM").is_ok_and(|journal| Some(journal) == stream())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_config_file_is_where_it_was_at_the_start() {
+        let of =
+            |config: &str| Run { config: config.into(), take_over: false }.options().unwrap().config_file;
+        assert_eq!(of("c.toml"), std::env::current_dir().unwrap().join("c.toml"));
+        assert_eq!(of("/etc/c.toml"), PathBuf::from("/etc/c.toml"));
+    }
 }

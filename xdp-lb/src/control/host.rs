@@ -6,7 +6,7 @@ use std::{fmt, fs};
 
 use nix::ifaddrs::getifaddrs;
 
-use crate::model::{Config, Effective, EffectiveService, Mode, PortRange};
+use crate::model::{Config, Effective, EffectiveService, Mode, PortRange, Service};
 
 /// How many lines are said of one kind.
 const MOST: usize = 10;
@@ -65,6 +65,30 @@ pub fn lacks(host: &impl Host, config: &Config, effective: &Effective) -> Vec<La
     let mut lines = forwarding(host, config, effective);
     lines.extend(ports(host, config.snat_ports, effective));
     lines.extend(addresses(host, config, effective));
+    lines
+}
+
+/// What the host lacks for the services that need more of it than before.
+pub fn lacks_anew(host: &impl Host, config: &Config, before: &Effective, after: &Effective) -> Vec<Lack> {
+    let needs_as_much = |one: &Service, other: &Service| {
+        let needs = |it: &Service| (it.vip, it.mode);
+        one.name == other.name
+            && needs(one) == needs(other)
+            && one.snat_addresses.iter().all(|address| other.snat_addresses.contains(address))
+    };
+    let is_new = |service: &&EffectiveService| {
+        !before.services.iter().any(|it| needs_as_much(&service.service, &it.service))
+    };
+    let services: Vec<_> = after.services.iter().filter(is_new).cloned().collect();
+    if services.is_empty() {
+        return Vec::new();
+    }
+    let names: BTreeSet<&str> = services.iter().map(|it| it.service.name.as_str()).collect();
+    let is_named = |it: &&EffectiveService| names.contains(it.service.name.as_str());
+    let old = Effective { services: before.services.iter().filter(is_named).cloned().collect() };
+    let known = lacks(host, config, &old);
+    let mut lines = lacks(host, config, &Effective { services: services.clone() });
+    lines.retain(|line| !known.contains(line));
     lines
 }
 
@@ -259,6 +283,32 @@ mod tests {
         let lines = said(&Described::default(), &format!("vips.interface = \"lo\"\n{FULL_NAT}"));
         assert_eq!(lines.len(), 1, "{lines:?}");
         assert!(lines[0].contains("snat_addresses"), "{lines:?}");
+    }
+
+    #[test]
+    fn a_change_is_told_what_it_lacks_anew() {
+        let file = |snat: &str| {
+            let text = format!(
+                "interfaces = [\"eth0\"]\n[[service]]\nname = \"web\"\nvip = \"192.0.2.10:80\"\nsnat_addresses = [{snat}]\n"
+            );
+            let config = config::parse(&text).unwrap();
+            let effective = overlay::effective(&config, &Overlay::default()).unwrap();
+            (config, effective)
+        };
+        let host = Described { addresses: vec!["198.51.100.1".parse().unwrap()], ..Described::default() };
+        let [(config, own), (_, foreign), (_, both)] =
+            ["\"198.51.100.1\"", "\"198.51.100.2\"", "\"198.51.100.1\", \"198.51.100.2\""].map(file);
+        let said = |before, after| {
+            let lacks = lacks_anew(&host, &config, before, after);
+            lacks.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        for after in [&foreign, &both] {
+            let lines = said(&own, after);
+            assert_eq!(lines.len(), 1, "{lines:?}: not the VIP, which was missing before");
+            assert!(lines[0].contains("does not own 198.51.100.2 of snat_addresses"), "{lines:?}");
+        }
+        assert_eq!(said(&foreign, &own), Vec::<String>::new());
+        assert_eq!(said(&foreign, &foreign), Vec::<String>::new());
     }
 
     #[test]

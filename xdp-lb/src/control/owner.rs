@@ -326,10 +326,16 @@ impl Owner {
         let effective = self
             .effective_by(&self.config, &mut overlay, leave)
             .map_err(|lines| Refusal::Conflict(lines.join("\n")))?;
+        let lacks = host::lacks_anew(&ThisHost, &self.config, self.pool.effective(), &effective);
         let warnings =
             self.adopt(Arc::clone(&self.config), overlay, effective, Refusal::Conflict, Persist::First)?;
         tracing::info!("{}", outcome.message);
-        let message = std::iter::once(outcome.message).chain(warnings).collect::<Vec<_>>().join("; ");
+        let lacks = lacks.iter().map(|lack| {
+            tracing::warn!("{lack}");
+            format!("warning: {lack}")
+        });
+        let message =
+            std::iter::once(outcome.message).chain(warnings).chain(lacks).collect::<Vec<_>>().join("; ");
         Ok(Outcome { message, trouble: self.journal.trouble(), ..outcome })
     }
 

@@ -152,8 +152,18 @@ impl Owner {
             let name = &service.service.name;
             unused(service).into_iter().map(move |line| format!("service {name}: {line}"))
         }));
-        let view = ReloadView { changes, needs_restart, warnings, settings, services, trouble: None };
+        let mut overridden = self.changes_of_file(&read).map_err(contradiction)?;
+        overridden.retain(|line| !changes.contains(line));
+        let view =
+            ReloadView { changes, needs_restart, warnings, settings, services, overridden, trouble: None };
         Ok(Reload { config: overlay::reloadable(read, &self.config), overlay, effective, view })
+    }
+
+    /// What has changed in the file's services since it was read last, whatever was changed at runtime.
+    fn changes_of_file(&self, read: &Config) -> Result<Vec<String>, Vec<String>> {
+        let before = Config { limits: read.limits, ..Config::clone(&self.config) };
+        let [before, after] = [&before, read].map(|config| overlay::effective(config, &Overlay::default()));
+        Ok(overlay::diff(&before?, &after?).iter().flat_map(|change| change.lines()).collect())
     }
 
     fn set_policy(&mut self, config: &Config) -> Answer<()> {

@@ -1,7 +1,7 @@
 //! What is asked of the owner task.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -15,6 +15,7 @@ use crate::model::request::Outcome;
 use crate::model::state::TroubleKind;
 use crate::model::{Config, EffectiveService};
 use crate::overlay::{Leave, Overlay};
+use crate::pool::definition::vip;
 
 impl Owner {
     /// Answers a request; tells where it ends the daemon.
@@ -30,7 +31,8 @@ impl Owner {
                 self.reply(answer, done);
             }
             Request::PatchService(name, patch, answer) => {
-                let done = self.change(|overlay, config| overlay.patch_service(config, &name, &patch));
+                let wait = self.all_recorded_in(&name);
+                let done = self.change(|overlay, config| overlay.patch_service(config, &name, &patch, wait));
                 self.reply(answer, done);
             }
             Request::PatchNode(admin, answer) => {
@@ -129,6 +131,13 @@ impl Owner {
             outcome.message += &end_of(name, None, ends, effective, longest);
         }
         Ok(outcome)
+    }
+
+    /// How long it takes until all living flows of a service have a record, where it goes on recording them.
+    fn all_recorded_in(&self, name: &str) -> Duration {
+        let (sync, timeouts) = (&self.sync, &self.config.timeouts);
+        let wait = |service| sync.all_recorded_in(&vip(service), timeouts, Instant::now());
+        self.service(name).map(wait).unwrap_or_default()
     }
 
     fn service(&self, name: &str) -> Option<&EffectiveService> {

@@ -30,7 +30,7 @@ pub use checks::Checks;
 pub use decapsulator::Decapsulator;
 pub use events::Events;
 pub use maps::{Counters, FlowRecords, Sizes};
-pub use pins::{check_layout, is_pinned};
+pub use pins::{check_layout, is_denied, is_pinned};
 pub use program::{Attached, Datapath, NoInterface, Options, Prepared, monotonic_seconds};
 pub use ranges::port_ranges;
 pub use settings::{Policy, hash_keys};

@@ -177,6 +177,19 @@ pub fn check_layout(pin_path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Whether the pins may not be looked at, for lack of permission: their directory is root's, or the kernel gives links to root
+/// alone.
+pub fn is_denied(pin_path: &Path) -> bool {
+    let is_denied = |error: &std::io::Error| error.kind() == ErrorKind::PermissionDenied;
+    match fs::read_dir(directory(pin_path)) {
+        Err(error) => is_denied(&error),
+        Ok(pins) => {
+            let mut links = pins.flatten().map(|pin| pin.path()).filter(|path| link_mode(path).is_some());
+            links.any(|path| link::open(&path).is_err_and(|error| is_denied(&error)))
+        }
+    }
+}
+
 /// Whether a daemon has pinned a link that is on the interface with this index.
 pub fn is_pinned(pin_path: &Path, ifindex: u32) -> bool {
     let pins = list(&directory(pin_path)).unwrap_or_default();

@@ -43,6 +43,10 @@ fn state(interface: &Interface) -> Option<Finding> {
 
 /// How the program is attached, or what is attached in its place.
 fn programs(subject: &Subject<'_>, interface: &Interface) -> Option<Finding> {
+    // Whose program it is cannot be told, and no advice is better than to detach the daemon's own.
+    if subject.hides_programs().is_some() {
+        return None;
+    }
     let name = &interface.name;
     let attached =
         subject.daemon.and_then(|daemon| daemon.interfaces.iter().find(|attached| &attached.name == name));
@@ -124,6 +128,31 @@ pub(super) fn rp_filter(subject: &Subject<'_>) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Effective;
+
+    #[test]
+    fn without_permission_no_program_is_said_to_be_another_s() {
+        let text = "interfaces = [\"eth0\"]\npin_path = \"/sys/fs/bpf/none-of-this-name\"";
+        let (config, effective) = (crate::config::parse(text).unwrap(), Effective::default());
+        let interface = Interface {
+            name: "eth0".into(),
+            index: u32::MAX,
+            up: true,
+            carrier: true,
+            mtu: 1500,
+            vlan_parent: None,
+            has_xdp: true,
+        };
+        let found = |denied: Option<&str>, pins_are_denied| {
+            let denied = denied.map(str::to_owned);
+            let subject =
+                Subject { config: &config, effective: &effective, daemon: None, denied, pins_are_denied };
+            programs(&subject, &interface)
+        };
+        assert!(found(None, false).unwrap().fix.contains("xdp off"));
+        assert_eq!(found(None, true), None);
+        assert_eq!(found(Some("no permission to use the socket"), false), None);
+    }
 
     #[test]
     fn offloads_are_found_where_they_harm() {

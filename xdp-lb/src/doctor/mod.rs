@@ -28,7 +28,26 @@ pub struct Subject<'a> {
     pub effective: &'a Effective,
     /// What the daemon says of itself, where one runs.
     pub daemon: Option<&'a StatusView>,
+    /// Why a daemon that may run could not be asked, for lack of permission.
+    pub denied: Option<String>,
+    /// Whether the pins may not be looked at, for lack of permission.
+    pub pins_are_denied: bool,
 }
+
+impl Subject<'_> {
+    /// Why it is not known which programs are the daemon's.
+    fn hides_programs(&self) -> Option<String> {
+        let is_hidden = self.daemon.is_none() && (self.pins_are_denied || self.denied.is_some());
+        is_hidden.then(|| {
+            format!(
+                "no permission to read {}, so the daemon's program cannot be told from another one: {AS_ROOT}",
+                self.config.pin_path.display()
+            )
+        })
+    }
+}
+
+const AS_ROOT: &str = "run this as root (sudo xdp-lb doctor)";
 
 /// Something that is wrong, or will be.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
@@ -99,9 +118,11 @@ pub async fn examine(subject: &Subject<'_>) -> Result<Report> {
         Ok(found) => findings.extend(found),
         Err(why) => drop(skipped.insert("firewall", why)),
     }
-    match subject.daemon {
-        Some(daemon) => findings.extend(trouble(daemon)),
-        None => drop(skipped.insert("daemon", "no daemon answers".to_owned())),
+    skipped.extend(subject.hides_programs().map(|why| ("xdp", why)));
+    match (subject.daemon, &subject.denied) {
+        (Some(daemon), _) => findings.extend(trouble(daemon)),
+        (None, Some(why)) => drop(skipped.insert("daemon", why.clone())),
+        (None, None) => drop(skipped.insert("daemon", "no daemon answers".to_owned())),
     }
     findings.sort_by_key(|finding| CHECKS.iter().position(|check| *check == finding.check));
     findings.dedup();

@@ -69,7 +69,19 @@ impl HealthCheck {
             via: Via::Backend,
         }
     }
+
+    /// As it is shown: headers have their names, and no values, which may be secrets.
+    pub fn shown(&self) -> Self {
+        let mut shown = self.clone();
+        if let Probe::Http(http) = &mut shown.probe {
+            http.headers.iter_mut().for_each(|(_, value)| HIDDEN.clone_into(value));
+        }
+        shown
+    }
 }
+
+/// What is shown in the place of a secret.
+pub const HIDDEN: &str = "(secret)";
 
 /// What a health check tries.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -144,7 +156,7 @@ pub struct Http {
     pub path: String,
     /// The `Host` header. Default: the backend's address.
     pub host: Option<String>,
-    /// More headers: names and values.
+    /// More headers: names and values. The values may be secrets: see [`HealthCheck::shown`].
     pub headers: Vec<(String, String)>,
     /// The statuses that count as healthy. Default 200 to 399.
     pub status: Vec<StatusRange>,

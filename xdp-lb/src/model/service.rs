@@ -343,6 +343,11 @@ impl Service {
         }
     }
 
+    /// As it is shown: with the health check that it has, without secrets.
+    pub fn shown(&self) -> Self {
+        Self { health_check: Some(self.check().shown()), ..self.clone() }
+    }
+
     /// Its health check, or the default one: a TCP connect for TCP, none for UDP or where the VIP has more than one
     /// port.
     pub fn check(&self) -> HealthCheck {

@@ -5,15 +5,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use serde_json::Value;
 
-use super::diff::{option_changes, option_value};
+use super::diff::{option_changes, option_value, without_secrets};
 use super::effective::effective;
 use super::kept::{BackendChange, ChangedBackend, Overlay};
 use super::merge::Merge;
 use crate::model::change::{KeyChange, in_words};
-use crate::model::choices::{FlowTracking, Mode};
+use crate::model::choices::{FlowTracking, Mode, Protocol};
 use crate::model::config::Config;
 use crate::model::effective::EffectiveBackend;
 use crate::model::options::Options;
@@ -24,7 +25,7 @@ use crate::model::request::{BackendPatch, Outcome, ServicePatch};
 use crate::model::rules::{check_service, service_label, validate_backend, validate_service};
 use crate::model::service::{Backend, Service, default_weight};
 use crate::model::state::{AdminState, Origin};
-use crate::model::text::{counted, quoted};
+use crate::model::text::{counted, print_duration, quoted};
 use crate::model::unknown::{unknown_backend, unknown_service};
 
 impl Overlay {
@@ -62,12 +63,19 @@ impl Overlay {
     }
 
     /// Changes options of a service, drains it with all of its backends, or lets it take new flows again. What is so already
-    /// is left, and said.
+    /// is left, and said. `all_recorded_in`: how long it takes until every living flow of the service has a record, where it
+    /// has `flow_tracking = "always"`; zero where they all have.
     ///
     /// # Errors
     /// `NotFound`, with the services that there are; `Invalid` where nothing is asked for, or an option cannot have the value
     /// or cannot change.
-    pub fn patch_service(&mut self, config: &Config, name: &str, patch: &ServicePatch) -> Answer<Outcome> {
+    pub fn patch_service(
+        &mut self,
+        config: &Config,
+        name: &str,
+        patch: &ServicePatch,
+        all_recorded_in: Duration,
+    ) -> Answer<Outcome> {
         if self.leaving.has_service(name) && patch == &ServicePatch::admin(AdminState::Draining) {
             return unchanged(format!("service {name} was removed and is already draining"));
         }
@@ -85,7 +93,7 @@ impl Overlay {
         if !patch.options.is_empty() {
             options.merge(&patch.options);
             let base = merge.unchanged(name).map_or(old, |(base, _)| base);
-            let new = changed_service(base, old, &options).map_err(invalid)?;
+            let new = changed_service(base, old, &options, all_recorded_in).map_err(invalid)?;
             is_changed = options_in_words(old, &new, &patch.options, &mut words);
             has_discovery = new.discovery.is_some();
             options.prune(base);
@@ -443,32 +451,56 @@ impl Overlay {
 }
 
 /// A service with other options, where it keeps all rules that look at it alone.
-fn changed_service(base: &Service, old: &Service, options: &Patch<Service>) -> Result<Service, Vec<String>> {
+fn changed_service(
+    base: &Service,
+    old: &Service,
+    options: &Patch<Service>,
+    all_recorded_in: Duration,
+) -> Result<Service, Vec<String>> {
     let mut problems = Problems::default();
     let label = service_label(Some(&base.name), 0);
     let place = Place::Root.item("service", 0, &label);
     let new = options.over(&base.without_backends(), &place, &mut problems);
-    // A flow without a record is where its slot is.
-    let are_recorded = new.mode == Mode::FullNat || old.flow_tracking == FlowTracking::Always;
-    if new.affinity != old.affinity && !are_recorded {
-        problems.add(
-            &place.key("affinity"),
-            format!(
-                "cannot change while established flows are not recorded (mode \"{}\", flow_tracking = \"auto\"): they \
-                 would go to other backends and break. Set flow_tracking = \"always\", wait until older flows have ended, \
-                 then change it",
-                new.mode
-            ),
-        );
+    if new.affinity != old.affinity
+        && let Some(why) = moves_flows(old, all_recorded_in)
+    {
+        problems.add(&place.key("affinity"), why);
     }
     check_service(&new, &mut problems);
     problems.into_result().map(|()| new)
+}
+
+/// Why flows of the service would move with their slots, and what to do: those without a record are where their slot is.
+fn moves_flows(service: &Service, all_recorded_in: Duration) -> Option<String> {
+    let idle = match service.protocol {
+        Protocol::Udp => "timeouts.udp_idle",
+        Protocol::Tcp => "timeouts.tcp_idle",
+    };
+    match (service.mode, service.flow_tracking) {
+        (Mode::FullNat, _) => None,
+        (mode, FlowTracking::Auto) => Some(format!(
+            "cannot change while established flows are not recorded (mode \"{mode}\", flow_tracking = \"auto\"): they \
+             would go to other backends and break. Set flow_tracking = \"always\", wait for {idle} until older flows \
+             are recorded or have ended, then change it"
+        )),
+        (_, FlowTracking::Always) if all_recorded_in.is_zero() => None,
+        (_, FlowTracking::Always) => {
+            let seconds = all_recorded_in.as_secs() + u64::from(all_recorded_in.subsec_nanos() > 0);
+            let wait = print_duration(Duration::from_secs(seconds));
+            Some(format!(
+                "cannot change yet: flows from before flow_tracking = \"always\" (or before the daemon's start) that have \
+                 been idle since are not recorded, and would go to other backends and break. Wait {wait} ({idle}), then \
+                 change it"
+            ))
+        }
+    }
 }
 
 /// What becomes of the options that are asked for, in words. Returns whether anything changes.
 fn options_in_words<T: Options>(old: &T, new: &T, asked: &Patch<T>, words: &mut Vec<String>) -> bool {
     let changes = option_changes(old, new);
     let mut already = "already has ";
+    let mut is_changed = false;
     for (key, value) in asked.keys().flat_map(|(key, value)| asked_keys(new, key, value)) {
         let is_of_key = |change: &&KeyChange| {
             let rest = change.key.strip_prefix(&key);
@@ -476,12 +508,14 @@ fn options_in_words<T: Options>(old: &T, new: &T, asked: &Patch<T>, words: &mut 
         };
         let of_key: Vec<String> = changes.iter().filter(is_of_key).map(ToString::to_string).collect();
         if of_key.is_empty() {
+            let value = without_secrets(&key, value);
             words.push(format!("{already}{key} {}", in_words(&value)));
         }
         already = if of_key.is_empty() { "" } else { "already has " };
+        is_changed |= !of_key.is_empty();
         words.extend(of_key);
     }
-    !changes.is_empty()
+    is_changed
 }
 
 /// What is asked for under a key, with its new value: the keys of a table, where it is given key by key and is there.

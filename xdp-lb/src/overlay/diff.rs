@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::model::change::{BackendChange, ChangeKind, KeyChange, ServiceChange};
+use crate::model::check::HIDDEN;
 use crate::model::effective::{Effective, EffectiveBackend, EffectiveService};
 use crate::model::options::{Options, Row};
 use crate::model::patch::filled;
@@ -161,6 +162,30 @@ pub(crate) fn option_changes<T: Options>(old: &T, new: &T) -> Vec<KeyChange> {
     changes
 }
 
+/// A key's value as it is shown. The values of a check's headers may be secrets.
+pub(super) fn without_secrets(key: &str, value: Value) -> Value {
+    match (key, value) {
+        ("health_check.headers", Value::Array(headers)) => {
+            let hide = |header: Value| header.as_str().map_or(Value::Null, |it| hidden(it).into());
+            headers.into_iter().map(hide).collect()
+        }
+        ("health_check", Value::Object(keys)) => {
+            let shown = |(key, value): (String, Value)| {
+                let value = without_secrets(&format!("health_check.{key}"), value);
+                (key, value)
+            };
+            Value::Object(keys.into_iter().map(shown).collect())
+        }
+        (_, value) => value,
+    }
+}
+
+/// A header without its value.
+fn hidden(header: &str) -> String {
+    let name = header.split_once(':').map_or(header, |(name, _)| name);
+    format!("{name}: {HIDDEN}")
+}
+
 /// The value of an option, its default where none is written.
 pub(crate) fn option_value<T: Options>(of: &T, key: &str) -> Value {
     let row = T::OPTIONS.iter().find(|row| row.key == key);
@@ -184,7 +209,10 @@ fn keys(old: &BTreeMap<String, Value>, new: &BTreeMap<String, Value>) -> Vec<Key
     let change = |name: &String| {
         let value = |keys: &BTreeMap<String, Value>| keys.get(name).cloned().unwrap_or_default();
         let (old, new) = (value(old), value(new));
-        (old != new).then(|| KeyChange { key: name.clone(), old, new })
+        (old != new).then(|| {
+            let [old, new] = [old, new].map(|value| without_secrets(name, value));
+            KeyChange { key: name.clone(), old, new }
+        })
     };
     names.into_iter().filter_map(change).collect()
 }

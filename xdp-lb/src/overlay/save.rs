@@ -200,6 +200,8 @@ fn table_of(document: &Map<String, Value>) -> Table {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::model::Patch;
     use crate::model::request::{BackendPatch, ServicePatch};
@@ -246,9 +248,9 @@ backend = [{ address = "198.51.100.1:80" }, { address = "198.51.100.3:80" }] # b
         let config = parse(FILE).unwrap_or_else(|errors| panic!("{errors}"));
         let mut overlay = Overlay::default();
         let patch = of(serde_json::json!({
-            "max_flows": 100, "slow_start": "none", "affinity": "source", "health_check": { "interval": "2s" },
+            "max_flows": 100, "slow_start": "none", "affinity": "source", "health_check": { "interval": "2s", "headers": ["Authorization: Bearer x"] },
         }));
-        overlay.patch_service(&config, "web", &patch).expect("changed");
+        overlay.patch_service(&config, "web", &patch, Duration::ZERO).expect("changed");
         overlay
             .patch_backend(&config, "web", at("198.51.100.1:80"), &BackendPatch::of("weight", 5))
             .expect("changed");
@@ -260,7 +262,7 @@ backend = [{ address = "198.51.100.1:80" }, { address = "198.51.100.3:80" }] # b
         assert_eq!(
             saved.text,
             FILE.replace("max_flows = 7 # as agreed\nslow_start = \"30s\"\n", "max_flows = 100 # as agreed\naffinity = \"source\"\n")
-                .replace("path = \"/x\"\n", "path = \"/x\"\ninterval = \"2s\"\n")
+                .replace("path = \"/x\"\n", "path = \"/x\"\nheaders = [\"Authorization: Bearer x\"]\ninterval = \"2s\"\n")
                 .replace("weight = 9 # slow", "weight = 5 # slow")
                 .replace("\n[[service.backend]]\naddress = \"198.51.100.2:80\"\n", "")
                 .replace(
@@ -292,7 +294,12 @@ backend = [{ address = "198.51.100.1:80" }, { address = "198.51.100.3:80" }] # b
         });
         overlay.add_service(&config, serde_json::from_value(api).expect("a service")).expect("added");
         overlay
-            .patch_service(&config, "api", &ServicePatch { admin: None, options: Patch::of("max_flows", 9) })
+            .patch_service(
+                &config,
+                "api",
+                &ServicePatch { admin: None, options: Patch::of("max_flows", 9) },
+                Duration::ZERO,
+            )
             .expect("changed");
         let saved = save(FILE, &overlay).unwrap_or_else(|why| panic!("{why}"));
         assert!(!saved.text.contains("gone"), "{}", saved.text);

@@ -11,6 +11,7 @@ use super::merge::Merge;
 use super::settings::settings;
 use crate::config::parse;
 use crate::model::change::ServiceChange;
+use crate::model::check::HealthCheck;
 use crate::model::config::Config;
 use crate::model::options::{Options, Row};
 use crate::model::state::{AdminState, Origin};
@@ -88,6 +89,10 @@ fn settings_in_toml(config: &Config) -> String {
 
 fn service_in_toml(service: &EffectiveService, defined: &Map<String, Value>, overlay: &Overlay) -> String {
     let EffectiveService { service: definition, origin, admin, .. } = service;
+    let shown = Service {
+        health_check: definition.health_check.as_ref().map(HealthCheck::shown),
+        ..definition.clone()
+    };
     let mut text = format!("[[service]]  # {}\n", name(*origin));
     if *admin == AdminState::Draining {
         let _ = writeln!(text, "# drained  # runtime");
@@ -95,7 +100,7 @@ fn service_in_toml(service: &EffectiveService, defined: &Map<String, Value>, ove
     let changed = overlay.changed_services.get(&definition.name);
     let changed = |key: &str| changed.and_then(|patch| patch.keys().find(|it| it.0 == key)).map(|it| it.1);
     let (tables, values): (Vec<_>, Vec<_>) =
-        in_order(definition).into_iter().partition(|(_, value)| value.is_object());
+        in_order(&shown).into_iter().partition(|(_, value)| value.is_object());
     for (key, value) in values {
         line(&mut text, &key, &value, whence::<Service>(&key, &value, changed(&key).is_some(), *origin));
     }
@@ -186,6 +191,8 @@ fn pairs(table: &Map<String, Value>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::model::request::{BackendPatch, ServicePatch};
     use crate::model::service::Backend;
@@ -200,7 +207,7 @@ udp_idle = "90s"
 name = "web"
 vip = "192.0.2.10:80"
 max_flows = 7
-health_check = { type = "http", path = "/x" }
+health_check = { type = "http", path = "/x", headers = ["Authorization: Bearer 0001"] }
 discovery = { type = "dns", name = "web.example.com" }
 backend = [{ address = "198.51.100.1:80", weight = 9 }]
 [[service]]
@@ -215,13 +222,21 @@ vip = "192.0.2.11:80"
         let one = "198.51.100.1:80".parse().expect("an address");
         let found = Backend::new("198.51.100.7:80".parse().expect("an address"), 100);
         overlay.discover(&config, "web", &[found]);
-        overlay.patch_service(&config, "web", &ServicePatch::of("affinity", "source")).expect("changed");
+        overlay
+            .patch_service(&config, "web", &ServicePatch::of("affinity", "source"), Duration::ZERO)
+            .expect("changed");
         let interval = serde_json::json!({ "interval": "2s" });
-        overlay.patch_service(&config, "web", &ServicePatch::of("health_check", interval)).expect("changed");
+        overlay
+            .patch_service(&config, "web", &ServicePatch::of("health_check", interval), Duration::ZERO)
+            .expect("changed");
         overlay.patch_backend(&config, "web", one, &BackendPatch::of("max_flows", 5)).expect("changed");
-        overlay.patch_service(&config, "api", &ServicePatch::admin(AdminState::Draining)).expect("drained");
+        overlay
+            .patch_service(&config, "api", &ServicePatch::admin(AdminState::Draining), Duration::ZERO)
+            .expect("drained");
         let rise = serde_json::json!({ "rise": 7 });
-        overlay.patch_service(&config, "api", &ServicePatch::of("health_check", rise)).expect("changed");
+        overlay
+            .patch_service(&config, "api", &ServicePatch::of("health_check", rise), Duration::ZERO)
+            .expect("changed");
         let effective = effective(&config, &overlay).expect("valid");
         let text = running(&config, &overlay, &effective);
         for line in [
@@ -233,6 +248,7 @@ vip = "192.0.2.11:80"
             "max_flows = 7  # file",
             "affinity = \"source\"  # runtime",
             "path = \"/x\"  # file",
+            "headers = [\"Authorization: (secret)\"]  # file",
             "interval = \"2s\"  # runtime",
             "rise = 7  # runtime",
             "type = \"tcp\"  # default",

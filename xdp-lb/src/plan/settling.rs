@@ -204,7 +204,8 @@ fn ring_of(service: &Service) -> std::ops::Range<SlotIndex> {
     service.ring_offset..SlotIndex(service.ring_offset.0 + service.ring_len)
 }
 
-fn idle(protocol: Protocol, timeouts: &Timeouts) -> Duration {
+/// How long a flow of this protocol lives without a packet.
+pub fn idle(protocol: Protocol, timeouts: &Timeouts) -> Duration {
     match protocol {
         Protocol::UDP => timeouts.udp_idle,
         _ => timeouts.tcp_idle,

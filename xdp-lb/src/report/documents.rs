@@ -456,6 +456,10 @@ pub struct ReloadView {
     /// The changed services, by name.
     #[serde(default)]
     pub services: Vec<ServiceChange>,
+    /// One line for each change in the file since the daemon read it that has no effect, because a runtime change overrides
+    /// it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub overridden: Vec<String>,
     /// What is wrong with forwarding after the reload; absent if nothing is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,

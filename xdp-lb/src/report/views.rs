@@ -18,7 +18,7 @@ use super::unused::{some, unused};
 use crate::health::Health;
 use crate::model::refusal::{Answer, Refusal};
 use crate::model::state::{HealthState, TroubleKind, VipState};
-use crate::model::{self, DownPolicy, EffectiveBackend, EffectiveService, patch, unknown};
+use crate::model::{DownPolicy, EffectiveBackend, EffectiveService, patch, unknown};
 use crate::net::vips::Wish;
 use crate::plan::places::{identities, identity};
 use crate::pool::agent::AgentState;
@@ -91,9 +91,7 @@ impl Snapshot {
     pub fn service(&self, name: &str, clock: &Clock) -> Answer<ServiceDetailView> {
         let (service, carried) = self.of_service(name)?;
         let backends = self.backend_views([service], &carried, clock)?;
-        let definition =
-            model::Service { health_check: Some(service.service.check()), ..service.service.clone() };
-        let options = patch::values(&definition);
+        let options = patch::values(&service.service.shown());
         Ok(ServiceDetailView { service: self.service_view(service, &carried, clock), options, backends })
     }
 
@@ -269,7 +267,7 @@ impl Snapshot {
             feedback: service.service.feedback,
             panic: self.pool.panic(&service.service.name).map(str::to_owned),
             max_flows: service.service.max_flows,
-            health_check: service.service.check(),
+            health_check: service.service.check().shown(),
             admin: service.admin,
             discovery: self.discoveries.get(&service.service.name).cloned(),
             origin: service.origin,

@@ -1355,3 +1355,87 @@ async fn what_was_answered_is_shown_at_once_everywhere() {
         assert_eq!(detail.service.backends_serving, serving, "the service and its backends agree");
     }
 }
+
+#[tokio::test]
+async fn affinity_is_refused_until_every_flow_is_recorded_and_again_after_a_restart() {
+    let config = TWO_SERVICES.replace("vip = \"192.0.2.10:80\"", "vip = \"192.0.2.10:80\"\nmode = \"nat\"");
+    let config = format!("timeouts = {{ tcp_idle = \"1s\" }}\n{config}");
+    let mut daemon = Daemon::start(&config);
+    daemon.all_up().await;
+    let set = async |daemon: &Daemon, key: &str, value: &str| {
+        daemon.handle.patch_service("web".into(), ServicePatch::of(key, value)).await
+    };
+    let refused =
+        async |daemon: &Daemon, value| set(daemon, "affinity", value).await.expect_err("refused").to_string();
+    assert!(refused(&daemon, "source").await.contains("Set flow_tracking"));
+    set(&daemon, "flow_tracking", "always").await.unwrap();
+    let said = refused(&daemon, "source").await;
+    assert!(said.contains("Wait 1s (timeouts.tcp_idle)"), "{said}");
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    assert!(set(&daemon, "affinity", "source").await.unwrap().changed);
+
+    daemon = daemon.restart(&config).await;
+    assert!(refused(&daemon, "none").await.contains("Wait 1s"));
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    // Another change to the service does not begin anew, but one that ends the recording does.
+    set(&daemon, "on_no_backends", "drop").await.unwrap();
+    assert!(set(&daemon, "affinity", "none").await.unwrap().changed);
+    set(&daemon, "flow_tracking", "auto").await.unwrap();
+    set(&daemon, "flow_tracking", "always").await.unwrap();
+    assert!(refused(&daemon, "source").await.contains("Wait 1s"));
+}
+
+#[tokio::test]
+async fn an_edit_of_the_file_that_a_runtime_change_overrides_is_told_by_the_plan_until_it_is_read() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    daemon.all_up().await;
+    let first = address("198.51.100.11:8080");
+    daemon.handle.patch_backend("web".into(), first, BackendPatch::of("weight", 7)).await.unwrap();
+    let plan = async || daemon.handle.plan_reload(Leave::Drain).await.unwrap();
+    let before = plan().await;
+    assert_eq!((before.changes, before.overridden), (vec![], vec![]));
+    let edited = TWO_SERVICES.replacen(
+        "address = \"198.51.100.11:8080\"",
+        "address = \"198.51.100.11:8080\"\nweight = 5",
+        1,
+    );
+    write_config(&daemon.config_file(), &edited);
+    let after = plan().await;
+    assert_eq!(after.changes, Vec::<String>::new());
+    assert_eq!(after.overridden, ["service web: backend 198.51.100.11:8080 weight 100 -> 5"]);
+    daemon.handle.reload(Leave::Drain).await.unwrap();
+    assert_eq!(plan().await.overridden, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_change_by_which_backends_see_an_address_that_this_host_lacks_says_so() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    let set = async |key, value| {
+        daemon.handle.patch_service("web".into(), ServicePatch::of(key, value)).await.unwrap().message
+    };
+    let said = set("snat_addresses", serde_json::json!(["198.51.100.9"])).await;
+    assert!(
+        said.contains("warning: service web: this host does not own 198.51.100.9 of snat_addresses"),
+        "{said}"
+    );
+    let said = set("max_flows", 5.into()).await;
+    assert!(!said.contains("warning"), "{said}");
+}
+
+#[tokio::test]
+async fn no_document_has_the_value_of_a_header() {
+    let config = TWO_SERVICES.replacen(
+        "vip = \"192.0.2.10:80\"",
+        "vip = \"192.0.2.10:80\"\nhealth_check = { type = \"http\", headers = [\"Authorization: Bearer 0001\"] }",
+        1,
+    );
+    let daemon = Daemon::start(&config);
+    let detail = serde_json::to_string(&daemon.handle.service("web".into()).await.unwrap()).unwrap();
+    let status = serde_json::to_string(&daemon.handle.status().await.unwrap()).unwrap();
+    let running = serde_json::to_string(&daemon.handle.config().await.unwrap()).unwrap();
+    for text in [detail, status, running] {
+        assert!(text.contains("Authorization: (secret)") && !text.contains("0001"), "{text}");
+    }
+    let targets = format!("{:?}", daemon.targets.lock().unwrap());
+    assert!(targets.contains("0001"), "the checks send it: {targets}");
+}

@@ -545,7 +545,7 @@ fn a_service_that_is_drained_and_enabled_is_told() {
     let file = config(FILE);
     let mut overlay = Overlay::default();
     let enabled = merged(&file, &overlay);
-    changed(overlay.patch_service(&file, "web", &ServicePatch::admin(AdminState::Draining)));
+    changed(overlay.patch_service(&file, "web", &ServicePatch::admin(AdminState::Draining), Duration::ZERO));
     let drained = merged(&file, &overlay);
     let lines = |old, new| -> Vec<String> { diff(old, new).iter().flat_map(|it| it.lines()).collect() };
     assert_eq!(lines(&enabled, &drained), ["service web: admin not set -> draining"]);
@@ -791,24 +791,26 @@ fn a_service_is_drained_and_enabled_and_both_are_said_once() {
     let both = |dns, web| vec![("dns".to_owned(), dns), ("web".to_owned(), web)];
     let (enabled, draining) = (AdminState::Enabled, AdminState::Draining);
     assert_eq!(
-        changed(overlay.patch_service(&config, "web", &ServicePatch::admin(draining))),
+        changed(overlay.patch_service(&config, "web", &ServicePatch::admin(draining), Duration::ZERO)),
         "service web is draining: it keeps its flows and gets no new ones"
     );
     assert_eq!(admin(&overlay), both(enabled, draining));
     assert_eq!(
-        unchanged(overlay.patch_service(&config, "web", &ServicePatch::admin(draining))),
+        unchanged(overlay.patch_service(&config, "web", &ServicePatch::admin(draining), Duration::ZERO)),
         "service web is already draining"
     );
     assert_eq!(
-        changed(overlay.patch_service(&config, "web", &ServicePatch::admin(enabled))),
+        changed(overlay.patch_service(&config, "web", &ServicePatch::admin(enabled), Duration::ZERO)),
         "service web enabled"
     );
     assert_eq!(overlay, Overlay::default());
     assert_eq!(
-        unchanged(overlay.patch_service(&config, "web", &ServicePatch::admin(enabled))),
+        unchanged(overlay.patch_service(&config, "web", &ServicePatch::admin(enabled), Duration::ZERO)),
         "service web is already enabled"
     );
-    let unknown = overlay.patch_service(&config, "wbe", &ServicePatch::admin(draining)).expect_err("refused");
+    let unknown = overlay
+        .patch_service(&config, "wbe", &ServicePatch::admin(draining), Duration::ZERO)
+        .expect_err("refused");
     assert!(matches!(&unknown, Refusal::NotFound(why) if why.contains("web")), "{unknown}");
 }
 
@@ -816,8 +818,18 @@ fn a_service_is_drained_and_enabled_and_both_are_said_once() {
 fn a_drain_ends_with_its_service_and_stays_over_a_reload() {
     let config_now = config(FILE);
     let mut overlay = Overlay::default();
-    changed(overlay.patch_service(&config_now, "web", &ServicePatch::admin(AdminState::Draining)));
-    changed(overlay.patch_service(&config_now, "dns", &ServicePatch::admin(AdminState::Draining)));
+    changed(overlay.patch_service(
+        &config_now,
+        "web",
+        &ServicePatch::admin(AdminState::Draining),
+        Duration::ZERO,
+    ));
+    changed(overlay.patch_service(
+        &config_now,
+        "dns",
+        &ServicePatch::admin(AdminState::Draining),
+        Duration::ZERO,
+    ));
     changed(overlay.patch_node(&config_now, AdminState::Draining));
     changed(overlay.remove_service(&config_now, "dns"));
     changed(overlay.add_service(&config_now, config_now.services[1].clone()));
@@ -853,7 +865,7 @@ fn single_keys_of_the_default_check_can_change() {
     use serde_json::json;
     let config = config(FILE);
     let mut overlay = Overlay::default();
-    let mut set = |json| overlay.patch_service(&config, "web", &options(json));
+    let mut set = |json| overlay.patch_service(&config, "web", &options(json), Duration::ZERO);
     assert_eq!(
         unchanged(set(json!({ "health_check": null }))),
         "service web already has health_check fall 3, interval 1s, rise 2, timeout 500ms, type tcp"
@@ -869,7 +881,7 @@ fn single_keys_of_the_default_check_can_change() {
     let saved = crate::overlay::save(FILE, &overlay).unwrap_or_else(|why| panic!("{why}"));
     let written = self::config(&saved.text).services[0].check().to_string();
     assert_eq!(written, "tcp, every 2s, timeout 500ms, rise 2, fall 3");
-    let mut set = |json| overlay.patch_service(&config, "web", &options(json));
+    let mut set = |json| overlay.patch_service(&config, "web", &options(json), Duration::ZERO);
     assert_eq!(
         changed(set(json!({ "health_check": { "interval": null } }))),
         "service web health_check.interval 2s -> 1s"
@@ -883,9 +895,9 @@ fn what_is_given_twice_changes_nothing_the_second_time() {
     let config = config(FILE);
     let mut overlay = Overlay::default();
     let max_flows = ServicePatch::of("max_flows", 4);
-    changed(overlay.patch_service(&config, "web", &max_flows));
+    changed(overlay.patch_service(&config, "web", &max_flows, Duration::ZERO));
     assert_eq!(
-        unchanged(overlay.patch_service(&config, "web", &max_flows)),
+        unchanged(overlay.patch_service(&config, "web", &max_flows, Duration::ZERO)),
         "service web already has max_flows 4"
     );
 }
@@ -895,7 +907,7 @@ fn only_the_keys_of_a_table_that_are_given_are_told() {
     use serde_json::json;
     let config = config(FILE);
     let mut overlay = Overlay::default();
-    let mut set = |json| overlay.patch_service(&config, "web", &options(json));
+    let mut set = |json| overlay.patch_service(&config, "web", &options(json), Duration::ZERO);
     assert_eq!(
         changed(set(json!({ "circuit_breaker": { "open": "20s" } }))),
         "service web circuit_breaker.open not set -> 20s"
@@ -918,10 +930,10 @@ fn a_key_that_the_file_gives_is_removed_from_its_table() {
     let mut overlay = Overlay::default();
     let patch = options(json!({ "circuit_breaker": { "failure_percent": "none" } }));
     assert_eq!(
-        changed(overlay.patch_service(&config, "web", &patch)),
+        changed(overlay.patch_service(&config, "web", &patch, Duration::ZERO)),
         "service web circuit_breaker.failure_percent 50 -> not set"
     );
-    unchanged(overlay.patch_service(&config, "web", &patch));
+    unchanged(overlay.patch_service(&config, "web", &patch, Duration::ZERO));
     let read: Overlay =
         serde_json::from_str(&serde_json::to_string(&overlay).expect("printed")).expect("read");
     assert_eq!(read, overlay);
@@ -937,10 +949,15 @@ fn without_discovery_what_it_found_is_dropped() {
     for without in [json!("none"), json!(null)] {
         let mut overlay = Overlay::default();
         let discovery = json!({ "discovery": { "type": "file", "path": "/run/web.json" } });
-        changed(overlay.patch_service(&config, "web", &options(discovery)));
+        changed(overlay.patch_service(&config, "web", &options(discovery), Duration::ZERO));
         overlay.discover(&config, "web", &[backend("198.51.100.7:80", 100)]);
         assert_eq!(overlay.discovered("web").count(), 1);
-        changed(overlay.patch_service(&config, "web", &options(json!({ "discovery": without }))));
+        changed(overlay.patch_service(
+            &config,
+            "web",
+            &options(json!({ "discovery": without })),
+            Duration::ZERO,
+        ));
         assert_eq!(overlay, Overlay::default());
         assert_eq!(overlay.prune(&config), Vec::<String>::new());
     }
@@ -956,13 +973,65 @@ fn a_service_that_was_removed_and_drains_is_said_to() {
     let now = crate::overlay::Moment { boot: "a".into(), seconds: 7 };
     overlay.depart(&config, &before, crate::overlay::Leave::Drain, &now);
     assert_eq!(
-        overlay.patch_service(&config, "api", &ServicePatch::of("max_flows", 4)),
+        overlay.patch_service(&config, "api", &ServicePatch::of("max_flows", 4), Duration::ZERO),
         Err(Refusal::Conflict(
             "service api was removed and is draining; add it again with: xdp-lb service add api".into()
         ))
     );
     assert_eq!(
-        unchanged(overlay.patch_service(&config, "api", &ServicePatch::admin(AdminState::Draining))),
+        unchanged(overlay.patch_service(
+            &config,
+            "api",
+            &ServicePatch::admin(AdminState::Draining),
+            Duration::ZERO
+        )),
         "service api was removed and is already draining"
     );
+}
+
+#[test]
+fn affinity_changes_once_all_flows_are_recorded() {
+    let of = |mode, tracking| {
+        let keys = format!("vip = \"192.0.2.10:80\"\nmode = \"{mode}\"\nflow_tracking = \"{tracking}\"");
+        config(&FILE.replace("vip = \"192.0.2.10:80\"", &keys))
+    };
+    let set = |config: &Config, wait| {
+        Overlay::default().patch_service(config, "web", &ServicePatch::of("affinity", "source"), wait)
+    };
+    let refused = |config: &Config, wait| set(config, wait).expect_err("refused").to_string();
+    let said = refused(&of("nat", "auto"), Duration::ZERO);
+    assert!(said.contains("Set flow_tracking = \"always\", wait for timeouts.tcp_idle"), "{said}");
+    let said = refused(&of("nat", "always"), Duration::from_millis(61_500));
+    assert!(said.contains("Wait 1m 2s (timeouts.tcp_idle), then change it"), "{said}");
+    changed(set(&of("nat", "always"), Duration::ZERO));
+    changed(set(&of("full-nat", "auto"), Duration::from_secs(900)));
+
+    // Both at once is the same as one right after the other.
+    let both = serde_json::from_value(serde_json::json!({ "affinity": "source", "flow_tracking": "always" }));
+    let both = ServicePatch { admin: None, options: both.expect("a patch") };
+    let nat = of("nat", "auto");
+    Overlay::default().patch_service(&nat, "web", &both, Duration::ZERO).expect_err("refused");
+}
+
+#[test]
+fn what_a_change_says_has_no_value_of_a_header() {
+    let file = FILE.replacen(
+        "vip = \"192.0.2.10:80\"",
+        "vip = \"192.0.2.10:80\"\nhealth_check = { type = \"http\", headers = [\"Authorization: Bearer old\"] }",
+        1,
+    );
+    let (config, mut overlay) = (config(&file), Overlay::default());
+    let headers = serde_json::json!({ "headers": ["Authorization: Bearer new"] });
+    let patch = ServicePatch::of("health_check", headers);
+    assert_eq!(
+        changed(overlay.patch_service(&config, "web", &patch, Duration::ZERO)),
+        "service web health_check.headers Authorization: (secret) -> Authorization: (secret)"
+    );
+    let again = unchanged(overlay.patch_service(&config, "web", &patch, Duration::ZERO));
+    assert!(again.contains("Authorization: (secret)") && !again.contains("Bearer"), "{again}");
+    let changes = diff(&merged(&config, &Overlay::default()), &merged(&config, &overlay));
+    assert_eq!(changes.len(), 1);
+    assert!(!serde_json::to_string(&changes).expect("JSON").contains("Bearer"), "{changes:?}");
+    let check = merged(&config, &overlay).services[1].service.check();
+    assert!(format!("{check:?}").contains("Bearer new"), "it is sent: {check:?}");
 }
