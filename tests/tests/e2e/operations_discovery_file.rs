@@ -48,6 +48,7 @@ fn a_file_that_is_replaced_is_followed_at_once_and_one_that_is_torn_or_wrong_cha
     let config = web("full-nat", &[3]) + &keys;
     let daemon = Daemon::start(&network.lb, &["eth0", "eth1"], &config).unwrap();
     let mut site = Site { daemon, nginx, network };
+    until("the file to be read", PATIENCE, || Ok(site.daemon.backends(Some("web"))?.len() == 2)).unwrap();
     site.wait_for(1, "up").unwrap();
     let origins: Vec<_> =
         site.daemon.backends(Some("web")).unwrap().iter().map(|it| it["origin"].clone()).collect();

@@ -470,6 +470,8 @@ impl World {
             Step::Restart => {
                 self.planner = Planner::new(self.planner.tables().clone(), SIZES);
                 self.settling = Settling::new(self.planner.tables(), self.now());
+                // A daemon that starts plans at once: only then it knows which rings are to be shorter.
+                self.change()?;
             }
         }
         Ok(())
@@ -525,4 +527,15 @@ fn a_live_flow_never_changes_its_backend_and_ends_with_it() {
         world.comes_to_rest()?;
     });
     println!("{} steps", steps.borrow());
+}
+
+#[test]
+fn a_ring_becomes_shorter_also_where_the_daemon_was_restarted_meanwhile() {
+    let mut world = World::new();
+    let joins = |becomes| Step::Backend { service: 2, number: 20, becomes };
+    let script = [joins(Some((BackendState::Up, 1))), Step::Wait(110), joins(None), Step::Restart];
+    for step in &script {
+        world.step(step).unwrap();
+    }
+    world.comes_to_rest().unwrap();
 }
