@@ -322,7 +322,9 @@ impl World {
                 let port = u16::from_be_bytes([bytes[36], bytes[37]]);
                 Ok(Some(SocketAddr::from(([bytes[30], bytes[31], bytes[32], bytes[33]], port))))
             }
-            Verdict::Drop(Reason::NoBackend | Reason::BackendUnusable) | Verdict::Transmit => Ok(None),
+            // Whose flow has ended is told so, as far as the rate of answers allows.
+            Verdict::Drop(Reason::NoBackend | Reason::BackendUnusable | Reason::FlowEnded)
+            | Verdict::Transmit => Ok(None),
             Verdict::Pass(Reason::NoService) if !self.tables.services.contains_key(&vip(service)) => Ok(None),
             other => Err(TestCaseError::fail(format!("{other:?}"))),
         }
@@ -538,4 +540,25 @@ fn a_ring_becomes_shorter_also_where_the_daemon_was_restarted_meanwhile() {
         world.step(step).unwrap();
     }
     world.comes_to_rest().unwrap();
+}
+
+#[test]
+fn flows_that_end_faster_than_clients_can_be_told_go_nowhere() {
+    let mut world = World::new();
+    let backend = |service, number, becomes| Step::Backend { service, number, becomes };
+    let packets = |service, count| Step::Packets { service, clients: vec![0; count] };
+    let script = [
+        backend(3, 2, None),
+        backend(3, 3, None),
+        packets(0, 1),
+        packets(0, 1),
+        backend(0, 1, None),
+        packets(0, 1),
+        backend(3, 1, Some((BackendState::Ending, 100))),
+        packets(3, 15),
+        backend(0, 4, Some((BackendState::Up, 100))),
+    ];
+    for step in &script {
+        world.step(step).unwrap();
+    }
 }
