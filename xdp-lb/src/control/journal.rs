@@ -18,7 +18,7 @@ use crate::report::unused::{MOST, unused};
 /// How many restored things are named in one line.
 const NAMED: usize = 5;
 
-/// What was told, as far as it is told once only.
+/// The events and troubles so far, and what has been logged and is not logged again.
 #[derive(Debug, Default)]
 pub(super) struct Journal {
     events: EventLog,

@@ -53,7 +53,7 @@ macro_rules! options {
                     $(, keys: $keys:expr)?
                     $(, none: $none:expr)?
                     $(, in_effect: $in_effect:expr)?
-                    $(, fixed: $fixed:literal)?
+                    $(, fixed: $fixed:expr)?
                     $(,)?
                 }
             )+

@@ -29,6 +29,9 @@ pub(crate) const MAX_FLOWS: RangeInclusive<u32> = 0..=1 << 26;
 pub(crate) const RATE: RangeInclusive<u32> = 0..=1_000_000;
 pub(crate) const PERCENT: RangeInclusive<u8> = 0..=100;
 
+/// Why what clients connect to cannot change at runtime.
+const ANOTHER_SERVICE: &str = "another address, port or protocol is another service: add it (xdp-lb service add), move the clients there, then remove this one (xdp-lb service remove)";
+
 options! {
     /// A service: what clients connect to, and its policy.
     #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
@@ -53,14 +56,14 @@ options! {
             default: "none: must be given",
             range: "address and port, or more than one port; each once for a protocol",
             read: |it, key| it.required(key, "vip = \"192.0.2.10:80\"", str::parse),
-            fixed: "another address, port or protocol is another service: add it (xdp-lb service add), move the clients there, then remove this one (xdp-lb service remove)",
+            fixed: ANOTHER_SERVICE,
         }
         #[serde(default)]
         protocol: Protocol = Protocol::Tcp => {
             sentence: "The transport protocol.",
             default: "`\"tcp\"`",
             range: "`\"tcp\"`, `\"udp\"`",
-            fixed: "another address, port or protocol is another service: add it (xdp-lb service add), move the clients there, then remove this one (xdp-lb service remove)",
+            fixed: ANOTHER_SERVICE,
         }
         #[serde(default)]
         mode: Mode = Mode::FullNat => {

@@ -212,7 +212,7 @@ impl Overlay {
     /// Adds a backend to a service. One of the file's that was removed is the file's again.
     ///
     /// # Errors
-    /// `NotFound` where there is no such service, `Invalid` where the backend is wrong in itself,
+    /// `NotFound` if the service does not exist, `Invalid` where the backend is wrong in itself,
     /// `Conflict` where it is there already with another weight or state, stands against a VIP, or
     /// there is no room for it.
     pub fn add_backend(&mut self, config: &Config, name: &str, backend: Backend) -> Answer<Outcome> {
@@ -260,7 +260,7 @@ impl Overlay {
     /// Changes a backend's options or its administrative state. What is so already is left, and said.
     ///
     /// # Errors
-    /// `NotFound` where there is no such service or backend, with those that there are; `Invalid`
+    /// `NotFound` if the service or backend does not exist, with those that do; `Invalid`
     /// where nothing is asked for, or an option cannot have the value or cannot change.
     pub fn patch_backend(
         &mut self,
@@ -327,7 +327,7 @@ impl Overlay {
     /// Removes a backend.
     ///
     /// # Errors
-    /// `NotFound` where there is no such service or backend, with those that there are.
+    /// `NotFound` if the service or backend does not exist, with those that do.
     pub fn remove_backend(&mut self, config: &Config, name: &str, address: SocketAddr) -> Answer<Outcome> {
         let merge = Merge::new(config, self);
         let base = service(&merge, name)?;

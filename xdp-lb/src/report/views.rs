@@ -87,7 +87,7 @@ impl Snapshot {
     /// A service with its backends.
     ///
     /// # Errors
-    /// Where there is no such service, or the flows or counters cannot be read.
+    /// If the service does not exist, or the flows or counters cannot be read.
     pub fn service(&self, name: &str, clock: &Clock) -> Answer<ServiceDetailView> {
         let (service, carried) = self.of_service(name)?;
         let backends = self.backend_views([service], &carried, clock)?;
@@ -98,7 +98,7 @@ impl Snapshot {
     /// The backends of a service, or of all.
     ///
     /// # Errors
-    /// Where there is no such service, or the flows or counters cannot be read.
+    /// If the service does not exist, or the flows or counters cannot be read.
     pub fn backends(&self, service: Option<&str>, clock: &Clock) -> Answer<Vec<BackendView>> {
         match service {
             Some(name) => {
