@@ -28,14 +28,9 @@ pub(crate) const fn fold_name(mut hash: u32, name: &str) -> u32 {
 
 /// Declares a table's key or value, and what its [`Layout`] is.
 macro_rules! record {
-    ($(#[$meta:meta])* $vis:vis struct $name:ident {
+    (@layout $(#[$meta:meta])* $vis:vis struct $name:ident {
         $($(#[$about:meta])* $field_vis:vis $field:ident: $type:ty,)*
     }) => {
-        $(#[$meta])*
-        $vis struct $name {
-            $($(#[$about])* $field_vis $field: $type,)*
-        }
-
         impl $crate::layout::Layout for $name {
             const LAYOUT: u32 = {
                 use $crate::layout::{fold, fold_name};
@@ -49,8 +44,44 @@ macro_rules! record {
             };
         }
     };
+    ($($item:tt)*) => {
+        $($item)*
+        $crate::layout::record! { @layout $($item)* }
+    };
 }
 pub(crate) use record;
+
+/// Adds to a type what numbers can do, too: be copied, compared, ordered, hashed, printed, and seen as bytes.
+macro_rules! plain {
+    ($($item:tt)*) => {
+        #[derive(
+            Clone,
+            Copy,
+            PartialEq,
+            Eq,
+            PartialOrd,
+            Ord,
+            Hash,
+            Debug,
+            Default,
+            ::zerocopy::FromBytes,
+            ::zerocopy::IntoBytes,
+            ::zerocopy::Immutable,
+            ::zerocopy::KnownLayout,
+        )]
+        $($item)*
+    };
+}
+pub(crate) use plain;
+
+/// Declares a table's key: a [`record!`] that is [`plain!`].
+macro_rules! key {
+    ($($item:tt)*) => {
+        $crate::layout::plain! { #[repr(C)] $($item)* }
+        $crate::layout::record! { @layout $($item)* }
+    };
+}
+pub(crate) use key;
 
 #[cfg(test)]
 mod tests {

@@ -9,7 +9,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::layout::{Layout, record};
+use crate::layout::{Layout, key, plain};
 
 /// A 16-bit number in network order.
 #[derive(
@@ -244,24 +244,11 @@ impl fmt::Debug for Port {
     }
 }
 
-/// A protocol's number in the IP header (IANA "Protocol Numbers").
-#[derive(
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Default,
-    Debug,
-    FromBytes,
-    IntoBytes,
-    Immutable,
-    KnownLayout,
-)]
-#[repr(transparent)]
-pub struct Protocol(pub u8);
+plain! {
+    /// A protocol's number in the IP header (IANA "Protocol Numbers").
+    #[repr(transparent)]
+    pub struct Protocol(pub u8);
+}
 
 impl Protocol {
     /// ICMP (RFC 792).
@@ -325,25 +312,9 @@ impl fmt::Display for MacAddress {
     }
 }
 
-record! {
+key! {
     /// One end of a service or of a backend: address, port and protocol; the key of the tables that
     /// know a service by its VIP, and a backend by its own address.
-    #[derive(
-        Clone,
-        Copy,
-        PartialEq,
-        Eq,
-        PartialOrd,
-        Ord,
-        Hash,
-        Debug,
-        Default,
-        FromBytes,
-        IntoBytes,
-        Immutable,
-        KnownLayout,
-    )]
-    #[repr(C)]
     pub struct Endpoint {
         /// The address.
         pub address: Address,

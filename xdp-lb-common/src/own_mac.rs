@@ -4,8 +4,7 @@
 //! every one on the segment would forward the same packet, and replies would carry another host's MAC as their source: the
 //! switch would learn that MAC at the wrong port.
 
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
-
+use crate::layout::plain;
 use crate::net::MacAddress;
 use crate::packet::Packet;
 
@@ -15,27 +14,14 @@ pub const WORDS: u32 = 4096;
 /// At how many places, side by side, an entry may be.
 pub const PROBES: u32 = 8;
 
-/// A MAC that this host owns on an interface or above it (VLAN, macvlan, bridge, bond), as one word of the table.
-///
-/// Bits 0 to 15 the lower half of the interface's index, the others the MAC, its first byte lowest. Two interfaces whose
-/// indices differ by a multiple of 65,536 share their MACs.
-#[derive(
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Debug,
-    Default,
-    FromBytes,
-    IntoBytes,
-    Immutable,
-    KnownLayout,
-)]
-#[repr(transparent)]
-pub struct OwnMac(u64);
+plain! {
+    /// A MAC that this host owns on an interface or above it (VLAN, macvlan, bridge, bond), as one word of the table.
+    ///
+    /// Bits 0 to 15 the lower half of the interface's index, the others the MAC, its first byte lowest. Two interfaces whose
+    /// indices differ by a multiple of 65,536 share their MACs.
+    #[repr(transparent)]
+    pub struct OwnMac(u64);
+}
 
 impl OwnMac {
     /// This MAC on this interface.

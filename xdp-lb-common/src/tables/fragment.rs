@@ -5,14 +5,12 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use super::code::{Code, Coded};
 use super::index::BackendIndex;
 use super::record::Tags;
-use crate::layout::record;
+use crate::layout::{key, record};
 use crate::net::{Address, Be32, MacAddress, Port, Protocol};
 
-record! {
+key! {
     /// The key of `FRAGMENTS`: what the fragments of a packet have in common (RFC 791 section 3.2, RFC 8200
     /// section 4.5).
-    #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
-    #[repr(C)]
     pub struct FragmentKey {
         /// The packet's source address.
         pub source: Address,

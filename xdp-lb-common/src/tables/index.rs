@@ -1,14 +1,14 @@
 //! What names a place in a table.
 
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use crate::layout::plain;
 
 macro_rules! index {
     ($(#[$doc:meta])* $name:ident) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug,
-                 FromBytes, IntoBytes, Immutable, KnownLayout)]
-        #[repr(transparent)]
-        pub struct $name(pub u32);
+        plain! {
+            $(#[$doc])*
+            #[repr(transparent)]
+            pub struct $name(pub u32);
+        }
     };
 }
 

@@ -1,29 +1,14 @@
 //! `QUIC_SERVERS`: the backends that QUIC connection ids name.
 
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
-
 use super::index::ServiceIndex;
-use crate::layout::record;
+use crate::layout::{key, plain};
 use crate::net::{Address, Be32};
 
-/// What a backend is called in the connection ids that it gives to its clients: up to 15 bytes, and zeroes behind.
-#[derive(
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Debug,
-    Default,
-    FromBytes,
-    IntoBytes,
-    Immutable,
-    KnownLayout,
-)]
-#[repr(transparent)]
-pub struct ServerId([Be32; 4]);
+plain! {
+    /// What a backend is called in the connection ids that it gives to its clients: up to 15 bytes, and zeroes behind.
+    #[repr(transparent)]
+    pub struct ServerId([Be32; 4]);
+}
 
 impl ServerId {
     /// The id of these bytes.
@@ -44,24 +29,8 @@ impl ServerId {
     }
 }
 
-record! {
+key! {
     /// The key of `QUIC_SERVERS`.
-    #[derive(
-        Clone,
-        Copy,
-        PartialEq,
-        Eq,
-        PartialOrd,
-        Ord,
-        Hash,
-        Debug,
-        Default,
-        FromBytes,
-        IntoBytes,
-        Immutable,
-        KnownLayout,
-    )]
-    #[repr(C)]
     pub struct ServerKey {
         /// The service.
         pub service: ServiceIndex,

@@ -4,28 +4,12 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::flow::Life;
 use super::index::BackendIndex;
-use crate::layout::record;
+use crate::layout::{key, record};
 use crate::net::{Address, Endpoint, MacAddress, Port, Protocol};
 use crate::packet::headers::ETHERTYPE_VLAN;
 
-record! {
+key! {
     /// The key of `FLOWS`: a packet's 5-tuple, as the packet has it.
-    #[derive(
-        Clone,
-        Copy,
-        PartialEq,
-        Eq,
-        PartialOrd,
-        Ord,
-        Hash,
-        Debug,
-        Default,
-        FromBytes,
-        IntoBytes,
-        Immutable,
-        KnownLayout,
-    )]
-    #[repr(C)]
     pub struct FlowKey {
         /// The packet's source address.
         pub source: Address,

@@ -2,15 +2,11 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::layout::record;
+use crate::layout::{key, record};
 use crate::net::Address;
 
-record! {
+key! {
     /// The key of `ROUTER_ADDRESSES`: an interface as packets come in by it.
-    #[derive(
-        Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, FromBytes, IntoBytes, Immutable, KnownLayout,
-    )]
-    #[repr(C)]
     pub struct RouterInterface {
         /// The index of the interface that receives: a VLAN's parent.
         pub ifindex: u32,

@@ -1,28 +1,10 @@
 //! `SOURCES` and `SOURCE_RATES`: the clients of a service.
 
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
-
-use crate::layout::record;
+use crate::layout::key;
 use crate::net::Address;
 
-record! {
+key! {
     /// A client of a service: the key of `SOURCE_RATES`, and, behind the length of a prefix, of `SOURCES`.
-    #[derive(
-        Clone,
-        Copy,
-        PartialEq,
-        Eq,
-        PartialOrd,
-        Ord,
-        Hash,
-        Debug,
-        Default,
-        FromBytes,
-        IntoBytes,
-        Immutable,
-        KnownLayout,
-    )]
-    #[repr(C)]
     pub struct SourceKey {
         /// `SOURCE_RATES`: the [`ServiceIndex`]. `SOURCES`: the list, [`Service::source_list`].
         pub scope: u32,
