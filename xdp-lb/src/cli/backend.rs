@@ -6,7 +6,7 @@ use comfy_table::Cell;
 
 use super::confirm::{self, Removal};
 use super::drain::{self, Patience, Subject};
-use super::flags::wrong;
+use super::flags::{Given, wrong};
 use super::output::{self, Screen, number, text, words};
 use super::target::{Target, patch};
 use super::units::{byte_rate, grouped, latency, percent, rate, span};
@@ -15,7 +15,7 @@ use crate::api::client::Client;
 use crate::model::change::FlowsLeft;
 use crate::model::request::BackendPatch;
 use crate::model::state::AdminState;
-use crate::model::{self, ServerId, default_weight};
+use crate::model::{self, default_weight};
 use crate::report::documents::BackendView;
 
 #[derive(Debug, Subcommand)]
@@ -30,18 +30,8 @@ pub(super) enum Command {
     Add {
         #[command(flatten)]
         target: Target,
-        /// Its share of new flows relative to the other backends, 0 to 65535
-        #[arg(long, value_name = "N", default_value_t = default_weight())]
-        weight: u16,
-        /// QUIC: its server ID, in hex
-        #[arg(long, value_name = "HEX")]
-        server_id: Option<ServerId>,
-        /// Use it as a backup: it takes new flows only while no other backend is up, or too few (panic_threshold)
-        #[arg(long)]
-        backup: bool,
-        /// Maximum number of concurrent flows; 0: unlimited
-        #[arg(long, value_name = "N", default_value_t)]
-        max_flows: u32,
+        #[command(flatten)]
+        given: Given<model::Backend>,
     },
     /// Remove a backend: it drains, and is removed once its last flow has ended
     ///
@@ -104,13 +94,9 @@ impl Command {
             Self::Drain { target, patience } => {
                 return drain::execute(client, screen, &Subject::Backend(target), &patience).await;
             }
-            Self::Add { target, weight, server_id, backup, max_flows } => {
-                let backend = model::Backend {
-                    server_id,
-                    backup,
-                    max_flows,
-                    ..model::Backend::new(target.address, weight)
-                };
+            Self::Add { target, given } => {
+                let backend = given.over(model::Backend::new(target.address, default_weight()));
+                let backend = backend.map_err(|why| wrong(&["backend", "add"], why))?;
                 client.add_backend(&target.service, &backend).await?
             }
             Self::Remove { target: Target { service, address }, removal } => {

@@ -6,23 +6,19 @@ use std::time::Duration;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 use comfy_table::Cell;
-use serde_json::{Map, Value};
 
 use super::backend::{self, flows_left};
 use super::confirm::{self, Removal};
 use super::drain::{self, Patience, Subject};
-use super::flags::{parse_backend, parse_keys, wrong};
+use super::flags::{Given, backend_name, parse_backend, wrong};
 use super::output::{Screen, number, text};
-use super::units::{self, byte_rate, counted, grouped, rate, span};
+use super::units::{byte_rate, counted, grouped, rate, span};
 use super::{Done, discovery, set};
 use crate::api::client::Client;
 use crate::model::change::{FlowsLeft, in_words};
 use crate::model::request::ServicePatch;
 use crate::model::state::AdminState;
-use crate::model::{
-    self, Affinity, Agent, CircuitBreaker, Feedback, FlowTracking, Hairpin, HealthCheck, Mode, OnDown,
-    OnNoBackends, Prefix, Probe, Protocol, Quic, Vip,
-};
+use crate::model::{self, Agent, HealthCheck, Mode, OnDown, Prefix, Probe, Vip};
 use crate::report::documents::{BackendView, MovingView, ServiceDetailView, ServiceView};
 
 #[derive(Debug, Subcommand)]
@@ -96,195 +92,14 @@ pub(super) struct Add {
     /// 192.0.2.10:5000-5999, or all of them, '192.0.2.10:*'; backends then have port 0
     #[arg(value_parser = str::parse::<Vip>)]
     vip: Vip,
-    /// tcp or udp
-    #[arg(long, default_value_t, value_parser = str::parse::<Protocol>)]
-    protocol: Protocol,
-    /// full-nat (works in any network), nat (backends route to clients through this host), or dsr, ipip or gue
-    /// (backends have the VIP and reply directly to clients)
-    #[arg(long, default_value_t, value_parser = str::parse::<Mode>)]
-    mode: Mode,
-    /// An address of this host: in full-nat the source address that backends see, in ipip and gue the source of
-    /// tunnel packets; may be given several times [default: this host's address towards the backend]
-    #[arg(long = "snat-address", value_name = "ADDR")]
-    snat_addresses: Vec<IpAddr>,
-    /// Which flows go to the same backend: none, source (those of one client: an IPv4 address or an IPv6 /64) or
-    /// source/PREFIX
-    #[arg(long, default_value_t, value_parser = str::parse::<Affinity>)]
-    affinity: Affinity,
-    /// Which flows are tracked: auto (those whose slot has moved recently) or always
-    #[arg(long, value_name = "WHICH", default_value_t)]
-    flow_tracking: FlowTracking,
-    /// What happens to new flows while no backend takes any: reject (TCP reset, ICMP port unreachable) or drop
-    #[arg(long, value_name = "WHAT", default_value_t)]
-    on_no_backends: OnNoBackends,
-    /// Mode nat: whether clients on a backend's own network are translated to an address of this host: auto or off
-    #[arg(long, value_name = "WHICH", default_value_t)]
-    hairpin: Hairpin,
-    /// QUIC: length of the server ID, which follows the first byte of a connection ID, in bytes, 1 to 15
-    #[arg(long, value_name = "N")]
-    quic_server_id_length: Option<u8>,
-    /// QUIC: the configuration ID of the servers, 0 to 6 [default: 0]
-    #[arg(
-        long,
-        value_name = "N",
-        requires = "quic_server_id_length",
-        default_value_t,
-        hide_default_value = true
-    )]
-    quic_config_id: u8,
-    /// Allow only clients in this range; may be given several times
-    #[arg(long, value_name = "PREFIX")]
-    allow: Vec<Prefix>,
-    /// Deny clients in this range; may be given several times
-    #[arg(long, value_name = "PREFIX")]
-    deny: Vec<Prefix>,
-    /// Maximum number of new flows per second from one client; 0: unlimited
-    #[arg(long, value_name = "N", default_value_t)]
-    new_flow_rate: u32,
-    /// How many of them may come in one burst [default: as many as in a second]
-    #[arg(long, value_name = "N", requires = "new_flow_rate", default_value_t, hide_default_value = true)]
-    new_flow_burst: u32,
-    /// Maximum number of concurrent flows; 0: unlimited
-    #[arg(long, value_name = "N", default_value_t)]
-    max_flows: u32,
-    /// If fewer backends are up than this, in percent, backups take flows, and then backends that are down; 0:
-    /// backups only while no other is up, and never backends that are down
-    #[arg(long, value_name = "PERCENT", default_value_t)]
-    panic_threshold: u8,
-    /// Ramp up a recovered backend's share of new flows over this time: 30s, 5m [default: at once]
-    #[arg(long, value_name = "TIME", value_parser = units::parse_span)]
-    slow_start: Option<Duration>,
-    /// What happens to established flows of a backend that is down: auto (they end once it no longer answers any
-    /// client, or after --down-timeout if replies do not pass here), keep, or reset (they end at once)
-    #[arg(long, value_name = "WHAT", default_value_t)]
-    on_down: OnDown,
-    /// nat, full-nat: how long a backend that is down must be silent before its flows end [default: 2s]
-    #[arg(long, value_name = "TIME", value_parser = units::parse_span)]
-    down_grace: Option<Duration>,
-    /// dsr, ipip, gue: how long a backend is down before its flows end [default: 30s]
-    #[arg(long, value_name = "TIME", value_parser = units::parse_span)]
-    down_timeout: Option<Duration>,
-    /// Stop sending new flows to a failing backend for a while:
-    /// open=30s,max_open=5m,window=10s,half_open_portion=10; to also count failed flows (nat, full-nat):
-    /// failure_percent=50,min_flows=20,max_ejected=50. Omitted keys have these values
-    #[arg(long, value_name = "KEY=VALUE,...", value_parser = parse_keys::<CircuitBreaker>)]
-    circuit_breaker: Option<CircuitBreaker>,
-    /// Query an agent on each backend (HAProxy's agent checks):
-    /// port=8081,interval=2s,timeout=1s,send=TEXT,source=ADDR; only the port is required
-    #[arg(long, value_name = "KEY=VALUE,...", value_parser = parse_keys::<Agent>)]
-    agent: Option<Agent>,
-    /// Adjust weights by the latency of checks (latency=true,floor=25), and damp all adjustments, agents' too:
-    /// min_change=10,hold=10s. Omitted keys have these values, and latency=false
-    #[arg(long, value_name = "KEY=VALUE,...", value_parser = parse_keys::<Feedback>)]
-    feedback: Option<Feedback>,
-    /// A backend, with its weight if not 100, its QUIC server ID in hex, a limit of concurrent flows, and whether it
-    /// is a backup; may be given several times
-    #[arg(long = "backend", value_name = "ADDR:PORT[=WEIGHT][,server-id=HEX][,max-flows=N][,backup]", value_parser = parse_backend)]
+    #[command(flatten)]
+    given: Given<model::Service>,
+    /// A backend, with its options; may be given several times
+    #[arg(long = "backend", value_name = backend_name(), value_parser = parse_backend)]
     backends: Vec<model::Backend>,
     /// Any option by its key in the config file, as `service set` takes them; may be given several times
     #[arg(long = "option", value_name = "KEY=VALUE")]
     options: Vec<String>,
-    #[command(flatten)]
-    check: Check,
-    #[command(flatten)]
-    discovery: discovery::Flags,
-}
-
-/// The keys of a health check: the daemon's config has the same.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Health check")]
-struct Check {
-    /// tcp, http, https, dns, udp, icmp, grpc, exec (a program on the daemon's host, if its config file allows that)
-    /// or none [default: tcp for a TCP service on one port, else none]
-    #[arg(long, value_name = "TYPE")]
-    check: Option<String>,
-    /// http, https: the path to request [default: /]
-    #[arg(long, value_name = "PATH", requires = "check")]
-    check_path: Option<String>,
-    /// http, https: the Host header; grpc: the authority [default: the address that is checked]
-    #[arg(long, value_name = "HOST", requires = "check")]
-    check_host: Option<String>,
-    /// http, https: GET, HEAD or OPTIONS [default: GET]
-    #[arg(long, value_name = "METHOD", requires = "check")]
-    check_method: Option<String>,
-    /// http, https: an additional header; may be given several times
-    #[arg(long = "check-header", value_name = "NAME: VALUE", requires = "check")]
-    check_headers: Vec<String>,
-    /// http, https: the status codes that count as healthy, such as 200-299,401 [default: 200-399]
-    #[arg(long, value_name = "RANGES", requires = "check")]
-    check_status: Option<String>,
-    /// http, https: text that the response body must contain
-    #[arg(long, value_name = "TEXT", requires = "check")]
-    check_body: Option<String>,
-    /// http, https: a regular expression that the response body must match
-    #[arg(long, value_name = "REGEX", requires = "check")]
-    check_body_regex: Option<String>,
-    /// grpc: use TLS
-    #[arg(long, requires = "check")]
-    check_tls: bool,
-    /// https, grpc: the name that is sent as SNI and that the certificate must be valid for
-    #[arg(long, value_name = "NAME", requires = "check")]
-    check_server_name: Option<String>,
-    /// https, grpc: accept any certificate
-    #[arg(long, requires = "check")]
-    check_no_verify: bool,
-    /// https, grpc: a PEM file on the daemon's host with the trusted CAs [default: the CAs that host trusts]
-    #[arg(long, value_name = "FILE", requires = "check")]
-    check_ca_file: Option<String>,
-    /// https, grpc: the oldest accepted TLS version, 1.2 or 1.3 [default: 1.2]
-    #[arg(long, value_name = "VERSION", requires = "check")]
-    check_min_tls: Option<String>,
-    /// grpc: the service to ask about [default: the server as a whole]
-    #[arg(long, value_name = "NAME", requires = "check")]
-    check_service: Option<String>,
-    /// dns: the name to query [default: .]
-    #[arg(long, value_name = "NAME", requires = "check")]
-    check_name: Option<String>,
-    /// dns: the record type to query [default: NS for ".", else A]
-    #[arg(long, value_name = "TYPE", requires = "check")]
-    check_record: Option<String>,
-    /// udp: the payload to send
-    #[arg(long, value_name = "TEXT", requires = "check")]
-    check_send: Option<String>,
-    /// udp: the same, in hex
-    #[arg(long, value_name = "HEX", requires = "check")]
-    check_send_hex: Option<String>,
-    /// udp: text that the answer must contain [default: any answer is accepted]
-    #[arg(long, value_name = "TEXT", requires = "check")]
-    check_expect: Option<String>,
-    /// udp: the same, in hex
-    #[arg(long, value_name = "HEX", requires = "check")]
-    check_expect_hex: Option<String>,
-    /// exec: the program; each further use adds an argument
-    #[arg(long, value_name = "WORD", requires = "check", allow_hyphen_values = true)]
-    check_command: Vec<String>,
-    /// The port to check [default: the backend's]
-    #[arg(long, value_name = "PORT", requires = "check")]
-    check_port: Option<u16>,
-    /// Which address to check: "backend", or in modes dsr, ipip and gue "vip", through the backend [default: backend]
-    #[arg(long, value_name = "WHERE", requires = "check")]
-    check_via: Option<String>,
-    /// The time between two checks [default: 1s]
-    #[arg(long, value_name = "TIME", requires = "check")]
-    check_interval: Option<String>,
-    /// The time between two checks while the backend's health is changing [default: the normal interval]
-    #[arg(long, value_name = "TIME", requires = "check")]
-    check_fast_interval: Option<String>,
-    /// How much earlier a check may start, at random, in percent of the interval [default: 10]
-    #[arg(long, value_name = "PERCENT", requires = "check")]
-    check_jitter: Option<u16>,
-    /// How long one check may take [default: 500ms]
-    #[arg(long, value_name = "TIME", requires = "check")]
-    check_timeout: Option<String>,
-    /// How many successes in a row bring a backend up [default: 2]
-    #[arg(long, value_name = "N", requires = "check")]
-    check_rise: Option<u16>,
-    /// How many failures in a row take a backend down [default: 3]
-    #[arg(long, value_name = "N", requires = "check")]
-    check_fall: Option<u16>,
-    /// The source address of checks [default: chosen by the routes]
-    #[arg(long, value_name = "ADDR", requires = "check")]
-    check_source: Option<String>,
 }
 
 impl Command {
@@ -324,86 +139,9 @@ impl Command {
 
 impl Add {
     fn service(self) -> Result<model::Service, clap::Error> {
-        let service = model::Service {
-            name: self.name,
-            vip: self.vip,
-            protocol: self.protocol,
-            mode: self.mode,
-            snat_addresses: self.snat_addresses,
-            affinity: self.affinity,
-            flow_tracking: self.flow_tracking,
-            on_no_backends: self.on_no_backends,
-            hairpin: self.hairpin,
-            quic: self
-                .quic_server_id_length
-                .map(|server_id_length| Quic { server_id_length, config_id: self.quic_config_id }),
-            allow: self.allow,
-            deny: self.deny,
-            new_flow_rate: self.new_flow_rate,
-            new_flow_burst: self.new_flow_burst,
-            panic_threshold: self.panic_threshold,
-            slow_start: self.slow_start,
-            on_down: self.on_down,
-            down_grace: self.down_grace,
-            down_timeout: self.down_timeout,
-            circuit_breaker: self.circuit_breaker,
-            agent: self.agent,
-            feedback: self.feedback,
-            max_flows: self.max_flows,
-            health_check: self.check.health_check()?,
-            discovery: self.discovery.discovery()?,
-            backends: self.backends,
-        };
-        set::over(&service, &self.options).map_err(|why| wrong(&["service", "add"], why))
-    }
-}
-
-impl Check {
-    /// Read as the config file's health checks are, with the same defaults and the same errors.
-    fn health_check(self) -> Result<Option<HealthCheck>, clap::Error> {
-        let Some(kind) = self.check else { return Ok(None) };
-        let texts = [
-            ("path", self.check_path),
-            ("host", self.check_host),
-            ("method", self.check_method),
-            ("status", self.check_status),
-            ("body", self.check_body),
-            ("body_regex", self.check_body_regex),
-            ("server_name", self.check_server_name),
-            ("ca_file", self.check_ca_file),
-            ("min_tls", self.check_min_tls),
-            ("service", self.check_service),
-            ("name", self.check_name),
-            ("record", self.check_record),
-            ("send", self.check_send),
-            ("send_hex", self.check_send_hex),
-            ("expect", self.check_expect),
-            ("expect_hex", self.check_expect_hex),
-            ("interval", self.check_interval),
-            ("fast_interval", self.check_fast_interval),
-            ("timeout", self.check_timeout),
-            ("source", self.check_source),
-            ("via", self.check_via),
-        ];
-        let numbers = [
-            ("jitter", self.check_jitter),
-            ("rise", self.check_rise),
-            ("fall", self.check_fall),
-            ("port", self.check_port),
-        ];
-        let lists = [("headers", self.check_headers), ("command", self.check_command)];
-        let flags = [("tls", true, self.check_tls), ("verify", false, self.check_no_verify)];
-        let mut written = Map::from_iter([("type".to_owned(), Value::from(kind))]);
-        let is_given = |list: &Vec<String>| !list.is_empty();
-        written.extend(
-            lists.into_iter().filter(|(_, list)| is_given(list)).map(|(key, list)| (key.into(), list.into())),
-        );
-        written.extend(
-            flags.into_iter().filter(|flag| flag.2).map(|(key, value, _)| (key.into(), value.into())),
-        );
-        written.extend(texts.into_iter().filter_map(|(key, value)| Some((key.into(), value?.into()))));
-        written.extend(numbers.into_iter().filter_map(|(key, value)| Some((key.into(), value?.into()))));
-        serde_json::from_value(written.into()).map(Some).map_err(|why| wrong(&["service", "add"], why))
+        let base = model::Service { backends: self.backends, ..model::Service::new(self.name, self.vip) };
+        let service = self.given.over(base).and_then(|service| set::over(&service, &self.options));
+        service.map_err(|why| wrong(&["service", "add"], why))
     }
 }
 

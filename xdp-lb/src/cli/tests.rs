@@ -146,7 +146,7 @@ fn wrong_arguments_say_how_to_write_them() {
         (&["service", "add", "web", "192.0.2.10:80", "--protocol", "sctp"], "\"tcp\" or \"udp\""),
         (&["service", "add", "web", "192.0.2.10:80", "--mode", "tunnel"], "\"dsr\", \"ipip\" or \"gue\""),
         (&["service", "add", "web", "192.0.2.10:80", "--check-path", "/"], "--check <TYPE>"),
-        (&["service", "add", "web", "192.0.2.10:80", "--backend", "198.51.100.11:80=x"], "write 0 to 65535"),
+        (&["service", "add", "web", "192.0.2.10:80", "--backend", "198.51.100.11:80=x"], "write 0 to 65,535"),
         (&["status", "--output", "xml"], "table, json"),
         (&["unload", "--pin-path", "/a", "--config", "b"], "cannot be used with"),
         (&["statsu"], "status"),
@@ -269,9 +269,11 @@ async fn backups_and_a_panic_threshold_are_added_and_shown() {
         text.contains("breaker         open for 10s to 5m, then 10 % for 10s; on failed checks, and on 30 %"),
         "{text}"
     );
-    for (wrong, words) in
-        [("open", "not KEY=VALUE"), ("opne=1s", "unknown field `opne`"), ("open=x", "not a duration")]
-    {
+    for (wrong, words) in [
+        ("open", "not KEY=VALUE"),
+        ("opne=1s", "unknown key \"opne\"; did you mean \"open\"?"),
+        ("open=x", "not a duration"),
+    ] {
         let line = ["service", "add", "s", "192.0.2.10:8001", "--circuit-breaker", wrong];
         let error = usage_error(&line);
         assert!(error.contains(words), "{error}");

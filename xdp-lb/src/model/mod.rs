@@ -24,6 +24,7 @@ pub(crate) mod rules;
 pub(crate) mod section;
 pub(crate) mod service;
 pub mod state;
+pub mod table;
 pub mod text;
 pub mod unknown;
 pub(crate) mod values;

@@ -2,6 +2,7 @@
 //! the flag of the CLI, the change at runtime and the row of the documentation.
 
 use serde::Serialize;
+use serde_json::Value;
 
 use super::section::Section;
 
@@ -25,6 +26,12 @@ pub struct Row<T: 'static> {
     pub default: &'static str,
     /// What may be written, as the documentation prints it.
     pub range: &'static str,
+    /// What usage calls its value, where that is not a number or the key's last word.
+    pub value_name: Option<&'static str>,
+    /// What may be written, as the help of its flag says it, where that is more than the range.
+    pub help: Option<&'static str>,
+    /// The JSON of its default, or null.
+    pub(crate) absent: fn() -> Value,
     /// Why it cannot change at runtime, and the way to another value; `None`: it can.
     pub fixed: Option<&'static str>,
     /// Reads it: what is absent or wrong leaves it as it is.
@@ -49,6 +56,8 @@ macro_rules! options {
                     sentence: $sentence:tt,
                     default: $written:literal,
                     range: $range:literal
+                    $(, value_name: $value_name:literal)?
+                    $(, help: $help:literal)?
                     $(, read: $read:expr)?
                     $(, keys: $keys:expr)?
                     $(, none: $none:expr)?
@@ -75,6 +84,12 @@ macro_rules! options {
                     sentence: $sentence,
                     default: $written,
                     range: $range,
+                    value_name: options!(@some $($value_name)?),
+                    help: options!(@some $($help)?),
+                    absent: || {
+                        let absent: $type = $default;
+                        serde_json::to_value(absent).unwrap_or_default()
+                    },
                     fixed: options!(@some $($fixed)?),
                     read: |section, to| {
                         let read: fn(&mut $crate::model::section::Section<'_>, &str) -> Option<$type> =

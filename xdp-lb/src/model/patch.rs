@@ -248,7 +248,8 @@ impl<T: Options> Row<T> {
         self.read_key(key, text, text.split(',').map(|item| Value::from(item.trim())).collect())
     }
 
-    fn read_key(&self, key: &str, text: &str, list: Vec<Value>) -> Result<Value, String> {
+    /// The same, with the list that the text stands for where the key wants one.
+    pub(crate) fn read_key(&self, key: &str, text: &str, list: Vec<Value>) -> Result<Value, String> {
         self.check_key(key)?;
         if is_removal(key, &NONE.into()) && text == NONE {
             return Ok(NONE.into());
@@ -288,19 +289,33 @@ impl<T: Options> Row<T> {
         text.split(',').map(key).collect::<Result<Map<String, Value>, String>>().map(Value::Object)
     }
 
-    /// The value that text on a command line stands for, or what is wrong with it.
+    /// The value that text on a command line stands for, which may be none, or what is wrong with it.
     ///
     /// # Errors
     /// What is wrong, and what to write.
     pub fn value(&self, text: &str) -> Result<Value, String> {
-        if self.keys.is_some() && text != NONE {
+        match self.none {
+            Some(_) if text == NONE => Ok(NONE.into()),
+            _ => self.literal(text),
+        }
+    }
+
+    /// The value that text on a command line stands for, or what is wrong with it.
+    ///
+    /// # Errors
+    /// What is wrong, and what to write.
+    pub fn literal(&self, text: &str) -> Result<Value, String> {
+        if self.keys.is_some() {
             return self.table(text);
         }
         let mut all_wrong = Vec::new();
         for value in readings(text) {
-            let patch = Patch::<T>::of(self.key, value.clone());
+            let table = Table::from([(self.key.to_owned(), Node::from(&value))]);
             let mut problems = Problems::default();
-            patch.over(&T::example(), &Place::Root, &mut problems);
+            (self.read)(
+                &mut Section::new(&table, Place::Root, &[self.key], &mut problems),
+                &mut T::example(),
+            );
             match problems.all.into_iter().next() {
                 None => return Ok(value),
                 Some(problem) => all_wrong.push(problem.what),
@@ -309,8 +324,9 @@ impl<T: Options> Row<T> {
         // What is wrong with a value of the right type says more.
         let wrong = all_wrong.iter().find(|wrong| wanted_type(wrong).is_none()).or(all_wrong.first());
         let wrong = wrong.map_or("", |wrong| wrong);
-        let wrong =
-            wanted_type(wrong).map_or(wrong.to_owned(), |wanted| format!("{} is not {wanted}", quoted(text)));
+        let range = self.range.replace('`', "");
+        let wrong = wanted_type(wrong)
+            .map_or(wrong.to_owned(), |wanted| format!("{} is not {wanted}; write {range}", quoted(text)));
         Err(format!("{}: {wrong}", self.key))
     }
 }
@@ -330,27 +346,6 @@ fn readings(text: &str) -> Vec<Value> {
 /// A number, or true or false, that a text may stand for.
 fn plain(text: &str) -> Option<Value> {
     text.parse::<u64>().map(Value::from).ok().or(text.parse::<bool>().map(Value::from).ok())
-}
-
-/// Reads the keys of a table, `KEY=VALUE,...`: a number, or true or false, is one; all else is text.
-///
-/// # Errors
-/// What is not a key with its value.
-pub fn keys(text: &str) -> Result<Map<String, Value>, String> {
-    let pair = |pair: &str| {
-        let (key, value) = pair
-            .split_once('=')
-            .ok_or_else(|| format!("{} is not KEY=VALUE; write KEY=VALUE,...", quoted(pair)))?;
-        let key = key.trim();
-        // What an agent is sent is text, whatever it looks like.
-        let is_json = key != "send" && (value.parse::<u32>().is_ok() || value.parse::<bool>().is_ok());
-        let value = match value.parse::<Value>() {
-            Ok(value) if is_json => value,
-            _ => Value::from(value),
-        };
-        Ok((key.to_owned(), value))
-    };
-    text.split(',').map(pair).collect()
 }
 
 impl<T> FromIterator<(String, Value)> for Patch<T> {

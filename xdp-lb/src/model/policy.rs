@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::choices::Protocol;
 use super::place::{Place, Problems};
 use super::section::{Section, Value};
+use super::table::Key;
 use super::text::quoted;
 use super::values::within;
 
@@ -132,6 +133,20 @@ impl Quic {
     pub(crate) const CONFIGS: RangeInclusive<u8> = 0..=6;
 
     pub(crate) const KEYS: &[&str] = &["server_id_length", "config_id"];
+    pub(crate) const TABLE: &[Key] = &[
+        Key {
+            name: "server_id_length",
+            owners: &[],
+            help: "QUIC: length of the server ID, which follows the first byte of a connection ID, in bytes, 1 to 15",
+            absent: || 0.into(),
+        },
+        Key {
+            name: "config_id",
+            owners: &[],
+            help: "QUIC: the configuration ID of the servers, 0 to 6 [default: 0]",
+            absent: || 0.into(),
+        },
+    ];
 
     pub(crate) fn read(quic: &mut Section<'_>) -> Option<Self> {
         const KEY: &str = "server_id_length";

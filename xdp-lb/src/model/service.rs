@@ -70,6 +70,7 @@ options! {
             sentence: "How packets reach the backends, and how the replies return.",
             default: "`\"full-nat\"`",
             range: "`\"full-nat\"`, `\"nat\"`, `\"dsr\"`, `\"ipip\"`, `\"gue\"`",
+            help: "full-nat (works in any network), nat (backends route to clients through this host), or dsr, ipip or gue (backends have the VIP and reply directly to clients)",
             fixed: "established flows would break, since each mode sends packets in its own way: add a service of that mode at another VIP, move the clients there, then remove this one; or drain the service, change the config file and reload",
         }
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -78,6 +79,7 @@ options! {
                        addresses.",
             default: "this host's address towards the backend",
             range: "up to 16 addresses, each once; only modes `full-nat`, `ipip` and `gue`",
+            value_name: "ADDR",
             none: |it| it.snat_addresses.clear(),
         }
         #[serde(default, skip_serializing_if = "is_default")]
@@ -85,24 +87,31 @@ options! {
             sentence: "Which flows go to the same backend.",
             default: "`\"none\"`",
             range: "`\"none\"`, `\"source\"`, `\"source/PREFIX\"` with a prefix of 1 to 32 bits (IPv6: 1 to 128)",
+            help: "none, source (those of one client: an IPv4 address or an IPv6 /64) or source/PREFIX",
         }
         #[serde(default, skip_serializing_if = "is_default")]
         flow_tracking: FlowTracking = FlowTracking::Auto => {
             sentence: "Which flows are recorded.",
             default: "`\"auto\"`",
             range: "`\"auto\"`, `\"always\"`",
+            value_name: "WHICH",
+            help: "auto (those whose slot has moved recently) or always",
         }
         #[serde(default, skip_serializing_if = "is_default")]
         on_no_backends: OnNoBackends = OnNoBackends::Reject => {
             sentence: "What happens to new flows while no backend takes any.",
             default: "`\"reject\"`",
             range: "`\"reject\"`, `\"drop\"`",
+            value_name: "WHAT",
+            help: "reject (TCP reset, ICMP port unreachable) or drop",
         }
         #[serde(default, skip_serializing_if = "is_default")]
         hairpin: Hairpin = Hairpin::Auto => {
             sentence: "`nat`: what happens to clients to which the backend would reply directly.",
             default: "`\"auto\"`",
             range: "`\"auto\"`, `\"off\"`",
+            value_name: "WHICH",
+            help: "auto (they are translated to an address of this host) or off",
         }
         #[serde(default, skip_serializing_if = "Option::is_none")]
         quic: Option<Quic> = None => {
@@ -118,6 +127,7 @@ options! {
             sentence: "The allowed clients; all others are denied.",
             default: "all clients",
             range: "ranges of the VIP's family, `\"192.0.2.0/24\"` or single addresses, each once",
+            value_name: "PREFIX",
             read: ranges,
             none: |it| it.allow.clear(),
         }
@@ -126,6 +136,7 @@ options! {
             sentence: "The denied clients.",
             default: "no clients",
             range: "as `allow`",
+            value_name: "PREFIX",
             read: ranges,
             none: |it| it.deny.clear(),
         }
@@ -155,6 +166,7 @@ options! {
             sentence: "When to stop sending new flows to a failing backend for a while.",
             default: "none",
             range: "a table, below",
+            help: "open=30s,max_open=5m,window=10s,half_open_portion=10; to also count failed flows (nat, full-nat): failure_percent=50,min_flows=20,max_ejected=50. Omitted keys have these values",
             read: |it, key| it.section(key, CircuitBreaker::KEYS, CircuitBreaker::read).map(Some),
             keys: CircuitBreaker::KEYS,
             none: |it| it.circuit_breaker = None,
@@ -164,6 +176,7 @@ options! {
             sentence: "How an agent on each backend is queried, in addition to the health check.",
             default: "none",
             range: "a table, below",
+            help: "port=8081,interval=2s,timeout=1s,send=TEXT,source=ADDR (HAProxy's agent checks); only the port is required",
             read: |it, key| it.section(key, Agent::KEYS, Agent::read).flatten().map(Some),
             keys: Agent::KEYS,
             none: |it| it.agent = None,
@@ -173,6 +186,7 @@ options! {
             sentence: "Whether weights follow the latency of checks, and how adjustments are damped.",
             default: "weights as configured",
             range: "a table, below",
+            help: "latency=true,floor=25 follows it; min_change=10,hold=10s damps all adjustments, agents' too. Omitted keys have these values, and latency=false",
             read: |it, key| it.section(key, Feedback::KEYS, Feedback::read).map(Some),
             keys: Feedback::KEYS,
             none: |it| it.feedback = None,
@@ -183,6 +197,7 @@ options! {
             sentence: "The time over which a returning backend ramps up to its share of new flows.",
             default: "none: at once",
             range: "1 s to 1 h",
+            value_name: "TIME",
             none: |it| it.slow_start = None,
         }
         #[serde(default, skip_serializing_if = "is_default")]
@@ -190,6 +205,8 @@ options! {
             sentence: "What happens to established flows of a backend that is down.",
             default: "`\"auto\"`",
             range: "`\"auto\"`, `\"keep\"`, `\"reset\"`",
+            value_name: "WHAT",
+            help: "auto (they end once it no longer answers any client, or after --down-timeout if replies do not pass here), keep, or reset (they end at once)",
         }
         #[schemars(with = "Option<String>")]
         #[serde(default, skip_serializing_if = "Option::is_none", with = "text::duration_option")]
@@ -197,6 +214,7 @@ options! {
             sentence: "How long a backend that is down must be silent before its flows end.",
             default: "`\"2s\"`",
             range: "500 ms to 1 h; modes `nat` and `full-nat`, `on_down = \"auto\"`",
+            value_name: "TIME",
             none: |it| it.down_grace = None,
         }
         #[schemars(with = "Option<String>")]
@@ -205,6 +223,7 @@ options! {
             sentence: "How long a backend is down before its flows end.",
             default: "`\"30s\"`",
             range: "1 s to 1 day; modes `dsr`, `ipip` and `gue`, `on_down = \"auto\"`",
+            value_name: "TIME",
             none: |it| it.down_timeout = None,
         }
         #[serde(default, skip_serializing_if = "is_default")]
@@ -270,6 +289,7 @@ options! {
             sentence: "The server's ID in QUIC's connection IDs.",
             default: "none: must be given if the service has `quic`, and only then",
             range: "as many bytes as `server_id_length` says, in hex, each once in a service",
+            value_name: "HEX",
             read: |it, key| it.parsed(key, str::parse).map(Some),
             none: |it| it.server_id = None,
         }

@@ -1,167 +1,63 @@
 //! A health check as it is written: flat, one key a value, every key but `type` optional.
 
-use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
-
-use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::check::{
     Body, DEFAULT_JITTER, HealthCheck, Http, Method, Pattern, Probe, StatusRange, Tls, TlsVersion, Via,
     print_statuses,
 };
-use super::section::{Section, Value};
+use super::table::{TableErrors, table};
 use super::text;
 
-/// The keys of a health check: the form that TOML and JSON share, where each is read, and whose types it belongs to.
-macro_rules! keys {
-    ($($key:ident: $type:ty $(, of $($owner:literal)|+)?;)+) => {
-        /// The keys of a health check.
-        #[derive(Clone, Default, Debug, Serialize, Deserialize, JsonSchema)]
-        #[serde(deny_unknown_fields)]
-        pub(crate) struct WrittenCheck {
-            pub r#type: String,
-            $(
-                #[serde(default, skip_serializing_if = "Option::is_none")]
-                pub $key: Option<$type>,
-            )+
-        }
-
-        /// Every key, `type` first.
-        pub(crate) const KEYS: &[&str] = &["type", $(stringify!($key)),+];
-
-        impl WrittenCheck {
-            /// Reads the table of a config file.
-            pub(crate) fn read(table: &mut Section<'_>) -> Option<Self> {
-                $(let $key = <$type>::read(table, stringify!($key));)+
-                let r#type = table.required("type", "type = \"tcp\"", |text| Ok(text.to_owned()))?;
-                Some(Self { r#type, $($key),+ })
-            }
-
-            /// The keys that are given and belong to certain types only: the key, and the types.
-            fn owned(&self) -> Vec<(&'static str, &'static [&'static str])> {
-                let mut owned: Vec<(&'static str, &'static [&'static str])> = Vec::new();
-                $($(if self.$key.is_some() { owned.push((stringify!($key), &[$($owner),+])); })?)+
-                owned
-            }
-        }
-    };
-}
-
-keys! {
-    path: String, of "http" | "https";
-    host: String, of "http" | "https" | "grpc";
-    method: String, of "http" | "https";
-    headers: Vec<String>, of "http" | "https";
-    status: String, of "http" | "https";
-    body: String, of "http" | "https";
-    body_regex: String, of "http" | "https";
-    tls: bool, of "grpc";
-    server_name: String, of "https" | "grpc";
-    verify: bool, of "https" | "grpc";
-    ca_file: String, of "https" | "grpc";
-    min_tls: String, of "https" | "grpc";
-    service: String, of "grpc";
-    name: String, of "dns";
-    record: String, of "dns";
-    send: String, of "udp";
-    send_hex: String, of "udp";
-    expect: String, of "udp";
-    expect_hex: String, of "udp";
-    command: Vec<String>, of "exec";
+table! {
+    /// The keys of a health check.
+    WrittenCheck of HealthCheck at "health_check",
+    type: "tcp" => "tcp, http, https, dns, udp, icmp, grpc, exec (a program on the daemon's host, if its config file allows that) or none [default: tcp for a TCP service on one port, else none]";
+    path: String, of "http" | "https" => "the path to request [default: /]";
+    host: String, of "http" | "https" | "grpc" => "the Host header, or gRPC's authority [default: the address that is checked]";
+    method: String, of "http" | "https" => "GET, HEAD or OPTIONS [default: GET]";
+    headers: Vec<String>, of "http" | "https" => "an additional header, NAME: VALUE";
+    status: String, of "http" | "https" => "the status codes that count as healthy, such as 200-299,401 [default: 200-399]";
+    body: String, of "http" | "https" => "text that the response body must contain";
+    body_regex: String, of "http" | "https" => "a regular expression that the response body must match";
+    tls: bool, of "grpc" => "use TLS";
+    server_name: String, of "https" | "grpc" => "the name that is sent as SNI and that the certificate must be valid for";
+    verify: bool = true, of "https" | "grpc" => "accept any certificate";
+    ca_file: String, of "https" | "grpc" => "a PEM file on the daemon's host with the trusted CAs [default: the CAs that host trusts]";
+    min_tls: String, of "https" | "grpc" => "the oldest accepted TLS version, 1.2 or 1.3 [default: 1.2]";
+    service: String, of "grpc" => "the service to ask about [default: the server as a whole]";
+    name: String, of "dns" => "the name to query [default: .]";
+    record: String, of "dns" => "the record type to query [default: NS for \".\", else A]";
+    send: String, of "udp" => "the payload to send";
+    send_hex: String, of "udp" => "the same, in hex";
+    expect: String, of "udp" => "text that the answer must contain [default: any answer is accepted]";
+    expect_hex: String, of "udp" => "the same, in hex";
+    command: Vec<String>, of "exec" => "the program, and its arguments";
     user: String, of "exec";
-    interval: String;
-    fast_interval: String;
-    jitter: u8;
-    timeout: String;
-    rise: u16;
-    fall: u16;
-    source: String;
-    port: u16, of "tcp" | "http" | "https" | "dns" | "udp" | "grpc" | "exec";
-    via: String, of "tcp" | "http" | "https" | "dns" | "udp" | "grpc";
-}
-
-/// What is wrong with a written check: the key, and the words.
-#[derive(Debug)]
-pub(crate) struct CheckErrors(pub Vec<(&'static str, String)>);
-
-impl CheckErrors {
-    /// The value, or `None` and the error.
-    fn take<T>(&mut self, key: &'static str, value: Result<T, String>) -> Option<T> {
-        value.map_err(|what| self.0.push((key, what))).ok()
-    }
-
-    /// The value as `read` makes it of what is written, where something is, and it can be read.
-    fn read<T>(
-        &mut self,
-        key: &'static str,
-        written: Option<String>,
-        read: impl FnOnce(&str) -> Result<T, String>,
-    ) -> Option<T> {
-        self.take(key, read(&written?))
-    }
-}
-
-impl fmt::Display for CheckErrors {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (place, (key, what)) in self.0.iter().enumerate() {
-            let newline = if place > 0 { "\n" } else { "" };
-            write!(f, "{newline}health_check.{key}: {what}")?;
-        }
-        Ok(())
-    }
-}
-
-/// Written flat, in TOML as in JSON.
-impl Serialize for HealthCheck {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        WrittenCheck::from(self.clone()).serialize(to)
-    }
-}
-
-impl<'de> Deserialize<'de> for HealthCheck {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        WrittenCheck::deserialize(from)?.try_into().map_err(serde::de::Error::custom)
-    }
-}
-
-impl JsonSchema for HealthCheck {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "HealthCheck".into()
-    }
-
-    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        WrittenCheck::json_schema(generator)
-    }
-}
-
-impl HealthCheck {
-    /// Reads the table of a document.
-    pub(crate) fn read(table: &mut Section<'_>) -> Option<Self> {
-        let errors = match Self::try_from(WrittenCheck::read(table)?) {
-            Ok(check) => return Some(check),
-            Err(errors) => errors,
-        };
-        errors.0.into_iter().for_each(|(key, what)| table.problem(key, what));
-        None
-    }
+    interval: String => "The time between two checks [default: 1s]";
+    fast_interval: String => "The time between two checks while the backend's health is changing [default: the normal interval]";
+    jitter: u8 => "How much earlier a check may start, at random, in percent of the interval [default: 10]";
+    timeout: String => "How long one check may take [default: 500ms]";
+    rise: u16 => "How many successes in a row bring a backend up [default: 2]";
+    fall: u16 => "How many failures in a row take a backend down [default: 3]";
+    source: String => "The source address of checks [default: chosen by the routes]";
+    port: u16, of "tcp" | "http" | "https" | "dns" | "udp" | "grpc" | "exec" => "The port to check [default: the backend's]";
+    via: String, of "tcp" | "http" | "https" | "dns" | "udp" | "grpc" => "Which address to check: \"backend\", or in modes dsr, ipip and gue \"vip\", through the backend [default: backend]";
 }
 
 const TYPES: [&str; 9] = ["tcp", "http", "https", "dns", "udp", "icmp", "grpc", "exec", "none"];
 
 impl TryFrom<WrittenCheck> for HealthCheck {
-    type Error = CheckErrors;
+    type Error = TableErrors;
 
-    fn try_from(mut written: WrittenCheck) -> Result<Self, CheckErrors> {
-        let mut errors = CheckErrors(Vec::new());
+    fn try_from(mut written: WrittenCheck) -> Result<Self, TableErrors> {
+        let mut errors = Self::no_errors();
         let kind = written.r#type.clone();
         if TYPES.contains(&kind.as_str()) {
-            for (key, owners) in written.owned() {
-                if !owners.contains(&kind.as_str()) {
-                    errors.0.push((key, foreign(owners, &kind)));
-                }
+            for key in written.owned().filter(|key| !key.owners.contains(&kind.as_str())) {
+                errors.all.push((key.name, foreign(key.owners, &kind)));
             }
         }
 
@@ -196,12 +92,12 @@ impl TryFrom<WrittenCheck> for HealthCheck {
                 "grpc" => grpc(written, &mut errors),
                 "exec" => exec(written, &mut errors),
                 _ => {
-                    errors.0.push(("type", text::unknown_word(&kind, &TYPES)));
+                    errors.all.push(("type", text::unknown_word(&kind, &TYPES)));
                     Probe::None
                 }
             },
         };
-        if errors.0.is_empty() { Ok(check) } else { Err(errors) }
+        if errors.all.is_empty() { Ok(check) } else { Err(errors) }
     }
 }
 
@@ -215,11 +111,11 @@ fn foreign(owners: &[&str], kind: &str) -> String {
     )
 }
 
-fn http(written: WrittenCheck, tls: Option<Tls>, errors: &mut CheckErrors) -> Http {
+fn http(written: WrittenCheck, tls: Option<Tls>, errors: &mut TableErrors) -> Http {
     let default = Http::get("/");
     let body = errors.read("body_regex", written.body_regex, Pattern::from_str).map(Body::Matches);
     if body.is_some() && written.body.is_some() {
-        errors.0.push(("body_regex", "conflicts with \"body\"; remove one of them".into()));
+        errors.all.push(("body_regex", "conflicts with \"body\"; remove one of them".into()));
     }
     Http {
         tls,
@@ -237,7 +133,7 @@ fn http(written: WrittenCheck, tls: Option<Tls>, errors: &mut CheckErrors) -> Ht
     }
 }
 
-fn tls(written: &mut WrittenCheck, errors: &mut CheckErrors) -> Tls {
+fn tls(written: &mut WrittenCheck, errors: &mut TableErrors) -> Tls {
     let default = Tls::default();
     let min_version = errors.read("min_tls", written.min_tls.take(), TlsVersion::from_str);
     Tls {
@@ -255,20 +151,20 @@ fn dns(written: WrittenCheck) -> Probe {
     Probe::Dns { name, record }
 }
 
-fn udp(written: WrittenCheck, errors: &mut CheckErrors) -> Probe {
+fn udp(written: WrittenCheck, errors: &mut TableErrors) -> Probe {
     let send = bytes(["send", "send_hex"], written.send, written.send_hex, errors);
     let expect = bytes(["expect", "expect_hex"], written.expect, written.expect_hex, errors);
-    if send.is_none() && errors.0.is_empty() {
-        errors.0.push(("send", "is missing; write send = \"ping\", or send_hex = \"70696e67\"".into()));
+    if send.is_none() && errors.all.is_empty() {
+        errors.all.push(("send", "is missing; write send = \"ping\", or send_hex = \"70696e67\"".into()));
     }
     Probe::Udp { send: send.unwrap_or_default(), expect }
 }
 
-fn grpc(mut written: WrittenCheck, errors: &mut CheckErrors) -> Probe {
+fn grpc(mut written: WrittenCheck, errors: &mut TableErrors) -> Probe {
     let of_tls = ["server_name", "verify", "ca_file", "min_tls"];
     let with_tls = written.tls == Some(true);
-    for (key, _) in written.owned().into_iter().filter(|(key, _)| of_tls.contains(key) && !with_tls) {
-        errors.0.push((key, "requires TLS; write tls = true, or remove it".into()));
+    for key in written.owned().filter(|key| of_tls.contains(&key.name) && !with_tls) {
+        errors.all.push((key.name, "requires TLS; write tls = true, or remove it".into()));
     }
     let tls = tls(&mut written, errors);
     Probe::Grpc {
@@ -278,11 +174,11 @@ fn grpc(mut written: WrittenCheck, errors: &mut CheckErrors) -> Probe {
     }
 }
 
-fn exec(written: WrittenCheck, errors: &mut CheckErrors) -> Probe {
+fn exec(written: WrittenCheck, errors: &mut TableErrors) -> Probe {
     let command = written.command.unwrap_or_default();
     if command.is_empty() {
         let example = "write command = [\"/usr/local/bin/check-web\", \"--fast\"]";
-        errors.0.push(("command", format!("is missing; {example}")));
+        errors.all.push(("command", format!("is missing; {example}")));
     }
     Probe::Exec { command, user: written.user.unwrap_or_else(|| DEFAULT_USER.into()) }
 }
@@ -317,10 +213,10 @@ fn bytes(
     [key, hex_key]: [&'static str; 2],
     text: Option<String>,
     hex: Option<String>,
-    errors: &mut CheckErrors,
+    errors: &mut TableErrors,
 ) -> Option<Vec<u8>> {
     if text.is_some() && hex.is_some() {
-        errors.0.push((hex_key, format!("conflicts with \"{key}\"; remove one of them")));
+        errors.all.push((hex_key, format!("conflicts with \"{key}\"; remove one of them")));
         return None;
     }
     let decoded = errors.read(hex_key, hex, |hex| {

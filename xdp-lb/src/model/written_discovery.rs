@@ -1,149 +1,36 @@
 //! Discovery as it is written: flat, one key a value, every key but `type` and what it looks at optional.
 
-use std::fmt;
-
-use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-use super::discovery::{Discovery, Dns, MAX_BACKENDS, Source, resolver};
-use super::section::{Section, Value};
+use super::discovery::{Discovery, Dns, Source, resolver};
+use super::table::{TableErrors, table};
 use super::text;
 
-/// The keys of a discovery, as text and numbers; the form that TOML and JSON share.
-#[derive(Clone, Default, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct WrittenDiscovery {
-    pub r#type: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub record: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub port: Option<u16>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub weight: Option<u16>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub resolvers: Option<Vec<String>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub timeout: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub min_ttl: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_ttl: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hold: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub on_empty: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub priorities: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub path: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_backends: Option<u32>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub drain_timeout: Option<String>,
-}
-
-/// What is wrong with a written discovery: the key, and the words.
-#[derive(Debug, Default)]
-pub(crate) struct DiscoveryErrors(pub Vec<(&'static str, String)>);
-
-impl fmt::Display for DiscoveryErrors {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let lines: Vec<String> =
-            self.0.iter().map(|(key, what)| format!("discovery.{key}: {what}")).collect();
-        f.write_str(&lines.join("\n"))
-    }
-}
-
-impl DiscoveryErrors {
-    /// What `read` makes of the text, or the default where there is none or it is wrong.
-    fn read<T>(
-        &mut self,
-        key: &'static str,
-        written: Option<String>,
-        default: T,
-        read: impl FnOnce(&str) -> Result<T, String>,
-    ) -> T {
-        match written.map(|written| read(&written)) {
-            Some(Ok(value)) => value,
-            Some(Err(what)) => {
-                self.0.push((key, what));
-                default
-            }
-            None => default,
-        }
-    }
-
-    fn required(&mut self, key: &'static str, written: Option<String>, example: &str) -> String {
-        written.unwrap_or_else(|| {
-            self.0.push((key, format!("is missing; write {example}")));
-            String::new()
-        })
-    }
-}
-
-/// Written flat, in TOML as in JSON.
-impl Serialize for Discovery {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        WrittenDiscovery::from(self.clone()).serialize(to)
-    }
-}
-
-impl<'de> Deserialize<'de> for Discovery {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        WrittenDiscovery::deserialize(from)?.try_into().map_err(serde::de::Error::custom)
-    }
-}
-
-impl JsonSchema for Discovery {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Discovery".into()
-    }
-
-    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        WrittenDiscovery::json_schema(generator)
-    }
-}
-
-/// Every key.
-pub(crate) const KEYS: &[&str] = &[
-    "type",
-    "name",
-    "record",
-    "port",
-    "weight",
-    "resolvers",
-    "timeout",
-    "min_ttl",
-    "max_ttl",
-    "hold",
-    "on_empty",
-    "priorities",
-    "path",
-    "max_backends",
-    "drain_timeout",
-];
-
-impl Discovery {
-    /// Reads the table of a document.
-    pub(crate) fn read(table: &mut Section<'_>) -> Option<Self> {
-        let errors = match Self::try_from(WrittenDiscovery::read(table)?) {
-            Ok(discovery) => return Some(discovery),
-            Err(errors) => errors,
-        };
-        errors.0.into_iter().for_each(|(key, what)| table.problem(key, what));
-        None
-    }
+table! {
+    /// The keys of a discovery, as text and numbers; the form that TOML and JSON share.
+    WrittenDiscovery of Discovery at "discovery",
+    type: "dns" => "dns or file";
+    name: String, of "dns" => "Find backends under this DNS name";
+    path: String, of "file" => "Find backends in this JSON file, and reread it whenever it is replaced";
+    record: String, of "dns" => "the record type: A, AAAA or SRV [default: the addresses of the VIP's family]";
+    port: u16, of "dns" => "the port of backends found by address [default: the VIP's]";
+    weight: u16, of "dns" => "the weight of backends found by address [default: 100]";
+    resolvers: Vec<String>, of "dns" => "a resolver to query, ADDR[:PORT] [default: those in /etc/resolv.conf]";
+    timeout: String, of "dns" => "how long one resolver may take [default: 2s]";
+    min_ttl: String, of "dns" => "the least time between two lookups [default: 5s]";
+    max_ttl: String, of "dns" => "the longest time between two lookups [default: 5m]";
+    hold: String, of "dns" => "how long to keep an address that is missing from answers [default: 30s]";
+    on_empty: String, of "dns" => "what to do with known backends when an answer has none: keep or drain [default: keep]";
+    priorities: String, of "dns" => "how to treat SRV records that do not have the lowest priority: lowest (ignore them) or backup (use their hosts as backups) [default: lowest]";
+    max_backends: u32 => "Maximum number of discovered backends [default: 256]";
+    drain_timeout: String => "How long a backend that is no longer found keeps its flows [default: 1h]";
 }
 
 const TYPES: [&str; 2] = ["dns", "file"];
 
 impl TryFrom<WrittenDiscovery> for Discovery {
-    type Error = DiscoveryErrors;
+    type Error = TableErrors;
 
-    fn try_from(written: WrittenDiscovery) -> Result<Self, DiscoveryErrors> {
-        let mut errors = DiscoveryErrors::default();
+    fn try_from(written: WrittenDiscovery) -> Result<Self, TableErrors> {
+        let mut errors = Self::no_errors();
         let kind = written.r#type.as_str();
         if TYPES.contains(&kind) {
             for (key, owner) in written.foreign(kind) {
@@ -151,7 +38,7 @@ impl TryFrom<WrittenDiscovery> for Discovery {
                     "belongs to {owner}, but this discovery has type \"{kind}\"{}; remove it",
                     written.record.as_ref().map(|it| format!(", record \"{it}\"")).unwrap_or_default()
                 );
-                errors.0.push((key, words));
+                errors.all.push((key, words));
             }
         }
         let source = match kind {
@@ -161,99 +48,56 @@ impl TryFrom<WrittenDiscovery> for Discovery {
                 Source::File(path.into())
             }
             _ => {
-                errors.0.push(("type", text::unknown_word(kind, &TYPES)));
+                errors.all.push(("type", text::unknown_word(kind, &TYPES)));
                 Source::File("/".into())
             }
         };
         let default = Self::new(source);
-        let drain_timeout =
-            errors.read("drain_timeout", written.drain_timeout, default.drain_timeout, text::duration);
+        let drain_timeout = errors
+            .read("drain_timeout", written.drain_timeout, text::duration)
+            .unwrap_or(default.drain_timeout);
         let max_backends = written.max_backends.unwrap_or(default.max_backends);
-        if errors.0.is_empty() { Ok(Self { max_backends, drain_timeout, ..default }) } else { Err(errors) }
+        if errors.all.is_empty() { Ok(Self { max_backends, drain_timeout, ..default }) } else { Err(errors) }
     }
 }
 
 impl WrittenDiscovery {
-    fn read(table: &mut Section<'_>) -> Option<Self> {
-        let mut text = |key| String::read(table, key);
-        let (name, record, path) = (text("name"), text("record"), text("path"));
-        let (timeout, min_ttl, max_ttl, hold) =
-            (text("timeout"), text("min_ttl"), text("max_ttl"), text("hold"));
-        let (on_empty, priorities, drain_timeout) =
-            (text("on_empty"), text("priorities"), text("drain_timeout"));
-        let resolvers = Vec::read(table, "resolvers");
-        let port = table.integer("port", &(1..=u16::MAX));
-        let weight = u16::read(table, "weight");
-        let max_backends = table.integer("max_backends", &MAX_BACKENDS);
-        let r#type = table.required("type", "type = \"dns\"", |text| Ok(text.to_owned()))?;
-        Some(Self {
-            r#type,
-            name,
-            record,
-            port,
-            weight,
-            resolvers,
-            timeout,
-            min_ttl,
-            max_ttl,
-            hold,
-            on_empty,
-            priorities,
-            path,
-            max_backends,
-            drain_timeout,
+    /// The keys that are there and belong to another type, or another record, and to which.
+    fn foreign(&self, kind: &str) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let is_srv = self.record.as_deref().is_some_and(|record| record.eq_ignore_ascii_case("srv"));
+        self.owned().filter_map(move |key| {
+            let owner = match (key.name, kind) {
+                ("port" | "weight", kind) if kind == "file" || is_srv => {
+                    "records \"A\" and \"AAAA\" of type \"dns\""
+                }
+                ("priorities", "dns") if !is_srv => "record \"SRV\"",
+                (_, "file") if key.owners == ["dns"] => "type \"dns\"",
+                (_, "dns") if key.owners == ["file"] => "type \"file\"",
+                _ => return None,
+            };
+            Some((key.name, owner))
         })
     }
 
-    /// The keys that are there and belong to another type, or another record, and to which.
-    fn foreign(&self, kind: &str) -> Vec<(&'static str, &'static str)> {
-        let is_srv = self.record.as_deref().is_some_and(|record| record.eq_ignore_ascii_case("srv"));
-        let dns = [
-            ("name", self.name.is_some()),
-            ("record", self.record.is_some()),
-            ("resolvers", self.resolvers.is_some()),
-            ("timeout", self.timeout.is_some()),
-            ("min_ttl", self.min_ttl.is_some()),
-            ("max_ttl", self.max_ttl.is_some()),
-            ("hold", self.hold.is_some()),
-            ("on_empty", self.on_empty.is_some()),
-            ("priorities", self.priorities.is_some()),
-        ];
-        let address = [("port", self.port.is_some()), ("weight", self.weight.is_some())];
-        let mut foreign = Vec::new();
-        if kind == "file" {
-            foreign.extend(dns.into_iter().filter(|(_, given)| *given).map(|(key, _)| (key, "type \"dns\"")));
-        } else if self.path.is_some() {
-            foreign.push(("path", "type \"file\""));
-        }
-        if kind == "file" || is_srv {
-            let given = address.into_iter().filter(|(_, given)| *given);
-            foreign.extend(given.map(|(key, _)| (key, "records \"A\" and \"AAAA\" of type \"dns\"")));
-        } else if self.priorities.is_some() {
-            foreign.push(("priorities", "record \"SRV\""));
-        }
-        foreign
-    }
-
-    fn dns(self, errors: &mut DiscoveryErrors) -> Dns {
+    fn dns(self, errors: &mut TableErrors) -> Dns {
         let name = errors.required("name", self.name, "name = \"web.example.com\"");
         let default = Dns::new(name);
         Dns {
-            record: errors.read("record", self.record, None, |text| text.parse().map(Some)),
+            record: errors.read("record", self.record, str::parse),
             port: self.port,
             weight: self.weight.unwrap_or(default.weight),
             resolvers: self
                 .resolvers
                 .unwrap_or_default()
                 .iter()
-                .filter_map(|text| resolver(text).map_err(|what| errors.0.push(("resolvers", what))).ok())
+                .filter_map(|text| resolver(text).map_err(|what| errors.all.push(("resolvers", what))).ok())
                 .collect(),
-            timeout: errors.read("timeout", self.timeout, default.timeout, text::duration),
-            min_ttl: errors.read("min_ttl", self.min_ttl, default.min_ttl, text::duration),
-            max_ttl: errors.read("max_ttl", self.max_ttl, default.max_ttl, text::duration),
-            hold: errors.read("hold", self.hold, default.hold, text::duration),
-            on_empty: errors.read("on_empty", self.on_empty, default.on_empty, str::parse),
-            priorities: errors.read("priorities", self.priorities, default.priorities, str::parse),
+            timeout: errors.read("timeout", self.timeout, text::duration).unwrap_or(default.timeout),
+            min_ttl: errors.read("min_ttl", self.min_ttl, text::duration).unwrap_or(default.min_ttl),
+            max_ttl: errors.read("max_ttl", self.max_ttl, text::duration).unwrap_or(default.max_ttl),
+            hold: errors.read("hold", self.hold, text::duration).unwrap_or(default.hold),
+            on_empty: errors.read("on_empty", self.on_empty, str::parse).unwrap_or(default.on_empty),
+            priorities: errors.read("priorities", self.priorities, str::parse).unwrap_or(default.priorities),
             ..default
         }
     }
