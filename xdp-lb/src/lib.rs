@@ -2,6 +2,8 @@
 
 pub mod api;
 pub mod cli;
+#[cfg(test)]
+mod committed;
 pub mod config;
 pub mod control;
 pub mod daemon;
@@ -21,8 +23,6 @@ pub mod net;
 pub mod overlay;
 pub mod plan;
 pub mod pool;
-#[cfg(test)]
-mod published;
 pub mod report;
 pub mod ring;
 pub mod store;

@@ -555,5 +555,5 @@ fn every_route_is_documented() {
 
 #[test]
 fn the_openapi_document_is_as_committed() {
-    crate::published::assert_committed("openapi.json", document());
+    crate::committed::assert_committed("openapi.json", document());
 }

@@ -315,5 +315,5 @@ async fn the_metrics_are_as_committed() {
         serde_json::json!({ "name": name, "type": kind, "labels": labels(series), "help": help(&name) })
     };
     let families: Vec<_> = parse(&text, false).into_iter().map(family).collect();
-    crate::published::assert_committed("metrics.json", &families.into());
+    crate::committed::assert_committed("metrics.json", &families.into());
 }
