@@ -3,7 +3,7 @@
 use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use xdp_lb_common::tables::{self as datapath, BackendIndex};
 
@@ -113,6 +113,7 @@ impl<'a> BackendFlows<'a> {
         address: SocketAddr,
         pool: &Pool,
         timeouts: &Timeouts,
+        now: Instant,
     ) -> Option<&'static str> {
         let Some(backend) = service.backends.iter().find(|it| it.backend.address == address) else {
             return Some("the config refuses it");
@@ -125,12 +126,8 @@ impl<'a> BackendFlows<'a> {
             return Some("it gets no packets");
         }
         // Before that, a flow from before its slots moved may have no record yet.
-        let is_known = present.records_flows()
-            || !self
-                .sync
-                .settling()
-                .known_at(present, vip(service).protocol, tables, timeouts)
-                .contains_key(&index);
+        let known_at = self.sync.settling().known_at(&vip(service), present, tables, timeouts, now);
+        let is_known = !known_at.contains_key(&index);
         (self.census.is_of_now() && is_known && self.census.live(index) == 0)
             .then_some("its flows have ended")
     }
@@ -152,22 +149,23 @@ pub(super) fn effective_after(
     overlay::effective_beside(config, overlay, room, |service, address| before.has(service, address))
 }
 
-/// Takes out what leaves and has no flows left, or has had time enough. `now`: seconds of this boot.
+/// Takes out what leaves and has no flows left, or has had time enough. `moment`: `now` in seconds of this boot.
 pub(super) fn release(
     overlay: &mut Overlay,
     pool: &Pool,
     config: &Config,
     flows: &BackendFlows<'_>,
-    now: u64,
+    now: Instant,
+    moment: u64,
 ) {
     for service in &pool.effective().services {
         let name = &service.service.name;
         let leaving: Vec<(SocketAddr, u64)> = overlay.leaving(name).collect();
         for (address, since) in leaving {
             let longest = overlay::longest_drain(config, service, address);
-            let why = if now.saturating_sub(since) >= longest.as_secs() {
+            let why = if moment.saturating_sub(since) >= longest.as_secs() {
                 format!("drain_timeout of {} has passed", humantime::format_duration(longest))
-            } else if let Some(why) = flows.is_over(service, address, pool, &config.timeouts) {
+            } else if let Some(why) = flows.is_over(service, address, pool, &config.timeouts, now) {
                 why.to_owned()
             } else {
                 continue;

@@ -545,8 +545,8 @@ impl Owner {
             return;
         }
         let mut overlay = Overlay::clone(&self.overlay);
-        let now = uptime::now().as_secs();
-        leaving::release(&mut overlay, &self.pool, &self.config, &self.backend_flows(), now);
+        let (now, moment) = (Instant::now(), uptime::now().as_secs());
+        leaving::release(&mut overlay, &self.pool, &self.config, &self.backend_flows(), now, moment);
         self.put_in_effect(overlay);
     }
 

@@ -135,8 +135,8 @@ impl Owner {
 
     /// How long it takes until all living flows of a service have a record, where it goes on recording them.
     fn all_recorded_in(&self, name: &str) -> Duration {
-        let (sync, timeouts) = (&self.sync, &self.config.timeouts);
-        let wait = |service| sync.all_recorded_in(&vip(service), timeouts, Instant::now());
+        let (settling, timeouts) = (self.sync.settling(), &self.config.timeouts);
+        let wait = |service| settling.all_recorded_in(&vip(service), timeouts, Instant::now());
         self.service(name).map(wait).unwrap_or_default()
     }
 

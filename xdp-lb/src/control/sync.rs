@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Context as _;
 
@@ -17,21 +17,16 @@ use crate::model::Timeouts;
 use crate::model::state::TroubleKind;
 use crate::plan::places::{Full, Plan};
 use crate::plan::planner::Planner;
-use crate::plan::settling::{Settling, idle};
+use crate::plan::settling::Settling;
 use crate::plan::wanted::WantedService;
 use crate::report::traffic::{Carried, Counters, TrafficRates};
 use crate::tables::{Tables, Write};
-
-/// What is left of a time is more than nothing.
-const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 
 /// The tables as they were written. What is in an `Arc` is shared with the snapshots that were published, and copied once it
 /// changes.
 pub(super) struct TableSync {
     planner: Planner,
     settling: Arc<Settling>,
-    /// Since when each service records all of its flows, as far as is known: from the start on at the earliest.
-    recording: BTreeMap<Endpoint, Instant>,
     rates: Arc<TrafficRates>,
     /// What each service's former backends counted.
     former: Arc<HashMap<ServiceIndex, Traffic>>,
@@ -47,17 +42,14 @@ impl TableSync {
             Ok((service.index, kernel.former_traffic(service.index)?))
         };
         let former: anyhow::Result<_> = tables.services.values().map(former).collect();
-        let mut sync = Self {
+        Ok(Self {
             settling: Arc::new(Settling::new(&tables, now)),
-            recording: BTreeMap::new(),
             rates: Arc::default(),
             former: Arc::new(former.context("cannot read the counters of services")?),
             counters: kernel.counters()?,
             planner: Planner::new(tables, kernel.sizes()),
             shortened: Vec::new(),
-        };
-        sync.note_recording(now);
-        Ok(sync)
+        })
     }
 
     /// What stands in the tables.
@@ -73,15 +65,6 @@ impl TableSync {
     /// Which slots are not at rest.
     pub(super) fn settling(&self) -> &Arc<Settling> {
         &self.settling
-    }
-
-    /// How long it takes until every living flow of a service has a record, where it goes on recording them: zero where
-    /// they all have. A flow from before that sends no packet lives for its idle time, and has none.
-    pub(super) fn all_recorded_in(&self, vip: &Endpoint, timeouts: &Timeouts, now: Instant) -> Duration {
-        let idle = idle(vip.protocol, timeouts);
-        let Some(since) = self.recording.get(vip) else { return idle.max(SHORTEST_WAIT) };
-        let elapsed = now.saturating_duration_since(*since);
-        if elapsed > idle { Duration::ZERO } else { (idle - elapsed).max(SHORTEST_WAIT) }
     }
 
     /// What services and backends carry a second.
@@ -126,12 +109,10 @@ impl TableSync {
             Ok(()) => {
                 self.note(&plan.writes);
                 self.planner.commit(plan);
-                if plan
-                    .writes
-                    .iter()
-                    .any(|write| matches!(write, Write::Service(..) | Write::RemoveService(_)))
-                {
-                    self.note_recording(Instant::now());
+                let is_of_services = |write| matches!(write, &Write::Service(..) | &Write::RemoveService(_));
+                if plan.writes.iter().any(is_of_services) {
+                    let settling = Arc::make_mut(&mut self.settling);
+                    settling.note_recording(self.planner.tables(), &plan.new_services, Instant::now());
                 }
             }
             Err(_) => self.read_again(kernel),
@@ -177,20 +158,12 @@ impl TableSync {
         }
     }
 
-    /// Notes which services record all of their flows, by what stands in the tables.
-    fn note_recording(&mut self, now: Instant) {
-        let services = self.planner.tables().services.iter().filter(|(_, service)| service.records_flows());
-        let since = |vip| self.recording.get(vip).copied().unwrap_or(now);
-        self.recording = services.map(|(vip, _)| (*vip, since(vip))).collect();
-    }
-
     /// After a write that failed, only the tables know how far it came.
     pub(super) fn read_again(&mut self, kernel: &dyn Kernel) {
         match kernel.read() {
             Ok(tables) => {
-                self.settling = Arc::new(Settling::new(&tables, Instant::now()));
+                self.settling = Arc::new(self.settling.again(&tables, Instant::now()));
                 self.planner = Planner::new(tables, kernel.sizes());
-                self.note_recording(Instant::now());
             }
             Err(error) => tracing::error!("cannot read the datapath's tables: {error:#}"),
         }

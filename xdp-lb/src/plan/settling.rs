@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use xdp_lb_common::net::{Endpoint, Protocol};
 use xdp_lb_common::tables::slot::Slot;
-use xdp_lb_common::tables::{BackendIndex, Service, SlotIndex};
+use xdp_lb_common::tables::{BackendIndex, Mode, Service, ServiceIndex, SlotIndex};
 
 use crate::model::Timeouts;
 use crate::ring;
@@ -14,6 +14,9 @@ use crate::tables::{Tables, Write};
 /// How many counts of the flows in a row must find nothing in a slot before it settles. A walk over a table that
 /// changes meanwhile may miss a record once: one that goes from one table to the other between the two walks.
 const CLEAN_COUNTS: u8 = 2;
+
+/// What is left of a time is more than nothing.
+const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 
 /// The slots that are not settled.
 ///
@@ -32,6 +35,8 @@ pub struct Settling {
     added_since: Option<Instant>,
     /// The timeouts that it was found out for.
     timeouts: Option<Timeouts>,
+    /// The services that record all of their flows, and since when; `None` from their first flow on.
+    recording: BTreeMap<Endpoint, Option<Instant>>,
 }
 
 /// How far a service's slots are from rest.
@@ -48,11 +53,40 @@ pub struct Progress {
 impl Settling {
     /// The slots that move in these tables, as if from now on: nobody knows how long they did before.
     pub fn new(tables: &Tables, now: Instant) -> Self {
-        let mut settling = Self::default();
+        Self::default().again(tables, now)
+    }
+
+    /// The same, with what is known from before: since when services record all of their flows.
+    pub fn again(&self, tables: &Tables, now: Instant) -> Self {
+        let mut settling = Self { recording: self.recording.clone(), ..Self::default() };
         for (offset, ring) in &tables.rings {
             settling.note_slots(*offset, ring, |_| false, now);
         }
+        settling.note_recording(tables, &[], now);
         settling
+    }
+
+    /// Notes which services record all of their flows, by what stands in the tables. Those that are `new` have no flows from
+    /// before.
+    pub fn note_recording(&mut self, tables: &Tables, new: &[ServiceIndex], now: Instant) {
+        let since = |vip, service: &Service| {
+            let is_from_the_first = service.mode == Mode::FullNat || new.contains(&service.index);
+            self.recording.get(vip).copied().unwrap_or((!is_from_the_first).then_some(now))
+        };
+        let services = tables.services.iter().filter(|(_, service)| service.records_flows());
+        self.recording = services.map(|(vip, service)| (*vip, since(vip, service))).collect();
+    }
+
+    /// How long it takes until every living flow of a service has a record, where it goes on recording them: zero where
+    /// they all have. A flow from before that sends no packet lives for its idle time, and has none.
+    pub fn all_recorded_in(&self, vip: &Endpoint, timeouts: &Timeouts, now: Instant) -> Duration {
+        let idle = idle(vip.protocol, timeouts);
+        let elapsed = match self.recording.get(vip) {
+            Some(None) => return Duration::ZERO,
+            Some(Some(since)) => now.saturating_duration_since(*since),
+            None => Duration::ZERO,
+        };
+        if elapsed > idle { Duration::ZERO } else { (idle - elapsed).max(SHORTEST_WAIT) }
     }
 
     /// Notes the slots that begin to move, and those that come to rest. `before` is what stood in the tables.
@@ -150,17 +184,25 @@ impl Settling {
     }
 
     /// When all flows have a record that a backend may have from before its slots moved, for each backend that may
-    /// have any.
+    /// have any. A service that records all of its flows has none once it has done so for longer than a flow lives without
+    /// a packet.
     pub fn known_at(
         &self,
+        vip: &Endpoint,
         service: &Service,
-        protocol: Protocol,
         tables: &Tables,
         timeouts: &Timeouts,
+        now: Instant,
     ) -> HashMap<BackendIndex, Instant> {
         let mut known: HashMap<BackendIndex, Instant> = HashMap::new();
-        for (at, since) in self.moving.range(ring_of(service)) {
-            let (Some(slot), Some(until)) = (tables.slot(*at), since.checked_add(idle(protocol, timeouts)))
+        if self.all_recorded_in(vip, timeouts, now).is_zero() {
+            return known;
+        }
+        let recording = self.recording.get(vip).copied().flatten();
+        for (at, moving) in self.moving.range(ring_of(service)) {
+            let since = recording.map_or(*moving, |since| since.min(*moving));
+            let (Some(slot), Some(until)) =
+                (tables.slot(*at), since.checked_add(idle(vip.protocol, timeouts)))
             else {
                 continue;
             };
@@ -217,7 +259,7 @@ mod tests {
     use std::net::IpAddr;
 
     use xdp_lb_common::net::{Address, Port};
-    use xdp_lb_common::tables::{BackendIndex, Service, ServiceIndex};
+    use xdp_lb_common::tables::{BackendIndex, RECORDS_FLOWS, Service, ServiceIndex};
 
     use super::*;
 
@@ -228,6 +270,7 @@ mod tests {
         let mut tables = Tables::default();
         let service = Service {
             index: ServiceIndex(0),
+            mode: Mode::Nat.into(),
             ring_offset: SlotIndex(10),
             ring_len: 3,
             snat_offset: 0,
@@ -316,18 +359,52 @@ mod tests {
     fn progress_tells_what_moves_and_until_when() {
         let now = Instant::now();
         let mut tables = tables(Protocol::UDP);
-        let service = *tables.services.values().next().unwrap();
+        let (vip, service) = tables.services.iter().map(|(vip, service)| (*vip, *service)).next().unwrap();
         let mut settling = Settling::new(&tables, now);
         let progress = settling.progress(&service, Protocol::UDP, &TIMEOUTS);
         let until = now + TIMEOUTS.udp_idle;
         assert_eq!(progress, Progress { moving: 1, recorded: 0, until: Some(until) });
         let prior = tables.slot(MOVING).unwrap().prior();
-        let known = settling.known_at(&service, Protocol::UDP, &tables, &TIMEOUTS);
+        let known = settling.known_at(&vip, &service, &tables, &TIMEOUTS, now);
         assert_eq!(known, HashMap::from([(prior, until)]));
         carry_out(&mut settling, &mut tables, &[Write::Slots(MOVING, vec![Slot::recorded(B)])], now);
-        assert_eq!(settling.known_at(&service, Protocol::UDP, &tables, &TIMEOUTS), HashMap::new());
+        assert_eq!(settling.known_at(&vip, &service, &tables, &TIMEOUTS, now), HashMap::new());
         let progress = settling.progress(&service, Protocol::UDP, &TIMEOUTS);
         assert_eq!(progress, Progress { moving: 0, recorded: 1, until: None });
+    }
+
+    #[test]
+    fn flows_are_known_once_a_service_has_recorded_them_for_as_long_as_one_lives_without_a_packet() {
+        let (now, idle) = (Instant::now(), TIMEOUTS.tcp_idle);
+        let mut tables = tables(Protocol::TCP);
+        let vip = *tables.services.keys().next().unwrap();
+        let known = |settling: &Settling, tables: &Tables, now| {
+            let known = settling.known_at(&vip, &tables.services[&vip], tables, &TIMEOUTS, now);
+            known.into_values().next()
+        };
+        let mut settling = Settling::new(&tables, now);
+        let second = Duration::from_secs(1);
+        tables.services.get_mut(&vip).unwrap().options = RECORDS_FLOWS;
+        settling.note_recording(&tables, &[], now - 9 * second);
+        assert_eq!(known(&settling, &tables, now), Some(now - 9 * second + idle), "before the slot moved");
+        assert_eq!(known(&settling, &tables, now - 8 * second + idle), None);
+        settling = settling.again(&tables, now);
+        assert_eq!(
+            known(&settling, &tables, now),
+            Some(now - 9 * second + idle),
+            "what is known stays known"
+        );
+        settling = Settling::new(&tables, now);
+        assert_eq!(known(&settling, &tables, now), Some(now + idle), "nobody knows since when");
+        settling = Settling::default();
+        settling.note_recording(&tables, &[tables.services[&vip].index], now);
+        assert_eq!(
+            known(&settling.again(&tables, now), &tables, now),
+            None,
+            "a new service has no older flows"
+        );
+        tables.services.get_mut(&vip).unwrap().mode = Mode::FullNat.into();
+        assert_eq!(known(&Settling::new(&tables, now), &tables, now), None, "the mode records each flow");
     }
 
     #[test]

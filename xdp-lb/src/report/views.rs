@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use xdp_lb_common::net::Protocol;
+use xdp_lb_common::net::Endpoint;
 use xdp_lb_common::reason::{Kind, Reason};
 use xdp_lb_common::tables::{BackendIndex, FlowTable, Service, ServiceIndex, Traffic};
 
@@ -150,7 +150,7 @@ impl Snapshot {
         let mut views = Vec::new();
         for service in services {
             let present = self.tables.services.get(&vip(service)).copied();
-            let ring = present.map(|present| self.ring_view(&present, vip(service).protocol));
+            let ring = present.map(|present| self.ring_view(&vip(service), &present, clock));
             for backend in &service.backends {
                 let index = present.and_then(|present| {
                     indices.get(&identity(present.index, backend.backend.address)).copied()
@@ -291,16 +291,13 @@ impl Snapshot {
         }
     }
 
-    fn ring_view(&self, service: &Service, protocol: Protocol) -> RingView {
+    fn ring_view(&self, vip: &Endpoint, service: &Service, clock: &Clock) -> RingView {
         let mut owned: HashMap<BackendIndex, u32> = HashMap::new();
         for slot in self.tables.ring(service) {
             *owned.entry(slot.owner()).or_default() += 1;
         }
-        let known_at = if service.records_flows() {
-            HashMap::new()
-        } else {
-            self.settling.known_at(service, protocol, &self.tables, &self.config.timeouts)
-        };
+        let (tables, timeouts) = (&self.tables, &self.config.timeouts);
+        let known_at = self.settling.known_at(vip, service, tables, timeouts, clock.now);
         RingView { slots: service.ring_len, owned, known_at }
     }
 

@@ -1386,6 +1386,31 @@ async fn affinity_is_refused_until_every_flow_is_recorded_and_again_after_a_rest
 }
 
 #[tokio::test]
+async fn what_leaves_stays_until_flows_from_before_flow_tracking_always_are_recorded_too() {
+    let idle = Duration::from_secs(2);
+    let config = TWO_SERVICES.replace("vip = \"192.0.2.10:80\"", "vip = \"192.0.2.10:80\"\nmode = \"nat\"");
+    let config = format!("timeouts = {{ tcp_idle = \"2s\" }}\n{config}");
+    let second = address("198.51.100.12:8080");
+    let leave = async |daemon: &Daemon| {
+        daemon.handle.remove_backend("web".into(), second, Leave::Drain).await.unwrap();
+        daemon.until("web", |it| it[1].leaving).await[1].flows_known_in_seconds
+    };
+    let daemon = Daemon::start(&config);
+    daemon.all_up().await;
+    let began = Instant::now();
+    let always = ServicePatch::of("flow_tracking", "always");
+    daemon.handle.patch_service("web".into(), always).await.unwrap();
+    assert!(leave(&daemon).await.is_some(), "a drain waits for them");
+    daemon.until("web", |it| it.len() == 1).await;
+    assert!(began.elapsed() > idle, "gone after {:?}", began.elapsed());
+
+    let always = "mode = \"nat\"\nflow_tracking = \"always\"";
+    let daemon = Daemon::start(&config.replace("mode = \"nat\"", always));
+    daemon.all_up().await;
+    assert_eq!(leave(&daemon).await, None, "all of its flows are recorded from the first on");
+}
+
+#[tokio::test]
 async fn an_edit_of_the_file_that_a_runtime_change_overrides_is_told_by_the_plan_until_it_is_read() {
     let daemon = Daemon::start(TWO_SERVICES);
     daemon.all_up().await;
