@@ -21,6 +21,7 @@ use hyper_util::service::TowerToHyperService;
 use slots::Slots;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::debug;
@@ -33,10 +34,11 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
 const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a client may take to send its request's head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long connections that are open at the shutdown may take to end.
+/// How long requests that are under way at the shutdown may take to end.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Serves the connections of `listener` until `shutdown`, and lets running requests end. `who` tells whose a connection is,
+/// Serves the connections of `listener` until `shutdown`, and lets running requests end. Connections without a request end at
+/// once, and answers without an end learn of it by [`Stopping`]. `who` tells whose a connection is,
 /// and whether that is an administrator. `prepare` makes of what was accepted the stream that HTTP is spoken on and its
 /// router, or nothing where the connection ends there.
 pub async fn serve<L, S, P>(
@@ -52,6 +54,7 @@ pub async fn serve<L, S, P>(
     let slots = Slots::default();
     let mut shutdown = pin!(shutdown);
     let mut connections = JoinSet::new();
+    let (running, stopping) = watch::channel(());
     loop {
         tokio::select! {
             biased;
@@ -65,12 +68,12 @@ pub async fn serve<L, S, P>(
                 };
                 let id = slot.id();
                 let prepare = prepare.clone();
-                let task = connections.spawn(connection(stream, slot, prepare));
+                let task = connections.spawn(connection(stream, slot, prepare, Stopping(stopping.clone())));
                 Slot::serve_by(&slots, id, task);
             }
         }
     }
-    drop(listener);
+    drop((listener, running));
     let ended = tokio::time::timeout(GRACE, async { while connections.join_next().await.is_some() {} });
     if ended.await.is_err() {
         debug!(connections = connections.len(), "closed HTTP connections that took too long");
@@ -95,31 +98,51 @@ impl Incoming for UnixStream {
     }
 }
 
-async fn connection<I, S, P>(incoming: I, slot: Arc<Slot>, prepare: impl Fn(I, Arc<Slot>) -> P)
-where
+async fn connection<I, S, P>(
+    incoming: I,
+    slot: Arc<Slot>,
+    prepare: impl Fn(I, Arc<Slot>) -> P,
+    mut stopping: Stopping,
+) where
     I: Incoming,
     S: AsyncRead + AsyncWrite + Unpin,
     P: Future<Output = Option<(S, Router)>>,
 {
     let deadline = Deadline::new();
     let connection = async {
-        let first = tokio::time::timeout(FIRST_BYTE_TIMEOUT, incoming.first_byte()).await;
-        if !matches!(first, Ok(Ok(()))) {
-            debug!("closed an HTTP connection whose client was silent");
-            return Ok(());
-        }
-        slot.begun();
-        let prepared = tokio::time::timeout(HEADER_TIMEOUT, prepare(incoming, Arc::clone(&slot))).await;
-        let Ok(Some((stream, router))) = prepared else { return Ok(()) };
+        let prepared = async {
+            let first = tokio::time::timeout(FIRST_BYTE_TIMEOUT, incoming.first_byte()).await;
+            if !matches!(first, Ok(Ok(()))) {
+                debug!("closed an HTTP connection whose client was silent");
+                return None;
+            }
+            slot.begun();
+            tokio::time::timeout(HEADER_TIMEOUT, prepare(incoming, Arc::clone(&slot))).await.ok()?
+        };
+        // What has come already is read first.
+        let prepared = tokio::select! {
+            biased;
+            prepared = prepared => prepared,
+            () = stopping.begun() => None,
+        };
+        let Some((stream, router)) = prepared else { return Ok(()) };
         let router = router
             .layer(axum::middleware::from_fn(move |request, next| in_turn(Arc::clone(&slot), request, next)))
+            .layer(Extension(stopping.clone()))
             .layer(Extension(deadline.clone()));
-        http1::Builder::new()
+        let serving = http1::Builder::new()
             .keep_alive(false)
             .timer(TokioTimer::new())
             .header_read_timeout(HEADER_TIMEOUT)
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
-            .await
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        let mut serving = pin!(serving);
+        tokio::select! {
+            biased;
+            served = serving.as_mut() => return served,
+            // Ends it where nothing has come.
+            () = stopping.begun() => serving.as_mut().graceful_shutdown(),
+        }
+        serving.await
     };
     tokio::select! {
         ended = connection => {
@@ -138,6 +161,18 @@ async fn in_turn(slot: Arc<Slot>, request: Request, next: Next) -> Response {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
     next.run(request).await
+}
+
+/// Tells an answer that has no end that the daemon stops.
+#[derive(Clone, Debug)]
+pub struct Stopping(watch::Receiver<()>);
+
+impl Stopping {
+    /// Returns once it does.
+    pub async fn begun(&mut self) {
+        // The sender's end is the message.
+        while self.0.changed().await.is_ok() {}
+    }
 }
 
 /// When a connection is cut. An answer that has no end moves it on for as long as it is read.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -519,6 +519,21 @@ async fn the_end_of_the_daemon_takes_its_socket_away() {
     (&mut daemon.server).await.unwrap();
     assert!(!daemon.socket.exists());
     assert!(matches!(daemon.client.status().await, Err(Error::NoDaemon(_))));
+}
+
+#[tokio::test]
+async fn the_end_of_the_daemon_waits_for_nobody_who_watches_or_has_asked_for_nothing() {
+    let (owner, mut daemon) = started();
+    let mut watch = daemon.client.watch(None).await.unwrap();
+    let mut silent = UnixStream::connect(&daemon.socket).await.unwrap();
+    daemon.client.status().await.expect("the silent one is accepted, too");
+    owner.handle.patch_node(AdminState::Draining).await.unwrap();
+    let began = Instant::now();
+    daemon.stop.take().unwrap().send(()).unwrap();
+    (&mut daemon.server).await.unwrap();
+    assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+    assert_eq!(silent.read(&mut [0]).await.unwrap(), 0);
+    while watch.next().await.expect("its last answer is whole").is_some() {}
 }
 
 #[tokio::test]

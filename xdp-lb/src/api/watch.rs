@@ -22,7 +22,7 @@ use crate::api::caller::{Caller, Role, Who};
 use crate::api::error::Error;
 use crate::control::events::EventReader;
 use crate::control::handle::Handle;
-use crate::http::Deadline;
+use crate::http::{Deadline, Stopping};
 use crate::model::event::EventView;
 
 /// How many may watch at once, of all but administrators, and of administrators.
@@ -87,17 +87,19 @@ pub(super) async fn watch(
     Extension(places): Extension<Places>,
     Extension(caller): Extension<Caller>,
     Extension(deadline): Extension<Deadline>,
+    Extension(stopping): Extension<Stopping>,
     LastEventId(last): LastEventId,
 ) -> Result<Events, Error> {
     let place = places.take(&caller).map_err(|words| Error::new(StatusCode::SERVICE_UNAVAILABLE, words))?;
     let reader = handle.watch(last).await?;
-    Ok(Events { reader, deadline, place })
+    Ok(Events { reader, deadline, stopping, place })
 }
 
 /// The answer that goes on until the daemon ends, or the reader has gone.
 pub(super) struct Events {
     reader: EventReader,
     deadline: Deadline,
+    stopping: Stopping,
     place: Place,
 }
 
@@ -110,10 +112,12 @@ impl IntoResponse for Events {
             events.deadline.extend();
             let frame = match first {
                 Some(first) => first,
-                None => match tokio::time::timeout(HEARTBEAT, events.reader.next()).await {
-                    Ok(Some(event)) => frame(&event),
-                    Ok(None) => return None,
-                    Err(_) => ": still here\n\n".into(),
+                None => tokio::select! {
+                    // What has happened is told before the end.
+                    biased;
+                    event = events.reader.next() => frame(event?.as_ref()),
+                    () = events.stopping.begun() => return None,
+                    () = tokio::time::sleep(HEARTBEAT) => ": still here\n\n".into(),
                 },
             };
             let _keeps_its_place = &events.place;
