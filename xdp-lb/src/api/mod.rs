@@ -17,6 +17,4 @@ mod socket;
 mod watch;
 
 #[cfg(test)]
-pub(crate) mod testing;
-#[cfg(test)]
 mod tests;

@@ -1,7 +1,6 @@
 //! The server and the client together, over a real Unix socket.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -12,35 +11,14 @@ use tokio::task::JoinHandle;
 
 use crate::api::client::{Client, Error};
 use crate::api::server::{Server, document};
-use crate::api::testing::{Owner, service};
 use crate::control::handle::Handle;
-use crate::control::testing::{self, InMemory};
+use crate::control::testing::{self, InMemory, WEB, write_config};
 use crate::model::event::WatchEvent;
 use crate::model::request::BackendPatch;
 use crate::model::state::AdminState;
 use crate::model::{self, Mode, Protocol};
 use crate::net::Event;
-use crate::report::documents::{ErrorView, ReloadView, RemovalQuery, StatusView};
-
-/// The services of the daemon that is asked.
-const WEB: &str = r#"
-interfaces = ["eth0"]
-state_file = "STATE"
-
-[[service]]
-name = "web"
-vip = "192.0.2.10:80"
-[[service.backend]]
-address = "198.51.100.11:8080"
-[[service.backend]]
-address = "198.51.100.12:8080"
-
-[[service]]
-name = "web6"
-vip = "[2001:db8::10]:80"
-[[service.backend]]
-address = "[2001:db8:1::11]:8080"
-"#;
+use crate::report::documents::{ErrorView, RemovalQuery, ServiceView, StatusView};
 
 struct Daemon {
     socket: PathBuf,
@@ -504,8 +482,8 @@ async fn an_owner_that_has_ended_is_an_error_in_words() {
 
 #[tokio::test(start_paused = true)]
 async fn an_owner_that_hangs_is_not_waited_for_without_end() {
-    let (sender, _requests) = tokio::sync::mpsc::channel(1);
-    let daemon = daemon(Handle::new(sender, Arc::new(Mutex::new(Owner::default()))));
+    let owner = testing::Daemon::start_hanging(WEB);
+    let daemon = daemon(owner.handle.clone());
     let error = daemon.client.upgrade().await.unwrap_err().to_string();
     assert!(error.starts_with("the daemon did not answer within 30 s"), "{error}");
     daemon.client.status().await.expect("what is only read does not ask it");
@@ -536,28 +514,30 @@ async fn the_end_of_the_daemon_waits_for_nobody_who_watches_or_has_asked_for_not
     while watch.next().await.expect("its last answer is whole").is_some() {}
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_running_request_is_answered_though_the_daemon_ends() {
-    let (sender, mut requests) = tokio::sync::mpsc::channel(1);
-    let mut daemon = daemon(Handle::new(sender, Arc::new(Mutex::new(Owner::default()))));
+    let owner = testing::Daemon::start_apart(WEB);
+    owner.all_up().await;
+    let mut daemon = daemon(owner.handle.clone());
+    write_config(&owner.config_file(), &WEB.replace("12:8080\"", "12:8080\"\nweight = 50"));
+    owner.kernel.lock().takes = Duration::from_millis(500);
     let client = daemon.client.clone();
     let asked = tokio::spawn(async move { client.reload(RemovalQuery::default()).await });
-    let asked_for = requests.recv().await.unwrap();
-    let crate::control::handle::Request::ConfigFile(answer) = asked_for else { panic!("{asked_for:?}") };
-    answer.send(Ok("/dev/null".into())).unwrap();
-    let request = requests.recv().await.unwrap();
+    while !owner.kernel.lock().is_applying {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     daemon.stop.take().unwrap().send(()).unwrap();
-    let crate::control::handle::Request::Reload(_, _, answer) = request else { panic!("{request:?}") };
-    let view = ReloadView { changes: vec!["added service dns".into()], ..ReloadView::default() };
-    answer.send(Ok(view.clone())).unwrap();
-    assert_eq!(asked.await.unwrap().unwrap(), view);
+    let view = asked.await.unwrap().unwrap();
+    assert!(!view.changes.is_empty(), "{view:?}");
+    (&mut daemon.server).await.unwrap();
 }
 
 #[tokio::test]
 async fn documents_with_fields_of_a_later_version_are_understood() {
-    let mut document = serde_json::to_value(service("web", "192.0.2.10:80")).unwrap();
+    let (owner, _daemon) = started();
+    let mut document = serde_json::to_value(&owner.handle.services().await.unwrap()[0]).unwrap();
     document["added_later"] = serde_json::json!({"x": 1});
-    serde_json::from_value::<crate::report::documents::ServiceView>(document).unwrap();
+    serde_json::from_value::<ServiceView>(document).unwrap();
 }
 
 #[test]

@@ -26,7 +26,7 @@ pub(super) async fn execute(client: &Client, screen: &Screen) -> anyhow::Result<
     Ok(Done { text: screen.show(&status, || one_screen(screen, &status))?, code })
 }
 
-fn one_screen(screen: &Screen, status: &StatusView) -> String {
+pub(super) fn one_screen(screen: &Screen, status: &StatusView) -> String {
     let adopted = if status.adopted { ", took over from the previous daemon" } else { "" };
     let head = format!(
         "xdp-lb {}, up {}, pid {}{adopted}\nconfig {}, pins {}\n",
@@ -219,13 +219,13 @@ fn line(text: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::testing::Owner;
     use crate::cli::output::Format;
+    use crate::report;
 
     #[test]
     fn a_drained_node_without_vips_of_the_daemons_says_whose_task_they_are() {
         let screen = Screen { format: Format::Table, colour: false, width: None };
-        let mut status = Owner { node: AdminState::Draining, ..Owner::default() }.status();
+        let mut status = StatusView { admin: AdminState::Draining, ..report::testing::status() };
         assert!(one_screen(&screen, &status).starts_with("DRAINED: the VIPs are withdrawn until"));
         status.vips.clear();
         let said = one_screen(&screen, &status);

@@ -1,45 +1,68 @@
 //! The command line as it is typed, against a real server on a real socket.
 
 use std::collections::BTreeSet;
-use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use clap::{CommandFactory, Parser};
 use serde_json::Value;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::task::JoinHandle;
 
 use super::output::{Format, Screen};
-use super::{Cli, Command, Done, counters, status};
+use super::units::grouped;
+use super::upgrade::Upgrade;
+use super::{Cli, Command, Done, backend, counters, status};
 use crate::api::client::Client;
 use crate::api::server::Server;
-use crate::api::testing::{self, Owner};
 use crate::config;
-use crate::control::handle::{Handle, Request};
-use crate::model::change::{ChangeKind, KeyChange, ServiceChange, SettingChange, SlotsChange};
-use crate::model::event::WatchEvent;
-use crate::model::refusal::Refusal;
-use crate::model::request::Outcome;
+use crate::control::testing::{self, WEB, write_config};
+use crate::health::Health;
+use crate::model::request::FlowQuery;
 use crate::model::state::{AdminState, BackendState, UpgradeState};
 use crate::model::{self, Affinity, Agent, Feedback, Http, Mode, Probe, Protocol, Quic, StatusRange, Via};
-use crate::report::documents::{BackendView, MovingView, ReloadView, ServiceView, StatusView, UpgradeView};
+use crate::net::Event;
+use crate::report;
+use crate::report::documents::{BackendView, MovingView, ServiceView, StatusView};
 
 const TABLE: Screen = Screen { format: Format::Table, colour: false, width: None };
 
+/// The owner task over tables in memory, and a server before it.
 struct Daemon {
+    owner: testing::Daemon,
     client: Client,
-    folder: tempfile::TempDir,
+    socket: PathBuf,
+    server: JoinHandle<()>,
+    _folder: TempDir,
 }
 
-fn daemon(owner: Owner) -> Daemon {
-    served(owner.start())
+fn daemon() -> Daemon {
+    daemon_of(WEB)
 }
 
-fn served(handle: Handle) -> Daemon {
+fn daemon_of(config: &str) -> Daemon {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("api.sock");
-    let server = Server::bind(&model::Api { socket: socket.clone(), ..model::Api::default() }).unwrap();
-    tokio::spawn(server.serve(handle, std::future::pending()));
-    Daemon { client: Client::new(socket), folder }
+    let owner = testing::Daemon::start(config);
+    let server = serve(&owner, &socket);
+    Daemon { owner, client: Client::new(&socket), socket, server, _folder: folder }
+}
+
+fn serve(owner: &testing::Daemon, socket: &Path) -> JoinHandle<()> {
+    let config = model::Api { socket: socket.into(), ..model::Api::default() };
+    tokio::spawn(Server::bind(&config).unwrap().serve(owner.handle.clone(), std::future::pending()))
+}
+
+/// The same, with all backends up, and 42 flows at each.
+async fn busy(config: &str) -> Daemon {
+    let daemon = daemon_of(config);
+    daemon.owner.all_up().await;
+    let mut kernel = daemon.owner.kernel.lock();
+    kernel.live = kernel.tables.backends.keys().map(|index| (*index, 42)).collect();
+    drop(kernel);
+    daemon
 }
 
 impl Daemon {
@@ -67,8 +90,7 @@ impl Daemon {
             }
             Command::Upgrade(upgrade) => upgrade.execute(client, &screen).await.map(Done::from),
             Command::Unload(unload) => {
-                let socket = self.folder.path().join("api.sock");
-                unload.execute(None, Some(socket), &screen).await.map(Done::from)
+                unload.execute(None, Some(self.socket.clone()), &screen).await.map(Done::from)
             }
             other => panic!("{other:?} asks no daemon"),
         }
@@ -87,6 +109,25 @@ impl Daemon {
         line.extend(["--output", "json"]);
         serde_json::from_str(&self.text(&line).await).unwrap()
     }
+
+    /// The document at a path, as it is.
+    async fn get(&self, path: &str) -> Value {
+        let mut stream = UnixStream::connect(&self.socket).await.unwrap();
+        let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
+    }
+
+    /// All flows end after this time.
+    fn flows_end_in(&self, time: Duration) {
+        let kernel = self.owner.kernel.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(time).await;
+            kernel.lock().live.clear();
+        });
+    }
 }
 
 fn parse(line: &[&str]) -> Cli {
@@ -104,6 +145,11 @@ fn failed(done: &Done) -> bool {
     format!("{:?}", done.code) == format!("{:?}", std::process::ExitCode::FAILURE)
 }
 
+const NO_SERVICE: &str = "interfaces = [\"eth0\"]\nstate_file = \"STATE\"\n";
+
+const UNLOADED: &str =
+    "removed 192.0.2.10 from eth0, detached from eth0 (native), removed 12 tables; the daemon exits\n";
+
 #[test]
 fn a_socket_is_refused_where_no_daemon_is_asked() {
     for line in
@@ -117,12 +163,12 @@ fn a_socket_is_refused_where_no_daemon_is_asked() {
 
 #[tokio::test]
 async fn an_unload_asks_the_daemon_on_the_socket_that_was_named() {
-    let daemon = daemon(Owner::default());
-    let config = daemon.folder.path().join("config.toml");
+    let daemon = daemon();
+    let config = daemon.owner.directory.path().join("other.toml");
     let file =
         "interfaces = [\"eth0\"]\npin_path = \"/sys/fs/bpf/xdp-lb\"\napi.socket = \"/nowhere/api.sock\"\n";
     std::fs::write(&config, file).unwrap();
-    assert_eq!(daemon.text(&["unload", "--config", config.to_str().unwrap()]).await, "unloaded\n");
+    assert_eq!(daemon.text(&["unload", "--config", config.to_str().unwrap()]).await, UNLOADED);
 }
 
 #[test]
@@ -158,7 +204,7 @@ fn wrong_arguments_say_how_to_write_them() {
 
 #[tokio::test]
 async fn a_service_is_added_with_all_that_was_typed() {
-    let daemon = daemon(Owner::default());
+    let daemon = daemon();
     let line = "service add edge.v6 [2001:db8::20]:443 --protocol tcp --mode full-nat \
                 --snat-address 2001:db8::2 --snat-address 2001:db8::3 --affinity source/56 \
                 --allow 2001:db8:9::/48 --deny 2001:db8:9:1::/64 --deny 2001:db8:9:2::1 \
@@ -168,7 +214,7 @@ async fn a_service_is_added_with_all_that_was_typed() {
                 --check-interval 2s --check-timeout 250ms --check-rise 4 --check-fall 5 --check-fast-interval 200ms \
                 --check-jitter 25 --check-source 2001:db8:1::9 --check-port 9000";
     let text = daemon.text(&line.split_whitespace().collect::<Vec<_>>()).await;
-    assert_eq!(text, "added service edge.v6\n");
+    assert!(text.starts_with("service edge.v6 added"), "{text}");
     let shown = daemon.client.service("edge.v6").await.unwrap();
     assert_eq!(shown.service.vip, "[2001:db8::20]:443".parse().unwrap());
     assert_eq!((shown.service.protocol, shown.service.mode), (Protocol::Tcp, Mode::FullNat));
@@ -178,7 +224,7 @@ async fn a_service_is_added_with_all_that_was_typed() {
     let text = daemon.text(&["service", "show", "edge.v6"]).await;
     for line in [
         "allowed clients 2001:db8:9::/48; denied: 2001:db8:9:1::/64, 2001:db8:9:2::1/128\n",
-        "new flows       100 a second per client, bursts of 300; at most 5,000 flows (84 now)\n",
+        "new flows       100 a second per client, bursts of 300; at most 5,000 flows (0 now)\n",
         "health check    http GET /healthz of example.com, status 200-299, port 9000, from 2001:db8:1::9, \
          every 2s (200ms while changing), jitter 25 %, timeout 250ms, rise 4, fall 5\n",
     ] {
@@ -204,7 +250,7 @@ async fn a_service_is_added_with_all_that_was_typed() {
 
 #[tokio::test]
 async fn a_quic_service_is_added_with_its_backends_ids() {
-    let daemon = daemon(Owner::default());
+    let daemon = daemon();
     let line = "service add h3 192.0.2.10:443 --protocol udp --quic-server-id-length 2 --quic-config-id 3 \
                 --backend 198.51.100.11:443=10,server-id=0a01 --backend 198.51.100.12:443,server-id=0a02";
     daemon.text(&line.split_whitespace().collect::<Vec<_>>()).await;
@@ -224,10 +270,7 @@ async fn a_quic_service_is_added_with_its_backends_ids() {
 
 #[tokio::test]
 async fn an_agent_is_added_and_shown_with_what_it_says() {
-    let owner = Owner::default();
-    let mut half = testing::backend("web", "198.51.100.19:8080");
-    half.weight_ratio = 0.5;
-    let daemon = daemon(Owner { backends: vec![half], ..owner });
+    let daemon = daemon();
     let line = "service add shop 192.0.2.10:8000 --agent port=8081,interval=5s,send=77 --feedback hold=30s";
     daemon.text(&line.split_whitespace().collect::<Vec<_>>()).await;
     let shown = daemon.client.service("shop").await.unwrap().service;
@@ -244,13 +287,14 @@ async fn an_agent_is_added_and_shown_with_what_it_says() {
     assert!(text.contains(words), "{text}");
     let text = daemon.text(&["service", "show", "web"]).await;
     assert!(text.contains("agent           none\nfeedback        none: weights as configured\n"), "{text}");
-    let list = daemon.text(&["backend", "list", "web"]).await;
+    let half = BackendView { weight_ratio: 0.5, ..report::testing::backend("web", "198.51.100.19:8080") };
+    let list = backend::table(&TABLE, &[half]);
     assert!(list.contains("50 % of 100"), "{list}");
 }
 
 #[tokio::test]
 async fn backups_and_a_panic_threshold_are_added_and_shown() {
-    let daemon = daemon(Owner::default());
+    let daemon = daemon();
     let line = "service add shop 192.0.2.10:8000 --panic-threshold 40 --slow-start 90s --circuit-breaker open=10s,failure_percent=30 --backend 198.51.100.11:80=10 \
                 --backend 198.51.100.12:80=20,backup";
     daemon.text(&line.split_whitespace().collect::<Vec<_>>()).await;
@@ -282,25 +326,26 @@ async fn backups_and_a_panic_threshold_are_added_and_shown() {
 
 #[tokio::test]
 async fn a_service_in_panic_says_so_in_the_status() {
-    let mut owner = Owner::default();
-    owner.services[0].panic = Some("1 of 4 backends are up, but panic_threshold = 50 needs 2".into());
-    let name = owner.services[0].name.clone();
-    let daemon = daemon(owner);
-    for line in [&["status"][..], &["service", "show", &name]] {
+    let vip = "vip = \"192.0.2.10:80\"";
+    let daemon = daemon_of(&WEB.replace(vip, &format!("{vip}\npanic_threshold = 60")));
+    daemon.owner.all_up().await;
+    daemon.owner.report("web", "198.51.100.11:8080", Health::Down, "connection refused").await;
+    daemon.owner.until("web", |backends| backends[0].state != BackendState::Up).await;
+    for line in [&["status"][..], &["service", "show", "web"]] {
         let text = daemon.text(line).await;
-        assert!(text.contains("PANIC") && text.contains("1 of 4 backends are up"), "{text}");
+        assert!(text.contains("PANIC") && text.contains("1 of 2 backends are up"), "{text}");
     }
 }
 
 #[tokio::test]
 async fn each_kind_of_health_check_is_added_and_shown_in_short() {
-    let daemon = daemon(Owner::default());
+    let daemon = daemon_of(&format!("allow_exec_checks = true\n{WEB}"));
     for (index, (arguments, shown)) in [
         ("icmp", "icmp"),
         (
             "https --check-host a.example --check-method OPTIONS --check-header X-Probe:1 --check-header X-B:2 \
              --check-status 200-299,401 --check-body-regex ^ok --check-ca-file /ca.pem --check-min-tls 1.3",
-            "https OPTIONS / of a.example, X-Probe: 1, X-B: 2, status 200-299, 401, body matching /^ok/, TLS 1.3, \
+            "https OPTIONS / of a.example, X-Probe: (secret), X-B: (secret), status 200-299, 401, body matching /^ok/, TLS 1.3, \
              signed by \
              /ca.pem",
         ),
@@ -331,7 +376,7 @@ async fn each_kind_of_health_check_is_added_and_shown_in_short() {
 
 #[tokio::test]
 async fn a_wrong_health_check_is_a_usage_error_in_the_configs_words() {
-    let daemon = daemon(Owner::default());
+    let daemon = daemon();
     for (arguments, words) in [
         (&["--check", "htpp"][..], "http"),
         (&["--check", "tcp", "--check-path", "/"], "path"),
@@ -347,7 +392,7 @@ async fn a_wrong_health_check_is_a_usage_error_in_the_configs_words() {
 
 #[tokio::test]
 async fn backends_are_added_weighed_drained_enabled_and_removed() {
-    let daemon = daemon(Owner::default());
+    let daemon = daemon();
     let address = "198.51.100.13:8080";
     daemon.text(&["backend", "add", "web", address, "--weight", "7"]).await;
     let view = async || daemon.client.backend("web", address.parse().unwrap()).await.unwrap();
@@ -358,21 +403,23 @@ async fn backends_are_added_weighed_drained_enabled_and_removed() {
     assert_eq!((view().await.admin, view().await.weight), (AdminState::Draining, 0));
     daemon.text(&["backend", "enable", "web", address]).await;
     assert_eq!(view().await.admin, AdminState::Enabled);
-    assert_eq!(daemon.text(&["backend", "remove", "web", address]).await, "removed 198.51.100.13:8080\n");
+    let said = daemon.text(&["backend", "remove", "web", address]).await;
+    assert!(said.contains("removed") && said.contains(address), "{said}");
     assert_eq!(
         daemon.error(&["backend", "list", "wbe"]).await,
-        "no service wbe; there are web, web6",
+        "service \"wbe\" does not exist; the services are: web, web6",
         "an unknown service lists the known ones"
     );
 }
 
-#[tokio::test]
-async fn backends_are_listed_with_their_state_and_why() {
-    let mut owner = Owner::default();
-    owner.backends[1].state = BackendState::Down;
-    owner.backends[1].reason = "connection refused".into();
-    owner.backends[1].check_latency_seconds = None;
-    let text = daemon(owner).text(&["backend", "list", "web"]).await;
+#[test]
+fn backends_are_listed_with_their_state_and_why() {
+    let mut backends = report::testing::status().backends;
+    backends.truncate(2);
+    backends[1].state = BackendState::Down;
+    backends[1].reason = "connection refused".into();
+    backends[1].check_latency_seconds = None;
+    let text = backend::table(&TABLE, &backends);
     let lines: Vec<_> = text.lines().collect();
     assert_eq!(
         lines,
@@ -386,15 +433,15 @@ async fn backends_are_listed_with_their_state_and_why() {
 
 #[tokio::test]
 async fn a_drained_service_says_so_in_the_status() {
-    let mut owner = Owner::default();
-    owner.services[0].admin = AdminState::Draining;
-    let text = daemon(owner).text(&["status"]).await;
+    let daemon = daemon();
+    daemon.text(&["service", "drain", "web"]).await;
+    let text = daemon.text(&["status"]).await;
     assert!(text.contains("\nweb: DRAINED: no new flows until xdp-lb service enable web\n"), "{text}");
 }
 
-#[tokio::test]
-async fn the_status_stands_on_one_screen() {
-    let text = daemon(Owner::default()).text(&["status"]).await;
+#[test]
+fn the_status_stands_on_one_screen() {
+    let text = status::one_screen(&TABLE, &report::testing::status());
     let expected = "\
 xdp-lb 0.1.0, up 5m12s, pid 4242, took over from the previous daemon
 config /etc/xdp-lb/config.toml, pins /sys/fs/bpf/xdp-lb
@@ -420,25 +467,30 @@ web6     [2001:db8::10]:80  tcp       full-nat      2/2  0/s  0/s  0 B/s  http  
 
 #[tokio::test]
 async fn trouble_stands_on_top_of_the_status() {
-    let owner = Owner { trouble: Some("the tables: no memory".into()), ..Owner::default() };
-    let done = daemon(owner).run(&["status"]).await.unwrap();
-    assert!(done.text.starts_with("TROUBLE: the tables: no memory\nxdp-lb 0.1.0"), "{}", done.text);
+    let daemon = daemon();
+    daemon.owner.kernel.lock().unmounted = true;
+    daemon.text(&["node", "undrain"]).await;
+    let done = daemon.run(&["status"]).await.unwrap();
+    let mut lines = done.text.lines();
+    let first = lines.next().unwrap();
+    assert!(first.starts_with("TROUBLE: ") && first.contains("not on a BPF file system"), "{}", done.text);
+    assert!(lines.next().unwrap().starts_with("xdp-lb "), "{}", done.text);
     assert_eq!(format!("{:?}", done.code), format!("{:?}", std::process::ExitCode::from(3)));
 }
 
-#[tokio::test]
-async fn ten_thousand_backends_still_fit_on_the_screen() {
+#[test]
+fn ten_thousand_backends_still_fit_on_the_screen() {
     let backends = (0..10_000u16).map(|number| {
         let state = if number < 50 { BackendState::Down } else { BackendState::Up };
-        BackendView { state, ..testing::backend("web", &format!("198.51.100.7:{}", number + 1)) }
+        BackendView { state, ..report::testing::backend("web", &format!("198.51.100.7:{}", number + 1)) }
     });
     let services = (0..1_000u16).map(|number| ServiceView {
         backends_serving: u32::from(number >= 3),
         moving: MovingView { recorded_slots: 7, ..MovingView::default() },
-        ..testing::service(&format!("web{number}"), &format!("192.0.2.10:{}", number + 1))
+        ..report::testing::service(&format!("web{number}"), &format!("192.0.2.10:{}", number + 1))
     });
-    let owner = Owner { backends: backends.collect(), services: services.collect(), ..Owner::default() };
-    let text = daemon(owner).text(&["status"]).await;
+    let (backends, services) = (backends.collect(), services.collect());
+    let text = status::one_screen(&TABLE, &StatusView { backends, services, ..report::testing::status() });
     assert!(text.lines().count() < 75, "{text}");
     assert!(text.contains("\nweb2 ") && !text.contains("\nweb3 "), "{text}");
     assert!(
@@ -454,7 +506,11 @@ async fn ten_thousand_backends_still_fit_on_the_screen() {
 
 #[tokio::test]
 async fn a_service_is_shown_with_its_backends() {
-    let text = daemon(Owner::default()).text(&["service", "show", "web"]).await;
+    let vip = "vip = \"192.0.2.10:80\"";
+    let check = "health_check = { type = \"http\", path = \"/healthz\" }";
+    let daemon = daemon_of(&WEB.replace(vip, &format!("{vip}\n{check}")));
+    daemon.owner.all_up().await;
+    let text = daemon.text(&["service", "show", "web"]).await;
     for line in [
         "VIP             192.0.2.10:80 tcp\n",
         "source address  this host's, towards each backend\n",
@@ -463,7 +519,7 @@ async fn a_service_is_shown_with_its_backends() {
         "allowed clients all\n",
         "new flows       unlimited\n",
         "health check    http GET /healthz, status 200-399, every 1s, timeout 500ms, rise 2, fall 3\n",
-        "in              1,000 packets, 64,000 bytes\n",
+        "in              3 packets, 0 bytes\n",
         "\nweb      198.51.100.12:8080  up ",
     ] {
         assert!(text.contains(line), "{line:?} in {text}");
@@ -472,9 +528,9 @@ async fn a_service_is_shown_with_its_backends() {
 
 #[tokio::test]
 async fn counters_are_explained_and_wrap_on_a_narrow_terminal() {
-    let daemon = daemon(Owner::default());
+    let daemon = daemon();
     let text = daemon.text(&["counters"]).await;
-    let line = "drop     no_backend                        90  the service has no backend that is up: `xdp-lb \
+    let line = "drop     no_backend                         9  the service has no backend that is up: `xdp-lb \
                 backend list` shows why";
     assert!(text.lines().any(|found| found == line), "{text}");
     let narrow = Screen { width: Some(80), ..TABLE };
@@ -484,21 +540,16 @@ async fn counters_are_explained_and_wrap_on_a_narrow_terminal() {
     assert!(wrapped.contains("drop     no_backend "), "names stay whole: {wrapped}");
 }
 
-#[tokio::test]
-async fn reasons_that_have_no_room_beside_their_rows_are_below_them() {
-    let mut owner = Owner::default();
-    owner.backends[1].reason = "connection refused".into();
-    let daemon = daemon(owner);
-    let list = |width| {
-        let Command::Backend(list) = parse(&["backend", "list"]).command else { panic!() };
-        let (client, colour) = (&daemon.client, width == Some(80));
-        async move { list.execute(client, &Screen { width, colour, ..TABLE }).await.unwrap().text }
-    };
-    let wide = list(None).await;
+#[test]
+fn reasons_that_have_no_room_beside_their_rows_are_below_them() {
     let reason = "connection refused";
+    let mut backends = report::testing::status().backends;
+    backends[1].reason = reason.into();
+    let list = |width| backend::table(&Screen { width, colour: width == Some(80), ..TABLE }, &backends);
+    let wide = list(None);
     let row = wide.lines().find(|line| line.ends_with(reason)).expect("a backend is down");
-    assert!(list(Some(200)).await.lines().any(|line| line == row));
-    let narrow = list(Some(80)).await;
+    assert!(list(Some(200)).lines().any(|line| line == row));
+    let narrow = list(Some(80));
     let (before, after) = narrow.split_once(&format!("\n  {reason}\n")).unwrap_or_else(|| panic!("{narrow}"));
     assert!(before.lines().last().unwrap().starts_with(row.split("  ").next().unwrap()), "{narrow}");
     assert!(!before.contains("REASON") && !after.contains("REASON"));
@@ -506,38 +557,37 @@ async fn reasons_that_have_no_room_beside_their_rows_are_below_them() {
 
 #[tokio::test]
 async fn json_is_the_apis_own_document() {
-    let daemon = daemon(Owner::default());
-    let client = &daemon.client;
-    let document = |view: Result<Value, _>| -> Value { view.unwrap() };
-    let status = document(serde_json::to_value(client.status().await.unwrap()));
-    assert_eq!(daemon.json(&["status"]).await, status);
-    let backends = document(serde_json::to_value(client.backends(None).await.unwrap()));
-    assert_eq!(daemon.json(&["backend", "list"]).await, backends);
-    let services = document(serde_json::to_value(client.services().await.unwrap()));
-    assert_eq!(daemon.json(&["service", "list"]).await, services);
-    let detail = document(serde_json::to_value(client.service("web").await.unwrap()));
-    assert_eq!(daemon.json(&["service", "show", "web"]).await, detail);
-    let counters = document(serde_json::to_value(client.counters().await.unwrap()));
-    assert_eq!(daemon.json(&["counters"]).await, counters);
+    let daemon = daemon();
+    for (line, path) in [
+        (&["status"][..], "/v1/status"),
+        (&["backend", "list"], "/v1/backends"),
+        (&["service", "list"], "/v1/services"),
+        (&["service", "show", "web"], "/v1/services/web"),
+        (&["counters"], "/v1/counters"),
+    ] {
+        let mut tries = 0;
+        while daemon.json(line).await != daemon.get(path).await {
+            // A second may have passed in between.
+            tries += 1;
+            assert!(tries < 20, "{path}: {}\n{}", daemon.json(line).await, daemon.get(path).await);
+        }
+    }
     assert_eq!(daemon.json(&["reload"]).await["changes"], serde_json::json!([]));
     let outcome = daemon.json(&["service", "remove", "web6"]).await;
-    assert_eq!(outcome, serde_json::json!({"message": "removed service web6", "changed": true}));
+    assert_eq!((&outcome["changed"], outcome["message"].is_string()), (&true.into(), true), "{outcome}");
 }
 
-#[tokio::test]
-async fn colour_is_for_states_on_a_terminal_only() {
-    let daemon = daemon(Owner::default());
-    let coloured = Screen { colour: true, ..TABLE };
-    let cli = parse(&["backend", "list"]);
-    let Command::Backend(list) = cli.command else { panic!() };
-    let text = list.execute(&daemon.client, &coloured).await.unwrap().text;
+#[test]
+fn colour_is_for_states_on_a_terminal_only() {
+    let backends = report::testing::status().backends;
+    let text = backend::table(&Screen { colour: true, ..TABLE }, &backends);
     assert!(text.contains("\x1b[38;5;10m"), "{text:?}");
-    assert!(!daemon.text(&["backend", "list"]).await.contains('\x1b'));
+    assert!(!backend::table(&TABLE, &backends).contains('\x1b'));
 }
 
 #[tokio::test]
 async fn empty_lists_say_what_to_do() {
-    let daemon = daemon(Owner { services: vec![], backends: vec![], ..Owner::default() });
+    let daemon = daemon_of(NO_SERVICE);
     assert!(daemon.text(&["service", "list"]).await.starts_with("no services; to add one:"));
     assert!(daemon.text(&["backend", "list"]).await.starts_with("no backends; to add one:"));
     assert!(daemon.text(&["status"]).await.contains("no services"));
@@ -546,99 +596,93 @@ async fn empty_lists_say_what_to_do() {
 
 #[tokio::test]
 async fn flows_beyond_a_page_are_asked_for_until_there_are_as_many_as_wanted() {
-    let daemon = daemon(Owner { flows_of_a_page: 1, ..Owner::default() });
-    let of = |view: &Value| view["flows"].as_array().unwrap().len();
-    let all = daemon.json(&["flows"]).await;
-    assert_eq!((of(&all), &all["matching"], &all["next"]), (3, &3.into(), &Value::Null));
-    let some = daemon.json(&["flows", "--limit", "2"]).await;
-    assert_eq!((of(&some), &some["matching"], &some["next"]), (2, &3.into(), &"2".into()));
+    let daemon = daemon();
+    let most = FlowQuery::MOST as usize;
+    for number in 0..most + 2 {
+        let client = format!("203.0.113.{}:{}", number / 1000, 1000 + number % 1000);
+        daemon.owner.kernel.record_flow(&client, "198.51.100.11:8080", 0);
+    }
+    let of = |view: &Value| (view["flows"].as_array().unwrap().len(), view["matching"].as_u64().unwrap());
+    let all = daemon.json(&["flows", "--limit", "20000"]).await;
+    assert_eq!((of(&all), &all["next"]), ((most + 2, most as u64 + 2), &Value::Null));
+    let some = daemon.json(&["flows", "--limit", &(most + 1).to_string()]).await;
+    assert_eq!((of(&some), some["next"].is_string()), ((most + 1, most as u64 + 2), true));
     let text = daemon.text(&["flows", "--limit", "2"]).await;
-    assert!(text.ends_with("1 more; to list them: --limit\n"), "{text}");
+    assert!(text.ends_with("10,000 more; to list them: --limit\n"), "{text}");
 }
 
 #[tokio::test]
 async fn a_reload_says_what_changed_and_what_needs_a_restart() {
-    let view = ReloadView {
-        changes: vec!["added service dns".into(), "web: weight of 198.51.100.11:8080 is 50".into()],
-        needs_restart: vec!["metrics.listen".into()],
-        warnings: vec!["metrics.listen is unchanged: it needs a restart of the daemon".into()],
-        ..ReloadView::default()
-    };
-    let text = daemon(Owner { reload: Ok(view), ..Owner::default() }).text(&["reload"]).await;
+    let daemon = daemon();
+    assert_eq!(daemon.text(&["reload"]).await, "nothing changed\n");
+    write_config(&daemon.owner.config_file(), &changed());
     assert_eq!(
-        text,
-        "added service dns\nweb: weight of 198.51.100.11:8080 is 50\n\
+        daemon.text(&["reload"]).await,
+        "service web: backend 198.51.100.12:8080 weight 100 -> 50\n\
          warning: metrics.listen is unchanged: it needs a restart of the daemon\n"
     );
-    assert_eq!(daemon(Owner::default()).text(&["reload"]).await, "nothing changed\n");
+}
+
+/// The file, with another weight and another address of the metrics.
+fn changed() -> String {
+    let address = "address = \"198.51.100.12:8080\"";
+    let changed = WEB.replace(address, &format!("{address}\nweight = 50"));
+    format!("metrics.listen = \"127.0.0.1:9700\"\n{changed}")
 }
 
 #[tokio::test]
 async fn a_plan_says_what_would_change_and_how_many_slots_would_move() {
-    let key =
-        |key: &str, old: &str, new: &str| KeyChange { key: key.into(), old: old.into(), new: new.into() };
-    let service = ServiceChange {
-        service: "web".into(),
-        kind: ChangeKind::Changed,
-        keys: vec![key("mode", "nat", "full-nat")],
-        backends: vec![],
-        drains: false,
-        slots: Some(SlotsChange { moving: 1000, of: 2018 }),
-    };
-    let setting = SettingChange {
-        key: "metrics.listen".into(),
-        old: "127.0.0.1:9799".into(),
-        new: "off".into(),
-        takes: Some("a restart of the daemon".into()),
-    };
-    let view = ReloadView {
-        changes: service.lines(),
-        warnings: vec!["metrics.listen is unchanged: it needs a restart of the daemon".into()],
-        settings: vec![setting],
-        services: vec![service],
-        ..ReloadView::default()
-    };
-    let daemon = daemon(Owner { reload: Ok(view), ..Owner::default() });
-    assert_eq!(
-        daemon.text(&["reload", "--dry-run"]).await,
-        "service web: mode nat -> full-nat\nservice web: 1,000 of 2,018 slots would move\n\
-         warning: metrics.listen is unchanged: it needs a restart of the daemon\n"
-    );
+    let daemon = daemon();
+    daemon.owner.all_up().await;
+    write_config(&daemon.owner.config_file(), &changed());
     let diff = daemon.run(&["diff"]).await.unwrap();
     assert_eq!(
         diff.text,
-        "service web: mode nat -> full-nat\nmetrics.listen 127.0.0.1:9799 -> off (needs a restart of the daemon)\n"
+        "service web: backend 198.51.100.12:8080 weight 100 -> 50\n\
+         metrics.listen 127.0.0.1:9799 -> 127.0.0.1:9700 (needs a restart of the daemon)\n"
     );
     assert!(failed(&diff), "1, as of diff(1)");
     let slots = &daemon.json(&["diff"]).await["services"][0]["slots"];
-    assert_eq!(*slots, serde_json::json!({"moving": 1000, "of": 2018}));
+    let (moving, of) = (slots["moving"].as_u64().unwrap(), slots["of"].as_u64().unwrap());
+    assert!(0 < moving && moving < of, "{slots}");
+    assert_eq!(
+        daemon.text(&["reload", "--dry-run"]).await,
+        format!(
+            "service web: backend 198.51.100.12:8080 weight 100 -> 50\n\
+             service web: {} of {} slots would move\n\
+             warning: metrics.listen is unchanged: it needs a restart of the daemon\n",
+            grouped(moving),
+            grouped(of)
+        )
+    );
 }
 
 #[tokio::test]
 async fn a_watch_prints_what_happens_a_line_each() {
-    let owner = Owner::default();
-    let events = Arc::clone(&owner.events);
-    let daemon = daemon(owner);
+    let daemon = daemon();
+    let events = daemon.owner.events.clone();
     let adding = tokio::spawn(async move {
-        loop {
+        for up in [true, false].into_iter().cycle() {
             tokio::time::sleep(Duration::from_millis(10)).await;
-            events.add(WatchEvent::Interface { interface: "eth0".into(), up: false });
+            let event = Event::Interface { name: "eth0".into(), index: Some(1), up };
+            events.send(event).await.unwrap();
         }
     });
     let text = daemon.text(&["watch", "--count", "2"]).await;
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines.len(), 2, "{text}");
-    assert!(lines[0].ends_with("Z interface eth0: down"), "{text}");
+    let told = |line: &&str| line.ends_with("Z interface eth0: down");
+    assert_eq!(lines.iter().filter(|line| told(line)).count(), 1, "{text}");
     let line = daemon.text(&["watch", "--count", "1", "--output", "json"]).await;
     let event: Value = serde_json::from_str(&line).unwrap();
-    assert_eq!((&event["event"], &event["up"]), (&"interface".into(), &false.into()));
+    assert!(event["event"] == "interface" && event["up"].is_boolean(), "{event}");
     assert!(event["id"].is_string() && event["time"].is_string(), "{event}");
     adding.abort();
 }
 
 #[tokio::test]
 async fn a_diff_of_nothing_ends_with_0() {
-    let daemon = daemon(Owner::default());
+    let daemon = daemon();
     let diff = daemon.run(&["diff"]).await.unwrap();
     assert_eq!(diff.text, "no differences\n");
     assert!(!failed(&diff));
@@ -647,21 +691,23 @@ async fn a_diff_of_nothing_ends_with_0() {
 
 const DRAIN: &[&str] = &["backend", "drain", "web", "198.51.100.11:8080", "--wait"];
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_drain_returns_when_the_last_flow_has_gone() {
-    let daemon = daemon(Owner { flows_ending: 10, ..Owner::default() });
+    let daemon = busy(WEB).await;
+    let began = Instant::now();
+    daemon.flows_end_in(Duration::from_millis(700));
     let done = daemon.run(DRAIN).await.unwrap();
-    assert!(!failed(&done));
-    assert_eq!(done.text, "drained 198.51.100.11:8080 of web: the last flow has ended, after 2s\n");
+    assert!(!failed(&done) && began.elapsed() > Duration::from_millis(700), "{}", done.text);
+    assert!(done.text.starts_with("drained 198.51.100.11:8080 of web: the last flow has ended, after "));
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_drain_that_takes_too_long_fails_and_says_what_is_left() {
-    let daemon = daemon(Owner { flows_ending: 1, ..Owner::default() });
-    let done = daemon.run(&[DRAIN, &["--timeout", "5s"]].concat()).await.unwrap();
+    let daemon = busy(WEB).await;
+    let done = daemon.run(&[DRAIN, &["--timeout", "1s"]].concat()).await.unwrap();
     assert!(failed(&done));
     assert!(
-        done.text.starts_with("not drained: the timeout of 5s has passed and 31 flows of "),
+        done.text.starts_with("not drained: the timeout of 1s has passed and 42 flows of "),
         "{}",
         done.text
     );
@@ -669,33 +715,41 @@ async fn a_drain_that_takes_too_long_fails_and_says_what_is_left() {
     assert_eq!(backend.admin, AdminState::Draining, "it stays drained");
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_drain_waits_until_every_flow_is_known_or_all_is_quiet() {
-    let owner = || Owner { flows_ending: 100, unknown_for: 20, ..Owner::default() };
-    let done = daemon(owner()).run(DRAIN).await.unwrap();
-    assert_eq!(done.text, "drained 198.51.100.11:8080 of web: the last flow has ended, after 10s\n");
-    let done = daemon(owner()).run(&[DRAIN, &["--quiet", "4s"]].concat()).await.unwrap();
-    assert!(!failed(&done));
-    assert!(done.text.contains("no packet went to it for 4s, after 4s"), "{}", done.text);
-    let done = daemon(owner()).run(&[DRAIN, &["--timeout", "5s"]].concat()).await.unwrap();
+    let vip = "vip = \"192.0.2.10:80\"";
+    let config =
+        format!("timeouts.tcp_idle = \"3s\"\n{}", WEB.replace(vip, &format!("{vip}\nmode = \"nat\"")));
+    let daemon = daemon_of(&config);
+    daemon.owner.all_up().await;
+    let began = Instant::now();
+    let done = daemon.run(&[DRAIN, &["--timeout", "1s"]].concat()).await.unwrap();
     assert!(failed(&done));
-    let words = "the timeout of 5s has passed and 0 flows (and possibly idle ones, known in ";
+    let words = "the timeout of 1s has passed and 0 flows (and possibly idle ones, known in ";
     assert!(done.text.contains(words) && done.text.contains("--quiet"), "{}", done.text);
+    let done = daemon.run(&[DRAIN, &["--quiet", "1s"]].concat()).await.unwrap();
+    assert!(!failed(&done));
+    assert!(done.text.contains("no packet went to it for 1s, after 1s"), "{}", done.text);
+    let done = daemon.run(DRAIN).await.unwrap();
+    assert!(done.text.contains("the last flow has ended"), "{}", done.text);
+    assert!(began.elapsed() > Duration::from_secs(3), "{:?}", began.elapsed());
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_service_is_drained_with_all_of_its_backends() {
-    let daemon = daemon(Owner { flows_ending: 10, ..Owner::default() });
-    let done = daemon.run(&["service", "drain", "web", "--wait"]).await.unwrap();
-    assert!(!failed(&done));
-    assert_eq!(done.text, "drained service web: the last flow has ended, after 2s\n");
-    assert!(daemon.text(&["service", "show", "web"]).await.contains("admin           draining\n"));
-    assert_eq!(daemon.text(&["service", "enable", "web"]).await, "service web enabled\n");
+    let daemon = busy(WEB).await;
     let json = daemon.json(&["service", "drain", "web6", "--wait", "--timeout", "1s"]).await;
     assert_eq!(
         (&json["service"], &json["drained"], &json["flows"]),
-        (&"web6".into(), &false.into(), &12.into())
+        (&"web6".into(), &false.into(), &42.into())
     );
+    daemon.flows_end_in(Duration::from_millis(200));
+    let done = daemon.run(&["service", "drain", "web", "--wait"]).await.unwrap();
+    assert!(!failed(&done));
+    assert!(done.text.starts_with("drained service web: the last flow has ended, after "), "{}", done.text);
+    assert!(daemon.text(&["service", "show", "web"]).await.contains("admin           draining\n"));
+    let said = daemon.text(&["service", "enable", "web"]).await;
+    assert!(said.starts_with("service web") && said.contains("enabled"), "{said}");
     assert!(daemon.error(&["service", "drain", "wbe"]).await.contains("web, web6"));
 }
 
@@ -706,26 +760,31 @@ fn flags_that_are_wrong_together_are_told_with_the_usage_of_their_command() {
     assert!(check.contains("htp") && check.contains("Usage: xdp-lb service add "), "{check}");
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_node_is_drained_once_no_flow_is_left_and_no_packet_comes() {
-    let daemon = daemon(Owner::default());
-    assert_eq!(daemon.text(&["node", "drain"]).await, "node draining\n");
+    let daemon = busy(&format!("vips.interface = \"lo\"\n{WEB}")).await;
+    let said = daemon.text(&["node", "drain"]).await;
+    assert!(said.starts_with("this node is draining"), "{said}");
     assert!(daemon.text(&["status"]).await.starts_with("DRAINED: the VIPs are withdrawn"));
-    let done = daemon.run(&["node", "drain", "--wait", "--timeout", "9s"]).await.unwrap();
+    let done = daemon.run(&["node", "drain", "--wait", "--timeout", "1s"]).await.unwrap();
     assert!(failed(&done));
     assert!(done.text.contains("126 flows of this node are left"), "{}", done.text);
     assert!(done.text.contains("To put it back into service: xdp-lb node undrain"), "{}", done.text);
-    let done = daemon.run(&["node", "drain", "--wait", "--quiet", "3s"]).await.unwrap();
-    assert!(!failed(&done) && done.text.contains("no packet went to it for 3s"), "{}", done.text);
-    assert_eq!(daemon.text(&["node", "undrain"]).await, "node enabled\n");
-    let idle = self::daemon(Owner { backends: Vec::new(), ..Owner::default() });
+    let done = daemon.run(&["node", "drain", "--wait", "--quiet", "1s"]).await.unwrap();
+    assert!(!failed(&done) && done.text.contains("no packet went to it for 1s"), "{}", done.text);
+    let said = daemon.text(&["node", "undrain"]).await;
+    assert!(said.contains("in service"), "{said}");
+    let idle = daemon_of(NO_SERVICE);
     let text = idle.text(&["node", "drain", "--wait"]).await;
     assert_eq!(text, "drained this node: the last flow has ended, after 5s\n");
 }
 
 #[tokio::test]
 async fn flows_are_listed_up_to_a_limit() {
-    let daemon = daemon(Owner::default());
+    let daemon = daemon();
+    daemon.owner.kernel.record_flow("203.0.113.5:40000", "198.51.100.11:8080", 75);
+    daemon.owner.kernel.record_flow("203.0.113.5:40001", "198.51.100.12:8080", 75);
+    daemon.owner.kernel.record_flow("[2001:db8:9::5]:40001", "[2001:db8:1::11]:8080", 75);
     let text = daemon.text(&["flows", "web", "--limit", "1"]).await;
     let row = text.lines().find(|line| line.contains("203.0.113.5:40000")).unwrap();
     for cell in
@@ -738,31 +797,37 @@ async fn flows_are_listed_up_to_a_limit() {
     assert!(text.contains("no flows are tracked"), "{text}");
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_drain_that_the_datapath_does_not_follow_yet_has_not_ended() {
-    let owner = Owner { flows_ending: 50, drains_late: true, ..Owner::default() };
-    let done = daemon(owner).run(&[DRAIN, &["--timeout", "5s"]].concat()).await.unwrap();
+    let daemon = daemon();
+    daemon.owner.all_up().await;
+    daemon.owner.kernel.lock().fails = true;
+    let done = daemon.run(&[DRAIN, &["--timeout", "1s"]].concat()).await.unwrap();
     assert!(failed(&done), "{}", done.text);
+    daemon.owner.kernel.lock().fails = false;
+    assert!(daemon.text(DRAIN).await.contains("the last flow has ended"));
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_drain_is_told_as_json_too() {
-    let daemon = daemon(Owner { flows_ending: 1, ..Owner::default() });
+    let daemon = busy(WEB).await;
     let line = [DRAIN, &["--timeout", "1s", "--output", "json"]].concat();
     let done = daemon.run(&line).await.unwrap();
     assert!(failed(&done));
     let document: Value = serde_json::from_str(&done.text).unwrap();
-    assert_eq!((&document["drained"], &document["flows"]), (&false.into(), &39.into()));
+    assert_eq!((&document["drained"], &document["flows"]), (&false.into(), &42.into()));
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_drain_ends_when_someone_enables_or_removes_the_backend() {
     let address = "198.51.100.11:8080";
-    for (other, fails, words) in [("enable", true, "was enabled again"), ("remove", false, "was removed")] {
-        let daemon = daemon(Owner::default());
+    for (other, fails, words) in
+        [(&["enable"][..], true, "was enabled again"), (&["remove", "--now", "--yes"], false, "was removed")]
+    {
+        let daemon = busy(WEB).await;
         let later = async {
-            tokio::time::sleep(Duration::from_secs(3)).await;
-            daemon.text(&["backend", other, "web", address]).await
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            daemon.text(&[&["backend"], other, &["web", address]].concat()).await
         };
         let (done, _) = tokio::join!(daemon.run(DRAIN), later);
         let done = done.unwrap();
@@ -771,42 +836,30 @@ async fn a_drain_ends_when_someone_enables_or_removes_the_backend() {
     }
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_drain_goes_on_while_the_daemon_restarts() {
-    let folder = tempfile::tempdir().unwrap();
-    let socket = folder.path().join("api.sock");
-    let first = tokio::spawn(
-        Server::bind(&model::Api { socket: socket.clone(), ..model::Api::default() })
-            .unwrap()
-            .serve(Owner::default().start(), std::future::pending()),
-    );
-    let client = Client::new(&socket);
+    let Daemon { owner, client, socket, server, _folder } = busy(WEB).await;
     let restart = async {
-        tokio::time::sleep(Duration::from_secs(3)).await;
-        first.abort();
-        assert!(first.await.unwrap_err().is_cancelled());
-        tokio::time::sleep(Duration::from_secs(3)).await;
-        let mut owner = Owner { flows_ending: 42, ..Owner::default() };
-        owner.backends[0].admin = AdminState::Draining;
-        owner.backends[0].share = 0.0;
-        tokio::spawn(
-            Server::bind(&model::Api { socket: socket.clone(), ..model::Api::default() })
-                .unwrap()
-                .serve(owner.start(), std::future::pending()),
-        );
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        server.abort();
+        assert!(server.await.unwrap_err().is_cancelled());
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        let owner = owner.restart(WEB).await;
+        owner.kernel.lock().live.clear();
+        serve(&owner, &socket);
+        owner
     };
     let Command::Backend(drain) = parse(DRAIN).command else { panic!() };
-    let (done, ()) = tokio::join!(drain.execute(&client, &TABLE), restart);
+    let (done, _owner) = tokio::join!(drain.execute(&client, &TABLE), restart);
     let done = done.unwrap();
     assert!(!failed(&done), "{}", done.text);
-    assert!(done.text.contains("the last flow has ended, after 6s"), "{}", done.text);
+    assert!(done.text.contains("the last flow has ended, after "), "{}", done.text);
 }
 
 #[tokio::test]
 async fn unload_asks_the_daemon_whose_pins_are_meant() {
-    let daemon = daemon(Owner::default());
-    assert_eq!(daemon.text(&["unload"]).await, "unloaded\n");
-    assert_eq!(daemon.text(&["unload", "--pin-path", "/sys/fs/bpf/xdp-lb"]).await, "unloaded\n");
+    assert_eq!(daemon().text(&["unload"]).await, UNLOADED);
+    assert_eq!(daemon().text(&["unload", "--pin-path", "/sys/fs/bpf/xdp-lb"]).await, UNLOADED);
 }
 
 #[test]
@@ -928,24 +981,26 @@ fn every_command_that_asks_the_daemon_has_its_operation_in_the_openapi_document_
 
 #[tokio::test]
 async fn an_upgrade_that_succeeds_is_one_though_a_daemon_says_that_it_is_stopping() {
-    let (sender, mut requests) = tokio::sync::mpsc::channel(8);
-    tokio::spawn(async move {
-        while let Some(request) = requests.recv().await {
-            let Request::Upgrade(answer) = request else { panic!("{request:?}") };
-            drop(answer.send(Ok(Outcome { message: "begun".into(), changed: true, trouble: None })));
-        }
-    });
-    let (status, mut looks) = (Owner::default().status(), 0);
-    let views = testing::Statuses::new(move || {
-        looks += 1;
-        let (state, message) = (UpgradeState::Done, "the new one has taken over".into());
-        let taken = Some(UpgradeView { state, message });
-        match looks {
-            1 => Ok(status.clone()),
-            2 => Err(Refusal::Failed("the daemon is stopping".into())),
-            _ => Ok(StatusView { pid: 4243, upgrade: taken, ..status.clone() }),
-        }
-    });
-    let text = served(Handle::new(sender, Arc::new(views))).text(&["upgrade"]).await;
-    assert!(text.contains("process 4242 -> 4243"), "{text}");
+    let daemon = daemon();
+    let upgraded = async {
+        let Daemon { mut owner, client, socket, server, _folder } = daemon;
+        let upgrade = Upgrade { timeout: Duration::from_secs(30) };
+        let took_over = async {
+            owner.asked.recv().await.unwrap();
+            owner.task.abort();
+            while client.status().await.unwrap_err().to_string() != "the daemon is stopping" {}
+            // Long enough for the command to hear that, too.
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            server.abort();
+            let _ = server.await;
+            let owner = owner.restart(WEB).await;
+            let server = serve(&owner, &socket);
+            owner.upgrades.note(UpgradeState::Done, "the new one has taken over".into());
+            (owner, server)
+        };
+        let (text, _successor) = tokio::join!(upgrade.execute(&client, &TABLE), took_over);
+        text.unwrap()
+    };
+    let text = upgraded.await;
+    assert!(text.starts_with("the new one has taken over: process "), "{text}");
 }

@@ -27,12 +27,13 @@ const LOOK: Duration = Duration::from_millis(200);
 pub(super) struct Upgrade {
     /// How long to wait at most: 30s, 5m, 1h
     #[arg(long, value_name = "TIME", default_value = "3m", value_parser = parse_span)]
-    timeout: Duration,
+    pub(super) timeout: Duration,
 }
 
 impl Upgrade {
     pub(super) async fn execute(self, client: &Client, screen: &Screen) -> anyhow::Result<String> {
         let before = client.status().await?.pid;
+        // From here on only the new daemon says that it is done.
         client.upgrade().await?;
         let deadline = Instant::now() + self.timeout;
         let mut trouble = None;
@@ -40,7 +41,7 @@ impl Upgrade {
             match client.status().await {
                 Ok(status) => match status.upgrade {
                     Some(UpgradeView { state: UpgradeState::Failed, message }) => bail!("{message}"),
-                    Some(UpgradeView { state: UpgradeState::Done, message }) if status.pid != before => {
+                    Some(UpgradeView { state: UpgradeState::Done, message }) => {
                         let message = format!("{message}: process {before} -> {}", status.pid);
                         let outcome = Outcome { message, changed: true, trouble: None };
                         return screen.show(&outcome, || outcome.message.clone());

@@ -8,7 +8,7 @@ use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 
 use super::events::EventReader;
 use super::flows::FlowPages;
-use super::published::Views;
+use super::published::Published;
 use crate::config::{self, Errors};
 use crate::model::refusal::{Answer, Refusal};
 use crate::model::request::{BackendPatch, FlowQuery, Outcome, ServicePatch};
@@ -46,14 +46,14 @@ pub enum Request {
 #[derive(Clone)]
 pub struct Handle {
     requests: mpsc::Sender<Request>,
-    views: Arc<dyn Views>,
+    views: Published,
     reloading: Arc<Mutex<()>>,
     listing: Arc<Semaphore>,
 }
 
 impl Handle {
     /// A handle whose requests arrive at the receiver of `requests`, and that reads these views.
-    pub fn new(requests: mpsc::Sender<Request>, views: Arc<dyn Views>) -> Self {
+    pub fn new(requests: mpsc::Sender<Request>, views: Published) -> Self {
         Self { requests, views, reloading: Arc::default(), listing: Arc::new(Semaphore::new(1)) }
     }
 
@@ -68,10 +68,10 @@ impl Handle {
     /// thousands of backends.
     async fn view<T: Send + 'static>(
         &self,
-        view: impl FnOnce(&dyn Views) -> Answer<T> + Send + 'static,
+        view: impl FnOnce(&Published) -> Answer<T> + Send + 'static,
     ) -> Answer<T> {
-        let views = Arc::clone(&self.views);
-        let made = tokio::task::spawn_blocking(move || view(views.as_ref())).await;
+        let views = self.views.clone();
+        let made = tokio::task::spawn_blocking(move || view(&views)).await;
         made.map_err(|error| Refusal::Failed(format!("the document could not be made: {error}")))?
     }
 

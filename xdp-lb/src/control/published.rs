@@ -13,25 +13,8 @@ use crate::uptime;
 /// How often a document is made again where the tables have changed meanwhile.
 const TRIES: usize = 3;
 
-/// The documents that are made of what the owner task knows, as a trait: what shows them is tested without one.
-pub trait Views: Send + Sync {
-    /// The daemon on one screen.
-    fn status(&self) -> Answer<StatusView>;
-    /// Every service, by name.
-    fn services(&self) -> Answer<Vec<ServiceView>>;
-    /// A service with its backends.
-    fn service(&self, name: &str) -> Answer<ServiceDetailView>;
-    /// The backends of a service, or of all.
-    fn backends(&self, service: Option<&str>) -> Answer<Vec<BackendView>>;
-    /// Every counter of passes and drops.
-    fn counters(&self) -> Answer<CountersView>;
-    /// The daemon on one screen, and every counter, at one moment.
-    fn scrape(&self) -> Answer<(StatusView, CountersView)>;
-    /// Whether somebody may wait for a backend to lose its last flow, for which flows are counted as they are asked for.
-    fn drains(&self) -> bool;
-}
-
 /// The snapshots that the owner task publishes.
+#[derive(Clone)]
 pub struct Published(pub(super) watch::Receiver<Arc<Snapshot>>);
 
 impl Published {
@@ -53,34 +36,39 @@ impl Published {
         }
         view(&snapshot, &clock())
     }
-}
 
-impl Views for Published {
-    fn status(&self) -> Answer<StatusView> {
+    /// The daemon on one screen.
+    pub(super) fn status(&self) -> Answer<StatusView> {
         self.view(Snapshot::status)
     }
 
-    fn services(&self) -> Answer<Vec<ServiceView>> {
+    /// Every service, by name.
+    pub(super) fn services(&self) -> Answer<Vec<ServiceView>> {
         self.view(Snapshot::services)
     }
 
-    fn service(&self, name: &str) -> Answer<ServiceDetailView> {
+    /// A service with its backends.
+    pub(super) fn service(&self, name: &str) -> Answer<ServiceDetailView> {
         self.view(|snapshot, clock| snapshot.service(name, clock))
     }
 
-    fn backends(&self, service: Option<&str>) -> Answer<Vec<BackendView>> {
+    /// The backends of a service, or of all.
+    pub(super) fn backends(&self, service: Option<&str>) -> Answer<Vec<BackendView>> {
         self.view(|snapshot, clock| snapshot.backends(service, clock))
     }
 
-    fn counters(&self) -> Answer<CountersView> {
+    /// Every counter of passes and drops.
+    pub(super) fn counters(&self) -> Answer<CountersView> {
         self.view(|snapshot, _| snapshot.counters())
     }
 
-    fn scrape(&self) -> Answer<(StatusView, CountersView)> {
+    /// The daemon on one screen, and every counter, at one moment.
+    pub(super) fn scrape(&self) -> Answer<(StatusView, CountersView)> {
         self.view(|snapshot, clock| Ok((snapshot.status(clock)?, snapshot.counters()?)))
     }
 
-    fn drains(&self) -> bool {
+    /// Whether somebody may wait for a backend to lose its last flow, for which flows are counted as they are asked for.
+    pub(super) fn drains(&self) -> bool {
         self.0.borrow().drains()
     }
 }

@@ -12,10 +12,13 @@ use futures_util::future::BoxFuture;
 use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use xdp_lb_common::net::{Address, MacAddress};
+use xdp_lb_common::net::{Address, Endpoint, MacAddress};
 use xdp_lb_common::own_mac::OwnMac;
 use xdp_lb_common::reason::Reason;
-use xdp_lb_common::tables::{BackendIndex, FlowKey, FlowRecord, FlowTable, ServiceIndex, Traffic};
+use xdp_lb_common::tables::flow::{Direction, ESTABLISHED, Life};
+use xdp_lb_common::tables::{
+    Backend, BackendIndex, FlowKey, FlowRecord, FlowTable, ServiceIndex, Tags, Traffic,
+};
 
 use super::handle::Handle;
 use super::kernel::{FlowRecords, Kernel};
@@ -24,12 +27,12 @@ use super::parts::{Ears, Ended, Listeners, Parts};
 use super::upgrades::Upgrades;
 use super::vips::Vips;
 use crate::config;
-use crate::datapath::{Attached, Census, NoInterface, Policy, Sizes};
+use crate::datapath::{Attached, Census, NoInterface, Policy, Sizes, monotonic_seconds};
 use crate::discovery::Update;
 use crate::health::{AgentReport, Health, Report, Said, Target, TargetId};
 use crate::model::state::BackendState;
 use crate::model::{self, Limits, XdpMode};
-use crate::net::vips::{Standings, Wanted, Wish};
+use crate::net::vips::{Standing, Standings, Wanted, Wish};
 use crate::net::{Event, NextHop, NoNextHop, OwnMacs, RouterAddressesOf};
 use crate::report::documents::BackendView;
 use crate::report::traffic::Counters;
@@ -64,6 +67,7 @@ pub(crate) struct Memory {
     pub(crate) backends: u32,
     pub(crate) unloaded: bool,
     pub(crate) live: HashMap<BackendIndex, u64>,
+    pub(crate) flows: Vec<(FlowKey, FlowRecord)>,
     pub(crate) counts: bool,
     pub(crate) censuses: u32,
     pub(crate) adopted: bool,
@@ -95,6 +99,30 @@ impl InMemory {
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Memory> {
         self.0.lock().unwrap()
+    }
+
+    /// Records an established flow of a client to a backend in the tables, which has been idle for so many seconds.
+    pub(crate) fn record_flow(&self, client: &str, backend: &str, idle: u32) {
+        let mut memory = self.lock();
+        let is_it = |it: &Backend| SocketAddr::new(it.address.into(), it.port.get()) == address(backend);
+        let (index, found) = memory.tables.backends.iter().find(|(_, it)| is_it(it)).unwrap();
+        let mut services = memory.tables.services.iter();
+        let (vip, _) = services.find(|(_, service)| service.index == found.service).unwrap();
+        let seen_from = Endpoint::from_socket(address("198.51.100.2:1024"), vip.protocol);
+        let record = FlowRecord {
+            source: seen_from.address,
+            destination: found.address,
+            source_port: seen_from.port,
+            destination_port: found.port,
+            backend: *index,
+            life: Life::new(Direction::Forward, monotonic_seconds().unwrap() - idle, ESTABLISHED),
+            tags: Tags::default(),
+            ifindex: 0,
+            destination_mac: MacAddress::default(),
+            source_mac: MacAddress::default(),
+        };
+        let key = FlowKey::new(Endpoint::from_socket(address(client), vip.protocol), *vip);
+        memory.flows.push((key, record));
     }
 
     /// The slots written since this was asked last.
@@ -296,14 +324,13 @@ impl Kernel for InMemory {
     }
 
     fn flow_records(&self) -> anyhow::Result<Box<dyn FlowRecords>> {
-        Ok(Box::new(NoFlows))
+        Ok(Box::new(self.clone()))
     }
 }
 
-struct NoFlows;
-
-impl FlowRecords for NoFlows {
-    fn read(&self, _: &mut dyn FnMut(FlowTable, &FlowKey, &FlowRecord)) -> anyhow::Result<()> {
+impl FlowRecords for InMemory {
+    fn read(&self, visit: &mut dyn FnMut(FlowTable, &FlowKey, &FlowRecord)) -> anyhow::Result<()> {
+        self.lock().flows.iter().for_each(|(key, record)| visit(FlowTable::Flows, key, record));
         Ok(())
     }
 }
@@ -318,24 +345,34 @@ impl Counters for InMemory {
     }
 }
 
-/// What is wanted of the VIPs.
+/// What is wanted of the VIPs, which stand so at once.
 #[derive(Clone, Default)]
-pub(crate) struct InMemoryVips(pub(crate) Arc<Mutex<Wanted>>);
+pub(crate) struct InMemoryVips {
+    pub(crate) wanted: Arc<Mutex<Wanted>>,
+    standings: Arc<watch::Sender<Standings>>,
+}
 
 impl InMemoryVips {
     pub(crate) fn wishes(&self) -> Vec<(String, Wish)> {
-        let wanted = self.0.lock().unwrap();
+        let wanted = self.wanted.lock().unwrap();
         wanted.addresses.iter().map(|(address, wish)| (address.to_string(), *wish)).collect()
     }
 }
 
 impl Vips for InMemoryVips {
     fn set(&mut self, wanted: Wanted) {
-        *self.0.lock().unwrap() = wanted;
+        let present = wanted.addresses.iter().filter(|(_, wish)| **wish == Wish::Present);
+        let standing = Standing {
+            interface: wanted.interface.clone(),
+            is_own: wanted.interface.is_some(),
+            trouble: None,
+        };
+        self.standings.send_replace(present.map(|(address, _)| (*address, standing.clone())).collect());
+        *self.wanted.lock().unwrap() = wanted;
     }
 
     fn standings(&self) -> watch::Receiver<Standings> {
-        watch::channel(Standings::new()).1
+        self.standings.subscribe()
     }
 
     fn release(&mut self) -> BoxFuture<'_, anyhow::Result<Vec<String>>> {
@@ -358,9 +395,31 @@ pub(crate) struct Daemon {
     pub(crate) found: mpsc::Sender<Update>,
     pub(crate) discoveries: Arc<Mutex<Vec<model::Service>>>,
     pub(crate) task: JoinHandle<Ended>,
-    /// Where upgrades are asked for.
-    _asked: mpsc::Receiver<()>,
+    pub(crate) upgrades: Upgrades,
+    /// Where they are asked for.
+    pub(crate) asked: mpsc::Receiver<()>,
 }
+
+/// A service of each IP version.
+pub(crate) const WEB: &str = r#"
+interfaces = ["eth0"]
+state_file = "STATE"
+limits = { services = 16, backends = 64, slots = 100_000, flows = 1024, half_open_flows = 1024, fragments = 1024 }
+
+[[service]]
+name = "web"
+vip = "192.0.2.10:80"
+[[service.backend]]
+address = "198.51.100.11:8080"
+[[service.backend]]
+address = "198.51.100.12:8080"
+
+[[service]]
+name = "web6"
+vip = "[2001:db8::10]:80"
+[[service.backend]]
+address = "[2001:db8:1::11]:8080"
+"#;
 
 pub(crate) const TWO_SERVICES: &str = r#"
 interfaces = ["eth0"]
@@ -398,6 +457,17 @@ impl Daemon {
         Self::start_by(tempfile::tempdir().unwrap(), InMemory::new(100_000), config, apart).unwrap()
     }
 
+    /// With an owner task that takes in nothing.
+    pub(crate) fn start_hanging(config: &str) -> Self {
+        let hanging = |run: BoxFuture<'static, Ended>| {
+            tokio::spawn(async move {
+                let _never_polled = run;
+                std::future::pending().await
+            })
+        };
+        Self::start_by(tempfile::tempdir().unwrap(), InMemory::new(100_000), config, hanging).unwrap()
+    }
+
     fn start_by(
         directory: TempDir,
         kernel: InMemory,
@@ -426,7 +496,7 @@ impl Daemon {
             config_file,
             kernel: Box::new(kernel.clone()),
             vips: Box::new(vips.clone()),
-            upgrades,
+            upgrades: upgrades.clone(),
             learnt: None,
         })?;
         let (requests, receive_requests) = mpsc::channel(8);
@@ -434,7 +504,7 @@ impl Daemon {
         let (agents, receive_agents) = mpsc::channel(64);
         let (events, receive_events) = mpsc::channel(64);
         let (found, receive_found) = mpsc::channel(64);
-        let handle = Handle::new(requests, Arc::new(owner.published()));
+        let handle = Handle::new(requests, owner.published());
         let ears = Ears {
             requests: receive_requests,
             reports: receive_reports,
@@ -456,7 +526,8 @@ impl Daemon {
             vips,
             discoveries,
             task,
-            _asked: asked,
+            upgrades,
+            asked,
         })
     }
 
@@ -481,6 +552,8 @@ impl Daemon {
     }
 
     pub(crate) async fn next_hop(&self, address: &str, next_hop: Result<u8, &str>) {
+        let address: IpAddr = address.parse().unwrap();
+        let source = if address.is_ipv4() { "198.51.100.1" } else { "2001:db8:1::1" };
         let next_hop = next_hop.map_err(|why| NoNextHop::Here(why.into())).map(|number| NextHop {
             interface: "eth0".into(),
             ifindex: 2,
@@ -488,24 +561,23 @@ impl Daemon {
             source_mac: MacAddress::new([2, 0, 0, 0, 0, 1]),
             destination_mac: MacAddress::new([2, 0, 0, 0, 1, number]),
             router: None,
-            source: "198.51.100.1".parse().unwrap(),
+            source: source.parse().unwrap(),
             on_link_bits: Some(24),
             mtu: 1500,
         });
-        let address = address.parse().unwrap();
         self.events.send(Event::NextHop { address, next_hop }).await.unwrap();
     }
 
     /// Every backend is resolved and healthy.
     pub(crate) async fn all_up(&self) {
-        for number in 11..=13 {
-            self.next_hop(&format!("198.51.100.{number}"), Ok(number)).await;
+        let backends = self.handle.backends(None).await.unwrap();
+        for (number, BackendView { service, address, .. }) in (11..).zip(&backends) {
+            self.next_hop(&address.ip().to_string(), Ok(number)).await;
+            self.report(service, &address.to_string(), Health::Up, "the first check succeeded").await;
         }
-        self.report("web", "198.51.100.11:8080", Health::Up, "the first check succeeded").await;
-        self.report("web", "198.51.100.12:8080", Health::Up, "the first check succeeded").await;
-        self.report("api", "198.51.100.13:8443", Health::Up, "the first check succeeded").await;
-        self.until("web", |backends| backends.iter().all(|backend| backend.state == BackendState::Up)).await;
-        self.until("api", |backends| backends[0].state == BackendState::Up).await;
+        for BackendView { service, .. } in &backends {
+            self.until(service, |all| all.iter().all(|it| it.state == BackendState::Up)).await;
+        }
         self.kernel.lock().applied.clear();
     }
 

@@ -368,7 +368,7 @@ impl Life<'_> {
                 warn!("{error:#}");
             }
         })?;
-        let handle = Handle::new(sender, Arc::new(owner.published()));
+        let handle = Handle::new(sender, owner.published());
         tokio::spawn(solicit(wanted_neighbours, resolver));
 
         let (stop, stopped) = watch::channel(());

@@ -7,13 +7,15 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::exposition::Exposition;
+use super::families::Snapshot;
 use super::serve;
-use crate::api::testing::{Owner, backend, service};
 use crate::control::handle::Handle;
 use crate::control::testing::{Daemon, TWO_SERVICES};
 use crate::health::{AgentAdmin, AgentOperation, Health};
-use crate::model::state::BackendState;
-use crate::report::documents::AgentView;
+use crate::model::state::{BackendState, TroubleKind};
+use crate::report::documents::{AgentView, StatusView, TroubleView};
+use crate::report::testing::{backend, counters, service, status};
 
 const OPENMETRICS: &str = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5";
 
@@ -22,6 +24,12 @@ async fn served(handle: Handle) -> SocketAddr {
     let address = listener.local_addr().unwrap();
     tokio::spawn(serve(listener, handle, std::future::pending()));
     address
+}
+
+/// What a scrape of this status gets.
+fn exposed(status: StatusView) -> String {
+    let snapshot = Snapshot { status, counters: counters(), start_time: 1_800_000_000 };
+    Exposition::Prometheus.encode(snapshot).map(Result::unwrap).collect()
 }
 
 async fn get(address: SocketAddr, path: &str, accept: &str) -> (u16, String, String) {
@@ -102,7 +110,8 @@ fn parse(text: &str, openmetrics: bool) -> Scrape {
 
 #[tokio::test]
 async fn both_formats_are_strictly_right_and_say_the_same() {
-    let address = served(Owner::default().start()).await;
+    let daemon = Daemon::start(TWO_SERVICES);
+    let address = served(daemon.handle.clone()).await;
     let (status, head, plain) = get(address, "/metrics", "*/*").await;
     assert_eq!(status, 200);
     assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
@@ -116,8 +125,8 @@ async fn both_formats_are_strictly_right_and_say_the_same() {
     assert!(plain.len() > 60);
 }
 
-#[tokio::test]
-async fn every_value_comes_from_the_owner() {
+#[test]
+fn every_value_comes_from_the_documents() {
     let mut down = backend("web6", "[2001:db8:1::11]:8080");
     down.state = BackendState::Down;
     down.check_latency_seconds = None;
@@ -134,13 +143,10 @@ async fn every_value_comes_from_the_owner() {
     limited.max_flows = 5000;
     let mut up = backend("web", "198.51.100.11:8080");
     up.max_flows = 100;
-    let owner = Owner {
-        services: vec![limited, service("web6", "[2001:db8::10]:80")],
-        backends: vec![up, down],
-        trouble: Some("no memory".into()),
-        ..Owner::default()
-    };
-    let (_, _, text) = get(served(owner.start()).await, "/metrics", "").await;
+    let troubles =
+        vec![TroubleView { kind: TroubleKind::Tables, message: "no memory".into(), since_seconds: 7 }];
+    let services = vec![limited, service("web6", "[2001:db8::10]:80")];
+    let text = exposed(StatusView { services, backends: vec![up, down], troubles, ..status() });
     let scrape = parse(&text, false);
     let value = |series: &str| {
         let (_, samples) = &scrape[series.split('{').next().unwrap()];
@@ -196,30 +202,30 @@ async fn every_value_comes_from_the_owner() {
     }
     let build = format!(r#"xdp_lb_build_info{{version="{}",commit="{}"}}"#, crate::VERSION, crate::COMMIT);
     assert_eq!(value(&build), Some(1.0));
-    assert!(value("xdp_lb_start_time_seconds").unwrap() > 1e9);
+    assert_eq!(value("xdp_lb_start_time_seconds"), Some(1.8e9));
 }
 
 #[tokio::test]
 async fn no_service_and_no_backend_are_right_too() {
-    let owner = Owner { services: vec![], backends: vec![], ..Owner::default() };
-    let address = served(owner.start()).await;
+    let daemon = Daemon::start("interfaces = [\"eth0\"]\nstate_file = \"STATE\"\n");
+    let address = served(daemon.handle.clone()).await;
     parse(&get(address, "/metrics", "").await.2, false);
     parse(&get(address, "/metrics", OPENMETRICS).await.2, true);
 }
 
-#[tokio::test]
-async fn hostile_label_values_stay_inside_their_quotes() {
+#[test]
+fn hostile_label_values_stay_inside_their_quotes() {
     let mut hostile = service("web", "192.0.2.10:80");
     hostile.name = "a\"} 1\nxdp_lb_forged 7\\".into();
-    let owner = Owner { services: vec![hostile], backends: vec![], ..Owner::default() };
-    let (_, _, text) = get(served(owner.start()).await, "/metrics", "").await;
+    let text = exposed(StatusView { services: vec![hostile], backends: vec![], ..status() });
     assert!(text.contains(r#"service="a\"} 1\nxdp_lb_forged 7\\""#), "{text}");
     assert!(!text.lines().any(|line| line.starts_with("xdp_lb_forged")), "{text}");
 }
 
 #[tokio::test]
 async fn another_path_says_where_the_metrics_are() {
-    let address = served(Owner::default().start()).await;
+    let daemon = Daemon::start(TWO_SERVICES);
+    let address = served(daemon.handle.clone()).await;
     let (status, _, body) = get(address, "/", "").await;
     assert_eq!((status, body.as_str()), (404, "xdp-lb: the metrics are at /metrics\n"));
 }
@@ -266,7 +272,8 @@ async fn a_scrape_does_not_wait_for_a_decision() {
 
 #[tokio::test]
 async fn every_metric_is_documented_with_its_type_and_nothing_else_is() {
-    let (_, _, text) = get(served(Owner::default().start()).await, "/metrics", "").await;
+    let daemon = Daemon::start(TWO_SERVICES);
+    let (_, _, text) = get(served(daemon.handle.clone()).await, "/metrics", "").await;
     let served: BTreeMap<_, _> =
         parse(&text, false).into_iter().map(|(name, (kind, _))| (name, kind)).collect();
     let documented: BTreeMap<_, _> = include_str!("../../../docs/metrics.md")
@@ -277,8 +284,8 @@ async fn every_metric_is_documented_with_its_type_and_nothing_else_is() {
     assert_eq!(served, documented);
 }
 
-/// An owner in whose scrape each family has a series.
-fn owner_of_everything() -> Owner {
+/// A status in whose scrape each family has a series.
+fn status_of_everything() -> StatusView {
     let mut web = service("web", "192.0.2.10:80");
     web.max_flows = 5000;
     let discovery = r#"{"config": {"type": "dns", "name": "web.example.com"}, "source": "dns web.example.com", "found": 1,
@@ -294,12 +301,12 @@ fn owner_of_everything() -> Owner {
         trouble: None,
         since_seconds: Some(1),
     });
-    Owner { services: vec![web], backends: vec![up], ..Owner::default() }
+    StatusView { services: vec![web], backends: vec![up], ..status() }
 }
 
-#[tokio::test]
-async fn the_metrics_are_as_committed() {
-    let (_, _, text) = get(served(owner_of_everything().start()).await, "/metrics", "").await;
+#[test]
+fn the_metrics_are_as_committed() {
+    let text = exposed(status_of_everything());
     let help = |name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(&format!("# HELP {name} "))).unwrap();
         line.to_owned()

@@ -6,6 +6,8 @@
 pub mod documents;
 pub(crate) mod rates;
 pub mod snapshot;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod traffic;
 pub(crate) mod unused;
 mod views;

@@ -951,7 +951,7 @@ async fn vips_are_kept_only_where_the_config_names_an_interface_for_them_and_a_r
     let reloaded = daemon.handle.reload(Leave::Drain).await.unwrap();
     assert_eq!(reloaded.changes, ["vips.interface not set -> lo"]);
     assert_eq!(daemon.vips.wishes(), [("192.0.2.10".to_owned(), Wish::Present)]);
-    assert_eq!(daemon.vips.0.lock().unwrap().interface.as_deref(), Some("lo"));
+    assert_eq!(daemon.vips.wanted.lock().unwrap().interface.as_deref(), Some("lo"));
 }
 
 #[tokio::test]
