@@ -14,7 +14,7 @@ use crate::api::server::{Server, document};
 use crate::control::handle::Handle;
 use crate::control::testing::{self, InMemory, WEB, write_config};
 use crate::model::event::WatchEvent;
-use crate::model::request::BackendPatch;
+use crate::model::request::{BackendPatch, FlowQuery};
 use crate::model::state::AdminState;
 use crate::model::{self, Mode, Protocol};
 use crate::net::Event;
@@ -487,6 +487,10 @@ async fn an_owner_that_hangs_is_not_waited_for_without_end() {
     let error = daemon.client.upgrade().await.unwrap_err().to_string();
     assert!(error.starts_with("the daemon did not answer within 30 s"), "{error}");
     daemon.client.status().await.expect("what is only read does not ask it");
+    let query = FlowQuery { service: None, backend: None, client: None, limit: 1, cursor: None };
+    daemon.client.flows(&query).await.expect("nor do flows");
+    daemon.client.config().await.expect("nor does the configuration");
+    daemon.client.watch(None).await.expect("nor do those who watch");
 }
 
 #[tokio::test]

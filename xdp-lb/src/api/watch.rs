@@ -91,7 +91,7 @@ pub(super) async fn watch(
     LastEventId(last): LastEventId,
 ) -> Result<Events, Error> {
     let place = places.take(&caller).map_err(|words| Error::new(StatusCode::SERVICE_UNAVAILABLE, words))?;
-    let reader = handle.watch(last).await?;
+    let reader = handle.watch(last.as_deref())?;
     Ok(Events { reader, deadline, stopping, place })
 }
 

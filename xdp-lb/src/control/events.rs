@@ -19,6 +19,13 @@ pub struct EventLog {
     news: watch::Sender<()>,
 }
 
+/// What gives readers of the log, to whoever comes.
+#[derive(Clone, Debug)]
+pub struct EventReaders {
+    log: Arc<Mutex<Log>>,
+    news: watch::Receiver<()>,
+}
+
 /// A reader of the log, at its own place in it.
 #[derive(Debug)]
 pub struct EventReader {
@@ -71,6 +78,13 @@ impl EventLog {
         self.news.send_replace(());
     }
 
+    /// What gives readers of it.
+    pub fn readers(&self) -> EventReaders {
+        EventReaders { log: Arc::clone(&self.log), news: self.news.subscribe() }
+    }
+}
+
+impl EventReaders {
     /// A reader of what follows the event of this id; without one, of what happens from now on.
     pub fn reader(&self, after: Option<&str>) -> EventReader {
         let log = lock(&self.log);
@@ -84,7 +98,7 @@ impl EventLog {
             next: known.map_or(log.end(), |number| number + 1),
             is_lost: after.is_some() && known.is_none(),
             log: Arc::clone(&self.log),
-            news: self.news.subscribe(),
+            news: self.news.clone(),
         }
     }
 }
@@ -151,7 +165,7 @@ mod tests {
     async fn a_reader_sees_what_happens_after_it_came_and_the_end() {
         let log = EventLog::default();
         log.add(reload(1));
-        let mut reader = log.reader(None);
+        let mut reader = log.readers().reader(None);
         log.add(reload(2));
         assert_eq!(numbers(&mut reader, 1).await, [reload(2)]);
         let waiting = tokio::spawn(async move {
@@ -167,19 +181,19 @@ mod tests {
     #[tokio::test]
     async fn a_reader_that_comes_back_goes_on_where_it_was() {
         let log = EventLog::default();
-        let mut reader = log.reader(None);
+        let mut reader = log.readers().reader(None);
         let start = reader.position();
         (1..=3).for_each(|number| log.add(reload(number)));
         let seen = reader.next().await.unwrap().id.clone();
         assert_eq!(reader.position(), seen);
-        assert_eq!(numbers(&mut log.reader(Some(&seen)), 2).await, [reload(2), reload(3)]);
-        assert_eq!(numbers(&mut log.reader(Some(&start)), 3).await.len(), 3);
+        assert_eq!(numbers(&mut log.readers().reader(Some(&seen)), 2).await, [reload(2), reload(3)]);
+        assert_eq!(numbers(&mut log.readers().reader(Some(&start)), 3).await.len(), 3);
     }
 
     #[tokio::test]
     async fn a_slow_reader_is_told_how_many_it_lost() {
         let log = EventLog::default();
-        let mut reader = log.reader(None);
+        let mut reader = log.readers().reader(None);
         let last = KEPT as u64 + 10;
         (1..=last).for_each(|number| log.add(reload(number)));
         assert_eq!(numbers(&mut reader, 2).await, [WatchEvent::Lost { events: Some(10) }, reload(11)]);
@@ -193,7 +207,7 @@ mod tests {
         let log = EventLog::default();
         let later = lock(&log.log).id(77);
         for id in ["1-1", "nonsense", &later] {
-            let mut reader = log.reader(Some(id));
+            let mut reader = log.readers().reader(Some(id));
             log.add(reload(1));
             assert_eq!(numbers(&mut reader, 2).await, [WatchEvent::Lost { events: None }, reload(1)], "{id}");
         }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use super::events::{EventLog, EventReader};
+use super::events::{EventLog, EventReaders};
 use super::troubles::{self, News, Troubles};
 use crate::model::Effective;
 use crate::model::change::ChangeKind;
@@ -43,9 +43,9 @@ impl Journal {
         self.events.add(event);
     }
 
-    /// What those who watch read.
-    pub(super) fn reader(&self, after: Option<&str>) -> EventReader {
-        self.events.reader(after)
+    /// What those who watch get their readers of.
+    pub(super) fn readers(&self) -> EventReaders {
+        self.events.readers()
     }
 
     /// Tells which backends are in another state.

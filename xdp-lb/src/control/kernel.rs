@@ -6,11 +6,12 @@ use std::sync::Arc;
 use anyhow::Result;
 use xdp_lb_common::net::Address;
 use xdp_lb_common::own_mac::OwnMac;
-use xdp_lb_common::tables::{BackendIndex, FlowKey, FlowRecord, FlowTable, ServiceIndex, Traffic};
+use xdp_lb_common::tables::{BackendIndex, ServiceIndex, Traffic};
 
-use crate::datapath::{self, Attached, Census, Datapath, Policy, Sizes};
+use crate::datapath::{Attached, Census, Datapath, Policy, Sizes, monotonic_seconds};
 use crate::model::XdpMode;
 use crate::net::RouterAddressesOf;
+use crate::report::records::FlowRecords;
 use crate::report::traffic::Counters;
 use crate::tables::{Tables, Write};
 
@@ -44,22 +45,7 @@ pub trait Kernel: Send {
     fn set_former_traffic(&mut self, service: ServiceIndex, traffic: Traffic) -> Result<()>;
     fn zero_backend_traffic(&mut self, index: BackendIndex) -> Result<()>;
     fn census(&mut self, tables: &Tables) -> Result<Census>;
-    fn flow_records(&self) -> Result<Box<dyn FlowRecords>>;
-}
-
-/// The flow records, for whoever reads them outside of the owner task.
-pub trait FlowRecords: Send {
-    /// Shows each of them.
-    ///
-    /// # Errors
-    /// Where the kernel refuses.
-    fn read(&self, visit: &mut dyn FnMut(FlowTable, &FlowKey, &FlowRecord)) -> Result<()>;
-}
-
-impl FlowRecords for datapath::FlowRecords {
-    fn read(&self, visit: &mut dyn FnMut(FlowTable, &FlowKey, &FlowRecord)) -> Result<()> {
-        datapath::FlowRecords::read(self, visit)
-    }
+    fn flow_records(&self) -> Result<Arc<dyn FlowRecords>>;
 }
 
 impl Kernel for Datapath {
@@ -84,7 +70,7 @@ impl Kernel for Datapath {
     }
 
     fn beat(&mut self) -> Result<()> {
-        Datapath::beat(self, datapath::monotonic_seconds()?)
+        Datapath::beat(self, monotonic_seconds()?)
     }
 
     fn set_vlans(&mut self, vlans: &BTreeMap<u32, (u32, u16)>) -> Result<()> {
@@ -171,7 +157,7 @@ impl Kernel for Datapath {
         Datapath::census(self, tables)
     }
 
-    fn flow_records(&self) -> Result<Box<dyn FlowRecords>> {
-        Ok(Box::new(Datapath::flow_records(self)?))
+    fn flow_records(&self) -> Result<Arc<dyn FlowRecords>> {
+        Ok(Arc::new(Datapath::flow_records(self)?))
     }
 }

@@ -6,7 +6,6 @@ mod attachments;
 mod census;
 mod discoveries;
 pub mod events;
-pub mod flows;
 pub mod handle;
 pub mod host;
 mod host_addresses;

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use futures_util::future::BoxFuture;
 use std::net::SocketAddr;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use xdp_lb_common::net::Endpoint;
 
 use super::attachments::{Attachments, Tools};
@@ -75,6 +76,9 @@ pub(super) enum Persist {
     /// Yes: it would be found out anew.
     IfItCan,
 }
+
+/// What is asked of the owner task: a call of it. Tells where that ends the daemon.
+pub type Request = Box<dyn for<'a> FnOnce(&'a mut Owner) -> BoxFuture<'a, Option<Ended>> + Send>;
 
 /// The owner of the daemon's state. What is in an `Arc` is shared with the snapshots that were published, and copied once it
 /// changes.
@@ -215,8 +219,8 @@ impl Owner {
     }
 
     /// Serves until the last handle is dropped, or the datapath is unloaded.
-    pub async fn run(mut self, ears: Ears) -> Ended {
-        let Ears { mut requests, mut reports, mut agents, mut events, mut found } = ears;
+    pub async fn run(mut self, mut requests: mpsc::Receiver<Request>, ears: Ears) -> Ended {
+        let Ears { mut reports, mut agents, mut events, mut found } = ears;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut look = tokio::time::interval(LOOK_FOR_ANSWERS);
@@ -225,7 +229,7 @@ impl Owner {
             tokio::select! {
                 request = requests.recv() => match request {
                     None => return Ended::Closed,
-                    Some(request) => if let Some(ended) = self.serve(request).await {
+                    Some(request) => if let Some(ended) = request(&mut self).await {
                         return ended;
                     }
                 },
@@ -269,7 +273,8 @@ impl Owner {
     /// What is read without the owner task: the snapshots that it publishes from now on.
     pub fn published(&mut self) -> Published {
         let first = Arc::new(self.snapshot());
-        Published(self.published.get_or_insert_with(|| watch::Sender::new(first)).subscribe())
+        let snapshots = self.published.get_or_insert_with(|| watch::Sender::new(first)).subscribe();
+        Published::new(snapshots, self.journal.readers())
     }
 
     /// Publishes what has changed since the last time.
@@ -303,6 +308,7 @@ impl Owner {
             vips: self.vips.standings(),
             upgrade: self.upgrades.subscribe(),
             counters: Arc::clone(self.sync.counters()),
+            flows: Arc::clone(self.sync.flows()),
         }
     }
 

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 
 use tokio::sync::{mpsc, watch};
 
-use super::handle::Request;
 use super::kernel::Kernel;
 use super::upgrades::Upgrades;
 use super::vips::Vips;
@@ -82,10 +81,8 @@ pub struct Learnt {
     pub news: Vec<Event>,
 }
 
-/// What the owner task hears.
+/// What the owner task hears, beside requests.
 pub struct Ears {
-    /// Requests of the API and of signals.
-    pub requests: mpsc::Receiver<Request>,
     /// Ends of health checks.
     pub reports: mpsc::Receiver<Report>,
     /// News of agents.

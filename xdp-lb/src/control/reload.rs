@@ -15,7 +15,7 @@ use crate::overlay::{self, Leave, Overlay};
 use crate::plan::places::Plan;
 use crate::pool::definition::vip;
 use crate::pool::pool::Pool;
-use crate::report::documents::{ConfigView, ReloadView};
+use crate::report::documents::ReloadView;
 use crate::report::unused::unused;
 use crate::ring;
 use crate::tables::Tables;
@@ -94,17 +94,6 @@ impl Owner {
         view.trouble = self.journal.trouble();
         self.journal.add(WatchEvent::Reload { changes: view.changes.len() as u64 });
         Ok(view)
-    }
-
-    /// The running configuration, and what of it was changed at runtime.
-    pub(super) fn running(&self) -> Answer<ConfigView> {
-        let failed = |lines: Vec<String>| Refusal::Failed(lines.join("\n"));
-        Ok(ConfigView {
-            file: self.config_file.display().to_string(),
-            toml: overlay::running(&self.config, &self.overlay, self.pool.effective()),
-            changes: overlay::runtime_lines(&self.config, &self.overlay).map_err(failed)?,
-            services: overlay::runtime_changes(&self.config, &self.overlay).map_err(failed)?,
-        })
     }
 
     /// Holds what was read of the config file against what runs.

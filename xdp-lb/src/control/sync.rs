@@ -19,6 +19,7 @@ use crate::plan::places::{Full, Plan};
 use crate::plan::planner::Planner;
 use crate::plan::settling::Settling;
 use crate::plan::wanted::WantedService;
+use crate::report::records::FlowRecords;
 use crate::report::traffic::{Carried, Counters, TrafficRates};
 use crate::tables::{Tables, Write};
 
@@ -31,6 +32,7 @@ pub(super) struct TableSync {
     /// What each service's former backends counted.
     former: Arc<HashMap<ServiceIndex, Traffic>>,
     counters: Arc<dyn Counters>,
+    flows: Arc<dyn FlowRecords>,
     /// The services whose rings are shorter than they should be, as they were logged.
     shortened: Vec<Endpoint>,
 }
@@ -47,6 +49,7 @@ impl TableSync {
             rates: Arc::default(),
             former: Arc::new(former.context("cannot read the counters of services")?),
             counters: kernel.counters()?,
+            flows: kernel.flow_records()?,
             planner: Planner::new(tables, kernel.sizes()),
             shortened: Vec::new(),
         })
@@ -80,6 +83,11 @@ impl TableSync {
     /// The counters of packets.
     pub(super) fn counters(&self) -> &Arc<dyn Counters> {
         &self.counters
+    }
+
+    /// The flow records.
+    pub(super) fn flows(&self) -> &Arc<dyn FlowRecords> {
+        &self.flows
     }
 
     /// Whether a ring that is longer than is wanted can be made shorter now.

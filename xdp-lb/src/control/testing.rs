@@ -21,7 +21,7 @@ use xdp_lb_common::tables::{
 };
 
 use super::handle::Handle;
-use super::kernel::{FlowRecords, Kernel};
+use super::kernel::Kernel;
 use super::owner::Owner;
 use super::parts::{Ears, Ended, Listeners, Parts};
 use super::upgrades::Upgrades;
@@ -35,6 +35,7 @@ use crate::model::{self, Limits, XdpMode};
 use crate::net::vips::{Standing, Standings, Wanted, Wish};
 use crate::net::{Event, NextHop, NoNextHop, OwnMacs, RouterAddressesOf};
 use crate::report::documents::BackendView;
+use crate::report::records::FlowRecords;
 use crate::report::traffic::Counters;
 use crate::tables::{Tables, Write};
 
@@ -323,8 +324,8 @@ impl Kernel for InMemory {
         Ok(Census { records: [live.values().sum(), 0], live, others: HashSet::new() })
     }
 
-    fn flow_records(&self) -> anyhow::Result<Box<dyn FlowRecords>> {
-        Ok(Box::new(self.clone()))
+    fn flow_records(&self) -> anyhow::Result<Arc<dyn FlowRecords>> {
+        Ok(Arc::new(self.clone()))
     }
 }
 
@@ -506,13 +507,12 @@ impl Daemon {
         let (found, receive_found) = mpsc::channel(64);
         let handle = Handle::new(requests, owner.published());
         let ears = Ears {
-            requests: receive_requests,
             reports: receive_reports,
             agents: receive_agents,
             events: receive_events,
             found: receive_found,
         };
-        let task = spawn(owner.run(ears).boxed());
+        let task = spawn(owner.run(receive_requests, ears).boxed());
         Ok(Self {
             directory,
             kernel,

@@ -393,7 +393,7 @@ impl Life<'_> {
         };
 
         let mut successor = None;
-        let mut owner = pin!(owner.run(Ears { requests, reports, agents, events, found }));
+        let mut owner = pin!(owner.run(requests, Ears { reports, agents, events, found }));
         let ended = tokio::select! {
             ended = &mut owner => Some(ended),
             signal = wait_for_signal(&handle) => {

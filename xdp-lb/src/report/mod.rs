@@ -4,7 +4,9 @@
 #![forbid(unsafe_code)]
 
 pub mod documents;
+pub mod flows;
 pub(crate) mod rates;
+pub mod records;
 pub mod snapshot;
 #[cfg(test)]
 pub(crate) mod testing;

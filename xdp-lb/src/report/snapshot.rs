@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use xdp_lb_common::tables::{ServiceIndex, Traffic};
 
 use super::documents::{DiscoveryView, InterfaceView, TroubleView, UpgradeView};
+use super::records::FlowRecords;
 use super::traffic::{Counters, TrafficRates};
 use crate::datapath::Census;
 use crate::model::state::{AdminState, TroubleKind};
@@ -61,6 +62,8 @@ pub struct Snapshot {
     pub upgrade: watch::Receiver<Option<UpgradeView>>,
     /// The counters of packets, as of now.
     pub counters: Arc<dyn Counters>,
+    /// The flow records, as of now.
+    pub flows: Arc<dyn FlowRecords>,
 }
 
 /// What the clocks say when a snapshot is read.

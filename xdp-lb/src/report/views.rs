@@ -8,8 +8,8 @@ use xdp_lb_common::reason::{Kind, Reason};
 use xdp_lb_common::tables::{BackendIndex, FlowTable, Service, ServiceIndex, Traffic};
 
 use super::documents::{
-    AgentView, BackendView, CounterView, CountersView, MovingView, NextHopView, ServiceDetailView,
-    ServiceView, StatusView, TableView, TrafficView, VipView,
+    AgentView, BackendView, ConfigView, CounterView, CountersView, MovingView, NextHopView,
+    ServiceDetailView, ServiceView, StatusView, TableView, TrafficView, VipView,
 };
 use super::rates::Rates;
 use super::snapshot::{Clock, Snapshot};
@@ -20,6 +20,7 @@ use crate::model::refusal::{Answer, Refusal};
 use crate::model::state::{HealthState, TroubleKind, VipState};
 use crate::model::{DownPolicy, EffectiveBackend, EffectiveService, patch, unknown};
 use crate::net::vips::Wish;
+use crate::overlay;
 use crate::plan::places::{identities, identity};
 use crate::pool::agent::AgentState;
 use crate::pool::breaker::Circuit;
@@ -289,6 +290,17 @@ impl Snapshot {
             }),
             traffic: traffic.unwrap_or_default(),
         }
+    }
+
+    /// The running configuration, and what of it was changed at runtime.
+    pub fn running(&self) -> Answer<ConfigView> {
+        let failed = |lines: Vec<String>| Refusal::Failed(lines.join("\n"));
+        Ok(ConfigView {
+            file: self.config_file.display().to_string(),
+            toml: overlay::running(&self.config, &self.overlay, self.pool.effective()),
+            changes: overlay::runtime_lines(&self.config, &self.overlay).map_err(failed)?,
+            services: overlay::runtime_changes(&self.config, &self.overlay).map_err(failed)?,
+        })
     }
 
     fn ring_view(&self, vip: &Endpoint, service: &Service, clock: &Clock) -> RingView {

@@ -136,7 +136,7 @@ async fn what_an_agent_drained_before_a_restart_stays_so_until_it_says_otherwise
     for number in 11..=13 {
         daemon.next_hop(&format!("198.51.100.{number}"), Ok(number)).await;
     }
-    let events = daemon.handle.watch(None).await.unwrap();
+    let events = daemon.handle.watch(None).unwrap();
     daemon.agent(first, half.clone()).await;
     daemon.agent(second, Said::default()).await;
     let backends = daemon.until("web", |backends| (0.3..0.4).contains(&backends[0].share)).await;

@@ -1,55 +1,19 @@
-//! The recorded flows, as the API tells them: a page at a time, outside of the owner task.
+//! The recorded flows, as the API tells them: a page at a time.
 
-use std::collections::{BTreeMap, BinaryHeap, HashMap};
-use std::fmt;
+use std::collections::{BinaryHeap, HashMap};
 use std::net::SocketAddr;
 
 use xdp_lb_common::net::Protocol;
 use xdp_lb_common::tables::flow::Stage;
-use xdp_lb_common::tables::{Backend, BackendIndex, FlowKey, FlowRecord, FlowTable, ServiceIndex};
+use xdp_lb_common::tables::{FlowKey, FlowRecord, FlowTable, ServiceIndex};
 
-use super::kernel::FlowRecords;
-use crate::datapath::monotonic_seconds;
+use super::documents::{FlowView, FlowsView};
+use super::snapshot::Snapshot;
 use crate::model::refusal::{Answer, Refusal};
 use crate::model::request::FlowQuery;
 use crate::model::state::FlowStage;
-use crate::model::{self, Effective, unknown};
+use crate::model::{self, unknown};
 use crate::pool::definition::vip;
-use crate::report::documents::{FlowView, FlowsView};
-use crate::tables::Tables;
-
-/// What lists the recorded flows, as a trait: the API is tested without a kernel.
-pub trait FlowPages: Send + fmt::Debug {
-    /// The recorded flows that match and come behind the query's cursor, up to its limit, and how many match in all. Takes a
-    /// second for some millions of flows, and memory for a page.
-    ///
-    /// # Errors
-    /// If the service does not exist, the cursor is invalid, or the flow table cannot be read.
-    fn page(&self, query: &FlowQuery) -> Answer<FlowsView>;
-}
-
-/// The flow tables, and what they do not say.
-pub(super) struct Flows {
-    records: Box<dyn FlowRecords>,
-    names: HashMap<ServiceIndex, String>,
-    backends: BTreeMap<BackendIndex, Backend>,
-}
-
-impl Flows {
-    /// These records, of these services.
-    pub(super) fn new(records: Box<dyn FlowRecords>, effective: &Effective, tables: &Tables) -> Self {
-        let names = effective.services.iter().filter_map(|service| {
-            Some((tables.services.get(&vip(service))?.index, service.service.name.clone()))
-        });
-        Self { records, names: names.collect(), backends: tables.backends.clone() }
-    }
-}
-
-impl fmt::Debug for Flows {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Flows").field("names", &self.names).finish_non_exhaustive()
-    }
-}
 
 /// Where a flow stands in the list: by service, backend and client.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -135,12 +99,21 @@ impl<'a> Page<'a> {
     }
 }
 
-impl FlowPages for Flows {
-    fn page(&self, query: &FlowQuery) -> Answer<FlowsView> {
+impl Snapshot {
+    /// The recorded flows that match and come behind the query's cursor, up to its limit, and how many match in all. Takes a
+    /// second for some millions of flows, and memory for a page. `now`: seconds of the kernel's monotonic clock.
+    ///
+    /// # Errors
+    /// If the service does not exist, the cursor is invalid, or the flow table cannot be read.
+    pub fn flows(&self, query: &FlowQuery, now: u32) -> Answer<FlowsView> {
+        let names = self.pool.effective().services.iter().filter_map(|service| {
+            Some((self.tables.services.get(&vip(service))?.index, service.service.name.as_str()))
+        });
+        let names: HashMap<ServiceIndex, &str> = names.collect();
         if let Some(name) = &query.service
-            && !self.names.values().any(|it| it == name)
+            && !names.values().any(|it| it == name)
         {
-            return Err(unknown::unknown_service(name, self.names.values().cloned().collect()));
+            return Err(unknown::unknown_service(name, names.values().map(ToString::to_string).collect()));
         }
         let after = match &query.cursor {
             None => None,
@@ -148,14 +121,12 @@ impl FlowPages for Flows {
                 Refusal::Invalid("invalid cursor: send `next` of the previous page unchanged".into())
             })?),
         };
-        let now = monotonic_seconds().map_err(|error| Refusal::Failed(format!("{error:#}")))?;
         let most = query.limit.min(FlowQuery::MOST) as usize;
         let mut page = Page { most, entries: BinaryHeap::new(), has_more: false };
         let mut matching = 0;
         let visit = &mut |table: FlowTable, key: &FlowKey, record: &FlowRecord| {
-            let backend = self.backends.get(&record.backend).filter(|_| !record.life.is_reply());
-            let Some((backend, name)) =
-                backend.and_then(|found| Some((found, self.names.get(&found.service)?)))
+            let backend = self.tables.backends.get(&record.backend).filter(|_| !record.life.is_reply());
+            let Some((backend, name)) = backend.and_then(|found| Some((found, *names.get(&found.service)?)))
             else {
                 return;
             };
@@ -190,7 +161,7 @@ impl FlowPages for Flows {
             };
             page.take(Entry(place, rest));
         };
-        self.records
+        self.flows
             .read(visit)
             .map_err(|error| Refusal::Failed(format!("cannot read the flows: {error:#}")))?;
         let mut entries = page.entries.into_sorted_vec();
