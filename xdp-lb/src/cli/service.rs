@@ -172,7 +172,7 @@ pub(super) fn table(screen: &Screen, services: &[ServiceView]) -> String {
             Cell::new(rate(service.traffic.new_flows_per_second)),
             Cell::new(rate(service.traffic.packets_per_second)),
             Cell::new(byte_rate(service.traffic.bytes_per_second)),
-            Cell::new(service.health_check.probe.kind()),
+            Cell::new(service.check().probe.kind()),
             Cell::new(service.origin.name()),
         ]
     });
@@ -230,7 +230,7 @@ fn detail_table(screen: &Screen, detail: &ServiceDetailView) -> String {
         ("QUIC", service.quic.map_or_else(|| "connection IDs ignored".into(), |quic| quic.to_string())),
         ("allowed clients", clients(service)),
         ("new flows", new_flows(service, backends)),
-        ("health check", check(&service.health_check)),
+        ("health check", check(&service.check())),
         ("discovery", service.discovery.as_ref().map_or_else(|| "none".into(), discovery::words)),
         ("serving", serving(service)),
         ("breaker", service.circuit_breaker.map_or_else(|| "none".into(), |breaker| breaker.to_string())),

@@ -230,7 +230,7 @@ async fn a_service_is_added_with_all_that_was_typed() {
     ] {
         assert!(text.contains(line), "{line:?} in {text}");
     }
-    let check = shown.service.health_check;
+    let check = shown.service.check();
     let probe = Probe::Http(Http {
         host: Some("example.com".into()),
         status: vec![StatusRange { low: 200, high: 299 }],
@@ -245,7 +245,7 @@ async fn a_service_is_added_with_all_that_was_typed() {
     assert_eq!(weights, [(10, 77), (100, 0)]);
     let line = "service add direct 192.0.2.30:80 --mode dsr --check tcp --check-via vip";
     daemon.text(&line.split_whitespace().collect::<Vec<_>>()).await;
-    assert_eq!(daemon.client.service("direct").await.unwrap().service.health_check.via, Via::Vip);
+    assert_eq!(daemon.client.service("direct").await.unwrap().service.check().via, Via::Vip);
 }
 
 #[tokio::test]

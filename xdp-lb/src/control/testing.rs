@@ -571,7 +571,8 @@ impl Daemon {
     /// Every backend is resolved and healthy.
     pub(crate) async fn all_up(&self) {
         let backends = self.handle.backends(None).await.unwrap();
-        for (number, BackendView { service, address, .. }) in (11..).zip(&backends) {
+        for (number, backend) in (11..).zip(&backends) {
+            let (service, address) = (&backend.service, &backend.address);
             self.next_hop(&address.ip().to_string(), Ok(number)).await;
             self.report(service, &address.to_string(), Health::Up, "the first check succeeded").await;
         }

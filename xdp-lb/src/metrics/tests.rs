@@ -140,9 +140,9 @@ fn every_value_comes_from_the_documents() {
         since_seconds: Some(1),
     });
     let mut limited = service("web", "192.0.2.10:80");
-    limited.max_flows = 5000;
+    limited.options.max_flows = 5000;
     let mut up = backend("web", "198.51.100.11:8080");
-    up.max_flows = 100;
+    up.options.max_flows = 100;
     let troubles =
         vec![TroubleView { kind: TroubleKind::Tables, message: "no memory".into(), since_seconds: 7 }];
     let services = vec![limited, service("web6", "[2001:db8::10]:80")];
@@ -216,7 +216,7 @@ async fn no_service_and_no_backend_are_right_too() {
 #[test]
 fn hostile_label_values_stay_inside_their_quotes() {
     let mut hostile = service("web", "192.0.2.10:80");
-    hostile.name = "a\"} 1\nxdp_lb_forged 7\\".into();
+    hostile.options.name = "a\"} 1\nxdp_lb_forged 7\\".into();
     let text = exposed(StatusView { services: vec![hostile], backends: vec![], ..status() });
     assert!(text.contains(r#"service="a\"} 1\nxdp_lb_forged 7\\""#), "{text}");
     assert!(!text.lines().any(|line| line.starts_with("xdp_lb_forged")), "{text}");
@@ -287,12 +287,12 @@ async fn every_metric_is_documented_with_its_type_and_nothing_else_is() {
 /// A status in whose scrape each family has a series.
 fn status_of_everything() -> StatusView {
     let mut web = service("web", "192.0.2.10:80");
-    web.max_flows = 5000;
+    web.options.max_flows = 5000;
     let discovery = r#"{"config": {"type": "dns", "name": "web.example.com"}, "source": "dns web.example.com", "found": 1,
         "leaving": 0, "refused": [], "last_answer_seconds": 1, "answers": 1, "failures": 0}"#;
     web.discovery = Some(serde_json::from_str(discovery).unwrap());
     let mut up = backend("web", "198.51.100.11:8080");
-    up.max_flows = 100;
+    up.options.max_flows = 100;
     up.agent = Some(AgentView {
         admin: AgentAdmin::Ready,
         operation: AgentOperation::Up,

@@ -175,7 +175,7 @@ pub(crate) fn filled<T: Options>(of: &T) -> T {
 }
 
 /// A document as JSON.
-fn written<T: Serialize>(document: &T) -> Map<String, Value> {
+pub(crate) fn written<T: Serialize>(document: &T) -> Map<String, Value> {
     match serde_json::to_value(document) {
         Ok(Value::Object(written)) => written,
         // What is read from JSON every day can be written as JSON.

@@ -1,23 +1,23 @@
 //! The JSON documents of the API, which are also what `--output json` prints. Stable: fields are
 //! added, never renamed or removed within `/v1`.
 
+#![expect(unused_qualifications, reason = "schemars qualifies the functions that make schemas")]
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::ops::Deref;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::options::{self, OF_BACKEND, OF_SERVICE};
 use crate::health::{AgentAdmin, AgentOperation};
 use crate::model::change::{ServiceChange, SettingChange};
 use crate::model::state::{
     AdminState, BackendState, FlowStage, HealthState, Origin, TroubleKind, UpgradeState, VipState,
 };
-use crate::model::{
-    Affinity, Agent, CircuitBreaker, Discovery, Feedback, FlowTracking, Hairpin, HealthCheck, Mode, OnDown,
-    OnNoBackends, Prefix, Protocol, Quic, ServerId, Vip, XdpMode,
-};
+use crate::model::{Backend, Discovery, Protocol, Service, XdpMode};
 use crate::overlay::Leave;
 
 /// The daemon on one screen.
@@ -158,70 +158,13 @@ pub struct TrafficView {
 /// A service and its current state.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ServiceView {
-    /// Its name.
-    pub name: String,
-    /// What clients connect to.
-    pub vip: Vip,
-    /// TCP or UDP.
-    pub protocol: Protocol,
-    /// The forwarding mode.
-    pub mode: Mode,
-    /// The source addresses that backends see, if configured.
-    pub snat_addresses: Vec<IpAddr>,
-    /// Which of its flows go to the same backend.
-    #[serde(default)]
-    pub affinity: Affinity,
-    /// How QUIC's connection IDs identify its backends, if they do.
-    #[serde(default)]
-    pub quic: Option<Quic>,
-    /// The allowed clients; empty: all that are not denied.
-    #[serde(default)]
-    pub allow: Vec<Prefix>,
-    /// The denied clients.
-    #[serde(default)]
-    pub deny: Vec<Prefix>,
-    /// Maximum number of new flows per second from one client; 0: unlimited.
-    #[serde(default)]
-    pub new_flow_rate: u32,
-    /// How many of them may come in one burst; 0: as many as in a second.
-    #[serde(default)]
-    pub new_flow_burst: u32,
-    /// If fewer of its backends are up than this, in percent, backups take flows, and then backends that are down.
-    #[serde(default)]
-    pub panic_threshold: u8,
-    /// When to stop sending new flows to a failing backend for a while.
-    #[serde(default)]
-    pub circuit_breaker: Option<CircuitBreaker>,
-    /// The time over which a returning backend ramps up to its share of new flows; null: at once.
-    #[schemars(with = "Option<String>")]
-    #[serde(default, with = "crate::model::text::duration_option")]
-    pub slow_start: Option<Duration>,
-    /// What becomes of the established flows of a backend that is down.
-    #[serde(default)]
-    pub on_down: OnDown,
-    /// How long a backend that is down has to leave its clients without any answer before its flows end, where its mode and
-    /// `on_down` look at that; null elsewhere.
-    #[schemars(with = "Option<String>")]
-    #[serde(default, with = "crate::model::text::duration_option")]
-    pub down_grace: Option<Duration>,
-    /// How long a backend is down before its flows end, where its mode and `on_down` look at that; null elsewhere.
-    #[schemars(with = "Option<String>")]
-    #[serde(default, with = "crate::model::text::duration_option")]
-    pub down_timeout: Option<Duration>,
-    /// How its backends' agents are queried, if they have one.
-    #[serde(default)]
-    pub agent: Option<Agent>,
-    /// How weights are adjusted and damped; null: the defaults.
-    #[serde(default)]
-    pub feedback: Option<Feedback>,
+    /// Its options, with the health check and the times that are in effect. Discovery and backends have their own fields.
+    #[serde(flatten, with = "options")]
+    #[schemars(schema_with = "OF_SERVICE")]
+    pub options: Service,
     /// Why backends that are down take new flows, if they do.
     #[serde(default)]
     pub panic: Option<String>,
-    /// Maximum number of concurrent flows; 0: unlimited.
-    #[serde(default)]
-    pub max_flows: u32,
-    /// How its backends are checked.
-    pub health_check: HealthCheck,
     /// The state set by the operator.
     #[serde(default)]
     pub admin: AdminState,
@@ -243,17 +186,19 @@ pub struct ServiceView {
     pub backends_serving: u32,
     /// How many slots its ring has.
     pub ring_slots: u32,
-    /// Which of its flows are recorded.
-    pub flow_tracking: FlowTracking,
-    /// What happens to new flows while no backend takes any.
-    #[serde(default)]
-    pub on_no_backends: OnNoBackends,
-    /// `nat`: whether clients beside a backend reach it from an address of this host.
-    pub hairpin: Hairpin,
     /// Its slots that are not settled.
     pub moving: MovingView,
     /// Its traffic.
     pub traffic: TrafficView,
+}
+
+/// Its options are read as its own.
+impl Deref for ServiceView {
+    type Target = Service;
+
+    fn deref(&self) -> &Service {
+        &self.options
+    }
 }
 
 /// A service's discovery and its state.
@@ -325,22 +270,13 @@ pub struct ServiceDetailView {
 pub struct BackendView {
     /// Its service.
     pub service: String,
-    /// Where it listens.
-    pub address: SocketAddr,
-    /// Its weight.
-    pub weight: u16,
+    /// Its options.
+    #[serde(flatten, with = "options")]
+    #[schemars(schema_with = "OF_BACKEND")]
+    pub options: Backend,
     /// The part of its weight that it has now, 0 to 2; 1 unless its weight is adjusted.
     #[serde(default = "whole")]
     pub weight_ratio: f64,
-    /// Its ID in QUIC's connection IDs.
-    #[serde(default)]
-    pub server_id: Option<ServerId>,
-    /// Whether it takes new flows only while too few others are up.
-    #[serde(default)]
-    pub backup: bool,
-    /// Maximum number of concurrent flows; 0: unlimited.
-    #[serde(default)]
-    pub max_flows: u32,
     /// Its part of the ring, 0 to 1: its share of new flows.
     pub share: f64,
     /// The part that it gets of the share of its weight, 0 to 1; less than 1 during slow start.
@@ -388,6 +324,15 @@ pub struct BackendView {
     pub flows_known_in_seconds: Option<u64>,
     /// Its traffic.
     pub traffic: TrafficView,
+}
+
+/// Its options are read as its own.
+impl Deref for BackendView {
+    type Target = Backend;
+
+    fn deref(&self) -> &Backend {
+        &self.options
+    }
 }
 
 /// What a backend's agent has said so far.

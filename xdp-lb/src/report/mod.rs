@@ -5,6 +5,7 @@
 
 pub mod documents;
 pub mod flows;
+mod options;
 pub(crate) mod rates;
 pub mod records;
 pub mod snapshot;

@@ -9,9 +9,7 @@ use super::documents::{
     TrafficView, VipView,
 };
 use crate::model::state::{AdminState, BackendState, HealthState, Origin, VipState};
-use crate::model::{
-    Affinity, FlowTracking, Hairpin, HealthCheck, Http, Mode, OnDown, OnNoBackends, Probe, Protocol, XdpMode,
-};
+use crate::model::{Backend, HealthCheck, Http, Probe, Service, XdpMode};
 
 pub(crate) fn status() -> StatusView {
     StatusView {
@@ -56,32 +54,13 @@ fn interface(name: &str, index: u32, mode: Option<XdpMode>, note: Option<&str>) 
 
 pub(crate) fn service(name: &str, vip: &str) -> ServiceView {
     ServiceView {
-        flow_tracking: FlowTracking::Auto,
-        on_no_backends: OnNoBackends::Reject,
-        hairpin: Hairpin::Auto,
+        options: Service {
+            down_grace: Some(Duration::from_secs(2)),
+            health_check: Some(HealthCheck::new(Probe::Http(Http::get("/healthz")))),
+            ..Service::new(name, vip.parse().unwrap())
+        },
         moving: MovingView::default(),
-        name: name.into(),
-        vip: vip.parse().unwrap(),
-        protocol: Protocol::Tcp,
-        mode: Mode::FullNat,
-        snat_addresses: vec![],
-        affinity: Affinity::None,
-        quic: None,
-        allow: vec![],
-        deny: vec![],
-        new_flow_rate: 0,
-        new_flow_burst: 0,
-        max_flows: 0,
-        panic_threshold: 0,
-        circuit_breaker: None,
-        slow_start: None,
-        on_down: OnDown::Auto,
-        down_grace: Some(Duration::from_secs(2)),
-        down_timeout: None,
-        agent: None,
-        feedback: None,
         panic: None,
-        health_check: HealthCheck::new(Probe::Http(Http::get("/healthz"))),
         admin: AdminState::Enabled,
         discovery: None,
         origin: Origin::File,
@@ -98,12 +77,8 @@ pub(crate) fn backend(service: &str, address: &str) -> BackendView {
     BackendView {
         flows_known_in_seconds: None,
         service: service.into(),
-        address: address.parse().unwrap(),
-        weight: 100,
+        options: Backend::new(address.parse().unwrap(), 100),
         weight_ratio: 1.0,
-        server_id: None,
-        backup: false,
-        max_flows: 0,
         share: 0.5,
         portion: 1.0,
         tried_in_seconds: None,

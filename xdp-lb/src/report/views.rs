@@ -18,7 +18,7 @@ use super::unused::{some, unused};
 use crate::health::Health;
 use crate::model::refusal::{Answer, Refusal};
 use crate::model::state::{HealthState, TroubleKind, VipState};
-use crate::model::{DownPolicy, EffectiveBackend, EffectiveService, patch, unknown};
+use crate::model::{self, DownPolicy, EffectiveBackend, EffectiveService, patch, unknown};
 use crate::net::vips::Wish;
 use crate::overlay;
 use crate::plan::places::{identities, identity};
@@ -241,34 +241,8 @@ impl Snapshot {
                 .is_some_and(|known| known.condition.state.takes_new_flows())
         });
         ServiceView {
-            name: service.service.name.clone(),
-            vip: service.service.vip,
-            protocol: service.service.protocol,
-            mode: service.service.mode,
-            snat_addresses: service.service.snat_addresses.clone(),
-            affinity: service.service.affinity,
-            quic: service.service.quic,
-            allow: service.service.allow.clone(),
-            deny: service.service.deny.clone(),
-            new_flow_rate: service.service.new_flow_rate,
-            new_flow_burst: service.service.new_flow_burst,
-            panic_threshold: service.service.panic_threshold,
-            circuit_breaker: service.service.circuit_breaker,
-            slow_start: service.service.slow_start,
-            on_down: service.service.on_down,
-            down_grace: match service.service.down_policy() {
-                DownPolicy::OnceSilent(grace) => Some(grace),
-                _ => None,
-            },
-            down_timeout: match service.service.down_policy() {
-                DownPolicy::After(timeout) => Some(timeout),
-                _ => None,
-            },
-            agent: service.service.agent.clone(),
-            feedback: service.service.feedback,
+            options: shown(&service.service),
             panic: self.pool.panic(&service.service.name).map(str::to_owned),
-            max_flows: service.service.max_flows,
-            health_check: service.service.check().shown(),
             admin: service.admin,
             discovery: self.discoveries.get(&service.service.name).cloned(),
             origin: service.origin,
@@ -277,9 +251,6 @@ impl Snapshot {
             backends: service.backends.len() as u32,
             backends_serving: serving.count() as u32,
             ring_slots: present.map_or(0, |present| present.ring_len),
-            flow_tracking: service.service.flow_tracking,
-            on_no_backends: service.service.on_no_backends,
-            hairpin: service.service.hairpin,
             moving: present.map_or_else(MovingView::default, |present| {
                 let progress = self.settling.progress(&present, vip(service).protocol, &self.config.timeouts);
                 MovingView {
@@ -342,12 +313,8 @@ impl Snapshot {
         });
         Ok(BackendView {
             service: id.service,
-            address,
-            weight: backend.backend.weight,
+            options: backend.backend,
             weight_ratio: f64::from(known.percent) / 100.0,
-            server_id: backend.backend.server_id,
-            backup: backend.backend.backup,
-            max_flows: backend.backend.max_flows,
             share,
             portion: f64::from(known.portion) / 100.0,
             tried_in_seconds: match known.breaker.circuit() {
@@ -393,6 +360,16 @@ impl Clock {
     fn seconds_until(&self, then: Instant) -> u64 {
         then.saturating_duration_since(self.now).as_secs() + 1
     }
+}
+
+/// A service's options as they are in effect.
+fn shown(service: &model::Service) -> model::Service {
+    let (down_grace, down_timeout) = match service.down_policy() {
+        DownPolicy::OnceSilent(grace) => (Some(grace), None),
+        DownPolicy::After(timeout) => (None, Some(timeout)),
+        DownPolicy::Keep | DownPolicy::Reset => (None, None),
+    };
+    model::Service { down_grace, down_timeout, discovery: None, ..service.without_backends().shown() }
 }
 
 fn agent_view(agent: &AgentState, clock: &Clock) -> AgentView {
