@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::agent::Agent;
 use super::check::{HealthCheck, Probe};
@@ -27,6 +27,8 @@ const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0
 pub(crate) const MAX_FLOWS: RangeInclusive<u32> = 0..=1 << 26;
 /// The highest rate, flows a second, and the largest burst.
 pub(crate) const RATE: RangeInclusive<u32> = 0..=1_000_000;
+/// How many characters a description may have.
+const LONGEST_DESCRIPTION: usize = 200;
 pub(crate) const PERCENT: RangeInclusive<u8> = 0..=100;
 
 /// Why what clients connect to cannot change at runtime.
@@ -57,6 +59,16 @@ options! {
             range: "address and port, or more than one port; each once for a protocol",
             read: |it, key| it.required(key, "vip = \"192.0.2.10:80\"", str::parse),
             fixed: ANOTHER_SERVICE,
+        }
+        #[schemars(length(max = LONGEST_DESCRIPTION))]
+        #[serde(default, skip_serializing_if = "is_default", deserialize_with = "deserialize_description")]
+        description: String = String::new() => {
+            sentence: "What it is for, and who to ask, in your words.",
+            default: "none",
+            range: "up to 200 printable characters",
+            value_name: "TEXT",
+            read: |it, key| it.parsed(key, description),
+            none: |it| it.description.clear(),
         }
         #[serde(default)]
         protocol: Protocol = Protocol::Tcp => {
@@ -309,6 +321,21 @@ options! {
     }
 }
 
+fn description(text: &str) -> Result<String, String> {
+    let length = text.chars().count();
+    if length > LONGEST_DESCRIPTION {
+        return Err(format!("has {length} characters; write at most {LONGEST_DESCRIPTION}"));
+    }
+    if text.contains(char::is_control) {
+        return Err(format!("{} contains a control character; remove it", text::quoted(text)));
+    }
+    Ok(text.to_owned())
+}
+
+fn deserialize_description<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    description(&String::deserialize(from)?).map_err(serde::de::Error::custom)
+}
+
 /// Ranges of clients. One that cannot be read has a place holder, so that the others keep their places.
 fn ranges(section: &mut Section<'_>, key: &str) -> Option<Vec<Prefix>> {
     let list = section.list(key, str::parse)?;
@@ -397,9 +424,11 @@ impl Service {
     /// Itself without its backends.
     pub(crate) fn without_backends(&self) -> Self {
         // Thousands of backends are not copied to be thrown away.
-        let Self { name, snat_addresses, allow, deny, agent, health_check, discovery, .. } = self;
+        let Self { name, description, snat_addresses, allow, deny, agent, health_check, discovery, .. } =
+            self;
         Self {
             name: name.clone(),
+            description: description.clone(),
             snat_addresses: snat_addresses.clone(),
             allow: allow.clone(),
             deny: deny.clone(),
@@ -419,7 +448,7 @@ mod tests {
     use super::*;
     use crate::config::parse;
     use crate::model::check::{Body, Http, Method, StatusRange, Tls, TlsVersion, Via};
-    use crate::model::{validate_backend, validate_service};
+    use crate::model::{Options as _, validate_backend, validate_service};
 
     fn tls() -> impl Strategy<Value = Tls> {
         let name = prop::option::of("[a-z]{1,9}(\\.[a-z]{1,9}){0,3}");
@@ -572,7 +601,7 @@ mod tests {
         let policy =
             (protocol, affinity, recovery, any::<bool>(), prop::collection::btree_set(0u16..64, 0..4));
         (
-            "[A-Za-z0-9][A-Za-z0-9._-]{0,62}",
+            ("[A-Za-z0-9][A-Za-z0-9._-]{0,62}", "[^\\p{Cc}]{0,200}"),
             any::<bool>(),
             1u16..,
             policy,
@@ -583,7 +612,7 @@ mod tests {
         )
             .prop_map(
                 move |(
-                    name,
+                    (name, description),
                     v6,
                     port,
                     (protocol, affinity, recovery, nat, snat),
@@ -592,6 +621,7 @@ mod tests {
                     health_check,
                     backends,
                 )| Service {
+                    description,
                     protocol,
                     mode: if nat { Mode::Nat } else { Mode::FullNat },
                     on_no_backends: if v6 { OnNoBackends::Reject } else { OnNoBackends::Drop },
@@ -693,6 +723,29 @@ mod tests {
         for (json, words) in cases {
             let message = web(json).expect_err("refused");
             assert!(message.contains(words), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_description_is_one_line_that_fits_a_screen() {
+        let of = |text: &str| {
+            let json = serde_json::json!({ "name": "web", "vip": "192.0.2.10:80", "description": text });
+            let row = Service::OPTIONS.iter().find(|row| row.key == "description").expect("an option");
+            let typed = row.value(text).is_ok();
+            let read = web(&json.to_string()).map(|service| service.description);
+            assert_eq!(typed, read.is_ok(), "the CLI and the API agree: {text:?}");
+            read
+        };
+        let longest = "ü".repeat(200);
+        for good in ["Webshop; ask netops@example.com", "", &longest] {
+            assert_eq!(of(good).as_deref(), Ok(good));
+        }
+        for (bad, words) in [
+            (&*format!("{longest}."), "has 201 characters; write at most 200"),
+            ("two\nlines", "\"two\\nlines\" contains a control character; remove it"),
+        ] {
+            let wrong = of(bad).expect_err("refused");
+            assert!(wrong.starts_with(words), "{wrong}");
         }
     }
 
