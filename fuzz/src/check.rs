@@ -402,36 +402,13 @@ fn check_sent(world: &World, frame: &[u8], ingress: u32, outcome: &Outcome, flow
     }
     if let Some(check) = answered_check(world, frame) {
         assert_eq!(outcome.bytes[after.l3..], frame[before.l3..], "an answer to a check comes as it is");
-        let arrives = Way {
-            ifindex: check.ifindex,
-            tags: Tags::default(),
-            source_mac: CHECKS_HOST_MAC,
-            destination_mac: CHECKS_MAC,
-        };
-        assert_eq!(way(ingress, outcome, &after), arrives);
+        assert_eq!(way(ingress, outcome, &after), to_checks(check.ifindex));
         return;
     }
     if let (Some(service), Some(flow)) = (service, flow)
         && world.is_coherent
-        && recall(flows, &flow).is_none()
-        && let Some(place) = named(world, service, frame, &before)
     {
-        let is_named = |backend: &Backend| std::ptr::eq(backend, &raw const world.tables.backends[place]);
-        assert!(
-            goes_to(world, service, &way(ingress, outcome, &after), is_named),
-            "a packet goes to the backend that its connection id names"
-        );
-    }
-    if let Some(flow) = flow
-        && world.is_coherent
-        && service.is_some_and(|service| looks_at_records(world, service, &flow))
-        && before.protocol == TCP
-        && before.transport(frame).is_some_and(|transport| transport.flags & (SYN | ACK) != SYN)
-        && let Some(record) = recall(flows, &flow)
-    {
-        let backend = world.tables.backends.get(record.backend as usize);
-        let keeps = backend.is_some_and(|backend| backend.state.keeps_flows());
-        assert!(keeps, "no packet of an established connection goes to another backend than its own");
+        check_bound(world, service, (frame, &before), &flow, &way(ingress, outcome, &after), flows);
     }
     if let Some(service) = service
         && service.mode.keeps_addresses()
@@ -464,6 +441,40 @@ fn check_sent(world: &World, frame: &[u8], ingress: u32, outcome: &Outcome, flow
         let way = way(ingress, outcome, &after);
         check_course(world, &before, &key(&before, &old), &sent, &way, flows);
         check_arrival(world, ingress, &before, &key(&before, &old), flows);
+    }
+}
+
+/// The way to the checks, behind this interface.
+fn to_checks(ifindex: u32) -> Way {
+    Way { ifindex, tags: Tags::default(), source_mac: CHECKS_HOST_MAC, destination_mac: CHECKS_MAC }
+}
+
+/// That a packet goes to the backend that it belongs to: by its connection ID, or by its flow's record.
+fn check_bound(
+    world: &World,
+    service: &Service,
+    (frame, before): (&[u8], &Dissection),
+    flow: &FlowKey,
+    way: &Way,
+    flows: &Flows,
+) {
+    let Some(record) = recall(flows, flow) else {
+        if let Some(place) = named(world, service, frame, before) {
+            let is_named = |backend: &Backend| std::ptr::eq(backend, &raw const world.tables.backends[place]);
+            assert!(
+                goes_to(world, service, way, is_named),
+                "a packet goes to the backend that its connection id names"
+            );
+        }
+        return;
+    };
+    if looks_at_records(world, service, flow)
+        && before.protocol == TCP
+        && before.transport(frame).is_some_and(|transport| transport.flags & (SYN | ACK) != SYN)
+    {
+        let backend = world.tables.backends.get(record.backend as usize);
+        let keeps = backend.is_some_and(|backend| backend.state.keeps_flows());
+        assert!(keeps, "no packet of an established connection goes to another backend than its own");
     }
 }
 
@@ -951,47 +962,54 @@ fn check_course(
     way: &Way,
     flows: &Flows,
 ) {
-    let tables = &world.tables;
     if let Some(service) = world.service_at(&came.destination_endpoint()) {
-        let its = |backend: &Backend| {
-            // Port 0 keeps the port.
-            let port = if backend.port == Port::default() { came.destination_port } else { backend.port };
-            (backend.address, port) == (sent.destination, sent.destination_port)
-        };
-        assert!(
-            goes_to(world, service, way, its),
-            "a client's packet goes to one of its service's backends that may have packets"
-        );
-        let source = sent.source_endpoint();
-        let of_record =
-            recall(flows, came).is_some_and(|record| same_end(&record.ends.source_endpoint(), &source));
-        let first = service.snat_offset as usize;
-        let named = &tables.snat_addresses[first..first + usize::from(service.snat_len)];
-        let comes_from = |backend: &Backend| {
-            let is_hairpin =
-                service.mode == Mode::Nat && backend.is_neighbour(&came.source, came.source.is_v4());
-            if service.mode != Mode::FullNat && !is_hairpin {
-                // Another port, where the client has a flow from its own to a backend that several VIPs share.
-                let is_moved = source.address == came.source && tables.settings.is_snat_port(source.port);
-                return source == came.source_endpoint() || is_moved;
-            }
-            let is_own = if named.is_empty() {
-                backend.source == source.address
-            } else {
-                named.contains(&source.address)
-            };
-            // A connection that is under way without a record keeps its client's address.
-            let is_older = is_hairpin && came.protocol == Protocol::TCP && source == came.source_endpoint();
-            // Where the client has that very address, which only packets have that somebody made up, its port comes first.
-            let is_kept = source == came.source_endpoint();
-            is_older || is_own && (is_kept || tables.settings.is_snat_port(source.port))
-        };
-        assert!(
-            of_record || goes_to(world, service, way, |backend| its(backend) && comes_from(backend)),
-            "nat keeps the client's address and, where it can, the port; full-nat and nat to a neighbour leave from an own one: {came:?} left as {sent:?}, {service:?}"
-        );
-        return;
+        check_request(world, service, came, sent, way, flows);
+    } else {
+        check_reply(world, before, came, sent, way, flows);
     }
+}
+
+/// That a client's packet goes to a backend, from whom it should.
+fn check_request(world: &World, service: &Service, came: &FlowKey, sent: &FlowKey, way: &Way, flows: &Flows) {
+    let tables = &world.tables;
+    let its = |backend: &Backend| {
+        // Port 0 keeps the port.
+        let port = if backend.port == Port::default() { came.destination_port } else { backend.port };
+        (backend.address, port) == (sent.destination, sent.destination_port)
+    };
+    assert!(
+        goes_to(world, service, way, its),
+        "a client's packet goes to one of its service's backends that may have packets"
+    );
+    let source = sent.source_endpoint();
+    let of_record =
+        recall(flows, came).is_some_and(|record| same_end(&record.ends.source_endpoint(), &source));
+    let first = service.snat_offset as usize;
+    let named = &tables.snat_addresses[first..first + usize::from(service.snat_len)];
+    let comes_from = |backend: &Backend| {
+        let is_hairpin = service.mode == Mode::Nat && backend.is_neighbour(&came.source, came.source.is_v4());
+        if service.mode != Mode::FullNat && !is_hairpin {
+            // Another port, where the client has a flow from its own to a backend that several VIPs share.
+            let is_moved = source.address == came.source && tables.settings.is_snat_port(source.port);
+            return source == came.source_endpoint() || is_moved;
+        }
+        let is_own =
+            if named.is_empty() { backend.source == source.address } else { named.contains(&source.address) };
+        // A connection that is under way without a record keeps its client's address.
+        let is_older = is_hairpin && came.protocol == Protocol::TCP && source == came.source_endpoint();
+        // Where the client has that very address, which only packets have that somebody made up, its port comes first.
+        let is_kept = source == came.source_endpoint();
+        is_older || is_own && (is_kept || tables.settings.is_snat_port(source.port))
+    };
+    assert!(
+        of_record || goes_to(world, service, way, |backend| its(backend) && comes_from(backend)),
+        "nat keeps the client's address and, where it can, the port; full-nat and nat to a neighbour leave from an own one: {came:?} left as {sent:?}, {service:?}"
+    );
+}
+
+/// That a backend's packet goes to its client, in the VIP's name.
+fn check_reply(world: &World, before: &Dissection, came: &FlowKey, sent: &FlowKey, way: &Way, flows: &Flows) {
+    let tables = &world.tables;
     let rule =
         world.rule_at(&came.source_endpoint()).expect("what is sent on is to a service or from a backend");
     let is_to_hairpin = tables.settings.is_snat_port(came.destination_port)

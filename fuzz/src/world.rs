@@ -1,6 +1,7 @@
 //! Tables, made of the fuzzer's bytes.
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::rc::Rc;
 
 use arbitrary::{Result, Unstructured};
@@ -182,14 +183,7 @@ impl World {
             self.add_backend(u, index, vip, mode)?;
         }
         let last = self.tables.backends.len() as u32 - 1;
-        let ring_offset = self.tables.slots.len() as u32;
-        let ring_len = u.int_in_range(0..=6)?;
-        for _ in 0..ring_len {
-            let any = |u: &mut Unstructured<'_>| self.any_index(u, first..=last).map(BackendIndex);
-            let (owner, prior) = (any(u)?, any(u)?);
-            let moves = u.arbitrary()?;
-            self.tables.slots.push(if moves { Slot::moving(owner, prior) } else { Slot::settled(owner) });
-        }
+        let (ring_offset, ring_len) = self.add_ring(u, first..=last)?;
         // Its addresses are of the VIP's family.
         let snat_len = if matches!(mode, Mode::Ipip | Mode::Gue) { 0 } else { u.int_in_range(0..=2)? };
         let mut service = Service {
@@ -240,6 +234,18 @@ impl World {
         self.services.retain(|(other, _)| *other != vip);
         self.services.push((vip, service));
         Ok(())
+    }
+
+    fn add_ring(&mut self, u: &mut Unstructured<'_>, backends: RangeInclusive<u32>) -> Result<(u32, u32)> {
+        let ring_offset = self.tables.slots.len() as u32;
+        let ring_len = u.int_in_range(0..=6)?;
+        for _ in 0..ring_len {
+            let any = |u: &mut Unstructured<'_>| self.any_index(u, backends.clone()).map(BackendIndex);
+            let (owner, prior) = (any(u)?, any(u)?);
+            let moves = u.arbitrary()?;
+            self.tables.slots.push(if moves { Slot::moving(owner, prior) } else { Slot::settled(owner) });
+        }
+        Ok((ring_offset, ring_len))
     }
 
     fn add_backend(
@@ -405,7 +411,7 @@ impl World {
         address(u, pool, is_v6)
     }
 
-    fn any_index(&self, u: &mut Unstructured<'_>, there: std::ops::RangeInclusive<u32>) -> Result<u32> {
+    fn any_index(&self, u: &mut Unstructured<'_>, there: RangeInclusive<u32>) -> Result<u32> {
         if self.is_coherent { u.int_in_range(there) } else { u.int_in_range(0..=0x00ff_ffff) }
     }
 

@@ -3,6 +3,7 @@
 //! Needs root. `cargo xtask test` runs it in a sandbox.
 
 #![allow(unsafe_code, reason = "other users are system calls")]
+#![allow(clippy::too_many_lines, reason = "a scenario is read from its begin to its end")]
 
 mod api_crowd;
 mod api_reload;

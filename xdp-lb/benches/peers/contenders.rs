@@ -111,19 +111,7 @@ impl Contender {
                 lb.run(&format!("nft -f {}", file.display()))?;
                 Ok(Running::Nothing)
             }
-            Self::Haproxy => {
-                let mut config = format!(
-                    "global\n  nbthread 1\n  maxconn 4000\ndefaults\n  mode tcp\n  timeout connect 5s\n  \
-                     timeout client 60s\n  timeout server 60s\nlisten service\n  bind {VIP}\n  balance roundrobin\n"
-                );
-                for (number, server) in SERVERS.iter().enumerate() {
-                    config += &format!("  server s{number} {server}:{PORT}\n");
-                }
-                let file = lb.dir().join("haproxy.cfg");
-                fs::write(&file, config)?;
-                let file = file.to_string_lossy().into_owned();
-                program(lb, VIP, "haproxy", &["-db", "-f", &file]).map(Running::Process)
-            }
+            Self::Haproxy => haproxy(lb).map(Running::Process),
             Self::NginxStream => {
                 let upstream: String =
                     SERVERS.iter().map(|server| format!("server {server}:{PORT};")).collect();
@@ -151,6 +139,20 @@ impl Contender {
             Self::Bare => Ok(Running::Nothing),
         }
     }
+}
+
+fn haproxy(lb: &Host) -> Result<Process> {
+    let mut config = format!(
+        "global\n  nbthread 1\n  maxconn 4000\ndefaults\n  mode tcp\n  timeout connect 5s\n  \
+         timeout client 60s\n  timeout server 60s\nlisten service\n  bind {VIP}\n  balance roundrobin\n"
+    );
+    for (number, server) in SERVERS.iter().enumerate() {
+        config += &format!("  server s{number} {server}:{PORT}\n");
+    }
+    let file = lb.dir().join("haproxy.cfg");
+    fs::write(&file, config)?;
+    let file = file.to_string_lossy().into_owned();
+    program(lb, VIP, "haproxy", &["-db", "-f", &file])
 }
 
 /// Starts the web server that all contenders have behind them.

@@ -128,43 +128,8 @@ fn router(handle: Handle) -> Router {
 /// Every route, and the OpenAPI document that describes them, which is made of the handlers' types.
 fn routes() -> (Router<Handle>, OpenApi) {
     let mut document = openapi::blank();
-    let router = ApiRouter::new()
-        .api_route("/v1/status", get_with(status, look("status", "The daemon's state on one screen")))
-        .api_route(
-            "/v1/services",
-            get_with(services, look("listServices", "Every service, by name"))
-                .post_with(add_service, change("addService", "Adds a service")),
-        )
-        .api_route(
-            "/v1/services/{name}",
-            get_with(service, look("showService", "A service with its backends"))
-                .patch_with(
-                    patch_service,
-                    change("changeService", "Changes options of a service, drains or enables it"),
-                )
-                .delete_with(
-                    remove_service,
-                    change("removeService", "Removes a service with its backends, which drain"),
-                ),
-        )
-        .api_route(
-            "/v1/services/{name}/backends",
-            get_with(service_backends, look("listServiceBackends", "The backends of a service, by address"))
-                .post_with(add_backend, change("addBackend", "Adds a backend")),
-        )
-        .api_route(
-            "/v1/services/{name}/backends/{address}",
-            get_with(backend, look("showBackend", "A backend"))
-                .patch_with(
-                    patch_backend,
-                    change("changeBackend", "Changes a backend's options or administrative state"),
-                )
-                .delete_with(remove_backend, change("removeBackend", "Removes a backend, which drains")),
-        )
-        .api_route(
-            "/v1/backends",
-            get_with(backends, look("listBackends", "Every backend, by service and address")),
-        )
+    let state = get_with(status, look("status", "The daemon's state on one screen"));
+    let router = definitions(ApiRouter::new().api_route("/v1/status", state))
         .api_route(
             "/v1/node",
             patch_with(patch_node, change("changeNode", "Drains or enables the whole node")),
@@ -203,6 +168,46 @@ fn routes() -> (Router<Handle>, OpenApi) {
         .api_route("/v1/openapi.json", get_with(openapi_document, look("openapi", "This document")))
         .finish_api(&mut document);
     (router, document)
+}
+
+/// The routes of services and backends.
+fn definitions(router: ApiRouter<Handle>) -> ApiRouter<Handle> {
+    router
+        .api_route(
+            "/v1/services",
+            get_with(services, look("listServices", "Every service, by name"))
+                .post_with(add_service, change("addService", "Adds a service")),
+        )
+        .api_route(
+            "/v1/services/{name}",
+            get_with(service, look("showService", "A service with its backends"))
+                .patch_with(
+                    patch_service,
+                    change("changeService", "Changes options of a service, drains or enables it"),
+                )
+                .delete_with(
+                    remove_service,
+                    change("removeService", "Removes a service with its backends, which drain"),
+                ),
+        )
+        .api_route(
+            "/v1/services/{name}/backends",
+            get_with(service_backends, look("listServiceBackends", "The backends of a service, by address"))
+                .post_with(add_backend, change("addBackend", "Adds a backend")),
+        )
+        .api_route(
+            "/v1/services/{name}/backends/{address}",
+            get_with(backend, look("showBackend", "A backend"))
+                .patch_with(
+                    patch_backend,
+                    change("changeBackend", "Changes a backend's options or administrative state"),
+                )
+                .delete_with(remove_backend, change("removeBackend", "Removes a backend, which drains")),
+        )
+        .api_route(
+            "/v1/backends",
+            get_with(backends, look("listBackends", "Every backend, by service and address")),
+        )
 }
 
 /// The OpenAPI document.

@@ -118,6 +118,7 @@ impl Owner {
     /// # Errors
     /// Where the state file or the tables cannot be read, the two contradict each other, what is
     /// wanted does not fit in the tables, or an interface refuses the program.
+    #[expect(clippy::too_many_lines, reason = "a field of the owner a line")]
     pub fn start(parts: Parts) -> anyhow::Result<Self> {
         let Parts { config_file, mut config, kernel, listeners, vips, upgrades, own_macs, learnt, metrics } =
             parts;

@@ -1,6 +1,6 @@
 //! The daemon: puts the parts together, says when it is ready, and ends as it is told.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 use xdp_lb_common::tables::{Check, FlowKey};
 
@@ -20,7 +21,7 @@ use super::standby::{self, FIRST_CHECKS, Standby};
 use super::upgrade::{self, Predecessor, Successor};
 use crate::api::server::Server;
 use crate::control::handle::Handle;
-use crate::control::owner::Owner;
+use crate::control::owner::{Owner, Request};
 use crate::control::parts::{Ears, Ended, Listeners, Parts, SetCourse, refuse_vip_checks};
 use crate::control::upgrades::Upgrades;
 use crate::datapath::{self, Checks, Datapath, Events, Policy, Prepared};
@@ -244,6 +245,87 @@ struct Beginning {
     standby: Option<Standby>,
 }
 
+/// A life that serves.
+struct Running {
+    owner: Owner,
+    requests: mpsc::Receiver<Request>,
+    ears: Ears,
+    handle: Handle,
+    servers: Servers,
+}
+
+/// What answers for the owner.
+struct Servers {
+    api: JoinHandle<()>,
+    metrics: Option<JoinHandle<()>>,
+    /// Its end is that of both.
+    stop: watch::Sender<()>,
+    ready: JoinHandle<()>,
+    /// Tells a daemon that watches this one that it ends as it should.
+    over: oneshot::Sender<()>,
+}
+
+impl Servers {
+    fn start(
+        api: Server,
+        metrics: Option<(SocketAddr, watch::Sender<Option<String>>)>,
+        (ready, over): (JoinHandle<()>, oneshot::Sender<()>),
+        handle: &Handle,
+    ) -> Self {
+        let (stop, stopped) = watch::channel(());
+        let stopping = |mut stopped: watch::Receiver<()>| async move {
+            // The sender's end says the same as a message.
+            let _ = stopped.changed().await;
+        };
+        let api = tokio::spawn(api.serve(handle.clone(), stopping(stopped.clone())));
+        let metrics = metrics.map(|(address, trouble)| {
+            tokio::spawn(metrics::listen(address, handle.clone(), trouble, stopping(stopped)))
+        });
+        Self { api, metrics, stop, ready, over }
+    }
+
+    /// Takes no more requests, and returns what waits for the last answers. `is_over`: the daemon ends for good.
+    async fn stop(self, is_over: bool) -> impl Future<Output = ()> {
+        let Self { api, metrics, stop, ready, over } = self;
+        if is_over {
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        }
+        // Where another daemon watches this one.
+        if is_over && over.send(()).is_ok() {
+            let _ = ready.await;
+        } else {
+            ready.abort();
+        }
+        drop(stop);
+        async move {
+            let _ = api.await;
+            if let Some(metrics) = metrics {
+                let _ = metrics.await;
+            }
+        }
+    }
+}
+
+/// Who is told what the owner decides.
+fn listeners(
+    checker: Arc<Checker>,
+    vip_checks: Result<Arc<VipChecks>, String>,
+    resolver: Arc<Resolver>,
+    discoverer: Discoverer,
+) -> Listeners {
+    Listeners {
+        set_targets: {
+            let checker = Arc::clone(&checker);
+            Box::new(move |targets| checker.set_targets(targets))
+        },
+        set_reach: Box::new(move |address, no_way| checker.set_reach(address, no_way)),
+        watch: Box::new(move |addresses| resolver.watch(addresses)),
+        set_discoveries: Box::new(move |services| discoverer.set_services(services)),
+        set_courses: vip_checks
+            .map(|checks| -> SetCourse { Box::new(move |courses| checks.set_courses(courses)) }),
+    }
+}
+
 impl Ways for Checks {
     fn attach(&self, ifindex: u32) -> io::Result<OwnedFd> {
         Self::attach(self, ifindex)
@@ -329,71 +411,10 @@ impl Life<'_> {
             Some(predecessor) => self.stand_by(&config, predecessor, lock).await?,
             None => self.begin(&config).await?,
         };
-        let Beginning { api, vips, mut datapath, senses, standby } = beginning;
-        let Senses { resolver, own_macs, events, checker, vip_checks, reports, agents } = senses;
-        let (pins, socket) = (config.pin_path.clone(), config.api.socket.clone());
-        let metrics = config.metrics.listen;
-        let (metrics_trouble, of_metrics) = watch::channel(None);
-        let is_first = !datapath.is_adopted();
-        let wanted_neighbours = datapath.take_events()?;
-        datapath.start_log()?;
-
-        let (sender, requests) = mpsc::channel(QUEUE);
-        let watched = Arc::clone(&resolver);
-        let (updates, found) = mpsc::channel(QUEUE);
-        let discoverer = Discoverer::start(updates);
-        let parts = Parts {
-            config_file: self.options.config_file.clone(),
-            config,
-            kernel: Box::new(datapath),
-            metrics: of_metrics,
-            listeners: Listeners {
-                set_targets: {
-                    let checker = Arc::clone(&checker);
-                    Box::new(move |targets| checker.set_targets(targets))
-                },
-                set_reach: Box::new(move |address, no_way| checker.set_reach(address, no_way)),
-                watch: Box::new(move |addresses| watched.watch(addresses)),
-                set_discoveries: Box::new(move |services| discoverer.set_services(services)),
-                set_courses: vip_checks
-                    .map(|checks| -> SetCourse { Box::new(move |courses| checks.set_courses(courses)) }),
-            },
-            vips: Box::new(vips),
-            upgrades: self.upgrades.clone(),
-            own_macs,
-            learnt: standby.map(Standby::into_learnt),
-        };
-        let mut owner = Owner::start(parts).inspect_err(|_| {
-            if is_first && let Err(error) = datapath::unload(&pins) {
-                warn!("{error:#}");
-            }
-        })?;
-        let handle = Handle::new(sender, owner.published());
-        tokio::spawn(solicit(wanted_neighbours, resolver));
-
-        let (stop, stopped) = watch::channel(());
-        let stopping = |mut stopped: watch::Receiver<()>| async move {
-            // The sender's end says the same as a message.
-            let _ = stopped.changed().await;
-        };
-        let api = tokio::spawn(api.serve(handle.clone(), stopping(stopped.clone())));
-        let metrics = metrics.map(|address| {
-            tokio::spawn(metrics::listen(address, handle.clone(), metrics_trouble, stopping(stopped.clone())))
-        });
-        let (over, is_over) = oneshot::channel();
-        let ready = match predecessor.take() {
-            Some(predecessor) => {
-                info!("took over; the control socket is {}", socket.display());
-                tokio::spawn(be_watched(handle.clone(), predecessor, self.upgrades.clone(), is_over))
-            }
-            None => {
-                drop(is_over);
-                tokio::spawn(say_ready(handle.clone(), socket))
-            }
-        };
-
+        let Running { owner, requests, ears, handle, servers } =
+            self.start(config, beginning, predecessor)?;
         let mut successor = None;
-        let mut owner = pin!(owner.run(requests, Ears { reports, agents, events, found }));
+        let mut owner = pin!(owner.run(requests, ears));
         let ended = tokio::select! {
             ended = &mut owner => Some(ended),
             signal = wait_for_signal(&handle) => {
@@ -406,25 +427,8 @@ impl Life<'_> {
                 None
             }
         };
-        match (&successor, ended) {
-            (None, None | Some(Ended::Unloaded | Ended::Closed)) => {
-                let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-                // Where another daemon watches this one.
-                if over.send(()).is_ok() {
-                    let _ = ready.await;
-                } else {
-                    ready.abort();
-                }
-            }
-            _ => ready.abort(),
-        }
-        drop(stop);
-        let last_answers = async {
-            let _ = api.await;
-            if let Some(metrics) = metrics {
-                let _ = metrics.await;
-            }
-        };
+        let is_over = matches!((&successor, ended), (None, None | Some(Ended::Unloaded | Ended::Closed)));
+        let last_answers = servers.stop(is_over).await;
         let grace = if successor.is_some() { GRACE_BEFORE_HAND_OVER } else { GRACE };
         let answered = tokio::time::timeout(grace, last_answers);
         let in_time = if ended.is_some() {
@@ -448,6 +452,69 @@ impl Life<'_> {
             (_, Some(successor)) => Ok(End::HandedOver(successor)),
             _ => Ok(End::Over),
         }
+    }
+
+    /// Makes the owner of it all, which has the tables from here on, and what it is asked through.
+    fn start(
+        &self,
+        config: Config,
+        beginning: Beginning,
+        predecessor: &mut Option<Predecessor>,
+    ) -> Result<Running> {
+        let Beginning { api, vips, mut datapath, senses, standby } = beginning;
+        let Senses { resolver, own_macs, events, checker, vip_checks, reports, agents } = senses;
+        let (pins, socket) = (config.pin_path.clone(), config.api.socket.clone());
+        let metrics_address = config.metrics.listen;
+        let (metrics_trouble, metrics) = watch::channel(None);
+        let is_first = !datapath.is_adopted();
+        let wanted_neighbours = datapath.take_events()?;
+        datapath.start_log()?;
+
+        let (sender, requests) = mpsc::channel(QUEUE);
+        let (updates, found) = mpsc::channel(QUEUE);
+        let parts = Parts {
+            config_file: self.options.config_file.clone(),
+            config,
+            kernel: Box::new(datapath),
+            metrics,
+            listeners: listeners(checker, vip_checks, Arc::clone(&resolver), Discoverer::start(updates)),
+            vips: Box::new(vips),
+            upgrades: self.upgrades.clone(),
+            own_macs,
+            learnt: standby.map(Standby::into_learnt),
+        };
+        let mut owner = Owner::start(parts).inspect_err(|_| {
+            if is_first && let Err(error) = datapath::unload(&pins) {
+                warn!("{error:#}");
+            }
+        })?;
+        let handle = Handle::new(sender, owner.published());
+        tokio::spawn(solicit(wanted_neighbours, resolver));
+        let ready = self.say_ready(predecessor.take(), &handle, socket);
+        let metrics = metrics_address.map(|address| (address, metrics_trouble));
+        let servers = Servers::start(api, metrics, ready, &handle);
+        let ears = Ears { reports, agents, events, found };
+        Ok(Running { owner, requests, ears, handle, servers })
+    }
+
+    /// Says that the daemon is ready: to the service manager, or to the daemon before, which watches this one. The sender is for the
+    /// end.
+    fn say_ready(
+        &self,
+        predecessor: Option<Predecessor>,
+        handle: &Handle,
+        socket: PathBuf,
+    ) -> (JoinHandle<()>, oneshot::Sender<()>) {
+        let (over, is_over) = oneshot::channel();
+        let handle = handle.clone();
+        let ready = match predecessor {
+            Some(predecessor) => {
+                info!("took over; the control socket is {}", socket.display());
+                tokio::spawn(be_watched(handle, predecessor, self.upgrades.clone(), is_over))
+            }
+            None => tokio::spawn(say_ready(handle, socket)),
+        };
+        (ready, over)
     }
 
     /// Waits until an upgrade is asked for, and the other binary is ready to take over. One that is not is refused, and nothing

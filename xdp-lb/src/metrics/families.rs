@@ -269,7 +269,17 @@ impl Snapshot {
     }
 
     fn backends(&self, families: &mut Families<'_>) -> fmt::Result {
-        let labelled = || self.status.backends.iter().map(|backend| (backend_labels(backend), backend));
+        self.backend_traffic(families)?;
+        self.backend_states(families)?;
+        self.backend_load(families)
+    }
+
+    fn labelled_backends(&self) -> impl Iterator<Item = (BackendLabels, &BackendView)> {
+        self.status.backends.iter().map(|backend| (backend_labels(backend), backend))
+    }
+
+    fn backend_traffic(&self, families: &mut Families<'_>) -> fmt::Result {
+        let labelled = || self.labelled_backends();
         let both_ways = |part: fn(&TrafficView) -> [(&'static str, u64); 2]| {
             labelled().flat_map(move |(backend, view)| {
                 part(&view.traffic).map(|(direction, value)| {
@@ -293,7 +303,11 @@ impl Snapshot {
             "backend_resets",
             "Connections that the backend refused or reset, if its replies pass this host",
             labelled().map(|(labels, view)| (labels, view.traffic.resets)),
-        )?;
+        )
+    }
+
+    fn backend_states(&self, families: &mut Families<'_>) -> fmt::Result {
+        let labelled = || self.labelled_backends();
         families.gauge(
             "backend_up",
             "1 if the backend takes new flows, else 0",
@@ -326,7 +340,11 @@ impl Snapshot {
             "backend_ejections",
             "Times the backend's circuit breaker has opened",
             labelled().map(|(labels, view)| (labels, view.ejections)),
-        )?;
+        )
+    }
+
+    fn backend_load(&self, families: &mut Families<'_>) -> fmt::Result {
+        let labelled = || self.labelled_backends();
         families.gauge(
             "backend_share_ratio",
             "The backend's share of new flows, 0 to 1",

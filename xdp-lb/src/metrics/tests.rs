@@ -126,6 +126,7 @@ async fn both_formats_are_strictly_right_and_say_the_same() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn every_value_comes_from_the_documents() {
     let mut down = backend("web6", "[2001:db8:1::11]:8080");
     down.state = BackendState::Down;

@@ -330,6 +330,14 @@ impl<'a> Known<'a> {
             problems.add(&place, what);
             return;
         }
+        self.check_sources(address, &place, problems);
+        if let Some(what) = self.vip.and_then(|vip| self.misfit(address, vip)) {
+            problems.add(&place, what);
+        }
+    }
+
+    /// The addresses that its checks come from and its agent is queried from are of its family.
+    fn check_sources(&self, address: SocketAddr, place: &Place, problems: &mut Problems) {
         let own = self.service.health_check.as_ref().filter(|check| check.via == Via::Backend);
         let sources = [
             ("health_check", "checks come", own.and_then(|check| check.source)),
@@ -340,7 +348,7 @@ impl<'a> Known<'a> {
                 && source.is_ipv4() != address.is_ipv4()
             {
                 problems.add(
-                    &place,
+                    place,
                     format!(
                         "\"{address}\" is not of the family of {key}.source ({source}), which its {what} from; \
                          write a source of that family, or remove it"
@@ -348,81 +356,64 @@ impl<'a> Known<'a> {
                 );
             }
         }
-        let Some(vip) = self.vip else { return };
+    }
+
+    /// Why a backend cannot have this address in a service of this VIP.
+    fn misfit(&self, address: SocketAddr, vip: Vip) -> Option<String> {
+        let is_kept = vip.is_range();
         if is_kept && address.port() != 0 {
-            problems.add(
-                &place,
-                format!(
-                    "\"{address}\" has port {}, but the VIP {vip} has more than one, so packets keep their port; \
+            Some(format!(
+                "\"{address}\" has port {}, but the VIP {vip} has more than one, so packets keep their port; \
                      write \"{}\"",
-                    address.port(),
-                    SocketAddr::new(address.ip(), 0),
-                ),
-            );
-            return;
-        }
-        if vip.is_ipv4() != address.is_ipv4() && !self.mode.is_some_and(Mode::encapsulates) {
+                address.port(),
+                SocketAddr::new(address.ip(), 0),
+            ))
+        } else if vip.is_ipv4() != address.is_ipv4() && !self.mode.is_some_and(Mode::encapsulates) {
             let family = |ipv4| if ipv4 { "IPv4" } else { "IPv6" };
-            problems.add(
-                &place,
-                format!(
-                    "\"{address}\" is {} but the VIP {vip} is {}; a service and its backends must be of one family \
+            Some(format!(
+                "\"{address}\" is {} but the VIP {vip} is {}; a service and its backends must be of one family \
                      (except in modes \"ipip\" and \"gue\"), so give the other family its own service",
-                    family(address.is_ipv4()),
-                    family(vip.is_ipv4())
-                ),
-            );
+                family(address.is_ipv4()),
+                family(vip.is_ipv4())
+            ))
         } else if vip.ip() == address.ip() && self.mode.is_some_and(Mode::keeps_destination) {
-            problems.add(
-                &place,
-                format!(
-                    "{} is the VIP, which does not identify a single backend; write the real server's own address",
-                    address.ip()
-                ),
-            );
+            Some(format!(
+                "{} is the VIP, which does not identify a single backend; write the real server's own address",
+                address.ip()
+            ))
         } else if vip == address.into() || is_kept && vip.ip() == address.ip() {
-            problems.add(
-                &place,
-                format!(
-                    "\"{address}\" is the VIP of this service, so its packets would come back here; \
+            Some(format!(
+                "\"{address}\" is the VIP of this service, so its packets would come back here; \
                      write the real server's own address"
-                ),
-            );
+            ))
         } else if self.service.snat_addresses.contains(&address.ip()) {
-            problems.add(
-                &place,
-                format!(
-                    "{} is one of snat_addresses, which are this host's own; \
+            Some(format!(
+                "{} is one of snat_addresses, which are this host's own; \
                      write the real server's own address",
-                    address.ip()
-                ),
-            );
+                address.ip()
+            ))
         } else if let Some(mode) = self.mode
             && mode.keeps_destination()
             && vip.port() != address.port()
             && !is_kept
         {
-            problems.add(
-                &place,
-                format!(
-                    "\"{address}\" has port {} but the VIP {vip} has {}; mode \"{mode}\" does not change ports, so \
+            Some(format!(
+                "\"{address}\" has port {} but the VIP {vip} has {}; mode \"{mode}\" does not change ports, so \
                      write \"{}\", and let the real server listen there",
-                    address.port(),
-                    vip.port(),
-                    SocketAddr::new(address.ip(), vip.port()),
-                ),
-            );
+                address.port(),
+                vip.port(),
+                SocketAddr::new(address.ip(), vip.port()),
+            ))
         } else if self.mode.is_some_and(Mode::encapsulates)
             && let Some(outer) = self.service.snat_addresses.iter().find(|it| !it.is_unspecified())
             && outer.is_ipv4() != address.is_ipv4()
         {
-            problems.add(
-                &place,
-                format!(
-                    "\"{address}\" is not of the family of snat_addresses ({outer}), the source of packets to it; \
+            Some(format!(
+                "\"{address}\" is not of the family of snat_addresses ({outer}), the source of packets to it; \
                      write snat_addresses of that family, or remove them"
-                ),
-            );
+            ))
+        } else {
+            None
         }
     }
 
@@ -509,57 +500,105 @@ pub(crate) fn check_together(
 ) {
     let labels: Vec<String> =
         services.iter().enumerate().map(|(index, service)| service.label(index, problems)).collect();
-    let mut names = HashMap::new();
-    let mut vips: HashMap<(Vip, Protocol), usize> = HashMap::new();
-    let mut ranges: HashMap<(IpAddr, Protocol), Vec<(Vip, usize)>> = HashMap::new();
-    let mut addresses: HashMap<(IpAddr, Protocol), usize> = HashMap::new();
-    let mut snat: HashMap<IpAddr, usize> = HashMap::new();
     let place_of = |index: usize| Place::Root.item("service", index, &labels[index]);
-
     let known: Vec<Known> =
         services.iter().enumerate().map(|(index, it)| Known::of(it, &place_of(index), problems)).collect();
-
+    let mut together = Together::of(&labels);
     for (index, service) in known.iter().enumerate() {
-        if let Some(name) = problems.known(&place_of(index), "name", service.service.name.as_str())
-            && let Some(first) = names.insert(name, index)
+        together.add(index, service, &place_of(index), problems);
+    }
+    for (index, service) in known.iter().enumerate() {
+        together.check_snat_ports(service, snat_ports, &place_of(index), problems);
+        together.check_backends(index, service, &place_of(index), problems);
+    }
+    if let Some(limits) = limits {
+        check_limits(services, limits, problems);
+    }
+}
+
+/// What of the services so far others must not have: each with the place of the first one that has it.
+struct Together<'a> {
+    labels: &'a [String],
+    names: HashMap<&'a str, usize>,
+    vips: HashMap<(Vip, Protocol), usize>,
+    /// The VIPs of more than one port.
+    ranges: HashMap<(IpAddr, Protocol), Vec<(Vip, usize)>>,
+    /// The addresses of all VIPs.
+    addresses: HashMap<(IpAddr, Protocol), usize>,
+    /// What backends see as the source of packets in mode `full-nat`.
+    snat: HashMap<IpAddr, usize>,
+}
+
+impl<'a> Together<'a> {
+    fn of(labels: &'a [String]) -> Self {
+        Self {
+            labels,
+            names: HashMap::new(),
+            vips: HashMap::new(),
+            ranges: HashMap::new(),
+            addresses: HashMap::new(),
+            snat: HashMap::new(),
+        }
+    }
+
+    /// Adds a service, and notes what others have already.
+    fn add(&mut self, index: usize, service: &Known<'a>, place: &Place, problems: &mut Problems) {
+        if let Some(name) = problems.known(place, "name", service.service.name.as_str())
+            && *self.names.entry(name).or_insert(index) != index
         {
-            names.insert(name, first);
             problems.add(
-                &place_of(index).key("name"),
+                &place.key("name"),
                 format!("{} is the name of another service; give each its own name", quoted(name)),
             );
         }
         if let (Some(vip), Some(protocol)) = (service.vip, service.protocol) {
-            let first = *vips.entry((vip, protocol)).or_insert(index);
-            if first != index {
-                problems.add(
-                    &place_of(index).key("vip"),
-                    format!(
-                        "{vip} {protocol} is already the VIP of {}; change the address, the port or the protocol of \
-                         one",
-                        labels[first]
-                    ),
-                );
-            }
-            addresses.entry((vip.ip(), protocol)).or_insert(index);
-            if vip.is_range() && first == index {
-                let others = ranges.entry((vip.ip(), protocol)).or_default();
-                check_range(vip, others, &labels, &place_of(index).key("vip"), problems);
-                others.push((vip, index));
-            }
+            self.add_vip(index, vip, protocol, &place.key("vip"), problems);
         }
-        let sees =
-            if service.mode == Some(Mode::FullNat) { &service.service.snat_addresses[..] } else { &[] };
-        for address in sees {
-            snat.entry(*address).or_insert(index);
+        if service.mode == Some(Mode::FullNat) {
+            for address in &service.service.snat_addresses {
+                self.snat.entry(*address).or_insert(index);
+            }
         }
     }
 
-    for (index, service) in known.iter().enumerate() {
-        let place = place_of(index);
+    fn add_vip(
+        &mut self,
+        index: usize,
+        vip: Vip,
+        protocol: Protocol,
+        place: &Place,
+        problems: &mut Problems,
+    ) {
+        let first = *self.vips.entry((vip, protocol)).or_insert(index);
+        if first != index {
+            problems.add(
+                place,
+                format!(
+                    "{vip} {protocol} is already the VIP of {}; change the address, the port or the protocol of \
+                     one",
+                    self.labels[first]
+                ),
+            );
+        }
+        self.addresses.entry((vip.ip(), protocol)).or_insert(index);
+        if vip.is_range() && first == index {
+            let others = self.ranges.entry((vip.ip(), protocol)).or_default();
+            check_range(vip, others, self.labels, place, problems);
+            others.push((vip, index));
+        }
+    }
+
+    /// No service has the address and the ports that replies of another one come to.
+    fn check_snat_ports(
+        &self,
+        service: &Known<'_>,
+        snat_ports: Option<PortRange>,
+        place: &Place,
+        problems: &mut Problems,
+    ) {
         if let (Some(vip), Some(ports)) = (service.vip, snat_ports)
             && vip.meets(ports.first, ports.last)
-            && let Some(&other) = snat.get(&vip.ip())
+            && let Some(&other) = self.snat.get(&vip.ip())
         {
             problems.add(
                 &place.key("vip"),
@@ -568,43 +607,52 @@ pub(crate) fn check_together(
                      service \
                      would be taken for this one's packets; change the VIP, that snat address, or snat_ports",
                     vip.ip(),
-                    labels[other],
+                    self.labels[other],
                     vip.port(),
                 ),
             );
         }
+    }
+
+    /// The service whose packets go to this address.
+    fn served_at(&self, address: SocketAddr, protocol: Protocol) -> Option<usize> {
+        let host = (address.ip(), protocol);
+        // Packets to every port that a service has.
+        if address.port() == 0 {
+            return self.addresses.get(&host).copied();
+        }
+        let in_range = || {
+            let others = self.ranges.get(&host)?;
+            others.iter().find(|(vip, _)| vip.meets(address.port(), address.port())).map(|(_, index)| *index)
+        };
+        self.vips.get(&(address.into(), protocol)).copied().or_else(in_range)
+    }
+
+    /// No backend is the VIP of another service.
+    fn check_backends(&self, index: usize, service: &Known<'_>, place: &Place, problems: &mut Problems) {
         for (number, (backend, _)) in service.backends.iter().enumerate() {
             let of_backend = place.item("backend", number, "");
             let address = problems.known(&of_backend, "address", backend.address);
             let (Some(address), Some(protocol)) = (address, service.protocol) else { continue };
-            let in_range = || {
-                let others = ranges.get(&(address.ip(), protocol))?;
-                let other = others.iter().find(|(vip, _)| vip.meets(address.port(), address.port()))?;
-                Some(&other.1)
-            };
-            let other = match address.port() {
-                // Packets to every port that a service has.
-                0 => addresses.get(&(address.ip(), protocol)),
-                _ => vips.get(&(address.into(), protocol)).or_else(in_range),
-            };
-            if let Some(&other) = other
+            if let Some(other) = self.served_at(address, protocol)
                 && other != index
                 && service.vip != Some(address.into())
             {
-                let label = service.subject.backend_label(number, &place, problems);
+                let label = service.subject.backend_label(number, place, problems);
                 problems.add(
                     &place.item("backend", number, &label).key("address"),
                     format!(
                         "\"{address}\" is the VIP of {}, so its packets would loop through this host; \
                          write the real server's own address",
-                        labels[other]
+                        self.labels[other]
                     ),
                 );
             }
         }
     }
+}
 
-    let Some(limits) = limits else { return };
+fn check_limits(services: &[Subject<'_>], limits: Limits, problems: &mut Problems) {
     let backends = services.iter().map(|service| service.backends.len()).sum();
     let ranges = services.iter().map(|it| it.service.allow.len() + it.service.deny.len()).sum();
     for (key, what, count, limit) in [

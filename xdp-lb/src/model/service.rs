@@ -569,6 +569,7 @@ mod tests {
         })
     }
 
+    #[expect(clippy::too_many_lines, reason = "a value for each option")]
     fn service() -> impl Strategy<Value = Service> {
         let address = |v6: bool, net: u8, host: u16| -> IpAddr {
             if v6 {

@@ -401,6 +401,23 @@ impl Overlay {
                 )),
             }
         }
+        self.prune_backends(&merge, &mut next, &mut lines);
+        for (name, found) in &self.discovered {
+            if merge.base(name).is_some_and(|(base, _)| base.discovery.is_some()) {
+                next.discovered.insert(name.clone(), found.clone());
+            } else {
+                lines.push(format!(
+                    "service {name}: no longer has discovery, so what it found is dropped: {}",
+                    counted(found.len(), "backend")
+                ));
+            }
+        }
+        *self = next;
+        lines
+    }
+
+    /// What is left of the changes to backends.
+    fn prune_backends(&self, merge: &Merge<'_>, next: &mut Self, lines: &mut Vec<String>) {
         for (name, changes) in &self.backends {
             let Some((base, _)) = merge.base(name) else {
                 lines.push(format!(
@@ -428,18 +445,6 @@ impl Overlay {
             }
             next.set_changes(name, kept);
         }
-        for (name, found) in &self.discovered {
-            if merge.base(name).is_some_and(|(base, _)| base.discovery.is_some()) {
-                next.discovered.insert(name.clone(), found.clone());
-            } else {
-                lines.push(format!(
-                    "service {name}: no longer has discovery, so what it found is dropped: {}",
-                    counted(found.len(), "backend")
-                ));
-            }
-        }
-        *self = next;
-        lines
     }
 
     /// Becomes `next`, where that goes with the file.

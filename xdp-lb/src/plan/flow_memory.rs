@@ -375,46 +375,51 @@ impl World {
             );
             return Ok(());
         }
-        if let Some(backend) = self.send(service, client, "S")? {
-            let is_udp = SERVICES[service].0 == Protocol::UDP;
-            let state = |wanted: &[WantedService]| {
-                let backends = &wanted.get(service)?.backends;
-                backends.iter().find(|wanted| wanted.address == backend).map(|wanted| wanted.state)
-            };
-            let (before, now_wanted) = (state(&self.before), state(&self.wanted));
-            // Of a UDP packet nobody can tell whether it begins a flow, unless all are recorded.
-            let may_begin = |state: &Option<BackendState>| match state {
-                Some(BackendState::Up) => true,
-                Some(BackendState::Draining) => is_udp && !SERVICES[service].1,
-                _ => false,
-            };
-            prop_assert!(
-                ![before, now_wanted].iter().all(|state| *state == Some(BackendState::Failing))
-                    || is_udp && self.has_record(service, client),
-                "client {} of service {} began at {}, which fails",
-                client,
-                service,
-                backend
-            );
-            let last_first = self.last_first.insert((service, client), (backend, now));
-            let patience = if is_udp { TIMEOUTS.udp_idle.as_secs() as u32 } else { HALF_OPEN };
-            let is_again = last_first.is_some_and(|(to, at)| to == backend && now - at <= patience);
-            prop_assert!(
-                [before, now_wanted].iter().any(may_begin) || is_again,
-                "client {} of service {} began at {}",
-                client,
-                service,
-                backend
-            );
-            let is_kept = match now_wanted {
-                Some(BackendState::Up | BackendState::Draining) => true,
-                Some(BackendState::Failing) => !is_udp || self.has_record(service, client),
-                _ => false,
-            };
-            if is_kept {
-                let flow = Flow { backend, is_established: is_udp, last_packet: now };
-                self.flows.insert((service, client), flow);
-            }
+        self.begin(service, client)
+    }
+
+    /// A client sends the first packet of a flow.
+    fn begin(&mut self, service: usize, client: u16) -> TestCaseResult {
+        let now = self.tables.now;
+        let Some(backend) = self.send(service, client, "S")? else { return Ok(()) };
+        let is_udp = SERVICES[service].0 == Protocol::UDP;
+        let state = |wanted: &[WantedService]| {
+            let backends = &wanted.get(service)?.backends;
+            backends.iter().find(|wanted| wanted.address == backend).map(|wanted| wanted.state)
+        };
+        let (before, now_wanted) = (state(&self.before), state(&self.wanted));
+        // Of a UDP packet nobody can tell whether it begins a flow, unless all are recorded.
+        let may_begin = |state: &Option<BackendState>| match state {
+            Some(BackendState::Up) => true,
+            Some(BackendState::Draining) => is_udp && !SERVICES[service].1,
+            _ => false,
+        };
+        prop_assert!(
+            ![before, now_wanted].iter().all(|state| *state == Some(BackendState::Failing))
+                || is_udp && self.has_record(service, client),
+            "client {} of service {} began at {}, which fails",
+            client,
+            service,
+            backend
+        );
+        let last_first = self.last_first.insert((service, client), (backend, now));
+        let patience = if is_udp { TIMEOUTS.udp_idle.as_secs() as u32 } else { HALF_OPEN };
+        let is_again = last_first.is_some_and(|(to, at)| to == backend && now - at <= patience);
+        prop_assert!(
+            [before, now_wanted].iter().any(may_begin) || is_again,
+            "client {} of service {} began at {}",
+            client,
+            service,
+            backend
+        );
+        let is_kept = match now_wanted {
+            Some(BackendState::Up | BackendState::Draining) => true,
+            Some(BackendState::Failing) => !is_udp || self.has_record(service, client),
+            _ => false,
+        };
+        if is_kept {
+            let flow = Flow { backend, is_established: is_udp, last_packet: now };
+            self.flows.insert((service, client), flow);
         }
         Ok(())
     }

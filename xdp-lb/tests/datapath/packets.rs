@@ -1,6 +1,6 @@
 //! Frames, as they come and as they should leave.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
 use etherparse::checksum::Sum16BitWords;
 use etherparse::{EtherType, IpNumber, Ipv4Header, Ipv6Header, TcpHeader, TransportHeader, UdpHeader};
@@ -97,70 +97,73 @@ impl Frame {
             if self.tcp.is_some() { IpNumber::TCP } else { IpNumber::UDP },
         );
         bytes.extend(ethertype.0.to_be_bytes());
-        let transport = self.transport();
         match (self.from, self.to) {
-            (SocketAddr::V4(from), SocketAddr::V4(to)) => {
-                let mut ip = Ipv4Header::new(
-                    (transport.header_len() + self.payload.len()) as u16,
-                    self.ttl,
-                    protocol,
-                    from.ip().octets(),
-                    to.ip().octets(),
-                )
-                .unwrap();
-                ip.identification = 0x1234;
-                ip.dont_fragment = self.dont_fragment;
-                ip.dscp = (self.traffic_class >> 2).try_into().unwrap();
-                ip.ecn = (self.traffic_class & 3).try_into().unwrap();
-                ip.options = self.ipv4_options.as_slice().try_into().unwrap();
-                ip.set_payload_len(transport.header_len() + self.payload.len()).unwrap();
-                ip.header_checksum = ip.calc_header_checksum();
-                ip.write(&mut bytes).unwrap();
-                let mut transport = transport;
-                match &mut transport {
-                    TransportHeader::Tcp(tcp) => {
-                        tcp.checksum = tcp.calc_checksum_ipv4(&ip, &self.payload).unwrap();
-                    }
-                    TransportHeader::Udp(udp) if self.udp_checksum => {
-                        udp.checksum = udp.calc_checksum_ipv4(&ip, &self.payload).unwrap();
-                    }
-                    _ => {}
-                }
-                transport.write(&mut bytes).unwrap();
-            }
-            (SocketAddr::V6(from), SocketAddr::V6(to)) => {
-                let extension_bytes: usize = self.extensions.iter().map(|(_, body)| body.len()).sum();
-                let mut ip = Ipv6Header {
-                    payload_length: (extension_bytes + transport.header_len() + self.payload.len()) as u16,
-                    next_header: self.extensions.first().map_or(protocol, |(number, _)| IpNumber(*number)),
-                    hop_limit: self.ttl,
-                    source: from.ip().octets(),
-                    destination: to.ip().octets(),
-                    ..Default::default()
-                };
-                ip.traffic_class = self.traffic_class;
-                ip.write(&mut bytes).unwrap();
-                for (place, (_, body)) in self.extensions.iter().enumerate() {
-                    let next = self.extensions.get(place + 1).map_or(protocol.0, |(number, _)| *number);
-                    bytes.push(next);
-                    bytes.extend(&body[1..]);
-                }
-                let mut transport = transport;
-                match &mut transport {
-                    TransportHeader::Tcp(tcp) => {
-                        tcp.checksum = tcp.calc_checksum_ipv6(&ip, &self.payload).unwrap();
-                    }
-                    TransportHeader::Udp(udp) => {
-                        udp.checksum = udp.calc_checksum_ipv6(&ip, &self.payload).unwrap();
-                    }
-                    _ => {}
-                }
-                transport.write(&mut bytes).unwrap();
-            }
+            (SocketAddr::V4(from), SocketAddr::V4(to)) => self.write_v4(from, to, protocol, &mut bytes),
+            (SocketAddr::V6(from), SocketAddr::V6(to)) => self.write_v6(from, to, protocol, &mut bytes),
             _ => panic!("a packet has one family"),
         }
         bytes.extend(&self.payload);
         bytes
+    }
+
+    fn write_v4(&self, from: SocketAddrV4, to: SocketAddrV4, protocol: IpNumber, bytes: &mut Vec<u8>) {
+        let mut transport = self.transport();
+        let mut ip = Ipv4Header::new(
+            (transport.header_len() + self.payload.len()) as u16,
+            self.ttl,
+            protocol,
+            from.ip().octets(),
+            to.ip().octets(),
+        )
+        .unwrap();
+        ip.identification = 0x1234;
+        ip.dont_fragment = self.dont_fragment;
+        ip.dscp = (self.traffic_class >> 2).try_into().unwrap();
+        ip.ecn = (self.traffic_class & 3).try_into().unwrap();
+        ip.options = self.ipv4_options.as_slice().try_into().unwrap();
+        ip.set_payload_len(transport.header_len() + self.payload.len()).unwrap();
+        ip.header_checksum = ip.calc_header_checksum();
+        ip.write(bytes).unwrap();
+        match &mut transport {
+            TransportHeader::Tcp(tcp) => {
+                tcp.checksum = tcp.calc_checksum_ipv4(&ip, &self.payload).unwrap();
+            }
+            TransportHeader::Udp(udp) if self.udp_checksum => {
+                udp.checksum = udp.calc_checksum_ipv4(&ip, &self.payload).unwrap();
+            }
+            _ => {}
+        }
+        transport.write(bytes).unwrap();
+    }
+
+    fn write_v6(&self, from: SocketAddrV6, to: SocketAddrV6, protocol: IpNumber, bytes: &mut Vec<u8>) {
+        let mut transport = self.transport();
+        let extension_bytes: usize = self.extensions.iter().map(|(_, body)| body.len()).sum();
+        let mut ip = Ipv6Header {
+            payload_length: (extension_bytes + transport.header_len() + self.payload.len()) as u16,
+            next_header: self.extensions.first().map_or(protocol, |(number, _)| IpNumber(*number)),
+            hop_limit: self.ttl,
+            source: from.ip().octets(),
+            destination: to.ip().octets(),
+            ..Default::default()
+        };
+        ip.traffic_class = self.traffic_class;
+        ip.write(bytes).unwrap();
+        for (place, (_, body)) in self.extensions.iter().enumerate() {
+            let next = self.extensions.get(place + 1).map_or(protocol.0, |(number, _)| *number);
+            bytes.push(next);
+            bytes.extend(&body[1..]);
+        }
+        match &mut transport {
+            TransportHeader::Tcp(tcp) => {
+                tcp.checksum = tcp.calc_checksum_ipv6(&ip, &self.payload).unwrap();
+            }
+            TransportHeader::Udp(udp) => {
+                udp.checksum = udp.calc_checksum_ipv6(&ip, &self.payload).unwrap();
+            }
+            _ => {}
+        }
+        transport.write(bytes).unwrap();
     }
 
     fn transport(&self) -> TransportHeader {

@@ -7,9 +7,9 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use xdp_lb_tests::servers::{Dnsmasq, Nginx};
-use xdp_lb_tests::{Daemon, Download, Family, Network, has_big_file, remove_big_file};
+use xdp_lb_tests::{Daemon, Download, Family, Host, Network, has_big_file, remove_big_file};
 
 use crate::{build, preflight, sandbox, say};
 use screen::{Summary, bars, chapter, quote, tell, typed};
@@ -111,8 +111,17 @@ fn play(summary: &mut Summary) -> Result<()> {
         dns.push(Dnsmasq::start(backend, 53)?);
     }
 
+    let mut daemon = begin(&network)?;
+    share(summary, &network.client);
+    let [_, web, ..] = web.as_mut_slice() else { bail!("the network has no second backend") };
+    lose_a_backend(summary, &network.client, &daemon, web)?;
+    drain(summary, &network, &daemon)?;
+    lose_the_daemon(summary, &network.client, &mut daemon)
+}
+
+fn begin(network: &Network) -> Result<Daemon> {
     chapter(2, "The load balancer starts");
-    let mut daemon = Daemon::start(&network.lb, &["eth0", "eth1"], SERVICES)?;
+    let daemon = Daemon::start(&network.lb, &["eth0", "eth1"], SERVICES)?;
     typed("cat xdp-lb.toml");
     quote(&daemon.config()?);
     typed("xdp-lb run --config xdp-lb.toml &");
@@ -127,24 +136,28 @@ fn play(summary: &mut Summary) -> Result<()> {
     }
     tell("Its XDP program is attached, and every backend passes its health check:");
     show(&daemon, &["status"])?;
+    Ok(daemon)
+}
 
-    let client = &network.client;
+fn share(summary: &mut Summary, client: &Host) {
     chapter(3, "Clients come, and share the backends by weight");
     spread(summary, "HTTP over IPv4, full-nat, weights 1:1:2", &[25, 25, 50], || request(client, WEB));
     spread(summary, "HTTP over IPv6, nat, equal weights", &[33, 33, 33], || request(client, WEB6));
     spread(summary, "DNS over UDP, nat, equal weights", &[33, 33, 33], || query(client, Network::VIP));
+}
 
+fn lose_a_backend(summary: &mut Summary, client: &Host, daemon: &Daemon, web: &mut Nginx) -> Result<()> {
     chapter(4, "A backend dies");
     tell("A visitor sends one request after the other. The web server of backend-2 is killed.");
     let visitor = Visitor::start(client, WEB);
     std::thread::sleep(Duration::from_millis(300));
     let killed = Instant::now();
-    web[1].stop();
+    web.stop();
     daemon.wait_for_state("web", BACKEND_2, "down", UP_WITHIN)?;
     let detected = Instant::now();
     std::thread::sleep(Duration::from_secs(1));
     let visits = visitor.stop()?;
-    show(&daemon, &["backend", "list", "web"])?;
+    show(daemon, &["backend", "list", "web"])?;
     let failed = |since: Instant, until: Instant| {
         visits.iter().filter(|visit| visit.answer.is_err() && (since..until).contains(&visit.at)).count()
     };
@@ -163,13 +176,17 @@ fn play(summary: &mut Summary) -> Result<()> {
     summary.check("Requests go on without it", went_on, after == 0 && afterwards > 0);
 
     tell("It is started again, and comes back by itself.");
-    web[1].restart()?;
+    web.restart()?;
     let took = daemon.wait_for_state("web", BACKEND_2, "up", UP_WITHIN)?;
     let answers = repeat(60, || request(client, WEB));
     let back = format!("after {} ms, {} of 60 requests", took.as_millis(), answers.of("backend-2"));
     summary.check("Backend comes back", back, answers.of("backend-2") > 0 && answers.failures.is_empty());
+    Ok(())
+}
 
+fn drain(summary: &mut Summary, network: &Network, daemon: &Daemon) -> Result<()> {
     chapter(5, "A backend is drained for maintenance");
+    let client = &network.client;
     tell("A download of 100 MB runs from backend-3, when the operator drains it:");
     let download = Download::start_at(client, web_address(), "backend-3")?;
     typed(&format!("xdp-lb backend drain web {BACKEND_3} --wait &"));
@@ -193,8 +210,10 @@ fn play(summary: &mut Summary) -> Result<()> {
     let seen =
         if waits && drained { "when the last flow had gone" } else { "not when the last flow had gone" };
     summary.check("drain --wait returns", seen, waits && drained);
-    show(&daemon, &["backend", "enable", "web", BACKEND_3])?;
+    show(daemon, &["backend", "enable", "web", BACKEND_3])
+}
 
+fn lose_the_daemon(summary: &mut Summary, client: &Host, daemon: &mut Daemon) -> Result<()> {
     chapter(6, "The daemon itself is killed");
     tell("During another download, kill -9. The kernel goes on forwarding without it:");
     let download = Download::start(client, web_address())?;
@@ -216,7 +235,7 @@ fn play(summary: &mut Summary) -> Result<()> {
     );
     let still = !download.is_over();
     finish(summary, "The download outlives kill -9 and restart", download, still);
-    show(&daemon, &["status"])
+    show(daemon, &["status"])
 }
 
 /// Lets a download end, and checks that it has all bytes; and that it ran for as long as it was to.

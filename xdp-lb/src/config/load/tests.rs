@@ -315,6 +315,7 @@ fn interfaces_are_named_once_each_as_the_kernel_would() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn top_level_values_have_their_form_and_range() {
     let long = format!("/{}", "x".repeat(107));
     let cases = [
@@ -1086,6 +1087,7 @@ fn checks_go_to_the_vip_where_backends_have_it() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn health_checks_have_the_keys_of_their_type_within_their_ranges() {
     let cases = [
         ("", "health_check.type: is missing; write type = \"tcp\""),
@@ -1194,6 +1196,7 @@ fn health_checks_have_the_keys_of_their_type_within_their_ranges() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn the_keys_of_each_kind_of_check_have_their_forms_and_ranges() {
     let long = "x".repeat(1401);
     let cases = [

@@ -91,50 +91,50 @@ impl Kernel {
             for (_, slot) in
                 (service.ring_offset.0..).zip(self.ring(service)).filter(|(at, _)| written.contains(at))
             {
-                // Flows that drain keep their slots when nobody is left to take new ones.
-                let nobody = BackendIndex::default();
-                let prior = match slot.prior() == nobody {
-                    true => None,
-                    false => {
-                        Some(self.backend(slot.prior()).ok_or(format!("{slot:?} was owned by one gone"))?)
-                    }
-                };
-                if prior.is_some_and(|prior| prior.service != service.index) {
-                    return Err(format!("{slot:?} of {vip:?} was another service's"));
-                }
-                if slot.owner() == nobody {
-                    continue;
-                }
-                let owner = self.backend(slot.owner()).ok_or(format!("{slot:?} is owned by one gone"))?;
-                if owner.state != BackendState::Up {
-                    return Err(format!("{slot:?} of {vip:?} is owned by one that is not up"));
-                }
-                if owner.ifindex == 0 {
-                    return Err(format!("{slot:?} of {vip:?} is owned by one without a path"));
-                }
-                if owner.service != service.index {
-                    return Err(format!("{slot:?} of {vip:?} names another service's backend"));
-                }
-                let endpoint = Endpoint::new(owner.address, owner.port, vip.protocol);
-                if service.mode != Mode::FullNat && service.mode != Mode::Nat {
-                    continue;
-                }
-                let reply = self.tables.replies.get(&endpoint).ok_or(format!("{endpoint:?} has no reply"))?;
-                if service.mode == Mode::FullNat && reply.by_record == 0 {
-                    return Err(format!("replies of {endpoint:?} have no record"));
-                }
-                if service.mode == Mode::Nat
-                    && reply.stateless == 0
-                    && (reply.by_record == 0 || !owner.is_shared())
-                {
-                    return Err(format!("replies of {endpoint:?} find no way back"));
-                }
+                self.check_slot(vip, service, *slot)?;
             }
             for place in service.snat_offset..service.snat_offset + u32::from(service.snat_len) {
                 if !self.tables.snat_addresses.contains_key(&place) {
                     return Err(format!("{vip:?} has no SNAT address at {place}"));
                 }
             }
+        }
+        Ok(())
+    }
+
+    fn check_slot(&self, vip: &Endpoint, service: &Service, slot: Slot) -> Result<(), String> {
+        // Flows that drain keep their slots when nobody is left to take new ones.
+        let nobody = BackendIndex::default();
+        let prior = match slot.prior() == nobody {
+            true => None,
+            false => Some(self.backend(slot.prior()).ok_or(format!("{slot:?} was owned by one gone"))?),
+        };
+        if prior.is_some_and(|prior| prior.service != service.index) {
+            return Err(format!("{slot:?} of {vip:?} was another service's"));
+        }
+        if slot.owner() == nobody {
+            return Ok(());
+        }
+        let owner = self.backend(slot.owner()).ok_or(format!("{slot:?} is owned by one gone"))?;
+        if owner.state != BackendState::Up {
+            return Err(format!("{slot:?} of {vip:?} is owned by one that is not up"));
+        }
+        if owner.ifindex == 0 {
+            return Err(format!("{slot:?} of {vip:?} is owned by one without a path"));
+        }
+        if owner.service != service.index {
+            return Err(format!("{slot:?} of {vip:?} names another service's backend"));
+        }
+        let endpoint = Endpoint::new(owner.address, owner.port, vip.protocol);
+        if service.mode != Mode::FullNat && service.mode != Mode::Nat {
+            return Ok(());
+        }
+        let reply = self.tables.replies.get(&endpoint).ok_or(format!("{endpoint:?} has no reply"))?;
+        if service.mode == Mode::FullNat && reply.by_record == 0 {
+            return Err(format!("replies of {endpoint:?} have no record"));
+        }
+        if service.mode == Mode::Nat && reply.stateless == 0 && (reply.by_record == 0 || !owner.is_shared()) {
+            return Err(format!("replies of {endpoint:?} find no way back"));
         }
         Ok(())
     }
