@@ -3,15 +3,19 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use xdp_lb_common::flow_table::life::Life;
+use xdp_lb_common::flow_table::outcome::Found;
+use xdp_lb_common::flow_table::record::{Record, Room, WayBack};
+use xdp_lb_common::flow_table::{Memory as _, WAYS, Word, port_words, tags};
 use xdp_lb_common::host::Buffer;
 use xdp_lb_common::net::{Address, Be32, Endpoint, MacAddress, Port, Protocol};
 use xdp_lb_common::process::handover::{Target, target};
 use xdp_lb_common::process::{Scratch, Verdict, process, send_check, slot_hash};
 use xdp_lb_common::reason::{Kind, Reason};
+use xdp_lb_common::tables::flow::PAIRED;
 use xdp_lb_common::tables::{
-    ASYMMETRIC_REPLIES, Backend, BackendIndex, CHECKS_HOST_MAC, CHECKS_MAC, Check, FlowKey, FlowRecord,
-    FlowTable, Fragment, FragmentKey, FragmentTarget, Mode, Route, RouteQuery, Service, SourceVerdict,
-    Tables, Tags,
+    ASYMMETRIC_REPLIES, Backend, BackendIndex, CHECKS_HOST_MAC, CHECKS_MAC, Check, FlowKey, Fragment,
+    FragmentKey, FragmentTarget, Mode, Reply, Route, RouteQuery, Service, SourceVerdict, Tables, Tags,
 };
 
 use crate::decap;
@@ -76,12 +80,8 @@ pub fn send(world: &World, scratch: &mut Scratch, frame: &[u8], ingress: u32) ->
     let count = counted + u64::from(!is_pong && !is_of_check) + u64::from(is_handed);
     assert_eq!(count, self::counted(world), "each packet is counted once: {verdict:?}");
     let now = snapshot(world);
-    for (table, before) in now.iter().zip(&flows) {
-        assert!(
-            table.len() <= before.len().max(world.tables.flow_limit),
-            "no more flows are recorded than there is room for"
-        );
-    }
+    check_table(world);
+    assert_ne!(verdict, Verdict::Drop(Reason::FlowBusy), "nobody else is at work on the flow table");
     if let Verdict::Pass(_) = verdict {
         assert_eq!(outcome.bytes, frame, "a packet that is passed is unchanged");
         // A backend's reset ends the flow, whether or not it is for this host: a made-up client's comes here.
@@ -98,10 +98,8 @@ pub fn send(world: &World, scratch: &mut Scratch, frame: &[u8], ingress: u32) ->
         && arrived.protocol == TCP
         && let Some(transport) = arrived.transport(frame)
         && transport.flags & RST != 0
-        && recall(&flows, &key(arrived, &transport)).is_none()
     {
-        let same = now.iter().zip(&flows).all(|(now, before)| now.keys().eq(before.keys()));
-        assert!(same, "a reset begins no flow");
+        assert!(now.clients.keys().all(|key| flows.clients.contains_key(key)), "a reset begins no flow");
     }
     if let Some(arrived) = &arrived {
         check_source(world, frame, arrived, &outcome);
@@ -188,7 +186,7 @@ fn check_room(
         && let Some(transport) = arrived.transport(frame)
         && (arrived.protocol == UDP || transport.flags & (SYN | ACK) == SYN)
         && named(world, service, frame, arrived).is_none()
-        // One whose record has lost its other half begins anew, and is not held up.
+        // One that begins anew is not held up.
         && recall(flows, &key(arrived, &transport)).is_none()
     {
         assert!(
@@ -300,47 +298,58 @@ fn named(world: &World, service: &Service, frame: &[u8], packet: &Dissection) ->
     (keeps && is_named).then_some(usize::from(place))
 }
 
-/// What a record says, as values that can be compared.
-#[derive(Clone, PartialEq, Eq, Debug)]
-struct Record {
-    ends: FlowKey,
-    backend: u32,
-    seen: u32,
-    progress: u8,
-    is_reply: bool,
-    way: (u32, Tags, MacAddress, MacAddress),
+/// The recorded flows.
+#[derive(PartialEq, Eq, Debug)]
+struct Flows {
+    /// By their clients' packets.
+    clients: BTreeMap<FlowKey, Record>,
+    /// Their clients' packets, by those of their backends.
+    backends: BTreeMap<FlowKey, FlowKey>,
 }
 
-impl From<&FlowRecord> for Record {
-    fn from(record: &FlowRecord) -> Self {
-        let end = |address, port| Endpoint::new(address, port, Protocol::default());
-        Self {
-            ends: FlowKey::new(
-                end(record.source, record.source_port),
-                end(record.destination, record.destination_port),
-            ),
-            backend: record.backend.0,
-            seen: record.life.last_seen(),
-            progress: record.life.progress(),
-            is_reply: record.life.is_reply(),
-            way: (record.ifindex, record.tags, record.source_mac, record.destination_mac),
+fn snapshot(world: &World) -> Flows {
+    let clients: BTreeMap<_, _> = world.flows().into_iter().map(|record| (record.key(), record)).collect();
+    let paired = clients.values().filter(|record| record.life().progress() & PAIRED != 0);
+    let backends = paired.map(|record| (FlowKey::new(record.destination(), record.source()), record.key()));
+    Flows { backends: backends.collect(), clients }
+}
+
+/// That the flow table is whole: every line is what its tag says, no two flows have the same port towards a backend, and each
+/// is found by its own.
+fn check_table(world: &World) {
+    let tables = &world.tables;
+    for bucket in 0..tables.flows.buckets() {
+        let word = Word::load(tables.flows.tags(bucket).expect("a bucket"));
+        for way in 0..WAYS {
+            let life =
+                Life::from_bits(Word::load(&tables.flows.line(bucket * WAYS + way).expect("a line")[0]));
+            assert!(!life.is_taken(), "nothing is held");
+            let tag = tags::of(word, way);
+            assert_eq!((life.is_free(), life.belongs()), (tag == tags::NONE, tag == tags::BELONGS));
         }
+    }
+    let flows = world.flows();
+    let is_double = flows.windows(2).any(|two| two[0].key() == two[1].key());
+    assert!(!is_double, "a flow has one record");
+    for record in flows.iter().filter(|record| record.life().progress() & PAIRED != 0) {
+        let mut room = Room { backend: record.destination(), client: record.source(), ..Room::default() };
+        let found = port_words::find(&tables.flows, &tables.settings.hash_keys, &mut room);
+        assert_eq!((found, &room.record), (Found::Record, record), "its backend's packets find it");
     }
 }
 
-/// What each [`FlowTable`] holds.
-type Flows = [BTreeMap<FlowKey, Record>; FlowTable::ALL.len()];
-
-fn snapshot(world: &World) -> Flows {
-    let flows = world.tables.flows.borrow();
-    FlowTable::ALL.map(|table| {
-        flows[table as usize].iter().map(|(key, record)| (*key, Record::from(&**record))).collect()
-    })
+/// The record of a client's flow.
+fn recall<'f>(flows: &'f Flows, key: &FlowKey) -> Option<&'f Record> {
+    flows.clients.get(key)
 }
 
-/// A flow's record, in whichever table it is.
-fn recall<'f>(flows: &'f Flows, key: &FlowKey) -> Option<&'f Record> {
-    flows.iter().find_map(|table| table.get(key))
+/// The record that a packet of a backend with this rule goes by.
+fn record_of_reply<'f>(world: &World, rule: &Reply, came: &FlowKey, flows: &'f Flows) -> Option<&'f Record> {
+    let tables = &world.tables;
+    let is_to_hairpin = tables.settings.is_snat_port(came.destination_port)
+        && tables.backends[rule.backend.0 as usize].source == came.destination;
+    let key = flows.backends.get(came).filter(|_| rule.by_record != 0 || is_to_hairpin)?;
+    recall(flows, key)
 }
 
 /// How many packets all counters have seen.
@@ -472,7 +481,7 @@ fn check_bound(
         && before.protocol == TCP
         && before.transport(frame).is_some_and(|transport| transport.flags & (SYN | ACK) != SYN)
     {
-        let backend = world.tables.backends.get(record.backend as usize);
+        let backend = world.tables.backends.get(record.backend().0 as usize);
         let keeps = backend.is_some_and(|backend| backend.state.keeps_flows());
         assert!(keeps, "no packet of an established connection goes to another backend than its own");
     }
@@ -595,8 +604,8 @@ fn check_arrival(world: &World, ingress: u32, before: &Dissection, came: &FlowKe
     }
     let rule =
         world.rule_at(&came.source_endpoint()).expect("what is sent on is to a service or from a backend");
-    let record = recall(flows, came).filter(|_| rule.by_record != 0);
-    let place = record.map_or(rule.backend.0, |record| record.backend);
+    let record = record_of_reply(world, rule, came, flows);
+    let place = record.map_or(rule.backend, Record::backend).0;
     let backend = &world.tables.backends[place as usize];
     let vlan = before.tags.first().map_or(0, |(_, tag)| tag & 0xfff);
     let is_there = (ingress, vlan, before.tags.len() < 2) == (backend.ifindex, backend.vlan, true);
@@ -982,21 +991,21 @@ fn check_request(world: &World, service: &Service, came: &FlowKey, sent: &FlowKe
         "a client's packet goes to one of its service's backends that may have packets"
     );
     let source = sent.source_endpoint();
-    let of_record =
-        recall(flows, came).is_some_and(|record| same_end(&record.ends.source_endpoint(), &source));
+    let of_record = recall(flows, came).is_some_and(|record| record.source() == source);
     let first = service.snat_offset as usize;
     let named = &tables.snat_addresses[first..first + usize::from(service.snat_len)];
     let comes_from = |backend: &Backend| {
         let is_hairpin = service.mode == Mode::Nat && backend.is_neighbour(&came.source, came.source.is_v4());
+        // Another port, where somebody has the client's own towards a backend that several VIPs share.
+        let is_moved = source.address == came.source && tables.settings.is_snat_port(source.port);
+        let is_clients = source == came.source_endpoint() || is_moved;
         if service.mode != Mode::FullNat && !is_hairpin {
-            // Another port, where the client has a flow from its own to a backend that several VIPs share.
-            let is_moved = source.address == came.source && tables.settings.is_snat_port(source.port);
-            return source == came.source_endpoint() || is_moved;
+            return is_clients;
         }
         let is_own =
             if named.is_empty() { backend.source == source.address } else { named.contains(&source.address) };
         // A connection that is under way without a record keeps its client's address.
-        let is_older = is_hairpin && came.protocol == Protocol::TCP && source == came.source_endpoint();
+        let is_older = is_hairpin && came.protocol == Protocol::TCP && is_clients;
         // Where the client has that very address, which only packets have that somebody made up, its port comes first.
         let is_kept = source == came.source_endpoint();
         is_older || is_own && (is_kept || tables.settings.is_snat_port(source.port))
@@ -1012,17 +1021,9 @@ fn check_reply(world: &World, before: &Dissection, came: &FlowKey, sent: &FlowKe
     let tables = &world.tables;
     let rule =
         world.rule_at(&came.source_endpoint()).expect("what is sent on is to a service or from a backend");
-    let is_to_hairpin = tables.settings.is_snat_port(came.destination_port)
-        && tables.backends[rule.backend.0 as usize].source == came.destination;
-    let record = recall(flows, came).filter(|_| rule.by_record != 0 || is_to_hairpin);
-    if let Some(record) = record {
-        assert!(record.is_reply);
-        assert!(
-            same_end(&record.ends.source_endpoint(), &sent.source_endpoint())
-                && same_end(&record.ends.destination_endpoint(), &sent.destination_endpoint()),
-            "a reply goes where its record says"
-        );
-        let (ifindex, tags, source_mac, destination_mac) = record.way;
+    if let Some(record) = record_of_reply(world, rule, came, flows) {
+        assert_eq!(*sent, FlowKey::new(record.vip(), record.client()), "a reply goes where its record says");
+        let WayBack { ifindex, tags, source_mac, destination_mac } = record.way_back();
         assert_eq!(*way, Way { ifindex, tags, source_mac, destination_mac });
         return;
     }
@@ -1046,8 +1047,4 @@ fn check_reply(world: &World, before: &Dissection, came: &FlowKey, sent: &FlowKe
         return;
     }
     assert_eq!(route, Route::Via { ifindex, tags, source_mac, destination_mac });
-}
-
-fn same_end(a: &Endpoint, b: &Endpoint) -> bool {
-    (a.address, a.port) == (b.address, b.port)
 }

@@ -95,11 +95,15 @@ fn ends(u: &mut Unstructured<'_>, world: &World) -> Result<(Endpoint, Endpoint)>
             let (vip, service) = u.choose(&world.services)?;
             (client(u, vip)?, world.any_port(u, vip, service)?)
         }
-        // As a flow that is recorded: either of its halves.
+        // As a flow that is recorded: either way.
         5 | 6 if !world.flows().is_empty() => {
             let flows = world.flows();
-            let (key, _) = u.choose(&flows)?;
-            (key.source_endpoint(), key.destination_endpoint())
+            let record = u.choose(&flows)?;
+            if u.arbitrary()? {
+                (record.client(), record.vip())
+            } else {
+                (record.destination(), record.source())
+            }
         }
         // From a backend.
         7 | 8 => {
@@ -178,9 +182,12 @@ fn icmp_error(u: &mut Unstructured<'_>, world: &World) -> Result<Vec<u8>> {
     let (mut source, mut destination) = ends(u, world)?;
     let flows = world.flows();
     if !flows.is_empty() && !u.ratio(1, 4)? {
-        let (_, record) = u.choose(&flows)?;
-        source = Endpoint::new(record.source, record.source_port, source.protocol);
-        destination = Endpoint::new(record.destination, record.destination_port, source.protocol);
+        let record = u.choose(&flows)?;
+        (source, destination) = if u.arbitrary()? {
+            (record.source(), record.destination())
+        } else {
+            (record.vip(), record.client())
+        };
     }
     let about = between(u, source, destination)?;
     let Some(found) = dissect(&about) else { return Ok(about) };

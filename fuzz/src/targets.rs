@@ -138,7 +138,7 @@ fn forth_and_back(
         send(world, scratch, frame, ingress);
         return Ok(());
     };
-    let is_new = world.flows().iter().all(|(key, _)| *key != came.key);
+    let is_new = world.flows().iter().all(|record| record.key() != came.key);
     let there = send(world, scratch, frame, ingress);
     let Some(service) = world.service_at(&came.key.destination_endpoint()) else { return Ok(()) };
     let is_two_way = service.mode == Mode::FullNat || service.mode == Mode::Nat;

@@ -2,19 +2,24 @@
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
-use std::rc::Rc;
+use std::sync::atomic::AtomicU64;
 
 use arbitrary::{Result, Unstructured};
+use xdp_lb_common::flow_table::claim::begin;
+use xdp_lb_common::flow_table::host::HostMemory;
+use xdp_lb_common::flow_table::outcome::Manner;
+use xdp_lb_common::flow_table::record::{Record, Room, WayBack};
+use xdp_lb_common::flow_table::walk;
 use xdp_lb_common::host::HostTables;
 use xdp_lb_common::net::{Address, Endpoint, MacAddress, Port, Protocol};
 use xdp_lb_common::own_mac::OwnMac;
 use xdp_lb_common::process::handover::{CLEAR, SET};
-use xdp_lb_common::tables::flow::{Direction, Life, patience};
+use xdp_lb_common::tables::flow::{CONFIRMED, patience};
 use xdp_lb_common::tables::slot::Slot;
 use xdp_lb_common::tables::{
-    ASYMMETRIC_REPLIES, Backend, BackendIndex, BackendState, COUNTS_FLOWS, Check, Code, FlowKey, FlowRecord,
-    FlowTable, Mode, RECORDS_FLOWS, REJECTS, Reply, Route, SHARED, ServerId, ServerKey, Service,
-    ServiceIndex, Settings, SlotIndex, SourceKey, SourceVerdict, Tags,
+    ASYMMETRIC_REPLIES, Backend, BackendIndex, BackendState, COUNTS_FLOWS, Check, Code, FlowKey, Mode,
+    RECORDS_FLOWS, REJECTS, Reply, Route, SHARED, ServerId, ServerKey, Service, ServiceIndex, Settings,
+    SlotIndex, SourceKey, SourceVerdict, Tags,
 };
 
 /// Few of each, so that what is made of them meets: VIPs, backends, clients, the load balancer's own.
@@ -35,6 +40,9 @@ const SOURCE_LIST: u32 = 1;
 
 /// The first of the ports that `full-nat` gives out.
 const SNAT_PORT_FIRST: u16 = 40_000;
+
+/// More than are filled by the few packets of an input.
+const BUCKETS: u32 = 16;
 
 /// What the tables hold.
 pub struct World {
@@ -106,13 +114,15 @@ impl World {
             patience: patience(900, 60),
             handover: 0,
             heartbeat: 0,
+            flow_buckets: 0,
+            padding: 0,
             alone: 0,
             own_macs: Default::default(),
         };
         let options = if settings.snat_port_count.is_multiple_of(2) { ASYMMETRIC_REPLIES } else { 0 };
         let settings = Settings { options, ..settings };
         let mut world = Self {
-            tables: HostTables::new(settings),
+            tables: HostTables::with_buckets(settings, BUCKETS),
             is_coherent: !u.ratio(1, 8)?,
             services: Vec::new(),
             is_v6: false,
@@ -123,7 +133,9 @@ impl World {
         // The place that is nobody's.
         world.tables.backends.push(Backend::default());
         if u.ratio(1, 8)? {
-            world.tables.flow_limit = u.int_in_range(0..=6)?;
+            // One that is soon full, or none at all.
+            let buckets = u.int_in_range(0..=6)?.min(1);
+            world.tables.flows = HostMemory::new(buckets, AtomicU64::default);
         }
         for is_v6 in [false, true] {
             for own in OWN[usize::from(is_v6)] {
@@ -416,10 +428,9 @@ impl World {
     }
 
     /// All records there are, in an order of their own.
-    pub fn flows(&self) -> Vec<(FlowKey, Rc<FlowRecord>)> {
-        let flows = self.tables.flows.borrow();
-        let mut all: Vec<_> = flows.iter().flatten().map(|(key, record)| (*key, Rc::clone(record))).collect();
-        all.sort_by_key(|(key, _)| *key);
+    pub fn flows(&self) -> Vec<Record> {
+        let mut all: Vec<_> = walk::records(&self.tables.flows).collect();
+        all.sort_by_key(Record::key);
         all
     }
 
@@ -440,26 +451,22 @@ impl World {
             Some(backend) if backend.address.is_v4() != is_v6 => self.any_end(u, backend, protocol)?,
             _ => Endpoint::new(address(u, &BACKENDS, is_v6)?, port(u)?, protocol),
         };
-        let direction = if u.arbitrary()? { Direction::Forward } else { Direction::Reply };
-        let (key, from, to) = match direction {
-            Direction::Forward => (FlowKey::new(client, vip), own, backend),
-            Direction::Reply => (FlowKey::new(backend, own), vip, client),
-        };
-        let seen = self.tables.now - u.int_in_range(0..=1000)?;
-        let table = if u.arbitrary()? { FlowTable::Flows } else { FlowTable::HalfOpen };
-        let record = FlowRecord {
-            source: from.address,
-            destination: to.address,
-            source_port: from.port,
-            destination_port: to.port,
-            backend: BackendIndex(index),
-            life: Life::new(direction, seen, u.arbitrary::<u8>()? & 0x3f),
+        let is_paired = u.arbitrary()?;
+        let now = self.tables.now - u.int_in_range(0..=1000)?;
+        let confirmed = if u.arbitrary()? { CONFIRMED } else { 0 };
+        let progress = u.arbitrary::<u8>()? & 0x1f | confirmed;
+        let way = WayBack {
             tags: tags(u)?,
             ifindex: u.int_in_range(1..=3)?,
             destination_mac: mac(20),
             source_mac: mac(21),
         };
-        self.tables.flows.borrow_mut()[table as usize].insert(key, Rc::new(record));
+        let (tables, settings, key) = (&self.tables, &self.tables.settings, FlowKey::new(client, vip));
+        let mut room = Room { flow: key, now, ..Room::default() };
+        room.aim(&settings.hash_keys);
+        room.new.set(&key, &own, BackendIndex(index), &backend, &way);
+        let port = if is_paired { Manner::OWN_PORT } else { 0 };
+        begin(&tables.flows, settings, &mut room, Manner(port | u32::from(progress)));
         Ok(())
     }
 
@@ -486,7 +493,12 @@ impl World {
                     *slot = Slot::moving(owner, slot.owner());
                 }
             }
-            _ => self.tables.flows.borrow_mut()[u.choose_index(FlowTable::ALL.len())?].clear(),
+            _ => {
+                let all = u.choose_index(2)? == 0;
+                walk::sweep(&self.tables.flows, &self.tables.settings.hash_keys, |record| {
+                    all || record.life().progress() & CONFIRMED == 0
+                });
+            }
         }
         Ok(())
     }

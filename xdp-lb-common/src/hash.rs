@@ -13,7 +13,7 @@ use crate::net::{Address, Port};
 pub const KEYS: usize = 11;
 
 /// The hash of a flow: 32 bits, uniform.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct FlowHash(u32);
 
 impl FlowHash {
@@ -59,6 +59,24 @@ impl FlowHash {
     #[inline(always)]
     pub fn reduce(self, length: u32) -> u32 {
         ((u64::from(self.0) * u64::from(length)) >> 32) as u32
+    }
+
+    /// Its lowest eight bits, which [`FlowHash::reduce`] looks at last.
+    #[inline(always)]
+    pub const fn low_byte(self) -> u8 {
+        self.0 as u8
+    }
+
+    /// All of it.
+    #[inline(always)]
+    pub const fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// That of its bits.
+    #[inline(always)]
+    pub const fn from_bits(bits: u32) -> Self {
+        Self(bits)
     }
 
     /// Another hash of the same flow, as good as independent of this one.

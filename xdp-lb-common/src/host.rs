@@ -3,15 +3,16 @@
 
 extern crate std;
 
+use core::sync::atomic::AtomicU64;
 use std::boxed::Box;
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::rc::Rc;
 use std::vec::Vec;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::decap;
+use crate::flow_table::host::HostMemory;
 use crate::hash::FlowHash;
 use crate::net::{Address, Endpoint, Port, Protocol};
 use crate::own_mac::{OwnMac, OwnMacs, PROBES, WORDS};
@@ -21,9 +22,9 @@ use crate::reason::{REASONS, Reason};
 use crate::tables::filter::{BACKEND, Place, VIP};
 use crate::tables::slot::Slot;
 use crate::tables::{
-    Backend, BackendIndex, Check, FlowKey, FlowRecord, FlowTable, Fragment, FragmentKey, Inserted,
-    PortRanges, Reply, Route, RouteQuery, RouterAddresses, RouterInterface, ServerKey, Service, ServiceIndex,
-    Settings, SlotIndex, SolePorts, SourceKey, SourceVerdict, Tables, Traffic, VlanDevice,
+    Backend, BackendIndex, Check, FlowKey, Fragment, FragmentKey, PortRanges, Reply, Route, RouteQuery,
+    RouterAddresses, RouterInterface, ServerKey, Service, ServiceIndex, Settings, SlotIndex, SolePorts,
+    SourceKey, SourceVerdict, Tables, Traffic, VlanDevice,
 };
 
 /// A frame in a buffer.
@@ -173,12 +174,10 @@ pub struct HostTables {
     pub routes: BTreeMap<Address, Route>,
     /// Whether the datapath has found that no daemon is there.
     pub is_alone: Cell<bool>,
-    /// `FLOWS` and `HALF_OPEN`; they evict nothing by themselves.
-    pub flows: RefCell<[HashMap<FlowKey, Rc<FlowRecord>>; FlowTable::ALL.len()]>,
+    /// The flow table.
+    pub flows: HostMemory,
     /// `FRAGMENTS`; evicts nothing by itself.
     pub fragments: RefCell<HashMap<FragmentKey, Fragment>>,
-    /// How many records fit in each.
-    pub flow_limit: usize,
     /// What limits answers, by their kind; on the clock `now`.
     pub answers: RefCell<BTreeMap<u32, Box<Buckets>>>,
     /// `REASON_COUNTERS`.
@@ -190,6 +189,11 @@ pub struct HostTables {
 impl HostTables {
     /// Empty tables.
     pub fn new(settings: Settings) -> Self {
+        Self::with_buckets(settings, BUCKETS)
+    }
+
+    /// The same with a flow table of so many buckets.
+    pub fn with_buckets(settings: Settings, buckets: u32) -> Self {
         Self {
             now: 1000,
             settings,
@@ -212,9 +216,8 @@ impl HostTables {
             router_addresses: BTreeMap::new(),
             routes: BTreeMap::new(),
             is_alone: Cell::new(false),
-            flows: RefCell::default(),
+            flows: HostMemory::new(buckets, AtomicU64::default),
             fragments: RefCell::default(),
-            flow_limit: usize::MAX,
             answers: RefCell::default(),
             reasons: RefCell::new([0; REASONS as usize]),
             backend_traffic: RefCell::default(),
@@ -233,15 +236,6 @@ impl HostTables {
             *free = mac;
         }
     }
-
-    fn put(&self, table: FlowTable, key: &FlowKey, record: &FlowRecord) -> Option<()> {
-        let flows = &mut self.flows.borrow_mut()[table as usize];
-        if flows.len() >= self.flow_limit && !flows.contains_key(key) {
-            return None;
-        }
-        flows.insert(*key, Rc::new(record.clone()));
-        Some(())
-    }
 }
 
 impl OwnMacs for HostTables {
@@ -250,8 +244,11 @@ impl OwnMacs for HostTables {
     }
 }
 
+/// Room for so many flows that no test fills it by accident.
+const BUCKETS: u32 = 1024;
+
 impl Tables for HostTables {
-    type Flow<'a> = Rc<FlowRecord>;
+    type FlowTable = HostMemory;
     type Traffic<'a> = RefMut<'a, Traffic>;
 
     fn now(&self) -> u32 {
@@ -323,23 +320,8 @@ impl Tables for HostTables {
         self.checks.get(key)
     }
 
-    fn flow(&self, table: FlowTable, key: &FlowKey) -> Option<Rc<FlowRecord>> {
-        self.flows.borrow()[table as usize].get(key).cloned()
-    }
-
-    fn put_new_flow(&self, table: FlowTable, key: &FlowKey, record: &FlowRecord) -> Inserted {
-        if self.flows.borrow()[table as usize].contains_key(key) {
-            return Inserted::Occupied;
-        }
-        self.put(table, key, record).map_or(Inserted::Full, |()| Inserted::New)
-    }
-
-    fn put_flow(&self, table: FlowTable, key: &FlowKey, record: &FlowRecord) -> Option<()> {
-        self.put(table, key, record)
-    }
-
-    fn remove_flow(&self, table: FlowTable, key: &FlowKey) {
-        self.flows.borrow_mut()[table as usize].remove(key);
+    fn flow_table(&self) -> &HostMemory {
+        &self.flows
     }
 
     fn may_answer(&self, answer: Answer, destination: FlowHash) -> bool {

@@ -9,6 +9,7 @@ pub trait Layout: Sized {
 impl Layout for u32 {}
 impl Layout for u64 {}
 impl Layout for i64 {}
+impl Layout for [u64; 8] {}
 
 /// Takes a number in.
 pub(crate) const fn fold(hash: u32, number: u32) -> u32 {

@@ -5,6 +5,7 @@
 
 pub mod bench;
 pub mod decap;
+pub mod flow_table;
 pub mod hash;
 #[cfg(feature = "host")]
 pub mod host;

@@ -177,6 +177,17 @@ impl Address {
         [(a.0 as u64) << 32 | b.0 as u64, (c.0 as u64) << 32 | d.0 as u64]
     }
 
+    /// The address of these two halves.
+    #[inline(always)]
+    pub const fn from_words([first, second]: [u64; 2]) -> Self {
+        Self([
+            Be32((first >> 32) as u32),
+            Be32(first as u32),
+            Be32((second >> 32) as u32),
+            Be32(second as u32),
+        ])
+    }
+
     /// Whether this is an IPv4 address.
     #[inline(always)]
     pub fn is_v4(&self) -> bool {
@@ -235,6 +246,12 @@ impl Port {
     #[inline(always)]
     pub const fn word(self) -> u16 {
         self.0.word()
+    }
+
+    /// The port whose two bytes make this machine word.
+    #[inline(always)]
+    pub const fn from_word(word: u16) -> Self {
+        Self(Be16::from_word(word))
     }
 }
 

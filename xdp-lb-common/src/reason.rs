@@ -152,6 +152,8 @@ reasons! {
     ReplyFromElsewhere = 38, Drop, "reply_from_elsewhere",
         "a packet with a backend's source address that arrived on another interface or VLAN than the one towards \
          that backend: spoofed, or the network is asymmetric (see asymmetric_replies)";
+    FlowBusy = 39, Drop, "flow_busy",
+        "another CPU was writing the flow's record at that moment: a retransmission will get through";
 }
 
 /// How many reasons there are: the size of the table of their counters.

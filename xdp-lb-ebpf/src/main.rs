@@ -11,6 +11,7 @@
 
 mod bench;
 mod decap;
+mod flow_table;
 mod maps;
 mod neighbour;
 mod packet;

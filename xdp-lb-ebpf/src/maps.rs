@@ -3,6 +3,7 @@
 use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, bpf_fib_lookup as FibLookup};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
+use xdp_lb_common::flow_table::{self, Line};
 use xdp_lb_common::net::{Address, Endpoint};
 use xdp_lb_common::own_mac;
 use xdp_lb_common::process::Scratch;
@@ -11,8 +12,8 @@ use xdp_lb_common::reason::REASONS;
 use xdp_lb_common::tables::directory::Keyed;
 use xdp_lb_common::tables::filter;
 use xdp_lb_common::tables::{
-    Backend, Check, FlowKey, FlowRecord, Fragment, FragmentKey, PortRanges, Reply, RouterAddresses,
-    RouterInterface, ServerKey, Service, Settings, SolePorts, SourceKey, Traffic, VlanDevice,
+    Backend, Check, FlowKey, Fragment, FragmentKey, PortRanges, Reply, RouterAddresses, RouterInterface,
+    ServerKey, Service, Settings, SolePorts, SourceKey, Traffic, VlanDevice,
 };
 
 /// `BPF_F_MMAPABLE` (5.5): the daemon writes without a system call for each word, and the first entry

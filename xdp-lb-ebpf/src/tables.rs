@@ -5,11 +5,11 @@ use core::arch::asm;
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{
     BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED,
-    BPF_FIB_LKUP_RET_SUCCESS, BPF_NOEXIST, bpf_fib_lookup as FibLookup,
+    BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as FibLookup,
 };
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
+use aya_ebpf::maps::Array;
 use aya_ebpf::maps::lpm_trie::Key;
-use aya_ebpf::maps::{Array, LruHashMap};
 use aya_ebpf::programs::XdpContext;
 use xdp_lb_common::hash::FlowHash;
 use xdp_lb_common::net::{Address, Be32, Endpoint, MacAddress, Port, Protocol};
@@ -20,15 +20,14 @@ use xdp_lb_common::tables::directory::{Keyed, Source};
 use xdp_lb_common::tables::filter::Place;
 use xdp_lb_common::tables::slot::Slot;
 use xdp_lb_common::tables::{
-    Backend, BackendIndex, Check, FlowKey, FlowRecord, FlowTable, Fragment, FragmentKey, Inserted,
-    NeighbourWanted, PortRanges, Reply, Route, RouteQuery, RouterAddresses, RouterInterface, ServerKey,
-    Service, ServiceIndex, Settings, SlotIndex, SourceKey, Tables, Tags, Traffic, VlanDevice,
+    Backend, BackendIndex, Check, FlowKey, Fragment, FragmentKey, NeighbourWanted, PortRanges, Reply, Route,
+    RouteQuery, RouterAddresses, RouterInterface, ServerKey, Service, ServiceIndex, Settings, SlotIndex,
+    SourceKey, Tables, Tags, Traffic, VlanDevice,
 };
 
+use crate::flow_table::FlowTable;
 use crate::maps::*;
 
-/// EEXIST: what an insertion says where there is an entry already.
-const EEXIST: i32 = 17;
 /// Address families (`AF_INET`, `AF_INET6`).
 pub const FAMILY_V4: u8 = 2;
 pub const FAMILY_V6: u8 = 10;
@@ -155,10 +154,7 @@ impl OwnMacs for Maps<'_> {
 }
 
 impl Tables for Maps<'_> {
-    type Flow<'t>
-        = &'t FlowRecord
-    where
-        Self: 't;
+    type FlowTable = FlowTable;
     type Traffic<'t>
         = &'t mut Traffic
     where
@@ -251,30 +247,8 @@ impl Tables for Maps<'_> {
     }
 
     #[inline(always)]
-    fn flow(&self, table: FlowTable, key: &FlowKey) -> Option<&FlowRecord> {
-        // SAFETY: the value stays readable until the program ends. The map may give an evicted
-        // value's place to another flow meanwhile; every field is valid whatever its bytes are.
-        unsafe { map(table).get(key) }
-    }
-
-    #[inline(always)]
-    fn put_new_flow(&self, table: FlowTable, key: &FlowKey, record: &FlowRecord) -> Inserted {
-        match map(table).insert(key, record, BPF_NOEXIST.into()) {
-            Ok(()) => Inserted::New,
-            Err(error) if error == -EEXIST => Inserted::Occupied,
-            Err(_) => Inserted::Full,
-        }
-    }
-
-    #[inline(always)]
-    fn put_flow(&self, table: FlowTable, key: &FlowKey, record: &FlowRecord) -> Option<()> {
-        map(table).insert(key, record, 0).ok()
-    }
-
-    #[inline(always)]
-    fn remove_flow(&self, table: FlowTable, key: &FlowKey) {
-        // One that is not there is as good as removed.
-        let _ = map(table).remove(key);
+    fn flow_table(&self) -> &FlowTable {
+        &FlowTable
     }
 
     #[inline(always)]
@@ -415,14 +389,6 @@ impl Tables for Maps<'_> {
             // SAFETY: each CPU has its own, and a program is not interrupted by another of its kind.
             unsafe { *counter += 1 };
         }
-    }
-}
-
-#[inline(always)]
-fn map(table: FlowTable) -> &'static LruHashMap<FlowKey, FlowRecord> {
-    match table {
-        FlowTable::Flows => &FLOWS,
-        FlowTable::HalfOpen => &HALF_OPEN,
     }
 }
 

@@ -88,7 +88,9 @@ fn a_backend_that_is_green_and_resets_every_connection_is_ejected_and_comes_back
 #[test]
 fn a_backend_that_leaves_syns_unanswered_is_ejected_and_the_last_one_never() {
     let (network, _servers, daemon) = unruly("silent", "nat", &[1, 2]);
-    let requests = Requests::start(&network.client, Site::vip(), 6);
+    // So many that their first SYNs alone are enough for the breaker: it looks at no more than two seconds, and those that
+    // are not answered are followed by no others for some time.
+    let requests = Requests::start(&network.client, Site::vip(), 16);
     requests.wait_for("backend-2", PATIENCE).unwrap();
     // The check's packets have a way back, the clients' have none.
     network.backends[1].run("ip route add blackhole 192.0.2.100/32").unwrap();

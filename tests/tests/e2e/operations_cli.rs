@@ -274,7 +274,7 @@ fn every_list_is_a_json_document_with_just_the_fields_that_are_documented() {
     };
     assert_eq!(names(&status["interfaces"]), ["eth0", "eth1"]);
     assert_eq!(status["interfaces"][0]["mode"], "native");
-    let tables = ["services", "backends", "slots", "flows", "half_open_flows", "source_ranges"];
+    let tables = ["services", "backends", "slots", "flows", "source_ranges"];
     assert_eq!(names(&status["tables"]), tables);
     assert_eq!(status["tables"][0]["used"], 1);
 

@@ -204,7 +204,8 @@ fn a_link_that_somebody_detached_is_made_again_and_flows_go_on() {
             bed.assert_flows(device);
         }
         assert_eq!(bed.troubles(), Vec::<String>::new());
-        assert_eq!(bed.status()["restored"], 2);
+        // The status is published behind the restoration.
+        until("both restorations to be told", SOON, || Ok(bed.status()["restored"] == 2)).unwrap();
         assert!(bed.daemon.log().contains("attached again: eth0"), "{}", bed.daemon.log());
     }
 }

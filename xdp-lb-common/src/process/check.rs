@@ -38,7 +38,7 @@ fn send<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Scratch)
     check_hops(parsed)?;
     let settings = tables.settings().ok_or(Reason::Internal)?;
     let context = Context { tables, settings, parsed, meta };
-    depart(packet, &context, service, backend, parsed.key.source_endpoint(), departure)
+    depart(packet, &context, service, backend, &parsed.key.source_endpoint(), departure)
 }
 
 /// Sends what a backend answers to a check to the socket that has asked. Other packets from a VIP are on the way from a

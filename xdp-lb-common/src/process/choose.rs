@@ -2,12 +2,13 @@
 
 use super::affinity::slot_hash;
 use super::context::Context;
+use crate::flow_table::record::Record;
 use crate::hash::FlowHash;
 use crate::net::Protocol;
 use crate::packet::parse::Parsed;
 use crate::reason::Reason;
-use crate::tables::flow::ESTABLISHED;
-use crate::tables::{Backend, BackendIndex, BackendState, FlowRecord, Mode, Service, SlotIndex, Tables};
+use crate::tables::flow::{ESTABLISHED, is_closing};
+use crate::tables::{Backend, BackendIndex, BackendState, Mode, Service, SlotIndex, Tables};
 
 /// How many slots are looked at for a backend that is up: between a backend's failure and its
 /// service's new ring, its slots still name it.
@@ -109,13 +110,12 @@ fn no_backend<T: Tables>(context: &Context<'_, T>, service: &Service) -> Reason 
 #[inline(always)]
 pub fn holds<T: Tables>(
     context: &Context<'_, T>,
-    record: &FlowRecord,
+    record: &Record,
     service: &Service,
     backend: &Backend,
 ) -> bool {
     if !keeps_flows(service, backend)
-        || backend.address != record.destination
-        || backend.port_for(context.parsed.key.destination_port) != record.destination_port
+        || !record.destination().is(&backend.endpoint_for(&context.parsed.key.destination_endpoint()))
     {
         return false;
     }
@@ -127,10 +127,11 @@ pub fn holds<T: Tables>(
     // fails; a client that uses its port for a new connection chooses anew.
     let is_draining = backend.state == BackendState::Draining;
     let is_failing = backend.state == BackendState::Failing;
-    record.life.is_live(protocol, context.meta.now.get(), context.settings)
+    let life = record.life();
+    life.is_live(protocol, context.meta.now.get(), context.settings)
         && !(protocol == Protocol::TCP
-            && (is_failing | record.life.is_closing()
-                || is_draining && record.life.progress() & ESTABLISHED != 0))
+            && (is_failing | is_closing(life.progress())
+                || is_draining && life.progress() & ESTABLISHED != 0))
 }
 
 /// Whether a client of a `nat` service is a neighbour of the backend, or the backend itself.

@@ -4,6 +4,7 @@ use core::cell::Cell;
 
 use super::icmp_answer::Message;
 use super::rewrite::Departure;
+use crate::flow_table::record::Room;
 use crate::net::Endpoint;
 use crate::packet::parse::Parsed;
 use crate::reason::Reason;
@@ -46,6 +47,8 @@ pub struct Scratch {
     /// What the routing table is asked.
     pub(super) query: RouteQuery,
     pub(super) meta: PacketMeta,
+    /// The record of the packet's flow.
+    pub(super) room: Room,
     /// Whose the packet's addresses may be.
     pub(super) roles: u8,
 }

@@ -19,7 +19,7 @@ pub fn depart<P: Packet, T: Tables>(
     context: &Context<'_, T>,
     service: &Service,
     backend: &Backend,
-    source: Endpoint,
+    source: &Endpoint,
     departure: &mut Departure,
 ) -> Result<(), Reason> {
     let parsed = context.parsed;
@@ -37,7 +37,7 @@ pub fn depart<P: Packet, T: Tables>(
     if parsed.is_first() {
         mss::clamp(packet, parsed, backend.mtu)?;
     }
-    departure.key = FlowKey::new(source, backend.endpoint_for(&parsed.key.destination_endpoint()));
+    departure.key = FlowKey::new(*source, backend.endpoint_for(&parsed.key.destination_endpoint()));
     rewrite(packet, parsed, departure)
 }
 

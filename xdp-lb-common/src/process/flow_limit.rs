@@ -3,7 +3,9 @@
 use super::affinity::slot_hash;
 use super::choose::holds;
 use super::context::{Context, PacketMeta};
-use super::pair::recall;
+use super::records;
+use crate::flow_table::outcome::Found;
+use crate::flow_table::record::Room;
 use crate::packet::parse::Parsed;
 use crate::reason::Reason;
 use crate::tables::{BackendState, Service, SlotIndex, Tables};
@@ -22,16 +24,17 @@ pub fn find<T: Tables>(
     service: &Service,
     parsed: &Parsed,
     meta: &mut PacketMeta,
+    room: &mut Room,
 ) -> Result<(), Reason> {
     let settings = tables.settings().ok_or(Reason::Internal)?;
     if (meta.named.0 != 0) | parsed.is_in_mid_flow() {
         return Ok(());
     }
-    if let Some((record, _)) = recall(tables, &parsed.key) {
+    if records::of_client(tables, settings, &parsed.key, room) == Found::Record {
         meta.now.set(tables.now());
         let context = Context { tables, settings, parsed, meta };
-        let backend = tables.backend(record.backend).ok_or(Reason::Internal)?;
-        if holds(&context, &record, service, backend) {
+        let backend = tables.backend(room.record.backend()).ok_or(Reason::Internal)?;
+        if holds(&context, &room.record, service, backend) {
             return Ok(());
         }
     }

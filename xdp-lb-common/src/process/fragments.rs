@@ -6,7 +6,8 @@ use super::affinity::slot_hash;
 use super::choose::{is_hairpin, keeps_flows, owner};
 use super::context::{Context, Scratch};
 use super::rewrite::{check_hops, fits, rewrite_addresses};
-use super::{acl, arrival, forward, martian, pair, ports};
+use super::{acl, arrival, forward, martian, ports, records};
+use crate::flow_table::outcome::Found;
 use crate::net::{Endpoint, Protocol};
 use crate::packet::Packet;
 use crate::packet::parse::Parsed;
@@ -31,7 +32,7 @@ fn key(parsed: &Parsed) -> FragmentKey {
 /// A call of its own in the kernel, not inlined: it is rare, and a program's stack is 512 bytes.
 #[inline(never)]
 pub fn note<T: Tables>(tables: &T, scratch: &mut Scratch, refused: Option<Reason>) {
-    let Scratch { parsed, departure, meta, fragment, fragment_key, vip, .. } = scratch;
+    let Scratch { parsed, departure, meta, fragment, fragment_key, vip, room, .. } = scratch;
     *vip = parsed.key.destination_endpoint();
     let target = match refused {
         None if ports::at(tables, vip).is_some() => FragmentTarget::Backend,
@@ -47,11 +48,11 @@ pub fn note<T: Tables>(tables: &T, scratch: &mut Scratch, refused: Option<Reason
         FragmentTarget::Backend => {
             let (Some(service), Some(settings)) = (ports::at(tables, vip), tables.settings()) else { return };
             let context = Context { tables, settings, parsed, meta };
-            forward::find(&context, service).map(|(backend, _)| backend)
+            forward::find(&context, service, room).map(|(backend, _)| backend)
         }
-        FragmentTarget::Client => match pair::recall(tables, &parsed.key) {
-            Some((record, _)) => Some(record.backend),
-            None => ports::reply(tables, &parsed.key).map(|rule| rule.backend),
+        FragmentTarget::Client => match records::of_backend(tables, &parsed.key, room) {
+            Found::Record => Some(room.record.backend()),
+            _ => ports::reply(tables, &parsed.key).map(|rule| rule.backend),
         },
     };
     let index = backend.unwrap_or_default();

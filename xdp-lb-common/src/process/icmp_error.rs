@@ -9,7 +9,8 @@
 use super::context::{Context, Scratch};
 use super::forward::find;
 use super::rewrite::{Departure, check_hops, ethertype, rewrite_ip, write_ethernet};
-use super::{arrival, martian, pair, ports, reply};
+use super::{arrival, martian, ports, records, reply};
+use crate::flow_table::outcome::Found;
 use crate::net::{Be16, Be32, Port, Protocol};
 use crate::packet::Packet;
 use crate::packet::checksum::Change;
@@ -89,7 +90,7 @@ pub fn bound_mtu<P: Packet>(packet: &mut P, parsed: &Parsed) -> Result<(), Reaso
 /// in the VIP's name itself (`dsr`, `ipip`, `gue`), so that it gets the error as it is.
 #[inline(never)]
 pub fn to_backend<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<bool, Reason> {
-    let Scratch { parsed, quoted, requoted, departure, meta, backend: place, vip, .. } = scratch;
+    let Scratch { parsed, quoted, requoted, departure, meta, backend: place, vip, room, .. } = scratch;
     check_hops(parsed)?;
     let settings = tables.settings().ok_or(Reason::Internal)?;
     let service = ports::at(tables, vip).ok_or(Reason::Internal)?;
@@ -99,7 +100,7 @@ pub fn to_backend<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<bool, 
     meta.named = BackendIndex(0);
     meta.skipped = 0;
     let context = Context { tables, settings, parsed: quoted, meta };
-    let (index, client) = find(&context, service).ok_or(Reason::IcmpWithoutFlow)?;
+    let (index, client) = find(&context, service, room).ok_or(Reason::IcmpWithoutFlow)?;
     quoted.key = quoted.key.reversed();
     *place = index;
     let backend = tables.backend(index).ok_or(Reason::Internal)?;
@@ -118,25 +119,22 @@ pub fn to_backend<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<bool, 
 /// the client's firewall expects it. Says whether the flow's record tells; else the routes do.
 #[inline(never)]
 pub fn to_client<T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<bool, Reason> {
-    let Scratch { parsed, quoted, requoted, departure, backend, .. } = scratch;
+    let Scratch { parsed, quoted, requoted, departure, backend, room, .. } = scratch;
     check_hops(parsed)?;
     *requoted = quoted.key.reversed();
     let rule = ports::reply(tables, requoted).ok_or(Reason::Internal)?;
     *backend = rule.backend;
     if reply::may_have_record(tables, rule, requoted)
-        && let Some((record, _)) = pair::recall(tables, requoted)
+        && records::of_backend(tables, requoted, room) == Found::Record
     {
-        if !record.life.is_reply() {
-            return Err(Reason::NotAReply);
-        }
-        *backend = record.backend;
-        arrival::check(tables, parsed, record.backend)?;
-        reply::recorded(&record, quoted.key.protocol, departure);
+        *backend = room.record.backend();
+        arrival::check(tables, parsed, *backend)?;
+        reply::recorded(&room.record, departure);
         *requoted = departure.key.reversed();
         Ok(true)
     } else if rule.stateless != 0
         && rule.is_from(requoted.source_port)
-        && !reply::is_of_no_flow(tables, requoted, rule, departure)
+        && !reply::is_of_no_flow(tables, requoted, rule, room)
     {
         Ok(false)
     } else {

@@ -23,10 +23,10 @@ mod icmp_error;
 mod martian;
 mod mss;
 mod own_address;
-mod pair;
 mod ports;
 mod quic;
 mod rate_limit;
+mod records;
 mod reply;
 pub(crate) mod rewrite;
 mod roles;
@@ -180,7 +180,7 @@ fn leave_by(ifindex: u32, ingress: u32) -> Verdict {
 /// Takes a packet of a flow to its departure.
 #[inline(always)]
 fn steer<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Scratch) -> Result<(), Reason> {
-    let Scratch { parsed, departure, query, meta, roles, .. } = scratch;
+    let Scratch { parsed, departure, query, meta, roles, room, .. } = scratch;
     let parsed = &*parsed;
     if *roles & VIP != 0
         && let Some(service) = ports::service(tables, &parsed.key)
@@ -190,12 +190,12 @@ fn steer<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Scratch
         meta.named = quic::named(packet, tables, service, parsed)?;
         meta.skipped = 0;
         if service.counts_flows() {
-            flow_limit::find(tables, service, parsed, meta)?;
+            flow_limit::find(tables, service, parsed, meta, room)?;
         }
         let context = Context { tables, settings, parsed, meta };
-        forward::forward(packet, &context, service, departure)
+        forward::forward(packet, &context, service, departure, room)
     } else if let Some(rule) = ports::reply(tables, &parsed.key) {
-        reply::reply(packet, tables, parsed, rule, query, departure)
+        reply::reply(packet, tables, parsed, rule, query, departure, room)
     } else {
         Err(Reason::NoService)
     }

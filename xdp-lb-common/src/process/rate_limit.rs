@@ -56,6 +56,8 @@ mod tests {
             patience: crate::tables::flow::patience(900, 60),
             handover: 0,
             heartbeat: 0,
+            flow_buckets: 0,
+            padding: 0,
             alone: 0,
             own_macs: Default::default(),
         })

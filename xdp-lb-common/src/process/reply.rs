@@ -4,17 +4,18 @@ use super::arrival;
 use super::check;
 use super::handover;
 use super::mss;
-use super::pair::{self, Note};
+use super::records;
 use super::rewrite::{Departure, Limit, check_hops, rewrite};
+use crate::flow_table::Steps as _;
+use crate::flow_table::outcome::Found;
+use crate::flow_table::record::{Record, Room, WayBack};
 use crate::net::{Endpoint, Protocol};
 use crate::packet::Packet;
 use crate::packet::headers::{TCP_ACK, TCP_RST, TCP_SYN};
 use crate::packet::parse::Parsed;
 use crate::reason::Reason;
-use crate::tables::flow::{Direction, advance, longest_patience};
-use crate::tables::{
-    BackendIndex, FlowKey, FlowRecord, FlowTable, RESETS_UNKNOWN, Reply, Route, RouteQuery, Settings, Tables,
-};
+use crate::tables::flow::{Direction, longest_patience};
+use crate::tables::{BackendIndex, FlowKey, RESETS_UNKNOWN, Reply, Route, RouteQuery, Settings, Tables};
 
 /// Sends a backend's packet to the client whose flow it answers, in the VIP's name.
 #[inline(always)]
@@ -25,14 +26,21 @@ pub fn reply<P: Packet, T: Tables>(
     rule: &Reply,
     query: &mut RouteQuery,
     departure: &mut Departure,
+    room: &mut Room,
 ) -> Result<(), Reason> {
-    if may_have_record(tables, rule, &parsed.key)
-        && let Some((record, table)) = pair::recall(tables, &parsed.key)
-    {
-        arrival::check(tables, parsed, record.backend)?;
-        note(tables, parsed, &record, table)?;
-        recorded(&record, parsed.key.protocol, departure);
-        return send(packet, tables, parsed, record.backend, departure);
+    if may_have_record(tables, rule, &parsed.key) {
+        match records::of_backend(tables, &parsed.key, room) {
+            Found::Record => {
+                arrival::check(tables, parsed, room.record.backend())?;
+                room.now = tables.now();
+                // Where the record has gone to another flow meanwhile, it was this one's when the packet came.
+                records::note_packet(tables, room, Direction::Reply, parsed.tcp_flags);
+                recorded(&room.record, departure);
+                return send(packet, tables, parsed, room.record.backend(), departure);
+            }
+            Found::Busy => return Err(Reason::FlowBusy),
+            Found::Nothing => {}
+        }
     }
     if rule.answers_checks != 0 {
         return check::receive(packet, tables, parsed, departure);
@@ -40,11 +48,11 @@ pub fn reply<P: Packet, T: Tables>(
     if rule.stateless == 0 || !rule.is_from(parsed.key.source_port) {
         return Err(without_flow(tables, parsed, rule.stateless == 0, query));
     }
-    if is_of_no_flow(tables, &parsed.key, rule, departure) {
+    if is_of_no_flow(tables, &parsed.key, rule, room) {
         return Err(Reason::NotAReply);
     }
     if parsed.tcp_flags & TCP_RST != 0 {
-        note_reset(tables, parsed, rule, departure);
+        note_reset(tables, parsed, rule, room);
     }
     match routed(tables, parsed, rule, &parsed.key, query, departure) {
         // It is for this host: in `full-nat` for a client.
@@ -93,27 +101,23 @@ fn without_flow<T: Tables>(
 /// Whether a packet of a backend, all of whose flows are recorded under their clients' packets, belongs to none of them: a
 /// client talks to the backend itself. `key`: from the backend.
 #[inline(always)]
-pub fn is_of_no_flow<T: Tables>(tables: &T, key: &FlowKey, rule: &Reply, departure: &mut Departure) -> bool {
-    rule.recorded_since != 0 && !may_be_of_flow(tables, key, rule, departure)
+pub fn is_of_no_flow<T: Tables>(tables: &T, key: &FlowKey, rule: &Reply, room: &mut Room) -> bool {
+    rule.recorded_since != 0 && !may_be_of_flow(tables, key, rule, room)
 }
 
 /// Whether it belongs to one that has a record, or that may be from before they had.
 ///
 /// A call of its own in the kernel, not inlined: few services ask for it.
 #[inline(never)]
-fn may_be_of_flow<T: Tables>(tables: &T, key: &FlowKey, rule: &Reply, departure: &mut Departure) -> bool {
-    // In the scratch, as below.
-    departure.key = FlowKey::new(key.destination_endpoint(), vip(rule, key));
-    if pair::recall(tables, &departure.key)
-        .is_some_and(|(record, _)| (record.backend == rule.backend) & !record.life.is_reply())
-    {
-        return true;
-    }
+fn may_be_of_flow<T: Tables>(tables: &T, key: &FlowKey, rule: &Reply, room: &mut Room) -> bool {
+    let Some(settings) = tables.settings() else { return true };
+    room.flow = FlowKey::new(key.destination_endpoint(), vip(rule, key));
     // A flow from before has a record as soon as its client sends something.
-    let settings = tables.settings();
-    settings.is_none_or(|settings| {
-        tables.now().wrapping_sub(rule.recorded_since) <= longest_patience(key.protocol, settings)
-    })
+    match tables.flow_table().find_flow(settings, room) {
+        Found::Record if room.record.backend() == rule.backend => true,
+        Found::Busy => true,
+        _ => tables.now().wrapping_sub(rule.recorded_since) <= longest_patience(key.protocol, settings),
+    }
 }
 
 /// What clients know a backend without a record by.
@@ -127,13 +131,17 @@ fn vip(rule: &Reply, key: &FlowKey) -> Endpoint {
 ///
 /// A call of its own in the kernel, not inlined: it is rare.
 #[inline(never)]
-fn note_reset<T: Tables>(tables: &T, parsed: &Parsed, rule: &Reply, departure: &mut Departure) {
+fn note_reset<T: Tables>(tables: &T, parsed: &Parsed, rule: &Reply, room: &mut Room) {
     if arrival::check(tables, parsed, rule.backend).is_err() {
         return;
     }
-    // In the scratch: a key on the stack is 40 bytes of it.
-    departure.key = FlowKey::new(parsed.key.destination_endpoint(), vip(rule, &parsed.key));
-    pair::reset(tables, &departure.key, rule.backend);
+    let Some(settings) = tables.settings() else { return };
+    room.flow = FlowKey::new(parsed.key.destination_endpoint(), vip(rule, &parsed.key));
+    let found = tables.flow_table().find_flow(settings, room);
+    if found == Found::Record && room.record.backend() == rule.backend {
+        room.now = tables.now();
+        records::note_packet(tables, room, Direction::Reply, TCP_RST);
+    }
 }
 
 /// Whether a backend's packet may belong to a flow that has a record of its replies. `key`: from the backend.
@@ -151,34 +159,15 @@ fn is_to_hairpin<T: Tables>(tables: &T, rule: &Reply, key: &FlowKey) -> bool {
         && tables.backend(rule.backend).is_some_and(|backend| backend.source == key.destination)
 }
 
-/// Notes a backend's packet in both of its flow's records.
-#[inline(always)]
-fn note<T: Tables>(tables: &T, parsed: &Parsed, record: &FlowRecord, table: FlowTable) -> Result<(), Reason> {
-    if !record.life.is_reply() {
-        return Err(Reason::NotAReply);
-    }
-    let now = tables.now();
-    let seen = record.life.progress();
-    let progress = advance(seen, Direction::Reply, parsed.tcp_flags);
-    if progress != seen || record.life.last_seen() != now {
-        let progress = pair::refresh_forward(tables, &parsed.key, record, &Note { now, progress, table });
-        record.life.note(now, progress);
-    }
-    Ok(())
-}
-
 /// How the replies of this record leave: back the way the client's packets come.
-#[inline(always)]
-pub fn recorded(record: &FlowRecord, protocol: Protocol, departure: &mut Departure) {
-    let client = Endpoint::new(record.destination, record.destination_port, protocol);
-    *departure = Departure {
-        key: FlowKey::new(Endpoint::new(record.source, record.source_port, protocol), client),
-        ifindex: record.ifindex,
-        tags: record.tags,
-        source_mac: record.source_mac,
-        destination_mac: record.destination_mac,
-        limit: departure.limit,
-    };
+///
+/// A call of its own in the kernel, not inlined: a program's stack is 512 bytes.
+#[inline(never)]
+pub fn recorded(record: &Record, departure: &mut Departure) {
+    let WayBack { ifindex, tags, destination_mac, source_mac } = record.way_back();
+    let limit = departure.limit;
+    let key = FlowKey::new(record.vip(), record.client());
+    *departure = Departure { key, ifindex, tags, source_mac, destination_mac, limit };
 }
 
 /// How a packet of this backend's leaves for a client without a record: in the name of the one VIP that

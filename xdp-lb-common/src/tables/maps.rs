@@ -50,11 +50,17 @@ macro_rules! maps {
             /// This host's addresses behind its interfaces.
             ROUTER_ADDRESSES: HashMap<RouterInterface, RouterAddresses> =
                 with_max_entries(4096, BPF_F_NO_PREALLOC), pinned;
-            /// The flows that have shown, by a second packet, that there is somebody behind them.
-            FLOWS: LruHashMap<FlowKey, FlowRecord> = with_max_entries(1, 0) for |limits| limits.flows, pinned;
-            /// The flows of which one packet has been seen.
-            HALF_OPEN: LruHashMap<FlowKey, FlowRecord> =
-                with_max_entries(1, 0) for |limits| limits.half_open_flows, pinned;
+            /// The tags of the flow table's lines, a word for each bucket.
+            FLOW_TAGS: Array<u64> =
+                with_max_entries(1, MMAPABLE) for |limits| flow_table::buckets(limits.flows), pinned;
+            /// The flow table's lines.
+            FLOW_LINES: Array<Line<u64>> =
+                with_max_entries(8, MMAPABLE) for |limits| 8 * flow_table::buckets(limits.flows), pinned;
+            /// The ports that backends know clients by.
+            FLOW_PORTS: Array<u64> =
+                with_max_entries(8, MMAPABLE) for |limits| 8 * flow_table::buckets(limits.flows), pinned;
+            /// Who begins a flow at the moment.
+            FLOW_LOCKS: Array<u64> = with_max_entries(flow_table::LOCKS, MMAPABLE), pinned;
             /// The health checks that go to a VIP, by their packets.
             CHECKS: HashMap<FlowKey, Check> = with_max_entries(65_536, BPF_F_NO_PREALLOC), own;
             /// The backends that QUIC connection ids name: the old and the new ones, side by side.

@@ -26,7 +26,7 @@ mod source;
 mod traffic;
 pub mod version;
 
-use core::ops::{Deref, DerefMut};
+use core::ops::DerefMut;
 
 pub use self::backend::{Backend, BackendState, SHARED};
 pub use self::check::{CHECKS_HOST_MAC, CHECKS_MAC, Check};
@@ -35,7 +35,7 @@ pub use self::fragment::{Fragment, FragmentKey, FragmentTarget};
 pub use self::index::{BackendIndex, ServiceIndex, SlotIndex};
 pub use self::ports::{PortRanges, SolePorts};
 pub use self::quic::{ServerId, ServerKey};
-pub use self::record::{FlowKey, FlowRecord, FlowTable, Inserted, Tags};
+pub use self::record::{FlowKey, Tags};
 pub use self::reply::Reply;
 pub use self::route::{NeighbourWanted, Route, RouteQuery, VlanDevice};
 pub use self::router::{RouterAddresses, RouterInterface};
@@ -44,6 +44,7 @@ pub use self::settings::{ASYMMETRIC_REPLIES, RESETS_UNKNOWN, SILENCE, Settings};
 use self::slot::Slot;
 pub use self::source::{SourceKey, SourceVerdict};
 pub use self::traffic::Traffic;
+use crate::flow_table::Steps;
 use crate::hash::FlowHash;
 use crate::net::{Address, Endpoint, Port, Protocol};
 use crate::own_mac::OwnMacs;
@@ -52,10 +53,8 @@ use crate::reason::Reason;
 
 /// The tables, wherever they are.
 pub trait Tables: OwnMacs {
-    /// A flow's record in its place.
-    type Flow<'a>: Deref<Target = FlowRecord>
-    where
-        Self: 'a;
+    /// Where the records of flows are.
+    type FlowTable: Steps;
 
     /// A backend's counters in their place.
     type Traffic<'a>: DerefMut<Target = Traffic>
@@ -96,14 +95,8 @@ pub trait Tables: OwnMacs {
     /// The health check that sends packets with these addresses and ports.
     fn check(&self, key: &FlowKey) -> Option<&Check>;
 
-    /// A flow's record in this table.
-    fn flow(&self, table: FlowTable, key: &FlowKey) -> Option<Self::Flow<'_>>;
-    /// Puts a flow's record where there is none.
-    fn put_new_flow(&self, table: FlowTable, key: &FlowKey, record: &FlowRecord) -> Inserted;
-    /// Puts a flow's record, whatever is there; nothing, where there is no room.
-    fn put_flow(&self, table: FlowTable, key: &FlowKey, record: &FlowRecord) -> Option<()>;
-    /// Forgets a flow's record, where there is one.
-    fn remove_flow(&self, table: FlowTable, key: &FlowKey);
+    /// The records of flows.
+    fn flow_table(&self) -> &Self::FlowTable;
 
     /// Whether one more answer of this kind may be sent now to a destination with this hash: takes tokens of its
     /// [`Buckets`](crate::rate::Bucketss).

@@ -1,15 +1,13 @@
-//! `FLOWS` and `HALF_OPEN`: what becomes of a flow's packets.
+//! What a flow is known by.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::flow::Life;
-use super::index::BackendIndex;
-use crate::layout::{key, record};
-use crate::net::{Address, Endpoint, MacAddress, Port, Protocol};
+use crate::layout::key;
+use crate::net::{Address, Endpoint, Port, Protocol};
 use crate::packet::headers::ETHERTYPE_VLAN;
 
 key! {
-    /// The key of `FLOWS`: a packet's 5-tuple, as the packet has it.
+    /// A packet's 5-tuple, as the packet has it.
     pub struct FlowKey {
         /// The packet's source address.
         pub source: Address,
@@ -59,64 +57,6 @@ impl FlowKey {
     pub const fn destination_endpoint(&self) -> Endpoint {
         Endpoint::new(self.destination, self.destination_port, self.protocol)
     }
-}
-
-record! {
-    /// The value of `FLOWS`: what becomes of one direction of a flow.
-    ///
-    /// A flow of a `full-nat` service, or of a backend that several VIPs share, has a pair of records:
-    /// one under the client's packets and one under the backend's. Each can be made from the other.
-    #[derive(Clone, Debug, FromBytes, IntoBytes, KnownLayout)]
-    #[repr(C)]
-    pub struct FlowRecord {
-        /// The source address that the packet leaves with.
-        pub source: Address,
-        /// The destination address that the packet leaves with.
-        pub destination: Address,
-        /// The source port that the packet leaves with.
-        pub source_port: Port,
-        /// The destination port that the packet leaves with.
-        pub destination_port: Port,
-        /// The flow's backend.
-        pub backend: BackendIndex,
-        /// How far the flow has come, and when it was last heard of.
-        pub life: Life,
-        /// Replies: the VLAN tags of the client's packets.
-        pub tags: Tags,
-        /// Replies: the interface that the client's packets come from.
-        pub ifindex: u32,
-        /// Replies: the Ethernet address that the client's packets come from.
-        pub destination_mac: MacAddress,
-        /// Replies: the Ethernet address that the client's packets are sent to.
-        pub source_mac: MacAddress,
-    }
-}
-
-const _: () = assert!(size_of::<FlowRecord>() == 72);
-
-/// What became of a record that was to be put where none was.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Inserted {
-    /// It is there.
-    New,
-    /// There was one already, and it is untouched.
-    Occupied,
-    /// There is no room.
-    Full,
-}
-
-/// Where flows are recorded.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum FlowTable {
-    /// `FLOWS`: flows that have shown that there is somebody behind them, by a second packet.
-    Flows,
-    /// `HALF_OPEN`: flows of which one packet has been seen. A flood of packets from made-up senders fills this one only.
-    HalfOpen,
-}
-
-impl FlowTable {
-    /// Both, in the order in which a flow's record is looked for.
-    pub const ALL: [Self; 2] = [Self::Flows, Self::HalfOpen];
 }
 
 /// A frame's VLAN tags, outermost first: each its EtherType (upper half) and its control field; 0: none.

@@ -37,6 +37,10 @@ record! {
         pub handover: u64,
         /// When the daemon's last heartbeat was, seconds of the monotonic clock; 0: there is none to wait for.
         pub heartbeat: u32,
+        /// How many buckets the flow table has: see [`crate::flow_table`].
+        pub flow_buckets: u32,
+        /// Unused, 0.
+        pub padding: u32,
         /// 1: the daemon has let no heartbeat come for [`SILENCE`], as the datapath has found.
         pub alone: u32,
         /// Some of the entries of `OWN_MACS`, all if they are few.

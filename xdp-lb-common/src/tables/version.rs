@@ -2,16 +2,17 @@
 
 use super::directory::Keyed;
 use super::{
-    Backend, Check, FlowKey, FlowRecord, Fragment, FragmentKey, PortRanges, Reply, RouterAddresses,
-    RouterInterface, ServerKey, Service, Settings, SolePorts, SourceKey, Traffic, VlanDevice,
+    Backend, Check, FlowKey, Fragment, FragmentKey, PortRanges, Reply, RouterAddresses, RouterInterface,
+    ServerKey, Service, Settings, SolePorts, SourceKey, Traffic, VlanDevice,
 };
+use crate::flow_table::Line;
 use crate::layout::{Layout, fold, fold_name};
 use crate::net::{Address, Endpoint};
 use crate::rate::Buckets;
 use crate::reason::REASONS;
 
 /// Raised when the meaning of a key or value changes.
-const MEANING: u32 = 6;
+const MEANING: u32 = 7;
 
 macro_rules! hash_of_pinned {
     ($($(#[$doc:meta])* $name:ident: $kind:ident $(<$($part:ty),+>)? =
@@ -49,6 +50,6 @@ mod tests {
     fn each_row_says_whether_its_table_is_pinned() {
         let rows = crate::maps!(kept);
         assert!(rows.iter().all(|(_, kept)| matches!(*kept, "pinned" | "own")), "{rows:?}");
-        assert_eq!(rows.iter().filter(|(_, kept)| is_pinned(kept)).count(), 28);
+        assert_eq!(rows.iter().filter(|(_, kept)| is_pinned(kept)).count(), 30);
     }
 }

@@ -81,14 +81,8 @@ struct Row {
 
 fn measure_group(extent: &Extent, group: &Group, rows: &mut Vec<Row>) -> Result<()> {
     let records = group.records.min(extent.records);
-    let limits = Limits {
-        services: 64,
-        backends: 4_096,
-        slots: 1 << 20,
-        flows: records,
-        half_open_flows: records.min(1 << 21),
-        ..Limits::default()
-    };
+    let limits =
+        Limits { services: 64, backends: 4_096, slots: 1 << 20, flows: records, ..Limits::default() };
     let mut rig = Rig::new(limits)?;
     for path in &group.paths {
         let traffic = path.prepare(&mut rig).with_context(|| path.name.clone())?;

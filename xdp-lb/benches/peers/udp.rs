@@ -134,14 +134,7 @@ impl Bare {
 fn load() -> Result<Datapath> {
     Datapath::load(&Options {
         pin_path: None,
-        limits: Limits {
-            services: 1,
-            backends: 1,
-            slots: 1_024,
-            flows: 1_024,
-            half_open_flows: 1_024,
-            ..Limits::default()
-        },
+        limits: Limits { services: 1, backends: 1, slots: 1_024, flows: 1_024, ..Limits::default() },
         policy: Policy {
             asymmetric_replies: false,
             flow_hash_secret: None,

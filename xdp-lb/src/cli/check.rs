@@ -29,7 +29,7 @@ struct Valid {
     file: PathBuf,
     services: usize,
     backends: usize,
-    /// What is wrong with the state file and does not keep a daemon from starting.
+    /// What is wrong and does not keep a daemon from starting.
     #[serde(skip_serializing_if = "Option::is_none")]
     warning: Option<String>,
 }
@@ -37,7 +37,9 @@ struct Valid {
 impl Check {
     pub(super) fn execute(self, screen: &Screen) -> anyhow::Result<String> {
         let config = config::load(&self.file)?;
-        let warning = check_state(&config, &self.file)?;
+        let mut warnings: Vec<String> = config.obsolete.iter().map(|line| (*line).to_owned()).collect();
+        warnings.extend(check_state(&config, &self.file)?);
+        let warning = (!warnings.is_empty()).then(|| warnings.join("\nwarning: "));
         let valid = Valid {
             file: self.file,
             services: config.services.len(),

@@ -90,16 +90,10 @@ const API_KEYS: &[&str] = &[
     "admin_certificates",
     "read_certificates",
 ];
-const LIMITS_KEYS: &[&str] = &[
-    "services",
-    "backends",
-    "slots",
-    "flows",
-    "half_open_flows",
-    "source_ranges",
-    "source_rates",
-    "fragments",
-];
+/// The size of a table that there was once, for flows of one packet.
+const HALF_OPEN: &str = "half_open_flows";
+const LIMITS_KEYS: &[&str] =
+    &["services", "backends", "slots", "flows", HALF_OPEN, "source_ranges", "source_rates", "fragments"];
 
 /// The config, where enough of it could be read to make one. It is valid if no problem was added.
 fn read_config(root: &DeTable, problems: &mut Problems) -> Option<Config> {
@@ -115,6 +109,13 @@ fn read_config(root: &DeTable, problems: &mut Problems) -> Option<Config> {
     let api = top.section("api", API_KEYS, read_api).unwrap_or_default();
     let metrics = top.section("metrics", &["listen"], read_metrics).unwrap_or_default();
     let limits = top.or_default("limits", |top, key| top.section(key, LIMITS_KEYS, read_limits).flatten());
+    let obsolete = if has_half_open(&root) {
+        vec![
+            "limits.half_open_flows has no effect any more: limits.flows is the room for all flows; remove it",
+        ]
+    } else {
+        Vec::new()
+    };
     let timeouts = top.section("timeouts", &["tcp_idle", "udp_idle"], read_timeouts).unwrap_or_default();
     let drain_timeout = top.parsed("drain_timeout", drain_timeout).unwrap_or(DEFAULT_DRAIN);
     let asymmetric_replies = top.boolean("asymmetric_replies").unwrap_or_default();
@@ -141,7 +142,12 @@ fn read_config(root: &DeTable, problems: &mut Problems) -> Option<Config> {
         allow_exec_checks,
         icmp_time_exceeded,
         services,
+        obsolete,
     })
+}
+
+fn has_half_open(root: &Table) -> bool {
+    matches!(root.get("limits"), Some(Node::Table(limits)) if limits.contains_key(HALF_OPEN))
 }
 
 fn read_interfaces(top: &mut Section<'_>) -> Vec<String> {
@@ -290,7 +296,6 @@ fn read_limits(limits: &mut Section<'_>) -> Option<Limits> {
     let backends = limit("backends", 1..=1_000_000, default.backends);
     let slots = limit("slots", 1024..=1 << 28, default.slots);
     let flows = limit("flows", 1024..=1 << 26, default.flows);
-    let half_open_flows = limit("half_open_flows", 1024..=1 << 26, default.half_open_flows);
     let source_ranges = limit("source_ranges", 1..=1 << 24, default.source_ranges);
     let source_rates = limit("source_rates", 1024..=1 << 24, default.source_rates);
     let fragments = limit("fragments", 1024..=1 << 20, default.fragments);
@@ -299,7 +304,6 @@ fn read_limits(limits: &mut Section<'_>) -> Option<Limits> {
         backends: backends?,
         slots: slots?,
         flows: flows?,
-        half_open_flows: half_open_flows?,
         source_ranges: source_ranges?,
         source_rates: source_rates?,
         fragments: fragments?,

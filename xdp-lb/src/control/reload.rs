@@ -141,6 +141,7 @@ impl Owner {
             let name = &service.service.name;
             unused(service).into_iter().map(move |line| format!("service {name}: {line}"))
         }));
+        warnings.extend(read.obsolete.iter().map(|line| (*line).to_owned()));
         let mut overridden = self.changes_of_file(&read).map_err(contradiction)?;
         overridden.retain(|line| !changes.contains(line));
         let view =

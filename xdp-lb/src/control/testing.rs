@@ -12,13 +12,12 @@ use futures_util::future::BoxFuture;
 use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use xdp_lb_common::flow_table::record::{Record, WayBack};
 use xdp_lb_common::net::{Address, Endpoint, MacAddress};
 use xdp_lb_common::own_mac::OwnMac;
 use xdp_lb_common::reason::Reason;
-use xdp_lb_common::tables::flow::{Direction, ESTABLISHED, Life};
-use xdp_lb_common::tables::{
-    Backend, BackendIndex, FlowKey, FlowRecord, FlowTable, ServiceIndex, Tags, Traffic,
-};
+use xdp_lb_common::tables::flow::{CONFIRMED, ESTABLISHED};
+use xdp_lb_common::tables::{Backend, BackendIndex, FlowKey, ServiceIndex, Traffic};
 
 use super::handle::Handle;
 use super::kernel::Kernel;
@@ -68,7 +67,7 @@ pub(crate) struct Memory {
     pub(crate) backends: u32,
     pub(crate) unloaded: bool,
     pub(crate) live: HashMap<BackendIndex, u64>,
-    pub(crate) flows: Vec<(FlowKey, FlowRecord)>,
+    pub(crate) flows: Vec<Record>,
     pub(crate) counts: bool,
     pub(crate) censuses: u32,
     pub(crate) adopted: bool,
@@ -110,20 +109,13 @@ impl InMemory {
         let mut services = memory.tables.services.iter();
         let (vip, _) = services.find(|(_, service)| service.index == found.service).unwrap();
         let seen_from = Endpoint::from_socket(address("198.51.100.2:1024"), vip.protocol);
-        let record = FlowRecord {
-            source: seen_from.address,
-            destination: found.address,
-            source_port: seen_from.port,
-            destination_port: found.port,
-            backend: *index,
-            life: Life::new(Direction::Forward, monotonic_seconds().unwrap() - idle, ESTABLISHED),
-            tags: Tags::default(),
-            ifindex: 0,
-            destination_mac: MacAddress::default(),
-            source_mac: MacAddress::default(),
-        };
-        let key = FlowKey::new(Endpoint::from_socket(address(client), vip.protocol), *vip);
-        memory.flows.push((key, record));
+        let client = Endpoint::from_socket(address(client), vip.protocol);
+        let mut record = Record::default();
+        let key = FlowKey::new(client, *vip);
+        record.set(&key, &seen_from, *index, &found.endpoint_for(vip), &WayBack::default());
+        let seen = monotonic_seconds().unwrap() - idle;
+        record.words[0] = record.life().taken().begun(seen, ESTABLISHED | CONFIRMED).to_bits();
+        memory.flows.push(record);
     }
 
     /// The slots written since this was asked last.
@@ -147,15 +139,8 @@ impl Kernel for InMemory {
             let memory = self.lock();
             (memory.backends, memory.slots)
         };
-        let limits = Limits {
-            services: 16,
-            backends,
-            slots,
-            flows: 1024,
-            half_open_flows: 1024,
-            fragments: 1024,
-            ..Limits::default()
-        };
+        let limits =
+            Limits { services: 16, backends, slots, flows: 1024, fragments: 1024, ..Limits::default() };
         Sizes { limits, snat_addresses: 64 }
     }
 
@@ -321,7 +306,7 @@ impl Kernel for InMemory {
         memory.censuses += 1;
         anyhow::ensure!(memory.counts, "the kernel is busy");
         let live = memory.live.clone();
-        Ok(Census { records: [live.values().sum(), 0], live, others: HashSet::new() })
+        Ok(Census { records: live.values().sum(), live, others: HashSet::new() })
     }
 
     fn flow_records(&self) -> anyhow::Result<Arc<dyn FlowRecords>> {
@@ -330,9 +315,8 @@ impl Kernel for InMemory {
 }
 
 impl FlowRecords for InMemory {
-    fn read(&self, visit: &mut dyn FnMut(FlowTable, &FlowKey, &FlowRecord)) -> anyhow::Result<()> {
-        self.lock().flows.iter().for_each(|(key, record)| visit(FlowTable::Flows, key, record));
-        Ok(())
+    fn read(&self, visit: &mut dyn FnMut(&Record)) {
+        self.lock().flows.iter().for_each(visit);
     }
 }
 
@@ -405,7 +389,7 @@ pub(crate) struct Daemon {
 pub(crate) const WEB: &str = r#"
 interfaces = ["eth0"]
 state_file = "STATE"
-limits = { services = 16, backends = 64, slots = 100_000, flows = 1024, half_open_flows = 1024, fragments = 1024 }
+limits = { services = 16, backends = 64, slots = 100_000, flows = 1024, fragments = 1024 }
 
 [[service]]
 name = "web"
@@ -425,7 +409,7 @@ address = "[2001:db8:1::11]:8080"
 pub(crate) const TWO_SERVICES: &str = r#"
 interfaces = ["eth0"]
 state_file = "STATE"
-limits = { services = 16, backends = 64, slots = 100_000, flows = 1024, half_open_flows = 1024, fragments = 1024 }
+limits = { services = 16, backends = 64, slots = 100_000, flows = 1024, fragments = 1024 }
 
 [[service]]
 name = "web"

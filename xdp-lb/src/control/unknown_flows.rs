@@ -21,14 +21,12 @@ impl UnknownFlows {
         Self { unsure_until: now + AFTER_START }
     }
 
-    /// Whether flows without a record are over, after this count of the records. A table that is more than half full may
-    /// have evicted a flow that lives: the kernel's LRU tables evict before they are full. What was evicted is over by itself
-    /// after `tcp_idle`.
+    /// Whether flows without a record are over, after this count of the records. A table that is more than half full may have
+    /// had no room for a flow, or have evicted one that has just begun ([`xdp_lb_common::flow_table`]). Such a flow is over by
+    /// itself after `tcp_idle`.
     pub fn are_over(&mut self, census: &Census, limits: &Limits, timeouts: &Timeouts, now: Instant) -> bool {
-        let [flows, half_open] = census.records;
-        let is_roomy =
-            flows <= u64::from(limits.flows / 2) && half_open <= u64::from(limits.half_open_flows / 2);
-        if !is_roomy {
+        // A table is half full with seven eighths of the flows that it is for.
+        if census.records > u64::from(limits.flows - limits.flows / 8) {
             self.unsure_until = self.unsure_until.max(now + timeouts.tcp_idle);
         }
         now >= self.unsure_until
@@ -42,18 +40,17 @@ mod tests {
     #[test]
     fn flows_without_a_record_are_over_unless_a_start_or_a_full_table_has_taken_it() {
         let begin = Instant::now();
-        let limits = Limits { flows: 1000, half_open_flows: 100, ..Limits::default() };
+        let limits = Limits { flows: 800, ..Limits::default() };
         let timeouts = Timeouts { tcp_idle: Duration::from_secs(900), udp_idle: Duration::from_secs(60) };
         let mut unknown = UnknownFlows::new(begin);
-        let mut after = |seconds: u64, records: [u64; 2]| {
+        let mut after = |seconds: u64, records: u64| {
             let census = Census { records, ..Census::default() };
             unknown.are_over(&census, &limits, &timeouts, begin + Duration::from_secs(seconds))
         };
-        assert!(!after(9, [0, 0]), "records may still be on their way");
-        assert!(after(10, [500, 50]));
-        assert!(!after(11, [501, 0]), "the table may have evicted some");
-        assert!(!after(910, [0, 0]));
-        assert!(after(911, [0, 0]), "they are over by now");
-        assert!(!after(912, [0, 51]));
+        assert!(!after(9, 0), "records may still be on their way");
+        assert!(after(10, 700));
+        assert!(!after(11, 701), "the table may have evicted some");
+        assert!(!after(910, 0));
+        assert!(after(911, 0), "they are over by now");
     }
 }

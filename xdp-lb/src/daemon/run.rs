@@ -88,6 +88,7 @@ fn lives(options: &Options, predecessor: &mut Option<Predecessor>) -> Result<()>
     let binary = upgrade::own_binary()?;
     privilege::check()?;
     let mut config = config::load(&options.config_file)?;
+    config.obsolete.iter().for_each(|line| warn!("{line}"));
     // Its threads have no programs to run for checks.
     let confine = || privilege::drop_rest(false, false);
     let namespace = match predecessor {

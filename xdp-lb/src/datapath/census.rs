@@ -2,11 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
+use xdp_lb_common::flow_table::record::Record;
 use xdp_lb_common::process::slot_hash;
 use xdp_lb_common::tables::flow::PAIRED;
-use xdp_lb_common::tables::{
-    Backend, BackendIndex, FlowKey, FlowRecord, FlowTable, Service, ServiceIndex, Settings, SlotIndex,
-};
+use xdp_lb_common::tables::{Backend, BackendIndex, Service, ServiceIndex, Settings, SlotIndex};
 
 use crate::tables::Tables;
 
@@ -15,8 +14,8 @@ use crate::tables::Tables;
 pub struct Census {
     /// How many recorded flows count, by their backend, which keeps its flows.
     pub live: HashMap<BackendIndex, u64>,
-    /// How many records are in use in each table; a flow that is recorded in both directions has two.
-    pub records: [u64; FlowTable::ALL.len()],
+    /// How many records are in use; that of an IPv6 flow counts twice, as it takes twice the room.
+    pub records: u64,
     /// The slots that are tracked and have a record which says otherwise than they do.
     pub others: HashSet<SlotIndex>,
 }
@@ -41,28 +40,23 @@ impl<'a> Count<'a> {
     ///
     /// That is one that is over, one whose backend is gone (its place may have gone to another), and one that says
     /// nothing but what its slot does, which is settled.
-    pub fn take(&mut self, table: FlowTable, key: &FlowKey, record: &FlowRecord) -> bool {
-        let Some(backend) = self.tables.backends.get(&record.backend) else { return true };
-        let is_reply = record.life.is_reply();
-        let (own, vip_port) = if is_reply {
-            ((key.source, key.source_port), record.source_port)
-        } else {
-            ((record.destination, record.destination_port), key.destination_port)
-        };
-        if own != (backend.address, backend.port_for(vip_port))
-            || record.life.is_over(key.protocol, self.now, self.settings)
+    pub fn take(&mut self, record: &Record) -> bool {
+        let Some(backend) = self.tables.backends.get(&record.backend()) else { return true };
+        let (protocol, destination) = (record.protocol(), record.destination());
+        let is_its =
+            destination.address == backend.address && destination.port == backend.port_for(record.vip().port);
+        if !is_its || record.life().is_over(protocol, self.now, self.settings) {
+            return true;
+        }
+        if self.is_needless(record, backend) {
+            return true;
+        }
+        self.census.records += if record.is_v6() { 2 } else { 1 };
+        let sees_replies = self.sees_replies(backend);
+        if backend.state.keeps_flows()
+            && record.life().counts(protocol, self.now, self.settings, sees_replies)
         {
-            return true;
-        }
-        if !is_reply && self.is_needless(key, record, backend) {
-            return true;
-        }
-        self.census.records[table as usize] += 1;
-        let is_unproven = table == FlowTable::HalfOpen && self.sees_replies(backend);
-        let counts = backend.state.keeps_flows()
-            && record.life.counts(key.protocol, self.now, self.settings, is_unproven);
-        if !is_reply && counts {
-            *self.census.live.entry(record.backend).or_default() += 1;
+            *self.census.live.entry(record.backend()).or_default() += 1;
         }
         false
     }
@@ -79,18 +73,18 @@ impl<'a> Count<'a> {
 
     /// Whether the record says nothing but what its settled slot does; notes where a tracked slot has one that says
     /// otherwise.
-    fn is_needless(&mut self, key: &FlowKey, record: &FlowRecord, backend: &Backend) -> bool {
+    fn is_needless(&mut self, record: &Record, backend: &Backend) -> bool {
         let Some(service) = self.services.get(&backend.service).filter(|service| service.ring_len > 0) else {
             return false;
         };
-        let place = slot_hash(self.settings, service, key).reduce(service.ring_len);
+        let place = slot_hash(self.settings, service, &record.key()).reduce(service.ring_len);
         let at = SlotIndex(service.ring_offset.0 + place);
         let Some(slot) = self.tables.slot(at) else { return false };
-        let is_other = record.backend != slot.owner();
+        let is_other = record.backend() != slot.owner();
         if slot.is_tracked() && is_other {
             self.census.others.insert(at);
         }
-        let is_paired = record.life.progress() & PAIRED != 0;
+        let is_paired = record.life().progress() & PAIRED != 0;
         !slot.is_tracked() && !is_other && !service.records_flows() && !is_paired
     }
 }

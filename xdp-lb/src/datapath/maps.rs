@@ -1,7 +1,8 @@
 //! The maps as typed tables.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, bail};
@@ -9,21 +10,24 @@ use aya::Ebpf;
 use aya::maps::{
     Array, HashMap, IterableMap as _, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues,
 };
+use xdp_lb_common::flow_table::record::{Record, WayBack};
+use xdp_lb_common::flow_table::{self, Memory as _, note, walk};
+use xdp_lb_common::hash::KEYS;
 use xdp_lb_common::net::{Address, Endpoint};
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::tables::filter::{BACKEND, VIP};
+use xdp_lb_common::tables::flow::PAIRED;
 use xdp_lb_common::tables::slot::Slot;
 use xdp_lb_common::tables::{
-    Backend, BackendIndex, BackendState, FlowKey, FlowRecord, FlowTable, Reply, RouterAddresses,
-    RouterInterface, ServerKey, Service, ServiceIndex, Settings, SlotIndex, SourceKey, SourceVerdict,
-    Traffic, VlanDevice,
+    Backend, BackendIndex, BackendState, Reply, RouterAddresses, RouterInterface, ServerKey, Service,
+    ServiceIndex, Settings, SlotIndex, SourceKey, SourceVerdict, Traffic, VlanDevice,
 };
 
 use super::addresses::Addresses;
-use super::batch;
 use super::census::Census;
 use super::directory::Directory;
-use super::memory::{Misfit, Records, Words, check_size};
+use super::grace;
+use super::memory::{FlowMemory, Misfit, Records, Words};
 use super::own_macs::OwnMacs;
 use super::plain::Plain;
 use super::ranges::Ranges;
@@ -37,28 +41,13 @@ pub(super) const STALE: &str = "the eBPF object was built from another version o
 
 const UNREADABLE: &str = "cannot read the addresses of this host";
 
-/// The flow tables, by descriptors of their own: they can be read while others use them.
-#[derive(Debug)]
-pub struct FlowRecords {
-    half_open: OwnedFd,
-    flows: OwnedFd,
-}
+/// The flow table, to be read while others use it.
+pub struct FlowRecords(Arc<FlowMemory>);
 
 impl FlowRecords {
     /// Shows every flow record to `visit`.
-    ///
-    /// # Errors
-    /// Where the kernel refuses.
-    pub fn read(&self, mut visit: impl FnMut(FlowTable, &FlowKey, &FlowRecord)) -> Result<()> {
-        // A flow goes from the first to the second: in this order it may be seen twice, but is not missed.
-        for (table, map) in [(FlowTable::HalfOpen, &self.half_open), (FlowTable::Flows, &self.flows)] {
-            let visit = |key: &FlowKey, record: &FlowRecord| {
-                visit(table, key, record);
-                false
-            };
-            batch::sweep(map.as_fd(), visit).context("cannot iterate over the flow table")?;
-        }
-        Ok(())
+    pub fn read(&self, mut visit: impl FnMut(&Record)) {
+        walk::records(&*self.0).for_each(|record| visit(&record));
     }
 }
 
@@ -103,8 +92,7 @@ pub struct Maps {
     pub quic_servers: HashMap<MapData, Plain<ServerKey>, u32>,
     pub sources: LpmTrie<MapData, Plain<SourceKey>, u32>,
     pub slots: Slots,
-    pub flows: Flows,
-    pub half_open: Flows,
+    flows: Arc<FlowMemory>,
     service_flows: Words,
     backend_flows: Words,
     reasons: PerCpuArray<MapData, u64>,
@@ -141,19 +129,20 @@ impl Maps {
 
     /// What is only looked at stays in the object: the program, which is not loaded yet, needs every table.
     fn take_all(object: &mut Ebpf) -> Result<(Self, Sizes)> {
+        let words = |name| Words::new(look(object, name)?);
+        let (tags, ports, locks) = (words("FLOW_TAGS")?, words("FLOW_PORTS")?, words("FLOW_LOCKS")?);
+        let flows = FlowMemory::new(tags, look(object, "FLOW_LINES")?, ports, locks)?;
         let limits = Limits {
             services: entries(look(object, "FORMER_TRAFFIC")?)?,
             // Place 0 stays vacant.
             backends: entries(look(object, "BACKENDS")?)? - 1,
             slots: entries(look(object, "SLOTS")?)?,
-            flows: entries(look(object, "FLOWS")?)?,
+            flows: flow_table::flows(flows.buckets()),
             fragments: entries(look(object, "FRAGMENTS")?)?,
-            half_open_flows: entries(look(object, "HALF_OPEN")?)?,
             source_ranges: entries(look(object, "SOURCES")?)?,
             source_rates: entries(look(object, "SOURCE_RATES")?)?,
         };
         let sizes = Sizes { limits, snat_addresses: entries(look(object, "SNAT_ADDRESSES")?)? };
-        let words = |name| Words::new(look(object, name)?);
         let services = Directory::new(words("SERVICE_PLACES")?, Records::new(look(object, "SERVICES")?)?)?;
         let replies = Directory::new(words("REPLY_PLACES")?, Records::new(look(object, "REPLIES")?)?)?;
         let filter = words("ADDRESSES")?;
@@ -184,8 +173,7 @@ impl Maps {
             quic_servers: map("QUIC_SERVERS")?.try_into()?,
             sources: map("SOURCES")?.try_into()?,
             slots,
-            flows: Flows::new(map("FLOWS")?)?,
-            half_open: Flows::new(map("HALF_OPEN")?)?,
+            flows: Arc::new(flows),
             service_flows,
             backend_flows,
             reasons: map("REASON_COUNTERS")?.try_into()?,
@@ -325,26 +313,37 @@ impl Maps {
         Ok(backends)
     }
 
+    /// How many buckets the flow table has.
+    pub fn flow_buckets(&self) -> u32 {
+        self.flows.buckets()
+    }
+
     /// Shows every flow record to `visit`, and removes those for which it returns true.
-    pub fn sweep_flows(
-        &mut self,
-        mut visit: impl FnMut(FlowTable, &FlowKey, &FlowRecord) -> bool,
-    ) -> Result<()> {
-        // A flow goes from the first to the second: in this order it may be seen twice, but is not missed.
-        self.half_open.sweep(|key, record| visit(FlowTable::HalfOpen, key, record))?;
-        self.flows.sweep(|key, record| visit(FlowTable::Flows, key, record))
+    pub fn sweep_flows(&mut self, keys: &[u64; KEYS], visit: impl FnMut(&Record) -> bool) {
+        walk::sweep(&*self.flows, keys, visit);
+    }
+
+    /// Frees what a daemon that was killed has left behind in the flow table; returns how much.
+    pub fn free_abandoned_flows(&mut self) -> u32 {
+        walk::free_abandoned(&*self.flows, grace::wait)
     }
 
     /// The flow records, to be read elsewhere.
-    pub fn flow_records(&self) -> Result<FlowRecords> {
-        let copy =
-            |flows: &Flows| flows.map.fd().as_fd().try_clone_to_owned().context("cannot share a flow table");
-        Ok(FlowRecords { half_open: copy(&self.half_open)?, flows: copy(&self.flows)? })
+    pub fn flow_records(&self) -> FlowRecords {
+        FlowRecords(Arc::clone(&self.flows))
     }
 
     /// Has the replies of all recorded flows that left by one interface leave by another; returns how many flows those are.
-    pub fn move_flows(&mut self, from: u32, to: u32) -> Result<usize> {
-        Ok(self.half_open.move_interface(from, to)? + self.flows.move_interface(from, to)?)
+    pub fn move_flows(&mut self, from: u32, to: u32) -> usize {
+        let moves =
+            |record: &Record| record.way_back().ifindex == from && record.life().progress() & PAIRED != 0;
+        walk::records(&*self.flows)
+            .filter(moves)
+            .filter_map(|mut record| {
+                let way = WayBack { ifindex: to, ..record.way_back() };
+                note::redirect(&*self.flows, &mut record, &way)
+            })
+            .count()
     }
 
     /// The counts of flows of the services that have such, and of their backends.
@@ -524,40 +523,5 @@ impl Slots {
     pub fn read(&self, first: SlotIndex, count: u32) -> Result<Vec<Slot>> {
         let words = self.words.range(first.0, count as usize)?;
         Ok(words.iter().map(|word| Slot::from_bits(word.load(Ordering::Relaxed))).collect())
-    }
-}
-
-/// A table of flows, as far as this side needs it: to walk it and to remove what is over.
-pub struct Flows {
-    map: MapData,
-}
-
-impl Flows {
-    fn new(map: Map) -> Result<Self> {
-        let Map::LruHashMap(map) = map else { bail!(Misfit("a flow table is not an LRU hash".to_owned())) };
-        let info = map.info().context("cannot ask the kernel about a map")?;
-        check_size("keys", info.key_size(), size_of::<FlowKey>())?;
-        check_size("values", info.value_size(), size_of::<FlowRecord>())?;
-        Ok(Self { map })
-    }
-
-    /// Has the replies that left by one interface leave by another.
-    pub fn move_interface(&mut self, from: u32, to: u32) -> Result<usize> {
-        let mut moved = Vec::new();
-        self.sweep(|key, record: &FlowRecord| {
-            if record.ifindex == from && record.life.is_reply() {
-                moved.push((*key, FlowRecord { ifindex: to, ..record.clone() }));
-            }
-            false
-        })?;
-        for (key, record) in &moved {
-            batch::replace(self.map.fd().as_fd(), key, record).context("cannot write the flow table")?;
-        }
-        Ok(moved.len())
-    }
-
-    /// Shows every record to `visit`, and removes those for which it returns true.
-    pub fn sweep(&mut self, visit: impl FnMut(&FlowKey, &FlowRecord) -> bool) -> Result<()> {
-        batch::sweep(self.map.fd().as_fd(), visit).context("cannot iterate over the flow table")
     }
 }

@@ -1,4 +1,4 @@
-//! A BPF array in this process's memory (`BPF_F_MMAPABLE`, kernel 5.5).
+//! BPF arrays in this process's memory (`BPF_F_MMAPABLE`, kernel 5.5).
 
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd};
@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::{Context, Result, bail, ensure};
 use aya::maps::Map;
 use memmap2::{MmapOptions, MmapRaw};
+use xdp_lb_common::flow_table::{self, Line, WAYS};
+use xdp_lb_common::hash::FlowHash;
 use xdp_lb_common::tables::directory::Keyed;
 
 #[cfg(test)]
@@ -124,6 +126,60 @@ impl<R: Copy> Records<R> {
         ensure!(place < self.length, "there is no place {place} among {} records", self.length);
         // SAFETY: the place lies in the mapping, whose pages are aligned for any record.
         Ok(unsafe { self.memory.as_mut_ptr().cast::<Keyed<R>>().add(place as usize) })
+    }
+}
+
+/// The flow table, as the kernel side has it.
+pub struct FlowMemory {
+    tags: Words,
+    lines: Memory,
+    ports: Words,
+    locks: Words,
+}
+
+impl FlowMemory {
+    /// # Errors
+    /// Where the maps are not the parts of one flow table.
+    pub fn new(tags: Words, lines: &Map, ports: Words, locks: Words) -> Result<Self> {
+        let (lines, count) = map_array::<Line<u64>>(lines)?;
+        let expected = u64::from(tags.length()) * u64::from(WAYS);
+        let is_whole = u64::from(count) == expected
+            && u64::from(ports.length()) == expected
+            && locks.length() == flow_table::LOCKS;
+        ensure!(is_whole, Misfit("the parts of the flow table do not fit each other".to_owned()));
+        Ok(Self { tags, lines, ports, locks })
+    }
+
+    fn lines(&self) -> &[Line<AtomicU64>] {
+        let count = self.tags.length() as usize * WAYS as usize;
+        // SAFETY: the mapping is page-aligned, has as many lines and lives as long as self; both sides read and write whole
+        // words of it.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast::<Line<AtomicU64>>(), count) }
+    }
+}
+
+impl flow_table::Memory for FlowMemory {
+    type Word = AtomicU64;
+
+    fn buckets(&self) -> u32 {
+        self.tags.length()
+    }
+
+    fn tags(&self, bucket: u32) -> Option<&AtomicU64> {
+        self.tags.all().get(bucket as usize)
+    }
+
+    fn line(&self, place: u32) -> Option<&Line<AtomicU64>> {
+        self.lines().get(place as usize)
+    }
+
+    /// Only programs begin flows.
+    fn lock(&self, hash: FlowHash) -> Option<&AtomicU64> {
+        self.locks.all().get((hash.bits() % flow_table::LOCKS) as usize)
+    }
+
+    fn port(&self, place: u32) -> Option<&AtomicU64> {
+        self.ports.all().get(place as usize)
     }
 }
 

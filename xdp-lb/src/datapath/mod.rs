@@ -2,7 +2,6 @@
 //! that touches a BPF map.
 
 mod addresses;
-mod batch;
 mod census;
 mod checks;
 mod classifier;

@@ -16,13 +16,15 @@ use nix::net::if_::if_nametoindex;
 use nix::time::{ClockId, clock_gettime};
 use tokio::io::unix::AsyncFd;
 use tracing::{info, warn};
+use xdp_lb_common::flow_table::record::Record;
+use xdp_lb_common::flow_table::{self, Line, WAYS};
 use xdp_lb_common::net::Address;
 use xdp_lb_common::own_mac::OwnMac;
 use xdp_lb_common::process::handover;
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::tables::{
-    Backend, BackendIndex, FlowKey, FlowRecord, FlowTable, RESETS_UNKNOWN, RouterAddresses, RouterInterface,
-    ServiceIndex, Settings, SlotIndex, SourceKey, Traffic, VlanDevice,
+    Backend, BackendIndex, RESETS_UNKNOWN, RouterAddresses, RouterInterface, ServiceIndex, Settings,
+    SlotIndex, SourceKey, Traffic, VlanDevice,
 };
 
 use super::census::{Census, Count};
@@ -176,10 +178,15 @@ impl Datapath {
     fn assemble(
         options: &Options,
         mut object: Ebpf,
-        (mut maps, sizes, pinned): (Maps, Sizes, Descriptors),
+        (mut maps, mut sizes, pinned): (Maps, Sizes, Descriptors),
         pins: Option<Pins>,
         adopted: bool,
     ) -> Result<Self> {
+        let flow_buckets = maps.flow_buckets();
+        // Several limits lead to the same number of buckets.
+        if flow_table::buckets(options.limits.flows) == flow_buckets {
+            sizes.limits.flows = options.limits.flows;
+        }
         if adopted && sizes.limits != options.limits {
             warn!(
                 "limits differ from those of the adopted tables, {:?}, which stay in effect: to resize the tables, \
@@ -188,7 +195,7 @@ impl Datapath {
             );
         }
         let present = if adopted { Some(maps.settings.get(&0, 0)?.0) } else { None };
-        let settings = options.policy.settings(present.as_ref());
+        let settings = Settings { flow_buckets, ..options.policy.settings(present.as_ref()) };
         maps.settings.set(0, Plain(settings), 0).context("cannot write the settings")?;
         let program: &mut Xdp = object.program_mut("xdp_lb").context(STALE)?.try_into()?;
         let id = link::object_id(program.fd()?.as_fd()).context("cannot ask the kernel about the program")?;
@@ -208,6 +215,12 @@ impl Datapath {
         );
         if adopted {
             maps.adopt()?;
+            let freed = maps.free_abandoned_flows();
+            if freed > 0 {
+                warn!(
+                    "{freed} flow records were being changed by a daemon that was killed: their flows have none now"
+                );
+            }
         }
         let links = pins.as_ref().map(Links::adopt).transpose()?.unwrap_or_default();
         let classifiers = pins.as_ref().map(Classifiers::adopt).transpose()?.unwrap_or_default();
@@ -670,7 +683,7 @@ impl Datapath {
     pub fn census(&mut self, tables: &Tables) -> Result<Census> {
         let mut count = Count::new(tables, &self.settings, monotonic_seconds()?);
         let before = self.maps.flow_counts(tables)?;
-        self.maps.sweep_flows(|table, key, record| count.take(table, key, record))?;
+        self.maps.sweep_flows(&self.settings.hash_keys, |record| count.take(record));
         let census = count.finish();
         self.maps.correct_flow_counts(&before, &census)?;
         Ok(census)
@@ -678,23 +691,17 @@ impl Datapath {
 
     /// Has the replies of recorded flows that left by an interface, which is gone, leave by the one that came in its place;
     /// returns how many flows those are. A client's packet does the same for its own flow, but some wait for the backend.
-    ///
-    /// # Errors
-    /// Where the flow table cannot be read or written.
-    pub fn move_flows(&mut self, from: u32, to: u32) -> Result<usize> {
+    pub fn move_flows(&mut self, from: u32, to: u32) -> usize {
         self.maps.move_flows(from, to)
     }
 
     /// Shows every flow record to `visit`, and removes those for which it returns true.
-    pub fn sweep_flows(&mut self, visit: impl FnMut(FlowTable, &FlowKey, &FlowRecord) -> bool) -> Result<()> {
-        self.maps.sweep_flows(visit)
+    pub fn sweep_flows(&mut self, visit: impl FnMut(&Record) -> bool) {
+        self.maps.sweep_flows(&self.settings.hash_keys, visit);
     }
 
     /// The flow records, to be read elsewhere.
-    ///
-    /// # Errors
-    /// Where this process has no descriptor left.
-    pub fn flow_records(&self) -> Result<FlowRecords> {
+    pub fn flow_records(&self) -> FlowRecords {
         self.maps.flow_records()
     }
 
@@ -778,10 +785,9 @@ fn no_memory(limits: &Limits) -> String {
     format!(
         "the kernel has too little memory for the datapath, whose tables take about {} MB with these limits: raise the \
          limit of memory that the daemon runs under (MemoryMax= of its unit, memory.max of its cgroup), or lower \
-         limits.flows ({}) and limits.half_open_flows ({})",
+         limits.flows ({})",
         table_bytes(limits).div_ceil(1_000_000),
-        limits.flows,
-        limits.half_open_flows
+        limits.flows
     )
 }
 
@@ -789,12 +795,12 @@ fn no_memory(limits: &Limits) -> String {
 fn table_bytes(limits: &Limits) -> u64 {
     /// What the kernel keeps for an entry of a hash table beside its key and value (kernel/bpf/hashtab.c).
     const ENTRY: usize = 64;
-    let flow = ENTRY + size_of::<FlowKey>() + size_of::<FlowRecord>();
+    // A bucket: its tags, its lines and as many words of the ports.
+    let bucket = size_of::<u64>() + WAYS as usize * (size_of::<Line<u64>>() + size_of::<u64>());
     let cpus = aya::util::nr_cpus().unwrap_or(1);
     let backend = size_of::<Backend>() + 3 * 64 + cpus * size_of::<Traffic>();
     let parts = [
-        (limits.flows, flow),
-        (limits.half_open_flows, flow),
+        (flow_table::buckets(limits.flows), bucket),
         (limits.slots, size_of::<u64>()),
         (limits.backends, backend),
         (limits.services, 4 * 64),
@@ -998,7 +1004,8 @@ mod tests {
     #[test]
     fn what_the_kernel_lacks_is_told_from_what_the_caller_lacks() {
         let said = |code| {
-            let error = anyhow!(io::Error::from_raw_os_error(code)).context("failed to create map `FLOWS`");
+            let error =
+                anyhow!(io::Error::from_raw_os_error(code)).context("failed to create map `FLOW_LINES`");
             format!("{:#}", why_not_loaded(error, &Limits::default()))
         };
         let memory = said(libc::ENOMEM);

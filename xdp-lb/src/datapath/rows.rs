@@ -1,5 +1,6 @@
 //! What the rows of [`xdp_lb_common::maps`] say to whoever loads the maps.
 
+use xdp_lb_common::flow_table;
 use xdp_lb_common::tables::version::is_pinned;
 
 use super::directory;

@@ -50,6 +50,8 @@ impl Policy {
             handover: present.map_or(0, |present| present.handover),
             heartbeat: present.map_or(0, |present| present.heartbeat),
             alone: present.map_or(0, |present| present.alone),
+            flow_buckets: present.map_or(0, |present| present.flow_buckets),
+            padding: 0,
             own_macs: present.map_or_else(Default::default, |present| present.own_macs),
         }
     }

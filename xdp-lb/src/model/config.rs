@@ -45,6 +45,8 @@ pub struct Config {
     pub icmp_time_exceeded: bool,
     /// The services, in the file's order.
     pub services: Vec<Service>,
+    /// What is written in the file but has no effect any more, each in words.
+    pub obsolete: Vec<&'static str>,
 }
 
 /// The VIPs as addresses of this host.
@@ -108,11 +110,8 @@ pub struct Limits {
     pub backends: u32,
     /// Slots of all rings together, 8 bytes each. 1,024 to 2^28, default 4,194,304.
     pub slots: u32,
-    /// Flow records, about 170 bytes each; a `full-nat` flow takes two. 1,024 to 2^26, default
-    /// 1,048,576.
+    /// Recorded flows, 128 bytes each; an IPv6 flow counts twice. 1,024 to 2^26, default 1,048,576.
     pub flows: u32,
-    /// Records of flows that have sent one packet yet. 1,024 to 2^26, default 262,144.
-    pub half_open_flows: u32,
     /// Ranges of the `allow` and `deny` of all services together, up to 128 bytes each, used as they are needed.
     /// 1 to 2^24, default 65,536.
     pub source_ranges: u32,
@@ -162,7 +161,6 @@ impl Default for Limits {
             backends: 16_384,
             slots: 4_194_304,
             flows: 1_048_576,
-            half_open_flows: 262_144,
             source_ranges: 65_536,
             source_rates: 65_536,
             fragments: 8192,

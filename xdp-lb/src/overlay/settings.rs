@@ -47,6 +47,7 @@ pub fn reloadable(new: Config, present: &Config) -> Config {
         allow_exec_checks,
         icmp_time_exceeded,
         services,
+        obsolete,
         ..
     } = new;
     let allow_exec_checks = allow_exec_checks && present.allow_exec_checks;
@@ -60,6 +61,7 @@ pub fn reloadable(new: Config, present: &Config) -> Config {
         allow_exec_checks,
         icmp_time_exceeded,
         services,
+        obsolete,
         ..present.clone()
     }
 }
@@ -83,13 +85,13 @@ pub(super) fn settings(config: &Config) -> Vec<Setting> {
         allow_exec_checks,
         icmp_time_exceeded,
         services: _,
+        obsolete: _,
     } = config;
     let Vips { interface, withdraw } = vips;
     let Api { socket, admin_groups, read_groups, remote } = api;
     let Metrics { listen } = metrics;
     let Timeouts { tcp_idle, udp_idle } = timeouts;
-    let Limits { services, backends, slots, flows, half_open_flows, source_ranges, source_rates, fragments } =
-        limits;
+    let Limits { services, backends, slots, flows, source_ranges, source_rates, fragments } = limits;
     let path = |path: &Path| json!(path.display().to_string());
     let of_remote =
         |key, value: fn(&Remote) -> Value| (key, json!(remote.as_ref().map(value)), Some(RESTART));
@@ -120,7 +122,6 @@ pub(super) fn settings(config: &Config) -> Vec<Setting> {
         limit("limits.backends", backends),
         limit("limits.slots", slots),
         limit("limits.flows", flows),
-        limit("limits.half_open_flows", half_open_flows),
         limit("limits.source_ranges", source_ranges),
         limit("limits.source_rates", source_rates),
         limit("limits.fragments", fragments),
@@ -149,7 +150,7 @@ mod tests {
         vips = { interface = "lo", withdraw = "no-backends" }
         api = { socket = "/socket", admin_groups = ["netops"], read_groups = ["users"], listen = "192.0.2.1:7443", certificate = "/c", key = "/k", client_ca = "/ca", admin_certificates = ["alice"], read_certificates = ["*"] }
         metrics.listen = "off"
-        limits = { services = 5, backends = 6, slots = 1025, flows = 1026, half_open_flows = 1027, source_ranges = 8, source_rates = 1028, fragments = 1029 }
+        limits = { services = 5, backends = 6, slots = 1025, flows = 1026, source_ranges = 8, source_rates = 1028, fragments = 1029 }
         timeouts = { tcp_idle = "3s", udp_idle = "4s" }
         drain_timeout = "5s"
         asymmetric_replies = true

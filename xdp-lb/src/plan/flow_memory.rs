@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use etherparse::PacketBuilder;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
+use xdp_lb_common::flow_table::walk;
 use xdp_lb_common::hash::KEYS;
 use xdp_lb_common::host::{Buffer, HostTables};
 use xdp_lb_common::net::{Address, Endpoint, MacAddress, Protocol};
@@ -22,7 +23,7 @@ use xdp_lb_common::process::{Scratch, Verdict, process, slot_hash};
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::tables::flow::patience;
 use xdp_lb_common::tables::slot::Slot;
-use xdp_lb_common::tables::{Backend, BackendState, FlowKey, FlowTable, Mode, Settings};
+use xdp_lb_common::tables::{Backend, BackendState, FlowKey, Mode, Settings};
 
 use super::planner::Planner;
 use super::settling::Settling;
@@ -40,7 +41,6 @@ const SIZES: Sizes = Sizes {
         backends: 200,
         slots: 100_000,
         flows: 1,
-        half_open_flows: 1,
         source_ranges: 1,
         source_rates: 1,
         fragments: 1,
@@ -163,6 +163,8 @@ impl World {
             patience: patience(TIMEOUTS.tcp_idle.as_secs() as u32, TIMEOUTS.udp_idle.as_secs() as u32),
             handover: 0,
             heartbeat: 0,
+            flow_buckets: 0,
+            padding: 0,
             alone: 0,
             own_macs: Default::default(),
         };
@@ -268,9 +270,7 @@ impl World {
         self.tables.now += 1;
         if self.tables.now.is_multiple_of(CENSUS_EVERY) {
             let mut count = Count::new(self.planner.tables(), &self.tables.settings, self.tables.now);
-            for (table, flows) in FlowTable::ALL.into_iter().zip(self.tables.flows.get_mut()) {
-                flows.retain(|key, record| !count.take(table, key, record));
-            }
+            walk::sweep(&self.tables.flows, &self.tables.settings.hash_keys, |record| count.take(record));
             let census = count.finish();
             self.forgets_what_settled_slots_say();
             let shrinking = self.planner.shrinking();
@@ -284,11 +284,12 @@ impl World {
 
     /// A settled slot's flows need no record, however long they live.
     fn forgets_what_settled_slots_say(&self) {
-        for (key, record) in self.tables.flows.borrow().iter().flatten() {
-            let Some(service) = self.tables.services.get(&key.destination_endpoint()) else { continue };
-            let place = slot_hash(&self.tables.settings, service, key).reduce(service.ring_len.max(1));
+        for record in walk::records(&self.tables.flows) {
+            let key = record.key();
+            let Some(service) = self.tables.services.get(&record.vip()) else { continue };
+            let place = slot_hash(&self.tables.settings, service, &key).reduce(service.ring_len.max(1));
             let slot = self.tables.slots[(service.ring_offset.0 + place) as usize];
-            let is_needed = slot.is_tracked() || slot.owner() != record.backend || service.records_flows();
+            let is_needed = slot.is_tracked() || slot.owner() != record.backend() || service.records_flows();
             assert!(is_needed, "{key:?} is remembered for nothing");
         }
     }
@@ -428,7 +429,7 @@ impl World {
     fn has_record(&self, service: usize, client: u16) -> bool {
         let source = SocketAddr::from(([203, 0, 113, 7], 1000 + client));
         let key = FlowKey::new(Endpoint::from_socket(source, SERVICES[service].0), vip(service));
-        self.tables.flows.borrow().iter().any(|flows| flows.contains_key(&key))
+        walk::records(&self.tables.flows).any(|record| record.key() == key)
     }
 
     fn step(&mut self, step: &Step) -> TestCaseResult {
@@ -501,7 +502,7 @@ impl World {
         }
         let tracked = self.planner.tables().rings.values().flatten().filter(|slot| slot.is_tracked()).count();
         prop_assert_eq!(tracked, 0, "slots that never settle");
-        prop_assert!(self.tables.flows.get_mut().iter().all(|flows| flows.is_empty()), "records of nobody");
+        prop_assert_eq!(walk::records(&self.tables.flows).count(), 0, "records of nobody");
         // In a steady ring no flow memory is read or written.
         for service in (0..SERVICES.len()).filter(|service| !SERVICES[*service].1) {
             for client in 0..CLIENTS {
@@ -509,10 +510,7 @@ impl World {
                 self.packet(service, client)?;
             }
         }
-        prop_assert!(
-            self.tables.flows.get_mut().iter().all(|flows| flows.is_empty()),
-            "a steady ring's records"
-        );
+        prop_assert_eq!(walk::records(&self.tables.flows).count(), 0, "a steady ring's records");
         Ok(())
     }
 }

@@ -3,9 +3,10 @@
 use std::collections::{BinaryHeap, HashMap};
 use std::net::SocketAddr;
 
+use xdp_lb_common::flow_table::record::Record;
 use xdp_lb_common::net::Protocol;
+use xdp_lb_common::tables::ServiceIndex;
 use xdp_lb_common::tables::flow::Stage;
-use xdp_lb_common::tables::{FlowKey, FlowRecord, FlowTable, ServiceIndex};
 
 use super::documents::{FlowView, FlowsView};
 use super::snapshot::Snapshot;
@@ -104,7 +105,7 @@ impl Snapshot {
     /// second for some millions of flows, and memory for a page. `now`: seconds of the kernel's monotonic clock.
     ///
     /// # Errors
-    /// If the service does not exist, the cursor is invalid, or the flow table cannot be read.
+    /// If the service does not exist or the cursor is invalid.
     pub fn flows(&self, query: &FlowQuery, now: u32) -> Answer<FlowsView> {
         let names = self.pool.effective().services.iter().filter_map(|service| {
             Some((self.tables.services.get(&vip(service))?.index, service.service.name.as_str()))
@@ -124,15 +125,15 @@ impl Snapshot {
         let most = query.limit.min(FlowQuery::MOST) as usize;
         let mut page = Page { most, entries: BinaryHeap::new(), has_more: false };
         let mut matching = 0;
-        let visit = &mut |table: FlowTable, key: &FlowKey, record: &FlowRecord| {
-            let backend = self.tables.backends.get(&record.backend).filter(|_| !record.life.is_reply());
+        let visit = &mut |record: &Record| {
+            let backend = self.tables.backends.get(&record.backend());
             let Some((backend, name)) = backend.and_then(|found| Some((found, *names.get(&found.service)?)))
             else {
                 return;
             };
-            let client = key.source_endpoint().socket();
+            let client = record.client().socket();
             let address = SocketAddr::new(backend.address.into(), backend.port.get());
-            let sent_to = backend.endpoint_for(&key.destination_endpoint()).socket();
+            let sent_to = backend.endpoint_for(&record.vip()).socket();
             let matches = query.service.as_ref().is_none_or(|wanted| wanted == name)
                 && query.backend.is_none_or(|wanted| wanted == address || wanted == sent_to)
                 && query.client.is_none_or(|wanted| wanted == client.ip());
@@ -144,29 +145,25 @@ impl Snapshot {
                 service: name,
                 backend: sent_to,
                 client,
-                vip: key.destination_endpoint().socket(),
-                protocol: key.protocol.0,
+                vip: record.vip().socket(),
+                protocol: record.protocol().0,
             };
             if after.as_ref().is_some_and(|after| place <= *after) {
                 return;
             }
             let rest = Rest {
-                seen_from: SocketAddr::new(record.source.into(), record.source_port.get()),
-                stage: match (record.life.stage(key.protocol), table) {
-                    (Stage::Closing, _) => FlowStage::Closing,
-                    (_, FlowTable::HalfOpen) => FlowStage::HalfOpen,
-                    (_, FlowTable::Flows) => FlowStage::Established,
+                seen_from: record.source().socket(),
+                stage: match record.life().stage(record.protocol()) {
+                    Stage::Closing => FlowStage::Closing,
+                    Stage::HalfOpen => FlowStage::HalfOpen,
+                    Stage::Established => FlowStage::Established,
                 },
-                idle_seconds: now.saturating_sub(record.life.last_seen()),
+                idle_seconds: record.life().idle(now),
             };
             page.take(Entry(place, rest));
         };
-        self.flows
-            .read(visit)
-            .map_err(|error| Refusal::Failed(format!("cannot read the flows: {error:#}")))?;
-        let mut entries = page.entries.into_sorted_vec();
-        // One that went from one table to the other meanwhile was seen in both.
-        entries.dedup();
+        self.flows.read(visit);
+        let entries = page.entries.into_sorted_vec();
         let next = entries.last().filter(|_| page.has_more).map(|last| last.0.cursor());
         Ok(FlowsView { matching, flows: entries.into_iter().map(view).collect(), next })
     }

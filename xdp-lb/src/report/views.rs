@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use xdp_lb_common::net::Endpoint;
 use xdp_lb_common::reason::{Kind, Reason};
-use xdp_lb_common::tables::{BackendIndex, FlowTable, Service, ServiceIndex, Traffic};
+use xdp_lb_common::tables::{BackendIndex, Service, ServiceIndex, Traffic};
 
 use super::documents::{
     AgentView, BackendView, ConfigView, CounterView, CountersView, MovingView, NextHopView,
@@ -220,8 +220,7 @@ impl Snapshot {
             ("services", tables.services.len() as u64, limits.services),
             ("backends", tables.backends.len() as u64, limits.backends),
             ("slots", slots, limits.slots),
-            ("flows", self.census.records[FlowTable::Flows as usize], limits.flows),
-            ("half_open_flows", self.census.records[FlowTable::HalfOpen as usize], limits.half_open_flows),
+            ("flows", self.census.records, limits.flows),
             ("source_ranges", tables.sources.len() as u64, limits.source_ranges),
         ];
         let view =

@@ -1,7 +1,7 @@
 //! The two homes of the datapath, side by side: what is put into the tables and sent through is the
 //! same for both, and so must be what comes out.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 use std::time::Duration;
@@ -11,17 +11,19 @@ use aya::programs::{TestRunOptions, Xdp};
 use xdp_lb::datapath::{Census, Checks, Count, Datapath, Options, Policy, hash_keys, port_ranges};
 use xdp_lb::model::{Limits, PortRange, Timeouts, Vip, XdpMode};
 use xdp_lb::tables::{SourceRange, Tables, Write};
+use xdp_lb_common::flow_table::record::Record;
+use xdp_lb_common::flow_table::walk;
 use xdp_lb_common::host::{Buffer, HostTables};
 use xdp_lb_common::net::{Address, Endpoint, MacAddress, Port, Protocol};
 use xdp_lb_common::own_mac::OwnMac;
 use xdp_lb_common::process::{Scratch, Verdict, process, process_slow_path, send_check};
 use xdp_lb_common::reason::Reason;
-use xdp_lb_common::tables::flow::patience;
+use xdp_lb_common::tables::flow::{CONFIRMED, patience};
 use xdp_lb_common::tables::slot::Slot;
 use xdp_lb_common::tables::{
-    ASYMMETRIC_REPLIES, Backend, BackendIndex, BackendState, Check, FlowKey, FlowRecord, FlowTable, Mode,
-    RESETS_UNKNOWN, Reply, Route, RouterAddresses, RouterInterface, Service, ServiceIndex, Settings,
-    SlotIndex, SourceKey, Tags, Traffic, VlanDevice,
+    ASYMMETRIC_REPLIES, Backend, BackendIndex, BackendState, Check, FlowKey, Mode, RESETS_UNKNOWN, Reply,
+    Route, RouterAddresses, RouterInterface, Service, ServiceIndex, Settings, SlotIndex, SourceKey, Tags,
+    Traffic, VlanDevice,
 };
 
 use crate::packets::{BACKEND_MAC, Frame, LB_BACKEND_MAC, LB_MAC, ends};
@@ -89,7 +91,6 @@ pub const LIMITS: Limits = Limits {
     backends: 64,
     slots: 16 * RING,
     flows: 4096,
-    half_open_flows: 4096,
     source_ranges: 64,
     source_rates: 1024,
     fragments: 16_384,
@@ -113,9 +114,9 @@ impl Homes {
         Self::with_limits(LIMITS)
     }
 
-    /// The same with room for so many flow records in the kernel.
+    /// The same with room for so many flow records.
     pub fn with_flows(flows: u32) -> Self {
-        Self::with_limits(Limits { flows, half_open_flows: flows, ..LIMITS })
+        Self::with_limits(Limits { flows, ..LIMITS })
     }
 
     /// The same with tables of these sizes.
@@ -125,7 +126,8 @@ impl Homes {
             .expect("a network namespace of the test's own");
         run("ip link set lo up");
         let mut kernel = Datapath::load(&options(limits)).unwrap_or_else(|error| panic!("{error:#}"));
-        let mut host = HostTables::new(Settings {
+        let flow_buckets = kernel.settings().flow_buckets;
+        let settings = Settings {
             hash_keys: hash_keys(&SECRET),
             snat_port_first: PORTS.first,
             snat_port_count: PORTS.last - PORTS.first + 1,
@@ -133,9 +135,12 @@ impl Homes {
             patience: patience(TIMEOUTS.tcp_idle.as_secs() as u32, TIMEOUTS.udp_idle.as_secs() as u32),
             handover: 0,
             heartbeat: 0,
+            flow_buckets,
+            padding: 0,
             alone: 0,
             own_macs: Default::default(),
-        });
+        };
+        let mut host = HostTables::with_buckets(settings, flow_buckets);
         host.slots = vec![Slot::default(); limits.slots as usize];
         host.backends = vec![Backend::default(); limits.backends as usize + 1];
         let own_macs = BTreeSet::from(own_macs(INGRESS));
@@ -484,9 +489,7 @@ impl Homes {
     pub fn census(&mut self) -> Census {
         let kernel = self.kernel.census(&self.tables).unwrap();
         let mut count = Count::new(&self.tables, &self.host.settings, monotonic());
-        for (table, flows) in FlowTable::ALL.into_iter().zip(self.host.flows.get_mut()) {
-            flows.retain(|key, record| !count.take(table, key, record));
-        }
+        walk::sweep(&self.host.flows, &self.host.settings.hash_keys, |record| count.take(record));
         let census = count.finish();
         assert_eq!(kernel, census);
         self.correct_flow_counts(&census);
@@ -496,10 +499,8 @@ impl Homes {
     /// What a census would find so many seconds from now.
     pub fn census_in(&self, seconds: u32) -> Census {
         let mut count = Count::new(&self.tables, &self.host.settings, monotonic() + seconds);
-        for (table, flows) in FlowTable::ALL.into_iter().zip(&*self.host.flows.borrow()) {
-            for (key, record) in flows {
-                count.take(table, key, record);
-            }
+        for record in walk::records(&self.host.flows) {
+            count.take(&record);
         }
         count.finish()
     }
@@ -551,22 +552,30 @@ impl Homes {
         self.census().live.get(&BackendIndex(backend)).copied().unwrap_or(0)
     }
 
-    /// How many records there are in both books, over or not; both homes must have as many.
-    pub fn records(&mut self) -> [usize; FlowTable::ALL.len()] {
-        let mut records = [0; FlowTable::ALL.len()];
-        let count = |table: FlowTable, _: &FlowKey, _: &FlowRecord| {
-            records[table as usize] += 1;
+    /// How many flows are recorded whose client has gone on, and how many that have sent one packet, over or not; both homes
+    /// must have the same, in the same places.
+    pub fn records(&mut self) -> [usize; 2] {
+        let mut kernel = Vec::new();
+        self.kernel.sweep_flows(|record| {
+            kernel.push(*record);
             false
+        });
+        let host: Vec<_> = walk::records(&self.host.flows).collect();
+        // The two homes may see a packet in different seconds.
+        let timeless = |record: &Record| {
+            let mut words = record.words;
+            words[0] = u64::from(record.life().progress());
+            Record { words, ..*record }
         };
-        self.kernel.sweep_flows(count).unwrap();
-        assert_eq!(records, self.host.flows.get_mut().each_ref().map(HashMap::len));
-        records
+        assert!(kernel.iter().map(timeless).eq(host.iter().map(timeless)), "{kernel:#?}\n{host:#?}");
+        let gone_on = host.iter().filter(|record| record.life().progress() & CONFIRMED != 0).count();
+        [gone_on, host.len() - gone_on]
     }
 
-    /// Loses the records whose keys match, as an LRU table does when it is full.
+    /// Loses the records whose keys match, as a table does that is full.
     pub fn forget(&mut self, which: impl Fn(&FlowKey) -> bool) {
-        self.host.flows.get_mut().iter_mut().for_each(|flows| flows.retain(|key, _| !which(key)));
-        self.kernel.sweep_flows(|_, key, _| which(key)).unwrap();
+        walk::sweep(&self.host.flows, &self.host.settings.hash_keys, |record| which(&record.key()));
+        self.kernel.sweep_flows(|record| which(&record.key()));
     }
 
     /// Waits until the clock that packets are noted by has moved on.

@@ -92,6 +92,7 @@ fn everything_but_the_interfaces_has_a_default() {
     assert_eq!(
         config,
         Config {
+            obsolete: vec![],
             interfaces: vec!["eth0".into()],
             xdp_mode: XdpMode::Auto,
             state_file: "/var/lib/xdp-lb/state.json".into(),
@@ -111,7 +112,6 @@ fn everything_but_the_interfaces_has_a_default() {
                 backends: 16384,
                 slots: 4_194_304,
                 flows: 1_048_576,
-                half_open_flows: 262_144,
                 source_ranges: 65_536,
                 source_rates: 65_536,
                 fragments: 8192
@@ -127,12 +127,20 @@ fn everything_but_the_interfaces_has_a_default() {
 }
 
 #[test]
+fn the_size_of_a_table_that_is_gone_is_read_over_and_told() {
+    let with = valid("interfaces = [\"eth0\"]\nlimits = { half_open_flows = 4096, flows = 2048 }");
+    let without = valid("interfaces = [\"eth0\"]\nlimits.flows = 2048");
+    assert!(with.obsolete.len() == 1 && with.obsolete[0].contains("limits.half_open_flows"));
+    assert_eq!(Config { obsolete: vec![], ..with }, without);
+}
+
+#[test]
 fn every_key_is_read() {
     let config = valid(&format!(
         "interfaces = [\"bond0\"]\nxdp_mode = \"generic\"\nasymmetric_replies = true\nstate_file = \"/s\"\npin_path = \"/p/q\"\n\
          flow_hash_secret = \"{}\"\nsnat_ports = \"2000-3000\"\nvips = {{ interface = \"lo\", withdraw = \"no-backends\" }}\n\
          api.socket = \"/a\"\nmetrics.listen = \"off\"\n\
-         limits = {{ services = 1, backends = 2, slots = 0x400, flows = 2048, half_open_flows = 4096, \
+         limits = {{ services = 1, backends = 2, slots = 0x400, flows = 2048, \
          source_ranges = 3, source_rates = 4096, fragments = 1024 }}\n\
          timeouts = {{ tcp_idle = \"1h 30m\", udp_idle = \"7days\" }}\n\
          [[service]]\nname = \"d\"\nvip = \"[2001:db8::1]:53\"\nprotocol = \"udp\"\nmode = \"nat\"\n\
@@ -152,7 +160,6 @@ fn every_key_is_read() {
         backends: 2,
         slots: 1024,
         flows: 2048,
-        half_open_flows: 4096,
         source_ranges: 3,
         source_rates: 4096,
         fragments: 1024,

@@ -981,7 +981,7 @@ async fn a_drained_service_keeps_its_flows_and_gives_its_vip_up_and_a_drained_no
 const DISCOVERED: &str = r#"
 interfaces = ["eth0"]
 state_file = "STATE"
-limits = { services = 16, backends = 64, slots = 100_000, flows = 1024, half_open_flows = 1024, fragments = 1024 }
+limits = { services = 16, backends = 64, slots = 100_000, flows = 1024, fragments = 1024 }
 
 [[service]]
 name = "web"

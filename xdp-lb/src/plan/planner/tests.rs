@@ -19,7 +19,6 @@ const LIMITS: Limits = Limits {
     backends: 60,
     slots: 200_000,
     flows: 1,
-    half_open_flows: 1,
     source_ranges: 20,
     source_rates: 1,
     fragments: 1,

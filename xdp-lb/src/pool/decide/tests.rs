@@ -169,7 +169,6 @@ fn another_daemon_keeps_the_flows_of_a_backend_that_fails_until_it_has_looked_it
         backends: 2,
         slots: 100_000,
         flows: 1,
-        half_open_flows: 1,
         source_ranges: 1,
         source_rates: 1,
         fragments: 1,

@@ -1,0 +1,27 @@
+//! A process's words.
+
+use core::sync::atomic::{AtomicU64, Ordering, fence};
+
+use super::memory::Word;
+
+impl Word for AtomicU64 {
+    // Stronger than what the kernel has, where an address that depends on a load orders what follows.
+    fn load(&self) -> u64 {
+        self.load(Ordering::Acquire)
+    }
+
+    fn store(&self, value: u64) {
+        self.store(value, Ordering::Relaxed);
+    }
+
+    fn replace(&self, old: u64, new: u64) -> bool {
+        let is_old = self.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+        fence(Ordering::SeqCst);
+        is_old
+    }
+
+    fn add(&self, by: u64) {
+        self.fetch_add(by, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+    }
+}

@@ -1,0 +1,229 @@
+//! Lines for a flow that begins.
+
+use super::find::read;
+use super::forget::forget;
+use super::life::Life;
+use super::lines::{take, vacate, write};
+use super::memory::{Steps, WAYS, Word, buckets_of};
+use super::outcome::{Begun, Found, Manner};
+use super::port_words::give_back;
+use super::ports;
+use super::record::{Record, Room, protocol_of};
+use super::tags::{self, Matches};
+use crate::hash::FlowHash;
+use crate::tables::Settings;
+use crate::tables::flow::PAIRED;
+
+/// Records the flow in the room, as `Room::new` has it: in lines of its own, or in those of the record that was found.
+///
+/// A flow that gets a port, or keeps its own, is [`PAIRED`]; one that should only keep its own and cannot is recorded without.
+#[inline(always)]
+pub fn begin<M: Steps>(memory: &M, settings: &Settings, room: &mut Room, manner: Manner) -> Begun {
+    if lock(memory, room.hash).is_none() {
+        return Begun::Busy;
+    }
+    let begun = begin_locked(memory, settings, room, manner);
+    unlock(memory, room.hash);
+    begun
+}
+
+#[inline(always)]
+fn begin_locked<M: Steps>(memory: &M, settings: &Settings, room: &mut Room, manner: Manner) -> Begun {
+    if manner.has(Manner::ANEW) {
+        if take(memory, &mut room.record).is_none() {
+            return Begun::Busy;
+        }
+        give_back(memory, &settings.hash_keys, &room.record);
+        room.new.place = room.record.place;
+        room.new.words[0] = room.record.life().taken().to_bits();
+    } else {
+        let claimed = claim(memory, settings, room);
+        if claimed != Begun::New {
+            return claimed;
+        }
+    }
+    let is_own = manner.has(Manner::OWN_PORT) && ports::keep(memory, settings, room).is_some();
+    let is_paired = is_own || manner.has(Manner::PORT) && ports::allocate(memory, settings, room).is_some();
+    if !is_paired && manner.has(Manner::PORT) {
+        let Room { new, .. } = room;
+        let _ = vacate(memory, new.place, new.is_v6(), new.life());
+        return Begun::NoPort;
+    }
+    let progress = if is_paired { manner.progress() | PAIRED } else { manner.progress() };
+    if publish(memory, room, progress).is_some() { Begun::New } else { Begun::Full }
+}
+
+/// How often lines are looked for, and room is made where there are none.
+const ROUNDS: u32 = 2;
+
+const LOCKED: u64 = 1;
+
+#[inline(always)]
+fn lock<M: Steps>(memory: &M, hash: FlowHash) -> Option<()> {
+    let word = memory.lock(hash)?;
+    for _ in 0..M::LOCK_TRIES {
+        if word.load() == 0 && word.replace(0, LOCKED) {
+            return Some(());
+        }
+    }
+    None
+}
+
+#[inline(always)]
+fn unlock<M: Steps>(memory: &M, hash: FlowHash) {
+    if let Some(word) = memory.lock(hash) {
+        word.replace(LOCKED, 0);
+    }
+}
+
+/// Takes lines for a flow without a record. Where its buckets are full, records that are worth less than a new flow go:
+/// [`Life::worth`].
+#[inline(always)]
+fn claim<M: Steps>(memory: &M, settings: &Settings, room: &mut Room) -> Begun {
+    match memory.find_flow(settings, room) {
+        Found::Record => return Begun::Already,
+        Found::Busy => return Begun::Busy,
+        Found::Nothing => {}
+    }
+    for _ in 0..ROUNDS {
+        if take_free(memory, room) {
+            return Begun::New;
+        }
+        if !make_room(memory, settings, room) {
+            break;
+        }
+    }
+    Begun::Full
+}
+
+/// Makes what was claimed the record of its flow, which has come so far with its first packet.
+#[inline(always)]
+fn publish<M: Steps>(memory: &M, room: &mut Room, progress: u8) -> Option<()> {
+    let Room { new: record, hash, now, .. } = room;
+    write(record, memory)?;
+    let (bucket, way) = (record.place / WAYS, record.place % WAYS);
+    let word = memory.tags(bucket)?;
+    let there = word.load();
+    let mut change = tags::change(way, tags::of(there, way), tags::tag(*hash));
+    if record.is_v6() {
+        let more = &memory.line(record.place ^ 1)?[0];
+        let life = Life::from_bits(more.load());
+        more.replace(life.to_bits(), life.lent().to_bits());
+        change = change.wrapping_add(tags::change(way ^ 1, tags::of(there, way ^ 1), tags::BELONGS));
+    }
+    if change != 0 {
+        word.add(change);
+    }
+    let taken = record.life();
+    record.words[0] = taken.begun(*now, progress).to_bits();
+    memory.line(record.place)?[0].replace(taken.to_bits(), record.words[0]);
+    Some(())
+}
+
+/// Takes free lines of the emptier of the two buckets, else of the other.
+#[inline(always)]
+fn take_free<M: Steps>(memory: &M, room: &mut Room) -> bool {
+    let [first, second] = buckets_of(room.hash, memory.buckets());
+    let (Some(tags), Some(other)) = (memory.tags(first), memory.tags(second)) else { return false };
+    let is_swapped = tags::free(other.load()).count() > tags::free(tags.load()).count();
+    let (first, second) = if is_swapped { (second, first) } else { (first, second) };
+    memory.take_lines(room, first) || memory.take_lines(room, second)
+}
+
+/// Takes free lines of this bucket: one whose neighbour is not free, so that neighbours are left for IPv6, or two.
+#[inline(always)]
+pub fn take_lines<M: Steps>(memory: &M, room: &mut Room, bucket: u32) -> Option<()> {
+    let free = tags::free(memory.tags(bucket)?.load());
+    let pairs = free.pairs();
+    let is_v6 = room.key.is_v6();
+    let choices = if is_v6 { [pairs, Matches::default()] } else { [free.without(pairs), pairs] };
+    for mut choices in choices {
+        for _ in 0..WAYS {
+            let way = choices.take();
+            if way >= WAYS {
+                break;
+            }
+            if take_line(memory, bucket * WAYS + way, is_v6, &mut room.new).is_some() {
+                return Some(());
+            }
+        }
+    }
+    None
+}
+
+#[inline(always)]
+fn take_line<M: Steps>(memory: &M, place: u32, is_v6: bool, into: &mut Record) -> Option<()> {
+    let word = &memory.line(place)?[0];
+    let life = Life::from_bits(word.load());
+    if !life.is_free() || !word.replace(life.to_bits(), life.taken().to_bits()) {
+        return None;
+    }
+    if is_v6 {
+        let more = &memory.line(place ^ 1)?[0];
+        let other = Life::from_bits(more.load());
+        if !other.is_free() || !more.replace(other.to_bits(), other.taken().to_bits()) {
+            word.replace(life.taken().to_bits(), life.taken().freed().to_bits());
+            return None;
+        }
+    }
+    into.place = place;
+    into.words[0] = life.taken().to_bits();
+    Some(())
+}
+
+/// Forgets what is worth least of the flow's two buckets, if that is worth less than a flow that begins; says whether there is
+/// room now.
+#[inline(always)]
+fn make_room<M: Steps>(memory: &M, settings: &Settings, room: &mut Room) -> bool {
+    let is_v6 = room.key.is_v6();
+    let (mut least, mut place) = (u32::MAX, 0);
+    for bucket in buckets_of(room.hash, memory.buckets()) {
+        for way in 0..WAYS {
+            let at = bucket * WAYS + way;
+            let worth = memory.worth(settings, room, at);
+            if worth < least {
+                (least, place) = (worth, at);
+            }
+        }
+    }
+    if least == u32::MAX {
+        return false;
+    }
+    memory.make_way(settings, room, place);
+    if is_v6 {
+        memory.make_way(settings, room, place ^ 1);
+    }
+    true
+}
+
+/// What is lost with the record in this line, and for an IPv6 flow with the one in its neighbour; [`u32::MAX`], where it has to
+/// stay. A free line is one that another CPU takes, or has just given back.
+#[inline(always)]
+pub fn worth<M: Steps>(memory: &M, settings: &Settings, room: &Room, place: u32) -> u32 {
+    let one = worth_of_line(memory, settings, room, place);
+    if room.key.is_v6() { one.max(worth_of_line(memory, settings, room, place ^ 1)) } else { one }
+}
+
+/// Of an IPv6 record's two lines the first says it, for a flow that takes two itself; for others no line of it is asked but that.
+#[inline(always)]
+fn worth_of_line<M: Steps>(memory: &M, settings: &Settings, room: &Room, place: u32) -> u32 {
+    let Some(line) = memory.line(place) else { return u32::MAX };
+    let life = Life::from_bits(line[0].load());
+    if life.is_free() | life.belongs() & room.key.is_v6() {
+        return 0;
+    }
+    if !life.is_record() {
+        return u32::MAX;
+    }
+    life.worth(protocol_of(line[3].load()), room.now, settings).unwrap_or(u32::MAX)
+}
+
+/// Forgets the record in a line: [`Steps::make_way`].
+#[inline(always)]
+pub fn make_way<M: Steps>(memory: &M, settings: &Settings, room: &mut Room, place: u32) {
+    let Room { other, now, .. } = room;
+    if read(memory, place, other, |_| true) == Found::Record {
+        let protocol = other.protocol();
+        forget(memory, &settings.hash_keys, other, |life| life.worth(protocol, *now, settings).is_some());
+    }
+}

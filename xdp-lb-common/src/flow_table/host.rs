@@ -1,0 +1,65 @@
+//! The table in a process's memory.
+
+extern crate std;
+
+use core::sync::atomic::AtomicU64;
+use std::boxed::Box;
+
+use super::memory::{Line, Memory, WAYS, Word};
+use super::record::LINE_WORDS;
+use super::steps::Plain;
+use crate::hash::FlowHash;
+
+/// How many locks there are here.
+const LOCKS: u32 = 64;
+
+/// The table in a process's memory, of any words.
+#[derive(Debug)]
+pub struct HostMemory<W = AtomicU64> {
+    buckets: u32,
+    tags: Box<[W]>,
+    lines: Box<[Line<W>]>,
+    locks: Box<[W]>,
+    ports: Box<[W]>,
+}
+
+impl<W> HostMemory<W> {
+    /// An empty table of so many buckets.
+    pub fn new(buckets: u32, word: impl Fn() -> W) -> Self {
+        let words = |count: u32| (0..count).map(|_| word()).collect();
+        let lines = buckets * WAYS;
+        Self {
+            buckets,
+            tags: words(buckets),
+            lines: (0..lines).map(|_| core::array::from_fn::<_, LINE_WORDS, _>(|_| word())).collect(),
+            locks: words(LOCKS),
+            ports: words(lines),
+        }
+    }
+}
+
+impl<W: Word> Memory for HostMemory<W> {
+    type Word = W;
+
+    fn buckets(&self) -> u32 {
+        self.buckets
+    }
+
+    fn tags(&self, bucket: u32) -> Option<&W> {
+        self.tags.get(bucket as usize)
+    }
+
+    fn line(&self, place: u32) -> Option<&Line<W>> {
+        self.lines.get(place as usize)
+    }
+
+    fn lock(&self, hash: FlowHash) -> Option<&W> {
+        self.locks.get((hash.bits() % LOCKS) as usize)
+    }
+
+    fn port(&self, place: u32) -> Option<&W> {
+        self.ports.get(place as usize)
+    }
+}
+
+impl<W: Word> Plain for HostMemory<W> {}

@@ -1,0 +1,126 @@
+//! A bucket's word: a byte for each of its eight lines.
+
+use crate::hash::FlowHash;
+
+/// The byte of a line that holds no record.
+pub const NONE: u8 = 0;
+/// The byte of a line that belongs to the record in its neighbour.
+pub const BELONGS: u8 = 1;
+
+const ONES: u64 = u64::from_ne_bytes([1; 8]);
+const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
+
+/// The byte of a record of this hash: 2 to 255, by other bits than those that choose its buckets (of up to 2^24).
+#[inline(always)]
+pub fn tag(hash: FlowHash) -> u8 {
+    2 + ((hash.low_byte() as u32 * 254) >> 8) as u8
+}
+
+/// Which bytes of the word may be this one, by their highest bits. None that is, is missed; one beside it may be taken for it.
+#[inline(always)]
+pub fn matching(word: u64, tag: u8) -> Matches {
+    let differences = word ^ ONES.wrapping_mul(tag as u64);
+    Matches(differences.wrapping_sub(ONES) & !differences & HIGH)
+}
+
+/// The word with `to` added to a line's byte that is `from`, as something to be added.
+#[inline(always)]
+pub fn change(way: u32, from: u8, to: u8) -> u64 {
+    (to as u64).wrapping_sub(from as u64) << (8 * way)
+}
+
+/// The byte of a line.
+#[inline(always)]
+pub fn of(word: u64, way: u32) -> u8 {
+    (word >> (8 * (way & 7))) as u8
+}
+
+/// Which bytes are [`NONE`].
+#[inline(always)]
+pub fn free(word: u64) -> Matches {
+    // The highest bit of each byte that has any bit.
+    let used = (word & !HIGH).wrapping_add(!HIGH) | word;
+    Matches(!used & HIGH)
+}
+
+/// Some of a bucket's lines.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Matches(u64);
+
+impl Matches {
+    /// How many there are.
+    #[inline(always)]
+    pub fn count(self) -> u32 {
+        ((self.0 >> 7).wrapping_mul(ONES) >> 56) as u32
+    }
+
+    /// Those whose neighbour is among them, too: lines 0 and 1 are neighbours, 2 and 3, and so on.
+    #[inline(always)]
+    pub fn pairs(self) -> Self {
+        const EVEN: u64 = 0x00ff_00ff_00ff_00ff;
+        Self(self.0 & ((self.0 >> 8 & EVEN) | (self.0 & EVEN) << 8))
+    }
+
+    /// The others.
+    #[inline(always)]
+    pub fn without(self, others: Self) -> Self {
+        Self(self.0 & !others.0)
+    }
+
+    /// Takes the first one out: its number from 0 to 7; 8 where there is none.
+    #[inline(always)]
+    pub fn take(&mut self) -> u32 {
+        // One bit, 2^(8 i), is a shift by i bytes: which brings byte 7 - i of the factor to the top. Counting zeros is a
+        // long way for this target.
+        const NUMBERS: u64 = 0x0001_0203_0405_0607;
+        if self.0 == 0 {
+            return 8;
+        }
+        let lowest = self.0 & self.0.wrapping_neg();
+        self.0 ^= lowest;
+        ((lowest >> 7).wrapping_mul(NUMBERS) >> 56) as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(mut matches: Matches) -> Vec<u32> {
+        std::iter::from_fn(|| Some(matches.take()).filter(|way| *way < 8)).collect()
+    }
+
+    #[test]
+    fn every_byte_that_agrees_is_found() {
+        let word = u64::from_le_bytes([5, 0, 7, 5, 255, 128, 5, 0]);
+        assert_eq!(all(matching(word, 5)), [0, 3, 6]);
+        assert_eq!(all(matching(word, 255)), [4]);
+        assert_eq!(all(matching(word, 128)), [5]);
+        assert_eq!(all(matching(word, NONE)), [1, 7]);
+        assert_eq!(all(matching(word, 9)), []);
+        for word in (0..100_000u64).map(|i| i.wrapping_mul(0x9e37_79b9_7f4a_7c15)) {
+            for way in 0..8 {
+                assert!(all(matching(word, of(word, way))).contains(&way), "{word:x} {way}");
+            }
+            let sparse = word & word >> 7 & word << 9;
+            let none: Vec<u32> = (0..8).filter(|way| of(sparse, *way) == NONE).collect();
+            assert_eq!(free(sparse).count() as usize, none.len(), "{sparse:x}");
+            assert_eq!(all(free(sparse)), none, "{sparse:x}");
+        }
+        assert_eq!([0, u64::MAX, ONES, HIGH].map(|word| free(word).count()), [8, 0, 0, 0]);
+    }
+
+    #[test]
+    fn lines_whose_neighbour_is_free_too_are_told() {
+        let word = u64::from_le_bytes([0, 0, 7, 0, 0, 128, 0, 0]);
+        assert_eq!(all(free(word).pairs()), [0, 1, 6, 7]);
+        assert_eq!(all(free(word).without(free(word).pairs())), [3, 4]);
+    }
+
+    #[test]
+    fn a_byte_changes_alone() {
+        let word = u64::from_le_bytes([5, 0, 7, 5, 255, 128, 5, 0]);
+        let changed = word.wrapping_add(change(4, 255, 3)).wrapping_add(change(7, 0, 9));
+        assert_eq!(changed, u64::from_le_bytes([5, 0, 7, 5, 3, 128, 5, 9]));
+    }
+}

@@ -1,0 +1,263 @@
+//! The flow table as BPF maps.
+
+use core::arch::asm;
+use core::cell::UnsafeCell;
+
+use xdp_lb_common::flow_table::claim::begin;
+use xdp_lb_common::flow_table::find::find;
+use xdp_lb_common::flow_table::outcome::{Begun, Found, Manner, Noted};
+use xdp_lb_common::flow_table::record::Room;
+use xdp_lb_common::flow_table::{LOCKS, Line, Memory, Steps, Word, claim, note, port_words, ports};
+use xdp_lb_common::hash::FlowHash;
+use xdp_lb_common::tables::Settings;
+use xdp_lb_common::tables::flow::Direction;
+
+use crate::maps::{FLOW_LINES, FLOW_LOCKS, FLOW_PORTS, FLOW_TAGS, SETTINGS};
+
+/// The table.
+pub struct FlowTable;
+
+/// Finds the record of the flow that the room names: a [`Found`].
+///
+/// These are global functions (5.6; with pointers, 5.12), which the verifier looks at by themselves, once, with any room
+/// that there may be. Others it would follow anew from each place and each state in which they are called.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xdp_lb_find_flow(room: *mut Room) -> u32 {
+    // SAFETY: the verifier lets no caller pass anything but a room of its own, or null.
+    match (unsafe { room.as_mut() }, SETTINGS.get(0)) {
+        (Some(room), Some(settings)) => find(&FlowTable, &settings.hash_keys, room) as u32,
+        _ => Found::Nothing as u32,
+    }
+}
+
+/// Finds the record of the flow whose backend has sent what the room names: a [`Found`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xdp_lb_find_flow_of_reply(room: *mut Room) -> u32 {
+    // SAFETY: as above.
+    match (unsafe { room.as_mut() }, SETTINGS.get(0)) {
+        (Some(room), Some(settings)) => port_words::find(&FlowTable, &settings.hash_keys, room) as u32,
+        _ => Found::Nothing as u32,
+    }
+}
+
+/// Records the flow that the room names, in a [`Manner`]: a [`Begun`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xdp_lb_begin_flow(room: *mut Room, manner: u32) -> u32 {
+    // SAFETY: as above.
+    match (unsafe { room.as_mut() }, SETTINGS.get(0)) {
+        (Some(room), Some(settings)) => begin(&FlowTable, settings, room, Manner(manner)) as u32,
+        _ => Begun::Full as u32,
+    }
+}
+
+/// See [`Steps::take_lines`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xdp_lb_take_lines(room: *mut Room, bucket: u32) -> u32 {
+    // SAFETY: as above.
+    unsafe { room.as_mut() }.is_some_and(|room| claim::take_lines(&FlowTable, room, bucket).is_some()) as u32
+}
+
+/// See [`Steps::worth`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xdp_lb_worth(room: *mut Room, place: u32) -> u32 {
+    // SAFETY: as above.
+    match (unsafe { room.as_mut() }, SETTINGS.get(0)) {
+        (Some(room), Some(settings)) => claim::worth(&FlowTable, settings, room, place),
+        _ => u32::MAX,
+    }
+}
+
+/// See [`Steps::make_way`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xdp_lb_make_way(room: *mut Room, place: u32) -> u32 {
+    // SAFETY: as above.
+    if let (Some(room), Some(settings)) = (unsafe { room.as_mut() }, SETTINGS.get(0)) {
+        claim::make_way(&FlowTable, settings, room, place);
+    }
+    0
+}
+
+/// See [`Steps::take_port`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xdp_lb_take_port(room: *mut Room, from: u32, scarce: u32) -> u32 {
+    let from = FlowHash::from_bits(from);
+    // SAFETY: as above.
+    match (unsafe { room.as_mut() }, SETTINGS.get(0)) {
+        (Some(room), Some(settings)) => {
+            ports::take_of_line(&FlowTable, settings, room, from, scarce != 0).is_some() as u32
+        }
+        _ => 0,
+    }
+}
+
+/// See [`Steps::yields`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xdp_lb_yields(room: *mut Room, there: u64, scarce: u32) -> u32 {
+    // SAFETY: as above.
+    match (unsafe { room.as_mut() }, SETTINGS.get(0)) {
+        (Some(room), Some(settings)) => ports::yields(&FlowTable, settings, room, there, scarce != 0) as u32,
+        _ => 0,
+    }
+}
+
+/// See [`Steps::note_packet`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xdp_lb_note_packet(room: *mut Room, is_reply: u32, tcp_flags: u32) -> u32 {
+    let direction = if is_reply != 0 { Direction::Reply } else { Direction::Forward };
+    // SAFETY: as above.
+    match unsafe { room.as_mut() } {
+        Some(room) => note::note_packet(&FlowTable, room, direction, tcp_flags as u8) as u32,
+        None => Noted::Gone as u32,
+    }
+}
+
+impl Memory for FlowTable {
+    type Word = SharedWord;
+
+    #[inline(always)]
+    fn buckets(&self) -> u32 {
+        SETTINGS.get(0).map_or(0, |settings| settings.flow_buckets)
+    }
+
+    #[inline(always)]
+    fn tags(&self, bucket: u32) -> Option<&SharedWord> {
+        FLOW_TAGS.get_ptr_mut(bucket).map(shared)
+    }
+
+    #[inline(always)]
+    fn line(&self, place: u32) -> Option<&Line<SharedWord>> {
+        FLOW_LINES.get_ptr_mut(place).map(shared)
+    }
+
+    #[inline(always)]
+    fn lock(&self, hash: FlowHash) -> Option<&SharedWord> {
+        FLOW_LOCKS.get_ptr_mut(hash.bits() % LOCKS).map(shared)
+    }
+
+    #[inline(always)]
+    fn port(&self, place: u32) -> Option<&SharedWord> {
+        FLOW_PORTS.get_ptr_mut(place).map(shared)
+    }
+
+    #[inline(always)]
+    #[allow(clippy::pointers_in_nomem_asm_block, reason = "the pointer is computed with, not followed")]
+    fn after(line: &Line<SharedWord>, loaded: u64) -> &Line<SharedWord> {
+        let mut line = core::ptr::from_ref(line);
+        // SAFETY: the pointer stays what it was. The processor does not know that before `loaded` is there.
+        unsafe {
+            asm!("{loaded} &= 0", "{line} += {loaded}", line = inout(reg) line, loaded = inout(reg) loaded => _,
+                 options(pure, nomem, nostack));
+            &*line
+        }
+    }
+}
+
+impl Steps for FlowTable {
+    #[inline(always)]
+    fn find_flow(&self, _: &Settings, room: &mut Room) -> Found {
+        Found::of(xdp_lb_find_flow(room))
+    }
+
+    #[inline(always)]
+    fn find_flow_of_reply(&self, _: &Settings, room: &mut Room) -> Found {
+        Found::of(xdp_lb_find_flow_of_reply(room))
+    }
+
+    #[inline(always)]
+    fn begin_flow(&self, _: &Settings, room: &mut Room, manner: Manner) -> Begun {
+        Begun::of(xdp_lb_begin_flow(room, manner.0))
+    }
+
+    #[inline(always)]
+    fn take_lines(&self, room: &mut Room, bucket: u32) -> bool {
+        xdp_lb_take_lines(room, bucket) != 0
+    }
+
+    #[inline(always)]
+    fn worth(&self, _: &Settings, room: &mut Room, place: u32) -> u32 {
+        xdp_lb_worth(room, place)
+    }
+
+    #[inline(always)]
+    fn make_way(&self, _: &Settings, room: &mut Room, place: u32) {
+        xdp_lb_make_way(room, place);
+    }
+
+    #[inline(always)]
+    fn take_port(&self, _: &Settings, room: &mut Room, from: FlowHash, scarce: bool) -> bool {
+        xdp_lb_take_port(room, from.bits(), scarce as u32) != 0
+    }
+
+    #[inline(always)]
+    fn yields(&self, _: &Settings, room: &mut Room, there: u64, scarce: bool) -> bool {
+        xdp_lb_yields(room, there, scarce as u32) != 0
+    }
+
+    #[inline(always)]
+    fn note_packet(&self, room: &mut Room, direction: Direction, tcp_flags: u8) -> Noted {
+        Noted::of(xdp_lb_note_packet(room, (direction == Direction::Reply) as u32, tcp_flags.into()))
+    }
+}
+
+/// A word of the flow table.
+#[repr(transparent)]
+pub struct SharedWord(UnsafeCell<u64>);
+
+/// What lies at this place of the flow table, as words that others change meanwhile.
+#[inline(always)]
+fn shared<T, S>(place: *mut T) -> &'static S {
+    const { assert!(size_of::<T>() == size_of::<S>()) };
+    // SAFETY: a map's values are there as long as the program runs, are aligned for words, and are of words; the result's
+    // type lets others change them.
+    unsafe { &*place.cast() }
+}
+
+impl Word for SharedWord {
+    #[inline(always)]
+    fn load(&self) -> u64 {
+        // SAFETY: the cell is aligned and valid. Volatile: one instruction, as the kernel's own READ_ONCE relies on.
+        unsafe { self.0.get().read_volatile() }
+    }
+
+    #[inline(always)]
+    fn store(&self, value: u64) {
+        // SAFETY: as for `load`.
+        unsafe { self.0.get().write_volatile(value) }
+    }
+
+    #[inline(always)]
+    fn replace(&self, old: u64, new: u64) -> bool {
+        let seen: u64;
+        // SAFETY: the instruction (5.12) exchanges an aligned word of a map, and does nothing else. The standard library has no
+        // such operation for a machine that it knows no compare-and-swap of.
+        #[cfg(target_arch = "bpf")]
+        unsafe {
+            asm!("r0 = cmpxchg_64({place} + 0, r0, {new})", place = in(reg) self.0.get(), new = in(reg) new,
+                 inout("r0") old => seen, options(nostack));
+        }
+        // Clippy looks at this as if it were built for the host, which has no such register.
+        #[cfg(not(target_arch = "bpf"))]
+        {
+            seen = self.load() ^ new;
+        }
+        seen == old
+    }
+
+    #[inline(always)]
+    fn add(&self, by: u64) {
+        // SAFETY: as for `replace`. Fetched, since without that it is not a barrier on arm64.
+        unsafe {
+            asm!("{by} = atomic_fetch_add((u64 *)({place} + 0), {by})", place = in(reg) self.0.get(),
+                 by = inout(reg) by => _, options(nostack));
+        }
+    }
+}
