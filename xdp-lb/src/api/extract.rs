@@ -10,6 +10,7 @@ use axum::http::request::Parts;
 use serde::de::DeserializeOwned;
 
 use crate::api::error::Error;
+use crate::api::json;
 use crate::model::refusal::Refusal;
 use crate::model::text;
 
@@ -28,7 +29,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Document<T> {
             return Err(too_large());
         }
         let body = Bytes::from_request(request, state).await.map_err(unreadable)?;
-        let document = serde_json::from_slice(&body).map_err(|error| {
+        let document = json::read(&body).map_err(|error| {
             Error::new(
                 StatusCode::BAD_REQUEST,
                 format!("the request body is not the JSON document of this route: {error}"),

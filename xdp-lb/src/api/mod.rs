@@ -9,6 +9,7 @@ pub mod client;
 pub mod endpoint;
 mod error;
 mod extract;
+mod json;
 mod openapi;
 mod remote;
 pub mod server;
