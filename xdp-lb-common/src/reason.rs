@@ -81,7 +81,8 @@ reasons! {
     SnatPortsExhausted = 11, Drop, "snat_ports_exhausted",
         "no free source port towards the backend: widen snat_ports, or (full-nat) add snat_addresses to the service";
     FlowTableFull = 12, Drop, "flow_table_full",
-        "the flow table is full, so the flow could not be recorded: raise limits.flows";
+        "a new flow could not be recorded, because every record that it could have taken belongs to an established flow: \
+         raise limits.flows";
     ResetWithoutFlow = 13, Drop, "reset_without_flow",
         "a TCP reset for an unknown flow: there is no peer to forward it to";
     MartianSource = 14, Drop, "martian_source",

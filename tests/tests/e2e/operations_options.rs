@@ -113,7 +113,7 @@ fn runtime_changes_are_saved_into_the_config_file_whose_comments_stay_and_no_flo
     let differs = site.daemon.cli_output(&["diff", "--runtime"]).unwrap();
     let said = String::from_utf8_lossy(&differs.stdout).into_owned();
     assert_eq!(differs.status.code(), Some(1), "{said}");
-    assert!(said.contains("weight 100 -> 300") && said.contains("max_flows not set -> 100000"), "{said}");
+    assert!(said.contains("weight 100 -> 300") && said.contains("max_flows 0 -> 100000"), "{said}");
     let shown = site.daemon.cli(&["config", "show"]).unwrap();
     assert!(
         shown.contains("max_flows = 100000  # runtime") && shown.contains("weight = 300  # runtime"),

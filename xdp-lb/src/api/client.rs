@@ -23,8 +23,8 @@ use crate::model;
 use crate::model::event::EventView;
 use crate::model::request::{AdminPatch, BackendPatch, FlowQuery, Outcome, ServicePatch};
 use crate::report::documents::{
-    BackendView, ConfigView, CountersView, ErrorView, FlowsView, ReloadView, RemovalQuery, ServiceDetailView,
-    ServiceView, StatusView,
+    BackendView, ConfigQuery, ConfigView, CountersView, ErrorView, FlowsView, ReloadView, RemovalQuery,
+    ServiceDetailView, ServiceView, StatusView,
 };
 
 /// The largest answer that is read, in bytes: views of a hundred thousand backends fit.
@@ -204,8 +204,9 @@ impl Client {
     }
 
     /// The running configuration, and what of it was changed at runtime.
-    pub async fn config(&self) -> Result<ConfigView> {
-        self.ask(Method::GET, "/v1/config", None::<&()>).await
+    pub async fn config(&self, query: ConfigQuery) -> Result<ConfigView> {
+        let path = if query.all { "/v1/config?all=true" } else { "/v1/config" };
+        self.ask(Method::GET, path, None::<&()>).await
     }
 
     /// What a reload would do now, and how many slots of each service would move.

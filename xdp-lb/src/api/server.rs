@@ -31,8 +31,8 @@ use crate::model::request::{AdminPatch, BackendPatch, FlowQuery, Outcome, Servic
 use crate::model::state::AdminState;
 use crate::model::{self, unknown};
 use crate::report::documents::{
-    BackendView, ConfigView, CountersView, FlowsView, ReloadView, RemovalQuery, ServiceDetailView,
-    ServiceView, StatusView,
+    BackendView, ConfigQuery, ConfigView, CountersView, FlowsView, ReloadView, RemovalQuery,
+    ServiceDetailView, ServiceView, StatusView,
 };
 
 /// How long the owner task may take to answer.
@@ -363,8 +363,8 @@ async fn flows(State(handle): State<Handle>, Chosen(query): Chosen<FlowQuery>) -
     reply(handle.flows(query).await)
 }
 
-async fn config(State(handle): State<Handle>) -> Reply<ConfigView> {
-    reply(handle.config().await)
+async fn config(State(handle): State<Handle>, Chosen(query): Chosen<ConfigQuery>) -> Reply<ConfigView> {
+    reply(handle.config(query).await)
 }
 
 async fn plan_reload(

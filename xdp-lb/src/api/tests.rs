@@ -18,7 +18,7 @@ use crate::model::request::{BackendPatch, FlowQuery};
 use crate::model::state::AdminState;
 use crate::model::{self, Mode, Protocol};
 use crate::net::Event;
-use crate::report::documents::{ErrorView, RemovalQuery, ServiceView, StatusView};
+use crate::report::documents::{ConfigQuery, ErrorView, RemovalQuery, ServiceView, StatusView};
 
 struct Daemon {
     socket: PathBuf,
@@ -200,6 +200,7 @@ async fn hostile_bodies_are_refused_in_words_and_change_nothing() {
         ("/v1/services", "\u{0}\u{1}", "expected"),
         ("/v1/services", r#"{"name":"a","vip":"192.0.2.1:80","colour":"red"}"#, "colour"),
         ("/v1/services", r#"{"name":"a","vip":"192.0.2.1"}"#, "has no port"),
+        ("/v1/services", r#"{"name":"a","name":"b"}"#, "the key \"name\" is given twice; give it once"),
         ("/v1/services", r#"{"name":"a","vip":"192.0.2.1:80","protocol":"sctp"}"#, "sctp"),
         ("/v1/services/web/backends", r#"{"address":"198.51.100.1:80","weight":65536}"#, "65536"),
         ("/v1/services/web/backends", r#"{"address":"198.51.100.1:80","weight":-1}"#, "-1"),
@@ -211,7 +212,8 @@ async fn hostile_bodies_are_refused_in_words_and_change_nothing() {
         assert!(error.contains(words), "{body:.60}: {error}");
     }
     let path = "/v1/services/web/backends/198.51.100.11:8080";
-    for body in [r#"{"wieght":1}"#, r#"{"admin":"gone"}"#, r#"{"weight":"1"}"#] {
+    for body in [r#"{"wieght":1}"#, r#"{"admin":"gone"}"#, r#"{"weight":"1"}"#, r#"{"weight":1,"weight":2}"#]
+    {
         assert_eq!(daemon.refused("PATCH", path, body).await.0, 400, "{body}");
     }
     assert_eq!(daemon.client.services().await.unwrap().len(), 2);
@@ -489,7 +491,7 @@ async fn an_owner_that_hangs_is_not_waited_for_without_end() {
     daemon.client.status().await.expect("what is only read does not ask it");
     let query = FlowQuery { service: None, backend: None, client: None, limit: 1, cursor: None };
     daemon.client.flows(&query).await.expect("nor do flows");
-    daemon.client.config().await.expect("nor does the configuration");
+    daemon.client.config(ConfigQuery::default()).await.expect("nor does the configuration");
     daemon.client.watch(None).await.expect("nor do those who watch");
 }
 

@@ -9,7 +9,7 @@ use super::drain::{self, Patience, Subject};
 use super::flags::{Given, wrong};
 use super::output::{self, Screen, number, text, words};
 use super::target::{Target, patch};
-use super::units::{byte_rate, grouped, latency, percent, rate, span};
+use super::units::{byte_rate, grouped, latency, number_of, percent, rate, span};
 use super::{Done, set};
 use crate::api::client::Client;
 use crate::model::change::FlowsLeft;
@@ -50,8 +50,8 @@ pub(super) enum Command {
     Set {
         #[command(flatten)]
         target: Target,
-        /// An option and its new value
-        #[arg(required = true, value_name = "KEY=VALUE")]
+        /// An option and its new value; without any, the options are listed
+        #[arg(value_name = "KEY=VALUE")]
         options: Vec<String>,
     },
     /// Drain a backend: it gets no new flows and keeps the ones it has
@@ -75,7 +75,7 @@ Examples:
         #[command(flatten)]
         target: Target,
         /// The share relative to the other backends, 0 to 65535; 0: no new flows
-        #[arg(value_name = "N")]
+        #[arg(value_name = "N", allow_negative_numbers = true, value_parser = number_of(0..=u16::MAX))]
         weight: u16,
     },
 }
@@ -87,9 +87,13 @@ impl Command {
                 let backends = client.backends(service.as_deref()).await?;
                 return Ok(screen.show(&backends, || table(screen, &backends))?.into());
             }
+            Self::Set { options, .. } if options.is_empty() => {
+                let why = set::nothing_to_set::<model::Backend>("xdp-lb backend set");
+                return Err(wrong(&["backend", "set"], why).into());
+            }
             Self::Set { target, options } => {
                 let options = set::patch_of(&options).map_err(|why| wrong(&["backend", "set"], why))?;
-                patch(client, &target, BackendPatch { admin: None, options }).await?
+                patch(client, &target, BackendPatch { options, ..BackendPatch::default() }).await?
             }
             Self::Drain { target, patience } => {
                 return drain::execute(client, screen, &Subject::Backend(target), &patience).await;

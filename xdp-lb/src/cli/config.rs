@@ -11,16 +11,20 @@ use super::output::Screen;
 use crate::api::client::Client;
 use crate::model::change::SettingChange;
 use crate::overlay::{Overlay, Saved, save};
-use crate::report::documents::{ReloadView, RemovalQuery};
+use crate::report::documents::{ConfigQuery, ReloadView, RemovalQuery};
 use crate::{config, file, store};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Print the running configuration as TOML, each value with its origin: file, default, runtime or discovered
     ///
-    /// Options of services and backends that have their defaults are left out. Secrets are not printed: flow_hash_secret, and
-    /// the values of a health check's headers. Drained services and backends are marked by a comment, since no key says so.
-    Show,
+    /// Values that are the default are left out, unless with --all. Secrets are not printed: flow_hash_secret, and the values
+    /// of a health check's headers. What is drained, and what was removed and is draining, is marked by a comment.
+    Show {
+        /// Also print the values that are the default
+        #[arg(long)]
+        all: bool,
+    },
     /// Write the runtime changes into the config file, and drop them from the state file; run it as root on the daemon's host
     ///
     /// Comments and the order of the file stay. Nothing is written if the result would not be valid or would not say what runs,
@@ -40,9 +44,10 @@ impl Command {
     }
 
     pub(super) async fn execute(self, client: &Client, screen: &Screen) -> anyhow::Result<Done> {
-        let view = client.config().await?;
+        let all = matches!(self, Self::Show { all: true });
+        let view = client.config(ConfigQuery { all }).await?;
         match self {
-            Self::Show => Ok(screen.show(&view, || view.toml.clone())?.into()),
+            Self::Show { .. } => Ok(screen.show(&view, || view.toml.clone())?.into()),
             Self::Save { dry_run } => {
                 let saved = save_into(client, Path::new(&view.file), dry_run).await?;
                 Ok(screen.show(&saved.lines, || words(&saved, &view.file, dry_run))?.into())

@@ -15,6 +15,7 @@ use xdp_lb_common::decap::{ACCEPTS_GUE, ACCEPTS_IPIP, Outcome};
 use xdp_lb_common::process::GUE_PORT;
 
 use super::run::start_logging;
+use super::units::number_of;
 use crate::datapath::Decapsulator;
 use crate::model::XdpMode;
 
@@ -43,7 +44,7 @@ pub(super) struct Decap {
     #[arg(long = "mode", value_name = "MODE", value_enum)]
     modes: Vec<Tunnel>,
     /// The UDP port of gue
-    #[arg(long, value_name = "PORT", default_value_t = GUE_PORT, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "PORT", default_value_t = GUE_PORT, value_parser = number_of(1..=u16::MAX))]
     gue_port: u16,
     /// An address of this host that tunnelled packets are sent to; may be given several times [default: the
     /// addresses of the interface, followed as they change]

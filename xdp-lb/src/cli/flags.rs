@@ -6,6 +6,7 @@ use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Args, Command, CommandFactory as _, FromArgMatches};
 use serde_json::{Map, Value};
 
+use super::set::plain;
 use super::{Cli, set};
 use crate::model::place::{Place, Problems};
 use crate::model::section::{Node, Section, Table};
@@ -207,13 +208,6 @@ fn in_flags(key: &str, absent: &Value) -> String {
         _ => key,
     };
     one.replace('_', "-")
-}
-
-/// The documentation's words without its marks.
-fn plain(text: &str) -> String {
-    let unquoted = |part: &str| part.trim_matches('"').to_owned();
-    let is_quoted = |part: &str| part.len() > 1 && part.starts_with('"') && part.ends_with('"');
-    text.split('`').map(|part| if is_quoted(part) { unquoted(part) } else { part.to_owned() }).collect()
 }
 
 /// What text stands for as the whole value of an option.

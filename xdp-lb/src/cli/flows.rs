@@ -6,7 +6,7 @@ use clap::Args;
 use comfy_table::Cell;
 
 use super::output::{Screen, number, text};
-use super::units::{grouped, span};
+use super::units::{grouped, number_of, span};
 use crate::api::client::Client;
 use crate::model::request::FlowQuery;
 use crate::model::text::parse_endpoint;
@@ -25,7 +25,7 @@ pub(super) struct Flows {
     #[arg(long, value_name = "ADDR")]
     client: Option<IpAddr>,
     /// Maximum number of flows to list
-    #[arg(long, value_name = "N", default_value_t = FlowQuery::DEFAULT_LIMIT)]
+    #[arg(long, value_name = "N", default_value_t = FlowQuery::DEFAULT_LIMIT, value_parser = number_of(0..=u32::MAX))]
     limit: u32,
 }
 

@@ -107,8 +107,7 @@ enum Command {
     Node(node::Command),
     /// Show everything on one screen: interfaces, services, backends, health, rates
     Status,
-    /// Show why packets were dropped or passed to the host: every counter with its meaning
-    Counters,
+    Counters(counters::Counters),
     Flows(flows::Flows),
     Diff(reload::Diff),
     /// Print the running configuration, and save runtime changes into the config file
@@ -228,7 +227,7 @@ impl Cli {
             Command::Backend(command) => block_on(command.execute(&client, &screen)),
             Command::Node(command) => block_on(command.execute(&client, &screen)),
             Command::Status => block_on(status::execute(&client, &screen)),
-            Command::Counters => block_on(counters::execute(&client, &screen)).map(Done::from),
+            Command::Counters(counters) => block_on(counters.execute(&client, &screen)).map(Done::from),
             Command::Flows(flows) => block_on(flows.execute(&client, &screen)).map(Done::from),
             Command::Config(command) => {
                 if remote.is_some() && command.is_of_this_host() {

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use serde::Serialize;
 
 use super::Done;
 use super::confirm::{self, Removal};
@@ -10,7 +11,7 @@ use super::output::Screen;
 use super::units::grouped;
 use crate::api::client::Client;
 use crate::model::change::{FlowsLeft, ServiceChange};
-use crate::report::documents::{ReloadView, RemovalQuery};
+use crate::report::documents::{ConfigQuery, ConfigView, ReloadView, RemovalQuery};
 
 /// Make the daemon reread its config file: all of it is applied, or nothing
 ///
@@ -57,10 +58,18 @@ impl Reload {
     }
 }
 
+/// What was changed at runtime, as a document: the fields are those of a plain `diff`.
+#[derive(Debug, Serialize)]
+struct RuntimeChanges {
+    changes: Vec<String>,
+    services: Vec<ServiceChange>,
+}
+
 impl Diff {
     pub(super) async fn execute(self, client: &Client, screen: &Screen) -> anyhow::Result<Done> {
         if self.runtime {
-            let view = client.config().await?;
+            let ConfigView { changes, services, .. } = client.config(ConfigQuery::default()).await?;
+            let view = RuntimeChanges { changes, services };
             let text = screen.show(&view, || match view.changes.is_empty() {
                 true => "no runtime changes".into(),
                 false => view.changes.join("\n"),

@@ -42,8 +42,8 @@ pub(super) enum Command {
         /// The service's name
         #[arg(value_parser = NonEmptyStringValueParser::new())]
         name: String,
-        /// An option and its new value
-        #[arg(required = true, value_name = "KEY=VALUE")]
+        /// An option and its new value; without any, the options are listed
+        #[arg(value_name = "KEY=VALUE")]
         options: Vec<String>,
     },
     /// Drain a service: no new flows; its VIP is withdrawn unless another service uses it; existing flows continue
@@ -113,9 +113,13 @@ impl Command {
                 let detail = client.service(&name).await?;
                 return Ok(screen.show(&detail, || detail_table(screen, &detail))?.into());
             }
+            Self::Set { options, .. } if options.is_empty() => {
+                let why = set::nothing_to_set::<model::Service>("xdp-lb service set");
+                return Err(wrong(&["service", "set"], why).into());
+            }
             Self::Set { name, options } => {
-                let options = set::patch_of(&options).map_err(|why| wrong(&["service", "set"], why))?;
-                client.patch_service(&name, &ServicePatch { admin: None, options }).await?
+                let patch = set::service_patch(&options).map_err(|why| wrong(&["service", "set"], why))?;
+                client.patch_service(&name, &patch).await?
             }
             Self::Drain { name, patience } => {
                 return drain::execute(client, screen, &Subject::Service(name), &patience).await;
@@ -312,8 +316,11 @@ fn rest(service: &ServiceView) -> String {
     moving(service).map_or_else(|| ", settled".into(), |moving| format!("; {moving}"))
 }
 
-/// Which slots of a service are not at rest, and until when; nothing where all are.
+/// Which slots of a service have moved, and until when that matters. In full-nat it does not: each flow has a record.
 pub(super) fn moving(service: &ServiceView) -> Option<String> {
+    if service.mode == Mode::FullNat {
+        return None;
+    }
     let MovingView { moving_slots, recorded_slots, all_recorded_in_seconds } = service.moving;
     let move_on = all_recorded_in_seconds.map(|seconds| {
         let (moving, slots) = (grouped(moving_slots.into()), counted(service.ring_slots.into(), "slot"));

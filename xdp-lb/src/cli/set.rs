@@ -1,9 +1,13 @@
 //! Options as commands name them: `KEY=VALUE`.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
 use serde_json::{Map, Value};
 
 use crate::model::place::{Place, Problems};
-use crate::model::text::{listed, nearest, quoted};
+use crate::model::request::{BackendOptions, ServicePatch};
+use crate::model::text::{listed, nearest, parse_endpoint, quoted};
 use crate::model::{Options, Patch, Row};
 
 /// New values of options: `max_flows=1000`, `health_check.interval=2s`, `affinity=default`.
@@ -15,6 +19,46 @@ pub(super) fn patch_of<T: Options>(assignments: &[String]) -> Result<Patch<T>, S
     let add = |assignment: &String| read::<T>(assignment).and_then(|(key, value)| add(&mut all, key, value));
     let wrong: Vec<String> = assignments.iter().map(add).filter_map(Result::err).collect();
     if wrong.is_empty() { Ok(all.into_iter().collect()) } else { Err(wrong.join("\n")) }
+}
+
+/// The same of a service, with options of its backends: `backend.198.51.100.11:443.server_id=0a01`.
+///
+/// # Errors
+/// All that is wrong, a line each.
+pub(super) fn service_patch(assignments: &[String]) -> Result<ServicePatch, String> {
+    let (of_backends, own): (Vec<_>, Vec<_>) =
+        assignments.iter().cloned().partition(|assignment| assignment.starts_with(OF_BACKEND));
+    let mut by_address: BTreeMap<SocketAddr, Vec<String>> = BTreeMap::new();
+    let mut wrong = Vec::new();
+    for assignment in &of_backends {
+        match backend_option(assignment) {
+            Ok((address, option)) => by_address.entry(address).or_default().push(option),
+            Err(why) => wrong.push(why),
+        }
+    }
+    let mut take = |why| wrong.push(why);
+    let options = patch_of(&own).map_err(&mut take).unwrap_or_default();
+    let mut backends = Vec::new();
+    for (address, options) in by_address {
+        let options = patch_of(&options).map_err(|why| take(format!("backend {address}: {why}")));
+        backends.extend(options.map(|options| BackendOptions { address, options }));
+    }
+    if wrong.is_empty() { Ok(ServicePatch { admin: None, backends, options }) } else { Err(wrong.join("\n")) }
+}
+
+const OF_BACKEND: &str = "backend.";
+
+/// Splits `backend.ADDR:PORT.KEY=VALUE`.
+fn backend_option(assignment: &str) -> Result<(SocketAddr, String), String> {
+    let parts = assignment.strip_prefix(OF_BACKEND).and_then(|rest| rest.split_once('='));
+    let split = parts.and_then(|(path, value)| Some((path.rsplit_once('.')?, value)));
+    let ((address, key), value) = split.ok_or_else(|| {
+        format!(
+            "{} is not backend.ADDR:PORT.KEY=VALUE; write backend.198.51.100.11:443.server_id=0a01",
+            quoted(assignment)
+        )
+    })?;
+    Ok((parse_endpoint(address)?, format!("{key}={value}")))
 }
 
 /// Adds the value of a key, or of a table's.
@@ -75,16 +119,42 @@ fn find<T: Options>(key: &str) -> Result<&'static Row<T>, String> {
     })
 }
 
-/// What may be set, as the help of a command lists it.
+/// What may be set, as the help of a command lists it: each option with what may be written, and its default.
 pub(super) fn help<T: Options>(example: &str) -> String {
     let mut help = String::from(
         "Write values as in the config file, without quotes; \"none\" removes a value, \"default\" takes a change back. \
          TABLE.KEY=VALUE changes one key of a table; commas separate the items of a list.\n\nOptions:\n",
     );
-    for row in T::OPTIONS.iter().filter(|row| row.fixed.is_none()) {
-        help += &format!("  {:<16} {}\n", row.key, row.sentence.replace('`', ""));
-    }
+    help += &options::<T>();
     help + "\nExample:\n  " + example
+}
+
+/// The options that can be set, two lines each.
+pub(super) fn options<T: Options>() -> String {
+    let line = |row: &Row<T>| {
+        let sentence = plain(row.sentence);
+        let range = match row.keys {
+            Some(keys) => format!("a table: {}", keys.join(", ")),
+            None => plain(row.range),
+        };
+        format!("  {:<16} {sentence}\n  {:16} {range} [default: {}]\n", row.key, "", plain(row.default))
+    };
+    T::OPTIONS.iter().filter(|row| row.fixed.is_none()).map(line).collect()
+}
+
+/// What a command says that was given no option.
+pub(super) fn nothing_to_set<T: Options>(command: &str) -> String {
+    format!(
+        "no option given: write KEY=VALUE. The options are:\n{}For more, see {command} --help",
+        options::<T>()
+    )
+}
+
+/// The documentation's words without its marks.
+pub(super) fn plain(text: &str) -> String {
+    let unquoted = |part: &str| part.trim_matches('"').to_owned();
+    let is_quoted = |part: &str| part.len() > 1 && part.starts_with('"') && part.ends_with('"');
+    text.split('`').map(|part| if is_quoted(part) { unquoted(part) } else { part.to_owned() }).collect()
 }
 
 #[cfg(test)]
@@ -153,6 +223,64 @@ mod tests {
     }
 
     #[test]
+    fn an_option_of_a_backend_is_given_with_its_address() {
+        let patch = |assignments: &[&str]| {
+            let assignments: Vec<String> = assignments.iter().map(ToString::to_string).collect();
+            service_patch(&assignments).map(|patch| serde_json::to_value(patch).expect("JSON"))
+        };
+        assert_eq!(
+            patch(&[
+                "quic.server_id_length=2",
+                "backend.[2001:db8::1]:443.server-id=0a01",
+                "backend.198.51.100.1:443.server_id=0a02",
+                "backend.198.51.100.1:443.weight=7",
+            ]),
+            Ok(json!({
+                "quic": { "server_id_length": 2 },
+                "backend": [
+                    { "address": "198.51.100.1:443", "server_id": "0a02", "weight": 7 },
+                    { "address": "[2001:db8::1]:443", "server_id": "0a01" },
+                ],
+            }))
+        );
+        for (assignment, words) in [
+            ("backend.198.51.100.1:443=7", "\"198.51.100\" is not an address and port"),
+            ("backend.198.51.100.1:443.weight", "is not backend.ADDR:PORT.KEY=VALUE"),
+            ("backend.198.51.100.1.weight=7", "\"198.51.100.1\" has no port"),
+            (
+                "backend.198.51.100.1:443.wieght=7",
+                "backend 198.51.100.1:443: unknown option \"wieght\"; did you mean",
+            ),
+            ("backend=198.51.100.1:443", "xdp-lb backend add"),
+        ] {
+            let wrong = patch(&[assignment]).expect_err("refused");
+            assert!(wrong.contains(words), "{assignment}: {wrong}");
+        }
+    }
+
+    #[test]
+    fn the_options_are_listed_with_what_may_be_written_and_their_defaults() {
+        let listed = options::<Backend>();
+        let weight = "  weight           Its share of new flows relative to the service's other backends.\n                   \
+                      0 to 65,535 [default: 100]\n";
+        assert!(listed.contains(weight), "{listed}");
+        assert!(!listed.contains("address"), "what cannot be set is not listed: {listed}");
+        let listed = options::<Service>();
+        assert!(
+            listed.contains("a table: server_id_length, config_id [default: connection IDs are ignored]"),
+            "{listed}"
+        );
+        for row in Service::OPTIONS.iter().filter(|row| row.fixed.is_none()) {
+            assert!(
+                listed.contains(&format!("\n  {} ", row.key))
+                    || listed.starts_with(&format!("  {} ", row.key)),
+                "{}",
+                row.key
+            );
+        }
+    }
+
+    #[test]
     fn a_definition_gets_options_that_no_flag_is_for() {
         let web = Service::new("web", "192.0.2.10:80".parse().expect("a VIP"));
         let changed = over(&web, &["max_flows=5".into(), "health_check=type=tcp".into()]).expect("valid");
@@ -170,13 +298,19 @@ mod tests {
             (&["max_flows=1", "max_flows=2"], "max_flows is given twice"),
             (&["affinity=sorce"], "affinity: \"sorce\" is not an affinity; write \"none\""),
             (&["max_flows=abc"], "max_flows: \"abc\" is not a whole number"),
-            (&["max_flows=-1"], "max_flows: \"-1\" is not a whole number"),
+            (
+                &["max_flows=-1"],
+                "max_flows: \"-1\" is not a whole number; write 0 to 67,108,864, such as 100",
+            ),
             (&["max_flows=abc", "slow_start=soon"], "slow_start: "),
             (&["max_flows=abc", "slow_start=soon"], "max_flows: "),
             (&["allow.x=default"], "allow is not a table, so it has no keys"),
             (&["max_flows.x=1"], "max_flows is not a table, so it has no keys"),
             (&["health_check.fal=default"], "health_check: unknown key \"fal\"; did you mean \"fall\"?"),
-            (&["health_check.rise=often"], "health_check.rise: \"often\" is not a whole number"),
+            (
+                &["health_check.rise=often"],
+                "health_check.rise: \"often\" is not a whole number; write 1 to 100, such as 10",
+            ),
             (&["health_check=type=http,path=/a,b"], "a value with a comma as health_check.KEY=VALUE"),
             (&["mode=nat"], "mode cannot change at runtime: established flows would break"),
             (

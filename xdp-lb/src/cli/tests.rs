@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use super::output::{Format, Screen};
 use super::units::grouped;
 use super::upgrade::Upgrade;
-use super::{Cli, Command, Done, backend, counters, status};
+use super::{Cli, Command, Done, backend, status};
 use crate::api::client::Client;
 use crate::api::server::Server;
 use crate::config;
@@ -76,7 +76,7 @@ impl Daemon {
             Command::Node(command) => command.execute(client, &screen).await,
             Command::Backend(command) => command.execute(client, &screen).await,
             Command::Status => status::execute(client, &screen).await,
-            Command::Counters => counters::execute(client, &screen).await.map(Done::from),
+            Command::Counters(counters) => counters.execute(client, &screen).await.map(Done::from),
             Command::Flows(flows) => flows.execute(client, &screen).await.map(Done::from),
             Command::Diff(diff) => diff.execute(client, &screen).await,
             Command::Reload(reload) => reload.execute(client, &screen).await,
@@ -182,7 +182,24 @@ fn wrong_arguments_say_how_to_write_them() {
         (&["backend", "add", "web", "198.51.100.11"][..], "write \"198.51.100.11:80\""),
         (&["backend", "add", "web", "2001:db8::1"], "write \"[2001:db8::1]:80\""),
         (&["backend", "add", "web", "backend-1:80"], "not an IP address"),
-        (&["backend", "set-weight", "web", "198.51.100.11:80", "70000"], "65535"),
+        (
+            &["backend", "set-weight", "web", "198.51.100.11:80", "70000"],
+            "70,000 is out of range; write 0 to 65,535",
+        ),
+        (
+            &["backend", "set-weight", "web", "198.51.100.11:80", "x"],
+            "\"x\" is not a whole number; write 0 to 65,535, such as 100",
+        ),
+        (&["backend", "set-weight", "web", "198.51.100.11:80", "-1"], "\"-1\" is not a whole number"),
+        (
+            &["flows", "--limit", "many"],
+            "\"many\" is not a whole number; write 0 to 4,294,967,295, such as 100",
+        ),
+        (&["watch", "--count", "0"], "0 is out of range; write 1 to "),
+        (
+            &["decap", "--interface", "eth0", "--gue-port", "70000"],
+            "70,000 is out of range; write 1 to 65,535",
+        ),
         (
             &["backend", "drain", "web", "198.51.100.11:80", "--wait", "--timeout", "soon"],
             "write 30s, 5m or 1h",
@@ -484,10 +501,15 @@ fn ten_thousand_backends_still_fit_on_the_screen() {
         let state = if number < 50 { BackendState::Down } else { BackendState::Up };
         BackendView { state, ..report::testing::backend("web", &format!("198.51.100.7:{}", number + 1)) }
     });
-    let services = (0..1_000u16).map(|number| ServiceView {
-        backends_serving: u32::from(number >= 3),
-        moving: MovingView { recorded_slots: 7, ..MovingView::default() },
-        ..report::testing::service(&format!("web{number}"), &format!("192.0.2.10:{}", number + 1))
+    let services = (0..1_000u16).map(|number| {
+        let service =
+            report::testing::service(&format!("web{number}"), &format!("192.0.2.10:{}", number + 1));
+        ServiceView {
+            options: model::Service { mode: Mode::Nat, ..service.options },
+            backends_serving: u32::from(number >= 3),
+            moving: MovingView { recorded_slots: 7, ..MovingView::default() },
+            ..service
+        }
     });
     let (backends, services) = (backends.collect(), services.collect());
     let text = status::one_screen(&TABLE, &StatusView { backends, services, ..report::testing::status() });
@@ -502,6 +524,20 @@ fn ten_thousand_backends_still_fit_on_the_screen() {
         text.contains("\n20 more not up, 9,950 backends up; to list them: xdp-lb backend list\n"),
         "{text}"
     );
+}
+
+#[test]
+fn a_service_whose_flows_all_have_records_is_not_said_to_rebalance() {
+    let moving = MovingView { moving_slots: 12, recorded_slots: 7, all_recorded_in_seconds: Some(60) };
+    let text = |mode| {
+        let service = report::testing::service("web", "192.0.2.10:80");
+        let options = model::Service { mode, ..service.options };
+        let services = vec![ServiceView { options, moving, ..service }];
+        status::one_screen(&TABLE, &StatusView { services, ..report::testing::status() })
+    };
+    assert!(text(Mode::Nat).contains("web: rebalancing: 12 of 251 slots; "), "{}", text(Mode::Nat));
+    let full_nat = text(Mode::FullNat);
+    assert!(!full_nat.contains("rebalancing") && !full_nat.contains("previous backend"), "{full_nat}");
 }
 
 #[tokio::test]
@@ -527,6 +563,18 @@ async fn a_service_is_shown_with_its_backends() {
 }
 
 #[tokio::test]
+async fn a_set_without_an_option_lists_them() {
+    let daemon = daemon();
+    for (line, option) in [
+        (&["service", "set", "web"][..], "max_flows        Maximum number of concurrent flows."),
+        (&["backend", "set", "web", "198.51.100.11:8080"], "0 to 65,535 [default: 100]"),
+    ] {
+        let error = daemon.error(line).await;
+        assert!(error.contains("no option given: write KEY=VALUE") && error.contains(option), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn counters_are_explained_and_wrap_on_a_narrow_terminal() {
     let daemon = daemon();
     let text = daemon.text(&["counters"]).await;
@@ -534,10 +582,27 @@ async fn counters_are_explained_and_wrap_on_a_narrow_terminal() {
                 backend list` shows why";
     assert!(text.lines().any(|found| found == line), "{text}");
     let narrow = Screen { width: Some(80), ..TABLE };
-    let wrapped = counters::execute(&daemon.client, &narrow).await.unwrap();
+    let Command::Counters(counters) = parse(&["counters"]).command else { panic!("another command") };
+    let wrapped = counters.execute(&daemon.client, &narrow).await.unwrap();
     assert!(wrapped.lines().all(|line| line.chars().count() <= 80), "{wrapped}");
     assert!(wrapped.lines().count() > text.lines().count());
     assert!(wrapped.contains("drop     no_backend "), "names stay whole: {wrapped}");
+}
+
+#[tokio::test]
+async fn counters_that_are_zero_are_listed_only_with_all_and_in_json() {
+    let daemon = daemon();
+    let all = daemon.json(&["counters"]).await["counters"].as_array().unwrap().clone();
+    let (zero, counted): (Vec<_>, Vec<_>) = all.iter().partition(|counter| counter["packets"] == 0);
+    assert_eq!(zero.len(), 1);
+    let lists =
+        |text: &str, counter: &Value| text.contains(&format!(" {} ", counter["name"].as_str().unwrap()));
+    let text = daemon.text(&["counters"]).await;
+    assert!(counted.iter().all(|counter| lists(&text, counter)), "{text}");
+    assert!(!zero.iter().any(|counter| lists(&text, counter)), "{text}");
+    assert!(text.ends_with("1 counter at zero; to list them: xdp-lb counters --all\n"), "{text}");
+    let text = daemon.text(&["counters", "--all"]).await;
+    assert!(all.iter().all(|counter| lists(&text, counter)) && !text.contains("--all"), "{text}");
 }
 
 #[test]

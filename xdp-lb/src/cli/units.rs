@@ -1,8 +1,10 @@
 //! Numbers as people read them.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 pub(super) use crate::model::text::grouped;
+use crate::model::values;
 
 /// A rate: `0/s`, `1.2/s`, `1.2 k/s`, `3.4 M/s`.
 pub(super) fn rate(per_second: f64) -> String {
@@ -66,6 +68,17 @@ pub(super) fn counted(number: u64, one: &str) -> String {
 /// Reads a time span as an operator writes it: `30s`, `5m`, `1h 30m`.
 pub(super) fn parse_span(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| format!("{error}; write 30s, 5m or 1h"))
+}
+
+/// Reads a number of this range.
+pub(super) fn number_of<T: TryFrom<u64> + Into<u64> + Copy>(
+    range: RangeInclusive<T>,
+) -> impl Fn(&str) -> Result<T, String> + Clone {
+    let range = (*range.start()).into()..=(*range.end()).into();
+    move |text| {
+        let number = values::number(text, &range)?;
+        T::try_from(number).map_err(|_| values::is_not(text, &values::whole_number(&range)))
+    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::output::Screen;
+use super::units::number_of;
 use crate::api::client::{Client, Error};
 
 /// How often a daemon that has gone is looked for.
@@ -18,7 +19,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 #[derive(Debug, Args)]
 pub(super) struct Watch {
     /// Stop after this many events
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number_of(1..=u64::MAX))]
     count: Option<u64>,
 }
 

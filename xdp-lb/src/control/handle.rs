@@ -20,7 +20,8 @@ use crate::model::state::AdminState;
 use crate::model::{self, Config};
 use crate::overlay::Leave;
 use crate::report::documents::{
-    BackendView, ConfigView, CountersView, FlowsView, ReloadView, ServiceDetailView, ServiceView, StatusView,
+    BackendView, ConfigQuery, ConfigView, CountersView, FlowsView, ReloadView, ServiceDetailView,
+    ServiceView, StatusView,
 };
 use crate::report::snapshot::{Clock, Snapshot};
 
@@ -135,8 +136,8 @@ impl Handle {
     }
 
     /// The running configuration, and what of it was changed at runtime.
-    pub async fn config(&self) -> Answer<ConfigView> {
-        self.read(|published| published.latest()?.running()).await
+    pub async fn config(&self, query: ConfigQuery) -> Answer<ConfigView> {
+        self.read(move |published| published.latest()?.running(query)).await
     }
 
     /// What happens after the event of this id; without one, from now on.

@@ -7,6 +7,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::options::{Options, Row};
+use super::service::{Backend, Service};
 use super::text::grouped;
 
 /// How a service or a backend changes.
@@ -135,26 +137,34 @@ impl ServiceChange {
             some => format!("{} backends", grouped(some as u64)),
         };
         match self.kind {
-            ChangeKind::Added => {
-                let keys: Vec<String> = self
-                    .keys
-                    .iter()
-                    .filter(|key| !key.key.contains('.'))
-                    .map(|key| format!("{} {}", key.key, Words(&key.new)))
-                    .collect();
-                vec![named(format!("added, {}, with {backends}", keys.join(", ")))]
-            }
+            ChangeKind::Added => vec![named(format!("added, {}, with {backends}", definition(&self.keys)))],
             ChangeKind::Removed => {
                 let flows = self.backends.iter().filter_map(|backend| backend.flows).reduce(FlowsLeft::plus);
                 vec![named(format!("removed, with {backends}{}", leaves(self.drains, flows)))]
             }
             ChangeKind::Changed => {
-                let keys = self.keys.iter().map(|key| named(key.to_string()));
+                let keys = self.keys.iter().map(|key| named(key.in_words::<Service>()));
                 keys.chain(self.backends.iter().flat_map(|backend| backend.lines().into_iter().map(named)))
                     .collect()
             }
         }
     }
+}
+
+/// The keys of what is added, each table in parentheses: `mode nat, health_check (interval 2s, type http)`.
+fn definition(keys: &[KeyChange]) -> String {
+    let mut words: Vec<String> = Vec::new();
+    for of_table in keys.chunk_by(|one, next| one.table().is_some() && one.table() == next.table()) {
+        match of_table[0].table() {
+            None => words.push(of_table[0].set()),
+            Some(table) => {
+                let keys: Vec<String> =
+                    of_table.iter().map(|it| it.set().split_off(table.len() + 1)).collect();
+                words.push(format!("{table} ({})", keys.join(", ")));
+            }
+        }
+    }
+    words.join(", ")
 }
 
 /// How something leaves that is removed.
@@ -171,21 +181,47 @@ impl BackendChange {
     fn lines(&self) -> Vec<String> {
         let named = |what: String| format!("backend {} {what}", self.address);
         match self.kind {
-            ChangeKind::Added => {
-                let keys: Vec<String> =
-                    self.keys.iter().map(|key| format!("{} {}", key.key, Words(&key.new))).collect();
-                vec![named(format!("added, {}", keys.join(", ")))]
-            }
+            ChangeKind::Added => vec![named(format!("added, {}", definition(&self.keys)))],
             ChangeKind::Removed => vec![named(format!("removed{}", leaves(self.drains, self.flows)))],
-            ChangeKind::Changed => self.keys.iter().map(|key| named(key.to_string())).collect(),
+            ChangeKind::Changed => self.keys.iter().map(|key| named(key.in_words::<Backend>())).collect(),
         }
     }
 }
 
-impl fmt::Display for KeyChange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} -> {}", self.key, Words(&self.old), Words(&self.new))
+impl KeyChange {
+    /// The table that its key is in.
+    fn table(&self) -> Option<&str> {
+        self.key.split_once('.').map(|(table, _)| table)
     }
+
+    /// The key with its new value.
+    fn set(&self) -> String {
+        match is_drained(&self.key, &self.new) {
+            true => "drained".into(),
+            false => format!("{} {}", self.key, Words(&self.new)),
+        }
+    }
+
+    /// `max_flows 0 -> 5`: an option of a `T` that is not set has its default.
+    pub(crate) fn in_words<T: Options>(&self) -> String {
+        if self.key == ADMIN {
+            let text = if is_drained(&self.key, &self.new) { "drained" } else { "no longer drained" };
+            return text.into();
+        }
+        let row = T::OPTIONS.iter().find(|row| row.key == self.key);
+        let shown = |value: &Value| match row.and_then(Row::default_value) {
+            Some(default) if value.is_null() => in_words(&default),
+            _ => in_words(value),
+        };
+        format!("{} {} -> {}", self.key, shown(&self.old), shown(&self.new))
+    }
+}
+
+/// The key of the administrative state, which is not set where that is "enabled".
+pub(crate) const ADMIN: &str = "admin";
+
+fn is_drained(key: &str, value: &Value) -> bool {
+    key == ADMIN && value == "draining"
 }
 
 impl fmt::Display for SettingChange {

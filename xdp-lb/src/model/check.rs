@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -49,6 +50,10 @@ pub enum Via {
     /// (`dsr`, `ipip`, `gue`).
     Vip,
 }
+
+pub(crate) const RISE_FALL: RangeInclusive<u16> = 1..=100;
+pub(crate) const JITTER: RangeInclusive<u8> = 0..=50;
+pub(crate) const PORT: RangeInclusive<u16> = 1..=u16::MAX;
 
 /// The jitter of a health check that names none, percent.
 pub(crate) const DEFAULT_JITTER: u8 = 10;

@@ -9,7 +9,7 @@ use http::uri::{Authority, PathAndQuery};
 use http::{HeaderName, HeaderValue, header};
 use rustls::pki_types::ServerName;
 
-use super::check::{Body, HealthCheck, Http, Method, Probe, StatusRange, Tls};
+use super::check::{Body, HealthCheck, Http, JITTER, Method, PORT, Probe, RISE_FALL, StatusRange, Tls};
 use super::place::{Place, Problems};
 use super::state::Origin;
 use super::text::{print_duration, quoted};
@@ -18,9 +18,6 @@ use super::written_check::DEFAULT_USER;
 
 const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
 const SHORTEST_TIMEOUT: Duration = Duration::from_millis(10);
-const RISE_FALL: RangeInclusive<u16> = 1..=100;
-const JITTER: RangeInclusive<u8> = 0..=50;
-const PORT: RangeInclusive<u16> = 1..=u16::MAX;
 const LONGEST_HTTP_PATH: usize = 2048;
 const LONGEST_HTTP_HOST: usize = 255;
 const MOST_HEADERS: usize = 32;

@@ -10,6 +10,7 @@ use super::options::{Options, Row};
 use super::place::{Place, Problems};
 use super::section::{Node, Section, Table};
 use super::text::{listed, quoted};
+use super::values::is_not;
 
 /// New values of some options of a `T`, by key, as JSON.
 ///
@@ -212,6 +213,16 @@ impl<T: Options> Row<T> {
         }
     }
 
+    /// Whether a key of its table has the value that it would have without being written.
+    pub(crate) fn is_default(&self, of: &T, table: &Map<String, Value>, key: &str) -> bool {
+        let mut rest = table.clone();
+        rest.remove(key);
+        let document = Table::from([(self.key.to_owned(), Node::from(&Value::Object(rest)))]);
+        let (mut problems, mut without) = (Problems::default(), of.clone());
+        (self.read)(&mut Section::new(&document, Place::Root, &[self.key], &mut problems), &mut without);
+        problems.all.is_empty() && without == *of
+    }
+
     /// The type of the table that is in effect where none is written: its other keys have their defaults.
     fn kind_in_effect(&self, of: &T) -> Option<Map<String, Value>> {
         let mut filled = of.clone();
@@ -269,8 +280,7 @@ impl<T: Options> Row<T> {
                 Some(other) => wanted = Some(other.to_owned()),
             }
         }
-        let wanted = wanted.unwrap_or_default();
-        Err(format!("{}.{key}: {} is not {wanted}", self.key, quoted(text)))
+        Err(format!("{}.{key}: {}", self.key, is_not(text, &wanted.unwrap_or_default())))
     }
 
     /// Reads the keys of its table, `KEY=VALUE,...`: a value that is a list has one item.
@@ -324,9 +334,11 @@ impl<T: Options> Row<T> {
         // What is wrong with a value of the right type says more.
         let wrong = all_wrong.iter().find(|wrong| wanted_type(wrong).is_none()).or(all_wrong.first());
         let wrong = wrong.map_or("", |wrong| wrong);
-        let range = self.range.replace('`', "");
-        let wrong = wanted_type(wrong)
-            .map_or(wrong.to_owned(), |wanted| format!("{} is not {wanted}; write {range}", quoted(text)));
+        let wrong = match wanted_type(wrong).map(|wanted| is_not(text, wanted)) {
+            None => wrong.to_owned(),
+            Some(wrong) if wrong.contains("; write ") => wrong,
+            Some(wrong) => format!("{wrong}; write {}", self.range.replace('`', "")),
+        };
         Err(format!("{}: {wrong}", self.key))
     }
 }

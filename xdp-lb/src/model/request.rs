@@ -10,6 +10,7 @@ use super::options::Options;
 use super::patch::Patch;
 use super::service::{Backend, Service};
 use super::state::AdminState;
+use super::text::{ENDPOINT, deserialize_endpoint};
 
 /// A change to a service or a backend: what is absent stays, and an option that is null goes back to what the config file says.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -18,9 +19,23 @@ pub struct OptionsPatch<T> {
     /// The new administrative state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub admin: Option<AdminState>,
+    /// Of a service: changes to options of its backends, which take effect together with the others.
+    #[serde(default, rename = "backend", skip_serializing_if = "Vec::is_empty")]
+    pub backends: Vec<BackendOptions>,
     /// The options' new values.
     #[serde(flatten)]
     pub options: Patch<T>,
+}
+
+/// New values of a backend's options.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct BackendOptions {
+    /// Which one.
+    #[serde(deserialize_with = "deserialize_endpoint")]
+    pub address: SocketAddr,
+    /// The options' new values.
+    #[serde(flatten)]
+    pub options: Patch<Backend>,
 }
 
 /// A change to a service.
@@ -31,24 +46,24 @@ pub type BackendPatch = OptionsPatch<Backend>;
 
 impl<T> Default for OptionsPatch<T> {
     fn default() -> Self {
-        Self { admin: None, options: Patch::default() }
+        Self { admin: None, backends: Vec::new(), options: Patch::default() }
     }
 }
 
 impl<T: Options> OptionsPatch<T> {
     /// To another administrative state.
     pub fn admin(admin: AdminState) -> Self {
-        Self { admin: Some(admin), options: Patch::default() }
+        Self { admin: Some(admin), ..Self::default() }
     }
 
     /// To another value of an option.
     pub fn of(key: &str, value: impl Into<Value>) -> Self {
-        Self { admin: None, options: Patch::of(key, value) }
+        Self { options: Patch::of(key, value), ..Self::default() }
     }
 
     /// Whether nothing is asked for.
     pub fn is_empty(&self) -> bool {
-        self.admin.is_none() && self.options.is_empty()
+        self.admin.is_none() && self.backends.is_empty() && self.options.is_empty()
     }
 }
 
@@ -59,22 +74,22 @@ impl<T: Options + JsonSchema> JsonSchema for OptionsPatch<T> {
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let of = T::json_schema(generator);
-        let written = |key| of.get("properties").and_then(|all| all.get(key)).cloned();
-        let mut properties = Map::new();
-        for row in T::OPTIONS.iter().filter(|row| row.fixed.is_none()) {
-            // A table may be given by some of its keys.
-            let value = match written(row.key) {
-                Some(schema) if is_table(&schema, generator) => json!({ "type": "object" }),
-                Some(Value::Object(mut schema)) => {
-                    schema.remove("default");
-                    schema.into()
-                }
-                _ => continue,
-            };
-            let none = row.none.map(|_| json!({ "const": "none" }));
-            let any: Vec<Value> = [value, json!({ "type": "null" })].into_iter().chain(none).collect();
-            properties.insert(row.key.into(), json!({ "description": row.sentence, "anyOf": any }));
+        let mut properties = changeable::<T>(generator);
+        if T::OPTIONS.iter().any(|row| row.key == "backend") {
+            let mut of_backend = changeable::<Backend>(generator);
+            let address = json!({ "type": "string", "description": "Which backend.", "pattern": ENDPOINT });
+            of_backend.insert("address".into(), address);
+            let backends = json!({
+                "type": "array",
+                "description": "Backends of the service whose options change together with those of the service.",
+                "items": {
+                    "type": "object",
+                    "properties": of_backend,
+                    "required": ["address"],
+                    "additionalProperties": false,
+                },
+            });
+            properties.insert("backend".into(), backends);
         }
         let admin = json!([generator.subschema_for::<AdminState>(), { "type": "null" }]);
         let described = json!({ "description": "The new administrative state.", "anyOf": admin });
@@ -87,6 +102,28 @@ impl<T: Options + JsonSchema> JsonSchema for OptionsPatch<T> {
             "minProperties": 1,
         })
     }
+}
+
+/// The options that can change at runtime, by their keys.
+fn changeable<T: Options + JsonSchema>(generator: &mut SchemaGenerator) -> Map<String, Value> {
+    let of = T::json_schema(generator);
+    let written = |key| of.get("properties").and_then(|all| all.get(key)).cloned();
+    let mut properties = Map::new();
+    for row in T::OPTIONS.iter().filter(|row| row.fixed.is_none()) {
+        // A table may be given by some of its keys.
+        let value = match written(row.key) {
+            Some(schema) if is_table(&schema, generator) => json!({ "type": "object" }),
+            Some(Value::Object(mut schema)) => {
+                schema.remove("default");
+                schema.into()
+            }
+            _ => continue,
+        };
+        let none = row.none.map(|_| json!({ "const": "none" }));
+        let any: Vec<Value> = [value, json!({ "type": "null" })].into_iter().chain(none).collect();
+        properties.insert(row.key.into(), json!({ "description": row.sentence, "anyOf": any }));
+    }
+    properties
 }
 
 /// Whether a schema is that of a table, or of one that may be absent.

@@ -200,12 +200,6 @@ impl<'a> Known<'a> {
         ] {
             problems.take(&place.key(key), within(value, &range, number));
         }
-        if service.new_flow_rate == 0 && service.new_flow_burst != 0 {
-            problems.add(
-                &place.key("new_flow_burst"),
-                "requires new_flow_rate; write new_flow_rate, or remove it",
-            );
-        }
     }
 
     /// What follows from its backends' health.

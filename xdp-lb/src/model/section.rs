@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::place::{Place, Problems};
 use super::text::{self, grouped, listed, nearest, quoted};
-use super::values::within;
+use super::values::{whole_number, within};
 
 /// A value of a document, whatever that is written in.
 #[derive(Clone, PartialEq, Debug)]
@@ -168,7 +168,7 @@ impl<'a> Section<'a> {
             Node::Text(text) if text.parse::<u64>().is_ok() => {
                 Err(format!("{} is in quotes; write the number without them", quoted(text)))
             }
-            other => Err(wrong_type(other, "a whole number")),
+            other => Err(wrong_type(other, &whole_number(&range))),
         };
         self.take(key, value).and_then(|number| T::try_from(number).ok())
     }

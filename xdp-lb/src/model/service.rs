@@ -163,7 +163,7 @@ options! {
         new_flow_burst: u32 = 0 => {
             sentence: "How many of them may come in one burst.",
             default: "as many as `new_flow_rate`",
-            range: "0 to 1,000,000; needs `new_flow_rate`",
+            range: "0 to 1,000,000; no effect without `new_flow_rate`",
             read: |it, key| it.integer(key, &RATE),
         }
         #[serde(default, skip_serializing_if = "is_default")]
@@ -270,7 +270,7 @@ options! {
             default: "none",
             range: "a list of tables, below",
             read: |it, key| it.sections(key, Backend::KEYS, label, Backend::read),
-            fixed: "backends come and go one by one: xdp-lb backend add, xdp-lb backend remove",
+            fixed: "add and remove backends one by one (xdp-lb backend add, xdp-lb backend remove); set an option of one with backend.ADDR:PORT.KEY=VALUE",
         }
     }
 }

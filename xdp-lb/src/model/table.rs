@@ -60,12 +60,12 @@ impl fmt::Display for TableErrors {
     }
 }
 
-/// A table with a `type`: a row a key, with the type of its value, the default of a flag that is on or off, the types of the table
+/// A table with a `type`: a row a key, with the type of its value, the range of a number, the default of a flag that is on or off, the types of the table
 /// that it belongs to, and the help of its flag where it has one. `$of` is converted to and from it.
 macro_rules! table {
     (
         $(#[$outer:meta])* $name:ident of $of:ident at $table:literal, type: $example:literal => $type_help:literal;
-        $($key:ident: $type:ty $(= $default:literal)? $(, of $($owner:literal)|+)? $(=> $help:literal)?;)+
+        $($key:ident: $type:ty $(as $range:path)? $(= $default:literal)? $(, of $($owner:literal)|+)? $(=> $help:literal)?;)+
     ) => {
         $(#[$outer])*
         #[derive(Clone, Default, Debug, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
@@ -100,8 +100,7 @@ macro_rules! table {
         impl $name {
             /// Reads the table of a document.
             fn read(table: &mut $crate::model::section::Section<'_>) -> Option<Self> {
-                use $crate::model::section::Value;
-                $(let $key = <$type>::read(table, stringify!($key));)+
+                $(let $key = table!(@read table, $key, $type $(, $range)?);)+
                 let r#type =
                     table.required("type", concat!("type = \"", $example, "\""), |text| Ok(text.to_owned()))?;
                 Some(Self { r#type, $($key),+ })
@@ -155,6 +154,10 @@ macro_rules! table {
         }
     };
     (@first $first:expr, $($rest:expr,)?) => { $first };
+    (@read $table:ident, $key:ident, $type:ty) => {
+        <$type as $crate::model::section::Value>::read($table, stringify!($key))
+    };
+    (@read $table:ident, $key:ident, $type:ty, $range:path) => { $table.integer(stringify!($key), &$range) };
 }
 
 pub(crate) use table;

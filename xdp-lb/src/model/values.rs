@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-use super::text::quoted;
+use super::text::{grouped, quoted};
 
 const LONGEST_NAME: usize = 63;
 
@@ -100,6 +100,30 @@ pub(crate) fn within<T: PartialOrd + Copy>(
         print(*range.start()),
         print(*range.end())
     ))
+}
+
+/// What is to be written where a number of this range is wanted: `a whole number from 0 to 65,535, such as 100`.
+pub(crate) fn whole_number(range: &RangeInclusive<u64>) -> String {
+    let example =
+        [100, 10, *range.start()].into_iter().find(|number| range.contains(number) && number != range.end());
+    let range = format!("{WHOLE_NUMBER} from {} to {}", grouped(*range.start()), grouped(*range.end()));
+    example.map_or(range.clone(), |example| format!("{range}, such as {example}"))
+}
+
+const WHOLE_NUMBER: &str = "a whole number";
+
+/// A text that is not what was wanted.
+pub(crate) fn is_not(text: &str, wanted: &str) -> String {
+    match wanted.strip_prefix(WHOLE_NUMBER).and_then(|range| range.strip_prefix(" from ")) {
+        Some(range) => format!("{} is not {WHOLE_NUMBER}; write {range}", quoted(text)),
+        None => format!("{} is not {wanted}", quoted(text)),
+    }
+}
+
+/// Reads a number of this range, as it is written on a command line.
+pub(crate) fn number(text: &str, range: &RangeInclusive<u64>) -> Result<u64, String> {
+    let number = text.parse().map_err(|_| is_not(text, &whole_number(range)))?;
+    within(number, range, grouped)
 }
 
 /// An interface's name, as the kernel takes it (`dev_valid_name` in net/core/dev.c).

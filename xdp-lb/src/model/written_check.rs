@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::check::{
-    Body, DEFAULT_JITTER, HealthCheck, Http, Method, Pattern, Probe, StatusRange, Tls, TlsVersion, Via,
-    print_statuses,
+    Body, DEFAULT_JITTER, HealthCheck, Http, JITTER, Method, PORT, Pattern, Probe, RISE_FALL, StatusRange,
+    Tls, TlsVersion, Via, print_statuses,
 };
 use super::table::{TableErrors, table};
 use super::text;
@@ -38,12 +38,12 @@ table! {
     user: String, of "exec";
     interval: String => "The time between two checks [default: 1s]";
     fast_interval: String => "The time between two checks while the backend's health is changing [default: the normal interval]";
-    jitter: u8 => "How much earlier a check may start, at random, in percent of the interval [default: 10]";
+    jitter: u8 as JITTER => "How much earlier a check may start, at random, in percent of the interval [default: 10]";
     timeout: String => "How long one check may take [default: 500ms]";
-    rise: u16 => "How many successes in a row bring a backend up [default: 2]";
-    fall: u16 => "How many failures in a row take a backend down [default: 3]";
+    rise: u16 as RISE_FALL => "How many successes in a row bring a backend up [default: 2]";
+    fall: u16 as RISE_FALL => "How many failures in a row take a backend down [default: 3]";
     source: String => "The source address of checks [default: chosen by the routes]";
-    port: u16, of "tcp" | "http" | "https" | "dns" | "udp" | "grpc" | "exec" => "The port to check [default: the backend's]";
+    port: u16 as PORT, of "tcp" | "http" | "https" | "dns" | "udp" | "grpc" | "exec" => "The port to check [default: the backend's]";
     via: String, of "tcp" | "http" | "https" | "dns" | "udp" | "grpc" => "Which address to check: \"backend\", or in modes dsr, ipip and gue \"vip\", through the backend [default: backend]";
 }
 

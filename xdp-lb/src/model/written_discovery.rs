@@ -1,6 +1,6 @@
 //! Discovery as it is written: flat, one key a value, every key but `type` and what it looks at optional.
 
-use super::discovery::{Discovery, Dns, Source, resolver};
+use super::discovery::{Discovery, Dns, MAX_BACKENDS, Source, resolver};
 use super::table::{TableErrors, table};
 use super::text;
 
@@ -20,7 +20,7 @@ table! {
     hold: String, of "dns" => "how long to keep an address that is missing from answers [default: 30s]";
     on_empty: String, of "dns" => "what to do with known backends when an answer has none: keep or drain [default: keep]";
     priorities: String, of "dns" => "how to treat SRV records that do not have the lowest priority: lowest (ignore them) or backup (use their hosts as backups) [default: lowest]";
-    max_backends: u32 => "Maximum number of discovered backends [default: 256]";
+    max_backends: u32 as MAX_BACKENDS => "Maximum number of discovered backends [default: 256]";
     drain_timeout: String => "How long a backend that is no longer found keeps its flows [default: 1h]";
 }
 

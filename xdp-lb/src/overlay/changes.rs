@@ -20,8 +20,9 @@ use crate::model::effective::EffectiveBackend;
 use crate::model::options::Options;
 use crate::model::patch::{Patch, replaces};
 use crate::model::place::{Place, Problems};
+use crate::model::policy::Quic;
 use crate::model::refusal::{Answer, Refusal};
-use crate::model::request::{BackendPatch, Outcome, ServicePatch};
+use crate::model::request::{BackendOptions, BackendPatch, Outcome, ServicePatch};
 use crate::model::rules::{check_service, service_label, validate_backend, validate_service};
 use crate::model::service::{Backend, Service, default_weight};
 use crate::model::state::{AdminState, Origin};
@@ -62,13 +63,13 @@ impl Overlay {
         Ok(Outcome { message, changed: is_changed, trouble: None })
     }
 
-    /// Changes options of a service, drains it with all of its backends, or lets it take new flows again. What is so already
-    /// is left, and said. `all_recorded_in`: how long it takes until every living flow of the service has a record, where it
-    /// has `flow_tracking = "always"`; zero where they all have.
+    /// Changes options of a service and of its backends, drains it with all of its backends, or lets it take new flows again. What
+    /// is so already is left, and said. `all_recorded_in`: how long it takes until every living flow of the service has a record,
+    /// where it has `flow_tracking = "always"`; zero where they all have.
     ///
     /// # Errors
-    /// `NotFound`, with the services that there are; `Invalid` where nothing is asked for, or an option cannot have the value
-    /// or cannot change.
+    /// `NotFound`, with the services or backends that there are; `Invalid` where nothing is asked for, or an option cannot have the
+    /// value or cannot change.
     pub fn patch_service(
         &mut self,
         config: &Config,
@@ -79,13 +80,60 @@ impl Overlay {
         if self.leaving.has_service(name) && patch == &ServicePatch::admin(AdminState::Draining) {
             return unchanged(format!("service {name} was removed and is already draining"));
         }
-        let merge = Merge::new(config, self);
-        let old = &service(&merge, name)?.without_backends();
         if patch.is_empty() {
             return Err(Refusal::Invalid(format!(
                 "service {name}: nothing to change; give an option or a state"
             )));
         }
+        let mut next = self.clone();
+        let mut outcomes = Vec::new();
+        if patch.admin.is_some() || !patch.options.is_empty() {
+            outcomes.push(next.patch_service_alone(config, name, patch, all_recorded_in)?);
+        }
+        for BackendOptions { address, options } in &patch.backends {
+            let patch = BackendPatch { options: options.clone(), ..BackendPatch::default() };
+            outcomes.push(next.patch_backend(config, name, *address, &patch)?);
+        }
+        if patch.options.keys().any(|(key, _)| key == QUIC) {
+            next.check_server_ids(config, name)?;
+        }
+        *self = next;
+        let prefix = format!("service {name}: ");
+        let messages: Vec<&str> = outcomes
+            .iter()
+            .enumerate()
+            .map(|(place, it)| it.message.strip_prefix(&prefix).filter(|_| place > 0).unwrap_or(&it.message))
+            .collect();
+        let changed = outcomes.iter().any(|it| it.changed);
+        Ok(Outcome { message: messages.join("; "), changed, trouble: None })
+    }
+
+    /// Refuses server IDs that do not fit the service's `quic`.
+    fn check_server_ids(&self, config: &Config, name: &str) -> Answer<()> {
+        let merge = Merge::new(config, self);
+        let quic = service(&merge, name)?.quic;
+        let misfit = |backend: EffectiveBackend| {
+            let Backend { address, server_id, .. } = backend.backend;
+            let what = Quic::check_server_id(quic, server_id).err()?;
+            Some(format!(
+                "service {}: backend {address}: {SERVER_ID}: {what}; {}",
+                quoted(name),
+                together(name, address)
+            ))
+        };
+        let wrong: Vec<String> = merge.listed(name).into_values().filter_map(misfit).collect();
+        if wrong.is_empty() { Ok(()) } else { Err(invalid(wrong)) }
+    }
+
+    fn patch_service_alone(
+        &mut self,
+        config: &Config,
+        name: &str,
+        patch: &ServicePatch,
+        all_recorded_in: Duration,
+    ) -> Answer<Outcome> {
+        let merge = Merge::new(config, self);
+        let old = &service(&merge, name)?.without_backends();
         let mut words = Vec::new();
         let mut is_changed = false;
         let mut has_discovery = old.discovery.is_some();
@@ -121,11 +169,8 @@ impl Overlay {
         } else {
             self.changed_services.insert(name.into(), options);
         }
-        Ok(Outcome {
-            message: format!("service {name} {}", words.join(", ")),
-            changed: is_changed,
-            trouble: None,
-        })
+        let message = format!("service {name} {}", words.join(", "));
+        Ok(Outcome { message, changed: is_changed, trouble: None })
     }
 
     /// Adds a service. One that the file defines exactly like this, and that was removed, is the file's again.
@@ -283,6 +328,9 @@ impl Overlay {
                  add {name} {address}"
             )));
         }
+        if !patch.backends.is_empty() {
+            return Err(Refusal::Invalid("a backend has no backends: remove \"backend\"".into()));
+        }
         if patch.is_empty() {
             return Err(Refusal::Invalid(format!(
                 "service {name}: backend {address}: nothing to change; give an option or a state"
@@ -299,7 +347,15 @@ impl Overlay {
         let base = defined.unwrap_or(Backend::new(address, default_weight()));
         let new = options.over(&base, &Place::Root.item("service", 0, &label), &mut problems);
         problems.into_result().map_err(invalid)?;
-        validate_backend(service(&merge, name)?, &new).map_err(invalid)?;
+        let base = service(&merge, name)?;
+        validate_backend(base, &new).map_err(|mut lines| {
+            if patch.options.keys().any(|(key, _)| key == SERVER_ID)
+                && Quic::check_server_id(base.quic, new.server_id).is_err()
+            {
+                lines.push(together(name, address));
+            }
+            invalid(lines)
+        })?;
         let mut words = Vec::new();
         let mut is_changed = options_in_words(&old.backend, &new, &patch.options, &mut words);
         let admin = patch.admin.unwrap_or(old.admin);
@@ -511,7 +567,7 @@ fn options_in_words<T: Options>(old: &T, new: &T, asked: &Patch<T>, words: &mut 
             let rest = change.key.strip_prefix(&key);
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         };
-        let of_key: Vec<String> = changes.iter().filter(is_of_key).map(ToString::to_string).collect();
+        let of_key: Vec<String> = changes.iter().filter(is_of_key).map(KeyChange::in_words::<T>).collect();
         if of_key.is_empty() {
             let value = without_secrets(&key, value);
             words.push(format!("{already}{key} {}", in_words(&value)));
@@ -578,6 +634,17 @@ fn prune_change(change: BackendChange, defined: Option<Backend>) -> (Option<Back
 fn find(backends: &[Backend], address: SocketAddr) -> Option<Backend> {
     backends.iter().copied().find(|backend| backend.address == address)
 }
+
+/// How to change what must fit together.
+fn together(service: &str, backend: SocketAddr) -> String {
+    format!(
+        "to set {QUIC} of the service and {SERVER_ID} of all of its backends in one change: xdp-lb service set {service} \
+         {QUIC}.server_id_length=N backend.{backend}.{SERVER_ID}=HEX ..."
+    )
+}
+
+const QUIC: &str = "quic";
+const SERVER_ID: &str = "server_id";
 
 /// The definition of a service that there is.
 fn service<'a>(merge: &'a Merge<'_>, name: &str) -> Answer<&'a Service> {

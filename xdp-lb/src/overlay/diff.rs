@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::model::change::{BackendChange, ChangeKind, KeyChange, ServiceChange};
+use crate::model::change::{ADMIN, BackendChange, ChangeKind, KeyChange, ServiceChange};
 use crate::model::check::HIDDEN;
 use crate::model::effective::{Effective, EffectiveBackend, EffectiveService};
 use crate::model::options::{Options, Row};
@@ -23,6 +23,8 @@ pub fn diff(old: &Effective, new: &Effective) -> Vec<ServiceChange> {
     let names: BTreeSet<&str> = old.keys().chain(new.keys()).copied().collect();
     let change = |name| match (old.get(name).copied(), new.get(name).copied()) {
         (Some(gone), None) if under_another_name(gone, &new, &old).is_some() => None,
+        // It was there under another name, and keeps its flows until they end.
+        (None, Some(present)) if present.is_leaving => None,
         (None, Some(present)) => service_change(name, under_another_name(present, &old, &new), Some(present)),
         (old, new) => service_change(name, old, new),
     };
@@ -56,6 +58,9 @@ fn service_change(
     }
     let present = |service: Option<&EffectiveService>| service.is_some_and(|it| !it.is_leaving);
     let kind = kind(present(old), present(new), new.is_some());
+    // The default check follows from the protocol.
+    let names_check = [old, new].into_iter().flatten().any(|it| it.service.health_check.is_some());
+    let definition_keys = |service| definition_keys(service, names_check);
     let mut keys = match kind {
         ChangeKind::Removed => keys(&definition_keys(old), &BTreeMap::new()),
         _ => keys(&definition_keys(old.filter(|it| !it.is_leaving)), &definition_keys(new)),
@@ -103,11 +108,12 @@ fn kind(was: bool, is: bool, is_there: bool) -> ChangeKind {
     }
 }
 
-/// The keys of a service, with the health check that it has where it names none, and what the operator wants of it where that
-/// is not the usual.
-fn definition_keys(service: Option<&EffectiveService>) -> BTreeMap<String, Value> {
+/// The keys of a service, its administrative state if it is not enabled, and `with_check` its health check, also if that is the
+/// default one.
+fn definition_keys(service: Option<&EffectiveService>, with_check: bool) -> BTreeMap<String, Value> {
     let written = service.map(|EffectiveService { service, admin, .. }| {
-        let mut keys = flat(&Service { health_check: Some(service.check()), ..service.clone() });
+        let mut keys =
+            flat(&Service { health_check: with_check.then(|| service.check()), ..service.clone() });
         keys.remove("name");
         insert_admin(&mut keys, *admin);
         keys
@@ -115,7 +121,7 @@ fn definition_keys(service: Option<&EffectiveService>) -> BTreeMap<String, Value
     written.unwrap_or_default()
 }
 
-/// The keys of a backend, and what the operator wants of it where that is not the usual.
+/// The keys of a backend, and its administrative state if it is not enabled.
 fn backend_keys(backend: Option<&EffectiveBackend>) -> BTreeMap<String, Value> {
     let written = backend.map(|EffectiveBackend { backend, admin, .. }| {
         let mut keys = flat(backend);
@@ -128,7 +134,7 @@ fn backend_keys(backend: Option<&EffectiveBackend>) -> BTreeMap<String, Value> {
 
 fn insert_admin(keys: &mut BTreeMap<String, Value>, admin: AdminState) {
     if admin != AdminState::default() {
-        keys.insert("admin".into(), serde_json::to_value(admin).unwrap_or_default());
+        keys.insert(ADMIN.into(), serde_json::to_value(admin).unwrap_or_default());
     }
 }
 
@@ -148,18 +154,9 @@ fn flat(document: &impl Serialize) -> BTreeMap<String, Value> {
     keys
 }
 
-/// What becomes of the options of a service or backend, those that are not written with their defaults.
+/// The changed options of a service or backend.
 pub(crate) fn option_changes<T: Options>(old: &T, new: &T) -> Vec<KeyChange> {
-    let (old, new) = (filled(old), filled(new));
-    let mut changes = keys(&flat(&old), &flat(&new));
-    for change in &mut changes {
-        for (of, value) in [(&old, &mut change.old), (&new, &mut change.new)] {
-            if value.is_null() && T::OPTIONS.iter().any(|row| row.key == change.key) {
-                *value = option_value(of, &change.key);
-            }
-        }
-    }
-    changes
+    keys(&flat(&filled(old)), &flat(&filled(new)))
 }
 
 /// A key's value as it is shown. The values of a check's headers may be secrets.

@@ -6,6 +6,7 @@ mod changes;
 pub(crate) mod diff;
 pub(crate) mod discovered;
 pub(crate) mod effective;
+mod inline_list;
 pub(crate) mod kept;
 pub(crate) mod leaving;
 mod merge;

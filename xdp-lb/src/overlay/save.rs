@@ -2,19 +2,22 @@
 
 use std::net::SocketAddr;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 use toml_edit::{
-    Array, ArrayOfTables, DocumentMut, InlineTable, Item, Table, TableLike, Value as TomlValue, value,
+    ArrayOfTables, Decor, DocumentMut, InlineTable, Item, RawString, Table, TableLike, Value as TomlValue,
+    value,
 };
 
 use super::diff::{diff, written};
 use super::effective::effective;
+use super::inline_list::{self, value_of};
 use super::kept::{BackendChange, Overlay};
 use super::settings::changed_settings;
 use super::show::runtime_lines;
 use crate::config::parse;
 use crate::model::change::ServiceChange;
 use crate::model::config::Config;
+use crate::model::options::Options;
 use crate::model::service::Service;
 use crate::model::state::Origin;
 
@@ -37,10 +40,16 @@ pub fn save(text: &str, overlay: &Overlay) -> Result<Saved, String> {
     let config = parse(text).map_err(|errors| format!("the config file is not valid:\n{errors}"))?;
     let present = effective(&config, overlay).map_err(|lines| lines.join("\n"))?;
     let before = runtime_lines(&config, overlay).map_err(|lines| lines.join("\n"))?;
-    let mut document: DocumentMut =
-        text.parse().map_err(|error| format!("the config file is not TOML: {error}"))?;
+    let has_crlf = 2 * text.matches("\r\n").count() > text.matches('\n').count();
+    let mut document: DocumentMut = text
+        .replace("\r\n", "\n")
+        .parse()
+        .map_err(|error| format!("the config file is not TOML: {error}"))?;
     write_changes(&mut document, &config, overlay, &present)?;
-    let text = document.to_string();
+    let text = match has_crlf {
+        true => document.to_string().replace('\n', "\r\n"),
+        false => document.to_string(),
+    };
     let saved = parse(&text)
         .map_err(|errors| format!("with the runtime changes the file would not be valid:\n{errors}"))?;
     let mut left = overlay.clone();
@@ -85,7 +94,7 @@ fn write_changes(
         let lists = |origin| matches!(origin, Origin::File | Origin::Runtime);
         let backends = added.backends.iter().filter(|it| !it.is_leaving && lists(it.origin));
         let service = Service { backends: backends.map(|it| it.backend).collect(), ..added.service.clone() };
-        services.push(table_of(&written(&service)));
+        services.push(table_of_service(&service));
     }
     if services.is_empty() {
         document.remove("service");
@@ -113,7 +122,7 @@ fn change_backend(service: &mut Table, address: SocketAddr, change: &BackendChan
             list.push(table);
         }
         (Item::Value(TomlValue::Array(list)), BackendChange::Removed) => {
-            list.retain(|item| !item.as_inline_table().is_some_and(|table| is_it(table)));
+            inline_list::retain(list, |item| !item.as_inline_table().is_some_and(|table| is_it(table)));
         }
         (Item::Value(TomlValue::Array(list)), BackendChange::Changed(changed)) => {
             for table in list.iter_mut().filter_map(TomlValue::as_inline_table_mut) {
@@ -126,7 +135,7 @@ fn change_backend(service: &mut Table, address: SocketAddr, change: &BackendChan
             let mut table = InlineTable::new();
             table.insert("address", address.to_string().into());
             added.options.keys().for_each(|(key, value)| set(&mut table, key, value));
-            list.push(table);
+            inline_list::push(list, table.into());
         }
         _ => {}
     }
@@ -154,42 +163,56 @@ fn set(table: &mut dyn TableLike, key: &str, new: &Value) {
         return;
     }
     let mut item = value_of(new);
-    if let Some(present) = table.get(key).and_then(Item::as_value) {
-        *item.decor_mut() = present.decor().clone();
-    }
     match table.get_mut(key) {
-        Some(present) => *present = Item::Value(item),
-        None => drop(table.insert(key, Item::Value(item))),
-    }
-}
-
-/// A JSON value as one of TOML.
-fn value_of(value: &Value) -> TomlValue {
-    match value {
-        Value::Bool(flag) => (*flag).into(),
-        Value::Number(number) => match (number.as_i64(), number.as_f64()) {
-            (Some(number), _) => number.into(),
-            (None, number) => number.unwrap_or_default().into(),
-        },
-        Value::String(text) => text.into(),
-        Value::Array(list) => TomlValue::Array(list.iter().map(value_of).collect::<Array>()),
-        Value::Object(table) => {
-            let table = table.iter().map(|(key, value)| (key.as_str(), value_of(value)));
-            TomlValue::InlineTable(table.collect::<InlineTable>())
+        Some(Item::Value(TomlValue::Array(present))) if let Value::Array(new) = new => {
+            inline_list::set(present, new)
         }
-        Value::Null => "".into(),
+        Some(present) => {
+            if let Some(present) = present.as_value() {
+                *item.decor_mut() = present.decor().clone();
+            }
+            *present = Item::Value(item);
+        }
+        None => {
+            let last = table.iter_mut().last().and_then(|(_, last)| last.as_value_mut());
+            if let Some(space) = last.and_then(|last| space_behind(last.decor_mut())) {
+                *item.decor_mut() = Decor::new(" ", space);
+            }
+            table.insert(key, Item::Value(item));
+        }
     }
 }
 
-/// A document as a table: the tables in it have headings of their own.
-fn table_of(document: &Map<String, Value>) -> Table {
+/// Takes the space before the brace of an inline table, which stands behind its last value.
+fn space_behind(decor: &mut Decor) -> Option<String> {
+    let space = decor
+        .suffix()
+        .and_then(RawString::as_str)
+        .filter(|text| text.trim_matches(' ').is_empty())?
+        .to_owned();
+    decor.set_suffix("");
+    Some(space)
+}
+
+/// A service as a table whose keys are in the order of the documentation: the tables in it have headings of their own.
+fn table_of_service(service: &Service) -> Table {
+    let mut table = table_of(service);
+    if !service.backends.is_empty() {
+        let backends: ArrayOfTables = service.backends.iter().map(table_of).collect();
+        table.insert("backend", Item::ArrayOfTables(backends));
+    }
+    table
+}
+
+fn table_of<T: Options>(of: &T) -> Table {
+    let written = written(of);
     let mut table = Table::new();
-    for (key, value) in document {
+    for (key, value) in T::OPTIONS.iter().filter_map(|row| written.get_key_value(row.key)) {
         let item = match value {
-            Value::Object(within) => Item::Table(table_of(within)),
-            Value::Array(list) if list.iter().any(Value::is_object) => {
-                let tables = list.iter().filter_map(Value::as_object).map(table_of);
-                Item::ArrayOfTables(tables.collect())
+            Value::Object(within) => {
+                let (kind, others): (Vec<_>, Vec<_>) = within.iter().partition(|(key, _)| *key == "type");
+                let keys = kind.into_iter().chain(others);
+                Item::Table(keys.map(|(key, value)| (key, Item::Value(value_of(value)))).collect())
             }
             other => Item::Value(value_of(other)),
         };
@@ -203,7 +226,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::model::Patch;
     use crate::model::request::{BackendPatch, ServicePatch};
     use crate::model::service::Backend;
     use crate::model::state::AdminState;
@@ -240,7 +262,7 @@ backend = [{ address = "198.51.100.1:80" }, { address = "198.51.100.3:80" }] # b
     }
 
     fn of(json: Value) -> ServicePatch {
-        ServicePatch { admin: None, options: serde_json::from_value(json).expect("a patch") }
+        ServicePatch { options: serde_json::from_value(json).expect("a patch"), ..ServicePatch::default() }
     }
 
     #[test]
@@ -267,10 +289,10 @@ backend = [{ address = "198.51.100.1:80" }, { address = "198.51.100.3:80" }] # b
                 .replace("\n[[service.backend]]\naddress = \"198.51.100.2:80\"\n", "")
                 .replace(
                     "{ address = \"198.51.100.3:80\" }]",
-                    "{ address = \"198.51.100.3:80\" , backup = true }, { address = \"198.51.100.4:80\", weight = 7 }]"
+                    "{ address = \"198.51.100.3:80\", backup = true }, { address = \"198.51.100.4:80\", weight = 7 }]"
                 )
         );
-        assert_eq!(saved.stays, ["service gone: backend 198.51.100.3:80 admin not set -> draining"]);
+        assert_eq!(saved.stays, ["service gone: backend 198.51.100.3:80 drained"]);
         assert!(
             saved.lines.iter().any(|line| line == "service web: max_flows 7 -> 100"),
             "{:?}",
@@ -294,12 +316,7 @@ backend = [{ address = "198.51.100.1:80" }, { address = "198.51.100.3:80" }] # b
         });
         overlay.add_service(&config, serde_json::from_value(api).expect("a service")).expect("added");
         overlay
-            .patch_service(
-                &config,
-                "api",
-                &ServicePatch { admin: None, options: Patch::of("max_flows", 9) },
-                Duration::ZERO,
-            )
+            .patch_service(&config, "api", &ServicePatch::of("max_flows", 9), Duration::ZERO)
             .expect("changed");
         let saved = save(FILE, &overlay).unwrap_or_else(|why| panic!("{why}"));
         assert!(!saved.text.contains("gone"), "{}", saved.text);
@@ -309,6 +326,32 @@ backend = [{ address = "198.51.100.1:80" }, { address = "198.51.100.3:80" }] # b
         let mut overlay = overlay;
         overlay.prune(&config);
         assert_eq!(overlay, Overlay::default());
+    }
+
+    #[test]
+    fn a_file_keeps_its_line_endings_and_its_order() {
+        let file = FILE.replace("interfaces = ", "drain_timeout = \"5m\"\ninterfaces = ")
+            + "\n[timeouts] # short\nudp_idle = \"9s\"\n";
+        let file = file.replace('\n', "\r\n");
+        let config = parse(&file).unwrap_or_else(|errors| panic!("{errors}"));
+        let mut overlay = Overlay::default();
+        let api = serde_json::json!({
+            "name": "api", "vip": "192.0.2.12:80", "health_check": { "type": "tcp", "port": 81 },
+            "backend": [{ "address": "198.51.100.9:80", "weight": 3 }],
+        });
+        overlay.add_service(&config, serde_json::from_value(api).expect("a service")).expect("added");
+        overlay
+            .patch_service(&config, "web", &ServicePatch::of("max_flows", 8), Duration::ZERO)
+            .expect("changed");
+        let saved = save(&file, &overlay).unwrap_or_else(|why| panic!("{why}"));
+        let api = "\n[[service]]\nname = \"api\"\nvip = \"192.0.2.12:80\"\nprotocol = \"tcp\"\nmode = \"full-nat\"\n\n\
+                   [service.health_check]\ntype = \"tcp\"\nfall = 3\ninterval = \"1s\"\nport = 81\nrise = 2\n\
+                   timeout = \"500ms\"\n\n[[service.backend]]\naddress = \"198.51.100.9:80\"\nweight = 3\n";
+        let timeouts = "\r\n[timeouts] # short\r\n";
+        let wanted = file
+            .replace("max_flows = 7 ", "max_flows = 8 ")
+            .replace(timeouts, &(api.replace('\n', "\r\n") + timeouts));
+        assert_eq!(saved.text, wanted);
     }
 
     #[test]

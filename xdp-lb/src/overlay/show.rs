@@ -15,19 +15,23 @@ use crate::model::check::HealthCheck;
 use crate::model::config::Config;
 use crate::model::options::{Options, Row};
 use crate::model::state::{AdminState, Origin};
-use crate::model::{Backend, Effective, EffectiveBackend, EffectiveService, Service};
+use crate::model::{Effective, EffectiveBackend, EffectiveService, Service};
 
 /// What holds now, as a config file would say it; secrets are left out. Behind each value stands where it comes from: `file`,
-/// `default`, `runtime` or `discovered`.
-pub fn running(config: &Config, overlay: &Overlay, effective: &Effective) -> String {
-    let mut text = settings_in_toml(config);
+/// `default`, `runtime` or `discovered`. Values that are the default are there only `with_defaults`.
+pub fn running(config: &Config, overlay: &Overlay, effective: &Effective, with_defaults: bool) -> String {
+    let mut toml = Toml { text: String::new(), with_defaults };
+    toml.settings(config);
     let merge = Merge::new(config, overlay);
-    for service in effective.services.iter().filter(|service| !service.is_leaving) {
+    for service in &effective.services {
+        if service.is_leaving {
+            let _ = writeln!(toml.text, "\n# service {}: removed, draining", service.service.name);
+            continue;
+        }
         let defined = merge.unchanged(&service.service.name).map(|(defined, _)| written(defined));
-        text += "\n";
-        text += &service_in_toml(service, &defined.unwrap_or_default(), overlay);
+        toml.service(service, &defined.unwrap_or_default(), overlay);
     }
-    text
+    toml.text
 }
 
 /// What was changed at runtime, service by service: what is drained, too, and not what discovery found.
@@ -49,115 +53,151 @@ pub fn runtime_changes(config: &Config, overlay: &Overlay) -> Result<Vec<Service
 /// As of [`runtime_changes`].
 pub fn runtime_lines(config: &Config, overlay: &Overlay) -> Result<Vec<String>, Vec<String>> {
     let node = match overlay.node_admin() {
-        AdminState::Draining => Some("node: admin not set -> draining".to_owned()),
+        AdminState::Draining => Some("node: drained".to_owned()),
         AdminState::Enabled => None,
     };
     let services = runtime_changes(config, overlay)?;
     Ok(node.into_iter().chain(services.iter().flat_map(ServiceChange::lines)).collect())
 }
 
-fn settings_in_toml(config: &Config) -> String {
-    let plain = parse("interfaces = [\"lo\"]").ok();
-    let defaults = plain.as_ref().map(settings).unwrap_or_default();
-    let mut text = String::new();
-    let mut table = "";
-    // Behind the first table, a key would be one of its own.
-    let (tables, top): (Vec<_>, Vec<_>) =
-        settings(config).into_iter().enumerate().partition(|(_, (key, ..))| key.contains('.'));
-    for (number, (key, value, _)) in top.into_iter().chain(tables) {
-        let origin = match defaults.get(number) {
-            Some((_, default, _)) if *default == value => "default",
-            _ => "file",
+/// A config file that is being written.
+struct Toml {
+    text: String,
+    with_defaults: bool,
+}
+
+impl Toml {
+    fn settings(&mut self, config: &Config) {
+        let plain = parse("interfaces = [\"lo\"]").ok();
+        let defaults = plain.as_ref().map(settings).unwrap_or_default();
+        let mut table = "";
+        // Behind the first table, a key would be one of its own.
+        let (tables, top): (Vec<_>, Vec<_>) =
+            settings(config).into_iter().enumerate().partition(|(_, (key, ..))| key.contains('.'));
+        for (number, (key, value, _)) in top.into_iter().chain(tables) {
+            let origin = match defaults.get(number) {
+                Some((_, default, _)) if *default == value => DEFAULT,
+                _ => "file",
+            };
+            let (within, key) = key.split_once('.').unwrap_or(("", key));
+            // Without an interface for the VIPs, when they are withdrawn means nothing.
+            let means_nothing = key == "withdraw" && config.vips.interface.is_none();
+            if means_nothing || !self.shows(origin) {
+                continue;
+            }
+            if within != table {
+                table = within;
+                let _ = writeln!(self.text, "\n[{table}]");
+            }
+            if key == super::settings::SECRET && !value.is_null() {
+                let _ = writeln!(self.text, "# {key} = \"...\"  # {origin}, not shown");
+            } else {
+                self.line(key, &value, origin);
+            }
+        }
+    }
+
+    fn service(&mut self, service: &EffectiveService, defined: &Map<String, Value>, overlay: &Overlay) {
+        let EffectiveService { service: definition, origin, admin, .. } = service;
+        let shown = Service {
+            health_check: match self.with_defaults {
+                true => Some(definition.check().shown()),
+                false => definition.health_check.as_ref().map(HealthCheck::shown),
+            },
+            ..definition.clone()
         };
-        let (within, key) = key.split_once('.').unwrap_or(("", key));
-        // Without an interface for the VIPs, when they are withdrawn means nothing.
-        if value.is_null() || within == "vips" && config.vips.interface.is_none() {
-            continue;
+        let _ = writeln!(self.text, "\n[[service]]  # {}", name(*origin));
+        self.drained(*admin);
+        let changed = overlay.changed_services.get(&definition.name);
+        let changed =
+            |key: &str| changed.and_then(|patch| patch.keys().find(|it| it.0 == key)).map(|it| it.1);
+        let (tables, values): (Vec<_>, Vec<_>) =
+            options(&shown).into_iter().partition(|(_, value)| value.is_object());
+        for (row, value) in values {
+            self.option(row, &value, changed(row.key).is_some(), *origin);
         }
-        if within != table {
-            table = within;
-            let _ = writeln!(text, "\n[{table}]");
+        for (row, table) in tables {
+            let Value::Object(table) = table else { continue };
+            let _ = writeln!(self.text, "\n[service.{}]", row.key);
+            let (kind, others): (Vec<_>, Vec<_>) = table.iter().partition(|(key, _)| *key == "type");
+            for (within, value) in kind.into_iter().chain(others) {
+                let is_changed = match changed(row.key) {
+                    Some(Value::Object(patch)) => patch.contains_key("type") || patch.contains_key(within),
+                    other => other.is_some(),
+                };
+                let is_default = !defined.contains_key(row.key) || row.is_default(&shown, &table, within);
+                let whence = match (is_changed, is_default) {
+                    (true, _) => "runtime",
+                    (false, true) => DEFAULT,
+                    (false, false) => name(*origin),
+                };
+                // The type says what the keys below are.
+                if within == "type" || self.shows(whence) {
+                    self.line(within, value, whence);
+                }
+            }
         }
-        if key == super::settings::SECRET {
-            let _ = writeln!(text, "# {key} = \"...\"  # {origin}, not shown");
-        } else {
-            line(&mut text, key, &value, origin);
+        for backend in &service.backends {
+            self.backend(&definition.name, backend, overlay);
         }
     }
-    text
+
+    fn backend(&mut self, service: &str, backend: &EffectiveBackend, overlay: &Overlay) {
+        if backend.is_leaving {
+            let _ = writeln!(self.text, "\n# backend {}: removed, draining", backend.backend.address);
+            return;
+        }
+        let _ = writeln!(self.text, "\n[[service.backend]]  # {}", name(backend.origin));
+        self.drained(backend.admin);
+        let changes = overlay.backends.get(service).and_then(|all| all.get(&backend.backend.address));
+        let is_changed = |key: &str| match changes {
+            Some(BackendChange::Changed(changed)) => changed.options.keys().any(|it| it.0 == key),
+            _ => false,
+        };
+        for (row, value) in options(&backend.backend) {
+            self.option(row, &value, is_changed(row.key), backend.origin);
+        }
+    }
+
+    fn option<T: Options>(&mut self, row: &Row<T>, value: &Value, is_changed: bool, origin: Origin) {
+        let whence = match is_changed {
+            true => "runtime",
+            false if *value == (row.absent)() => DEFAULT,
+            false => name(origin),
+        };
+        if self.shows(whence) {
+            self.line(row.key, value, whence);
+        }
+    }
+
+    fn drained(&mut self, admin: AdminState) {
+        if admin == AdminState::Draining {
+            let _ = writeln!(self.text, "# drained  # runtime");
+        }
+    }
+
+    fn shows(&self, origin: &str) -> bool {
+        self.with_defaults || origin != DEFAULT
+    }
+
+    /// A key with its value; where it has none, as a comment.
+    fn line(&mut self, key: &str, value: &Value, origin: &str) {
+        // Writing to a string does not fail.
+        let _ = match value {
+            Value::Null => writeln!(self.text, "# {key} is not set  # {origin}"),
+            Value::Array(list) if list.is_empty() => writeln!(self.text, "# {key} is not set  # {origin}"),
+            value => writeln!(self.text, "{key} = {}  # {origin}", in_toml(value)),
+        };
+    }
 }
 
-fn service_in_toml(service: &EffectiveService, defined: &Map<String, Value>, overlay: &Overlay) -> String {
-    let EffectiveService { service: definition, origin, admin, .. } = service;
-    let shown = Service {
-        health_check: definition.health_check.as_ref().map(HealthCheck::shown),
-        ..definition.clone()
-    };
-    let mut text = format!("[[service]]  # {}\n", name(*origin));
-    if *admin == AdminState::Draining {
-        let _ = writeln!(text, "# drained  # runtime");
-    }
-    let changed = overlay.changed_services.get(&definition.name);
-    let changed = |key: &str| changed.and_then(|patch| patch.keys().find(|it| it.0 == key)).map(|it| it.1);
-    let (tables, values): (Vec<_>, Vec<_>) =
-        in_order(&shown).into_iter().partition(|(_, value)| value.is_object());
-    for (key, value) in values {
-        line(&mut text, &key, &value, whence::<Service>(&key, &value, changed(&key).is_some(), *origin));
-    }
-    for (key, table) in tables {
-        let Value::Object(table) = table else { continue };
-        let _ = writeln!(text, "\n[service.{key}]");
-        let (kind, others): (Vec<_>, Vec<_>) = table.into_iter().partition(|(key, _)| key == "type");
-        for (within, value) in kind.into_iter().chain(others) {
-            let is_changed = match changed(&key) {
-                Some(Value::Object(patch)) => patch.contains_key("type") || patch.contains_key(&within),
-                other => other.is_some(),
-            };
-            let whence = match (is_changed, defined.contains_key(&key)) {
-                (true, _) => "runtime",
-                (false, true) => name(*origin),
-                (false, false) => "default",
-            };
-            line(&mut text, &within, &value, whence);
-        }
-    }
-    for backend in service.backends.iter().filter(|backend| !backend.is_leaving) {
-        text += &backend_in_toml(&definition.name, backend, overlay);
-    }
-    text
-}
+const DEFAULT: &str = "default";
 
-fn backend_in_toml(service: &str, backend: &EffectiveBackend, overlay: &Overlay) -> String {
-    let mut text = format!("\n[[service.backend]]  # {}\n", name(backend.origin));
-    if backend.admin == AdminState::Draining {
-        let _ = writeln!(text, "# drained  # runtime");
-    }
-    let changes = overlay.backends.get(service).and_then(|all| all.get(&backend.backend.address));
-    let is_changed = |key: &str| match changes {
-        Some(BackendChange::Changed(changed)) => changed.options.keys().any(|it| it.0 == key),
-        _ => false,
-    };
-    for (key, value) in in_order(&backend.backend) {
-        line(&mut text, &key, &value, whence::<Backend>(&key, &value, is_changed(&key), backend.origin));
-    }
-    text
-}
-
-/// The options that are written, in the order of the documentation.
-fn in_order<T: Options>(of: &T) -> Vec<(String, Value)> {
+/// The options with their values, in the order of the documentation, without the backends, which have headings of their own.
+fn options<T: Options>(of: &T) -> Vec<(&'static Row<T>, Value)> {
     let mut written = written(of);
-    let keys = T::OPTIONS.iter().map(|row| row.key);
-    keys.filter_map(|key| Some((key.to_owned(), written.remove(key)?))).collect()
-}
-
-/// Where an option's value comes from, in what comes from `origin`.
-fn whence<T: Options>(key: &str, value: &Value, is_changed: bool, origin: Origin) -> &'static str {
-    let row = T::OPTIONS.iter().find(|row| row.key == key);
-    match row.and_then(Row::default_value) {
-        _ if is_changed => "runtime",
-        Some(default) if default == *value => "default",
-        _ => name(origin),
-    }
+    let rows = T::OPTIONS.iter().filter(|row| row.key != "backend");
+    rows.map(|row| (row, written.remove(row.key).unwrap_or_else(row.absent))).collect()
 }
 
 const fn name(origin: Origin) -> &'static str {
@@ -167,11 +207,6 @@ const fn name(origin: Origin) -> &'static str {
         Origin::Dns => "discovered by DNS",
         Origin::WatchedFile => "discovered in a watched file",
     }
-}
-
-fn line(text: &mut String, key: &str, value: &Value, origin: &str) {
-    // Writing to a string does not fail.
-    let _ = writeln!(text, "{key} = {}  # {origin}", in_toml(value));
 }
 
 /// A value as TOML writes it.
@@ -196,6 +231,7 @@ mod tests {
     use super::*;
     use crate::model::request::{BackendPatch, ServicePatch};
     use crate::model::service::Backend;
+    use crate::overlay::{Leave, Moment};
 
     const FILE: &str = r#"
 interfaces = ["eth0"]
@@ -214,6 +250,43 @@ backend = [{ address = "198.51.100.1:80", weight = 9 }]
 name = "api"
 vip = "192.0.2.11:80"
 "#;
+
+    #[test]
+    fn what_leaves_is_marked_and_vips_are_shown() {
+        let file = FILE.replace("[timeouts]", "vips.interface = \"lo\"\n[timeouts]");
+        let config = parse(&file).unwrap_or_else(|errors| panic!("{errors}"));
+        let mut overlay = Overlay::default();
+        let before = effective(&config, &overlay).expect("valid");
+        overlay
+            .remove_backend(&config, "web", "198.51.100.1:80".parse().expect("an address"))
+            .expect("removed");
+        let api = "198.51.100.2:80".parse().expect("an address");
+        overlay.add_backend(&config, "api", Backend::new(api, 7)).expect("added");
+        let with_backend = effective(&config, &overlay).expect("valid");
+        overlay.remove_service(&config, "api").expect("removed");
+        let now = Moment { boot: "this".into(), seconds: 0 };
+        overlay.depart(&config, &with_backend, Leave::Drain, &now);
+        overlay.depart(
+            &config,
+            &Effective { services: [before.services, with_backend.services].concat() },
+            Leave::Drain,
+            &now,
+        );
+        let effective = effective(&config, &overlay).expect("valid");
+        let text = running(&config, &overlay, &effective, false);
+        for line in [
+            "[vips]",
+            "interface = \"lo\"  # file",
+            "# backend 198.51.100.1:80: removed, draining",
+            "# service api: removed, draining",
+        ] {
+            assert!(text.lines().any(|it| it == line), "{line:?} is not in:\n{text}");
+        }
+        assert!(
+            parse(&text).expect("valid").services.iter().all(|service| service.backends.is_empty()),
+            "{text}"
+        );
+    }
 
     #[test]
     fn what_runs_is_printed_as_a_config_file_with_the_origin_of_each_value_and_no_secret() {
@@ -238,7 +311,7 @@ vip = "192.0.2.11:80"
             .patch_service(&config, "api", &ServicePatch::of("health_check", rise), Duration::ZERO)
             .expect("changed");
         let effective = effective(&config, &overlay).expect("valid");
-        let text = running(&config, &overlay, &effective);
+        let text = running(&config, &overlay, &effective, true);
         for line in [
             "interfaces = [\"eth0\"]  # file",
             "xdp_mode = \"auto\"  # default",
@@ -256,9 +329,21 @@ vip = "192.0.2.11:80"
             "weight = 9  # file",
             "max_flows = 5  # runtime",
             "# drained  # runtime",
+            "# interface is not set  # default",
+            "fall = 3  # default",
+            "# slow_start is not set  # default",
+            "backup = false  # default",
         ] {
             assert!(text.lines().any(|it| it == line), "{line:?} is not in:\n{text}");
         }
+        let short = running(&config, &overlay, &effective, false);
+        assert!(!short.contains("  # default\n") || short.matches("  # default\n").count() == 1, "{short}");
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(short.lines().all(|line| lines.contains(&line)), "{short}");
+        assert_eq!(
+            parse(&short).map_err(|errors| errors.to_string()),
+            parse(&text).map_err(|errors| errors.to_string())
+        );
         assert!(!text.contains("0001"), "{text}");
         let read = parse(&text).unwrap_or_else(|errors| panic!("{errors}\n{text}"));
         assert_eq!(read.timeouts, config.timeouts);
@@ -266,11 +351,11 @@ vip = "192.0.2.11:80"
         assert_eq!(
             runtime_lines(&config, &overlay).expect("valid"),
             [
-                "service api: admin not set -> draining",
+                "service api: drained",
                 "service api: health_check.rise 2 -> 7",
-                "service web: affinity not set -> source",
+                "service web: affinity none -> source",
                 "service web: health_check.interval 1s -> 2s",
-                "service web: backend 198.51.100.1:80 max_flows not set -> 5",
+                "service web: backend 198.51.100.1:80 max_flows 0 -> 5",
             ]
         );
     }

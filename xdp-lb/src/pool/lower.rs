@@ -61,9 +61,10 @@ impl Pool {
             sources: sources(&service.service),
             new_flow_rate: service.service.new_flow_rate,
             max_flows: service.service.max_flows,
-            new_flow_burst: match service.service.new_flow_burst {
-                0 => service.service.new_flow_rate,
-                burst => burst,
+            new_flow_burst: match (service.service.new_flow_rate, service.service.new_flow_burst) {
+                (0, _) => 0,
+                (rate, 0) => rate,
+                (_, burst) => burst,
             },
             checked_at: checked_at(&service.service),
             ring_len: ring::length(&configured),

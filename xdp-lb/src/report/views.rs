@@ -8,7 +8,7 @@ use xdp_lb_common::reason::{Kind, Reason};
 use xdp_lb_common::tables::{BackendIndex, Service, ServiceIndex, Traffic};
 
 use super::documents::{
-    AgentView, BackendView, ConfigView, CounterView, CountersView, MovingView, NextHopView,
+    AgentView, BackendView, ConfigQuery, ConfigView, CounterView, CountersView, MovingView, NextHopView,
     ServiceDetailView, ServiceView, StatusView, TableView, TrafficView, VipView,
 };
 use super::rates::Rates;
@@ -184,8 +184,15 @@ impl Snapshot {
         match table {
             Some(table) if (table.used as f64) < NEARLY_FULL * table.size as f64 => {
                 let percent = (100.0 * table.used as f64 / table.size as f64).round();
-                let instead = format!("limits.{} is not the cause: {percent} % is in use", table.name);
-                words.replace(&raise(&table.name), &instead)
+                match reason {
+                    // It has no other cause, even if the table has emptied since.
+                    Reason::FlowTableFull => format!("{words} ({percent} % is in use now)"),
+                    _ => {
+                        let instead =
+                            format!("limits.{} is not the cause: {percent} % is in use", table.name);
+                        words.replace(&raise(&table.name), &instead)
+                    }
+                }
             }
             _ => words.into(),
         }
@@ -263,11 +270,11 @@ impl Snapshot {
     }
 
     /// The running configuration, and what of it was changed at runtime.
-    pub fn running(&self) -> Answer<ConfigView> {
+    pub fn running(&self, query: ConfigQuery) -> Answer<ConfigView> {
         let failed = |lines: Vec<String>| Refusal::Failed(lines.join("\n"));
         Ok(ConfigView {
             file: self.config_file.display().to_string(),
-            toml: overlay::running(&self.config, &self.overlay, self.pool.effective()),
+            toml: overlay::running(&self.config, &self.overlay, self.pool.effective(), query.all),
             changes: overlay::runtime_lines(&self.config, &self.overlay).map_err(failed)?,
             services: overlay::runtime_changes(&self.config, &self.overlay).map_err(failed)?,
         })

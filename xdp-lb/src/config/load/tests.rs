@@ -277,7 +277,7 @@ fn values_of_the_wrong_type_are_named() {
         ),
         (
             "interfaces = [\"eth0\"]\nlimits.flows = 1.5",
-            "line 2: limits.flows: is a fraction; write a whole number",
+            "line 2: limits.flows: is a fraction; write a whole number from 1,024 to 67,108,864, such as 1024",
         ),
     ];
     for (text, message) in cases {
@@ -1144,7 +1144,7 @@ fn health_checks_have_the_keys_of_their_type_within_their_ranges() {
             "health_check.fast_interval: 99ms is not from 100ms to the interval (1s); write less, or a longer interval",
         ),
         ("type = \"tcp\", jitter = 51", "health_check.jitter: 51 is out of range; write 0 to 50"),
-        ("type = \"tcp\", port = 0", "health_check.port: 0 is out of range; write 1 to 65535"),
+        ("type = \"tcp\", port = 0", "health_check.port: 0 is out of range; write 1 to 65,535"),
         (
             "type = \"tcp\", source = \"eth0\"",
             "health_check.source: \"eth0\" is not an IP address; write \"198.51.100.2\"",

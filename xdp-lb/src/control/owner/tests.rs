@@ -14,7 +14,7 @@ use crate::model::request::{BackendPatch, ServicePatch};
 use crate::model::state::{AdminState, BackendState};
 use crate::model::{self, XdpMode};
 use crate::net::vips::Wish;
-use crate::report::documents::{BackendView, StatusView, TroubleView};
+use crate::report::documents::{BackendView, ConfigQuery, StatusView, TroubleView};
 use crate::tables::{Tables, Write};
 
 #[tokio::test]
@@ -922,11 +922,13 @@ async fn a_vip_comes_once_the_first_checks_of_all_its_backends_have_ended_or_tim
 #[tokio::test]
 async fn a_counter_advises_to_raise_a_limit_only_where_its_table_is_nearly_full() {
     let daemon = Daemon::start(TWO_SERVICES);
-    let meaning = async || {
+    let meaning_of = async |name: &str| {
         let counters = daemon.handle.counters().await.unwrap().counters;
-        let counter = counters.into_iter().find(|counter| counter.name == "reply_without_flow").unwrap();
-        counter.meaning
+        counters.into_iter().find(|counter| counter.name == name).unwrap().meaning
     };
+    let meaning = async || meaning_of("reply_without_flow").await;
+    let full = meaning_of("flow_table_full").await;
+    assert!(full.ends_with("raise limits.flows (0 % is in use now)"), "{full}");
     let empty = meaning().await;
     assert!(
         empty.contains("limits.flows is not the cause: 0 % is in use") && !empty.contains("raise"),
@@ -1457,7 +1459,8 @@ async fn no_document_has_the_value_of_a_header() {
     let daemon = Daemon::start(&config);
     let detail = serde_json::to_string(&daemon.handle.service("web".into()).await.unwrap()).unwrap();
     let status = serde_json::to_string(&daemon.handle.status().await.unwrap()).unwrap();
-    let running = serde_json::to_string(&daemon.handle.config().await.unwrap()).unwrap();
+    let running =
+        serde_json::to_string(&daemon.handle.config(ConfigQuery { all: true }).await.unwrap()).unwrap();
     for text in [detail, status, running] {
         assert!(text.contains("Authorization: (secret)") && !text.contains("0001"), "{text}");
     }

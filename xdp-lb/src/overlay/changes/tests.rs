@@ -1,11 +1,12 @@
 use proptest::prelude::*;
+use serde_json::json;
 
 use super::*;
 use crate::config::parse;
 use crate::model::change::ChangeKind;
 use crate::model::state::Origin;
 use crate::model::{Effective, Vip};
-use crate::overlay::diff;
+use crate::overlay::{Leave, Moment, diff, runtime_lines, save};
 
 const FILE: &str = "interfaces = [\"eth0\"]\n\
     [[service]]\nname = \"web\"\nvip = \"192.0.2.10:80\"\n\
@@ -531,13 +532,53 @@ fn a_reload_tells_each_difference_in_words() {
             "service web: health_check.interval 1s -> 2s",
             "service web: mode full-nat -> nat",
             "service web: vip 192.0.2.10:80 -> 192.0.2.10:81",
-            "service web: backend 198.51.100.1:80 admin not set -> draining",
+            "service web: backend 198.51.100.1:80 drained",
             "service web: backend 198.51.100.1:80 weight 100 -> 1",
             "service web: backend 198.51.100.2:80 removed",
             "service web: backend 198.51.100.11:8080 added, weight 100",
         ]
     );
     assert_eq!(diff(&new, &new), []);
+}
+
+#[test]
+fn a_service_that_is_added_is_told_with_its_tables() {
+    let file = config(FILE);
+    let mut overlay = Overlay::default();
+    let api = service(
+        r#"{"name":"api","vip":"192.0.2.11:80","health_check":{"type":"http","path":"/x","interval":"2s"},
+            "agent":{"port":8081}}"#,
+    );
+    changed(overlay.add_service(&file, api));
+    changed(overlay.add_backend(&file, "api", backend("198.51.100.9:80", 7)));
+    changed(overlay.patch_backend(&file, "api", at("198.51.100.9:80"), &drain()));
+    let lines = runtime_lines(&file, &overlay).expect("valid");
+    assert_eq!(
+        lines,
+        ["service api: added, agent (interval 2s, port 8081), health_check (fall 3, interval 2s, path /x, \
+          rise 2, status 200-399, timeout 500ms, type http), mode full-nat, protocol tcp, vip 192.0.2.11:80, with 1 \
+          backend"]
+    );
+    let web = runtime_lines(&file, &{
+        let mut overlay = Overlay::default();
+        changed(overlay.add_backend(&file, "web", backend("198.51.100.9:80", 7)));
+        changed(overlay.patch_backend(&file, "web", at("198.51.100.9:80"), &drain()));
+        overlay
+    });
+    assert_eq!(web.expect("valid"), ["service web: backend 198.51.100.9:80 added, drained, weight 7"]);
+}
+
+#[test]
+fn a_service_whose_protocol_changes_is_told_in_one_line() {
+    let old = merged(&config(FILE), &Overlay::default());
+    let file = FILE.replace("vip = \"192.0.2.10:80\"", "vip = \"192.0.2.10:80\"\nprotocol = \"udp\"");
+    let file = config(&file);
+    let mut overlay = Overlay::default();
+    overlay.depart(&file, &old, Leave::Drain, &Moment { boot: "this".into(), seconds: 0 });
+    let new = merged(&file, &overlay);
+    assert!(shown(&new).contains(&"web-leaving".to_owned()), "its flows stay");
+    let lines: Vec<String> = diff(&old, &new).iter().flat_map(|service| service.lines()).collect();
+    assert_eq!(lines, ["service web: protocol tcp -> udp"]);
 }
 
 #[test]
@@ -548,8 +589,8 @@ fn a_service_that_is_drained_and_enabled_is_told() {
     changed(overlay.patch_service(&file, "web", &ServicePatch::admin(AdminState::Draining), Duration::ZERO));
     let drained = merged(&file, &overlay);
     let lines = |old, new| -> Vec<String> { diff(old, new).iter().flat_map(|it| it.lines()).collect() };
-    assert_eq!(lines(&enabled, &drained), ["service web: admin not set -> draining"]);
-    assert_eq!(lines(&drained, &enabled), ["service web: admin draining -> not set"]);
+    assert_eq!(lines(&enabled, &drained), ["service web: drained"]);
+    assert_eq!(lines(&drained, &enabled), ["service web: no longer drained"]);
 }
 
 #[test]
@@ -857,7 +898,7 @@ fn a_node_is_drained_and_who_sees_to_the_vips_is_said() {
 }
 
 fn options(json: Value) -> ServicePatch {
-    ServicePatch { admin: None, options: serde_json::from_value(json).expect("a patch") }
+    ServicePatch { options: serde_json::from_value(json).expect("a patch"), ..ServicePatch::default() }
 }
 
 #[test]
@@ -878,7 +919,7 @@ fn single_keys_of_the_default_check_can_change() {
         changed(set(json!({ "health_check": { "interval": "2s" } }))),
         "service web health_check.interval 1s -> 2s"
     );
-    let saved = crate::overlay::save(FILE, &overlay).unwrap_or_else(|why| panic!("{why}"));
+    let saved = save(FILE, &overlay).unwrap_or_else(|why| panic!("{why}"));
     let written = self::config(&saved.text).services[0].check().to_string();
     assert_eq!(written, "tcp, every 2s, timeout 500ms, rise 2, fall 3");
     let mut set = |json| overlay.patch_service(&config, "web", &options(json), Duration::ZERO);
@@ -888,6 +929,74 @@ fn single_keys_of_the_default_check_can_change() {
     );
     unchanged(set(json!({ "health_check": { "type": "tcp" } })));
     assert_eq!(overlay, Overlay::default());
+}
+
+#[test]
+fn a_rate_of_new_flows_is_switched_off_although_a_burst_is_set() {
+    let file =
+        FILE.replace("\"192.0.2.10:80\"", "\"192.0.2.10:80\"\nnew_flow_rate = 100\nnew_flow_burst = 300");
+    let file = config(&file);
+    let mut overlay = Overlay::default();
+    let off = options(json!({ "new_flow_rate": 0 }));
+    assert_eq!(
+        changed(overlay.patch_service(&file, "web", &off, Duration::ZERO)),
+        "service web new_flow_rate 100 -> 0"
+    );
+    assert_eq!(merged(&file, &overlay).services[1].service.new_flow_rate, 0);
+    let saved = save(
+        &FILE.replace("\"192.0.2.10:80\"", "\"192.0.2.10:80\"\nnew_flow_rate = 100\nnew_flow_burst = 300"),
+        &overlay,
+    );
+    assert!(saved.expect("valid").text.contains("new_flow_rate = 0\nnew_flow_burst = 300"));
+}
+
+#[test]
+fn quic_and_the_ids_of_its_servers_change_together() {
+    let file = "interfaces = [\"eth0\"]\n[[service]]\nname = \"h3\"\nvip = \"192.0.2.10:443\"\nprotocol = \"udp\"\n\
+                backend = [{ address = \"198.51.100.1:443\" }, { address = \"198.51.100.2:443\" }]\n";
+    let file = config(file);
+    let mut overlay = Overlay::default();
+    let together = "xdp-lb service set h3 quic.server_id_length=N backend.198.51.100.1:443.server_id=HEX";
+    let quic = options(json!({ "quic": { "server_id_length": 1 } }));
+    let id = BackendPatch::of("server_id", "01");
+    for alone in [
+        overlay.patch_service(&file, "h3", &quic, Duration::ZERO),
+        overlay.patch_backend(&file, "h3", at("198.51.100.1:443"), &id),
+    ] {
+        let Err(Refusal::Invalid(why)) = alone else { panic!("{alone:?}") };
+        assert!(why.contains("in one change") && why.contains(together), "{why}");
+    }
+    assert_eq!(overlay, Overlay::default());
+    let both = json!({
+        "quic": { "server_id_length": 1 },
+        "backend": [
+            { "address": "198.51.100.1:443", "server_id": "01" }, { "address": "198.51.100.2:443", "server_id": "02" },
+        ],
+    });
+    let both: ServicePatch = serde_json::from_value(both).expect("a patch");
+    assert_eq!(
+        changed(overlay.patch_service(&file, "h3", &both, Duration::ZERO)),
+        "service h3 quic.server_id_length not set -> 1; backend 198.51.100.1:443 server_id none -> 01; backend \
+         198.51.100.2:443 server_id none -> 02"
+    );
+    let ids = |overlay: &Overlay| -> Vec<_> {
+        let services = merged(&file, overlay).services;
+        services[0].backends.iter().map(|it| it.backend.server_id.map(|id| id.to_string())).collect()
+    };
+    assert_eq!(ids(&overlay), [Some("01".into()), Some("02".into())]);
+    let without = json!({
+        "quic": "none",
+        "backend": [
+            { "address": "198.51.100.1:443", "server_id": "none" }, { "address": "198.51.100.2:443", "server_id": null },
+        ],
+    });
+    let without: ServicePatch = serde_json::from_value(without).expect("a patch");
+    changed(overlay.patch_service(&file, "h3", &without, Duration::ZERO));
+    assert_eq!(overlay, Overlay::default());
+    let unknown = json!({ "backend": [{ "address": "198.51.100.9:443", "weight": 1 }] });
+    let unknown =
+        overlay.patch_service(&file, "h3", &serde_json::from_value(unknown).unwrap(), Duration::ZERO);
+    assert!(matches!(unknown, Err(Refusal::NotFound(_))), "{unknown:?}");
 }
 
 #[test]
@@ -937,7 +1046,7 @@ fn a_key_that_the_file_gives_is_removed_from_its_table() {
     let read: Overlay =
         serde_json::from_str(&serde_json::to_string(&overlay).expect("printed")).expect("read");
     assert_eq!(read, overlay);
-    let saved = crate::overlay::save(&text, &overlay).unwrap_or_else(|why| panic!("{why}"));
+    let saved = save(&text, &overlay).unwrap_or_else(|why| panic!("{why}"));
     assert!(!saved.text.contains("failure_percent"), "{}", saved.text);
     assert!(saved.text.contains("open = \"20s\""), "{}", saved.text);
 }
@@ -970,8 +1079,8 @@ fn a_service_that_was_removed_and_drains_is_said_to() {
     changed(overlay.add_service(&config, api()));
     let before = merged(&config, &overlay);
     changed(overlay.remove_service(&config, "api"));
-    let now = crate::overlay::Moment { boot: "a".into(), seconds: 7 };
-    overlay.depart(&config, &before, crate::overlay::Leave::Drain, &now);
+    let now = Moment { boot: "a".into(), seconds: 7 };
+    overlay.depart(&config, &before, Leave::Drain, &now);
     assert_eq!(
         overlay.patch_service(&config, "api", &ServicePatch::of("max_flows", 4), Duration::ZERO),
         Err(Refusal::Conflict(
@@ -1007,8 +1116,8 @@ fn affinity_changes_once_all_flows_are_recorded() {
     changed(set(&of("full-nat", "auto"), Duration::from_secs(900)));
 
     // Both at once is the same as one right after the other.
-    let both = serde_json::from_value(serde_json::json!({ "affinity": "source", "flow_tracking": "always" }));
-    let both = ServicePatch { admin: None, options: both.expect("a patch") };
+    let both = serde_json::from_value(json!({ "affinity": "source", "flow_tracking": "always" }));
+    let both = ServicePatch { options: both.expect("a patch"), ..ServicePatch::default() };
     let nat = of("nat", "auto");
     Overlay::default().patch_service(&nat, "web", &both, Duration::ZERO).expect_err("refused");
 }
@@ -1021,7 +1130,7 @@ fn what_a_change_says_has_no_value_of_a_header() {
         1,
     );
     let (config, mut overlay) = (config(&file), Overlay::default());
-    let headers = serde_json::json!({ "headers": ["Authorization: Bearer new"] });
+    let headers = json!({ "headers": ["Authorization: Bearer new"] });
     let patch = ServicePatch::of("health_check", headers);
     assert_eq!(
         changed(overlay.patch_service(&config, "web", &patch, Duration::ZERO)),
