@@ -157,8 +157,14 @@ reasons! {
         "another CPU was writing the flow's record at that moment: a retransmission will get through";
 }
 
-/// How many reasons there are: the size of the table of their counters.
+/// How many reasons there are.
 pub const REASONS: u32 = Reason::ALL.len() as u32;
+
+/// For how many there are counters: builds with more reasons and with fewer share one table of them, so that it keeps what was
+/// counted. A reason keeps its number for good.
+pub const COUNTED_REASONS: u32 = 256;
+
+const _: () = assert!(REASONS <= COUNTED_REASONS);
 
 #[cfg(test)]
 mod tests {

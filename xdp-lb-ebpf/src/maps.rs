@@ -8,7 +8,7 @@ use xdp_lb_common::net::{Address, Endpoint};
 use xdp_lb_common::own_mac;
 use xdp_lb_common::process::Scratch;
 use xdp_lb_common::rate::{self, Buckets};
-use xdp_lb_common::reason::REASONS;
+use xdp_lb_common::reason::COUNTED_REASONS;
 use xdp_lb_common::tables::directory::Keyed;
 use xdp_lb_common::tables::filter;
 use xdp_lb_common::tables::{

@@ -74,8 +74,8 @@ macro_rules! maps {
             /// What became of first fragments.
             FRAGMENTS: LruHashMap<FragmentKey, Fragment> =
                 with_max_entries(1, 0) for |limits| limits.fragments, pinned;
-            /// How many packets had each reason.
-            REASON_COUNTERS: PerCpuArray<u64> = with_max_entries(REASONS, 0), pinned;
+            /// How many packets had each reason; there is room for more reasons than there are.
+            REASON_COUNTERS: PerCpuArray<u64> = with_max_entries(COUNTED_REASONS, 0), pinned;
             /// What a service's former backends have counted.
             FORMER_TRAFFIC: Array<Traffic> = with_max_entries(1, 0) for |limits| limits.services, pinned;
             /// How many flows each service has, where they are counted.

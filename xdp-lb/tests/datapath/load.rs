@@ -1,10 +1,12 @@
 //! Loading: what the verifier says.
 
+use aya::maps::{Map, MapData, PerCpuArray, PerCpuValues};
 use aya::programs::Xdp;
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
-use xdp_lb::datapath::Datapath;
+use xdp_lb::datapath::{Datapath, Options};
 use xdp_lb_common::net::Protocol;
 use xdp_lb_common::process::Verdict;
+use xdp_lb_common::reason::{COUNTED_REASONS, REASONS, Reason};
 use xdp_lb_common::tables::Mode;
 
 use crate::homes::{EGRESS, Homes, LIMITS, options};
@@ -80,4 +82,31 @@ fn an_object_of_another_version_is_refused_with_what_to_do() {
         assert!(said.contains("another version of xdp-lb"), "{table}: {said}");
         assert!(said.contains("cargo xtask build"), "{table}: {said}");
     }
+}
+
+#[test]
+fn what_a_build_with_more_reasons_counted_stays_where_one_with_fewer_adopts_its_tables() {
+    let pin_path = std::path::Path::new("/sys/fs/bpf/xdp-lb-reasons");
+    let options = Options { pin_path: Some(pin_path.to_owned()), ..options(LIMITS) };
+    let load = || Datapath::load(&options).unwrap_or_else(|error| panic!("{error:#}"));
+    let counters = || {
+        let layout = std::fs::read_dir(pin_path).unwrap().next().unwrap().unwrap();
+        let map = MapData::from_pin(layout.path().join("REASON_COUNTERS")).unwrap();
+        PerCpuArray::<_, u64>::try_from(Map::PerCpuArray(map)).unwrap()
+    };
+    let counted = |reason: u32| counters().get(&reason, 0).unwrap().iter().sum::<u64>();
+    let of_others = COUNTED_REASONS - 1;
+    assert!(of_others >= REASONS, "no reason of this build");
+    drop(load());
+    let cpus = aya::util::nr_cpus().unwrap();
+    for (reason, packets) in [(Reason::NoBackend as u32, 7), (of_others, 9)] {
+        counters().set(reason, PerCpuValues::try_from(vec![packets; cpus]).unwrap(), 0).unwrap();
+    }
+    let adopted = load();
+    assert!(adopted.is_adopted());
+    let cpus = cpus as u64;
+    assert_eq!(adopted.reasons().unwrap()[Reason::NoBackend as usize], 7 * cpus);
+    assert_eq!((counted(Reason::NoBackend as u32), counted(of_others)), (7 * cpus, 9 * cpus));
+    drop(adopted);
+    xdp_lb::datapath::unload(pin_path).unwrap();
 }
