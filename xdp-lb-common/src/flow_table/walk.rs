@@ -18,18 +18,31 @@ pub fn record_at<M: Memory>(memory: &M, place: u32) -> Option<Record> {
 
 /// All records, each as it is when its turn comes. Those that come or go meanwhile may be missed.
 pub fn records<M: Memory>(memory: &M) -> impl Iterator<Item = Record> {
-    (0..memory.buckets()).flat_map(move |bucket| {
-        let word = memory.tags(bucket).map_or(0, Word::load);
-        let used = (0..WAYS).filter(move |way| word != 0 && tags::of(word, *way) > tags::BELONGS);
-        used.filter_map(move |way| record_at(memory, bucket * WAYS + way))
-    })
+    (0..memory.buckets()).flat_map(move |bucket| records_of(memory, bucket))
+}
+
+/// The same of one bucket.
+pub fn records_of<M: Memory>(memory: &M, bucket: u32) -> impl Iterator<Item = Record> {
+    let word = memory.tags(bucket).map_or(0, Word::load);
+    let used = (0..WAYS).filter(move |way| word != 0 && tags::of(word, *way) > tags::BELONGS);
+    used.filter_map(move |way| record_at(memory, bucket * WAYS + way))
 }
 
 /// Shows every record to `visit`, and forgets those for which it returns true.
 ///
 /// A record goes only as it was shown: where a packet has noted itself since, it is shown again.
 pub fn sweep<M: Memory>(memory: &M, keys: &[u64; KEYS], mut visit: impl FnMut(&Record) -> bool) {
-    for first in records(memory) {
+    (0..memory.buckets()).for_each(|bucket| sweep_bucket(memory, keys, bucket, &mut visit));
+}
+
+/// The same of one bucket.
+pub fn sweep_bucket<M: Memory>(
+    memory: &M,
+    keys: &[u64; KEYS],
+    bucket: u32,
+    mut visit: impl FnMut(&Record) -> bool,
+) {
+    for first in records_of(memory, bucket) {
         let mut shown = Some(first);
         while let Some(record) = shown {
             if !visit(&record) || forget(memory, keys, &record, |life| life == record.life()) {

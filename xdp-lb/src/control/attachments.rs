@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use super::flow_worker::FlowWorker;
 use super::journal::Journal;
 use super::kernel::Kernel;
 use crate::datapath::{Attached, NoInterface};
@@ -40,6 +41,7 @@ pub(super) struct Attachments {
 pub(super) struct Tools<'a> {
     pub(super) kernel: &'a mut dyn Kernel,
     pub(super) journal: &'a mut Journal,
+    pub(super) flows: &'a FlowWorker,
 }
 
 impl Attachments {
@@ -173,20 +175,7 @@ impl Attachments {
             return;
         }
         tools.detach(name, before);
-        match tools.kernel.move_flows(before, index) {
-            Ok(0) => {}
-            Ok(flows) => {
-                tracing::info!(
-                    "{name} was recreated: replies of {flows} recorded flows now leave through it"
-                );
-            }
-            Err(error) => {
-                tracing::error!(
-                    "{name} was recreated; replies of recorded flows wait for their clients' next \
-                                 packet: {error:#}"
-                );
-            }
-        }
+        tools.flows.move_flows(name, before, index);
     }
 
     /// Looks whether the kernel has the program where it was attached, and attaches it again where it has not.

@@ -1,39 +1,65 @@
-//! How many flows each backend has, as they were counted last.
+//! How many flows each backend has, as they were counted last, and when they are counted again.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::oneshot;
 use xdp_lb_common::tables::BackendIndex;
 
+use super::flow_worker::{Finished, FlowWorker};
 use super::journal::Journal;
 use super::kernel::Kernel;
 use super::sync::TableSync;
 use super::unknown_flows::UnknownFlows;
-use crate::datapath::Census;
+use crate::datapath::{Census, Counted};
 use crate::model::Timeouts;
 use crate::model::state::TroubleKind;
 
-/// How often the flows are counted, and those that are over removed.
+/// How often the flows are counted, and those that are over removed; less often where that would take more than one part in
+/// [`SHARE`] of a core.
 pub(super) const EVERY: Duration = Duration::from_secs(5);
+const SHARE: u32 = 25;
 
-/// How old a count of flows may be that somebody waits for.
+/// How old a count of flows may be that somebody waits for; older where one would take more than one part in
+/// [`SHARE_ASKED_FOR`] of a core.
 pub(super) const FRESH: Duration = Duration::from_millis(500);
+const SHARE_ASKED_FOR: u32 = 4;
 
-/// The last count of the flows.
+/// The last count of the flows, and the one under way.
 pub(super) struct FlowCount {
     census: Arc<Census>,
-    /// When it was; `None` where they could not be counted.
-    at: Option<Instant>,
-    /// Whether it was before the last change.
+    /// When the last one began; `None` where they could not be counted.
+    began: Option<Instant>,
+    /// Whether that was before the last change.
     is_outdated: bool,
+    /// When the next one is due, and when it may begin where somebody waits for it.
+    due: Instant,
+    due_if_asked_for: Instant,
+    under_way: Option<UnderWay>,
+    /// Who waits for a count that is not outdated.
+    waiting: Vec<oneshot::Sender<()>>,
     /// Whether flows without a record are over.
     unknown: UnknownFlows,
+}
+
+struct UnderWay {
+    began: Instant,
+    is_outdated: bool,
 }
 
 impl FlowCount {
     /// Nothing counted yet.
     pub(super) fn new(now: Instant) -> Self {
-        Self { census: Arc::default(), at: None, is_outdated: false, unknown: UnknownFlows::new(now) }
+        Self {
+            census: Arc::default(),
+            began: None,
+            is_outdated: false,
+            due: now,
+            due_if_asked_for: now,
+            under_way: None,
+            waiting: Vec::new(),
+            unknown: UnknownFlows::new(now),
+        }
     }
 
     /// How many flows of a backend live.
@@ -46,54 +72,89 @@ impl FlowCount {
         Arc::clone(&self.census)
     }
 
-    /// Notes that what is in effect has changed since.
+    /// Notes that what is in effect has changed: a count that has begun does not say how it is now.
     pub(super) fn outdate(&mut self) {
         self.is_outdated = true;
+        self.under_way.iter_mut().for_each(|count| count.is_outdated = true);
     }
 
-    /// Whether the flows were counted since the last change.
-    pub(super) fn is_of_now(&self) -> bool {
-        self.at.is_some() && !self.is_outdated
+    /// When the last count began, if that was after the last change.
+    pub(super) fn of_now(&self) -> Option<Instant> {
+        self.began.filter(|_| !self.is_outdated)
     }
 
-    /// Whether it is time to count again.
-    pub(super) fn is_due(&self, now: Instant) -> bool {
-        self.at.is_none_or(|at| now.duration_since(at) >= EVERY)
+    /// Has the flows counted if it is time to.
+    pub(super) fn go_on(&mut self, worker: &FlowWorker, sync: &mut TableSync, now: Instant) {
+        let is_due = now >= self.due || !self.waiting.is_empty() && now >= self.due_if_asked_for;
+        if self.under_way.is_none() && is_due {
+            sync.forget_given();
+            self.under_way = Some(UnderWay { began: now, is_outdated: false });
+            worker.count();
+        }
     }
 
-    /// Whether the count is too old for whoever waits for a backend to lose its last flow.
-    pub(super) fn is_old(&self, now: Instant) -> bool {
-        self.is_outdated || self.at.is_none_or(|at| now.duration_since(at) >= FRESH)
+    /// Where the count is too old for whoever waits for a backend to lose its last flow: who tells of a newer one.
+    pub(super) fn newer(&mut self, now: Instant) -> Option<oneshot::Receiver<()>> {
+        let is_old = self.of_now().is_none_or(|began| now.duration_since(began) >= FRESH);
+        is_old.then(|| {
+            let (sender, receiver) = oneshot::channel();
+            self.waiting.push(sender);
+            receiver
+        })
     }
 
-    /// Counts the flows, and settles the slots that have come to rest.
-    pub(super) fn count(
+    /// Takes in a count of the flows, and settles the slots that have come to rest.
+    pub(super) fn take(
         &mut self,
+        finished: Finished,
         kernel: &mut dyn Kernel,
         sync: &mut TableSync,
         timeouts: &Timeouts,
         journal: &mut Journal,
-        now: Instant,
     ) {
-        let counted = kernel.census(sync.tables());
-        self.at = counted.is_ok().then_some(now);
-        self.is_outdated &= counted.is_err();
+        let Some(UnderWay { began, is_outdated }) = self.under_way.take() else { return };
+        let Finished { counted, took } = finished;
+        self.due_if_asked_for = began + took * SHARE_ASKED_FOR;
+        self.began = counted.is_ok().then_some(began);
         let error = match counted {
-            Ok(census) => {
-                self.census = Arc::new(census);
-                let limits = kernel.sizes().limits;
-                let resets = self.unknown.are_over(&self.census, &limits, timeouts, now);
-                if let Err(error) = kernel.set_resets_unknown(resets) {
-                    tracing::error!("cannot write the handling of unknown flows to the datapath: {error:#}");
-                }
-                sync.settle_counted(&self.census, kernel, journal);
+            Ok(mut counted) => {
+                self.due = began + EVERY.max(took * SHARE);
+                self.is_outdated = is_outdated | !sync.forget_what_was_given(&mut counted);
+                self.take_in(&counted, began, kernel, sync, timeouts, journal);
+                self.census = Arc::new(counted.census);
                 None
             }
             Err(error) => {
+                self.due = began;
                 self.census = Arc::default();
                 Some(error)
             }
         };
+        if error.is_some() || !self.is_outdated {
+            for waiting in self.waiting.drain(..) {
+                // Whoever has gone needs no answer.
+                let _ = waiting.send(());
+            }
+        }
         journal.note_error(TroubleKind::Flows, error);
+    }
+
+    fn take_in(
+        &mut self,
+        counted: &Counted,
+        began: Instant,
+        kernel: &mut dyn Kernel,
+        sync: &mut TableSync,
+        timeouts: &Timeouts,
+        journal: &mut Journal,
+    ) {
+        if let Err(error) = kernel.correct_flow_counts(counted) {
+            tracing::error!("cannot correct the counts that max_flows goes by: {error:#}");
+        }
+        let resets = self.unknown.are_over(&counted.census, &kernel.sizes().limits, timeouts, began);
+        if let Err(error) = kernel.set_resets_unknown(resets) {
+            tracing::error!("cannot write the handling of unknown flows to the datapath: {error:#}");
+        }
+        sync.settle_counted(&counted.census, began, kernel, journal);
     }
 }

@@ -4,9 +4,11 @@
 use std::future::ready;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
+use tokio::time::timeout;
 
 use super::events::EventReader;
 use super::owner::{Owner, Request};
@@ -24,6 +26,9 @@ use crate::report::documents::{
     ServiceView, StatusView,
 };
 use crate::report::snapshot::{Clock, Snapshot};
+
+/// How long an answer waits for a count of the flows.
+const LONGEST_COUNT: Duration = Duration::from_millis(50);
 
 /// The face of the owner task: cheap to clone, one for each that asks.
 #[derive(Clone)]
@@ -84,11 +89,11 @@ impl Handle {
         if !self.published.drains() {
             return Ok(());
         }
-        let count = |owner: &mut Owner| {
-            owner.refresh_census();
-            Ok(())
-        };
-        self.ask(count).await
+        if let Some(counted) = self.ask(|owner| Ok(owner.refresh_census())).await? {
+            // A count that takes longer is for whoever asks next; until then the answer says that it is not known.
+            let _ = timeout(LONGEST_COUNT, counted).await;
+        }
+        Ok(())
     }
 
     /// The daemon on one screen.

@@ -8,7 +8,9 @@ use xdp_lb_common::net::Address;
 use xdp_lb_common::own_mac::OwnMac;
 use xdp_lb_common::tables::{BackendIndex, ServiceIndex, Traffic};
 
-use crate::datapath::{Attached, Census, Datapath, Policy, Sizes, monotonic_seconds};
+use crate::datapath::{
+    Attached, Counted, Datapath, FlowKeeper, Policy, Sizes, TablesView, monotonic_seconds,
+};
 use crate::model::XdpMode;
 use crate::net::RouterAddressesOf;
 use crate::report::records::FlowRecords;
@@ -35,7 +37,6 @@ pub trait Kernel: Send {
     fn attached_interfaces(&self) -> Vec<u32>;
     fn verify_attached(&self, index: u32) -> Result<String, String>;
     fn restore_classifier(&mut self, index: u32) -> Result<Option<String>>;
-    fn move_flows(&mut self, from: u32, to: u32) -> Result<usize>;
     fn restore_pins(&mut self) -> Result<Vec<String>>;
     fn restore(&mut self, expected: &[Write]) -> Result<Vec<String>>;
     fn restore_whole(&mut self, expected: &Tables) -> Result<Vec<String>>;
@@ -44,8 +45,26 @@ pub trait Kernel: Send {
     fn former_traffic(&self, service: ServiceIndex) -> Result<Traffic>;
     fn set_former_traffic(&mut self, service: ServiceIndex, traffic: Traffic) -> Result<()>;
     fn zero_backend_traffic(&mut self, index: BackendIndex) -> Result<()>;
-    fn census(&mut self, tables: &Tables) -> Result<Census>;
-    fn flow_records(&self) -> Result<Arc<dyn FlowRecords>>;
+    fn flow_table(&self, view: Arc<TablesView>) -> Result<Box<dyn FlowTable>>;
+    fn correct_flow_counts(&mut self, counted: &Counted) -> Result<()>;
+    fn flow_records(&self) -> Arc<dyn FlowRecords>;
+}
+
+/// The flow table, for the thread that walks over it. Each method is that of [`FlowKeeper`].
+#[expect(missing_docs, reason = "each is described at the method of FlowKeeper")]
+pub trait FlowTable: Send {
+    fn count(&mut self) -> Result<Counted>;
+    fn move_flows(&mut self, from: u32, to: u32) -> usize;
+}
+
+impl FlowTable for FlowKeeper {
+    fn count(&mut self) -> Result<Counted> {
+        FlowKeeper::count(self)
+    }
+
+    fn move_flows(&mut self, from: u32, to: u32) -> usize {
+        FlowKeeper::move_flows(self, from, to)
+    }
 }
 
 impl Kernel for Datapath {
@@ -117,10 +136,6 @@ impl Kernel for Datapath {
         Datapath::restore_classifier(self, index)
     }
 
-    fn move_flows(&mut self, from: u32, to: u32) -> Result<usize> {
-        Ok(Datapath::move_flows(self, from, to))
-    }
-
     fn restore_pins(&mut self) -> Result<Vec<String>> {
         Datapath::restore_pins(self)
     }
@@ -153,11 +168,15 @@ impl Kernel for Datapath {
         Datapath::zero_backend_traffic(self, index)
     }
 
-    fn census(&mut self, tables: &Tables) -> Result<Census> {
-        Datapath::census(self, tables)
+    fn flow_table(&self, view: Arc<TablesView>) -> Result<Box<dyn FlowTable>> {
+        Ok(Box::new(Datapath::flow_keeper(self, view)?))
     }
 
-    fn flow_records(&self) -> Result<Arc<dyn FlowRecords>> {
-        Ok(Arc::new(Datapath::flow_records(self)))
+    fn correct_flow_counts(&mut self, counted: &Counted) -> Result<()> {
+        Datapath::correct_flow_counts(self, counted)
+    }
+
+    fn flow_records(&self) -> Arc<dyn FlowRecords> {
+        Arc::new(Datapath::flow_records(self))
     }
 }

@@ -3,7 +3,7 @@
 use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use xdp_lb_common::tables::{self as datapath, BackendIndex};
 
@@ -113,7 +113,6 @@ impl<'a> BackendFlows<'a> {
         address: SocketAddr,
         pool: &Pool,
         timeouts: &Timeouts,
-        now: Instant,
     ) -> Option<&'static str> {
         let Some(backend) = service.backends.iter().find(|it| it.backend.address == address) else {
             return Some("the config refuses it");
@@ -125,11 +124,11 @@ impl<'a> BackendFlows<'a> {
         if is_cut && state != Some(BackendState::Draining) {
             return Some("it gets no packets");
         }
+        let counted_at = self.census.of_now()?;
         // Before that, a flow from before its slots moved may have no record yet.
-        let known_at = self.sync.settling().known_at(&vip(service), present, tables, timeouts, now);
+        let known_at = self.sync.settling().known_at(&vip(service), present, tables, timeouts, counted_at);
         let is_known = !known_at.contains_key(&index);
-        (self.census.is_of_now() && is_known && self.census.live(index) == 0)
-            .then_some("its flows have ended")
+        (is_known && self.census.live(index) == 0).then_some("its flows have ended")
     }
 }
 
@@ -149,13 +148,12 @@ pub(super) fn effective_after(
     overlay::effective_beside(config, overlay, room, |service, address| before.has(service, address))
 }
 
-/// Takes out what leaves and has no flows left, or has had time enough. `moment`: `now` in seconds of this boot.
+/// Takes out what leaves and has no flows left, or has had time enough. `moment`: seconds of this boot.
 pub(super) fn release(
     overlay: &mut Overlay,
     pool: &Pool,
     config: &Config,
     flows: &BackendFlows<'_>,
-    now: Instant,
     moment: u64,
 ) {
     for service in &pool.effective().services {
@@ -165,7 +163,7 @@ pub(super) fn release(
             let longest = overlay::longest_drain(config, service, address);
             let why = if moment.saturating_sub(since) >= longest.as_secs() {
                 format!("drain_timeout of {} has passed", humantime::format_duration(longest))
-            } else if let Some(why) = flows.is_over(service, address, pool, &config.timeouts, now) {
+            } else if let Some(why) = flows.is_over(service, address, pool, &config.timeouts) {
                 why.to_owned()
             } else {
                 continue;

@@ -6,6 +6,7 @@ mod attachments;
 mod census;
 mod discoveries;
 pub mod events;
+mod flow_worker;
 pub mod handle;
 pub mod host;
 mod host_addresses;

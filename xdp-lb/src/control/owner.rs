@@ -13,6 +13,7 @@ use xdp_lb_common::net::Endpoint;
 use super::attachments::{Attachments, Tools};
 use super::census::FlowCount;
 use super::discoveries::Discoveries;
+use super::flow_worker::{Finished, FlowWorker};
 use super::host::{self, ThisHost};
 use super::host_addresses::HostAddresses;
 use super::journal::Journal;
@@ -24,6 +25,7 @@ use super::sync::TableSync;
 use super::upgrades::Upgrades;
 use super::verify::{self, Verification};
 use super::vips::VipKeeper;
+use crate::datapath::TablesView;
 use crate::discovery::Update;
 use crate::health::{AgentReport, Report, TargetId};
 use crate::model::event::WatchEvent;
@@ -91,6 +93,8 @@ pub struct Owner {
     pub(super) kernel: Box<dyn Kernel>,
     pub(super) sync: TableSync,
     pub(super) census: FlowCount,
+    pub(super) flows: FlowWorker,
+    finished: mpsc::UnboundedReceiver<Finished>,
     pub(super) attachments: Attachments,
     pub(super) addresses: HostAddresses,
     pub(super) vips: VipKeeper,
@@ -171,6 +175,8 @@ impl Owner {
 
         let now = Instant::now();
         let is_first = tables.services.is_empty();
+        let view = Arc::new(TablesView::new(Arc::new(tables.clone())));
+        let (finished, counts) = mpsc::unbounded_channel();
         let (learnt, news) = learnt.map(|Learnt { pool, news }| (pool, news)).unzip();
         let mut pool = learnt.unwrap_or_else(|| Pool::new(&tables));
         pool.set_effective(effective, &tables, now);
@@ -181,8 +187,10 @@ impl Owner {
             config_file,
             overlay: Arc::new(overlay),
             pool: Arc::new(pool),
-            sync: TableSync::new(tables, kernel.as_ref(), now)?,
+            sync: TableSync::new(tables, Arc::clone(&view), kernel.as_ref(), now)?,
             census: FlowCount::new(now),
+            flows: FlowWorker::start(kernel.flow_table(Arc::clone(&view))?, view, finished)?,
+            finished: counts,
             attachments: Attachments::new(config.xdp_mode, now),
             addresses: HostAddresses::new(own_macs),
             vips: VipKeeper::new(vips),
@@ -245,6 +253,7 @@ impl Owner {
                     updates.extend((0..BURST).map_while(|_| found.try_recv().ok()));
                     self.take_in_found(updates);
                 }
+                Some(finished) = self.finished.recv() => self.take_count(finished),
                 _ = tick.tick() => self.tick(),
                 _ = look.tick(), if self.pool.watches_answers() => self.look_for_answers(),
                 () = tokio::time::sleep_until(self.rests_until.into()), if self.is_stale => {}
@@ -300,6 +309,7 @@ impl Owner {
             rates: Arc::clone(self.sync.rates()),
             former: Arc::clone(self.sync.former()),
             census: self.census.shared(),
+            is_census_of_now: self.census.of_now().is_some(),
             troubles: self.journal.trouble_views(now),
             restored: self.journal.restored(),
             interfaces: self.attachments.views(),
@@ -552,8 +562,8 @@ impl Owner {
             return;
         }
         let mut overlay = Overlay::clone(&self.overlay);
-        let (now, moment) = (Instant::now(), uptime::now().as_secs());
-        leaving::release(&mut overlay, &self.pool, &self.config, &self.backend_flows(), now, moment);
+        let moment = uptime::now().as_secs();
+        leaving::release(&mut overlay, &self.pool, &self.config, &self.backend_flows(), moment);
         self.put_in_effect(overlay);
     }
 
@@ -594,7 +604,8 @@ impl Owner {
 
     /// Does something with the interfaces, and takes in which ones the program covers then.
     pub(super) fn attach<T>(&mut self, what: impl FnOnce(&mut Attachments, &mut Tools<'_>) -> T) -> T {
-        let mut tools = Tools { kernel: self.kernel.as_mut(), journal: &mut self.journal };
+        let mut tools =
+            Tools { kernel: self.kernel.as_mut(), journal: &mut self.journal, flows: &self.flows };
         let done = what(&mut self.attachments, &mut tools);
         self.is_news = true;
         if let Some(covered) = self.attachments.changed() {
@@ -659,12 +670,13 @@ impl Owner {
         self.vips.tell_once_decided(&self.config, wishes);
         let metrics = self.metrics.borrow().clone();
         self.journal.note(TroubleKind::Metrics, metrics.as_deref());
-        if self.census.is_due(now) {
-            self.count_flows(now);
-        }
+        self.census.go_on(&self.flows, &mut self.sync, now);
         self.release_left();
         self.look_at_found(now);
-        self.sync.settle_due(&self.config.timeouts, self.kernel.as_mut(), &mut self.journal, now);
+        if self.sync.settle_due(&self.config.timeouts, self.kernel.as_mut(), &mut self.journal, now) {
+            // That all of a slot's flows have a record says nothing of those that were counted before.
+            self.census.outdate();
+        }
         self.is_stale |= self.journal.trouble_of(TroubleKind::Tables).is_some() || self.pool.is_due(now);
         self.is_stale |= self.sync.can_shrink();
         let reweighed = self.pool_mut().weigh(now);
@@ -714,11 +726,12 @@ impl Owner {
         self.is_stale |= Arc::make_mut(&mut self.pool).see(counted, now);
     }
 
-    /// Counts the flows.
-    pub(super) fn count_flows(&mut self, now: Instant) {
+    /// Takes in a count of the flows.
+    fn take_count(&mut self, finished: Finished) {
         self.is_news = true;
         let (kernel, journal) = (self.kernel.as_mut(), &mut self.journal);
-        self.census.count(kernel, &mut self.sync, &self.config.timeouts, journal, now);
+        self.census.take(finished, kernel, &mut self.sync, &self.config.timeouts, journal);
+        self.census.go_on(&self.flows, &mut self.sync, Instant::now());
     }
 
     /// What is known of the flows of backends.

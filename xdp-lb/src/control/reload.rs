@@ -157,7 +157,9 @@ impl Owner {
     }
 
     fn set_policy(&mut self, config: &Config) -> Answer<()> {
-        self.kernel.set_policy(&Policy::of(config)).map_err(|error| Refusal::Failed(format!("{error:#}")))
+        let kernel = self.kernel.as_mut();
+        let set = self.sync.change(|| kernel.set_policy(&Policy::of(config)));
+        set.map_err(|error| Refusal::Failed(format!("{error:#}")))
     }
 }
 

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use tokio::sync::oneshot;
+
 use super::leaving::end_of;
 use super::owner::Owner;
 use crate::model::refusal::{Answer, Refusal};
@@ -83,12 +85,13 @@ impl Owner {
         self.pool.effective().services.iter().find(|it| it.service.name == name)
     }
 
-    /// Counts the flows anew, for somebody who waits for a backend to lose its last.
-    pub(super) fn refresh_census(&mut self) {
+    /// Has the flows counted anew, for somebody who waits for a backend to lose its last; returns who tells when it is done,
+    /// where the last count is too old.
+    pub(super) fn refresh_census(&mut self) -> Option<oneshot::Receiver<()>> {
         let now = Instant::now();
-        if self.census.is_old(now) {
-            self.count_flows(now);
-        }
+        let newer = self.census.newer(now);
+        self.census.go_on(&self.flows, &mut self.sync, now);
+        newer
     }
 
     /// Detaches the program and removes the pins, and the VIPs that the daemon added.

@@ -1,18 +1,18 @@
 //! What stands in the tables, and what is on its way there: plans carried out, slots settled, and the counters at the places
 //! that services and backends have.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context as _;
 
 use xdp_lb_common::net::Endpoint;
-use xdp_lb_common::tables::{BackendState, ServiceIndex, Traffic};
+use xdp_lb_common::tables::{BackendIndex, BackendState, ServiceIndex, Traffic};
 
 use super::journal::Journal;
 use super::kernel::Kernel;
-use crate::datapath::{Census, monotonic_seconds};
+use crate::datapath::{Census, Counted, TablesView, monotonic_seconds};
 use crate::model::Timeouts;
 use crate::model::state::TroubleKind;
 use crate::plan::places::{Full, Plan};
@@ -35,11 +35,28 @@ pub(super) struct TableSync {
     flows: Arc<dyn FlowRecords>,
     /// The services whose rings are shorter than they should be, as they were logged.
     shortened: Vec<Endpoint>,
+    /// For whoever judges flow records meanwhile.
+    view: Arc<TablesView>,
+    given: Given,
+}
+
+/// The places that were given to somebody since a count of the flows began.
+#[derive(Default)]
+struct Given {
+    services: HashSet<ServiceIndex>,
+    backends: HashSet<BackendIndex>,
+    /// Nobody knows which.
+    is_unknown: bool,
 }
 
 impl TableSync {
     /// These tables, as they were found.
-    pub(super) fn new(tables: Tables, kernel: &dyn Kernel, now: Instant) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        tables: Tables,
+        view: Arc<TablesView>,
+        kernel: &dyn Kernel,
+        now: Instant,
+    ) -> anyhow::Result<Self> {
         let former = |service: &xdp_lb_common::tables::Service| {
             Ok((service.index, kernel.former_traffic(service.index)?))
         };
@@ -49,9 +66,11 @@ impl TableSync {
             rates: Arc::default(),
             former: Arc::new(former.context("cannot read the counters of services")?),
             counters: kernel.counters()?,
-            flows: kernel.flow_records()?,
+            flows: kernel.flow_records(),
             planner: Planner::new(tables, kernel.sizes()),
             shortened: Vec::new(),
+            view,
+            given: Given::default(),
         })
     }
 
@@ -112,11 +131,17 @@ impl TableSync {
             }
             self.shortened.clone_from(&plan.shortened);
         }
+        if plan.writes.is_empty() && plan.new_services.is_empty() && plan.new_backends.is_empty() {
+            self.planner.commit(plan);
+            return Ok(());
+        }
+        self.view.hide();
         let done = self.try_carry_out(plan, kernel);
         match &done {
             Ok(()) => {
                 self.note(&plan.writes);
                 self.planner.commit(plan);
+                self.view.show(self.planner.shared_tables());
                 let is_of_services = |write| matches!(write, &Write::Service(..) | &Write::RemoveService(_));
                 if plan.writes.iter().any(is_of_services) {
                     let settling = Arc::make_mut(&mut self.settling);
@@ -129,6 +154,8 @@ impl TableSync {
     }
 
     fn try_carry_out(&mut self, plan: &Plan, kernel: &mut dyn Kernel) -> anyhow::Result<()> {
+        self.given.services.extend(&plan.new_services);
+        self.given.backends.extend(&plan.new_backends);
         for service in &plan.new_services {
             Arc::make_mut(&mut self.rates).services.remove(service);
             kernel.set_former_traffic(*service, Traffic::default())?;
@@ -168,37 +195,72 @@ impl TableSync {
 
     /// After a write that failed, only the tables know how far it came.
     pub(super) fn read_again(&mut self, kernel: &dyn Kernel) {
+        self.view.hide();
+        self.given.is_unknown = true;
         match kernel.read() {
             Ok(tables) => {
                 self.settling = Arc::new(self.settling.again(&tables, Instant::now()));
                 self.planner = Planner::new(tables, kernel.sizes());
+                self.view.show(self.planner.shared_tables());
             }
             Err(error) => tracing::error!("cannot read the datapath's tables: {error:#}"),
         }
     }
 
-    /// Forgets the prior owners of slots that have moved for long enough.
+    /// Changes what flow records are judged by, beside the tables.
+    pub(super) fn change<T>(&self, change: impl FnOnce() -> T) -> T {
+        self.view.hide();
+        let done = change();
+        self.view.show(self.planner.shared_tables());
+        done
+    }
+
+    /// A count of the flows begins.
+    pub(super) fn forget_given(&mut self) {
+        self.given = Given::default();
+    }
+
+    /// Takes out of a count of the flows what may be another's by now; says whether nothing may.
+    pub(super) fn forget_what_was_given(&self, counted: &mut Counted) -> bool {
+        let Given { services, backends, is_unknown } = &self.given;
+        if *is_unknown {
+            *counted = Counted::default();
+        }
+        counted.census.live.retain(|index, _| !backends.contains(index));
+        counted.before.forget(services, backends);
+        !is_unknown && services.is_empty() && backends.is_empty()
+    }
+
+    /// Forgets the prior owners of slots that have moved for long enough; says whether there were any.
     pub(super) fn settle_due(
         &mut self,
         timeouts: &Timeouts,
         kernel: &mut dyn Kernel,
         journal: &mut Journal,
         now: Instant,
-    ) {
+    ) -> bool {
         let due = match self.settling.may_be_due(timeouts, now) {
             true => Arc::make_mut(&mut self.settling).due(self.planner.tables(), timeouts, now),
             false => Vec::new(),
         };
         self.settle(&due, kernel, journal);
+        !due.is_empty()
     }
 
-    /// Settles the slots in which this count of the flows found nothing that says otherwise.
-    pub(super) fn settle_counted(&mut self, census: &Census, kernel: &mut dyn Kernel, journal: &mut Journal) {
+    /// Settles the slots in which this count of the flows, which began then, found nothing that says otherwise.
+    pub(super) fn settle_counted(
+        &mut self,
+        census: &Census,
+        began: Instant,
+        kernel: &mut dyn Kernel,
+        journal: &mut Journal,
+    ) {
         let shrinking: &BTreeMap<Endpoint, u32> = self.planner.shrinking();
         let settled = match self.settling.is_settled() {
             true => Vec::new(),
             false => {
-                Arc::make_mut(&mut self.settling).settled(self.planner.tables(), &census.others, shrinking)
+                let settling = Arc::make_mut(&mut self.settling);
+                settling.settled(self.planner.tables(), &census.others, began, shrinking)
             }
         };
         self.settle(&settled, kernel, journal);
@@ -206,11 +268,16 @@ impl TableSync {
 
     /// Writes slots that come nearer to rest.
     fn settle(&mut self, writes: &[Write], kernel: &mut dyn Kernel, journal: &mut Journal) {
+        if !writes.is_empty() {
+            self.view.hide();
+        }
         let done = apply(kernel, writes);
         match &done {
+            Ok(()) if writes.is_empty() => {}
             Ok(()) => {
                 self.note(writes);
                 self.planner.record(writes);
+                self.view.show(self.planner.shared_tables());
             }
             Err(_) => self.read_again(kernel),
         }

@@ -20,13 +20,13 @@ use xdp_lb_common::tables::flow::{CONFIRMED, ESTABLISHED};
 use xdp_lb_common::tables::{Backend, BackendIndex, FlowKey, ServiceIndex, Traffic};
 
 use super::handle::Handle;
-use super::kernel::Kernel;
+use super::kernel::{FlowTable, Kernel};
 use super::owner::Owner;
 use super::parts::{Ears, Ended, Listeners, Parts};
 use super::upgrades::Upgrades;
 use super::vips::Vips;
 use crate::config;
-use crate::datapath::{Attached, Census, NoInterface, Policy, Sizes, monotonic_seconds};
+use crate::datapath::{Attached, Census, Counted, NoInterface, Policy, Sizes, TablesView, monotonic_seconds};
 use crate::discovery::Update;
 use crate::health::{AgentReport, Health, Report, Said, Target, TargetId};
 use crate::model::state::BackendState;
@@ -70,6 +70,8 @@ pub(crate) struct Memory {
     pub(crate) flows: Vec<Record>,
     pub(crate) counts: bool,
     pub(crate) censuses: u32,
+    /// How long a count of the flows takes.
+    pub(crate) count_takes: Duration,
     pub(crate) adopted: bool,
     pub(crate) beats: u32,
     pub(crate) missing: BTreeSet<String>,
@@ -245,11 +247,6 @@ impl Kernel for InMemory {
         Ok(memory.classifier_lost.take())
     }
 
-    fn move_flows(&mut self, from: u32, to: u32) -> anyhow::Result<usize> {
-        self.lock().moved.push((from, to));
-        Ok(7)
-    }
-
     fn restore_pins(&mut self) -> anyhow::Result<Vec<String>> {
         let mut memory = self.lock();
         anyhow::ensure!(!memory.unmounted, "the pins are not on a BPF file system");
@@ -301,16 +298,37 @@ impl Kernel for InMemory {
         Ok(())
     }
 
-    fn census(&mut self, _: &Tables) -> anyhow::Result<Census> {
-        let mut memory = self.lock();
-        memory.censuses += 1;
-        anyhow::ensure!(memory.counts, "the kernel is busy");
-        let live = memory.live.clone();
-        Ok(Census { records: live.values().sum(), live, others: HashSet::new() })
+    fn flow_table(&self, _: Arc<TablesView>) -> anyhow::Result<Box<dyn FlowTable>> {
+        Ok(Box::new(self.clone()))
     }
 
-    fn flow_records(&self) -> anyhow::Result<Arc<dyn FlowRecords>> {
-        Ok(Arc::new(self.clone()))
+    fn correct_flow_counts(&mut self, _: &Counted) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    fn flow_records(&self) -> Arc<dyn FlowRecords> {
+        Arc::new(self.clone())
+    }
+}
+
+impl FlowTable for InMemory {
+    fn count(&mut self) -> anyhow::Result<Counted> {
+        let takes = {
+            let mut memory = self.lock();
+            memory.censuses += 1;
+            memory.count_takes
+        };
+        std::thread::sleep(takes);
+        let memory = self.lock();
+        anyhow::ensure!(memory.counts, "the kernel is busy");
+        let live = memory.live.clone();
+        let census = Census { records: live.values().sum(), live, others: HashSet::new() };
+        Ok(Counted { census, ..Counted::default() })
+    }
+
+    fn move_flows(&mut self, from: u32, to: u32) -> usize {
+        self.lock().moved.push((from, to));
+        7
     }
 }
 

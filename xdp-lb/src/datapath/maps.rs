@@ -10,27 +10,28 @@ use aya::Ebpf;
 use aya::maps::{
     Array, HashMap, IterableMap as _, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues,
 };
-use xdp_lb_common::flow_table::record::{Record, WayBack};
-use xdp_lb_common::flow_table::{self, Memory as _, note, walk};
+use xdp_lb_common::flow_table::record::Record;
+use xdp_lb_common::flow_table::{self, Memory as _, walk};
 use xdp_lb_common::hash::KEYS;
 use xdp_lb_common::net::{Address, Endpoint};
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::tables::filter::{BACKEND, VIP};
-use xdp_lb_common::tables::flow::PAIRED;
 use xdp_lb_common::tables::slot::Slot;
 use xdp_lb_common::tables::{
     Backend, BackendIndex, BackendState, Reply, RouterAddresses, RouterInterface, ServerKey, Service,
-    ServiceIndex, Settings, SlotIndex, SourceKey, SourceVerdict, Traffic, VlanDevice,
+    Settings, SlotIndex, SourceKey, SourceVerdict, Traffic, VlanDevice,
 };
 
 use super::addresses::Addresses;
-use super::census::Census;
 use super::directory::Directory;
+use super::flow_counts::FlowCounters;
+use super::flow_keeper::FlowKeeper;
 use super::grace;
 use super::memory::{FlowMemory, Misfit, Records, Words};
 use super::own_macs::OwnMacs;
 use super::plain::Plain;
 use super::ranges::Ranges;
+use super::view::TablesView;
 use super::vips::Vips;
 use crate::model::Limits;
 use crate::tables::{SourceRange, Tables};
@@ -93,8 +94,7 @@ pub struct Maps {
     pub sources: LpmTrie<MapData, Plain<SourceKey>, u32>,
     pub slots: Slots,
     flows: Arc<FlowMemory>,
-    service_flows: Words,
-    backend_flows: Words,
+    pub flow_counts: FlowCounters,
     reasons: PerCpuArray<MapData, u64>,
     former_traffic: Array<MapData, Plain<Traffic>>,
     backend_counters: PerCpuArray<MapData, Plain<Traffic>>,
@@ -148,7 +148,7 @@ impl Maps {
         let filter = words("ADDRESSES")?;
         let own_macs = OwnMacs::new(words("OWN_MACS")?)?;
         let (ranged, slots) = (words("RANGED_ADDRESSES")?, Slots { words: words("SLOTS")? });
-        let (service_flows, backend_flows) = (words("SERVICE_FLOWS")?, words("BACKEND_FLOWS")?);
+        let flow_counts = FlowCounters::new(words("SERVICE_FLOWS")?, words("BACKEND_FLOWS")?);
         let mut map = |name: &str| object.take_map(name).ok_or_else(|| absent(name));
         let own_addresses: HashMap<MapData, Plain<Address>, u32> = map("OWN_ADDRESSES")?.try_into()?;
         let own: Vec<_> = own_addresses.keys().collect::<Result<_, _>>().context(UNREADABLE)?;
@@ -174,8 +174,7 @@ impl Maps {
             sources: map("SOURCES")?.try_into()?,
             slots,
             flows: Arc::new(flows),
-            service_flows,
-            backend_flows,
+            flow_counts,
             reasons: map("REASON_COUNTERS")?.try_into()?,
             former_traffic: map("FORMER_TRAFFIC")?.try_into()?,
             backend_counters: map("BACKEND_COUNTERS")?.try_into()?,
@@ -277,7 +276,7 @@ impl Maps {
         for (vip, service) in services {
             self.vips.add(*vip)?;
             if !self.services.contains(vip) {
-                self.service_flows.store(service.index.0, 0)?;
+                self.flow_counts.zero_service(service.index.0)?;
             }
         }
         put(&mut self.services, &mut self.addresses, VIP, services)?;
@@ -333,50 +332,12 @@ impl Maps {
         FlowRecords(Arc::clone(&self.flows))
     }
 
-    /// Has the replies of all recorded flows that left by one interface leave by another; returns how many flows those are.
-    pub fn move_flows(&mut self, from: u32, to: u32) -> usize {
-        let moves =
-            |record: &Record| record.way_back().ifindex == from && record.life().progress() & PAIRED != 0;
-        walk::records(&*self.flows)
-            .filter(moves)
-            .filter_map(|mut record| {
-                let way = WayBack { ifindex: to, ..record.way_back() };
-                note::redirect(&*self.flows, &mut record, &way)
-            })
-            .count()
-    }
-
-    /// The counts of flows of the services that have such, and of their backends.
-    pub fn flow_counts(&self, tables: &Tables) -> Result<FlowCounts> {
-        let counts_flows = |service: &&Service| service.counts_flows();
-        let services: BTreeSet<ServiceIndex> =
-            tables.services.values().filter(counts_flows).map(|service| service.index).collect();
-        let mut counts = FlowCounts::default();
-        for service in &services {
-            counts.services.insert(*service, self.service_flows.load(service.0)?);
-        }
-        for (index, backend) in &tables.backends {
-            if services.contains(&backend.service) {
-                counts.backends.insert(*index, (backend.service, self.backend_flows.load(index.0)?));
-            }
-        }
-        Ok(counts)
-    }
-
-    /// Makes the counts what a census has counted, and what has been added since they were read.
-    pub fn correct_flow_counts(&self, before: &FlowCounts, census: &Census) -> Result<()> {
-        let mut services = before.services.clone();
-        for (index, (service, before)) in &before.backends {
-            let live = census.live.get(index).copied().unwrap_or(0);
-            self.backend_flows.add(index.0, live.wrapping_sub(*before))?;
-            if let Some(rest) = services.get_mut(service) {
-                *rest = rest.wrapping_sub(live);
-            }
-        }
-        for (service, surplus) in services {
-            self.service_flows.add(service.0, surplus.wrapping_neg())?;
-        }
-        Ok(())
+    /// Who walks over the flow table beside this.
+    pub fn flow_keeper(&self, view: Arc<TablesView>) -> Result<FlowKeeper> {
+        let map = self.settings.map();
+        let descriptor = map.fd().as_fd().try_clone_to_owned().context("cannot share the settings")?;
+        let settings = Array::try_from(Map::Array(MapData::from_fd(descriptor)?))?;
+        Ok(FlowKeeper::new(Arc::clone(&self.flows), self.flow_counts.share(), settings, view))
     }
 
     /// How many packets had this reason.
@@ -408,7 +369,7 @@ impl Maps {
 
     /// Sets a backend's counters to 0, and its count of flows.
     pub fn zero_backend_traffic(&mut self, index: u32) -> Result<()> {
-        self.backend_flows.store(index, 0)?;
+        self.flow_counts.zero_backend(index)?;
         zero(&mut self.backend_counters, index).context("cannot clear a backend's counters")
     }
 }
@@ -483,20 +444,6 @@ fn zero(counters: &mut PerCpuArray<MapData, Plain<Traffic>>, index: u32) -> Resu
     let cpus = aya::util::nr_cpus().map_err(|(what, error)| anyhow::anyhow!("{what}: {error}"))?;
     counters.set(index, PerCpuValues::try_from(vec![Plain(Traffic::default()); cpus])?, 0)?;
     Ok(())
-}
-
-/// Counts of flows, as the words of their tables.
-#[derive(Default)]
-pub struct FlowCounts {
-    services: BTreeMap<ServiceIndex, u64>,
-    backends: BTreeMap<BackendIndex, (ServiceIndex, u64)>,
-}
-
-impl FlowCounts {
-    /// By backend.
-    pub fn of_backends(&self) -> BTreeMap<BackendIndex, i64> {
-        self.backends.iter().map(|(index, (_, flows))| (*index, *flows as i64)).collect()
-    }
 }
 
 /// The flat array of all rings, in this process's memory (`BPF_F_MMAPABLE`, kernel 5.5).

@@ -2,6 +2,7 @@
 
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -31,6 +32,11 @@ impl Words {
     pub fn new(map: &Map) -> Result<Self> {
         let (memory, length) = map_array::<u64>(map)?;
         Ok(Self { memory, length })
+    }
+
+    /// The same ones, for somebody else.
+    pub fn share(&self) -> Self {
+        Self { memory: Arc::clone(&self.memory), length: self.length }
     }
 
     /// How many there are.
@@ -183,8 +189,8 @@ impl flow_table::Memory for FlowMemory {
     }
 }
 
-/// Tests read with one hand what they write with the other.
-type Memory = std::sync::Arc<MmapRaw>;
+/// Several read and write what is mapped once.
+type Memory = Arc<MmapRaw>;
 
 fn map_array<T>(map: &Map) -> Result<(Memory, u32)> {
     let Map::Array(data) = map else { bail!(Misfit("a table is not an array".to_owned())) };
@@ -228,10 +234,6 @@ mod anonymous {
     impl Words {
         pub fn anonymous(length: u32) -> Self {
             Self { memory: zeros::<u64>(length), length }
-        }
-
-        pub fn share(&self) -> Self {
-            Self { memory: self.memory.clone(), length: self.length }
         }
 
         pub fn copy(&self) -> Self {

@@ -5,6 +5,7 @@ use std::io;
 use std::mem::discriminant;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -13,7 +14,6 @@ use aya::programs::{SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use aya_log::EbpfLogger;
 use nix::net::if_::if_nametoindex;
-use nix::time::{ClockId, clock_gettime};
 use tokio::io::unix::AsyncFd;
 use tracing::{info, warn};
 use xdp_lb_common::flow_table::record::Record;
@@ -27,15 +27,16 @@ use xdp_lb_common::tables::{
     SlotIndex, SourceKey, Traffic, VlanDevice,
 };
 
-use super::census::{Census, Count};
 use super::checks::Checks;
 use super::classifier::{self, Classifiers};
 use super::events::Events;
+use super::flow_keeper::{Counted, FlowKeeper};
 use super::links::{self, Links};
 use super::maps::{Counters, FlowRecords, Maps, STALE, Sizes};
 use super::pins::{self, Pins};
 use super::plain::Plain;
 use super::settings::Policy;
+use super::view::TablesView;
 use super::{link, rows, unload, verifier};
 use crate::model::{Limits, XdpMode};
 use crate::net::xdp;
@@ -329,8 +330,8 @@ impl Datapath {
         Ok(Some(why))
     }
 
-    /// Tells the datapath that the daemon lives: `now` by [`monotonic_seconds`]. All else stays as it stands in the table:
-    /// [`Datapath::restore`] is to find what somebody else changed.
+    /// Tells the datapath that the daemon lives: `now` by [`monotonic_seconds`](super::monotonic_seconds). All else stays as it
+    /// stands in the table: [`Datapath::restore`] is to find what somebody else changed.
     pub fn beat(&mut self, now: u32) -> Result<()> {
         let Plain(present) = self.maps.settings.get(&0, 0).context("cannot read the settings")?;
         let present = Settings { heartbeat: now, alone: 0, ..present };
@@ -642,7 +643,7 @@ impl Datapath {
 
     /// How many flows each backend has of the services whose flows are counted.
     pub fn counted_flows(&self, tables: &Tables) -> Result<BTreeMap<BackendIndex, i64>> {
-        self.maps.flow_counts(tables).map(|counts| counts.of_backends())
+        self.maps.flow_counts.read(tables).map(|counts| counts.of_backends())
     }
 
     /// How many packets had each reason, by its number.
@@ -678,21 +679,17 @@ impl Datapath {
         self.maps.zero_backend_traffic(index.0)
     }
 
-    /// Counts the flows that live, sets the counts right that `max_flows` goes by, and removes the records that are of no
-    /// more use. `tables` is what stands in them.
-    pub fn census(&mut self, tables: &Tables) -> Result<Census> {
-        let mut count = Count::new(tables, &self.settings, monotonic_seconds()?);
-        let before = self.maps.flow_counts(tables)?;
-        self.maps.sweep_flows(&self.settings.hash_keys, |record| count.take(record));
-        let census = count.finish();
-        self.maps.correct_flow_counts(&before, &census)?;
-        Ok(census)
+    /// Who walks over the flow table beside this, and judges its records by what the view shows.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn flow_keeper(&self, view: Arc<TablesView>) -> Result<FlowKeeper> {
+        self.maps.flow_keeper(view)
     }
 
-    /// Has the replies of recorded flows that left by an interface, which is gone, leave by the one that came in its place;
-    /// returns how many flows those are. A client's packet does the same for its own flow, but some wait for the backend.
-    pub fn move_flows(&mut self, from: u32, to: u32) -> usize {
-        self.maps.move_flows(from, to)
+    /// Sets the counts right that `max_flows` goes by: to what was counted, and what has come to them since that began.
+    pub fn correct_flow_counts(&mut self, counted: &Counted) -> Result<()> {
+        self.maps.flow_counts.correct(&counted.before, &counted.census)
     }
 
     /// Shows every flow record to `visit`, and removes those for which it returns true.
@@ -952,12 +949,6 @@ fn wait_for_packets() {
     if unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) } != 0 {
         std::thread::sleep(Duration::from_millis(10));
     }
-}
-
-/// Seconds of the clock that the datapath notes packets by.
-pub fn monotonic_seconds() -> Result<u32> {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).context("cannot read the monotonic clock")?;
-    Ok(now.tv_sec() as u32)
 }
 
 /// Why an interface refused the program, and what to do.

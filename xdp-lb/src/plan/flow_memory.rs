@@ -274,7 +274,8 @@ impl World {
             let census = count.finish();
             self.forgets_what_settled_slots_say();
             let shrinking = self.planner.shrinking();
-            let writes = self.settling.settled(self.planner.tables(), &census.others, shrinking);
+            let (tables, now) = (self.planner.tables(), self.now());
+            let writes = self.settling.settled(tables, &census.others, now, shrinking);
             self.settle(&writes);
         }
         let writes = self.settling.due(self.planner.tables(), &TIMEOUTS, self.now());

@@ -15,6 +15,10 @@ use crate::tables::{Tables, Write};
 /// changes meanwhile may miss a record once: one that goes from one table to the other between the two walks.
 const CLEAN_COUNTS: u8 = 2;
 
+/// How much longer a slot moves than a flow lives without a packet. Whoever counts the flows may just then remove the record
+/// of a flow whose slot was settled as it looked; a packet that came in between has left no trace.
+const SLACK: Duration = Duration::from_millis(500);
+
 /// What is left of a time is more than nothing.
 const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 
@@ -27,8 +31,8 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 pub struct Settling {
     /// Slots of which a living flow may have no record, and since when each flow that sends a packet gets one.
     moving: BTreeMap<SlotIndex, Instant>,
-    /// Slots whose living flows all have a record, and how many counts in a row found nothing in them.
-    recorded: BTreeMap<SlotIndex, u8>,
+    /// Slots whose living flows all have a record.
+    recorded: BTreeMap<SlotIndex, Recorded>,
     /// No slot is due before: there may be a million of them, and nobody looks at each every second.
     due_from: Option<Instant>,
     /// Since when the slots move that were added after that was found out; the longest.
@@ -37,6 +41,15 @@ pub struct Settling {
     timeouts: Option<Timeouts>,
     /// The services that record all of their flows, and since when; `None` from their first flow on.
     recording: BTreeMap<Endpoint, Option<Instant>>,
+}
+
+/// A slot whose living flows all have a record.
+#[derive(Clone, Copy, Debug)]
+struct Recorded {
+    /// Since when it is as it is: a count of the flows that had begun by then says nothing of it.
+    since: Instant,
+    /// How many counts in a row found nothing in it.
+    clean: u8,
 }
 
 /// How far a service's slots are from rest.
@@ -128,7 +141,7 @@ impl Settling {
             for (at, since) in self.moving.range(ring_of(service)) {
                 present.insert(*at, *since);
                 due_from = due_from.into_iter().chain(since.checked_add(idle)).min();
-                if now.duration_since(*since) > idle
+                if now.duration_since(*since) > idle + SLACK
                     && let Some(slot) = tables.slot(*at)
                 {
                     writes.push(Write::Slots(*at, vec![Slot::recorded(slot.owner())]));
@@ -142,12 +155,13 @@ impl Settling {
     }
 
     /// The writes that settle the slots in which no record says otherwise: `others` are those in which a count of the
-    /// flows, started after the last writes were noted, found one that does. Those of rings that are `shrinking` (to so many
-    /// slots) may have to stay recorded until then.
+    /// flows, which `began` then, found one that does. Those of rings that are `shrinking` (to so many slots) may have to stay
+    /// recorded until then.
     pub fn settled(
         &mut self,
         tables: &Tables,
         others: &HashSet<SlotIndex>,
+        began: Instant,
         shrinking: &BTreeMap<Endpoint, u32>,
     ) -> Vec<Write> {
         let mut present = BTreeMap::new();
@@ -157,9 +171,13 @@ impl Settling {
                 let place = (at.0 - service.ring_offset.0) as usize;
                 shrinking.get(vip).is_some_and(|length| ring::is_held(tables.ring(service), *length, place))
             };
-            for (at, clean) in self.recorded.range(ring_of(service)) {
-                let clean = if others.contains(at) { 0 } else { clean.saturating_add(1) };
-                present.insert(*at, clean);
+            for (at, recorded) in self.recorded.range(ring_of(service)) {
+                let clean = match () {
+                    () if others.contains(at) => 0,
+                    () if recorded.since >= began => recorded.clean,
+                    () => recorded.clean.saturating_add(1),
+                };
+                present.insert(*at, Recorded { clean, ..*recorded });
                 if clean >= CLEAN_COUNTS
                     && !is_held(at)
                     && let Some(slot) = tables.slot(*at)
@@ -228,7 +246,7 @@ impl Settling {
             } else {
                 self.moving.remove(&at);
                 if slot.is_tracked() {
-                    self.recorded.insert(at, 0);
+                    self.recorded.insert(at, Recorded { since: now, clean: 0 });
                 } else {
                     self.recorded.remove(&at);
                 }
@@ -342,17 +360,21 @@ mod tests {
         let writes = [Write::Slots(MOVING, vec![Slot::recorded(B)])];
         carry_out(&mut settling, &mut tables, &writes, now);
         let (nothing, something) = (HashSet::new(), HashSet::from([MOVING]));
-        assert_eq!(settling.settled(&tables, &nothing, &BTreeMap::new()), []);
-        assert_eq!(settling.settled(&tables, &something, &BTreeMap::new()), [], "the first one missed it");
-        assert_eq!(settling.settled(&tables, &nothing, &BTreeMap::new()), []);
+        let settled = |settling: &mut Settling, tables: &Tables, others, seconds| {
+            settling.settled(tables, others, now + Duration::from_secs(seconds), &BTreeMap::new())
+        };
+        assert_eq!(settled(&mut settling, &tables, &nothing, 1), []);
+        assert_eq!(settled(&mut settling, &tables, &something, 2), [], "the first one missed it");
+        assert_eq!(settled(&mut settling, &tables, &nothing, 3), []);
         // Another owner: what was counted before says nothing.
         let writes = [Write::Slots(MOVING, vec![Slot::recorded(A)])];
-        carry_out(&mut settling, &mut tables, &writes, now);
-        assert_eq!(settling.settled(&tables, &nothing, &BTreeMap::new()), []);
-        let writes = settling.settled(&tables, &nothing, &BTreeMap::new());
+        carry_out(&mut settling, &mut tables, &writes, now + Duration::from_secs(4));
+        assert_eq!(settled(&mut settling, &tables, &nothing, 4), [], "it had begun before");
+        assert_eq!(settled(&mut settling, &tables, &nothing, 5), []);
+        let writes = settled(&mut settling, &tables, &nothing, 6);
         assert_eq!(writes, [Write::Slots(MOVING, vec![Slot::settled(A)])]);
         carry_out(&mut settling, &mut tables, &writes, now);
-        assert_eq!(settling.settled(&tables, &nothing, &BTreeMap::new()), []);
+        assert_eq!(settled(&mut settling, &tables, &nothing, 7), []);
     }
 
     #[test]

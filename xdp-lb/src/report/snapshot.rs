@@ -44,6 +44,8 @@ pub struct Snapshot {
     pub former: Arc<HashMap<ServiceIndex, Traffic>>,
     /// The last count of the flows.
     pub census: Arc<Census>,
+    /// Whether that says how it is since the last change.
+    pub is_census_of_now: bool,
     /// What is wrong.
     pub troubles: Vec<TroubleView>,
     /// How many things were restored since the daemon started.

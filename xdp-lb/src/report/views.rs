@@ -30,6 +30,9 @@ use crate::pool::vips::wishes;
 /// How full a table is whose limit may be why packets are dropped. Its kernel evicts somewhat before it is full.
 const NEARLY_FULL: f64 = 0.8;
 
+/// About how long it takes until the flows are counted that somebody waits for, seconds.
+const UNTIL_COUNTED: u64 = 1;
+
 /// The advice to raise a table's limit.
 fn raise(table: &str) -> String {
     format!("raise limits.{table}")
@@ -355,7 +358,8 @@ impl Snapshot {
             flows: index.and_then(|index| self.census.live.get(&index).copied()).unwrap_or(0),
             flows_known_in_seconds: index
                 .and_then(|index| ring?.known_at.get(&index).copied())
-                .map(|until| clock.seconds_until(until)),
+                .map(|until| clock.seconds_until(until))
+                .or((!self.is_census_of_now && self.drains()).then_some(UNTIL_COUNTED)),
             traffic: traffic.unwrap_or_default(),
         })
     }

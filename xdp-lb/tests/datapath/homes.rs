@@ -4,11 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aya::TestRun as _;
 use aya::programs::{TestRunOptions, Xdp};
-use xdp_lb::datapath::{Census, Checks, Count, Datapath, Options, Policy, hash_keys, port_ranges};
+use xdp_lb::datapath::{
+    Census, Checks, Count, Datapath, Options, Policy, TablesView, hash_keys, port_ranges,
+};
 use xdp_lb::model::{Limits, PortRange, Timeouts, Vip, XdpMode};
 use xdp_lb::tables::{SourceRange, Tables, Write};
 use xdp_lb_common::flow_table::record::Record;
@@ -487,7 +490,10 @@ impl Homes {
 
     /// Counts the flows and removes what is of no more use; both homes must find the same.
     pub fn census(&mut self) -> Census {
-        let kernel = self.kernel.census(&self.tables).unwrap();
+        let view = Arc::new(TablesView::new(Arc::new(self.tables.clone())));
+        let counted = self.kernel.flow_keeper(view).unwrap().count().unwrap();
+        self.kernel.correct_flow_counts(&counted).unwrap();
+        let kernel = counted.census;
         let mut count = Count::new(&self.tables, &self.host.settings, monotonic());
         walk::sweep(&self.host.flows, &self.host.settings.hash_keys, |record| count.take(record));
         let census = count.finish();

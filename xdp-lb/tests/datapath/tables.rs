@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
-use xdp_lb::datapath::Census;
+use xdp_lb::datapath::{Census, TablesView};
 use xdp_lb::model::Limits;
 use xdp_lb::tables::Write;
 use xdp_lb_common::net::{Address, Endpoint, Port, Protocol};
@@ -187,6 +188,36 @@ fn the_census_forgets_the_flows_of_a_backend_whose_place_another_has() {
     homes.change_backend("198.51.100.11:8080", |backend| backend.port = Port::new(8081));
     assert_eq!(homes.census(), Census::default());
     assert_eq!(homes.records(), [0, 0]);
+}
+
+#[test]
+fn a_count_while_the_tables_change_removes_no_record_that_is_of_use() {
+    const ROUNDS: u32 = 3000;
+    let mut homes = Homes::new();
+    homes.service(VIP, Protocol::TCP, Mode::FullNat, &["198.51.100.11:8080"]);
+    let shown = |homes: &Homes| Arc::new(homes.kernel.read().unwrap());
+    let view = Arc::new(TablesView::new(shown(&homes)));
+    let mut keeper = homes.kernel.flow_keeper(Arc::clone(&view)).unwrap();
+    let counter = std::thread::spawn(move || (0..).take_while(|_| keeper.count().is_ok()).count());
+    for round in 0..ROUNDS {
+        // Another backend in the same place: what was recorded of the one before is of no more use.
+        view.hide();
+        let ports = ["198.51.100.11:8080", "198.51.100.11:8081"];
+        let (before, after) = if round % 2 == 0 { (ports[0], 8081) } else { (ports[1], 8080) };
+        homes.change_backend(before, |backend| backend.port = Port::new(after));
+        let client = format!("203.0.113.{}:{}", round / 1000, 10_000 + round % 1000);
+        homes.send_to_kernel(&Frame::tcp(&client, VIP, SYN));
+        view.show(shown(&homes));
+        let mut is_there = false;
+        homes.kernel.sweep_flows(|record| {
+            is_there |= record.client().socket().to_string() == client;
+            false
+        });
+        assert!(is_there, "the flow of round {round}");
+    }
+    view.end();
+    let counts = counter.join().unwrap();
+    assert!(counts > 100, "{counts} counts");
 }
 
 #[test]

@@ -210,6 +210,30 @@ async fn the_flows_of_a_drain_are_those_after_it_and_no_count_is_not_none() {
 }
 
 #[tokio::test]
+async fn nobody_waits_for_a_count_of_millions_of_flows_and_until_it_is_made_no_drain_is_over() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    daemon.all_up().await;
+    daemon.until("web", |_| daemon.kernel.lock().censuses > 0).await;
+    daemon.kernel.lock().count_takes = Duration::from_secs(2);
+    let first = address("198.51.100.11:8080");
+    let began = Instant::now();
+    daemon
+        .handle
+        .patch_backend("web".into(), first, BackendPatch::admin(AdminState::Draining))
+        .await
+        .unwrap();
+    let backends = daemon.handle.backends(Some("web".into())).await.unwrap();
+    assert_eq!((backends[0].flows, backends[0].flows_known_in_seconds), (0, Some(1)));
+    assert_eq!(daemon.kernel.lock().censuses, 2, "it is under way");
+    // What fails meanwhile is out at once.
+    daemon.report("web", "198.51.100.12:8080", Health::Down, "connection refused").await;
+    daemon.until("web", |backends| backends[1].state == BackendState::Down).await;
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    daemon.until("web", |backends| backends[0].flows_known_in_seconds.is_none()).await;
+    assert!(began.elapsed() > Duration::from_secs(2), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
 async fn only_a_drain_has_the_flows_counted_more_often() {
     let daemon = Daemon::start(TWO_SERVICES);
     let asked = async || {
@@ -536,7 +560,8 @@ async fn an_interface_that_comes_back_gets_the_program_again_and_its_old_link_go
         daemon.events.send(event).await.unwrap();
     }
     until_status(&daemon, |_| daemon.kernel.lock().attached == [(2, "eth0".to_owned())]).await;
-    assert_eq!(daemon.kernel.lock().moved, [(1, 2)], "flows whose replies left by the old one go on");
+    // Flows whose replies left by the old one go on.
+    until_status(&daemon, |_| daemon.kernel.lock().moved == [(1, 2)]).await;
 }
 
 #[tokio::test]
