@@ -209,7 +209,10 @@ fn tables(screen: &Screen, status: &StatusView) -> String {
             Cell::new(percent(full)),
         ]
     });
-    screen.table(&columns, rows)
+    let memory = status.tables_bytes.map(|bytes| {
+        format!("all tables together take {} MiB of memory\n", grouped(bytes.div_ceil(1 << 20)))
+    });
+    screen.table(&columns, rows) + memory.as_deref().unwrap_or_default()
 }
 
 fn line(text: String) -> String {

@@ -22,6 +22,7 @@ use crate::tables::{Tables, Write};
 pub trait Kernel: Send {
     fn is_adopted(&self) -> bool;
     fn sizes(&self) -> Sizes;
+    fn memory(&self) -> Result<u64>;
     fn read(&self) -> Result<Tables>;
     fn apply(&mut self, writes: &[Write]) -> Result<()>;
     fn set_policy(&mut self, policy: &Policy) -> Result<()>;
@@ -74,6 +75,10 @@ impl Kernel for Datapath {
 
     fn sizes(&self) -> Sizes {
         Datapath::sizes(self)
+    }
+
+    fn memory(&self) -> Result<u64> {
+        Datapath::memory(self)
     }
 
     fn read(&self) -> Result<Tables> {

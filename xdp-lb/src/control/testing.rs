@@ -146,6 +146,10 @@ impl Kernel for InMemory {
         Sizes { limits, snat_addresses: 64 }
     }
 
+    fn memory(&self) -> anyhow::Result<u64> {
+        Ok(300 << 20)
+    }
+
     fn read(&self) -> anyhow::Result<Tables> {
         Ok(self.lock().tables.clone())
     }

@@ -3,10 +3,10 @@
 //! link is removed, the kernel detaches some time later, and until then refuses another program.
 
 use std::ffi::CString;
-use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::{fs, io};
 
 use zerocopy::{Immutable, IntoBytes};
 
@@ -141,6 +141,16 @@ pub fn update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
         old_prog_fd: 0,
     };
     call(BPF_LINK_UPDATE, &attr).map(drop)
+}
+
+/// How much memory the kernel accounts for a map, bytes: `memlock` in its descriptor's fdinfo (proc_pid_fdinfo(5)).
+///
+/// # Errors
+/// Where /proc is not mounted, or this is not a map.
+pub fn memory(map: BorrowedFd<'_>) -> io::Result<u64> {
+    let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", map.as_raw_fd()))?;
+    let mut bytes = text.lines().filter_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok());
+    bytes.next().ok_or_else(|| io::Error::other("the kernel does not say how much memory a map takes"))
 }
 
 /// Detaches a link at once. Its pin, if any, stays.

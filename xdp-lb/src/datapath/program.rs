@@ -253,6 +253,18 @@ impl Datapath {
         self.sizes
     }
 
+    /// How much memory the pinned tables take, as the kernel accounts for it, bytes; those that grow, as they are now.
+    ///
+    /// # Errors
+    /// Where the kernel does not tell.
+    pub fn memory(&self) -> Result<u64> {
+        self.pinned
+            .iter()
+            .map(|(_, map)| link::memory(map.as_fd()))
+            .sum::<io::Result<u64>>()
+            .context("cannot ask the kernel how much memory the tables take")
+    }
+
     /// The loaded object, for tests and benchmarks that run its programs on packets of their own.
     pub fn object(&mut self) -> &mut Ebpf {
         &mut self.object

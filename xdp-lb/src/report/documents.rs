@@ -61,6 +61,9 @@ pub struct StatusView {
     pub backends: Vec<BackendView>,
     /// How full the tables are.
     pub tables: Vec<TableView>,
+    /// How much memory all BPF tables together take, as the kernel accounts for it, bytes; null if it does not tell.
+    #[serde(default)]
+    pub tables_bytes: Option<u64>,
     /// Packets that were dropped, all reasons together.
     pub dropped_packets: u64,
     /// Packets that were passed to the host, all reasons together.

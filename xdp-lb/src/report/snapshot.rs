@@ -36,6 +36,8 @@ pub struct Snapshot {
     pub tables: Arc<Tables>,
     /// How large they are.
     pub limits: Limits,
+    /// How much memory they take, bytes; `None` where the kernel does not tell.
+    pub memory: Option<u64>,
     /// Which of their slots are not at rest.
     pub settling: Arc<Settling>,
     /// What services and backends carry a second.

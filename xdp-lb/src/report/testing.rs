@@ -43,6 +43,7 @@ pub(crate) fn status() -> StatusView {
             backend("web6", "[2001:db8:1::11]:8080"),
         ],
         tables: vec![TableView { name: "flows".into(), used: 524_288, size: 1_048_576 }],
+        tables_bytes: Some(412 << 20),
         dropped_packets: 7,
         passed_packets: 1_234_567,
     }

@@ -75,6 +75,7 @@ impl Snapshot {
             services: self.service_views(&carried, clock),
             backends: self.backend_views(&self.pool.effective().services, &carried, clock)?,
             tables: self.table_views(),
+            tables_bytes: self.memory,
             dropped_packets: packets(Kind::Drop),
             passed_packets: packets(Kind::Pass),
         })
