@@ -25,6 +25,23 @@ pub fn write(to: &Path) -> Result<()> {
         .context("the daemon was not built with the eBPF object that there is: run `cargo xtask build`")?;
     let place = at + instruction(&object)?;
     binary[place] = MOV32_IMMEDIATE;
+    put(to, &binary)
+}
+
+/// Writes one whose tables have another layout's number, though the same layout, to this path: so it takes nothing for its own.
+pub fn write_of_another_layout(to: &Path) -> Result<()> {
+    const BEFORE: &[u8] = b"xdp-lb layout ";
+    const OTHER: &[u8] = b"999999";
+    let mut binary = fs::read(paths::daemon()).context("there is no daemon")?;
+    let is_it =
+        |window: &[u8]| window.starts_with(BEFORE) && window[BEFORE.len()..].iter().all(u8::is_ascii_digit);
+    let found = binary.windows(BEFORE.len() + OTHER.len()).position(is_it);
+    let at = found.context("the daemon does not say which layout its tables have")? + BEFORE.len();
+    binary[at..at + OTHER.len()].copy_from_slice(OTHER);
+    put(to, &binary)
+}
+
+fn put(to: &Path, binary: &[u8]) -> Result<()> {
     // Written beside and renamed, as an installer does: the binary that runs cannot be written to.
     let new = to.with_extension("new");
     fs::write(&new, binary).with_context(|| format!("cannot write {}", new.display()))?;

@@ -116,6 +116,21 @@ impl Life {
         Self(self.0 >> VERSION_SHIFT << VERSION_SHIFT | noted)
     }
 
+    /// The same record with what packets have noted in another one.
+    pub const fn with_notes_of(self, other: Self) -> Self {
+        Self(self.0 >> VERSION_SHIFT << VERSION_SHIFT | other.0 & (VERSION - 1))
+    }
+
+    /// The same record without these bits of progress.
+    pub const fn without(self, progress: u8) -> Self {
+        Self(self.0 & !((progress as u64) << 32))
+    }
+
+    /// The same record with this to speak for its flow.
+    pub const fn with_proof(self, proof: u8) -> Self {
+        Self(self.0 | (proof as u64) << 40)
+    }
+
     /// When the last packet was seen, seconds of the kernel's monotonic clock.
     #[inline(always)]
     pub const fn last_seen(self) -> u32 {

@@ -20,7 +20,8 @@
 //!   is noted.
 //!
 //! Of two CPUs that begin the same flow, the lock of its hash ([`memory::Memory::lock`]) lets one look again and insert while the other
-//! waits. A lock is only taken by programs, which the kernel runs to their end: a daemon that is killed leaves none behind.
+//! waits. Programs, which the kernel runs to their end, take it, and a daemon that copies flows from other tables: one that is killed
+//! then may leave one behind ([`walk::free_abandoned`]).
 //!
 //! # Order
 //!
@@ -29,6 +30,8 @@
 //! Loads may overtake each other on arm64 unless an address depends on what was loaded before (Arm Architecture Reference
 //! Manual, B2.3): [`memory::Memory::after`] makes one that does. The tests run all of it under every interleaving that `loom` finds.
 
+#[cfg(not(target_arch = "bpf"))]
+pub mod carry;
 pub mod claim;
 pub mod find;
 pub mod forget;

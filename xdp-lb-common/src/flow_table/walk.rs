@@ -4,11 +4,11 @@ use super::find::read;
 use super::forget::forget;
 use super::life::Life;
 use super::lines::vacate;
-use super::memory::{Memory, WAYS, Word};
+use super::memory::{LOCKS, Memory, WAYS, Word};
 use super::outcome::Found;
 use super::record::Record;
 use super::tags;
-use crate::hash::KEYS;
+use crate::hash::{FlowHash, KEYS};
 
 /// The record at this place, if there is one.
 pub fn record_at<M: Memory>(memory: &M, place: u32) -> Option<Record> {
@@ -56,7 +56,7 @@ pub fn sweep_bucket<M: Memory>(
 /// How often a line has to be found taken before it is taken for abandoned.
 const LOOKS: u32 = 8;
 
-/// Frees the lines that nobody holds though they are taken; returns how many. A daemon that was killed while it changed a
+/// Frees the lines and the locks that nobody holds though they are taken; returns how many lines. A daemon that was killed while it changed a
 /// record leaves such a line: one at most.
 ///
 /// Only for the one daemon that there is, before it changes any record itself. `wait` returns once every program has ended
@@ -78,6 +78,16 @@ pub fn free_abandoned<M: Memory>(memory: &M, wait: impl Fn()) -> u32 {
         let is_v6 = memory.line(place ^ 1).is_some_and(|more| Life::from_bits(more[0].load()).belongs());
         if is_still_taken && vacate(memory, place, is_v6, life).is_some() {
             freed += 1;
+        }
+    }
+    for lock in (0..LOCKS).filter_map(|number| memory.lock(FlowHash::from_bits(number))) {
+        let is_held = lock.load() != 0
+            && (0..LOOKS).all(|_| {
+                wait();
+                lock.load() != 0
+            });
+        if is_held {
+            lock.store(0);
         }
     }
     freed
@@ -196,6 +206,21 @@ mod tests {
             assert_eq!(flows(&memory).len(), usize::from(FLOWS));
             assert_eq!(free_abandoned(&memory, || unreachable!("nothing is taken")), 0);
         }
+    }
+
+    #[test]
+    fn a_lock_that_a_killed_daemon_has_taken_is_freed() {
+        let memory = table();
+        let new = room(&key_of(1000), 100);
+        Word::store(memory.lock(new.hash).unwrap(), 1);
+        let begin = |memory: &HostMemory| {
+            let mut room = new;
+            room.new.set(&key_of(1000), &new.source, BackendIndex(1), &new.source, &WayBack::default());
+            begin(memory, &SETTINGS, &mut room, Manner(0))
+        };
+        assert_eq!(begin(&memory), Begun::Busy);
+        assert_eq!(free_abandoned(&memory, || ()), 0);
+        assert_eq!(begin(&memory), Begun::New);
     }
 
     #[test]

@@ -96,6 +96,18 @@ impl Handle {
         Ok(())
     }
 
+    /// Makes the tables the only ones: this daemon stays.
+    ///
+    /// # Errors
+    /// Where the owner task has ended.
+    pub async fn keep_tables(&self) -> Answer<()> {
+        self.ask(|owner| {
+            owner.keep_tables();
+            Ok(())
+        })
+        .await
+    }
+
     /// The daemon on one screen.
     pub async fn status(&self) -> Answer<StatusView> {
         self.view(Snapshot::status).await

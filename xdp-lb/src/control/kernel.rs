@@ -38,6 +38,8 @@ pub trait Kernel: Send {
     fn attached_interfaces(&self) -> Vec<u32>;
     fn verify_attached(&self, index: u32) -> Result<String, String>;
     fn restore_classifier(&mut self, index: u32) -> Result<Option<String>>;
+    fn catch_up(&mut self) -> Result<()>;
+    fn keep(&mut self) -> Result<()>;
     fn restore_pins(&mut self) -> Result<Vec<String>>;
     fn restore(&mut self, expected: &[Write]) -> Result<Vec<String>>;
     fn restore_whole(&mut self, expected: &Tables) -> Result<Vec<String>>;
@@ -139,6 +141,14 @@ impl Kernel for Datapath {
 
     fn restore_classifier(&mut self, index: u32) -> Result<Option<String>> {
         Datapath::restore_classifier(self, index)
+    }
+
+    fn catch_up(&mut self) -> Result<()> {
+        Datapath::catch_up(self)
+    }
+
+    fn keep(&mut self) -> Result<()> {
+        Datapath::keep(self)
     }
 
     fn restore_pins(&mut self) -> Result<Vec<String>> {

@@ -216,9 +216,16 @@ impl Owner {
         let plan = owner.sync.plan(&owner.pool.wanted())?;
         owner.carry_out(&plan)?;
         owner.write_own_macs(&[]);
+        let is_of_interface = |event: &Event| matches!(event, Event::Interface { .. });
+        let (of_interfaces, news): (Vec<_>, Vec<_>) = news.into_iter().flatten().partition(is_of_interface);
+        // Before a packet meets these tables.
+        news.into_iter().for_each(|event| owner.take_in(event));
         let names = owner.config.interfaces.clone();
+        // Little is left to be copied afterwards.
+        owner.catch_up();
         owner.attach(|attachments, tools| attachments.attach_configured(&names, tools))?;
-        news.into_iter().flatten().for_each(|event| owner.take_in(event));
+        owner.catch_up();
+        of_interfaces.into_iter().for_each(|event| owner.take_in(event));
         owner.say_what_the_host_lacks();
         owner.tell_the_others();
         owner.tell_vips();
@@ -280,6 +287,20 @@ impl Owner {
                 self.rests_until = Instant::now() + (REST * took).min(LONGEST_REST);
             }
             self.publish();
+        }
+    }
+
+    /// Copies what has changed in the tables of an earlier layout, where these were made beside such.
+    fn catch_up(&mut self) {
+        if let Err(error) = self.kernel.catch_up() {
+            tracing::error!("flows that have just begun have no record: {error:#}");
+        }
+    }
+
+    /// Makes the tables the only ones, where they were made beside those of an earlier layout: this daemon stays.
+    pub fn keep_tables(&mut self) {
+        if let Err(error) = self.kernel.keep() {
+            tracing::error!("the tables of the earlier layout stay, and take memory: {error:#}");
         }
     }
 

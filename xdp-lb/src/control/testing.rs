@@ -251,6 +251,14 @@ impl Kernel for InMemory {
         Ok(memory.classifier_lost.take())
     }
 
+    fn catch_up(&mut self) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    fn keep(&mut self) -> anyhow::Result<()> {
+        Ok(())
+    }
+
     fn restore_pins(&mut self) -> anyhow::Result<Vec<String>> {
         let mut memory = self.lock();
         anyhow::ensure!(!memory.unmounted, "the pins are not on a BPF file system");

@@ -391,7 +391,10 @@ impl Life<'_> {
         let Senses { resolver, events, checker, reports, agents, .. } = &mut senses;
         let ears = standby::Ears { reports, agents, events };
         let handed = standby.learn(checker, resolver, ears, predecessor).await?;
-        *lock = Some(store::inherit_lock(handed, &config.state_file)?);
+        *lock = Some(match handed {
+            Some(handed) => store::inherit_lock(handed, &config.state_file)?,
+            None => lock_once_free(&config.state_file).await?,
+        });
         if config::load(&self.options.config_file)? != *config {
             bail!("the config file changed while this daemon was starting: run `xdp-lb upgrade` again");
         }
@@ -489,6 +492,9 @@ impl Life<'_> {
                 warn!("{error:#}");
             }
         })?;
+        if predecessor.is_none() {
+            owner.keep_tables();
+        }
         let handle = Handle::new(sender, owner.published());
         tokio::spawn(solicit(wanted_neighbours, resolver));
         let ready = self.say_ready(predecessor.take(), &handle, socket);
@@ -564,6 +570,17 @@ async fn solicit(mut events: Events, resolver: Arc<Resolver>) {
     }
 }
 
+/// Takes the lock on the state file of a daemon that is about to end.
+async fn lock_once_free(state_file: &Path) -> Result<Lock> {
+    let deadline = Instant::now() + GRACE;
+    loop {
+        match store::lock(state_file) {
+            Err(_) if Instant::now() < deadline => tokio::time::sleep(TAKE_BACK_AGAIN).await,
+            locked => return locked,
+        }
+    }
+}
+
 async fn start_resolver() -> Result<(Arc<Resolver>, OwnMacs, mpsc::Receiver<Event>)> {
     let (events, heard) = mpsc::channel(QUEUE);
     let (resolver, own_macs) = Resolver::start(events).await?;
@@ -597,6 +614,8 @@ async fn be_watched(
     );
     tokio::select! {
         () = predecessor.watch(&handle) => {
+            // One that has ended meanwhile leaves them to the next.
+            let _ = handle.keep_tables().await;
             upgrades.note(UpgradeState::Done, format!("{version} has taken over from the previous daemon"));
         }
         Ok(()) = is_over => predecessor.over(),

@@ -68,7 +68,8 @@ impl Standby {
         })
     }
 
-    /// Has the backends checked, and waits until the daemon before has let go; returns its lock on the state file.
+    /// Has the backends checked, and waits until the daemon before has let go; returns its lock on the state file, as
+    /// [`Predecessor::go`].
     ///
     /// # Errors
     /// Where that one goes on instead, or nothing is heard of the network.
@@ -78,7 +79,7 @@ impl Standby {
         resolver: &Resolver,
         mut ears: Ears<'_>,
         predecessor: &mut Predecessor,
-    ) -> Result<OwnedFd> {
+    ) -> Result<Option<OwnedFd>> {
         resolver.watch(self.pool.addresses());
         // Those that go to VIPs need the program to be attached.
         let mut targets = self.pool.targets();

@@ -257,18 +257,19 @@ impl Predecessor {
         self.0.say(READY).context(GONE)
     }
 
-    /// Waits until the daemon has let go of everything; returns its lock on the state file. Cancel safe.
+    /// Waits until the daemon has let go of everything; returns its lock on the state file. A daemon of an earlier release hands over
+    /// none: it lets go once this one is `checked`, and ends once it is `ready`. Cancel safe.
     ///
     /// # Errors
     /// Where it goes on instead.
-    pub(crate) async fn go(&mut self) -> Result<OwnedFd> {
+    pub(crate) async fn go(&mut self) -> Result<Option<OwnedFd>> {
         let socket =
             tokio::net::UnixStream::from_std(self.0.socket.try_clone().context(GONE)?).context(GONE)?;
         loop {
             socket.readable().await.context(GONE)?;
             let received = socket.try_io(Interest::READABLE, || descriptor::receive(socket.as_fd(), LONGEST));
             match received {
-                Ok((line, Some(lock))) if line == format!("{GO}\n").as_bytes() => return Ok(lock),
+                Ok((line, lock)) if line == format!("{GO}\n").as_bytes() => return Ok(lock),
                 Ok(_) => bail!(GONE),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error).context(GONE),

@@ -43,7 +43,9 @@ impl Classifiers {
     pub fn adopt(pins: &Pins) -> Result<Self> {
         let mut held = BTreeMap::new();
         for path in pins.classifiers()? {
-            if let Some((ifindex, link)) = links::adopt(&path, |ifindex| pins.classifier(ifindex))? {
+            if let Some((ifindex, link)) =
+                links::adopt(&path, pins.is_staged(), |ifindex| pins.classifier(ifindex))?
+            {
                 held.insert(ifindex, Held::Link(link));
             }
         }

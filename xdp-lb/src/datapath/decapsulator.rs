@@ -14,8 +14,9 @@ use xdp_lb_common::decap::{Outcome, Settings};
 use xdp_lb_common::net::Address;
 
 use super::links::Links;
+use super::load::OBJECT;
 use super::plain::Plain;
-use super::program::{OBJECT, explain};
+use super::program::explain;
 use super::verifier;
 use crate::model::XdpMode;
 

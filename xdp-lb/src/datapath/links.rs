@@ -35,7 +35,8 @@ impl Links {
     pub fn adopt(pins: &Pins) -> Result<Self> {
         let mut links = Self::default();
         for (path, mode) in pins.links()? {
-            if let Some((ifindex, link)) = adopt(&path, |ifindex| pins.link(ifindex, mode))? {
+            if let Some((ifindex, link)) = adopt(&path, pins.is_staged(), |ifindex| pins.link(ifindex, mode))?
+            {
                 links.held.insert(ifindex, Held { link, mode });
             }
         }
@@ -113,18 +114,19 @@ impl Links {
 }
 
 /// Opens the pin of an earlier daemon's link, and has it pinned where this daemon pins the one of the same interface. Returns
-/// the interface's index and the link; nothing where the interface is gone, and the pin is removed.
+/// the interface's index and the link; nothing where the interface is gone, and the pin is removed. The earlier pin may be one that
+/// `stays`.
 ///
 /// # Errors
 /// Where a pin cannot be removed.
-pub fn adopt(path: &Path, own: impl Fn(u32) -> PathBuf) -> Result<Option<(u32, OwnedFd)>> {
+pub fn adopt(path: &Path, stays: bool, own: impl Fn(u32) -> PathBuf) -> Result<Option<(u32, OwnedFd)>> {
     let held = link::open(path).and_then(|link| Ok((link::info(link.as_fd())?.ifindex, link)));
     let Some((ifindex, link)) = held.ok().filter(|(ifindex, _)| *ifindex != 0) else {
         pins::remove(path)?;
         return Ok(None);
     };
     let own = own(ifindex);
-    if own != path && link::pin(link.as_fd(), &own).is_ok() {
+    if own != path && link::pin(link.as_fd(), &own).is_ok() && !stays {
         pins::remove(path)?;
     }
     Ok(Some((ifindex, link)))

@@ -10,6 +10,7 @@ use aya::Ebpf;
 use aya::maps::{
     Array, HashMap, IterableMap as _, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues,
 };
+use xdp_lb_common::flow_table::carry::{Carried, carry};
 use xdp_lb_common::flow_table::record::Record;
 use xdp_lb_common::flow_table::{self, Memory as _, walk};
 use xdp_lb_common::hash::KEYS;
@@ -88,7 +89,7 @@ pub struct Maps {
     addresses: Addresses,
     pub snat_addresses: Array<MapData, Plain<Address>>,
     own_addresses: HashMap<MapData, Plain<Address>, u32>,
-    pub vlans: HashMap<MapData, u32, Plain<VlanDevice>>,
+    vlans: HashMap<MapData, u32, Plain<VlanDevice>>,
     pub router_addresses: HashMap<MapData, Plain<RouterInterface>, Plain<RouterAddresses>>,
     pub quic_servers: HashMap<MapData, Plain<ServerKey>, u32>,
     pub sources: LpmTrie<MapData, Plain<SourceKey>, u32>,
@@ -312,6 +313,55 @@ impl Maps {
         Ok(backends)
     }
 
+    /// Puts a flow's record of other tables into these.
+    pub fn carry(&self, settings: &Settings, record: &Record, now: u32) -> Carried {
+        carry(&*self.flows, settings, record, now)
+    }
+
+    /// The VLAN devices: device index to parent's index and VLAN id.
+    pub fn vlans(&self) -> Result<BTreeMap<u32, (u32, u16)>> {
+        let entries = self.vlans.iter().map(|entry| {
+            let (device, Plain(VlanDevice { parent, vlan })) = entry?;
+            Ok((device, (parent, vlan as u16)))
+        });
+        entries.collect::<Result<_, MapError>>().context("cannot read the VLANs")
+    }
+
+    /// Makes them these.
+    pub fn set_vlans(&mut self, vlans: &BTreeMap<u32, (u32, u16)>) -> Result<()> {
+        let present = self.vlans()?;
+        for (device, (parent, vlan)) in vlans {
+            let device_of = VlanDevice { parent: *parent, vlan: u32::from(*vlan) };
+            self.vlans.insert(device, Plain(device_of), 0).context("cannot write a VLAN")?;
+        }
+        for device in present.keys().filter(|device| !vlans.contains_key(device)) {
+            self.vlans.remove(device).context("cannot remove a VLAN")?;
+        }
+        Ok(())
+    }
+
+    /// How many packets had each reason, by its number, for as many as there are counters here.
+    pub fn reasons(&self) -> Result<Vec<u64>> {
+        let count = self.reasons.map().info().context("cannot ask the kernel about a map")?.max_entries();
+        let packets = |number| -> Result<u64> {
+            let values = self.reasons.get(&number, 0).context("cannot read a reason's counter")?;
+            Ok(values.iter().sum())
+        };
+        (0..count).map(packets).collect()
+    }
+
+    /// Sets what was counted of reasons, by their numbers, and of backends.
+    pub fn set_counts(&mut self, reasons: &[u64], backends: &BTreeMap<BackendIndex, Traffic>) -> Result<()> {
+        for (number, packets) in (0..).zip(reasons) {
+            self.reasons.set(number, of_one_cpu(*packets)?, 0).context("cannot write a reason's counter")?;
+        }
+        for (index, traffic) in backends {
+            let written = self.backend_counters.set(index.0, of_one_cpu(Plain(*traffic))?, 0);
+            written.context("cannot write a backend's counters")?;
+        }
+        Ok(())
+    }
+
     /// How many buckets the flow table has.
     pub fn flow_buckets(&self) -> u32 {
         self.flows.buckets()
@@ -414,7 +464,7 @@ fn remove<R: Copy>(directory: &mut Directory<R>, addresses: &mut Addresses, role
 }
 
 /// How many entries a map has in the kernel, which for an adopted one need not be what was asked for.
-fn entries(map: &Map) -> Result<u32> {
+pub fn entries(map: &Map) -> Result<u32> {
     let (Map::Array(data) | Map::PerCpuArray(data) | Map::LruHashMap(data) | Map::LpmTrie(data)) = map else {
         bail!(Misfit("a table is of another kind".to_owned()));
     };
@@ -441,9 +491,17 @@ fn shared<T: aya::Pod>(map: &MapData) -> Result<PerCpuArray<MapData, T>> {
 }
 
 fn zero(counters: &mut PerCpuArray<MapData, Plain<Traffic>>, index: u32) -> Result<()> {
-    let cpus = aya::util::nr_cpus().map_err(|(what, error)| anyhow::anyhow!("{what}: {error}"))?;
-    counters.set(index, PerCpuValues::try_from(vec![Plain(Traffic::default()); cpus])?, 0)?;
+    counters.set(index, of_one_cpu(Plain(Traffic::default()))?, 0)?;
     Ok(())
+}
+
+/// What all CPUs have together, as the first one's. The others have nothing.
+fn of_one_cpu<T: aya::Pod>(all: T) -> Result<PerCpuValues<T>> {
+    let cpus = aya::util::nr_cpus().map_err(|(what, error)| anyhow::anyhow!("{what}: {error}"))?;
+    // SAFETY: zeroes are a value of what any bytes are one of.
+    let mut values = vec![unsafe { std::mem::zeroed() }; cpus];
+    values[0] = all;
+    Ok(PerCpuValues::try_from(values)?)
 }
 
 /// The flat array of all rings, in this process's memory (`BPF_F_MMAPABLE`, kernel 5.5).

@@ -179,7 +179,6 @@ impl flow_table::Memory for FlowMemory {
         self.lines().get(place as usize)
     }
 
-    /// Only programs begin flows.
     fn lock(&self, hash: FlowHash) -> Option<&AtomicU64> {
         self.locks.all().get((hash.bits() % flow_table::LOCKS) as usize)
     }
@@ -188,6 +187,9 @@ impl flow_table::Memory for FlowMemory {
         self.ports.all().get(place as usize)
     }
 }
+
+/// A daemon begins flows where it copies them from other tables.
+impl flow_table::steps::Plain for FlowMemory {}
 
 /// Several read and write what is mapped once.
 type Memory = Arc<MmapRaw>;

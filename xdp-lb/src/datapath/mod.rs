@@ -2,6 +2,7 @@
 //! that touches a BPF map.
 
 mod addresses;
+mod beside;
 mod census;
 mod checks;
 mod classifier;
@@ -11,9 +12,11 @@ mod directory;
 mod events;
 mod flow_counts;
 mod flow_keeper;
+mod former;
 mod grace;
 mod link;
 mod links;
+mod load;
 mod maps;
 mod memory;
 mod own_macs;
@@ -35,9 +38,11 @@ pub use decapsulator::Decapsulator;
 pub use events::Events;
 pub use flow_counts::FlowCounts;
 pub use flow_keeper::{Counted, FlowKeeper};
+pub use former::check_layout;
+pub use load::Options;
 pub use maps::{Counters, FlowRecords, Sizes};
-pub use pins::{check_layout, is_denied, is_pinned};
-pub use program::{Attached, Datapath, NoInterface, Options, Prepared};
+pub use pins::{is_denied, is_pinned};
+pub use program::{Attached, Datapath, NoInterface, Prepared};
 pub use ranges::port_ranges;
 pub use settings::{Policy, hash_keys};
 pub use unload::unload;

@@ -2,9 +2,12 @@
 //!
 //! `PIN_PATH/layout-N/` holds the maps by their names, and a link for each interface and mode
 //! (`link-native-3`, by the interface's index, which outlives its name), and one for its program at TC ingress (`tc-3`). A daemon
-//! of another layout finds no maps of its own there, and says so.
+//! of another layout makes its own beside them, in `PIN_PATH/next-M/`, copies what lives longer than a daemon, and puts its program
+//! into the links. Those stay pinned in both folders until it has shown that it stays. Then `next-M` becomes `layout-M`, and
+//! `layout-N` goes.
 
 use std::fs::{self, File, TryLockError};
+use std::hint::black_box;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::MetadataExt as _;
@@ -21,6 +24,13 @@ use crate::model::XdpMode;
 /// What the names of pins begin with that are links to TC ingress.
 pub(super) const CLASSIFIER: &str = "tc-";
 
+/// What the names of the folders of pins begin with: a layout's, and those of one that is taken over to.
+pub(super) const LAYOUT: &str = "layout-";
+pub(super) const STAGED: &str = "next-";
+
+/// The name of the program's pin in a folder that is taken over to.
+const PROGRAM: &str = "program";
+
 /// The directory of one layout's pins.
 #[derive(Debug)]
 pub struct Pins {
@@ -28,6 +38,23 @@ pub struct Pins {
     directory: PathBuf,
     /// Held open for its lock, which ends with this process, however that ends.
     lock: File,
+    /// The pins of an earlier layout, which stay until this daemon has shown that it does.
+    former: Option<Former>,
+}
+
+#[derive(Debug)]
+struct Former {
+    directory: PathBuf,
+    lock: Option<File>,
+}
+
+/// The pins of another layout.
+#[derive(Debug)]
+pub struct Other {
+    /// Where they are.
+    pub directory: PathBuf,
+    /// The layout's number.
+    pub version: u32,
 }
 
 impl Pins {
@@ -37,7 +64,67 @@ impl Pins {
     /// Where the path is not on a bpffs, holds the pins of another layout, or another daemon uses it.
     pub fn open(pin_path: &Path) -> Result<Self> {
         let (directory, lock) = Self::make(pin_path)?;
-        Ok(Self { pin_path: pin_path.to_owned(), directory, lock })
+        Ok(Self { pin_path: pin_path.to_owned(), directory, lock, former: None })
+    }
+
+    /// Pins beside those of another layout, under a name by which no daemon adopts them before [`Pins::keep`]. Where this
+    /// daemon fails before that, the other pins are what is taken over: the links are pinned there, too.
+    ///
+    /// # Errors
+    /// Where another daemon uses them.
+    pub fn stage(pin_path: &Path, other: &Other) -> Result<Self> {
+        let directory = staging(pin_path);
+        if directory.exists() {
+            let _lock = lock(&directory)?;
+            remove_all(&directory)?;
+        }
+        fs::create_dir(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+        let lock = lock(&directory)?;
+        let former = Former { directory: other.directory.clone(), lock: None };
+        Ok(Self { pin_path: pin_path.to_owned(), directory, lock, former: Some(former) })
+    }
+
+    /// Takes the pins of the other layout, which no daemon may use any more.
+    ///
+    /// # Errors
+    /// Where one does.
+    pub fn lock_former(&mut self) -> Result<()> {
+        if let Some(former) = &mut self.former {
+            former.lock = Some(lock(&former.directory)?);
+        }
+        Ok(())
+    }
+
+    /// Removes what was staged, before any link was given its program.
+    pub fn unstage(&self) {
+        if self.former.is_some()
+            && let Err(error) = remove_all(&self.directory)
+        {
+            warn!("{error:#}");
+        }
+    }
+
+    /// Whether the pins of an earlier layout are still there.
+    pub fn is_staged(&self) -> bool {
+        self.former.is_some()
+    }
+
+    /// Pins the program for as long as the pins of an earlier layout are there: whether the links hold it says which tables forward.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn pin_program(&self, program: BorrowedFd<'_>) -> Result<()> {
+        link::pin(program, &self.directory.join(PROGRAM)).context("cannot pin the program")
+    }
+
+    /// Makes these the only pins: those of an earlier layout go. The links stay attached.
+    ///
+    /// # Errors
+    /// Where they cannot be renamed or removed.
+    pub fn keep(&mut self) -> Result<()> {
+        let Some(former) = self.former.take() else { return Ok(()) };
+        self.directory = keep(&self.pin_path, &former.directory)?;
+        Ok(())
     }
 
     fn make(pin_path: &Path) -> Result<(PathBuf, File)> {
@@ -52,7 +139,8 @@ impl Pins {
         );
         fs::create_dir_all(pin_path)
             .with_context(|| format!("cannot make the pin directory {}", pin_path.display()))?;
-        check_layout(pin_path)?;
+        // Who can take over from another layout has looked before.
+        other(pin_path, |_| false)?;
         let own = directory(pin_path);
         match fs::create_dir(&own) {
             Ok(()) => {}
@@ -83,7 +171,7 @@ impl Pins {
             let is_its = |pin: &Path| {
                 link::open(pin).and_then(|present| link::object_id(present.as_fd())).ok() == Some(id)
             };
-            restored.extend(restore(map, &self::map(&self.pin_path, name), is_its)?.then(|| name.to_owned()));
+            restored.extend(restore(map, &self.directory.join(name), is_its)?.then(|| name.to_owned()));
         }
         for (link, path) in links {
             let info = link::info(link).context("cannot ask the kernel about a link")?;
@@ -107,6 +195,16 @@ impl Pins {
         &self.directory
     }
 
+    /// Where the pins of the earlier layout are, where they are there still.
+    pub(super) fn former_directory(&self) -> Option<&Path> {
+        self.former.as_ref().map(|former| former.directory.as_path())
+    }
+
+    /// Where an earlier daemon has pinned its links.
+    fn of_links(&self) -> &Path {
+        self.former_directory().unwrap_or(&self.directory)
+    }
+
     /// Where the link of the interface with this index is pinned.
     pub fn link(&self, ifindex: u32, mode: XdpMode) -> PathBuf {
         self.directory.join(format!("link-{}-{ifindex}", mode_name(mode)))
@@ -120,20 +218,15 @@ impl Pins {
     /// The pinned links, with how they were attached.
     pub fn links(&self) -> Result<Vec<(PathBuf, XdpMode)>> {
         let link = |path: PathBuf| link_mode(&path).map(|mode| (path, mode));
-        Ok(list(&self.directory)?.into_iter().filter_map(link).collect())
+        Ok(list(self.of_links())?.into_iter().filter_map(link).collect())
     }
 
     /// The pinned links to TC ingress.
     pub fn classifiers(&self) -> Result<Vec<PathBuf>> {
-        let mut pinned = list(&self.directory)?;
+        let mut pinned = list(self.of_links())?;
         pinned.retain(|path| name(path).starts_with(CLASSIFIER));
         Ok(pinned)
     }
-}
-
-/// Where a map of this layout is pinned under this path.
-pub fn map(pin_path: &Path, name: &str) -> PathBuf {
-    directory(pin_path).join(name)
 }
 
 /// Pins an object where it is not pinned already; returns whether it was not.
@@ -154,27 +247,75 @@ pub fn pin(link: BorrowedFd<'_>, path: &Path) {
     }
 }
 
-/// Looks whether the pins under this path, if any, are of this daemon's layout, so that it can take them over.
+/// The pins of another layout under this path, where there are such: of one that this daemon `knows`.
 ///
 /// # Errors
-/// Where they are of another.
-pub fn check_layout(pin_path: &Path) -> Result<()> {
-    let own = directory(pin_path);
+/// Where it does not.
+pub fn other(pin_path: &Path, knows: fn(u32) -> bool) -> Result<Option<Other>> {
     if !pin_path.exists() {
-        return Ok(());
+        return Ok(None);
     }
+    let own = directory(pin_path);
+    let mut found = None;
     for entry in list(pin_path)? {
-        if entry != own && name(&entry).starts_with("layout-") {
-            bail!(
-                "{} holds {}, from another version of xdp-lb (this one uses {}): unload it first with `xdp-lb \
-                 unload`, which interrupts forwarding, or use another pin_path",
-                pin_path.display(),
-                name(&entry),
-                name(&own)
-            );
+        let Some(version) = name(&entry).strip_prefix(LAYOUT).map(str::to_owned) else { continue };
+        if entry == own {
+            continue;
         }
+        let version = version.parse().unwrap_or_default();
+        ensure!(
+            knows(version) && found.is_none(),
+            "{} holds {}, from another version of xdp-lb, which this one (it uses {}) cannot take over from: unload \
+             it first with `xdp-lb unload`, which interrupts forwarding, or use another pin_path",
+            pin_path.display(),
+            name(&entry),
+            name(&own)
+        );
+        found = Some(Other { directory: entry, version });
     }
-    Ok(())
+    Ok(found)
+}
+
+/// Ends what a daemon has begun that took over from another layout and was killed before it could show that it stays: its
+/// tables are kept where the links hold its program. The pins of another layout that are left, where there are such, are to be
+/// taken over from.
+///
+/// # Errors
+/// Where pins cannot be read or removed, or another daemon uses them.
+pub fn settle(pin_path: &Path, knows: fn(u32) -> bool) -> Result<Option<Other>> {
+    let Some(other) = other(pin_path, knows)? else { return Ok(None) };
+    let staged =
+        link::open(&staging(pin_path).join(PROGRAM)).and_then(|program| link::object_id(program.as_fd()));
+    let holds = |path: &PathBuf| {
+        let info = link::open(path).and_then(|link| link::info(link.as_fd()));
+        info.is_ok_and(|info| staged.as_ref().is_ok_and(|id| *id == info.program))
+    };
+    let pinned = list(&other.directory)?;
+    let forwards_for_staged = pinned.iter().filter(|path| link_mode(path).is_some()).any(holds);
+    // What is in the way of the name is left over by one that was killed while it removed the rest.
+    if forwards_for_staged || directory(pin_path).exists() {
+        let _lock = lock(&other.directory)?;
+        keep(pin_path, &other.directory)?;
+        return Ok(None);
+    }
+    Ok(Some(other))
+}
+
+/// Makes staged pins this layout's, and removes those of the earlier one. Returns where they are now.
+fn keep(pin_path: &Path, former: &Path) -> Result<PathBuf> {
+    let (staged, own) = (staging(pin_path), directory(pin_path));
+    if staged.exists() {
+        remove(&staged.join(PROGRAM))?;
+        fs::rename(&staged, &own).with_context(|| format!("cannot rename {}", staged.display()))?;
+    }
+    remove_all(former)?;
+    Ok(own)
+}
+
+/// Removes a folder of pins. Links stay attached for as long as they are held, or pinned elsewhere.
+fn remove_all(directory: &Path) -> Result<()> {
+    list(directory)?.iter().try_for_each(|path| remove(path))?;
+    fs::remove_dir(directory).with_context(|| format!("cannot remove {}", directory.display()))
 }
 
 /// Whether the pins may not be looked at, for lack of permission: their directory is root's, or the kernel gives links to root
@@ -230,8 +371,32 @@ pub(super) fn mode_name(mode: XdpMode) -> &'static str {
     }
 }
 
-fn directory(pin_path: &Path) -> PathBuf {
-    pin_path.join(format!("layout-{LAYOUT_VERSION}"))
+/// Where the pins of this layout are.
+pub fn directory(pin_path: &Path) -> PathBuf {
+    pin_path.join(format!("{LAYOUT}{}", own_layout()))
+}
+
+fn staging(pin_path: &Path) -> PathBuf {
+    pin_path.join(format!("{STAGED}{}", own_layout()))
+}
+
+/// The number of this build's layout, by its digits at one place of the binary: the end-to-end tests make a build of another
+/// layout by putting other digits there.
+static OWN_LAYOUT: [u8; 20] = {
+    let mut text = *b"xdp-lb layout 000000";
+    let (mut at, mut rest) = (text.len(), LAYOUT_VERSION);
+    while rest > 0 {
+        at -= 1;
+        text[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+    }
+    text
+};
+
+fn own_layout() -> u32 {
+    // The compiler would know the digits otherwise.
+    let digits = black_box(&OWN_LAYOUT).iter().filter(|byte| byte.is_ascii_digit());
+    digits.fold(0, |number, digit| 10 * number + u32::from(digit - b'0'))
 }
 
 fn mount_hint(pin_path: &Path) -> String {

@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::os::fd::AsFd as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::pins::{self, CLASSIFIER, Pins, interface, link_mode, list, lock, mode_name, name};
+use super::pins::{
+    self, CLASSIFIER, LAYOUT, Pins, STAGED, interface, link_mode, list, lock, mode_name, name,
+};
 use super::{classifier, link, links};
 
 /// Removes all of these pins, and so detaches the program from every interface; says what was removed.
@@ -17,7 +19,10 @@ pub fn remove(pins: &Pins) -> Result<Vec<String>> {
     if !pins.is_in_place() {
         return Ok(Vec::new());
     }
-    let removed = remove_layout(pins.directory())?;
+    let mut removed = remove_layout(pins.directory())?;
+    if let Some(former) = pins.former_directory() {
+        removed.extend(remove_layout(former)?);
+    }
     // The path itself may be a mount point, or hold what is not ours.
     let _ = pins.directory().parent().map(fs::remove_dir);
     Ok(removed)
@@ -33,7 +38,8 @@ pub fn unload(pin_path: &Path) -> Result<Vec<String>> {
     if !pin_path.exists() {
         return Ok(removed);
     }
-    for layout in list(pin_path)?.into_iter().filter(|path| name(path).starts_with("layout-")) {
+    let is_of_pins = |path: &PathBuf| [LAYOUT, STAGED].iter().any(|it| name(path).starts_with(it));
+    for layout in list(pin_path)?.into_iter().filter(is_of_pins) {
         let _lock = lock(&layout)?;
         removed.extend(remove_layout(&layout)?);
     }

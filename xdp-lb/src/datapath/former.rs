@@ -1,0 +1,78 @@
+//! The tables of an earlier layout, for a daemon that takes over from it: what each layout's pins say in today's terms.
+
+mod alike;
+mod lru;
+mod tables;
+
+use std::path::Path;
+
+use anyhow::Result;
+use xdp_lb_common::tables::version::LAYOUT_VERSION;
+
+use self::alike::Alike;
+use self::lru::Lru;
+pub use self::tables::Former;
+use super::load::Options;
+use super::pins;
+
+/// How the pins of this layout are read, where there is a way.
+type Open = fn(&Path, &Options) -> Result<Box<dyn Former>>;
+
+/// The layouts that can be taken over from.
+const KNOWN: &[(u32, Open)] = &[
+    // A build whose number alone is another, as the end-to-end tests make one.
+    (LAYOUT_VERSION, open_alike),
+    // Flow records in arrays; the list of reasons was a part of the number.
+    (PREVIOUS, open_alike),
+    // Flow records in LRU hash tables, one for each direction.
+    (lru::LAYOUT_VERSION, open_lru),
+];
+
+/// The layout before reasons were left out of the number.
+const PREVIOUS: u32 = 71_077;
+
+/// Looks whether the pins under this path, if any, are such that this daemon can take over from.
+///
+/// # Errors
+/// Where they are not.
+pub fn check_layout(pin_path: &Path) -> Result<()> {
+    pins::other(pin_path, is_known).map(drop)
+}
+
+/// Whether tables of this layout can be taken over from.
+pub fn is_known(version: u32) -> bool {
+    KNOWN.iter().any(|(known, _)| *known == version)
+}
+
+/// The tables pinned in this directory, of this layout.
+///
+/// # Errors
+/// Where they are not all there, or nothing is known of the layout.
+pub fn open(directory: &Path, version: u32, options: &Options) -> Result<Box<dyn Former>> {
+    let known = KNOWN.iter().find(|(known, _)| *known == version);
+    let (_, open) = known.ok_or_else(|| anyhow::anyhow!("nothing is known of layout {version}"))?;
+    open(directory, options)
+}
+
+fn open_alike(directory: &Path, options: &Options) -> Result<Box<dyn Former>> {
+    Ok(Box::new(Alike::open(directory, options)?))
+}
+
+fn open_lru(directory: &Path, options: &Options) -> Result<Box<dyn Former>> {
+    Ok(Box::new(Lru::open(directory, options)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_layout_before_this_one_is_known() {
+        const PRESENT: u32 = 72_669;
+        assert_eq!(
+            LAYOUT_VERSION, PRESENT,
+            "the layout has changed: add {PRESENT} to KNOWN, with who reads it, and put the new number here"
+        );
+        assert!(is_known(PREVIOUS) && is_known(lru::LAYOUT_VERSION) && !is_known(9999));
+    }
+}
