@@ -32,7 +32,7 @@ use crate::model::event::WatchEvent;
 use crate::model::refusal::{Answer, Refusal};
 use crate::model::request::Outcome;
 use crate::model::state::TroubleKind;
-use crate::model::{Config, Effective, EffectiveBackend, EffectiveService};
+use crate::model::{Config, Effective, EffectiveBackend, EffectiveService, Limits};
 use crate::net::{Event, NoNextHop};
 use crate::overlay::{self, Leave, Moment, Overlay};
 use crate::plan::places::{Plan, identities, identity};
@@ -43,6 +43,7 @@ use crate::pool::vips::{Wishes, wishes};
 use crate::report::snapshot::Snapshot;
 use crate::report::traffic::Carried;
 use crate::store::{self, Saved, StateError};
+use crate::tables::Tables;
 use crate::uptime;
 
 /// How often counters are sampled and what is overdue is looked for.
@@ -124,56 +125,22 @@ impl Owner {
     /// # Errors
     /// Where the state file or the tables cannot be read, the two contradict each other, what is
     /// wanted does not fit in the tables, or an interface refuses the program.
-    #[expect(clippy::too_many_lines, reason = "a field of the owner a line")]
     pub fn start(parts: Parts) -> anyhow::Result<Self> {
         let Parts { config_file, mut config, kernel, listeners, vips, upgrades, own_macs, learnt, metrics } =
             parts;
-        let mut overlay = match store::read(&config.state_file) {
-            Ok(overlay) => overlay,
-            Err(error @ StateError::SetAside { .. }) => {
-                tracing::error!("{error}");
-                Overlay::default()
-            }
-            Err(error) => return Err(error.into()),
-        };
-        let before = overlay.clone();
-        let moment = this_moment();
-        overlay.forget_other_boots(&moment);
-        for line in overlay.prune(&config) {
-            tracing::warn!("{line}");
-        }
-        let state_file = config.state_file.display();
-        let contradiction = |lines: Vec<String>| {
-            anyhow::anyhow!(
-                "the config file conflicts with the changes made at runtime:\n{}\nfix the config file; or remove \
-                 the entries named above and the line \"checksum\" from the state file {state_file}, or that file to drop all changes; then start again",
-                lines.join("\n")
-            )
-        };
-        let wanted = overlay::effective(&config, &overlay).map_err(contradiction)?;
-        // What the daemon before had in effect, as far as its flows may live.
         let tables = kernel.read().context("cannot read the datapath's tables")?;
-        let left = leaving::left_in(&tables, wanted);
-        overlay.depart(&config, &left, Leave::Drain, &moment);
         let room = kernel.sizes().limits;
-        let effective =
-            overlay::effective_beside(&config, &overlay, room, |service, address| left.has(service, address))
-                .map_err(contradiction)?;
+        let kept = kept_changes(&config)?;
+        let mut overlay = kept.clone();
+        let effective = restored(&config, &mut overlay, &tables, room)?;
         if let Some(why) = listeners.refuse(&effective) {
             anyhow::bail!(why);
         }
-        if overlay != before {
-            match store::write(&config.state_file, &overlay) {
-                Ok(Saved::OnDisk) => {}
-                Ok(Saved::Unsynced(why)) => tracing::warn!("{why}"),
-                Err(error) => tracing::warn!(
-                    "could not save the pruned state file; stale entries are pruned again at the next start: {error:#}"
-                ),
-            }
+        if overlay != kept {
+            keep_pruned(&config, &overlay);
         }
-
         // From here on what counts is what the tables have room for.
-        config.limits = kernel.sizes().limits;
+        config.limits = room;
 
         let now = Instant::now();
         let is_first = tables.services.is_empty();
@@ -211,30 +178,37 @@ impl Owner {
             published: None,
             is_news: false,
         };
-        let transitions = owner.pool_mut().decide(now, &mut rand::random);
-        owner.journal.tell_states(transitions);
-        let plan = owner.sync.plan(&owner.pool.wanted())?;
-        owner.carry_out(&plan)?;
-        owner.write_own_macs(&[]);
-        let is_of_interface = |event: &Event| matches!(event, Event::Interface { .. });
-        let (of_interfaces, news): (Vec<_>, Vec<_>) = news.into_iter().flatten().partition(is_of_interface);
-        // Before a packet meets these tables.
-        news.into_iter().for_each(|event| owner.take_in(event));
-        let names = owner.config.interfaces.clone();
-        // Little is left to be copied afterwards.
-        owner.catch_up();
-        owner.attach(|attachments, tools| attachments.attach_configured(&names, tools))?;
-        owner.catch_up();
-        of_interfaces.into_iter().for_each(|event| owner.take_in(event));
-        owner.say_what_the_host_lacks();
-        owner.tell_the_others();
-        owner.tell_vips();
-        owner.sample();
-        owner.beat();
+        owner.take_up(news.into_iter().flatten())?;
         if is_first {
             owner.rests_until = Instant::now() + GATHERING;
         }
         Ok(owner)
+    }
+
+    /// Writes the tables, attaches the program, and tells everybody what is wanted of them. `news`: what happened meanwhile.
+    fn take_up(&mut self, news: impl Iterator<Item = Event>) -> anyhow::Result<()> {
+        let now = self.started;
+        let transitions = self.pool_mut().decide(now, &mut rand::random);
+        self.journal.tell_states(transitions);
+        let plan = self.sync.plan(&self.pool.wanted())?;
+        self.carry_out(&plan)?;
+        self.write_own_macs(&[]);
+        let is_of_interface = |event: &Event| matches!(event, Event::Interface { .. });
+        let (of_interfaces, news): (Vec<_>, Vec<_>) = news.partition(is_of_interface);
+        // Before a packet meets these tables.
+        news.into_iter().for_each(|event| self.take_in(event));
+        let names = self.config.interfaces.clone();
+        // Little is left to be copied afterwards.
+        self.catch_up();
+        self.attach(|attachments, tools| attachments.attach_configured(&names, tools))?;
+        self.catch_up();
+        of_interfaces.into_iter().for_each(|event| self.take_in(event));
+        self.say_what_the_host_lacks();
+        self.tell_the_others();
+        self.tell_vips();
+        self.sample();
+        self.beat();
+        Ok(())
     }
 
     /// Serves until the last handle is dropped, or the datapath is unloaded.
@@ -773,6 +747,58 @@ impl Owner {
 /// The present moment of this boot.
 fn this_moment() -> Moment {
     Moment { boot: uptime::boot_id(), seconds: uptime::now().as_secs() }
+}
+
+/// The runtime changes as the state file keeps them.
+fn kept_changes(config: &Config) -> anyhow::Result<Overlay> {
+    match store::read(&config.state_file) {
+        Ok(overlay) => Ok(overlay),
+        Err(error @ StateError::SetAside { .. }) => {
+            tracing::error!("{error}");
+            Ok(Overlay::default())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What is in effect after a start, with the kept changes that still mean something. What the daemon before had in effect, and
+/// nobody wants any more, drains.
+fn restored(
+    config: &Config,
+    overlay: &mut Overlay,
+    tables: &Tables,
+    room: Limits,
+) -> anyhow::Result<Effective> {
+    let moment = this_moment();
+    overlay.forget_other_boots(&moment);
+    for line in overlay.prune(config) {
+        tracing::warn!("{line}");
+    }
+    let state_file = config.state_file.display();
+    let contradiction = |lines: Vec<String>| {
+        anyhow::anyhow!(
+            "the config file conflicts with the changes made at runtime:\n{}\nfix the config file; or remove the entries \
+             named above and the line \"checksum\" from the state file {state_file}, or that file to drop all changes; \
+             then start again",
+            lines.join("\n")
+        )
+    };
+    let wanted = overlay::effective(config, overlay).map_err(contradiction)?;
+    // As far as its flows may live.
+    let left = leaving::left_in(tables, wanted);
+    overlay.depart(config, &left, Leave::Drain, &moment);
+    overlay::effective_beside(config, overlay, room, |service, address| left.has(service, address))
+        .map_err(contradiction)
+}
+
+fn keep_pruned(config: &Config, overlay: &Overlay) {
+    match store::write(&config.state_file, overlay) {
+        Ok(Saved::OnDisk) => {}
+        Ok(Saved::Unsynced(why)) => tracing::warn!("{why}"),
+        Err(error) => tracing::warn!(
+            "could not save the pruned state file; stale entries are pruned again at the next start: {error:#}"
+        ),
+    }
 }
 
 #[cfg(test)]

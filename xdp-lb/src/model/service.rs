@@ -443,6 +443,8 @@ impl Service {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -569,108 +571,108 @@ mod tests {
         })
     }
 
-    #[expect(clippy::too_many_lines, reason = "a value for each option")]
-    fn service() -> impl Strategy<Value = Service> {
-        let address = |v6: bool, net: u8, host: u16| -> IpAddr {
-            if v6 {
-                std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, net.into(), host).into()
-            } else {
-                [198, 51, 100, net | (host as u8 & 0x3f)].into()
-            }
-        };
+    fn address(v6: bool, net: u8, host: u16) -> IpAddr {
+        match v6 {
+            true => std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, net.into(), host).into(),
+            false => [198, 51, 100, net | (host as u8 & 0x3f)].into(),
+        }
+    }
+
+    fn hosts() -> impl Strategy<Value = BTreeSet<u16>> {
+        prop::collection::btree_set(0u16..64, 0..4)
+    }
+
+    /// A service with what others depend on: its VIP, its protocol and its mode.
+    fn plain_service() -> impl Strategy<Value = Service> {
         let protocol = prop::sample::select(vec![Protocol::Tcp, Protocol::Udp]);
-        let backends = prop::collection::btree_map((0u16..64, 1u16..), any::<u16>(), 0..5);
-        let range = move |v6: bool, net: u8, host: u16| {
-            let address = address(v6, net, host);
-            Prefix { address, bits: if v6 { 128 } else { 32 } }
-        };
-        let ranges = || prop::collection::btree_set(0u16..64, 0..4);
-        let ranges = (ranges(), ranges());
-        let rate = (0u32..=1_000_000, 0u32..=1_000_000);
-        let slow_start = prop::option::of((1u64..=3600).prop_map(Duration::from_secs));
-        let follows = prop::option::of((agent(), prop::option::of(feedback())));
-        let down = (
-            prop::sample::select(vec![OnDown::Auto, OnDown::Keep, OnDown::Reset]),
-            prop::option::of((500u64..=3_600_000).prop_map(Duration::from_millis)),
-        );
-        let recovery = (0u8..=100, slow_start, prop::option::of(circuit_breaker()), follows, down);
+        let names = ("[A-Za-z0-9][A-Za-z0-9._-]{0,62}", "[^\\p{Cc}]{0,200}");
+        (names, any::<bool>(), 1u16.., protocol, any::<bool>(), hosts(), prop::option::of(check())).prop_map(
+            |((name, description), v6, port, protocol, nat, snat, health_check)| Service {
+                description,
+                protocol,
+                mode: if nat { Mode::Nat } else { Mode::FullNat },
+                on_no_backends: if v6 { OnNoBackends::Reject } else { OnNoBackends::Drop },
+                flow_tracking: if v6 { FlowTracking::Always } else { FlowTracking::Auto },
+                hairpin: if v6 && nat { Hairpin::Off } else { Hairpin::Auto },
+                snat_addresses: snat
+                    .into_iter()
+                    .filter(|_| !nat)
+                    .map(|host| address(v6, 0x40, host))
+                    .collect(),
+                health_check,
+                ..Service::new(name, SocketAddr::new(address(v6, 0, 1), port).into())
+            },
+        )
+    }
+
+    /// The same with clients that it serves, and how.
+    fn with_clients(service: impl Strategy<Value = Service>) -> impl Strategy<Value = Service> {
         let affinity = prop_oneof![
             Just(Affinity::None),
             Just(Affinity::Source),
             (1u8..=32).prop_map(Affinity::SourcePrefix)
         ];
-        let policy =
-            (protocol, affinity, recovery, any::<bool>(), prop::collection::btree_set(0u16..64, 0..4));
-        (
-            ("[A-Za-z0-9][A-Za-z0-9._-]{0,62}", "[^\\p{Cc}]{0,200}"),
-            any::<bool>(),
-            1u16..,
-            policy,
-            ranges,
-            rate,
-            prop::option::of(check()),
-            backends,
-        )
-            .prop_map(
-                move |(
-                    (name, description),
-                    v6,
-                    port,
-                    (protocol, affinity, recovery, nat, snat),
-                    ranges,
-                    rate,
-                    health_check,
-                    backends,
-                )| Service {
-                    description,
-                    protocol,
-                    mode: if nat { Mode::Nat } else { Mode::FullNat },
-                    on_no_backends: if v6 { OnNoBackends::Reject } else { OnNoBackends::Drop },
-                    flow_tracking: if v6 { FlowTracking::Always } else { FlowTracking::Auto },
-                    hairpin: if v6 && nat { Hairpin::Off } else { Hairpin::Auto },
-                    snat_addresses: snat
-                        .into_iter()
-                        .filter(|_| !nat)
-                        .map(|host| address(v6, 0x40, host))
-                        .collect(),
-                    health_check,
-                    backends: backends
-                        .into_iter()
-                        .map(|((host, port), weight)| {
-                            let max_flows = u32::from(weight) * u32::from(host);
-                            let address = SocketAddr::new(address(v6, 0x80, host), port);
-                            Backend { max_flows, backup: weight % 2 == 0, ..Backend::new(address, weight) }
-                        })
-                        .collect(),
-                    max_flows: rate.0,
+        let rate = || 0u32..=1_000_000;
+        (service, affinity, hosts(), hosts(), rate(), rate()).prop_map(
+            |(service, affinity, allow, deny, rate, burst)| {
+                let v6 = !service.vip.is_ipv4();
+                let range =
+                    |net, host| Prefix { address: address(v6, net, host), bits: if v6 { 128 } else { 32 } };
+                Service {
                     affinity,
-                    allow: ranges.0.into_iter().map(|host| range(v6, 0, host)).collect(),
-                    deny: ranges.1.into_iter().map(|host| range(v6, 0xc0, host)).collect(),
-                    panic_threshold: recovery.0,
-                    circuit_breaker: recovery.2.map(|breaker| match protocol {
+                    allow: allow.into_iter().map(|host| range(0, host)).collect(),
+                    deny: deny.into_iter().map(|host| range(0xc0, host)).collect(),
+                    max_flows: rate,
+                    new_flow_rate: rate,
+                    new_flow_burst: if rate == 0 { 0 } else { burst },
+                    ..service
+                }
+            },
+        )
+    }
+
+    /// The same with backends, and what follows from their health.
+    fn with_backends(service: impl Strategy<Value = Service>) -> impl Strategy<Value = Service> {
+        let backends = prop::collection::btree_map((0u16..64, 1u16..), any::<u16>(), 0..5);
+        let slow_start = prop::option::of((1u64..=3600).prop_map(Duration::from_secs));
+        let follows = prop::option::of((agent(), prop::option::of(feedback())));
+        let on_down = prop::sample::select(vec![OnDown::Auto, OnDown::Keep, OnDown::Reset]);
+        let down_grace = prop::option::of((500u64..=3_600_000).prop_map(Duration::from_millis));
+        let breaker = prop::option::of(circuit_breaker());
+        (service, backends, 0u8..=100, slow_start, breaker, follows, on_down, down_grace).prop_map(
+            |(service, backends, panic_threshold, slow_start, breaker, follows, on_down, down_grace)| {
+                let (v6, is_checked) = (!service.vip.is_ipv4(), service.is_checked());
+                let backend = |((host, port), weight): ((u16, u16), u16)| {
+                    let address = SocketAddr::new(address(v6, 0x80, host), port);
+                    let max_flows = u32::from(weight) * u32::from(host);
+                    Backend { max_flows, backup: weight % 2 == 0, ..Backend::new(address, weight) }
+                };
+                let (agent, feedback) = follows.unzip();
+                Service {
+                    backends: backends.into_iter().map(backend).collect(),
+                    panic_threshold,
+                    slow_start,
+                    circuit_breaker: breaker.map(|breaker| match service.protocol {
                         Protocol::Tcp => breaker,
                         Protocol::Udp => {
                             CircuitBreaker { failure_percent: None, ..CircuitBreaker::default() }
                         }
                     }),
-                    slow_start: recovery.1,
-                    on_down: recovery.4.0,
-                    down_grace: recovery.4.1.filter(|_| recovery.4.0 == OnDown::Auto),
-                    agent: recovery.3.clone().map(|follows| follows.0),
-                    feedback: recovery.3.and_then(|follows| follows.1),
-                    new_flow_rate: rate.0,
-                    new_flow_burst: if rate.0 == 0 { 0 } else { rate.1 },
-                    ..Service::new(name, SocketAddr::new(address(v6, 0, 1), port).into())
-                },
-            )
-            .prop_map(|service| {
-                let is_checked = service.is_checked();
-                let feedback = service.feedback.map(|feedback| match is_checked {
-                    true => feedback,
-                    false => Feedback { latency: false, floor: None, ..feedback },
-                });
-                Service { feedback, ..service }
-            })
+                    on_down,
+                    down_grace: down_grace.filter(|_| on_down == OnDown::Auto),
+                    agent,
+                    feedback: feedback.flatten().map(|feedback| match is_checked {
+                        true => feedback,
+                        false => Feedback { latency: false, floor: None, ..feedback },
+                    }),
+                    ..service
+                }
+            },
+        )
+    }
+
+    fn service() -> impl Strategy<Value = Service> {
+        with_backends(with_clients(plain_service()))
     }
 
     #[derive(Serialize)]

@@ -322,10 +322,9 @@ fn interfaces_are_named_once_each_as_the_kernel_would() {
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "a table of cases")]
-fn top_level_values_have_their_form_and_range() {
+fn paths_groups_and_secrets_have_their_form() {
     let long = format!("/{}", "x".repeat(107));
-    let cases = [
+    check_lines_of_the_top([
         (
             "xdp_mode = \"natve\"".to_owned(),
             "xdp_mode: \"natve\" is not known; did you mean \"native\"? One of: \"auto\", \"native\", \"generic\"".to_owned(),
@@ -356,14 +355,22 @@ fn top_level_values_have_their_form_and_range() {
             "flow_hash_secret: is not 64 hex digits; write the output of \"openssl rand -hex 32\", \
              the same on every node".into(),
         ),
+    ]);
+}
+
+#[test]
+fn numbers_ports_and_times_have_their_range() {
+    check_lines_of_the_top([
         (
             "vips.withdraw = \"no-backends\"".into(),
-            "vips.withdraw: requires an interface for the VIPs; write interface = \"eth0\", or remove it".into(),
+            "vips.withdraw: requires an interface for the VIPs; write interface = \"eth0\", or remove it"
+                .into(),
         ),
         (
             "vips = { interface = \"lo\", withdraw = \"no-backend\" }".into(),
             "vips.withdraw: \"no-backend\" is not known; did you mean \"no-backends\"? One of: \"never\", \
-             \"no-backends\"".into(),
+             \"no-backends\""
+                .into(),
         ),
         (
             "snat_ports = \"5-4\"".into(),
@@ -375,22 +382,33 @@ fn top_level_values_have_their_form_and_range() {
         ),
         (
             "metrics.listen = \"127.0.0.1:0\"".into(),
-            "metrics.listen: \"127.0.0.1:0\" has port 0, which Prometheus cannot know; write 1 to 65535".into(),
+            "metrics.listen: \"127.0.0.1:0\" has port 0, which Prometheus cannot know; write 1 to 65535"
+                .into(),
         ),
         (
             "metrics.listen = \"localhost:9799\"".into(),
             "metrics.listen: \"localhost:9799\": \"localhost\" is not an IP address; write one, such as \
-             \"192.0.2.10:80\" or \"[2001:db8::10]:80\" (names are not looked up)".into(),
+             \"192.0.2.10:80\" or \"[2001:db8::10]:80\" (names are not looked up)"
+                .into(),
         ),
         ("limits.services = 0".into(), "limits.services: 0 is out of range; write 1 to 65,536".into()),
         ("limits.backends = -1".into(), "limits.backends: -1 is out of range; write 1 to 1,000,000".into()),
-        ("limits.slots = 1023".into(), "limits.slots: 1,023 is out of range; write 1,024 to 268,435,456".into()),
-        ("limits.fragments = 0".into(), "limits.fragments: 0 is out of range; write 1,024 to 1,048,576".into()),
+        (
+            "limits.slots = 1023".into(),
+            "limits.slots: 1,023 is out of range; write 1,024 to 268,435,456".into(),
+        ),
+        (
+            "limits.fragments = 0".into(),
+            "limits.fragments: 0 is out of range; write 1,024 to 1,048,576".into(),
+        ),
         (
             "limits.flows = 99999999999999999999999".into(),
             "limits.flows: 99999999999999999999999 is out of range; write 1,024 to 67,108,864".into(),
         ),
-        ("timeouts.tcp_idle = \"0s\"".into(), "timeouts.tcp_idle: 0s is out of range; write 1s to 7days".into()),
+        (
+            "timeouts.tcp_idle = \"0s\"".into(),
+            "timeouts.tcp_idle: 0s is out of range; write 1s to 7days".into(),
+        ),
         (
             "timeouts.tcp_idle = \"1500ms\"".into(),
             "timeouts.tcp_idle: \"1500ms\" is not in whole seconds; write \"15m\" or \"90s\"".into(),
@@ -398,9 +416,15 @@ fn top_level_values_have_their_form_and_range() {
         (
             "timeouts.udp_idle = \"60\"".into(),
             "timeouts.udp_idle: \"60\" is not a duration (time unit needed, for example 60sec or 60ms); \
-             write \"500ms\" or \"1m 30s\"".into(),
+             write \"500ms\" or \"1m 30s\""
+                .into(),
         ),
-    ];
+    ]);
+}
+
+/// Whether these lines at the top of a file are refused with these messages.
+#[track_caller]
+fn check_lines_of_the_top(cases: impl IntoIterator<Item = (String, String)>) {
     for (line, message) in cases {
         assert_eq!(refused(&format!("{TOP}{line}\n")), format!("line 2: {message}"));
     }
@@ -1094,9 +1118,8 @@ fn checks_go_to_the_vip_where_backends_have_it() {
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn health_checks_have_the_keys_of_their_type_within_their_ranges() {
-    let cases = [
+    check_keys_of_checks(&[
         ("", "health_check.type: is missing; write type = \"tcp\""),
         (
             "type = \"htp\"",
@@ -1156,6 +1179,12 @@ fn health_checks_have_the_keys_of_their_type_within_their_ranges() {
         ),
         ("type = \"tcp\", rise = 0", "health_check.rise: 0 is out of range; write 1 to 100"),
         ("type = \"tcp\", fall = 101", "health_check.fall: 101 is out of range; write 1 to 100"),
+    ]);
+}
+
+#[test]
+fn a_check_by_http_or_dns_asks_for_what_can_be_asked_for() {
+    check_keys_of_checks(&[
         (
             "type = \"http\", path = \"healthz\"",
             "health_check.path: \"healthz\" is not the path of a request; write it from its \"/\" on, with spaces \
@@ -1193,20 +1222,21 @@ fn health_checks_have_the_keys_of_their_type_within_their_ranges() {
             "health_check.record: \"AXFR\" is not a supported record type; write one of A, AAAA, CAA, CNAME, \
              HTTPS, MX, NS, PTR, SOA, SRV, SVCB, TXT",
         ),
-    ];
+    ]);
+}
+
+/// Whether a check with these keys is refused with these messages.
+#[track_caller]
+fn check_keys_of_checks(cases: &[(&str, &str)]) {
     for (keys, message) in cases {
-        assert_eq!(
-            service(&format!("health_check = {{ {keys} }}\n")),
-            format!("line 5: service \"web\": {message}")
-        );
+        let told = service(&format!("health_check = {{ {keys} }}\n"));
+        assert_eq!(told, format!("line 5: service \"web\": {message}"), "{keys}");
     }
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "a table of cases")]
-fn the_keys_of_each_kind_of_check_have_their_forms_and_ranges() {
-    let long = "x".repeat(1401);
-    let cases = [
+fn a_check_by_http_has_headers_and_a_body_that_can_be() {
+    check_keys_of_checks(&[
         (
             r#"type = "http", method = "GTE""#,
             r#"health_check.method: "GTE" is not known; did you mean "GET"? One of: "GET", "HEAD", "OPTIONS""#,
@@ -1259,6 +1289,13 @@ fn the_keys_of_each_kind_of_check_have_their_forms_and_ranges() {
             r#"type = "http", body = "ok", method = "HEAD""#,
             r#"health_check.body: a response to HEAD has no body; write method = "GET", or remove it"#,
         ),
+    ]);
+}
+
+#[test]
+fn a_check_by_tls_grpc_udp_or_a_program_has_keys_that_fit_together() {
+    let long = "x".repeat(1401);
+    check_keys_of_checks(&[
         (
             r#"type = "http", verify = false"#,
             r#"health_check.verify: belongs to a check of type "https" or "grpc", but this one has type "http"; remove it or change the type"#,
@@ -1316,11 +1353,7 @@ fn the_keys_of_each_kind_of_check_have_their_forms_and_ranges() {
             r#"type = "exec""#,
             r#"health_check.command: is missing; write command = ["/usr/local/bin/check-web", "--fast"]"#,
         ),
-    ];
-    for (keys, message) in cases {
-        let told = service(&format!("health_check = {{ {keys} }}\n"));
-        assert_eq!(told, format!("line 5: service \"web\": {message}"), "{keys}");
-    }
+    ]);
     let told = service(&format!("health_check = {{ type = \"udp\", send = \"{long}\" }}\n"));
     assert_eq!(told, "line 5: service \"web\": health_check.send: has 1401 bytes; write at most 1400");
 }
@@ -1462,12 +1495,8 @@ fn the_documentation_is_right() {
         std::fs::write(state.path(), block).expect("written");
         crate::store::read::<crate::overlay::Overlay>(state.path()).expect("a state file");
     }
-    for key in TOP_KEYS
-        .iter()
-        .chain(API_KEYS)
-        .chain(Service::KEYS)
-        .chain(written_check::KEYS)
-        .chain(written_discovery::KEYS)
+    for key in
+        TOP_KEYS.iter().chain(API_KEYS).chain(Service::KEYS).chain(written_check::KEYS).chain(written_discovery::KEYS)
     {
         let row = format!("| `{key}` |");
         let heading = format!("[{key}]");
@@ -1475,27 +1504,24 @@ fn the_documentation_is_right() {
     }
 }
 
-/// A row of a table without the targets of its links.
-fn without_links(line: &str) -> String {
-    let link = regex::Regex::new(r"\[([^\]]*)\]\([^)]*\)").expect("a pattern");
-    link.replace_all(line, "$1").into_owned()
+/// The text without the targets of its links.
+fn without_links(text: &str) -> String {
+    let link = regex::Regex::new(r"\[([^\]\n]*)\]\([^)\n]*\)").expect("a pattern");
+    link.replace_all(text, "$1").into_owned()
 }
 
 /// The rows of the documentation begin as the options are declared; the last column may go on.
 #[test]
 fn each_option_is_documented_as_it_is_declared() {
-    let lines: Vec<String> = documentation().lines().map(without_links).collect();
+    let text = without_links(&documentation());
     let service = Service::OPTIONS.iter().map(|row| (row.key, row.default, row.range, row.sentence));
     let backend = Backend::OPTIONS.iter().map(|row| (row.key, row.default, row.range, row.sentence));
     let wanted = |(key, default, range, sentence): (&str, &str, &str, &str)| {
         // The sentence may lead to a page that says more.
         format!("| `{key}` | {default} | {range} | {}", sentence.trim_end_matches('.'))
     };
-    let missing: Vec<String> = service
-        .chain(backend)
-        .map(wanted)
-        .filter(|row| !lines.iter().any(|line| line.starts_with(row)))
-        .collect();
+    let missing: Vec<String> =
+        service.chain(backend).map(wanted).filter(|row| !text.contains(&format!("\n{row}"))).collect();
     assert!(missing.is_empty(), "docs/configuration has no rows that begin so:\n{}", missing.join("\n"));
 }
 
