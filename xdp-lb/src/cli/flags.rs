@@ -12,7 +12,7 @@ use crate::model::place::{Place, Problems};
 use crate::model::section::{Node, Section, Table};
 use crate::model::table::Key;
 use crate::model::text::parse_endpoint;
-use crate::model::{self, Options, Quic, Row, default_weight, written_check, written_discovery};
+use crate::model::{self, Options, Quic, Row, check, default_weight, written_discovery};
 
 /// Arguments of a command that are wrong together: an error with the usage of that command.
 pub(super) fn wrong(names: &[&str], why: impl std::fmt::Display) -> clap::Error {
@@ -41,7 +41,7 @@ const TABLES: &[Keys] = &[
         option: "health_check",
         prefix: "check",
         heading: Some("Health check"),
-        keys: written_check::TABLE,
+        keys: check::TABLE,
         types: &[],
     },
     Keys {

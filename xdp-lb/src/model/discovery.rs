@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::check_rules::dns_name;
+use super::check::dns_name;
 use super::choices::{Mode, words};
 use super::place::{Place, Problems};
 use super::state::Origin;

@@ -6,7 +6,6 @@
 pub(crate) mod agent;
 pub mod change;
 pub(crate) mod check;
-pub(crate) mod check_rules;
 pub(crate) mod choices;
 pub(crate) mod config;
 pub(crate) mod discovery;
@@ -29,7 +28,6 @@ pub mod text;
 pub mod unknown;
 pub(crate) mod values;
 pub(crate) mod vip;
-pub(crate) mod written_check;
 pub(crate) mod written_discovery;
 
 pub use agent::Agent;

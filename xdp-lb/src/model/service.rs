@@ -18,7 +18,7 @@ use super::recovery::{CircuitBreaker, DownPolicy};
 use super::section::{Node, Section, Table};
 use super::text;
 use super::vip::Vip;
-use super::{written_check, written_discovery};
+use super::{check, written_discovery};
 
 /// Where an address is to be that could not be read, or is missing.
 const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
@@ -250,8 +250,8 @@ options! {
             sentence: "How its backends are checked.",
             default: "`{ type = \"tcp\" }` for TCP, `{ type = \"none\" }` for UDP and for more than one port",
             range: "a table, below",
-            read: |it, key| it.section(key, written_check::KEYS, HealthCheck::read).flatten().map(Some),
-            keys: written_check::KEYS,
+            read: |it, key| it.section(key, check::KEYS, HealthCheck::read).flatten().map(Some),
+            keys: check::KEYS,
             none: |it| it.health_check = Some(HealthCheck::new(Probe::None)),
             in_effect: |it| it.health_check = Some(it.check()),
         }

@@ -7,7 +7,7 @@ use xdp_lb_common::net::{Address, Endpoint, Protocol};
 use xdp_lb_common::tables::SourceVerdict;
 
 use crate::health::TargetId;
-use crate::model::{self, Effective, EffectiveBackend, EffectiveService, FlowTracking, Probe, Via};
+use crate::model::{self, Effective, EffectiveBackend, EffectiveService, FlowTracking, Via};
 use crate::plan::wanted::Sources;
 
 /// A first check that takes longer is not waited for.
@@ -39,10 +39,9 @@ pub(super) fn pairs(effective: &Effective) -> impl Iterator<Item = (&EffectiveSe
 /// The endpoint whose packets answer its checks, where those go to the VIP.
 pub(super) fn checked_at(service: &model::Service) -> Option<Endpoint> {
     let check = service.check();
-    let protocol = match check.probe {
-        Probe::None | Probe::Icmp | Probe::Exec { .. } => return None,
-        Probe::Dns { .. } | Probe::Udp { .. } => Protocol::UDP,
-        Probe::Tcp | Probe::Http(_) | Probe::Grpc { .. } => Protocol::TCP,
+    let protocol = match check.probe.transport()? {
+        model::Protocol::Tcp => Protocol::TCP,
+        model::Protocol::Udp => Protocol::UDP,
     };
     let first = service.vip.first();
     let at = SocketAddr::new(first.ip(), check.port.unwrap_or(first.port()));

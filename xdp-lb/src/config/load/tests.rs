@@ -4,7 +4,7 @@ use super::*;
 use crate::model::text::quoted;
 use crate::model::{
     Affinity, Agent, Backend, CircuitBreaker, Feedback, HealthCheck, Mode, Options, PortRange, Prefix, Probe,
-    Protocol, Quic, Withdraw, XdpMode, check, written_check, written_discovery,
+    Protocol, Quic, Withdraw, XdpMode, check, written_discovery,
 };
 
 /// The config file of the documentation's first page.
@@ -1496,7 +1496,7 @@ fn the_documentation_is_right() {
         crate::store::read::<crate::overlay::Overlay>(state.path()).expect("a state file");
     }
     for key in
-        TOP_KEYS.iter().chain(API_KEYS).chain(Service::KEYS).chain(written_check::KEYS).chain(written_discovery::KEYS)
+        TOP_KEYS.iter().chain(API_KEYS).chain(Service::KEYS).chain(check::KEYS).chain(written_discovery::KEYS)
     {
         let row = format!("| `{key}` |");
         let heading = format!("[{key}]");
