@@ -38,7 +38,7 @@ const REFUSALS: Duration = Duration::from_secs(1);
 ///
 /// The address cannot be had, or what is wrong with the files, all of it.
 pub(super) fn listen(config: &Remote) -> anyhow::Result<(TcpListener, Arc<Door>)> {
-    let door = Door::new(config)?;
+    let veth_index = Door::new(config)?;
     let listener = bind(config.listen).with_context(|| {
         let hint = match config.listen.port() {
             1..1024 => "; the daemon drops root's privilege, so it cannot use ports below 1024",
@@ -47,7 +47,7 @@ pub(super) fn listen(config: &Remote) -> anyhow::Result<(TcpListener, Arc<Door>)
         format!("cannot listen on {} for the API: choose another api.listen{hint}", config.listen)
     })?;
     info!("api: listening for other hosts at https://{}", config.listen);
-    Ok((listener, Arc::new(door)))
+    Ok((listener, Arc::new(veth_index)))
 }
 
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {

@@ -88,7 +88,7 @@ impl Server {
             http::serve(listener, who, prepare, shutdown.clone())
         };
         let remote = async {
-            let Some((listener, door)) = remote else { return };
+            let Some((listener, veth_index)) = remote else { return };
             let router = router(handle);
             let who = |stream: &TcpStream| {
                 let address = stream.peer_addr().map_or(IpAddr::from([0; 4]), |address| address.ip());
@@ -96,9 +96,9 @@ impl Server {
                 (User::at(address), false)
             };
             let prepare = move |stream: TcpStream, slot: Arc<Slot>| {
-                let (door, router) = (Arc::clone(&door), router.clone());
+                let (veth_index, router) = (Arc::clone(&veth_index), router.clone());
                 async move {
-                    let (stream, caller) = door.admit(stream).await?;
+                    let (stream, caller) = veth_index.admit(stream).await?;
                     if caller.role == Role::Admin {
                         slot.is_administrators();
                     }

@@ -1,8 +1,8 @@
-//! The interfaces that the program is to be attached to, and how it is.
+//! Attaching the program to the configured interfaces.
 //!
-//! The config names them. Where the program is, is known by the interface's index, which stays the same when names change:
-//! interfaces that swap their names keep it without a packet lost, and one that was renamed keeps it until a reload or a
-//! restart with all that the config names in place.
+//! Attachments are identified by the interface's index, which stays the same when names change. So interfaces that swap their
+//! names keep the program without losing a packet. A renamed interface keeps it until a reload or restart for which all
+//! configured interfaces exist.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -18,26 +18,26 @@ use crate::model::state::TroubleKind;
 use crate::pool::covered::Covered;
 use crate::report::documents::InterfaceView;
 
-/// How often it is tried again to attach to an interface where that failed.
+/// How often a failed attachment is retried.
 const ATTACH_AGAIN: Duration = Duration::from_secs(2);
 
-/// What the program is attached to.
+/// The state of all attachments.
 pub(super) struct Attachments {
-    /// The interfaces that it is to be attached to, and how it is, or why not.
+    /// The configured interfaces, and how the program is attached, or why not.
     interfaces: BTreeMap<String, Result<Attached, String>>,
-    /// Under which index each of them had the program last.
+    /// The last index of each interface with the program.
     last_index: BTreeMap<String, u32>,
     /// The interfaces that are up and have a carrier.
     up: BTreeSet<String>,
-    /// How it is to be attached.
+    /// The configured XDP mode.
     mode: XdpMode,
-    /// When it was last tried to attach where that had failed.
+    /// The time of the last retry.
     tried: Instant,
-    /// Whether the interfaces that it covers may be others than when they were asked for last.
+    /// Whether the covered interfaces may have changed since they were last read.
     is_changed: bool,
 }
 
-/// What everything here works on.
+/// What attaching needs.
 pub(super) struct Tools<'a> {
     pub(super) kernel: &'a mut dyn Kernel,
     pub(super) journal: &'a mut Journal,
@@ -60,9 +60,8 @@ impl Attachments {
     /// Attaches the program to every interface of the config, and detaches it from every other.
     ///
     /// # Errors
-    /// At a first start, where an interface refuses the program, or none of them exists. One of several that is missing may
-    /// come later, and is waited for. Where tables were adopted, forwarding goes on through the others and it is tried again,
-    /// as at runtime.
+    /// At a first start, if an interface refuses the program, or none exists. If one of several is missing, the daemon waits
+    /// for it. With adopted tables, forwarding continues through the others, and it is retried, as at runtime.
     pub(super) fn attach_configured(
         &mut self,
         names: &[String],
@@ -88,7 +87,7 @@ impl Attachments {
         Ok(())
     }
 
-    /// The interfaces that the program is to be attached to, and how it is, or why not.
+    /// The configured interfaces, and how the program is attached, or why not.
     pub(super) fn interfaces(&self) -> &BTreeMap<String, Result<Attached, String>> {
         &self.interfaces
     }
@@ -98,7 +97,7 @@ impl Attachments {
         self.interfaces.iter().filter(|(_, attached)| attached.is_ok()).map(|(name, _)| name.as_str())
     }
 
-    /// The interfaces, as the API tells of them.
+    /// The interfaces as an API document.
     pub(super) fn views(&self) -> Vec<InterfaceView> {
         let view = |(name, attached): (&String, &Result<Attached, String>)| {
             let (index, mode, note) = match attached {
@@ -110,7 +109,7 @@ impl Attachments {
         self.interfaces.iter().map(view).collect()
     }
 
-    /// The interfaces that the program covers, where they may be others than when this was asked last.
+    /// The covered interfaces, if they may have changed since the last call.
     pub(super) fn changed(&mut self) -> Option<Covered> {
         let index = |attached: &Result<Attached, String>| Some(attached.as_ref().ok()?.index);
         std::mem::take(&mut self.is_changed).then(|| Covered {
@@ -119,8 +118,7 @@ impl Attachments {
         })
     }
 
-    /// Takes in that an interface came, went or changed. One that came back, with another index, has lost the
-    /// program.
+    /// Handles an interface that was added, removed or changed. One that was recreated has another index, and no program.
     pub(super) fn hear(&mut self, name: &str, index: Option<u32>, up: bool, tools: &mut Tools<'_>) {
         let is_news = if up { self.up.insert(name.to_owned()) } else { self.up.remove(name) };
         let Some(present) = self.interfaces.get(name) else { return };
@@ -139,20 +137,20 @@ impl Attachments {
         }
     }
 
-    /// Takes in that no interface has this name any more; it had this index. `is_first`: it has just been heard.
+    /// Handles the removal of a name; the interface had this index. `is_first`: this is the first event about it.
     fn miss(&mut self, name: &str, index: u32, is_first: bool, tools: &mut Tools<'_>) {
         match tools.kernel.verify_attached(index) {
-            // It is back already, or goes from name to name: the next look tells.
+            // It is back already, or is being renamed: the next verification shows.
             Ok(present) if present == name || is_first => return,
             Ok(_) => {}
-            // Nothing is left of it but the pin of its link.
+            // Only the pin of its link is left.
             Err(_) => tools.detach(name, index),
         }
         let why = self.why_missing(name, tools.kernel);
         self.note(name, Err(why), tools);
     }
 
-    /// Why the program is not attached under this name, of which there is no interface.
+    /// Why the program is not attached to this missing interface.
     fn why_missing(&self, name: &str, kernel: &dyn Kernel) -> String {
         let last = self.last_index.get(name).map(|index| kernel.verify_attached(*index));
         match last {
@@ -164,13 +162,13 @@ impl Attachments {
         }
     }
 
-    /// Has flows go on through an interface that came in the place of one that is gone.
+    /// Moves flows to an interface that replaces a removed one.
     fn follow(&mut self, name: &str, index: u32, tools: &mut Tools<'_>) {
         let Some(before) = self.last_index.insert(name.to_owned(), index).filter(|before| *before != index)
         else {
             return;
         };
-        // One that has another name now has its flows still.
+        // A renamed interface still has its flows.
         if tools.kernel.verify_attached(before).is_ok() {
             return;
         }
@@ -178,7 +176,7 @@ impl Attachments {
         tools.flows.move_flows(name, before, index);
     }
 
-    /// Looks whether the kernel has the program where it was attached, and attaches it again where it has not.
+    /// Verifies that the kernel has the program where it was attached, and restores it.
     pub(super) fn verify(&mut self, tools: &mut Tools<'_>) {
         let lost = |(name, attached): (&String, &Result<Attached, String>)| {
             let index = attached.as_ref().ok()?.index;
@@ -196,7 +194,7 @@ impl Attachments {
                     tracing::warn!("{name}: {why}");
                     self.attach(name, tools);
                     if self.interfaces[name].is_ok() {
-                        tools.journal.tell_restored("attached again", &[format!("{name} ({why})")]);
+                        tools.journal.report_restored("attached again", &[format!("{name} ({why})")]);
                     }
                 }
             }
@@ -207,7 +205,7 @@ impl Attachments {
         self.verify_classifiers(tools);
     }
 
-    /// Looks whether the kernel has the program at TC ingress beside it, and attaches that again where it has not.
+    /// Verifies the program at TC ingress, and restores it.
     fn verify_classifiers(&mut self, tools: &mut Tools<'_>) {
         let attached = |(name, attached): (&String, &Result<Attached, String>)| {
             Some((name.clone(), attached.as_ref().ok()?.clone()))
@@ -217,7 +215,7 @@ impl Attachments {
             let restored = tools.kernel.restore_classifier(attached.index);
             if let Ok(Some(why)) = &restored {
                 let what = format!("the program at TC ingress of {name} ({why})");
-                tools.journal.tell_restored("attached again", &[what]);
+                tools.journal.report_restored("attached again", &[what]);
             }
             let without_classifier = restored.err().map(|error| format!("{error:#}"));
             if without_classifier != attached.without_classifier {
@@ -226,14 +224,14 @@ impl Attachments {
         }
     }
 
-    /// Tries again, now and then, where the program could not be attached.
+    /// Retries failed attachments from time to time.
     pub(super) fn attach_missing(&mut self, tools: &mut Tools<'_>, now: Instant) {
         if now.duration_since(self.tried) >= ATTACH_AGAIN {
             self.attach_missing_now(tools, now);
         }
     }
 
-    /// Tries again where the program could not be attached; returns where it is now.
+    /// Retries failed attachments; returns the new ones.
     pub(super) fn attach_missing_now(&mut self, tools: &mut Tools<'_>, now: Instant) -> Vec<String> {
         self.tried = now;
         let missing = |(name, attached): (&String, &Result<_, _>)| attached.is_err().then(|| name.clone());
@@ -246,7 +244,7 @@ impl Attachments {
         missing
     }
 
-    /// Attaches the program to each of these, or to none of them.
+    /// Attaches the program to all of these interfaces, or to none.
     pub(super) fn attach_all<'a>(
         &self,
         names: impl Iterator<Item = &'a String>,
@@ -265,7 +263,7 @@ impl Attachments {
         Ok(done)
     }
 
-    /// Takes over what was attached so.
+    /// Takes over these attachments.
     pub(super) fn take(&mut self, anew: AttachedAnew, tools: &mut Tools<'_>) {
         for (name, attached) in anew.all {
             self.note(&name, Ok(attached), tools);
@@ -283,8 +281,8 @@ impl Attachments {
         self.note(name, attached, tools);
     }
 
-    /// Where one interface of `auto` had to be generic, has the others be so, too: a native program cannot send
-    /// through a driver without XDP, and the kernel would drop what it sends there without a word.
+    /// If one interface of `auto` had to be generic, makes the others generic, too: a native program cannot send through a
+    /// driver without XDP, and the kernel drops such packets silently.
     pub(super) fn attach_alike(&mut self, tools: &mut Tools<'_>) {
         let attached = |mode| {
             let of_mode = move |(name, attached): (&String, &Result<Attached, String>)| {
@@ -325,7 +323,7 @@ impl Attachments {
         self.note_covered(tools.journal);
     }
 
-    /// Detaches the program from an interface that is not in the config any more.
+    /// Detaches the program from an interface that is no longer configured.
     pub(super) fn forget(&mut self, name: &str, tools: &mut Tools<'_>) {
         self.last_index.remove(name);
         if let Some(Ok(attached)) = self.interfaces.remove(name) {
@@ -334,8 +332,8 @@ impl Attachments {
         self.note_covered(tools.journal);
     }
 
-    /// Detaches the program from the interfaces that the config does not name, such as one that was renamed; but only where it
-    /// has all that it names.
+    /// Detaches the program from interfaces that are not configured, such as a renamed one, but only if it is attached to all
+    /// configured ones.
     pub(super) fn release_others(&self, tools: &mut Tools<'_>) {
         if self.interfaces.values().any(Result::is_err) {
             return;
@@ -370,16 +368,16 @@ impl Tools<'_> {
     }
 }
 
-/// What a reload attached.
+/// Attachments made by a reload.
 pub(super) struct AttachedAnew {
     /// Each interface, and how.
     all: Vec<(String, Attached)>,
-    /// Where the program was before: the interfaces' indices.
+    /// The indices of the interfaces that had the program before.
     held: Vec<u32>,
 }
 
 impl AttachedAnew {
-    /// Detaches what was attached, but for what was attached before.
+    /// Detaches the new attachments.
     pub(super) fn take_back(&self, tools: &mut Tools<'_>) {
         for (name, attached) in self.all.iter().filter(|(_, it)| !self.held.contains(&it.index)) {
             tools.detach(name, attached.index);

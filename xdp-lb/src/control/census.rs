@@ -1,4 +1,4 @@
-//! How many flows each backend has, as they were counted last, and when they are counted again.
+//! Counting the flows of each backend.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,28 +15,28 @@ use crate::datapath::{Census, Counted};
 use crate::model::Timeouts;
 use crate::model::state::TroubleKind;
 
-/// How often the flows are counted, and those that are over removed; less often where that would take more than one part in
-/// [`SHARE`] of a core.
+/// How often flows are counted, and ended ones removed; less often if that would take more than one part in [`SHARE`] of a
+/// core.
 pub(super) const EVERY: Duration = Duration::from_secs(5);
 const SHARE: u32 = 25;
 
-/// How old a count of flows may be that somebody waits for; older where one would take more than one part in
-/// [`SHARE_ASKED_FOR`] of a core.
+/// How old a count may be if a caller waits for it; older if a count would take more than one part in [`SHARE_ASKED_FOR`] of a
+/// core.
 pub(super) const FRESH: Duration = Duration::from_millis(500);
 const SHARE_ASKED_FOR: u32 = 4;
 
-/// The last count of the flows, and the one under way.
+/// The last count of the flows, and the one in progress.
 pub(super) struct FlowCount {
     census: Arc<Census>,
-    /// When the last one began; `None` where they could not be counted.
+    /// When the last one started; `None` if it failed.
     began: Option<Instant>,
     /// Whether that was before the last change.
     is_outdated: bool,
-    /// When the next one is due, and when it may begin where somebody waits for it.
+    /// When the next one is due, and when it may start if a caller waits for it.
     due: Instant,
     due_if_asked_for: Instant,
     under_way: Option<UnderWay>,
-    /// Who waits for a count that is not outdated.
+    /// The callers that wait for an up-to-date count.
     waiting: Vec<oneshot::Sender<()>>,
     /// Whether flows without a record are over.
     unknown: UnknownFlows,
@@ -62,7 +62,7 @@ impl FlowCount {
         }
     }
 
-    /// How many flows of a backend live.
+    /// The number of live flows of a backend.
     pub(super) fn live(&self, backend: BackendIndex) -> u64 {
         self.census.live.get(&backend).copied().unwrap_or(0)
     }
@@ -72,18 +72,18 @@ impl FlowCount {
         Arc::clone(&self.census)
     }
 
-    /// Notes that what is in effect has changed: a count that has begun does not say how it is now.
+    /// Notes a change: a count in progress is outdated.
     pub(super) fn outdate(&mut self) {
         self.is_outdated = true;
         self.under_way.iter_mut().for_each(|count| count.is_outdated = true);
     }
 
-    /// When the last count began, if that was after the last change.
+    /// When the last count started, if that was after the last change.
     pub(super) fn of_now(&self) -> Option<Instant> {
         self.began.filter(|_| !self.is_outdated)
     }
 
-    /// Has the flows counted if it is time to.
+    /// Starts a count if it is due.
     pub(super) fn go_on(&mut self, worker: &FlowWorker, sync: &mut TableSync, now: Instant) {
         let is_due = now >= self.due || !self.waiting.is_empty() && now >= self.due_if_asked_for;
         if self.under_way.is_none() && is_due {
@@ -93,7 +93,7 @@ impl FlowCount {
         }
     }
 
-    /// Where the count is too old for whoever waits for a backend to lose its last flow: who tells of a newer one.
+    /// If the count is too old for a caller that waits for a backend to drain: the receiver of a newer one.
     pub(super) fn newer(&mut self, now: Instant) -> Option<oneshot::Receiver<()>> {
         let is_old = self.of_now().is_none_or(|began| now.duration_since(began) >= FRESH);
         is_old.then(|| {
@@ -103,7 +103,7 @@ impl FlowCount {
         })
     }
 
-    /// Takes in a count of the flows, and settles the slots that have come to rest.
+    /// Takes a finished count, and settles slots.
     pub(super) fn take(
         &mut self,
         finished: Finished,
@@ -132,7 +132,7 @@ impl FlowCount {
         };
         if error.is_some() || !self.is_outdated {
             for waiting in self.waiting.drain(..) {
-                // Whoever has gone needs no answer.
+                // The caller may be gone.
                 let _ = waiting.send(());
             }
         }

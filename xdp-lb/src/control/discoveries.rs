@@ -1,5 +1,5 @@
-//! What discovery tells: taken in, and said once. Where backends are found by DNS, an address that is missing from answers
-//! counts as there for a while: many servers answer with some of the addresses, others each time.
+//! Updates of discovery. An address that is missing from DNS answers is held for a while, because many servers answer with a
+//! changing subset of the addresses.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -14,16 +14,16 @@ use crate::overlay::Overlay;
 use crate::report::documents::DiscoveryView;
 use crate::report::unused::{some, unused};
 
-/// If addresses keep coming back, a missing one is held for this multiple of the longest absence that was seen.
+/// If addresses keep coming back, a missing one is held for this multiple of the longest observed absence.
 const ABSENCES: u32 = 4;
 
-/// The longest time that an address is held for that.
+/// The maximum of that time.
 const LONGEST_HOLD: Duration = Duration::from_secs(3600);
 
-/// So many addresses have to come back before answers count as differing: a single one is a host that was restarted.
+/// How many addresses must come back before answers count as varying: a single one may be a restarted host.
 const DIFFERING: usize = 3;
 
-/// How discovery goes, by service.
+/// The state of discovery, by service.
 #[derive(Debug, Default)]
 pub(super) struct Discoveries(BTreeMap<String, Status>);
 
@@ -38,15 +38,15 @@ struct Status {
     failures: u64,
     /// The last answer.
     found: Vec<Backend>,
-    /// What was in an earlier answer, and since when it is missing.
+    /// Addresses of earlier answers, and since when they are missing.
     missing: BTreeMap<SocketAddr, (Instant, Backend)>,
-    /// What came back after it was missing.
+    /// Addresses that came back after being missing.
     returned: BTreeSet<SocketAddr>,
-    /// The longest time that one of those was missing.
+    /// The longest time that one of them was missing.
     longest_absence: Duration,
-    /// How many were found beyond `max_backends`.
+    /// How many exceed `max_backends`.
     left_out: usize,
-    /// What was found and waits for room.
+    /// Backends that wait for room.
     waiting: Vec<SocketAddr>,
 }
 
@@ -69,13 +69,13 @@ impl Status {
         }
     }
 
-    /// How long an address that is missing counts as there.
+    /// How long a missing address is held.
     fn hold(&self) -> Duration {
         let hold = self.discovery.hold();
         if hold.is_zero() { hold } else { hold.max((self.longest_absence * ABSENCES).min(LONGEST_HOLD)) }
     }
 
-    /// Takes in an answer; `before` is what was known without one.
+    /// Handles an answer; `before`: the known backends without it.
     fn answer(&mut self, found: &[Backend], before: impl Iterator<Item = Backend>, now: Instant) {
         let present: BTreeSet<SocketAddr> = found.iter().map(|it| it.address).collect();
         let known: Vec<Backend> =
@@ -95,12 +95,12 @@ impl Status {
         self.answers += 1;
     }
 
-    /// What counts as found: the last answer, and what is held as far as there is room beside that.
+    /// The found backends: the last answer, and held addresses that still fit.
     fn held_and_found(&mut self, now: Instant) -> Vec<Backend> {
         let hold = self.hold();
         self.missing.retain(|_, (since, _)| now.saturating_duration_since(*since) < hold);
         let room = (self.discovery.max_backends as usize).saturating_sub(self.found.len());
-        // Those that are missing for the shortest time.
+        // Those missing for the shortest time first.
         let mut held: Vec<(Instant, Backend)> = self.missing.values().copied().collect();
         held.sort_by_key(|(since, _)| std::cmp::Reverse(*since));
         held.truncate(room);
@@ -108,14 +108,14 @@ impl Status {
         self.found.iter().copied().chain(held.into_iter().map(|(_, backend)| backend)).collect()
     }
 
-    /// Whether time has changed what counts as found, or there may be room for what waits.
+    /// Whether held addresses have expired, or waiting backends may fit.
     fn is_due(&self, now: Instant) -> bool {
         let hold = self.hold();
         !self.waiting.is_empty()
             || self.missing.values().any(|(since, _)| now.saturating_duration_since(*since) >= hold)
     }
 
-    /// Says that answers differ, where they do.
+    /// Logs that answers vary.
     fn differs(&self) -> Option<String> {
         let count = self.returned.len();
         (count >= DIFFERING && !self.hold().is_zero()).then(|| {
@@ -128,7 +128,7 @@ impl Status {
         })
     }
 
-    /// Says what waits for room, where anything does.
+    /// Logs which backends wait for room.
     fn waits(&self) -> Option<String> {
         let (first, most) = (self.waiting.first()?, self.discovery.max_backends);
         let others = match self.waiting.len() - 1 {
@@ -143,7 +143,7 @@ impl Status {
 }
 
 impl Discoveries {
-    /// Forgets the services that are not there, or that look elsewhere now.
+    /// Forgets removed services, and those with another source.
     pub(super) fn retain(&mut self, services: &[EffectiveService]) {
         let present: BTreeMap<&str, &Discovery> = services
             .iter()
@@ -152,7 +152,7 @@ impl Discoveries {
         self.0.retain(|name, status| present.get(name.as_str()) == Some(&&status.discovery));
     }
 
-    /// Remembers how it went, and says what is new of it. `before` is what was known without an answer.
+    /// Records the result of a lookup, and logs what is new. `before`: the known backends without an answer.
     fn note(&mut self, update: &Update, before: impl Iterator<Item = Backend>, now: Instant) {
         let name = &update.service;
         let status = self.0.entry(name.clone()).or_insert_with(|| Status::new(update.discovery.clone()));
@@ -192,7 +192,7 @@ impl Discoveries {
         services.iter().any(|it| it.service.discovery.is_some() && !self.0.contains_key(&it.service.name))
     }
 
-    /// Takes in what discovery tells of these services, all of it at once, into what was changed at runtime.
+    /// Applies updates for these services, all at once, to the overlay.
     pub(super) fn take_in(
         &mut self,
         updates: Vec<Update>,
@@ -216,13 +216,13 @@ impl Discoveries {
         }
     }
 
-    /// The services for which time has changed what counts as found, or there may be room for what waits.
+    /// The services whose held addresses have expired, or whose waiting backends may fit.
     pub(super) fn due(&self, now: Instant) -> Vec<String> {
         let due = self.0.iter().filter(|(_, status)| status.is_due(now));
         due.map(|(name, _)| name.clone()).collect()
     }
 
-    /// Takes what counts as found for a service into what was changed at runtime.
+    /// Applies a service's found backends to the overlay.
     pub(super) fn take(
         &mut self,
         name: &str,
@@ -255,7 +255,7 @@ impl Discoveries {
         }
     }
 
-    /// How discovery goes, by service.
+    /// The state of discovery, by service.
     pub(super) fn views(
         &self,
         services: &[EffectiveService],

@@ -1,5 +1,5 @@
-//! What has happened, for those who watch. The last events are kept, for readers that are slow or come back; who falls
-//! behind further is told that it lost some.
+//! Events for watchers. The last events are kept for readers that are slow or reconnect; a reader that falls behind further
+//! gets an event that some were lost.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,33 +12,33 @@ use crate::model::event::{EventView, WatchEvent};
 /// How many events are kept.
 const KEPT: usize = 4096;
 
-/// The log of events, to which its owner adds.
+/// The log of events.
 #[derive(Debug)]
 pub struct EventLog {
     log: Arc<Mutex<Log>>,
     news: watch::Sender<()>,
 }
 
-/// What gives readers of the log, to whoever comes.
+/// Creates readers of the log.
 #[derive(Clone, Debug)]
 pub struct EventReaders {
     log: Arc<Mutex<Log>>,
     news: watch::Receiver<()>,
 }
 
-/// A reader of the log, at its own place in it.
+/// A reader with its own position in the log.
 #[derive(Debug)]
 pub struct EventReader {
     log: Arc<Mutex<Log>>,
     news: watch::Receiver<()>,
     next: u64,
-    /// Whether it asked to go on from where nobody knows what followed.
+    /// Whether it asked for an unknown position, after which events may be missing.
     is_lost: bool,
 }
 
 #[derive(Debug)]
 struct Log {
-    /// Tells the events of this daemon from those of the one before: when it started, Unix time in milliseconds.
+    /// Distinguishes the events of this daemon from those of earlier ones: its start, in Unix milliseconds.
     daemon: u128,
     /// The number of the first event that is kept.
     first: u64,
@@ -78,7 +78,7 @@ impl EventLog {
         self.news.send_replace(());
     }
 
-    /// What gives readers of it.
+    /// Creates readers of it.
     pub fn readers(&self) -> EventReaders {
         EventReaders { log: Arc::clone(&self.log), news: self.news.subscribe() }
     }
@@ -104,15 +104,15 @@ impl EventReaders {
 }
 
 impl EventReader {
-    /// The id of the event before the next one: what a reader that comes back has read.
+    /// The ID of the event before the next one, for a reader that reconnects.
     pub fn position(&self) -> String {
         lock(&self.log).id(self.next - 1)
     }
 
-    /// The next event; `None` when the log has ended and all of it is read.
+    /// The next event; `None` after the last one, when the log has ended.
     pub async fn next(&mut self) -> Option<Arc<EventView>> {
         loop {
-            // Before the log is looked at: what comes after that is news.
+            // Before reading the log: later events wake the reader.
             self.news.mark_unchanged();
             if let Some(event) = self.take() {
                 return Some(event);
@@ -141,7 +141,7 @@ impl EventReader {
 }
 
 fn lock(log: &Mutex<Log>) -> MutexGuard<'_, Log> {
-    // Nothing that holds it can leave it half-changed.
+    // No holder of the lock can leave it half-changed.
     log.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

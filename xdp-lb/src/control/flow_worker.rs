@@ -1,4 +1,4 @@
-//! The thread that walks over the flow table: with millions of records that takes longer than the owner task has.
+//! The thread that walks the flow table: with millions of records, that takes too long for the owner task.
 
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
@@ -10,7 +10,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::kernel::FlowTable;
 use crate::datapath::{Counted, TablesView};
 
-/// What became of a count of the flows.
+/// The result of a count of the flows.
 pub(super) struct Finished {
     pub(super) counted: anyhow::Result<Counted>,
     pub(super) took: Duration,
@@ -21,7 +21,7 @@ enum Job {
     Move { name: String, from: u32, to: u32 },
 }
 
-/// The thread, which ends with this.
+/// The thread, which ends when this is dropped.
 pub(super) struct FlowWorker {
     jobs: Option<mpsc::Sender<Job>>,
     thread: Option<JoinHandle<()>>,
@@ -29,10 +29,10 @@ pub(super) struct FlowWorker {
 }
 
 impl FlowWorker {
-    /// Starts it. `view` shows the tables that records are judged by; the counts go to `finished`.
+    /// Starts it. `view` shows the tables by which records are judged; counts are sent to `finished`.
     ///
     /// # Errors
-    /// Where there can be no further thread.
+    /// If no thread can be started.
     pub(super) fn start(
         mut table: Box<dyn FlowTable>,
         view: Arc<TablesView>,
@@ -45,7 +45,7 @@ impl FlowWorker {
                     Job::Count => {
                         let began = Instant::now();
                         let counted = table.count();
-                        // An owner that has ended needs none.
+                        // The owner may have ended.
                         let _ = finished.send(Finished { counted, took: began.elapsed() });
                     }
                     Job::Move { name, from, to } => move_flows(table.as_mut(), &name, from, to),
@@ -57,24 +57,24 @@ impl FlowWorker {
         Ok(Self { jobs: Some(jobs), thread: Some(thread), view })
     }
 
-    /// Has the flows counted.
+    /// Starts a count.
     pub(super) fn count(&self) {
         self.give(Job::Count);
     }
 
-    /// Has the replies of recorded flows that left by an interface leave by the one that came in its place.
+    /// Moves recorded flows from a removed interface to its replacement.
     pub(super) fn move_flows(&self, name: &str, from: u32, to: u32) {
         self.give(Job::Move { name: name.to_owned(), from, to });
     }
 
     fn give(&self, job: Job) {
-        // The thread lives for as long as there may be jobs.
+        // The thread runs as long as there may be jobs.
         let _ = self.jobs.as_ref().map(|jobs| jobs.send(job));
     }
 }
 
 impl Drop for FlowWorker {
-    /// Whoever has the tables next is alone with them: the thread is awaited, for as long as it has a bucket of records in hand.
+    /// Waits for the thread, at most for one bucket of records, so that the next owner has the tables for itself.
     fn drop(&mut self) {
         self.view.end();
         self.jobs = None;

@@ -1,5 +1,4 @@
-//! How everything else talks to the owner task. Each request is here once: as a call of the [`Owner`], or of what that has
-//! published, where it only reads.
+//! The interface to the owner task. Each request is a call of the [`Owner`], or of what it has published for a read.
 
 use std::future::ready;
 use std::net::SocketAddr;
@@ -30,7 +29,7 @@ use crate::report::snapshot::{Clock, Snapshot};
 /// How long an answer waits for a count of the flows.
 const LONGEST_COUNT: Duration = Duration::from_millis(50);
 
-/// The face of the owner task: cheap to clone, one for each that asks.
+/// The interface to the owner task, cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
     requests: mpsc::Sender<Request>,
@@ -40,12 +39,12 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// A handle whose requests arrive at the receiver of `requests`, and that reads what the same owner task publishes.
+    /// A handle that sends to `requests`, and reads what the same owner task publishes.
     pub fn new(requests: mpsc::Sender<Request>, published: Published) -> Self {
         Self { requests, published, reloading: Arc::default(), listing: Arc::new(Semaphore::new(1)) }
     }
 
-    /// Has the owner task do this. What was done is published before it is answered: whoever hears of it sees it.
+    /// Runs this on the owner task. The result is published before the answer, so that the caller can see it.
     async fn ask<T: Send + 'static>(
         &self,
         what: impl FnOnce(&mut Owner) -> Answer<T> + Send + 'static,
@@ -54,7 +53,7 @@ impl Handle {
         let request: Request = Box::new(move |owner| {
             let done = what(owner);
             owner.publish();
-            // Whoever asked may have gone, which is their affair.
+            // The caller may be gone.
             let _ = answer.send(done);
             ready(None).boxed()
         });
@@ -66,8 +65,8 @@ impl Handle {
         answered.await.map_err(|_| stopping())?
     }
 
-    /// Reads what the owner task has published, without it. To make a document of thousands of backends takes some
-    /// milliseconds, and to list flows some seconds.
+    /// Reads what the owner task has published. A document of thousands of backends takes milliseconds, a list of flows
+    /// seconds.
     async fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Published) -> Answer<T> + Send + 'static,
@@ -84,7 +83,7 @@ impl Handle {
         self.read(move |published| published.view(view)).await
     }
 
-    /// Has the flows counted where somebody may wait for a backend to lose its last.
+    /// Counts the flows if a caller may be waiting for a backend to drain.
     async fn count_flows(&self) -> Answer<()> {
         if !self.published.drains() {
             return Ok(());
@@ -99,7 +98,7 @@ impl Handle {
     /// Makes the tables the only ones: this daemon stays.
     ///
     /// # Errors
-    /// Where the owner task has ended.
+    /// If the owner task has ended.
     pub async fn keep_tables(&self) -> Answer<()> {
         self.ask(|owner| {
             owner.keep_tables();
@@ -152,7 +151,7 @@ impl Handle {
         self.read(list).await
     }
 
-    /// The running configuration, and what of it was changed at runtime.
+    /// The running configuration, and its runtime changes.
     pub async fn config(&self, query: ConfigQuery) -> Answer<ConfigView> {
         self.read(move |published| published.latest()?.running(query)).await
     }
@@ -160,7 +159,7 @@ impl Handle {
     /// What happens after the event of this id; without one, from now on.
     ///
     /// # Errors
-    /// Where the owner task has ended.
+    /// If the owner task has ended.
     pub fn watch(&self, after: Option<&str>) -> Answer<EventReader> {
         self.published.watch(after)
     }
@@ -175,7 +174,7 @@ impl Handle {
         self.ask(move |owner| owner.patch_service(&name, &patch)).await
     }
 
-    /// Drains the node, or takes it back into service; kept across restarts.
+    /// Drains the node, or puts it back into service; kept across restarts.
     pub async fn patch_node(&self, admin: AdminState) -> Answer<Outcome> {
         self.ask(move |owner| owner.change(|overlay, config| overlay.patch_node(config, admin))).await
     }
@@ -228,17 +227,17 @@ impl Handle {
         self.ask(move |owner| owner.reload(config, leave)).await
     }
 
-    /// What the config file says now. It is read here, so that the owner task never waits for a file.
+    /// Reads the config file here, so that the owner task never waits for a file.
     async fn read_config(&self) -> Answer<Result<Config, Errors>> {
         self.read(|published| Ok(config::load(&published.latest()?.config_file))).await
     }
 
-    /// Whether a backend's first check or its next hop is pending. An answer shows that the owner task goes on, too.
+    /// Whether a backend's first check or next hop is pending. An answer also shows that the owner task is running.
     pub async fn is_pending(&self) -> Answer<bool> {
         self.ask(|owner| Ok(owner.is_pending())).await
     }
 
-    /// Has the binary at the daemon's path take over.
+    /// Upgrades to the binary at the daemon's path.
     pub async fn upgrade(&self) -> Answer<Outcome> {
         self.ask(Owner::begin_upgrade).await
     }

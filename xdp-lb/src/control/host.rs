@@ -1,4 +1,4 @@
-//! What the host has to provide beside the program, which only the operator can: looked for, and said.
+//! Host settings that only the operator can change: checks and warnings.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, UdpSocket};
@@ -8,18 +8,18 @@ use nix::ifaddrs::getifaddrs;
 
 use crate::model::{Config, Effective, EffectiveService, Mode, PortRange, Service};
 
-/// How many lines are said of one kind.
+/// Maximum number of warnings of one kind.
 const MOST: usize = 10;
 
-/// A host that can be asked about itself.
+/// A host whose settings can be read.
 pub trait Host {
     /// A sysctl's value, by its path under `/proc/sys`; `None` where there is none.
     fn sysctl(&self, path: &str) -> Option<String>;
-    /// Whether the kernel takes packets to this address for its own.
+    /// Whether this is an address of the host.
     fn is_local(&self, address: IpAddr) -> bool;
 }
 
-/// The host that this runs on, in the network namespace that this runs in.
+/// This host, in the daemon's network namespace.
 #[derive(Clone, Copy, Debug)]
 pub struct ThisHost;
 
@@ -36,8 +36,7 @@ impl Host for ThisHost {
                     || address_of.and_then(|it| it.as_sockaddr_in6()).is_some_and(|v6| v6.ip() == address)
             })
         });
-        // A route of type local makes an address this host's, too, and then it can be bound to; with
-        // ip_nonlocal_bind every address can.
+        // A local route also makes an address the host's, and then it can be bound; with ip_nonlocal_bind, every address can.
         let family = if address.is_ipv4() { "ipv4" } else { "ipv6" };
         let binds_any =
             self.sysctl(&format!("net/{family}/ip_nonlocal_bind")).is_some_and(|value| value != "0");
@@ -45,31 +44,36 @@ impl Host for ThisHost {
     }
 }
 
-/// Something that the host lacks.
+/// A missing setting of the host.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Lack {
-    /// What is missing, and what follows from it.
+pub struct HostProblem {
+    /// What is missing, and the consequence.
     pub what: String,
     /// What to do.
     pub fix: String,
 }
 
-impl fmt::Display for Lack {
+impl fmt::Display for HostProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.what, self.fix)
     }
 }
 
-/// What the host lacks for these services.
-pub fn lacks(host: &impl Host, config: &Config, effective: &Effective) -> Vec<Lack> {
+/// Missing settings for these services.
+pub fn lacks(host: &impl Host, config: &Config, effective: &Effective) -> Vec<HostProblem> {
     let mut lines = forwarding(host, config, effective);
     lines.extend(ports(host, config.snat_ports, effective));
     lines.extend(addresses(host, config, effective));
     lines
 }
 
-/// What the host lacks for the services that need more of it than before.
-pub fn lacks_anew(host: &impl Host, config: &Config, before: &Effective, after: &Effective) -> Vec<Lack> {
+/// Missing settings for services that need more than before.
+pub fn new_problems(
+    host: &impl Host,
+    config: &Config,
+    before: &Effective,
+    after: &Effective,
+) -> Vec<HostProblem> {
     let needs_as_much = |one: &Service, other: &Service| {
         let needs = |it: &Service| (it.vip, it.mode);
         one.name == other.name
@@ -92,7 +96,7 @@ pub fn lacks_anew(host: &impl Host, config: &Config, before: &Effective, after: 
     lines
 }
 
-fn forwarding(host: &impl Host, config: &Config, effective: &Effective) -> Vec<Lack> {
+fn forwarding(host: &impl Host, config: &Config, effective: &Effective) -> Vec<HostProblem> {
     let mut lines = Vec::new();
     for (is_v4, family, all) in
         [(true, "ipv4", "net.ipv4.ip_forward"), (false, "ipv6", "net.ipv6.conf.all.forwarding")]
@@ -106,7 +110,7 @@ fn forwarding(host: &impl Host, config: &Config, effective: &Effective) -> Vec<L
         };
         let off: Vec<&str> = config.interfaces.iter().filter(is_off).map(String::as_str).collect();
         if !off.is_empty() {
-            lines.push(Lack {
+            lines.push(HostProblem {
                 what: format!(
                     "service {} has mode nat, but {family} forwarding is off on {}, so replies to its clients are \
                      dropped",
@@ -121,7 +125,7 @@ fn forwarding(host: &impl Host, config: &Config, effective: &Effective) -> Vec<L
 }
 
 /// The same sysctls hold for IPv6.
-fn ports(host: &impl Host, snat: PortRange, effective: &Effective) -> Option<Lack> {
+fn ports(host: &impl Host, snat: PortRange, effective: &Effective) -> Option<HostProblem> {
     let service = effective.services.iter().find(|service| service.service.mode == Mode::FullNat)?;
     let local = host.sysctl("net/ipv4/ip_local_port_range")?;
     let mut ends = local.split_whitespace().map(str::parse::<u16>);
@@ -133,7 +137,7 @@ fn ports(host: &impl Host, snat: PortRange, effective: &Effective) -> Option<Lac
         let inside = |low: u16, high: u16| low <= first && last <= high;
         matches!((low.trim().parse(), high.trim().parse()), (Ok(low), Ok(high)) if inside(low, high))
     });
-    (first <= last && !is_reserved).then(|| Lack {
+    (first <= last && !is_reserved).then(|| HostProblem {
         what: format!(
             "snat_ports = \"{snat}\" overlaps this host's own ports ({low}-{high}), so service {} may intercept \
              connections of this host",
@@ -145,17 +149,17 @@ fn ports(host: &impl Host, snat: PortRange, effective: &Effective) -> Option<Lac
     })
 }
 
-fn addresses(host: &impl Host, config: &Config, effective: &Effective) -> Vec<Lack> {
+fn addresses(host: &impl Host, config: &Config, effective: &Effective) -> Vec<HostProblem> {
     let device = config.interfaces.first().map_or("lo", String::as_str);
     let prefix = |address: IpAddr| if address.is_ipv4() { 32 } else { 128 };
     let (mut vips, mut snat) = (Vec::new(), Vec::new());
     let mut seen = BTreeSet::new();
     for service in effective.services.iter().map(|service| &service.service) {
         let vip = service.vip.ip();
-        // Those that the daemon puts there may be away for good reason.
+        // VIPs managed by the daemon may be withdrawn.
         if seen.insert(vip) && config.vips.interface.is_none() && !host.is_local(vip) {
             let asks = if vip.is_ipv4() { "ARP" } else { "neighbour discovery" };
-            vips.push(Lack {
+            vips.push(HostProblem {
                 what: format!(
                     "service {}: this host does not own the VIP {vip}; {asks} does not answer for it, so clients \
                      reach it only if a router sends it here",
@@ -170,7 +174,7 @@ fn addresses(host: &impl Host, config: &Config, effective: &Effective) -> Vec<La
         let sees = if service.mode == Mode::FullNat { &service.snat_addresses[..] } else { &[] };
         for address in sees {
             if seen.insert(*address) && !host.is_local(*address) {
-                snat.push(Lack {
+                snat.push(HostProblem {
                     what: format!(
                         "service {}: this host does not own {address} of snat_addresses, so replies to it may not \
                          arrive here",
@@ -187,10 +191,10 @@ fn addresses(host: &impl Host, config: &Config, effective: &Effective) -> Vec<La
         .collect()
 }
 
-fn bounded(mut lines: Vec<Lack>, what: &str) -> Vec<Lack> {
+fn bounded(mut lines: Vec<HostProblem>, what: &str) -> Vec<HostProblem> {
     let more = lines.len().saturating_sub(MOST);
     lines.truncate(MOST);
-    lines.extend((more > 0).then(|| Lack {
+    lines.extend((more > 0).then(|| HostProblem {
         what: format!("and {more} more {what} are not addresses of this host"),
         fix: "add them the same way".into(),
     }));
@@ -299,7 +303,7 @@ mod tests {
         let [(config, own), (_, foreign), (_, both)] =
             ["\"198.51.100.1\"", "\"198.51.100.2\"", "\"198.51.100.1\", \"198.51.100.2\""].map(file);
         let said = |before, after| {
-            let lacks = lacks_anew(&host, &config, before, after);
+            let lacks = new_problems(&host, &config, before, after);
             lacks.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         for after in [&foreign, &both] {

@@ -1,5 +1,5 @@
-//! The addresses of this host, as the datapath is told of them: the MACs that frames are addressed to, the addresses in whose
-//! names it answers as a router, and those in whose name no packet from a network is taken.
+//! This host's addresses in the BPF tables: MACs of received frames, source addresses of ICMP errors, and addresses that are
+//! invalid as sources of received packets.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -13,40 +13,39 @@ use crate::model::state::TroubleKind;
 use crate::net::{OwnMacs, RouterAddressesOf};
 use crate::tables::Tables;
 
-/// What is known of this host's addresses.
+/// This host's addresses.
 pub(super) struct HostAddresses {
     macs: OwnMacs,
     /// Behind each interface.
     of_router: RouterAddressesOf,
     /// All of them, once they are known.
     all: Option<BTreeSet<IpAddr>>,
-    /// What the datapath was told of them.
+    /// The addresses in the tables.
     told: Option<BTreeSet<Address>>,
 }
 
 impl HostAddresses {
-    /// Nothing is known but the MACs.
+    /// Only the MACs are known.
     pub(super) fn new(macs: OwnMacs) -> Self {
         Self { macs, of_router: RouterAddressesOf::new(), all: None, told: None }
     }
 
-    /// Takes in what MACs the interfaces have now.
+    /// Updates the MACs of the interfaces.
     pub(super) fn set_macs(&mut self, macs: OwnMacs) {
         self.macs = macs;
     }
 
-    /// Takes in the addresses behind each interface.
+    /// Updates the addresses of each interface.
     pub(super) fn set_of_router(&mut self, addresses: RouterAddressesOf) {
         self.of_router = addresses;
     }
 
-    /// Takes in all addresses.
+    /// Updates all addresses.
     pub(super) fn set_all(&mut self, addresses: BTreeSet<IpAddr>) {
         self.all = Some(addresses);
     }
 
-    /// Tells the datapath the MACs of the interfaces that it is attached to, whatever their names are by now, and of those it
-    /// is to be attached to.
+    /// Writes the MACs of the interfaces that have the program (under any name), and of those that should have it.
     pub(super) fn write_macs<'a>(
         &self,
         names: impl Iterator<Item = &'a String>,
@@ -59,17 +58,17 @@ impl HostAddresses {
         journal.note_error(TroubleKind::OwnMacs, written.err());
     }
 
-    /// Tells the datapath in whose names it answers as a router, if it is to.
-    pub(super) fn tell_of_router(&self, answers: bool, kernel: &mut dyn Kernel) {
+    /// Writes the source addresses of ICMP errors, if they are enabled.
+    pub(super) fn write_router(&self, answers: bool, kernel: &mut dyn Kernel) {
         let none = RouterAddressesOf::new();
         if let Err(error) = kernel.set_router_addresses(if answers { &self.of_router } else { &none }) {
             tracing::error!("cannot write this host's addresses to the datapath: {error:#}");
         }
     }
 
-    /// Tells the datapath in whose name no packet from a network is taken: this host's addresses, and those that backends
-    /// see. Until the former are known, what an earlier daemon said holds.
-    pub(super) fn tell_own(&mut self, tables: &Tables, kernel: &mut dyn Kernel) {
+    /// Writes the addresses that are invalid as sources of received packets: this host's, and those that backends see. Until
+    /// the former are known, those of an earlier daemon stay.
+    pub(super) fn write_own(&mut self, tables: &Tables, kernel: &mut dyn Kernel) {
         let Some(all) = &self.all else { return };
         let all = all.iter().map(|address| Address::from(*address));
         let own: BTreeSet<_> = all.chain(tables.snat_addresses.values().copied()).collect();
@@ -83,7 +82,7 @@ impl HostAddresses {
     }
 }
 
-/// The MACs of the interfaces with these indices. Those of their ports, too: a bond's program runs on each of its ports.
+/// The MACs of the interfaces with these indices, and of their ports: a bond's program runs on each port.
 fn macs_of(own_macs: &OwnMacs, mut indices: BTreeSet<u32>) -> BTreeSet<OwnMac> {
     loop {
         let is_port = |port: Option<u32>| port.is_some_and(|master| indices.contains(&master));

@@ -1,4 +1,4 @@
-//! What the daemon tells as it happens: to the log, to those who watch, and as troubles, which stay until they are over.
+//! Reports to the log and to watchers, and troubles, which stay until they are over.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -11,45 +11,45 @@ use crate::model::event::WatchEvent;
 use crate::model::state::TroubleKind;
 use crate::pool::decide::Transition;
 use crate::pool::pool::Pool;
-use crate::pool::weigh::Reweighed;
+use crate::pool::weigh::WeightChange;
 use crate::report::documents::TroubleView;
 use crate::report::unused::{MOST, unused};
 
-/// How many restored things are named in one line.
+/// Maximum number of restored items named in one line.
 const NAMED: usize = 5;
 
-/// The events and troubles so far, and what has been logged and is not logged again.
+/// Events, troubles, and what has already been logged.
 #[derive(Debug, Default)]
 pub(super) struct Journal {
     events: EventLog,
     troubles: Troubles,
     /// How many things were restored since the daemon started.
     restored: u64,
-    /// The backends that are not used, by their service's name.
+    /// Unused backends, by the name of their service.
     unused: BTreeMap<String, Vec<String>>,
-    /// The interfaces outside the config that lead to backends.
+    /// Interfaces outside the config that lead to backends.
     uncovered: BTreeSet<String>,
 }
 
 impl Journal {
-    /// Tells those who watch.
+    /// Adds an event for watchers.
     pub(super) fn add(&self, event: WatchEvent) {
         self.events.add(event);
     }
 
-    /// Tells the log and those who watch.
+    /// Logs an event, and adds it for watchers.
     pub(super) fn tell(&self, event: WatchEvent) {
         tracing::info!("{event}");
         self.events.add(event);
     }
 
-    /// What those who watch get their readers of.
+    /// Creates readers for watchers.
     pub(super) fn readers(&self) -> EventReaders {
         self.events.readers()
     }
 
-    /// Tells which backends are in another state.
-    pub(super) fn tell_states(&self, transitions: Vec<Transition>) {
+    /// Reports changed states of backends.
+    pub(super) fn report_states(&self, transitions: Vec<Transition>) {
         for Transition { id, before, now } in transitions {
             self.tell(WatchEvent::Backend {
                 service: id.service,
@@ -61,15 +61,15 @@ impl Journal {
         }
     }
 
-    /// Tells which backends' weights count for more or less.
-    pub(super) fn tell_weights(&self, reweighed: Vec<Reweighed>) {
-        for Reweighed { id, weight, percent, reason } in reweighed {
+    /// Reports adjusted weights of backends.
+    pub(super) fn report_weights(&self, reweighed: Vec<WeightChange>) {
+        for WeightChange { id, weight, percent, reason } in reweighed {
             let ratio = f64::from(percent) / 100.0;
             self.tell(WatchEvent::Weight { service: id.service, address: id.backend, weight, ratio, reason });
         }
     }
 
-    /// Warns once of each interface outside the config that backends are reached through.
+    /// Warns once of each interface outside the config through which backends are reached.
     pub(super) fn warn_of_uncovered(&mut self, pool: &Pool) {
         let uncovered = pool.uncovered();
         for (interface, (backend, warning)) in &uncovered {
@@ -80,8 +80,8 @@ impl Journal {
         self.uncovered = uncovered.into_keys().collect();
     }
 
-    /// Tells which backends are not used, once for each.
-    pub(super) fn tell_unused(&mut self, effective: &Effective) {
+    /// Reports each unused backend once.
+    pub(super) fn report_unused(&mut self, effective: &Effective) {
         let mut before = std::mem::take(&mut self.unused);
         for service in effective.services.iter().filter(|service| !service.refused.is_empty()) {
             let name = service.service.name.clone();
@@ -103,8 +103,8 @@ impl Journal {
         }
     }
 
-    /// Tells what was restored.
-    pub(super) fn tell_restored(&mut self, what: &str, restored: &[String]) {
+    /// Reports what was restored.
+    pub(super) fn report_restored(&mut self, what: &str, restored: &[String]) {
         if restored.is_empty() {
             return;
         }
@@ -124,7 +124,7 @@ impl Journal {
         self.restored
     }
 
-    /// Notes what is wrong of this kind, and tells once that it is so, and once that it is over.
+    /// Records a trouble of this kind, and reports its start and its end once.
     pub(super) fn note(&mut self, kind: TroubleKind, why: Option<&str>) {
         match self.troubles.note(kind, why, Instant::now()) {
             News::None => {}
@@ -139,23 +139,23 @@ impl Journal {
         }
     }
 
-    /// The same, where an error is what is wrong.
+    /// The same for an error.
     pub(super) fn note_error(&mut self, kind: TroubleKind, error: Option<anyhow::Error>) {
         let why = error.map(|error| format!("{error:#}; retrying"));
         self.note(kind, why.as_deref());
     }
 
-    /// All that is wrong, in one line.
+    /// All troubles in one line.
     pub(super) fn trouble(&self) -> Option<String> {
         self.troubles.all()
     }
 
-    /// What is wrong of this kind, in words.
+    /// The trouble of this kind.
     pub(super) fn trouble_of(&self, kind: TroubleKind) -> Option<&str> {
         self.troubles.of(kind)
     }
 
-    /// All that is wrong, as the API tells it.
+    /// All troubles as API documents.
     pub(super) fn trouble_views(&self, now: Instant) -> Vec<TroubleView> {
         self.troubles.views(now)
     }

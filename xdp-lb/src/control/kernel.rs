@@ -1,4 +1,4 @@
-//! What the owner task needs of the datapath, as a trait: its logic is tested without a kernel.
+//! The datapath as a trait, so that the owner task can be tested without a kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -26,7 +26,7 @@ pub trait Kernel: Send {
     fn read(&self) -> Result<Tables>;
     fn apply(&mut self, writes: &[Write]) -> Result<()>;
     fn set_policy(&mut self, policy: &Policy) -> Result<()>;
-    fn beat(&mut self) -> Result<()>;
+    fn write_heartbeat(&mut self) -> Result<()>;
     fn set_vlans(&mut self, vlans: &BTreeMap<u32, (u32, u16)>) -> Result<()>;
     fn set_own_macs(&mut self, own_macs: &BTreeSet<OwnMac>) -> Result<()>;
     fn set_router_addresses(&mut self, addresses: &RouterAddressesOf) -> Result<()>;
@@ -95,8 +95,8 @@ impl Kernel for Datapath {
         Datapath::set_policy(self, policy)
     }
 
-    fn beat(&mut self) -> Result<()> {
-        Datapath::beat(self, monotonic_seconds()?)
+    fn write_heartbeat(&mut self) -> Result<()> {
+        Datapath::write_heartbeat(self, monotonic_seconds()?)
     }
 
     fn set_vlans(&mut self, vlans: &BTreeMap<u32, (u32, u16)>) -> Result<()> {

@@ -1,4 +1,4 @@
-//! What leaves, whoever took it away: it drains, and goes when its flows have ended or its time is over.
+//! Leaving services and backends: they drain, and are removed when their flows have ended or their time is over.
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
@@ -12,14 +12,14 @@ use super::sync::TableSync;
 use crate::model::change::{BackendChange, ChangeKind, FlowsLeft, ServiceChange};
 use crate::model::state::{BackendState, Origin};
 use crate::model::{self, Backend, Config, Effective, EffectiveBackend, EffectiveService, Limits, Timeouts};
-use crate::overlay::{self, Leave, Moment, Overlay};
+use crate::overlay::{self, BootTime, Leave, Overlay};
 use crate::plan::places::{Identity, identities, identity};
 use crate::pool::definition::{target_id, vip};
 use crate::pool::pool::Pool;
 use crate::tables::Tables;
 
-/// What a daemon before this one had in effect, by the tables that it left: of the services of `wanted`, the backends that
-/// may have flows. What leaves is in `wanted`, too.
+/// What the previous daemon had in effect, according to its tables: the backends of services in `wanted` that may have flows.
+/// `wanted` includes what is leaving.
 pub(super) fn left_in(tables: &Tables, wanted: Effective) -> Effective {
     let services = wanted.services.into_iter().filter_map(|service| {
         let present = tables.services.get(&vip(&service))?;
@@ -45,21 +45,21 @@ pub(super) fn left_in(tables: &Tables, wanted: Effective) -> Effective {
     Effective { services: services.collect() }
 }
 
-/// What is known of the flows of backends, by what stands in the tables.
+/// The flows of backends, by the tables.
 pub(super) struct BackendFlows<'a> {
     sync: &'a TableSync,
     census: &'a FlowCount,
-    /// Found out where it is needed, and then for all of them.
+    /// Computed on first use, for all backends.
     indices: OnceCell<HashMap<Identity, BackendIndex>>,
 }
 
 impl<'a> BackendFlows<'a> {
-    /// By these tables and this count.
+    /// From these tables and this count.
     pub(super) fn new(sync: &'a TableSync, census: &'a FlowCount) -> Self {
         Self { sync, census, indices: OnceCell::new() }
     }
 
-    /// A service's record and a backend's place.
+    /// A service's record and a backend's index.
     fn place(
         &self,
         service: &EffectiveService,
@@ -71,7 +71,7 @@ impl<'a> BackendFlows<'a> {
         Some((present, *indices.get(&identity(present.index, address))?))
     }
 
-    /// What is known of a backend's flows; `None` where it has no place in the tables.
+    /// A backend's flows; `None` if it is not in the tables.
     pub(super) fn left(&self, service: &EffectiveService, address: SocketAddr) -> Option<FlowsLeft> {
         let (_, index) = self.place(service, address)?;
         Some(FlowsLeft {
@@ -86,7 +86,7 @@ impl<'a> BackendFlows<'a> {
         backends.filter_map(|it| self.left(service, it.backend.address)).reduce(FlowsLeft::plus)
     }
 
-    /// What becomes of the services, with what is known of the flows of those that are removed.
+    /// The changes between two states, with the flows of removed backends.
     pub(super) fn changes(&self, before: &Effective, after: &Effective) -> Vec<ServiceChange> {
         let mut changes = overlay::diff(before, after);
         for change in &mut changes {
@@ -96,7 +96,7 @@ impl<'a> BackendFlows<'a> {
             for BackendChange { address, kind, flows, .. } in &mut change.backends {
                 if *kind == ChangeKind::Removed {
                     let left = self.left(service, *address);
-                    // One that has drained goes by itself, and ends nothing.
+                    // Removing a drained backend ends no flow.
                     let has_drained = service.backend(*address).is_some_and(|it| it.is_leaving)
                         && left.is_some_and(|left| left.recorded == 0);
                     *flows = left.filter(|_| !has_drained);
@@ -106,7 +106,7 @@ impl<'a> BackendFlows<'a> {
         changes
     }
 
-    /// Why nothing is lost with a backend that leaves; `None` while flows may be.
+    /// Why a leaving backend can be removed; `None` while it may have flows.
     fn is_over(
         &self,
         service: &EffectiveService,
@@ -132,17 +132,18 @@ impl<'a> BackendFlows<'a> {
     }
 }
 
-/// What is in effect by this config and these changes, where what was in effect before, and would not be any more, leaves.
+/// The services in effect with this config and these changes. What was in effect before and would not be any more starts to
+/// leave.
 ///
 /// # Errors
-/// As of [`overlay::effective`].
+/// As for [`overlay::effective`].
 pub(super) fn effective_after(
     before: &Effective,
     config: &Config,
     room: Limits,
     overlay: &mut Overlay,
     leave: Leave,
-    now: &Moment,
+    now: &BootTime,
 ) -> Result<Effective, Vec<String>> {
     overlay.depart(config, before, leave, now);
     overlay::effective_beside(config, overlay, room, |service, address| before.has(service, address))
@@ -174,7 +175,7 @@ pub(super) fn release(
     }
 }
 
-/// What to say of a service, or of its backend at an address, that was removed: whether it drains, or which flows it ended.
+/// The message for a removed service or backend: whether it drains, or which flows ended.
 pub(super) fn end_of(
     service: &str,
     address: Option<SocketAddr>,
@@ -198,7 +199,7 @@ pub(super) fn end_of(
         let flows = ends.unwrap_or_default();
         format!("; draining, with {flows}: removed once they have ended, after {longest} at the latest")
     } else if effective.services.iter().any(is_there) {
-        // It is left to discovery.
+        // Discovery manages it.
         String::new()
     } else {
         ends.map_or(String::new(), |flows| format!("; this ended {flows}"))

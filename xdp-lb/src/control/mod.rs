@@ -1,4 +1,4 @@
-//! The one owner of the daemon's state, and the pure functions that turn state into tables.
+//! The owner task of the daemon's state, and its components.
 
 #![forbid(unsafe_code)]
 

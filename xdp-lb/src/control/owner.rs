@@ -1,4 +1,4 @@
-//! The one task that holds the daemon's state. Everything else sends it messages.
+//! The task that owns the daemon's state. Everything else sends it messages.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use super::host_addresses::HostAddresses;
 use super::journal::Journal;
 use super::kernel::Kernel;
 use super::leaving::{self, BackendFlows};
-use super::parts::{Ears, Ended, Learnt, Listeners, Parts};
+use super::parts::{Ended, Inputs, Learned, Listeners, Parts};
 use super::published::Published;
 use super::sync::TableSync;
 use super::upgrades::Upgrades;
@@ -34,61 +34,59 @@ use crate::model::request::Outcome;
 use crate::model::state::TroubleKind;
 use crate::model::{Config, Effective, EffectiveBackend, EffectiveService, Limits};
 use crate::net::{Event, NoNextHop};
-use crate::overlay::{self, Leave, Moment, Overlay};
+use crate::overlay::{self, BootTime, Leave, Overlay};
 use crate::plan::places::{Plan, identities, identity};
 use crate::pool::covered::Covered;
 use crate::pool::definition::vip;
 use crate::pool::pool::Pool;
-use crate::pool::vips::{Wishes, wishes};
+use crate::pool::vips::{VipIntents, intents};
 use crate::report::snapshot::Snapshot;
 use crate::report::traffic::Carried;
 use crate::store::{self, Saved, StateError};
 use crate::tables::Tables;
 use crate::uptime;
 
-/// How often counters are sampled and what is overdue is looked for.
+/// How often counters are sampled and timeouts are checked.
 const TICK: Duration = Duration::from_secs(1);
 
-/// How often it is looked at whether a backend that is down answers clients.
+/// How often to check whether a backend that is down answers clients.
 const LOOK_FOR_ANSWERS: Duration = Duration::from_millis(250);
 
-/// News of backends is taken together for so long: those that fail at one moment are decided on together, and the ring does not
-/// move for one of them before it is known of the others.
+/// Reports on backends are collected for this time: backends that fail at the same moment are decided on together, so the ring
+/// moves once.
 const NEWS_GATHER: Duration = Duration::from_millis(10);
 
-/// After the tables were brought up to date, which looks at every service, the owner task rests for so many times as
-/// long as that took: where thousands of backends change their health, those that come meanwhile are taken together.
+/// After an update of the tables, which takes time for each service, the next one waits for this multiple of that time. So if
+/// thousands of backends change their health, many changes share one update.
 const REST: u32 = 3;
 
 /// The longest rest.
 const LONGEST_REST: Duration = Duration::from_millis(500);
 
-/// With empty tables, what the first checks find is taken together for so long: backends that came up one after another would
-/// take their slots from those before them, and a slot that moves has no new UDP flows for its new owner until it is known
-/// which flows are old.
+/// With empty tables, results of the first checks are collected for this time. Backends that come up one after another would
+/// take slots from earlier ones, and the new owner of a moving slot gets no new UDP flows until old ones are known.
 const GATHERING: Duration = Duration::from_millis(250);
 
-/// How many messages are taken in before the tables are written.
+/// How many messages are handled before the tables are written.
 const BURST: usize = 4096;
 
-/// Whether a change may be in effect that a restart would undo.
+/// Whether a change may take effect if it cannot be saved.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Persist {
-    /// No: without being saved it is refused.
+    /// No: it is refused.
     First,
-    /// Yes: it would be found out anew.
+    /// Yes: it would be found again after a restart.
     IfItCan,
 }
 
-/// What is asked of the owner task: a call of it. Tells where that ends the daemon.
+/// A request: a function called with the owner. It returns a value if the daemon ends.
 pub type Request = Box<dyn for<'a> FnOnce(&'a mut Owner) -> BoxFuture<'a, Option<Ended>> + Send>;
 
-/// The owner of the daemon's state. What is in an `Arc` is shared with the snapshots that were published, and copied once it
-/// changes.
+/// The owner of the daemon's state. Fields in an `Arc` are shared with published snapshots, and copied on write.
 pub struct Owner {
     pub(super) config_file: PathBuf,
     pub(super) config: Arc<Config>,
-    /// What was changed at runtime, found by discovery, or leaves.
+    /// Runtime changes, discovered backends, and what is leaving.
     pub(super) overlay: Arc<Overlay>,
     pub(super) pool: Arc<Pool>,
     pub(super) kernel: Box<dyn Kernel>,
@@ -96,7 +94,7 @@ pub struct Owner {
     pub(super) census: FlowCount,
     pub(super) flows: FlowWorker,
     finished: mpsc::UnboundedReceiver<Finished>,
-    /// How much memory the tables take, bytes.
+    /// How much memory the tables take, in bytes.
     memory: Option<u64>,
     pub(super) attachments: Attachments,
     pub(super) addresses: HostAddresses,
@@ -108,25 +106,24 @@ pub struct Owner {
     listeners: Listeners,
     metrics: watch::Receiver<Option<String>>,
     started: Instant,
-    /// Whether something may follow that is not in the tables yet.
+    /// Whether the tables may be out of date.
     is_stale: bool,
-    /// Until when the tables are left as they are.
+    /// When the tables may be written again.
     rests_until: Instant,
-    /// Who reads the snapshots that are published; `None` before anybody does.
+    /// The readers of published snapshots; `None` before there are any.
     published: Option<watch::Sender<Arc<Snapshot>>>,
-    /// Whether something has changed since the last one.
+    /// Whether anything has changed since the last snapshot.
     is_news: bool,
 }
 
 impl Owner {
-    /// Takes over the tables, brings them to what the config file and the runtime changes say, and
-    /// attaches the program.
+    /// Takes over the tables, updates them to the config file and the runtime changes, and attaches the program.
     ///
     /// # Errors
-    /// Where the state file or the tables cannot be read, the two contradict each other, what is
-    /// wanted does not fit in the tables, or an interface refuses the program.
+    /// If the state file or the tables cannot be read, config and runtime changes conflict, something does not fit into the
+    /// tables, or an interface refuses the program.
     pub fn start(parts: Parts) -> anyhow::Result<Self> {
-        let Parts { config_file, mut config, kernel, listeners, vips, upgrades, own_macs, learnt, metrics } =
+        let Parts { config_file, mut config, kernel, listeners, vips, upgrades, own_macs, learned, metrics } =
             parts;
         let tables = kernel.read().context("cannot read the datapath's tables")?;
         let room = kernel.sizes().limits;
@@ -139,17 +136,17 @@ impl Owner {
         if overlay != kept {
             keep_pruned(&config, &overlay);
         }
-        // From here on what counts is what the tables have room for.
+        // From here on, the sizes of the loaded tables are the limits.
         config.limits = room;
 
         let now = Instant::now();
         let is_first = tables.services.is_empty();
         let view = Arc::new(TablesView::new(Arc::new(tables.clone())));
         let (finished, counts) = mpsc::unbounded_channel();
-        let (learnt, news) = learnt.map(|Learnt { pool, news }| (pool, news)).unzip();
-        let mut pool = learnt.unwrap_or_else(|| Pool::new(&tables));
+        let (learned, news) = learned.map(|Learned { pool, news }| (pool, news)).unzip();
+        let mut pool = learned.unwrap_or_else(|| Pool::new(&tables));
         pool.set_effective(effective, &tables, now);
-        // Whoever takes over knows next hops already, and says which replies may pass it by.
+        // After an upgrade, next hops are known already, and the covered interfaces are needed to tell which replies pass here.
         let names = config.interfaces.iter().cloned().collect();
         pool.set_covered(Covered { names, indices: kernel.attached_interfaces().into_iter().collect() });
         let mut owner = Self {
@@ -185,11 +182,11 @@ impl Owner {
         Ok(owner)
     }
 
-    /// Writes the tables, attaches the program, and tells everybody what is wanted of them. `news`: what happened meanwhile.
+    /// Writes the tables, attaches the program, and notifies all listeners. `news`: events since the pool was learned.
     fn take_up(&mut self, news: impl Iterator<Item = Event>) -> anyhow::Result<()> {
         let now = self.started;
         let transitions = self.pool_mut().decide(now, &mut rand::random);
-        self.journal.tell_states(transitions);
+        self.journal.report_states(transitions);
         let plan = self.sync.plan(&self.pool.wanted())?;
         self.carry_out(&plan)?;
         self.write_own_macs(&[]);
@@ -203,17 +200,17 @@ impl Owner {
         self.attach(|attachments, tools| attachments.attach_configured(&names, tools))?;
         self.catch_up();
         of_interfaces.into_iter().for_each(|event| self.take_in(event));
-        self.say_what_the_host_lacks();
-        self.tell_the_others();
-        self.tell_vips();
+        self.warn_of_host_problems();
+        self.notify_listeners();
+        self.update_vips();
         self.sample();
-        self.beat();
+        self.write_heartbeat();
         Ok(())
     }
 
-    /// Serves until the last handle is dropped, or the datapath is unloaded.
-    pub async fn run(mut self, mut requests: mpsc::Receiver<Request>, ears: Ears) -> Ended {
-        let Ears { mut reports, mut agents, mut events, mut found } = ears;
+    /// Runs until the last handle is dropped, or the datapath is unloaded.
+    pub async fn run(mut self, mut requests: mpsc::Receiver<Request>, inputs: Inputs) -> Ended {
+        let Inputs { mut reports, mut agents, mut events, mut found } = inputs;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut look = tokio::time::interval(LOOK_FOR_ANSWERS);
@@ -226,8 +223,8 @@ impl Owner {
                         return ended;
                     }
                 },
-                Some(report) = reports.recv() => self.hear_report(report),
-                Some(report) = agents.recv() => self.hear_agent(report),
+                Some(report) = reports.recv() => self.on_report(report),
+                Some(report) = agents.recv() => self.on_agent_report(report),
                 event = events.recv() => match event {
                     None => return Ended::NetworkLost,
                     Some(event) => self.take_in(event),
@@ -244,11 +241,11 @@ impl Owner {
             }
             for _ in 0..BURST {
                 let Ok(report) = reports.try_recv() else { break };
-                self.hear_report(report);
+                self.on_report(report);
             }
             for _ in 0..BURST {
                 let Ok(report) = agents.try_recv() else { break };
-                self.hear_agent(report);
+                self.on_agent_report(report);
             }
             for _ in 0..BURST {
                 let Ok(event) = events.try_recv() else { break };
@@ -278,14 +275,14 @@ impl Owner {
         }
     }
 
-    /// What is read without the owner task: the snapshots that it publishes from now on.
+    /// Access to the snapshots that are published from now on, for reads without the owner task.
     pub fn published(&mut self) -> Published {
         let first = Arc::new(self.snapshot());
         let snapshots = self.published.get_or_insert_with(|| watch::Sender::new(first)).subscribe();
         Published::new(snapshots, self.journal.readers())
     }
 
-    /// Publishes what has changed since the last time.
+    /// Publishes a snapshot if anything has changed.
     pub(super) fn publish(&mut self) {
         if std::mem::take(&mut self.is_news)
             && let Some(published) = &self.published
@@ -315,19 +312,19 @@ impl Owner {
             discoveries: self.discoveries.views(&self.pool.effective().services, now),
             started: self.started,
             is_adopted: self.kernel.is_adopted(),
-            vips: self.vips.standings(),
+            vips: self.vips.statuses(),
             upgrade: self.upgrades.subscribe(),
             counters: Arc::clone(self.sync.counters()),
             flows: Arc::clone(self.sync.flows()),
         }
     }
 
-    /// What is known of the pool, to be changed: a snapshot that was published keeps what it has.
+    /// The pool, for changes: published snapshots keep their copy.
     fn pool_mut(&mut self) -> &mut Pool {
         Arc::make_mut(&mut self.pool)
     }
 
-    /// Makes a change by which something may leave.
+    /// Makes a change that may remove services or backends.
     pub(super) fn change_with(
         &mut self,
         leave: Leave,
@@ -342,7 +339,7 @@ impl Owner {
         let effective = self
             .effective_by(&self.config, &mut overlay, leave)
             .map_err(|lines| Refusal::Conflict(lines.join("\n")))?;
-        let lacks = host::lacks_anew(&ThisHost, &self.config, self.pool.effective(), &effective);
+        let lacks = host::new_problems(&ThisHost, &self.config, self.pool.effective(), &effective);
         let warnings =
             self.adopt(Arc::clone(&self.config), overlay, effective, Refusal::Conflict, Persist::First)?;
         tracing::info!("{}", outcome.message);
@@ -355,7 +352,7 @@ impl Owner {
         Ok(Outcome { message, trouble: self.journal.trouble(), ..outcome })
     }
 
-    /// Puts changes into effect that nobody asked for, but time or an answer brought.
+    /// Applies changes that result from time or discovery, not from a request.
     fn put_in_effect(&mut self, mut overlay: Overlay) {
         if overlay == *self.overlay {
             return;
@@ -371,10 +368,11 @@ impl Owner {
         }
     }
 
-    /// What is in effect by this config and these changes, where what is in effect now, and would not be any more, leaves.
+    /// The services in effect with this config and these changes. What is in effect now and would not be any more starts to
+    /// leave.
     ///
     /// # Errors
-    /// As of [`overlay::effective`].
+    /// As for [`overlay::effective`].
     pub(super) fn effective_by(
         &self,
         config: &Config,
@@ -387,12 +385,12 @@ impl Owner {
             self.config.limits,
             overlay,
             leave,
-            &this_moment(),
+            &boot_time_now(),
         )
     }
 
-    /// Puts a config and runtime changes into effect: all of it, or nothing. Where only the datapath
-    /// refuses, they are in effect and the datapath follows as soon as it can. Returns what to warn of.
+    /// Applies a config and runtime changes, all or nothing. If only the datapath fails, they are in effect, and the write is
+    /// retried. Returns warnings.
     pub(super) fn adopt(
         &mut self,
         config: Arc<Config>,
@@ -432,11 +430,11 @@ impl Owner {
         (self.config, self.overlay, self.pool) = (config, Arc::new(overlay), Arc::new(pool));
         self.is_news = true;
         self.census.outdate();
-        self.journal.tell_unused(self.pool.effective());
-        self.journal.tell_states(transitions);
+        self.journal.report_unused(self.pool.effective());
+        self.journal.report_states(transitions);
         changes.iter().for_each(|change| self.journal.add(WatchEvent::of_service(change)));
         self.journal.warn_of_uncovered(&self.pool);
-        self.tell_the_others();
+        self.notify_listeners();
         let done = self.carry_out(&plan);
         let is_done = done.is_ok();
         self.journal.note_error(TroubleKind::Tables, done.err());
@@ -445,7 +443,7 @@ impl Owner {
             verify::verify_written(&plan.writes, sync, kernel, &mut self.journal);
         }
         self.verify_holds();
-        self.tell_vips();
+        self.update_vips();
         warnings.extend(self.journal.trouble_of(TroubleKind::Tables).map(|why| {
             format!(
                 "it is saved, but not yet in effect: cannot update the datapath, retrying every second: {why}"
@@ -454,37 +452,37 @@ impl Owner {
         Ok(warnings)
     }
 
-    /// Brings the tables to what follows from all that is known.
+    /// Updates the tables to the current state.
     fn reconcile(&mut self) {
         (self.is_stale, self.is_news) = (false, true);
         let now = Instant::now();
         let transitions = self.pool_mut().decide(now, &mut rand::random);
-        self.journal.tell_states(transitions);
+        self.journal.report_states(transitions);
         let reweighed = self.pool_mut().weigh(now);
-        self.journal.tell_weights(reweighed);
+        self.journal.report_weights(reweighed);
         self.journal.warn_of_uncovered(&self.pool);
         let done = match self.sync.plan(&self.pool.wanted()) {
             Ok(plan) => self.carry_out(&plan),
             Err(full) => Err(full.into()),
         };
         self.journal.note_error(TroubleKind::Tables, done.err());
-        // Behind the tables: a VIP that comes has somewhere to lead to.
-        self.tell_vips();
-        // What is counted from now on is compared with this.
+        // After the tables: a new VIP must have backends.
+        self.update_vips();
+        // The baseline for what is counted from now on.
         self.look_for_answers();
     }
 
-    /// Makes the writes of a plan, and tells who needs to know what stands in the tables then.
+    /// Carries out a plan, and notifies listeners of the new tables.
     fn carry_out(&mut self, plan: &Plan) -> anyhow::Result<()> {
         let done = self.sync.carry_out(plan, self.kernel.as_mut());
-        self.addresses.tell_own(self.sync.tables(), self.kernel.as_mut());
-        if let Ok(set_courses) = &mut self.listeners.set_courses {
-            set_courses(self.pool.courses(self.sync.tables()));
+        self.addresses.write_own(self.sync.tables(), self.kernel.as_mut());
+        if let Ok(set_vip_targets) = &mut self.listeners.set_vip_targets {
+            set_vip_targets(self.pool.vip_targets(self.sync.tables()));
         }
         done
     }
 
-    /// Looks whether backends that are down answer clients, where their flows depend on it.
+    /// Checks whether backends that are down still answer clients, if their flows depend on that.
     fn look_for_answers(&mut self) {
         if !self.pool.watches_answers() {
             return;
@@ -498,7 +496,7 @@ impl Owner {
         self.is_stale |= Arc::make_mut(&mut self.pool).see_answers(counted, Instant::now());
     }
 
-    /// Notes that something may follow from news of a backend, with the news that comes with it.
+    /// Marks the tables as out of date after a report on a backend, together with other reports of that moment.
     fn note_news(&mut self, is_news: bool) {
         if is_news && !self.is_stale {
             self.is_stale = true;
@@ -506,20 +504,19 @@ impl Owner {
         }
     }
 
-    /// Takes in the end of a check.
-    fn hear_report(&mut self, report: Report) {
+    /// Handles the result of a check.
+    fn on_report(&mut self, report: Report) {
         let is_news = self.pool_mut().report(report);
         self.note_news(is_news);
     }
 
-    /// Takes in news of an agent; tells the log where it cannot be asked any more, or can again. What follows from its words
-    /// is told as that.
-    fn hear_agent(&mut self, report: AgentReport) {
+    /// Handles an agent's reply, and logs when it starts or stops failing.
+    fn on_agent_report(&mut self, report: AgentReport) {
         let id = report.id.clone();
         let trouble = |pool: &Pool| pool.known(&id).and_then(|known| known.agent.trouble.clone());
         let before = trouble(&self.pool);
         tracing::debug!("service {}: backend {}: its agent: {:?}", id.service, id.backend, report.result);
-        let is_news = self.pool_mut().hear_agent(report, Instant::now());
+        let is_news = self.pool_mut().on_agent_report(report, Instant::now());
         self.note_news(is_news);
         let TargetId { service, backend } = &id;
         match (before, trouble(&self.pool)) {
@@ -534,7 +531,7 @@ impl Owner {
         }
     }
 
-    /// Takes in what discovery tells, all of it at once.
+    /// Handles updates of discovery, all at once.
     fn take_in_found(&mut self, updates: Vec<Update>) {
         let mut overlay = Overlay::clone(&self.overlay);
         let (services, journal) = (&self.pool.effective().services, &self.journal);
@@ -542,7 +539,7 @@ impl Owner {
         self.put_in_effect(overlay);
     }
 
-    /// Looks whether time has changed what counts as found, or there is room for what waits.
+    /// Checks whether held addresses have expired, or waiting backends now fit.
     fn look_at_found(&mut self, now: Instant) {
         let due = self.discoveries.due(now);
         if due.is_empty() {
@@ -555,7 +552,7 @@ impl Owner {
         self.put_in_effect(overlay);
     }
 
-    /// Removes what leaves and has no flows left, or has had time enough.
+    /// Removes leaving services and backends whose flows have ended, or whose time is over.
     fn release_left(&mut self) {
         if !self.overlay.is_any_leaving() {
             return;
@@ -566,7 +563,7 @@ impl Owner {
         self.put_in_effect(overlay);
     }
 
-    /// Takes in news of the network.
+    /// Handles a network event.
     fn take_in(&mut self, event: Event) {
         match event {
             Event::NextHop { address, next_hop } => {
@@ -589,11 +586,11 @@ impl Owner {
             }
             Event::RouterAddresses(addresses) => {
                 self.addresses.set_of_router(addresses);
-                self.tell_router_addresses();
+                self.write_router_addresses();
             }
             Event::Addresses(addresses) => {
                 self.addresses.set_all(addresses);
-                self.addresses.tell_own(self.sync.tables(), self.kernel.as_mut());
+                self.addresses.write_own(self.sync.tables(), self.kernel.as_mut());
             }
             Event::Interface { name, index, up } => {
                 self.attach(|attachments, tools| attachments.hear(&name, index, up, tools));
@@ -601,7 +598,7 @@ impl Owner {
         }
     }
 
-    /// Does something with the interfaces, and takes in which ones the program covers then.
+    /// Changes attachments, and updates which interfaces the program covers.
     pub(super) fn attach<T>(&mut self, what: impl FnOnce(&mut Attachments, &mut Tools<'_>) -> T) -> T {
         let mut tools =
             Tools { kernel: self.kernel.as_mut(), journal: &mut self.journal, flows: &self.flows };
@@ -614,44 +611,44 @@ impl Owner {
         done
     }
 
-    /// Tells the datapath the MACs of the interfaces that have the program, are to have it, or are named here.
+    /// Writes the MACs of the interfaces that have the program, should have it, or are named here.
     pub(super) fn write_own_macs(&mut self, more: &[String]) {
         let attached = self.attachments.interfaces().keys();
         let names = self.config.interfaces.iter().chain(attached).chain(more);
         self.addresses.write_macs(names, self.kernel.as_mut(), &mut self.journal);
     }
 
-    /// Tells the datapath in whose names it answers as a router, if it is to.
-    pub(super) fn tell_router_addresses(&mut self) {
-        self.addresses.tell_of_router(self.config.icmp_time_exceeded, self.kernel.as_mut());
+    /// Writes the addresses that ICMP errors come from, if they are enabled.
+    pub(super) fn write_router_addresses(&mut self) {
+        self.addresses.write_router(self.config.icmp_time_exceeded, self.kernel.as_mut());
     }
 
-    /// Warns of what the host lacks.
-    pub(super) fn say_what_the_host_lacks(&self) {
+    /// Warns of missing settings of this host.
+    pub(super) fn warn_of_host_problems(&self) {
         for line in host::lacks(&ThisHost, &self.config, self.pool.effective()) {
             tracing::warn!("{line}");
         }
     }
 
-    fn tell_the_others(&mut self) {
+    fn notify_listeners(&mut self) {
         self.discoveries.retain(&self.pool.effective().services);
         self.listeners.tell(&self.pool);
     }
 
-    /// Tells the keeper of the VIPs what follows from the states decided last.
-    fn tell_vips(&mut self) {
-        let wishes = self.wishes();
-        self.vips.tell(&self.config, wishes);
+    /// Updates which VIPs should be present, from the states decided last.
+    fn update_vips(&mut self) {
+        let intents = self.intents();
+        self.vips.tell(&self.config, intents);
     }
 
-    /// What is wanted of each VIP.
-    fn wishes(&self) -> Wishes {
-        wishes(&self.pool, &self.config, self.overlay.node_admin(), Instant::now())
+    /// Whether each VIP should be present.
+    fn intents(&self) -> VipIntents {
+        intents(&self.pool, &self.config, self.overlay.node_admin(), Instant::now())
     }
 
-    /// Tells the datapath that the daemon lives.
-    fn beat(&mut self) {
-        if let Err(error) = self.kernel.beat() {
+    /// Writes the heartbeat.
+    fn write_heartbeat(&mut self) {
+        if let Err(error) = self.kernel.write_heartbeat() {
             tracing::error!("cannot write the heartbeat to the datapath: {error:#}");
         }
     }
@@ -659,14 +656,14 @@ impl Owner {
     fn tick(&mut self) {
         let now = Instant::now();
         self.is_news = true;
-        self.beat();
+        self.write_heartbeat();
         self.sample();
         self.attach(|attachments, tools| attachments.attach_missing(tools, now));
         if self.verification.is_due(now) {
             self.verify();
         }
-        let wishes = self.wishes();
-        self.vips.tell_once_decided(&self.config, wishes);
+        let intents = self.intents();
+        self.vips.tell_once_decided(&self.config, intents);
         let metrics = self.metrics.borrow().clone();
         self.journal.note(TroubleKind::Metrics, metrics.as_deref());
         self.census.go_on(&self.flows, &mut self.sync, now);
@@ -680,10 +677,10 @@ impl Owner {
         self.is_stale |= self.sync.can_shrink();
         let reweighed = self.pool_mut().weigh(now);
         self.is_stale |= !reweighed.is_empty();
-        self.journal.tell_weights(reweighed);
+        self.journal.report_weights(reweighed);
     }
 
-    /// Looks whether the kernel still has what was written, pinned and attached.
+    /// Verifies what was written, pinned and attached.
     fn verify(&mut self) {
         self.verify_holds();
         let (kernel, journal) = (self.kernel.as_mut(), &mut self.journal);
@@ -692,7 +689,7 @@ impl Owner {
         self.verification.look_at_packets(self.attachments.attached(), counters, journal);
     }
 
-    /// Looks at what every acknowledgement depends on: where the program is attached, and what is pinned.
+    /// Verifies what every acknowledgement depends on: attachments and pins.
     pub(super) fn verify_holds(&mut self) {
         self.attach(|attachments, tools| attachments.verify(tools));
         verify::restore_pins(&self.config.pin_path, self.kernel.as_mut(), &mut self.journal);
@@ -710,7 +707,7 @@ impl Owner {
         }
     }
 
-    /// Shows the breakers what became of their backends' flows.
+    /// Passes counts of failed flows to the circuit breakers.
     fn look_at_flows(&mut self, carried: &Carried, now: Instant) {
         if !self.pool.looks_at_flows() {
             return;
@@ -733,7 +730,7 @@ impl Owner {
         self.census.go_on(&self.flows, &mut self.sync, Instant::now());
     }
 
-    /// What is known of the flows of backends.
+    /// The flows of backends, as counted.
     pub(super) fn backend_flows(&self) -> BackendFlows<'_> {
         BackendFlows::new(&self.sync, &self.census)
     }
@@ -744,12 +741,12 @@ impl Owner {
     }
 }
 
-/// The present moment of this boot.
-fn this_moment() -> Moment {
-    Moment { boot: uptime::boot_id(), seconds: uptime::now().as_secs() }
+/// The current time since boot.
+fn boot_time_now() -> BootTime {
+    BootTime { boot: uptime::boot_id(), seconds: uptime::now().as_secs() }
 }
 
-/// The runtime changes as the state file keeps them.
+/// The runtime changes in the state file.
 fn kept_changes(config: &Config) -> anyhow::Result<Overlay> {
     match store::read(&config.state_file) {
         Ok(overlay) => Ok(overlay),
@@ -761,15 +758,15 @@ fn kept_changes(config: &Config) -> anyhow::Result<Overlay> {
     }
 }
 
-/// What is in effect after a start, with the kept changes that still mean something. What the daemon before had in effect, and
-/// nobody wants any more, drains.
+/// The services in effect after a start, with the runtime changes that still apply. What the previous daemon had in effect and
+/// is no longer wanted drains.
 fn restored(
     config: &Config,
     overlay: &mut Overlay,
     tables: &Tables,
     room: Limits,
 ) -> anyhow::Result<Effective> {
-    let moment = this_moment();
+    let moment = boot_time_now();
     overlay.forget_other_boots(&moment);
     for line in overlay.prune(config) {
         tracing::warn!("{line}");
@@ -784,7 +781,7 @@ fn restored(
         )
     };
     let wanted = overlay::effective(config, overlay).map_err(contradiction)?;
-    // As far as its flows may live.
+    // If its flows may still be alive.
     let left = leaving::left_in(tables, wanted);
     overlay.depart(config, &left, Leave::Drain, &moment);
     overlay::effective_beside(config, overlay, room, |service, address| left.has(service, address))

@@ -1,4 +1,4 @@
-//! What the owner task works with, what it hears, and whom it tells.
+//! The owner task's dependencies, inputs and listeners.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -10,101 +10,99 @@ use super::kernel::Kernel;
 use super::upgrades::Upgrades;
 use super::vips::Vips;
 use crate::discovery::Update;
-use crate::health::{AgentReport, Course, Health, Report, Target, TargetId};
+use crate::health::{AgentReport, Health, Report, Target, TargetId, VipTarget};
 use crate::model::{self, Config, Effective, Via};
 use crate::net::{Event, OwnMacs};
 use crate::pool::pool::Pool;
 
-/// Replaces what is checked: [`Checker::set_targets`](crate::health::Checker::set_targets).
+/// Replaces the checked targets: [`Checker::set_targets`](crate::health::Checker::set_targets).
 pub type SetTargets = Box<dyn FnMut(Vec<(Target, Health)>) + Send>;
 
-/// Says of an address whether this host has a way to it; or in words why not:
-/// [`Checker::set_reach`](crate::health::Checker::set_reach).
+/// Notes whether this host can reach an address, or why not: [`Checker::set_reach`](crate::health::Checker::set_reach).
 pub type SetReach = Box<dyn FnMut(IpAddr, Option<String>) + Send>;
 
-/// Replaces where the datapath has the backends that are checked at VIPs; or why the daemon has no way to check so:
-/// [`VipChecks::set_courses`](crate::health::VipChecks::set_courses).
-pub type SetCourses = Result<SetCourse, String>;
+/// Replaces the backends that are checked through their VIP; or why the daemon cannot do that:
+/// [`VipChecks::set_vip_targets`](crate::health::VipChecks::set_vip_targets).
+pub type SetVipTargets = Result<SetVipTarget, String>;
 
-/// See [`SetCourses`].
-pub type SetCourse = Box<dyn FnMut(HashMap<TargetId, Course>) + Send>;
+/// See [`SetVipTargets`].
+pub type SetVipTarget = Box<dyn FnMut(HashMap<TargetId, VipTarget>) + Send>;
 
-/// Replaces the services whose backends are looked for:
-/// [`Discoverer::set_services`](crate::discovery::Discoverer::set_services).
+/// Replaces the services with discovery: [`Discoverer::set_services`](crate::discovery::Discoverer::set_services).
 pub type SetDiscoveries = Box<dyn FnMut(Vec<model::Service>) + Send>;
 
-/// Replaces the addresses whose next hop is wanted: [`Resolver::watch`](crate::net::Resolver::watch).
+/// Replaces the addresses whose next hop is resolved: [`Resolver::watch`](crate::net::Resolver::watch).
 pub type Watch = Box<dyn FnMut(BTreeSet<IpAddr>) + Send>;
 
-/// What the owner task works with.
+/// The owner task's dependencies.
 pub struct Parts {
     /// The config file, for `reload`.
     pub config_file: PathBuf,
-    /// What stood in it.
+    /// Its content.
     pub config: Config,
     /// The datapath, loaded.
     pub kernel: Box<dyn Kernel>,
-    /// Who is told what follows.
+    /// The listeners.
     pub listeners: Listeners,
-    /// Who keeps the VIPs.
+    /// Adds and removes the VIPs.
     pub vips: Box<dyn Vips>,
-    /// Whom to ask for an upgrade.
+    /// Starts upgrades.
     pub upgrades: Upgrades,
-    /// The MACs of the host's interfaces, until an event tells of others.
+    /// The MACs of the host's interfaces, until an event changes them.
     pub own_macs: OwnMacs,
-    /// What was learnt while another daemon had the tables.
-    pub learnt: Option<Learnt>,
-    /// Why the metrics are not served, where they should be.
+    /// State learned while another daemon had the tables.
+    pub learned: Option<Learned>,
+    /// Why the metrics are not served, if they should be.
     pub metrics: watch::Receiver<Option<String>>,
 }
 
-/// Those that the owner task tells what follows from its state.
+/// The listeners that the owner task notifies of changes.
 pub struct Listeners {
     /// The checks.
     pub set_targets: SetTargets,
-    /// Who is told which backends this host has no way to.
+    /// Is notified of backends that are unreachable from this host.
     pub set_reach: SetReach,
     /// The resolver.
     pub watch: Watch,
     /// Discovery.
     pub set_discoveries: SetDiscoveries,
-    /// The checks at VIPs.
-    pub set_courses: SetCourses,
+    /// The checks of VIPs.
+    pub set_vip_targets: SetVipTargets,
 }
 
-/// What a daemon has learnt while another one had the tables.
+/// State that a daemon learns while another one has the tables.
 #[derive(Debug)]
-pub struct Learnt {
-    /// What is known of the backends.
+pub struct Learned {
+    /// The state of the backends.
     pub pool: Pool,
-    /// What is still to be taken in: the last news of MACs, addresses and VLANs, and of each interface.
+    /// Events to handle: the last ones of MACs, addresses, VLANs and each interface.
     pub news: Vec<Event>,
 }
 
-/// What the owner task hears, beside requests.
-pub struct Ears {
-    /// Ends of health checks.
+/// The owner task's inputs, besides requests.
+pub struct Inputs {
+    /// Results of health checks.
     pub reports: mpsc::Receiver<Report>,
-    /// News of agents.
+    /// Replies of agents.
     pub agents: mpsc::Receiver<AgentReport>,
-    /// The network.
+    /// Network events.
     pub events: mpsc::Receiver<Event>,
-    /// What discovery finds.
+    /// Updates of discovery.
     pub found: mpsc::Receiver<Update>,
 }
 
 /// Why the owner task ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ended {
-    /// Nobody can send a request any more. The datapath goes on.
+    /// No request can arrive any more. The datapath keeps running.
     Closed,
-    /// The datapath was unloaded, as somebody asked.
+    /// The datapath was unloaded on request.
     Unloaded,
-    /// Nothing is heard of the network any more. The datapath goes on.
+    /// No network event can arrive any more. The datapath keeps running.
     NetworkLost,
 }
 
-/// Says that checks cannot go to VIPs, and why not, where one of these services wants it.
+/// Reports why checks of VIPs are impossible, if one of these services needs them.
 pub(crate) fn refuse_vip_checks<'a>(
     why: &str,
     mut services: impl Iterator<Item = &'a model::Service>,
@@ -117,13 +115,13 @@ pub(crate) fn refuse_vip_checks<'a>(
 }
 
 impl Listeners {
-    /// Why this cannot be in effect: checks are to go to VIPs, and there is no way to check so.
+    /// Why these services cannot be in effect: they need checks of VIPs, which are impossible.
     pub(super) fn refuse(&self, effective: &Effective) -> Option<String> {
         let services = effective.services.iter().map(|service| &service.service);
-        refuse_vip_checks(self.set_courses.as_ref().err()?, services)
+        refuse_vip_checks(self.set_vip_targets.as_ref().err()?, services)
     }
 
-    /// Tells whom it concerns which services and backends there are.
+    /// Notifies listeners of the present services and backends.
     pub(super) fn tell(&mut self, pool: &Pool) {
         (self.watch)(pool.addresses());
         (self.set_targets)(pool.targets());

@@ -1,4 +1,4 @@
-//! What is read without the owner task: it neither waits for a decision nor delays one.
+//! Reads without the owner task: they neither wait for a decision nor delay one.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,7 +10,7 @@ use crate::model::refusal::{Answer, Refusal};
 use crate::report::snapshot::{Clock, Snapshot};
 use crate::uptime;
 
-/// How often a document is made again where the tables have changed meanwhile.
+/// How often a document is made again if the tables change meanwhile.
 const TRIES: usize = 3;
 
 /// What the owner task publishes: snapshots and events.
@@ -21,12 +21,12 @@ pub struct Published {
 }
 
 impl Published {
-    /// What these receivers hear.
+    /// Reads from these receivers.
     pub(super) fn new(snapshots: watch::Receiver<Arc<Snapshot>>, events: EventReaders) -> Self {
         Self { snapshots, events }
     }
 
-    /// The last snapshot of an owner task that goes on.
+    /// The last snapshot, while the owner task is running.
     pub(super) fn latest(&self) -> Answer<Arc<Snapshot>> {
         match self.snapshots.has_changed() {
             Ok(_) => Ok(Arc::clone(&self.snapshots.borrow())),
@@ -41,7 +41,7 @@ impl Published {
         for _ in 1..TRIES {
             let made = view(&snapshot, &clock());
             let after = self.latest()?;
-            // The counters are read as they are now: a backend's place may be another's by then.
+            // Counters are read live: a backend's index may have been reused.
             if Arc::ptr_eq(&snapshot.tables, &after.tables) {
                 return made;
             }
@@ -50,7 +50,7 @@ impl Published {
         view(&snapshot, &clock())
     }
 
-    /// Whether somebody may wait for a backend to lose its last flow, for which flows are counted as they are asked for.
+    /// Whether a caller may be waiting for a backend to drain, for which flows are counted on demand.
     pub(super) fn drains(&self) -> bool {
         self.snapshots.borrow().drains()
     }

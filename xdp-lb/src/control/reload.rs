@@ -1,4 +1,4 @@
-//! Reading the config file again: all of it is applied, or nothing.
+//! Reloading the config file, all or nothing.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::report::unused::unused;
 use crate::ring;
 use crate::tables::Tables;
 
-/// What the config file says now, valid, and what differs from what runs.
+/// The valid new config, and its differences from the running one.
 struct Reload {
     config: Config,
     overlay: Overlay,
@@ -66,7 +66,7 @@ impl Owner {
         let warnings = match adopted {
             Ok(warnings) => warnings,
             Err(refusal) => {
-                // What was attached and set for the new config is taken back.
+                // Undo what was attached and set for the new config.
                 self.attach(|_, tools| attached.take_back(tools));
                 let present = Arc::clone(&self.config);
                 self.set_policy(&present)?;
@@ -81,12 +81,12 @@ impl Owner {
             found
         });
         view.changes.extend(found.iter().map(|name| format!("interface {name} attached again")));
-        self.tell_router_addresses();
+        self.write_router_addresses();
         self.attach(|attachments, tools| attachments.release_others(tools));
         for change in &view.changes {
             tracing::info!("reload: {change}");
         }
-        self.say_what_the_host_lacks();
+        self.warn_of_host_problems();
         for warning in &view.warnings {
             tracing::warn!("reload: {warning}");
         }
@@ -96,7 +96,7 @@ impl Owner {
         Ok(view)
     }
 
-    /// Holds what was read of the config file against what runs.
+    /// Compares the config file with what is running.
     fn hold_against(&self, read: Result<Config, Errors>, leave: Leave) -> Answer<Reload> {
         let file = self.config_file.display();
         let read =
@@ -106,7 +106,7 @@ impl Owner {
         let contradiction = |lines: Vec<String>| {
             Refusal::Invalid(format!("{file}: nothing was changed\n{}", lines.join("\n")))
         };
-        // By the file's own limits: what the tables have room for, the plan says.
+        // By the limits in the file; whether the tables have room is checked by the plan.
         let effective = self.effective_by(&read, &mut overlay, leave).map_err(contradiction)?;
         if !self.config.allow_exec_checks
             && let Some(name) = runs_a_program(&effective)
@@ -149,7 +149,7 @@ impl Owner {
         Ok(Reload { config: overlay::reloadable(read, &self.config), overlay, effective, view })
     }
 
-    /// What has changed in the file's services since it was read last, whatever was changed at runtime.
+    /// Changes of the services in the file since it was last read, ignoring runtime changes.
     fn changes_of_file(&self, read: &Config) -> Result<Vec<String>, Vec<String>> {
         let before = Config { limits: read.limits, ..Config::clone(&self.config) };
         let [before, after] = [&before, read].map(|config| overlay::effective(config, &Overlay::default()));

@@ -1,4 +1,4 @@
-//! What is asked of the owner task, where it takes more than a line of [`Handle`](super::handle::Handle).
+//! Requests that need more than a line in [`Handle`](super::handle::Handle).
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -24,7 +24,7 @@ impl Owner {
         }
     }
 
-    /// Makes a change that survives a restart: checked, planned, saved, and only then in effect.
+    /// Makes a persistent change: validated, planned and saved before it takes effect.
     pub(super) fn change(
         &mut self,
         change: impl FnOnce(&mut Overlay, &Config) -> Answer<Outcome>,
@@ -32,7 +32,7 @@ impl Owner {
         self.change_with(Leave::Drain, change)
     }
 
-    /// Removes a backend; says whether it drains, or which flows that ended.
+    /// Removes a backend; the message says whether it drains, or which flows ended.
     pub(super) fn remove_backend(
         &mut self,
         service: &str,
@@ -73,7 +73,7 @@ impl Owner {
         Ok(outcome)
     }
 
-    /// Changes options of a service, or what the operator wants of it.
+    /// Changes options or the administrative state of a service.
     pub(super) fn patch_service(&mut self, name: &str, patch: &ServicePatch) -> Answer<Outcome> {
         let (settling, timeouts) = (self.sync.settling(), &self.config.timeouts);
         let wait = |service| settling.all_recorded_in(&vip(service), timeouts, Instant::now());

@@ -1,5 +1,4 @@
-//! What stands in the tables, and what is on its way there: plans carried out, slots settled, and the counters at the places
-//! that services and backends have.
+//! The present tables: carrying out plans, settling slots, and the counters of services and backends.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -23,17 +22,16 @@ use crate::report::records::FlowRecords;
 use crate::report::traffic::{Carried, Counters, TrafficRates};
 use crate::tables::{Tables, Write};
 
-/// The tables as they were written. What is in an `Arc` is shared with the snapshots that were published, and copied once it
-/// changes.
+/// The tables as written. Fields in an `Arc` are shared with published snapshots, and copied on write.
 pub(super) struct TableSync {
     planner: Planner,
     settling: Arc<Settling>,
     rates: Arc<TrafficRates>,
-    /// What each service's former backends counted.
+    /// The counters of each service's former backends.
     former: Arc<HashMap<ServiceIndex, Traffic>>,
     counters: Arc<dyn Counters>,
     flows: Arc<dyn FlowRecords>,
-    /// The services whose rings are shorter than they should be, as they were logged.
+    /// Logged services whose rings are too short.
     shortened: Vec<Endpoint>,
     /// For whoever judges flow records meanwhile.
     view: Arc<TablesView>,
@@ -50,7 +48,7 @@ struct Given {
 }
 
 impl TableSync {
-    /// These tables, as they were found.
+    /// From tables that were read back.
     pub(super) fn new(
         tables: Tables,
         view: Arc<TablesView>,
@@ -74,7 +72,7 @@ impl TableSync {
         })
     }
 
-    /// What stands in the tables.
+    /// The present tables.
     pub(super) fn tables(&self) -> &Tables {
         self.planner.tables()
     }
@@ -84,17 +82,17 @@ impl TableSync {
         self.planner.shared_tables()
     }
 
-    /// Which slots are not at rest.
+    /// The slots that are not settled.
     pub(super) fn settling(&self) -> &Arc<Settling> {
         &self.settling
     }
 
-    /// What services and backends carry a second.
+    /// The rates of services and backends.
     pub(super) fn rates(&self) -> &Arc<TrafficRates> {
         &self.rates
     }
 
-    /// What each service's former backends counted.
+    /// The counters of each service's former backends.
     pub(super) fn former(&self) -> &Arc<HashMap<ServiceIndex, Traffic>> {
         &self.former
     }
@@ -109,17 +107,17 @@ impl TableSync {
         &self.flows
     }
 
-    /// Whether a ring that is longer than is wanted can be made shorter now.
+    /// Whether a ring that is too long can be shortened now.
     pub(super) fn can_shrink(&self) -> bool {
         self.planner.can_shrink()
     }
 
-    /// The writes that make the tables what is wanted.
+    /// The writes that lead to the wanted tables.
     pub(super) fn plan(&self, wanted: &[WantedService]) -> Result<Plan, Full> {
         self.planner.plan(wanted, monotonic_seconds().map_or(0, |now| now.max(1)))
     }
 
-    /// Makes the writes of a plan.
+    /// Carries out a plan.
     pub(super) fn carry_out(&mut self, plan: &Plan, kernel: &mut dyn Kernel) -> anyhow::Result<()> {
         if plan.shortened != self.shortened {
             for vip in &plan.shortened {
@@ -169,8 +167,8 @@ impl TableSync {
         self.keep_former(kernel, &plan.writes)
     }
 
-    /// Keeps for its service what each backend counted that these writes took out. A snapshot from before has the backend
-    /// still, and the sum without it.
+    /// Adds the counters of removed backends to their service. Earlier snapshots still have the backend, and the sum without
+    /// it.
     fn keep_former(&mut self, kernel: &mut dyn Kernel, writes: &[Write]) -> anyhow::Result<()> {
         for write in writes {
             if let Write::Backend(index, after) = write
@@ -186,14 +184,14 @@ impl TableSync {
         Ok(())
     }
 
-    /// Notes the slots that these writes, which were just made, move or bring to rest.
+    /// Notes the slots that these completed writes move or settle.
     fn note(&mut self, writes: &[Write]) {
         if writes.iter().any(|write| matches!(write, Write::Slots(..))) {
             Arc::make_mut(&mut self.settling).note(writes, self.planner.tables(), Instant::now());
         }
     }
 
-    /// After a write that failed, only the tables know how far it came.
+    /// After a failed write, read back how far it got.
     pub(super) fn read_again(&mut self, kernel: &dyn Kernel) {
         self.view.hide();
         self.given.is_unknown = true;
@@ -266,7 +264,7 @@ impl TableSync {
         self.settle(&settled, kernel, journal);
     }
 
-    /// Writes slots that come nearer to rest.
+    /// Writes slots that move towards settled.
     fn settle(&mut self, writes: &[Write], kernel: &mut dyn Kernel, journal: &mut Journal) {
         if !writes.is_empty() {
             self.view.hide();

@@ -1,4 +1,4 @@
-//! The owner task over tables in memory, for tests of it and of everything that talks to it.
+//! The owner task with tables in memory, for tests of it and of its clients.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
@@ -22,23 +22,23 @@ use xdp_lb_common::tables::{Backend, BackendIndex, FlowKey, ServiceIndex, Traffi
 use super::handle::Handle;
 use super::kernel::{FlowTable, Kernel};
 use super::owner::Owner;
-use super::parts::{Ears, Ended, Listeners, Parts};
+use super::parts::{Ended, Inputs, Listeners, Parts};
 use super::upgrades::Upgrades;
 use super::vips::Vips;
 use crate::config;
 use crate::datapath::{Attached, Census, Counted, NoInterface, Policy, Sizes, TablesView, monotonic_seconds};
 use crate::discovery::Update;
-use crate::health::{AgentReport, Health, Report, Said, Target, TargetId};
+use crate::health::{AgentReply, AgentReport, Health, Report, Target, TargetId};
 use crate::model::state::BackendState;
 use crate::model::{self, Limits, XdpMode};
-use crate::net::vips::{Standing, Standings, Wanted, Wish};
+use crate::net::vips::{Standings, VipIntent, VipStatus, Wanted};
 use crate::net::{Event, NextHop, NoNextHop, OwnMacs, RouterAddressesOf};
 use crate::report::documents::BackendView;
 use crate::report::records::FlowRecords;
 use crate::report::traffic::Counters;
 use crate::tables::{Tables, Write};
 
-/// The tables in memory, and what else was asked of the kernel.
+/// The tables in memory, and other requests to the kernel.
 #[derive(Default)]
 pub(crate) struct Memory {
     pub(crate) tables: Tables,
@@ -47,17 +47,17 @@ pub(crate) struct Memory {
     /// How long each write takes.
     pub(crate) takes: Duration,
     pub(crate) is_applying: bool,
-    /// Where the program is: the interfaces' indices and names.
+    /// The attachments: the interfaces' indices and names.
     pub(crate) attached: Vec<(u32, String)>,
     pub(crate) next_index: u32,
     /// Interfaces that have another program.
     pub(crate) foreign: BTreeSet<String>,
     /// From which interface to which flows were moved.
     pub(crate) moved: Vec<(u32, u32)>,
-    /// What was removed of the pins.
+    /// The removed pins.
     pub(crate) unpinned: Vec<String>,
     pub(crate) unmounted: bool,
-    /// Why the program at TC ingress is not there, until it is attached again; and whether that fails.
+    /// Why the program at TC ingress is missing, until it is attached again; and whether that fails.
     pub(crate) classifier_lost: Option<String>,
     pub(crate) classifier_refused: bool,
     pub(crate) zeroed: Vec<BackendIndex>,
@@ -120,7 +120,7 @@ impl InMemory {
         memory.flows.push(record);
     }
 
-    /// The slots written since this was asked last.
+    /// The slots written since the last call.
     pub(crate) fn slots_written(&self) -> Vec<(u32, usize)> {
         let writes = std::mem::take(&mut self.lock().applied);
         let slots = |write: &Write| match write {
@@ -163,7 +163,7 @@ impl Kernel for InMemory {
         std::thread::sleep(takes);
         let mut memory = self.lock();
         memory.is_applying = false;
-        // A kernel that fails does so half-way.
+        // A failing write stops half-way.
         let count = if memory.fails { writes.len() / 2 } else { writes.len() };
         writes[..count].iter().for_each(|write| memory.tables.apply(write));
         memory.applied.push(writes.to_vec());
@@ -176,7 +176,7 @@ impl Kernel for InMemory {
         Ok(())
     }
 
-    fn beat(&mut self) -> anyhow::Result<()> {
+    fn write_heartbeat(&mut self) -> anyhow::Result<()> {
         self.lock().beats += 1;
         Ok(())
     }
@@ -360,34 +360,34 @@ impl Counters for InMemory {
     }
 }
 
-/// What is wanted of the VIPs, which stand so at once.
+/// The wanted VIPs, which take effect at once.
 #[derive(Clone, Default)]
 pub(crate) struct InMemoryVips {
     pub(crate) wanted: Arc<Mutex<Wanted>>,
-    standings: Arc<watch::Sender<Standings>>,
+    statuses: Arc<watch::Sender<Standings>>,
 }
 
 impl InMemoryVips {
-    pub(crate) fn wishes(&self) -> Vec<(String, Wish)> {
+    pub(crate) fn intents(&self) -> Vec<(String, VipIntent)> {
         let wanted = self.wanted.lock().unwrap();
-        wanted.addresses.iter().map(|(address, wish)| (address.to_string(), *wish)).collect()
+        wanted.addresses.iter().map(|(address, intent)| (address.to_string(), *intent)).collect()
     }
 }
 
 impl Vips for InMemoryVips {
     fn set(&mut self, wanted: Wanted) {
-        let present = wanted.addresses.iter().filter(|(_, wish)| **wish == Wish::Present);
-        let standing = Standing {
+        let present = wanted.addresses.iter().filter(|(_, intent)| **intent == VipIntent::Present);
+        let standing = VipStatus {
             interface: wanted.interface.clone(),
             is_own: wanted.interface.is_some(),
             trouble: None,
         };
-        self.standings.send_replace(present.map(|(address, _)| (*address, standing.clone())).collect());
+        self.statuses.send_replace(present.map(|(address, _)| (*address, standing.clone())).collect());
         *self.wanted.lock().unwrap() = wanted;
     }
 
-    fn standings(&self) -> watch::Receiver<Standings> {
-        self.standings.subscribe()
+    fn statuses(&self) -> watch::Receiver<Standings> {
+        self.statuses.subscribe()
     }
 
     fn release(&mut self) -> BoxFuture<'_, anyhow::Result<Vec<String>>> {
@@ -465,14 +465,14 @@ impl Daemon {
         Self::start_by(directory, kernel, config, |run| tokio::spawn(run))
     }
 
-    /// With the owner task on a thread of its own, as the daemon has it: a decision that takes long keeps no worker.
+    /// With the owner task on its own thread, as in the daemon: a long decision blocks no worker.
     pub(crate) fn start_apart(config: &str) -> Self {
         let runtime = tokio::runtime::Handle::current();
         let apart = |run| tokio::task::spawn_blocking(move || runtime.block_on(run));
         Self::start_by(tempfile::tempdir().unwrap(), InMemory::new(100_000), config, apart).unwrap()
     }
 
-    /// With an owner task that takes in nothing.
+    /// With an owner task that handles nothing.
     pub(crate) fn start_hanging(config: &str) -> Self {
         let hanging = |run: BoxFuture<'static, Ended>| {
             tokio::spawn(async move {
@@ -499,7 +499,7 @@ impl Daemon {
         let (upgrades, asked) = Upgrades::new();
         let mut owner = Owner::start(Parts {
             listeners: Listeners {
-                set_courses: Ok(Box::new(|_| ())),
+                set_vip_targets: Ok(Box::new(|_| ())),
                 set_targets: Box::new(move |targets| *set.lock().unwrap() = targets),
                 set_reach: Box::new(|_, _| ()),
                 watch: Box::new(move |watched| *watch.lock().unwrap() = watched),
@@ -512,7 +512,7 @@ impl Daemon {
             kernel: Box::new(kernel.clone()),
             vips: Box::new(vips.clone()),
             upgrades: upgrades.clone(),
-            learnt: None,
+            learned: None,
         })?;
         let (requests, receive_requests) = mpsc::channel(8);
         let (reports, receive_reports) = mpsc::channel(64);
@@ -520,13 +520,13 @@ impl Daemon {
         let (events, receive_events) = mpsc::channel(64);
         let (found, receive_found) = mpsc::channel(64);
         let handle = Handle::new(requests, owner.published());
-        let ears = Ears {
+        let inputs = Inputs {
             reports: receive_reports,
             agents: receive_agents,
             events: receive_events,
             found: receive_found,
         };
-        let task = spawn(owner.run(receive_requests, ears).boxed());
+        let task = spawn(owner.run(receive_requests, inputs).boxed());
         Ok(Self {
             directory,
             kernel,
@@ -559,8 +559,8 @@ impl Daemon {
         self.reports.send(report).await.unwrap();
     }
 
-    /// The agent of a backend of `web` says this.
-    pub(crate) async fn agent(&self, address: &str, said: Said) {
+    /// Sends a reply of the agent of a backend of `web`.
+    pub(crate) async fn agent(&self, address: &str, said: AgentReply) {
         let id = TargetId { service: "web".into(), backend: address.parse().unwrap() };
         self.agents.send(AgentReport { id, result: Ok(said) }).await.unwrap();
     }
@@ -596,7 +596,7 @@ impl Daemon {
         self.kernel.lock().applied.clear();
     }
 
-    /// Waits until the service's backends are so.
+    /// Waits until the service's backends match.
     pub(crate) async fn until(
         &self,
         service: &str,

@@ -1,4 +1,4 @@
-//! What is wrong with the daemon's part of forwarding: told once when it begins and once when it ends, and shown meanwhile.
+//! Troubles with forwarding: reported once when they start and end, and shown meanwhile.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -6,7 +6,7 @@ use std::time::Instant;
 use crate::model::state::TroubleKind;
 use crate::report::documents::TroubleView;
 
-/// The troubles that there are.
+/// The current troubles.
 #[derive(Debug, Default)]
 pub(super) struct Troubles(BTreeMap<TroubleKind, Noted>);
 
@@ -16,19 +16,19 @@ struct Noted {
     since: Instant,
 }
 
-/// What became of a trouble that was noted.
+/// How a trouble changed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum News {
-    /// It is as it was.
+    /// Not at all.
     None,
-    /// It began, or is another one than before.
+    /// It started, or has another cause.
     Began(String),
     /// It is over.
     Ended,
 }
 
 impl Troubles {
-    /// Notes what is wrong of this kind; `None`: nothing.
+    /// Sets the trouble of this kind; `None`: there is none.
     pub(super) fn note(&mut self, kind: TroubleKind, why: Option<&str>, now: Instant) -> News {
         let before = self.0.remove(&kind);
         let Some(why) = why else {
@@ -41,18 +41,18 @@ impl Troubles {
         if is_new { News::Began(message) } else { News::None }
     }
 
-    /// What is wrong of this kind, in words.
+    /// The trouble of this kind.
     pub(super) fn of(&self, kind: TroubleKind) -> Option<&str> {
         self.0.get(&kind).map(|noted| noted.message.as_str())
     }
 
-    /// All that is wrong, in one line.
+    /// All troubles in one line.
     pub(super) fn all(&self) -> Option<String> {
         let messages: Vec<&str> = self.0.values().map(|noted| noted.message.as_str()).collect();
         (!messages.is_empty()).then(|| messages.join("; "))
     }
 
-    /// All that is wrong, as the API tells it.
+    /// All troubles as API documents.
     pub(super) fn views(&self, now: Instant) -> Vec<TroubleView> {
         let view = |(kind, noted): (&TroubleKind, &Noted)| TroubleView {
             kind: *kind,
@@ -63,7 +63,7 @@ impl Troubles {
     }
 }
 
-/// What a kind of trouble is called.
+/// The name of a kind of trouble.
 const fn words(kind: TroubleKind) -> &'static str {
     match kind {
         TroubleKind::Tables => "the BPF tables are out of sync with the configuration",
@@ -77,7 +77,7 @@ const fn words(kind: TroubleKind) -> &'static str {
     }
 }
 
-/// What is said once a trouble of this kind is over.
+/// The message when a trouble of this kind is over.
 pub(super) const fn over(kind: TroubleKind) -> &'static str {
     match kind {
         TroubleKind::Tables => "the BPF tables are in sync with the configuration",

@@ -1,4 +1,4 @@
-//! Whether a flow without a record is over, or has only lost its record: who goes on with one of the first kind is told so.
+//! Whether a flow without a record has ended, or has only lost its record: packets of ended flows are answered with a reset.
 
 use std::time::{Duration, Instant};
 

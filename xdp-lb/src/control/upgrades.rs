@@ -1,4 +1,4 @@
-//! How the owner task asks for an upgrade, and what became of it.
+//! Requests for upgrades, and their results.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::model::request::Outcome;
 use crate::model::state::UpgradeState;
 use crate::report::documents::UpgradeView;
 
-/// How the owner task asks for an upgrade, and what became of it.
+/// Requests for upgrades, and their results.
 #[derive(Clone, Debug)]
 pub struct Upgrades {
     wanted: mpsc::Sender<()>,
@@ -17,7 +17,7 @@ pub struct Upgrades {
 }
 
 impl Upgrades {
-    /// With the receiver of what is asked for.
+    /// With the receiver of requests.
     pub fn new() -> (Self, mpsc::Receiver<()>) {
         let (wanted, asked) = mpsc::channel(1);
         (Self { wanted, state: Arc::new(watch::channel(None).0) }, asked)
@@ -35,12 +35,12 @@ impl Upgrades {
         Ok(Outcome { message: message.into(), changed: true, trouble: None })
     }
 
-    /// What became of the last upgrade, from now on.
+    /// The state of the last upgrade, from now on.
     pub(crate) fn subscribe(&self) -> watch::Receiver<Option<UpgradeView>> {
         self.state.subscribe()
     }
 
-    /// What became of the last upgrade.
+    /// The state of the last upgrade.
     pub(crate) fn view(&self) -> Option<UpgradeView> {
         self.state.borrow().clone()
     }

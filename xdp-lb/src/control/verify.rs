@@ -1,5 +1,5 @@
-//! Looks whether the kernel still has what was written, pinned and attached, and restores it where it has not. Whatever
-//! could not be restored is a trouble, and is told as one until it is.
+//! Verifies that the kernel still has what was written, pinned and attached, and restores it. What cannot be restored is
+//! reported as a trouble.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -14,33 +14,33 @@ use crate::net::arrivals;
 use crate::report::traffic::Counters;
 use crate::tables::{Tables, Write};
 
-/// How often it is looked.
+/// How often to verify.
 const EVERY: Duration = Duration::from_secs(2);
 
-/// How many entries of the tables are compared at a time, and how many places of backends that should be vacant.
+/// How many table entries are compared at a time, and how many unused indices of backends.
 const SAMPLE: usize = 1024;
 
-/// How many slots of a ring are one entry.
+/// How many slots of a ring count as one entry.
 const SLOTS: usize = 512;
 
-/// So many packets in a row, none of which the program counted, are no chance.
+/// This many packets in a row that the program did not count are not a coincidence.
 const UNCOUNTED: u64 = 1_000;
 
-/// Where the look at the tables goes on, and what was seen before.
+/// The position in the tables, and earlier results.
 #[derive(Debug, Default)]
 pub(super) struct Verification {
     at: Option<Instant>,
-    /// How many entries of this round were compared.
+    /// How many entries of this round are done.
     compared: usize,
     /// The same, of vacant places.
     compared_vacant: usize,
     packets: Packets,
-    /// How many packets backends had been sent and have sent, by the last sample.
+    /// Packets to and from backends, by the last sample.
     forwarded: u64,
 }
 
 impl Verification {
-    /// Takes in what backends have counted.
+    /// Takes the counters of backends.
     pub(super) fn take_forwarded<'a>(&mut self, backends: impl Iterator<Item = &'a Traffic>) {
         let sum = |sum: u64, traffic: &Traffic| {
             sum.wrapping_add(traffic.packets_in).wrapping_add(traffic.packets_out)
@@ -48,7 +48,7 @@ impl Verification {
         self.forwarded = backends.fold(0, sum);
     }
 
-    /// Whether it is time to look again, which then counts as done.
+    /// Whether it is time to verify again; resets the timer.
     pub(super) fn is_due(&mut self, now: Instant) -> bool {
         let is_due = self.at.is_none_or(|at| now.duration_since(at) >= EVERY);
         if is_due {
@@ -65,7 +65,7 @@ impl Verification {
         journal: &mut Journal,
     ) {
         if journal.trouble_of(TroubleKind::Tables).is_some() {
-            // Nobody knows what stands in them, and it is being written.
+            // Their content is unknown, and they are being written.
             return;
         }
         let (tables, places) = (sync.tables(), kernel.sizes().limits.backends);
@@ -105,11 +105,11 @@ impl Verification {
     }
 }
 
-/// Looks at what is pinned.
+/// Verifies the pins.
 pub(super) fn restore_pins(pin_path: &Path, kernel: &mut dyn Kernel, journal: &mut Journal) {
     let restored = kernel.restore_pins();
     match &restored {
-        Ok(restored) => journal.tell_restored("pinned again", restored),
+        Ok(restored) => journal.report_restored("pinned again", restored),
         Err(error) => tracing::debug!("pins: {error:#}"),
     }
     let why = restored.err().map(|error| {
@@ -139,7 +139,7 @@ fn take_restored(
 ) {
     match restored {
         Ok(restored) => {
-            journal.tell_restored("something else changed the BPF tables; restored", &restored);
+            journal.report_restored("something else changed the BPF tables; restored", &restored);
         }
         Err(error) => {
             let why = format!("{error:#}");
@@ -154,12 +154,12 @@ fn take_restored(
 struct Packets {
     arrived: Option<u64>,
     counted: u64,
-    /// How many have arrived since one was counted.
+    /// How many have arrived since the last counted one.
     uncounted: u64,
 }
 
 impl Packets {
-    /// Takes in both totals; returns how many have arrived since the program counted the last, where that is too many.
+    /// Takes both totals; returns how many arrived since the last counted packet, if that is too many.
     fn take(&mut self, arrived: u64, counted: u64) -> Option<u64> {
         let more = self.arrived.map_or(0, |before| arrived.saturating_sub(before));
         self.uncounted = if self.counted == counted { self.uncounted + more } else { 0 };
@@ -176,7 +176,7 @@ fn next(entries: impl Iterator<Item = Write>, compared: &mut usize) -> (Vec<Writ
     (sample, is_last)
 }
 
-/// What stands in the tables, each entry as the write that puts it there.
+/// The entries of the tables, each as a write.
 fn entries(tables: &Tables) -> impl Iterator<Item = Write> {
     let rings = tables.rings.iter().flat_map(|(offset, ring)| {
         let part = |(number, slots): (usize, &[_])| {
@@ -191,14 +191,14 @@ fn entries(tables: &Tables) -> impl Iterator<Item = Write> {
     services.chain(rings).chain(replies).chain(addresses).chain(backends)
 }
 
-/// The places of backends that no backend has.
+/// The unused indices of backends.
 fn vacant(tables: &Tables, places: u32) -> impl Iterator<Item = Write> {
     let is_vacant = |index: &BackendIndex| !tables.backends.contains_key(index);
     let vacant = (0..=places).map(BackendIndex).filter(is_vacant);
     vacant.map(|index| Write::Backend(index, Backend::default()))
 }
 
-/// What should stand where this write wrote, after all of them.
+/// The final content of the place of this write, after all writes.
 fn expected(tables: &Tables, write: &Write) -> Write {
     match write {
         Write::Backend(index, _) => {
@@ -245,7 +245,7 @@ mod tests {
         assert_eq!(packets.take(6_000, 70), Some(1_000));
         assert_eq!(packets.take(6_500, 71), None, "it counts again");
         assert_eq!(packets.take(7_000, 71), None);
-        // An interface that was made anew counts from 0.
+        // A recreated interface counts from 0.
         assert_eq!(packets.take(10, 71), None);
     }
 

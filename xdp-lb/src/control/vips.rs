@@ -1,4 +1,4 @@
-//! Which VIPs are to be addresses of this host, told to whoever puts them there.
+//! Which VIPs should be addresses of this host.
 
 use anyhow::Result;
 use futures_util::FutureExt as _;
@@ -6,16 +6,16 @@ use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
 use crate::model::Config;
-use crate::net::vips::{self, Standings, Wanted, Wish};
-use crate::pool::vips::Wishes;
+use crate::net::vips::{self, Standings, VipIntent, Wanted};
+use crate::pool::vips::VipIntents;
 
-/// Who keeps the VIPs, as a trait: the owner's logic is tested without a kernel.
+/// Adding and removing VIPs as a trait, so that the owner can be tested without a kernel.
 pub trait Vips: Send {
-    /// Replaces what is wanted.
+    /// Replaces the wanted VIPs.
     fn set(&mut self, wanted: Wanted);
-    /// How each VIP stands, from now on.
-    fn standings(&self) -> watch::Receiver<Standings>;
-    /// Takes away all that was added; says what.
+    /// The status of each VIP, from now on.
+    fn statuses(&self) -> watch::Receiver<Standings>;
+    /// Removes all VIPs that were added; returns a list.
     fn release(&mut self) -> BoxFuture<'_, Result<Vec<String>>>;
 }
 
@@ -24,8 +24,8 @@ impl Vips for vips::Vips {
         vips::Vips::set(self, wanted);
     }
 
-    fn standings(&self) -> watch::Receiver<Standings> {
-        vips::Vips::standings(self)
+    fn statuses(&self) -> watch::Receiver<Standings> {
+        vips::Vips::statuses(self)
     }
 
     fn release(&mut self) -> BoxFuture<'_, Result<Vec<String>>> {
@@ -33,10 +33,10 @@ impl Vips for vips::Vips {
     }
 }
 
-/// The VIPs that the daemon sees to.
+/// The VIPs that the daemon manages.
 pub(super) struct VipKeeper {
     vips: Box<dyn Vips>,
-    /// Whether it was not known, when it was looked last, what is wanted of some VIP.
+    /// Whether the intent of a VIP was undecided at the last update.
     is_undecided: bool,
 }
 
@@ -46,8 +46,8 @@ impl VipKeeper {
         Self { vips, is_undecided: true }
     }
 
-    /// Tells what is wanted.
-    pub(super) fn tell(&mut self, config: &Config, addresses: Wishes) {
+    /// Sets the wanted VIPs.
+    pub(super) fn tell(&mut self, config: &Config, addresses: VipIntents) {
         self.vips.set(Wanted {
             interface: config.vips.interface.clone(),
             addresses,
@@ -55,22 +55,22 @@ impl VipKeeper {
         });
     }
 
-    /// Tells it again while it is not known what is wanted of a VIP: that ends by the time, too.
-    pub(super) fn tell_once_decided(&mut self, config: &Config, wishes: Wishes) {
-        if wishes.values().any(|wish| *wish == Wish::Undecided) {
+    /// Sets them again while a VIP is undecided, which also ends with time.
+    pub(super) fn tell_once_decided(&mut self, config: &Config, intents: VipIntents) {
+        if intents.values().any(|intent| *intent == VipIntent::Undecided) {
             self.is_undecided = true;
         } else if std::mem::take(&mut self.is_undecided) {
-            self.tell(config, wishes);
+            self.tell(config, intents);
         }
     }
 
-    /// Takes away all that was added; says what.
+    /// Removes all VIPs that were added; returns a list.
     pub(super) async fn release(&mut self) -> Result<Vec<String>> {
         self.vips.release().await
     }
 
-    /// How the VIPs stand, from now on.
-    pub(super) fn standings(&self) -> watch::Receiver<Standings> {
-        self.vips.standings()
+    /// The status of the VIPs, from now on.
+    pub(super) fn statuses(&self) -> watch::Receiver<Standings> {
+        self.vips.statuses()
     }
 }

@@ -22,11 +22,11 @@ use super::upgrade::{self, Predecessor, Successor};
 use crate::api::server::Server;
 use crate::control::handle::Handle;
 use crate::control::owner::{Owner, Request};
-use crate::control::parts::{Ears, Ended, Listeners, Parts, SetCourse, refuse_vip_checks};
+use crate::control::parts::{Ended, Inputs, Listeners, Parts, SetVipTarget, refuse_vip_checks};
 use crate::control::upgrades::Upgrades;
 use crate::datapath::{self, Checks, Datapath, Events, Policy, Prepared};
 use crate::discovery::Discoverer;
-use crate::health::{AgentReport, Checker, Report, VipChecks, Ways};
+use crate::health::{AgentReport, CheckDatapath, Checker, Report, VipChecks};
 use crate::lock::Lock;
 use crate::model::Config;
 use crate::model::state::UpgradeState;
@@ -250,7 +250,7 @@ struct Beginning {
 struct Running {
     owner: Owner,
     requests: mpsc::Receiver<Request>,
-    ears: Ears,
+    inputs: Inputs,
     handle: Handle,
     servers: Servers,
 }
@@ -322,12 +322,13 @@ fn listeners(
         set_reach: Box::new(move |address, no_way| checker.set_reach(address, no_way)),
         watch: Box::new(move |addresses| resolver.watch(addresses)),
         set_discoveries: Box::new(move |services| discoverer.set_services(services)),
-        set_courses: vip_checks
-            .map(|checks| -> SetCourse { Box::new(move |courses| checks.set_courses(courses)) }),
+        set_vip_targets: vip_checks.map(|checks| -> SetVipTarget {
+            Box::new(move |vip_targets| checks.set_vip_targets(vip_targets))
+        }),
     }
 }
 
-impl Ways for Checks {
+impl CheckDatapath for Checks {
     fn attach(&self, ifindex: u32) -> io::Result<OwnedFd> {
         Self::attach(self, ifindex)
     }
@@ -389,8 +390,8 @@ impl Life<'_> {
         let mut senses = self.start_checks(start_resolver().await?, || prepared.take_checks())?;
         let mut standby = Standby::new(config, prepared.tables())?;
         let Senses { resolver, events, checker, reports, agents, .. } = &mut senses;
-        let ears = standby::Ears { reports, agents, events };
-        let handed = standby.learn(checker, resolver, ears, predecessor).await?;
+        let inputs = standby::Inputs { reports, agents, events };
+        let handed = standby.learn(checker, resolver, inputs, predecessor).await?;
         *lock = Some(match handed {
             Some(handed) => store::inherit_lock(handed, &config.state_file)?,
             None => lock_once_free(&config.state_file).await?,
@@ -415,10 +416,10 @@ impl Life<'_> {
             Some(predecessor) => self.stand_by(&config, predecessor, lock).await?,
             None => self.begin(&config).await?,
         };
-        let Running { owner, requests, ears, handle, servers } =
+        let Running { owner, requests, inputs, handle, servers } =
             self.start(config, beginning, predecessor)?;
         let mut successor = None;
-        let mut owner = pin!(owner.run(requests, ears));
+        let mut owner = pin!(owner.run(requests, inputs));
         let ended = tokio::select! {
             ended = &mut owner => Some(ended),
             signal = wait_for_signal(&handle) => {
@@ -485,7 +486,7 @@ impl Life<'_> {
             vips: Box::new(vips),
             upgrades: self.upgrades.clone(),
             own_macs,
-            learnt: standby.map(Standby::into_learnt),
+            learned: standby.map(Standby::into_learnt),
         };
         let mut owner = Owner::start(parts).inspect_err(|_| {
             if is_first && let Err(error) = datapath::unload(&pins) {
@@ -500,8 +501,8 @@ impl Life<'_> {
         let ready = self.say_ready(predecessor.take(), &handle, socket);
         let metrics = metrics_address.map(|address| (address, metrics_trouble));
         let servers = Servers::start(api, metrics, ready, &handle);
-        let ears = Ears { reports, agents, events, found };
-        Ok(Running { owner, requests, ears, handle, servers })
+        let inputs = Inputs { reports, agents, events, found };
+        Ok(Running { owner, requests, inputs, handle, servers })
     }
 
     /// Says that the daemon is ready: to the service manager, or to the daemon before, which watches this one. The sender is for the

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, anyhow};
 use tokio::sync::mpsc;
 
 use super::upgrade::Predecessor;
-use crate::control::parts::Learnt;
+use crate::control::parts::Learned;
 use crate::health::{AgentReport, Checker, Report};
 use crate::model::{Config, Via};
 use crate::net::{Event, Resolver};
@@ -38,7 +38,7 @@ pub struct Standby {
 }
 
 /// Where news come from.
-pub(crate) struct Ears<'a> {
+pub(crate) struct Inputs<'a> {
     pub(crate) reports: &'a mut mpsc::Receiver<Report>,
     pub(crate) agents: &'a mut mpsc::Receiver<AgentReport>,
     pub(crate) events: &'a mut mpsc::Receiver<Event>,
@@ -77,7 +77,7 @@ impl Standby {
         &mut self,
         checker: &Checker,
         resolver: &Resolver,
-        mut ears: Ears<'_>,
+        mut inputs: Inputs<'_>,
         predecessor: &mut Predecessor,
     ) -> Result<Option<OwnedFd>> {
         resolver.watch(self.pool.addresses());
@@ -92,24 +92,24 @@ impl Standby {
                 _ = look.tick() => if !self.is_pending() || Instant::now() >= deadline {
                     break;
                 },
-                heard = self.hear(&mut ears) => heard?,
+                heard = self.hear(&mut inputs) => heard?,
             }
         }
         predecessor.ready()?;
         loop {
             tokio::select! {
                 go = predecessor.go() => return go,
-                heard = self.hear(&mut ears) => heard?,
+                heard = self.hear(&mut inputs) => heard?,
             }
         }
     }
 
     /// Takes in the next news. Cancel safe.
-    async fn hear(&mut self, ears: &mut Ears<'_>) -> Result<()> {
+    async fn hear(&mut self, inputs: &mut Inputs<'_>) -> Result<()> {
         tokio::select! {
-            Some(report) = ears.reports.recv() => drop(self.pool.report(report)),
-            Some(report) = ears.agents.recv() => drop(self.pool.hear_agent(report, Instant::now())),
-            event = ears.events.recv() => {
+            Some(report) = inputs.reports.recv() => drop(self.pool.report(report)),
+            Some(report) = inputs.agents.recv() => drop(self.pool.on_agent_report(report, Instant::now())),
+            event = inputs.events.recv() => {
                 let event = event.context("the kernel sends no notifications of network changes")?;
                 match event {
                     Event::NextHop { address, next_hop } => self.pool.heard(address, next_hop),
@@ -134,9 +134,9 @@ impl Standby {
     }
 
     /// What the owner task begins with.
-    pub(crate) fn into_learnt(self) -> Learnt {
+    pub(crate) fn into_learnt(self) -> Learned {
         let news =
             self.own_macs.into_iter().chain(self.addresses).chain(self.router_addresses).chain(self.vlans);
-        Learnt { pool: self.pool, news: news.chain(self.interfaces.into_values()).collect() }
+        Learned { pool: self.pool, news: news.chain(self.interfaces.into_values()).collect() }
     }
 }

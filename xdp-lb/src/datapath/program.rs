@@ -375,7 +375,7 @@ impl Datapath {
 
     /// Tells the datapath that the daemon lives: `now` by [`monotonic_seconds`](super::monotonic_seconds). All else stays as it
     /// stands in the table: [`Datapath::restore`] is to find what somebody else changed.
-    pub fn beat(&mut self, now: u32) -> Result<()> {
+    pub fn write_heartbeat(&mut self, now: u32) -> Result<()> {
         let Plain(present) = self.maps.settings.get(&0, 0).context("cannot read the settings")?;
         let present = Settings { heartbeat: now, alone: 0, ..present };
         self.maps.settings.set(0, Plain(present), 0).context("cannot write the settings")?;

@@ -1,4 +1,4 @@
-//! Asking a backend's agent how the backend is.
+//! Querying a backend's agent.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,14 +8,14 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep_until};
 
-use super::agent_line::{self, LONGEST_LINE, Said};
+use super::agent_line::{self, AgentReply, LONGEST_LINE};
 use super::attempt::connect;
 use super::failure::{self, Failure, Time};
 use super::target::{AgentReport, TargetId};
 use crate::model::Agent;
 
-/// Asks until it is aborted, the first time at random within `spread`. Tells what is news: the first answer, and each that
-/// is another than the one before.
+/// Queries the agent until it is aborted, the first time at random within `spread`. Reports the first reply, and each that differs
+/// from the previous one.
 pub(super) async fn follow(
     id: TargetId,
     agent: Agent,
@@ -29,7 +29,7 @@ pub(super) async fn follow(
         sleep_until(next).await;
         let turn = sockets.acquire().await;
         next = Instant::now() + agent.interval;
-        // In memory of its own: most tasks wait at any time.
+        // Boxed: most tasks are waiting at any time.
         let result = Box::pin(ask(&id, &agent)).await.map_err(words);
         drop(turn);
         if last.as_ref() == Some(&result) {
@@ -50,8 +50,8 @@ fn words(failure: Failure) -> String {
     }
 }
 
-/// Asks once, in no longer than the agent's timeout.
-async fn ask(id: &TargetId, agent: &Agent) -> Result<Said, Failure> {
+/// Queries once, within the agent's timeout.
+async fn ask(id: &TargetId, agent: &Agent) -> Result<AgentReply, Failure> {
     let time = Time { all: agent.timeout(), end: Instant::now() + agent.timeout() };
     let backend = SocketAddr::new(id.backend.ip(), agent.port);
     let mut stream = connect(backend, agent.source, time).await?;
@@ -87,7 +87,7 @@ mod tests {
 
     use super::*;
 
-    /// What comes of an agent that sends this, piece by piece, and closes or stays.
+    /// The result for an agent that sends these pieces, and then closes the connection or keeps it open.
     async fn answer(pieces: &'static [&'static [u8]], stays: bool) -> Result<String, String> {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
         let listens = listener.local_addr().expect("its address");
@@ -106,7 +106,7 @@ mod tests {
                 let _ = stream.read(&mut asked).await;
             }
         });
-        // The backend's own port is not asked.
+        // The backend's own port is not queried.
         let id = TargetId { service: "web".into(), backend: "127.0.0.1:1".parse().expect("an address") };
         let timeout = Some(Duration::from_secs(3));
         let agent = Agent { send: "web1\n".into(), timeout, ..Agent::at(listens.port()) };
@@ -118,15 +118,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_line_is_read_up_to_its_end_whatever_follows() {
+    async fn a_line_is_read_up_to_its_end() {
         assert_eq!(answer(&[b"up 75% # text\r\n"], false).await.as_deref(), Ok("up 75% # text"));
         assert_eq!(answer(&[b"dra", b"in 5", b"0%\nfoo bar"], true).await.as_deref(), Ok("drain 50%"));
         assert_eq!(answer(&[b"\n"], true).await.as_deref(), Ok(""));
     }
 
     #[tokio::test]
-    async fn half_a_line_says_nothing() {
-        // Of "75%\n", say.
+    async fn half_a_line_is_not_a_reply() {
+        // For example of "75%\n".
         assert_eq!(answer(&[b"7"], true).await, Err("connected, but no line within 3s".into()));
         assert_eq!(
             answer(&[b"up"], false).await,
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_news_is_told() {
+    async fn only_a_changed_reply_is_reported() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
         let listens = listener.local_addr().expect("its address");
         let id = TargetId { service: "web".into(), backend: SocketAddr::new(listens.ip(), 1) };

@@ -1,4 +1,4 @@
-//! What an agent says: one line of HAProxy's agent-check protocol (its configuration manual, `agent-check`).
+//! Parsing an agent's reply: one line of HAProxy's agent-check protocol (its configuration manual, `agent-check`).
 
 use std::fmt;
 
@@ -7,29 +7,29 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::text::clipped;
 
-/// The longest line that is read, bytes, its end included.
+/// The longest line that is read, in bytes, including its end.
 pub(super) const LONGEST_LINE: usize = 1024;
 
-/// The most of its configured weight that an agent can ask for, percent; what is more counts as this.
+/// The largest weight that an agent can ask for, in percent of the configured one; larger values count as this.
 pub const MOST_PERCENT: u16 = 200;
 
-/// How much of a description is kept, characters.
+/// The longest description that is kept, in characters.
 const LONGEST_NOTE: usize = 80;
 
-/// What an agent says. What it does not mention stays as it said before.
+/// An agent's reply. What it does not mention stays as in earlier replies.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Said {
-    /// Whether it is to have flows.
+pub struct AgentReply {
+    /// Whether the backend should get flows.
     pub admin: Option<AgentAdmin>,
-    /// Whether it works.
+    /// Whether the backend works.
     pub operation: Option<AgentOperation>,
-    /// How much of its configured weight it wants, in percent, at most [`MOST_PERCENT`].
+    /// The wanted weight in percent of the configured one, at most [`MOST_PERCENT`].
     pub percent: Option<u16>,
     /// The description behind `#`: printable, at most 80 characters.
     pub note: Option<String>,
 }
 
-/// Whether a backend's agent wants it to have flows.
+/// Whether a backend's agent wants new flows for it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum AgentAdmin {
@@ -38,11 +38,11 @@ pub enum AgentAdmin {
     Ready,
     /// No new ones.
     Drain,
-    /// No new ones, since it is being worked on.
+    /// No new ones: it is under maintenance.
     Maint,
 }
 
-/// Whether a backend works, as its agent has it.
+/// Whether a backend works, according to its agent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum AgentOperation {
@@ -51,14 +51,14 @@ pub enum AgentOperation {
     Up,
     /// It does not.
     Down,
-    /// It does not, for it was stopped.
+    /// It does not: it was stopped.
     Stopped,
-    /// It does not, for it fails some check of the agent's.
+    /// It does not: it fails a check of the agent's.
     Fail,
 }
 
 impl AgentAdmin {
-    /// Its word.
+    /// Its word in the protocol.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Ready => "ready",
@@ -69,7 +69,7 @@ impl AgentAdmin {
 }
 
 impl AgentOperation {
-    /// Its word.
+    /// Its word in the protocol.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Up => "up",
@@ -80,7 +80,7 @@ impl AgentOperation {
     }
 }
 
-impl fmt::Display for Said {
+impl fmt::Display for AgentReply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let words = [
             self.admin.map(|admin| admin.name().to_owned()),
@@ -92,12 +92,11 @@ impl fmt::Display for Said {
     }
 }
 
-/// Reads a line without its end: words between spaces, tabs and commas, in upper or lower case, the last of a kind
-/// counts, and behind a word that begins with `#` a description. A line with any other word is refused whole, in words:
-/// what speaks here may be something else than an agent.
-pub(super) fn read(line: &[u8]) -> Result<Said, String> {
+/// Parses a line without its end: words separated by spaces, tabs and commas, in upper or lower case. The last word of each kind
+/// counts. A description starts with `#`. A line with an unknown word is refused as a whole: the peer may not be an agent.
+pub(super) fn read(line: &[u8]) -> Result<AgentReply, String> {
     let line = String::from_utf8_lossy(line);
-    let mut said = Said::default();
+    let mut said = AgentReply::default();
     let mut rest = line.as_ref();
     loop {
         rest = rest.trim_start_matches(SEPARATORS);
@@ -132,11 +131,11 @@ const SEPARATORS: [char; 3] = [' ', '\t', ','];
 /// Reads `75%`.
 fn percent(word: &str) -> Option<u16> {
     let digits = word.strip_suffix('%').filter(|digits| is_number(digits))?;
-    // A number too large for 64 bits is more than the most, too.
+    // Also a number that does not fit into 64 bits.
     Some(digits.parse().map_or(MOST_PERCENT, |percent: u64| percent.min(MOST_PERCENT.into()) as u16))
 }
 
-/// `maxconn:30`, which HAProxy's agents may say. There is no such limit here, so it is passed over.
+/// `maxconn:30`, which HAProxy's agents may send. There is no such limit here, so it is ignored.
 fn is_limit_of_connections(word: &str) -> bool {
     word.strip_prefix("maxconn:").is_some_and(is_number)
 }
@@ -153,7 +152,7 @@ fn unknown(word: &str, line: &str) -> String {
     what
 }
 
-/// A description as it may stand in a log or on a terminal.
+/// A description, safe for a log or a terminal.
 fn printable(note: &str) -> Option<String> {
     let note: String = note
         .trim()
@@ -164,8 +163,8 @@ fn printable(note: &str) -> Option<String> {
     (!note.is_empty()).then_some(note)
 }
 
-/// Whether a character is shown as itself, by what `Debug` escapes beside quotes and backslashes: separators of lines and
-/// overrides of the text's direction, say.
+/// Whether a character can be shown as it is. `Debug` escapes the others, such as line separators and overrides of the text's
+/// direction.
 fn is_printable(char: char) -> bool {
     matches!(char, '"' | '\'' | '\\') || char.escape_debug().len() == 1
 }
@@ -207,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_with_any_other_word_is_refused_whole() {
+    fn a_line_with_an_unknown_word_is_refused() {
         for (line, why) in [
             ("up 75", "agent reply not understood: unknown word \"75\", in \"up 75\""),
             ("drain foo", "agent reply not understood: unknown word \"foo\", in \"drain foo\""),
@@ -233,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_description_is_made_fit_for_a_terminal_and_cut() {
+    fn a_description_is_escaped_and_truncated() {
         let note = |line: &str| read(line.as_bytes()).unwrap().note.unwrap();
         assert_eq!(note("up # a\u{1b}[31mb\u{202e}c"), "a\u{fffd}[31mb\u{fffd}c");
         assert_eq!(note(&format!("up #{}", "y".repeat(500))).chars().count(), LONGEST_NOTE);

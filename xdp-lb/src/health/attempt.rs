@@ -1,4 +1,4 @@
-//! One check of one backend: where it goes, where it comes from, and its sockets.
+//! One check of one backend: its addresses and its sockets.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -7,19 +7,19 @@ use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 
 use super::failure::{Failure, Time, unbound};
-use super::vip_checks::Passage;
+use super::vip_checks::VipRoute;
 
-/// One check of one backend: what it is made at, where it comes from, and the time that it has.
+/// One check of one backend: its destination, its source and its time.
 #[derive(Clone, Copy)]
 pub(super) struct Attempt<'a> {
-    /// The name of the service that is checked.
+    /// The name of the service.
     pub(super) service: &'a str,
-    /// The address and the port that are checked: the backend's own, or the VIP's.
+    /// The address and port to check: the backend's own, or the VIP's.
     pub(super) backend: SocketAddr,
-    /// The address of this host that it comes from; `None`: as the routes say.
+    /// The source address; `None`: chosen by the routes.
     pub(super) source: Option<IpAddr>,
-    /// The way to the backend, where it goes to the VIP.
-    pub(super) passage: Option<&'a Passage<'a>>,
+    /// The route to the backend, for a check of the VIP.
+    pub(super) vip_route: Option<&'a VipRoute<'a>>,
     pub(super) time: Time,
 }
 
@@ -32,13 +32,13 @@ impl Attempt<'_> {
         connect_from(TcpSocket::from_std_stream(socket.into()), self.backend, self.time).await
     }
 
-    /// A bound socket whose packets go to the VIP through the backend, where this check's are to.
+    /// For a check of the VIP: a bound socket whose packets to the VIP go to the backend.
     async fn through_vip(self, kind: Type) -> Result<Option<Socket>, Failure> {
-        let (Some(passage), Some(source)) = (self.passage, self.source) else { return Ok(None) };
-        passage.socket(kind, source, self.backend.port()).await.map(Some)
+        let (Some(vip_route), Some(source)) = (self.vip_route, self.source) else { return Ok(None) };
+        vip_route.socket(kind, source, self.backend.port()).await.map(Some)
     }
 
-    /// A UDP socket that hears the backend alone: the kernel drops what comes from any other address or port.
+    /// A UDP socket connected to the backend: the kernel drops datagrams from other addresses and ports.
     pub(super) async fn udp_socket(self) -> Result<UdpSocket, Failure> {
         if let Some(socket) = self.through_vip(Type::DGRAM).await? {
             let socket = UdpSocket::from_std(socket.into())?;
@@ -69,15 +69,14 @@ pub(super) async fn connect(
     connect_from(socket, to, time).await
 }
 
-/// When the connection is dropped it is reset, not closed: a balancer that checks thousands of backends each second would
-/// otherwise keep a minute's worth of them in TIME_WAIT.
+/// Dropping the connection resets it: with thousands of checks per second, closed ones would pile up in TIME_WAIT for a minute.
 async fn connect_from(socket: TcpSocket, to: SocketAddr, time: Time) -> Result<TcpStream, Failure> {
     socket.set_zero_linger()?;
     Ok(time.limit("no answer", socket.connect(to)).await??)
 }
 
-/// Whether this host's routes lead to this address. A neighbour that does not answer, and a router on the way, report the
-/// same errors as a route that is missing; connecting a UDP socket sends nothing and looks at the routes alone.
+/// Whether this host has a route to the address. An unanswered neighbour lookup or a router on the path causes the same errors as a
+/// missing route; connecting a UDP socket sends nothing and consults only the routes.
 pub(super) fn has_route(to: SocketAddr, source: Option<IpAddr>) -> bool {
     let connect = || -> io::Result<()> {
         let socket = Socket::new(Domain::for_address(to), Type::DGRAM, None)?;

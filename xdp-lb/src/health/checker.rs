@@ -1,4 +1,4 @@
-//! The scheduler: one task for each backend that is checked, and one for each that has an agent.
+//! The scheduler: one task for each checked backend, and one for each agent.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -18,37 +18,36 @@ use super::target::{AgentReport, Health, Report, Target, TargetId};
 use super::vip_checks::VipChecks;
 use crate::model::{Agent, HealthCheck, Probe};
 
-/// File descriptors that are left to the rest of the process.
+/// File descriptors reserved for the rest of the process.
 const RESERVED_DESCRIPTORS: u64 = 256;
 
-/// Sockets that checks use at one time, where the process may have that many.
+/// Maximum number of sockets that checks use at a time, if the process may have that many.
 const MAX_SOCKETS: u64 = 16_384;
 
-/// The first checks of many new targets are spread out by this much for each.
+/// The first checks of many new targets are spread over this time per target.
 const SPREAD: Duration = Duration::from_micros(100);
 
 /// No check takes longer.
 const LONGEST_CHECK: Duration = Duration::from_secs(3600);
 
-/// A daemon that is woken so much later than it asked for, at least, gets too little time of the CPUs to judge a backend.
+/// A daemon that wakes up this much too late gets too little CPU time to judge a backend.
 const STARVED: Duration = Duration::from_millis(100);
 
-/// What this host's own trouble with checking is told at most this often.
+/// This host's own problems with checking are logged at most this often.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
-/// Checks backends and reports the end of each check, and asks agents and reports what they say. All of it ends when this is
-/// dropped.
+/// Checks backends and queries agents, and reports the results. Stops when dropped.
 #[derive(Debug)]
 pub struct Checker {
-    /// Each target's present check, and how its task is told of another.
+    /// Each target's current check, and the channel to its task.
     targets: Mutex<HashMap<TargetId, (HealthCheck, watch::Sender<Order>)>>,
-    /// Each agent that is asked, and the task that does.
+    /// Each queried agent, and its task.
     agents: Mutex<HashMap<TargetId, (Agent, AgentTask)>>,
     news: mpsc::Sender<AgentReport>,
     context: Arc<Context>,
 }
 
-/// A task that ends when this is dropped.
+/// A task that is aborted when this is dropped.
 #[derive(Debug)]
 struct AgentTask(AbortHandle);
 
@@ -58,11 +57,11 @@ impl Drop for AgentTask {
     }
 }
 
-/// What a target's task has to do.
+/// The current work of a target's task.
 #[derive(Clone, Debug)]
 struct Order {
     check: HealthCheck,
-    /// The first check begins at random within this time.
+    /// The first check starts at random within this time.
     spread: Duration,
 }
 
@@ -78,29 +77,28 @@ struct Context {
     sockets: Arc<Semaphore>,
     shared: Shared,
     warned: Mutex<Option<Instant>>,
-    /// The backends that this host had no way to lately, why not, and when it was over.
+    /// The backends that were recently unreachable from this host, with the reason, and until when.
     unreached: Mutex<HashMap<IpAddr, Unreached>>,
 }
 
-/// That this host had no way to a backend.
+/// A backend that is or was unreachable from this host.
 #[derive(Debug)]
 struct Unreached {
     why: String,
-    /// `None`: it has none now.
+    /// `None`: it still is.
     until: Option<Instant>,
 }
 
 impl Checker {
-    /// A checker without targets. It uses as many sockets at one time as the process's limit of open
-    /// files (`RLIMIT_NOFILE`, soft) allows less 256, at most 16,384; checks beyond that wait. Where
-    /// `reports` or `news` (of the agents) is full, checks wait too: they have to be read.
+    /// A checker without targets. It uses at most as many sockets as the limit of open files (`RLIMIT_NOFILE`, soft) less 256, and at
+    /// most 16,384; other checks wait. Checks also wait while `reports` or `news` (of agents) is full.
     ///
-    /// To be called, like `set_targets`, within a tokio runtime.
+    /// Call this, like `set_targets`, within a tokio runtime.
     pub fn start(reports: mpsc::Sender<Report>, news: mpsc::Sender<AgentReport>) -> Self {
         Self::start_with(reports, news, None)
     }
 
-    /// The same with a way to VIPs.
+    /// The same, with checks of VIPs.
     pub fn start_with(
         reports: mpsc::Sender<Report>,
         news: mpsc::Sender<AgentReport>,
@@ -118,10 +116,9 @@ impl Checker {
         Self { targets: Mutex::default(), agents: Mutex::default(), news, context: Arc::new(context) }
     }
 
-    /// Replaces the set of targets. A target that is the same as before goes on undisturbed with its
-    /// counts; one whose check changed restarts its schedule but keeps its health; the `Health` is
-    /// where a new target starts. A target that is not checked is reported up at once. An agent that is asked as
-    /// before goes on being asked, and is not reported again before it says something else.
+    /// Replaces the set of targets. An unchanged target keeps its schedule and counts. A target whose check changed restarts its
+    /// schedule, but keeps its health. A new target starts with the given `Health`. A target without a check is reported up at once.
+    /// An unchanged agent is not reported again until its reply changes.
     pub fn set_targets(&self, targets: Vec<(Target, Health)>) {
         self.set_agents(&targets);
         let addresses: HashSet<IpAddr> = targets.iter().map(|(target, _)| target.id.backend.ip()).collect();
@@ -139,7 +136,7 @@ impl Checker {
                 None => self.spawn(&id, order, health),
                 Some((_, task)) => match task.send(order) {
                     Ok(()) => task,
-                    // Its task ended because it was not checked, and so was up.
+                    // Its task ended because it was not checked, so it was up.
                     Err(watch::error::SendError(order)) => self.spawn(&id, order, Health::Up),
                 },
             };
@@ -147,8 +144,7 @@ impl Checker {
         }
     }
 
-    /// Says of an address whether this host has no way to it, and why not. A check that fails meanwhile says nothing of the
-    /// backend.
+    /// Notes whether an address is unreachable from this host, and why. A failed check then says nothing about the backend.
     pub fn set_reach(&self, address: IpAddr, no_way: Option<String>) {
         let now = Instant::now();
         let mut unreached = lock(&self.context.unreached);
@@ -192,11 +188,11 @@ impl Checker {
     }
 }
 
-/// Checks a target until the sender of its orders is dropped, or the order is not to check it.
+/// Checks a target until the sender of its orders is dropped, or it is no longer checked.
 async fn follow(id: TargetId, mut orders: watch::Receiver<Order>, mut state: State, context: Arc<Context>) {
     let mut order = orders.borrow_and_update().clone();
     let mut next = order.first_check();
-    // Why the backend is down, as it was told last.
+    // The last reported reason why the backend is down.
     let mut told: Option<String> = None;
     loop {
         if order.check.probe == Probe::None {
@@ -220,14 +216,14 @@ async fn follow(id: TargetId, mut orders: watch::Receiver<Order>, mut state: Sta
         let began = outcome.began;
         let report = judge(&id, &order.check, outcome, &mut state, &mut told, &context);
         next = began + interval(&order.check, state);
-        // Outside of the select, so that a change of the order never swallows a report; and in memory of its own: most tasks wait.
+        // Outside of the select, so that a new order never discards a report; and boxed, because most tasks are waiting.
         if Box::pin(context.reports.send(report)).await.is_err() {
             return;
         }
     }
 }
 
-/// What a check's outcome says of the backend. `told`: why it is down, as it was told last.
+/// The backend's state after a check. `told`: the last reported reason why it is down.
 fn judge(
     id: &TargetId,
     check: &HealthCheck,
@@ -271,8 +267,8 @@ fn judge(
     report(state, transition, latency, None)
 }
 
-/// How long after the start of a check the next one is due. Never later than the interval, so that detection takes no
-/// longer than `fall` of them and the timeout.
+/// The time from the start of a check to the start of the next one. Never longer than the interval, so that detection takes at most
+/// `fall` intervals plus the timeout.
 fn interval(check: &HealthCheck, state: State) -> Duration {
     let interval = check.fast_interval.filter(|_| state.is_changing()).unwrap_or(check.interval);
     interval.mul_f64(1.0 - f64::from(check.jitter) / 100.0 * rand::random::<f64>())
@@ -300,7 +296,7 @@ async fn check_once(id: &TargetId, check: &HealthCheck, at: Instant, context: &C
                       files (LimitNOFILE=) is too low for this many backends",
         );
     }
-    // In memory of its own: most tasks wait for their next check at any time.
+    // Boxed: most tasks are waiting for their next check at any time.
     let result = Box::pin(probe(id, check, &context.shared)).await;
     drop(permit);
     let took = began.elapsed();
@@ -313,7 +309,7 @@ async fn check_once(id: &TargetId, check: &HealthCheck, at: Instant, context: &C
 }
 
 impl Context {
-    /// What a check that failed says of the backend, in words; or why it says nothing, where this host is to blame.
+    /// Why the backend failed the check; or the problem of this host because of which the check says nothing.
     fn blame(&self, failure: Failure, id: &TargetId, began: Instant) -> Result<String, String> {
         let words = match failure {
             Failure::Here(error) => return Err(error.to_string()),
@@ -353,22 +349,22 @@ mod tests {
 
     const INTERVAL: Duration = Duration::from_millis(100);
 
-    /// A machine that does other things, too, may be late by this much.
+    /// How late a busy machine may be.
     const LATE: Duration = Duration::from_secs(3);
 
-    /// Of checks with a clock that stands still while something runs, and goes on to the next timer as soon as nothing does:
-    /// what was asked of the kernel then counts as having taken this long, or no time.
+    /// For tests with a paused clock, which advances to the next timer as soon as nothing runs: the time that calls of the kernel then
+    /// seem to take.
     const TIMEOUT: Duration = Duration::from_millis(50);
 
-    /// What that clock is exact to.
+    /// The resolution of that clock.
     const EXACT: Duration = Duration::from_millis(20);
 
-    /// A check with time enough for whoever answers at all.
+    /// A check with enough time for any server that answers.
     fn check(probe: Probe) -> HealthCheck {
         HealthCheck { interval: INTERVAL, timeout: Duration::from_secs(5), ..HealthCheck::new(probe) }
     }
 
-    /// A check that a server which says nothing lets take just this long.
+    /// A check that times out after this time if the server is silent.
     fn silent_check() -> HealthCheck {
         HealthCheck { timeout: TIMEOUT, ..check(Probe::Http(Http::get("/"))) }
     }
@@ -390,7 +386,7 @@ mod tests {
         }
     }
 
-    /// A port that is not listened on while the test runs.
+    /// A port on which nothing listens during the test.
     async fn listener() -> (TcpListener, SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
         let address = listener.local_addr().expect("its address");
@@ -407,7 +403,7 @@ mod tests {
         let checker = Checker::start(mpsc::channel(1).0, mpsc::channel(1).0);
         let (id, health) = (target(backend, check(Probe::Tcp)).id, State::new(Health::Up));
         let (_sender, orders) = watch::channel(Order { check: check(Probe::Tcp), spread: INTERVAL });
-        // There is one for each backend: what a check needs beyond this is to come and go with the check.
+        // There is one per backend: memory that only a running check needs must not be part of it.
         let task = follow(id.clone(), orders, health, Arc::clone(&checker.context));
         assert!(size_of_val(&task) <= 1024, "{} bytes", size_of_val(&task));
         let (news, sockets) = (mpsc::channel(1).0, Arc::clone(&checker.context.sockets));
@@ -439,7 +435,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_backend_that_is_down_for_another_reason_than_before_is_told_so() {
+    async fn a_new_reason_of_a_backend_that_is_down_is_reported() {
         let (listening, backend) = listener().await;
         drop(listening);
         let (sender, mut reports) = mpsc::channel(16);
@@ -448,7 +444,7 @@ mod tests {
         checker.set_targets(vec![(target(backend, check), Health::Unknown)]);
         assert_eq!(transition(&mut reports).await, (Health::Down, "connection refused".into()));
         assert_eq!(next(&mut reports).await.transition, None, "it is told once");
-        // Who takes connections and says nothing.
+        // A server that accepts connections and never answers.
         let _listening = again(backend).await;
         let (health, why) = transition(&mut reports).await;
         assert_eq!(health, Health::Down);
@@ -472,7 +468,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn checks_begin_an_interval_apart_and_never_later() {
+    async fn checks_start_an_interval_apart_and_never_later() {
         let (listening, backend) = listener().await;
         let (sender, mut reports) = mpsc::channel(16);
         let checker = Checker::start(sender, mpsc::channel(1).0);
@@ -483,7 +479,7 @@ mod tests {
             next(&mut reports).await;
         }
         let took = began.elapsed();
-        // However long a check takes; by chance up to a tenth sooner.
+        // No matter how long a check takes; at random up to a tenth earlier.
         assert!(took >= INTERVAL * 9 - EXACT && took <= INTERVAL * 10 + EXACT, "ten checks took {took:?}");
         drop(listening);
     }
@@ -534,7 +530,7 @@ mod tests {
         checker.set_targets(vec![(target(backend, tcp.clone()), Health::Up)]);
         assert_eq!(next(&mut reports).await.transition, None);
         assert_eq!(next(&mut reports).await.transition, None);
-        // The same again, and another: two failures are counted, the third takes it down.
+        // The same target and another one: two failures are counted, the third takes it down.
         let other = "127.0.0.2:1".parse().expect("an address");
         checker.set_targets(vec![
             (target(backend, tcp.clone()), Health::Up),
@@ -549,11 +545,11 @@ mod tests {
             (Health::Up, Some("it is not checked"))
         );
 
-        // Another check: down it stays, until it has succeeded twice.
+        // Another check: it stays down until two successes.
         let _listening = again(backend).await;
         checker.set_targets(vec![(target(backend, HealthCheck { fall: 9, ..tcp }), Health::Up)]);
         assert_eq!(next(&mut reports).await.health, Health::Down);
-        // Of the check before, one more may have ended meanwhile.
+        // One more of the previous checks may have ended meanwhile.
         let mut health = Health::Down;
         for _ in 0..2 {
             if health == Health::Down {
@@ -564,7 +560,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_target_that_is_no_longer_checked_is_up_and_one_that_is_again_starts_from_there() {
+    async fn a_target_that_is_no_longer_checked_is_up_and_starts_from_there_when_checked_again() {
         let (listening, backend) = listener().await;
         drop(listening);
         let (sender, mut reports) = mpsc::channel(16);
@@ -581,7 +577,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_target_that_is_removed_is_checked_no_more() {
+    async fn a_removed_target_is_no_longer_checked() {
         let (listening, backend) = listener().await;
         let (sender, mut reports) = mpsc::channel(16);
         let checker = Checker::start(sender, mpsc::channel(1).0);
@@ -597,7 +593,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_first_checks_of_many_targets_are_spread_out_and_none_waits_for_another() {
-        // A listener whose backlog is never emptied: the kernel accepts, HTTP never answers.
+        // A listener that never accepts: the kernel completes connections, but HTTP never answers.
         let (silent, silent_address) = listener().await;
         let (sender, mut reports) = mpsc::channel(16);
         let checker = Checker::start(sender, mpsc::channel(1).0);
@@ -618,7 +614,7 @@ mod tests {
         for count in 0..2000 {
             let report = timeout_at(began + Duration::from_secs(60), reports.recv()).await;
             let report = report.expect("in time").expect("a report");
-            // A host that is too busy says so.
+            // Unless the host is too busy.
             assert!(report.health == Health::Down || report.trouble.is_some(), "{:?}", report.health);
             half = half.or((count == 1000).then(|| began.elapsed()));
         }
@@ -628,7 +624,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn trouble_of_this_host_is_not_held_against_the_backend() {
+    async fn problems_of_this_host_are_not_held_against_the_backend() {
         let failure = |code| Failure::from(std::io::Error::from_raw_os_error(code));
         for code in [libc::EMFILE, libc::EADDRNOTAVAIL, libc::ENETDOWN, libc::EPERM] {
             assert!(matches!(failure(code), Failure::Here(_)), "{code}");

@@ -1,4 +1,4 @@
-//! Why a check fails, and whose fault that is.
+//! Why a check failed, and whether the backend or this host is the cause.
 
 use std::io;
 use std::net::IpAddr;
@@ -7,19 +7,19 @@ use std::time::Duration;
 use nix::errno::Errno;
 use tokio::time::Instant;
 
-/// Why a check did not succeed.
+/// Why a check failed.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// The backend's fault, in words.
+    /// The backend is the cause.
     Backend(String),
-    /// The network says that the backend is out of reach: this host's own routes do, or somebody on the way.
+    /// The network reports that the backend is unreachable: this host's own routes, or a router on the path.
     OutOfReach(Errno),
-    /// This host could not check, which says nothing of the backend.
+    /// This host could not run the check, which says nothing about the backend.
     Here(io::Error),
 }
 
 impl Failure {
-    /// This host could not check, in words.
+    /// This host could not run the check.
     pub(super) fn here(words: impl Into<String>) -> Self {
         Self::Here(io::Error::other(words.into()))
     }
@@ -29,7 +29,7 @@ impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         match error.raw_os_error().map(Errno::from_raw) {
             Some(errno @ (Errno::ENETUNREACH | Errno::EHOSTUNREACH)) => Self::OutOfReach(errno),
-            // No file descriptor, no memory or no source port was left; or its routes or its firewall let nothing out.
+            // No file descriptor, memory or source port was left; or its routes or firewall block the packets.
             Some(
                 Errno::EMFILE
                 | Errno::ENFILE
@@ -54,7 +54,7 @@ pub(super) fn words(errno: Errno) -> String {
     errno.desc().to_lowercase()
 }
 
-/// A source that is not this host's says nothing of the backend, whose state tells an operator why it is not checked.
+/// A source that is not an address of this host says nothing about the backend; its state shows why it is not checked.
 pub(super) fn unbound(source: IpAddr, error: io::Error) -> Failure {
     if error.kind() == io::ErrorKind::AddrNotAvailable && !source.is_unspecified() {
         return Failure::here(format!("the check's source {source} is not an address of this host"));
@@ -62,7 +62,7 @@ pub(super) fn unbound(source: IpAddr, error: io::Error) -> Failure {
     error.into()
 }
 
-/// The time that a check has.
+/// The time limit of a check.
 #[derive(Clone, Copy)]
 pub(super) struct Time {
     pub(super) all: Duration,
@@ -70,7 +70,7 @@ pub(super) struct Time {
 }
 
 impl Time {
-    /// Awaits what has to be done by the end; if it is not, `missing` names what did not come.
+    /// Awaits something until the end; `missing` names it in the error of a timeout.
     pub(super) async fn limit<T>(self, missing: &str, work: impl Future<Output = T>) -> Result<T, Failure> {
         let result = tokio::time::timeout_at(self.end, work).await;
         result.map_err(|_| Failure::Backend(format!("{missing} within {:?}", self.all)))

@@ -1,4 +1,4 @@
-//! The health checks, and the state machine that they feed.
+//! Health checks, agents, and the health state machine.
 
 mod agent;
 mod agent_line;
@@ -10,7 +10,7 @@ mod state;
 mod target;
 mod vip_checks;
 
-pub use agent_line::{AgentAdmin, AgentOperation, Said};
+pub use agent_line::{AgentAdmin, AgentOperation, AgentReply};
 pub use checker::Checker;
 pub use target::{AgentReport, Health, Report, Target, TargetId};
-pub use vip_checks::{Course, VipChecks, Ways};
+pub use vip_checks::{CheckDatapath, VipChecks, VipTarget};

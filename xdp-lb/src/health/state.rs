@@ -1,12 +1,12 @@
-//! When a backend's health changes: pure, fed with the end of each check.
+//! When a backend's health changes: a pure state machine, fed with the result of each check.
 
 use super::target::Health;
 
-/// A backend's health, and how near it is to changing.
+/// A backend's health, and the checks that contradict it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct State {
     health: Health,
-    /// How many checks in a row spoke against `health`.
+    /// How many checks in a row contradicted `health`.
     against: u16,
 }
 
@@ -19,18 +19,18 @@ impl State {
         self.health
     }
 
-    /// Whether checks have spoken against the health since it changed last, and fewer in a row than change it.
+    /// Whether recent checks contradict the health, but too few to change it.
     pub(super) fn is_changing(self) -> bool {
         self.against > 0
     }
 
-    /// Forgets the checks that spoke against the health so far.
+    /// Forgets the checks that contradicted the health so far.
     pub(super) fn restart(&mut self) {
         self.against = 0;
     }
 
-    /// Takes the end of a check in; true where the health changed. `rise` successes in a row bring
-    /// up what is down, `fall` failures in a row take down what is up; 0 counts as 1.
+    /// Takes the result of a check; true if the health changed. `rise` successes in a row bring a backend up, `fall` failures in a row
+    /// take it down; 0 counts as 1.
     pub(super) fn record(&mut self, success: bool, rise: u16, fall: u16) -> bool {
         let (spoken_for, needed) = match self.health {
             Health::Unknown => (None, 1),
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_begins_to_count_anew() {
+    fn a_restart_resets_the_count() {
         let mut state = State::new(Health::Up);
         assert!(!state.record(false, 2, 2));
         state.restart();
@@ -75,8 +75,8 @@ mod tests {
     }
 
     proptest! {
-        /// The plain rule, over the whole history: the health is what the last run of at least
-        /// `rise` successes or `fall` failures said, and the first check before that.
+        /// The rule over the whole history: the health follows the last run of at least `rise` successes or `fall` failures, and before
+        /// that the first check.
         #[test]
         fn health_changes_exactly_at_the_end_of_a_long_enough_run(
             checks in prop::collection::vec(any::<bool>(), 1..200),

@@ -1,12 +1,12 @@
-//! What is checked, and what the checks report.
+//! Targets of checks, and their reports.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::agent_line::Said;
+use super::agent_line::AgentReply;
 use crate::model::{Agent, HealthCheck};
 
-/// Which backend of which service.
+/// A backend of a service.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct TargetId {
     /// The service's name.
@@ -15,14 +15,14 @@ pub struct TargetId {
     pub backend: SocketAddr,
 }
 
-/// What is to be checked, and how.
+/// A backend to check, and how.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Target {
     /// Which backend.
     pub id: TargetId,
     /// How.
     pub check: HealthCheck,
-    /// How its agent is asked, where it has one.
+    /// How its agent is queried, if it has one.
     pub agent: Option<Agent>,
 }
 
@@ -37,26 +37,26 @@ pub enum Health {
     Down,
 }
 
-/// News of a backend's agent: the first answer, and each that is another than the one before.
+/// A new reply of a backend's agent: the first one, and each that differs from the previous one.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct AgentReport {
     /// Which backend's.
     pub id: TargetId,
-    /// What it says, or why that is not known, in words.
-    pub result: Result<Said, String>,
+    /// The reply, or why there is none.
+    pub result: Result<AgentReply, String>,
 }
 
-/// The end of one check.
+/// The result of one check.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Report {
     /// Which backend.
     pub id: TargetId,
     /// Its health after this check.
     pub health: Health,
-    /// Where this check changed the health, or failed for another reason than was told last: why, in words.
+    /// The reason, if this check changed the health, or failed for another reason than reported last.
     pub transition: Option<String>,
-    /// How long the check took, where it succeeded.
+    /// How long a successful check took.
     pub latency: Option<Duration>,
-    /// Why the check could not be run, where that was this host's own trouble: it says nothing of the backend.
+    /// Why this host could not run the check, which then says nothing about the backend.
     pub trouble: Option<String>,
 }

@@ -1,5 +1,5 @@
-//! Checks that go to the VIP, through one backend, as clients' packets go to it: sockets in a network namespace of the
-//! daemon's own, whose packets the datapath sends to that backend, and the answers back.
+//! Checks of a VIP on one backend, in the way that clients' packets reach it: sockets in the daemon's own network namespace, whose
+//! packets the datapath sends to that backend, and whose replies it sends back.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -17,59 +17,58 @@ use super::failure::{Failure, Time};
 use super::target::TargetId;
 use crate::net::namespace::Namespace;
 
-/// How long a check's packets have a way after its end: it ends with a reset, and the backend may say something yet.
+/// How long a check's route stays after its end: the check ends with a reset, and the backend may still send something.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// A port that another check of the same VIP had until just now is passed over, since that one's backend may answer yet;
-/// this many at the most.
+/// Maximum number of ports that are skipped because a recent check of the same VIP had them: its backend may still send something.
 const MOST_PASSED_OVER: usize = 8;
 
-/// Which backend a check's packets go to, as the datapath knows it.
+/// The backend that a check's packets go to, as the datapath identifies it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Course {
+pub struct VipTarget {
     /// The key of the service's record.
     pub service: Endpoint,
-    /// The backend's place.
+    /// The backend's index.
     pub backend: BackendIndex,
-    /// This host's address towards it.
+    /// This host's source address towards it.
     pub source: IpAddr,
 }
 
-/// How checks reach VIPs.
+/// Checks of VIPs.
 #[derive(Debug)]
 pub struct VipChecks {
     namespace: Arc<Namespace>,
-    courses: watch::Sender<HashMap<TargetId, Course>>,
-    table: Mutex<Table<Box<dyn Ways>>>,
-    /// The interface into the namespace, with the program on it.
-    door: OnceCell<(u32, OwnedFd)>,
+    vip_targets: watch::Sender<HashMap<TargetId, VipTarget>>,
+    table: Mutex<Table<Box<dyn CheckDatapath>>>,
+    /// The interface to the namespace, with the program attached.
+    veth_index: OnceCell<(u32, OwnedFd)>,
 }
 
 impl VipChecks {
-    /// From this namespace, through this datapath.
-    pub fn new(namespace: Arc<Namespace>, ways: Box<dyn Ways>) -> Self {
+    /// Checks from this namespace through this datapath.
+    pub fn new(namespace: Arc<Namespace>, ways: Box<dyn CheckDatapath>) -> Self {
         let table = Mutex::new(Table::new(ways));
-        Self { namespace, courses: watch::Sender::default(), table, door: OnceCell::new() }
+        Self { namespace, vip_targets: watch::Sender::default(), table, veth_index: OnceCell::new() }
     }
 
-    /// Replaces the backends that are checked so, and where the datapath has them.
-    pub fn set_courses(&self, courses: HashMap<TargetId, Course>) {
-        self.courses.send_replace(courses);
+    /// Replaces the backends that are checked through their VIP.
+    pub fn set_vip_targets(&self, vip_targets: HashMap<TargetId, VipTarget>) {
+        self.vip_targets.send_replace(vip_targets);
     }
 
-    /// The way to a backend, once the datapath has one.
-    pub(super) async fn passage(&self, id: &TargetId, time: Time) -> Result<Passage<'_>, Failure> {
-        let mut courses = self.courses.subscribe();
-        let known = courses.wait_for(|courses| courses.contains_key(id));
-        let course = tokio::time::timeout_at(time.end, known).await;
-        let course = course.map_err(|_| Failure::here("the datapath has no path to it"))?;
-        let course = course.ok().and_then(|courses| courses.get(id).copied());
-        let course = course.ok_or_else(|| Failure::Here(io::ErrorKind::NotFound.into()))?;
-        Ok(Passage { checks: self, course, opened: Mutex::default() })
+    /// The route to a backend, as soon as the datapath has the backend.
+    pub(super) async fn vip_route(&self, id: &TargetId, time: Time) -> Result<VipRoute<'_>, Failure> {
+        let mut vip_targets = self.vip_targets.subscribe();
+        let known = vip_targets.wait_for(|vip_targets| vip_targets.contains_key(id));
+        let target = tokio::time::timeout_at(time.end, known).await;
+        let target = target.map_err(|_| Failure::here("the datapath has no path to it"))?;
+        let target = target.ok().and_then(|vip_targets| vip_targets.get(id).copied());
+        let target = target.ok_or_else(|| Failure::Here(io::ErrorKind::NotFound.into()))?;
+        Ok(VipRoute { checks: self, target, opened: Mutex::default() })
     }
 
-    async fn door(&self) -> anyhow::Result<u32> {
-        let opened = self.door.get_or_try_init(async || {
+    async fn veth_index(&self) -> anyhow::Result<u32> {
+        let opened = self.veth_index.get_or_try_init(async || {
             let ifindex = self.namespace.open().await?;
             anyhow::Ok((ifindex, lock(&self.table).ways.attach(ifindex)?))
         });
@@ -77,23 +76,23 @@ impl VipChecks {
     }
 }
 
-/// The way of one check. When this is dropped, so is the way, some time later.
+/// The route of one check's packets. It is removed some time after this is dropped.
 #[derive(Debug)]
-pub(super) struct Passage<'a> {
+pub(super) struct VipRoute<'a> {
     checks: &'a VipChecks,
-    course: Course,
+    target: VipTarget,
     opened: Mutex<Vec<(FlowKey, u64)>>,
 }
 
-impl Passage<'_> {
+impl VipRoute<'_> {
     /// The VIP.
     pub(super) fn vip(&self) -> IpAddr {
-        self.course.service.address.into()
+        self.target.service.address.into()
     }
 
-    /// The address that the check comes from where it names none.
+    /// The source address of a check that names none.
     pub(super) fn source(&self) -> Result<IpAddr, Failure> {
-        let Course { source, .. } = self.course;
+        let VipTarget { source, .. } = self.target;
         if source.is_ipv4() == self.vip().is_ipv4() && !source.is_unspecified() {
             return Ok(source);
         }
@@ -107,11 +106,11 @@ impl Passage<'_> {
     /// A socket bound to this address, whose packets to this port of the VIP go to the backend.
     pub(super) async fn socket(&self, kind: Type, source: IpAddr, port: u16) -> Result<Socket, Failure> {
         let here = |error: anyhow::Error| Failure::Here(io::Error::other(format!("{error:#}")));
-        let ifindex = self.checks.door().await.map_err(here)?;
-        let Course { service, backend, .. } = self.course;
+        let ifindex = self.checks.veth_index().await.map_err(here)?;
+        let VipTarget { service, backend, .. } = self.target;
         let protocol = if kind == Type::STREAM { Protocol::TCP } else { Protocol::UDP };
         let vip = Endpoint::from_socket(SocketAddr::new(self.vip(), port), protocol);
-        // Held until one has another port.
+        // Held until a socket has another port.
         let mut passed_over = Vec::new();
         loop {
             let socket = self.checks.namespace.socket(kind, source).await.map_err(here)?;
@@ -132,32 +131,32 @@ impl Passage<'_> {
     }
 }
 
-impl Drop for Passage<'_> {
+impl Drop for VipRoute<'_> {
     fn drop(&mut self) {
         let mut table = lock(&self.checks.table);
         lock(&self.opened).drain(..).for_each(|(key, number)| table.leave(key, number, Instant::now()));
     }
 }
 
-/// The datapath's part: the program on the interface into the namespace, and which backend a check's packets go to.
-pub trait Ways: fmt::Debug + Send {
-    /// Attaches the program to an interface, for as long as what this returns is held.
+/// The datapath for checks: the program on the interface to the namespace, and the backend of each check.
+pub trait CheckDatapath: fmt::Debug + Send {
+    /// Attaches the program to an interface, until the returned value is dropped.
     ///
     /// # Errors
-    /// Where the interface does not exist.
+    /// If the interface does not exist.
     fn attach(&self, ifindex: u32) -> io::Result<OwnedFd>;
 
-    /// Sends packets with these addresses and ports to a check's backend, and what answers them back.
+    /// Sends packets with these addresses and ports to a check's backend, and the replies back.
     ///
     /// # Errors
-    /// Where there is no room.
+    /// If the table is full.
     fn put(&mut self, key: &FlowKey, check: Check) -> anyhow::Result<()>;
 
     /// Forgets a check.
     fn remove(&mut self, key: &FlowKey);
 }
 
-impl Ways for Box<dyn Ways> {
+impl CheckDatapath for Box<dyn CheckDatapath> {
     fn attach(&self, ifindex: u32) -> io::Result<OwnedFd> {
         (**self).attach(ifindex)
     }
@@ -171,28 +170,28 @@ impl Ways for Box<dyn Ways> {
     }
 }
 
-/// What stands in the datapath's table.
+/// The entries of the datapath's table.
 #[derive(Debug)]
 struct Table<W> {
     ways: W,
-    /// Which check an entry is of: a port may have gone to another one.
+    /// The check that each entry belongs to: the port may have been reused.
     entries: HashMap<FlowKey, u64>,
     /// Checks that have ended, and when.
     left: VecDeque<(Instant, FlowKey, u64)>,
     next: u64,
 }
 
-impl<W: Ways> Table<W> {
+impl<W: CheckDatapath> Table<W> {
     fn new(ways: W) -> Self {
         Self { ways, entries: HashMap::new(), left: VecDeque::new(), next: 0 }
     }
 
-    /// Whether a check has these ends, or had them until just now.
+    /// Whether a check has these addresses and ports, or had them recently.
     fn has(&self, key: &FlowKey) -> bool {
         self.entries.contains_key(key)
     }
 
-    /// Notes a check with these ends, and returns its number.
+    /// Adds a check with these addresses and ports, and returns its number.
     fn put(&mut self, key: FlowKey, check: Check) -> anyhow::Result<u64> {
         self.next += 1;
         self.ways.put(&key, check)?;
@@ -227,7 +226,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
-    impl Ways for HashMap<FlowKey, Check> {
+    impl CheckDatapath for HashMap<FlowKey, Check> {
         fn attach(&self, _: u32) -> io::Result<OwnedFd> {
             Err(io::ErrorKind::Unsupported.into())
         }
@@ -254,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_check_has_its_way_until_a_while_after_its_end_and_its_port_is_taken_as_long() {
+    fn a_check_keeps_its_route_and_its_port_for_a_while_after_its_end() {
         let mut table = Table::new(HashMap::new());
         let began = Instant::now();
         let number = table.put(key(40_000), to(1)).expect("it has room");
@@ -269,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_check_that_ends_takes_nothing_from_the_one_that_has_its_port_since() {
+    fn a_check_that_ends_does_not_affect_the_one_that_reuses_its_port() {
         let mut table = Table::new(HashMap::new());
         let began = Instant::now();
         let first = table.put(key(40_000), to(1)).expect("it has room");

@@ -49,14 +49,14 @@ pub struct Wanted {
     /// The interface that they are put on. `None`: the daemon does not manage VIPs, and removes what it added.
     pub interface: Option<String>,
     /// Each VIP.
-    pub addresses: BTreeMap<IpAddr, Wish>,
+    pub addresses: BTreeMap<IpAddr, VipIntent>,
     /// The interfaces that they are announced on, with the VLAN devices on them.
     pub announced_on: BTreeSet<String>,
 }
 
 /// What is wanted of one VIP.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Wish {
+pub enum VipIntent {
     /// It is to be an address of this host.
     Present,
     /// It is not to be one.
@@ -67,7 +67,7 @@ pub enum Wish {
 
 /// How a VIP stands.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Standing {
+pub struct VipStatus {
     /// The interface that has it, if any.
     pub interface: Option<String>,
     /// Whether the daemon has added it, and so may take it away.
@@ -77,7 +77,7 @@ pub struct Standing {
 }
 
 /// How each VIP stands.
-pub type Standings = BTreeMap<IpAddr, Standing>;
+pub type Standings = BTreeMap<IpAddr, VipStatus>;
 
 /// The addresses that the daemon has added to this host.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -130,7 +130,7 @@ pub fn record_file(state_file: &Path) -> PathBuf {
 #[derive(Debug)]
 pub struct Vips {
     orders: mpsc::UnboundedSender<Order>,
-    standings: watch::Receiver<Standings>,
+    statuses: watch::Receiver<Standings>,
 }
 
 #[derive(Debug)]
@@ -146,10 +146,10 @@ impl Vips {
     /// Where the netlink sockets cannot be opened, or the record not be read.
     pub fn start(record_file: PathBuf) -> Result<Self> {
         let (orders, received) = mpsc::unbounded_channel();
-        let (told, standings) = watch::channel(Standings::new());
+        let (told, statuses) = watch::channel(Standings::new());
         let keeper = Keeper::new(record_file, told)?;
         tokio::spawn(keeper.run(received));
-        Ok(Self { orders, standings })
+        Ok(Self { orders, statuses })
     }
 
     /// Replaces what is wanted.
@@ -159,8 +159,8 @@ impl Vips {
     }
 
     /// How each VIP stands, as far as the daemon sees to it.
-    pub fn standings(&self) -> watch::Receiver<Standings> {
-        self.standings.clone()
+    pub fn statuses(&self) -> watch::Receiver<Standings> {
+        self.statuses.clone()
     }
 
     /// Takes away all that was added; says what.
@@ -305,39 +305,45 @@ impl Keeper {
             let name = names.get(&index).map_or_else(|| index.to_string(), |name| (*name).to_owned());
             holders.entry(address).or_default().push(name);
         }
-        let mut standings = Standings::new();
-        for (address, wish) in self.wanted.addresses.clone() {
+        let mut statuses = Standings::new();
+        for (address, intent) in self.wanted.addresses.clone() {
             let held_by = holders.get(&address).map_or(&[][..], Vec::as_slice);
-            let standing = self.keep(address, wish, held_by, &links).await;
-            standings.insert(address, standing);
+            let standing = self.keep(address, intent, held_by, &links).await;
+            statuses.insert(address, standing);
         }
-        self.remove_leftovers(&holders, &links, &mut standings).await;
-        if standings.values().any(|standing| standing.trouble.is_some()) {
+        self.remove_leftovers(&holders, &links, &mut statuses).await;
+        if statuses.values().any(|standing| standing.trouble.is_some()) {
             self.look_at = Instant::now() + RETRY;
         }
-        self.say_troubles(&standings);
-        self.told.send_replace(standings);
+        self.say_troubles(&statuses);
+        self.told.send_replace(statuses);
         self.announce_on_links_that_came(&links);
         Ok(())
     }
 
     /// Sees to one VIP.
-    async fn keep(&mut self, address: IpAddr, wish: Wish, held_by: &[String], links: &[Link]) -> Standing {
+    async fn keep(
+        &mut self,
+        address: IpAddr,
+        intent: VipIntent,
+        held_by: &[String],
+        links: &[Link],
+    ) -> VipStatus {
         let own = held_by.iter().find(|holder| self.record.contains(holder, address)).cloned();
         let Some(wanted_on) = self.wanted.interface.clone() else {
-            return Standing { interface: held_by.first().cloned(), ..Standing::default() };
+            return VipStatus { interface: held_by.first().cloned(), ..VipStatus::default() };
         };
-        let stands = |interface: Option<&String>, is_own| Standing {
+        let stands = |interface: Option<&String>, is_own| VipStatus {
             interface: interface.cloned(),
             is_own,
             trouble: None,
         };
         let is_foreign = held_by.iter().any(|holder| Some(holder) != own.as_ref());
-        match wish {
-            Wish::Undecided => stands(own.as_ref().or(held_by.first()), own.is_some()),
+        match intent {
+            VipIntent::Undecided => stands(own.as_ref().or(held_by.first()), own.is_some()),
             // What is its own goes with the leftovers.
-            Wish::Absent => match held_by.iter().find(|holder| Some(*holder) != own.as_ref()) {
-                Some(holder) => Standing {
+            VipIntent::Absent => match held_by.iter().find(|holder| Some(*holder) != own.as_ref()) {
+                Some(holder) => VipStatus {
                     trouble: Some(format!(
                         "the daemon did not add it to {holder}, so it stays there: remove it with `ip address del \
                          {address}/{} dev {holder}`, and the daemon will manage it from then on",
@@ -345,15 +351,15 @@ impl Keeper {
                     )),
                     ..stands(Some(holder), false)
                 },
-                None => Standing::default(),
+                None => VipStatus::default(),
             },
-            Wish::Present if is_foreign || own.as_ref() == Some(&wanted_on) => {
+            VipIntent::Present if is_foreign || own.as_ref() == Some(&wanted_on) => {
                 stands(held_by.first(), own.is_some())
             }
-            Wish::Present => match self.add(address, &wanted_on, links).await {
+            VipIntent::Present => match self.add(address, &wanted_on, links).await {
                 Ok(()) => stands(Some(&wanted_on), true),
                 Err(why) => {
-                    Standing { trouble: Some(format!("{why:#}")), ..stands(own.as_ref(), own.is_some()) }
+                    VipStatus { trouble: Some(format!("{why:#}")), ..stands(own.as_ref(), own.is_some()) }
                 }
             },
         }
@@ -397,15 +403,15 @@ impl Keeper {
         &mut self,
         holders: &BTreeMap<IpAddr, Vec<String>>,
         links: &[Link],
-        standings: &mut Standings,
+        statuses: &mut Standings,
     ) {
         for (interface, address) in self.record.all() {
             let stays = match self.wanted.addresses.get(&address) {
-                Some(Wish::Undecided) => self.wanted.interface.is_some(),
-                Some(Wish::Present) if self.wanted.interface.as_ref() == Some(&interface) => true,
+                Some(VipIntent::Undecided) => self.wanted.interface.is_some(),
+                Some(VipIntent::Present) if self.wanted.interface.as_ref() == Some(&interface) => true,
                 // Where its new place is not ready, the old one is better than none.
-                Some(Wish::Present) if self.wanted.interface.is_some() => {
-                    standings.get(&address).is_some_and(|standing| standing.trouble.is_some())
+                Some(VipIntent::Present) if self.wanted.interface.is_some() => {
+                    statuses.get(&address).is_some_and(|standing| standing.trouble.is_some())
                 }
                 _ => false,
             };
@@ -428,7 +434,7 @@ impl Keeper {
                     }
                 }
                 Err(error) => {
-                    let standing = standings.entry(address).or_default();
+                    let standing = statuses.entry(address).or_default();
                     standing.interface = Some(interface.clone());
                     standing.is_own = true;
                     standing.trouble = Some(format!("cannot remove it from {interface}: {error:#}"));
@@ -446,9 +452,9 @@ impl Keeper {
     }
 
     /// Says once of each VIP what is wrong with it.
-    fn say_troubles(&self, standings: &Standings) {
+    fn say_troubles(&self, statuses: &Standings) {
         let before = self.told.borrow();
-        for (address, standing) in standings {
+        for (address, standing) in statuses {
             if let Some(trouble) = &standing.trouble
                 && before.get(address).and_then(|before| before.trouble.as_ref()) != Some(trouble)
             {

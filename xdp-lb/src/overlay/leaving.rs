@@ -28,7 +28,7 @@ pub enum Leave {
 
 /// A moment of this boot.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Moment {
+pub struct BootTime {
     /// The boot's id.
     pub boot: String,
     /// Seconds since it began.
@@ -76,7 +76,7 @@ impl Overlay {
     /// that is only called otherwise keeps its backends.
     ///
     /// A service goes at once, with its flows, where its VIP now belongs to another one.
-    pub fn depart(&mut self, config: &Config, before: &Effective, leave: Leave, now: &Moment) {
+    pub fn depart(&mut self, config: &Config, before: &Effective, leave: Leave, now: &BootTime) {
         let merge = Merge::new(config, self);
         let wanted = |name| {
             let (base, _) = merge.base(name)?;
@@ -126,7 +126,7 @@ impl Overlay {
 
     /// Forgets what left in an earlier boot, whose flows the host knows no more, and counts those anew that a daemon
     /// noted by the wall clock.
-    pub fn forget_other_boots(&mut self, now: &Moment) {
+    pub fn forget_other_boots(&mut self, now: &BootTime) {
         if self.leaving.boot != now.boot {
             self.leaving = Leaving::default();
         }

@@ -18,7 +18,7 @@ pub use diff::diff;
 pub use discovered::Taken;
 pub use effective::{effective, effective_beside};
 pub use kept::Overlay;
-pub use leaving::{Leave, Moment, longest_drain};
+pub use leaving::{BootTime, Leave, longest_drain};
 pub use save::{Saved, save};
 pub use settings::{changed_settings, reloadable};
 pub use show::{running, runtime_changes, runtime_lines};

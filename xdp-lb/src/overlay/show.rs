@@ -231,7 +231,7 @@ mod tests {
     use super::*;
     use crate::model::request::{BackendPatch, ServicePatch};
     use crate::model::service::Backend;
-    use crate::overlay::{Leave, Moment};
+    use crate::overlay::{BootTime, Leave};
 
     const FILE: &str = r#"
 interfaces = ["eth0"]
@@ -264,7 +264,7 @@ vip = "192.0.2.11:80"
         overlay.add_backend(&config, "api", Backend::new(api, 7)).expect("added");
         let with_backend = effective(&config, &overlay).expect("valid");
         overlay.remove_service(&config, "api").expect("removed");
-        let now = Moment { boot: "this".into(), seconds: 0 };
+        let now = BootTime { boot: "this".into(), seconds: 0 };
         overlay.depart(&config, &with_backend, Leave::Drain, &now);
         overlay.depart(
             &config,

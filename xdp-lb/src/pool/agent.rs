@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::health::{AgentAdmin, AgentOperation, Said};
+use crate::health::{AgentAdmin, AgentOperation, AgentReply};
 use crate::model::state::BackendState;
 
 /// What a backend's agent has said so far. What it has never mentioned is as it is where all is well.
@@ -55,7 +55,7 @@ impl AgentState {
 
     /// Takes in what it said, or why that is not known, which changes nothing else. Returns whether more follows from it
     /// than another weight.
-    pub fn hear(&mut self, result: Result<Said, String>, now: Instant) -> bool {
+    pub fn hear(&mut self, result: Result<AgentReply, String>, now: Instant) -> bool {
         let shown = |state: &Self| (state.refuses().map(|it| state.described(it.1)), state.trouble.clone());
         let before = shown(self);
         self.since = Some(now);
@@ -122,7 +122,7 @@ impl AgentState {
 
     /// Everything that it has said, in its own words.
     pub fn words(&self) -> String {
-        let said = Said {
+        let said = AgentReply {
             admin: Some(self.admin),
             operation: Some(self.operation),
             percent: Some(self.percent),
@@ -143,8 +143,8 @@ mod tests {
 
     const HOLD: Duration = Duration::from_secs(10);
 
-    fn said(percent: Option<u16>) -> Said {
-        Said { percent, ..Said::default() }
+    fn said(percent: Option<u16>) -> AgentReply {
+        AgentReply { percent, ..AgentReply::default() }
     }
 
     struct Bench {
@@ -158,7 +158,7 @@ mod tests {
         }
 
         /// What the backend does at this second, where its agent says this.
-        fn at(&mut self, second: u64, said: Said) -> Option<(BackendState, String)> {
+        fn at(&mut self, second: u64, said: AgentReply) -> Option<(BackendState, String)> {
             let now = self.begin + Duration::from_secs(second);
             self.agent.hear(Ok(said), now);
             self.later(second)
@@ -170,11 +170,11 @@ mod tests {
         }
 
         fn admin(&mut self, second: u64, admin: AgentAdmin) -> Option<(BackendState, String)> {
-            self.at(second, Said { admin: Some(admin), ..Said::default() })
+            self.at(second, AgentReply { admin: Some(admin), ..AgentReply::default() })
         }
 
         fn operation(&mut self, second: u64, operation: AgentOperation) -> Option<(BackendState, String)> {
-            self.at(second, Said { operation: Some(operation), ..Said::default() })
+            self.at(second, AgentReply { operation: Some(operation), ..AgentReply::default() })
         }
     }
 
@@ -200,7 +200,8 @@ mod tests {
     #[test]
     fn an_agent_that_cannot_be_reached_changes_nothing_and_is_told_of() {
         let mut bench = Bench::new(None);
-        bench.at(0, Said { admin: Some(AgentAdmin::Drain), percent: Some(50), ..Said::default() });
+        bench
+            .at(0, AgentReply { admin: Some(AgentAdmin::Drain), percent: Some(50), ..AgentReply::default() });
         bench.agent.hear(Err("connection refused".into()), bench.begin);
         assert!(bench.later(100).is_some());
         assert_eq!((bench.agent.percent, bench.agent.trouble.as_deref()), (50, Some("connection refused")));

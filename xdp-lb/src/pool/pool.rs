@@ -12,7 +12,7 @@ use super::agent::AgentState;
 use super::covered::Covered;
 use super::definition::{checked_at, follows, pairs, target_id, vip};
 use super::known::{Hop, Known};
-use crate::health::{AgentReport, Course, Health, Report, Target, TargetId};
+use crate::health::{AgentReport, Health, Report, Target, TargetId, VipTarget};
 use crate::model::state::BackendState;
 use crate::model::{DownPolicy, Effective, EffectiveBackend, EffectiveService};
 use crate::net::{NextHop, NoNextHop};
@@ -139,7 +139,7 @@ impl Pool {
 
     /// Takes in news of an agent. Returns whether anything follows from it at once; weights follow with
     /// [`weigh`](Self::weigh).
-    pub fn hear_agent(&mut self, report: AgentReport, now: Instant) -> bool {
+    pub fn on_agent_report(&mut self, report: AgentReport, now: Instant) -> bool {
         let has_agent =
             |it: &&EffectiveService| it.service.name == report.id.service && it.service.agent.is_some();
         // One that was removed may still have an answer out.
@@ -203,7 +203,7 @@ impl Pool {
     }
 
     /// The backends that are checked at their VIP, and where these tables have them and a way to them.
-    pub fn courses(&self, tables: &Tables) -> HashMap<TargetId, Course> {
+    pub fn vip_targets(&self, tables: &Tables) -> HashMap<TargetId, VipTarget> {
         let goes_to_vip = |service: &&EffectiveService| checked_at(&service.service).is_some();
         let mut services = self.effective.services.iter().filter(goes_to_vip).peekable();
         if services.peek().is_none() {
@@ -215,7 +215,7 @@ impl Pool {
             let present = tables.services.get(&key)?;
             let index = *indices.get(&identity(present.index, backend.backend.address))?;
             let source = Path::of(tables.backends.get(&index)?)?.source.into();
-            Some((target_id(service, backend), Course { service: key, backend: index, source }))
+            Some((target_id(service, backend), VipTarget { service: key, backend: index, source }))
         };
         let pairs =
             services.flat_map(|service| service.backends.iter().map(move |backend| (service, backend)));

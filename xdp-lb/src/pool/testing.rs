@@ -10,7 +10,7 @@ use super::covered::Covered;
 use super::decide::Transition;
 use super::known::Hop;
 use super::pool::Pool;
-use crate::health::{AgentAdmin, AgentReport, Health, Report, Said, TargetId};
+use crate::health::{AgentAdmin, AgentReply, AgentReport, Health, Report, TargetId};
 use crate::model::state::{AdminState, BackendState, Origin};
 use crate::model::{
     self, Backend, Effective, EffectiveBackend, EffectiveService, HealthCheck, Probe, Service,
@@ -134,20 +134,20 @@ pub(super) fn ids(pool: &Pool) -> Vec<TargetId> {
 }
 
 /// Each agent says this; `None`: it cannot be asked.
-pub(super) fn agents_say(pool: &mut Pool, lines: &[Option<Said>], now: Instant) {
+pub(super) fn agents_say(pool: &mut Pool, lines: &[Option<AgentReply>], now: Instant) {
     for (id, line) in ids(pool).into_iter().zip(lines) {
         let result = line.clone().ok_or_else(|| "connection refused".to_owned());
-        pool.hear_agent(AgentReport { id, result }, now);
+        pool.on_agent_report(AgentReport { id, result }, now);
     }
     pool.decide_at(now);
 }
 
-pub(super) fn part(percent: u16) -> Option<Said> {
-    Some(Said { percent: Some(percent), ..Said::default() })
+pub(super) fn part(percent: u16) -> Option<AgentReply> {
+    Some(AgentReply { percent: Some(percent), ..AgentReply::default() })
 }
 
-pub(super) fn says(admin: AgentAdmin) -> Option<Said> {
-    Some(Said { admin: Some(admin), ..Said::default() })
+pub(super) fn says(admin: AgentAdmin) -> Option<AgentReply> {
+    Some(AgentReply { admin: Some(admin), ..AgentReply::default() })
 }
 
 pub(super) fn weights(pool: &Pool) -> Vec<u16> {

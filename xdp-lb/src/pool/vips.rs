@@ -8,43 +8,43 @@ use super::definition::{first_check, target_id};
 use super::pool::Pool;
 use crate::model::state::{AdminState, BackendState};
 use crate::model::{Config, EffectiveBackend, EffectiveService, Withdraw};
-use crate::net::vips::Wish;
+use crate::net::vips::VipIntent;
 
 /// What is wanted of each VIP, by its address.
-pub type Wishes = BTreeMap<IpAddr, Wish>;
+pub type VipIntents = BTreeMap<IpAddr, VipIntent>;
 
 /// Of each VIP that the daemon sees to, whether it is to be there.
-pub fn wishes(pool: &Pool, config: &Config, node: AdminState, now: Instant) -> Wishes {
+pub fn intents(pool: &Pool, config: &Config, node: AdminState, now: Instant) -> VipIntents {
     let withdraw = config.vips.withdraw;
-    let mut wishes = Wishes::new();
+    let mut intents = VipIntents::new();
     if config.vips.interface.is_none() {
-        return wishes;
+        return intents;
     }
     let services = &pool.effective().services;
     for service in services {
-        let wish = match node {
-            AdminState::Draining => Wish::Absent,
-            AdminState::Enabled => pool.wish(service, withdraw),
+        let intent = match node {
+            AdminState::Draining => VipIntent::Absent,
+            AdminState::Enabled => pool.intent(service, withdraw),
         };
         // A VIP is wanted where one of its services wants it.
-        let present = wishes.entry(service.service.vip.ip()).or_insert(wish);
-        *present = match (*present, wish) {
-            (Wish::Present, _) | (_, Wish::Present) => Wish::Present,
-            (Wish::Undecided, _) | (_, Wish::Undecided) => Wish::Undecided,
-            (Wish::Absent, Wish::Absent) => Wish::Absent,
+        let present = intents.entry(service.service.vip.ip()).or_insert(intent);
+        *present = match (*present, intent) {
+            (VipIntent::Present, _) | (_, VipIntent::Present) => VipIntent::Present,
+            (VipIntent::Undecided, _) | (_, VipIntent::Undecided) => VipIntent::Undecided,
+            (VipIntent::Absent, VipIntent::Absent) => VipIntent::Absent,
         };
     }
     if withdraw != Withdraw::Never {
         // A VIP waits for the first checks of all its services.
         for service in services {
-            if let Some(wish @ Wish::Present) = wishes.get_mut(&service.service.vip.ip())
+            if let Some(intent @ VipIntent::Present) = intents.get_mut(&service.service.vip.ip())
                 && pool.awaits_first_checks(service, now)
             {
-                *wish = Wish::Undecided;
+                *intent = VipIntent::Undecided;
             }
         }
     }
-    wishes
+    intents
 }
 
 impl Pool {
@@ -63,13 +63,13 @@ impl Pool {
     }
 
     /// Whether a service wants its VIP to be an address of this host, by the states decided last.
-    fn wish(&self, service: &EffectiveService, withdraw: Withdraw) -> Wish {
+    fn intent(&self, service: &EffectiveService, withdraw: Withdraw) -> VipIntent {
         if service.admin == AdminState::Draining {
-            return Wish::Absent;
+            return VipIntent::Absent;
         }
         // In panic, those that are down take flows, too.
         if withdraw == Withdraw::Never || self.panic(&service.service.name).is_some() {
-            return Wish::Present;
+            return VipIntent::Present;
         }
         let state = |backend: &EffectiveBackend| {
             let state = self.known.get(&target_id(service, backend))?.condition.state;
@@ -83,11 +83,11 @@ impl Pool {
                 || matches!(state, BackendState::Draining | BackendState::Standby | BackendState::Ejected)
         };
         if states.iter().any(keeps_flows) {
-            Wish::Present
+            VipIntent::Present
         } else if states.contains(&BackendState::Checking) {
-            Wish::Undecided
+            VipIntent::Undecided
         } else {
-            Wish::Absent
+            VipIntent::Absent
         }
     }
 }

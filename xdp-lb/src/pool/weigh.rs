@@ -11,7 +11,7 @@ use crate::health::TargetId;
 
 /// A backend that takes new flows and whose weight counts for more or less than before.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Reweighed {
+pub struct WeightChange {
     /// Which backend.
     pub id: TargetId,
     /// The weight that the operator gave it.
@@ -25,7 +25,7 @@ pub struct Reweighed {
 impl Pool {
     /// Lets weights follow what they are to follow, as far as that is not too often; to be called after
     /// [`decide`](Self::decide). Returns which backends' shares change by that.
-    pub fn weigh(&mut self, now: Instant) -> Vec<Reweighed> {
+    pub fn weigh(&mut self, now: Instant) -> Vec<WeightChange> {
         let mut all = Vec::new();
         for service in self.effective.services.iter().filter(|service| follows(&service.service)) {
             let ids: Vec<TargetId> =
@@ -64,7 +64,7 @@ impl Pool {
                         format!("checks take {own:.1} ms, median {median:.1} ms")
                     });
                     let reason = agent.into_iter().chain(checks).collect::<Vec<_>>().join("; ");
-                    all.push(Reweighed { id, weight: backend.backend.weight, percent, reason });
+                    all.push(WeightChange { id, weight: backend.backend.weight, percent, reason });
                 }
             }
         }

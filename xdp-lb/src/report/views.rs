@@ -19,13 +19,13 @@ use crate::health::Health;
 use crate::model::refusal::{Answer, Refusal};
 use crate::model::state::{HealthState, TroubleKind, VipState};
 use crate::model::{self, DownPolicy, EffectiveBackend, EffectiveService, patch, unknown};
-use crate::net::vips::Wish;
+use crate::net::vips::VipIntent;
 use crate::overlay;
 use crate::plan::places::{identities, identity};
 use crate::pool::agent::AgentState;
 use crate::pool::breaker::Circuit;
 use crate::pool::definition::{target_id, vip};
-use crate::pool::vips::wishes;
+use crate::pool::vips::intents;
 
 /// How full a table is whose limit may be why packets are dropped. Its kernel evicts somewhat before it is full.
 const NEARLY_FULL: f64 = 0.8;
@@ -203,15 +203,15 @@ impl Snapshot {
     }
 
     fn vip_views(&self, clock: &Clock) -> Vec<VipView> {
-        let standings = self.vips.borrow();
-        let wishes = wishes(&self.pool, &self.config, self.overlay.node_admin(), clock.now);
-        let view = |(address, wish)| {
-            let standing = standings.get(&address).cloned().unwrap_or_default();
-            let state = match (standing.interface.is_some(), wish) {
-                (true, Wish::Present | Wish::Undecided) => VipState::Present,
-                (true, Wish::Absent) => VipState::Stays,
-                (false, Wish::Present) => VipState::Missing,
-                (false, Wish::Absent | Wish::Undecided) => VipState::Withdrawn,
+        let statuses = self.vips.borrow();
+        let intents = intents(&self.pool, &self.config, self.overlay.node_admin(), clock.now);
+        let view = |(address, intent)| {
+            let standing = statuses.get(&address).cloned().unwrap_or_default();
+            let state = match (standing.interface.is_some(), intent) {
+                (true, VipIntent::Present | VipIntent::Undecided) => VipState::Present,
+                (true, VipIntent::Absent) => VipState::Stays,
+                (false, VipIntent::Present) => VipState::Missing,
+                (false, VipIntent::Absent | VipIntent::Undecided) => VipState::Withdrawn,
             };
             VipView {
                 address,
@@ -221,7 +221,7 @@ impl Snapshot {
                 note: standing.trouble,
             }
         };
-        wishes.into_iter().map(view).collect()
+        intents.into_iter().map(view).collect()
     }
 
     fn table_views(&self) -> Vec<TableView> {

@@ -9,11 +9,11 @@ use super::*;
 use crate::config;
 use crate::control::census;
 use crate::control::testing::{Daemon, InMemory, TWO_SERVICES, address, write_config};
-use crate::health::{AgentAdmin, Health, Said};
+use crate::health::{AgentAdmin, AgentReply, Health};
 use crate::model::request::{BackendPatch, ServicePatch};
 use crate::model::state::{AdminState, BackendState};
 use crate::model::{self, XdpMode};
-use crate::net::vips::Wish;
+use crate::net::vips::VipIntent;
 use crate::report::documents::{BackendView, ConfigQuery, StatusView, TroubleView};
 use crate::tables::{Tables, Write};
 
@@ -113,10 +113,10 @@ async fn what_an_agent_drained_before_a_restart_stays_so_until_it_says_otherwise
     );
     let daemon = Daemon::start(&config);
     let (first, second) = ("198.51.100.11:8080", "198.51.100.12:8080");
-    let drain = Said { admin: Some(AgentAdmin::Drain), ..Said::default() };
-    let half = Said { admin: Some(AgentAdmin::Ready), percent: Some(50), ..Said::default() };
-    daemon.agent(first, Said::default()).await;
-    daemon.agent(second, Said::default()).await;
+    let drain = AgentReply { admin: Some(AgentAdmin::Drain), ..AgentReply::default() };
+    let half = AgentReply { admin: Some(AgentAdmin::Ready), percent: Some(50), ..AgentReply::default() };
+    daemon.agent(first, AgentReply::default()).await;
+    daemon.agent(second, AgentReply::default()).await;
     daemon.all_up().await;
     daemon.agent(first, drain).await;
     let is_draining = |backends: &[BackendView]| backends[0].state == BackendState::Draining;
@@ -138,11 +138,11 @@ async fn what_an_agent_drained_before_a_restart_stays_so_until_it_says_otherwise
     }
     let events = daemon.handle.watch(None).unwrap();
     daemon.agent(first, half.clone()).await;
-    daemon.agent(second, Said::default()).await;
+    daemon.agent(second, AgentReply::default()).await;
     let backends = daemon.until("web", |backends| (0.3..0.4).contains(&backends[0].share)).await;
     assert_eq!((backends[0].weight, backends[0].weight_ratio), (100, 0.5));
     // And more later, once in a while, which is told.
-    daemon.agent(first, Said { percent: Some(25), ..half }).await;
+    daemon.agent(first, AgentReply { percent: Some(25), ..half }).await;
     daemon.until("web", |backends| (0.15..0.25).contains(&backends[0].share)).await;
     let mut events = events;
     let weight = loop {
@@ -902,24 +902,24 @@ async fn an_interface_that_refuses_the_program_stops_the_start() {
 async fn a_vip_stays_while_one_of_its_services_has_a_backend() {
     let config = format!("vips = {{ interface = \"lo\", withdraw = \"no-backends\" }}\n{TWO_SERVICES}");
     let daemon = Daemon::start(&config);
-    let wishes = || daemon.vips.wishes();
-    let is = |wish| vec![("192.0.2.10".to_owned(), wish)];
-    assert_eq!(wishes(), is(Wish::Undecided), "nothing is known yet");
+    let intents = || daemon.vips.intents();
+    let is = |intent| vec![("192.0.2.10".to_owned(), intent)];
+    assert_eq!(intents(), is(VipIntent::Undecided), "nothing is known yet");
     daemon.all_up().await;
-    assert_eq!(wishes(), is(Wish::Present));
+    assert_eq!(intents(), is(VipIntent::Present));
     daemon.report("web", "198.51.100.11:8080", Health::Down, "timed out").await;
     daemon.report("web", "198.51.100.12:8080", Health::Down, "timed out").await;
     daemon.until("web", |backends| backends.iter().all(|backend| backend.state == BackendState::Down)).await;
-    assert_eq!(wishes(), is(Wish::Present), "the other service has one");
+    assert_eq!(intents(), is(VipIntent::Present), "the other service has one");
     let drain = BackendPatch::admin(AdminState::Draining);
     daemon.handle.patch_backend("api".into(), address("198.51.100.13:8443"), drain).await.unwrap();
-    assert_eq!(wishes(), is(Wish::Present), "it has its flows still");
+    assert_eq!(intents(), is(VipIntent::Present), "it has its flows still");
     daemon.report("api", "198.51.100.13:8443", Health::Down, "timed out").await;
     daemon.until("api", |backends| backends[0].state == BackendState::Down).await;
-    assert_eq!(wishes(), is(Wish::Absent));
+    assert_eq!(intents(), is(VipIntent::Absent));
     daemon.report("web", "198.51.100.12:8080", Health::Up, "recovered").await;
     daemon.until("web", |backends| backends[1].state == BackendState::Up).await;
-    assert_eq!(wishes(), is(Wish::Present));
+    assert_eq!(intents(), is(VipIntent::Present));
 }
 
 #[tokio::test]
@@ -929,18 +929,18 @@ async fn a_vip_comes_once_the_first_checks_of_all_its_backends_have_ended_or_tim
         "vip = \"192.0.2.10:443\"\nhealth_check = { type = \"tcp\", interval = \"100ms\", timeout = \"100ms\" }",
     );
     let daemon = Daemon::start(&config);
-    let is = |wish| vec![("192.0.2.10".to_owned(), wish)];
+    let is = |intent| vec![("192.0.2.10".to_owned(), intent)];
     for number in 11..=13 {
         daemon.next_hop(&format!("198.51.100.{number}"), Ok(number)).await;
     }
     daemon.report("web", "198.51.100.11:8080", Health::Up, "the first check succeeded").await;
     daemon.until("web", |backends| backends[0].state == BackendState::Up).await;
-    assert_eq!(daemon.vips.wishes(), is(Wish::Undecided), "one is up, and gets no client alone");
+    assert_eq!(daemon.vips.intents(), is(VipIntent::Undecided), "one is up, and gets no client alone");
     daemon.report("web", "198.51.100.12:8080", Health::Up, "the first check succeeded").await;
     daemon.until("web", |backends| backends[1].state == BackendState::Up).await;
-    assert_eq!(daemon.vips.wishes(), is(Wish::Undecided), "the other service has nobody yet");
+    assert_eq!(daemon.vips.intents(), is(VipIntent::Undecided), "the other service has nobody yet");
     // Its check should have ended by now.
-    until_status(&daemon, |_| daemon.vips.wishes() == is(Wish::Present)).await;
+    until_status(&daemon, |_| daemon.vips.intents() == is(VipIntent::Present)).await;
     assert_eq!(daemon.until("api", |_| true).await[0].state, BackendState::Checking);
 }
 
@@ -973,11 +973,11 @@ async fn a_counter_advises_to_raise_a_limit_only_where_its_table_is_nearly_full(
 async fn vips_are_kept_only_where_the_config_names_an_interface_for_them_and_a_reload_changes_that() {
     let daemon = Daemon::start(TWO_SERVICES);
     daemon.all_up().await;
-    assert_eq!(daemon.vips.wishes(), []);
+    assert_eq!(daemon.vips.intents(), []);
     write_config(&daemon.config_file(), &format!("vips.interface = \"lo\"\n{TWO_SERVICES}"));
     let reloaded = daemon.handle.reload(Leave::Drain).await.unwrap();
     assert_eq!(reloaded.changes, ["vips.interface not set -> lo"]);
-    assert_eq!(daemon.vips.wishes(), [("192.0.2.10".to_owned(), Wish::Present)]);
+    assert_eq!(daemon.vips.intents(), [("192.0.2.10".to_owned(), VipIntent::Present)]);
     assert_eq!(daemon.vips.wanted.lock().unwrap().interface.as_deref(), Some("lo"));
 }
 
@@ -987,22 +987,22 @@ async fn a_drained_service_keeps_its_flows_and_gives_its_vip_up_and_a_drained_no
     let daemon = Daemon::start(&config);
     daemon.all_up().await;
     let is = |first, second| vec![("192.0.2.10".to_owned(), first), ("192.0.2.20".to_owned(), second)];
-    assert_eq!(daemon.vips.wishes(), is(Wish::Present, Wish::Present));
+    assert_eq!(daemon.vips.intents(), is(VipIntent::Present, VipIntent::Present));
     daemon.handle.patch_service("web".into(), ServicePatch::admin(AdminState::Draining)).await.unwrap();
     let backends = daemon.until("web", |_| true).await;
     assert!(backends.iter().all(|backend| backend.state == BackendState::Draining && backend.share == 0.0));
     assert_eq!(backends[0].reason, "its service was drained by the operator");
-    assert_eq!(daemon.vips.wishes(), is(Wish::Absent, Wish::Present));
+    assert_eq!(daemon.vips.intents(), is(VipIntent::Absent, VipIntent::Present));
     daemon.handle.patch_node(AdminState::Draining).await.unwrap();
-    assert_eq!(daemon.vips.wishes(), is(Wish::Absent, Wish::Absent));
+    assert_eq!(daemon.vips.intents(), is(VipIntent::Absent, VipIntent::Absent));
     assert_eq!(daemon.until("api", |_| true).await[0].state, BackendState::Up, "what still comes is served");
 
     let daemon = daemon.restart(&config).await;
     assert_eq!(daemon.handle.status().await.unwrap().admin, AdminState::Draining);
-    assert_eq!(daemon.vips.wishes(), is(Wish::Absent, Wish::Absent));
+    assert_eq!(daemon.vips.intents(), is(VipIntent::Absent, VipIntent::Absent));
     daemon.handle.patch_node(AdminState::Enabled).await.unwrap();
     daemon.handle.patch_service("web".into(), ServicePatch::admin(AdminState::Enabled)).await.unwrap();
-    assert_eq!(daemon.vips.wishes(), is(Wish::Present, Wish::Present));
+    assert_eq!(daemon.vips.intents(), is(VipIntent::Present, VipIntent::Present));
 }
 
 const DISCOVERED: &str = r#"
@@ -1259,15 +1259,15 @@ async fn a_service_that_is_removed_drains_and_goes_with_its_last_flow_or_at_once
     daemon
         .until("api", |it| it[0].leaving && it[0].state == BackendState::Draining && it[0].share == 0.0)
         .await;
-    let wishes = || daemon.vips.wishes();
-    assert_eq!(wishes()[1], ("192.0.2.20".to_owned(), Wish::Present), "its flows need the VIP");
+    let intents = || daemon.vips.intents();
+    assert_eq!(intents()[1], ("192.0.2.20".to_owned(), VipIntent::Present), "its flows need the VIP");
     let service = daemon.handle.services().await.unwrap().remove(0);
     assert!(service.leaving && service.name == "api", "{service:?}");
     daemon.kernel.lock().live.clear();
     while daemon.handle.services().await.unwrap().len() > 1 {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert_eq!(wishes().len(), 1);
+    assert_eq!(intents().len(), 1);
     let said = daemon.handle.remove_service("web".into(), Leave::Now).await.unwrap();
     assert!(said.message.contains("this ended"), "{}", said.message);
     assert_eq!(daemon.handle.services().await.unwrap().len(), 0);

@@ -1,4 +1,4 @@
-//! A question in one datagram and its answer in another, for the checks that have no connection.
+//! A request and its response in one datagram each, for checks without a connection.
 
 use nix::errno::Errno;
 use tokio::net::UdpSocket;
@@ -6,23 +6,22 @@ use tokio::time::timeout;
 
 use crate::health::failure::{Failure, Time};
 
-/// How many datagrams that are no answer are put up with. An off-path forger may send some; a server that sends nothing
-/// else is broken.
-const MAX_STRAYS: usize = 16;
+/// How many unrelated datagrams are ignored. An off-path attacker may send some; a server that sends nothing else is broken.
+const MAX_UNRELATED: usize = 16;
 
-/// The longest answer that is read whole.
+/// The longest response that is read completely.
 const MAX_ANSWER: usize = 4096;
 
-/// What the checks that use it call things.
+/// Words for error messages.
 pub(super) struct Words {
-    /// What did not come.
+    /// What is missing after a timeout.
     pub(super) missing: &'static str,
-    /// What came instead, again and again; `None`: any number is ignored.
+    /// What came instead, too often; `None`: any number is ignored.
     pub(super) unrelated: Option<&'static str>,
 }
 
-/// Sends the question on a connected socket until something comes that `read` takes for an answer: at once, and once
-/// more at half time, since one lost datagram does not make a server sick.
+/// Sends the request on a connected socket and waits until `read` accepts a response. Sends it again after half the time, because one
+/// lost datagram does not mean a failed server.
 pub(super) async fn ask<T>(
     socket: &UdpSocket,
     question: &[u8],
@@ -55,7 +54,7 @@ async fn answer<T>(
             return Ok(answer);
         }
         count += 1;
-        if count == MAX_STRAYS
+        if count == MAX_UNRELATED
             && let Some(unrelated) = words.unrelated
         {
             return Err(Failure::Backend(unrelated.to_owned()));
@@ -63,7 +62,7 @@ async fn answer<T>(
     }
 }
 
-/// What the kernel tells of an ICMP error.
+/// An ICMP error that the kernel reports.
 fn failure(error: std::io::Error) -> Failure {
     if error.raw_os_error() == Some(Errno::ECONNREFUSED as i32) {
         return Failure::Backend("port unreachable".to_owned());

@@ -1,5 +1,4 @@
-//! The DNS check: a query over UDP (RFC 1035) is answered with NOERROR, or with NXDOMAIN, which a
-//! live server may well say.
+//! The DNS check: a query over UDP (RFC 1035) is answered with NOERROR, or with NXDOMAIN, which also shows a live server.
 
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
@@ -32,11 +31,11 @@ fn query(name: &str, record: &str) -> Result<Message, String> {
     Ok(message)
 }
 
-/// The response code of an answer to the query; `None`: it is none.
+/// The response code of a response to the query; `None`: it is not one.
 fn code(bytes: &[u8], query: &Message) -> Option<ResponseCode> {
     let answer = Message::from_vec(bytes).ok()?;
     let code = answer.metadata.response_code;
-    // A server that could not read the query need not repeat it (RFC 1035 section 4.1.1, FORMERR).
+    // A server that could not parse the query need not repeat it (RFC 1035 section 4.1.1, FORMERR).
     let same_question =
         answer.queries == query.queries || (answer.queries.is_empty() && code != ResponseCode::NoError);
     let answers = answer.metadata.id == query.metadata.id
@@ -55,7 +54,7 @@ mod tests {
     use super::*;
     use crate::model::Probe;
 
-    /// A server that answers each query with what `answers` makes of it.
+    /// A server that answers each query with `answers`.
     async fn server(answers: impl Fn(usize, Message) -> Vec<Vec<u8>> + Send + 'static) -> SocketAddr {
         let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
         let backend = socket.local_addr().expect("its address");
@@ -125,7 +124,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_query_that_was_lost_is_sent_again() {
+    async fn a_lost_query_is_sent_again() {
         let backend = server(|count, query| match count {
             0 => vec![],
             _ => vec![bytes(&answer(&query, ResponseCode::NoError))],
@@ -135,7 +134,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_does_not_answer_the_query_is_not_taken_for_an_answer() {
+    async fn only_a_response_to_the_query_counts() {
         type Forge = fn(&mut Message);
         let forgeries: [Forge; 4] = [
             |answer| answer.metadata.id = answer.metadata.id.wrapping_add(1),
@@ -154,7 +153,7 @@ mod tests {
             };
             let backend = server(move |_, query| vec![forged(&query)]).await;
             assert_eq!(check_name(backend).await, Err("no DNS response within 3s".into()));
-            // The real answer behind it counts.
+            // A valid response after it counts.
             let backend = server(move |_, query| {
                 vec![
                     forged(&query),
@@ -169,14 +168,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_flood_of_garbage_is_given_up() {
+    async fn a_flood_of_garbage_fails_the_check() {
         let backend = server(|_, _| vec![vec![0xff; 100]; 100]).await;
         let words = "datagrams that do not answer the DNS query";
         assert_eq!(check_name(backend).await, Err(words.into()));
     }
 
     #[tokio::test]
-    async fn a_closed_port_is_told() {
+    async fn a_closed_port_is_reported() {
         let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
         let backend = socket.local_addr().expect("its address");
         drop(socket);
@@ -184,7 +183,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_from_elsewhere_is_not_heard() {
+    async fn a_response_from_another_address_is_ignored() {
         let elsewhere = UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
         let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
         let backend = socket.local_addr().expect("its address");

@@ -1,9 +1,9 @@
 //! The check by a program of this host: it ends with exit code 0.
 //!
-//! It runs without the daemon's privileges: as another user, without capabilities and unable to gain any
-//! (`no_new_privs`), with an environment that only says what is checked, and without the daemon's files. What it prints is
-//! read, so that it never waits for that, and the beginning kept. It and its process group are killed at the timeout, and
-//! what it leaves behind in that group when it ends.
+//! It runs without the daemon's privileges: as another user, without capabilities and unable to gain any (`no_new_privs`), with an
+//! environment that only describes the check, and without the daemon's open files. All of its output is read, so that it never
+//! blocks, and the beginning is kept. It is killed with its process group at the timeout; other processes of that group are killed
+//! when it ends.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -22,13 +22,13 @@ use tokio::time::timeout_at;
 use crate::health::attempt::Attempt;
 use crate::health::failure::Failure;
 
-/// Programs that run at one time; others wait.
+/// Maximum number of programs that run at a time; others wait.
 pub(super) const MAX_PROGRAMS: usize = 64;
 
-/// As much of what a program prints as is kept, bytes.
+/// How much of the output is kept, in bytes.
 const MAX_OUTPUT: usize = 4096;
 
-/// As much of it as is told, characters.
+/// How much of it is reported, in characters.
 const MAX_TOLD: usize = 200;
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -50,12 +50,12 @@ pub(super) async fn probe(
     if status.success() { Ok(()) } else { Err(Failure::Backend(told(status, &program.printed))) }
 }
 
-/// The user and the group to become; `None`: the daemon is not root, and stays who it is.
+/// The user and group to run as; `None`: the daemon is not root, so the program runs as the daemon's user.
 async fn identify(name: String) -> Result<Option<(u32, u32)>, Failure> {
     if !geteuid().is_root() {
         return Ok(None);
     }
-    // The host may ask a directory in the network.
+    // The host may query a directory over the network.
     let shown = name.clone();
     match tokio::task::spawn_blocking(move || User::from_name(&name)).await {
         Ok(Ok(Some(user))) => Ok(Some((user.uid.as_raw(), user.gid.as_raw()))),
@@ -65,7 +65,7 @@ async fn identify(name: String) -> Result<Option<(u32, u32)>, Failure> {
     }
 }
 
-/// A program that runs, and what it has printed. Killed with its process group when dropped.
+/// A running program and its output. Killed with its process group when dropped.
 struct Program {
     child: Child,
     group: Pid,
@@ -98,15 +98,15 @@ impl Program {
             command.env("XDP_LB_SOURCE", source.to_string());
         }
         if let Some((user, group)) = user {
-            // Without the daemon's other groups, too: std drops them for root.
+            // std also drops root's supplementary groups.
             command.uid(user).gid(group);
         }
         // SAFETY: between fork and exec the closure makes three system calls and touches no memory of its parent's.
         unsafe {
-            command.pre_exec(renounce);
+            command.pre_exec(drop_privileges);
         }
         let child = command.spawn().map_err(|error| refused(program, user.is_some(), &error))?;
-        // In case the descriptors that the command holds keep the pipe open.
+        // The command's own descriptors would keep the pipe open.
         drop(command);
         let group = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
         let group = group.ok_or_else(|| Failure::Here(io::Error::other("a program without a process id")))?;
@@ -114,19 +114,19 @@ impl Program {
         Ok(Self { child, group, output, printed: Vec::new() })
     }
 
-    /// Waits for its end, and takes in what it prints.
+    /// Waits for its end, and reads its output.
     async fn end(&mut self) -> Result<ExitStatus, Failure> {
         let mut buffer = [0; 1024];
         loop {
             tokio::select! {
                 read = self.output.read(&mut buffer) => match read {
                     Ok(length @ 1..) => keep(&mut self.printed, &buffer[..length]),
-                    // It has closed its output, and may go on for a while.
+                    // It has closed its output, but may still be running.
                     _ => return Ok(self.child.wait().await?),
                 },
                 ended = self.child.wait() => {
-                    // What is in the pipe yet; what its own children may print later is not waited for.
-                    // Past tokio, which may not have heard of it.
+                    // Read the rest of the pipe, bypassing tokio, which may not have been notified. Later output of its children is not
+                    // awaited.
                     while self.printed.len() < MAX_OUTPUT
                         && let Ok(length @ 1..) = nix::unistd::read(&self.output, &mut buffer)
                     {
@@ -141,7 +141,7 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // Where nobody is left in the group this names nothing: its number is given away again only after all others.
+        // If the group is empty, this has no effect: the kernel reuses its number only after all others.
         match killpg(self.group, Signal::SIGKILL) {
             Ok(()) | Err(Errno::ESRCH) => {}
             Err(errno) => {
@@ -151,10 +151,9 @@ impl Drop for Program {
     }
 }
 
-/// Gives up what a program could get privileges by: the ambient capabilities, which a service manager may have given the
-/// daemon; set-user-id bits; and files that whoever started the daemon left open for it (the daemon's own close by
-/// themselves).
-fn renounce() -> io::Result<()> {
+/// Drops everything that could give a program privileges: ambient capabilities, which a service manager may have given to the daemon;
+/// set-user-ID bits; and files inherited by the daemon (its own are close-on-exec).
+fn drop_privileges() -> io::Result<()> {
     // SAFETY: prctl(2) and close_range(2) with these arguments touch no memory; the latter closes nothing yet.
     let results = unsafe {
         [
@@ -185,7 +184,7 @@ fn refused(program: &str, as_another: bool, error: &io::Error) -> Failure {
     Failure::here(format!("cannot run {program}: {why}"))
 }
 
-/// How it ended, and the first line that it printed.
+/// How it ended, and the first line of its output.
 fn told(status: ExitStatus, printed: &[u8]) -> String {
     let how = match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit code {code}"),
@@ -234,7 +233,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_environment_says_what_is_checked_and_nothing_else() {
+    async fn the_environment_describes_the_check_and_nothing_else() {
         let script =
             "env | grep -v -e ^PWD= -e ^_= -e ^SHLVL= -e ^OLDPWD= | sort | tr '\\n' ' '; pwd; exit 1";
         let check = HealthCheck {
@@ -270,14 +269,14 @@ mod tests {
         std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777))
             .expect("open");
         let file = directory.path().join("alive");
-        // Shells that write on, each in the program's group: one behind it, one that it waits for.
+        // Two shells in the program's group that keep writing: one in the background, one that it waits for.
         let write = format!("while :; do date +%N > {}; sleep 0.02; done", file.display());
         let began = std::time::Instant::now();
         let words = shell(&format!("({write}) & {write}")).await;
         assert_eq!(words, Err("the program did not end within 3s".into()));
         assert!(began.elapsed() >= Duration::from_secs(3));
         assert_dead(&file).await;
-        // One that is left behind by a program that ends.
+        // A process that outlives its program.
         assert_eq!(shell(&format!("({write}) & sleep 0.1")).await, Ok(()));
         assert_dead(&file).await;
     }
@@ -290,7 +289,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_it_prints_after_closing_its_output_or_without_end_keeps_nobody_waiting() {
+    async fn late_or_endless_output_does_not_delay_the_check() {
         assert_eq!(shell("exec >&- 2>&-; sleep 0.05; exit 4").await, Err("exit code 4".into()));
         assert_eq!(
             shell("yes & sleep 0.05; exit 5").await.map_err(|words| words[..11].into()),
@@ -301,7 +300,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_program_or_a_user_that_is_not_there_is_told() {
+    async fn a_missing_program_or_user_is_reported() {
         let nothing = check(backend(), exec(&["/nonexistent/check"])).await;
         assert_eq!(
             nothing,

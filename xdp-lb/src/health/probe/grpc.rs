@@ -1,4 +1,4 @@
-//! The gRPC check: the server's own health service says SERVING (`grpc.health.v1.Health/Check`, of the gRPC project's
+//! The gRPC check: the server's health service answers SERVING (`grpc.health.v1.Health/Check`, of the gRPC project's
 //! health checking protocol), over HTTP/2 with or without TLS.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,7 +21,7 @@ use crate::health::attempt::Attempt;
 use crate::health::failure::Failure;
 use crate::model::Tls;
 
-/// The longest header and the longest message that are read, bytes.
+/// The longest header and the longest message that are read, in bytes.
 const MAX_ANSWER: u32 = 16 << 10;
 
 /// The messages of grpc/health/v1/health.proto.
@@ -93,7 +93,7 @@ async fn ask(
     answer.await?
 }
 
-/// What the answer means.
+/// The meaning of the response.
 async fn read(answer: Response<Incoming>) -> Result<(), Failure> {
     let (head, body) = answer.into_parts();
     if head.status != 200 {
@@ -109,7 +109,7 @@ async fn read(answer: Response<Incoming>) -> Result<(), Failure> {
             None => format!("the gRPC response is larger than {MAX_ANSWER} bytes"),
         })
     })?;
-    // A server that only has a status to tell does so in the header (gRPC over HTTP/2, "Trailers-Only").
+    // A response without a message has its status in the header (gRPC over HTTP/2, "Trailers-Only").
     let trailers = body.trailers().cloned().unwrap_or(head.headers);
     status(&trailers)?;
     let serving = message(&body.to_bytes()).and_then(|answer| ServingStatus::try_from(answer.status).ok());
@@ -174,7 +174,7 @@ fn frame(message: &impl Message) -> Bytes {
     framed.freeze()
 }
 
-/// The one message of an answer, where it is whole and not compressed.
+/// The message of a response, if it is complete and not compressed.
 fn message(framed: &[u8]) -> Option<HealthCheckResponse> {
     let (&[0, a, b, c, d], encoded) = framed.split_first_chunk::<5>()? else { return None };
     (encoded.len() == u32::from_be_bytes([a, b, c, d]) as usize)
@@ -192,7 +192,7 @@ fn failure(error: hyper::Error) -> Failure {
     }
 }
 
-/// The tasks that a connection runs in, which end with the check.
+/// A connection's tasks, which end with the check.
 #[derive(Default)]
 struct Tasks(Arc<Mutex<Vec<AbortHandle>>>);
 
@@ -239,7 +239,7 @@ mod tests {
 
     type Parts = (u16, &'static str, Vec<u8>, Option<(&'static str, &'static str)>);
 
-    /// A server whose answers have a status, a content type, a body, and trailers: the call's status and message.
+    /// A server whose responses have this status, content type, body, and trailers (the call's status and message).
     async fn server(
         answer: impl Fn(Request<()>, Bytes) -> Parts + Clone + Send + Sync + 'static,
     ) -> SocketAddr {
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_call_is_as_the_protocol_has_it() {
+    async fn the_call_follows_the_protocol() {
         let backend = server(|request, body| {
             assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
             assert_eq!(request.method(), "POST");
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_the_server_says_of_itself_decides() {
+    async fn the_servers_own_status_decides() {
         for (status, expected) in [
             (ServingStatus::Serving, Ok(())),
             (ServingStatus::NotServing, Err("gRPC health NOT_SERVING".into())),
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_call_that_fails_is_told_in_grpcs_words() {
+    async fn a_failed_call_is_reported_with_the_grpc_status() {
         for (code, message, words) in [
             ("5", "unknown service", "gRPC NOT_FOUND: the server does not know this service"),
             ("12", "", "gRPC UNIMPLEMENTED: the server has no grpc.health.v1.Health"),
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_answer_of_grpc_is_told() {
+    async fn a_response_that_is_not_grpc_is_reported() {
         let serving = || says(ServingStatus::Serving);
         for (parts, words) in [
             ((404, "text/plain", vec![], None), "HTTP 404, expected a gRPC response"),
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_that_speaks_http_1_is_told_so() {
+    async fn a_server_that_speaks_http_1_is_reported() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
         let backend = listener.local_addr().expect("its address");
         tokio::spawn(async move {
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_that_says_nothing_is_given_up_and_its_connection_closed() {
+    async fn a_silent_server_times_out_and_its_connection_is_closed() {
         use tokio::io::AsyncReadExt as _;
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
         let backend = listener.local_addr().expect("its address");

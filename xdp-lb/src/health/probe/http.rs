@@ -1,5 +1,5 @@
-//! The HTTP check: a request is answered with a status in the ranges, and a body that is as it should be. No more than
-//! 16 KiB of the header are read, and of the body nothing, or 64 KiB where it counts.
+//! The HTTP check: the response has an expected status, and an expected body. At most 16 KiB of the header are read, and at most 64
+//! KiB of the body, if it is checked.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,10 +18,10 @@ use crate::health::attempt::Attempt;
 use crate::health::failure::Failure;
 use crate::model::{Body, Http, TlsVersion, bytes_in_words, print_statuses};
 
-/// The longest header that is read, bytes.
+/// The longest header that is read, in bytes.
 const MAX_HEADER: usize = 16 << 10;
 
-/// As much of a body as is looked at, bytes.
+/// How much of a body is checked, in bytes.
 const MAX_BODY: usize = 64 << 10;
 
 pub(super) const USER_AGENT: &str = concat!("xdp-lb/", env!("CARGO_PKG_VERSION"));
@@ -57,7 +57,7 @@ fn request(attempt: Attempt<'_>, http: &Http) -> http::Result<Request<Empty<Byte
     request.body(Empty::new())
 }
 
-/// RFC 9110 section 7.2: the port is left out where it is the scheme's own.
+/// RFC 9110 section 7.2: the scheme's default port is left out.
 fn default_host(backend: SocketAddr, with_tls: bool) -> String {
     let own = if with_tls { 443 } else { 80 };
     match backend {
@@ -93,7 +93,7 @@ async fn ask(
     judge(&body, http.body.as_ref()).map_err(|why| Failure::Backend(format!("HTTP {status}, but {why}")))
 }
 
-/// The status, and the beginning of the body where it counts.
+/// The status, and the beginning of the body if it is checked.
 async fn read(answer: Response<Incoming>, with_body: bool) -> hyper::Result<(u16, Vec<u8>)> {
     let status = answer.status().as_u16();
     let mut read = Vec::new();
@@ -135,7 +135,7 @@ fn failure(error: hyper::Error) -> Failure {
     })
 }
 
-/// What the connection under HTTP has to say, where it is that which failed.
+/// The error of the underlying connection, if that failed.
 pub(super) fn io_failure(error: &hyper::Error) -> Option<Failure> {
     let error = std::error::Error::source(error)?.downcast_ref::<io::Error>()?;
     match error.raw_os_error() {
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_host_is_the_backend_where_none_is_named() {
+    async fn the_host_defaults_to_the_backend() {
         let (backend, request) = server(async |_| ()).await;
         let _ = check(backend, get("/")).await;
         let request = request.await.expect("a request").to_lowercase();
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_body_decides_where_it_counts() {
+    async fn the_body_decides_if_it_is_checked() {
         let text = |text: &str| Body::Contains(text.into());
         let like = |pattern: &str| Body::Matches(pattern.parse().expect("a pattern"));
         let fixed = "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nstate: up";
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_is_read_as_far_as_it_counts() {
+    async fn a_body_is_read_only_as_far_as_it_is_checked() {
         for (place, expected) in [(MAX_BODY - 4, Ok(())), (MAX_BODY - 3, Err(()))] {
             let (backend, written) = server(async move |mut connection| {
                 let head = b"HTTP/1.1 200 OK\r\n\r\n".to_vec();
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_that_closes_or_speaks_something_else_is_told_so() {
+    async fn a_server_that_closes_or_does_not_speak_http_is_reported() {
         let closed = "the connection was closed without an HTTP response";
         assert_eq!(answered("").await, Err(closed.into()));
         assert_eq!(answered("HTTP/1.1 20").await, Err(closed.into()));
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_that_never_answers_is_given_up_at_the_timeout() {
+    async fn a_silent_server_times_out() {
         let (backend, _request) = server(async |_connection| std::future::pending().await).await;
         let result = check(backend, get("/")).await;
         assert_eq!(result, Err("connected, but no HTTP response within 3s".into()));

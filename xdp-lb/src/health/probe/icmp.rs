@@ -11,7 +11,7 @@ use super::datagram::{Words, ask};
 use crate::health::attempt::Attempt;
 use crate::health::failure::{Failure, unbound};
 
-/// Tells one check's answers from another's, and from what a forger who does not see the request would send.
+/// Distinguishes the replies to each check, also from those of an attacker who does not see the request.
 const TOKEN: usize = 16;
 
 pub(super) async fn probe(attempt: Attempt<'_>) -> Result<(), Failure> {
@@ -21,10 +21,10 @@ pub(super) async fn probe(attempt: Attempt<'_>) -> Result<(), Failure> {
         socket.bind(&SocketAddr::new(source, 0).into()).map_err(|error| unbound(source, error))
     });
     bound?;
-    // Connected, it gets nothing from other hosts, and hears of ICMP errors.
+    // A connected socket receives nothing from other hosts, and gets ICMP errors.
     socket.connect(&SocketAddr::new(backend, 0).into())?;
     socket.set_nonblocking(true)?;
-    // What tokio does with a UDP socket suits any socket for datagrams that is connected.
+    // tokio's UDP socket works for any connected datagram socket.
     let socket = UdpSocket::from_std(socket.into())?;
     let token: [u8; TOKEN] = rand::random();
     let request = request(backend, rand::random(), token);
@@ -33,8 +33,7 @@ pub(super) async fn probe(attempt: Attempt<'_>) -> Result<(), Failure> {
     ask(&socket, &request, attempt.time, words, |answer| is_reply(backend, answer, token).then_some(())).await
 }
 
-/// An unprivileged ping socket where this host's `net.ipv4.ping_group_range` has them, else a raw one, which takes
-/// CAP_NET_RAW.
+/// An unprivileged ping socket if `net.ipv4.ping_group_range` allows it, else a raw one, which needs CAP_NET_RAW.
 fn open(backend: IpAddr) -> Result<Socket, Failure> {
     let (domain, protocol) = match backend {
         IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),
@@ -81,9 +80,9 @@ fn checksum(bytes: &[u8]) -> u16 {
     !((folded & 0xffff) + (folded >> 16)) as u16
 }
 
-/// Whether this, as the socket gave it, answers the request with the token.
+/// Whether a received packet is the reply to the request with this token.
 fn is_reply(backend: IpAddr, bytes: &[u8], token: [u8; TOKEN]) -> bool {
-    // A raw IPv4 socket gives the IP header, too; a ping socket does not. An echo reply's first byte is 0.
+    // A raw IPv4 socket returns the IP header, too; a ping socket does not. An echo reply starts with 0.
     let header = match (backend, bytes.first()) {
         (IpAddr::V4(_), Some(first)) if first >> 4 == 4 => usize::from(first & 0xf) * 4,
         _ => 0,
@@ -103,7 +102,7 @@ mod tests {
     const V6: IpAddr = IpAddr::V6(std::net::Ipv6Addr::LOCALHOST);
 
     #[tokio::test]
-    async fn this_host_answers_whatever_the_port() {
+    async fn this_host_replies_whatever_the_port() {
         for address in [V4, V6] {
             assert_eq!(check(SocketAddr::new(address, 1), Probe::Icmp).await, Ok(()), "{address}");
         }

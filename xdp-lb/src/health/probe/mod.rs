@@ -1,4 +1,4 @@
-//! The kinds of checks, a file each.
+//! The types of checks, a file each.
 
 mod datagram;
 mod dns;
@@ -23,10 +23,10 @@ use self::exec::MAX_PROGRAMS;
 use super::attempt::{Attempt, has_route};
 use super::failure::{Failure, Time, words};
 use super::target::TargetId;
-use super::vip_checks::{Passage, VipChecks};
+use super::vip_checks::{VipChecks, VipRoute};
 use crate::model::{HealthCheck, Probe, Via};
 
-/// Checks a backend once, in no longer than the check's timeout.
+/// Checks a backend once, within the check's timeout.
 pub(in crate::health) async fn probe(
     id: &TargetId,
     check: &HealthCheck,
@@ -34,22 +34,22 @@ pub(in crate::health) async fn probe(
 ) -> Result<(), Failure> {
     let TargetId { service, backend } = id;
     let time = Time { all: check.timeout, end: Instant::now() + check.timeout };
-    let passage = match check.via {
+    let vip_route = match check.via {
         Via::Backend => None,
-        Via::Vip => Some(shared.passage(id, time).await?),
+        Via::Vip => Some(shared.vip_route(id, time).await?),
     };
-    let (address, source) = match &passage {
+    let (address, source) = match &vip_route {
         None => (backend.ip(), check.source),
-        Some(passage) => (passage.vip(), Some(check.source.map_or_else(|| passage.source(), Ok)?)),
+        Some(vip_route) => (vip_route.vip(), Some(check.source.map_or_else(|| vip_route.source(), Ok)?)),
     };
     let attempt = Attempt {
         service,
         backend: SocketAddr::new(address, check.port.unwrap_or(backend.port())),
         source,
-        passage: passage.as_ref(),
+        vip_route: vip_route.as_ref(),
         time,
     };
-    // Each in memory of its own while it runs: one by TCP needs a kilobyte, others ten and more.
+    // Boxed while it runs: a TCP check needs a kilobyte, others ten and more.
     let probe: Pin<Box<dyn Future<Output = Result<(), Failure>> + Send>> = match &check.probe {
         Probe::None => return Ok(()),
         Probe::Tcp => Box::pin(tcp::probe(attempt)),
@@ -64,31 +64,31 @@ pub(in crate::health) async fn probe(
     };
     match probe.await {
         Err(Failure::OutOfReach(errno)) => {
-            let is_ours = passage.is_none() && !has_route(attempt.backend, attempt.source);
+            let is_ours = vip_route.is_none() && !has_route(attempt.backend, attempt.source);
             Err(if is_ours { Failure::Here(errno.into()) } else { Failure::Backend(words(errno)) })
         }
         result => result,
     }
 }
 
-/// What checks have in common.
+/// State shared by all checks.
 #[derive(Debug)]
 pub(in crate::health) struct Shared {
     tls: tls::Configs,
-    /// Turns of the programs that checks run.
+    /// Limits how many programs run at a time.
     programs: Semaphore,
     vips: Option<Arc<VipChecks>>,
 }
 
 impl Shared {
-    /// With this way to reach VIPs, where there is one.
+    /// With checks of VIPs, if this daemon can do them.
     pub(in crate::health) fn new(vips: Option<Arc<VipChecks>>) -> Self {
         Self { tls: tls::Configs::default(), programs: Semaphore::new(MAX_PROGRAMS), vips }
     }
 
-    async fn passage(&self, id: &TargetId, time: Time) -> Result<Passage<'_>, Failure> {
+    async fn vip_route(&self, id: &TargetId, time: Time) -> Result<VipRoute<'_>, Failure> {
         let unsupported = || Failure::Here(io::Error::other("this daemon cannot check through VIPs"));
-        self.vips.as_ref().ok_or_else(unsupported)?.passage(id, time).await
+        self.vips.as_ref().ok_or_else(unsupported)?.vip_route(id, time).await
     }
 }
 
@@ -100,12 +100,12 @@ pub(in crate::health) mod tests {
 
     use super::*;
 
-    /// The words of a check that has three seconds, or `Ok`.
+    /// The result of a check with a timeout of three seconds.
     pub(in crate::health) async fn check(backend: SocketAddr, probe: Probe) -> Result<(), String> {
         check_so(backend, HealthCheck::new(probe)).await
     }
 
-    /// The same, of a check with more keys than its probe.
+    /// The same, with more keys than the probe.
     pub(in crate::health) async fn check_so(backend: SocketAddr, check: HealthCheck) -> Result<(), String> {
         let timeout = Duration::from_secs(3);
         let check = HealthCheck { timeout, ..check };
@@ -135,7 +135,7 @@ pub(in crate::health) mod tests {
     }
 
     #[tokio::test]
-    async fn a_source_that_this_host_has_not_is_told() {
+    async fn a_source_that_is_not_an_address_of_this_host_is_reported() {
         let source = Some("192.0.2.77".parse().expect("an address"));
         for probe in [Probe::Tcp, Probe::Dns { name: ".".into(), record: "NS".into() }] {
             let check = HealthCheck { source, ..HealthCheck::new(probe) };

@@ -30,7 +30,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_closed_port_is_told_as_refused() {
+    async fn a_closed_port_is_reported_as_refused() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
         let backend = listener.local_addr().expect("its address");
         drop(listener);
@@ -38,13 +38,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_backlog_is_told_as_no_answer() {
+    async fn a_full_backlog_is_reported_as_no_answer() {
         let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
         socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
         let listener = socket.listen(0).expect("a listener");
         let backend = listener.local_addr().expect("its address");
         let mut waiting = Vec::new();
-        // The kernel drops the SYN of whoever comes when the backlog is full.
+        // The kernel drops SYNs while the backlog is full.
         for _ in 0..2 {
             waiting.push(tokio::spawn(tokio::net::TcpStream::connect(backend)));
         }

@@ -1,4 +1,4 @@
-//! TLS for the checks that speak it: with rustls, over a connection that is there already.
+//! TLS for checks: rustls over an established connection.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -24,49 +24,49 @@ use crate::health::failure::Failure;
 use crate::model::{Tls, TlsVersion};
 use crate::tls;
 
-/// The key of a check that names a CA.
+/// The key for the file of CAs.
 pub(super) const CA: &str = "ca_file";
 
-/// The files of CAs are read anew this often, so that one that was replaced counts.
+/// CA files are read again this often, to pick up replaced ones.
 const FRESH: Duration = Duration::from_secs(60);
 
-/// And this often while there are none that could be read.
+/// The same, while none could be read.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// What no check has used for so long is forgotten; the longest interval is an hour.
+/// A config that no check has used for this time is dropped; the longest interval is an hour.
 const FORGOTTEN: Duration = Duration::from_secs(2 * 3600);
 
-/// The protocol that is asked for within TLS (RFC 7301).
+/// The application protocol to negotiate (ALPN, RFC 7301).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) enum Alpn {
     Http1,
     Http2,
 }
 
-/// How TLS is spoken, for all checks together: the CAs of a host take a megabyte or so, and milliseconds to read. So
-/// they are read once for all checks that want the same, and those of before count until the new ones are there.
+/// TLS configs, shared by all checks: the CAs of a host take about a megabyte, and milliseconds to read. Checks with the same keys share
+/// one; the previous CAs stay in use until new ones are read.
 #[derive(Default)]
 pub(super) struct Configs(Mutex<HashMap<(Tls, Alpn), Entry>>);
 
-/// A config on its way or made. It is made to the end, whether or not the check that wanted it still waits.
+/// A config, or one that is being made. It is finished even if the check that needed it has given up.
 type Making = Shared<BoxFuture<'static, Result<Arc<ClientConfig>, String>>>;
 
 struct Entry {
     begun: Instant,
     making: Making,
-    /// What counts until it is made, and where it cannot be.
+    /// The previous one, in use until the new one is made, or if that fails.
     before: Option<Arc<ClientConfig>>,
 }
 
 impl Configs {
     /// The config for these keys.
     async fn get(&self, tls: &Tls, alpn: Alpn) -> Result<Arc<ClientConfig>, String> {
-        // The name is not part of what is made here.
+        // The name is not part of a config.
         let key = (Tls { server_name: None, ..tls.clone() }, alpn);
         let making = {
             let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             if !entries.contains_key(&key) {
-                // Those that no check has any more.
+                // Those that no check uses any more.
                 entries.retain(|_, entry| entry.begun.elapsed() < FORGOTTEN);
             }
             let entry = entries.entry(key.clone()).or_insert_with(|| Entry::begin(&key, None));
@@ -108,7 +108,7 @@ impl Entry {
         Self { begun: Instant::now(), making: making.boxed().shared(), before }
     }
 }
-/// Makes the connection one of TLS. `host` is the name that is meant where the check has no `server_name`.
+/// Starts TLS on the connection. `host` is the default of the check's `server_name`.
 pub(super) async fn handshake(
     configs: &Configs,
     attempt: Attempt<'_>,
@@ -127,7 +127,7 @@ pub(super) async fn handshake(
     connected.map_err(|error| failure(error, tls.min_version))
 }
 
-/// The name that the certificate has to be for, and, unless it is an address, that the server is asked for.
+/// The name that the certificate must be valid for, sent as SNI unless it is an address.
 fn server_name(tls: &Tls, host: Option<&str>, backend: SocketAddr) -> ServerName<'static> {
     let host = host.and_then(|host| http::uri::Authority::try_from(host).ok());
     let host = host.as_ref().map(http::uri::Authority::host);
@@ -156,7 +156,7 @@ fn make(tls: &Tls, alpn: Alpn) -> Result<ClientConfig, String> {
         Alpn::Http1 => b"http/1.1".to_vec(),
         Alpn::Http2 => b"h2".to_vec(),
     }];
-    // A session that is resumed shows no certificate, and one that has expired since would go unseen.
+    // A resumed session presents no certificate, which would hide an expired one.
     config.resumption = Resumption::disabled();
     Ok(config)
 }
@@ -178,7 +178,7 @@ fn failure(error: io::Error, oldest: TlsVersion) -> Failure {
     }
 }
 
-/// Takes any certificate; the server has to have its key all the same.
+/// Accepts any certificate; the server must still have its key.
 #[derive(Debug)]
 struct AnyCertificate(Arc<CryptoProvider>);
 
@@ -246,7 +246,7 @@ mod tests {
             Self { authority, file }
         }
 
-        /// How a server of these names speaks TLS.
+        /// The TLS config of a server with these names.
         fn server(
             &self,
             names: &[&str],
@@ -270,7 +270,7 @@ mod tests {
 
     const BOTH: &[&rustls::SupportedProtocolVersion] = &[&version::TLS12, &version::TLS13];
 
-    /// A server that answers every request with 200 and the name that it was asked for.
+    /// A server that answers every request with 200 and the requested name.
     async fn serve(config: ServerConfig) -> SocketAddr {
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_certificate_is_good_where_a_ca_that_is_trusted_signed_it_for_the_name() {
+    async fn a_certificate_must_be_signed_by_a_trusted_ca_for_the_name() {
         let ca = Ca::new("One");
         let server = || ca.server(&["a.example", "127.0.0.1"], Validity::Now, BOTH);
         let body = |asked: &str| Some(crate::model::Body::Contains(format!("name {asked} alpn http/1.1")));
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_certificate_out_of_its_time_is_told_with_the_date() {
+    async fn an_expired_certificate_is_reported_with_the_date() {
         let ca = Ca::new("One");
         let expired = ca.server(&["127.0.0.1"], Validity::Expired, BOTH);
         assert_eq!(
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_version_that_is_too_old_is_told() {
+    async fn a_version_that_is_too_old_is_reported() {
         let ca = Ca::new("One");
         let newest = Tls { min_version: TlsVersion::V1_3, ..ca.tls() };
         let old = || ca.server(&["127.0.0.1"], Validity::Now, &[&version::TLS12]);
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_not_tls_or_says_nothing_is_told() {
+    async fn a_server_without_tls_or_without_an_answer_is_reported() {
         let probe = || Probe::Http(https(Tls { verify: false, ..Tls::default() }));
         let answers: [(&[u8], _); 3] = [
             (b"HTTP/1.1 400 Bad Request\r\n\r\n", "TLS: the response is not TLS"),
@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_of_cas_is_read_again_and_one_that_is_gone_goes_on_to_count() {
+    async fn a_ca_file_is_read_again_and_stays_in_use_when_it_is_gone() {
         tokio::time::pause();
         let (ca, other) = (Ca::new("One"), Ca::new("Another"));
         let shared = super::super::Shared::new(None);
@@ -400,7 +400,7 @@ mod tests {
         assert!(Arc::ptr_eq(&first, &again));
         std::fs::copy(other.file.path(), ca.file.path()).expect("replaced");
         tokio::time::advance(FRESH).await;
-        // While it is read, what was read before counts.
+        // While it is read, the previous content stays in use.
         let mut replaced = Arc::clone(&first);
         for _ in 0..500 {
             if !Arc::ptr_eq(&first, &replaced) {
@@ -428,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn the_name_is_the_checks_own_else_that_of_its_host_else_the_address() {
+    fn the_name_is_the_checks_own_else_its_hosts_else_the_address() {
         let backend = "[2001:db8::1]:443".parse().expect("an address");
         let name = |server_name: Option<&str>, host| {
             let tls = Tls { server_name: server_name.map(Into::into), ..Tls::default() };

@@ -1,4 +1,4 @@
-//! The UDP check: a datagram is answered, with what is expected in it.
+//! The UDP check: a datagram is answered, with the expected content.
 
 use super::datagram::{Words, ask};
 use crate::health::attempt::Attempt;
@@ -8,7 +8,7 @@ use crate::model::bytes_in_words;
 pub(super) async fn probe(attempt: Attempt<'_>, send: &[u8], expect: Option<&[u8]>) -> Result<(), Failure> {
     let socket = attempt.udp_socket().await?;
     let words = Words { missing: "no UDP response", unrelated: None };
-    // Only this backend's datagrams come, so whatever comes is its answer.
+    // Only this backend's datagrams arrive, so any datagram is its response.
     let answer = ask(&socket, send, attempt.time, words, |answer| Some(answer.to_vec())).await?;
     match expect {
         Some(expect) if !contains(&answer, expect) => Err(Failure::Backend(format!(
@@ -33,7 +33,7 @@ mod tests {
     use super::super::tests::check;
     use crate::model::Probe;
 
-    /// A server that answers with what `answer` makes of each datagram, of which it has counted those before.
+    /// A server that answers each datagram with `answer(number of earlier datagrams, datagram)`.
     async fn server(answer: impl Fn(usize, &[u8]) -> Option<Vec<u8>> + Send + 'static) -> SocketAddr {
         let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
         let backend = socket.local_addr().expect("its address");
@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_with_what_is_expected_in_it_is_a_success() {
+    async fn a_response_with_the_expected_content_is_a_success() {
         let backend = server(|_, asked| Some([b"<", asked, b">\xff"].concat())).await;
         assert_eq!(check(backend, udp(b"ping", None)).await, Ok(()));
         assert_eq!(check(backend, udp(b"ping", Some(b"<ping"))).await, Ok(()));
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn another_answer_is_told_as_it_came() {
+    async fn another_response_is_reported_as_received() {
         let backend = server(|_, asked| Some(asked.into())).await;
         assert_eq!(
             check(backend, udp(b"ping", Some(b"pong"))).await,
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_datagram_that_was_lost_is_sent_again_and_silence_is_told() {
+    async fn a_lost_datagram_is_sent_again_and_silence_is_reported() {
         let backend = server(|count, _| (count > 0).then(|| b"late".to_vec())).await;
         assert_eq!(check(backend, udp(b"ping", None)).await, Ok(()));
         let backend = server(|_, _| None).await;
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_closed_port_is_told() {
+    async fn a_closed_port_is_reported() {
         let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
         let backend = socket.local_addr().expect("its address");
         drop(socket);

@@ -6,7 +6,7 @@ use crate::config::parse;
 use crate::model::change::ChangeKind;
 use crate::model::state::Origin;
 use crate::model::{Effective, Vip};
-use crate::overlay::{Leave, Moment, diff, runtime_lines, save};
+use crate::overlay::{BootTime, Leave, diff, runtime_lines, save};
 
 const FILE: &str = "interfaces = [\"eth0\"]\n\
     [[service]]\nname = \"web\"\nvip = \"192.0.2.10:80\"\n\
@@ -574,7 +574,7 @@ fn a_service_whose_protocol_changes_is_told_in_one_line() {
     let file = FILE.replace("vip = \"192.0.2.10:80\"", "vip = \"192.0.2.10:80\"\nprotocol = \"udp\"");
     let file = config(&file);
     let mut overlay = Overlay::default();
-    overlay.depart(&file, &old, Leave::Drain, &Moment { boot: "this".into(), seconds: 0 });
+    overlay.depart(&file, &old, Leave::Drain, &BootTime { boot: "this".into(), seconds: 0 });
     let new = merged(&file, &overlay);
     assert!(shown(&new).contains(&"web-leaving".to_owned()), "its flows stay");
     let lines: Vec<String> = diff(&old, &new).iter().flat_map(|service| service.lines()).collect();
@@ -1079,7 +1079,7 @@ fn a_service_that_was_removed_and_drains_is_said_to() {
     changed(overlay.add_service(&config, api()));
     let before = merged(&config, &overlay);
     changed(overlay.remove_service(&config, "api"));
-    let now = Moment { boot: "a".into(), seconds: 7 };
+    let now = BootTime { boot: "a".into(), seconds: 7 };
     overlay.depart(&config, &before, Leave::Drain, &now);
     assert_eq!(
         overlay.patch_service(&config, "api", &ServicePatch::of("max_flows", 4), Duration::ZERO),

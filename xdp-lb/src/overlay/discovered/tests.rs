@@ -4,7 +4,7 @@ use crate::model::refusal::Refusal;
 use crate::model::request::BackendPatch;
 use crate::model::state::{AdminState, Origin};
 use crate::model::{Effective, EffectiveBackend};
-use crate::overlay::{Leave, Moment, effective};
+use crate::overlay::{BootTime, Leave, effective};
 
 const FILE: &str = "interfaces = [\"eth0\"]\n\
     [[service]]\nname = \"web\"\nvip = \"192.0.2.10:80\"\n\
@@ -28,7 +28,7 @@ fn found(hosts: &[u8]) -> Vec<Backend> {
 fn discover(overlay: &mut Overlay, config: &Config, hosts: &[u8], seconds: u64) -> Taken {
     let before = merged(config, overlay);
     let taken = overlay.discover(config, "web", &found(hosts));
-    overlay.depart(config, &before, Leave::Drain, &Moment { boot: "this".into(), seconds });
+    overlay.depart(config, &before, Leave::Drain, &BootTime { boot: "this".into(), seconds });
     taken
 }
 
@@ -74,7 +74,7 @@ fn what_is_found_joins_what_is_listed_and_drains_when_it_is_not_found_any_more()
     let weighed = [Backend::new(at("198.51.100.3:80"), 7)];
     let before = merged(&config, &overlay);
     let taken = overlay.discover(&config, "web", &weighed);
-    overlay.depart(&config, &before, Leave::Drain, &Moment { boot: "this".into(), seconds: 1010 });
+    overlay.depart(&config, &before, Leave::Drain, &BootTime { boot: "this".into(), seconds: 1010 });
     assert!(taken.changes.contains(&"backend 198.51.100.3:80 found again".to_owned()), "{taken:?}");
     assert_eq!(shown(&config, &overlay), ["1=9", "-2=100", "+3=7"]);
     overlay.release("web", at("198.51.100.2:80"));
@@ -200,7 +200,7 @@ fn what_was_found_is_kept_in_the_state_and_leaves_with_its_discovery() {
     let lines = read.prune(&without);
     assert_eq!(lines.len(), 1);
     assert!(lines[0].contains("no longer has discovery"), "{lines:?}");
-    read.depart(&without, &before, Leave::Drain, &Moment { boot: "this".into(), seconds: 3 });
+    read.depart(&without, &before, Leave::Drain, &BootTime { boot: "this".into(), seconds: 3 });
     let leaving: Vec<_> = read.leaving("web").map(|(_, since)| since).collect();
     assert_eq!(leaving, [2, 3]);
 }
@@ -210,7 +210,7 @@ fn a_file_of_an_earlier_version_begins_to_leave_anew_whatever_the_wall_clock_sai
     let json = r#"{"discovered":{"web":{"198.51.100.2:80":{"backend":{"address":"198.51.100.2:80","weight":100},
         "leaving_since":1790000000},"198.51.100.3:80":{"backend":{"address":"198.51.100.3:80","weight":100}}}}}"#;
     let mut overlay: Overlay = serde_json::from_str(json).expect("read");
-    overlay.forget_other_boots(&Moment { boot: "this".into(), seconds: 77 });
+    overlay.forget_other_boots(&BootTime { boot: "this".into(), seconds: 77 });
     assert_eq!(overlay.leaving("web").collect::<Vec<_>>(), [(at("198.51.100.2:80"), 77)]);
     assert_eq!(shown(&config(FILE), &overlay), ["1=9", "-2=100", "+3=100"]);
 }

@@ -17,8 +17,8 @@ fn at(address: &str) -> SocketAddr {
     address.parse().expect("an address")
 }
 
-fn moment(seconds: u64) -> Moment {
-    Moment { boot: "this".into(), seconds }
+fn moment(seconds: u64) -> BootTime {
+    BootTime { boot: "this".into(), seconds }
 }
 
 /// What is in effect after a change from `before`: services and backends that leave have a `-`.
@@ -77,7 +77,7 @@ fn a_service_leaves_with_its_backends_and_comes_back_under_any_name() {
     let read: Overlay = serde_json::from_str(&json).expect("read");
     assert_eq!(shown(&effective(&without, &read).expect("valid")), shown(&second));
     let mut rebooted = read.clone();
-    rebooted.forget_other_boots(&Moment { boot: "that".into(), seconds: 1 });
+    rebooted.forget_other_boots(&BootTime { boot: "that".into(), seconds: 1 });
     assert_eq!(rebooted, Overlay::default());
 
     let renamed = config(&FILE.replace("\"six\"", "\"five\"").replace("1::1", "1::2"));

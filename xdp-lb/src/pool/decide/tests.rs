@@ -5,7 +5,7 @@ use xdp_lb_common::tables as datapath;
 
 use super::*;
 use crate::datapath::Sizes;
-use crate::health::{AgentAdmin, AgentOperation, Report, Said};
+use crate::health::{AgentAdmin, AgentOperation, AgentReply, Report};
 use crate::model::{self, Backend, Effective, Limits, OnDown, Probe, Service};
 use crate::net::NoNextHop;
 use crate::plan::planner::Planner;
@@ -478,15 +478,18 @@ fn an_agent_takes_its_backend_out_and_back_beside_the_operator_and_the_check() {
     set_health(&mut pool, &[(false, Up), (false, Up)]);
     assert_eq!(second(&pool).0, State::Draining);
 
-    let down = Said { operation: Some(AgentOperation::Down), ..Said::default() };
+    let down = AgentReply { operation: Some(AgentOperation::Down), ..AgentReply::default() };
     agents_say(&mut pool, &[part(100), Some(down)], at(20));
     assert_eq!(second(&pool), (State::Down, datapath::BackendState::Failing));
     // What the operator drains keeps its flows, whatever the agent says.
     pool.effective.services[0].backends[1].admin = AdminState::Draining;
     pool.decide_at(at(20));
     assert_eq!(second(&pool), (State::Draining, datapath::BackendState::Draining));
-    let well =
-        Said { admin: Some(AgentAdmin::Ready), operation: Some(AgentOperation::Up), ..Said::default() };
+    let well = AgentReply {
+        admin: Some(AgentAdmin::Ready),
+        operation: Some(AgentOperation::Up),
+        ..AgentReply::default()
+    };
     agents_say(&mut pool, &[part(100), Some(well)], at(40));
     assert_eq!(second(&pool).0, State::Draining, "the operator wins");
     pool.effective.services[0].backends[1].admin = AdminState::Enabled;

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::health::{AgentReport, Health, Said};
+use crate::health::{AgentReply, AgentReport, Health};
 use crate::model::state::AdminState;
 use crate::model::{self, Service};
 use crate::pool::testing::*;
@@ -15,7 +15,7 @@ fn weights_follow_agents_together_and_not_too_often() {
     let mut pool = pool_with(with_agent, &[(false, Up); 3]);
     // Until all were heard of, nothing moves.
     let first = ids(&pool).swap_remove(0);
-    pool.hear_agent(AgentReport { id: first.clone(), result: Ok(part(50).unwrap()) }, now);
+    pool.on_agent_report(AgentReport { id: first.clone(), result: Ok(part(50).unwrap()) }, now);
     pool.decide_at(now);
     assert_eq!(pool.weigh(now), []);
     agents_say(&mut pool, &[part(50), part(100), part(95)], now);
@@ -40,7 +40,7 @@ fn weights_follow_agents_together_and_not_too_often() {
     pool.set_effective(effective, &Tables::default(), at(100));
     pool.decide_at(at(100));
     assert_eq!(weights(&pool), [100, 100, 100]);
-    assert!(!pool.hear_agent(AgentReport { id: first, result: Ok(Said::default()) }, at(101)));
+    assert!(!pool.on_agent_report(AgentReport { id: first, result: Ok(AgentReply::default()) }, at(101)));
 }
 
 #[test]
