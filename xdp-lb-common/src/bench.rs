@@ -1,20 +1,20 @@
-//! What `cargo xtask bench` and its programs in the kernel agree on.
+//! Constants and types shared by `cargo xtask bench` and its BPF programs.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// How many 32-bit words of a frame are put back in each round, behind its first two bytes: 78 bytes, more than the
-/// headers of IPv6 and TCP.
+/// How many 32-bit words of a frame are restored in each round, after its first two bytes: 78 bytes, more than the headers of
+/// IPv6 and TCP.
 pub const WORDS: usize = 19;
-/// Where in the frame the first of those words is: where each of IP's begins too, behind an Ethernet header of 14 bytes.
-/// What is written in other pieces than it is read in makes a processor wait, as no packet from a wire does.
+/// The offset of the first of those words, aligned with IP's words after an Ethernet header of 14 bytes. Writing in other units
+/// than reading stalls the processor, which does not happen for packets from the wire.
 pub const WORDS_AT: usize = 2;
 
 /// How many bits of a flow's number are its port's; the others are its address's.
 pub const PORT_BITS: u32 = 15;
-/// What the port of a flow begins with: 0x8000 to 0xffff are flows' ports.
+/// The base of flows' ports: 0x8000 to 0xffff.
 pub const PORT_BASE: u16 = 1 << PORT_BITS;
 
-/// How many services share a VIP where packets go to many: their ports are [`SERVICE_PORT`] and those above it.
+/// How many services share a VIP if packets go to many: their ports are [`SERVICE_PORT`] and those above it.
 pub const SERVICES_PER_VIP: u32 = 1 << SERVICE_BITS;
 pub(crate) const SERVICE_BITS: u32 = 4;
 /// The first port of those.
@@ -33,7 +33,7 @@ pub struct Plan {
     pub padding: u16,
     /// How long the frame is, bytes.
     pub length: u32,
-    /// How many flows, a power of two up to 2^30, less one.
+    /// The number of flows, a power of two up to 2^30, minus one.
     pub flow_mask: u32,
     /// Where in the frame the last 32 bits of the address are.
     pub address_at: u32,
@@ -51,11 +51,11 @@ pub struct Plan {
     pub vip: u32,
     /// Many services: where in the frame the VIP's port is.
     pub vip_port_at: u32,
-    /// What redirects: through which interface.
+    /// For redirects: the outgoing interface.
     pub ifindex: u32,
 }
 
-/// What of a frame is one packet's own.
+/// The parts of a frame that differ between packets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Variation {
     /// The last 32 bits of the flow's address.

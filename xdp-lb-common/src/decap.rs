@@ -1,8 +1,8 @@
-//! What a backend of `ipip` or `gue` does with the packets that it gets: takes off the outer one, and leaves what is
-//! inside to its own network stack.
+//! Decapsulation on a backend of mode `ipip` or `gue`: removes the outer header, and passes the inner packet to the host's
+//! network stack.
 //!
-//! Not part of the load balancer's way: a program of its own, on the backend. It takes what Linux and other
-//! balancers send, too: an IPv6 destination options header (RFC 2473 section 4.1.1), GUE of both variants.
+//! A separate program on the backend. It also accepts what Linux and other load balancers send: an IPv6 destination options
+//! header (RFC 2473 section 4.1.1), and both variants of GUE.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -16,7 +16,7 @@ use crate::tables::FlowKey;
 
 macro_rules! outcomes {
     ($($variant:ident = $number:literal, $is_drop:literal, $words:literal;)*) => {
-        /// What became of a packet that came to a backend.
+        /// The outcome for a packet that arrives at a backend.
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
         #[repr(u32)]
         pub enum Outcome {
@@ -32,7 +32,7 @@ macro_rules! outcomes {
                 match self { $(Outcome::$variant => $words,)* }
             }
 
-            /// Whether the packet ends here; else the host's own network stack gets what is left of it.
+            /// Whether the packet is dropped; otherwise it is passed to the host's network stack.
             pub const fn is_drop(self) -> bool {
                 match self { $(Outcome::$variant => $is_drop,)* }
             }
@@ -60,7 +60,7 @@ pub const ACCEPTS_IPIP: u8 = 1;
 /// [`Settings::accepts`]: Generic UDP Encapsulation.
 pub const ACCEPTS_GUE: u8 = 2;
 
-/// What a backend takes off.
+/// Which tunnels a backend decapsulates.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Settings {
@@ -72,9 +72,9 @@ pub struct Settings {
     pub checks_source: u8,
 }
 
-/// The tables of a backend, wherever they are.
+/// The tables of a backend, in the kernel or on the host.
 pub trait Tables {
-    /// What is taken off.
+    /// The settings.
     fn settings(&self) -> Option<&Settings>;
     /// Whether tunnelled packets to this address are for this host.
     fn is_local(&self, address: &Address) -> bool;
@@ -84,7 +84,7 @@ pub trait Tables {
     fn count(&self, outcome: Outcome);
 }
 
-/// Takes a packet that came to a backend to its outcome, and counts it. What is not dropped is the host's.
+/// Processes a packet that arrives at a backend, and counts its outcome. A packet that is not dropped is passed to the host.
 #[inline(always)]
 pub fn decapsulate<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
     let outcome = match take_off(packet, tables) {
@@ -149,11 +149,11 @@ struct Outer {
     traffic_class: u8,
     /// Where its payload begins.
     payload: usize,
-    /// Where it ends, by its own word and no farther than the frame.
+    /// Where it ends, by its length field and at most at the end of the frame.
     end: usize,
 }
 
-/// Reads the outer header; nothing where it is not a whole packet, or cannot hold another.
+/// Reads the outer header; `None` if the packet is incomplete, or cannot contain another one.
 #[inline(always)]
 fn parse_outer<P: Packet>(packet: &P, link: &Link) -> Option<Outer> {
     let l3 = link.l3;
@@ -204,16 +204,16 @@ fn parse_outer<P: Packet>(packet: &P, link: &Link) -> Option<Outer> {
     (may_hold && outer.payload < outer.end && outer.end <= packet.length()).then_some(outer)
 }
 
-/// Where the packet inside GUE begins, and which protocol that is (draft-ietf-intarea-gue section 3).
+/// The offset and protocol of the packet inside GUE (draft-ietf-intarea-gue section 3).
 #[inline(always)]
 fn open_gue<P: Packet>(packet: &P, outer: &Outer) -> Result<(usize, Protocol), Outcome> {
     let at = outer.payload + size_of::<Udp>();
     let gue: Gue = packet.read(at).ok_or(Outcome::Malformed)?;
     match gue.variant_and_length >> 4 {
-        // Variant 1: the IP packet itself, whose version says which.
+        // Variant 1: the IP packet itself; its version field tells IPv4 from IPv6.
         4 => Ok((at, Protocol::IPV4)),
         6 => Ok((at, Protocol::IPV6)),
-        // Variant 0, no control message: a header, with private data that nobody here knows.
+        // Variant 0, not a control message: a header with unknown private data.
         0 | 1 if gue.flags.get() == 0 => {
             let private = usize::from(gue.variant_and_length & 0x1f) * 4;
             Ok((at + size_of::<Gue>() + private, gue.protocol))
@@ -222,7 +222,7 @@ fn open_gue<P: Packet>(packet: &P, outer: &Outer) -> Result<(usize, Protocol), O
     }
 }
 
-/// Looks at the packet inside, of which there are `room` bytes at the most, and gives it the outer one's ECN.
+/// Reads the inner packet, of at most `room` bytes, and applies the outer packet's ECN.
 #[inline(always)]
 fn open_v4<P: Packet>(packet: &mut P, at: usize, room: usize, outer: u8) -> Result<(), Outcome> {
     let mut ip: Ipv4 = packet.read(at).ok_or(Outcome::Malformed)?;
@@ -267,7 +267,7 @@ const ECT_1: u8 = 1;
 const ECT_0: u8 = 2;
 const CE: u8 = 3;
 
-/// The traffic class that the packet inside leaves with, by RFC 6040 section 4.2; nothing, where it is to be dropped.
+/// The inner packet's new traffic class, by RFC 6040 section 4.2; `None` if it must be dropped.
 #[inline(always)]
 fn congestion(inner: u8, outer: u8) -> Option<u8> {
     match (inner & 3, outer & 3) {

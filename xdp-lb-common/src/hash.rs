@@ -1,4 +1,4 @@
-//! The flow hash: keyed, so that nobody outside can aim at one backend.
+//! The flow hash: keyed, so that an attacker cannot aim at one backend.
 //!
 //! Multilinear hashing (Lemire and Kaser, "Strongly universal string hashing is fast", The Computer
 //! Journal 57(11), 2014): the upper half of `k0 + sum of k[i] * w[i]` modulo 2^64, over 32-bit words
@@ -41,9 +41,8 @@ impl FlowHash {
         Self(mix((sum >> 32) as u32 ^ keys[10] as u32))
     }
 
-    /// The hash of a client: of the first `bits` bits of its address. Whom it talks to does not count, so
-    /// that services over the same backends send a client to the same one (HTTP/2 over TCP and HTTP/3
-    /// over UDP).
+    /// The hash of a client: of the first `bits` bits of its address. The destination is not included, so that services with
+    /// the same backends send a client to the same one (HTTP/2 over TCP and HTTP/3 over UDP).
     #[inline(always)]
     pub fn of_client(keys: &[u64; KEYS], client: &Address, bits: u8) -> Self {
         let client = client.first_bits(bits);
@@ -79,7 +78,7 @@ impl FlowHash {
         Self(bits)
     }
 
-    /// Another hash of the same flow, as good as independent of this one.
+    /// Another hash of the same flow, practically independent of this one.
     #[inline(always)]
     pub fn next(self) -> Self {
         Self(mix(self.0.wrapping_add(0x9e37_79b9)))

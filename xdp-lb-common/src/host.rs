@@ -1,5 +1,4 @@
-//! The datapath's second home: a frame in a byte buffer and tables in plain collections, for tests
-//! that need no kernel.
+//! The datapath on the host: a frame in a byte buffer and tables in plain collections, for tests without a kernel.
 
 extern crate std;
 
@@ -36,8 +35,7 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// A frame that came in by this interface, with the 256 bytes of headroom that the kernel promises
-    /// (`XDP_PACKET_HEADROOM`).
+    /// A frame received on this interface, with the 256 bytes of headroom that the kernel guarantees (`XDP_PACKET_HEADROOM`).
     pub fn new(bytes: &[u8], ingress: u32) -> Self {
         Self { bytes: bytes.to_vec(), ingress, headroom: 256 }
     }
@@ -55,11 +53,11 @@ impl Buffer {
 
 /// The tables of a backend's decapsulator in plain collections.
 pub struct HostBackend {
-    /// What is taken off.
+    /// The settings.
     pub settings: decap::Settings,
     /// The addresses that tunnelled packets are for.
     pub local: BTreeSet<Address>,
-    /// From where they may come: addresses, and how many of their 128 bits count.
+    /// Allowed sources: addresses, and the length of their prefix in 128 bits.
     pub allowed: Vec<(Address, u8)>,
     /// How many packets had each outcome.
     pub outcomes: RefCell<[u64; decap::OUTCOMES as usize]>,
@@ -170,15 +168,15 @@ pub struct HostTables {
     pub source_rates: RefCell<BTreeMap<SourceKey, u64>>,
     /// `ROUTER_ADDRESSES`.
     pub router_addresses: BTreeMap<RouterInterface, RouterAddresses>,
-    /// Where each client is; elsewhere is unroutable.
+    /// The routes to clients; others are unroutable.
     pub routes: BTreeMap<Address, Route>,
-    /// Whether the datapath has found that no daemon is there.
+    /// Whether the datapath has detected that the daemon is gone.
     pub is_alone: Cell<bool>,
     /// The flow table.
     pub flows: HostMemory,
     /// `FRAGMENTS`; evicts nothing by itself.
     pub fragments: RefCell<HashMap<FragmentKey, Fragment>>,
-    /// What limits answers, by their kind; on the clock `now`.
+    /// The rate limits of answers, by kind; on the clock `now`.
     pub answers: RefCell<BTreeMap<u32, Box<Buckets>>>,
     /// `REASON_COUNTERS`.
     pub reasons: RefCell<[u64; REASONS as usize]>,
@@ -224,10 +222,10 @@ impl HostTables {
         }
     }
 
-    /// Makes frames with this destination MAC on this interface ones for this host.
+    /// Adds a MAC of this host on this interface.
     ///
     /// # Panics
-    /// Where there are too many.
+    /// If there are too many.
     pub fn own(&mut self, mac: OwnMac) {
         let free = |probe| Some(mac.place(probe) as usize).filter(|place| self.own_macs[*place] == 0);
         let place = (0..PROBES).find_map(free).expect("a place");
@@ -244,7 +242,7 @@ impl OwnMacs for HostTables {
     }
 }
 
-/// Room for so many flows that no test fills it by accident.
+/// Space for so many flows that no test fills it by accident.
 const BUCKETS: u32 = 1024;
 
 impl Tables for HostTables {
@@ -260,7 +258,7 @@ impl Tables for HostTables {
     }
 
     fn roles(&self, address: &Address) -> u8 {
-        // An address that has another's place in the kernel's table has it here, too.
+        // Addresses collide here in the same way as in the kernel's table.
         let place = Place::of(address);
         let holds = |endpoint: &Endpoint| Place::of(&endpoint.address) == place;
         let vip = if self.services.keys().any(holds) { VIP } else { 0 };

@@ -1,8 +1,8 @@
-//! What stands where in the keys and values of the tables.
+//! The layout of the tables' keys and values.
 
-/// What stands where in a table's key or value.
+/// The layout of a table's key or value.
 pub trait Layout: Sized {
-    /// A number that changes with the size, and with each field's name, place and size.
+    /// A number that changes with the size, and with each field's name, offset and size.
     const LAYOUT: u32 = fold(0, size_of::<Self>() as u32);
 }
 
@@ -11,13 +11,13 @@ impl Layout for u64 {}
 impl Layout for i64 {}
 impl Layout for [u64; 8] {}
 
-/// Takes a number in.
+/// Mixes in a number.
 pub(crate) const fn fold(hash: u32, number: u32) -> u32 {
     // The multiplier of FNV-1a.
     (hash ^ number).wrapping_mul(0x0100_0193)
 }
 
-/// Takes a name in.
+/// Mixes in a name.
 pub(crate) const fn fold_name(mut hash: u32, name: &str) -> u32 {
     let mut rest = name.as_bytes();
     while let [byte, others @ ..] = rest {
@@ -27,7 +27,7 @@ pub(crate) const fn fold_name(mut hash: u32, name: &str) -> u32 {
     hash
 }
 
-/// Declares a table's key or value, and what its [`Layout`] is.
+/// Declares a table's key or value, with its [`Layout`].
 macro_rules! record {
     (@layout $(#[$meta:meta])* $vis:vis struct $name:ident {
         $($(#[$about:meta])* $field_vis:vis $field:ident: $type:ty,)*
@@ -52,7 +52,7 @@ macro_rules! record {
 }
 pub(crate) use record;
 
-/// Adds to a type what numbers can do, too: be copied, compared, ordered, hashed, printed, and seen as bytes.
+/// Derives for a plain type: copying, comparison, order, hashing, printing, and access as bytes.
 macro_rules! plain {
     ($($item:tt)*) => {
         #[derive(

@@ -1,6 +1,5 @@
-//! What the kernel side and the user side agree on, and everything that can be thought about
-//! without a kernel: header parsing and rewriting, checksums, the flow hash, ring slots, the
-//! tables' keys and values, and the datapath itself.
+//! Code shared by the BPF programs and the daemon, which also runs on the host: header parsing and rewriting, checksums, the
+//! flow hash, ring slots, the tables' keys and values, and the datapath itself.
 #![cfg_attr(not(test), no_std)]
 
 pub mod bench;

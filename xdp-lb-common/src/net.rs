@@ -1,4 +1,4 @@
-//! Addresses, ports and protocols as they stand on the wire: values in network order, as types.
+//! Addresses, ports and protocols as on the wire: types for values in network order.
 //!
 //! Each is as wide in memory as on the wire and aligned like the machine word that holds it, so that
 //! the datapath reads and compares it in one instruction.
@@ -31,7 +31,7 @@ impl Be16 {
         u16::from_be(self.0)
     }
 
-    /// The machine word that its bytes make, in whatever order this machine has.
+    /// The machine word of its bytes, in native order.
     #[inline(always)]
     pub const fn word(self) -> u16 {
         self.0
@@ -70,7 +70,7 @@ impl Be32 {
         u32::from_be(self.0)
     }
 
-    /// The machine word that its bytes make, in whatever order this machine has.
+    /// The machine word of its bytes, in native order.
     #[inline(always)]
     pub const fn word(self) -> u32 {
         self.0
@@ -144,8 +144,8 @@ impl Address {
         }
     }
 
-    /// Whether no packet that comes from a network may have this source: an address that is not
-    /// [one host's](Self::is_one_host), or loopback (RFC 1122 section 3.2.1.3, RFC 4291 sections 2.5.3 and 2.7).
+    /// Whether this is invalid as the source of a received packet: not the address of [one host](Self::is_one_host), or
+    /// loopback (RFC 1122 section 3.2.1.3, RFC 4291 sections 2.5.3 and 2.7).
     #[inline(always)]
     pub fn is_martian(&self) -> bool {
         if self.is_v4() {
@@ -170,7 +170,7 @@ impl Address {
         Self([mask(a.get(), 0), mask(b.get(), 1), mask(c.get(), 2), mask(d.get(), 3)])
     }
 
-    /// The machine words that its two halves make, for hashes.
+    /// The machine words of its two halves, for hashes.
     #[inline(always)]
     pub const fn words(&self) -> [u64; 2] {
         let [a, b, c, d] = self.0;
@@ -351,7 +351,7 @@ impl Endpoint {
         Self { address, port, protocol, is_range: 0 }
     }
 
-    /// The key of the service on the range of ports that begins with this one's; never a packet's end.
+    /// The key of the service on the range of ports that starts with this port; never an endpoint of a packet.
     #[inline(always)]
     pub const fn range(self) -> Self {
         Self { is_range: 1, ..self }
@@ -373,7 +373,7 @@ impl Endpoint {
         Self::new(socket.ip().into(), Port::new(socket.port()), protocol)
     }
 
-    /// The machine words that it is made of, for hashes: those of the address, and the rest.
+    /// Its machine words, for hashes: those of the address, and the rest.
     #[inline(always)]
     pub const fn words(&self) -> [u64; 3] {
         let [high, low] = self.address.words();
@@ -388,7 +388,7 @@ impl Endpoint {
         (self.address == other.address) & (rest(self) == rest(other))
     }
 
-    /// Address and port, as the standard library knows them.
+    /// Address and port as a type of the standard library.
     pub fn socket(&self) -> SocketAddr {
         SocketAddr::new(self.address.into(), self.port.get())
     }

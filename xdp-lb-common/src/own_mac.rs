@@ -1,17 +1,17 @@
-//! Which frames are addressed to this host: by their destination MAC and the interface that they came in by.
+//! Which frames are addressed to this host, by destination MAC and receiving interface.
 //!
-//! A switch floods frames for a MAC that it does not know, and a bridge port sees frames of others. If a load balancer took those,
-//! every one on the segment would forward the same packet, and replies would carry another host's MAC as their source: the
-//! switch would learn that MAC at the wrong port.
+//! A switch floods frames for an unknown MAC, and a bridge port sees frames of other hosts. If load balancers processed those,
+//! all of them on the segment would forward the same packet, and replies would have another host's MAC as their source: the
+//! switch would learn that MAC on the wrong port.
 
 use crate::layout::plain;
 use crate::net::MacAddress;
 use crate::packet::Packet;
 
-/// How many 64-bit words the table has. A quarter of them can be taken without a word finding no place.
+/// How many 64-bit words the table has. With a quarter of them in use, every entry practically always finds a place.
 pub const WORDS: u32 = 4096;
 
-/// At how many places, side by side, an entry may be.
+/// How many adjacent places an entry may have.
 pub const PROBES: u32 = 8;
 
 plain! {
@@ -36,7 +36,7 @@ impl OwnMac {
         Self(first_bytes << 16 | (ifindex & 0xffff) as u64)
     }
 
-    /// The entry of a table's word; 0 is none.
+    /// The entry of a table's word; 0: none.
     pub const fn from_bits(bits: u64) -> Self {
         Self(bits)
     }
@@ -55,7 +55,7 @@ impl OwnMac {
     }
 }
 
-/// The table's words, wherever they are.
+/// The table's words, in the kernel or on the host.
 pub trait OwnMacs {
     /// The word at this place below [`WORDS`]; 0 where there is none.
     fn own_mac(&self, place: u32) -> u64;
@@ -64,8 +64,7 @@ pub trait OwnMacs {
 /// How many entries stand in the settings, too: those of two interfaces, each with a VRRP router's MAC.
 pub const IN_SETTINGS: usize = 4;
 
-/// Whether a frame is addressed to this host, as most are that come to it. Where it is not, it still may be, and
-/// [`is_for_this_host`] tells.
+/// A quick check whether a frame is addressed to this host. If it fails, [`is_for_this_host`] decides.
 ///
 /// Those of most hosts are all `likely`, which stand in the settings: the packet needs those anyway.
 #[inline(always)]
@@ -80,7 +79,7 @@ pub fn is_surely_for_this_host<P: Packet, T: OwnMacs>(
 
 /// Whether a unicast frame is addressed to this host.
 ///
-/// A call of its own in the kernel, not inlined: the verifier would follow what comes after it from each of the places.
+/// Not inlined in the kernel: the verifier would follow the code after it once for each place.
 #[inline(never)]
 pub fn is_for_this_host<P: Packet, T: OwnMacs>(packet: &P, tables: &T) -> bool {
     let Some(mac) = destination(packet) else { return false };

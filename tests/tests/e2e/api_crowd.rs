@@ -1,4 +1,4 @@
-//! Clients that ask for much, or for nothing, keep nobody else waiting.
+//! Clients with large requests, or with none, do not delay others.
 
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -20,7 +20,7 @@ fn stay_silent(mut stream: impl Read) {
 }
 
 #[test]
-fn hundreds_of_silent_clients_that_come_back_at_once_keep_no_change_and_no_scrape_waiting() {
+fn hundreds_of_silent_clients_that_reconnect_at_once_delay_no_change_and_no_scrape() {
     let site = Site::start("crowd", 1, &web("full-nat", &[1])).unwrap();
     let (is_over, cut) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
     let metrics: SocketAddr = METRICS.parse().unwrap();
@@ -43,7 +43,7 @@ fn hundreds_of_silent_clients_that_come_back_at_once_keep_no_change_and_no_scrap
             host.enter(come).unwrap();
         }));
     }
-    // All of them have come, and some have come back.
+    // All of them have connected, and some have reconnected.
     let began = Instant::now();
     while cut.load(Ordering::Relaxed) < 2 * SILENT as u32 {
         assert!(began.elapsed() < Duration::from_secs(30), "{cut:?} were cut: a silent client is let stay");

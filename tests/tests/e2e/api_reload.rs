@@ -27,7 +27,7 @@ fn wait_for_log(daemon: &Daemon, from: usize, parts: &[&str]) {
 }
 
 #[test]
-fn a_plan_is_what_the_reload_then_does_and_services_untouched_by_it_see_no_slot_move() {
+fn a_reload_does_what_its_plan_says_and_moves_no_slot_of_unchanged_services() {
     let second = web("nat", &[3, 4]).replace("\"web\"", "\"second\"").replace(":80\"\nmode", ":81\"\nmode");
     let site = Site::start("plan", 4, &format!("{}{second}", web("full-nat", &[1, 2]))).unwrap();
     let daemon = &site.daemon;
@@ -68,7 +68,7 @@ fn a_plan_is_what_the_reload_then_does_and_services_untouched_by_it_see_no_slot_
 }
 
 #[test]
-fn sighup_says_in_the_log_what_it_did_or_why_not() {
+fn sighup_logs_what_it_did_or_why_it_failed() {
     let site = Site::start("hangup", 2, &web("full-nat", &[1])).unwrap();
     let daemon = &site.daemon;
     let good = daemon.config().unwrap();

@@ -1,4 +1,4 @@
-//! Who may use the control socket, and what the log says of who did.
+//! Who may use the control socket, and the log of who did.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
@@ -34,7 +34,7 @@ fn said(output: &Output) -> String {
 }
 
 #[test]
-fn groups_look_or_change_as_the_config_says_and_the_log_says_who_changed_what() {
+fn groups_have_the_access_that_the_config_gives_and_changes_are_logged_with_the_user() {
     let config = format!(
         "api.admin_groups = [\"operator\"]\napi.read_groups = [\"games\", \"users\"]\n{}",
         web("full-nat", &[1, 2])
@@ -87,7 +87,7 @@ fn groups_look_or_change_as_the_config_says_and_the_log_says_who_changed_what() 
 }
 
 #[test]
-fn the_socket_is_for_root_alone_unless_the_config_names_groups_and_for_the_members_of_those_then() {
+fn the_socket_is_for_root_alone_unless_the_config_names_groups() {
     let mut site = Site::start("roles", 1, &web("full-nat", &[1])).unwrap();
     let socket = site.daemon.socket();
     let stands = || {

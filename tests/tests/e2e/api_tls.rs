@@ -1,4 +1,4 @@
-//! The API's listener for other hosts: who is let in, what they may do there, and what the log says of them.
+//! The API's listener for other hosts: access, roles, and the log.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -56,7 +56,7 @@ impl Site {
         Daemon::start(&self.network.lb, &["eth0", "eth1"], &self.config("192.0.2.1:7443")).unwrap()
     }
 
-    /// The certificate and key of somebody whom the CA of clients knows.
+    /// The certificate and key of a client, signed by the CA of clients.
     fn known(&self, name: &str, validity: Validity) -> (PathBuf, PathBuf) {
         self.write(&self.clients.issue_client(name, &[], validity).unwrap(), name)
     }
@@ -96,7 +96,7 @@ impl Site {
 }
 
 #[test]
-fn who_has_a_certificate_looks_or_changes_as_the_config_says_and_the_log_has_its_name() {
+fn certificates_have_the_access_that_the_config_gives_and_changes_are_logged_with_the_name() {
     let site = Site::new();
     let daemon = site.start();
     let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| site.known(name, Validity::Now));
@@ -138,7 +138,7 @@ fn who_has_a_certificate_looks_or_changes_as_the_config_says_and_the_log_has_its
 }
 
 #[test]
-fn who_has_no_good_certificate_or_no_tls_gets_nothing() {
+fn a_client_without_a_valid_certificate_or_without_tls_gets_nothing() {
     let site = Site::new();
     let daemon = site.start();
     let status = format!("{URL}/v1/status");
@@ -173,7 +173,7 @@ fn who_has_no_good_certificate_or_no_tls_gets_nothing() {
 }
 
 #[test]
-fn certificates_that_are_replaced_count_and_others_keep_the_daemon_from_starting_with_a_reason() {
+fn replaced_certificates_take_effect_and_invalid_ones_keep_the_daemon_from_starting() {
     let site = Site::new();
     let mut daemon = site.start();
     let status = format!("{URL}/v1/status");

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 use xdp_lb_tests::{Process, Site, paths, web, web_backend};
 
-/// What has been printed, but for a line that is not whole yet.
+/// The printed lines, without an incomplete last one.
 fn events(watching: &Process) -> Vec<Value> {
     watching.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
@@ -20,7 +20,7 @@ fn event(watching: &Process, fits: impl Fn(&Value) -> bool) -> Value {
 }
 
 #[test]
-fn a_watch_tells_of_backends_services_interfaces_and_reloads_and_goes_on_after_a_restart() {
+fn a_watch_reports_backends_services_interfaces_and_reloads_and_continues_after_a_restart() {
     let mut site = Site::start("watch", 2, &web("full-nat", &[1, 2])).unwrap();
     let mut command = site.network.lb.command(paths::daemon());
     command.args(["watch", "--output", "json", "--socket"]).arg(site.daemon.socket());
@@ -77,7 +77,7 @@ fn a_watch_tells_of_backends_services_interfaces_and_reloads_and_goes_on_after_a
     assert_told_once(&events(&watching));
 }
 
-/// No event says what the one before it, of the same thing, has said already.
+/// No event repeats the previous one about the same thing.
 #[track_caller]
 fn assert_told_once(events: &[Value]) {
     let said = |event: &Value| {

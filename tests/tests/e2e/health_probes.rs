@@ -1,4 +1,4 @@
-//! Each kind of check against the real thing: what is well is found well, and what is not is told in words that say why.
+//! Each type of check against real servers: healthy ones are up, and others are down with a clear reason.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -48,7 +48,7 @@ fn wait_for(daemon: &Daemon, service: &str, state: &str, words: &str) {
 }
 
 #[test]
-fn of_https_servers_those_are_up_whose_certificate_and_version_are_good() {
+fn https_servers_are_up_if_certificate_and_version_are_valid() {
     let network = Network::new("probes", 1).unwrap();
     let host = &network.backends[0];
     let ca = Authority::new("Lab CA").unwrap();
@@ -136,7 +136,7 @@ fn of_https_servers_those_are_up_whose_certificate_and_version_are_good() {
 }
 
 #[test]
-fn what_an_http_answer_has_to_be_like_is_told_where_it_is_not() {
+fn an_unexpected_http_response_is_reported_with_what_was_expected() {
     let network = Network::new("probes", 1).unwrap();
     let nginx = Nginx::start(&network.backends[0], 8080).unwrap();
     network.lb.run("ip address add 198.51.100.3/24 dev eth1").unwrap();
@@ -182,7 +182,7 @@ fn what_an_http_answer_has_to_be_like_is_told_where_it_is_not() {
 }
 
 #[test]
-fn a_udp_server_is_up_while_it_answers_what_is_expected() {
+fn a_udp_server_is_up_while_it_sends_the_expected_response() {
     let network = Network::new("probes", 1).unwrap();
     let echo = UdpEcho::start(&network.backends[0], 8080).unwrap();
     let checks = [
@@ -197,7 +197,7 @@ fn a_udp_server_is_up_while_it_answers_what_is_expected() {
     wait_for(&daemon, "s2", "down", "the UDP response \"backend-1 ping\" does not contain \"pong\"");
     drop(echo);
     wait_for(&daemon, "s0", "down", "port unreachable, 2 times in a row");
-    // Now nobody says anything at all.
+    // Now the server is silent.
     network.backends[0].run("ip link set eth0 down").unwrap();
     until("the silence to be told", PATIENCE, || {
         let is_told = |words| is_told(&daemon, "s0", words);
@@ -229,7 +229,7 @@ fn a_host_is_up_while_it_answers_pings_by_either_kind_of_socket() {
 }
 
 #[test]
-fn a_grpc_server_is_up_while_it_says_that_it_is_serving() {
+fn a_grpc_server_is_up_while_its_health_service_says_serving() {
     let network = Network::new("probes", 1).unwrap();
     let host = &network.backends[0];
     let ca = Authority::new("Lab CA").unwrap();
@@ -277,7 +277,7 @@ fn a_grpc_server_is_up_while_it_says_that_it_is_serving() {
 }
 
 #[test]
-fn a_program_decides_only_where_the_file_lets_it_and_without_the_daemons_privileges() {
+fn a_program_runs_only_if_the_file_allows_it_and_without_the_daemons_privileges() {
     let network = Network::new("probes", 1).unwrap();
     let dir = std::env::temp_dir().join(format!("xdp-lb-probes-{}", std::process::id()));
     fs::create_dir_all(&dir).unwrap();
@@ -332,7 +332,7 @@ fn a_program_decides_only_where_the_file_lets_it_and_without_the_daemons_privile
 }
 
 #[test]
-fn a_backend_that_flaps_stays_and_one_that_has_failed_is_known_soon_by_the_fast_interval() {
+fn a_flapping_backend_stays_up_and_a_failed_one_is_detected_soon_by_the_fast_interval() {
     let network = Network::new("probes", 1).unwrap();
     let nginx = Nginx::start(&network.backends[0], 8080).unwrap();
     let text = config("", "198.51.100.11:8080", ["type = \"http\", path = \"/healthz\""]).replace(

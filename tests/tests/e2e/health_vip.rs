@@ -1,4 +1,4 @@
-//! Checks that go to the VIP, through one backend: what clients use is what is tested.
+//! Checks of the VIP on one backend, which test what clients use.
 
 use std::time::Duration;
 
@@ -116,7 +116,7 @@ fn resets(host: &Host) -> u64 {
 }
 
 #[test]
-fn a_backend_without_the_vip_or_that_does_not_decapsulate_is_down_though_it_answers_at_its_own_address() {
+fn a_backend_without_the_vip_or_without_decapsulation_is_down_although_its_own_address_answers() {
     let mut site = Site::start("health-vip", "", "");
     let of = |family: Family| MODES.map(|(mode, _)| (mode, family));
     let backends = site.network.backends.clone();
@@ -184,7 +184,7 @@ fn a_backend_without_the_vip_or_that_does_not_decapsulate_is_down_though_it_answ
 }
 
 #[test]
-fn udp_and_grpc_services_are_checked_at_the_vip_with_generic_xdp_too_and_nothing_is_left_behind() {
+fn udp_and_grpc_services_are_checked_at_the_vip_also_with_generic_xdp_and_all_is_cleaned_up() {
     let vip = Network::VIP;
     let more = format!(
         "[[service]]\nname = \"echo\"\nvip = \"{vip}:7000\"\nprotocol = \"udp\"\nmode = \"gue\"\n\
@@ -228,7 +228,7 @@ fn udp_and_grpc_services_are_checked_at_the_vip_with_generic_xdp_too_and_nothing
 }
 
 #[test]
-fn an_upgrade_takes_the_checks_namespace_over_and_loses_neither_their_outcome_nor_a_packet() {
+fn an_upgrade_takes_over_the_namespace_of_checks_and_loses_no_result_and_no_packet() {
     let more = format!(
         "[[service]]\nname = \"echo\"\nvip = \"{}:7000\"\nprotocol = \"udp\"\nmode = \"gue\"\n\
          backend = [{{ address = \"198.51.100.11:7000\" }}]\n",

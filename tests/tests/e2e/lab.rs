@@ -34,7 +34,7 @@ fn a_client_reaches_every_server_of_every_backend_over_v4_and_v6() {
 }
 
 #[test]
-fn a_stopped_server_refuses_and_an_unhealthy_one_says_so() {
+fn a_stopped_server_refuses_and_an_unhealthy_one_reports_it() {
     let network = Network::new("lab", 1).unwrap();
     let mut nginx = Nginx::start(&network.backends[0], 8080).unwrap();
     let status = || {

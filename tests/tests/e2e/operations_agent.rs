@@ -1,4 +1,4 @@
-//! Backends whose agents say how much they can take, and whether they are to have flows at all.
+//! Backends whose agents set their weight and state.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ impl Bed {
         Self { daemon, agents, network, _servers: servers }
     }
 
-    /// From now on the agent of this backend, counted from 1, says this.
+    /// Sets the reply of this backend's agent; backends are counted from 1.
     fn say(&self, number: usize, line: &str) {
         self.agents[number - 1].as_ref().expect("it was not stopped").say(line);
     }
@@ -62,7 +62,7 @@ impl Bed {
 }
 
 #[test]
-fn a_backend_has_the_part_of_new_flows_that_its_agent_asks_for() {
+fn a_backend_gets_the_share_of_new_flows_that_its_agent_asks_for() {
     let bed = Bed::start("weights", 3, "up ready 100%\n");
     let before = bed.open(300);
     assert!((65..135).contains(&before.with("backend-2")), "{}", before.with("backend-2"));
@@ -99,7 +99,7 @@ fn a_backend_has_the_part_of_new_flows_that_its_agent_asks_for() {
 }
 
 #[test]
-fn a_backend_is_drained_taken_out_and_used_again_as_its_agent_says() {
+fn a_backend_is_drained_taken_down_and_used_again_by_its_agent() {
     let mut bed = Bed::start("words", 2, "up ready 100%\n");
     let mut talks = bed.open(40);
     let with_second = talks.with("backend-2");
@@ -145,7 +145,7 @@ fn a_backend_is_drained_taken_out_and_used_again_as_its_agent_says() {
 }
 
 #[test]
-fn an_agent_that_dies_or_talks_nonsense_changes_nothing_and_is_shown() {
+fn an_agent_that_dies_or_sends_nonsense_changes_nothing_and_is_shown() {
     let mut bed = Bed::start("nonsense", 2, "up ready 50%\n");
     bed.wait_for_weight(2, 0.5);
     until("the agent to be asked", PATIENCE, || Ok(bed.agent_up(2) == 1.0)).unwrap();

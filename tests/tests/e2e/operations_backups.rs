@@ -1,4 +1,4 @@
-//! Too few backends are up: backups help, and where even they are too few, those that are down are used.
+//! If too few backends are up, backups are used, and then backends that are down.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -39,7 +39,7 @@ fn a_backup_takes_over_when_the_last_other_fails_and_stands_by_when_one_is_back(
 }
 
 #[test]
-fn where_too_few_are_up_all_are_used_and_the_status_says_why() {
+fn if_too_few_are_up_all_are_used_and_the_status_says_why() {
     let config = web("nat", &[1, 2, 3]).replacen("mode =", "panic_threshold = 60\nmode =", 1);
     let site = Site::start("panic", 3, &config).unwrap();
     let requests = site.requests(2);

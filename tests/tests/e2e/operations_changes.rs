@@ -1,4 +1,4 @@
-//! Services and backends come and go while traffic runs, by the CLI and by the config file.
+//! Services and backends are added and removed under traffic, by the CLI and the config file.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -59,7 +59,7 @@ fn measured(requests: &Requests, count: usize) -> Vec<f64> {
 }
 
 #[test]
-fn a_second_service_comes_and_goes_live_while_the_first_serves_and_is_there_after_a_restart() {
+fn a_second_service_is_added_while_the_first_serves_and_survives_a_restart() {
     let mut site = Site::start("changes", 3, &web("full-nat", &[1, 2])).unwrap();
     let client = site.network.client.clone();
     let requests = site.requests(2);
@@ -97,7 +97,7 @@ fn a_second_service_comes_and_goes_live_while_the_first_serves_and_is_there_afte
 }
 
 #[test]
-fn new_flows_follow_the_weights_and_running_downloads_on_other_backends_go_on() {
+fn new_flows_follow_the_weights_and_downloads_on_other_backends_continue() {
     let mut site = Site::start("changes", 4, &web("full-nat", &[1, 2, 3])).unwrap();
     let client = site.network.client.clone();
     let requests = site.requests(2);
@@ -189,7 +189,7 @@ fn a_reload_applies_what_changed_says_what_and_leaves_other_services_alone() {
 }
 
 #[test]
-fn a_bad_file_changes_nothing_and_every_error_is_told_with_its_line_and_mend() {
+fn an_invalid_file_changes_nothing_and_every_error_is_reported_with_line_and_fix() {
     let site = Site::start("reload", 3, &web("full-nat", &[1, 2])).unwrap();
     let daemon = &site.daemon;
     let good = daemon.config().unwrap();
@@ -258,7 +258,7 @@ fn sighup_reloads_too() {
 }
 
 #[test]
-fn hundreds_of_services_come_and_go_and_the_others_lose_no_request() {
+fn hundreds_of_services_are_added_and_removed_and_the_others_lose_no_request() {
     let site = Site::start("changes", 2, &web("nat", &[1, 2])).unwrap();
     let requests = site.requests(4);
     let download = Download::start(&site.network.client, Site::vip()).unwrap();

@@ -15,7 +15,7 @@ const IDLE: u64 = 15;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
-fn no_connection_breaks_whose_backend_stays_up_while_the_ring_changes_every_other_second() {
+fn no_connection_breaks_while_its_backend_is_up_and_the_ring_changes_every_other_second() {
     let network = Network::new("churn", BACKENDS).unwrap();
     let start = |number: usize| TcpEcho::start(&network.backends[number - 1], 7).unwrap();
     let mut servers: Vec<Option<TcpEcho>> = (1..=BACKENDS).map(|number| Some(start(number))).collect();

@@ -76,17 +76,17 @@ fn ejected_tried_and_used_again(mode: &str) {
 }
 
 #[test]
-fn a_backend_that_is_green_and_resets_every_connection_is_ejected_and_comes_back_in_full_nat() {
+fn a_healthy_backend_that_resets_every_connection_is_ejected_and_comes_back_in_full_nat() {
     ejected_tried_and_used_again("full-nat");
 }
 
 #[test]
-fn a_backend_that_is_green_and_resets_every_connection_is_ejected_and_comes_back_in_nat() {
+fn a_healthy_backend_that_resets_every_connection_is_ejected_and_comes_back_in_nat() {
     ejected_tried_and_used_again("nat");
 }
 
 #[test]
-fn a_backend_that_leaves_syns_unanswered_is_ejected_and_the_last_one_never() {
+fn a_backend_that_does_not_answer_syns_is_ejected_and_the_last_one_never() {
     let (network, _servers, daemon) = unruly("silent", "nat", &[1, 2]);
     // So many that their first SYNs alone are enough for the breaker: it looks at no more than two seconds, and those that
     // are not answered are followed by no others for some time.

@@ -22,7 +22,7 @@ fn failure(daemon: &Daemon, arguments: &[&str], code: i32) -> String {
 }
 
 #[test]
-fn what_does_not_exist_is_named_together_with_what_does() {
+fn an_unknown_name_is_reported_with_the_known_ones() {
     let site = site();
     let (daemon, backend) = (&site.daemon, web_backend(1));
     for arguments in [
@@ -131,7 +131,7 @@ fn without_a_daemon_every_command_says_how_to_start_one() {
 }
 
 #[test]
-fn what_is_so_already_is_no_error_and_is_said() {
+fn a_change_that_is_in_effect_already_is_reported_and_not_an_error() {
     let site = site();
     let (daemon, backend) = (&site.daemon, web_backend(1));
     for (change, said) in [

@@ -1,4 +1,4 @@
-//! Backends come and go by DNS: a real server's zone changes while traffic runs.
+//! Discovery by DNS: a real server's zone changes under traffic.
 
 use std::time::Duration;
 
@@ -73,7 +73,7 @@ impl Found {
 }
 
 #[test]
-fn backends_follow_the_addresses_of_a_name_and_one_that_left_keeps_its_flows_until_they_end() {
+fn backends_follow_the_addresses_of_a_name_and_a_removed_one_keeps_its_flows_until_they_end() {
     let mut found = start(3, &hosts(&[1, 2]), BY_ADDRESS);
     found.wait_for(&[(1, "up"), (2, "up")]);
     let backends = found.site.daemon.backends(Some("web")).unwrap();
@@ -135,7 +135,7 @@ fn ports_and_weights_follow_srv_records_of_the_lowest_priority() {
 }
 
 #[test]
-fn what_is_known_stays_while_the_name_or_the_server_is_gone_also_over_a_restart_of_the_daemon() {
+fn known_backends_stay_while_the_name_or_the_server_is_gone_also_over_a_restart_of_the_daemon() {
     let mut found = start(2, &hosts(&[1, 2]), BY_ADDRESS);
     found.wait_for(&[(1, "up"), (2, "up")]);
     let requests = found.site.requests(2);
@@ -176,7 +176,7 @@ fn what_is_known_stays_while_the_name_or_the_server_is_gone_also_over_a_restart_
 }
 
 #[test]
-fn a_name_that_is_gone_drains_all_where_the_config_says_so_and_its_soa_says_when_to_ask_again() {
+fn a_removed_name_drains_all_if_configured_and_its_soa_says_when_to_query_again() {
     let keys = format!("{BY_ADDRESS}\non_empty = \"drain\"");
     let mut found = start(1, &hosts(&[1]), &keys);
     found.wait_for(&[(1, "up")]);
@@ -192,7 +192,7 @@ fn a_name_that_is_gone_drains_all_where_the_config_says_so_and_its_soa_says_when
 }
 
 #[test]
-fn an_answer_too_long_for_udp_comes_by_tcp_and_hostile_addresses_in_it_are_refused() {
+fn an_answer_too_long_for_udp_is_fetched_by_tcp_and_invalid_addresses_in_it_are_refused() {
     let mut zone: String = (1..=200).map(|host| format!("web A 203.0.113.{host}\n")).collect();
     zone += "web A 127.0.0.1\nweb A 224.0.0.5\nweb A 192.0.2.10\n";
     let found = start(0, &zone, "name = \"web.example.test\"");
@@ -214,7 +214,7 @@ fn an_answer_too_long_for_udp_comes_by_tcp_and_hostile_addresses_in_it_are_refus
 }
 
 #[test]
-fn backends_of_a_service_over_ipv6_are_found_by_aaaa_records_that_a_resolver_tells_over_ipv6() {
+fn backends_of_an_ipv6_service_are_found_by_aaaa_records_from_a_resolver_over_ipv6() {
     let network = Network::new("discovery", 2).unwrap();
     let host = network.add_neighbour("dns", 53).unwrap();
     let _dns =

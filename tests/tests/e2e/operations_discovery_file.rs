@@ -1,4 +1,4 @@
-//! Backends come and go by a file that others replace.
+//! Discovery by a file that is replaced.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -33,7 +33,7 @@ fn wait_for_trouble(site: &Site, words: &str) {
 }
 
 #[test]
-fn a_file_that_is_replaced_is_followed_at_once_and_one_that_is_torn_or_wrong_changes_nothing() {
+fn a_replaced_file_takes_effect_at_once_and_an_incomplete_or_invalid_one_changes_nothing() {
     let network = Network::new("discovery", 3).unwrap();
     let path = network.lb.dir().join("web.json");
     let replace = |text: &str| {

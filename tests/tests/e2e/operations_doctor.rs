@@ -1,4 +1,4 @@
-//! `xdp-lb doctor` finds what is wrong with a host, and nothing with one that is well.
+//! `xdp-lb doctor` finds the problems of a host, and none on a healthy one.
 
 use std::fs;
 use std::process::Output;
@@ -66,7 +66,7 @@ fn tunnel(mode: &str) -> String {
 }
 
 #[test]
-fn each_fault_of_a_host_is_found_with_its_mend_and_a_host_that_is_well_has_none() {
+fn each_problem_of_a_host_is_found_with_its_fix_and_a_healthy_host_has_none() {
     let bed = Bed::new();
     let lb = bed.network.lb.clone();
     let run = |line: &str| lb.run(line).unwrap();
@@ -210,7 +210,7 @@ fn each_fault_of_a_host_is_found_with_its_mend_and_a_host_that_is_well_has_none(
 }
 
 #[test]
-fn what_cannot_be_examined_ends_with_2() {
+fn a_failed_examination_exits_with_2() {
     let bed = Bed::new();
     let output = bed.run("interfaces = [\"eth0\"]\nvpis = 1\n");
     let said = String::from_utf8_lossy(&output.stderr);
@@ -219,7 +219,7 @@ fn what_cannot_be_examined_ends_with_2() {
 }
 
 #[test]
-fn with_a_daemon_its_own_troubles_are_found_and_its_programs_are_its_own() {
+fn with_a_daemon_its_troubles_are_found_and_its_programs_are_recognized() {
     let bed = Bed::new();
     let lb = bed.network.lb.clone();
     let _nginx = Nginx::start(&bed.network.backends[0], 8080).unwrap();

@@ -1,4 +1,4 @@
-//! Checks fail, links flap, hosts die: a flow lives as long as its backend, and whoever loses one is told.
+//! Checks fail, links flap, hosts die: a flow lives as long as its backend, and clients of a dead one are reset.
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
@@ -163,7 +163,7 @@ fn no_flow_breaks_when_the_balancer_s_own_link_flaps() {
 }
 
 #[test]
-fn a_link_that_is_down_for_long_is_told_as_this_host_s_trouble_and_costs_no_flow() {
+fn a_link_that_stays_down_is_reported_as_this_hosts_problem_and_breaks_no_flow() {
     let site = Echoes::start("longlink", "");
     let Network { lb, .. } = &site.network;
     lb.sysctl("net.ipv6.conf.eth1.keep_addr_on_down", "1").unwrap();
@@ -184,7 +184,7 @@ fn a_link_that_is_down_for_long_is_told_as_this_host_s_trouble_and_costs_no_flow
 }
 
 #[test]
-fn a_daemon_that_did_not_run_for_a_while_judges_nobody() {
+fn a_daemon_that_was_stopped_for_a_while_takes_no_backend_down() {
     let site = Echoes::start("stopped", "");
     let pid = site.daemon.process().unwrap().id().to_string();
     let host = site.daemon.host();
@@ -296,19 +296,19 @@ fn clients_of_a_backend_that_died_are_reset_once_it_has_been_silent_for_the_grac
 }
 
 #[test]
-fn whoever_wants_flows_reset_has_them_reset_as_soon_as_the_backend_is_down() {
+fn with_on_down_reset_flows_are_reset_as_soon_as_the_backend_is_down() {
     assert_reset(dies("reset", "on_down = \"reset\"", PATIENCE), SLACK);
 }
 
 #[test]
-fn whoever_wants_flows_kept_has_them_kept() {
+fn with_on_down_keep_flows_are_kept() {
     for (way, ended) in dies("keep", "on_down = \"keep\"", Duration::from_secs(15)) {
         assert!(ended.iter().all(|(_, how)| *how == Some(ErrorKind::TimedOut)), "{way}: {ended:?}");
     }
 }
 
 #[test]
-fn datagrams_go_elsewhere_at_once_and_flows_that_are_recorded_stay_while_their_backend_answers() {
+fn datagrams_go_to_another_backend_at_once_and_recorded_flows_stay_while_their_backend_answers() {
     let network = Network::new("downudp", 3).unwrap();
     let checks: Vec<_> = network.backends.iter().map(|host| Nginx::start(host, 8080).unwrap()).collect();
     // Each service has backends of its own: those that several share record every flow.
@@ -369,7 +369,7 @@ fn direct_services(network: &Network, mode: &str, port: u16, keys: &str) -> Stri
 }
 
 #[test]
-fn where_replies_do_not_pass_flows_of_a_dead_host_end_after_the_down_timeout_and_no_other_does() {
+fn if_replies_do_not_pass_here_flows_of_a_dead_host_and_only_those_end_after_the_down_timeout() {
     const TIMEOUT: Duration = Duration::from_secs(6);
     let network = Network::new("downdirect", 3).unwrap();
     direct_return::connect_with_client(&network).unwrap();
@@ -452,7 +452,7 @@ fn where_replies_do_not_pass_flows_of_a_dead_host_end_after_the_down_timeout_and
 }
 
 #[test]
-fn datagrams_that_nobody_answers_go_to_another_backend_once_theirs_is_dead() {
+fn unanswered_datagrams_go_to_another_backend_once_theirs_is_dead() {
     let network = Network::new("downoneway", 2).unwrap();
     let checks: Vec<_> = network.backends.iter().map(|host| Nginx::start(host, 8080).unwrap()).collect();
     let port = |way: Way| if way.mode == Mode::Nat { 7200 } else { 7201 };
@@ -520,7 +520,7 @@ fn datagrams_that_nobody_answers_go_to_another_backend_once_theirs_is_dead() {
 }
 
 #[test]
-fn dns_straight_from_its_servers_is_answered_once_one_of_their_hosts_is_found_dead() {
+fn dns_with_direct_return_is_answered_again_after_the_death_of_a_host_is_detected() {
     let network = Network::new("downdns", 3).unwrap();
     direct_return::connect_with_client(&network).unwrap();
     direct_return::give_vips(&network).unwrap();

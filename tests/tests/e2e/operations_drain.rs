@@ -8,12 +8,12 @@ use xdp_lb_tests::{Download, Host, Site, by_backend, paths, until, web, web_back
 const SOON: Duration = Duration::from_secs(40);
 
 #[test]
-fn draining_lets_a_download_end_and_sends_new_connections_elsewhere_in_full_nat() {
+fn a_drain_lets_a_download_end_and_sends_new_connections_to_other_backends_in_full_nat() {
     drain("full-nat");
 }
 
 #[test]
-fn draining_lets_a_download_end_and_sends_new_connections_elsewhere_in_nat() {
+fn a_drain_lets_a_download_end_and_sends_new_connections_to_other_backends_in_nat() {
     drain("nat");
 }
 
@@ -66,7 +66,7 @@ fn drain(mode: &str) {
 }
 
 #[test]
-fn a_drain_where_flows_have_no_records_ends_when_all_that_live_are_known_to_have_ended() {
+fn a_drain_of_flows_without_records_ends_once_all_live_flows_are_known_to_have_ended() {
     let config = format!("timeouts.tcp_idle = \"8s\"\n{}", web("nat", &[1, 2]));
     let site = Site::start("drain", 2, &config).unwrap();
     let (daemon, client, backend) = (&site.daemon, &site.network.client, web_backend(2));
@@ -146,7 +146,7 @@ fn has_vip(host: &Host) -> bool {
 }
 
 #[test]
-fn a_drained_node_gives_its_vips_up_keeps_its_flows_and_stays_drained_over_a_restart() {
+fn a_drained_node_withdraws_its_vips_keeps_its_flows_and_stays_drained_over_a_restart() {
     let mut site = Site::start("drain", 1, &routed()).unwrap();
     let (client, host) = (site.network.client.clone(), site.network.lb.clone());
     let vip = "203.0.113.10:80".parse().unwrap();

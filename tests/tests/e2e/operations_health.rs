@@ -1,4 +1,4 @@
-//! A backend fails: it is out of service in time, no request fails from then on, and it comes back when it is well.
+//! A backend fails: it is down in time, no request fails from then on, and it comes back when it has recovered.
 
 use std::time::{Duration, Instant};
 
@@ -80,7 +80,7 @@ fn reason(site: &Site) -> String {
 }
 
 #[test]
-fn a_backend_that_says_it_is_unwell_is_taken_out_without_a_single_request_failing() {
+fn a_backend_that_reports_itself_unhealthy_is_taken_down_without_a_failed_request() {
     let mut site = Site::start("health", 3, &timed_web("full-nat", &[1, 2, 3])).unwrap();
     let requests = site.requests(2);
     let detection = fail(&mut site, &requests, |site| site.nginx[1].set_healthy(false).unwrap());
@@ -106,7 +106,7 @@ fn after_the_detection_of_a_killed_server_no_request_fails() {
 }
 
 #[test]
-fn a_host_that_vanishes_without_a_word_is_taken_out_in_time() {
+fn a_host_that_vanishes_silently_is_taken_down_in_time() {
     let mut site = Site::start("health", 3, &timed_web("full-nat", &[1, 2, 3])).unwrap();
     // A client whose request goes to the lost host waits for two seconds.
     let requests = site.requests(4);
@@ -118,7 +118,7 @@ fn a_host_that_vanishes_without_a_word_is_taken_out_in_time() {
 }
 
 #[test]
-fn a_dns_server_that_stops_is_taken_out_in_time_and_no_query_fails_after_that() {
+fn a_stopped_dns_server_is_taken_down_in_time_and_no_query_fails_after_that() {
     let network = Network::new("health", 3).unwrap();
     let mut servers: Vec<_> = network.backends.iter().map(|host| Dnsmasq::start(host, 53).unwrap()).collect();
     let mut config = "[[service]]\nname = \"dns\"\nvip = \"192.0.2.10:53\"\nprotocol = \"udp\"\n\
@@ -151,7 +151,7 @@ fn a_dns_server_that_stops_is_taken_out_in_time_and_no_query_fails_after_that() 
 }
 
 #[test]
-fn a_backend_without_a_way_to_it_is_unresolved_gets_nothing_and_says_why() {
+fn an_unreachable_backend_is_unresolved_gets_nothing_and_says_why() {
     let mut network = Network::new("health", 1).unwrap();
     let _first = Nginx::start(&network.backends[0], 8080).unwrap();
     // Backend 2 is not there yet: nobody answers for its address.

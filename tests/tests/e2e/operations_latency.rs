@@ -9,7 +9,7 @@ use xdp_lb_tests::{Daemon, Network, Requests, Site, until, web, web_backend};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
-fn a_backend_whose_checks_take_long_gets_less_until_they_are_quick_again() {
+fn a_backend_with_slow_checks_gets_less_until_they_are_fast_again() {
     let network = Network::new("latency", 3).unwrap();
     let servers: Vec<_> = network.backends.iter().map(|host| Unruly::start(host, 8080).unwrap()).collect();
     let config = web("nat", &[1, 2, 3])

@@ -1,4 +1,4 @@
-//! Backends and services leave, whoever takes them away: they keep their flows, and go when those have ended.
+//! Removed backends and services keep their flows, and are gone when those have ended.
 
 use std::fs;
 use std::time::Duration;
@@ -32,12 +32,12 @@ fn wait_until_gone(daemon: &Daemon, address: &str) {
 }
 
 #[test]
-fn a_backend_that_the_file_has_no_more_keeps_its_flows_until_they_end_in_full_nat() {
+fn a_backend_removed_from_the_file_keeps_its_flows_until_they_end_in_full_nat() {
     taken_out_of_the_file("full-nat");
 }
 
 #[test]
-fn a_backend_that_the_file_has_no_more_keeps_its_flows_until_they_end_in_nat() {
+fn a_backend_removed_from_the_file_keeps_its_flows_until_they_end_in_nat() {
     taken_out_of_the_file("nat");
 }
 
@@ -85,7 +85,7 @@ fn taken_out_of_the_file(mode: &str) {
 }
 
 #[test]
-fn a_daemon_that_starts_with_another_file_lets_what_is_missing_drain() {
+fn a_daemon_that_starts_with_another_file_drains_what_is_missing() {
     let mut site = Site::start("leave", 2, &web("full-nat", &[1, 2])).unwrap();
     let download = Download::start_at(&site.network.client, Site::vip(), "backend-2").unwrap();
     let whole = site.daemon.config().unwrap();
@@ -100,7 +100,7 @@ fn a_daemon_that_starts_with_another_file_lets_what_is_missing_drain() {
 }
 
 #[test]
-fn what_is_removed_with_now_goes_at_once_and_it_is_said_what_that_ends() {
+fn a_removal_with_now_takes_effect_at_once_and_reports_the_flows_that_end() {
     let site = Site::start("leave", 2, &web("full-nat", &[1, 2])).unwrap();
     let (daemon, client) = (&site.daemon, &site.network.client);
     let kept = Download::start_at(client, Site::vip(), "backend-1").unwrap();
@@ -127,7 +127,7 @@ fn what_is_removed_with_now_goes_at_once_and_it_is_said_what_that_ends() {
 }
 
 #[test]
-fn a_service_that_the_file_has_no_more_keeps_its_flows_and_its_vip_until_they_end() {
+fn a_service_removed_from_the_file_keeps_its_flows_and_its_vip_until_they_end() {
     let config =
         format!("{SHORT}vips.interface = \"lo\"\n{}", web("nat", &[1]).replace(Network::VIP, "203.0.113.10"));
     let site = Site::start("leave", 1, &config).unwrap();
@@ -150,7 +150,7 @@ fn a_service_that_the_file_has_no_more_keeps_its_flows_and_its_vip_until_they_en
 }
 
 #[test]
-fn backends_that_are_found_in_a_row_of_deploys_wait_for_those_that_still_have_flows() {
+fn backends_discovered_in_a_series_of_deploys_wait_for_draining_ones() {
     let network = Network::new("leave", 3).unwrap();
     let path = network.lb.dir().join("web.json");
     let put = |number: usize| {
@@ -190,7 +190,7 @@ fn backends_that_are_found_in_a_row_of_deploys_wait_for_those_that_still_have_fl
 }
 
 #[test]
-fn a_node_that_drains_names_the_vips_that_stay_and_fails_and_those_that_are_not_the_daemons() {
+fn a_node_drain_names_the_vips_that_stay_and_fails_and_names_those_that_the_daemon_does_not_manage() {
     let config = web("full-nat", &[1]).replace(Network::VIP, "203.0.113.10");
     let mut site = Site::start("leave", 1, &config).unwrap();
     let said = site.daemon.cli(&["node", "drain"]).unwrap();

@@ -124,7 +124,7 @@ fn assert_refused(output: &Output, parts: &[&str]) {
 }
 
 #[test]
-fn a_second_daemon_with_the_same_socket_state_file_or_pins_is_refused_and_the_first_goes_on() {
+fn a_second_daemon_with_the_same_socket_state_file_or_pins_is_refused_and_the_first_continues() {
     let site = Site::start("twice", 1, &web("full-nat", &[1])).unwrap();
     let requests = site.requests(1);
     let config = site.daemon.config().unwrap();
@@ -217,14 +217,14 @@ fn a_fifo_in_place_of_the_config_or_the_state_file_is_refused_at_once_and_change
 }
 
 #[test]
-fn interfaces_of_which_none_exists_are_named_and_nothing_is_left_attached() {
+fn if_no_interface_exists_all_are_named_and_nothing_stays_attached() {
     let fresh = Fresh::new();
     let config = fresh.config(&[("\"eth0\", \"eth1\"", "\"nope0\", \"nope1\"")]);
     fresh.assert_refused(&config, &["none of the configured interfaces exists", "nope0, nope1"]);
 }
 
 #[test]
-fn one_interface_of_several_may_be_missing_at_the_start_and_come_later() {
+fn one_of_several_interfaces_may_be_missing_at_the_start_and_appear_later() {
     let network = Network::new("late", 1).unwrap();
     let _nginx = Nginx::start(&network.backends[0], 8080).unwrap();
     let daemon = Daemon::start(&network.lb, &["eth0", "eth1", "late0"], &web("full-nat", &[1])).unwrap();
@@ -264,7 +264,7 @@ fn a_restart_that_fails_leaves_forwarding_as_it_was() {
 }
 
 #[test]
-fn another_xdp_program_is_left_alone_and_what_to_do_is_told() {
+fn another_xdp_program_is_left_alone_and_reported_with_a_fix() {
     let fresh = Fresh::new();
     let other = XdpPass::attach(&fresh.network.lb, "eth1").unwrap();
     fresh.assert_refused(&fresh.config(&[]), &["another XDP program", "is attached to eth1", "ip link"]);
@@ -282,7 +282,7 @@ fn a_pin_path_outside_of_a_bpffs_is_refused() {
 }
 
 #[test]
-fn a_metrics_port_that_is_in_use_is_told_and_keeps_nothing_else_from_working() {
+fn a_metrics_port_in_use_is_reported_and_everything_else_works() {
     let network = Network::new("metrics", 1).unwrap();
     let _nginx = Nginx::start(&network.backends[0], 8080).unwrap();
     let address: SocketAddr = "127.0.0.1:9799".parse().unwrap();
@@ -317,7 +317,7 @@ fn a_config_file_that_is_missing_or_wrong_is_refused_before_anything_is_touched(
 }
 
 #[test]
-fn a_driver_without_native_xdp_is_refused_where_native_is_asked_for_and_else_told() {
+fn a_driver_without_native_xdp_is_refused_with_xdp_mode_native_and_otherwise_reported() {
     let fresh = Fresh::new();
     // A bridge has generic XDP only.
     fresh.network.lb.run("ip link add bridge0 type bridge").unwrap();
@@ -338,7 +338,7 @@ fn a_driver_without_native_xdp_is_refused_where_native_is_asked_for_and_else_tol
 }
 
 #[test]
-fn a_state_file_that_is_damaged_is_set_aside_and_the_daemon_goes_on_and_says_so() {
+fn a_damaged_state_file_is_set_aside_and_reported_and_the_daemon_continues() {
     let mut site = Site::start("state", 2, &web("full-nat", &[1, 2])).unwrap();
     site.daemon.cli(&["backend", "set-weight", "web", &web_backend(2), "7"]).unwrap();
     site.daemon.kill().unwrap();
@@ -358,7 +358,7 @@ fn a_state_file_that_is_damaged_is_set_aside_and_the_daemon_goes_on_and_says_so(
 }
 
 #[test]
-fn a_state_file_that_was_changed_behind_the_daemons_back_is_set_aside_and_one_that_was_unsealed_is_read() {
+fn an_edited_state_file_is_set_aside_unless_its_checksum_was_removed() {
     let mut site = Site::start("state", 2, &web("full-nat", &[1, 2])).unwrap();
     site.daemon.cli(&["backend", "set-weight", "web", &web_backend(2), "7"]).unwrap();
     site.daemon.kill().unwrap();
@@ -381,7 +381,7 @@ fn a_state_file_that_was_changed_behind_the_daemons_back_is_set_aside_and_one_th
 }
 
 #[test]
-fn a_change_that_cannot_be_saved_is_refused_and_not_made() {
+fn a_change_that_cannot_be_saved_is_refused() {
     let site = Site::start("state", 2, &web("full-nat", &[1, 2])).unwrap();
     // A folder in its place cannot be replaced by a file.
     let state = site.network.lb.dir().join("state.json");

@@ -12,7 +12,7 @@ fn refused(site: &Site, arguments: &[&str]) -> String {
 }
 
 #[test]
-fn options_change_at_runtime_while_every_flow_goes_on_and_are_there_after_a_restart() {
+fn options_change_at_runtime_without_breaking_a_flow_and_survive_a_restart() {
     let mut site = Site::start("options", 3, &web("full-nat", &[1, 2, 3])).unwrap();
     let client = site.network.client.clone();
     let requests = site.requests(2);
@@ -82,7 +82,7 @@ fn options_change_at_runtime_while_every_flow_goes_on_and_are_there_after_a_rest
 }
 
 #[test]
-fn what_would_move_flows_without_a_record_is_refused_until_they_are_recorded() {
+fn a_change_that_would_move_unrecorded_flows_is_refused_until_they_are_recorded() {
     let site = Site::start("options", 2, &web("nat", &[1, 2])).unwrap();
     let download = Download::start(&site.network.client, Site::vip()).unwrap();
     let said = refused(&site, &["service", "set", "web", "affinity=source"]);
@@ -96,7 +96,7 @@ fn what_would_move_flows_without_a_record_is_refused_until_they_are_recorded() {
 }
 
 #[test]
-fn runtime_changes_are_saved_into_the_config_file_whose_comments_stay_and_no_flow_notices() {
+fn runtime_changes_are_saved_into_the_config_file_which_keeps_its_comments_and_no_flow_breaks() {
     let mut site = Site::start("options", 3, &web("full-nat", &[1, 2])).unwrap();
     let requests = site.requests(2);
     let download = Download::start(&site.network.client, Site::vip()).unwrap();

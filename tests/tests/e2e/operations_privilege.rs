@@ -33,7 +33,7 @@ fn assert_confined(process: u64) {
 }
 
 #[test]
-fn a_daemon_of_root_keeps_four_capabilities_and_goes_on_to_attach_and_change_with_them() {
+fn a_daemon_of_root_keeps_four_capabilities_and_can_still_attach_and_change() {
     let site =
         Site::start("privilege", 2, &format!("vips.interface = \"lo\"\n{}", web("full-nat", &[1]))).unwrap();
     assert_confined(site.daemon.cli_json(&["status"]).unwrap()["pid"].as_u64().unwrap());
@@ -111,7 +111,7 @@ fn a_daemon_of_an_ordinary_user_with_those_capabilities_works() {
 }
 
 #[test]
-fn the_systemd_unit_has_a_good_mark() {
+fn the_systemd_unit_has_a_good_security_score() {
     if paths::program("systemd-analyze").is_none() {
         println!("there is no systemd-analyze: the unit is not examined");
         return;

@@ -1,4 +1,4 @@
-//! The daemon ends, in every way that it can, and starts again: traffic does not notice, and nothing is forgotten.
+//! The daemon ends in every possible way and starts again: traffic continues, and nothing is lost.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -132,7 +132,7 @@ fn no_slot_moves_when_a_daemon_takes_over() {
 }
 
 #[test]
-fn sigterm_ends_the_daemon_and_forwarding_goes_on() {
+fn sigterm_ends_the_daemon_and_forwarding_continues() {
     let mut site = Site::start("restart", 2, &web("full-nat", &[1, 2])).unwrap();
     let requests = site.requests(2);
     let download = Download::start(&site.network.client, Site::vip()).unwrap();
@@ -149,7 +149,7 @@ fn sigterm_ends_the_daemon_and_forwarding_goes_on() {
 }
 
 #[test]
-fn a_daemon_started_with_a_changed_file_applies_the_difference_and_no_more() {
+fn a_daemon_started_with_a_changed_file_applies_only_the_difference() {
     let mut site = Site::start("restart", 4, &web("full-nat", &[1, 2, 3])).unwrap();
     let requests = site.requests(2);
     let download = Download::start_at(&site.network.client, Site::vip(), "backend-1").unwrap();
@@ -185,7 +185,7 @@ fn a_daemon_started_with_a_changed_file_applies_the_difference_and_no_more() {
 }
 
 #[test]
-fn a_daemon_started_with_another_xdp_mode_attaches_anew() {
+fn a_daemon_started_with_another_xdp_mode_attaches_again() {
     let mut site = Site::start("restart", 1, &web("full-nat", &[1])).unwrap();
     let mode = |daemon: &Daemon| daemon.cli_json(&["status"]).unwrap()["interfaces"][0]["mode"].clone();
     assert_eq!(mode(&site.daemon), "native");
@@ -201,7 +201,7 @@ fn a_daemon_started_with_another_xdp_mode_attaches_anew() {
 }
 
 #[test]
-fn readiness_is_told_once_traffic_is_served() {
+fn readiness_is_reported_once_traffic_is_served() {
     let site_without_daemon = Network::new("ready", 2).unwrap();
     let network = &site_without_daemon;
     let nginx: Vec<_> = network

@@ -1,4 +1,4 @@
-//! A backend is taken out of ten: flows that are there stay, and few new ones go elsewhere than before.
+//! One of ten backends is removed: existing flows stay, and few new ones move.
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -10,7 +10,7 @@ const BACKENDS: usize = 10;
 const FLOWS: usize = 300;
 
 #[test]
-fn taking_one_backend_of_ten_out_moves_its_own_new_flows_and_few_others() {
+fn removing_one_of_ten_backends_moves_its_own_new_flows_and_few_others() {
     let network = Network::new("ring", BACKENDS).unwrap();
     let _echo: Vec<_> = network.backends.iter().map(|host| UdpEcho::start(host, 7).unwrap()).collect();
     let mut config = "[timeouts]\nudp_idle = \"5s\"\n[[service]]\nname = \"echo\"\nvip = \"192.0.2.10:7\"\n\
@@ -75,7 +75,7 @@ fn taking_one_backend_of_ten_out_moves_its_own_new_flows_and_few_others() {
 }
 
 #[test]
-fn a_balancer_with_a_history_chooses_the_same_backends_as_one_that_has_just_been_started() {
+fn a_balancer_with_past_changes_chooses_the_same_backends_as_a_freshly_started_one() {
     let network = Network::new("ring-history", 3).unwrap();
     let _echo: Vec<_> = network.backends.iter().map(|host| UdpEcho::start(host, 7).unwrap()).collect();
     let address = |number| format!("{}:7", Network::backend(number));

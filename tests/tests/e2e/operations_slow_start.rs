@@ -1,4 +1,4 @@
-//! A backend that comes back gets its share of new flows little by little.
+//! A returning backend ramps up to its share of new flows.
 
 use std::time::{Duration, Instant};
 

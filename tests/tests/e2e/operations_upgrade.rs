@@ -1,4 +1,4 @@
-//! Another binary takes over from a running daemon, or the daemon goes on: without a packet lost.
+//! Another binary takes over from a running daemon, or the daemon continues, without losing a packet.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -23,7 +23,7 @@ struct Bed {
 }
 
 impl Bed {
-    /// A daemon whose binary lies where another can be put.
+    /// A daemon whose binary can be replaced.
     fn new(more: &str) -> Self {
         Self::in_mode("full-nat", more)
     }
@@ -142,7 +142,7 @@ impl Traffic {
 }
 
 #[test]
-fn another_build_takes_over_under_traffic_and_not_one_packet_is_lost() {
+fn another_build_takes_over_under_traffic_without_losing_a_packet() {
     let bed = Bed::new("");
     bed.daemon.cli(&["backend", "set-weight", "web", &web_backend(2), "50"]).unwrap();
     let (pid, tags) = (bed.pid(), bed.tags());
@@ -173,7 +173,7 @@ fn another_build_takes_over_under_traffic_and_not_one_packet_is_lost() {
 }
 
 #[test]
-fn a_build_that_takes_over_and_dies_is_undone_and_not_one_packet_is_lost() {
+fn a_build_that_dies_after_taking_over_is_rolled_back_without_losing_a_packet() {
     // A backend that nobody answers for: it takes five seconds until a daemon is ready without it.
     let bed = Bed::new(
         "[[service]]\nname = \"none\"\nvip = \"192.0.2.10:9\"\nbackend = [{ address = \"198.51.100.200:9\" }]\n",
@@ -213,7 +213,7 @@ fn a_build_that_takes_over_and_dies_is_undone_and_not_one_packet_is_lost() {
 }
 
 #[test]
-fn while_a_build_hangs_before_it_is_ready_the_daemon_works_and_a_backend_that_dies_is_left_out_in_time() {
+fn while_a_new_build_hangs_the_old_daemon_works_and_takes_a_dead_backend_down_in_time() {
     let mut bed = Bed::new("");
     let (pid, programs) = (bed.pid(), bed.programs());
     let script = bed.network.lb.dir().join("pid");
@@ -240,7 +240,7 @@ fn while_a_build_hangs_before_it_is_ready_the_daemon_works_and_a_backend_that_di
 }
 
 #[test]
-fn a_build_that_hangs_when_it_is_to_take_over_is_undone_within_the_time_that_it_has() {
+fn a_build_that_hangs_while_taking_over_is_rolled_back_in_time() {
     let bed = Bed::new("");
     let (pid, tags) = (bed.pid(), bed.tags());
     let script = bed.network.lb.dir().join("pid");
@@ -260,7 +260,7 @@ fn a_build_that_hangs_when_it_is_to_take_over_is_undone_within_the_time_that_it_
 }
 
 #[test]
-fn a_build_that_hangs_after_it_has_taken_over_is_undone() {
+fn a_build_that_hangs_after_taking_over_is_rolled_back() {
     let bed = Bed::new("");
     let (pid, before) = (bed.pid(), bed.programs());
     let other = bed.network.lb.dir().join("other");
@@ -283,7 +283,7 @@ fn a_build_that_hangs_after_it_has_taken_over_is_undone() {
 }
 
 #[test]
-fn what_is_changed_while_a_slow_build_starts_counts_after_it_has_taken_over() {
+fn changes_made_while_a_slow_build_starts_are_in_effect_after_it_has_taken_over() {
     let bed = Bed::new("");
     let pid = bed.pid();
     let other = bed.network.lb.dir().join("other");
@@ -311,7 +311,7 @@ fn what_is_changed_while_a_slow_build_starts_counts_after_it_has_taken_over() {
 }
 
 #[test]
-fn what_cannot_take_over_is_refused_before_anything_is_touched() {
+fn a_build_that_cannot_take_over_is_refused_before_anything_changes() {
     let bed = Bed::new("");
     let (pid, programs) = (bed.pid(), bed.programs());
     let traffic = Traffic::start(&bed.network);

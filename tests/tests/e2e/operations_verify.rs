@@ -1,4 +1,4 @@
-//! What somebody else takes away or changes under a running daemon is seen, told and restored, while flows go on.
+//! What is removed or changed under a running daemon is detected, reported and restored, while flows continue.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -57,7 +57,7 @@ impl Bed {
         status["troubles"].as_array().unwrap().iter().map(kind).collect()
     }
 
-    /// Every flow goes on, with the backend that it was with.
+    /// Every flow continues, with its backend.
     #[track_caller]
     fn assert_flows(&mut self, when: &str) {
         for flows in &mut self.flows {
@@ -112,7 +112,7 @@ impl Bed {
 const MODES: [Mode; 2] = Mode::ALL;
 
 #[test]
-fn pins_that_are_removed_do_not_end_forwarding_and_are_made_again() {
+fn removed_pins_do_not_end_forwarding_and_are_restored() {
     for mode in MODES {
         let mut bed = Bed::new(mode);
         let before = bed.pins();
@@ -146,7 +146,7 @@ fn a_drain_is_acknowledged_only_with_the_pins_in_place() {
 
 /// Mounts a bpffs of its own for the pins and takes it away, in a way that open files survive.
 #[test]
-fn an_unmounted_bpffs_is_told_and_forwarding_goes_on_until_it_is_mounted_again() {
+fn an_unmounted_bpffs_is_reported_and_forwarding_continues_until_it_is_mounted_again() {
     let mut bed = Bed::new(Mode::FullNat);
     // The daemon's own mount of pins would be the sandbox's, which other tests use.
     let mount = bed.network.lb.dir().join("bpf");
@@ -194,7 +194,7 @@ fn an_unmounted_bpffs_is_told_and_forwarding_goes_on_until_it_is_mounted_again()
 }
 
 #[test]
-fn a_link_that_somebody_detached_is_made_again_and_flows_go_on() {
+fn a_detached_link_is_restored_and_flows_continue() {
     for mode in MODES {
         let mut bed = Bed::new(mode);
         for device in ["eth0", "eth1"] {
@@ -211,7 +211,7 @@ fn a_link_that_somebody_detached_is_made_again_and_flows_go_on() {
 }
 
 #[test]
-fn a_program_at_tc_ingress_that_somebody_detached_is_attached_again_and_sends_what_it_is_given() {
+fn a_detached_program_at_tc_ingress_is_restored_and_works() {
     let mut bed = Bed::new(Mode::Nat);
     let before = bed.pins();
     for (number, device) in (1..).zip(["eth0", "eth1"]) {
@@ -236,7 +236,7 @@ fn a_program_at_tc_ingress_that_somebody_detached_is_attached_again_and_sends_wh
 }
 
 #[test]
-fn a_foreign_program_that_took_the_place_is_told_left_alone_and_followed() {
+fn another_program_on_the_interface_is_reported_and_left_alone_until_it_is_gone() {
     let mut bed = Bed::new(Mode::FullNat);
     // Both in one go, before the daemon looks again.
     bed.daemon.process().unwrap().signal(nix::sys::signal::Signal::SIGSTOP).unwrap();
@@ -264,7 +264,7 @@ fn a_foreign_program_that_took_the_place_is_told_left_alone_and_followed() {
 
 /// Entries of the tables that anybody with the right may change.
 #[test]
-fn tables_that_somebody_else_changed_are_written_again() {
+fn externally_changed_tables_are_restored() {
     let mut bed = Bed::new(Mode::Nat);
     let layout = bed.layout();
     for table in [
@@ -314,7 +314,7 @@ fn interfaces_that_swap_their_names_keep_every_flow() {
 }
 
 #[test]
-fn an_interface_that_is_renamed_keeps_every_flow_until_the_config_names_it_again() {
+fn a_renamed_interface_keeps_every_flow_until_the_config_names_it_again() {
     for mode in MODES {
         let mut bed = Bed::new(mode);
         let lb = bed.network.lb.clone();
@@ -343,18 +343,18 @@ fn remade(remake: impl Fn(&Network) -> XdpPass, which: &str) {
 }
 
 #[test]
-fn a_clients_interface_that_is_made_anew_keeps_every_flow() {
+fn a_recreated_interface_of_clients_keeps_every_flow() {
     remade(make_front_anew, "towards the client");
 }
 
 #[test]
-fn a_backend_s_interface_that_is_made_anew_keeps_every_flow() {
+fn a_recreated_interface_of_a_backend_keeps_every_flow() {
     remade(make_back_anew, "towards the backends");
 }
 
 /// A client that has nothing to say waits for its backend, whose packets would leave by an interface that is gone.
 #[test]
-fn a_backend_speaks_first_after_the_clients_interface_was_made_anew() {
+fn a_backend_sends_first_after_the_clients_interface_was_recreated() {
     const QUIET: u16 = 7100;
     let network = Network::new("speaks", 1).unwrap();
     let families = [Family::V4, Family::V6];

@@ -83,7 +83,7 @@ fn vip(number: usize) -> std::net::SocketAddr {
 }
 
 #[test]
-fn a_clients_neighbour_cache_moves_to_a_second_balancer_that_takes_the_vips() {
+fn a_clients_neighbour_cache_follows_the_vips_to_a_second_balancer() {
     let network = Network::new("vips", 1).unwrap();
     let _nginx = Nginx::start(&network.backends[0], 8080).unwrap();
     let client = network.add_neighbour("client-2", 100).unwrap();
@@ -124,7 +124,7 @@ fn a_clients_neighbour_cache_moves_to_a_second_balancer_that_takes_the_vips() {
 }
 
 #[test]
-fn a_vip_goes_with_the_last_backend_and_comes_back_with_the_first() {
+fn a_vip_is_withdrawn_with_the_last_backend_and_comes_back_with_the_first() {
     let network = Network::new("vips", 1).unwrap();
     let mut nginx = Some(Nginx::start(&network.backends[0], 8080).unwrap());
     let daemon =
@@ -147,7 +147,7 @@ fn a_vip_goes_with_the_last_backend_and_comes_back_with_the_first() {
 }
 
 #[test]
-fn neither_kill_9_nor_a_restart_touches_the_vips_and_unload_takes_them_away() {
+fn neither_kill_9_nor_a_restart_changes_the_vips_and_unload_removes_them() {
     let network = Network::new("vips", 1).unwrap();
     let _nginx = Nginx::start(&network.backends[0], 8080).unwrap();
     let mut daemon =
@@ -182,7 +182,7 @@ fn neither_kill_9_nor_a_restart_touches_the_vips_and_unload_takes_them_away() {
 }
 
 #[test]
-fn what_somebody_else_added_is_used_and_never_removed() {
+fn a_vip_added_by_something_else_is_used_and_never_removed() {
     let network = Network::new("vips", 1).unwrap();
     network.lb.run("ip address add 198.51.100.10/32 dev eth1").unwrap();
     let daemon =
@@ -209,7 +209,7 @@ fn what_somebody_else_added_is_used_and_never_removed() {
 }
 
 #[test]
-fn a_vip_that_somebody_removes_or_that_goes_with_its_interface_is_put_back() {
+fn a_vip_that_is_removed_alone_or_with_its_interface_is_restored() {
     let network = Network::new("vips", 1).unwrap();
     network.lb.run("ip link add vips type bridge").unwrap();
     let daemon = Daemon::start(&network.lb, &["eth0", "eth1"], &config("vips", "")).unwrap();

@@ -34,7 +34,7 @@ fn a_server_sees_the_client_in_nat_and_the_load_balancer_in_full_nat() {
 }
 
 #[test]
-fn a_server_sees_each_of_the_snat_addresses_and_ports_of_the_range_no_two_flows_alike() {
+fn a_server_sees_each_of_the_snat_addresses_and_ports_of_the_range_different_for_each_flow() {
     let network = Network::new("addresses", 1).unwrap();
     let _server = TcpEcho::start(&network.backends[0], 7000).unwrap();
     let pools = [["198.51.100.3", "198.51.100.4"], ["2001:db8:2::3", "2001:db8:2::4"]];

@@ -13,14 +13,14 @@ use xdp_lb_tests::{Daemon, Family, Host, Mode, Network, Service, Way, services, 
 
 /// How long something may take on a machine that does other things, too.
 const PATIENCE: Duration = Duration::from_secs(40);
-/// How long a client waits that expects to hear nothing.
+/// How long a client waits that expects no answer.
 const SILENCE: Duration = Duration::from_millis(900);
 
 fn vip(way: Way, port: u16) -> SocketAddr {
     SocketAddr::new(Network::vip(way.family), port + u16::from(way.mode == Mode::FullNat))
 }
 
-/// What comes of an attempt to connect, within this time.
+/// The result of an attempt to connect, within this time.
 fn connect(client: &Host, server: SocketAddr, within: Duration) -> io::Result<TcpStream> {
     let family = if server.is_ipv4() { Family::V4 } else { Family::V6 };
     let source = SocketAddr::new(Network::client_address(family), 0);
@@ -61,7 +61,7 @@ fn deaf(network: &Network, at: SocketAddr) -> (Socket, TcpStream) {
 }
 
 #[test]
-fn a_client_of_a_service_without_a_backend_is_told_at_once_once_the_first_checks_have_ended() {
+fn a_client_of_a_service_without_a_backend_is_rejected_once_the_first_checks_have_ended() {
     let network = Network::new("reject", 1).unwrap();
     let client = &network.client;
     let _deaf = Family::ALL.map(|family| deaf(&network, Network::endpoint(family, 1, 7000)));
@@ -110,7 +110,7 @@ fn a_client_of_a_service_without_a_backend_is_told_at_once_once_the_first_checks
 }
 
 #[test]
-fn a_client_of_a_backend_that_dies_is_told_and_no_other_backend_hears_of_it() {
+fn a_client_of_a_dead_backend_is_reset_and_no_other_backend_gets_its_packets() {
     let network = Network::new("told", 2).unwrap();
     let echoes = network.backends.iter().map(|host| TcpEcho::start(host, 7000).unwrap());
     let _echoes: Vec<_> = echoes.collect();
@@ -165,7 +165,7 @@ fn listen(host: &Host, at: SocketAddr) -> TcpListener {
 }
 
 #[test]
-fn a_full_nat_backend_that_speaks_first_after_the_flow_is_over_is_told() {
+fn a_full_nat_backend_that_sends_after_the_flow_has_ended_is_reset() {
     let network = Network::new("over", 1).unwrap();
     let port = |way: Way| if way.mode == Mode::Nat { 7000 } else { 7001 };
     let config = "[timeouts]\ntcp_idle = \"2s\"\n".to_owned()
@@ -245,7 +245,7 @@ fn router(client: &Host, target: SocketAddr, within: Duration) -> Option<IpAddr>
 }
 
 #[test]
-fn a_packet_without_hops_left_is_answered_as_a_router_would_unless_that_is_switched_off() {
+fn a_packet_whose_ttl_runs_out_gets_time_exceeded_unless_switched_off() {
     let network = Network::new("hops", 1).unwrap();
     let all = Way::ALL.map(|way| {
         Service::udp(way, vip(way, 5000)).mode(way.mode).backends(network.endpoints(way.family, 7000))

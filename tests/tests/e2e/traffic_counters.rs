@@ -1,4 +1,4 @@
-//! What is counted, against traffic that is known to the byte.
+//! Counters compared with traffic that is known to the byte.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -33,7 +33,7 @@ fn packets_bytes_and_flows_are_counted_exactly_by_service_and_backend_and_in_the
     let _servers = Mode::ALL.map(|mode| UdpEcho::start_nameless(host, port(mode)).unwrap());
     let vip = |way: Way| SocketAddr::new(Network::vip(way.family), port(way.mode));
     let config = services(Way::ALL.map(|way| {
-        // Where UDP flows are not recorded, nobody can tell how many there are.
+        // Unrecorded UDP flows cannot be counted.
         Service::udp(way, vip(way))
             .mode(way.mode)
             .key("flow_tracking = \"always\"")
@@ -115,7 +115,7 @@ fn tcp_connections_are_counted_once_each_and_live_flows_are_seen() {
 }
 
 #[test]
-fn every_drop_is_counted_with_its_reason_and_so_is_what_is_left_to_the_host() {
+fn every_dropped_or_passed_packet_is_counted_with_its_reason() {
     let network = Network::new("counters", 1).unwrap();
     let _server = UdpEcho::start_nameless(&network.backends[0], 7000).unwrap();
     let vip = |port| SocketAddr::new(Network::vip(Family::V4), port);

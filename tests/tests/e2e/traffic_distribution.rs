@@ -47,7 +47,7 @@ fn spread(family: Family, mode: Mode, weights: &[u16]) -> Vec<u64> {
     answered
 }
 
-/// Within 5 % of what the weights say.
+/// Within 5 % of the weights.
 fn assert_fair(answered: &[u64], weights: &[u16]) {
     let all: f64 = weights.iter().copied().map(f64::from).sum();
     for (answered, weight) in answered.iter().zip(weights) {
@@ -69,7 +69,7 @@ fn ten_thousand_connections_are_spread_by_weight_within_5_percent() {
 }
 
 #[test]
-fn equal_weights_share_alike_and_weight_0_gets_nothing() {
+fn equal_weights_get_equal_shares_and_weight_0_gets_nothing() {
     let weights = [100, 100, 100, 0];
     let answered = spread(Family::V6, Mode::Nat, &weights);
     println!("{answered:?} by {weights:?}");

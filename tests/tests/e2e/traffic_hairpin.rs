@@ -25,7 +25,7 @@ fn any(family: Family) -> SocketAddr {
     SocketAddr::new(family.any(), 0)
 }
 
-/// Who answers, and whom they see, of many connections.
+/// The backends that answer many connections, and the client addresses that they see.
 fn seen(client: &Host, family: Family, port: u16) -> (BTreeSet<String>, BTreeSet<IpAddr>) {
     let connections = (0..24).map(|_| {
         let connection = Connection::open(client, any(family), vip(family, port));

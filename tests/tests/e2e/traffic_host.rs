@@ -57,7 +57,7 @@ impl Session {
 }
 
 #[test]
-fn sessions_with_the_host_itself_go_on_and_it_answers_pings_while_services_come_and_go() {
+fn the_hosts_own_sessions_continue_and_it_answers_pings_while_services_change() {
     let network = Network::new("host", 2).unwrap();
     let _servers: Vec<_> = network.backends.iter().map(|host| TcpEcho::start(host, 7000).unwrap()).collect();
     let _ssh = TcpEcho::start(&network.lb, 2222).unwrap();
@@ -149,7 +149,7 @@ fn the_host_itself_can_use_the_backends_of_its_services() {
 }
 
 #[test]
-fn health_checks_go_on_from_the_address_that_full_nat_uses_for_thousands_of_flows() {
+fn health_checks_work_from_the_address_that_full_nat_uses_for_thousands_of_flows() {
     let network = Network::new("host", 2).unwrap();
     let _servers: Vec<_> = network.backends.iter().map(|host| TcpEcho::start(host, 7000).unwrap()).collect();
     let check = r#"{ type = "tcp", interval = "200ms", timeout = "200ms", rise = 1, fall = 15 }"#;

@@ -44,7 +44,7 @@ fn vip(way: Way) -> SocketAddr {
 }
 
 #[test]
-fn a_download_through_a_narrow_link_completes_because_the_backend_is_told_of_it() {
+fn a_download_over_a_small_mtu_completes_because_the_backend_learns_the_mtu() {
     let network = Network::new("pmtu", 1).unwrap();
     let backend = &network.backends[0];
     let _nginx = Nginx::start(backend, 8080).unwrap();
@@ -76,7 +76,7 @@ fn a_download_through_a_narrow_link_completes_because_the_backend_is_told_of_it(
 }
 
 #[test]
-fn a_udp_client_learns_that_nobody_listens() {
+fn a_udp_client_learns_that_the_port_is_closed() {
     let network = Network::new("refused", 1).unwrap();
     let config =
         services(Way::ALL.map(|way| {

@@ -1,4 +1,4 @@
-//! Frames for other hosts: a switch floods those whose MAC it does not know, and nobody may forward them but their receiver.
+//! Frames for other hosts: a switch floods frames for unknown MACs, and only their receiver may forward them.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -43,7 +43,7 @@ fn address_frames(host: &Host, addresses: &[IpAddr], device: &str, mac: &str) {
 }
 
 #[test]
-fn frames_are_balanced_that_are_for_a_mac_of_this_host_and_no_others_also_when_its_macs_change() {
+fn only_frames_for_a_mac_of_this_host_are_balanced_also_when_its_macs_change() {
     let network = Network::new("macs", 1).unwrap();
     let lb = &network.lb;
     let _servers = Mode::ALL.map(|mode| UdpEcho::start(&network.backends[0], port(mode)).unwrap());
@@ -97,7 +97,7 @@ fn frames_are_balanced_that_are_for_a_mac_of_this_host_and_no_others_also_when_i
 }
 
 #[test]
-fn three_balancers_on_a_segment_forward_a_frame_once_that_the_switch_floods() {
+fn three_balancers_on_a_segment_forward_a_flooded_frame_once() {
     const DATAGRAMS: u64 = 12;
     let lab = Lab::new("storm").unwrap();
     let switch = lab.host("switch").unwrap();

@@ -70,7 +70,7 @@ fn traffic_and_open_connections_follow_a_backend_whose_mac_address_changes() {
 }
 
 #[test]
-fn a_backend_without_a_neighbour_is_unresolved_gets_no_traffic_and_comes_in_when_it_appears() {
+fn a_backend_without_a_neighbour_is_unresolved_and_gets_traffic_when_it_appears() {
     let mut network = Network::new("neighbours", 1).unwrap();
     let _servers = Mode::ALL.map(|mode| UdpEcho::start(&network.backends[0], port(mode)).unwrap());
     let config = services(Way::ALL.map(|way| {

@@ -87,7 +87,7 @@ fn assert_whole(streams: Vec<(String, UdpStream)>) {
 }
 
 #[test]
-fn with_a_daemon_the_first_reply_to_a_client_whose_neighbour_is_forgotten_is_not_lost() {
+fn with_a_daemon_the_first_reply_to_a_client_whose_neighbour_entry_is_gone_is_not_lost() {
     for keys in ["", "xdp_mode = \"generic\"\n"] {
         let bed = Bed::start("forgotten", THROUGH, keys);
         let streams = bed.streams(THROUGH);
@@ -99,7 +99,7 @@ fn with_a_daemon_the_first_reply_to_a_client_whose_neighbour_is_forgotten_is_not
 }
 
 #[test]
-fn without_a_daemon_nothing_is_lost_when_the_kernel_forgets_clients_and_backends() {
+fn without_a_daemon_nothing_is_lost_when_the_kernel_drops_neighbour_entries() {
     for modes in [THROUGH, PAST] {
         let mut bed = Bed::start("orphaned", modes, "");
         bed.daemon.kill().unwrap();
@@ -155,7 +155,7 @@ fn without_a_daemon_traffic_follows_a_backend_whose_mac_address_changes_unannoun
 }
 
 #[test]
-fn the_program_that_has_neighbours_resolved_outlives_the_daemon_is_adopted_and_goes_with_unload() {
+fn the_program_that_resolves_neighbours_outlives_the_daemon_is_adopted_and_removed_by_unload() {
     let mut bed = Bed::start("attached", &THROUGH[..1], "");
     let pins = |bed: &Bed| {
         let layouts = std::fs::read_dir(bed.daemon.pins()).into_iter().flatten().flatten();

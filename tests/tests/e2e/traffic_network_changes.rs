@@ -1,4 +1,4 @@
-//! The daemon follows what changes in the network within a second, also where the kernel could not tell it.
+//! The daemon follows changes of the network within a second, even if notifications were lost.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -105,7 +105,7 @@ fn another_route_and_another_ethernet_address_are_followed_within_a_second() {
 }
 
 #[test]
-fn an_interface_that_is_renamed_goes_on_and_is_attached_to_again_under_its_name() {
+fn a_renamed_interface_keeps_working_and_is_attached_again_under_its_name() {
     let bed = Bed::new();
     let lb = &bed.network.lb;
     let rename = |from: &str, to: &str| {
@@ -132,7 +132,7 @@ fn an_interface_that_is_renamed_goes_on_and_is_attached_to_again_under_its_name(
 }
 
 #[test]
-fn an_interface_that_is_deleted_and_made_anew_gets_the_program_within_a_second() {
+fn a_recreated_interface_gets_the_program_within_a_second() {
     let bed = Bed::new();
     let (lb, switch) = (&bed.network.lb, &bed.network.switch);
     let since = Instant::now();
@@ -152,7 +152,7 @@ fn an_interface_that_is_deleted_and_made_anew_gets_the_program_within_a_second()
 }
 
 #[test]
-fn what_the_kernel_could_not_tell_since_its_queue_was_full_is_read_anew() {
+fn notifications_lost_by_a_full_queue_are_made_up_for_by_reading_everything_again() {
     let bed = Bed::new();
     let lb = &bed.network.lb;
     let process = bed.daemon.process().unwrap();

@@ -12,7 +12,7 @@ use xdp_lb_tests::{Daemon, Family, Mode, Network, Service, Way, until};
 const PORT: u16 = 7000;
 
 #[test]
-fn a_client_s_connections_go_to_one_backend_and_those_of_many_clients_to_all() {
+fn with_affinity_a_clients_connections_go_to_one_backend_and_those_of_many_clients_to_all() {
     let network = Network::new("affinity", 4).unwrap();
     let _servers: Vec<_> = network.backends.iter().map(|host| TcpEcho::start(host, PORT).unwrap()).collect();
     // A whole network's clients come from addresses of the client's own.
@@ -81,7 +81,7 @@ fn a_denied_client_gets_nothing_and_a_reload_of_the_lists_takes_effect_at_once()
 }
 
 #[test]
-fn a_client_begins_as_many_flows_a_second_as_it_may() {
+fn a_client_can_start_as_many_flows_per_second_as_allowed() {
     let network = Network::new("rate", 1).unwrap();
     let _server = UdpEcho::start(&network.backends[0], PORT).unwrap();
     for mode in Mode::ALL {
@@ -152,7 +152,7 @@ fn answerer(socket: &UdpSocket, number: u8) -> Option<String> {
 }
 
 #[test]
-fn a_quic_connection_stays_with_its_backend_whatever_address_the_client_has() {
+fn a_quic_connection_stays_with_its_backend_when_the_clients_address_changes() {
     let network = Network::new("quic", 3).unwrap();
     let _servers: Vec<_> = network.backends.iter().map(|host| UdpEcho::start(host, PORT).unwrap()).collect();
     network.client.run("ip address add 192.0.2.101/24 dev eth0").unwrap();
@@ -183,7 +183,7 @@ fn a_quic_connection_stays_with_its_backend_whatever_address_the_client_has() {
 }
 
 #[test]
-fn a_backend_that_is_full_leaves_new_connections_to_another_until_one_of_its_own_ends() {
+fn a_full_backend_gets_no_new_connection_until_one_of_its_own_ends() {
     let network = Network::new("full", 2).unwrap();
     let _servers: Vec<_> = network.backends.iter().map(|host| TcpEcho::start(host, PORT).unwrap()).collect();
     let vip = SocketAddr::new(Network::vip(Family::V4), PORT);

@@ -102,7 +102,7 @@ fn services_on_one_vip_and_on_several_each_reach_their_own_backends() {
 }
 
 #[test]
-fn a_backend_that_two_nat_services_share_answers_in_the_name_of_each() {
+fn a_backend_shared_by_two_nat_services_replies_from_the_vip_of_each() {
     let network = Network::new("services", 1).unwrap();
     let vips = add_vips(&network, &["192.0.2.20", "2001:db8:1::20"]);
     let _server = TcpEcho::start(&network.backends[0], 7000).unwrap();
@@ -123,7 +123,7 @@ fn a_backend_that_two_nat_services_share_answers_in_the_name_of_each() {
 }
 
 #[test]
-fn a_backend_that_a_nat_and_a_full_nat_service_share_serves_both_over_tcp_and_udp() {
+fn a_backend_shared_by_a_nat_and_a_full_nat_service_serves_both_over_tcp_and_udp() {
     let network = Network::new("services", 1).unwrap();
     let _servers = (
         TcpEcho::start(&network.backends[0], 7000).unwrap(),

@@ -98,7 +98,7 @@ fn config(protocol: &str) -> String {
 }
 
 #[test]
-fn pages_and_downloads_come_straight_from_the_backends_over_v4_and_v6_and_one_in_the_other() {
+fn backends_reply_directly_over_v4_and_v6_and_one_in_the_other() {
     let mut site = Site::start("tunnels");
     let mut content = vec![0; 10_000_000];
     File::open(big_file().unwrap()).unwrap().read_exact(&mut content).unwrap();
@@ -140,7 +140,7 @@ fn pages_and_downloads_come_straight_from_the_backends_over_v4_and_v6_and_one_in
 }
 
 #[test]
-fn an_upload_through_a_tunnel_arrives_whole_because_the_client_hears_of_the_smaller_mtu() {
+fn an_upload_through_a_tunnel_arrives_whole_because_the_client_learns_the_smaller_mtu() {
     let site = Site::start("tunnel-mtu");
     let mut content = vec![0; 5_000_000];
     File::open(big_file().unwrap()).unwrap().read_exact(&mut content).unwrap();
@@ -223,7 +223,7 @@ fn large_datagrams_reach_the_backends_in_fragments_and_come_back() {
 }
 
 #[test]
-fn a_backend_that_answers_clients_itself_is_told_of_a_narrow_link_through_the_tunnel() {
+fn a_backend_with_direct_return_learns_a_small_mtu_through_the_tunnel() {
     let site = Site::start("tunnel-pmtu");
     let Network { backends, .. } = &site.network;
     let direct: Vec<_> = backends.iter().map(|host| (host, ["198.51.100.100", "2001:db8:2::100"])).collect();
@@ -256,7 +256,7 @@ fn a_backend_that_answers_clients_itself_is_told_of_a_narrow_link_through_the_tu
 }
 
 #[test]
-fn a_range_of_ports_that_is_added_while_the_daemon_runs_goes_through_each_mode_over_tcp_and_udp() {
+fn a_range_of_ports_added_at_runtime_works_in_each_mode_over_tcp_and_udp() {
     let site = Site::start("tunnel-ranges");
     let Network { client, backends, .. } = &site.network;
     let mut servers = Vec::new();

@@ -98,7 +98,7 @@ fn assert_echoes(client: &Host, family: Family) {
 }
 
 #[test]
-fn http_and_udp_come_back_with_the_tags_that_the_client_has() {
+fn replies_of_http_and_udp_have_the_clients_vlan_tags() {
     let Trunk { network, clients, tagger, _peer } = trunk();
     let _web: Vec<_> = network.backends.iter().map(|host| Nginx::start(host, 8080).unwrap()).collect();
     let _udp: Vec<_> =

@@ -1,4 +1,4 @@
-//! How the program is attached: generic XDP does what native XDP does.
+//! Modes of attachment: generic XDP does what native XDP does.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -77,7 +77,7 @@ fn interfaces(daemon: &Daemon) -> Vec<(String, String, Option<String>)> {
 }
 
 #[test]
-fn generic_xdp_serves_http_and_dns_by_every_way() {
+fn generic_xdp_serves_http_and_dns_in_every_mode() {
     let site = Site::new("generic");
     let daemon = Daemon::start(&site.network.lb, &["eth0", "eth1"], &site.config("generic")).unwrap();
     daemon.wait_until_up().unwrap();
@@ -91,7 +91,7 @@ fn generic_xdp_serves_http_and_dns_by_every_way() {
 }
 
 #[test]
-fn auto_is_native_where_the_driver_has_it() {
+fn auto_is_native_if_the_driver_supports_it() {
     let site = Site::new("native");
     let daemon = Daemon::start(&site.network.lb, &["eth0", "eth1"], &site.config("auto")).unwrap();
     daemon.wait_until_up().unwrap();
@@ -115,7 +115,7 @@ fn bridge_eth1(network: &Network) {
 }
 
 #[test]
-fn auto_falls_back_to_generic_where_the_driver_has_no_xdp_says_so_and_serves_all_the_same() {
+fn auto_falls_back_to_generic_if_the_driver_has_no_xdp_and_reports_it() {
     let site = Site::new("fallback");
     bridge_eth1(&site.network);
     let daemon = Daemon::start(&site.network.lb, &["eth0", "br0"], &site.config("auto")).unwrap();
@@ -132,7 +132,7 @@ fn auto_falls_back_to_generic_where_the_driver_has_no_xdp_says_so_and_serves_all
 }
 
 #[test]
-fn a_daemon_that_is_started_again_with_another_xdp_mode_attaches_so_and_serves() {
+fn a_daemon_restarted_with_another_xdp_mode_attaches_with_it_and_serves() {
     let site = Site::new("another");
     let mut daemon = Daemon::start(&site.network.lb, &["eth0", "eth1"], &site.config("native")).unwrap();
     for (before, after) in [("native", "generic"), ("generic", "native")] {
@@ -149,7 +149,7 @@ fn a_daemon_that_is_started_again_with_another_xdp_mode_attaches_so_and_serves()
 }
 
 #[test]
-fn native_is_refused_where_the_driver_has_no_xdp() {
+fn native_is_refused_if_the_driver_has_no_xdp() {
     let site = Site::new("refused");
     bridge_eth1(&site.network);
     let Err(error) = Daemon::start(&site.network.lb, &["eth0", "br0"], &site.config("native")) else {

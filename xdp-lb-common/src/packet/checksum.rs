@@ -1,9 +1,9 @@
-//! Checksums. Those of forwarded packets are incremental (RFC 1624): what changed is folded in, the payload is
-//! never read. Those of headers made here are summed up (RFC 1071).
+//! Checksums. Those of forwarded packets are updated incrementally (RFC 1624), without reading the payload. Those of new
+//! headers are computed (RFC 1071).
 
 use crate::net::{Address, Be16, Be32, Port};
 
-/// The change of a checksum, gathered over all the words that change under it.
+/// The change of a checksum, accumulated over all changed words.
 ///
 /// Held in one's complement sums of native-order words: the order of bytes does not matter to a sum
 /// as long as it is the same throughout (RFC 1071 section 2 (B)). Room for far more words than any
@@ -18,7 +18,7 @@ impl Change {
         self.0 += u64::from(!old) + u64::from(new);
     }
 
-    /// What `other` gathered changes under this checksum, too.
+    /// Adds the changes accumulated in `other`.
     #[inline(always)]
     pub fn also(&mut self, other: Self) {
         self.0 += other.0;
@@ -76,7 +76,7 @@ impl Change {
     }
 }
 
-/// A checksum in the making, over words as the machine reads them. Room for 2^32 words.
+/// A checksum being computed over words in native order, with space for 2^32 words.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Sum(u64);
 

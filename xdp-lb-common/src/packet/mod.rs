@@ -1,4 +1,4 @@
-//! How the datapath reads and writes a packet, wherever its bytes are.
+//! Access to a packet's bytes, in the kernel or on the host.
 
 #![forbid(unsafe_code)]
 
@@ -16,16 +16,16 @@ pub trait Packet {
     /// The index of the interface that it came in by.
     fn ingress(&self) -> u32;
 
-    /// The value at this offset, or nothing where the frame ends before it does.
+    /// The value at this offset; `None` if it exceeds the frame.
     fn read<T: FromBytes + Copy>(&self, offset: usize) -> Option<T>;
 
-    /// Puts a value at this offset; nothing, where the frame ends before it would.
+    /// Writes a value at this offset; `None` if it exceeds the frame.
     fn write<T: IntoBytes + Immutable>(&mut self, offset: usize, value: T) -> Option<()>;
 
-    /// Moves the frame's start: back by this many bytes (which are then undefined) where it is
-    /// negative, forward where it is positive; nothing, where there is no room.
+    /// Moves the frame's start: back by this many bytes (which are then undefined) if negative, forward if positive; `None` if
+    /// there is not enough space.
     fn move_head(&mut self, by: i32) -> Option<()>;
 
-    /// Moves the frame's end forward by this many bytes, which are lost; nothing, where there are not as many.
+    /// Cuts this many bytes off the frame's end; `None` if the frame is shorter.
     fn cut_tail(&mut self, by: usize) -> Option<()>;
 }

@@ -1,5 +1,4 @@
-//! From a frame's bytes to what the datapath needs to know of it. Nothing in a frame is trusted:
-//! each length is compared with the bytes that are there.
+//! Parsing a frame. Nothing in a frame is trusted: each length is compared with the received bytes.
 
 use crate::net::{Address, Be32, Endpoint, MacAddress, Port, Protocol};
 use crate::packet::Packet;
@@ -10,7 +9,7 @@ use crate::packet::headers::{
 use crate::reason::Reason;
 use crate::tables::{FlowKey, Tags};
 
-/// What a packet is to the datapath.
+/// The kind of a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(u8)]
 pub enum Kind {
@@ -25,7 +24,7 @@ pub enum Kind {
     Icmp,
 }
 
-/// What a packet says of itself.
+/// A parsed packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Parsed {
     /// The 5-tuple.

@@ -119,18 +119,18 @@ impl Command {
     }
 }
 
-/// What is known of a backend's flows.
+/// A backend's flows.
 pub(super) fn flows_left(backend: &BackendView) -> FlowsLeft {
     FlowsLeft { recorded: backend.flows, packets_per_second: backend.traffic.packets_per_second }
 }
 
-/// A backend's weight, and how much of it counts where that is not all.
+/// A backend's weight, and its current part if adjusted.
 fn weight(backend: &BackendView) -> String {
     let percent = (backend.weight_ratio * 100.0).round();
     if percent == 100.0 { backend.weight.to_string() } else { format!("{percent} % of {}", backend.weight) }
 }
 
-/// How many flows it has, and may have.
+/// Its flows, and their limit.
 fn flows(backend: &BackendView) -> String {
     match backend.max_flows {
         0 => grouped(backend.flows),

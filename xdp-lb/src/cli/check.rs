@@ -23,13 +23,13 @@ pub(super) struct Check {
     file: PathBuf,
 }
 
-/// What a valid file describes, as `--output json` prints it.
+/// The summary of a valid file, as `--output json` prints it.
 #[derive(Serialize)]
 struct Valid {
     file: PathBuf,
     services: usize,
     backends: usize,
-    /// What is wrong and does not keep a daemon from starting.
+    /// A problem that does not keep a daemon from starting.
     #[serde(skip_serializing_if = "Option::is_none")]
     warning: Option<String>,
 }
@@ -61,7 +61,7 @@ impl Check {
     }
 }
 
-/// Holds the config against the changes made at runtime, where they can be read; returns what to warn of.
+/// Compares the config with the runtime changes, if they can be read; returns a warning.
 fn check_state(config: &Config, file: &Path) -> anyhow::Result<Option<String>> {
     let state_file = config.state_file.display();
     let overlay = match store::look(&config.state_file) {
@@ -72,7 +72,7 @@ fn check_state(config: &Config, file: &Path) -> anyhow::Result<Option<String>> {
                  not applied"
             )));
         }
-        // Not everybody who may read the config may read that. What the daemon could not read either keeps it from starting.
+        // The user may not have access to the state file. One that the daemon cannot read either keeps it from starting.
         Err(StateError::Unreadable { cause, .. }) if cause.kind() == ErrorKind::PermissionDenied => {
             let what = "the changes made at runtime were not checked";
             return Ok(Some(format!("{what}: the state file {state_file} cannot be read: {cause}")));

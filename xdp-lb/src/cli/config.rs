@@ -27,9 +27,9 @@ pub(super) enum Command {
     },
     /// Write the runtime changes into the config file, and drop them from the state file; run it as root on the daemon's host
     ///
-    /// Comments and the order of the file stay. Nothing is written if the result would not be valid or would not say what runs,
-    /// if the file has changes that are not in effect, or if somebody changes it meanwhile. What is drained stays so, and
-    /// stays a runtime change.
+    /// Comments, the order and the line endings of the file stay. Nothing is written if the result would be invalid or would
+    /// not match what runs, if the file has changes that are not in effect, or if it changes meanwhile. Drains stay runtime
+    /// changes.
     Save {
         /// Change nothing: print what would be written
         #[arg(long)]
@@ -38,7 +38,7 @@ pub(super) enum Command {
 }
 
 impl Command {
-    /// Whether it is about files of the daemon's host.
+    /// Whether it works on files of the daemon's host.
     pub(super) const fn is_of_this_host(&self) -> bool {
         matches!(self, Self::Save { .. })
     }
@@ -66,7 +66,7 @@ async fn save_into(client: &Client, path: &Path, dry_run: bool) -> anyhow::Resul
             path.display()
         );
     }
-    // Before the daemon holds the file against what it has read: what is edited in between is not written over.
+    // Read before the daemon compares the file: edits in between are not overwritten.
     let text = read(path)?;
     let pending = pending(&client.plan_reload(RemovalQuery::default()).await?);
     if !pending.is_empty() {
@@ -90,7 +90,7 @@ async fn save_into(client: &Client, path: &Path, dry_run: bool) -> anyhow::Resul
     }
     file::replace(path, saved.text.as_bytes())
         .with_context(|| format!("nothing was written: cannot replace {}", path.display()))?;
-    // The daemon drops what the file says now.
+    // The daemon drops changes that are in the file now.
     client.reload(RemovalQuery::default()).await.with_context(|| {
         format!(
             "{} is written, but could not be reloaded: until then the state file has the changes, too",
@@ -100,7 +100,7 @@ async fn save_into(client: &Client, path: &Path, dry_run: bool) -> anyhow::Resul
     Ok(saved)
 }
 
-/// What of the file the daemon has not read, a line each.
+/// Changes in the file that are not in effect, a line each.
 fn pending(plan: &ReloadView) -> Vec<String> {
     let settings = plan.settings.iter().map(SettingChange::to_string);
     let overridden = plan

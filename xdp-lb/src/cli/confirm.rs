@@ -1,4 +1,4 @@
-//! A question before flows are ended, where somebody is there to answer it.
+//! Asking for confirmation before flows are ended, on a terminal.
 
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
@@ -7,13 +7,13 @@ use clap::Args;
 
 use crate::report::documents::RemovalQuery;
 
-/// How what is removed leaves.
+/// How a service or backend is removed.
 #[derive(Clone, Copy, Debug, Default, Args)]
 pub(super) struct Removal {
     /// Remove it at once and end its flows, instead of draining it for up to `drain_timeout`
     #[arg(long)]
     pub(super) now: bool,
-    /// Do not ask for confirmation; without a terminal on stdin and stderr, there is no question either
+    /// Do not ask for confirmation; without a terminal on stdin and stderr, it is never asked for
     #[arg(long, requires = "now")]
     pub(super) yes: bool,
 }
@@ -29,10 +29,10 @@ impl Removal {
     }
 }
 
-/// Asks on the terminal whether to go on.
+/// Asks for confirmation on the terminal.
 ///
 /// # Errors
-/// Where the answer is not yes.
+/// If the answer is not yes.
 pub(super) fn ask(what: &str) -> anyhow::Result<()> {
     eprint!("{what}\nContinue? [y/N] ");
     io::stderr().flush().context("cannot write the question to the terminal")?;

@@ -19,9 +19,9 @@ use super::units::number_of;
 use crate::datapath::Decapsulator;
 use crate::model::XdpMode;
 
-/// How often the interface's addresses are looked at.
+/// How often the interface's addresses are read.
 const ADDRESSES: Duration = Duration::from_secs(2);
-/// How often what was done is logged, where anything was.
+/// How often changed counters are logged.
 const REPORT: Duration = Duration::from_secs(60);
 
 /// On a backend: decapsulate packets of modes ipip and gue
@@ -68,7 +68,7 @@ enum Tunnel {
     Gue,
 }
 
-/// Addresses that begin alike.
+/// A prefix of addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Prefix {
     address: IpAddr,
@@ -170,7 +170,7 @@ fn addresses_of(interface: &str) -> anyhow::Result<BTreeSet<IpAddr>> {
     Ok(all.filter_map(address).collect())
 }
 
-/// Logs how many packets had each outcome, but those that none had.
+/// Logs the number of packets of each outcome that has any.
 fn say(counters: &[u64]) {
     for (outcome, packets) in Outcome::ALL.iter().zip(counters).filter(|(_, packets)| **packets > 0) {
         info!(packets, "{}", outcome.words());

@@ -1,9 +1,9 @@
-//! What `service show` and `status` say of discovery.
+//! Discovery in `service show` and `status`.
 
 use super::units::{counted, span};
 use crate::report::documents::DiscoveryView;
 
-/// How a service's discovery stands, in one sentence or two.
+/// The state of a service's discovery, in a sentence or two.
 pub(super) fn words(discovery: &DiscoveryView) -> String {
     let mut found = counted(discovery.found.into(), "backend");
     for (count, what) in [

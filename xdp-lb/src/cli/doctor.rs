@@ -37,7 +37,7 @@ impl Doctor {
                 Ok(Done { text: screen.show(&report, || text(&report))?, code })
             }
             Err(error) => {
-                // Where stderr is closed there is nobody left to tell.
+                // A closed stderr is not an error.
                 let _ = writeln!(io::stderr(), "error: cannot examine this host: {error:#}");
                 Ok(Done { text: String::new(), code: ExitCode::from(2) })
             }
@@ -53,7 +53,7 @@ impl Doctor {
         let running = daemon.as_ref().map(|daemon| PathBuf::from(&daemon.config_file));
         let file = self.config.clone().or_else(|| running.clone()).unwrap_or_else(|| USUAL_CONFIG.into());
         let config = config::load(&file)?;
-        // Another's state says nothing of this file.
+        // The state of another daemon does not apply to this file.
         let daemon = daemon.filter(|daemon| Path::new(&daemon.pin_path) == config.pin_path);
         let overlay: Overlay = store::look(&config.state_file).ok().and_then(Result::ok).unwrap_or_default();
         let effective = overlay::effective(&config, &overlay)

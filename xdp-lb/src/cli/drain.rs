@@ -59,14 +59,14 @@ struct Drained {
     drained: bool,
     /// How many flows are left, as far as they are known.
     flows: u64,
-    /// Seconds until all are known, where some may not be.
+    /// Seconds until all flows are known, if some may not be.
     #[serde(skip_serializing_if = "Option::is_none")]
     flows_known_in_seconds: Option<u64>,
     waited_seconds: u64,
     message: String,
 }
 
-/// Begins to drain, and waits where that is asked for.
+/// Starts the drain, and waits if requested.
 pub(super) async fn execute(
     client: &Client,
     screen: &Screen,
@@ -100,7 +100,7 @@ pub(super) async fn execute(
     if !drained.drained {
         return Ok(Done { text, code: ExitCode::FAILURE });
     }
-    // That no flow is left may be the trouble's doing.
+    // The trouble may be why no flow is left.
     let trouble = client.status().await?.trouble;
     Ok(Done::in_view_of(text, trouble.as_deref()))
 }
@@ -108,7 +108,7 @@ pub(super) async fn execute(
 /// What is seen of a subject at one time.
 struct Look {
     admin: AdminState,
-    /// Whether it is given new flows, though it should not be.
+    /// Whether it still gets new flows.
     gets_flows: bool,
     left: Left,
     /// Packets from clients so far.
@@ -120,7 +120,7 @@ struct Look {
 struct Left {
     /// The flows that are known.
     flows: u64,
-    /// Seconds until all are, where one that has been silent may not be.
+    /// Seconds until all are known, if an idle one may not be.
     known_in: Option<u64>,
 }
 
@@ -177,7 +177,7 @@ impl Subject {
                 let backends = client.backends(None).await?;
                 Look {
                     admin: status.admin,
-                    // What still comes, since somebody has not heard yet, is served.
+                    // New flows of clients that have not noticed yet are served.
                     gets_flows: false,
                     left: Left { known_in: None, ..Left::of(&backends) },
                     packets: status.services.iter().map(|service| service.traffic.packets_in).sum(),
@@ -186,7 +186,7 @@ impl Subject {
         })
     }
 
-    /// For how long no packet may have come before it counts as drained.
+    /// How long no packet may have arrived before it counts as drained.
     const fn settles_for(&self) -> Option<Duration> {
         match self {
             Self::Backend(_) | Self::Service(_) => None,
@@ -245,7 +245,7 @@ async fn watch(
 ) -> Result<End, Error> {
     let deadline = began + patience.timeout;
     let mut left = Left::default();
-    // How many packets had come, and since when no more have.
+    // The number of packets, and since when it has not changed.
     let mut heard = (None, began);
     loop {
         let now = Instant::now();
@@ -262,7 +262,7 @@ async fn watch(
                 }
                 let silent = now.duration_since(heard.1);
                 if look.gets_flows {
-                    // The datapath could not be changed yet: new flows may come still.
+                    // The datapath could not be changed yet: new flows may still arrive.
                     progress.show("the datapath still sends it new flows; see xdp-lb status");
                 } else if patience.quiet.is_some_and(|quiet| silent >= quiet) {
                     return Ok(End::Quiet);
@@ -279,7 +279,7 @@ async fn watch(
                 }
             }
             Err(error) if error.is_not_found() => return Ok(End::Removed),
-            // Flows go on while the daemon restarts, and so does the drain.
+            // Flows continue while the daemon restarts, and so does the drain.
             Err(Error::NoDaemon(_) | Error::Broken { .. }) if !late => {
                 progress.show("waiting for the daemon to answer");
             }
@@ -337,7 +337,7 @@ fn words(end: &End, subject: &Subject, waited: Duration, patience: &Patience) ->
     }
 }
 
-/// One line on a terminal that is written over and over; nothing where stderr is none.
+/// A line on the terminal that is overwritten; nothing if stderr is not a terminal.
 struct Progress {
     terminal: bool,
 }

@@ -25,13 +25,13 @@ pub(super) fn wrong(names: &[&str], why: impl std::fmt::Display) -> clap::Error 
     command.error(ErrorKind::ValueValidation, why)
 }
 
-/// A table whose keys are flags of their own, `--PREFIX-KEY`.
+/// A table whose keys have their own flags, `--PREFIX-KEY`.
 struct Keys {
     option: &'static str,
     prefix: &'static str,
     heading: Option<&'static str>,
     keys: &'static [Key],
-    /// The flags that make it a table of this type, by the key that they give; none: its `type` is a flag, `--PREFIX`.
+    /// The flags that select a type, by the key that they set; empty: its `type` has a flag, `--PREFIX`.
     types: &'static [(&'static str, &'static str)],
 }
 
@@ -53,7 +53,7 @@ const TABLES: &[Keys] = &[
     },
 ];
 
-/// The options that commands take by position, or that have a flag of their own kind.
+/// Options that commands take by position, or with a special flag.
 const BY_HAND: &[&str] = &["name", "vip", "address", "backend"];
 
 /// A flag.
@@ -63,7 +63,7 @@ struct Flag<T: 'static> {
     row: &'static Row<T>,
     /// The key of the row's table that it gives, with the table.
     of: Option<(&'static Keys, &'static Key)>,
-    /// What it has where nothing is written, or an empty value of that type.
+    /// Its default, or an empty value of the same type.
     absent: Value,
 }
 
@@ -91,7 +91,7 @@ impl<T: Options> Flag<T> {
         let name = match table.types.iter().find(|(of, _)| *of == key.name) {
             Some((_, kind)) => (*kind).to_owned(),
             None if key.name == "type" => String::new(),
-            // What is on where nothing is written is turned off.
+            // A flag of what is on by default turns it off.
             None if absent == true => format!("no-{}", in_flags(key.name, &absent)),
             None => in_flags(key.name, &absent),
         };
@@ -99,13 +99,13 @@ impl<T: Options> Flag<T> {
         Self { name: name.trim_end_matches('-').to_owned(), row, of: Some((table, key)), absent }
     }
 
-    /// The `type` of the table that it makes.
+    /// The `type` that it selects.
     fn makes(&self) -> Option<&'static str> {
         let (table, key) = self.of?;
         table.types.iter().find(|(of, _)| *of == key.name).map(|(_, kind)| *kind)
     }
 
-    /// Whether it begins its table, of which each other key needs one that does.
+    /// Whether it selects the type of its table, which all other keys need.
     fn begins(&self) -> bool {
         self.makes().is_some() || self.of.is_some_and(|(_, key)| key.name == "type")
     }
@@ -136,7 +136,7 @@ impl<T: Options> Flag<T> {
             .value_parser(read)
     }
 
-    /// What usage calls its value.
+    /// The name of its value in usage messages.
     fn value_name(&self) -> String {
         let key = self.of.map_or(self.row.key, |(_, key)| key.name);
         match (self.row.value_name, self.row.keys) {
@@ -150,7 +150,7 @@ impl<T: Options> Flag<T> {
         }
     }
 
-    /// What it is for, what may be written, and what holds where it is not given.
+    /// Its purpose, range and default.
     fn help(&self) -> String {
         let repeated = if self.absent.is_array() { "; may be given several times" } else { "" };
         let Some((_, key)) = self.of else {
@@ -174,7 +174,7 @@ impl<T: Options> Flag<T> {
         }
     }
 
-    /// Adds what it gives.
+    /// Adds its value.
     fn take(&self, matches: &ArgMatches, given: &mut Map<String, Value>) {
         let values: Vec<Value> = match self.absent.as_bool() {
             Some(absent) => matches.get_flag(&self.name).then_some((!absent).into()).into_iter().collect(),
@@ -210,7 +210,7 @@ fn in_flags(key: &str, absent: &Value) -> String {
     one.replace('_', "-")
 }
 
-/// What text stands for as the whole value of an option.
+/// Parses the whole value of an option.
 fn read<T: Options>(row: &Row<T>, text: &str) -> Result<Value, String> {
     let unnamed =
         |why: String| why.strip_prefix(&format!("{}: ", row.key)).map_or(why.clone(), str::to_owned);
@@ -219,7 +219,7 @@ fn read<T: Options>(row: &Row<T>, text: &str) -> Result<Value, String> {
     over(&given, T::example()).map(|_| value).map_err(unnamed)
 }
 
-/// A definition with options that are given.
+/// A definition with the given options.
 fn over<T: Options>(given: &Map<String, Value>, mut base: T) -> Result<T, String> {
     let table: Table = given.iter().map(|(key, value)| (key.clone(), Node::from(value))).collect();
     let keys: Vec<&str> = T::OPTIONS.iter().map(|row| row.key).collect();
@@ -232,7 +232,7 @@ fn over<T: Options>(given: &Map<String, Value>, mut base: T) -> Result<T, String
     problems.into_result().map(|()| base).map_err(|lines| lines.join("\n"))
 }
 
-/// The options that are given as flags.
+/// Options given as flags.
 #[derive(Clone, Debug)]
 pub(super) struct Given<T> {
     options: Map<String, Value>,
@@ -251,7 +251,7 @@ impl<T: Options> Given<T> {
 
 impl<T: Options> Args for Given<T> {
     fn augment_args(command: Command) -> Command {
-        // One of them at most makes the table.
+        // At most one of them selects the type.
         let is_begun =
             |table: &&Keys| Flag::<T>::all().any(|flag| flag.begins() && flag.row.key == table.option);
         let groups = TABLES.iter().filter(is_begun);
@@ -277,7 +277,7 @@ impl<T: Options> FromArgMatches for Given<T> {
     }
 }
 
-/// What usage calls a backend with its options.
+/// The name of a backend with its options in usage messages.
 pub(super) fn backend_name() -> String {
     let flags = Flag::<model::Backend>::all().filter(|flag| flag.row.key != "weight");
     let option = |flag: Flag<model::Backend>| match flag.absent.is_boolean() {
@@ -287,7 +287,7 @@ pub(super) fn backend_name() -> String {
     flags.map(option).fold("ADDR:PORT[=WEIGHT]".into(), |name, option| name + &option)
 }
 
-/// Reads `ADDR:PORT[=WEIGHT][,KEY=VALUE...]`, where what is true or false needs no value.
+/// Parses `ADDR:PORT[=WEIGHT][,KEY=VALUE...]`; a boolean needs no value.
 pub(super) fn parse_backend(text: &str) -> Result<model::Backend, String> {
     let mut parts = text.split(',');
     let first = parts.next().unwrap_or_default();

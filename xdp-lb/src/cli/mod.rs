@@ -125,7 +125,7 @@ enum Command {
 }
 
 impl Command {
-    /// The exit code where it fails.
+    /// The exit code of a failure.
     fn trouble(&self) -> ExitCode {
         match self {
             // As of diff(1), where 1 means a difference.
@@ -135,26 +135,26 @@ impl Command {
     }
 }
 
-/// What a command has to say on stdout, and how it ends.
+/// A command's output on stdout, and its exit code.
 #[derive(Debug)]
 struct Done {
     text: String,
     code: ExitCode,
 }
 
-/// The exit code of what was done while forwarding is in trouble.
+/// The exit code of a success while forwarding is in trouble.
 const IN_TROUBLE: u8 = 3;
 
 impl Done {
-    /// Done, with what is wrong with forwarding: said on stderr, and by the exit code.
+    /// Success, but with a trouble of forwarding on stderr and in the exit code.
     fn in_view_of(text: String, trouble: Option<&str>) -> Self {
         let Some(trouble) = trouble else { return text.into() };
-        // Where stderr is closed there is nobody left to tell.
+        // A closed stderr is not an error.
         let _ = writeln!(io::stderr(), "TROUBLE: {trouble}");
         Self { text, code: ExitCode::from(IN_TROUBLE) }
     }
 
-    /// What a change did, and whether forwarding is in trouble.
+    /// The outcome of a change, and whether forwarding is in trouble.
     fn of(outcome: &Outcome, screen: &Screen) -> anyhow::Result<Self> {
         let text = screen.show(outcome, || outcome.message.clone())?;
         Ok(Self::in_view_of(text, outcome.trouble.as_deref()))
@@ -179,16 +179,16 @@ pub fn main() -> ExitCode {
     done.unwrap_or_else(|error| match error.downcast::<clap::Error>() {
         Ok(usage) => usage.exit(),
         Err(error) => {
-            // A config file's errors begin with the file and line, as editors like them.
+            // Errors of a config file start with file and line, for editors.
             let prefix = if error.is::<Errors>() { "" } else { "error: " };
-            // Where stderr is closed there is nobody left to tell.
+            // A closed stderr is not an error.
             let _ = writeln!(io::stderr(), "{prefix}{error:#}");
             trouble
         }
     })
 }
 
-/// Prints to stdout; a reader that has seen enough (`| head`) is not an error. Returns whether there is one still.
+/// Prints to stdout; a reader that has closed the pipe (`| head`) is not an error. Returns whether stdout is still open.
 fn print(text: &str) -> anyhow::Result<bool> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
@@ -254,7 +254,7 @@ impl Cli {
 }
 
 impl Global {
-    /// The daemon on another host, where one is named and no socket.
+    /// The daemon on another host, if one is named and no socket is.
     fn remote(&self) -> anyhow::Result<Option<Endpoint>> {
         let named = || variable("XDP_LB_API").map(|url| url.to_string_lossy().into_owned());
         let url = match (&self.socket, &self.api) {
@@ -281,12 +281,12 @@ impl Global {
     }
 }
 
-/// The socket where none is named.
+/// The default socket.
 fn usual_socket() -> PathBuf {
     variable("XDP_LB_SOCKET").map_or_else(|| DEFAULT_SOCKET.into(), PathBuf::from)
 }
 
-/// A variable of the environment that is set, and not to nothing.
+/// An environment variable that is set and not empty.
 fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
 }

@@ -24,19 +24,19 @@ pub(super) struct Screen {
     pub(super) format: Format,
     /// Whether states are coloured.
     pub(super) colour: bool,
-    /// How wide the terminal is, where it is one.
+    /// The width of the terminal, if it is one.
     pub(super) width: Option<u16>,
 }
 
 impl Screen {
-    /// Standard output, coloured where it is a terminal and `NO_COLOR` (no-color.org) is not set.
+    /// Standard output, coloured if it is a terminal and `NO_COLOR` (no-color.org) is not set.
     pub(super) fn of_stdout(format: Format) -> Self {
         // A serial console has no width of its own.
         let width = Table::new().width().filter(|width| *width != 0);
         Self { format, colour: coloured(&io::stdout()), width }
     }
 
-    /// What is to be printed: the document as JSON, or the table.
+    /// The output: the document as JSON, or the table.
     pub(super) fn show<T: Serialize>(
         &self,
         document: &T,
@@ -52,7 +52,7 @@ impl Screen {
         Ok(text)
     }
 
-    /// One of many results: the document as JSON on a line of its own, or the line.
+    /// One of many results: the document as one line of JSON, or the line.
     pub(super) fn line<T: Serialize>(
         &self,
         document: &T,
@@ -65,8 +65,8 @@ impl Screen {
         Ok(text + "\n")
     }
 
-    /// The rows under their headings, as wide as their contents; on a terminal a last column of words wraps, and where
-    /// it has no room to, each row's words are on a line of their own below it.
+    /// A table as wide as its contents. On a terminal, a last column of words wraps; if the terminal is too narrow for that,
+    /// each row's words are on a separate line below it.
     pub(super) fn table(&self, columns: &[Column], rows: impl IntoIterator<Item = Vec<Cell>>) -> String {
         let rows: Vec<_> = rows.into_iter().collect();
         let (Some(width), Some((Column { kind: Kind::Words, .. }, others))) =
@@ -76,14 +76,14 @@ impl Screen {
         };
         let without =
             |screen: &Self| screen.grid(others, rows.iter().map(|row| row[..others.len()].to_vec()));
-        // Colours are characters, too, but take no room.
+        // Escape sequences of colours take no space.
         let plain = without(&Self { colour: false, ..*self });
         let widest = plain.lines().map(|line| line.chars().count()).max().unwrap_or_default();
         if widest + ROOM_FOR_WORDS <= usize::from(width) {
             return self.grid(columns, rows);
         }
         let words = rows.iter().map(|row| row[others.len()].content());
-        // None for the headings.
+        // Nothing for the headings.
         let mut text = String::new();
         for (line, words) in without(self).lines().zip([String::new()].into_iter().chain(words)) {
             text += line;
@@ -127,7 +127,7 @@ impl Screen {
 /// A column of words is not narrower than this.
 const ROOM_FOR_WORDS: usize = 30;
 
-/// Whether a stream shows colours: a terminal, and nobody objects.
+/// Whether a stream is coloured: a terminal, unless disabled.
 pub(super) fn coloured(stream: &impl IsTerminal) -> bool {
     let unset = |name| std::env::var_os(name).is_none_or(|value| value.is_empty());
     stream.is_terminal() && unset("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
@@ -162,7 +162,7 @@ pub(super) const fn words(heading: &'static str) -> Column {
     Column { heading, kind: Kind::Words }
 }
 
-/// A backend's state: green where it serves, yellow where it will or did, red where it cannot.
+/// A backend's state: green if it serves, yellow if it will or did, red if it cannot.
 pub(super) fn state(state: BackendState) -> Cell {
     let colour = match state {
         BackendState::Up => Color::Green,

@@ -58,7 +58,7 @@ impl Reload {
     }
 }
 
-/// What was changed at runtime, as a document: the fields are those of a plain `diff`.
+/// The runtime changes as a document, with the fields of `diff`.
 #[derive(Debug, Serialize)]
 struct RuntimeChanges {
     changes: Vec<String>,
@@ -94,7 +94,7 @@ fn ends(view: &ReloadView) -> Vec<String> {
 
 fn sentences(view: &ReloadView, nothing: &str, with_slots: bool) -> String {
     let mut lines = view.changes.clone();
-    // What a reload leaves as it is differs all the same.
+    // Settings that a reload cannot change are differences, too.
     lines.extend(view.settings.iter().filter_map(|setting| {
         let takes = setting.takes.as_ref()?;
         Some(format!("{setting} (needs {takes})")).filter(|_| !with_slots)

@@ -37,7 +37,7 @@ impl Run {
         run::run(&self.options()?)
     }
 
-    /// With the config file as an absolute path: others read and write it, too, who are elsewhere.
+    /// With an absolute path of the config file, because clients in other directories read and write it.
     fn options(self) -> anyhow::Result<Options> {
         let config_file = std::path::absolute(&self.config)
             .with_context(|| format!("cannot tell where {} is", self.config.display()))?;

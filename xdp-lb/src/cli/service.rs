@@ -183,7 +183,7 @@ pub(super) fn table(screen: &Screen, services: &[ServiceView]) -> String {
     screen.table(&columns, rows)
 }
 
-/// The options that a service's detail tells in words; all others follow by their keys.
+/// Options that `service show` prints in words; all others follow by their keys.
 const IN_WORDS: &[&str] = &[
     "name",
     "vip",
@@ -278,7 +278,7 @@ fn detail_table(screen: &Screen, detail: &ServiceDetailView) -> String {
     text
 }
 
-/// What becomes of the flows of backends that are down.
+/// What happens to flows of backends that are down.
 fn on_down(service: &ServiceView) -> String {
     let span = |time: Duration| humantime::format_duration(time).to_string();
     match (service.on_down, service.down_grace, service.down_timeout) {
@@ -292,7 +292,7 @@ fn on_down(service: &ServiceView) -> String {
     }
 }
 
-/// What weights follow, and how.
+/// How weights are adjusted.
 fn feedback(service: &ServiceView) -> String {
     let policy = service.feedback.unwrap_or_default();
     match service.agent.is_some() || policy.latency {
@@ -301,7 +301,7 @@ fn feedback(service: &ServiceView) -> String {
     }
 }
 
-/// How many backends take new flows, and why others than those that are up.
+/// How many backends take new flows, and why backends that are down do.
 fn serving(service: &ServiceView) -> String {
     let serving = format!("{} of {} backends", service.backends_serving, service.backends);
     match (&service.panic, service.panic_threshold) {
@@ -311,7 +311,7 @@ fn serving(service: &ServiceView) -> String {
     }
 }
 
-/// What a ring's slots wait for, in a service's detail.
+/// The state of a ring's slots, in `service show`.
 fn rest(service: &ServiceView) -> String {
     moving(service).map_or_else(|| ", settled".into(), |moving| format!("; {moving}"))
 }
@@ -334,7 +334,7 @@ pub(super) fn moving(service: &ServiceView) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join("; "))
 }
 
-/// Whom the service lets in.
+/// The allowed clients.
 fn clients(service: &ServiceView) -> String {
     let list = |ranges: &[Prefix]| ranges.iter().map(Prefix::to_string).collect::<Vec<_>>().join(", ");
     match (service.allow.as_slice(), service.deny.as_slice()) {
@@ -345,7 +345,7 @@ fn clients(service: &ServiceView) -> String {
     }
 }
 
-/// How many flows it lets a client begin, and all of them have.
+/// The limits of new flows per client, and of all flows.
 fn new_flows(service: &ServiceView, backends: &[BackendView]) -> String {
     let rate = match (service.new_flow_rate, service.new_flow_burst) {
         (0, _) => "unlimited".into(),

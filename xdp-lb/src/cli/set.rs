@@ -1,4 +1,4 @@
-//! Options as commands name them: `KEY=VALUE`.
+//! Options on the command line: `KEY=VALUE`.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -83,7 +83,7 @@ fn add(all: &mut Map<String, Value>, key: String, value: Value) -> Result<(), St
     }
 }
 
-/// A definition with options that are given by their keys.
+/// A definition with options given by their keys.
 pub(super) fn over<T: Options>(definition: &T, assignments: &[String]) -> Result<T, String> {
     let mut problems = Problems::default();
     let whole = patch_of(assignments)?.over(definition, &Place::Root, &mut problems);
@@ -119,7 +119,7 @@ fn find<T: Options>(key: &str) -> Result<&'static Row<T>, String> {
     })
 }
 
-/// What may be set, as the help of a command lists it: each option with what may be written, and its default.
+/// The help of a command: each option with its range and default.
 pub(super) fn help<T: Options>(example: &str) -> String {
     let mut help = String::from(
         "Write values as in the config file, without quotes; \"none\" removes a value, \"default\" takes a change back. \
@@ -142,7 +142,7 @@ pub(super) fn options<T: Options>() -> String {
     T::OPTIONS.iter().filter(|row| row.fixed.is_none()).map(line).collect()
 }
 
-/// What a command says that was given no option.
+/// The error of a command without options.
 pub(super) fn nothing_to_set<T: Options>(command: &str) -> String {
     format!(
         "no option given: write KEY=VALUE. The options are:\n{}For more, see {command} --help",
@@ -150,7 +150,7 @@ pub(super) fn nothing_to_set<T: Options>(command: &str) -> String {
     )
 }
 
-/// The documentation's words without its marks.
+/// Text of the documentation without markup.
 pub(super) fn plain(text: &str) -> String {
     let unquoted = |part: &str| part.trim_matches('"').to_owned();
     let is_quoted = |part: &str| part.len() > 1 && part.starts_with('"') && part.ends_with('"');

@@ -11,13 +11,13 @@ use crate::api::client::Client;
 use crate::model::state::{AdminState, BackendState};
 use crate::report::documents::{BackendView, InterfaceView, ServiceView, StatusView};
 
-/// How many backends one screen shows.
+/// Maximum number of backends on one screen.
 const MAX_BACKENDS: usize = 30;
 
-/// How many services, and how many VIPs.
+/// Maximum number of services, and of VIPs.
 const MAX_SERVICES: usize = 30;
 
-/// How many lines of a kind.
+/// Maximum number of lines of a kind.
 const MAX_LINES: usize = 10;
 
 pub(super) async fn execute(client: &Client, screen: &Screen) -> anyhow::Result<Done> {
@@ -65,7 +65,7 @@ pub(super) fn one_screen(screen: &Screen, status: &StatusView) -> String {
     parts.join("\n")
 }
 
-/// All services where they fit; else those that nobody can use, or that use backends which are down.
+/// All services if they fit; else those without serving backends, or in panic.
 fn services(screen: &Screen, services: &[ServiceView]) -> String {
     if services.len() <= MAX_SERVICES {
         return line(service::table(screen, services));
@@ -84,7 +84,7 @@ fn services(screen: &Screen, services: &[ServiceView]) -> String {
     }
 }
 
-/// The first lines, and how many more there are.
+/// The first lines, and the number of others.
 fn few(lines: impl IntoIterator<Item = String>, more: &str) -> String {
     let mut lines: Vec<String> = lines.into_iter().collect();
     let hidden = lines.len().saturating_sub(MAX_LINES);
@@ -93,7 +93,7 @@ fn few(lines: impl IntoIterator<Item = String>, more: &str) -> String {
     lines.concat()
 }
 
-/// A line for each service that an operator drains.
+/// A line for each drained service.
 fn drained(services: &[ServiceView]) -> String {
     let drained = services.iter().filter(|service| service.admin == AdminState::Draining);
     let line = |service: &ServiceView| {
@@ -103,7 +103,7 @@ fn drained(services: &[ServiceView]) -> String {
     few(drained.map(line), "drained: xdp-lb service show NAME")
 }
 
-/// A line for each service that uses backends which are down.
+/// A line for each service in panic.
 fn panics(services: &[ServiceView]) -> String {
     let line = |service: &ServiceView| {
         Some(format!(
@@ -115,13 +115,13 @@ fn panics(services: &[ServiceView]) -> String {
     few(services.iter().filter_map(line), "in panic: xdp-lb service show NAME")
 }
 
-/// A line for each service whose slots are not at rest.
+/// A line for each service whose ring is rebalancing.
 fn moving(services: &[ServiceView]) -> String {
     let line = |service: &ServiceView| Some(format!("{}: {}\n", service.name, service::moving(service)?));
     few(services.iter().filter_map(line), "rebalancing: xdp-lb service show NAME")
 }
 
-/// A line for each thing that is wrong with a service's discovery, and each backend that is not used.
+/// A line for each problem of a service's discovery, and each unused backend.
 fn discovery_troubles(services: &[ServiceView]) -> String {
     let lines = services
         .iter()
@@ -143,7 +143,7 @@ fn interfaces(screen: &Screen, status: &StatusView) -> String {
     screen.table(&columns, rows)
 }
 
-/// The VIPs that the daemon sees to. Where it sees to none, nothing.
+/// The VIPs that the daemon manages; nothing if there are none.
 fn vips(screen: &Screen, status: &StatusView) -> String {
     if status.vips.is_empty() {
         return String::new();
@@ -175,12 +175,12 @@ fn note(interface: &InterfaceView) -> String {
     }
 }
 
-/// Whether a backend does what it is there for.
+/// Whether a backend is in order.
 fn is_well(backend: &BackendView) -> bool {
     matches!(backend.state, BackendState::Up | BackendState::Standby)
 }
 
-/// All backends where they fit; else those that are not up, which an operator looks for.
+/// All backends if they fit; else those that are not up.
 fn backends(screen: &Screen, backends: &[BackendView]) -> String {
     if backends.len() <= MAX_BACKENDS {
         return line(backend::table(screen, backends));

@@ -50,7 +50,7 @@ impl Unload {
         }
         let config = self.config.as_deref().map(config::load).transpose()?;
         let named = self.pin_path.or(config.as_ref().map(|config| config.pin_path.clone()));
-        // Pins that are named alone say nothing of the VIPs that belong to them.
+        // A directory of pins does not identify the VIPs.
         let state_file = match &config {
             Some(config) => Some(config.state_file.clone()),
             None => named.is_none().then(|| DEFAULT_STATE_FILE.into()),

@@ -13,7 +13,7 @@ use crate::model::request::Outcome;
 use crate::model::state::UpgradeState;
 use crate::report::documents::UpgradeView;
 
-/// Between two looks at how far it is.
+/// The interval of polling.
 const LOOK: Duration = Duration::from_millis(200);
 
 /// Upgrade the running daemon to the binary that is now at its path
@@ -33,7 +33,7 @@ pub(super) struct Upgrade {
 impl Upgrade {
     pub(super) async fn execute(self, client: &Client, screen: &Screen) -> anyhow::Result<String> {
         let before = client.status().await?.pid;
-        // From here on only the new daemon says that it is done.
+        // From here on, only the new daemon reports completion.
         client.upgrade().await?;
         let deadline = Instant::now() + self.timeout;
         let mut trouble = None;
@@ -48,7 +48,7 @@ impl Upgrade {
                     }
                     _ => {}
                 },
-                // One is stopping or has let go of the socket, and the other has not taken it yet.
+                // The old daemon is stopping or has closed the socket, and the new one has not taken it yet.
                 Err(error) => trouble = Some(error),
             }
             tokio::time::sleep(LOOK).await;

@@ -9,7 +9,7 @@ use super::output::Screen;
 use super::units::number_of;
 use crate::api::client::{Client, Error};
 
-/// How often a daemon that has gone is looked for.
+/// How often to retry while there is no daemon.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// Print events as they happen: backends up, down and draining, services, interfaces, reloads
@@ -52,11 +52,11 @@ impl Watch {
     }
 }
 
-/// Watches a daemon that comes back.
+/// Reconnects to a restarted daemon.
 async fn again(client: &Client, last: Option<&str>) -> anyhow::Result<crate::api::client::Watch> {
     loop {
         tokio::time::sleep(AGAIN).await;
-        // One that has seen nothing yet may have missed something, too.
+        // A watcher that has seen no event yet may have missed some, too.
         match client.watch(Some(last.unwrap_or("0-0"))).await {
             Err(Error::NoDaemon(_) | Error::Broken { .. }) => {}
             watch => return Ok(watch?),

@@ -1,4 +1,4 @@
-//! The agents that backends run to say how they are.
+//! Agents on backends, which report the state of a backend.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -13,25 +13,25 @@ use super::section::Section;
 use super::text::{self, print_duration, quoted};
 use super::values::{unicast, within};
 
-/// How a service's backends are asked how they are: over TCP, by the protocol of HAProxy's agent checks. None of it
-/// takes the place of a health check.
+/// How agents on a service's backends are queried: over TCP, by the protocol of HAProxy's agent checks. An agent does not
+/// replace a health check.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Agent {
-    /// Where the agent listens, at the backend's address. 1 to 65,535.
+    /// The agent's port at the backend's address. 1 to 65,535.
     pub port: u16,
-    /// The time between the starts of two questions. 100 ms to 1 h, default 2 s.
+    /// The time between the starts of two queries. 100 ms to 1 h, default 2 s.
     #[schemars(with = "String")]
     #[serde(default = "default_interval", with = "text::duration_text")]
     pub interval: Duration,
-    /// How long an answer may take. 10 ms to `interval`; `None`: 1 s, or `interval` where that is shorter.
+    /// How long a query may take. 10 ms to `interval`; `None`: 1 s, or `interval` if that is shorter.
     #[schemars(with = "Option<String>")]
     #[serde(default, skip_serializing_if = "Option::is_none", with = "text::duration_option")]
     pub timeout: Option<Duration>,
-    /// What is sent first, at most 255 bytes. Default: nothing.
+    /// Text to send first, at most 255 bytes. Default: none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub send: String,
-    /// The address of this host that it is asked from. Default: as the routes say.
+    /// The source address of queries. Default: chosen by the routes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<IpAddr>,
 }
@@ -47,12 +47,12 @@ impl Agent {
     const SHORTEST_TIMEOUT: Duration = Duration::from_millis(10);
     const LONGEST_SEND: usize = 255;
 
-    /// An agent at this port, with the defaults of everything else.
+    /// An agent at this port, with defaults for everything else.
     pub fn at(port: u16) -> Self {
         Self { port, interval: default_interval(), timeout: None, send: String::new(), source: None }
     }
 
-    /// How long an answer may take.
+    /// How long a query may take.
     pub fn timeout(&self) -> Duration {
         self.timeout.unwrap_or(Duration::from_secs(1).min(self.interval))
     }

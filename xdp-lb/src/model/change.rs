@@ -1,4 +1,4 @@
-//! What a change makes of the services, key by key, as a document and in words.
+//! Differences between two states of the services, key by key, as a document and as text.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -59,23 +59,22 @@ pub struct BackendChange {
     /// Whether a removed one drains.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub drains: bool,
-    /// What is known of a removed one's flows.
+    /// The flows of a removed one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flows: Option<FlowsLeft>,
 }
 
-/// What is known of a backend's flows.
+/// A backend's flows.
 #[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct FlowsLeft {
-    /// Those that are recorded.
+    /// Recorded flows.
     pub recorded: u64,
-    /// Packets per second, in both directions, over the last few seconds: all that is known of flows without a
-    /// record.
+    /// Packets per second, in both directions, over the last few seconds: the only trace of flows without a record.
     pub packets_per_second: f64,
 }
 
 impl FlowsLeft {
-    /// Both together.
+    /// The sum.
     pub fn plus(self, other: Self) -> Self {
         Self {
             recorded: self.recorded + other.recorded,
@@ -84,7 +83,7 @@ impl FlowsLeft {
     }
 }
 
-/// In words: `46 recorded flows, 120 packets/s`.
+/// As text: `46 recorded flows, 120 packets/s`.
 impl fmt::Display for FlowsLeft {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let flows = if self.recorded == 1 { "flow" } else { "flows" };
@@ -167,7 +166,7 @@ fn definition(keys: &[KeyChange]) -> String {
     words.join(", ")
 }
 
-/// How something leaves that is removed.
+/// How something that is removed leaves.
 fn leaves(drains: bool, flows: Option<FlowsLeft>) -> String {
     match (drains, flows) {
         (true, Some(flows)) => format!(": draining, with {flows}"),
@@ -217,7 +216,7 @@ impl KeyChange {
     }
 }
 
-/// The key of the administrative state, which is not set where that is "enabled".
+/// The key of the administrative state, which is not set for "enabled".
 pub(crate) const ADMIN: &str = "admin";
 
 fn is_drained(key: &str, value: &Value) -> bool {
@@ -230,12 +229,12 @@ impl fmt::Display for SettingChange {
     }
 }
 
-/// A key's value in words.
+/// A key's value as text.
 pub fn in_words(value: &Value) -> String {
     Words(value).to_string()
 }
 
-/// A key's value in words: texts without quotes, and some of a list where that is long.
+/// A key's value as text: strings without quotes, and long lists shortened.
 struct Words<'a>(&'a Value);
 
 impl fmt::Display for Words<'_> {

@@ -1,8 +1,8 @@
-//! The choices that keys offer: enums by their words in the config file, the API and the CLI.
+//! The choices of keys: enums with their names in the config file, the API and the CLI.
 
 use serde::{Deserialize, Serialize};
 
-/// The words of an enum: one table for reading and printing.
+/// The names of an enum's variants: one table for parsing and printing.
 macro_rules! words {
     ($type:ident: $($word:literal => $variant:ident),+) => {
         impl std::fmt::Display for $type {
@@ -55,20 +55,20 @@ pub(crate) use words;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", try_from = "String")]
 pub enum XdpMode {
-    /// Native where the drivers of all interfaces have it, else generic.
+    /// Native if the drivers of all interfaces support it, else generic.
     #[default]
     Auto,
-    /// In the driver; refused where the driver has no XDP.
+    /// In the driver; refused if the driver does not support XDP.
     Native,
-    /// After the kernel has made a socket buffer: works everywhere, slower.
+    /// After the kernel has allocated a socket buffer: works everywhere, but is slower.
     Generic,
 }
 
-/// When a VIP is taken away from this host.
+/// When a VIP is removed from this host.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", try_from = "String")]
 pub enum Withdraw {
-    /// When no service has it any more, the node or all of its services are drained, or the datapath is unloaded.
+    /// When no service uses it any more, the node or all of its services are drained, or the datapath is unloaded.
     #[default]
     Never,
     /// Also while none of its services has a backend that is up or draining.
@@ -90,21 +90,21 @@ pub enum Protocol {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", try_from = "String")]
 pub enum Mode {
-    /// Source and destination rewritten; needs nothing of the network.
+    /// Source and destination rewritten; works in any network.
     #[default]
     FullNat,
     /// Destination rewritten; the backends route to clients through this host.
     Nat,
-    /// Ethernet addresses rewritten; the backends, on the same link, have the VIP and answer clients themselves.
+    /// Ethernet addresses rewritten; the backends, on the same link, have the VIP and reply directly to clients.
     Dsr,
-    /// Put into another IP packet; the backends have the VIP and answer clients themselves.
+    /// Encapsulated in an IP packet; the backends have the VIP and reply directly to clients.
     Ipip,
-    /// Put into a UDP packet (Generic UDP Encapsulation); the backends have the VIP and answer clients themselves.
+    /// Encapsulated in a UDP packet (Generic UDP Encapsulation); the backends have the VIP and reply directly to clients.
     Gue,
 }
 
 impl Mode {
-    /// Whether packets are put into others on their way to the backends.
+    /// Whether packets to backends are encapsulated.
     pub const fn encapsulates(self) -> bool {
         matches!(self, Self::Ipip | Self::Gue)
     }
@@ -123,18 +123,18 @@ pub enum Hairpin {
     /// Its packets leave from an address of this host, as in `full-nat`, so that the replies come back here.
     #[default]
     Auto,
-    /// Its packets keep its address. Its connections fail, unless the backend sends those replies here, too.
+    /// Its packets keep its address. Its connections fail unless the backend sends those replies here, too.
     Off,
 }
 
-/// Which flows are recorded. `full-nat` records every flow, whatever this says: it has to know each one's port.
+/// Which flows are recorded. `full-nat` records every flow, whatever the setting, because it needs each one's port.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", try_from = "String")]
 pub enum FlowTracking {
-    /// Those whose slot of the ring has changed its owner recently: they alone could change their backend.
+    /// Those whose slot of the ring has recently changed its owner: only they could change their backend.
     #[default]
     Auto,
-    /// All of them: they are counted exactly.
+    /// All of them, so that they can be counted exactly.
     Always,
 }
 
@@ -142,20 +142,19 @@ pub enum FlowTracking {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", try_from = "String")]
 pub enum OnNoBackends {
-    /// The client is told at once: by a TCP reset, or by ICMP "port unreachable" for UDP. Not before the first checks have
-    /// ended.
+    /// The client gets a TCP reset, or ICMP "port unreachable" for UDP, at once; but not before the first checks have ended.
     #[default]
     Reject,
-    /// Nothing: the client tries until it gives up.
+    /// No answer: the client retries until it gives up.
     Drop,
 }
 
-/// What becomes of the established flows of a backend that its health check or its agent calls down.
+/// What happens to established flows of a backend that is down according to its health check or agent.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", try_from = "String")]
 pub enum OnDown {
-    /// `nat`, `full-nat`: they stay while the backend answers any client. The other modes, in which its answers do not
-    /// pass here: they stay for `down_timeout`.
+    /// `nat`, `full-nat`: they stay while the backend answers any client. In the other modes, whose replies do not pass here,
+    /// they stay for `down_timeout`.
     #[default]
     Auto,
     /// They stay.

@@ -1,4 +1,4 @@
-//! What can be configured outside of the services: every key, its unit and its default.
+//! The configuration outside of services: every key, its unit and its default.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use super::vip::PortRange;
 /// A whole config file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
-    /// The interfaces that the program is attached to. At least one.
+    /// The interfaces to which the program is attached. At least one.
     pub interfaces: Vec<String>,
     /// How the program is attached.
     pub xdp_mode: XdpMode,
@@ -21,9 +21,9 @@ pub struct Config {
     /// The bpffs directory of the pins. Default `/sys/fs/bpf/xdp-lb`.
     pub pin_path: PathBuf,
     /// The secret of the flow hash, 64 hex digits (32 bytes); the same on every node of a fleet.
-    /// Default: made at random once and kept with the pins.
+    /// Default: generated once and kept with the pins.
     pub flow_hash_secret: Option<[u8; 32]>,
-    /// The ports that `full-nat` gives to flows; outside the host's own ephemeral range. Default 1024-32767.
+    /// The source ports of `full-nat` flows; outside the host's own ephemeral range. Default 1024-32767.
     pub snat_ports: PortRange,
     /// The VIPs as addresses of this host.
     pub vips: Vips,
@@ -33,28 +33,28 @@ pub struct Config {
     pub metrics: Metrics,
     /// The sizes of the tables.
     pub limits: Limits,
-    /// When flows are over.
+    /// When idle flows end.
     pub timeouts: Timeouts,
     /// How long a service or backend that was removed may keep its flows. Up to 7 days, default 1 h.
     pub drain_timeout: Duration,
-    /// Whether packets of backends may come in by another interface or VLAN than the one towards them.
+    /// Whether packets from backends may arrive on another interface or VLAN than the one towards them.
     pub asymmetric_replies: bool,
-    /// Whether health checks may run programs of this host.
+    /// Whether health checks may run programs on this host.
     pub allow_exec_checks: bool,
-    /// Whether the sender of a packet that has no hops left is told so by ICMP "time exceeded". Default true.
+    /// Whether the sender of a packet whose TTL runs out here gets ICMP "time exceeded". Default true.
     pub icmp_time_exceeded: bool,
     /// The services, in the file's order.
     pub services: Vec<Service>,
-    /// What is written in the file but has no effect any more, each in words.
+    /// Warnings about keys of the file that no longer have an effect.
     pub obsolete: Vec<&'static str>,
 }
 
 /// The VIPs as addresses of this host.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Vips {
-    /// The interface that the daemon puts them on. `None`: the operator or a router sees to them.
+    /// The interface to which the daemon adds them. `None`: the daemon does not manage them.
     pub interface: Option<String>,
-    /// When it takes them away.
+    /// When it removes them.
     pub withdraw: Withdraw,
 }
 
@@ -63,11 +63,11 @@ pub struct Vips {
 pub struct Api {
     /// Default `/run/xdp-lb/api.sock`.
     pub socket: PathBuf,
-    /// The groups of this host whose members may do everything, as root may. Default: none.
+    /// The groups of this host whose members may do everything, like root. Default: none.
     pub admin_groups: Vec<String>,
-    /// The groups whose members may look, and not change anything. Default: none.
+    /// The groups whose members have read access. Default: none.
     pub read_groups: Vec<String>,
-    /// Where other hosts may use the API. Default: nowhere.
+    /// The listener for other hosts. Default: none.
     pub remote: Option<Remote>,
 }
 
@@ -76,7 +76,7 @@ pub struct Api {
 pub struct Remote {
     /// The address and port.
     pub listen: SocketAddr,
-    /// The listener's certificate, and those between it and its CA.
+    /// The listener's certificate, and the intermediate certificates.
     pub certificate: PathBuf,
     /// The certificate's key.
     pub key: PathBuf,
@@ -84,24 +84,23 @@ pub struct Remote {
     pub client_ca: PathBuf,
     /// The names of the certificates whose holders may do everything.
     pub admin_certificates: Vec<String>,
-    /// The names of those whose holders may look, and not change anything; [`Remote::ANY`]: any that a CA of
-    /// `client_ca` signed.
+    /// The names of certificates whose holders have read access; [`Remote::ANY`]: any signed by a CA of `client_ca`.
     pub read_certificates: Vec<String>,
 }
 
 impl Remote {
-    /// What stands for every name.
+    /// The wildcard for every name.
     pub const ANY: &str = EVERY_CERTIFICATE;
 }
 
 /// The metrics endpoint.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Metrics {
-    /// Where Prometheus scrapes. Default `127.0.0.1:9799`; `None` (written "off"): nowhere.
+    /// The address that Prometheus scrapes. Default `127.0.0.1:9799`; `None` (written "off"): no endpoint.
     pub listen: Option<SocketAddr>,
 }
 
-/// The sizes of the tables, which bound the memory that the kernel side uses.
+/// The sizes of the tables, which bound the kernel's memory for them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
     /// Services. 1 to 65,536, default 4,096.
@@ -117,11 +116,11 @@ pub struct Limits {
     pub source_ranges: u32,
     /// Clients whose rate of new flows is remembered, about 90 bytes each. 1,024 to 2^24, default 65,536.
     pub source_rates: u32,
-    /// Fragmented packets under way at a time, about 170 bytes each. 1,024 to 2^20, default 8,192.
+    /// Fragmented packets in flight at a time, about 170 bytes each. 1,024 to 2^20, default 8,192.
     pub fragments: u32,
 }
 
-/// When flows are over, in whole seconds, 1 s to 7 days.
+/// When idle flows end, in whole seconds, 1 s to 7 days.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Timeouts {
     /// An established TCP flow without a packet. Default 15 min.
@@ -131,7 +130,7 @@ pub struct Timeouts {
 }
 
 impl Api {
-    /// Whether others than root may use the socket.
+    /// Whether users other than root may use the socket.
     pub fn has_groups(&self) -> bool {
         !self.admin_groups.is_empty() || !self.read_groups.is_empty()
     }

@@ -1,4 +1,4 @@
-//! How a service's backends are found beside those that are listed: by DNS, or in a file that others replace.
+//! How additional backends of a service are found: by DNS, or in a file.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -23,26 +23,25 @@ use super::vip::Vip;
 pub struct Discovery {
     /// Where they are found.
     pub source: Source,
-    /// How many are taken at most. 1 to 10,000, default 256.
+    /// Maximum number of backends. 1 to 10,000, default 256.
     pub max_backends: u32,
-    /// How long one that is not found any more may keep its flows before it is removed with them. Up to 7 days,
-    /// default 1 h.
+    /// How long a backend that is no longer found may keep its flows. Up to 7 days, default 1 h.
     pub drain_timeout: Duration,
 }
 
 /// Where backends are found.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Source {
-    /// In the DNS.
+    /// In DNS.
     Dns(Dns),
-    /// In this JSON file, which is read whenever it is replaced.
+    /// In this JSON file, which is reread whenever it is replaced.
     File(PathBuf),
 }
 
 /// Which DNS records name a service's backends.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Dns {
-    /// The name that is looked up, always as a whole: no search list.
+    /// The fully qualified name to look up, without a search list.
     pub name: String,
     /// The record type. Default: the addresses of the VIP's family.
     pub record: Option<Record>,
@@ -50,12 +49,12 @@ pub struct Dns {
     pub port: Option<u16>,
     /// The weight of backends that are found by address. Default 100.
     pub weight: u16,
-    /// Who is asked, in this order: the next where one does not answer, or not well. At most 8. Default: those of
+    /// The resolvers, in order: the next one is used if one does not answer, or fails. At most 8. Default: those of
     /// `/etc/resolv.conf`.
     pub resolvers: Vec<SocketAddr>,
     /// How long one resolver may take. 100 ms to 30 s, default 2 s.
     pub timeout: Duration,
-    /// The least time between two lookups, whatever the answer's TTL. 1 s to 1 day, default 5 s.
+    /// The shortest time between two lookups, whatever the answer's TTL. 1 s to 1 day, default 5 s.
     pub min_ttl: Duration,
     /// The longest. Up to 1 day, default 5 min.
     pub max_ttl: Duration,
@@ -63,7 +62,7 @@ pub struct Dns {
     pub hold: Duration,
     /// What an answer without any backend does.
     pub on_empty: OnEmpty,
-    /// What becomes of SRV records that are not of the lowest priority.
+    /// How SRV records that do not have the lowest priority are treated.
     pub priorities: Priorities,
 }
 
@@ -79,18 +78,18 @@ pub enum Record {
     Srv,
 }
 
-/// What an answer means that says that there is no backend.
+/// What an answer without backends means.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", try_from = "String")]
 pub enum OnEmpty {
     /// A mistake more likely than an order: those that were found last are kept.
     #[default]
     Keep,
-    /// That none is left: all drain.
+    /// No backend is left: all drain.
     Drain,
 }
 
-/// What becomes of SRV records that are not of the lowest priority.
+/// How SRV records that do not have the lowest priority are treated.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", try_from = "String")]
 pub enum Priorities {
@@ -102,9 +101,9 @@ pub enum Priorities {
 }
 
 pub(crate) const MAX_BACKENDS: RangeInclusive<u32> = 1..=10_000;
-/// How long what leaves may keep its flows.
+/// How long leaving backends may keep their flows.
 pub(crate) const DRAIN: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(7 * 24 * 3600);
-/// The same where nothing is said.
+/// The default of that.
 pub(crate) const DEFAULT_DRAIN: Duration = Duration::from_secs(3600);
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(30);
 const TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
@@ -112,12 +111,12 @@ const HOLD: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600
 const MOST_RESOLVERS: usize = 8;
 
 impl Discovery {
-    /// From this source, with the defaults of everything else.
+    /// From this source, with defaults for everything else.
     pub const fn new(source: Source) -> Self {
         Self { source, max_backends: 256, drain_timeout: DEFAULT_DRAIN }
     }
 
-    /// How long a backend that is missing from what is found counts as there. A file is replaced whole, and says all.
+    /// How long a missing backend is held. A file is replaced as a whole and always complete.
     pub const fn hold(&self) -> Duration {
         match &self.source {
             Source::Dns(dns) => dns.hold,
@@ -125,7 +124,7 @@ impl Discovery {
         }
     }
 
-    /// The rules that it has to keep in a service of this VIP and mode, where those are known.
+    /// Validates it for a service with this VIP and mode, as far as they are known.
     pub(crate) fn check(
         &self,
         (vip, mode): (Option<Vip>, Option<Mode>),
@@ -148,7 +147,7 @@ impl Discovery {
 }
 
 impl Dns {
-    /// For this name, with the defaults of everything else.
+    /// For this name, with defaults for everything else.
     pub const fn new(name: String) -> Self {
         Self {
             name,
@@ -263,7 +262,7 @@ fn resolver_address(resolver: SocketAddr) -> Result<(), String> {
     Ok(())
 }
 
-/// Reads a resolver: an address, with port 53 where it names none.
+/// Parses a resolver: an address, with port 53 by default.
 pub(crate) fn resolver(text: &str) -> Result<SocketAddr, String> {
     match text.parse::<IpAddr>() {
         Ok(address) => Ok(SocketAddr::new(address, 53)),

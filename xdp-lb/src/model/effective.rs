@@ -1,31 +1,31 @@
-//! The services that there are: what file, runtime changes and discovery make together.
+//! The effective services: config file, runtime changes and discovery merged.
 
 use std::net::SocketAddr;
 
 use super::service::{Backend, Service};
 use super::state::{AdminState, Origin};
 
-/// The services that there are, by name.
+/// The effective services, by name.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Effective {
     /// Sorted by name.
     pub services: Vec<EffectiveService>,
 }
 
-/// A service that there is.
+/// An effective service.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct EffectiveService {
     /// Its definition. Its list of backends is empty: `backends`, beside it, holds them.
     pub service: Service,
     /// The state set by the operator.
     pub admin: AdminState,
-    /// Whether the file defines it or the CLI added it.
+    /// Whether it is in the file or was added at runtime.
     pub origin: Origin,
     /// Its backends, sorted by address.
     pub backends: Vec<EffectiveBackend>,
-    /// What is not used: what discovery found and no rule allows, and what waits for room. Sorted by address.
+    /// Unused backends: discovered ones that break a rule, and those that wait for room. Sorted by address.
     pub refused: Vec<Refused>,
-    /// It is not defined any more, and keeps its flows until they end.
+    /// It is no longer defined, and keeps its flows until they end.
     pub is_leaving: bool,
 }
 
@@ -37,25 +37,25 @@ impl EffectiveService {
     }
 }
 
-/// A backend that is defined or was found, and that is not used.
+/// A defined or discovered backend that is not used.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Refused {
-    /// Where it is said to listen.
+    /// Its address.
     pub address: SocketAddr,
-    /// Why not, in words.
+    /// The reason.
     pub why: String,
 }
 
-/// A backend that there is.
+/// An effective backend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct EffectiveBackend {
-    /// Its address, and the weight that holds now.
+    /// Its address and current options.
     pub backend: Backend,
     /// The state set by the operator.
     pub admin: AdminState,
-    /// Whether the file lists it, the CLI added it, or discovery found it.
+    /// Whether it is in the file, was added at runtime, or was discovered.
     pub origin: Origin,
-    /// It is not defined or found any more: it keeps its flows until they end, and gets no new ones.
+    /// It is no longer defined or found: it keeps its flows until they end, and gets no new ones.
     pub is_leaving: bool,
 }
 

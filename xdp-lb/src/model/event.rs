@@ -1,4 +1,4 @@
-//! What those who watch are told, as documents and in words.
+//! Events for watchers, as documents and as text.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 use super::change::{ChangeKind, ServiceChange};
 use super::state::BackendState;
 
-/// Something that has happened.
+/// An event with its time.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct EventView {
-    /// What `Last-Event-ID` calls it.
+    /// Its ID for `Last-Event-ID`.
     pub id: String,
     /// When it happened, in UTC (RFC 3339).
     pub time: String,
@@ -21,7 +21,7 @@ pub struct EventView {
     pub event: WatchEvent,
 }
 
-/// What has happened.
+/// An event.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum WatchEvent {
@@ -46,7 +46,7 @@ pub enum WatchEvent {
         address: SocketAddr,
         /// Its configured weight.
         weight: u16,
-        /// The part of it that it has now, 1: all of it.
+        /// Its current part of that weight, 1: all of it.
         ratio: f64,
         /// Why.
         reason: String,
@@ -55,7 +55,7 @@ pub enum WatchEvent {
     Service {
         /// Its name.
         service: String,
-        /// What became of it.
+        /// How it changed.
         kind: ChangeKind,
         /// A line for each difference, at most 32.
         changes: Vec<String>,
@@ -90,10 +90,10 @@ pub enum WatchEvent {
 }
 
 impl WatchEvent {
-    /// How many changes an event of a service lists.
+    /// Maximum number of changes that an event of a service lists.
     pub(crate) const MOST_CHANGES: usize = 32;
 
-    /// What became of a service.
+    /// The event of a changed service.
     pub fn of_service(change: &ServiceChange) -> Self {
         let changes = change.lines().into_iter().take(Self::MOST_CHANGES).collect();
         Self::Service { service: change.service.clone(), kind: change.kind, changes }

@@ -1,4 +1,4 @@
-//! What backends' weights follow beside what the operator gives them, and how much of that is passed on to the ring.
+//! Adjusting backends' weights by latency and agents, and how adjustments are damped.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -22,7 +22,7 @@ pub struct Feedback {
     /// The least that a backend keeps of its weight however long its checks take, in percent. 1 to 100; `None`: 25.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub floor: Option<u8>,
-    /// What is nearer to a backend's present weight than this, in percent of the one that the operator gave it, changes
+    /// Smaller changes of a weight than this, in percent of the configured one, do not change
     /// nothing. 1 to 50, default 10.
     pub min_change: u8,
     /// The least time between two changes of a service's weights, and before a backend is used again that its agent

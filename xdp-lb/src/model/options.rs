@@ -1,17 +1,17 @@
-//! What an option of a service or a backend is: one row, from which follow the field with its key in TOML and JSON, the schema,
-//! the flag of the CLI, the change at runtime and the row of the documentation.
+//! Options of services and backends, a row each: the field with its key in TOML and JSON, the schema, the flag of the CLI, the
+//! change at runtime and the row of the documentation follow from it.
 
 use serde::Serialize;
 use serde_json::Value;
 
 use super::section::Section;
 
-/// What has options.
+/// A type with options.
 pub trait Options: Clone + PartialEq + Serialize + Sized + 'static {
-    /// Each of them, in the order of the documentation.
+    /// All of them, in the order of the documentation.
     const OPTIONS: &'static [Row<Self>];
 
-    /// One with the default of each.
+    /// A value with all defaults.
     fn example() -> Self;
 }
 
@@ -20,32 +20,32 @@ pub trait Options: Clone + PartialEq + Serialize + Sized + 'static {
 pub struct Row<T: 'static> {
     /// Its key, in the config file and in JSON.
     pub key: &'static str,
-    /// What it is for, in one sentence.
+    /// Its purpose in one sentence.
     pub sentence: &'static str,
-    /// What holds where nothing is written, as the documentation prints it.
+    /// Its default, as the documentation prints it.
     pub default: &'static str,
-    /// What may be written, as the documentation prints it.
+    /// Its range, as the documentation prints it.
     pub range: &'static str,
-    /// What usage calls its value, where that is not a number or the key's last word.
+    /// The name of its value in usage messages, if that is not N or the key's last word.
     pub value_name: Option<&'static str>,
-    /// What may be written, as the help of its flag says it, where that is more than the range.
+    /// The range in the help of its flag, if that is more detailed.
     pub help: Option<&'static str>,
     /// The JSON of its default, or null.
     pub(crate) absent: fn() -> Value,
-    /// Why it cannot change at runtime, and the way to another value; `None`: it can.
+    /// Why it cannot change at runtime, and what to do instead; `None`: it can.
     pub fixed: Option<&'static str>,
-    /// Reads it: what is absent or wrong leaves it as it is.
+    /// Reads it; an absent or invalid value leaves it unchanged.
     pub(crate) read: fn(&mut Section<'_>, &mut T),
-    /// What `none` makes of it, where it may be without a value.
+    /// Applies `none`, if it is optional.
     pub(crate) none: Option<fn(&mut T)>,
-    /// The keys of its value, where that is a table.
+    /// The keys of its table, if it is one.
     pub(crate) keys: Option<&'static [&'static str]>,
-    /// Writes the value that is in effect where none is written, where that is a table.
+    /// For a table: sets the value that is in effect by default.
     pub(crate) in_effect: Option<fn(&mut T)>,
 }
 
-/// A struct of options: a row each, with the field's attributes, name, type and default, and with the columns of [`Row`].
-/// A row without `read` is read as its type is ([`Value`](super::section::Value)).
+/// A struct of options: a row each, with the field's attributes, name, type and default, and the columns of [`Row`]. A row
+/// without `read` is read by its type ([`Value`](super::section::Value)).
 macro_rules! options {
     (
         $(#[$outer:meta])*

@@ -1,4 +1,4 @@
-//! Changes to options at runtime, as they are asked for, kept and put over a definition.
+//! Changes to options at runtime: requested, kept, and applied to a definition.
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
@@ -14,15 +14,15 @@ use super::values::is_not;
 
 /// New values of some options of a `T`, by key, as JSON.
 ///
-/// A table is put over the one that is in effect, key by key; one with a `type` takes its place. The word `none` leaves an option
-/// that may be absent without a value, and a key of a table. In a table with a `type`, which is whole, it is a word as any other.
-/// Asked for, null takes a change back; none is kept.
+/// A table is merged into the one in effect, key by key; one with a `type` replaces it. `none` removes the value of an optional
+/// option, or a key of a table. In a table with a `type`, `none` is an ordinary value. In a request, null takes a change back;
+/// it is never kept.
 pub struct Patch<T> {
     keys: BTreeMap<String, Value>,
     of: PhantomData<fn() -> T>,
 }
 
-/// What stands for no value.
+/// The word for no value.
 const NONE: &str = "none";
 
 impl<T: Options> Patch<T> {
@@ -31,7 +31,7 @@ impl<T: Options> Patch<T> {
         [(key.into(), value.into())].into_iter().collect()
     }
 
-    /// What makes this of any other one: every option that can change at runtime.
+    /// A patch that turns any definition into this one: every option that can change at runtime.
     pub(crate) fn whole(wanted: &T) -> Self {
         let written = written(wanted);
         let changes = T::OPTIONS.iter().filter(|row| row.fixed.is_none());
@@ -39,7 +39,7 @@ impl<T: Options> Patch<T> {
         changes.filter_map(|row| Some((row.key.to_owned(), value(row)?))).collect()
     }
 
-    /// Whether nothing changes.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
@@ -49,7 +49,7 @@ impl<T: Options> Patch<T> {
         self.keys.iter().map(|(key, value)| (key.as_str(), value))
     }
 
-    /// Another value, or none, for a key.
+    /// Sets or removes a key.
     pub fn set(&mut self, key: &str, value: Option<Value>) {
         match value {
             Some(value) => self.keys.insert(key.into(), value),
@@ -57,7 +57,7 @@ impl<T: Options> Patch<T> {
         };
     }
 
-    /// These changes over those: null takes back what was changed before.
+    /// Merges newer changes; null takes a change back.
     pub fn merge(&mut self, newer: &Self) {
         for (key, value) in &newer.keys {
             let merged = match (self.keys.remove(key), value) {
@@ -71,7 +71,7 @@ impl<T: Options> Patch<T> {
                     };
                     let is_whole = replaces(&old);
                     let merged = over(old, new, is_whole);
-                    // Nothing is left of changes that are all taken back; {} asks for a table of defaults.
+                    // If all changes are taken back, nothing is left; {} requests a table of defaults.
                     (!merged.is_empty() || new.is_empty()).then_some(Value::Object(merged))
                 }
                 (_, value) => Some(value.clone()),
@@ -80,7 +80,7 @@ impl<T: Options> Patch<T> {
         }
     }
 
-    /// Drops what makes no difference to this definition.
+    /// Drops keys that do not change this definition.
     pub fn prune(&mut self, base: &T) {
         let is_same = |key: &String, value: &mut Value| {
             let one = Self::of(key, value.clone());
@@ -91,7 +91,7 @@ impl<T: Options> Patch<T> {
         self.keys.extract_if(.., is_same).for_each(drop);
     }
 
-    /// The definition with these changes. What cannot be changed so stays as it is, and is a problem.
+    /// The definition with these changes. Invalid changes are reported as problems, and have no effect.
     pub(crate) fn over(&self, base: &T, place: &Place, problems: &mut Problems) -> T {
         let mut next = base.clone();
         let keys: Vec<&str> = T::OPTIONS.iter().map(|row| row.key).collect();
@@ -117,7 +117,7 @@ impl<T: Options> Patch<T> {
                         Some(Value::Object(old)) => Some(old.clone()),
                         _ => row.kind_in_effect(base),
                     };
-                    // What is not there has no keys to remove.
+                    // There is no table from which to remove a key.
                     if old.is_none() && removes(new) {
                         continue;
                     }
@@ -131,7 +131,7 @@ impl<T: Options> Patch<T> {
         next
     }
 
-    /// The same for a document that has no more than `base`: tables that it lacks are whole.
+    /// The same for a document with exactly `base`: tables that it lacks are complete.
     pub(crate) fn for_document_of(&self, base: &T) -> Self {
         let present = written(base);
         let whole = |(key, value): (&String, &Value)| {
@@ -148,7 +148,7 @@ impl<T: Options> Patch<T> {
     }
 }
 
-/// Whether a table takes the place of the present one.
+/// Whether a table replaces the present one.
 pub(crate) fn replaces(table: &Map<String, Value>) -> bool {
     table.get("type").is_some_and(|kind| !kind.is_null())
 }
@@ -163,12 +163,12 @@ fn removes(table: &Map<String, Value>) -> bool {
     !table.is_empty() && table.iter().all(|(key, value)| is_removal(key, value))
 }
 
-/// Whether a key's value removes it. The key `type` may have this word for a value.
+/// Whether a key's value removes the key. `type` may have this value itself.
 fn is_removal(key: &str, value: &Value) -> bool {
     key != "type" && value.as_str() == Some(NONE)
 }
 
-/// A definition with the tables that are in effect where none is written.
+/// A definition with the tables that are in effect by default.
 pub(crate) fn filled<T: Options>(of: &T) -> T {
     let mut filled = of.clone();
     T::OPTIONS.iter().filter_map(|row| row.in_effect).for_each(|fill| fill(&mut filled));
@@ -179,19 +179,19 @@ pub(crate) fn filled<T: Options>(of: &T) -> T {
 pub(crate) fn written<T: Serialize>(document: &T) -> Map<String, Value> {
     match serde_json::to_value(document) {
         Ok(Value::Object(written)) => written,
-        // What is read from JSON every day can be written as JSON.
+        // It can always be written as JSON.
         _ => Map::new(),
     }
 }
 
-/// Every option with its value, or its default where that can be written: null where there is neither.
+/// Every option with its value or default; null if it has neither.
 pub fn values<T: Options>(of: &T) -> BTreeMap<String, Value> {
     let mut written = written(of);
     let value = |row: &Row<T>| written.remove(row.key).or_else(|| row.default_value()).unwrap_or_default();
     T::OPTIONS.iter().map(value).zip(T::OPTIONS).map(|(value, row)| (row.key.to_owned(), value)).collect()
 }
 
-/// One table's keys over another's; null takes a key away, and `none`, where the other one is whole.
+/// Merges a table's keys into another; null removes a key, and so does `none` if the other table is complete.
 fn over(mut old: Map<String, Value>, new: &Map<String, Value>, is_whole: bool) -> Map<String, Value> {
     for (key, value) in new {
         match value {
@@ -204,7 +204,7 @@ fn over(mut old: Map<String, Value>, new: &Map<String, Value>, is_whole: bool) -
 }
 
 impl<T: Options> Row<T> {
-    /// Its default, where that is a value to write.
+    /// Its default, if that can be written.
     pub(crate) fn default_value(&self) -> Option<Value> {
         let text = self.default.split(": ").next().unwrap_or_default().trim_matches('`');
         match self.none {
@@ -213,7 +213,7 @@ impl<T: Options> Row<T> {
         }
     }
 
-    /// Whether a key of its table has the value that it would have without being written.
+    /// Whether a key of its table has its default value.
     pub(crate) fn is_default(&self, of: &T, table: &Map<String, Value>, key: &str) -> bool {
         let mut rest = table.clone();
         rest.remove(key);
@@ -223,7 +223,7 @@ impl<T: Options> Row<T> {
         problems.all.is_empty() && without == *of
     }
 
-    /// The type of the table that is in effect where none is written: its other keys have their defaults.
+    /// The type of the table that is in effect by default, whose other keys have defaults.
     fn kind_in_effect(&self, of: &T) -> Option<Map<String, Value>> {
         let mut filled = of.clone();
         self.in_effect?(&mut filled);
@@ -231,10 +231,10 @@ impl<T: Options> Row<T> {
         Some([("type".to_owned(), kind)].into_iter().collect())
     }
 
-    /// The keys of its table, of which this has to be one.
+    /// Checks that this is a key of its table.
     ///
     /// # Errors
-    /// That it is not a table, or has no such key.
+    /// If it is not a table, or has no such key.
     pub fn check_key(&self, key: &str) -> Result<(), String> {
         let keys = self.keys.ok_or_else(|| self.no_table())?;
         let table = Table::from([(key.to_owned(), Node::Nothing)]);
@@ -251,7 +251,7 @@ impl<T: Options> Row<T> {
         format!("{} is not a table, so it has no keys; give its value as a whole", self.key)
     }
 
-    /// The value that text on a command line stands for as the value of a key of its table. A list's items have commas between.
+    /// Parses the value of a key of its table from a command line. Commas separate the items of a list.
     ///
     /// # Errors
     /// What is wrong, and what to write.
@@ -259,7 +259,7 @@ impl<T: Options> Row<T> {
         self.read_key(key, text, text.split(',').map(|item| Value::from(item.trim())).collect())
     }
 
-    /// The same, with the list that the text stands for where the key wants one.
+    /// The same, with the list to use for a key that needs one.
     pub(crate) fn read_key(&self, key: &str, text: &str, list: Vec<Value>) -> Result<Value, String> {
         self.check_key(key)?;
         if is_removal(key, &NONE.into()) && text == NONE {
@@ -283,7 +283,7 @@ impl<T: Options> Row<T> {
         Err(format!("{}.{key}: {}", self.key, is_not(text, &wanted.unwrap_or_default())))
     }
 
-    /// Reads the keys of its table, `KEY=VALUE,...`: a value that is a list has one item.
+    /// Parses the keys of its table, `KEY=VALUE,...`: a list has one item.
     fn table(&self, text: &str) -> Result<Value, String> {
         let key = |pair: &str| {
             let (key, value) = pair.split_once('=').ok_or_else(|| {
@@ -299,7 +299,7 @@ impl<T: Options> Row<T> {
         text.split(',').map(key).collect::<Result<Map<String, Value>, String>>().map(Value::Object)
     }
 
-    /// The value that text on a command line stands for, which may be none, or what is wrong with it.
+    /// Parses a value from a command line, which may be `none`.
     ///
     /// # Errors
     /// What is wrong, and what to write.
@@ -310,7 +310,7 @@ impl<T: Options> Row<T> {
         }
     }
 
-    /// The value that text on a command line stands for, or what is wrong with it.
+    /// Parses a value from a command line.
     ///
     /// # Errors
     /// What is wrong, and what to write.
@@ -331,7 +331,7 @@ impl<T: Options> Row<T> {
                 Some(problem) => all_wrong.push(problem.what),
             }
         }
-        // What is wrong with a value of the right type says more.
+        // An error about a value of the right type is more helpful.
         let wrong = all_wrong.iter().find(|wrong| wanted_type(wrong).is_none()).or(all_wrong.first());
         let wrong = wrong.map_or("", |wrong| wrong);
         let wrong = match wanted_type(wrong).map(|wanted| is_not(text, wanted)) {
@@ -343,19 +343,19 @@ impl<T: Options> Row<T> {
     }
 }
 
-/// What should have been written, where it is the type of a value that is wrong.
+/// The expected type, if an error is about the type.
 fn wanted_type(wrong: &str) -> Option<&str> {
     let (found, wanted) = wrong.split_once("; write ")?;
     (found.starts_with("is ") || found.ends_with(" is in quotes")).then_some(wanted)
 }
 
-/// What a text may stand for, the likeliest first.
+/// Possible values of a text, the likeliest first.
 fn readings(text: &str) -> Vec<Value> {
     let list = text.split(',').map(|item| Value::from(item.trim())).collect::<Vec<_>>();
     plain(text).into_iter().chain([Value::from(text), list.into()]).collect()
 }
 
-/// A number, or true or false, that a text may stand for.
+/// A text as a number or boolean.
 fn plain(text: &str) -> Option<Value> {
     text.parse::<u64>().map(Value::from).ok().or(text.parse::<bool>().map(Value::from).ok())
 }
@@ -398,7 +398,7 @@ impl<T> Serialize for Patch<T> {
     }
 }
 
-/// Options that can change, with values that they may have; a part of a table is read where it is put over the present one.
+/// Options that can change, with valid values. Single keys of tables are validated when they are merged.
 impl<'de, T: Options> Deserialize<'de> for Patch<T> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let keys = BTreeMap::deserialize(from)?;
@@ -482,7 +482,7 @@ mod tests {
     }
 
     #[test]
-    fn options_get_new_values_and_a_table_is_put_over_the_present_one() {
+    fn options_get_new_values_and_a_table_is_merged_into_the_present_one() {
         let changed = over(json!({
             "affinity": "source", "max_flows": 0, "slow_start": "none",
             "circuit_breaker": { "open": "1m" }, "health_check": { "interval": "2s" },
@@ -498,7 +498,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_is_wrong_is_told_at_once() {
+    fn all_errors_are_reported_at_once() {
         let all = json!({ "affinity": "sorce", "max_flows": "many", "mode": "nat" });
         let wrong = serde_json::from_value::<Patch<Service>>(all).expect_err("refused").to_string();
         for words in [
@@ -517,7 +517,7 @@ mod tests {
     }
 
     #[test]
-    fn null_takes_back_and_what_makes_no_difference_is_not_kept() {
+    fn null_takes_a_change_back_and_a_change_without_effect_is_not_kept() {
         let mut kept = patch(json!({ "max_flows": 9, "circuit_breaker": { "open": "1m", "window": "9s" } }));
         kept.merge(&patch(json!({ "max_flows": null, "circuit_breaker": { "window": null } })));
         assert_eq!(kept, patch(json!({ "circuit_breaker": { "open": "1m" } })));
@@ -573,9 +573,9 @@ mod tests {
         assert_eq!(over(json!({ "circuit_breaker": { "open": "none" } })), Ok(wanted));
         let wrong = over(json!({ "agent": { "interval": "1s", "port": "none" } })).expect_err("refused");
         assert!(wrong.contains("agent.port: is missing"), "{wrong}");
-        // There is nothing to remove it from.
+        // There is no table to remove it from.
         assert_eq!(over(json!({ "feedback": { "floor": "none" } })), Ok(web()));
-        // A table with a type is whole, and says what it says.
+        // In a table with a type, it is an ordinary value.
         let literal = over(json!({ "health_check": { "type": "http", "host": "none" } })).expect("valid");
         assert!(literal.check().to_string().contains(" of none"), "{}", literal.check());
         let mut kept = patch(json!({ "health_check": { "type": "http", "host": "a.example" } }));
@@ -584,7 +584,7 @@ mod tests {
     }
 
     #[test]
-    fn text_on_the_command_line_is_read_as_the_option_wants_it() {
+    fn text_on_the_command_line_is_parsed_by_the_type_of_the_option() {
         let value = |key: &str, text: &str| {
             let row = Service::OPTIONS.iter().find(|row| row.key == key).expect("an option");
             row.value(text)

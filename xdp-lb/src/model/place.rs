@@ -1,4 +1,4 @@
-//! Where in a config a value stands, and what is wrong there.
+//! The places of values in a config, and problems there.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -10,7 +10,7 @@ pub(crate) enum Place<'a> {
     Root,
     /// A key of a table.
     Key(&'a Place<'a>, &'a str),
-    /// An element of a list under a key, and what it is called: `service "web"`.
+    /// An element of a list under a key, with its label: `service "web"`.
     Item { parent: &'a Place<'a>, key: &'a str, index: usize, label: &'a str },
 }
 
@@ -23,7 +23,7 @@ impl<'a> Place<'a> {
         Self::Item { parent: self, key, index, label }
     }
 
-    /// The way from the root to here.
+    /// The path from the root.
     pub(crate) fn path(&self) -> Vec<Step> {
         match self {
             Self::Root => Vec::new(),
@@ -41,7 +41,7 @@ impl<'a> Place<'a> {
     }
 }
 
-/// The place in words: `service "web": health_check.interval`.
+/// The place as text: `service "web": health_check.interval`.
 impl fmt::Display for Place<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (parent, separator, name) = match *self {
@@ -57,19 +57,19 @@ impl fmt::Display for Place<'_> {
     }
 }
 
-/// One step from a table or list to what it holds.
+/// A step of a path.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Step {
     Key(String),
     Index(usize),
 }
 
-/// What is wrong, and where.
+/// A problem and its place.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Problem {
-    /// The way from the root.
+    /// The path from the root.
     pub path: Vec<Step>,
-    /// The place in words; empty for the root.
+    /// The place as text; empty for the root.
     pub place: String,
     /// What is wrong and what to do.
     pub what: String,
@@ -88,7 +88,7 @@ impl fmt::Display for Problem {
 #[derive(Default, Debug)]
 pub(crate) struct Problems {
     pub all: Vec<Problem>,
-    /// The places that could not be read, and what they are in.
+    /// Places that could not be read, and the places that contain them.
     unreadable: HashSet<Vec<Step>>,
 }
 
@@ -97,12 +97,12 @@ impl Problems {
         self.all.push(Problem { path: place.path(), place: place.to_string(), what: what.into() });
     }
 
-    /// A problem of a key itself, told of the table that it stands in.
+    /// A problem of a key itself, reported at its table.
     pub(crate) fn add_key(&mut self, table: &Place, key: &str, what: impl Into<String>) {
         self.all.push(Problem { path: table.key(key).path(), place: table.to_string(), what: what.into() });
     }
 
-    /// A problem of a value that cannot be read: it has its default meanwhile, and rules pass it over.
+    /// A problem of a value that cannot be read: its default is used meanwhile, and rules skip it.
     pub(crate) fn unreadable(&mut self, place: &Place, what: impl Into<String>) {
         self.add(place, what);
         let path = place.path();
@@ -114,7 +114,7 @@ impl Problems {
         !self.unreadable.is_empty() && self.unreadable.contains(&place.path())
     }
 
-    /// The value of a key, where it could be read.
+    /// The value of a key, if it could be read.
     pub(crate) fn known<T>(&self, place: &Place, key: &str, value: T) -> Option<T> {
         (!self.is_unreadable(&place.key(key))).then_some(value)
     }
@@ -124,7 +124,7 @@ impl Problems {
         value.map_err(|what| self.add(place, what)).ok()
     }
 
-    /// Nothing where there is no problem, else each in words.
+    /// `Ok` if there is no problem, else all problems as text.
     pub(crate) fn into_result(self) -> Result<(), Vec<String>> {
         if self.all.is_empty() { Ok(()) } else { Err(self.all.iter().map(Problem::to_string).collect()) }
     }

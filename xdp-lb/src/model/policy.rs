@@ -1,4 +1,4 @@
-//! A service's policy: which of a client's flows stay together, and who may begin how many.
+//! A service's policies: affinity, QUIC, and ranges of clients.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -24,7 +24,7 @@ pub enum Affinity {
     /// Those of one client: of one IPv4 address, or of one IPv6 network of 64 bits, in which a host takes
     /// ever new addresses (RFC 8981).
     Source,
-    /// Those of all clients whose addresses have so many first bits in common.
+    /// Those of all clients with the same prefix of this length.
     SourcePrefix(u8),
 }
 
@@ -39,7 +39,7 @@ impl Affinity {
         }
     }
 
-    /// Whether it goes with a VIP of this family.
+    /// Validates it for a VIP of this family.
     pub(crate) fn check(self, is_v4: bool) -> Result<(), String> {
         let (family, most) = if is_v4 { ("IPv4", 32) } else { ("IPv6", 128) };
         match self {
@@ -78,7 +78,7 @@ impl FromStr for Affinity {
     }
 }
 
-/// The conversions that serde goes by.
+/// Conversions for serde.
 macro_rules! as_text {
     ($type:ident) => {
         impl TryFrom<String> for $type {
@@ -172,7 +172,7 @@ impl Quic {
         }
     }
 
-    /// Whether it goes with what a backend is called.
+    /// Whether a backend's server ID fits.
     pub(crate) fn check_server_id(quic: Option<Self>, id: Option<ServerId>) -> Result<(), String> {
         match (quic, id) {
             (Some(quic), None) => Err(format!(
@@ -253,7 +253,7 @@ impl Prefix {
         if address.is_ipv4() { 32 } else { 128 }
     }
 
-    /// The network of this size in which an address lies.
+    /// The network of this size that contains an address.
     fn around(address: IpAddr, bits: u8) -> Self {
         let zeroes = u32::from(Self::whole(address) - bits);
         let address = match address {

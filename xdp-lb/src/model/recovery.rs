@@ -13,7 +13,7 @@ use super::section::Section;
 use super::text::{self, print_duration};
 use super::values::within;
 
-/// When a backend gets no new flows for a while: where its health check fails, and, with `failure_percent`, where its
+/// When a backend gets no new flows for a while: when its health check fails, and, with `failure_percent`, when its
 /// flows fail.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -166,7 +166,7 @@ pub enum DownPolicy {
     Reset,
     /// Where its replies pass here: once it has left clients without any answer for so long.
     OnceSilent(Duration),
-    /// Elsewhere: after so long.
+    /// In other modes: after this time.
     After(Duration),
 }
 

@@ -6,7 +6,7 @@ pub enum Refusal {
     /// What the request names does not exist; the message lists what does.
     #[error("{0}")]
     NotFound(String),
-    /// It exists already, or stands against something that does.
+    /// It exists already, or conflicts with something that does.
     #[error("{0}")]
     Conflict(String),
     /// The request is wrong in itself.

@@ -1,4 +1,4 @@
-//! What is asked of the daemon, and what it answers.
+//! Requests to the daemon, and their outcomes.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -12,7 +12,7 @@ use super::service::{Backend, Service};
 use super::state::AdminState;
 use super::text::{ENDPOINT, deserialize_endpoint};
 
-/// A change to a service or a backend: what is absent stays, and an option that is null goes back to what the config file says.
+/// A change to a service or a backend: absent options stay, and null takes a change back.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(bound = "T: Options")]
 pub struct OptionsPatch<T> {
@@ -126,7 +126,7 @@ fn changeable<T: Options + JsonSchema>(generator: &mut SchemaGenerator) -> Map<S
     properties
 }
 
-/// Whether a schema is that of a table, or of one that may be absent.
+/// Whether a schema is that of a table, or of an optional table.
 fn is_table(schema: &Value, generator: &SchemaGenerator) -> bool {
     let any = schema.get("anyOf").and_then(Value::as_array).into_iter().flatten();
     let mut names = any.chain([schema]).filter_map(|schema| schema.get("$ref")?.as_str()?.rsplit('/').next());
@@ -144,7 +144,7 @@ pub struct AdminPatch {
     pub admin: AdminState,
 }
 
-/// What a change did.
+/// The outcome of a change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Outcome {
     /// One line for the operator.
@@ -179,7 +179,7 @@ pub struct FlowQuery {
 }
 
 impl FlowQuery {
-    /// How many flows are listed where nobody says how many.
+    /// The default number of listed flows.
     pub const DEFAULT_LIMIT: u32 = 1_000;
     /// How many flows a page has at most.
     pub const MOST: u32 = 10_000;

@@ -1,5 +1,4 @@
-//! What must hold of a config beyond its form: the same rules for a file, for what the API is
-//! given, and for what the state file holds.
+//! Validation of services: the same rules for the config file, the API and the state file.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -18,7 +17,7 @@ use super::text::{grouped, print_duration, quoted};
 use super::values::{endpoint, host, service_name, unicast, within};
 use super::vip::{PortRange, Vip};
 
-/// Checks a service by itself, with its backends.
+/// Validates a service by itself, with its backends.
 ///
 /// # Errors
 /// Everything that is wrong with it, a line each.
@@ -28,7 +27,7 @@ pub fn validate_service(service: &Service) -> Result<(), Vec<String>> {
     problems.into_result()
 }
 
-/// The same, where some of it may have been unreadable already.
+/// The same, for a service of which some values could not be read.
 pub(crate) fn check_service(service: &Service, problems: &mut Problems) {
     let subject = Subject::of(service);
     let label = subject.label(0, problems);
@@ -36,7 +35,7 @@ pub(crate) fn check_service(service: &Service, problems: &mut Problems) {
     Known::of(&subject, &place, problems).check(&place, problems);
 }
 
-/// Checks a backend by itself, and that it fits its service.
+/// Validates a backend by itself, and that it fits its service.
 ///
 /// # Errors
 /// Everything that is wrong with it, a line each.
@@ -51,7 +50,7 @@ pub fn validate_backend(service: &Service, backend: &Backend) -> Result<(), Vec<
     problems.into_result()
 }
 
-/// Why a service may not have a backend, in words; `None` where it may, as far as the service alone can tell.
+/// Why a service may not have a backend; `None` if it may, judging by the service alone.
 pub fn refusal(service: &Service, backend: &Backend) -> Option<String> {
     let subject = Subject::of(service);
     let mut problems = Problems::default();
@@ -59,7 +58,7 @@ pub fn refusal(service: &Service, backend: &Backend) -> Option<String> {
     problems.all.into_iter().next().map(|problem| problem.what)
 }
 
-/// A service that the rules look at.
+/// A service to validate.
 #[derive(Clone, Debug)]
 pub(crate) struct Subject<'a> {
     /// Its definition.
@@ -68,7 +67,7 @@ pub(crate) struct Subject<'a> {
     pub origin: Origin,
     /// Its backends, and where they come from.
     pub backends: Vec<(&'a Backend, Origin)>,
-    /// The keys that were changed at runtime.
+    /// The keys changed at runtime.
     pub changed: Vec<&'a str>,
 }
 
@@ -79,7 +78,7 @@ impl<'a> Subject<'a> {
         Self { service, origin: Origin::File, backends, changed: Vec::new() }
     }
 
-    /// What errors call it.
+    /// Its label in errors.
     fn label(&self, index: usize, problems: &Problems) -> String {
         let place = Place::Root.item("service", index, "");
         let name = problems.known(&place, "name", self.service.name.as_str());
@@ -90,7 +89,7 @@ impl<'a> Subject<'a> {
         }
     }
 
-    /// What errors call one of its backends.
+    /// The label of one of its backends in errors.
     fn backend_label(&self, index: usize, place: &Place, problems: &Problems) -> String {
         let (backend, origin) = self.backends[index];
         let place = place.item("backend", index, "");
@@ -98,7 +97,7 @@ impl<'a> Subject<'a> {
     }
 }
 
-/// A service, with what could be read of the keys that several rules look at.
+/// A service, with the keys that several rules need, as far as they could be read.
 struct Known<'a> {
     service: &'a Service,
     backends: &'a [(&'a Backend, Origin)],
@@ -125,7 +124,7 @@ impl<'a> Known<'a> {
         }
     }
 
-    /// The rules that look at this service alone.
+    /// The rules about this service alone.
     fn check(&self, place: &Place, problems: &mut Problems) {
         let service = self.service;
         if let Some(name) = problems.known(place, "name", &service.name) {
@@ -163,7 +162,7 @@ impl<'a> Known<'a> {
         self.check_backends(place, problems);
     }
 
-    /// Who may begin flows, and how many.
+    /// The rules about clients and limits.
     fn check_guards(&self, place: &Place, problems: &mut Problems) {
         let service = self.service;
         let mut seen = HashMap::new();
@@ -202,7 +201,7 @@ impl<'a> Known<'a> {
         }
     }
 
-    /// What follows from its backends' health.
+    /// The rules about its backends' health.
     fn check_recovery(&self, place: &Place, problems: &mut Problems) {
         let service = self.service;
         let percent = within(service.panic_threshold, &PERCENT, |percent| percent.to_string());
@@ -276,7 +275,7 @@ impl<'a> Known<'a> {
         }
     }
 
-    /// What must hold of a check that goes to the VIP.
+    /// The rules about a check of the VIP.
     fn check_vip_check(&self, check: &HealthCheck, place: &Place, problems: &mut Problems) {
         if let Some(mode) = self.mode.filter(|mode| !mode.keeps_destination()) {
             problems.add(
@@ -330,7 +329,7 @@ impl<'a> Known<'a> {
         }
     }
 
-    /// The addresses that its checks come from and its agent is queried from are of its family.
+    /// The source addresses of its checks and of its agent's queries have its family.
     fn check_sources(&self, address: SocketAddr, place: &Place, problems: &mut Problems) {
         let own = self.service.health_check.as_ref().filter(|check| check.via == Via::Backend);
         let sources = [
@@ -467,7 +466,7 @@ impl<'a> Known<'a> {
     }
 }
 
-/// What errors call the service of this name, or of this place where the name is not known.
+/// The label of a service in errors: by name, or by position if the name is unknown.
 pub(crate) fn service_label(name: Option<&str>, index: usize) -> String {
     match name {
         Some(name) => format!("service {}", quoted(name)),
@@ -475,7 +474,7 @@ pub(crate) fn service_label(name: Option<&str>, index: usize) -> String {
     }
 }
 
-/// What errors say of where a service or a backend comes from; the file goes without saying.
+/// The origin of a service or backend in errors; nothing for the config file.
 fn origin_words(origin: Origin) -> &'static str {
     match origin {
         Origin::File => "",
@@ -485,7 +484,7 @@ fn origin_words(origin: Origin) -> &'static str {
     }
 }
 
-/// The rules that look at every service of a config together.
+/// The rules about all services of a config together.
 pub(crate) fn check_together(
     services: &[Subject<'_>],
     snat_ports: Option<PortRange>,
@@ -510,7 +509,7 @@ pub(crate) fn check_together(
     }
 }
 
-/// What of the services so far others must not have: each with the place of the first one that has it.
+/// What must be unique among services: each with the first service that has it.
 struct Together<'a> {
     labels: &'a [String],
     names: HashMap<&'a str, usize>,
@@ -519,7 +518,7 @@ struct Together<'a> {
     ranges: HashMap<(IpAddr, Protocol), Vec<(Vip, usize)>>,
     /// The addresses of all VIPs.
     addresses: HashMap<(IpAddr, Protocol), usize>,
-    /// What backends see as the source of packets in mode `full-nat`.
+    /// The source addresses that backends see in mode `full-nat`.
     snat: HashMap<IpAddr, usize>,
 }
 
@@ -535,7 +534,7 @@ impl<'a> Together<'a> {
         }
     }
 
-    /// Adds a service, and notes what others have already.
+    /// Adds a service, and reports conflicts with earlier ones.
     fn add(&mut self, index: usize, service: &Known<'a>, place: &Place, problems: &mut Problems) {
         if let Some(name) = problems.known(place, "name", service.service.name.as_str())
             && *self.names.entry(name).or_insert(index) != index
@@ -582,7 +581,7 @@ impl<'a> Together<'a> {
         }
     }
 
-    /// No service has the address and the ports that replies of another one come to.
+    /// No VIP may be among the addresses and ports that another service's replies are sent to.
     fn check_snat_ports(
         &self,
         service: &Known<'_>,
@@ -608,7 +607,7 @@ impl<'a> Together<'a> {
         }
     }
 
-    /// The service whose packets go to this address.
+    /// The service at this address.
     fn served_at(&self, address: SocketAddr, protocol: Protocol) -> Option<usize> {
         let host = (address.ip(), protocol);
         // Packets to every port that a service has.
@@ -622,7 +621,7 @@ impl<'a> Together<'a> {
         self.vips.get(&(address.into(), protocol)).copied().or_else(in_range)
     }
 
-    /// No backend is the VIP of another service.
+    /// No backend may be the VIP of another service.
     fn check_backends(&self, index: usize, service: &Known<'_>, place: &Place, problems: &mut Problems) {
         for (number, (backend, _)) in service.backends.iter().enumerate() {
             let of_backend = place.item("backend", number, "");
@@ -669,7 +668,7 @@ fn check_limits(services: &[Subject<'_>], limits: Limits, problems: &mut Problem
     }
 }
 
-/// The rules of all the services of a config, each by itself and together.
+/// All rules, for each service by itself and for all together.
 pub(crate) fn check_all(
     services: &[Subject<'_>],
     snat_ports: Option<PortRange>,
@@ -688,7 +687,7 @@ pub(crate) fn check_all(
     check_together(services, snat_ports, limits, problems);
 }
 
-/// The rules for a range of ports beside the others of its address and protocol.
+/// The rules for a range of ports with others of its address and protocol.
 fn check_range(vip: Vip, others: &[(Vip, usize)], labels: &[String], place: &Place, problems: &mut Problems) {
     let meets =
         |other: &&(Vip, usize)| !other.0.has_all_ports() && other.0.meets(vip.port(), vip.last_port());

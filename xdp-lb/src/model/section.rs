@@ -10,11 +10,11 @@ use super::place::{Place, Problems};
 use super::text::{self, grouped, listed, nearest, quoted};
 use super::values::{whole_number, within};
 
-/// A value of a document, whatever that is written in.
+/// A value of a document in any format.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Node {
     Text(String),
-    /// A whole number: its value, where that fits, and as it is written.
+    /// A whole number: its value, if it fits, and its text.
     Number(Option<u64>, String),
     Fraction,
     Flag(bool),
@@ -95,12 +95,12 @@ impl<'a> Section<'a> {
         self.table.get(key)
     }
 
-    /// Whether the key is there.
+    /// Whether the key is present.
     pub(crate) fn has(&self, key: &str) -> bool {
         self.table.contains_key(key)
     }
 
-    /// Notes what is wrong with a key.
+    /// Reports a problem with a key.
     pub(crate) fn problem(&mut self, key: &str, what: impl Into<String>) {
         self.problems.unreadable(&self.place.key(key), what);
     }
@@ -114,7 +114,7 @@ impl<'a> Section<'a> {
         value.map_err(|what| self.problem(key, what)).ok()
     }
 
-    /// What `read` makes of the key, or the default where it is absent.
+    /// Reads the key, or returns the default if it is absent.
     pub(crate) fn or_default<T: Default>(
         &mut self,
         key: &str,
@@ -123,7 +123,7 @@ impl<'a> Section<'a> {
         if self.has(key) { read(self, key) } else { Some(T::default()) }
     }
 
-    /// A string, read.
+    /// A parsed string.
     pub(crate) fn parsed<T>(
         &mut self,
         key: &str,
@@ -133,7 +133,7 @@ impl<'a> Section<'a> {
         self.take(key, value)
     }
 
-    /// A string that has to be there, read.
+    /// A parsed string that is required.
     pub(crate) fn required<T>(
         &mut self,
         key: &str,
@@ -182,7 +182,7 @@ impl<'a> Section<'a> {
         self.take(key, read)
     }
 
-    /// A list of strings, each read; those that cannot be are `None`.
+    /// A list of parsed strings; invalid ones are `None`.
     pub(crate) fn list<T>(
         &mut self,
         key: &str,
@@ -203,7 +203,7 @@ impl<'a> Section<'a> {
         Some(read)
     }
 
-    /// A table under a key, which has these keys.
+    /// A table under a key, with these keys.
     pub(crate) fn section<T>(
         &mut self,
         key: &str,
@@ -274,9 +274,9 @@ fn wrong_type(value: &Node, wanted: &str) -> String {
     format!("is {found}; write {wanted}")
 }
 
-/// A value that a key may have.
+/// A type of values.
 pub(crate) trait Value: Sized {
-    /// What the key of this table has, where it is there and can be read.
+    /// Reads a key of this table, if it is present and valid.
     fn read(section: &mut Section<'_>, key: &str) -> Option<Self>;
 }
 
@@ -322,7 +322,7 @@ impl Value for Option<Duration> {
     }
 }
 
-/// Addresses without a port. An unspecified one stands for each that cannot be read, so that the others keep their places.
+/// Addresses without a port. An unspecified one stands for each invalid one, so that the others keep their positions.
 impl Value for Vec<IpAddr> {
     fn read(section: &mut Section<'_>, key: &str) -> Option<Self> {
         let list = section.list(key, text::address)?;

@@ -1,4 +1,4 @@
-//! Services and backends: every option with its type, range and default, and what it is for.
+//! Services and backends: every option with its type, range, default and purpose.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -20,18 +20,18 @@ use super::text;
 use super::vip::Vip;
 use super::{check, written_discovery};
 
-/// Where an address is to be that could not be read, or is missing.
+/// The placeholder for an address that is missing or invalid.
 const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
-/// The largest limit of flows: what the flow table has room for at the most.
+/// The largest limit of flows: the maximum size of the flow table.
 pub(crate) const MAX_FLOWS: RangeInclusive<u32> = 0..=1 << 26;
-/// The highest rate, flows a second, and the largest burst.
+/// The highest rate, in flows per second, and the largest burst.
 pub(crate) const RATE: RangeInclusive<u32> = 0..=1_000_000;
-/// How many characters a description may have.
+/// The longest description, in characters.
 const LONGEST_DESCRIPTION: usize = 200;
 pub(crate) const PERCENT: RangeInclusive<u8> = 0..=100;
 
-/// Why what clients connect to cannot change at runtime.
+/// Why VIP and protocol cannot change at runtime.
 const ANOTHER_SERVICE: &str = "another address, port or protocol is another service: add it (xdp-lb service add), move the clients there, then remove this one (xdp-lb service remove)";
 
 options! {
@@ -336,7 +336,7 @@ fn deserialize_description<'de, D: Deserializer<'de>>(from: D) -> Result<String,
     description(&String::deserialize(from)?).map_err(serde::de::Error::custom)
 }
 
-/// Ranges of clients. One that cannot be read has a place holder, so that the others keep their places.
+/// Ranges of clients. An invalid one has a placeholder, so that the others keep their positions.
 fn ranges(section: &mut Section<'_>, key: &str) -> Option<Vec<Prefix>> {
     let list = section.list(key, str::parse)?;
     if list.is_empty() {
@@ -345,7 +345,7 @@ fn ranges(section: &mut Section<'_>, key: &str) -> Option<Vec<Prefix>> {
     Some(list.into_iter().map(|range| range.unwrap_or(Prefix::ALL_IPV4)).collect())
 }
 
-/// What errors call the backend of a table.
+/// The label of a table's backend in errors.
 fn label(table: &Table, index: usize) -> String {
     let address = match table.get("address") {
         Some(Node::Text(text)) => text.parse().ok(),
@@ -354,7 +354,7 @@ fn label(table: &Table, index: usize) -> String {
     backend_label(address, index)
 }
 
-/// What errors call the backend of this address, or of this place where the address is not known.
+/// The label of a backend in errors: by address, or by position if the address is unknown.
 pub(crate) fn backend_label(address: Option<SocketAddr>, index: usize) -> String {
     match address {
         Some(address) => format!("backend {address}"),
@@ -362,25 +362,25 @@ pub(crate) fn backend_label(address: Option<SocketAddr>, index: usize) -> String
     }
 }
 
-/// Whether a value is what it is where nothing is written.
+/// Whether a value is the default.
 pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-/// The weight of a backend that names none.
+/// The default weight of a backend.
 pub const fn default_weight() -> u16 {
     100
 }
 
 impl Backend {
-    /// A backend of this weight, with the defaults of everything else.
+    /// A backend of this weight, with defaults for everything else.
     pub const fn new(address: SocketAddr, weight: u16) -> Self {
         Self { address, weight, ..Self::blank() }
     }
 }
 
 impl Service {
-    /// A service without backends, with the defaults of everything else.
+    /// A service without backends, with defaults for everything else.
     pub fn new(name: impl Into<String>, vip: Vip) -> Self {
         Self { name: name.into(), vip, ..Self::blank() }
     }
@@ -393,13 +393,12 @@ impl Service {
         }
     }
 
-    /// As it is shown: with the health check that it has, without secrets.
+    /// For display: with its effective health check, without secrets.
     pub fn shown(&self) -> Self {
         Self { health_check: Some(self.check().shown()), ..self.clone() }
     }
 
-    /// Its health check, or the default one: a TCP connect for TCP, none for UDP or where the VIP has more than one
-    /// port.
+    /// Its health check, or the default one: a TCP connect for TCP, none for UDP or if the VIP has more than one port.
     pub fn check(&self) -> HealthCheck {
         self.health_check.clone().unwrap_or_else(|| {
             HealthCheck::new(match self.protocol {

@@ -1,5 +1,4 @@
-//! A table that is written flat, one row a key: from the rows follow the form that TOML and JSON share, its schema, and the
-//! flags of the CLI.
+//! Tables with a row per key, from which follow the form in TOML and JSON, the schema, and the flags of the CLI.
 
 use std::fmt;
 
@@ -12,13 +11,13 @@ pub struct Key {
     pub name: &'static str,
     /// The types of the table that it belongs to; empty: all.
     pub owners: &'static [&'static str],
-    /// What its flag is for; empty: it has none.
+    /// The help of its flag; empty: it has none.
     pub help: &'static str,
-    /// What holds where nothing is written, or an empty value of the same type.
+    /// Its default, or an empty value of the same type.
     pub absent: fn() -> Value,
 }
 
-/// What is wrong with a table: the keys, and the words.
+/// Errors in a table: keys and messages.
 #[derive(Debug)]
 pub(crate) struct TableErrors {
     table: &'static str,
@@ -35,7 +34,7 @@ impl TableErrors {
         value.map_err(|what| self.all.push((key, what))).ok()
     }
 
-    /// The value as `read` makes it of what is written, where something is, and it can be read.
+    /// The parsed value, if it is present and valid.
     pub(crate) fn read<T>(
         &mut self,
         key: &'static str,
@@ -45,7 +44,7 @@ impl TableErrors {
         self.take(key, read(&written?))
     }
 
-    /// What is written, or nothing and the error that it is missing.
+    /// The value, or the error that it is missing.
     pub(crate) fn required<T: Default>(&mut self, key: &'static str, written: Option<T>, example: &str) -> T {
         let missing = || format!("is missing; write {example}");
         self.take(key, written.ok_or_else(missing)).unwrap_or_default()
@@ -106,7 +105,7 @@ macro_rules! table {
                 Some(Self { r#type, $($key),+ })
             }
 
-            /// The keys that are given and belong to certain types only.
+            /// The given keys that belong to certain types only.
             fn owned(&self) -> impl Iterator<Item = &'static $crate::model::table::Key> {
                 let is_given = [true, $(self.$key.is_some()),+];
                 let keys = TABLE.iter().zip(is_given).filter(|(key, is_given)| *is_given && !key.owners.is_empty());
@@ -137,7 +136,7 @@ macro_rules! table {
         }
 
         impl $of {
-            /// What is wrong so far: nothing.
+            /// No errors yet.
             const fn no_errors() -> $crate::model::table::TableErrors {
                 $crate::model::table::TableErrors::of($table)
             }

@@ -1,5 +1,4 @@
-//! How values are written as text, and what is said where one cannot be read. Every message says
-//! what is wrong, then what to write.
+//! Parsing and printing values as text. Every error says what is wrong, then what to write.
 
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
@@ -121,7 +120,7 @@ pub(crate) fn range<T: FromStr>(text: &str) -> Option<(T, T)> {
     Some((first.trim().parse().ok()?, last.trim().parse().ok()?))
 }
 
-/// A word that is none of the known ones.
+/// The error for an unknown word.
 pub(crate) fn unknown_word(text: &str, known: &[&str]) -> String {
     let hint = match nearest(text, known) {
         Some(near) => format!("did you mean \"{near}\"? One of: {}", listed(known)),
@@ -130,9 +129,9 @@ pub(crate) fn unknown_word(text: &str, known: &[&str]) -> String {
     format!("{} is not known; {hint}", quoted(text))
 }
 
-/// The known word that this one was most likely meant to be.
+/// The known word that was most likely meant.
 pub(crate) fn nearest<'a>(text: &str, known: &[&'a str]) -> Option<&'a str> {
-    // A hostile file may hold a key of megabytes; no known word is this long.
+    // A hostile file may have a key of megabytes; no known word is this long.
     if text.len() > 64 {
         return None;
     }

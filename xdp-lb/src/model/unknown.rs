@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::refusal::Refusal;
 use super::text::quoted;
 
-/// There is no such service: the refusal names those that there are.
+/// The refusal for an unknown service, with the known ones.
 pub fn unknown_service(name: &str, known: Vec<String>) -> Refusal {
     let hint = match nearest_first(name, known) {
         Some(known) => format!("the services are: {known}"),
@@ -23,7 +23,7 @@ pub fn unknown_backend(service: &str, address: SocketAddr, known: Vec<String>) -
     Refusal::NotFound(format!("service {service} has no backend {address}; {hint}"))
 }
 
-/// The known names, those most like the wanted one first; `None` where there are none.
+/// The known names, most similar ones first; `None` if there are none.
 fn nearest_first(wanted: &str, mut known: Vec<String>) -> Option<String> {
     const MOST: usize = 20;
     let wanted = wanted.get(..64).unwrap_or(wanted);

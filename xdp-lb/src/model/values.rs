@@ -1,4 +1,4 @@
-//! What a single value has to be like, whatever key it belongs to.
+//! Validation of single values.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -8,10 +8,10 @@ use super::text::{grouped, quoted};
 
 const LONGEST_NAME: usize = 63;
 
-/// What stands for the names of all certificates.
+/// The wildcard for the names of all certificates.
 pub(crate) const EVERY_CERTIFICATE: &str = "*";
 
-/// A service's name: it stands in metrics, in the CLI's arguments and in URLs.
+/// A service's name, as used in metrics, CLI arguments and URLs.
 pub(crate) fn service_name(name: &str) -> Result<(), String> {
     if name.is_empty() {
         return Err("is empty; write a name".into());
@@ -102,7 +102,7 @@ pub(crate) fn within<T: PartialOrd + Copy>(
     ))
 }
 
-/// What is to be written where a number of this range is wanted: `a whole number from 0 to 65,535, such as 100`.
+/// What to write for a number of this range: `a whole number from 0 to 65,535, such as 100`.
 pub(crate) fn whole_number(range: &RangeInclusive<u64>) -> String {
     let example =
         [100, 10, *range.start()].into_iter().find(|number| range.contains(number) && number != range.end());
@@ -112,7 +112,7 @@ pub(crate) fn whole_number(range: &RangeInclusive<u64>) -> String {
 
 const WHOLE_NUMBER: &str = "a whole number";
 
-/// A text that is not what was wanted.
+/// The error for a text that is not what was expected.
 pub(crate) fn is_not(text: &str, wanted: &str) -> String {
     match wanted.strip_prefix(WHOLE_NUMBER).and_then(|range| range.strip_prefix(" from ")) {
         Some(range) => format!("{} is not {WHOLE_NUMBER}; write {range}", quoted(text)),
@@ -120,7 +120,7 @@ pub(crate) fn is_not(text: &str, wanted: &str) -> String {
     }
 }
 
-/// Reads a number of this range, as it is written on a command line.
+/// Parses a number of this range.
 pub(crate) fn number(text: &str, range: &RangeInclusive<u64>) -> Result<u64, String> {
     let number = text.parse().map_err(|_| is_not(text, &whole_number(range)))?;
     within(number, range, grouped)
@@ -142,7 +142,7 @@ pub(crate) fn interface_name(name: &str) -> Result<(), String> {
     ))
 }
 
-/// The path of a file or directory that does not depend on where the daemon was started.
+/// An absolute path of a file or directory.
 pub(crate) fn absolute_path(path: &str) -> Result<(), String> {
     if path.contains('\0') {
         return Err(format!("{} contains a NUL byte; remove it", quoted(path)));
@@ -156,7 +156,7 @@ pub(crate) fn absolute_path(path: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The name of a group of this host, which only a host can tell whether it has.
+/// The name of a group; whether it exists is not checked.
 pub(crate) fn group_name(name: &str) -> Result<(), String> {
     let is_plain = |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, ':' | ',');
     match name {
@@ -176,7 +176,7 @@ pub(crate) fn admin_certificate(name: &str) -> Result<(), String> {
     certificate_name(name)
 }
 
-/// A name that stands in a certificate, or what stands for all of them.
+/// A name in a certificate, or the wildcard.
 pub(crate) fn certificate_name(name: &str) -> Result<(), String> {
     match name {
         "" => Err("is empty; write a name from the certificate, such as \"alice\"".into()),
@@ -189,7 +189,7 @@ pub(crate) fn certificate_name(name: &str) -> Result<(), String> {
     }
 }
 
-/// The path of a Unix socket: what `sockaddr_un` can hold (unix(7)).
+/// The path of a Unix socket: it must fit into `sockaddr_un` (unix(7)).
 pub(crate) fn socket_path(path: &str) -> Result<(), String> {
     const LONGEST: usize = 107;
     absolute_path(path)?;

@@ -1,4 +1,4 @@
-//! Discovery as it is written: flat, one key a value, every key but `type` and what it looks at optional.
+//! The keys of discovery, as written in TOML and JSON.
 
 use super::discovery::{Discovery, Dns, MAX_BACKENDS, Source, resolver};
 use super::table::{TableErrors, table};

@@ -35,7 +35,7 @@ pub struct StatusView {
     pub config_file: String,
     /// The bpffs directory of the pins.
     pub pin_path: String,
-    /// What is wrong with forwarding, in one line; null if nothing is.
+    /// The troubles with forwarding, in one line; null if there are none.
     pub trouble: Option<String>,
     /// The same, one for each kind of trouble.
     #[serde(default)]
@@ -70,7 +70,7 @@ pub struct StatusView {
     pub passed_packets: u64,
 }
 
-/// Something that is wrong with forwarding.
+/// A trouble with forwarding.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TroubleView {
     /// Its kind.
@@ -99,7 +99,7 @@ pub struct InterfaceView {
 /// An upgrade.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct UpgradeView {
-    /// How far it is.
+    /// Its stage.
     pub state: UpgradeState,
     /// What happened, in words.
     pub message: String,
@@ -116,7 +116,7 @@ pub struct VipView {
     pub interface: Option<String>,
     /// Whether the daemon added it, and so removes it again. It leaves other addresses alone.
     pub added_by_daemon: bool,
-    /// Why it is not as it should be.
+    /// Why it is not in the expected state.
     pub note: Option<String>,
 }
 
@@ -221,10 +221,10 @@ pub struct DiscoveryView {
     /// Backends that are missing from the last answer and are kept (`hold`).
     #[serde(default)]
     pub held: u32,
-    /// That answers vary between lookups.
+    /// Whether answers vary between lookups.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warning: Option<String>,
-    /// What was found but is not used, and why, a line each.
+    /// Discovered backends that are not used, with the reason, a line each.
     pub refused: Vec<String>,
     /// Seconds since the last successful lookup; absent if there was none since the daemon started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -277,10 +277,10 @@ pub struct BackendView {
     #[serde(flatten, with = "options")]
     #[schemars(schema_with = "OF_BACKEND")]
     pub options: Backend,
-    /// The part of its weight that it has now, 0 to 2; 1 unless its weight is adjusted.
+    /// The current part of its weight, 0 to 2; 1 unless its weight is adjusted.
     #[serde(default = "whole")]
     pub weight_ratio: f64,
-    /// Its part of the ring, 0 to 1: its share of new flows.
+    /// Its share of the ring, 0 to 1, which is its share of new flows.
     pub share: f64,
     /// The part that it gets of the share of its weight, 0 to 1; less than 1 during slow start.
     #[serde(default = "whole")]
@@ -293,7 +293,7 @@ pub struct BackendView {
     /// Times its circuit breaker has opened since the daemon started.
     #[serde(default)]
     pub ejections: u64,
-    /// What its agent says, if it has one.
+    /// Its agent's replies, if it has one.
     #[serde(default)]
     pub agent: Option<AgentView>,
     /// Why it is in this state, in words.
@@ -302,7 +302,7 @@ pub struct BackendView {
     pub since_seconds: u64,
     /// The state set by the operator.
     pub admin: AdminState,
-    /// What its health check says.
+    /// Its health, according to its check.
     pub health: HealthState,
     /// Duration of the last check, in seconds.
     pub check_latency_seconds: Option<f64>,
@@ -321,8 +321,8 @@ pub struct BackendView {
     pub leaves_in_seconds: Option<u64>,
     /// Active recorded flows.
     pub flows: u64,
-    /// Seconds until every flow that it still has from before its slots moved has ended or is among those; null
-    /// where that is so now. A backend that drains in a service of `flow_tracking = "auto"` is the common case.
+    /// Seconds until every flow from before its slots moved is recorded or has ended; null if that is the case now. It is
+    /// typically set for a draining backend in a service with `flow_tracking = "auto"`.
     #[serde(default)]
     pub flows_known_in_seconds: Option<u64>,
     /// Its traffic.
@@ -338,20 +338,20 @@ impl Deref for BackendView {
     }
 }
 
-/// What a backend's agent has said so far.
+/// The replies of a backend's agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AgentView {
     /// Whether it wants new flows.
     pub admin: AgentAdmin,
     /// Whether the backend works.
     pub operation: AgentOperation,
-    /// How much of its weight it wants, in percent, 0 to 200.
+    /// The wanted part of its weight, in percent, 0 to 200.
     pub percent: u16,
     /// The description of its last line.
     pub note: Option<String>,
-    /// Why its last answer is unknown; the one before stays in effect.
+    /// Why its last reply is unknown; the previous one stays in effect.
     pub trouble: Option<String>,
-    /// Seconds since its answer changed; null if it has not answered yet.
+    /// Seconds since its reply changed; null if there was none yet.
     pub since_seconds: Option<u64>,
 }
 
@@ -417,21 +417,21 @@ pub struct ReloadView {
     /// it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub overridden: Vec<String>,
-    /// What is wrong with forwarding after the reload; absent if nothing is.
+    /// The troubles with forwarding after the reload; absent if there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
 }
 
-/// The running configuration, and what of it was changed at runtime.
+/// The running configuration, and its runtime changes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ConfigView {
     /// The config file.
     pub file: String,
-    /// What holds now, as a config file would say it, with where each value comes from as a comment. Secrets are left out.
+    /// The running configuration as a config file, with the origin of each value as a comment. Secrets are left out.
     pub toml: String,
-    /// One line for each runtime change, in words; empty where there is none.
+    /// One line for each runtime change; empty if there are none.
     pub changes: Vec<String>,
-    /// The services that were changed at runtime, by name, against what the config file says.
+    /// The services changed at runtime, by name, compared with the config file.
     pub services: Vec<ServiceChange>,
 }
 
@@ -464,7 +464,7 @@ pub struct FlowView {
     pub seen_from: SocketAddr,
     /// Its stage.
     pub stage: FlowStage,
-    /// Seconds since its last packet was noted.
+    /// Seconds since its last packet.
     pub idle_seconds: u32,
 }
 

@@ -1,4 +1,4 @@
-//! The recorded flows, as the API tells them: a page at a time.
+//! The recorded flows as API documents, a page at a time.
 
 use std::collections::{BinaryHeap, HashMap};
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use crate::model::state::FlowStage;
 use crate::model::{self, unknown};
 use crate::pool::definition::vip;
 
-/// Where a flow stands in the list: by service, backend and client.
+/// A flow's position in the list: by service, backend and client.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Place<'a> {
     service: &'a str,
@@ -46,7 +46,7 @@ impl Place<'_> {
     }
 }
 
-/// What else is told of a flow. Its place alone orders it.
+/// The other fields of a flow, which do not affect the order.
 #[derive(Clone, Copy, Debug)]
 struct Rest {
     seen_from: SocketAddr,
@@ -77,11 +77,11 @@ impl Ord for Entry<'_> {
     }
 }
 
-/// The first entries in order, as many as a page takes: the last of them is on top of the heap.
+/// The first entries in order, as many as fit on a page; the last one is on top of the heap.
 struct Page<'a> {
     most: usize,
     entries: BinaryHeap<Entry<'a>>,
-    /// Whether there are more behind them.
+    /// Whether there are more after them.
     has_more: bool,
 }
 
@@ -101,8 +101,8 @@ impl<'a> Page<'a> {
 }
 
 impl Snapshot {
-    /// The recorded flows that match and come behind the query's cursor, up to its limit, and how many match in all. Takes a
-    /// second for some millions of flows, and memory for a page. `now`: seconds of the kernel's monotonic clock.
+    /// The matching flows after the query's cursor, up to its limit, and the number of all matching ones. Takes a second for
+    /// some millions of flows, and memory for one page. `now`: seconds of the kernel's monotonic clock.
     ///
     /// # Errors
     /// If the service does not exist or the cursor is invalid.

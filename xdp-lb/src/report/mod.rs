@@ -1,5 +1,4 @@
-//! What the daemon tells of itself: the snapshot that the owner task publishes, the documents of the API and the CLI that are
-//! made of it, and the rates in them.
+//! Reports of the daemon: the snapshot that the owner task publishes, the API and CLI documents made from it, and rates.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! The options of a service or a backend in the documents that say more of it: each with its value.
+//! The options of a service or backend within larger documents.
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
@@ -7,20 +7,20 @@ use serde_json::{Map, Value};
 
 use crate::model::{Backend, Options, Row, Service, patch};
 
-/// What documents say of these options is more than they are.
+/// Documents contain more than the options.
 const TOLD_OTHERWISE: &[&str] = &["discovery", "backend"];
 
 fn told<T: Options>() -> impl Iterator<Item = &'static Row<T>> {
     T::OPTIONS.iter().filter(|row| !TOLD_OTHERWISE.contains(&row.key))
 }
 
-/// Writes each of them, also what is not written in a config file because it is the default.
+/// Writes all of them, including defaults.
 pub(super) fn serialize<T: Options, S: Serializer>(of: &T, to: S) -> Result<S::Ok, S::Error> {
     let mut written = patch::written(of);
     to.collect_map(told::<T>().map(|row| (row.key, written.remove(row.key).unwrap_or_else(row.absent))))
 }
 
-/// Reads what [`serialize`] writes, and what other versions of the daemon do.
+/// Reads the form of [`serialize`], and of other versions of the daemon.
 pub(super) fn deserialize<'de, T: Options + DeserializeOwned, D: Deserializer<'de>>(
     from: D,
 ) -> Result<T, D::Error> {
@@ -40,7 +40,7 @@ fn schema<T: Options + JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
     let whole = T::json_schema(generator);
     let property = |row: &Row<T>| {
         let mut property = whole.get("properties")?.get(row.key)?.clone();
-        // What is in effect is there.
+        // Effective values are always present.
         if let (Some(_), Some(Value::Array(any))) = (row.in_effect, property.get_mut("anyOf")) {
             any.retain(|one| one.get("type").is_none_or(|kind| kind != "null"));
         }

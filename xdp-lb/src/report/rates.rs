@@ -1,4 +1,4 @@
-//! Traffic a second, smoothed over a few seconds.
+//! Rates of traffic, smoothed over a few seconds.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use xdp_lb_common::tables::Traffic;
 /// After this time without traffic, a rate has fallen to 1/e.
 const MEMORY: Duration = Duration::from_secs(3);
 
-/// Less than this a second is nothing: a smoothed rate would never end.
+/// A rate below this counts as 0: a smoothed rate would never reach it.
 const NOTHING: f64 = 0.01;
 
 /// The rates of one service or backend, from samples of its counters.
@@ -15,11 +15,11 @@ const NOTHING: f64 = 0.01;
 pub struct Rates {
     last: Traffic,
     at: Instant,
-    /// Packets a second, both ways.
+    /// Packets per second, in both directions.
     pub packets: f64,
-    /// Bytes a second, both ways.
+    /// Bytes per second, in both directions.
     pub bytes: f64,
-    /// New flows a second.
+    /// New flows per second.
     pub new_flows: f64,
 }
 
@@ -29,7 +29,7 @@ impl Rates {
         Self { last: traffic, at: now, packets: 0.0, bytes: 0.0, new_flows: 0.0 }
     }
 
-    /// Takes in the next sample.
+    /// Takes the next sample.
     pub fn sample(&mut self, traffic: Traffic, now: Instant) {
         let seconds = now.duration_since(self.at).as_secs_f64();
         if seconds <= 0.0 {
@@ -37,7 +37,7 @@ impl Rates {
         }
         let weight = 1.0 - (-seconds / MEMORY.as_secs_f64()).exp();
         let smooth = |rate: &mut f64, count: fn(&Traffic) -> u64| {
-            // Counters that were set to zero in between count from there.
+            // Counters that were reset in between count from zero.
             let counted = count(&traffic).checked_sub(count(&self.last)).unwrap_or(count(&traffic));
             *rate += weight * (counted as f64 / seconds - *rate);
             if *rate < NOTHING {

@@ -1,12 +1,12 @@
-//! The flow records, in memory of their own: they are read while others use them.
+//! Reading the flow records while the datapath uses them.
 
 use xdp_lb_common::flow_table::record::Record;
 
 use crate::datapath;
 
-/// The flow records, as a trait: what lists them is tested without a kernel.
+/// The flow records as a trait, so that listing them can be tested without a kernel.
 pub trait FlowRecords: Send + Sync {
-    /// Shows each of them.
+    /// Calls a function with each of them.
     fn read(&self, visit: &mut dyn FnMut(&Record));
 }
 

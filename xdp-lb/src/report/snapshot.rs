@@ -1,5 +1,5 @@
-//! What the owner task knows, as it publishes it: after each change, after each decision, and each second. Whoever reads it
-//! waits for nothing and delays nothing.
+//! The owner task's state, published after each change, after each decision, and each second. Readers do not wait for the owner
+//! or delay it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -21,56 +21,56 @@ use crate::plan::settling::Settling;
 use crate::pool::pool::Pool;
 use crate::tables::Tables;
 
-/// All that is told of the daemon but the packets' counters, which are read from the kernel as they are now.
+/// The daemon's state, except for packet counters, which are read from the kernel live.
 #[derive(Clone)]
 pub struct Snapshot {
     /// The config file.
     pub config_file: PathBuf,
-    /// What it said when it was read last.
+    /// Its content when it was last read.
     pub config: Arc<Config>,
     /// What was changed at runtime.
     pub overlay: Arc<Overlay>,
-    /// The services and backends, and what is known of them.
+    /// The services and backends, and their state.
     pub pool: Arc<Pool>,
-    /// What stands in the tables.
+    /// The present tables.
     pub tables: Arc<Tables>,
-    /// How large they are.
+    /// Their sizes.
     pub limits: Limits,
-    /// How much memory they take, bytes; `None` where the kernel does not tell.
+    /// How much memory they take, in bytes; `None` if the kernel does not report it.
     pub memory: Option<u64>,
-    /// Which of their slots are not at rest.
+    /// The slots that are not settled.
     pub settling: Arc<Settling>,
-    /// What services and backends carry a second.
+    /// The rates of services and backends.
     pub rates: Arc<TrafficRates>,
-    /// What each service's former backends counted.
+    /// The counters of each service's former backends.
     pub former: Arc<HashMap<ServiceIndex, Traffic>>,
     /// The last count of the flows.
     pub census: Arc<Census>,
-    /// Whether that says how it is since the last change.
+    /// Whether that is newer than the last change.
     pub is_census_of_now: bool,
-    /// What is wrong.
+    /// The current troubles.
     pub troubles: Vec<TroubleView>,
     /// How many things were restored since the daemon started.
     pub restored: u64,
     /// The interfaces of the config.
     pub interfaces: Vec<InterfaceView>,
-    /// How discovery goes, by service.
+    /// The state of discovery, by service.
     pub discoveries: BTreeMap<String, DiscoveryView>,
     /// When the daemon started.
     pub started: Instant,
-    /// Whether it found tables that it went on with.
+    /// Whether it adopted existing tables.
     pub is_adopted: bool,
-    /// How the VIPs stand now.
+    /// The status of the VIPs, live.
     pub vips: watch::Receiver<Standings>,
-    /// What became of the last upgrade, as of now.
+    /// The state of the last upgrade, live.
     pub upgrade: watch::Receiver<Option<UpgradeView>>,
-    /// The counters of packets, as of now.
+    /// The packet counters, live.
     pub counters: Arc<dyn Counters>,
-    /// The flow records, as of now.
+    /// The flow records, live.
     pub flows: Arc<dyn FlowRecords>,
 }
 
-/// What the clocks say when a snapshot is read.
+/// The time at which a snapshot is read.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     /// The time.
@@ -80,7 +80,7 @@ pub struct Clock {
 }
 
 impl Snapshot {
-    /// Whether somebody may wait for a backend to lose its last flow.
+    /// Whether a caller may be waiting for a backend to drain.
     pub fn drains(&self) -> bool {
         let drains = |service: &EffectiveService| {
             let backends =
@@ -90,7 +90,7 @@ impl Snapshot {
         self.overlay.node_admin() == AdminState::Draining || self.pool.effective().services.iter().any(drains)
     }
 
-    /// What is wrong of this kind, in words.
+    /// The trouble of this kind.
     pub fn trouble_of(&self, kind: TroubleKind) -> Option<&str> {
         self.troubles.iter().find(|it| it.kind == kind).map(|it| it.message.as_str())
     }

@@ -1,4 +1,4 @@
-//! Documents with a value in each field, for tests of what shows them.
+//! Documents with a value in each field, for tests of their display.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What services and backends have carried, in all and a second.
+//! Traffic of services and backends: totals and rates.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -10,17 +10,17 @@ use super::rates::Rates;
 use crate::datapath;
 use crate::tables::Tables;
 
-/// The counters of packets, as a trait: what is told of them is tested without a kernel. They can be read while others use them.
+/// The packet counters as a trait, for tests without a kernel. They can be read while they are in use.
 pub trait Counters: Send + Sync {
     /// How many packets had each reason, in the order of [`Reason::ALL`](xdp_lb_common::reason::Reason::ALL).
     ///
     /// # Errors
-    /// Where the kernel refuses.
+    /// If the kernel returns an error.
     fn reasons(&self) -> Result<Vec<u64>>;
-    /// What a backend has counted since it was added.
+    /// A backend's counters since it was added.
     ///
     /// # Errors
-    /// Where the kernel refuses.
+    /// If the kernel returns an error.
     fn backend_traffic(&self, index: BackendIndex) -> Result<Traffic>;
 }
 
@@ -37,15 +37,15 @@ impl Counters for datapath::Counters {
 /// The counters of services and backends.
 #[derive(Debug, Default)]
 pub struct Carried {
-    /// Each service's: those of its backends, and of the backends that it had before.
+    /// Each service's: the sum of its backends, including former ones.
     pub services: HashMap<ServiceIndex, Traffic>,
     /// Each backend's, since it was added.
     pub backends: HashMap<BackendIndex, Traffic>,
 }
 
 impl Carried {
-    /// Reads the counters of the services for which `which` is true, and of their backends. The datapath counts for
-    /// backends alone, which costs a packet one cache line less; `former` is what each service's former backends counted.
+    /// Reads the counters of the services for which `which` is true, and of their backends. The datapath counts only per
+    /// backend, which saves a cache line per packet; `former`: the counters of each service's former backends.
     pub fn read(
         counters: &dyn Counters,
         former: &HashMap<ServiceIndex, Traffic>,
@@ -77,7 +77,7 @@ pub struct TrafficRates {
 }
 
 impl TrafficRates {
-    /// Takes in the next sample. What it does not know is forgotten.
+    /// Takes the next sample, and forgets what is not in it.
     pub fn sample(&mut self, carried: &Carried, now: Instant) {
         sample(&mut self.services, &carried.services, now);
         sample(&mut self.backends, &carried.backends, now);

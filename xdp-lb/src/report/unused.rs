@@ -1,8 +1,8 @@
-//! The backends that are defined or were found, and that are not used.
+//! Defined or discovered backends that are not used.
 
 use crate::model::EffectiveService;
 
-/// How many are named, in the log and in a view of a service.
+/// Maximum number of them named in the log and in a document.
 pub const MOST: usize = 10;
 
 /// A line for each backend that is not used.
@@ -10,7 +10,7 @@ pub fn unused(service: &EffectiveService) -> Vec<String> {
     service.refused.iter().map(|it| format!("backend {}: {}", it.address, it.why)).collect()
 }
 
-/// Some of these lines, and how many more there are.
+/// Some of these lines, and the number of others.
 pub fn some(mut lines: Vec<String>) -> Vec<String> {
     let more = lines.len().saturating_sub(MOST);
     lines.truncate(MOST);

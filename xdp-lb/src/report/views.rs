@@ -1,4 +1,4 @@
-//! The documents of the API, made of a snapshot.
+//! API documents made from a snapshot.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -27,10 +27,10 @@ use crate::pool::breaker::Circuit;
 use crate::pool::definition::{target_id, vip};
 use crate::pool::vips::intents;
 
-/// How full a table is whose limit may be why packets are dropped. Its kernel evicts somewhat before it is full.
+/// From this fill level on, a table's limit may be why packets are dropped. Evictions start before it is full.
 const NEARLY_FULL: f64 = 0.8;
 
-/// About how long it takes until the flows are counted that somebody waits for, seconds.
+/// How long a requested count of the flows takes at most, roughly, in seconds.
 const UNTIL_COUNTED: u64 = 1;
 
 /// The advice to raise a table's limit.
@@ -38,7 +38,7 @@ fn raise(table: &str) -> String {
     format!("raise limits.{table}")
 }
 
-/// What a service's ring says of its backends.
+/// A service's ring, by backend.
 struct RingView {
     slots: u32,
     owned: HashMap<BackendIndex, u32>,
@@ -49,7 +49,7 @@ impl Snapshot {
     /// The daemon on one screen.
     ///
     /// # Errors
-    /// Where the counters cannot be read.
+    /// If the counters cannot be read.
     pub fn status(&self, clock: &Clock) -> Answer<StatusView> {
         let carried = self.carried(|_| true)?;
         let reasons = self.counters.reasons().map_err(unreadable)?;
@@ -84,7 +84,7 @@ impl Snapshot {
     /// Every service, by name.
     ///
     /// # Errors
-    /// Where the counters cannot be read.
+    /// If the counters cannot be read.
     pub fn services(&self, clock: &Clock) -> Answer<Vec<ServiceView>> {
         Ok(self.service_views(&self.carried(|_| true)?, clock))
     }
@@ -118,7 +118,7 @@ impl Snapshot {
         }
     }
 
-    /// A service, and what it carried.
+    /// A service and its traffic.
     fn of_service(&self, name: &str) -> Answer<(&EffectiveService, Carried)> {
         self.flows_are_known()?;
         let services = &self.pool.effective().services;
@@ -130,7 +130,7 @@ impl Snapshot {
         Ok((service, self.carried(|index| Some(index) == present)?))
     }
 
-    /// No count is better than a wrong one: whoever waits for the last flow would not wait.
+    /// No count is better than a wrong one: a caller that waits for the last flow would stop waiting.
     fn flows_are_known(&self) -> Answer<()> {
         let trouble = self.trouble_of(TroubleKind::Flows);
         trouble.map_or(Ok(()), |why| Err(Refusal::Failed(why.to_owned())))
@@ -169,7 +169,7 @@ impl Snapshot {
     /// Every counter of passes and drops.
     ///
     /// # Errors
-    /// Where they cannot be read.
+    /// If they cannot be read.
     pub fn counters(&self) -> Answer<CountersView> {
         let packets = self.counters.reasons().map_err(unreadable)?;
         let counters = Reason::ALL.iter().zip(packets).map(|(reason, packets)| CounterView {
@@ -181,7 +181,7 @@ impl Snapshot {
         Ok(CountersView { counters: counters.collect() })
     }
 
-    /// What a reason means here: to raise a limit is advice only where its table is nearly full.
+    /// The meaning of a reason here: it advises to raise a limit only if its table is nearly full.
     fn meaning(&self, reason: Reason) -> String {
         let words = reason.words();
         let table = self.table_views().into_iter().find(|table| words.contains(&raise(&table.name)));
@@ -189,7 +189,7 @@ impl Snapshot {
             Some(table) if (table.used as f64) < NEARLY_FULL * table.size as f64 => {
                 let percent = (100.0 * table.used as f64 / table.size as f64).round();
                 match reason {
-                    // It has no other cause, even if the table has emptied since.
+                    // It has no other cause, even if the table is no longer full.
                     Reason::FlowTableFull => format!("{words} ({percent} % is in use now)"),
                     _ => {
                         let instead =
@@ -273,7 +273,7 @@ impl Snapshot {
         }
     }
 
-    /// The running configuration, and what of it was changed at runtime.
+    /// The running configuration, and its runtime changes.
     pub fn running(&self, query: ConfigQuery) -> Answer<ConfigView> {
         let failed = |lines: Vec<String>| Refusal::Failed(lines.join("\n"));
         Ok(ConfigView {
@@ -367,7 +367,7 @@ impl Snapshot {
 }
 
 impl Clock {
-    /// Whole seconds until then, at least 1: until the owner task has seen that it is so.
+    /// Whole seconds until then, at least 1, because the owner task must notice it.
     fn seconds_until(&self, then: Instant) -> u64 {
         then.saturating_duration_since(self.now).as_secs() + 1
     }

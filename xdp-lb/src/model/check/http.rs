@@ -22,10 +22,10 @@ const LONGEST_HEADER: usize = 1024;
 const MOST_STATUSES: usize = 32;
 const LONGEST_BODY: usize = 1024;
 
-/// An HTTP request, and the answers that count as healthy.
+/// An HTTP request, and the responses that count as healthy.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Http {
-    /// How TLS is spoken; `None`: it is not.
+    /// The TLS settings; `None`: plain HTTP.
     pub tls: Option<Tls>,
     /// The request's method. Default `GET`.
     pub method: Method,
@@ -37,12 +37,12 @@ pub struct Http {
     pub headers: Vec<(String, String)>,
     /// The statuses that count as healthy. Default 200 to 399.
     pub status: Vec<StatusRange>,
-    /// What the answer's body has to be like. Default: it is not read.
+    /// What the body must be like. Default: it is not read.
     pub body: Option<Body>,
 }
 
 impl Http {
-    /// `GET path` over plain HTTP, with the defaults of everything else.
+    /// `GET path` over plain HTTP, with defaults for everything else.
     pub fn get(path: impl Into<String>) -> Self {
         Self {
             tls: None,
@@ -62,7 +62,7 @@ pub enum Method {
     /// `GET`.
     #[default]
     Get,
-    /// `HEAD`: the answer has no body.
+    /// `HEAD`: the response has no body.
     Head,
     /// `OPTIONS`.
     Options,
@@ -78,18 +78,18 @@ pub struct StatusRange {
 }
 
 impl StatusRange {
-    /// Whether this status is one of the range.
+    /// Whether this status is in the range.
     pub const fn contains(self, status: u16) -> bool {
         self.low <= status && status <= self.high
     }
 }
 
-/// What a body has to be like. Its first 64 KiB are looked at.
+/// What a body must be like. Its first 64 KiB are checked.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Body {
-    /// This text is in it.
+    /// It contains this text.
     Contains(String),
-    /// This pattern matches somewhere in it.
+    /// It contains a match of this pattern.
     Matches(Pattern),
 }
 
@@ -99,13 +99,13 @@ pub enum Body {
 pub struct Pattern(Regex);
 
 impl Pattern {
-    /// Whether it matches somewhere in these bytes.
+    /// Whether these bytes contain a match.
     pub fn is_match(&self, bytes: &[u8]) -> bool {
         self.0.is_match(bytes)
     }
 }
 
-/// Two patterns are the same where they are written the same.
+/// Patterns are compared by their text.
 impl PartialEq for Pattern {
     fn eq(&self, other: &Self) -> bool {
         self.0.as_str() == other.0.as_str()
@@ -124,11 +124,11 @@ impl FromStr for Pattern {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        /// What a compiled expression may take, bytes.
+        /// The maximum size of a compiled expression, in bytes.
         const LARGEST: usize = 256 << 10;
         let built = RegexBuilder::new(text).size_limit(LARGEST).dfa_size_limit(LARGEST).build();
         built.map(Self).map_err(|error| {
-            // The crate draws an arrow under the fault, over several lines; the last says what it is.
+            // The crate's message has several lines with an arrow; the last one names the error.
             let error = error.to_string();
             let why = error.lines().last().unwrap_or_default().trim().trim_start_matches("error: ");
             format!("{} is not a regular expression that can be used ({why})", quoted(text))
@@ -262,7 +262,7 @@ impl fmt::Display for StatusRange {
     }
 }
 
-/// Ranges of statuses as they are written: `200-299, 401`.
+/// Ranges of statuses as text: `200-299, 401`.
 pub(crate) fn print_statuses(ranges: &[StatusRange]) -> String {
     ranges.iter().map(StatusRange::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -1,5 +1,4 @@
-//! Health checks: what is tried, how often, and what follows. What is particular to a type of check is in a file of its own; here
-//! are all keys, as they are written: flat, in TOML as in JSON.
+//! Health checks: all keys, and what the types have in common. Each type has its own file.
 
 mod dns;
 mod exec;
@@ -68,25 +67,24 @@ const TYPES: [&str; 9] = ["tcp", "http", "https", "dns", "udp", "icmp", "grpc", 
 /// `{type = "http", path = "/healthz", interval = "1s"}`; all but `type` has a default.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HealthCheck {
-    /// What is tried.
+    /// The type of check.
     pub probe: Probe,
     /// The time between the starts of two checks. 100 ms to 1 h, default 1 s.
     pub interval: Duration,
-    /// The same while the health is changing: fewer than `rise` or `fall` checks in a row have spoken against it. 100 ms
-    /// up to the interval; default: the interval.
+    /// The same while the health is changing, with fewer than `rise` or `fall` contradicting checks in a row. 100 ms up to the
+    /// interval; default: the interval.
     pub fast_interval: Option<Duration>,
-    /// How much of an interval, at most, a check may come sooner, at random; in percent. 0 to 50, default 10.
+    /// How much earlier a check may start, at random, in percent of the interval. 0 to 50, default 10.
     pub jitter: u8,
-    /// How long one check may take. 10 ms up to the interval; default 500 ms, or the interval where
-    /// that is shorter.
+    /// How long one check may take. 10 ms up to the interval; default 500 ms, or the interval if that is shorter.
     pub timeout: Duration,
-    /// How many successes in a row make a backend that is down come up. 1 to 100, default 2.
+    /// How many successes in a row bring a backend up. 1 to 100, default 2.
     pub rise: u16,
-    /// How many failures in a row make a backend that is up go down. 1 to 100, default 3.
+    /// How many failures in a row take a backend down. 1 to 100, default 3.
     pub fall: u16,
-    /// The address of this host that checks come from, of the backends' family. Default: as the routes say.
+    /// The source address of checks, of the backends' family. Default: chosen by the routes.
     pub source: Option<IpAddr>,
-    /// The port that is checked. Default: the backend's.
+    /// The port to check. Default: the backend's.
     pub port: Option<u16>,
     /// Which address checks go to. Default: the backend's own.
     pub via: Via,
@@ -98,8 +96,8 @@ pub enum Via {
     /// The backend's own.
     #[default]
     Backend,
-    /// The VIP, through the backend, as clients' packets go to it. Only in modes that keep the VIP as packets' destination
-    /// (`dsr`, `ipip`, `gue`).
+    /// The VIP, on the backend, in the same way as clients' packets. Only in modes that keep the VIP as the destination (`dsr`,
+    /// `ipip`, `gue`).
     Vip,
 }
 
@@ -109,11 +107,11 @@ const RISE_FALL: RangeInclusive<u16> = 1..=100;
 const JITTER: RangeInclusive<u8> = 0..=50;
 const PORT: RangeInclusive<u16> = 1..=u16::MAX;
 
-/// The jitter of a health check that names none, percent.
+/// The default jitter, in percent.
 const DEFAULT_JITTER: u8 = 10;
 
 impl HealthCheck {
-    /// This probe, with the defaults of everything else.
+    /// This probe, with defaults for everything else.
     pub const fn new(probe: Probe) -> Self {
         Self {
             probe,
@@ -129,7 +127,7 @@ impl HealthCheck {
         }
     }
 
-    /// As it is shown: headers have their names, and no values, which may be secrets.
+    /// For display: without the values of headers, which may be secrets.
     pub fn shown(&self) -> Self {
         let mut shown = self.clone();
         if let Probe::Http(http) = &mut shown.probe {
@@ -139,7 +137,7 @@ impl HealthCheck {
     }
 }
 
-/// What is shown in the place of a secret.
+/// What is shown instead of a secret.
 pub const HIDDEN: &str = "(secret)";
 
 words!(Via: "backend" => Backend, "vip" => Vip);
@@ -151,46 +149,45 @@ pub enum Probe {
     None,
     /// A TCP connection is accepted.
     Tcp,
-    /// A request is answered as it should be, over HTTP or HTTPS.
+    /// A request over HTTP or HTTPS gets the expected response.
     Http(Http),
-    /// A DNS query over UDP is answered with NOERROR, or with NXDOMAIN, which a live server may say.
+    /// A DNS query over UDP is answered with NOERROR, or with NXDOMAIN, which also shows a live server.
     Dns {
-        /// The name that is asked for. Default `.`, whose NS every resolver knows; a server that
-        /// only answers for its own zones needs one of their names here.
+        /// The name to query. Default `.`, whose NS every resolver knows; a server that answers only for its own zones needs
+        /// one of their names.
         name: String,
-        /// The record type that is asked for: `A`, `AAAA`, `NS`, ... Default `NS` for the name `.`,
-        /// else `A`.
+        /// The record type to query: `A`, `AAAA`, `NS`, ... Default `NS` for the name `.`, else `A`.
         record: String,
     },
     /// A UDP datagram is answered.
     Udp {
-        /// What the datagram carries, up to 1,400 bytes.
+        /// The payload, up to 1,400 bytes.
         send: Vec<u8>,
-        /// What the answer has to have in it, 1 to 1,400 bytes; `None`: anything is an answer.
+        /// What the response must contain, 1 to 1,400 bytes; `None`: any response is accepted.
         expect: Option<Vec<u8>>,
     },
     /// An ICMP echo request is answered.
     Icmp,
-    /// The server says of itself that it is serving (`grpc.health.v1.Health/Check`).
+    /// The server's health service answers SERVING (`grpc.health.v1.Health/Check`).
     Grpc {
-        /// The service that is asked for. Default: empty, the server as a whole.
+        /// The service to ask about. Default: empty, the server as a whole.
         service: String,
         /// The `:authority` of the request. Default: the backend's address.
         host: Option<String>,
-        /// How TLS is spoken; `None`: it is not (h2c).
+        /// The TLS settings; `None`: no TLS (h2c).
         tls: Option<Tls>,
     },
-    /// A program of this host ends with exit code 0. Only where the config file has `allow_exec_checks = true`.
+    /// A program on this host ends with exit code 0. Only if the config file has `allow_exec_checks = true`.
     Exec {
         /// The program's absolute path, and its arguments.
         command: Vec<String>,
-        /// Whom it runs as. Default `nobody`.
+        /// The user it runs as. Default `nobody`.
         user: String,
     },
 }
 
 impl Probe {
-    /// Its `type`, as it is written.
+    /// Its `type`.
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::None => "none",
@@ -262,7 +259,7 @@ impl Probe {
 }
 
 impl HealthCheck {
-    /// The rules that look at this check alone.
+    /// Validates this check by itself.
     pub(crate) fn validate(&self, place: &Place, problems: &mut Problems) {
         problems.take(&place.key("interval"), within(self.interval, &INTERVAL, print_duration));
         let timeout = self.timeout;
@@ -304,7 +301,7 @@ impl HealthCheck {
         self.probe.validate(place, problems);
     }
 
-    /// The rule that a program needs leave, which only the config file gives; and that only the file says whom it runs as.
+    /// Validates that programs are allowed, and that only the config file names another user.
     pub(crate) fn validate_leave(
         &self,
         allow_exec_checks: bool,

@@ -1,4 +1,4 @@
-//! TLS, as checks by HTTPS and gRPC speak it.
+//! TLS settings of HTTPS and gRPC checks.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -12,17 +12,17 @@ use crate::model::table::TableErrors;
 use crate::model::text::quoted;
 use crate::model::values::absolute_path;
 
-/// How TLS is spoken.
+/// TLS settings.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Tls {
-    /// The name that the server is asked for (SNI) and its certificate has to be for. Default: the host of the check's
-    /// `host`, else the backend's address, which the certificate has to be for, too, and no SNI.
+    /// The name that is sent as SNI and that the certificate must be valid for. Default: the check's `host`, else the backend's
+    /// address, without SNI.
     pub server_name: Option<String>,
-    /// Whether the certificate has to be valid. Default: it has to.
+    /// Whether the certificate must be valid. Default: yes.
     pub verify: bool,
-    /// A file of the CAs that may sign it, PEM. Default: those that this host trusts.
+    /// A PEM file of trusted CAs. Default: those of this host.
     pub ca_file: Option<PathBuf>,
-    /// The oldest version that is spoken.
+    /// The oldest accepted version.
     pub min_version: TlsVersion,
 }
 

@@ -37,7 +37,7 @@ pub(super) fn validate(send: &[u8], expect: Option<&[u8]>, place: &Place, proble
     }
 }
 
-/// Bytes that are written as text under one key or in hex under another.
+/// Bytes given as text under one key, or in hex under another.
 fn bytes(
     [key, hex_key]: [&'static str; 2],
     text: Option<String>,
@@ -57,7 +57,7 @@ fn bytes(
     decoded.or(text.map(String::into_bytes))
 }
 
-/// Bytes as text, or in hex where they are none.
+/// Bytes as text if they are UTF-8, else in hex.
 fn text_or_hex(bytes: Vec<u8>) -> (Option<String>, Option<String>) {
     match String::from_utf8(bytes) {
         Ok(text) => (Some(text), None),
@@ -65,7 +65,7 @@ fn text_or_hex(bytes: Vec<u8>) -> (Option<String>, Option<String>) {
     }
 }
 
-/// Bytes as text where they are, else in hex; clipped.
+/// Bytes as text if they are printable, else in hex; shortened.
 pub(crate) fn bytes_in_words(bytes: &[u8]) -> String {
     const MOST: usize = 40;
     match str::from_utf8(bytes) {
