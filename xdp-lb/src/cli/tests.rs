@@ -151,7 +151,7 @@ const UNLOADED: &str =
     "removed 192.0.2.10 from eth0, detached from eth0 (native), removed 12 tables; the daemon exits\n";
 
 #[test]
-fn a_socket_is_refused_where_no_daemon_is_asked() {
+fn a_socket_is_refused_by_commands_that_use_no_daemon() {
     for line in
         [&["run", "--config", "/nowhere", "--socket", "/a"][..], &["check", "/nowhere", "--socket", "/a"]]
     {
@@ -457,7 +457,7 @@ async fn a_drained_service_says_so_in_the_status() {
 }
 
 #[test]
-fn the_status_stands_on_one_screen() {
+fn the_status_fits_one_screen() {
     let text = status::one_screen(&TABLE, &report::testing::status());
     let expected = "\
 xdp-lb 0.1.0, up 5m12s, pid 4242, took over from the previous daemon
@@ -483,7 +483,7 @@ web6     [2001:db8::10]:80  tcp       full-nat      2/2  0/s  0/s  0 B/s  http  
 }
 
 #[tokio::test]
-async fn trouble_stands_on_top_of_the_status() {
+async fn trouble_is_on_top_of_the_status() {
     let daemon = daemon();
     daemon.owner.kernel.lock().unmounted = true;
     daemon.text(&["node", "undrain"]).await;
@@ -606,7 +606,7 @@ async fn counters_that_are_zero_are_listed_only_with_all_and_in_json() {
 }
 
 #[test]
-fn reasons_that_have_no_room_beside_their_rows_are_below_them() {
+fn reasons_that_do_not_fit_beside_their_rows_are_below_them() {
     let reason = "connection refused";
     let mut backends = report::testing::status().backends;
     backends[1].reason = reason.into();
@@ -660,7 +660,7 @@ async fn empty_lists_say_what_to_do() {
 }
 
 #[tokio::test]
-async fn flows_beyond_a_page_are_asked_for_until_there_are_as_many_as_wanted() {
+async fn further_pages_of_flows_are_fetched_up_to_the_limit() {
     let daemon = daemon();
     let most = FlowQuery::MOST as usize;
     for number in 0..most + 2 {
@@ -723,7 +723,7 @@ async fn a_plan_says_what_would_change_and_how_many_slots_would_move() {
 }
 
 #[tokio::test]
-async fn a_watch_prints_what_happens_a_line_each() {
+async fn a_watch_prints_a_line_per_event() {
     let daemon = daemon();
     let events = daemon.owner.events.clone();
     let adding = tokio::spawn(async move {
@@ -757,7 +757,7 @@ async fn a_diff_of_nothing_ends_with_0() {
 const DRAIN: &[&str] = &["backend", "drain", "web", "198.51.100.11:8080", "--wait"];
 
 #[tokio::test]
-async fn a_drain_returns_when_the_last_flow_has_gone() {
+async fn a_drain_returns_when_the_last_flow_has_ended() {
     let daemon = busy(WEB).await;
     let began = Instant::now();
     daemon.flows_end_in(Duration::from_millis(700));
@@ -767,7 +767,7 @@ async fn a_drain_returns_when_the_last_flow_has_gone() {
 }
 
 #[tokio::test]
-async fn a_drain_that_takes_too_long_fails_and_says_what_is_left() {
+async fn a_drain_that_takes_too_long_fails_and_reports_what_is_left() {
     let daemon = busy(WEB).await;
     let done = daemon.run(&[DRAIN, &["--timeout", "1s"]].concat()).await.unwrap();
     assert!(failed(&done));
@@ -819,7 +819,7 @@ async fn a_service_is_drained_with_all_of_its_backends() {
 }
 
 #[test]
-fn flags_that_are_wrong_together_are_told_with_the_usage_of_their_command() {
+fn conflicting_flags_are_reported_with_the_usage_of_their_command() {
     let check =
         super::flags::wrong(&["service", "add"], "health_check.type: \"htp\" is not known").to_string();
     assert!(check.contains("htp") && check.contains("Usage: xdp-lb service add "), "{check}");
@@ -863,7 +863,7 @@ async fn flows_are_listed_up_to_a_limit() {
 }
 
 #[tokio::test]
-async fn a_drain_that_the_datapath_does_not_follow_yet_has_not_ended() {
+async fn a_drain_that_is_not_in_the_tables_yet_has_not_ended() {
     let daemon = daemon();
     daemon.owner.all_up().await;
     daemon.owner.kernel.lock().fails = true;
@@ -874,7 +874,7 @@ async fn a_drain_that_the_datapath_does_not_follow_yet_has_not_ended() {
 }
 
 #[tokio::test]
-async fn a_drain_is_told_as_json_too() {
+async fn a_drain_prints_json_too() {
     let daemon = busy(WEB).await;
     let line = [DRAIN, &["--timeout", "1s", "--output", "json"]].concat();
     let done = daemon.run(&line).await.unwrap();
@@ -902,7 +902,7 @@ async fn a_drain_ends_when_someone_enables_or_removes_the_backend() {
 }
 
 #[tokio::test]
-async fn a_drain_goes_on_while_the_daemon_restarts() {
+async fn a_drain_continues_while_the_daemon_restarts() {
     let Daemon { owner, client, socket, server, _folder } = busy(WEB).await;
     let restart = async {
         tokio::time::sleep(Duration::from_millis(700)).await;
@@ -958,7 +958,7 @@ fn a_valid_config_is_counted_and_an_invalid_one_names_its_lines() {
 }
 
 #[test]
-fn the_socket_and_the_output_stand_before_or_after_the_command() {
+fn socket_and_output_can_be_given_before_or_after_the_command() {
     for line in
         [&["--socket", "/a", "--output", "json", "status"], &["status", "--socket", "/a", "--output", "json"]]
     {
@@ -969,7 +969,7 @@ fn the_socket_and_the_output_stand_before_or_after_the_command() {
 }
 
 #[test]
-fn the_unit_for_systemd_calls_commands_that_there_are() {
+fn the_systemd_unit_uses_existing_commands() {
     let unit = include_str!("../../../examples/xdp-lb.service");
     for key in ["ExecStart=", "ExecReload="] {
         let line = unit.lines().find_map(|line| line.strip_prefix(key)).expect(key);
@@ -978,7 +978,7 @@ fn the_unit_for_systemd_calls_commands_that_there_are() {
 }
 
 #[test]
-fn the_unit_for_systemd_leaves_the_pins_to_be_written() {
+fn the_systemd_unit_keeps_the_pins_writable() {
     let unit = include_str!("../../../examples/xdp-lb.service");
     let has = |line: &str| unit.lines().any(|found| found == line);
     assert!(has("ReadWritePaths=/sys/fs/bpf"));
@@ -987,7 +987,7 @@ fn the_unit_for_systemd_leaves_the_pins_to_be_written() {
 }
 
 #[test]
-fn every_command_that_asks_the_daemon_has_its_operation_in_the_openapi_document_and_the_other_way_round() {
+fn commands_and_operations_of_the_openapi_document_correspond() {
     const NONE: &[&str] = &[];
     let operations: &[(&str, &[&str])] = &[
         ("run", NONE),
@@ -1045,7 +1045,7 @@ fn every_command_that_asks_the_daemon_has_its_operation_in_the_openapi_document_
 }
 
 #[tokio::test]
-async fn an_upgrade_that_succeeds_is_one_though_a_daemon_says_that_it_is_stopping() {
+async fn an_upgrade_succeeds_even_if_the_old_daemon_answers_that_it_is_stopping() {
     let daemon = daemon();
     let upgraded = async {
         let Daemon { mut owner, client, socket, server, _folder } = daemon;

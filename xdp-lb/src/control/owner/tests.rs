@@ -105,7 +105,7 @@ async fn a_backend_that_was_down_before_a_restart_is_checked_first() {
 }
 
 #[tokio::test]
-async fn what_an_agent_drained_before_a_restart_stays_so_until_it_says_otherwise() {
+async fn a_backend_drained_by_its_agent_stays_drained_over_a_restart_until_the_agent_changes_it() {
     let config = TWO_SERVICES.replacen(
         "vip = \"192.0.2.10:80\"",
         "vip = \"192.0.2.10:80\"\nagent = { port = 8081 }\nfeedback = { hold = \"1s\" }",
@@ -158,7 +158,7 @@ async fn what_an_agent_drained_before_a_restart_stays_so_until_it_says_otherwise
 }
 
 #[tokio::test]
-async fn a_drain_keeps_flows_survives_a_restart_and_tells_how_many_are_left() {
+async fn a_drain_keeps_flows_survives_a_restart_and_reports_how_many_are_left() {
     let daemon = Daemon::start(TWO_SERVICES);
     daemon.all_up().await;
     let patch = BackendPatch::admin(AdminState::Draining);
@@ -187,7 +187,7 @@ async fn a_drain_keeps_flows_survives_a_restart_and_tells_how_many_are_left() {
 }
 
 #[tokio::test]
-async fn the_flows_of_a_drain_are_those_after_it_and_no_count_is_not_none() {
+async fn a_drain_counts_the_flows_again_and_a_failed_count_is_not_zero() {
     let daemon = Daemon::start(TWO_SERVICES);
     daemon.all_up().await;
     let drain = BackendPatch::admin(AdminState::Draining);
@@ -210,7 +210,7 @@ async fn the_flows_of_a_drain_are_those_after_it_and_no_count_is_not_none() {
 }
 
 #[tokio::test]
-async fn nobody_waits_for_a_count_of_millions_of_flows_and_until_it_is_made_no_drain_is_over() {
+async fn a_long_count_of_flows_delays_no_request_and_no_drain_ends_before_it() {
     let daemon = Daemon::start(TWO_SERVICES);
     daemon.all_up().await;
     daemon.until("web", |_| daemon.kernel.lock().censuses > 0).await;
@@ -257,7 +257,7 @@ async fn only_a_drain_has_the_flows_counted_more_often() {
 }
 
 #[tokio::test]
-async fn the_first_checks_are_out_until_each_has_ended() {
+async fn the_first_checks_are_pending_until_all_have_ended() {
     let daemon = Daemon::start(TWO_SERVICES);
     daemon.next_hop("198.51.100.11", Ok(11)).await;
     daemon.until("web", |backends| backends[0].state == BackendState::Checking).await;
@@ -437,7 +437,7 @@ async fn a_plan_changes_nothing_and_tells_the_slots_that_the_reload_moves() {
 }
 
 #[tokio::test]
-async fn programs_are_let_run_by_a_restart_alone() {
+async fn only_a_restart_allows_checks_by_programs() {
     let daemon = Daemon::start(TWO_SERVICES);
     let allowed = format!("allow_exec_checks = true\n{TWO_SERVICES}");
     write_config(&daemon.config_file(), &allowed);
@@ -483,7 +483,7 @@ async fn a_service_under_another_name_keeps_serving() {
 }
 
 #[tokio::test]
-async fn a_write_that_fails_half_way_is_made_good_from_what_the_tables_hold() {
+async fn a_write_that_fails_half_way_is_completed_after_reading_the_tables_back() {
     let daemon = Daemon::start(TWO_SERVICES);
     daemon.all_up().await;
     daemon.kernel.lock().fails = true;
@@ -512,7 +512,7 @@ async fn a_write_that_fails_half_way_is_made_good_from_what_the_tables_hold() {
 }
 
 #[tokio::test]
-async fn a_change_undone_after_a_write_that_failed_half_way_leaves_nothing_of_it() {
+async fn a_change_undone_after_a_partial_write_leaves_no_trace() {
     let daemon = Daemon::start(TWO_SERVICES);
     daemon.all_up().await;
     let first = address("198.51.100.11:8080");
@@ -551,7 +551,7 @@ async fn until_status(daemon: &Daemon, holds: impl Fn(&StatusView) -> bool) -> S
 }
 
 #[tokio::test]
-async fn an_interface_that_comes_back_gets_the_program_again_and_its_old_link_goes() {
+async fn a_recreated_interface_gets_the_program_again_and_its_old_link_is_removed() {
     let daemon = Daemon::start(TWO_SERVICES);
     let tell = |name: &str, index| Event::Interface { name: name.into(), index, up: true };
     daemon.events.send(tell("eth0", Some(1))).await.unwrap();
@@ -565,7 +565,7 @@ async fn an_interface_that_comes_back_gets_the_program_again_and_its_old_link_go
 }
 
 #[tokio::test]
-async fn interfaces_that_swap_their_names_keep_the_program_all_along() {
+async fn interfaces_that_swap_their_names_keep_the_program() {
     let daemon = Daemon::start(&TWO_SERVICES.replace("[\"eth0\"]", "[\"eth0\", \"eth1\"]"));
     daemon.kernel.lock().attached = vec![(1, "eth1".into()), (2, "eth0".into())];
     for (name, index) in [("eth0", 2), ("eth1", 1)] {
@@ -579,7 +579,7 @@ async fn interfaces_that_swap_their_names_keep_the_program_all_along() {
 }
 
 #[tokio::test]
-async fn an_interface_that_was_renamed_keeps_the_program_until_a_reload_names_it_otherwise() {
+async fn a_renamed_interface_keeps_the_program_until_a_reload_without_it() {
     let daemon = Daemon::start(TWO_SERVICES);
     daemon.kernel.lock().attached = vec![(1, "back0".into())];
     daemon.kernel.lock().missing.insert("eth0".into());
@@ -603,7 +603,7 @@ async fn an_interface_that_was_renamed_keeps_the_program_until_a_reload_names_it
 }
 
 #[tokio::test]
-async fn a_program_that_somebody_detached_is_attached_again_before_a_change_is_acknowledged() {
+async fn a_detached_program_is_attached_again_before_a_change_is_acknowledged() {
     let daemon = Daemon::start(TWO_SERVICES);
     daemon.all_up().await;
     daemon.kernel.lock().attached.clear();
@@ -616,7 +616,7 @@ async fn a_program_that_somebody_detached_is_attached_again_before_a_change_is_a
 }
 
 #[tokio::test]
-async fn what_cannot_be_attached_again_is_told_with_every_acknowledgement_until_it_is() {
+async fn a_failed_attachment_is_reported_with_every_acknowledgement_until_it_succeeds() {
     let daemon = Daemon::start(TWO_SERVICES);
     daemon.all_up().await;
     daemon.kernel.lock().attached.clear();
@@ -634,7 +634,7 @@ async fn what_cannot_be_attached_again_is_told_with_every_acknowledgement_until_
 }
 
 #[tokio::test]
-async fn pins_that_are_gone_are_made_again_and_where_they_cannot_be_that_is_a_trouble() {
+async fn missing_pins_are_restored_and_a_failure_is_a_trouble() {
     let daemon = Daemon::start(TWO_SERVICES);
     daemon.kernel.lock().unpinned = vec!["SLOTS".into(), "link-native-1".into()];
     until_status(&daemon, |status| status.restored == 2 && status.trouble.is_none()).await;
@@ -655,7 +655,7 @@ async fn pins_that_are_gone_are_made_again_and_where_they_cannot_be_that_is_a_tr
 }
 
 #[tokio::test]
-async fn a_program_at_tc_ingress_that_is_gone_is_attached_again_or_the_interface_says_why_not() {
+async fn a_missing_program_at_tc_ingress_is_attached_again_or_the_interface_shows_why_not() {
     let daemon = Daemon::start(TWO_SERVICES);
     daemon.kernel.lock().classifier_lost = Some("something else detached the program".into());
     let status = until_status(&daemon, |status| status.restored == 1).await;
@@ -670,7 +670,7 @@ async fn a_program_at_tc_ingress_that_is_gone_is_attached_again_or_the_interface
 }
 
 #[tokio::test]
-async fn entries_that_somebody_else_changed_are_written_again_and_told() {
+async fn externally_changed_entries_are_restored_and_reported() {
     let daemon = Daemon::start(TWO_SERVICES);
     daemon.all_up().await;
     let right = daemon.kernel.lock().tables.clone();
@@ -685,7 +685,7 @@ async fn entries_that_somebody_else_changed_are_written_again_and_told() {
 }
 
 #[tokio::test]
-async fn where_one_interface_has_no_native_xdp_all_are_generic_from_the_start_and_after_a_reload() {
+async fn if_one_interface_has_no_native_xdp_all_are_generic_at_the_start_and_after_a_reload() {
     let three = TWO_SERVICES.replace("[\"eth0\"]", "[\"eth0\", \"br0\", \"eth1\"]");
     for reloaded in [false, true] {
         let daemon = Daemon::start(if reloaded { TWO_SERVICES } else { &three });
@@ -746,7 +746,7 @@ async fn a_reload_attaches_where_that_had_failed() {
 }
 
 #[tokio::test]
-async fn a_start_on_adopted_tables_goes_on_without_an_interface_and_finds_it_later() {
+async fn a_start_on_adopted_tables_succeeds_without_an_interface_and_attaches_it_later() {
     let daemon = Daemon::start(TWO_SERVICES);
     daemon.kernel.lock().adopted = true;
     daemon.kernel.lock().missing.insert("eth1".into());
@@ -810,7 +810,7 @@ async fn limits_are_those_of_the_tables_that_were_taken_over() {
 }
 
 #[tokio::test]
-async fn what_a_start_forgets_is_gone_from_the_state_file() {
+async fn entries_pruned_at_a_start_are_removed_from_the_state_file() {
     let daemon = Daemon::start(TWO_SERVICES);
     let patch = BackendPatch::of("weight", 7);
     daemon.handle.patch_backend("web".into(), address("198.51.100.12:8080"), patch).await.unwrap();
@@ -859,7 +859,7 @@ async fn many_reports_at_once_are_one_change_of_the_tables() {
 }
 
 #[tokio::test]
-async fn unknown_services_are_told_with_the_known_ones() {
+async fn an_unknown_service_is_reported_with_the_known_ones() {
     let daemon = Daemon::start(TWO_SERVICES);
     let refused = daemon.handle.backends(Some("wbe".into())).await.unwrap_err();
     assert!(matches!(&refused, Refusal::NotFound(why) if why.contains("web, api")), "{refused}");
@@ -923,7 +923,7 @@ async fn a_vip_stays_while_one_of_its_services_has_a_backend() {
 }
 
 #[tokio::test]
-async fn a_vip_comes_once_the_first_checks_of_all_its_backends_have_ended_or_timed_out() {
+async fn a_vip_is_added_once_the_first_checks_of_all_its_backends_have_ended_or_timed_out() {
     let config = format!("vips = {{ interface = \"lo\", withdraw = \"no-backends\" }}\n{TWO_SERVICES}").replace(
         "vip = \"192.0.2.10:443\"",
         "vip = \"192.0.2.10:443\"\nhealth_check = { type = \"tcp\", interval = \"100ms\", timeout = \"100ms\" }",
@@ -982,7 +982,7 @@ async fn vips_are_kept_only_where_the_config_names_an_interface_for_them_and_a_r
 }
 
 #[tokio::test]
-async fn a_drained_service_keeps_its_flows_and_gives_its_vip_up_and_a_drained_node_all_of_them() {
+async fn a_drained_service_keeps_its_flows_and_withdraws_its_vip_and_a_drained_node_all_vips() {
     let config = format!("vips.interface = \"lo\"\n{}", TWO_SERVICES.replace("10:443", "20:443"));
     let daemon = Daemon::start(&config);
     daemon.all_up().await;
@@ -1060,7 +1060,7 @@ impl Daemon {
 }
 
 #[tokio::test]
-async fn a_backend_that_is_not_found_any_more_keeps_its_flows_and_goes_with_the_last() {
+async fn a_backend_that_is_no_longer_found_keeps_its_flows_and_is_removed_with_the_last() {
     let daemon = Daemon::two_found(DISCOVERED).await;
     let leaver = daemon.index_of("198.51.100.12:8080");
     daemon.kernel.lock().live.insert(leaver, 3);
@@ -1082,7 +1082,7 @@ async fn a_backend_that_is_not_found_any_more_keeps_its_flows_and_goes_with_the_
 }
 
 #[tokio::test]
-async fn a_backend_that_is_not_found_any_more_goes_at_its_time_whatever_flows_it_has() {
+async fn a_backend_that_is_no_longer_found_is_removed_after_its_drain_timeout_even_with_flows() {
     let daemon = Daemon::two_found(&DISCOVERED.replace("1h", "1s")).await;
     let leaver = daemon.index_of("198.51.100.12:8080");
     daemon.kernel.lock().live.insert(leaver, 3);
@@ -1091,7 +1091,7 @@ async fn a_backend_that_is_not_found_any_more_goes_at_its_time_whatever_flows_it
 }
 
 #[tokio::test]
-async fn what_was_found_stays_through_failures_and_restarts_and_the_status_says_since_when() {
+async fn discovered_backends_stay_through_failures_and_restarts_and_the_status_shows_since_when() {
     let daemon = Daemon::two_found(DISCOVERED).await;
     daemon.find(Err("web.example.com.: 192.0.2.53:53 does not answer within 2s")).await;
     daemon.find(Err("web.example.com.: 192.0.2.53:53 answers SERVFAIL")).await;
@@ -1125,7 +1125,7 @@ async fn what_was_found_stays_through_failures_and_restarts_and_the_status_says_
 }
 
 #[tokio::test]
-async fn what_is_found_is_used_where_it_cannot_be_saved() {
+async fn discovered_backends_are_used_even_if_they_cannot_be_saved() {
     let daemon = Daemon::start(DISCOVERED);
     // A directory stands where the state file would be put.
     fs::create_dir_all(daemon.directory.path().join("state.json/in/the/way")).unwrap();
@@ -1136,7 +1136,7 @@ async fn what_is_found_is_used_where_it_cannot_be_saved() {
 }
 
 #[tokio::test]
-async fn an_answer_to_what_was_looked_for_before_a_reload_is_not_taken() {
+async fn an_answer_to_a_lookup_from_before_a_reload_is_ignored() {
     let daemon = Daemon::two_found(DISCOVERED).await;
     let before = daemon.discoveries.lock().unwrap()[0].clone();
     write_config(&daemon.config_file(), &DISCOVERED.replace("web.example.com", "new.example.com"));
@@ -1164,7 +1164,7 @@ async fn an_answer_to_what_was_looked_for_before_a_reload_is_not_taken() {
 }
 
 #[tokio::test]
-async fn whoever_takes_a_backend_away_it_keeps_its_flows_goes_with_the_last_and_may_come_back() {
+async fn however_a_backend_is_removed_it_keeps_its_flows_until_the_last_and_may_come_back() {
     let daemon = Daemon::start(TWO_SERVICES);
     daemon.all_up().await;
     let leaver = daemon.index_of("198.51.100.12:8080");
@@ -1208,7 +1208,7 @@ async fn whoever_takes_a_backend_away_it_keeps_its_flows_goes_with_the_last_and_
 }
 
 #[tokio::test]
-async fn a_daemon_that_starts_with_another_file_lets_what_is_missing_in_it_drain() {
+async fn a_daemon_that_starts_with_another_file_drains_what_is_missing_in_it() {
     let daemon = Daemon::start(TWO_SERVICES);
     daemon.all_up().await;
     let leaver = daemon.index_of("198.51.100.12:8080");
@@ -1221,7 +1221,7 @@ async fn a_daemon_that_starts_with_another_file_lets_what_is_missing_in_it_drain
 }
 
 #[tokio::test]
-async fn what_left_in_an_earlier_boot_is_over_and_a_wall_clock_counts_for_nothing() {
+async fn drains_of_an_earlier_boot_are_over_and_the_wall_clock_does_not_matter() {
     let daemon = Daemon::start(TWO_SERVICES);
     daemon.all_up().await;
     let leaver = daemon.index_of("198.51.100.12:8080");
@@ -1248,7 +1248,7 @@ async fn what_left_in_an_earlier_boot_is_over_and_a_wall_clock_counts_for_nothin
 }
 
 #[tokio::test]
-async fn a_service_that_is_removed_drains_and_goes_with_its_last_flow_or_at_once() {
+async fn a_removed_service_drains_until_its_last_flow_or_is_removed_at_once() {
     let config = format!("vips.interface = \"lo\"\n{}", TWO_SERVICES.replace("10:443", "20:443"));
     let daemon = Daemon::start(&config);
     daemon.all_up().await;
@@ -1274,7 +1274,7 @@ async fn a_service_that_is_removed_drains_and_goes_with_its_last_flow_or_at_once
 }
 
 #[tokio::test]
-async fn what_is_found_waits_for_room_is_told_and_comes_when_there_is_some() {
+async fn discovered_backends_that_do_not_fit_are_reported_and_added_when_there_is_room() {
     let config = DISCOVERED.replace("hold =", "max_backends = 2, hold =");
     let daemon = Daemon::two_found(&config).await;
     for host in ["198.51.100.11:8080", "198.51.100.12:8080"] {
@@ -1313,7 +1313,7 @@ async fn what_is_found_waits_for_room_is_told_and_comes_when_there_is_some() {
 }
 
 #[tokio::test]
-async fn an_address_that_is_missing_from_answers_is_held_and_answers_that_differ_are_told() {
+async fn an_address_missing_from_answers_is_held_and_varying_answers_are_reported() {
     let daemon = Daemon::two_found(&DISCOVERED.replace("hold = \"0s\"", "hold = \"2s\"")).await;
     daemon.find(Ok(&[11])).await;
     while daemon.discovery().await.answers < 2 {
@@ -1338,7 +1338,7 @@ async fn an_address_that_is_missing_from_answers_is_held_and_answers_that_differ
 }
 
 #[tokio::test]
-async fn the_datapath_is_told_this_hosts_addresses_and_those_that_backends_see() {
+async fn this_hosts_addresses_and_those_that_backends_see_are_written_to_the_tables() {
     let config = TWO_SERVICES
         .replace("vip = \"192.0.2.10:80\"", "vip = \"192.0.2.10:80\"\nsnat_addresses = [\"198.51.100.9\"]");
     let daemon = Daemon::start(&config);
@@ -1413,7 +1413,7 @@ async fn affinity_is_refused_until_every_flow_is_recorded_and_again_after_a_rest
 }
 
 #[tokio::test]
-async fn what_leaves_stays_until_flows_from_before_flow_tracking_always_are_recorded_too() {
+async fn a_drain_waits_until_flows_from_before_flow_tracking_always_are_recorded() {
     let idle = Duration::from_secs(2);
     let config = TWO_SERVICES.replace("vip = \"192.0.2.10:80\"", "vip = \"192.0.2.10:80\"\nmode = \"nat\"");
     let config = format!("timeouts = {{ tcp_idle = \"2s\" }}\n{config}");
@@ -1438,7 +1438,7 @@ async fn what_leaves_stays_until_flows_from_before_flow_tracking_always_are_reco
 }
 
 #[tokio::test]
-async fn an_edit_of_the_file_that_a_runtime_change_overrides_is_told_by_the_plan_until_it_is_read() {
+async fn the_plan_reports_an_edit_that_a_runtime_change_overrides_until_it_is_read() {
     let daemon = Daemon::start(TWO_SERVICES);
     daemon.all_up().await;
     let first = address("198.51.100.11:8080");
@@ -1460,7 +1460,7 @@ async fn an_edit_of_the_file_that_a_runtime_change_overrides_is_told_by_the_plan
 }
 
 #[tokio::test]
-async fn a_change_by_which_backends_see_an_address_that_this_host_lacks_says_so() {
+async fn a_change_to_a_source_address_that_this_host_does_not_own_warns() {
     let daemon = Daemon::start(TWO_SERVICES);
     let set = async |key, value| {
         daemon.handle.patch_service("web".into(), ServicePatch::of(key, value)).await.unwrap().message
