@@ -5,13 +5,15 @@
 
 #[path = "support/cpu.rs"]
 mod cpu;
+#[path = "support/processor_time.rs"]
+mod processor_time;
 
 use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use nix::unistd::{SysconfVar, sysconf};
+use anyhow::{Context, Result};
+use processor_time::processor_time;
 use xdp_lb_tests::report::{Report, Table};
 use xdp_lb_tests::servers::Nginx;
 use xdp_lb_tests::{Daemon, Host, Lab, connect, until};
@@ -180,17 +182,6 @@ impl Used {
         let (after, took) = (processor_time(daemon)?, began.elapsed().as_secs_f64());
         Ok(Self { processor: (after.0 - before.0) / took, kernel: (after.1 - before.1) / took })
     }
-}
-
-/// The daemon's processor time so far, and what of it the kernel used for it, seconds (proc_pid_stat(5)).
-fn processor_time(daemon: &Daemon) -> Result<(f64, f64)> {
-    let id = daemon.process().context("the daemon runs")?.id();
-    let stat = fs::read_to_string(format!("/proc/{id}/stat")).context("the daemon has ended")?;
-    let fields: Vec<_> = stat.rsplit_once(") ").context("it has a name")?.1.split(' ').collect();
-    let ticks = |field: usize| fields.get(field).and_then(|it| it.parse::<f64>().ok());
-    let (Some(user), Some(kernel)) = (ticks(11), ticks(12)) else { bail!("/proc/{id}/stat: {stat}") };
-    let a_second = sysconf(SysconfVar::CLK_TCK)?.unwrap_or(100) as f64;
-    Ok(((user + kernel) / a_second, kernel / a_second))
 }
 
 /// MiB.

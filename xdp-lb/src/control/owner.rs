@@ -84,6 +84,8 @@ pub type Request = Box<dyn for<'a> FnOnce(&'a mut Owner) -> BoxFuture<'a, Option
 
 /// The owner of the daemon's state. Fields in an `Arc` are shared with published snapshots, and copied on write.
 pub struct Owner {
+    /// Ends before the tables are let go of.
+    pub(super) flows: FlowWorker,
     pub(super) config_file: PathBuf,
     pub(super) config: Arc<Config>,
     /// Runtime changes, discovered backends, and what is leaving.
@@ -92,7 +94,6 @@ pub struct Owner {
     pub(super) kernel: Box<dyn Kernel>,
     pub(super) sync: TableSync,
     pub(super) census: FlowCount,
-    pub(super) flows: FlowWorker,
     finished: mpsc::UnboundedReceiver<Finished>,
     /// How much memory the tables take, in bytes.
     memory: Option<u64>,

@@ -37,18 +37,21 @@ enum Part {
     Control,
     /// What the daemon costs while it checks ten thousand backends, and is asked about them.
     Checks,
+    /// What the daemon costs while it counts millions of flows, and what it then still does in time.
+    Flows,
     /// HTTP, connections and packets a second against HAProxy, nginx, nftables and plain routing; time to fail over.
     Peers,
 }
 
 impl Part {
-    const ALL: [Self; 4] = [Self::Datapath, Self::Control, Self::Checks, Self::Peers];
+    const ALL: [Self; 5] = [Self::Datapath, Self::Control, Self::Checks, Self::Flows, Self::Peers];
 
     fn name(self) -> &'static str {
         match self {
             Self::Datapath => "datapath",
             Self::Control => "control",
             Self::Checks => "checks",
+            Self::Flows => "flows",
             Self::Peers => "peers",
         }
     }
@@ -74,7 +77,7 @@ pub fn run_all(options: &Options) -> Result<ExitCode> {
         packages::offer_peers();
     }
     build::ebpf(&toolchain::find_or_install()?, false)?;
-    if options.parts().iter().any(|part| matches!(part, Part::Checks | Part::Peers)) {
+    if options.parts().iter().any(|part| matches!(part, Part::Checks | Part::Flows | Part::Peers)) {
         build::daemon()?;
     }
     say::step("Building the benchmark");
