@@ -14,6 +14,9 @@ use xdp_lb_tests::{
     until_some, web, web_backend,
 };
 
+/// A slot no longer names whom it had before once it has moved for this time.
+const SHORT: &str = "timeouts = { tcp_idle = \"5s\" }\n";
+
 struct Bed {
     network: Network,
     daemon: Daemon,
@@ -29,18 +32,18 @@ impl Bed {
     }
 
     fn in_mode(mode: &str, more: &str) -> Self {
-        Self::of(&paths::daemon(), mode, more)
+        Self::of(&paths::daemon(), "", mode, more)
     }
 
     /// With this build of the daemon.
-    fn of(build: &Path, mode: &str, more: &str) -> Self {
+    fn of(build: &Path, general: &str, mode: &str, more: &str) -> Self {
         let network = Network::new("upgrade", 2).unwrap();
         let nginx = network.backends.iter().map(|host| Nginx::start(host, 8080).unwrap()).collect();
         let echo = UdpEcho::start(&network.backends[0], 7).unwrap();
         let program = network.lb.dir().join("xdp-lb");
         fs::copy(build, &program).unwrap();
         let config = format!(
-            "{}[[service]]\nname = \"echo\"\nvip = \"192.0.2.10:7\"\nprotocol = \"udp\"\nbackend = [{{ address = \
+            "{general}{}[[service]]\nname = \"echo\"\nvip = \"192.0.2.10:7\"\nprotocol = \"udp\"\nbackend = [{{ address = \
              \"198.51.100.11:7\" }}]\n{more}",
             web(mode, &[1, 2])
         );
@@ -387,7 +390,8 @@ fn a_restart_with_a_build_of_another_layout_keeps_the_flows_of_a_backend_that_dr
 }
 
 fn restart_with_another_layout(mode: &str, end: fn(&mut Daemon) -> anyhow::Result<()>) {
-    restart(Bed::in_mode(mode, ""), |program| other_build::write_of_another_layout(program).unwrap(), end);
+    let bed = Bed::of(&paths::daemon(), SHORT, mode, "");
+    restart(bed, |program| other_build::write_of_another_layout(program).unwrap(), end);
 }
 
 /// The daemon of an earlier release.
@@ -408,7 +412,7 @@ fn put_this(program: &Path) {
 #[ignore = "needs the daemon of an earlier release, whose path is in XDP_LB_EARLIER"]
 fn a_restart_of_an_earlier_release_with_this_one_keeps_the_flows_of_a_backend_that_drains() {
     for mode in ["full-nat", "nat"] {
-        restart(Bed::of(&earlier(), mode, ""), put_this, Daemon::stop);
+        restart(Bed::of(&earlier(), SHORT, mode, ""), put_this, Daemon::stop);
     }
 }
 
@@ -416,7 +420,7 @@ fn a_restart_of_an_earlier_release_with_this_one_keeps_the_flows_of_a_backend_th
 #[ignore = "needs the daemon of an earlier release, whose path is in XDP_LB_EARLIER"]
 fn this_release_takes_over_from_an_earlier_one_under_traffic_and_not_one_flow_breaks() {
     for mode in ["full-nat", "nat"] {
-        let bed = Bed::of(&earlier(), mode, "");
+        let bed = Bed::of(&earlier(), "", mode, "");
         let (pid, layout) = (bed.pid(), layouts(&bed.daemon));
         let traffic = Traffic::start(&bed.network);
         bed.daemon.cli(&["backend", "drain", "web", &web_backend(2)]).unwrap();
@@ -437,8 +441,14 @@ fn this_release_takes_over_from_an_earlier_one_under_traffic_and_not_one_flow_br
 fn restart(mut bed: Bed, put_build: impl Fn(&Path), end: fn(&mut Daemon) -> anyhow::Result<()>) {
     let layout = layouts(&bed.daemon);
     let traffic = Traffic::start(&bed.network);
-    // Its slots move, and its flows are known by their records alone.
     bed.daemon.cli(&["backend", "drain", "web", &web_backend(2)]).unwrap();
+    // Its flows are known by their records alone once its slots no longer name it.
+    until("its slots to forget it", Duration::from_secs(40), || {
+        let shown = bed.daemon.cli_json(&["service", "show", "web"])?;
+        let moving = &shown["service"]["moving"];
+        Ok(moving["moving_slots"] == 0 && moving["recorded_slots"].as_u64().is_some_and(|slots| slots > 0))
+    })
+    .unwrap();
     traffic.requests.next_by_backend(50).unwrap();
     traffic.downloads.iter().for_each(|download| download.wait_for_progress().unwrap());
     put_build(&bed.program);
