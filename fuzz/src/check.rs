@@ -61,7 +61,7 @@ pub fn send(world: &World, scratch: &mut Scratch, frame: &[u8], ingress: u32) ->
     let held = world.tables.backend_flows.borrow().clone();
     let mut packet = Buffer::new(frame, ingress);
     let reasons = *world.tables.reasons.borrow();
-    let verdict = process(&mut packet, &world.tables, || Some(scratch));
+    let verdict = process(&mut packet, &world.tables, scratch);
     let is_answer = |reason: &&Reason| {
         let now = world.tables.reasons.borrow()[**reason as usize];
         reason.kind() == Kind::Answer && now > reasons[**reason as usize]
@@ -122,7 +122,7 @@ fn check_other_host(world: &World, scratch: &mut Scratch, frame: &[u8], ingress:
         return;
     }
     let mut packet = Buffer::new(&others, ingress);
-    let verdict = process(&mut packet, &world.tables, || Some(scratch));
+    let verdict = process(&mut packet, &world.tables, scratch);
     assert!(matches!(verdict, Verdict::Pass(_)), "a frame for another host is passed: {verdict:?}");
     assert_eq!(packet.bytes(), others);
 }

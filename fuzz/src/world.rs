@@ -115,7 +115,7 @@ impl World {
             handover: 0,
             heartbeat: 0,
             flow_buckets: 0,
-            padding: 0,
+            flow_reach: 0,
             alone: 0,
             own_macs: Default::default(),
         };

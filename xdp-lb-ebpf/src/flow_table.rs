@@ -4,9 +4,10 @@ use core::arch::asm;
 use core::cell::UnsafeCell;
 
 use xdp_lb_common::flow_table::claim::begin;
-use xdp_lb_common::flow_table::find::find;
+use xdp_lb_common::flow_table::find;
 use xdp_lb_common::flow_table::outcome::{Begun, Found, Manner, Noted};
 use xdp_lb_common::flow_table::record::Room;
+use xdp_lb_common::flow_table::tags::Matches;
 use xdp_lb_common::flow_table::{LOCKS, Line, Memory, Steps, Word, claim, note, port_words, ports};
 use xdp_lb_common::hash::FlowHash;
 use xdp_lb_common::tables::Settings;
@@ -26,7 +27,7 @@ pub struct FlowTable;
 pub extern "C" fn xdp_lb_find_flow(room: *mut Room) -> u32 {
     // SAFETY: the verifier lets no caller pass anything but a room of its own, or null.
     match (unsafe { room.as_mut() }, SETTINGS.get(0)) {
-        (Some(room), Some(settings)) => find(&FlowTable, &settings.hash_keys, room) as u32,
+        (Some(room), Some(settings)) => find::find(&FlowTable, settings, room) as u32,
         _ => Found::Nothing as u32,
     }
 }
@@ -53,12 +54,35 @@ pub extern "C" fn xdp_lb_begin_flow(room: *mut Room, manner: u32) -> u32 {
     }
 }
 
+/// See [`Steps::aim`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xdp_lb_aim(room: *mut Room) -> u32 {
+    // SAFETY: as above.
+    if let (Some(room), Some(settings)) = (unsafe { room.as_mut() }, SETTINGS.get(0)) {
+        room.aim(&settings.hash_keys);
+    }
+    0
+}
+
+/// See [`Steps::find_in`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xdp_lb_find_in(room: *mut Room, place: u32, matches: u64) -> u32 {
+    let matches = Matches::from_bits(matches);
+    // SAFETY: as above.
+    match unsafe { room.as_mut() } {
+        Some(room) => find::find_in(&FlowTable, room, place, matches) as u32,
+        None => Found::Nothing as u32,
+    }
+}
+
 /// See [`Steps::take_lines`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn xdp_lb_take_lines(room: *mut Room, bucket: u32) -> u32 {
+pub extern "C" fn xdp_lb_take_lines(room: *mut Room, behind: u32) -> u32 {
     // SAFETY: as above.
-    unsafe { room.as_mut() }.is_some_and(|room| claim::take_lines(&FlowTable, room, bucket).is_some()) as u32
+    unsafe { room.as_mut() }.is_some_and(|room| claim::take_lines(&FlowTable, room, behind).is_some()) as u32
 }
 
 /// See [`Steps::worth`].
@@ -86,12 +110,40 @@ pub extern "C" fn xdp_lb_make_way(room: *mut Room, place: u32) -> u32 {
 /// See [`Steps::take_port`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn xdp_lb_take_port(room: *mut Room, from: u32, scarce: u32) -> u32 {
+pub extern "C" fn xdp_lb_take_port(room: *mut Room, from: u32) -> u32 {
     let from = FlowHash::from_bits(from);
     // SAFETY: as above.
     match (unsafe { room.as_mut() }, SETTINGS.get(0)) {
         (Some(room), Some(settings)) => {
-            ports::take_of_line(&FlowTable, settings, room, from, scarce != 0).is_some() as u32
+            ports::take_of_line(&FlowTable, settings, room, from).is_some() as u32
+        }
+        _ => 0,
+    }
+}
+
+/// See [`Steps::port_entry`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xdp_lb_port_entry(room: *mut Room, from: u32, number: u32) -> u64 {
+    let from = FlowHash::from_bits(from);
+    // SAFETY: as above.
+    match (unsafe { room.as_mut() }, SETTINGS.get(0)) {
+        (Some(room), Some(settings)) => {
+            ports::entry_of_line(&FlowTable, settings, room, from, number).unwrap_or(0)
+        }
+        _ => 0,
+    }
+}
+
+/// See [`Steps::take_port_of`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn xdp_lb_take_port_of(room: *mut Room, from: u32, number: u32, there: u64) -> u32 {
+    let from = FlowHash::from_bits(from);
+    // SAFETY: as above.
+    match (unsafe { room.as_mut() }, SETTINGS.get(0)) {
+        (Some(room), Some(settings)) => {
+            ports::take_one_of_line(&FlowTable, settings, room, from, number, there).is_some() as u32
         }
         _ => 0,
     }
@@ -149,6 +201,26 @@ impl Memory for FlowTable {
     }
 
     #[inline(always)]
+    fn opaque(mut number: u64) -> u64 {
+        // SAFETY: nothing is done.
+        unsafe { asm!("{number} &= 1", number = inout(reg) number, options(pure, nomem, nostack)) };
+        number
+    }
+
+    #[inline(always)]
+    fn reach(&self) -> u32 {
+        SETTINGS.get(0).map_or(0, |settings| settings.flow_reach)
+    }
+
+    #[inline(always)]
+    fn note_reach(&self, number: u32) {
+        if let Some(settings) = SETTINGS.get_ptr_mut(0) {
+            // SAFETY: an aligned word, which is written as a whole.
+            unsafe { (&raw mut (*settings).flow_reach).write_volatile(number) };
+        }
+    }
+
+    #[inline(always)]
     #[allow(clippy::pointers_in_nomem_asm_block, reason = "the pointer is computed with, not followed")]
     fn after(line: &Line<SharedWord>, loaded: u64) -> &Line<SharedWord> {
         let mut line = core::ptr::from_ref(line);
@@ -178,8 +250,18 @@ impl Steps for FlowTable {
     }
 
     #[inline(always)]
-    fn take_lines(&self, room: &mut Room, bucket: u32) -> bool {
-        xdp_lb_take_lines(room, bucket) != 0
+    fn aim(&self, _: &Settings, room: &mut Room) {
+        xdp_lb_aim(room);
+    }
+
+    #[inline(always)]
+    fn find_in(&self, room: &mut Room, place: u32, matches: Matches) -> Found {
+        Found::of(xdp_lb_find_in(room, place, matches.to_bits()))
+    }
+
+    #[inline(always)]
+    fn take_lines(&self, room: &mut Room, behind: u32) -> bool {
+        xdp_lb_take_lines(room, behind) != 0
     }
 
     #[inline(always)]
@@ -193,8 +275,18 @@ impl Steps for FlowTable {
     }
 
     #[inline(always)]
-    fn take_port(&self, _: &Settings, room: &mut Room, from: FlowHash, scarce: bool) -> bool {
-        xdp_lb_take_port(room, from.bits(), scarce as u32) != 0
+    fn take_port(&self, _: &Settings, room: &mut Room, from: FlowHash) -> bool {
+        xdp_lb_take_port(room, from.bits()) != 0
+    }
+
+    #[inline(always)]
+    fn port_entry(&self, _: &Settings, room: &mut Room, from: FlowHash, number: u32) -> u64 {
+        xdp_lb_port_entry(room, from.bits(), number)
+    }
+
+    #[inline(always)]
+    fn take_port_of(&self, _: &Settings, room: &mut Room, from: FlowHash, number: u32, there: u64) -> bool {
+        xdp_lb_take_port_of(room, from.bits(), number, there) != 0
     }
 
     #[inline(always)]

@@ -21,7 +21,7 @@ use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::helpers::bpf_redirect;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
-use xdp_lb_common::process::{Scratch, Verdict, process, send_check};
+use xdp_lb_common::process::{Scratch, Scratchpad, Verdict, process, send_check};
 
 use crate::maps::SCRATCH;
 use crate::packet::Frame;
@@ -30,7 +30,7 @@ use crate::tables::Maps;
 /// The load balancer.
 #[xdp]
 pub fn xdp_lb(context: XdpContext) -> u32 {
-    let verdict = process(&mut Frame::new(&context), &Maps::new(&context), scratch);
+    let verdict = process(&mut Frame::new(&context), &Maps::new(&context), &mut PerCpu);
     #[cfg(feature = "log")]
     log(&context, verdict);
     action(verdict)
@@ -41,6 +41,16 @@ pub fn xdp_lb(context: XdpContext) -> u32 {
 pub fn xdp_check(context: XdpContext) -> u32 {
     let Some(scratch) = scratch() else { return xdp_action::XDP_DROP };
     action(send_check(&mut Frame::new(&context), &Maps::new(&context), scratch))
+}
+
+/// This CPU's scratch.
+struct PerCpu;
+
+impl Scratchpad for PerCpu {
+    #[inline(always)]
+    fn lend(&mut self) -> Option<&mut Scratch> {
+        scratch()
+    }
 }
 
 #[inline(always)]

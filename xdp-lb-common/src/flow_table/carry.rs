@@ -28,7 +28,7 @@ pub enum Carried {
 pub fn carry<M: Steps>(memory: &M, settings: &Settings, record: &Record, now: u32) -> Carried {
     let mut room = Room { flow: record.key(), now, ..Room::default() };
     room.aim(&settings.hash_keys);
-    if find(memory, &settings.hash_keys, &mut room) == Found::Record {
+    if find(memory, settings, &mut room) == Found::Record {
         if is_alike(&room.record, record) {
             let newer = |life: Life| {
                 if is_newer(record.life(), life) { life.with_notes_of(record.life()) } else { life }
@@ -98,7 +98,7 @@ mod tests {
 
     fn look(memory: &HostMemory, flow: u16) -> Option<Record> {
         let mut room = room(&key_of(flow), 100);
-        (find(memory, &SETTINGS.hash_keys, &mut room) == Found::Record).then_some(room.record)
+        (find(memory, &SETTINGS, &mut room) == Found::Record).then_some(room.record)
     }
 
     /// What a backend's packet of this flow finds.

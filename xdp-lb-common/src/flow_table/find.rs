@@ -2,38 +2,56 @@
 
 use super::life::Life;
 use super::lines::{read_more, read_rest};
-use super::memory::{Memory, WAYS, Word, buckets_of};
+use super::memory::{LEVELS, Level, Memory, Steps, WAYS, Word};
 use super::outcome::Found;
-use super::record::{Key, Record, Room};
+use super::record::{Record, Room};
 use super::tags::{Matches, matching, tag};
-use crate::hash::KEYS;
+use crate::tables::Settings;
 
 /// Finds the record of the flow in the room, whole as it was at one moment, and copies it there.
 #[inline(always)]
-pub fn find<M: Memory>(memory: &M, keys: &[u64; KEYS], room: &mut Room) -> Found {
-    room.aim(keys);
-    let Room { key, hash, record: into, .. } = room;
-    let hash = *hash;
-    let [first, second] = buckets_of(hash, memory.buckets());
-    // Both before either is looked at, so that they come at the same time.
-    let (Some(tags), Some(other_tags)) = (memory.tags(first), memory.tags(second)) else {
-        return Found::Nothing;
-    };
-    let (tags, other_tags) = (tags.load(), other_tags.load());
-    match find_in(memory, first, matching(tags, tag(hash)), key, into) {
-        Found::Nothing => find_in(memory, second, matching(other_tags, tag(hash)), key, into),
-        found => found,
+pub fn find<M: Steps>(memory: &M, settings: &Settings, room: &mut Room) -> Found {
+    memory.aim(settings, room);
+    for behind in (0..LEVELS).rev() {
+        let Some(level) = Level::of(memory, room.hash, behind) else { continue };
+        let [first, second] = level.homes;
+        let (Some(tags), Some(others)) = (memory.tags(first / WAYS), memory.tags(second / WAYS)) else {
+            break;
+        };
+        let (tags, others) = (tags.load(), others.load());
+        // Where most flows are, the lines that they are mostly in come while the tags do.
+        if level.is_far && memory.reach() == level.number {
+            memory.touch(first);
+            memory.touch(second);
+        }
+        let (matches, other_matches) = (matching(tags, tag(room.hash)), matching(others, tag(room.hash)));
+        if matches.is_empty() & other_matches.is_empty() {
+            continue;
+        }
+        // Without a branch: a processor cannot predict which of the two it is.
+        let is_second = M::opaque(matches.is_empty() as u64);
+        let place = first.wrapping_add(second.wrapping_sub(first).wrapping_mul(is_second as u32));
+        let mut found = memory.find_in(room, place, matches.or_if(is_second, other_matches));
+        if found == Found::Nothing && is_second == 0 {
+            found = memory.find_in(room, second, other_matches);
+        }
+        if found != Found::Nothing {
+            return found;
+        }
     }
+    Found::Nothing
 }
 
+/// The same among some lines of the bucket of this place: [`Steps::find_in`].
 #[inline(always)]
-fn find_in<M: Memory>(memory: &M, bucket: u32, mut matches: Matches, key: &Key, into: &mut Record) -> Found {
+pub fn find_in<M: Memory>(memory: &M, room: &mut Room, place: u32, mut matches: Matches) -> Found {
+    let Room { key, record: into, .. } = room;
     for _ in 0..WAYS {
         let way = matches.take();
         if way >= WAYS {
             break;
         }
-        let found = read(memory, bucket * WAYS + way, into, |record| key.may_be(&record.words));
+        let found = read(memory, place / WAYS * WAYS + way, into, |record| key.may_be(&record.words));
         if found != Found::Nothing && (found == Found::Busy || key.is(into)) {
             return found;
         }

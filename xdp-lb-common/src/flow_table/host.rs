@@ -13,9 +13,9 @@ use crate::hash::FlowHash;
 /// How many locks there are here.
 const LOCKS: u32 = 64;
 
-/// The table in a process's memory, of any words.
+/// The table in a process's memory, of any words; its first level has so many buckets at least, or all.
 #[derive(Debug)]
-pub struct HostMemory<W = AtomicU64> {
+pub struct HostMemory<W = AtomicU64, const FIRST_LEVEL: u32 = 512> {
     buckets: u32,
     tags: Box<[W]>,
     lines: Box<[Line<W>]>,
@@ -23,7 +23,7 @@ pub struct HostMemory<W = AtomicU64> {
     ports: Box<[W]>,
 }
 
-impl<W> HostMemory<W> {
+impl<W, const FIRST_LEVEL: u32> HostMemory<W, FIRST_LEVEL> {
     /// An empty table of so many buckets.
     pub fn new(buckets: u32, word: impl Fn() -> W) -> Self {
         let words = |count: u32| (0..count).map(|_| word()).collect();
@@ -38,8 +38,10 @@ impl<W> HostMemory<W> {
     }
 }
 
-impl<W: Word> Memory for HostMemory<W> {
+impl<W: Word, const FIRST_LEVEL: u32> Memory for HostMemory<W, FIRST_LEVEL> {
     type Word = W;
+
+    const FIRST_LEVEL: u32 = FIRST_LEVEL;
 
     fn buckets(&self) -> u32 {
         self.buckets
@@ -62,4 +64,4 @@ impl<W: Word> Memory for HostMemory<W> {
     }
 }
 
-impl<W: Word> Plain for HostMemory<W> {}
+impl<W: Word, const FIRST_LEVEL: u32> Plain for HostMemory<W, FIRST_LEVEL> {}

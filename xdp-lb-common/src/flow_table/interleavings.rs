@@ -96,7 +96,7 @@ fn number(record: &Record) -> u32 {
 
 fn look(memory: &Small, key: &FlowKey) -> (Found, Record) {
     let mut room = room(key, 0);
-    let found = find(memory, &SETTINGS.hash_keys, &mut room);
+    let found = find(memory, &SETTINGS, &mut room);
     if found == Found::Record {
         assert_eq!(room.record.key(), *key, "another flow's");
         number(&room.record);

@@ -2,7 +2,7 @@
 
 use crate::net::Protocol;
 use crate::tables::Settings;
-use crate::tables::flow::{self, CONFIRMED, COUNTED, ESTABLISHED, Stage};
+use crate::tables::flow::{self, CLIENT_RESET, CONFIRMED, COUNTED, ESTABLISHED, Stage};
 
 /// [`Life::proof`]: a backend's packet of this flow has been seen.
 pub const ANSWERED: u8 = 128;
@@ -129,6 +129,14 @@ impl Life {
     /// The same record with this to speak for its flow.
     pub const fn with_proof(self, proof: u8) -> Self {
         Self(self.0 | (proof as u64) << 40)
+    }
+
+    /// Whether a packet of the client's that is neither its flow's first nor last has nothing to say at `now` that has not been
+    /// noted.
+    #[inline(always)]
+    pub const fn is_noted(self, now: u32) -> bool {
+        const GOES_ON: u8 = ESTABLISHED | CONFIRMED;
+        (self.progress() & (GOES_ON | CLIENT_RESET) == GOES_ON) & (self.last_seen() == now)
     }
 
     /// When the last packet was seen, seconds of the kernel's monotonic clock.

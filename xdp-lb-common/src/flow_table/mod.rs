@@ -6,6 +6,8 @@
 //! - **tags**: a word for every eight lines (a bucket), a byte for each line: 8 bits of the record's hash, or 0 where there is
 //!   no record ([`tags`]). A flow has two buckets by its hash (two-choice hashing: Azar et al., 1994; with eight places each
 //!   no insertion of 4 million found both full at half load), so a look-up reads two words, and a line where a tag agrees.
+//!   The buckets are of a [level](memory::Level): a part of the table that begins small, so that few flows need little of
+//!   the cache, and of the processor's table of pages, in a table for many.
 //! - **ports**: a word for every port that was handed out, which names the line of its flow ([`ports`]).
 //!
 //! # Who may write what
@@ -58,5 +60,5 @@ mod model;
 #[cfg(test)]
 mod testing;
 
-pub use self::memory::{LOCKS, Line, Memory, Steps, WAYS, Word, buckets, buckets_of, flows};
+pub use self::memory::{LOCKS, Line, Memory, Steps, WAYS, Word, buckets, flows};
 pub use self::record::LINE_WORDS;

@@ -19,7 +19,12 @@ use crate::net::{Endpoint, MacAddress, Port};
 use crate::tables::flow::{ESTABLISHED, PAIRED};
 use crate::tables::{BackendIndex, FlowKey, Settings, Tags};
 
-fn table(buckets: u32) -> HostMemory {
+/// Small levels, so that a small table has several.
+type Table = HostMemory<AtomicU64, FIRST_LEVEL>;
+
+const FIRST_LEVEL: u32 = 4;
+
+fn table(buckets: u32) -> Table {
     HostMemory::new(buckets, AtomicU64::default)
 }
 
@@ -64,15 +69,15 @@ fn told(record: &Record) -> Target {
     }
 }
 
-fn insert(memory: &HostMemory, key: &FlowKey, target: &Target, now: u32) -> Begun {
+fn insert(memory: &Table, key: &FlowKey, target: &Target, now: u32) -> Begun {
     let mut room = room(key, now);
     room.new.set(key, &target.source, target.index, &target.backend, &target.way);
     begin(memory, &SETTINGS, &mut room, Manner::default())
 }
 
-fn lookup(memory: &HostMemory, key: &FlowKey) -> Option<Record> {
+fn lookup(memory: &Table, key: &FlowKey) -> Option<Record> {
     let mut room = room(key, 0);
-    match find(memory, &SETTINGS.hash_keys, &mut room) {
+    match find(memory, &SETTINGS, &mut room) {
         Found::Record => Some(room.record),
         Found::Nothing => None,
         Found::Busy => panic!("nobody else is there"),
@@ -80,7 +85,7 @@ fn lookup(memory: &HostMemory, key: &FlowKey) -> Option<Record> {
 }
 
 /// Lines without a record have no tag, and none is taken.
-fn check_whole(memory: &HostMemory) {
+fn check_whole(memory: &Table) {
     use super::life::Life;
     for bucket in 0..memory.buckets() {
         let word = Word::load(memory.tags(bucket).unwrap());
@@ -206,6 +211,23 @@ fn a_flood_of_first_packets_evicts_the_oldest_of_its_kind_and_nothing_that_is_pr
 }
 
 #[test]
+fn few_flows_lie_in_the_first_level_and_more_in_those_behind_it() {
+    let memory = table(1024);
+    let mut ends = Vec::new();
+    for flow in 0..2000 {
+        let key = flow_key(false, flow);
+        assert_eq!(insert(&memory, &key, &target(&key, 1), 100), Begun::New, "{flow}");
+        let end = (0..=flow).map(|flow| lookup(&memory, &flow_key(false, flow)).unwrap().place / super::WAYS);
+        if [20, 400, 1999].contains(&flow) {
+            ends.push(end.max().unwrap());
+        }
+    }
+    assert!(ends[0] < FIRST_LEVEL, "{ends:?}");
+    assert!((FIRST_LEVEL..16 * FIRST_LEVEL).contains(&ends[1]), "{ends:?}");
+    assert!(ends[2] >= 16 * FIRST_LEVEL, "{ends:?}");
+}
+
+#[test]
 fn half_full_every_flow_finds_room() {
     for is_v6 in [false, true] {
         let memory = table(1024);
@@ -220,7 +242,7 @@ fn half_full_every_flow_finds_room() {
 }
 
 /// Begins a flow whose backend knows its client by a port of so many; with `own`, by this one if it can.
-fn insert_paired(memory: &HostMemory, key: &FlowKey, own: Option<u16>, ports: u16, now: u32) -> Option<Port> {
+fn insert_paired(memory: &Table, key: &FlowKey, own: Option<u16>, ports: u16, now: u32) -> Option<Port> {
     let (to, mut room) = (target(key, 1), room(key, now));
     room.new.set(key, &to.source.with_port(Port::new(own.unwrap_or(0))), to.index, &to.backend, &to.way);
     let settings = Settings { snat_port_count: ports, ..SETTINGS };

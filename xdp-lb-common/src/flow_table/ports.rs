@@ -28,14 +28,25 @@ const CLOSED_YIELDS: u32 = 10;
 /// towards that backend has. Nothing, where none is free.
 #[inline(always)]
 pub fn allocate<M: Steps>(memory: &M, settings: &Settings, room: &mut Room) -> Option<()> {
-    for scarce in [false, true] {
-        let mut from = room.hash.next();
-        for _ in 0..if scarce { SCARCE_TRIES } else { TRIES } {
-            if memory.take_port(settings, room, from, scarce) {
+    let mut from = room.hash.next();
+    for _ in 0..TRIES {
+        if memory.take_port(settings, room, from) {
+            return Some(());
+        }
+        from = from.next();
+    }
+    from = room.hash.next();
+    for _ in 0..SCARCE_TRIES {
+        for number in 0..WAYS {
+            let there = memory.port_entry(settings, room, from, number);
+            if there != 0
+                && memory.yields(settings, room, there, true)
+                && memory.take_port_of(settings, room, from, number, there)
+            {
                 return Some(());
             }
-            from = from.next();
         }
+        from = from.next();
     }
     None
 }
@@ -51,32 +62,85 @@ pub fn keep<M: Steps>(memory: &M, settings: &Settings, room: &mut Room) -> Optio
     take(word, there, entry(hash, room.new.place), is_free)
 }
 
-/// Takes one of eight neighbouring ports: [`Steps::take_port`].
+/// Takes one of eight neighbouring ports that is free: [`Steps::take_port`].
 #[inline(always)]
 pub fn take_of_line<M: Steps>(
     memory: &M,
     settings: &Settings,
     room: &mut Room,
     from: FlowHash,
-    scarce: bool,
 ) -> Option<()> {
-    let Settings { snat_port_first: first, snat_port_count: count, .. } = *settings;
-    let start = first.wrapping_add(from.reduce(u32::from(count)) as u16);
-    let hash = hash_of(&settings.hash_keys, &room.new, Port::new(start));
-    for number in 0..WAYS as u16 {
-        let port = start & !7 | start.wrapping_add(number) & 7;
-        if port.wrapping_sub(first) >= count {
-            continue;
-        }
-        let word = word_of(memory, hash, Port::new(port))?;
-        let there = word.load();
-        let is_free = there == 0 || scarce && memory.yields(settings, room, there, true);
-        if take(word, there, entry(hash, room.new.place), is_free).is_some() {
-            room.new.set_source_port(Port::new(port));
+    let line = Line::of(settings, room, from);
+    for number in 0..WAYS {
+        let (port, word) = line.port(memory, number)?;
+        if line.has(port) && word.load() == 0 && word.replace(0, entry(line.hash, room.new.place)) {
+            room.new.set_source_port(port);
             return Some(());
         }
     }
     None
+}
+
+/// What stands in the word of one of eight neighbouring ports: [`Steps::port_entry`].
+#[inline(always)]
+pub fn entry_of_line<M: Steps>(
+    memory: &M,
+    settings: &Settings,
+    room: &Room,
+    from: FlowHash,
+    number: u32,
+) -> Option<u64> {
+    let line = Line::of(settings, room, from);
+    let (port, word) = line.port(memory, number)?;
+    line.has(port).then(|| word.load())
+}
+
+/// Takes that port: [`Steps::take_port_of`].
+#[inline(always)]
+pub fn take_one_of_line<M: Steps>(
+    memory: &M,
+    settings: &Settings,
+    room: &mut Room,
+    from: FlowHash,
+    number: u32,
+    there: u64,
+) -> Option<()> {
+    let line = Line::of(settings, room, from);
+    let (port, word) = line.port(memory, number)?;
+    take(word, there, entry(line.hash, room.new.place), true)?;
+    room.new.set_source_port(port);
+    Some(())
+}
+
+/// Eight neighbouring ports, whose words are a cache line.
+struct Line {
+    start: u16,
+    hash: FlowHash,
+    first: u16,
+    count: u16,
+}
+
+impl Line {
+    /// The one that a hash names, of those for the flow that is to be put.
+    #[inline(always)]
+    fn of(settings: &Settings, room: &Room, from: FlowHash) -> Self {
+        let Settings { snat_port_first: first, snat_port_count: count, .. } = *settings;
+        let start = first.wrapping_add(from.reduce(u32::from(count)) as u16);
+        Self { start, hash: hash_of(&settings.hash_keys, &room.new, Port::new(start)), first, count }
+    }
+
+    /// One of them and its word, counted from the one that the hash names.
+    #[inline(always)]
+    fn port<'m, M: Steps>(&self, memory: &'m M, number: u32) -> Option<(Port, &'m M::Word)> {
+        let port = Port::new(self.start & !7 | self.start.wrapping_add(number as u16) & 7);
+        Some((port, word_of(memory, self.hash, port)?))
+    }
+
+    /// Whether it may be handed out.
+    #[inline(always)]
+    fn has(&self, port: Port) -> bool {
+        port.get().wrapping_sub(self.first) < self.count
+    }
 }
 
 /// Takes a port's word in which this stood.

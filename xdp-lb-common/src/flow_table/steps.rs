@@ -3,6 +3,7 @@
 use super::memory::{Memory, Steps};
 use super::outcome::{Begun, Found, Manner, Noted};
 use super::record::Room;
+use super::tags::Matches;
 use super::{claim, find, note, port_words, ports};
 use crate::hash::FlowHash;
 use crate::tables::Settings;
@@ -14,7 +15,7 @@ pub trait Plain: Memory {}
 impl<M: Plain> Steps for M {
     #[inline(always)]
     fn find_flow(&self, settings: &Settings, room: &mut Room) -> Found {
-        find::find(self, &settings.hash_keys, room)
+        find::find(self, settings, room)
     }
 
     #[inline(always)]
@@ -28,8 +29,18 @@ impl<M: Plain> Steps for M {
     }
 
     #[inline(always)]
-    fn take_lines(&self, room: &mut Room, bucket: u32) -> bool {
-        claim::take_lines(self, room, bucket).is_some()
+    fn aim(&self, settings: &Settings, room: &mut Room) {
+        room.aim(&settings.hash_keys);
+    }
+
+    #[inline(always)]
+    fn find_in(&self, room: &mut Room, place: u32, matches: Matches) -> Found {
+        find::find_in(self, room, place, matches)
+    }
+
+    #[inline(always)]
+    fn take_lines(&self, room: &mut Room, behind: u32) -> bool {
+        claim::take_lines(self, room, behind).is_some()
     }
 
     #[inline(always)]
@@ -43,8 +54,25 @@ impl<M: Plain> Steps for M {
     }
 
     #[inline(always)]
-    fn take_port(&self, settings: &Settings, room: &mut Room, from: FlowHash, scarce: bool) -> bool {
-        ports::take_of_line(self, settings, room, from, scarce).is_some()
+    fn take_port(&self, settings: &Settings, room: &mut Room, from: FlowHash) -> bool {
+        ports::take_of_line(self, settings, room, from).is_some()
+    }
+
+    #[inline(always)]
+    fn port_entry(&self, settings: &Settings, room: &mut Room, from: FlowHash, number: u32) -> u64 {
+        ports::entry_of_line(self, settings, room, from, number).unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn take_port_of(
+        &self,
+        settings: &Settings,
+        room: &mut Room,
+        from: FlowHash,
+        number: u32,
+        there: u64,
+    ) -> bool {
+        ports::take_one_of_line(self, settings, room, from, number, there).is_some()
     }
 
     #[inline(always)]

@@ -48,6 +48,30 @@ pub fn free(word: u64) -> Matches {
 pub struct Matches(u64);
 
 impl Matches {
+    /// Those in a word.
+    #[inline(always)]
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    /// The word: the highest bit of each line's byte.
+    #[inline(always)]
+    pub const fn to_bits(self) -> u64 {
+        self.0
+    }
+
+    /// These, and others where a number is 1, not 0.
+    #[inline(always)]
+    pub const fn or_if(self, is: u64, others: Self) -> Self {
+        Self(self.0 | others.0 & is.wrapping_neg())
+    }
+
+    /// Whether there are none. Not a comparison, of which the compiler makes a branch.
+    #[inline(always)]
+    pub const fn is_empty(self) -> bool {
+        (self.0 | self.0.wrapping_neg()) >> 63 == 0
+    }
+
     /// How many there are.
     #[inline(always)]
     pub fn count(self) -> u32 {
@@ -65,6 +89,12 @@ impl Matches {
     #[inline(always)]
     pub fn without(self, others: Self) -> Self {
         Self(self.0 & !others.0)
+    }
+
+    /// This one, if it is among them.
+    #[inline(always)]
+    pub fn only(self, way: u32) -> Self {
+        Self(self.0 & 0x80 << (8 * (way & 7)))
     }
 
     /// Takes the first one out: its number from 0 to 7; 8 where there is none.

@@ -16,7 +16,7 @@ pub const SETTINGS: Settings = Settings {
     handover: 0,
     heartbeat: 0,
     flow_buckets: 0,
-    padding: 0,
+    flow_reach: 0,
     alone: 0,
     own_macs: [OwnMac::from_bits(0); IN_SETTINGS],
 };

@@ -138,7 +138,7 @@ mod tests {
 
     fn look(memory: &HostMemory, flow: u16) -> Option<Record> {
         let mut room = room(&key_of(flow), 100);
-        (find(memory, &SETTINGS.hash_keys, &mut room) == Found::Record).then_some(room.record)
+        (find(memory, &SETTINGS, &mut room) == Found::Record).then_some(room.record)
     }
 
     #[test]

@@ -53,6 +53,18 @@ pub struct Scratch {
     pub(super) roles: u8,
 }
 
+/// Lends the scratch: most packets need none, and it is looked up for those that do.
+pub trait Scratchpad {
+    /// The scratch; nothing, where there is none.
+    fn lend(&mut self) -> Option<&mut Scratch>;
+}
+
+impl Scratchpad for Scratch {
+    fn lend(&mut self) -> Option<&mut Scratch> {
+        Some(self)
+    }
+}
+
 /// What a client's packet brings besides its headers. In the scratch: each value that the verifier knew would be another
 /// way through all that follows.
 #[derive(Default)]

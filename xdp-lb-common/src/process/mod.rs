@@ -35,8 +35,9 @@ mod tcp_reset;
 pub use self::affinity::slot_hash;
 pub use self::check::send_check;
 use self::context::Context;
-pub use self::context::{Scratch, Verdict};
+pub use self::context::{Scratch, Scratchpad, Verdict};
 pub use self::encapsulate::GUE_PORT;
+use self::fast_path::{fast_path, recorded};
 use self::fragments::Treatment;
 use self::icmp_error::About;
 
@@ -48,25 +49,30 @@ use crate::tables::filter::VIP;
 use crate::tables::flow::{Direction, advance};
 use crate::tables::{BackendIndex, Tables};
 
-/// Takes one packet from its arrival to its verdict, and counts it. Most packets need no scratch: it is asked for
+/// Takes one packet from its arrival to its verdict, and counts it. Most packets need no scratch: it is lent
 /// where one does.
 #[inline(always)]
-pub fn process<'s, P: Packet, T: Tables>(
-    packet: &mut P,
-    tables: &T,
-    scratch: impl FnOnce() -> Option<&'s mut Scratch>,
-) -> Verdict {
+pub fn process<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut impl Scratchpad) -> Verdict {
     let roles = roles::roles(packet, tables);
     if roles == 0 {
         return conclude(tables, Reason::NoService);
     }
     if roles == VIP {
-        let ifindex = fast_path::fast_path(packet, tables);
+        let mut recorded_of = None;
+        let mut ifindex = fast_path(packet, tables, &mut recorded_of);
+        if let Some(service) = recorded_of
+            && let Some(scratch) = scratch.lend()
+        {
+            ifindex = recorded(packet, tables, service, scratch);
+        }
         if ifindex != 0 {
             return leave_by(ifindex, packet.ingress());
         }
     }
-    slow_path(packet, tables, roles, scratch)
+    match scratch.lend() {
+        Some(scratch) => slow_path(packet, tables, roles, scratch),
+        None => conclude(tables, Reason::Internal),
+    }
 }
 
 /// The same without the [fast path](fast_path), for comparison.
@@ -75,19 +81,13 @@ pub fn process_slow_path<P: Packet, T: Tables>(packet: &mut P, tables: &T, scrat
     if roles == 0 {
         return conclude(tables, Reason::NoService);
     }
-    slow_path(packet, tables, roles, || Some(scratch))
+    slow_path(packet, tables, roles, scratch)
 }
 
 /// For packets that are ours, as each caller has seen: were it looked at here, the compiler would make all that follows once
 /// for each of the roles.
 #[inline(always)]
-fn slow_path<'s, P: Packet, T: Tables>(
-    packet: &mut P,
-    tables: &T,
-    roles: u8,
-    scratch: impl FnOnce() -> Option<&'s mut Scratch>,
-) -> Verdict {
-    let Some(scratch) = scratch() else { return conclude(tables, Reason::Internal) };
+fn slow_path<P: Packet, T: Tables>(packet: &mut P, tables: &T, roles: u8, scratch: &mut Scratch) -> Verdict {
     scratch.roles = roles;
     match balance(packet, tables, scratch) {
         Ok(verdict) => verdict,
@@ -126,41 +126,22 @@ fn balance<P: Packet, T: Tables>(
         return Err(Reason::OtherHost);
     }
     scratch.meta.aimed.set(BackendIndex(0));
-    if scratch.parsed.kind == parse::Kind::Icmp {
-        if icmp::icmp(packet, tables, scratch)? == icmp::Message::Error {
-            parse_quoted(packet, &scratch.parsed, &mut scratch.quoted)?;
-            let about = icmp_error::about(tables, scratch)?;
-            let goes_as_it_is = match about {
-                About::Backend => {
-                    let goes_as_it_is = icmp_error::to_backend(tables, scratch)?;
-                    icmp_error::bound_mtu(packet, &scratch.parsed)?;
-                    goes_as_it_is
-                }
-                About::Client => {
-                    if !icmp_error::to_client(tables, scratch)? {
-                        icmp_error::to_client_by_route(tables, scratch)?;
-                    }
-                    false
-                }
-            };
-            if goes_as_it_is {
+    match scratch.parsed.kind {
+        parse::Kind::Icmp => answer_or_translate(packet, tables, scratch)?,
+        parse::Kind::LaterFragment => {
+            if fragments::find(tables, scratch)? == Treatment::Deliver {
                 depart::deliver(packet, tables, scratch)?;
             } else {
-                icmp_error::send(packet, tables, scratch, about)?;
+                fragments::send(packet, tables, scratch)?;
             }
         }
-    } else if scratch.parsed.kind == parse::Kind::LaterFragment {
-        if fragments::find(tables, scratch)? == Treatment::Deliver {
-            depart::deliver(packet, tables, scratch)?;
-        } else {
-            fragments::send(packet, tables, scratch)?;
+        kind => {
+            let steered = steer(packet, tables, scratch);
+            if kind == parse::Kind::FirstFragment {
+                fragments::note(tables, scratch, steered.err());
+            }
+            steered?;
         }
-    } else {
-        let steered = steer(packet, tables, scratch);
-        if scratch.parsed.kind == parse::Kind::FirstFragment {
-            fragments::note(tables, scratch, steered.err());
-        }
-        steered?;
     }
     if scratch.meta.aimed.get().0 != 0 {
         handover::freshen(packet, tables, scratch)?;
@@ -171,6 +152,40 @@ fn balance<P: Packet, T: Tables>(
     Ok(leave_by(scratch.departure.ifindex, scratch.parsed.ingress))
 }
 
+/// Takes an ICMP message to its departure: an error about a flow, or a ping.
+///
+/// A call of its own in the kernel, not inlined, as [`steer`] is: a program's stack is 512 bytes.
+#[inline(never)]
+fn answer_or_translate<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    scratch: &mut Scratch,
+) -> Result<(), Reason> {
+    if icmp::icmp(packet, tables, scratch)? != icmp::Message::Error {
+        return Ok(());
+    }
+    parse_quoted(packet, &scratch.parsed, &mut scratch.quoted)?;
+    let about = icmp_error::about(tables, scratch)?;
+    let goes_as_it_is = match about {
+        About::Backend => {
+            let goes_as_it_is = icmp_error::to_backend(tables, scratch)?;
+            icmp_error::bound_mtu(packet, &scratch.parsed)?;
+            goes_as_it_is
+        }
+        About::Client => {
+            if !icmp_error::to_client(tables, scratch)? {
+                icmp_error::to_client_by_route(tables, scratch)?;
+            }
+            false
+        }
+    };
+    if goes_as_it_is {
+        depart::deliver(packet, tables, scratch)
+    } else {
+        icmp_error::send(packet, tables, scratch, about)
+    }
+}
+
 /// By which interface a packet leaves.
 #[inline(always)]
 fn leave_by(ifindex: u32, ingress: u32) -> Verdict {
@@ -178,7 +193,7 @@ fn leave_by(ifindex: u32, ingress: u32) -> Verdict {
 }
 
 /// Takes a packet of a flow to its departure.
-#[inline(always)]
+#[inline(never)]
 fn steer<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Scratch) -> Result<(), Reason> {
     let Scratch { parsed, departure, query, meta, roles, room, .. } = scratch;
     let parsed = &*parsed;

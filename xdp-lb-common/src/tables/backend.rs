@@ -122,11 +122,16 @@ impl Backend {
     #[inline(always)]
     pub fn is_neighbour(&self, client: &Address, is_v4: bool) -> bool {
         let bits = u32::from(self.neighbours & !SHARED);
+        if is_v4 {
+            let differences = u64::from(self.address.last().get() ^ client.last().get());
+            // By 32 at most: an IPv4 prefix has 96 bits or more. Without any, it has no meaning.
+            return (bits != 0) & (differences >> ((128 - bits) & 63) == 0);
+        }
         let [a, b, c, d] = self.address.0.map(Be32::get);
         let [e, f, g, h] = client.0.map(Be32::get);
-        // How the addresses differ, in the last 64 bits and before; IPv4's do in the last 32 alone.
-        let last = if is_v4 { u64::from(d ^ h) } else { u64::from(c ^ g) << 32 | u64::from(d ^ h) };
-        let first = if is_v4 { 0 } else { u64::from(a ^ e) << 32 | u64::from(b ^ f) };
+        // How the addresses differ, in the last 64 bits and before.
+        let last = u64::from(c ^ g) << 32 | u64::from(d ^ h);
+        let first = u64::from(a ^ e) << 32 | u64::from(b ^ f);
         // In two steps each: a shift by 64 would be none.
         let of_last = bits.saturating_sub(64);
         let of_first = bits.min(64);

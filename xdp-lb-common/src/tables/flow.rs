@@ -215,7 +215,7 @@ mod tests {
         heartbeat: 0,
         alone: 0,
         own_macs: [OwnMac::from_bits(0); IN_SETTINGS],
-        padding: 0,
+        flow_reach: 0,
     };
 
     /// How long after its last packet a flow of this progress is live, and how long its record is kept.

@@ -39,8 +39,9 @@ record! {
         pub heartbeat: u32,
         /// How many buckets the flow table has: see [`crate::flow_table`].
         pub flow_buckets: u32,
-        /// Unused, 0.
-        pub padding: u32,
+        /// How far the flow table is in use, as packets have found: the number of the last [level](crate::flow_table::Level)
+        /// that a flow was recorded in, from 1 on.
+        pub flow_reach: u32,
         /// 1: the daemon has let no heartbeat come for [`SILENCE`], as the datapath has found.
         pub alone: u32,
         /// Some of the entries of `OWN_MACS`, all if they are few.

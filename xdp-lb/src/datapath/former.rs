@@ -22,14 +22,18 @@ type Open = fn(&Path, &Options) -> Result<Box<dyn Former>>;
 const KNOWN: &[(u32, Open)] = &[
     // A build whose number alone is another, as the end-to-end tests make one.
     (LAYOUT_VERSION, open_alike),
-    // Flow records in arrays; the list of reasons was a part of the number.
+    // The flow table without levels.
     (PREVIOUS, open_alike),
+    // The list of reasons was a part of the number.
+    (WITH_REASONS, open_alike),
     // Flow records in LRU hash tables, one for each direction.
     (lru::LAYOUT_VERSION, open_lru),
 ];
 
-/// The layout before reasons were left out of the number.
-const PREVIOUS: u32 = 71_077;
+/// The layout before the flow table had levels.
+const PREVIOUS: u32 = 72_669;
+/// The one before that.
+const WITH_REASONS: u32 = 71_077;
 
 /// Looks whether the pins under this path, if any, are such that this daemon can take over from.
 ///
@@ -68,7 +72,7 @@ mod tests {
 
     #[test]
     fn the_layout_before_this_one_is_known() {
-        const PRESENT: u32 = 72_669;
+        const PRESENT: u32 = 79_534;
         assert_eq!(
             LAYOUT_VERSION, PRESENT,
             "the layout has changed: add {PRESENT} to KNOWN, with who reads it, and put the new number here"

@@ -875,9 +875,9 @@ fn take_checks(object: &mut Ebpf) -> Result<Checks> {
     Checks::new(program.fd()?.as_fd(), map)
 }
 
-/// The settings without what changes by itself: the daemon's heartbeat, and what the datapath concludes from it.
+/// The settings without what changes by itself: the daemon's heartbeat, and what packets have found.
 const fn lasting(settings: Settings) -> Settings {
-    Settings { heartbeat: 0, alone: 0, ..settings }
+    Settings { heartbeat: 0, alone: 0, flow_reach: 0, ..settings }
 }
 
 /// A range's key in the kernel.

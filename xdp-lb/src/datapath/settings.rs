@@ -51,7 +51,7 @@ impl Policy {
             heartbeat: present.map_or(0, |present| present.heartbeat),
             alone: present.map_or(0, |present| present.alone),
             flow_buckets: present.map_or(0, |present| present.flow_buckets),
-            padding: 0,
+            flow_reach: present.map_or(0, |present| present.flow_reach),
             own_macs: present.map_or_else(Default::default, |present| present.own_macs),
         }
     }

@@ -164,7 +164,7 @@ impl World {
             handover: 0,
             heartbeat: 0,
             flow_buckets: 0,
-            padding: 0,
+            flow_reach: 0,
             alone: 0,
             own_macs: Default::default(),
         };
@@ -318,7 +318,7 @@ impl World {
         written.expect("a packet");
         let mut packet = Buffer::new(&bytes, 1);
         let mut scratch = Scratch::default();
-        match process(&mut packet, &self.tables, || Some(&mut scratch)) {
+        match process(&mut packet, &self.tables, &mut scratch) {
             Verdict::Redirect(_) => {
                 let bytes = packet.bytes();
                 let port = u16::from_be_bytes([bytes[36], bytes[37]]);

@@ -139,7 +139,7 @@ impl Homes {
             handover: 0,
             heartbeat: 0,
             flow_buckets,
-            padding: 0,
+            flow_reach: 0,
             alone: 0,
             own_macs: Default::default(),
         };
@@ -387,7 +387,7 @@ impl Homes {
     /// Sends a packet through the host alone, on the fast path where it can.
     pub fn process(&self, packet: &mut Buffer) -> Verdict {
         let mut scratch = Scratch::default();
-        process(packet, &self.host, || Some(&mut scratch))
+        process(packet, &self.host, &mut scratch)
     }
 
     /// Makes packets like this one those of a check.

@@ -138,7 +138,7 @@ impl Former for Lru {
             handover: 0,
             heartbeat: 0,
             flow_buckets: 0,
-            padding: 0,
+            flow_reach: 0,
             alone: 0,
             own_macs: Default::default(),
         })
