@@ -221,7 +221,7 @@ impl Life {
         let is_convincing =
             if protocol == Protocol::TCP { self.progress() & ESTABLISHED != 0 } else { seconds > 0 };
         let is_answered = (self.proof() & ANSWERED != 0) & is_convincing;
-        let is_proven = (is_answered | (seconds >= STEADY)) & !flow::is_closed(self.progress());
+        let is_proven = (is_answered | (seconds >= STEADY)) & !flow::is_surely_closed(self.progress());
         let kind = 1 + u32::from(self.progress() / CONFIRMED);
         (!is_proven).then_some(kind << 28 | youth)
     }

@@ -170,7 +170,7 @@ pub fn yields<M: Steps>(memory: &M, settings: &Settings, room: &mut Room, there:
         let is_half_open = protocol == Protocol::TCP && progress & ESTABLISHED == 0;
         flow::is_over(protocol, progress, idle, settings)
             || scarce
-                && (flow::is_closed(progress) && idle > CLOSED_YIELDS
+                && (flow::is_surely_closed(progress) && idle > CLOSED_YIELDS
                     || is_half_open && idle > HALF_OPEN_YIELDS)
     })
 }

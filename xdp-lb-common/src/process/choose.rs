@@ -7,7 +7,7 @@ use crate::hash::FlowHash;
 use crate::net::Protocol;
 use crate::packet::parse::Parsed;
 use crate::reason::Reason;
-use crate::tables::flow::{ESTABLISHED, is_closing};
+use crate::tables::flow::{ESTABLISHED, is_closing, is_surely_closed};
 use crate::tables::{Backend, BackendIndex, BackendState, Mode, Service, SlotIndex, Tables};
 
 /// How many slots are looked at for a backend that is up: between a backend's failure and its
@@ -123,15 +123,17 @@ pub fn holds<T: Tables>(
     if protocol == Protocol::TCP && !context.parsed.is_first() {
         return true;
     }
-    // A UDP flow after a long pause is a new one. A SYN again: a retransmission stays with its flow, unless its backend
-    // fails; a client that uses its port for a new connection chooses anew.
-    let is_draining = backend.state == BackendState::Draining;
-    let is_failing = backend.state == BackendState::Failing;
-    let life = record.life();
-    life.is_live(protocol, context.meta.now.get(), context.settings)
-        && !(protocol == Protocol::TCP
-            && (is_failing | is_closing(life.progress())
-                || is_draining && life.progress() & ESTABLISHED != 0))
+    let (life, now) = (record.life(), context.meta.now.get());
+    // Without branches, which the verifier would follow.
+    let is_tcp = protocol == Protocol::TCP;
+    let is_established = is_tcp & (life.progress() & ESTABLISHED != 0);
+    // Anybody can send a SYN or a reset in a client's name. A backend that has the connection answers the SYN with an ACK, and
+    // nothing has happened (RFC 5961 section 4); one that does not begins another one.
+    let is_open = !is_surely_closed(life.progress()) & !life.is_over(protocol, now, context.settings);
+    // A UDP flow after a long pause is a new one. A SYN that is sent again stays with its backend, unless that fails.
+    let is_refused = is_tcp & ((backend.state == BackendState::Failing) | is_closing(life.progress()));
+    let is_live = life.is_live(protocol, now, context.settings) & !is_refused;
+    (is_established & is_open) | (!is_established & is_live)
 }
 
 /// Whether a client of a `nat` service is a neighbour of the backend, or the backend itself.

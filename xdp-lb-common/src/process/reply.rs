@@ -11,7 +11,7 @@ use crate::flow_table::outcome::Found;
 use crate::flow_table::record::{Record, Room, WayBack};
 use crate::net::{Endpoint, Protocol};
 use crate::packet::Packet;
-use crate::packet::headers::{TCP_ACK, TCP_RST, TCP_SYN};
+use crate::packet::headers::{TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN};
 use crate::packet::parse::Parsed;
 use crate::reason::Reason;
 use crate::tables::flow::{Direction, longest_patience};
@@ -51,8 +51,8 @@ pub fn reply<P: Packet, T: Tables>(
     if is_of_no_flow(tables, &parsed.key, rule, room) {
         return Err(Reason::NotAReply);
     }
-    if parsed.tcp_flags & TCP_RST != 0 {
-        note_reset(tables, parsed, rule, room);
+    if parsed.tcp_flags & (TCP_RST | TCP_FIN) != 0 {
+        note_end(tables, parsed, rule, room);
     }
     match routed(tables, parsed, rule, &parsed.key, query, departure) {
         // It is for this host: in `full-nat` for a client.
@@ -126,12 +126,12 @@ fn vip(rule: &Reply, key: &FlowKey) -> Endpoint {
     Endpoint::new(rule.vip, rule.port_for(key.source_port), key.protocol)
 }
 
-/// Notes a backend's reset that needs no record in the one that the flow may have, whether or not the client can be reached:
-/// one that somebody made up cannot.
+/// Notes a backend's FIN or reset that needs no record in the one that the flow may have, whether or not the client can be
+/// reached: one that somebody made up cannot.
 ///
 /// A call of its own in the kernel, not inlined: it is rare.
 #[inline(never)]
-fn note_reset<T: Tables>(tables: &T, parsed: &Parsed, rule: &Reply, room: &mut Room) {
+fn note_end<T: Tables>(tables: &T, parsed: &Parsed, rule: &Reply, room: &mut Room) {
     if arrival::check(tables, parsed, rule.backend).is_err() {
         return;
     }
@@ -140,7 +140,7 @@ fn note_reset<T: Tables>(tables: &T, parsed: &Parsed, rule: &Reply, room: &mut R
     let found = tables.flow_table().find_flow(settings, room);
     if found == Found::Record && room.record.backend() == rule.backend {
         room.now = tables.now();
-        records::note_packet(tables, room, Direction::Reply, TCP_RST);
+        records::note_packet(tables, room, Direction::Reply, parsed.tcp_flags);
     }
 }
 

@@ -19,7 +19,7 @@ pub enum BackendState {
     /// It keeps its flows and gets no new ones.
     Draining = 2 | KEEPS_FLOWS,
     /// Health checks, its agent or its circuit breaker speak against it. It keeps its flows, as one that drains does,
-    /// but takes no SYN, not even one that is sent again; and what clients [ask](Traffic::asked) of it is counted,
+    /// but takes no SYN, not even one that is sent again, but for what may be of an established flow; and what clients [ask](Traffic::asked) of it is counted,
     /// which shows whether it is alive.
     Failing = 3 | KEEPS_FLOWS,
     /// It gets no packet at all, and its flows end: whoever sends a packet of one is told so, by a reset (TCP) or by ICMP

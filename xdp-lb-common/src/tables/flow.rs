@@ -120,8 +120,9 @@ static AGE: [u8; 64] = {
 /// backend's is never seen: most such flows are closed, and whoever waits for the last flow waits for them.
 const CLOSING: u32 = 10;
 
-/// How far a flow has come after a packet with these TCP control bits (none, for UDP). A side that goes on
-/// after its reset did not send that reset.
+/// How far a flow has come after a packet with these TCP control bits (none, for UDP). A side that continues after its reset did
+/// not send that reset, and a client that opens the connection again has not closed it. A backend that accepts a connection
+/// knows of no other one between the same ends (RFC 9293 section 3.10.7.4, RFC 5961 section 4.2).
 #[inline(always)]
 pub fn advance(progress: u8, direction: Direction, tcp_flags: u8) -> u8 {
     let (fin, reset) = match direction {
@@ -132,6 +133,12 @@ pub fn advance(progress: u8, direction: Direction, tcp_flags: u8) -> u8 {
         return progress | reset;
     }
     let mut progress = progress & !reset;
+    if tcp_flags & TCP_SYN != 0 {
+        progress &= match direction {
+            Direction::Forward => !CLIENT_FIN,
+            Direction::Reply => PAIRED | COUNTED,
+        };
+    }
     if tcp_flags & TCP_FIN != 0 {
         progress |= fin;
     }
@@ -147,10 +154,18 @@ pub const fn settle(progress: u8) -> u8 {
     if is_closed(progress) { progress & !COUNTED } else { progress }
 }
 
-/// Whether both sides have closed a flow that has come so far, or one has reset it.
+/// Whether both sides have closed a flow that has come so far, or one has reset it, as far as its packets say.
 #[inline(always)]
 pub const fn is_closed(progress: u8) -> bool {
     progress & RESETS != 0 || progress & FINS == FINS
+}
+
+/// The same for sure: the backend has said so. Anybody can send a reset in a client's name.
+#[inline(always)]
+pub const fn is_surely_closed(progress: u8) -> bool {
+    progress & BACKEND_RESET != 0
+        || progress & FINS == FINS
+        || progress & (CLIENT_RESET | ESTABLISHED) == CLIENT_RESET
 }
 
 /// Whether any side of a flow that has come so far has begun to close it.
@@ -165,7 +180,7 @@ pub fn is_live(protocol: Protocol, progress: u8, idle: u32, settings: &Settings)
     let age = age(protocol, progress);
     let patience = settings.patience[usize::from(age) % AGES];
     let patience = if age == Age::Closing as u8 && patience > CLOSING { CLOSING } else { patience };
-    !is_closed(progress) && idle <= patience
+    !is_surely_closed(progress) && idle <= patience
 }
 
 /// Seconds without a packet after which a flow whose client's first packet was its last no longer counts.
@@ -244,7 +259,11 @@ mod tests {
         assert_eq!(ages(Protocol::TCP, CLIENT_RESET), (0, 10), "reset before it was established");
         for others in [0, PAIRED, PAIRED | CLIENT_FIN] {
             let progress = ESTABLISHED | CLIENT_RESET | others;
-            assert_eq!(ages(Protocol::TCP, progress), (0, 240), "somebody says that the client has reset it");
+            assert_eq!(
+                ages(Protocol::TCP, progress),
+                (10, 240),
+                "somebody says that the client has reset it"
+            );
         }
     }
 
@@ -258,5 +277,16 @@ mod tests {
             "the other side's packet was on its way"
         );
         assert_eq!(advance(reset, Direction::Forward, TCP_ACK), ESTABLISHED);
+    }
+
+    #[test]
+    fn a_backend_that_accepts_a_connection_says_that_an_earlier_one_is_over() {
+        let closing = PAIRED | COUNTED | CONFIRMED | ESTABLISHED | CLIENT_FIN | BACKEND_FIN;
+        assert_eq!(advance(closing, Direction::Reply, TCP_SYN | TCP_ACK), PAIRED | COUNTED);
+        assert_eq!(
+            advance(ESTABLISHED | CLIENT_FIN | CLIENT_RESET, Direction::Forward, TCP_SYN),
+            ESTABLISHED,
+            "a SYN alone says little: anybody can send it"
+        );
     }
 }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use etherparse::PacketBuilder;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
+use xdp_lb_common::flow_table::record::Record;
 use xdp_lb_common::flow_table::walk;
 use xdp_lb_common::hash::KEYS;
 use xdp_lb_common::host::{Buffer, HostTables};
@@ -21,7 +22,7 @@ use xdp_lb_common::net::{Address, Endpoint, MacAddress, Protocol};
 use xdp_lb_common::own_mac::OwnMac;
 use xdp_lb_common::process::{Scratch, Verdict, process, slot_hash};
 use xdp_lb_common::reason::Reason;
-use xdp_lb_common::tables::flow::patience;
+use xdp_lb_common::tables::flow::{ESTABLISHED, patience};
 use xdp_lb_common::tables::slot::Slot;
 use xdp_lb_common::tables::{Backend, BackendState, FlowKey, Mode, Settings};
 
@@ -383,8 +384,12 @@ impl World {
     /// A client sends the first packet of a flow.
     fn begin(&mut self, service: usize, client: u16) -> TestCaseResult {
         let now = self.tables.now;
-        let Some(backend) = self.send(service, client, "S")? else { return Ok(()) };
         let is_udp = SERVICES[service].0 == Protocol::UDP;
+        // Its SYN follows the record of a connection that its backend has not closed.
+        let is_open = |record: &Record| !is_udp && record.life().progress() & ESTABLISHED != 0;
+        let open_at = self.record(service, client).filter(is_open).map(|record| record.destination());
+        let Some(backend) = self.send(service, client, "S")? else { return Ok(()) };
+        let follows = open_at == Some(Endpoint::from_socket(backend, Protocol::TCP));
         let state = |wanted: &[WantedService]| {
             let backends = &wanted.get(service)?.backends;
             backends.iter().find(|wanted| wanted.address == backend).map(|wanted| wanted.state)
@@ -398,7 +403,8 @@ impl World {
         };
         prop_assert!(
             ![before, now_wanted].iter().all(|state| *state == Some(BackendState::Failing))
-                || is_udp && self.has_record(service, client),
+                || is_udp && self.has_record(service, client)
+                || follows,
             "client {} of service {} began at {}, which fails",
             client,
             service,
@@ -408,7 +414,7 @@ impl World {
         let patience = if is_udp { TIMEOUTS.udp_idle.as_secs() as u32 } else { HALF_OPEN };
         let is_again = last_first.is_some_and(|(to, at)| to == backend && now - at <= patience);
         prop_assert!(
-            [before, now_wanted].iter().any(may_begin) || is_again,
+            [before, now_wanted].iter().any(may_begin) || is_again || follows,
             "client {} of service {} began at {}",
             client,
             service,
@@ -428,9 +434,13 @@ impl World {
 
     /// Whether the client's flow has a record.
     fn has_record(&self, service: usize, client: u16) -> bool {
+        self.record(service, client).is_some()
+    }
+
+    fn record(&self, service: usize, client: u16) -> Option<Record> {
         let source = SocketAddr::from(([203, 0, 113, 7], 1000 + client));
         let key = FlowKey::new(Endpoint::from_socket(source, SERVICES[service].0), vip(service));
-        walk::records(&self.tables.flows).any(|record| record.key() == key)
+        walk::records(&self.tables.flows).find(|record| record.key() == key)
     }
 
     fn step(&mut self, step: &Step) -> TestCaseResult {

@@ -53,7 +53,7 @@ fn asked(homes: &Homes) -> u64 {
 }
 
 #[test]
-fn established_flows_stay_with_or_without_a_record_and_every_syn_goes_elsewhere() {
+fn established_flows_stay_with_or_without_a_record_and_new_ones_go_elsewhere() {
     for ends in [&V4, &V6] {
         for mode in [Mode::Nat, Mode::FullNat, Mode::Dsr, Mode::Ipip, Mode::Gue] {
             let mut homes = Homes::new();
@@ -74,7 +74,53 @@ fn established_flows_stay_with_or_without_a_record_and_every_syn_goes_elsewhere(
             homes.move_slots(service, Slot::recorded(B));
             assert_eq!(goes_to(&mut homes, &tcp(ends.client, ACK)), A, "{mode:?}");
             assert_eq!(goes_to(&mut homes, &tcp(ends.other_client, SYN)), B, "{mode:?}");
-            assert_eq!(goes_to(&mut homes, &tcp(ends.client, SYN)), B, "{mode:?}");
+            // Anybody can have sent it: a backend that has the connection says so to its client.
+            assert_eq!(goes_to(&mut homes, &tcp(ends.client, SYN)), A, "{mode:?}");
+        }
+    }
+}
+
+#[test]
+fn a_syn_or_a_reset_in_a_client_s_name_moves_no_established_flow() {
+    for ends in [&V4, &V6] {
+        for mode in [Mode::Nat, Mode::FullNat, Mode::Dsr, Mode::Ipip, Mode::Gue] {
+            for state in [BackendState::Up, BackendState::Draining, BackendState::Failing] {
+                let mut homes = Homes::new();
+                let service = homes.service(ends.vip, Protocol::TCP, mode, &ends.backends);
+                homes.move_slots(service, Slot::moving(A, A));
+                let tcp = |flags| Frame::tcp(ends.client, ends.vip, flags);
+                for flags in [SYN, ACK] {
+                    assert_eq!(goes_to(&mut homes, &tcp(flags)), A);
+                }
+                set_state(&mut homes, ends, state);
+                homes.move_slots(service, Slot::moving(B, B));
+                for flags in [SYN, RST, RST | ACK, SYN, FIN | ACK, RST, SYN, SYN, ACK] {
+                    assert_eq!(goes_to(&mut homes, &tcp(flags)), A, "{mode:?} {state:?} {flags}");
+                }
+                assert_eq!(homes.live(1), 1, "{mode:?} {state:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_connection_that_both_sides_have_closed_or_its_backend_has_reset_makes_room_for_another_one() {
+    for ends in [&V4, &V6] {
+        for mode in [Mode::Nat, Mode::FullNat] {
+            for last in [FIN | ACK, RST] {
+                let mut homes = Homes::new();
+                let service = homes.service(ends.vip, Protocol::TCP, mode, &ends.backends);
+                homes.move_slots(service, Slot::moving(A, A));
+                let tcp = |flags| Frame::tcp(ends.client, ends.vip, flags);
+                for flags in [SYN, ACK, FIN | ACK] {
+                    assert_eq!(goes_to(&mut homes, &tcp(flags)), A);
+                }
+                set_state(&mut homes, ends, BackendState::Draining);
+                homes.move_slots(service, Slot::moving(B, B));
+                let seen = crate::packets::ends(&homes.send(&tcp(ACK)).bytes).0.to_string();
+                homes.send(&Frame::tcp(ends.backends[0], &seen, last));
+                assert_eq!(goes_to(&mut homes, &tcp(SYN)), B, "{mode:?} {last}");
+            }
         }
     }
 }

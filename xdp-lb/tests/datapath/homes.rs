@@ -333,6 +333,12 @@ impl Homes {
     /// Makes an address this host's own.
     pub fn own_address(&mut self, address: &str) {
         run(&format!("ip address add {address} dev lo"));
+        // The kernel may add an IPv6 address's route a little later.
+        let is_local = || {
+            let route = Command::new("ip").args(["route", "get", address]).output().unwrap();
+            String::from_utf8_lossy(&route.stdout).starts_with("local")
+        };
+        assert!((0..1000).any(|_| is_local()), "{address} is not an address of this host");
         self.host.routes.insert(address.parse::<IpAddr>().unwrap().into(), Route::Local);
     }
 
