@@ -21,9 +21,13 @@ use crate::own_mac::is_surely_for_this_host;
 use crate::packet::Packet;
 use crate::packet::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 use crate::packet::parse::{Parsed, parse_plain};
+use crate::tables::filter::BACKEND;
 use crate::tables::{
     Backend, BackendIndex, COUNTS_FLOWS, Mode, RECORDS_FLOWS, REJECTS, Service, Settings, Tables,
 };
+
+/// What [`fast_path`] returns for a packet to a port of a VIP that no service has.
+pub const NOBODYS: u32 = u32::MAX;
 
 /// Sends a client's packet to its backend, if its slot is settled. The interface that it leaves by; 0: it takes the slow path.
 /// Where its flow may have a record, `recorded_of` says of which service, and [`recorded`] looks for that.
@@ -62,7 +66,9 @@ fn take<'t, const V4: bool, P: Packet, T: Tables>(
     if !is_surely_for_this_host(packet, &settings.own_macs, tables) {
         return None;
     }
-    let service = tables.service(&parsed.key.destination_endpoint())?;
+    let Some(service) = tables.service(&parsed.key.destination_endpoint()) else {
+        return is_nobodys(tables, &parsed).then_some(NOBODYS);
+    };
     if is_unusual(service) || martian::check_address(&parsed).is_err() {
         return None;
     }
@@ -79,6 +85,12 @@ fn take<'t, const V4: bool, P: Packet, T: Tables>(
         *recorded_of = Some(service);
     }
     None
+}
+
+/// Whether a packet to a VIP is for a port that no service has, from somebody who is not a backend.
+#[inline(always)]
+fn is_nobodys<T: Tables>(tables: &T, parsed: &Parsed) -> bool {
+    !tables.may_have_ranges(&parsed.key.destination) && tables.roles(&parsed.key.source) & BACKEND == 0
 }
 
 /// Sends a packet to the owner of its slot.

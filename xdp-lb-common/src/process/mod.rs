@@ -37,7 +37,7 @@ pub use self::check::send_check;
 use self::context::Context;
 pub use self::context::{Scratch, Scratchpad, Verdict};
 pub use self::encapsulate::GUE_PORT;
-use self::fast_path::{fast_path, recorded};
+use self::fast_path::{NOBODYS, fast_path, recorded};
 use self::fragments::Treatment;
 use self::icmp_error::About;
 
@@ -64,6 +64,9 @@ pub fn process<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut i
             && let Some(scratch) = scratch.lend()
         {
             ifindex = recorded(packet, tables, service, scratch);
+        }
+        if ifindex == NOBODYS {
+            return conclude(tables, Reason::NoService);
         }
         if ifindex != 0 {
             return leave_by(ifindex, packet.ingress());

@@ -180,7 +180,7 @@ pub fn is_live(protocol: Protocol, progress: u8, idle: u32, settings: &Settings)
     let age = age(protocol, progress);
     let patience = settings.patience[usize::from(age) % AGES];
     let patience = if age == Age::Closing as u8 && patience > CLOSING { CLOSING } else { patience };
-    !is_surely_closed(progress) && idle <= patience
+    !is_closed(progress) && idle <= patience
 }
 
 /// Seconds without a packet after which a flow whose client's first packet was its last no longer counts.

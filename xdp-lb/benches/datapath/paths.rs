@@ -55,6 +55,8 @@ enum Kind {
     NotOurs(Frame),
     /// A packet to a service without backends.
     Drop(Farm),
+    /// A packet to a port of its address that no service has.
+    OtherPort(Farm),
 }
 
 /// All of them.
@@ -64,6 +66,7 @@ pub fn groups() -> Vec<Group> {
         not_ours("not ours, IPv4 UDP", Frame::udp(CLIENT, "192.0.2.1:123"), &ONE),
         not_ours("not ours, IPv6 TCP", Frame::tcp(CLIENT6, "[2001:db8::1]:22", ACK), &ENDS),
         not_ours("not ours, IPv6 UDP", Frame::udp(CLIENT6, "[2001:db8::1]:123"), &ONE),
+        other_port(),
         drop_path("no backend: dropped"),
     ];
     for mode in STATELESS {
@@ -141,6 +144,11 @@ fn not_ours(name: &str, frame: Frame, flows: &'static [u32]) -> Path {
     Path { name: name.to_owned(), kind: Kind::NotOurs(frame), flows }
 }
 
+fn other_port() -> Path {
+    let farm = farm(Mode::Nat, true, Protocol::TCP, Memory::Settled, ACK);
+    Path { name: "a VIP, another port".to_owned(), kind: Kind::OtherPort(farm), flows: &ENDS }
+}
+
 fn drop_path(name: &str) -> Path {
     let mut farm = farm(Mode::Nat, true, Protocol::TCP, Memory::Settled, ACK);
     farm.vip.set_port(99);
@@ -180,6 +188,11 @@ impl Path {
             |frame, action| Traffic { frame, varies: Varies::Sender, flows: 1, services: 0, action };
         match &self.kind {
             Kind::NotOurs(frame) => Ok(traffic(frame.clone(), XDP_PASS)),
+            Kind::OtherPort(farm) => {
+                rig.add(farm)?;
+                let vip = SocketAddr::new(farm.vip.ip(), 22);
+                Ok(traffic(Frame::tcp(CLIENT, &vip.to_string(), ACK), XDP_PASS))
+            }
             Kind::Request { farm, flags } => {
                 rig.add(farm)?;
                 Ok(traffic(client_frame(farm, *flags), XDP_TX))
