@@ -241,6 +241,7 @@ export PATH=/bin
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
 mount -t sysfs sys /sys
+mount -t bpf bpf /sys/fs/bpf
 mount -t devtmpfs dev /dev
 mount -t tmpfs tmp /tmp
 {load}echo 1 > /proc/sys/net/core/bpf_jit_enable
