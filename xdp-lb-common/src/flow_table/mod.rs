@@ -30,7 +30,8 @@
 //! A compare-and-swap is a full barrier in the kernel's JIT compilers (Documentation/bpf/standardization/instruction-set.rst;
 //! arm64: LSE's acquire-release forms), so what was written before a line becomes a record is seen by whoever sees the record.
 //! Loads may overtake each other on arm64 unless an address depends on what was loaded before (Arm Architecture Reference
-//! Manual, B2.3): [`memory::Memory::after`] makes one that does. The tests run all of it under every interleaving that `loom` finds.
+//! Manual, B2.3): [`memory::Memory::after`] makes one that does. The tests run two CPUs through the orders
+//! that matter, with loads that overtake each other (`interleavings`).
 
 #[cfg(not(target_arch = "bpf"))]
 pub mod carry;

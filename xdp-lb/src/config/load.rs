@@ -121,7 +121,7 @@ fn read_config(root: &DeTable, problems: &mut Problems) -> Option<Config> {
     let asymmetric_replies = top.boolean("asymmetric_replies").unwrap_or_default();
     let allow_exec_checks = top.boolean("allow_exec_checks").unwrap_or_default();
     let icmp_time_exceeded = top.boolean("icmp_time_exceeded").unwrap_or(true);
-    let services = top.sections("service", Service::KEYS, service_label, read_service).unwrap_or_default();
+    let services = top.sections("service", Service::KEYS, service_label, Service::read).unwrap_or_default();
     let subjects: Vec<Subject> = services.iter().map(Subject::of).collect();
     rules::check_all(&subjects, snat_ports, limits, allow_exec_checks, problems);
 
@@ -148,14 +148,6 @@ fn read_config(root: &DeTable, problems: &mut Problems) -> Option<Config> {
 
 fn has_half_open(root: &Table) -> bool {
     matches!(root.get("limits"), Some(Node::Table(limits)) if limits.contains_key(HALF_OPEN))
-}
-
-fn read_service(section: &mut Section<'_>) -> Service {
-    let service = Service::read(section);
-    if section.has("new_flow_burst") && !section.has("new_flow_rate") {
-        section.problem("new_flow_burst", "requires new_flow_rate; write new_flow_rate, or remove it");
-    }
-    service
 }
 
 fn read_interfaces(top: &mut Section<'_>) -> Vec<String> {

@@ -326,10 +326,25 @@ fn description(text: &str) -> Result<String, String> {
     if length > LONGEST_DESCRIPTION {
         return Err(format!("has {length} characters; write at most {LONGEST_DESCRIPTION}"));
     }
-    if text.contains(char::is_control) {
-        return Err(format!("{} contains a control character; remove it", text::quoted(text)));
+    if let Some(unseen) = text.chars().find(|it| it.is_control() || is_unseen(*it)) {
+        return Err(format!("contains the invisible character U+{:04X}; remove it", unseen as u32));
     }
     Ok(text.to_owned())
+}
+
+/// Whether a character changes how others are shown, or is not shown itself: Unicode's format characters and separators of
+/// lines (general categories Cf, Zl and Zp), as far as they are in use. A terminal could show a line that is none.
+const fn is_unseen(character: char) -> bool {
+    matches!(
+        character,
+        '\u{ad}'
+            | '\u{61c}'
+            | '\u{180e}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{feff}'
+    )
 }
 
 fn deserialize_description<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
@@ -584,7 +599,7 @@ mod tests {
     /// A service with what others depend on: its VIP, its protocol and its mode.
     fn plain_service() -> impl Strategy<Value = Service> {
         let protocol = prop::sample::select(vec![Protocol::Tcp, Protocol::Udp]);
-        let names = ("[A-Za-z0-9][A-Za-z0-9._-]{0,62}", "[^\\p{Cc}]{0,200}");
+        let names = ("[A-Za-z0-9][A-Za-z0-9._-]{0,62}", "[^\\p{C}\\p{Zl}\\p{Zp}]{0,200}");
         (names, any::<bool>(), 1u16.., protocol, any::<bool>(), hosts(), prop::option::of(check())).prop_map(
             |((name, description), v6, port, protocol, nat, snat, health_check)| Service {
                 description,
@@ -744,7 +759,8 @@ mod tests {
         }
         for (bad, words) in [
             (&*format!("{longest}."), "has 201 characters; write at most 200"),
-            ("two\nlines", "\"two\\nlines\" contains a control character; remove it"),
+            ("two\nlines", "contains the invisible character U+000A; remove it"),
+            ("web\u{202e}gnp", "contains the invisible character U+202E; remove it"),
         ] {
             let wrong = of(bad).expect_err("refused");
             assert!(wrong.starts_with(words), "{wrong}");

@@ -85,6 +85,12 @@ impl Overlay {
                 "service {name}: nothing to change; give an option or a state"
             )));
         }
+        let mut named = BTreeSet::new();
+        if let Some(twice) = patch.backends.iter().find(|it| !named.insert(it.address)) {
+            let message =
+                format!("service {name}: backend {} is listed twice; remove one of them", twice.address);
+            return Err(Refusal::Invalid(message));
+        }
         let mut next = self.clone();
         let mut outcomes = Vec::new();
         if patch.admin.is_some() || !patch.options.is_empty() {

@@ -19,7 +19,7 @@ use super::Totals;
 use crate::workspace::{cargo, show};
 
 /// How many run at a time for each CPU; `RUST_TEST_THREADS` says how many in all.
-const FOR_EACH_CPU: usize = 2;
+const FOR_EACH_CPU: usize = 3;
 
 /// A test that takes longer hangs, and is ended.
 const LONGEST: Duration = Duration::from_mins(10);

@@ -951,6 +951,23 @@ fn a_rate_of_new_flows_is_switched_off_although_a_burst_is_set() {
 }
 
 #[test]
+fn a_backend_that_is_listed_twice_in_one_change_is_refused() {
+    let (file, mut overlay) = (config(FILE), Overlay::default());
+    let twice = json!({ "backend": [
+        { "address": "198.51.100.11:8080", "weight": 1 },
+        { "address": "198.51.100.11:8080", "weight": 2 },
+    ] });
+    let refusal = overlay.patch_service(
+        &file,
+        "web",
+        &serde_json::from_value::<ServicePatch>(twice).expect("a patch"),
+        Duration::ZERO,
+    );
+    assert!(refusal.unwrap_err().to_string().contains("198.51.100.11:8080 is listed twice"));
+    assert_eq!(overlay, Overlay::default());
+}
+
+#[test]
 fn quic_and_the_ids_of_its_servers_change_together() {
     let file = "interfaces = [\"eth0\"]\n[[service]]\nname = \"h3\"\nvip = \"192.0.2.10:443\"\nprotocol = \"udp\"\n\
                 backend = [{ address = \"198.51.100.1:443\" }, { address = \"198.51.100.2:443\" }]\n";
