@@ -129,7 +129,10 @@ pub fn holds<T: Tables>(
     let is_established = is_tcp & (life.progress() & ESTABLISHED != 0);
     // Anybody can send a SYN or a reset in a client's name. A backend that has the connection answers the SYN with an ACK, and
     // nothing has happened (RFC 5961 section 4); one that does not begins another one.
-    let is_open = !is_surely_closed(life.progress()) & !life.is_over(protocol, now, context.settings);
+    // Where a client seems to have closed its connection, a backend that takes no new flows does not get the next one either.
+    let seems_closed = is_closing(life.progress()) & (backend.state != BackendState::Up);
+    let is_open =
+        !is_surely_closed(life.progress()) & !seems_closed & !life.is_over(protocol, now, context.settings);
     // A UDP flow after a long pause is a new one. A SYN that is sent again stays with its backend, unless that fails.
     let is_refused = is_tcp & ((backend.state == BackendState::Failing) | is_closing(life.progress()));
     let is_live = life.is_live(protocol, now, context.settings) & !is_refused;

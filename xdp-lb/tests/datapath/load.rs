@@ -14,7 +14,7 @@ use crate::packets::{Frame, SYN};
 
 /// What an operator's kernel has to look at before it lets the program in: 1,000,000 at the most
 /// (`BPF_COMPLEXITY_LIMIT_INSNS`). A bound far below that makes growth seen.
-const VERIFIED_INSTRUCTIONS: u32 = 350_000;
+const VERIFIED_INSTRUCTIONS: u32 = 400_000;
 
 /// The same for the verifiers of older kernels, which look at more of the same program before they know it safe: 6.1 at
 /// more than twice as much as 6.12.
