@@ -359,11 +359,7 @@ fn a_build_of_another_layout_takes_over_under_traffic_and_not_one_flow_breaks() 
     other_build::write_of_another_layout(&bed.program).unwrap();
     bed.daemon.cli(&["upgrade"]).unwrap();
     assert_ne!(bed.pid(), pid);
-    until("the earlier tables to go", Duration::from_secs(20), || {
-        let present = layouts(&bed.daemon);
-        Ok(present.len() == 1 && present != layout)
-    })
-    .unwrap();
+    wait_for_another_layout(&bed.daemon, &layout);
     assert!(carried() >= before, "{} packets, and {before} before", carried());
     assert_eq!(bed.daemon.backends(Some("web")).unwrap()[1]["weight"], 50);
     assert_eq!(bed.status()["trouble"], Value::Null);
@@ -392,6 +388,15 @@ fn a_restart_with_a_build_of_another_layout_keeps_the_flows_of_a_backend_that_dr
 fn restart_with_another_layout(mode: &str, end: fn(&mut Daemon) -> anyhow::Result<()>) {
     let bed = Bed::of(&paths::daemon(), SHORT, mode, "");
     restart(bed, |program| other_build::write_of_another_layout(program).unwrap(), end);
+}
+
+/// Waits until the tables of this layout are gone, and others alone are there.
+fn wait_for_another_layout(daemon: &Daemon, layout: &[String]) {
+    until("the earlier tables to go", Duration::from_secs(20), || {
+        let present = layouts(daemon);
+        Ok(present.len() == 1 && present != layout)
+    })
+    .unwrap();
 }
 
 /// The daemon of an earlier release.
@@ -428,11 +433,7 @@ fn this_release_takes_over_from_an_earlier_one_under_traffic_and_not_one_flow_br
         put_this(&bed.program);
         bed.daemon.cli(&["upgrade"]).unwrap();
         assert_ne!(bed.pid(), pid);
-        until("the earlier tables to go", Duration::from_secs(20), || {
-            let present = layouts(&bed.daemon);
-            Ok(present.len() == 1 && present != layout)
-        })
-        .unwrap();
+        wait_for_another_layout(&bed.daemon, &layout);
         traffic.end();
         kill(Pid::from_raw(bed.pid()), Signal::SIGKILL).unwrap();
     }
@@ -489,11 +490,7 @@ fn a_build_of_another_layout_that_takes_over_and_dies_is_undone_and_the_next_one
     fs::rename(&other, &bed.program).unwrap();
     bed.daemon.cli(&["upgrade"]).unwrap();
     assert_ne!(bed.pid(), pid);
-    until("the earlier tables to go", Duration::from_secs(20), || {
-        let present = layouts(&bed.daemon);
-        Ok(present.len() == 1 && present != layout)
-    })
-    .unwrap();
+    wait_for_another_layout(&bed.daemon, &layout);
     let streamed = stream.stop().unwrap();
     assert!(streamed.lost.is_empty(), "{streamed:?}");
     download.wait_for_progress().unwrap();

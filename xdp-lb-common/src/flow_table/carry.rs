@@ -27,7 +27,6 @@ pub enum Carried {
 /// that packets are noted by.
 pub fn carry<M: Steps>(memory: &M, settings: &Settings, record: &Record, now: u32) -> Carried {
     let mut room = Room { flow: record.key(), now, ..Room::default() };
-    room.aim(&settings.hash_keys);
     if find(memory, settings, &mut room) == Found::Record {
         if is_alike(&room.record, record) {
             let newer = |life: Life| {

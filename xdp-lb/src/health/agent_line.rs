@@ -135,7 +135,7 @@ fn percent(word: &str) -> Option<u16> {
     Some(digits.parse().map_or(MOST_PERCENT, |percent: u64| percent.min(MOST_PERCENT.into()) as u16))
 }
 
-/// `maxconn:30`, which HAProxy's agents may send. There is no such limit here, so it is ignored.
+/// `maxconn:30`, which HAProxy agents may send. xdp-lb does not limit connections by it, and ignores it.
 fn is_limit_of_connections(word: &str) -> bool {
     word.strip_prefix("maxconn:").is_some_and(is_number)
 }
