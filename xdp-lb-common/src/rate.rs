@@ -1,11 +1,11 @@
-//! Rates: token buckets, and how much the datapath sends of itself.
+//! Rates: token buckets, and the limits of what the datapath sends itself.
 
 use crate::hash::FlowHash;
 use crate::layout::Layout;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// What the datapath sends of itself instead of a packet. Each kind has limits of its own: packets that ask for one do not
-/// silence another.
+/// What the datapath sends itself instead of a packet. Each kind has its own limits, so that one does not use up those of
+/// another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum Answer {
@@ -19,25 +19,25 @@ pub enum Answer {
     Reset = 3,
 }
 
-/// How many kinds of answers there are: the size of the table of their buckets.
+/// The number of kinds: the size of the table of their buckets.
 pub const ANSWERS: u32 = 4;
 
 /// How often one kind of answer is sent by each CPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
-    /// How many a second, to all destinations.
+    /// The rate per second, to all destinations.
     pub per_second: u64,
-    /// How many of them at once.
+    /// The largest burst.
     pub at_once: u64,
-    /// How many a second to one destination (an IPv4 address, an IPv6 network of 64 bits).
+    /// The rate per second to one destination (an IPv4 address or an IPv6 /64).
     pub per_second_to_one: u64,
-    /// How many of them at once.
+    /// The largest burst to one destination.
     pub at_once_to_one: u64,
 }
 
 impl Answer {
-    /// How often this one is sent. A host needs few ICMP errors, but its resets are one for each connection: behind one
-    /// address may be the clients of a whole proxy.
+    /// Its limits. A host needs few ICMP errors, but one reset for each connection, and many clients may share the address of a
+    /// proxy.
     #[inline(always)]
     pub const fn limits(self) -> Limits {
         match self {
@@ -51,10 +51,10 @@ impl Answer {
     }
 }
 
-/// How many buckets the destinations of one kind of answer share, by their hash: a power of two.
+/// The number of buckets, by a destination's hash, of each kind of answer: a power of two.
 pub const DESTINATIONS: usize = 1024;
 
-/// What limits one kind of answer on one CPU: a bucket for all destinations, and one for each hash of a destination.
+/// The limits of one kind of answer on one CPU: a bucket for all destinations, and one for each hash of a destination.
 #[derive(Clone, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Buckets {
@@ -71,8 +71,8 @@ impl Default for Buckets {
 }
 
 impl Buckets {
-    /// Takes a token of the destination's bucket and one of that for all, where both have one: what one destination is
-    /// refused costs the others nothing. `now`: nanoseconds of a clock that does not go back.
+    /// Takes a token from the destination's bucket and one from that of all, if both have one. What is refused to one destination
+    /// costs the others nothing. `now`: nanoseconds of a monotonic clock.
     #[inline(always)]
     pub fn take(&mut self, answer: Answer, destination: FlowHash, now: u64) -> bool {
         let limits = answer.limits();
@@ -82,14 +82,14 @@ impl Buckets {
     }
 }
 
-/// Nanoseconds of a second.
+/// Nanoseconds per second.
 const SECOND: u64 = 1_000_000_000;
 
-/// Takes a token from a bucket, where there is one: when the bucket is full again after that.
+/// Takes a token from a bucket if it has one, and returns when the bucket is full again.
 ///
 /// A bucket is one number, the time at which it is full (the "theoretical arrival time" of the generic cell rate
-/// algorithm, ITU-T I.371 annex A). `now` is a clock that does not go back; a token comes back each `interval` of its
-/// units, and the bucket holds `at_once`.
+/// algorithm, ITU-T I.371 annex A). `now` is the time of a monotonic clock; a token is added each `interval` of its units, and
+/// the bucket holds `at_once`.
 #[inline(always)]
 pub fn take(full_at: u64, now: u64, interval: u64, at_once: u64) -> Option<u64> {
     let full_at = if full_at > now { full_at } else { now };
@@ -104,7 +104,7 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    /// Takes a token, where there is one.
+    /// Takes a token if there is one.
     #[inline(always)]
     fn take(&mut self, now: u64, per_second: u64, at_once: u64) -> bool {
         match take(self.full_at, now, SECOND / per_second, at_once) {

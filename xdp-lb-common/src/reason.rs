@@ -1,8 +1,8 @@
-//! Why a packet was passed on or dropped: each reason has its own counter and its own words.
+//! Why a packet was passed to the host, dropped or answered: each reason has its own counter and its own words.
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $variant:ident = $number:literal, $kind:ident, $name:literal, $words:literal;)*) => {
-        /// Why a packet was passed on to the host, or dropped.
+        /// Why a packet was passed to the host, dropped or answered.
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
         #[repr(u32)]
         pub enum Reason {
@@ -34,11 +34,11 @@ macro_rules! reasons {
 /// What happens to a packet that is not forwarded.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Kind {
-    /// The host's own network stack gets it, unchanged.
+    /// The host's network stack gets it unchanged.
     Pass,
-    /// It ends here.
+    /// It is dropped.
     Drop,
-    /// Its sender gets an answer in its place.
+    /// It is dropped, and its sender gets an answer.
     Answer,
 }
 
@@ -157,11 +157,11 @@ reasons! {
         "another CPU was writing the flow's record at that moment: a retransmission will get through";
 }
 
-/// How many reasons there are.
+/// The number of reasons.
 pub const REASONS: u32 = Reason::ALL.len() as u32;
 
-/// For how many there are counters: builds with more reasons and with fewer share one table of them, so that it keeps what was
-/// counted. A reason keeps its number for good.
+/// The number of counters. There are counters to spare, so that builds with more or fewer reasons share one table, which keeps
+/// its counts. A reason keeps its number for good.
 pub const COUNTED_REASONS: u32 = 256;
 
 const _: () = assert!(REASONS <= COUNTED_REASONS);
@@ -171,14 +171,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reason_stands_at_its_number() {
+    fn reasons_are_in_the_order_of_their_numbers() {
         for (place, reason) in Reason::ALL.iter().enumerate() {
             assert_eq!(*reason as usize, place);
         }
     }
 
     #[test]
-    fn every_name_is_its_own() {
+    fn every_name_is_unique() {
         let mut names: Vec<_> = Reason::ALL.iter().map(|reason| reason.name()).collect();
         names.sort_unstable();
         names.dedup();

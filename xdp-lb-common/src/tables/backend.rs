@@ -1,4 +1,4 @@
-//! `BACKENDS`: where a backend is, and whether it may be given packets.
+//! `BACKENDS`: where a backend is, and whether it gets packets.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -7,27 +7,27 @@ use super::index::ServiceIndex;
 use crate::layout::record;
 use crate::net::{Address, Be32, Endpoint, MacAddress, Port, Protocol};
 
-/// Whether a backend may be given packets.
+/// Whether a backend gets packets.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[repr(u8)]
 pub enum BackendState {
-    /// There is no backend in this place.
+    /// No backend has this index.
     #[default]
     Vacant = 0,
     /// It takes new flows and keeps its flows.
     Up = 1 | KEEPS_FLOWS,
     /// It keeps its flows and gets no new ones.
     Draining = 2 | KEEPS_FLOWS,
-    /// Health checks, its agent or its circuit breaker speak against it. It keeps its flows, as one that drains does,
-    /// but takes no SYN, not even one that is sent again, but for what may be of an established flow; and what clients [ask](Traffic::asked) of it is counted,
-    /// which shows whether it is alive.
+    /// Its health check, agent or circuit breaker has taken it out. Like a draining one, it keeps its flows. It takes no SYN, not
+    /// even a retransmitted one, except one that may belong to an established flow. Packets that [ask](Traffic::asked) it for an
+    /// answer are counted, which shows whether it is alive.
     Failing = 3 | KEEPS_FLOWS,
-    /// It gets no packet at all, and its flows end: whoever sends a packet of one is told so, by a reset (TCP) or by ICMP
-    /// "port unreachable" (UDP; the next datagram begins a new flow). A flow is its own if its record says so; if it has
-    /// no record and is TCP, a slot's prior owner (a settled slot's owner) tells. New flows choose another backend.
+    /// It gets no packets, and its flows end: a packet of one is answered with a reset (TCP) or ICMP "port unreachable" (UDP; the
+    /// next datagram starts a new flow). A flow belongs to it by its record; a TCP flow without a record, by the slot's prior
+    /// owner (of a settled slot, its owner). New flows choose another backend.
     Ending = 4,
-    /// It gets no packet at all. A TCP flow with a record here ends as in [`BackendState::Ending`], and so does one
-    /// without a record in a slot that it owns; all others begin anew at another backend, and nobody is told.
+    /// It gets no packets. A TCP flow with a record here ends as in [`BackendState::Ending`], and so does one without a record in
+    /// a slot that it owns. All other flows silently start anew at another backend.
     Down = 5,
 }
 
@@ -35,7 +35,7 @@ pub enum BackendState {
 const KEEPS_FLOWS: u8 = 1 << 7;
 
 impl BackendState {
-    /// All of them: behind the first, each takes less than the one before it.
+    /// All of them: after the first, each takes less than the one before it.
     pub const ALL: [Self; 6] =
         [Self::Vacant, Self::Up, Self::Draining, Self::Failing, Self::Ending, Self::Down];
 }
@@ -54,7 +54,7 @@ impl Code<BackendState> {
         self.has(KEEPS_FLOWS)
     }
 
-    /// Its place in [`BackendState::ALL`]: behind the first, each takes less than the one before it.
+    /// Its position in [`BackendState::ALL`]: after the first, each takes less than the one before it.
     pub fn rank(self) -> Option<usize> {
         BackendState::ALL.iter().position(|state| self == *state)
     }
@@ -65,28 +65,28 @@ record! {
     #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
     #[repr(C, align(64))]
     pub struct Backend {
-        /// Where it listens.
+        /// Its address.
         pub address: Address,
-        /// This host's address towards it: the SNAT address where the service names none.
+        /// This host's address towards it: the SNAT address, unless the service has its own.
         pub source: Address,
-        /// The interface through which it is reached (its VLAN's parent, where it is on a VLAN).
+        /// The interface through which it is reached (if it is on a VLAN, the VLAN's parent).
         pub ifindex: u32,
         /// The service that it belongs to.
         pub service: ServiceIndex,
-        /// The port on which it listens; 0: the one that the client's packets are for.
+        /// The port on which it listens; 0: the destination port of the client's packets.
         pub port: Port,
-        /// The VLAN id (IEEE 802.1Q, 1 to 4094) of frames to it; 0 where they carry no tag.
+        /// The VLAN ID (IEEE 802.1Q, 1 to 4094) of frames to it; 0: untagged.
         pub vlan: u16,
         /// The next hop's Ethernet address.
         pub destination_mac: MacAddress,
         /// The Ethernet address of the interface towards it.
         pub source_mac: MacAddress,
-        /// Whether it may be given packets.
+        /// Whether it gets packets.
         pub state: Code<BackendState>,
-        /// `nat`, bits 0 to 6: how many first bits of the address (an IPv4 address is the last 32 of 128) its neighbours share
-        /// with it, whose packets it would answer directly; 0: nobody is treated as one. Bit 7, [`SHARED`].
+        /// `nat`, bits 0 to 6: the prefix length of its network (an IPv4 address is the last 32 bits of 128), whose hosts it would
+        /// answer directly; 0: none. Bit 7: [`SHARED`].
         pub neighbours: u8,
-        /// The largest IP packet that the path to it takes, bytes; 0: any.
+        /// The MTU of the path to it, bytes of IP; 0: unlimited.
         pub mtu: u16,
         /// Maximum number of concurrent flows; 0: unlimited.
         pub max_flows: u32,
@@ -99,14 +99,14 @@ const _: () = assert!(size_of::<Backend>() == 64);
 pub const SHARED: u8 = 1 << 7;
 
 impl Backend {
-    /// Whether several `nat` VIPs use it.
+    /// Whether several `nat` VIPs share it.
     #[inline(always)]
     pub fn is_shared(&self) -> bool {
         self.neighbours & SHARED != 0
     }
 
-    /// Whether [`Backend::is_neighbour`] has to be asked: exact for IPv4, and for IPv6 by the first 64 bits, which a link's
-    /// prefix rarely is shorter than.
+    /// Whether [`Backend::is_neighbour`] must be called: exact for IPv4; for IPv6 by the first 64 bits, because a link's prefix is
+    /// rarely shorter.
     #[inline(always)]
     pub fn may_be_neighbour(&self, client: &Address, is_v4: bool) -> bool {
         if is_v4 {
@@ -124,27 +124,27 @@ impl Backend {
         let bits = u32::from(self.neighbours & !SHARED);
         if is_v4 {
             let differences = u64::from(self.address.last().get() ^ client.last().get());
-            // By 32 at most: an IPv4 prefix has 96 bits or more. Without any, it has no meaning.
+            // A shift by 32 at most: an IPv4 prefix has 96 bits or more. The result is not used if there is no prefix.
             return (bits != 0) & (differences >> ((128 - bits) & 63) == 0);
         }
         let [a, b, c, d] = self.address.0.map(Be32::get);
         let [e, f, g, h] = client.0.map(Be32::get);
-        // How the addresses differ, in the last 64 bits and before.
+        // The differing bits of the addresses.
         let last = u64::from(c ^ g) << 32 | u64::from(d ^ h);
         let first = u64::from(a ^ e) << 32 | u64::from(b ^ f);
-        // In two steps each: a shift by 64 would be none.
+        // Each in two steps: a shift by 64 would shift by 0.
         let of_last = bits.saturating_sub(64);
         let of_first = bits.min(64);
         (bits != 0) & (last >> 1 >> (63 - of_last) == 0) & (first >> ((64 - of_first) % 64) == 0)
     }
 
-    /// Where it listens, for this protocol.
+    /// Its endpoint for this protocol.
     #[inline(always)]
     pub fn endpoint(&self, protocol: Protocol) -> Endpoint {
         Endpoint::new(self.address, self.port, protocol)
     }
 
-    /// Where packets go that clients send to this endpoint.
+    /// The destination of packets that clients send to this endpoint.
     #[inline(always)]
     pub fn endpoint_for(&self, vip: &Endpoint) -> Endpoint {
         Endpoint::new(self.address, self.port_for(vip.port), vip.protocol)

@@ -16,12 +16,12 @@ record! {
         pub service: Endpoint,
         /// The backend that is checked.
         pub backend: BackendIndex,
-        /// The interface behind which the check's socket is.
+        /// The interface of the check's socket.
         pub ifindex: u32,
     }
 }
 
-/// The Ethernet address behind [`Check::ifindex`], of the checks' sockets. Locally administered: nobody else is there.
+/// The Ethernet address of the checks' sockets, behind [`Check::ifindex`]. Locally administered.
 pub const CHECKS_MAC: MacAddress = MacAddress::new([0x02, 0x78, 0x64, 0x70, 0x00, 0x02]);
 
 /// The Ethernet address of that interface.

@@ -4,14 +4,14 @@ use core::marker::PhantomData;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// An enum that records hold by its number.
+/// An enum that is stored in records by its number.
 pub trait Coded: Copy {
     /// Its number.
     fn number(self) -> u8;
 }
 
-/// The number of an `E` in a record. Any byte may stand there, so it is compared, and not turned into an `E`: one that is
-/// not known equals none, and has no property.
+/// The number of an `E` in a record. A record may hold any byte, so it is compared and never converted to an `E`. An unknown
+/// number equals none and has no property.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(transparent)]
 pub struct Code<E> {
@@ -20,18 +20,18 @@ pub struct Code<E> {
 }
 
 impl<E> Code<E> {
-    /// This number, whether or not it is known.
+    /// This number, known or not.
     pub const fn from_number(number: u8) -> Self {
         Self { number, of: PhantomData }
     }
 
-    /// Whether one of these bits of the number is set.
+    /// Whether any of these bits of the number is set.
     #[inline(always)]
     pub(super) const fn has(self, bits: u8) -> bool {
         self.number & bits != 0
     }
 
-    /// 0 where the number is this one's: for comparisons without a branch.
+    /// 0 if it is this one's number: for comparisons without a branch.
     #[inline(always)]
     pub fn difference(self, other: E) -> u8
     where

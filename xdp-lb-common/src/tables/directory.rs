@@ -1,20 +1,18 @@
-//! Finding an endpoint's record without a helper call: a table of words, each of which names a record
-//! and holds a part of its key's hash.
+//! Finding an endpoint's record without a helper call: a table of words, each of which names a record and holds a part of its
+//! key's hash.
 //!
-//! Every key has two places in the table (cuckoo hashing: Pagh and Rodler, 2004), so a lookup reads two
-//! words at the most, and a record only where a word's 40 bits of hash agree. The table is read through a
-//! header word that says where it lies; a new one is built beside it and becomes current when that word
-//! is replaced. This is the reading side, the same in both homes; `xdp-lb/src/datapath` has the other.
+//! Every key has two places in the table (cuckoo hashing: Pagh and Rodler, 2004). So a lookup reads at most two words, and a
+//! record only if a word's 40 bits of hash match. A header word says where the table is. A new table is built beside it, and
+//! becomes current when that word is replaced. This file is the reading side, for kernel and host; `xdp-lb/src/datapath` writes.
 
 use crate::layout::{Layout, fold};
 use crate::net::Endpoint;
 
-/// A record and the endpoint that it is found by, in one cache line where the record has at most 44
-/// bytes.
+/// A record and its endpoint, in one cache line if the record has at most 44 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C, align(64))]
 pub struct Keyed<R> {
-    /// What it is found by.
+    /// Its endpoint.
     pub key: Endpoint,
     /// The record.
     pub record: R,
@@ -24,10 +22,10 @@ impl<R: Layout> Layout for Keyed<R> {
     const LAYOUT: u32 = fold(fold(Endpoint::LAYOUT, R::LAYOUT), size_of::<Self>() as u32);
 }
 
-/// Where the current table lies, and the seed of its hash: one 64-bit word, replaced at once.
+/// Where the current table is, and the seed of its hash: one 64-bit word, replaced at once.
 ///
-/// Bit 0 is 1, so that the word is a multiplier that loses nothing; bits 1 to 5 the binary logarithm of
-/// the table's size; bits 6 to 29 its first place; the others the seed.
+/// Bit 0 is 1, so that the word is an odd multiplier. Bits 1 to 5 are the binary logarithm of the table's size, bits 6 to 29 its
+/// first place, and the others the seed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Header(u64);
 
@@ -35,21 +33,21 @@ const BASE_SHIFT: u32 = 6;
 const BASE_BITS: u32 = 24;
 const SEED_SHIFT: u32 = BASE_SHIFT + BASE_BITS;
 
-/// How many bits of a word are the record's place.
+/// How many bits of a word are the record's index.
 const PLACE_BITS: u32 = 24;
 const PLACE_MASK: u64 = (1 << PLACE_BITS) - 1;
 
-/// How many words lie before the tables: the header's cache line.
+/// How many words precede the tables: the header's cache line.
 pub const HEADER_WORDS: u32 = 8;
 
 impl Header {
-    /// The header of a table of `1 << log2` words from `base` on (below 2^24). Of the seed, 34 bits count.
+    /// The header of a table of `1 << log2` words from `base` (below 2^24) on. 34 bits of the seed are used.
     pub const fn new(base: u32, log2: u32, seed: u64) -> Self {
         let base = base as u64 & ((1 << BASE_BITS) - 1);
         Self(1 | (log2 as u64 & 31) << 1 | base << BASE_SHIFT | seed << SEED_SHIFT)
     }
 
-    /// The header of the table's word; 0, where no table was ever built, is none.
+    /// The header in the array's first word; `None` for 0: no table has been built yet.
     #[inline(always)]
     pub const fn from_bits(bits: u64) -> Self {
         Self(bits)
@@ -76,12 +74,12 @@ impl Header {
     #[inline(always)]
     pub fn hash(self, key: &Endpoint) -> Hash {
         let [high, low, tail] = key.words();
-        // Both multipliers are odd and hold the whole seed.
+        // Both multipliers are odd and contain the whole seed.
         let mut bits = high
             .wrapping_mul(self.0)
             .wrapping_add(tail.wrapping_mul(self.0.rotate_left(32) | 1))
             .wrapping_add(low);
-        // The finaliser of SplitMix64 (Steele et al., 2014): the two places and the rest share no pattern.
+        // The finaliser of SplitMix64 (Steele et al., 2014): the two places and the rest are independent.
         bits = (bits ^ bits >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         bits = (bits ^ bits >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
         Hash(bits ^ bits >> 31)
@@ -93,26 +91,26 @@ impl Header {
 pub struct Hash(u64);
 
 impl Hash {
-    /// The two places, from the array's begin; they may be the same.
+    /// The two places, counted from the start of the array; they may be equal.
     #[inline(always)]
     pub const fn places(self, header: Header) -> [u32; 2] {
         let (base, mask) = (header.base(), header.size() - 1);
         [base + (self.0 as u32 & mask), base + ((self.0 >> 32) as u32 & mask)]
     }
 
-    /// The word that names the record at this place (1 to 2^24 - 1) for this key.
+    /// The word for this key whose record is at this index (1 to 2^24 - 1).
     pub const fn word(self, place: u32) -> u64 {
         self.0 & !PLACE_MASK | place as u64 & PLACE_MASK
     }
 
-    /// Whether a word may be this key's.
+    /// Whether a word may be that of this key.
     #[inline(always)]
     pub const fn fits(self, word: u64) -> bool {
         (self.0 ^ word) & !PLACE_MASK == 0
     }
 }
 
-/// The record's place that a word names; 0: none.
+/// The index of a word's record; 0: none.
 #[inline(always)]
 pub const fn place_of(word: u64) -> u32 {
     (word & PLACE_MASK) as u32
@@ -123,9 +121,9 @@ pub trait Source<'a>: Copy {
     /// What is found.
     type Record: 'a;
 
-    /// The word at this place of the array, read at once; place 0 holds the header.
+    /// The word at this index of the array, read at once; index 0 is the header.
     fn word(self, place: u32) -> Option<u64>;
-    /// The record at this place.
+    /// The record at this index.
     fn record(self, place: u32) -> Option<&'a Keyed<Self::Record>>;
 
     /// The record of this key.

@@ -1,27 +1,27 @@
-//! Which addresses are anybody's here at all: two bits for each place of a table, found by a hash of the
-//! address. Most packets of a host that are not the load balancer's end at one look into it.
+//! Which addresses matter here: a bitmap with two bits for each hash of an address. One lookup sorts out most packets that are
+//! not the load balancer's.
 //!
-//! An address may have the bits of another, and then costs a lookup that finds nothing. Whoever can
-//! choose addresses that do could as well send to a VIP, so the hash has no secret.
+//! An address may share its bits with another, which costs a lookup that finds nothing. Somebody who can choose such addresses
+//! could as well send to a VIP, so the hash needs no secret.
 
 use crate::net::Address;
 
 /// A VIP's address.
 pub const VIP: u8 = 1;
-/// A backend's address, or one of this host: from either, a packet is looked at.
+/// An address of a backend or of this host: packets from it are examined.
 pub const BACKEND: u8 = 2;
 
-/// How many 64-bit words the table has: 32 KiB, so that it stays in a core's first cache. With 10,000
-/// addresses, one in thirteen of the others has bits that it should not have.
+/// The size in 64-bit words: 32 KiB, so that it stays in a core's L1 cache. With 10,000 addresses, one in thirteen of the others
+/// is a false positive.
 pub const WORDS: u32 = 4096;
 const PLACES_A_WORD: u32 = 32;
 
-/// An address's place in the table.
+/// The position of an address in the bitmap.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Place(u32);
 
 impl Place {
-    /// The place of this address.
+    /// The position of this address.
     #[inline(always)]
     pub fn of(address: &Address) -> Self {
         let [high, low] = address.words();
@@ -36,13 +36,13 @@ impl Place {
         self.0 / PLACES_A_WORD
     }
 
-    /// Its bits of that word.
+    /// Its bits in that word.
     #[inline(always)]
     pub const fn roles(self, word: u64) -> u8 {
         (word >> (self.0 % PLACES_A_WORD * 2)) as u8 & (VIP | BACKEND)
     }
 
-    /// These bits, where they stand in that word.
+    /// These bits, shifted to its position in that word.
     #[inline(always)]
     pub const fn bits(self, roles: u8) -> u64 {
         (roles as u64) << (self.0 % PLACES_A_WORD * 2)

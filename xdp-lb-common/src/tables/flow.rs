@@ -1,4 +1,4 @@
-//! A flow's life: when it is established, closing, over.
+//! The life of a flow: when it is established, closing or over.
 
 use super::settings::{AGES, Settings};
 use crate::net::Protocol;
@@ -15,86 +15,87 @@ pub const CLIENT_RESET: u8 = 8;
 /// The backend has sent a RST, and nothing else since.
 pub const BACKEND_RESET: u8 = 16;
 
-/// The backend's packets are found by the port that it knows the client by, so both sides' FINs are seen.
+/// The record also has the key of the backend's packets, so that the FINs of both sides are seen.
 pub const PAIRED: u8 = 32;
 
 /// The flow counts towards the `max_flows` of its service and backend.
 pub const COUNTED: u8 = 64;
 
-/// The client has sent a packet behind the flow's first: somebody is behind it.
+/// The client has sent another packet after the flow's first.
 pub const CONFIRMED: u8 = 128;
 
 const FINS: u8 = CLIENT_FIN | BACKEND_FIN;
 const RESETS: u8 = CLIENT_RESET | BACKEND_RESET;
 
-/// How far a flow has come, in short.
+/// How far a flow has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stage {
-    /// The client has sent a SYN, and no more.
+    /// The client has sent only a SYN.
     HalfOpen,
-    /// Data may flow.
+    /// Data may be sent.
     Established,
     /// A side has sent a FIN or a RST.
     Closing,
 }
 
-/// What a flow's patience depends on: how long after its last packet its record is of no more use.
+/// What the idle timeout of a flow's record depends on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 enum Age {
-    /// UDP has no handshake to go by.
+    /// UDP, which has no handshake.
     Udp = 0,
-    /// A SYN, and nothing else from the client.
+    /// The client has sent only a SYN.
     HalfOpen = 1,
-    /// Data may flow.
+    /// Data may be sent.
     Established = 2,
-    /// The client has sent a FIN, and the backend's would not be seen; or a RST, which somebody else may have sent.
+    /// The client has sent a FIN, and the backend's would not be seen; or a RST, which may be spoofed.
     Closing = 3,
     /// One side has sent a FIN.
     HalfClosed = 4,
-    /// Both sides have.
+    /// Both sides have sent one.
     Closed = 5,
-    /// The backend has sent a RST, or somebody has before the client went on.
+    /// The backend has sent a RST, or the client has before the flow was established.
     Reset = 6,
 }
 
 /// Seconds for which a half-closed flow is kept at least: the "transitory connection idle-timeout" of RFC 5382 section 5.
 const HALF_CLOSED: u32 = 240;
 
-/// Seconds of patience by [`Age`], with the two that are the operator's to choose.
+/// The idle timeouts by [`Age`], in seconds. The operator chooses two of them.
 pub const fn patience(tcp_idle: u32, udp_idle: u32) -> [u32; AGES] {
     [
-        udp_idle, // Some retransmissions of a SYN (RFC 6298 section 2).
+        udp_idle,
+        // Some retransmissions of a SYN (RFC 6298 section 2).
         30,
         tcp_idle,
-        // A client that has said all may wait for a long answer. Where the backend's FIN would not be seen, most such flows
-        // are closed, and their records are not kept for longer than that takes.
+        // A client that has sent everything may wait for a long response. If the backend's FIN would not be seen, most such flows
+        // are closed, and their records are not kept for longer.
         HALF_CLOSED,
-        // A half-closed connection is as good as another (RFC 5382 section 5, REQ-5).
+        // A half-closed connection is still in use (RFC 5382 section 5, REQ-5).
         if tcp_idle > HALF_CLOSED { tcp_idle } else { HALF_CLOSED },
         // The port is kept as long as Linux keeps a connection in TIME-WAIT (TCP_TIMEWAIT_LEN).
         60,
-        // For packets on their way, and for a side in whose name somebody else sent the reset to go on.
+        // For packets in flight, and so that a side whose reset was spoofed can continue.
         10,
         0,
     ]
 }
 
-/// Seconds after its last packet for which a flow is kept, whatever it has come to: the longest patience of its protocol.
+/// The longest idle timeout of a protocol, in seconds.
 #[inline(always)]
 pub fn longest_patience(protocol: Protocol, settings: &Settings) -> u32 {
     let age = if protocol == Protocol::TCP { Age::HalfClosed } else { Age::Udp };
     settings.patience[age as usize]
 }
 
-/// The age of each progress of a TCP flow. A table, since the verifier would follow each branch.
+/// The age of each progress of a TCP flow. A table, because the verifier would follow each branch.
 static AGE: [u8; 64] = {
     let mut ages = [0; 64];
     let mut progress = 0;
     while progress < 64 {
         let bits = progress as u8;
-        // Anybody may send a reset in a client's name, and the load balancer knows no sequence numbers: it says no more than
-        // a FIN. A backend's has come from where the backend is.
+        // Anybody can spoof a client's reset, and the load balancer does not know the sequence numbers: it counts as a FIN. A
+        // backend's reset has arrived where the backend is.
         let is_reset = bits & BACKEND_RESET != 0 || bits & CLIENT_RESET != 0 && bits & ESTABLISHED == 0;
         ages[progress] = if is_reset {
             Age::Reset
@@ -116,13 +117,13 @@ static AGE: [u8; 64] = {
     ages
 };
 
-/// Seconds without a packet after which a flow whose client has sent a FIN no longer counts as live where the
-/// backend's is never seen: most such flows are closed, and whoever waits for the last flow waits for them.
+/// Seconds after which an idle flow whose client has sent a FIN no longer counts as live if the backend's FIN is never seen: most
+/// such flows are closed, and a drain would wait for them.
 const CLOSING: u32 = 10;
 
-/// How far a flow has come after a packet with these TCP control bits (none, for UDP). A side that continues after its reset did
-/// not send that reset, and a client that opens the connection again has not closed it. A backend that accepts a connection
-/// knows of no other one between the same ends (RFC 9293 section 3.10.7.4, RFC 5961 section 4.2).
+/// The progress of a flow after a packet with these TCP control bits (UDP: none). A side that continues after its reset did not
+/// send that reset, and a client that opens the connection again has not closed it. A backend that accepts a connection has no
+/// other one between the same endpoints (RFC 9293 section 3.10.7.4, RFC 5961 section 4.2).
 #[inline(always)]
 pub fn advance(progress: u8, direction: Direction, tcp_flags: u8) -> u8 {
     let (fin, reset) = match direction {
@@ -148,19 +149,19 @@ pub fn advance(progress: u8, direction: Direction, tcp_flags: u8) -> u8 {
     progress
 }
 
-/// The progress of a flow that counts no more once it is closed.
+/// The progress of a flow that no longer counts once it is closed.
 #[inline(always)]
 pub const fn settle(progress: u8) -> u8 {
     if is_closed(progress) { progress & !COUNTED } else { progress }
 }
 
-/// Whether both sides have closed a flow that has come so far, or one has reset it, as far as its packets say.
+/// Whether both sides have closed a flow with this progress, or one has reset it, as far as its packets say.
 #[inline(always)]
 pub const fn is_closed(progress: u8) -> bool {
     progress & RESETS != 0 || progress & FINS == FINS
 }
 
-/// The same for sure: the backend has said so. Anybody can send a reset in a client's name.
+/// The same for sure: the backend has said so. Anybody can spoof a client's reset.
 #[inline(always)]
 pub const fn is_surely_closed(progress: u8) -> bool {
     progress & BACKEND_RESET != 0
@@ -168,13 +169,13 @@ pub const fn is_surely_closed(progress: u8) -> bool {
         || progress & (CLIENT_RESET | ESTABLISHED) == CLIENT_RESET
 }
 
-/// Whether any side of a flow that has come so far has begun to close it.
+/// Whether any side has begun to close a flow with this progress.
 #[inline(always)]
 pub const fn is_closing(progress: u8) -> bool {
     progress & (RESETS | FINS) != 0
 }
 
-/// Whether a flow that has come so far may still have packets after so many seconds without one.
+/// Whether a flow with this progress counts as live after this many idle seconds.
 #[inline(always)]
 pub fn is_live(protocol: Protocol, progress: u8, idle: u32, settings: &Settings) -> bool {
     let age = age(protocol, progress);
@@ -183,7 +184,7 @@ pub fn is_live(protocol: Protocol, progress: u8, idle: u32, settings: &Settings)
     !is_closed(progress) && idle <= patience
 }
 
-/// Seconds without a packet after which a flow whose client's first packet was its last no longer counts.
+/// Seconds after which an idle flow whose client sent only one packet no longer counts.
 #[inline(always)]
 pub fn half_open_patience(settings: &Settings) -> u32 {
     settings.patience[Age::HalfOpen as usize]
@@ -197,13 +198,13 @@ fn age(protocol: Protocol, progress: u8) -> u8 {
     }
 }
 
-/// Whether a flow that has come so far is over after so many seconds without a packet.
+/// Whether a flow with this progress is over after this many idle seconds.
 #[inline(always)]
 pub fn is_over(protocol: Protocol, progress: u8, idle: u32, settings: &Settings) -> bool {
     idle > settings.patience[usize::from(age(protocol, progress)) % AGES]
 }
 
-/// Which way the packets of a flow record go.
+/// The direction of a flow's packets.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u8)]
 pub enum Direction {

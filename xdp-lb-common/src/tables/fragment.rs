@@ -1,4 +1,4 @@
-//! `FRAGMENTS`: what became of a packet's first fragment.
+//! `FRAGMENTS`: what was done with a packet's first fragment.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -9,8 +9,7 @@ use crate::layout::{key, record};
 use crate::net::{Address, Be32, MacAddress, Port, Protocol};
 
 key! {
-    /// The key of `FRAGMENTS`: what the fragments of a packet have in common (RFC 791 section 3.2, RFC 8200
-    /// section 4.5).
+    /// The key of `FRAGMENTS`: what the fragments of a packet have in common (RFC 791 section 3.2, RFC 8200 section 4.5).
     pub struct FragmentKey {
         /// The packet's source address.
         pub source: Address,
@@ -59,7 +58,7 @@ impl Coded for FragmentTarget {
 }
 
 record! {
-    /// The value of `FRAGMENTS`: what became of a packet's first fragment, and becomes of the others.
+    /// The value of `FRAGMENTS`: what was done with a packet's first fragment, and is done with the others.
     #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
     #[repr(C)]
     pub struct Fragment {
@@ -69,11 +68,11 @@ record! {
         pub destination: Address,
         /// The backend that they go to or come from.
         pub backend: BackendIndex,
-        /// When the first one came, seconds of the monotonic clock.
+        /// When the first one arrived, seconds of the monotonic clock.
         pub seen: u32,
-        /// The source port of the first one, as it came.
+        /// The source port of the first one, as received.
         pub source_port: Port,
-        /// The destination port of the first one, as it came.
+        /// The destination port of the first one, as received.
         pub destination_port: Port,
         /// Where they go.
         pub target: Code<FragmentTarget>,

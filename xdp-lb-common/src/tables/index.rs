@@ -1,4 +1,4 @@
-//! What names a place in a table.
+//! Indices into tables.
 
 use crate::layout::plain;
 

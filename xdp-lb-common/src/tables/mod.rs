@@ -56,21 +56,21 @@ pub trait Tables: OwnMacs {
     /// Where the records of flows are.
     type FlowTable: Steps;
 
-    /// A backend's counters in their place.
+    /// A backend's counters, in place.
     type Traffic<'a>: DerefMut<Target = Traffic>
     where
         Self: 'a;
 
     /// Seconds of the monotonic clock.
     fn now(&self) -> u32;
-    /// What holds for every service.
+    /// What applies to every service.
     fn settings(&self) -> Option<&Settings>;
-    /// Whose an address is, as [`crate::tables::filter`] says: [`crate::tables::filter::VIP`], [`crate::tables::filter::BACKEND`]
-    /// or both; where it is nobody's, mostly neither. An address of this host has at least one of them.
+    /// What an address is, by [`filter`]: [`filter::VIP`], [`filter::BACKEND`], both, or mostly neither if it does not matter. An
+    /// address of this host has at least one of them.
     fn roles(&self, address: &Address) -> u8;
     /// The service with this key.
     fn service(&self, vip: &Endpoint) -> Option<&Service>;
-    /// Whether an address has ranges of ports; where it has none, mostly not.
+    /// Whether an address has ranges of ports; mostly false if it has none.
     fn may_have_ranges(&self, vip: &Address) -> bool;
     /// The ranges of ports of a VIP's address and protocol, its port 0.
     fn port_ranges(&self, vip: &Endpoint) -> Option<&PortRanges>;
@@ -82,14 +82,14 @@ pub trait Tables: OwnMacs {
     fn snat_address(&self, place: u32) -> Option<&Address>;
     /// Whether this is the address of some service.
     fn is_vip(&self, address: &Address) -> bool;
-    /// A port of the one service that an address has for a protocol; nothing, where it has several or none.
+    /// A port of an address's only service of a protocol; `None` if it has several or none.
     fn sole_port(&self, address: &Address, protocol: Protocol) -> Option<Port>;
-    /// Whether this is an address of this host, or one that `full-nat` sends from.
+    /// Whether this is an address of this host, or a source address of `full-nat`.
     fn is_own(&self, address: &Address) -> bool;
-    /// What to do with a packet that comes from the endpoint with this key.
+    /// What to do with a packet from this endpoint.
     fn reply(&self, backend: &Endpoint) -> Option<&Reply>;
 
-    /// What the device of this index stands on or is a port of.
+    /// The parent of the device with this index, or what it is a port of.
     fn device_below(&self, ifindex: u32) -> Option<VlanDevice>;
 
     /// The health check that sends packets with these addresses and ports.
@@ -98,43 +98,43 @@ pub trait Tables: OwnMacs {
     /// The records of flows.
     fn flow_table(&self) -> &Self::FlowTable;
 
-    /// Whether one more answer of this kind may be sent now to a destination with this hash: takes tokens of its
-    /// [`Buckets`](crate::rate::Bucketss).
+    /// Whether one more answer of this kind may be sent now to a destination with this hash: takes tokens from its
+    /// [`Buckets`](crate::rate::Buckets).
     fn may_answer(&self, answer: Answer, destination: FlowHash) -> bool;
-    /// The backend that a service's connection ids call so; 0: none.
+    /// The backend with this server ID; 0: none.
     fn quic_server(&self, key: &ServerKey) -> BackendIndex;
-    /// What the longest prefix says in which the key lies: a [`SourceVerdict`], as its number; 0 where it lies in none.
+    /// The verdict of the longest prefix that contains the key: a [`SourceVerdict`] as a number; 0: none does.
     fn source_verdict(&self, key: &SourceKey) -> u32;
     /// Nanoseconds of the monotonic clock.
     fn nanoseconds(&self) -> u64;
-    /// When a source's bucket of new flows is full again, by that clock.
+    /// When a source's bucket of new flows is full again, by [`Self::nanoseconds`].
     fn bucket_full_at(&self, source: &SourceKey) -> Option<u64>;
-    /// Notes when it is; where there is no room, another source's is forgotten.
+    /// Stores it. If there is no room, another source's is evicted.
     fn set_bucket_full_at(&self, source: &SourceKey, at: u64);
-    /// Reads what became of a packet's first fragment; nothing, where that is not known.
+    /// Reads what was done with a packet's first fragment; `None` if that is unknown.
     fn fragment(&self, key: &FragmentKey, into: &mut Fragment) -> Option<()>;
-    /// Notes what became of a packet's first fragment; nothing, where there is no room.
+    /// Stores what was done with a packet's first fragment; `None` if there is no room.
     fn put_fragment(&self, key: &FragmentKey, fragment: &Fragment) -> Option<()>;
 
-    /// How many flows a service has, where they are counted.
+    /// The number of flows of a service, if they are counted.
     fn service_flows(&self, service: ServiceIndex) -> Option<i64>;
-    /// How many flows a backend has, where they are counted.
+    /// The number of flows of a backend, if they are counted.
     fn backend_flows(&self, backend: BackendIndex) -> Option<i64>;
     /// Adds to both.
     fn add_flow(&self, service: ServiceIndex, backend: BackendIndex, by: i64);
 
-    /// This host's addresses behind an interface; nothing, where none is known or wanted.
+    /// This host's addresses on an interface; `None` if none is known or wanted.
     fn router_addresses(&self, interface: &RouterInterface) -> Option<&RouterAddresses>;
 
-    /// Where a packet has to be sent.
+    /// Where to send a packet.
     fn route(&self, query: &RouteQuery) -> Route;
-    /// Where packets to this backend have to be sent, if they come in by this interface.
+    /// Where to send packets to this backend that arrive on this interface.
     fn way(&self, backend: &Backend, ingress: u32) -> Route;
-    /// Notes that the daemon lets no heartbeat come.
+    /// Stores that the daemon's heartbeats have stopped.
     fn set_alone(&self);
 
-    /// A backend's counters. Asked for early, they come while the packet is worked on, where they are in no cache.
+    /// A backend's counters. If this is called early, they are loaded into the cache while the packet is processed.
     fn traffic(&self, backend: BackendIndex) -> Option<Self::Traffic<'_>>;
-    /// Counts a packet that is passed on or dropped.
+    /// Counts a packet that is passed or dropped.
     fn count(&self, reason: Reason);
 }

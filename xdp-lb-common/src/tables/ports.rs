@@ -10,19 +10,19 @@ record! {
     #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
     #[repr(C)]
     pub struct PortRanges {
-        /// Each its first and its last port (host order), the one that begins highest first, zeroes behind. That of all
-        /// ports begins with 0, so it comes last.
+        /// Each with its first and last port (host order), in descending order of the first port, padded with zeroes. The range of
+        /// all ports begins with 0, so it comes last.
         pub ranges: [[u16; 2]; Self::MOST],
     }
 }
 
 impl PortRanges {
-    /// How many ranges a VIP address may have for a protocol.
+    /// Maximum number of ranges of a VIP address and protocol.
     pub const LIMIT: usize = 8;
-    /// How many there is room for: the old and the new ones of a change, side by side.
+    /// How many fit: the old and the new ones of a change, side by side.
     pub const MOST: usize = 2 * Self::LIMIT;
 
-    /// The first port of the first range that has this one in it.
+    /// The first port of the first range that contains this port.
     #[inline(always)]
     pub fn find(&self, port: Port) -> Option<Port> {
         let number = i32::from(port.get());
@@ -38,8 +38,8 @@ impl PortRanges {
 }
 
 record! {
-    /// The value of `VIPS`, by an address that some service has: of TCP and of UDP, a port of the one service that the address
-    /// has for that protocol (0: it has several, or none).
+    /// The value of `VIPS`, by a VIP's address: for TCP and for UDP, a port of the address's only service of that protocol (0: it
+    /// has several, or none).
     #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
     #[repr(C)]
     pub struct SolePorts {
@@ -51,12 +51,12 @@ record! {
 }
 
 impl SolePorts {
-    /// Those of an address whose services have these keys.
+    /// The value for an address whose services have these keys.
     pub fn of(services: impl Iterator<Item = Endpoint> + Clone) -> Self {
         let sole = |protocol| {
             let mut its = services.clone().filter(|vip| vip.protocol == protocol);
             match (its.next(), its.next()) {
-                // Each port of a range will do, and 0 is none.
+                // Any port of a range will do, except 0, which means none.
                 (Some(vip), None) => Port::new(vip.port.get().max(1)),
                 _ => Port::new(0),
             }

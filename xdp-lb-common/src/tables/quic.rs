@@ -1,17 +1,17 @@
-//! `QUIC_SERVERS`: the backends that QUIC connection ids name.
+//! `QUIC_SERVERS`: the backends by the server IDs in QUIC's connection IDs.
 
 use super::index::ServiceIndex;
 use crate::layout::{key, plain};
 use crate::net::{Address, Be32};
 
 plain! {
-    /// What a backend is called in the connection ids that it gives to its clients: up to 15 bytes, and zeroes behind.
+    /// A backend's server ID, which is part of the connection IDs that it issues: up to 15 bytes, padded with zeroes.
     #[repr(transparent)]
     pub struct ServerId([Be32; 4]);
 }
 
 impl ServerId {
-    /// The id of these bytes.
+    /// The ID of these bytes.
     pub const fn new(bytes: [u8; 16]) -> Self {
         let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = bytes;
         Self([
@@ -22,7 +22,7 @@ impl ServerId {
         ])
     }
 
-    /// Its first `length` bytes, and zeroes behind.
+    /// Its first `length` bytes, padded with zeroes.
     #[inline(always)]
     pub fn first_bytes(self, length: u8) -> Self {
         Self(Address(self.0).first_bits(length.saturating_mul(8)).0)
@@ -34,7 +34,7 @@ key! {
     pub struct ServerKey {
         /// The service.
         pub service: ServiceIndex,
-        /// What its connection ids call the backend.
+        /// The backend's server ID.
         pub id: ServerId,
     }
 }

@@ -1,4 +1,4 @@
-//! What a flow is known by.
+//! What identifies a flow, and the tags of its frames.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -40,7 +40,7 @@ impl FlowKey {
         }
     }
 
-    /// The key of a packet the other way.
+    /// The key of a packet in the other direction.
     #[inline(always)]
     pub const fn reversed(&self) -> Self {
         Self::new(self.destination_endpoint(), self.source_endpoint())
@@ -59,7 +59,7 @@ impl FlowKey {
     }
 }
 
-/// A frame's VLAN tags, outermost first: each its EtherType (upper half) and its control field; 0: none.
+/// A frame's VLAN tags, outermost first: each with its EtherType (upper half) and its control field; 0: none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Tags {
@@ -77,7 +77,7 @@ impl Tags {
         Self { outer, inner: 0 }
     }
 
-    /// How many bytes an Ethernet header with these tags has.
+    /// The length of an Ethernet header with these tags, in bytes.
     #[inline(always)]
     pub const fn header_length(self) -> usize {
         match self {

@@ -1,4 +1,4 @@
-//! The routing table's answers, and what stands between them and the wire: `VLANS`, `EVENTS`.
+//! The routing table's answers, and the tables that go with them: `VLANS`, `EVENTS`.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -6,20 +6,20 @@ use super::record::Tags;
 use crate::layout::record;
 use crate::net::{Address, Endpoint, MacAddress};
 
-/// A packet to a client, for the routing table.
+/// A packet to a client, whose route is looked up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct RouteQuery {
-    /// Who it comes from, in the client's eyes.
+    /// Its source address, as the client sees it.
     pub source: Endpoint,
     /// The client.
     pub destination: Endpoint,
-    /// Its length, bytes of IP.
+    /// Its length in bytes, from the IP header on.
     pub length: u16,
-    /// The interface that it came in by.
+    /// The interface on which it arrived.
     pub ingress: u32,
 }
 
-/// Where a packet to a client has to be sent, as the kernel's routing table has it.
+/// Where to send a packet to a client, by the kernel's routing table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Route {
     /// Through this interface, to this neighbour.
@@ -35,39 +35,39 @@ pub enum Route {
     },
     /// To this host itself, or to no single host.
     Local,
-    /// Through an interface behind which the neighbour is not known; user space has been asked.
+    /// Through an interface, but the neighbour's Ethernet address is unknown; user space has been asked to resolve it.
     NeighbourMissing {
-        /// The interface, a VLAN device where it is one.
+        /// The interface; it may be a VLAN device.
         ifindex: u32,
     },
     /// The packet is larger than the route's MTU.
     TooBig {
-        /// The largest IP packet that the route takes, bytes.
+        /// The route's MTU, bytes of IP.
         mtu: u16,
     },
     /// Nowhere.
     Unroutable,
 }
 
-/// An entry of `EVENTS`: a neighbour whose Ethernet address the datapath needs and does not know.
+/// An entry of `EVENTS`: a neighbour whose Ethernet address the datapath needs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct NeighbourWanted {
     /// The neighbour.
     pub address: Address,
-    /// The interface that it is behind.
+    /// The interface towards it.
     pub ifindex: u32,
 }
 
 record! {
-    /// The value of `VLANS`, by a VLAN device's index: how frames through it leave. And by the index of a port of a bond, team
-    /// or bridge: what it is a port of, with the VLAN 0; nothing is routed through a port.
+    /// The value of `VLANS`, by a VLAN device's index: how frames through it leave. Also by the index of a port of a bond, team or
+    /// bridge: what it is a port of, with VLAN 0; nothing is routed through a port.
     #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
     #[repr(C)]
     pub struct VlanDevice {
-        /// The index of the device that it stands on, which transmits; or that it is a port of.
+        /// The index of its parent, which transmits; or of the device that it is a port of.
         pub parent: u32,
-        /// The VLAN id, 1 to 4094; 0: a port.
+        /// The VLAN ID, 1 to 4094; 0: a port.
         pub vlan: u32,
     }
 }

@@ -10,27 +10,26 @@ use crate::net::Port;
 
 /// How a packet reaches its backend, and how the reply returns.
 ///
-/// Its number in a record says by bits of their own what it has in common with others, so that nothing follows from the order
-/// of the modes.
+/// Bits of its number in a record say what it has in common with other modes, so that nothing depends on their order.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[repr(u8)]
 pub enum Mode {
-    /// Source and destination are rewritten; replies come back to the load balancer's own address.
+    /// Source and destination are rewritten; replies return to the load balancer's own address.
     #[default]
     FullNat = 0,
     /// The destination is rewritten; the backend routes its replies through the load balancer.
     Nat = 1,
-    /// Only the frame's Ethernet addresses are rewritten; the backend has the VIP and answers the client itself.
+    /// Only the frame's Ethernet addresses are rewritten; the backend has the VIP and replies directly to the client.
     Dsr = 2 | RELAYS,
-    /// The packet is put into another IP packet (RFC 2003, RFC 2473, RFC 4213); the backend answers the client itself.
+    /// The packet is encapsulated in IP (RFC 2003, RFC 2473, RFC 4213); the backend replies directly to the client.
     Ipip = 3 | TUNNELS,
-    /// The packet is put into UDP (Generic UDP Encapsulation); the backend answers the client itself.
+    /// The packet is encapsulated in UDP (Generic UDP Encapsulation); the backend replies directly to the client.
     Gue = 4 | TUNNELS,
 }
 
-/// A mode's number: the backend gets the client's packet itself.
+/// A bit of a mode's number: the client's packet reaches the backend with its addresses unchanged.
 const RELAYS: u8 = 1 << 6;
-/// A mode's number: the backend gets it inside of another one.
+/// A bit of a mode's number: that packet is encapsulated.
 const TUNNELS: u8 = 1 << 7;
 
 impl Coded for Mode {
@@ -41,25 +40,25 @@ impl Coded for Mode {
 }
 
 impl Code<Mode> {
-    /// Whether a backend gets packets inside of others.
+    /// Whether packets to a backend are encapsulated.
     #[inline(always)]
     pub const fn is_tunnel(self) -> bool {
         self.has(TUNNELS)
     }
 
-    /// Whether a backend gets packets with the client's address and the VIP's, and answers the client itself.
+    /// Whether packets keep the client's address and the VIP, and the backend replies directly.
     #[inline(always)]
     pub const fn keeps_addresses(self) -> bool {
         self.has(RELAYS | TUNNELS)
     }
 }
 
-/// [`Service::options`]: every flow is recorded, not only those of slots that move.
+/// [`Service::options`]: every flow is recorded, not only those of moving slots.
 pub const RECORDS_FLOWS: u8 = 1;
-/// [`Service::options`]: its flows are counted, since it or one of its backends has a `max_flows`.
+/// [`Service::options`]: its flows are counted, because it or one of its backends has a `max_flows`.
 pub const COUNTS_FLOWS: u8 = 2;
-/// [`Service::options`]: whoever begins a flow while no backend takes any is told so. Costs other packets nothing: the short
-/// way asks for all options but this one.
+/// [`Service::options`]: new flows are answered (reset, port unreachable) while no backend takes any. Costs other packets
+/// nothing: the fast path checks all options but this one.
 pub const REJECTS: u8 = 4;
 
 record! {
@@ -69,37 +68,37 @@ record! {
     pub struct Service {
         /// Its number.
         pub index: ServiceIndex,
-        /// Where its ring begins in `SLOTS`.
+        /// The first slot of its ring in `SLOTS`.
         pub ring_offset: SlotIndex,
-        /// How many slots its ring has; 0 where it has never had a backend that could take a flow.
+        /// The length of its ring; 0 if it has never had a backend that could take a flow.
         pub ring_len: u32,
-        /// Where its SNAT addresses begin in `SNAT_ADDRESSES`.
+        /// The first of its SNAT addresses in `SNAT_ADDRESSES`.
         pub snat_offset: u32,
-        /// How many SNAT addresses it has (`ipip` and `gue`: outer source addresses); 0: each backend's own
-        /// [`Backend::source`] serves.
+        /// How many SNAT addresses it has (`ipip` and `gue`: outer source addresses); 0: [`Backend::source`] of each backend is
+        /// used.
         pub snat_len: u16,
-        /// How it forwards.
+        /// Its forwarding mode.
         pub mode: Code<Mode>,
-        /// What else is done for it: [`RECORDS_FLOWS`] and its like, a bit each.
+        /// Its options, a bit each, such as [`RECORDS_FLOWS`].
         pub options: u8,
-        /// How many flows one source may begin in a second; 0: any number.
+        /// Maximum number of new flows per second from one source; 0: unlimited.
         pub new_flow_rate: u32,
-        /// How many of them it may begin at once.
+        /// How many of them may come in one burst.
         pub new_flow_burst: u32,
         /// Maximum number of concurrent flows; 0: unlimited.
         pub max_flows: u32,
-        /// Which list of source ranges holds for it, the scope of its entries in `SOURCES`; 0: none.
+        /// Its list of source ranges: the scope of the list's entries in `SOURCES`; 0: none.
         pub source_list: u32,
-        /// How many first bits of the source address choose the slot (an IPv4 address is the last 32 of 128); 0:
-        /// the whole 5-tuple does.
+        /// How many leading bits of the source address choose the slot (an IPv4 address is the last 32 of 128); 0: the whole
+        /// 5-tuple does.
         pub affinity_bits: u8,
-        /// QUIC: how many bytes of a connection id name the server, 1 to 15; 0: connection ids are not looked at.
+        /// QUIC: the length of the server ID in a connection ID, 1 to 15 bytes; 0: connection IDs are ignored.
         pub server_id_length: u8,
-        /// QUIC: the configuration's number, in the upper three bits of a connection id's first byte.
+        /// QUIC: the config ID, in the upper three bits of a connection ID's first byte.
         pub quic_config: u8,
         /// Unused, 0.
         pub padding: u8,
-        /// The last port, where its key is that of a range.
+        /// The last port, if its key is that of a range.
         pub last_port: Port,
         /// Unused, 0.
         pub more_padding: [u8; 2],
@@ -107,7 +106,7 @@ record! {
 }
 
 impl Service {
-    /// Whether every flow is recorded, whatever its slot does.
+    /// Whether every flow is recorded, whatever the state of its slot.
     #[inline(always)]
     pub fn records_flows(&self) -> bool {
         self.mode == Mode::FullNat || self.options & RECORDS_FLOWS != 0
@@ -119,7 +118,7 @@ impl Service {
         self.options & COUNTS_FLOWS != 0
     }
 
-    /// Whether whoever begins a flow is told where no backend takes any.
+    /// Whether new flows are answered while no backend takes any.
     #[inline(always)]
     pub const fn rejects(&self) -> bool {
         self.options & REJECTS != 0

@@ -1,4 +1,4 @@
-//! `SETTINGS`: what holds for every service.
+//! `SETTINGS`: what applies to every service.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -7,53 +7,52 @@ use crate::layout::record;
 use crate::net::Port;
 use crate::own_mac::{self, OwnMac};
 
-/// [`Settings::options`]: a `full-nat` backend that goes on with a flow without a record is told that the flow is over. Set
-/// while records are missing for no other reason: none may still be on its way into the tables, and none was evicted.
+/// [`Settings::options`]: a `full-nat` backend that sends on a flow without a record gets a reset, because the flow is over. Set
+/// while a record can be missing for no other reason: none is still to be copied into the tables, and none was evicted.
 pub const RESETS_UNKNOWN: u32 = 1;
-/// [`Settings::options`]: backends' packets may come in by another interface or VLAN than the one towards their backend.
+/// [`Settings::options`]: backends' packets may arrive on another interface or VLAN than the one towards their backend.
 pub const ASYMMETRIC_REPLIES: u32 = 2;
 
-/// How many ages a flow may have, and one to spare: an index of three bits is always inside.
+/// The number of ages, rounded up: an index of three bits is always in bounds.
 pub const AGES: usize = 8;
 
 record! {
-    /// The one value of `SETTINGS`: what holds for every service.
+    /// The one value of `SETTINGS`: what applies to every service.
     #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
     #[repr(C)]
     pub struct Settings {
         /// The secret of the flow hash; see [`crate::hash`].
         pub hash_keys: [u64; KEYS],
-        /// The first port that `full-nat` may give to a flow.
+        /// The first source port of `full-nat`.
         pub snat_port_first: u16,
-        /// How many ports `full-nat` may give out, from the first on; never 0.
+        /// How many source ports `full-nat` has, from the first on; never 0.
         pub snat_port_count: u16,
-        /// What else holds: [`RESETS_UNKNOWN`], [`ASYMMETRIC_REPLIES`].
+        /// Options, a bit each: [`RESETS_UNKNOWN`], [`ASYMMETRIC_REPLIES`].
         pub options: u32,
-        /// Seconds without a packet after which a flow is over, by what it has come to: see
-        /// [`crate::tables::flow::patience`].
+        /// Idle timeouts of a flow, seconds, by its [age](crate::tables::flow::Age): see [`crate::tables::flow::patience`].
         pub patience: [u32; AGES],
-        /// What marks a frame that the program at TC ingress is to send: see [`crate::process::handover`]. Random; 0: no such
-        /// program is there.
+        /// The mark of frames that the program at TC ingress sends: see [`crate::process::handover`]. Random; 0: there is no such
+        /// program.
         pub handover: u64,
-        /// When the daemon's last heartbeat was, seconds of the monotonic clock; 0: there is none to wait for.
+        /// The daemon's last heartbeat, seconds of the monotonic clock; 0: no heartbeat is expected.
         pub heartbeat: u32,
-        /// How many buckets the flow table has: see [`crate::flow_table`].
+        /// The number of buckets of the flow table: see [`crate::flow_table`].
         pub flow_buckets: u32,
-        /// How far the flow table is in use, as packets have found: the number of the last [level](crate::flow_table::Level)
-        /// that a flow was recorded in, from 1 on.
+        /// How far the flow table is in use, as found by packets: the number, from 1 on, of the last
+        /// [level](crate::flow_table::Level) in which a flow was recorded.
         pub flow_reach: u32,
-        /// 1: the daemon has let no heartbeat come for [`SILENCE`], as the datapath has found.
+        /// 1: the datapath has found that the last heartbeat is older than [`SILENCE`].
         pub alone: u32,
-        /// Some of the entries of `OWN_MACS`, all if they are few.
+        /// Some of the entries of `OWN_MACS`; all of them if they are few.
         pub own_macs: [OwnMac; own_mac::IN_SETTINGS],
     }
 }
 
-/// The daemon is taken for dead or hung after so many seconds without a heartbeat.
+/// The daemon is considered dead or hung after this many seconds without a heartbeat.
 pub const SILENCE: u32 = 8;
 
 impl Settings {
-    /// Whether `full-nat` may have given this port to a flow.
+    /// Whether this port is one of `full-nat`'s source ports.
     #[inline(always)]
     pub fn is_snat_port(&self, port: Port) -> bool {
         port.get().wrapping_sub(self.snat_port_first) < self.snat_port_count

@@ -1,18 +1,17 @@
-//! One entry of a ring: who owns it, and who owned it before.
+//! One entry of a ring: its owner and its prior owner.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::index::BackendIndex;
 
-/// A ring's slot in 8 bytes, written and read as one 64-bit word, so that no packet sees half of one.
+/// A ring's slot: one 64-bit word that is read and written at once, so that no packet sees half of a change.
 ///
-/// Bits 0 to 23 the owner, 24 to 47 the prior owner, 62 whether all of its flows are known to be recorded, 63
-/// whether it is tracked: whether its flows are recorded at all.
+/// Bits 0 to 23 are the owner, 24 to 47 the prior owner. Bit 62: all of its flows are known to be recorded. Bit 63: it is
+/// tracked, that is, its flows are recorded at all.
 ///
-/// A slot is *settled* when it is not tracked: every packet goes to its owner, and no flow is recorded. When it gets
-/// another owner it *moves*: a flow without a record belongs to the prior owner. When it has moved for longer than a
-/// flow lives without a packet, it is *recorded*: every living flow has a record, and it settles when none of them
-/// names another backend than its owner.
+/// A slot that is not tracked is *settled*: every packet goes to its owner, and no flow is recorded. A slot that gets another
+/// owner is *moving*: a flow without a record belongs to the prior owner. Once it has been moving for longer than a flow may be
+/// idle, it is *recorded*: every live flow has a record. It settles when no record names another backend than its owner.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(transparent)]
 pub struct Slot(u64);
@@ -30,13 +29,13 @@ impl Slot {
         Self(index | index << INDEX_BITS)
     }
 
-    /// A slot that moves: new flows go to `owner`, flows without a record still belong to `prior`.
+    /// A moving slot: new flows go to `owner`; flows without a record still belong to `prior`.
     #[inline(always)]
     pub const fn moving(owner: BackendIndex, prior: BackendIndex) -> Self {
         Self((owner.0 as u64 & INDEX_MASK) | (prior.0 as u64 & INDEX_MASK) << INDEX_BITS | TRACKED)
     }
 
-    /// A slot whose living flows all have a record: those without one go to `owner`, as new ones do.
+    /// A recorded slot, whose live flows all have a record: packets without one go to `owner`, like new flows.
     #[inline(always)]
     pub const fn recorded(owner: BackendIndex) -> Self {
         Self(Self::moving(owner, owner).0 | RECORDED)
@@ -60,7 +59,7 @@ impl Slot {
         self.0 & TRACKED != 0
     }
 
-    /// Whether all of its living flows are known to have a record.
+    /// Whether all of its live flows are known to have a record.
     #[inline(always)]
     pub const fn is_recorded(self) -> bool {
         self.0 & RECORDED != 0

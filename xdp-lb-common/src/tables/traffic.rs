@@ -1,11 +1,11 @@
-//! `BACKEND_COUNTERS`: what went to a backend and came from it.
+//! `BACKEND_COUNTERS`: the traffic of a backend.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::layout::record;
 record! {
-    /// What went to a backend and came from it: the value of `BACKEND_COUNTERS`, each CPU its own, and of
-    /// `FORMER_TRAFFIC`, where the control plane keeps what a service's former backends counted.
+    /// The traffic of a backend: the value of `BACKEND_COUNTERS` (one for each CPU), and of `FORMER_TRAFFIC`, in which the control
+    /// plane keeps the traffic of a service's former backends.
     #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
     #[repr(C)]
     pub struct Traffic {
@@ -17,15 +17,15 @@ record! {
         pub packets_out: u64,
         /// Bytes of those packets, with their Ethernet header as received.
         pub bytes_out: u64,
-        /// Flows that began here.
+        /// New flows.
         pub new_flows: u64,
-        /// SYNs that the backend has accepted (SYN-ACKs), where its replies pass here.
+        /// Accepted SYNs (SYN-ACKs), if the backend's replies pass here.
         pub accepted: u64,
-        /// Connections that it has refused or reset: resets with an ACK, where its replies pass here. One without answers a
-        /// packet of no connection, which anybody can send.
+        /// Connections that it has refused or reset: resets with an ACK, if its replies pass here. A reset without one answers a
+        /// packet that belongs to no connection, which anybody can send.
         pub resets: u64,
-        /// Packets from clients that [ask](crate::packet::parse::Parsed::asks) for an answer, while the backend was
-        /// [failing](BackendState::Failing). Packets on the fast path are not counted: a failing backend gets none of them.
+        /// Packets from clients that [ask](crate::packet::parse::Parsed::asks) for an answer while the backend was
+        /// [failing](BackendState::Failing). Packets of the fast path are not counted: a failing backend gets none of them.
         pub asked: u64,
     }
 }
@@ -46,7 +46,7 @@ impl Traffic {
         self.bytes_out += bytes;
     }
 
-    /// Counts that the backend has accepted a connection, or reset it.
+    /// Counts a connection that the backend has accepted or reset.
     #[inline(always)]
     pub fn answered(&mut self, is_reset: bool) {
         self.resets += u64::from(is_reset);

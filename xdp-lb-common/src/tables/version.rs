@@ -1,4 +1,4 @@
-//! What both sides must agree on to share pinned tables.
+//! The version of the layout that both sides must agree on to share pinned tables.
 
 use super::directory::Keyed;
 use super::{
@@ -26,13 +26,13 @@ macro_rules! hash_of_pinned {
     }};
 }
 
-/// Whether what the rows of [`maps`](crate::maps) say of a table is that it is pinned.
+/// Whether the last column of a row of [`maps`](crate::maps) says that the table is pinned.
 pub const fn is_pinned(kept: &str) -> bool {
     matches!(kept.as_bytes(), b"pinned")
 }
 
-/// The version of the shared tables' layout: what its bytes mean, and a number that changes with each pinned table's name and
-/// kind, and with what its keys and values are made of, so that nobody has to think of it. A new reason does not change it.
+/// The version of the shared tables' layout: the meaning of the bytes, and a hash of each pinned table's name and type and of the
+/// fields of its key and value, so that it follows every change. A new reason does not change it.
 pub const LAYOUT_VERSION: u32 =
     MEANING * 10_000 + fold(crate::maps!(hash_of_pinned), COUNTED_REASONS) % 10_000;
 
