@@ -18,7 +18,7 @@ use aya::maps::loaded_maps;
 use xdp_lb::datapath::{Datapath, Options, Policy};
 use xdp_lb::model::{Limits, PortRange, Timeouts};
 use xdp_lb::plan::planner::Planner;
-use xdp_lb::plan::wanted::{Path, Sources, WantedBackend, WantedService};
+use xdp_lb::plan::wanted::{Path, WantedBackend, WantedService};
 use xdp_lb::ring;
 use xdp_lb::tables::Tables;
 use xdp_lb_common::net::{Endpoint, MacAddress, Protocol};
@@ -263,26 +263,7 @@ fn wanted(count: u32) -> WantedService {
             path: Some(path),
         }
     };
-    let backends = (0..count).map(backend).collect();
-    WantedService {
-        vip,
-        last_port: vip.port,
-        mode: Mode::Nat,
-        records_flows: false,
-        only_recorded: false,
-        rejects: true,
-        snat_addresses: Vec::new(),
-        affinity_bits: 0,
-        quic: None,
-        sources: Sources::new(),
-        new_flow_rate: 0,
-        new_flow_burst: 0,
-        max_flows: 0,
-        checked_at: None,
-        ring_len: ring_len(count),
-        hairpin: true,
-        backends,
-    }
+    WantedService::new(vip, Mode::Nat, ring_len(count), (0..count).map(backend).collect())
 }
 
 fn members(wanted: &WantedService) -> Vec<ring::Member> {

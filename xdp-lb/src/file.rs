@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::panic::AssertUnwindSafe;
@@ -48,31 +48,65 @@ pub fn read(path: &Path, largest: u64) -> io::Result<Option<Vec<u8>>> {
     Ok((bytes.len() as u64 <= largest).then_some(bytes))
 }
 
-/// Replaces a file with other contents, all or nothing: what a link leads to, with the owner and the mode that it has.
+/// A file that one process at a time edits.
+#[derive(Debug)]
+pub struct Editing {
+    path: PathBuf,
+    directory: File,
+}
+
+impl Editing {
+    /// Keeps other editors of files in this directory away until it is dropped, or its process ends: what a link leads to.
+    ///
+    /// # Errors
+    /// `WouldBlock` if there is one already; or if the directory cannot be opened.
+    pub fn begin(path: &Path) -> io::Result<Self> {
+        let path = std::fs::canonicalize(path)?;
+        let directory = File::open(path.parent().unwrap_or(Path::new("/")))?;
+        match directory.try_lock() {
+            Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+            // Network file systems may be unable to lock a directory.
+            Ok(()) | Err(TryLockError::Error(_)) => Ok(Self { path, directory }),
+        }
+    }
+
+    /// Replaces the file, all or nothing, with the owner and the mode that it has.
+    ///
+    /// # Errors
+    /// If it is not a regular file, or cannot be written; then it is as it was.
+    pub fn replace(&self, bytes: &[u8]) -> io::Result<()> {
+        let (_, metadata) = open(&self.path)?;
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        let successor = self.path.with_file_name(format!(".{name}.xdp-lb-save"));
+        let written = write_new(&successor, bytes, Some(&metadata))
+            .and_then(|()| std::fs::rename(&successor, &self.path));
+        if written.is_err() {
+            // The first error is the one to report.
+            let _ = std::fs::remove_file(&successor);
+        }
+        written?;
+        self.directory.sync_all()
+    }
+}
+
+/// Writes and syncs a file, with this owner and mode, or else for this user alone. One that a killed process left there is
+/// replaced.
 ///
 /// # Errors
-/// Where it is not a regular file, or cannot be written; then it is as it was.
-pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let path = std::fs::canonicalize(path)?;
-    let (_, metadata) = open(&path)?;
-    let directory = path.parent().unwrap_or(Path::new("/"));
-    let mut name = path.clone().into_os_string();
-    name.push(".new");
-    let successor = PathBuf::from(name);
-    let written = (|| {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&successor)?;
-        file.write_all(bytes)?;
-        std::os::unix::fs::fchown(&file, Some(metadata.uid()), Some(metadata.gid()))?;
-        file.set_permissions(metadata.permissions())?;
-        file.sync_all()?;
-        std::fs::rename(&successor, &path)
-    })();
-    if written.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::AlreadyExists) {
-        // What is half written is of no use; the first error is the one to tell.
-        let _ = std::fs::remove_file(&successor);
+/// If it cannot be written.
+pub fn write_new(path: &Path, bytes: &[u8], like: Option<&Metadata>) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
     }
-    written?;
-    File::open(directory)?.sync_all()
+    // `create_new` follows no link and truncates nothing.
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    if let Some(like) = like {
+        std::os::unix::fs::fchown(&file, Some(like.uid()), Some(like.gid()))?;
+        file.set_permissions(like.permissions())?;
+    }
+    file.sync_all()
 }
 
 /// The files that are read or written now, those whose file system hangs among them, and since when.
@@ -142,16 +176,28 @@ mod tests {
         fs::write(&path, "old").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         std::os::unix::fs::symlink(&path, &link).unwrap();
-        replace(&link, b"new").unwrap();
+        // What a killed save left behind is in nobody's way, and a file that somebody else put there is left alone.
+        fs::write(folder.path().join(".file.xdp-lb-save"), "half").unwrap();
+        fs::write(folder.path().join("file.new"), "theirs").unwrap();
+        Editing::begin(&link).unwrap().replace(b"new").unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "new");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
-        // Somebody else writes there.
-        fs::write(folder.path().join("file.new"), "theirs").unwrap();
-        assert_eq!(replace(&path, b"newer").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
-        assert_eq!(fs::read_to_string(&path).unwrap(), "new");
         assert_eq!(fs::read_to_string(folder.path().join("file.new")).unwrap(), "theirs");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
+    }
+
+    #[test]
+    fn one_process_at_a_time_edits_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        fs::write(&path, "old").unwrap();
+        let first = Editing::begin(&path).unwrap();
+        assert_eq!(Editing::begin(&path).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        first.replace(b"new").unwrap();
+        assert_eq!(Editing::begin(&path).unwrap_err().kind(), io::ErrorKind::WouldBlock, "it still edits");
+        drop(first);
+        Editing::begin(&path).unwrap();
     }
 
     #[test]

@@ -8,10 +8,10 @@
 
 use std::cmp::Ordering;
 use std::ffi::OsString;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::fs::{self, DirBuilder, File};
+use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -219,7 +219,7 @@ fn put<T: Kept>(
 ) -> anyhow::Result<Saved> {
     let directory = make_directory(path, T::NAME)?;
     let temporary = beside(path, ".new");
-    write_whole(&temporary, text.as_bytes())
+    file::write_new(&temporary, text.as_bytes(), None)
         .with_context(|| format!("cannot write the new {} {}", T::NAME, temporary.display()))?;
     fs::rename(&temporary, path)
         .with_context(|| format!("cannot replace the {} {}", T::NAME, path.display()))?;
@@ -281,17 +281,6 @@ fn decode<T: Kept>(bytes: &[u8]) -> Result<T, Unfit> {
         )),
         _ => Ok(state.contents),
     }
-}
-
-fn write_whole(path: &Path, text: &[u8]) -> io::Result<()> {
-    // One that a killed daemon left behind; `create_new` then follows no link and truncates nothing.
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(text)?;
-    file.sync_all()
 }
 
 /// Renames a file to NAME.corrupt-TIME; an earlier one of that name stays.

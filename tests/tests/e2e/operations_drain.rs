@@ -165,7 +165,7 @@ fn a_drained_node_withdraws_its_vips_keeps_its_flows_and_stays_drained_over_a_re
     let waiting = ["node", "drain", "--wait", "--timeout", "1s"];
     let output = site.daemon.cli_output(&waiting).unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.code() == Some(1) && said.contains("1 flow of this node is left"), "{said}");
+    assert!(output.status.code() == Some(1) && said.contains("this node still has 1 flow"), "{said}");
     download.finish().unwrap();
     let said = site.daemon.cli(&["node", "drain", "--wait", "--timeout", "60s"]).unwrap();
     assert!(said.starts_with("drained this node: the last flow has ended"), "{said}");

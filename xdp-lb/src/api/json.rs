@@ -12,9 +12,33 @@ use crate::model::text::quoted;
 ///
 /// # Errors
 /// That it is not JSON, not a `T`, or has a key twice, and where.
-pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> serde_json::Result<T> {
-    serde_json::from_slice::<UniqueKeys>(body)?;
-    serde_json::from_slice(body)
+pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
+    let read = serde_json::from_slice::<UniqueKeys>(body).and_then(|_| serde_json::from_slice(body));
+    read.map_err(|error| in_words(&error.to_string()))
+}
+
+/// The types that serde expects, as Rust calls them, and in words; what follows `struct` is a name.
+const TYPES: &[(&str, &str)] = &[
+    ("struct", "an object"),
+    ("a map", "an object"),
+    ("a sequence", "a list"),
+    ("u8", "a whole number from 0 to 255"),
+    ("u16", "a whole number from 0 to 65,535"),
+    ("u32", "a whole number from 0 to 4,294,967,295"),
+    ("u64", "a whole number from 0"),
+];
+
+/// An error of serde without names of Rust's types.
+fn in_words(error: &str) -> String {
+    let Some((found, rest)) = error.rsplit_once(", expected ") else { return error.to_owned() };
+    let (wanted, place) = rest
+        .split_once(" at line ")
+        .map_or((rest, String::new()), |(wanted, place)| (wanted, format!(" at line {place}")));
+    let named = |(rust, _): &&(&str, &str)| wanted == *rust || wanted.starts_with(&format!("{rust} "));
+    match TYPES.iter().find(named) {
+        Some((_, words)) => format!("{found}, expected {words}{place}"),
+        None => error.to_owned(),
+    }
 }
 
 /// A value in which each object has each key once.
@@ -87,13 +111,35 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_value_of_another_type_is_refused_in_words() {
+        use crate::model::Backend;
+        use crate::model::request::{AdminPatch, ServicePatch};
+        for (wrong, words) in [
+            (
+                read::<ServicePatch>(b"[1]").map(drop),
+                "invalid type: sequence, expected an object at line 1 column 0",
+            ),
+            (
+                read::<AdminPatch>(b"7").map(drop),
+                "invalid type: integer `7`, expected an object at line 1 column 1",
+            ),
+            (
+                read::<Backend>(br#"{"address": "198.51.100.1:80", "weight": -1}"#).map(drop),
+                "invalid value: integer `-1`, expected a whole number from 0 to 65,535 at line 1 column 43",
+            ),
+        ] {
+            assert_eq!(wrong, Err(words.to_owned()));
+        }
+    }
+
+    #[test]
     fn a_key_that_is_given_twice_is_named_with_its_place() {
         for (document, key) in [
             (r#"{"weight": 1, "weight": 2}"#, "weight"),
             (r#"{"a": {"open": "1s", "open": "1s"}}"#, "open"),
             (r#"{"list": [1, {"x": null, "\u0078": true}]}"#, "x"),
         ] {
-            let wrong = read::<Value>(document.as_bytes()).expect_err("refused").to_string();
+            let wrong = read::<Value>(document.as_bytes()).expect_err("refused");
             assert!(
                 wrong.starts_with(&format!("the key \"{key}\" is given twice; give it once at line 1 ")),
                 "{wrong}"

@@ -84,7 +84,7 @@ fn dns() -> model::Service {
 }
 
 #[tokio::test]
-async fn every_view_arrives_as_the_owner_gave_it() {
+async fn every_document_arrives_as_the_owner_made_it() {
     let (owner, daemon) = started();
     let json = |status: &StatusView| serde_json::to_value(status).unwrap();
     let mut tries = 0;
@@ -231,7 +231,7 @@ async fn a_huge_body_is_refused_before_it_is_read() {
 }
 
 #[tokio::test]
-async fn what_is_no_http_gets_an_end_and_the_next_client_an_answer() {
+async fn a_client_that_does_not_speak_http_is_disconnected_and_the_next_one_served() {
     let (_owner, daemon) = started();
     let (status, _) = daemon.raw(b"\x16\x03\x01 hello?\r\n\r\n").await;
     assert_eq!(status, 400);
@@ -239,7 +239,7 @@ async fn what_is_no_http_gets_an_end_and_the_next_client_an_answer() {
 }
 
 #[tokio::test]
-async fn hostile_paths_name_nothing() {
+async fn hostile_paths_are_not_found() {
     let (_owner, daemon) = started();
     for name in ["..%2F..%2Fetc%2Fpasswd", "%00", "%F0%9F%92%A9", "web%20", "web%2Fbackends", ".."] {
         let (status, error) = daemon.refused("DELETE", &format!("/v1/services/{name}"), "").await;
@@ -257,7 +257,7 @@ async fn hostile_paths_name_nothing() {
 }
 
 #[tokio::test]
-async fn an_unknown_route_or_method_is_told_what_there_is() {
+async fn an_unknown_route_or_method_is_answered_with_the_known_ones() {
     let (_owner, daemon) = started();
     let (status, error) = daemon.refused("GET", "/v2/status", "").await;
     assert_eq!(status, 404);
@@ -281,7 +281,7 @@ fn operations() -> Vec<(String, String, String)> {
 }
 
 #[tokio::test]
-async fn every_operation_of_the_openapi_document_is_there_and_no_other_method() {
+async fn every_operation_of_the_openapi_document_exists_and_no_other_method() {
     for (method, path, _) in operations() {
         if path == "/v1/watch" {
             // Its answer has no end.
@@ -312,7 +312,7 @@ async fn every_operation_of_the_openapi_document_is_there_and_no_other_method() 
 }
 
 #[tokio::test]
-async fn those_who_watch_are_told_what_happens_from_where_they_were_and_the_end() {
+async fn watchers_get_the_events_since_their_last_one_and_the_end_of_the_daemon() {
     let (owner, mut daemon) = started();
     let told = |up| WatchEvent::Interface { interface: "eth0".into(), up };
     let mut watch = daemon.client.watch(None).await.unwrap();
@@ -341,7 +341,7 @@ async fn those_who_watch_are_told_what_happens_from_where_they_were_and_the_end(
 }
 
 #[tokio::test]
-async fn only_so_many_may_watch_and_a_place_is_free_again_when_one_has_gone() {
+async fn the_number_of_watchers_is_limited_and_one_that_leaves_makes_room() {
     let (_owner, daemon) = started();
     let mut watching = Vec::new();
     let refused = loop {
@@ -364,7 +364,7 @@ async fn only_so_many_may_watch_and_a_place_is_free_again_when_one_has_gone() {
 }
 
 #[test]
-fn no_route_is_added_beside_the_openapi_document() {
+fn every_route_is_in_the_openapi_document() {
     let server = include_str!("server.rs");
     for way in [".route(", ".route_service(", ".nest", ".merge("] {
         assert!(!server.contains(way), "{way} leaves a route out of the document: use api_route");
@@ -456,7 +456,7 @@ async fn a_client_without_a_daemon_says_how_to_start_it() {
 }
 
 #[tokio::test]
-async fn a_client_of_something_else_says_that_it_does_not_understand() {
+async fn a_client_of_another_server_reports_that_the_reply_is_not_understood() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("api.sock");
     let listener = tokio::net::UnixListener::bind(&socket).unwrap();
@@ -471,7 +471,7 @@ async fn a_client_of_something_else_says_that_it_does_not_understand() {
 }
 
 #[tokio::test]
-async fn an_owner_that_has_ended_is_an_error_in_words() {
+async fn a_request_to_a_stopped_owner_is_an_error_in_words() {
     let owner = testing::Daemon::start(WEB);
     let daemon = daemon(owner.handle.clone());
     daemon.client.status().await.unwrap();
@@ -483,7 +483,7 @@ async fn an_owner_that_has_ended_is_an_error_in_words() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_owner_that_hangs_is_not_waited_for_without_end() {
+async fn a_request_to_a_hanging_owner_times_out() {
     let owner = testing::Daemon::start_hanging(WEB);
     let daemon = daemon(owner.handle.clone());
     let error = daemon.client.upgrade().await.unwrap_err().to_string();
@@ -496,7 +496,7 @@ async fn an_owner_that_hangs_is_not_waited_for_without_end() {
 }
 
 #[tokio::test]
-async fn the_end_of_the_daemon_takes_its_socket_away() {
+async fn the_daemon_removes_its_socket_when_it_stops() {
     let (_owner, mut daemon) = started();
     daemon.client.status().await.unwrap();
     daemon.stop.take().unwrap().send(()).unwrap();
@@ -506,7 +506,7 @@ async fn the_end_of_the_daemon_takes_its_socket_away() {
 }
 
 #[tokio::test]
-async fn the_end_of_the_daemon_waits_for_nobody_who_watches_or_has_asked_for_nothing() {
+async fn the_daemon_stops_without_waiting_for_watchers_or_idle_clients() {
     let (owner, mut daemon) = started();
     let mut watch = daemon.client.watch(None).await.unwrap();
     let mut silent = UnixStream::connect(&daemon.socket).await.unwrap();
@@ -521,7 +521,7 @@ async fn the_end_of_the_daemon_waits_for_nobody_who_watches_or_has_asked_for_not
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_running_request_is_answered_though_the_daemon_ends() {
+async fn a_running_request_is_answered_while_the_daemon_stops() {
     let owner = testing::Daemon::start_apart(WEB);
     owner.all_up().await;
     let mut daemon = daemon(owner.handle.clone());

@@ -87,8 +87,9 @@ impl Command {
                 let backends = client.backends(service.as_deref()).await?;
                 return Ok(screen.show(&backends, || table(screen, &backends))?.into());
             }
-            Self::Set { options, .. } if options.is_empty() => {
-                let why = set::nothing_to_set::<model::Backend>("xdp-lb backend set");
+            Self::Set { target, options } if options.is_empty() => {
+                let backend = client.backend(&target.service, target.address).await?;
+                let why = set::nothing_to_set(&backend.options, "xdp-lb backend set");
                 return Err(wrong(&["backend", "set"], why).into());
             }
             Self::Set { target, options } => {

@@ -1,18 +1,19 @@
 //! `xdp-lb config`.
 
+use std::io;
 use std::path::Path;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::Subcommand;
 use nix::unistd::geteuid;
 
 use super::Done;
 use super::output::Screen;
 use crate::api::client::Client;
-use crate::model::change::SettingChange;
+use crate::file::Editing;
 use crate::overlay::{Overlay, Saved, save};
 use crate::report::documents::{ConfigQuery, ReloadView, RemovalQuery};
-use crate::{config, file, store};
+use crate::{config, store};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -66,12 +67,16 @@ async fn save_into(client: &Client, path: &Path, dry_run: bool) -> anyhow::Resul
             path.display()
         );
     }
+    let editing = Editing::begin(path).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => anyhow!("nothing was written: another \"config save\" is running"),
+        _ => anyhow!(error).context(format!("cannot open the directory of {}", path.display())),
+    })?;
     // Read before the daemon compares the file: edits in between are not overwritten.
     let text = read(path)?;
     let pending = pending(&client.plan_reload(RemovalQuery::default()).await?);
     if !pending.is_empty() {
         bail!(
-            "{} has changes that are not in effect: reload or undo them first (xdp-lb diff):\n{}",
+            "nothing was written: {} has changes that are not in effect. Undo each of them, or do what it needs:\n{}",
             path.display(),
             pending.join("\n")
         );
@@ -81,14 +86,15 @@ async fn save_into(client: &Client, path: &Path, dry_run: bool) -> anyhow::Resul
         Ok(overlay) => overlay,
         Err(why) => bail!("the state file {} {why}", config.state_file.display()),
     };
-    let saved = save(&text, &overlay).map_err(|why| anyhow::anyhow!("nothing was written: {why}"))?;
+    let saved = save(&text, &overlay).map_err(|why| anyhow!("nothing was written: {why}"))?;
     if dry_run || saved.lines.is_empty() {
         return Ok(saved);
     }
     if read(path)? != text {
         bail!("nothing was written: {} has just been changed; run this again", path.display());
     }
-    file::replace(path, saved.text.as_bytes())
+    editing
+        .replace(saved.text.as_bytes())
         .with_context(|| format!("nothing was written: cannot replace {}", path.display()))?;
     // The daemon drops changes that are in the file now.
     client.reload(RemovalQuery::default()).await.with_context(|| {
@@ -100,14 +106,16 @@ async fn save_into(client: &Client, path: &Path, dry_run: bool) -> anyhow::Resul
     Ok(saved)
 }
 
-/// Changes in the file that are not in effect, a line each.
+/// Changes in the file that are not in effect, a line each, with what puts it in effect.
 fn pending(plan: &ReloadView) -> Vec<String> {
-    let settings = plan.settings.iter().map(SettingChange::to_string);
-    let overridden = plan
-        .overridden
-        .iter()
-        .map(|line| format!("{line} (overridden by a runtime change: see xdp-lb diff --runtime)"));
-    plan.changes.iter().cloned().chain(settings).chain(overridden).collect()
+    let changes = plan.changes.iter().map(|line| format!("{line} (needs xdp-lb reload)"));
+    let overridden = plan.overridden.iter().map(|line| {
+        format!(
+            "{line} (overridden at runtime: take that change back, see xdp-lb diff --runtime; or run xdp-lb reload, and a \
+             save then replaces it)"
+        )
+    });
+    changes.chain(plan.beyond_reload()).chain(overridden).collect()
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {
@@ -128,13 +136,34 @@ fn words(saved: &Saved, file: &str, dry_run: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::change::SettingChange;
 
     #[test]
-    fn an_edit_that_a_runtime_change_overrides_is_pending() {
-        let line = "service web: max_flows 100 -> 5";
-        let plan = ReloadView { overridden: vec![line.into()], ..ReloadView::default() };
+    fn each_edit_that_is_not_in_effect_is_told_once_with_what_it_needs() {
+        let setting = |key: &str, takes: Option<&str>| SettingChange {
+            key: key.into(),
+            old: 1.into(),
+            new: 2.into(),
+            takes: takes.map(str::to_owned),
+        };
+        let plan = ReloadView {
+            changes: vec!["drain_timeout 1 -> 2".into()],
+            settings: vec![
+                setting("drain_timeout", None),
+                setting("xdp_mode", Some("a restart of the daemon")),
+            ],
+            overridden: vec!["service web: max_flows 100 -> 5".into()],
+            ..ReloadView::default()
+        };
         let pending = pending(&plan);
-        assert_eq!(pending.len(), 1);
-        assert!(pending[0].starts_with(line) && pending[0].contains("runtime change"), "{pending:?}");
+        assert_eq!(
+            pending[..2],
+            ["drain_timeout 1 -> 2 (needs xdp-lb reload)", "xdp_mode 1 -> 2 (needs a restart of the daemon)"]
+        );
+        assert!(
+            pending[2].starts_with("service web: max_flows 100 -> 5 (overridden at runtime: "),
+            "{pending:?}"
+        );
+        assert_eq!(pending.len(), 3);
     }
 }

@@ -51,8 +51,12 @@ impl Doctor {
             Err(_) => (None, None),
         };
         let running = daemon.as_ref().map(|daemon| PathBuf::from(&daemon.config_file));
-        let file = self.config.clone().or_else(|| running.clone()).unwrap_or_else(|| USUAL_CONFIG.into());
-        let config = config::load(&file)?;
+        let config = match self.config.clone().or_else(|| running.clone()) {
+            Some(file) => config::load(&file)?,
+            None => config::load(Path::new(USUAL_CONFIG)).context(
+                "no daemon answers, and the default config file cannot be used: name yours with --config FILE",
+            )?,
+        };
         // The state of another daemon does not apply to this file.
         let daemon = daemon.filter(|daemon| Path::new(&daemon.pin_path) == config.pin_path);
         let overlay: Overlay = store::look(&config.state_file).ok().and_then(Result::ok).unwrap_or_default();

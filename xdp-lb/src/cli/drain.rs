@@ -136,7 +136,7 @@ impl Left {
         let flows = counted(self.flows, "flow");
         match self.known_in {
             None => flows,
-            Some(seconds) => format!("{flows} (and possibly idle ones, known in {})", span(seconds)),
+            Some(seconds) => format!("{flows}, and perhaps idle ones (known in {})", span(seconds)),
         }
     }
 }
@@ -316,14 +316,12 @@ fn words(end: &End, subject: &Subject, waited: Duration, patience: &Patience) ->
         }
         End::TimedOut(left) => {
             let flows = match (left.flows, subject) {
-                (0, Subject::Node) => "packets from clients still arrive".to_owned(),
-                (flows, _) => {
-                    format!("{} of {subject} {} left", left.words(), if flows == 1 { "is" } else { "are" })
-                }
+                (0, Subject::Node) => "still gets packets from clients".to_owned(),
+                _ => format!("still has {}", left.words()),
             };
             let timeout = span(patience.timeout.as_secs());
             let mut words = format!(
-                "not drained: the timeout of {timeout} has passed and {flows}.\n\
+                "not drained within {timeout}: {subject} {flows}.\n\
                  It stays draining. To end the flows: {}. To put it back into service: {}",
                 subject.end(),
                 subject.undo()

@@ -10,7 +10,7 @@ use super::confirm::{self, Removal};
 use super::output::Screen;
 use super::units::grouped;
 use crate::api::client::Client;
-use crate::model::change::{FlowsLeft, ServiceChange};
+use crate::model::change::ServiceChange;
 use crate::report::documents::{ConfigQuery, ConfigView, ReloadView, RemovalQuery};
 
 /// Make the daemon reread its config file: all of it is applied, or nothing
@@ -78,27 +78,22 @@ impl Diff {
         }
         let view = client.plan_reload(RemovalQuery::default()).await?;
         let text = screen.show(&view, || sentences(&view, "no differences", false))?;
-        let is_same = view.changes.is_empty() && view.settings.is_empty();
+        let is_same = view.changes.is_empty() && view.settings.is_empty() && view.overridden.is_empty();
         Ok(Done { text, code: ExitCode::from(u8::from(!is_same)) })
     }
 }
 
 /// The lines of a plan that end flows.
 fn ends(view: &ReloadView) -> Vec<String> {
-    let services = view.services.iter().filter(|service| {
-        let ends = |drains: bool, flows: Option<FlowsLeft>| !drains && flows.is_some();
-        service.backends.iter().any(|backend| ends(backend.drains, backend.flows))
-    });
+    let services = view.services.iter().filter(|service| service.ends_flows());
     services.flat_map(ServiceChange::lines).filter(|line| line.contains("this ends")).collect()
 }
 
 fn sentences(view: &ReloadView, nothing: &str, with_slots: bool) -> String {
     let mut lines = view.changes.clone();
-    // Settings that a reload cannot change are differences, too.
-    lines.extend(view.settings.iter().filter_map(|setting| {
-        let takes = setting.takes.as_ref()?;
-        Some(format!("{setting} (needs {takes})")).filter(|_| !with_slots)
-    }));
+    if !with_slots {
+        lines.extend(view.beyond_reload());
+    }
     if lines.is_empty() {
         lines.push(nothing.to_owned());
     }
@@ -110,5 +105,8 @@ fn sentences(view: &ReloadView, nothing: &str, with_slots: bool) -> String {
         }));
         lines.extend(view.warnings.iter().map(|warning| format!("warning: {warning}")));
     }
+    lines.extend(view.overridden.iter().map(|line| {
+        format!("no effect: {line} (overridden by a runtime change; see xdp-lb diff --runtime)")
+    }));
     lines.join("\n")
 }

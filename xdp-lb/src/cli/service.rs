@@ -113,8 +113,9 @@ impl Command {
                 let detail = client.service(&name).await?;
                 return Ok(screen.show(&detail, || detail_table(screen, &detail))?.into());
             }
-            Self::Set { options, .. } if options.is_empty() => {
-                let why = set::nothing_to_set::<model::Service>("xdp-lb service set");
+            Self::Set { name, options } if options.is_empty() => {
+                let service = client.service(&name).await?.service;
+                let why = set::nothing_to_set(&service.options, "xdp-lb service set");
                 return Err(wrong(&["service", "set"], why).into());
             }
             Self::Set { name, options } => {

@@ -1,13 +1,17 @@
 //! Options on the command line: `KEY=VALUE`.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use serde_json::{Map, Value};
 
+use crate::model::change::in_words;
+use crate::model::options::find;
+use crate::model::patch::values;
 use crate::model::place::{Place, Problems};
 use crate::model::request::{BackendOptions, ServicePatch};
-use crate::model::text::{listed, nearest, parse_endpoint, quoted};
+use crate::model::text::{parse_endpoint, quoted};
 use crate::model::{Options, Patch, Row};
 
 /// New values of options: `max_flows=1000`, `health_check.interval=2s`, `affinity=default`.
@@ -95,59 +99,60 @@ fn read<T: Options>(text: &str) -> Result<(String, Value), String> {
     let (path, value) = text.split_once('=').ok_or_else(|| {
         format!("{} is not KEY=VALUE; write max_flows=1000, or max_flows=default", quoted(text))
     })?;
-    let path = path.replace('-', "_");
-    let (key, within) =
-        path.split_once('.').map_or((path.as_str(), None), |(key, within)| (key, Some(within)));
-    let row = find::<T>(key)?;
+    let (key, within) = path.split_once('.').map_or((path, None), |(key, within)| (key, Some(within)));
+    let row = find::<T>(&spelled(key, T::OPTIONS.iter().map(|row| row.key)))?;
     if let Some(why) = row.fixed {
-        return Err(format!("{key} cannot change at runtime: {why}"));
+        return Err(format!("{} cannot change at runtime: {why}", row.key));
     }
-    let value = match (value, within) {
+    let within = within.map(|key| spelled(key, row.keys.into_iter().flatten().copied()));
+    let value = match (value, &within) {
         ("default", Some(within)) => row.check_key(within).map(|()| Value::Null)?,
         ("default", None) => Value::Null,
         (value, None) => row.value(value)?,
         (value, Some(within)) => row.value_of_key(within, value)?,
     };
-    Ok((path, value))
+    Ok((within.map_or(row.key.to_owned(), |within| format!("{}.{within}", row.key)), value))
 }
 
-fn find<T: Options>(key: &str) -> Result<&'static Row<T>, String> {
-    let known: Vec<&str> = T::OPTIONS.iter().map(|row| row.key).collect();
-    T::OPTIONS.iter().find(|row| row.key == key).ok_or_else(|| match nearest(key, &known) {
-        Some(near) => format!("unknown option {}; did you mean \"{near}\"?", quoted(key)),
-        None => format!("unknown option {}; the options are {}", quoted(key), listed(&known)),
-    })
+/// A key as the config file has it: on a command line, it may be written with hyphens. An unknown one stays as it is.
+fn spelled<'a>(key: &'a str, mut known: impl Iterator<Item = &'static str>) -> Cow<'a, str> {
+    let other = key.replace('-', "_");
+    if known.any(|known| known == other) { other.into() } else { key.into() }
 }
 
 /// The help of a command: each option with its range and default.
 pub(super) fn help<T: Options>(example: &str) -> String {
     let mut help = String::from(
         "Write values as in the config file, without quotes; \"none\" removes a value, \"default\" takes a change back. \
-         TABLE.KEY=VALUE changes one key of a table; commas separate the items of a list.\n\nOptions:\n",
+         TABLE.KEY=VALUE changes one key of a table; commas separate the items of a list.",
     );
-    help += &options::<T>();
-    help + "\nExample:\n  " + example
+    if T::OPTIONS.iter().any(|row| row.key == "backend") {
+        help +=
+            " backend.ADDR:PORT.KEY=VALUE changes an option of a backend together with those of the service.";
+    }
+    help + "\n\nOptions:\n" + &options::<T>(None) + "\nExample:\n  " + example
 }
 
-/// The options that can be set, two lines each.
-pub(super) fn options<T: Options>() -> String {
+/// The options that can be set, two lines each, with the values of `of` that are not the defaults.
+fn options<T: Options>(of: Option<&T>) -> String {
+    let present = of.map(values).unwrap_or_default();
     let line = |row: &Row<T>| {
-        let sentence = plain(row.sentence);
         let range = match row.keys {
             Some(keys) => format!("a table: {}", keys.join(", ")),
             None => plain(row.range),
         };
-        format!("  {:<16} {sentence}\n  {:16} {range} [default: {}]\n", row.key, "", plain(row.default))
+        let (key, sentence, default) = (row.key, plain(row.sentence), plain(row.default));
+        let value = present.get(key).filter(|it| !it.is_null() && row.default_value().as_ref() != Some(it));
+        let value = value.map(|it| format!(" [now: {}]", in_words(it))).unwrap_or_default();
+        format!("  {key:<16} {sentence}\n  {:16} {range} [default: {default}]{value}\n", "")
     };
     T::OPTIONS.iter().filter(|row| row.fixed.is_none()).map(line).collect()
 }
 
-/// The error of a command without options.
-pub(super) fn nothing_to_set<T: Options>(command: &str) -> String {
-    format!(
-        "no option given: write KEY=VALUE. The options are:\n{}For more, see {command} --help",
-        options::<T>()
-    )
+/// The error of a command without options for this service or backend.
+pub(super) fn nothing_to_set<T: Options>(of: &T, command: &str) -> String {
+    let options = options(Some(of));
+    format!("no option given: write KEY=VALUE. The options are:\n{options}For more, see {command} --help")
 }
 
 /// Text of the documentation without markup.
@@ -260,12 +265,12 @@ mod tests {
 
     #[test]
     fn the_options_are_listed_with_what_may_be_written_and_their_defaults() {
-        let listed = options::<Backend>();
+        let listed = options::<Backend>(None);
         let weight = "  weight           Its share of new flows relative to the service's other backends.\n                   \
                       0 to 65,535 [default: 100]\n";
         assert!(listed.contains(weight), "{listed}");
         assert!(!listed.contains("address"), "what cannot be set is not listed: {listed}");
-        let listed = options::<Service>();
+        let listed = options::<Service>(None);
         assert!(
             listed.contains("a table: server_id_length, config_id [default: connection IDs are ignored]"),
             "{listed}"
@@ -278,6 +283,16 @@ mod tests {
                 row.key
             );
         }
+    }
+
+    #[test]
+    fn the_options_of_a_service_are_listed_with_their_present_values() {
+        let web = Service::new("web", "192.0.2.10:80".parse().expect("a VIP"));
+        let web = Service { max_flows: 7, slow_start: Some(std::time::Duration::from_secs(30)), ..web };
+        let listed = nothing_to_set(&web, "xdp-lb service set");
+        assert!(listed.contains("0 to 67,108,864 [default: 0: unlimited] [now: 7]\n"), "{listed}");
+        assert!(listed.contains("1 s to 1 h [default: none: at once] [now: 30s]\n"), "{listed}");
+        assert_eq!(listed.matches("[now: ").count(), 2, "{listed}");
     }
 
     #[test]
@@ -294,6 +309,13 @@ mod tests {
     fn what_is_wrong_is_told_with_what_to_write() {
         for (assignments, words) in [
             (&["max_flow=1"][..], "unknown option \"max_flow\"; did you mean \"max_flows\"?"),
+            (&["max-flowz=1"], "unknown option \"max-flowz\"; did you mean \"max_flows\"?"),
+            (&["health_check.X-Auth=a"], "health_check: unknown key \"X-Auth\""),
+            (&["x=1"], "unknown option \"x\"; the options are \"description\", \"snat_addresses\""),
+            (
+                &["max_flows=none"],
+                "max_flows: cannot be \"none\"; write 0 to 67,108,864 [default: 0, unlimited]",
+            ),
             (&["max_flows"], "\"max_flows\" is not KEY=VALUE; write max_flows=1000"),
             (&["max_flows=1", "max_flows=2"], "max_flows is given twice"),
             (&["affinity=sorce"], "affinity: \"sorce\" is not an affinity; write \"none\""),

@@ -162,7 +162,7 @@ fn a_socket_is_refused_by_commands_that_use_no_daemon() {
 }
 
 #[tokio::test]
-async fn an_unload_asks_the_daemon_on_the_socket_that_was_named() {
+async fn an_unload_asks_the_daemon_on_the_given_socket() {
     let daemon = daemon();
     let config = daemon.owner.directory.path().join("other.toml");
     let file =
@@ -220,7 +220,7 @@ fn wrong_arguments_say_how_to_write_them() {
 }
 
 #[tokio::test]
-async fn a_service_is_added_with_all_that_was_typed() {
+async fn a_service_is_added_with_every_option_that_was_given() {
     let daemon = daemon();
     let line = "service add edge.v6 [2001:db8::20]:443 --protocol tcp --mode full-nat \
                 --snat-address 2001:db8::2 --snat-address 2001:db8::3 --affinity source/56 \
@@ -563,7 +563,7 @@ async fn a_service_is_shown_with_its_backends() {
 }
 
 #[tokio::test]
-async fn a_set_without_an_option_lists_them() {
+async fn a_set_without_an_option_lists_them_with_their_values() {
     let daemon = daemon();
     for (line, option) in [
         (&["service", "set", "web"][..], "max_flows        Maximum number of concurrent flows."),
@@ -572,6 +572,11 @@ async fn a_set_without_an_option_lists_them() {
         let error = daemon.error(line).await;
         assert!(error.contains("no option given: write KEY=VALUE") && error.contains(option), "{error}");
     }
+    let set = daemon.text(&["service", "set", "web", "max_flows=7"]).await;
+    assert_eq!(set.trim_end(), "service web max_flows 0 -> 7");
+    let error = daemon.error(&["service", "set", "web"]).await;
+    assert!(error.contains("[default: 0: unlimited] [now: 7]"), "{error}");
+    assert!(daemon.error(&["service", "set", "wbe"]).await.contains("the services are: web"));
 }
 
 #[tokio::test]
@@ -772,7 +777,7 @@ async fn a_drain_that_takes_too_long_fails_and_reports_what_is_left() {
     let done = daemon.run(&[DRAIN, &["--timeout", "1s"]].concat()).await.unwrap();
     assert!(failed(&done));
     assert!(
-        done.text.starts_with("not drained: the timeout of 1s has passed and 42 flows of "),
+        done.text.starts_with("not drained within 1s: 198.51.100.11:8080 of web still has 42 flows.\n"),
         "{}",
         done.text
     );
@@ -790,7 +795,7 @@ async fn a_drain_waits_until_every_flow_is_known_or_all_is_quiet() {
     let began = Instant::now();
     let done = daemon.run(&[DRAIN, &["--timeout", "1s"]].concat()).await.unwrap();
     assert!(failed(&done));
-    let words = "the timeout of 1s has passed and 0 flows (and possibly idle ones, known in ";
+    let words = "still has 0 flows, and perhaps idle ones (known in ";
     assert!(done.text.contains(words) && done.text.contains("--quiet"), "{}", done.text);
     let done = daemon.run(&[DRAIN, &["--quiet", "1s"]].concat()).await.unwrap();
     assert!(!failed(&done));
@@ -833,7 +838,7 @@ async fn a_node_is_drained_once_no_flow_is_left_and_no_packet_comes() {
     assert!(daemon.text(&["status"]).await.starts_with("DRAINED: the VIPs are withdrawn"));
     let done = daemon.run(&["node", "drain", "--wait", "--timeout", "1s"]).await.unwrap();
     assert!(failed(&done));
-    assert!(done.text.contains("126 flows of this node are left"), "{}", done.text);
+    assert!(done.text.contains("this node still has 126 flows"), "{}", done.text);
     assert!(done.text.contains("To put it back into service: xdp-lb node undrain"), "{}", done.text);
     let done = daemon.run(&["node", "drain", "--wait", "--quiet", "1s"]).await.unwrap();
     assert!(!failed(&done) && done.text.contains("no packet went to it for 1s"), "{}", done.text);
@@ -922,7 +927,7 @@ async fn a_drain_continues_while_the_daemon_restarts() {
 }
 
 #[tokio::test]
-async fn unload_asks_the_daemon_whose_pins_are_meant() {
+async fn unload_asks_the_daemon_with_the_given_pin_path() {
     assert_eq!(daemon().text(&["unload"]).await, UNLOADED);
     assert_eq!(daemon().text(&["unload", "--pin-path", "/sys/fs/bpf/xdp-lb"]).await, UNLOADED);
 }

@@ -9,7 +9,7 @@ use xdp_lb_common::tables::{self as datapath, BackendIndex};
 
 use super::census::FlowCount;
 use super::sync::TableSync;
-use crate::model::change::{BackendChange, ChangeKind, FlowsLeft, ServiceChange};
+use crate::model::change::{BackendChange, ChangeKind, FlowsLeft, Former, ServiceChange};
 use crate::model::state::{BackendState, Origin};
 use crate::model::{self, Backend, Config, Effective, EffectiveBackend, EffectiveService, Limits, Timeouts};
 use crate::overlay::{self, BootTime, Leave, Overlay};
@@ -93,6 +93,7 @@ impl<'a> BackendFlows<'a> {
             let Some(service) = before.services.iter().find(|it| it.service.name == change.old_name()) else {
                 continue;
             };
+            change.former = self.former(change, service, after);
             for BackendChange { address, kind, flows, .. } in &mut change.backends {
                 if *kind == ChangeKind::Removed {
                     let left = self.left(service, *address);
@@ -104,6 +105,23 @@ impl<'a> BackendFlows<'a> {
             }
         }
         changes
+    }
+
+    /// What becomes of a service's flows if its VIP or protocol changes.
+    fn former(
+        &self,
+        change: &ServiceChange,
+        service: &EffectiveService,
+        after: &Effective,
+    ) -> Option<Former> {
+        let is_moved = change.keys.iter().any(|it| ["vip", "protocol"].contains(&it.key.as_str()));
+        if change.kind != ChangeKind::Changed || !is_moved {
+            return None;
+        }
+        let flows = self.left_of_all(service)?;
+        let drains = after.services.iter().find(|it| it.is_leaving && vip(it) == vip(service));
+        let drains_as = drains.map(|it| it.service.name.clone());
+        Some(Former { vip: service.service.vip, protocol: service.service.protocol, drains_as, flows })
     }
 
     /// Why a leaving backend can be removed; `None` while it may have flows.

@@ -494,7 +494,7 @@ impl Owner {
             let present = tables.services.get(vip)?;
             counters.backend_traffic(*indices.get(&identity(present.index, backend))?).ok()
         };
-        self.is_stale |= Arc::make_mut(&mut self.pool).see_answers(counted, Instant::now());
+        self.is_stale |= Arc::make_mut(&mut self.pool).record_answers(counted, Instant::now());
     }
 
     /// Marks the tables as out of date after a report on a backend, together with other reports of that moment.
@@ -519,7 +519,7 @@ impl Owner {
         tracing::debug!("service {}: backend {}: its agent: {:?}", id.service, id.backend, report.result);
         let is_news = self.pool_mut().on_agent_report(report, Instant::now());
         self.note_news(is_news);
-        let TargetId { service, backend } = &id;
+        let TargetId { service, backend, .. } = &id;
         match (before, trouble(&self.pool)) {
             (None, Some(why)) => tracing::warn!(
                 "service {service}: backend {backend}: its agent is unreachable, so its last answer stays in \
@@ -573,7 +573,7 @@ impl Owner {
                     _ => None,
                 };
                 (self.listeners.set_reach)(address, no_way);
-                self.pool_mut().heard(address, next_hop);
+                self.pool_mut().set_next_hop(address, next_hop);
                 self.note_news(true);
             }
             Event::Vlans(vlans) => {
@@ -710,7 +710,7 @@ impl Owner {
 
     /// Passes counts of failed flows to the circuit breakers.
     fn look_at_flows(&mut self, carried: &Carried, now: Instant) {
-        if !self.pool.looks_at_flows() {
+        if !self.pool.watches_flows() {
             return;
         }
         let tables = self.sync.tables();
@@ -720,7 +720,7 @@ impl Owner {
             let index = indices.get(&identity(present.index, backend.backend.address))?;
             carried.backends.get(index).copied()
         };
-        self.is_stale |= Arc::make_mut(&mut self.pool).see(counted, now);
+        self.is_stale |= Arc::make_mut(&mut self.pool).record_flows(counted, now);
     }
 
     /// Takes in a count of the flows.

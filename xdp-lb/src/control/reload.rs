@@ -35,7 +35,7 @@ impl Owner {
         let now = Instant::now();
         let mut pool = Pool::clone(&self.pool);
         pool.set_effective(effective, self.sync.tables(), now);
-        pool.expect_of_new_backends(&self.pool);
+        pool.expect_of_new_backends();
         pool.decide(now, &mut rand::random);
         let plan = self.sync.plan(&pool.wanted()).map_err(|full| refused(full.to_string()))?;
         let after = tables_after(self.sync.tables(), &plan);
@@ -142,18 +142,19 @@ impl Owner {
             unused(service).into_iter().map(move |line| format!("service {name}: {line}"))
         }));
         warnings.extend(read.obsolete.iter().map(|line| (*line).to_owned()));
-        let mut overridden = self.changes_of_file(&read).map_err(contradiction)?;
-        overridden.retain(|line| !changes.contains(line));
+        let overridden = self.overridden(&read, &overlay).map_err(contradiction)?;
         let view =
             ReloadView { changes, needs_restart, warnings, settings, services, overridden, trouble: None };
         Ok(Reload { config: overlay::reloadable(read, &self.config), overlay, effective, view })
     }
 
-    /// Changes of the services in the file since it was last read, ignoring runtime changes.
-    fn changes_of_file(&self, read: &Config) -> Result<Vec<String>, Vec<String>> {
+    /// Changes of the services in the file since it was last read that these runtime changes override.
+    fn overridden(&self, read: &Config, runtime: &Overlay) -> Result<Vec<String>, Vec<String>> {
         let before = Config { limits: read.limits, ..Config::clone(&self.config) };
         let [before, after] = [&before, read].map(|config| overlay::effective(config, &Overlay::default()));
-        Ok(overlay::diff(&before?, &after?).iter().flat_map(|change| change.lines()).collect())
+        let runtime = overlay::runtime_changes(read, runtime)?;
+        let changes = overlay::diff(&before?, &after?).into_iter();
+        Ok(changes.filter_map(|it| it.overridden_by(&runtime)).flat_map(|it| it.lines()).collect())
     }
 
     fn set_policy(&mut self, config: &Config) -> Answer<()> {

@@ -33,6 +33,7 @@ use crate::model::state::BackendState;
 use crate::model::{self, Limits, XdpMode};
 use crate::net::vips::{Standings, VipIntent, VipStatus, Wanted};
 use crate::net::{Event, NextHop, NoNextHop, OwnMacs, RouterAddressesOf};
+use crate::pool::definition::endpoint;
 use crate::report::documents::BackendView;
 use crate::report::records::FlowRecords;
 use crate::report::traffic::Counters;
@@ -553,15 +554,22 @@ impl Daemon {
         Self::start_with(self.directory, self.kernel, config).unwrap()
     }
 
+    async fn id(&self, service: &str, address: &str) -> TargetId {
+        let services = self.handle.services().await.unwrap();
+        let found = services.iter().find(|it| it.name == service).unwrap();
+        let vip = endpoint(found.vip, found.protocol);
+        TargetId { service: service.into(), vip, backend: address.parse().unwrap() }
+    }
+
     pub(crate) async fn report(&self, service: &str, address: &str, health: Health, why: &str) {
-        let id = TargetId { service: service.into(), backend: address.parse().unwrap() };
+        let id = self.id(service, address).await;
         let report = Report { id, health, transition: Some(why.into()), latency: None, trouble: None };
         self.reports.send(report).await.unwrap();
     }
 
     /// Sends a reply of the agent of a backend of `web`.
     pub(crate) async fn agent(&self, address: &str, said: AgentReply) {
-        let id = TargetId { service: "web".into(), backend: address.parse().unwrap() };
+        let id = self.id("web", address).await;
         self.agents.send(AgentReport { id, result: Ok(said) }).await.unwrap();
     }
 

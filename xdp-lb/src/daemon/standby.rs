@@ -112,7 +112,7 @@ impl Standby {
             event = inputs.events.recv() => {
                 let event = event.context("the kernel sends no notifications of network changes")?;
                 match event {
-                    Event::NextHop { address, next_hop } => self.pool.heard(address, next_hop),
+                    Event::NextHop { address, next_hop } => self.pool.set_next_hop(address, next_hop),
                     Event::Interface { ref name, .. } => {
                         drop(self.interfaces.insert(name.clone(), event));
                     }

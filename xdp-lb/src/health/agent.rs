@@ -107,7 +107,7 @@ mod tests {
             }
         });
         // The backend's own port is not queried.
-        let id = TargetId { service: "web".into(), backend: "127.0.0.1:1".parse().expect("an address") };
+        let id = TargetId::of_web("127.0.0.1:1".parse().expect("an address"));
         let timeout = Some(Duration::from_secs(3));
         let agent = Agent { send: "web1\n".into(), timeout, ..Agent::at(listens.port()) };
         let began = Instant::now();
@@ -144,7 +144,7 @@ mod tests {
     async fn only_a_changed_reply_is_reported() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
         let listens = listener.local_addr().expect("its address");
-        let id = TargetId { service: "web".into(), backend: SocketAddr::new(listens.ip(), 1) };
+        let id = TargetId::of_web(SocketAddr::new(listens.ip(), 1));
         let (interval, timeout) = (Duration::from_millis(100), Some(Duration::from_secs(5)));
         let agent = Agent { interval, timeout, ..Agent::at(listens.port()) };
         let (news, mut told) = mpsc::channel(8);

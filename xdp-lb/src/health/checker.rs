@@ -370,7 +370,7 @@ mod tests {
     }
 
     fn target(backend: SocketAddr, check: HealthCheck) -> Target {
-        Target { id: TargetId { service: "web".into(), backend }, check, agent: None }
+        Target { id: TargetId::of_web(backend), check, agent: None }
     }
 
     async fn next(reports: &mut mpsc::Receiver<Report>) -> Report {

@@ -3,16 +3,32 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use xdp_lb_common::net::Endpoint;
+#[cfg(test)]
+use xdp_lb_common::net::Protocol;
+
 use super::agent_line::AgentReply;
 use crate::model::{Agent, HealthCheck};
 
-/// A backend of a service.
+/// A backend of a service. A service of the same name at another VIP, or with another protocol, is another one: what is known of
+/// a backend of the one says nothing about the other.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct TargetId {
     /// The service's name.
     pub service: String,
+    /// Its VIP and protocol.
+    pub vip: Endpoint,
     /// The backend's address.
     pub backend: SocketAddr,
+}
+
+#[cfg(test)]
+impl TargetId {
+    /// A backend of a service `web`.
+    pub fn of_web(backend: SocketAddr) -> Self {
+        let vip = SocketAddr::from(([192, 0, 2, 10], 80));
+        Self { service: "web".into(), vip: Endpoint::from_socket(vip, Protocol::TCP), backend }
+    }
 }
 
 /// A backend to check, and how.

@@ -7,9 +7,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::choices::Protocol;
 use super::options::{Options, Row};
 use super::service::{Backend, Service};
 use super::text::grouped;
+use super::vip::Vip;
 
 /// How a service or a backend changes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
@@ -106,9 +108,37 @@ pub struct ServiceChange {
     /// Whether a removed one drains.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub drains: bool,
+    /// What becomes of its flows at its VIP and protocol before, if one of them changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub former: Option<Former>,
     /// How many slots of its ring move, in a plan; else absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slots: Option<SlotsChange>,
+}
+
+/// A service as it was before its VIP or protocol changed. Its flows stay there.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Former {
+    /// Its VIP.
+    pub vip: Vip,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// The name under which it drains; absent: its flows end at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drains_as: Option<String>,
+    /// Its flows.
+    pub flows: FlowsLeft,
+}
+
+/// As text: `192.0.2.10:80 tcp drains as service web-leaving, with 46 recorded flows, 120 packets/s`.
+impl fmt::Display for Former {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { vip, protocol, drains_as, flows } = self;
+        match drains_as {
+            Some(name) => write!(f, "{vip} {protocol} drains as service {name}, with {flows}"),
+            None => write!(f, "{vip} {protocol} removed at once: this ends {flows}"),
+        }
+    }
 }
 
 /// How many slots of a ring move if every new backend passes its first check.
@@ -127,6 +157,31 @@ impl ServiceChange {
         renamed.and_then(|it| it.old.as_str()).unwrap_or(&self.service)
     }
 
+    /// The part of it that other changes make, too.
+    pub fn overridden_by(mut self, others: &[Self]) -> Option<Self> {
+        let others = others.iter().find(|it| it.service == self.service)?;
+        if self.kind != ChangeKind::Changed || others.kind != ChangeKind::Changed {
+            return Some(self);
+        }
+        retain_keys(&mut self.keys, &others.keys);
+        self.backends.retain_mut(|backend| {
+            let Some(other) = others.backends.iter().find(|it| it.address == backend.address) else {
+                return false;
+            };
+            if backend.kind == ChangeKind::Changed && other.kind == ChangeKind::Changed {
+                retain_keys(&mut backend.keys, &other.keys);
+            }
+            backend.kind != ChangeKind::Changed || !backend.keys.is_empty()
+        });
+        Some(self)
+    }
+
+    /// Whether flows end at once.
+    pub fn ends_flows(&self) -> bool {
+        self.former.as_ref().is_some_and(|former| former.drains_as.is_none())
+            || self.backends.iter().any(|backend| !backend.drains && backend.flows.is_some())
+    }
+
     /// A line for each difference: `service web: backend 198.51.100.11:8080 weight 100 -> 50`.
     pub fn lines(&self) -> Vec<String> {
         let named = |what: String| format!("service {}: {what}", self.service);
@@ -143,11 +198,16 @@ impl ServiceChange {
             }
             ChangeKind::Changed => {
                 let keys = self.keys.iter().map(|key| named(key.in_words::<Service>()));
-                keys.chain(self.backends.iter().flat_map(|backend| backend.lines().into_iter().map(named)))
-                    .collect()
+                let former = self.former.iter().map(|former| named(former.to_string()));
+                let backends = self.backends.iter().flat_map(BackendChange::lines).map(named);
+                keys.chain(former).chain(backends).collect()
             }
         }
     }
+}
+
+fn retain_keys(keys: &mut Vec<KeyChange>, others: &[KeyChange]) {
+    keys.retain(|key| others.iter().any(|other| other.key == key.key));
 }
 
 /// The keys of what is added, each table in parentheses: `mode nat, health_check (interval 2s, type http)`.

@@ -5,6 +5,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::section::Section;
+use super::text::{listed, nearest, quoted};
 
 /// A type with options.
 pub trait Options: Clone + PartialEq + Serialize + Sized + 'static {
@@ -42,6 +43,21 @@ pub struct Row<T: 'static> {
     pub(crate) keys: Option<&'static [&'static str]>,
     /// For a table: sets the value that is in effect by default.
     pub(crate) in_effect: Option<fn(&mut T)>,
+}
+
+/// The option with this key.
+///
+/// # Errors
+/// That there is none, with the one that may be meant, or those that can be set.
+pub fn find<T: Options>(key: &str) -> Result<&'static Row<T>, String> {
+    let rows = || T::OPTIONS.iter();
+    rows().find(|row| row.key == key).ok_or_else(|| {
+        let known: Vec<&str> = rows().map(|row| row.key).collect();
+        let hint = nearest(key, &known).map(|near| format!("did you mean \"{near}\"?"));
+        let settable = || rows().filter(|row| row.fixed.is_none()).map(|row| row.key).collect::<Vec<_>>();
+        let hint = hint.unwrap_or_else(|| format!("the options are {}", listed(&settable())));
+        format!("unknown option {}; {hint}", quoted(key))
+    })
 }
 
 /// A struct of options: a row each, with the field's attributes, name, type and default, and the columns of [`Row`]. A row

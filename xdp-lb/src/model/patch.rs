@@ -6,10 +6,10 @@ use std::marker::PhantomData;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
-use super::options::{Options, Row};
+use super::options::{Options, Row, find};
 use super::place::{Place, Problems};
 use super::section::{Node, Section, Table};
-use super::text::{listed, quoted};
+use super::text::quoted;
 use super::values::is_not;
 
 /// New values of some options of a `T`, by key, as JSON.
@@ -94,14 +94,15 @@ impl<T: Options> Patch<T> {
     /// The definition with these changes. Invalid changes are reported as problems, and have no effect.
     pub(crate) fn over(&self, base: &T, place: &Place, problems: &mut Problems) -> T {
         let mut next = base.clone();
-        let keys: Vec<&str> = T::OPTIONS.iter().map(|row| row.key).collect();
         let has_tables = self.keys.values().any(Value::is_object);
         let present = if has_tables { written(base) } else { Map::new() };
         for (key, value) in &self.keys {
-            let Some(row) = T::OPTIONS.iter().find(|row| row.key == key) else {
-                let table = Table::from([(key.clone(), Node::Nothing)]);
-                Section::new(&table, *place, &keys, problems);
-                continue;
+            let row = match find::<T>(key) {
+                Ok(row) => row,
+                Err(why) => {
+                    problems.add(place, why);
+                    continue;
+                }
             };
             if let Some(why) = row.fixed {
                 problems.add(&place.key(key), format!("cannot change at runtime: {why}"));
@@ -126,7 +127,11 @@ impl<T: Options> Patch<T> {
                 value => Node::from(value),
             };
             let table = Table::from([(key.clone(), node)]);
+            let before = problems.all.len();
             (row.read)(&mut Section::new(&table, *place, &[row.key], problems), &mut next);
+            if let (Some(problem), Some(NONE)) = (problems.all.get_mut(before), value.as_str()) {
+                problem.what = row.has_no_none();
+            }
         }
         next
     }
@@ -299,6 +304,12 @@ impl<T: Options> Row<T> {
         text.split(',').map(key).collect::<Result<Map<String, Value>, String>>().map(Value::Object)
     }
 
+    /// The error for `none` if it is not optional.
+    fn has_no_none(&self) -> String {
+        let (range, default) = (self.range.replace('`', ""), self.default.replacen(": ", ", ", 1));
+        format!("cannot be \"{NONE}\"; write {range} [default: {}]", default.replace('`', ""))
+    }
+
     /// Parses a value from a command line, which may be `none`.
     ///
     /// # Errors
@@ -330,6 +341,9 @@ impl<T: Options> Row<T> {
                 None => return Ok(value),
                 Some(problem) => all_wrong.push(problem.what),
             }
+        }
+        if text == NONE {
+            return Err(format!("{}: {}", self.key, self.has_no_none()));
         }
         // An error about a value of the right type is more helpful.
         let wrong = all_wrong.iter().find(|wrong| wanted_type(wrong).is_none()).or(all_wrong.first());
@@ -402,12 +416,8 @@ impl<T> Serialize for Patch<T> {
 impl<'de, T: Options> Deserialize<'de> for Patch<T> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let keys = BTreeMap::deserialize(from)?;
-        let known: Vec<&str> = T::OPTIONS.iter().map(|row| row.key).collect();
-        if let Some(unknown) = keys.keys().find(|key: &&String| !known.contains(&key.as_str())) {
-            let known = listed(&known);
-            return Err(serde::de::Error::custom(format!(
-                "unknown field `{unknown}`, expected one of {known}"
-            )));
+        if let Some(why) = keys.keys().find_map(|key: &String| find::<T>(key).err()) {
+            return Err(serde::de::Error::custom(why));
         }
         let patch = Self { keys, of: PhantomData };
         let whole = patch.keys.iter().filter(|(_, value)| !value.is_null() && !value.is_object());
@@ -499,11 +509,15 @@ mod tests {
 
     #[test]
     fn all_errors_are_reported_at_once() {
-        let all = json!({ "affinity": "sorce", "max_flows": "many", "mode": "nat" });
+        let all = json!({
+            "affinity": "sorce", "max_flows": "many", "mode": "nat", "new_flow_rate": "none", "new_flow_burst": 1e30,
+        });
         let wrong = serde_json::from_value::<Patch<Service>>(all).expect_err("refused").to_string();
         for words in [
             "affinity: \"sorce\" is not an affinity; write \"none\"",
             "max_flows: is a string; write a whole number",
+            "new_flow_rate: cannot be \"none\"; write 0 to 1,000,000 [default: 0, unlimited]",
+            "new_flow_burst: 1e+30 is out of range; write 0 to 1,000,000",
             "mode: cannot change at runtime: established flows would break",
         ] {
             assert!(wrong.contains(words), "{words:?} is not in:\n{wrong}");
@@ -513,7 +527,10 @@ mod tests {
         assert!(wrong.contains("did you mean \"fall\"?"), "{wrong}");
         let unknown =
             serde_json::from_value::<Patch<Service>>(json!({ "max_flow": 1 })).expect_err("refused");
-        assert!(unknown.to_string().contains("unknown field `max_flow`"), "{unknown}");
+        assert!(
+            unknown.to_string().contains("unknown option \"max_flow\"; did you mean \"max_flows\"?"),
+            "{unknown}"
+        );
     }
 
     #[test]

@@ -34,6 +34,10 @@ impl From<&serde_json::Value> for Node {
         match value {
             Value::Null => Self::Nothing,
             Value::Bool(flag) => Self::Flag(*flag),
+            // A whole number of more than 64 bits is parsed as a floating-point one.
+            Value::Number(number) if number.as_f64().is_some_and(|it| it.abs() >= 2f64.powi(63)) => {
+                Self::Number(number.as_u64(), number.to_string())
+            }
             Value::Number(number) if number.is_f64() => Self::Fraction,
             Value::Number(number) => Self::Number(number.as_u64(), number.to_string()),
             Value::String(text) => Self::Text(text.clone()),

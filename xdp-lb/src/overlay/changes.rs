@@ -121,14 +121,14 @@ impl Overlay {
         let misfit = |backend: EffectiveBackend| {
             let Backend { address, server_id, .. } = backend.backend;
             let what = Quic::check_server_id(quic, server_id).err()?;
-            Some(format!(
-                "service {}: backend {address}: {SERVER_ID}: {what}; {}",
-                quoted(name),
-                together(name, address)
-            ))
+            Some(format!("service {}: backend {address}: {SERVER_ID}: {what}", quoted(name)))
         };
-        let wrong: Vec<String> = merge.listed(name).into_values().filter_map(misfit).collect();
-        if wrong.is_empty() { Ok(()) } else { Err(invalid(wrong)) }
+        let mut wrong: Vec<String> = merge.listed(name).into_values().filter_map(misfit).collect();
+        if wrong.is_empty() {
+            return Ok(());
+        }
+        wrong.push(together(&merge, name, quic.is_some()));
+        Err(invalid(wrong))
     }
 
     fn patch_service_alone(
@@ -358,7 +358,7 @@ impl Overlay {
             if patch.options.keys().any(|(key, _)| key == SERVER_ID)
                 && Quic::check_server_id(base.quic, new.server_id).is_err()
             {
-                lines.push(together(name, address));
+                lines.push(together(&merge, name, new.server_id.is_some()));
             }
             invalid(lines)
         })?;
@@ -565,15 +565,16 @@ fn moves_flows(service: &Service, all_recorded_in: Duration) -> Option<String> {
 
 /// What becomes of the options that are asked for, in words. Returns whether anything changes.
 fn options_in_words<T: Options>(old: &T, new: &T, asked: &Patch<T>, words: &mut Vec<String>) -> bool {
-    let changes = option_changes(old, new);
+    let mut changes = option_changes(old, new);
     let mut already = "already has ";
     let mut is_changed = false;
     for (key, value) in asked.keys().flat_map(|(key, value)| asked_keys(new, key, value)) {
-        let is_of_key = |change: &&KeyChange| {
+        let is_of_key = |change: &mut KeyChange| {
             let rest = change.key.strip_prefix(&key);
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         };
-        let of_key: Vec<String> = changes.iter().filter(is_of_key).map(KeyChange::in_words::<T>).collect();
+        let of_key: Vec<String> =
+            changes.extract_if(.., is_of_key).map(|change| change.in_words::<T>()).collect();
         if of_key.is_empty() {
             let value = without_secrets(&key, value);
             words.push(format!("{already}{key} {}", in_words(&value)));
@@ -582,7 +583,9 @@ fn options_in_words<T: Options>(old: &T, new: &T, asked: &Patch<T>, words: &mut 
         is_changed |= !of_key.is_empty();
         words.extend(of_key);
     }
-    is_changed
+    // What follows: the other keys of a table that is new, or gone.
+    words.extend(changes.iter().map(KeyChange::in_words::<T>));
+    is_changed || !changes.is_empty()
 }
 
 /// What is asked for under a key, with its new value: the keys of a table, where it is given key by key and is there.
@@ -641,11 +644,16 @@ fn find(backends: &[Backend], address: SocketAddr) -> Option<Backend> {
     backends.iter().copied().find(|backend| backend.address == address)
 }
 
-/// How to change what must fit together.
-fn together(service: &str, backend: SocketAddr) -> String {
+/// How to give a service and all of its backends what must fit together, or take it from them.
+fn together(merge: &Merge<'_>, service: &str, gives: bool) -> String {
+    const SHOWN: usize = 8;
+    let backends = merge.listed(service).into_keys();
+    let id = if gives { "HEX" } else { "none" };
+    let each = backends.map(|address| format!("backend.{address}.{SERVER_ID}={id}"));
+    let each = each.take(SHOWN).collect::<Vec<_>>().join(" ");
+    let quic = if gives { ".server_id_length=N" } else { "=none" };
     format!(
-        "to set {QUIC} of the service and {SERVER_ID} of all of its backends in one change: xdp-lb service set {service} \
-         {QUIC}.server_id_length=N backend.{backend}.{SERVER_ID}=HEX ..."
+        "{QUIC} and the {SERVER_ID} of all backends change together: xdp-lb service set {service} {QUIC}{quic} {each}"
     )
 }
 

@@ -10,7 +10,7 @@ use crate::model::change::{ADMIN, BackendChange, ChangeKind, KeyChange, ServiceC
 use crate::model::check::HIDDEN;
 use crate::model::effective::{Effective, EffectiveBackend, EffectiveService};
 use crate::model::options::{Options, Row};
-use crate::model::patch::filled;
+use crate::model::patch::{filled, written};
 use crate::model::service::Service;
 use crate::model::state::AdminState;
 
@@ -72,7 +72,15 @@ fn service_change(
     let backends = backend_changes(old, new);
     let is_same = kind == ChangeKind::Changed && keys.is_empty() && backends.is_empty();
     let drains = kind == ChangeKind::Removed && new.is_some();
-    (!is_same).then(|| ServiceChange { service: name.into(), kind, keys, backends, drains, slots: None })
+    (!is_same).then(|| ServiceChange {
+        service: name.into(),
+        kind,
+        keys,
+        backends,
+        drains,
+        former: None,
+        slots: None,
+    })
 }
 
 fn backend_changes(old: Option<&EffectiveService>, new: Option<&EffectiveService>) -> Vec<BackendChange> {
@@ -135,15 +143,6 @@ fn backend_keys(backend: Option<&EffectiveBackend>) -> BTreeMap<String, Value> {
 fn insert_admin(keys: &mut BTreeMap<String, Value>, admin: AdminState) {
     if admin != AdminState::default() {
         keys.insert(ADMIN.into(), serde_json::to_value(admin).unwrap_or_default());
-    }
-}
-
-/// The keys of a document, in its order.
-pub(super) fn written(document: &impl Serialize) -> Map<String, Value> {
-    match serde_json::to_value(document) {
-        Ok(Value::Object(document)) => document,
-        // What the API sends as JSON every day can be written as JSON.
-        _ => Map::new(),
     }
 }
 

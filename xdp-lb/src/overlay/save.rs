@@ -8,7 +8,7 @@ use toml_edit::{
     value,
 };
 
-use super::diff::{diff, written};
+use super::diff::diff;
 use super::effective::effective;
 use super::inline_list::{self, value_of};
 use super::kept::{BackendChange, Overlay};
@@ -18,6 +18,7 @@ use crate::config::parse;
 use crate::model::change::ServiceChange;
 use crate::model::config::Config;
 use crate::model::options::Options;
+use crate::model::patch::written;
 use crate::model::service::Service;
 use crate::model::state::Origin;
 

@@ -37,31 +37,17 @@ pub fn changed_settings(old: &Config, new: &Config) -> Vec<SettingChange> {
 
 /// The new config, with the present values of what cannot change while the daemon runs.
 pub fn reloadable(new: Config, present: &Config) -> Config {
-    let Config {
-        interfaces,
-        snat_ports,
-        vips,
-        timeouts,
-        drain_timeout,
-        asymmetric_replies,
-        allow_exec_checks,
-        icmp_time_exceeded,
-        services,
-        obsolete,
-        ..
-    } = new;
-    let allow_exec_checks = allow_exec_checks && present.allow_exec_checks;
     Config {
-        interfaces,
-        snat_ports,
-        vips,
-        timeouts,
-        drain_timeout,
-        asymmetric_replies,
-        allow_exec_checks,
-        icmp_time_exceeded,
-        services,
-        obsolete,
+        interfaces: new.interfaces,
+        snat_ports: new.snat_ports,
+        vips: new.vips,
+        timeouts: new.timeouts,
+        drain_timeout: new.drain_timeout,
+        asymmetric_replies: new.asymmetric_replies,
+        allow_exec_checks: new.allow_exec_checks && present.allow_exec_checks,
+        icmp_time_exceeded: new.icmp_time_exceeded,
+        services: new.services,
+        obsolete: new.obsolete,
         ..present.clone()
     }
 }

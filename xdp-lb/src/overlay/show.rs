@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value};
 
-use super::diff::{diff, written};
+use super::diff::diff;
 use super::effective::effective;
 use super::kept::{BackendChange, Overlay};
 use super::merge::Merge;
@@ -14,6 +14,7 @@ use crate::model::change::ServiceChange;
 use crate::model::check::HealthCheck;
 use crate::model::config::Config;
 use crate::model::options::{Options, Row};
+use crate::model::patch::written;
 use crate::model::state::{AdminState, Origin};
 use crate::model::{Effective, EffectiveBackend, EffectiveService, Service};
 

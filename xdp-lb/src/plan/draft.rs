@@ -11,7 +11,7 @@ use xdp_lb_common::tables::{
 use super::places::{Full, Identity, Places, Plan, RingInput, identities, identity};
 use super::room::Room;
 use super::wanted::{Sources, WantedBackend, WantedService};
-use super::writes::{Desired, gone, writes};
+use super::writes::{gone, writes};
 use crate::datapath::Sizes;
 use crate::ring::{self, Member};
 use crate::tables::{SourceRange, Tables};
@@ -25,7 +25,8 @@ pub struct Draft<'a> {
     slots: Room,
     snat: Room,
     lists: HashSet<u32>,
-    desired: Desired,
+    /// With the rings whose slots change: new ones, in free room, and those of services that keep theirs.
+    desired: Tables,
     new_services: Vec<ServiceIndex>,
     new_backends: Vec<BackendIndex>,
     shortened: Vec<Endpoint>,
@@ -59,7 +60,7 @@ impl<'a> Draft<'a> {
                     .map(|service| service.snat_offset..service.snat_offset + u32::from(service.snat_len)),
             ),
             lists: tables.sources.keys().map(|range| range.list).collect(),
-            desired: Desired::default(),
+            desired: Tables::default(),
             new_services: Vec::new(),
             new_backends: Vec::new(),
             shortened: Vec::new(),

@@ -28,7 +28,7 @@ use xdp_lb_common::tables::{Backend, BackendState, FlowKey, Mode, Settings};
 
 use super::planner::Planner;
 use super::settling::Settling;
-use super::wanted::{Path, Sources, WantedBackend, WantedService, ring_len};
+use super::wanted::{Path, WantedBackend, WantedService, ring_len};
 use crate::datapath::{Count, Sizes};
 use crate::model::{Limits, Timeouts};
 use crate::tables::{Tables, Write};
@@ -174,24 +174,10 @@ impl World {
         tables.own(OwnMac::new(1, MacAddress::new(OWN_MAC)));
         tables.slots = vec![Slot::default(); SIZES.limits.slots as usize];
         tables.backends = vec![Backend::default(); SIZES.limits.backends as usize + 1];
-        let wanted = (0..SERVICES.len()).map(|service| WantedService {
-            vip: vip(service),
-            last_port: vip(service).port,
-            mode: Mode::Nat,
-            records_flows: SERVICES[service].1,
-            only_recorded: false,
-            rejects: true,
-            snat_addresses: vec![],
-            affinity_bits: 0,
-            quic: None,
-            sources: Sources::new(),
-            new_flow_rate: 0,
-            new_flow_burst: 0,
-            max_flows: 0,
-            checked_at: None,
-            ring_len: 0,
-            hairpin: true,
-            backends: (1..=3).map(|number| wanted_backend(service, number, BackendState::Up, 100)).collect(),
+        let wanted = (0..SERVICES.len()).map(|service| {
+            let backend = |number| wanted_backend(service, number, BackendState::Up, 100);
+            let wanted = WantedService::new(vip(service), Mode::Nat, 0, (1..=3).map(backend).collect());
+            WantedService { records_flows: SERVICES[service].1, ..wanted }
         });
         let begin = Instant::now();
         let mut world = Self {

@@ -50,6 +50,29 @@ pub struct WantedService {
 }
 
 impl WantedService {
+    /// A service on one port, with defaults for everything else.
+    pub fn new(vip: Endpoint, mode: Mode, ring_len: u32, backends: Vec<WantedBackend>) -> Self {
+        Self {
+            vip,
+            last_port: vip.port,
+            mode,
+            records_flows: false,
+            only_recorded: false,
+            rejects: true,
+            snat_addresses: Vec::new(),
+            affinity_bits: 0,
+            quic: None,
+            sources: Sources::new(),
+            new_flow_rate: 0,
+            new_flow_burst: 0,
+            max_flows: 0,
+            checked_at: None,
+            ring_len,
+            hairpin: true,
+            backends,
+        }
+    }
+
     /// Whether its flows are counted.
     pub fn counts_flows(&self) -> bool {
         self.max_flows != 0 || self.backends.iter().any(|backend| backend.max_flows != 0)

@@ -2,37 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use xdp_lb_common::net::{Address, Endpoint};
+use xdp_lb_common::net::Address;
 use xdp_lb_common::tables::slot::Slot;
-use xdp_lb_common::tables::{
-    Backend, BackendIndex, Reply, SHARED, ServerKey, Service, SlotIndex, SourceVerdict,
-};
+use xdp_lb_common::tables::{Backend, Reply, SHARED, SlotIndex};
 
-use crate::tables::{SourceRange, Tables, Write};
+use crate::tables::{Tables, Write};
 
-/// What is to stand in the tables.
-#[derive(Debug, Default)]
-pub struct Desired {
-    /// Every service.
-    pub services: BTreeMap<Endpoint, Service>,
-    /// Every backend.
-    pub backends: BTreeMap<BackendIndex, Backend>,
-    /// Every backend's endpoint.
-    pub replies: BTreeMap<Endpoint, Reply>,
-    /// Every SNAT address.
-    pub snat_addresses: BTreeMap<u32, Address>,
-    /// What every backend of a QUIC service is called.
-    pub quic_servers: BTreeMap<ServerKey, BackendIndex>,
-    /// Every list of source ranges.
-    pub sources: BTreeMap<SourceRange, SourceVerdict>,
-    /// The rings whose slots change: new ones, in free room, and those of services that keep theirs.
-    pub rings: BTreeMap<SlotIndex, Vec<Slot>>,
-}
-
-/// The fewest writes that make `desired` of `tables`, in a safe order: what a slot, a reply or a
-/// service names is there before it is named and until it is named no more; and a backend takes no
-/// flows in any slot before it can, nor after it can not.
-pub fn writes(tables: &Tables, desired: &Desired) -> Vec<Write> {
+/// The fewest writes that turn `tables` into `desired`, in a safe order. What a slot, a reply or a service refers to exists for as
+/// long as it is referred to, and no slot sends flows to a backend that does not take them. `desired` has only the rings whose
+/// slots change.
+pub fn writes(tables: &Tables, desired: &Tables) -> Vec<Write> {
     let mut writes = Vec::new();
     let mut late = Vec::new();
 

@@ -1,45 +1,44 @@
-//! What is known of a backend by its agent, and what follows from it. Pure: the time is passed in.
+//! What a backend's agent has reported, and its effect. Pure: the clock is passed in.
 
 use std::time::{Duration, Instant};
 
 use crate::health::{AgentAdmin, AgentOperation, AgentReply};
 use crate::model::state::BackendState;
 
-/// What a backend's agent has said so far. What it has never mentioned is as it is where all is well.
+/// What a backend's agent has reported so far. What it has never mentioned is as if all were well.
 #[derive(Clone, Debug)]
 pub struct AgentState {
-    /// What it said of taking flows.
+    /// Whether the backend is to take flows.
     pub admin: AgentAdmin,
-    /// What it said of working.
+    /// Whether the backend works.
     pub operation: AgentOperation,
     /// How much of the configured weight it wants, in percent.
     pub percent: u16,
-    /// How its last line described that.
+    /// The description in its last line.
     pub note: Option<String>,
-    /// Why nothing could be heard of it the last time, in words. What it said before holds.
+    /// Why the last query failed, as text. The last reply stays in effect.
     pub trouble: Option<String>,
-    /// When there was news of it; `None`: nothing has been heard yet, not even that it cannot be reached.
+    /// When its reply last changed; `None`: the first query is pending.
     pub since: Option<Instant>,
-    /// What the backend does until something is heard; `None`: what it would without an agent.
+    /// The backend's state until the first query ends; `None`: as without an agent.
     meanwhile: Option<BackendState>,
-    /// Why the backend gets no new flows, where it gets none.
+    /// Why the backend gets no new flows, if it gets none.
     refusal: Option<Refusal>,
 }
 
 /// Why an agent's backend gets no new flows.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Refusal {
-    /// What the backend does instead.
+    /// The backend's state.
     pub state: BackendState,
-    /// Why, in words.
+    /// Why, as text.
     pub reason: String,
-    /// When its agent took it out; `None` where that has not been heard of yet.
+    /// When its agent took it out; `None`: the first query is pending.
     began: Option<Instant>,
 }
 
 impl AgentState {
-    /// That of an agent which has not been heard of: until it is, or cannot be, its backend is in the state `meanwhile`,
-    /// where there is one.
+    /// The state before the first query ends. Until then, the backend is in the state `meanwhile`, if there is one.
     pub fn new(meanwhile: Option<BackendState>) -> Self {
         Self {
             admin: AgentAdmin::default(),
@@ -53,9 +52,8 @@ impl AgentState {
         }
     }
 
-    /// Takes in what it said, or why that is not known, which changes nothing else. Returns whether more follows from it
-    /// than another weight.
-    pub fn hear(&mut self, result: Result<AgentReply, String>, now: Instant) -> bool {
+    /// Records a reply, or why there is none, which changes nothing else. Returns whether more than the weight may change.
+    pub fn record(&mut self, result: Result<AgentReply, String>, now: Instant) -> bool {
         let shown = |state: &Self| (state.refuses().map(|it| state.described(it.1)), state.trouble.clone());
         let before = shown(self);
         self.since = Some(now);
@@ -72,8 +70,8 @@ impl AgentState {
         shown(self) != before
     }
 
-    /// Moves on by the time. A backend that its agent took out comes back after `hold` at the earliest, however often the
-    /// agent changes its mind; returns when that is, where time alone brings it back.
+    /// Updates the refusal. A backend that its agent took out returns after `hold` at the earliest, however often the reply
+    /// changes; returns when that is, if time alone brings it back.
     pub fn advance(&mut self, hold: Duration, now: Instant) -> Option<Instant> {
         let began = self.refusal.as_ref().and_then(|refusal| refusal.began);
         if let Some((state, words)) = self.refuses() {
@@ -102,12 +100,12 @@ impl AgentState {
         self.refusal.as_ref()
     }
 
-    /// Whether what it says counts as the operator's drain does.
+    /// Whether its reply has the effect of a drain by the operator.
     pub fn drains(&self) -> bool {
         self.refusal.as_ref().is_some_and(|refusal| refusal.state == BackendState::Draining)
     }
 
-    /// The state that the words mean, and they.
+    /// The backend's state by the reply, and the words that cause it.
     fn refuses(&self) -> Option<(BackendState, &'static str)> {
         match (self.since, self.operation, self.admin) {
             (None, ..) => self.meanwhile.map(|state| (state, "has not answered yet")),
@@ -120,7 +118,7 @@ impl AgentState {
         }
     }
 
-    /// Everything that it has said, in its own words.
+    /// Everything that it has reported, in its own words.
     pub fn words(&self) -> String {
         let said = AgentReply {
             admin: Some(self.admin),
@@ -160,7 +158,7 @@ mod tests {
         /// What the backend does at this second, where its agent says this.
         fn at(&mut self, second: u64, said: AgentReply) -> Option<(BackendState, String)> {
             let now = self.begin + Duration::from_secs(second);
-            self.agent.hear(Ok(said), now);
+            self.agent.record(Ok(said), now);
             self.later(second)
         }
 
@@ -179,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn drain_and_maint_hold_until_ready_and_down_until_up_whatever_else_is_said() {
+    fn drain_and_maint_last_until_ready_and_down_until_up() {
         let mut bench = Bench::new(None);
         let draining = |word: &str| Some((BackendState::Draining, format!("agent: {word}")));
         let down = |word: &str| Some((BackendState::Down, format!("agent: {word}")));
@@ -198,11 +196,11 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_that_cannot_be_reached_changes_nothing_and_is_told_of() {
+    fn an_unreachable_agent_changes_nothing_and_is_reported() {
         let mut bench = Bench::new(None);
         bench
             .at(0, AgentReply { admin: Some(AgentAdmin::Drain), percent: Some(50), ..AgentReply::default() });
-        bench.agent.hear(Err("connection refused".into()), bench.begin);
+        bench.agent.record(Err("connection refused".into()), bench.begin);
         assert!(bench.later(100).is_some());
         assert_eq!((bench.agent.percent, bench.agent.trouble.as_deref()), (50, Some("connection refused")));
         assert_eq!(bench.admin(100, AgentAdmin::Ready), None);
@@ -210,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_changes_its_mind_takes_its_backend_out_once_in_a_while() {
+    fn a_flapping_agent_takes_its_backend_out_at_most_once_per_hold() {
         let mut bench = Bench::new(None);
         let mut changes = 0;
         let mut before = None;
@@ -232,12 +230,12 @@ mod tests {
     }
 
     #[test]
-    fn until_something_is_heard_a_backend_waits_where_it_is_to() {
+    fn until_the_first_reply_a_backend_stays_in_its_given_state() {
         for meanwhile in [BackendState::Checking, BackendState::Draining] {
             let mut bench = Bench::new(Some(meanwhile));
             let waits = Some((meanwhile, "agent: has not answered yet".to_owned()));
             assert_eq!(bench.later(0), waits);
-            bench.agent.hear(Err("connection refused".into()), bench.begin);
+            bench.agent.record(Err("connection refused".into()), bench.begin);
             assert_eq!(bench.later(1), None, "at once");
         }
         assert_eq!(Bench::new(None).later(0), None);

@@ -1,61 +1,61 @@
-//! A backend's circuit breaker: closed, open, half-open. Pure: the time and all chance are passed in.
+//! A backend's circuit breaker: closed, open, half-open. Pure: clock and randomness are passed in.
 
 use std::time::{Duration, Instant};
 
 use super::evidence::{Evidence, Failures};
 use crate::model::CircuitBreaker;
 
-/// As many flows of a backend that is tried again are enough to tell that it fails still.
+/// How many flows on trial are enough to tell that a backend still fails.
 const FLOWS_ON_TRIAL: u64 = 5;
 
 /// A backend's circuit breaker.
 #[derive(Clone, Debug, Default)]
 pub struct Breaker {
     state: Circuit,
-    /// How often in a row it has opened, without a long time of being closed in between.
+    /// How often it has opened in a row, without staying closed for `max_open` in between.
     times: u32,
-    /// How often it has opened.
+    /// How often it has opened in total.
     opened: u64,
-    /// Since when it is closed, where it was ever open.
+    /// When it closed last.
     closed: Option<Instant>,
     evidence: Evidence,
 }
 
-/// Whether a backend gets new flows.
+/// The state of a circuit.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum Circuit {
-    /// It does.
+    /// The backend gets new flows.
     #[default]
     Closed,
-    /// It does not.
+    /// The backend gets no new flows.
     Open {
-        /// When it is tried again, if it is healthy then.
+        /// When the trial begins, if the backend is healthy then.
         until: Instant,
-        /// For how long it was opened.
+        /// How long it stays open.
         span: Duration,
-        /// Why, in words.
+        /// Why, as text.
         why: String,
     },
-    /// It gets a few, and what becomes of them decides.
+    /// The backend is on trial with a few flows.
     HalfOpen {
         /// When it closes.
         until: Instant,
     },
 }
 
-/// What moves a breaker beside what the datapath saw.
+/// What changes a breaker besides the datapath's counters.
 #[derive(Clone, Copy, Debug)]
-pub struct Moment {
+pub struct Inputs {
     /// Whether the health check says that the backend is down.
     pub is_down: bool,
     /// The time.
     pub now: Instant,
-    /// Chance, 0 to 1.
+    /// A random number, 0 to 1.
     pub chance: f64,
 }
 
 impl Breaker {
-    /// What it does now.
+    /// Its state.
     pub fn circuit(&self) -> &Circuit {
         &self.state
     }
@@ -65,36 +65,36 @@ impl Breaker {
         self.opened
     }
 
-    /// Takes in a backend's counters of now, where its flows are looked at.
-    pub fn see(&mut self, policy: &CircuitBreaker, began: u64, accepted: u64, resets: u64, now: Instant) {
-        self.evidence.see(policy.window, began, accepted, resets, now);
+    /// Records the backend's current counters.
+    pub fn record(&mut self, policy: &CircuitBreaker, began: u64, accepted: u64, resets: u64, now: Instant) {
+        self.evidence.record(policy.window, began, accepted, resets, now);
     }
 
-    /// Moves on by the time and the health check.
-    pub fn advance(&mut self, policy: &CircuitBreaker, moment: Moment) {
+    /// Changes its state by the time and the health check.
+    pub fn advance(&mut self, policy: &CircuitBreaker, inputs: Inputs) {
         match self.state {
-            Circuit::Closed | Circuit::HalfOpen { .. } if moment.is_down => {
-                self.open(policy, "the health check failed".into(), moment);
+            Circuit::Closed | Circuit::HalfOpen { .. } if inputs.is_down => {
+                self.open(policy, "the health check failed".into(), inputs);
             }
-            Circuit::Open { until, .. } if until <= moment.now && !moment.is_down => {
+            Circuit::Open { until, .. } if until <= inputs.now && !inputs.is_down => {
                 self.evidence = Evidence::default();
-                self.state = Circuit::HalfOpen { until: moment.now + policy.window };
+                self.state = Circuit::HalfOpen { until: inputs.now + policy.window };
             }
-            Circuit::HalfOpen { until } if until <= moment.now => {
+            Circuit::HalfOpen { until } if until <= inputs.now => {
                 self.evidence = Evidence::default();
-                self.closed = Some(moment.now);
+                self.closed = Some(inputs.now);
                 self.state = Circuit::Closed;
             }
             _ => {}
         }
     }
 
-    /// What speaks for opening it, by what the datapath saw: so many of its flows fail.
+    /// The failed flows, if there are enough to open it.
     pub fn failures(&self, policy: &CircuitBreaker, now: Instant) -> Option<Failures> {
         let percent = policy.failure_percent?;
         let least = match self.state {
             Circuit::Closed => u64::from(policy.min_flows()),
-            // At the end of the trial whatever there was decides.
+            // At the end of the trial, any flow counts.
             Circuit::HalfOpen { until } if until <= now => 1,
             Circuit::HalfOpen { .. } => u64::from(policy.min_flows()).min(FLOWS_ON_TRIAL),
             Circuit::Open { .. } => return None,
@@ -102,9 +102,9 @@ impl Breaker {
         self.evidence.failures().filter(|failures| failures.flows >= least && failures.percent() >= percent)
     }
 
-    /// Opens it. Each time in a row for twice as long as before, up to the longest time, and up to a fifth less by chance: so
-    /// backends that failed together do not come back together.
-    pub fn open(&mut self, policy: &CircuitBreaker, why: String, Moment { now, chance, .. }: Moment) {
+    /// Opens it, each time in a row for twice as long as before, up to `max_open`, and up to a fifth less at random: so backends
+    /// that failed together do not return together.
+    pub fn open(&mut self, policy: &CircuitBreaker, why: String, Inputs { now, chance, .. }: Inputs) {
         if self.closed.is_some_and(|closed| now.duration_since(closed) >= policy.max_open) {
             self.times = 0;
         }
@@ -116,7 +116,7 @@ impl Breaker {
         self.state = Circuit::Open { until: now + span, span, why };
     }
 
-    /// When time alone moves it; nothing where it waits for something else.
+    /// When its state changes by time alone, if it does.
     pub fn due(&self, is_down: bool) -> Option<Instant> {
         match self.state {
             Circuit::Open { until, .. } if !is_down => Some(until),
@@ -153,12 +153,12 @@ mod tests {
             Self { breaker: Breaker::default(), begin: Instant::now(), counted: [0; 3] }
         }
 
-        fn moment(&self, seconds: u64, is_down: bool) -> Moment {
-            Moment { is_down, now: self.begin + Duration::from_secs(seconds), chance: 0.0 }
+        fn inputs(&self, seconds: u64, is_down: bool) -> Inputs {
+            Inputs { is_down, now: self.begin + Duration::from_secs(seconds), chance: 0.0 }
         }
 
         fn advance(&mut self, seconds: u64, is_down: bool) -> &'static str {
-            self.breaker.advance(&policy(), self.moment(seconds, is_down));
+            self.breaker.advance(&policy(), self.inputs(seconds, is_down));
             match self.breaker.circuit() {
                 Circuit::Closed => "closed",
                 Circuit::Open { .. } => "open",
@@ -166,18 +166,18 @@ mod tests {
             }
         }
 
-        /// So many more flows by this second; whether that speaks for opening.
-        fn see(&mut self, second: u64, more: [u64; 3]) -> Option<Failures> {
+        /// Records more flows at this second; returns whether they open it.
+        fn record(&mut self, second: u64, more: [u64; 3]) -> Option<Failures> {
             self.counted = std::array::from_fn(|at| self.counted[at] + more[at]);
             let [began, accepted, resets] = self.counted;
             let now = self.begin + Duration::from_secs(second);
-            self.breaker.see(&policy(), began, accepted, resets, now);
+            self.breaker.record(&policy(), began, accepted, resets, now);
             self.breaker.failures(&policy(), now)
         }
     }
 
     #[test]
-    fn a_failed_check_opens_it_and_time_and_health_together_bring_it_back() {
+    fn a_failed_check_opens_it_and_it_closes_again_after_its_time_and_a_good_check() {
         let mut bench = Bench::new();
         assert_eq!(bench.advance(0, false), "closed");
         assert_eq!(bench.advance(1, true), "open");
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn it_stays_open_for_twice_as_long_each_time_and_forgets_after_a_good_while() {
+    fn it_stays_open_for_twice_as_long_each_time_until_it_was_closed_for_long() {
         let mut bench = Bench::new();
         let mut now = 0;
         let mut open_for = |bench: &mut Bench, pause: u64| {
@@ -220,10 +220,10 @@ mod tests {
     }
 
     #[test]
-    fn chance_takes_a_fifth_of_the_time_at_most() {
+    fn jitter_shortens_the_time_by_a_fifth_at_most() {
         let span = |chance| {
             let mut breaker = Breaker::default();
-            breaker.open(&policy(), String::new(), Moment { is_down: false, now: Instant::now(), chance });
+            breaker.open(&policy(), String::new(), Inputs { is_down: false, now: Instant::now(), chance });
             let Circuit::Open { span, .. } = *breaker.circuit() else { panic!("it is open") };
             span
         };
@@ -231,33 +231,33 @@ mod tests {
     }
 
     #[test]
-    fn flows_that_fail_speak_for_opening_where_they_are_enough() {
+    fn enough_failed_flows_open_it() {
         let mut bench = Bench::new();
         for second in 0..3 {
-            assert_eq!(bench.see(second, [30, 30, 0]), None);
+            assert_eq!(bench.record(second, [30, 30, 0]), None);
         }
         // A hundred of a hundred and sixty.
-        assert_eq!(bench.see(3, [100, 0, 100]).map(|failures| failures.percent() >= 50), Some(true));
+        assert_eq!(bench.record(3, [100, 0, 100]).map(|failures| failures.percent() >= 50), Some(true));
         let mut bench = Bench::new();
-        assert_eq!(bench.see(0, [0, 0, 0]), None);
-        assert_eq!(bench.see(1, [19, 19, 19]), None, "too few to tell");
-        assert_eq!(bench.see(2, [1, 1, 1]), Some(Failures { flows: 20, failed: 20 }));
+        assert_eq!(bench.record(0, [0, 0, 0]), None);
+        assert_eq!(bench.record(1, [19, 19, 19]), None, "too few to tell");
+        assert_eq!(bench.record(2, [1, 1, 1]), Some(Failures { flows: 20, failed: 20 }));
     }
 
     #[test]
-    fn on_trial_a_few_failures_open_it_again_and_the_end_takes_what_there_is() {
+    fn on_trial_a_few_failures_open_it_again_and_at_the_end_any() {
         let mut bench = Bench::new();
         bench.advance(0, true);
         assert_eq!(bench.advance(10, false), "half-open");
-        assert_eq!(bench.see(10, [0, 0, 0]), None);
-        assert_eq!(bench.see(11, [4, 4, 4]), None);
-        assert_eq!(bench.see(12, [1, 1, 1]), Some(Failures { flows: 5, failed: 5 }));
+        assert_eq!(bench.record(10, [0, 0, 0]), None);
+        assert_eq!(bench.record(11, [4, 4, 4]), None);
+        assert_eq!(bench.record(12, [1, 1, 1]), Some(Failures { flows: 5, failed: 5 }));
 
         let mut bench = Bench::new();
         bench.advance(0, true);
         bench.advance(10, false);
-        assert_eq!(bench.see(10, [0, 0, 0]), None);
-        assert_eq!(bench.see(14, [1, 1, 1]), None);
-        assert_eq!(bench.see(15, [0, 0, 0]), Some(Failures { flows: 1, failed: 1 }));
+        assert_eq!(bench.record(10, [0, 0, 0]), None);
+        assert_eq!(bench.record(14, [1, 1, 1]), None);
+        assert_eq!(bench.record(15, [0, 0, 0]), Some(Failures { flows: 1, failed: 1 }));
     }
 }

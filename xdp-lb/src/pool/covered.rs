@@ -1,11 +1,11 @@
-//! The interfaces whose packets the program sees.
+//! The interfaces that the program is attached to.
 
 use std::collections::BTreeSet;
 
 use crate::model::Mode;
 use crate::net::NextHop;
 
-/// The interfaces whose packets the program sees.
+/// The interfaces that the program is attached to.
 #[derive(Clone, Debug, Default)]
 pub struct Covered {
     /// Those of the config file, by name.
@@ -15,10 +15,10 @@ pub struct Covered {
 }
 
 impl Covered {
-    /// What to say where replies that come this way do not meet the program.
+    /// The warning if the program does not see replies from this next hop.
     pub(super) fn warning(&self, mode: Mode, hop: &NextHop) -> Option<String> {
         if mode.keeps_destination() {
-            // No reply comes this way.
+            // Replies do not pass here.
             return None;
         }
         if self.names.contains(&hop.interface) || self.indices.contains(&hop.ifindex) {
@@ -75,7 +75,7 @@ mod tests {
             ),
         ] {
             pool.set_covered(covered);
-            pool.heard(address, Ok(hop));
+            pool.set_next_hop(address, Ok(hop));
             pool.decide_at(now);
             let id = pool.targets()[0].0.id.clone();
             let condition = pool.known(&id).unwrap().condition.clone();

@@ -1,35 +1,34 @@
-//! What each backend does: what the operator wants, its health, its next hop and the backends beside it together.
+//! The state of each backend, by what the operator wants, its health, its next hop and the other backends.
 
 use std::time::Instant;
 
-use super::breaker::{Breaker, Circuit, Moment};
+use super::breaker::{Breaker, Circuit, Inputs};
 use super::definition::{target_id, vip};
-use super::ejection::{Suspect, eject};
+use super::ejection::{Outlier, eject};
 use super::known::{Condition, Hop, Known};
 use super::pool::Pool;
-use super::selection::{Ability, Candidate, Chosen, Selection, select};
+use super::selection::{Candidate, Chosen, Eligibility, Selection, select};
 use crate::health::{Health, TargetId};
 use crate::model::state::{AdminState, BackendState, Origin};
 use crate::model::{EffectiveBackend, EffectiveService, Mode};
 use crate::net::NextHop;
 
-/// Where chance comes from: each number is from 0 to 1.
+/// Random numbers from 0 to 1.
 pub type Chance<'a> = &'a mut dyn FnMut() -> f64;
 
-/// A backend that came into another state.
+/// A backend's change of state.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Transition {
     /// Which backend.
     pub id: TargetId,
-    /// Its state before; `None` where it is new.
+    /// Its state before; `None` if it is new.
     pub before: Option<BackendState>,
     /// Its state now, and why.
     pub now: Condition,
 }
 
 impl Pool {
-    /// Decides every backend's state anew; returns those that are in another one than before. `chance` is asked for numbers
-    /// from 0 to 1.
+    /// Decides every backend's state; returns the changes.
     pub fn decide(&mut self, now: Instant, chance: Chance<'_>) -> Vec<Transition> {
         let mut transitions = Vec::new();
         self.panics.clear();
@@ -37,8 +36,8 @@ impl Pool {
         self.due = None;
         let effective = std::mem::take(&mut self.effective);
         for service in &effective.services {
-            self.move_agents(service, now);
-            self.move_breakers(service, now, chance);
+            self.advance_agents(service, now);
+            self.advance_breakers(service, now, chance);
             let (mut selection, mut conditions) = self.conditions(service);
             if self.eject(service, &selection, &conditions, now, chance) {
                 (selection, conditions) = self.conditions(service);
@@ -49,14 +48,14 @@ impl Pool {
             for (backend, mut decided) in service.backends.iter().zip(conditions) {
                 let id = target_id(service, backend);
                 let Some(known) = self.known.get_mut(&id) else { continue };
-                let is_new = known.condition.reason.is_empty();
+                let is_new = known.is_new();
                 let step = known.warm_up(decided.state, service.service.slow_start, now);
                 let is_down = known.is_down(service);
                 let moves = service.service.circuit_breaker.and_then(|_| known.breaker.due(is_down));
                 let hop = self.next_hops.get(&backend.backend.address.ip());
                 let had_ended = known.is_ended();
                 let policy = service.service.down_policy();
-                let end = known.judge(decided.state, hop, policy, now);
+                let end = known.update_failing(decided.state, hop, policy, now);
                 self.due = self.due.into_iter().chain(step).chain(moves).chain(end).min();
                 if let Some(failing) = &known.failing {
                     decided.reason = format!("{}; {}", decided.reason, failing.words(policy));
@@ -78,8 +77,8 @@ impl Pool {
                     let before = (!is_new).then_some(known.condition.state);
                     transitions.push(Transition { id, before, now: decided.clone() });
                 }
-                if let Some(spared) = &known.spared {
-                    decided.reason = format!("{}; {spared}", decided.reason);
+                if let Some(not_ejected) = &known.not_ejected {
+                    decided.reason = format!("{}; {not_ejected}", decided.reason);
                 }
                 if let Some(trouble) = &known.agent.trouble {
                     decided.reason = format!("{}; its agent is unreachable: {trouble}", decided.reason);
@@ -94,8 +93,8 @@ impl Pool {
         transitions
     }
 
-    /// Moves on what agents say by the time.
-    fn move_agents(&mut self, service: &EffectiveService, now: Instant) {
+    /// Updates agents' refusals by the time.
+    fn advance_agents(&mut self, service: &EffectiveService, now: Instant) {
         if service.service.agent.is_none() {
             return;
         }
@@ -107,26 +106,26 @@ impl Pool {
         }
     }
 
-    /// Moves a service's breakers on by the time, the checks, and the flows of those on trial.
-    fn move_breakers(&mut self, service: &EffectiveService, now: Instant, chance: Chance<'_>) {
+    /// Updates a service's breakers by the time, the checks, and the flows of backends on trial.
+    fn advance_breakers(&mut self, service: &EffectiveService, now: Instant, chance: Chance<'_>) {
         for backend in &service.backends {
             let Some(known) = self.known.get_mut(&target_id(service, backend)) else { continue };
-            known.spared = None;
+            known.not_ejected = None;
             let Some(policy) = &service.service.circuit_breaker else {
                 known.breaker = Breaker::default();
                 continue;
             };
-            let moment = Moment { is_down: known.is_down(service), now, chance: chance() };
+            let inputs = Inputs { is_down: known.is_down(service), now, chance: chance() };
             if matches!(known.breaker.circuit(), Circuit::HalfOpen { .. })
                 && let Some(failures) = known.breaker.failures(policy, now)
             {
-                known.breaker.open(policy, failures.to_string(), moment);
+                known.breaker.open(policy, failures.to_string(), inputs);
             }
-            known.breaker.advance(policy, moment);
+            known.breaker.advance(policy, inputs);
         }
     }
 
-    /// Opens the breakers of backends whose flows fail, as far as enough others are left; returns whether there is any.
+    /// Opens the breakers of backends whose flows fail, if enough others are left; returns whether any was opened.
     fn eject(
         &mut self,
         service: &EffectiveService,
@@ -140,10 +139,10 @@ impl Pool {
         let failures = |(place, (backend, condition)): (usize, (&EffectiveBackend, &Condition))| {
             let known = self.known.get(&target_id(service, backend))?;
             let failures = known.breaker.failures(policy, now)?;
-            (condition.state == BackendState::Up).then_some(Suspect { place, failures })
+            (condition.state == BackendState::Up).then_some(Outlier { place, failures })
         };
-        let suspects: Vec<Suspect> = with_conditions().enumerate().filter_map(failures).collect();
-        if suspects.is_empty() {
+        let outliers: Vec<Outlier> = with_conditions().enumerate().filter_map(failures).collect();
+        if outliers.is_empty() {
             return false;
         }
         let candidates = self.candidates(service, conditions);
@@ -152,26 +151,26 @@ impl Pool {
             .map(|condition| matches!(condition.state, BackendState::Ejected | BackendState::HalfOpen))
             .collect();
         let chosen =
-            eject(&candidates, &is_ejected, selection.needed, policy.max_ejected(), suspects.clone());
-        for suspect in suspects {
-            let Some(known) = self.known.get_mut(&target_id(service, &service.backends[suspect.place]))
+            eject(&candidates, &is_ejected, selection.needed, policy.max_ejected(), outliers.clone());
+        for outlier in outliers {
+            let Some(known) = self.known.get_mut(&target_id(service, &service.backends[outlier.place]))
             else {
                 continue;
             };
-            if chosen.contains(&suspect) {
-                let moment = Moment { is_down: false, now, chance: chance() };
-                known.breaker.open(policy, suspect.failures.to_string(), moment);
+            if chosen.contains(&outlier) {
+                let inputs = Inputs { is_down: false, now, chance: chance() };
+                known.breaker.open(policy, outlier.failures.to_string(), inputs);
             } else {
-                known.spared = Some(format!(
+                known.not_ejected = Some(format!(
                     "{}; not ejected, because too few backends would be left (max_ejected, panic_threshold)",
-                    suspect.failures
+                    outlier.failures
                 ));
             }
         }
         !chosen.is_empty()
     }
 
-    /// What each of a service's backends is to do.
+    /// The states of a service's backends.
     fn conditions(&self, service: &EffectiveService) -> (Selection, Vec<Condition>) {
         let alone = service.backends.iter().map(|backend| {
             let hop = self.next_hops.get(&backend.backend.address.ip());
@@ -195,21 +194,21 @@ impl Pool {
         (selection, conditions)
     }
 
-    /// What is known of each of a service's backends by itself, where these are their conditions.
+    /// A service's backends as candidates, given their own states.
     fn candidates(&self, service: &EffectiveService, conditions: &[Condition]) -> Vec<Candidate> {
         let candidate = |(backend, alone): (&EffectiveBackend, &Condition)| {
             let known = self.known.get(&target_id(service, backend));
             let is_wanted = backend.admin != AdminState::Draining
                 && backend.backend.weight > 0
                 && !known.is_some_and(|known| known.agent.drains());
-            let ability = if is_wanted { ability(alone.state) } else { Ability::Unwanted };
-            Candidate { is_backup: backend.backend.backup, ability }
+            let eligibility = if is_wanted { eligibility(alone.state) } else { Eligibility::Excluded };
+            Candidate { is_backup: backend.backend.backup, eligibility }
         };
         service.backends.iter().zip(conditions).map(candidate).collect()
     }
 }
 
-/// What a backend does, by what is known of it. What keeps packets from it comes first.
+/// A backend's own state. What keeps packets from it comes first.
 fn condition(
     service: &EffectiveService,
     backend: &EffectiveBackend,
@@ -248,7 +247,7 @@ fn condition(
             (BackendState::Up, up)
         }),
     };
-    // What keeps packets from it hides neither that it takes no flows afterwards, nor that it goes.
+    // The reason also says that it drains.
     let reason = match drains {
         Some(why) if state != BackendState::Draining => format!("{reason}; {why}"),
         _ => reason,
@@ -256,7 +255,7 @@ fn condition(
     Condition { state, reason }
 }
 
-/// Why a backend that works takes no new flows, where it is not to.
+/// Why a backend that works takes no new flows, if it drains.
 fn drains(service: &EffectiveService, backend: &EffectiveBackend) -> Option<&'static str> {
     match (service.admin, backend.admin) {
         _ if backend.is_leaving => Some(leaves(service, backend)),
@@ -267,7 +266,7 @@ fn drains(service: &EffectiveService, backend: &EffectiveBackend) -> Option<&'st
     }
 }
 
-/// Why a backend leaves.
+/// Why a backend is being removed.
 fn leaves(service: &EffectiveService, backend: &EffectiveBackend) -> &'static str {
     match backend.origin {
         _ if service.is_leaving => "its service was removed: it is removed once its flows have ended",
@@ -278,30 +277,32 @@ fn leaves(service: &EffectiveService, backend: &EffectiveBackend) -> &'static st
     }
 }
 
-/// What a backend that is wanted could do, by the state that it has by itself.
-fn ability(alone: BackendState) -> Ability {
+/// Whether a backend that is not excluded can take flows, by its own state.
+fn eligibility(alone: BackendState) -> Eligibility {
     match alone {
-        BackendState::Up | BackendState::Standby => Ability::Up,
-        BackendState::Checking | BackendState::HalfOpen => Ability::Unproven,
-        BackendState::Down | BackendState::Panic | BackendState::Ejected => Ability::Unwell,
-        BackendState::Unresolved => Ability::Unreachable,
-        BackendState::Draining => Ability::Unwanted,
+        BackendState::Up | BackendState::Standby => Eligibility::Up,
+        BackendState::Checking | BackendState::HalfOpen => Eligibility::Pending,
+        BackendState::Down | BackendState::Panic | BackendState::Ejected => Eligibility::Failing,
+        BackendState::Unresolved => Eligibility::Unreachable,
+        BackendState::Draining => Eligibility::Excluded,
     }
 }
 
-/// What a backend does beside the others.
+/// Adjusts a backend's state to those of the others.
 fn choose(service: &EffectiveService, candidate: &Candidate, selection: &Selection, alone: &mut Condition) {
     let Condition { state, reason } = alone;
-    match (candidate.ability, candidate.is_backup, selection.chosen) {
-        (Ability::Up, true, Chosen::Primaries) => {
+    match (candidate.eligibility, candidate.is_backup, selection.chosen) {
+        (Eligibility::Up, true, Chosen::Primaries) => {
             *state = BackendState::Standby;
             *reason = format!("{reason}; backup, on standby while others are up");
         }
-        (Ability::Unproven, true, Chosen::Primaries) if *state == BackendState::HalfOpen => {
+        (Eligibility::Pending, true, Chosen::Primaries) if *state == BackendState::HalfOpen => {
             *state = BackendState::Standby;
         }
-        (Ability::Up, true, _) => *reason = format!("{reason}; backup, in use because {}", selection.words()),
-        (Ability::Unwell, _, Chosen::All) => {
+        (Eligibility::Up, true, _) => {
+            *reason = format!("{reason}; backup, in use because {}", selection.words())
+        }
+        (Eligibility::Failing, _, Chosen::All) => {
             *state = BackendState::Panic;
             *reason = format!("{reason}; takes flows anyway: {}", too_few(service, selection));
         }
@@ -309,7 +310,7 @@ fn choose(service: &EffectiveService, candidate: &Candidate, selection: &Selecti
     }
 }
 
-/// Why a service uses backends that are down.
+/// Why a service is in panic.
 fn too_few(service: &EffectiveService, selection: &Selection) -> String {
     let Selection { up, primaries, needed, .. } = selection;
     let threshold = service.service.panic_threshold;

@@ -1,4 +1,4 @@
-//! What follows from a service's definition alone.
+//! What a service's definition alone determines.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,23 +10,30 @@ use crate::health::TargetId;
 use crate::model::{self, Effective, EffectiveBackend, EffectiveService, FlowTracking, Via};
 use crate::plan::wanted::Sources;
 
-/// A first check that takes longer is not waited for.
+/// The longest wait for a first check.
 const LONGEST_FIRST_CHECK: Duration = Duration::from_secs(15);
 
-/// What a service's packets are addressed to.
+/// The destination of a service's packets: its key in the tables.
 pub fn vip(service: &EffectiveService) -> Endpoint {
-    let protocol = match service.service.protocol {
-        model::Protocol::Tcp => Protocol::TCP,
-        model::Protocol::Udp => Protocol::UDP,
-    };
-    let vip = service.service.vip;
-    let first = Endpoint::from_socket(vip.first(), protocol);
+    endpoint(service.service.vip, service.service.protocol)
+}
+
+/// The same by VIP and protocol.
+pub fn endpoint(vip: model::Vip, protocol: model::Protocol) -> Endpoint {
+    let first = Endpoint::from_socket(vip.first(), number(protocol));
     if vip.is_range() { first.range() } else { first }
 }
 
-/// By what name a backend is known.
+const fn number(protocol: model::Protocol) -> Protocol {
+    match protocol {
+        model::Protocol::Tcp => Protocol::TCP,
+        model::Protocol::Udp => Protocol::UDP,
+    }
+}
+
+/// The identity of a backend.
 pub fn target_id(service: &EffectiveService, backend: &EffectiveBackend) -> TargetId {
-    TargetId { service: service.service.name.clone(), backend: backend.backend.address }
+    TargetId { service: service.service.name.clone(), vip: vip(service), backend: backend.backend.address }
 }
 
 pub(super) fn pairs(effective: &Effective) -> impl Iterator<Item = (&EffectiveService, &EffectiveBackend)> {
@@ -36,20 +43,16 @@ pub(super) fn pairs(effective: &Effective) -> impl Iterator<Item = (&EffectiveSe
         .flat_map(|service| service.backends.iter().map(move |backend| (service, backend)))
 }
 
-/// The endpoint whose packets answer its checks, where those go to the VIP.
+/// The endpoint whose packets answer its checks, if those go to the VIP.
 pub(super) fn checked_at(service: &model::Service) -> Option<Endpoint> {
     let check = service.check();
-    let protocol = match check.probe.transport()? {
-        model::Protocol::Tcp => Protocol::TCP,
-        model::Protocol::Udp => Protocol::UDP,
-    };
+    let protocol = number(check.probe.transport()?);
     let first = service.vip.first();
     let at = SocketAddr::new(first.ip(), check.port.unwrap_or(first.port()));
     (check.via == Via::Vip).then(|| Endpoint::from_socket(at, protocol))
 }
 
-/// By when a backend's first check has ended, counted from when it came: its next hop is found out, it waits for its turn, and
-/// times out.
+/// The time in which a new backend's first check ends: its next hop is resolved, and the check waits for its turn and times out.
 pub(super) fn first_check(service: &model::Service) -> Duration {
     let check = service.check();
     (Duration::from_secs(2) + check.interval + check.timeout).min(LONGEST_FIRST_CHECK)
@@ -60,14 +63,14 @@ pub(super) fn follows(service: &model::Service) -> bool {
     service.agent.is_some() || service.feedback.is_some_and(|feedback| feedback.latency)
 }
 
-/// Whether every flow is recorded: where the operator wants it, and where a packet has to be told from a flow's first
-/// and UDP has nothing to tell it by.
+/// Whether every flow is recorded: if the operator wants it, and for rate limits of UDP, whose packets do not show which one is a
+/// flow's first.
 pub(super) fn records_flows(service: &model::Service) -> bool {
     let is_rated = service.protocol == model::Protocol::Udp && service.new_flow_rate != 0;
     service.flow_tracking == FlowTracking::Always || is_rated
 }
 
-/// The bits of its affinity, of an address as the tables hold it: IPv4 is the last 32 bits of 128.
+/// The prefix length of its affinity, for addresses as in the tables: IPv4 is the last 32 bits of 128.
 pub(super) fn affinity_bits(service: &model::Service) -> u8 {
     let is_v4 = service.vip.is_ipv4();
     match service.affinity.bits(is_v4) {
@@ -77,7 +80,7 @@ pub(super) fn affinity_bits(service: &model::Service) -> u8 {
     }
 }
 
-/// Whom it lets in. With a list of those that are allowed, nobody else is.
+/// Its allowed and denied clients. With a list of allowed ones, all others are denied.
 pub(super) fn sources(service: &model::Service) -> Sources {
     let verdicts = [(&service.allow, SourceVerdict::Allow), (&service.deny, SourceVerdict::Deny)];
     let mut sources: Sources = verdicts

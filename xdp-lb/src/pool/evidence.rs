@@ -1,4 +1,4 @@
-//! How a backend treats its new flows, by the datapath's counters. Pure.
+//! How many of a backend's new flows fail, by the datapath's counters. Pure.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 /// A backend's recent counters.
 #[derive(Clone, Debug, Default)]
 pub struct Evidence {
-    /// The oldest first; no older than a window, but for the first.
+    /// The oldest first; all but the first are within the window.
     samples: VecDeque<Sample>,
 }
 
@@ -19,17 +19,17 @@ struct Sample {
     resets: u64,
 }
 
-/// What became of flows.
+/// Failed flows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Failures {
-    /// How many began.
+    /// How many flows there were.
     pub flows: u64,
-    /// How many of them the backend has reset or left without an answer, at least.
+    /// How many of them, at least, the backend has reset or not answered.
     pub failed: u64,
 }
 
 impl Failures {
-    /// How many of a hundred failed.
+    /// How many percent failed.
     pub fn percent(self) -> u8 {
         (self.failed.min(self.flows) * 100).checked_div(self.flows).unwrap_or(0) as u8
     }
@@ -42,10 +42,10 @@ impl fmt::Display for Failures {
 }
 
 impl Evidence {
-    /// Takes in the counters of now: flows that began, SYNs that were accepted, and resets.
-    pub fn see(&mut self, window: Duration, began: u64, accepted: u64, resets: u64, now: Instant) {
+    /// Records the current counters: new flows, accepted SYNs and resets.
+    pub fn record(&mut self, window: Duration, began: u64, accepted: u64, resets: u64, now: Instant) {
         let sample = Sample { at: now, began, accepted, resets };
-        // Counters that begin anew are another backend's.
+        // Counters that restart are those of another backend.
         if self
             .samples
             .back()
@@ -59,11 +59,11 @@ impl Evidence {
         }
     }
 
-    /// What became of the flows of the window. A flow that was refused is both reset and not accepted, so the failures are
-    /// the larger of the two counts and not their sum.
+    /// The failed flows of the window. A refused flow is both reset and not accepted, so the failures are the larger of the two
+    /// counts, not their sum.
     pub fn failures(&self) -> Option<Failures> {
         let (first, last) = (self.samples.front()?, self.samples.back()?);
-        // A SYN of the last moment may be answered in the next.
+        // A SYN of the last second may still be answered.
         let before_last = self.samples.iter().rev().nth(1)?;
         let flows = last.began - first.began;
         let asked = before_last.began - first.began;
@@ -84,22 +84,22 @@ mod tests {
         let begin = Instant::now();
         let mut evidence = Evidence::default();
         let mut sum = [1000, 900, 50];
-        evidence.see(WINDOW, sum[0], sum[1], sum[2], begin);
+        evidence.record(WINDOW, sum[0], sum[1], sum[2], begin);
         for (second, more) in (1..).zip(seconds) {
             sum = std::array::from_fn(|at| sum[at] + more[at]);
-            evidence.see(WINDOW, sum[0], sum[1], sum[2], begin + Duration::from_secs(second));
+            evidence.record(WINDOW, sum[0], sum[1], sum[2], begin + Duration::from_secs(second));
         }
         evidence.failures()
     }
 
     #[test]
-    fn flows_that_are_accepted_and_not_reset_are_well() {
+    fn accepted_flows_without_a_reset_do_not_fail() {
         assert_eq!(failures(&[[10, 10, 0]; 5]), Some(Failures { flows: 50, failed: 0 }));
         assert_eq!(failures(&[]), None);
     }
 
     #[test]
-    fn a_syn_of_the_last_second_may_be_answered_yet() {
+    fn a_syn_of_the_last_second_may_still_be_answered() {
         assert_eq!(failures(&[[10, 10, 0], [10, 0, 0]]), Some(Failures { flows: 20, failed: 0 }));
         assert_eq!(failures(&[[10, 10, 0], [10, 0, 0], [0, 0, 0]]), Some(Failures { flows: 20, failed: 10 }));
         // Nor is one whose answer came in the second after a failure.
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flow_that_is_refused_fails_once() {
+    fn a_refused_flow_counts_once() {
         assert_eq!(failures(&[[10, 0, 10], [0, 0, 0]]), Some(Failures { flows: 10, failed: 10 }));
         // Half are refused, and half of the others are reset later: ten are sure to have failed.
         let mixed = failures(&[[20, 10, 15], [0, 0, 0]]);
@@ -115,24 +115,24 @@ mod tests {
     }
 
     #[test]
-    fn more_resets_than_flows_are_no_more_than_all() {
+    fn more_resets_than_flows_count_as_100_percent() {
         assert_eq!(failures(&[[2, 2, 40], [0, 0, 0]]).map(Failures::percent), Some(100));
         assert_eq!(failures(&[[0, 0, 40], [0, 0, 0]]).map(Failures::percent), Some(0), "of older flows");
     }
 
     #[test]
-    fn what_is_older_than_the_window_is_forgotten() {
+    fn samples_older_than_the_window_are_dropped() {
         let mut seconds = vec![[10, 0, 10]; 5];
         seconds.extend([[10, 10, 0]; 10]);
         assert_eq!(failures(&seconds), Some(Failures { flows: 100, failed: 0 }));
     }
 
     #[test]
-    fn counters_that_begin_anew_are_no_evidence() {
+    fn restarted_counters_are_not_evidence() {
         let begin = Instant::now();
         let mut evidence = Evidence::default();
-        evidence.see(WINDOW, 1000, 1000, 0, begin);
-        evidence.see(WINDOW, 0, 0, 0, begin + Duration::from_secs(1));
+        evidence.record(WINDOW, 1000, 1000, 0, begin);
+        evidence.record(WINDOW, 0, 0, 0, begin + Duration::from_secs(1));
         assert_eq!(evidence.failures(), None);
     }
 }

@@ -1,5 +1,4 @@
-//! Whether the established flows of a backend that fails stay or end. Pure: the time, and what the datapath counted, are
-//! passed in.
+//! Whether the established flows of a failing backend stay or end. Pure: clock and counters are passed in.
 
 use std::time::{Duration, Instant};
 
@@ -8,52 +7,51 @@ use xdp_lb_common::tables::Traffic;
 
 use crate::model::DownPolicy;
 
-/// Who says that a backend fails.
+/// Why a backend is failing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Verdict {
-    /// Its health check, its agent, or its silence where this host asks for its Ethernet address.
+pub enum Cause {
+    /// Its health check or agent says so, or it does not answer ARP or NDP.
     Down,
-    /// Its circuit breaker: a part of its flows fails.
+    /// Its circuit breaker is open, because some of its flows fail.
     Ejected,
-    /// Nobody: this host has no way to it, which says nothing of the backend.
-    Here,
+    /// This host has no route to it, which says nothing about the backend.
+    Local,
 }
 
-/// A backend that takes no new flows since something speaks against it.
+/// A failing backend, which takes no new flows.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Failing {
-    verdict: Verdict,
+    cause: Cause,
     since: Instant,
-    /// How many packets it had sent, and how many had asked for one, when that was looked at last.
+    /// The last counts of packets from it, and of packets that asked it for an answer.
     counted: Option<(u64, u64)>,
-    /// When it was last seen to answer anybody; at first, when it began to fail.
+    /// When it was last seen to answer anybody; initially, when it began to fail.
     answered: Instant,
-    /// When clients were first and last seen to ask for an answer since then.
+    /// When clients were first and last seen to ask for an answer after that.
     asked: Option<(Instant, Instant)>,
-    /// Why its flows have ended, in words, once they have.
+    /// Why its flows have ended, as text, once they have.
     ended: Option<String>,
 }
 
 impl Failing {
-    /// One that fails from now on.
-    pub fn new(verdict: Verdict, now: Instant) -> Self {
-        Self { verdict, since: now, counted: None, answered: now, asked: None, ended: None }
+    /// A backend that is failing from now on.
+    pub fn new(cause: Cause, now: Instant) -> Self {
+        Self { cause, since: now, counted: None, answered: now, asked: None, ended: None }
     }
 
-    /// One whose flows an earlier daemon has ended.
-    pub fn ended(verdict: Verdict, now: Instant) -> Self {
-        Self { ended: Some("before the daemon started".into()), ..Self::new(verdict, now) }
+    /// A backend whose flows an earlier daemon has ended.
+    pub fn ended(cause: Cause, now: Instant) -> Self {
+        Self { ended: Some("before the daemon started".into()), ..Self::new(cause, now) }
     }
 
-    /// The same backend by another verdict. What has ended stays so while nobody calls the backend well; that its breaker is
-    /// what is left says that its checks do.
+    /// The same backend with another cause. Ended flows stay so until a check succeeds, which it has if only the breaker is left.
     #[must_use]
-    pub fn judged(self, verdict: Verdict, now: Instant) -> Self {
-        if self.verdict == verdict {
+    pub fn with_cause(self, cause: Cause, now: Instant) -> Self {
+        if self.cause == cause {
             return self;
         }
-        let ended = self.ended.filter(|_| verdict != Verdict::Ejected);
-        Self { ended, ..Self::new(verdict, now) }
+        let ended = self.ended.filter(|_| cause != Cause::Ejected);
+        Self { ended, ..Self::new(cause, now) }
     }
 
     /// Whether its flows have ended.
@@ -61,14 +59,14 @@ impl Failing {
         self.ended.is_some()
     }
 
-    /// Whether [`see`](Self::see) is to be called, and often.
+    /// Whether [`record`](Self::record) must be called often.
     pub fn is_watched(&self, policy: DownPolicy) -> bool {
-        let may_end = self.verdict != Verdict::Here && !self.is_ended();
+        let may_end = self.cause != Cause::Local && !self.is_ended();
         may_end && matches!(policy, DownPolicy::OnceSilent(_))
     }
 
-    /// Takes in what the datapath has counted for it.
-    pub fn see(&mut self, traffic: &Traffic, now: Instant) {
+    /// Records the datapath's counters of it.
+    pub fn record(&mut self, traffic: &Traffic, now: Instant) {
         let counted = (traffic.packets_out, traffic.asked);
         let Some((answers, asked)) = self.counted.replace(counted) else { return };
         if counted.0 != answers {
@@ -80,7 +78,7 @@ impl Failing {
         }
     }
 
-    /// Whether [`advance`](Self::advance) would end its flows for its silence.
+    /// Whether [`advance`](Self::advance) would end its flows because it is silent.
     pub fn is_due(&self, policy: DownPolicy, now: Instant) -> bool {
         match policy {
             DownPolicy::OnceSilent(grace) => self.is_watched(policy) && self.is_silent(grace, now),
@@ -88,15 +86,15 @@ impl Failing {
         }
     }
 
-    /// Moves on by the time; returns when time alone ends its flows.
+    /// Ends its flows if it is time; returns when time alone ends them.
     pub fn advance(&mut self, policy: DownPolicy, now: Instant) -> Option<Instant> {
         if self.is_ended() {
             return None;
         }
-        match (self.verdict, policy) {
-            (Verdict::Here, _) | (_, DownPolicy::Keep) => {}
-            (Verdict::Down, DownPolicy::Reset) => self.ended = Some("on_down is \"reset\"".into()),
-            (Verdict::Down, DownPolicy::After(timeout)) => {
+        match (self.cause, policy) {
+            (Cause::Local, _) | (_, DownPolicy::Keep) => {}
+            (Cause::Down, DownPolicy::Reset) => self.ended = Some("on_down is \"reset\"".into()),
+            (Cause::Down, DownPolicy::After(timeout)) => {
                 let end = self.since + timeout;
                 if end > now {
                     return Some(end);
@@ -106,27 +104,27 @@ impl Failing {
             (_, DownPolicy::OnceSilent(grace)) if self.is_silent(grace, now) => {
                 self.ended = Some(format!("it was silent for {}", format_duration(grace)));
             }
-            (_, DownPolicy::OnceSilent(_)) | (Verdict::Ejected, _) => {}
+            (_, DownPolicy::OnceSilent(_)) | (Cause::Ejected, _) => {}
         }
         None
     }
 
-    /// Whether it has answered nobody for so long, though clients asked all along. A client whose question is lost asks
-    /// again, later each time (RFC 6298): after a silence of twice that time, one question is enough.
+    /// Whether it has answered nobody for this long although clients kept asking. A client retransmits at growing intervals (RFC
+    /// 6298), so after a silence of twice that time, one packet is enough.
     fn is_silent(&self, grace: Duration, now: Instant) -> bool {
         let Some((first, last)) = self.asked else { return false };
         let asked_all_along = last - first >= grace / 2;
         now - first >= grace && (asked_all_along || now - self.answered >= 2 * grace)
     }
 
-    /// What becomes of its flows, in words.
+    /// What happens to its flows, as text.
     pub fn words(&self, policy: DownPolicy) -> String {
-        match (&self.ended, self.verdict, policy) {
+        match (&self.ended, self.cause, policy) {
             (Some(why), ..) => format!("established flows have ended: {why}"),
-            (None, Verdict::Down, DownPolicy::After(timeout)) => {
+            (None, Cause::Down, DownPolicy::After(timeout)) => {
                 format!("established flows are kept for {}", format_duration(timeout))
             }
-            (None, Verdict::Down | Verdict::Ejected, DownPolicy::OnceSilent(_)) => {
+            (None, Cause::Down | Cause::Ejected, DownPolicy::OnceSilent(_)) => {
                 "established flows are kept while it answers".into()
             }
             _ => "established flows are kept".into(),
@@ -149,19 +147,13 @@ mod tests {
 
     /// A backend that fails from 0 on, looked at every 250 ms, whose clients ask and which answers at these times (ms):
     /// when its flows end.
-    fn ends(
-        policy: DownPolicy,
-        verdict: Verdict,
-        asked: &[u64],
-        answered: &[u64],
-        until: u64,
-    ) -> Option<u64> {
+    fn ends(policy: DownPolicy, cause: Cause, asked: &[u64], answered: &[u64], until: u64) -> Option<u64> {
         let begin = Instant::now();
-        let mut failing = Failing::new(verdict, begin);
+        let mut failing = Failing::new(cause, begin);
         (0..=until).step_by(250).find(|at| {
             let count = |times: &[u64]| times.iter().filter(|time| *time <= at).count() as u64;
             let traffic = Traffic { packets_out: count(answered), asked: count(asked), ..Traffic::default() };
-            failing.see(&traffic, begin + millis(*at));
+            failing.record(&traffic, begin + millis(*at));
             failing.advance(policy, begin + millis(*at));
             failing.is_ended()
         })
@@ -173,12 +165,12 @@ mod tests {
     }
 
     #[test]
-    fn flows_end_once_a_backend_has_answered_nobody_for_the_grace() {
-        for verdict in [Verdict::Down, Verdict::Ejected] {
-            assert_eq!(ends(AUTO, verdict, &every(100, 9000), &[], 9000), Some(2250));
+    fn flows_end_once_a_backend_has_been_silent_for_the_grace() {
+        for cause in [Cause::Down, Cause::Ejected] {
+            assert_eq!(ends(AUTO, cause, &every(100, 9000), &[], 9000), Some(2250));
             // It answered once more, at 3 s.
             let answered = [300, 900, 1700, 3000];
-            assert_eq!(ends(AUTO, verdict, &every(100, 9000), &answered, 9000), Some(5250));
+            assert_eq!(ends(AUTO, cause, &every(100, 9000), &answered, 9000), Some(5250));
         }
     }
 
@@ -186,69 +178,69 @@ mod tests {
     fn flows_stay_while_it_answers_anybody() {
         for between in [200, 1000, 1700] {
             let answered = every(between, 60_000);
-            assert_eq!(ends(AUTO, Verdict::Down, &every(50, 60_000), &answered, 60_000), None, "{between}");
+            assert_eq!(ends(AUTO, Cause::Down, &every(50, 60_000), &answered, 60_000), None, "{between}");
         }
     }
 
     #[test]
-    fn where_nobody_asks_nothing_ends() {
-        assert_eq!(ends(AUTO, Verdict::Down, &[], &[], 600_000), None);
+    fn without_packets_from_clients_nothing_ends() {
+        assert_eq!(ends(AUTO, Cause::Down, &[], &[], 600_000), None);
     }
 
     #[test]
-    fn one_question_that_is_lost_among_answers_ends_nothing() {
+    fn one_lost_packet_among_answers_ends_nothing() {
         // Asked at 1 s, asked again at 1.4 s, answered; and then silence, since nobody asks.
-        assert_eq!(ends(AUTO, Verdict::Down, &[1000, 1400], &[1500], 60_000), None);
+        assert_eq!(ends(AUTO, Cause::Down, &[1000, 1400], &[1500], 60_000), None);
     }
 
     #[test]
-    fn one_client_that_asks_ever_more_rarely_is_enough() {
+    fn one_retransmitting_client_is_enough() {
         // The retransmissions of one flow, as Linux times them.
-        assert_eq!(ends(AUTO, Verdict::Down, &[1, 200, 600, 1400, 3000], &[], 60_000), Some(2250));
+        assert_eq!(ends(AUTO, Cause::Down, &[1, 200, 600, 1400, 3000], &[], 60_000), Some(2250));
         // It had been silent for some time when the check failed: the next one comes late.
-        assert_eq!(ends(AUTO, Verdict::Down, &[1000, 4200], &[], 60_000), Some(4000));
+        assert_eq!(ends(AUTO, Cause::Down, &[1000, 4200], &[], 60_000), Some(4000));
     }
 
     #[test]
     fn without_replies_flows_stay_for_the_timeout() {
         let policy = DownPolicy::After(Duration::from_secs(30));
-        assert_eq!(ends(policy, Verdict::Down, &every(100, 60_000), &[], 60_000), Some(30_000));
-        assert_eq!(ends(policy, Verdict::Ejected, &every(100, 60_000), &[], 60_000), None);
+        assert_eq!(ends(policy, Cause::Down, &every(100, 60_000), &[], 60_000), Some(30_000));
+        assert_eq!(ends(policy, Cause::Ejected, &every(100, 60_000), &[], 60_000), None);
         let now = Instant::now();
-        let mut failing = Failing::new(Verdict::Down, now);
+        let mut failing = Failing::new(Cause::Down, now);
         assert_eq!(failing.advance(policy, now), Some(now + Duration::from_secs(30)));
     }
 
     #[test]
-    fn whoever_wants_flows_kept_or_reset_has_it_so() {
+    fn on_down_keep_keeps_flows_and_reset_ends_them() {
         let asked = every(100, 60_000);
-        assert_eq!(ends(DownPolicy::Keep, Verdict::Down, &asked, &[], 60_000), None);
-        assert_eq!(ends(DownPolicy::Reset, Verdict::Down, &asked, &asked, 60_000), Some(0));
-        assert_eq!(ends(DownPolicy::Reset, Verdict::Ejected, &asked, &asked, 60_000), None);
+        assert_eq!(ends(DownPolicy::Keep, Cause::Down, &asked, &[], 60_000), None);
+        assert_eq!(ends(DownPolicy::Reset, Cause::Down, &asked, &asked, 60_000), Some(0));
+        assert_eq!(ends(DownPolicy::Reset, Cause::Ejected, &asked, &asked, 60_000), None);
     }
 
     #[test]
-    fn the_trouble_of_this_host_ends_nothing_and_is_not_counted_for_later() {
+    fn problems_of_this_host_end_nothing_and_do_not_count_later() {
         let after = DownPolicy::After(GRACE);
         for policy in [AUTO, DownPolicy::Keep, DownPolicy::Reset, after] {
-            assert_eq!(ends(policy, Verdict::Here, &every(100, 60_000), &[], 60_000), None, "{policy:?}");
+            assert_eq!(ends(policy, Cause::Local, &every(100, 60_000), &[], 60_000), None, "{policy:?}");
         }
         let begin = Instant::now();
         let later = begin + Duration::from_secs(60);
-        let mut failing = Failing::new(Verdict::Here, begin).judged(Verdict::Down, later);
+        let mut failing = Failing::new(Cause::Local, begin).with_cause(Cause::Down, later);
         assert_eq!(failing.advance(after, later), Some(later + GRACE));
     }
 
     #[test]
-    fn what_has_ended_stays_so_until_its_checks_succeed() {
+    fn ended_flows_stay_ended_until_checks_succeed() {
         let now = Instant::now();
-        let mut failing = Failing::new(Verdict::Down, now);
+        let mut failing = Failing::new(Cause::Down, now);
         failing.advance(DownPolicy::Reset, now);
-        let here = failing.judged(Verdict::Here, now);
+        let here = failing.with_cause(Cause::Local, now);
         assert!(here.is_ended());
-        let down = here.judged(Verdict::Down, now);
+        let down = here.with_cause(Cause::Down, now);
         assert!(down.is_ended());
-        assert!(!down.judged(Verdict::Ejected, now).is_ended());
+        assert!(!down.with_cause(Cause::Ejected, now).is_ended());
     }
 
     proptest! {
@@ -260,7 +252,7 @@ mod tests {
             answered in prop::collection::btree_set(0u64..20_000, 0..20),
         ) {
             let (asked, answered): (Vec<_>, Vec<_>) = (asked.into_iter().collect(), answered.into_iter().collect());
-            let ended = ends(AUTO, Verdict::Down, &asked, &answered, 20_000);
+            let ended = ends(AUTO, Cause::Down, &asked, &answered, 20_000);
             if let Some(ended) = ended {
                 // A look is a quarter of a second behind at most.
                 let quiet_from = ended.saturating_sub(2000);
@@ -269,7 +261,7 @@ mod tests {
             }
             let always = every(100, 30_000);
             let last = answered.last().copied().unwrap_or(0);
-            let ended = ends(AUTO, Verdict::Down, &always, &answered, 30_000);
+            let ended = ends(AUTO, Cause::Down, &always, &answered, 30_000);
             prop_assert!(ended.is_some_and(|ended| ended <= last + 2750), "{ended:?} after {last}");
         }
     }

@@ -1,26 +1,25 @@
-//! Which weights change, and when: each change moves slots of the ring. Pure: the time is passed in.
+//! Which weights change, and when: each change moves slots of the ring. Pure: the clock is passed in.
 
 use std::time::Instant;
 
 use crate::model::Feedback;
 
-/// How much of its configured weight a backend has and is to have, in percent.
+/// How much of its configured weight a backend has and should have, in percent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Part {
-    /// What it has.
+    /// Its present part.
     pub present: u16,
-    /// What it should have by all that is known.
+    /// The part that it should have.
     pub wanted: u16,
-    /// Whether it has slots of the ring: without, a change of its weight moves none.
+    /// Whether it has slots of the ring; if not, a change of its weight moves none.
     pub is_in_ring: bool,
 }
 
-/// What each of a service's backends gets of its weight from now on, and whether that moves slots. `changed` is when slots
-/// moved last.
+/// The part of its weight that each of a service's backends gets from now on, and whether that moves slots. `changed` is when
+/// slots moved last.
 ///
-/// One that has no slots gets what it should have. Of the others those change that are far from it, all at once: by
-/// `min_change` or more, or where they are to have the whole again, which is where they would stay; and not before `hold` is
-/// over.
+/// A backend without slots gets what it should have. The others change together, once `hold` is over: those that are off by
+/// `min_change` or more, and those that should have their whole weight again.
 pub(crate) fn damped(
     parts: &[Part],
     policy: Feedback,
@@ -36,11 +35,10 @@ pub(crate) fn damped(
     (parts.iter().map(percent).collect(), parts.iter().any(moves))
 }
 
-/// Weights in proportion to `weights`, each with this percentage of it. None becomes 0, and all stay as they are
-/// where each has the whole.
+/// `weights` times their percentages, scaled. None becomes 0, and all stay the same if each has 100 %.
 ///
-/// The ring follows from the proportions alone, so that small weights can be divided, too: these are as large as they
-/// can be without a fraction.
+/// Only the proportions matter for the ring. So the results are scaled up as far as they fit, which keeps fractions of small
+/// weights.
 pub(crate) fn scaled(weights: &[(u16, u16)]) -> Vec<u16> {
     if weights.iter().all(|(_, percent)| *percent == 100) {
         return weights.iter().map(|(weight, _)| *weight).collect();
@@ -48,7 +46,7 @@ pub(crate) fn scaled(weights: &[(u16, u16)]) -> Vec<u16> {
     let exact = |(weight, percent): &(u16, u16)| u64::from(*weight) * u64::from(*percent);
     let largest = weights.iter().map(exact).max().unwrap_or(0).max(u64::from(u16::MAX));
     let fits = |weight: u64| (weight * u64::from(u16::MAX)).div_ceil(largest) as u16;
-    // What has no percent of its weight gets no flows for another reason, and keeps a place.
+    // A backend with 0 % gets no flows for another reason, and keeps a weight.
     weights.iter().map(|it| if it.0 == 0 { 0 } else { fits(exact(it)).max(1) }).collect()
 }
 
@@ -68,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn a_small_change_is_left_but_the_whole_is_come_back_to() {
+    fn small_changes_wait_but_a_return_to_the_whole_weight_does_not() {
         let now = Instant::now();
         for (present, wanted, becomes) in [
             (100, 91, 100),
@@ -87,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_are_far_change_together_and_then_rest() {
+    fn all_large_changes_happen_together_and_then_wait_for_hold() {
         let (now, policy) = (Instant::now(), Feedback::default());
         let parts = [part(100, 50), part(100, 95), part(100, 20)];
         assert_eq!(damped(&parts, policy, None, now), (vec![50, 100, 20], true));
@@ -97,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn one_without_slots_has_what_it_should_at_once_and_is_no_change() {
+    fn a_backend_without_slots_changes_at_once_and_moves_none() {
         let now = Instant::now();
         let out = Part { is_in_ring: false, ..part(100, 5) };
         assert_eq!(damped(&[out, part(100, 20)], Feedback::default(), Some(now), now), (vec![5, 100], false));

@@ -1,4 +1,4 @@
-//! What is known of a backend, and what that alone has it do.
+//! What is known of a backend, and its state by that alone.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use xdp_lb_common::tables as datapath;
 
 use super::agent::AgentState;
 use super::breaker::{Breaker, Circuit};
-use super::failing::{Failing, Verdict};
+use super::failing::{Cause, Failing};
 use super::latency::{self, Average};
 use super::slow_start;
 use crate::health::Health;
@@ -18,65 +18,65 @@ use crate::plan::wanted::Path;
 /// What is known of a backend.
 #[derive(Clone, Debug)]
 pub struct Known {
-    /// What its health check says.
+    /// Its health by its check.
     pub health: Health,
-    /// Why, in words.
+    /// Why, as text.
     pub why: Option<String>,
-    /// How long the last check took, where it succeeded.
+    /// The latency of the last check, if it succeeded.
     pub latency: Option<Duration>,
-    /// How long checks took recently.
+    /// The recent latency of checks.
     pub average: Average,
-    /// What follows from all that is known.
+    /// Its state, and why.
     pub condition: Condition,
     /// Since when it is in this state.
     pub since: Instant,
-    /// What it gets of its share of new flows, in percent: less than 100 while it warms up.
+    /// The part of its share of new flows, in percent: less than 100 during slow start.
     pub portion: u8,
-    /// Whether nothing has been heard of it since it came with a whole new service.
+    /// Whether it came with a new service and its first check is pending.
     pub(super) is_fresh: bool,
-    /// Since when it warms up.
+    /// When its slow start began.
     pub(super) warming: Option<Instant>,
-    /// Whether its circuit is closed, where its service has breakers.
+    /// Its circuit breaker, if its service has breakers.
     pub breaker: Breaker,
-    /// Why it is not ejected, though its flows fail.
-    pub(super) spared: Option<String>,
-    /// What its agent says, where its service has agents.
+    /// Why it is not ejected although its flows fail.
+    pub(super) not_ejected: Option<String>,
+    /// The state of its agent, if its service has agents.
     pub agent: AgentState,
-    /// What it has of the weight that the operator gave it, in percent.
+    /// The part of its configured weight that is in effect, in percent.
     pub percent: u16,
-    /// Whether it took new flows when weights were looked at last.
+    /// Whether it took new flows when weights were last adjusted.
     pub(super) was_in_ring: bool,
-    /// Whether it may have flows: it has taken some since it is known, or an earlier daemon's tables say so.
+    /// Whether it may have flows: it has taken some, also by an earlier daemon's tables.
     pub(super) had_flows: bool,
-    /// What becomes of its flows, where something speaks against it.
+    /// What happens to its flows, if it is failing.
     pub(super) failing: Option<Failing>,
-    /// What an earlier daemon's tables had it do, where it took no new flows and nothing has been heard of it since.
+    /// Its state in an earlier daemon's tables, if it took no new flows and its first check is pending.
     pub(super) inherited: Option<datapath::BackendState>,
-    /// Why its last check could not be made, where this host could not; in words.
+    /// Why this host could not run the last check, as text.
     pub(super) trouble: Option<String>,
 }
 
-/// What a backend does, and why.
+/// A backend's state, and why.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Condition {
-    /// What it does.
+    /// Its state.
     pub state: BackendState,
-    /// Why, in words.
+    /// Why, as text.
     pub reason: String,
 }
 
-/// The way to a backend.
+/// The next hop towards a backend.
 #[derive(Clone, Debug)]
 pub(super) enum Hop {
-    /// As the tables have it that an earlier daemon left: good until something else is heard.
+    /// From an earlier daemon's tables: valid until it is resolved.
     Adopted(Path),
     Known(NextHop),
-    /// Why there is none, and the last one that there was: flows go on there as soon as it is reached again.
+    /// Why there is none, and the last one: flows continue there as soon as it is reachable again.
     Missing(NoNextHop, Option<Path>),
 }
 
 impl Hop {
-    /// How packets to whoever is behind it leave, as far as that is known.
+    /// The path of packets to it, if it is known.
     pub(super) fn path(&self) -> Option<Path> {
         match self {
             Self::Adopted(path) => Some(*path),
@@ -87,7 +87,7 @@ impl Hop {
 }
 
 impl Known {
-    /// What is known of a backend that is new.
+    /// What is known of a new backend.
     pub(super) fn new(health: Health, is_fresh: bool, now: Instant) -> Self {
         Self {
             health,
@@ -100,7 +100,7 @@ impl Known {
             is_fresh,
             warming: None,
             breaker: Breaker::default(),
-            spared: None,
+            not_ejected: None,
             agent: AgentState::new(None),
             percent: 100,
             was_in_ring: false,
@@ -111,12 +111,17 @@ impl Known {
         }
     }
 
-    /// Whether the flows that it had have ended.
+    /// Whether nothing has been decided about it yet.
+    pub(super) fn is_new(&self) -> bool {
+        self.condition.reason.is_empty()
+    }
+
+    /// Whether its flows have ended.
     pub(super) fn is_ended(&self) -> bool {
         self.failing.as_ref().is_some_and(Failing::is_ended)
     }
 
-    /// Whether it has flows that stay, or takes new ones.
+    /// Whether its flows stay, or it takes new ones.
     pub fn keeps_flows(&self) -> bool {
         match self.condition.state {
             BackendState::Down
@@ -130,7 +135,7 @@ impl Known {
         }
     }
 
-    /// What the datapath is to do with it.
+    /// Its state in the tables.
     pub(super) fn datapath_state(&self, has_path: bool) -> datapath::BackendState {
         match self.condition.state {
             state if state.takes_new_flows() => datapath::BackendState::Up,
@@ -144,19 +149,19 @@ impl Known {
         }
     }
 
-    /// Judges what becomes of its flows where it is to be in this state; returns when time alone ends them.
-    pub(super) fn judge(
+    /// Updates what happens to its flows in this state; returns when time alone ends them.
+    pub(super) fn update_failing(
         &mut self,
         state: BackendState,
         hop: Option<&Hop>,
         policy: DownPolicy,
         now: Instant,
     ) -> Option<Instant> {
-        let verdict = match (state, hop) {
-            (BackendState::Down, _) => Verdict::Down,
-            (BackendState::Ejected, _) => Verdict::Ejected,
-            (BackendState::Unresolved, Some(Hop::Missing(NoNextHop::Silent(_), _))) => Verdict::Down,
-            (BackendState::Unresolved, _) => Verdict::Here,
+        let cause = match (state, hop) {
+            (BackendState::Down, _) => Cause::Down,
+            (BackendState::Ejected, _) => Cause::Ejected,
+            (BackendState::Unresolved, Some(Hop::Missing(NoNextHop::Silent(_), _))) => Cause::Down,
+            (BackendState::Unresolved, _) => Cause::Local,
             (BackendState::Checking, _) => return None,
             _ => {
                 (self.failing, self.inherited, self.had_flows) = (None, None, true);
@@ -168,9 +173,9 @@ impl Known {
         }
         let inherited = self.inherited.take();
         let failing = match self.failing.take() {
-            Some(failing) => failing.judged(verdict, now),
-            None if inherited == Some(datapath::BackendState::Ending) => Failing::ended(verdict, now),
-            None => Failing::new(verdict, now),
+            Some(failing) => failing.with_cause(cause, now),
+            None if inherited == Some(datapath::BackendState::Ending) => Failing::ended(cause, now),
+            None => Failing::new(cause, now),
         };
         self.failing.insert(failing).advance(policy, now)
     }
@@ -180,15 +185,15 @@ impl Known {
         self.health == Health::Down && service.service.is_checked()
     }
 
-    /// How much of its weight it should have, in percent, where the checks of those that serve have this median.
+    /// The part of its weight that it should have, in percent. `median`: of the latencies of serving backends.
     pub(super) fn wanted_percent(&self, median: Option<Duration>, floor: u8) -> u16 {
         let by_latency =
             median.zip(self.average.time()).map_or(100, |(median, own)| latency::percent(own, median, floor));
-        // At most 200 % of at most 100 %; and little is not nothing.
+        // At most 200 % of at most 100 %. Rounded up, so that it is not 0.
         (u32::from(self.agent.percent) * u32::from(by_latency)).div_ceil(100) as u16
     }
 
-    /// What it does where its circuit is not closed.
+    /// Its state and the reason if its circuit is not closed.
     pub(super) fn ejected(&self) -> Option<(BackendState, String)> {
         let (state, reason) = match self.breaker.circuit() {
             Circuit::Closed => return None,
@@ -203,7 +208,7 @@ impl Known {
         Some((state, reason))
     }
 
-    /// Begins and ends its slow start, by the state that it comes into; returns when its portion changes next.
+    /// Starts and ends its slow start, by its new state; returns when its portion changes next.
     pub(super) fn warm_up(
         &mut self,
         state: BackendState,
@@ -211,7 +216,7 @@ impl Known {
         now: Instant,
     ) -> Option<Instant> {
         let before = self.condition.state;
-        // One that stood by is needed now; one that was used while it was down has its share.
+        // Not from standby, where it is needed now, nor from panic, where it has its share.
         let comes_back = state == BackendState::Up
             && matches!(
                 before,
@@ -224,7 +229,7 @@ impl Known {
             None => self.warming = None,
             Some(_) if state != BackendState::Up => self.warming = None,
             Some(_) if comes_back && !self.is_fresh => self.warming = Some(now),
-            // Its trial was a beginning.
+            // It continues from its trial.
             Some(over) if before == BackendState::HalfOpen => {
                 self.warming = now.checked_sub(slow_start::reached(self.portion, over));
             }

@@ -1,18 +1,18 @@
-//! How a backend's weight follows the time that its checks take. Pure.
+//! How a backend's weight follows the latency of its checks. Pure.
 
 use std::time::Duration;
 
-/// What a check counts in the average, of 1.
+/// The weight of a check in the average, of 1.
 const SHARE_OF_ONE: f64 = 0.1;
 
-/// How many checks an average needs. Until there are as many, each counts the same.
+/// How many checks an average needs. Until then, all count the same.
 const ENOUGH: u32 = 10;
 
-/// What a check may take longer than the median without being slow. A check counts as taking ten times this more than twice
-/// the average, at most: however long a single one takes, no weight changes by a tenth.
+/// A check this much longer than the median is not slow. A check counts at most as twice the average plus ten times this: so no
+/// single check changes a weight by a tenth.
 const NOISE: Duration = Duration::from_millis(1);
 
-/// How long a backend's checks took recently: an exponentially weighted moving average.
+/// The recent latency of a backend's checks: an exponentially weighted moving average.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Average {
     seconds: f64,
@@ -20,8 +20,8 @@ pub struct Average {
 }
 
 impl Average {
-    /// Takes in how long a check took.
-    pub fn hear(&mut self, took: Duration) {
+    /// Records the latency of a check.
+    pub fn record(&mut self, took: Duration) {
         let most = 2.0 * self.seconds + 10.0 * NOISE.as_secs_f64();
         let took = if self.checks < ENOUGH { took.as_secs_f64() } else { took.as_secs_f64().min(most) };
         self.checks = self.checks.saturating_add(1);
@@ -29,14 +29,14 @@ impl Average {
         self.seconds += share * (took - self.seconds);
     }
 
-    /// The average, where there were enough checks.
+    /// The average, if there were enough checks.
     pub fn time(&self) -> Option<Duration> {
         (self.checks >= ENOUGH).then(|| Duration::from_secs_f64(self.seconds.max(0.0)))
     }
 }
 
-/// How much of its weight a backend is to have whose checks take this long, in percent: half where they take twice as long
-/// as the median of its service's, `floor` at the least, and never more than all of it.
+/// The part of its weight for a backend with this latency, in percent: half if it is twice the median of its service, at least
+/// `floor`, and at most 100.
 pub(crate) fn percent(own: Duration, median: Duration, floor: u8) -> u16 {
     let fair = median + NOISE;
     if own <= fair {
@@ -45,7 +45,7 @@ pub(crate) fn percent(own: Duration, median: Duration, floor: u8) -> u16 {
     ((100.0 * fair.div_duration_f64(own)).round() as u16).clamp(floor.into(), 100)
 }
 
-/// The median of some times: of an even number, the shorter of the two in the middle.
+/// The median; of an even number of times, the shorter of the two in the middle.
 pub(crate) fn median(mut times: Vec<Duration>) -> Option<Duration> {
     times.sort_unstable();
     times.get(times.len().checked_sub(1)? / 2).copied()
@@ -67,12 +67,12 @@ mod tests {
 
     fn heard(milliseconds: u64, times: u32) -> Average {
         let mut average = Average::default();
-        (0..times).for_each(|_| average.hear(Duration::from_millis(milliseconds)));
+        (0..times).for_each(|_| average.record(Duration::from_millis(milliseconds)));
         average
     }
 
     #[test]
-    fn one_that_takes_twice_as_long_gets_half_and_none_less_than_the_floor_or_more_than_all() {
+    fn twice_the_median_gets_half_within_floor_and_100_percent() {
         for (own, expected) in [(1, 100), (9, 100), (10, 100), (11, 91), (20, 50), (40, 25), (10_000, 25)] {
             assert_eq!(percent(milliseconds(own), milliseconds(9), 25), expected, "{own} ms");
         }
@@ -81,23 +81,23 @@ mod tests {
     }
 
     #[test]
-    fn a_millisecond_says_nothing_and_what_is_more_says_it_bit_by_bit() {
+    fn a_millisecond_is_ignored_and_more_counts_gradually() {
         let percent = |micros| percent(Duration::from_micros(micros), Duration::from_micros(50), 25);
         assert_eq!([200, 1_050, 1_100, 1_500, 2_100].map(percent), [100, 100, 95, 70, 50]);
     }
 
     #[test]
-    fn it_takes_some_checks() {
+    fn an_average_needs_some_checks() {
         assert_eq!(heard(9, 9).time(), None);
         assert_eq!(heard(9, 10).time(), Some(milliseconds(9)));
     }
 
     #[test]
-    fn a_lasting_change_is_followed_within_some_checks_up_and_down() {
+    fn a_lasting_change_is_followed_within_some_checks() {
         let mut average = heard(20, 50);
         let until = |average: &mut Average, took: u64, is_so: fn(Duration) -> bool| {
             (1..200).find(|_| {
-                average.hear(milliseconds(took));
+                average.record(milliseconds(took));
                 is_so(average.time().unwrap())
             })
         };
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn the_median_is_one_of_them() {
+    fn the_median_is_one_of_the_times() {
         let times = |times: &[u64]| times.iter().map(|time| milliseconds(*time)).collect();
         assert_eq!(median(times(&[])), None);
         assert_eq!(median(times(&[3])), Some(milliseconds(3)));
@@ -123,7 +123,7 @@ mod tests {
         let (mut present, mut changed) = (vec![100; averages.len()], None);
         let (mut seconds, mut percents) = (Vec::new(), Vec::new());
         for (second, round) in (0..).zip(checks) {
-            averages.iter_mut().zip(round).for_each(|(it, took)| it.hear(Duration::from_micros(*took)));
+            averages.iter_mut().zip(round).for_each(|(it, took)| it.record(Duration::from_micros(*took)));
             let Some(median) = median(averages.iter().filter_map(Average::time).collect()) else { continue };
             let parts: Vec<Part> = averages
                 .iter()

@@ -1,4 +1,4 @@
-//! What the tables are to say, by the states decided last.
+//! The wanted contents of the tables, by the states decided last.
 
 use xdp_lb_common::net::Port;
 use xdp_lb_common::tables as datapath;
@@ -13,7 +13,7 @@ use crate::plan::wanted::{WantedBackend, WantedService};
 use crate::ring;
 
 impl Pool {
-    /// What the tables are to say, by the states decided last.
+    /// The wanted contents of the tables, by the states decided last.
     pub fn wanted(&self) -> Vec<WantedService> {
         self.effective.services.iter().map(|service| self.wanted_service(service)).collect()
     }
@@ -73,8 +73,8 @@ impl Pool {
         }
     }
 
-    /// Whether a service may yet have a backend that is up, by what is still awaited: a first check, a next hop or the
-    /// first answer of its discovery.
+    /// Whether a service may soon have a backend that is up: a first check, a next hop or the first answer of its discovery is
+    /// pending.
     fn is_undecided(&self, service: &EffectiveService) -> bool {
         let is_out = |backend: &EffectiveBackend| {
             let known = self.known.get(&target_id(service, backend));

@@ -1,5 +1,4 @@
-//! What is known of services and backends, and what follows from it: who takes new flows, and how many. The time and all chance
-//! are passed in.
+//! The state of services and backends, and which backends take new flows. Clock and randomness are passed in.
 
 #![forbid(unsafe_code)]
 

@@ -1,5 +1,4 @@
-//! The services and backends that there are, and what is known of each. What follows from that is decided in the files beside
-//! this one.
+//! The services and backends, and what is known of each. Decisions are in the files beside this one.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -20,25 +19,25 @@ use crate::plan::places::{identities, identity};
 use crate::plan::wanted::Path;
 use crate::tables::Tables;
 
-/// Everything that is known of the services and backends.
+/// Everything that is known about the services and backends.
 #[derive(Clone, Debug, Default)]
 pub struct Pool {
     pub(super) effective: Effective,
     pub(super) known: BTreeMap<TargetId, Known>,
     pub(super) next_hops: HashMap<IpAddr, Hop>,
     pub(super) covered: Covered,
-    /// The services that use backends which are down, by name, and why.
+    /// The services in panic, by name, and why.
     pub(super) panics: BTreeMap<String, String>,
-    /// The backends whose flows end once they answer nobody any more, with the keys of their services' records.
+    /// The backends whose flows end once they no longer answer anybody, with the keys of their services.
     pub(super) watched: Vec<(TargetId, Endpoint, DownPolicy)>,
-    /// When something changes by itself.
+    /// When something changes by time alone.
     pub(super) due: Option<Instant>,
-    /// When what a service's weights follow has moved slots of its ring last, by the service's name.
+    /// When adjusted weights last moved slots of a service's ring, by the service's name.
     pub(super) reweighed: BTreeMap<String, Instant>,
 }
 
 impl Pool {
-    /// A pool without services that knows the next hops in these tables.
+    /// A pool without services, with the next hops in these tables.
     pub fn new(adopted: &Tables) -> Self {
         let next_hops = adopted
             .backends
@@ -47,7 +46,7 @@ impl Pool {
         Self { next_hops: next_hops.collect(), ..Self::default() }
     }
 
-    /// The services and backends that there are.
+    /// The services and backends.
     pub fn effective(&self) -> &Effective {
         &self.effective
     }
@@ -63,7 +62,7 @@ impl Pool {
         self.known.values().any(|known| pending.contains(&known.condition.state))
     }
 
-    /// The next hop towards an address, where it is known.
+    /// The next hop towards an address, if it is known.
     pub fn next_hop(&self, address: IpAddr) -> Option<&NextHop> {
         match self.next_hops.get(&address) {
             Some(Hop::Known(next_hop)) => Some(next_hop),
@@ -71,22 +70,26 @@ impl Pool {
         }
     }
 
-    /// Replaces the services and backends. One that takes flows in these tables (of an earlier daemon,
-    /// or under another name of its service) counts as healthy until a check says otherwise; any other
-    /// new one is unknown until its first check ends.
+    /// Replaces the services and backends. What is known of a backend stays known if only the name of its service changes. A new
+    /// backend that takes flows in these tables (of an earlier daemon) counts as healthy until a check says otherwise; any other
+    /// is unknown until its first check ends.
     pub fn set_effective(&mut self, effective: Effective, tables: &Tables, now: Instant) {
         let serving = serving(tables);
         let mut known = BTreeMap::new();
-        // A service of which no backend was there before begins with all of them at once.
-        let old: BTreeSet<String> = self.known.keys().map(|id| id.service.clone()).collect();
+        // The backends of a new service start together, without slow start.
+        let old: BTreeSet<Endpoint> = self.known.keys().map(|id| id.vip).collect();
+        let mut before: HashMap<(Endpoint, SocketAddr), Known> = std::mem::take(&mut self.known)
+            .into_iter()
+            .map(|(id, known)| ((id.vip, id.backend), known))
+            .collect();
         for (service, backend) in pairs(&effective) {
             let id = target_id(service, backend);
             let address = backend.backend.address;
-            let mut seen = self.known.remove(&id).unwrap_or_else(|| {
-                let serves = serving.get(&(vip(service), address.ip().into(), address.port()));
-                let is_well =
+            let mut seen = before.remove(&(id.vip, address)).unwrap_or_else(|| {
+                let serves = serving.get(&(id.vip, address.ip().into(), address.port()));
+                let is_serving =
                     matches!(serves, Some(datapath::BackendState::Up | datapath::BackendState::Draining));
-                let health = match is_well || !service.service.is_checked() {
+                let health = match is_serving || !service.service.is_checked() {
                     true => Health::Up,
                     false => Health::Unknown,
                 };
@@ -95,8 +98,8 @@ impl Pool {
                     Some(datapath::BackendState::Draining) => Some(BackendState::Draining),
                     _ => Some(BackendState::Checking),
                 };
-                let is_fresh = !old.contains(&service.service.name);
-                let inherited = serves.copied().filter(|_| !is_well);
+                let is_fresh = !old.contains(&id.vip);
+                let inherited = serves.copied().filter(|_| !is_serving);
                 Known {
                     agent: AgentState::new(meanwhile),
                     had_flows: serves.is_some(),
@@ -119,14 +122,14 @@ impl Pool {
         self.next_hops.retain(|address, _| watched.contains(address));
     }
 
-    /// Takes in the end of a check. Returns whether anything follows from it.
+    /// Records the result of a check. Returns whether anything may change.
     pub fn report(&mut self, report: Report) -> bool {
-        // One that was removed may still have a check out.
+        // The check of a removed backend may still be running.
         let Some(known) = self.known.get_mut(&report.id) else { return false };
         if report.trouble.is_none() {
             known.latency = report.latency;
         }
-        report.latency.into_iter().for_each(|took| known.average.hear(took));
+        report.latency.into_iter().for_each(|took| known.average.record(took));
         let is_news =
             known.health != report.health || report.transition.is_some() || known.trouble != report.trouble;
         known.trouble = report.trouble;
@@ -137,21 +140,20 @@ impl Pool {
         is_news
     }
 
-    /// Takes in news of an agent. Returns whether anything follows from it at once; weights follow with
-    /// [`weigh`](Self::weigh).
+    /// Records an agent's report. Returns whether anything may change at once; [`weigh`](Self::weigh) adjusts weights.
     pub fn on_agent_report(&mut self, report: AgentReport, now: Instant) -> bool {
         let has_agent =
             |it: &&EffectiveService| it.service.name == report.id.service && it.service.agent.is_some();
-        // One that was removed may still have an answer out.
+        // The query of a removed backend's agent may still be running.
         let Some(known) = self.known.get_mut(&report.id) else { return false };
         if !self.effective.services.iter().any(|service| has_agent(&service)) {
             return false;
         }
-        known.agent.hear(report.result, now)
+        known.agent.record(report.result, now)
     }
 
-    /// Takes in what was heard of the way to an address.
-    pub fn heard(&mut self, address: IpAddr, next_hop: Result<NextHop, NoNextHop>) {
+    /// Sets the next hop towards an address.
+    pub fn set_next_hop(&mut self, address: IpAddr, next_hop: Result<NextHop, NoNextHop>) {
         let hop = match next_hop {
             Ok(next_hop) => Hop::Known(next_hop),
             Err(why) => Hop::Missing(why, self.next_hops.get(&address).and_then(Hop::path)),
@@ -159,23 +161,21 @@ impl Pool {
         self.next_hops.insert(address, hop);
     }
 
-    /// Takes every backend that `before` did not have for one that is reached and healthy, as an operator who adds
-    /// it expects.
-    pub fn expect_of_new_backends(&mut self, before: &Self) {
-        for (id, known) in self.known.iter_mut().filter(|(id, _)| !before.known.contains_key(id)) {
+    /// Assumes that every new backend is reachable and healthy, for a plan.
+    pub fn expect_of_new_backends(&mut self) {
+        for (id, known) in self.known.iter_mut().filter(|(_, known)| known.is_new()) {
             known.health = Health::Up;
             known.agent = AgentState::new(None);
             self.next_hops.entry(id.backend.ip()).or_insert(Hop::Adopted(Path::default()));
         }
     }
 
-    /// Takes in which interfaces the program covers.
+    /// Sets the interfaces that the program is attached to.
     pub fn set_covered(&mut self, covered: Covered) {
         self.covered = covered;
     }
 
-    /// The interfaces that backends are reached through and the program does not cover: one such backend each,
-    /// and what to say.
+    /// The interfaces towards backends that the program is not attached to, each with one such backend and the warning.
     pub fn uncovered(&self) -> BTreeMap<String, (TargetId, String)> {
         let stray = |(service, backend): (&EffectiveService, &EffectiveBackend)| {
             let hop = self.next_hop(backend.backend.address.ip())?;
@@ -185,12 +185,12 @@ impl Pool {
         pairs(&self.effective).filter_map(stray).collect()
     }
 
-    /// The addresses whose next hop is wanted.
+    /// The addresses whose next hops are needed.
     pub fn addresses(&self) -> BTreeSet<IpAddr> {
         pairs(&self.effective).map(|(_, backend)| backend.backend.address.ip()).collect()
     }
 
-    /// What is to be checked, and where each check starts.
+    /// The backends to check, each with its health so far.
     pub fn targets(&self) -> Vec<(Target, Health)> {
         pairs(&self.effective)
             .map(|(service, backend)| {
@@ -202,7 +202,7 @@ impl Pool {
             .collect()
     }
 
-    /// The backends that are checked at their VIP, and where these tables have them and a way to them.
+    /// The backends that are checked at their VIP, if these tables have them and a path to them.
     pub fn vip_targets(&self, tables: &Tables) -> HashMap<TargetId, VipTarget> {
         let goes_to_vip = |service: &&EffectiveService| checked_at(&service.service).is_some();
         let mut services = self.effective.services.iter().filter(goes_to_vip).peekable();
@@ -222,9 +222,8 @@ impl Pool {
         pairs.filter_map(of).collect()
     }
 
-    /// Takes in what the datapath has counted for the backends of services whose flows are looked at. Returns whether
-    /// anything may follow from it.
-    pub fn see(
+    /// Records the datapath's counters of backends whose flows are watched. Returns whether anything may change.
+    pub fn record_flows(
         &mut self,
         counted: impl Fn(&EffectiveService, &EffectiveBackend) -> Option<Traffic>,
         now: Instant,
@@ -235,28 +234,28 @@ impl Pool {
             let known = self.known.get_mut(&target_id(service, backend));
             let (Some(policy), Some(known)) = (policy, known) else { continue };
             if let Some(traffic) = counted(service, backend) {
-                known.breaker.see(&policy, traffic.new_flows, traffic.accepted, traffic.resets, now);
-                is_news |= known.breaker.failures(&policy, now).is_some() || known.spared.is_some();
+                known.breaker.record(&policy, traffic.new_flows, traffic.accepted, traffic.resets, now);
+                is_news |= known.breaker.failures(&policy, now).is_some() || known.not_ejected.is_some();
             }
         }
         is_news
     }
 
-    /// Whether the flows of any service's backends are looked at.
-    pub fn looks_at_flows(&self) -> bool {
+    /// Whether any service's flows are watched, for its circuit breakers.
+    pub fn watches_flows(&self) -> bool {
         let looks = |service: &EffectiveService| {
             service.service.circuit_breaker.is_some_and(|policy| policy.failure_percent.is_some())
         };
         self.effective.services.iter().any(looks)
     }
 
-    /// Whether it is looked at whether backends answer.
+    /// Whether any failing backend is watched for answers.
     pub fn watches_answers(&self) -> bool {
         !self.watched.is_empty()
     }
 
-    /// Takes in what the datapath has counted for the backends that may have to answer. Returns whether flows end now.
-    pub fn see_answers(
+    /// Records the datapath's counters of failing backends that are watched. Returns whether flows end now.
+    pub fn record_answers(
         &mut self,
         counted: impl Fn(&Endpoint, SocketAddr) -> Option<Traffic>,
         now: Instant,
@@ -265,24 +264,24 @@ impl Pool {
         for (id, vip, policy) in &self.watched {
             let failing = self.known.get_mut(id).and_then(|known| known.failing.as_mut());
             let (Some(failing), Some(traffic)) = (failing, counted(vip, id.backend)) else { continue };
-            failing.see(&traffic, now);
+            failing.record(&traffic, now);
             is_news |= failing.is_due(*policy, now);
         }
         is_news
     }
 
-    /// Whether time alone has changed what follows from the states decided last.
+    /// Whether time alone changes something now.
     pub fn is_due(&self, now: Instant) -> bool {
         self.due.is_some_and(|due| due <= now)
     }
 
-    /// Why a service uses backends that are down, where it does.
+    /// Why a service is in panic, if it is.
     pub fn panic(&self, service: &str) -> Option<&str> {
         self.panics.get(service).map(String::as_str)
     }
 }
 
-/// The backends of which these tables have flows, and what they do with them, by VIP, address and port.
+/// The backends that have flows in these tables, and their states, by VIP, address and port.
 fn serving(tables: &Tables) -> BTreeMap<(Endpoint, Address, u16), datapath::BackendState> {
     let vips: HashMap<_, _> = tables.services.iter().map(|(vip, service)| (service.index, *vip)).collect();
     let serves = |backend: &datapath::Backend| {

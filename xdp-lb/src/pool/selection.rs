@@ -1,78 +1,77 @@
-//! Which of a service's backends take new flows: backups where others are too few, and all rather than next to none.
-//! Pure.
+//! Which of a service's backends take new flows: backups if too few others can, and all backends if almost none can. Pure.
 
-/// What is known of a backend by itself.
+/// A backend that may be chosen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Candidate {
-    /// Whether it is there for when others are too few.
+    /// Whether it is a backup.
     pub is_backup: bool,
-    /// What it could do.
-    pub ability: Ability,
+    /// Whether it can take flows.
+    pub eligibility: Eligibility,
 }
 
-/// What a backend could do.
+/// Whether a backend can take flows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Ability {
-    /// It is well, and can take flows.
+pub(crate) enum Eligibility {
+    /// It is up.
     Up,
-    /// Its first check is out: it may be up in a moment.
-    Unproven,
-    /// It can be reached, and is not well.
-    Unwell,
-    /// There is no way to it.
+    /// Its first check is pending: it may be up soon.
+    Pending,
+    /// It is reachable but down or ejected.
+    Failing,
+    /// It has no next hop.
     Unreachable,
-    /// The operator wants it to take none.
-    Unwanted,
+    /// The operator or its agent excludes it.
+    Excluded,
 }
 
-/// Who takes new flows.
+/// Which backends take new flows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Chosen {
-    /// Those that are up and no backups.
+    /// The primaries that are up.
     Primaries,
-    /// Backups that are up, too.
+    /// Also the backups that are up.
     WithBackups,
-    /// All that can be reached.
+    /// All that are reachable.
     All,
 }
 
-/// Who takes a service's new flows, and why.
+/// Which backends of a service take new flows, and why.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Selection {
-    /// Who does.
+    /// Which ones.
     pub chosen: Chosen,
-    /// How many that are wanted and no backups are up.
+    /// How many primaries are up.
     pub up: usize,
-    /// How many are wanted and no backups.
+    /// How many primaries there are, without excluded ones.
     pub primaries: usize,
-    /// How many have to be up, at least one.
+    /// How many must be up, at least one.
     pub needed: usize,
 }
 
-/// Chooses by how many are up. `threshold` is in percent of the primaries, those that are wanted and no backups: where fewer
-/// are up (none, where it is 0), backups help; where too few are up with them, and it is not 0, all do. What is
-/// unproven counts as up before it comes to that: a new backend is not a reason to use those that are down.
+/// Chooses by how many are up. `threshold` is in percent of the primaries. If fewer are up (0: if none is), backups help; if too
+/// few are up even with them, and it is not 0, all do. Pending ones count as up for the latter: a new backend is not a reason to
+/// use those that are down.
 pub(crate) fn select(candidates: &[Candidate], threshold: u8) -> Selection {
-    let count = |is_backup: bool, abilities: &[Ability]| {
-        let counts = |it: &&Candidate| it.is_backup == is_backup && abilities.contains(&it.ability);
+    let count = |is_backup: bool, any: &[Eligibility]| {
+        let counts = |it: &&Candidate| it.is_backup == is_backup && any.contains(&it.eligibility);
         candidates.iter().filter(counts).count()
     };
-    use Ability::{Unproven, Unreachable, Unwell, Up};
-    let primaries = count(false, &[Up, Unproven, Unwell, Unreachable]);
+    use Eligibility::{Failing, Pending, Unreachable, Up};
+    let primaries = count(false, &[Up, Pending, Failing, Unreachable]);
     let up = count(false, &[Up]);
     let needed = (primaries * usize::from(threshold)).div_ceil(100).max(1);
-    let hopeful = count(false, &[Up, Unproven]) + count(true, &[Up, Unproven]);
-    let unwell = count(false, &[Unwell]) + count(true, &[Unwell]);
+    let possible = count(false, &[Up, Pending]) + count(true, &[Up, Pending]);
+    let failing = count(false, &[Failing]) + count(true, &[Failing]);
     let chosen = match () {
         () if up >= needed => Chosen::Primaries,
-        () if threshold > 0 && hopeful < needed && unwell > 0 => Chosen::All,
+        () if threshold > 0 && possible < needed && failing > 0 => Chosen::All,
         () => Chosen::WithBackups,
     };
     Selection { chosen, up, primaries, needed }
 }
 
 impl Selection {
-    /// How few are up, in words.
+    /// How few are up, as text.
     pub(crate) fn words(&self) -> String {
         match (self.up, self.primaries) {
             (0, _) => "no other is up".into(),
@@ -85,22 +84,23 @@ impl Selection {
 mod tests {
     use proptest::prelude::*;
 
-    use super::Ability::{Unproven, Unreachable, Unwanted, Unwell, Up};
+    use super::Eligibility::{Excluded, Failing, Pending, Unreachable, Up};
     use super::*;
 
-    fn chosen(primaries: &[Ability], backups: &[Ability], threshold: u8) -> Chosen {
-        let candidate = |is_backup| move |ability: &Ability| Candidate { is_backup, ability: *ability };
+    fn chosen(primaries: &[Eligibility], backups: &[Eligibility], threshold: u8) -> Chosen {
+        let candidate =
+            |is_backup| move |eligibility: &Eligibility| Candidate { is_backup, eligibility: *eligibility };
         let all: Vec<_> =
             primaries.iter().map(candidate(false)).chain(backups.iter().map(candidate(true))).collect();
         select(&all, threshold).chosen
     }
 
     #[test]
-    fn without_a_threshold_backups_serve_when_no_other_is_up_and_nobody_that_is_down() {
+    fn without_a_threshold_backups_serve_if_no_other_is_up_and_never_those_that_are_down() {
         for (primaries, backups, expected) in [
-            (&[Up, Unwell][..], &[Up][..], Chosen::Primaries),
-            (&[Unwell, Unreachable, Unwanted], &[Up], Chosen::WithBackups),
-            (&[Unwell, Unwell], &[Unwell], Chosen::WithBackups),
+            (&[Up, Failing][..], &[Up][..], Chosen::Primaries),
+            (&[Failing, Unreachable, Excluded], &[Up], Chosen::WithBackups),
+            (&[Failing, Failing], &[Failing], Chosen::WithBackups),
             (&[], &[Up], Chosen::WithBackups),
         ] {
             assert_eq!(chosen(primaries, backups, 0), expected, "{primaries:?}, {backups:?}");
@@ -110,21 +110,21 @@ mod tests {
     #[test]
     fn below_the_threshold_backups_help_first_and_then_all_serve() {
         for (primaries, backups, expected) in [
-            (&[Up, Up, Unwell, Unwell][..], &[Up][..], Chosen::Primaries),
-            (&[Up, Unwell, Unwell, Unwell], &[Up], Chosen::WithBackups),
-            (&[Up, Unwell, Unwell, Unwell], &[], Chosen::All),
-            (&[Up, Unwell, Unwell, Unwell], &[Unwell], Chosen::All),
+            (&[Up, Up, Failing, Failing][..], &[Up][..], Chosen::Primaries),
+            (&[Up, Failing, Failing, Failing], &[Up], Chosen::WithBackups),
+            (&[Up, Failing, Failing, Failing], &[], Chosen::All),
+            (&[Up, Failing, Failing, Failing], &[Failing], Chosen::All),
             // What the operator drained counts on neither side.
-            (&[Up, Unwell, Unwanted, Unwanted], &[], Chosen::Primaries),
+            (&[Up, Failing, Excluded, Excluded], &[], Chosen::Primaries),
             // All would change nothing.
             (&[Up, Unreachable, Unreachable], &[], Chosen::WithBackups),
-            // One that is new may be up in a moment.
-            (&[Up, Unproven, Unwell, Unwell], &[], Chosen::WithBackups),
+            // A new one may be up soon.
+            (&[Up, Pending, Failing, Failing], &[], Chosen::WithBackups),
         ] {
             assert_eq!(chosen(primaries, backups, 50), expected, "{primaries:?}, {backups:?}");
         }
-        assert_eq!(chosen(&[Unwell], &[], 1), Chosen::All);
-        assert_eq!(chosen(&[Up, Up, Unwell], &[], 100), Chosen::All);
+        assert_eq!(chosen(&[Failing], &[], 1), Chosen::All);
+        assert_eq!(chosen(&[Up, Up, Failing], &[], 100), Chosen::All);
     }
 
     proptest! {
@@ -136,19 +136,19 @@ mod tests {
             let abilities: Vec<_> = abilities
                 .into_iter()
                 .map(|(is_backup, which)| {
-                    Candidate { is_backup, ability: [Up, Unproven, Unwell, Unreachable, Unwanted][which] }
+                    Candidate { is_backup, eligibility: [Up, Pending, Failing, Unreachable, Excluded][which] }
                 })
                 .collect();
             let Selection { chosen, .. } = select(&abilities, threshold);
-            let serves = |it: &&Candidate| match it.ability {
+            let serves = |it: &&Candidate| match it.eligibility {
                 Up => !it.is_backup || chosen != Chosen::Primaries,
-                Unwell => chosen == Chosen::All,
+                Failing => chosen == Chosen::All,
                 _ => false,
             };
-            let could = |it: &&Candidate| it.ability == Up;
+            let could = |it: &&Candidate| it.eligibility == Up;
             let serving = abilities.iter().filter(serves).count();
             prop_assert!(serving > 0 || abilities.iter().filter(could).count() == 0);
-            let is_unwell = |it: &&Candidate| it.ability == Unwell;
+            let is_unwell = |it: &&Candidate| it.eligibility == Failing;
             if threshold == 0 {
                 prop_assert!(!abilities.iter().filter(is_unwell).any(|it| serves(&it)));
             }

@@ -1,30 +1,30 @@
-//! How fast a backend that comes back gets its share of new flows again. Pure.
+//! How fast a returning backend gets its share of new flows again. Pure.
 
 use std::time::Duration;
 
-/// In how many steps. Each changes the ring.
+/// The number of steps. Each changes the ring.
 const STEPS: u32 = 10;
 
-/// What it gets of its share, in percent, so long after it came back: a tenth at once, all of it after `over`.
+/// The part of its share, in percent, at a time after its return: a tenth at once, all of it after `over`.
 pub(crate) fn portion(since: Duration, over: Duration) -> u8 {
     let done = (1..STEPS).take_while(|step| after(*step, over) <= since).count();
     // At most 100.
     (100 / STEPS * (1 + done as u32)) as u8
 }
 
-/// When the next step is, counted from when it came back; nothing where it has its whole share.
+/// When the next step is, counted from its return; `None` if it has its whole share.
 pub(crate) fn next(since: Duration, over: Duration) -> Option<Duration> {
     (1..STEPS).map(|step| after(step, over)).find(|step| *step > since)
 }
 
-/// How long after it came back one has this portion of its share, in percent, or more: where one begins that comes back with
-/// that portion.
+/// The time after its return at which a backend has at least this part of its share, in percent. A backend that returns with that
+/// part continues there.
 pub(crate) fn reached(portion: u8, over: Duration) -> Duration {
     let step = u32::from(portion.min(100)).div_ceil(100 / STEPS).saturating_sub(1);
     after(step, over)
 }
 
-/// When a step is, of those after the first.
+/// When a step after the first is.
 fn after(step: u32, over: Duration) -> Duration {
     over * step / (STEPS - 1)
 }
@@ -36,14 +36,14 @@ mod tests {
     const OVER: Duration = Duration::from_secs(90);
 
     #[test]
-    fn it_begins_with_a_tenth_and_has_all_at_the_end() {
+    fn it_starts_with_a_tenth_and_ends_with_all() {
         let portions =
             [0, 9, 10, 19, 45, 89, 90, 1000].map(|seconds| portion(Duration::from_secs(seconds), OVER));
         assert_eq!(portions, [10, 10, 20, 20, 50, 90, 100, 100]);
     }
 
     #[test]
-    fn one_that_comes_back_with_a_portion_goes_on_from_there() {
+    fn a_backend_that_returns_with_a_part_continues_from_there() {
         for (has, begins_with) in [(0, 10), (1, 10), (10, 10), (11, 20), (35, 40), (100, 100)] {
             assert_eq!(portion(reached(has, OVER), OVER), begins_with, "{has} %");
         }

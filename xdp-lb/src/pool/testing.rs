@@ -82,7 +82,7 @@ pub(super) fn pool_with(policy: impl Fn(&mut Service), backends: &[(bool, Health
     pool.set_effective(Effective { services: vec![web] }, &Tables::default(), Instant::now());
     let Hop::Known(hop) = known() else { unreachable!() };
     for address in pool.addresses() {
-        pool.heard(address, Ok(hop.clone()));
+        pool.set_next_hop(address, Ok(hop.clone()));
     }
     pool.set_covered(Covered { names: [hop.interface].into(), ..Covered::default() });
     set_health(&mut pool, backends);
@@ -101,7 +101,7 @@ pub(super) fn set_health(pool: &mut Pool, backends: &[(bool, Health)]) {
 pub(super) fn states(pool: &Pool) -> Vec<(BackendState, datapath::BackendState)> {
     let wanted = &pool.wanted()[0];
     let state = |backend: &WantedBackend| {
-        let id = TargetId { service: "web".into(), backend: backend.address };
+        let id = TargetId::of_web(backend.address);
         (pool.known(&id).unwrap().condition.state, backend.state)
     };
     wanted.backends.iter().map(state).collect()
@@ -109,17 +109,17 @@ pub(super) fn states(pool: &Pool) -> Vec<(BackendState, datapath::BackendState)>
 
 /// What the datapath has counted for the first backend.
 pub(super) fn answers(pool: &mut Pool, packets_out: u64, asked: u64, now: Instant) -> bool {
-    pool.see_answers(|_, _| Some(Traffic { packets_out, asked, ..Traffic::default() }), now)
+    pool.record_answers(|_, _| Some(Traffic { packets_out, asked, ..Traffic::default() }), now)
 }
 
 /// Shows the breakers these counters: new flows, accepted, reset, of each backend.
-pub(super) fn see(pool: &mut Pool, counted: &[[u64; 3]], now: Instant) -> bool {
+pub(super) fn count(pool: &mut Pool, counted: &[[u64; 3]], now: Instant) -> bool {
     let counted = |_: &EffectiveService, backend: &EffectiveBackend| {
         let IpAddr::V4(address) = backend.backend.address.ip() else { unreachable!() };
         let [new_flows, accepted, resets] = counted[usize::from(address.octets()[3]) - 11];
         Some(Traffic { new_flows, accepted, resets, ..Traffic::default() })
     };
-    pool.see(counted, now)
+    pool.record_flows(counted, now)
 }
 
 /// The second backend's check says so.

@@ -1,4 +1,4 @@
-//! Which VIPs are to be addresses of this host.
+//! Which VIPs should be addresses of this host.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -13,7 +13,7 @@ use crate::net::vips::VipIntent;
 /// What is wanted of each VIP, by its address.
 pub type VipIntents = BTreeMap<IpAddr, VipIntent>;
 
-/// Of each VIP that the daemon sees to, whether it is to be there.
+/// Whether each VIP that the daemon manages should be there.
 pub fn intents(pool: &Pool, config: &Config, node: AdminState, now: Instant) -> VipIntents {
     let withdraw = config.vips.withdraw;
     let mut intents = VipIntents::new();
@@ -26,7 +26,7 @@ pub fn intents(pool: &Pool, config: &Config, node: AdminState, now: Instant) -> 
             AdminState::Draining => VipIntent::Absent,
             AdminState::Enabled => pool.intent(service, withdraw),
         };
-        // A VIP is wanted where one of its services wants it.
+        // A VIP is wanted if one of its services wants it.
         let present = intents.entry(service.service.vip.ip()).or_insert(intent);
         *present = match (*present, intent) {
             (VipIntent::Present, _) | (_, VipIntent::Present) => VipIntent::Present,
@@ -48,8 +48,8 @@ pub fn intents(pool: &Pool, config: &Config, node: AdminState, now: Instant) -> 
 }
 
 impl Pool {
-    /// Whether a first check of a service's backends is pending that should end soon. Until then nobody knows which of them
-    /// will serve: with a VIP that came with the first that is up, all clients would be its own.
+    /// Whether a first check of a service's backends is pending and should end soon. If the VIP were added before that, the first
+    /// backend that is up would get all clients.
     fn awaits_first_checks(&self, service: &EffectiveService, now: Instant) -> bool {
         let patience = first_check(&service.service);
         let is_awaited = |backend: &EffectiveBackend| {
@@ -62,7 +62,7 @@ impl Pool {
         service.backends.iter().any(is_awaited)
     }
 
-    /// Whether a service wants its VIP to be an address of this host, by the states decided last.
+    /// Whether a service wants its VIP as an address of this host, by the states decided last.
     fn intent(&self, service: &EffectiveService, withdraw: Withdraw) -> VipIntent {
         if service.admin == AdminState::Draining {
             return VipIntent::Absent;
@@ -73,7 +73,7 @@ impl Pool {
         }
         let state = |backend: &EffectiveBackend| {
             let state = self.known.get(&target_id(service, backend))?.condition.state;
-            // One of which nothing was heard yet may be well.
+            // A backend whose first check is pending may be up.
             let is_out = !self.next_hops.contains_key(&backend.backend.address.ip());
             Some(if is_out { BackendState::Checking } else { state })
         };

@@ -9,29 +9,29 @@ use super::latency;
 use super::pool::Pool;
 use crate::health::TargetId;
 
-/// A backend that takes new flows and whose weight counts for more or less than before.
+/// A backend that takes new flows and whose adjusted weight has changed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct WeightChange {
     /// Which backend.
     pub id: TargetId,
-    /// The weight that the operator gave it.
+    /// Its configured weight.
     pub weight: u16,
-    /// How much of that counts now, in percent.
+    /// The part of it that is in effect now, in percent.
     pub percent: u16,
-    /// Why, in words.
+    /// Why, as text.
     pub reason: String,
 }
 
 impl Pool {
-    /// Lets weights follow what they are to follow, as far as that is not too often; to be called after
-    /// [`decide`](Self::decide). Returns which backends' shares change by that.
+    /// Adjusts the weights that follow agents or latency, if it is time; call it after [`decide`](Self::decide). Returns the
+    /// backends whose shares change.
     pub fn weigh(&mut self, now: Instant) -> Vec<WeightChange> {
         let mut all = Vec::new();
         for service in self.effective.services.iter().filter(|service| follows(&service.service)) {
             let ids: Vec<TargetId> =
                 service.backends.iter().map(|backend| target_id(service, backend)).collect();
             let known: Vec<&Known> = ids.iter().filter_map(|id| self.known.get(id)).collect();
-            // All that is said at a start is taken together.
+            // At a start, all replies take effect together.
             let is_awaited = |known: &&Known| service.service.agent.is_some() && known.agent.since.is_none();
             if known.len() < ids.len() || known.iter().any(is_awaited) {
                 continue;

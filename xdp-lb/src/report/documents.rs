@@ -422,6 +422,13 @@ pub struct ReloadView {
     pub trouble: Option<String>,
 }
 
+impl ReloadView {
+    /// The changed settings that a reload cannot change, a line each, with what they need.
+    pub fn beyond_reload(&self) -> impl Iterator<Item = String> {
+        self.settings.iter().filter_map(|it| it.takes.as_ref().map(|takes| format!("{it} (needs {takes})")))
+    }
+}
+
 /// The running configuration, and its runtime changes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ConfigView {

@@ -106,7 +106,7 @@ fn words<T: std::fmt::Debug>(result: Result<T>) -> String {
 }
 
 #[tokio::test]
-async fn a_certificate_may_do_what_the_config_says_of_any_of_its_names() {
+async fn a_certificate_may_do_what_the_config_allows_any_of_its_names() {
     let daemon = daemon(&["bob"]);
     for admin in
         [daemon.named("alice", &[]), daemon.named("anybody", &["urn:x", URI]), daemon.named("bob", &[URI])]
@@ -140,7 +140,7 @@ async fn a_certificate_may_do_what_the_config_says_of_any_of_its_names() {
 }
 
 #[tokio::test]
-async fn any_certificate_may_read_where_the_config_says_so_and_change_nothing() {
+async fn any_certificate_may_read_if_the_config_allows_it_and_change_nothing() {
     let daemon = daemon(&["*"]);
     let carol = daemon.named("carol", &[]);
     carol.status().await.unwrap();
@@ -159,7 +159,7 @@ async fn any_certificate_may_read_where_the_config_says_so_and_change_nothing() 
 }
 
 #[tokio::test]
-async fn certificates_of_nobody_of_others_and_out_of_their_time_are_refused() {
+async fn missing_foreign_and_expired_certificates_are_refused() {
     let daemon = daemon(&["*"]);
     let other = Authority::new("Clients").unwrap().issue_client("alice", &[], Validity::Now).unwrap();
     let refused = words(daemon.client(&other).status().await);
@@ -205,7 +205,7 @@ async fn the_client_refuses_a_daemon_that_its_ca_did_not_sign() {
 }
 
 #[tokio::test]
-async fn what_speaks_no_tls_is_refused_and_the_next_one_served() {
+async fn a_client_that_does_not_speak_tls_is_refused_and_the_next_one_served() {
     let daemon = daemon(&[]);
     let mut plain = TcpStream::connect(daemon.address).await.unwrap();
     plain.write_all(b"GET /v1/status HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
@@ -216,7 +216,7 @@ async fn what_speaks_no_tls_is_refused_and_the_next_one_served() {
 }
 
 #[tokio::test]
-async fn clients_that_connect_and_say_nothing_make_room_again() {
+async fn clients_that_connect_and_send_nothing_are_disconnected() {
     let daemon = daemon(&[]);
     let mut silent = Vec::new();
     for _ in 0..80 {
@@ -231,14 +231,14 @@ async fn clients_that_connect_and_say_nothing_make_room_again() {
 }
 
 #[tokio::test]
-async fn events_are_told_to_other_hosts() {
+async fn events_are_sent_to_other_hosts() {
     let daemon = daemon(&["*"]);
     let watch = daemon.named("carol", &[]).watch(None).await.unwrap();
     drop(watch);
 }
 
 #[tokio::test]
-async fn files_that_are_replaced_count_and_those_that_are_not_good_do_not() {
+async fn replaced_files_take_effect_unless_they_are_invalid() {
     let daemon = daemon(&[]);
     let alice = daemon.clients.issue_client("alice", &[], Validity::Now).unwrap();
     daemon.client(&alice).status().await.unwrap();
@@ -254,7 +254,7 @@ async fn files_that_are_replaced_count_and_those_that_are_not_good_do_not() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_the_files_is_told_all_at_once() {
+async fn all_problems_with_the_files_are_reported_at_once() {
     let (folder, _, clients) = files();
     let config = remote(folder.path(), SocketAddr::from(([127, 0, 0, 1], 7443)));
     let refused = || read(&config).map(drop).unwrap_err().join("\n");
@@ -289,7 +289,7 @@ async fn what_is_wrong_with_the_files_is_told_all_at_once() {
 }
 
 #[tokio::test]
-async fn an_address_that_cannot_be_had_is_told_with_the_key() {
+async fn an_address_that_cannot_be_bound_is_reported_with_its_key() {
     let (folder, ..) = files();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
@@ -301,7 +301,7 @@ async fn an_address_that_cannot_be_had_is_told_with_the_key() {
 }
 
 #[test]
-fn names_cannot_begin_a_line_of_the_log() {
+fn names_cannot_forge_a_line_of_the_log() {
     let name = "a\"\nINFO audit: root".to_owned();
     let from = "[2001:db8::7]:40000".parse().unwrap();
     let who = Who::Certificate { name, serial: "4f".into(), from };

@@ -66,7 +66,7 @@ fn service(lines: &str) -> String {
 }
 
 #[test]
-fn the_first_config_is_valid_as_it_stands() {
+fn the_config_of_the_first_steps_is_valid() {
     let config = valid(FIRST);
     assert_eq!(config.interfaces, ["eth0", "eth1"]);
     assert_eq!(config.snat_ports, PortRange { first: 1024, last: 32767 });
@@ -127,7 +127,7 @@ fn everything_but_the_interfaces_has_a_default() {
 }
 
 #[test]
-fn the_size_of_a_table_that_is_gone_is_read_over_and_told() {
+fn the_size_of_a_removed_table_is_ignored_with_a_warning() {
     let with = valid("interfaces = [\"eth0\"]\nlimits = { half_open_flows = 4096, flows = 2048 }");
     let without = valid("interfaces = [\"eth0\"]\nlimits.flows = 2048");
     assert!(with.obsolete.len() == 1 && with.obsolete[0].contains("limits.half_open_flows"));
@@ -176,7 +176,7 @@ fn every_key_is_read() {
 }
 
 #[test]
-fn every_error_is_told_in_the_order_of_its_lines_with_the_file() {
+fn all_errors_are_reported_in_the_order_of_their_lines_with_the_file() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("lb.toml");
     std::fs::write(
@@ -232,7 +232,7 @@ fn syntax_errors_have_line_and_column() {
 }
 
 #[test]
-fn unknown_keys_name_the_nearest_known_one_or_where_they_belong() {
+fn an_unknown_key_is_reported_with_the_nearest_known_one_or_where_it_belongs() {
     assert_eq!(
         refused("interfaces = [\"eth0\"]\nfrobnicate = 1\n"),
         "line 2: unknown key \"frobnicate\"; the keys here are \"interfaces\", \"xdp_mode\", \"state_file\", \
@@ -254,7 +254,7 @@ fn unknown_keys_name_the_nearest_known_one_or_where_they_belong() {
 }
 
 #[test]
-fn values_of_the_wrong_type_are_named() {
+fn values_of_the_wrong_type_are_reported() {
     let cases = [
         ("interfaces = \"eth0\"", "line 1: interfaces: is a string; write a list of strings"),
         ("interfaces = [1]", "line 1: interfaces: is a whole number; write a string, in quotes"),
@@ -291,7 +291,7 @@ fn values_of_the_wrong_type_are_named() {
 }
 
 #[test]
-fn interfaces_are_named_once_each_as_the_kernel_would() {
+fn interfaces_are_valid_names_and_each_is_listed_once() {
     let cases = [
         (
             "",
@@ -322,7 +322,7 @@ fn interfaces_are_named_once_each_as_the_kernel_would() {
 }
 
 #[test]
-fn paths_groups_and_secrets_have_their_form() {
+fn paths_groups_and_secrets_are_validated() {
     let long = format!("/{}", "x".repeat(107));
     check_lines_of_the_top([
         (
@@ -359,7 +359,7 @@ fn paths_groups_and_secrets_have_their_form() {
 }
 
 #[test]
-fn numbers_ports_and_times_have_their_range() {
+fn numbers_ports_and_times_have_ranges() {
     check_lines_of_the_top([
         (
             "vips.withdraw = \"no-backends\"".into(),
@@ -522,7 +522,7 @@ fn a_service_has_a_name_of_plain_characters() {
 }
 
 #[test]
-fn protocols_and_modes_are_of_those_that_this_version_knows() {
+fn unknown_protocols_and_modes_are_refused() {
     assert_eq!(
         service("protocol = \"sctp\"\n"),
         "line 5: service \"web\": protocol: \"sctp\" is not known; write \"tcp\" or \"udp\""
@@ -539,7 +539,7 @@ fn protocols_and_modes_are_of_those_that_this_version_knows() {
 }
 
 #[test]
-fn packets_that_keep_their_destination_want_a_backend_on_the_vip_s_port() {
+fn modes_that_keep_the_destination_need_backends_on_the_vips_port() {
     let with = |mode: &str, address: &str| {
         service(&format!("mode = \"{mode}\"\n[[service.backend]]\naddress = \"{address}\"\n"))
     };
@@ -627,7 +627,7 @@ fn backends_fit_their_service() {
 }
 
 #[test]
-fn snat_addresses_are_of_full_nat_and_of_the_vips_family() {
+fn snat_addresses_need_a_mode_that_uses_them_and_the_vips_family() {
     assert_eq!(
         service("mode = \"nat\"\nsnat_addresses = [\"198.51.100.2\"]\n"),
         "line 6: service \"web\": snat_addresses: mode \"nat\" keeps the client's address; remove \
@@ -747,7 +747,7 @@ fn a_rate_of_new_flows_has_bounds_and_a_burst_alone_has_no_effect() {
 }
 
 #[test]
-fn a_panic_threshold_is_a_percentage_and_a_backup_a_kind_of_backend() {
+fn a_panic_threshold_is_a_percentage_and_a_backup_a_boolean() {
     let config = valid(&format!(
         "{SERVICE}panic_threshold = 50\n[[service.backend]]\naddress = \"198.51.100.1:80\"\n\
          [[service.backend]]\naddress = \"198.51.100.2:80\"\nbackup = true\n"
@@ -772,7 +772,7 @@ fn a_panic_threshold_is_a_percentage_and_a_backup_a_kind_of_backend() {
 }
 
 #[test]
-fn an_agent_has_a_port_and_the_damping_of_weights_something_to_damp() {
+fn an_agent_has_a_port_and_feedback_needs_an_agent_or_latency() {
     let config = valid(&format!(
         "{SERVICE}agent = {{ port = 8081, interval = \"500ms\", send = \"web\\n\", source = \"198.51.100.2\" }}\n\
          feedback = {{ hold = \"5s\" }}\n"
@@ -844,7 +844,7 @@ fn an_agent_has_a_port_and_the_damping_of_weights_something_to_damp() {
 }
 
 #[test]
-fn a_circuit_breaker_has_its_ranges_and_looks_at_flows_where_it_can() {
+fn a_circuit_breaker_has_its_ranges_and_counts_failed_flows_only_if_replies_pass() {
     let config = valid(&format!(
         "{SERVICE}circuit_breaker = {{ open = \"10s\", failure_percent = 30, min_flows = 5 }}\n"
     ));
@@ -884,7 +884,7 @@ fn a_circuit_breaker_has_its_ranges_and_looks_at_flows_where_it_can() {
 }
 
 #[test]
-fn services_and_backends_have_limits_of_flows() {
+fn limits_of_flows_have_ranges() {
     let text = "max_flows = 500\nbackend = [{ address = \"198.51.100.1:80\", max_flows = 67108864 }]\n";
     let config = valid(&format!("{SERVICE}{text}"));
     assert_eq!((config.services[0].max_flows, config.services[0].backends[0].max_flows), (500, 1 << 26));
@@ -896,7 +896,7 @@ fn services_and_backends_have_limits_of_flows() {
 }
 
 #[test]
-fn a_quic_service_names_each_of_its_backends() {
+fn each_backend_of_a_quic_service_has_a_server_id() {
     let quic = |lines: &str| {
         let head =
             TOP.to_owned() + "[[service]]\nname = \"h3\"\nvip = \"192.0.2.10:443\"\nprotocol = \"udp\"\n";
@@ -962,7 +962,7 @@ fn a_quic_service_names_each_of_its_backends() {
 }
 
 #[test]
-fn services_do_not_stand_against_each_other() {
+fn services_that_conflict_are_refused() {
     let other = |lines: &str| service(&format!("[[service]]\nname = \"b\"\n{lines}"));
     assert_eq!(
         other("vip = \"192.0.2.10:80\"\n"),
@@ -997,7 +997,7 @@ fn on_ports(vips: &[&str]) -> String {
 }
 
 #[test]
-fn ranges_of_ports_do_not_meet_and_there_are_few() {
+fn ranges_of_ports_do_not_overlap_and_their_number_is_limited() {
     let good = ["192.0.2.10:5000-5999", "192.0.2.10:6000-6001", "192.0.2.10:*", "192.0.2.11:5000-5999"];
     let config = valid(&on_ports(&good));
     assert_eq!(config.services[2].vip.to_string(), "192.0.2.10:*");
@@ -1059,7 +1059,7 @@ fn a_service_on_more_than_one_port_keeps_the_port() {
 }
 
 #[test]
-fn services_and_backends_have_room_within_the_limits() {
+fn services_and_backends_must_fit_the_limits() {
     assert_eq!(
         service(
             "backend = [{ address = \"198.51.100.1:80\" }, { address = \"198.51.100.2:80\" }]\n\
@@ -1073,7 +1073,7 @@ fn services_and_backends_have_room_within_the_limits() {
 }
 
 #[test]
-fn checks_go_to_the_vip_where_backends_have_it() {
+fn checks_of_the_vip_need_a_mode_in_which_backends_have_it() {
     let service = |mode: &str, keys: &str, backend: &str| {
         format!(
             "{SERVICE}mode = \"{mode}\"\nhealth_check = {{ via = \"vip\", {keys} }}\nbackend = [{{ address = \"{backend}\" }}]\n"
@@ -1182,7 +1182,7 @@ fn health_checks_have_the_keys_of_their_type_within_their_ranges() {
 }
 
 #[test]
-fn a_check_by_http_or_dns_asks_for_what_can_be_asked_for() {
+fn http_and_dns_checks_ask_for_a_valid_path_or_name() {
     check_keys_of_checks(&[
         (
             "type = \"http\", path = \"healthz\"",
@@ -1234,7 +1234,7 @@ fn check_keys_of_checks(cases: &[(&str, &str)]) {
 }
 
 #[test]
-fn a_check_by_http_has_headers_and_a_body_that_can_be() {
+fn an_http_check_has_valid_headers_and_a_valid_body() {
     check_keys_of_checks(&[
         (
             r#"type = "http", method = "GTE""#,
@@ -1292,7 +1292,7 @@ fn a_check_by_http_has_headers_and_a_body_that_can_be() {
 }
 
 #[test]
-fn a_check_by_tls_grpc_udp_or_a_program_has_keys_that_fit_together() {
+fn the_keys_of_tls_grpc_udp_and_exec_checks_fit_together() {
     let long = "x".repeat(1401);
     check_keys_of_checks(&[
         (
@@ -1358,7 +1358,7 @@ fn a_check_by_tls_grpc_udp_or_a_program_has_keys_that_fit_together() {
 }
 
 #[test]
-fn a_program_is_checked_with_only_where_the_file_allows_it() {
+fn exec_checks_are_refused_unless_the_file_allows_them() {
     let check = "health_check = { type = \"exec\", command = [\"/bin/check\"], user = \"probe\" }\n";
     assert_eq!(
         service(check),
@@ -1420,7 +1420,7 @@ fn health_checks_have_defaults_that_fit_the_interval() {
 }
 
 #[test]
-fn a_service_without_a_check_gets_the_one_of_its_protocol() {
+fn a_service_without_a_check_has_the_default_of_its_protocol() {
     let config =
         valid(&format!("{SERVICE}[[service]]\nname = \"b\"\nvip = \"192.0.2.1:53\"\nprotocol = \"udp\"\n"));
     assert_eq!(config.services[0].check().probe, Probe::Tcp);
@@ -1476,7 +1476,7 @@ fn documentation() -> String {
 
 /// Every TOML and JSON block of the documentation, and every key's row.
 #[test]
-fn the_documentation_is_right() {
+fn the_documented_config_is_valid_and_complete() {
     let text = documentation();
     let blocks = |language: &str| -> Vec<String> {
         let opening = format!("```{language}\n");
@@ -1525,7 +1525,7 @@ fn each_option_is_documented_as_it_is_declared() {
 }
 
 #[test]
-fn discovery_is_read_and_every_error_in_it_told_with_its_line() {
+fn discovery_is_read_and_every_error_in_it_has_its_line() {
     let head = "interfaces = [\"eth0\"]\n[[service]]\nname = \"web\"\nvip = \"192.0.2.10:80\"\n";
     let read = |rest: &str| parse(&format!("{head}{rest}"));
     let config = read(
@@ -1572,7 +1572,7 @@ fn discovery_is_read_and_every_error_in_it_told_with_its_line() {
 }
 
 #[test]
-fn a_listener_for_other_hosts_needs_its_files_and_somebody_who_may_use_it() {
+fn a_listener_for_other_hosts_needs_its_files_and_an_allowed_certificate() {
     let api = |lines: &str| parse(&format!("{TOP}[api]\n{lines}"));
     let refused = |lines: &str| api(lines).expect_err("refused").to_string();
     let files = "certificate = \"/c.pem\"\nkey = \"/c.key\"\nclient_ca = \"/ca.pem\"\n";

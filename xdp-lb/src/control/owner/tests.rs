@@ -487,7 +487,33 @@ async fn a_service_under_another_name_keeps_serving() {
     daemon.handle.reload(Leave::Drain).await.unwrap();
     let backends = daemon.until("www", |_| true).await;
     assert!(backends.iter().all(|backend| backend.state == BackendState::Up), "{backends:?}");
+    assert_eq!(backends[0].reason, "health check: the first check succeeded", "what was known is known");
     assert_eq!(daemon.kernel.slots_written(), []);
+}
+
+#[tokio::test]
+async fn a_changed_protocol_is_a_new_service_and_the_former_one_drains_under_an_announced_name() {
+    let daemon = Daemon::start(TWO_SERVICES);
+    daemon.all_up().await;
+    let other = "name = \"web\"\nprotocol = \"udp\"\nhealth_check = { type = \"dns\" }";
+    write_config(&daemon.config_file(), &TWO_SERVICES.replace("name = \"web\"", other));
+    let line =
+        "service web: 192.0.2.10:80 tcp drains as service web-leaving, with 0 recorded flows, 0 packets/s";
+    let planned = daemon.handle.plan_reload(Leave::Drain).await.unwrap();
+    assert!(planned.changes.iter().any(|it| it == line), "{:?}", planned.changes);
+    let at_once = daemon.handle.plan_reload(Leave::Now).await.unwrap();
+    let ends = "service web: 192.0.2.10:80 tcp removed at once: this ends 0 recorded flows, 0 packets/s";
+    assert!(at_once.changes.iter().any(|it| it == ends), "{:?}", at_once.changes);
+    daemon.handle.reload(Leave::Drain).await.unwrap();
+    for backend in &daemon.until("web", |_| true).await {
+        assert_eq!((backend.state, &*backend.reason), (BackendState::Checking, "first health check pending"));
+    }
+    let former = daemon.until("web-leaving", |_| true).await;
+    assert!(former.iter().all(|backend| backend.state == BackendState::Draining), "{former:?}");
+    daemon.report("web", "198.51.100.11:8080", Health::Up, "the first check succeeded").await;
+    daemon
+        .until("web", |all| all[0].state == BackendState::Up && all[1].state == BackendState::Checking)
+        .await;
 }
 
 #[tokio::test]
@@ -1463,6 +1489,10 @@ async fn the_plan_reports_an_edit_that_a_runtime_change_overrides_until_it_is_re
     let after = plan().await;
     assert_eq!(after.changes, Vec::<String>::new());
     assert_eq!(after.overridden, ["service web: backend 198.51.100.11:8080 weight 100 -> 5"]);
+    // Whatever else is edited is in effect.
+    let other = edited.replace("address = \"198.51.100.12:8080\"", "address = \"198.51.100.14:8080\"");
+    write_config(&daemon.config_file(), &other);
+    assert_eq!(plan().await.overridden, after.overridden);
     daemon.handle.reload(Leave::Drain).await.unwrap();
     assert_eq!(plan().await.overridden, Vec::<String>::new());
 }

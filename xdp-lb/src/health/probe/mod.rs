@@ -32,7 +32,7 @@ pub(in crate::health) async fn probe(
     check: &HealthCheck,
     shared: &Shared,
 ) -> Result<(), Failure> {
-    let TargetId { service, backend } = id;
+    let TargetId { service, backend, .. } = id;
     let time = Time { all: check.timeout, end: Instant::now() + check.timeout };
     let vip_route = match check.via {
         Via::Backend => None,
@@ -110,7 +110,7 @@ pub(in crate::health) mod tests {
         let timeout = Duration::from_secs(3);
         let check = HealthCheck { timeout, ..check };
         let began = Instant::now();
-        let id = TargetId { service: "web".into(), backend };
+        let id = TargetId::of_web(backend);
         let result = probe(&id, &check, &Shared::new(None)).await;
         assert!(began.elapsed() < timeout + Duration::from_secs(10), "it took {:?}", began.elapsed());
         result.map_err(|failure| match failure {

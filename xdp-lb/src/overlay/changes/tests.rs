@@ -84,7 +84,7 @@ fn shown(effective: &Effective) -> Vec<String> {
 }
 
 #[test]
-fn nothing_changed_is_the_file_sorted() {
+fn without_changes_the_services_are_those_of_the_file_sorted() {
     let effective = merged(&config(FILE), &Overlay::default());
     assert_eq!(
         shown(&effective),
@@ -147,7 +147,7 @@ fn a_backend_of_the_file_that_is_added_back_with_another_weight_has_that_weight(
 }
 
 #[test]
-fn what_is_so_already_is_said_and_changes_nothing() {
+fn a_change_that_is_already_in_effect_says_so() {
     let config = config(FILE);
     let mut overlay = Overlay::default();
     let address = at("198.51.100.1:80");
@@ -221,7 +221,7 @@ fn long_lists_of_known_names_are_cut() {
 }
 
 #[test]
-fn what_stands_against_something_else_is_refused_with_the_reason() {
+fn conflicts_are_refused_with_the_reason() {
     let config = config(FILE);
     let mut overlay = Overlay::default();
     let conflict = |answer: Answer<Outcome>, words: &str| {
@@ -260,7 +260,7 @@ fn what_stands_against_something_else_is_refused_with_the_reason() {
 }
 
 #[test]
-fn what_is_wrong_in_itself_is_invalid() {
+fn invalid_services_and_backends_are_refused() {
     let config = config(FILE);
     let mut overlay = Overlay::default();
     let bad = service(r#"{"name":"a b","vip":"192.0.2.12:0"}"#);
@@ -282,7 +282,7 @@ fn what_is_wrong_in_itself_is_invalid() {
 }
 
 #[test]
-fn a_backup_is_kept_as_one() {
+fn a_backup_stays_a_backup() {
     let config = config(
         "interfaces = [\"eth0\"]\n[[service]]\nname = \"web\"\nvip = \"192.0.2.10:80\"\n\
          backend = [{ address = \"198.51.100.1:80\", backup = true }]\n",
@@ -314,7 +314,7 @@ fn a_backup_is_kept_as_one() {
 }
 
 #[test]
-fn a_backend_s_server_id_is_kept_with_it() {
+fn the_server_id_of_a_backend_is_kept() {
     let config = config(
         "interfaces = [\"eth0\"]\n[[service]]\nname = \"h3\"\nvip = \"192.0.2.10:443\"\nprotocol = \"udp\"\n\
          quic = { server_id_length = 1 }\nbackend = [{ address = \"198.51.100.1:443\", server_id = \"01\" }]\n",
@@ -363,7 +363,7 @@ fn a_backend_s_server_id_is_kept_with_it() {
 }
 
 #[test]
-fn there_is_no_more_room_than_the_limits_give() {
+fn changes_beyond_the_limits_are_refused() {
     let config = config(&format!("{FILE}[limits]\nservices = 2\nbackends = 3\n"));
     let mut overlay = Overlay::default();
     let Err(Refusal::Conflict(message)) = overlay.add_service(&config, api()) else { panic!("accepted") };
@@ -424,7 +424,7 @@ fn a_service_of_the_file_may_be_replaced_at_runtime() {
 }
 
 #[test]
-fn a_file_that_has_taken_a_runtime_name_or_vip_contradicts() {
+fn a_file_that_uses_the_name_or_vip_of_a_runtime_service_conflicts() {
     let old = config(FILE);
     let mut overlay = Overlay::default();
     changed(overlay.add_service(&old, api()));
@@ -444,7 +444,7 @@ fn a_file_that_has_taken_a_runtime_name_or_vip_contradicts() {
 }
 
 #[test]
-fn a_file_that_has_caught_up_takes_over_and_the_rest_of_the_changes_stay() {
+fn changes_that_the_file_has_taken_over_are_dropped_and_the_others_stay() {
     let old = config(FILE);
     let mut overlay = Overlay::default();
     changed(overlay.add_service(&old, api()));
@@ -481,7 +481,7 @@ fn a_file_that_has_caught_up_takes_over_and_the_rest_of_the_changes_stay() {
 }
 
 #[test]
-fn changes_to_what_the_file_no_longer_has_are_harmless_and_forgotten_with_a_word() {
+fn changes_to_what_the_file_no_longer_has_are_dropped_with_a_message() {
     let old = config(FILE);
     let mut overlay = Overlay::default();
     changed(overlay.patch_backend(&old, "web", at("198.51.100.1:80"), &drain()));
@@ -510,7 +510,7 @@ fn changes_to_what_the_file_no_longer_has_are_harmless_and_forgotten_with_a_word
 }
 
 #[test]
-fn a_reload_tells_each_difference_in_words() {
+fn a_reload_reports_each_difference_in_words() {
     let old = merged(&config(FILE), &Overlay::default());
     let mut overlay = Overlay::default();
     let new = config(
@@ -542,7 +542,7 @@ fn a_reload_tells_each_difference_in_words() {
 }
 
 #[test]
-fn a_service_that_is_added_is_told_with_its_tables() {
+fn an_added_service_is_reported_with_its_tables() {
     let file = config(FILE);
     let mut overlay = Overlay::default();
     let api = service(
@@ -569,7 +569,7 @@ fn a_service_that_is_added_is_told_with_its_tables() {
 }
 
 #[test]
-fn a_service_whose_protocol_changes_is_told_in_one_line() {
+fn a_change_of_protocol_is_reported_in_one_line() {
     let old = merged(&config(FILE), &Overlay::default());
     let file = FILE.replace("vip = \"192.0.2.10:80\"", "vip = \"192.0.2.10:80\"\nprotocol = \"udp\"");
     let file = config(&file);
@@ -582,7 +582,7 @@ fn a_service_whose_protocol_changes_is_told_in_one_line() {
 }
 
 #[test]
-fn a_service_that_is_drained_and_enabled_is_told() {
+fn a_drain_and_an_enable_of_a_service_are_reported() {
     let file = config(FILE);
     let mut overlay = Overlay::default();
     let enabled = merged(&file, &overlay);
@@ -594,7 +594,7 @@ fn a_service_that_is_drained_and_enabled_is_told() {
 }
 
 #[test]
-fn a_service_of_another_name_on_the_same_vip_is_told_as_renamed() {
+fn a_service_with_another_name_on_the_same_vip_is_reported_as_renamed() {
     let old = merged(&config(FILE), &Overlay::default());
     let lines_of = |file: &str| -> Vec<String> {
         let changes = diff(&old, &merged(&config(file), &Overlay::default()));
@@ -822,7 +822,7 @@ proptest! {
 }
 
 #[test]
-fn a_service_is_drained_and_enabled_and_both_are_said_once() {
+fn a_service_is_drained_and_enabled_and_a_repetition_says_so() {
     let config = config(FILE);
     let mut overlay = Overlay::default();
     let admin = |overlay: &Overlay| {
@@ -884,7 +884,7 @@ fn a_drain_ends_with_its_service_and_stays_over_a_reload() {
 }
 
 #[test]
-fn a_node_is_drained_and_who_sees_to_the_vips_is_said() {
+fn a_node_is_drained_and_the_answer_says_who_removes_the_vips() {
     let ours = config(&format!("vips.interface = \"lo\"\n{FILE}"));
     let mut overlay = Overlay::default();
     let said = changed(overlay.patch_node(&ours, AdminState::Draining));
@@ -973,7 +973,8 @@ fn quic_and_the_ids_of_its_servers_change_together() {
                 backend = [{ address = \"198.51.100.1:443\" }, { address = \"198.51.100.2:443\" }]\n";
     let file = config(file);
     let mut overlay = Overlay::default();
-    let together = "xdp-lb service set h3 quic.server_id_length=N backend.198.51.100.1:443.server_id=HEX";
+    let together = "xdp-lb service set h3 quic.server_id_length=N backend.198.51.100.1:443.server_id=HEX \
+                    backend.198.51.100.2:443.server_id=HEX";
     let quic = options(json!({ "quic": { "server_id_length": 1 } }));
     let id = BackendPatch::of("server_id", "01");
     for alone in [
@@ -981,7 +982,7 @@ fn quic_and_the_ids_of_its_servers_change_together() {
         overlay.patch_backend(&file, "h3", at("198.51.100.1:443"), &id),
     ] {
         let Err(Refusal::Invalid(why)) = alone else { panic!("{alone:?}") };
-        assert!(why.contains("in one change") && why.contains(together), "{why}");
+        assert!(why.contains("change together") && why.contains(together), "{why}");
     }
     assert_eq!(overlay, Overlay::default());
     let both = json!({
@@ -993,7 +994,7 @@ fn quic_and_the_ids_of_its_servers_change_together() {
     let both: ServicePatch = serde_json::from_value(both).expect("a patch");
     assert_eq!(
         changed(overlay.patch_service(&file, "h3", &both, Duration::ZERO)),
-        "service h3 quic.server_id_length not set -> 1; backend 198.51.100.1:443 server_id none -> 01; backend \
+        "service h3 quic.server_id_length not set -> 1, quic.config_id not set -> 0; backend 198.51.100.1:443 server_id none -> 01; backend \
          198.51.100.2:443 server_id none -> 02"
     );
     let ids = |overlay: &Overlay| -> Vec<_> {
@@ -1017,7 +1018,7 @@ fn quic_and_the_ids_of_its_servers_change_together() {
 }
 
 #[test]
-fn what_is_given_twice_changes_nothing_the_second_time() {
+fn the_same_change_twice_changes_nothing_the_second_time() {
     let config = config(FILE);
     let mut overlay = Overlay::default();
     let max_flows = ServicePatch::of("max_flows", 4);
@@ -1029,14 +1030,15 @@ fn what_is_given_twice_changes_nothing_the_second_time() {
 }
 
 #[test]
-fn only_the_keys_of_a_table_that_are_given_are_told() {
+fn a_new_table_is_reported_with_all_of_its_keys() {
     use serde_json::json;
     let config = config(FILE);
     let mut overlay = Overlay::default();
     let mut set = |json| overlay.patch_service(&config, "web", &options(json), Duration::ZERO);
     assert_eq!(
         changed(set(json!({ "circuit_breaker": { "open": "20s" } }))),
-        "service web circuit_breaker.open not set -> 20s"
+        "service web circuit_breaker.open not set -> 20s, circuit_breaker.half_open_portion not set -> 10, \
+         circuit_breaker.max_open not set -> 5m, circuit_breaker.window not set -> 10s"
     );
     assert_eq!(
         changed(set(json!({ "circuit_breaker": { "failure_percent": 50 } }))),
@@ -1045,7 +1047,7 @@ fn only_the_keys_of_a_table_that_are_given_are_told() {
 }
 
 #[test]
-fn a_key_that_the_file_gives_is_removed_from_its_table() {
+fn none_removes_a_key_of_a_table_in_the_file() {
     use serde_json::json;
     let text = FILE.replacen(
         "name = \"web\"\n",
@@ -1069,7 +1071,7 @@ fn a_key_that_the_file_gives_is_removed_from_its_table() {
 }
 
 #[test]
-fn without_discovery_what_it_found_is_dropped() {
+fn without_discovery_the_found_backends_are_dropped() {
     use serde_json::json;
     let config = config(FILE);
     for without in [json!("none"), json!(null)] {
@@ -1090,7 +1092,7 @@ fn without_discovery_what_it_found_is_dropped() {
 }
 
 #[test]
-fn a_service_that_was_removed_and_drains_is_said_to() {
+fn a_removed_service_that_drains_is_reported_as_such() {
     let config = config(FILE);
     let mut overlay = Overlay::default();
     changed(overlay.add_service(&config, api()));
@@ -1140,7 +1142,7 @@ fn affinity_changes_once_all_flows_are_recorded() {
 }
 
 #[test]
-fn what_a_change_says_has_no_value_of_a_header() {
+fn the_answer_to_a_change_hides_the_values_of_headers() {
     let file = FILE.replacen(
         "vip = \"192.0.2.10:80\"",
         "vip = \"192.0.2.10:80\"\nhealth_check = { type = \"http\", headers = [\"Authorization: Bearer old\"] }",

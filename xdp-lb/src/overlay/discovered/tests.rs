@@ -56,7 +56,7 @@ fn shown(config: &Config, overlay: &Overlay) -> Vec<String> {
 }
 
 #[test]
-fn what_is_found_joins_what_is_listed_and_drains_when_it_is_not_found_any_more() {
+fn found_backends_join_the_listed_ones_and_drain_once_no_longer_found() {
     let config = config(FILE);
     let mut overlay = Overlay::default();
     let taken = discover(&mut overlay, &config, &[1, 2, 3], 1000);
@@ -83,7 +83,7 @@ fn what_is_found_joins_what_is_listed_and_drains_when_it_is_not_found_any_more()
 }
 
 #[test]
-fn more_than_max_backends_are_left_out_and_those_that_serve_are_not_driven_out() {
+fn backends_beyond_max_backends_are_left_out_and_present_ones_stay() {
     let config = config(FILE);
     let mut overlay = Overlay::default();
     discover(&mut overlay, &config, &[5, 6, 7], 1);
@@ -93,7 +93,7 @@ fn more_than_max_backends_are_left_out_and_those_that_serve_are_not_driven_out()
 }
 
 #[test]
-fn what_leaves_keeps_its_place_and_what_is_new_waits_for_one() {
+fn leaving_backends_keep_their_places_and_new_ones_wait() {
     let config = config(FILE);
     let mut overlay = Overlay::default();
     discover(&mut overlay, &config, &[5, 6, 7], 1);
@@ -120,7 +120,7 @@ fn what_leaves_keeps_its_place_and_what_is_new_waits_for_one() {
 }
 
 #[test]
-fn what_stands_against_the_rest_of_the_config_is_refused_and_the_config_holds() {
+fn found_backends_that_conflict_with_the_config_are_refused() {
     let text = FILE.replacen("interfaces", "limits = { backends = 3 }\ninterfaces", 1);
     let config = config(&text);
     let mut overlay = Overlay::default();
@@ -146,7 +146,7 @@ fn what_stands_against_the_rest_of_the_config_is_refused_and_the_config_holds() 
 }
 
 #[test]
-fn the_operator_drains_and_weighs_what_is_found_and_cannot_remove_it_while_it_is() {
+fn found_backends_can_be_drained_and_weighed_but_not_removed() {
     let config = config(FILE);
     let mut overlay = Overlay::default();
     discover(&mut overlay, &config, &[2, 3], 1);
@@ -186,7 +186,7 @@ fn the_operator_drains_and_weighs_what_is_found_and_cannot_remove_it_while_it_is
 }
 
 #[test]
-fn what_was_found_is_kept_in_the_state_and_leaves_with_its_discovery() {
+fn found_backends_are_kept_in_the_state_file_and_leave_with_their_discovery() {
     let config = config(FILE);
     let mut overlay = Overlay::default();
     discover(&mut overlay, &config, &[2, 3], 1);
@@ -206,7 +206,7 @@ fn what_was_found_is_kept_in_the_state_and_leaves_with_its_discovery() {
 }
 
 #[test]
-fn a_file_of_an_earlier_version_begins_to_leave_anew_whatever_the_wall_clock_said() {
+fn leaving_backends_of_an_earlier_versions_file_start_their_drain_time_again() {
     let json = r#"{"discovered":{"web":{"198.51.100.2:80":{"backend":{"address":"198.51.100.2:80","weight":100},
         "leaving_since":1790000000},"198.51.100.3:80":{"backend":{"address":"198.51.100.3:80","weight":100}}}}}"#;
     let mut overlay: Overlay = serde_json::from_str(json).expect("read");

@@ -42,7 +42,7 @@ fn shown(effective: &Effective) -> Vec<String> {
 }
 
 #[test]
-fn what_a_file_or_the_cli_takes_away_leaves_and_is_itself_again_when_it_comes_back() {
+fn what_the_file_or_the_cli_removes_leaves_and_can_return() {
     let whole = config(FILE);
     let mut overlay = Overlay::default();
     let first = effective(&whole, &overlay).expect("valid");
@@ -65,7 +65,7 @@ fn what_a_file_or_the_cli_takes_away_leaves_and_is_itself_again_when_it_comes_ba
 }
 
 #[test]
-fn a_service_leaves_with_its_backends_and_comes_back_under_any_name() {
+fn a_service_leaves_with_its_backends_and_returns_under_any_name() {
     let whole = config(FILE);
     let mut overlay = Overlay::default();
     let first = effective(&whole, &overlay).expect("valid");
@@ -98,7 +98,7 @@ fn a_service_leaves_with_its_backends_and_comes_back_under_any_name() {
 }
 
 #[test]
-fn with_now_what_is_taken_away_goes_at_once_and_what_leaves_already_goes_on_to() {
+fn now_removes_at_once_and_does_not_affect_what_is_already_leaving() {
     let whole = config(FILE);
     let mut overlay = Overlay::default();
     let first = effective(&whole, &overlay).expect("valid");
@@ -124,7 +124,7 @@ fn with_now_what_is_taken_away_goes_at_once_and_what_leaves_already_goes_on_to()
 }
 
 #[test]
-fn a_backend_that_is_new_waits_where_what_leaves_has_the_room() {
+fn a_new_backend_waits_while_leaving_ones_use_the_room() {
     let whole = config(FILE);
     let mut overlay = Overlay::default();
     let first = effective(&whole, &overlay).expect("valid");
@@ -140,7 +140,7 @@ fn a_backend_that_is_new_waits_where_what_leaves_has_the_room() {
 }
 
 #[test]
-fn what_leaves_is_not_changed_and_is_told_so() {
+fn changes_to_a_leaving_backend_are_refused_with_the_reason() {
     use crate::model::request::BackendPatch;
     let whole = config(FILE);
     let mut overlay = Overlay::default();

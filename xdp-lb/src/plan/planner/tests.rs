@@ -244,25 +244,8 @@ fn backend(number: u8, weight: u16, state: BackendState) -> WantedBackend {
 
 fn service(number: u8, mode: Mode, backends: Vec<WantedBackend>) -> WantedService {
     let vip = Endpoint::new(Address::from(IpAddr::from([192, 0, 2, number])), Port::new(80), Protocol::TCP);
-    WantedService {
-        vip,
-        last_port: vip.port,
-        mode,
-        records_flows: false,
-        only_recorded: false,
-        rejects: false,
-        snat_addresses: vec![],
-        affinity_bits: 0,
-        quic: None,
-        sources: Sources::new(),
-        new_flow_rate: 0,
-        new_flow_burst: 0,
-        max_flows: 0,
-        checked_at: None,
-        ring_len: ring_len(&backends),
-        hairpin: true,
-        backends,
-    }
+    let ring_len = ring_len(&backends);
+    WantedService { rejects: false, ..WantedService::new(vip, mode, ring_len, backends) }
 }
 
 fn up(numbers: impl IntoIterator<Item = u8>) -> Vec<WantedBackend> {

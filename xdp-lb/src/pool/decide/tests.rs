@@ -62,7 +62,7 @@ fn what_keeps_packets_from_a_backend_comes_first() {
 }
 
 #[test]
-fn a_backend_of_dsr_is_not_behind_a_router() {
+fn a_dsr_backend_behind_a_router_is_unresolved() {
     let Hop::Known(hop) = known() else { unreachable!() };
     let behind = Hop::Known(NextHop { router: Some("198.51.100.254".parse().unwrap()), ..hop });
     for (mode, hop, state) in [
@@ -94,7 +94,7 @@ fn a_backup_keeps_its_flows_and_takes_new_ones_only_while_no_other_is_up() {
 }
 
 #[test]
-fn the_flows_of_one_that_is_down_stay_while_it_answers_and_end_once_it_does_not() {
+fn flows_of_a_down_backend_stay_while_it_answers_and_end_once_it_is_silent() {
     use datapath::BackendState as Tables;
     use {BackendState as State, Health::Down, Health::Up};
     let now = Instant::now();
@@ -143,24 +143,24 @@ fn a_drain_whose_check_fails_is_treated_the_same() {
 }
 
 #[test]
-fn the_way_to_a_backend_stays_known_while_this_host_has_none_and_its_flows_with_it() {
+fn a_backend_without_a_route_keeps_its_path_and_flows() {
     use BackendState as State;
     use datapath::BackendState as Tables;
     let mut pool = pool_with(|service| service.on_down = OnDown::Reset, &[(false, Health::Up); 2]);
     let path = pool.wanted()[0].backends[0].path;
     let address: IpAddr = "198.51.100.11".parse().unwrap();
-    pool.heard(address, Err(NoNextHop::Here("eth1 is down".into())));
+    pool.set_next_hop(address, Err(NoNextHop::Here("eth1 is down".into())));
     pool.decide_at(Instant::now());
     assert_eq!(states(&pool)[0], (State::Unresolved, Tables::Failing));
     assert_eq!(pool.wanted()[0].backends[0].path, path);
     // A neighbour that does not answer is another thing.
-    pool.heard(address, Err(NoNextHop::Silent("198.51.100.11 on eth1 does not answer ARP".into())));
+    pool.set_next_hop(address, Err(NoNextHop::Silent("198.51.100.11 on eth1 does not answer ARP".into())));
     pool.decide_at(Instant::now());
     assert_eq!(states(&pool)[0], (State::Unresolved, ENDED));
 }
 
 #[test]
-fn another_daemon_keeps_the_flows_of_a_backend_that_fails_until_it_has_looked_itself() {
+fn a_new_daemon_keeps_the_flows_of_a_failing_backend_until_its_first_check() {
     use datapath::BackendState as Datapath;
     let mut before = pool_of(0, &[(false, Health::Up), (false, Health::Up)]);
     set_health(&mut before, &[(false, Health::Down), (false, Health::Up)]);
@@ -184,10 +184,10 @@ fn another_daemon_keeps_the_flows_of_a_backend_that_fails_until_it_has_looked_it
     // Its next hop goes and comes back before its first check has ended.
     let address: IpAddr = "198.51.100.11".parse().unwrap();
     let Hop::Known(next_hop) = known() else { unreachable!("it is known") };
-    pool.heard(address, Err(NoNextHop::Here("eth1 is down".into())));
+    pool.set_next_hop(address, Err(NoNextHop::Here("eth1 is down".into())));
     pool.decide_at(Instant::now());
     assert_eq!(states(&pool)[0], (BackendState::Unresolved, Datapath::Failing));
-    pool.heard(address, Ok(next_hop));
+    pool.set_next_hop(address, Ok(next_hop));
     pool.decide_at(Instant::now());
     assert_eq!(states(&pool)[0], (BackendState::Checking, Datapath::Failing));
     set_health(&mut pool, &[(false, Health::Down), (false, Health::Up)]);
@@ -195,16 +195,16 @@ fn another_daemon_keeps_the_flows_of_a_backend_that_fails_until_it_has_looked_it
 }
 
 #[test]
-fn of_a_backend_that_never_served_no_flows_are_told() {
+fn a_backend_that_never_served_has_no_words_about_flows() {
     let mut pool = pool_of(0, &[(false, Health::Unknown)]);
     let id = ids(&pool)[0].clone();
     let said = |pool: &Pool| pool.known(&id).unwrap().condition.reason.clone();
-    pool.heard(id.backend.ip(), Err(NoNextHop::Silent("it does not answer ARP".into())));
+    pool.set_next_hop(id.backend.ip(), Err(NoNextHop::Silent("it does not answer ARP".into())));
     pool.decide_at(Instant::now());
     assert_eq!(said(&pool), "no next hop: it does not answer ARP");
     assert_eq!(states(&pool)[0], (BackendState::Unresolved, datapath::BackendState::Down));
     let Hop::Known(next_hop) = known() else { unreachable!("it is known") };
-    pool.heard(id.backend.ip(), Ok(next_hop));
+    pool.set_next_hop(id.backend.ip(), Ok(next_hop));
     set_health(&mut pool, &[(false, Health::Down)]);
     assert_eq!(states(&pool)[0], (BackendState::Down, datapath::BackendState::Down));
     set_health(&mut pool, &[(false, Health::Up)]);
@@ -214,7 +214,7 @@ fn of_a_backend_that_never_served_no_flows_are_told() {
 }
 
 #[test]
-fn a_check_that_could_not_be_run_is_told_and_changes_nothing_else() {
+fn a_check_that_could_not_run_is_reported_and_changes_nothing_else() {
     let mut pool = pool_of(0, &[(false, Health::Up)]);
     let id = pool.targets()[0].0.id.clone();
     let trouble = |why: Option<&str>| Report {
@@ -239,7 +239,7 @@ fn a_check_that_could_not_be_run_is_told_and_changes_nothing_else() {
 }
 
 #[test]
-fn too_few_that_are_up_are_joined_by_those_that_are_down_and_say_why() {
+fn if_too_few_are_up_those_that_are_down_take_flows_and_say_why() {
     use datapath::BackendState as Tables;
     use {BackendState as State, Health::Down, Health::Up};
     let mut pool = pool_of(50, &[(false, Up), (false, Up), (false, Down), (false, Down)]);
@@ -255,7 +255,7 @@ fn too_few_that_are_up_are_joined_by_those_that_are_down_and_say_why() {
     let reason = format!("health check: it said so; takes flows anyway: {why}");
     assert_eq!(kept.condition.reason, reason);
     // One without a way to it cannot be kept.
-    pool.heard("198.51.100.12".parse().unwrap(), Err(NoNextHop::Here("no route".into())));
+    pool.set_next_hop("198.51.100.12".parse().unwrap(), Err(NoNextHop::Here("no route".into())));
     pool.decide_at(Instant::now());
     assert_eq!(states(&pool)[1], (State::Unresolved, Tables::Failing));
     set_health(&mut pool, &[(false, Up), (false, Down), (false, Up), (false, Down)]);
@@ -264,7 +264,7 @@ fn too_few_that_are_up_are_joined_by_those_that_are_down_and_say_why() {
 }
 
 #[test]
-fn what_comes_back_warms_up_and_what_begins_with_its_service_does_not() {
+fn returning_backends_start_slowly_and_those_of_a_new_service_do_not() {
     use {BackendState as State, Health::Down, Health::Up};
     let now = Instant::now();
     let at = |seconds: u64| now + Duration::from_secs(seconds);
@@ -322,9 +322,9 @@ fn what_comes_back_warms_up_and_what_begins_with_its_service_does_not() {
         effective.services[0].backends.push(added);
         pool.set_effective(effective, &Tables::default(), at(200));
         let Hop::Known(hop) = known() else { unreachable!() };
-        pool.heard(address.ip(), Ok(hop));
+        pool.set_next_hop(address.ip(), Ok(hop));
         pool.decide_at(at(200));
-        pool.report(report(&TargetId { service: "web".into(), backend: address }, Up));
+        pool.report(report(&TargetId::of_web(address), Up));
         pool.decide_at(at(201));
         assert_eq!(portions(&pool), [100, 100, 100, portion]);
     }
@@ -343,9 +343,9 @@ fn a_backend_whose_flows_fail_is_ejected_tried_and_used_again() {
         ..model::CircuitBreaker::default()
     };
     let mut pool = pool_with(|service| service.circuit_breaker = Some(breaker), &[(false, Up); 3]);
-    assert!(pool.looks_at_flows());
-    assert!(!see(&mut pool, &[[0; 3]; 3], at(0)));
-    assert!(see(&mut pool, &[[100, 100, 0], [100, 100, 90], [100, 0, 100]], at(1)));
+    assert!(pool.watches_flows());
+    assert!(!count(&mut pool, &[[0; 3]; 3], at(0)));
+    assert!(count(&mut pool, &[[100, 100, 0], [100, 100, 90], [100, 0, 100]], at(1)));
     let told: Vec<_> =
         pool.decide_at(at(1)).into_iter().map(|it| (it.id.backend.ip(), it.now.state)).collect();
     assert_eq!(told, [("198.51.100.13".parse::<IpAddr>().unwrap(), State::Ejected)], "half of three is one");
@@ -361,13 +361,13 @@ fn a_backend_whose_flows_fail_is_ejected_tried_and_used_again() {
     // The second has recovered by now; the third gets its trial, by itself.
     assert!(!pool.is_due(at(8)));
     assert!(pool.is_due(at(11)));
-    see(&mut pool, &[[200, 200, 90], [200, 200, 90], [100, 0, 100]], at(11));
+    count(&mut pool, &[[200, 200, 90], [200, 200, 90], [100, 0, 100]], at(11));
     pool.decide_at(at(11));
     assert!(!reason(&pool, 1).contains("ejected"));
     assert_eq!(states(&pool)[2], (State::HalfOpen, Tables::Up));
     assert_eq!(pool.wanted()[0].backends[2].portion, 10);
-    see(&mut pool, &[[200, 200, 90], [200, 200, 90], [100, 0, 100]], at(11));
-    see(&mut pool, &[[300, 300, 90], [300, 300, 90], [106, 0, 106]], at(12));
+    count(&mut pool, &[[200, 200, 90], [200, 200, 90], [100, 0, 100]], at(11));
+    count(&mut pool, &[[300, 300, 90], [300, 300, 90], [106, 0, 106]], at(12));
     pool.decide_at(at(12));
     assert_eq!(states(&pool)[2].0, State::Ejected, "it failed its trial");
 
@@ -380,7 +380,7 @@ fn a_backend_whose_flows_fail_is_ejected_tried_and_used_again() {
 }
 
 #[test]
-fn a_backend_whose_circuit_closes_warms_up_from_its_part_on_trial() {
+fn a_backend_whose_circuit_closes_continues_its_slow_start_from_its_trial() {
     let now = Instant::now();
     let at = |seconds: u64| now + Duration::from_secs(seconds);
     let policy = |service: &mut Service| {
@@ -409,7 +409,7 @@ fn a_backend_whose_circuit_closes_warms_up_from_its_part_on_trial() {
 }
 
 #[test]
-fn a_backend_that_is_ejected_does_not_count_as_up_and_joins_in_a_panic() {
+fn an_ejected_backend_does_not_count_as_up_and_takes_flows_in_panic() {
     use datapath::BackendState as Tables;
     use {BackendState as State, Health::Down, Health::Up};
     let now = Instant::now();
@@ -420,9 +420,9 @@ fn a_backend_that_is_ejected_does_not_count_as_up_and_joins_in_a_panic() {
         service.circuit_breaker = Some(model::CircuitBreaker { failure_percent, ..default });
     };
     let mut pool = pool_with(policy, &[(false, Up); 4]);
-    see(&mut pool, &[[0; 3]; 4], now);
-    see(&mut pool, &[[100, 0, 0]; 4], now + Duration::from_secs(1));
-    see(&mut pool, &[[100, 0, 0]; 4], now + Duration::from_secs(2));
+    count(&mut pool, &[[0; 3]; 4], now);
+    count(&mut pool, &[[100, 0, 0]; 4], now + Duration::from_secs(1));
+    count(&mut pool, &[[100, 0, 0]; 4], now + Duration::from_secs(2));
     pool.decide_at(now + Duration::from_secs(2));
     let ejected = states(&pool).iter().filter(|state| state.0 == State::Ejected).count();
     assert_eq!(ejected, 2, "as many as the threshold lets go");
@@ -464,7 +464,7 @@ fn a_new_backend_waits_for_its_agent_and_one_that_cannot_be_asked_changes_nothin
 }
 
 #[test]
-fn an_agent_takes_its_backend_out_and_back_beside_the_operator_and_the_check() {
+fn an_agent_takes_its_backend_out_and_back_independently_of_operator_and_check() {
     use {BackendState as State, Health::Down, Health::Up};
     let now = Instant::now();
     let at = |seconds: u64| now + Duration::from_secs(seconds);
@@ -498,7 +498,7 @@ fn an_agent_takes_its_backend_out_and_back_beside_the_operator_and_the_check() {
 }
 
 #[test]
-fn one_that_its_agent_drained_is_not_used_in_a_panic_and_warms_up_after_it() {
+fn a_backend_drained_by_its_agent_is_not_used_in_panic_and_starts_slowly_afterwards() {
     use {BackendState as State, Health::Down, Health::Up};
     let now = Instant::now();
     let policy = |service: &mut Service| {
@@ -521,7 +521,7 @@ fn one_that_its_agent_drained_is_not_used_in_a_panic_and_warms_up_after_it() {
 }
 
 #[test]
-fn a_transition_is_told_once() {
+fn a_transition_is_reported_once() {
     let now = Instant::now();
     let mut pool = Pool::new(&Tables::default());
     let mut web = service(Probe::Tcp);
@@ -533,7 +533,7 @@ fn a_transition_is_told_once() {
     assert_eq!(states(pool.decide_at(now)), [(None, BackendState::Unresolved)]);
     assert_eq!(states(pool.decide_at(now)), []);
     let Hop::Known(next_hop) = known() else { unreachable!() };
-    pool.heard("198.51.100.11".parse().unwrap(), Ok(next_hop));
+    pool.set_next_hop("198.51.100.11".parse().unwrap(), Ok(next_hop));
     assert_eq!(states(pool.decide_at(now)), [(Some(BackendState::Unresolved), BackendState::Checking)]);
     assert_eq!(states(pool.decide_at(now)), []);
 }

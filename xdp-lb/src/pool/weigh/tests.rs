@@ -44,7 +44,7 @@ fn weights_follow_agents_together_and_not_too_often() {
 }
 
 #[test]
-fn weights_follow_checks_only_where_they_are_to_and_not_those_of_backends_that_do_not_serve() {
+fn weights_follow_checks_only_if_configured_and_only_of_serving_backends() {
     use Health::Up;
     let now = Instant::now();
     let at = |seconds: u64| now + Duration::from_secs(seconds);
@@ -82,7 +82,7 @@ fn weights_follow_checks_only_where_they_are_to_and_not_those_of_backends_that_d
 }
 
 #[test]
-fn what_the_agent_asks_for_and_what_checks_say_come_together() {
+fn the_agents_percentage_and_the_latency_multiply() {
     let now = Instant::now();
     let follow = |service: &mut Service| {
         with_agent(service);
