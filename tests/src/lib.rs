@@ -28,6 +28,7 @@ mod daemon;
 pub mod direct_return;
 mod download;
 mod files;
+pub mod guide;
 mod host;
 mod lab;
 mod link;

@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use xdp_lb_tests::paths;
 
 /// The folders whose pages are looked at, beside those at the root.
-const FOLDERS: [&str; 4] = ["docs", "docs/configuration", "docs/decisions", "examples"];
+const FOLDERS: [&str; 5] = ["docs", "docs/configuration", "docs/decisions", "docs/guide", "examples"];
 
 /// A page, read line by line.
 struct Page {

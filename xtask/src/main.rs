@@ -13,6 +13,7 @@ mod kernels;
 #[cfg(test)]
 mod layers;
 mod packages;
+mod pictures;
 mod preflight;
 #[cfg(test)]
 mod purity;
@@ -70,6 +71,8 @@ enum Task {
     Bench(bench::Options),
     /// Search for packets and tables on which the datapath goes wrong, guided by coverage.
     Fuzz(fuzz::Options),
+    /// Draw the pictures of the documentation from their texts.
+    Pictures,
     /// What runs inside the sandbox.
     #[command(hide = true)]
     Inside {
@@ -108,6 +111,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Fuzz(options) => return fuzz::run_all(&options),
         Task::Bench(options) => return bench::run_all(&options),
         Task::Soak(options) => return soak::run(&options),
+        Task::Pictures => pictures::draw_all()?,
         Task::Inside { task } => {
             sandbox::enter()?;
             match task {

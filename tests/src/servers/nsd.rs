@@ -11,18 +11,24 @@ use crate::host::Host;
 use crate::process::Process;
 use crate::{paths, wait};
 
-/// nsd, authoritative for `example.test` on all of a host's addresses, UDP and TCP. Stopped when dropped.
+/// nsd, authoritative for one zone on all of a host's addresses, UDP and TCP. Stopped when dropped.
 pub struct Nsd {
     host: Host,
+    zone: &'static str,
     process: Option<Process>,
     serial: u32,
 }
 
 impl Nsd {
-    /// Starts it with a zone of these records, in the form of a zone file, and waits until it serves them. Names are
-    /// relative to `example.test`. TTLs are 1 s where none is written, and so is that of negative answers.
+    /// Starts it with the zone `example.test` of these records, in the form of a zone file, and waits until it serves them.
+    /// Names are relative to the zone. TTLs are 1 s where none is written, and so is that of negative answers.
     pub fn start(host: &Host, records: &str) -> Result<Self> {
-        let mut nsd = Self { host: host.clone(), process: None, serial: 0 };
+        Self::start_zone(host, "example.test", records)
+    }
+
+    /// Like [`Nsd::start`], with another zone.
+    pub fn start_zone(host: &Host, zone: &'static str, records: &str) -> Result<Self> {
+        let mut nsd = Self { host: host.clone(), zone, process: None, serial: 0 };
         fs::create_dir_all(nsd.dir())?;
         nsd.write_zone(records)?;
         nsd.restart()?;
@@ -54,7 +60,8 @@ impl Nsd {
              database: \"\"\n pidfile: \"{shown}/nsd.pid\"\n zonelistfile: \"{shown}/zone.list\"\n \
              xfrdfile: \"{shown}/xfrd.state\"\n xfrdir: \"{shown}\"\n rrl-ratelimit: 0\n\
              remote-control:\n control-enable: no\n\
-             zone:\n name: \"example.test\"\n zonefile: \"zone\"\n"
+             zone:\n name: \"{}\"\n zonefile: \"zone\"\n",
+            self.zone
         );
         fs::write(&config, text).context("cannot write nsd's config")?;
         let mut command = self.host.command(program);
@@ -70,8 +77,8 @@ impl Nsd {
     fn write_zone(&mut self, records: &str) -> Result<()> {
         self.serial += 1;
         let zone = format!(
-            "$ORIGIN example.test.\n$TTL 1\n@ SOA ns root {} 3600 600 86400 1\n@ NS ns\nns A 192.0.2.53\n{records}\n",
-            self.serial
+            "$ORIGIN {}.\n$TTL 1\n@ SOA ns root {} 3600 600 86400 1\n@ NS ns\nns A 192.0.2.53\n{records}\n",
+            self.zone, self.serial
         );
         fs::write(self.dir().join("zone"), zone).context("cannot write the zone")
     }
@@ -85,7 +92,7 @@ impl Nsd {
             }
             let soa = self
                 .host
-                .run("dig @127.0.0.1 +short +tries=1 +timeout=1 example.test SOA")
+                .run(&format!("dig @127.0.0.1 +short +tries=1 +timeout=1 {} SOA", self.zone))
                 .unwrap_or_default();
             Ok(soa.split_whitespace().nth(2) == Some(&serial))
         })?;

@@ -167,6 +167,11 @@ impl From<String> for Done {
     }
 }
 
+/// The definition of the command line, from which man pages and completions are made.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// Runs the command line.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
