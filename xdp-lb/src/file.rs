@@ -1,6 +1,6 @@
-//! Files that others put there, or whose file system may hang: regular files only, of a bounded size, within a bounded time.
+//! Files that others write, or whose file system may hang: only regular files, of a bounded size, within a bounded time.
 //!
-//! A FIFO that nobody writes to, a device, or a file system whose server does not answer would block the reader for good.
+//! A FIFO without a writer, a device, or a file system whose server does not answer would block the reader forever.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -16,12 +16,12 @@ use std::time::{Duration, Instant};
 /// How long a file may take to be read or written.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Opens a regular file, without waiting for anybody.
+/// Opens a regular file, without blocking.
 ///
 /// # Errors
-/// Where it cannot be opened, or is not a regular file.
+/// If it cannot be opened, or is not a regular file.
 pub fn open(path: &Path) -> io::Result<(File, Metadata)> {
-    // Opening a FIFO waits for a writer, unless it is told not to. Regular files do not look at this.
+    // Opening a FIFO waits for a writer, unless O_NONBLOCK is set. It has no effect on regular files.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
     let metadata = file.metadata()?;
     if metadata.is_dir() {
@@ -33,10 +33,10 @@ pub fn open(path: &Path) -> io::Result<(File, Metadata)> {
     Ok((file, metadata))
 }
 
-/// The bytes of a regular file: `Ok(None)` where it has more than `largest`.
+/// The bytes of a regular file: `Ok(None)` if it has more than `largest`.
 ///
 /// # Errors
-/// Where it cannot be read, or is not a regular file.
+/// If it cannot be read, or is not a regular file.
 pub fn read(path: &Path, largest: u64) -> io::Result<Option<Vec<u8>>> {
     let (file, metadata) = open(path)?;
     if metadata.len() > largest {
@@ -56,7 +56,7 @@ pub struct Editing {
 }
 
 impl Editing {
-    /// Keeps other editors of files in this directory away until it is dropped, or its process ends: what a link leads to.
+    /// Locks the file's directory until this is dropped, or the process ends. A symbolic link is followed.
     ///
     /// # Errors
     /// `WouldBlock` if there is one already; or if the directory cannot be opened.
@@ -109,15 +109,14 @@ pub fn write_new(path: &Path, bytes: &[u8], like: Option<&Metadata>) -> io::Resu
     file.sync_all()
 }
 
-/// The files that are read or written now, those whose file system hangs among them, and since when.
+/// The files that are being read or written, including those whose file system hangs, and since when.
 static IN_USE: Mutex<BTreeMap<PathBuf, Instant>> = Mutex::new(BTreeMap::new());
 
-/// Runs what reads or writes a file on a thread of its own, and gives it up after [`PATIENCE`]: where the file system hangs,
-/// the thread stays until that answers. Until then, the file is not tried again, so that such threads do not pile up, and
-/// nobody waits once more.
+/// Reads or writes a file on another thread, and gives up after [`PATIENCE`]. If the file system hangs, the thread stays until that
+/// answers. Until then, the file is not tried again, so that such threads do not pile up and no caller waits.
 ///
 /// # Errors
-/// `TimedOut` where it takes longer, in words.
+/// `TimedOut` if it takes longer, as text.
 pub fn within_patience<T: Send + 'static>(
     path: &Path,
     work: impl FnOnce(&Path) -> T + Send + 'static,
@@ -147,7 +146,7 @@ pub fn within_patience<T: Send + 'static>(
     let started = std::thread::Builder::new().name("file".into()).spawn(move || {
         let result = std::panic::catch_unwind(AssertUnwindSafe(|| work(&owned)));
         in_use().remove(&owned);
-        // Nobody may wait any more.
+        // The caller may have given up.
         let _ = result.map(|result| done.send(result));
     });
     if let Err(error) = started {

@@ -1,8 +1,8 @@
-//! What the daemon keeps in files, so that it survives a restart: the runtime changes, in the state file, and the
-//! addresses that it added to the host, in another one beside it.
+//! What the daemon keeps in files to survive a restart: the runtime changes, in the state file, and the addresses that it added to
+//! the host, in another one beside it.
 //!
-//! Such a file carries its checksum: the SHA-256 of its own text, with the checksum's digits left out. A file without one (of
-//! version 1, or one that was edited by hand) is taken as it is.
+//! Such a file contains its checksum: the SHA-256 of its text without the digits of the checksum. A file without one (of version 1,
+//! or edited by hand) is accepted.
 
 #![forbid(unsafe_code)]
 
@@ -23,17 +23,17 @@ use sha2::{Digest, Sha256};
 use crate::file;
 use crate::lock::Lock;
 
-/// The last version that this daemon knows.
+/// The latest version that this daemon knows.
 const VERSION: u32 = 4;
-/// The version of a file without anything that came later, so that an earlier daemon reads it.
+/// The version of a file without later features, so that an earlier daemon can read it.
 const FIRST_VERSION: u32 = 2;
 const LARGEST: u64 = 256 << 20;
 
 /// What is kept in a file.
 pub trait Kept: Default + Serialize + DeserializeOwned + 'static {
-    /// What messages call the file.
+    /// The name of the file in messages.
     const NAME: &str;
-    /// What is lost with it, in words.
+    /// What is lost with it, as text.
     const LOSS: &str;
 
     /// The first version of the file that can hold this.
@@ -45,8 +45,7 @@ pub trait Kept: Default + Serialize + DeserializeOwned + 'static {
 /// Why a file could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// The file is there and makes no sense. It was renamed, so that the next change does not
-    /// overwrite it.
+    /// The file is damaged. It was renamed, so that the next change does not overwrite it.
     #[error("the {name} {} {why}; it was renamed to {}: {loss}", path.display(), set_aside.display())]
     SetAside {
         /// What it is called.
@@ -60,7 +59,7 @@ pub enum StateError {
         /// What it is called now.
         set_aside: PathBuf,
     },
-    /// A later daemon wrote it. It is as it was.
+    /// A later version of the daemon wrote it. It is unchanged.
     #[error(
         "the {name} {} has version {version}, but this daemon supports version {VERSION}: run the later daemon that \
          wrote it, or move the file away to start without the changes made at runtime", path.display()
@@ -73,7 +72,7 @@ pub enum StateError {
         /// Its version.
         version: u32,
     },
-    /// The file could not be read or set aside. It is as it was.
+    /// The file could not be read or renamed. It is unchanged.
     #[error("the {name} {} {why}: {cause}; check its permissions and the disk", path.display())]
     Unreadable {
         /// What it is called.
@@ -87,13 +86,13 @@ pub enum StateError {
     },
 }
 
-/// How safe a change is that was written.
+/// Whether a written change is on the disk.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[must_use]
 pub enum Saved {
     /// It is on the disk.
     OnDisk,
-    /// The file is in place, and may be the old one again after a loss of power: why, in words.
+    /// The file is in place, but may be the old one again after a power loss: why, as text.
     Unsynced(String),
 }
 
@@ -120,11 +119,10 @@ struct Version {
     version: u32,
 }
 
-/// Reads a file; what is in it by default where there is none.
+/// Reads a file; the default if there is none.
 ///
 /// # Errors
-/// Where the file makes no sense (then it is set aside, as NAME.corrupt-TIME), is a later daemon's, or
-/// could not be read.
+/// If the file is damaged (then it is renamed to NAME.corrupt-TIME), was written by a later version, or could not be read.
 pub fn read<T: Kept>(path: &Path) -> Result<T, StateError> {
     let why = match look(path)? {
         Ok(contents) => return Ok(contents),
@@ -139,11 +137,10 @@ pub fn read<T: Kept>(path: &Path) -> Result<T, StateError> {
     Err(StateError::SetAside { name: T::NAME, loss: T::LOSS, path: path.into(), why, set_aside })
 }
 
-/// Reads a file and leaves it alone, whatever is in it: `Err` within says in words what is
-/// wrong with one that [`read`] would set aside.
+/// Reads a file and never renames it. The inner `Err` says as text what is wrong with one that [`read`] would rename.
 ///
 /// # Errors
-/// Where the file is a later daemon's, or could not be read.
+/// If the file was written by a later version, or could not be read.
 pub fn look<T: Kept>(path: &Path) -> Result<Result<T, String>, StateError> {
     let read = file::within_patience(path, |path| file::read(path, LARGEST)).and_then(|read| read);
     let bytes = match read {
@@ -162,11 +159,11 @@ pub fn look<T: Kept>(path: &Path) -> Result<Result<T, String>, StateError> {
     }
 }
 
-/// Takes the lock on a state file for as long as the daemon lives: two daemons would overwrite each other's changes. It lies
-/// beside the file, which is another one after each change.
+/// Locks a state file for as long as the daemon lives: two daemons would overwrite each other's changes. The lock file is beside the
+/// state file, which is replaced with each change.
 ///
 /// # Errors
-/// Where another daemon has it, with that one's process id; or where the file system refuses.
+/// If another daemon has it, with that one's process ID; or if the file system refuses.
 pub fn lock(path: &Path) -> anyhow::Result<Lock> {
     make_directory(path, "state file")?;
     Lock::take(&lock_file(path), |pid| {
@@ -177,10 +174,10 @@ pub fn lock(path: &Path) -> anyhow::Result<Lock> {
     })
 }
 
-/// The lock on a state file that the daemon before has handed over; taken anew where that one had another state file.
+/// The lock that the previous daemon has handed over; a new one if that had another state file.
 ///
 /// # Errors
-/// As of [`lock`].
+/// As for [`lock`].
 pub fn inherit_lock(descriptor: OwnedFd, path: &Path) -> anyhow::Result<Lock> {
     match Lock::inherit(descriptor, &lock_file(path))? {
         Some(lock) => Ok(lock),
@@ -192,12 +189,12 @@ fn lock_file(path: &Path) -> PathBuf {
     beside(path, ".lock")
 }
 
-/// Writes a file: whole or not at all, and on the disk unless the answer says otherwise. A file system that hangs is given up
-/// in time.
+/// Writes a file: whole or not at all, and on the disk unless the answer says otherwise. It does not wait long for a file system
+/// that hangs.
 ///
 /// # Errors
-/// Where the directory cannot be made or the file cannot be written; the old file stands then. Where the file system does
-/// not answer, the new one may be in its place later.
+/// If the directory cannot be created or the file cannot be written; then the old file stays. If the file system does not answer,
+/// the new file may appear later.
 pub fn write<T: Kept>(path: &Path, contents: &T) -> anyhow::Result<Saved> {
     write_and_sync(path, contents, |directory| File::open(directory)?.sync_all())
 }
@@ -223,7 +220,7 @@ fn put<T: Kept>(
         .with_context(|| format!("cannot write the new {} {}", T::NAME, temporary.display()))?;
     fs::rename(&temporary, path)
         .with_context(|| format!("cannot replace the {} {}", T::NAME, path.display()))?;
-    // From here on the change is made, and a restart finds it.
+    // From here on the change is in effect, and a restart finds it.
     Ok(match sync(directory) {
         Ok(()) => Saved::OnDisk,
         Err(error) => Saved::Unsynced(format!(
@@ -233,22 +230,22 @@ fn put<T: Kept>(
     })
 }
 
-/// Makes the directory of a file where there is none, for its owner alone.
+/// Creates the directory of a file if there is none, only for its owner.
 fn make_directory<'a>(path: &'a Path, name: &str) -> anyhow::Result<&'a Path> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(directory)
-        .with_context(|| format!("cannot make the {name}'s directory {}", directory.display()))?;
+        .with_context(|| format!("cannot create the {name}'s directory {}", directory.display()))?;
     Ok(directory)
 }
 
-/// The file's text, sealed.
+/// The file's text, with its checksum.
 fn encode<T: Kept>(contents: &T) -> serde_json::Result<String> {
     let unsealed = State { version: contents.version(), checksum: Some(String::new()), contents };
     let text = serde_json::to_string_pretty(&unsealed)? + "\n";
-    // It stands before whatever an operator could have named so.
+    // It precedes anything that an operator could have named like this.
     Ok(text.replacen(UNSEALED, &format!("{}{}\"", &UNSEALED[..UNSEALED.len() - 1], checksum(&text)), 1))
 }
 
@@ -258,7 +255,7 @@ fn checksum(text: &str) -> String {
     hex::encode(Sha256::digest(text))
 }
 
-/// Whether the text is what the checksum in it was made of.
+/// Whether the text matches the checksum in it.
 fn is_whole(text: &str, sealed_with: &str) -> bool {
     checksum(&text.replacen(sealed_with, "", 1)) == sealed_with
 }
@@ -283,7 +280,7 @@ fn decode<T: Kept>(bytes: &[u8]) -> Result<T, Unfit> {
     }
 }
 
-/// Renames a file to NAME.corrupt-TIME; an earlier one of that name stays.
+/// Renames a file to NAME.corrupt-TIME; earlier ones stay.
 fn set_aside(path: &Path) -> io::Result<PathBuf> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let mut name = beside(path, &format!(".corrupt-{now}"));

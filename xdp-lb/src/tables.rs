@@ -1,4 +1,4 @@
-//! The tables' contents as the control plane sees them, and the writes that change them.
+//! The contents of the BPF tables as plain collections, and the writes that change them.
 
 #![forbid(unsafe_code)]
 
@@ -8,22 +8,22 @@ use xdp_lb_common::net::{Address, Endpoint};
 use xdp_lb_common::tables::slot::Slot;
 use xdp_lb_common::tables::{Backend, BackendIndex, Reply, ServerKey, Service, SlotIndex, SourceVerdict};
 
-/// What stands in the tables that the control plane writes.
+/// The tables that the control plane writes.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Tables {
     /// `SERVICES`, by VIP.
     pub services: BTreeMap<Endpoint, Service>,
-    /// `BACKENDS`, without the vacant places.
+    /// `BACKENDS`, without vacant ones.
     pub backends: BTreeMap<BackendIndex, Backend>,
-    /// `REPLIES`, by the backend's own endpoint.
+    /// `REPLIES`, by the backend's endpoint.
     pub replies: BTreeMap<Endpoint, Reply>,
-    /// `SNAT_ADDRESSES`, by place.
+    /// `SNAT_ADDRESSES`, by index.
     pub snat_addresses: BTreeMap<u32, Address>,
     /// `QUIC_SERVERS`.
     pub quic_servers: BTreeMap<ServerKey, BackendIndex>,
     /// `SOURCES`.
     pub sources: BTreeMap<SourceRange, SourceVerdict>,
-    /// The rings that services name, by where they begin in `SLOTS`.
+    /// The rings of services, by their first slot in `SLOTS`.
     pub rings: BTreeMap<SlotIndex, Vec<Slot>>,
 }
 
@@ -34,40 +34,40 @@ pub struct SourceRange {
     pub list: u32,
     /// The range's first address.
     pub address: Address,
-    /// How many of the 128 bits of an address its addresses have in common.
+    /// Its prefix length, of 128 bits.
     pub bits: u8,
 }
 
-/// One change of a table. Writes are applied in their order, each atomic for every packet.
+/// One change of a table. Writes are applied in order, and each is atomic for every packet.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Write {
-    /// Puts a backend's record; `Backend::default()` makes the place vacant.
+    /// Sets a backend's record; `Backend::default()` makes it vacant.
     Backend(BackendIndex, Backend),
-    /// Puts a SNAT address at a place; `Address::default()` makes the place vacant.
+    /// Sets a SNAT address; `Address::default()` makes the place vacant.
     SnatAddress(u32, Address),
-    /// Writes slots from this place on, one word each. A ring that no service names yet is invisible
-    /// until its service's record is put; slots of a ring in use may be written one by one in place.
+    /// Writes slots from this one on, one word each. A new ring is invisible until its service's record is written; slots of a ring
+    /// in use may be written one by one in place.
     Slots(SlotIndex, Vec<Slot>),
-    /// Puts what to do with a backend's packets.
+    /// Sets what to do with a backend's packets.
     Reply(Endpoint, Reply),
-    /// Forgets a backend's endpoint.
+    /// Removes a backend's endpoint.
     RemoveReply(Endpoint),
-    /// Says which backend a service's connection ids call so.
+    /// Sets the backend of a server ID.
     QuicServer(ServerKey, BackendIndex),
-    /// Forgets what a backend was called.
+    /// Removes a server ID.
     RemoveQuicServer(ServerKey),
-    /// Puts what becomes of packets from a range. No packet is held against a list before a service names it.
+    /// Sets the verdict of a range. A list has no effect until a service refers to it.
     Source(SourceRange, SourceVerdict),
-    /// Forgets a range, once no packet on its way may meet its list any more.
+    /// Removes a range, once no packet in flight can use its list.
     RemoveSource(SourceRange),
-    /// Puts a service's record: from here on its packets see this record and its ring.
+    /// Sets a service's record: from here on its packets see this record and its ring.
     Service(Endpoint, Service),
-    /// Forgets a service.
+    /// Removes a service.
     RemoveService(Endpoint),
 }
 
 impl Tables {
-    /// Does to this picture of the tables what the write does to the tables.
+    /// Applies a write to these collections.
     pub fn apply(&mut self, write: &Write) {
         match write {
             Write::Backend(index, backend) => put(&mut self.backends, *index, *backend, Backend::default()),
@@ -106,7 +106,7 @@ impl Tables {
         }
     }
 
-    /// The slots of a service's ring; empty where it has none.
+    /// The slots of a service's ring; empty if it has none.
     pub fn ring(&self, service: &Service) -> &[Slot] {
         match self.rings.get(&service.ring_offset) {
             Some(ring) if service.ring_len > 0 => ring,
@@ -114,7 +114,7 @@ impl Tables {
         }
     }
 
-    /// A slot of a ring that a service names.
+    /// A slot of a service's ring.
     pub fn slot(&self, at: SlotIndex) -> Option<Slot> {
         let (offset, ring) = self.rings.range(..=at).next_back()?;
         ring.get((at.0 - offset.0) as usize).copied()

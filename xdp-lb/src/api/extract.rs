@@ -48,7 +48,10 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Chosen<T> {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
         let query = Query::from_request_parts(parts, state).await;
         let Query(query) = query.map_err(|rejection: QueryRejection| {
-            Refusal::Invalid(format!("the query cannot be read: {}", rejection.body_text()))
+            let why = rejection.body_text();
+            let why = why.strip_prefix("Failed to deserialize query string: ").unwrap_or(&why);
+            let why = why.replace("invalid digit found in string", "is not a whole number");
+            Refusal::Invalid(format!("the query cannot be read: {why}"))
         })?;
         Ok(Self(query))
     }

@@ -13,8 +13,8 @@ use crate::model::text::quoted;
 /// # Errors
 /// That it is not JSON, not a `T`, or has a key twice, and where.
 pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
-    let read = serde_json::from_slice::<UniqueKeys>(body).and_then(|_| serde_json::from_slice(body));
-    read.map_err(|error| in_words(&error.to_string()))
+    serde_json::from_slice::<UniqueKeys>(body).map_err(|error| error.to_string())?;
+    serde_json::from_slice(body).map_err(|error| in_words(&error.to_string()))
 }
 
 /// The types that serde expects, as Rust calls them, and in words; what follows `struct` is a name.
@@ -30,6 +30,10 @@ const TYPES: &[(&str, &str)] = &[
 
 /// An error of serde without names of Rust's types.
 fn in_words(error: &str) -> String {
+    // The syntax is valid, so this is another type than a string where one of several is expected.
+    if let Some(place) = error.strip_prefix("expected value") {
+        return format!("expected a string{place}");
+    }
     let Some((found, rest)) = error.rsplit_once(", expected ") else { return error.to_owned() };
     let (wanted, place) = rest
         .split_once(" at line ")
@@ -115,6 +119,7 @@ mod tests {
         use crate::model::Backend;
         use crate::model::request::{AdminPatch, ServicePatch};
         for (wrong, words) in [
+            (read::<AdminPatch>(br#"{"admin": true}"#).map(drop), "expected a string at line 1 column 11"),
             (
                 read::<ServicePatch>(b"[1]").map(drop),
                 "invalid type: sequence, expected an object at line 1 column 0",

@@ -42,7 +42,7 @@ pub fn listen(path: &Path, groups: &Groups) -> anyhow::Result<(UnixListener, Gua
             .recursive(true)
             .mode(0o755)
             .create(parent)
-            .with_context(|| format!("cannot make the directory {}", parent.display()))?;
+            .with_context(|| format!("cannot create the directory {}", parent.display()))?;
     }
     let lock = Lock::take(&lock_file(path), |pid| {
         format!(

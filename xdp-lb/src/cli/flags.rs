@@ -132,6 +132,7 @@ impl<T: Options> Flag<T> {
         };
         arg.action(if is_list { ArgAction::Append } else { ArgAction::Set })
             .allow_hyphen_values(is_word)
+            .allow_negative_numbers(self.absent.is_number())
             .value_name(self.value_name())
             .value_parser(read)
     }

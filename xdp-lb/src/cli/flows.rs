@@ -51,7 +51,8 @@ impl Flows {
 
 fn table(screen: &Screen, view: &FlowsView) -> String {
     if view.matching == 0 {
-        return "no flows are tracked: flows of settled slots need no record".into();
+        return "no flows are tracked; in modes other than full-nat, flows of settled slots need no record"
+            .into();
     }
     let columns = [
         text("SERVICE"),

@@ -31,7 +31,7 @@ pub(super) struct Reload {
 /// Print what a reload would change: the config file compared with the running configuration
 ///
 /// Lists services, backends and keys, with the old and the new value of each. Changes made at runtime stay in effect
-/// after a reload, so they are not listed. Exit codes like diff(1): 0 no differences, 1 differences, 2 failure.
+/// after a reload, so they are not listed; an edit that such a change overrides is listed as "no effect". Exit codes like diff(1): 0 no differences, 1 differences, 2 failure.
 #[derive(Debug, Args)]
 pub(super) struct Diff {
     /// Print the runtime changes instead: what runs, compared with what the config file says
@@ -91,8 +91,12 @@ fn ends(view: &ReloadView) -> Vec<String> {
 
 fn sentences(view: &ReloadView, nothing: &str, with_slots: bool) -> String {
     let mut lines = view.changes.clone();
+    let overridden = view
+        .overridden
+        .iter()
+        .map(|line| format!("no effect: {line} (overridden by a runtime change; see xdp-lb diff --runtime)"));
     if !with_slots {
-        lines.extend(view.beyond_reload());
+        lines.extend(view.beyond_reload().chain(overridden.clone()));
     }
     if lines.is_empty() {
         lines.push(nothing.to_owned());
@@ -103,10 +107,7 @@ fn sentences(view: &ReloadView, nothing: &str, with_slots: bool) -> String {
             let (moving, of) = (grouped(slots.moving.into()), grouped(slots.of.into()));
             Some(format!("service {}: {moving} of {of} slots would move", service.service))
         }));
-        lines.extend(view.warnings.iter().map(|warning| format!("warning: {warning}")));
+        lines.extend(overridden.chain(view.warnings.iter().map(|warning| format!("warning: {warning}"))));
     }
-    lines.extend(view.overridden.iter().map(|line| {
-        format!("no effect: {line} (overridden by a runtime change; see xdp-lb diff --runtime)")
-    }));
     lines.join("\n")
 }

@@ -143,7 +143,8 @@ fn options<T: Options>(of: Option<&T>) -> String {
         };
         let (key, sentence, default) = (row.key, plain(row.sentence), plain(row.default));
         let value = present.get(key).filter(|it| !it.is_null() && row.default_value().as_ref() != Some(it));
-        let value = value.map(|it| format!(" [now: {}]", in_words(it))).unwrap_or_default();
+        let value = value.map(in_words).filter(|value| *value != default);
+        let value = value.map(|value| format!(" [now: {value}]")).unwrap_or_default();
         format!("  {key:<16} {sentence}\n  {:16} {range} [default: {default}]{value}\n", "")
     };
     T::OPTIONS.iter().filter(|row| row.fixed.is_none()).map(line).collect()

@@ -12,7 +12,7 @@ use crate::api::client::{Client, Error};
 /// How often to retry while there is no daemon.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Print events as they happen: backends up, down and draining, services, interfaces, reloads
+/// Print events as they happen: backends up, down and draining, services, the node, interfaces, reloads
 ///
 /// Prints one line per event until Ctrl-C, or one document per line with --output json. If the daemon restarts, it
 /// waits for it, and says where events may have been missed.

@@ -149,7 +149,7 @@ impl FlowCount {
         journal: &mut Journal,
     ) {
         if let Err(error) = kernel.correct_flow_counts(counted) {
-            tracing::error!("cannot correct the counts that max_flows goes by: {error:#}");
+            tracing::error!("cannot correct the flow counts of max_flows: {error:#}");
         }
         let resets = self.unknown.are_over(&counted.census, &kernel.sizes().limits, timeouts, began);
         if let Err(error) = kernel.set_resets_unknown(resets) {

@@ -365,7 +365,7 @@ impl Owner {
                 self.adopt(Arc::clone(&self.config), overlay, effective, Refusal::Conflict, Persist::IfItCan)
             });
         if let Err(refusal) = adopted {
-            tracing::error!("cannot apply what discovery found or what has drained: {refusal}");
+            tracing::error!("cannot apply discovered backends or remove drained ones: {refusal}");
         }
     }
 
@@ -422,12 +422,16 @@ impl Owner {
                 }
                 (Err(error), Persist::IfItCan) => {
                     tracing::error!(
-                        "cannot save what discovery found and what has drained; a restart will forget it: {error:#}"
+                        "cannot save discovered and drained backends, which a restart will forget: {error:#}"
                     );
                 }
             }
         }
         let changes = self.backend_flows().changes(self.pool.effective(), pool.effective());
+        let admin = overlay.node_admin();
+        if admin != self.overlay.node_admin() {
+            self.journal.add(WatchEvent::Node { admin });
+        }
         (self.config, self.overlay, self.pool) = (config, Arc::new(overlay), Arc::new(pool));
         self.is_news = true;
         self.census.outdate();

@@ -36,7 +36,7 @@ impl Orphan {
     /// # Errors
     /// Where it cannot be executed, or has ended at once.
     pub(crate) fn start(mut command: Command) -> Result<Self> {
-        let (theirs, ours) = io::pipe().context("cannot make a pipe")?;
+        let (theirs, ours) = io::pipe().context("cannot create a pipe")?;
         let place = ours.as_raw_fd();
         let words = Words::of(&command)?;
         // SAFETY: what runs between fork and exec makes system calls only. The pipe is open as long as the command,

@@ -121,7 +121,7 @@ pub(crate) struct Successor {
 impl Successor {
     /// Starts the binary at this path with this config file.
     pub(crate) fn start(binary: &Path, config_file: &Path) -> Result<Self> {
-        let (socket, theirs) = UnixStream::pair().context("cannot make a pair of sockets")?;
+        let (socket, theirs) = UnixStream::pair().context("cannot create a socket pair")?;
         socket.set_nonblocking(true).context("cannot set up a socket")?;
         let mut command = Command::new(binary);
         command.arg("run").arg("--config").arg(config_file).arg("--take-over");

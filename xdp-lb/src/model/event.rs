@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::change::{ChangeKind, ServiceChange};
-use super::state::BackendState;
+use super::state::{AdminState, BackendState};
 
 /// An event with its time.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -60,6 +60,11 @@ pub enum WatchEvent {
         /// A line for each difference, at most 32.
         changes: Vec<String>,
     },
+    /// The node was drained, or put back into service.
+    Node {
+        /// Its administrative state.
+        admin: AdminState,
+    },
     /// A configured interface came up or went down.
     Interface {
         /// Its name.
@@ -105,6 +110,7 @@ impl WatchEvent {
             Self::Backend { .. } => "backend",
             Self::Weight { .. } => "weight",
             Self::Service { .. } => "service",
+            Self::Node { .. } => "node",
             Self::Interface { .. } => "interface",
             Self::Reload { .. } => "reload",
             Self::Restored { .. } => "restored",
@@ -132,6 +138,8 @@ impl fmt::Display for WatchEvent {
                 )
             }
             Self::Service { changes, .. } => f.write_str(&changes.join("; ")),
+            Self::Node { admin: AdminState::Draining } => f.write_str("this node was drained"),
+            Self::Node { admin: AdminState::Enabled } => f.write_str("this node is back in service"),
             Self::Interface { interface, up: true } => write!(f, "interface {interface}: up"),
             Self::Interface { interface, up: false } => write!(f, "interface {interface}: down"),
             Self::Reload { changes } => write!(f, "reloaded, changes: {changes}"),

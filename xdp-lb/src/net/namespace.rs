@@ -43,7 +43,7 @@ impl Namespace {
     pub fn start(confine: fn() -> Result<()>) -> Result<Self> {
         let (socket, theirs) = order::pair()?;
         let enter = move || {
-            unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace")?;
+            unshare(CloneFlags::CLONE_NEWNET).context("cannot create a network namespace")?;
             confine()
         };
         let serve = move || {

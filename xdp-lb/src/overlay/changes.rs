@@ -1,7 +1,7 @@
-//! What the CLI changed on top of the file.
+//! Changes at runtime, on top of the file.
 //!
-//! Every change is checked against the file with all earlier changes applied, and leaves the overlay
-//! as it was where it is refused. What a change undoes is taken out of the overlay again.
+//! Every change is checked against the file with all earlier changes applied. A refused change leaves the overlay as it was. A
+//! change that undoes an earlier one removes it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -30,7 +30,7 @@ use crate::model::text::{counted, print_duration, quoted};
 use crate::model::unknown::{unknown_backend, unknown_service};
 
 impl Overlay {
-    /// Drains the node, or takes it back into service. What is so already is left, and said.
+    /// Drains the node, or puts it back into service. If it is so already, the answer says so.
     ///
     /// # Errors
     /// None.
@@ -63,13 +63,13 @@ impl Overlay {
         Ok(Outcome { message, changed: is_changed, trouble: None })
     }
 
-    /// Changes options of a service and of its backends, drains it with all of its backends, or lets it take new flows again. What
-    /// is so already is left, and said. `all_recorded_in`: how long it takes until every living flow of the service has a record,
-    /// where it has `flow_tracking = "always"`; zero where they all have.
+    /// Changes options of a service and of its backends, drains it with all of its backends, or lets it take new flows again. If it
+    /// is so already, the answer says so. `all_recorded_in`: the time until every live flow of the service has a record, if it has
+    /// `flow_tracking = "always"`; zero: they all have.
     ///
     /// # Errors
-    /// `NotFound`, with the services or backends that there are; `Invalid` where nothing is asked for, or an option cannot have the
-    /// value or cannot change.
+    /// `NotFound`, with the known services or backends; `Invalid` if nothing is requested, or an option cannot have the value or
+    /// cannot change.
     pub fn patch_service(
         &mut self,
         config: &Config,
@@ -179,11 +179,11 @@ impl Overlay {
         Ok(Outcome { message, changed: is_changed, trouble: None })
     }
 
-    /// Adds a service. One that the file defines exactly like this, and that was removed, is the file's again.
+    /// Adds a service. If the file defines exactly this one and it was removed, the removal is undone.
     ///
     /// # Errors
-    /// `Invalid` where the service is wrong in itself; `Conflict` where its name, its VIP or a
-    /// backend stands against what there is, or there is no room for it.
+    /// `Invalid` if the service is invalid by itself; `Conflict` if its name, its VIP or a backend conflicts with others, or there
+    /// is no room for it.
     pub fn add_service(&mut self, config: &Config, service: Service) -> Answer<Outcome> {
         validate_service(&service).map_err(invalid)?;
         let name = service.name.as_str();
@@ -239,7 +239,7 @@ impl Overlay {
     /// Removes a service with its backends.
     ///
     /// # Errors
-    /// `NotFound`, with the services that there are.
+    /// `NotFound`, with the known services.
     pub fn remove_service(&mut self, config: &Config, name: &str) -> Answer<Outcome> {
         if self.leaving.has_service(name) {
             self.leaving.remove_service(name);
@@ -260,12 +260,11 @@ impl Overlay {
         done(format!("service {name} removed, with {backends}{}", removal_note(in_file)))
     }
 
-    /// Adds a backend to a service. One of the file's that was removed is the file's again.
+    /// Adds a backend to a service. If it is in the file and was removed, the removal is undone.
     ///
     /// # Errors
-    /// `NotFound` if the service does not exist, `Invalid` where the backend is wrong in itself,
-    /// `Conflict` where it is there already with another weight or state, stands against a VIP, or
-    /// there is no room for it.
+    /// `NotFound` if the service does not exist, `Invalid` if the backend is invalid by itself, `Conflict` if it exists with another
+    /// weight or state, conflicts with a VIP, or there is no room for it.
     pub fn add_backend(&mut self, config: &Config, name: &str, backend: Backend) -> Answer<Outcome> {
         let Backend { address, weight, server_id, backup, max_flows } = backend;
         let merge = Merge::new(config, self);
@@ -308,11 +307,11 @@ impl Overlay {
         done(format!("service {name}: backend {address} added, weight {weight}{kind}"))
     }
 
-    /// Changes a backend's options or its administrative state. What is so already is left, and said.
+    /// Changes a backend's options or its administrative state. If it is so already, the answer says so.
     ///
     /// # Errors
-    /// `NotFound` if the service or backend does not exist, with those that do; `Invalid`
-    /// where nothing is asked for, or an option cannot have the value or cannot change.
+    /// `NotFound` if the service or backend does not exist, with the known ones; `Invalid` if nothing is requested, or an option
+    /// cannot have the value or cannot change.
     pub fn patch_backend(
         &mut self,
         config: &Config,
@@ -389,7 +388,7 @@ impl Overlay {
     /// Removes a backend.
     ///
     /// # Errors
-    /// `NotFound` if the service or backend does not exist, with those that do.
+    /// `NotFound` if the service or backend does not exist, with the known ones.
     pub fn remove_backend(&mut self, config: &Config, name: &str, address: SocketAddr) -> Answer<Outcome> {
         let merge = Merge::new(config, self);
         let base = service(&merge, name)?;
@@ -416,8 +415,8 @@ impl Overlay {
         done(format!("service {name}: backend {address} removed{}", removal_note(defined)))
     }
 
-    /// Forgets the changes that mean nothing beside this file, and those that it has taken over.
-    /// What is effective stays the same. Returns a line for each that an operator should know of.
+    /// Drops the changes that have no meaning with this file, and those that it now contains. The effective services stay the same.
+    /// Returns a line for each that an operator should know about.
     pub fn prune(&mut self, config: &Config) -> Vec<String> {
         let mut lines = Vec::new();
         let merge = Merge::new(config, self);
@@ -449,7 +448,7 @@ impl Overlay {
         }
         for (name, options) in &self.changed_services {
             match merge.unchanged(name) {
-                // What was added at runtime and changed then is as the file says now.
+                // The file now defines what was added and changed at runtime.
                 Some((_, Origin::File)) if self.added_services.contains_key(name) => {}
                 Some((base, _)) => {
                     let mut options = options.clone();
@@ -478,7 +477,7 @@ impl Overlay {
         lines
     }
 
-    /// What is left of the changes to backends.
+    /// Keeps the changes to backends that still have a meaning.
     fn prune_backends(&self, merge: &Merge<'_>, next: &mut Self, lines: &mut Vec<String>) {
         for (name, changes) in &self.backends {
             let Some((base, _)) = merge.base(name) else {
@@ -491,12 +490,12 @@ impl Overlay {
             let mut kept = BTreeMap::new();
             let defined = merge.defined(name);
             for (&address, change) in changes {
-                // What leaves may come back, and is as it was then.
+                // A leaving backend may return with its changes.
                 if matches!(change, BackendChange::Changed(_)) && self.is_leaving(name, address) {
                     kept.insert(address, change.clone());
                     continue;
                 }
-                // One that discovery finds may be added all the same.
+                // A backend may be both added and discovered.
                 let defined = match change {
                     BackendChange::Added(_) => find(&base.backends, address),
                     _ => find(&defined, address),
@@ -509,7 +508,7 @@ impl Overlay {
         }
     }
 
-    /// Becomes `next`, where that goes with the file.
+    /// Becomes `next`, if that does not conflict with the file.
     fn replace(&mut self, config: &Config, next: Self) -> Answer<()> {
         effective(config, &next).map_err(|lines| Refusal::Conflict(lines.join("\n")))?;
         *self = next;
@@ -517,7 +516,7 @@ impl Overlay {
     }
 }
 
-/// A service with other options, where it keeps all rules that look at it alone.
+/// A service with other options, if it is valid by itself.
 fn changed_service(
     base: &Service,
     old: &Service,
@@ -537,7 +536,7 @@ fn changed_service(
     problems.into_result().map(|()| new)
 }
 
-/// Why flows of the service would move with their slots, and what to do: those without a record are where their slot is.
+/// Why flows of the service would move, and what to do: a flow without a record follows its slot.
 fn moves_flows(service: &Service, all_recorded_in: Duration) -> Option<String> {
     let idle = match service.protocol {
         Protocol::Udp => "timeouts.udp_idle",
@@ -563,7 +562,7 @@ fn moves_flows(service: &Service, all_recorded_in: Duration) -> Option<String> {
     }
 }
 
-/// What becomes of the options that are asked for, in words. Returns whether anything changes.
+/// The changes of options as text, the requested ones first. Returns whether anything changes.
 fn options_in_words<T: Options>(old: &T, new: &T, asked: &Patch<T>, words: &mut Vec<String>) -> bool {
     let mut changes = option_changes(old, new);
     let mut already = "already has ";
@@ -583,12 +582,12 @@ fn options_in_words<T: Options>(old: &T, new: &T, asked: &Patch<T>, words: &mut 
         is_changed |= !of_key.is_empty();
         words.extend(of_key);
     }
-    // What follows: the other keys of a table that is new, or gone.
+    // The other keys of a table that is added or removed.
     words.extend(changes.iter().map(KeyChange::in_words::<T>));
     is_changed || !changes.is_empty()
 }
 
-/// What is asked for under a key, with its new value: the keys of a table, where it is given key by key and is there.
+/// The requested keys with their new values: of a table that is given key by key, each key.
 fn asked_keys<T: Options>(new: &T, key: &str, asked: &Value) -> Vec<(String, Value)> {
     let value = option_value(new, key);
     match (asked, &value) {
@@ -600,7 +599,7 @@ fn asked_keys<T: Options>(new: &T, key: &str, asked: &Value) -> Vec<(String, Val
     }
 }
 
-/// The least change that makes a backend so, given those that its service is defined with.
+/// The smallest change that results in this backend, given those that its service is defined with.
 fn change_to(defined: &[Backend], wanted: Backend, admin: AdminState) -> Option<BackendChange> {
     let mut options = Patch::whole(&wanted);
     let Some(defined) = find(defined, wanted.address) else {
@@ -611,13 +610,13 @@ fn change_to(defined: &[Backend], wanted: Backend, admin: AdminState) -> Option<
     changed(options, admin)
 }
 
-/// The change to a backend that the service is defined with, where it is one.
+/// The change to a backend that the service is defined with, if there is any.
 fn changed(options: Patch<Backend>, admin: AdminState) -> Option<BackendChange> {
     let is_changed = !options.is_empty() || admin != AdminState::default();
     is_changed.then_some(BackendChange::Changed(ChangedBackend { options, admin }))
 }
 
-/// What is left of a change beside a backend's present definition, and what to say of it.
+/// The part of a change that still has a meaning with a backend's present definition, and a message about it.
 fn prune_change(change: BackendChange, defined: Option<Backend>) -> (Option<BackendChange>, Option<String>) {
     match (change, defined) {
         (BackendChange::Added(added), Some(defined)) => (
@@ -660,7 +659,7 @@ fn together(merge: &Merge<'_>, service: &str, gives: bool) -> String {
 const QUIC: &str = "quic";
 const SERVER_ID: &str = "server_id";
 
-/// The definition of a service that there is.
+/// The definition of an existing service.
 fn service<'a>(merge: &'a Merge<'_>, name: &str) -> Answer<&'a Service> {
     match merge.base(name) {
         Some((base, _)) => Ok(base),
@@ -671,7 +670,7 @@ fn service<'a>(merge: &'a Merge<'_>, name: &str) -> Answer<&'a Service> {
     }
 }
 
-/// A backend that there is.
+/// An existing backend.
 fn backend(merge: &Merge, service: &str, address: SocketAddr) -> Answer<EffectiveBackend> {
     let backends = merge.backends(service);
     backends

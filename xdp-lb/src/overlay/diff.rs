@@ -1,4 +1,4 @@
-//! What differs between the services that there are and those that there will be, key by key.
+//! The differences between two states of the services, key by key.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -14,16 +14,16 @@ use crate::model::patch::{filled, written};
 use crate::model::service::Service;
 use crate::model::state::AdminState;
 
-/// What becomes of each service that is not the same in both, by name.
+/// The changes of services, by name.
 ///
-/// A key is what serde makes of the definition, so that one that is new in the schema is new here, too. A service that has
-/// another name on the same VIP and protocol is the same one, renamed.
+/// The keys are those of the serialized definition, so new options are included. A service with another name on the same VIP and
+/// protocol is the same one, renamed.
 pub fn diff(old: &Effective, new: &Effective) -> Vec<ServiceChange> {
     let (old, new) = (by_name(old), by_name(new));
     let names: BTreeSet<&str> = old.keys().chain(new.keys()).copied().collect();
     let change = |name| match (old.get(name).copied(), new.get(name).copied()) {
         (Some(gone), None) if under_another_name(gone, &new, &old).is_some() => None,
-        // It was there under another name, and keeps its flows until they end.
+        // It had another name, and keeps its flows until they end.
         (None, Some(present)) if present.is_leaving => None,
         (None, Some(present)) => service_change(name, under_another_name(present, &old, &new), Some(present)),
         (old, new) => service_change(name, old, new),
@@ -35,8 +35,8 @@ fn by_name(effective: &Effective) -> BTreeMap<&str, &EffectiveService> {
     effective.services.iter().map(|service| (service.service.name.as_str(), service)).collect()
 }
 
-/// The service among `services` that is this one by its VIP and protocol, and whose name is new: not among `others`. What
-/// leaves is not renamed: it keeps its name until it is gone.
+/// The service among `services` with the same VIP and protocol and a new name, which is not among `others`. A leaving service is
+/// not renamed: it keeps its name until it is gone.
 fn under_another_name<'a>(
     service: &EffectiveService,
     services: &BTreeMap<&str, &'a EffectiveService>,
@@ -107,7 +107,7 @@ fn by_address(service: Option<&EffectiveService>) -> BTreeMap<SocketAddr, &Effec
     backends.map(|backend| (backend.backend.address, backend)).collect()
 }
 
-/// What becomes of something that was present or not, is or is not, and may be there all the same, since it leaves.
+/// The kind of a change, by whether something was present, is present, and still exists because it is leaving.
 fn kind(was: bool, is: bool, is_there: bool) -> ChangeKind {
     match (was, is, is_there) {
         (false, true, _) => ChangeKind::Added,
@@ -116,8 +116,8 @@ fn kind(was: bool, is: bool, is_there: bool) -> ChangeKind {
     }
 }
 
-/// The keys of a service, its administrative state if it is not enabled, and `with_check` its health check, also if that is the
-/// default one.
+/// The keys of a service, its administrative state if it is not enabled, and, `with_check`, its health check even if that is the
+/// default.
 fn definition_keys(service: Option<&EffectiveService>, with_check: bool) -> BTreeMap<String, Value> {
     let written = service.map(|EffectiveService { service, admin, .. }| {
         let mut keys =
@@ -146,7 +146,7 @@ fn insert_admin(keys: &mut BTreeMap<String, Value>, admin: AdminState) {
     }
 }
 
-/// The keys of a document, those of its tables with a dot between.
+/// The keys of a document, those of its tables with a dot.
 fn flat(document: &impl Serialize) -> BTreeMap<String, Value> {
     let mut keys = BTreeMap::new();
     flatten("", written(document), &mut keys);
@@ -182,7 +182,7 @@ fn hidden(header: &str) -> String {
     format!("{name}: {HIDDEN}")
 }
 
-/// The value of an option, its default where none is written.
+/// The value of an option, or its default.
 pub(crate) fn option_value<T: Options>(of: &T, key: &str) -> Value {
     let row = T::OPTIONS.iter().find(|row| row.key == key);
     let written = serde_json::to_value(filled(of)).unwrap_or_default();

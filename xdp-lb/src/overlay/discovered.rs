@@ -1,4 +1,4 @@
-//! What discovery found: part of the runtime changes, held against the rules of the config each time.
+//! Discovered backends: part of the runtime changes, and validated by the rules of the config each time.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -12,21 +12,21 @@ use crate::model::service::{Backend, Service};
 use crate::model::text::grouped;
 use crate::model::vip::Vip;
 
-/// What became of an answer of discovery.
+/// The effect of an answer of discovery.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct Taken {
-    /// A line for each backend that came or changed, or is not found any more.
+    /// A line for each backend that is new, changed or no longer found.
     pub changes: Vec<String>,
-    /// How many were found beyond `max_backends`, and left out.
+    /// How many were left out because of `max_backends`.
     pub left_out: usize,
-    /// Those that wait until some of those that leave have gone.
+    /// Those that wait until some leaving ones are gone.
     pub waiting: Vec<SocketAddr>,
 }
 
 impl Overlay {
-    /// Takes in all that discovery finds for a service now. What was found before and is not in it is not wanted any more.
-    /// Where there are more than `max_backends`, those that serve or leave come first, then those of the lowest addresses.
-    /// As many again may leave at a time; where they do, new ones wait.
+    /// Replaces the discovered backends of a service. Those that are no longer found are no longer wanted. If there are more than
+    /// `max_backends`, present and leaving ones come first, then those with the lowest addresses. As many again may be leaving at a
+    /// time; new ones wait for more.
     pub fn discover(&mut self, config: &Config, name: &str, found: &[Backend]) -> Taken {
         let mut taken = Taken::default();
         let Some(discovery) =
@@ -60,7 +60,7 @@ impl Overlay {
         taken
     }
 
-    /// What discovery has found for a service and is used.
+    /// A service's discovered backends that are in use.
     pub fn discovered(&self, name: &str) -> impl Iterator<Item = Backend> {
         self.discovered.get(name).into_iter().flatten().map(|(_, it)| it.backend)
     }
@@ -93,14 +93,14 @@ fn changes(
     addresses.into_iter().filter_map(|it| Some(format!("backend {it} {}", words(it)?))).collect()
 }
 
-/// Adds what discovery found to the services that are there, but for what breaks a rule, which is told instead: an
-/// answer from outside never stands against the config.
+/// Adds discovered backends to their services. Those that break a rule are reported instead: an answer from outside never makes the
+/// config invalid.
 pub(crate) fn add(services: &mut [EffectiveService], merge: &Merge, limits: Limits) {
     let mut vips: HashMap<_, Vec<_>> = HashMap::new();
     for Service { name, vip, protocol, .. } in services.iter().map(|it| &it.service) {
         vips.entry((vip.ip(), *protocol)).or_default().push((*vip, name.clone()));
     }
-    // A backend of port 0 gets packets to every port that its service has.
+    // A backend with port 0 gets packets to every port of its service.
     let loops = |address: SocketAddr, protocol| {
         let at = vips.get(&(address.ip(), protocol))?;
         let is_met = |vip: &Vip| address.port() == 0 || vip.meets(address.port(), address.port());

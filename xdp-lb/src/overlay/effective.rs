@@ -1,4 +1,4 @@
-//! The file and the runtime changes, merged: the services that there are.
+//! The file and the runtime changes, merged: the effective services.
 
 use std::net::SocketAddr;
 
@@ -14,21 +14,20 @@ use crate::model::{Effective, EffectiveService};
 
 /// Merges the file and the runtime changes.
 ///
-/// A change for what the file no longer has is passed over. Where a service or a backend that was
-/// added at runtime stands in the file by now, under the same VIP and protocol, the file's
-/// definition holds.
+/// A change to something that the file no longer has is ignored. If a service or backend that was added at runtime is now in the
+/// file, under the same VIP and protocol, the file's definition takes precedence.
 ///
 /// # Errors
-/// Where the two contradict each other, or exceed the limits together: every reason, a line each.
+/// If the two conflict, or exceed the limits together: every reason, a line each.
 pub fn effective(config: &Config, overlay: &Overlay) -> Result<Effective, Vec<String>> {
     effective_beside(config, overlay, config.limits, |_, _| false)
 }
 
-/// Merges the file and the runtime changes, where some backends are in use already and the tables have this room: new ones
-/// wait where what leaves has it.
+/// Merges the file and the runtime changes, given the backends in use and the room of the tables: new ones wait for the room of
+/// leaving ones.
 ///
 /// # Errors
-/// As of [`effective`].
+/// As for [`effective`].
 pub fn effective_beside(
     config: &Config,
     overlay: &Overlay,
@@ -44,7 +43,7 @@ pub fn effective_beside(
             problems.add(&Place::Root.item("service", 0, &rules::service_label(Some(name), 0)), what);
         }
         services.extend(merge.base(name).map(|(base, origin)| EffectiveService {
-            // The name that the rest goes by, also where a hand-edited state file says two.
+            // The same name everywhere, even if a hand-edited state file has two.
             service: Service { name: name.into(), ..base.without_backends() },
             admin: overlay.service_admin(name),
             origin,
@@ -53,7 +52,7 @@ pub fn effective_beside(
             is_leaving: false,
         }));
     }
-    // What stands in the file was there first: a service that is added stands against that, and not that against it.
+    // The file comes first, so that a conflict is reported for the added service.
     let (listed, added): (Vec<_>, Vec<_>) =
         services.iter().partition(|service| service.origin == Origin::File);
     let subjects: Vec<Subject> =
@@ -72,7 +71,7 @@ pub fn effective_beside(
     Ok(Effective { services })
 }
 
-/// A service as the rules look at it.
+/// A service as the rules see it.
 fn subject<'a>(service: &'a EffectiveService, overlay: &'a Overlay) -> Subject<'a> {
     let changed = overlay.changed_services.get(&service.service.name);
     Subject {

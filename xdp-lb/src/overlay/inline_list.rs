@@ -3,7 +3,7 @@
 use serde_json::Value;
 use toml_edit::{Array, Decor, InlineTable, RawString, Value as Item};
 
-/// Removes the items that are not to be kept, each with the comment behind it on its line.
+/// Removes items, each with the comment after it on its line.
 pub(super) fn retain(list: &mut Array, keep: impl Fn(&Item) -> bool) {
     for index in (0..list.len()).rev() {
         if list.get(index).is_some_and(|item| !keep(item)) {
@@ -17,7 +17,7 @@ fn remove(list: &mut Array, index: usize) {
     let is_last = index + 1 == list.len();
     let behind = if is_last { tail(list) } else { prefix(list, index + 1) };
     list.remove(index);
-    // What is on the line of the item before is about that one.
+    // A comment on the line of the previous item belongs to that one.
     let (of_previous, _) = at_line_break(&before);
     let joined = match at_line_break(&behind) {
         (_, "") if is_last && of_previous.contains('#') => format!("{of_previous}\n"),
@@ -31,7 +31,7 @@ fn remove(list: &mut Array, index: usize) {
     }
 }
 
-/// Adds an item behind the others, on a line of its own if they are.
+/// Appends an item, on its own line if the others are.
 pub(super) fn push(list: &mut Array, mut item: Item) {
     let Some(last) = list.len().checked_sub(1) else {
         list.push(item);
@@ -51,7 +51,7 @@ pub(super) fn push(list: &mut Array, mut item: Item) {
     set_tail(list, if indent == " " { &tail } else { lines });
 }
 
-/// Gives the list these items: those that it has stay in their places.
+/// Sets the items of the list; those that it already has keep their positions.
 pub(super) fn set(list: &mut Array, wanted: &[Value]) {
     retain(list, |item| wanted.iter().any(|it| is(item, it)));
     for missing in wanted.iter().filter(|it| !list.iter().any(|item| is(item, it))).collect::<Vec<_>>() {
@@ -68,7 +68,7 @@ fn is(item: &Item, wanted: &Value) -> bool {
     wanted.as_str().is_some_and(|text| item.as_str() == Some(text))
 }
 
-/// A JSON value as one of TOML.
+/// A JSON value in TOML.
 pub(super) fn value_of(value: &Value) -> Item {
     match value {
         Value::Bool(flag) => (*flag).into(),
@@ -86,7 +86,7 @@ pub(super) fn value_of(value: &Value) -> Item {
     }
 }
 
-/// The text up to its first line break, and from there on.
+/// The text up to its first line break, and the rest.
 fn at_line_break(text: &str) -> (&str, &str) {
     text.split_at(text.find('\n').unwrap_or(text.len()))
 }
@@ -96,7 +96,7 @@ fn prefix(list: &Array, index: usize) -> String {
     written(decor.and_then(Decor::prefix)).unwrap_or_else(|| if index == 0 { "" } else { " " }.into())
 }
 
-/// What is behind the last item.
+/// What follows the last item.
 fn tail(list: &Array) -> String {
     let suffix = list.iter().last().and_then(|last| written(last.decor().suffix()));
     suffix.unwrap_or_default() + &written(Some(list.trailing())).unwrap_or_default()

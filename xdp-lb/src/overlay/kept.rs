@@ -1,4 +1,4 @@
-//! What was changed at runtime, as the state file keeps it.
+//! The runtime changes, as in the state file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -12,11 +12,11 @@ use crate::model::service::{Backend, Service, is_default};
 use crate::model::state::{AdminState, Origin};
 use crate::store::Kept;
 
-/// The changes that were made at runtime, which survive a restart.
+/// The runtime changes, which survive a restart.
 #[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Overlay {
-    /// What the operator wants of the node.
+    /// The node's administrative state.
     #[serde(default, skip_serializing_if = "is_default")]
     pub(crate) node: AdminState,
     /// Services that were drained.
@@ -25,8 +25,7 @@ pub struct Overlay {
     /// Services of the file that were removed.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub(crate) removed_services: BTreeSet<String>,
-    /// Services that were added, by name. One of the file that was removed may be here with another
-    /// definition. Their backends are in `backends`.
+    /// Added services, by name; also with the name of a removed one of the file. Their backends are in `backends`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) added_services: BTreeMap<String, Service>,
     /// Options of services that were changed, by the services' names.
@@ -35,10 +34,10 @@ pub struct Overlay {
     /// Changes to backends, by the name of their service.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) backends: BTreeMap<String, BTreeMap<SocketAddr, BackendChange>>,
-    /// What discovery found last, so that it is known while there is no answer.
+    /// What discovery found last, for the time until the next answer.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) discovered: AllDiscovered,
-    /// What nobody defines or finds any more and keeps its flows until those end.
+    /// What is leaving.
     #[serde(default, skip_serializing_if = "Leaving::is_empty")]
     pub(crate) leaving: Leaving,
 }
@@ -49,7 +48,7 @@ impl Kept for Overlay {
                         file and put it back";
 
     fn version(&self) -> u32 {
-        // Version 3 brought what leaves, version 4 the options of services.
+        // Version 3 added `leaving`, version 4 the options of services.
         match (self.changed_services.is_empty(), self.leaving.is_empty()) {
             (false, _) => 4,
             (true, false) => 3,
@@ -59,12 +58,12 @@ impl Kept for Overlay {
 }
 
 impl Overlay {
-    /// What the operator wants of the node.
+    /// The node's administrative state.
     pub fn node_admin(&self) -> AdminState {
         self.node
     }
 
-    /// What the operator wants of a service.
+    /// A service's administrative state.
     pub(crate) fn service_admin(&self, name: &str) -> AdminState {
         if self.drained_services.contains(name) { AdminState::Draining } else { AdminState::Enabled }
     }
@@ -89,21 +88,21 @@ impl Overlay {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum BackendChange {
-    /// It is there beside those that the service is defined with.
+    /// It is added to those that the service is defined with.
     Added(ChangedBackend),
-    /// The service is defined with it, and it is not to be used.
+    /// The service is defined with it, and it is removed.
     Removed,
-    /// The service is defined with it, and these of its options are others.
+    /// The service is defined with it, and these options are changed.
     Changed(ChangedBackend),
 }
 
-/// What was changed of a backend.
+/// A backend's changes.
 #[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct ChangedBackend {
     /// Its options.
     #[serde(flatten)]
     pub options: Patch<Backend>,
-    /// What the operator wants of it.
+    /// Its administrative state.
     #[serde(default)]
     pub admin: AdminState,
 }
@@ -115,13 +114,13 @@ impl ChangedBackend {
     }
 }
 
-/// A backend that discovery found.
+/// A discovered backend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Discovered {
     /// As it was found last.
     pub backend: Backend,
-    /// Written by earlier versions: since when it is not found any more, by the wall clock.
+    /// Written by earlier versions: since when it is no longer found, by the wall clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leaving_since: Option<u64>,
 }
@@ -129,20 +128,20 @@ pub(crate) struct Discovered {
 /// What discovery found, by service and address.
 pub(crate) type AllDiscovered = BTreeMap<String, BTreeMap<SocketAddr, Discovered>>;
 
-/// All that leaves.
+/// All leaving services and backends.
 #[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Leaving {
-    /// The boot that the times are of.
+    /// The boot in which the times are measured.
     pub boot: String,
-    /// The services, by the name that they have now.
+    /// The services, by their present names.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub services: BTreeMap<String, LeavingService>,
-    /// The backends, by the name of their service and their address: all of the services above, and some of those that stay.
+    /// The backends, by the name of their service and their address: all of the services above, and some of others.
     pub backends: BTreeMap<String, BTreeMap<SocketAddr, LeavingBackend>>,
 }
 
-/// A service that leaves.
+/// A leaving service.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct LeavingService {
@@ -152,7 +151,7 @@ pub(crate) struct LeavingService {
     pub admin: AdminState,
 }
 
-/// A backend that leaves.
+/// A leaving backend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct LeavingBackend {
@@ -167,7 +166,7 @@ impl Leaving {
         self.backends.is_empty()
     }
 
-    /// The backends of a service that leave.
+    /// A service's leaving backends.
     pub(crate) fn of(&self, service: &str) -> impl Iterator<Item = EffectiveBackend> {
         let all = self.backends.get(service).into_iter().flatten();
         all.map(|(_, LeavingBackend { backend, origin, .. })| EffectiveBackend {
@@ -186,7 +185,7 @@ impl Leaving {
         self.services.contains_key(name)
     }
 
-    /// Forgets a service that leaves, with its backends.
+    /// Drops a leaving service, with its backends.
     pub(crate) fn remove_service(&mut self, name: &str) {
         if self.services.remove(name).is_some() {
             self.backends.remove(name);

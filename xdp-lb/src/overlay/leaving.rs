@@ -1,5 +1,5 @@
-//! What leaves: backends and services that nobody defines or finds any more. They keep their flows and get no new ones
-//! until those have ended or their time is over, whoever took them away: the config file, the CLI, or discovery.
+//! Leaving services and backends, which are no longer defined or found: they keep their flows and get no new ones until those have
+//! ended or their time is over. It does not matter whether the config file, the CLI or discovery removed them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use crate::model::state::Origin;
 use crate::model::text::grouped;
 use crate::model::vip::Vip;
 
-/// How what is not wanted any more leaves.
+/// How a removed service or backend leaves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Leave {
     /// It keeps its flows until they have ended, or its time is over.
@@ -26,7 +26,7 @@ pub enum Leave {
     Now,
 }
 
-/// A moment of this boot.
+/// A time in this boot.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BootTime {
     /// The boot's id.
@@ -35,7 +35,7 @@ pub struct BootTime {
     pub seconds: u64,
 }
 
-/// A name for a service that leaves: its own, unless one that stays has it.
+/// A name for a leaving service: its own, unless another one has it.
 fn free_name(leaving: &Leaving, own: &str, wanted: &[Wanted]) -> String {
     let is_taken =
         |name: &str| leaving.services.contains_key(name) || wanted.iter().any(|it| it.name == name);
@@ -47,7 +47,7 @@ fn free_name(leaving: &Leaving, own: &str, wanted: &[Wanted]) -> String {
     names.find(|name| !is_taken(name)).unwrap_or_default()
 }
 
-/// A service that is wanted, and its backends.
+/// A wanted service, and its backends.
 struct Wanted<'a> {
     name: &'a str,
     base: &'a Service,
@@ -59,7 +59,7 @@ impl Wanted<'_> {
         (self.base.vip, self.base.protocol) == (service.vip, service.protocol)
     }
 
-    /// Whether packets to that service would be this one's.
+    /// Whether packets to that service would go to this one.
     fn takes_from(&self, service: &Service) -> bool {
         let (own, other) = (self.base.vip, service.vip);
         self.base.protocol == service.protocol
@@ -71,11 +71,11 @@ impl Wanted<'_> {
 }
 
 impl Overlay {
-    /// Has everything leave that is in effect and is not wanted any more by this config and these changes; what leaves
-    /// already goes on to, and what is wanted again does not leave any more. Services are known by VIP and protocol: one
-    /// that is only called otherwise keeps its backends.
+    /// Makes everything leave that is in effect but no longer wanted by this config and these changes. What is leaving already
+    /// continues to leave, and what is wanted again stays. A service is identified by VIP and protocol, so a renamed one keeps its
+    /// backends.
     ///
-    /// A service goes at once, with its flows, where its VIP now belongs to another one.
+    /// A service whose VIP now belongs to another one is removed at once, with its flows.
     pub fn depart(&mut self, config: &Config, before: &Effective, leave: Leave, now: &BootTime) {
         let merge = Merge::new(config, self);
         let wanted = |name| {
@@ -93,9 +93,9 @@ impl Overlay {
                     return None;
                 }
                 let since = match leave {
-                    // Of a service that goes now, nothing stays.
+                    // A service that is removed now leaves nothing behind.
                     Leave::Now if stays.is_none() && !service.is_leaving => return None,
-                    // One that is not among those that leave has been let go meanwhile.
+                    // One that is not in the list was released meanwhile.
                     _ if it.is_leaving => self.leaving.since(&service.service.name, address)?,
                     Leave::Now => return None,
                     Leave::Drain => now.seconds,
@@ -124,8 +124,8 @@ impl Overlay {
         self.leaving = if next.is_empty() { Leaving::default() } else { next };
     }
 
-    /// Forgets what left in an earlier boot, whose flows the host knows no more, and counts those anew that a daemon
-    /// noted by the wall clock.
+    /// Drops what was leaving in an earlier boot, whose flows are gone. Restarts the time of those that an earlier version recorded
+    /// by the wall clock.
     pub fn forget_other_boots(&mut self, now: &BootTime) {
         if self.leaving.boot != now.boot {
             self.leaving = Leaving::default();
@@ -143,7 +143,7 @@ impl Overlay {
         }
     }
 
-    /// Lets a backend go that leaves, with what was changed of it at runtime.
+    /// Drops a leaving backend, with its changes at runtime.
     pub fn release(&mut self, name: &str, address: SocketAddr) {
         self.leaving.remove_backend(name, address);
         if let Some(BackendChange::Changed(_)) =
@@ -153,30 +153,30 @@ impl Overlay {
         }
     }
 
-    /// The backends of a service that leave, and since when, seconds of this boot.
+    /// A service's leaving backends, and since when, in seconds of this boot.
     pub fn leaving(&self, name: &str) -> impl Iterator<Item = (SocketAddr, u64)> {
         let all = self.leaving.backends.get(name).into_iter().flatten();
         all.map(|(address, it)| (*address, it.since))
     }
 
-    /// When a backend that leaves is removed, whatever flows it has: in seconds of this boot.
+    /// When a leaving backend is removed even if it has flows, in seconds of this boot.
     pub fn leaves_at(&self, config: &Config, service: &EffectiveService, address: SocketAddr) -> Option<u64> {
         let (_, since) = self.leaving(&service.service.name).find(|(it, _)| *it == address)?;
         Some(since.saturating_add(longest_drain(config, service, address).as_secs()))
     }
 
-    /// Whether any backend of any service leaves.
+    /// Whether any backend is leaving.
     pub fn is_any_leaving(&self) -> bool {
         !self.leaving.is_empty()
     }
 
-    /// Whether a backend leaves.
+    /// Whether a backend is leaving.
     pub fn is_leaving(&self, service: &str, address: SocketAddr) -> bool {
         self.leaving.since(service, address).is_some()
     }
 }
 
-/// How long a backend that leaves may keep its flows.
+/// How long a leaving backend may keep its flows.
 pub fn longest_drain(config: &Config, service: &EffectiveService, address: SocketAddr) -> Duration {
     let origin = service.backends.iter().find(|it| it.backend.address == address).map(|it| it.origin);
     match (&service.service.discovery, origin) {
@@ -185,7 +185,7 @@ pub fn longest_drain(config: &Config, service: &EffectiveService, address: Socke
     }
 }
 
-/// Adds what leaves to the services that there are.
+/// Adds leaving services and backends to the others.
 pub(crate) fn add(services: &mut Vec<EffectiveService>, leaving: &Leaving, allow_exec_checks: bool) {
     for (name, LeavingService { service, origin, admin }) in &leaving.services {
         if services.iter().any(|it| it.service.name == *name) {
@@ -219,7 +219,7 @@ pub(crate) fn add(services: &mut Vec<EffectiveService>, leaving: &Leaving, allow
             service.backends.iter().filter_map(|it| Some(it.backend.server_id?.to_string())).collect();
         for mut backend in leaving.of(&service.service.name) {
             let address = backend.backend.address;
-            // With what stays, the rules may have changed.
+            // The rules of the service may have changed.
             let is_listed = service.backends.iter().any(|it| it.backend.address == address);
             if is_listed || rules::refusal(&service.service, &backend.backend).is_some() || is_vip(address) {
                 continue;
@@ -233,7 +233,7 @@ pub(crate) fn add(services: &mut Vec<EffectiveService>, leaving: &Leaving, allow
     }
 }
 
-/// Where what leaves needs the room, backends that are new wait for it.
+/// Makes new backends wait for the room that leaving ones use.
 pub(crate) fn wait_for_room(
     services: &mut [EffectiveService],
     limits: Limits,
@@ -241,7 +241,7 @@ pub(crate) fn wait_for_room(
 ) {
     let all = || services.iter().flat_map(|service| &service.backends);
     let leaving = all().filter(|it| it.is_leaving).count();
-    // What would not fit without them either is not theirs.
+    // Not for more than the leaving ones use.
     let mut excess = all().count().saturating_sub(limits.backends as usize).min(leaving);
     for service in services.iter_mut().rev() {
         let EffectiveService { service: definition, backends, refused, .. } = service;

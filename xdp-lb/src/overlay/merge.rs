@@ -1,4 +1,4 @@
-//! The file's services by name, under the runtime changes.
+//! The file's services by name, with the runtime changes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ use crate::model::service::{Backend, Service, default_weight};
 use crate::model::state::{AdminState, Origin};
 use crate::model::text::quoted;
 
-/// The file's services by name, under the runtime changes.
+/// The file's services by name, with the runtime changes.
 pub(crate) struct Merge<'a> {
     file: HashMap<&'a str, &'a Service>,
     state_file: &'a Path,
@@ -48,7 +48,7 @@ impl<'a> Merge<'a> {
         &self.problems.all
     }
 
-    /// The names of the services that there are.
+    /// The names of the services.
     pub(crate) fn names(&self) -> BTreeSet<&'a str> {
         let file = self.file.keys().copied().filter(|name| !self.overlay.removed_services.contains(*name));
         file.chain(self.overlay.added_services.keys().map(String::as_str)).collect()
@@ -59,14 +59,13 @@ impl<'a> Merge<'a> {
         self.file.get(name).copied()
     }
 
-    /// The definition that a service's backend changes apply to: the file's, or the one added, with its options as they were
-    /// changed.
+    /// The definition to which changes of a service's backends apply: the file's or the added one, with changed options.
     pub(crate) fn base(&self, name: &str) -> Option<(&Service, Origin)> {
         let (base, origin) = self.unchanged(name)?;
         Some((self.changed.get(name).unwrap_or(base), origin))
     }
 
-    /// The file's definition, or the one added.
+    /// The file's definition, or the added one.
     pub(crate) fn unchanged(&self, name: &str) -> Option<(&'a Service, Origin)> {
         match (self.in_file(name), self.overlay.added_services.get(name)) {
             (Some(file), Some(_)) if self.file_takes_over(name) => Some((file, Origin::File)),
@@ -76,8 +75,8 @@ impl<'a> Merge<'a> {
         }
     }
 
-    /// Whether a service that was added at runtime stands in the file by now. Where it was added
-    /// after the file's was removed, the two have to be the same to the letter.
+    /// Whether a service that was added at runtime is now in the file. If it was added after the file's was removed, the two must be
+    /// equal.
     pub(crate) fn file_takes_over(&self, name: &str) -> bool {
         let (Some(file), Some(added)) = (self.in_file(name), self.overlay.added_services.get(name)) else {
             return false;
@@ -89,7 +88,7 @@ impl<'a> Merge<'a> {
         }
     }
 
-    /// Where the file has a service of the name of one that was added at runtime, and is not the same.
+    /// The error if the file has another service with the name of one that was added at runtime.
     pub(crate) fn contradiction(&self, name: &str) -> Option<String> {
         let file = self.in_file(name)?;
         let added = self.overlay.added_services.get(name)?;
@@ -113,7 +112,7 @@ impl<'a> Merge<'a> {
         self.overlay
     }
 
-    /// The backends that a service has, those that were discovered or leave as well.
+    /// A service's backends, including discovered and leaving ones.
     pub(crate) fn backends(&self, name: &str) -> BTreeMap<SocketAddr, EffectiveBackend> {
         let mut backends = self.listed(name);
         let origin = self
@@ -130,13 +129,13 @@ impl<'a> Merge<'a> {
         backends
     }
 
-    /// The backends that a service is defined with, and those that were found for it.
+    /// The backends that a service is defined with, and the discovered ones.
     pub(crate) fn defined(&self, name: &str) -> Vec<Backend> {
         let base = self.base(name).map_or(&[][..], |(base, _)| &base.backends);
         base.iter().copied().chain(self.discovered(name).map(|it| it.backend)).collect()
     }
 
-    /// The backends that the file lists or the CLI added.
+    /// The backends that are in the file or were added at runtime.
     pub(crate) fn listed(&self, name: &str) -> BTreeMap<SocketAddr, EffectiveBackend> {
         let mut backends = BTreeMap::new();
         if let Some((base, origin)) = self.base(name) {
@@ -172,7 +171,7 @@ impl<'a> Merge<'a> {
         backends
     }
 
-    /// The backends that discovery found for a service and nobody lists, as they were found.
+    /// A service's discovered backends that are not listed, as they were found.
     pub(crate) fn discovered(&self, name: &str) -> impl Iterator<Item = Discovered> {
         let listed = self.base(name).map_or(&[][..], |(base, _)| &base.backends);
         let listed: BTreeSet<SocketAddr> = listed.iter().map(|backend| backend.address).collect();
@@ -186,7 +185,7 @@ impl<'a> Merge<'a> {
         all.into_iter().flatten().filter(move |(address, _)| !is_listed(address)).map(|(_, it)| *it)
     }
 
-    /// A discovered backend with what was changed of it at runtime.
+    /// A discovered backend with its runtime changes.
     pub(crate) fn with_changes(&self, name: &str, found: Discovered, origin: Origin) -> EffectiveBackend {
         let mut backend = EffectiveBackend {
             backend: found.backend,

@@ -1,4 +1,4 @@
-//! What was changed at runtime, found by discovery, and is leaving, over what the config file says.
+//! Runtime changes, discovered backends, and what is leaving, on top of the config file.
 
 #![forbid(unsafe_code)]
 

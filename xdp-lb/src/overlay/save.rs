@@ -1,4 +1,4 @@
-//! What was changed at runtime, written into the config file: its comments and its order stay.
+//! Writing the runtime changes into the config file, whose comments and order stay.
 
 use std::net::SocketAddr;
 
@@ -22,21 +22,21 @@ use crate::model::patch::written;
 use crate::model::service::Service;
 use crate::model::state::Origin;
 
-/// What a config file would say with the changes made at runtime.
+/// A config file with the runtime changes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Saved {
     /// Its text.
     pub text: String,
-    /// What is changed in it, a line each.
+    /// Its changes, a line each.
     pub lines: Vec<String>,
-    /// What a file cannot say, and stays a runtime change: a line each.
+    /// The changes that stay runtime changes, because no key stands for them, a line each.
     pub stays: Vec<String>,
 }
 
 /// Writes the changes into a config file's text.
 ///
 /// # Errors
-/// Why not, in words: the result would not be valid, or would not say what runs.
+/// Why not, as text: the result would not be valid, or would not match what runs.
 pub fn save(text: &str, overlay: &Overlay) -> Result<Saved, String> {
     let config = parse(text).map_err(|errors| format!("the config file is not valid:\n{errors}"))?;
     let present = effective(&config, overlay).map_err(|lines| lines.join("\n"))?;
@@ -140,17 +140,17 @@ fn change_backend(service: &mut Table, address: SocketAddr, change: &BackendChan
         }
         _ => {}
     }
-    // An empty list that was made above says nothing.
+    // An empty list that was made above is not needed.
     if service.get("backend").and_then(Item::as_array_of_tables).is_some_and(ArrayOfTables::is_empty) {
         service.remove("backend");
     }
 }
 
-/// Sets a key, with the comments that it has; `none` takes it out.
+/// Sets a key and keeps its comments; `none` removes it.
 fn set(table: &mut dyn TableLike, key: &str, new: &Value) {
     if new.as_str() == Some("none") && key != "affinity" {
         match key {
-            // Without the key there would be the check of the protocol.
+            // Without the key, the check would be the default one.
             "health_check" => set(table, key, &serde_json::json!({ "type": "none" })),
             _ => drop(table.remove(key)),
         }
@@ -184,7 +184,7 @@ fn set(table: &mut dyn TableLike, key: &str, new: &Value) {
     }
 }
 
-/// Takes the space before the brace of an inline table, which stands behind its last value.
+/// Takes the space before the closing brace of an inline table, which belongs to its last value.
 fn space_behind(decor: &mut Decor) -> Option<String> {
     let space = decor
         .suffix()
@@ -195,7 +195,7 @@ fn space_behind(decor: &mut Decor) -> Option<String> {
     Some(space)
 }
 
-/// A service as a table whose keys are in the order of the documentation: the tables in it have headings of their own.
+/// A service as a table with its keys in the order of the documentation; tables in it have their own headers.
 fn table_of_service(service: &Service) -> Table {
     let mut table = table_of(service);
     if !service.backends.is_empty() {

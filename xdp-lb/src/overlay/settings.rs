@@ -1,4 +1,4 @@
-//! The keys outside of the services: which a reload may change, and what it takes to change the others.
+//! The keys outside of the services: which of them a reload can change, and what the others need.
 
 use std::path::Path;
 
@@ -12,12 +12,12 @@ const RESTART: &str = "a restart of the daemon";
 const UNLOAD: &str = "`xdp-lb unload` and a new start, because a restart keeps the pinned tables";
 const MOVE: &str = "to stop the daemon, move the file there and start the daemon, or the changes made at runtime are not found";
 
-/// A key, its value, and what a change to that value takes where a reload does not do.
+/// A key, its value, and what a change needs if a reload cannot make it.
 type Setting = (&'static str, Value, Option<&'static str>);
 
 pub(super) const SECRET: &str = "flow_hash_secret";
 
-/// The keys whose values are not the same in both, in the file's order.
+/// The changed keys, in the file's order.
 pub fn changed_settings(old: &Config, new: &Config) -> Vec<SettingChange> {
     let shown = |key, value: Value| match value {
         Value::String(_) if key == SECRET => "(secret)".into(),
@@ -52,7 +52,7 @@ pub fn reloadable(new: Config, present: &Config) -> Config {
     }
 }
 
-/// Every key. A new one of the schema does not compile before it is here.
+/// Every key. A new key of the schema does not compile until it is here.
 pub(super) fn settings(config: &Config) -> Vec<Setting> {
     let Config {
         interfaces,
@@ -115,7 +115,7 @@ pub(super) fn settings(config: &Config) -> Vec<Setting> {
         ("timeouts.udp_idle", json!(print_duration(*udp_idle)), None),
         ("drain_timeout", json!(print_duration(*drain_timeout)), None),
         ("asymmetric_replies", json!(asymmetric_replies), None),
-        // A daemon that starts without leave gives up the capabilities that it takes to run programs as another user.
+        // A daemon that starts without it drops the capabilities to run programs as another user.
         ("allow_exec_checks", json!(allow_exec_checks), allow_exec_checks.then_some(RESTART)),
         ("icmp_time_exceeded", json!(icmp_time_exceeded), None),
     ]

@@ -1,4 +1,4 @@
-//! The running configuration as TOML, each value with where it comes from; and what was changed at runtime.
+//! The running configuration as TOML, each value with its origin; and the runtime changes.
 
 use std::fmt::Write as _;
 
@@ -18,8 +18,8 @@ use crate::model::patch::written;
 use crate::model::state::{AdminState, Origin};
 use crate::model::{Effective, EffectiveBackend, EffectiveService, Service};
 
-/// What holds now, as a config file would say it; secrets are left out. Behind each value stands where it comes from: `file`,
-/// `default`, `runtime` or `discovered`. Values that are the default are there only `with_defaults`.
+/// The running configuration as a config file, without secrets. Each value has its origin as a comment: `file`, `default`,
+/// `runtime` or `discovered`. Default values are left out, unless `with_defaults`.
 pub fn running(config: &Config, overlay: &Overlay, effective: &Effective, with_defaults: bool) -> String {
     let mut toml = Toml { text: String::new(), with_defaults };
     toml.settings(config);
@@ -35,10 +35,10 @@ pub fn running(config: &Config, overlay: &Overlay, effective: &Effective, with_d
     toml.text
 }
 
-/// What was changed at runtime, service by service: what is drained, too, and not what discovery found.
+/// The runtime changes, service by service, including drains, without discovered backends.
 ///
 /// # Errors
-/// Where file and changes contradict each other.
+/// If file and changes conflict.
 pub fn runtime_changes(config: &Config, overlay: &Overlay) -> Result<Vec<ServiceChange>, Vec<String>> {
     let without = Overlay {
         discovered: overlay.discovered.clone(),
@@ -48,10 +48,10 @@ pub fn runtime_changes(config: &Config, overlay: &Overlay) -> Result<Vec<Service
     Ok(diff(&effective(config, &without)?, &effective(config, overlay)?))
 }
 
-/// The same in words, with what the node does.
+/// The same as text, with the node's drain.
 ///
 /// # Errors
-/// As of [`runtime_changes`].
+/// As for [`runtime_changes`].
 pub fn runtime_lines(config: &Config, overlay: &Overlay) -> Result<Vec<String>, Vec<String>> {
     let node = match overlay.node_admin() {
         AdminState::Draining => Some("node: drained".to_owned()),
@@ -72,7 +72,7 @@ impl Toml {
         let plain = parse("interfaces = [\"lo\"]").ok();
         let defaults = plain.as_ref().map(settings).unwrap_or_default();
         let mut table = "";
-        // Behind the first table, a key would be one of its own.
+        // After the first table header, a key would belong to that table.
         let (tables, top): (Vec<_>, Vec<_>) =
             settings(config).into_iter().enumerate().partition(|(_, (key, ..))| key.contains('.'));
         for (number, (key, value, _)) in top.into_iter().chain(tables) {
@@ -81,7 +81,7 @@ impl Toml {
                 _ => "file",
             };
             let (within, key) = key.split_once('.').unwrap_or(("", key));
-            // Without an interface for the VIPs, when they are withdrawn means nothing.
+            // `withdraw` has no meaning without an interface for the VIPs.
             let means_nothing = key == "withdraw" && config.vips.interface.is_none();
             if means_nothing || !self.shows(origin) {
                 continue;
@@ -132,7 +132,7 @@ impl Toml {
                     (false, true) => DEFAULT,
                     (false, false) => name(*origin),
                 };
-                // The type says what the keys below are.
+                // The meaning of the other keys depends on the type.
                 if within == "type" || self.shows(whence) {
                     self.line(within, value, whence);
                 }
@@ -181,7 +181,7 @@ impl Toml {
         self.with_defaults || origin != DEFAULT
     }
 
-    /// A key with its value; where it has none, as a comment.
+    /// A key with its value, or a comment if it has none.
     fn line(&mut self, key: &str, value: &Value, origin: &str) {
         // Writing to a string does not fail.
         let _ = match value {
@@ -194,7 +194,7 @@ impl Toml {
 
 const DEFAULT: &str = "default";
 
-/// The options with their values, in the order of the documentation, without the backends, which have headings of their own.
+/// The options with their values, in the order of the documentation, without the backends, which have their own headers.
 fn options<T: Options>(of: &T) -> Vec<(&'static Row<T>, Value)> {
     let mut written = written(of);
     let rows = T::OPTIONS.iter().filter(|row| row.key != "backend");
@@ -210,7 +210,7 @@ const fn name(origin: Origin) -> &'static str {
     }
 }
 
-/// A value as TOML writes it.
+/// A value in TOML.
 fn in_toml(value: &Value) -> String {
     match value {
         Value::String(text) => toml::Value::from(text.as_str()).to_string(),

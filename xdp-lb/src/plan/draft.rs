@@ -1,4 +1,4 @@
-//! A plan in the making: what each wanted service gets of the tables' places.
+//! A plan in the making: which indices of the tables each wanted service gets.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -30,13 +30,12 @@ pub struct Draft<'a> {
     new_services: Vec<ServiceIndex>,
     new_backends: Vec<BackendIndex>,
     shortened: Vec<Endpoint>,
-    /// Seconds of the clock that packets are noted by; 0 where it does not tell.
+    /// Seconds of the datapath's clock; 0: unknown.
     now: u32,
 }
 
 impl<'a> Draft<'a> {
-    /// The plan that makes the planner's tables what is wanted, with old and new side by side in them
-    /// until the last write.
+    /// The plan that turns the tables into what is wanted, with old and new side by side until the last write.
     pub(crate) fn plan(
         tables: &'a Tables,
         sizes: &'a Sizes,
@@ -150,7 +149,7 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
-    /// Where the service's ring is to be; and what is to stand in it, where that changes.
+    /// The place of the service's ring, and its contents if they change.
     fn ring(
         &mut self,
         wanted: &WantedService,
@@ -164,7 +163,7 @@ impl<'a> Draft<'a> {
             return Ok((SlotIndex(0), 0));
         }
         let present_ring = present.map_or(&[][..], |present| self.tables.ring(present));
-        // One that is to be shorter stays until its flows allow that.
+        // A ring that should be shorter stays until its flows allow that.
         let merged = (wanted.ring_len < present_ring.len() as u32)
             .then(|| ring::merged(present_ring, wanted.ring_len))
             .flatten();
@@ -177,14 +176,14 @@ impl<'a> Draft<'a> {
         if is_in_place && self.before.rings.get(&wanted.vip) == Some(input) {
             return Ok(place);
         }
-        // Whose flows may be without a record. UDP has no SYN to tell by which of its packets are new: those to a backend that
-        // fails go to another one at once, and only what is recorded stays.
+        // The backends whose flows may be without a record. UDP has no SYN, so packets to a failing backend go to another one at
+        // once, except for recorded flows.
         let keeps_flows = |(_, state): &&(Member, BackendState)| match wanted.vip.protocol {
             Protocol::UDP => matches!(state, BackendState::Up | BackendState::Draining),
             _ => *state != BackendState::Down,
         };
         let living: HashSet<_> = input.iter().filter(keeps_flows).map(|(member, _)| member.index).collect();
-        // Where nobody takes new flows, those that are there still have their slots.
+        // If no backend takes new flows, established ones keep their slots.
         let owners = match members.is_empty() {
             true => vec![BackendIndex::default(); place.1 as usize],
             false => ring::owners(&members, place.1),
@@ -199,8 +198,8 @@ impl<'a> Draft<'a> {
         Ok(place)
     }
 
-    /// The ring's place: the present one where its length stays, else one in free room. It has `shortest` slots at
-    /// least, so many as it inherits from.
+    /// The ring's place: the present one if its length stays, else one in free room. It has at least `shortest` slots, the number
+    /// that it inherits from.
     fn ring_place(
         &mut self,
         wanted: &WantedService,
@@ -214,7 +213,7 @@ impl<'a> Draft<'a> {
         for length in lengths {
             let in_place =
                 present.filter(|present| present.ring_len == length).map(|present| present.ring_offset);
-            // A ring that is written in place is seen slot by slot, and before the new mode.
+            // Packets see a ring that is written in place slot by slot, and before the new mode.
             let mode_stays = present.is_none_or(|present| present.mode == wanted.mode);
             let offset = match in_place.filter(|_| mode_stays) {
                 None => self.slots.take(length).map(SlotIndex).or(in_place),
@@ -247,8 +246,8 @@ impl<'a> Draft<'a> {
         Ok((offset, length as u16))
     }
 
-    /// The list with the service's source ranges: the present one where it is the same, else a new one, so that
-    /// every packet is held against the one or the other.
+    /// The list with the service's source ranges: the present one if it is the same, else a new one, so that each packet is
+    /// compared with one complete list.
     fn source_list(&mut self, present: Option<&Service>, wanted: &Sources) -> u32 {
         if wanted.is_empty() {
             return 0;
@@ -266,20 +265,20 @@ impl<'a> Draft<'a> {
         list
     }
 
-    /// What becomes of the packets that the backends send, and which of them several VIPs share.
+    /// What to do with the backends' packets, and which backends several VIPs share.
     fn replies(&mut self, users: &Users) {
         for (endpoint, own) in users {
             let all: Vec<&User> = own.iter().chain(others(users, endpoint)).collect();
             let nat = || all.iter().filter(|user| user.mode == Mode::Nat);
             let is_shared = nat().count() > 1;
             let full_nat = all.iter().any(|user| user.mode == Mode::FullNat);
-            // The others' backends answer clients themselves.
+            // In other modes, backends reply directly to clients.
             if !full_nat && nat().next().is_none() {
                 continue;
             }
-            // Flows from before it was shared have no record: their VIP goes on answering without one.
+            // Flows from before it was shared have no record: their replies are still sent from the first VIP without one.
             let present = self.tables.replies.get(endpoint).filter(|reply| reply.stateless != 0);
-            // A rule of all ports does not stand for the ports that have their own.
+            // The entry of all ports does not apply to ports with their own entry.
             let speakers = if endpoint.port == ALL_PORTS { own.len() } else { all.len() };
             let speakers = || all[..speakers].iter().filter(|user| user.mode == Mode::Nat);
             let before = present.and_then(|reply| {
@@ -289,7 +288,7 @@ impl<'a> Draft<'a> {
             let kept = || all.iter().filter(|user| user.vip.is_range());
             let (first, last) = match named {
                 Some(user) => (user.vip.port, user.last_port),
-                // No reply goes without a record: every port that may have one.
+                // Every reply needs a record, so all ports that may have one.
                 None => (
                     kept().map(|user| user.vip.port).min_by_key(|port| port.get()).unwrap_or_default(),
                     kept().map(|user| user.last_port).max_by_key(|port| port.get()).unwrap_or_default(),
@@ -317,7 +316,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// What comes from the VIPs that backends are checked at.
+    /// What to do with packets from the VIPs at which backends are checked.
     fn answers_to_checks(&mut self, wanted: &[WantedService]) {
         let checked = wanted.iter().filter(|service| !service.backends.is_empty());
         for endpoint in checked.filter_map(|service| service.checked_at) {
@@ -327,7 +326,7 @@ impl<'a> Draft<'a> {
     }
 
     fn finish(self) -> Result<Plan, Full> {
-        // Until the last write the tables hold old and new at once.
+        // Until the last write, the tables contain old and new.
         if union(&self.tables.services, &self.desired.services) > self.sizes.limits.services as usize {
             return Err(self.full_of_services());
         }
@@ -357,13 +356,13 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// Stands for every port of a backend that keeps its clients' ports.
+/// All ports of a backend that keeps its clients' ports.
 const ALL_PORTS: Port = Port::new(0);
 
-/// Who uses a backend's endpoint.
+/// The services that use each backend's endpoint.
 type Users = BTreeMap<Endpoint, Vec<User>>;
 
-/// Who else may have sent a packet to one of its ports: an endpoint of all ports meets each one, and each one it.
+/// The endpoints that overlap with one: that of all ports overlaps with each port.
 fn others<'a>(users: &'a Users, endpoint: &Endpoint) -> Vec<&'a User> {
     let all = endpoint.with_port(ALL_PORTS);
     if endpoint.port != ALL_PORTS {
@@ -382,7 +381,7 @@ struct User {
     place: BackendIndex,
 }
 
-/// Since when all flows of a backend are recorded, where they are to be from now on. A new one has no older flows.
+/// Since when all flows of a backend are recorded, if they are from now on. A new one has no older flows.
 fn recorded_since(present: Option<&Reply>, now: u32) -> u32 {
     match present {
         Some(present) if present.recorded_since == 0 => now,

@@ -1,4 +1,4 @@
-//! From what is wanted to what is written: the tables as they should be, and the writes, in order, that make them so.
+//! The wanted contents of the tables, and the ordered writes that get them there.
 
 #![forbid(unsafe_code)]
 

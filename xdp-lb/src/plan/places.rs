@@ -1,4 +1,4 @@
-//! What a plan is made of: which place of the tables each service and backend has, and the writes that follow.
+//! What a plan consists of: the index of each service and backend, and the writes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use super::room::Indices;
 use crate::ring::Member;
 use crate::tables::{Tables, Write};
 
-/// There is no room for what is wanted.
+/// There is not enough room for what is wanted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Full {
     /// A table whose size is a key of the config file's `[limits]`.
@@ -29,31 +29,31 @@ pub enum Full {
     SnatAddresses(u32),
 }
 
-/// The writes that lead from the present tables to the wanted ones, and what to remember of them.
+/// The writes from the present tables to the wanted ones, and what to remember.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// To be applied in this order. After each of them, every packet finds a whole service.
+    /// Apply them in this order. After each of them, every packet finds valid tables.
     pub writes: Vec<Write>,
-    /// Services that are new, whose counters may still hold those of another.
+    /// New services, whose counters may still be those of a former one.
     pub new_services: Vec<ServiceIndex>,
-    /// Backends that are new, whose counters may still hold those of another.
+    /// New backends, whose counters may still be those of a former one.
     pub new_backends: Vec<BackendIndex>,
-    /// Services whose ring is shorter than it should be, since there is no room for a longer one.
+    /// Services whose ring is too short, because there is no room for a longer one.
     pub shortened: Vec<Endpoint>,
     pub(crate) places: Places,
 }
 
-/// What the tables themselves do not tell.
+/// What the tables themselves do not contain.
 #[derive(Clone, Debug)]
 pub(crate) struct Places {
     pub(crate) services: Indices,
     pub(crate) backends: Indices,
     pub(crate) rings: BTreeMap<Endpoint, RingInput>,
-    /// Rings that are longer than is wanted, and how long they are to be.
+    /// Rings that are longer than wanted, and their wanted lengths.
     pub(crate) shrinking: BTreeMap<Endpoint, u32>,
 }
 
-/// What a ring was made of: where it is unchanged, so is the ring.
+/// What a ring was made of: if it is unchanged, so is the ring.
 pub(crate) type RingInput = Vec<(Member, BackendState)>;
 
 /// A backend keeps its index for as long as its service has a backend of this address and port.

@@ -1,4 +1,4 @@
-//! From what is wanted and what stands in the tables to the writes in between. Pure.
+//! The writes that turn the present tables into the wanted ones. Pure.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::model::Limits;
 use crate::ring::{self};
 use crate::tables::{Tables, Write};
 
-/// What stands in the tables, and which of their places are free.
+/// The present tables, and their free indices.
 #[derive(Clone, Debug)]
 pub struct Planner {
     pub(crate) tables: Arc<Tables>,
@@ -24,14 +24,13 @@ pub struct Planner {
 }
 
 impl Planner {
-    /// A planner for tables of these sizes that hold this: nothing, or what another daemon left.
-    /// The tables are the memory of all indices and rings.
+    /// A planner for tables of these sizes with these contents: empty, or from an earlier daemon. All indices and rings are kept.
     pub fn new(tables: Tables, sizes: Sizes) -> Self {
         let Limits { services, backends, .. } = sizes.limits;
         let used: Vec<_> = tables.services.values().map(|service| service.index).collect();
         let places = Places {
             services: Indices::new(0..services, |index| used.contains(&ServiceIndex(index))),
-            // A slot of zeroes means nobody: place 0 is never given out.
+            // A slot of zeroes means no backend, so index 0 is never assigned.
             backends: Indices::new(1..backends.saturating_add(1), |index| {
                 tables.backends.contains_key(&BackendIndex(index))
             }),
@@ -41,21 +40,21 @@ impl Planner {
         Self { tables: Arc::new(tables), sizes, places }
     }
 
-    /// What stands in the tables.
+    /// The present tables.
     pub fn tables(&self) -> &Tables {
         &self.tables
     }
 
-    /// What stands in the tables now, for whoever reads it while they change.
+    /// The present tables, shared with readers while they change.
     pub fn shared_tables(&self) -> Arc<Tables> {
         Arc::clone(&self.tables)
     }
 
-    /// The writes that make the tables what is wanted. Nothing changes until [`Planner::commit`]. `now`: seconds of the clock that
-    /// packets are noted by; 0 where it does not tell.
+    /// The writes that turn the tables into what is wanted. Nothing changes until [`Planner::commit`]. `now`: seconds of the
+    /// datapath's clock; 0: unknown.
     pub fn plan(&self, wanted: &[WantedService], now: u32) -> Result<Plan, Full> {
         self.draft(wanted, now).or_else(|_| {
-            // Old and new do not fit side by side: what is not wanted any more makes room first.
+            // Old and new do not fit side by side: what is no longer wanted makes room first.
             let removal = self.draft(&self.kept(wanted), now)?;
             let mut smaller = self.clone();
             smaller.commit(&removal);
@@ -69,7 +68,7 @@ impl Planner {
         Draft::plan(&self.tables, &self.sizes, &self.places, wanted, now)
     }
 
-    /// Rings that are longer than is wanted, and how long they are to be.
+    /// Rings that are longer than wanted, and their wanted lengths.
     pub fn shrinking(&self) -> &BTreeMap<Endpoint, u32> {
         &self.places.shrinking
     }
@@ -82,13 +81,13 @@ impl Planner {
         })
     }
 
-    /// Remembers that the plan's writes were applied.
+    /// Records that the plan's writes were applied.
     pub fn commit(&mut self, plan: &Plan) {
         self.record(&plan.writes);
         self.places = plan.places.clone();
     }
 
-    /// Remembers that these writes, which give and take no place, were applied.
+    /// Records that these writes, which do not change any index, were applied.
     pub fn record(&mut self, writes: &[Write]) {
         if !writes.is_empty() {
             let tables = Arc::make_mut(&mut self.tables);
@@ -96,7 +95,7 @@ impl Planner {
         }
     }
 
-    /// The part of what is wanted that stands in the tables already.
+    /// The part of what is wanted that is in the tables already.
     fn kept(&self, wanted: &[WantedService]) -> Vec<WantedService> {
         let identities = identities(&self.tables);
         wanted

@@ -1,4 +1,4 @@
-//! Who has which places of the tables: ranges of the flat arrays, and indices.
+//! Allocation in the tables: ranges of the flat arrays, and indices.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -10,7 +10,7 @@ pub struct Room {
 }
 
 impl Room {
-    /// What is left of an array of `size` places.
+    /// The free ranges of an array of this size.
     pub fn new(size: u32, used: impl IntoIterator<Item = Range<u32>>) -> Self {
         let mut used: Vec<_> = used.into_iter().filter(|range| !range.is_empty()).collect();
         used.sort_unstable_by_key(|range| range.start);
@@ -28,7 +28,7 @@ impl Room {
         Self { free }
     }
 
-    /// Takes `length` places side by side, where there are so many.
+    /// Allocates `length` consecutive places, if there are any.
     pub fn take(&mut self, length: u32) -> Option<u32> {
         let range = self.free.iter_mut().find(|range| range.end - range.start >= length)?;
         let begin = range.start;
@@ -37,25 +37,25 @@ impl Room {
     }
 }
 
-/// Indices, given out again in the order in which they became free: what still names a freed index
-/// has the longest time to be forgotten.
+/// Free indices, reused in the order in which they were freed, so that references to a freed index have the longest time to
+/// disappear.
 #[derive(Clone, Debug)]
 pub struct Indices {
     free: VecDeque<u32>,
 }
 
 impl Indices {
-    /// The indices of `all` that are not used.
+    /// The unused indices of `all`.
     pub fn new(all: Range<u32>, is_used: impl Fn(u32) -> bool) -> Self {
         Self { free: all.filter(|index| !is_used(*index)).collect() }
     }
 
-    /// Gives one out, where one is free.
+    /// Allocates an index, if one is free.
     pub fn take(&mut self) -> Option<u32> {
         self.free.pop_front()
     }
 
-    /// Takes one back.
+    /// Frees an index.
     pub fn put_back(&mut self, index: u32) {
         self.free.push_back(index);
     }

@@ -1,4 +1,4 @@
-//! When slots that move come to rest.
+//! When moving slots settle.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -11,65 +11,65 @@ use crate::model::Timeouts;
 use crate::ring;
 use crate::tables::{Tables, Write};
 
-/// How many counts of the flows in a row must find nothing in a slot before it settles. A walk over a table that
-/// changes meanwhile may miss a record once: one that goes from one table to the other between the two walks.
+/// How many counts in a row must find no such flow in a slot before it settles. One count may miss a record, because the table
+/// changes meanwhile.
 const CLEAN_COUNTS: u8 = 2;
 
-/// How much longer a slot moves than a flow lives without a packet. Whoever counts the flows may just then remove the record
-/// of a flow whose slot was settled as it looked; a packet that came in between has left no trace.
+/// How much longer a slot is moving than a flow may be idle. A count may remove the record of a flow whose slot was settled when it
+/// looked, and would not notice a packet that came in between.
 const SLACK: Duration = Duration::from_millis(500);
 
-/// What is left of a time is more than nothing.
+/// A remaining time is never reported as zero.
 const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 
 /// The slots that are not settled.
 ///
-/// They come to rest in two steps. When a slot has moved for longer than a flow lives without a packet, every living
-/// flow of it has a record: flows without one are new, and the prior owner is forgotten. When no record is left that
-/// says otherwise than the slot does, it is settled, and its records are dropped.
+/// They settle in two steps. Once a slot has been moving for longer than a flow may be idle, each of its live flows has a record:
+/// flows without one are new, and the prior owner is dropped. Once no record names another backend than the slot does, it is
+/// settled, and its records are dropped.
 #[derive(Clone, Debug, Default)]
 pub struct Settling {
-    /// Slots of which a living flow may have no record, and since when each flow that sends a packet gets one.
+    /// Slots of which a live flow may have no record, and since when each flow that sends a packet gets one.
     moving: BTreeMap<SlotIndex, Instant>,
-    /// Slots whose living flows all have a record.
+    /// Slots whose live flows all have a record.
     recorded: BTreeMap<SlotIndex, Recorded>,
-    /// No slot is due before: there may be a million of them, and nobody looks at each every second.
+    /// No slot is due before this time. There may be a million slots, so they are not examined every second.
     due_from: Option<Instant>,
-    /// Since when the slots move that were added after that was found out; the longest.
+    /// The earliest start of slots that were added since that was computed.
     added_since: Option<Instant>,
-    /// The timeouts that it was found out for.
+    /// The timeouts for which it was computed.
     timeouts: Option<Timeouts>,
     /// The services that record all of their flows, and since when; `None` from their first flow on.
     recording: BTreeMap<Endpoint, Option<Instant>>,
 }
 
-/// A slot whose living flows all have a record.
+/// A slot whose live flows all have a record.
 #[derive(Clone, Copy, Debug)]
 struct Recorded {
-    /// Since when it is as it is: a count of the flows that had begun by then says nothing of it.
+    /// Since when it has been in this state: a count that started before says nothing about it.
     since: Instant,
-    /// How many counts in a row found nothing in it.
+    /// How many counts in a row have found no such flow.
     clean: u8,
 }
 
-/// How far a service's slots are from rest.
+/// The unsettled slots of a service.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Progress {
     /// Slots of which a flow may have no record yet.
     pub moving: u32,
-    /// Slots that wait for the last flow that is not their owner's.
+    /// Slots that still carry flows of another backend than their owner.
     pub recorded: u32,
-    /// When the last of the first kind becomes one of the second.
+    /// When the last moving slot becomes a recorded one.
     pub until: Option<Instant>,
 }
 
 impl Settling {
-    /// The slots that move in these tables, as if from now on: nobody knows how long they did before.
+    /// The moving slots in these tables, as if they started now: it is unknown how long they have been moving.
     pub fn new(tables: &Tables, now: Instant) -> Self {
         Self::default().again(tables, now)
     }
 
-    /// The same, with what is known from before: since when services record all of their flows.
+    /// The same, with the known times since when services have recorded all of their flows.
     pub fn again(&self, tables: &Tables, now: Instant) -> Self {
         let mut settling = Self { recording: self.recording.clone(), ..Self::default() };
         for (offset, ring) in &tables.rings {
@@ -79,8 +79,7 @@ impl Settling {
         settling
     }
 
-    /// Notes which services record all of their flows, by what stands in the tables. Those that are `new` have no flows from
-    /// before.
+    /// Updates which services record all of their flows, by the tables. Those that are `new` have no older flows.
     pub fn note_recording(&mut self, tables: &Tables, new: &[ServiceIndex], now: Instant) {
         let since = |vip, service: &Service| {
             let is_from_the_first = service.mode == Mode::FullNat || new.contains(&service.index);
@@ -90,8 +89,8 @@ impl Settling {
         self.recording = services.map(|(vip, service)| (*vip, since(vip, service))).collect();
     }
 
-    /// How long it takes until every living flow of a service has a record, where it goes on recording them: zero where
-    /// they all have. A flow from before that sends no packet lives for its idle time, and has none.
+    /// The time until every live flow of a service has a record, if it keeps recording them; zero: they all have. An older flow
+    /// without a packet lives for its idle timeout, and has none.
     pub fn all_recorded_in(&self, vip: &Endpoint, timeouts: &Timeouts, now: Instant) -> Duration {
         let idle = idle(vip.protocol, timeouts);
         let elapsed = match self.recording.get(vip) {
@@ -102,11 +101,11 @@ impl Settling {
         if elapsed > idle { Duration::ZERO } else { (idle - elapsed).max(SHORTEST_WAIT) }
     }
 
-    /// Notes the slots that begin to move, and those that come to rest. `before` is what stood in the tables.
+    /// Updates which slots are moving and which have settled. `before`: the tables before.
     pub fn note(&mut self, writes: &[Write], before: &Tables, now: Instant) {
         for write in writes {
             if let Write::Slots(at, slots) = write {
-                // A flow without a record is from before the slot moved first, however often it did since.
+                // A flow without a record is older than the slot's first move, however often it has moved since.
                 self.note_slots(*at, slots, |at| before.slot(at).is_some_and(is_moving), now);
             }
         }
@@ -127,8 +126,7 @@ impl Settling {
         !self.moving.is_empty() && is_time
     }
 
-    /// The writes that forget the prior owner of the slots which have been moving for longer than any flow of their
-    /// service lives without a packet.
+    /// The writes that drop the prior owner of slots which have been moving for longer than a flow of their service may be idle.
     pub fn due(&mut self, tables: &Tables, timeouts: &Timeouts, now: Instant) -> Vec<Write> {
         if !self.may_be_due(timeouts, now) {
             return Vec::new();
@@ -148,15 +146,15 @@ impl Settling {
                 }
             }
         }
-        // Rings that are gone took their slots with them.
+        // Some rings may be gone.
         self.moving = present;
         (self.due_from, self.added_since, self.timeouts) = (due_from, None, Some(*timeouts));
         writes
     }
 
-    /// The writes that settle the slots in which no record says otherwise: `others` are those in which a count of the
-    /// flows, which `began` then, found one that does. Those of rings that are `shrinking` (to so many slots) may have to stay
-    /// recorded until then.
+    /// The writes that settle the slots in which no record names another backend. `others`: the slots in which a count of the flows,
+    /// which `began` at this time, found one. Slots of rings that are `shrinking` (to this length) may have to stay recorded until
+    /// then.
     pub fn settled(
         &mut self,
         tables: &Tables,
@@ -190,7 +188,7 @@ impl Settling {
         writes
     }
 
-    /// How far a service's slots are from rest.
+    /// The unsettled slots of a service.
     pub fn progress(&self, service: &Service, protocol: Protocol, timeouts: &Timeouts) -> Progress {
         let mut progress = Progress::default();
         for since in self.moving.range(ring_of(service)).map(|(_, since)| since) {
@@ -201,9 +199,8 @@ impl Settling {
         progress
     }
 
-    /// When all flows have a record that a backend may have from before its slots moved, for each backend that may
-    /// have any. A service that records all of its flows has none once it has done so for longer than a flow lives without
-    /// a packet.
+    /// When all flows of a backend from before its slots moved have a record, for each backend that may have such flows. A service
+    /// that records all of its flows has none once it has done so for longer than a flow may be idle.
     pub fn known_at(
         &self,
         vip: &Endpoint,
@@ -255,7 +252,7 @@ impl Settling {
     }
 }
 
-/// Whether a living flow of the slot may have no record.
+/// Whether a live flow of the slot may have no record.
 fn is_moving(slot: Slot) -> bool {
     slot.is_tracked() && !slot.is_recorded()
 }
@@ -264,7 +261,7 @@ fn ring_of(service: &Service) -> std::ops::Range<SlotIndex> {
     service.ring_offset..SlotIndex(service.ring_offset.0 + service.ring_len)
 }
 
-/// How long a flow of this protocol lives without a packet.
+/// How long a flow of this protocol may be idle.
 pub fn idle(protocol: Protocol, timeouts: &Timeouts) -> Duration {
     match protocol {
         Protocol::UDP => timeouts.udp_idle,

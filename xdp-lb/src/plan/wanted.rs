@@ -1,4 +1,4 @@
-//! What the tables are to say, before it has a place in them.
+//! The wanted contents of the tables, before they have indices.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -8,40 +8,38 @@ use xdp_lb_common::tables::{Backend, BackendState, Mode, SHARED, ServerId, Sourc
 
 use crate::net::NextHop;
 
-/// A service as it is wanted.
+/// A wanted service.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct WantedService {
     /// What clients connect to, and the key of its record.
     pub vip: Endpoint,
-    /// Where the key is that of a range: the last port; else the port.
+    /// If the key is that of a range: the last port; else the port.
     pub last_port: Port,
     /// How packets reach the backends.
     pub mode: Mode,
-    /// Whether every flow is recorded, not only those of slots that move.
+    /// Whether every flow is recorded, not only those of moving slots.
     pub records_flows: bool,
-    /// Whether what backends send without a record is left alone (`nat`): then clients can talk to them directly, too.
+    /// Whether backends' packets without a record are not replies (`nat`), so that clients can also connect to them directly.
     pub only_recorded: bool,
-    /// Whether whoever begins a flow is told that no backend takes any.
+    /// Whether new flows are answered while no backend takes any.
     pub rejects: bool,
-    /// The addresses that backends see, or that packets to them are encapsulated from; empty: this host's address
-    /// towards each.
+    /// The source addresses that backends see, or the outer ones of encapsulated packets; empty: this host's address towards each.
     pub snat_addresses: Vec<Address>,
-    /// How many first bits of the source address choose a client's slot, of the 128 that an address has in the
-    /// tables; 0: address and ports of both ends do.
+    /// How many leading bits of the source address choose the slot, of the 128 bits in the tables; 0: the whole 5-tuple does.
     pub affinity_bits: u8,
-    /// QUIC: the configuration's number and the length of its server ids, where connection ids are looked at.
+    /// QUIC: the config ID and the length of the server IDs, if connection IDs are used.
     pub quic: Option<(u8, u8)>,
-    /// Whose packets are let in, and whose not, by range; empty: everybody's.
+    /// The allowed and denied ranges of clients; empty: all are allowed.
     pub sources: Sources,
-    /// How many flows a client may begin in a second; 0: any number.
+    /// Maximum number of new flows per second from one client; 0: unlimited.
     pub new_flow_rate: u32,
-    /// How many of them at once.
+    /// How many of them may come in one burst.
     pub new_flow_burst: u32,
     /// Maximum number of concurrent flows; 0: unlimited.
     pub max_flows: u32,
-    /// Where its backends are checked at the VIP: the address and port that answer.
+    /// If its backends are checked at the VIP: the address and port that answer.
     pub checked_at: Option<Endpoint>,
-    /// How many slots its ring is to have: [`crate::ring::length`] of the configured weights.
+    /// The length of its ring: [`crate::ring::length`] of the configured weights.
     pub ring_len: u32,
     /// Whether clients that a backend would answer directly reach it from an address of this host (`nat`).
     pub hairpin: bool,
@@ -79,56 +77,55 @@ impl WantedService {
     }
 }
 
-/// The length of the ring of these backends, where their weights are the configured ones.
+/// The length of the ring of these backends, if their weights are the configured ones.
 #[cfg(test)]
 pub fn ring_len(backends: &[WantedBackend]) -> u32 {
     crate::ring::length(&backends.iter().map(|backend| backend.weight).collect::<Vec<_>>())
 }
 
-/// What becomes of packets from a range: its first address, how many of the 128 bits count that an address has in
-/// the tables, and the verdict.
+/// The verdicts of ranges: by the first address, and the prefix length of the 128 bits in the tables.
 pub type Sources = BTreeMap<(Address, u8), SourceVerdict>;
 
-/// A backend as it is wanted.
+/// A wanted backend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct WantedBackend {
-    /// Where it listens; port 0: where clients send to.
+    /// Its address; port 0: the destination port of the client's packets.
     pub address: SocketAddr,
     /// Its share of new flows relative to the others.
     pub weight: u16,
-    /// What it gets of that share, in percent, 1 to 100: less than 100 while it comes into the ring.
+    /// The part of that share, 1 to 100 percent: less than 100 during slow start.
     pub portion: u8,
-    /// What the datapath is to do with it: never `Vacant`, and `Up` only where there is a path.
+    /// Its state: never `Vacant`, and `Up` only with a path.
     pub state: BackendState,
-    /// QUIC: what connection ids call it.
+    /// QUIC: its server ID.
     pub server_id: Option<ServerId>,
     /// Maximum number of concurrent flows; 0: unlimited.
     pub max_flows: u32,
-    /// How it is reached, where that is known.
+    /// The path to it, if known.
     pub path: Option<Path>,
 }
 
-/// How a backend is reached, as the datapath needs to know it.
+/// The path to a backend, as the datapath needs it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Path {
     /// This host's address towards it.
     pub source: Address,
     /// The interface that transmits.
     pub ifindex: u32,
-    /// The VLAN id of frames to it; 0 where they carry no tag.
+    /// The VLAN ID of frames to it; 0: untagged.
     pub vlan: u16,
     /// The Ethernet address of the next hop.
     pub destination_mac: MacAddress,
     /// The Ethernet address of the interface.
     pub source_mac: MacAddress,
-    /// The largest IP packet that it takes, bytes; 0: any.
+    /// Its MTU, bytes of IP; 0: unlimited.
     pub mtu: u16,
-    /// How many first bits of its address its neighbours share with it, 1 to 127; see [`Backend::neighbours`].
+    /// The prefix length of the backend's network, 1 to 127; see [`Backend::neighbours`].
     pub neighbours: u8,
 }
 
 impl Path {
-    /// The path that a backend's record in the tables has.
+    /// The path in a backend's record of the tables.
     pub fn of(backend: &Backend) -> Option<Self> {
         (backend.ifindex != 0).then_some(Self {
             source: backend.source,
@@ -142,7 +139,7 @@ impl Path {
     }
 }
 
-/// Who is behind the same link as the backend; itself alone, where a router is in between.
+/// The prefix length of the link that the backend is on; behind a router, almost that of the backend alone.
 fn neighbours(hop: &NextHop) -> u8 {
     let before = if hop.source.is_ipv4() { 96 } else { 0 };
     hop.on_link_bits.map_or(127, |bits| (before + bits).clamp(1, 127))

@@ -1,4 +1,4 @@
-//! The order of writes in which every packet finds whole services at any moment.
+//! The order of writes in which every packet finds valid tables at any time.
 
 use std::collections::BTreeMap;
 
@@ -76,7 +76,7 @@ pub fn writes(tables: &Tables, desired: &Tables) -> Vec<Write> {
     writes
 }
 
-/// The entries of `before` that `after` has no more.
+/// The entries of `before` that are not in `after`.
 pub fn gone<'a, K: Ord, V>(
     before: &'a BTreeMap<K, V>,
     after: &'a BTreeMap<K, V>,
@@ -91,14 +91,14 @@ fn changed<'a, K: Ord, V: PartialEq>(
     after.iter().filter(|(key, value)| before.get(key) != Some(value))
 }
 
-/// A backend's record while slots and replies may still be what they were: one that takes fewer flows
-/// goes on until no slot names it, and one that is not shared any more keeps recording.
+/// A backend's record while slots and replies may still be the old ones: a backend that will take fewer flows keeps its state until
+/// no slot refers to it, and one that is no longer shared still records flows.
 fn first_backend(before: &Backend, after: &Backend) -> Backend {
     let base = if before.state.rank() < after.state.rank() { before } else { after };
     Backend { neighbours: base.neighbours | (before.neighbours | after.neighbours) & SHARED, ..*base }
 }
 
-/// What becomes of a backend's packets while services may still be what they were: either way.
+/// What to do with a backend's packets while services may still be the old ones: both.
 fn first_reply(before: &Reply, after: &Reply) -> Reply {
     let base = if before.stateless > after.stateless { before } else { after };
     let recorded_since = before.recorded_since.min(after.recorded_since);

@@ -1027,7 +1027,15 @@ async fn a_drained_service_keeps_its_flows_and_withdraws_its_vip_and_a_drained_n
     assert!(backends.iter().all(|backend| backend.state == BackendState::Draining && backend.share == 0.0));
     assert_eq!(backends[0].reason, "its service was drained by the operator");
     assert_eq!(daemon.vips.intents(), is(VipIntent::Absent, VipIntent::Present));
+    let mut events = daemon.handle.watch(None).unwrap();
+    for _ in 0..2 {
+        daemon.handle.patch_node(AdminState::Draining).await.unwrap();
+    }
+    daemon.handle.patch_node(AdminState::Enabled).await.unwrap();
     daemon.handle.patch_node(AdminState::Draining).await.unwrap();
+    for admin in [AdminState::Draining, AdminState::Enabled, AdminState::Draining] {
+        assert_eq!(events.next().await.unwrap().event, WatchEvent::Node { admin });
+    }
     assert_eq!(daemon.vips.intents(), is(VipIntent::Absent, VipIntent::Absent));
     assert_eq!(daemon.until("api", |_| true).await[0].state, BackendState::Up, "what still comes is served");
 

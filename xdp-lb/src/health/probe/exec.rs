@@ -173,7 +173,8 @@ fn keep(printed: &mut Vec<u8>, more: &[u8]) {
 fn refused(program: &str, as_another: bool, error: &io::Error) -> Failure {
     let why = match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::EPERM) if as_another => {
-            "the daemon may not switch users; give it CAP_SETUID, CAP_SETGID and CAP_KILL".to_owned()
+            "the daemon is not allowed to switch users; give it CAP_SETUID, CAP_SETGID and CAP_KILL"
+                .to_owned()
         }
         Some(errno @ (Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE)) => {
             return Failure::Here(errno.into());

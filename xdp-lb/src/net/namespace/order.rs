@@ -36,7 +36,7 @@ const LONGEST: usize = 32 << 10;
 /// The two ends of a connection.
 pub(super) fn pair() -> Result<(OwnedFd, OwnedFd)> {
     let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
-    pair.context("cannot make a pair of sockets")
+    pair.context("cannot create a socket pair")
 }
 
 pub(super) fn send<T: Serialize>(
