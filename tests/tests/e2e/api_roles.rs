@@ -64,6 +64,9 @@ fn groups_have_the_access_that_the_config_gives_and_changes_are_logged_with_the_
         assert!(words.contains("admin_groups"), "{words}");
     }
     assert_eq!(daemon.backend_state("web", &first).unwrap(), "up");
+    // It answers for the secret hash.
+    let asked = as_nobody(daemon, &[27, USERS], &["explain", "192.0.2.2:1234", "192.0.2.10:80"]);
+    assert!(!asked.status.success() && said(&asked).contains("has read access only"), "{}", said(&asked));
 
     let done = as_nobody(daemon, &[OPERATOR], &drain);
     assert!(done.status.success(), "{}", said(&done));
@@ -83,7 +86,7 @@ fn groups_have_the_access_that_the_config_gives_and_changes_are_logged_with_the_
         let is_it = |line: &&str| line.contains(who) && line.contains(&what) && line.contains(ended);
         assert!(audited.iter().any(is_it), "{who}...{what}...{ended}: {audited:#?}");
     }
-    assert_eq!(audited.len(), 5, "what looks is not logged: {audited:#?}");
+    assert_eq!(audited.len(), 6, "what looks is not logged: {audited:#?}");
 }
 
 #[test]

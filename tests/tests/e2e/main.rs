@@ -26,6 +26,7 @@ mod operations_discovery_file;
 mod operations_doctor;
 mod operations_down;
 mod operations_drain;
+mod operations_explain;
 mod operations_health;
 mod operations_latency;
 mod operations_leave;

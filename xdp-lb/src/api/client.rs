@@ -21,11 +21,12 @@ use crate::api::endpoint::{self, Endpoint};
 use crate::api::server::REQUEST_TIMEOUT;
 use crate::model;
 use crate::model::event::EventView;
-use crate::model::request::{AdminPatch, BackendPatch, FlowQuery, Outcome, ServicePatch};
+use crate::model::request::{AdminPatch, BackendPatch, ExplainRequest, FlowQuery, Outcome, ServicePatch};
 use crate::report::documents::{
     BackendView, ConfigQuery, ConfigView, CountersView, ErrorView, FlowsView, ReloadView, RemovalQuery,
     ServiceDetailView, ServiceView, StatusView,
 };
+use crate::report::explain::ExplainView;
 
 /// The largest answer that is read, in bytes: views of a hundred thousand backends fit.
 const MAX_ANSWER: usize = 256 << 20;
@@ -201,6 +202,11 @@ impl Client {
             }
         }
         self.ask(Method::GET, &path, None::<&()>).await
+    }
+
+    /// What would become of a packet.
+    pub async fn explain(&self, request: &ExplainRequest) -> Result<ExplainView> {
+        self.ask(Method::POST, "/v1/explain", Some(request)).await
     }
 
     /// The running configuration, and what of it was changed at runtime.

@@ -50,6 +50,16 @@ pub(super) fn change(
     }
 }
 
+/// Describes a question that only administrators may ask, and that names things which may not exist.
+pub(super) fn ask(
+    id: &'static str,
+    summary: &'static str,
+) -> impl FnOnce(TransformOperation) -> TransformOperation {
+    move |operation| {
+        look(id, summary)(operation).response::<400, Json<ErrorView>>().response::<404, Json<ErrorView>>()
+    }
+}
+
 /// An answer that says that something was made.
 pub(super) struct Created<T>(pub(super) T);
 

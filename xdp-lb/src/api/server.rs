@@ -27,13 +27,14 @@ use crate::api::{audit, socket, watch};
 use crate::control::handle::Handle;
 use crate::http::{self, Slot, User};
 use crate::model::refusal::Refusal;
-use crate::model::request::{AdminPatch, BackendPatch, FlowQuery, Outcome, ServicePatch};
+use crate::model::request::{AdminPatch, BackendPatch, ExplainRequest, FlowQuery, Outcome, ServicePatch};
 use crate::model::state::AdminState;
 use crate::model::{self, unknown};
 use crate::report::documents::{
     BackendView, ConfigQuery, ConfigView, CountersView, FlowsView, ReloadView, RemovalQuery,
     ServiceDetailView, ServiceView, StatusView,
 };
+use crate::report::explain::ExplainView;
 
 /// How long the owner task may take to answer.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -139,6 +140,13 @@ fn routes() -> (Router<Handle>, OpenApi) {
             get_with(counters, look("counters", "Packets that were not forwarded, by verdict and reason")),
         )
         .api_route("/v1/flows", get_with(flows, look("flows", "The tracked flows that match")))
+        .api_route(
+            "/v1/explain",
+            post_with(
+                explain,
+                openapi::ask("explain", "What would become of a packet, and why; changes nothing"),
+            ),
+        )
         .api_route(
             "/v1/reload",
             get_with(plan_reload, look("planReload", "What a reload would do now")).post_with(
@@ -361,6 +369,13 @@ async fn counters(State(handle): State<Handle>) -> Reply<CountersView> {
 
 async fn flows(State(handle): State<Handle>, Chosen(query): Chosen<FlowQuery>) -> Reply<FlowsView> {
     reply(handle.flows(query).await)
+}
+
+async fn explain(
+    State(handle): State<Handle>,
+    Document(request): Document<ExplainRequest>,
+) -> Reply<ExplainView> {
+    reply(handle.explain(request).await)
 }
 
 async fn config(State(handle): State<Handle>, Chosen(query): Chosen<ConfigQuery>) -> Reply<ConfigView> {

@@ -11,6 +11,7 @@ mod decap;
 mod discovery;
 mod doctor;
 mod drain;
+mod explain;
 mod flags;
 mod flows;
 mod node;
@@ -109,6 +110,7 @@ enum Command {
     Status,
     Counters(counters::Counters),
     Flows(flows::Flows),
+    Explain(explain::Explain),
     Diff(reload::Diff),
     /// Print the running configuration, and save runtime changes into the config file
     #[command(subcommand)]
@@ -234,6 +236,7 @@ impl Cli {
             Command::Status => block_on(status::execute(&client, &screen)),
             Command::Counters(counters) => block_on(counters.execute(&client, &screen)).map(Done::from),
             Command::Flows(flows) => block_on(flows.execute(&client, &screen)).map(Done::from),
+            Command::Explain(explain) => block_on(explain.execute(&client, &screen)).map(Done::from),
             Command::Config(command) => {
                 if remote.is_some() && command.is_of_this_host() {
                     let words = "`config save` writes a file of this host: run it on the daemon's host, without --api";

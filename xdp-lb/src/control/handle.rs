@@ -16,7 +16,7 @@ use super::published::Published;
 use crate::config::{self, Errors};
 use crate::datapath::monotonic_seconds;
 use crate::model::refusal::{Answer, Refusal};
-use crate::model::request::{BackendPatch, FlowQuery, Outcome, ServicePatch};
+use crate::model::request::{BackendPatch, ExplainRequest, FlowQuery, Outcome, ServicePatch};
 use crate::model::state::AdminState;
 use crate::model::{self, Config};
 use crate::overlay::Leave;
@@ -24,6 +24,7 @@ use crate::report::documents::{
     BackendView, ConfigQuery, ConfigView, CountersView, FlowsView, ReloadView, ServiceDetailView,
     ServiceView, StatusView,
 };
+use crate::report::explain::ExplainView;
 use crate::report::snapshot::{Clock, Snapshot};
 
 /// How long an answer waits for a count of the flows.
@@ -149,6 +150,17 @@ impl Handle {
             published.latest()?.flows(&query, now)
         };
         self.read(list).await
+    }
+
+    /// What would become of a packet, or of those of many clients.
+    pub async fn explain(&self, request: ExplainRequest) -> Answer<ExplainView> {
+        // One at a time: it may be a hundred thousand.
+        let turn = Arc::clone(&self.listing).acquire_owned().await.map_err(|_| stopping())?;
+        let explain = move |published: &Published| {
+            let _until_done = turn;
+            published.latest()?.explain(&request)
+        };
+        self.read(explain).await
     }
 
     /// The running configuration, and its runtime changes.

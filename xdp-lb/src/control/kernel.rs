@@ -13,6 +13,7 @@ use crate::datapath::{
 };
 use crate::model::XdpMode;
 use crate::net::RouterAddressesOf;
+use crate::report::explain::LiveTables;
 use crate::report::records::FlowRecords;
 use crate::report::traffic::Counters;
 use crate::tables::{Tables, Write};
@@ -51,6 +52,7 @@ pub trait Kernel: Send {
     fn flow_table(&self, view: Arc<TablesView>) -> Result<Box<dyn FlowTable>>;
     fn correct_flow_counts(&mut self, counted: &Counted) -> Result<()>;
     fn flow_records(&self) -> Arc<dyn FlowRecords>;
+    fn live_tables(&self) -> Result<Arc<dyn LiveTables>>;
 }
 
 /// The flow table, for the thread that walks over it. Each method is that of [`FlowKeeper`].
@@ -193,5 +195,9 @@ impl Kernel for Datapath {
 
     fn flow_records(&self) -> Arc<dyn FlowRecords> {
         Arc::new(Datapath::flow_records(self))
+    }
+
+    fn live_tables(&self) -> Result<Arc<dyn LiveTables>> {
+        Ok(Arc::new(Datapath::live_tables(self)?))
     }
 }

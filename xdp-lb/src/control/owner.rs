@@ -317,6 +317,7 @@ impl Owner {
             upgrade: self.upgrades.subscribe(),
             counters: Arc::clone(self.sync.counters()),
             flows: Arc::clone(self.sync.flows()),
+            live: Arc::clone(self.sync.live()),
         }
     }
 

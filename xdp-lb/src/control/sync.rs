@@ -18,6 +18,7 @@ use crate::plan::places::{Full, Plan};
 use crate::plan::planner::Planner;
 use crate::plan::settling::Settling;
 use crate::plan::wanted::WantedService;
+use crate::report::explain::LiveTables;
 use crate::report::records::FlowRecords;
 use crate::report::traffic::{Carried, Counters, TrafficRates};
 use crate::tables::{Tables, Write};
@@ -31,6 +32,7 @@ pub(super) struct TableSync {
     former: Arc<HashMap<ServiceIndex, Traffic>>,
     counters: Arc<dyn Counters>,
     flows: Arc<dyn FlowRecords>,
+    live: Arc<dyn LiveTables>,
     /// Logged services whose rings are too short.
     shortened: Vec<Endpoint>,
     /// For whoever judges flow records meanwhile.
@@ -65,6 +67,7 @@ impl TableSync {
             former: Arc::new(former.context("cannot read the counters of services")?),
             counters: kernel.counters()?,
             flows: kernel.flow_records(),
+            live: kernel.live_tables()?,
             planner: Planner::new(tables, kernel.sizes()),
             shortened: Vec::new(),
             view,
@@ -105,6 +108,11 @@ impl TableSync {
     /// The flow records.
     pub(super) fn flows(&self) -> &Arc<dyn FlowRecords> {
         &self.flows
+    }
+
+    /// The tables, for packets that are processed in this process.
+    pub(super) fn live(&self) -> &Arc<dyn LiveTables> {
+        &self.live
     }
 
     /// Whether a ring that is too long can be shortened now.

@@ -27,6 +27,7 @@ use super::upgrades::Upgrades;
 use super::vips::Vips;
 use crate::config;
 use crate::datapath::{Attached, Census, Counted, NoInterface, Policy, Sizes, TablesView, monotonic_seconds};
+use crate::datapath::explain::Processed;
 use crate::discovery::Update;
 use crate::health::{AgentReply, AgentReport, Health, Report, Target, TargetId};
 use crate::model::state::BackendState;
@@ -35,6 +36,7 @@ use crate::net::vips::{Standings, VipIntent, VipStatus, Wanted};
 use crate::net::{Event, NextHop, NoNextHop, OwnMacs, RouterAddressesOf};
 use crate::pool::definition::endpoint;
 use crate::report::documents::BackendView;
+use crate::report::explain::LiveTables;
 use crate::report::records::FlowRecords;
 use crate::report::traffic::Counters;
 use crate::tables::{Tables, Write};
@@ -321,6 +323,16 @@ impl Kernel for InMemory {
 
     fn flow_records(&self) -> Arc<dyn FlowRecords> {
         Arc::new(self.clone())
+    }
+
+    fn live_tables(&self) -> anyhow::Result<Arc<dyn LiveTables>> {
+        Ok(Arc::new(self.clone()))
+    }
+}
+
+impl LiveTables for InMemory {
+    fn process(&self, _: &[u8], _: u32, _: &FlowKey) -> anyhow::Result<Processed> {
+        anyhow::bail!("these tables are in memory: no packet is processed")
     }
 }
 

@@ -1,10 +1,17 @@
 //! The datapath's clock.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result};
 use nix::time::{ClockId, clock_gettime};
 
 /// Seconds of the clock that the datapath notes packets by.
 pub fn monotonic_seconds() -> Result<u32> {
+    Ok(monotonic()?.as_secs() as u32)
+}
+
+/// The time of that clock.
+pub fn monotonic() -> Result<Duration> {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).context("cannot read the monotonic clock")?;
-    Ok(now.tv_sec() as u32)
+    Ok(now.into())
 }

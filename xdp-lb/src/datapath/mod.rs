@@ -10,6 +10,7 @@ mod clock;
 mod decapsulator;
 mod directory;
 mod events;
+pub mod explain;
 mod flow_counts;
 mod flow_keeper;
 mod former;

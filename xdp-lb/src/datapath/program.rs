@@ -32,6 +32,7 @@ use super::beside::{Beside, Earlier};
 use super::checks::Checks;
 use super::classifier::{self, Classifiers};
 use super::events::Events;
+use super::explain::LiveTables;
 use super::flow_keeper::{Counted, FlowKeeper};
 use super::links::{self, Links};
 use super::load::{Descriptors, OBJECT, Options, all_pinned, open, pinned_in, take_tables, verify};
@@ -732,6 +733,17 @@ impl Datapath {
     /// The flow records, to be read elsewhere.
     pub fn flow_records(&self) -> FlowRecords {
         self.maps.flow_records()
+    }
+
+    /// The tables, to be read elsewhere: what would become of a packet.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn live_tables(&self) -> Result<LiveTables> {
+        LiveTables::open(|name| {
+            let (_, map) = self.pinned.iter().find(|(pinned, _)| *pinned == name).context("no such table")?;
+            Ok(map.try_clone()?)
+        })
     }
 
     /// Passes what the datapath says of each packet on to this process's log, where it was built to say

@@ -86,6 +86,22 @@ pub enum Protocol {
     Udp,
 }
 
+/// A flag of a TCP header (RFC 9293 section 3.1).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", try_from = "String")]
+pub enum TcpFlag {
+    /// Begins a connection.
+    Syn,
+    /// Acknowledges: all but the first segment of a connection.
+    Ack,
+    /// Ends one direction.
+    Fin,
+    /// Ends the connection at once.
+    Rst,
+    /// Pushes data to the application.
+    Psh,
+}
+
 /// A forwarding mode.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", try_from = "String")]
@@ -165,6 +181,7 @@ pub enum OnDown {
 
 words!(XdpMode: "auto" => Auto, "native" => Native, "generic" => Generic);
 words!(Protocol: "tcp" => Tcp, "udp" => Udp);
+words!(TcpFlag: "syn" => Syn, "ack" => Ack, "fin" => Fin, "rst" => Rst, "psh" => Psh);
 words!(Mode: "full-nat" => FullNat, "nat" => Nat, "dsr" => Dsr, "ipip" => Ipip, "gue" => Gue);
 words!(Withdraw: "never" => Never, "no-backends" => NoBackends);
 words!(FlowTracking: "auto" => Auto, "always" => Always);

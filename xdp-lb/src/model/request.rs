@@ -6,6 +6,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::choices::{Protocol, TcpFlag};
 use super::options::Options;
 use super::patch::Patch;
 use super::service::{Backend, Service};
@@ -187,4 +188,46 @@ impl FlowQuery {
 
 const fn default_flows() -> u32 {
     FlowQuery::DEFAULT_LIMIT
+}
+
+/// A packet whose way through the datapath is to be told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(example = serde_json::json!({ "client": "192.0.2.2:1234", "vip": "203.0.113.10:80" }))]
+pub struct ExplainRequest {
+    /// Its sender: ADDRESS:PORT, IPv6 in brackets.
+    #[serde(deserialize_with = "deserialize_endpoint")]
+    #[schemars(with = "String", regex(pattern = ENDPOINT))]
+    pub client: SocketAddr,
+    /// Whom it is sent to, in the same form.
+    #[serde(deserialize_with = "deserialize_endpoint")]
+    #[schemars(with = "String", regex(pattern = ENDPOINT))]
+    pub vip: SocketAddr,
+    /// Its protocol. Default: tcp.
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// The TCP flags that are set; none for UDP. Default: syn.
+    #[serde(default = "syn")]
+    pub flags: Vec<TcpFlag>,
+    /// The interface that it comes in by. Default: the one that leads to the client, if the program is attached there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// How many flows to tell of, 1 to 100,000: of as many clients, whose addresses and ports follow that of `client`. With more
+    /// than one, `spread` in the answer says which backends they go to.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub clients: u32,
+}
+
+impl ExplainRequest {
+    /// How many flows one request may ask about.
+    pub const MOST_CLIENTS: u32 = 100_000;
+}
+
+const fn one() -> u32 {
+    1
+}
+
+fn syn() -> Vec<TcpFlag> {
+    vec![TcpFlag::Syn]
 }

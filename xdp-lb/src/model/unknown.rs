@@ -23,6 +23,15 @@ pub fn unknown_backend(service: &str, address: SocketAddr, known: Vec<String>) -
     Refusal::NotFound(format!("service {service} has no backend {address}; {hint}"))
 }
 
+/// The program is not on such an interface: the refusal names those that have it.
+pub fn unknown_interface(name: &str, known: Vec<String>) -> Refusal {
+    let hint = match nearest_first(name, known) {
+        Some(known) => format!("it is attached to: {known}"),
+        None => "it is not attached to any".into(),
+    };
+    Refusal::NotFound(format!("the program is not attached to an interface {}; {hint}", quoted(name)))
+}
+
 /// The known names, most similar ones first; `None` if there are none.
 fn nearest_first(wanted: &str, mut known: Vec<String>) -> Option<String> {
     const MOST: usize = 20;

@@ -7,6 +7,7 @@ pub mod arrivals;
 #[expect(unsafe_code, reason = "an ioctl")]
 pub mod ethtool;
 pub mod filters;
+pub mod ingress;
 mod kernel;
 pub mod look;
 #[expect(unsafe_code, reason = "entering a network namespace is a system call")]

@@ -24,7 +24,8 @@ pub fn endpoint(vip: model::Vip, protocol: model::Protocol) -> Endpoint {
     if vip.is_range() { first.range() } else { first }
 }
 
-const fn number(protocol: model::Protocol) -> Protocol {
+/// A protocol's number in packets.
+pub const fn number(protocol: model::Protocol) -> Protocol {
     match protocol {
         model::Protocol::Tcp => Protocol::TCP,
         model::Protocol::Udp => Protocol::UDP,

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod documents;
+pub mod explain;
 pub mod flows;
 mod options;
 pub(crate) mod rates;

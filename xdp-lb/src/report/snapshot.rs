@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use xdp_lb_common::tables::{ServiceIndex, Traffic};
 
 use super::documents::{DiscoveryView, InterfaceView, TroubleView, UpgradeView};
+use super::explain::LiveTables;
 use super::records::FlowRecords;
 use super::traffic::{Counters, TrafficRates};
 use crate::datapath::Census;
@@ -68,6 +69,8 @@ pub struct Snapshot {
     pub counters: Arc<dyn Counters>,
     /// The flow records, live.
     pub flows: Arc<dyn FlowRecords>,
+    /// The tables, live, for packets that are processed in this process.
+    pub live: Arc<dyn LiveTables>,
 }
 
 /// The time at which a snapshot is read.
