@@ -155,6 +155,12 @@ reasons! {
          that backend: spoofed, or the network is asymmetric (see asymmetric_replies)";
     FlowBusy = 39, Drop, "flow_busy",
         "another CPU was writing the flow's record at that moment: a retransmission will get through";
+    RedirectFailed = 40, Drop, "redirect_failed",
+        "the kernel dropped a packet that was forwarded: the interface towards the backend or client could not take it. \
+         The interfaces and causes are below, and in `xdp-lb doctor`";
+    TransmitFailed = 41, Drop, "transmit_failed",
+        "the kernel dropped a packet that was to leave through the interface that it came from: see the interfaces and \
+         causes below, and `xdp-lb doctor`";
 }
 
 /// The number of reasons.

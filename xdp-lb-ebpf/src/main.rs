@@ -12,6 +12,7 @@
 mod bench;
 mod decap;
 mod flow_table;
+mod losses;
 mod maps;
 mod neighbour;
 mod packet;

@@ -11,6 +11,7 @@ use xdp_lb_common::rate::{self, Buckets};
 use xdp_lb_common::reason::COUNTED_REASONS;
 use xdp_lb_common::tables::directory::Keyed;
 use xdp_lb_common::tables::filter;
+use xdp_lb_common::tables::loss::{LossKey, Watched};
 use xdp_lb_common::tables::{
     Backend, Check, FlowKey, Fragment, FragmentKey, PortRanges, Reply, RouterAddresses, RouterInterface,
     ServerKey, Service, Settings, SolePorts, SourceKey, Traffic, VlanDevice,

@@ -138,6 +138,19 @@ impl<R: Copy> Source<'static> for Directory<R> {
     }
 }
 
+/// Adds to a word that other CPUs add to as well.
+///
+/// # Safety
+/// The place is an aligned word of a map.
+#[inline(always)]
+pub unsafe fn add(place: *mut i64, by: i64) {
+    // SAFETY: as the caller says; the instruction adds to it and does nothing else. The standard library has no addition for a
+    // machine that it knows no compare-and-swap of.
+    unsafe {
+        asm!("lock *(u64 *)({place} + 0) += {by}", place = in(reg) place, by = in(reg) by);
+    }
+}
+
 /// A word that the daemon may be replacing.
 #[inline(always)]
 fn read(word: &u64) -> u64 {
@@ -325,18 +338,13 @@ impl Tables for Maps<'_> {
 
     #[inline(always)]
     fn add_flow(&self, service: ServiceIndex, backend: BackendIndex, by: i64) {
-        let add = |flows: *mut i64| {
-            // SAFETY: the place is an aligned word of a map, and the instruction adds to it and does nothing else.
-            // The standard library has no addition for a machine that it knows no compare-and-swap of.
-            unsafe {
-                asm!("lock *(u64 *)({place} + 0) += {by}", place = in(reg) flows, by = in(reg) by);
-            }
-        };
         if let Some(flows) = SERVICE_FLOWS.get_ptr_mut(service.0) {
-            add(flows);
+            // SAFETY: it is the word of an entry.
+            unsafe { add(flows, by) };
         }
         if let Some(flows) = BACKEND_FLOWS.get_ptr_mut(backend.0) {
-            add(flows);
+            // SAFETY: it is the word of an entry.
+            unsafe { add(flows, by) };
         }
     }
 

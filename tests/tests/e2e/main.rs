@@ -51,6 +51,7 @@ mod traffic_host;
 mod traffic_http;
 mod traffic_icmp;
 mod traffic_interfaces;
+mod traffic_lost;
 mod traffic_macs;
 mod traffic_neighbours;
 mod traffic_neighbours_lost;

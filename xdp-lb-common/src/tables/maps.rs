@@ -86,6 +86,10 @@ macro_rules! maps {
                 with_max_entries(1, 0) for |limits| limits.backends + 1, pinned;
             /// The limits of each kind of answer.
             ANSWERS: PerCpuArray<Buckets> = with_max_entries(rate::ANSWERS, 0), own;
+            /// Packets that the kernel has dropped after the program's verdict.
+            LOSSES: HashMap<LossKey, u64> = with_max_entries(1024, BPF_F_NO_PREALLOC), own;
+            /// Whose packets are counted there.
+            WATCHED: Array<Watched> = with_max_entries(1, 0), own;
             /// The neighbours to resolve: 64 KiB of [`NeighbourWanted`].
             EVENTS: RingBuf = with_byte_size(64 * 1024, 0), pinned;
         }

@@ -12,6 +12,7 @@ pub mod filter;
 pub mod flow;
 mod fragment;
 mod index;
+pub mod loss;
 mod maps;
 mod ports;
 mod quic;

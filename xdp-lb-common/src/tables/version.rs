@@ -1,6 +1,7 @@
 //! The version of the layout that both sides must agree on to share pinned tables.
 
 use super::directory::Keyed;
+use super::loss::{LossKey, Watched};
 use super::{
     Backend, Check, FlowKey, Fragment, FragmentKey, PortRanges, Reply, RouterAddresses, RouterInterface,
     ServerKey, Service, Settings, SolePorts, SourceKey, Traffic, VlanDevice,

@@ -6,7 +6,7 @@ use comfy_table::Cell;
 use super::output::{Screen, number, text, words};
 use super::units::{counted, grouped};
 use crate::api::client::Client;
-use crate::report::documents::CounterView;
+use crate::report::documents::{CounterView, LossView};
 
 /// Show why packets were dropped or passed to the host: every counter with its meaning
 ///
@@ -21,7 +21,7 @@ pub(super) struct Counters {
 impl Counters {
     pub(super) async fn execute(self, client: &Client, screen: &Screen) -> anyhow::Result<String> {
         let view = client.counters().await?;
-        screen.show(&view, || self.table(screen, &view.counters))
+        screen.show(&view, || self.table(screen, &view.counters) + &losses(screen, &view.losses))
     }
 
     fn table(&self, screen: &Screen, counters: &[CounterView]) -> String {
@@ -48,4 +48,23 @@ impl Counters {
             ),
         }
     }
+}
+
+/// What the kernel dropped after the program's verdict.
+fn losses(screen: &Screen, losses: &[LossView]) -> String {
+    if losses.is_empty() {
+        return String::new();
+    }
+    let columns =
+        [text("LOST AT"), text("VERDICT"), number("ERROR"), number("PACKETS"), words("CAUSE AND FIX")];
+    let rows = losses.iter().map(|loss| {
+        vec![
+            Cell::new(&loss.interface),
+            Cell::new(&loss.verdict),
+            Cell::new(loss.error),
+            Cell::new(grouped(loss.packets)),
+            Cell::new(format!("{}: {}", loss.cause, loss.fix)),
+        ]
+    });
+    format!("\n{}", screen.table(&columns, rows))
 }

@@ -1017,6 +1017,7 @@ fn commands_and_operations_of_the_openapi_document_correspond() {
         ("status", &["status"]),
         ("counters", &["counters"]),
         ("flows", &["flows"]),
+        ("explain", &["explain"]),
         ("diff", &["config", "planReload"]),
         ("reload", &["planReload", "reload"]),
         ("watch", &["watch"]),

@@ -97,6 +97,13 @@ impl Attachments {
         self.interfaces.iter().filter(|(_, attached)| attached.is_ok()).map(|(name, _)| name.as_str())
     }
 
+    /// Whether a program in a driver redirects packets to this interface: not those that came in by it, and not after the kernel has
+    /// allocated a socket buffer.
+    pub(super) fn redirect_to(&self, ifindex: u32) -> bool {
+        let attached = self.interfaces.values().flatten();
+        attached.into_iter().any(|it| it.mode == XdpMode::Native && it.index != ifindex)
+    }
+
     /// The interfaces as an API document.
     pub(super) fn views(&self) -> Vec<InterfaceView> {
         let view = |(name, attached): (&String, &Result<Attached, String>)| {

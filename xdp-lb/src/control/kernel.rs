@@ -38,6 +38,7 @@ pub trait Kernel: Send {
     fn detach(&mut self, index: u32) -> Result<()>;
     fn attached_interfaces(&self) -> Vec<u32>;
     fn verify_attached(&self, index: u32) -> Result<String, String>;
+    fn transmits_redirected(&self, index: u32) -> Option<bool>;
     fn restore_classifier(&mut self, index: u32) -> Result<Option<String>>;
     fn catch_up(&mut self) -> Result<()>;
     fn keep(&mut self) -> Result<()>;
@@ -139,6 +140,10 @@ impl Kernel for Datapath {
 
     fn verify_attached(&self, index: u32) -> Result<String, String> {
         Datapath::verify_attached(self, index)
+    }
+
+    fn transmits_redirected(&self, index: u32) -> Option<bool> {
+        Datapath::transmits_redirected(self, index)
     }
 
     fn restore_classifier(&mut self, index: u32) -> Result<Option<String>> {

@@ -5,6 +5,7 @@
 mod attachments;
 mod census;
 mod discoveries;
+mod egress;
 pub mod events;
 mod flow_worker;
 pub mod handle;

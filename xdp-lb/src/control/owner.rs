@@ -13,6 +13,7 @@ use xdp_lb_common::net::Endpoint;
 use super::attachments::{Attachments, Tools};
 use super::census::FlowCount;
 use super::discoveries::Discoveries;
+use super::egress::Egress;
 use super::flow_worker::{Finished, FlowWorker};
 use super::host::{self, ThisHost};
 use super::host_addresses::HostAddresses;
@@ -102,6 +103,7 @@ pub struct Owner {
     pub(super) vips: VipKeeper,
     pub(super) discoveries: Discoveries,
     pub(super) verification: Verification,
+    egress: Egress,
     pub(super) journal: Journal,
     pub(super) upgrades: Upgrades,
     listeners: Listeners,
@@ -164,6 +166,7 @@ impl Owner {
             vips: VipKeeper::new(vips),
             discoveries: Discoveries::default(),
             verification: Verification::default(),
+            egress: Egress::default(),
             journal: Journal::default(),
             config: Arc::new(config),
             kernel,
@@ -205,6 +208,7 @@ impl Owner {
         self.notify_listeners();
         self.update_vips();
         self.sample();
+        self.look_at_egress(now);
         self.write_heartbeat();
         Ok(())
     }
@@ -668,6 +672,7 @@ impl Owner {
         if self.verification.is_due(now) {
             self.verify();
         }
+        self.look_at_egress(now);
         let intents = self.intents();
         self.vips.tell_once_decided(&self.config, intents);
         let metrics = self.metrics.borrow().clone();
@@ -693,6 +698,22 @@ impl Owner {
         self.verification.look_at_tables(&mut self.sync, kernel, journal);
         let counters = self.sync.counters().as_ref();
         self.verification.look_at_packets(self.attachments.attached(), counters, journal);
+    }
+
+    /// Looks for interfaces that lose what is redirected to them: their backends take no new flows.
+    fn look_at_egress(&mut self, now: Instant) {
+        let losses = match self.sync.counters().losses() {
+            Ok(losses) => losses,
+            Err(error) => {
+                tracing::error!("{error:#}");
+                return;
+            }
+        };
+        let hops = self.pool.hop_interfaces();
+        let redirected_to = hops.iter().filter(|(index, _)| self.attachments.redirect_to(**index));
+        let redirected_to = redirected_to.map(|(index, name)| (*index, name.as_str()));
+        let failing = self.egress.look(self.kernel.as_ref(), redirected_to, &losses, &mut self.journal, now);
+        self.is_stale |= self.pool_mut().set_losing(failing);
     }
 
     /// Verifies what every acknowledgement depends on: attachments and pins.

@@ -26,8 +26,10 @@ use super::parts::{Ended, Inputs, Listeners, Parts};
 use super::upgrades::Upgrades;
 use super::vips::Vips;
 use crate::config;
-use crate::datapath::{Attached, Census, Counted, NoInterface, Policy, Sizes, TablesView, monotonic_seconds};
 use crate::datapath::explain::Processed;
+use crate::datapath::{
+    Attached, Census, Counted, Loss, NoInterface, Policy, Sizes, TablesView, monotonic_seconds,
+};
 use crate::discovery::Update;
 use crate::health::{AgentReply, AgentReport, Health, Report, Target, TargetId};
 use crate::model::state::BackendState;
@@ -81,6 +83,8 @@ pub(crate) struct Memory {
     pub(crate) router_addresses: RouterAddressesOf,
     pub(crate) resets_unknown: bool,
     pub(crate) own_addresses: BTreeSet<Address>,
+    /// What the kernel has dropped after the program's verdict.
+    pub(crate) losses: Vec<Loss>,
 }
 
 impl Memory {
@@ -325,6 +329,10 @@ impl Kernel for InMemory {
         Arc::new(self.clone())
     }
 
+    fn transmits_redirected(&self, _: u32) -> Option<bool> {
+        None
+    }
+
     fn live_tables(&self) -> anyhow::Result<Arc<dyn LiveTables>> {
         Ok(Arc::new(self.clone()))
     }
@@ -370,6 +378,10 @@ impl Counters for InMemory {
 
     fn backend_traffic(&self, backend: BackendIndex) -> anyhow::Result<Traffic> {
         Ok(Traffic { packets_in: backend.0.into(), ..Traffic::default() })
+    }
+
+    fn losses(&self) -> anyhow::Result<Vec<Loss>> {
+        Ok(self.lock().losses.clone())
     }
 }
 

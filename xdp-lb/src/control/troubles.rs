@@ -74,6 +74,7 @@ const fn words(kind: TroubleKind) -> &'static str {
         TroubleKind::Packets => "packets arrive but the program counts none",
         TroubleKind::Pins => "not everything is pinned, so forwarding would end with this daemon",
         TroubleKind::Metrics => "the metrics cannot be served",
+        TroubleKind::Losses => "forwarded packets are lost on their way out",
     }
 }
 
@@ -88,6 +89,7 @@ pub(super) const fn over(kind: TroubleKind) -> &'static str {
         TroubleKind::Packets => "the program counts packets again",
         TroubleKind::Pins => "all links and tables are pinned again",
         TroubleKind::Metrics => "the metrics are served",
+        TroubleKind::Losses => "no forwarded packet has been lost on its way out recently",
     }
 }
 

@@ -28,6 +28,7 @@ use super::directory::Directory;
 use super::flow_counts::FlowCounters;
 use super::flow_keeper::FlowKeeper;
 use super::grace;
+use super::losses::{Loss, Losses};
 use super::memory::{FlowMemory, Misfit, Records, Words};
 use super::own_macs::OwnMacs;
 use super::plain::Plain;
@@ -57,6 +58,7 @@ impl FlowRecords {
 pub struct Counters {
     reasons: PerCpuArray<MapData, u64>,
     backends: PerCpuArray<MapData, Plain<Traffic>>,
+    losses: Option<Losses>,
 }
 
 impl Counters {
@@ -74,6 +76,14 @@ impl Counters {
     /// Where the kernel refuses.
     pub fn backend_traffic(&self, index: BackendIndex) -> Result<Traffic> {
         sum(&self.backends, index.0).context("cannot read a backend's counters")
+    }
+
+    /// The packets that the kernel dropped after the program's verdict, where they are counted.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn losses(&self) -> Result<Vec<Loss>> {
+        self.losses.as_ref().map_or_else(|| Ok(Vec::new()), Losses::read)
     }
 }
 
@@ -396,8 +406,12 @@ impl Maps {
     }
 
     /// The counters of packets, to be read elsewhere.
-    pub fn counters(&self) -> Result<Counters> {
-        Ok(Counters { reasons: shared(self.reasons.map())?, backends: shared(self.backend_counters.map())? })
+    pub fn counters(&self, losses: Option<&Losses>) -> Result<Counters> {
+        Ok(Counters {
+            reasons: shared(self.reasons.map())?,
+            backends: shared(self.backend_counters.map())?,
+            losses: losses.map(Losses::share).transpose()?,
+        })
     }
 
     /// What a service's former backends counted.

@@ -36,6 +36,7 @@ use super::explain::LiveTables;
 use super::flow_keeper::{Counted, FlowKeeper};
 use super::links::{self, Links};
 use super::load::{Descriptors, OBJECT, Options, all_pinned, open, pinned_in, take_tables, verify};
+use super::losses::Losses;
 use super::maps::{Counters, FlowRecords, Maps, STALE, Sizes};
 use super::pins::{self, Pins};
 use super::plain::Plain;
@@ -43,6 +44,7 @@ use super::settings::Policy;
 use super::view::TablesView;
 use super::{former, link, rows, unload};
 use crate::model::XdpMode;
+use crate::net::netdev::Netdev;
 use crate::net::xdp;
 use crate::tables::{SourceRange, Tables, Write};
 
@@ -98,6 +100,10 @@ pub struct Datapath {
     /// The MACs that it was told are this host's, where there was room for all.
     own_macs: Option<BTreeSet<OwnMac>>,
     has_events: bool,
+    /// Who tells what drivers can do.
+    netdev: Option<Netdev>,
+    /// The counts of packets that the kernel drops after the program's verdict.
+    losses: Option<Losses>,
     /// Tables of an earlier layout, for as long as these have to catch up with them.
     earlier: Option<Earlier>,
 }
@@ -236,6 +242,13 @@ impl Datapath {
             object.program_mut(classifier::NAME).context(STALE)?.try_into()?;
         let classifier_id = link::object_id(neighbours.fd()?.as_fd())
             .context("cannot ask the kernel about the program at TC ingress")?;
+        let checks: &mut Xdp = object.program_mut("xdp_check").context(STALE)?.try_into()?;
+        let of_checks =
+            link::object_id(checks.fd()?.as_fd()).context("cannot ask the kernel about the program")?;
+        let losses = Losses::start(&mut object, &[id, of_checks]);
+        if let Err(error) = &losses {
+            warn!("packets that the kernel drops after they were forwarded are not counted: {error:#}");
+        }
         info!(
             adopted,
             verified_instructions = instructions,
@@ -271,6 +284,8 @@ impl Datapath {
             vlans: None,
             own_macs: None,
             has_events: true,
+            netdev: Netdev::open().ok().flatten(),
+            losses: losses.ok(),
             earlier: None,
         })
     }
@@ -451,6 +466,12 @@ impl Datapath {
     pub fn verify_attached(&self, index: u32) -> Result<String, String> {
         self.links.verify(index, self.id)?;
         links::present_name(index).ok_or_else(|| "the interface has left this network namespace".into())
+    }
+
+    /// Whether the driver of an interface transmits frames that are redirected to it, where the kernel says so (6.3).
+    pub fn transmits_redirected(&self, index: u32) -> Option<bool> {
+        let features = self.netdev.as_ref()?.features(index).ok()?;
+        Some(features.transmits_redirected())
     }
 
     /// Looks whether all that is to outlive the daemon is pinned, and pins again what is not. Says what was.
@@ -689,7 +710,7 @@ impl Datapath {
     /// # Errors
     /// Where the kernel refuses.
     pub fn counters(&self) -> Result<Counters> {
-        self.maps.counters()
+        self.maps.counters(self.losses.as_ref())
     }
 
     /// What a service's former backends counted; 0 for a new service, once that is set.

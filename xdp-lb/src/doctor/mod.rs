@@ -15,9 +15,10 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::control::host;
+use crate::model::state::TroubleKind;
 use crate::model::{Config, Effective};
 use crate::net::look::Network;
-use crate::report::documents::StatusView;
+use crate::report::documents::{StatusView, TroubleView};
 
 /// What is examined.
 #[derive(Debug)]
@@ -78,7 +79,7 @@ pub struct Report {
 }
 
 /// Every check's name.
-pub const CHECKS: [&str; 13] = [
+pub const CHECKS: [&str; 14] = [
     "kernel",
     "pins",
     "interfaces",
@@ -87,6 +88,7 @@ pub const CHECKS: [&str; 13] = [
     "rp-filter",
     "host",
     "next-hops",
+    "redirects",
     "mtu",
     "vips",
     "limits",
@@ -120,7 +122,7 @@ pub async fn examine(subject: &Subject<'_>) -> Result<Report> {
     }
     skipped.extend(subject.hides_programs().map(|why| ("xdp", why)));
     match (subject.daemon, &subject.denied) {
-        (Some(daemon), _) => findings.extend(trouble(daemon)),
+        (Some(daemon), _) => findings.extend(troubles(daemon, &findings)),
         (None, Some(why)) => drop(skipped.insert("daemon", why.clone())),
         (None, None) => drop(skipped.insert("daemon", "no daemon answers".to_owned())),
     }
@@ -130,8 +132,16 @@ pub async fn examine(subject: &Subject<'_>) -> Result<Report> {
     Ok(Report { findings, checked, skipped })
 }
 
-/// What the daemon itself complains of.
-fn trouble(daemon: &StatusView) -> Option<Finding> {
-    let trouble = daemon.trouble.as_ref()?;
-    Some(Finding::new("daemon", format!("the daemon is in trouble: {trouble}"), "see its log"))
+/// What the daemon itself complains of, but for what the other checks have found.
+fn troubles(daemon: &StatusView, findings: &[Finding]) -> Vec<Finding> {
+    let is_told = |kind| match kind {
+        TroubleKind::Losses => findings.iter().any(|it| it.check == "redirects"),
+        TroubleKind::Interfaces => findings.iter().any(|it| matches!(it.check, "interfaces" | "xdp")),
+        _ => false,
+    };
+    let others = daemon.troubles.iter().filter(|trouble| !is_told(trouble.kind));
+    let finding = |trouble: &TroubleView| {
+        Finding::new("daemon", format!("the daemon is in trouble: {}", trouble.message), "see its log")
+    };
+    others.map(finding).collect()
 }

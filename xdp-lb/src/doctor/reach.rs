@@ -10,9 +10,11 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{Finding, Subject};
 use crate::model::state::VipState;
-use crate::model::{Mode, Service};
-use crate::net::look::Network;
+use crate::model::{Mode, Service, XdpMode};
+use crate::net::look::{Interface, Network};
+use crate::net::netdev::{Features, Netdev};
 use crate::net::{Event, NextHop, NoNextHop, Resolver};
+use crate::report::losses::takes_no_redirected;
 
 /// How long a neighbour may take to answer: the kernel asks three times, a second apart.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -44,7 +46,39 @@ pub(super) async fn examine(subject: &Subject<'_>, network: &Network) -> Result<
             }
         }
     }
+    findings.extend(redirects(subject, network, hops.values().flatten()));
     Ok(findings)
+}
+
+/// The interfaces towards backends whose drivers do not transmit what programs in other drivers redirect to them.
+fn redirects<'a>(
+    subject: &Subject<'_>,
+    network: &Network,
+    hops: impl Iterator<Item = &'a NextHop>,
+) -> Vec<Finding> {
+    // Before Linux 6.3, only lost packets tell.
+    let Ok(Some(netdev)) = Netdev::open() else { return Vec::new() };
+    let is_native = |interface: &Interface| match subject.daemon {
+        Some(daemon) => {
+            daemon.interfaces.iter().any(|it| it.index == interface.index && it.mode == Some(XdpMode::Native))
+        }
+        None => {
+            subject.config.xdp_mode != XdpMode::Generic
+                && netdev.features(interface.index).is_ok_and(Features::runs_programs)
+        }
+    };
+    let configured = subject.config.interfaces.iter().filter_map(|name| network.interface(name));
+    let native: Vec<&Interface> = configured.filter(|interface| is_native(interface)).collect();
+    let towards: BTreeMap<u32, &str> = hops.map(|hop| (hop.ifindex, hop.interface.as_str())).collect();
+    let loses = |(index, _): &(u32, &str)| {
+        native.iter().any(|interface| interface.index != *index)
+            && netdev.features(*index).is_ok_and(|features| !features.transmits_redirected())
+    };
+    let finding = |(_, name): (u32, &str)| {
+        let (cause, fix) = takes_no_redirected(name);
+        Finding::new("redirects", format!("{cause}, so every packet to the backends behind it is lost"), fix)
+    };
+    towards.into_iter().filter(loses).map(finding).collect()
 }
 
 /// The next hops of all backends, as far as they become known.

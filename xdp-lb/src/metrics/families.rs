@@ -12,7 +12,7 @@ use prometheus_client::metrics::exemplar::Exemplar;
 use xdp_lb_common::reason::Kind;
 
 use crate::model::state::{AdminState, TroubleKind};
-use crate::report::documents::{BackendView, CounterView, ServiceView, StatusView, TrafficView};
+use crate::report::documents::{BackendView, CounterView, LossView, ServiceView, StatusView, TrafficView};
 
 /// What every name begins with.
 pub(super) const PREFIX: &str = "xdp_lb";
@@ -22,6 +22,7 @@ pub(super) const PREFIX: &str = "xdp_lb";
 pub(super) struct Snapshot {
     pub(super) status: StatusView,
     pub(super) counters: Vec<CounterView>,
+    pub(super) losses: Vec<LossView>,
     /// When the daemon started: seconds of Unix time.
     pub(super) start_time: u64,
 }
@@ -84,6 +85,13 @@ struct InterfaceLabels {
 #[derive(Clone, Debug, EncodeLabelSet)]
 struct LinkLabels {
     interface: String,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet)]
+struct LossLabels {
+    interface: String,
+    verdict: String,
+    error: String,
 }
 
 #[derive(Clone, Debug, EncodeLabelSet)]
@@ -383,7 +391,24 @@ impl Snapshot {
         };
         families.counter("packets_dropped", "Packets dropped, by reason", of(Kind::Drop))?;
         families.counter("packets_passed", "Packets passed to the host, by reason", of(Kind::Pass))?;
-        families.counter("packets_answered", "Packets answered by the program, by reason", of(Kind::Answer))
+        families.counter(
+            "packets_answered",
+            "Packets answered by the program, by reason",
+            of(Kind::Answer),
+        )?;
+        let lost = self.losses.iter().map(|loss| {
+            let labels = LossLabels {
+                interface: loss.interface.clone(),
+                verdict: loss.verdict.clone(),
+                error: loss.error.to_string(),
+            };
+            (labels, loss.packets)
+        });
+        families.counter(
+            "interface_lost_packets",
+            "Packets that the kernel dropped after they were forwarded, by interface, verdict and error number",
+            lost,
+        )
     }
 
     fn tables(&self, families: &mut Families<'_>) -> fmt::Result {

@@ -89,7 +89,7 @@ impl Scraped {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             now.as_secs().saturating_sub(status.uptime_seconds)
         });
-        Ok(Snapshot { status, counters: counters.counters, start_time })
+        Ok(Snapshot { status, counters: counters.counters, losses: counters.losses, start_time })
     }
 }
 

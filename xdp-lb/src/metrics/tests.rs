@@ -15,7 +15,7 @@ use crate::control::testing::{Daemon, TWO_SERVICES};
 use crate::health::{AgentAdmin, AgentOperation, Health};
 use crate::model::state::{BackendState, TroubleKind};
 use crate::report::documents::{AgentView, StatusView, TroubleView};
-use crate::report::testing::{backend, counters, service, status};
+use crate::report::testing::{backend, counters, losses, service, status};
 
 const OPENMETRICS: &str = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5";
 
@@ -28,7 +28,7 @@ async fn served(handle: Handle) -> SocketAddr {
 
 /// What a scrape of this status gets.
 fn exposed(status: StatusView) -> String {
-    let snapshot = Snapshot { status, counters: counters(), start_time: 1_800_000_000 };
+    let snapshot = Snapshot { status, counters: counters(), losses: losses(), start_time: 1_800_000_000 };
     Exposition::Prometheus.encode(snapshot).map(Result::unwrap).collect()
 }
 

@@ -23,11 +23,13 @@ pub enum TroubleKind {
     Pins,
     /// The metrics' port is in use.
     Metrics,
+    /// The kernel drops packets after the program has forwarded them.
+    Losses,
 }
 
 impl TroubleKind {
     /// Every kind.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Tables,
         Self::Settling,
         Self::Flows,
@@ -36,6 +38,7 @@ impl TroubleKind {
         Self::Packets,
         Self::Pins,
         Self::Metrics,
+        Self::Losses,
     ];
 
     /// Its name, as in JSON and metrics; stable.
@@ -49,6 +52,7 @@ impl TroubleKind {
             Self::Packets => "packets",
             Self::Pins => "pins",
             Self::Metrics => "metrics",
+            Self::Losses => "losses",
         }
     }
 }

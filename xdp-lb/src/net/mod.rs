@@ -12,6 +12,7 @@ mod kernel;
 pub mod look;
 #[expect(unsafe_code, reason = "entering a network namespace is a system call")]
 pub mod namespace;
+pub mod netdev;
 mod resolver;
 mod router;
 mod state;

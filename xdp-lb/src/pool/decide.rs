@@ -176,7 +176,7 @@ impl Pool {
             let hop = self.next_hops.get(&backend.backend.address.ip());
             self.known.get(&target_id(service, backend)).map_or_else(
                 || Condition { state: BackendState::Checking, reason: String::new() },
-                |known| condition(service, backend, known, hop),
+                |known| condition(service, backend, known, hop, self.loses(hop)),
             )
         });
         let mut conditions: Vec<Condition> = alone.collect();
@@ -214,12 +214,17 @@ fn condition(
     backend: &EffectiveBackend,
     known: &Known,
     hop: Option<&Hop>,
+    loses: Option<&str>,
 ) -> Condition {
     let is_checked = service.service.is_checked();
     let why = known.why.as_deref();
     let refusal = known.agent.refusal().map(|refusal| (refusal.state, refusal.reason.clone()));
     let drains = drains(service, backend);
     let (state, reason) = match (hop, known.health, drains) {
+        (Some(Hop::Known(_) | Hop::Adopted(_)), ..) if loses.is_some() => {
+            let why = loses.unwrap_or_default();
+            (BackendState::Unresolved, format!("packets to it are lost: {why}"))
+        }
         (None, ..) => (BackendState::Unresolved, "resolving the next hop".into()),
         (Some(Hop::Missing(why, _)), ..) => (BackendState::Unresolved, format!("no next hop: {why}")),
         (Some(Hop::Known(NextHop { router: Some(router), .. })), ..) if service.service.mode == Mode::Dsr => {

@@ -26,6 +26,8 @@ pub struct Pool {
     pub(super) known: BTreeMap<TargetId, Known>,
     pub(super) next_hops: HashMap<IpAddr, Hop>,
     pub(super) covered: Covered,
+    /// The interfaces that lose what is redirected to them, by index, and why.
+    losing: BTreeMap<u32, String>,
     /// The services in panic, by name, and why.
     pub(super) panics: BTreeMap<String, String>,
     /// The backends whose flows end once they no longer answer anybody, with the keys of their services.
@@ -173,6 +175,27 @@ impl Pool {
     /// Sets the interfaces that the program is attached to.
     pub fn set_covered(&mut self, covered: Covered) {
         self.covered = covered;
+    }
+
+    /// Takes in which interfaces lose what is redirected to them, and why; returns whether those are others than before.
+    pub fn set_losing(&mut self, losing: BTreeMap<u32, String>) -> bool {
+        let is_news = self.losing != losing;
+        self.losing = losing;
+        is_news
+    }
+
+    /// Why packets to whoever is reached so are lost, where they are.
+    pub(super) fn loses(&self, hop: Option<&Hop>) -> Option<&str> {
+        self.losing.get(&hop?.path()?.ifindex).map(String::as_str)
+    }
+
+    /// The interfaces that backends are reached through, by index: those that transmit, and their names.
+    pub fn hop_interfaces(&self) -> BTreeMap<u32, String> {
+        let hops = self.next_hops.values().filter_map(|hop| match hop {
+            Hop::Known(hop) => Some((hop.ifindex, hop.interface.clone())),
+            _ => None,
+        });
+        hops.collect()
     }
 
     /// The interfaces towards backends that the program is not attached to, each with one such backend and the warning.

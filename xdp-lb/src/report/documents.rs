@@ -120,6 +120,23 @@ pub struct VipView {
     pub note: Option<String>,
 }
 
+/// Packets that the kernel dropped after the program's verdict, of one kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LossView {
+    /// The interface that was to transmit them.
+    pub interface: String,
+    /// The program's verdict: `redirect`, `transmit` (by the interface that they came in by) or `other`.
+    pub verdict: String,
+    /// Why, as an error number (errno(3)); 0: the kernel does not tell.
+    pub error: u32,
+    /// How many, since the daemon started.
+    pub packets: u64,
+    /// The usual cause, in words.
+    pub cause: String,
+    /// What to do.
+    pub fix: String,
+}
+
 /// How full a table is.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct TableView {
@@ -480,6 +497,9 @@ pub struct FlowView {
 pub struct CountersView {
     /// One for each reason, in a stable order.
     pub counters: Vec<CounterView>,
+    /// Packets that the kernel dropped after the program's verdict, by interface and error, since the daemon started.
+    #[serde(default)]
+    pub losses: Vec<LossView>,
 }
 
 /// One reason's counter.

@@ -5,6 +5,7 @@
 pub mod documents;
 pub mod explain;
 pub mod flows;
+pub mod losses;
 mod options;
 pub(crate) mod rates;
 pub mod records;

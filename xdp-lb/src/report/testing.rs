@@ -5,8 +5,8 @@ use std::time::Duration;
 use xdp_lb_common::reason::Reason;
 
 use super::documents::{
-    BackendView, CounterView, InterfaceView, MovingView, NextHopView, ServiceView, StatusView, TableView,
-    TrafficView, VipView,
+    BackendView, CounterView, InterfaceView, LossView, MovingView, NextHopView, ServiceView, StatusView,
+    TableView, TrafficView, VipView,
 };
 use crate::model::state::{AdminState, BackendState, HealthState, Origin, VipState};
 use crate::model::{Backend, HealthCheck, Http, Probe, Service, XdpMode};
@@ -122,4 +122,15 @@ pub(crate) fn counters() -> Vec<CounterView> {
         meaning: reason.words().into(),
     });
     counters.collect()
+}
+
+pub(crate) fn losses() -> Vec<LossView> {
+    vec![LossView {
+        interface: "eth1".into(),
+        verdict: "redirect".into(),
+        error: 95,
+        packets: 20,
+        cause: "the driver of eth1 does not transmit redirected frames".into(),
+        fix: "write xdp_mode = \"generic\"".into(),
+    }]
 }

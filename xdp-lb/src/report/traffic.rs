@@ -7,7 +7,7 @@ use anyhow::Result;
 use xdp_lb_common::tables::{BackendIndex, ServiceIndex, Traffic};
 
 use super::rates::Rates;
-use crate::datapath;
+use crate::datapath::{self, Loss};
 use crate::tables::Tables;
 
 /// The packet counters as a trait, for tests without a kernel. They can be read while they are in use.
@@ -22,6 +22,11 @@ pub trait Counters: Send + Sync {
     /// # Errors
     /// If the kernel returns an error.
     fn backend_traffic(&self, index: BackendIndex) -> Result<Traffic>;
+    /// The packets that the kernel dropped after the program's verdict, since the daemon started.
+    ///
+    /// # Errors
+    /// If the kernel returns an error.
+    fn losses(&self) -> Result<Vec<Loss>>;
 }
 
 impl Counters for datapath::Counters {
@@ -31,6 +36,10 @@ impl Counters for datapath::Counters {
 
     fn backend_traffic(&self, index: BackendIndex) -> Result<Traffic> {
         datapath::Counters::backend_traffic(self, index)
+    }
+
+    fn losses(&self) -> Result<Vec<Loss>> {
+        datapath::Counters::losses(self)
     }
 }
 

@@ -11,6 +11,7 @@ use super::documents::{
     AgentView, BackendView, ConfigQuery, ConfigView, CounterView, CountersView, MovingView, NextHopView,
     ServiceDetailView, ServiceView, StatusView, TableView, TrafficView, VipView,
 };
+use super::losses;
 use super::rates::Rates;
 use super::snapshot::{Clock, Snapshot};
 use super::traffic::Carried;
@@ -178,7 +179,8 @@ impl Snapshot {
             packets,
             meaning: self.meaning(*reason),
         });
-        Ok(CountersView { counters: counters.collect() })
+        let losses = losses::views(&self.counters.losses().map_err(unreadable)?);
+        Ok(CountersView { counters: counters.collect(), losses })
     }
 
     /// The meaning of a reason here: it advises to raise a limit only if its table is nearly full.

@@ -56,7 +56,7 @@ fn what_keeps_packets_from_a_backend_comes_first() {
         (Some(known()), Health::Up, 1, Enabled, Probe::Tcp, State::Up, "health check: why"),
     ] {
         let known = Known { why: Some("why".into()), ..Known::new(health, true, Instant::now()) };
-        let decided = condition(&service(probe), &backend(weight, admin), &known, hop.as_ref());
+        let decided = condition(&service(probe), &backend(weight, admin), &known, hop.as_ref(), None);
         assert_eq!(decided, Condition { state, reason: reason.into() });
     }
 }
@@ -73,7 +73,7 @@ fn a_dsr_backend_behind_a_router_is_unresolved() {
         let mut service = service(Probe::None);
         service.service.mode = mode;
         let known = Known::new(Health::Up, true, Instant::now());
-        let decided = condition(&service, &backend(100, AdminState::Enabled), &known, Some(&hop));
+        let decided = condition(&service, &backend(100, AdminState::Enabled), &known, Some(&hop), None);
         assert_eq!(decided.state, state, "{mode}: {}", decided.reason);
         assert_eq!(decided.reason.contains("198.51.100.254"), state == BackendState::Unresolved);
     }
@@ -536,4 +536,16 @@ fn a_transition_is_reported_once() {
     pool.set_next_hop("198.51.100.11".parse().unwrap(), Ok(next_hop));
     assert_eq!(states(pool.decide_at(now)), [(Some(BackendState::Unresolved), BackendState::Checking)]);
     assert_eq!(states(pool.decide_at(now)), []);
+}
+
+#[test]
+fn a_backend_whose_packets_would_be_lost_is_not_up_and_says_why() {
+    let up = Known::new(Health::Up, false, Instant::now());
+    let service = service(Probe::None);
+    let backend = backend(100, AdminState::Enabled);
+    let decided = |hop: Option<Hop>, loses| condition(&service, &backend, &up, hop.as_ref(), loses);
+    let lost = decided(Some(known()), Some("eth1 takes no redirected frames"));
+    assert_eq!(lost.state, BackendState::Unresolved);
+    assert_eq!(lost.reason, "packets to it are lost: eth1 takes no redirected frames");
+    assert_eq!(decided(Some(known()), None).state, BackendState::Up);
 }

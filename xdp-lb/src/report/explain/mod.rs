@@ -115,7 +115,8 @@ impl<'a> Asker<'a> {
         let frame = frame::frame(&packet, self.mac)
             .ok_or_else(|| Refusal::Invalid(format!("there is no packet from {client} to {vip}")))?;
         let protocol = number(*of);
-        let flow = FlowKey::new(Endpoint::from_socket(client, protocol), Endpoint::from_socket(*vip, protocol));
+        let flow =
+            FlowKey::new(Endpoint::from_socket(client, protocol), Endpoint::from_socket(*vip, protocol));
         let processed = self.snapshot.live.process(&frame, self.interface.index, &flow);
         processed.map_err(|error| Refusal::Failed(format!("{error:#}")))
     }
