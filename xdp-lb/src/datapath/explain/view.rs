@@ -19,10 +19,10 @@ use xdp_lb_common::tables::{
     Tables, Traffic, VlanDevice,
 };
 
-use super::Lookup;
 use super::flows::CopiedFlows;
 use super::kept::Kept;
 use super::live::{Directory, LiveTables};
+use super::lookup::Lookup;
 use crate::datapath::clock::monotonic;
 use crate::datapath::memory::Words;
 use crate::datapath::plain::Plain;

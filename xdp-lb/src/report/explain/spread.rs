@@ -6,7 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::tables::BackendIndex;
 
-use super::{Asker, Outcome, SpreadView};
+use super::asker::{Asker, Outcome};
+use super::document::SpreadView;
 use crate::datapath::explain::Processed;
 use crate::model::refusal::Answer;
 

@@ -9,7 +9,8 @@ use xdp_lb_common::tables::flow::Stage;
 use xdp_lb_common::tables::slot::Slot;
 use xdp_lb_common::tables::{BackendIndex, BackendState, Mode, Service, SlotIndex, SourceVerdict};
 
-use super::{Asker, ExplainStep, Outcome, SentView, kind_in_words};
+use super::asker::{Asker, Outcome, kind_in_words};
+use super::document::{ExplainStep, SentView};
 use crate::datapath::explain::{Lookup, Processed};
 use crate::model::Protocol;
 
@@ -219,7 +220,7 @@ fn rate(processed: &Processed) -> Option<String> {
         Lookup::Bucket(full_at, now) => Some(match full_at.and_then(|at| at.checked_sub(*now)) {
             None | Some(0) => "the client has its whole burst of new flows left".to_owned(),
             Some(wait) => format!(
-                "the client has begun flows recently: its burst is whole again in {:.1}s",
+                "the client has started flows recently: its burst is whole again in {:.1}s",
                 wait as f64 / 1e9
             ),
         }),

@@ -1,0 +1,20 @@
+//! Where packets are processed whose way is to be told.
+
+use xdp_lb_common::tables::FlowKey;
+
+use crate::datapath::explain::{self, Processed};
+
+/// The tables as a trait, for tests without a kernel.
+pub trait LiveTables: Send + Sync {
+    /// What would become of this frame, which comes in by the interface of this index; its flow has this key.
+    ///
+    /// # Errors
+    /// If the tables cannot be read.
+    fn process(&self, frame: &[u8], ingress: u32, flow: &FlowKey) -> anyhow::Result<Processed>;
+}
+
+impl LiveTables for explain::LiveTables {
+    fn process(&self, frame: &[u8], ingress: u32, flow: &FlowKey) -> anyhow::Result<Processed> {
+        explain::LiveTables::process(self, frame, ingress, flow)
+    }
+}
