@@ -22,6 +22,7 @@ mod sandbox;
 mod say;
 mod schemathesis;
 mod soak;
+mod stack;
 mod test;
 mod toolchain;
 #[cfg(test)]
@@ -73,6 +74,8 @@ enum Task {
     Fuzz(fuzz::Options),
     /// Draw the pictures of the documentation from their texts.
     Pictures,
+    /// Show how much of the 512 bytes of stack each eBPF program takes, and by which calls.
+    Stack,
     /// What runs inside the sandbox.
     #[command(hide = true)]
     Inside {
@@ -112,6 +115,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Bench(options) => return bench::run_all(&options),
         Task::Soak(options) => return soak::run(&options),
         Task::Pictures => pictures::draw_all()?,
+        Task::Stack => return stack::show(),
         Task::Inside { task } => {
             sandbox::enter()?;
             match task {
