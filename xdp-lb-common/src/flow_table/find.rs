@@ -24,19 +24,15 @@ pub fn find<M: Steps>(memory: &M, settings: &Settings, room: &mut Room) -> Found
             memory.touch(first);
             memory.touch(second);
         }
-        let (matches, other_matches) = (matching(tags, tag(room.hash)), matching(others, tag(room.hash)));
-        if matches.is_empty() & other_matches.is_empty() {
-            continue;
-        }
-        // Without a branch: a processor cannot predict which of the two it is.
-        let is_second = M::opaque(matches.is_empty() as u64);
-        let place = first.wrapping_add(second.wrapping_sub(first).wrapping_mul(is_second as u32));
-        let mut found = memory.find_in(room, place, matches.or_if(is_second, other_matches));
-        if found == Found::Nothing && is_second == 0 {
-            found = memory.find_in(room, second, other_matches);
-        }
-        if found != Found::Nothing {
-            return found;
+        for (place, tags) in [(first, tags), (second, others)] {
+            let matches = matching(tags, tag(room.hash));
+            if matches.is_empty() {
+                continue;
+            }
+            let found = memory.find_in(room, place, matches);
+            if found != Found::Nothing {
+                return found;
+            }
         }
     }
     Found::Nothing

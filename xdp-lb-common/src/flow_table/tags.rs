@@ -60,16 +60,10 @@ impl Matches {
         self.0
     }
 
-    /// These, and others where a number is 1, not 0.
-    #[inline(always)]
-    pub const fn or_if(self, is: u64, others: Self) -> Self {
-        Self(self.0 | others.0 & is.wrapping_neg())
-    }
-
-    /// Whether there are none. Not a comparison, of which the compiler makes a branch.
+    /// Whether there are none.
     #[inline(always)]
     pub const fn is_empty(self) -> bool {
-        (self.0 | self.0.wrapping_neg()) >> 63 == 0
+        self.0 == 0
     }
 
     /// How many there are.
