@@ -152,10 +152,10 @@ pub extern "C" fn xdp_lb_take_port_of(room: *mut Room, from: u32, number: u32, t
 /// See [`Steps::yields`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn xdp_lb_yields(room: *mut Room, there: u64, scarce: u32) -> u32 {
+pub extern "C" fn xdp_lb_yields(room: *mut Room, there: u64, patience: u32) -> u32 {
     // SAFETY: as above.
     match (unsafe { room.as_mut() }, SETTINGS.get(0)) {
-        (Some(room), Some(settings)) => ports::yields(&FlowTable, settings, room, there, scarce != 0) as u32,
+        (Some(room), Some(settings)) => ports::yields(&FlowTable, settings, room, there, patience) as u32,
         _ => 0,
     }
 }
@@ -198,13 +198,6 @@ impl Memory for FlowTable {
     #[inline(always)]
     fn port(&self, place: u32) -> Option<&SharedWord> {
         FLOW_PORTS.get_ptr_mut(place).map(shared)
-    }
-
-    #[inline(always)]
-    fn opaque(mut number: u64) -> u64 {
-        // SAFETY: nothing is done.
-        unsafe { asm!("{number} &= 1", number = inout(reg) number, options(pure, nomem, nostack)) };
-        number
     }
 
     #[inline(always)]
@@ -290,8 +283,8 @@ impl Steps for FlowTable {
     }
 
     #[inline(always)]
-    fn yields(&self, _: &Settings, room: &mut Room, there: u64, scarce: bool) -> bool {
-        xdp_lb_yields(room, there, scarce as u32) != 0
+    fn yields(&self, _: &Settings, room: &mut Room, there: u64, patience: u32) -> bool {
+        xdp_lb_yields(room, there, patience) != 0
     }
 
     #[inline(always)]

@@ -73,12 +73,6 @@ pub trait Memory: Sized {
         }
     }
 
-    /// The number, which the compiler knows nothing of: it makes no branch of it.
-    #[inline(always)]
-    fn opaque(number: u64) -> u64 {
-        number
-    }
-
     /// The number of the last level that a flow was recorded in, as far as that is known.
     #[inline(always)]
     fn reach(&self) -> u32 {
@@ -173,9 +167,9 @@ pub trait Steps: Memory {
         number: u32,
         there: u64,
     ) -> bool;
-    /// Whether the flow that a port's word names has no more use for it, or little where they are `scarce`; its record is
-    /// forgotten then.
-    fn yields(&self, settings: &Settings, room: &mut Room, there: u64, scarce: bool) -> bool;
+    /// Whether the flow that a port's word names has no more use for it, or, after so many seconds without a packet, little; its
+    /// record is forgotten then.
+    fn yields(&self, settings: &Settings, room: &mut Room, there: u64, patience: u32) -> bool;
     /// Notes a packet in the record in the room: [`note_packet`](super::note::note_packet).
     fn note_packet(&self, room: &mut Room, direction: Direction, tcp_flags: u8) -> Noted;
 }

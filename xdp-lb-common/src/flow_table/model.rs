@@ -9,6 +9,7 @@ use super::claim::begin;
 use super::find::find;
 use super::forget::forget;
 use super::host::HostMemory;
+use super::life::ANSWERED;
 use super::note::{note, redirect};
 use super::outcome::{Begun, Found, Manner};
 use super::port_words;
@@ -16,7 +17,7 @@ use super::record::{Record, Room, WayBack};
 use super::testing::{self, SETTINGS, flow_key, room};
 use super::{Memory, Word};
 use crate::net::{Endpoint, MacAddress, Port};
-use crate::tables::flow::{ESTABLISHED, PAIRED};
+use crate::tables::flow::{ESTABLISHED, FINS, PAIRED};
 use crate::tables::{BackendIndex, FlowKey, Settings, Tags};
 
 /// Small levels, so that a small table has several.
@@ -190,7 +191,7 @@ fn a_flood_of_first_packets_evicts_the_oldest_of_its_kind_and_nothing_that_is_pr
     for key in &proven {
         assert_eq!(insert(&memory, key, &target(key, 1), 100), Begun::New);
         let record = lookup(&memory, key).unwrap();
-        let noted = note(&memory, &record, |life| life.noted(101, ESTABLISHED, super::life::ANSWERED));
+        let noted = note(&memory, &record, |life| life.noted(101, ESTABLISHED, ANSWERED));
         assert!(noted.is_some());
     }
     let mut refused = 0;
@@ -285,26 +286,24 @@ fn a_reply_finds_its_flow_and_no_port_is_given_twice() {
 }
 
 #[test]
-fn the_port_of_a_flow_that_is_gone_or_half_open_for_some_seconds_is_given_to_another() {
+fn where_ports_are_short_a_flow_that_little_speaks_for_gives_its_own_to_another() {
     let memory = table(64);
     for flow in 0..8 {
         assert!(insert_paired(&memory, &flow_key(false, flow), None, 8, 100).is_some());
     }
-    assert_eq!(insert_paired(&memory, &flow_key(false, 8), None, 8, 103), None, "none is old enough");
-    assert!(insert_paired(&memory, &flow_key(false, 9), None, 8, 104).is_some());
-    let left = (0..8).filter(|flow| lookup(&memory, &flow_key(false, *flow)).is_some()).count();
-    assert_eq!(left, 7, "one has gone");
-    // One that its backend has answered keeps its port.
-    for flow in 0..8 {
-        if let Some(record) = lookup(&memory, &flow_key(false, flow)) {
-            note(&memory, &record, |life| life.noted(104, PAIRED | ESTABLISHED, 0));
-        }
+    assert!(insert_paired(&memory, &flow_key(false, 8), None, 8, 100).is_some(), "little speaks for any");
+    let left: Vec<_> = (0..9).filter_map(|flow| lookup(&memory, &flow_key(false, flow))).collect();
+    assert_eq!(left.len(), 8, "one has gone");
+    // One that its backend has answered keeps its port, and so does for some seconds one that both sides have closed.
+    for record in &left {
+        note(&memory, record, |life| life.noted(101, PAIRED | ESTABLISHED, ANSWERED));
     }
     assert_eq!(insert_paired(&memory, &flow_key(false, 10), None, 8, 105), None);
-    let record = lookup(&memory, &flow_key(false, 9)).unwrap();
-    assert!(forget(&memory, &SETTINGS.hash_keys, &record, |_| true));
-    let port = insert_paired(&memory, &flow_key(false, 10), None, 8, 105);
-    assert_eq!(port, Some(record.source_port()));
+    let closed = lookup(&memory, &left[0].key()).unwrap();
+    note(&memory, &closed, |life| life.noted(105, PAIRED | ESTABLISHED | FINS, ANSWERED));
+    assert_eq!(insert_paired(&memory, &flow_key(false, 10), None, 8, 114), None);
+    let port = insert_paired(&memory, &flow_key(false, 10), None, 8, 115);
+    assert_eq!(port, Some(closed.source_port()));
     check_whole(&memory);
 }
 

@@ -7,9 +7,9 @@ use super::outcome::Found;
 use super::port_words::{entry, hash_of, place_of, word_of};
 use super::record::Room;
 use crate::hash::FlowHash;
-use crate::net::{Port, Protocol};
+use crate::net::Port;
 use crate::tables::Settings;
-use crate::tables::flow::{self, ESTABLISHED, PAIRED};
+use crate::tables::flow::{self, FINS, PAIRED};
 
 /// How many lines of eight ports are looked at for one that nobody has. With half of all words in use, one flow in 2^128 finds
 /// none; and then, as many for one that is as good as over.
@@ -18,11 +18,15 @@ const TRIES: u32 = 16;
 /// How many are looked at for a port that is as good as free: each takes a look at eight flows.
 const SCARCE_TRIES: u32 = 2;
 
-/// Seconds after which a flow of which one packet came gives its port to another where no port is free.
-const HALF_OPEN_YIELDS: u32 = 3;
+/// Seconds without a packet after which a flow that little speaks for ([`Life::worth`](super::life::Life::worth)) gives its port to another where no port
+/// is free.
+const YIELDS: u32 = 3;
 
-/// Seconds after which one that is closed does.
+/// Seconds after which one that both sides have closed does.
 const CLOSED_YIELDS: u32 = 10;
+
+/// What [`yields`] is called with where ports are not scarce: a flow gives its port away once it is over.
+pub const NEVER: u32 = u32::MAX;
 
 /// Gives the flow in the lines that this CPU has taken a port, which its backend knows its client by, and which no other flow
 /// towards that backend has. Nothing, where none is free.
@@ -35,18 +39,21 @@ pub fn allocate<M: Steps>(memory: &M, settings: &Settings, room: &mut Room) -> O
         }
         from = from.next();
     }
-    from = room.hash.next();
-    for _ in 0..SCARCE_TRIES {
-        for number in 0..WAYS {
-            let there = memory.port_entry(settings, room, from, number);
-            if there != 0
-                && memory.yields(settings, room, there, true)
-                && memory.take_port_of(settings, room, from, number, there)
-            {
-                return Some(());
+    // A flood may have taken every word within a second. It loses them as it loses lines.
+    for patience in [YIELDS, 0] {
+        from = room.hash.next();
+        for _ in 0..SCARCE_TRIES {
+            for number in 0..WAYS {
+                let there = memory.port_entry(settings, room, from, number);
+                if there != 0
+                    && memory.yields(settings, room, there, patience)
+                    && memory.take_port_of(settings, room, from, number, there)
+                {
+                    return Some(());
+                }
             }
+            from = from.next();
         }
-        from = from.next();
     }
     None
 }
@@ -58,7 +65,7 @@ pub fn keep<M: Steps>(memory: &M, settings: &Settings, room: &mut Room) -> Optio
     let hash = hash_of(&settings.hash_keys, &room.new, port);
     let word = word_of(memory, hash, port)?;
     let there = word.load();
-    let is_free = there == 0 || memory.yields(settings, room, there, false);
+    let is_free = there == 0 || memory.yields(settings, room, there, NEVER);
     take(word, there, entry(hash, room.new.place), is_free)
 }
 
@@ -150,10 +157,10 @@ fn take<W: Word>(word: &W, there: u64, entry: u64, is_free: bool) -> Option<()> 
     (is_free && (word.replace(0, entry) || word.replace(there, entry))).then_some(())
 }
 
-/// Whether the flow that a port's word names has no more use for it, or little where they are `scarce`; its record is forgotten
-/// then: [`Steps::yields`].
+/// Whether the flow that a port's word names has no more use for it, or, after so many seconds without a packet, little; its
+/// record is forgotten then: [`Steps::yields`].
 #[inline(always)]
-pub fn yields<M: Steps>(memory: &M, settings: &Settings, room: &mut Room, there: u64, scarce: bool) -> bool {
+pub fn yields<M: Steps>(memory: &M, settings: &Settings, room: &mut Room, there: u64, patience: u32) -> bool {
     let Room { other, now, .. } = room;
     match read(memory, place_of(there), other, |_| true) {
         Found::Nothing => return true,
@@ -167,10 +174,9 @@ pub fn yields<M: Steps>(memory: &M, settings: &Settings, room: &mut Room, there:
     }
     forget(memory, &settings.hash_keys, other, |life| {
         let (progress, idle) = (life.progress(), life.idle(*now));
-        let is_half_open = protocol == Protocol::TCP && progress & ESTABLISHED == 0;
+        // After two FINs one side still waits for late packets. A reset leaves nothing to wait for.
+        let patience = if progress & FINS == FINS { patience.max(CLOSED_YIELDS) } else { patience };
         flow::is_over(protocol, progress, idle, settings)
-            || scarce
-                && (flow::is_surely_closed(progress) && idle > CLOSED_YIELDS
-                    || is_half_open && idle > HALF_OPEN_YIELDS)
+            || idle >= patience && life.worth(protocol, *now, settings).is_some()
     })
 }

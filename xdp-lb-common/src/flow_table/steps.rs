@@ -76,8 +76,8 @@ impl<M: Plain> Steps for M {
     }
 
     #[inline(always)]
-    fn yields(&self, settings: &Settings, room: &mut Room, there: u64, scarce: bool) -> bool {
-        ports::yields(self, settings, room, there, scarce)
+    fn yields(&self, settings: &Settings, room: &mut Room, there: u64, patience: u32) -> bool {
+        ports::yields(self, settings, room, there, patience)
     }
 
     #[inline(always)]

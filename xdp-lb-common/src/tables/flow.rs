@@ -24,7 +24,8 @@ pub const COUNTED: u8 = 64;
 /// The client has sent another packet after the flow's first.
 pub const CONFIRMED: u8 = 128;
 
-const FINS: u8 = CLIENT_FIN | BACKEND_FIN;
+/// Both sides have closed.
+pub const FINS: u8 = CLIENT_FIN | BACKEND_FIN;
 const RESETS: u8 = CLIENT_RESET | BACKEND_RESET;
 
 /// How far a flow has come.

@@ -94,11 +94,13 @@ fn no_two_flows_share_a_port_and_the_last_is_refused_with_its_reason() {
     let mut sources = std::collections::BTreeMap::new();
     let mut refused = 0;
     for number in 0..1100u32 {
-        let client = format!("203.0.113.{}:{}", number / 300 + 1, 30_000 + number % 300);
+        let client = client(number);
         let outcome = homes.send(&Frame::tcp(&client, VIP, SYN));
         match outcome.verdict {
             Verdict::Redirect(_) => {
-                let (source, _) = crate::packets::ends(&outcome.bytes);
+                let (source, backend) = crate::packets::ends(&outcome.bytes);
+                answers(&mut homes, &reply_to(source, backend, SYN | ACK), VIP, &client);
+                homes.translates(&Frame::tcp(&client, VIP, ACK), SNAT, &[BACKEND]);
                 let earlier = sources.insert(source, client.clone());
                 assert_eq!(earlier, None, "{source} serves two clients");
             }
@@ -108,6 +110,28 @@ fn no_two_flows_share_a_port_and_the_last_is_refused_with_its_reason() {
     }
     // 1,000 ports: some are refused before all are in use, since not every port is tried.
     assert!(sources.len() > 900 && refused >= 100, "{} served, {refused} refused", sources.len());
+}
+
+#[test]
+fn flows_that_little_speaks_for_give_their_ports_to_clients_that_come() {
+    let mut homes = Homes::new();
+    homes.service(VIP, Protocol::TCP, Mode::FullNat, &[BACKEND]);
+    let (source, backend) = homes.translates(&Frame::tcp(CLIENT, VIP, SYN), SNAT, &[BACKEND]);
+    answers(&mut homes, &reply_to(source, backend, SYN | ACK), VIP, CLIENT);
+    homes.translates(&Frame::tcp(CLIENT, VIP, ACK), SNAT, &[BACKEND]);
+    // More SYNs than there are ports: each gets one. The homes may see them in other seconds, and choose other ports.
+    for number in 0..3000 {
+        homes.send_to_kernel(&Frame::tcp(&client(number), VIP, SYN));
+    }
+    assert_eq!(homes.kernel.reasons().unwrap()[Reason::SnatPortsExhausted as usize], 0);
+    let (again, _) = homes.translates(&Frame::tcp(CLIENT, VIP, ACK), SNAT, &[BACKEND]);
+    assert_eq!(again, source, "the flow that is established keeps its port");
+    answers(&mut homes, &reply_to(source, backend, ACK), VIP, CLIENT);
+}
+
+/// One of many clients.
+fn client(number: u32) -> String {
+    format!("203.0.113.{}:{}", number / 300 + 1, 30_000 + number % 300)
 }
 
 #[test]

@@ -11,7 +11,7 @@ use xdp_lb_common::reason::Reason;
 use xdp_lb_common::tables::{Mode, RECORDS_FLOWS, SHARED};
 
 use crate::homes::{EGRESS, Homes, INGRESS};
-use crate::packets::{Frame, SYN, fragments};
+use crate::packets::{ACK, Frame, SYN, fragments};
 
 const VIP: &str = "192.0.2.10:80";
 
@@ -36,12 +36,16 @@ fn a_client_s_port_that_speaks_to_two_vips_of_a_backend_is_refused_where_no_port
         homes.service(vip, Protocol::TCP, Mode::Nat, &["198.51.100.11:8080"]);
     }
     homes.host.backends.iter_mut().for_each(|backend| backend.neighbours |= SHARED);
-    let send = |homes: &Homes, vip: &str| {
-        homes.process(&mut Buffer::new(&Frame::tcp("203.0.113.5:1", vip, SYN).bytes(), INGRESS))
+    let send = |homes: &Homes, vip: &str, flags| {
+        homes.process(&mut Buffer::new(&Frame::tcp("203.0.113.5:1", vip, flags).bytes(), INGRESS))
     };
-    assert_eq!(send(&homes, "192.0.2.10:80"), Verdict::Redirect(EGRESS));
-    assert_eq!(send(&homes, "192.0.2.11:80"), Verdict::Redirect(EGRESS));
-    assert_eq!(send(&homes, "192.0.2.12:80"), Verdict::Drop(Reason::SnatPortsExhausted));
+    // Flows that are more than a burst: they do not give their ports away.
+    for flags in [SYN, ACK, ACK, ACK, ACK] {
+        assert_eq!(send(&homes, "192.0.2.10:80", flags), Verdict::Redirect(EGRESS));
+        assert_eq!(send(&homes, "192.0.2.11:80", flags), Verdict::Redirect(EGRESS));
+        homes.host.now += 1;
+    }
+    assert_eq!(send(&homes, "192.0.2.12:80", SYN), Verdict::Drop(Reason::SnatPortsExhausted));
 }
 
 #[test]
