@@ -88,8 +88,9 @@ pub fn is_for_this_host<P: Packet, T: OwnMacs>(packet: &P, tables: &T) -> bool {
 
 #[inline(always)]
 fn destination<P: Packet>(packet: &P) -> Option<OwnMac> {
-    // One load; the last two bytes are the source's.
-    packet.read::<u64>(0).map(|first_bytes| OwnMac::of(u64::from_le(first_bytes), packet.ingress()))
+    let (first, rest): (u16, u32) = (packet.read(0)?, packet.read(2)?);
+    let first_bytes = u64::from(u16::from_le(first)) | u64::from(u32::from_le(rest)) << 16;
+    Some(OwnMac::of(first_bytes, packet.ingress()))
 }
 
 #[cfg(test)]

@@ -217,12 +217,13 @@ fn parse_transport<P: Packet>(packet: &P, network: &Network) -> Result<Transport
 
 /// What [`parse`] makes of a packet as most are: whole, of TCP or UDP over IPv4 (`V4`) or IPv6, without tags, options and
 /// extension headers; nothing, where it is another. Where its headers lie are constants then, and it need not be kept in
-/// memory.
+/// memory. Whether its frame is for one host its caller sees, who knows this host's MACs.
 #[inline(always)]
 pub fn parse_plain<const V4: bool, P: Packet>(packet: &P) -> Option<Parsed> {
     let l3 = size_of::<Ethernet>();
-    let link = parse_link(packet).ok()?;
-    if link.l3 != l3 || link.ethertype != if V4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 } {
+    let ethernet: Ethernet = packet.read(0)?;
+    let ethertype = if V4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
+    if ethernet.ethertype.get() != ethertype {
         return None;
     }
     let (network, l4) = if V4 {
@@ -238,7 +239,7 @@ pub fn parse_plain<const V4: bool, P: Packet>(packet: &P) -> Option<Parsed> {
     if network.l4 != l4 || !is_whole || !matches!(network.protocol, Protocol::TCP | Protocol::UDP) {
         return None;
     }
-    let link = Link { l3, ..link };
+    let link = Link { ethernet, tags: Tags::default(), ethertype, l3 };
     let network = Network { l4, piece: Piece::default(), ..network };
     let transport = parse_transport(packet, &network).ok()?;
     Some(Parsed::of(&link, V4, &network, Kind::Flow, transport, packet.ingress()))

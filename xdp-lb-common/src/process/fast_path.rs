@@ -69,7 +69,7 @@ fn take<'t, const V4: bool, P: Packet, T: Tables>(
     let Some(service) = tables.service(&parsed.key.destination_endpoint()) else {
         return is_nobodys(tables, &parsed).then_some(NOBODYS);
     };
-    if is_unusual(service) || martian::check_address(&parsed).is_err() {
+    if is_unusual(service) || martian::is_suspect(&parsed) {
         return None;
     }
     check_hops(&parsed).ok()?;

@@ -11,11 +11,16 @@ use crate::tables::Tables;
 /// The index of `lo` in each network namespace (`LOOPBACK_IFINDEX` in Linux).
 const LOOPBACK: u32 = 1;
 
-/// Refuses what can be seen of the packet alone: a source that is martian, or the packet's own destination ("land").
+/// Whether the source is martian, or the packet's own destination ("land"), as can be seen of the packet alone.
+#[inline(always)]
+pub fn is_suspect(parsed: &Parsed) -> bool {
+    parsed.key.source.is_martian() | (parsed.key.source == parsed.key.destination)
+}
+
+/// Refuses that.
 #[inline(always)]
 pub fn check_address(parsed: &Parsed) -> Result<(), Reason> {
-    let is_bad = parsed.key.source.is_martian() || parsed.key.source == parsed.key.destination;
-    if is_bad && parsed.ingress != LOOPBACK { Err(Reason::MartianSource) } else { Ok(()) }
+    if is_suspect(parsed) && parsed.ingress != LOOPBACK { Err(Reason::MartianSource) } else { Ok(()) }
 }
 
 /// Whether a packet may begin a flow, so that its source is looked up: all but TCP's with an ACK, which a backend that
