@@ -53,6 +53,55 @@ pub struct Plan {
     pub vip_port_at: u32,
     /// For redirects: the outgoing interface.
     pub ifindex: u32,
+    /// Where in the frame the TCP checksum is; 0: it stays as it is.
+    pub checksum_at: u32,
+    /// What adds up to it but for what differs between packets (RFC 1071), with carries.
+    pub checksum: u32,
+}
+
+impl Plan {
+    /// Restores as much of this frame as there is room for: one flow.
+    pub fn of(frame: &[u8]) -> Self {
+        let mut bytes = [0; WORDS_AT + 4 * WORDS];
+        let length = bytes.len().min(frame.len());
+        bytes[..length].copy_from_slice(&frame[..length]);
+        let word = |word: usize| {
+            let at = WORDS_AT + 4 * word;
+            u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+        };
+        Self {
+            words: core::array::from_fn(word),
+            first: u16::from_ne_bytes([bytes[0], bytes[1]]),
+            length: frame.len() as u32,
+            ..Self::default()
+        }
+    }
+
+    /// The same as so many flows (a power of two): where in the frame the last 32 bits of the address are that tells them
+    /// apart, and where the port is.
+    pub fn varied(self, frame: &[u8], flows: u32, [address_at, port_at]: [u32; 2]) -> Self {
+        Self { flow_mask: flows - 1, address_at, address: upper_half(frame, address_at), port_at, ..self }
+    }
+
+    /// The same with a checksum that is right for every flow, as that of the frame is: where in the frame it is.
+    pub fn summed(self, frame: &[u8], checksum_at: u32) -> Self {
+        let half = |at: u32| u32::from(u16::from_be_bytes([frame[at as usize], frame[at as usize + 1]]));
+        // A number's complement takes it out of the sum (RFC 1624).
+        let without = |at: u32| 0xffff - half(at);
+        let checksum = without(checksum_at) + without(self.address_at + 2) + without(self.port_at);
+        Self { checksum_at, checksum, ..self }
+    }
+
+    /// The same to so many services: where in the frame the last 32 bits of the VIP are, and where its port is.
+    pub fn to_services(self, frame: &[u8], services: u32, [vip_at, vip_port_at]: [u32; 2]) -> Self {
+        Self { services, vip_at, vip: upper_half(frame, vip_at), vip_port_at, ..self }
+    }
+}
+
+/// The upper half of the 32 bits there, in place.
+fn upper_half(frame: &[u8], at: u32) -> u32 {
+    let at = at as usize;
+    u32::from_be_bytes([frame[at], frame[at + 1], 0, 0])
 }
 
 /// The parts of a frame that differ between packets.
@@ -84,6 +133,14 @@ impl Variation {
             vip_port: SERVICE_PORT + (service & (SERVICES_PER_VIP - 1)) as u16,
         }
     }
+
+    /// The checksum of its packet.
+    #[inline(always)]
+    pub fn checksum(&self, plan: &Plan) -> u16 {
+        let sum = plan.checksum + (self.address & 0xffff) + u32::from(self.port);
+        let sum = (sum & 0xffff) + (sum >> 16);
+        !((sum & 0xffff) + (sum >> 16)) as u16
+    }
 }
 
 #[cfg(test)]
@@ -100,6 +157,28 @@ mod tests {
         for round in 7..7 + (1 << 17) {
             let Variation { address, port, .. } = Variation::of(&plan, round);
             assert!(flows.insert((address, port)) && port >= PORT_BASE && address < 4);
+        }
+    }
+
+    #[test]
+    fn every_flow_s_checksum_adds_up() {
+        // As if the sum went over these alone: an address at 2, a port at 6, and the checksum at 8.
+        let mut frame = [0x12, 0x34, 0xc6, 0x12, 0xab, 0xcd, 0x9c, 0x40, 0, 0, 0x77, 0x07];
+        let sum = |frame: &[u8]| {
+            let sum: u32 =
+                frame.chunks(2).map(|half| u32::from(u16::from_be_bytes([half[0], half[1]]))).sum();
+            (sum & 0xffff) + (sum >> 16)
+        };
+        let checksum = !sum(&frame) as u16;
+        frame[8..10].copy_from_slice(&checksum.to_be_bytes());
+        assert_eq!(sum(&frame), 0xffff);
+        let plan = Plan::of(&frame).varied(&frame, 1 << 30, [2, 6]).summed(&frame, 8);
+        for round in 0..100_000 {
+            let variation = Variation::of(&plan, round);
+            frame[2..6].copy_from_slice(&variation.address.to_be_bytes());
+            frame[6..8].copy_from_slice(&variation.port.to_be_bytes());
+            frame[8..10].copy_from_slice(&variation.checksum(&plan).to_be_bytes());
+            assert_eq!(sum(&frame), 0xffff, "{variation:?}");
         }
     }
 

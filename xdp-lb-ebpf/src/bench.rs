@@ -104,6 +104,9 @@ fn put_back(context: &XdpContext, plan: &Plan) -> Option<()> {
     let variation = Variation::of(plan, next(&BENCH_ROUNDS) as u32);
     frame.write(plan.address_at as usize, variation.address.to_be())?;
     frame.write(plan.port_at as usize, variation.port.to_be())?;
+    if plan.checksum_at != 0 {
+        frame.write(plan.checksum_at as usize, variation.checksum(plan).to_be())?;
+    }
     if plan.services != 0 {
         frame.write(plan.vip_at as usize, variation.vip.to_be())?;
         frame.write(plan.vip_port_at as usize, variation.vip_port.to_be())?;

@@ -49,6 +49,12 @@ const KERNEL: Suite = Suite {
     targets: &["--test", "command_line", "--test", "datapath", "--test", "net_resolver"],
 };
 
+/// The generator takes a processor: nothing else is tested beside it.
+const FLOODS: Suite = Suite {
+    title: "Floods: real clients and servers, and the kernel's packet generator",
+    targets: &["--test", "floods"],
+};
+
 /// The tests of [`END_TO_END`], each of which has network namespaces and a process of its own.
 const END_TO_END_TITLE: &str = "End to end: real clients, servers and daemon";
 const END_TO_END: &str = "e2e";
@@ -86,7 +92,7 @@ pub fn run_all(options: &Options) -> Result<ExitCode> {
 pub fn run_inside(options: &Options) -> Result<ExitCode> {
     match options.repeat {
         Some(times) => run_and_sum(&[], Some(times), &options.arguments),
-        None => run_and_sum(&[&HOST[..], &[KERNEL]].concat(), Some(1), &options.arguments),
+        None => run_and_sum(&[&HOST[..], &[KERNEL, FLOODS]].concat(), Some(1), &options.arguments),
     }
 }
 

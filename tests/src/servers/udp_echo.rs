@@ -33,6 +33,11 @@ impl UdpEcho {
         Self::bind(host, address, "")
     }
 
+    /// Starts one on one address alone, which answers as that of [`UdpEcho::start`] does.
+    pub fn start_named_at(host: &Host, address: SocketAddr) -> Result<Self> {
+        Self::bind(host, address, &format!("{} ", host.name()))
+    }
+
     fn greet(host: &Host, port: u16, greeting: &str) -> Result<Self> {
         // A socket for all IPv6 addresses takes IPv4, too (net.ipv6.bindv6only is 0 in a new namespace).
         Self::bind(host, (Ipv6Addr::UNSPECIFIED, port).into(), greeting)

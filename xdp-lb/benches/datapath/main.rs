@@ -7,6 +7,7 @@
 
 #[path = "../support/clock.rs"]
 mod clock;
+mod cores;
 #[path = "../support/cpu.rs"]
 mod cpu;
 #[path = "../../tests/datapath/packets.rs"]
@@ -45,30 +46,30 @@ fn main() -> Result<()> {
     rig::network()?;
     let mut report = Report::new("What a packet costs", xdp_lb::COMMIT);
     let only = only();
+    let is_wanted = |name: &str| only.as_ref().is_none_or(|only| name.contains(only));
     let mut rows = Vec::new();
     for mut group in paths::groups() {
-        group.paths.retain(|path| only.as_ref().is_none_or(|only| path.name.contains(only)));
+        group.paths.retain(|path| is_wanted(&path.name));
         if !group.paths.is_empty() {
             measure_group(&extent, &group, &mut rows)?;
         }
     }
-    ensure!(!rows.is_empty(), "no path's name contains what --only says");
-    let floors = |pick: fn((f64, f64)) -> f64| {
-        median(rows.iter().flat_map(|row: &Row| &row.cells).map(|(_, samples)| pick(samples.floors())))
-    };
-    let (floor, wrapped) = (floors(|(floor, _)| floor), floors(|(_, wrapped)| wrapped));
-    report.exact(&[("path", "floor")], "ns", floor);
-    report.exact(&[("path", "wrapper and floor")], "ns", wrapped);
-    tabulate(&mut report, &rows, floor, wrapped);
-    draw(&mut report, &rows);
-    if only.is_none() {
-        sweeps::run(&extent, &mut report)?;
+    if !rows.is_empty() {
+        tabulate(&mut report, &rows);
+        draw(&mut report, &rows);
     }
+    for sweep in sweeps::ALL.into_iter().filter(|sweep| is_wanted(sweep.kind)) {
+        sweep.run(&extent, &mut report)?;
+    }
+    if is_wanted("processors") {
+        cores::run(&extent, &mut report)?;
+    }
+    ensure!(!report.tables.is_empty(), "nothing's name contains what --only says");
     eprintln!();
     report.write()
 }
 
-/// What the names of the paths that are measured contain: `--only TEXT`.
+/// What the names contain of what is measured: `--only TEXT`.
 fn only() -> Option<String> {
     std::env::args().skip_while(|argument| argument != "--only").nth(1)
 }
@@ -127,24 +128,14 @@ fn affordable_records() -> Result<u32> {
     Ok(if free > 10 << 20 { 1 << 24 } else { 1 << 21 })
 }
 
-fn tabulate(report: &mut Report, rows: &[Row], floor: f64, wrapped: f64) {
-    let columns: Vec<_> = ["path".to_owned()]
-        .into_iter()
-        .chain(FLOWS.iter().map(|flows| format!("{} flows", thousands(*flows))))
-        .chain(["noise".to_owned()])
-        .collect();
-    let columns: Vec<_> = columns.iter().map(|column| column.replace("1 flows", "1 flow")).collect();
-    let columns: Vec<_> = columns.iter().map(String::as_str).collect();
-    let mut gross = Table::new(
-        "Gross: with entry and return",
-        &format!("Wrapper and path together, against wrapper and floor together ({wrapped:.1} ns)."),
-        &columns,
-    );
-    let mut net = Table::new(
-        "Net: the datapath alone",
-        &format!("The wrapper taken off, against the floor alone ({floor:.1} ns)."),
-        &columns,
-    );
+fn tabulate(report: &mut Report, rows: &[Row]) {
+    let floors = |pick: fn((f64, f64)) -> f64| {
+        median(rows.iter().flat_map(|row| &row.cells).map(|(_, samples)| pick(samples.floors())))
+    };
+    let (floor, wrapped) = (floors(|(floor, _)| floor), floors(|(_, wrapped)| wrapped));
+    report.exact(&[("path", "floor")], "ns", floor);
+    report.exact(&[("path", "wrapper and floor")], "ns", wrapped);
+    let (mut gross, mut net) = empty_tables(floor, wrapped);
     for Row { path, cells } in rows {
         let mut gross_row = vec![path.clone()];
         let mut net_row = vec![path.clone()];
@@ -175,6 +166,28 @@ fn tabulate(report: &mut Report, rows: &[Row], floor: f64, wrapped: f64) {
     report.tables.push(targets(rows));
     report.tables.push(gross);
     report.tables.push(net);
+}
+
+/// The tables of all paths, gross and net.
+fn empty_tables(floor: f64, wrapped: f64) -> (Table, Table) {
+    let columns: Vec<_> = ["path".to_owned()]
+        .into_iter()
+        .chain(FLOWS.iter().map(|flows| format!("{} flows", thousands(*flows))))
+        .chain(["noise".to_owned()])
+        .collect();
+    let columns: Vec<_> = columns.iter().map(|column| column.replace("1 flows", "1 flow")).collect();
+    let columns: Vec<_> = columns.iter().map(String::as_str).collect();
+    let gross = Table::new(
+        "Gross: with entry and return",
+        &format!("Wrapper and path together, against wrapper and floor together ({wrapped:.1} ns)."),
+        &columns,
+    );
+    let net = Table::new(
+        "Net: the datapath alone",
+        &format!("The wrapper taken off, against the floor alone ({floor:.1} ns)."),
+        &columns,
+    );
+    (gross, net)
 }
 
 /// What the project wants to reach, and what is reached.

@@ -100,6 +100,16 @@ pub fn groups() -> Vec<Group> {
     groups
 }
 
+/// Those that two processors share.
+pub fn of_two_processors() -> Vec<Path> {
+    let path = |mode, memory| request(mode, true, Protocol::TCP, memory, ACK, &FLOWS);
+    vec![
+        path(Mode::Nat, Memory::Settled),
+        path(Mode::Nat, Memory::Always),
+        path(Mode::FullNat, Memory::Settled),
+    ]
+}
+
 /// A mode's packets to backends, both families and protocols; `others` for all but TCP over IPv4.
 fn requests(mode: Mode, memory: Memory, flows: &'static [u32], others: &'static [u32]) -> Vec<Path> {
     vec![

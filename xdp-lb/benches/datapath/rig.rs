@@ -3,9 +3,11 @@
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::Command;
+use std::sync::Barrier;
+use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use aya::TestRun as _;
 use aya::maps::{Array, MapData, ProgramArray};
 use aya::programs::{TestRunOptions, Xdp};
@@ -13,7 +15,7 @@ use xdp_lb::datapath::{Datapath, Options, Policy};
 use xdp_lb::model::{Limits, PortRange, Timeouts};
 use xdp_lb::ring;
 use xdp_lb::tables::Write;
-use xdp_lb_common::bench::{Plan, WORDS, WORDS_AT};
+use xdp_lb_common::bench::Plan;
 use xdp_lb_common::net::{Address, Endpoint, MacAddress, Port, Protocol};
 use xdp_lb_common::own_mac::OwnMac;
 use xdp_lb_common::tables::slot::Slot;
@@ -22,9 +24,9 @@ use xdp_lb_common::tables::{
 };
 use xdp_lb_tests::statistics::{Spread, median, paired_ratio, spread};
 
-use crate::clock;
 use crate::packets::{BACKEND_MAC, Frame, LB_BACKEND_MAC, LB_MAC};
 use crate::plain::Plain;
+use crate::{clock, cpu};
 
 /// Packets in a slice of the datapath, and of the floor: that takes less than a millisecond, too.
 const SLICE: u32 = 50_000;
@@ -271,15 +273,20 @@ impl Rig {
         Ok(answer)
     }
 
-    /// Measures: so many slices of the floor alone, the floor behind the wrapper and the datapath behind it, in turn.
-    pub fn measure(&mut self, traffic: &Traffic, slices: usize) -> Result<Samples> {
+    /// Has every flow send two packets: it is a flow's second one that has its record kept.
+    pub fn begin(&mut self, traffic: &Traffic) -> Result<()> {
         let plan = plan(traffic);
-        // Every flow twice, and at once: it is a flow's second packet that has its record kept.
         self.plan.set(0, Plain(Plan { in_a_row: 1, ..plan }), 0)?;
         self.aim("xdp_lb")?;
         let Run { action, .. } = self.run("xdp_bench", 2 * traffic.flows.max(SLICE))?;
         self.plan.set(0, Plain(plan), 0)?;
         ensure!(action == traffic.action, "the program returned {action}, not {}", traffic.action);
+        Ok(())
+    }
+
+    /// Measures: so many slices of the floor alone, the floor behind the wrapper and the datapath behind it, in turn.
+    pub fn measure(&mut self, traffic: &Traffic, slices: usize) -> Result<Samples> {
+        self.begin(traffic)?;
         let mut samples = Samples::default();
         for _ in 0..slices {
             samples.floor.push(self.run("xdp_floor", FLOOR_SLICE)?.net);
@@ -309,7 +316,32 @@ impl Rig {
         })
     }
 
-    fn aim(&mut self, program: &str) -> Result<()> {
+    /// Runs the wrapper on each of these processors at once; nanoseconds a packet, of each.
+    pub fn run_on(&mut self, cpus: &[usize], packets: u32) -> Result<Vec<f64>> {
+        let program: &Xdp = self.datapath.object().program("xdp_bench").context("no program")?.try_into()?;
+        let (overhead, ready) = (self.overhead, Barrier::new(cpus.len()));
+        let run = |cpu: usize| -> Result<f64> {
+            cpu::keep_to(cpu..cpu + 1)?;
+            let frame = [0; FRAME];
+            let options = TestRunOptions { data_in: Some(&frame), repeat: packets, ..TestRunOptions::new() };
+            ready.wait();
+            let begin = clock::processor_time()?;
+            program.test_run(options).context("BPF_PROG_TEST_RUN")?;
+            let took = clock::processor_time()? - begin;
+            Ok((took.as_nanos() as f64 - overhead) / f64::from(packets))
+        };
+        let run = &run;
+        thread::scope(|scope| {
+            let running: Vec<_> = cpus.iter().map(|cpu| scope.spawn(move || run(*cpu))).collect();
+            running
+                .into_iter()
+                .map(|it| it.join().map_err(|_| anyhow!("a processor's thread panicked"))?)
+                .collect()
+        })
+    }
+
+    /// Has the wrapper call this program.
+    pub fn aim(&mut self, program: &str) -> Result<()> {
         let program: &Xdp = self.datapath.object().program(program).context("no program")?.try_into()?;
         self.program.set(0, program.fd()?, 0).context("cannot set the program under test")
     }
@@ -326,39 +358,18 @@ pub fn backend_address(is_v4: bool, number: u32) -> SocketAddr {
 }
 
 fn plan(traffic: &Traffic) -> Plan {
-    let mut bytes = traffic.frame.bytes();
-    bytes.resize(FRAME, 0);
-    let words: [u32; WORDS] = std::array::from_fn(|word| {
-        u32::from_ne_bytes(bytes[WORDS_AT + word * 4..][..4].try_into().expect("four bytes"))
-    });
+    let mut frame = traffic.frame.bytes();
+    frame.resize(FRAME, 0);
     // The last 32 bits of source and destination, and the ports.
     let (source, destination, ports) = if traffic.frame.from.is_ipv4() { (26, 30, 34) } else { (34, 50, 54) };
-    let (address_at, port_at) = match traffic.varies {
-        Varies::Sender => (source, ports),
-        Varies::Receiver => (destination, ports + 2),
+    let varies = match traffic.varies {
+        Varies::Sender => [source, ports],
+        Varies::Receiver => [destination, ports + 2],
         // Payload, behind all headers.
-        Varies::Nothing => (74, 78),
+        Varies::Nothing => [74, 78],
     };
-    let upper = |at: u32| {
-        let bits = bytes[at as usize..][..4].try_into().expect("four bytes");
-        u32::from_be_bytes(bits) & 0xffff_0000
-    };
-    Plan {
-        words,
-        first: u16::from_ne_bytes([bytes[0], bytes[1]]),
-        padding: 0,
-        address: upper(address_at),
-        vip: upper(destination),
-        length: FRAME as u32,
-        flow_mask: traffic.flows - 1,
-        address_at,
-        port_at,
-        in_a_row: 0,
-        services: traffic.services,
-        vip_at: destination,
-        vip_port_at: ports + 2,
-        ifindex: 0,
-    }
+    let plan = Plan::of(&frame).varied(&frame, traffic.flows, varies);
+    plan.to_services(&frame, traffic.services, [destination, ports + 2])
 }
 
 /// A network namespace whose routes lead `nat`'s replies to clients.

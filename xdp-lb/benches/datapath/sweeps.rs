@@ -18,63 +18,68 @@ use crate::{Extent, progress, thousands};
 const STEPS: [u32; 5] = [1, 10, 100, 1_000, 10_000];
 const QUICK: [u32; 2] = [1, 1_000];
 
-/// Measures both sweeps, `nat` over IPv4 TCP in settled slots.
-pub fn run(extent: &Extent, report: &mut Report) -> Result<()> {
-    let steps: &[u32] = if extent.quick { &QUICK } else { &STEPS };
-    sweep(
-        extent,
-        report,
-        steps,
-        ("services", "Services", "One backend each; packets go to all of them in turn."),
-        &[1, 1 << 16],
-        services,
-    )?;
-    sweep(
-        extent,
-        report,
-        steps,
-        ("backends", "Backends", "One service; packets go to as many of them as there are flows."),
-        &[1 << 16, 1 << 20],
-        backends,
-    )
+/// A sweep: `nat` over IPv4 TCP in settled slots.
+pub struct Sweep {
+    /// What there are more and more of.
+    pub kind: &'static str,
+    title: &'static str,
+    note: &'static str,
+    flows: [u32; 2],
+    prepare: fn(u32) -> Result<(Rig, Traffic)>,
 }
 
-fn sweep(
-    extent: &Extent,
-    report: &mut Report,
-    steps: &[u32],
-    (kind, title, note): (&str, &str, &str),
-    flows: &[u32],
-    prepare: fn(u32) -> Result<(Rig, Traffic)>,
-) -> Result<()> {
-    let mut table =
-        Table::new(title, note, &[kind, "flows", "gross", "against 1", "net", "against 1", "noise"]);
-    let mut first: Vec<Samples> = Vec::new();
-    for step in steps {
-        let (mut rig, traffic) = prepare(*step).with_context(|| format!("{step} {kind}"))?;
-        for (place, flows) in flows.iter().enumerate() {
-            let samples = rig.measure(&Traffic { flows: *flows, ..traffic.clone() }, extent.slices)?;
-            progress();
-            let of = [(kind, &*step.to_string()), ("flows", &*flows.to_string())];
-            report.sampled(&[&of[..], &[("figure", "gross")]].concat(), "ns", samples.gross());
-            report.sampled(&[&of[..], &[("figure", "net")]].concat(), "ns", samples.net());
-            let one = first.get(place).unwrap_or(&samples);
-            table.row([
-                thousands(*step),
-                thousands(*flows),
-                format!("{:.0} ns", samples.gross().median),
-                format!("{:.2} x", samples.gross().median / one.gross().median),
-                format!("{:.0} ns", samples.net().median),
-                format!("{:.2} x", samples.net().median / one.net().median),
-                format!("{:.0} %", 100.0 * samples.net().noise),
-            ]);
-            if first.len() == place {
-                first.push(samples);
+/// Both.
+pub const ALL: [Sweep; 2] = [
+    Sweep {
+        kind: "services",
+        title: "Services",
+        note: "One backend each; packets go to all of them in turn.",
+        flows: [1, 1 << 16],
+        prepare: services,
+    },
+    Sweep {
+        kind: "backends",
+        title: "Backends",
+        note: "One service; packets go to as many of them as there are flows.",
+        flows: [1 << 16, 1 << 20],
+        prepare: backends,
+    },
+];
+
+impl Sweep {
+    /// Measures it.
+    pub fn run(&self, extent: &Extent, report: &mut Report) -> Result<()> {
+        let Self { kind, title, note, flows, prepare } = *self;
+        let steps: &[u32] = if extent.quick { &QUICK } else { &STEPS };
+        let mut table =
+            Table::new(title, note, &[kind, "flows", "gross", "against 1", "net", "against 1", "noise"]);
+        let mut first: Vec<Samples> = Vec::new();
+        for step in steps {
+            let (mut rig, traffic) = prepare(*step).with_context(|| format!("{step} {kind}"))?;
+            for (place, flows) in flows.iter().enumerate() {
+                let samples = rig.measure(&Traffic { flows: *flows, ..traffic.clone() }, extent.slices)?;
+                progress();
+                let of = [(kind, &*step.to_string()), ("flows", &*flows.to_string())];
+                report.sampled(&[&of[..], &[("figure", "gross")]].concat(), "ns", samples.gross());
+                report.sampled(&[&of[..], &[("figure", "net")]].concat(), "ns", samples.net());
+                let one = first.get(place).unwrap_or(&samples);
+                table.row([
+                    thousands(*step),
+                    thousands(*flows),
+                    format!("{:.0} ns", samples.gross().median),
+                    format!("{:.2} x", samples.gross().median / one.gross().median),
+                    format!("{:.0} ns", samples.net().median),
+                    format!("{:.2} x", samples.net().median / one.net().median),
+                    format!("{:.0} %", 100.0 * samples.net().noise),
+                ]);
+                if first.len() == place {
+                    first.push(samples);
+                }
             }
         }
+        report.tables.push(table);
+        Ok(())
     }
-    report.tables.push(table);
-    Ok(())
 }
 
 fn services(count: u32) -> Result<(Rig, Traffic)> {

@@ -8,8 +8,12 @@ mod bed;
 mod contenders;
 #[path = "../support/cpu.rs"]
 mod cpu;
+#[path = "../support/device.rs"]
+mod device;
 mod failover;
 mod http;
+#[path = "../support/live_frames.rs"]
+mod live_frames;
 #[path = "../support/plain.rs"]
 mod plain;
 mod udp;

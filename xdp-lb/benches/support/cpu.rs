@@ -1,15 +1,35 @@
 //! The processor that a benchmark runs on.
 
+use std::ops::Range;
+
 use anyhow::{Context, Result};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 
-/// Keeps this process, and those that it starts from now on, on the last processor: the first has the interrupts.
+/// Keeps this thread, and what it starts from now on, on the last processor: the first has the interrupts.
 pub fn pin() -> Result<()> {
-    let cpus = sysconf(SysconfVar::_NPROCESSORS_ONLN)?.unwrap_or(1) as usize;
+    let last = count()? - 1;
+    keep_to(last..last + 1)
+}
+
+/// Keeps this thread, and what it starts from now on, on the other processors, where there are any.
+#[allow(dead_code, reason = "most benchmarks use one processor")]
+pub fn leave_the_last() -> Result<()> {
+    keep_to(0..(count()? - 1).max(1))
+}
+
+/// Keeps this thread, and what it starts from now on, on these processors.
+pub fn keep_to(cpus: Range<usize>) -> Result<()> {
     let mut set = CpuSet::new();
-    set.set(cpus - 1)?;
-    sched_setaffinity(Pid::from_raw(0), &set).context("cannot pin to one processor")
+    for cpu in cpus {
+        set.set(cpu)?;
+    }
+    sched_setaffinity(Pid::from_raw(0), &set).context("cannot keep to some processors")
+}
+
+/// How many there are.
+pub fn count() -> Result<usize> {
+    Ok(sysconf(SysconfVar::_NPROCESSORS_ONLN)?.unwrap_or(1) as usize)
 }
 
 /// Whether few samples will do.

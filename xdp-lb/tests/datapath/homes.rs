@@ -660,8 +660,8 @@ fn counted(before: &[u64], after: &[u64]) -> Vec<(Reason, u64)> {
 
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
-const XDP_TX: u32 = 3;
-const XDP_REDIRECT: u32 = 4;
+pub const XDP_TX: u32 = 3;
+pub const XDP_REDIRECT: u32 = 4;
 
 /// Runs a command in this thread's network namespace.
 pub fn run(command_line: &str) {

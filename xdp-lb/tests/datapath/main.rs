@@ -22,10 +22,13 @@ mod mss;
 mod nat;
 mod packets;
 mod passed;
+#[path = "../../benches/support/plain.rs"]
+mod plain;
 mod ports;
 mod properties;
 mod quic;
 mod scarce;
+mod stress;
 mod tables;
 mod too_big;
 mod tracking;

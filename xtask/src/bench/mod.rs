@@ -23,9 +23,13 @@ pub struct Options {
     /// Fewer figures of fewer samples, in a minute: to see that all runs, not to quote.
     #[arg(long)]
     quick: bool,
-    /// Of the datapath, only paths whose names contain this ("nat, IPv4 TCP, settled"); without the sweeps.
+    /// Of the datapath, only paths whose names contain this ("nat, IPv4 TCP, settled"); without the sweeps. Of the floods, only
+    /// services ("full-nat").
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
+    /// How long each flood takes.
+    #[arg(long, value_name = "NUMBER")]
+    seconds: Option<u32>,
 }
 
 /// A part of the benchmark, and the bench target of xdp-lb that measures it.
@@ -39,12 +43,15 @@ enum Part {
     Checks,
     /// What the daemon costs while it counts millions of flows, and what it then still does in time.
     Flows,
+    /// What floods of packets in others' names do to live flows, to clients and to the control plane.
+    Floods,
     /// HTTP, connections and packets a second against HAProxy, nginx, nftables and plain routing; time to fail over.
     Peers,
 }
 
 impl Part {
-    const ALL: [Self; 5] = [Self::Datapath, Self::Control, Self::Checks, Self::Flows, Self::Peers];
+    const ALL: [Self; 6] =
+        [Self::Datapath, Self::Control, Self::Checks, Self::Flows, Self::Floods, Self::Peers];
 
     fn name(self) -> &'static str {
         match self {
@@ -52,6 +59,7 @@ impl Part {
             Self::Control => "control",
             Self::Checks => "checks",
             Self::Flows => "flows",
+            Self::Floods => "floods",
             Self::Peers => "peers",
         }
     }
@@ -66,7 +74,8 @@ impl Options {
     fn arguments(&self) -> impl Iterator<Item = String> {
         let parts = self.parts().iter().map(|part| part.name().to_owned());
         let only = self.only.iter().flat_map(|only| ["--only".to_owned(), only.clone()]);
-        parts.chain(self.quick.then(|| "--quick".to_owned())).chain(only)
+        let seconds = self.seconds.iter().flat_map(|number| ["--seconds".to_owned(), number.to_string()]);
+        parts.chain(self.quick.then(|| "--quick".to_owned())).chain(only).chain(seconds)
     }
 }
 
@@ -77,7 +86,11 @@ pub fn run_all(options: &Options) -> Result<ExitCode> {
         packages::offer_peers();
     }
     build::ebpf(&toolchain::find_or_install()?, false)?;
-    if options.parts().iter().any(|part| matches!(part, Part::Checks | Part::Flows | Part::Peers)) {
+    if options
+        .parts()
+        .iter()
+        .any(|part| matches!(part, Part::Checks | Part::Flows | Part::Floods | Part::Peers))
+    {
         build::daemon()?;
     }
     say::step("Building the benchmark");
@@ -99,6 +112,9 @@ pub fn run_inside(options: &Options) -> Result<()> {
         let only = options.only.iter().flat_map(|only| ["--only", only]);
         let mut command = cargo();
         command.args(target(*part)).args(["--offline", "--"]).args(quick).args(only);
+        if let Some(seconds) = options.seconds {
+            command.arg("--seconds").arg(seconds.to_string());
+        }
         run(command.env(REPORT_VARIABLE, &file))?;
         show(&file, options.quick)?;
     }
