@@ -21,6 +21,7 @@
 
 #![allow(unsafe_code, reason = "namespaces and packet sockets are system calls")]
 
+mod browser;
 mod certificates;
 pub mod client;
 mod conversations;
@@ -46,12 +47,14 @@ mod site;
 pub mod soak;
 pub mod statistics;
 mod tagger;
+mod terminal;
 mod udp_flows;
 mod udp_stream;
 mod wait;
 mod way;
 pub mod xdp_pass;
 
+pub use browser::Browser;
 pub use certificates::{Authority, Identity, Validity};
 pub use conversations::{Conversation, Conversations};
 pub use daemon::Daemon;
@@ -68,6 +71,7 @@ pub use requests::{Request, Requests, by_backend, request};
 pub use service::{Service, services};
 pub use site::{Site, WEB_CHECK, web, web_backend};
 pub use tagger::Tagger;
+pub use terminal::Terminal;
 pub use udp_flows::UdpFlows;
 pub use udp_stream::{Streamed, UdpStream};
 pub use wait::{until, until_some};

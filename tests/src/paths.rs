@@ -31,6 +31,18 @@ pub fn schemathesis() -> Option<PathBuf> {
     Some(schemathesis_dir().join("bin/schemathesis")).filter(|program| is_executable(program))
 }
 
+/// Where `cargo xtask setup` puts what drives a browser, with its libraries.
+pub fn browser_dir() -> PathBuf {
+    target_dir().join("browser")
+}
+
+/// What drives a browser, where it and its libraries are installed.
+pub fn browser_driver() -> Option<PathBuf> {
+    let dir = browser_dir();
+    let is_installed = dir.join("installed.txt").exists();
+    is_installed.then(|| dir.join("driver.mjs"))
+}
+
 /// Where a program of this name is found: on PATH, or where Debian keeps the programs that an ordinary user's
 /// PATH does not name.
 pub fn program(name: &str) -> Option<PathBuf> {

@@ -1,20 +1,26 @@
-//! Serving HTTP: one request a connection, and every connection bounded in time, so that slow or
-//! silent clients cost neither memory nor a slot for long.
+//! Serving HTTP: every request bounded in time, and every connection that waits for one, so that slow or silent clients cost
+//! neither memory nor a slot for long.
 
 mod slots;
+#[expect(unsafe_code, reason = "how much a socket holds is told by a system call")]
+mod unread;
 
 use std::future::Future;
 use std::io;
-use std::pin::pin;
+use std::os::fd::AsRawFd;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::serve::Listener;
 use axum::{Extension, Router};
+use hyper::body::{Frame, SizeHint};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -27,12 +33,13 @@ use tokio::time::Instant;
 use tracing::debug;
 
 pub use slots::{Slot, User};
+pub use unread::Unread;
 
-/// How long a connection may take from its acceptance to the last byte of its answer.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a request may take from its head to the last byte of its answer.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a client may take to send its first byte.
 const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a client may take to send its request's head.
+/// How long a client may take to send a request's head, also after an answer: then the connection is closed.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long requests that are under way at the shutdown may take to end.
 const GRACE: Duration = Duration::from_secs(2);
@@ -81,7 +88,7 @@ pub async fn serve<L, S, P>(
 }
 
 /// What a listener accepts.
-pub trait Incoming: Send + 'static {
+pub trait Incoming: AsRawFd + Send + 'static {
     /// Returns once something has come.
     fn first_byte(&self) -> impl Future<Output = io::Result<()>> + Send;
 }
@@ -109,6 +116,7 @@ async fn connection<I, S, P>(
     P: Future<Output = Option<(S, Router)>>,
 {
     let deadline = Deadline::new();
+    let unread = Unread::of(&incoming);
     let connection = async {
         let prepared = async {
             let first = tokio::time::timeout(FIRST_BYTE_TIMEOUT, incoming.first_byte()).await;
@@ -126,12 +134,18 @@ async fn connection<I, S, P>(
             () = stopping.begun() => None,
         };
         let Some((stream, router)) = prepared else { return Ok(()) };
+        let begins = deadline.clone();
+        let in_turn = move |request: Request, next: Next| {
+            // Each request of a connection has its whole time.
+            begins.extend(REQUEST_TIMEOUT);
+            in_turn(Arc::clone(&slot), request, next)
+        };
         let router = router
-            .layer(axum::middleware::from_fn(move |request, next| in_turn(Arc::clone(&slot), request, next)))
+            .layer(axum::middleware::from_fn(in_turn))
             .layer(Extension(stopping.clone()))
-            .layer(Extension(deadline.clone()));
+            .layer(Extension(deadline.clone()))
+            .layer(Extension(unread));
         let serving = http1::Builder::new()
-            .keep_alive(false)
             .timer(TokioTimer::new())
             .header_read_timeout(HEADER_TIMEOUT)
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
@@ -157,10 +171,48 @@ async fn connection<I, S, P>(
 /// Has a request wait for those of the same user.
 async fn in_turn(slot: Arc<Slot>, request: Request, next: Next) -> Response {
     // Until the answer's head: a body that is read slowly, or has no end, keeps nobody waiting.
-    let Some(_served) = slot.asked().await else {
+    let Some(served) = slot.asked().await else {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
-    next.run(request).await
+    let answer = next.run(request).await;
+    drop(served);
+    // Once the answer has been sent, the connection waits for the next request, and gives way to others.
+    answer.map(|body| Body::new(UntilSent { body, _idle: IdleOnDrop(slot) }))
+}
+
+/// An answer's body that is dropped once it has been sent.
+struct UntilSent {
+    body: Body,
+    _idle: IdleOnDrop,
+}
+
+impl HttpBody for UntilSent {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Notes that a connection waits for a request.
+struct IdleOnDrop(Arc<Slot>);
+
+impl Drop for IdleOnDrop {
+    fn drop(&mut self) {
+        self.0.idle();
+    }
 }
 
 /// Tells an answer that has no end that the daemon stops.
@@ -181,12 +233,12 @@ pub struct Deadline(Arc<Mutex<Instant>>);
 
 impl Deadline {
     fn new() -> Self {
-        Self(Arc::new(Mutex::new(Instant::now() + CONNECTION_TIMEOUT)))
+        Self(Arc::new(Mutex::new(Instant::now() + REQUEST_TIMEOUT)))
     }
 
-    /// Gives the connection its whole time again.
-    pub fn extend(&self) {
-        *self.at() = Instant::now() + CONNECTION_TIMEOUT;
+    /// Gives the connection this much time from now on.
+    pub fn extend(&self, time: Duration) {
+        *self.at() = Instant::now() + time;
     }
 
     fn at(&self) -> MutexGuard<'_, Instant> {

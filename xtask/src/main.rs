@@ -1,6 +1,7 @@
 //! `cargo xtask`: builds xdp-lb, and runs what needs more than cargo.
 
 mod bench;
+mod browser;
 mod build;
 mod demo;
 #[cfg(test)]
@@ -21,6 +22,7 @@ mod purity;
 mod sandbox;
 mod say;
 mod schemathesis;
+mod screenshots;
 mod soak;
 mod stack;
 mod test;
@@ -70,6 +72,8 @@ enum Task {
     Soak(soak::Options),
     /// Measure what a packet costs, what a change costs, and xdp-lb against what a user would pick instead.
     Bench(bench::Options),
+    /// Take the pictures of the web page and of `top` for the docs, of a load balancer at work.
+    Screenshots(screenshots::Options),
     /// Search for packets and tables on which the datapath goes wrong, guided by coverage.
     Fuzz(fuzz::Options),
     /// Draw the pictures of the documentation from their texts.
@@ -90,6 +94,7 @@ enum InsideTask {
     Demo,
     Bench(bench::Options),
     Soak(soak::Options),
+    Screenshots(screenshots::Options),
     Test(test::Options),
 }
 
@@ -106,6 +111,7 @@ fn run(task: Task) -> Result<ExitCode> {
             toolchain::find_or_install()?;
             packages::ensure_programs()?;
             schemathesis::offer();
+            browser::offer();
         }
         Task::Build { log } => build::everything(log)?,
         Task::Load { config } => load(&config)?,
@@ -114,6 +120,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Fuzz(options) => return fuzz::run_all(&options),
         Task::Bench(options) => return bench::run_all(&options),
         Task::Soak(options) => return soak::run(&options),
+        Task::Screenshots(options) => return screenshots::run(&options),
         Task::Pictures => pictures::draw_all()?,
         Task::Stack => return stack::show(),
         Task::Inside { task } => {
@@ -123,6 +130,7 @@ fn run(task: Task) -> Result<ExitCode> {
                 InsideTask::Bench(options) => bench::run_inside(&options)?,
                 InsideTask::Demo => return demo::run_inside(),
                 InsideTask::Soak(options) => return soak::run_inside(&options),
+                InsideTask::Screenshots(options) => return screenshots::run_inside(&options),
                 InsideTask::Test(options) => return test::run_inside(&options),
             }
         }

@@ -94,7 +94,7 @@ impl Drop for NoServices {
 }
 
 /// The programs that the tests and the demo use, and Debian's package of each.
-const PROGRAMS: [(&str, &str); 12] = [
+const PROGRAMS: [(&str, &str); 13] = [
     ("nginx", "nginx-light"),
     ("dnsmasq", "dnsmasq-base"),
     ("nsd", "nsd"),
@@ -104,6 +104,7 @@ const PROGRAMS: [(&str, &str); 12] = [
     ("ethtool", "ethtool"),
     ("sysctl", "procps"),
     ("nft", "nftables"),
+    ("tmux", "tmux"),
     ("unshare", "util-linux"),
     ("mount", "mount"),
     ("sha256sum", "coreutils"),

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow};
 mod processes;
 
 use crate::workspace::{cargo, run, show};
-use crate::{build, kernels, preflight, sandbox, say, schemathesis, toolchain};
+use crate::{browser, build, kernels, preflight, sandbox, say, schemathesis, toolchain};
 
 /// What is run.
 #[derive(clap::Args)]
@@ -69,6 +69,7 @@ pub fn run_all(options: &Options) -> Result<ExitCode> {
             anyhow!("{error:#}. (`cargo xtask test --host` needs neither root nor a network.)")
         })?;
         schemathesis::offer();
+        browser::offer();
     }
     let toolchain = toolchain::find_or_install()?;
     build::ebpf(&toolchain, false)?;

@@ -305,6 +305,7 @@ fn every_list_is_a_json_document_with_just_the_fields_that_are_documented() {
         "packets_out",
         "packets_per_second",
         "resets",
+        "resets_per_second",
     ];
     let shown = detail["service"]["traffic"].as_object().unwrap();
     assert_eq!(shown.keys().map(String::as_str).collect::<BTreeSet<_>>(), traffic.into());

@@ -6,10 +6,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use axum::body::{Body, to_bytes};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Collected, Full, Limited};
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, TRANSFER_ENCODING};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -20,16 +21,20 @@ use tokio::task::AbortHandle;
 use crate::api::endpoint::{self, Endpoint};
 use crate::api::server::REQUEST_TIMEOUT;
 use crate::model;
-use crate::model::event::EventView;
+use crate::model::event::{EventView, EventsView};
 use crate::model::request::{AdminPatch, BackendPatch, ExplainRequest, FlowQuery, Outcome, ServicePatch};
 use crate::report::documents::{
-    BackendView, ConfigQuery, ConfigView, CountersView, ErrorView, FlowsView, ReloadView, RemovalQuery,
-    ServiceDetailView, ServiceView, StatusView,
+    BackendView, CallerView, ConfigQuery, ConfigView, CountersView, ErrorView, FlowsView, ReloadView,
+    RemovalQuery, ServiceDetailView, ServiceView, StatusView,
 };
 use crate::report::explain::ExplainView;
 
 /// The largest answer that is read, in bytes: views of a hundred thousand backends fit.
 const MAX_ANSWER: usize = 256 << 20;
+/// The largest request that is handed on, in bytes.
+const MAX_REQUEST: usize = 4 << 20;
+/// The header with the last event that a watcher has seen.
+const LAST_EVENT_ID: &str = "last-event-id";
 /// How long a request may take: longer than the server's own patience, whose error says more.
 const TIMEOUT: Duration = REQUEST_TIMEOUT.saturating_add(Duration::from_secs(10));
 /// How long a daemon that is watched may be silent: several of its heartbeats.
@@ -187,6 +192,16 @@ impl Client {
         self.ask(Method::GET, "/v1/counters", None::<&()>).await
     }
 
+    /// Who this client is to the daemon, and what it may do.
+    pub async fn whoami(&self) -> Result<CallerView> {
+        self.ask(Method::GET, "/v1/whoami", None::<&()>).await
+    }
+
+    /// The last events, at most so many.
+    pub async fn events(&self, limit: u32) -> Result<EventsView> {
+        self.ask(Method::GET, &format!("/v1/events?limit={limit}"), None::<&()>).await
+    }
+
     /// The recorded flows that match.
     pub async fn flows(&self, query: &FlowQuery) -> Result<FlowsView> {
         let mut path = format!("/v1/flows?limit={}", query.limit);
@@ -253,6 +268,29 @@ impl Client {
         }
     }
 
+    /// Hands a request of somebody else on, and its answer back as it comes. Of its headers only the position among the events
+    /// goes on: the daemon sees this client's rights, and no browser.
+    pub async fn forward(&self, request: Request<Body>) -> Result<Response<Body>> {
+        let (head, body) = request.into_parts();
+        let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+        let last_event_id = head.headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok());
+        let body = to_bytes(body, MAX_REQUEST).await.map_err(|error| Error::Refused {
+            status: StatusCode::BAD_REQUEST,
+            message: format!("cannot read the request: {error}"),
+        })?;
+        let sent = self.send(head.method, path, last_event_id, body);
+        let (mut answer, connection) = self.in_time(sent).await?;
+        // They are about the connection, which is another one from here on.
+        answer.headers_mut().remove(CONNECTION);
+        answer.headers_mut().remove(TRANSFER_ENCODING);
+        Ok(answer.map(|body| {
+            Body::new(body.map_frame(move |frame| {
+                let _for_as_long_as_it_comes = &connection;
+                frame
+            }))
+        }))
+    }
+
     async fn ask<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -291,25 +329,35 @@ impl Client {
         last_event_id: Option<&str>,
         document: Option<&impl Serialize>,
     ) -> Result<(Response<Incoming>, AbortOnDrop)> {
+        let body = match document {
+            Some(document) => serde_json::to_vec(document).map_err(|error| self.failed(&error))?,
+            None => Vec::new(),
+        };
+        self.send(method, path, last_event_id, body.into()).await
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        last_event_id: Option<&str>,
+        body: Bytes,
+    ) -> Result<(Response<Incoming>, AbortOnDrop)> {
         let stream = self.endpoint.connect().await.map_err(|error| self.unreachable(&error))?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| self.failed(&error))?;
         let connection = AbortOnDrop(tokio::spawn(connection).abort_handle());
-        let body = match document {
-            Some(document) => serde_json::to_vec(document).map_err(|error| self.failed(&error))?,
-            None => Vec::new(),
-        };
         let request = Request::builder()
             .method(method)
             .uri(path)
             .header(HOST, self.endpoint.host())
             .header(CONTENT_TYPE, "application/json");
         let request = match last_event_id {
-            Some(id) => request.header("last-event-id", id),
+            Some(id) => request.header(LAST_EVENT_ID, id),
             None => request,
         };
-        let request = request.body(Full::new(Bytes::from(body))).map_err(|error| self.failed(&error))?;
+        let request = request.body(Full::new(body)).map_err(|error| self.failed(&error))?;
         let answer = sender.send_request(request).await.map_err(|error| self.failed(&error))?;
         Ok((answer, connection))
     }

@@ -9,7 +9,7 @@ use std::{fs, io};
 
 use anyhow::{Context, bail};
 use rustls::crypto::ring;
-use rustls::pki_types::UnixTime;
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{ServerConfig, version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,6 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tracing::{debug, info, warn};
 
+use crate::api::browser::Shown;
 use crate::api::caller::Caller;
 use crate::api::certificate;
 use crate::model::Remote;
@@ -38,7 +39,7 @@ const REFUSALS: Duration = Duration::from_secs(1);
 ///
 /// The address cannot be had, or what is wrong with the files, all of it.
 pub(super) fn listen(config: &Remote) -> anyhow::Result<(TcpListener, Arc<Door>)> {
-    let veth_index = Door::new(config)?;
+    let door = Door::new(config)?;
     let listener = bind(config.listen).with_context(|| {
         let hint = match config.listen.port() {
             1..1024 => "; the daemon drops root's privilege, so it cannot use ports below 1024",
@@ -47,7 +48,7 @@ pub(super) fn listen(config: &Remote) -> anyhow::Result<(TcpListener, Arc<Door>)
         format!("cannot listen on {} for the API: choose another api.listen{hint}", config.listen)
     })?;
     info!("api: listening for other hosts at https://{}", config.listen);
-    Ok((listener, Arc::new(veth_index)))
+    Ok((listener, Arc::new(door)))
 }
 
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {
@@ -65,11 +66,19 @@ pub(super) struct Door {
 
 /// What was read of the files.
 struct Read {
-    tls: Arc<ServerConfig>,
+    files: Files,
     /// Which files it was read from.
     stamps: Vec<Stamp>,
     /// When they were looked at.
     at: Instant,
+}
+
+/// What the files say.
+#[derive(Clone)]
+struct Files {
+    tls: Arc<ServerConfig>,
+    /// The certificate that clients are shown.
+    certificate: CertificateDer<'static>,
 }
 
 /// What changes with a file: its device, number, size, and the time of its last change.
@@ -78,26 +87,29 @@ type Stamp = Option<(u64, u64, u64, i64, i64)>;
 impl Door {
     fn new(config: &Remote) -> anyhow::Result<Self> {
         let stamps = stamps(config);
-        let tls = match read(config) {
-            Ok(tls) => Arc::new(tls),
+        let files = match read(config) {
+            Ok(files) => files,
             Err(errors) => bail!(errors.join("\n")),
         };
-        let read = Mutex::new(Read { tls, stamps, at: Instant::now() });
+        let read = Mutex::new(Read { files, stamps, at: Instant::now() });
         Ok(Self { config: config.clone(), read, told: Mutex::default() })
     }
 
     /// Shakes hands with who has connected; nobody, where it has no certificate that a CA of `client_ca` signed.
-    pub(super) async fn admit(self: Arc<Self>, stream: TcpStream) -> Option<(TlsStream<TcpStream>, Caller)> {
+    pub(super) async fn admit(
+        self: Arc<Self>,
+        stream: TcpStream,
+    ) -> Option<(TlsStream<TcpStream>, Caller, Shown)> {
         let from = stream.peer_addr().ok()?;
         // Answers are short, and written whole.
         let _ = stream.set_nodelay(true);
         let this = Arc::clone(&self);
-        let tls = tokio::task::spawn_blocking(move || this.tls()).await.ok()?;
+        let Files { tls, certificate } = tokio::task::spawn_blocking(move || this.files()).await.ok()?;
         match TlsAcceptor::from(tls).accept(stream).into_fallible().await {
             Ok(stream) => {
                 let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
                 let caller = certificate::caller(shown, from, &self.config);
-                Some((stream, caller))
+                Some((stream, caller, Shown(certificate)))
             }
             Err((error, stream)) => {
                 self.tell(from, &error);
@@ -107,7 +119,7 @@ impl Door {
         }
     }
 
-    fn tls(&self) -> Arc<ServerConfig> {
+    fn files(&self) -> Files {
         let mut known = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         if known.at.elapsed() >= FRESH {
             known.at = Instant::now();
@@ -115,9 +127,9 @@ impl Door {
             if stamps != known.stamps {
                 known.stamps = stamps;
                 match read(&self.config) {
-                    Ok(tls) => {
+                    Ok(files) => {
                         info!("api: the certificate files have changed; new connections use them");
-                        known.tls = Arc::new(tls);
+                        known.files = files;
                     }
                     Err(errors) => {
                         warn!("{}; the previous certificates stay in effect", errors.join("; "));
@@ -125,7 +137,7 @@ impl Door {
                 }
             }
         }
-        Arc::clone(&known.tls)
+        known.files.clone()
     }
 
     fn tell(&self, from: SocketAddr, error: &io::Error) {
@@ -180,7 +192,7 @@ fn stamps(config: &Remote) -> Vec<Stamp> {
 }
 
 /// Reads the files.
-fn read(config: &Remote) -> Result<ServerConfig, Vec<String>> {
+fn read(config: &Remote) -> Result<Files, Vec<String>> {
     let mut errors = Vec::new();
     let mut note = |key: &str, error: String| errors.push(format!("api.{key}: {error}"));
     let chain = tls::certificates(&config.certificate).map_err(|error| note("certificate", error)).ok();
@@ -192,7 +204,8 @@ fn read(config: &Remote) -> Result<ServerConfig, Vec<String>> {
     let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
         .build()
         .map_err(|error| one("client_ca", &error))?;
-    let expiry = certificate::expiry(&chain[0]);
+    let certificate = chain[0].clone();
+    let expiry = certificate::expiry(&certificate);
     let mut tls = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&version::TLS13])
         .map_err(|error| one("listen", &error))?
@@ -212,7 +225,7 @@ fn read(config: &Remote) -> Result<ServerConfig, Vec<String>> {
         let (file, date) = (config.certificate.display(), tls::date(expiry));
         warn!("api.certificate: {file} expires on {date}; clients refuse it after that");
     }
-    Ok(tls)
+    Ok(Files { tls: Arc::new(tls), certificate })
 }
 
 #[cfg(test)]

@@ -18,12 +18,12 @@ use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::time::Instant;
 
-use crate::api::caller::{Groups, Role, Who};
+use crate::api::caller::{Caller, Groups, Role, Who};
 use crate::api::error::Error;
 use crate::api::extract::{BackendPath, Chosen, Document, MAX_BODY, ServiceName};
 use crate::api::openapi::{self, change, look};
 use crate::api::remote::{self, Door};
-use crate::api::{audit, socket, watch};
+use crate::api::{audit, browser, socket, ui, watch};
 use crate::control::handle::Handle;
 use crate::http::{self, Slot, User};
 use crate::model::refusal::Refusal;
@@ -31,8 +31,8 @@ use crate::model::request::{AdminPatch, BackendPatch, ExplainRequest, FlowQuery,
 use crate::model::state::AdminState;
 use crate::model::{self, unknown};
 use crate::report::documents::{
-    BackendView, ConfigQuery, ConfigView, CountersView, FlowsView, ReloadView, RemovalQuery,
-    ServiceDetailView, ServiceView, StatusView,
+    BackendView, CallerView, ConfigQuery, ConfigView, CountersView, FlowsView, HistoryQuery, HistoryView,
+    ReloadView, RemovalQuery, ServiceDetailView, ServiceView, StatusQuery, StatusView,
 };
 use crate::report::explain::ExplainView;
 
@@ -89,7 +89,7 @@ impl Server {
             http::serve(listener, who, prepare, shutdown.clone())
         };
         let remote = async {
-            let Some((listener, veth_index)) = remote else { return };
+            let Some((listener, door)) = remote else { return };
             let router = router(handle);
             let who = |stream: &TcpStream| {
                 let address = stream.peer_addr().map_or(IpAddr::from([0; 4]), |address| address.ip());
@@ -97,13 +97,13 @@ impl Server {
                 (User::at(address), false)
             };
             let prepare = move |stream: TcpStream, slot: Arc<Slot>| {
-                let (veth_index, router) = (Arc::clone(&veth_index), router.clone());
+                let (door, router) = (Arc::clone(&door), router.clone());
                 async move {
-                    let (stream, caller) = veth_index.admit(stream).await?;
+                    let (stream, caller, shown) = door.admit(stream).await?;
                     if caller.role == Role::Admin {
                         slot.is_administrators();
                     }
-                    Some((stream, router.layer(Extension(caller))))
+                    Some((stream, router.layer(Extension(caller)).layer(Extension(shown))))
                 }
             };
             http::serve(listener, who, prepare, shutdown.clone()).await;
@@ -116,11 +116,12 @@ impl Server {
 fn router(handle: Handle) -> Router {
     let (router, document) = routes();
     let known = describe(&document);
-    router
+    ui::add_to(router)
         .fallback(move |uri: Uri| ready(no_route(&uri, &known)))
         .method_not_allowed_fallback(no_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(axum::middleware::from_fn(audit::guard))
+        .layer(axum::middleware::from_fn(browser::guard))
         .layer(Extension(watch::Places::default()))
         .layer(axum::middleware::from_fn(in_time))
         .with_state(handle)
@@ -138,6 +139,17 @@ fn routes() -> (Router<Handle>, OpenApi) {
         .api_route(
             "/v1/counters",
             get_with(counters, look("counters", "Packets that were not forwarded, by verdict and reason")),
+        )
+        .api_route(
+            "/v1/history",
+            get_with(
+                history,
+                look("history", "Rates of the last 10 minutes by second, or of 24 hours by 15 s"),
+            ),
+        )
+        .api_route(
+            "/v1/whoami",
+            get_with(whoami, look("whoami", "Who the caller is, and whether it may change things")),
         )
         .api_route("/v1/flows", get_with(flows, look("flows", "The tracked flows that match")))
         .api_route(
@@ -169,6 +181,7 @@ fn routes() -> (Router<Handle>, OpenApi) {
                 change("unload", "Detaches the program, removes its pins, and ends the daemon"),
             ),
         )
+        .api_route("/v1/events", get_with(watch::events, look("events", "The last events, the latest last")))
         .api_route(
             "/v1/watch",
             get_with(watch::watch, look("watch", "Events as they happen, as server-sent events")),
@@ -232,8 +245,17 @@ async fn openapi_document() -> Reply<Value> {
 type Reply<T> = Result<Json<T>, Error>;
 type Created<T> = Result<openapi::Created<T>, Error>;
 
-async fn status(State(handle): State<Handle>) -> Reply<StatusView> {
-    reply(handle.status().await)
+async fn status(State(handle): State<Handle>, Chosen(query): Chosen<StatusQuery>) -> Reply<StatusView> {
+    reply(handle.status_of(query).await)
+}
+
+async fn history(State(handle): State<Handle>, Chosen(query): Chosen<HistoryQuery>) -> Reply<HistoryView> {
+    reply(handle.history(query).await)
+}
+
+async fn whoami(Extension(caller): Extension<Caller>) -> Reply<CallerView> {
+    let admin = caller.role == Role::Admin;
+    Ok(Json(CallerView { name: caller.who.words().await, admin }))
 }
 
 async fn services(State(handle): State<Handle>) -> Reply<Vec<ServiceView>> {
@@ -277,7 +299,7 @@ async fn patch_node(State(handle): State<Handle>, Document(patch): Document<Admi
 async fn withdrawn(handle: &Handle) -> Result<(), Refusal> {
     let deadline = Instant::now() + WITHDRAWAL;
     loop {
-        let vips = handle.status().await?.vips;
+        let vips = handle.status_of(StatusQuery { brief: true }).await?.vips;
         let stay = vips.iter().filter_map(|vip| {
             let interface = vip.interface.as_ref()?;
             let why = match (&vip.note, vip.added_by_daemon) {

@@ -21,8 +21,8 @@ use crate::lock::Lock;
 
 /// The longest path that a Unix socket's address can hold, in bytes: `sun_path` less its final 0 (unix(7)).
 const MAX_PATH: usize = 107;
-/// How many connections may wait to be accepted.
-const BACKLOG: u32 = 128;
+/// How many connections may wait to be accepted; the kernel allows at most net.core.somaxconn. Beyond that, clients are delayed.
+const BACKLOG: u32 = 4096;
 
 /// Listens on `path` with mode 0600, or 0660 for these groups, and returns with it the guard that removes the socket
 /// again.

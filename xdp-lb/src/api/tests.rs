@@ -61,8 +61,8 @@ impl Daemon {
 
     async fn send(&self, method: &str, path: &str, body: &str) -> (u16, String) {
         let length = body.len();
-        let request =
-            format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}");
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close");
+        let request = format!("{head}\r\nContent-Length: {length}\r\n\r\n{body}");
         self.raw(request.as_bytes()).await
     }
 
@@ -351,8 +351,8 @@ async fn the_number_of_watchers_is_limited_and_one_that_leaves_makes_room() {
             Err(error) => break error.to_string(),
         }
     };
-    assert_eq!(watching.len(), 16);
-    assert!(refused.contains("16 clients are watching already"), "{refused}");
+    assert_eq!(watching.len(), 64);
+    assert!(refused.contains("64 clients are watching already"), "{refused}");
     daemon.client.status().await.unwrap();
     watching.pop();
     for _ in 0..500 {
@@ -429,6 +429,22 @@ async fn many_clients_are_answered_at_once() {
         assert!(request.await.unwrap());
     }
     assert_eq!(daemon.client.backends(Some("web")).await.unwrap().len(), 202);
+}
+
+#[tokio::test]
+async fn a_connection_takes_one_request_after_the_other_and_is_closed_once_it_is_idle() {
+    let (_owner, daemon) = started();
+    let mut stream = UnixStream::connect(&daemon.socket).await.unwrap();
+    for _ in 0..3 {
+        stream.write_all(b"GET /v1/whoami HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+        let mut answer = vec![0; 4096];
+        let length = stream.read(&mut answer).await.unwrap();
+        let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"admin\":true"), "{answer}");
+    }
+    let began = Instant::now();
+    assert_eq!(stream.read(&mut [0]).await.unwrap(), 0, "it is closed");
+    assert!((4..30).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
 }
 
 #[tokio::test]

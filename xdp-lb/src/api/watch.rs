@@ -1,4 +1,4 @@
-//! `GET /v1/watch`: what happens, as server-sent events (the HTML standard, section 9.2).
+//! `GET /v1/watch`: what happens, as server-sent events (the HTML standard, section 9.2); and `GET /v1/events`, the last of them.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -8,29 +8,38 @@ use std::time::Duration;
 use aide::generate::GenContext;
 use aide::openapi::{MediaType, Operation, Response as Described, SchemaObject};
 use aide::operation::{OperationInput, OperationOutput};
-use axum::Extension;
 use axum::body::Body;
 use axum::extract::{FromRequestParts, State};
 use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use futures_util::stream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, sleep_until};
+use tracing::debug;
 
 use crate::api::caller::{Caller, Role, Who};
 use crate::api::error::Error;
+use crate::api::extract::Chosen;
 use crate::control::events::EventReader;
 use crate::control::handle::Handle;
-use crate::http::{Deadline, Stopping};
-use crate::model::event::EventView;
+use crate::http::{Deadline, Stopping, Unread};
+use crate::model::event::{EventQuery, EventView, EventsView};
 
-/// How many may watch at once, of all but administrators, and of administrators.
-const MAX_WATCHERS: usize = 16;
+/// How many may watch at once, of all but administrators, and of administrators. It takes many users to fill this.
+const MAX_WATCHERS: usize = 64;
 /// How many of one user.
 const MAX_OF_USER: usize = 8;
 /// After how long without an event a comment is sent, so that both sides see that the other is there.
 const HEARTBEAT: Duration = Duration::from_secs(15);
+/// How often to check whether a watcher reads what it is sent.
+const LOOK: Duration = Duration::from_secs(5);
+/// How many checks in a row may find what was unread before, or more. Then the watcher is dropped.
+const UNREAD_LOOKS: u32 = 4;
+/// The same for a watcher whose connection takes no more.
+const STUCK: Duration = Duration::from_secs(20);
 
 /// The places of those who watch.
 #[derive(Clone)]
@@ -88,40 +97,91 @@ pub(super) async fn watch(
     Extension(caller): Extension<Caller>,
     Extension(deadline): Extension<Deadline>,
     Extension(stopping): Extension<Stopping>,
+    Extension(unread): Extension<Unread>,
     LastEventId(last): LastEventId,
 ) -> Result<Events, Error> {
     let place = places.take(&caller).map_err(|words| Error::new(StatusCode::SERVICE_UNAVAILABLE, words))?;
     let reader = handle.watch(last.as_deref())?;
-    Ok(Events { reader, deadline, stopping, place })
+    Ok(Events { reader, deadline, stopping, unread, place })
 }
 
-/// The answer that goes on until the daemon ends, or the reader has gone.
+pub(super) async fn events(
+    State(handle): State<Handle>,
+    Chosen(query): Chosen<EventQuery>,
+) -> Result<Json<EventsView>, Error> {
+    Ok(Json(EventsView { events: handle.events(query.limit as usize)? }))
+}
+
+/// The answer that goes on until the daemon ends, or the reader has gone or does not read.
 pub(super) struct Events {
     reader: EventReader,
     deadline: Deadline,
     stopping: Stopping,
+    unread: Unread,
     place: Place,
+}
+
+/// Whether a watcher reads.
+#[derive(Debug)]
+struct Reading {
+    /// When it is checked next.
+    due: Instant,
+    /// How much was unread at the last check.
+    unread: usize,
+    /// How many checks in a row found that much or more.
+    looks: u32,
+}
+
+impl Reading {
+    fn new() -> Self {
+        Self { due: Instant::now() + LOOK, unread: 0, looks: 0 }
+    }
+
+    /// Takes what is unread now; returns whether the watcher has stopped to read.
+    fn has_stopped(&mut self, unread: usize) -> bool {
+        self.looks = if unread > 0 && unread >= self.unread { self.looks + 1 } else { 0 };
+        self.unread = unread;
+        self.looks > UNREAD_LOOKS
+    }
+}
+
+impl Events {
+    /// The next frame; `None` at the end.
+    async fn next(&mut self, reading: &mut Reading) -> Option<String> {
+        let beat = Instant::now() + HEARTBEAT;
+        loop {
+            // Whoever takes frames keeps the connection; one that does not is cut.
+            self.deadline.extend(STUCK);
+            tokio::select! {
+                // What has happened is told before the end.
+                biased;
+                event = self.reader.next() => return Some(frame(event?.as_ref())),
+                () = self.stopping.begun() => return None,
+                () = sleep_until(reading.due) => {
+                    reading.due = Instant::now() + LOOK;
+                    if reading.has_stopped(self.unread.bytes()) {
+                        debug!("dropped a watcher that does not read");
+                        return None;
+                    }
+                }
+                () = sleep_until(beat) => return Some(": still here\n\n".into()),
+            }
+        }
+    }
 }
 
 impl IntoResponse for Events {
     fn into_response(self) -> Response {
         // A frame without data: nothing has happened, but this is where the reader is.
         let first = format!("retry: 1000\nid: {}\n\n", self.reader.position());
-        let frames = stream::unfold((self, Some(first)), |(mut events, first)| async move {
-            // Whoever takes frames keeps the connection; one that does not is cut.
-            events.deadline.extend();
+        let state = (self, Reading::new(), Some(first));
+        let frames = stream::unfold(state, |(mut events, mut reading, first)| async move {
             let frame = match first {
                 Some(first) => first,
-                None => tokio::select! {
-                    // What has happened is told before the end.
-                    biased;
-                    event = events.reader.next() => frame(event?.as_ref()),
-                    () = events.stopping.begun() => return None,
-                    () = tokio::time::sleep(HEARTBEAT) => ": still here\n\n".into(),
-                },
+                None => events.next(&mut reading).await?,
             };
             let _keeps_its_place = &events.place;
-            Some((Ok::<_, Infallible>(frame), (events, None)))
+            Some((Ok::<_, Infallible>(frame), (events, reading, None)))
         });
         let headers = [(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-store")];
         (headers, Body::from_stream(frames)).into_response()
@@ -175,5 +235,25 @@ impl<S: Send + Sync> FromRequestParts<S> for LastEventId {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
         let id = parts.headers.get("last-event-id").and_then(|id| id.to_str().ok());
         Ok(Self(id.map(str::to_owned)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watcher_whose_unread_bytes_only_grow_has_stopped_to_read() {
+        let mut reading = Reading::new();
+        assert!(
+            [0, 0, 0, 0, 0, 0, 0].into_iter().all(|unread| !reading.has_stopped(unread)),
+            "nothing happens"
+        );
+        assert!(
+            [9, 9, 9, 3, 3, 3, 0, 9].into_iter().all(|unread| !reading.has_stopped(unread)),
+            "it is slow"
+        );
+        let stops = [20, 20, 50, 50, 80].map(|unread| reading.has_stopped(unread));
+        assert_eq!(stops, [false, false, false, true, true]);
     }
 }

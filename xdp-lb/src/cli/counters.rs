@@ -3,45 +3,73 @@
 use clap::Args;
 use comfy_table::Cell;
 
+use super::Done;
 use super::output::{Screen, number, text, words};
-use super::units::{counted, grouped};
+use super::repeat::Repeat;
+use super::units::{counted, grouped, rate};
 use crate::api::client::Client;
-use crate::report::documents::{CounterView, LossView};
+use crate::report::documents::{CounterView, CountersView, LossView};
 
 /// Show why packets were dropped or passed to the host: every counter with its meaning
 ///
-/// Counters that are zero are left out of the table. With --output json, all counters are printed.
-#[derive(Debug, Args)]
+/// Counters that are zero are left out of the table. With --output json, all counters are printed, unless with --nonzero.
+#[derive(Clone, Copy, Debug, Args)]
 pub(super) struct Counters {
     /// Also list the counters that are zero
-    #[arg(long)]
+    #[arg(long, conflicts_with = "nonzero")]
     all: bool,
+    /// Only counters that are not zero, also with --output json; with --rate, only those that rise now
+    #[arg(long)]
+    nonzero: bool,
+    /// Also show packets per second over the last few seconds, and begin with the highest
+    #[arg(long)]
+    rate: bool,
+    #[command(flatten)]
+    repeat: Repeat,
 }
 
 impl Counters {
-    pub(super) async fn execute(self, client: &Client, screen: &Screen) -> anyhow::Result<String> {
-        let view = client.counters().await?;
-        screen.show(&view, || self.table(screen, &view.counters) + &losses(screen, &view.losses))
+    pub(super) async fn execute(self, client: &Client, screen: &Screen) -> anyhow::Result<Done> {
+        self.repeat.show(screen, async || Ok(self.show(client, screen).await?.into())).await
     }
 
-    fn table(&self, screen: &Screen, counters: &[CounterView]) -> String {
+    async fn show(&self, client: &Client, screen: &Screen) -> anyhow::Result<String> {
+        let CountersView { mut counters, losses } = client.counters().await?;
+        let all = counters.len();
+        if self.nonzero {
+            counters.retain(|it| if self.rate { it.packets_per_second > 0.0 } else { it.packets > 0 });
+        }
+        if self.rate {
+            counters.sort_by(|one, other| other.packets_per_second.total_cmp(&one.packets_per_second));
+        }
+        let view = CountersView { counters, losses };
+        screen.show(&view, || self.table(screen, &view.counters, all) + &lost(screen, &view.losses))
+    }
+
+    /// The table of these counters, of so many.
+    fn table(&self, screen: &Screen, counters: &[CounterView], all: usize) -> String {
         let shown: Vec<_> = counters.iter().filter(|it| self.all || it.packets > 0).collect();
         if shown.is_empty() {
-            return "no packet was dropped, answered or passed to the host; to list all counters: xdp-lb counters --all"
-                .into();
+            return if self.nonzero && self.rate {
+                "no packet was dropped, answered or passed to the host within the last few seconds".into()
+            } else {
+                "no packet was dropped, answered or passed to the host; to list all counters: xdp-lb counters --all"
+                    .into()
+            };
         }
-        let columns = [text("VERDICT"), text("NAME"), number("PACKETS"), words("MEANING")];
+        let rates = self.rate.then(|| number("RATE"));
+        let head = [text("VERDICT").leaves(1), text("NAME"), number("PACKETS")];
+        let columns: Vec<_> = head.into_iter().chain(rates).chain([words("MEANING")]).collect();
         let rows = shown.iter().map(|counter| {
-            vec![
-                Cell::new(&counter.verdict),
-                Cell::new(&counter.name),
-                Cell::new(grouped(counter.packets)),
-                Cell::new(&counter.meaning),
-            ]
+            let head =
+                [Cell::new(&counter.verdict), Cell::new(&counter.name), Cell::new(grouped(counter.packets))];
+            let rates = self.rate.then(|| Cell::new(rate(counter.packets_per_second)));
+            head.into_iter().chain(rates).chain([Cell::new(&counter.meaning)]).collect()
         });
         let table = screen.table(&columns, rows);
-        match counters.len() - shown.len() {
+        match all - shown.len() {
             0 => table,
+            _ if self.nonzero => table,
             zero => format!(
                 "{table}{} at zero; to list them: xdp-lb counters --all\n",
                 counted(zero as u64, "counter")
@@ -51,12 +79,12 @@ impl Counters {
 }
 
 /// What the kernel dropped after the program's verdict.
-fn losses(screen: &Screen, losses: &[LossView]) -> String {
+fn lost(screen: &Screen, losses: &[LossView]) -> String {
     if losses.is_empty() {
         return String::new();
     }
     let columns =
-        [text("LOST AT"), text("VERDICT"), number("ERROR"), number("PACKETS"), words("CAUSE AND FIX")];
+        [text("LOST AT"), text("VERDICT").leaves(1), number("ERROR").leaves(2), number("PACKETS"), words("CAUSE AND FIX")];
     let rows = losses.iter().map(|loss| {
         vec![
             Cell::new(&loss.interface),

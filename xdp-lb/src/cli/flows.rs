@@ -5,7 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use clap::Args;
 use comfy_table::Cell;
 
+use super::Done;
 use super::output::{Screen, number, text};
+use super::repeat::Repeat;
 use super::units::{grouped, number_of, span};
 use crate::api::client::Client;
 use crate::model::request::FlowQuery;
@@ -14,7 +16,7 @@ use crate::report::documents::FlowsView;
 
 /// List the tracked flows: every flow of a service in mode `full-nat` or with `flow_tracking = "always"`, and flows whose
 /// slot of the ring has moved recently
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(super) struct Flows {
     /// Only flows of this service
     service: Option<String>,
@@ -27,11 +29,17 @@ pub(super) struct Flows {
     /// Maximum number of flows to list
     #[arg(long, value_name = "N", default_value_t = FlowQuery::DEFAULT_LIMIT, value_parser = number_of(0..=u32::MAX))]
     limit: u32,
+    #[command(flatten)]
+    repeat: Repeat,
 }
 
 impl Flows {
-    pub(super) async fn execute(self, client: &Client, screen: &Screen) -> anyhow::Result<String> {
-        let Self { service, backend, client: of, limit } = self;
+    pub(super) async fn execute(self, client: &Client, screen: &Screen) -> anyhow::Result<Done> {
+        self.repeat.show(screen, async || Ok(self.list(client, screen).await?.into())).await
+    }
+
+    async fn list(&self, client: &Client, screen: &Screen) -> anyhow::Result<String> {
+        let Self { service, backend, client: of, limit, .. } = self.clone();
         let mut query = FlowQuery { service, backend, client: of, limit, cursor: None };
         let mut view = client.flows(&query).await?;
         while let Some(next) = view.next.take() {
@@ -55,13 +63,13 @@ fn table(screen: &Screen, view: &FlowsView) -> String {
             .into();
     }
     let columns = [
-        text("SERVICE"),
-        text("PROTOCOL"),
+        text("SERVICE").leaves(5),
+        text("PROTOCOL").leaves(2),
         text("CLIENT"),
-        text("VIP"),
+        text("VIP").leaves(3),
         text("BACKEND"),
-        text("SOURCE SEEN"),
-        text("STAGE"),
+        text("SOURCE SEEN").leaves(1),
+        text("STAGE").leaves(4),
         number("IDLE"),
     ];
     let rows = view.flows.iter().map(|flow| {

@@ -17,11 +17,15 @@ mod flows;
 mod node;
 mod output;
 mod reload;
+mod repeat;
 mod run;
 mod service;
 mod set;
+mod sort;
 mod status;
 mod target;
+mod top;
+mod ui;
 mod units;
 mod unload;
 mod upgrade;
@@ -88,8 +92,8 @@ struct Global {
     /// The CA that signed the daemon's certificate, a PEM file [default: XDP_LB_CA, or those that this host trusts]
     #[arg(long, global = true, value_name = "FILE", conflicts_with = "socket")]
     ca: Option<PathBuf>,
-    /// Output format: table for people, json for programs (stable, see docs/api.md)
-    #[arg(long, global = true, value_name = "FORMAT", value_enum, default_value_t)]
+    /// Output format: table or wide (all columns) for people, json or yaml for programs (stable, see docs/api.md)
+    #[arg(long, short = 'o', global = true, value_name = "FORMAT", value_enum, default_value_t)]
     output: Format,
 }
 
@@ -106,8 +110,8 @@ enum Command {
     /// Drain the whole node, and put it back into service
     #[command(subcommand)]
     Node(node::Command),
-    /// Show everything on one screen: interfaces, services, backends, health, rates
-    Status,
+    Status(status::Status),
+    Top(top::Top),
     Counters(counters::Counters),
     Flows(flows::Flows),
     Explain(explain::Explain),
@@ -119,6 +123,7 @@ enum Command {
     Doctor(doctor::Doctor),
     Upgrade(upgrade::Upgrade),
     Watch(watch::Watch),
+    Ui(ui::Ui),
     Unload(unload::Unload),
     Decap(decap::Decap),
     /// Used by the daemon itself: after an upgrade, makes the sockets of health checks in their network namespace
@@ -233,9 +238,9 @@ impl Cli {
             Command::Service(command) => block_on(command.execute(&client, &screen)),
             Command::Backend(command) => block_on(command.execute(&client, &screen)),
             Command::Node(command) => block_on(command.execute(&client, &screen)),
-            Command::Status => block_on(status::execute(&client, &screen)),
-            Command::Counters(counters) => block_on(counters.execute(&client, &screen)).map(Done::from),
-            Command::Flows(flows) => block_on(flows.execute(&client, &screen)).map(Done::from),
+            Command::Status(status) => block_on(status.execute(&client, &screen)),
+            Command::Counters(counters) => block_on(counters.execute(&client, &screen)),
+            Command::Flows(flows) => block_on(flows.execute(&client, &screen)),
             Command::Explain(explain) => block_on(explain.execute(&client, &screen)).map(Done::from),
             Command::Config(command) => {
                 if remote.is_some() && command.is_of_this_host() {
@@ -249,6 +254,8 @@ impl Cli {
             Command::Watch(watch) => {
                 block_on(watch.execute(&client, &screen, print)).map(|()| String::new().into())
             }
+            Command::Top(top) => block_on(top.execute(&client)).map(|()| String::new().into()),
+            Command::Ui(ui) => block_on(ui.execute(&client)).map(|()| String::new().into()),
             Command::Decap(decap) => block_on(decap.execute()).map(|()| String::new().into()),
             Command::ServeChecks => run::serve_checks().map(|()| String::new().into()),
             Command::Doctor(doctor) => block_on(doctor.execute(&client, &screen)),

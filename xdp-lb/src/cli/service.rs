@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use clap::builder::NonEmptyStringValueParser;
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use comfy_table::Cell;
 
 use super::backend::{self, flows_left};
@@ -12,6 +12,8 @@ use super::confirm::{self, Removal};
 use super::drain::{self, Patience, Subject};
 use super::flags::{Given, backend_name, parse_backend, wrong};
 use super::output::{Screen, number, text};
+use super::repeat::Repeat;
+use super::sort::{Key, Order};
 use super::units::{byte_rate, counted, grouped, rate, span};
 use super::{Done, discovery, set};
 use crate::api::client::Client;
@@ -24,12 +26,19 @@ use crate::report::documents::{BackendView, MovingView, ServiceDetailView, Servi
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// List the services with VIP, mode, serving backends and rates
-    List,
+    List {
+        #[command(flatten)]
+        order: Order<By>,
+        #[command(flatten)]
+        repeat: Repeat,
+    },
     /// Show one service with its backends
     Show {
         /// The service's name
         #[arg(value_parser = NonEmptyStringValueParser::new())]
         name: String,
+        #[command(flatten)]
+        repeat: Repeat,
     },
     /// Add a service; it survives restarts without being in the config file
     Add(Box<Add>),
@@ -102,16 +111,50 @@ pub(super) struct Add {
     options: Vec<String>,
 }
 
+/// By what services are ordered.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum By {
+    Service,
+    Vip,
+    Mode,
+    Serving,
+    New,
+    Pps,
+    Bytes,
+}
+
+impl By {
+    fn key(service: &ServiceView, by: Self) -> Key {
+        let traffic = &service.traffic;
+        match by {
+            Self::Service => Key::Words(service.name.clone()),
+            Self::Vip => Key::Words(service.vip.to_string()),
+            Self::Mode => Key::Words(service.mode.to_string()),
+            Self::Serving => Key::Number(service.backends_serving.into()),
+            Self::New => Key::Number(traffic.new_flows_per_second),
+            Self::Pps => Key::Number(traffic.packets_per_second),
+            Self::Bytes => Key::Number(traffic.bytes_per_second),
+        }
+    }
+}
+
 impl Command {
     pub(super) async fn execute(self, client: &Client, screen: &Screen) -> anyhow::Result<Done> {
         let outcome = match self {
-            Self::List => {
-                let services = client.services().await?;
-                return Ok(screen.show(&services, || table(screen, &services))?.into());
+            Self::List { order, repeat } => {
+                let list = async || {
+                    let mut services = client.services().await?;
+                    order.sort(&mut services, By::key);
+                    Ok(screen.show(&services, || table(screen, &services))?.into())
+                };
+                return repeat.show(screen, list).await;
             }
-            Self::Show { name } => {
-                let detail = client.service(&name).await?;
-                return Ok(screen.show(&detail, || detail_table(screen, &detail))?.into());
+            Self::Show { name, repeat } => {
+                let show = async || {
+                    let detail = client.service(&name).await?;
+                    Ok(screen.show(&detail, || detail_table(screen, &detail))?.into())
+                };
+                return repeat.show(screen, show).await;
             }
             Self::Set { name, options } if options.is_empty() => {
                 let service = client.service(&name).await?.service;
@@ -158,14 +201,14 @@ pub(super) fn table(screen: &Screen, services: &[ServiceView]) -> String {
     let columns = [
         text("SERVICE"),
         text("VIP"),
-        text("PROTOCOL"),
-        text("MODE"),
+        text("PROTOCOL").leaves(3),
+        text("MODE").leaves(4),
         number("SERVING"),
-        number("NEW"),
-        number("PPS"),
-        number("BYTES"),
-        text("CHECK"),
-        text("ORIGIN"),
+        number("NEW").leaves(6),
+        number("PPS").leaves(7),
+        number("BYTES").leaves(5),
+        text("CHECK").leaves(2),
+        text("ORIGIN").leaves(1),
     ];
     let rows = services.iter().map(|service| {
         vec![

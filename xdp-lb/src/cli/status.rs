@@ -2,9 +2,11 @@
 
 use std::process::ExitCode;
 
+use clap::Args;
 use comfy_table::Cell;
 
 use super::output::{Screen, number, text, words};
+use super::repeat::Repeat;
 use super::units::{counted, grouped, percent, span};
 use super::{Done, IN_TROUBLE, backend, discovery, service};
 use crate::api::client::Client;
@@ -20,10 +22,22 @@ const MAX_SERVICES: usize = 30;
 /// Maximum number of lines of a kind.
 const MAX_LINES: usize = 10;
 
-pub(super) async fn execute(client: &Client, screen: &Screen) -> anyhow::Result<Done> {
-    let status = client.status().await?;
-    let code = if status.trouble.is_some() { ExitCode::from(IN_TROUBLE) } else { ExitCode::SUCCESS };
-    Ok(Done { text: screen.show(&status, || one_screen(screen, &status))?, code })
+/// Show everything on one screen: interfaces, services, backends, health, rates
+#[derive(Clone, Copy, Debug, Args)]
+pub(super) struct Status {
+    #[command(flatten)]
+    repeat: Repeat,
+}
+
+impl Status {
+    pub(super) async fn execute(self, client: &Client, screen: &Screen) -> anyhow::Result<Done> {
+        let show = async || {
+            let status = client.status().await?;
+            let code = if status.trouble.is_some() { ExitCode::from(IN_TROUBLE) } else { ExitCode::SUCCESS };
+            Ok(Done { text: screen.show(&status, || one_screen(screen, &status))?, code })
+        };
+        self.repeat.show(screen, show).await
+    }
 }
 
 pub(super) fn one_screen(screen: &Screen, status: &StatusView) -> String {

@@ -75,9 +75,9 @@ impl Daemon {
             Command::Service(command) => command.execute(client, &screen).await,
             Command::Node(command) => command.execute(client, &screen).await,
             Command::Backend(command) => command.execute(client, &screen).await,
-            Command::Status => status::execute(client, &screen).await,
-            Command::Counters(counters) => counters.execute(client, &screen).await.map(Done::from),
-            Command::Flows(flows) => flows.execute(client, &screen).await.map(Done::from),
+            Command::Status(status) => status.execute(client, &screen).await,
+            Command::Counters(counters) => counters.execute(client, &screen).await,
+            Command::Flows(flows) => flows.execute(client, &screen).await,
             Command::Diff(diff) => diff.execute(client, &screen).await,
             Command::Reload(reload) => reload.execute(client, &screen).await,
             Command::Watch(watch) => {
@@ -210,7 +210,7 @@ fn wrong_arguments_say_how_to_write_them() {
         (&["service", "add", "web", "192.0.2.10:80", "--mode", "tunnel"], "\"dsr\", \"ipip\" or \"gue\""),
         (&["service", "add", "web", "192.0.2.10:80", "--check-path", "/"], "--check <TYPE>"),
         (&["service", "add", "web", "192.0.2.10:80", "--backend", "198.51.100.11:80=x"], "write 0 to 65,535"),
-        (&["status", "--output", "xml"], "table, json"),
+        (&["status", "--output", "xml"], "table, wide, json, yaml"),
         (&["unload", "--pin-path", "/a", "--config", "b"], "cannot be used with"),
         (&["statsu"], "status"),
     ] {
@@ -588,7 +588,7 @@ async fn counters_are_explained_and_wrap_on_a_narrow_terminal() {
     assert!(text.lines().any(|found| found == line), "{text}");
     let narrow = Screen { width: Some(80), ..TABLE };
     let Command::Counters(counters) = parse(&["counters"]).command else { panic!("another command") };
-    let wrapped = counters.execute(&daemon.client, &narrow).await.unwrap();
+    let wrapped = counters.execute(&daemon.client, &narrow).await.unwrap().text;
     assert!(wrapped.lines().all(|line| line.chars().count() <= 80), "{wrapped}");
     assert!(wrapped.lines().count() > text.lines().count());
     assert!(wrapped.contains("drop     no_backend "), "names stay whole: {wrapped}");
@@ -623,6 +623,81 @@ fn reasons_that_do_not_fit_beside_their_rows_are_below_them() {
     let (before, after) = narrow.split_once(&format!("\n  {reason}\n")).unwrap_or_else(|| panic!("{narrow}"));
     assert!(before.lines().last().unwrap().starts_with(row.split("  ").next().unwrap()), "{narrow}");
     assert!(!before.contains("REASON") && !after.contains("REASON"));
+}
+
+#[test]
+fn on_a_narrow_terminal_columns_leave_by_importance_and_numbers_stay_aligned() {
+    let mut backends = report::testing::status().backends;
+    backends.truncate(2);
+    backends[1].traffic.packets_per_second = 7.0;
+    let list = |width, format| backend::table(&Screen { width: Some(width), format, ..TABLE }, &backends);
+    let heads = |width| -> Vec<String> {
+        let text = list(width, Format::Table);
+        assert!(text.lines().all(|line| line.chars().count() <= width.into()), "{text}");
+        text.lines().next().unwrap().split_whitespace().map(str::to_owned).collect()
+    };
+    assert_eq!(heads(80).join(" "), "SERVICE ADDRESS STATE FOR SHARE FLOWS NEW PPS");
+    assert_eq!(heads(60).join(" "), "SERVICE ADDRESS STATE FLOWS NEW PPS");
+    assert_eq!(heads(40).join(" "), "SERVICE ADDRESS STATE");
+    let text = list(80, Format::Table);
+    let ends: BTreeSet<_> = text
+        .lines()
+        .filter(|line| line.ends_with("PPS") || line.ends_with("/s"))
+        .map(|line| line.chars().count())
+        .collect();
+    assert_eq!(ends.len(), 1, "numbers end where their heading does: {text}");
+    assert!(list(80, Format::Wide).contains("ORIGIN"));
+}
+
+#[test]
+fn flows_are_counted_where_each_has_a_record_and_else_it_says_so() {
+    let of = |flows, flows_complete, max_flows| {
+        let backend = report::testing::backend("web", "198.51.100.19:8080");
+        let options = model::Backend { max_flows, ..backend.options };
+        let list = [BackendView { options, flows, flows_complete, ..backend }];
+        let text = backend::table(&TABLE, &list);
+        let row: Vec<&str> =
+            text.lines().nth(1).unwrap().split("  ").filter(|cell| !cell.is_empty()).collect();
+        row[6].trim().to_owned()
+    };
+    assert_eq!(of(0, true, 0), "0");
+    assert_eq!(of(1200, true, 0), "1,200");
+    assert_eq!(of(0, false, 0), "-");
+    assert_eq!(of(12, false, 0), "12+");
+    assert_eq!(of(12, true, 50), "12 of 50");
+}
+
+#[tokio::test]
+async fn lists_are_ordered_and_filtered() {
+    let daemon = daemon();
+    daemon.owner.all_up().await;
+    daemon.text(&["backend", "set-weight", "web", "198.51.100.12:8080", "300"]).await;
+    daemon.text(&["backend", "drain", "web", "198.51.100.11:8080"]).await;
+    let list = async |line: &[&str]| -> Vec<String> {
+        let list = daemon.json(&[&["backend", "list"], line].concat()).await;
+        let address = |backend: &Value| backend["address"].as_str().unwrap().to_owned();
+        list.as_array().unwrap().iter().map(address).collect()
+    };
+    assert_eq!(list(&["--sort", "weight"]).await[0], "198.51.100.12:8080");
+    assert_eq!(list(&["--sort", "weight", "--reverse"]).await.last().unwrap(), "198.51.100.12:8080");
+    let addresses = list(&["--sort", "address", "web"]).await;
+    assert!(addresses.is_sorted() && addresses.len() > 1, "{addresses:?}");
+    assert_eq!(list(&["--state", "draining,down"]).await, ["198.51.100.11:8080"]);
+    assert_eq!(daemon.text(&["backend", "list", "--state", "panic"]).await, "no backend is in this state\n");
+    let services = daemon.json(&["service", "list", "--sort", "service", "--reverse"]).await;
+    assert_eq!([&services[0]["name"], &services[1]["name"]], ["web6", "web"]);
+    let nonzero = daemon.json(&["counters", "--nonzero"]).await["counters"].as_array().unwrap().clone();
+    assert!(!nonzero.is_empty() && nonzero.iter().all(|it| it["packets"] != 0), "{nonzero:?}");
+    assert!(daemon.text(&["counters", "--rate"]).await.lines().next().unwrap().contains("  RATE  "));
+}
+
+#[tokio::test]
+async fn yaml_is_the_same_document() {
+    let daemon = daemon();
+    let text = daemon.text(&["service", "list", "-o", "yaml"]).await;
+    let yaml: Value = serde_yaml_ng::from_str(&text).unwrap();
+    assert_eq!(yaml[0]["name"], "web", "{text}");
+    assert!(text.contains("\n  vip: 192.0.2.10:80\n"), "{text}");
 }
 
 #[tokio::test]
@@ -1015,6 +1090,9 @@ fn commands_and_operations_of_the_openapi_document_correspond() {
         ("config show", &["config"]),
         ("config save", &["config", "planReload", "reload"]),
         ("status", &["status"]),
+        ("top", &["status", "counters", "events", "watch", "whoami", "changeBackend", "changeService"]),
+        // Whatever the page asks for.
+        ("ui", &["whoami", "history", "events", "listServices", "showService", "changeNode"]),
         ("counters", &["counters"]),
         ("flows", &["flows"]),
         ("explain", &["explain"]),

@@ -16,7 +16,8 @@ pub(super) fn byte_rate(per_second: f64) -> String {
     scaled(per_second, "B/s")
 }
 
-fn scaled(value: f64, unit: &str) -> String {
+/// A number with a unit of a rate, in powers of 1,000.
+pub(super) fn scaled(value: f64, unit: &str) -> String {
     const STEPS: [&str; 5] = ["", "k", "M", "G", "T"];
     let mut value = value.max(0.0);
     let mut step = 0;
@@ -27,7 +28,7 @@ fn scaled(value: f64, unit: &str) -> String {
     }
     let number =
         if value < 9.95 && value != value.trunc() { format!("{value:.1}") } else { format!("{value:.0}") };
-    let space = if step > 0 || unit.starts_with('B') { " " } else { "" };
+    let space = if step > 0 || !unit.starts_with('/') { " " } else { "" };
     format!("{number}{space}{}{unit}", STEPS[step])
 }
 

@@ -101,6 +101,13 @@ impl EventReaders {
             news: self.news.clone(),
         }
     }
+
+    /// The last events that are kept, at most so many, the latest last.
+    pub fn last(&self, most: usize) -> Vec<EventView> {
+        let log = lock(&self.log);
+        let skipped = log.kept.len().saturating_sub(most);
+        log.kept.iter().skip(skipped).map(|event| EventView::clone(event)).collect()
+    }
 }
 
 impl EventReader {

@@ -15,14 +15,15 @@ use super::parts::Ended;
 use super::published::Published;
 use crate::config::{self, Errors};
 use crate::datapath::monotonic_seconds;
+use crate::model::event::EventView;
 use crate::model::refusal::{Answer, Refusal};
 use crate::model::request::{BackendPatch, ExplainRequest, FlowQuery, Outcome, ServicePatch};
 use crate::model::state::AdminState;
 use crate::model::{self, Config};
 use crate::overlay::Leave;
 use crate::report::documents::{
-    BackendView, ConfigQuery, ConfigView, CountersView, FlowsView, ReloadView, ServiceDetailView,
-    ServiceView, StatusView,
+    BackendView, ConfigQuery, ConfigView, CountersView, FlowsView, HistoryQuery, HistoryView, ReloadView,
+    ServiceDetailView, ServiceView, StatusQuery, StatusView,
 };
 use crate::report::explain::ExplainView;
 use crate::report::snapshot::{Clock, Snapshot};
@@ -113,6 +114,16 @@ impl Handle {
         self.view(Snapshot::status).await
     }
 
+    /// The same, or a part of it.
+    pub async fn status_of(&self, query: StatusQuery) -> Answer<StatusView> {
+        self.view(move |snapshot, clock| snapshot.status_of(query, clock)).await
+    }
+
+    /// The rates of the recent past.
+    pub async fn history(&self, query: HistoryQuery) -> Answer<HistoryView> {
+        self.view(move |snapshot, clock| snapshot.history(&query, clock)).await
+    }
+
     /// Every service, by name.
     pub async fn services(&self) -> Answer<Vec<ServiceView>> {
         self.view(Snapshot::services).await
@@ -166,6 +177,14 @@ impl Handle {
     /// The running configuration, and its runtime changes.
     pub async fn config(&self, query: ConfigQuery) -> Answer<ConfigView> {
         self.read(move |published| published.latest()?.running(query)).await
+    }
+
+    /// The last events, at most so many.
+    ///
+    /// # Errors
+    /// If the owner task has ended.
+    pub fn events(&self, most: usize) -> Answer<Vec<EventView>> {
+        self.published.events(most)
     }
 
     /// What happens after the event of this id; without one, from now on.

@@ -308,6 +308,7 @@ impl Owner {
             memory: self.memory,
             settling: Arc::clone(self.sync.settling()),
             rates: Arc::clone(self.sync.rates()),
+            history: Arc::clone(self.sync.history()),
             former: Arc::clone(self.sync.former()),
             census: self.census.shared(),
             is_census_of_now: self.census.of_now().is_some(),

@@ -6,6 +6,7 @@ use std::time::Instant;
 use tokio::sync::watch;
 
 use super::events::{EventReader, EventReaders};
+use crate::model::event::EventView;
 use crate::model::refusal::{Answer, Refusal};
 use crate::report::snapshot::{Clock, Snapshot};
 use crate::uptime;
@@ -53,6 +54,12 @@ impl Published {
     /// Whether a caller may be waiting for a backend to drain, for which flows are counted on demand.
     pub(super) fn drains(&self) -> bool {
         self.snapshots.borrow().drains()
+    }
+
+    /// The last events, at most so many.
+    pub(super) fn events(&self, most: usize) -> Answer<Vec<EventView>> {
+        self.latest()?;
+        Ok(self.events.last(most))
     }
 
     /// What happens after the event of this id; without one, from now on.

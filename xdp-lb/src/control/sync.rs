@@ -1,7 +1,7 @@
 //! The present tables: carrying out plans, settling slots, and the counters of services and backends.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::Context as _;
@@ -19,6 +19,7 @@ use crate::plan::planner::Planner;
 use crate::plan::settling::Settling;
 use crate::plan::wanted::WantedService;
 use crate::report::explain::LiveTables;
+use crate::report::history::History;
 use crate::report::records::FlowRecords;
 use crate::report::traffic::{Carried, Counters, TrafficRates};
 use crate::tables::{Tables, Write};
@@ -28,6 +29,7 @@ pub(super) struct TableSync {
     planner: Planner,
     settling: Arc<Settling>,
     rates: Arc<TrafficRates>,
+    history: Arc<Mutex<History>>,
     /// The counters of each service's former backends.
     former: Arc<HashMap<ServiceIndex, Traffic>>,
     counters: Arc<dyn Counters>,
@@ -64,6 +66,7 @@ impl TableSync {
         Ok(Self {
             settling: Arc::new(Settling::new(&tables, now)),
             rates: Arc::default(),
+            history: Arc::default(),
             former: Arc::new(former.context("cannot read the counters of services")?),
             counters: kernel.counters()?,
             flows: kernel.flow_records(),
@@ -93,6 +96,11 @@ impl TableSync {
     /// The rates of services and backends.
     pub(super) fn rates(&self) -> &Arc<TrafficRates> {
         &self.rates
+    }
+
+    /// The rates of the recent past.
+    pub(super) fn history(&self) -> &Arc<Mutex<History>> {
+        &self.history
     }
 
     /// The counters of each service's former backends.
@@ -290,10 +298,15 @@ impl TableSync {
         journal.note_error(TroubleKind::Settling, done.err());
     }
 
-    /// Samples every counter, for the rates.
+    /// Samples every counter, for the rates and their history.
     pub(super) fn sample(&mut self, now: Instant) -> anyhow::Result<Carried> {
-        let carried = Carried::read(self.counters.as_ref(), &self.former, self.planner.tables(), |_| true)?;
-        Arc::make_mut(&mut self.rates).sample(&carried, now);
+        let tables = self.planner.tables();
+        let carried = Carried::read(self.counters.as_ref(), &self.former, tables, |_| true)?;
+        let reasons = self.counters.reasons()?;
+        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        history.sample(&carried, tables, reasons.clone(), now);
+        drop(history);
+        Arc::make_mut(&mut self.rates).sample(&carried, reasons, now);
         Ok(carried)
     }
 }

@@ -43,6 +43,8 @@ impl User {
 enum Stage {
     /// Nothing has come yet.
     Silent,
+    /// Its requests have been answered.
+    Idle,
     /// Something has come, and not a whole request.
     Begun,
     /// A request has come.
@@ -135,7 +137,7 @@ impl Slots {
 }
 
 impl Table {
-    /// Cuts one of these that has asked for nothing: the oldest of those that are silent, else of those that are slow.
+    /// Cuts one of these that waits for nothing: the oldest of those that are silent, else idle, else slow.
     fn cut(&mut self, which: impl Fn(&Connection) -> bool) -> Option<()> {
         let idle = self.connections.iter().filter(|(_, it)| which(it) && it.stage < Stage::Asked);
         let id = *idle.min_by_key(|(id, it)| (it.stage, **id))?.0;
@@ -198,6 +200,13 @@ impl Slot {
         Some((own.acquire_owned().await.ok()?, all.acquire_owned().await.ok()?))
     }
 
+    /// Its requests have been answered.
+    pub fn idle(&self) {
+        if let Some(connection) = self.slots.table().connections.get_mut(&self.id) {
+            connection.stage = Stage::Idle;
+        }
+    }
+
     fn reach(&self, stage: Stage) {
         if let Some(connection) = self.slots.table().connections.get_mut(&self.id) {
             connection.stage = connection.stage.max(stage);
@@ -239,6 +248,13 @@ mod tests {
         let there: Vec<bool> = silent.iter().take(4).map(|slot| is_there(&slots, slot)).collect();
         assert_eq!(there, [true, true, false, true], "the oldest that is silent is cut");
         assert!(is_there(&slots, &of_bob) && is_there(&slots, &next));
+        silent[1].idle();
+        let another = slots.take(ALICE, false).expect("a slot");
+        assert!(
+            is_there(&slots, &silent[1]),
+            "one that waits for its next request goes after the silent ones"
+        );
+        another.reach(Stage::Asked);
         silent.iter().for_each(|slot| slot.reach(Stage::Asked));
         next.reach(Stage::Asked);
         assert!(slots.take(ALICE, false).is_none(), "all are served");

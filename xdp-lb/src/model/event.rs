@@ -21,6 +21,28 @@ pub struct EventView {
     pub event: WatchEvent,
 }
 
+/// Which of the last events are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EventQuery {
+    /// At most so many.
+    #[serde(default = "EventQuery::usual")]
+    pub limit: u32,
+}
+
+impl EventQuery {
+    const fn usual() -> u32 {
+        100
+    }
+}
+
+/// The last events, with those of a restart or a fast sequence left out that the daemon no longer has.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct EventsView {
+    /// The latest last.
+    pub events: Vec<EventView>,
+}
+
 /// An event.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "event", rename_all = "kebab-case")]

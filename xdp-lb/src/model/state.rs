@@ -146,6 +146,19 @@ pub enum BackendState {
 }
 
 impl BackendState {
+    /// Every state.
+    pub const ALL: [Self; 9] = [
+        Self::Up,
+        Self::Draining,
+        Self::Down,
+        Self::Unresolved,
+        Self::Checking,
+        Self::Standby,
+        Self::Panic,
+        Self::Ejected,
+        Self::HalfOpen,
+    ];
+
     /// The state's name, as in JSON; stable.
     pub const fn name(self) -> &'static str {
         match self {

@@ -25,6 +25,9 @@ use crate::overlay::Leave;
 pub struct StatusView {
     /// The daemon's version.
     pub version: String,
+    /// The name of the daemon's host; empty if unknown.
+    #[serde(default)]
+    pub host: String,
     /// The daemon's process ID.
     pub pid: u32,
     /// Seconds since the daemon started.
@@ -68,6 +71,21 @@ pub struct StatusView {
     pub dropped_packets: u64,
     /// Packets that were passed to the host, all reasons together.
     pub passed_packets: u64,
+    /// Packets dropped per second, over the last few seconds.
+    #[serde(default)]
+    pub dropped_per_second: f64,
+    /// Packets passed to the host per second, over the last few seconds.
+    #[serde(default)]
+    pub passed_per_second: f64,
+}
+
+/// How much of the status is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StatusQuery {
+    /// Without the services and backends.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub brief: bool,
 }
 
 /// A trouble with forwarding.
@@ -173,6 +191,9 @@ pub struct TrafficView {
     pub bytes_per_second: f64,
     /// New flows per second over the last few seconds.
     pub new_flows_per_second: f64,
+    /// Connections per second that backends refused or reset, over the last few seconds.
+    #[serde(default)]
+    pub resets_per_second: f64,
 }
 
 /// A service and its current state.
@@ -338,6 +359,10 @@ pub struct BackendView {
     pub leaves_in_seconds: Option<u64>,
     /// Active recorded flows.
     pub flows: u64,
+    /// Whether each of its active flows is recorded, so that `flows` is their number. False for a backend with settled slots,
+    /// unless its service records all flows.
+    #[serde(default = "yes")]
+    pub flows_complete: bool,
     /// Seconds until every flow from before its slots moved is recorded or has ended; null if that is the case now. It is
     /// typically set for a draining backend in a service with `flow_tracking = "auto"`.
     #[serde(default)]
@@ -374,6 +399,10 @@ pub struct AgentView {
 
 const fn whole() -> f64 {
     1.0
+}
+
+const fn yes() -> bool {
+    true
 }
 
 /// Where packets to a backend are sent.
@@ -493,7 +522,7 @@ pub struct FlowView {
 }
 
 /// Every counter of passes and drops.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CountersView {
     /// One for each reason, in a stable order.
     pub counters: Vec<CounterView>,
@@ -503,16 +532,78 @@ pub struct CountersView {
 }
 
 /// One reason's counter.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CounterView {
     /// The reason's name.
     pub name: String,
-    /// `pass` or `drop`.
+    /// `pass`, `drop` or `answer`.
     pub verdict: String,
     /// Packets.
     pub packets: u64,
+    /// Packets per second over the last few seconds.
+    #[serde(default)]
+    pub packets_per_second: f64,
     /// What it means, and what to do.
     pub meaning: String,
+}
+
+/// What part of the past is asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HistoryQuery {
+    /// Of this service; without it, of all together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// How far back.
+    #[serde(default)]
+    pub span: HistorySpan,
+    /// Only the last points, at most so many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub points: Option<u32>,
+}
+
+/// How far back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum HistorySpan {
+    /// 10 minutes, a point a second.
+    #[default]
+    #[serde(rename = "10m")]
+    TenMinutes,
+    /// 24 hours, a point for 15 seconds.
+    #[serde(rename = "24h")]
+    Day,
+}
+
+/// Rates of the recent past. The last item of each list is the latest point, `age_seconds` ago. A list begins with the daemon,
+/// or with the first packet, so it may be shorter than the span, or empty.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct HistoryView {
+    /// The service; null for all together.
+    pub service: Option<String>,
+    /// Seconds from one point to the next.
+    pub step_seconds: u32,
+    /// Seconds since the latest point.
+    pub age_seconds: u64,
+    /// Packets per second, in both directions.
+    pub packets_per_second: Vec<f32>,
+    /// Bytes per second, in both directions.
+    pub bytes_per_second: Vec<f32>,
+    /// New flows per second.
+    pub new_flows_per_second: Vec<f32>,
+    /// Connections per second that backends refused or reset.
+    pub resets_per_second: Vec<f32>,
+    /// Packets per second that were dropped, answered or passed to the host, for each reason that occurred; only of all
+    /// services together.
+    pub reasons: BTreeMap<String, Vec<f32>>,
+}
+
+/// Who asks, and what it may do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CallerView {
+    /// The user or the certificate, in words.
+    pub name: String,
+    /// Whether it may change things; else it may only look.
+    pub admin: bool,
 }
 
 /// An error's document.

@@ -5,6 +5,7 @@
 pub mod documents;
 pub mod explain;
 pub mod flows;
+pub mod history;
 pub mod losses;
 mod options;
 pub(crate) mod rates;

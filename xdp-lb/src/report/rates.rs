@@ -21,12 +21,23 @@ pub struct Rates {
     pub bytes: f64,
     /// New flows per second.
     pub new_flows: f64,
+    /// Connections per second that were refused or reset.
+    pub resets: f64,
+}
+
+/// The rates of the reasons to drop or pass packets, from samples of their counters.
+#[derive(Clone, Debug, Default)]
+pub struct ReasonRates {
+    last: Vec<u64>,
+    at: Option<Instant>,
+    /// Packets per second of each, in the order of [`Reason::ALL`](xdp_lb_common::reason::Reason::ALL).
+    pub packets: Vec<f64>,
 }
 
 impl Rates {
     /// The first sample: no rate yet.
     pub fn new(traffic: Traffic, now: Instant) -> Self {
-        Self { last: traffic, at: now, packets: 0.0, bytes: 0.0, new_flows: 0.0 }
+        Self { last: traffic, at: now, packets: 0.0, bytes: 0.0, new_flows: 0.0, resets: 0.0 }
     }
 
     /// Takes the next sample.
@@ -35,20 +46,38 @@ impl Rates {
         if seconds <= 0.0 {
             return;
         }
-        let weight = 1.0 - (-seconds / MEMORY.as_secs_f64()).exp();
         let smooth = |rate: &mut f64, count: fn(&Traffic) -> u64| {
-            // Counters that were reset in between count from zero.
-            let counted = count(&traffic).checked_sub(count(&self.last)).unwrap_or(count(&traffic));
-            *rate += weight * (counted as f64 / seconds - *rate);
-            if *rate < NOTHING {
-                *rate = 0.0;
-            }
+            *rate = smoothed(*rate, count(&self.last), count(&traffic), seconds);
         };
         smooth(&mut self.packets, |traffic| traffic.packets_in + traffic.packets_out);
         smooth(&mut self.bytes, |traffic| traffic.bytes_in + traffic.bytes_out);
         smooth(&mut self.new_flows, |traffic| traffic.new_flows);
+        smooth(&mut self.resets, |traffic| traffic.resets);
         (self.last, self.at) = (traffic, now);
     }
+}
+
+impl ReasonRates {
+    /// Takes the next sample.
+    pub fn sample(&mut self, counted: Vec<u64>, now: Instant) {
+        let seconds = self.at.map_or(0.0, |at| now.duration_since(at).as_secs_f64());
+        self.packets.resize(counted.len(), 0.0);
+        if seconds > 0.0 {
+            for ((rate, before), after) in self.packets.iter_mut().zip(&self.last).zip(&counted) {
+                *rate = smoothed(*rate, *before, *after, seconds);
+            }
+        }
+        (self.last, self.at) = (counted, Some(now));
+    }
+}
+
+/// The rate after these seconds, in which a counter went from one value to the other.
+fn smoothed(rate: f64, before: u64, after: u64, seconds: f64) -> f64 {
+    let weight = 1.0 - (-seconds / MEMORY.as_secs_f64()).exp();
+    // Counters that were reset in between count from zero.
+    let counted = after.checked_sub(before).unwrap_or(after);
+    let rate = rate + weight * (counted as f64 / seconds - rate);
+    if rate < NOTHING { 0.0 } else { rate }
 }
 
 #[cfg(test)]

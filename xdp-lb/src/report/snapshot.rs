@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use tokio::sync::watch;
@@ -11,6 +11,7 @@ use xdp_lb_common::tables::{ServiceIndex, Traffic};
 
 use super::documents::{DiscoveryView, InterfaceView, TroubleView, UpgradeView};
 use super::explain::LiveTables;
+use super::history::History;
 use super::records::FlowRecords;
 use super::traffic::{Counters, TrafficRates};
 use crate::datapath::Census;
@@ -43,6 +44,8 @@ pub struct Snapshot {
     pub settling: Arc<Settling>,
     /// The rates of services and backends.
     pub rates: Arc<TrafficRates>,
+    /// The rates of the recent past, live.
+    pub history: Arc<Mutex<History>>,
     /// The counters of each service's former backends.
     pub former: Arc<HashMap<ServiceIndex, Traffic>>,
     /// The last count of the flows.

@@ -14,6 +14,7 @@ use crate::model::{Backend, HealthCheck, Http, Probe, Service, XdpMode};
 pub(crate) fn status() -> StatusView {
     StatusView {
         version: "0.1.0".into(),
+        host: "lb-1".into(),
         pid: 4242,
         uptime_seconds: 312,
         adopted: true,
@@ -46,6 +47,8 @@ pub(crate) fn status() -> StatusView {
         tables_bytes: Some(412 << 20),
         dropped_packets: 7,
         passed_packets: 1_234_567,
+        dropped_per_second: 0.0,
+        passed_per_second: 12.5,
     }
 }
 
@@ -102,6 +105,7 @@ pub(crate) fn backend(service: &str, address: &str) -> BackendView {
         leaving: false,
         leaves_in_seconds: None,
         flows: 42,
+        flows_complete: true,
         traffic: TrafficView {
             packets_in: 500,
             bytes_in: 32_000,
@@ -119,6 +123,7 @@ pub(crate) fn counters() -> Vec<CounterView> {
         name: reason.name().into(),
         verdict: reason.kind().name().into(),
         packets: *reason as u64 * 10,
+        packets_per_second: 0.0,
         meaning: reason.words().into(),
     });
     counters.collect()

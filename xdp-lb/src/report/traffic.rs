@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::Result;
 use xdp_lb_common::tables::{BackendIndex, ServiceIndex, Traffic};
 
-use super::rates::Rates;
+use super::rates::{Rates, ReasonRates};
 use crate::datapath::{self, Loss};
 use crate::tables::Tables;
 
@@ -83,11 +83,14 @@ pub struct TrafficRates {
     pub services: HashMap<ServiceIndex, Rates>,
     /// Each backend's.
     pub backends: HashMap<BackendIndex, Rates>,
+    /// Those of reasons.
+    pub reasons: ReasonRates,
 }
 
 impl TrafficRates {
     /// Takes the next sample, and forgets what is not in it.
-    pub fn sample(&mut self, carried: &Carried, now: Instant) {
+    pub fn sample(&mut self, carried: &Carried, reasons: Vec<u64>, now: Instant) {
+        self.reasons.sample(reasons, now);
         sample(&mut self.services, &carried.services, now);
         sample(&mut self.backends, &carried.backends, now);
     }

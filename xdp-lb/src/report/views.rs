@@ -1,6 +1,7 @@
 //! API documents made from a snapshot.
 
 use std::collections::HashMap;
+use std::sync::PoisonError;
 use std::time::Instant;
 
 use xdp_lb_common::net::Endpoint;
@@ -8,8 +9,9 @@ use xdp_lb_common::reason::{Kind, Reason};
 use xdp_lb_common::tables::{BackendIndex, Service, ServiceIndex, Traffic};
 
 use super::documents::{
-    AgentView, BackendView, ConfigQuery, ConfigView, CounterView, CountersView, MovingView, NextHopView,
-    ServiceDetailView, ServiceView, StatusView, TableView, TrafficView, VipView,
+    AgentView, BackendView, ConfigQuery, ConfigView, CounterView, CountersView, HistoryQuery, HistoryView,
+    MovingView, NextHopView, ServiceDetailView, ServiceView, StatusQuery, StatusView, TableView, TrafficView,
+    VipView,
 };
 use super::losses;
 use super::rates::Rates;
@@ -44,6 +46,16 @@ struct RingView {
     slots: u32,
     owned: HashMap<BackendIndex, u32>,
     known_at: HashMap<BackendIndex, Instant>,
+    /// Whether each flow of the service has a record.
+    is_recorded: bool,
+}
+
+impl RingView {
+    /// Whether each flow of a backend has a record: it has no settled slot, and none moved away recently.
+    fn counts_all(&self, backend: BackendIndex) -> bool {
+        let has_slots = self.owned.contains_key(&backend);
+        self.is_recorded || !has_slots && !self.known_at.contains_key(&backend)
+    }
 }
 
 impl Snapshot {
@@ -52,15 +64,37 @@ impl Snapshot {
     /// # Errors
     /// If the counters cannot be read.
     pub fn status(&self, clock: &Clock) -> Answer<StatusView> {
-        let carried = self.carried(|_| true)?;
+        self.status_of(StatusQuery::default(), clock)
+    }
+
+    /// The same, or a part of it.
+    ///
+    /// # Errors
+    /// If the counters cannot be read.
+    pub fn status_of(&self, query: StatusQuery, clock: &Clock) -> Answer<StatusView> {
+        let carried = self.carried(|_| !query.brief)?;
         let reasons = self.counters.reasons().map_err(unreadable)?;
+        let is_of = |kind| move |reason: &&Reason| reason.kind() == kind;
         let packets = |kind| {
-            let counted = Reason::ALL.iter().zip(&reasons).filter(|(reason, _)| reason.kind() == kind);
+            let counted = Reason::ALL.iter().zip(&reasons).filter(|(reason, _)| is_of(kind)(reason));
             counted.map(|(_, packets)| packets).sum()
+        };
+        let rate =
+            |kind| Reason::ALL.iter().filter(is_of(kind)).map(|reason| self.reason_rate(*reason)).sum();
+        let (services, backends) = match query.brief {
+            true => (Vec::new(), Vec::new()),
+            false => (
+                self.service_views(&carried, clock),
+                self.backend_views(&self.pool.effective().services, &carried, clock)?,
+            ),
         };
         let troubles: Vec<&str> = self.troubles.iter().map(|it| it.message.as_str()).collect();
         Ok(StatusView {
             version: env!("CARGO_PKG_VERSION").into(),
+            host: nix::unistd::gethostname()
+                .ok()
+                .and_then(|name| name.into_string().ok())
+                .unwrap_or_default(),
             pid: std::process::id(),
             uptime_seconds: clock.now.saturating_duration_since(self.started).as_secs(),
             adopted: self.is_adopted,
@@ -73,13 +107,30 @@ impl Snapshot {
             upgrade: self.upgrade.borrow().clone(),
             interfaces: self.interfaces.clone(),
             vips: self.vip_views(clock),
-            services: self.service_views(&carried, clock),
-            backends: self.backend_views(&self.pool.effective().services, &carried, clock)?,
+            services,
+            backends,
             tables: self.table_views(),
             tables_bytes: self.memory,
             dropped_packets: packets(Kind::Drop),
             passed_packets: packets(Kind::Pass),
+            dropped_per_second: rate(Kind::Drop),
+            passed_per_second: rate(Kind::Pass),
         })
+    }
+
+    /// Packets per second of this reason.
+    fn reason_rate(&self, reason: Reason) -> f64 {
+        self.rates.reasons.packets.get(reason as usize).copied().unwrap_or(0.0)
+    }
+
+    /// The rates of the recent past.
+    ///
+    /// # Errors
+    /// If the service does not exist.
+    pub fn history(&self, query: &HistoryQuery, clock: &Clock) -> Answer<HistoryView> {
+        let vip = query.service.as_ref().map(|name| self.named(name).map(vip)).transpose()?;
+        let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(history.view(query, vip, clock.now))
     }
 
     /// Every service, by name.
@@ -122,13 +173,17 @@ impl Snapshot {
     /// A service and its traffic.
     fn of_service(&self, name: &str) -> Answer<(&EffectiveService, Carried)> {
         self.flows_are_known()?;
-        let services = &self.pool.effective().services;
-        let Some(service) = services.iter().find(|service| service.service.name == name) else {
-            let known = services.iter().map(|service| service.service.name.clone());
-            return Err(unknown::unknown_service(name, known.collect()));
-        };
+        let service = self.named(name)?;
         let present = self.tables.services.get(&vip(service)).map(|present| present.index);
         Ok((service, self.carried(|index| Some(index) == present)?))
+    }
+
+    fn named(&self, name: &str) -> Answer<&EffectiveService> {
+        let services = &self.pool.effective().services;
+        services.iter().find(|service| service.service.name == name).ok_or_else(|| {
+            let known = services.iter().map(|service| service.service.name.clone());
+            unknown::unknown_service(name, known.collect())
+        })
     }
 
     /// No count is better than a wrong one: a caller that waits for the last flow would stop waiting.
@@ -177,6 +232,7 @@ impl Snapshot {
             name: reason.name().into(),
             verdict: reason.kind().name().into(),
             packets,
+            packets_per_second: self.reason_rate(*reason),
             meaning: self.meaning(*reason),
         });
         let losses = losses::views(&self.counters.losses().map_err(unreadable)?);
@@ -293,7 +349,8 @@ impl Snapshot {
         }
         let (tables, timeouts) = (&self.tables, &self.config.timeouts);
         let known_at = self.settling.known_at(vip, service, tables, timeouts, clock.now);
-        RingView { slots: service.ring_len, owned, known_at }
+        let is_recorded = self.settling.all_recorded_in(vip, timeouts, clock.now).is_zero();
+        RingView { slots: service.ring_len, owned, known_at, is_recorded }
     }
 
     fn backend_view(
@@ -359,6 +416,10 @@ impl Snapshot {
                 .leaves_at(&self.config, service, address)
                 .map(|end| end.saturating_sub(clock.seconds_of_boot)),
             flows: index.and_then(|index| self.census.live.get(&index).copied()).unwrap_or(0),
+            flows_complete: match (index, ring) {
+                (Some(index), Some(ring)) => ring.counts_all(index),
+                _ => true,
+            },
             flows_known_in_seconds: index
                 .and_then(|index| ring?.known_at.get(&index).copied())
                 .map(|until| clock.seconds_until(until))
@@ -408,6 +469,7 @@ fn traffic_view(traffic: Traffic, rates: Option<&Rates>) -> TrafficView {
         packets_per_second: rates.map_or(0.0, |rates| rates.packets),
         bytes_per_second: rates.map_or(0.0, |rates| rates.bytes),
         new_flows_per_second: rates.map_or(0.0, |rates| rates.new_flows),
+        resets_per_second: rates.map_or(0.0, |rates| rates.resets),
     }
 }
 

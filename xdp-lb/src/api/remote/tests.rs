@@ -309,7 +309,7 @@ fn names_cannot_forge_a_line_of_the_log() {
         who.to_string(),
         r#"certificate "a\"\nINFO audit: root" (serial 4f, from [2001:db8::7]:40000)"#
     );
-    let der = rustls::pki_types::CertificateDer::from(vec![0x30, 0x82]);
+    let der = CertificateDer::from(vec![0x30, 0x82]);
     let broken = certificate::caller(Some(&der), from, &remote(Path::new("/"), from));
     assert_eq!(broken.role, Role::None);
 }
