@@ -54,7 +54,7 @@ pub fn install(packages: &[&str], why: &str) -> Result<()> {
 }
 
 /// Programs whose packages have a service, and that service.
-const SERVERS: [(&str, &str); 2] = [("nginx", "nginx"), ("nsd", "nsd")];
+const SERVERS: [(&str, &str); 3] = [("nginx", "nginx"), ("nsd", "nsd"), ("prometheus", "prometheus")];
 
 /// While it lives, Debian's packages start no service when they are installed (`invoke-rc.d` asks
 /// /usr/sbin/policy-rc.d, and 101 means no).
@@ -94,7 +94,7 @@ impl Drop for NoServices {
 }
 
 /// The programs that the tests and the demo use, and Debian's package of each.
-const PROGRAMS: [(&str, &str); 13] = [
+const PROGRAMS: [(&str, &str); 14] = [
     ("nginx", "nginx-light"),
     ("dnsmasq", "dnsmasq-base"),
     ("nsd", "nsd"),
@@ -105,6 +105,7 @@ const PROGRAMS: [(&str, &str); 13] = [
     ("sysctl", "procps"),
     ("nft", "nftables"),
     ("tmux", "tmux"),
+    ("prometheus", "prometheus"),
     ("unshare", "util-linux"),
     ("mount", "mount"),
     ("sha256sum", "coreutils"),

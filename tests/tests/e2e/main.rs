@@ -15,6 +15,7 @@ mod guide;
 mod health_probes;
 mod health_vip;
 mod lab;
+mod metrics_prometheus;
 mod operations_agent;
 mod operations_backups;
 mod operations_changes;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use futures_util::future::BoxFuture;
@@ -41,6 +41,7 @@ use crate::pool::covered::Covered;
 use crate::pool::definition::vip;
 use crate::pool::pool::Pool;
 use crate::pool::vips::{VipIntents, intents};
+use crate::report::documents::LastReloadView;
 use crate::report::snapshot::Snapshot;
 use crate::report::traffic::Carried;
 use crate::store::{self, Saved, StateError};
@@ -109,6 +110,8 @@ pub struct Owner {
     listeners: Listeners,
     metrics: watch::Receiver<Option<String>>,
     started: Instant,
+    /// The last reload.
+    pub(super) last_reload: LastReloadView,
     /// Whether the tables may be out of date.
     is_stale: bool,
     /// When the tables may be written again.
@@ -174,6 +177,7 @@ impl Owner {
             listeners,
             metrics,
             started: now,
+            last_reload: LastReloadView { success_time: unix_seconds(), error: None },
             is_stale: false,
             rests_until: now,
             published: None,
@@ -296,6 +300,11 @@ impl Owner {
         }
     }
 
+    /// Has the next snapshot published.
+    pub(super) fn note_change(&mut self) {
+        self.is_news = true;
+    }
+
     fn snapshot(&self) -> Snapshot {
         let now = Instant::now();
         Snapshot {
@@ -316,6 +325,7 @@ impl Owner {
             restored: self.journal.restored(),
             interfaces: self.attachments.views(),
             discoveries: self.discoveries.views(&self.pool.effective().services, now),
+            reload: self.last_reload.clone(),
             started: self.started,
             is_adopted: self.kernel.is_adopted(),
             vips: self.vips.statuses(),
@@ -767,6 +777,11 @@ impl Owner {
     pub(super) fn is_pending(&self) -> bool {
         self.pool.is_pending() || self.discoveries.is_pending(&self.pool.effective().services)
     }
+}
+
+/// The time of day, in seconds of Unix time.
+pub(super) fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// The current time since boot.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::owner::{Owner, Persist};
+use super::owner::{Owner, Persist, unix_seconds};
 use crate::config::Errors;
 use crate::datapath::Policy;
 use crate::model::change::{SettingChange, SlotsChange};
@@ -54,6 +54,16 @@ impl Owner {
     }
 
     pub(super) fn reload(&mut self, read: Result<Config, Errors>, leave: Leave) -> Answer<ReloadView> {
+        let reloaded = self.try_reload(read, leave);
+        self.last_reload.error = reloaded.as_ref().err().map(ToString::to_string);
+        if reloaded.is_ok() {
+            self.last_reload.success_time = unix_seconds();
+        }
+        self.note_change();
+        reloaded
+    }
+
+    fn try_reload(&mut self, read: Result<Config, Errors>, leave: Leave) -> Answer<ReloadView> {
         let Reload { config, overlay, effective, mut view } = self.hold_against(read, leave)?;
         let before: BTreeSet<String> = self.attachments.interfaces().keys().cloned().collect();
         let after: BTreeSet<String> = config.interfaces.iter().cloned().collect();

@@ -3,10 +3,12 @@
 use std::fmt;
 use std::sync::Arc;
 
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 
 use super::families::{Family, PREFIX, Snapshot};
+use super::process::{OfProcess, Process};
 
 /// A text format.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,10 +41,18 @@ impl Exposition {
         snapshot: Snapshot,
     ) -> impl Iterator<Item = Result<String, fmt::Error>> + Send {
         let snapshot = Arc::new(snapshot);
-        let families =
-            (0..).map(move |number| self.family(Family { snapshot: Arc::clone(&snapshot), number }));
+        let (process, start_time) = (Arc::new(Process::read()), snapshot.start_time);
+        let families = (0..).map(move |number| {
+            self.family(Registry::with_prefix(PREFIX), Family { snapshot: Arc::clone(&snapshot), number })
+        });
+        let of_process = (0..).map(move |number| {
+            let process = Arc::clone(&process);
+            self.family(Registry::with_prefix("process"), OfProcess { process, start_time, number })
+        });
         // Behind the last one there is nothing.
-        let families = families.take_while(|text| text.as_ref().map_or(true, |text| !text.is_empty()));
+        let is_there =
+            |text: &Result<String, fmt::Error>| text.as_ref().map_or(true, |text| !text.is_empty());
+        let families = families.take_while(is_there).chain(of_process.take_while(is_there));
         let end = (self == Self::OpenMetrics).then(|| {
             let mut end = String::new();
             text::encode_eof(&mut end).map(|()| end)
@@ -50,8 +60,7 @@ impl Exposition {
         families.chain(end)
     }
 
-    fn family(self, family: Family) -> Result<String, fmt::Error> {
-        let mut registry = Registry::with_prefix(PREFIX);
+    fn family(self, mut registry: Registry, family: impl Collector) -> Result<String, fmt::Error> {
         registry.register_collector(Box::new(family));
         let mut text = String::new();
         text::encode_registry(&mut text, &registry)?;

@@ -1,5 +1,6 @@
 //! Every metric: its name, its help, its labels and where its value comes from.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -12,7 +13,10 @@ use prometheus_client::metrics::exemplar::Exemplar;
 use xdp_lb_common::reason::Kind;
 
 use crate::model::state::{AdminState, TroubleKind};
-use crate::report::documents::{BackendView, CounterView, LossView, ServiceView, StatusView, TrafficView};
+use crate::report::documents::{
+    BackendView, BucketView, ChecksView, CounterView, HistogramView, LossView, ServiceView, StatusView,
+    TrafficView,
+};
 
 /// What every name begins with.
 pub(super) const PREFIX: &str = "xdp_lb";
@@ -63,6 +67,20 @@ struct BackendTrafficLabels {
 struct BackendStateLabels {
     #[prometheus(flatten)]
     backend: BackendLabels,
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet)]
+struct CheckLabels {
+    #[prometheus(flatten)]
+    backend: BackendLabels,
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet)]
+struct SlotLabels {
+    #[prometheus(flatten)]
+    service: ServiceLabels,
     state: &'static str,
 }
 
@@ -119,8 +137,9 @@ pub(super) struct Family {
 
 impl Collector for Family {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let mut families = Families { encoder, before: Some(self.number) };
+        let mut families = Families::new(encoder, self.number);
         self.snapshot.daemon(&mut families)?;
+        self.snapshot.config(&mut families)?;
         self.snapshot.services(&mut families)?;
         self.snapshot.discovery(&mut families)?;
         self.snapshot.backends(&mut families)?;
@@ -194,6 +213,19 @@ impl Snapshot {
         )
     }
 
+    fn config(&self, families: &mut Families<'_>) -> fmt::Result {
+        families.single_gauge(
+            "config_reload_successful",
+            "1 if the last reload of the config file succeeded, or there was none yet; else 0",
+            u64::from(self.status.reload.error.is_none()),
+        )?;
+        families.single_gauge(
+            "config_reload_success_timestamp_seconds",
+            "When the config file was last read with success, in seconds of Unix time",
+            self.status.reload.success_time,
+        )
+    }
+
     fn services(&self, families: &mut Families<'_>) -> fmt::Result {
         let labelled = || self.status.services.iter().map(|service| (service_labels(service), service));
         let both_ways = |part: fn(&TrafficView) -> [(&'static str, u64); 2]| {
@@ -226,6 +258,26 @@ impl Snapshot {
             "service_backends_serving",
             "Backends of the service that take new flows",
             labelled().map(|(labels, view)| (labels, u64::from(view.backends_serving))),
+        )?;
+        let slots = labelled().flat_map(|(service, view)| {
+            let unsettled = [("moving", view.moving.moving_slots), ("recorded", view.moving.recorded_slots)];
+            unsettled.map(|(state, slots)| (SlotLabels { service: service.clone(), state }, u64::from(slots)))
+        });
+        families.gauge(
+            "service_unsettled_slots",
+            "Slots of the ring that have moved: moving until all of their flows are recorded, then recorded until the last flow \
+             of another backend has ended",
+            slots,
+        )?;
+        families.gauge(
+            "service_ring_slots",
+            "Slots of the ring",
+            labelled().map(|(labels, view)| (labels, u64::from(view.ring_slots))),
+        )?;
+        families.histogram(
+            "service_check_seconds",
+            "Durations of successful health checks",
+            labelled().filter_map(|(labels, view)| Some((labels, view.check_seconds.clone()?))),
         )?;
         families.gauge(
             "service_panic",
@@ -375,6 +427,16 @@ impl Snapshot {
                 .filter(|(_, view)| view.max_flows != 0)
                 .map(|(labels, view)| (labels, u64::from(view.max_flows))),
         )?;
+        let checks = labelled().flat_map(|(backend, view)| {
+            let ChecksView { passed, failed, not_made } = view.checks;
+            let results = [("passed", passed), ("failed", failed), ("not_made", not_made)];
+            results.map(|(result, checks)| (CheckLabels { backend: backend.clone(), result }, checks))
+        });
+        families.counter(
+            "backend_checks",
+            "Health checks by result: passed, failed, or not made because of this host",
+            checks,
+        )?;
         families.gauge(
             "backend_check_duration_seconds",
             "Duration of the last health check",
@@ -448,13 +510,18 @@ fn bytes(traffic: &TrafficView) -> [(&'static str, u64); 2] {
 }
 
 /// The encoder of one family among all.
-struct Families<'a> {
+pub(super) struct Families<'a> {
     encoder: DescriptorEncoder<'a>,
     /// How many are still to be passed over; `None` behind the one that is wanted.
     before: Option<usize>,
 }
 
-impl Families<'_> {
+impl<'a> Families<'a> {
+    /// The one of this number, from 0.
+    pub(super) fn new(encoder: DescriptorEncoder<'a>, number: usize) -> Self {
+        Self { encoder, before: Some(number) }
+    }
+
     /// The encoder of the next family, where that is the wanted one.
     fn next<'s>(
         &'s mut self,
@@ -493,12 +560,43 @@ impl Families<'_> {
         Ok(())
     }
 
-    fn single_counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+    fn histogram<L: EncodeLabelSet>(
+        &mut self,
+        name: &str,
+        help: &str,
+        metrics: impl IntoIterator<Item = (L, HistogramView)>,
+    ) -> fmt::Result {
+        let Some(mut family) = self.next(name, help, MetricType::Histogram)? else { return Ok(()) };
+        for (labels, HistogramView { buckets, sum, count }) in metrics {
+            // The last bucket has what is above all bounds.
+            let bound = |bucket: &BucketView| (bucket.up_to.unwrap_or(f64::MAX), bucket.count);
+            let buckets: Vec<_> = buckets.iter().map(bound).collect();
+            family.encode_family(&labels)?.encode_histogram(
+                sum,
+                count,
+                &buckets,
+                None::<&HashMap<usize, Exemplar<NoLabelSet, f64>>>,
+            )?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn single_counter(
+        &mut self,
+        name: &str,
+        help: &str,
+        value: impl EncodeCounterValue,
+    ) -> fmt::Result {
         self.next(name, help, MetricType::Counter)?
             .map_or(Ok(()), |mut family| family.encode_counter(&value, None::<&Exemplar<NoLabelSet, u64>>))
     }
 
-    fn single_gauge(&mut self, name: &str, help: &str, value: impl EncodeGaugeValue) -> fmt::Result {
+    pub(super) fn single_gauge(
+        &mut self,
+        name: &str,
+        help: &str,
+        value: impl EncodeGaugeValue,
+    ) -> fmt::Result {
         self.next(name, help, MetricType::Gauge)?.map_or(Ok(()), |mut family| family.encode_gauge(&value))
     }
 }

@@ -4,6 +4,7 @@
 
 mod exposition;
 mod families;
+mod process;
 
 use std::future::{Future, ready};
 use std::net::{IpAddr, SocketAddr};

@@ -80,7 +80,7 @@ fn parse(text: &str, openmetrics: bool) -> Scrape {
             let kind = lines.next().and_then(|line| line.strip_prefix("# TYPE ")).expect("TYPE follows HELP");
             let (typed, kind) = kind.split_once(' ').unwrap();
             assert_eq!(typed, name);
-            assert!(name.starts_with("xdp_lb_"), "{name}");
+            assert!(name.starts_with("xdp_lb_") || name.starts_with("process_"), "{name}");
             assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{name}");
             assert_eq!(name.ends_with("_total"), kind == "counter" && !openmetrics, "{name} is a {kind}");
             let family = (kind.to_owned(), BTreeMap::new());
@@ -100,8 +100,13 @@ fn parse(text: &str, openmetrics: bool) -> Scrape {
             assert!(keys.insert(key.to_owned()), "{key} twice in {line}");
         }
         let (kind, samples) = families.get_mut(&current).expect("HELP before samples");
-        let suffix = if kind == "counter" && openmetrics { "_total" } else { "" };
-        assert_eq!(name, format!("{current}{suffix}"), "a sample of another family");
+        let suffixes: &[&str] = match kind.as_str() {
+            "counter" if openmetrics => &["_total"],
+            "histogram" => &["_bucket", "_sum", "_count"],
+            _ => &[""],
+        };
+        let is_own = |suffix: &&str| name == format!("{current}{suffix}");
+        assert!(suffixes.iter().any(is_own), "{name}: a sample of another family");
         assert!(value >= 0.0, "{line}");
         assert!(seen.insert(series.to_owned()), "{series} stands once");
         samples.insert(series.into(), value);
@@ -121,7 +126,10 @@ async fn both_formats_are_strictly_right_and_say_the_same() {
     assert!(head.contains("content-type: application/openmetrics-text; version=1.0.0"), "{head}");
     let samples =
         |scrape: Scrape| -> Vec<_> { scrape.into_values().flat_map(|(_, samples)| samples).collect() };
-    let (plain, openmetrics) = (samples(parse(&plain, false)), samples(parse(&openmetrics, true)));
+    let of_daemon =
+        |scrape: Scrape| scrape.into_iter().filter(|(name, _)| name.starts_with("xdp_lb_")).collect();
+    let (plain, openmetrics) =
+        (samples(of_daemon(parse(&plain, false))), samples(of_daemon(parse(&openmetrics, true))));
     assert_eq!(plain, openmetrics);
     assert!(plain.len() > 60);
 }
@@ -188,6 +196,8 @@ fn values_of_services_and_backends_come_from_the_documents() {
         (format!("xdp_lb_backend_max_flows{{{up}}}"), Some(100.0)),
         (format!("xdp_lb_backend_max_flows{{{down}}}"), None),
         (format!("xdp_lb_service_max_flows{{{web}}}"), Some(5000.0)),
+        (format!(r#"xdp_lb_backend_checks_total{{{up},result="passed"}}"#), Some(300.0)),
+        (format!(r#"xdp_lb_backend_checks_total{{{up},result="failed"}}"#), Some(7.0)),
         (format!("xdp_lb_backend_check_duration_seconds{{{up}}}"), Some(0.0012)),
         (format!("xdp_lb_backend_check_duration_seconds{{{down}}}"), None),
     ] {
@@ -216,9 +226,34 @@ fn values_of_the_daemon_come_from_the_documents() {
         ("xdp_lb_restored_total", Some(3.0)),
         (build.as_str(), Some(1.0)),
         ("xdp_lb_start_time_seconds", Some(1.8e9)),
+        ("process_start_time_seconds", Some(1.8e9)),
+        ("xdp_lb_config_reload_successful", Some(1.0)),
+        ("xdp_lb_config_reload_success_timestamp_seconds", Some(1_800_000_100.0)),
     ] {
         assert_eq!(value(&scrape, series), expected, "{series}");
     }
+}
+
+#[test]
+fn durations_of_checks_are_a_histogram_and_a_failed_reload_is_seen() {
+    let mut status = status();
+    status.reload.error = Some("no such interface".into());
+    let scrape = parse(&exposed(status), false);
+    let (kind, samples) = &scrape["xdp_lb_service_check_seconds"];
+    // Whatever the order of the labels.
+    let of = |part: &str, le: &str| {
+        let is_it = |series: &str| {
+            series.starts_with(&format!("xdp_lb_service_check_seconds_{part}{{"))
+                && series.contains("service=\"web\"")
+                && series.contains(le)
+        };
+        samples.iter().find(|(series, _)| is_it(series)).map(|(_, value)| *value)
+    };
+    assert_eq!(kind, "histogram");
+    assert_eq!(of("bucket", "le=\"0.001\""), Some(3.0), "{samples:?}");
+    assert_eq!(of("bucket", "le=\"+Inf\""), Some(4.0), "{samples:?}");
+    assert_eq!((of("sum", ""), of("count", "")), (Some(1.25), Some(4.0)));
+    assert_eq!(value(&scrape, "xdp_lb_config_reload_successful"), Some(0.0));
 }
 
 #[tokio::test]

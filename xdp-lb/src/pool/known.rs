@@ -6,6 +6,7 @@ use xdp_lb_common::tables as datapath;
 
 use super::agent::AgentState;
 use super::breaker::{Breaker, Circuit};
+use super::checks::Ends;
 use super::failing::{Cause, Failing};
 use super::latency::{self, Average};
 use super::slow_start;
@@ -26,6 +27,8 @@ pub struct Known {
     pub latency: Option<Duration>,
     /// The recent latency of checks.
     pub average: Average,
+    /// How checks ended.
+    pub checks: Ends,
     /// Its state, and why.
     pub condition: Condition,
     /// Since when it is in this state.
@@ -94,6 +97,7 @@ impl Known {
             why: None,
             latency: None,
             average: Average::default(),
+            checks: Ends::default(),
             condition: Condition { state: BackendState::Checking, reason: String::new() },
             since: now,
             portion: 100,

@@ -4,6 +4,7 @@
 
 pub mod agent;
 pub mod breaker;
+pub mod checks;
 pub mod covered;
 pub mod decide;
 pub mod definition;

@@ -8,6 +8,7 @@ use xdp_lb_common::net::{Address, Endpoint};
 use xdp_lb_common::tables::{self as datapath, Traffic};
 
 use super::agent::AgentState;
+use super::checks::Durations;
 use super::covered::Covered;
 use super::definition::{checked_at, follows, pairs, target_id, vip};
 use super::known::{Hop, Known};
@@ -36,6 +37,8 @@ pub struct Pool {
     pub(super) due: Option<Instant>,
     /// When adjusted weights last moved slots of a service's ring, by the service's name.
     pub(super) reweighed: BTreeMap<String, Instant>,
+    /// How long the checks of services took, by name.
+    durations: BTreeMap<String, Durations>,
 }
 
 impl Pool {
@@ -56,6 +59,11 @@ impl Pool {
     /// What is known of a backend.
     pub fn known(&self, id: &TargetId) -> Option<&Known> {
         self.known.get(id)
+    }
+
+    /// How long the checks of a service took, since the daemon started.
+    pub fn check_durations(&self, service: &str) -> Option<&Durations> {
+        self.durations.get(service)
     }
 
     /// Whether a backend's first check or its next hop is pending.
@@ -117,6 +125,7 @@ impl Pool {
             }
             known.insert(id, seen);
         }
+        self.durations.retain(|name, _| effective.services.iter().any(|it| it.service.name == *name));
         self.reweighed.retain(|name, _| effective.services.iter().any(|it| it.service.name == *name));
         self.known = known;
         self.effective = effective;
@@ -131,7 +140,18 @@ impl Pool {
         if report.trouble.is_none() {
             known.latency = report.latency;
         }
-        report.latency.into_iter().for_each(|took| known.average.record(took));
+        match (report.latency, &report.trouble) {
+            (Some(took), _) => {
+                known.checks.passed += 1;
+                known.average.record(took);
+                match self.durations.get_mut(&report.id.service) {
+                    Some(durations) => durations.take(took),
+                    None => self.durations.entry(report.id.service.clone()).or_default().take(took),
+                }
+            }
+            (None, Some(_)) => known.checks.not_made += 1,
+            (None, None) => known.checks.failed += 1,
+        }
         let is_news =
             known.health != report.health || report.transition.is_some() || known.trouble != report.trouble;
         known.trouble = report.trouble;

@@ -53,6 +53,9 @@ pub struct StatusView {
     /// The last upgrade of this daemon.
     #[serde(default)]
     pub upgrade: Option<UpgradeView>,
+    /// The last reload of the config file.
+    #[serde(default)]
+    pub reload: LastReloadView,
     /// The interfaces.
     pub interfaces: Vec<InterfaceView>,
     /// The VIPs that the daemon manages, by address; none without `vips.interface`.
@@ -112,6 +115,46 @@ pub struct InterfaceView {
     pub up: bool,
     /// Why the program is not attached, or why it is not native if `xdp_mode = "auto"` fell back.
     pub note: Option<String>,
+}
+
+/// The last reload of the config file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LastReloadView {
+    /// When the config file was last read with success, at a reload or the start: seconds of Unix time.
+    pub success_time: u64,
+    /// Why the last reload failed; null if it did not, or there was none.
+    pub error: Option<String>,
+}
+
+/// How the health checks of a backend ended, since the daemon started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ChecksView {
+    /// The backend answered as it should.
+    pub passed: u64,
+    /// It did not.
+    pub failed: u64,
+    /// This host could not make the check.
+    pub not_made: u64,
+}
+
+/// How many of something took how long.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct HistogramView {
+    /// By their duration, in ascending order; each in one bucket.
+    pub buckets: Vec<BucketView>,
+    /// All together, in seconds.
+    pub sum: f64,
+    /// How many there were.
+    pub count: u64,
+}
+
+/// One bucket of a histogram.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BucketView {
+    /// The longest, in seconds; null: any that is longer than those of the bucket before.
+    pub up_to: Option<f64>,
+    /// How many.
+    pub count: u64,
 }
 
 /// An upgrade.
@@ -229,6 +272,9 @@ pub struct ServiceView {
     pub ring_slots: u32,
     /// Its slots that are not settled.
     pub moving: MovingView,
+    /// How long its successful health checks took, since the daemon started; null if there were none.
+    #[serde(default)]
+    pub check_seconds: Option<HistogramView>,
     /// Its traffic.
     pub traffic: TrafficView,
 }
@@ -342,6 +388,9 @@ pub struct BackendView {
     pub admin: AdminState,
     /// Its health, according to its check.
     pub health: HealthState,
+    /// How its checks ended.
+    #[serde(default)]
+    pub checks: ChecksView,
     /// Duration of the last check, in seconds.
     pub check_latency_seconds: Option<f64>,
     /// Moving average of the duration of checks, in seconds; null if there were too few.

@@ -9,7 +9,7 @@ use std::time::Instant;
 use tokio::sync::watch;
 use xdp_lb_common::tables::{ServiceIndex, Traffic};
 
-use super::documents::{DiscoveryView, InterfaceView, TroubleView, UpgradeView};
+use super::documents::{DiscoveryView, InterfaceView, LastReloadView, TroubleView, UpgradeView};
 use super::explain::LiveTables;
 use super::history::History;
 use super::records::FlowRecords;
@@ -60,6 +60,8 @@ pub struct Snapshot {
     pub interfaces: Vec<InterfaceView>,
     /// The state of discovery, by service.
     pub discoveries: BTreeMap<String, DiscoveryView>,
+    /// The last reload.
+    pub reload: LastReloadView,
     /// When the daemon started.
     pub started: Instant,
     /// Whether it adopted existing tables.

@@ -5,8 +5,8 @@ use std::time::Duration;
 use xdp_lb_common::reason::Reason;
 
 use super::documents::{
-    BackendView, CounterView, InterfaceView, LossView, MovingView, NextHopView, ServiceView, StatusView,
-    TableView, TrafficView, VipView,
+    BackendView, BucketView, ChecksView, CounterView, HistogramView, InterfaceView, LastReloadView, LossView,
+    MovingView, NextHopView, ServiceView, StatusView, TableView, TrafficView, VipView,
 };
 use crate::model::state::{AdminState, BackendState, HealthState, Origin, VipState};
 use crate::model::{Backend, HealthCheck, Http, Probe, Service, XdpMode};
@@ -25,6 +25,7 @@ pub(crate) fn status() -> StatusView {
         restored: 3,
         admin: AdminState::Enabled,
         upgrade: None,
+        reload: LastReloadView { success_time: 1_800_000_100, error: None },
         interfaces: vec![
             interface("eth0", 2, Some(XdpMode::Native), None),
             interface("eth1", 3, Some(XdpMode::Generic), Some("the driver of eth1 has no XDP")),
@@ -64,6 +65,11 @@ pub(crate) fn service(name: &str, vip: &str) -> ServiceView {
             ..Service::new(name, vip.parse().unwrap())
         },
         moving: MovingView::default(),
+        check_seconds: Some(HistogramView {
+            buckets: vec![BucketView { up_to: Some(0.001), count: 3 }, BucketView { up_to: None, count: 1 }],
+            sum: 1.25,
+            count: 4,
+        }),
         panic: None,
         admin: AdminState::Enabled,
         discovery: None,
@@ -93,6 +99,7 @@ pub(crate) fn backend(service: &str, address: &str) -> BackendView {
         since_seconds: 312,
         admin: AdminState::Enabled,
         health: HealthState::Up,
+        checks: ChecksView { passed: 300, failed: 7, not_made: 1 },
         check_latency_seconds: Some(0.0012),
         check_latency_average_seconds: Some(0.0013),
         next_hop: Some(NextHopView {

@@ -9,9 +9,9 @@ use xdp_lb_common::reason::{Kind, Reason};
 use xdp_lb_common::tables::{BackendIndex, Service, ServiceIndex, Traffic};
 
 use super::documents::{
-    AgentView, BackendView, ConfigQuery, ConfigView, CounterView, CountersView, HistoryQuery, HistoryView,
-    MovingView, NextHopView, ServiceDetailView, ServiceView, StatusQuery, StatusView, TableView, TrafficView,
-    VipView,
+    AgentView, BackendView, BucketView, ChecksView, ConfigQuery, ConfigView, CounterView, CountersView,
+    HistogramView, HistoryQuery, HistoryView, MovingView, NextHopView, ServiceDetailView, ServiceView,
+    StatusQuery, StatusView, TableView, TrafficView, VipView,
 };
 use super::losses;
 use super::rates::Rates;
@@ -27,6 +27,7 @@ use crate::overlay;
 use crate::plan::places::{identities, identity};
 use crate::pool::agent::AgentState;
 use crate::pool::breaker::Circuit;
+use crate::pool::checks::{BOUNDS, Durations, Ends};
 use crate::pool::definition::{target_id, vip};
 use crate::pool::vips::intents;
 
@@ -105,6 +106,7 @@ impl Snapshot {
             restored: self.restored,
             admin: self.overlay.node_admin(),
             upgrade: self.upgrade.borrow().clone(),
+            reload: self.reload.clone(),
             interfaces: self.interfaces.clone(),
             vips: self.vip_views(clock),
             services,
@@ -319,6 +321,7 @@ impl Snapshot {
             backends: service.backends.len() as u32,
             backends_serving: serving.count() as u32,
             ring_slots: present.map_or(0, |present| present.ring_len),
+            check_seconds: self.pool.check_durations(&service.service.name).map(histogram_view),
             moving: present.map_or_else(MovingView::default, |present| {
                 let progress = self.settling.progress(&present, vip(service).protocol, &self.config.timeouts);
                 MovingView {
@@ -401,6 +404,10 @@ impl Snapshot {
                 Health::Up => HealthState::Up,
                 Health::Down => HealthState::Down,
             },
+            checks: {
+                let Ends { passed, failed, not_made } = known.checks;
+                ChecksView { passed, failed, not_made }
+            },
             check_latency_seconds: known.latency.map(|latency| latency.as_secs_f64()),
             check_latency_average_seconds: known.average.time().map(|time| time.as_secs_f64()),
             next_hop: self.pool.next_hop(address.ip()).map(|hop| NextHopView {
@@ -444,6 +451,12 @@ fn shown(service: &model::Service) -> model::Service {
         DownPolicy::Keep | DownPolicy::Reset => (None, None),
     };
     model::Service { down_grace, down_timeout, discovery: None, ..service.without_backends().shown() }
+}
+
+fn histogram_view(durations: &Durations) -> HistogramView {
+    let bounds = BOUNDS.iter().copied().map(Some).chain([None]);
+    let buckets = bounds.zip(durations.counts).map(|(up_to, count)| BucketView { up_to, count });
+    HistogramView { buckets: buckets.collect(), sum: durations.seconds, count: durations.counts.iter().sum() }
 }
 
 fn agent_view(agent: &AgentState, clock: &Clock) -> AgentView {
