@@ -17,6 +17,7 @@ mod file;
 pub mod health;
 mod http;
 mod lock;
+mod logging;
 pub mod metrics;
 pub mod model;
 pub mod net;

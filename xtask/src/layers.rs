@@ -28,7 +28,7 @@ const LAYERS: &[&[&str]] = &[
     &["tables"],
     &["ring", "store", "tls"],
     &["model"],
-    &["http", "lock"],
+    &["http", "lock", "logging"],
     &["descriptor", "file", "uptime"],
     &["lib"],
 ];

@@ -32,6 +32,7 @@ mod operations_health;
 mod operations_latency;
 mod operations_leave;
 mod operations_lifecycle;
+mod operations_log;
 mod operations_options;
 mod operations_privilege;
 mod operations_restart;

@@ -33,10 +33,11 @@ pub(super) async fn guard(Extension(caller): Extension<Caller>, request: Request
             Error::new(StatusCode::FORBIDDEN, refusal(&who, caller.role, &those)).into_response()
         };
         let (status, said, response) = read(response).await;
+        let code = status.as_u16();
         if status.is_success() {
-            info!("audit: {who}: {what}: {}: {said}", status.as_u16());
+            info!(caller = who, request = what, status = code, "audit: {who}: {what}: {code}: {said}");
         } else {
-            warn!("audit: {who}: {what}: {}: {said}", status.as_u16());
+            warn!(caller = who, request = what, status = code, "audit: {who}: {what}: {code}: {said}");
         }
         response
     });

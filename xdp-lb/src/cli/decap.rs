@@ -14,9 +14,9 @@ use tracing::{info, warn};
 use xdp_lb_common::decap::{ACCEPTS_GUE, ACCEPTS_IPIP, Outcome};
 use xdp_lb_common::process::GUE_PORT;
 
-use super::run::start_logging;
 use super::units::number_of;
 use crate::datapath::Decapsulator;
+use crate::logging;
 use crate::model::XdpMode;
 
 /// How often the interface's addresses are read.
@@ -92,7 +92,7 @@ impl FromStr for Prefix {
 
 impl Decap {
     pub(super) async fn execute(self) -> anyhow::Result<()> {
-        start_logging()?;
+        logging::start(logging::Format::Text)?;
         let accepts =
             |tunnel, bit| if self.modes.is_empty() || self.modes.contains(&tunnel) { bit } else { 0 };
         let accepts = accepts(Tunnel::Ipip, ACCEPTS_IPIP) | accepts(Tunnel::Gue, ACCEPTS_GUE);

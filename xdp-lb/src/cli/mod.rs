@@ -45,6 +45,7 @@ use output::{Format, Screen};
 use crate::api::client::Client;
 use crate::api::endpoint::Endpoint;
 use crate::config::Errors;
+use crate::logging;
 use crate::model::request::Outcome;
 
 const DEFAULT_SOCKET: &str = "/run/xdp-lb/api.sock";
@@ -128,7 +129,10 @@ enum Command {
     Decap(decap::Decap),
     /// Used by the daemon itself: after an upgrade, makes the sockets of health checks in their network namespace
     #[command(hide = true)]
-    ServeChecks,
+    ServeChecks {
+        #[arg(long, value_enum, default_value_t, env = logging::VARIABLE, hide_env = true)]
+        log_format: logging::Format,
+    },
 }
 
 impl Command {
@@ -216,7 +220,7 @@ impl Cli {
         let screen = Screen::of_stdout(self.global.output);
         let asks_none = matches!(
             self.command,
-            Command::Run(_) | Command::Check(_) | Command::Decap(_) | Command::ServeChecks
+            Command::Run(_) | Command::Check(_) | Command::Decap(_) | Command::ServeChecks { .. }
         );
         if self.global.socket.is_some() && asks_none {
             let words = "--socket names the socket of a running daemon, which `run`, `check` and `decap` do not \
@@ -257,7 +261,9 @@ impl Cli {
             Command::Top(top) => block_on(top.execute(&client)).map(|()| String::new().into()),
             Command::Ui(ui) => block_on(ui.execute(&client)).map(|()| String::new().into()),
             Command::Decap(decap) => block_on(decap.execute()).map(|()| String::new().into()),
-            Command::ServeChecks => run::serve_checks().map(|()| String::new().into()),
+            Command::ServeChecks { log_format } => {
+                run::serve_checks(log_format).map(|()| String::new().into())
+            }
             Command::Doctor(doctor) => block_on(doctor.execute(&client, &screen)),
             Command::Upgrade(upgrade) => block_on(upgrade.execute(&client, &screen)).map(Done::from),
             Command::Unload(unload) => {

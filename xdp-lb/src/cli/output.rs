@@ -1,11 +1,12 @@
 //! Tables for people, JSON and YAML for programs.
 
-use std::io::{self, IsTerminal};
+use std::io;
 
 use clap::ValueEnum;
 use comfy_table::{Cell, CellAlignment, Color, ColumnConstraint, ContentArrangement, Table, presets};
 use serde::Serialize;
 
+use crate::logging::coloured;
 use crate::model::state::BackendState;
 
 /// How results are printed.
@@ -174,12 +175,6 @@ fn yaml<T: Serialize>(document: &T) -> anyhow::Result<String> {
 
 /// A column of words is not narrower than this.
 const ROOM_FOR_WORDS: usize = 30;
-
-/// Whether a stream is coloured: a terminal, unless disabled.
-pub(super) fn coloured(stream: &impl IsTerminal) -> bool {
-    let unset = |name| std::env::var_os(name).is_none_or(|value| value.is_empty());
-    stream.is_terminal() && unset("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
-}
 
 /// A column of a table.
 #[derive(Clone, Copy, Debug)]

@@ -1,18 +1,12 @@
 //! `xdp-lb run`.
 
-use std::fs::File;
-use std::io;
-use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
-use tracing::level_filters::LevelFilter;
-use tracing_subscriber::EnvFilter;
 
-use super::output::coloured;
 use crate::daemon::run::{self, Options};
+use crate::logging::{self, Format};
 use crate::net::namespace;
 
 /// Run the daemon in the foreground
@@ -26,6 +20,9 @@ pub(super) struct Run {
     /// The config file
     #[arg(long, short, value_name = "FILE")]
     config: PathBuf,
+    /// The log: text on stderr for people, json on stderr, a document a line, or journald: systemd's journal, with fields
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t, env = logging::VARIABLE, hide_env = true)]
+    log_format: Format,
     /// Take over from the daemon that started this process: see `xdp-lb upgrade`
     #[arg(long, hide = true)]
     take_over: bool,
@@ -33,7 +30,7 @@ pub(super) struct Run {
 
 impl Run {
     pub(super) fn execute(self) -> anyhow::Result<()> {
-        start_logging()?;
+        logging::start(self.log_format)?;
         run::run(&self.options()?)
     }
 
@@ -45,38 +42,9 @@ impl Run {
     }
 }
 
-pub(super) fn serve_checks() -> anyhow::Result<()> {
-    start_logging()?;
+pub(super) fn serve_checks(format: Format) -> anyhow::Result<()> {
+    logging::start(format)?;
     namespace::serve_on_stdin()
-}
-
-pub(super) fn start_logging() -> anyhow::Result<()> {
-    let filter = EnvFilter::builder()
-        .with_env_var("XDP_LB_LOG")
-        .with_default_directive(LevelFilter::INFO.into())
-        .from_env()
-        .context("XDP_LB_LOG is invalid: write info, debug, or xdp_lb::health=debug,info")?;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(coloured(&io::stderr()))
-        .with_target(false);
-    if journal_reads_stderr() {
-        log.without_time().init();
-    } else {
-        log.init();
-    }
-    Ok(())
-}
-
-/// Whether stderr goes to systemd's journal, which stamps each line itself: `JOURNAL_STREAM` names
-/// the device and inode of that stream (systemd.exec(5)).
-fn journal_reads_stderr() -> bool {
-    let stream = || {
-        let metadata = File::from(io::stderr().as_fd().try_clone_to_owned().ok()?).metadata().ok()?;
-        Some(format!("{}:{}", metadata.dev(), metadata.ino()))
-    };
-    std::env::var("JOURNAL_STREAM").is_ok_and(|journal| Some(journal) == stream())
 }
 
 #[cfg(test)]
@@ -85,8 +53,12 @@ mod tests {
 
     #[test]
     fn the_config_file_is_where_it_was_at_the_start() {
-        let of =
-            |config: &str| Run { config: config.into(), take_over: false }.options().unwrap().config_file;
+        let of = |config: &str| {
+            Run { config: config.into(), log_format: Format::Text, take_over: false }
+                .options()
+                .unwrap()
+                .config_file
+        };
         assert_eq!(of("c.toml"), std::env::current_dir().unwrap().join("c.toml"));
         assert_eq!(of("/etc/c.toml"), PathBuf::from("/etc/c.toml"));
     }

@@ -8,7 +8,7 @@ use super::troubles::{self, News, Troubles};
 use crate::model::Effective;
 use crate::model::change::ChangeKind;
 use crate::model::event::WatchEvent;
-use crate::model::state::TroubleKind;
+use crate::model::state::{BackendState, TroubleKind};
 use crate::pool::decide::Transition;
 use crate::pool::pool::Pool;
 use crate::pool::weigh::WeightChange;
@@ -39,7 +39,7 @@ impl Journal {
 
     /// Logs an event, and adds it for watchers.
     pub(super) fn tell(&self, event: WatchEvent) {
-        tracing::info!("{event}");
+        log(&event);
         self.events.add(event);
     }
 
@@ -50,11 +50,13 @@ impl Journal {
 
     /// Reports changed states of backends.
     pub(super) fn report_states(&self, transitions: Vec<Transition>) {
-        for Transition { id, before, now } in transitions {
+        for Transition { id, before, lasted, now } in transitions {
             self.tell(WatchEvent::Backend {
                 service: id.service,
                 address: id.backend,
                 before,
+                // To a millisecond.
+                before_seconds: lasted.map(|lasted| (lasted.as_secs_f64() * 1e3).round() / 1e3),
                 state: now.state,
                 reason: now.reason,
             });
@@ -115,7 +117,7 @@ impl Journal {
             more => format!(" and {more} more"),
         };
         let what = format!("{what}: {named}{more}");
-        tracing::warn!("{what}");
+        tracing::warn!(event = "restored", "{what}");
         self.add(WatchEvent::Restored { what });
     }
 
@@ -129,11 +131,11 @@ impl Journal {
         match self.troubles.note(kind, why, Instant::now()) {
             News::None => {}
             News::Began(trouble) => {
-                tracing::error!("{trouble}");
+                tracing::error!(event = "trouble", kind = kind.name(), trouble, "{trouble}");
                 self.add(WatchEvent::Trouble { trouble: Some(trouble) });
             }
             News::Ended => {
-                tracing::info!("recovered: {}", troubles::over(kind));
+                tracing::info!(event = "trouble", kind = kind.name(), "recovered: {}", troubles::over(kind));
                 self.add(WatchEvent::Trouble { trouble: self.trouble() });
             }
         }
@@ -158,5 +160,38 @@ impl Journal {
     /// All troubles as API documents.
     pub(super) fn trouble_views(&self, now: Instant) -> Vec<TroubleView> {
         self.troubles.views(now)
+    }
+}
+
+/// Logs an event: as words, and what they are of as fields.
+fn log(event: &WatchEvent) {
+    let name = event.name();
+    match event {
+        WatchEvent::Backend { service, address, before, before_seconds, state, reason } => {
+            let before = before.map(BackendState::name);
+            let state = state.name();
+            tracing::info!(
+                event = name,
+                service,
+                backend = %address,
+                before,
+                seconds = before_seconds,
+                state,
+                reason,
+                "{event}"
+            );
+        }
+        WatchEvent::Weight { service, address, weight, ratio, reason } => {
+            tracing::info!(event = name, service, backend = %address, weight, ratio, reason, "{event}");
+        }
+        WatchEvent::Service { service, .. } => tracing::info!(event = name, service, "{event}"),
+        WatchEvent::Node { admin } => tracing::info!(event = name, state = admin.name(), "{event}"),
+        WatchEvent::Interface { interface, up } => {
+            tracing::info!(event = name, interface, up, "{event}");
+        }
+        WatchEvent::Reload { changes } => tracing::info!(event = name, changes, "{event}"),
+        WatchEvent::Restored { .. } | WatchEvent::Trouble { .. } | WatchEvent::Lost { .. } => {
+            tracing::info!(event = name, "{event}");
+        }
     }
 }

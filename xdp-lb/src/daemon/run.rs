@@ -33,6 +33,7 @@ use crate::model::state::UpgradeState;
 use crate::net::namespace::Namespace;
 use crate::net::vips::{Vips, record_file};
 use crate::net::{Event, OwnMacs, Resolver};
+use crate::report::documents::StatusQuery;
 use crate::{config, metrics, overlay, store};
 
 /// Messages that may wait for the owner task: its senders wait when there are more.
@@ -88,6 +89,7 @@ fn lives(options: &Options, predecessor: &mut Option<Predecessor>) -> Result<()>
     let binary = upgrade::own_binary()?;
     privilege::check()?;
     let mut config = config::load(&options.config_file)?;
+    say_what_starts(&options.config_file, &config);
     config.obsolete.iter().for_each(|line| warn!("{line}"));
     // Its threads have no programs to run for checks.
     let confine = || privilege::drop_rest(false, false);
@@ -151,6 +153,21 @@ fn lives(options: &Options, predecessor: &mut Option<Predecessor>) -> Result<()>
             Err(errors) => error!("the daemon keeps the config that it was started with: {errors}"),
         }
     }
+}
+
+/// The first line of the log: which daemon, kernel and config it is about.
+fn say_what_starts(file: &Path, config: &Config) {
+    let kernel = nix::sys::utsname::uname();
+    let kernel = kernel.as_ref().map_or("unknown".into(), |it| it.release().to_string_lossy());
+    let (services, interfaces) = (config.services.len(), config.interfaces.join(", "));
+    let backends: usize = config.services.iter().map(|service| service.backends.len()).sum();
+    info!(
+        "xdp-lb {} (commit {}) on Linux {kernel}; config {}: services {services}, backends {backends}, interfaces \
+         {interfaces}",
+        crate::VERSION,
+        crate::COMMIT,
+        file.display()
+    );
 }
 
 /// Has all threads share one heap. glibc gives each its own, and what a thread has freed stays with that: the largest
@@ -595,7 +612,12 @@ async fn say_ready(handle: Handle, socket: PathBuf) {
     while tokio::time::Instant::now() < deadline && handle.is_pending().await == Ok(true) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    info!("ready; the control socket is {}", socket.display());
+    let status = handle.status_of(StatusQuery { brief: true }).await;
+    let tables = match status.is_ok_and(|status| status.adopted) {
+        true => "took over the tables and flows of the previous daemon",
+        false => "made new tables",
+    };
+    info!("ready; {tables}; the control socket is {}", socket.display());
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         warn!("cannot notify the service manager that the daemon is ready: {error}");
     }

@@ -37,6 +37,7 @@ use super::orphan::Orphan;
 use crate::control::handle::Handle;
 use crate::descriptor;
 use crate::lock::Lock;
+use crate::logging;
 use crate::net::namespace::Namespace;
 
 /// How long a successor may take until it has checked what it can.
@@ -125,6 +126,7 @@ impl Successor {
         socket.set_nonblocking(true).context("cannot set up a socket")?;
         let mut command = Command::new(binary);
         command.arg("run").arg("--config").arg(config_file).arg("--take-over");
+        logging::hand_on(&mut command);
         command.stdin(Stdio::from(OwnedFd::from(theirs)));
         let process = Orphan::start(command).context("it cannot be started")?;
         Ok(Self { process, wire: Wire::new(socket) })

@@ -55,6 +55,9 @@ pub enum WatchEvent {
         address: SocketAddr,
         /// Its state before; null if it is new.
         before: Option<BackendState>,
+        /// For how many seconds it was in that state; null if it is new.
+        #[serde(default)]
+        before_seconds: Option<f64>,
         /// Its state.
         state: BackendState,
         /// Why.
@@ -145,7 +148,7 @@ impl WatchEvent {
 impl fmt::Display for WatchEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Backend { service, address, before, state, reason } => {
+            Self::Backend { service, address, before, state, reason, .. } => {
                 write!(f, "service {service}: backend {address}: ")?;
                 if let Some(before) = before {
                     write!(f, "{} -> ", before.name())?;

@@ -1,6 +1,6 @@
 //! The state of each backend, by what the operator wants, its health, its next hop and the other backends.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::breaker::{Breaker, Circuit, Inputs};
 use super::definition::{target_id, vip};
@@ -23,6 +23,8 @@ pub struct Transition {
     pub id: TargetId,
     /// Its state before; `None` if it is new.
     pub before: Option<BackendState>,
+    /// For how long it was in that state.
+    pub lasted: Option<Duration>,
     /// Its state now, and why.
     pub now: Condition,
 }
@@ -70,12 +72,13 @@ impl Pool {
                     decided.reason = format!("{}; slow start, {} %", decided.reason, known.portion);
                 }
                 let is_other = is_new || known.condition.state != decided.state;
+                let lasted = (!is_new).then(|| now.saturating_duration_since(known.since));
                 if is_other {
                     known.since = now;
                 }
                 if is_other || known.is_ended() && !had_ended {
                     let before = (!is_new).then_some(known.condition.state);
-                    transitions.push(Transition { id, before, now: decided.clone() });
+                    transitions.push(Transition { id, before, lasted, now: decided.clone() });
                 }
                 if let Some(not_ejected) = &known.not_ejected {
                     decided.reason = format!("{}; {not_ejected}", decided.reason);

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use xdp_lb_common::tables::{CHECKS_HOST_MAC, CHECKS_MAC};
 
 use super::order::{Answer, Order, receive, send};
+use crate::logging;
 use crate::net::ethtool;
 use crate::net::kernel::{Kernel, VethEnd, connect};
 
@@ -83,7 +84,9 @@ async fn follow(
 
 /// Starts this program here, which does what is asked over this socket.
 fn start_heir(program: &Path, socket: OwnedFd) -> Result<()> {
-    let mut heir = Command::new(program).arg(COMMAND).stdin(socket).spawn()?;
+    let mut heir = Command::new(program);
+    logging::hand_on(&mut heir);
+    let mut heir = heir.arg(COMMAND).stdin(socket).spawn()?;
     // It ends with whoever asks. Awaited by nobody it would stay as a zombie.
     let awaits = thread::Builder::new().name("heir".into()).spawn(move || heir.wait().map(drop));
     awaits.map(drop).context("cannot start a thread")
