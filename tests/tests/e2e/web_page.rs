@@ -186,6 +186,11 @@ fn the_page_shows_traffic_failures_and_events_and_drains_for_an_administrator_al
             .unwrap();
         assert_fine(&mut browser);
     }
+    browser.fill("Client and port", "192.0.2.100:31337").unwrap();
+    browser.fill("VIP and port", "192.0.2.10:80").unwrap();
+    browser.click("button", "Explain").unwrap();
+    browser.see_in("main", "192.0.2.100:31337 -> 192.0.2.10:80: web sends it to 198.51.100.1").unwrap();
+    assert_fine(&mut browser);
     browser.fill("Service", "web").unwrap();
     browser.click("button", "Find").unwrap();
     browser.see_in("main", "match").unwrap();

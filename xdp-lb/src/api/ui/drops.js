@@ -26,16 +26,27 @@ export class Drops {
         h("div", { class: "head" }, h("h2", {}, title), pill(verdict, kind), sum), h("p", { class: "note" }, words), table.element) };
     };
     this.parts = Object.entries(VERDICTS).map(part);
+    this.losses = new Table("Lost after forwarding", [
+      { title: "Interface", cell: (it) => it.interface },
+      { title: "Cause and fix", cell: (it) => h("span", { class: "reason" }, it.cause, h("span", { class: "why" }, it.fix)) },
+      { title: "Error", number: true, cell: (it) => String(it.error) },
+      { title: "Packets", number: true, cell: (it) => grouped(it.packets) },
+    ], { key: (it) => `${it.interface} ${it.verdict} ${it.error}` });
+    this.lost = h("section", { class: "panel", "aria-label": "Lost after forwarding", hidden: true },
+      h("div", { class: "head" }, h("h2", {}, "Lost after forwarding"), pill("drop", "bad")),
+      h("p", { class: "note" }, "The program forwarded them, and the kernel dropped them afterwards."), this.losses.element);
     this.element = h("div", {},
       h("div", { class: "page-head" }, h("div", {}, h("h1", {}, "Packets that were not forwarded"), h("p", { class: "note" }, "Each with its reason. What was forwarded is with the services.")),
         h("div", { class: "actions" }, h("label", { for: "rising", class: "check" }, this.only, "Only what rises now"))),
-      this.parts.map((it) => it.element));
+      this.lost, this.parts.map((it) => it.element));
     this.counters = [];
   }
 
   async update() {
-    const [{ counters }, history] = await Promise.all([get("/v1/counters"), get("/v1/history?points=60")]);
+    const [{ counters, losses }, history] = await Promise.all([get("/v1/counters"), get("/v1/history?points=60")]);
     this.counters = counters.map((it) => ({ ...it, points: history.reasons[it.name] }));
+    this.lost.hidden = !losses?.length;
+    this.losses.show(losses ?? []);
     this.show();
   }
 

@@ -12,6 +12,7 @@ function words(event) {
     case "backend": return [h("code", {}, event.address), " ", event.before && `${event.before} → `, pill(event.state), ` ${event.reason}`];
     case "weight": return [h("code", {}, event.address), ` ${Math.round(event.ratio * 100)} % of its weight ${event.weight}: ${event.reason}`];
     case "service": return [`${event.kind}: ${event.changes.join("; ")}`];
+    case "node": return [event.admin === "draining" ? pill("drained", "wait") : pill("enabled", "good"), " This node"];
     case "interface": return [event.up ? pill("up", "good") : pill("down", "bad")];
     case "reload": return [`The config file was reloaded: ${event.changes} ${event.changes === 1 ? "change" : "changes"}`];
     case "restored": return [event.what];

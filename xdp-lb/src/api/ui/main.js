@@ -25,7 +25,7 @@ function viewOf(hash) {
     case "services": return name ? new Service(app, decodeURIComponent(name)) : new Services();
     case "drops": return new Drops();
     case "events": return new Events(app);
-    case "flows": return new Flows();
+    case "flows": return new Flows(app);
     default: return { element: h("p", { class: "empty" }, "There is no such page."), update: async () => {} };
   }
 }
