@@ -5,16 +5,19 @@ use std::future::ready;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::Context as _;
+use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::header::{HOST, ORIGIN};
+use axum::http::header::{CONTENT_TYPE, HOST, ORIGIN};
 use axum::http::{HeaderMap, HeaderName, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use clap::Args;
+use http_body_util::BodyExt as _;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tokio::net::{TcpListener, TcpStream};
@@ -23,7 +26,7 @@ use tokio::sync::mpsc;
 use super::print;
 use crate::api::client::{Client, Error};
 use crate::api::ui;
-use crate::http::{self, User};
+use crate::http::{self, Deadline, User};
 
 /// Serve the web page of the daemon to a browser on this host, until Ctrl-C
 ///
@@ -43,6 +46,8 @@ const LINK: HeaderName = HeaderName::from_static("x-xdp-lb-link");
 const SESSION: HeaderName = HeaderName::from_static("x-xdp-lb-session");
 /// Where a browser says from which site a request comes.
 const SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+/// How long the daemon may send nothing of an answer that goes on.
+const SILENCE: Duration = Duration::from_secs(60);
 /// Maximum number of sessions; the oldest ends for another.
 const SESSIONS: usize = 8;
 
@@ -183,7 +188,11 @@ async fn begin_session(State(page): State<Page>, request: Request) -> Response {
 }
 
 /// Hands a request on to the daemon: the files of the page for anybody, all else for who has a session.
-async fn forward(State(page): State<Page>, request: Request) -> Response {
+async fn forward(
+    State(page): State<Page>,
+    Extension(deadline): Extension<Deadline>,
+    request: Request,
+) -> Response {
     let path = request.uri().path();
     let is_file = path == ui::PATH || path.starts_with("/ui/");
     let session = request.headers().get(SESSION).and_then(|token| token.to_str().ok());
@@ -194,10 +203,21 @@ async fn forward(State(page): State<Page>, request: Request) -> Response {
         );
     }
     match page.client.forward(request).await {
+        // An answer without an end has its time for as long as the daemon sends something, which it does every 15 s.
+        Ok(answer) if is_stream(&answer) => answer.map(|body| {
+            Body::new(body.map_frame(move |frame| {
+                deadline.extend(SILENCE);
+                frame
+            }))
+        }),
         Ok(answer) => answer,
         Err(error @ Error::Refused { .. }) => refused(StatusCode::BAD_REQUEST, &error.to_string()),
         Err(error) => refused(StatusCode::BAD_GATEWAY, &error.to_string()),
     }
+}
+
+fn is_stream(answer: &Response) -> bool {
+    answer.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream")
 }
 
 fn refused(status: StatusCode, why: &str) -> Response {

@@ -287,11 +287,11 @@ fn titled(title: &'static str) -> Block<'static> {
 }
 
 fn foot_line(model: &Model) -> Line<'static> {
-    if let Some((is_good, words)) = &model.said {
-        return Line::from(if *is_good { words.clone().green() } else { words.clone().red() });
-    }
     if let Some(error) = &model.error {
         return Line::from(error.clone().red());
+    }
+    if let Some((is_good, words)) = &model.said {
+        return Line::from(if *is_good { words.clone().green() } else { words.clone().red() });
     }
     match &model.mode {
         Mode::Filter => Line::from(format!("filter: {}_   Enter: keep it, Esc: end it", model.filter)),
