@@ -83,8 +83,13 @@ fn lost(screen: &Screen, losses: &[LossView]) -> String {
     if losses.is_empty() {
         return String::new();
     }
-    let columns =
-        [text("LOST AT"), text("VERDICT").leaves(1), number("ERROR").leaves(2), number("PACKETS"), words("CAUSE AND FIX")];
+    let columns = [
+        text("LOST AT"),
+        text("VERDICT").leaves(1),
+        number("ERROR").leaves(2),
+        number("PACKETS"),
+        words("CAUSE AND FIX"),
+    ];
     let rows = losses.iter().map(|loss| {
         vec![
             Cell::new(&loss.interface),

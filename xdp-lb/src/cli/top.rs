@@ -20,7 +20,6 @@ use super::units::number_of;
 use crate::api::client::{Client, Error};
 use crate::model::event::EventView;
 use crate::model::request::{BackendPatch, Outcome, ServicePatch};
-use crate::model::state::AdminState;
 use crate::report::documents::{CounterView, StatusView};
 
 /// Show services, backends, rates, drops and events on one screen, as they change
@@ -152,13 +151,5 @@ async fn follow(client: Client, mut last: Option<String>, send: mpsc::Sender<New
             }
         }
         tokio::time::sleep(AGAIN).await;
-    }
-}
-
-/// The state that an operator's key asks for, in words.
-const fn verb(admin: AdminState) -> &'static str {
-    match admin {
-        AdminState::Draining => "Drain",
-        AdminState::Enabled => "Enable",
     }
 }

@@ -3,7 +3,6 @@
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::model::{Action, Id, Mode, Model, Row};
-use super::verb;
 use crate::cli::backend;
 use crate::cli::units::{counted, percent};
 use crate::model::state::AdminState;
@@ -107,6 +106,14 @@ fn changeable(model: &mut Model) -> Option<Id> {
         return None;
     }
     id
+}
+
+/// The state that an operator's key asks for, in words.
+const fn verb(admin: AdminState) -> &'static str {
+    match admin {
+        AdminState::Draining => "Drain",
+        AdminState::Enabled => "Enable",
+    }
 }
 
 /// Asks whether to drain or enable the selected row, and says what that does.
