@@ -4,19 +4,16 @@
 //! holds the test program and what it calls, and nothing else.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
 use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::sys::prctl;
-use nix::sys::signal::Signal;
 use xdp_lb_tests::output;
 use xdp_lb_tests::paths::{program, target_dir};
 
+use crate::emulator::{self, Machine};
 use crate::test::Totals;
 use crate::workspace::{cargo, run};
 use crate::{build, packages, say, toolchain};
@@ -29,7 +26,7 @@ const MODULES: [&str; 1] = ["veth"];
 
 /// Seconds for which one kernel may run. Each fixture loads the program, which an emulated verifier takes seconds to
 /// look through: all of them take a quarter of an hour.
-const PATIENCE: &str = "3600";
+const PATIENCE: u32 = 3600;
 
 /// What the file system's last words are, with the tests' exit code behind.
 const LAST_WORDS: &str = "The tests ended with ";
@@ -41,7 +38,7 @@ pub fn run_all(words: &[String]) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let wanted = [
-        ("qemu-system-x86_64", "qemu-system-x86"),
+        emulator::PROGRAM,
         ("busybox", "busybox-static"),
         ("cpio", "cpio"),
         ("xz", "xz-utils"),
@@ -168,26 +165,15 @@ fn fetch(package: String) -> Result<Kernel> {
 fn boot(kernel: &Kernel, fixtures: &Path, words: &[String]) -> Result<Vec<String>> {
     let archive = kernel.root.with_extension("initramfs");
     pack(kernel, fixtures, words, &archive)?;
-    let mut command = Command::new("timeout");
-    command
-        .args([PATIENCE, "qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", "2048", "-nic", "none"])
-        .args(["-nographic", "-no-reboot", "-append", "console=ttyS0 quiet panic=-1", "-kernel"])
-        .arg(&kernel.image)
-        .arg("-initrd")
-        .arg(&archive)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped());
-    // SAFETY: between fork and exec the closure makes one system call, prctl.
-    unsafe {
-        // `timeout` hands it on. The thread that starts the machine waits for it, too.
-        command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGTERM)?));
-    }
-    let mut machine = command.spawn().context("cannot start qemu")?;
-    let lines = BufReader::new(machine.stdout.take().expect("it is piped")).split(b'\n');
-    let text = |line: Vec<u8>| String::from_utf8_lossy(&line).trim_end().to_owned();
-    let console = lines.map(|line| line.map(text)).collect::<Result<_, _>>();
-    let console = console.context("cannot read the kernel's console")?;
-    machine.wait().context("cannot wait for qemu")?;
+    let mut console = Vec::new();
+    let machine = Machine {
+        kernel: &kernel.image,
+        initrd: &archive,
+        append: "",
+        arguments: &["-m", "2048"],
+        patience: PATIENCE,
+    };
+    machine.run(|line| console.push(line))?;
     fs::remove_file(&archive).context("cannot remove the file system")?;
     Ok(console)
 }

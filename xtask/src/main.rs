@@ -4,12 +4,14 @@ mod bench;
 mod browser;
 mod build;
 mod demo;
+mod dist;
 #[cfg(test)]
 mod docs;
+#[expect(unsafe_code, reason = "the emulator ends with its parent")]
+mod emulator;
 mod fuzz;
 #[expect(unsafe_code, reason = "signal handlers")]
 mod interrupt;
-#[expect(unsafe_code, reason = "the emulator ends with its parent")]
 mod kernels;
 #[cfg(test)]
 mod layers;
@@ -76,6 +78,8 @@ enum Task {
     Screenshots(screenshots::Options),
     /// Search for packets and tables on which the datapath goes wrong, guided by coverage.
     Fuzz(fuzz::Options),
+    /// Make a release: binaries, packages, an image, sums, and the list of components, in target/dist.
+    Dist(dist::Options),
     /// Draw the pictures of the documentation from their texts.
     Pictures,
     /// Show how much of the 512 bytes of stack each eBPF program takes, and by which calls.
@@ -121,6 +125,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Bench(options) => return bench::run_all(&options),
         Task::Soak(options) => return soak::run(&options),
         Task::Screenshots(options) => return screenshots::run(&options),
+        Task::Dist(options) => dist::run_all(&options)?,
         Task::Pictures => pictures::draw_all()?,
         Task::Stack => return stack::show(),
         Task::Inside { task } => {

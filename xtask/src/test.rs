@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 
+mod packaged;
 mod processes;
 
 use crate::workspace::{cargo, run, show};
@@ -22,8 +23,12 @@ pub struct Options {
     /// `--`, those whose names contain one.
     #[arg(long, conflicts_with = "host")]
     kernels: bool,
+    /// Install, use, upgrade, remove and purge the package of `cargo xtask dist` on a clean Debian with systemd, booted by qemu
+    /// under emulation, by the guide's first page; and run the image there.
+    #[arg(long, conflicts_with_all = ["host", "kernels"])]
+    packages: bool,
     /// Run each end-to-end test so many times, and no others: to find those that fail now and then.
-    #[arg(long, value_name = "TIMES", conflicts_with_all = ["host", "kernels"])]
+    #[arg(long, value_name = "TIMES", conflicts_with_all = ["host", "kernels", "packages"])]
     repeat: Option<usize>,
     /// Handed to the test programs: words that names must contain, and libtest's options.
     #[arg(last = true)]
@@ -63,6 +68,9 @@ const END_TO_END: &str = "e2e";
 pub fn run_all(options: &Options) -> Result<ExitCode> {
     if options.kernels {
         return kernels::run_all(&options.arguments);
+    }
+    if options.packages {
+        return packaged::run_all();
     }
     if !options.host {
         preflight::check("test").map_err(|error| {

@@ -1,7 +1,7 @@
 //! The commands of `docs/guide`, page by page, as its readers type them.
 //!
 //! The pages use the paths of a real host. So each test has file systems of its own at `/etc`, `/run`, `/var/lib` and
-//! `/sys/fs/bpf`. What needs systemd and a package (`sh debian`) is left out.
+//! `/sys/fs/bpf`. What needs systemd and the package (`sh debian`) is left to `cargo xtask test --packages`.
 
 use std::fs;
 use std::path::Path;
@@ -165,6 +165,7 @@ macro_rules! pages {
 pages! {
     the_commands_of_the_page_on_capacity_work: "capacity",
     the_commands_of_the_page_on_dns_work: "dns",
+    the_commands_of_the_page_on_the_first_hour_work: "first-hour",
     the_commands_of_the_page_on_health_work: "health",
     the_commands_of_the_page_on_hosts_work: "hosts",
     the_commands_of_the_page_on_layers_4_and_7_work: "layer-4-or-7",
