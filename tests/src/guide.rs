@@ -96,7 +96,7 @@ fn step(words: &str) -> Result<Option<Step>> {
         ["sh", "client"] => Step::Run(Place::Client),
         ["sh", "backend"] => Step::Run(Place::Backends),
         ["sh", "backend", "background"] => Step::Start,
-        ["toml", "lb", path] => Step::Write { path: path.into(), start: false },
+        ["toml" | "text", "lb", path] => Step::Write { path: path.into(), start: false },
         ["toml", "lb", path, "start"] => Step::Write { path: path.into(), start: true },
         ["text"] => return Ok(None),
         _ => bail!("a block is `text`, or says where a test runs it or writes it: see tests/src/guide.rs"),

@@ -16,6 +16,7 @@ pub mod doctor;
 mod file;
 pub mod health;
 mod http;
+pub mod import;
 mod lock;
 mod logging;
 pub mod metrics;

@@ -22,7 +22,7 @@ const LAYERS: &[&[&str]] = &[
     &["plan"],
     &["datapath"],
     &["overlay"],
-    &["config", "discovery"],
+    &["config", "discovery", "import"],
     &["health"],
     &["net"],
     &["tables"],

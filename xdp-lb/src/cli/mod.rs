@@ -14,6 +14,7 @@ mod drain;
 mod explain;
 mod flags;
 mod flows;
+mod import;
 mod node;
 mod output;
 mod reload;
@@ -102,6 +103,7 @@ struct Global {
 enum Command {
     Run(run::Run),
     Check(check::Check),
+    Import(import::Import),
     /// List, show, add and remove services
     #[command(subcommand, visible_alias = "services")]
     Service(service::Command),
@@ -220,16 +222,20 @@ impl Cli {
         let screen = Screen::of_stdout(self.global.output);
         let asks_none = matches!(
             self.command,
-            Command::Run(_) | Command::Check(_) | Command::Decap(_) | Command::ServeChecks { .. }
+                Command::Run(_)
+                    | Command::Check(_)
+                    | Command::Import(_)
+                    | Command::Decap(_)
+                    | Command::ServeChecks { .. }
         );
         if self.global.socket.is_some() && asks_none {
-            let words = "--socket names the socket of a running daemon, which `run`, `check` and `decap` do not \
+            let words = "--socket names the socket of a running daemon, which `run`, `check`, `import` and `decap` do not \
                          use; the daemon's own socket is `api.socket` in its config file";
             return Err(Self::command().error(ErrorKind::ArgumentConflict, words).into());
         }
         let is_of_this_host = asks_none || matches!(self.command, Command::Doctor(_));
         if self.global.api.is_some() && is_of_this_host {
-            let words = "--api names a daemon on another host, but `run`, `check`, `decap` and `doctor` work on \
+            let words = "--api names a daemon on another host, but `run`, `check`, `import`, `decap` and `doctor` work on \
                          this one";
             return Err(Self::command().error(ErrorKind::ArgumentConflict, words).into());
         }
@@ -239,6 +245,7 @@ impl Cli {
         match self.command {
             Command::Run(run) => run.execute().map(|()| String::new().into()),
             Command::Check(check) => check.execute(&screen).map(Done::from),
+            Command::Import(import) => import.execute().map(Done::from),
             Command::Service(command) => block_on(command.execute(&client, &screen)),
             Command::Backend(command) => block_on(command.execute(&client, &screen)),
             Command::Node(command) => block_on(command.execute(&client, &screen)),
