@@ -69,7 +69,7 @@ fn a_command_line_that_is_wrong_is_refused_with_exit_code_2() {
         (&["service", "add", "x", "192.0.2.10"], "port"),
         (&["service", "add", "x", "192.0.2.10:81", "--check", "htpt"], "htpt"),
         (&["service", "add", "x", "192.0.2.10:81", "--check-path", "/"], "--check"),
-        (&["status", "--output", "yaml"], "yaml"),
+        (&["status", "--output", "xml"], "xml"),
         (&["backned", "list"], "backned"),
         (&["service", "show"], "NAME"),
     ] {
@@ -380,7 +380,7 @@ fn scrape(site: &Site) -> BTreeMap<String, f64> {
             match words[..] {
                 ["HELP", _, help] => assert!(!help.is_empty(), "{line}"),
                 ["TYPE", name, kind] => {
-                    assert!(["counter", "gauge"].contains(&kind), "{line}");
+                    assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
                     assert_eq!(types.insert(name.to_owned(), kind.to_owned()), None, "{name} comes twice");
                 }
                 _ => panic!("not in the format: {line}"),
@@ -389,7 +389,9 @@ fn scrape(site: &Site) -> BTreeMap<String, f64> {
         }
         let (name, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("not in the format: {line}"));
         let family = name.split('{').next().unwrap();
-        let kind = types.get(family).unwrap_or_else(|| panic!("{family} has no type"));
+        let of_histogram = ["_bucket", "_sum", "_count"].iter().find_map(|end| family.strip_suffix(end));
+        let kind = of_histogram.filter(|family| types.get(*family).is_some_and(|kind| kind == "histogram"));
+        let kind = types.get(kind.unwrap_or(family)).unwrap_or_else(|| panic!("{family} has no type"));
         assert_eq!(family.ends_with("_total"), kind == "counter", "{line}");
         assert_eq!(name.contains('{'), name.ends_with('}'), "{line}");
         assert_eq!(series.insert(name.to_owned(), value.parse().unwrap()), None, "{name} comes twice");

@@ -222,11 +222,11 @@ impl Cli {
         let screen = Screen::of_stdout(self.global.output);
         let asks_none = matches!(
             self.command,
-                Command::Run(_)
-                    | Command::Check(_)
-                    | Command::Import(_)
-                    | Command::Decap(_)
-                    | Command::ServeChecks { .. }
+            Command::Run(_)
+                | Command::Check(_)
+                | Command::Import(_)
+                | Command::Decap(_)
+                | Command::ServeChecks { .. }
         );
         if self.global.socket.is_some() && asks_none {
             let words = "--socket names the socket of a running daemon, which `run`, `check`, `import` and `decap` do not \
