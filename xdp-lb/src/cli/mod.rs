@@ -13,6 +13,7 @@ mod doctor;
 mod drain;
 mod explain;
 mod flags;
+mod fleet;
 mod flows;
 mod import;
 mod node;
@@ -113,6 +114,9 @@ enum Command {
     /// Drain the whole node, and put it back into service
     #[command(subcommand)]
     Node(node::Command),
+    /// Show the other load balancers of the fleet, and whether they know each other's flows
+    #[command(subcommand)]
+    Fleet(fleet::Command),
     Status(status::Status),
     Top(top::Top),
     Counters(counters::Counters),
@@ -222,11 +226,11 @@ impl Cli {
         let screen = Screen::of_stdout(self.global.output);
         let asks_none = matches!(
             self.command,
-                Command::Run(_)
-                    | Command::Check(_)
-                    | Command::Import(_)
-                    | Command::Decap(_)
-                    | Command::ServeChecks { .. }
+            Command::Run(_)
+                | Command::Check(_)
+                | Command::Import(_)
+                | Command::Decap(_)
+                | Command::ServeChecks { .. }
         );
         if self.global.socket.is_some() && asks_none {
             let words = "--socket names the socket of a running daemon, which `run`, `check`, `import` and `decap` do not \
@@ -249,6 +253,7 @@ impl Cli {
             Command::Service(command) => block_on(command.execute(&client, &screen)),
             Command::Backend(command) => block_on(command.execute(&client, &screen)),
             Command::Node(command) => block_on(command.execute(&client, &screen)),
+            Command::Fleet(command) => block_on(command.execute(&client, &screen)),
             Command::Status(status) => block_on(status.execute(&client, &screen)),
             Command::Counters(counters) => block_on(counters.execute(&client, &screen)),
             Command::Flows(flows) => block_on(flows.execute(&client, &screen)),

@@ -12,11 +12,13 @@ use xdp_lb_common::tables::{BackendIndex, BackendState, ServiceIndex, Traffic};
 use super::journal::Journal;
 use super::kernel::Kernel;
 use crate::datapath::{Census, Counted, TablesView, monotonic_seconds};
+use crate::fleet::TrackedRing;
 use crate::model::Timeouts;
 use crate::model::state::TroubleKind;
 use crate::plan::places::{Full, Plan};
 use crate::plan::planner::Planner;
 use crate::plan::settling::Settling;
+use crate::plan::tracking::tracking;
 use crate::plan::wanted::WantedService;
 use crate::report::explain::LiveTables;
 use crate::report::history::History;
@@ -280,7 +282,19 @@ impl TableSync {
         self.settle(&settled, kernel, journal);
     }
 
-    /// Writes slots that move towards settled.
+    /// Has settled slots go by records that other load balancers go by records in. Returns whether there were any.
+    pub(super) fn track(
+        &mut self,
+        rings: &[TrackedRing],
+        kernel: &mut dyn Kernel,
+        journal: &mut Journal,
+    ) -> bool {
+        let writes = tracking(self.planner.tables(), rings);
+        self.settle(&writes, kernel, journal);
+        !writes.is_empty()
+    }
+
+    /// Writes slots that move towards settled, or away from it.
     fn settle(&mut self, writes: &[Write], kernel: &mut dyn Kernel, journal: &mut Journal) {
         if !writes.is_empty() {
             self.view.hide();

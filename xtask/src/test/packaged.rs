@@ -167,7 +167,11 @@ fn bundle(folder: &Path) -> Result<()> {
     }
     for layer in manifest["layers"].as_array().context("the image has no layers")? {
         run(Command::new("sh")
-            .args(["-ec", "tar -xOf \"$1\" \"$2\" >\"$3.layer\"; tar -xf \"$3.layer\" -C \"$3\"; rm \"$3.layer\"", "sh"])
+            .args([
+                "-ec",
+                "tar -xOf \"$1\" \"$2\" >\"$3.layer\"; tar -xf \"$3.layer\" -C \"$3\"; rm \"$3.layer\"",
+                "sh",
+            ])
             .arg(&archive)
             .arg(blob(layer)?)
             .arg(&root))?;
