@@ -2,7 +2,7 @@
 # Runs on a clean Debian that `cargo xtask test --packages` boots, with the packages in /root and the guide's first page in
 # /root/guide: installs, uses, upgrades under load, removes and purges, and runs the image. Each line with PASSED is one thing
 # that was shown; the first failure ends it.
-set -euo pipefail
+set -Eeuo pipefail
 cd /root
 
 passed() { echo "PASSED after $(cut -d. -f1 /proc/uptime) s: $*"; }
@@ -42,7 +42,7 @@ network() {
         on "backend-$number" ip link set eth0 up
         on "backend-$number" ethtool -K eth0 tx off >/dev/null
         on "backend-$number" ip address add "198.51.100.1$number/24" dev eth0
-        on "backend-$number" nginx -c /root/nginx.conf
+        on "backend-$number" nginx -c /root/nginx.conf -g "pid /run/nginx-$number.pid;"
     done
 }
 
@@ -52,7 +52,7 @@ servers() {
     echo 'well' >/srv/www/healthz
     head --bytes 40M /dev/urandom >/srv/www/large
     cat >/root/nginx.conf <<'CONFIG'
-pid /dev/null;
+
 events {}
 http {
     access_log off;
