@@ -19,7 +19,6 @@ const FLOWS: u32 = 1 << 30;
 
 /// How many packets are sent at a time, and at least.
 const SLICE: u32 = 1 << 16;
-const LEAST: u32 = 4 * SLICE;
 
 /// What is sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -73,7 +72,7 @@ impl Sender {
         Ok(Self { frames: LiveFrames::new()?, flows: 0 })
     }
 
-    /// Sends as many as it can for so long, and enough to fill the table; returns how many packets a second that were.
+    /// Sends as many as it can for so long, and a slice at least; returns how many packets a second that were.
     pub fn send(&mut self, network: &Network, flood: Flood, vip: SocketAddr, time: Duration) -> Result<f64> {
         let [first, then] = match flood {
             Flood::Syn => [Some("syn"), None],
@@ -90,7 +89,7 @@ impl Sender {
         plans.extend(then.map(|flags| plan(Some(flags))).transpose()?);
         let mut packets = 0;
         let begin = Instant::now();
-        while begin.elapsed() < time || packets < LEAST {
+        while begin.elapsed() < time || packets == 0 {
             for (frame, plan) in &plans {
                 self.frames.begin_at(self.flows)?;
                 self.frames.send(&network.client, frame, *plan, SLICE)?;
