@@ -176,7 +176,7 @@ fn ui(lb: &Host, daemon: &Daemon, name: &str) -> Result<(Process, String)> {
 fn take_page(lb: &Host, daemon: &Daemon, pictures: &std::path::Path) -> Result<()> {
     let mut browser = Browser::start(lb)?.context("there is no browser")?;
     for (name, hash, size, dark) in [
-        ("page-overview", "#/", (1280, 980), false),
+        ("page-overview", "#/", (1280, 640), false),
         ("page-service", "#/services/web", (1280, 900), false),
         ("page-drops", "#/drops", (1280, 800), true),
         ("page-phone", "#/", (390, 844), true),

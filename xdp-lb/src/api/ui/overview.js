@@ -3,12 +3,12 @@
 import { get } from "/ui/api.js";
 import { setNode } from "/ui/change.js";
 import { Table, h, panel, refresh, setText } from "/ui/dom.js";
-import { bits, grouped, meter, percent, pill, rate, span, stateOfService } from "/ui/format.js";
+import { bits, grouped, meter, percent, pill, rate, scaled, span, stateOfService } from "/ui/format.js";
 import { Plot, sparkline } from "/ui/plot.js";
 import { line } from "/ui/events.js";
 
 export const TRAFFIC = [
-  { title: "Bits", key: "bytes_per_second", format: bits },
+  { title: "Bits", key: "bytes_per_second", scale: 8, format: (value) => scaled(value, "bit/s") },
   { title: "Packets", key: "packets_per_second", format: rate },
   { title: "New flows", key: "new_flows_per_second", format: rate },
   { title: "Resets", key: "resets_per_second", format: rate },
@@ -30,7 +30,7 @@ export class Overview {
     this.head = h("div", { class: "page-head" });
     this.interfaces = new Table("Interfaces", [
       { title: "Interface", cell: (it) => it.name },
-      { title: "XDP", cell: (it) => (it.mode ? pill(it.mode, it.mode === "native" ? "good" : "wait") : pill("not attached", "bad")) },
+      { title: "Program", cell: (it) => (it.mode ? pill(it.mode, it.mode.includes("generic") ? "wait" : "good") : pill("not attached", "bad")) },
       { title: "Link", cell: (it) => (it.up ? pill("up", "good") : pill("down", "bad")) },
       { title: "Note", cell: (it) => it.note ?? "" },
     ], { key: (it) => it.name, empty: "No interface is configured." });

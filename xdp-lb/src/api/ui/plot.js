@@ -17,11 +17,11 @@ export function sparkline(points, { width = 120, height = 28, most = 60, label }
     svg("path", { class: "area", d: area }), svg("path", { class: "line", d: line }));
 }
 
-// The next round number: 1, 2 or 5 times a power of 10.
+// The next number whose quarters are round.
 function round(value) {
   if (value <= 0) return 1;
   const power = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 5, 10].map((step) => step * power).find((step) => step >= value * 0.999);
+  return [1, 1.2, 1.6, 2, 2.4, 3.2, 4, 4.8, 6, 8, 10].map((step) => step * power).find((step) => step >= value * 0.999);
 }
 
 const SPANS = { "10m": { words: "10 minutes", points: 600 }, "24h": { words: "24 hours", points: 5760 } };

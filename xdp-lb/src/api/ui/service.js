@@ -17,8 +17,7 @@ export class Service {
     this.options = h("dl", { class: "facts options" });
     const columns = [
       { title: "Backend", cell: (it) => h("code", {}, it.address), sort: (it) => it.address },
-      { title: "State", cell: (it) => h("span", { class: "state" }, pill(it.state), h("span", { class: "note" }, `for ${span(it.since_seconds)}`)), sort: (it) => it.state },
-      { title: "Why", cell: (it) => h("span", { class: "why" }, it.reason) },
+      { title: "State", cell: (it) => h("span", { class: "reason" }, h("span", { class: "state" }, pill(it.state), h("span", { class: "note" }, `for ${span(it.since_seconds)}`)), h("span", { class: "why" }, it.reason)), sort: (it) => it.state },
       { title: "Weight", number: true, cell: (it) => (it.weight_ratio === 1 ? String(it.weight) : `${percent(it.weight_ratio)} of ${it.weight}`), sort: (it) => it.weight * it.weight_ratio },
       { title: "Share", cell: (it) => h("span", { class: "full" }, meter(it.share), percent(it.share)), sort: (it) => it.share },
       { title: "Flows", number: true, cell: flows, sort: (it) => it.flows },
