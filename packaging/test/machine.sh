@@ -86,7 +86,7 @@ begin=$(date +%s)
 first_page
 took=$(($(date +%s) - begin))
 [ "$took" -lt 600 ] || failed "the first page took $took s"
-passed "the guide's first page, in $took s on an emulated machine"
+passed "the guide's first page, in $took s"
 
 test -f /usr/share/man/man8/xdp-lb-backend-drain.8.gz
 test -f /usr/share/man/man5/xdp-lb.toml.5.gz
@@ -136,7 +136,8 @@ for _ in $(seq 60); do
     on client curl --silent --fail --max-time 5 http://192.0.2.10/ && break
     sleep 1
 done | grep -q 'a page' || failed "the image does not forward: $(cat /tmp/image.log)"
-grep -q 00000 <<<"$(grep CapEff "/proc/$(runc state xdp-lb | sed -n 's/.*"pid": \([0-9]*\),/\1/p')/status")"
+# CAP_BPF, CAP_PERFMON, CAP_NET_RAW, CAP_NET_ADMIN, and CAP_CHOWN where groups need it: nothing else can be gained.
+grep -qE '^CapBnd:[[:space:]]0+c00000300[01]$' "/proc/$(runc state xdp-lb | sed -n 's/.*"pid": \([0-9]*\),/\1/p')/status"
 runc exec xdp-lb /usr/sbin/xdp-lb status
 runc kill xdp-lb KILL
 on client curl --silent --fail --max-time 5 http://192.0.2.10/ >/dev/null
