@@ -1076,6 +1076,7 @@ fn commands_and_operations_of_the_openapi_document_correspond() {
     const NONE: &[&str] = &[];
     let operations: &[(&str, &[&str])] = &[
         ("run", NONE),
+        ("import", NONE),
         ("check", NONE),
         ("decap", NONE),
         ("serve-checks", NONE),

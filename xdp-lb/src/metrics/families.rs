@@ -651,7 +651,7 @@ impl<'a> Families<'a> {
         let Some(mut family) = self.next(name, help, MetricType::Histogram)? else { return Ok(()) };
         for (labels, HistogramView { buckets, sum, count }) in metrics {
             // The last bucket has what is above all bounds.
-            let bound = |bucket: &BucketView| (bucket.up_to.unwrap_or(f64::MAX), bucket.count);
+            let bound = |bucket: &BucketView| (bucket.up_to.unwrap_or(f64::INFINITY), bucket.count);
             let buckets: Vec<_> = buckets.iter().map(bound).collect();
             family.encode_family(&labels)?.encode_histogram(
                 sum,
