@@ -5,7 +5,7 @@ use super::check;
 use super::handover;
 use super::mss;
 use super::records;
-use super::rewrite::{Departure, Limit, check_hops, rewrite};
+use super::rewrite::{Departure, Limit, check_hops, length_on_wire, rewrite};
 use crate::flow_table::Steps as _;
 use crate::flow_table::outcome::Found;
 use crate::flow_table::record::{Record, Room, WayBack};
@@ -52,7 +52,7 @@ pub fn reply<P: Packet, T: Tables>(
         departure.key = to_client(rule, &parsed.key);
         rule.backend
     };
-    match routed(tables, parsed, index, query, departure) {
+    match routed(tables, parsed, index, length_on_wire(packet, parsed), query, departure) {
         // It is for this host: in `full-nat` for a client.
         Err(Reason::NotAReply) if rule.by_record != 0 => Err(without_flow(tables, parsed, true, query)),
         Err(reason) => Err(reason),
@@ -197,19 +197,21 @@ pub fn to_client(rule: &Reply, key: &FlowKey) -> FlowKey {
     FlowKey::new(vip(rule, key), key.destination_endpoint())
 }
 
-/// How a packet of this backend's leaves with the addresses of the departure: as the host's routes say.
+/// How a packet of this backend's leaves with the addresses of the departure: as the host's routes say. `length`: how long it
+/// is on the wire.
 #[inline(always)]
 pub fn routed<T: Tables>(
     tables: &T,
     parsed: &Parsed,
     index: BackendIndex,
+    length: u32,
     query: &mut RouteQuery,
     departure: &mut Departure,
 ) -> Result<(), Reason> {
     *query = RouteQuery {
         source: departure.key.source_endpoint(),
         destination: departure.key.destination_endpoint(),
-        length: parsed.ip_length as u16,
+        length: length as u16,
         ingress: parsed.ingress,
     };
     match tables.route(query) {

@@ -177,7 +177,7 @@ impl Owner {
             told_rings: Vec::new(),
             finished: counts,
             memory: kernel.memory().ok(),
-            attachments: Attachments::new(config.xdp_mode, now),
+            attachments: Attachments::new(config.attach.clone(), now),
             addresses: HostAddresses::new(own_macs),
             vips: VipKeeper::new(vips),
             discoveries: Discoveries::default(),
