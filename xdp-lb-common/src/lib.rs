@@ -16,3 +16,4 @@ pub mod process;
 pub mod rate;
 pub mod reason;
 pub mod tables;
+pub mod trace;

@@ -12,20 +12,23 @@
 mod bench;
 mod decap;
 mod flow_table;
+mod followed;
 mod losses;
 mod maps;
 mod neighbour;
 mod packet;
+mod scratch;
 mod tables;
+mod trace;
 
 use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::helpers::bpf_redirect;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
-use xdp_lb_common::process::{Scratch, Scratchpad, Verdict, process, send_check};
+use xdp_lb_common::process::{Verdict, process, send_check};
 
-use crate::maps::SCRATCH;
 use crate::packet::Frame;
+use crate::scratch::{PerCpu, scratch};
 use crate::tables::Maps;
 
 /// The load balancer.
@@ -44,21 +47,14 @@ pub fn xdp_check(context: XdpContext) -> u32 {
     action(send_check(&mut Frame::new(&context), &Maps::new(&context), scratch))
 }
 
-/// This CPU's scratch.
-struct PerCpu;
-
-impl Scratchpad for PerCpu {
-    #[inline(always)]
-    fn lend(&mut self) -> Option<&mut Scratch> {
-        scratch()
-    }
-}
-
-#[inline(always)]
-fn scratch() -> Option<&'static mut Scratch> {
-    // SAFETY: each CPU has its own, a program is not interrupted by another of its kind, and the map's
-    // memory holds zeros or what these programs left there.
-    SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut (*scratch).0 })
+/// The load balancer, which notes what becomes of packets that are followed. It takes the other one's place for as long as somebody
+/// follows any.
+#[xdp]
+pub fn xdp_trace(context: XdpContext) -> u32 {
+    trace::begin(&context);
+    let verdict = process(&mut Frame::new(&context), &Maps::new(&context), &mut PerCpu);
+    trace::end(&context, trace::code(verdict));
+    action(verdict)
 }
 
 #[inline(always)]

@@ -16,6 +16,9 @@ use xdp_lb_common::tables::{
     Backend, Check, FlowKey, Fragment, FragmentKey, PortRanges, Reply, RouterAddresses, RouterInterface,
     ServerKey, Service, Settings, SolePorts, SourceKey, Traffic, VlanDevice,
 };
+use xdp_lb_common::trace::{TraceFilter, TraceLimits};
+
+use crate::followed::Followed;
 
 /// `BPF_F_MMAPABLE` (5.5): the daemon writes without a system call for each word, and the first entry
 /// begins at a page, so that one of 64 bytes is one cache line.
@@ -39,6 +42,9 @@ xdp_lb_common::maps!(tables);
 
 #[map]
 pub static SCRATCH: PerCpuArray<OneCpu<Scratch>> = PerCpuArray::with_max_entries(1, 0);
+/// The packet that is followed.
+#[map]
+pub static FOLLOWED: PerCpuArray<OneCpu<Followed>> = PerCpuArray::with_max_entries(1, 0);
 /// What the routing table is asked. Its 64 bytes would be an eighth of the stack.
 #[map]
 pub static LOOKUP: PerCpuArray<OneCpu<FibLookup>> = PerCpuArray::with_max_entries(1, 0);

@@ -94,7 +94,7 @@ impl Drop for NoServices {
 }
 
 /// The programs that the tests and the demo use, and Debian's package of each.
-const PROGRAMS: [(&str, &str); 14] = [
+const PROGRAMS: [(&str, &str); 15] = [
     ("nginx", "nginx-light"),
     ("dnsmasq", "dnsmasq-base"),
     ("nsd", "nsd"),
@@ -109,6 +109,7 @@ const PROGRAMS: [(&str, &str); 14] = [
     ("unshare", "util-linux"),
     ("mount", "mount"),
     ("sha256sum", "coreutils"),
+    ("tshark", "tshark"),
 ];
 
 /// Sees to it that the programs that the tests and the demo use are there.

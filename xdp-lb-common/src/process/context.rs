@@ -53,6 +53,20 @@ pub struct Scratch {
     pub(super) roles: u8,
 }
 
+impl Scratch {
+    /// Why the packet in hand goes no further, if it met a reason since [`Scratch::forget_refusal`].
+    #[inline(always)]
+    pub const fn refusal(&self) -> Option<Reason> {
+        self.refused
+    }
+
+    /// Forgets why the packet before went no further.
+    #[inline(always)]
+    pub const fn forget_refusal(&mut self) {
+        self.refused = None;
+    }
+}
+
 /// Lends the scratch: most packets need none, and it is looked up for those that do.
 pub trait Scratchpad {
     /// The scratch; nothing, where there is none.

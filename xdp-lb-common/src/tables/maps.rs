@@ -90,6 +90,14 @@ macro_rules! maps {
             LOSSES: HashMap<LossKey, u64> = with_max_entries(1024, BPF_F_NO_PREALLOC), own;
             /// Whose packets are counted there.
             WATCHED: Array<Watched> = with_max_entries(1, 0), own;
+            /// Which packets are followed.
+            TRACE_FILTER: Array<TraceFilter> = with_max_entries(1, 0), own;
+            /// For how long, and how many.
+            TRACE_LIMITS: Array<TraceLimits> = with_max_entries(1, 0), own;
+            /// How many more are noted.
+            TRACE_LEFT: Array<i64> = with_max_entries(1, 0), own;
+            /// What was noted of packets: 512 KiB of [`TraceEvent`](xdp_lb_common::trace::TraceEvent), each with two frames.
+            TRACES: RingBuf = with_byte_size(512 * 1024, 0), own;
             /// The neighbours to resolve: 64 KiB of [`NeighbourWanted`].
             EVENTS: RingBuf = with_byte_size(64 * 1024, 0), pinned;
         }

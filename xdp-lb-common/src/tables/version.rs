@@ -11,6 +11,7 @@ use crate::layout::{Layout, fold, fold_name};
 use crate::net::{Address, Endpoint};
 use crate::rate::Buckets;
 use crate::reason::COUNTED_REASONS;
+use crate::trace::{TraceFilter, TraceLimits};
 
 /// Raised when the meaning of a key or value changes.
 const MEANING: u32 = 7;

@@ -4,6 +4,7 @@ use axum::Extension;
 use axum::body::{Body, to_bytes};
 use axum::extract::Request;
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
@@ -83,6 +84,10 @@ fn refusal(who: &str, role: Role, Those { admins, readers }: &Those) -> String {
 /// What an answer says, in one line.
 async fn read(response: Response) -> (StatusCode, String, Response) {
     let (parts, body) = response.into_parts();
+    // It goes on for a while.
+    if parts.headers.get(CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream") {
+        return (parts.status, "begun".into(), Response::from_parts(parts, body));
+    }
     let Ok(body) = to_bytes(body, MAX_ANSWER).await else {
         let failed = Error::new(StatusCode::INTERNAL_SERVER_ERROR, "the response could not be built".into());
         return (StatusCode::INTERNAL_SERVER_ERROR, "no answer".into(), failed.into_response());

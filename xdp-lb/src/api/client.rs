@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::marker::PhantomData;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -22,12 +23,15 @@ use crate::api::endpoint::{self, Endpoint};
 use crate::api::server::REQUEST_TIMEOUT;
 use crate::model;
 use crate::model::event::{EventView, EventsView};
-use crate::model::request::{AdminPatch, BackendPatch, ExplainRequest, FlowQuery, Outcome, ServicePatch};
+use crate::model::request::{
+    AdminPatch, BackendPatch, ExplainRequest, FlowQuery, Outcome, ServicePatch, TraceRequest,
+};
 use crate::report::documents::{
     BackendView, CallerView, ConfigQuery, ConfigView, CountersView, ErrorView, FlowsView, ReloadView,
     RemovalQuery, ServiceDetailView, ServiceView, StatusView,
 };
 use crate::report::explain::ExplainView;
+use crate::report::trace::TraceView;
 
 /// The largest answer that is read, in bytes: views of a hundred thousand backends fit.
 const MAX_ANSWER: usize = 256 << 20;
@@ -252,14 +256,26 @@ impl Client {
 
     /// What happens after the event of this id; without one, from now on.
     pub async fn watch(&self, after: Option<&str>) -> Result<Watch> {
-        let opened = self.in_time(self.open(Method::GET, "/v1/watch", after, None::<&()>)).await?;
-        let (answer, connection) = opened;
+        self.stream(self.open(Method::GET, "/v1/watch", after, None::<&()>)).await
+    }
+
+    /// What becomes of packets, until there were enough, or the time is over.
+    pub async fn trace(&self, request: &TraceRequest) -> Result<Events<TraceView>> {
+        self.stream(self.open(Method::POST, "/v1/trace", None, Some(request))).await
+    }
+
+    async fn stream<T>(
+        &self,
+        opening: impl Future<Output = Result<(Response<Incoming>, AbortOnDrop)>>,
+    ) -> Result<Events<T>> {
+        let (answer, connection) = self.in_time(opening).await?;
         match answer.status() {
-            StatusCode::OK => Ok(Watch {
+            StatusCode::OK => Ok(Events {
                 client: self.clone(),
                 body: answer.into_body(),
                 read: Vec::new(),
                 _connection: connection,
+                of: PhantomData,
             }),
             status => {
                 let body = self.in_time(self.body(answer)).await?;
@@ -400,20 +416,24 @@ impl Drop for AbortOnDrop {
 }
 
 /// What happens, as the daemon tells it.
+pub type Watch = Events<EventView>;
+
+/// A stream of events.
 #[derive(Debug)]
-pub struct Watch {
+pub struct Events<T> {
     client: Client,
     body: Incoming,
     read: Vec<u8>,
     _connection: AbortOnDrop,
+    of: PhantomData<T>,
 }
 
-impl Watch {
-    /// The next event; `None` when the daemon has ended.
+impl<T: DeserializeOwned> Events<T> {
+    /// The next event; `None` when the daemon has ended the stream.
     ///
     /// # Errors
     /// Where the connection breaks, or nothing is heard of the daemon any more.
-    pub async fn next(&mut self) -> Result<Option<EventView>> {
+    pub async fn next(&mut self) -> Result<Option<T>> {
         loop {
             while let Some(frame) = self.frame() {
                 // Comments and bare positions have no data.

@@ -16,6 +16,7 @@ mod remote;
 pub mod server;
 #[expect(unsafe_code, reason = "an access control list is set by a system call")]
 mod socket;
+mod trace;
 pub mod ui;
 mod watch;
 

@@ -60,6 +60,14 @@ pub(super) fn ask(
     }
 }
 
+/// Describes a question whose answer takes its time, and which one caller may ask at a time.
+pub(super) fn follow(
+    id: &'static str,
+    summary: &'static str,
+) -> impl FnOnce(TransformOperation) -> TransformOperation {
+    move |operation| ask(id, summary)(operation).response::<409, Json<ErrorView>>()
+}
+
 /// An answer that says that something was made.
 pub(super) struct Created<T>(pub(super) T);
 

@@ -23,7 +23,7 @@ use crate::api::error::Error;
 use crate::api::extract::{BackendPath, Chosen, Document, MAX_BODY, ServiceName};
 use crate::api::openapi::{self, change, look};
 use crate::api::remote::{self, Door};
-use crate::api::{audit, browser, socket, ui, watch};
+use crate::api::{audit, browser, socket, trace, ui, watch};
 use crate::control::handle::Handle;
 use crate::http::{self, Slot, User};
 use crate::model::refusal::Refusal;
@@ -157,6 +157,13 @@ fn routes() -> (Router<Handle>, OpenApi) {
             post_with(
                 explain,
                 openapi::ask("explain", "What would become of a packet, and why; changes nothing"),
+            ),
+        )
+        .api_route(
+            "/v1/trace",
+            post_with(
+                trace::trace,
+                openapi::follow("trace", "Follows packets, and tells what becomes of each"),
             ),
         )
         .api_route(

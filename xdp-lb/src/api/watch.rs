@@ -16,6 +16,7 @@ use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use futures_util::stream;
+use schemars::JsonSchema;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until};
 use tracing::debug;
@@ -198,17 +199,8 @@ impl OperationOutput for Events {
     type Inner = EventView;
 
     fn operation_response(context: &mut GenContext, _: &mut Operation) -> Option<Described> {
-        let schema = SchemaObject {
-            json_schema: context.schema.subschema_for::<EventView>(),
-            example: None,
-            external_docs: None,
-        };
-        let media = MediaType { schema: Some(schema), ..MediaType::default() };
-        Some(Described {
-            description: "an endless stream of server-sent events; the data of each is this document".into(),
-            content: [("text/event-stream".to_owned(), media)].into_iter().collect(),
-            ..Described::default()
-        })
+        let words = "an endless stream of server-sent events; the data of each is this document";
+        Some(describe::<EventView>(context, words))
     }
 
     fn inferred_responses(
@@ -221,6 +213,18 @@ impl OperationOutput for Events {
             .into_iter()
             .chain(full)
             .collect()
+    }
+}
+
+/// A stream of events, each with such a document.
+pub(super) fn describe<T: JsonSchema>(context: &mut GenContext, words: &str) -> Described {
+    let schema =
+        SchemaObject { json_schema: context.schema.subschema_for::<T>(), example: None, external_docs: None };
+    let media = MediaType { schema: Some(schema), ..MediaType::default() };
+    Described {
+        description: words.into(),
+        content: [("text/event-stream".to_owned(), media)].into_iter().collect(),
+        ..Described::default()
     }
 }
 

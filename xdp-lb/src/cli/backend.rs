@@ -234,6 +234,14 @@ pub(super) fn ordinal(address: SocketAddr) -> String {
 }
 
 /// The table of backends.
+/// Why it is in its state, and how long ago its check failed last, where that is not when it came into it.
+fn reason(backend: &BackendView) -> String {
+    match backend.last_failure_seconds {
+        Some(seconds) => format!("{}; last failed {} ago", backend.reason, span(seconds)),
+        None => backend.reason.clone(),
+    }
+}
+
 pub(super) fn table(screen: &Screen, backends: &[BackendView]) -> String {
     if backends.is_empty() {
         return "no backends; to add one: xdp-lb backend add SERVICE ADDR:PORT".into();
@@ -267,7 +275,7 @@ pub(super) fn table(screen: &Screen, backends: &[BackendView]) -> String {
             Cell::new(byte_rate(backend.traffic.bytes_per_second)),
             Cell::new(backend.check_latency_seconds.map_or_else(|| "-".into(), latency)),
             Cell::new(backend.origin.name()),
-            Cell::new(&backend.reason),
+            Cell::new(reason(backend)),
         ]
     });
     screen.table(&columns, rows)

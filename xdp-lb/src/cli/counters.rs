@@ -5,6 +5,7 @@ use comfy_table::Cell;
 
 use super::Done;
 use super::output::{Screen, number, text, words};
+use super::pinned::PinPath;
 use super::repeat::Repeat;
 use super::units::{counted, grouped, rate};
 use crate::api::client::Client;
@@ -13,7 +14,7 @@ use crate::report::documents::{CounterView, CountersView, LossView};
 /// Show why packets were dropped or passed to the host: every counter with its meaning
 ///
 /// Counters that are zero are left out of the table. With --output json, all counters are printed, unless with --nonzero.
-#[derive(Clone, Copy, Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(super) struct Counters {
     /// Also list the counters that are zero
     #[arg(long, conflicts_with = "nonzero")]
@@ -26,6 +27,8 @@ pub(super) struct Counters {
     rate: bool,
     #[command(flatten)]
     repeat: Repeat,
+    #[command(flatten)]
+    pinned: PinPath,
 }
 
 impl Counters {
@@ -34,7 +37,7 @@ impl Counters {
     }
 
     async fn show(&self, client: &Client, screen: &Screen) -> anyhow::Result<String> {
-        let CountersView { mut counters, losses } = client.counters().await?;
+        let CountersView { mut counters, losses } = self.pinned.counters(client).await?;
         let all = counters.len();
         if self.nonzero {
             counters.retain(|it| if self.rate { it.packets_per_second > 0.0 } else { it.packets > 0 });

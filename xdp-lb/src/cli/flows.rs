@@ -7,6 +7,7 @@ use comfy_table::Cell;
 
 use super::Done;
 use super::output::{Screen, number, text};
+use super::pinned::PinPath;
 use super::repeat::Repeat;
 use super::units::{grouped, number_of, span};
 use crate::api::client::Client;
@@ -31,6 +32,8 @@ pub(super) struct Flows {
     limit: u32,
     #[command(flatten)]
     repeat: Repeat,
+    #[command(flatten)]
+    pinned: PinPath,
 }
 
 impl Flows {
@@ -39,9 +42,15 @@ impl Flows {
     }
 
     async fn list(&self, client: &Client, screen: &Screen) -> anyhow::Result<String> {
-        let Self { service, backend, client: of, limit, .. } = self.clone();
+        let Self { service, backend, client: of, limit, pinned, .. } = self.clone();
         let mut query = FlowQuery { service, backend, client: of, limit, cursor: None };
-        let mut view = client.flows(&query).await?;
+        let mut view = match client.flows(&query).await {
+            Ok(view) => view,
+            Err(error) => {
+                let view = pinned.flows(error, &query)?;
+                return screen.show(&view, || table(screen, &view));
+            }
+        };
         while let Some(next) = view.next.take() {
             query.limit = limit.saturating_sub(view.flows.len() as u32);
             if query.limit == 0 {

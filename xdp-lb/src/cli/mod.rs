@@ -17,6 +17,8 @@ mod flows;
 mod import;
 mod node;
 mod output;
+mod pcapng;
+mod pinned;
 mod reload;
 mod repeat;
 mod run;
@@ -26,6 +28,7 @@ mod sort;
 mod status;
 mod target;
 mod top;
+mod trace;
 mod ui;
 mod units;
 mod unload;
@@ -46,6 +49,7 @@ use output::{Format, Screen};
 use crate::api::client::Client;
 use crate::api::endpoint::Endpoint;
 use crate::config::Errors;
+use crate::datapath;
 use crate::logging;
 use crate::model::request::Outcome;
 
@@ -118,6 +122,7 @@ enum Command {
     Counters(counters::Counters),
     Flows(flows::Flows),
     Explain(explain::Explain),
+    Trace(trace::Trace),
     Diff(reload::Diff),
     /// Print the running configuration, and save runtime changes into the config file
     #[command(subcommand)]
@@ -134,6 +139,14 @@ enum Command {
     ServeChecks {
         #[arg(long, value_enum, default_value_t, env = logging::VARIABLE, hide_env = true)]
         log_format: logging::Format,
+    },
+    /// Used by the daemon itself: ends a trace that the daemon has not ended
+    #[command(hide = true, name = datapath::GUARD)]
+    GuardTrace {
+        /// After how many seconds at the latest
+        seconds: u64,
+        /// The programs and links, as descriptors
+        descriptors: Vec<i32>,
     },
 }
 
@@ -227,6 +240,7 @@ impl Cli {
                 | Command::Import(_)
                 | Command::Decap(_)
                 | Command::ServeChecks { .. }
+                | Command::GuardTrace { .. }
         );
         if self.global.socket.is_some() && asks_none {
             let words = "--socket names the socket of a running daemon, which `run`, `check`, `import` and `decap` do not \
@@ -270,6 +284,12 @@ impl Cli {
             Command::Decap(decap) => block_on(decap.execute()).map(|()| String::new().into()),
             Command::ServeChecks { log_format } => {
                 run::serve_checks(log_format).map(|()| String::new().into())
+            }
+            Command::GuardTrace { seconds, descriptors } => {
+                datapath::stand_guard(seconds, &descriptors).map(|()| String::new().into())
+            }
+            Command::Trace(trace) => {
+                block_on(trace.execute(&client, &screen, print)).map(|()| String::new().into())
             }
             Command::Doctor(doctor) => block_on(doctor.execute(&client, &screen)),
             Command::Upgrade(upgrade) => block_on(upgrade.execute(&client, &screen)).map(Done::from),

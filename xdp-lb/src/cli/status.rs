@@ -6,6 +6,7 @@ use clap::Args;
 use comfy_table::Cell;
 
 use super::output::{Screen, number, text, words};
+use super::pinned::PinPath;
 use super::repeat::Repeat;
 use super::units::{counted, grouped, percent, span};
 use super::{Done, IN_TROUBLE, backend, discovery, service};
@@ -23,16 +24,23 @@ const MAX_SERVICES: usize = 30;
 const MAX_LINES: usize = 10;
 
 /// Show everything on one screen: interfaces, services, backends, health, rates
-#[derive(Clone, Copy, Debug, Args)]
+///
+/// If no daemon is running, shows what it has left, by which forwarding goes on.
+#[derive(Clone, Debug, Args)]
 pub(super) struct Status {
     #[command(flatten)]
     repeat: Repeat,
+    #[command(flatten)]
+    pinned: PinPath,
 }
 
 impl Status {
     pub(super) async fn execute(self, client: &Client, screen: &Screen) -> anyhow::Result<Done> {
         let show = async || {
-            let status = client.status().await?;
+            let status = match client.status().await {
+                Ok(status) => status,
+                Err(error) => return self.pinned.status(error, screen),
+            };
             let code = if status.trouble.is_some() { ExitCode::from(IN_TROUBLE) } else { ExitCode::SUCCESS };
             Ok(Done { text: screen.show(&status, || one_screen(screen, &status))?, code })
         };

@@ -1097,6 +1097,8 @@ fn commands_and_operations_of_the_openapi_document_correspond() {
         ("counters", &["counters"]),
         ("flows", &["flows"]),
         ("explain", &["explain"]),
+        ("trace", &["trace"]),
+        ("guard-trace", NONE),
         ("diff", &["config", "planReload"]),
         ("reload", &["planReload", "reload"]),
         ("watch", &["watch"]),

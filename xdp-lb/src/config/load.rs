@@ -105,7 +105,7 @@ fn read_config(root: &DeTable, problems: &mut Problems) -> Option<Config> {
     let pin_path = top.path("pin_path", "/sys/fs/bpf/xdp-lb", values::absolute_path);
     let flow_hash_secret = top.parsed("flow_hash_secret", flow_hash_secret);
     let snat_ports = top.or_default("snat_ports", |top, key| top.parsed(key, str::parse));
-    let vips = top.section("vips", &["interface", "withdraw"], read_vips).unwrap_or_default();
+    let vips = top.section("vips", &["interface", "withdraw", "routed"], read_vips).unwrap_or_default();
     let api = top.section("api", API_KEYS, read_api).unwrap_or_default();
     let metrics = top.section("metrics", &["listen"], read_metrics).unwrap_or_default();
     let limits = top.or_default("limits", |top, key| top.section(key, LIMITS_KEYS, read_limits).flatten());
@@ -194,7 +194,14 @@ fn read_vips(vips: &mut Section<'_>) -> Vips {
             "requires an interface for the VIPs; write interface = \"eth0\", or remove it",
         );
     }
-    Vips { interface, withdraw: withdraw.unwrap_or_default() }
+    let routed = vips.boolean("routed").unwrap_or_default();
+    if routed && vips.has("interface") {
+        vips.problem(
+            "routed",
+            "has no effect beside interface, which makes the VIPs this host's; remove one of them",
+        );
+    }
+    Vips { interface, withdraw: withdraw.unwrap_or_default(), routed }
 }
 
 fn read_api(api: &mut Section<'_>) -> Api {

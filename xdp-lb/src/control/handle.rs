@@ -13,11 +13,12 @@ use super::events::EventReader;
 use super::owner::{Owner, Request};
 use super::parts::Ended;
 use super::published::Published;
+use super::trace::TraceStream;
 use crate::config::{self, Errors};
 use crate::datapath::monotonic_seconds;
 use crate::model::event::EventView;
 use crate::model::refusal::{Answer, Refusal};
-use crate::model::request::{BackendPatch, ExplainRequest, FlowQuery, Outcome, ServicePatch};
+use crate::model::request::{BackendPatch, ExplainRequest, FlowQuery, Outcome, ServicePatch, TraceRequest};
 use crate::model::state::AdminState;
 use crate::model::{self, Config};
 use crate::overlay::Leave;
@@ -172,6 +173,13 @@ impl Handle {
             published.latest()?.explain(&request)
         };
         self.read(explain).await
+    }
+
+    /// Follows packets.
+    pub async fn trace(&self, request: TraceRequest) -> Answer<TraceStream> {
+        let trace = self.read(move |published| published.latest()?.trace(&request)).await?;
+        let begun = self.ask(move |owner| owner.start_trace(&trace)).await?;
+        Ok(TraceStream::new(begun, &trace, self.published.clone(), self.requests.clone()))
     }
 
     /// The running configuration, and its runtime changes.

@@ -109,6 +109,8 @@ fn forwarding(host: &impl Host, config: &Config, effective: &Effective) -> Vec<H
             host.sysctl(&format!("net/{family}/conf/{interface}/forwarding")).as_deref() == Some("0")
         };
         let off: Vec<&str> = config.interfaces.iter().filter(is_off).map(String::as_str).collect();
+        let of_each: Vec<String> =
+            off.iter().map(|interface| format!("net.{family}.conf.{interface}.forwarding=1")).collect();
         if !off.is_empty() {
             lines.push(HostProblem {
                 what: format!(
@@ -117,7 +119,12 @@ fn forwarding(host: &impl Host, config: &Config, effective: &Effective) -> Vec<H
                     service.service.name,
                     off.join(", ")
                 ),
-                fix: format!("sysctl -w {all}=1"),
+                fix: if host.sysctl(&all.replace('.', "/")).as_deref() == Some("1") {
+                    // To write what is there already changes nothing for the interfaces.
+                    format!("sysctl -w {}", of_each.join(" "))
+                } else {
+                    format!("sysctl -w {all}=1")
+                },
             });
         }
     }
@@ -157,7 +164,8 @@ fn addresses(host: &impl Host, config: &Config, effective: &Effective) -> Vec<Ho
     for service in effective.services.iter().map(|service| &service.service) {
         let vip = service.vip.ip();
         // VIPs managed by the daemon may be withdrawn.
-        if seen.insert(vip) && config.vips.interface.is_none() && !host.is_local(vip) {
+        let is_own = config.vips.interface.is_none() && !config.vips.routed;
+        if seen.insert(vip) && is_own && !host.is_local(vip) {
             let asks = if vip.is_ipv4() { "ARP" } else { "neighbour discovery" };
             vips.push(HostProblem {
                 what: format!(
@@ -166,7 +174,8 @@ fn addresses(host: &impl Host, config: &Config, effective: &Effective) -> Vec<Ho
                     service.name
                 ),
                 fix: format!(
-                    "ip address add {vip}/{} dev {device}, or let the daemon do it: vips.interface",
+                    "ip address add {vip}/{} dev {device}, or let the daemon do it: vips.interface; if a router sends it \
+                     here, say so: vips.routed = true",
                     prefix(vip)
                 ),
             });

@@ -9,7 +9,8 @@ use xdp_lb_common::own_mac::OwnMac;
 use xdp_lb_common::tables::{BackendIndex, ServiceIndex, Traffic};
 
 use crate::datapath::{
-    Attached, Counted, Datapath, FlowKeeper, Policy, Sizes, TablesView, monotonic_seconds,
+    Attached, Counted, Datapath, FlowKeeper, Policy, Sizes, TablesView, Trace, TracedPackets,
+    monotonic_seconds,
 };
 use crate::model::XdpMode;
 use crate::net::RouterAddressesOf;
@@ -54,6 +55,8 @@ pub trait Kernel: Send {
     fn correct_flow_counts(&mut self, counted: &Counted) -> Result<()>;
     fn flow_records(&self) -> Arc<dyn FlowRecords>;
     fn live_tables(&self) -> Result<Arc<dyn LiveTables>>;
+    fn start_trace(&mut self, trace: &Trace) -> Result<TracedPackets>;
+    fn stop_trace(&mut self);
 }
 
 /// The flow table, for the thread that walks over it. Each method is that of [`FlowKeeper`].
@@ -204,5 +207,13 @@ impl Kernel for Datapath {
 
     fn live_tables(&self) -> Result<Arc<dyn LiveTables>> {
         Ok(Arc::new(Datapath::live_tables(self)?))
+    }
+
+    fn start_trace(&mut self, trace: &Trace) -> Result<TracedPackets> {
+        Datapath::start_trace(self, trace)
+    }
+
+    fn stop_trace(&mut self) {
+        Datapath::stop_trace(self);
     }
 }

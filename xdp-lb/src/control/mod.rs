@@ -8,6 +8,7 @@ mod discoveries;
 mod egress;
 pub mod events;
 mod flow_worker;
+mod following;
 pub mod handle;
 pub mod host;
 mod host_addresses;
@@ -22,6 +23,7 @@ mod requests;
 mod sync;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod trace;
 mod troubles;
 mod unknown_flows;
 pub mod upgrades;

@@ -15,6 +15,7 @@ use super::census::FlowCount;
 use super::discoveries::Discoveries;
 use super::egress::Egress;
 use super::flow_worker::{Finished, FlowWorker};
+use super::following::Following;
 use super::host::{self, ThisHost};
 use super::host_addresses::HostAddresses;
 use super::journal::Journal;
@@ -105,6 +106,7 @@ pub struct Owner {
     pub(super) discoveries: Discoveries,
     pub(super) verification: Verification,
     egress: Egress,
+    pub(super) following: Following,
     pub(super) journal: Journal,
     pub(super) upgrades: Upgrades,
     listeners: Listeners,
@@ -170,6 +172,7 @@ impl Owner {
             discoveries: Discoveries::default(),
             verification: Verification::default(),
             egress: Egress::default(),
+            following: Following::default(),
             journal: Journal::default(),
             config: Arc::new(config),
             kernel,
@@ -527,7 +530,7 @@ impl Owner {
 
     /// Handles the result of a check.
     fn on_report(&mut self, report: Report) {
-        let is_news = self.pool_mut().report(report);
+        let is_news = self.pool_mut().report(report, Instant::now());
         self.note_news(is_news);
     }
 
@@ -684,6 +687,7 @@ impl Owner {
             self.verify();
         }
         self.look_at_egress(now);
+        self.stop_late_trace(now);
         let intents = self.intents();
         self.vips.tell_once_decided(&self.config, intents);
         let metrics = self.metrics.borrow().clone();

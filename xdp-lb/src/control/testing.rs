@@ -28,7 +28,8 @@ use super::vips::Vips;
 use crate::config;
 use crate::datapath::explain::Processed;
 use crate::datapath::{
-    Attached, Census, Counted, Loss, NoInterface, Policy, Sizes, TablesView, monotonic_seconds,
+    Attached, Census, Counted, Loss, NoInterface, Policy, Sizes, TablesView, Trace, TracedPackets,
+    monotonic_seconds,
 };
 use crate::discovery::Update;
 use crate::health::{AgentReply, AgentReport, Health, Report, Target, TargetId};
@@ -336,6 +337,12 @@ impl Kernel for InMemory {
     fn live_tables(&self) -> anyhow::Result<Arc<dyn LiveTables>> {
         Ok(Arc::new(self.clone()))
     }
+
+    fn start_trace(&mut self, _: &Trace) -> anyhow::Result<TracedPackets> {
+        anyhow::bail!("these tables are in memory: there are no packets")
+    }
+
+    fn stop_trace(&mut self) {}
 }
 
 impl LiveTables for InMemory {

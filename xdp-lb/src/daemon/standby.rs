@@ -107,7 +107,7 @@ impl Standby {
     /// Takes in the next news. Cancel safe.
     async fn hear(&mut self, inputs: &mut Inputs<'_>) -> Result<()> {
         tokio::select! {
-            Some(report) = inputs.reports.recv() => drop(self.pool.report(report)),
+            Some(report) = inputs.reports.recv() => drop(self.pool.report(report, Instant::now())),
             Some(report) = inputs.agents.recv() => drop(self.pool.on_agent_report(report, Instant::now())),
             event = inputs.events.recv() => {
                 let event = event.context("the kernel sends no notifications of network changes")?;

@@ -3,7 +3,7 @@
 //! link is removed, the kernel detaches some time later, and until then refuses another program.
 
 use std::ffi::CString;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::{fs, io};
@@ -16,6 +16,8 @@ const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_UPDATE: libc::c_long = 29;
+const BPF_LINK_GET_FD_BY_ID: libc::c_long = 30;
+const BPF_LINK_GET_NEXT_ID: libc::c_long = 31;
 const BPF_LINK_DETACH: libc::c_long = 34;
 
 /// `enum bpf_attach_type`.
@@ -24,6 +26,8 @@ const BPF_TCX_INGRESS: u32 = 46;
 /// `enum bpf_link_type`.
 const BPF_LINK_TYPE_XDP: u32 = 6;
 const BPF_LINK_TYPE_TCX: u32 = 11;
+/// Only in the place of the program that a command names.
+const BPF_F_REPLACE: u32 = 1 << 2;
 /// Before the program that a command names; where it names none, before all.
 const BPF_F_BEFORE: u32 = 1 << 3;
 
@@ -71,6 +75,15 @@ struct UpdateAttr {
 #[repr(C)]
 struct DetachAttr {
     link_fd: u32,
+}
+
+/// The part of `union bpf_attr` for `BPF_LINK_GET_NEXT_ID` and `BPF_LINK_GET_FD_BY_ID`.
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+struct NextIdAttr {
+    start_id: u32,
+    next_id: u32,
+    open_flags: u32,
 }
 
 /// The part of `union bpf_attr` for `BPF_OBJ_GET_INFO_BY_FD`.
@@ -143,6 +156,20 @@ pub fn update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     call(BPF_LINK_UPDATE, &attr).map(drop)
 }
 
+/// The same, if the link holds another program, `instead_of` (`BPF_F_REPLACE`).
+///
+/// # Errors
+/// `EPERM` where it holds a third one; `ENOLINK` where it is detached.
+pub fn exchange(link: BorrowedFd<'_>, program: BorrowedFd<'_>, instead_of: BorrowedFd<'_>) -> io::Result<()> {
+    let attr = UpdateAttr {
+        link_fd: link.as_raw_fd() as u32,
+        new_prog_fd: program.as_raw_fd() as u32,
+        flags: BPF_F_REPLACE,
+        old_prog_fd: instead_of.as_raw_fd() as u32,
+    };
+    call(BPF_LINK_UPDATE, &attr).map(drop)
+}
+
 /// How much memory the kernel accounts for a map, bytes: `memlock` in its descriptor's fdinfo (proc_pid_fdinfo(5)).
 ///
 /// # Errors
@@ -172,6 +199,32 @@ pub fn info(link: BorrowedFd<'_>) -> io::Result<Info> {
         return Err(io::Error::other("not a link to an interface"));
     }
     Ok(Info { id: info.id, program: info.program, ifindex: info.ifindex })
+}
+
+/// The id of the XDP link on the interface of this index, whoever holds it; nothing where a program is attached without a link.
+///
+/// # Errors
+/// Without `CAP_SYS_ADMIN`.
+pub fn on_interface(ifindex: u32) -> io::Result<Option<u32>> {
+    let mut id = 0;
+    loop {
+        let mut next = NextIdAttr { start_id: id, next_id: 0, open_flags: 0 };
+        match call_mut(BPF_LINK_GET_NEXT_ID, &mut next) {
+            Ok(_) => id = next.next_id,
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        let opened = call(BPF_LINK_GET_FD_BY_ID, &NextIdAttr { start_id: id, next_id: 0, open_flags: 0 });
+        // It may have gone since.
+        let Ok(link) = opened else { continue };
+        // SAFETY: the kernel has just given this descriptor to nobody else.
+        let link = unsafe { OwnedFd::from_raw_fd(link as RawFd) };
+        let mut info = LinkInfo::default();
+        object_info(link.as_fd(), &raw mut info)?;
+        if info.kind == BPF_LINK_TYPE_XDP && info.ifindex == ifindex {
+            return Ok(Some(id));
+        }
+    }
 }
 
 /// The kernel's id of a map or a program. Both kinds' `info` begin with the type and the id.
@@ -212,6 +265,13 @@ fn object_info<T>(object: BorrowedFd<'_>, info: *mut T) -> io::Result<()> {
     let attr =
         InfoAttr { bpf_fd: object.as_raw_fd() as u32, info_len: size_of::<T>() as u32, info: info as u64 };
     call(BPF_OBJ_GET_INFO_BY_FD, &attr).map(drop)
+}
+
+/// A command that writes into its attributes.
+fn call_mut<T: IntoBytes + Immutable>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
+    // SAFETY: as for `call`, and they are this call's alone.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attr, size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 fn call<T: IntoBytes + Immutable>(command: libc::c_long, attr: &T) -> io::Result<libc::c_long> {

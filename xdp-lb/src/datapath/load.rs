@@ -84,7 +84,7 @@ pub fn verify(object: &mut Ebpf, limits: &Limits) -> Result<()> {
 }
 
 /// A map's descriptor, whatever its kind.
-fn descriptor(map: &Map) -> Result<BorrowedFd<'_>> {
+pub fn descriptor(map: &Map) -> Result<BorrowedFd<'_>> {
     let (Map::Array(data)
     | Map::PerCpuArray(data)
     | Map::HashMap(data)

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use aya::Ebpf;
-use aya::maps::{MapError, lpm_trie};
+use aya::maps::{Array, MapError, lpm_trie};
 use aya::programs::{SchedClassifier, Xdp};
 use aya_log::EbpfLogger;
 use nix::net::if_::if_nametoindex;
@@ -27,26 +27,34 @@ use xdp_lb_common::tables::{
     BackendIndex, RESETS_UNKNOWN, RouterAddresses, RouterInterface, ServiceIndex, Settings, SlotIndex,
     SourceKey, Traffic,
 };
+use xdp_lb_common::trace::TraceLimits;
 
 use super::beside::{Beside, Earlier};
 use super::checks::Checks;
 use super::classifier::{self, Classifiers};
+use super::clock::monotonic;
 use super::events::Events;
 use super::explain::LiveTables;
 use super::flow_keeper::{Counted, FlowKeeper};
 use super::links::{self, Links};
-use super::load::{Descriptors, OBJECT, Options, all_pinned, open, pinned_in, take_tables, verify};
+use super::load::{
+    Descriptors, OBJECT, Options, all_pinned, descriptor, open, pinned_in, take_tables, verify,
+};
 use super::losses::Losses;
 use super::maps::{Counters, FlowRecords, Maps, STALE, Sizes};
 use super::pins::{self, Pins};
 use super::plain::Plain;
 use super::settings::Policy;
+use super::trace::{Trace, TracedPackets, Tracing};
 use super::view::TablesView;
-use super::{former, link, rows, unload};
+use super::{former, link, rows, unload, verifier};
 use crate::model::XdpMode;
 use crate::net::netdev::Netdev;
 use crate::net::xdp;
 use crate::tables::{SourceRange, Tables, Write};
+
+/// The name of the program that follows packets.
+const TRACING: &str = "xdp_trace";
 
 /// How often tables are read that another daemon writes to.
 const READS: usize = 5;
@@ -102,6 +110,8 @@ pub struct Datapath {
     has_events: bool,
     /// Who tells what drivers can do.
     netdev: Option<Netdev>,
+    /// While packets are followed.
+    tracing: Option<Tracing>,
     /// The counts of packets that the kernel drops after the program's verdict.
     losses: Option<Losses>,
     /// Tables of an earlier layout, for as long as these have to catch up with them.
@@ -285,6 +295,7 @@ impl Datapath {
             own_macs: None,
             has_events: true,
             netdev: Netdev::open().ok().flatten(),
+            tracing: None,
             losses: losses.ok(),
             earlier: None,
         })
@@ -464,7 +475,10 @@ impl Datapath {
     /// # Errors
     /// Why it has not, in words.
     pub fn verify_attached(&self, index: u32) -> Result<String, String> {
-        self.links.verify(index, self.id)?;
+        let traced = self.tracing.as_ref().filter(|it| self.links.verify(index, it.id).is_ok());
+        if traced.is_none() {
+            self.links.verify(index, self.id)?;
+        }
         links::present_name(index).ok_or_else(|| "the interface has left this network namespace".into())
     }
 
@@ -767,6 +781,36 @@ impl Datapath {
         })
     }
 
+    /// Follows packets from now on.
+    ///
+    /// # Errors
+    /// If the kernel refuses the tracing program.
+    pub fn start_trace(&mut self, trace: &Trace) -> Result<TracedPackets> {
+        self.tracing = None;
+        let program: &mut Xdp = self.object.program_mut(TRACING).context(STALE)?.try_into()?;
+        if program.fd().is_err() {
+            verifier::load(|| program.load()).context("the kernel's verifier refused the tracing program")?;
+        }
+        let tracing = program.fd()?.try_clone()?;
+        let plain: &mut Xdp = self.object.program_mut("xdp_lb").context(STALE)?.try_into()?;
+        let plain = plain.fd()?.try_clone()?;
+        let ring = self.object.map("TRACES").context(STALE)?;
+        let packets = TracedPackets::new(descriptor(ring)?.try_clone_to_owned()?)?;
+        let until = u64::try_from((monotonic()? + trace.time).as_nanos())?;
+        let limits = TraceLimits { until, per_second: trace.per_second, payload: u32::from(trace.payload) };
+        set_first(&mut self.object, "TRACE_FILTER", Plain(trace.filter))?;
+        set_first(&mut self.object, "TRACE_LEFT", i64::from(trace.count))?;
+        set_first(&mut self.object, "TRACE_LIMITS", Plain(limits))?;
+        let links = self.links.iter().map(|(_, held)| held.link.as_fd());
+        self.tracing = Some(Tracing::begin(links, plain.as_fd(), tracing.as_fd(), trace.time)?);
+        Ok(packets)
+    }
+
+    /// Ends following packets, if somebody does.
+    pub fn stop_trace(&mut self) {
+        self.tracing = None;
+    }
+
     /// Passes what the datapath says of each packet on to this process's log, where it was built to say
     /// anything (`cargo xtask build --log`).
     ///
@@ -821,6 +865,12 @@ impl Datapath {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("interface {0} does not exist")]
 pub struct NoInterface(pub String);
+
+/// Sets the one entry of an array.
+fn set_first<T: aya::Pod>(object: &mut Ebpf, name: &str, value: T) -> Result<()> {
+    Array::try_from(object.map_mut(name).context(STALE)?)?.set(0, value, 0)?;
+    Ok(())
+}
 
 /// What stands under a key, where anything does.
 fn present<T>(found: Result<T, MapError>) -> Result<Option<T>> {

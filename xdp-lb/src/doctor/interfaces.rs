@@ -58,7 +58,13 @@ fn programs(subject: &Subject<'_>, interface: &Interface) -> Option<Finding> {
         return Some(Finding::new(
             "xdp",
             format!("another XDP program is attached to {name}, and an interface can have only one"),
-            format!("to identify it: ip link show dev {name}; to detach it: ip link set dev {name} xdp off"),
+            match crate::datapath::link_on(interface.index) {
+                // `ip link` cannot detach what a link holds.
+                Ok(Some(link)) => {
+                    format!("bpftool link detach id {link} (bpftool link show id {link}: whose it is)")
+                }
+                _ => format!("ip link set dev {name} xdp off (ip link show dev {name}: which it is)"),
+            },
         ));
     }
     let attached = attached?;

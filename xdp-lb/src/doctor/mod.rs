@@ -8,13 +8,19 @@ mod interfaces;
 mod kernel;
 mod limits;
 mod reach;
+mod rules;
+mod services;
+mod vips;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::Result;
 use serde::Serialize;
+use xdp_lb_common::tables::SILENCE;
 
 use crate::control::host;
+use crate::datapath;
 use crate::model::state::TroubleKind;
 use crate::model::{Config, Effective};
 use crate::net::look::Network;
@@ -79,7 +85,7 @@ pub struct Report {
 }
 
 /// Every check's name.
-pub const CHECKS: [&str; 14] = [
+pub const CHECKS: [&str; 16] = [
     "kernel",
     "pins",
     "interfaces",
@@ -91,6 +97,8 @@ pub const CHECKS: [&str; 14] = [
     "redirects",
     "mtu",
     "vips",
+    "services",
+    "discovery",
     "limits",
     "firewall",
     "daemon",
@@ -114,17 +122,36 @@ pub async fn examine(subject: &Subject<'_>) -> Result<Report> {
     );
     findings.extend(reach::examine(subject, &network).await?);
     findings.extend(reach::vips(subject, &network));
+    findings.extend(vips::examine(subject, &network));
     findings.extend(limits::examine(subject));
     let mut skipped = BTreeMap::new();
-    match firewall::examine() {
+    match firewall::examine(subject) {
         Ok(found) => findings.extend(found),
         Err(why) => drop(skipped.insert("firewall", why)),
     }
     skipped.extend(subject.hides_programs().map(|why| ("xdp", why)));
+    if subject.daemon.is_none() {
+        skipped.extend(["services", "discovery"].map(|check| (check, "no daemon answers".to_owned())));
+    }
     match (subject.daemon, &subject.denied) {
-        (Some(daemon), _) => findings.extend(troubles(daemon, &findings)),
+        (Some(daemon), _) => {
+            findings.extend(services::examine(daemon));
+            findings.extend(troubles(daemon, &findings));
+        }
         (None, Some(why)) => drop(skipped.insert("daemon", why.clone())),
-        (None, None) => drop(skipped.insert("daemon", "no daemon answers".to_owned())),
+        (None, None) => match datapath::unattended(&subject.config.pin_path) {
+            Ok(Some(seconds)) if seconds > u64::from(SILENCE) => findings.push(Finding::new(
+                "daemon",
+                format!(
+                    "no daemon has been running for {}, but the program forwards by what it left: nobody checks the \
+                     backends or follows changes",
+                    humantime::format_duration(Duration::from_secs(seconds))
+                ),
+                "start it: systemctl start xdp-lb, or xdp-lb run --config FILE",
+            )),
+            Ok(_) => drop(skipped.insert("daemon", "no daemon answers".to_owned())),
+            Err(error) => drop(skipped.insert("daemon", format!("{error:#}"))),
+        },
     }
     findings.sort_by_key(|finding| CHECKS.iter().position(|check| *check == finding.check));
     findings.dedup();

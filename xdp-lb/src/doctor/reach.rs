@@ -153,7 +153,22 @@ fn mtu(
     let largest = subject.config.interfaces.iter().filter_map(|name| network.interface(name));
     let largest = largest.map(|interface| interface.mtu).max()?;
     let needed = largest + outer;
+    // Where the link would take it, the route says less.
+    let of_link = network.interface(&hop.interface).map_or(0, |interface| interface.mtu);
     (hop.mtu < needed).then(|| {
+        let fix = if of_link >= needed {
+            format!(
+                "its route has a smaller MTU than {}: see ip route get {}; ip route change with mtu {needed}, or without it",
+                hop.interface,
+                label.rsplit(' ').next().unwrap_or_default()
+            )
+        } else {
+            format!(
+                "raise the MTU towards it, also on the switches and the backend: ip link set {} mtu {needed}; or \
+                 clamp the clients' MSS",
+                hop.interface
+            )
+        };
         Finding::new(
             "mtu",
             format!(
@@ -161,11 +176,7 @@ fn mtu(
                  {largest}: larger ones are answered with ICMP \"too big\", and are lost if that is filtered",
                 hop.mtu, service.mode
             ),
-            format!(
-                "raise the MTU towards it, also on the switches and the backend: ip link set {} mtu {needed}; or \
-                 clamp the clients' MSS",
-                hop.interface
-            ),
+            fix,
         )
     })
 }

@@ -56,6 +56,8 @@ pub struct Vips {
     pub interface: Option<String>,
     /// When it removes them.
     pub withdraw: Withdraw,
+    /// Whether a router sends packets to the VIPs here, so that this host need not own them.
+    pub routed: bool,
 }
 
 /// The control socket, and the listener for other hosts.

@@ -219,6 +219,53 @@ pub struct ExplainRequest {
     pub clients: u32,
 }
 
+/// Which packets to follow: those that are all that it asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(example = serde_json::json!({ "service": "web", "count": 10, "seconds": 5 }))]
+pub struct TraceRequest {
+    /// Packets from or to clients in this network, or with this address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(example = &"192.0.2.0/24")]
+    pub client: Option<String>,
+    /// Packets to and from the VIP of this service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// Packets to and from this backend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<SocketAddr>,
+    /// Packets that are not forwarded for this reason, by its name in `counters`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(example = &"source_denied")]
+    pub reason: Option<String>,
+    /// How many packets at most, 1 to 100,000. Default: 100.
+    #[serde(default = "hundred")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub count: u32,
+    /// For how many seconds at most, 1 to 600. Default: 10.
+    #[serde(default = "ten")]
+    #[schemars(range(min = 1, max = 600))]
+    pub seconds: u32,
+    /// Whether frames are shown with their payload, up to 2,048 bytes. Default: headers alone.
+    #[serde(default)]
+    pub payload: bool,
+}
+
+impl TraceRequest {
+    /// How many packets one request may follow.
+    pub const MOST_PACKETS: u32 = 100_000;
+    /// For how many seconds.
+    pub const LONGEST: u32 = 600;
+}
+
+const fn hundred() -> u32 {
+    100
+}
+
+const fn ten() -> u32 {
+    10
+}
+
 impl ExplainRequest {
     /// How many flows one request may ask about.
     pub const MOST_CLIENTS: u32 = 100_000;

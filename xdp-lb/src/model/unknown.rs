@@ -32,6 +32,15 @@ pub fn unknown_interface(name: &str, known: Vec<String>) -> Refusal {
     Refusal::NotFound(format!("the program is not attached to an interface {}; {hint}", quoted(name)))
 }
 
+/// There is no such reason: the refusal names the most similar ones.
+pub fn unknown_reason(name: &str, known: Vec<String>) -> Refusal {
+    let hint = nearest_first(name, known).unwrap_or_default();
+    Refusal::NotFound(format!(
+        "there is no reason {}; `xdp-lb counters --all` lists them: {hint}",
+        quoted(name)
+    ))
+}
+
 /// The known names, most similar ones first; `None` if there are none.
 fn nearest_first(wanted: &str, mut known: Vec<String>) -> Option<String> {
     const MOST: usize = 20;

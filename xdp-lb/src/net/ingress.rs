@@ -25,6 +25,25 @@ pub fn mac(interface: &str) -> Option<[u8; 6]> {
     all.find_map(|it| it.address?.as_link_addr()?.addr())
 }
 
+/// An address of this host on an interface, of the family of another one: the first that other hosts can use.
+pub fn address(interface: &str, like: IpAddr) -> Option<IpAddr> {
+    let its = getifaddrs().ok()?.filter(|it| it.interface_name == interface);
+    let mut addresses = its.filter_map(|it| ip(it.address.as_ref()?));
+    let is_local = |address: &IpAddr| match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    addresses.find(|it| it.is_ipv4() == like.is_ipv4() && !is_local(it))
+}
+
+/// Whether an interface of this host has this Ethernet address.
+pub fn is_own_mac(mac: [u8; 6]) -> bool {
+    let Ok(mut all) = getifaddrs() else { return false };
+    all.any(|it| {
+        it.address.is_some_and(|address| address.as_link_addr().and_then(|it| it.addr()) == Some(mac))
+    })
+}
+
 /// The name of the interface of this index.
 pub fn name(index: u32) -> String {
     if_indextoname(index)

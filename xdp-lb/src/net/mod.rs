@@ -4,6 +4,8 @@
 #[expect(unsafe_code, reason = "packet sockets are system calls")]
 mod announce;
 pub mod arrivals;
+#[expect(unsafe_code, reason = "packet sockets are system calls")]
+pub mod claims;
 #[expect(unsafe_code, reason = "an ioctl")]
 pub mod ethtool;
 pub mod filters;

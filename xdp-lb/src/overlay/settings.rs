@@ -73,7 +73,7 @@ pub(super) fn settings(config: &Config) -> Vec<Setting> {
         services: _,
         obsolete: _,
     } = config;
-    let Vips { interface, withdraw } = vips;
+    let Vips { interface, withdraw, routed } = vips;
     let Api { socket, admin_groups, read_groups, remote } = api;
     let Metrics { listen } = metrics;
     let Timeouts { tcp_idle, udp_idle } = timeouts;
@@ -94,6 +94,7 @@ pub(super) fn settings(config: &Config) -> Vec<Setting> {
         ("snat_ports", json!(snat_ports.to_string()), None),
         ("vips.interface", json!(interface), None),
         ("vips.withdraw", json!(withdraw), None),
+        ("vips.routed", json!(routed), None),
         ("api.socket", path(socket), Some(RESTART)),
         ("api.admin_groups", json!(admin_groups), Some(RESTART)),
         ("api.read_groups", json!(read_groups), Some(RESTART)),

@@ -23,6 +23,8 @@ pub struct Known {
     pub health: Health,
     /// Why, as text.
     pub why: Option<String>,
+    /// When its last check failed.
+    pub failed_at: Option<Instant>,
     /// The latency of the last check, if it succeeded.
     pub latency: Option<Duration>,
     /// The recent latency of checks.
@@ -95,6 +97,7 @@ impl Known {
         Self {
             health,
             why: None,
+            failed_at: None,
             latency: None,
             average: Average::default(),
             checks: Ends::default(),

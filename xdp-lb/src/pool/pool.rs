@@ -134,11 +134,14 @@ impl Pool {
     }
 
     /// Records the result of a check. Returns whether anything may change.
-    pub fn report(&mut self, report: Report) -> bool {
+    pub fn report(&mut self, report: Report, now: Instant) -> bool {
         // The check of a removed backend may still be running.
         let Some(known) = self.known.get_mut(&report.id) else { return false };
         if report.trouble.is_none() {
             known.latency = report.latency;
+            if report.latency.is_none() {
+                known.failed_at = Some(now);
+            }
         }
         match (report.latency, &report.trouble) {
             (Some(took), _) => {

@@ -93,7 +93,10 @@ pub(super) fn set_health(pool: &mut Pool, backends: &[(bool, Health)]) {
     let targets = pool.targets();
     for ((target, _), (_, health)) in targets.into_iter().zip(backends) {
         let transition = Some("it said so".to_owned());
-        pool.report(Report { id: target.id, health: *health, transition, latency: None, trouble: None });
+        pool.report(
+            Report { id: target.id, health: *health, transition, latency: None, trouble: None },
+            Instant::now(),
+        );
     }
     pool.decide_at(Instant::now());
 }
@@ -125,7 +128,10 @@ pub(super) fn count(pool: &mut Pool, counted: &[[u64; 3]], now: Instant) -> bool
 /// The second backend's check says so.
 pub(super) fn set_health_at(pool: &mut Pool, health: Health, now: Instant) {
     let id = pool.targets()[1].0.id.clone();
-    pool.report(Report { id, health, transition: Some("so".into()), latency: None, trouble: None });
+    pool.report(
+        Report { id, health, transition: Some("so".into()), latency: None, trouble: None },
+        Instant::now(),
+    );
     pool.decide_at(now);
 }
 
@@ -163,13 +169,10 @@ pub(super) fn checks_take(pool: &mut Pool, milliseconds: &[u64], checks: u32) {
     for (id, took) in ids(pool).into_iter().zip(milliseconds) {
         for _ in 0..checks {
             let latency = Some(Duration::from_millis(*took));
-            pool.report(Report {
-                id: id.clone(),
-                health: Health::Up,
-                transition: None,
-                latency,
-                trouble: None,
-            });
+            pool.report(
+                Report { id: id.clone(), health: Health::Up, transition: None, latency, trouble: None },
+                Instant::now(),
+            );
         }
     }
 }

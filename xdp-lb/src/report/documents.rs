@@ -181,6 +181,23 @@ pub struct VipView {
     pub note: Option<String>,
 }
 
+/// A backend's new TCP flows in the last minute, and how it answered them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RecentView {
+    /// Over how many seconds, at most 60.
+    pub seconds: u64,
+    /// New flows.
+    pub new_flows: u64,
+    /// SYNs that it accepted.
+    pub accepted: u64,
+    /// Connections that it refused or reset.
+    pub resets: u64,
+    /// New flows that it did not answer.
+    pub unanswered: u64,
+    /// Whether these are most of them, and not few.
+    pub silent: bool,
+}
+
 /// Packets that the kernel dropped after the program's verdict, of one kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LossView {
@@ -396,6 +413,12 @@ pub struct BackendView {
     /// Moving average of the duration of checks, in seconds; null if there were too few.
     #[serde(default)]
     pub check_latency_average_seconds: Option<f64>,
+    /// Seconds since the last check that failed, if it is down.
+    #[serde(default)]
+    pub last_failure_seconds: Option<u64>,
+    /// Its recent new flows, and how it answered them; null if its replies do not pass this host, or for UDP.
+    #[serde(default)]
+    pub recent: Option<RecentView>,
     /// Where packets to it are sent.
     pub next_hop: Option<NextHopView>,
     /// Whether it is in the config file or was added by the CLI.

@@ -13,6 +13,7 @@ pub mod records;
 pub mod snapshot;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod trace;
 pub mod traffic;
 pub(crate) mod unused;
 mod views;

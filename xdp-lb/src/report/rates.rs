@@ -1,5 +1,6 @@
 //! Rates of traffic, smoothed over a few seconds.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use xdp_lb_common::tables::Traffic;
@@ -80,6 +81,73 @@ fn smoothed(rate: f64, before: u64, after: u64, seconds: f64) -> f64 {
     if rate < NOTHING { 0.0 } else { rate }
 }
 
+/// For how long answers are remembered, and how often they are noted.
+const ANSWERS: Duration = Duration::from_secs(60);
+const ANSWERS_EVERY: Duration = Duration::from_secs(5);
+
+/// With fewer new flows than these, unanswered ones may be those of the moment.
+const FEW: u64 = 5;
+
+/// How many of a backend's flows were answered recently.
+#[derive(Clone, Debug, Default)]
+pub struct Answers {
+    samples: VecDeque<(Instant, Traffic)>,
+}
+
+/// The new flows of the last minute, and what became of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Answered {
+    /// Over how long, at most a minute.
+    pub span: Duration,
+    /// New flows.
+    pub new_flows: u64,
+    /// SYNs that the backend accepted.
+    pub accepted: u64,
+    /// Connections that it refused or reset.
+    pub resets: u64,
+}
+
+impl Answers {
+    /// Takes the next sample.
+    pub fn sample(&mut self, traffic: Traffic, now: Instant) {
+        if self.samples.back().is_some_and(|(at, _)| now.duration_since(*at) < ANSWERS_EVERY) {
+            return;
+        }
+        // Counters that were reset in between begin anew.
+        if self.samples.back().is_some_and(|(_, last)| last.new_flows > traffic.new_flows) {
+            self.samples.clear();
+        }
+        self.samples.push_back((now, traffic));
+        while self.samples.front().is_some_and(|(at, _)| now.duration_since(*at) > ANSWERS) {
+            self.samples.pop_front();
+        }
+    }
+
+    /// What became of the new flows since the oldest sample.
+    pub fn recent(&self) -> Option<Answered> {
+        let ((first, before), (last, after)) = (self.samples.front()?, self.samples.back()?);
+        let since = |count: fn(&Traffic) -> u64| count(after).saturating_sub(count(before));
+        Some(Answered {
+            span: last.duration_since(*first),
+            new_flows: since(|traffic| traffic.new_flows),
+            accepted: since(|traffic| traffic.accepted),
+            resets: since(|traffic| traffic.resets),
+        })
+    }
+}
+
+impl Answered {
+    /// How many heard nothing.
+    pub fn unanswered(&self) -> u64 {
+        self.new_flows.saturating_sub(self.accepted + self.resets)
+    }
+
+    /// Whether most of them did, and they are not few.
+    pub fn is_silent(&self) -> bool {
+        self.new_flows >= FEW && 2 * self.unanswered() > self.new_flows
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,5 +177,30 @@ mod tests {
         let mut rates = Rates::new(traffic(1_000_000), begin);
         rates.sample(traffic(10), begin + Duration::from_secs(1));
         assert!(rates.packets < 20.0, "{}", rates.packets);
+    }
+
+    #[test]
+    fn flows_that_nobody_answers_are_told_from_those_that_are_refused() {
+        let begin = Instant::now();
+        let mut answers = Answers::default();
+        let mut sample = |second: u64, new_flows, accepted, resets| {
+            let traffic = Traffic { new_flows, accepted, resets, ..Traffic::default() };
+            answers.sample(traffic, begin + Duration::from_secs(second));
+            answers.recent().unwrap()
+        };
+        assert!(!sample(0, 1000, 1000, 0).is_silent());
+        assert_eq!(sample(5, 1010, 1000, 0).unanswered(), 10);
+        assert!(sample(10, 1020, 1001, 0).is_silent());
+        assert!(!sample(15, 1040, 1001, 30).is_silent(), "it refuses them");
+        // What is older than a minute counts no more, and few flows say nothing.
+        for second in [20, 40, 60, 80] {
+            sample(second, 1044, 1001, 30);
+        }
+        let later = sample(100, 1044, 1001, 30);
+        assert!(
+            !later.is_silent() && later.new_flows == 0 && later.span <= Duration::from_secs(60),
+            "{later:?}"
+        );
+        assert!(!sample(105, 3, 0, 0).is_silent(), "counters that begin anew");
     }
 }

@@ -102,6 +102,8 @@ pub(crate) fn backend(service: &str, address: &str) -> BackendView {
         checks: ChecksView { passed: 300, failed: 7, not_made: 1 },
         check_latency_seconds: Some(0.0012),
         check_latency_average_seconds: Some(0.0013),
+        last_failure_seconds: None,
+        recent: None,
         next_hop: Some(NextHopView {
             interface: "eth1".into(),
             mac: "02:00:00:00:00:11".into(),

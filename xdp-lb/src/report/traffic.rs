@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::Result;
 use xdp_lb_common::tables::{BackendIndex, ServiceIndex, Traffic};
 
-use super::rates::{Rates, ReasonRates};
+use super::rates::{Answers, Rates, ReasonRates};
 use crate::datapath::{self, Loss};
 use crate::tables::Tables;
 
@@ -85,6 +85,8 @@ pub struct TrafficRates {
     pub backends: HashMap<BackendIndex, Rates>,
     /// Those of reasons.
     pub reasons: ReasonRates,
+    /// How each backend has answered.
+    pub answers: HashMap<BackendIndex, Answers>,
 }
 
 impl TrafficRates {
@@ -93,6 +95,10 @@ impl TrafficRates {
         self.reasons.sample(reasons, now);
         sample(&mut self.services, &carried.services, now);
         sample(&mut self.backends, &carried.backends, now);
+        self.answers.retain(|index, _| carried.backends.contains_key(index));
+        for (index, traffic) in &carried.backends {
+            self.answers.entry(*index).or_default().sample(*traffic, now);
+        }
     }
 }
 

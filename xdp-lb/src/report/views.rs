@@ -10,8 +10,8 @@ use xdp_lb_common::tables::{BackendIndex, Service, ServiceIndex, Traffic};
 
 use super::documents::{
     AgentView, BackendView, BucketView, ChecksView, ConfigQuery, ConfigView, CounterView, CountersView,
-    HistogramView, HistoryQuery, HistoryView, MovingView, NextHopView, ServiceDetailView, ServiceView,
-    StatusQuery, StatusView, TableView, TrafficView, VipView,
+    HistogramView, HistoryQuery, HistoryView, MovingView, NextHopView, RecentView, ServiceDetailView,
+    ServiceView, StatusQuery, StatusView, TableView, TrafficView, VipView,
 };
 use super::losses;
 use super::rates::Rates;
@@ -383,6 +383,13 @@ impl Snapshot {
             let rates = self.rates.backends.get(&index);
             carried.backends.get(&index).map(|traffic| traffic_view(*traffic, rates))
         });
+        let recent = index.and_then(|index| self.recent(service, index));
+        let unanswered = recent.filter(|it| it.silent).map(|it| {
+            format!(
+                "; {} of {} new flows in {} s heard nothing from it",
+                it.unanswered, it.new_flows, it.seconds
+            )
+        });
         Ok(BackendView {
             service: id.service,
             options: backend.backend,
@@ -396,7 +403,7 @@ impl Snapshot {
             ejections: known.breaker.opened(),
             agent: service.service.agent.is_some().then(|| agent_view(&known.agent, clock)),
             state: known.condition.state,
-            reason: known.condition.reason.clone(),
+            reason: known.condition.reason.clone() + &unanswered.unwrap_or_default(),
             since_seconds: clock.now.saturating_duration_since(known.since).as_secs(),
             admin: backend.admin,
             health: match known.health {
@@ -410,6 +417,11 @@ impl Snapshot {
             },
             check_latency_seconds: known.latency.map(|latency| latency.as_secs_f64()),
             check_latency_average_seconds: known.average.time().map(|time| time.as_secs_f64()),
+            last_failure_seconds: known
+                .failed_at
+                .filter(|_| known.health == Health::Down)
+                .map(|at| clock.now.saturating_duration_since(at).as_secs()),
+            recent,
             next_hop: self.pool.next_hop(address.ip()).map(|hop| NextHopView {
                 interface: hop.interface.clone(),
                 mac: hop.destination_mac.to_string(),
@@ -432,6 +444,23 @@ impl Snapshot {
                 .map(|until| clock.seconds_until(until))
                 .or((!self.is_census_of_now && self.drains()).then_some(UNTIL_COUNTED)),
             traffic: traffic.unwrap_or_default(),
+        })
+    }
+}
+
+impl Snapshot {
+    /// A backend's recent new flows, if their answers are seen.
+    fn recent(&self, service: &EffectiveService, index: BackendIndex) -> Option<RecentView> {
+        let is_seen =
+            service.service.protocol == model::Protocol::Tcp && !service.service.mode.keeps_destination();
+        let answered = self.rates.answers.get(&index).filter(|_| is_seen)?.recent()?;
+        Some(RecentView {
+            seconds: answered.span.as_secs(),
+            new_flows: answered.new_flows,
+            accepted: answered.accepted,
+            resets: answered.resets,
+            unanswered: answered.unanswered(),
+            silent: answered.is_silent(),
         })
     }
 }

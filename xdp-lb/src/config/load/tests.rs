@@ -153,7 +153,10 @@ fn every_key_is_read() {
     assert_eq!((config.state_file, config.pin_path), ("/s".into(), "/p/q".into()));
     assert_eq!(config.flow_hash_secret, Some([0x0f; 32]));
     assert_eq!(config.snat_ports.to_string(), "2000-3000");
-    assert_eq!(config.vips, Vips { interface: Some("lo".into()), withdraw: Withdraw::NoBackends });
+    assert_eq!(
+        config.vips,
+        Vips { interface: Some("lo".into()), withdraw: Withdraw::NoBackends, routed: false }
+    );
     assert_eq!((config.api.socket, config.metrics.listen), ("/a".into(), None));
     let limits = Limits {
         services: 1,

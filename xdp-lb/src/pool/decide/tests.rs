@@ -231,10 +231,10 @@ fn a_check_that_could_not_run_is_reported_and_changes_nothing_else() {
         known.reason
     };
     let before = reason(&mut pool);
-    assert!(pool.report(trouble(Some("eth1 is down"))));
-    assert!(!pool.report(trouble(Some("eth1 is down"))), "it is not news");
+    assert!(pool.report(trouble(Some("eth1 is down")), Instant::now()));
+    assert!(!pool.report(trouble(Some("eth1 is down")), Instant::now()), "it is not news");
     assert_eq!(reason(&mut pool), format!("{before}; the check could not be run: eth1 is down"));
-    assert!(pool.report(trouble(None)));
+    assert!(pool.report(trouble(None), Instant::now()));
     assert_eq!(reason(&mut pool), before);
 }
 
@@ -282,7 +282,7 @@ fn returning_backends_start_slowly_and_those_of_a_new_service_do_not() {
         let transition = Some("it said so".to_owned());
         Report { id: id.clone(), health, transition, latency: None, trouble: None }
     };
-    pool.report(report(&ids[2], Up));
+    pool.report(report(&ids[2], Up), Instant::now());
     pool.decide_at(now);
     assert_eq!(portions(&pool), [100, 100, 10], "it had been down");
     let reason = &pool.known(&ids[2]).unwrap().condition.reason;
@@ -294,11 +294,11 @@ fn returning_backends_start_slowly_and_those_of_a_new_service_do_not() {
     assert!(!pool.is_due(at(49)) && pool.is_due(at(50)));
 
     // One that fails on the way begins anew; one that the operator drained is cold, too.
-    pool.report(report(&ids[2], Down));
+    pool.report(report(&ids[2], Down), Instant::now());
     pool.effective.services[0].backends[1].admin = AdminState::Draining;
     pool.decide_at(at(50));
     assert_eq!(states(&pool)[1].0, State::Draining);
-    pool.report(report(&ids[2], Up));
+    pool.report(report(&ids[2], Up), Instant::now());
     pool.effective.services[0].backends[1].admin = AdminState::Enabled;
     pool.decide_at(at(60));
     assert_eq!(portions(&pool), [100, 10, 10]);
@@ -324,7 +324,7 @@ fn returning_backends_start_slowly_and_those_of_a_new_service_do_not() {
         let Hop::Known(hop) = known() else { unreachable!() };
         pool.set_next_hop(address.ip(), Ok(hop));
         pool.decide_at(at(200));
-        pool.report(report(&TargetId::of_web(address), Up));
+        pool.report(report(&TargetId::of_web(address), Up), Instant::now());
         pool.decide_at(at(201));
         assert_eq!(portions(&pool), [100, 100, 100, portion]);
     }

@@ -2,7 +2,7 @@
 
 mod asker;
 mod document;
-mod frame;
+pub(super) mod frame;
 mod spread;
 mod steps;
 mod tables;
