@@ -233,7 +233,6 @@ pub(super) fn ordinal(address: SocketAddr) -> String {
     format!("{family} {bits:032x} {:05}", address.port())
 }
 
-/// The table of backends.
 /// Why it is in its state, and how long ago its check failed last, where that is not when it came into it.
 fn reason(backend: &BackendView) -> String {
     match backend.last_failure_seconds {
@@ -242,6 +241,7 @@ fn reason(backend: &BackendView) -> String {
     }
 }
 
+/// The table of backends.
 pub(super) fn table(screen: &Screen, backends: &[BackendView]) -> String {
     if backends.is_empty() {
         return "no backends; to add one: xdp-lb backend add SERVICE ADDR:PORT".into();
