@@ -15,7 +15,7 @@ fn program(host: &Host, interface: &str) -> String {
 }
 
 /// Starts a trace, and waits until the tracing program is in its place.
-fn follow(daemon: &Daemon, more: &[&str]) -> Process {
+pub fn follow(daemon: &Daemon, more: &[&str]) -> Process {
     let host = daemon.host();
     let before = program(host, "eth0");
     let mut command = host.command(paths::daemon());

@@ -8,6 +8,8 @@ use xdp_lb_tests::client::{Connection, tcp_socket};
 use xdp_lb_tests::servers::TcpEcho;
 use xdp_lb_tests::{Daemon, Family, Mode, Network, Service, connect, until, until_some};
 
+use crate::operations_trace::follow;
+
 #[test]
 fn a_veth_whose_peer_takes_no_redirected_frames_is_found_and_its_backends_are_not_up_until_it_is_fixed() {
     let network = Network::new("lost", 1).unwrap();
@@ -65,13 +67,15 @@ fn a_veth_whose_peer_takes_no_redirected_frames_is_found_and_its_backends_are_no
     assert_eq!(connection.name, "far");
     assert!(!doctor().contains(why), "{}", doctor());
 
-    // It breaks under a connection, whose packets are counted as what they are.
+    // It breaks under a connection, whose packets are counted as what they are, also while somebody follows them.
+    let trace = follow(&daemon, &["--service", "far", "--time", "60s"]);
     far.run("ethtool -K eth0 gro off").unwrap();
     until("the lost packets to be counted", Duration::from_secs(20), || {
         connection.stream.get_mut().write_all(b"anybody there?")?;
         Ok(daemon.counter("redirect_failed")? > 0)
     })
     .unwrap();
+    drop(trace);
     wait("unresolved");
     let counters = daemon.cli_json(&["counters"]).unwrap();
     let losses = counters["losses"].as_array().unwrap();

@@ -58,6 +58,22 @@ impl Losses {
         Ok(Self(losses.try_into()?))
     }
 
+    /// Counts those of one more program, too.
+    ///
+    /// # Errors
+    /// If the kernel refuses, or as many programs are watched as can be.
+    pub fn also_watch(object: &mut Ebpf, program: u32) -> Result<()> {
+        let table = object.map_mut("WATCHED").context("no table")?;
+        let mut table = Array::<_, Plain<Watched>>::try_from(table)?;
+        let Plain(mut watched) = table.get(&0, 0)?;
+        if !watched.programs.contains(&program) {
+            let free = watched.programs.iter_mut().find(|id| **id == 0);
+            *free.context("too many programs are watched")? = program;
+            table.set(0, Plain(watched), 0)?;
+        }
+        Ok(())
+    }
+
     /// The same counts, to be read elsewhere.
     ///
     /// # Errors

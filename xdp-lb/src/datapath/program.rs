@@ -792,6 +792,10 @@ impl Datapath {
             verifier::load(|| program.load()).context("the kernel's verifier refused the tracing program")?;
         }
         let tracing = program.fd()?.try_clone()?;
+        if self.losses.is_some() {
+            let id = link::object_id(tracing.as_fd()).context("cannot ask the kernel about the program")?;
+            Losses::also_watch(&mut self.object, id)?;
+        }
         let plain: &mut Xdp = self.object.program_mut("xdp_lb").context(STALE)?.try_into()?;
         let plain = plain.fd()?.try_clone()?;
         let ring = self.object.map("TRACES").context(STALE)?;
