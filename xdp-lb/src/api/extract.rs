@@ -29,13 +29,14 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Document<T> {
             return Err(too_large());
         }
         let body = Bytes::from_request(request, state).await.map_err(unreadable)?;
-        let document = json::read(&body).map_err(|error| {
-            Error::new(
-                StatusCode::BAD_REQUEST,
-                format!("the request body is not the JSON document of this route: {error}"),
-            )
-        })?;
-        Ok(Self(document))
+        // Serde takes a list of its fields for an object, too.
+        let is_list = body.trim_ascii_start().starts_with(b"[");
+        let document = if is_list { Err("it is a list, not an object".into()) } else { json::read(&body) };
+        let refusal = |error| {
+            let words = format!("the request body is not the JSON document of this route: {error}");
+            Error::new(StatusCode::BAD_REQUEST, words)
+        };
+        Ok(Self(document.map_err(refusal)?))
     }
 }
 

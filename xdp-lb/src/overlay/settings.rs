@@ -147,7 +147,8 @@ mod tests {
 
     #[test]
     fn a_key_either_changes_with_a_reload_or_says_what_it_takes() {
-        let (old, new) = (parse("interfaces = [\"eth0\"]").unwrap(), parse(EVERY_KEY).unwrap());
+        let old = "interfaces = [\"eth0\"]\nvips.routed = true";
+        let (old, new) = (parse(old).unwrap(), parse(EVERY_KEY).unwrap());
         let all = changed_settings(&old, &new);
         assert_eq!(all.len(), settings(&old).len(), "the file above changes every key");
         let kept = changed_settings(&old, &reloadable(new, &old));

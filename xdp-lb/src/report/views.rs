@@ -22,6 +22,7 @@ use crate::health::Health;
 use crate::model::refusal::{Answer, Refusal};
 use crate::model::state::{HealthState, TroubleKind, VipState};
 use crate::model::{self, DownPolicy, EffectiveBackend, EffectiveService, patch, unknown};
+use crate::net::NextHop;
 use crate::net::vips::VipIntent;
 use crate::overlay;
 use crate::plan::places::{identities, identity};
@@ -52,6 +53,12 @@ struct RingView {
 }
 
 impl RingView {
+    /// A backend's part of the ring, 0 to 1.
+    fn share(&self, backend: BackendIndex) -> f64 {
+        let owned = self.owned.get(&backend).copied().unwrap_or(0);
+        if self.slots == 0 { 0.0 } else { f64::from(owned) / f64::from(self.slots) }
+    }
+
     /// Whether each flow of a backend has a record: it has no settled slot, and none moved away recently.
     fn counts_all(&self, backend: BackendIndex) -> bool {
         let has_slots = self.owned.contains_key(&backend);
@@ -373,23 +380,12 @@ impl Snapshot {
                 bug"
             ))
         })?;
-        let share = match (index, ring) {
-            (Some(index), Some(ring)) if ring.slots > 0 => {
-                f64::from(ring.owned.get(&index).copied().unwrap_or(0)) / f64::from(ring.slots)
-            }
-            _ => 0.0,
-        };
+        let share = index.zip(ring).map_or(0.0, |(index, ring)| ring.share(index));
         let traffic = index.and_then(|index| {
             let rates = self.rates.backends.get(&index);
             carried.backends.get(&index).map(|traffic| traffic_view(*traffic, rates))
         });
         let recent = index.and_then(|index| self.recent(service, index));
-        let unanswered = recent.filter(|it| it.silent).map(|it| {
-            format!(
-                "; {} of {} new flows in {} s heard nothing from it",
-                it.unanswered, it.new_flows, it.seconds
-            )
-        });
         Ok(BackendView {
             service: id.service,
             options: backend.backend,
@@ -403,14 +399,10 @@ impl Snapshot {
             ejections: known.breaker.opened(),
             agent: service.service.agent.is_some().then(|| agent_view(&known.agent, clock)),
             state: known.condition.state,
-            reason: known.condition.reason.clone() + &unanswered.unwrap_or_default(),
+            reason: known.condition.reason.clone() + &recent.and_then(unanswered).unwrap_or_default(),
             since_seconds: clock.now.saturating_duration_since(known.since).as_secs(),
             admin: backend.admin,
-            health: match known.health {
-                Health::Unknown => HealthState::Unknown,
-                Health::Up => HealthState::Up,
-                Health::Down => HealthState::Down,
-            },
+            health: health(known.health),
             checks: {
                 let Ends { passed, failed, not_made } = known.checks;
                 ChecksView { passed, failed, not_made }
@@ -422,12 +414,7 @@ impl Snapshot {
                 .filter(|_| known.health == Health::Down)
                 .map(|at| clock.now.saturating_duration_since(at).as_secs()),
             recent,
-            next_hop: self.pool.next_hop(address.ip()).map(|hop| NextHopView {
-                interface: hop.interface.clone(),
-                mac: hop.destination_mac.to_string(),
-                vlan: hop.vlan,
-                mtu: hop.mtu,
-            }),
+            next_hop: self.pool.next_hop(address.ip()).map(hop_view),
             origin: backend.origin,
             leaving: backend.is_leaving,
             leaves_in_seconds: self
@@ -462,6 +449,33 @@ impl Snapshot {
             unanswered: answered.unanswered(),
             silent: answered.is_silent(),
         })
+    }
+}
+
+/// What is said of a backend that leaves most of its new flows unanswered.
+fn unanswered(recent: RecentView) -> Option<String> {
+    recent.silent.then(|| {
+        format!(
+            "; {} of {} new flows in {} s heard nothing from it",
+            recent.unanswered, recent.new_flows, recent.seconds
+        )
+    })
+}
+
+fn health(health: Health) -> HealthState {
+    match health {
+        Health::Unknown => HealthState::Unknown,
+        Health::Up => HealthState::Up,
+        Health::Down => HealthState::Down,
+    }
+}
+
+fn hop_view(hop: &NextHop) -> NextHopView {
+    NextHopView {
+        interface: hop.interface.clone(),
+        mac: hop.destination_mac.to_string(),
+        vlan: hop.vlan,
+        mtu: hop.mtu,
     }
 }
 
