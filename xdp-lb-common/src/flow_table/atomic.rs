@@ -1,11 +1,11 @@
-//! A process's words.
+//! Words in a process's memory.
 
 use core::sync::atomic::{AtomicU64, Ordering, fence};
 
 use super::memory::Word;
 
 impl Word for AtomicU64 {
-    // Stronger than what the kernel has, where an address that depends on a load orders what follows.
+    // Stronger than in the kernel, where an address dependency orders what follows.
     fn load(&self) -> u64 {
         self.load(Ordering::Acquire)
     }

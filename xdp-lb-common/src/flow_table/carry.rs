@@ -1,4 +1,4 @@
-//! Records that come from another table: an earlier daemon's, of another layout or another size.
+//! Copies records from another table: one of another layout or size, left by an earlier daemon.
 
 use super::find::find;
 use super::forget::forget;
@@ -10,21 +10,20 @@ use super::record::{Record, Room};
 use crate::tables::Settings;
 use crate::tables::flow::PAIRED;
 
-/// What became of a record that was to be carried over.
+/// The result of copying one record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Carried {
-    /// The table has it.
+    /// It is in the table.
     There,
-    /// It has it without the port that its backend knows the client by, which another flow has here: the backend's packets do
-    /// not find it.
+    /// It is in the table, but without its SNAT port, which another flow has here: the backend's packets do not find it.
     WithoutPort,
     /// There was no room.
     Lost,
 }
 
-/// Puts a record of another table into this one, with all that its flow's packets have noted so far. If the flow has a record here, it is
-/// that from then on, with what was noted last; it may be carried over as often as one likes. `now`: seconds of the clock
-/// that packets are noted by.
+/// Copies a record of another table into this one, with its flow's progress. If the flow already has a record here, it is replaced,
+/// and keeps the latest progress, so a record may be copied more than once. `now`: seconds of the clock of
+/// [`Life::last_seen`](super::life::Life::last_seen).
 pub fn carry<M: Steps>(memory: &M, settings: &Settings, record: &Record, now: u32) -> Carried {
     let mut room = Room { flow: record.key(), now, ..Room::default() };
     if find(memory, settings, &mut room) == Found::Record {
@@ -32,7 +31,7 @@ pub fn carry<M: Steps>(memory: &M, settings: &Settings, record: &Record, now: u3
             let newer = |life: Life| {
                 if is_newer(record.life(), life) { life.with_notes_of(record.life()) } else { life }
             };
-            // One that is gone meanwhile was of no more use.
+            // A record that has gone meanwhile was no longer needed.
             let _ = note(memory, &room.record, newer);
             return Carried::There;
         }
@@ -51,7 +50,7 @@ pub fn carry<M: Steps>(memory: &M, settings: &Settings, record: &Record, now: u3
     if progress & PAIRED != 0 && !has_port { Carried::WithoutPort } else { Carried::There }
 }
 
-/// Whether two records of a flow say the same to its packets.
+/// Whether two records of a flow mean the same for its packets.
 fn is_alike(one: &Record, other: &Record) -> bool {
     let is_paired = |record: &Record| record.life().progress() & PAIRED != 0;
     one.backend() == other.backend()
@@ -100,7 +99,7 @@ mod tests {
         (find(memory, &SETTINGS, &mut room) == Found::Record).then_some(room.record)
     }
 
-    /// What a backend's packet of this flow finds.
+    /// The record that a backend's packet of this flow finds.
     fn look_by_port(memory: &HostMemory, record: &Record) -> Option<FlowKey> {
         let mut room = room(&record.key(), 100);
         (room.backend, room.client) = (record.destination(), record.source());

@@ -1,4 +1,4 @@
-//! Lines for a flow that begins.
+//! Inserts the record of a new flow.
 
 use super::find::read;
 use super::forget::forget;
@@ -14,9 +14,9 @@ use crate::hash::FlowHash;
 use crate::tables::Settings;
 use crate::tables::flow::PAIRED;
 
-/// Records the flow in the room, as `Room::new` has it: in lines of its own, or in those of the record that was found.
+/// Inserts the record in `Room::new`: in free lines, or in those of the record that was found.
 ///
-/// A flow that gets a port, or keeps its own, is [`PAIRED`]; one that should only keep its own and cannot is recorded without.
+/// A flow with an SNAT port is [`PAIRED`]. One that should keep its port and cannot is recorded without one.
 #[inline(always)]
 pub fn begin<M: Steps>(memory: &M, settings: &Settings, room: &mut Room, manner: Manner) -> Begun {
     if lock(memory, room.hash).is_none() {
@@ -53,7 +53,7 @@ fn begin_locked<M: Steps>(memory: &M, settings: &Settings, room: &mut Room, mann
     if publish(memory, room, progress).is_some() { Begun::New } else { Begun::Full }
 }
 
-/// How often lines are looked for, and room is made where there are none.
+/// How often to look for free lines, evicting records if there are none.
 const ROUNDS: u32 = 2;
 
 const LOCKED: u64 = 1;
@@ -76,8 +76,8 @@ fn unlock<M: Steps>(memory: &M, hash: FlowHash) {
     }
 }
 
-/// Takes lines for a flow without a record. Where its buckets are full, records that are worth less than a new flow go:
-/// [`Life::worth`].
+/// Takes lines for a flow without a record. If its buckets are full, evicts records that are worth less than a new flow
+/// ([`Life::worth`]).
 #[inline(always)]
 fn claim<M: Steps>(memory: &M, settings: &Settings, room: &mut Room) -> Begun {
     match memory.find_flow(settings, room) {
@@ -99,7 +99,7 @@ fn claim<M: Steps>(memory: &M, settings: &Settings, room: &mut Room) -> Begun {
     Begun::Full
 }
 
-/// Makes what was claimed the record of its flow, which has come so far with its first packet.
+/// Turns taken lines into the flow's record, with this progress.
 #[inline(always)]
 fn publish<M: Steps>(memory: &M, room: &mut Room, progress: u8) -> Option<()> {
     let Room { new: record, hash, now, .. } = room;
@@ -123,7 +123,7 @@ fn publish<M: Steps>(memory: &M, room: &mut Room, progress: u8) -> Option<()> {
     Some(())
 }
 
-/// Takes free lines of the first level that has some, and says its number.
+/// Takes free lines in the first level that has some, and returns its number.
 #[inline(always)]
 fn take_free<M: Steps>(memory: &M, room: &mut Room) -> Option<u32> {
     for behind in (0..LEVELS).rev() {
@@ -134,7 +134,8 @@ fn take_free<M: Steps>(memory: &M, room: &mut Room) -> Option<u32> {
     None
 }
 
-/// Takes free lines of the level behind which there are so many others, of the emptier of the flow's two buckets, else of the other: [`Steps::take_lines`].
+/// Takes free lines in the level with this many larger ones: in the emptier of the flow's two buckets, else in the other
+/// ([`Steps::take_lines`]).
 #[inline(always)]
 pub fn take_lines<M: Steps>(memory: &M, room: &mut Room, behind: u32) -> Option<()> {
     let mut homes = Level::of(memory, room.hash, behind)?.homes;
@@ -156,8 +157,8 @@ fn free_of<M: Steps>(memory: &M, place: u32) -> Option<Matches> {
     Some(tags::free(memory.tags(place / WAYS)?.load()))
 }
 
-/// Takes free lines of this place's bucket: the place itself, if that leaves enough neighbours for IPv6; else a line whose
-/// neighbour is not free, or two.
+/// Takes free lines in this place's bucket: the place itself, if enough free pairs remain for IPv6; else a line whose neighbour is
+/// in use. For IPv6, a pair.
 #[inline(always)]
 fn take_of_bucket<M: Steps>(memory: &M, room: &mut Room, home: u32) -> Option<()> {
     let (bucket, way) = (home / WAYS, home % WAYS);
@@ -187,9 +188,9 @@ fn take_of_bucket<M: Steps>(memory: &M, room: &mut Room, home: u32) -> Option<()
     None
 }
 
-/// How many lines of a bucket, and how many pairs of neighbours, have to be free for a flow's first choice. By simulation of
-/// 4 million insertions into a last level that is full as it should be at most: half of the flows have their first choice
-/// then, all IPv4 flows have room, and IPv6 flows as often as without it but for one in 200.
+/// How many lines and how many pairs of a bucket must be free for a flow to get its first choice. In a simulation of 4 million
+/// insertions into a last level at its maximum load, half of the flows get their first choice, all IPv4 flows have room, and IPv6
+/// flows find room as often as without this rule, but for one in 200.
 const SPARE_LINES: u32 = 3;
 const SPARE_PAIRS: u32 = 2;
 
@@ -213,8 +214,8 @@ fn take_line<M: Steps>(memory: &M, place: u32, is_v6: bool, into: &mut Record) -
     Some(())
 }
 
-/// Forgets what is worth least of the flow's two buckets of the last level, if that is worth less than a flow that begins; says whether there is
-/// room now.
+/// Evicts the record that is worth least in the flow's two buckets of the last level, if it is worth less than a new flow. Returns
+/// whether there is room now.
 #[inline(always)]
 fn make_room<M: Steps>(memory: &M, settings: &Settings, room: &mut Room) -> bool {
     let is_v6 = room.key.is_v6();
@@ -239,15 +240,15 @@ fn make_room<M: Steps>(memory: &M, settings: &Settings, room: &mut Room) -> bool
     true
 }
 
-/// What is lost with the record in this line, and for an IPv6 flow with the one in its neighbour; [`u32::MAX`], where it has to
-/// stay. A free line is one that another CPU takes, or has just given back.
+/// The worth of the record in this line, and for an IPv6 flow also of the one in its neighbour. [`u32::MAX`]: it must stay. A free
+/// line is one that another CPU is taking, or has just freed.
 #[inline(always)]
 pub fn worth<M: Steps>(memory: &M, settings: &Settings, room: &Room, place: u32) -> u32 {
     let one = worth_of_line(memory, settings, room, place);
     if room.key.is_v6() { one.max(worth_of_line(memory, settings, room, place ^ 1)) } else { one }
 }
 
-/// Of an IPv6 record's two lines the first says it, for a flow that takes two itself; for others no line of it is asked but that.
+/// An IPv6 record is only evicted by its first line.
 #[inline(always)]
 fn worth_of_line<M: Steps>(memory: &M, settings: &Settings, room: &Room, place: u32) -> u32 {
     let Some(line) = memory.line(place) else { return u32::MAX };
@@ -261,7 +262,7 @@ fn worth_of_line<M: Steps>(memory: &M, settings: &Settings, room: &Room, place: 
     life.worth(protocol_of(line[3].load()), room.now, settings).unwrap_or(u32::MAX)
 }
 
-/// Forgets the record in a line: [`Steps::make_way`].
+/// Evicts the record in a line ([`Steps::make_way`]).
 #[inline(always)]
 pub fn make_way<M: Steps>(memory: &M, settings: &Settings, room: &mut Room, place: u32) {
     let Room { other, now, .. } = room;

@@ -8,7 +8,7 @@ use super::record::{Record, Room};
 use super::tags::{Matches, matching, tag};
 use crate::tables::Settings;
 
-/// Finds the record of the flow in the room, whole as it was at one moment, and copies it there.
+/// Finds the record of the flow in the room, and copies a consistent snapshot of it there.
 #[inline(always)]
 pub fn find<M: Steps>(memory: &M, settings: &Settings, room: &mut Room) -> Found {
     memory.aim(settings, room);
@@ -19,7 +19,7 @@ pub fn find<M: Steps>(memory: &M, settings: &Settings, room: &mut Room) -> Found
             break;
         };
         let (tags, others) = (tags.load(), others.load());
-        // Where most flows are, the lines that they are mostly in come while the tags do.
+        // Prefetch the likely lines in the level that has most flows, while the tags are loaded.
         if level.is_far && memory.reach() == level.number {
             memory.touch(first);
             memory.touch(second);
@@ -38,7 +38,7 @@ pub fn find<M: Steps>(memory: &M, settings: &Settings, room: &mut Room) -> Found
     Found::Nothing
 }
 
-/// The same among some lines of the bucket of this place: [`Steps::find_in`].
+/// The same among some lines of this place's bucket ([`Steps::find_in`]).
 #[inline(always)]
 pub fn find_in<M: Memory>(memory: &M, room: &mut Room, place: u32, mut matches: Matches) -> Found {
     let Room { key, record: into, .. } = room;
@@ -55,8 +55,7 @@ pub fn find_in<M: Memory>(memory: &M, room: &mut Room, place: u32, mut matches: 
     Found::Nothing
 }
 
-/// Copies the record at this place, whole as it was at one moment, if there is one and it may be what is looked for, as far as
-/// its first line tells.
+/// Copies a consistent snapshot of the record at this place, if there is one and its first line matches.
 #[inline(always)]
 pub fn read<M: Memory>(memory: &M, place: u32, into: &mut Record, may_be: impl Fn(&Record) -> bool) -> Found {
     let Some(line) = memory.line(place) else { return Found::Nothing };
@@ -68,7 +67,7 @@ pub fn read<M: Memory>(memory: &M, place: u32, into: &mut Record, may_be: impl F
         }
         let line = M::after(line, into.words[0]);
         let mut all = read_rest(into, line);
-        // What is being written to become this record is not found before it is one.
+        // A record that is still being written is not found.
         if !may_be(into) {
             return Found::Nothing;
         }

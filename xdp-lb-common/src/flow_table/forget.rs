@@ -1,4 +1,4 @@
-//! Records that go.
+//! Removes records.
 
 use super::life::Life;
 use super::lines::vacate;
@@ -7,7 +7,7 @@ use super::port_words::give_back;
 use super::record::Record;
 use crate::hash::KEYS;
 
-/// Forgets a record that was found, if `is_needless` still says so of what packets have noted last; says whether it is gone.
+/// Removes a record that was found, if `is_needless` still holds for its latest progress. Returns whether it is gone.
 #[inline(always)]
 pub fn forget<M: Memory>(
     memory: &M,

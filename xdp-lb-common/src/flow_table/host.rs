@@ -10,10 +10,10 @@ use super::record::LINE_WORDS;
 use super::steps::Plain;
 use crate::hash::FlowHash;
 
-/// How many locks there are here.
+/// The number of locks here.
 const LOCKS: u32 = 64;
 
-/// The table in a process's memory, of any words; its first level has so many buckets at least, or all.
+/// The table in a process's memory, of any kind of words. Its first level has at least this many buckets, or all of them.
 #[derive(Debug)]
 pub struct HostMemory<W = AtomicU64, const FIRST_LEVEL: u32 = 512> {
     buckets: u32,
@@ -24,7 +24,7 @@ pub struct HostMemory<W = AtomicU64, const FIRST_LEVEL: u32 = 512> {
 }
 
 impl<W, const FIRST_LEVEL: u32> HostMemory<W, FIRST_LEVEL> {
-    /// An empty table of so many buckets.
+    /// An empty table with this many buckets.
     pub fn new(buckets: u32, word: impl Fn() -> W) -> Self {
         let words = |count: u32| (0..count).map(|_| word()).collect();
         let lines = buckets * WAYS;

@@ -1,4 +1,4 @@
-//! A line's first word: whose it is, when its flow was last heard of, and how far that has come.
+//! A line's first word: its owner, and the flow's last packet and progress.
 
 use crate::net::Protocol;
 use crate::tables::Settings;
@@ -7,17 +7,17 @@ use crate::tables::flow::{self, CLIENT_RESET, CONFIRMED, COUNTED, ESTABLISHED, S
 /// [`Life::proof`]: a backend's packet of this flow has been seen.
 pub const ANSWERED: u8 = 128;
 
-/// [`Life::proof`]: in how many different seconds packets were seen, counted up to this.
+/// [`Life::proof`]: the number of different seconds with packets, up to this.
 const SECONDS: u8 = 15;
 
-/// A flow with packets in so many different seconds is more than a burst of somebody who makes senders up.
+/// A flow with packets in this many different seconds is not a burst of spoofed packets.
 const STEADY: u8 = 3;
 
 /// A line's first word.
 ///
-/// Bits 48 to 63 are the version, odd where the line is a record. Then bits 0 to 31 are when the flow's last packet was seen
-/// (seconds of the kernel's monotonic clock), 32 to 39 its progress ([`flow`]), 40 to 47 what speaks for its being real.
-/// Where the version is even, the line is free (bits 0 to 47: 0), taken (1), or belongs to the record in its neighbour (2).
+/// Bits 48 to 63 are the version, which is odd if the line is a record. Then bits 0 to 31 are the time of the flow's last packet
+/// (seconds of the kernel's monotonic clock), 32 to 39 its progress ([`flow`]), 40 to 47 the evidence that it is not spoofed.
+/// If the version is even, the line is free (bits 0 to 47: 0), taken (1), or the second line of the record before it (2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Life(u64);
 
@@ -27,7 +27,7 @@ const TAKEN: u64 = 1;
 const BELONGS: u64 = 2;
 
 impl Life {
-    /// The life in a word.
+    /// From its word.
     #[inline(always)]
     pub const fn from_bits(bits: u64) -> Self {
         Self(bits)
@@ -45,67 +45,67 @@ impl Life {
         self.0 & VERSION != 0
     }
 
-    /// Whether the line is nobody's.
+    /// Whether the line is free.
     #[inline(always)]
     pub const fn is_free(self) -> bool {
         self.0 & (2 * VERSION - 1) == 0
     }
 
-    /// Whether somebody is changing the line.
+    /// Whether the line is taken: someone is changing it.
     #[inline(always)]
     pub const fn is_taken(self) -> bool {
         !self.is_record() && !self.is_free() && !self.belongs()
     }
 
-    /// Whether the line is the second one of the record in its neighbour.
+    /// Whether the line is the second one of the record before it.
     #[inline(always)]
     pub const fn belongs(self) -> bool {
         self.0 & (2 * VERSION - 1) == BELONGS
     }
 
-    /// Whether two lives are of the same record, unchanged but for what packets note.
+    /// Whether both are of the same record, which only packets' notes have changed.
     #[inline(always)]
     pub const fn is_same_record(self, other: Self) -> bool {
         (self.0 ^ other.0) >> VERSION_SHIFT == 0
     }
 
-    /// The even version that is this one, or follows it.
+    /// This version if it is even, else the next one.
     #[inline(always)]
     const fn even(self) -> u64 {
         (self.0 >> VERSION_SHIFT).wrapping_add(1) >> 1 << (VERSION_SHIFT + 1)
     }
 
-    /// The word of a line that was this, taken.
+    /// The word that takes the line.
     #[inline(always)]
     pub const fn taken(self) -> Self {
         Self(self.even() | TAKEN)
     }
 
-    /// The word of a taken line, given back.
+    /// The word that frees a taken line.
     #[inline(always)]
     pub const fn freed(self) -> Self {
         Self(self.even())
     }
 
-    /// The word of a taken line that now belongs to its neighbour's record.
+    /// The word that makes a taken line the second one of the record before it.
     #[inline(always)]
     pub const fn lent(self) -> Self {
         Self(self.even() | BELONGS)
     }
 
-    /// The word of a taken line that becomes a record, of a flow with a packet seen at `now`.
+    /// The word that makes a taken line a record, of a flow with a packet at `now`.
     #[inline(always)]
     pub const fn begun(self, now: u32, progress: u8) -> Self {
         Self(self.even() | VERSION | (progress as u64) << 32 | now as u64)
     }
 
-    /// The word of a taken line that becomes a record again with what its flow's packets have noted so far.
+    /// The word that makes a taken line a record again, with its flow's latest progress.
     #[inline(always)]
     pub const fn resumed(self, noted: Self) -> Self {
         Self(self.even() | VERSION | noted.0 & (VERSION - 1))
     }
 
-    /// The same record after a packet at `now`, of a flow that has come so far; `proof` is added to what speaks for it.
+    /// The same record after a packet at `now`, with this progress added, and `proof` added to its evidence.
     #[inline(always)]
     pub const fn noted(self, now: u32, progress: u8, proof: u8) -> Self {
         let seconds = self.proof() & SECONDS;
@@ -116,7 +116,7 @@ impl Life {
         Self(self.0 >> VERSION_SHIFT << VERSION_SHIFT | noted)
     }
 
-    /// The same record with what packets have noted in another one.
+    /// The same record with the progress of another one.
     pub const fn with_notes_of(self, other: Self) -> Self {
         Self(self.0 >> VERSION_SHIFT << VERSION_SHIFT | other.0 & (VERSION - 1))
     }
@@ -126,44 +126,43 @@ impl Life {
         Self(self.0 & !((progress as u64) << 32))
     }
 
-    /// The same record with this to speak for its flow.
+    /// The same record with this evidence.
     pub const fn with_proof(self, proof: u8) -> Self {
         Self(self.0 | (proof as u64) << 40)
     }
 
-    /// Whether a packet of the client's that is neither its flow's first nor last has nothing to say at `now` that has not been
-    /// noted.
+    /// Whether a client's packet that is neither its flow's first nor its last would change nothing at `now`.
     #[inline(always)]
     pub const fn is_noted(self, now: u32) -> bool {
         const GOES_ON: u8 = ESTABLISHED | CONFIRMED;
         (self.progress() & (GOES_ON | CLIENT_RESET) == GOES_ON) & (self.last_seen() == now)
     }
 
-    /// When the last packet was seen, seconds of the kernel's monotonic clock.
+    /// The time of the last packet, in seconds of the kernel's monotonic clock.
     #[inline(always)]
     pub const fn last_seen(self) -> u32 {
         self.0 as u32
     }
 
-    /// How far the flow has come: the bits of [`flow`].
+    /// The flow's progress: the bits of [`flow`].
     #[inline(always)]
     pub const fn progress(self) -> u8 {
         (self.0 >> 32) as u8
     }
 
-    /// What speaks for its being real: [`ANSWERED`], and in how many seconds it had packets.
+    /// The evidence that the flow is not spoofed: [`ANSWERED`], and the number of seconds with packets.
     #[inline(always)]
     pub const fn proof(self) -> u8 {
         (self.0 >> 40) as u8
     }
 
-    /// Seconds since the last packet. The clock is read on several CPUs: a record may be a little ahead of `now`.
+    /// Seconds since the last packet. Several CPUs read the clock, so a record may be slightly ahead of `now`.
     #[inline(always)]
     pub const fn idle(self, now: u32) -> u32 {
         now.saturating_sub(self.last_seen())
     }
 
-    /// How far the flow has come, in short.
+    /// The flow's stage.
     pub fn stage(self, protocol: Protocol) -> Stage {
         match protocol {
             Protocol::TCP if flow::is_closing(self.progress()) => Stage::Closing,
@@ -178,16 +177,16 @@ impl Life {
         flow::is_live(protocol, self.progress(), self.idle(now), settings)
     }
 
-    /// Whether the record is of no more use: its lines and its port may be given to another flow.
+    /// Whether the record is no longer needed: another flow may have its lines and its port.
     #[inline(always)]
     pub fn is_over(self, protocol: Protocol, now: u32, settings: &Settings) -> bool {
         flow::is_over(protocol, self.progress(), self.idle(now), settings)
     }
 
-    /// Whether the flow counts as one that its backend has: for limits, and for whoever waits for the backend's last one.
+    /// Whether the flow counts as one of its backend's, for limits and for `drain --wait`.
     ///
-    /// One packet of a client anybody may have made up. Where the backend's replies pass here (`sees_replies`), a flow of one
-    /// counts as long as one that is half-open does: a backend that knows the flow answers, and the client goes on.
+    /// A single packet of a client may be spoofed. Where the backend's replies pass here (`sees_replies`), such a flow counts only
+    /// as long as a half-open one: if it is real, the backend answers, and the client goes on.
     #[inline(always)]
     pub fn counts(self, protocol: Protocol, now: u32, settings: &Settings, sees_replies: bool) -> bool {
         let is_unproven = sees_replies && self.progress() & CONFIRMED == 0 && protocol == Protocol::TCP;
@@ -195,21 +194,20 @@ impl Life {
         !is_old && self.is_live(protocol, now, settings)
     }
 
-    /// Whether the flow is closed and no longer counts, though it did before.
+    /// Whether the flow has closed, so that it no longer counts.
     #[inline(always)]
     pub const fn has_ended_since(self, before: Self) -> bool {
         before.progress() & COUNTED != 0 && self.progress() & COUNTED == 0
     }
 
-    /// How much is lost with this record: of two, the one with the smaller number goes first. Nothing, where it may not go
-    /// for a flow that begins.
+    /// The worth of this record: of two, the one with the smaller number is evicted first. `None`: it is not evicted for a new flow.
     ///
-    /// What is over goes first, then what one packet speaks for, then what more of one sender do; of each kind the oldest first.
-    /// A flow that its backend has answered and its client has gone on with stays, and so does one with packets in several
+    /// Flows that are over go first, then flows with a single packet, then those with more packets but only the client's; of each
+    /// kind the oldest first. A flow stays if its backend has answered and its client went on, or if it had packets in several
     /// seconds.
     #[inline(always)]
     pub fn worth(self, protocol: Protocol, now: u32, settings: &Settings) -> Option<u32> {
-        // 28 bits are eight years of seconds.
+        // 28 bits hold eight years of seconds.
         const YEARS: u32 = (1 << 28) - 1;
         let idle = self.idle(now);
         let youth = YEARS - if idle < YEARS { idle } else { YEARS };
@@ -217,7 +215,7 @@ impl Life {
             return Some(youth);
         }
         let seconds = self.proof() & SECONDS;
-        // Whoever makes a datagram's sender up may make up another one; a TCP client that goes on has seen the answer.
+        // Someone who spoofs one datagram can spoof another. A TCP client that goes on has seen the answer.
         let is_convincing =
             if protocol == Protocol::TCP { self.progress() & ESTABLISHED != 0 } else { seconds > 0 };
         let is_answered = (self.proof() & ANSWERED != 0) & is_convincing;

@@ -1,12 +1,12 @@
-//! Lines: reading and writing them, and whose they are.
+//! Reading, writing, taking and freeing lines.
 
 use super::life::Life;
 use super::memory::{Line, Memory, WAYS, Word};
 use super::record::{LINE_WORDS, MORE, Record};
 use super::tags;
 
-/// Takes the lines of a record, so that nobody else writes them; nothing, where another CPU has changed the record since it was
-/// read. Packets note themselves all the while: what they have noted last is in the record then.
+/// Takes the lines of a record, so that nobody else writes them. `None` if another CPU has changed the record since it was read.
+/// Packets may note themselves meanwhile: the latest progress is then in the record.
 #[inline(always)]
 pub fn take<M: Memory>(memory: &M, record: &mut Record) -> Option<()> {
     let word = &memory.line(record.place)?[0];
@@ -46,7 +46,7 @@ pub fn vacate<M: Memory>(memory: &M, place: u32, is_v6: bool, taken: Life) -> Op
     Some(())
 }
 
-/// Reads the rest of a line whose first word was read; says what its words leave to be waited for.
+/// Reads the rest of a line whose first word was read. Returns what a later load must depend on.
 #[inline(always)]
 pub fn read_rest<W: Word>(record: &mut Record, line: &Line<W>) -> u64 {
     let mut all = 0;
@@ -59,7 +59,7 @@ pub fn read_rest<W: Word>(record: &mut Record, line: &Line<W>) -> u64 {
     all
 }
 
-/// The same of an IPv6 record's second line.
+/// The same for an IPv6 record's second line.
 #[inline(always)]
 pub fn read_more<W: Word>(record: &mut Record, line: &Line<W>) -> u64 {
     let mut all = 0;
@@ -72,7 +72,7 @@ pub fn read_more<W: Word>(record: &mut Record, line: &Line<W>) -> u64 {
     all
 }
 
-/// Writes all but the first word into lines that this CPU has taken.
+/// Writes all words but the first into lines that this CPU has taken.
 #[inline(always)]
 pub fn write<M: Memory>(record: &Record, memory: &M) -> Option<()> {
     let line = memory.line(record.place)?;

@@ -1,4 +1,4 @@
-//! The table's memory, and the steps that are taken in it.
+//! The table's memory, and the steps that operations on it consist of.
 
 use super::outcome::{Begun, Found, Manner, Noted};
 use super::record::{LINE_WORDS, Room};
@@ -7,32 +7,32 @@ use crate::hash::FlowHash;
 use crate::tables::Settings;
 use crate::tables::flow::Direction;
 
-/// A 64-bit word that CPUs and the daemon share.
+/// A 64-bit word shared by CPUs and the daemon.
 pub trait Word {
-    /// Reads it at once.
+    /// Reads it atomically.
     fn load(&self) -> u64;
-    /// Writes it at once; orders nothing.
+    /// Writes it atomically, without ordering.
     fn store(&self, value: u64);
-    /// Makes it `new` if it is `old`, says whether it was; a full barrier.
+    /// Compare-and-exchange: sets it to `new` if it is `old`, and returns whether it was. A full barrier.
     fn replace(&self, old: u64, new: u64) -> bool;
-    /// Adds to it, around its end where it must; a full barrier.
+    /// Adds to it, wrapping around. A full barrier.
     fn add(&self, by: u64);
 }
 
-/// How many lines a bucket has.
+/// Lines in a bucket.
 pub const WAYS: u32 = 8;
 
-/// How many locks there are.
+/// The number of locks.
 pub const LOCKS: u32 = 4096;
 
-/// How many buckets it takes for so many flows: four of seven lines are used then, at 128 bytes a flow with tags and ports.
-/// An IPv6 flow counts twice.
+/// The number of buckets for this many flows: four of seven lines are in use then, at 128 bytes a flow with tags and ports. An IPv6
+/// flow counts twice.
 pub const fn buckets(flows: u32) -> u32 {
     let lines = flows as u64 * 7 / 4;
     lines.div_ceil(WAYS as u64) as u32 + 1
 }
 
-/// For how many flows this many buckets are at most.
+/// The maximum number of flows for this many buckets.
 pub const fn flows(buckets: u32) -> u32 {
     let lines = buckets.saturating_sub(1) as u64 * WAYS as u64;
     let flows = (lines * 4 + 3) / 7;
@@ -42,30 +42,30 @@ pub const fn flows(buckets: u32) -> u32 {
 /// A cache line.
 pub type Line<W> = [W; LINE_WORDS];
 
-/// The table's memory, wherever it is.
+/// The table's memory, in the kernel or in a process.
 pub trait Memory: Sized {
-    /// A word of it.
+    /// Its words.
     type Word: Word;
 
-    /// How often what another CPU holds is looked at again: a line, which it holds for some 20 ns.
+    /// How often to retry a line that another CPU has taken, for some 20 ns.
     const TRIES: u32 = 2;
-    /// How many buckets the first [level](Level) has at least, or all.
+    /// The minimum number of buckets of the first [level](Level), unless the table has fewer.
     const FIRST_LEVEL: u32 = 512;
-    /// The same of a lock, which it holds for less than a microsecond.
+    /// How often to retry a lock, which is held for less than a microsecond.
     const LOCK_TRIES: u32 = 16;
 
-    /// How many buckets there are; 0: there is no table.
+    /// The number of buckets. 0: there is no table.
     fn buckets(&self) -> u32;
     /// The tags of a bucket.
     fn tags(&self, bucket: u32) -> Option<&Self::Word>;
-    /// A line: those of a bucket lie one behind the other.
+    /// A line. The lines of a bucket are contiguous.
     fn line(&self, place: u32) -> Option<&Line<Self::Word>>;
-    /// The lock for flows of this hash: 0, or 1 where a CPU has it.
+    /// The lock for flows of this hash: 1 while a CPU holds it, else 0.
     fn lock(&self, hash: FlowHash) -> Option<&Self::Word>;
-    /// A word of the ports; there are as many as lines.
+    /// A port word. There are as many as lines.
     fn port(&self, place: u32) -> Option<&Self::Word>;
 
-    /// Has a line come into the cache.
+    /// Prefetches a line.
     #[inline(always)]
     fn touch(&self, place: u32) {
         if let Some(line) = self.line(place) {
@@ -73,19 +73,19 @@ pub trait Memory: Sized {
         }
     }
 
-    /// The number of the last level that a flow was recorded in, as far as that is known.
+    /// The number of the last level in which a flow was recorded, as far as known.
     #[inline(always)]
     fn reach(&self) -> u32 {
         0
     }
 
-    /// Notes that a flow is recorded in the level of this number, beyond [`Memory::reach`].
+    /// Notes that a flow was recorded in this level, beyond [`Memory::reach`].
     #[inline(always)]
     fn note_reach(&self, number: u32) {
         let _ = number;
     }
 
-    /// The line, so that what is read of it from here on is read after `loaded`, which came out of another load.
+    /// The line, so that reads of it come after the load of `loaded`.
     #[inline(always)]
     fn after(line: &Line<Self::Word>, loaded: u64) -> &Line<Self::Word> {
         let _ = loaded;
@@ -93,31 +93,31 @@ pub trait Memory: Sized {
     }
 }
 
-/// The most levels that there are. Each has fifteen times as many buckets as all before it together.
+/// The maximum number of levels. Each has fifteen times as many buckets as all smaller ones together.
 ///
-/// A flow is recorded in the first level that has room for it. So few flows lie close together, in the cache and in the
-/// processor's table of pages, however large the table is.
+/// A flow is recorded in the first level that has room for it. So a small number of flows uses few cache lines and few TLB entries,
+/// however large the table is.
 pub const LEVELS: u32 = 4;
 
 const LEVEL_SHIFT: u32 = 4;
 
-/// Where a flow may be in one level.
+/// The places of a flow in one level.
 #[derive(Clone, Copy)]
 pub struct Level {
-    /// The lines that are the flow's first choices, one in each of its two buckets, which may be one.
+    /// The flow's preferred lines, one in each of its two buckets, which may be the same bucket.
     pub homes: [u32; 2],
-    /// Its number: 1, or more; [`LEVELS`] for the last one, of however few.
+    /// Its number, from 1. The last one is [`LEVELS`], even if there are fewer.
     pub number: u32,
-    /// Whether the level is larger than what a processor's second cache has.
+    /// Whether the level is larger than a processor's L2 cache.
     pub is_far: bool,
 }
 
-/// How many buckets make a level larger than what a processor's second cache has: their lines are 4 MiB.
+/// From this number of buckets on, a level is larger than an L2 cache: their lines take 4 MiB.
 const FAR: u32 = 8192;
 
 impl Level {
-    /// Where a flow of this hash may be in the level behind which there are so many others. Nothing, where that has no buckets:
-    /// the first level has [`Memory::FIRST_LEVEL`] at least, or all.
+    /// The places of a flow with this hash in the level with this many larger ones. `None` if it has no buckets: the first level has
+    /// at least [`Memory::FIRST_LEVEL`], or all.
     #[inline(always)]
     pub fn of<M: Memory>(memory: &M, hash: FlowHash, behind: u32) -> Option<Self> {
         let end = memory.buckets() >> (LEVEL_SHIFT * behind);
@@ -135,30 +135,30 @@ impl Level {
     }
 }
 
-/// The steps of which looking flows up and recording them is made. The kernel's verifier looks at each of them by itself, once, not
-/// anew from each place and each state in which it is taken; elsewhere they are [`Plain`](super::steps::Plain) calls.
+/// The steps of lookups and insertions. In the kernel they are global functions: the verifier checks each of them once, not again
+/// for each caller and each state. Elsewhere they are [`Plain`](super::steps::Plain) calls.
 pub trait Steps: Memory {
     /// Finds the record of the flow in the room: [`find`](super::find::find).
     fn find_flow(&self, settings: &Settings, room: &mut Room) -> Found;
-    /// Finds the record of the flow whose backend has sent what the room names: [`find`](super::port_words::find).
+    /// Finds the record of the flow to which the backend's packet in the room belongs: [`find`](super::port_words::find).
     fn find_flow_of_reply(&self, settings: &Settings, room: &mut Room) -> Found;
     /// Records the flow in the room: [`begin`](super::claim::begin).
     fn begin_flow(&self, settings: &Settings, room: &mut Room, manner: Manner) -> Begun;
-    /// Makes key and hash in the room those of its flow: [`Room::aim`].
+    /// Sets key and hash in the room to those of its flow: [`Room::aim`].
     fn aim(&self, settings: &Settings, room: &mut Room);
     /// Finds the record of the flow in the room among some lines of the bucket of a place: [`find_in`](super::find::find_in).
     fn find_in(&self, room: &mut Room, place: u32, matches: Matches) -> Found;
-    /// Takes free lines for the flow in the room in the level behind which there are so many others; says whether there were any.
+    /// Takes free lines for the flow in the room, in the level with this many larger ones. Returns whether there were any.
     fn take_lines(&self, room: &mut Room, behind: u32) -> bool;
-    /// What is lost with the record in a line, if it makes way for the flow in the room; [`u32::MAX`], where it has to stay.
+    /// The worth of the record in a line, compared with the flow in the room. [`u32::MAX`]: it must stay.
     fn worth(&self, settings: &Settings, room: &mut Room, place: u32) -> u32;
-    /// Forgets the record in a line, if it is still worth less than a flow that begins.
+    /// Evicts the record in a line, if it is still worth less than a new flow.
     fn make_way(&self, settings: &Settings, room: &mut Room, place: u32);
-    /// Gives the flow in the room one of the eight ports around one that a hash names; says whether one was free.
+    /// Gives the flow in the room one of the eight ports around the one that a hash selects. Returns whether one was free.
     fn take_port(&self, settings: &Settings, room: &mut Room, from: FlowHash) -> bool;
-    /// What stands in the word of one of them, by its number; 0, where it is free or none that is handed out.
+    /// The contents of one of their words, by its number. 0 if it is free, or not a port that is handed out.
     fn port_entry(&self, settings: &Settings, room: &mut Room, from: FlowHash, number: u32) -> u64;
-    /// Gives the flow that port, in whose word `there` stood; says whether it could.
+    /// Gives the flow that port, whose word contained `there`. Returns whether that succeeded.
     fn take_port_of(
         &self,
         settings: &Settings,
@@ -167,8 +167,8 @@ pub trait Steps: Memory {
         number: u32,
         there: u64,
     ) -> bool;
-    /// Whether the flow that a port's word names has no more use for it, or, after so many seconds without a packet, little; its
-    /// record is forgotten then.
+    /// Whether the flow of a port's word no longer needs it, or gives it up after this many seconds without a packet. If so, its
+    /// record is removed.
     fn yields(&self, settings: &Settings, room: &mut Room, there: u64, patience: u32) -> bool;
     /// Notes a packet in the record in the room: [`note_packet`](super::note::note_packet).
     fn note_packet(&self, room: &mut Room, direction: Direction, tcp_flags: u8) -> Noted;

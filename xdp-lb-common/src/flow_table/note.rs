@@ -1,4 +1,4 @@
-//! What is changed in a record that stays its flow's.
+//! Changes of a record that keeps its flow.
 
 use super::life::{ANSWERED, Life};
 use super::lines::{take, write};
@@ -8,8 +8,8 @@ use super::record::{Record, Room, WayBack};
 use crate::packet::headers::{TCP_RST, TCP_SYN};
 use crate::tables::flow::{CONFIRMED, Direction, advance, settle};
 
-/// Notes a packet in a record that was found, and says what the record's life was before and is then. `next` says what it becomes; it is asked
-/// again where another CPU's note came before. Nothing, where the record has become another flow's meanwhile.
+/// Notes a packet in a record that was found. Returns its first word before and after. `next` computes the new one, again if another
+/// CPU was faster. `None` if the line has become another flow's record.
 #[inline(always)]
 pub fn note<M: Memory>(memory: &M, record: &Record, next: impl Fn(Life) -> Life) -> Option<(Life, Life)> {
     let word = &memory.line(record.place)?[0];
@@ -25,11 +25,11 @@ pub fn note<M: Memory>(memory: &M, record: &Record, next: impl Fn(Life) -> Life)
         }
         life = now;
     }
-    // The others have noted as much.
+    // The other CPUs have noted as much.
     Some((life, life))
 }
 
-/// Notes a packet with these TCP control bits (none, for UDP) in the record that was found.
+/// Notes a packet with these TCP control bits (none for UDP) in the record that was found.
 #[inline(always)]
 pub fn note_packet<M: Memory>(memory: &M, room: &Room, direction: Direction, tcp_flags: u8) -> Noted {
     let (adds, proof) = match direction {
@@ -48,10 +48,10 @@ pub fn note_packet<M: Memory>(memory: &M, room: &Room, direction: Direction, tcp
     }
 }
 
-/// Puts another way back to the client into a record that was found. Where another CPU has changed the record meanwhile, that
-/// is as good.
+/// Writes another way back to the client into a record that was found. If another CPU has changed the record meanwhile, its change
+/// stays.
 ///
-/// A call of its own in the kernel, not inlined: it is rare.
+/// Not inlined, since it is rare.
 #[inline(never)]
 pub fn redirect<M: Memory>(memory: &M, record: &mut Record, way: &WayBack) -> Option<()> {
     take(memory, record)?;

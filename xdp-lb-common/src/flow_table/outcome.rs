@@ -1,19 +1,19 @@
-//! What becomes of what is done with the table.
+//! The results of operations on the table.
 
-/// What became of a look-up.
+/// The result of a lookup.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum Found {
-    /// The flow has none.
+    /// The flow has no record.
     Nothing = 0,
-    /// It has a record: it is copied.
+    /// The flow has a record, which was copied.
     Record = 1,
-    /// Another CPU has been writing it for too long.
+    /// Another CPU took too long to write it.
     Busy = 2,
 }
 
 impl Found {
-    /// What has this number.
+    /// From its number.
     #[inline(always)]
     pub const fn of(number: u32) -> Self {
         match number {
@@ -24,24 +24,24 @@ impl Found {
     }
 }
 
-/// What became of a flow that was to be recorded.
+/// The result of an insertion.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum Begun {
-    /// It is: `Room::new` is its record.
+    /// It is recorded: `Room::new` is its record.
     New = 0,
-    /// It is already, by another CPU: `Room::record` is its record.
+    /// Another CPU has already recorded it: `Room::record` is its record.
     Already = 1,
     /// There is no room.
     Full = 2,
     /// No port is free.
     NoPort = 3,
-    /// Another CPU has held what this one needs for too long.
+    /// Another CPU took too long with a lock or a line.
     Busy = 4,
 }
 
 impl Begun {
-    /// What has this number.
+    /// From its number.
     #[inline(always)]
     pub const fn of(number: u32) -> Self {
         match number {
@@ -54,16 +54,16 @@ impl Begun {
     }
 }
 
-/// How a flow is recorded: bits of one number, with its progress in the lowest eight.
+/// How a flow is recorded: bits of a number, with its progress in the lowest eight.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Manner(pub u32);
 
 impl Manner {
-    /// It gets a port that its backend knows it by.
+    /// It gets an SNAT port.
     pub const PORT: u32 = 1 << 8;
-    /// It keeps the port that its record has, if it can: before another one, or alone.
+    /// It keeps its record's SNAT port, if it can: rather than another one, or else none.
     pub const OWN_PORT: u32 = 1 << 9;
-    /// It takes the lines of the record that was found, which holds no more.
+    /// It takes the lines of the record that was found, which is no longer valid.
     pub const ANEW: u32 = 1 << 10;
 
     /// Whether this bit is set.
@@ -79,22 +79,22 @@ impl Manner {
     }
 }
 
-/// What became of a packet's note.
+/// The result of noting a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum Noted {
-    /// The record has become another flow's meanwhile.
+    /// The line has become another flow's record.
     Gone = 0,
-    /// The packet says nothing that one before it in the same second has not said.
+    /// The packet changes nothing: an earlier one in the same second had noted the same.
     Nothing = 1,
-    /// It says something.
+    /// It changes the record.
     News = 2,
-    /// It says that the flow has ended, which was counted so far.
+    /// It ends a flow that was counted.
     End = 3,
 }
 
 impl Noted {
-    /// What has this number.
+    /// From its number.
     #[inline(always)]
     pub const fn of(number: u32) -> Self {
         match number {

@@ -1,12 +1,12 @@
-//! The ports that backends know clients by, and whose they are.
+//! SNAT ports, and the flows that have them.
 //!
-//! A backend's reply is found by where it comes from and the address and port that it goes to. Each such port has one word,
-//! at a place that follows from those: a line of eight words for eight ports that follow each other. The word names the line
-//! of the flow's record, so a reply reads one word and then the record; and a port is handed out by compare-and-swap of its
-//! word, so that it is never given to two flows.
+//! The flow of a backend's reply is found by the reply's source, and its destination address and port. Each such port has one word,
+//! at a place computed from these; eight consecutive ports share a cache line. The word names the line of the flow's record, so a
+//! reply reads one word and then the record. A port is handed out by compare-and-exchange of its word, so two flows never get the
+//! same one.
 //!
-//! Ports towards different backends may have the same word. It is taken as one that is in use: a flow that begins looks at
-//! eight ports a line. What a word names is true only as far as the record agrees; a word whose record is gone is free.
+//! Ports towards different backends may share a word. Such a port counts as in use: a new flow tries eight ports a line. A word is
+//! valid only if the record agrees; a word whose record is gone is free.
 
 use super::find::read;
 use super::memory::{Memory, WAYS, Word};
@@ -16,16 +16,16 @@ use crate::hash::{FlowHash, KEYS};
 use crate::net::{Address, Endpoint, Port, Protocol};
 use crate::tables::flow::PAIRED;
 
-/// What the eight ports around this one share, towards a backend from an address.
+/// The hash of the eight ports around this one, from an address to a backend.
 #[inline(always)]
 fn hash(keys: &[u64; KEYS], backend: &Endpoint, source: &Address, port: Port) -> FlowHash {
     let line = port.get() & !7 | u16::from(backend.protocol == Protocol::UDP);
     FlowHash::new(keys, (&backend.address, backend.port), (source, Port::new(line)))
 }
 
-/// The same for the port that its backend knows the flow of this record by.
+/// The same for the SNAT port of this record.
 ///
-/// A call of its own in the kernel, not inlined: a program's stack is 512 bytes.
+/// Not inlined: a program's stack is 512 bytes.
 #[inline(never)]
 pub fn hash_of(keys: &[u64; KEYS], record: &Record, port: Port) -> FlowHash {
     hash(keys, &record.destination(), &record.source().address, port)
@@ -37,19 +37,19 @@ pub fn word_of<M: Memory>(memory: &M, hash: FlowHash, port: Port) -> Option<&M::
     memory.port(hash.reduce(memory.buckets()) * WAYS + u32::from(port.get() & 7))
 }
 
-/// What stands in the word of a port that the flow in this line has.
+/// The word of a port whose flow is in this line.
 #[inline(always)]
 pub fn entry(hash: FlowHash, place: u32) -> u64 {
     (u64::from(hash.bits()) << 32) | (u64::from(place) + 1)
 }
 
-/// The line that an entry names.
+/// The line that a word names.
 #[inline(always)]
 pub fn place_of(entry: u64) -> u32 {
     (entry as u32).wrapping_sub(1)
 }
 
-/// Finds the flow whose backend sends from `Room::backend` to `Room::client`, as it knows the client, and copies its record.
+/// Finds the flow whose backend sends from `Room::backend` to `Room::client` (its SNAT address and port), and copies its record.
 #[inline(always)]
 pub fn find<M: Memory>(memory: &M, keys: &[u64; KEYS], room: &mut Room) -> Found {
     let Room { backend, client, record, .. } = room;
@@ -65,13 +65,13 @@ pub fn find<M: Memory>(memory: &M, keys: &[u64; KEYS], room: &mut Room) -> Found
     }
 }
 
-/// Whether the record's flow has packets between these on the backend's side.
+/// Whether the record's flow has these endpoints on the backend's side.
 #[inline(always)]
 fn is_between(record: &Record, backend: &Endpoint, client: &Endpoint) -> bool {
     record.source().is(client) & record.destination().is(backend) & (record.life().progress() & PAIRED != 0)
 }
 
-/// Gives back the port of a record whose lines this CPU has taken.
+/// Frees the port of a record whose lines this CPU has taken.
 #[inline(always)]
 pub fn give_back<M: Memory>(memory: &M, keys: &[u64; KEYS], record: &Record) {
     let port = record.source_port();
@@ -79,7 +79,7 @@ pub fn give_back<M: Memory>(memory: &M, keys: &[u64; KEYS], record: &Record) {
     if record.life().progress() & PAIRED != 0
         && let Some(word) = word_of(memory, hash, port)
     {
-        // Where it is another flow's by now, it stays that.
+        // If it is another flow's by now, that one keeps it.
         let _ = word.replace(entry(hash, record.place), 0);
     }
 }

@@ -1,4 +1,4 @@
-//! Handing out the ports that backends know clients by.
+//! Handing out SNAT ports.
 
 use super::find::read;
 use super::forget::forget;
@@ -11,25 +11,24 @@ use crate::net::Port;
 use crate::tables::Settings;
 use crate::tables::flow::{self, FINS, PAIRED};
 
-/// How many lines of eight ports are looked at for one that nobody has. With half of all words in use, one flow in 2^128 finds
-/// none; and then, as many for one that is as good as over.
+/// How many lines of eight ports to search for a free one. With half of all words in use, one flow in 2^128 finds none. Then as many
+/// are searched for one whose flow is almost over.
 const TRIES: u32 = 16;
 
-/// How many are looked at for a port that is as good as free: each takes a look at eight flows.
+/// How many to search for a port whose flow is almost over: each takes a look at eight flows.
 const SCARCE_TRIES: u32 = 2;
 
-/// Seconds without a packet after which a flow that little speaks for ([`Life::worth`](super::life::Life::worth)) gives its port to another where no port
-/// is free.
+/// If no port is free, a flow with little evidence ([`Life::worth`](super::life::Life::worth)) gives up its port after this many
+/// seconds without a packet.
 const YIELDS: u32 = 3;
 
-/// Seconds after which one that both sides have closed does.
+/// The same for a flow that both sides have closed.
 const CLOSED_YIELDS: u32 = 10;
 
-/// What [`yields`] is called with where ports are not scarce: a flow gives its port away once it is over.
+/// The value for [`yields`] while ports are not scarce: a flow gives up its port once it is over.
 pub const NEVER: u32 = u32::MAX;
 
-/// Gives the flow in the lines that this CPU has taken a port, which its backend knows its client by, and which no other flow
-/// towards that backend has. Nothing, where none is free.
+/// Gives the flow in the lines that this CPU has taken an SNAT port that no other flow to that backend has. `None` if none is free.
 #[inline(always)]
 pub fn allocate<M: Steps>(memory: &M, settings: &Settings, room: &mut Room) -> Option<()> {
     let mut from = room.hash.next();
@@ -39,7 +38,7 @@ pub fn allocate<M: Steps>(memory: &M, settings: &Settings, room: &mut Room) -> O
         }
         from = from.next();
     }
-    // A flood may have taken every word within a second. It loses them as it loses lines.
+    // A flood may take every word within a second. Its flows lose them as they lose lines.
     for patience in [YIELDS, 0] {
         from = room.hash.next();
         for _ in 0..SCARCE_TRIES {
@@ -58,7 +57,7 @@ pub fn allocate<M: Steps>(memory: &M, settings: &Settings, room: &mut Room) -> O
     None
 }
 
-/// Gives it the port that its record has, if no other flow towards that backend has that.
+/// Gives it its record's port, if no other flow to that backend has it.
 #[inline(always)]
 pub fn keep<M: Steps>(memory: &M, settings: &Settings, room: &mut Room) -> Option<()> {
     let port = room.new.source_port();
@@ -69,7 +68,7 @@ pub fn keep<M: Steps>(memory: &M, settings: &Settings, room: &mut Room) -> Optio
     take(word, there, entry(hash, room.new.place), is_free)
 }
 
-/// Takes one of eight neighbouring ports that is free: [`Steps::take_port`].
+/// Takes a free one of eight consecutive ports ([`Steps::take_port`]).
 #[inline(always)]
 pub fn take_of_line<M: Steps>(
     memory: &M,
@@ -88,7 +87,7 @@ pub fn take_of_line<M: Steps>(
     None
 }
 
-/// What stands in the word of one of eight neighbouring ports: [`Steps::port_entry`].
+/// The word of one of eight consecutive ports ([`Steps::port_entry`]).
 #[inline(always)]
 pub fn entry_of_line<M: Steps>(
     memory: &M,
@@ -102,7 +101,7 @@ pub fn entry_of_line<M: Steps>(
     line.has(port).then(|| word.load())
 }
 
-/// Takes that port: [`Steps::take_port_of`].
+/// Takes that port ([`Steps::take_port_of`]).
 #[inline(always)]
 pub fn take_one_of_line<M: Steps>(
     memory: &M,
@@ -119,7 +118,7 @@ pub fn take_one_of_line<M: Steps>(
     Some(())
 }
 
-/// Eight neighbouring ports, whose words are a cache line.
+/// Eight consecutive ports, whose words share a cache line.
 struct Line {
     start: u16,
     hash: FlowHash,
@@ -128,7 +127,7 @@ struct Line {
 }
 
 impl Line {
-    /// The one that a hash names, of those for the flow that is to be put.
+    /// Those of the new flow that a hash selects.
     #[inline(always)]
     fn of(settings: &Settings, room: &Room, from: FlowHash) -> Self {
         let Settings { snat_port_first: first, snat_port_count: count, .. } = *settings;
@@ -136,7 +135,7 @@ impl Line {
         Self { start, hash: hash_of(&settings.hash_keys, &room.new, Port::new(start)), first, count }
     }
 
-    /// One of them and its word, counted from the one that the hash names.
+    /// One of them and its word, counted from the one that the hash selects.
     #[inline(always)]
     fn port<'m, M: Steps>(&self, memory: &'m M, number: u32) -> Option<(Port, &'m M::Word)> {
         let port = Port::new(self.start & !7 | self.start.wrapping_add(number as u16) & 7);
@@ -150,15 +149,15 @@ impl Line {
     }
 }
 
-/// Takes a port's word in which this stood.
+/// Takes a port's word, which contained this.
 #[inline(always)]
 fn take<W: Word>(word: &W, there: u64, entry: u64, is_free: bool) -> Option<()> {
-    // A record that was forgotten has given its port back.
+    // A record that was removed has freed its port.
     (is_free && (word.replace(0, entry) || word.replace(there, entry))).then_some(())
 }
 
-/// Whether the flow that a port's word names has no more use for it, or, after so many seconds without a packet, little; its
-/// record is forgotten then: [`Steps::yields`].
+/// Whether the flow of a port's word no longer needs it, or gives it up after this many seconds without a packet. If so, its record
+/// is removed ([`Steps::yields`]).
 #[inline(always)]
 pub fn yields<M: Steps>(memory: &M, settings: &Settings, room: &mut Room, there: u64, patience: u32) -> bool {
     let Room { other, now, .. } = room;
@@ -174,7 +173,7 @@ pub fn yields<M: Steps>(memory: &M, settings: &Settings, room: &mut Room, there:
     }
     forget(memory, &settings.hash_keys, other, |life| {
         let (progress, idle) = (life.progress(), life.idle(*now));
-        // After two FINs one side still waits for late packets. A reset leaves nothing to wait for.
+        // After two FINs, one side still waits for late packets. After a reset, neither does.
         let patience = if progress & FINS == FINS { patience.max(CLOSED_YIELDS) } else { patience };
         flow::is_over(protocol, progress, idle, settings)
             || idle >= patience && life.worth(protocol, *now, settings).is_some()

@@ -1,33 +1,33 @@
-//! What stands in a record's line: the flow, and what becomes of its packets in both directions.
+//! The contents of a record: the flow, and how its packets are forwarded in both directions.
 //!
 //! | word | bits, lowest first |
 //! |---|---|
 //! | 0 | the [`Life`] |
 //! | 1 | IPv4: the client's address, the VIP's; IPv6: the client's first half |
-//! | 2 | IPv4: the address that the backend knows the client by, the backend's; IPv6: the client's second half |
-//! | 3 | the client's port, the VIP's, the protocol (8), 1 where it is IPv6 (8), unused (16) |
-//! | 4 | the port that the backend knows the client by, the next hop's MAC towards the client (48) |
-//! | 5 | the backend's place, the interface towards the client |
+//! | 2 | IPv4: the SNAT address, the backend's; IPv6: the client's second half |
+//! | 3 | the client's port, the VIP's, the protocol (8), 1 for IPv6 (8), unused (16) |
+//! | 4 | the SNAT port, the next hop's MAC towards the client (48) |
+//! | 5 | the backend's index, the interface towards the client |
 //! | 6 | the backend's port, this host's MAC towards the client (48) |
 //! | 7 | the VLAN tags of the client's packets, the outer one, the inner one |
 //!
-//! IPv6 has a second line: from word 1 on two each for the VIP's address, the one that the backend knows the client by, and
-//! the backend's. All numbers of packets stand as they do in packets.
+//! IPv6 has a second line: from word 1 on, two words each for the VIP's address, the SNAT address and the backend's. Addresses and
+//! ports are in network byte order.
 
 use super::life::Life;
 use crate::hash::{FlowHash, KEYS};
 use crate::net::{Address, Be32, Endpoint, MacAddress, Port, Protocol};
 use crate::tables::{BackendIndex, FlowKey, Tags};
 
-/// How many words a line has.
+/// Words in a line.
 pub const LINE_WORDS: usize = 8;
 
-/// What a record is compared by: a flow, as its client's packets have it.
+/// A record's key: a flow, as in its client's packets.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Key {
     first: u64,
-    /// IPv6 alone: for IPv4 this and the VIP's may be anything.
+    /// IPv6 only: for IPv4, this and the VIP's may be anything.
     second: u64,
     ports: u64,
     /// IPv6: the VIP's.
@@ -45,7 +45,7 @@ impl Key {
         new
     }
 
-    /// Makes it that of a client's packet.
+    /// Sets it to that of a client's packet.
     #[inline(always)]
     pub fn set(&mut self, key: &FlowKey) {
         self.ports = ports(key);
@@ -64,14 +64,14 @@ impl Key {
         self.ports & V6 != 0
     }
 
-    /// Whether a line with these words is this flow's, as far as the first of its lines tells.
+    /// Whether the first line, with these words, matches this flow.
     #[inline(always)]
     pub const fn may_be(&self, words: &[u64; LINE_WORDS]) -> bool {
         let second = if self.is_v6() { self.second ^ words[2] } else { 0 };
         (self.first ^ words[1]) | second | (self.ports ^ words[3]) == 0
     }
 
-    /// Whether the whole record is.
+    /// Whether the whole record matches.
     #[inline(always)]
     pub const fn is(&self, record: &Record) -> bool {
         let rest = (self.vip[0] ^ record.more[0]) | (self.vip[1] ^ record.more[1]);
@@ -96,10 +96,10 @@ const fn pair(first: Be32, second: Be32) -> u64 {
     first.word() as u64 | (second.word() as u64) << 32
 }
 
-/// How many words of an IPv6 record's second line are used.
+/// Words in use in an IPv6 record's second line.
 pub const MORE: usize = 6;
 
-/// A record as it was at one moment, and where it stands.
+/// A consistent snapshot of a record, and its place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct Record {
@@ -113,34 +113,34 @@ pub struct Record {
     pub more: [u64; MORE],
 }
 
-/// What is looked for, found and put for one packet. In the kernel it lies in a map: a program's stack is 512 bytes.
+/// The input and output of lookups and insertions for one packet. In the kernel it is in a map: a program's stack is 512 bytes.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Room {
-    /// The flow that is looked for, as its client's packets have it.
+    /// The flow to look up, as in its client's packets.
     pub flow: FlowKey,
-    /// What its record is compared by.
+    /// Its key.
     pub key: Key,
     /// Its hash.
     pub hash: FlowHash,
     /// Seconds of the monotonic clock.
     pub now: u32,
-    /// Where a backend's packet comes from, whose flow is looked for.
+    /// The source of the backend's packet whose flow is looked up.
     pub backend: Endpoint,
-    /// Where it goes to.
+    /// Its destination.
     pub client: Endpoint,
-    /// What the packet's backend knows its client by.
+    /// The client as the packet's backend sees it: SNAT address and port.
     pub source: Endpoint,
-    /// What was found.
+    /// The record that was found.
     pub record: Record,
-    /// What is to be put.
+    /// The record to insert.
     pub new: Record,
-    /// Another flow's, which may have to go.
+    /// Another flow's record, which may be evicted.
     pub other: Record,
 }
 
 impl Room {
-    /// Makes key and hash those of the flow.
+    /// Sets key and hash to those of the flow.
     #[inline(always)]
     pub fn aim(&mut self, keys: &[u64; KEYS]) {
         let Self { flow, key, hash, .. } = self;
@@ -153,18 +153,18 @@ impl Room {
 /// The way back to a flow's client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct WayBack {
-    /// The interface that the client's packets come from.
+    /// The interface on which the client's packets arrive.
     pub ifindex: u32,
     /// Their VLAN tags.
     pub tags: Tags,
-    /// The Ethernet address that they come from.
+    /// Their source MAC.
     pub destination_mac: MacAddress,
-    /// The Ethernet address that they are sent to.
+    /// Their destination MAC.
     pub source_mac: MacAddress,
 }
 
 impl Record {
-    /// Makes it that of a client's flow which leaves from `source` to a backend.
+    /// Sets it to that of a client's flow that leaves from `source` to a backend.
     #[inline(always)]
     pub fn set(
         &mut self,
@@ -192,7 +192,7 @@ impl Record {
         self.set_way_back(way);
     }
 
-    /// Puts another way back to the client.
+    /// Replaces the way back to the client.
     #[inline(always)]
     pub fn set_way_back(&mut self, way: &WayBack) {
         const LOW: u64 = 0xffff;
@@ -202,7 +202,7 @@ impl Record {
         self.words[7] = way.tags.outer as u64 | (way.tags.inner as u64) << 32;
     }
 
-    /// Puts another port that the backend knows the client by.
+    /// Replaces the SNAT port.
     #[inline(always)]
     pub fn set_source_port(&mut self, port: Port) {
         self.words[4] = self.words[4] >> 16 << 16 | port.word() as u64;
@@ -214,7 +214,7 @@ impl Record {
         Life::from_bits(self.words[0])
     }
 
-    /// Whether its addresses are IPv6's.
+    /// Whether its addresses are IPv6.
     #[inline(always)]
     pub const fn is_v6(&self) -> bool {
         self.words[3] & V6 != 0
@@ -226,7 +226,7 @@ impl Record {
         protocol_of(self.words[3])
     }
 
-    /// The port that the backend knows the client by.
+    /// The SNAT port.
     #[inline(always)]
     pub const fn source_port(&self) -> Port {
         Port::from_word(self.words[4] as u16)
@@ -244,20 +244,20 @@ impl Record {
         self.endpoint(self.words[1] as u32, [self.words[1], self.words[2]], self.words[3] as u16)
     }
 
-    /// What the client sends to.
+    /// The VIP.
     #[inline(always)]
     pub fn vip(&self) -> Endpoint {
         let last = (self.words[1] >> 32) as u32;
         self.endpoint(last, [self.more[0], self.more[1]], (self.words[3] >> 16) as u16)
     }
 
-    /// What the backend knows the client by.
+    /// The client as the backend sees it: SNAT address and port.
     #[inline(always)]
     pub fn source(&self) -> Endpoint {
         self.endpoint(self.words[2] as u32, [self.more[2], self.more[3]], self.words[4] as u16)
     }
 
-    /// Where the backend is.
+    /// The backend's endpoint.
     #[inline(always)]
     pub fn destination(&self) -> Endpoint {
         let last = (self.words[2] >> 32) as u32;
@@ -275,7 +275,7 @@ impl Record {
         }
     }
 
-    /// The client's packets, as they come.
+    /// The flow, as in the client's packets.
     #[inline(always)]
     pub fn key(&self) -> FlowKey {
         FlowKey::new(self.client(), self.vip())

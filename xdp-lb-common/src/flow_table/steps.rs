@@ -1,4 +1,4 @@
-//! The steps as plain calls: where no verifier has to be spared.
+//! The steps as plain calls, outside the kernel.
 
 use super::memory::{Memory, Steps};
 use super::outcome::{Begun, Found, Manner, Noted};

@@ -1,29 +1,30 @@
-//! A bucket's word: a byte for each of its eight lines.
+//! A bucket's tags: a word with a byte for each of its eight lines.
 
 use crate::hash::FlowHash;
 
 /// The byte of a line that holds no record.
 pub const NONE: u8 = 0;
-/// The byte of a line that belongs to the record in its neighbour.
+/// The byte of the second line of an IPv6 record.
 pub const BELONGS: u8 = 1;
 
 const ONES: u64 = u64::from_ne_bytes([1; 8]);
 const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
 
-/// The byte of a record of this hash: 2 to 255, by other bits than those that choose its buckets (of up to 2^24).
+/// The byte of a record with this hash: 2 to 255, from other bits than those that select its buckets (of up to 2^24).
 #[inline(always)]
 pub fn tag(hash: FlowHash) -> u8 {
     2 + ((hash.low_byte() as u32 * 254) >> 8) as u8
 }
 
-/// Which bytes of the word may be this one, by their highest bits. None that is, is missed; one beside it may be taken for it.
+/// The lines whose byte may be this one, as the highest bit of each byte. There are no false negatives; the byte after a match may
+/// be a false positive.
 #[inline(always)]
 pub fn matching(word: u64, tag: u8) -> Matches {
     let differences = word ^ ONES.wrapping_mul(tag as u64);
     Matches(differences.wrapping_sub(ONES) & !differences & HIGH)
 }
 
-/// The word with `to` added to a line's byte that is `from`, as something to be added.
+/// The number to add to the word to change a line's byte from `from` to `to`.
 #[inline(always)]
 pub fn change(way: u32, from: u8, to: u8) -> u64 {
     (to as u64).wrapping_sub(from as u64) << (8 * way)
@@ -35,10 +36,10 @@ pub fn of(word: u64, way: u32) -> u8 {
     (word >> (8 * (way & 7))) as u8
 }
 
-/// Which bytes are [`NONE`].
+/// The lines whose byte is [`NONE`].
 #[inline(always)]
 pub fn free(word: u64) -> Matches {
-    // The highest bit of each byte that has any bit.
+    // The highest bit of each byte that is not zero.
     let used = (word & !HIGH).wrapping_add(!HIGH) | word;
     Matches(!used & HIGH)
 }
@@ -48,7 +49,7 @@ pub fn free(word: u64) -> Matches {
 pub struct Matches(u64);
 
 impl Matches {
-    /// Those in a word.
+    /// From a word with the highest bit of each line's byte.
     #[inline(always)]
     pub const fn from_bits(bits: u64) -> Self {
         Self(bits)
@@ -72,7 +73,7 @@ impl Matches {
         ((self.0 >> 7).wrapping_mul(ONES) >> 56) as u32
     }
 
-    /// Those whose neighbour is among them, too: lines 0 and 1 are neighbours, 2 and 3, and so on.
+    /// Those whose neighbour is also among them: lines 0 and 1 are neighbours, 2 and 3, and so on.
     #[inline(always)]
     pub fn pairs(self) -> Self {
         const EVEN: u64 = 0x00ff_00ff_00ff_00ff;
@@ -91,11 +92,11 @@ impl Matches {
         Self(self.0 & 0x80 << (8 * (way & 7)))
     }
 
-    /// Takes the first one out: its number from 0 to 7; 8 where there is none.
+    /// Removes the first one and returns its number, 0 to 7; 8 if there is none.
     #[inline(always)]
     pub fn take(&mut self) -> u32 {
-        // One bit, 2^(8 i), is a shift by i bytes: which brings byte 7 - i of the factor to the top. Counting zeros is a
-        // long way for this target.
+        // Multiplying by a single bit, 2^(8 i), shifts by i bytes, which brings byte 7 - i of the factor to the top. Counting
+        // zeros takes this target many instructions.
         const NUMBERS: u64 = 0x0001_0203_0405_0607;
         if self.0 == 0 {
             return 8;

@@ -1,4 +1,4 @@
-//! The table as a whole: the daemon's way to look at it, and to clean it up.
+//! Walks over the whole table: for the daemon, to read it and to clean it up.
 
 use super::find::read;
 use super::forget::forget;
@@ -16,26 +16,26 @@ pub fn record_at<M: Memory>(memory: &M, place: u32) -> Option<Record> {
     (read(memory, place, &mut record, |_| true) == Found::Record).then_some(record)
 }
 
-/// All records, each as it is when its turn comes. Those that come or go meanwhile may be missed.
+/// All records, each as it is when it is visited. Records added or removed meanwhile may be missed.
 pub fn records<M: Memory>(memory: &M) -> impl Iterator<Item = Record> {
     (0..memory.buckets()).flat_map(move |bucket| records_of(memory, bucket))
 }
 
-/// The same of one bucket.
+/// The same for one bucket.
 pub fn records_of<M: Memory>(memory: &M, bucket: u32) -> impl Iterator<Item = Record> {
     let word = memory.tags(bucket).map_or(0, Word::load);
     let used = (0..WAYS).filter(move |way| word != 0 && tags::of(word, *way) > tags::BELONGS);
     used.filter_map(move |way| record_at(memory, bucket * WAYS + way))
 }
 
-/// Shows every record to `visit`, and forgets those for which it returns true.
+/// Calls `visit` with every record, and removes those for which it returns true.
 ///
-/// A record goes only as it was shown: where a packet has noted itself since, it is shown again.
+/// A record is removed only if it is unchanged: if a packet has noted itself meanwhile, it is visited again.
 pub fn sweep<M: Memory>(memory: &M, keys: &[u64; KEYS], mut visit: impl FnMut(&Record) -> bool) {
     (0..memory.buckets()).for_each(|bucket| sweep_bucket(memory, keys, bucket, &mut visit));
 }
 
-/// The same of one bucket.
+/// The same for one bucket.
 pub fn sweep_bucket<M: Memory>(
     memory: &M,
     keys: &[u64; KEYS],
@@ -53,15 +53,15 @@ pub fn sweep_bucket<M: Memory>(
     }
 }
 
-/// How often a line has to be found taken before it is taken for abandoned.
+/// How often a line must be found taken before it counts as abandoned.
 const LOOKS: u32 = 8;
 
-/// Frees the lines and the locks that nobody holds though they are taken; returns how many lines. A daemon that was killed while it changed a
-/// record leaves such a line: one at most.
+/// Frees abandoned lines and locks, and returns how many lines. A daemon that is killed while it changes a record leaves at most one
+/// such line.
 ///
-/// Only for the one daemon that there is, before it changes any record itself. `wait` returns once every program has ended
-/// that was running. Whatever such a program had taken is its flow's or free by then; so a line that is taken time and again
-/// is nobody's, unless somebody else had it each time for the nanoseconds in which it was looked at.
+/// Only one daemon may call it, before it changes any record itself. `wait` returns once every program that was running has ended.
+/// Lines that such a program had taken are records or free by then. So a line that is found taken time and again is abandoned,
+/// unless a program happened to hold it each time for the nanoseconds of the test.
 pub fn free_abandoned<M: Memory>(memory: &M, wait: impl Fn()) -> u32 {
     let mut freed = 0;
     for place in 0..memory.buckets() * WAYS {
@@ -192,7 +192,7 @@ mod tests {
             let mut record = look(&memory, flow).unwrap();
             take(&memory, &mut record).unwrap();
             if is_half_done {
-                // It has told the tags, and given back the second line.
+                // It has updated the tags, and freed the second line.
                 let taken = record.life().taken();
                 let line = &memory.line(record.place).unwrap()[0];
                 vacate(&memory, record.place, record.is_v6(), taken).unwrap();

@@ -28,7 +28,7 @@ use crate::control::handle::Handle;
 use crate::http::{self, Slot, User};
 use crate::model::refusal::Refusal;
 use crate::model::request::{AdminPatch, BackendPatch, ExplainRequest, FlowQuery, Outcome, ServicePatch};
-use crate::model::state::AdminState;
+use crate::model::state::{AdminState, VipState};
 use crate::model::{self, unknown};
 use crate::report::documents::{
     BackendView, CallerView, ConfigQuery, ConfigView, CountersView, FlowsView, HistoryQuery, HistoryView,
@@ -307,16 +307,20 @@ async fn withdrawn(handle: &Handle) -> Result<(), Refusal> {
     let deadline = Instant::now() + WITHDRAWAL;
     loop {
         let vips = handle.status_of(StatusQuery { brief: true }).await?.vips;
-        let stay = vips.iter().filter_map(|vip| {
-            let interface = vip.interface.as_ref()?;
+        let stay = vips.iter().filter(|vip| vip.state != VipState::Withdrawn).map(|vip| {
             let why = match (&vip.note, vip.added_by_daemon) {
                 (Some(note), _) => format!(" ({note})"),
                 (None, false) => " (the daemon did not add it, and leaves it alone)".into(),
                 (None, true) => String::new(),
             };
             let bits = if vip.address.is_ipv4() { 32 } else { 128 };
-            let take = format!("ip address del {}/{bits} dev {interface}", vip.address);
-            Some(format!("{} on {interface}{why}: {take}", vip.address))
+            match &vip.interface {
+                Some(interface) => format!(
+                    "{address} on {interface}{why}: ip address del {address}/{bits} dev {interface}",
+                    address = vip.address
+                ),
+                None => format!("{}{why}", vip.address),
+            }
         });
         let stay: Vec<String> = stay.collect();
         if stay.is_empty() {

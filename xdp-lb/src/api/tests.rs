@@ -1,6 +1,7 @@
 //! The server and the client together, over a real Unix socket.
 
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -14,10 +15,11 @@ use crate::api::server::{Server, document};
 use crate::control::handle::Handle;
 use crate::control::testing::{self, InMemory, WEB, write_config};
 use crate::model::event::WatchEvent;
-use crate::model::request::{BackendPatch, FlowQuery};
-use crate::model::state::AdminState;
+use crate::model::request::{AdminPatch, BackendPatch, FlowQuery};
+use crate::model::state::{AdminState, VipState};
 use crate::model::{self, Mode, Protocol};
 use crate::net::Event;
+use crate::net::vips::Standings;
 use crate::report::documents::{ConfigQuery, ErrorView, RemovalQuery, ServiceView, StatusView};
 
 struct Daemon {
@@ -553,6 +555,26 @@ async fn a_running_request_is_answered_while_the_daemon_stops() {
     let view = asked.await.unwrap().unwrap();
     assert!(!view.changes.is_empty(), "{view:?}");
     (&mut daemon.server).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_node_drain_ends_when_a_vip_that_was_being_added_is_away_too() {
+    let owner = testing::Daemon::start(&format!("vips.interface = \"lo\"\n{WEB}"));
+    let daemon = daemon(owner.handle.clone());
+    // As when a VIP is being added: what was wanted before is not yet known to be there.
+    owner.vips.waits.store(true, Ordering::Relaxed);
+    owner.vips.statuses.send_replace(Standings::new());
+    let client = daemon.client.clone();
+    let drain = tokio::spawn(async move { client.patch_node(&AdminPatch { admin: AdminState::Draining }).await });
+    while owner.handle.status().await.unwrap().admin != AdminState::Draining {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!drain.is_finished(), "it was told to be drained while its VIPs were on their way");
+    let vip = owner.handle.status().await.unwrap().vips.remove(0);
+    assert_eq!((vip.state, vip.note.as_deref()), (VipState::Stays, Some("it is being withdrawn")));
+    owner.vips.take_effect();
+    drain.await.unwrap().unwrap();
 }
 
 #[tokio::test]

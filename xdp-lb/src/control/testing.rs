@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -392,11 +393,13 @@ impl Counters for InMemory {
     }
 }
 
-/// The wanted VIPs, which take effect at once.
+/// The wanted VIPs, which take effect at once unless they are told to wait.
 #[derive(Clone, Default)]
 pub(crate) struct InMemoryVips {
+    /// Whether what is set waits for [`InMemoryVips::take_effect`].
+    pub(crate) waits: Arc<AtomicBool>,
     pub(crate) wanted: Arc<Mutex<Wanted>>,
-    statuses: Arc<watch::Sender<Standings>>,
+    pub(crate) statuses: Arc<watch::Sender<Standings>>,
 }
 
 impl InMemoryVips {
@@ -404,18 +407,24 @@ impl InMemoryVips {
         let wanted = self.wanted.lock().unwrap();
         wanted.addresses.iter().map(|(address, intent)| (address.to_string(), *intent)).collect()
     }
+
+    pub(crate) fn take_effect(&self) {
+        let wanted = self.wanted.lock().unwrap();
+        let standing = |(address, intent): (&IpAddr, &VipIntent)| {
+            let interface = wanted.interface.clone().filter(|_| *intent == VipIntent::Present);
+            let is_own = interface.is_some();
+            (*address, VipStatus { interface, is_own, trouble: None, intent: Some(*intent) })
+        };
+        self.statuses.send_replace(wanted.addresses.iter().map(standing).collect());
+    }
 }
 
 impl Vips for InMemoryVips {
     fn set(&mut self, wanted: Wanted) {
-        let present = wanted.addresses.iter().filter(|(_, intent)| **intent == VipIntent::Present);
-        let standing = VipStatus {
-            interface: wanted.interface.clone(),
-            is_own: wanted.interface.is_some(),
-            trouble: None,
-        };
-        self.statuses.send_replace(present.map(|(address, _)| (*address, standing.clone())).collect());
         *self.wanted.lock().unwrap() = wanted;
+        if !self.waits.load(Ordering::Relaxed) {
+            self.take_effect();
+        }
     }
 
     fn statuses(&self) -> watch::Receiver<Standings> {

@@ -1,9 +1,8 @@
-//! A program that is started as nobody's child here.
+//! Starts a program that is not a child of this process.
 //!
-//! What adopts orphans is the service manager, and it supervises those as if it had started them: it hears of their end,
-//! and of how they ended. Of a child of somebody else it does not ("Supervising process N which is not our child. We'll most
-//! likely not notice when it exits": systemd 252), so it would not restart a daemon that had come by an upgrade, and kill it at once
-//! where it is to stop it.
+//! The service manager adopts orphans, and supervises them as if it had started them: it learns when and how they end. It does
+//! not learn that of another process's child ("Supervising process N which is not our child. We'll most likely not notice when it
+//! exits": systemd 252). So it would not restart a daemon that an upgrade had started, and would kill it at once to stop it.
 
 use std::ffi::{CString, c_char};
 use std::fs::File;
@@ -19,28 +18,28 @@ use anyhow::{Context, Result, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-/// How long a killed process may take until it is gone: one in a system call that has to end first.
+/// How long a killed process may take to end: it may be in a system call that must end first.
 const TO_DIE: Duration = Duration::from_secs(10);
 
-/// A process that this one has started, and that is not its child.
+/// A process that this one has started and that is not its child.
 #[derive(Debug)]
 pub(crate) struct Orphan {
     id: Pid,
-    /// It names this process alone, also when it is gone and its id another's (`pidfd_open(2)`, Linux 5.3).
+    /// It identifies the process even after its id has been reused (`pidfd_open(2)`, Linux 5.3).
     process: OwnedFd,
 }
 
 impl Orphan {
-    /// Starts a program, which the command names by its path, with the command's arguments and streams.
+    /// Starts a program, named by its path, with the command's arguments and streams.
     ///
     /// # Errors
-    /// Where it cannot be executed, or has ended at once.
+    /// If it cannot be executed, or has ended at once.
     pub(crate) fn start(mut command: Command) -> Result<Self> {
         let (theirs, ours) = io::pipe().context("cannot create a pipe")?;
         let place = ours.as_raw_fd();
         let words = Words::of(&command)?;
-        // SAFETY: what runs between fork and exec makes system calls only. The pipe is open as long as the command,
-        // which is dropped before `ours`.
+        // SAFETY: the code between fork and exec only makes system calls. The pipe is open as long as the command, which is dropped
+        // before `ours`.
         unsafe {
             command.pre_exec(move || {
                 fork_again(place)?;
@@ -63,10 +62,10 @@ impl Orphan {
         self.id.as_raw_nonzero().get().unsigned_abs()
     }
 
-    /// Asks it to end, if it still runs.
+    /// Sends it SIGTERM, if it still runs.
     ///
     /// # Errors
-    /// Where the kernel refuses.
+    /// If the kernel refuses.
     pub(crate) fn terminate(&self) -> Result<()> {
         self.signal(Signal::TERM).context("cannot send it SIGTERM")
     }
@@ -81,7 +80,7 @@ impl Orphan {
     /// Kills it, if it still runs, and waits until it is gone.
     ///
     /// # Errors
-    /// Where it does not go.
+    /// If it does not end.
     pub(crate) fn end(&self) -> Result<()> {
         self.signal(Signal::KILL).context("cannot kill it")?;
         let mut gone = [PollFd::new(&self.process, PollFlags::IN)];
@@ -92,15 +91,15 @@ impl Orphan {
     }
 }
 
-/// A program's path and arguments, as execv(3) wants them.
+/// A program's path and arguments, as execv(3) takes them.
 struct Words {
-    /// What the pointers are to.
+    /// The strings that the pointers refer to.
     _words: Vec<CString>,
-    /// Their end is a null pointer.
+    /// The last one is null.
     pointers: Vec<*const c_char>,
 }
 
-// SAFETY: the pointers are to what is beside them, and nobody writes to that.
+// SAFETY: the pointers refer to the strings beside them, which nobody changes.
 unsafe impl Send for Words {}
 // SAFETY: as above.
 unsafe impl Sync for Words {}
@@ -116,25 +115,25 @@ impl Words {
         Ok(Self { _words: words, pointers })
     }
 
-    /// Becomes the program; returns where that cannot be. Not by execvp(3), as the command itself would: that gives what
+    /// Executes the program, and returns only if that fails. Not by execvp(3), as the command itself would: that passes a file that
     /// is not a program to a shell.
     fn execute(&self) -> io::Error {
-        // SAFETY: words that end with a zero, and a null pointer behind the last.
+        // SAFETY: the strings end with a zero byte, and a null pointer follows the last one.
         unsafe { libc::execv(self.pointers[0], self.pointers.as_ptr()) };
         io::Error::last_os_error()
     }
 }
 
-/// Goes on as a child of this process, which ends and says that child's id.
+/// Forks; the child goes on, and the parent writes the child's id and ends.
 fn fork_again(pipe: i32) -> io::Result<()> {
-    // SAFETY: this process has one thread, since it has just been forked.
+    // SAFETY: this process has just been forked, so it has one thread.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(()),
         child => {
             let id = child.to_ne_bytes();
-            // SAFETY: the bytes are there, and few enough for a pipe to take at once; where that fails, whoever reads finds
-            // none. Then the process ends without anything of its parent's being run at its end.
+            // SAFETY: the bytes are valid, and so few that a pipe takes them at once. If the write fails, the reader finds none. Then
+            // the process ends without running its parent's exit handlers.
             unsafe {
                 libc::write(pipe, id.as_ptr().cast(), id.len());
                 libc::_exit(0)
@@ -153,7 +152,7 @@ mod tests {
 
     use super::*;
 
-    /// The state of a process (proc_pid_stat(5)), and its parent's id; nothing where it is gone.
+    /// The state of a process (proc_pid_stat(5)) and its parent's id. `None` if it is gone.
     fn state(id: u32) -> Option<(String, u32)> {
         let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
         let (_, rest) = stat.rsplit_once(") ")?;
@@ -169,9 +168,9 @@ mod tests {
         let (_, parent) = state(orphan.id()).unwrap();
         assert_ne!(parent, std::process::id());
         orphan.end().unwrap();
-        // Whoever has adopted it may not have looked yet.
+        // The process that adopted it may not have waited for it yet.
         assert!(state(orphan.id()).is_none_or(|(state, _)| state == "Z" || state == "X"));
-        // As often as one likes.
+        // It may be called more than once.
         orphan.end().unwrap();
     }
 

@@ -1,4 +1,4 @@
-//! What this process may do: as much as the daemon needs, and no more.
+//! The capabilities of this process: as many as the daemon needs, and no more.
 
 use std::fs;
 
@@ -6,39 +6,39 @@ use anyhow::{Context, Result, bail};
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::sys::prctl;
 
-/// The numbers of linux/capability.h.
+/// Numbers from linux/capability.h.
 const CAP_NET_ADMIN: u32 = 12;
 const CAP_SYS_ADMIN: u32 = 21;
-/// Without it the verifier lets no pointer to the stack or a map be stored, and refuses the program.
+/// Without it, the verifier does not let the program store a pointer to the stack or a map, and refuses it.
 const CAP_PERFMON: u32 = 38;
 const CAP_BPF: u32 = 39;
 
-/// Looks for the privilege that loading and attaching the program takes.
+/// Checks for the capabilities that loading and attaching the program takes.
 ///
 /// # Errors
-/// Where it is missing, in one line.
+/// If one is missing, in one line.
 pub fn check() -> Result<()> {
     match fs::read_to_string("/proc/self/status") {
         Ok(status) if !suffices(&status) => bail!("needs root, or CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN"),
-        // Where it cannot be known the kernel decides.
+        // If they cannot be read, the kernel decides.
         _ => Ok(()),
     }
 }
 
-/// What the daemon needs all its life: an interface that comes back is attached to anew, routes, neighbours and VIPs
-/// change, checks may ping.
+/// What the daemon needs as long as it runs: to attach to an interface that returns, for routes, neighbours and VIPs that change,
+/// and for checks that ping.
 const NEEDED: [Capability; 4] =
     [Capability::CAP_BPF, Capability::CAP_PERFMON, Capability::CAP_NET_ADMIN, Capability::CAP_NET_RAW];
 
-/// What checks of type `exec` need besides: their programs run as another user, and are killed when they take too long.
+/// What checks of type `exec` need in addition: their programs run as another user, and are killed after their timeout.
 const NEEDED_TO_EXECUTE: [Capability; 3] =
     [Capability::CAP_SETUID, Capability::CAP_SETGID, Capability::CAP_KILL];
 
-/// What it takes to open the control socket to groups of the host, at each start and upgrade.
+/// What giving groups of the host access to the control socket takes, at each start and upgrade.
 const NEEDED_FOR_GROUPS: Capability = Capability::CAP_CHOWN;
 
-/// Gives up every other capability for good, and the means to gain any (`no_new_privs`): of this thread, those that it
-/// starts, and what they execute. To be called before there is another thread, and by each that is there before.
+/// Gives up all other capabilities for good, and the means to gain any (`no_new_privs`), for this thread, the threads that it
+/// starts, and the programs that they execute. Call it before another thread is started, and in each that already runs.
 ///
 /// # Errors
 /// Where the kernel refuses.
@@ -49,7 +49,7 @@ pub fn drop_rest(executes: bool, has_groups: bool) -> Result<()> {
         keep.extend(NEEDED_TO_EXECUTE.into_iter().filter(|one| permitted.contains(one)));
     }
     keep.extend((has_groups && permitted.contains(&NEEDED_FOR_GROUPS)).then_some(NEEDED_FOR_GROUPS));
-    // What stands for two of them where a service manager does not know them.
+    // CAP_SYS_ADMIN stands for two of them where the service manager does not know them.
     if !keep.contains(&Capability::CAP_BPF) || !keep.contains(&Capability::CAP_PERFMON) {
         keep.extend(permitted.contains(&Capability::CAP_SYS_ADMIN).then_some(Capability::CAP_SYS_ADMIN));
     }
@@ -58,7 +58,7 @@ pub fn drop_rest(executes: bool, has_groups: bool) -> Result<()> {
 }
 
 fn give_up(permitted: &CapsHashSet, keep: &CapsHashSet) -> Result<(), caps::errors::CapsError> {
-    // What a process that this one executes could have; to shorten that takes a capability itself.
+    // The bounding set limits what executed programs can gain. Reducing it takes a capability itself.
     if permitted.contains(&Capability::CAP_SETPCAP) {
         for one in caps::all().difference(keep) {
             if caps::has_cap(None, CapSet::Bounding, *one)? {
@@ -66,7 +66,7 @@ fn give_up(permitted: &CapsHashSet, keep: &CapsHashSet) -> Result<(), caps::erro
             }
         }
     }
-    // A successor that is not root's keeps them, too.
+    // So a successor that does not run as root keeps them, too.
     caps::set(None, CapSet::Inheritable, keep)?;
     caps::set(None, CapSet::Ambient, keep)?;
     caps::set(None, CapSet::Effective, keep)?;

@@ -1,4 +1,4 @@
-//! The daemon: puts the parts together, says when it is ready, and ends as it is told.
+//! The daemon: starts the parts, reports when it is ready, and ends when it is told to.
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -36,45 +36,45 @@ use crate::net::{Event, OwnMacs, Resolver};
 use crate::report::documents::StatusQuery;
 use crate::{config, metrics, overlay, store};
 
-/// Messages that may wait for the owner task: its senders wait when there are more.
+/// The capacity of the owner task's queue. When it is full, senders wait.
 const QUEUE: usize = 1024;
 
-/// How long the last answers may take once the daemon ends.
+/// How long the last replies may take when the daemon ends.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// How long they may take before another daemon takes over, which waits for them.
+/// How long they may take before another daemon takes over: it waits for them.
 const GRACE_BEFORE_HAND_OVER: Duration = Duration::from_secs(1);
 
-/// How long this daemon tries to take back what a successor has not kept, and how often.
+/// How long, and how often, this daemon tries to take over again from a successor that failed.
 const TO_TAKE_BACK: Duration = Duration::from_secs(60);
 const TAKE_BACK_AGAIN: Duration = Duration::from_millis(200);
 
-/// What fixes it where checks cannot go to VIPs.
+/// The fix if checks cannot go through VIPs.
 const NAMESPACE_HINT: &str = "it requires a network namespace of the daemon's own: at its start the daemon needs \
                               CAP_SYS_ADMIN, and RestrictNamespaces=net under systemd. After `xdp-lb upgrade` it keeps the namespace of the previous daemon";
 
-/// How the daemon is run.
+/// How the daemon is started.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The config file.
     pub config_file: PathBuf,
-    /// Whether a daemon is taken over from, which waits at the other end of stdin.
+    /// Whether to take over from a running daemon, at the other end of stdin.
     pub takes_over: bool,
 }
 
-/// What one life of the daemon ended with.
+/// How one life of the daemon ended.
 enum End {
-    /// It was told to end, or was unloaded.
+    /// It was told to end, or it was unloaded.
     Over,
-    /// It has let go of everything, for a successor.
+    /// It has released everything for a successor.
     HandedOver(Successor),
 }
 
-/// Runs the daemon until SIGTERM, SIGINT, `xdp-lb unload`, or until another has taken over.
+/// Runs the daemon until SIGTERM, SIGINT or `xdp-lb unload`, or until another daemon has taken over.
 ///
 /// # Errors
-/// Where it may not or cannot start; a first start that fails leaves no pins behind. And where it has to end
-/// because a part that it cannot do without has failed.
+/// If it is not allowed to start, or cannot; a first start that fails leaves no pins behind. Also if it must end because an
+/// essential part has failed.
 pub fn run(options: &Options) -> Result<()> {
     share_heap();
     let mut predecessor = if options.takes_over { Some(Predecessor::on_stdin()?) } else { None };
@@ -91,7 +91,7 @@ fn lives(options: &Options, predecessor: &mut Option<Predecessor>) -> Result<()>
     let mut config = config::load(&options.config_file)?;
     say_what_starts(&options.config_file, &config);
     config.obsolete.iter().for_each(|line| warn!("{line}"));
-    // Its threads have no programs to run for checks.
+    // Its threads run no programs for checks.
     let confine = || privilege::drop_rest(false, false);
     let namespace = match predecessor {
         Some(predecessor) => predecessor.namespace().and_then(|socket| Namespace::inherit(socket, confine)),
@@ -107,8 +107,8 @@ fn lives(options: &Options, predecessor: &mut Option<Predecessor>) -> Result<()>
         datapath::check_layout(&config.pin_path)?;
         predecessor.checked()?;
     }
-    // Before anything is read from the state file, and until the process ends. That of a daemon that is taken over from comes
-    // once that one has let go.
+    // Before anything is read from the state file, and until the process ends. In an upgrade, the former daemon passes it on when
+    // it has released everything.
     let mut lock = match predecessor {
         Some(_) => None,
         None => Some(store::lock(&config.state_file)?),
@@ -119,10 +119,10 @@ fn lives(options: &Options, predecessor: &mut Option<Predecessor>) -> Result<()>
     if predecessor.is_some() {
         upgrades.note(UpgradeState::UnderWay, "this daemon takes over".into());
     }
-    // Until when this daemon tries to take back what it has handed over.
+    // Until when this daemon tries to take over again.
     let mut insists_until = None;
     loop {
-        // All that one life has started ends with its runtime.
+        // All tasks of one life end with its runtime.
         let runtime = runtime()?;
         let life = Life { options, binary: &binary, upgrades: &upgrades, namespace: &namespace };
         let end = runtime.block_on(life.serve(config.clone(), &mut asked, predecessor, &mut lock));
@@ -130,7 +130,7 @@ fn lives(options: &Options, predecessor: &mut Option<Predecessor>) -> Result<()>
         let successor = match (end, insists_until) {
             (Ok(End::Over), _) => return Ok(()),
             (Ok(End::HandedOver(successor)), _) => successor,
-            // A successor that was killed may hold what it had for a moment yet.
+            // A successor that was killed may hold its resources for a moment.
             (Err(error), Some(until)) if Instant::now() < until => {
                 warn!("cannot take everything back yet, retrying: {error:#}");
                 thread::sleep(TAKE_BACK_AGAIN);
@@ -142,12 +142,12 @@ fn lives(options: &Options, predecessor: &mut Option<Predecessor>) -> Result<()>
         if self::runtime()?.block_on(see_it_take_over(successor, held, &upgrades))? {
             return Ok(());
         }
-        // The other one may have written its own process id.
+        // The other one may have reported its own process id.
         if let Err(error) = held.sign() {
             warn!("cannot write the state file's lock: {error:#}");
         }
         insists_until = Some(Instant::now() + TO_TAKE_BACK);
-        // As a restart does; but this one has to go on, whatever the file says.
+        // Like a restart, but this daemon must go on whatever the config file says.
         match config::load(&options.config_file) {
             Ok(present) => config = present,
             Err(errors) => error!("the daemon keeps the config that it was started with: {errors}"),
@@ -155,7 +155,7 @@ fn lives(options: &Options, predecessor: &mut Option<Predecessor>) -> Result<()>
     }
 }
 
-/// The first line of the log: which daemon, kernel and config it is about.
+/// The first line of the log: the versions of daemon and kernel, and the config file.
 fn say_what_starts(file: &Path, config: &Config) {
     let kernel = nix::sys::utsname::uname();
     let kernel = kernel.as_ref().map_or("unknown".into(), |it| it.release().to_string_lossy());
@@ -170,11 +170,11 @@ fn say_what_starts(file: &Path, config: &Config) {
     );
 }
 
-/// Has all threads share one heap. glibc gives each its own, and what a thread has freed stays with that: the largest
-/// answer that each has made, several megabytes where there are thousands of backends.
+/// Makes all threads share one heap. By default glibc gives each its own, and memory that a thread has freed stays in its heap: the
+/// size of the largest reply that it has made, several megabytes with thousands of backends.
 fn share_heap() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: it sets a number of the allocator's, and no other thread has been started.
+    // SAFETY: it sets a parameter of the allocator, before another thread is started.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 1);
     }
@@ -188,8 +188,8 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
         .context("cannot start the daemon's threads")
 }
 
-/// Waits until the successor has taken over and shows that it stays; where it does not, ends it and says so. Returns whether
-/// this daemon is not needed any more.
+/// Waits until the successor has taken over and has shown that it stays. If it does not, logs that and ends it. Returns whether
+/// this daemon is no longer needed.
 async fn see_it_take_over(mut successor: Successor, lock: &Lock, upgrades: &Upgrades) -> Result<bool> {
     let pid = successor.id();
     let mut terminate = signal(SignalKind::terminate()).context("cannot install signal handlers")?;
@@ -217,7 +217,7 @@ async fn see_it_take_over(mut successor: Successor, lock: &Lock, upgrades: &Upgr
     };
     match stays {
         Ok(()) => {
-            // What systemd watches from now on.
+            // systemd supervises that process from now on.
             if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::MainPid(pid)]) {
                 warn!("cannot notify the service manager of the new daemon: {error}");
             }
@@ -234,16 +234,16 @@ async fn see_it_take_over(mut successor: Successor, lock: &Lock, upgrades: &Upgr
     }
 }
 
-/// What one life of the daemon works with.
+/// The parts of one life of the daemon.
 struct Life<'a> {
     options: &'a Options,
     binary: &'a Path,
     upgrades: &'a Upgrades,
-    /// Where checks at VIPs come from; or why there is none.
+    /// The namespace of checks through VIPs, or why there is none.
     namespace: &'a Result<Arc<Namespace>, String>,
 }
 
-/// What tells the daemon of backends and of the network.
+/// The sources of events about backends and the network.
 struct Senses {
     resolver: Arc<Resolver>,
     own_macs: OwnMacs,
@@ -254,7 +254,7 @@ struct Senses {
     agents: mpsc::Receiver<AgentReport>,
 }
 
-/// What a life has once it may work with the tables.
+/// A life that owns the tables.
 struct Beginning {
     api: Server,
     vips: Vips,
@@ -272,14 +272,14 @@ struct Running {
     servers: Servers,
 }
 
-/// What answers for the owner.
+/// The servers in front of the owner.
 struct Servers {
     api: JoinHandle<()>,
     metrics: Option<JoinHandle<()>>,
-    /// Its end is that of both.
+    /// Dropping it stops both.
     stop: watch::Sender<()>,
     ready: JoinHandle<()>,
-    /// Tells a daemon that watches this one that it ends as it should.
+    /// Tells the daemon that watches this one that it ends on purpose.
     over: oneshot::Sender<()>,
 }
 
@@ -292,7 +292,7 @@ impl Servers {
     ) -> Self {
         let (stop, stopped) = watch::channel(());
         let stopping = |mut stopped: watch::Receiver<()>| async move {
-            // The sender's end says the same as a message.
+            // Dropping the sender means the same as a message.
             let _ = stopped.changed().await;
         };
         let api = tokio::spawn(api.serve(handle.clone(), stopping(stopped.clone())));
@@ -302,13 +302,13 @@ impl Servers {
         Self { api, metrics, stop, ready, over }
     }
 
-    /// Takes no more requests, and returns what waits for the last answers. `is_over`: the daemon ends for good.
+    /// Stops accepting requests, and returns what waits for the last replies. `is_over`: the daemon ends for good.
     async fn stop(self, is_over: bool) -> impl Future<Output = ()> {
         let Self { api, metrics, stop, ready, over } = self;
         if is_over {
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         }
-        // Where another daemon watches this one.
+        // If another daemon watches this one.
         if is_over && over.send(()).is_ok() {
             let _ = ready.await;
         } else {
@@ -324,7 +324,7 @@ impl Servers {
     }
 }
 
-/// Who is told what the owner decides.
+/// The parts that act on the owner's decisions.
 fn listeners(
     checker: Arc<Checker>,
     vip_checks: Result<Arc<VipChecks>, String>,
@@ -384,9 +384,9 @@ impl Life<'_> {
         Ok(Senses { resolver, own_macs, events, checker, vip_checks, reports, agents })
     }
 
-    /// Begins where no other daemon is.
+    /// Starts without another daemon.
     async fn begin(&self, config: &Config) -> Result<Beginning> {
-        // What can fail without touching the kernel comes first.
+        // First what can fail without changing anything in the kernel.
         let api = Server::bind(&config.api)?;
         let network = start_resolver().await?;
         let vips = Vips::start(record_file(&config.state_file))?;
@@ -395,7 +395,7 @@ impl Life<'_> {
         Ok(Beginning { api, vips, datapath, senses, standby: None })
     }
 
-    /// Begins beside the daemon before, which works until it hears that this one is ready, and then lets go.
+    /// Starts beside the former daemon, which goes on until this one is ready, and then releases everything.
     async fn stand_by(
         &self,
         config: &Config,
@@ -456,7 +456,7 @@ impl Life<'_> {
         let in_time = if ended.is_some() {
             answered.await.is_ok()
         } else {
-            // What was asked already is answered, too.
+            // Pending requests are answered, too.
             tokio::select! {
                 answered = answered => answered.is_ok(),
                 _ = &mut owner => true,
@@ -476,7 +476,7 @@ impl Life<'_> {
         }
     }
 
-    /// Makes the owner of it all, which has the tables from here on, and what it is asked through.
+    /// Starts the owner task, which owns the tables from here on, and its servers.
     fn start(
         &self,
         config: Config,
@@ -522,8 +522,8 @@ impl Life<'_> {
         Ok(Running { owner, requests, inputs, handle, servers })
     }
 
-    /// Says that the daemon is ready: to the service manager, or to the daemon before, which watches this one. The sender is for the
-    /// end.
+    /// Reports that the daemon is ready: to the service manager, or to the former daemon, which watches this one. Returns the sender
+    /// for the end.
     fn say_ready(
         &self,
         predecessor: Option<Predecessor>,
@@ -542,8 +542,8 @@ impl Life<'_> {
         (ready, over)
     }
 
-    /// Waits until an upgrade is asked for, and the other binary is ready to take over. One that is not is refused, and nothing
-    /// has changed.
+    /// Waits until an upgrade is requested and the other binary is ready to take over. If it does not become ready, the upgrade is
+    /// refused, and nothing has changed.
     async fn next_successor(&self, asked: &mut mpsc::Receiver<()>) -> Successor {
         loop {
             if asked.recv().await.is_none() {
@@ -566,7 +566,7 @@ impl Life<'_> {
     }
 }
 
-/// Every backend is checked with a socket of its own: as many as the system lets us have.
+/// Raises the limit of open files to the maximum allowed: each check has a socket of its own.
 fn raise_descriptor_limit() {
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
         && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
@@ -575,7 +575,7 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// Has the neighbours resolved that the datapath meets and does not know.
+/// Has the neighbours resolved that the datapath does not know.
 async fn solicit(mut events: Events, resolver: Arc<Resolver>) {
     loop {
         match events.next().await {
@@ -588,7 +588,7 @@ async fn solicit(mut events: Events, resolver: Arc<Resolver>) {
     }
 }
 
-/// Takes the lock on the state file of a daemon that is about to end.
+/// Takes the lock on the state file from a daemon that is about to end.
 async fn lock_once_free(state_file: &Path) -> Result<Lock> {
     let deadline = Instant::now() + GRACE;
     loop {
@@ -605,8 +605,8 @@ async fn start_resolver() -> Result<(Arc<Resolver>, OwnMacs, mpsc::Receiver<Even
     Ok((Arc::new(resolver), own_macs, heard))
 }
 
-/// Tells the service manager (sd_notify(3)) once the first checks have ended, so that what is ordered
-/// behind the daemon finds its services served.
+/// Tells the service manager (sd_notify(3)) once the first checks have ended, so that units ordered after the daemon find its
+/// services working.
 async fn say_ready(handle: Handle, socket: PathBuf) {
     let deadline = tokio::time::Instant::now() + FIRST_CHECKS;
     while tokio::time::Instant::now() < deadline && handle.is_pending().await == Ok(true) {
@@ -623,7 +623,7 @@ async fn say_ready(handle: Handle, socket: PathBuf) {
     }
 }
 
-/// Shows the daemon before that this one has taken over and goes on, until that one ends.
+/// Shows the former daemon that this one has taken over and keeps running, until the former one ends.
 async fn be_watched(
     handle: Handle,
     mut predecessor: Predecessor,
@@ -637,7 +637,7 @@ async fn be_watched(
     );
     tokio::select! {
         () = predecessor.watch(&handle) => {
-            // One that has ended meanwhile leaves them to the next.
+            // If it has ended meanwhile, the next one gets them.
             let _ = handle.keep_tables().await;
             upgrades.note(UpgradeState::Done, format!("{version} has taken over from the previous daemon"));
         }

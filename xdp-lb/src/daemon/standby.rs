@@ -1,5 +1,5 @@
-//! What a daemon learns before it takes over from another: its own checks, and what the kernel tells of the network, while the
-//! other one still works with the tables.
+//! A daemon that prepares to take over from another: it runs its own checks and reads the network's state from the kernel, while
+//! the other one still owns the tables.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -18,18 +18,18 @@ use crate::pool::pool::Pool;
 use crate::store;
 use crate::tables::Tables;
 
-/// How long the first checks may take before a daemon is ready all the same.
+/// After this time, a daemon is ready even if its first checks have not ended.
 pub(crate) const FIRST_CHECKS: Duration = Duration::from_secs(5);
 
-/// How often it is looked whether they have ended.
+/// How often to test whether they have ended.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// What is known before the tables are taken over.
+/// What is known before the take-over.
 #[derive(Debug)]
 pub struct Standby {
     pool: Pool,
-    /// What the owner task is to hear once it has the datapath: the last news of MACs, addresses and VLANs, and of
-    /// each interface.
+    /// The events for the owner task once it has the datapath: the latest about MACs, addresses and VLANs, and about each
+    /// interface.
     own_macs: Option<Event>,
     addresses: Option<Event>,
     router_addresses: Option<Event>,
@@ -37,7 +37,7 @@ pub struct Standby {
     interfaces: BTreeMap<String, Event>,
 }
 
-/// Where news come from.
+/// The sources of events.
 pub(crate) struct Inputs<'a> {
     pub(crate) reports: &'a mut mpsc::Receiver<Report>,
     pub(crate) agents: &'a mut mpsc::Receiver<AgentReport>,
@@ -45,12 +45,12 @@ pub(crate) struct Inputs<'a> {
 }
 
 impl Standby {
-    /// Knows what these tables say, and what config and state file want. The state file is only looked at.
+    /// Starts from these tables, the config, and the state file, which is only read.
     ///
     /// # Errors
-    /// Where the two do not go together, or the file cannot be read.
+    /// If the state file does not fit the config, or cannot be read.
     pub(crate) fn new(config: &Config, tables: &Tables) -> Result<Self> {
-        // One that makes no sense is set aside when the tables are taken over.
+        // A damaged one is set aside at the take-over.
         let mut overlay: Overlay = store::look(&config.state_file)?.unwrap_or_default();
         overlay.prune(config);
         let effective = overlay::effective(config, &overlay).map_err(|lines| {
@@ -68,11 +68,11 @@ impl Standby {
         })
     }
 
-    /// Has the backends checked, and waits until the daemon before has let go; returns its lock on the state file, as
+    /// Checks the backends, and waits until the former daemon has released everything. Returns its lock on the state file, like
     /// [`Predecessor::go`].
     ///
     /// # Errors
-    /// Where that one goes on instead, or nothing is heard of the network.
+    /// If that daemon goes on instead, or the network's state cannot be read.
     pub(crate) async fn learn(
         &mut self,
         checker: &Checker,
@@ -81,7 +81,7 @@ impl Standby {
         predecessor: &mut Predecessor,
     ) -> Result<Option<OwnedFd>> {
         resolver.watch(self.pool.addresses());
-        // Those that go to VIPs need the program to be attached.
+        // Checks through VIPs need the program to be attached.
         let mut targets = self.pool.targets();
         targets.retain(|(target, _)| target.check.via != Via::Vip);
         checker.set_targets(targets);
@@ -104,7 +104,7 @@ impl Standby {
         }
     }
 
-    /// Takes in the next news. Cancel safe.
+    /// Handles the next event. Cancel safe.
     async fn hear(&mut self, inputs: &mut Inputs<'_>) -> Result<()> {
         tokio::select! {
             Some(report) = inputs.reports.recv() => drop(self.pool.report(report, Instant::now())),
@@ -133,7 +133,7 @@ impl Standby {
         pool.is_pending()
     }
 
-    /// What the owner task begins with.
+    /// The owner task's initial state.
     pub(crate) fn into_learnt(self) -> Learned {
         let news =
             self.own_macs.into_iter().chain(self.addresses).chain(self.router_addresses).chain(self.vlans);

@@ -1,25 +1,25 @@
 //! An upgrade: another binary takes over from this daemon, or this daemon goes on.
 //!
-//! The daemon starts the binary that lies at its own path now. The two talk over a socket, a line each:
+//! The daemon starts the binary that is now at its own path. The two exchange lines over a socket:
 //!
 //! | successor | daemon | |
 //! |---|---|---|
-//! | `namespace` | | it asks for the [namespace](crate::net::namespace) of health checks |
-//! | | `namespace`, with a socket to somebody in it; or `none: WHY` | |
-//! | `checked` | | the config is valid, and the pins are of its layout |
-//! | `ready` | | its program is verified, and its own checks of the backends have ended: nothing was touched yet |
-//! | | `go`, with the lock on the state file | the daemon has let go of pins, sockets and netlink; forwarding goes on |
-//! | `done` | | it has taken over, and answers |
-//! | `alive` | | a second later it still answers, and so on |
+//! | `namespace` | | it requests the [namespace](crate::net::namespace) of health checks |
+//! | | `namespace`, with a socket to a server in it; or `none: WHY` | |
+//! | `checked` | | the config is valid, and the pins have its layout |
+//! | `ready` | | its program is verified, and its own checks of the backends have ended; nothing has been changed yet |
+//! | | `go`, with the lock on the state file | the daemon has released pins, sockets and netlink; forwarding goes on |
+//! | `done` | | it has taken over, and answers requests |
+//! | `alive` | | a second later it still answers requests, and so on |
 //! | `over` | | it ends as it was told to |
 //! | `failed: WHY` | | at any time: the daemon goes on, or takes everything back |
 //!
-//! Until `ready` the daemon works as ever; nobody works with the tables between `go` and `done` alone, which is bounded. Then
-//! the daemon stays until it has heard `alive` often enough. A successor that dies, or is silent for too long, has failed, too.
-//! What is taken back is what a restart takes over: the tables, and the links, into which the daemon puts its own program again.
+//! Until `ready` the daemon works as usual. Only between `go` and `done` does no daemon own the tables, and that time is bounded.
+//! Afterwards the daemon stays until it has received `alive` often enough. A successor that dies or is silent for too long has
+//! failed, too. Then the daemon takes over again like a restart: the tables, and the links, in which it puts its own program.
 //!
 //! The lock on the state file moves as a copy of its descriptor. From `go` on, both hold it, so that nobody else gets it,
-//! and it stays with the one that lives on.
+//! and it stays with the one that goes on.
 
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
@@ -40,22 +40,22 @@ use crate::lock::Lock;
 use crate::logging;
 use crate::net::namespace::Namespace;
 
-/// How long a successor may take until it has checked what it can.
+/// How long a successor may take until it sends `checked`.
 const TO_CHECK: Duration = Duration::from_secs(30);
 
-/// How long it may take from there until it is ready.
+/// How long it may take from there until it sends `ready`.
 const TO_BE_READY: Duration = Duration::from_secs(60);
 
-/// How long the hand-over may take, while nobody works with the tables.
+/// How long the hand-over may take, while no daemon owns the tables.
 const TO_TAKE_OVER: Duration = Duration::from_secs(10);
 
-/// How often it says that it is alive.
+/// How often it sends `alive`.
 const BEAT: Duration = Duration::from_secs(1);
 
-/// How often it has to say so before the daemon ends.
+/// How many of these the daemon needs before it ends.
 const BEATS: u32 = 5;
 
-/// How long it may be silent meanwhile.
+/// How long it may be silent in between.
 const SILENCE: Duration = Duration::from_secs(5);
 
 const NAMESPACE: &str = "namespace";
@@ -68,14 +68,14 @@ const ALIVE: &str = "alive";
 const OVER: &str = "over";
 const FAILED: &str = "failed: ";
 
-/// The longest line, bytes.
+/// Maximum length of a line, in bytes.
 const LONGEST: usize = 4096;
 
 /// One end of the socket between the two.
 #[derive(Debug)]
 struct Wire {
     socket: UnixStream,
-    /// What has come and was not read yet.
+    /// Received bytes that were not consumed yet.
     heard: Vec<u8>,
 }
 
@@ -84,12 +84,12 @@ impl Wire {
         Self { socket, heard: Vec::new() }
     }
 
-    /// Says a line, which fits into the socket's buffer.
+    /// Sends a line, which fits into the socket's buffer.
     fn say(&mut self, line: &str) -> io::Result<()> {
         self.socket.write_all(format!("{line}\n").as_bytes())
     }
 
-    /// The next line; `None` where nobody is at the other end any more. The socket must not block. Cancel safe.
+    /// The next line. `None` once the other end has closed. The socket must be nonblocking. Cancel safe.
     async fn hear(&mut self) -> io::Result<Option<String>> {
         let socket = tokio::net::UnixStream::from_std(self.socket.try_clone()?)?;
         loop {
@@ -112,7 +112,7 @@ impl Wire {
     }
 }
 
-/// The binary that is to take over: a process that the service manager takes for one of its own. It outlives the runtime that it was started in.
+/// The binary that takes over, as a process that the service manager adopts. It outlives the runtime in which it was started.
 #[derive(Debug)]
 pub(crate) struct Successor {
     process: Orphan,
@@ -137,11 +137,11 @@ impl Successor {
         self.process.id()
     }
 
-    /// Waits until it is ready to take over, without having touched anything. Where it asks for the namespace of health
-    /// checks, it gets somebody of its own in there.
+    /// Waits until it is ready to take over, without having changed anything. If it requests the namespace of health checks, it gets
+    /// a server of its own there.
     ///
     /// # Errors
-    /// Where it found something, in its words.
+    /// If it found a problem, in its words.
     pub(crate) async fn ready(
         &mut self,
         binary: &Path,
@@ -164,10 +164,10 @@ impl Successor {
         self.hear(&[READY], TO_BE_READY).await.map(drop)
     }
 
-    /// Hands over, with this lock, and waits until it has taken over.
+    /// Hands over with this lock, and waits until it has taken over.
     ///
     /// # Errors
-    /// Where it does not, with why.
+    /// If it does not, with the reason.
     pub(crate) async fn take_over(&mut self, lock: &Lock) -> Result<()> {
         descriptor::send(self.wire.socket.as_fd(), format!("{GO}\n").as_bytes(), Some(lock.as_fd()))
             .context("it has ended")?;
@@ -177,7 +177,7 @@ impl Successor {
     /// Waits until it has shown that it stays.
     ///
     /// # Errors
-    /// Where it does not, with why.
+    /// If it does not, with the reason.
     pub(crate) async fn stay(&mut self) -> Result<()> {
         for _ in 0..BEATS {
             if self.hear(&[OVER, ALIVE], SILENCE).await? == OVER {
@@ -187,23 +187,23 @@ impl Successor {
         Ok(())
     }
 
-    /// Ends it, and waits until it is gone.
+    /// Kills it, and waits until it is gone.
     pub(crate) fn end(&self) {
         if let Err(error) = self.process.end() {
             tracing::warn!("cannot stop process {}: {error:#}", self.id());
         }
     }
 
-    /// Asks it to end, as the service manager does.
+    /// Sends it SIGTERM, as the service manager does.
     pub(crate) fn terminate(&self) {
         if let Err(error) = self.process.terminate() {
             tracing::warn!("cannot stop process {}: {error:#}", self.id());
         }
     }
 
-    /// Its next line, which has to be one of these.
+    /// Its next line, which must be one of these.
     async fn hear(&mut self, wanted: &[&str], within: Duration) -> Result<String> {
-        // What it says at last, unless it says something else first.
+        // The reason, unless it sends another line first.
         let last = wanted.last().copied().unwrap_or_default();
         match timeout(within, self.wire.hear()).await {
             Err(_) => bail!("it did not report {last:?} within {within:?}"),
@@ -218,7 +218,7 @@ impl Successor {
     }
 }
 
-/// The daemon that is taken over from, on this process's stdin.
+/// The former daemon, on this process's stdin.
 #[derive(Debug)]
 pub(crate) struct Predecessor(Wire);
 
@@ -228,10 +228,10 @@ impl Predecessor {
         Ok(Self(Wire::new(socket.into())))
     }
 
-    /// A socket to somebody of this build in the daemon's namespace of health checks.
+    /// A socket to a server of this build in the daemon's namespace of health checks.
     ///
     /// # Errors
-    /// Where there is nobody, with why.
+    /// If there is none, with the reason.
     pub(crate) fn namespace(&mut self) -> Result<OwnedFd> {
         let gone = "the previous daemon did not hand over its network namespace for health checks";
         self.0.say(NAMESPACE).context(gone)?;
@@ -242,28 +242,28 @@ impl Predecessor {
         })
     }
 
-    /// Says that the config is valid and the pins are of this layout. From here on its socket does not block.
+    /// Sends that the config is valid and the pins have this layout. From here on the socket is nonblocking.
     ///
     /// # Errors
-    /// Where the daemon is gone.
+    /// If the daemon is gone.
     pub(crate) fn checked(&mut self) -> Result<()> {
         self.0.say(CHECKED).context(GONE)?;
         self.0.socket.set_nonblocking(true).context("cannot set up a socket")
     }
 
-    /// Says that all is well so far.
+    /// Sends that this daemon is ready.
     ///
     /// # Errors
-    /// Where the daemon is gone.
+    /// If the daemon is gone.
     pub(crate) fn ready(&mut self) -> Result<()> {
         self.0.say(READY).context(GONE)
     }
 
-    /// Waits until the daemon has let go of everything; returns its lock on the state file. A daemon of an earlier release hands over
-    /// none: it lets go once this one is `checked`, and ends once it is `ready`. Cancel safe.
+    /// Waits until the daemon has released everything, and returns its lock on the state file. A daemon of an earlier release hands
+    /// over none: it releases everything once this one is `checked`, and ends once it is `ready`. Cancel safe.
     ///
     /// # Errors
-    /// Where it goes on instead.
+    /// If it goes on instead.
     pub(crate) async fn go(&mut self) -> Result<Option<OwnedFd>> {
         let socket =
             tokio::net::UnixStream::from_std(self.0.socket.try_clone().context(GONE)?).context(GONE)?;
@@ -279,10 +279,10 @@ impl Predecessor {
         }
     }
 
-    /// Says that this daemon has taken over, and then, for as long as its owner task answers, that it is alive. Returns when
-    /// the other one has ended, which trusts in this one then.
+    /// Sends that this daemon has taken over, and then that it is alive, as long as its owner task answers. Returns when the other
+    /// daemon has ended.
     pub(crate) async fn watch(&mut self, handle: &Handle) {
-        // Where it has gone there is nobody to tell.
+        // If it is gone, nobody needs to know.
         let mut is_there = self.0.say(DONE).is_ok();
         while is_there {
             is_there = match timeout(BEAT, self.0.hear()).await {
@@ -292,12 +292,12 @@ impl Predecessor {
         }
     }
 
-    /// Says that this daemon ends as it was told to, and need not be replaced.
+    /// Sends that this daemon ends on purpose, and needs no replacement.
     pub(crate) fn over(mut self) {
         let _ = self.0.say(OVER);
     }
 
-    /// Says that this daemon cannot take over.
+    /// Sends that this daemon cannot take over.
     pub(crate) fn failed(&mut self, why: &anyhow::Error) {
         let _ = self.0.say(&format!("{FAILED}{}", in_one_line(&format!("{why:#}"))));
     }
@@ -309,10 +309,10 @@ fn in_one_line(text: &str) -> String {
     text.replace('\n', "; ")
 }
 
-/// Where this process's binary lies: where another may lie later.
+/// The path of this process's binary, where another may be installed later.
 ///
 /// # Errors
-/// Where the kernel does not tell.
+/// If it cannot be read.
 pub(crate) fn own_binary() -> Result<PathBuf> {
     std::env::current_exe().context("cannot find this program's own executable")
 }

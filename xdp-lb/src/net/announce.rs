@@ -1,4 +1,4 @@
-//! Telling a link that an address is ours: gratuitous ARP (RFC 5227, section 3) and unsolicited neighbour advertisements
+//! Announces an address of this host on a link: gratuitous ARP (RFC 5227, section 3) and unsolicited neighbour advertisements
 //! (RFC 4861, section 7.2.6). Neighbours that have the address in their caches replace its Ethernet address.
 
 use std::net::{IpAddr, Ipv6Addr};
@@ -11,11 +11,11 @@ use etherparse::{ArpHardwareId, ArpOperation, ArpPacket, EtherType, Icmpv6Type, 
 use super::kernel::Link;
 
 const BROADCAST: [u8; 6] = [0xff; 6];
-/// The Ethernet address of the group of all nodes, `ff02::1` (RFC 2464, section 7).
+/// The Ethernet address of the all-nodes group, `ff02::1` (RFC 2464, section 7).
 const ALL_NODES_MAC: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 
-/// A socket that sends frames on any interface, and receives none.
+/// A socket that sends frames on any interface and receives none.
 #[derive(Debug)]
 pub(super) struct Announcer(OwnedFd);
 
@@ -35,7 +35,7 @@ impl Announcer {
     /// Announces an address on a link, once.
     ///
     /// # Errors
-    /// Where the link is not Ethernet, or takes no frame.
+    /// If the link is not Ethernet, or the frame cannot be sent.
     pub(super) fn announce(&self, address: IpAddr, link: &Link) -> io::Result<()> {
         let mac = link.mac.ok_or_else(|| io::Error::other("it has no Ethernet address"))?.octets();
         let frame = frame(address, mac, is_router(&link.name)).map_err(io::Error::other)?;
@@ -78,7 +78,7 @@ fn frame(address: IpAddr, mac: [u8; 6], is_router: bool) -> Result<Vec<u8>, Stri
             let arp = arp.map_err(|error| words(&error))?;
             let packet = PacketBuilder::ethernet2(mac, BROADCAST).arp(arp);
             packet.write(&mut frame).map_err(|error| words(&error))?;
-            // The shortest frame there is, without its check sequence (IEEE 802.3, section 3.2.8).
+            // The minimum frame length, without the frame check sequence (IEEE 802.3, section 3.2.8).
             frame.resize(60, 0);
         }
         IpAddr::V6(v6) => {
@@ -97,7 +97,7 @@ fn frame(address: IpAddr, mac: [u8; 6], is_router: bool) -> Result<Vec<u8>, Stri
     Ok(frame)
 }
 
-/// Whether this host says on a link that it is a router: as the kernel's own advertisements do.
+/// Whether this host's advertisements on a link say that it is a router, as the kernel's do.
 fn is_router(interface: &str) -> bool {
     let path = format!("/proc/sys/net/ipv6/conf/{interface}/forwarding");
     fs::read_to_string(path).is_ok_and(|value| value.trim() != "0")

@@ -1,16 +1,16 @@
-//! How many packets have arrived at interfaces, as the kernel counts them.
+//! The kernel's counts of the packets received on interfaces.
 
 use std::fs;
 
-/// The packets that have arrived at these interfaces of the calling thread's network namespace together; nothing where that
-/// cannot be read, or one of them is not there.
+/// The total number of packets received on these interfaces of the calling thread's network namespace. `None` if it cannot be
+/// read, or an interface does not exist.
 pub fn packets<'a>(mut interfaces: impl Iterator<Item = &'a str>) -> Option<u64> {
-    // sysfs shows the network namespace that it was mounted in, which need not be this one.
+    // Not from sysfs: that shows the network namespace in which it was mounted, which may be another one.
     let table = fs::read_to_string("/proc/thread-self/net/dev").ok()?;
     interfaces.try_fold(0, |sum, name| Some(sum + of(&table, name)?))
 }
 
-/// The second number behind an interface's name (proc_pid_net(5)).
+/// The second number after an interface's name (proc_pid_net(5)).
 fn of(table: &str, name: &str) -> Option<u64> {
     let counts = table.lines().find_map(|line| line.trim_start().strip_prefix(name)?.strip_prefix(':'))?;
     counts.split_whitespace().nth(1)?.parse().ok()

@@ -1,4 +1,4 @@
-//! What a driver is asked and told of its offloads (linux/ethtool.h).
+//! Reads and sets a driver's offloads (linux/ethtool.h).
 
 use std::io;
 use std::net::UdpSocket;
@@ -13,18 +13,18 @@ struct Value {
     data: u32,
 }
 
-/// What a command that asks (`ETHTOOL_G...`) is answered, of an interface in the calling thread's network namespace.
+/// The value that a get command (`ETHTOOL_G...`) returns for an interface of the calling thread's network namespace.
 ///
 /// # Errors
-/// Where the driver does not tell, or there is no such interface.
+/// If the driver does not support the command, or there is no such interface.
 pub fn get(interface: &str, command: u32) -> io::Result<u32> {
     call(interface, Value { command, data: 0 })
 }
 
-/// Carries out a command that sets (`ETHTOOL_S...`), with the same errors.
+/// Runs a set command (`ETHTOOL_S...`).
 ///
 /// # Errors
-/// Where the driver refuses, or there is no such interface.
+/// If the driver refuses, or there is no such interface.
 pub fn set(interface: &str, command: u32, data: u32) -> io::Result<()> {
     call(interface, Value { command, data }).map(drop)
 }
@@ -40,7 +40,7 @@ fn call(interface: &str, mut value: Value) -> io::Result<u32> {
         *to = from as libc::c_char;
     }
     request.ifr_ifru.ifru_data = (&raw mut value).cast();
-    // SAFETY: the request and what it points to are what the command wants, and outlive the call.
+    // SAFETY: the request and the value that it points to have the layout that the command expects, and outlive the call.
     if unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as _, &raw mut request) } < 0 {
         return Err(io::Error::last_os_error());
     }

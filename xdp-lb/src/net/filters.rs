@@ -1,4 +1,4 @@
-//! Which BPF programs are filters at an interface's TC ingress, whoever attached them: asked of the kernel over netlink.
+//! The BPF programs that are filters at an interface's TC ingress, no matter who attached them, read over netlink.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -9,11 +9,11 @@ use rtnetlink::packet_route::tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcMe
 
 use super::xdp::ask;
 
-/// The kernel's ids of the programs that are filters at TC ingress of the interface with this index, in the calling thread's
-/// network namespace. Programs that links hold there (TCX) are not among them.
+/// The ids of the programs that are filters at TC ingress of the interface with this index, in the calling thread's network
+/// namespace. Programs attached there by links (TCX) are not included.
 ///
 /// # Errors
-/// Where the kernel does not answer.
+/// If the kernel does not answer.
 pub fn programs(ifindex: u32) -> io::Result<BTreeSet<u32>> {
     let mut question = TcMessage::with_index(ifindex as i32);
     question.header.parent = TcHandle { major: TcHandle::CLSACT.major, minor: TcHandle::MIN_INGRESS };
@@ -40,7 +40,7 @@ pub fn programs(ifindex: u32) -> io::Result<BTreeSet<u32>> {
     }
 }
 
-/// The id of a filter's program, where the filter is one.
+/// The id of a filter's program, if the filter is a BPF program.
 fn program(filter: &TcMessage) -> Option<u32> {
     filter.attributes.iter().find_map(|attribute| match attribute {
         TcAttribute::Options(options) => options.iter().find_map(|option| match option {

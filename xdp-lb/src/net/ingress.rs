@@ -1,4 +1,4 @@
-//! By which interface packets of a host come in, if they take the way that packets to it take.
+//! The interface on which a host's packets arrive, if they take the same path as packets to it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
@@ -12,7 +12,7 @@ pub fn towards(address: IpAddr) -> Option<String> {
     let any: IpAddr =
         if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0)).ok()?;
-    // Any port: it is a matter of the kernel's alone. The discard service's, should anybody send here after all (RFC 863).
+    // Any port will do. This is the discard service's (RFC 863), in case anything is ever sent.
     socket.connect((address, 9)).ok()?;
     let own = socket.local_addr().ok()?.ip();
     let mut interfaces = getifaddrs().ok()?;
@@ -44,7 +44,7 @@ pub fn is_own_mac(mac: [u8; 6]) -> bool {
     })
 }
 
-/// The name of the interface of this index.
+/// The name of the interface with this index.
 pub fn name(index: u32) -> String {
     if_indextoname(index)
         .map_or_else(|_| format!("interface {index}"), |name| name.to_string_lossy().into_owned())

@@ -1,4 +1,4 @@
-//! What the kernel is asked over netlink and what it says, in this module's own types.
+//! Requests to the kernel over netlink, and its answers, as types of this module.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -30,14 +30,13 @@ use xdp_lb_common::net::MacAddress;
 
 use super::router::HostAddress;
 
-/// The kernel answers within microseconds; only a lost answer takes this long.
+/// The kernel answers within microseconds. Only a lost answer takes this long.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The kernel's queue of changes that wait to be read, bytes. The default (212,992) overflows when
-/// some hundred neighbours change at once.
+/// The socket's receive buffer, in bytes. The default (212,992) overflows when a few hundred neighbours change at once.
 const CHANGES_BUFFER: usize = 4 << 20;
 
-/// A network interface, as far as it matters here.
+/// A network interface.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Link {
     pub(super) index: u32,
@@ -47,23 +46,23 @@ pub(super) struct Link {
     /// Whether it is administratively up.
     pub(super) up: bool,
     pub(super) carrier: bool,
-    /// Bytes of IP.
+    /// The MTU, in bytes of IP.
     pub(super) mtu: u32,
-    /// The interface that it stands on (VLAN, macvlan, macvtap, ipvlan), in this network namespace.
+    /// The lower interface (of a VLAN, macvlan, macvtap, ipvlan) in this network namespace.
     pub(super) lower: Option<u32>,
-    /// The bridge, bond or the like that it is a port of.
+    /// The bridge, bond, team or similar device of which it is a port.
     pub(super) master: Option<u32>,
     pub(super) vlan: Option<Vlan>,
-    /// The index of the bond, team or bridge that it is a port of.
+    /// The index of the bond, team or bridge of which it is a port.
     pub(super) port_of: Option<u32>,
 }
 
-/// What makes an interface a VLAN device.
+/// The properties of a VLAN device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Vlan {
     /// 1 to 4094.
     pub(super) id: u16,
-    /// Whether its tag is IEEE 802.1Q's, not that of 802.1ad (a provider bridge's).
+    /// Whether it uses IEEE 802.1Q tags, not those of 802.1ad (provider bridges).
     pub(super) customer_tag: bool,
 }
 
@@ -75,25 +74,25 @@ pub(super) struct HopId {
     pub(super) address: IpAddr,
 }
 
-/// What the kernel knows of a neighbour (RFC 4861 section 7.3.2, used for ARP too).
+/// What the kernel knows about a neighbour (RFC 4861 section 7.3.2, used for ARP too).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Neighbour {
     /// Its Ethernet address is known.
     Resolved { mac: MacAddress, standing: Standing },
-    /// It was asked for and has not answered yet.
+    /// It was solicited and has not answered yet.
     Incomplete,
     /// It did not answer.
     Failed,
 }
 
-/// How sure the kernel is of an Ethernet address that it knows.
+/// How recently the kernel confirmed an Ethernet address that it knows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Standing {
     /// It was confirmed, or the operator set it.
     Confirmed,
     /// It was not confirmed recently.
     Stale,
-    /// The kernel asks for it and has had no answer yet.
+    /// The kernel solicits it and has no answer yet.
     Probed,
 }
 
@@ -101,13 +100,13 @@ pub(super) enum Standing {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Route {
     pub(super) ifindex: u32,
-    /// The gateway, or the address itself where it is on the link.
+    /// The gateway, or the address itself if it is on-link.
     pub(super) hop: IpAddr,
     /// `None`: the interface has no address of the family.
     pub(super) source: Option<IpAddr>,
-    /// Bytes of IP, where the route has an MTU of its own.
+    /// The MTU in bytes of IP, if the route has one of its own.
     pub(super) mtu: Option<u32>,
-    /// The length of the route's prefix, where the address is on the link.
+    /// The length of the route's prefix, if the address is on-link.
     pub(super) on_link_bits: Option<u8>,
 }
 
@@ -119,7 +118,7 @@ pub(super) enum Change {
     LinkGone(u32),
     /// `None`: forgotten.
     Neighbour(HopId, Option<Neighbour>),
-    /// A route to this prefix came, went or changed.
+    /// A route to this prefix was added, removed or changed.
     Route(IpAddr, u8),
     /// The addresses of the interface with this index changed.
     Addresses(u32),
@@ -129,8 +128,7 @@ pub(super) enum Change {
     Overrun,
 }
 
-/// A connection for requests. Answers come on a socket of their own, which no burst of changes can
-/// overrun.
+/// A connection for requests. Answers come on a separate socket, so a burst of changes cannot overrun them.
 #[derive(Clone)]
 pub(super) struct Kernel {
     handle: Handle,
@@ -140,7 +138,7 @@ pub(super) struct Kernel {
 pub(super) struct VethEnd {
     pub(super) name: String,
     pub(super) mac: MacAddress,
-    /// Bytes of IP.
+    /// The MTU, in bytes of IP.
     pub(super) mtu: u32,
 }
 
@@ -151,7 +149,7 @@ impl VethEnd {
     }
 }
 
-/// A connection for changes, and what has come by it. It ends when its connection broke.
+/// A connection for changes, and the changes received on it. It ends when the connection breaks.
 pub(super) struct Changes {
     stream: Box<dyn Stream<Item = Change> + Unpin + Send>,
     /// Ends the connection with this.
@@ -159,7 +157,7 @@ pub(super) struct Changes {
 }
 
 impl Changes {
-    /// Has the kernel of the calling thread's network namespace tell of the changes of these groups from now on.
+    /// Subscribes to the changes of these groups in the calling thread's network namespace.
     pub(super) fn of(groups: &[MulticastGroup]) -> anyhow::Result<Self> {
         let (mut connection, _, messages) = rtnetlink::new_multicast_connection(groups)
             .context("cannot open a netlink socket for network changes")?;
@@ -181,8 +179,7 @@ impl Changes {
     }
 }
 
-/// Connects to the kernel of the calling thread's network namespace, for requests. The connection ends with the
-/// `JoinSet`.
+/// Opens a connection for requests in the calling thread's network namespace. It ends with the `JoinSet`.
 pub(super) fn connect() -> anyhow::Result<(Kernel, JoinSet<()>)> {
     let mut tasks = JoinSet::new();
     let (connection, handle, _) = rtnetlink::new_connection().context("cannot open a netlink socket")?;
@@ -235,13 +232,13 @@ impl Kernel {
         Ok(all.iter().filter_map(address).collect())
     }
 
-    /// Adds an address, of the one host, to an interface. One that is there already is not an error.
+    /// Adds a host address (/32 or /128) to an interface. It is not an error if it is already there.
     pub(super) async fn add_address(&self, ifindex: u32, address: IpAddr) -> anyhow::Result<()> {
         let bits = if address.is_ipv4() { 32 } else { 128 };
         let mut order = self.handle.address().add(ifindex, address, bits);
         if address.is_ipv6() {
             let message = order.message_mut();
-            // It is announced, not asked for; and it is not an address for connections of the host's own.
+            // No duplicate address detection: it is announced instead. Deprecated, so the host's own connections do not use it.
             message.header.flags |= AddressHeaderFlags::Nodad;
             let mut lifetime = CacheInfo::default();
             (lifetime.ifa_preferred, lifetime.ifa_valid) = (0, u32::MAX);
@@ -250,8 +247,8 @@ impl Kernel {
         done(order.execute(), libc::EEXIST).await
     }
 
-    /// Makes a veth pair: this end, which is up, in this namespace, the other one, which is not, in the namespace of this
-    /// descriptor. They have neither ARP nor neighbour discovery.
+    /// Makes a veth pair: this end in this namespace, up, and the other end in the namespace of this descriptor, down. Both ends
+    /// have neither ARP nor neighbour discovery.
     pub(super) async fn add_veth(
         &self,
         this: &VethEnd,
@@ -265,7 +262,7 @@ impl Kernel {
         done(order, 0).await
     }
 
-    /// Removes an interface, of a veth pair both.
+    /// Removes an interface, and with an end of a veth pair the other end.
     pub(super) async fn remove_link(&self, ifindex: u32) -> anyhow::Result<()> {
         done(self.handle.link().del(ifindex).execute(), libc::ENODEV).await
     }
@@ -276,7 +273,7 @@ impl Kernel {
         done(self.handle.link().set(up).execute(), 0).await
     }
 
-    /// Makes an interface the way to everywhere, for packets of so many bytes of IP at the most.
+    /// Adds a default route through an interface, with an MTU in bytes of IP.
     pub(super) async fn add_default_routes(&self, ifindex: u32, mtu: u32) -> anyhow::Result<()> {
         let v4 = RouteMessageBuilder::<Ipv4Addr>::new().output_interface(ifindex).scope(RouteScope::Link);
         let v6 = RouteMessageBuilder::<Ipv6Addr>::new().output_interface(ifindex);
@@ -287,7 +284,7 @@ impl Kernel {
         Ok(())
     }
 
-    /// Removes an address from an interface. One that is gone already is not an error.
+    /// Removes an address from an interface. It is not an error if it is already gone.
     pub(super) async fn remove_address(&self, ifindex: u32, address: IpAddr) -> anyhow::Result<()> {
         let mut message = AddressMessage::default();
         message.header.index = ifindex;
@@ -299,7 +296,7 @@ impl Kernel {
         done(self.handle.address().del(message).execute(), libc::EADDRNOTAVAIL).await
     }
 
-    /// Where the kernel would send a packet to `address`, or in words why nowhere.
+    /// Where the kernel would send a packet to `address`, or why it would not, in words.
     pub(super) async fn route(&self, address: IpAddr) -> Result<Route, String> {
         let answers = self.handle.route().get(route_query(address)).execute();
         pin_mut!(answers);
@@ -320,7 +317,7 @@ impl Kernel {
         }
     }
 
-    /// The length of the prefix of the route to this address. `None`, where it is gone already: then the kernel tells of that.
+    /// The length of the prefix of the route to this address. `None` if the route is already gone: the kernel reports that, too.
     async fn route_bits(&self, address: IpAddr) -> Option<u8> {
         let mut query = route_query(address);
         query.header.flags |= RouteFlags::FibMatch;
@@ -330,10 +327,9 @@ impl Kernel {
         Some(message.header.destination_prefix_length)
     }
 
-    /// Makes the kernel resolve a neighbour, or confirm it where it is stale. Succeeds as soon as
-    /// the kernel took the order.
+    /// Makes the kernel resolve a neighbour, or confirm it if it is stale. Succeeds once the kernel has accepted the request.
     pub(super) async fn solicit(&self, hop: HopId) -> Result<(), String> {
-        // NTF_USE: as though a packet had been sent to it (neigh_add in net/core/neighbour.c).
+        // NTF_USE: as if a packet had been sent to it (neigh_add in net/core/neighbour.c).
         let order = self.handle.neighbours().add(hop.ifindex, hop.address);
         let order = order.state(Nud::None).flags(NeighbourFlags::Use).replace().execute();
         match timeout(ANSWER_TIMEOUT, order).await {
@@ -366,7 +362,7 @@ async fn answer<T>(request: impl Future<Output = Result<T, rtnetlink::Error>>) -
     }
 }
 
-/// Waits for the end of an order; this error code says that it was carried out before.
+/// Waits for a request to complete. This error code means that it was already done.
 async fn done(order: impl Future<Output = Result<(), rtnetlink::Error>>, already: i32) -> anyhow::Result<()> {
     match timeout(ANSWER_TIMEOUT, order).await {
         Ok(Err(rtnetlink::Error::NetlinkError(error))) => match error.raw_code().saturating_abs() {
@@ -392,7 +388,7 @@ fn address(message: &AddressMessage) -> Option<(u32, IpAddr)> {
             _ => None,
         })
     };
-    // On a link between two hosts, the other is the other one's.
+    // On a point-to-point link, the other address is the peer's.
     Some((message.header.index, find(true).or_else(|| find(false))?))
 }
 
@@ -404,7 +400,7 @@ fn change(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<Change> {
     };
     match message {
         RouteNetlinkMessage::NewLink(message) => link(message).map(Change::Link),
-        // A port that leaves its bridge is announced as a link that is gone, too.
+        // A port that leaves its bridge is reported as a deleted link, too.
         RouteNetlinkMessage::DelLink(message) if message.header.interface_family == AddressFamily::Unspec => {
             Some(Change::LinkGone(message.header.index))
         }
@@ -435,7 +431,7 @@ fn change(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<Change> {
 }
 
 fn link(message: LinkMessage) -> Option<Link> {
-    // Messages of other families are about the link's part in a bridge or in IPv6.
+    // Messages of other families are about the link's bridge port or its IPv6 settings.
     if message.header.interface_family != AddressFamily::Unspec {
         return None;
     }
@@ -466,7 +462,7 @@ fn link(message: LinkMessage) -> Option<Link> {
             LinkAttribute::LinkInfo(infos) => {
                 link.vlan = vlan(&infos);
                 stands_on_another = infos.iter().any(stands_on_another_interface);
-                // What is routed through a port of a VRF leaves by that port itself.
+                // Packets routed through a VRF's port leave by that port itself.
                 is_port = infos
                     .iter()
                     .any(|info| matches!(info, LinkInfo::PortKind(kind) if *kind != InfoPortKind::Vrf));
@@ -474,7 +470,7 @@ fn link(message: LinkMessage) -> Option<Link> {
             _ => {}
         }
     }
-    // A veth's is its peer, a tunnel's the interface that its outer packets take.
+    // For a veth this is its peer, for a tunnel the interface of its outer packets.
     link.lower = link.lower.filter(|_| stands_on_another && !lower_is_elsewhere);
     link.master = link.master.filter(|index| *index != 0);
     link.port_of = link.master.filter(|_| is_port);
@@ -553,7 +549,7 @@ fn route(address: IpAddr, message: &RouteMessage) -> Result<Route, String> {
         match attribute {
             RouteAttribute::Oif(index) => ifindex = Some(*index),
             RouteAttribute::Gateway(gateway) => hop = ip(gateway).unwrap_or(hop),
-            // An IPv4 route by an IPv6 gateway (RFC 8950).
+            // An IPv4 route through an IPv6 gateway (RFC 8950).
             RouteAttribute::Via(RouteVia::Inet(v4)) => hop = IpAddr::V4(*v4),
             RouteAttribute::Via(RouteVia::Inet6(v6)) => hop = IpAddr::V6(*v6),
             RouteAttribute::PrefSource(address) => source = ip(address),

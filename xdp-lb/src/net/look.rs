@@ -1,4 +1,4 @@
-//! One look at this host's interfaces.
+//! A snapshot of this host's interfaces.
 
 use anyhow::Result;
 
@@ -17,7 +17,7 @@ pub struct Interface {
     pub carrier: bool,
     /// Bytes of IP.
     pub mtu: u32,
-    /// The index of its parent, where it is a VLAN device of this network namespace.
+    /// The index of its parent, if it is a VLAN device of this network namespace.
     pub vlan_parent: Option<u32>,
     /// Whether an XDP program is attached to it.
     pub has_xdp: bool,
@@ -31,10 +31,10 @@ pub struct Network {
 }
 
 impl Network {
-    /// Looks, in the calling thread's network namespace.
+    /// Reads the interfaces of the calling thread's network namespace.
     ///
     /// # Errors
-    /// Where the kernel does not answer.
+    /// If the kernel does not answer.
     pub async fn look() -> Result<Self> {
         let (kernel, _connection) = connect()?;
         let with_xdp = kernel.links_with_xdp().await?;
@@ -51,7 +51,7 @@ impl Network {
         Ok(Self { interfaces: links.map(interface).collect() })
     }
 
-    /// The interface of this name.
+    /// The interface with this name.
     pub fn interface(&self, name: &str) -> Option<&Interface> {
         self.interfaces.iter().find(|interface| interface.name == name)
     }

@@ -1,5 +1,5 @@
-//! Routes, neighbours, links and addresses, over netlink: where a packet to a backend has to be sent, and which VIPs
-//! are addresses of this host.
+//! Routes, neighbours, links and addresses, over netlink: the next hops of backends, and the VIPs that are addresses of this
+//! host.
 
 #[expect(unsafe_code, reason = "packet sockets are system calls")]
 mod announce;
@@ -30,42 +30,41 @@ use xdp_lb_common::tables::{RouterAddresses, RouterInterface};
 
 pub use resolver::Resolver;
 
-/// This host's addresses by the interface behind which they are.
+/// This host's addresses as a router, by interface.
 pub type RouterAddressesOf = BTreeMap<RouterInterface, RouterAddresses>;
 
-/// How a backend is reached.
+/// How packets reach a backend.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NextHop {
-    /// The name of the interface towards it (the VLAN device, where it is on one).
+    /// The name of the interface towards it (the VLAN device, if it is on a VLAN).
     pub interface: String,
-    /// The index of the interface that transmits: the VLAN's parent, where it is on a VLAN.
+    /// The index of the interface that transmits: the VLAN device's parent, if it is on a VLAN.
     pub ifindex: u32,
-    /// The VLAN id, 1 to 4094, where it is on a VLAN.
+    /// The VLAN id, 1 to 4094, if it is on a VLAN.
     pub vlan: Option<u16>,
     /// The Ethernet address of the interface towards it.
     pub source_mac: MacAddress,
     /// The Ethernet address of the next hop.
     pub destination_mac: MacAddress,
-    /// The router that packets to it go to; `None` where it is on the link itself.
+    /// The router towards it. `None` if it is on-link.
     pub router: Option<IpAddr>,
     /// This host's address towards it.
     pub source: IpAddr,
-    /// How many first bits of the address all hosts on its link have in common, by the route to it; `None` where a router
-    /// is in between.
+    /// The length of the connected prefix that contains it. `None` if it is behind a router.
     pub on_link_bits: Option<u8>,
-    /// The route's or interface's MTU, bytes of IP.
+    /// The route's or interface's MTU, in bytes of IP.
     pub mtu: u32,
 }
 
-/// What frames may be addressed to that come in by an interface.
+/// The MACs to which frames received on an interface may be addressed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct InterfaceMacs {
     /// The interface's index.
     pub index: u32,
-    /// The index of the bridge, bond or the like that it is a port of.
+    /// The index of the bridge, bond or similar device of which it is a port.
     pub master: Option<u32>,
-    /// Its own MAC, and those of every interface above it: VLANs, macvlans (VRRP's), its bridge or bond, and what stands on
-    /// those. Whether they are up does not matter.
+    /// Its own MAC, and those of every interface above it: VLANs, macvlans (such as VRRP's), its bridge or bond, and those above
+    /// them, up or down.
     pub macs: BTreeSet<MacAddress>,
 }
 
@@ -75,10 +74,9 @@ pub type OwnMacs = BTreeMap<String, InterfaceMacs>;
 /// Why there is no next hop, in words.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum NoNextHop {
-    /// This host has no way to it, which says nothing of whoever is there: no route, a link that is down or has no
-    /// carrier.
+    /// This host cannot reach it, which says nothing about the backend: no route, or a link that is down or has no carrier.
     Here(String),
-    /// The next hop does not answer this host, which asks for its Ethernet address.
+    /// The next hop does not answer ARP or neighbour discovery.
     Silent(String),
 }
 
@@ -89,33 +87,31 @@ impl fmt::Display for NoNextHop {
     }
 }
 
-/// What the [`Resolver`] tells. Each event replaces what an earlier one said of the same thing, and
-/// one that says nothing new is not sent.
+/// What the [`Resolver`] reports. Each event replaces the earlier one about the same thing. An event without news is not sent.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Event {
-    /// The next hop of a watched address: sent once it is decided, and at every change.
+    /// The next hop of a watched address. Sent once it is known, and at every change.
     NextHop {
         /// The watched address.
         address: IpAddr,
         /// Its next hop, or why there is none.
         next_hop: Result<NextHop, NoNextHop>,
     },
-    /// The VLAN devices (IEEE 802.1Q) whose parent is a plain interface of this namespace, by their
-    /// index: the parent's index and the VLAN id. And the ports of bonds, teams and bridges: the index of that, and 0. Sent
-    /// once at first, even if there are none.
+    /// By index: each VLAN device (IEEE 802.1Q) whose parent is a plain interface of this namespace, with the parent's index and
+    /// the VLAN id; and each port of a bond, team or bridge, with that device's index and 0. Sent once at the start, even if
+    /// there are none, and at every change.
     Vlans(BTreeMap<u32, (u32, u16)>),
-    /// What frames for this host are addressed to. Sent once at first, and at every change.
+    /// The MACs to which frames for this host are addressed. Sent once at the start, and at every change.
     OwnMacs(OwnMacs),
-    /// The addresses of this host that stand for it behind each interface, for what it says as a router: sent once at first, and when they change.
+    /// This host's address as a router on each interface. Sent once at the start, and at every change.
     RouterAddresses(RouterAddressesOf),
-    /// The addresses of this host. Sent once at first, and when one comes or goes.
+    /// The addresses of this host. Sent once at the start, and at every change.
     Addresses(BTreeSet<IpAddr>),
-    /// An interface: sent for each at first, and when one comes, goes, gets another index, or goes
-    /// up or down.
+    /// An interface. Sent for each at the start, and when one is added or removed, goes up or down, or gets another index.
     Interface {
         /// Its name.
         name: String,
-        /// Its index; `None` where it is gone.
+        /// Its index. `None` if it is gone.
         index: Option<u32>,
         /// Whether it is up and has a carrier.
         up: bool,

@@ -1,10 +1,10 @@
-//! A network namespace of the daemon's own, in which no VIP is anybody's address: from there a connection to a VIP leaves
-//! like a client's, also where the VIP is an address of this host, and what comes back in the VIP's name is not a martian.
+//! The daemon's own network namespace for health checks of VIPs. It has none of the VIPs as addresses. So a connection from there
+//! to a VIP leaves like a client's, even if the VIP is an address of this host, and the replies are not martians.
 //!
-//! To enter it takes `CAP_SYS_ADMIN`, which the daemon does not keep. So somebody stays in it, and makes the sockets that are
-//! asked for over a Unix socket: a thread of the daemon that made the namespace; and after an upgrade a process, the heir, which
-//! whoever was there before starts from the new binary. The namespace has no name, and ends with the last who is in it, as
-//! the veth pair does that leads out of it; who is in it ends with whom it serves.
+//! Entering it takes `CAP_SYS_ADMIN`, which the daemon does not keep. So a server stays inside, and opens the sockets that are
+//! requested over a Unix socket. It is a thread of the daemon that made the namespace. After an upgrade it is a process, the heir,
+//! which the former server starts from the new binary. The namespace has no name: it ends with the last server inside, and the veth
+//! pair that leads out of it ends with it. A server ends when its daemon does.
 
 mod inside;
 mod order;
@@ -26,20 +26,20 @@ use tokio::sync::oneshot;
 
 use super::kernel::connect;
 
-/// What is there, as it is asked over a socket. It ends when this is dropped.
+/// The handle to the server inside. The server ends when this is dropped.
 #[derive(Debug)]
 pub struct Namespace {
     requests: mpsc::Sender<Request>,
 }
 
-/// An order with its descriptor, and who waits for what is sent back.
+/// A request with its descriptor, and where the reply goes.
 struct Request(Order, Option<OwnedFd>, oneshot::Sender<Result<Option<OwnedFd>>>);
 
 impl Namespace {
-    /// Makes it, with nothing in it. `confine`: what each of its threads is to do once it needs `CAP_SYS_ADMIN` no more.
+    /// Creates it, empty. Each of its threads calls `confine` once it no longer needs `CAP_SYS_ADMIN`.
     ///
     /// # Errors
-    /// Without `CAP_SYS_ADMIN`, or where `confine` fails.
+    /// Without `CAP_SYS_ADMIN`, or if `confine` fails.
     pub fn start(confine: fn() -> Result<()>) -> Result<Self> {
         let (socket, theirs) = order::pair()?;
         let enter = move || {
@@ -55,10 +55,10 @@ impl Namespace {
         Self::behind(socket, confine)
     }
 
-    /// The one of the daemon before, whose heir is at the other end of this socket.
+    /// The namespace of the former daemon, whose heir is at the other end of this socket.
     ///
     /// # Errors
-    /// Where it is not there, or of another build; or where `confine` fails.
+    /// If there is no heir, or it is of another build, or if `confine` fails.
     pub fn inherit(socket: OwnedFd, confine: fn() -> Result<()>) -> Result<Self> {
         exchange(&socket, &Order::Build(build()), None)?;
         Self::behind(socket, confine)
@@ -66,10 +66,10 @@ impl Namespace {
 
     fn behind(socket: OwnedFd, confine: fn() -> Result<()>) -> Result<Self> {
         let (requests, received) = mpsc::channel();
-        // Of its own: it waits for each answer.
+        // A thread of its own, since it waits for each reply.
         let relay = move || {
             for Request(order, descriptor, answer) in received {
-                // Whoever asked may have gone, which is their affair.
+                // The caller may have gone.
                 let _ = answer.send(exchange(&socket, &order, descriptor));
             }
         };
@@ -77,11 +77,11 @@ impl Namespace {
         Ok(Self { requests })
     }
 
-    /// Makes the veth pair that leads into it, from the calling thread's namespace, in the place of the one of a daemon before;
-    /// returns the index of its outer end.
+    /// Makes the veth pair that leads into it from the calling thread's namespace, and replaces a former daemon's. Returns the index
+    /// of its outer end.
     ///
     /// # Errors
-    /// Where the kernel refuses.
+    /// If the kernel refuses.
     pub async fn open(&self) -> Result<u32> {
         let name = format!("xdp-lb-{}", process::id());
         let home = File::open("/proc/thread-self/ns/net").context("cannot open the network namespace")?;
@@ -92,20 +92,20 @@ impl Namespace {
         Ok(ifindex)
     }
 
-    /// A socket in it, that does not block and can be bound to this address.
+    /// A nonblocking socket in it that can be bound to this address.
     ///
     /// # Errors
-    /// Where the kernel refuses.
+    /// If the kernel refuses.
     pub async fn socket(&self, kind: Type, source: IpAddr) -> Result<Socket> {
         let made = self.ask(Order::Socket { is_stream: kind == Type::STREAM, source }, None).await?;
         Ok(made.context("the response carries no socket")?.into())
     }
 
-    /// Has this program, the daemon's of another build, serve the namespace, too, and returns the socket by which it is
-    /// asked: what [`Namespace::inherit`] takes.
+    /// Starts an heir inside: this program, the daemon's of another build. Returns the socket for requests to it, which
+    /// [`Namespace::inherit`] takes.
     ///
     /// # Errors
-    /// Where it cannot be started.
+    /// If it cannot be started.
     pub async fn heir(&self, program: &Path) -> Result<OwnedFd> {
         let (socket, theirs) = order::pair()?;
         self.ask(Order::Heir { program: program.to_owned() }, Some(theirs)).await?;
@@ -119,7 +119,7 @@ impl Namespace {
     }
 }
 
-/// Starts a thread, and waits until it has done what it begins with.
+/// Starts a thread, and waits until its first part is done.
 fn start_thread(
     name: &str,
     begin: impl FnOnce() -> Result<()> + Send + 'static,
@@ -148,22 +148,22 @@ fn exchange(socket: &OwnedFd, order: &Order, descriptor: Option<OwnedFd>) -> Res
     }
 }
 
-/// Does in this process's namespace what is asked over its standard input, until nobody is there to ask: the command
+/// Serves requests from standard input in this process's namespace, until the other end closes: the command
 /// `xdp-lb serve-checks`.
 ///
 /// # Errors
-/// Where its standard input is not such a socket.
+/// If standard input is not such a socket.
 pub fn serve_on_stdin() -> Result<()> {
-    // What ends the daemon is sent to the whole process group, and this ends with the daemon.
+    // Signals that end the daemon go to the whole process group, and this process ends with the daemon anyway.
     for ending in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        // SAFETY: nothing is run when the signal comes.
+        // SAFETY: no handler runs.
         unsafe { signal(ending, SigHandler::SigIgn) }.context("cannot ignore a signal")?;
     }
     let socket = io::stdin().as_fd().try_clone_to_owned().context("cannot use stdin")?;
     inside::serve(&socket).map_err(|error| anyhow!("{error:#}; only the daemon itself runs this command"))
 }
 
-/// What tells this build from others.
+/// Identifies this build.
 fn build() -> String {
     format!("xdp-lb {} (commit {})", crate::VERSION, crate::COMMIT)
 }

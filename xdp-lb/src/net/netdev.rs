@@ -1,4 +1,4 @@
-//! What the driver of an interface can do with XDP, asked of the kernel over generic netlink (family `netdev`, Linux 6.3;
+//! The XDP features of an interface's driver, read over generic netlink (family `netdev`, Linux 6.3;
 //! Documentation/netlink/specs/netdev.yaml).
 
 use std::io;
@@ -10,12 +10,12 @@ use nix::sys::time::{TimeVal, TimeValLike as _};
 use rtnetlink::sys::protocols::NETLINK_GENERIC;
 use rtnetlink::sys::{Socket, SocketAddr};
 
-/// What a driver can do (`enum netdev_xdp_act`).
+/// A driver's XDP features (`enum netdev_xdp_act`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Features(u64);
 
 impl Features {
-    /// Whether it runs XDP programs, and does all that the basic verdicts ask for (`NETDEV_XDP_ACT_BASIC`).
+    /// Whether it runs XDP programs with all the basic verdicts (`NETDEV_XDP_ACT_BASIC`).
     pub const fn runs_programs(self) -> bool {
         self.0 & 1 != 0
     }
@@ -27,7 +27,7 @@ impl Features {
     }
 }
 
-/// The kernel answers within microseconds: only a lost answer takes this long, in seconds.
+/// The kernel answers within microseconds. Only a lost answer takes this long, in seconds.
 const PATIENCE: i64 = 1;
 
 // linux/netlink.h, linux/genetlink.h, linux/netdev.h.
@@ -42,7 +42,7 @@ const NETDEV_CMD_DEV_GET: u8 = 1;
 const NETDEV_A_DEV_IFINDEX: u16 = 1;
 const NETDEV_A_DEV_XDP_FEATURES: u16 = 3;
 
-/// Whom to ask about interfaces of the network namespace that it was made in.
+/// A socket for requests about interfaces of the network namespace in which it was opened.
 #[derive(Debug)]
 pub struct Netdev {
     socket: Socket,
@@ -50,7 +50,7 @@ pub struct Netdev {
 }
 
 impl Netdev {
-    /// Asks for the family's number; nothing where the kernel has no such family.
+    /// Looks up the family's number. `None` if the kernel does not have it.
     ///
     /// # Errors
     /// If there is no socket, or no answer.
@@ -70,7 +70,7 @@ impl Netdev {
         }
     }
 
-    /// What the driver of an interface can do.
+    /// The features of an interface's driver.
     ///
     /// # Errors
     /// If there is no such interface, or no answer.
@@ -147,7 +147,7 @@ mod tests {
         for length in 0..answer.len() {
             assert_eq!(attribute(&answer[..length], 3), None);
         }
-        // An attribute without room for its own head ends it.
+        // An attribute shorter than its own header ends the list.
         assert_eq!(attribute(&[vec![0; HEADERS], vec![0; 8]].concat(), 9), None);
     }
 

@@ -16,7 +16,7 @@ use super::kernel::{Change, Changes, HopId, Kernel, Route, connect};
 use super::state::State;
 use super::{Event, OwnMacs};
 
-/// What the kernel is to tell of.
+/// The multicast groups to which this subscribes.
 const GROUPS: [MulticastGroup; 8] = [
     MulticastGroup::Link,
     MulticastGroup::Neigh,
@@ -28,28 +28,27 @@ const GROUPS: [MulticastGroup; 8] = [
     MulticastGroup::Ipv6Rule,
 ];
 
-/// After a first change, more may follow (a link that goes takes routes and addresses with it):
-/// routes are asked for once they all are in.
+/// More changes may follow the first (a removed link takes its routes and addresses with it), so routes are looked up after
+/// this time.
 const DEBOUNCE: Duration = Duration::from_millis(20);
 
-/// Everything is asked for anew this often, jittered by a tenth: not every change of the kernel's
-/// mind is announced (a learned path MTU is not, nor is a nexthop object's).
+/// The interval at which everything is read again, jittered by a tenth, since the kernel does not report every change (not a
+/// learned path MTU, nor that of a nexthop object).
 const REFRESH: Duration = Duration::from_secs(60);
 
-/// A resync that failed is tried again after this time.
+/// The time after which a failed resync is repeated.
 const RESYNC_RETRY: Duration = Duration::from_secs(1);
 
-/// Requests that wait for the kernel's answer at one time, of each kind.
+/// Maximum number of requests of each kind that wait for the kernel's answer.
 const IN_FLIGHT: usize = 32;
 
-/// Changes that are taken in before anything else gets its turn.
+/// How many changes are handled before anything else.
 const BURST: usize = 1024;
 
-/// Neighbours that the datapath can have solicited within one second; each of them once.
+/// How many neighbours the datapath can have solicited per second, each of them once.
 const SOLICITED_PER_SECOND: usize = 256;
 
-/// The handle to the task that watches routes, neighbours, links and addresses. The task ends, and
-/// with it the events, when this is dropped.
+/// The handle to the task that watches routes, neighbours, links and addresses. When it is dropped, the task and its events end.
 #[derive(Debug)]
 pub struct Resolver {
     watch: mpsc::UnboundedSender<BTreeSet<IpAddr>>,
@@ -57,15 +56,14 @@ pub struct Resolver {
 }
 
 impl Resolver {
-    /// Starts watching routes, neighbours, links and addresses of the calling thread's network
-    /// namespace. Nothing is lost where `events` is full: what changes meanwhile is told as it is
-    /// then. If `events` closes, the netlink connection broke and the reason was logged. Says what MACs the
-    /// interfaces have, which is also the first event.
+    /// Starts to watch routes, neighbours, links and addresses of the calling thread's network namespace. While `events` is full,
+    /// changes are merged, and the latest state is sent once there is room. If `events` closes, the netlink connection broke, and
+    /// the reason was logged. Returns the MACs of the interfaces, which are also the first event.
     ///
     /// # Errors
-    /// Where the netlink sockets cannot be opened, or interfaces and neighbours not be listed.
+    /// If the netlink sockets cannot be opened, or interfaces or neighbours cannot be listed.
     pub async fn start(events: mpsc::Sender<Event>) -> anyhow::Result<(Self, OwnMacs)> {
-        // Before anything is read, so that no change is missed in between.
+        // Subscribe before reading anything, so that no change is missed.
         let changes = Changes::of(&GROUPS)?;
         let (kernel, connection) = connect()?;
         let (watch, watches) = mpsc::unbounded_channel();
@@ -92,14 +90,13 @@ impl Resolver {
 
     /// Replaces the set of addresses whose next hop is wanted.
     pub fn watch(&self, addresses: BTreeSet<IpAddr>) {
-        // The task is gone only with the netlink connection, which the closed events tell.
+        // The task ends only with the netlink connection, and then `events` closes.
         let _ = self.watch.send(addresses);
     }
 
-    /// The datapath met a neighbour on the interface with index `ifindex` (the VLAN device's, where
-    /// it is on a VLAN) that it does not know: has the kernel resolve it. At most once a second for
-    /// each neighbour, and 256 neighbours a second; what is beyond that is ignored, and asked for
-    /// again by the next packet.
+    /// Makes the kernel resolve a neighbour that the datapath needs, on the interface with index `ifindex` (the VLAN device's, if
+    /// it is on a VLAN). At most once per second for each neighbour, and 256 neighbours per second. Other requests are ignored:
+    /// the next packet repeats them.
     pub fn solicit(&self, ifindex: u32, address: IpAddr) {
         let _ = self.solicit.try_send(HopId { ifindex, address });
     }
@@ -108,20 +105,20 @@ impl Resolver {
 struct Task {
     kernel: Kernel,
     state: State,
-    /// Route lookups that wait for their answer.
+    /// Route lookups that wait for the kernel's answer.
     routing: FuturesUnordered<BoxFuture<'static, (IpAddr, Result<Route, String>)>>,
-    /// Route lookups of the same batch that wait for their turn.
+    /// Route lookups of the same batch that have not been sent.
     route_queue: VecDeque<IpAddr>,
-    /// When the present or last batch began and ended.
+    /// When the current or last batch began and ended.
     batch: (Instant, Instant),
     /// When the next batch of route lookups may begin.
     route_at: Option<Instant>,
     soliciting: FuturesUnordered<BoxFuture<'static, (HopId, Result<(), String>)>>,
-    /// What the datapath had solicited in this second.
+    /// What the datapath had solicited in the current second.
     solicited: HashSet<HopId>,
     solicited_since: Instant,
     resync_at: Instant,
-    /// Whether changes were lost, so that their connection is to be made anew.
+    /// Whether changes were lost, so that the subscription must be renewed.
     is_overrun: bool,
     /// Ends the connection for requests with the task.
     _connection: JoinSet<()>,
@@ -205,8 +202,8 @@ impl Task {
         }
     }
 
-    /// Reads links and neighbours anew and has every route asked for. Changes that arrive meanwhile
-    /// wait in their order, so that the last word is the kernel's latest.
+    /// Reads links and neighbours again, and has every route looked up. Changes that arrive meanwhile are handled afterwards, in
+    /// their order, so the kernel's latest state wins.
     async fn resync(&mut self) -> anyhow::Result<()> {
         self.resync_at = Instant::now() + RESYNC_RETRY;
         let links = self.kernel.links().await?;
@@ -250,8 +247,8 @@ impl Task {
         }
     }
 
-    /// Begins a batch of route lookups, or sets when. Batches take at most a quarter of the time,
-    /// even where the network never rests.
+    /// Begins a batch of route lookups, or decides when. Batches take at most a quarter of the time, even if the network changes
+    /// all the time.
     fn begin_batch(&mut self, now: Instant) {
         if !self.state.has_lookups() {
             self.route_at = None;
@@ -287,7 +284,7 @@ impl Task {
     }
 }
 
-/// Whether an address can be that of one host on a link.
+/// Whether an address can be a single host's on a link.
 fn may_be_neighbour(address: IpAddr) -> bool {
     let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
     !(address.is_unspecified() || address.is_loopback() || address.is_multicast() || broadcast)

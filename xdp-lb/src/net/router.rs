@@ -1,4 +1,4 @@
-//! In whose name this host speaks as a router: its address behind each interface (RFC 1812 section 4.3.2.4).
+//! The source addresses of this host's messages as a router: one for each interface (RFC 1812 section 4.3.2.4).
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -19,7 +19,7 @@ pub(super) struct HostAddress {
 }
 
 impl HostAddress {
-    /// Whether it may stand for the router: one that other networks can answer.
+    /// Whether the router may use it as a source: other networks can reply to it.
     fn is_global(&self) -> bool {
         match self.address {
             IpAddr::V4(v4) => !(v4.is_loopback() || v4.is_link_local() || v4.is_unspecified()),
@@ -27,14 +27,14 @@ impl HostAddress {
         }
     }
 
-    /// Whether its prefix is a network: an address of its own (a VIP, an address of a loopback interface) comes after those.
+    /// Whether its prefix is a network's. Host addresses (VIPs, those of loopback interfaces) come after these.
     fn is_in_network(&self) -> bool {
         self.prefix < if self.address.is_ipv4() { 32 } else { 128 }
     }
 }
 
-/// The addresses to speak as, for these interfaces, each with the index of its device: the first one on the interface; where
-/// there is none, the first one of all. VIPs are clients' to know, and are not taken where there is another.
+/// The router's source address for each of these interfaces, each with the index of its device: the interface's first address,
+/// or the host's first address if it has none. A VIP is used only if there is no other address.
 pub(super) fn addresses(
     interfaces: &BTreeMap<RouterInterface, u32>,
     all: &[HostAddress],
@@ -42,7 +42,7 @@ pub(super) fn addresses(
     let find = |device: u32, is_v4: bool| -> Address {
         let mut fit: Vec<_> =
             all.iter().filter(|it| it.address.is_ipv4() == is_v4 && it.is_global()).collect();
-        // Those of the interface first, and networks before single addresses; else as the kernel has them.
+        // The interface's own first, networks before host addresses, then in the kernel's order.
         fit.sort_by_key(|it| (!it.is_in_network(), it.ifindex != device));
         fit.first().map_or_else(Address::default, |it| it.address.into())
     };
@@ -62,7 +62,7 @@ mod tests {
         HostAddress { ifindex, address: address.parse().unwrap(), prefix: prefix.parse().unwrap() }
     }
 
-    /// What the interface of this index speaks as, of these addresses.
+    /// The source address for the interface with this index, of these addresses.
     fn speaks(all: &[HostAddress], ifindex: u32) -> (IpAddr, IpAddr) {
         let interface = RouterInterface { ifindex, vlan: 0 };
         let found = addresses(&BTreeMap::from([(interface, ifindex)]), all);

@@ -1,4 +1,4 @@
-//! What is known and wanted, and what follows from it: pure, driven by the resolver's task.
+//! The resolver's state: what is known, what is watched, and the next hops that follow. Pure; the resolver's task drives it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -11,22 +11,21 @@ use super::kernel::{Change, HopId, Link, Neighbour, Route, Standing};
 use super::router::{self, HostAddress};
 use super::{Event, InterfaceMacs, NextHop, NoNextHop, OwnMacs, RouterAddressesOf};
 
-/// The kernel gives a neighbour three requests, one second apart (`mcast_solicit`, `retrans_time_ms`);
-/// one that was not heard of for longer than that does not answer.
+/// The kernel solicits a neighbour three times, one second apart (`mcast_solicit`, `retrans_time_ms`). One that has not answered
+/// for longer than that is unreachable.
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// A neighbour that does not answer is asked again after this time, twice as long each time...
+/// A neighbour that does not answer is solicited again after this time, which doubles with each attempt...
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 
 /// ... up to this.
 const LAST_RETRY: Duration = Duration::from_secs(8);
 
-/// Between the kernel's word that a neighbour is stale and our order to confirm it: spread out, for
-/// a thousand neighbours may become stale at once.
+/// The delay before a stale neighbour is confirmed, spread out because a thousand neighbours may become stale at once.
 const STALE_FOR: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));
 
-/// Between the loss of a neighbour and our asking again: the kernel may have forgotten it for want
-/// of room, and would forget another.
+/// The delay before a neighbour whose entry is gone is solicited again: its table may be full, and another entry would be
+/// evicted.
 const LOST_FOR: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(150));
 
 /// The index of the loopback interface in every network namespace (`LOOPBACK_IFINDEX`, include/net/flow.h).
@@ -37,58 +36,58 @@ pub(super) struct State {
     links: BTreeMap<u32, Link>,
     neighbours: BTreeMap<HopId, Neighbour>,
     watched: BTreeMap<IpAddr, Watched>,
-    /// The neighbours that routes of watched addresses lead to.
+    /// The next hops of watched addresses.
     hops: BTreeMap<HopId, Hop>,
-    /// When to solicit which of the hops.
+    /// When to solicit which hop.
     timetable: BTreeSet<(Instant, HopId)>,
-    /// Watched addresses whose route has to be asked for.
+    /// Watched addresses whose route must be looked up.
     lookups: BTreeSet<IpAddr>,
-    /// Watched addresses whose next hop may differ from what was said.
+    /// Watched addresses whose next hop may differ from the last event.
     unsaid: BTreeSet<IpAddr>,
-    /// Names of interfaces that may differ from what was said.
+    /// Names of interfaces that may differ from the last event.
     unsaid_interfaces: BTreeSet<String>,
-    /// Whether the VLAN devices may differ from what was said.
+    /// Whether the VLAN devices may differ from the last event.
     unsaid_vlans: bool,
-    /// Whether the MACs of interfaces may differ from what was said.
+    /// Whether the MACs of interfaces may differ from the last event.
     unsaid_macs: bool,
     said_interfaces: BTreeMap<String, (u32, bool)>,
     said_vlans: Option<BTreeMap<u32, (u32, u16)>>,
     said_macs: Option<OwnMacs>,
-    /// This host's addresses, as they were read last; whether they may be others by now.
+    /// This host's addresses as last read, and whether they may have changed since.
     addresses: Vec<HostAddress>,
     addresses_are_old: bool,
-    /// Whether they may differ from what was said.
+    /// Whether they may differ from the last event.
     unsaid_addresses: bool,
     said_addresses: Option<BTreeSet<IpAddr>>,
-    /// Whether others of them may speak for this host.
+    /// Whether the router's source addresses may have changed.
     unsaid_router_addresses: bool,
     said_router_addresses: Option<RouterAddressesOf>,
 }
 
 #[derive(Default)]
 struct Watched {
-    /// `None`: not asked yet.
+    /// `None`: not looked up yet.
     route: Option<Result<Route, String>>,
     said: Option<Result<NextHop, NoNextHop>>,
 }
 
 #[derive(Default)]
 struct Hop {
-    /// The watched addresses that it is the next hop of.
+    /// The watched addresses whose next hop it is.
     users: BTreeSet<IpAddr>,
     /// How often it was solicited since it was last resolved.
     attempts: u32,
-    /// Its place in the timetable.
+    /// When it is solicited next.
     due: Option<Instant>,
-    /// Why it is not resolved, once that is sure.
+    /// Why it is not resolved, once that is certain.
     failure: Option<NoNextHop>,
 }
 
-/// How packets leave.
+/// How packets leave this host.
 struct Path<'a> {
     /// The interface of the route.
     link: &'a Link,
-    /// The interface that transmits: `link`, or its parent where it is a VLAN device.
+    /// The interface that transmits: `link`, or its parent if it is a VLAN device.
     transmitter: &'a Link,
     source_mac: MacAddress,
 }
@@ -112,7 +111,7 @@ impl State {
         }
     }
 
-    /// Replaces what is known of links and neighbours, and asks for every route anew.
+    /// Replaces what is known about links and neighbours, and has every route looked up again.
     pub(super) fn resync(&mut self, links: Vec<Link>, neighbours: Vec<(HopId, Neighbour)>, now: Instant) {
         let gone = self.links.values().map(|link| link.name.clone());
         self.unsaid_interfaces.extend(gone);
@@ -131,7 +130,7 @@ impl State {
         self.route_all();
     }
 
-    /// Takes a change in; false: changes were lost, and only a resync helps.
+    /// Handles a change. False: changes were lost, and a resync is needed.
     pub(super) fn apply(&mut self, change: Change, now: Instant) -> bool {
         match change {
             Change::Link(link) => {
@@ -177,17 +176,17 @@ impl State {
         true
     }
 
-    /// The addresses whose route has to be asked for; each is handed out once.
+    /// The addresses whose route must be looked up. Each is returned once.
     pub(super) fn take_lookups(&mut self) -> BTreeSet<IpAddr> {
         std::mem::take(&mut self.lookups)
     }
 
-    /// Whether routes have to be asked for.
+    /// Whether routes must be looked up.
     pub(super) fn has_lookups(&self) -> bool {
         !self.lookups.is_empty()
     }
 
-    /// The answer to a lookup.
+    /// Handles the result of a lookup.
     pub(super) fn routed(&mut self, address: IpAddr, route: Result<Route, String>, now: Instant) {
         let Some(watched) = self.watched.get(&address) else { return };
         if watched.route.as_ref() != Some(&route) {
@@ -227,7 +226,7 @@ impl State {
             let silence = self.silence(id);
             let Some(hop) = self.hops.get_mut(&id) else { continue };
             hop.due = None;
-            // The link's return asks for the routes anew, and that for the neighbour.
+            // When the link returns, its routes are looked up again, and then the neighbour.
             if !transmits {
                 continue;
             }
@@ -256,9 +255,9 @@ impl State {
         }
     }
 
-    /// The next thing to tell, if anything changed since it was told.
+    /// The next event, if anything has changed since the last one.
     pub(super) fn next_event(&mut self) -> Option<Event> {
-        // Before an interface: whoever attaches to it wants to know them.
+        // Before an interface's event: whoever attaches to it needs them.
         if std::mem::take(&mut self.unsaid_macs) {
             let macs = Some(self.own_macs());
             if self.said_macs != macs {
@@ -311,8 +310,8 @@ impl State {
         None
     }
 
-    /// The next hop of a watched address. `None` while that is being found out: what was said last
-    /// holds on, since a neighbour that the kernel forgot is not a neighbour that is gone.
+    /// The next hop of a watched address. `None` while it is being resolved: the last event stays valid, since a neighbour whose
+    /// entry is gone may still be there.
     fn next_hop(&self, address: IpAddr) -> Option<Result<NextHop, NoNextHop>> {
         let here = |reason: String| Some(Err(NoNextHop::Here(reason)));
         let route = match self.watched.get(&address)?.route.as_ref()? {
@@ -343,7 +342,7 @@ impl State {
         }
     }
 
-    /// What transmits for the interface with this index, or in words why nothing does.
+    /// The interface that transmits for the one with this index, or why none does, in words.
     fn path(&self, index: u32) -> Result<Path<'_>, String> {
         let link =
             self.links.get(&index).ok_or_else(|| format!("the interface with index {index} is gone"))?;
@@ -377,12 +376,12 @@ impl State {
         Ok(Path { link, transmitter, source_mac })
     }
 
-    /// Whether this host's addresses have to be read anew; they count as read then.
+    /// Whether this host's addresses must be read again. Resets that.
     pub(super) fn take_addresses_are_old(&mut self) -> bool {
         std::mem::take(&mut self.addresses_are_old)
     }
 
-    /// Replaces what is known of this host's addresses.
+    /// Replaces this host's addresses.
     pub(super) fn set_addresses(&mut self, addresses: Vec<HostAddress>) {
         self.addresses = addresses;
         self.unsaid_addresses = true;
@@ -392,7 +391,7 @@ impl State {
     fn router_addresses(&self) -> RouterAddressesOf {
         let plain = self.links.values().filter(|link| link.vlan.is_none());
         let plain = plain.map(|link| (RouterInterface { ifindex: link.index, vlan: 0 }, link.index));
-        // A port's entry has no VLAN, and a frame that comes in by it is taken for one of its own.
+        // A port's entry has no VLAN, and a frame received on it counts as received on its device.
         let vlans =
             self.vlans().into_iter().filter(|(_, (_, vlan))| *vlan != 0).map(|(device, (parent, vlan))| {
                 (RouterInterface { ifindex: parent, vlan: vlan.into() }, device)
@@ -412,7 +411,7 @@ impl State {
             .collect()
     }
 
-    /// What frames may be addressed to that come in by each interface.
+    /// The MACs to which frames received on each interface may be addressed.
     pub(super) fn own_macs(&self) -> OwnMacs {
         let mut above = BTreeMap::<u32, Vec<u32>>::new();
         for link in self.links.values() {
@@ -439,7 +438,7 @@ impl State {
         self.unsaid_vlans = true;
         self.unsaid_macs = true;
         self.unsaid_router_addresses = true;
-        // Whoever was silent behind a dead link deserves a new chance.
+        // A neighbour that was silent behind a dead link is solicited again.
         let hops: Vec<HopId> =
             self.hops.keys().filter(|id| self.leads_through(id.ifindex, index)).copied().collect();
         for id in hops {
@@ -452,14 +451,14 @@ impl State {
         self.route_through(index);
     }
 
-    /// Whether what is sent through one interface leaves by another.
+    /// Whether packets sent through one interface leave by another.
     fn leads_through(&self, index: u32, transmitter: u32) -> bool {
         let is_its_parent = |link: &Link| link.vlan.is_some() && link.lower == Some(transmitter);
         index == transmitter || self.links.get(&index).is_some_and(is_its_parent)
     }
 
-    /// Asks anew for the routes that lead through an interface or a VLAN on it, and for those that
-    /// lead nowhere. The kernel says nothing of the IPv4 routes that a link takes with it.
+    /// Has the routes through an interface or a VLAN on it looked up again, and those of unreachable addresses. The kernel does not
+    /// report the IPv4 routes that are removed with a link.
     fn route_through(&mut self, index: u32) {
         let touched = self.watched.iter().filter(|(_, watched)| match &watched.route {
             Some(Ok(route)) => self.leads_through(route.ifindex, index),
@@ -494,7 +493,7 @@ impl State {
         self.schedule(id, now);
     }
 
-    /// Decides when a hop is to be solicited next.
+    /// Decides when a hop is solicited next.
     fn schedule(&mut self, id: HopId, now: Instant) {
         let attempts = self.hops.get(&id).map_or(0, |hop| hop.attempts);
         let after = match self.neighbours.get(&id) {
@@ -523,7 +522,7 @@ impl State {
         }
     }
 
-    /// Forgets through which neighbour a watched address was reached.
+    /// Removes a watched address from its next hop.
     fn leave_hop(&mut self, address: IpAddr) {
         let Some(Ok(route)) = self.watched.get(&address).and_then(|watched| watched.route.as_ref()) else {
             return;
@@ -569,7 +568,7 @@ fn frame_mac(link: &Link) -> Option<MacAddress> {
     link.mac.or_else(|| (link.index == LOOPBACK).then(MacAddress::default))
 }
 
-/// How long to wait after so many attempts, jittered by a quarter.
+/// How long to wait after this many attempts, jittered by a quarter.
 fn retry_after(attempts: u32) -> Duration {
     let steady = FIRST_RETRY.saturating_mul(1 << attempts.saturating_sub(1).min(10)).min(LAST_RETRY);
     steady.mul_f64(rand::random_range(0.75..1.25))
@@ -644,7 +643,7 @@ mod tests {
         state
     }
 
-    /// What is told of the backend.
+    /// The event about the backend.
     fn told(state: &mut State) -> Vec<Result<NextHop, NoNextHop>> {
         std::iter::from_fn(|| state.next_event())
             .filter_map(|event| match event {
@@ -770,7 +769,7 @@ mod tests {
     fn a_port_is_told_with_what_it_belongs_to() {
         let port = |index| Link { port_of: Some(2), ..link(index) };
         let mut state = State::default();
-        // A VLAN device that is a port of a bridge is told as a VLAN device.
+        // A VLAN device that is a port of a bridge is reported as a VLAN device.
         let vlan_port = Link { port_of: Some(2), ..vlan(5, Some(1)) };
         state.resync(vec![link(1), link(2), port(3), vlan_port], vec![], Instant::now());
         assert_eq!(state.vlans(), BTreeMap::from([(3, (2, 0)), (5, (1, 7))]));
@@ -843,7 +842,7 @@ mod tests {
 
     #[test]
     fn an_interface_owns_its_mac_and_those_of_what_stands_on_it_or_has_it_as_a_port() {
-        // eth7 is a port of the bridge eth2; on that stand a VLAN and a macvlan; eth5 is another port of it.
+        // eth7 and eth5 are ports of the bridge eth2, which has a VLAN device and a macvlan above it.
         let port = |index| Link { master: Some(2), ..link(index) };
         let macvlan = Link { lower: Some(2), ..link(4) };
         let mut state = State::default();

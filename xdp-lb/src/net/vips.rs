@@ -1,7 +1,7 @@
-//! VIPs as addresses of this host: added, announced, and taken away.
+//! VIPs as addresses of this host: added, announced, and removed.
 //!
-//! Only what was added here is ever taken away, and it is noted in a file before it is added, so that a daemon that
-//! was killed finds it again. Neither the end of the daemon nor its start changes an address that is as it should be.
+//! Only addresses that were added here are removed. Each is recorded in a file before it is added, so that a daemon that was
+//! killed finds it again. Stopping or starting the daemon does not change an address that is as it should be.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
@@ -20,21 +20,21 @@ use super::announce::Announcer;
 use super::kernel::{Change, Changes, Kernel, Link, connect};
 use crate::store::{self, Kept, StateError};
 
-/// What the kernel is to tell of.
+/// The multicast groups to which this subscribes.
 const GROUPS: [MulticastGroup; 3] =
     [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
 
-/// After a first change more may follow: one look is for all of them.
+/// More changes may follow the first: all are handled together after this time.
 const DEBOUNCE: Duration = Duration::from_millis(20);
 
-/// What could not be done is tried again after this time.
+/// The time after which a failed step is repeated.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// It is looked at least so often, since a change may go unheard.
+/// The addresses are read at least this often, since a change may have been missed.
 const REFRESH: Duration = Duration::from_secs(30);
 
-/// When an address is announced, after it came: frames are lost, and a neighbour that has just heard something of it
-/// keeps to that for a second (`locktime`, arp(7)).
+/// When an address is announced, after it was added: frames get lost, and a neighbour ignores an update within a second of the
+/// last one (`locktime`, arp(7)).
 const ANNOUNCED_AFTER: [Duration; 5] = [
     Duration::ZERO,
     Duration::from_millis(300),
@@ -43,10 +43,10 @@ const ANNOUNCED_AFTER: [Duration; 5] = [
     Duration::from_secs(8),
 ];
 
-/// What is wanted of the VIPs.
+/// The wanted state of the VIPs.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Wanted {
-    /// The interface that they are put on. `None`: the daemon does not manage VIPs, and removes what it added.
+    /// The interface to which they are added. `None`: the daemon does not manage VIPs, and removes those that it added.
     pub interface: Option<String>,
     /// Each VIP.
     pub addresses: BTreeMap<IpAddr, VipIntent>,
@@ -54,36 +54,38 @@ pub struct Wanted {
     pub announced_on: BTreeSet<String>,
 }
 
-/// What is wanted of one VIP.
+/// The wanted state of one VIP.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum VipIntent {
-    /// It is to be an address of this host.
+    /// It should be an address of this host.
     Present,
-    /// It is not to be one.
+    /// It should not be one.
     Absent,
-    /// It is not known yet which: it stays as it is.
+    /// Not decided yet: it stays as it is.
     Undecided,
 }
 
-/// How a VIP stands.
+/// The state of a VIP.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct VipStatus {
     /// The interface that has it, if any.
     pub interface: Option<String>,
-    /// Whether the daemon has added it, and so may take it away.
+    /// Whether the daemon has added it, and so may remove it.
     pub is_own: bool,
     /// Why it is not as it should be, in words.
     pub trouble: Option<String>,
+    /// What was wanted when this was read. A newer intent may not have been acted on yet.
+    pub intent: Option<VipIntent>,
 }
 
-/// How each VIP stands.
+/// The state of each VIP.
 pub type Standings = BTreeMap<IpAddr, VipStatus>;
 
 /// The addresses that the daemon has added to this host.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Record {
-    /// The kernel's id of the boot that they were added in: they are gone with it.
+    /// The kernel's boot id when they were added: a reboot removes them.
     boot: String,
     /// By interface.
     addresses: BTreeMap<String, BTreeSet<IpAddr>>,
@@ -119,14 +121,14 @@ impl Record {
     }
 }
 
-/// The file with the addresses that a daemon with this state file has added.
+/// The file that lists the addresses added by a daemon with this state file.
 pub fn record_file(state_file: &Path) -> PathBuf {
     let mut name = state_file.as_os_str().to_owned();
     name.push(".addresses");
     name.into()
 }
 
-/// The handle to the task that keeps the VIPs. The task ends when this is dropped, and leaves them as they are.
+/// The handle to the task that manages the VIPs. When it is dropped, the task ends and leaves them as they are.
 #[derive(Debug)]
 pub struct Vips {
     orders: mpsc::UnboundedSender<Order>,
@@ -140,10 +142,10 @@ enum Order {
 }
 
 impl Vips {
-    /// Starts to keep the VIPs in the calling thread's network namespace. `record_file` says what was added before.
+    /// Starts to manage the VIPs in the calling thread's network namespace. `record_file` lists those that were added before.
     ///
     /// # Errors
-    /// Where the netlink sockets cannot be opened, or the record not be read.
+    /// If the netlink sockets cannot be opened, or the record cannot be read.
     pub fn start(record_file: PathBuf) -> Result<Self> {
         let (orders, received) = mpsc::unbounded_channel();
         let (told, statuses) = watch::channel(Standings::new());
@@ -152,21 +154,21 @@ impl Vips {
         Ok(Self { orders, statuses })
     }
 
-    /// Replaces what is wanted.
+    /// Replaces the wanted state.
     pub fn set(&self, wanted: Wanted) {
-        // The task ends with this handle only.
+        // The task ends only with this handle.
         let _ = self.orders.send(Order::Want(wanted));
     }
 
-    /// How each VIP stands, as far as the daemon sees to it.
+    /// The state of each VIP that the daemon manages.
     pub fn statuses(&self) -> watch::Receiver<Standings> {
         self.statuses.clone()
     }
 
-    /// Takes away all that was added; says what.
+    /// Removes all that was added, and returns a list.
     ///
     /// # Errors
-    /// Where the kernel refuses.
+    /// If the kernel refuses.
     pub async fn release(&self) -> Result<Vec<String>> {
         let (answer, answered) = oneshot::channel();
         let _ = self.orders.send(Order::Release(answer));
@@ -174,10 +176,10 @@ impl Vips {
     }
 }
 
-/// Takes away what a daemon that runs no more has added; says what.
+/// Removes what a daemon that has stopped had added, and returns a list.
 ///
 /// # Errors
-/// Where the record cannot be read, or the kernel refuses.
+/// If the record cannot be read, or the kernel refuses.
 pub async fn release(record_file: &Path) -> Result<Vec<String>> {
     if !record_file.exists() {
         return Ok(Vec::new());
@@ -194,10 +196,10 @@ struct Keeper {
     record: Record,
     wanted: Wanted,
     told: watch::Sender<Standings>,
-    /// What is to be announced on which interfaces (all of them, or one by its index), and when.
+    /// The announcements to send, by time: the address, and the interface's index (all interfaces if there is none).
     announcements: BTreeMap<(Instant, u64), (IpAddr, Option<u32>)>,
     announced: u64,
-    /// The links that were up at the last look, by index.
+    /// The links that were up when last read, by index.
     up: BTreeSet<u32>,
     look_at: Instant,
     /// Ends the connection for requests with the task.
@@ -242,7 +244,7 @@ impl Keeper {
     }
 
     async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
-        // Nothing is done before it is known what is wanted.
+        // Change nothing before the wanted state is known.
         let mut is_told = false;
         loop {
             let next = self.announcements.keys().next().map(|(at, _)| *at);
@@ -296,7 +298,7 @@ impl Keeper {
         }
     }
 
-    /// Makes the host's addresses what is wanted, as far as they are the daemon's.
+    /// Adds and removes addresses until those that the daemon manages are as wanted.
     async fn look(&mut self) -> Result<()> {
         let links = self.kernel.links().await?;
         let names: BTreeMap<u32, &str> = links.iter().map(|link| (link.index, link.name.as_str())).collect();
@@ -309,7 +311,7 @@ impl Keeper {
         for (address, intent) in self.wanted.addresses.clone() {
             let held_by = holders.get(&address).map_or(&[][..], Vec::as_slice);
             let standing = self.keep(address, intent, held_by, &links).await;
-            statuses.insert(address, standing);
+            statuses.insert(address, VipStatus { intent: Some(intent), ..standing });
         }
         self.remove_leftovers(&holders, &links, &mut statuses).await;
         if statuses.values().any(|standing| standing.trouble.is_some()) {
@@ -321,7 +323,7 @@ impl Keeper {
         Ok(())
     }
 
-    /// Sees to one VIP.
+    /// Adds one VIP if it is wanted, and returns its state.
     async fn keep(
         &mut self,
         address: IpAddr,
@@ -336,12 +338,12 @@ impl Keeper {
         let stands = |interface: Option<&String>, is_own| VipStatus {
             interface: interface.cloned(),
             is_own,
-            trouble: None,
+            ..VipStatus::default()
         };
         let is_foreign = held_by.iter().any(|holder| Some(holder) != own.as_ref());
         match intent {
             VipIntent::Undecided => stands(own.as_ref().or(held_by.first()), own.is_some()),
-            // What is its own goes with the leftovers.
+            // An address that the daemon added is removed with the leftovers.
             VipIntent::Absent => match held_by.iter().find(|holder| Some(*holder) != own.as_ref()) {
                 Some(holder) => VipStatus {
                     trouble: Some(format!(
@@ -398,7 +400,7 @@ impl Keeper {
         }
     }
 
-    /// Takes away what the daemon has added and what is not wanted there.
+    /// Removes the addresses that the daemon added and that are not wanted.
     async fn remove_leftovers(
         &mut self,
         holders: &BTreeMap<IpAddr, Vec<String>>,
@@ -409,7 +411,7 @@ impl Keeper {
             let stays = match self.wanted.addresses.get(&address) {
                 Some(VipIntent::Undecided) => self.wanted.interface.is_some(),
                 Some(VipIntent::Present) if self.wanted.interface.as_ref() == Some(&interface) => true,
-                // Where its new place is not ready, the old one is better than none.
+                // If it cannot be added to the new interface, it stays on the old one.
                 Some(VipIntent::Present) if self.wanted.interface.is_some() => {
                     statuses.get(&address).is_some_and(|standing| standing.trouble.is_some())
                 }
@@ -451,7 +453,7 @@ impl Keeper {
         Ok(())
     }
 
-    /// Says once of each VIP what is wrong with it.
+    /// Logs what is wrong with each VIP, once.
     fn say_troubles(&self, statuses: &Standings) {
         let before = self.told.borrow();
         for (address, standing) in statuses {
@@ -475,7 +477,7 @@ impl Keeper {
         Ok(before.iter().map(|(interface, address)| format!("removed {address} from {interface}")).collect())
     }
 
-    /// Announces an address now and some times again: everywhere, or on one link.
+    /// Announces an address now and several times later, on all links or on one.
     fn schedule(&mut self, address: IpAddr, index: Option<u32>) {
         let now = Instant::now();
         for after in ANNOUNCED_AFTER {
@@ -484,7 +486,7 @@ impl Keeper {
         }
     }
 
-    /// What is behind a link that comes up may have learnt the address elsewhere.
+    /// Neighbours on a link that comes up may have learned the address elsewhere.
     fn announce_on_links_that_came(&mut self, links: &[Link]) {
         let up: BTreeSet<u32> =
             links.iter().filter(|link| link.up && link.carrier).map(|link| link.index).collect();
@@ -530,7 +532,7 @@ impl Keeper {
     }
 }
 
-/// The bits of an address's prefix that holds it alone.
+/// The length of a host prefix.
 fn prefix(address: IpAddr) -> u8 {
     if address.is_ipv4() { 32 } else { 128 }
 }

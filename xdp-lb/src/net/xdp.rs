@@ -1,4 +1,4 @@
-//! Which XDP program an interface has, whoever attached it: asked of the kernel over netlink.
+//! The XDP program of an interface, no matter who attached it, read over netlink.
 
 use std::os::fd::AsFd as _;
 use std::{fmt, io};
@@ -13,17 +13,17 @@ use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage, LinkXdp, XdpAtta
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use rtnetlink::sys::{Socket, SocketAddr};
 
-/// The kernel answers within microseconds: only a lost answer takes this long, in seconds.
+/// The kernel answers within microseconds. Only a lost answer takes this long, in seconds.
 const PATIENCE: i64 = 1;
 
 /// An XDP program that is attached to an interface.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Program {
-    /// The kernel's id of it.
+    /// Its id in the kernel.
     pub id: u32,
     /// How it is attached: "native", "generic" or "offloaded".
     pub mode: &'static str,
-    /// Its name, where the kernel lets this process ask for it (`CAP_SYS_ADMIN`).
+    /// Its name, if this process may read it (`CAP_SYS_ADMIN`).
     pub name: Option<String>,
 }
 
@@ -37,10 +37,10 @@ impl fmt::Display for Program {
     }
 }
 
-/// The XDP program of the interface with this index, in the calling thread's network namespace; nothing where it has none.
+/// The XDP program of the interface with this index, in the calling thread's network namespace. `None` if it has none.
 ///
 /// # Errors
-/// Where the interface does not exist, or the kernel does not answer.
+/// If the interface does not exist, or the kernel does not answer.
 pub fn program(ifindex: u32) -> io::Result<Option<Program>> {
     let message = link(ifindex)?;
     let xdp = message.attributes.into_iter().find_map(|attribute| match attribute {
@@ -63,7 +63,7 @@ pub fn program(ifindex: u32) -> io::Result<Option<Program>> {
     Ok(mode.zip(id).map(|(mode, id)| Program { id, mode, name: name(id) }))
 }
 
-/// What the kernel says of one interface.
+/// The kernel's message about one interface.
 fn link(ifindex: u32) -> io::Result<LinkMessage> {
     let mut question = LinkMessage::default();
     question.header.index = ifindex;
@@ -78,10 +78,10 @@ fn link(ifindex: u32) -> io::Result<LinkMessage> {
     }
 }
 
-/// Asks the kernel; the answer is to be read from the socket.
+/// Sends the request. The answer is read from the socket.
 ///
 /// # Errors
-/// Where the socket cannot be made, or the question not be sent.
+/// If the socket cannot be opened, or the request cannot be sent.
 pub(super) fn ask(question: RouteNetlinkMessage, flags: u16) -> io::Result<Socket> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     setsockopt(&socket.as_fd(), ReceiveTimeout, &TimeVal::seconds(PATIENCE))?;

@@ -148,10 +148,13 @@ fn change_backend(service: &mut Table, address: SocketAddr, change: &BackendChan
 
 /// Sets a key and keeps its comments; `none` removes it.
 fn set(table: &mut dyn TableLike, key: &str, new: &Value) {
+    // No check has no intervals either.
+    let no_check = serde_json::json!({ "type": "none" });
+    let new = if key == "health_check" && new["type"] == "none" { &no_check } else { new };
     if new.as_str() == Some("none") && key != "affinity" {
         match key {
             // Without the key, the check would be the default one.
-            "health_check" => set(table, key, &serde_json::json!({ "type": "none" })),
+            "health_check" => set(table, key, &no_check),
             _ => drop(table.remove(key)),
         }
         return;
@@ -327,6 +330,21 @@ backend = [{ address = "198.51.100.1:80" }, { address = "198.51.100.3:80" }] # b
         let mut overlay = overlay;
         overlay.prune(&config);
         assert_eq!(overlay, Overlay::default());
+    }
+
+    #[test]
+    fn a_service_without_a_check_is_written_without_intervals() {
+        let config = parse(FILE).unwrap_or_else(|errors| panic!("{errors}"));
+        let mut overlay = Overlay::default();
+        let api = serde_json::json!({
+            "name": "api", "vip": "192.0.2.12:80", "health_check": { "type": "none" },
+            "backend": [{ "address": "198.51.100.9:80" }],
+        });
+        overlay.add_service(&config, serde_json::from_value(api).expect("a service")).expect("added");
+        let saved = save(FILE, &overlay).unwrap_or_else(|why| panic!("{why}"));
+        let (_, added) = saved.text.split_once("name = \"api\"").expect("it is written");
+        let keys: Vec<&str> = added.lines().filter_map(|line| Some(line.split_once(" = ")?.0)).collect();
+        assert_eq!(keys, ["vip", "type", "address"], "{added}");
     }
 
     #[test]

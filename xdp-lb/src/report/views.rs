@@ -274,7 +274,9 @@ impl Snapshot {
         let intents = intents(&self.pool, &self.config, self.overlay.node_admin(), clock.now);
         let view = |(address, intent)| {
             let standing = statuses.get(&address).cloned().unwrap_or_default();
-            let state = match (standing.interface.is_some(), intent) {
+            // It may be being added at this moment, as was wanted before.
+            let is_leaving = intent == VipIntent::Absent && standing.intent != Some(VipIntent::Absent);
+            let state = match (standing.interface.is_some() || is_leaving, intent) {
                 (true, VipIntent::Present | VipIntent::Undecided) => VipState::Present,
                 (true, VipIntent::Absent) => VipState::Stays,
                 (false, VipIntent::Present) => VipState::Missing,
@@ -285,7 +287,7 @@ impl Snapshot {
                 state,
                 interface: standing.interface,
                 added_by_daemon: standing.is_own,
-                note: standing.trouble,
+                note: standing.trouble.or_else(|| is_leaving.then(|| "it is being withdrawn".into())),
             }
         };
         intents.into_iter().map(view).collect()

@@ -1,4 +1,4 @@
-//! Within the namespace: does what is asked.
+//! Inside the namespace: serves the requests.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -22,26 +22,26 @@ use crate::net::kernel::{Kernel, VethEnd, connect};
 const ETHTOOL_STXCSUM: u32 = 0x17;
 const ETHTOOL_SGRO: u32 = 0x2c;
 
-/// What leaves is this large at the most: IPv6 takes it everywhere (RFC 8200 section 5), and there is room for a tunnel on
-/// any other path. Bytes of IP.
+/// The route's MTU, in bytes of IP. IPv6 takes packets of this size on any path (RFC 8200 section 5), and others have room for a
+/// tunnel.
 const LARGEST_SENT: u32 = 1280;
 
-/// What comes may be this large: as large as a veth takes.
+/// The interface's MTU: the maximum of a veth.
 const LARGEST_RECEIVED: u32 = 65_535;
 
-/// `lo`, in every namespace.
+/// The index of `lo`, in every namespace.
 const LOOPBACK: u32 = 1;
 
 /// The inner end of the veth pair.
 const INNER: &str = "checks";
 
-/// The command that has a process do this on its standard input ([`super::serve_on_stdin`]).
+/// The command that serves standard input ([`super::serve_on_stdin`]).
 pub(super) const COMMAND: &str = "serve-checks";
 
-/// Does what is asked over this socket, in the calling thread's namespace, until nobody is there to ask.
+/// Serves the requests from this socket in the calling thread's namespace, until the other end closes.
 ///
 /// # Errors
-/// Where the socket cannot be used.
+/// If the socket cannot be used.
 pub(super) fn serve(socket: &OwnedFd) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut inside = None;
@@ -56,7 +56,7 @@ pub(super) fn serve(socket: &OwnedFd) -> Result<()> {
     Ok(())
 }
 
-/// What is sent back, where that is anything.
+/// The descriptor that is sent back, if any.
 async fn follow(
     inside: &mut Option<Inside>,
     order: Order,
@@ -82,17 +82,17 @@ async fn follow(
     }
 }
 
-/// Starts this program here, which does what is asked over this socket.
+/// Starts this program here, to serve this socket.
 fn start_heir(program: &Path, socket: OwnedFd) -> Result<()> {
     let mut heir = Command::new(program);
     logging::hand_on(&mut heir);
     let mut heir = heir.arg(COMMAND).stdin(socket).spawn()?;
-    // It ends with whoever asks. Awaited by nobody it would stay as a zombie.
+    // It ends with its daemon. Without a wait it would stay as a zombie.
     let awaits = thread::Builder::new().name("heir".into()).spawn(move || heir.wait().map(drop));
     awaits.map(drop).context("cannot start a thread")
 }
 
-/// What is known of the namespace.
+/// The state of the namespace.
 struct Inside {
     kernel: Kernel,
     /// The inner end's index.
@@ -113,9 +113,9 @@ impl Inside {
         }
         kernel.add_veth(&inner, &outer, home).await?;
         let ifindex = if_nametoindex(INNER)?;
-        // XDP sends a packet on as it is: nobody would fill in a checksum that the stack has left to the driver.
+        // XDP forwards a packet as it is: a checksum that the stack leaves to the driver would never be filled in.
         ethtool::set(INNER, ETHTOOL_STXCSUM, 0).context("cannot turn off its checksum offload")?;
-        // Without it the pair takes nothing from a native program (veth_xdp_xmit in drivers/net/veth.c; 5.13).
+        // Without it, the pair takes no frames from a native program (veth_xdp_xmit in drivers/net/veth.c; 5.13).
         ethtool::set(INNER, ETHTOOL_SGRO, 1).context("cannot turn on its GRO")?;
         kernel.add_default_routes(ifindex, LARGEST_SENT).await?;
         Ok(Self { kernel, ifindex, addresses: HashSet::new(), _connection: connection })

@@ -1,5 +1,4 @@
-//! What is asked of whoever is in the namespace, and answered: a message each, JSON, over a Unix socket that keeps messages
-//! apart.
+//! The requests to the server in the namespace, and its replies: JSON messages over a Unix socket of type SOCK_SEQPACKET.
 
 use std::net::IpAddr;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -12,25 +11,25 @@ use serde::{Deserialize, Serialize};
 
 use crate::descriptor;
 
-/// What is asked.
+/// A request.
 #[derive(Serialize, Deserialize, Debug)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Order {
-    /// Say whether you are of this build, whose orders these are.
+    /// Confirm that you are of this build.
     Build(String),
-    /// Make the veth pair, in the place of one that is there: its outer end of this name in the network namespace of the
-    /// descriptor that comes with it.
+    /// Make the veth pair, and replace an existing one. Its outer end gets this name, in the network namespace of the descriptor
+    /// sent along.
     Open { name: String },
-    /// Make a socket that can be bound to this address, and send it back.
+    /// Open a socket that can be bound to this address, and send it back.
     Socket { is_stream: bool, source: IpAddr },
-    /// Start this program in the namespace, with the socket that comes with it.
+    /// Start this program in the namespace, to serve the socket sent along.
     Heir { program: PathBuf },
 }
 
-/// Whether it was done, or why not.
+/// The reply: success, or why not.
 pub(super) type Answer = Result<(), String>;
 
-/// The longest message, in bytes: a path has 4,096 at the most, which JSON may write as six each.
+/// Maximum length of a message, in bytes: a path has at most 4,096, and JSON may take six bytes for each.
 const LONGEST: usize = 32 << 10;
 
 /// The two ends of a connection.
@@ -47,7 +46,7 @@ pub(super) fn send<T: Serialize>(
     Ok(descriptor::send(socket.as_fd(), &serde_json::to_vec(message)?, descriptor)?)
 }
 
-/// The next message; `None` where nobody is at the other end any more.
+/// The next message. `None` once the other end has closed.
 pub(super) fn receive<T: DeserializeOwned>(socket: &OwnedFd) -> Result<Option<(T, Option<OwnedFd>)>> {
     let (message, descriptor) = descriptor::receive(socket.as_fd(), LONGEST)?;
     if message.is_empty() {
