@@ -4,6 +4,7 @@ use std::fs;
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use object::build::elf::Builder;
 use xdp_lb_tests::paths::{self, target_dir};
 
 use crate::say;
@@ -50,6 +51,7 @@ pub fn ebpf(toolchain: &Toolchain, log: bool) -> Result<()> {
     let built = dir.join(target).join("release/xdp-lb-ebpf");
     let object = workspace::ebpf_object();
     let bytes = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
+    let bytes = without_dwarf(&bytes).with_context(|| format!("cannot strip {}", built.display()))?;
     // An unchanged object keeps its time stamp, so that cargo does not build the daemon anew.
     if fs::read(&object).ok().as_ref() != Some(&bytes) {
         fs::create_dir_all(object.parent().expect("it lies in a folder"))
@@ -58,6 +60,18 @@ pub fn ebpf(toolchain: &Toolchain, log: bool) -> Result<()> {
     }
     say::note(format_args!("{} ({} bytes)", object.display(), bytes.len()));
     Ok(())
+}
+
+/// The object without DWARF, which is three quarters of it and which the kernel does not read. BTF stays.
+fn without_dwarf(object: &[u8]) -> Result<Vec<u8>> {
+    let mut object = Builder::read(object)?;
+    for section in &mut object.sections {
+        section.delete = section.name.starts_with(b".debug_") || section.name.starts_with(b".rel.debug_");
+    }
+    object.delete_orphans();
+    let mut stripped = Vec::new();
+    object.write(&mut stripped)?;
+    Ok(stripped)
 }
 
 /// Builds the daemon, with the eBPF object in it.

@@ -17,6 +17,7 @@ mod kernels;
 mod layers;
 mod packages;
 mod pictures;
+mod plot;
 mod preflight;
 #[cfg(test)]
 mod purity;

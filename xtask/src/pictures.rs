@@ -1,13 +1,14 @@
-//! `cargo xtask pictures`: draws `docs/pictures/*.pikchr`, which are text, as SVG files beside them.
+//! `cargo xtask pictures`: draws the text files in `docs/pictures` as SVG files beside them: diagrams (`.pikchr`), and plots
+//! (`.json`: one of the `plots` in a report of `cargo xtask bench`).
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use pikchr::{Pikchr, PikchrFlags};
 use xdp_lb_tests::paths;
 
-use crate::say;
+use crate::{plot, say};
 
 /// Draws them all.
 pub fn draw_all() -> Result<()> {
@@ -24,18 +25,29 @@ fn sources() -> Result<Vec<PathBuf>> {
     let folder = paths::workspace().join("docs/pictures");
     let entries = fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))?;
     let paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
-    let mut sources: Vec<_> =
-        paths.into_iter().filter(|path| path.extension().is_some_and(|it| it == "pikchr")).collect();
+    let mut sources: Vec<_> = paths
+        .into_iter()
+        .filter(|path| path.extension().is_some_and(|it| it == "pikchr" || it == "json"))
+        .collect();
     sources.sort();
     Ok(sources)
 }
 
-/// A picture with a background of its own, so that it can be read on dark pages, too. Its first comment is what it says to
-/// those who do not see it.
 fn draw(source: &PathBuf) -> Result<String> {
     let text = fs::read_to_string(source).with_context(|| format!("cannot read {}", source.display()))?;
+    if source.extension().is_some_and(|it| it == "json") {
+        let plot =
+            serde_json::from_str(&text).with_context(|| format!("{} is not a plot", source.display()))?;
+        return plot::draw(&plot);
+    }
+    draw_diagram(source, &text)
+}
+
+/// A diagram, with its own background so that it can be read on dark pages, too. Its first comment becomes its text for screen
+/// readers.
+fn draw_diagram(source: &Path, text: &str) -> Result<String> {
     let says = text.lines().next().and_then(|line| line.strip_prefix("# ")).unwrap_or_default();
-    let drawn = Pikchr::render(&text, None, PikchrFlags::default())
+    let drawn = Pikchr::render(text, None, PikchrFlags::default())
         .map_err(|error| anyhow!("{}: {error}", source.display()))?;
     let drawn = drawn.rendered();
     let (_, inside) = drawn.split_once('>').context("pikchr drew no SVG")?;

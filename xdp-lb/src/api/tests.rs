@@ -565,7 +565,8 @@ async fn a_node_drain_ends_when_a_vip_that_was_being_added_is_away_too() {
     owner.vips.waits.store(true, Ordering::Relaxed);
     owner.vips.statuses.send_replace(Standings::new());
     let client = daemon.client.clone();
-    let drain = tokio::spawn(async move { client.patch_node(&AdminPatch { admin: AdminState::Draining }).await });
+    let drain =
+        tokio::spawn(async move { client.patch_node(&AdminPatch { admin: AdminState::Draining }).await });
     while owner.handle.status().await.unwrap().admin != AdminState::Draining {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }

@@ -148,13 +148,10 @@ fn change_backend(service: &mut Table, address: SocketAddr, change: &BackendChan
 
 /// Sets a key and keeps its comments; `none` removes it.
 fn set(table: &mut dyn TableLike, key: &str, new: &Value) {
-    // No check has no intervals either.
-    let no_check = serde_json::json!({ "type": "none" });
-    let new = if key == "health_check" && new["type"] == "none" { &no_check } else { new };
     if new.as_str() == Some("none") && key != "affinity" {
         match key {
             // Without the key, the check would be the default one.
-            "health_check" => set(table, key, &no_check),
+            "health_check" => set(table, key, &serde_json::json!({ "type": "none" })),
             _ => drop(table.remove(key)),
         }
         return;
@@ -215,6 +212,8 @@ fn table_of<T: Options>(of: &T) -> Table {
         let item = match value {
             Value::Object(within) => {
                 let (kind, others): (Vec<_>, Vec<_>) = within.iter().partition(|(key, _)| *key == "type");
+                // Without a check there are no intervals.
+                let others = others.into_iter().filter(|_| within.get("type").is_none_or(|it| it != "none"));
                 let keys = kind.into_iter().chain(others);
                 Item::Table(keys.map(|(key, value)| (key, Item::Value(value_of(value)))).collect())
             }
@@ -344,7 +343,7 @@ backend = [{ address = "198.51.100.1:80" }, { address = "198.51.100.3:80" }] # b
         let saved = save(FILE, &overlay).unwrap_or_else(|why| panic!("{why}"));
         let (_, added) = saved.text.split_once("name = \"api\"").expect("it is written");
         let keys: Vec<&str> = added.lines().filter_map(|line| Some(line.split_once(" = ")?.0)).collect();
-        assert_eq!(keys, ["vip", "type", "address"], "{added}");
+        assert_eq!(keys, ["vip", "protocol", "mode", "type", "address", "weight"], "{added}");
     }
 
     #[test]

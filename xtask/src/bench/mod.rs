@@ -1,7 +1,6 @@
 //! `cargo xtask bench`: what a packet costs, what a change costs, and what others cost, as ratios within one run.
 
 mod markdown;
-mod plot;
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +11,7 @@ use xdp_lb_tests::paths::target_dir;
 use xdp_lb_tests::report::{REPORT_VARIABLE, Report};
 
 use crate::workspace::{cargo, run};
-use crate::{build, packages, preflight, sandbox, say, toolchain};
+use crate::{build, packages, plot, preflight, sandbox, say, toolchain};
 
 /// What is measured.
 #[derive(clap::Args)]
@@ -136,7 +135,8 @@ fn show(file: &Path, quick: bool) -> Result<()> {
     say::note(page.display());
     for shown in &report.plots {
         let picture = file.with_file_name(&shown.file).with_extension("svg");
-        plot::draw(shown, &picture).with_context(|| format!("cannot draw {}", picture.display()))?;
+        let drawn = plot::draw(shown).with_context(|| format!("cannot draw {}", picture.display()))?;
+        fs::write(&picture, drawn).with_context(|| format!("cannot write {}", picture.display()))?;
         say::note(picture.display());
     }
     Ok(())

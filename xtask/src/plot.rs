@@ -1,7 +1,5 @@
 //! A plot as SVG.
 
-use std::path::Path;
-
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 use xdp_lb_tests::report::Plot;
@@ -19,11 +17,15 @@ const COLOURS: [RGBColor; 8] = [
     RGBColor(140, 140, 140),
 ];
 
-/// Draws it to a file.
-pub fn draw(plot: &Plot, file: &Path) -> Result<()> {
-    let area = SVGBackend::new(file, SIZE).into_drawing_area();
-    draw_on(plot, &area).map_err(|error| anyhow!("{error}"))?;
-    area.present().map_err(|error| anyhow!("{error}"))
+/// Draws it.
+pub fn draw(plot: &Plot) -> Result<String> {
+    let mut picture = String::new();
+    {
+        let area = SVGBackend::with_string(&mut picture, SIZE).into_drawing_area();
+        draw_on(plot, &area).map_err(|error| anyhow!("{error}"))?;
+        area.present().map_err(|error| anyhow!("{error}"))?;
+    }
+    Ok(picture)
 }
 
 fn draw_on<B: DrawingBackend>(
@@ -89,10 +91,7 @@ mod tests {
             y: "nanoseconds".to_owned(),
             lines: vec![line("one", 10.0), line("other", 20.0)],
         };
-        let area = std::env::temp_dir().join(format!("xdp-lb-plot-{}.svg", std::process::id()));
-        draw(&plot, &area)?;
-        let picture = std::fs::read_to_string(&area)?;
-        std::fs::remove_file(&area)?;
+        let picture = draw(&plot)?;
         for text in ["A plot", "flows", "nanoseconds", "one", "other", "1k", "1M"] {
             assert!(picture.contains(&format!("\n{text}\n")), "{text} is not in {picture}");
         }
