@@ -1,4 +1,4 @@
-//! What is wrong with a config file, told by its lines.
+//! Errors in a config file, with their lines.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,26 +8,26 @@ use toml::de::DeTable;
 use crate::model::place::{Problem, Step};
 use crate::model::text::quoted;
 
-/// Everything that is wrong with a config file. Prints a line for each error:
-/// `xdp-lb.toml:14: service "web": vip: "192.0.2.10" has no port; write "192.0.2.10:80"`.
+/// All errors in a config file. Displays a line for each: `xdp-lb.toml:14: service "web": vip: "192.0.2.10" has no port; write
+/// "192.0.2.10:80"`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Errors {
-    /// The file, where it is one.
+    /// The file, if there is one.
     pub file: Option<PathBuf>,
-    /// The errors, by line; at least one.
+    /// The errors, by line. At least one.
     pub errors: Vec<ConfigError>,
 }
 
-/// One thing that is wrong with a config file.
+/// An error in a config file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ConfigError {
-    /// The line, from 1 on; `None` where it is about the whole file.
+    /// The line, from 1. `None` if it is about the whole file.
     pub line: Option<usize>,
-    /// The column in characters, from 1 on, for an error of TOML's syntax.
+    /// The column in characters, from 1, for a TOML syntax error.
     pub column: Option<usize>,
-    /// The field in words, `service "web": vip`; empty where it is about none.
+    /// The field in words, `service "web": vip`. Empty if it is not about one.
     pub field: String,
-    /// What is wrong and what to do.
+    /// The error and the fix.
     pub what: String,
 }
 
@@ -57,7 +57,7 @@ impl fmt::Display for Errors {
     }
 }
 
-/// Where each line of a text begins.
+/// The start of each line of a text.
 pub(super) struct Lines<'a> {
     text: &'a str,
     starts: Vec<usize>,
@@ -69,7 +69,7 @@ impl<'a> Lines<'a> {
         Self { text, starts }
     }
 
-    /// The line and the column of a byte, both from 1 on.
+    /// The line and the column of a byte, both from 1.
     fn position(&self, offset: usize) -> (usize, usize) {
         let line = self.starts.partition_point(|start| *start <= offset).max(1);
         let before = self.text.get(self.starts[line - 1]..offset).unwrap_or_default();
@@ -82,7 +82,7 @@ impl<'a> Lines<'a> {
     }
 }
 
-/// Where the last step of a path that exists begins in the text; `None` where not even the first does.
+/// The offset in the text of the last step of a path that exists. `None` if not even the first does.
 fn offset(root: &DeTable, path: &[Step]) -> Option<usize> {
     let mut found = None;
     let mut table = Some(root);
@@ -107,7 +107,7 @@ fn offset(root: &DeTable, path: &[Step]) -> Option<usize> {
     found
 }
 
-/// TOML's own errors: the first of each line, since the others mostly follow from it.
+/// TOML's own errors: the first one of each line, since the others mostly follow from it.
 pub(super) fn syntax_errors(lines: &Lines, errors: Vec<toml::de::Error>) -> Vec<ConfigError> {
     let mut errors: Vec<(usize, toml::de::Error)> =
         errors.into_iter().map(|error| (error.span().map_or(0, |span| span.start), error)).collect();

@@ -1,4 +1,4 @@
-//! From a file's text to a [`Config`], or to every error in it with its line.
+//! Converts a file's text to a [`Config`], or to all errors in it with their lines.
 
 use std::collections::HashSet;
 use std::io;
@@ -23,7 +23,7 @@ use crate::model::values::{self, within};
 /// Reads and validates a config file.
 ///
 /// # Errors
-/// Every error that is in it, or why it cannot be read.
+/// All errors in it, or why it cannot be read.
 pub fn load(path: &Path) -> Result<Config, Errors> {
     let named = |errors: Errors| Errors { file: Some(path.into()), ..errors };
     let text = file::within_patience(path, read).unwrap_or_else(|error| Err(unreadable(&error)));
@@ -33,7 +33,7 @@ pub fn load(path: &Path) -> Result<Config, Errors> {
 /// Validates a config file's text.
 ///
 /// # Errors
-/// Every error that is in it.
+/// All errors in it.
 pub fn parse(text: &str) -> Result<Config, Errors> {
     let lines = Lines::of(text);
     let (root, syntax) = DeTable::parse_recoverable(text);
@@ -74,7 +74,7 @@ fn unreadable(error: &io::Error) -> Errors {
     whole(format!("cannot be read: {error}; check the path and its permissions"))
 }
 
-/// An error of the file as a whole.
+/// An error about the whole file.
 fn whole(what: String) -> Errors {
     Errors { file: None, errors: vec![ConfigError { line: None, column: None, field: String::new(), what }] }
 }
@@ -90,12 +90,12 @@ const API_KEYS: &[&str] = &[
     "admin_certificates",
     "read_certificates",
 ];
-/// The size of a table that there was once, for flows of one packet.
+/// The size of a former table for flows with a single packet.
 const HALF_OPEN: &str = "half_open_flows";
 const LIMITS_KEYS: &[&str] =
     &["services", "backends", "slots", "flows", HALF_OPEN, "source_ranges", "source_rates", "fragments"];
 
-/// The config, where enough of it could be read to make one. It is valid if no problem was added.
+/// The config, if enough of it could be read to build one. It is valid if no problem was added.
 fn read_config(root: &DeTable, problems: &mut Problems) -> Option<Config> {
     let root = table(root);
     let mut top = Section::new(&root, Place::Root, TOP_KEYS, problems);
@@ -177,7 +177,7 @@ fn read_interfaces(top: &mut Section<'_>) -> Vec<String> {
 
 fn flow_hash_secret(text: &str) -> Result<[u8; 32], String> {
     let mut secret = [0; 32];
-    // The value is a secret: no error repeats it.
+    // The value is a secret, so errors must not repeat it.
     hex::decode_to_slice(text, &mut secret).map_err(|_| {
         "is not 64 hex digits; write the output of \"openssl rand -hex 32\", the same on every node"
             .to_owned()
@@ -218,7 +218,7 @@ fn read_api(api: &mut Section<'_>) -> Api {
     Api { socket, admin_groups: named(admin_groups), read_groups: named(read_groups), remote }
 }
 
-/// Refuses what is in both lists, of those who may change anything and of those who may look.
+/// Refuses names in both lists, that of admins and that of readers.
 fn refuse_twice(api: &mut Section<'_>, [admins, readers]: [&str; 2], [admin, read]: [&[Option<String>]; 2]) {
     for (index, name) in read.iter().enumerate() {
         if let Some(name) = name
@@ -275,7 +275,7 @@ fn read_remote(api: &mut Section<'_>) -> Option<Remote> {
     })
 }
 
-/// An address to listen on, with a port that those who connect can know.
+/// An address to listen on, with a port that clients can know.
 fn listener(text: &str, who: &str) -> Result<SocketAddr, String> {
     match text::parse_endpoint(text)? {
         address if address.port() == 0 => {
@@ -338,7 +338,7 @@ fn drain_timeout(text: &str) -> Result<Duration, String> {
     within(text::duration(text)?, &DRAIN, print_duration)
 }
 
-/// What errors call the service of a table.
+/// The name of a table's service in errors.
 fn service_label(table: &Table, index: usize) -> String {
     let name = match table.get("name") {
         Some(Node::Text(name)) => Some(name.as_str()),
@@ -347,7 +347,7 @@ fn service_label(table: &Table, index: usize) -> String {
     rules::service_label(name, index)
 }
 
-/// A value of TOML, without its spans: those are looked up where a problem needs them.
+/// A TOML value without its spans, which are looked up if a problem needs them.
 fn node(value: &DeValue) -> Node {
     match value {
         DeValue::String(text) => Node::Text(text.to_string()),

@@ -1,4 +1,4 @@
-//! The config file: TOML, read as a whole, with every problem's place.
+//! The config file: TOML, read as a whole, with the line of every problem.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! What DNS records say of backends. They come from outside: nothing in them is taken for granted. Pure.
+//! Converts DNS records to backends. They are untrusted input, and nothing about them is taken for granted. Pure.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -9,10 +9,10 @@ use hickory_proto::rr::{Name, RData, Record};
 use super::Found;
 use crate::model::{Backend, Priorities, Service, refusal};
 
-/// As many reasons as an operator reads.
+/// The maximum number of reasons: as many as an operator reads.
 const MOST_REASONS: usize = 10;
 
-/// A host that an SRV record names (RFC 2782).
+/// A host in an SRV record (RFC 2782).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct Target {
     pub(super) is_backup: bool,
@@ -31,10 +31,10 @@ pub(super) fn addresses(records: &[Record]) -> Vec<IpAddr> {
     records.iter().filter_map(address).collect()
 }
 
-/// The targets, at most so many, those of the lowest priority first; and how many more there were. Those of other
-/// priorities are backups, or passed over.
+/// The targets, at most `most`, those of the lowest priority first; and the number of targets left out. Those of other priorities
+/// are backups, or skipped.
 ///
-/// Weight 0 counts as 1: such a host is to be chosen seldom, and not never (RFC 2782). A target `.` is none.
+/// Weight 0 counts as 1: such a host is selected rarely, but not never (RFC 2782). A target `.` means none.
 pub(super) fn targets(records: &[Record], priorities: Priorities, most: usize) -> (Vec<Target>, usize) {
     let services = || {
         records.iter().filter_map(|record| match &record.data {
@@ -59,13 +59,13 @@ pub(super) fn targets(records: &[Record], priorities: Priorities, most: usize) -
     (targets, more)
 }
 
-/// The backends among these that the service may have, each address once: no backup where it is not one everywhere,
-/// with the largest of its weights; and why the others are refused.
+/// The backends that the service allows, each address once: not as a backup unless it is one everywhere, and with the largest of
+/// its weights; and why the others are refused.
 pub(super) fn allowed(service: &Service, found: impl IntoIterator<Item = Backend>) -> Found {
     let mut by_address: BTreeMap<SocketAddr, Backend> = BTreeMap::new();
     for mut backend in found {
         if service.vip.is_range() {
-            // Packets keep their port.
+            // In this mode, packets keep their port.
             backend.address.set_port(0);
         }
         let known = by_address.entry(backend.address).or_insert(backend);
@@ -83,7 +83,7 @@ pub(super) fn allowed(service: &Service, found: impl IntoIterator<Item = Backend
     Found { backends, refused: reasons.into_lines() }
 }
 
-/// Reasons, of which an answer may hold thousands.
+/// Reasons. An answer may have thousands.
 #[derive(Default)]
 pub(super) struct Reasons {
     lines: Vec<String>,

@@ -1,4 +1,4 @@
-//! Backends by DNS: looked up, and again when the answer's time is over.
+//! Discovery of backends by DNS, with another lookup when the answer's TTL ends.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -13,13 +13,13 @@ use super::lookup::{Answer, Resolvers};
 use super::{Found, Update};
 use crate::model::{Backend, Discovery, Dns, OnEmpty, Record, Service};
 
-/// The longest time between two lookups that failed, unless `min_ttl` is longer.
+/// The maximum time between failed lookups, unless `min_ttl` is longer.
 const SLOWEST_RETRY: Duration = Duration::from_secs(30);
 
-/// How many hosts of SRV records are looked up at a time.
+/// The number of hosts of SRV records that are looked up at a time.
 const HOSTS_AT_A_TIME: usize = 16;
 
-/// Looks a service's backends up until nobody listens any more.
+/// Looks up a service's backends until nobody listens any more.
 pub(super) async fn follow(service: Service, discovery: Discovery, dns: Dns, updates: mpsc::Sender<Update>) {
     let mut lookup =
         Lookup { resolvers: Resolvers::new(&dns.resolvers, dns.timeout), service, discovery, dns };
@@ -32,7 +32,7 @@ pub(super) async fn follow(service: Service, discovery: Discovery, dns: Dns, upd
         if updates.send(Update { service, discovery, result, next: Some(next) }).await.is_err() {
             return;
         }
-        // Those of many services that began together drift apart.
+        // So that the lookups of many services that started together drift apart.
         sleep(next.mul_f64(rand::random_range(1.0..1.1))).await;
     }
 }
@@ -44,7 +44,7 @@ struct Lookup {
     resolvers: Resolvers,
 }
 
-/// What was found, or why not; and how long it holds, where there was an answer.
+/// The result, or why there is none; and how long it is valid, if there was an answer.
 type Outcome = (Result<Found, String>, Option<Duration>);
 
 impl Lookup {
@@ -116,7 +116,7 @@ impl Lookup {
         (Ok(found), Some(ttl))
     }
 
-    /// A host's addresses of the families that the service takes, and how long they hold.
+    /// A host's addresses of the families that the service uses, and how long they are valid.
     async fn addresses_of(&self, host: &Name) -> Result<(Vec<IpAddr>, Duration), String> {
         let (is_v4, both) = (self.service.vip.is_ipv4(), self.service.mode.encapsulates());
         let (mut all, mut least) = (Vec::new(), Duration::MAX);
@@ -137,7 +137,7 @@ impl Lookup {
     }
 
     fn nothing(&self, name: &Name, why: &str, ttl: Option<Duration>) -> Outcome {
-        // Without an SOA record, a negative answer holds for no time (RFC 2308 section 5).
+        // Without an SOA record, a negative answer is not cached (RFC 2308 section 5).
         let ttl = Some(ttl.unwrap_or(self.dns.min_ttl));
         match self.dns.on_empty {
             OnEmpty::Drain => (Ok(Found { refused: vec![failed(name, why)], ..Found::default() }), ttl),
@@ -145,8 +145,8 @@ impl Lookup {
         }
     }
 
-    /// How long until the next lookup: as long as the answer holds, within the bounds; after a failure, `min_ttl`,
-    /// doubled each time.
+    /// The time until the next lookup: as long as the answer is valid, within the bounds. After a failure, `min_ttl`, doubled
+    /// each time.
     fn wait(&self, ttl: Option<Duration>, failures: u32) -> Duration {
         let Dns { min_ttl, max_ttl, .. } = self.dns;
         match ttl {

@@ -15,10 +15,10 @@ struct Document<'a> {
     backends: Vec<&'a RawValue>,
 }
 
-/// The backends in the file's text, at most so many: all of them, or none.
+/// The backends in the file's text, at most `most`: all of them, or none.
 ///
 /// # Errors
-/// Everything that is wrong, a line each, with the line of the file and what to do.
+/// Every error, a line each, with the line of the file and the fix.
 pub(super) fn parse(text: &[u8], service: &Service, most: usize) -> Result<Vec<Backend>, Vec<String>> {
     let text = std::str::from_utf8(text).map_err(|error| {
         vec![format!("line {}: is not UTF-8; save the file as UTF-8", line_at(text, error.valid_up_to()))]

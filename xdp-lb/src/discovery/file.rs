@@ -1,4 +1,4 @@
-//! Backends by a file: read at first, and whenever it is replaced, written or gone.
+//! Discovery of backends by a file: reads it at the start, and whenever it is replaced, written or removed.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
@@ -17,14 +17,14 @@ use super::{Found, Update};
 use crate::file;
 use crate::model::{Discovery, Service};
 
-/// How often it is read where nothing is heard of it: a network's file system tells nothing, nor does a directory
-/// that a link on the way to the file led to.
+/// How often it is read without a notification: there are none from a network file system, or from a directory to which a link in
+/// the file's path led.
 const POLL: Duration = Duration::from_secs(10);
 
-/// Changes that come together are taken together.
+/// Changes within this time are handled together.
 const SETTLE: Duration = Duration::from_millis(20);
 
-/// Ten thousand backends take a tenth of this.
+/// The maximum size. Ten thousand backends take a tenth of it.
 const LARGEST: u64 = 16 << 20;
 
 /// Reads a service's backends whenever the file changes, until nobody listens any more.
@@ -36,7 +36,7 @@ pub(super) async fn follow(
 ) {
     let mut told = None;
     loop {
-        // Watched before it is read, so that no change falls in between.
+        // Watched before it is read, so that no change is missed.
         let watch = Watch::of(&path);
         let of = path.clone();
         let Ok(content) = tokio::task::spawn_blocking(move || read(&of)).await else { return };
@@ -56,7 +56,7 @@ pub(super) async fn follow(
         }
         match watch {
             Ok(watch) => {
-                // Where it takes longer, the file is read all the same.
+                // If there is none for longer, the file is read anyway.
                 let _ = timeout(POLL, watch.change()).await;
             }
             Err(error) => {
@@ -79,8 +79,7 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
         .ok_or_else(|| format!("is larger than {} MiB; is it a list of backends?", LARGEST >> 20))
 }
 
-/// Whatever happens in the file's directory, and in that which a link leads to. A file that is replaced is another one,
-/// so that it is not useful to watch itself.
+/// Watches the file's directory, and the one to which a link leads. Not the file itself: replacing it creates another file.
 struct Watch(AsyncFd<Descriptor>);
 
 struct Descriptor(Inotify);
@@ -108,12 +107,12 @@ impl Watch {
         if let Ok(real) = path.canonicalize() {
             inotify.add_watch(&directory(&real), events)?;
         }
-        // SAFETY: the descriptor is the inotify's own and open for as long as it lives, within the AsyncFd.
+        // SAFETY: the descriptor is the inotify's own, and open as long as that exists, within the AsyncFd.
         let watch = unsafe { AsyncFd::register_with_interest(Descriptor(inotify), Interest::READABLE) };
         Ok(Self(watch.map_err(|error| io::Error::other(error.to_string()))?))
     }
 
-    /// Returns when something has happened.
+    /// Returns after the next change.
     async fn change(&self) -> io::Result<()> {
         loop {
             let mut ready = self.0.readable().await?;

@@ -1,4 +1,4 @@
-//! One DNS question, put to several resolvers in turn.
+//! One DNS question, sent to several resolvers in turn.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,18 +13,18 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError, NoRecords};
 use hickory_resolver::{TokioResolver, system_conf};
 
-/// What a resolver says.
+/// A resolver's answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Answer {
-    /// There are such records, and so long they hold.
+    /// The records, and how long they are valid.
     Records(Vec<Record>, Duration),
-    /// There are none: why, and how long that holds, by the zone's SOA record (RFC 2308); `None` where none came.
+    /// There are none: the reason, and how long that is valid, by the zone's SOA record (RFC 2308). `None` without an SOA record.
     Nothing(String, Option<Duration>),
 }
 
-/// Resolvers, asked in their order.
+/// Resolvers, in the order in which they are asked.
 pub(super) struct Resolvers {
-    /// `None`: those of the system, looked up when one is needed.
+    /// `None`: those of the system, looked up on demand.
     configured: Option<Vec<SocketAddr>>,
     timeout: Duration,
     resolvers: Vec<(SocketAddr, TokioResolver)>,
@@ -35,7 +35,7 @@ pub(super) struct Resolvers {
 }
 
 impl Resolvers {
-    /// Resolvers of these addresses; those of `/etc/resolv.conf` where there are none.
+    /// Resolvers with these addresses. If there are none, those of `/etc/resolv.conf`.
     pub(super) fn new(addresses: &[SocketAddr], timeout: Duration) -> Self {
         let configured = (!addresses.is_empty()).then(|| addresses.to_vec());
         Self {
@@ -47,10 +47,10 @@ impl Resolvers {
         }
     }
 
-    /// Makes ready to ask: where those of the system did not answer, the file may name others by now.
+    /// Prepares for questions: if the system's resolvers did not answer, reads the file again, which may have others by now.
     ///
     /// # Errors
-    /// Where there is nobody to ask, in words.
+    /// If there are no resolvers, in words.
     pub(super) fn prepare(&mut self) -> Result<(), String> {
         let has_failed = std::mem::take(self.have_failed.get_mut());
         if self.resolvers.is_empty() || has_failed && self.configured.is_none() {
@@ -60,10 +60,10 @@ impl Resolvers {
         Ok(())
     }
 
-    /// Asks one after the other until one answers; that one is asked first the next time.
+    /// Asks one after the other until one answers. That one is asked first the next time.
     ///
     /// # Errors
-    /// Where none does: what became of each, in words.
+    /// If none answers: each one's failure, in words.
     pub(super) async fn ask(&self, name: &Name, record: RecordType) -> Result<Answer, String> {
         let mut failures = Vec::new();
         let first = self.first.load(Ordering::Relaxed);
@@ -105,7 +105,7 @@ fn of_the_system() -> Result<Vec<SocketAddr>, String> {
     Ok(addresses)
 }
 
-/// A resolver that asks this server alone: by UDP, by TCP where the answer was cut off.
+/// A resolver that only asks this server: over UDP, or over TCP if the answer was truncated.
 fn resolver(address: SocketAddr, timeout: Duration) -> Result<TokioResolver, NetError> {
     let with_port = |mut connection: ConnectionConfig| {
         connection.port = address.port();
@@ -120,7 +120,7 @@ fn resolver(address: SocketAddr, timeout: Duration) -> Result<TokioResolver, Net
     let options: &mut ResolverOpts = builder.options_mut();
     options.timeout = timeout;
     options.attempts = 1;
-    // Each answer is looked up again when it ends, and by nobody else.
+    // Each answer is looked up again when it expires, and by nobody else.
     options.cache_size = 0;
     options.use_hosts_file = ResolveHosts::Never;
     builder.build()
@@ -168,7 +168,7 @@ fn silent(timeout: Duration) -> String {
     format!("does not answer within {}", humantime::format_duration(timeout))
 }
 
-/// A response code as operators know it.
+/// A response code in the words that operators know.
 fn words(code: ResponseCode) -> String {
     match code {
         ResponseCode::ServFail => "SERVFAIL".into(),

@@ -1,4 +1,4 @@
-//! Finding backends: a light task for each service that does, which tells the owner task what it finds.
+//! Discovery of backends: a small task for each service with discovery, which reports its results to the owner task.
 
 mod answer;
 mod dns;
@@ -16,36 +16,36 @@ use tokio::task::AbortHandle;
 
 use crate::model::{Backend, Discovery, Service, Source};
 
-/// What a service's discovery came to.
+/// A result of a service's discovery.
 #[derive(Clone, Debug)]
 pub struct Update {
-    /// Which service.
+    /// The service.
     pub service: String,
-    /// How it was looked for: what was looked for otherwise is out of date.
+    /// The method. A result of another method is out of date.
     pub discovery: Discovery,
-    /// What was found, or why nothing could be, in words; then what was found before holds.
+    /// The backends, or why there are none, in words. In that case the previous result stays valid.
     pub result: Result<Found, String>,
-    /// How long until it is looked up again; `None` where it is not a matter of time.
+    /// The time until the next lookup. `None` if it does not depend on time.
     pub next: Option<Duration>,
 }
 
-/// What discovery found.
+/// The backends that discovery found.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct Found {
-    /// All backends that there are now. They keep the rules of their service; no two share an address.
+    /// All current backends. They conform to the rules of their service, and no two share an address.
     pub backends: Vec<Backend>,
-    /// What was found besides, and why it is not used, in words.
+    /// Entries that are not used, and why, in words.
     pub refused: Vec<String>,
 }
 
-/// Looks for backends until it is dropped.
+/// Discovers backends until it is dropped.
 #[derive(Debug)]
 pub struct Discoverer {
     updates: mpsc::Sender<Update>,
     tasks: Mutex<HashMap<String, (Service, Task)>>,
 }
 
-/// A task that ends when this is dropped.
+/// A task that is aborted when this is dropped.
 #[derive(Debug)]
 struct Task(AbortHandle);
 
@@ -56,15 +56,15 @@ impl Drop for Task {
 }
 
 impl Discoverer {
-    /// One without services. Where `updates` is full, its tasks wait.
+    /// A discoverer without services. While `updates` is full, its tasks wait.
     ///
-    /// To be called, like `set_services`, within a tokio runtime.
+    /// Call this, like `set_services`, within a tokio runtime.
     pub fn start(updates: mpsc::Sender<Update>) -> Self {
         Self { updates, tasks: Mutex::default() }
     }
 
-    /// Replaces the services whose backends are looked for. One that is the same as before goes on undisturbed; the
-    /// definition of a service without discovery is passed over. Lists of backends do not matter.
+    /// Replaces the services whose backends are discovered. An unchanged one continues undisturbed. Services without discovery
+    /// are ignored, and so are lists of backends.
     pub fn set_services(&self, services: Vec<Service>) {
         let mut running = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         let mut before = std::mem::take(&mut *running);

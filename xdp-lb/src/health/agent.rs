@@ -14,8 +14,8 @@ use super::failure::{self, Failure, Time};
 use super::target::{AgentReport, TargetId};
 use crate::model::Agent;
 
-/// Queries the agent until it is aborted, the first time at random within `spread`. Reports the first reply, and each that differs
-/// from the previous one.
+/// Queries the agent until it is aborted, the first time at a random moment within `spread`. Reports the first reply, and each
+/// that differs from the previous one.
 pub(super) async fn follow(
     id: TargetId,
     agent: Agent,

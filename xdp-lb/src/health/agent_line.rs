@@ -10,7 +10,7 @@ use crate::model::text::clipped;
 /// The longest line that is read, in bytes, including its end.
 pub(super) const LONGEST_LINE: usize = 1024;
 
-/// The largest weight that an agent can ask for, in percent of the configured one; larger values count as this.
+/// The largest weight that an agent can ask for, in percent of the configured one. Larger values count as this.
 pub const MOST_PERCENT: u16 = 200;
 
 /// The longest description that is kept, in characters.
@@ -25,7 +25,7 @@ pub struct AgentReply {
     pub operation: Option<AgentOperation>,
     /// The wanted weight in percent of the configured one, at most [`MOST_PERCENT`].
     pub percent: Option<u16>,
-    /// The description behind `#`: printable, at most 80 characters.
+    /// The description after `#`: printable, at most 80 characters.
     pub note: Option<String>,
 }
 
@@ -163,8 +163,8 @@ fn printable(note: &str) -> Option<String> {
     (!note.is_empty()).then_some(note)
 }
 
-/// Whether a character can be shown as it is. `Debug` escapes the others, such as line separators and overrides of the text's
-/// direction.
+/// Whether a character can be shown as it is. `Debug` escapes the others, such as line separators and characters that override
+/// the text's direction.
 fn is_printable(char: char) -> bool {
     matches!(char, '"' | '\'' | '\\') || char.escape_debug().len() == 1
 }

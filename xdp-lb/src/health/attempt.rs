@@ -16,7 +16,7 @@ pub(super) struct Attempt<'a> {
     pub(super) service: &'a str,
     /// The address and port to check: the backend's own, or the VIP's.
     pub(super) backend: SocketAddr,
-    /// The source address; `None`: chosen by the routes.
+    /// The source address. `None`: selected by the routes.
     pub(super) source: Option<IpAddr>,
     /// The route to the backend, for a check of the VIP.
     pub(super) vip_route: Option<&'a VipRoute<'a>>,

@@ -90,15 +90,15 @@ struct Unreached {
 }
 
 impl Checker {
-    /// A checker without targets. It uses at most as many sockets as the limit of open files (`RLIMIT_NOFILE`, soft) less 256, and at
-    /// most 16,384; other checks wait. Checks also wait while `reports` or `news` (of agents) is full.
+    /// A checker without targets. It uses at most as many sockets as the limit of open files (`RLIMIT_NOFILE`, soft) minus 256,
+    /// and at most 16,384. Other checks wait. Checks also wait while `reports` or `news` (of agents) is full.
     ///
     /// Call this, like `set_targets`, within a tokio runtime.
     pub fn start(reports: mpsc::Sender<Report>, news: mpsc::Sender<AgentReport>) -> Self {
         Self::start_with(reports, news, None)
     }
 
-    /// The same, with checks of VIPs.
+    /// The same, with checks through VIPs.
     pub fn start_with(
         reports: mpsc::Sender<Report>,
         news: mpsc::Sender<AgentReport>,
@@ -117,8 +117,8 @@ impl Checker {
     }
 
     /// Replaces the set of targets. An unchanged target keeps its schedule and counts. A target whose check changed restarts its
-    /// schedule, but keeps its health. A new target starts with the given `Health`. A target without a check is reported up at once.
-    /// An unchanged agent is not reported again until its reply changes.
+    /// schedule, but keeps its health. A new target starts with the given `Health`. A target without a check is reported up at
+    /// once.
     pub fn set_targets(&self, targets: Vec<(Target, Health)>) {
         self.set_agents(&targets);
         let addresses: HashSet<IpAddr> = targets.iter().map(|(target, _)| target.id.backend.ip()).collect();
@@ -144,7 +144,8 @@ impl Checker {
         }
     }
 
-    /// Notes whether an address is unreachable from this host, and why. A failed check then says nothing about the backend.
+    /// Sets whether an address is unreachable from this host, and why. While it is, a failed check does not count against the
+    /// backend.
     pub fn set_reach(&self, address: IpAddr, no_way: Option<String>) {
         let now = Instant::now();
         let mut unreached = lock(&self.context.unreached);
@@ -216,7 +217,7 @@ async fn follow(id: TargetId, mut orders: watch::Receiver<Order>, mut state: Sta
         let began = outcome.began;
         let report = judge(&id, &order.check, outcome, &mut state, &mut told, &context);
         next = began + interval(&order.check, state);
-        // Outside of the select, so that a new order never discards a report; and boxed, because most tasks are waiting.
+        // Outside of the select, so that a new order never discards a report. Boxed, because most tasks are waiting.
         if Box::pin(context.reports.send(report)).await.is_err() {
             return;
         }
@@ -309,7 +310,7 @@ async fn check_once(id: &TargetId, check: &HealthCheck, at: Instant, context: &C
 }
 
 impl Context {
-    /// Why the backend failed the check; or the problem of this host because of which the check says nothing.
+    /// Why the backend failed the check, or the problem of this host that prevents a verdict.
     fn blame(&self, failure: Failure, id: &TargetId, began: Instant) -> Result<String, String> {
         let words = match failure {
             Failure::Here(error) => return Err(error.to_string()),
@@ -352,7 +353,7 @@ mod tests {
     /// How late a busy machine may be.
     const LATE: Duration = Duration::from_secs(3);
 
-    /// For tests with a paused clock, which advances to the next timer as soon as nothing runs: the time that calls of the kernel then
+    /// For tests with a paused clock, which advances to the next timer as soon as nothing runs: the time that system calls then
     /// seem to take.
     const TIMEOUT: Duration = Duration::from_millis(50);
 
@@ -479,7 +480,7 @@ mod tests {
             next(&mut reports).await;
         }
         let took = began.elapsed();
-        // No matter how long a check takes; at random up to a tenth earlier.
+        // This does not depend on how long a check takes; each is at random up to a tenth earlier.
         assert!(took >= INTERVAL * 9 - EXACT && took <= INTERVAL * 10 + EXACT, "ten checks took {took:?}");
         drop(listening);
     }
@@ -530,7 +531,7 @@ mod tests {
         checker.set_targets(vec![(target(backend, tcp.clone()), Health::Up)]);
         assert_eq!(next(&mut reports).await.transition, None);
         assert_eq!(next(&mut reports).await.transition, None);
-        // The same target and another one: two failures are counted, the third takes it down.
+        // The same target and another one: two failures are counted, and the third takes it down.
         let other = "127.0.0.2:1".parse().expect("an address");
         checker.set_targets(vec![
             (target(backend, tcp.clone()), Health::Up),

@@ -14,7 +14,7 @@ pub(super) enum Failure {
     Backend(String),
     /// The network reports that the backend is unreachable: this host's own routes, or a router on the path.
     OutOfReach(Errno),
-    /// This host could not run the check, which says nothing about the backend.
+    /// This host could not run the check, which is not the backend's fault.
     Here(io::Error),
 }
 
@@ -29,7 +29,7 @@ impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         match error.raw_os_error().map(Errno::from_raw) {
             Some(errno @ (Errno::ENETUNREACH | Errno::EHOSTUNREACH)) => Self::OutOfReach(errno),
-            // No file descriptor, memory or source port was left; or its routes or firewall block the packets.
+            // No file descriptor, memory or source port is left, or this host's routes or firewall block the packets.
             Some(
                 Errno::EMFILE
                 | Errno::ENFILE
@@ -54,7 +54,7 @@ pub(super) fn words(errno: Errno) -> String {
     errno.desc().to_lowercase()
 }
 
-/// A source that is not an address of this host says nothing about the backend; its state shows why it is not checked.
+/// The source is not an address of this host, which is not the backend's fault. The backend's state shows why it is not checked.
 pub(super) fn unbound(source: IpAddr, error: io::Error) -> Failure {
     if error.kind() == io::ErrorKind::AddrNotAvailable && !source.is_unspecified() {
         return Failure::here(format!("the check's source {source} is not an address of this host"));
@@ -70,7 +70,7 @@ pub(super) struct Time {
 }
 
 impl Time {
-    /// Awaits something until the end; `missing` names it in the error of a timeout.
+    /// Awaits a future until the end. `missing` names its result in the error of a timeout.
     pub(super) async fn limit<T>(self, missing: &str, work: impl Future<Output = T>) -> Result<T, Failure> {
         let result = tokio::time::timeout_at(self.end, work).await;
         result.map_err(|_| Failure::Backend(format!("{missing} within {:?}", self.all)))

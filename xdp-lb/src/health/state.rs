@@ -6,7 +6,7 @@ use super::target::Health;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct State {
     health: Health,
-    /// How many checks in a row contradicted `health`.
+    /// The number of checks in a row that contradicted `health`.
     against: u16,
 }
 
@@ -24,13 +24,13 @@ impl State {
         self.against > 0
     }
 
-    /// Forgets the checks that contradicted the health so far.
+    /// Discards the checks that contradicted the health so far.
     pub(super) fn restart(&mut self) {
         self.against = 0;
     }
 
-    /// Takes the result of a check; true if the health changed. `rise` successes in a row bring a backend up, `fall` failures in a row
-    /// take it down; 0 counts as 1.
+    /// Records the result of a check. Returns whether the health changed. `rise` successes in a row bring a backend up, `fall`
+    /// failures in a row take it down; 0 counts as 1.
     pub(super) fn record(&mut self, success: bool, rise: u16, fall: u16) -> bool {
         let (spoken_for, needed) = match self.health {
             Health::Unknown => (None, 1),

@@ -10,8 +10,8 @@ use xdp_lb_common::net::Protocol;
 use super::agent_line::AgentReply;
 use crate::model::{Agent, HealthCheck};
 
-/// A backend of a service. A service of the same name at another VIP, or with another protocol, is another one: what is known of
-/// a backend of the one says nothing about the other.
+/// A backend of a service. A service of the same name at another VIP, or with another protocol, is another service: results for a
+/// backend of one do not apply to the other's.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct TargetId {
     /// The service's name.
@@ -31,18 +31,18 @@ impl TargetId {
     }
 }
 
-/// A backend to check, and how.
+/// A backend to check.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Target {
-    /// Which backend.
+    /// The backend.
     pub id: TargetId,
-    /// How.
+    /// The check.
     pub check: HealthCheck,
-    /// How its agent is queried, if it has one.
+    /// The agent to query, if it has one.
     pub agent: Option<Agent>,
 }
 
-/// What a backend's health is.
+/// A backend's health.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Health {
     /// No check has ended yet. The first one decides at once, without rise or fall.
@@ -56,7 +56,7 @@ pub enum Health {
 /// A new reply of a backend's agent: the first one, and each that differs from the previous one.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct AgentReport {
-    /// Which backend's.
+    /// The backend.
     pub id: TargetId,
     /// The reply, or why there is none.
     pub result: Result<AgentReply, String>,
@@ -65,7 +65,7 @@ pub struct AgentReport {
 /// The result of one check.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Report {
-    /// Which backend.
+    /// The backend.
     pub id: TargetId,
     /// Its health after this check.
     pub health: Health,
@@ -73,6 +73,6 @@ pub struct Report {
     pub transition: Option<String>,
     /// How long a successful check took.
     pub latency: Option<Duration>,
-    /// Why this host could not run the check, which then says nothing about the backend.
+    /// Why this host could not run the check, which is then not the backend's fault.
     pub trouble: Option<String>,
 }

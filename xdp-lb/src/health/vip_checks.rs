@@ -1,5 +1,5 @@
-//! Checks of a VIP on one backend, in the way that clients' packets reach it: sockets in the daemon's own network namespace, whose
-//! packets the datapath sends to that backend, and whose replies it sends back.
+//! Checks of a backend through its VIP, in the way that clients' packets reach it: sockets in the daemon's own network namespace,
+//! whose packets the datapath sends to that backend, and whose replies it sends back.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -17,13 +17,13 @@ use super::failure::{Failure, Time};
 use super::target::TargetId;
 use crate::net::namespace::Namespace;
 
-/// How long a check's route stays after its end: the check ends with a reset, and the backend may still send something.
+/// How long a check's route stays after its end: the check ends with a reset, and the backend may still send packets.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Maximum number of ports that are skipped because a recent check of the same VIP had them: its backend may still send something.
+/// Maximum number of ports that are skipped because a recent check of the same VIP used them: its backend may still send packets.
 const MOST_PASSED_OVER: usize = 8;
 
-/// The backend that a check's packets go to, as the datapath identifies it.
+/// The backend of a check's packets, as the datapath identifies it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct VipTarget {
     /// The key of the service's record.
@@ -34,7 +34,7 @@ pub struct VipTarget {
     pub source: IpAddr,
 }
 
-/// Checks of VIPs.
+/// Checks through VIPs.
 #[derive(Debug)]
 pub struct VipChecks {
     namespace: Arc<Namespace>,
@@ -90,7 +90,7 @@ impl VipRoute<'_> {
         self.target.service.address.into()
     }
 
-    /// The source address of a check that names none.
+    /// The default source address of a check.
     pub(super) fn source(&self) -> Result<IpAddr, Failure> {
         let VipTarget { source, .. } = self.target;
         if source.is_ipv4() == self.vip().is_ipv4() && !source.is_unspecified() {
@@ -152,7 +152,7 @@ pub trait CheckDatapath: fmt::Debug + Send {
     /// If the table is full.
     fn put(&mut self, key: &FlowKey, check: Check) -> anyhow::Result<()>;
 
-    /// Forgets a check.
+    /// Removes a check.
     fn remove(&mut self, key: &FlowKey);
 }
 
@@ -174,9 +174,9 @@ impl CheckDatapath for Box<dyn CheckDatapath> {
 #[derive(Debug)]
 struct Table<W> {
     ways: W,
-    /// The check that each entry belongs to: the port may have been reused.
+    /// The check of each entry. The port may have been reused.
     entries: HashMap<FlowKey, u64>,
-    /// Checks that have ended, and when.
+    /// Checks that have ended, with the time of their end.
     left: VecDeque<(Instant, FlowKey, u64)>,
     next: u64,
 }
@@ -199,12 +199,12 @@ impl<W: CheckDatapath> Table<W> {
         Ok(self.next)
     }
 
-    /// The check of this number has ended.
+    /// Marks the check with this number as ended.
     fn leave(&mut self, key: FlowKey, number: u64, now: Instant) {
         self.left.push_back((now, key, number));
     }
 
-    /// Forgets the checks that ended long enough ago.
+    /// Removes the checks that ended long enough ago.
     fn forget(&mut self, now: Instant) {
         while let Some((at, key, number)) = self.left.front().copied()
             && now.duration_since(at) >= LINGER

@@ -59,7 +59,7 @@ fn refused(text: &str) -> String {
     }
 }
 
-/// What is said of a service with these lines after its name and VIP, from line 5 on.
+/// The errors for a service with these lines after its name and VIP, from line 5 on.
 #[track_caller]
 fn service(lines: &str) -> String {
     refused(&format!("{SERVICE}{lines}"))
@@ -425,7 +425,7 @@ fn numbers_ports_and_times_have_ranges() {
     ]);
 }
 
-/// Whether these lines at the top of a file are refused with these messages.
+/// Checks that these lines at the top of a file are refused with these messages.
 #[track_caller]
 fn check_lines_of_the_top(cases: impl IntoIterator<Item = (String, String)>) {
     for (line, message) in cases {
@@ -744,7 +744,7 @@ fn a_rate_of_new_flows_has_bounds_and_a_burst_alone_has_no_effect() {
         service("new_flow_rate = 1000001\n"),
         "line 5: service \"web\": new_flow_rate: 1,000,001 is out of range; write 0 to 1,000,000"
     );
-    // As by `xdp-lb service set`, whose changes go into the file.
+    // Like `xdp-lb service set`, whose changes are written to the file.
     let config = valid(&format!("{SERVICE}new_flow_burst = 5\n"));
     assert_eq!((config.services[0].new_flow_rate, config.services[0].new_flow_burst), (0, 5));
 }
@@ -989,7 +989,7 @@ fn services_that_conflict_are_refused() {
     ));
 }
 
-/// A config of services on these VIPs, each with a backend of its own that keeps the port.
+/// A config of services on these VIPs, each with its own backend that keeps the port.
 fn on_ports(vips: &[&str]) -> String {
     let services = vips.iter().enumerate().map(|(number, vip)| {
         format!(
@@ -1103,7 +1103,7 @@ fn checks_of_the_vip_need_a_mode_in_which_backends_have_it() {
     }
     let message = refused(&on_v4("dsr", "type = \"tcp\"").replace("via = \"vip\"", "via = \"vpi\""));
     assert!(message.contains("health_check.via: \"vpi\" is not known; did you mean \"vip\"?"), "{message}");
-    // The address that the VIP's packets come from is of its family, whatever the backend's.
+    // The source address of the VIP's packets has the VIP's family, whatever the backend's is.
     let message = refused(&service("ipip", "type = \"tcp\"", "[2001:db8::11]:80"));
     assert!(
         message.contains(
@@ -1227,7 +1227,7 @@ fn http_and_dns_checks_ask_for_a_valid_path_or_name() {
     ]);
 }
 
-/// Whether a check with these keys is refused with these messages.
+/// Checks that a check with these keys is refused with these messages.
 #[track_caller]
 fn check_keys_of_checks(cases: &[(&str, &str)]) {
     for (keys, message) in cases {
@@ -1468,7 +1468,7 @@ proptest! {
     }
 }
 
-/// `docs/configuration.md` and the pages that it is the index of.
+/// `docs/configuration.md` and the pages that it links to.
 fn documentation() -> String {
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
     let pages = std::fs::read_dir(docs.join("configuration")).expect("a folder of pages");
@@ -1477,7 +1477,7 @@ fn documentation() -> String {
     pages.map(|page| std::fs::read_to_string(page).expect("a page of text")).collect()
 }
 
-/// Every TOML and JSON block of the documentation, and every key's row.
+/// Checks every TOML and JSON block of the documentation, and every key's row.
 #[test]
 fn the_documented_config_is_valid_and_complete() {
     let text = documentation();
@@ -1512,14 +1512,14 @@ fn without_links(text: &str) -> String {
     link.replace_all(text, "$1").into_owned()
 }
 
-/// The rows of the documentation begin as the options are declared; the last column may go on.
+/// Checks that the rows of the documentation begin like the options' declarations. The last column may be longer.
 #[test]
 fn each_option_is_documented_as_it_is_declared() {
     let text = without_links(&documentation());
     let service = Service::OPTIONS.iter().map(|row| (row.key, row.default, row.range, row.sentence));
     let backend = Backend::OPTIONS.iter().map(|row| (row.key, row.default, row.range, row.sentence));
     let wanted = |(key, default, range, sentence): (&str, &str, &str, &str)| {
-        // The sentence may lead to a page that says more.
+        // The sentence may end with a link to another page.
         format!("| `{key}` | {default} | {range} | {}", sentence.trim_end_matches('.'))
     };
     let missing: Vec<String> =

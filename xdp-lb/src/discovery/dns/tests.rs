@@ -10,8 +10,7 @@ use tokio::net::{TcpListener, UdpSocket};
 use super::*;
 use crate::model::Source;
 
-/// A server that answers what `answers` makes of each query: by UDP or, where that is true, by TCP. It counts the
-/// queries.
+/// A server that answers each query with the result of `answers`: over UDP or, if that is true, over TCP. It counts the queries.
 async fn server(
     answers: impl Fn(&Message, bool) -> Option<Message> + Send + Sync + 'static,
 ) -> (SocketAddr, Arc<AtomicUsize>) {
@@ -43,7 +42,7 @@ async fn server(
                 let answer = answer.to_vec().expect("it is written");
                 stream.write_all(&(answer.len() as u16).to_be_bytes()).await.expect("its length");
                 stream.write_all(&answer).await.expect("it is sent");
-                // Open until the client has read it.
+                // Stays open until the client has read it.
                 let _ = stream.read(&mut [0]).await;
             }
         }
@@ -142,7 +141,7 @@ async fn the_hosts_of_srv_records_are_looked_up_some_at_a_time() {
     tokio::spawn(async move {
         let (mut buffer, mut waiting) = ([0; 4096], Vec::new());
         loop {
-            // What comes without a pause between is answered together, so that what is asked at a time is seen.
+            // Queries that arrive without a pause in between are answered together, to detect concurrent ones.
             let pause = Duration::from_millis(50);
             let Ok(query) = tokio::time::timeout(pause, udp.recv_from(&mut buffer)).await else {
                 seen.fetch_max(waiting.len(), Ordering::Relaxed);

@@ -58,7 +58,7 @@ async fn a_file_is_followed_through_renames_bad_content_its_end_and_its_return()
     fs::write(followed.path("new"), list(&[1, 2])).expect("written");
     fs::rename(followed.path("new"), followed.path("web.json")).expect("renamed");
     assert_eq!(followed.next().await, Ok(vec!["198.51.100.1:80".into(), "198.51.100.2:80".into()]));
-    // The rename is heard of once more by the first's watch; the same content is nothing new.
+    // The first file's watch reports the rename again. The same content is not an update.
     fs::write(followed.path("web.json"), list(&[1, 2])).expect("written");
     assert!(followed.is_quiet().await);
 
@@ -69,7 +69,7 @@ async fn a_file_is_followed_through_renames_bad_content_its_end_and_its_return()
     let why = followed.next().await.expect_err("gone");
     assert!(why.contains("cannot read it"), "{why}");
     fs::write(followed.path("web.json"), list(&[3])).expect("written");
-    // Between its making and its end it may have been seen empty.
+    // It may have been seen empty while it was being written.
     let mut found = followed.next().await;
     if found.is_err() {
         found = followed.next().await;
@@ -79,7 +79,7 @@ async fn a_file_is_followed_through_renames_bad_content_its_end_and_its_return()
 
 #[tokio::test]
 async fn a_link_into_a_directory_that_is_replaced_is_followed() {
-    // As Kubernetes does it: web.json -> ..data/web.json, and ..data -> a directory.
+    // Like Kubernetes: web.json -> ..data/web.json, and ..data -> a directory.
     let mut followed = Followed::start("web.json", None);
     assert!(followed.next().await.is_err());
     let link = |to: &str, from: PathBuf| std::os::unix::fs::symlink(to, from).expect("linked");

@@ -6,7 +6,8 @@ use tokio::time::timeout;
 
 use crate::health::failure::{Failure, Time};
 
-/// How many unrelated datagrams are ignored. An off-path attacker may send some; a server that sends nothing else is broken.
+/// The number of unrelated datagrams that are ignored. An off-path attacker may send some. A server that sends only such is
+/// broken.
 const MAX_UNRELATED: usize = 16;
 
 /// The longest response that is read completely.
@@ -16,12 +17,12 @@ const MAX_ANSWER: usize = 4096;
 pub(super) struct Words {
     /// What is missing after a timeout.
     pub(super) missing: &'static str,
-    /// What came instead, too often; `None`: any number is ignored.
+    /// What arrived instead, too often. `None`: any number is ignored.
     pub(super) unrelated: Option<&'static str>,
 }
 
-/// Sends the request on a connected socket and waits until `read` accepts a response. Sends it again after half the time, because one
-/// lost datagram does not mean a failed server.
+/// Sends the request on a connected socket and waits until `read` accepts a response. Sends it again after half the time, because
+/// one lost datagram does not mean that the server has failed.
 pub(super) async fn ask<T>(
     socket: &UdpSocket,
     question: &[u8],

@@ -1,4 +1,5 @@
-//! The DNS check: a query over UDP (RFC 1035) is answered with NOERROR, or with NXDOMAIN, which also shows a live server.
+//! The DNS check: a query over UDP (RFC 1035) is answered with NOERROR, or with NXDOMAIN, which also shows that the server is
+//! alive.
 
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
@@ -31,11 +32,11 @@ fn query(name: &str, record: &str) -> Result<Message, String> {
     Ok(message)
 }
 
-/// The response code of a response to the query; `None`: it is not one.
+/// The response code of a response to the query. `None` if it is not one.
 fn code(bytes: &[u8], query: &Message) -> Option<ResponseCode> {
     let answer = Message::from_vec(bytes).ok()?;
     let code = answer.metadata.response_code;
-    // A server that could not parse the query need not repeat it (RFC 1035 section 4.1.1, FORMERR).
+    // A server that could not parse the query may omit it (RFC 1035 section 4.1.1, FORMERR).
     let same_question =
         answer.queries == query.queries || (answer.queries.is_empty() && code != ResponseCode::NoError);
     let answers = answer.metadata.id == query.metadata.id

@@ -1,4 +1,4 @@
-//! The check by a program of this host: it ends with exit code 0.
+//! The check by a program on this host, which must end with exit code 0.
 //!
 //! It runs without the daemon's privileges: as another user, without capabilities and unable to gain any (`no_new_privs`), with an
 //! environment that only describes the check, and without the daemon's open files. All of its output is read, so that it never
@@ -22,7 +22,7 @@ use tokio::time::timeout_at;
 use crate::health::attempt::Attempt;
 use crate::health::failure::Failure;
 
-/// Maximum number of programs that run at a time; others wait.
+/// Maximum number of programs that run at a time. Others wait.
 pub(super) const MAX_PROGRAMS: usize = 64;
 
 /// How much of the output is kept, in bytes.
@@ -50,7 +50,7 @@ pub(super) async fn probe(
     if status.success() { Ok(()) } else { Err(Failure::Backend(told(status, &program.printed))) }
 }
 
-/// The user and group to run as; `None`: the daemon is not root, so the program runs as the daemon's user.
+/// The user and group to run as. `None`: the daemon is not root, so the program runs as the daemon's user.
 async fn identify(name: String) -> Result<Option<(u32, u32)>, Failure> {
     if !geteuid().is_root() {
         return Ok(None);
@@ -101,7 +101,7 @@ impl Program {
             // std also drops root's supplementary groups.
             command.uid(user).gid(group);
         }
-        // SAFETY: between fork and exec the closure makes three system calls and touches no memory of its parent's.
+        // SAFETY: between fork and exec the closure only makes three system calls, and does not access its parent's memory.
         unsafe {
             command.pre_exec(drop_privileges);
         }
@@ -125,8 +125,8 @@ impl Program {
                     _ => return Ok(self.child.wait().await?),
                 },
                 ended = self.child.wait() => {
-                    // Read the rest of the pipe, bypassing tokio, which may not have been notified. Later output of its children is not
-                    // awaited.
+                    // Reads the rest of the pipe, bypassing tokio, which may not have been notified. Does not wait for later
+                    // output of its children.
                     while self.printed.len() < MAX_OUTPUT
                         && let Ok(length @ 1..) = nix::unistd::read(&self.output, &mut buffer)
                     {
@@ -151,10 +151,10 @@ impl Drop for Program {
     }
 }
 
-/// Drops everything that could give a program privileges: ambient capabilities, which a service manager may have given to the daemon;
-/// set-user-ID bits; and files inherited by the daemon (its own are close-on-exec).
+/// Drops everything that could give a program privileges: ambient capabilities, which a service manager may have given to the
+/// daemon; set-user-ID bits; and files that the daemon inherited (its own are close-on-exec).
 fn drop_privileges() -> io::Result<()> {
-    // SAFETY: prctl(2) and close_range(2) with these arguments touch no memory; the latter closes nothing yet.
+    // SAFETY: prctl(2) and close_range(2) with these arguments do not access memory, and the latter closes nothing yet.
     let results = unsafe {
         [
             libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0).into(),
@@ -169,7 +169,7 @@ fn keep(printed: &mut Vec<u8>, more: &[u8]) {
     printed.extend_from_slice(&more[..more.len().min(MAX_OUTPUT - printed.len())]);
 }
 
-/// Why it could not be started.
+/// The failure if it could not be started.
 fn refused(program: &str, as_another: bool, error: &io::Error) -> Failure {
     let why = match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::EPERM) if as_another => {

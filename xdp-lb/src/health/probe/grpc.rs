@@ -163,7 +163,7 @@ const CODES: [&str; 17] = [
     "UNAUTHENTICATED",
 ];
 
-/// A message as gRPC frames it: whether it is compressed, its length, and it.
+/// A message in gRPC's framing: the compressed flag, the length, and the message.
 fn frame(message: &impl Message) -> Bytes {
     let encoded = message.encode_to_vec();
     let mut framed = BytesMut::with_capacity(5 + encoded.len());

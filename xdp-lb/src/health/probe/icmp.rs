@@ -11,7 +11,7 @@ use super::datagram::{Words, ask};
 use crate::health::attempt::Attempt;
 use crate::health::failure::{Failure, unbound};
 
-/// Distinguishes the replies to each check, also from those of an attacker who does not see the request.
+/// Distinguishes the replies to each check, even from those of an attacker who does not see the request.
 const TOKEN: usize = 16;
 
 pub(super) async fn probe(attempt: Attempt<'_>) -> Result<(), Failure> {
@@ -33,7 +33,7 @@ pub(super) async fn probe(attempt: Attempt<'_>) -> Result<(), Failure> {
     ask(&socket, &request, attempt.time, words, |answer| is_reply(backend, answer, token).then_some(())).await
 }
 
-/// An unprivileged ping socket if `net.ipv4.ping_group_range` allows it, else a raw one, which needs CAP_NET_RAW.
+/// An unprivileged ping socket if `net.ipv4.ping_group_range` allows it, else a raw socket, which needs CAP_NET_RAW.
 fn open(backend: IpAddr) -> Result<Socket, Failure> {
     let (domain, protocol) = match backend {
         IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),
@@ -66,7 +66,7 @@ fn request(backend: IpAddr, identifier: u16, token: [u8; TOKEN]) -> Vec<u8> {
     let mut request = vec![kind, 0, 0, 0, high, low, 0, 1];
     request.extend(token);
     if backend.is_ipv4() {
-        // ICMPv6's covers addresses, too: the kernel fills it in (RFC 3542 section 3.1).
+        // ICMPv6's also covers addresses, so the kernel fills it in (RFC 3542 section 3.1).
         let checksum = checksum(&request).to_be_bytes();
         request[2..4].copy_from_slice(&checksum);
     }
@@ -82,7 +82,7 @@ fn checksum(bytes: &[u8]) -> u16 {
 
 /// Whether a received packet is the reply to the request with this token.
 fn is_reply(backend: IpAddr, bytes: &[u8], token: [u8; TOKEN]) -> bool {
-    // A raw IPv4 socket returns the IP header, too; a ping socket does not. An echo reply starts with 0.
+    // A raw IPv4 socket also returns the IP header, a ping socket does not. An echo reply starts with 0.
     let header = match (backend, bytes.first()) {
         (IpAddr::V4(_), Some(first)) if first >> 4 == 4 => usize::from(first & 0xf) * 4,
         _ => 0,

@@ -1,4 +1,4 @@
-//! The types of checks, a file each.
+//! The types of checks, one file each.
 
 mod datagram;
 mod dns;
@@ -75,13 +75,13 @@ pub(in crate::health) async fn probe(
 #[derive(Debug)]
 pub(in crate::health) struct Shared {
     tls: tls::Configs,
-    /// Limits how many programs run at a time.
+    /// Limits the number of programs that run at a time.
     programs: Semaphore,
     vips: Option<Arc<VipChecks>>,
 }
 
 impl Shared {
-    /// With checks of VIPs, if this daemon can do them.
+    /// With checks through VIPs, if this daemon supports them.
     pub(in crate::health) fn new(vips: Option<Arc<VipChecks>>) -> Self {
         Self { tls: tls::Configs::default(), programs: Semaphore::new(MAX_PROGRAMS), vips }
     }
@@ -105,7 +105,7 @@ pub(in crate::health) mod tests {
         check_so(backend, HealthCheck::new(probe)).await
     }
 
-    /// The same, with more keys than the probe.
+    /// The same, with more of the check's keys.
     pub(in crate::health) async fn check_so(backend: SocketAddr, check: HealthCheck) -> Result<(), String> {
         let timeout = Duration::from_secs(3);
         let check = HealthCheck { timeout, ..check };

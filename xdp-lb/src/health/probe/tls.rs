@@ -33,7 +33,7 @@ const FRESH: Duration = Duration::from_secs(60);
 /// The same, while none could be read.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// A config that no check has used for this time is dropped; the longest interval is an hour.
+/// A config that no check has used for this time is dropped. The longest interval is an hour.
 const FORGOTTEN: Duration = Duration::from_secs(2 * 3600);
 
 /// The application protocol to negotiate (ALPN, RFC 7301).
@@ -43,12 +43,12 @@ pub(super) enum Alpn {
     Http2,
 }
 
-/// TLS configs, shared by all checks: the CAs of a host take about a megabyte, and milliseconds to read. Checks with the same keys share
-/// one; the previous CAs stay in use until new ones are read.
+/// TLS configs, shared by all checks: a host's CAs take about a megabyte, and milliseconds to read. Checks with the same keys
+/// share one config. The previous CAs stay in use until new ones are read.
 #[derive(Default)]
 pub(super) struct Configs(Mutex<HashMap<(Tls, Alpn), Entry>>);
 
-/// A config, or one that is being made. It is finished even if the check that needed it has given up.
+/// A config, or one that is being made. Making it is completed even if the check that needed it has given up.
 type Making = Shared<BoxFuture<'static, Result<Arc<ClientConfig>, String>>>;
 
 struct Entry {
@@ -66,7 +66,7 @@ impl Configs {
         let making = {
             let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             if !entries.contains_key(&key) {
-                // Those that no check uses any more.
+                // Removes those that no check uses any more.
                 entries.retain(|_, entry| entry.begun.elapsed() < FORGOTTEN);
             }
             let entry = entries.entry(key.clone()).or_insert_with(|| Entry::begin(&key, None));
@@ -127,7 +127,7 @@ pub(super) async fn handshake(
     connected.map_err(|error| failure(error, tls.min_version))
 }
 
-/// The name that the certificate must be valid for, sent as SNI unless it is an address.
+/// The name for which the certificate must be valid, sent as SNI unless it is an address.
 fn server_name(tls: &Tls, host: Option<&str>, backend: SocketAddr) -> ServerName<'static> {
     let host = host.and_then(|host| http::uri::Authority::try_from(host).ok());
     let host = host.as_ref().map(http::uri::Authority::host);
@@ -156,7 +156,7 @@ fn make(tls: &Tls, alpn: Alpn) -> Result<ClientConfig, String> {
         Alpn::Http1 => b"http/1.1".to_vec(),
         Alpn::Http2 => b"h2".to_vec(),
     }];
-    // A resumed session presents no certificate, which would hide an expired one.
+    // A resumed session does not present a certificate, which would hide an expired one.
     config.resumption = Resumption::disabled();
     Ok(config)
 }
@@ -178,7 +178,7 @@ fn failure(error: io::Error, oldest: TlsVersion) -> Failure {
     }
 }
 
-/// Accepts any certificate; the server must still have its key.
+/// Accepts any certificate. The server must still have its key.
 #[derive(Debug)]
 struct AnyCertificate(Arc<CryptoProvider>);
 
