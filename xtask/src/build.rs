@@ -4,7 +4,8 @@ use std::fs;
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use object::build::elf::Builder;
+use object::build::elf::{Builder, SectionData};
+use object::elf;
 use xdp_lb_tests::paths::{self, target_dir};
 
 use crate::say;
@@ -69,6 +70,11 @@ fn without_dwarf(object: &[u8]) -> Result<Vec<u8>> {
         section.delete = section.name.starts_with(b".debug_") || section.name.starts_with(b".rel.debug_");
     }
     object.delete_orphans();
+    // LLVM keeps the sections' names with those of the symbols.
+    let names = object.sections.add();
+    names.name = b".shstrtab".as_slice().into();
+    names.sh_type = elf::SHT_STRTAB;
+    names.data = SectionData::SectionString;
     let mut stripped = Vec::new();
     object.write(&mut stripped)?;
     Ok(stripped)
