@@ -18,7 +18,9 @@ mod maps;
 mod neighbour;
 mod packet;
 mod scratch;
+mod skb;
 mod tables;
+mod tc;
 mod trace;
 
 use aya_ebpf::bindings::xdp_action;
@@ -51,9 +53,10 @@ pub fn xdp_check(context: XdpContext) -> u32 {
 /// follows any.
 #[xdp]
 pub fn xdp_trace(context: XdpContext) -> u32 {
-    trace::begin(&context);
-    let verdict = process(&mut Frame::new(&context), &Maps::new(&context), &mut PerCpu);
-    trace::end(&context, trace::code(verdict));
+    let mut frame = Frame::new(&context);
+    trace::begin(&frame);
+    let verdict = process(&mut frame, &Maps::new(&context), &mut PerCpu);
+    trace::end(&frame, trace::code(verdict));
     action(verdict)
 }
 

@@ -3,20 +3,18 @@
 use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
-use aya_ebpf::programs::XdpContext;
-use xdp_lb_common::packet::Packet as _;
 use xdp_lb_common::process::Verdict;
 use xdp_lb_common::trace::{FORWARDED, TraceEvent, ends, matches};
 
 use crate::followed::{Followed, Noted};
 use crate::maps::{FOLLOWED, TRACE_FILTER, TRACE_LEFT, TRACE_LIMITS, TRACES};
-use crate::packet::Frame;
+use crate::packet::Readable;
 use crate::scratch::scratch;
 use crate::tables::add;
 
 /// Copies a packet that comes. A call of its own, as [`end`] is: what the stack of the program itself holds lies under all others'.
 #[inline(never)]
-pub fn begin(context: &XdpContext) {
+pub fn begin<P: Readable>(packet: &P) {
     let Some(followed) = followed() else { return };
     followed.is_on = false;
     let Some(limits) = TRACE_LIMITS.get(0) else { return };
@@ -25,21 +23,20 @@ pub fn begin(context: &XdpContext) {
     if now >= limits.until {
         return;
     }
-    let frame = Frame::new(context);
     let event = TraceEvent {
         time: now,
-        ingress: frame.ingress(),
-        before: frame.length() as u32,
+        ingress: packet.ingress(),
+        before: packet.length() as u32,
         ..TraceEvent::default()
     };
-    followed.ends = ends(&frame);
+    followed.ends = ends(packet);
     followed.is_long = limits.payload != 0;
     if followed.is_long {
         followed.long.event = event;
-        copy(context, &mut followed.long.before);
+        copy(packet, &mut followed.long.before);
     } else {
         followed.short.event = event;
-        copy(context, &mut followed.short.before);
+        copy(packet, &mut followed.short.before);
     }
     if let Some(scratch) = scratch() {
         scratch.forget_refusal();
@@ -61,7 +58,7 @@ pub fn code(verdict: Verdict) -> u64 {
 
 /// Notes what became of the packet, if it is one of those that are followed.
 #[inline(never)]
-pub fn end(context: &XdpContext, code: u64) {
+pub fn end<P: Readable>(packet: &P, code: u64) {
     let Some(followed) = followed().filter(|followed| followed.is_on) else { return };
     let (action, number) = ((code >> 32) as u32, code as u32);
     let (reason, egress) = match action {
@@ -72,23 +69,22 @@ pub fn end(context: &XdpContext, code: u64) {
         }
         _ => (number, 0),
     };
-    let frame = Frame::new(context);
     let Some(filter) = TRACE_FILTER.get(0) else { return };
-    if !matches(filter, &followed.ends, &ends(&frame), reason) || !followed.may_note() {
+    if !matches(filter, &followed.ends, &ends(packet), reason) || !followed.may_note() {
         return;
     }
-    let after = frame.length() as u32;
+    let after = packet.length() as u32;
     let skipped = followed.skipped;
     let noted = |event: &mut TraceEvent| {
         *event = TraceEvent { egress, action, reason, after, skipped, ..*event };
     };
     let sent = if followed.is_long {
         noted(&mut followed.long.event);
-        copy(context, &mut followed.long.after);
+        copy(packet, &mut followed.long.after);
         send(&followed.long)
     } else {
         noted(&mut followed.short.event);
-        copy(context, &mut followed.short.after);
+        copy(packet, &mut followed.short.after);
         send(&followed.short)
     };
     followed.skipped = if sent { 0 } else { skipped + 1 };
@@ -127,12 +123,12 @@ fn followed() -> Option<&'static mut Followed> {
     FOLLOWED.get_ptr_mut(0).map(|followed| unsafe { &mut (*followed).0 })
 }
 
-/// Copies the beginning of a frame.
+/// Copies the beginning of a packet.
 #[inline(always)]
-fn copy<const BYTES: usize>(context: &XdpContext, to: &mut [u8; BYTES]) {
-    let length = (context.data_end() - context.data()).min(BYTES);
-    // SAFETY: the frame has so many bytes, and so has the room. Nothing else writes to it.
-    unsafe { bpf_probe_read_kernel(to.as_mut_ptr().cast(), length as u32, context.data() as *const _) };
+fn copy<const BYTES: usize>(packet: &impl Readable, to: &mut [u8; BYTES]) {
+    let length = (packet.end() - packet.start()).min(BYTES);
+    // SAFETY: the packet has so many bytes, and so has the room. Nothing else writes to it.
+    unsafe { bpf_probe_read_kernel(to.as_mut_ptr().cast(), length as u32, packet.start() as *const _) };
 }
 
 /// Whether user space gets it: there may be no room.

@@ -22,6 +22,11 @@ fn findings(daemon: &Daemon) -> Vec<[String; 3]> {
     all.map(|finding| ["check", "what", "fix"].map(|key| word(finding, key))).collect()
 }
 
+/// The same config at TC ingress: doctor finds native XDP on a veth.
+fn at_tc(config: &str) -> String {
+    format!("attach = \"tc\"\n{config}")
+}
+
 /// Waits until doctor finds this, and returns the fix.
 #[track_caller]
 fn found(daemon: &Daemon, check: &str, what: &str) -> String {
@@ -53,7 +58,7 @@ fn run(host: &Host, fix: &str) {
 
 #[test]
 fn a_host_whose_addresses_filters_forwarding_and_links_break_is_told_how_to_fix_each() {
-    let site = Site::start("breaks", 2, &web("nat", &[1, 2])).unwrap();
+    let site = Site::start("breaks", 2, &at_tc(&web("nat", &[1, 2]))).unwrap();
     let (daemon, network) = (&site.daemon, &site.network);
     let lb = &network.lb;
     well(daemon);
@@ -82,7 +87,7 @@ fn a_host_whose_addresses_filters_forwarding_and_links_break_is_told_how_to_fix_
 
 #[test]
 fn a_firewall_that_drops_checks_or_their_answers_is_told_with_the_rule_that_fixes_it() {
-    let site = Site::start("breaks", 1, &web("full-nat", &[1])).unwrap();
+    let site = Site::start("breaks", 1, &at_tc(&web("full-nat", &[1]))).unwrap();
     let (daemon, lb) = (&site.daemon, &site.network.lb);
     well(daemon);
     lb.run("nft add table inet filter").unwrap();
@@ -111,7 +116,7 @@ fn backends_that_die_or_answer_by_another_way_are_told_and_so_is_a_daemon_that_i
     let nginx = network.backends.iter().map(|host| Nginx::start(host, 8080));
     let nginx = nginx.collect::<anyhow::Result<Vec<_>>>().unwrap();
     let keys = format!("\n[service.discovery]\ntype = \"file\"\npath = {file:?}\n");
-    let config = web("nat", &[1, 2]) + &keys;
+    let config = at_tc(&(web("nat", &[1, 2]) + &keys));
     let daemon = Daemon::start(&network.lb, &["eth0", "eth1"], &config).unwrap();
     let mut site = Site { daemon, nginx, network };
     site.daemon.wait_until_up().unwrap();

@@ -18,16 +18,22 @@ fn program(host: &Host, interface: &str) -> String {
 pub fn follow(daemon: &Daemon, more: &[&str]) -> Process {
     let host = daemon.host();
     let before = program(host, "eth0");
-    let mut command = host.command(paths::daemon());
-    command.args(["trace", "--output", "json", "--socket"]).arg(daemon.socket()).args(more);
-    static NUMBER: AtomicU32 = AtomicU32::new(0);
-    let name = format!("trace-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
-    let process = host.spawn_command(&name, command).unwrap();
+    let process = start(daemon, more);
     until("the tracing program to be attached", Duration::from_secs(30), || {
         Ok(program(host, "eth0") != before)
     })
     .unwrap();
     process
+}
+
+/// Starts a trace.
+fn start(daemon: &Daemon, more: &[&str]) -> Process {
+    let host = daemon.host();
+    let mut command = host.command(paths::daemon());
+    command.args(["trace", "--output", "json", "--socket"]).arg(daemon.socket()).args(more);
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let name = format!("trace-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+    host.spawn_command(&name, command).unwrap()
 }
 
 /// What it has printed.
@@ -133,6 +139,35 @@ fn packets_are_followed_from_their_arrival_to_where_they_leave_and_a_capture_is_
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success() && said.contains(why), "{words:?}: {said}");
     }
+}
+
+#[test]
+fn packets_are_followed_at_tc_ingress_too() {
+    let config = format!("attach = \"tc\"\n{}", web("nat", &[1, 2]));
+    let site = Site::start("trace-tc", 2, &config).unwrap();
+    let (daemon, client) = (&site.daemon, &site.network.client);
+    let mut trace = start(daemon, &["--service", "web", "--count", "6", "--time", "30s"]);
+    until("enough packets to be seen", Duration::from_secs(40), || {
+        client.run("curl -sSf -m 10 http://192.0.2.10/")?;
+        Ok(trace.exited()?.is_some())
+    })
+    .unwrap();
+    let seen = packets(&trace);
+    assert_eq!(seen.len(), 6, "{}", trace.log());
+    let from = |interface: &str| {
+        let packet = seen.iter().find(|packet| packet["before"]["interface"] == interface);
+        packet.unwrap_or_else(|| panic!("nothing from {interface}: {seen:#?}"))
+    };
+    let (first, reply) = (from("eth0"), from("eth1"));
+    let backend = first["backend"].as_str().unwrap();
+    assert_eq!(first["verdict"], "forward", "{first:#}");
+    assert_eq!(first["after"]["interface"], "eth1", "{first:#}");
+    assert!(first["after"]["summary"].as_str().unwrap().ends_with(&format!(" > {backend}")), "{first:#}");
+    assert!(reply["after"]["summary"].as_str().unwrap().starts_with("192.0.2.10:80 > "), "{reply:#}");
+    // The daemon knows its own tracing program, and the other one is back.
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(daemon.metric("xdp_lb_restored_total", &[]).unwrap(), 0.0);
+    client.run("curl -sSf -m 10 http://192.0.2.10/").unwrap();
 }
 
 fn hex(text: &str) -> String {

@@ -150,7 +150,7 @@ mod tests {
             changes: vec!["drain_timeout 1 -> 2".into()],
             settings: vec![
                 setting("drain_timeout", None),
-                setting("xdp_mode", Some("a restart of the daemon")),
+                setting("attach", Some("a restart of the daemon")),
             ],
             overridden: vec!["service web: max_flows 100 -> 5".into()],
             ..ReloadView::default()
@@ -158,7 +158,7 @@ mod tests {
         let pending = pending(&plan);
         assert_eq!(
             pending[..2],
-            ["drain_timeout 1 -> 2 (needs xdp-lb reload)", "xdp_mode 1 -> 2 (needs a restart of the daemon)"]
+            ["drain_timeout 1 -> 2 (needs xdp-lb reload)", "attach 1 -> 2 (needs a restart of the daemon)"]
         );
         assert!(
             pending[2].starts_with("service web: max_flows 100 -> 5 (overridden at runtime: "),

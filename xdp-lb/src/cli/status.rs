@@ -154,7 +154,7 @@ fn discovery_troubles(services: &[ServiceView]) -> String {
 }
 
 fn interfaces(screen: &Screen, status: &StatusView) -> String {
-    let columns = [text("INTERFACE"), text("XDP"), words("NOTE")];
+    let columns = [text("INTERFACE"), text("PROGRAM"), words("NOTE")];
     let rows = status.interfaces.iter().map(|interface| {
         vec![
             Cell::new(&interface.name),

@@ -463,9 +463,9 @@ fn the_status_fits_one_screen() {
 xdp-lb 0.1.0, up 5m12s, pid 4242, took over from the previous daemon
 config /etc/xdp-lb/config.toml, pins /sys/fs/bpf/xdp-lb
 
-INTERFACE  XDP      NOTE
-eth0       native
-eth1       generic  the driver of eth1 has no XDP
+INTERFACE  PROGRAM  NOTE
+eth0       xdp
+eth1       tc       the driver of eth1 has no XDP
 eth2       none     not attached: the interface is gone
 
 VIP         STATE    INTERFACE  NOTE

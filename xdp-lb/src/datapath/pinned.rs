@@ -2,7 +2,8 @@
 
 #![forbid(unsafe_code)]
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use aya::maps::{Array, Map, MapData};
@@ -48,9 +49,7 @@ impl Pinned {
         };
         let options = Options { pin_path: None, limits: Limits::default(), policy };
         let (maps, sizes) = Maps::take(&mut open(&options, OBJECT, &pinned)?)?;
-        let on_interface =
-            |path: &std::path::PathBuf| pins::link_mode(path).and_then(|_| pins::interface(path));
-        let interfaces = pins::list(&directory)?.iter().filter_map(on_interface).map(links::name).collect();
+        let interfaces = interfaces(&directory)?.into_iter().map(links::name).collect();
         let now = monotonic_seconds()?;
         let unattended_seconds = unattended(pin_path)?.unwrap_or_default();
         Ok(Some(Self { maps, sizes, interfaces, unattended_seconds, now }))
@@ -86,6 +85,14 @@ impl Pinned {
     }
 }
 
+/// The indices of the interfaces that the program is on, whether by XDP or at TC ingress.
+fn interfaces(directory: &Path) -> Result<BTreeSet<u32>> {
+    let on_interface = |path: &PathBuf| {
+        if pins::is_link(path) { pins::interface(path) } else { pins::filter_interface(path) }
+    };
+    Ok(pins::list(directory)?.iter().filter_map(on_interface).collect())
+}
+
 /// Since when no daemon keeps the pinned tables up to date, seconds, where they are of this layout and the program is attached. A daemon
 /// writes each second that it does.
 ///
@@ -93,9 +100,7 @@ impl Pinned {
 /// If they cannot be read.
 pub fn unattended(pin_path: &Path) -> Result<Option<u64>> {
     let directory = pins::directory(pin_path);
-    let is_attached =
-        |path: &std::path::PathBuf| pins::link_mode(path).is_some() && pins::interface(path).is_some();
-    if !directory.exists() || !pins::list(&directory)?.iter().any(is_attached) {
+    if !directory.exists() || interfaces(&directory)?.is_empty() {
         return Ok(None);
     }
     let settings = link::open(&directory.join("SETTINGS")).context("cannot open the pinned settings")?;

@@ -1,4 +1,4 @@
-//! Following packets: the tracing program takes the place of the other one in the links, for as long as somebody follows any.
+//! Following packets: a tracing program takes the place of the other one in the links, for as long as somebody follows any.
 //!
 //! It ends however the daemon ends: the program notes nothing after a time that it knows, and a guard, a process of its own, puts the
 //! other program back as soon as the daemon has gone, or that time is over.
@@ -41,68 +41,82 @@ pub struct Trace {
     pub payload: bool,
 }
 
-/// Links with the tracing program in them. Dropped, they hold the other one again.
+/// Links with a tracing program in them. Dropped, they hold the other one again.
 #[derive(Debug)]
 pub struct Tracing {
-    links: Vec<OwnedFd>,
-    plain: OwnedFd,
-    tracing: OwnedFd,
-    /// The kernel's id of the tracing program.
-    pub id: u32,
+    places: Vec<Place>,
+    /// The kernel's ids of the tracing programs.
+    ids: Vec<u32>,
     /// Ends when its input does.
     guard: Child,
 }
 
+/// A link in which a tracing program takes the place of the other one.
+#[derive(Debug)]
+pub struct Place {
+    link: OwnedFd,
+    plain: OwnedFd,
+    tracing: OwnedFd,
+}
+
+impl Place {
+    /// This link, in which the tracing program is to take the place of the plain one.
+    ///
+    /// # Errors
+    /// If there can be no more descriptors.
+    pub fn new(link: BorrowedFd<'_>, plain: BorrowedFd<'_>, tracing: BorrowedFd<'_>) -> io::Result<Self> {
+        let [link, plain, tracing] = [link, plain, tracing].map(|it| it.try_clone_to_owned());
+        Ok(Self { link: link?, plain: plain?, tracing: tracing? })
+    }
+
+    /// Puts the plain program back if the tracing one is there.
+    fn restore(&self) {
+        // Fails where somebody else has put another one there, or the interface is gone.
+        let _ = link::exchange(self.link.as_fd(), self.plain.as_fd(), self.tracing.as_fd());
+    }
+}
+
 impl Tracing {
-    /// Puts the tracing program into these links.
+    /// Puts the tracing programs into these links.
     ///
     /// # Errors
     /// If the guard cannot be started, or the kernel refuses; then they hold what they held.
-    pub fn begin<'a>(
-        links: impl Iterator<Item = BorrowedFd<'a>>,
-        plain: BorrowedFd<'_>,
-        tracing: BorrowedFd<'_>,
-        time: Duration,
-    ) -> Result<Self> {
-        let links: Vec<OwnedFd> = links.map(|link| link.try_clone_to_owned()).collect::<Result<_, _>>()?;
-        let (plain, tracing) = (plain.try_clone_to_owned()?, tracing.try_clone_to_owned()?);
-        let id = link::object_id(tracing.as_fd()).context("cannot ask the kernel about the program")?;
-        let guard = guard(&links, &plain, &tracing, time).context("cannot start the guard of the trace")?;
-        let begun = Self { links, plain, tracing, id, guard };
-        for link in &begun.links {
-            link::exchange(link.as_fd(), begun.tracing.as_fd(), begun.plain.as_fd())
+    pub fn begin(places: Vec<Place>, time: Duration) -> Result<Self> {
+        let ids = places.iter().map(|it| link::object_id(it.tracing.as_fd())).collect::<io::Result<_>>();
+        let ids = ids.context("cannot ask the kernel about the program")?;
+        let guard = guard(&places, time).context("cannot start the guard of the trace")?;
+        let begun = Self { places, ids, guard };
+        for Place { link, plain, tracing } in &begun.places {
+            link::exchange(link.as_fd(), tracing.as_fd(), plain.as_fd())
                 .context("cannot put the tracing program into a link")?;
         }
         Ok(begun)
+    }
+
+    /// Whether this is the kernel's id of a tracing program.
+    pub fn is_by(&self, program: u32) -> bool {
+        self.ids.contains(&program)
     }
 }
 
 impl Drop for Tracing {
     fn drop(&mut self) {
-        restore(&self.links, &self.plain, &self.tracing);
+        self.places.iter().for_each(Place::restore);
         drop(self.guard.stdin.take());
         // It has nothing left to do, and ends at once.
         let _ = self.guard.wait();
     }
 }
 
-/// Puts the other program back where the tracing one is.
-fn restore(links: &[OwnedFd], plain: &OwnedFd, tracing: &OwnedFd) {
-    for link in links {
-        // Fails where somebody else has put another one there, or the interface is gone.
-        let _ = link::exchange(link.as_fd(), plain.as_fd(), tracing.as_fd());
-    }
-}
-
 /// Starts the guard: this binary, with these descriptors.
-fn guard(links: &[OwnedFd], plain: &OwnedFd, tracing: &OwnedFd, time: Duration) -> Result<Child> {
+fn guard(places: &[Place], time: Duration) -> Result<Child> {
     // Without FD_CLOEXEC, for the guard alone: they are closed here once it has them.
     let inherited = |descriptor: &OwnedFd| -> Result<OwnedFd> {
         let copy = fcntl(descriptor, FcntlArg::F_DUPFD(3))?;
         // SAFETY: the kernel has just given this descriptor to nobody else.
         Ok(unsafe { OwnedFd::from_raw_fd(copy) })
     };
-    let all = [plain, tracing].into_iter().chain(links);
+    let all = places.iter().flat_map(|it| [&it.link, &it.plain, &it.tracing]);
     let all: Vec<OwnedFd> = all.map(inherited).collect::<Result<_>>()?;
     let seconds = (time + GRACE).as_secs();
     let mut command = Command::new("/proc/self/exe");
@@ -112,17 +126,19 @@ fn guard(links: &[OwnedFd], plain: &OwnedFd, tracing: &OwnedFd, time: Duration) 
     Ok(command.spawn()?)
 }
 
-/// The guard: waits until its input ends, or so many seconds, and puts the other program back. The descriptors are that program's,
-/// the tracing one's, and those of the links.
+/// The guard: waits until its input ends, or so many seconds, and puts the other program back. The descriptors are, of each link,
+/// its own, that program's, and the tracing one's.
 ///
 /// # Errors
 /// If the command line is not that of a guard.
 pub fn stand_guard(seconds: u64, descriptors: &[RawFd]) -> Result<()> {
     // SAFETY: whoever starts a guard gives it these descriptors, and nothing else in this process knows them.
     let all = descriptors.iter().map(|number| unsafe { OwnedFd::from_raw_fd(*number) });
-    let mut all: Vec<OwnedFd> = all.collect();
-    anyhow::ensure!(all.len() >= 2, "it is started by the daemon alone");
-    let links = all.split_off(2);
+    let all: Vec<OwnedFd> = all.collect();
+    anyhow::ensure!(all.len().is_multiple_of(3), "it is started by the daemon alone");
+    let mut all = all.into_iter();
+    let place = || Some(Place { link: all.next()?, plain: all.next()?, tracing: all.next()? });
+    let places: Vec<Place> = std::iter::from_fn(place).collect();
     let mut input = io::stdin().lock();
     let timeout = PollTimeout::try_from(Duration::from_secs(seconds)).unwrap_or(PollTimeout::MAX);
     let mut waits = [PollFd::new(input.as_fd(), PollFlags::POLLIN)];
@@ -131,7 +147,7 @@ pub fn stand_guard(seconds: u64, descriptors: &[RawFd]) -> Result<()> {
         // Nobody writes: this is the end.
         let _ = input.read(&mut [0]);
     }
-    restore(&links, &all[0], &all[1]);
+    places.iter().for_each(Place::restore);
     Ok(())
 }
 

@@ -163,7 +163,7 @@ impl Snapshot {
         });
         families.gauge(
             "interface_info",
-            "A configured interface and how the program is attached: native, generic or none; always 1",
+            "A configured interface and how the program is attached: xdp, tc, xdp-generic or none; always 1",
             interfaces,
         )?;
         families.single_gauge(

@@ -1,5 +1,5 @@
-//! The two homes of the datapath, side by side: what is put into the tables and sent through is the
-//! same for both, and so must be what comes out.
+//! The homes of the datapath, side by side: the host and the kernel, there by XDP and at TC ingress. What is put into the tables and
+//! sent through is the same for all, and so must be what comes out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -8,17 +8,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aya::TestRun as _;
-use aya::programs::{TestRunOptions, Xdp};
-use xdp_lb::datapath::{
-    Census, Checks, Count, Datapath, Options, Policy, TablesView, hash_keys, port_ranges,
-};
-use xdp_lb::model::{Limits, PortRange, Timeouts, Vip, XdpMode};
+use aya::programs::{SchedClassifier, TestRunOptions, Xdp};
+use xdp_lb::datapath::{Census, Count, Options, Policy, TablesView, hash_keys, port_ranges};
+use xdp_lb::model::{Attach, Limits, PortRange, Timeouts, Vip};
 use xdp_lb::tables::{SourceRange, Tables, Write};
 use xdp_lb_common::flow_table::record::Record;
-use xdp_lb_common::flow_table::walk;
+use xdp_lb_common::flow_table::{self, walk};
 use xdp_lb_common::host::{Buffer, HostTables};
 use xdp_lb_common::net::{Address, Endpoint, MacAddress, Port, Protocol};
 use xdp_lb_common::own_mac::OwnMac;
+use xdp_lb_common::packet::headers::{Ipv4, Ipv6};
 use xdp_lb_common::process::{Scratch, Verdict, process, process_slow_path, send_check};
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::tables::flow::{CONFIRMED, patience};
@@ -29,6 +28,7 @@ use xdp_lb_common::tables::{
     Traffic, VlanDevice,
 };
 
+use crate::lent::Lent;
 use crate::packets::{BACKEND_MAC, Frame, LB_BACKEND_MAC, LB_MAC, ends};
 
 /// The interface that packets come in by: `lo`, which every network namespace has.
@@ -73,12 +73,13 @@ fn write_ranges(host: &mut HostTables, vip: &Endpoint) {
 /// Both homes.
 pub struct Homes {
     pub host: HostTables,
-    pub kernel: Datapath,
+    pub kernel: Lent,
     /// What stands in the tables of both.
     tables: Tables,
     services: u32,
     backends: u32,
-    checks: Checks,
+    /// How many packets were sent.
+    sent: u32,
     /// What frames to this host are addressed to, on each interface.
     own_macs: BTreeSet<OwnMac>,
 }
@@ -128,7 +129,7 @@ impl Homes {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
             .expect("a network namespace of the test's own");
         run("ip link set lo up");
-        let mut kernel = Datapath::load(&options(limits)).unwrap_or_else(|error| panic!("{error:#}"));
+        let mut kernel = Lent::new(&options(limits));
         let flow_buckets = kernel.settings().flow_buckets;
         let settings = Settings {
             hash_keys: hash_keys(&SECRET),
@@ -149,8 +150,7 @@ impl Homes {
         let own_macs = BTreeSet::from(own_macs(INGRESS));
         kernel.set_own_macs(&own_macs).unwrap();
         own_macs.iter().for_each(|mac| host.own(*mac));
-        let checks = kernel.take_checks().unwrap();
-        Self { host, kernel, tables: Tables::default(), services: 0, backends: 0, checks, own_macs }
+        Self { host, kernel, tables: Tables::default(), services: 0, backends: 0, sent: 0, own_macs }
     }
 
     /// Writes to both.
@@ -354,6 +354,8 @@ impl Homes {
 
     /// The same for a frame that comes in by this interface: [`INGRESS`], or one made by [`Homes::add_interface`].
     pub fn send_bytes_by(&mut self, ingress: u32, bytes: &[u8]) -> Outcome {
+        // First: between the other two is too little time for a token to come to any bucket.
+        let at_tc = self.is_for_tc(bytes).then(|| self.send_through_tc(bytes, ingress));
         self.host.now = monotonic();
         self.host.nanoseconds = nanoseconds();
         let mut buffer = Buffer::new(bytes, ingress);
@@ -361,6 +363,9 @@ impl Homes {
         // The kernel takes the fast path where it can; the slow path must do the same.
         let verdict = process_slow_path(&mut buffer, &self.host, &mut Scratch::default());
         let host_counted = counted(&host_before, &*self.host.reasons.borrow());
+        if let Some(at_tc) = at_tc {
+            at_tc.compare(verdict, buffer.bytes(), &host_counted);
+        }
         let before = self.kernel.reasons().unwrap();
         let (action, after_kernel) = self.run_program_in_kernel("xdp_lb", bytes, ingress);
         let counted = counted(&before, &self.kernel.reasons().unwrap());
@@ -390,6 +395,50 @@ impl Homes {
         Outcome { verdict, bytes: buffer.bytes().to_vec(), counted }
     }
 
+    /// Whether this frame, the next, is sent through the program at TC ingress, too.
+    ///
+    /// There the kernel has taken the outer tag out of the bytes, which BPF_PROG_TEST_RUN does not: the end-to-end tests have such
+    /// packets. It also refuses frames that have less than an IP header. What the program changes in a large table takes longer
+    /// to put back than all else, so with one it is not every frame.
+    fn is_for_tc(&mut self, bytes: &[u8]) -> bool {
+        self.sent += 1;
+        let header =
+            if bytes.get(12..14) == Some(&[0x86, 0xdd]) { size_of::<Ipv6>() } else { size_of::<Ipv4>() };
+        if is_tagged(bytes) || bytes.len() < ETHERNET + header {
+            return false;
+        }
+        let is_large = self.host.settings.flow_buckets > flow_table::buckets(LIMITS.flows);
+        !is_large || self.sent.is_multiple_of(16)
+    }
+
+    /// Sends a frame through the program at TC ingress. Then all is as it was before.
+    fn send_through_tc(&mut self, bytes: &[u8], ingress: u32) -> AtTc {
+        self.kernel.rig().of_packets.save();
+        let before = self.kernel.reasons().unwrap();
+        let (action, bytes) = self.run_tc(bytes, ingress);
+        let counted = counted(&before, &self.kernel.reasons().unwrap());
+        self.kernel.rig().of_packets.restore();
+        AtTc { action, bytes, counted }
+    }
+
+    fn run_tc(&mut self, bytes: &[u8], ingress: u32) -> (u32, Vec<u8>) {
+        let mut out = vec![0; bytes.len() + 256];
+        let mut options = TestRunOptions::new();
+        // `struct __sk_buff`, whose eleventh field is the interface.
+        let mut context = [0_u32; 48];
+        context[10] = ingress;
+        let context = context.map(u32::to_ne_bytes).concat();
+        options.ctx_in = Some(&context);
+        options.data_in = Some(bytes);
+        options.data_out = Some(&mut out);
+        let program: &mut SchedClassifier =
+            self.kernel.object().program_mut("tc_lb").unwrap().try_into().unwrap();
+        let result = program.test_run(options).expect("BPF_PROG_TEST_RUN");
+        let length = result.data_size_out as usize;
+        out.truncate(length);
+        (result.return_value, out)
+    }
+
     /// Sends a packet through the host alone, on the fast path where it can.
     pub fn process(&self, packet: &mut Buffer) -> Verdict {
         let mut scratch = Scratch::default();
@@ -399,13 +448,13 @@ impl Homes {
     /// Makes packets like this one those of a check.
     pub fn put_check(&mut self, key: FlowKey, check: Check) {
         self.host.checks.insert(key, check);
-        self.checks.put(&key, check).unwrap();
+        self.kernel.rig().checks.put(&key, check).unwrap();
     }
 
     /// Forgets that.
     pub fn remove_check(&mut self, key: &FlowKey) {
         self.host.checks.remove(key);
-        self.checks.remove(key);
+        self.kernel.rig().checks.remove(key);
     }
 
     /// Sends a frame from the checks' sockets, through both homes, and makes sure that they agree; returns the interface
@@ -602,7 +651,7 @@ impl Homes {
     pub fn add_interface(&mut self, name: &str) -> u32 {
         run(&format!("ip link add {name} type veth peer name {name}-peer"));
         // The kernel has a packet come in by an interface only where that has a program.
-        self.kernel.attach(name, XdpMode::Native).unwrap_or_else(|error| panic!("{error:#}"));
+        self.kernel.attach(name, Attach::Xdp).unwrap_or_else(|error| panic!("{error:#}"));
         self.host.settings.handover = self.kernel.settings().handover;
         let index = nix::net::if_::if_nametoindex(name).unwrap();
         for mac in own_macs(index) {
@@ -652,16 +701,62 @@ impl Homes {
     }
 }
 
+/// What became of a frame at TC ingress.
+struct AtTc {
+    action: u32,
+    bytes: Vec<u8>,
+    counted: Vec<(Reason, u64)>,
+}
+
+impl AtTc {
+    /// Makes sure that it is what the host has done a little later.
+    fn compare(&self, verdict: Verdict, expected: &[u8], host_counted: &[(Reason, u64)]) {
+        if self.counted == [(Reason::NewFlowRate, 1)] && host_counted.is_empty() {
+            // A token has come to the client's bucket meanwhile.
+            return;
+        }
+        let expected_action = match verdict {
+            Verdict::Drop(_) => TC_ACT_SHOT,
+            // What is handed to the host is there already.
+            Verdict::Pass(Reason::HandedToHost) => TC_ACT_REDIRECT,
+            Verdict::Pass(_) => TC_ACT_UNSPEC,
+            Verdict::Transmit | Verdict::Redirect(_) => TC_ACT_REDIRECT,
+        };
+        assert_eq!(self.counted, host_counted, "TC counts what the host does ({verdict:?})");
+        assert_eq!(self.action, expected_action, "TC's verdict is the host's ({verdict:?})");
+        // The outer tag of what leaves is beside the bytes, where nobody sees it here.
+        let is_expected = self.bytes == expected
+            || is_tagged(expected)
+                && self.action == TC_ACT_REDIRECT
+                && self.bytes == [&expected[..12], &expected[16..]].concat();
+        if !matches!(verdict, Verdict::Drop(_)) && !is_expected {
+            assert_eq!(hex(&self.bytes), hex(expected), "TC leaves the same bytes ({verdict:?})");
+        }
+    }
+}
+
 /// The reasons that were counted between two looks at all counters.
 fn counted(before: &[u64], after: &[u64]) -> Vec<(Reason, u64)> {
     let counts = before.iter().zip(after).map(|(before, after)| after - before);
     Reason::ALL.iter().copied().zip(counts).filter(|(_, count)| *count > 0).collect()
 }
 
+const TC_ACT_UNSPEC: u32 = u32::MAX;
+const TC_ACT_SHOT: u32 = 2;
+const TC_ACT_REDIRECT: u32 = 7;
+
+/// The length of an Ethernet header.
+const ETHERNET: usize = 14;
+
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
 pub const XDP_TX: u32 = 3;
 pub const XDP_REDIRECT: u32 = 4;
+
+/// Whether a frame begins with a VLAN tag.
+fn is_tagged(frame: &[u8]) -> bool {
+    matches!(frame.get(12..14), Some([0x81, 0x00] | [0x88, 0xa8]))
+}
 
 /// Runs a command in this thread's network namespace.
 pub fn run(command_line: &str) {

@@ -1,7 +1,10 @@
 //! Loading: what the verifier says.
 
+use std::thread::sleep;
+use std::time::Duration;
+
 use aya::maps::{Map, MapData, PerCpuArray, PerCpuValues};
-use aya::programs::Xdp;
+use aya::programs::{SchedClassifier, Xdp};
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 use xdp_lb::datapath::{Datapath, Options};
 use xdp_lb_common::net::Protocol;
@@ -18,7 +21,7 @@ const VERIFIED_INSTRUCTIONS: u32 = 400_000;
 
 /// The same for the verifiers of older kernels, which look at more of the same program before they know it safe: 6.1 at
 /// more than twice as much as 6.12.
-const VERIFIED_INSTRUCTIONS_BEFORE_6_12: u32 = 600_000;
+const VERIFIED_INSTRUCTIONS_BEFORE_6_12: u32 = 700_000;
 
 fn bound() -> u32 {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
@@ -40,6 +43,10 @@ fn the_program_passes_the_verifier_with_room_to_grow() {
     let bound = bound();
     println!("verified instructions: {verified} (bound {bound})");
     assert!(verified < bound, "{verified} instructions were verified");
+    let at_tc: &SchedClassifier = homes.kernel.object().program("tc_lb").unwrap().try_into().unwrap();
+    let at_tc = at_tc.info().unwrap().verified_instruction_count().unwrap();
+    println!("verified instructions at TC ingress: {at_tc} (bound {bound})");
+    assert!(at_tc < bound, "{at_tc} instructions were verified at TC ingress");
 }
 
 /// Little, but of each mode: loaded once, which takes half a minute on a kernel that is emulated.
@@ -88,7 +95,7 @@ fn an_object_of_another_version_is_refused_with_what_to_do() {
 fn what_a_build_with_more_reasons_counted_stays_where_one_with_fewer_adopts_its_tables() {
     let pin_path = std::path::Path::new("/sys/fs/bpf/xdp-lb-reasons");
     let options = Options { pin_path: Some(pin_path.to_owned()), ..options(LIMITS) };
-    let load = || Datapath::load(&options).unwrap_or_else(|error| panic!("{error:#}"));
+    let load = || patiently(|| Datapath::load(&options));
     let counters = || {
         let layout = std::fs::read_dir(pin_path).unwrap().next().unwrap().unwrap();
         let map = MapData::from_pin(layout.path().join("REASON_COUNTERS")).unwrap();
@@ -108,5 +115,16 @@ fn what_a_build_with_more_reasons_counted_stays_where_one_with_fewer_adopts_its_
     assert_eq!(adopted.reasons().unwrap()[Reason::NoBackend as usize], 7 * cpus);
     assert_eq!((counted(Reason::NoBackend as u32), counted(of_others)), (7 * cpus, 9 * cpus));
     drop(adopted);
-    xdp_lb::datapath::unload(pin_path).unwrap();
+    patiently(|| xdp_lb::datapath::unload(pin_path));
+}
+
+/// Does this, again where it fails: a command that another test starts has the lock of the pins until it executes its own program.
+fn patiently<T>(done: impl Fn() -> anyhow::Result<T>) -> T {
+    for _ in 0..200 {
+        if let Ok(done) = done() {
+            return done;
+        }
+        sleep(Duration::from_millis(10));
+    }
+    done().unwrap_or_else(|error| panic!("{error:#}"))
 }

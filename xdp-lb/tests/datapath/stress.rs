@@ -129,6 +129,7 @@ fn with<R>(
 ) -> R {
     let mut daemon = Daemon::new(homes);
     let backends = homes.host.backends.clone();
+    homes.kernel.spend();
     let object = homes.kernel.object();
     let frame = family.request(family.clients.parse().unwrap(), flags).bytes();
     let mut plan: Array<_, Plain<Plan>> = object.take_map("BENCH_PLAN").unwrap().try_into().unwrap();
