@@ -40,7 +40,7 @@ fn a_daemon_of_root_keeps_four_capabilities_and_can_still_attach_and_change() {
     request(&site.network.client, Site::vip()).unwrap();
     // An interface that comes later, a backend, and a VIP.
     let lb = &site.network.lb;
-    lb.run("ip link add late type bridge").unwrap();
+    lb.run("ip link add late type veth peer name other").unwrap();
     lb.run("ip link set late up").unwrap();
     let config = site.daemon.config().unwrap().replace("\"eth1\"]", "\"eth1\", \"late\"]");
     let more = "[[service]]\nname = \"more\"\nvip = \"203.0.113.10:80\"\n";
