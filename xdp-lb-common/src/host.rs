@@ -18,7 +18,9 @@ use crate::own_mac::{OwnMac, OwnMacs, PROBES, WORDS};
 use crate::packet::Packet;
 use crate::rate::{Answer, Buckets};
 use crate::reason::{REASONS, Reason};
+use crate::tables::drops::{DropSample, Sampled};
 use crate::tables::filter::{BACKEND, Place, VIP};
+use crate::tables::refusal::RefusalKey;
 use crate::tables::slot::Slot;
 use crate::tables::{
     Backend, BackendIndex, Check, FlowKey, Fragment, FragmentKey, PortRanges, Reply, Route, RouteQuery,
@@ -180,6 +182,14 @@ pub struct HostTables {
     pub answers: RefCell<BTreeMap<u32, Box<Buckets>>>,
     /// `REASON_COUNTERS`.
     pub reasons: RefCell<[u64; REASONS as usize]>,
+    /// `REFUSALS`.
+    pub refusals: RefCell<BTreeMap<RefusalKey, u64>>,
+    /// `DROPS_UNTIL`.
+    pub drops_until: u32,
+    /// `SAMPLED`.
+    pub sampled: RefCell<BTreeMap<u32, Sampled>>,
+    /// `DROPS`.
+    pub drops: RefCell<Vec<DropSample>>,
     /// `BACKEND_COUNTERS`.
     pub backend_traffic: RefCell<BTreeMap<BackendIndex, Traffic>>,
 }
@@ -218,6 +228,10 @@ impl HostTables {
             fragments: RefCell::default(),
             answers: RefCell::default(),
             reasons: RefCell::new([0; REASONS as usize]),
+            refusals: RefCell::default(),
+            drops_until: 0,
+            sampled: RefCell::default(),
+            drops: RefCell::default(),
             backend_traffic: RefCell::default(),
         }
     }
@@ -397,5 +411,18 @@ impl Tables for HostTables {
 
     fn count(&self, reason: Reason) {
         self.reasons.borrow_mut()[reason as usize] += 1;
+    }
+
+    fn count_refusal(&self, key: &RefusalKey) {
+        *self.refusals.borrow_mut().entry(*key).or_default() += 1;
+    }
+
+    fn samples_drop(&self, reason: Reason, source: &Address) -> bool {
+        let mut sampled = self.sampled.borrow_mut();
+        self.now < self.drops_until && sampled.entry(reason as u32).or_default().takes(source, self.now)
+    }
+
+    fn put_drop(&self, flow: &FlowKey, refusal: &RefusalKey, ingress: u32) {
+        self.drops.borrow_mut().push(DropSample { flow: *flow, refusal: *refusal, ingress });
     }
 }

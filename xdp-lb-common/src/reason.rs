@@ -167,7 +167,7 @@ reasons! {
 pub const REASONS: u32 = Reason::ALL.len() as u32;
 
 /// The number of counters. There are counters to spare, so that builds with more or fewer reasons share one table, which keeps
-/// its counts. A reason keeps its number for good.
+/// its counts. A reason keeps its number for good. The last ones are of [evictions](crate::flow_table::memory::Eviction).
 pub const COUNTED_REASONS: u32 = 256;
 
 const _: () = assert!(REASONS <= COUNTED_REASONS);

@@ -5,6 +5,7 @@ use core::cell::UnsafeCell;
 
 use xdp_lb_common::flow_table::claim::begin;
 use xdp_lb_common::flow_table::find;
+use xdp_lb_common::flow_table::memory::Eviction;
 use xdp_lb_common::flow_table::outcome::{Begun, Found, Manner, Noted};
 use xdp_lb_common::flow_table::record::Room;
 use xdp_lb_common::flow_table::tags::Matches;
@@ -13,7 +14,7 @@ use xdp_lb_common::hash::FlowHash;
 use xdp_lb_common::tables::Settings;
 use xdp_lb_common::tables::flow::Direction;
 
-use crate::maps::{FLOW_LINES, FLOW_LOCKS, FLOW_PORTS, FLOW_TAGS, SETTINGS};
+use crate::maps::{FLOW_LINES, FLOW_LOCKS, FLOW_PORTS, FLOW_TAGS, REASON_COUNTERS, SETTINGS};
 
 /// The table.
 pub struct FlowTable;
@@ -210,6 +211,14 @@ impl Memory for FlowTable {
         if let Some(settings) = SETTINGS.get_ptr_mut(0) {
             // SAFETY: an aligned word, which is written as a whole.
             unsafe { (&raw mut (*settings).flow_reach).write_volatile(number) };
+        }
+    }
+
+    #[inline(always)]
+    fn count_eviction(&self, cause: Eviction) {
+        if let Some(counter) = REASON_COUNTERS.get_ptr_mut(cause.counter()) {
+            // SAFETY: each CPU has its own, and a program is not interrupted by another of its kind.
+            unsafe { *counter += 1 };
         }
     }
 

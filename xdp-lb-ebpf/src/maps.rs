@@ -2,7 +2,7 @@
 
 use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, bpf_fib_lookup as FibLookup};
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf};
 use xdp_lb_common::flow_table::{self, Line};
 use xdp_lb_common::net::{Address, Endpoint};
 use xdp_lb_common::own_mac;
@@ -10,8 +10,10 @@ use xdp_lb_common::process::Scratch;
 use xdp_lb_common::rate::{self, Buckets};
 use xdp_lb_common::reason::COUNTED_REASONS;
 use xdp_lb_common::tables::directory::Keyed;
+use xdp_lb_common::tables::drops::Sampled;
 use xdp_lb_common::tables::filter;
 use xdp_lb_common::tables::loss::{LossKey, Watched};
+use xdp_lb_common::tables::refusal::RefusalKey;
 use xdp_lb_common::tables::{
     Backend, Check, FlowKey, Fragment, FragmentKey, PortRanges, Reply, RouterAddresses, RouterInterface,
     ServerKey, Service, Settings, SolePorts, SourceKey, Traffic, VlanDevice,

@@ -6,7 +6,7 @@ use core::ffi::c_void;
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{
     BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED,
-    BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as FibLookup,
+    BPF_FIB_LKUP_RET_SUCCESS, BPF_NOEXIST, bpf_fib_lookup as FibLookup,
 };
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
 use aya_ebpf::maps::Array;
@@ -17,7 +17,9 @@ use xdp_lb_common::own_mac::OwnMacs;
 use xdp_lb_common::rate::Answer;
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::tables::directory::{Keyed, Source};
+use xdp_lb_common::tables::drops::DropSample;
 use xdp_lb_common::tables::filter::Place;
+use xdp_lb_common::tables::refusal::RefusalKey;
 use xdp_lb_common::tables::slot::Slot;
 use xdp_lb_common::tables::{
     Backend, BackendIndex, Check, FlowKey, Fragment, FragmentKey, NeighbourWanted, PortRanges, Reply, Route,
@@ -396,6 +398,39 @@ impl Tables for Maps {
         if let Some(counter) = REASON_COUNTERS.get_ptr_mut(reason as u32) {
             // SAFETY: each CPU has its own, and a program is not interrupted by another of its kind.
             unsafe { *counter += 1 };
+        }
+    }
+
+    #[inline(always)]
+    fn count_refusal(&self, key: &RefusalKey) {
+        if let Some(counter) = REFUSALS.get_ptr_mut(key) {
+            // SAFETY: as above.
+            unsafe { *counter += 1 };
+            return;
+        }
+        // Another CPU may be first, whose entry has this one's place, too: then a packet is not counted.
+        let _ = REFUSALS.insert(key, 1, u64::from(BPF_NOEXIST));
+    }
+
+    #[inline(always)]
+    fn samples_drop(&self, reason: Reason, source: &Address) -> bool {
+        // SAFETY: an aligned word, which the daemon writes as a whole.
+        let until = DROPS_UNTIL.get_ptr(0).map_or(0, |until| unsafe { until.read_volatile() });
+        if until == 0 {
+            return false;
+        }
+        let now = self.now();
+        let Some(sampled) = SAMPLED.get_ptr_mut(reason as u32).filter(|_| now < until) else { return false };
+        // SAFETY: each CPU has its own, and a program is not interrupted by another of its kind.
+        unsafe { (*sampled).takes(source, now) }
+    }
+
+    #[inline(always)]
+    fn put_drop(&self, flow: &FlowKey, refusal: &RefusalKey, ingress: u32) {
+        // Written in the ring itself: the stack is small.
+        if let Some(mut sample) = DROPS.reserve::<DropSample>(0) {
+            sample.write(DropSample { flow: *flow, refusal: *refusal, ingress });
+            sample.submit(0);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use xdp_lb_tests::{Daemon, Host, Process, Site, paths, request, until, web};
@@ -129,6 +129,19 @@ fn packets_are_followed_from_their_arrival_to_where_they_leave_and_a_capture_is_
     assert_eq!(dropped["after"], Value::Null);
     assert!(dropped["decision"].as_str().unwrap().contains("the service denies the client's address"));
     wait_for_program(daemon.host(), &plain);
+
+    // It is known to be of this service.
+    let of_web = daemon.cli_json(&["counters", "--service", "web"]).unwrap();
+    let denied = of_web.as_array().unwrap().iter().find(|it| it["reason"] == "source_denied").unwrap();
+    let packets = denied["packets"].as_u64().unwrap();
+    assert!(packets > 0 && denied["verdict"] == "drop" && denied["backend"].is_null(), "{of_web:#}");
+    let labels = [("service", "web"), ("verdict", "drop"), ("reason", "source_denied")];
+    assert!(daemon.metric("xdp_lb_service_unforwarded_packets_total", &labels).unwrap() >= packets as f64);
+    let shown = daemon.cli(&["service", "show", "web"]).unwrap();
+    assert!(
+        shown.contains("not forwarded since the daemon started") && shown.contains("source_denied"),
+        "{shown}"
+    );
     for (words, why) in [
         (["--reason", "source_denid"], "source_denied"),
         (["--service", "wbe"], "the services are: web"),
@@ -168,6 +181,46 @@ fn packets_are_followed_at_tc_ingress_too() {
     std::thread::sleep(Duration::from_secs(5));
     assert_eq!(daemon.metric("xdp_lb_restored_total", &[]).unwrap(), 0.0);
     client.run("curl -sSf -m 10 http://192.0.2.10/").unwrap();
+}
+
+#[test]
+fn whoever_watches_drops_sees_the_first_of_each_source_with_its_reason_and_other_events_between_them() {
+    let config = web("full-nat", &[1]).replace("mode = ", "deny = [\"192.0.2.77\"]\nmode = ");
+    let site = Site::start("trace", 1, &config).unwrap();
+    let (daemon, client) = (&site.daemon, &site.network.client);
+    client.run("ip address add 192.0.2.77/24 dev eth0").unwrap();
+    let watch = |name: &str, more: &[&str]| {
+        let mut command = daemon.host().command(paths::daemon());
+        command.args(["watch", "--output", "json", "--socket"]).arg(daemon.socket()).args(more);
+        daemon.host().spawn_command(name, command).unwrap()
+    };
+    let (with, without) = (watch("watch-drops", &["--drops"]), watch("watch", &[]));
+    let drops =
+        || -> Vec<Value> { packets(&with).into_iter().filter(|event| event["event"] == "drop").collect() };
+    until("a dropped packet to be shown", Duration::from_secs(30), || {
+        assert!(client.run("curl -sSf -m 1 --interface 192.0.2.77 http://192.0.2.10/").is_err());
+        Ok(!drops().is_empty())
+    })
+    .unwrap();
+    let drop = &drops()[0];
+    assert_eq!((&drop["reason"], &drop["service"]), (&"source_denied".into(), &"web".into()), "{drop:#}");
+    assert!(drop["client"].as_str().unwrap().starts_with("192.0.2.77:"), "{drop:#}");
+    assert_eq!((&drop["destination"], &drop["interface"]), (&"192.0.2.10:80".into(), &"eth0".into()));
+    // Many of one source are shown once a second; other events are there, too, for both.
+    let (before, start) = (drops().len(), Instant::now());
+    for _ in 0..3 {
+        let _ = client.run("curl -s -Z -m 1 --interface 192.0.2.77 http://192.0.2.10/[1-20]");
+    }
+    let (shown, seconds) = (drops().len() - before, start.elapsed().as_secs() as usize);
+    assert!(shown <= seconds + 2, "{shown} within {seconds} seconds");
+    daemon.cli(&["node", "drain"]).unwrap();
+    for process in [&with, &without] {
+        until("the other event", Duration::from_secs(20), || {
+            Ok(packets(process).iter().any(|event| event["event"] == "node"))
+        })
+        .unwrap();
+    }
+    assert!(packets(&without).iter().all(|event| event["event"] != "drop"), "{}", without.log());
 }
 
 fn hex(text: &str) -> String {

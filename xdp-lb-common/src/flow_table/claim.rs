@@ -4,7 +4,7 @@ use super::find::read;
 use super::forget::forget;
 use super::life::Life;
 use super::lines::{take, vacate, write};
-use super::memory::{LEVELS, Level, Steps, WAYS, Word};
+use super::memory::{Eviction, LEVELS, Level, Steps, WAYS, Word};
 use super::outcome::{Begun, Found, Manner};
 use super::port_words::give_back;
 use super::ports;
@@ -268,6 +268,10 @@ pub fn make_way<M: Steps>(memory: &M, settings: &Settings, room: &mut Room, plac
     let Room { other, now, .. } = room;
     if read(memory, place, other, |_| true) == Found::Record {
         let protocol = other.protocol();
-        forget(memory, &settings.hash_keys, other, |life| life.worth(protocol, *now, settings).is_some());
+        let is_gone =
+            forget(memory, &settings.hash_keys, other, |life| life.worth(protocol, *now, settings).is_some());
+        if is_gone && !other.life().is_over(protocol, *now, settings) {
+            memory.count_eviction(Eviction::Room);
+        }
     }
 }

@@ -2,10 +2,10 @@
 
 extern crate std;
 
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicU64, Ordering};
 use std::boxed::Box;
 
-use super::memory::{Line, Memory, WAYS, Word};
+use super::memory::{Eviction, Line, Memory, WAYS, Word};
 use super::record::LINE_WORDS;
 use super::steps::Plain;
 use crate::hash::FlowHash;
@@ -21,6 +21,7 @@ pub struct HostMemory<W = AtomicU64, const FIRST_LEVEL: u32 = 512> {
     lines: Box<[Line<W>]>,
     locks: Box<[W]>,
     ports: Box<[W]>,
+    evicted: [AtomicU64; Eviction::ALL.len()],
 }
 
 impl<W, const FIRST_LEVEL: u32> HostMemory<W, FIRST_LEVEL> {
@@ -34,7 +35,13 @@ impl<W, const FIRST_LEVEL: u32> HostMemory<W, FIRST_LEVEL> {
             lines: (0..lines).map(|_| core::array::from_fn::<_, LINE_WORDS, _>(|_| word())).collect(),
             locks: words(LOCKS),
             ports: words(lines),
+            evicted: Default::default(),
         }
+    }
+
+    /// How many records were given up for this.
+    pub fn evicted(&self, cause: Eviction) -> u64 {
+        self.evicted[cause as usize].load(Ordering::Relaxed)
     }
 }
 
@@ -61,6 +68,10 @@ impl<W: Word, const FIRST_LEVEL: u32> Memory for HostMemory<W, FIRST_LEVEL> {
 
     fn port(&self, place: u32) -> Option<&W> {
         self.ports.get(place as usize)
+    }
+
+    fn count_eviction(&self, cause: Eviction) {
+        self.evicted[cause as usize].fetch_add(1, Ordering::Relaxed);
     }
 }
 

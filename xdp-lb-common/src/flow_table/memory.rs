@@ -4,6 +4,7 @@ use super::outcome::{Begun, Found, Manner, Noted};
 use super::record::{LINE_WORDS, Room};
 use super::tags::Matches;
 use crate::hash::FlowHash;
+use crate::reason::{COUNTED_REASONS, REASONS};
 use crate::tables::Settings;
 use crate::tables::flow::Direction;
 
@@ -41,6 +42,36 @@ pub const fn flows(buckets: u32) -> u32 {
 
 /// A cache line.
 pub type Line<W> = [W; LINE_WORDS];
+
+/// What a record was given up for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Eviction {
+    /// The lines that it took.
+    Room,
+    /// The source port that it had.
+    Port,
+}
+
+impl Eviction {
+    /// Every one.
+    pub const ALL: [Self; 2] = [Self::Room, Self::Port];
+
+    /// A name for metrics and JSON; stable.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Room => "room",
+            Self::Port => "port",
+        }
+    }
+
+    /// Its counter: the last ones of those that reasons have to spare.
+    #[inline(always)]
+    pub const fn counter(self) -> u32 {
+        COUNTED_REASONS - 1 - self as u32
+    }
+}
+
+const _: () = assert!(REASONS <= Eviction::Port.counter());
 
 /// The table's memory, in the kernel or in a process.
 pub trait Memory: Sized {
@@ -83,6 +114,12 @@ pub trait Memory: Sized {
     #[inline(always)]
     fn note_reach(&self, number: u32) {
         let _ = number;
+    }
+
+    /// Counts a record that was given up for another flow, though its own may still go on.
+    #[inline(always)]
+    fn count_eviction(&self, cause: Eviction) {
+        let _ = cause;
     }
 
     /// The line, so that reads of it come after the load of `loaded`.

@@ -10,6 +10,7 @@ use super::find::find;
 use super::forget::forget;
 use super::host::HostMemory;
 use super::life::ANSWERED;
+use super::memory::Eviction;
 use super::note::{note, redirect};
 use super::outcome::{Begun, Found, Manner};
 use super::port_words;
@@ -212,6 +213,21 @@ fn a_flood_of_first_packets_evicts_the_oldest_of_its_kind_and_nothing_that_is_pr
 }
 
 #[test]
+fn records_that_are_given_up_for_others_are_counted_and_those_that_are_over_are_not() {
+    let memory = table(1);
+    for flow in 0..20 {
+        let key = flow_key(false, flow);
+        assert_eq!(insert(&memory, &key, &target(&key, 1), 100), Begun::New);
+    }
+    assert_eq!(memory.evicted(Eviction::Room), 12, "there is room for eight");
+    for flow in 20..28 {
+        let key = flow_key(false, flow);
+        assert_eq!(insert(&memory, &key, &target(&key, 1), 100_000), Begun::New);
+    }
+    assert_eq!([Eviction::Room, Eviction::Port].map(|cause| memory.evicted(cause)), [12, 0]);
+}
+
+#[test]
 fn few_flows_lie_in_the_first_level_and_more_in_those_behind_it() {
     let memory = table(1024);
     let mut ends = Vec::new();
@@ -294,6 +310,7 @@ fn where_ports_are_short_a_flow_that_little_speaks_for_gives_its_own_to_another(
     assert!(insert_paired(&memory, &flow_key(false, 8), None, 8, 100).is_some(), "little speaks for any");
     let left: Vec<_> = (0..9).filter_map(|flow| lookup(&memory, &flow_key(false, flow))).collect();
     assert_eq!(left.len(), 8, "one has gone");
+    assert_eq!(memory.evicted(Eviction::Port), 1);
     // One that its backend has answered keeps its port, and so does for some seconds one that both sides have closed.
     for record in &left {
         note(&memory, record, |life| life.noted(101, PAIRED | ESTABLISHED, ANSWERED));
@@ -304,6 +321,7 @@ fn where_ports_are_short_a_flow_that_little_speaks_for_gives_its_own_to_another(
     assert_eq!(insert_paired(&memory, &flow_key(false, 10), None, 8, 114), None);
     let port = insert_paired(&memory, &flow_key(false, 10), None, 8, 115);
     assert_eq!(port, Some(closed.source_port()));
+    assert_eq!(memory.evicted(Eviction::Room), 0);
     check_whole(&memory);
 }
 

@@ -2,7 +2,7 @@
 
 use super::find::read;
 use super::forget::forget;
-use super::memory::{Steps, WAYS, Word};
+use super::memory::{Eviction, Steps, WAYS, Word};
 use super::outcome::Found;
 use super::port_words::{entry, hash_of, place_of, word_of};
 use super::record::Room;
@@ -171,11 +171,15 @@ pub fn yields<M: Steps>(memory: &M, settings: &Settings, room: &mut Room, there:
     if its != there || other.life().progress() & PAIRED == 0 {
         return true;
     }
-    forget(memory, &settings.hash_keys, other, |life| {
+    let is_gone = forget(memory, &settings.hash_keys, other, |life| {
         let (progress, idle) = (life.progress(), life.idle(*now));
         // After two FINs, one side still waits for late packets. After a reset, neither does.
         let patience = if progress & FINS == FINS { patience.max(CLOSED_YIELDS) } else { patience };
         flow::is_over(protocol, progress, idle, settings)
             || idle >= patience && life.worth(protocol, *now, settings).is_some()
-    })
+    });
+    if is_gone && !other.life().is_over(protocol, *now, settings) {
+        memory.count_eviction(Eviction::Port);
+    }
+    is_gone
 }

@@ -2,7 +2,7 @@
 //! for it.
 
 use super::context::Scratch;
-use super::{icmp_answer, tcp_reset};
+use super::{icmp_answer, refused, tcp_reset};
 use crate::hash::FlowHash;
 use crate::net::{Address, Protocol};
 use crate::packet::Packet;
@@ -25,6 +25,7 @@ const V6_DESTINATION: u8 = 64;
 pub fn end<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Scratch) -> Reason {
     let reason = scratch.refused.map_or(Reason::Internal, |reason| answer(packet, tables, scratch, reason));
     tables.count(reason);
+    refused::count(tables, scratch, reason);
     reason
 }
 

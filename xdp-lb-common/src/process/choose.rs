@@ -75,6 +75,7 @@ pub fn choose<'t, T: Tables>(
             return Ok((slot.prior(), prior));
         }
         if is_in_mid_flow & ends_flows(service, prior) {
+            context.meta.owners.set_backend(slot.prior());
             return Err(Reason::FlowEnded);
         }
     }
@@ -89,6 +90,7 @@ pub fn choose<'t, T: Tables>(
         }
         // The next slots are those of others.
         if is_in_mid_flow {
+            context.meta.owners.set_backend(slot.owner());
             return Err(Reason::FlowEnded);
         }
         place = if place + 1 == service.ring_len { 0 } else { place + 1 };

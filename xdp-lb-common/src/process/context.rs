@@ -3,6 +3,7 @@
 use core::cell::Cell;
 
 use super::icmp_answer::Message;
+use super::owners::Owners;
 use super::rewrite::Departure;
 use crate::flow_table::record::Room;
 use crate::net::Endpoint;
@@ -93,6 +94,8 @@ pub(super) struct PacketMeta {
     pub(super) skipped: u32,
     /// The backend whose way is to be looked at before the packet leaves; 0: none.
     pub(super) aimed: Cell<BackendIndex>,
+    /// Whose it is.
+    pub(super) owners: Owners,
 }
 
 /// What the steps of one packet's way have in common. It lies on the program's stack under all calls, which have what is

@@ -50,6 +50,7 @@ pub fn forward<P: Packet, T: Tables>(
     acl::check_source(context.tables, service, &context.parsed.key.source)?;
     check_hops(context.parsed)?;
     let Decision { index, backend, is_new } = decide(context, service, room)?;
+    context.meta.owners.set_backend(index);
     let mut traffic = context.tables.traffic(index).ok_or(Reason::Internal)?;
     let bytes = packet.length() as u64;
     if handover::is_due(context.settings, traffic.packets_in) {
@@ -135,7 +136,11 @@ fn follow<'t, T: Tables>(
     }
     if !holds(context, &room.record, service, backend) {
         *is_outdated = true;
-        return if has_ended(context, service, room) { Err(Reason::FlowEnded) } else { Ok(None) };
+        if has_ended(context, service, room) {
+            meta.owners.set_backend(index);
+            return Err(Reason::FlowEnded);
+        }
+        return Ok(None);
     }
     let is_paired = room.record.life().progress() & PAIRED != 0;
     if backend.is_shared() & !is_paired {

@@ -23,10 +23,12 @@ mod icmp_error;
 mod martian;
 mod mss;
 mod own_address;
+mod owners;
 mod ports;
 mod quic;
 mod rate_limit;
 mod records;
+mod refused;
 mod reply;
 pub(crate) mod rewrite;
 mod roles;
@@ -92,6 +94,7 @@ pub fn process_slow_path<P: Packet, T: Tables>(packet: &mut P, tables: &T, scrat
 #[inline(always)]
 fn slow_path<P: Packet, T: Tables>(packet: &mut P, tables: &T, roles: u8, scratch: &mut Scratch) -> Verdict {
     scratch.roles = roles;
+    scratch.meta.owners.forget();
     match balance(packet, tables, scratch) {
         Ok(verdict) => verdict,
         Err(reason) => {
@@ -207,12 +210,14 @@ fn steer<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Scratch
         meta.progress = advance(0, Direction::Forward, parsed.tcp_flags);
         meta.named = quic::named(packet, tables, service, parsed)?;
         meta.skipped = 0;
+        meta.owners.set_service(service.index);
         if service.counts_flows() {
             flow_limit::find(tables, service, parsed, meta, room)?;
         }
         let context = Context { tables, settings, parsed, meta };
         forward::forward(packet, &context, service, departure, room)
     } else if let Some(rule) = ports::reply(tables, &parsed.key) {
+        meta.owners.set_backend(rule.backend);
         reply::reply(packet, tables, parsed, rule, query, departure, room)
     } else {
         Err(Reason::NoService)

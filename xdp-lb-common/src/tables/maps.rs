@@ -73,8 +73,10 @@ macro_rules! maps {
             /// What was done with first fragments.
             FRAGMENTS: LruHashMap<FragmentKey, Fragment> =
                 with_max_entries(1, 0) for |limits| limits.fragments, pinned;
-            /// The number of packets by reason; there are counters to spare.
+            /// The number of packets by reason, and of evictions; there are counters to spare.
             REASON_COUNTERS: PerCpuArray<u64> = with_max_entries(COUNTED_REASONS, 0), pinned;
+            /// The same by service and backend, where they are known.
+            REFUSALS: PerCpuHashMap<RefusalKey, u64> = with_max_entries(65_536, BPF_F_NO_PREALLOC), own;
             /// The traffic of a service's former backends.
             FORMER_TRAFFIC: Array<Traffic> = with_max_entries(1, 0) for |limits| limits.services, pinned;
             /// The number of flows of each service, if they are counted.
@@ -90,6 +92,12 @@ macro_rules! maps {
             LOSSES: HashMap<LossKey, u64> = with_max_entries(1024, BPF_F_NO_PREALLOC), own;
             /// Whose packets are counted there.
             WATCHED: Array<Watched> = with_max_entries(1, 0), own;
+            /// Until when a sample of dropped packets is wanted, seconds of the monotonic clock.
+            DROPS_UNTIL: Array<u32> = with_max_entries(1, 0), own;
+            /// What was noted of each reason.
+            SAMPLED: PerCpuArray<Sampled> = with_max_entries(COUNTED_REASONS, 0), own;
+            /// The sample: 64 KiB of [`DropSample`](xdp_lb_common::tables::drops::DropSample).
+            DROPS: RingBuf = with_byte_size(64 * 1024, 0), own;
             /// Which packets are followed.
             TRACE_FILTER: Array<TraceFilter> = with_max_entries(1, 0), own;
             /// For how long, and how many.

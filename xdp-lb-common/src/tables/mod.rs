@@ -8,6 +8,7 @@ mod backend;
 mod check;
 mod code;
 pub mod directory;
+pub mod drops;
 pub mod filter;
 pub mod flow;
 mod fragment;
@@ -17,6 +18,7 @@ mod maps;
 mod ports;
 mod quic;
 mod record;
+pub mod refusal;
 mod reply;
 mod route;
 mod router;
@@ -37,6 +39,7 @@ pub use self::index::{BackendIndex, ServiceIndex, SlotIndex};
 pub use self::ports::{PortRanges, SolePorts};
 pub use self::quic::{ServerId, ServerKey};
 pub use self::record::{FlowKey, Tags};
+use self::refusal::RefusalKey;
 pub use self::reply::Reply;
 pub use self::route::{NeighbourWanted, Route, RouteQuery, VlanDevice};
 pub use self::router::{RouterAddresses, RouterInterface};
@@ -138,4 +141,10 @@ pub trait Tables: OwnMacs {
     fn traffic(&self, backend: BackendIndex) -> Option<Self::Traffic<'_>>;
     /// Counts a packet that is passed or dropped.
     fn count(&self, reason: Reason);
+    /// Counts a packet that a service, or a backend of its, has met a reason with.
+    fn count_refusal(&self, key: &RefusalKey);
+    /// Whether a packet from this source that is dropped for this reason belongs in the [sample](drops).
+    fn samples_drop(&self, reason: Reason, source: &Address) -> bool;
+    /// Puts it there, with its ingress.
+    fn put_drop(&self, flow: &FlowKey, refusal: &RefusalKey, ingress: u32);
 }

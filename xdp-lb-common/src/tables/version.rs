@@ -1,7 +1,9 @@
 //! The version of the layout that both sides must agree on to share pinned tables.
 
 use super::directory::Keyed;
+use super::drops::Sampled;
 use super::loss::{LossKey, Watched};
+use super::refusal::RefusalKey;
 use super::{
     Backend, Check, FlowKey, Fragment, FragmentKey, PortRanges, Reply, RouterAddresses, RouterInterface,
     ServerKey, Service, Settings, SolePorts, SourceKey, Traffic, VlanDevice,

@@ -259,6 +259,11 @@ impl Client {
         self.stream(self.open(Method::GET, "/v1/watch", after, None::<&()>)).await
     }
 
+    /// The same, and a sample of dropped packets.
+    pub async fn watch_drops(&self, after: Option<&str>) -> Result<Watch> {
+        self.stream(self.open(Method::GET, "/v1/watch?drops=true", after, None::<&()>)).await
+    }
+
     /// What becomes of packets, until there were enough, or the time is over.
     pub async fn trace(&self, request: &TraceRequest) -> Result<Events<TraceView>> {
         self.stream(self.open(Method::POST, "/v1/trace", None, Some(request))).await

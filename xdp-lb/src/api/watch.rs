@@ -27,7 +27,7 @@ use crate::api::extract::Chosen;
 use crate::control::events::EventReader;
 use crate::control::handle::Handle;
 use crate::http::{Deadline, Stopping, Unread};
-use crate::model::event::{EventQuery, EventView, EventsView};
+use crate::model::event::{EventQuery, EventView, EventsView, WatchQuery};
 
 /// How many may watch at once, of all but administrators, and of administrators. It takes many users to fill this.
 const MAX_WATCHERS: usize = 64;
@@ -99,10 +99,10 @@ pub(super) async fn watch(
     Extension(deadline): Extension<Deadline>,
     Extension(stopping): Extension<Stopping>,
     Extension(unread): Extension<Unread>,
-    LastEventId(last): LastEventId,
+    Wanted { last, query }: Wanted,
 ) -> Result<Events, Error> {
     let place = places.take(&caller).map_err(|words| Error::new(StatusCode::SERVICE_UNAVAILABLE, words))?;
-    let reader = handle.watch(last.as_deref())?;
+    let reader = handle.watch(last.as_deref(), query)?;
     Ok(Events { reader, deadline, stopping, unread, place })
 }
 
@@ -228,17 +228,25 @@ pub(super) fn describe<T: JsonSchema>(context: &mut GenContext, words: &str) -> 
     }
 }
 
-/// The last event that a reader that comes back has seen.
-pub(super) struct LastEventId(Option<String>);
+/// What a reader wants: what follows the last event that it has seen before it came back, and what else.
+pub(super) struct Wanted {
+    last: Option<String>,
+    query: WatchQuery,
+}
 
-impl OperationInput for LastEventId {}
+impl OperationInput for Wanted {
+    fn operation_input(context: &mut GenContext, operation: &mut Operation) {
+        Chosen::<WatchQuery>::operation_input(context, operation);
+    }
+}
 
-impl<S: Send + Sync> FromRequestParts<S> for LastEventId {
-    type Rejection = Infallible;
+impl<S: Send + Sync> FromRequestParts<S> for Wanted {
+    type Rejection = Error;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        let id = parts.headers.get("last-event-id").and_then(|id| id.to_str().ok());
-        Ok(Self(id.map(str::to_owned)))
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        let Chosen(query) = Chosen::from_request_parts(parts, state).await?;
+        let last = parts.headers.get("last-event-id").and_then(|id| id.to_str().ok());
+        Ok(Self { last: last.map(str::to_owned), query })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use clap::Args;
 use comfy_table::Cell;
+use xdp_lb_common::reason::Reason;
 
 use super::Done;
 use super::output::{Screen, number, text, words};
@@ -9,7 +10,7 @@ use super::pinned::PinPath;
 use super::repeat::Repeat;
 use super::units::{counted, grouped, rate};
 use crate::api::client::Client;
-use crate::report::documents::{CounterView, CountersView, LossView};
+use crate::report::documents::{CounterView, CountersView, EvictionView, LossView, RefusalView};
 
 /// Show why packets were dropped or passed to the host: every counter with its meaning
 ///
@@ -25,6 +26,9 @@ pub(super) struct Counters {
     /// Also show packets per second over the last few seconds, and begin with the highest
     #[arg(long)]
     rate: bool,
+    /// Only what is known to be of this service, by backend, since the daemon started
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["all", "nonzero", "rate"])]
+    service: Option<String>,
     #[command(flatten)]
     repeat: Repeat,
     #[command(flatten)]
@@ -37,7 +41,11 @@ impl Counters {
     }
 
     async fn show(&self, client: &Client, screen: &Screen) -> anyhow::Result<String> {
-        let CountersView { mut counters, losses } = self.pinned.counters(client).await?;
+        if let Some(name) = &self.service {
+            let refusals = client.service(name).await?.refusals;
+            return screen.show(&refusals, || refused(screen, &refusals));
+        }
+        let CountersView { mut counters, losses, refusals, evictions } = self.pinned.counters(client).await?;
         let all = counters.len();
         if self.nonzero {
             counters.retain(|it| if self.rate { it.packets_per_second > 0.0 } else { it.packets > 0 });
@@ -45,8 +53,12 @@ impl Counters {
         if self.rate {
             counters.sort_by(|one, other| other.packets_per_second.total_cmp(&one.packets_per_second));
         }
-        let view = CountersView { counters, losses };
-        screen.show(&view, || self.table(screen, &view.counters, all) + &lost(screen, &view.losses))
+        let view = CountersView { counters, losses, refusals, evictions };
+        screen.show(&view, || {
+            self.table(screen, &view.counters, all)
+                + &evicted(screen, &view.evictions)
+                + &lost(screen, &view.losses)
+        })
     }
 
     /// The table of these counters, of so many.
@@ -79,6 +91,45 @@ impl Counters {
             ),
         }
     }
+}
+
+/// The table of what was not forwarded of a service.
+pub(super) fn refused(screen: &Screen, refusals: &[RefusalView]) -> String {
+    if refusals.is_empty() {
+        return "no packet of this service was dropped, answered or passed to the host since the daemon started"
+            .into();
+    }
+    let columns =
+        [text("VERDICT").leaves(1), text("NAME"), text("BACKEND"), number("PACKETS"), words("MEANING")];
+    let rows = refusals.iter().map(|it| {
+        let meaning = Reason::ALL.iter().find(|reason| reason.name() == it.reason);
+        vec![
+            Cell::new(&it.verdict),
+            Cell::new(&it.reason),
+            Cell::new(it.backend.map_or_else(|| "-".to_owned(), |backend| backend.to_string())),
+            Cell::new(grouped(it.packets)),
+            Cell::new(meaning.map_or("", |reason| reason.words())),
+        ]
+    });
+    screen.table(&columns, rows)
+}
+
+/// Flows that lost their records to others.
+pub(super) fn evicted(screen: &Screen, evictions: &[EvictionView]) -> String {
+    let shown: Vec<_> = evictions.iter().filter(|it| it.flows > 0).collect();
+    if shown.is_empty() {
+        return String::new();
+    }
+    let columns = [text("EVICTED FOR"), number("FLOWS"), words("MEANING")];
+    let rows = shown.iter().map(|it| {
+        let meaning = if it.cause == "room" {
+            "unproven flows whose records new ones took in the flow table: raise limits.flows if this keeps rising"
+        } else {
+            "unproven flows whose source ports new ones took: widen snat_ports or add snat_addresses if this keeps rising"
+        };
+        vec![Cell::new(&it.cause), Cell::new(grouped(it.flows)), Cell::new(meaning)]
+    });
+    format!("\n{}", screen.table(&columns, rows))
 }
 
 /// What the kernel dropped after the program's verdict.

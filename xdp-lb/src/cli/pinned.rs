@@ -96,7 +96,7 @@ impl PinPath {
                     packets_per_second: 0.0,
                 };
                 let counters = pinned.reasons()?.into_iter().map(counter).collect();
-                Ok(CountersView { counters, losses: Vec::new() })
+                Ok(CountersView { counters, losses: Vec::new(), refusals: Vec::new(), evictions: Vec::new() })
             }
         }
     }

@@ -15,7 +15,7 @@ use super::output::{Screen, number, text};
 use super::repeat::Repeat;
 use super::sort::{Key, Order};
 use super::units::{byte_rate, counted, grouped, rate, span};
-use super::{Done, discovery, set};
+use super::{Done, counters, discovery, set};
 use crate::api::client::Client;
 use crate::model::change::{FlowsLeft, in_words};
 use crate::model::request::ServicePatch;
@@ -258,7 +258,7 @@ const IN_WORDS: &[&str] = &[
 ];
 
 fn detail_table(screen: &Screen, detail: &ServiceDetailView) -> String {
-    let ServiceDetailView { service, options, backends } = detail;
+    let ServiceDetailView { service, options, backends, refusals } = detail;
     let traffic = &service.traffic;
     let addresses: Vec<_> = service.snat_addresses.iter().map(IpAddr::to_string).collect();
     let snat = match (service.mode, addresses.as_slice()) {
@@ -319,6 +319,10 @@ fn detail_table(screen: &Screen, detail: &ServiceDetailView) -> String {
     }
     text.push('\n');
     text.push_str(&backend::table(screen, backends));
+    if !refusals.is_empty() {
+        text +=
+            &format!("\nnot forwarded since the daemon started:\n{}", counters::refused(screen, refusals));
+    }
     text
 }
 

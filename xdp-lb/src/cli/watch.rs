@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::output::Screen;
 use super::units::number_of;
-use crate::api::client::{Client, Error};
+use crate::api::client::{self, Client, Error};
 
 /// How often to retry while there is no daemon.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -21,6 +21,9 @@ pub(super) struct Watch {
     /// Stop after this many events
     #[arg(long, value_name = "N", value_parser = number_of(1..=u64::MAX))]
     count: Option<u64>,
+    /// Also a sample of dropped packets: the first of each reason and source in a second, at most 20 a second
+    #[arg(long)]
+    drops: bool,
 }
 
 impl Watch {
@@ -30,7 +33,7 @@ impl Watch {
         screen: &Screen,
         mut print: impl FnMut(&str) -> anyhow::Result<bool>,
     ) -> anyhow::Result<()> {
-        let mut watch = client.watch(None).await?;
+        let mut watch = open(client, self.drops, None).await?;
         let (mut last, mut printed) = (None, 0);
         while self.count.is_none_or(|count| printed < count) {
             match watch.next().await {
@@ -43,7 +46,7 @@ impl Watch {
                 }
                 Ok(None) | Err(Error::Broken { .. }) => {
                     let _ = writeln!(io::stderr(), "the daemon has stopped; waiting for it to come back");
-                    watch = again(client, last.as_deref()).await?;
+                    watch = again(client, self.drops, last.as_deref()).await?;
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -52,12 +55,16 @@ impl Watch {
     }
 }
 
+async fn open(client: &Client, drops: bool, after: Option<&str>) -> client::Result<client::Watch> {
+    if drops { client.watch_drops(after).await } else { client.watch(after).await }
+}
+
 /// Reconnects to a restarted daemon.
-async fn again(client: &Client, last: Option<&str>) -> anyhow::Result<crate::api::client::Watch> {
+async fn again(client: &Client, drops: bool, last: Option<&str>) -> anyhow::Result<client::Watch> {
     loop {
         tokio::time::sleep(AGAIN).await;
         // A watcher that has seen no event yet may have missed some, too.
-        match client.watch(Some(last.unwrap_or("0-0"))).await {
+        match open(client, drops, Some(last.unwrap_or("0-0"))).await {
             Err(Error::NoDaemon(_) | Error::Broken { .. }) => {}
             watch => return Ok(watch?),
         }

@@ -5,18 +5,22 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
 use crate::model::event::{EventView, WatchEvent};
 
 /// How many events are kept.
 const KEPT: usize = 4096;
 
+/// How many dropped packets wait for a watcher that is slow; it misses others.
+const DROPS: usize = 64;
+
 /// The log of events.
 #[derive(Debug)]
 pub struct EventLog {
     log: Arc<Mutex<Log>>,
     news: watch::Sender<()>,
+    drops: broadcast::Sender<Arc<EventView>>,
 }
 
 /// Creates readers of the log.
@@ -24,6 +28,7 @@ pub struct EventLog {
 pub struct EventReaders {
     log: Arc<Mutex<Log>>,
     news: watch::Receiver<()>,
+    drops: broadcast::Sender<Arc<EventView>>,
 }
 
 /// A reader with its own position in the log.
@@ -34,6 +39,8 @@ pub struct EventReader {
     next: u64,
     /// Whether it asked for an unknown position, after which events may be missing.
     is_lost: bool,
+    /// Dropped packets, if it has asked for them. They are not kept.
+    drops: Option<broadcast::Receiver<Arc<EventView>>>,
 }
 
 #[derive(Debug)]
@@ -59,7 +66,11 @@ impl Default for EventLog {
     fn default() -> Self {
         let daemon = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
         let log = Log { daemon, first: 1, kept: VecDeque::new() };
-        Self { log: Arc::new(Mutex::new(log)), news: watch::Sender::new(()) }
+        Self {
+            log: Arc::new(Mutex::new(log)),
+            news: watch::Sender::new(()),
+            drops: broadcast::Sender::new(DROPS),
+        }
     }
 }
 
@@ -80,7 +91,7 @@ impl EventLog {
 
     /// Creates readers of it.
     pub fn readers(&self) -> EventReaders {
-        EventReaders { log: Arc::clone(&self.log), news: self.news.subscribe() }
+        EventReaders { log: Arc::clone(&self.log), news: self.news.subscribe(), drops: self.drops.clone() }
     }
 }
 
@@ -99,7 +110,25 @@ impl EventReaders {
             is_lost: after.is_some() && known.is_none(),
             log: Arc::clone(&self.log),
             news: self.news.clone(),
+            drops: None,
         }
+    }
+
+    /// The same, and dropped packets as they come.
+    pub fn reader_with_drops(&self, after: Option<&str>) -> EventReader {
+        EventReader { drops: Some(self.drops.subscribe()), ..self.reader(after) }
+    }
+
+    /// Whether somebody wants to see dropped packets.
+    pub fn drops_are_watched(&self) -> bool {
+        self.drops.receiver_count() > 0
+    }
+
+    /// Shows a dropped packet to those who want to see them. It is not kept: others' events would have to go for them.
+    pub fn show_drop(&self, event: WatchEvent) {
+        let time = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
+        // Nobody may be there any more.
+        let _ = self.drops.send(Arc::new(EventView { id: String::new(), time, event }));
     }
 
     /// The last events that are kept, at most so many, the latest last.
@@ -124,8 +153,16 @@ impl EventReader {
             if let Some(event) = self.take() {
                 return Some(event);
             }
-            if self.news.changed().await.is_err() {
-                return self.take();
+            tokio::select! {
+                changed = self.news.changed() => {
+                    if changed.is_err() {
+                        return self.take();
+                    }
+                }
+                dropped = next_of(&mut self.drops) => {
+                    // It has no number: a reader that reconnects goes on behind the last one that has.
+                    return Some(Arc::new(EventView { id: self.position(), ..EventView::clone(&dropped) }));
+                }
             }
         }
     }
@@ -145,6 +182,20 @@ impl EventReader {
         self.next += 1;
         Some(event)
     }
+}
+
+/// The next dropped packet that is shown.
+async fn next_of(drops: &mut Option<broadcast::Receiver<Arc<EventView>>>) -> Arc<EventView> {
+    if let Some(drops) = drops {
+        loop {
+            match drops.recv().await {
+                Ok(event) => return event,
+                Err(broadcast::error::RecvError::Lagged(_)) => {}
+                Err(broadcast::error::RecvError::Closed) => break,
+            }
+        }
+    }
+    std::future::pending().await
 }
 
 fn lock(log: &Mutex<Log>) -> MutexGuard<'_, Log> {
@@ -195,6 +246,34 @@ mod tests {
         assert_eq!(reader.position(), seen);
         assert_eq!(numbers(&mut log.readers().reader(Some(&seen)), 2).await, [reload(2), reload(3)]);
         assert_eq!(numbers(&mut log.readers().reader(Some(&start)), 3).await.len(), 3);
+    }
+
+    #[tokio::test]
+    async fn dropped_packets_are_shown_to_those_who_ask_for_them_and_not_kept() {
+        let log = EventLog::default();
+        let readers = log.readers();
+        assert!(!readers.drops_are_watched());
+        let (mut one, mut other) = (readers.reader(None), readers.reader_with_drops(None));
+        assert!(readers.drops_are_watched());
+        let dropped = WatchEvent::Drop {
+            reason: "source_denied".into(),
+            meaning: "it is denied".into(),
+            client: "192.0.2.7:1".parse().unwrap(),
+            destination: "192.0.2.10:80".parse().unwrap(),
+            protocol: "tcp".into(),
+            interface: "eth0".into(),
+            service: Some("web".into()),
+            backend: None,
+        };
+        readers.show_drop(dropped.clone());
+        let shown = other.next().await.unwrap();
+        assert_eq!((&shown.event, &shown.id), (&dropped, &other.position()));
+        log.add(reload(1));
+        assert_eq!(numbers(&mut one, 1).await, [reload(1)]);
+        assert_eq!(numbers(&mut other, 1).await, [reload(1)]);
+        assert_eq!(readers.last(9).len(), 1);
+        drop(other);
+        assert!(!readers.drops_are_watched());
     }
 
     #[tokio::test]

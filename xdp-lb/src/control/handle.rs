@@ -16,7 +16,7 @@ use super::published::Published;
 use super::trace::TraceStream;
 use crate::config::{self, Errors};
 use crate::datapath::monotonic_seconds;
-use crate::model::event::EventView;
+use crate::model::event::{EventView, WatchQuery};
 use crate::model::refusal::{Answer, Refusal};
 use crate::model::request::{BackendPatch, ExplainRequest, FlowQuery, Outcome, ServicePatch, TraceRequest};
 use crate::model::state::AdminState;
@@ -199,8 +199,8 @@ impl Handle {
     ///
     /// # Errors
     /// If the owner task has ended.
-    pub fn watch(&self, after: Option<&str>) -> Answer<EventReader> {
-        self.published.watch(after)
+    pub fn watch(&self, after: Option<&str>, query: WatchQuery) -> Answer<EventReader> {
+        self.published.watch(after, query)
     }
 
     /// Adds a service; kept across restarts.

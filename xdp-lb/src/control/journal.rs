@@ -190,7 +190,10 @@ fn log(event: &WatchEvent) {
             tracing::info!(event = name, interface, up, "{event}");
         }
         WatchEvent::Reload { changes } => tracing::info!(event = name, changes, "{event}"),
-        WatchEvent::Restored { .. } | WatchEvent::Trouble { .. } | WatchEvent::Lost { .. } => {
+        WatchEvent::Restored { .. }
+        | WatchEvent::Trouble { .. }
+        | WatchEvent::Drop { .. }
+        | WatchEvent::Lost { .. } => {
             tracing::info!(event = name, "{event}");
         }
     }

@@ -51,6 +51,7 @@ pub trait Kernel: Send {
     fn former_traffic(&self, service: ServiceIndex) -> Result<Traffic>;
     fn set_former_traffic(&mut self, service: ServiceIndex, traffic: Traffic) -> Result<()>;
     fn zero_backend_traffic(&mut self, index: BackendIndex) -> Result<()>;
+    fn forget_refusals(&mut self, services: &[ServiceIndex], backends: &[BackendIndex]) -> Result<()>;
     fn flow_table(&self, view: Arc<TablesView>) -> Result<Box<dyn FlowTable>>;
     fn correct_flow_counts(&mut self, counted: &Counted) -> Result<()>;
     fn flow_records(&self) -> Arc<dyn FlowRecords>;
@@ -191,6 +192,10 @@ impl Kernel for Datapath {
 
     fn zero_backend_traffic(&mut self, index: BackendIndex) -> Result<()> {
         Datapath::zero_backend_traffic(self, index)
+    }
+
+    fn forget_refusals(&mut self, services: &[ServiceIndex], backends: &[BackendIndex]) -> Result<()> {
+        Datapath::forget_refusals(self, services, backends)
     }
 
     fn flow_table(&self, view: Arc<TablesView>) -> Result<Box<dyn FlowTable>> {

@@ -5,6 +5,7 @@
 mod attachments;
 mod census;
 mod discoveries;
+pub mod drops;
 mod egress;
 pub mod events;
 mod flow_worker;

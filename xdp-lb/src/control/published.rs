@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::watch;
+use xdp_lb_common::tables::drops::DropSample;
 
 use super::events::{EventReader, EventReaders};
-use crate::model::event::EventView;
+use crate::model::event::{EventView, WatchQuery};
 use crate::model::refusal::{Answer, Refusal};
 use crate::report::snapshot::{Clock, Snapshot};
 use crate::uptime;
@@ -63,8 +64,23 @@ impl Published {
     }
 
     /// What happens after the event of this id; without one, from now on.
-    pub(super) fn watch(&self, after: Option<&str>) -> Answer<EventReader> {
+    pub(super) fn watch(&self, after: Option<&str>, query: WatchQuery) -> Answer<EventReader> {
         self.latest()?;
-        Ok(self.events.reader(after))
+        Ok(match query.drops {
+            true => self.events.reader_with_drops(after),
+            false => self.events.reader(after),
+        })
+    }
+
+    /// Whether somebody wants to see dropped packets.
+    pub(super) fn drops_are_watched(&self) -> bool {
+        self.events.drops_are_watched()
+    }
+
+    /// Shows one to those who do.
+    pub(super) fn show_drop(&self, sample: &DropSample) {
+        if let Some(event) = self.latest().ok().and_then(|snapshot| snapshot.dropped(sample)) {
+            self.events.show_drop(event);
+        }
     }
 }

@@ -179,6 +179,7 @@ impl TableSync {
             Arc::make_mut(&mut self.rates).backends.remove(backend);
             kernel.zero_backend_traffic(*backend)?;
         }
+        kernel.forget_refusals(&plan.new_services, &plan.new_backends)?;
         apply(kernel, &plan.writes)?;
         self.keep_former(kernel, &plan.writes)
     }

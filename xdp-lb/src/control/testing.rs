@@ -13,11 +13,13 @@ use futures_util::future::BoxFuture;
 use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use xdp_lb_common::flow_table::memory::Eviction;
 use xdp_lb_common::flow_table::record::{Record, WayBack};
 use xdp_lb_common::net::{Address, Endpoint, MacAddress};
 use xdp_lb_common::own_mac::OwnMac;
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::tables::flow::{CONFIRMED, ESTABLISHED};
+use xdp_lb_common::tables::refusal::RefusalKey;
 use xdp_lb_common::tables::{Backend, BackendIndex, FlowKey, ServiceIndex, Traffic};
 
 use super::handle::Handle;
@@ -322,6 +324,10 @@ impl Kernel for InMemory {
         Ok(())
     }
 
+    fn forget_refusals(&mut self, _: &[ServiceIndex], _: &[BackendIndex]) -> anyhow::Result<()> {
+        Ok(())
+    }
+
     fn flow_table(&self, _: Arc<TablesView>) -> anyhow::Result<Box<dyn FlowTable>> {
         Ok(Box::new(self.clone()))
     }
@@ -389,6 +395,18 @@ impl Counters for InMemory {
 
     fn backend_traffic(&self, backend: BackendIndex) -> anyhow::Result<Traffic> {
         Ok(Traffic { packets_in: backend.0.into(), ..Traffic::default() })
+    }
+
+    fn refusals(&self) -> anyhow::Result<Vec<(RefusalKey, u64)>> {
+        let key = |service, backend| {
+            let reason = if backend == 0 { Reason::SourceDenied } else { Reason::FlowEnded };
+            RefusalKey { service, backend: BackendIndex(backend), reason: reason as u32 }
+        };
+        Ok(vec![(key(0, 1), 3), (key(1, 0), 7), (key(1, 1), 4)])
+    }
+
+    fn evictions(&self, _: Eviction) -> anyhow::Result<u64> {
+        Ok(0)
     }
 
     fn losses(&self) -> anyhow::Result<Vec<Loss>> {

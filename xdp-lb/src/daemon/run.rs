@@ -20,6 +20,7 @@ use super::privilege;
 use super::standby::{self, FIRST_CHECKS, Standby};
 use super::upgrade::{self, Predecessor, Successor};
 use crate::api::server::Server;
+use crate::control::drops;
 use crate::control::handle::Handle;
 use crate::control::owner::{Owner, Request};
 use crate::control::parts::{Ended, Inputs, Listeners, Parts, SetVipTarget, refuse_vip_checks};
@@ -490,6 +491,7 @@ impl Life<'_> {
         let (metrics_trouble, metrics) = watch::channel(None);
         let is_first = !datapath.is_adopted();
         let wanted_neighbours = datapath.take_events()?;
+        let dropped = datapath.take_drops()?;
         datapath.start_log()?;
 
         let (sender, requests) = mpsc::channel(QUEUE);
@@ -515,6 +517,7 @@ impl Life<'_> {
         }
         let handle = Handle::new(sender, owner.published());
         tokio::spawn(solicit(wanted_neighbours, resolver));
+        tokio::spawn(drops::show(dropped, owner.published()));
         let ready = self.say_ready(predecessor.take(), &handle, socket);
         let metrics = metrics_address.map(|address| (address, metrics_trouble));
         let servers = Servers::start(api, metrics, ready, &handle);

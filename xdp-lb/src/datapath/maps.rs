@@ -1,6 +1,6 @@
 //! The maps as typed tables.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,16 +11,18 @@ use aya::maps::{
     Array, HashMap, IterableMap as _, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues,
 };
 use xdp_lb_common::flow_table::carry::{Carried, carry};
+use xdp_lb_common::flow_table::memory::Eviction;
 use xdp_lb_common::flow_table::record::Record;
 use xdp_lb_common::flow_table::{self, Memory as _, walk};
 use xdp_lb_common::hash::KEYS;
 use xdp_lb_common::net::{Address, Endpoint};
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::tables::filter::{BACKEND, VIP};
+use xdp_lb_common::tables::refusal::RefusalKey;
 use xdp_lb_common::tables::slot::Slot;
 use xdp_lb_common::tables::{
     Backend, BackendIndex, BackendState, Reply, RouterAddresses, RouterInterface, ServerKey, Service,
-    Settings, SlotIndex, SourceKey, SourceVerdict, Traffic, VlanDevice,
+    ServiceIndex, Settings, SlotIndex, SourceKey, SourceVerdict, Traffic, VlanDevice,
 };
 
 use super::addresses::Addresses;
@@ -33,6 +35,7 @@ use super::memory::{FlowMemory, Misfit, Records, Words};
 use super::own_macs::OwnMacs;
 use super::plain::Plain;
 use super::ranges::Ranges;
+use super::refusals::Refusals;
 use super::view::TablesView;
 use super::vips::Vips;
 use crate::model::Limits;
@@ -57,6 +60,7 @@ impl FlowRecords {
 /// The counters of packets, by descriptors of their own: they can be read while others use them.
 pub struct Counters {
     reasons: PerCpuArray<MapData, u64>,
+    refusals: Refusals,
     backends: PerCpuArray<MapData, Plain<Traffic>>,
     losses: Option<Losses>,
 }
@@ -68,6 +72,22 @@ impl Counters {
     /// Where the kernel refuses.
     pub fn reasons(&self) -> Result<Vec<u64>> {
         Reason::ALL.iter().map(|reason| reason_of(&self.reasons, *reason)).collect()
+    }
+
+    /// How many packets of which service and backend met which reason, since this program was loaded.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn refusals(&self) -> Result<Vec<(RefusalKey, u64)>> {
+        self.refusals.read()
+    }
+
+    /// How many records of flows were given up for this.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn evictions(&self, cause: Eviction) -> Result<u64> {
+        count_of(&self.reasons, cause.counter())
     }
 
     /// The counters of a backend, all CPUs together.
@@ -107,6 +127,7 @@ pub struct Maps {
     flows: Arc<FlowMemory>,
     pub flow_counts: FlowCounters,
     reasons: PerCpuArray<MapData, u64>,
+    refusals: Refusals,
     former_traffic: Array<MapData, Plain<Traffic>>,
     backend_counters: PerCpuArray<MapData, Plain<Traffic>>,
 }
@@ -187,6 +208,7 @@ impl Maps {
             flows: Arc::new(flows),
             flow_counts,
             reasons: map("REASON_COUNTERS")?.try_into()?,
+            refusals: Refusals::new(map("REFUSALS")?)?,
             former_traffic: map("FORMER_TRAFFIC")?.try_into()?,
             backend_counters: map("BACKEND_COUNTERS")?.try_into()?,
         };
@@ -409,6 +431,7 @@ impl Maps {
     pub fn counters(&self, losses: Option<&Losses>) -> Result<Counters> {
         Ok(Counters {
             reasons: shared(self.reasons.map())?,
+            refusals: self.refusals.share()?,
             backends: shared(self.backend_counters.map())?,
             losses: losses.map(Losses::share).transpose()?,
         })
@@ -429,6 +452,16 @@ impl Maps {
     /// The counters of a backend, all CPUs together.
     pub fn backend_traffic(&self, index: u32) -> Result<Traffic> {
         sum(&self.backend_counters, index).context("cannot read a backend's counters")
+    }
+
+    /// Forgets what was not forwarded of the services and backends that had these places before.
+    pub fn forget_refusals(&mut self, services: &[ServiceIndex], backends: &[BackendIndex]) -> Result<()> {
+        if services.is_empty() && backends.is_empty() {
+            return Ok(());
+        }
+        let services: HashSet<u32> = services.iter().map(|index| index.0 + 1).collect();
+        let backends: HashSet<BackendIndex> = backends.iter().copied().collect();
+        self.refusals.forget(|key| services.contains(&key.service) || backends.contains(&key.backend))
     }
 
     /// Sets a backend's counters to 0, and its count of flows.
@@ -494,7 +527,11 @@ fn sum(counters: &PerCpuArray<MapData, Plain<Traffic>>, index: u32) -> Result<Tr
 
 /// How many packets had this reason.
 fn reason_of(counters: &PerCpuArray<MapData, u64>, reason: Reason) -> Result<u64> {
-    let values = counters.get(&(reason as u32), 0).context("cannot read a reason's counter")?;
+    count_of(counters, reason as u32)
+}
+
+fn count_of(counters: &PerCpuArray<MapData, u64>, number: u32) -> Result<u64> {
+    let values = counters.get(&number, 0).context("cannot read a reason's counter")?;
     Ok(values.iter().sum())
 }
 

@@ -32,6 +32,7 @@ use super::beside::{Beside, Earlier};
 use super::checks::Checks;
 use super::classifier::{ClassifierIds, Classifiers, Role};
 use super::clock::monotonic;
+use super::drops::Drops;
 use super::events::Events;
 use super::explain::LiveTables;
 use super::flow_keeper::{Counted, FlowKeeper};
@@ -630,6 +631,14 @@ impl Datapath {
         self.maps.zero_backend_traffic(index.0)
     }
 
+    /// Forgets what was not forwarded of the services and backends that had these places before.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn forget_refusals(&mut self, services: &[ServiceIndex], backends: &[BackendIndex]) -> Result<()> {
+        self.maps.forget_refusals(services, backends)
+    }
+
     /// Who walks over the flow table beside this, and judges its records by what the view shows.
     ///
     /// # Errors
@@ -735,6 +744,16 @@ impl Datapath {
     pub fn take_events(&mut self) -> Result<Events> {
         ensure!(std::mem::take(&mut self.has_events), "the datapath's events already have a listener");
         Events::new(self.object.take_map("EVENTS").context("the object has no map EVENTS")?)
+    }
+
+    /// A sample of dropped packets. It can be taken once.
+    ///
+    /// # Errors
+    /// Outside of a tokio runtime.
+    pub fn take_drops(&mut self) -> Result<Drops> {
+        let mut map =
+            |name: &str| self.object.take_map(name).with_context(|| format!("the object has no map {name}"));
+        Drops::new(map("DROPS")?, map("DROPS_UNTIL")?)
     }
 
     /// The way of checks that go to VIPs; there is one who uses it. Nothing of it is pinned: it ends with the daemon.

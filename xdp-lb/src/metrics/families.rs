@@ -1,6 +1,6 @@
 //! Every metric: its name, its help, its labels and where its value comes from.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
@@ -14,8 +14,8 @@ use xdp_lb_common::reason::Kind;
 
 use crate::model::state::{AdminState, TroubleKind};
 use crate::report::documents::{
-    BackendView, BucketView, ChecksView, CounterView, HistogramView, LossView, ServiceView, StatusView,
-    TrafficView,
+    BackendView, BucketView, ChecksView, CounterView, EvictionView, HistogramView, LossView, RefusalView,
+    ServiceView, StatusView, TrafficView,
 };
 
 /// What every name begins with.
@@ -27,6 +27,8 @@ pub(super) struct Snapshot {
     pub(super) status: StatusView,
     pub(super) counters: Vec<CounterView>,
     pub(super) losses: Vec<LossView>,
+    pub(super) refusals: Vec<RefusalView>,
+    pub(super) evictions: Vec<EvictionView>,
     /// When the daemon started: seconds of Unix time.
     pub(super) start_time: u64,
 }
@@ -90,8 +92,28 @@ struct ReasonLabels {
 }
 
 #[derive(Clone, Debug, EncodeLabelSet)]
+struct ServiceRefusalLabels {
+    service: String,
+    verdict: String,
+    reason: String,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet)]
+struct BackendRefusalLabels {
+    #[prometheus(flatten)]
+    backend: BackendLabels,
+    verdict: String,
+    reason: String,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet)]
 struct TableLabels {
     table: String,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet)]
+struct EvictionLabels {
+    cause: String,
 }
 
 #[derive(Clone, Debug, EncodeLabelSet)]
@@ -458,6 +480,30 @@ impl Snapshot {
             "Packets answered by the program, by reason",
             of(Kind::Answer),
         )?;
+        // A service without any of a reason has no series of it: there would be forty of each.
+        let mut services: BTreeMap<(&str, &str, &str), u64> = BTreeMap::new();
+        for it in &self.refusals {
+            *services.entry((&it.service, &it.verdict, &it.reason)).or_default() += it.packets;
+        }
+        let services = services.into_iter().map(|((service, verdict, reason), packets)| {
+            let [service, verdict, reason] = [service, verdict, reason].map(str::to_owned);
+            (ServiceRefusalLabels { service, verdict, reason }, packets)
+        });
+        families.counter(
+            "service_unforwarded_packets",
+            "Packets to a service or from its backends that were not forwarded, by verdict and reason; absent while 0",
+            services,
+        )?;
+        let backends = self.refusals.iter().filter_map(|it| {
+            let backend = BackendLabels { service: it.service.clone(), backend: it.backend?.to_string() };
+            let (verdict, reason) = (it.verdict.clone(), it.reason.clone());
+            Some((BackendRefusalLabels { backend, verdict, reason }, it.packets))
+        });
+        families.counter(
+            "backend_unforwarded_packets",
+            "Packets to or from a backend that were not forwarded, by verdict and reason; absent while 0",
+            backends,
+        )?;
         let lost = self.losses.iter().map(|loss| {
             let labels = LossLabels {
                 interface: loss.interface.clone(),
@@ -485,6 +531,13 @@ impl Snapshot {
             "table_size",
             "Capacity of the table, in entries",
             labelled().map(|(labels, table)| (labels, table.size)),
+        )?;
+        let evictions =
+            self.evictions.iter().map(|it| (EvictionLabels { cause: it.cause.clone() }, it.flows));
+        families.counter(
+            "flow_evictions",
+            "Records of flows that were given up for those of others, by cause: room in the flow table, or a source port",
+            evictions,
         )
     }
 }

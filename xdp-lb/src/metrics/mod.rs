@@ -27,6 +27,7 @@ use tokio::sync::watch;
 use crate::control::handle::Handle;
 use crate::http::{self, User};
 use crate::model::refusal::Refusal;
+use crate::report::documents::CountersView;
 
 /// How long the owner task may take to answer: Prometheus' own patience is 10 s.
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(9);
@@ -90,7 +91,8 @@ impl Scraped {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             now.as_secs().saturating_sub(status.uptime_seconds)
         });
-        Ok(Snapshot { status, counters: counters.counters, losses: counters.losses, start_time })
+        let CountersView { counters, losses, refusals, evictions } = counters;
+        Ok(Snapshot { status, counters, losses, refusals, evictions, start_time })
     }
 }
 

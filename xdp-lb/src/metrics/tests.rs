@@ -15,7 +15,7 @@ use crate::control::testing::{Daemon, TWO_SERVICES};
 use crate::health::{AgentAdmin, AgentOperation, Health};
 use crate::model::state::{BackendState, TroubleKind};
 use crate::report::documents::{AgentView, StatusView, TroubleView};
-use crate::report::testing::{backend, counters, losses, service, status};
+use crate::report::testing::{backend, counters, evictions, losses, refusals, service, status};
 
 const OPENMETRICS: &str = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5";
 
@@ -28,7 +28,14 @@ async fn served(handle: Handle) -> SocketAddr {
 
 /// What a scrape of this status gets.
 fn exposed(status: StatusView) -> String {
-    let snapshot = Snapshot { status, counters: counters(), losses: losses(), start_time: 1_800_000_000 };
+    let snapshot = Snapshot {
+        status,
+        counters: counters(),
+        losses: losses(),
+        refusals: refusals(),
+        evictions: evictions(),
+        start_time: 1_800_000_000,
+    };
     Exposition::Prometheus.encode(snapshot).map(Result::unwrap).collect()
 }
 
@@ -215,6 +222,16 @@ fn values_of_the_daemon_come_from_the_documents() {
         (r#"xdp_lb_packets_passed_total{reason="not_tcp_or_udp"}"#, Some(10.0)),
         (r#"xdp_lb_table_entries{table="flows"}"#, Some(524_288.0)),
         (r#"xdp_lb_table_size{table="flows"}"#, Some(1_048_576.0)),
+        (r#"xdp_lb_flow_evictions_total{cause="room"}"#, Some(6.0)),
+        (
+            r#"xdp_lb_service_unforwarded_packets_total{service="web",verdict="drop",reason="flow_ended"}"#,
+            Some(5.0),
+        ),
+        (
+            r#"xdp_lb_backend_unforwarded_packets_total{service="web",backend="198.51.100.11:8080",verdict="drop",reason="flow_ended"}"#,
+            Some(4.0),
+        ),
+        (r#"xdp_lb_flow_evictions_total{cause="port"}"#, Some(6.0)),
         (r#"xdp_lb_interface_info{interface="eth1",mode="tc"}"#, Some(1.0)),
         (r#"xdp_lb_interface_info{interface="eth2",mode="none"}"#, Some(1.0)),
         (r#"xdp_lb_interface_up{interface="eth1"}"#, Some(1.0)),

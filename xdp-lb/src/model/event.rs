@@ -36,6 +36,14 @@ impl EventQuery {
     }
 }
 
+/// What a watcher wants besides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct WatchQuery {
+    /// Also a sample of dropped packets: the first of each reason and source in a second, at most 20 a second.
+    pub drops: bool,
+}
+
 /// The last events, with those of a restart or a fast sequence left out that the daemon no longer has.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct EventsView {
@@ -112,6 +120,25 @@ pub enum WatchEvent {
         /// What is wrong; null if nothing is.
         trouble: Option<String>,
     },
+    /// A packet was dropped; only where a watcher has asked for them, and of each reason and source the first in a second.
+    Drop {
+        /// The name of the reason.
+        reason: String,
+        /// The reason in words.
+        meaning: String,
+        /// Who sent it.
+        client: SocketAddr,
+        /// To whom.
+        destination: SocketAddr,
+        /// `tcp`, `udp`, or another one's number.
+        protocol: String,
+        /// The interface that it came in by.
+        interface: String,
+        /// Its service; null if that is unknown.
+        service: Option<String>,
+        /// Its backend; null if that is unknown, or none was chosen.
+        backend: Option<SocketAddr>,
+    },
     /// The reader was too slow, or reconnected after a restart: events are missing here.
     Lost {
         /// How many; null if unknown.
@@ -140,6 +167,7 @@ impl WatchEvent {
             Self::Reload { .. } => "reload",
             Self::Restored { .. } => "restored",
             Self::Trouble { .. } => "trouble",
+            Self::Drop { .. } => "drop",
             Self::Lost { .. } => "lost",
         }
     }
@@ -171,6 +199,14 @@ impl fmt::Display for WatchEvent {
             Self::Trouble { trouble: Some(trouble) } => write!(f, "TROUBLE: {trouble}"),
             Self::Trouble { trouble: None } => f.write_str("recovered: all troubles are over"),
             Self::Restored { what } => f.write_str(what),
+            Self::Drop { reason, meaning, client, destination, protocol, interface, service, .. } => {
+                let service =
+                    service.as_ref().map_or_else(String::new, |service| format!("service {service}: "));
+                write!(
+                    f,
+                    "{service}dropped {protocol} {client} > {destination} on {interface}: {reason}: {meaning}"
+                )
+            }
             Self::Lost { events: Some(events) } => write!(f, "{events} events were lost here"),
             Self::Lost { events: None } => f.write_str("events may have been lost here"),
         }

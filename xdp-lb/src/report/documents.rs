@@ -367,6 +367,9 @@ pub struct ServiceDetailView {
     pub options: BTreeMap<String, Value>,
     /// Its backends, by address.
     pub backends: Vec<BackendView>,
+    /// Packets to it or from its backends that were not forwarded, since the daemon started.
+    #[serde(default)]
+    pub refusals: Vec<RefusalView>,
 }
 
 /// A backend and its current state.
@@ -601,6 +604,36 @@ pub struct CountersView {
     /// Packets that the kernel dropped after the program's verdict, by interface and error, since the daemon started.
     #[serde(default)]
     pub losses: Vec<LossView>,
+    /// The packets of which it is known whose they were, by service, backend and reason, since the daemon started.
+    #[serde(default)]
+    pub refusals: Vec<RefusalView>,
+    /// Records of flows that were given up for others, by cause: `room` in the flow table, or a source `port`.
+    #[serde(default)]
+    pub evictions: Vec<EvictionView>,
+}
+
+/// Packets of a service that were not forwarded, of one reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RefusalView {
+    /// The service that they were for, or whose backend they came from.
+    pub service: String,
+    /// The backend, if one was chosen for them, or sent them.
+    pub backend: Option<SocketAddr>,
+    /// `drop`, `pass` or `answer`.
+    pub verdict: String,
+    /// The reason's name.
+    pub reason: String,
+    /// How many.
+    pub packets: u64,
+}
+
+/// Records of flows that were given up for others, of one cause.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct EvictionView {
+    /// `room` or `port`.
+    pub cause: String,
+    /// How many.
+    pub flows: u64,
 }
 
 /// One reason's counter.

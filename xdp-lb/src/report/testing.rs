@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use xdp_lb_common::flow_table::memory::Eviction;
 use xdp_lb_common::reason::Reason;
 
 use super::documents::{
-    BackendView, BucketView, ChecksView, CounterView, HistogramView, InterfaceView, LastReloadView, LossView,
-    MovingView, NextHopView, ServiceView, StatusView, TableView, TrafficView, VipView,
+    BackendView, BucketView, ChecksView, CounterView, EvictionView, HistogramView, InterfaceView,
+    LastReloadView, LossView, MovingView, NextHopView, RefusalView, ServiceView, StatusView, TableView,
+    TrafficView, VipView,
 };
 use crate::model::state::{AdminState, BackendState, HealthState, Origin, VipState};
 use crate::model::{Attach, Backend, HealthCheck, Http, Probe, Service};
@@ -136,6 +138,21 @@ pub(crate) fn counters() -> Vec<CounterView> {
         meaning: reason.words().into(),
     });
     counters.collect()
+}
+
+pub(crate) fn evictions() -> Vec<EvictionView> {
+    Eviction::ALL.map(|cause| EvictionView { cause: cause.name().into(), flows: 6 }).into()
+}
+
+pub(crate) fn refusals() -> Vec<RefusalView> {
+    let refusal = |backend: Option<&str>, packets| RefusalView {
+        service: "web".into(),
+        backend: backend.map(|it| it.parse().unwrap()),
+        verdict: "drop".into(),
+        reason: Reason::FlowEnded.name().into(),
+        packets,
+    };
+    vec![refusal(None, 1), refusal(Some("198.51.100.11:8080"), 4)]
 }
 
 pub(crate) fn losses() -> Vec<LossView> {

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use anyhow::Result;
+use xdp_lb_common::flow_table::memory::Eviction;
+use xdp_lb_common::tables::refusal::RefusalKey;
 use xdp_lb_common::tables::{BackendIndex, ServiceIndex, Traffic};
 
 use super::rates::{Answers, Rates, ReasonRates};
@@ -22,6 +24,16 @@ pub trait Counters: Send + Sync {
     /// # Errors
     /// If the kernel returns an error.
     fn backend_traffic(&self, index: BackendIndex) -> Result<Traffic>;
+    /// How many packets of which service and backend met which reason, since the daemon started.
+    ///
+    /// # Errors
+    /// If the kernel returns an error.
+    fn refusals(&self) -> Result<Vec<(RefusalKey, u64)>>;
+    /// How many records of flows were given up for this.
+    ///
+    /// # Errors
+    /// If the kernel returns an error.
+    fn evictions(&self, cause: Eviction) -> Result<u64>;
     /// The packets that the kernel dropped after the program's verdict, since the daemon started.
     ///
     /// # Errors
@@ -36,6 +48,14 @@ impl Counters for datapath::Counters {
 
     fn backend_traffic(&self, index: BackendIndex) -> Result<Traffic> {
         datapath::Counters::backend_traffic(self, index)
+    }
+
+    fn refusals(&self) -> Result<Vec<(RefusalKey, u64)>> {
+        datapath::Counters::refusals(self)
+    }
+
+    fn evictions(&self, cause: Eviction) -> Result<u64> {
+        datapath::Counters::evictions(self, cause)
     }
 
     fn losses(&self) -> Result<Vec<Loss>> {

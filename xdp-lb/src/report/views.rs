@@ -1,17 +1,21 @@
 //! API documents made from a snapshot.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::PoisonError;
 use std::time::Instant;
 
-use xdp_lb_common::net::Endpoint;
+use xdp_lb_common::flow_table::memory::Eviction;
+use xdp_lb_common::net::{Endpoint, Protocol};
 use xdp_lb_common::reason::{Kind, Reason};
+use xdp_lb_common::tables::drops::DropSample;
+use xdp_lb_common::tables::refusal::RefusalKey;
 use xdp_lb_common::tables::{BackendIndex, Service, ServiceIndex, Traffic};
 
 use super::documents::{
     AgentView, BackendView, BucketView, ChecksView, ConfigQuery, ConfigView, CounterView, CountersView,
-    HistogramView, HistoryQuery, HistoryView, MovingView, NextHopView, RecentView, ServiceDetailView,
-    ServiceView, StatusQuery, StatusView, TableView, TrafficView, VipView,
+    EvictionView, HistogramView, HistoryQuery, HistoryView, MovingView, NextHopView, RecentView, RefusalView,
+    ServiceDetailView, ServiceView, StatusQuery, StatusView, TableView, TrafficView, VipView,
 };
 use super::losses;
 use super::rates::Rates;
@@ -19,11 +23,12 @@ use super::snapshot::{Clock, Snapshot};
 use super::traffic::Carried;
 use super::unused::{some, unused};
 use crate::health::Health;
+use crate::model::event::WatchEvent;
 use crate::model::refusal::{Answer, Refusal};
 use crate::model::state::{HealthState, TroubleKind, VipState};
 use crate::model::{self, DownPolicy, EffectiveBackend, EffectiveService, patch, unknown};
-use crate::net::NextHop;
 use crate::net::vips::VipIntent;
+use crate::net::{NextHop, ingress};
 use crate::overlay;
 use crate::plan::places::{identities, identity};
 use crate::pool::agent::AgentState;
@@ -158,7 +163,10 @@ impl Snapshot {
         let (service, carried) = self.of_service(name)?;
         let backends = self.backend_views([service], &carried, clock)?;
         let options = patch::values(&service.service.shown());
-        Ok(ServiceDetailView { service: self.service_view(service, &carried, clock), options, backends })
+        let mut refusals = self.refusals()?;
+        refusals.retain(|it| it.service == name);
+        let service = self.service_view(service, &carried, clock);
+        Ok(ServiceDetailView { service, options, backends, refusals })
     }
 
     /// The backends of a service, or of all.
@@ -245,7 +253,84 @@ impl Snapshot {
             meaning: self.meaning(*reason),
         });
         let losses = losses::views(&self.counters.losses().map_err(unreadable)?);
-        Ok(CountersView { counters: counters.collect(), losses })
+        let eviction = |cause: Eviction| {
+            let flows = self.counters.evictions(cause).map_err(unreadable)?;
+            Ok(EvictionView { cause: cause.name().into(), flows })
+        };
+        let evictions = Eviction::ALL.into_iter().map(eviction).collect::<Answer<_>>()?;
+        let refusals = self.refusals()?;
+        Ok(CountersView { counters: counters.collect(), losses, refusals, evictions })
+    }
+
+    /// The names of the services that are in the tables.
+    fn service_names(&self) -> HashMap<ServiceIndex, &str> {
+        let services = self.pool.effective().services.iter();
+        let named = services.filter_map(|service| {
+            Some((self.tables.services.get(&vip(service))?.index, service.service.name.as_str()))
+        });
+        named.collect()
+    }
+
+    /// Whose packets these are.
+    fn service_of(&self, key: &RefusalKey) -> Option<ServiceIndex> {
+        match key.service {
+            0 => self.tables.backends.get(&key.backend).map(|backend| backend.service),
+            above => Some(ServiceIndex(above - 1)),
+        }
+    }
+
+    /// A dropped packet, as an event.
+    pub fn dropped(&self, sample: &DropSample) -> Option<WatchEvent> {
+        let DropSample { flow, refusal, ingress } = sample;
+        let reason = Reason::ALL.get(refusal.reason as usize)?;
+        let service = self.service_of(refusal).and_then(|index| self.service_names().get(&index).copied());
+        let backend = self.tables.backends.get(&refusal.backend);
+        let protocol = match flow.protocol {
+            Protocol::TCP => "tcp".into(),
+            Protocol::UDP => "udp".into(),
+            Protocol(other) => other.to_string(),
+        };
+        Some(WatchEvent::Drop {
+            reason: reason.name().into(),
+            meaning: reason.words().into(),
+            client: flow.source_endpoint().socket(),
+            destination: flow.destination_endpoint().socket(),
+            protocol,
+            interface: ingress::name(*ingress),
+            service: service.map(str::to_owned),
+            backend: backend.map(|it| SocketAddr::new(it.address.into(), it.port.get())),
+        })
+    }
+
+    /// The packets that were not forwarded, of present services and backends.
+    fn refusals(&self) -> Answer<Vec<RefusalView>> {
+        let names = self.service_names();
+        let view = |(key, packets): (RefusalKey, u64)| {
+            let backend = self.tables.backends.get(&key.backend);
+            let service = self.service_of(&key)?;
+            let reason = Reason::ALL.get(key.reason as usize)?;
+            Some(RefusalView {
+                service: (*names.get(&service)?).to_owned(),
+                backend: backend.map(|it| SocketAddr::new(it.address.into(), it.port.get())),
+                verdict: reason.kind().name().into(),
+                reason: reason.name().into(),
+                packets,
+            })
+        };
+        let counted = self.counters.refusals().map_err(unreadable)?;
+        let mut views: Vec<RefusalView> = counted.into_iter().filter_map(view).collect();
+        views.sort_by(|one, other| {
+            let key = |it: &RefusalView| (it.service.clone(), it.backend, it.reason.clone());
+            key(one).cmp(&key(other))
+        });
+        // What a backend was to get, and what it sent.
+        views.dedup_by(|next, kept| {
+            let same =
+                (&next.service, next.backend, &next.reason) == (&kept.service, kept.backend, &kept.reason);
+            kept.packets += if same { next.packets } else { 0 };
+            same
+        });
+        Ok(views)
     }
 
     /// The meaning of a reason here: it advises to raise a limit only if its table is nearly full.

@@ -75,8 +75,10 @@ impl Table {
     fn new(info: &MapInfo) -> Self {
         let kind = info.map_type().expect("a kind of table");
         let (value, entries) = (info.value_size() as usize, info.max_entries());
-        let cpus =
-            if kind == MapType::PerCpuArray { aya::util::nr_cpus().expect("the number of CPUs") } else { 1 };
+        let cpus = match kind {
+            MapType::PerCpuArray | MapType::PerCpuHash => aya::util::nr_cpus().expect("the number of CPUs"),
+            _ => 1,
+        };
         let fd = info.fd().expect("the table's descriptor");
         let memory = (info.map_flags() & MMAPABLE != 0).then(|| {
             let length = value.next_multiple_of(8) * entries as usize;

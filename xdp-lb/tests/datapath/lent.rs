@@ -14,7 +14,7 @@ use xdp_lb_common::tables::{ServiceIndex, Settings, Traffic};
 use crate::kept::Kept;
 
 /// The tables that packets write to, but for the events.
-const OF_PACKETS: [&str; 12] = [
+const OF_PACKETS: [&str; 13] = [
     "SETTINGS",
     "FLOW_TAGS",
     "FLOW_LINES",
@@ -23,6 +23,7 @@ const OF_PACKETS: [&str; 12] = [
     "SOURCE_RATES",
     "FRAGMENTS",
     "REASON_COUNTERS",
+    "REFUSALS",
     "SERVICE_FLOWS",
     "BACKEND_FLOWS",
     "BACKEND_COUNTERS",

@@ -29,6 +29,7 @@ mod plain;
 mod ports;
 mod properties;
 mod quic;
+mod refusals;
 mod scarce;
 mod stress;
 mod tables;

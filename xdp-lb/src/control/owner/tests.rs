@@ -10,6 +10,7 @@ use crate::config;
 use crate::control::census;
 use crate::control::testing::{Daemon, InMemory, TWO_SERVICES, address, write_config};
 use crate::health::{AgentAdmin, AgentReply, Health};
+use crate::model::event::WatchQuery;
 use crate::model::request::{BackendPatch, ServicePatch};
 use crate::model::state::{AdminState, BackendState};
 use crate::model::{self, Attach};
@@ -136,7 +137,7 @@ async fn a_backend_drained_by_its_agent_stays_drained_over_a_restart_until_the_a
     for number in 11..=13 {
         daemon.next_hop(&format!("198.51.100.{number}"), Ok(number)).await;
     }
-    let events = daemon.handle.watch(None).unwrap();
+    let events = daemon.handle.watch(None, WatchQuery::default()).unwrap();
     daemon.agent(first, half.clone()).await;
     daemon.agent(second, AgentReply::default()).await;
     let backends = daemon.until("web", |backends| (0.3..0.4).contains(&backends[0].share)).await;
@@ -1024,7 +1025,7 @@ async fn a_drained_service_keeps_its_flows_and_withdraws_its_vip_and_a_drained_n
     assert!(backends.iter().all(|backend| backend.state == BackendState::Draining && backend.share == 0.0));
     assert_eq!(backends[0].reason, "its service was drained by the operator");
     assert_eq!(daemon.vips.intents(), is(VipIntent::Absent, VipIntent::Present));
-    let mut events = daemon.handle.watch(None).unwrap();
+    let mut events = daemon.handle.watch(None, WatchQuery::default()).unwrap();
     for _ in 0..2 {
         daemon.handle.patch_node(AdminState::Draining).await.unwrap();
     }

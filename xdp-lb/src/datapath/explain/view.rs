@@ -12,6 +12,7 @@ use xdp_lb_common::rate::Answer;
 use xdp_lb_common::reason::Reason;
 use xdp_lb_common::tables::directory::{Keyed, Source};
 use xdp_lb_common::tables::filter::Place;
+use xdp_lb_common::tables::refusal::RefusalKey;
 use xdp_lb_common::tables::slot::Slot;
 use xdp_lb_common::tables::{
     Backend, BackendIndex, Check, FlowKey, Fragment, FragmentKey, PortRanges, Reply, Route, RouteQuery,
@@ -318,4 +319,12 @@ impl<'v> Tables for View<'v> {
     fn count(&self, reason: Reason) {
         self.note(Lookup::Reason(reason));
     }
+
+    fn count_refusal(&self, _: &RefusalKey) {}
+
+    fn samples_drop(&self, _: Reason, _: &Address) -> bool {
+        false
+    }
+
+    fn put_drop(&self, _: &FlowKey, _: &RefusalKey, _: u32) {}
 }

@@ -1,0 +1,21 @@
+//! Counts packets that are not forwarded by their service and backend, and takes a sample of those that are dropped. A packet that is
+//! forwarded pays nothing for it, but for a few words where it takes the slow path.
+
+use super::context::Scratch;
+use crate::reason::{Kind, Reason};
+use crate::tables::Tables;
+
+/// Counts a packet that ends for this reason.
+///
+/// A call of its own in the kernel, not inlined, that takes what it needs from the scratch: few packets come here.
+#[inline(never)]
+pub(super) fn count<T: Tables>(tables: &T, scratch: &Scratch, reason: Reason) {
+    let refusal = scratch.meta.owners.refusal(reason);
+    if refusal.service | refusal.backend.0 != 0 {
+        tables.count_refusal(&refusal);
+    }
+    let parsed = &scratch.parsed;
+    if reason.kind() == Kind::Drop && tables.samples_drop(reason, &parsed.key.source) {
+        tables.put_drop(&parsed.key, &refusal, parsed.ingress);
+    }
+}

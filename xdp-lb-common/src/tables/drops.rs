@@ -1,0 +1,79 @@
+//! `DROPS`, `SAMPLED`, `DROPS_UNTIL`: a sample of dropped packets, for as long as somebody watches them.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::FlowKey;
+use super::refusal::RefusalKey;
+use crate::layout::{plain, record};
+use crate::net::Address;
+
+/// How many sources of one reason each CPU notes in a second.
+const SOURCES: usize = 6;
+
+plain! {
+    /// What is noted of a dropped packet.
+    #[repr(C)]
+    pub struct DropSample {
+        /// Its addresses and ports.
+        pub flow: FlowKey,
+        /// Whose it was, as far as that is known, and why it was dropped.
+        pub refusal: RefusalKey,
+        /// The interface that it came in by.
+        pub ingress: u32,
+    }
+}
+
+record! {
+    /// The value of `SAMPLED`: what a CPU has noted of one reason in this second.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+    #[repr(C)]
+    pub struct Sampled {
+        /// The second, of the monotonic clock.
+        second: u32,
+        /// How many sources.
+        count: u32,
+        /// Their addresses, each folded into a word.
+        sources: [u32; SOURCES],
+    }
+}
+
+impl Sampled {
+    /// Whether a packet of this source is to be noted now: the first of each source in a second, of so many sources.
+    #[inline(always)]
+    pub fn takes(&mut self, source: &Address, now: u32) -> bool {
+        if self.second != now {
+            (self.second, self.count) = (now, 0);
+        }
+        let count = self.count as usize;
+        if count >= SOURCES {
+            return false;
+        }
+        // Whoever makes addresses that fold alike hides from a sample.
+        let folded = source.0.iter().fold(0, |all: u32, word| all.rotate_left(9) ^ word.word());
+        for at in 0..SOURCES {
+            if (at < count) & (self.sources[at] == folded) {
+                return false;
+            }
+        }
+        self.sources[count] = folded;
+        self.count += 1;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::net::IpAddr;
+
+    use super::*;
+
+    #[test]
+    fn the_first_packet_of_each_source_in_a_second_is_taken_of_so_many_sources() {
+        let mut sampled = Sampled::default();
+        let mut takes = |last: u8, now| sampled.takes(&IpAddr::from([192, 0, 2, last]).into(), now);
+        assert!(takes(1, 7) && !takes(1, 7) && takes(2, 7) && !takes(1, 7));
+        assert!((3..=6).all(|last| takes(last, 7)));
+        assert!(!takes(7, 7), "there were enough");
+        assert!(takes(7, 8) && takes(1, 8) && !takes(7, 8), "another second");
+    }
+}
